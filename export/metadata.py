@@ -1,0 +1,112 @@
+"""What a model file says of itself, in ONNX ``metadata_props``. Read by the server, so neither torch nor onnx here."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+from featurize.errors import ModelError, SpecError
+from featurize.specs import FeatureSpec, Spec, require
+
+FORMAT = "xfeat.model"
+SCHEMA_VERSION = 1
+VARIANTS = ("full", "core")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelMetadata(Spec):
+    """Everything that a server or an auditor needs to know of a model file.
+
+    Attributes:
+        variant: ``full`` takes uint8 (N, H, W, 3) pixels, ``core`` float32 (N, 3, S, S) in 0..255.
+        class_names: names of the outputs, in order.
+        feature_spec: backbone, its weights and the preprocessing.
+        temperature: logits are divided by it before the softmax; 1 leaves them as they are.
+        positive: the class whose threshold decides, or ``None`` for the most probable class.
+        threshold: probability of ``positive`` from which it is decided, 0..1, or ``None``.
+        cache_sha256: digest of the features the head was trained on.
+        head_sha256: digest of the head's weights file.
+        run: name of the run folder.
+        metrics: of the run, per split, for the model's page.
+    """
+
+    nested: ClassVar[dict[str, type[Spec]]] = {"feature_spec": FeatureSpec}
+
+    variant: str
+    class_names: tuple[str, ...]
+    feature_spec: FeatureSpec
+    temperature: float = 1.0
+    positive: str | None = None
+    threshold: float | None = None
+    cache_sha256: str
+    head_sha256: str
+    run: str
+    metrics: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        require(self.variant in VARIANTS, "unknown variant", expected=" or ".join(VARIANTS), found=self.variant)
+        require(len(self.class_names) >= 2, "too few classes", expected="two or more", found=self.class_names)
+        require(self.temperature > 0, "temperature must be positive", expected="> 0", found=self.temperature)
+        require(
+            (self.positive is None) == (self.threshold is None),
+            "a threshold needs a positive class and the reverse",
+            expected="both or neither",
+            found=(self.positive, self.threshold),
+        )
+        if self.positive is not None and self.threshold is not None:
+            require(self.positive in self.class_names, "no such class", expected="a class", found=self.positive)
+            require(0 <= self.threshold <= 1, "threshold out of range", expected="0 to 1", found=self.threshold)
+
+    def to_props(self) -> dict[str, str]:
+        """Return the entries to write into ``metadata_props``."""
+        return {
+            "xfeat.format": FORMAT,
+            "xfeat.schema_version": str(SCHEMA_VERSION),
+            "xfeat.metadata": json.dumps(self.to_dict(), sort_keys=True),
+        }
+
+    @classmethod
+    def from_props(cls, props: Mapping[str, str], path: str | Path) -> ModelMetadata:
+        """Read the entries of a model file.
+
+        Args:
+            props: ``metadata_props`` as a mapping (onnxruntime: ``session.get_modelmeta().custom_metadata_map``).
+            path: the file, for messages.
+
+        Raises:
+            ModelError: if they are missing, of another version, or unreadable.
+        """
+        mend = "export the run again with xexport onnx"
+        if props.get("xfeat.format") != FORMAT:
+            raise ModelError(
+                "a model without this project's metadata", path=path, expected="a file of xexport onnx", mend=mend
+            )
+        if props.get("xfeat.schema_version") != str(SCHEMA_VERSION):
+            raise ModelError(
+                "a model of another schema version",
+                path=path,
+                expected=str(SCHEMA_VERSION),
+                found=props.get("xfeat.schema_version"),
+                mend=mend,
+            )
+        try:
+            return cls.from_dict(json.loads(props["xfeat.metadata"]))
+        except (KeyError, ValueError, TypeError, SpecError) as error:
+            raise ModelError("unreadable metadata", path=path, found=str(error), mend=mend) from error
+
+    def decide(self, probabilities: list[float]) -> str:
+        """Return the class decided on: by the threshold if there is one, else the most probable.
+
+        Args:
+            probabilities: one a class, in order, adding up to 1.
+        """
+        ranked = sorted(range(len(probabilities)), key=probabilities.__getitem__, reverse=True)
+        if self.positive is not None and self.threshold is not None:
+            positive = self.class_names.index(self.positive)
+            if probabilities[positive] >= self.threshold:
+                return self.positive
+            ranked.remove(positive)
+        return self.class_names[ranked[0]]

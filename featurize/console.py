@@ -1,0 +1,147 @@
+"""How all four commands talk: results on stdout, the rest on stderr, errors as one message, exit codes.
+
+0 done; 1 a problem, named in one message; 2 wrong usage; 130 stopped by Ctrl-C or SIGTERM.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import json
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import Any
+
+import click
+
+from featurize.errors import Interrupted, XfeatError
+
+EXIT_PROBLEM = 1
+EXIT_INTERRUPTED = 130
+_PLAIN_LINE_SECONDS = 5.0
+
+
+class Commands(click.Group):
+    """A click group whose commands report problems in one message instead of a traceback."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        _start_logging()
+        _stop_on_sigterm()
+        try:
+            return super().invoke(ctx)
+        except Interrupted as stop:
+            _say_and_exit(str(stop), EXIT_INTERRUPTED)
+        except (KeyboardInterrupt, click.exceptions.Abort):
+            _say_and_exit("stopped", EXIT_INTERRUPTED)
+        except BrokenPipeError:
+            # The reader of our output has gone (… | head): no more to say, and nothing to flush at exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(EXIT_PROBLEM)
+        except XfeatError as problem:
+            _say_and_exit(f"error: {problem}", EXIT_PROBLEM)
+        except ModuleNotFoundError as problem:
+            _say_and_exit(f"error: {problem.name} is not installed\n  mend:     pip install 'xfeat[all]'", EXIT_PROBLEM)
+
+
+def json_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add ``--json`` to a command: it then returns a dict, which is printed alone on stdout."""
+
+    @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout and nothing else there.")
+    @functools.wraps(command)
+    def wrapped(*args: Any, as_json: bool, **kwargs: Any) -> None:
+        result, text = command(*args, **kwargs)
+        click.echo(json.dumps(result) if as_json else text)
+
+    return wrapped
+
+
+def default_of(spec: type[Any], name: str) -> Any:
+    """Return a spec's default, so that the command line states it without repeating it."""
+    for spec_field in dataclasses.fields(spec):
+        if spec_field.name == name:
+            return spec_field.default
+    raise AttributeError(f"{spec.__name__} has no field {name}")
+
+
+def comma_list(text: str | None) -> list[str] | None:
+    """Split ``A,B`` at its commas; ``None`` stays ``None``."""
+    return [part.strip() for part in text.split(",") if part.strip()] if text is not None else None
+
+
+@contextlib.contextmanager
+def progress_bar(what: str, unit: str) -> Iterator[Callable[[int, int], None]]:
+    """Show progress on stderr: a bar with rate and time left on a terminal, a line every few seconds elsewhere.
+
+    Yields:
+        A function to call with the number done and the number in all.
+    """
+    if not sys.stderr.isatty():
+        yield _plain_lines(what, unit)
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(what, total=None, rate="")
+        started = time.monotonic()
+
+        def advance(done: int, total: int) -> None:
+            rate = done / max(time.monotonic() - started, 1e-9)
+            bar.update(task, completed=done, total=total or None, rate=f"{rate:.0f} {unit}/s")
+
+        yield advance
+
+
+def _plain_lines(what: str, unit: str) -> Callable[[int, int], None]:
+    started = last = time.monotonic()
+
+    def advance(done: int, total: int) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last >= _PLAIN_LINE_SECONDS:
+            last = now
+            click.echo(f"{what}: {done} of {total or '?'} ({done / (now - started):.0f} {unit}/s)", err=True)
+
+    return advance
+
+
+class _StderrHandler(logging.Handler):
+    """Write what the library logs to stderr, one line each; ``rich`` moves a running bar out of the way."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        prefix = "" if record.levelno < logging.WARNING else "warning: "
+        click.echo(prefix + record.getMessage(), err=True)
+
+
+def _start_logging() -> None:
+    for room in ("featurize", "head", "export", "serve"):
+        logger = logging.getLogger(room)
+        if not any(isinstance(handler, _StderrHandler) for handler in logger.handlers):
+            logger.addHandler(_StderrHandler())
+        logger.setLevel(logging.INFO)
+
+
+def _stop_on_sigterm() -> None:
+    def stop(signal_number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    with contextlib.suppress(ValueError):  # only the main thread may set handlers; tests run commands in others
+        signal.signal(signal.SIGTERM, stop)
+
+
+def _say_and_exit(message: str, code: int) -> None:
+    click.echo(message, err=True)
+    sys.exit(code)

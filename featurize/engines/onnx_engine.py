@@ -1,0 +1,76 @@
+"""The onnxruntime engine: the default on a CPU. The graph is converted once and kept in the user's cache folder."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from featurize.errors import DeviceError
+from featurize.specs import FeatureSpec
+from featurize.weights import Weights
+
+logger = logging.getLogger(__name__)
+
+# Raised whenever the conversion changes, so that graphs made by an older version are not taken for new ones.
+GRAPH_VERSION = 1
+OPSET = 18
+
+
+class OnnxEngine:
+    """Runs the network in onnxruntime."""
+
+    def __init__(self, spec: FeatureSpec, weights: Weights, *, device: str, threads: int | None = None) -> None:
+        provider = "CPUExecutionProvider" if device == "cpu" else "CUDAExecutionProvider"
+        self.name = f"onnxruntime on {device}"
+        self.batch_size = 8 if device == "cpu" else 64
+        self._session = _open_session(_graph_file(spec, weights), provider, device, threads)
+
+    def features(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return float32 (N, D) for uint8 (N, S, S, 3) RGB."""
+        features: NDArray[np.float32] = self._session.run(["features"], {"image": pixels})[0]
+        return features
+
+
+def graph_folder() -> Path:
+    """Return the folder for converted graphs: ``$XFEAT_CACHE_DIR``, else ``xfeat`` in the user's cache folder."""
+    folder = os.environ.get("XFEAT_CACHE_DIR")
+    return Path(folder) if folder else Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "xfeat"
+
+
+def _open_session(graph: Path, provider: str, device: str, threads: int | None) -> ort.InferenceSession:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads or len(os.sched_getaffinity(0))
+    # Threads that spin while they wait take the cores from the threads that decode.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.log_severity_level = 3
+    providers: list[str | tuple[str, dict[str, str]]] = [provider]
+    if provider.startswith("CUDA"):
+        ort.preload_dlls()
+        providers = [(provider, {"device_id": device.partition(":")[2] or "0"}), "CPUExecutionProvider"]
+    session = ort.InferenceSession(graph, options, providers=providers)
+    if provider not in session.get_providers():
+        raise DeviceError(
+            f"onnxruntime does not run on {device}",
+            expected=provider,
+            found=", ".join(session.get_providers()),
+            mend="check nvidia-smi and pip show onnxruntime-gpu, or run with --device cpu",
+        )
+    return session
+
+
+def _graph_file(spec: FeatureSpec, weights: Weights) -> Path:
+    recipe = f"{GRAPH_VERSION} {spec.backbone} {weights.sha256} {spec.preprocess.fingerprint} {spec.pooling}"
+    digest = hashlib.sha256(recipe.encode()).hexdigest()[:16]
+    path = graph_folder() / f"{spec.backbone}-{spec.preprocess.size}-{digest}.onnx"
+    if not path.is_file():
+        logger.info("converting %s to ONNX, once: it is kept in %s", spec.backbone, path.parent)
+        from featurize.engines.conversion import convert_feature_network
+
+        convert_feature_network(spec, weights, path)
+    return path

@@ -1,0 +1,100 @@
+"""The exception tree of all four rooms.
+
+Every problem that a user can cause or mend is an :class:`XfeatError`; each child also derives from the built-in that it
+resembles. The message says which file, what was expected, what was found, and the command that mends it.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+class XfeatError(Exception):
+    """A problem with a name, for a person to read.
+
+    Args:
+        what: the problem in one phrase.
+        path: the file or folder concerned.
+        expected: what should have been there.
+        found: what was there instead.
+        mend: the command or the step that mends it.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        path: str | os.PathLike[str] | None = None,
+        expected: str | None = None,
+        found: str | None = None,
+        mend: str | None = None,
+    ) -> None:
+        lines = [f"{path}: {what}" if path is not None else what]
+        for name, text in (("expected", expected), ("found", found), ("mend", mend)):
+            if text:
+                lines.append(f"  {name + ':':10}{text}")
+        super().__init__("\n".join(lines))
+        self.what = what
+        self.path = Path(path) if path is not None else None
+        self.mend = mend
+
+    def __str__(self) -> str:
+        # OSError and KeyError, which some children derive from, would format their arguments in their own way.
+        return str(self.args[0])
+
+
+class DataError(XfeatError, ValueError):
+    """The images, labels or groups given cannot be used as they are."""
+
+
+class ImageError(XfeatError, ValueError):
+    """One image cannot be read; ``what`` is the reason that reports show."""
+
+
+class SpecError(XfeatError, ValueError):
+    """A setting is outside its range, unknown, or contradicts another."""
+
+
+class MismatchError(XfeatError, ValueError):
+    """Two files that must agree were made with different settings."""
+
+
+class CacheError(XfeatError, OSError):
+    """A ``features.h5`` is missing, is none, is damaged, or is of another version."""
+
+
+class RunError(XfeatError, OSError):
+    """A run folder is missing, is none, is damaged, or is of another version."""
+
+
+class ModelError(XfeatError, OSError):
+    """A model file is missing, is none, is damaged, or lacks the metadata that this project writes."""
+
+
+class WeightsError(XfeatError, OSError):
+    """The weights of a backbone cannot be had, or are not of that backbone."""
+
+
+class DeviceError(XfeatError, RuntimeError):
+    """The device or engine that was asked for is not there."""
+
+
+class OutputError(XfeatError, OSError):
+    """A result cannot be written: no permission, no space, no such folder."""
+
+
+class BusyError(XfeatError, BlockingIOError):
+    """Another process is writing the same file."""
+
+
+class ParityError(XfeatError, ArithmeticError):
+    """An exported model does not answer as the trained one does."""
+
+
+class MissingExtraError(XfeatError, ImportError):
+    """An optional part of the installation is needed and absent."""
+
+
+class Interrupted(XfeatError, KeyboardInterrupt):
+    """Stopped by Ctrl-C or SIGTERM; what was finished is kept and ``mend`` says how to go on."""

@@ -1,0 +1,146 @@
+"""What a cache holds, as frozen dataclasses: two caches with the same fingerprint are interchangeable."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Self
+
+from featurize.errors import SpecError
+
+Triple = tuple[float, float, float]
+
+# Source: means and standard deviations of ImageNet as torchvision's classification references use them.
+IMAGENET_MEAN: Triple = (0.485, 0.456, 0.406)
+IMAGENET_STD: Triple = (0.229, 0.224, 0.225)
+HALF: Triple = (0.5, 0.5, 0.5)
+
+NORMALIZATIONS: dict[str, tuple[Triple, Triple]] = {
+    "half": (HALF, HALF),
+    "imagenet": (IMAGENET_MEAN, IMAGENET_STD),
+}
+POOLINGS = ("final", "multilevel")
+DTYPES = ("float32", "float16")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spec:
+    """A set of validated settings that converts to and from JSON."""
+
+    nested: ClassVar[dict[str, type[Spec]]] = {}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the settings as plain JSON types (tuples become lists)."""
+        plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
+        return plain
+
+    @classmethod
+    def from_dict(cls, settings: dict[str, Any]) -> Self:
+        """Build a spec from :meth:`to_dict`'s form.
+
+        Raises:
+            SpecError: if a key is unknown or a value is out of range.
+        """
+        known = {f.name for f in dataclasses.fields(cls)}
+        if unknown := sorted(set(settings) - known):
+            raise SpecError(
+                f"unknown setting of {cls.__name__}: {', '.join(unknown)}",
+                expected=", ".join(sorted(known)),
+                mend="it was written by another version of xfeat: install that one, or make the file again",
+            )
+        values = {
+            key: cls.nested[key].from_dict(value) if key in cls.nested else _tuples(value)
+            for key, value in settings.items()
+        }
+        try:
+            return cls(**values)
+        except TypeError as error:
+            raise SpecError(f"settings of {cls.__name__} are incomplete: {error}") from error
+
+    @property
+    def fingerprint(self) -> str:
+        """Sixteen hexadecimal digits that differ when any setting does."""
+        canonical = json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def require(condition: bool, what: str, *, expected: str, found: object) -> None:
+    """Raise :class:`SpecError` unless ``condition`` holds."""
+    if not condition:
+        raise SpecError(what, expected=expected, found=repr(found))
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreprocessSpec(Spec):
+    """From a decoded RGB image to the network's input.
+
+    Attributes:
+        size: side of the square input, pixels.
+        resize: ``squash`` changes the aspect ratio, as ``torchvision.transforms.Resize((size, size))`` does.
+        interpolation: ``bilinear``, antialiased, as Pillow does it.
+        mean: subtracted per channel after scaling to 0..1.
+        std: divided by per channel afterwards.
+    """
+
+    size: int = 224
+    resize: str = "squash"
+    interpolation: str = "bilinear"
+    mean: Triple = HALF
+    std: Triple = HALF
+
+    def __post_init__(self) -> None:
+        require(32 <= self.size <= 1024, "image size out of range", expected="32 to 1024 pixels", found=self.size)
+        require(self.resize == "squash", "unknown resize mode", expected="squash", found=self.resize)
+        require(
+            self.interpolation == "bilinear",
+            "unknown interpolation",
+            expected="bilinear",
+            found=self.interpolation,
+        )
+        require(len(self.mean) == len(self.std) == 3, "one mean and std a channel", expected="3", found=self.mean)
+        require(min(self.std) > 0, "std must be positive", expected="> 0", found=self.std)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureSpec(Spec):
+    """What a row of features is.
+
+    Attributes:
+        backbone: name of the network, a key of :data:`featurize.backbones.BACKBONES`.
+        weights_sha256: SHA-256 of the weights file, 64 hexadecimal digits.
+        preprocess: how an image becomes the network's input.
+        pooling: ``final`` (pooled last layer) or ``multilevel`` (stages 3 to 7 appended).
+        views: rows of features an image; 1 means the clean image alone.
+        dtype: ``float32`` or ``float16``, as stored.
+    """
+
+    nested: ClassVar[dict[str, type[Spec]]] = {"preprocess": PreprocessSpec}
+
+    backbone: str
+    weights_sha256: str
+    preprocess: PreprocessSpec = field(default_factory=PreprocessSpec)
+    pooling: str = "final"
+    views: int = 1
+    dtype: str = "float32"
+
+    def __post_init__(self) -> None:
+        require(self.pooling in POOLINGS, "unknown pooling", expected=" or ".join(POOLINGS), found=self.pooling)
+        require(self.dtype in DTYPES, "unknown dtype", expected=" or ".join(DTYPES), found=self.dtype)
+        require(self.views == 1, "only the clean view is supported", expected="1", found=self.views)
+        require(
+            len(self.weights_sha256) == 64,
+            "not a SHA-256",
+            expected="64 hex digits",
+            found=self.weights_sha256,
+        )
+
+    def describe(self) -> str:
+        """Return one line for people."""
+        side = self.preprocess.size
+        return f"{self.backbone} ({self.weights_sha256[:8]}), {side}×{side}, {self.pooling}, {self.dtype}"
