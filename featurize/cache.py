@@ -72,6 +72,7 @@ class FeatureCache:
         spec: what a row of features is.
         class_names: sorted; labels are indices into it.
         data_root: the folder that paths are relative to, when the cache was made.
+        weights_path: the weights file that was used, when the cache was made.
         features: float32 or float16 (N, D), memory-mapped and read-only.
         columns: the other facts of each row.
         skipped: images that could not be read.
@@ -84,6 +85,7 @@ class FeatureCache:
     spec: FeatureSpec
     class_names: tuple[str, ...]
     data_root: str
+    weights_path: str
     features: NDArray[Any]
     columns: Columns
     skipped: list[Skipped]
@@ -165,6 +167,7 @@ def write_cache(
     spec: FeatureSpec,
     class_names: Sequence[str],
     data_root: str,
+    weights_path: str,
     blocks: Iterable[tuple[int, NDArray[Any]]],
     dim: int,
     columns: Columns,
@@ -177,6 +180,7 @@ def write_cache(
         spec: what a row of features is.
         class_names: sorted names; labels are indices into it.
         data_root: the folder that paths are relative to.
+        weights_path: the weights file that was used.
         blocks: (first row, features (n, D)) that together fill all rows.
         dim: D.
         columns: the other facts of each row.
@@ -208,6 +212,7 @@ def write_cache(
             "split_names": json.dumps(SPLITS),
             "counts": json.dumps(count_images(columns.split, columns.label, class_names)),
             "data_root": data_root,
+            "weights_path": weights_path,
             "content_sha256": content_digest(features, columns),
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "versions": json.dumps(library_versions()),
@@ -301,6 +306,7 @@ def _read(path: Path, file: h5py.File) -> dict[str, Any]:
         "spec": FeatureSpec.from_dict(json.loads(attrs["spec"])),
         "class_names": tuple(json.loads(attrs["class_names"])),
         "data_root": str(attrs["data_root"]),
+        "weights_path": str(attrs["weights_path"]),
         "features": _map_features(path, file["features"]),
         "columns": Columns(**columns),
         "skipped": [Skipped(*(_text(value) for value in row)) for row in file["skipped"][()]],

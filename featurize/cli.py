@@ -42,8 +42,8 @@ def main() -> None:
     default="auto",
     show_default=True,
     metavar="NAME",
-    help="auto keeps what the output has; else takes efficientnet-b0, or efficientnet-lite0 where b0's weights cannot be had. Others: "
-    + ", ".join(BACKBONES),
+    help="auto keeps what the output has; else takes efficientnet-b0, or efficientnet-lite0 where b0's weights cannot "
+    "be had. Others: " + ", ".join(BACKBONES),
 )
 @click.option("--weights", type=click.Path(path_type=Path), help="Weights file in efficientnet_pytorch's format.")
 @click.option("--size", type=int, help="Side of the network's input in pixels.  [default: the backbone's own]")
@@ -98,7 +98,8 @@ def main() -> None:
 @click.option(
     "--groups",
     metavar="FILE|REGEX",
-    help="Patient or series of each image: a CSV with path,group, or an expression on the path.  [default: groups.csv in DATA, if there]",
+    help="Patient or series of each image: a CSV with path,group, or an expression on the path.  "
+    "[default: groups.csv in DATA, if there]",
 )
 @click.option("--force", is_flag=True, help="Compute everything anew, replacing a cache of other settings.")
 @json_option
@@ -132,6 +133,7 @@ def featurize(
         done = extract_features(
             dataset,
             spec,
+            weights,
             output,
             open_engine=lambda: open_engine(spec, weights, engine=engine, device=device),
             workers=workers,

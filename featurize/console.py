@@ -96,26 +96,40 @@ def progress_bar(what: str, unit: str) -> Iterator[Callable[[int, int], None]]:
     )
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(what, total=None, rate="")
-        started = time.monotonic()
+        rate = _Rate()
 
         def advance(done: int, total: int) -> None:
-            rate = done / max(time.monotonic() - started, 1e-9)
-            bar.update(task, completed=done, total=total or None, rate=f"{rate:.0f} {unit}/s")
+            bar.update(task, completed=done, total=total or None, rate=f"{rate.update(done):.0f} {unit}/s")
 
         yield advance
 
 
 def _plain_lines(what: str, unit: str) -> Callable[[int, int], None]:
-    started = last = time.monotonic()
+    last = time.monotonic()
+    rate = _Rate()
 
     def advance(done: int, total: int) -> None:
         nonlocal last
-        now = time.monotonic()
-        if now - last >= _PLAIN_LINE_SECONDS:
-            last = now
-            click.echo(f"{what}: {done} of {total or '?'} ({done / (now - started):.0f} {unit}/s)", err=True)
+        per_second = rate.update(done)
+        if time.monotonic() - last >= _PLAIN_LINE_SECONDS:
+            last = time.monotonic()
+            click.echo(f"{what}: {done} of {total or '?'} ({per_second:.0f} {unit}/s)", err=True)
 
     return advance
+
+
+class _Rate:
+    """Units a second, counted from the first report on: what comes before that is start-up."""
+
+    def __init__(self) -> None:
+        self._first: tuple[float, int] | None = None
+
+    def update(self, done: int) -> float:
+        now = time.monotonic()
+        if self._first is None:
+            self._first = (now, done)
+        since, before = self._first
+        return (done - before) / (now - since) if now > since else 0.0
 
 
 class _StderrHandler(logging.Handler):

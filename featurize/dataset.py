@@ -103,7 +103,7 @@ def open_dataset(
     Args:
         data: a folder, or a CSV manifest.
         classes: keep these classes only.
-        groups: CSV file or regular expression that names groups; by default ``groups.csv`` in the folder if it is there.
+        groups: CSV file or regular expression that names groups; by default ``groups.csv`` in the folder, if there.
 
     Raises:
         DataError: if there is no such folder or no image in it.

@@ -19,11 +19,12 @@ from featurize.atomic import output_error
 from featurize.cache import Columns, FeatureCache, Skipped, write_cache
 from featurize.dataset import Dataset, ImageEntry
 from featurize.engines import Engine
-from featurize.errors import BusyError, CacheError, DataError, Interrupted, MismatchError, XfeatError
+from featurize.errors import BusyError, DataError, Interrupted, MismatchError, XfeatError
 from featurize.known import KnownFeatures
 from featurize.reading import read_images
 from featurize.shards import FileIdentity, Row, ShardStore
 from featurize.specs import FeatureSpec
+from featurize.weights import Weights
 
 logger = logging.getLogger(__name__)
 
@@ -79,6 +80,7 @@ class _Outcome:
 class _Work(NamedTuple):
     dataset: Dataset
     spec: FeatureSpec
+    weights: Weights
     output: Path
     fail_on_error: bool
 
@@ -91,6 +93,7 @@ def parts_folder(output: Path) -> Path:
 def extract_features(
     dataset: Dataset,
     spec: FeatureSpec,
+    weights: Weights,
     output: Path,
     *,
     open_engine: Callable[[], Engine],
@@ -108,6 +111,7 @@ def extract_features(
     Args:
         dataset: the images.
         spec: what to compute.
+        weights: the backbone's weights; only their path is noted here, the engine reads them.
         output: the cache to write or to bring up to date.
         open_engine: called once if anything has to be computed.
         workers: decoding threads; by default as many as there are cores.
@@ -123,7 +127,7 @@ def extract_features(
         OutputError: if something cannot be written.
         Interrupted: on Ctrl-C; finished images are kept.
     """
-    work = _Work(dataset, spec, output, fail_on_error)
+    work = _Work(dataset, spec, weights, output, fail_on_error)
     with _locked(output):
         store = ShardStore(parts_folder(output), spec.fingerprint)
         known, old = _known_features(work, store, force=force)
@@ -282,6 +286,7 @@ def _finish(work: _Work, known: KnownFeatures, old: FeatureCache | None, outcome
             spec=work.spec,
             class_names=work.dataset.class_names,
             data_root=str(work.dataset.root.resolve()),
+            weights_path=str(work.weights.path.resolve()),
             blocks=_blocks(known, columns),
             dim=first.shape[1],
             columns=columns,

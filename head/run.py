@@ -1,0 +1,242 @@
+"""The run folder ``runs/<run>/``: reading and writing. docs/formats.md is its written form. No pickle is ever read."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from featurize.atomic import output_error
+from featurize.errors import RunError, SpecError, XfeatError
+from featurize.specs import FeatureSpec
+from head.specs import HeadSpec, TrainSpec
+
+if TYPE_CHECKING:
+    from torch import nn
+
+FORMAT = "xfeat.run"
+SCHEMA_VERSION = 1
+LATEST = "latest"
+
+RUN_FILE, HEAD_FILE, HISTORY_FILE, PREDICTIONS_FILE, REPORT_FILE = (
+    "run.json",
+    "head.safetensors",
+    "history.csv",
+    "predictions.csv",
+    "report.html",
+)
+PROBABILITY_PREFIX = "p_"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """A run folder, read.
+
+    Attributes:
+        folder: where it lies.
+        feature_spec: what the head expects of its input.
+        head_spec: its layers.
+        train_spec: how it was trained.
+        class_names: its outputs, in order.
+        dim: number of features.
+        cache: ``path``, ``content_sha256``, ``data_root`` and ``weights_path`` of the features it was trained on.
+        head_sha256: digest of the head's weights file.
+        metrics: per part, as :func:`head.metrics.classification_metrics` gives them.
+        facts: everything in run.json.
+    """
+
+    folder: Path
+    feature_spec: FeatureSpec
+    head_spec: HeadSpec
+    train_spec: TrainSpec
+    class_names: tuple[str, ...]
+    dim: int
+    cache: dict[str, str]
+    head_sha256: str
+    metrics: dict[str, Any]
+    facts: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        """Return the run's name."""
+        return str(self.facts["name"])
+
+    def load_head(self) -> nn.Sequential:
+        """Return the trained head in evaluation mode.
+
+        Raises:
+            RunError: if the weights are missing, damaged, or not those that the run was saved with.
+        """
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        from head.network import build_head
+
+        file = self.folder / HEAD_FILE
+        if not file.is_file():
+            raise RunError("the head's weights are missing", path=file, mend="train the run again")
+        if hashlib.sha256(file.read_bytes()).hexdigest() != self.head_sha256:
+            raise RunError(
+                "the head's weights are not those the run was saved with",
+                path=file,
+                expected=f"SHA-256 {self.head_sha256[:16]}…",
+                mend="train the run again, or restore a copy",
+            )
+        model = build_head(self.head_spec, dim=self.dim, classes=len(self.class_names))
+        try:
+            model.load_state_dict(load_file(file))
+        except (SafetensorError, RuntimeError) as error:
+            raise RunError("the head's weights are damaged", path=file, found=str(error)) from error
+        return model.eval()
+
+    def predictions(self) -> list[dict[str, str]]:
+        """Return the rows of predictions.csv.
+
+        Raises:
+            RunError: if the file is missing.
+        """
+        try:
+            with (self.folder / PREDICTIONS_FILE).open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+                return list(csv.DictReader(file))
+        except OSError as error:
+            raise RunError(
+                "the predictions are missing", path=self.folder / PREDICTIONS_FILE, mend="train the run again"
+            ) from error
+
+
+def open_run(folder: str | os.PathLike[str]) -> Run:
+    """Read a run folder.
+
+    Raises:
+        RunError: if there is none, or it is damaged or of another version.
+    """
+    folder = Path(folder)
+    file = folder / RUN_FILE
+    if not file.is_file():
+        raise RunError("not a run folder", path=folder, expected=f"a folder with {RUN_FILE}", mend="xhead train")
+    try:
+        facts = json.loads(file.read_text(encoding="utf-8"))
+        if facts.get("format") != FORMAT or facts.get("schema_version") != SCHEMA_VERSION:
+            raise RunError(
+                "a run of another format or version",
+                path=file,
+                expected=f"{FORMAT} version {SCHEMA_VERSION}",
+                found=f"{facts.get('format')} version {facts.get('schema_version')}",
+                mend="train it again with xhead train",
+            )
+        return Run(
+            folder=folder,
+            feature_spec=FeatureSpec.from_dict(facts["feature_spec"]),
+            head_spec=HeadSpec.from_dict(facts["head_spec"]),
+            train_spec=TrainSpec.from_dict(facts["train_spec"]),
+            class_names=tuple(facts["class_names"]),
+            dim=int(facts["dim"]),
+            cache=facts["cache"],
+            head_sha256=facts["head_sha256"],
+            metrics=facts["metrics"],
+            facts=facts,
+        )
+    except (ValueError, KeyError, TypeError, AttributeError, SpecError) as error:
+        if isinstance(error, RunError):
+            raise
+        raise RunError(
+            "damaged run.json", path=file, found=str(error), mend="train it again with xhead train"
+        ) from error
+
+
+def latest_run(runs: Path) -> Path:
+    """Return the newest run below ``runs``: where ``latest`` points, else the one whose run.json is newest.
+
+    Raises:
+        RunError: if there is none.
+    """
+    if (runs / LATEST / RUN_FILE).is_file():
+        return (runs / LATEST).resolve()
+    folders = [file.parent for file in runs.glob(f"*/{RUN_FILE}")]
+    if not folders:
+        raise RunError("no run there", path=runs, expected="the folder of a trained head", mend="xhead train")
+    return max(folders, key=lambda folder: (folder / RUN_FILE).stat().st_mtime_ns)
+
+
+def new_run_name() -> str:
+    """Return a name for a run: the time, and two digits in case two start in the same second."""
+    return f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(1)}"
+
+
+class RunWriter:
+    """Builds a run folder under a hidden name and shows it when it is whole.
+
+    Args:
+        runs: the folder of all runs.
+        name: of this one.
+
+    Raises:
+        RunError: if there is a run of that name already.
+    """
+
+    def __init__(self, runs: Path, name: str) -> None:
+        if not name or name != Path(name).name or name.startswith(".") or name == LATEST:
+            raise RunError("not a name for a run", expected="letters, digits, - and _", found=name)
+        self.target = runs / name
+        if self.target.exists():
+            raise RunError("there is a run of that name", path=self.target, mend="choose another --name, or delete it")
+        self.folder = runs / f".{name}.{os.getpid()}.tmp"
+
+    def __enter__(self) -> RunWriter:
+        try:
+            self.folder.mkdir(parents=True)
+        except OSError as error:
+            raise output_error(self.folder, error) from error
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        try:
+            if error is None:
+                self._publish()
+        except OSError as problem:
+            raise output_error(self.target, problem) from problem
+        finally:
+            shutil.rmtree(self.folder, ignore_errors=True)
+        if isinstance(error, OSError) and not isinstance(error, XfeatError):
+            raise output_error(self.target, error) from error
+
+    def save_head(self, model: nn.Module) -> str:
+        """Write the head's weights; return the file's SHA-256."""
+        from safetensors.torch import save
+
+        content = save({key: value.contiguous() for key, value in model.state_dict().items()})
+        (self.folder / HEAD_FILE).write_bytes(content)
+        return hashlib.sha256(content).hexdigest()
+
+    def save_table(self, file_name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+        """Write a CSV file with a line of column names."""
+        with (self.folder / file_name).open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+            writer = csv.writer(file)
+            writer.writerow(columns)
+            writer.writerows(rows)
+
+    def save_facts(self, facts: Mapping[str, Any]) -> None:
+        """Write run.json; format and version are added."""
+        content = {"format": FORMAT, "schema_version": SCHEMA_VERSION, **facts}
+        (self.folder / RUN_FILE).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+    def save_text(self, file_name: str, text: str) -> None:
+        """Write a text file."""
+        (self.folder / file_name).write_text(text, encoding="utf-8", errors="surrogateescape")
+
+    def _publish(self) -> None:
+        self.folder.rename(self.target)
+        link = self.target.parent / f".{LATEST}.{os.getpid()}"
+        try:
+            link.symlink_to(self.target.name, target_is_directory=True)
+            link.replace(self.target.parent / LATEST)
+        except OSError:
+            link.unlink(missing_ok=True)  # no symbolic links here: latest_run looks at the times instead
