@@ -68,7 +68,8 @@ def open_engine(
 
 def _resolve_device(device: str) -> str:
     # Looking for a GPU costs the import of torch. A machine without NVIDIA's driver is told apart for nothing.
-    from featurize.engines.devices import cuda_driver_present, resolve_device
+    from featurize.cuda import cuda_driver_present
+    from featurize.engines.devices import resolve_device
 
     if device == "auto" and (not cuda_driver_present() or importlib.util.find_spec("torch") is None):
         return "cpu"

@@ -2,20 +2,9 @@
 
 from __future__ import annotations
 
-import ctypes
 import re
-import sys
 
 from featurize.errors import DeviceError, SpecError
-
-
-def cuda_driver_present() -> bool:
-    """Tell whether NVIDIA's driver library can be loaded, without importing torch."""
-    try:
-        ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
-    except OSError:
-        return False
-    return True
 
 
 def resolve_device(device: str) -> str:

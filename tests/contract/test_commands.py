@@ -1,0 +1,71 @@
+"""What all commands promise: quick help, described options, one message a problem."""
+
+from __future__ import annotations
+
+import importlib
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner
+
+ROOT = Path(__file__).parents[2]
+PROGRAMS = {"xfeat": "featurize.cli", "xhead": "head.cli", "xexport": "export.cli", "xserve": "serve.cli"}
+HEAVY = ("numpy", "h5py", "torch", "onnx", "onnxruntime", "sklearn", "matplotlib", "PIL", "fastapi", "rich")
+
+
+def commands() -> list[tuple[str, click.Command]]:
+    found: list[tuple[str, click.Command]] = []
+    for program, module in PROGRAMS.items():
+        group = importlib.import_module(module).main
+        found += [(f"{program} {name}", command) for name, command in group.commands.items()]
+    return found
+
+
+COMMANDS = commands()
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_help_loads_nothing_heavy(program: str) -> None:
+    """Help answers within half a second because no large library is imported; that is what is checked, not a clock."""
+    code = (
+        f"import sys; from {PROGRAMS[program]} import main\n"
+        "try: main(['--help'])\n"
+        f"finally: loaded = set({HEAVY!r}) & set(sys.modules); assert not loaded, loaded"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "Usage:" in done.stdout
+
+
+@pytest.mark.parametrize(("name", "command"), COMMANDS, ids=[name for name, _ in COMMANDS])
+def test_every_command_and_option_says_what_it_does(name: str, command: click.Command) -> None:
+    assert command.help, name
+    for parameter in command.params:
+        if isinstance(parameter, click.Option):
+            assert parameter.help, f"{name} {parameter.opts}"
+
+
+@pytest.mark.parametrize(("name", "command"), COMMANDS, ids=[name for name, _ in COMMANDS])
+def test_every_command_is_in_the_documentation(name: str, command: click.Command) -> None:
+    pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
+    assert any(name in page.read_text() for page in pages), f"{name} is in no page of docs/ nor in the README"
+
+
+@pytest.mark.parametrize(("name", "command"), COMMANDS, ids=[name for name, _ in COMMANDS])
+def test_wrong_usage_exits_with_2(name: str, command: click.Command) -> None:
+    program, word = name.split()
+    main = importlib.import_module(PROGRAMS[program]).main
+    result = CliRunner().invoke(main, [word, "--no-such-option"])
+    assert result.exit_code == 2
+    assert "No such option" in result.stderr
+
+
+def test_the_programs_are_installed() -> None:
+    for program in PROGRAMS:
+        installed = Path(sys.executable).with_name(program)
+        done = subprocess.run([installed, "--version"], capture_output=True, text=True, check=False)
+        assert done.returncode == 0
+        assert "version" in done.stdout
