@@ -7,15 +7,15 @@ SETUP := .venv/.set-up
 
 demo: $(SETUP)
 	@mkdir -p demo
-	@echo "\n\033[1m1/4  features, computed once\033[0m      xfeat featurize ../data"
+	@printf "\n\033[1m%s\033[0m%s\n" "1/4  features, computed once" "      xfeat featurize ../data"
 	@cd demo && ../$(BIN)/xfeat featurize ../data
-	@echo "\n\033[1m2/4  a head, trained on them\033[0m       xhead train"
+	@printf "\n\033[1m%s\033[0m%s\n" "2/4  a head, trained on them" "       xhead train"
 	@cd demo && ../$(BIN)/xhead train
-	@echo "\n\033[1m3/4  one file, checked\033[0m             xexport onnx"
+	@printf "\n\033[1m%s\033[0m%s\n" "3/4  one file, checked" "             xexport onnx"
 	@cd demo && ../$(BIN)/xexport onnx
-	@echo "\n\033[1m4/4  an answer for unseen pictures\033[0m  xserve predict ../data/test/…"
+	@printf "\n\033[1m%s\033[0m%s\n" "4/4  an answer for unseen pictures" "  xserve predict ../data/test/…"
 	@cd demo && ../$(BIN)/xserve predict $$(ls ../data/test/*/*.jpg | sed -n '1p;$$p')
-	@echo "\nThe report: demo/runs/latest/report.html     The page: cd demo && ../$(BIN)/xserve start"
+	@printf "\n%s\n" "The report: demo/runs/latest/report.html     The page: cd demo && ../$(BIN)/xserve start"
 
 test: $(SETUP)
 	$(BIN)/pytest
@@ -26,7 +26,7 @@ lint: $(SETUP)
 	$(BIN)/mypy
 
 bench: $(SETUP)
-	@for file in benchmarks/*.py; do echo "\n== $$file"; $(BIN)/python $$file || exit 1; done
+	@for file in benchmarks/*.py; do printf "\n== %s\n" "$$file"; $(BIN)/python $$file || exit 1; done
 
 clean:
 	rm -rf .venv demo build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
