@@ -1,0 +1,196 @@
+"""Image files to answers. No HTTP and no printing here: the command line and the server share it."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from export.metadata import ModelMetadata
+from featurize.errors import ImageError, ModelError, SpecError
+from featurize.preprocess import Pixels, load_pixels
+from serve.listing import list_images
+from serve.results import Prediction, Result, SkippedImage
+from serve.session import ModelSession, available_cores
+
+logger = logging.getLogger(__name__)
+
+# Measured on 2 cores: batches of 8 beat 32 there, for they fit into the cache. A GPU wants more at once.
+_BATCH_ON_CPU = 8
+_BATCH_ON_GPU = 64
+
+Progress = Callable[[int, int], None]
+Source = tuple[str, Callable[[], bytes]]
+
+
+class Predictor:
+    """A model that answers image files.
+
+    Attributes:
+        path: the model file.
+        metadata: what the file says of itself.
+        device: ``cpu`` or ``cuda:N``, where it really runs.
+        batch_size: the number of images that suits the device.
+    """
+
+    def __init__(self, session: ModelSession) -> None:
+        self.session = session
+        self.path: Path = session.path
+        self.metadata: ModelMetadata = session.metadata
+        self.device = session.device
+        self.batch_size = _BATCH_ON_CPU if session.device == "cpu" else _BATCH_ON_GPU
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str], device: str = "auto", threads: int | None = None) -> Predictor:
+        """Open a model file.
+
+        Args:
+            path: a file of ``xexport onnx``.
+            device: ``cpu``, ``cuda``, ``cuda:N``, or ``auto``: a GPU if onnxruntime can use one.
+            threads: CPU threads for inference; by default all cores.
+
+        Raises:
+            ModelError: if there is no such file, or it is none that this project wrote.
+            DeviceError: if the device that was asked for is not there; it is never replaced.
+            SpecError: if ``device`` is none of these.
+        """
+        return cls(ModelSession.open(path, device=device, threads=threads))
+
+    def predict_paths(
+        self,
+        paths: Iterable[str | os.PathLike[str]],
+        *,
+        batch_size: int | None = None,
+        progress: Progress | None = None,
+    ) -> list[Result]:
+        """Answer files, and the images in folders.
+
+        Args:
+            paths: image files and folders, which are searched to any depth.
+            batch_size: images per call of the network; by default what suits the device.
+            progress: called with the number of images done and the number in all.
+
+        Returns:
+            One result an image, in the order of ``paths``, within a folder sorted.
+
+        Raises:
+            DataError: if a path does not exist, or a folder holds no image.
+        """
+        images = list_images(paths)
+        return self._predict([(str(path), path.read_bytes) for path in images], batch_size, progress)
+
+    def predict_bytes(
+        self, images: Sequence[bytes], *, names: Sequence[str] | None = None, batch_size: int | None = None
+    ) -> list[Result]:
+        """Answer images given as the content of their files.
+
+        Args:
+            images: contents of image files.
+            names: what to call them in the results; by default their numbers from 0.
+            batch_size: images per call of the network; by default what suits the device.
+
+        Returns:
+            One result an image, in the order given.
+        """
+        names = names if names is not None else [str(number) for number in range(len(images))]
+        sources: list[Source] = [(name, partial(bytes, content)) for name, content in zip(names, images, strict=True)]
+        return self._predict(sources, batch_size, None)
+
+    def decode(self, content: bytes) -> Pixels:
+        """Return uint8 (S, S, 3) RGB for the content of an image file.
+
+        Raises:
+            ImageError: if it is no readable image.
+        """
+        return load_pixels(content, self.metadata.feature_spec.preprocess)
+
+    def infer(self, names: Sequence[str], pixels: Sequence[Pixels]) -> list[Result]:
+        """Run the network on one batch; if it fails, image by image, so that only the guilty one is skipped.
+
+        Args:
+            names: of the images.
+            pixels: uint8 (S, S, 3) RGB each, as many as names.
+        """
+        try:
+            probabilities, ood = self.session.run(np.stack(pixels))
+        except ModelError as error:
+            if len(pixels) == 1:
+                logger.warning("%s: %s", names[0], error)
+                return [SkippedImage(path=names[0], reason="the model failed on it", by_model=True)]
+            return [result for name, one in zip(names, pixels, strict=True) for result in self.infer([name], [one])]
+        distances = [None] * len(pixels) if ood is None else ood.tolist()
+        return [
+            self._result(name, row, distance)
+            for name, row, distance in zip(names, probabilities.tolist(), distances, strict=True)
+        ]
+
+    def warm_up(self) -> None:
+        """Run the network once on a black image, so that the first request finds memory and kernels ready.
+
+        Raises:
+            ModelError: if the model cannot be run.
+        """
+        side = self.metadata.feature_spec.preprocess.size
+        self.session.run(np.zeros((1, side, side, 3), np.uint8))
+
+    def _result(self, name: str, probabilities: list[float], distance: float | None) -> Result:
+        # JSON has no NaN, and an answer that holds one decides nothing.
+        if not np.isfinite(probabilities).all():
+            return SkippedImage(path=name, reason="the model's answer is not a number", by_model=True)
+        return Prediction(
+            path=name,
+            label=self.metadata.decide(probabilities),
+            probabilities=dict(zip(self.metadata.class_names, probabilities, strict=True)),
+            ood=distance if distance is not None and np.isfinite(distance) else None,
+        )
+
+    def _predict(self, sources: Sequence[Source], batch_size: int | None, progress: Progress | None) -> list[Result]:
+        batch_size = batch_size if batch_size is not None else self.batch_size
+        if batch_size < 1:
+            raise SpecError("batch size out of range", expected="1 or more", found=str(batch_size))
+        results: list[Result | None] = [None] * len(sources)
+        waiting: list[tuple[int, Pixels]] = []
+        for position, read in enumerate(self._read_ahead(sources, batch_size)):
+            if isinstance(read, SkippedImage):
+                results[position] = read
+            else:
+                waiting.append((position, read))
+            if waiting and (len(waiting) == batch_size or position == len(sources) - 1):
+                answers = self.infer([sources[at][0] for at, _ in waiting], [pixels for _, pixels in waiting])
+                for (at, _), answer in zip(waiting, answers, strict=True):
+                    results[at] = answer
+                waiting.clear()
+            if progress is not None:
+                progress(position + 1, len(sources))
+        return [result for result in results if result is not None]
+
+    def _read_ahead(self, sources: Sequence[Source], batch_size: int) -> Iterator[Pixels | SkippedImage]:
+        """Decode in threads, in order, at most two batches ahead, so that memory does not grow with the data."""
+        workers = available_cores()
+        ahead = max(2 * batch_size, 2 * workers)
+        waiting: deque[Future[Pixels | SkippedImage]] = deque()
+        pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
+        try:
+            for source in sources:
+                waiting.append(pool.submit(self._read, source))
+                if len(waiting) >= ahead:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def _read(self, source: Source) -> Pixels | SkippedImage:
+        name, content = source
+        try:
+            return self.decode(content())
+        except ImageError as error:
+            return SkippedImage(path=name, reason=error.what)
+        except OSError as error:
+            return SkippedImage(path=name, reason=f"cannot be read: {error.strerror or error}")

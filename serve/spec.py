@@ -1,0 +1,52 @@
+"""The limits of a server. They are enforced before anything is decoded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from featurize.specs import Spec, require
+
+MEBIBYTE = 1 << 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServeSpec(Spec):
+    """How much a server accepts and how it forms batches.
+
+    Attributes:
+        max_body_bytes: of one request; larger ones are refused with 413.
+        max_files: images of one request; more are refused with 413.
+        max_queue: images accepted and not yet answered; beyond it 503 with Retry-After.
+        max_batch: images per call of the network; ``None`` takes what suits the device.
+        batch_wait_ms: how long the first image of a batch waits for others.
+        body_timeout_s: how long a client may take to send its request.
+        drain_timeout_s: how long requests may still run after the server was told to stop.
+        retry_after_s: what a refused client is told to wait.
+    """
+
+    max_body_bytes: int = 32 * MEBIBYTE
+    max_files: int = 64
+    max_queue: int = 256
+    max_batch: int | None = None
+    batch_wait_ms: float = 4.0
+    body_timeout_s: float = 60.0
+    drain_timeout_s: float = 30.0
+    retry_after_s: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("max_body_bytes", "max_files", "body_timeout_s", "drain_timeout_s", "retry_after_s"):
+            value = getattr(self, name)
+            require(value > 0, f"{name} out of range", expected="more than 0", found=value)
+        require(self.batch_wait_ms >= 0, "batch_wait_ms out of range", expected="0 or more", found=self.batch_wait_ms)
+        require(
+            self.max_batch is None or self.max_batch > 0,
+            "max_batch out of range",
+            expected="1 or more",
+            found=self.max_batch,
+        )
+        require(
+            self.max_queue >= self.max_files,
+            "the queue is shorter than one request may be",
+            expected=f"max_queue of {self.max_files} or more",
+            found=self.max_queue,
+        )

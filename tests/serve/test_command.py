@@ -1,0 +1,158 @@
+"""``xserve predict`` and ``xserve start`` as a person runs them."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from serve.cli import main
+
+XSERVE = [sys.executable, "-c", "from serve.cli import main; main()"]
+# Everything that training needs and serving must not: importing one of them raises.
+WITHOUT_TRAINING = (
+    "import sys; sys.modules.update(dict.fromkeys(['torch', 'torchvision', 'onnx', 'sklearn', 'h5py', 'matplotlib']));"
+    "from serve.cli import main; main()"
+)
+WITHOUT_SERVER = "import sys; sys.modules.update(dict.fromkeys(['fastapi'])); from serve.cli import main; main()"
+
+
+@pytest.fixture
+def pictures(tiny, tmp_path) -> Path:
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    (folder / "green.png").write_bytes(tiny.draw((0, 255, 0)))
+    (folder / "red.jpg").write_bytes(tiny.draw((255, 0, 0), kind="JPEG"))
+    return folder
+
+
+def run(*arguments):
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+def test_json_is_exactly_the_agreed_object_and_alone_on_stdout(model, pictures, tiny):
+    (pictures / "text.png").write_bytes(b"text")
+    done = run("predict", pictures, "--model", model, "--json")
+    assert done.exit_code == 0
+    body = json.loads(done.stdout)
+    assert set(body) == {"model", "predictions", "skipped"}
+    assert body["model"] == str(model)
+    green, red = body["predictions"]
+    assert set(green) == {"path", "label", "probabilities", "ood"}
+    assert (green["path"], green["label"], green["ood"]) == (str(pictures / "green.png"), "normal", None)
+    assert (red["path"], red["label"]) == (str(pictures / "red.jpg"), "covid")
+    np.testing.assert_allclose(list(green["probabilities"].values()), tiny.reference((0, 255, 0)), atol=1e-6)
+    assert list(green["probabilities"]) == list(tiny.classes)
+    assert body["skipped"] == [{"path": str(pictures / "text.png"), "reason": "not a JPEG, PNG, BMP, TIFF, WEBP image"}]
+    assert f"warning: skipped {pictures / 'text.png'}: not a JPEG" in done.stderr
+
+
+def test_text_is_a_table_with_aligned_columns(write_model, pictures, tiny):
+    model = write_model(positive="covid", threshold=0.3, ood=True)
+    lines = run("predict", pictures, "--model", model).stdout.splitlines()
+    assert lines[0].split() == ["path", "label", *tiny.classes, "ood"]
+    assert lines[1].split()[:3] == [str(pictures / "green.png"), "normal", f"{tiny.reference((0, 255, 0))[0]:.4f}"]
+    assert len({len(line) for line in lines[:3]}) == 1
+    assert lines[3] == "covid from a probability of 0.3"
+
+
+def test_the_model_is_model_onnx_in_the_current_folder(model, pictures, monkeypatch):
+    monkeypatch.chdir(model.parent)
+    assert json.loads(run("predict", "pictures", "--json").stdout)["model"] == "model.onnx"
+
+
+@pytest.mark.parametrize("command", [["predict", "."], ["start"]])
+def test_a_missing_model_is_one_message_that_names_the_command_to_run(tmp_path, monkeypatch, command):
+    monkeypatch.chdir(tmp_path)
+    done = run(*command)
+    assert done.exit_code == 1
+    assert done.stderr.startswith("error: model.onnx: no such model")
+    assert "run xexport onnx" in done.stderr
+    assert done.stdout == ""
+
+
+def test_no_readable_image_is_an_error_with_the_reasons(model, tmp_path):
+    bad = tmp_path / "bad.png"
+    bad.write_bytes(b"text")
+    done = run("predict", bad, "--model", model, "--json")
+    assert done.exit_code == 1
+    assert done.stdout == ""
+    assert done.stderr.count("error:") == 1
+    assert f"{bad}: not a JPEG" in done.stderr
+
+
+def test_a_path_that_does_not_exist_is_an_error(model, tmp_path):
+    done = run("predict", tmp_path / "gone.png", "--model", model)
+    assert done.exit_code == 1
+    assert "gone.png: no such file or folder" in done.stderr
+
+
+def test_prediction_needs_neither_torch_nor_onnx_nor_the_rest_of_training(model, pictures):
+    command = [sys.executable, "-W", "error", "-c", WITHOUT_TRAINING, "predict", str(pictures), "--model", str(model)]
+    done = subprocess.run([*command, "--json"], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [row["label"] for row in json.loads(done.stdout)["predictions"]] == ["normal", "covid"]
+
+
+def test_start_without_its_extra_names_the_command_that_installs_it(model):
+    command = [sys.executable, "-c", WITHOUT_SERVER, "start", str(model)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    assert "pip install 'xfeat[serve]'" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_port_in_use_is_one_message_with_a_way_out(model):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        done = run("start", model, "--port", port)
+    assert done.exit_code == 1
+    assert f"port {port} of 127.0.0.1 is in use" in done.stderr
+    assert "--port" in done.stderr
+
+
+def test_an_address_of_nobody_is_one_message(model):
+    done = run("start", model, "--host", "203.0.113.1")
+    assert done.exit_code == 1
+    assert "cannot listen" in done.stderr
+
+
+@pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
+def test_start_serves_until_it_is_told_to_stop_and_ends_in_order(model, tiny, stop):
+    command = [sys.executable, "-W", "error", "-c", WITHOUT_TRAINING, "start", str(model), "--port", "0"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        announced = process.stdout.readline()
+        address = re.search(r"http://127\.0\.0\.1:\d+", announced)
+        assert address, announced + process.stderr.read()
+        files = [("files", ("red.png", tiny.draw((255, 0, 0))))]
+        reply = httpx.post(f"{address[0]}/predict", files=files, timeout=30, trust_env=False)
+        assert reply.status_code == 200
+        assert reply.json()["predictions"][0]["label"] == "covid"
+        process.send_signal(stop)
+        _, said = process.communicate(timeout=30)
+    finally:
+        process.kill()
+        process.communicate()
+    assert process.returncode == 0
+    assert said.splitlines() == ["Ctrl-C stops", "stopped"]
+
+
+@pytest.mark.parametrize("command", [[], ["predict"], ["start"]])
+def test_help_loads_none_of_the_heavy_libraries(command):
+    heavy = "['torch', 'onnxruntime', 'fastapi', 'uvicorn', 'numpy', 'PIL', 'prometheus_client']"
+    script = (
+        f"import sys; sys.modules.update(dict.fromkeys({heavy})); from serve.cli import main; main({[*command, '-h']})"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "Usage:" in done.stdout

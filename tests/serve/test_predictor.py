@@ -1,0 +1,129 @@
+"""Image files to answers: the numbers, the decision, the order, and what becomes of images that have no answer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from featurize.errors import DataError, SpecError
+from serve.predictor import Predictor
+from serve.results import Prediction, SkippedImage
+
+COLOURS = [(255, 0, 0), (0, 255, 0), (0, 0, 255), (120, 60, 200), (10, 20, 30), (255, 255, 255), (0, 0, 0)]
+
+
+@pytest.mark.parametrize("graph", [{}, {"variant": "core"}, {"free_sides": True}], ids=["full", "core", "free sides"])
+def test_probabilities_equal_the_arithmetic_by_hand(write_model, tiny, graph):
+    predictor = Predictor.open(write_model(**graph))
+    answers = predictor.predict_bytes([tiny.draw(colour) for colour in COLOURS])
+    found = np.array([list(answer.probabilities.values()) for answer in answers])
+    expected = np.array([tiny.reference(colour) for colour in COLOURS])
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    assert [answer.label for answer in answers] == [tiny.classes[best] for best in expected.argmax(axis=1)]
+    assert [list(answer.probabilities) for answer in answers] == [list(tiny.classes)] * len(COLOURS)
+
+
+def test_pictures_of_different_sizes_are_answered_in_one_batch(predictor, tiny):
+    sizes = [(32, 32), (500, 20), (7, 300), (64, 48)]
+    answers = predictor.predict_bytes([tiny.draw((120, 60, 200), size) for size in sizes], batch_size=4)
+    for answer in answers:
+        np.testing.assert_allclose(list(answer.probabilities.values()), tiny.reference((120, 60, 200)), atol=1e-6)
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 50])
+def test_batches_of_any_size_answer_as_one_by_one(predictor, tiny, batch_size):
+    images = [tiny.draw(colour) for colour in COLOURS]
+    images.insert(2, b"not an image")
+    names = [f"picture {number}" for number in range(len(images))]
+    together = predictor.predict_bytes(images, names=names, batch_size=batch_size)
+    one_by_one = [predictor.predict_bytes([image], names=[name])[0] for image, name in zip(images, names, strict=True)]
+    assert [result.path for result in together] == names
+    for ours, theirs in zip(together, one_by_one, strict=True):
+        assert type(ours) is type(theirs)
+        if isinstance(ours, Prediction):
+            assert ours.label == theirs.label
+            assert ours.probabilities == pytest.approx(theirs.probabilities, abs=1e-6)
+
+
+def test_the_threshold_decides_though_another_class_is_more_probable(write_model, tiny):
+    colour = (0, 255, 0)
+    covid = tiny.reference(colour)[0]
+    assert tiny.reference(colour).argmax() != 0
+    below = Predictor.open(write_model("below.onnx", positive="covid", threshold=float(covid) - 0.001))
+    above = Predictor.open(write_model("above.onnx", positive="covid", threshold=float(covid) + 0.001))
+    assert below.predict_bytes([tiny.draw(colour)])[0].label == "covid"
+    assert above.predict_bytes([tiny.draw(colour)])[0].label == "normal"
+
+
+def test_a_positive_class_below_its_threshold_is_not_decided_though_it_is_most_probable(write_model, tiny):
+    assert tiny.reference((255, 0, 0)).argmax() == 0
+    predictor = Predictor.open(write_model(positive="covid", threshold=0.99))
+    assert predictor.predict_bytes([tiny.draw((255, 0, 0))])[0].label == "pneumonia"
+
+
+def test_the_distance_is_given_if_the_model_measures_it_and_is_none_otherwise(write_model, tiny):
+    measuring = Predictor.open(write_model("ood.onnx", ood=True))
+    assert measuring.predict_bytes([tiny.draw((30, 60, 90))])[0].ood == pytest.approx(60 / 255)
+    assert Predictor.open(write_model()).predict_bytes([tiny.draw((30, 60, 90))])[0].ood is None
+
+
+def test_an_image_the_model_fails_on_takes_no_other_with_it(write_model, tiny):
+    predictor = Predictor.open(write_model(fails_above=True))
+    images = [tiny.draw((100, 100, 100)), tiny.draw((255, 255, 255)), tiny.draw((50, 0, 0))]
+    first, guilty, last = predictor.predict_bytes(images, names=["a", "b", "c"], batch_size=3)
+    assert guilty == SkippedImage(path="b", reason="the model failed on it", by_model=True)
+    np.testing.assert_allclose(list(first.probabilities.values()), tiny.reference((100, 100, 100)), atol=1e-6)
+    np.testing.assert_allclose(list(last.probabilities.values()), tiny.reference((50, 0, 0)), atol=1e-6)
+
+
+def test_an_unreadable_image_is_skipped_with_its_reason(predictor, tiny):
+    whole = tiny.draw((1, 2, 3))
+    results = predictor.predict_bytes([b"", b"text", whole[:40], whole])
+    assert [type(result) for result in results] == [SkippedImage, SkippedImage, SkippedImage, Prediction]
+    assert results[0].reason == "the file is empty"
+    assert "not a JPEG" in results[1].reason
+    assert results[2].reason
+
+
+def test_folders_are_searched_and_files_keep_the_order_given(predictor, tiny, tmp_path):
+    folder = tmp_path / "pictures"
+    (folder / "deep" / "er").mkdir(parents=True)
+    (folder / ".hidden").mkdir()
+    for name in ("b.png", "a.PNG", "deep/er/c.jpg", ".hidden/d.png", ".e.png", "notes.txt"):
+        (folder / name).write_bytes(tiny.draw((9, 9, 9)))
+    (folder / "deep" / "round").symlink_to(folder)
+    odd_name = tmp_path / "no suffix"
+    odd_name.write_bytes(tiny.draw((9, 9, 9)))
+    results = predictor.predict_paths([odd_name, folder])
+    expected = [odd_name, folder / "a.PNG", folder / "b.png", folder / "deep/er/c.jpg"]
+    assert [result.path for result in results] == [str(path) for path in expected]
+    assert all(isinstance(result, Prediction) for result in results)
+
+
+def test_a_path_that_does_not_exist_is_an_error_before_anything_runs(predictor, tiny, tmp_path):
+    there = tmp_path / "there.png"
+    there.write_bytes(tiny.draw((9, 9, 9)))
+    seen = []
+    with pytest.raises(DataError, match=r"gone\.png: no such file or folder"):
+        predictor.predict_paths([there, tmp_path / "gone.png"], progress=lambda done, total: seen.append(done))
+    assert seen == []
+
+
+def test_a_folder_without_images_is_an_error(predictor, tmp_path: Path):
+    with pytest.raises(DataError, match="no images found"):
+        predictor.predict_paths([tmp_path])
+
+
+def test_progress_ends_at_the_number_of_images(predictor, tiny, tmp_path):
+    for number in range(5):
+        (tmp_path / f"{number}.png").write_bytes(tiny.draw((number, 0, 0)))
+    seen = []
+    predictor.predict_paths([tmp_path], batch_size=2, progress=lambda done, total: seen.append((done, total)))
+    assert seen == [(number, 5) for number in range(1, 6)]
+
+
+def test_a_batch_size_below_one_is_refused(predictor, tiny):
+    with pytest.raises(SpecError, match="batch size"):
+        predictor.predict_bytes([tiny.draw((1, 1, 1))], batch_size=0)
