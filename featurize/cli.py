@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from featurize.backbones import BACKBONES
+from featurize.cli_data import split
 from featurize.console import Commands, comma_list, default_of, json_option, progress_bar
 from featurize.specs import DTYPES, NORMALIZATIONS, POOLINGS, FeatureSpec
 
@@ -185,6 +186,9 @@ def verify(file: Path) -> tuple[dict[str, Any], str]:
         "images": len(cache),
         "ok": True,
     }, f"{file}: {len(cache)} rows, all finite and unchanged"
+
+
+main.add_command(split)
 
 
 def _as_json(done: Extraction, spec: FeatureSpec) -> dict[str, Any]:
