@@ -15,6 +15,12 @@ if TYPE_CHECKING:
 DEFAULT_MODEL = "model.onnx"
 DEFAULT_RUNS = "runs"
 
+_CHECKS = {
+    "full": "full model",
+    "resized_inside": "full model on files of their own size",
+    "core": "core model",
+}
+
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="xfeat")
@@ -41,6 +47,12 @@ def main() -> None:
 @click.option(
     "--allow-changed-cache", is_flag=True, help="Export although features.h5 now holds features of another kind."
 )
+@click.option(
+    "--ood/--no-ood",
+    default=True,
+    show_default=True,
+    help="Measure how far an image is from the training images; needs features.h5.",
+)
 @json_option
 def onnx(
     run: Path | None,
@@ -49,6 +61,7 @@ def onnx(
     data: Path | None,
     check_images: int,
     allow_changed_cache: bool,
+    ood: bool,
 ) -> tuple[dict[str, Any], str]:
     """Export RUN (by default the newest in runs/) to an ONNX model.
 
@@ -58,16 +71,16 @@ def onnx(
     from head.run import latest_run, open_run
 
     opened = open_run(run or latest_run(Path(DEFAULT_RUNS)))
-    from export.export import export_run
+    from export.export import ExportSpec, export_run
 
-    done = export_run(
-        opened,
-        output,
+    spec = ExportSpec(
         weights_file=weights,
         data=data,
         max_check_images=check_images,
         allow_changed_cache=allow_changed_cache,
+        ood=ood,
     )
+    done = export_run(opened, output, spec)
     return _as_json(done, opened.name), _as_text(done, opened.name)
 
 
@@ -82,15 +95,16 @@ def _as_json(done: Export, run: str) -> dict[str, Any]:
             for provider, variants in done.checks.items()
         },
         "against_training": done.training.to_dict(),
+        "ood_threshold": done.metadata.ood_threshold,
     }
 
 
 def _as_text(done: Export, run: str) -> str:
     lines = [f"{done.files['full']} and {done.files['core']} written from run {run}"]
-    for provider, variants in done.checks.items():
-        for variant, agreement in variants.items():
+    for provider, agreements in done.checks.items():
+        for name, agreement in agreements.items():
             lines.append(
-                f"{variant} model against torch on {agreement.images} images, {provider}: largest difference "
+                f"{_CHECKS[name]} against torch on {agreement.images} images, {provider}: largest difference "
                 f"{agreement.max_difference:.1e}, changed decisions {agreement.changed_decisions}"
             )
     training = done.training

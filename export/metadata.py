@@ -14,6 +14,7 @@ from featurize.specs import FeatureSpec, Spec, require
 FORMAT = "xfeat.model"
 SCHEMA_VERSION = 1
 VARIANTS = ("full", "core")
+PRECISIONS = ("float32", "float16", "int8")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,7 +22,7 @@ class ModelMetadata(Spec):
     """Everything that a server or an auditor needs to know of a model file.
 
     Attributes:
-        variant: ``full`` takes uint8 (N, H, W, 3) pixels, ``core`` float32 (N, 3, S, S) in 0..255.
+        variant: ``full`` takes uint8 (N, H, W, 3) pixels of any size, ``core`` float32 (N, 3, S, S) in 0..255.
         class_names: names of the outputs, in order.
         feature_spec: backbone, its weights and the preprocessing.
         temperature: logits are divided by it before the softmax; 1 leaves them as they are.
@@ -31,6 +32,9 @@ class ModelMetadata(Spec):
         head_sha256: digest of the head's weights file.
         run: name of the run folder.
         metrics: of the run, per split, for the model's page.
+        ood_threshold: distance (output ``ood``) that 95 % of the validation images stay below, or ``None`` if the model
+            does not measure it.
+        precision: how the weights of the backbone are stored: ``float32``, ``float16`` or ``int8``.
     """
 
     nested: ClassVar[dict[str, type[Spec]]] = {"feature_spec": FeatureSpec}
@@ -45,9 +49,12 @@ class ModelMetadata(Spec):
     head_sha256: str
     run: str
     metrics: dict[str, Any] = field(default_factory=dict)
+    ood_threshold: float | None = None
+    precision: str = "float32"
 
     def __post_init__(self) -> None:
         require(self.variant in VARIANTS, "unknown variant", expected=" or ".join(VARIANTS), found=self.variant)
+        require(self.precision in PRECISIONS, "unknown precision", expected=", ".join(PRECISIONS), found=self.precision)
         require(len(self.class_names) >= 2, "too few classes", expected="two or more", found=self.class_names)
         require(self.temperature > 0, "temperature must be positive", expected="> 0", found=self.temperature)
         require(

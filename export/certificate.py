@@ -1,0 +1,143 @@
+"""``model.certificate.json``: what was compared when the model was written, so that anyone can compare again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from export.metadata import ModelMetadata
+from export.parity import Agreement, CheckImages, Probabilities
+from featurize.cache import library_versions
+from featurize.errors import ModelError
+from featurize.weights import sha256_of
+
+FORMAT = "xfeat.certificate"
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReferenceImage:
+    """What torch said of one image.
+
+    Attributes:
+        path: relative to the folder of the images.
+        sha256: of the file's content.
+        probabilities: one a class.
+    """
+
+    path: str
+    sha256: str
+    probabilities: tuple[float, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Certificate:
+    """A certificate, read.
+
+    Attributes:
+        path: the file.
+        models: variant to SHA-256 of the model file.
+        metadata: of the models, as they were written.
+        reference: what torch said of the images that were compared.
+        facts: everything in the file.
+    """
+
+    path: Path
+    models: dict[str, str]
+    metadata: dict[str, Any]
+    reference: list[ReferenceImage]
+    facts: dict[str, Any]
+
+
+def certificate_path(model: Path) -> Path:
+    """Return where the certificate of a model lies: ``model.onnx`` and ``model.core.onnx`` share one."""
+    stem = model.name.removesuffix(".onnx").removesuffix(".core")
+    return model.with_name(f"{stem}.certificate.json")
+
+
+def certificate_content(
+    metadata: ModelMetadata,
+    files: Mapping[str, Path],
+    checks: Mapping[str, Mapping[str, Agreement]],
+    training: Agreement,
+    images: CheckImages,
+    expected: Probabilities,
+    milliseconds: Mapping[str, float],
+) -> str:
+    """Return the text of a certificate.
+
+    Args:
+        metadata: of the models.
+        files: variant to model file, finished.
+        checks: provider to name of a check to agreement with torch.
+        training: agreement with the probabilities that the training noted.
+        images: compared.
+        expected: what torch said of them (n, C).
+        milliseconds: per image in batches of 8, by what ran.
+    """
+    reference = [
+        asdict(ReferenceImage(path=path, sha256=digest, probabilities=tuple(row)))
+        for path, digest, row in zip(images.paths, images.sha256, expected.tolist(), strict=True)
+    ]
+    facts = {
+        "format": FORMAT,
+        "schema_version": SCHEMA_VERSION,
+        "run": metadata.run,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "models": {variant: {"file": file.name, "sha256": sha256_of(file)} for variant, file in files.items()},
+        "against_torch": {
+            provider: {name: agreement.to_dict() for name, agreement in agreements.items()}
+            for provider, agreements in checks.items()
+        },
+        "against_training": training.to_dict(),
+        "milliseconds_an_image": dict(milliseconds),
+        "feature_fingerprint": metadata.feature_spec.fingerprint,
+        "head_sha256": metadata.head_sha256,
+        "metadata": metadata.to_dict(),
+        "versions": library_versions(),
+        "reference": reference,
+    }
+    return json.dumps(facts, indent=1) + "\n"
+
+
+def read_certificate(path: Path) -> Certificate:
+    """Read a certificate.
+
+    Raises:
+        ModelError: if it is missing, damaged, or of another version.
+    """
+    mend = "name it with --certificate FILE, or export the run again with xexport onnx"
+    try:
+        facts = json.loads(path.read_text(encoding="utf-8"))
+        if facts["format"] != FORMAT or facts["schema_version"] != SCHEMA_VERSION:
+            raise ModelError(
+                "a certificate of another format or version",
+                path=path,
+                expected=f"{FORMAT} version {SCHEMA_VERSION}",
+                found=f"{facts['format']} version {facts['schema_version']}",
+                mend=mend,
+            )
+        return Certificate(
+            path=path,
+            models={variant: entry["sha256"] for variant, entry in facts["models"].items()},
+            metadata=facts["metadata"],
+            reference=_reference(facts["reference"]),
+            facts=facts,
+        )
+    except FileNotFoundError as error:
+        raise ModelError("no certificate beside the model", path=path, mend=mend) from error
+    except ModelError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelError("a damaged certificate", path=path, found=str(error), mend=mend) from error
+
+
+def _reference(rows: Sequence[Mapping[str, Any]]) -> list[ReferenceImage]:
+    return [
+        ReferenceImage(path=row["path"], sha256=row["sha256"], probabilities=tuple(row["probabilities"]))
+        for row in rows
+    ]

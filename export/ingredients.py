@@ -1,0 +1,201 @@
+"""What an export needs besides the head: backbone, distance from the training features, images to check with."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from export.distance import Distance, familiar_threshold, fit_distance
+from export.fused import PlainModel
+from export.metadata import ModelMetadata
+from export.parity import CheckImages, Probabilities, blocks, load_images
+from featurize.cache import FeatureCache
+from featurize.errors import DataError, MismatchError, RunError, WeightsError
+from featurize.network import load_backbone
+from featurize.preprocess import Pixels
+from featurize.weights import Weights, find_weights, sha256_of
+from head.run import PROBABILITY_PREFIX, Run
+
+logger = logging.getLogger(__name__)
+
+MAX_CHECK_IMAGES = 512
+
+
+def plain_model(run: Run, weights_file: Path | None = None) -> PlainModel:
+    """Return the model exactly as it was trained.
+
+    Args:
+        run: the trained head.
+        weights_file: the backbone's weights; by default the file that was used, or where ``xfeat`` finds them.
+
+    Raises:
+        MismatchError: if the weights are not those of the run.
+        WeightsError: if they are gone.
+        RunError: if the head's weights are missing or damaged.
+    """
+    head = run.load_head()
+    backbone = load_backbone(run.feature_spec, _backbone_weights(run, weights_file))
+    return PlainModel(backbone, head, run.feature_spec.preprocess, temperature(run))
+
+
+def torch_probabilities(model: PlainModel, pixels: Pixels) -> Probabilities:
+    """Run the torch model: uint8 (n, S, S, 3) to float32 (n, C)."""
+    with torch.inference_mode():
+        return np.concatenate([model(torch.from_numpy(block)).numpy() for block in blocks(pixels)])
+
+
+def metadata_of(run: Run, ood_threshold: float | None) -> ModelMetadata:
+    """Return what the model says of itself; the variant is set when a file is written."""
+    point = run.facts.get("operating_point") or {}
+    return ModelMetadata(
+        variant="full",
+        class_names=run.class_names,
+        feature_spec=run.feature_spec,
+        temperature=temperature(run),
+        positive=point.get("positive"),
+        threshold=point.get("threshold"),
+        cache_sha256=run.cache["content_sha256"],
+        head_sha256=run.head_sha256,
+        run=run.name,
+        metrics=run.metrics,
+        ood_threshold=ood_threshold,
+    )
+
+
+def temperature(run: Run) -> float:
+    """Return what the run divides its logits by before the softmax."""
+    return float(run.facts.get("temperature", 1.0))
+
+
+def check_cache(run: Run) -> None:
+    """Make sure that the run's cache, if it is still there, holds features of the run's kind.
+
+    Raises:
+        MismatchError: if it has been made anew with other settings.
+    """
+    path = Path(run.cache["path"])
+    if not path.exists():
+        return
+    spec = FeatureCache.open(path).spec
+    if spec.fingerprint != run.feature_spec.fingerprint:
+        raise MismatchError(
+            "the cache has been made anew with other settings since the run",
+            path=path,
+            expected=run.feature_spec.describe(),
+            found=spec.describe(),
+            mend="train on it with xhead train, or export this run as it is with --allow-changed-cache --no-ood",
+        )
+
+
+def distance_of(run: Run) -> tuple[Distance, float]:
+    """Fit the distance to the training features in the run's cache.
+
+    Returns:
+        The distance, and its threshold from the validation images.
+
+    Raises:
+        CacheError: if the cache is gone or damaged.
+        MismatchError: if it holds features of another kind.
+        DataError: if it no longer has the images of the run.
+    """
+    path = Path(run.cache["path"])
+    if not path.exists():
+        raise DataError(
+            "the features that the run was trained on are gone, so the distance from them cannot be measured",
+            path=path,
+            mend=f"xfeat featurize {run.cache['data_root']} -o {path}, or export without the distance with --no-ood",
+        )
+    cache = FeatureCache.open(path)
+    if cache.spec.fingerprint != run.feature_spec.fingerprint:
+        raise MismatchError(
+            "the distance from the training features cannot be fitted to features of another kind",
+            path=path,
+            expected=run.feature_spec.describe(),
+            found=cache.spec.describe(),
+            mend="export without the distance with --no-ood",
+        )
+    distance = fit_distance(_features(run, cache, "train"))
+    return distance, familiar_threshold(distance(_features(run, cache, "valid")))
+
+
+def images_to_check(run: Run, data: Path | None, limit: int = MAX_CHECK_IMAGES) -> tuple[CheckImages, Probabilities]:
+    """Read the run's test images (all of them if it has no test) and the probabilities noted for them.
+
+    Raises:
+        DataError: if none of them can be read.
+    """
+    noted = _noted_probabilities(run, limit)
+    root = data or Path(run.cache["data_root"])
+    images = load_images(root, list(noted), run.feature_spec.preprocess)
+    if not len(images):
+        raise DataError(
+            "none of the images of the run can be read, so the model cannot be checked",
+            path=root,
+            expected=f"files such as {next(iter(noted), 'those in predictions.csv')}",
+            mend="name the folder of the images with --data DIR",
+        )
+    if len(images) < len(noted):
+        logger.warning("%d of %d images can no longer be read", len(noted) - len(images), len(noted))
+    return images, np.array([noted[path] for path in images.paths], np.float32)
+
+
+def split_paths(run: Run, split: str) -> list[str]:
+    """Return the paths of one part of the run."""
+    return [row["path"] for row in run.predictions() if row["split"] == split]
+
+
+def _features(run: Run, cache: FeatureCache, split: str) -> NDArray[np.float32]:
+    rows = {path: row for row, path in enumerate(cache.columns.path)}
+    wanted = split_paths(run, split)
+    found = sorted(rows[path] for path in wanted if path in rows)
+    if len(found) < max(2, len(wanted) // 2):
+        raise DataError(
+            f"the cache has {len(found)} of the run's {len(wanted)} {split} images",
+            path=cache.path,
+            mend="train again with xhead train, or export without the distance with --no-ood",
+        )
+    features = cache.features[found]
+    # Of several views of an image, the first is the clean one.
+    return np.asarray(features if features.ndim == 2 else features[:, 0], np.float32)
+
+
+def _noted_probabilities(run: Run, limit: int) -> dict[str, list[float]]:
+    """Return path to noted probabilities of the test images (of all without a test), thinned to ``limit``."""
+    rows = run.predictions()
+    rows = [row for row in rows if row["split"] == "test"] or rows
+    step = max(1, -(-len(rows) // limit))
+    columns = [PROBABILITY_PREFIX + name for name in run.class_names]
+    try:
+        return {row["path"]: [float(row[column]) for column in columns] for row in rows[::step]}
+    except (KeyError, TypeError, ValueError) as error:
+        raise RunError(
+            "predictions.csv does not fit the run", path=run.folder, found=repr(error), mend="train the run again"
+        ) from error
+
+
+def _backbone_weights(run: Run, file: Path | None) -> Weights:
+    name, wanted = run.feature_spec.backbone, run.feature_spec.weights_sha256
+    used = Path(run.cache["weights_path"])
+    if file is None and used.is_file() and sha256_of(used) == wanted:
+        return Weights(name, used, wanted)
+    try:
+        found = find_weights(name, file=file)
+    except WeightsError as error:
+        if file is not None:
+            raise
+        raise WeightsError(
+            f"the weights of {name} that the run was made with are gone", path=used, found=error.what, mend=error.mend
+        ) from error
+    if found.sha256 != wanted:
+        raise MismatchError(
+            "other backbone weights than those of the run",
+            path=found.path,
+            expected=f"SHA-256 {wanted[:16]}…",
+            found=f"{found.sha256[:16]}…",
+            mend="name the right file with --weights FILE",
+        )
+    return found
