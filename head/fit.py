@@ -2,35 +2,42 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from featurize.errors import SpecError
+from head.adam import FusedAdam
+from head.history import EpochRecord
+from head.loss import balanced_weights, training_loss, validation_loss
 from head.network import build_head
 from head.specs import HeadSpec, TrainSpec
 
+logger = logging.getLogger(__name__)
 
-class EpochRecord(NamedTuple):
-    """One line of history.csv: means over the rows of each part."""
-
-    epoch: int
-    train_loss: float
-    train_accuracy: float
-    valid_loss: float
-    valid_accuracy: float
+# Matrices of so few rows are multiplied faster by one thread than two threads can be woken.
+_ROWS_WORTH_THREADS = 512
 
 
 class Rows(NamedTuple):
-    """Features float32 (n, D) and labels int64 (n,) of one part."""
+    """Features float32 (n, D), or (n, V, D) with V views, and labels int64 (n,) of one part."""
 
     features: Tensor
     labels: Tensor
+
+    @property
+    def clean(self) -> Tensor:
+        """Return the features (n, D) of the unchanged images, which are the first view."""
+        return self.features if self.features.ndim == 2 else self.features[:, 0]
 
 
 @dataclass(frozen=True)
@@ -57,75 +64,117 @@ Progress = Callable[[EpochRecord], None]
 
 
 def as_rows(features: NDArray[np.floating], labels: NDArray[np.integer]) -> Rows:
-    """Copy features (n, D) of any float type and labels (n,) into tensors."""
+    """Copy features (n, D) or (n, V, D) of any float type and labels (n,) into tensors."""
     return Rows(torch.from_numpy(features.astype(np.float32)), torch.from_numpy(labels.astype(np.int64)))
 
 
 def fit_head(
-    head: HeadSpec, train: TrainSpec, rows: Rows, valid: Rows, *, classes: int, progress: Progress | None = None
+    head: HeadSpec,
+    train: TrainSpec,
+    rows: Rows,
+    valid: Rows | None,
+    *,
+    classes: int,
+    class_weights: Tensor | None = None,
+    progress: Progress | None = None,
 ) -> FittedHead:
     """Train a head and keep the weights of the epoch with the lowest validation loss.
 
-    The same specs and rows give the same bits on the same machine; the caller's random state is left alone.
+    The same specs and rows give the same bits on the same machine; the caller's random state is left alone. Denormal
+    numbers are flushed to zero in this process from here on.
 
     Args:
         head: the layers.
         train: the optimisation.
-        rows: training rows.
-        valid: validation rows; they choose the epoch and nothing else.
+        rows: training rows; of several views, a random one of each row is seen in each epoch.
+        valid: validation rows, of which the clean view counts; they choose the epoch and nothing else. Without them the
+            last epoch is kept.
         classes: number of classes C.
+        class_weights: float32 (C,), instead of those that ``train`` asks for.
         progress: called after each epoch.
+
+    Raises:
+        SpecError: if the loss is not a number from the first epoch on, since the learning rate is too high.
     """
     # Adam's moments decay into denormal numbers, which cost 5 to 10 times a normal multiplication.
     torch.set_flush_denormal(True)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(train.seed)
-        model = build_head(head, dim=rows.features.shape[1], classes=classes)
-        criterion = nn.CrossEntropyLoss(weight=_class_weights(train, rows.labels, classes))
-        optimizer = torch.optim.Adam(model.parameters(), lr=train.lr, weight_decay=train.weight_decay, fused=True)
-        history: list[EpochRecord] = []
-        best_state: dict[str, Tensor] = {}
-        best_epoch, best_loss = 0, math.inf
+    if class_weights is None and train.class_weight == "balanced":
+        class_weights = balanced_weights(rows.labels, classes)
+    history: list[EpochRecord] = []
+    best_state: dict[str, Tensor] = {}
+    best_epoch, best_loss = 0, math.inf
+    with _own_random_state(train.seed), _few_threads(train.batch_size):
+        training = _Training(head, train, rows, classes, class_weights)
         for epoch in range(1, train.epochs + 1):
-            train_loss, train_accuracy = _train_epoch(model, criterion, optimizer, rows, train.batch_size)
-            valid_loss, valid_accuracy = _evaluate(model, criterion, valid)
+            train_loss, train_accuracy = training.run_epoch(epoch)
+            valid_loss, valid_accuracy = _evaluate(training.result, valid, class_weights)
             history.append(EpochRecord(epoch, train_loss, train_accuracy, valid_loss, valid_accuracy))
-            if valid_loss < best_loss:
+            if valid_loss < best_loss or (valid is None and math.isfinite(train_loss)):
                 best_epoch, best_loss = epoch, valid_loss
-                best_state = {key: value.clone() for key, value in model.state_dict().items()}
+                best_state = {key: value.clone() for key, value in training.result.state_dict().items()}
             if progress is not None:
                 progress(history[-1])
-    if best_epoch:  # a loss that was never a number leaves the last weights, and metrics that show it
-        model.load_state_dict(best_state)
-    return FittedHead(model.eval(), history, best_epoch or train.epochs)
+            if not math.isfinite(train_loss) or (train.patience and epoch - best_epoch >= train.patience):
+                break
+    check_convergence(train, history, best_epoch)
+    training.result.load_state_dict(best_state)
+    return FittedHead(training.result.eval(), history, best_epoch)
 
 
-def _train_epoch(
-    model: nn.Module, criterion: nn.Module, optimizer: torch.optim.Optimizer, rows: Rows, batch_size: int
-) -> tuple[float, float]:
-    model.train()
-    loss_sum = torch.zeros(())
-    correct = torch.zeros((), dtype=torch.int64)
-    for batch in _batches(torch.randperm(len(rows.labels)), batch_size):
-        labels = rows.labels[batch]
-        logits = model(rows.features[batch])
-        loss = criterion(logits, labels)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        loss_sum += loss.detach() * len(batch)
-        correct += (logits.detach().argmax(1) == labels).sum()
-    return float(loss_sum) / len(rows.labels), float(correct) / len(rows.labels)
+class _Training:
+    """A head between its first and its last step."""
+
+    def __init__(self, head: HeadSpec, spec: TrainSpec, rows: Rows, classes: int, weights: Tensor | None) -> None:
+        self.spec, self.rows, self.weights = spec, rows, weights
+        self.model = build_head(head, dim=rows.features.shape[-1], classes=classes)
+        self.parameters = list(self.model.parameters())
+        self.optimizer = FusedAdam(self.parameters, lr=spec.lr, weight_decay=spec.weight_decay)
+        self.average: AveragedModel | None = None
+        if spec.average:
+            average = get_ema_multi_avg_fn(spec.average)  # type: ignore[no-untyped-call]
+            self.average = AveragedModel(self.model, multi_avg_fn=average, use_buffers=True)
+
+    @property
+    def result(self) -> nn.Sequential:
+        """What would be kept if this were the last epoch."""
+        return self.model if self.average is None else cast(nn.Sequential, self.average.module)
+
+    def run_epoch(self, epoch: int) -> tuple[float, float]:
+        """Pass once over the rows in a new order; return the mean loss and accuracy on the way."""
+        self.optimizer.lr = learning_rate(self.spec, epoch)
+        self.model.train()
+        features, labels = self._this_epochs_view(), self.rows.labels
+        loss_sum, correct = torch.zeros(()), torch.zeros((), dtype=torch.int64)
+        for batch in batches(torch.randperm(len(labels)), self.spec.batch_size):
+            logits = self.model(features(batch))
+            loss = training_loss(logits, labels[batch], self.spec, self.weights)
+            self.optimizer.step(torch.autograd.grad(loss, self.parameters))
+            if self.average is not None:
+                self.average.update_parameters(self.model)
+            loss_sum += loss.detach() * len(batch)
+            correct += (logits.detach().argmax(1) == labels[batch]).sum()
+        return float(loss_sum) / len(labels), float(correct) / len(labels)
+
+    def _this_epochs_view(self) -> Callable[[Tensor], Tensor]:
+        features = self.rows.features
+        if features.ndim == 2:
+            return features.__getitem__
+        views = torch.randint(features.shape[1], (len(features),))
+        return lambda batch: features[batch, views[batch]]
 
 
-def _evaluate(model: nn.Module, criterion: nn.Module, rows: Rows) -> tuple[float, float]:
-    model.eval()
-    with torch.inference_mode():
-        logits = model(rows.features)
-        return float(criterion(logits, rows.labels)), float((logits.argmax(1) == rows.labels).float().mean())
+def learning_rate(spec: TrainSpec, epoch: int) -> float:
+    """Return the learning rate of an epoch, from 1.
+
+    Source:
+        Loshchilov and Hutter, "SGDR", 2017, equation 5, without restarts and with a minimum of 0.
+    """
+    if spec.schedule == "constant":
+        return spec.lr
+    return 0.5 * spec.lr * (1 + math.cos(math.pi * (epoch - 1) / spec.epochs))
 
 
-def _batches(order: Tensor, batch_size: int) -> Iterator[Tensor]:
+def batches(order: Tensor, batch_size: int) -> Iterator[Tensor]:
     """Cut ``order`` into batches; a single row left over joins the last one, since BatchNorm needs two."""
     start = 0
     while start < len(order):
@@ -134,8 +183,47 @@ def _batches(order: Tensor, batch_size: int) -> Iterator[Tensor]:
         start = end
 
 
-def _class_weights(train: TrainSpec, labels: Tensor, classes: int) -> Tensor | None:
-    if train.class_weight == "none":
-        return None
-    counts = torch.bincount(labels, minlength=classes)
-    return len(labels) / (classes * counts.float())
+def _evaluate(model: nn.Module, rows: Rows | None, weights: Tensor | None) -> tuple[float, float]:
+    if rows is None:
+        return math.nan, math.nan
+    model.eval()
+    with torch.inference_mode():
+        logits = model(rows.clean)
+        loss = validation_loss(logits, rows.labels, weights)
+        return float(loss), float((logits.argmax(1) == rows.labels).float().mean())
+
+
+def check_convergence(train: TrainSpec, history: list[EpochRecord], best_epoch: int) -> None:
+    last = history[-1]
+    if not best_epoch:
+        raise SpecError(
+            "training diverged: the loss is not a number from the first epoch on",
+            expected="a lower learning rate, and finite features",
+            found=f"learning rate {train.lr:g}",
+            mend="--lr 0.0005, or check the features with xfeat verify",
+        )
+    if not math.isfinite(last.train_loss):
+        logger.warning(
+            "training diverged in epoch %d; epoch %d, the best before it, is kept: the learning rate %g is too high",
+            last.epoch,
+            best_epoch,
+            train.lr,
+        )
+
+
+@contextmanager
+def _own_random_state(seed: int) -> Iterator[None]:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
+
+
+@contextmanager
+def _few_threads(batch_size: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    if batch_size < _ROWS_WORTH_THREADS:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

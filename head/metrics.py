@@ -8,6 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from head.calibration import expected_calibration_error
+from head.intervals import wilson_interval
+
 Labels = NDArray[np.integer]
 Probabilities = NDArray[np.floating]
 
@@ -21,24 +24,30 @@ def classification_metrics(labels: Labels, probabilities: Probabilities, class_n
         class_names: C names.
 
     Returns:
-        ``images``, ``accuracy``, ``balanced_accuracy``, ``loss`` (mean cross entropy), ``auc`` (binary, or the mean of
-        one against the rest; ``None`` if a class is absent), ``confusion_matrix`` (rows true, columns predicted),
-        ``classes``: per class ``images``, ``sensitivity``, ``specificity``, ``ppv``, ``npv``, ``auc``.
+        ``images``, ``accuracy``, ``accuracy_interval`` (Wilson, 95 %), ``balanced_accuracy`` (over the classes that are
+        present), ``loss`` (mean cross entropy), ``auc`` (binary, or the mean of one against the rest; ``None`` if a
+        class is absent), ``ece``, ``brier`` (squared distance over all classes), ``confusion_matrix`` (rows true,
+        columns predicted), ``classes``: per class ``images``, ``sensitivity``, ``specificity``, ``ppv``, ``npv``,
+        ``auc``.
     """
-    from sklearn.metrics import accuracy_score, confusion_matrix, log_loss
+    from sklearn.metrics import accuracy_score, brier_score_loss, confusion_matrix, log_loss
 
     every = np.arange(len(class_names))
     predicted = probabilities.argmax(axis=1)
     matrix = confusion_matrix(labels, predicted, labels=every)
     per_class = {name: _one_against_rest(matrix, code, labels, probabilities) for code, name in enumerate(class_names)}
     sensitivities = [row["sensitivity"] for row in per_class.values() if row["sensitivity"] is not None]
+    exact = _renormalized(probabilities)
     return {
         "images": len(labels),
         "accuracy": float(accuracy_score(labels, predicted)),
+        "accuracy_interval": wilson_interval(int(matrix.trace()), len(labels)),
         "balanced_accuracy": float(np.mean(sensitivities)),
-        # log_loss wants float64 rows that add up to exactly 1
-        "loss": float(log_loss(labels, _renormalized(probabilities), labels=every)),
+        "loss": float(log_loss(labels, exact, labels=every)),
         "auc": _overall_auc(per_class),
+        "ece": expected_calibration_error(labels, exact),
+        # Twice the binary Brier score for two classes, so that it compares between numbers of classes.
+        "brier": float(brier_score_loss(labels, exact, labels=every, scale_by_half=False)),
         "confusion_matrix": matrix.tolist(),
         "classes": per_class,
     }
@@ -80,6 +89,7 @@ def _ratio(part: int, whole: int) -> float | None:
 
 
 def _renormalized(probabilities: Probabilities) -> NDArray[np.float64]:
+    # scikit-learn wants rows that add up to exactly 1
     wide = probabilities.astype(np.float64)
     result: NDArray[np.float64] = wide / wide.sum(axis=1, keepdims=True)
     return result

@@ -18,7 +18,8 @@ def build_head(spec: HeadSpec, *, dim: int, classes: int) -> nn.Sequential:
     Returns:
         A module from float32 (N, D) to logits (N, C).
     """
-    layers: list[nn.Module] = [nn.BatchNorm1d(dim)]
+    layers: list[nn.Module] = [nn.Dropout(spec.feature_dropout)] if spec.feature_dropout else []
+    layers.append(nn.BatchNorm1d(dim))
     for width in spec.hidden:
         layers += [nn.Linear(dim, width), nn.ReLU(), nn.BatchNorm1d(width)]
         dim = width

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from head.fit import EpochRecord
+from head.history import EpochRecord
 
 # The palette of Okabe and Ito, which readers with any kind of colour vision can tell apart.
 # Source: https://jfly.uni-koeln.de/color/
@@ -21,6 +22,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F
 _STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "xfeat",
+    "text.parse_math": False,  # a class may be called a$b
     "font.family": "sans-serif",
     "font.size": 10,
     "axes.spines.top": False,
@@ -82,30 +84,52 @@ def roc_and_precision_recall(labels: Labels, probabilities: Probabilities, class
                 continue
             colour = COLOURS[code % len(COLOURS)]
             false_rate, true_rate, _ = roc_curve(positive, scores)
-            roc.plot(false_rate, true_rate, color=colour, label=f"{name}, AUC {roc_auc_score(positive, scores):.3f}")
+            roc.plot(
+                false_rate, true_rate, color=colour, label=f"{_label(name)}, AUC {roc_auc_score(positive, scores):.3f}"
+            )
             precision, recall, _ = precision_recall_curve(positive, scores)
             average = average_precision_score(positive, scores)
-            pr.plot(recall, precision, color=colour, label=f"{name}, AP {average:.3f}")
+            pr.plot(recall, precision, color=colour, label=f"{_label(name)}, AP {average:.3f}")
         _finish(roc, "1 − specificity", "sensitivity", legend=True)
         _finish(pr, "sensitivity (recall)", "PPV (precision)", legend=True)
         pr.set_ylim(0, 1.03)
         return _svg(figure, "ROC and precision-recall curves")
 
 
-def reliability_diagram(labels: Labels, probabilities: Probabilities, class_names: Sequence[str]) -> str:
-    """Draw how often a class is right against how probable the model calls it, in up to ten equally filled bins."""
-    from sklearn.calibration import calibration_curve
+def reliability_diagram(
+    labels: Labels, probabilities: Probabilities, class_names: Sequence[str], uncalibrated: Probabilities | None = None
+) -> str:
+    """Draw how often a class is right against how probable the model calls it, in up to ten equally filled bins.
 
+    The probabilities before calibration, if given, are drawn as a thin line of the same colour.
+    """
     bins = int(np.clip(len(labels) // 10, 2, 10))
     with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(4, 3.8), layout="constrained")
+        figure = Figure(figsize=(4.2, 3.8), layout="constrained")
         axes = figure.add_subplot()
         axes.plot([0, 1], [0, 1], color="#888", linestyle=":", label="calibrated")
         for code, name in enumerate(class_names):
-            share, mean = calibration_curve(labels == code, probabilities[:, code], n_bins=bins, strategy="quantile")
-            axes.plot(mean, share, marker="o", markersize=3, color=COLOURS[code % len(COLOURS)], label=name)
+            colour = COLOURS[code % len(COLOURS)]
+            if uncalibrated is not None:
+                mean, share = _reliability(labels == code, uncalibrated[:, code], bins)
+                label = "before calibration" if code == 0 else None
+                axes.plot(mean, share, color=colour, linewidth=0.8, linestyle="--", alpha=0.7, label=label)
+            mean, share = _reliability(labels == code, probabilities[:, code], bins)
+            axes.plot(mean, share, marker="o", markersize=3, color=colour, label=_label(name))
         _finish(axes, "predicted probability", "share that is of the class", legend=True)
         return _svg(figure, "reliability diagram")
+
+
+def _reliability(positive: NDArray[np.bool_], scores: Probabilities, bins: int) -> tuple[Any, Any]:
+    from sklearn.calibration import calibration_curve
+
+    share, mean = calibration_curve(positive, scores, n_bins=bins, strategy="quantile")
+    return mean, share
+
+
+def _label(name: str) -> str:
+    # matplotlib leaves labels out of a legend that start with an underscore
+    return f" {name}" if name.startswith("_") else name
 
 
 def _finish(axes: Axes, x: str, y: str, *, legend: bool = False) -> None:
@@ -117,7 +141,10 @@ def _finish(axes: Axes, x: str, y: str, *, legend: bool = False) -> None:
 
 def _svg(figure: Figure, title: str) -> str:
     buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None, "Title": title}, transparent=True)
+    with warnings.catch_warnings():
+        # The reader's browser writes the texts; a glyph that matplotlib's own font lacks does not matter.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Title": title}, transparent=True)
     text = buffer.getvalue()
     # Several figures share one page: without the XML prologue, and labelled for screen readers.
     return text[text.index("<svg") :].replace("<svg ", f'<svg role="img" aria-label="{title}" ', 1)

@@ -1,29 +1,27 @@
-"""report.html: one page with everything in it, that can be mailed and printed."""
+"""report.html: one page with everything in it, that can be mailed and printed. Free of torch."""
 
 from __future__ import annotations
 
 import base64
 import io
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
 
-from featurize.cache import FeatureCache
+from featurize.cache import FeatureCache, Skipped
 from featurize.errors import ImageError
 from featurize.images import decode
-from head import plots
-from head.fit import EpochRecord
-
-if TYPE_CHECKING:
-    from head.train import Predictions
+from head.history import EpochRecord
+from head.predictions import Predictions, softmax
 
 THRESHOLDS = (0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
 _WORST = 12
 _THUMBNAIL = (220, 220)
-_FEW_TEST_IMAGES = 100
+_FEW_IMAGES = 100
 
 
 class Mistake(NamedTuple):
@@ -33,52 +31,91 @@ class Mistake(NamedTuple):
         path: relative to the data root.
         label: the true class.
         decided: the class decided on.
-        confidence: its probability.
+        probability: of the class decided on.
         picture: a data URL, or empty if the file is gone.
     """
 
     path: str
     label: str
     decided: str
-    confidence: float
+    probability: float
     picture: str
 
 
-def render_report(
-    facts: dict[str, Any], history: Sequence[EpochRecord], predictions: Predictions, cache: FeatureCache
-) -> str:
-    """Return the page of a run.
+@dataclass(frozen=True)
+class ReportInput:
+    """All that a report is made of.
 
-    Args:
+    Attributes:
         facts: the content of run.json.
         history: one record an epoch.
         predictions: of all rows that take part.
-        cache: the features, for paths and pictures.
+        data_root: the folder of the images.
+        spec_line: what the features are.
+        cautions: what a reader must know before quoting a figure.
+        skipped: images that could not be read.
     """
+
+    facts: dict[str, Any]
+    history: Sequence[EpochRecord]
+    predictions: Predictions
+    data_root: str
+    spec_line: str
+    cautions: list[str]
+    skipped: list[Skipped]
+
+    @classmethod
+    def of(
+        cls, cache: FeatureCache, facts: dict[str, Any], history: Sequence[EpochRecord], predictions: Predictions
+    ) -> ReportInput:
+        """Take from a cache what a report needs; its features stay where they are."""
+        return cls(
+            facts=facts,
+            history=history,
+            predictions=predictions,
+            data_root=cache.data_root,
+            spec_line=cache.spec.describe(),
+            cautions=_cautions(facts, predictions, cache),
+            skipped=cache.skipped,
+        )
+
+    @property
+    def part(self) -> str:
+        """The part whose figures are shown: test, or valid without one."""
+        return "test" if "test" in self.facts["metrics"] else "valid"
+
+
+def render_report(report: ReportInput) -> str:
+    """Return the page of a run."""
     from jinja2 import Environment, PackageLoader
 
-    part = "test" if "test" in facts["metrics"] else "valid"
-    labels, probabilities = predictions.part(part)
-    names = cache.class_names
+    from head import plots
+
+    facts, part = report.facts, report.part
+    shown = report.predictions.part(part)
+    names = tuple(facts["class_names"])
+    uncalibrated = softmax(shown.logits) if shown.temperature != 1 else None
     figures = {
-        "curves": plots.training_curves(history, facts["best_epoch"]),
+        "curves": plots.training_curves(report.history, facts["best_epoch"]),
         "confusion": plots.confusion_matrix_plot(facts["metrics"][part]["confusion_matrix"], names),
-        "roc": plots.roc_and_precision_recall(labels, probabilities, names),
-        "reliability": plots.reliability_diagram(labels, probabilities, names),
+        "roc": plots.roc_and_precision_recall(shown.labels, shown.probabilities, names),
+        "reliability": plots.reliability_diagram(shown.labels, shown.probabilities, names, uncalibrated),
     }
     environment = Environment(loader=PackageLoader("head", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["percent"] = lambda value: "–" if value is None else f"{100 * value:.1f} %"
+    environment.filters["percent"] = _percent
     environment.filters["number"] = lambda value: "–" if value is None else f"{value:.4f}"
+    environment.filters["range"] = _range
     return environment.get_template("report_template.html").render(
+        report=report,
         facts=facts,
         part=part,
         figures=figures,
-        counts=cache.counts,
-        cautions=_cautions(facts, part, cache),
-        thresholds={name: threshold_table(labels == code, probabilities[:, code]) for code, name in enumerate(names)},
-        mistakes=_worst_mistakes(predictions, part, cache),
-        skipped=cache.skipped,
-        spec_line=cache.spec.describe(),
+        point=facts["operating_point"],
+        thresholds={
+            name: threshold_table(shown.labels == code, shown.probabilities[:, code]) for code, name in enumerate(names)
+        },
+        mistakes=_worst_mistakes(shown, names, report.data_root),
+        wrong=int((shown.decisions != shown.labels).sum()),
     )
 
 
@@ -108,51 +145,65 @@ def threshold_table(positive: np.ndarray, scores: np.ndarray) -> list[dict[str, 
     return rows
 
 
-def _cautions(facts: dict[str, Any], part: str, cache: FeatureCache) -> list[str]:
+def _percent(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:.1f} %"
+
+
+def _range(interval: Sequence[float] | None) -> str:
+    return "" if interval is None else f"{100 * interval[0]:.1f} to {100 * interval[1]:.1f} %"
+
+
+def _cautions(facts: dict[str, Any], predictions: Predictions, cache: FeatureCache) -> list[str]:
     cautions = []
+    part = "test" if "test" in facts["metrics"] else "valid"
     if part == "valid":
         cautions.append("There is no test split. These figures are of the images that chose the epoch: they flatter.")
     images = facts["metrics"][part]["images"]
-    if images < _FEW_TEST_IMAGES:
+    if images < _FEW_IMAGES:
         cautions.append(f"Only {images} {part} images: one image is {100 / images:.1f} percentage points.")
     if not any(cache.columns.group):
         cautions.append(
             "The images have no groups. If one patient has images in two parts, these figures are too good: "
             "name patients with xfeat featurize --groups."
         )
-    elif leaks := _groups_in_two_parts(cache):
+    elif leaks := _groups_in_two_parts(predictions, cache):
         cautions.append(f"{leaks} groups (patients) have images in more than one part: these figures are too good.")
     if cache.skipped:
         cautions.append(f"{len(cache.skipped)} images could not be read and take no part; they are listed below.")
+    if facts["operating_point"] and facts["operating_point"]["note"]:
+        cautions.append(f"Operating point: {facts['operating_point']['note']}.")
     return cautions
 
 
-def _groups_in_two_parts(cache: FeatureCache) -> int:
-    parts_of: dict[str, set[int]] = {}
-    for group, split in zip(cache.columns.group, cache.columns.split.tolist(), strict=True):
-        if group:
-            parts_of.setdefault(group, set()).add(split)
+def _groups_in_two_parts(predictions: Predictions, cache: FeatureCache) -> int:
+    group_of = dict(zip(cache.columns.path, cache.columns.group, strict=True))
+    parts_of: dict[str, set[str]] = {}
+    for path, part in zip(predictions.paths, predictions.split, strict=True):
+        if group_of[path]:
+            parts_of.setdefault(group_of[path], set()).add(part)
     return sum(len(parts) > 1 for parts in parts_of.values())
 
 
-def _worst_mistakes(predictions: Predictions, part: str, cache: FeatureCache) -> list[Mistake]:
-    names = cache.class_names
-    wrong = [
-        (float(p.max()), int(row), int(label), int(p.argmax()))
-        for row, split, label, p in zip(
-            predictions.rows, predictions.split, predictions.labels, predictions.probabilities, strict=True
-        )
-        if split == part and p.argmax() != label
-    ]
+def _worst_mistakes(shown: Predictions, names: Sequence[str], data_root: str) -> list[Mistake]:
+    """Return the wrongly decided images with the lowest probability of their true class."""
+    probabilities, decisions = shown.probabilities, shown.decisions
+    wrong = np.flatnonzero(decisions != shown.labels)
+    worst = sorted(wrong.tolist(), key=lambda row: float(probabilities[row, shown.labels[row]]))[:_WORST]
     return [
-        Mistake(path := cache.columns.path[row], names[label], names[decided], confidence, _picture(cache, path))
-        for confidence, row, label, decided in sorted(wrong, reverse=True)[:_WORST]
+        Mistake(
+            path=shown.paths[row],
+            label=names[shown.labels[row]],
+            decided=names[decisions[row]],
+            probability=float(probabilities[row, decisions[row]]),
+            picture=_picture(Path(data_root) / shown.paths[row]),
+        )
+        for row in worst
     ]
 
 
-def _picture(cache: FeatureCache, path: str) -> str:
+def _picture(file: Path) -> str:
     try:
-        image = decode((Path(cache.data_root) / path).read_bytes())
+        image = decode(file.read_bytes())
     except (OSError, ImageError):
         return ""
     image.thumbnail(_THUMBNAIL, Image.Resampling.BILINEAR)

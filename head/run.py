@@ -22,6 +22,8 @@ from head.specs import HeadSpec, TrainSpec
 if TYPE_CHECKING:
     from torch import nn
 
+    from head.predictions import Predictions
+
 FORMAT = "xfeat.run"
 SCHEMA_VERSION = 1
 LATEST = "latest"
@@ -240,3 +242,21 @@ class RunWriter:
             link.replace(self.target.parent / LATEST)
         except OSError:
             link.unlink(missing_ok=True)  # no symbolic links here: latest_run looks at the times instead
+
+
+def save_predictions(writer: RunWriter, predictions: Predictions, class_names: Sequence[str]) -> None:
+    """Write predictions.csv: probabilities after the temperature, and the decision."""
+    table = [
+        # the shortest text of a float32 keeps every bit, so that an exported model can be held against it
+        [path, split, class_names[label], class_names[decided], *(str(p) for p in probabilities)]
+        for path, split, label, decided, probabilities in zip(
+            predictions.paths,
+            predictions.split,
+            predictions.labels,
+            predictions.decisions,
+            predictions.probabilities,
+            strict=True,
+        )
+    ]
+    columns = ["path", "split", "label", "prediction", *(PROBABILITY_PREFIX + name for name in class_names)]
+    writer.save_table(PREDICTIONS_FILE, columns, table)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from featurize.specs import Spec, require
 
 CLASS_WEIGHTS = ("none", "balanced")
+SCHEDULES = ("constant", "cosine")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,14 +18,19 @@ class HeadSpec(Spec):
     Attributes:
         hidden: widths of the hidden layers; none makes a linear head.
         dropout: probability of zeroing an input of the last layer.
+        feature_dropout: probability of zeroing a feature, before everything else. The tutorial's network has 0.2 there,
+            inside its backbone; cached features come from before it.
     """
 
     hidden: tuple[int, ...] = (512, 128)
     dropout: float = 0.4
+    feature_dropout: float = 0.0
 
     def __post_init__(self) -> None:
         require(all(width > 0 for width in self.hidden), "bad width", expected="> 0", found=self.hidden)
-        require(0 <= self.dropout < 1, "dropout out of range", expected="0 ≤ dropout < 1", found=self.dropout)
+        for name in ("dropout", "feature_dropout"):
+            value = getattr(self, name)
+            require(0 <= value < 1, f"{name} out of range", expected=f"0 ≤ {name} < 1", found=value)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,11 +38,16 @@ class TrainSpec(Spec):
     """The optimisation: cross entropy and Adam; the weights with the lowest validation loss are kept.
 
     Attributes:
-        epochs: passes over the training rows.
-        lr: Adam's learning rate.
+        epochs: passes over the training rows, at most.
+        lr: Adam's learning rate, at the start.
         batch_size: rows a step.
         weight_decay: Adam's L2 penalty.
         class_weight: ``balanced`` weighs classes by the inverse of their frequency.
+        label_smoothing: share of the target that is spread over all classes.
+        focal_gamma: exponent of the focal loss; 0 is plain cross entropy.
+        schedule: ``constant``, or ``cosine``: the learning rate falls to 0 over ``epochs``, once an epoch.
+        patience: stop after so many epochs without a lower validation loss; 0 never stops.
+        average: decay per step of the moving average of weights that is validated and kept; 0 keeps the weights.
         seed: of the initial weights, the order of the rows and dropout.
     """
 
@@ -44,17 +56,58 @@ class TrainSpec(Spec):
     batch_size: int = 32
     weight_decay: float = 0.0
     class_weight: str = "none"
+    label_smoothing: float = 0.0
+    focal_gamma: float = 0.0
+    schedule: str = "constant"
+    patience: int = 0
+    average: float = 0.0
     seed: int = 0
 
     def __post_init__(self) -> None:
         require(self.epochs >= 1, "too few epochs", expected="1 or more", found=self.epochs)
-        require(self.lr > 0, "learning rate must be positive", expected="> 0", found=self.lr)
+        require(0 < self.lr < math.inf, "learning rate must be positive", expected="> 0", found=self.lr)
         require(self.batch_size >= 2, "BatchNorm needs two rows a batch", expected="2 or more", found=self.batch_size)
         require(self.weight_decay >= 0, "negative weight decay", expected="0 or more", found=self.weight_decay)
-        require(self.seed >= 0, "negative seed", expected="0 or more", found=self.seed)
+        require(0 <= self.seed < 2**32, "seed out of range", expected="0 to 4294967295", found=self.seed)
+        require(
+            0 <= self.label_smoothing < 1,
+            "label smoothing out of range",
+            expected="0 ≤ label_smoothing < 1",
+            found=self.label_smoothing,
+        )
+        require(self.focal_gamma >= 0, "negative focal gamma", expected="0 or more", found=self.focal_gamma)
+        require(self.patience >= 0, "negative patience", expected="0 or more", found=self.patience)
+        require(0 <= self.average < 1, "average out of range", expected="0 ≤ average < 1", found=self.average)
+        require(
+            self.schedule in SCHEDULES,
+            "unknown schedule",
+            expected=" or ".join(SCHEDULES),
+            found=self.schedule,
+        )
         require(
             self.class_weight in CLASS_WEIGHTS,
             "unknown class weight",
             expected=" or ".join(CLASS_WEIGHTS),
             found=self.class_weight,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TargetSpec(Spec):
+    """What is asked of the operating point.
+
+    Attributes:
+        positive: the class that must not be missed.
+        target_sensitivity: share of its images to be found, 0 to 1.
+    """
+
+    positive: str
+    target_sensitivity: float = 0.95
+
+    def __post_init__(self) -> None:
+        require(
+            0 < self.target_sensitivity <= 1,
+            "target sensitivity out of range",
+            expected="0 < P ≤ 1, such as 0.95",
+            found=self.target_sensitivity,
         )

@@ -63,6 +63,7 @@ def split_rows(cache: FeatureCache, *, seed: int) -> Split:
         made = ["valid from train"]
     rows = {name: np.flatnonzero(labelled & (codes == code)) for code, name in enumerate(SPLITS)}
     _check(cache, rows["train"], labels)
+    _warn_of_absent(cache, rows, labels)
     left_out = len(cache) - sum(map(len, rows.values()))
     if left_out:
         logger.warning("%d images without label or split take no part", left_out)
@@ -76,10 +77,31 @@ def split_rows(cache: FeatureCache, *, seed: int) -> Split:
     return Split(rows, source)
 
 
-def group_keys(cache: FeatureCache) -> NDArray[np.str_]:
-    """Return the group of each row; a row without one forms a group with its exact copies."""
-    columns = cache.columns
-    return np.array([group or sha256 for group, sha256 in zip(columns.group, columns.sha256, strict=True)])
+def group_keys(cache: FeatureCache) -> NDArray[np.int64]:
+    """Return the group of each row as a number (N,): rows of one patient share it, and so do exact copies of an image.
+
+    Copies that carry two patients' names join these patients.
+    """
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    count = len(cache)
+    sames = [
+        (first, row)
+        for names in (cache.columns.group, cache.columns.sha256)
+        for first, row in _links([str(name) for name in names])
+    ]
+    pairs = np.array(sames, np.int64).reshape(-1, 2)
+    graph = coo_array((np.ones(len(pairs)), (pairs[:, 0], pairs[:, 1])), shape=(count, count))
+    _, numbers = connected_components(graph, directed=False)
+    result: NDArray[np.int64] = numbers.astype(np.int64)
+    return result
+
+
+def _links(names: list[str]) -> list[tuple[int, int]]:
+    """Return (first row of a name, later row of it) for all that share a name; no name shares nothing."""
+    first: dict[str, int] = {}
+    return [(first[name], row) for row, name in enumerate(names) if name and first.setdefault(name, row) != row]
 
 
 def _folds(cache: FeatureCache, rows: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
@@ -87,7 +109,7 @@ def _folds(cache: FeatureCache, rows: NDArray[np.int64], seed: int) -> NDArray[n
     from sklearn.model_selection import StratifiedGroupKFold
 
     labels, groups = np.asarray(cache.columns.label)[rows], group_keys(cache)[rows]
-    fewest = min(len(set(groups[labels == label].tolist())) for label in np.unique(labels))
+    fewest = min((len(set(groups[labels == label].tolist())) for label in np.unique(labels)), default=0)
     if fewest < _FOLDS:
         raise DataError(
             "too few images to divide into train, valid and test",
@@ -101,6 +123,13 @@ def _folds(cache: FeatureCache, rows: NDArray[np.int64], seed: int) -> NDArray[n
     for number, (_, held_out) in enumerate(splitter.split(rows, labels, groups)):
         folds[held_out] = number
     return folds
+
+
+def _warn_of_absent(cache: FeatureCache, rows: dict[str, NDArray[np.int64]], labels: NDArray[np.int32]) -> None:
+    for part in ("valid", "test"):
+        present = set(labels[rows[part]].tolist())
+        if rows[part].size and (absent := [n for code, n in enumerate(cache.class_names) if code not in present]):
+            logger.warning("no %s image of class %s: figures of that class cannot be given", part, ", ".join(absent))
 
 
 def _check(cache: FeatureCache, train: NDArray[np.int64], labels: NDArray[np.int32]) -> None:

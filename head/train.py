@@ -1,54 +1,30 @@
-"""From a cache to a run folder: split, fit, predict, measure, report."""
+"""From a cache to a run folder: split, fit, predict, assess, report."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from featurize.cache import FeatureCache, library_versions
 from featurize.dataset import SPLITS
-from head.fit import EpochRecord, FittedHead, Progress, as_rows, fit_head
-from head.metrics import classification_metrics
-from head.report import render_report
-from head.run import (
-    HISTORY_FILE,
-    PREDICTIONS_FILE,
-    PROBABILITY_PREFIX,
-    REPORT_FILE,
-    Run,
-    RunWriter,
-    new_run_name,
-    open_run,
-)
-from head.specs import HeadSpec, TrainSpec
+from featurize.errors import CacheError
+from head.assess import Assessment, assess
+from head.audited import audit_of
+from head.fit import FittedHead, Progress, Rows, as_rows, fit_head
+from head.history import EpochRecord
+from head.predictions import Predictions
+from head.report import ReportInput, render_report
+from head.run import HISTORY_FILE, REPORT_FILE, Run, RunWriter, new_run_name, open_run, save_predictions
+from head.specs import HeadSpec, TargetSpec, TrainSpec
 from head.splits import Split, split_rows
-
-
-@dataclass(frozen=True)
-class Predictions:
-    """What the head says of the rows that take part.
-
-    Attributes:
-        rows: int64 (n,), row numbers in the cache, ascending.
-        split: n names of parts.
-        labels: int64 (n,).
-        probabilities: float32 (n, C).
-    """
-
-    rows: NDArray[np.int64]
-    split: list[str]
-    labels: NDArray[np.int64]
-    probabilities: NDArray[np.float32]
-
-    def part(self, name: str) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """Return labels and probabilities of one part."""
-        mask = np.array([split == name for split in self.split], dtype=bool)
-        return self.labels[mask], self.probabilities[mask]
+from head.worker import call_here
 
 
 def train_run(
@@ -58,7 +34,10 @@ def train_run(
     *,
     runs: Path,
     name: str | None = None,
+    target: TargetSpec | None = None,
+    calibrate: bool = True,
     progress: Progress | None = None,
+    call: Callable[..., Any] = call_here,
 ) -> Run:
     """Train a head on a cache and write its run folder, whole or not at all.
 
@@ -68,76 +47,100 @@ def train_run(
         train_spec: the optimisation.
         runs: the folder of all runs.
         name: of this run; by default the time.
+        target: the operating point wanted, if any.
+        calibrate: fit a temperature on the validation rows.
         progress: called after each epoch.
+        call: what runs the measuring and the drawing; a :class:`head.worker.Worker` does it in another process.
 
     Raises:
-        DataError: if the cache's labels or splits do not allow training.
+        DataError: if the cache's labels or splits do not allow training, or the operating point cannot be chosen.
+        CacheError: if features that are needed are not finite.
+        SpecError: if training diverges.
         RunError: if there is a run of that name.
         OutputError: if the folder cannot be written.
     """
     with RunWriter(runs, name or new_run_name()) as writer:
         split = split_rows(cache, seed=train_spec.seed)
-        labels = np.asarray(cache.columns.label)
-        parts = {part: as_rows(cache.features[rows], labels[rows]) for part, rows in split.rows.items()}
-        fitted = fit_head(
-            head_spec,
-            train_spec,
-            parts["train"],
-            parts["valid"],
-            classes=len(cache.class_names),
-            progress=progress,
+        audit = audit_of(cache)
+        parts = {part: labelled_rows(cache, split.rows[part]) for part in ("train", "valid")}
+        classes = len(cache.class_names)
+        fitted = fit_head(head_spec, train_spec, parts["train"], parts["valid"], classes=classes, progress=progress)
+        assessed: Assessment = call(
+            assess, _predict(fitted, cache, split), cache.class_names, target=target, calibrate=calibrate
         )
-        predictions = _predict(fitted, cache, split)
-        metrics = {
-            part: classification_metrics(*predictions.part(part), cache.class_names)
-            for part in SPLITS
-            if len(split.rows[part])
-        }
         facts = {
             "name": writer.target.name,
-            "created": datetime.now(UTC).isoformat(timespec="seconds"),
-            "feature_spec": cache.spec.to_dict(),
-            "feature_fingerprint": cache.spec.fingerprint,
-            "head_spec": head_spec.to_dict(),
-            "train_spec": train_spec.to_dict(),
-            "class_names": list(cache.class_names),
-            "dim": int(cache.features.shape[1]),
-            "cache": {
-                "path": str(cache.path.resolve()),
-                "content_sha256": cache.content_sha256,
-                "data_root": cache.data_root,
-                "weights_path": cache.weights_path,
-            },
-            "split": {"source": split.source, "images": {part: len(rows) for part, rows in split.rows.items()}},
-            "epochs": train_spec.epochs,
-            "best_epoch": fitted.best_epoch,
-            "metrics": metrics,
+            **_facts(cache, head_spec, train_spec, split, fitted),
+            "audit": audit,
+            **assessed.facts,
             "head_sha256": writer.save_head(fitted.model),
             "versions": library_versions(),
         }
+        if cache.features.ndim == 3:
+            averaged = _predict(fitted, cache, split, views_averaged=True)
+            facts["metrics_averaged_views"] = call(assess, averaged, cache.class_names, calibrate=calibrate).metrics
         writer.save_facts(facts)
         writer.save_table(HISTORY_FILE, EpochRecord._fields, fitted.history)
-        _save_predictions(writer, cache, predictions)
-        writer.save_text(REPORT_FILE, render_report(facts, fitted.history, predictions, cache))
+        save_predictions(writer, assessed.predictions, cache.class_names)
+        report = ReportInput.of(cache, facts, fitted.history, assessed.predictions)
+        writer.save_text(REPORT_FILE, call(render_report, report))
     return open_run(writer.target)
 
 
-def _predict(fitted: FittedHead, cache: FeatureCache, split: Split) -> Predictions:
+def labelled_rows(cache: FeatureCache, rows: NDArray[np.int64]) -> Rows:
+    """Load rows of a cache.
+
+    Raises:
+        CacheError: if a value is not finite.
+    """
+    features = cache.features[rows]
+    if not np.isfinite(features).all():
+        bad = rows[~np.isfinite(features).reshape(len(rows), -1).all(axis=1)]
+        raise CacheError(
+            f"{len(bad)} rows hold values that are not finite: {', '.join(cache.columns.path[row] for row in bad[:3])}",
+            path=cache.path,
+            mend="run xfeat featurize --force, and xfeat verify afterwards",
+        )
+    return as_rows(features, np.asarray(cache.columns.label)[rows])
+
+
+def _predict(fitted: FittedHead, cache: FeatureCache, split: Split, *, views_averaged: bool = False) -> Predictions:
     codes = split.codes
     rows = np.array(sorted(codes), dtype=np.int64)
-    labels = np.asarray(cache.columns.label)[rows].astype(np.int64)
-    logits = fitted.logits(as_rows(cache.features[rows], labels).features)
-    return Predictions(rows, [SPLITS[codes[row]] for row in rows.tolist()], labels, logits.softmax(1).numpy())
+    part = labelled_rows(cache, rows)
+    return Predictions(
+        paths=[cache.columns.path[row] for row in rows],
+        split=[SPLITS[codes[row]] for row in rows.tolist()],
+        labels=part.labels.numpy(),
+        logits=(_averaged_logits(fitted, part) if views_averaged else fitted.logits(part.clean)).numpy(),
+    )
 
 
-def _save_predictions(writer: RunWriter, cache: FeatureCache, predictions: Predictions) -> None:
-    names = cache.class_names
-    table: list[list[Any]] = []
-    for row, split, label, probabilities in zip(
-        predictions.rows, predictions.split, predictions.labels, predictions.probabilities, strict=True
-    ):
-        decided = names[int(probabilities.argmax())]
-        # repr of a float32 keeps every bit, so that an exported model can be held against it
-        table.append([cache.columns.path[row], split, names[label], decided, *(str(p) for p in probabilities)])
-    columns = ["path", "split", "label", "prediction", *(PROBABILITY_PREFIX + name for name in names)]
-    writer.save_table(PREDICTIONS_FILE, columns, table)
+def _averaged_logits(fitted: FittedHead, rows: Rows) -> Tensor:
+    """Return logits (n, C) whose softmax is the mean of the probabilities of all views (n, V, D)."""
+    count, views, dim = rows.features.shape
+    logits = fitted.logits(rows.features.reshape(count * views, dim)).reshape(count, views, -1)
+    return logits.log_softmax(2).logsumexp(1) - math.log(views)
+
+
+def _facts(
+    cache: FeatureCache, head_spec: HeadSpec, train_spec: TrainSpec, split: Split, fitted: FittedHead
+) -> dict[str, Any]:
+    return {
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "feature_spec": cache.spec.to_dict(),
+        "feature_fingerprint": cache.spec.fingerprint,
+        "head_spec": head_spec.to_dict(),
+        "train_spec": train_spec.to_dict(),
+        "class_names": list(cache.class_names),
+        "dim": int(cache.features.shape[-1]),
+        "cache": {
+            "path": str(cache.path.resolve()),
+            "content_sha256": cache.content_sha256,
+            "data_root": cache.data_root,
+            "weights_path": cache.weights_path,
+        },
+        "split": {"source": split.source, "images": {part: len(rows) for part, rows in split.rows.items()}},
+        "epochs": len(fitted.history),
+        "best_epoch": fitted.best_epoch,
+    }

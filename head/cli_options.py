@@ -1,0 +1,96 @@
+"""The options of a head and its optimisation, shared by all commands that train. No heavy imports here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from featurize.console import default_of
+from head.specs import CLASS_WEIGHTS, SCHEDULES, HeadSpec, TrainSpec
+
+DEFAULT_CACHE = "features.h5"
+DEFAULT_RUNS = "runs"
+
+_HEAD = ("hidden", "dropout", "feature_dropout")
+
+
+def features_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add ``--features``, the cache."""
+    return click.option(
+        "--features",
+        type=click.Path(path_type=Path),
+        default=DEFAULT_CACHE,
+        show_default=True,
+        help="Cache to train on.",
+    )(command)
+
+
+def runs_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add ``--runs``, the folder of all runs."""
+    return click.option(
+        "--runs", type=click.Path(path_type=Path), default=DEFAULT_RUNS, show_default=True, help="Folder of all runs."
+    )(command)
+
+
+def _widths(ctx: click.Context, parameter: click.Parameter, text: str) -> tuple[int, ...]:
+    if text in ("", "linear", "none"):
+        return ()
+    try:
+        return tuple(int(width) for width in text.split(","))
+    except ValueError as error:
+        raise click.BadParameter("widths separated by commas, such as 512,128, or linear") from error
+
+
+def _spec_option(spec: type[Any], name: str, kind: Any, text: str) -> Callable[..., Any]:
+    return click.option(
+        f"--{name.replace('_', '-')}", name, type=kind, default=default_of(spec, name), show_default=True, help=text
+    )
+
+
+_OPTIONS = [
+    _spec_option(TrainSpec, "epochs", int, "Passes over the training images."),
+    _spec_option(TrainSpec, "lr", float, "Adam's learning rate."),
+    _spec_option(TrainSpec, "schedule", click.Choice(SCHEDULES), "cosine lowers the learning rate to 0."),
+    _spec_option(TrainSpec, "batch_size", int, "Rows a step."),
+    _spec_option(TrainSpec, "weight_decay", float, "Adam's L2 penalty."),
+    click.option(
+        "--hidden",
+        default=",".join(map(str, default_of(HeadSpec, "hidden"))),
+        show_default=True,
+        callback=_widths,
+        help="Widths of the hidden layers, or linear for none.",
+    ),
+    _spec_option(HeadSpec, "dropout", float, "Dropout before the last layer."),
+    _spec_option(HeadSpec, "feature_dropout", float, "Dropout of the features, before everything else."),
+    _spec_option(
+        TrainSpec,
+        "class_weight",
+        click.Choice(CLASS_WEIGHTS),
+        "balanced weighs classes by the inverse of their frequency.",
+    ),
+    _spec_option(TrainSpec, "label_smoothing", float, "Share of the target spread over all classes."),
+    _spec_option(TrainSpec, "focal_gamma", float, "Exponent of the focal loss; 0 is cross entropy."),
+    _spec_option(TrainSpec, "patience", int, "Stop after so many epochs without a lower validation loss; 0: never."),
+    _spec_option(TrainSpec, "average", float, "Decay per step of an average of the weights; 0: none."),
+    _spec_option(TrainSpec, "seed", int, "Same seed, same bits."),
+]
+
+
+def head_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add an option for every field of :class:`HeadSpec` and :class:`TrainSpec`."""
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+def head_specs(settings: dict[str, Any]) -> tuple[HeadSpec, TrainSpec]:
+    """Build the specs from the values of :func:`head_options`.
+
+    Raises:
+        SpecError: if a value is out of range.
+    """
+    head = HeadSpec(**{name: settings[name] for name in _HEAD})
+    return head, TrainSpec(**{name: value for name, value in settings.items() if name not in _HEAD})

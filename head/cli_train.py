@@ -1,0 +1,156 @@
+"""``xhead train``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from featurize.console import default_of, json_option, progress_bar
+from head.cli_options import features_option, head_options, head_specs, runs_option
+from head.specs import TargetSpec
+from head.text import confusion_lines, interval, percent, with_interval
+
+if TYPE_CHECKING:
+    from head.run import Run
+
+# What the second process imports while this one imports torch.
+_DRAWING = ("head.assess", "head.plots", "sklearn.metrics", "sklearn.calibration", "scipy.optimize", "jinja2")
+
+
+@click.command()
+@features_option
+@click.option("--name", help="Name of the run.  [default: the time]")
+@runs_option
+@head_options
+@click.option("--positive", metavar="CLASS", help="Choose a threshold for this class, on the validation images.")
+@click.option(
+    "--target-sensitivity",
+    type=float,
+    metavar="P",
+    help="Share of the positive class that the threshold must find.  "
+    f"[default: {default_of(TargetSpec, 'target_sensitivity')}; needs --positive]",
+)
+@click.option(
+    "--calibrate/--no-calibrate",
+    default=True,
+    show_default=True,
+    help="Fit a temperature on the validation images, so that probabilities mean what they say.",
+)
+@json_option
+def train(
+    features: Path,
+    name: str | None,
+    runs: Path,
+    positive: str | None,
+    target_sensitivity: float | None,
+    calibrate: bool,
+    **settings: Any,
+) -> tuple[dict[str, Any], str]:
+    """Train one head and write its run folder with metrics, predictions and a report.
+
+    The epoch with the lowest validation loss is kept; the test split is looked at once, afterwards.
+    """
+    head_spec, train_spec = head_specs(settings)
+    target = _target(positive, target_sensitivity)
+    from head.worker import Worker
+
+    with Worker(*_DRAWING) as worker:
+        from featurize.cache import FeatureCache
+
+        cache = FeatureCache.open(features)
+        from head.train import train_run
+
+        with progress_bar("training", "epochs") as advance:
+            run = train_run(
+                cache,
+                head_spec,
+                train_spec,
+                runs=runs,
+                name=name,
+                target=target,
+                calibrate=calibrate,
+                progress=lambda record: advance(record.epoch, train_spec.epochs),
+                call=worker,
+            )
+    return _as_json(run), _as_text(run)
+
+
+def _target(positive: str | None, sensitivity: float | None) -> TargetSpec | None:
+    if positive is None:
+        if sensitivity is not None:
+            raise click.UsageError("--target-sensitivity needs --positive CLASS")
+        return None
+    return (
+        TargetSpec(positive=positive)
+        if sensitivity is None
+        else TargetSpec(positive=positive, target_sensitivity=sensitivity)
+    )
+
+
+def _as_json(run: Run) -> dict[str, Any]:
+    return {
+        "run": str(run.folder),
+        "classes": list(run.class_names),
+        "epochs": run.facts["epochs"],
+        "best_epoch": run.facts["best_epoch"],
+        "metrics": run.metrics,
+        "temperature": run.facts["temperature"],
+        "calibration": run.facts["calibration"],
+        "operating_point": run.facts["operating_point"],
+        "audit": run.facts["audit"],
+    }
+
+
+def _as_text(run: Run) -> str:
+    part = "test" if "test" in run.metrics else "valid"
+    metrics = run.metrics[part]
+    auc = "–" if metrics["auc"] is None else f"{metrics['auc']:.4f}"
+    lines = [
+        f"{run.folder}: best epoch {run.facts['best_epoch']} of {run.facts['epochs']}",
+        f"{part}: {metrics['images']} images, accuracy {metrics['accuracy']:.4f} "
+        f"({interval(metrics['accuracy_interval'])}), AUC {auc}, loss {metrics['loss']:.4f}",
+        *confusion_lines(run.class_names, metrics["confusion_matrix"]),
+    ]
+    for name, row in metrics["classes"].items():
+        values = ", ".join(f"{key} {percent(row[key])}" for key in ("sensitivity", "specificity"))
+        lines.append(f"{name}: {values}")
+    lines += _calibration_lines(run.facts, part)
+    lines += _operating_lines(run.facts["operating_point"])
+    lines.append(f"report: {run.folder / 'report.html'}")
+    return "\n".join(lines)
+
+
+def _calibration_lines(facts: dict[str, Any], part: str) -> list[str]:
+    calibration = facts["calibration"]
+    if calibration["note"]:
+        return [f"temperature 1 ({calibration['note']})"]
+    before, after = calibration["before"][part], calibration["after"][part]
+    return [
+        f"temperature {calibration['temperature']:.3f}: {part} calibration error "
+        f"{before['ece']:.4f} → {after['ece']:.4f}, loss {before['loss']:.4f} → {after['loss']:.4f}"
+    ]
+
+
+def _operating_lines(point: dict[str, Any] | None) -> list[str]:
+    if point is None:
+        return []
+    lines = [
+        f"operating point: {point['positive']} from {point['threshold']:.4f} on, "
+        f"for a sensitivity of {point['target_sensitivity']:g} on the validation images"
+    ]
+    for part in ("valid", "test"):
+        if part in point:
+            figures = [f"{name} {with_interval(**point[part][name])}" for name in _FIGURES]
+            lines.append(f"  {part}: " + ", ".join(figures))
+    lines += [
+        f"  at a prevalence of {row['prevalence']:g}: PPV {percent(row['ppv'])}, NPV {percent(row['npv'])}"
+        for row in point["prevalences"]
+    ]
+    if point["note"]:
+        click.echo(f"warning: {point['note']}", err=True)
+    return lines
+
+
+_FIGURES = ("sensitivity", "specificity", "ppv", "npv")

@@ -1,0 +1,75 @@
+"""What a head says of the rows that take part. Free of torch: it crosses to the process that draws."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Logits and what follows from them, row by row.
+
+    Attributes:
+        paths: n paths, relative to the data root.
+        split: n names of parts.
+        labels: int64 (n,).
+        logits: float32 (n, C), before the temperature.
+        temperature: logits are divided by it before the softmax.
+        positive: the class whose threshold decides, as an index, or ``None`` for the most probable class.
+        threshold: probability of ``positive`` from which it is decided.
+    """
+
+    paths: list[str]
+    split: list[str]
+    labels: NDArray[np.int64]
+    logits: NDArray[np.float32]
+    temperature: float = 1.0
+    positive: int | None = None
+    threshold: float = 0.5
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    @property
+    def probabilities(self) -> NDArray[np.float32]:
+        """Return float32 (n, C), rows adding up to 1."""
+        return softmax(self.logits, self.temperature)
+
+    @property
+    def decisions(self) -> NDArray[np.int64]:
+        """Return int64 (n,): the class decided on."""
+        return decide(self.probabilities, self.positive, self.threshold)
+
+    def part(self, name: str) -> Predictions:
+        """Return the rows of one part."""
+        keep = np.flatnonzero(np.array(self.split) == name)
+        return replace(
+            self,
+            paths=[self.paths[row] for row in keep],
+            split=[name] * len(keep),
+            labels=self.labels[keep],
+            logits=self.logits[keep],
+        )
+
+
+def softmax(logits: NDArray[np.floating], temperature: float = 1.0) -> NDArray[np.float32]:
+    """Return probabilities float32 (n, C) of logits (n, C), computed in double precision."""
+    scaled = logits.astype(np.float64) / temperature
+    powers = np.exp(scaled - scaled.max(axis=1, keepdims=True))
+    result: NDArray[np.float32] = (powers / powers.sum(axis=1, keepdims=True)).astype(np.float32)
+    return result
+
+
+def decide(probabilities: NDArray[np.floating], positive: int | None, threshold: float) -> NDArray[np.int64]:
+    """Decide on a class (n,): ``positive`` from its threshold on, else the most probable of the others.
+
+    With no positive class it is the most probable of all.
+    """
+    if positive is None:
+        return np.asarray(probabilities.argmax(axis=1), np.int64)
+    others = probabilities.copy()
+    others[:, positive] = -1
+    return np.asarray(np.where(probabilities[:, positive] >= threshold, positive, others.argmax(axis=1)), np.int64)
