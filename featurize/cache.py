@@ -73,7 +73,7 @@ class FeatureCache:
         class_names: sorted; labels are indices into it.
         data_root: the folder that paths are relative to, when the cache was made.
         weights_path: the weights file that was used, when the cache was made.
-        features: float32 or float16 (N, D), memory-mapped and read-only.
+        features: float32 or float16 (N, D), or (N, V, D) with views, memory-mapped and read-only.
         columns: the other facts of each row.
         skipped: images that could not be read.
         content_sha256: digest of features, labels, splits, paths and groups.
@@ -137,9 +137,7 @@ class FeatureCache:
         Raises:
             CacheError: if a value is not finite or the content differs from what was written.
         """
-        finite = np.ones(len(self), dtype=bool)
-        for rows in _blocks(len(self)):
-            finite[rows] = np.isfinite(self.features[rows]).all(axis=1)
+        finite, digest = self._check_features()
         if not finite.all():
             bad = [self.columns.path[i] for i in np.flatnonzero(~finite)[:5]]
             raise CacheError(
@@ -147,7 +145,6 @@ class FeatureCache:
                 path=self.path,
                 mend=_MAKE_AGAIN,
             )
-        digest = content_digest(self.features, self.columns)
         if digest != self.content_sha256:
             raise CacheError(
                 "the content has changed since it was written",
@@ -156,6 +153,17 @@ class FeatureCache:
                 found=digest,
                 mend=_MAKE_AGAIN,
             )
+
+    def _check_features(self) -> tuple[NDArray[np.bool_], str]:
+        # Read, not mapped: pages of a mapped file would count as this process's memory.
+        finite = np.ones(len(self), dtype=bool)
+        digest = hashlib.sha256()
+        with h5py.File(self.path, "r") as file:
+            for rows in _blocks(len(self)):
+                block = file["features"][rows]
+                finite[rows] = np.isfinite(block).reshape(len(block), -1).all(axis=1)
+                digest.update(np.ascontiguousarray(block).data)
+        return finite, _with_columns(digest, self.columns)
 
 
 _MAKE_AGAIN = "delete it and run xfeat featurize again, or restore a copy"
@@ -181,7 +189,7 @@ def write_cache(
         class_names: sorted names; labels are indices into it.
         data_root: the folder that paths are relative to.
         weights_path: the weights file that was used.
-        blocks: (first row, features (n, D)) that together fill all rows.
+        blocks: (first row, features (n, D) or (n, V, D)) that together fill all rows, in order.
         dim: D.
         columns: the other facts of each row.
         skipped: images that could not be read.
@@ -192,10 +200,15 @@ def write_cache(
     count = len(columns.path)
     with replacing(path) as partial, h5py.File(partial, "w") as file:
         # Contiguous, so that readers can map it into memory; see docs/decisions.
-        features = file.create_dataset("features", shape=(count, dim), dtype=spec.dtype)
+        shape = (count, *spec.row_shape(dim))
+        features = file.create_dataset("features", shape=shape, dtype=spec.dtype)
+        digest = hashlib.sha256()
         filled = 0
         for first, block in blocks:
+            if first != filled:
+                raise RuntimeError(f"a block for row {first} comes after {filled} rows")
             features[first : first + len(block)] = block
+            digest.update(np.ascontiguousarray(block, dtype=spec.dtype).data)
             filled += len(block)
         if filled != count:
             raise RuntimeError(f"{filled} rows of features for {count} images")
@@ -213,7 +226,7 @@ def write_cache(
             "counts": json.dumps(count_images(columns.split, columns.label, class_names)),
             "data_root": data_root,
             "weights_path": weights_path,
-            "content_sha256": content_digest(features, columns),
+            "content_sha256": _with_columns(digest, columns),
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "versions": json.dumps(library_versions()),
         }
@@ -221,11 +234,8 @@ def write_cache(
             file.attrs[key] = value
 
 
-def content_digest(features: Any, columns: Columns) -> str:
-    """Return the SHA-256 over features, labels, splits, paths and groups, read block by block."""
-    digest = hashlib.sha256()
-    for rows in _blocks(len(columns.path)):
-        digest.update(np.ascontiguousarray(features[rows]).tobytes())
+def _with_columns(digest: hashlib._Hash, columns: Columns) -> str:
+    """Finish a digest over all features with labels, splits, paths and groups."""
     digest.update(np.asarray(columns.label, np.int32).tobytes() + np.asarray(columns.split, np.uint8).tobytes())
     for texts in (columns.path, columns.group):
         digest.update("\0".join(texts).encode("utf-8", "surrogateescape") + b"\0\0")

@@ -10,14 +10,14 @@ import click
 from featurize.backbones import BACKBONES
 from featurize.cli_data import split
 from featurize.console import Commands, comma_list, default_of, json_option, progress_bar
-from featurize.specs import DTYPES, NORMALIZATIONS, POOLINGS, FeatureSpec
+from featurize.specs import DTYPES, MAX_VIEWS, NORMALIZATIONS, POOLINGS, FeatureSpec
 
 if TYPE_CHECKING:
     from featurize.cache import FeatureCache
     from featurize.extract import Extraction
 
 DEFAULT_CACHE = "features.h5"
-_ENGINES = ("auto", "torch", "onnxruntime")
+_ENGINES = ("auto", "torch", "onnxruntime", "openvino")
 _SHOWN = 10
 
 
@@ -56,6 +56,13 @@ def main() -> None:
     help="multilevel appends the pooled stages 3 to 7.",
 )
 @click.option(
+    "--views",
+    type=click.IntRange(1, MAX_VIEWS),
+    default=default_of(FeatureSpec, "views"),
+    show_default=True,
+    help="Views of each image: the clean one, then seeded crops, rotations, flips and brightness.",
+)
+@click.option(
     "--normalize",
     type=click.Choice(list(NORMALIZATIONS)),
     default="half",
@@ -80,7 +87,7 @@ def main() -> None:
     type=click.Choice(_ENGINES),
     default="auto",
     show_default=True,
-    help="auto: torch on a GPU, onnxruntime on a CPU.",
+    help="auto: torch on a GPU, onnxruntime on a CPU. openvino takes bfloat16 where the processor has it.",
 )
 @click.option(
     "--batch-size",
@@ -119,8 +126,9 @@ def featurize(
 ) -> tuple[dict[str, Any], str]:
     """Compute the features of all images in DATA.
 
-    DATA is a folder (train|valid|test/CLASS/…, CLASS/…, or images without classes) or a CSV file with the columns
-    path,label[,split][,group]. A second run computes only what has changed; a stopped one goes on where it was.
+    DATA is a folder (train|valid|test/CLASS/…, CLASS/…, or images without classes), a zip archive of such a folder,
+    or a CSV file with the columns path,label[,split][,group]. A second run computes only what has changed; a stopped
+    one goes on where it was.
     """
     from featurize.dataset import open_dataset
     from featurize.engines import open_engine
@@ -136,9 +144,8 @@ def featurize(
             spec,
             weights,
             output,
-            open_engine=lambda: open_engine(spec, weights, engine=engine, device=device),
+            open_engine=lambda: open_engine(spec, weights, engine=engine, device=device, batch_size=batch_size),
             workers=workers,
-            batch_size=batch_size,
             fail_on_error=on_error == "fail",
             force=force,
             progress=progress,
@@ -157,7 +164,8 @@ def info(file: Path) -> tuple[dict[str, Any], str]:
     facts = {
         "file": str(file),
         "images": len(cache),
-        "features": cache.features.shape[1],
+        "features": cache.features.shape[-1],
+        "views": cache.spec.views,
         "spec": cache.spec.to_dict(),
         "fingerprint": cache.spec.fingerprint,
         "class_names": list(cache.class_names),
@@ -198,10 +206,13 @@ def _as_json(done: Extraction, spec: FeatureSpec) -> dict[str, Any]:
         "images": done.images,
         "computed": done.computed,
         "reused": done.reused,
+        **done.changes._asdict(),
         "skipped": len(done.skipped),
         "skipped_images": [row._asdict() for row in done.skipped],
         "truncated": len(done.truncated),
         "images_per_second": round(done.images_per_second, 2),
+        "engine": done.engine,
+        "up_to_date": done.up_to_date,
         "fingerprint": spec.fingerprint,
     }
 
@@ -215,21 +226,22 @@ def _as_text(done: Extraction, spec: FeatureSpec) -> str:
         click.echo(f"warning: skipped {path}: {reason}", err=True)
     if len(done.skipped) > _SHOWN:
         click.echo(f"warning: … and {len(done.skipped) - _SHOWN} more: see xfeat info {done.output}", err=True)
-    rate = f" at {done.images_per_second:.0f} images/s" if done.computed else ""
+    rate = f" at {done.images_per_second:.0f} images/s ({done.engine})" if done.computed else ""
+    changes = "".join(f", {number} {kind}" for kind, number in done.changes._asdict().items() if number)
     state = "is up to date" if done.up_to_date else "written"
     return (
         f"{done.output} {state}: {done.images} images, {spec.describe()}\n"
-        f"computed {done.computed}{rate}, reused {done.reused}, skipped {len(done.skipped)}"
+        f"computed {done.computed}{rate}, reused {done.reused}, skipped {len(done.skipped)}{changes}"
     )
 
 
 def _describe(cache: FeatureCache) -> str:
     lines = [
-        f"{cache.path}: {len(cache)} images × {cache.features.shape[1]} features, {cache.spec.describe()}",
+        f"{cache.path}: {len(cache)} images × {cache.features.shape[-1]} features, {cache.spec.describe()}",
         f"fingerprint {cache.spec.fingerprint}, made {cache.created} from {cache.data_root}",
     ]
-    for split, classes in cache.counts.items():
-        lines.append(f"{split:>6}  " + "  ".join(f"{name} {number}" for name, number in classes.items()))
+    for split_name, classes in cache.counts.items():
+        lines.append(f"{split_name:>6}  " + "  ".join(f"{name} {number}" for name, number in classes.items()))
     if groups := len(set(cache.columns.group) - {""}):
         lines.append(f"groups  {groups}")
     lines += [f"skipped {path}: {reason}" for path, reason in cache.skipped]

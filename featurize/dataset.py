@@ -12,18 +12,20 @@ from pathlib import Path
 from typing import NamedTuple
 
 from featurize.errors import DataError
+from featurize.sources import ZipSource
 
 logger = logging.getLogger(__name__)
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"})
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".dcm", ".dicom"})
 SPLITS = ("train", "valid", "test")
 NO_SPLIT = 255
 NO_LABEL = -1
 GROUPS_FILE = "groups.csv"
 
+_HIDDEN = re.compile(r"(^|/)(\.|__MACOSX/)")
 _SPLIT_CODES = {"train": 0, "valid": 1, "val": 1, "validation": 1, "test": 2}
 LAYOUTS = (
-    "train|valid|test/<class>/<image>, or <class>/<image>, or images without folders, "
+    "train|valid|test/<class>/<image>, or <class>/<image>, or images without folders, in a folder or a zip archive, "
     "or a CSV file with the columns path,label[,split][,group]"
 )
 
@@ -58,6 +60,8 @@ class Dataset:
         Raises:
             DataError: if a wanted class is not in the data set.
         """
+        if not wanted:
+            raise DataError("no class is named", path=self.root, mend="name classes with --classes A,B")
         if missing := [name for name in wanted if name not in self.class_names]:
             raise DataError(
                 f"no class called {', '.join(missing)}",
@@ -101,7 +105,7 @@ def open_dataset(
     """List the images of ``data`` in any of the layouts in :data:`LAYOUTS`.
 
     Args:
-        data: a folder, or a CSV manifest.
+        data: a folder, a zip archive, or a CSV manifest.
         classes: keep these classes only.
         groups: CSV file or regular expression that names groups; by default ``groups.csv`` in the folder, if there.
 
@@ -111,7 +115,7 @@ def open_dataset(
     root = Path(data)
     if not root.exists():
         raise DataError("no such folder or file", path=root, expected=LAYOUTS, mend="check the path")
-    dataset = _read_manifest(root) if root.is_file() else _scan_folder(root)
+    dataset = _read_manifest(root) if root.suffix.lower() == ".csv" else _arrange(root, _image_names(root))
     if not dataset.entries:
         raise DataError(
             "no images found",
@@ -125,7 +129,7 @@ def open_dataset(
         logger.info("groups are read from %s", groups)
     if groups is not None:
         dataset = dataset.with_groups(groups)
-    return dataset.select_classes(classes) if classes else dataset
+    return dataset.select_classes(classes) if classes is not None else dataset
 
 
 def _is_file(source: str) -> bool:
@@ -134,44 +138,81 @@ def _is_file(source: str) -> bool:
     return Path(source).is_file()
 
 
-# Folders
+# Folders and archives
 
 
-def _scan_folder(root: Path) -> Dataset:
-    folders = sorted(child.name for child in root.iterdir() if child.is_dir() and not child.name.startswith("."))
-    split_folders = [name for name in folders if name.lower() in _SPLIT_CODES]
-    if split_folders:
-        parts = [(root / name, _SPLIT_CODES[name.lower()]) for name in split_folders]
-        _warn_of_ignored(root, [name for name in folders if name not in split_folders])
+def _image_names(root: Path) -> list[str]:
+    if root.is_dir():
+        return list(_names_in_folder(root))
+    return [name for name in ZipSource(root).names() if _is_image(name) and not _HIDDEN.search(name)]
+
+
+def _names_in_folder(root: Path) -> Iterator[str]:
+    for directory, subfolders, files in os.walk(root, followlinks=True, onerror=_cannot_list):
+        subfolders[:] = sorted(
+            name for name in subfolders if not name.startswith(".") and not _leads_back(directory, name)
+        )
+        prefix = os.path.relpath(directory, root).replace(os.sep, "/")
+        for name in files:
+            if not name.startswith(".") and _is_image(name):
+                yield name if prefix == "." else f"{prefix}/{name}"
+
+
+def _is_image(name: str) -> bool:
+    return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
+
+
+def _cannot_list(error: OSError) -> None:
+    # os.walk would leave the folder out without a word.
+    raise DataError(
+        f"cannot be listed: {error.strerror}", path=error.filename, mend="check its permissions, or move it away"
+    ) from error
+
+
+def _leads_back(directory: str, name: str) -> bool:
+    """Tell whether a folder is a link to one that it lies in: following it would never end."""
+    path = os.path.join(directory, name)
+    if not os.path.islink(path):
+        return False
+    target, here = os.path.realpath(path), os.path.realpath(directory)
+    return os.path.commonpath([target, here]) == target
+
+
+def _arrange(root: Path, names: list[str]) -> Dataset:
+    """Tell splits and classes from the folders in the names."""
+    above = "" if root.is_dir() else _folder_around(names)
+    parts = {name: name.removeprefix(above).split("/") for name in names}
+    splits = {name: _SPLIT_CODES[first[0].lower()] for name, first in parts.items() if _is_split(first)}
+    if splits:
+        _warn_of_ignored({p[0] + "/" * (len(p) > 1) for name, p in parts.items() if name not in splits})
+        found = [(name, parts[name][1:], split) for name, split in splits.items()]
     else:
-        parts = [(root, NO_SPLIT)]
-    found = [(path, label, split) for folder, split in parts for path, label in _images_with_class(folder, root)]
-    class_names = tuple(sorted({label for _, label, _ in found if label}))
-    if class_names and any(not label for _, label, _ in found):
-        loose = [path for path, label, _ in found if not label]
+        found = [(name, part, NO_SPLIT) for name, part in parts.items()]
+    classes = [(name, inner[0] if len(inner) > 1 else "", split) for name, inner, split in found]
+    class_names = tuple(sorted({label for _, label, _ in classes if label}))
+    if class_names and (loose := [name for name, label, _ in classes if not label]):
         logger.warning("%d images outside the class folders are left out, such as %s", len(loose), loose[0])
-        found = [row for row in found if row[1]]
+        classes = [row for row in classes if row[1]]
     index = {name: code for code, name in enumerate(class_names)}
-    entries = [ImageEntry(path, index.get(label, NO_LABEL), split) for path, label, split in found]
+    entries = [ImageEntry(name, index.get(label, NO_LABEL), split) for name, label, split in classes]
     return Dataset(root, class_names, sorted(entries))
 
 
-def _images_with_class(folder: Path, root: Path) -> Iterator[tuple[str, str]]:
-    """Yield (path relative to root, class or "") for every image below ``folder``."""
-    for directory, subfolders, files in os.walk(folder, followlinks=True):
-        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
-        parts = Path(directory).relative_to(folder).parts
-        label = parts[0] if parts else ""
-        prefix = Path(directory).relative_to(root).as_posix()
-        for name in files:
-            if not name.startswith(".") and os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES:
-                yield (name if prefix == "." else f"{prefix}/{name}"), label
+def _folder_around(names: list[str]) -> str:
+    """Return the one folder that an archive has everything in, if there are folders inside it."""
+    tops = {name.partition("/")[0] for name in names}
+    if len(tops) != 1 or any(name.count("/") < 2 for name in names) or next(iter(tops)).lower() in _SPLIT_CODES:
+        return ""
+    return f"{tops.pop()}/"
 
 
-def _warn_of_ignored(root: Path, names: list[str]) -> None:
-    for name in names:
-        if next(_images_with_class(root / name, root), None) is not None:
-            logger.warning("%s/ is left out: it is not a split (train, valid, test)", name)
+def _is_split(parts: list[str]) -> bool:
+    return len(parts) > 1 and parts[0].lower() in _SPLIT_CODES
+
+
+def _warn_of_ignored(names: set[str]) -> None:
+    for name in sorted(names):
+        logger.warning("%s is left out: it is not in a split (train, valid, test)", name)
 
 
 # Manifests and groups
@@ -184,7 +225,13 @@ def _read_csv(path: Path, required: tuple[str, ...]) -> list[dict[str, str]]:
             columns = reader.fieldnames or []
             rows = list(reader)
     except (UnicodeDecodeError, csv.Error) as error:
-        raise DataError("not a CSV file in UTF-8", path=path, found=str(error)) from error
+        raise DataError(
+            "not a CSV file in UTF-8", path=path, found=str(error), mend="save it as CSV with the encoding UTF-8"
+        ) from error
+    except OSError as error:
+        raise DataError(
+            f"cannot be read: {error.strerror}", path=path, mend="check the path and its permissions"
+        ) from error
     if missing := [name for name in required if name not in columns]:
         raise DataError(
             f"the column {', '.join(missing)} is missing",
@@ -198,24 +245,40 @@ def _read_csv(path: Path, required: tuple[str, ...]) -> list[dict[str, str]]:
 
 def _read_manifest(path: Path) -> Dataset:
     rows = _read_csv(path, ("path", "label"))
-    class_names = tuple(sorted({row["label"] for row in rows if row["label"]}))
+    labels = [(row["label"] or "").strip() for row in rows]
+    class_names = tuple(sorted({label for label in labels if label}))
     index = {name: code for code, name in enumerate(class_names)}
     entries: dict[str, ImageEntry] = {}
-    for line, row in enumerate(rows, start=2):
-        name = Path(row["path"]).as_posix()
+    for line, (row, label) in enumerate(zip(rows, labels, strict=True), start=2):
+        name = _path_in(row, path, line)
         if name in entries:
             raise DataError(f"line {line} names {name} a second time", path=path, mend="keep one line an image")
         split = (row.get("split") or "").strip().lower()
         if split and split not in _SPLIT_CODES:
-            raise DataError(f"line {line}: unknown split", path=path, expected=", ".join(_SPLIT_CODES), found=split)
-        entries[name] = ImageEntry(
-            name, index.get(row["label"], NO_LABEL), _SPLIT_CODES.get(split, NO_SPLIT), row.get("group") or ""
-        )
+            raise DataError(
+                f"line {line}: unknown split",
+                path=path,
+                expected=", ".join(_SPLIT_CODES),
+                found=split,
+                mend="rename it, or leave the column empty",
+            )
+        code, group = _SPLIT_CODES.get(split, NO_SPLIT), (row.get("group") or "").strip()
+        entries[name] = ImageEntry(name, index.get(label, NO_LABEL), code, group)
     return Dataset(path.parent, class_names, sorted(entries.values()))
 
 
+def _path_in(row: dict[str, str], file: Path, line: int) -> str:
+    name = (row["path"] or "").strip()
+    if not name:
+        raise DataError(
+            f"line {line} names no path", path=file, mend="name an image in the column path, or remove the line"
+        )
+    return Path(name).as_posix()
+
+
 def _groups_from_csv(path: Path) -> dict[str, str]:
-    return {Path(row["path"]).as_posix(): row["group"] for row in _read_csv(path, ("path", "group"))}
+    rows = _read_csv(path, ("path", "group"))
+    return {_path_in(row, path, line): (row["group"] or "").strip() for line, row in enumerate(rows, start=2)}
 
 
 def _grouped_by_pattern(entries: list[ImageEntry], pattern: str) -> list[ImageEntry]:

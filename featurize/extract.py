@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import logging
-import os
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,24 +15,27 @@ from numpy.typing import NDArray
 
 from featurize.atomic import output_error
 from featurize.cache import Columns, FeatureCache, Skipped, write_cache
-from featurize.dataset import Dataset, ImageEntry
+from featurize.compute import Ledger, Progress, Tools, compute_features
+from featurize.dataset import Dataset
 from featurize.engines import Engine
-from featurize.errors import BusyError, DataError, Interrupted, MismatchError, XfeatError
-from featurize.known import KnownFeatures
-from featurize.reading import read_images
-from featurize.shards import FileIdentity, Row, ShardStore
+from featurize.errors import BusyError, DataError, Interrupted, MismatchError
+from featurize.known import NOWHERE, KnownFeatures, Places
+from featurize.shards import Identities, ShardStore
+from featurize.sources import ImageSource, open_source
 from featurize.specs import FeatureSpec
 from featurize.weights import Weights
 
 logger = logging.getLogger(__name__)
 
-# A kill loses at most one shard: this many images, or what was computed in this time.
-SHARD_ROWS = 512
-SHARD_SECONDS = 20.0
 _WRITE_ROWS = 2048
 
-Progress = Callable[[int, int], None]
-"""Called with images done and images to do."""
+
+class Changes(NamedTuple):
+    """How the images differ from those of the cache that was there before."""
+
+    new: int
+    changed: int
+    vanished: int
 
 
 @dataclass(frozen=True)
@@ -46,9 +47,11 @@ class Extraction:
         images: rows in the cache.
         computed: images that went through the network.
         reused: images whose features were known.
+        changes: images that are new, changed or gone since the last run.
         skipped: images that could not be read.
         truncated: paths of images whose end is missing.
         seconds: time for reading and computing, without start-up.
+        engine: name of the engine, empty if nothing had to be computed.
         up_to_date: the cache was already as it should be and has not been touched.
     """
 
@@ -56,9 +59,11 @@ class Extraction:
     images: int
     computed: int
     reused: int
+    changes: Changes
     skipped: list[Skipped]
     truncated: list[str]
     seconds: float
+    engine: str = ""
     up_to_date: bool = False
 
     @property
@@ -67,22 +72,11 @@ class Extraction:
         return self.computed / self.seconds if self.computed and self.seconds > 0 else 0.0
 
 
-@dataclass
-class _Outcome:
-    """What is known so far of the images to compute."""
-
-    identities: dict[str, FileIdentity] = field(default_factory=dict)
-    skipped: list[Skipped] = field(default_factory=list)
-    computed: int = 0
-    seconds: float = 0.0
-
-
 class _Work(NamedTuple):
     dataset: Dataset
     spec: FeatureSpec
     weights: Weights
     output: Path
-    fail_on_error: bool
 
 
 def parts_folder(output: Path) -> Path:
@@ -98,7 +92,6 @@ def extract_features(
     *,
     open_engine: Callable[[], Engine],
     workers: int | None = None,
-    batch_size: int | None = None,
     fail_on_error: bool = False,
     force: bool = False,
     progress: Progress | None = None,
@@ -113,29 +106,40 @@ def extract_features(
         spec: what to compute.
         weights: the backbone's weights; only their path is noted here, the engine reads them.
         output: the cache to write or to bring up to date.
-        open_engine: called once if anything has to be computed.
+        open_engine: called once, when the first image has to be computed.
         workers: decoding threads; by default as many as there are cores.
-        batch_size: images per call of the engine; by default the engine's own.
         fail_on_error: stop at the first image that cannot be read instead of skipping it.
         force: replace an existing cache of another spec, and compute everything anew.
-        progress: called after each batch.
+        progress: called as images are done.
 
     Raises:
         MismatchError: if ``output`` holds features of another spec.
         BusyError: if another process is writing ``output``.
-        ImageError, DataError: if an image cannot be read and ``fail_on_error`` is set, or if none can.
+        DataError: if an image cannot be read and ``fail_on_error`` is set, or if none can.
         OutputError: if something cannot be written.
-        Interrupted: on Ctrl-C; finished images are kept.
+        Interrupted: on Ctrl-C or SIGTERM; finished images are kept.
     """
-    work = _Work(dataset, spec, weights, output, fail_on_error)
-    with _locked(output):
+    work = _Work(dataset, spec, weights, output)
+    with _locked(output), _resumable():
+        source = open_source(dataset.root)
         store = ShardStore(parts_folder(output), spec.fingerprint)
         known, old = _known_features(work, store, force=force)
-        todo = [entry.path for entry in dataset.entries if not _is_unchanged(dataset, entry.path, known)]
-        outcome = _Outcome()
+        ledger = _open_ledger(dataset, known)
+        todo = _outdated(source, ledger)
         if todo:
-            _compute(work, todo, known, store, outcome, open_engine, workers, batch_size, progress)
-        result = _finish(work, known, old, outcome)
+            tools = Tools(
+                root=dataset.root,
+                source=source,
+                spec=spec,
+                open_engine=open_engine,
+                store=store,
+                known=known,
+                workers=workers,
+                fail_on_error=fail_on_error,
+                progress=progress,
+            )
+            compute_features(todo, ledger, tools)
+        result = _finish(work, known, old, ledger)
         store.delete()
         return result
 
@@ -161,6 +165,17 @@ def _locked(output: Path) -> Iterator[None]:
         lock.release()
 
 
+@contextmanager
+def _resumable() -> Iterator[None]:
+    """Say how to go on after Ctrl-C, whatever the run was doing."""
+    try:
+        yield
+    except Interrupted:
+        raise
+    except KeyboardInterrupt as error:
+        raise Interrupted("stopped", mend="run the same command again: what is finished is kept") from error
+
+
 def _known_features(work: _Work, store: ShardStore, *, force: bool) -> tuple[KnownFeatures, FeatureCache | None]:
     known, old = KnownFeatures(), None
     if force:
@@ -177,165 +192,110 @@ def _known_features(work: _Work, store: ShardStore, *, force: bool) -> tuple[Kno
                 mend="choose another file with -o, or replace this one with --force",
             )
         known.add_cache(old)
-    store.load()
-    for shard in store.shards:
-        known.add_shard(shard)
-    if store.shards:
-        logger.info("going on from %d finished images", sum(len(shard.paths) for shard in store.shards))
+    finished = 0
+    for shard, paths, identities in store.load():
+        known.add_shard(shard, identities, paths)
+        finished += shard.rows
+    if finished:
+        logger.info("going on from %d finished images", finished)
     return known, old
 
 
-def _is_unchanged(dataset: Dataset, path: str, known: KnownFeatures) -> bool:
-    if path not in known.identities:
-        return False
-    try:
-        state = os.stat(dataset.root / path)
-    except OSError:
-        return False  # reading it will say why
-    return known.has_state(path, state.st_size, state.st_mtime_ns)
+def _open_ledger(dataset: Dataset, known: KnownFeatures) -> Ledger:
+    paths = [entry.path for entry in dataset.entries]
+    identities = Identities.empty(len(paths))
+    return Ledger(paths, identities, known.find_paths(paths, identities))
 
 
-def _compute(
-    work: _Work,
-    todo: list[str],
-    known: KnownFeatures,
-    store: ShardStore,
-    outcome: _Outcome,
-    open_engine: Callable[[], Engine],
-    workers: int | None,
-    batch_size: int | None,
-    progress: Progress | None,
-) -> None:
-    engine = open_engine()
-    logger.info("%d images to compute with %s", len(todo), engine.name)
-    started = last_shard = time.monotonic()
-    rows: list[Row] = []
-    try:
-        for batch in _batches(work, todo, known, outcome, workers or _cores(), batch_size or engine.batch_size):
-            features = engine.features(np.stack([pixels for _, _, pixels in batch])).astype(work.spec.dtype)
-            rows += [Row(path, identity, row) for (path, identity, _), row in zip(batch, features, strict=True)]
-            outcome.computed += len(batch)
-            if len(rows) >= SHARD_ROWS or time.monotonic() - last_shard > SHARD_SECONDS:
-                _keep(rows, store, known)
-                last_shard = time.monotonic()
-            if progress is not None:
-                progress(len(outcome.identities) + len(outcome.skipped), len(todo))
-    except KeyboardInterrupt as error:
-        _keep(rows, store, known)
-        raise Interrupted(
-            f"stopped; {len(outcome.identities)} of {len(todo)} images are finished and kept in {store.folder}",
-            mend="run the same command again: it goes on from there",
-        ) from error
-    except XfeatError:
-        _keep(rows, store, known)
-        raise
-    _keep(rows, store, known)
-    outcome.seconds = time.monotonic() - started
-
-
-def _batches(
-    work: _Work, todo: list[str], known: KnownFeatures, outcome: _Outcome, workers: int, batch_size: int
-) -> Iterator[list[tuple[str, FileIdentity, NDArray[np.uint8]]]]:
-    """Yield batches of images that need the network; note the others in ``outcome``."""
-    batch: list[tuple[str, FileIdentity, NDArray[np.uint8]]] = []
-    images = read_images(work.dataset.root, todo, work.spec.preprocess, is_known=known.has_content, workers=workers)
-    for path, identity, pixels, reason in images:
-        if identity is None:
-            if work.fail_on_error:
-                raise DataError(
-                    reason,
-                    path=work.dataset.root / path,
-                    mend="remove it, or leave it out with --on-error skip",
-                )
-            outcome.skipped.append(Skipped(path, reason))
+def _outdated(source: ImageSource, ledger: Ledger) -> list[int]:
+    """Return the numbers of the images that are not known, or not in the state they were in."""
+    sizes, times = ledger.identities.size.tolist(), ledger.identities.mtime_ns.tolist()
+    known = (ledger.places != NOWHERE).tolist()
+    outdated = []
+    for number, path in enumerate(ledger.paths):
+        if known[number] and times[number] and source.state(path) == (sizes[number], times[number]):
             continue
-        outcome.identities[path] = identity
-        if pixels is not None:
-            batch.append((path, identity, pixels))
-        if len(batch) == batch_size:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
+        ledger.places[number] = NOWHERE
+        outdated.append(number)
+    return outdated
 
 
-def _keep(rows: list[Row], store: ShardStore, known: KnownFeatures) -> None:
-    if rows:
-        store.append(rows)
-        known.add_shard(store.shards[-1])
-        rows.clear()
-
-
-def _finish(work: _Work, known: KnownFeatures, old: FeatureCache | None, outcome: _Outcome) -> Extraction:
-    identity_of = known.identities | outcome.identities
-    gone = {path for path, _ in outcome.skipped}
-    entries = [entry for entry in work.dataset.entries if entry.path not in gone]
-    if not entries:
+def _finish(work: _Work, known: KnownFeatures, old: FeatureCache | None, ledger: Ledger) -> Extraction:
+    rows = np.flatnonzero(ledger.places != NOWHERE)
+    if not len(rows):
         raise DataError(
             "none of the images can be read",
             path=work.dataset.root,
-            found="; ".join(f"{path}: {reason}" for path, reason in outcome.skipped[:3]),
+            found="; ".join(f"{path}: {reason}" for path, reason in ledger.skipped[:3]),
             mend="check that these files are images",
         )
-    columns = _columns(entries, identity_of)
-    up_to_date = old is not None and not outcome.computed and _says_the_same(old, work, columns, outcome.skipped)
+    columns = _columns(work.dataset, ledger.identities, rows)
+    places = ledger.places[rows]
+    up_to_date = old is not None and not ledger.computed and _says_the_same(old, work, columns, ledger.skipped)
     if not up_to_date:
-        first = known.gather([columns.sha256[0]])
         write_cache(
             work.output,
             spec=work.spec,
             class_names=work.dataset.class_names,
             data_root=str(work.dataset.root.resolve()),
             weights_path=str(work.weights.path.resolve()),
-            blocks=_blocks(known, columns),
-            dim=first.shape[1],
+            blocks=_blocks(known, places),
+            dim=known.gather(places[:1]).shape[-1],
             columns=columns,
-            skipped=outcome.skipped,
+            skipped=ledger.skipped,
         )
     return Extraction(
         output=work.output,
-        images=len(entries),
-        computed=outcome.computed,
-        reused=len(entries) - outcome.computed,
-        skipped=outcome.skipped,
-        truncated=[path for path, cut in zip(columns.path, columns.truncated, strict=True) if cut],
-        seconds=outcome.seconds,
+        images=len(rows),
+        computed=ledger.computed,
+        reused=len(rows) - ledger.computed,
+        changes=_changes(old, ledger) if not up_to_date else Changes(0, 0, 0),
+        skipped=ledger.skipped,
+        truncated=[columns.path[row] for row in np.flatnonzero(columns.truncated).tolist()],
+        seconds=ledger.seconds,
+        engine=ledger.engine,
         up_to_date=up_to_date,
     )
 
 
-def _blocks(known: KnownFeatures, columns: Columns) -> Iterator[tuple[int, NDArray[Any]]]:
-    for first in range(0, len(columns.path), _WRITE_ROWS):
-        yield first, known.gather(list(columns.sha256[first : first + _WRITE_ROWS]))
+def _blocks(known: KnownFeatures, places: Places) -> Iterator[tuple[int, NDArray[Any]]]:
+    for first in range(0, len(places), _WRITE_ROWS):
+        yield first, known.gather(places[first : first + _WRITE_ROWS])
 
 
-def _columns(entries: list[ImageEntry], identity_of: dict[str, FileIdentity]) -> Columns:
-    identities = [identity_of[entry.path] for entry in entries]
+def _columns(dataset: Dataset, identities: Identities, rows: NDArray[np.intp]) -> Columns:
+    entries = [dataset.entries[row] for row in rows]
     return Columns(
         label=np.array([entry.label for entry in entries], np.int32),
         split=np.array([entry.split for entry in entries], np.uint8),
         path=[entry.path for entry in entries],
         group=[entry.group for entry in entries],
-        sha256=[identity.sha256 for identity in identities],
-        size=np.array([identity.size for identity in identities], np.int64),
-        mtime_ns=np.array([identity.mtime_ns for identity in identities], np.int64),
-        truncated=np.array([identity.truncated for identity in identities], np.bool_),
+        sha256=[sha256.decode() for sha256 in identities.sha256[rows].tolist()],
+        size=identities.size[rows],
+        mtime_ns=identities.mtime_ns[rows],
+        truncated=identities.truncated[rows],
     )
 
 
+def _changes(old: FeatureCache | None, ledger: Ledger) -> Changes:
+    before = dict(zip(old.columns.path, old.columns.sha256, strict=True)) if old is not None else {}
+    found = [(before.get(path), row) for row, path in enumerate(ledger.paths) if path in before]
+    read = [(sha256, row) for sha256, row in found if ledger.places[row] != NOWHERE]
+    changed = sum(sha256 != ledger.identities.sha256[row].decode() for sha256, row in read)
+    return Changes(new=len(ledger.paths) - len(found), changed=changed, vanished=len(before) - len(found))
+
+
 def _says_the_same(old: FeatureCache, work: _Work, columns: Columns, skipped: list[Skipped]) -> bool:
+    # A time of 0 was too recent to be kept; it is no reason to write everything again.
+    same_times = (old.columns.mtime_ns == columns.mtime_ns) | (old.columns.mtime_ns == 0)
     return (
         list(old.columns.path) == columns.path
         and list(old.columns.group) == columns.group
         and list(old.columns.sha256) == columns.sha256
         and np.array_equal(old.columns.label, columns.label)
         and np.array_equal(old.columns.split, columns.split)
-        and np.array_equal(old.columns.mtime_ns, columns.mtime_ns)
+        and bool(same_times.all())
         and old.class_names == work.dataset.class_names
         and old.skipped == skipped
         and old.data_root == str(work.dataset.root.resolve())
     )
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -8,6 +8,7 @@ import warnings
 import numpy as np
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
+from featurize.dicom import decode_dicom, is_dicom
 from featurize.errors import ImageError
 
 # As in the tutorial: an image whose end is missing is read as far as it goes. This is Pillow's only switch for it.
@@ -16,6 +17,11 @@ ImageFile.LOAD_TRUNCATED_IMAGES = True
 FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP")
 # A 140 kB PNG can hold 144 megapixels. The largest detectors in radiography have about 20.
 MAX_PIXELS = 100_000_000
+
+# Pillow warns above its limit and refuses above twice that; ours comes right after it, and is strict.
+# The filter is set once: changing filters around each call is not safe in threads.
+Image.MAX_IMAGE_PIXELS = MAX_PIXELS
+warnings.simplefilter("ignore", Image.DecompressionBombWarning)
 
 _END_MARKERS = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}
 
@@ -28,7 +34,7 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
     range (Pillow's own conversion clips it to white).
 
     Args:
-        data: content of a JPEG, PNG, BMP, TIFF or WebP file.
+        data: content of a JPEG, PNG, BMP, TIFF, WebP or DICOM file.
         max_pixels: larger images are refused from their header, before anything is decoded.
 
     Returns:
@@ -39,20 +45,21 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """
     if not data:
         raise ImageError("the file is empty")
+    if is_dicom(data):
+        return decode_dicom(data, max_pixels=max_pixels)
     try:
-        with warnings.catch_warnings():
-            # Our own limit comes next; Pillow's is a warning at one size and an exception at another.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(io.BytesIO(data), formats=FORMATS)
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
         width, height = image.size
         if width * height > max_pixels:
-            raise ImageError(f"{width}×{height} is more than {max_pixels // 1_000_000} megapixels")
+            raise ImageError(f"{width}×{height} is more than {max_pixels / 1e6:.0f} megapixels")
         return _to_8_bits(ImageOps.exif_transpose(image))
     except ImageError:
         raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise ImageError(f"more than {max_pixels / 1e6:.0f} megapixels") from error
     except UnidentifiedImageError as error:
         raise ImageError(f"not a {', '.join(FORMATS)} image") from error
-    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError, MemoryError) as error:
+    except (OSError, ValueError, SyntaxError, EOFError, MemoryError) as error:
         raise ImageError(f"cannot be decoded: {error}") from error
 
 

@@ -2,76 +2,128 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from featurize.cache import FeatureCache
-from featurize.shards import FileIdentity, Shard
+from featurize.shards import Identities, Shard
 
-OLD_CACHE = -1
+Places = NDArray[np.int64]
+NOWHERE = -1
+
+
+@dataclass(frozen=True)
+class _Source:
+    """A file with features: the cache or one shard; its rows are the places from ``first`` on."""
+
+    first: int
+    origin: FeatureCache | Shard
+    identities: Identities | None  # of the cache only: those of shards go into the dictionary
 
 
 class KnownFeatures:
-    """An index from file states and contents to features that are already on disk.
+    """An index from paths and contents to features that are on disk.
 
-    Attributes:
-        identities: per path, the state of the file that its features were computed from.
+    Every row on disk has a number, its place: first the rows of the cache, then those of the shards in their order.
     """
 
     def __init__(self) -> None:
-        self.identities: dict[str, FileIdentity] = {}
-        self._place_of: dict[str, tuple[int, int]] = {}  # sha256 -> (source, row)
-        self._cache: FeatureCache | None = None
-        self._shards: list[Shard] = []
-        self._loaded: tuple[int, NDArray[Any]] | None = None
+        self._sources: list[_Source] = []
+        self._end = 0
+        self._in_shards: dict[bytes, int] = {}  # digest -> place
+        self._open: tuple[int, NDArray[Any]] | None = None
+        self._paths: list[tuple[int, Sequence[str], Identities]] = []  # with the first place
 
     def add_cache(self, cache: FeatureCache) -> None:
-        """Take in every row of a finished cache."""
-        self._cache = cache
+        """Take in every row of a finished cache; before any shard."""
         columns = cache.columns
-        facts = zip(
-            columns.size.tolist(),
-            columns.mtime_ns.tolist(),
-            columns.sha256,
-            columns.truncated.tolist(),
-            strict=True,
-        )
-        identities = [FileIdentity(*values) for values in facts]
-        self._take(OLD_CACHE, columns.path, identities)
+        identities = Identities(columns.size, columns.mtime_ns, np.asarray(columns.sha256, "S64"), columns.truncated)
+        self._sources.append(_Source(self._end, cache, identities))
+        self._paths.append((self._end, columns.path, identities))
+        self._end += len(cache)
 
-    def add_shard(self, shard: Shard) -> None:
-        """Take in every row of a shard."""
-        self._shards.append(shard)
-        self._take(len(self._shards) - 1, shard.paths, shard.identities)
+    def add_shard(self, shard: Shard, identities: Identities, paths: Sequence[str] | None = None) -> int:
+        """Take in every row of a shard and return the place of its first.
 
-    def has_content(self, sha256: str) -> bool:
-        """Tell whether the features of a file with this content are known."""
-        return sha256 in self._place_of
+        Args:
+            shard: the file.
+            identities: the states of its images.
+            paths: their paths, if :meth:`find_paths` is to know them.
+        """
+        first = self._end
+        self._sources.append(_Source(first, shard, None))
+        self._end += shard.rows
+        for row, sha256 in enumerate(identities.sha256.tolist()):
+            self._in_shards.setdefault(bytes.fromhex(sha256.decode()), first + row)
+        if paths is not None:
+            self._paths.append((first, paths, identities))
+        return first
 
-    def has_state(self, path: str, size: int, mtime_ns: int) -> bool:
-        """Tell whether the file at ``path`` is as it was when its features were computed."""
-        identity = self.identities.get(path)
-        return identity is not None and (identity.size, identity.mtime_ns) == (size, mtime_ns)
+    def find_paths(self, paths: Sequence[str], identities: Identities) -> Places:
+        """Look up many files by path, at the start of a run.
 
-    def gather(self, sha256s: list[str]) -> NDArray[Any]:
-        """Return features (n, D) of known contents, reading each shard once if they come in its order."""
-        rows = []
-        for sha256 in sha256s:
-            source, row = self._place_of[sha256]
-            rows.append(self._source(source)[row])
-        return np.stack(rows)
+        Args:
+            paths: N paths.
+            identities: N states; those of known paths are filled in with what their features were computed from.
 
-    def _take(self, source: int, paths: Any, identities: list[FileIdentity]) -> None:
-        for row, (path, identity) in enumerate(zip(paths, identities, strict=True)):
-            self.identities[path] = identity
-            self._place_of.setdefault(identity.sha256, (source, row))
+        Returns:
+            Place of each path's features, ``NOWHERE`` if unknown. What was added later wins.
+        """
+        places = np.full(len(paths), NOWHERE, np.int64)
+        row_of = {path: row for row, path in enumerate(paths)}
+        for first, known, states in self._paths:
+            rows = np.array([row_of.get(path, NOWHERE) for path in known], np.intp)
+            here = np.flatnonzero(rows != NOWHERE)
+            places[rows[here]] = first + here
+            identities.copy_from(rows[here], states, here)
+        self._paths.clear()
+        return places
 
-    def _source(self, source: int) -> NDArray[Any]:
-        if source == OLD_CACHE:
-            assert self._cache is not None
-            return self._cache.features
-        if self._loaded is None or self._loaded[0] != source:
-            self._loaded = (source, self._shards[source].features())
-        return self._loaded[1]
+    def find_content(self, sha256: str) -> int:
+        """Return the place of the features of a file with this content, or ``NOWHERE``."""
+        place = self._in_shards.get(bytes.fromhex(sha256))
+        return self._find_in_cache(sha256.encode()) if place is None else place
+
+    def gather(self, places: Places) -> NDArray[Any]:
+        """Return features (n, D) or (n, V, D) of n places, opening each file once."""
+        source_of = np.array([self._source_of(place) for place in places.tolist()], np.intp)
+        rows: NDArray[Any] | None = None
+        for number in dict.fromkeys(source_of.tolist()):
+            chosen = source_of == number
+            found = self._features(number)[places[chosen] - self._sources[number].first]
+            if rows is None:
+                rows = np.empty((len(places), *found.shape[1:]), found.dtype)
+            rows[chosen] = found
+        if rows is None:
+            raise ValueError("no places")
+        return rows
+
+    def _source_of(self, place: int) -> int:
+        return bisect_right(self._sources, place, key=lambda source: source.first) - 1
+
+    @cached_property
+    def _cache_index(self) -> tuple[NDArray[np.bytes_], NDArray[np.intp]]:
+        """Contents of the cache, sorted, and their places: a run that changes nothing never needs them."""
+        identities = self._sources[0].identities if self._sources else None
+        contents = identities.sha256 if identities is not None else np.zeros(0, "S64")
+        order = np.argsort(contents, kind="stable")
+        return contents[order], order
+
+    def _find_in_cache(self, sha256: bytes) -> int:
+        contents, order = self._cache_index
+        at = int(np.searchsorted(contents, sha256))
+        return int(order[at]) if at < len(contents) and contents[at] == sha256 else NOWHERE
+
+    def _features(self, number: int) -> NDArray[Any]:
+        origin = self._sources[number].origin
+        if isinstance(origin, FeatureCache):
+            return origin.features
+        if self._open is None or self._open[0] != number:
+            self._open = (number, origin.features())
+        return self._open[1]

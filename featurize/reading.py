@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
 from typing import NamedTuple
 
 from featurize.errors import ImageError
 from featurize.images import is_truncated
-from featurize.preprocess import Pixels, load_pixels
+from featurize.preprocess import Pixels
 from featurize.shards import FileIdentity
-from featurize.specs import PreprocessSpec
+from featurize.sources import ImageSource
+from featurize.specs import FeatureSpec
+from featurize.views import load_views
 
 
 class ReadImage(NamedTuple):
@@ -23,7 +23,7 @@ class ReadImage(NamedTuple):
     Attributes:
         path: relative to the data root.
         identity: the state the file was read in, or ``None`` if it could not be read.
-        pixels: uint8 (S, S, 3), or ``None`` if its features are known already or it could not be read.
+        pixels: uint8 (V, S, S, 3), or ``None`` if its features are known already or it could not be read.
         reason: why it could not be read, else empty.
     """
 
@@ -34,16 +34,16 @@ class ReadImage(NamedTuple):
 
 
 def read_images(
-    root: Path, paths: Iterable[str], spec: PreprocessSpec, *, is_known: Callable[[str], bool], workers: int
-) -> Iterator[ReadImage]:
+    source: ImageSource, paths: Iterable[str], spec: FeatureSpec, *, is_known: Callable[[str], bool], workers: int
+) -> Generator[ReadImage, None, None]:
     """Read images in threads, a bounded number ahead, and yield them in the order given.
 
     Pillow releases the interpreter's lock while it decodes and resizes, so threads keep all cores busy.
 
     Args:
-        root: the data root.
+        source: the data root.
         paths: relative to it.
-        spec: the size to resize to.
+        spec: the size to resize to, and how many views of each image.
         is_known: tells from a SHA-256 that the features are known, so that decoding is spared.
         workers: number of threads.
     """
@@ -52,7 +52,7 @@ def read_images(
     pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
     try:
         for path in paths:
-            waiting.append(pool.submit(_read_image, root, path, spec, is_known))
+            waiting.append(pool.submit(_read_image, source, path, spec, is_known))
             if len(waiting) >= ahead:
                 yield waiting.popleft().result()
         while waiting:
@@ -61,18 +61,13 @@ def read_images(
         pool.shutdown(cancel_futures=True)
 
 
-def _read_image(root: Path, path: str, spec: PreprocessSpec, is_known: Callable[[str], bool]) -> ReadImage:
+def _read_image(source: ImageSource, path: str, spec: FeatureSpec, is_known: Callable[[str], bool]) -> ReadImage:
     try:
-        with (root / path).open("rb") as file:
-            state = os.fstat(file.fileno())
-            data = file.read()
-    except OSError as error:
-        return ReadImage(path, None, None, f"cannot be read: {error.strerror or error}")
-    sha256 = hashlib.sha256(data).hexdigest()
-    identity = FileIdentity(state.st_size, state.st_mtime_ns, sha256, is_truncated(data))
-    if is_known(sha256):
-        return ReadImage(path, identity, None)
-    try:
-        return ReadImage(path, identity, load_pixels(data, spec))
+        data, state = source.read(path)
+        sha256 = hashlib.sha256(data).hexdigest()
+        identity = FileIdentity(state.size, state.mtime_ns, sha256, is_truncated(data))
+        if is_known(sha256):
+            return ReadImage(path, identity, None)
+        return ReadImage(path, identity, load_views(data, spec.preprocess, views=spec.views, sha256=sha256))
     except ImageError as error:
         return ReadImage(path, None, None, error.what)

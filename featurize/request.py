@@ -19,6 +19,7 @@ def resolve_request(
     weights: str | os.PathLike[str] | None = None,
     size: int | None = None,
     pooling: str = "final",
+    views: int = 1,
     normalize: str = "half",
     dtype: str = "float32",
     force: bool = False,
@@ -32,6 +33,7 @@ def resolve_request(
         weights: a file of weights; needs a named backbone or an existing cache.
         size: side of the input in pixels; by default the backbone's own.
         pooling: ``final`` or ``multilevel``.
+        views: views of each image, the clean one included.
         normalize: ``half`` or ``imagenet``.
         dtype: ``float32`` or ``float16``.
         force: whether an existing ``output`` is to be replaced.
@@ -58,6 +60,7 @@ def resolve_request(
         weights_sha256=found.sha256,
         preprocess=preprocess,
         pooling=pooling,
+        views=views,
         dtype=dtype,
     )
     return spec, found

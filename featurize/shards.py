@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 import shutil
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,7 @@ from featurize.atomic import replacing
 
 logger = logging.getLogger(__name__)
 
-Features = NDArray[np.floating]
+Features = NDArray[np.floating[Any]]
 
 
 class FileIdentity(NamedTuple):
@@ -25,7 +25,7 @@ class FileIdentity(NamedTuple):
 
     Attributes:
         size: bytes.
-        mtime_ns: time of the last change, nanoseconds since 1970.
+        mtime_ns: time of the last change, nanoseconds since 1970; 0 if it was too recent to be relied on.
         sha256: of the content, 64 hexadecimal digits.
         truncated: whether the end of the image is missing.
     """
@@ -37,7 +37,7 @@ class FileIdentity(NamedTuple):
 
 
 class Row(NamedTuple):
-    """One finished image: which file, in which state, with which features."""
+    """One finished image: which file, in which state, with which features (D,) or (V, D)."""
 
     path: str
     identity: FileIdentity
@@ -45,76 +45,116 @@ class Row(NamedTuple):
 
 
 @dataclass(frozen=True)
+class Identities:
+    """File states as columns of equal length: a million of them as objects would fill the memory.
+
+    Attributes:
+        size: int64, bytes.
+        mtime_ns: int64, nanoseconds since 1970.
+        sha256: 64 bytes each, hexadecimal digits.
+        truncated: bool.
+    """
+
+    size: NDArray[np.int64]
+    mtime_ns: NDArray[np.int64]
+    sha256: NDArray[np.bytes_]
+    truncated: NDArray[np.bool_]
+
+    def __len__(self) -> int:
+        return len(self.size)
+
+    @classmethod
+    def empty(cls, count: int) -> Identities:
+        """Return room for ``count`` states."""
+        return cls(
+            np.zeros(count, np.int64), np.zeros(count, np.int64), np.zeros(count, "S64"), np.zeros(count, np.bool_)
+        )
+
+    @classmethod
+    def of(cls, identities: Sequence[FileIdentity]) -> Identities:
+        """Turn states into columns."""
+        columns = cls.empty(len(identities))
+        for row, identity in enumerate(identities):
+            columns.set(row, identity)
+        return columns
+
+    def set(self, row: int, identity: FileIdentity) -> None:
+        """Note one state."""
+        self.size[row], self.mtime_ns[row] = identity.size, identity.mtime_ns
+        self.sha256[row], self.truncated[row] = identity.sha256.encode(), identity.truncated
+
+    def copy_from(self, rows: NDArray[np.intp], other: Identities, other_rows: NDArray[np.intp]) -> None:
+        """Take over ``other_rows`` of other columns into ``rows`` of these."""
+        for name in FileIdentity._fields:
+            getattr(self, name)[rows] = getattr(other, name)[other_rows]
+
+
+@dataclass(frozen=True)
 class Shard:
     """One file of finished rows, opened when its features are needed."""
 
     file: Path
-    paths: list[str]
-    identities: list[FileIdentity]
+    rows: int
 
     def features(self) -> Features:
-        """Return the rows' features (n, D)."""
+        """Return the features (n, D) or (n, V, D)."""
         with np.load(self.file, allow_pickle=False) as content:
             features: Features = content["features"]
         return features
 
 
 class ShardStore:
-    """The folder of shards beside an output file.
+    """The shards of one output file and one spec.
 
-    Args:
-        folder: where the shards lie; made when the first is written.
-        fingerprint: of the feature spec; shards of another one are thrown away.
+    Attributes:
+        folder: where they lie.
+        fingerprint: of the spec that their features were computed with.
     """
 
     def __init__(self, folder: Path, fingerprint: str) -> None:
         self.folder = folder
         self.fingerprint = fingerprint
-        self.shards: list[Shard] = []
+        self._next_number = 0
 
-    def load(self) -> None:
-        """Read what an earlier run left; a damaged shard or one of another spec is deleted."""
+    def load(self) -> Iterator[tuple[Shard, list[str], Identities]]:
+        """Yield what an earlier run left, oldest first; a damaged shard or one of another spec is deleted."""
         for file in sorted(self.folder.glob("*.npz")):
-            shard = self._read(file) if file.name.startswith(self.fingerprint) else None
-            if shard is None:
+            found = self._read(file) if file.name.startswith(f"{self.fingerprint}-") else None
+            if found is None:
                 logger.info("deleting the unusable shard %s", file.name)
                 file.unlink()
             else:
-                self.shards.append(shard)
+                self._next_number = int(file.stem.rpartition("-")[2]) + 1
+                yield found
 
-    def append(self, rows: Iterable[Row]) -> None:
+    def append(self, rows: Sequence[Row]) -> tuple[Shard, Identities]:
         """Write rows as one more shard, flushed to disk before this returns.
 
         Raises:
             OutputError: if it cannot be written; the shards before it stay.
         """
-        rows = list(rows)
-        number = int(self.shards[-1].file.stem.rpartition("-")[2]) + 1 if self.shards else 0
-        file = self.folder / f"{self.fingerprint}-{number:08d}.npz"
-        paths, identities = [row.path for row in rows], [row.identity for row in rows]
+        file = self.folder / f"{self.fingerprint}-{self._next_number:08d}.npz"
+        identities = Identities.of([row.identity for row in rows])
         with replacing(file) as partial, partial.open("wb") as stream:
             np.savez(
                 stream,
                 features=np.stack([row.features for row in rows]),
-                paths=np.array([path.encode("utf-8", "surrogateescape") for path in paths]),
-                **{  # type: ignore[arg-type]
-                    name: np.array([getattr(identity, name) for identity in identities])
-                    for name in FileIdentity._fields
-                },
+                paths=np.array([row.path.encode("utf-8", "surrogateescape") for row in rows]),
+                **vars(identities),
             )
-        self.shards.append(Shard(file, paths, identities))
+        self._next_number += 1
+        return Shard(file, len(rows)), identities
 
     def delete(self) -> None:
         """Remove the folder: the finished file holds everything now."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def _read(self, file: Path) -> Shard | None:
+    def _read(self, file: Path) -> tuple[Shard, list[str], Identities] | None:
         try:
             with np.load(file, allow_pickle=False) as content:
-                columns = [content[name].tolist() for name in FileIdentity._fields]
+                identities = Identities(**{name: content[name] for name in FileIdentity._fields})
                 paths = [path.decode("utf-8", "surrogateescape") for path in content["paths"].tolist()]
                 rows = content["features"].shape[0]  # reading it checks its CRC
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
             return None
-        identities = [FileIdentity(*values) for values in zip(*columns, strict=True)]
-        return Shard(file, paths, identities) if rows == len(paths) else None
+        return (Shard(file, rows), paths, identities) if rows == len(paths) == len(identities) else None

@@ -23,6 +23,7 @@ NORMALIZATIONS: dict[str, tuple[Triple, Triple]] = {
 }
 POOLINGS = ("final", "multilevel")
 DTYPES = ("float32", "float16")
+MAX_VIEWS = 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,7 +117,7 @@ class FeatureSpec(Spec):
         weights_sha256: SHA-256 of the weights file, 64 hexadecimal digits.
         preprocess: how an image becomes the network's input.
         pooling: ``final`` (pooled last layer) or ``multilevel`` (stages 3 to 7 appended).
-        views: rows of features an image; 1 means the clean image alone.
+        views: views of each image, V: the clean one first, then augmented ones; 1 means the clean image alone.
         dtype: ``float32`` or ``float16``, as stored.
     """
 
@@ -132,7 +133,7 @@ class FeatureSpec(Spec):
     def __post_init__(self) -> None:
         require(self.pooling in POOLINGS, "unknown pooling", expected=" or ".join(POOLINGS), found=self.pooling)
         require(self.dtype in DTYPES, "unknown dtype", expected=" or ".join(DTYPES), found=self.dtype)
-        require(self.views == 1, "only the clean view is supported", expected="1", found=self.views)
+        require(1 <= self.views <= MAX_VIEWS, "views out of range", expected=f"1 to {MAX_VIEWS}", found=self.views)
         require(
             len(self.weights_sha256) == 64,
             "not a SHA-256",
@@ -143,4 +144,9 @@ class FeatureSpec(Spec):
     def describe(self) -> str:
         """Return one line for people."""
         side = self.preprocess.size
-        return f"{self.backbone} ({self.weights_sha256[:8]}), {side}×{side}, {self.pooling}, {self.dtype}"
+        views = f", {self.views} views" if self.views > 1 else ""
+        return f"{self.backbone} ({self.weights_sha256[:8]}), {side}×{side}, {self.pooling}, {self.dtype}{views}"
+
+    def row_shape(self, dim: int) -> tuple[int, ...]:
+        """Return the shape of an image's features: (D,), or (V, D) with views."""
+        return (dim,) if self.views == 1 else (self.views, dim)

@@ -10,8 +10,11 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
+from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidGraph, InvalidProtobuf, NoSuchFile
 
-from featurize.errors import DeviceError
+from featurize.engines.batches import in_batches
+from featurize.engines.devices import cores
+from featurize.errors import DeviceError, OutputError
 from featurize.specs import FeatureSpec
 from featurize.weights import Weights
 
@@ -19,20 +22,30 @@ logger = logging.getLogger(__name__)
 
 # Raised whenever the conversion changes, so that graphs made by an older version are not taken for new ones.
 GRAPH_VERSION = 1
-OPSET = 18
 
 
 class OnnxEngine:
     """Runs the network in onnxruntime."""
 
-    def __init__(self, spec: FeatureSpec, weights: Weights, *, device: str, threads: int | None = None) -> None:
+    def __init__(
+        self,
+        spec: FeatureSpec,
+        weights: Weights,
+        *,
+        device: str,
+        threads: int | None = None,
+        batch_size: int | None = None,
+    ) -> None:
         provider = "CPUExecutionProvider" if device == "cpu" else "CUDAExecutionProvider"
         self.name = f"onnxruntime on {device}"
-        self.batch_size = 8 if device == "cpu" else 64
-        self._session = _open_session(_graph_file(spec, weights), provider, device, threads)
+        self.batch_size = batch_size or (8 if device == "cpu" else 64)
+        self._session = _open_kept_graph(spec, weights, provider, device, threads)
 
     def features(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return float32 (N, D) for uint8 (N, S, S, 3) RGB."""
+        return in_batches(pixels, self.batch_size, self._run)
+
+    def _run(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         features: NDArray[np.float32] = self._session.run(["features"], {"image": pixels})[0]
         return features
 
@@ -45,7 +58,7 @@ def graph_folder() -> Path:
 
 def _open_session(graph: Path, provider: str, device: str, threads: int | None) -> ort.InferenceSession:
     options = ort.SessionOptions()
-    options.intra_op_num_threads = threads or len(os.sched_getaffinity(0))
+    options.intra_op_num_threads = threads or cores()
     # Threads that spin while they wait take the cores from the threads that decode.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 3
@@ -64,7 +77,12 @@ def _open_session(graph: Path, provider: str, device: str, threads: int | None) 
     return session
 
 
-def _graph_file(spec: FeatureSpec, weights: Weights) -> Path:
+def graph_file(spec: FeatureSpec, weights: Weights) -> Path:
+    """Return the network of ``spec`` as an ONNX file, converting it if that has not been done yet.
+
+    Raises:
+        OutputError: if there is no place to keep it.
+    """
     recipe = f"{GRAPH_VERSION} {spec.backbone} {weights.sha256} {spec.preprocess.fingerprint} {spec.pooling}"
     digest = hashlib.sha256(recipe.encode()).hexdigest()[:16]
     path = graph_folder() / f"{spec.backbone}-{spec.preprocess.size}-{digest}.onnx"
@@ -72,5 +90,23 @@ def _graph_file(spec: FeatureSpec, weights: Weights) -> Path:
         logger.info("converting %s to ONNX, once: it is kept in %s", spec.backbone, path.parent)
         from featurize.engines.conversion import convert_feature_network
 
-        convert_feature_network(spec, weights, path)
+        try:
+            convert_feature_network(spec, weights, path)
+        except OutputError as error:
+            raise OutputError(
+                error.what, path=path, mend="set XFEAT_CACHE_DIR to a folder that can be written"
+            ) from error
     return path
+
+
+def _open_kept_graph(
+    spec: FeatureSpec, weights: Weights, provider: str, device: str, threads: int | None
+) -> ort.InferenceSession:
+    path = graph_file(spec, weights)
+    try:
+        return _open_session(path, provider, device, threads)
+    except (InvalidProtobuf, InvalidGraph, NoSuchFile, Fail):
+        # Kept graphs are only copies: a damaged one is made again.
+        logger.warning("%s is damaged and is converted again", path)
+        path.unlink(missing_ok=True)
+        return _open_session(graph_file(spec, weights), provider, device, threads)

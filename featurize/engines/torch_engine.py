@@ -2,32 +2,56 @@
 
 from __future__ import annotations
 
+import logging
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from featurize.engines.batches import in_batches
 from featurize.network import FeatureNetwork, load_backbone
 from featurize.specs import FeatureSpec
 from featurize.weights import Weights
+
+logger = logging.getLogger(__name__)
 
 
 class TorchEngine:
     """Runs the network in torch; on a GPU channels-last and in half precision.
 
-    The half precision path needs a GPU and has not been run on one yet: see docs/decisions/0003-engines.md.
+    What concerns a GPU (half precision, running out of memory) has not been run on one yet.
     """
 
-    def __init__(self, spec: FeatureSpec, weights: Weights, *, device: str, threads: int | None = None) -> None:
+    def __init__(
+        self,
+        spec: FeatureSpec,
+        weights: Weights,
+        *,
+        device: str,
+        threads: int | None = None,
+        batch_size: int | None = None,
+    ) -> None:
         self.device = torch.device(device)
         self.name = f"torch on {device}"
-        self.batch_size = 128 if self.device.type == "cuda" else 8
+        self.batch_size = batch_size or (128 if self.device.type == "cuda" else 8)
         if threads is not None and self.device.type == "cpu":
             torch.set_num_threads(threads)
         network = FeatureNetwork(load_backbone(spec, weights), spec.preprocess).to(self.device)
         self._network = network.to(memory_format=torch.channels_last)
 
     def features(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Return float32 (N, D) for uint8 (N, S, S, 3) RGB."""
+        """Return float32 (N, D) for uint8 (N, S, S, 3) RGB; a batch that the GPU cannot hold is halved."""
+        while True:
+            try:
+                return in_batches(pixels, self.batch_size, self._run)
+            except torch.cuda.OutOfMemoryError:
+                if self.batch_size == 1:
+                    raise
+                self.batch_size //= 2
+                torch.cuda.empty_cache()
+                logger.warning("the GPU is out of memory: going on with batches of %d", self.batch_size)
+
+    def _run(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         on_gpu = self.device.type == "cuda"
         batch = torch.from_numpy(pixels)
         if on_gpu:

@@ -1,0 +1,158 @@
+"""Where the bytes of images come from: a folder, or a zip archive that is read without unpacking it."""
+
+from __future__ import annotations
+
+import calendar
+import errno
+import lzma
+import os
+import time
+import zipfile
+import zlib
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+from featurize.errors import DataError, ImageError
+
+# More than an image: 100 megapixels of RGB are 300 MB, and every decoding thread holds one file.
+MAX_FILE_BYTES = 512 << 20
+# A file changed this shortly before it is read can change again without its time or size telling. FAT counts 2 s.
+_SETTLED_NS = 2_000_000_000
+_ENCRYPTED = 0x1
+_BROKEN = (
+    OSError,
+    zipfile.BadZipFile,
+    NotImplementedError,
+    RuntimeError,
+    EOFError,
+    ValueError,
+    zlib.error,
+    lzma.LZMAError,
+)
+
+
+class FileState(NamedTuple):
+    """What tells cheaply whether a file is as it was: bytes, and nanoseconds since 1970 (0: cannot be relied on)."""
+
+    size: int
+    mtime_ns: int
+
+
+class ImageSource(Protocol):
+    """A place with image files, safe to use from several threads."""
+
+    def state(self, path: str) -> FileState | None:
+        """Return the state of a file without opening it, ``None`` if it is not there."""
+        ...
+
+    def read(self, path: str) -> tuple[bytes, FileState]:
+        """Return a file's content and the state in which it was read.
+
+        Raises:
+            ImageError: if it cannot be read; the message is the reason.
+        """
+        ...
+
+
+def open_source(root: Path) -> ImageSource:
+    """Open a folder or a zip archive.
+
+    Raises:
+        DataError: if ``root`` is neither.
+    """
+    return FolderSource(root) if root.is_dir() else ZipSource(root)
+
+
+class FolderSource:
+    """Files below a folder."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = str(root)
+
+    def state(self, path: str) -> FileState | None:
+        """Return the state of a file without opening it, ``None`` if it is not there."""
+        try:
+            found = os.stat(os.path.join(self._root, path))
+        except (OSError, ValueError):
+            return None
+        return FileState(found.st_size, found.st_mtime_ns)
+
+    def read(self, path: str) -> tuple[bytes, FileState]:
+        """Return a file's content and the state in which it was read.
+
+        Raises:
+            ImageError: if it cannot be read.
+        """
+        try:
+            with open(os.path.join(self._root, path), "rb") as file:
+                found = os.fstat(file.fileno())
+                if found.st_size > MAX_FILE_BYTES:
+                    raise _too_large(found.st_size)
+                data = file.read(MAX_FILE_BYTES + 1)
+        except (OSError, ValueError) as error:
+            if isinstance(error, ImageError):
+                raise
+            raise ImageError(f"cannot be read: {getattr(error, 'strerror', None) or error}") from error
+        settled = time.time_ns() - found.st_mtime_ns > _SETTLED_NS
+        return data, FileState(len(data), found.st_mtime_ns if settled else 0)
+
+
+class ZipSource:
+    """Members of a zip archive. Nothing is unpacked: names such as ``../x`` reach no file.
+
+    Raises:
+        DataError: if the file is no zip archive.
+    """
+
+    def __init__(self, path: Path) -> None:
+        try:
+            self._archive = zipfile.ZipFile(path)
+        except (OSError, zipfile.BadZipFile, NotImplementedError, ValueError) as error:
+            raise DataError(
+                "not a zip archive",
+                path=path,
+                expected="a folder, a zip archive or a CSV file",
+                found=str(error),
+                mend="check the file: its end may be missing",
+            ) from error
+        self._members = {info.filename: info for info in self._archive.infolist() if not info.is_dir()}
+
+    def names(self) -> list[str]:
+        """Return the names of all members that are files."""
+        return list(self._members)
+
+    def state(self, path: str) -> FileState | None:
+        """Return the state of a member from the archive's directory, ``None`` if it is not there."""
+        info = self._members.get(path)
+        return _member_state(info) if info is not None else None
+
+    def read(self, path: str) -> tuple[bytes, FileState]:
+        """Return a member's content, checked against its CRC, and its state.
+
+        Raises:
+            ImageError: if it cannot be read.
+        """
+        info = self._members.get(path)
+        if info is None:
+            raise ImageError(f"cannot be read: {os.strerror(errno.ENOENT)} in the archive")
+        if info.flag_bits & _ENCRYPTED:
+            raise ImageError("encrypted in the archive")
+        if info.file_size > MAX_FILE_BYTES:
+            raise _too_large(info.file_size)
+        try:
+            with self._archive.open(info) as file:
+                # The directory may lie about the size: never unpack more than it says.
+                data = file.read(info.file_size + 1)
+        except _BROKEN as error:
+            raise ImageError(f"cannot be read from the archive: {error}") from error
+        return data, _member_state(info)
+
+
+def _member_state(info: zipfile.ZipInfo) -> FileState:
+    # Zip times are steps of 2 s in a zone that nobody wrote down. The CRC of the content fills the digits below.
+    steps = calendar.timegm((*info.date_time, 0, 0, 0)) // 2
+    return FileState(info.file_size, max(steps, 1) * 2_000_000_000 + info.CRC % 2_000_000_000)
+
+
+def _too_large(size: int) -> ImageError:
+    return ImageError(f"{size / (1 << 20):.0f} MB is more than an image of {MAX_FILE_BYTES >> 20} MB")
