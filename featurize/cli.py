@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from featurize.backbones import BACKBONES
-from featurize.cli_data import split
+from featurize.cli_data import audit, split
 from featurize.console import Commands, comma_list, default_of, json_option, progress_bar
 from featurize.specs import DTYPES, MAX_VIEWS, NORMALIZATIONS, POOLINGS, FeatureSpec
 
@@ -197,6 +197,7 @@ def verify(file: Path) -> tuple[dict[str, Any], str]:
 
 
 main.add_command(split)
+main.add_command(audit)
 
 
 def _as_json(done: Extraction, spec: FeatureSpec) -> dict[str, Any]:

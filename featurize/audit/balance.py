@@ -1,0 +1,145 @@
+"""What the counts say: tiny classes, a test too small to measure with, images that were never read."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from featurize.audit.findings import NOTE, WARNING, Finding, Marked, counted, name_of, printable
+from featurize.audit.specs import AuditSpec
+from featurize.audit.survey import Survey
+from featurize.cache import FeatureCache
+
+# One class this many times as frequent as another makes accuracy a poor measure.
+_LOPSIDED = 5
+
+
+def balance_findings(cache: FeatureCache, spec: AuditSpec) -> list[Finding]:
+    """Judge the counts per split and class."""
+    counts = {part: {name: n for name, n in row.items() if name != "none"} for part, row in cache.counts.items()}
+    train = counts.get("train", counts.get("none", {}))
+    findings = []
+    tiny = {name: train.get(name, 0) for name in cache.class_names if train.get(name, 0) < spec.few_class_images}
+    if tiny:
+        findings.append(
+            Finding(
+                kind="balance.tiny-class",
+                severity=WARNING,
+                title="Hardly any training images of " + ", ".join(f"{name} ({n})" for name, n in tiny.items()),
+                meaning=f"From fewer than {spec.few_class_images} images a class is learnt by chance, if at all.",
+                mend="add images of it, or leave the class out with xfeat featurize --classes",
+            )
+        )
+    if train and max(train.values()) >= _LOPSIDED * max(1, min(train.values())):
+        most, least = max(train, key=lambda name: train[name]), min(train, key=lambda name: train[name])
+        findings.append(
+            Finding(
+                kind="balance.lopsided",
+                severity=WARNING,
+                title=f"{train[most] / max(1, train[least]):.0f} times as many training images of {most} as of {least}",
+                meaning=f"Calling everything {most} would be right in {train[most] / sum(train.values()):.0%} of "
+                "cases: accuracy alone says little here.",
+                mend="read sensitivity per class and AUC instead; try xhead train --class-weight balanced",
+            )
+        )
+    return findings + _test_findings(cache, counts, spec)
+
+
+def file_findings(cache: FeatureCache, survey: Survey) -> list[Finding]:
+    """Report images that were skipped, cut short, changed or are gone."""
+    findings = []
+    if cache.skipped:
+        findings.append(
+            Finding(
+                kind="files.skipped",
+                severity=WARNING,
+                title=f"{counted(len(cache.skipped), 'image')} unreadable and left out",
+                meaning="If they are not a random sample (all from one source, say), the figures are skewed.",
+                mend="mend or replace the files and run xfeat featurize again",
+                lines=[f"{printable(row.path)}: {row.reason}" for row in cache.skipped],
+            )
+        )
+    absent, changed = np.flatnonzero(~survey.present), np.flatnonzero(survey.changed)
+    if len(absent):
+        findings.append(
+            Finding(
+                kind="files.gone",
+                severity=WARNING,
+                title=f"{len(absent)} of {counted(len(cache), 'image')} no longer in {printable(cache.data_root)}",
+                meaning="Their pixels could not be checked for duplicates and shortcuts.",
+                mend="put the images back, or run xfeat featurize again where they are now",
+                lines=[name_of(cache, int(row)) for row in absent],
+            )
+        )
+    if len(changed):
+        findings.append(
+            Finding(
+                kind="files.changed",
+                severity=WARNING,
+                title=f"{counted(len(changed), 'image')} changed since the features were computed",
+                meaning="The pixels that were checked here are not the ones that the features came from.",
+                mend="run xfeat featurize again, then the audit",
+                lines=[name_of(cache, int(row)) for row in changed],
+            )
+        )
+    cut = np.flatnonzero(cache.columns.truncated)
+    if len(cut):
+        findings.append(
+            Finding(
+                kind="files.truncated",
+                severity=NOTE,
+                title=f"{counted(len(cut), 'image')} cut short, read as far as the file goes",
+                meaning="The missing part is grey; a model can learn that, if one class has more of them.",
+                mend="fetch these files again",
+                images=[Marked(int(row), "the end of the file is missing", 0.0) for row in cut],
+            )
+        )
+    return findings
+
+
+def _test_findings(cache: FeatureCache, counts: dict[str, dict[str, int]], spec: AuditSpec) -> list[Finding]:
+    if list(counts) == ["none"] or not cache.class_names:
+        return [
+            Finding(
+                kind="splits.none",
+                severity=NOTE,
+                title="The data is not divided, so there is no leakage to check",
+                meaning="Training will divide it by itself, image by image where no group is known.",
+                mend="divide it once and for all with xfeat split, and audit the result",
+            )
+        ]
+    findings = []
+    test = counts.get("test", {})
+    total = sum(test.values())
+    absent = [f"{name} in {split}" for split, row in counts.items() for name in cache.class_names if not row.get(name)]
+    if absent:
+        findings.append(
+            Finding(
+                kind="splits.class-missing",
+                severity=WARNING,
+                title="A class is missing from a split: no " + ", ".join(absent),
+                meaning="What a split does not hold it cannot teach or measure.",
+                mend="divide the data with xfeat split, which gives each split every class",
+            )
+        )
+    if not total:
+        findings.append(
+            Finding(
+                kind="splits.no-test",
+                severity=WARNING,
+                title="There is no test split",
+                meaning="Figures of the images that chose the epoch are too good.",
+                mend="divide the data with xfeat split",
+            )
+        )
+    elif total < spec.few_test_images:
+        findings.append(
+            Finding(
+                kind="splits.small-test",
+                severity=WARNING,
+                title=f"Only {counted(total, 'test image')}",
+                meaning=f"One image is {100 / total:.1f} percentage points of accuracy: differences of a few points "
+                "mean nothing.",
+                mend="measure with xhead crossval, which tests on every image once, or collect more",
+            )
+        )
+    return findings

@@ -1,0 +1,119 @@
+"""The same image twice: the same file, or nearest neighbours in feature space whose pixels agree too."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featurize.audit.findings import Pair
+from featurize.audit.specs import AuditSpec
+from featurize.audit.survey import SIDE, Survey
+
+_PAIRS = 8_192
+# Detail finer than about a twentieth of the side; coarser shapes are alike in all images of one kind.
+_DETAIL_SIGMA = 1.5
+# Grey levels (root mean square) of fine detail below which an image is too plain to compare.
+_PLAIN = 0.5
+
+
+def same_files(hashes: Sequence[str]) -> tuple[NDArray[np.int64], list[Pair]]:
+    """Pair the exact copies of a file with its first occurrence.
+
+    Args:
+        hashes: digest of each row's file.
+
+    Returns:
+        int64, the first row of each content, ascending; one pair for each further row.
+    """
+    first_with: dict[str, int] = {}
+    pairs = [
+        Pair(first, row, "the same file")
+        for row, digest in enumerate(hashes)
+        if (first := first_with.setdefault(digest, row)) != row
+    ]
+    return np.fromiter(first_with.values(), np.int64, len(first_with)), pairs
+
+
+def near_duplicates(
+    rows: NDArray[np.int64],
+    neighbours: NDArray[np.int64],
+    cosines: NDArray[np.float32],
+    survey: Survey,
+    spec: AuditSpec,
+) -> tuple[list[Pair], list[Pair]]:
+    """Confirm neighbours on the pixels.
+
+    Args:
+        rows: int64 (n,), the rows that took part in the search.
+        neighbours: int64 (n, k), places in ``rows``.
+        cosines: float32 (n, k).
+        survey: the small grey images.
+        spec: the thresholds.
+
+    Returns:
+        Pairs whose pixels agree, and pairs that are very close in feature space but whose files are gone; each the
+        clearest first.
+    """
+    if not neighbours.size:
+        return [], []
+    own = np.repeat(np.arange(len(rows)), neighbours.shape[1])
+    ends = np.sort(np.stack([own, neighbours.ravel()], axis=1), axis=1)
+    ends, where = np.unique(ends, axis=0, return_index=True)
+    first, second, cosine = rows[ends[:, 0]], rows[ends[:, 1]], cosines.ravel()[where]
+    comparable = survey.present[first] & survey.present[second]
+    pixels = np.zeros(len(first), np.float32)
+    mirrored = np.zeros(len(first), np.bool_)
+    seen = np.flatnonzero(comparable)
+    for block in np.array_split(seen, max(1, -(-len(seen) // _PAIRS))):
+        pixels[block], mirrored[block] = detail_correlation(survey.grey[first[block]], survey.grey[second[block]])
+    confirmed = [
+        Pair(int(first[i]), int(second[i]), _describe(mirrored[i]), float(pixels[i]), float(cosine[i]))
+        for i in np.flatnonzero(comparable & (pixels >= spec.same_pixels))
+    ]
+    unconfirmed = [
+        Pair(int(first[i]), int(second[i]), "very alike in feature space; not compared", None, float(cosine[i]))
+        for i in np.flatnonzero(~comparable & (cosine >= spec.alike_features))
+    ]
+    return (
+        sorted(confirmed, key=lambda pair: -(pair.pixels or 0)),
+        sorted(unconfirmed, key=lambda pair: -(pair.features or 0)),
+    )
+
+
+def detail_correlation(
+    first: NDArray[np.uint8], second: NDArray[np.uint8]
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Correlate the fine detail of small grey images, as they are and with one of them mirrored.
+
+    What is common to all images of a kind (a chest is bright at the sides and dark in the lungs) is coarse; subtracting
+    a blurred copy leaves what is particular to one. Brightness and contrast do not matter.
+
+    Args:
+        first: uint8 (n, 32, 32).
+        second: uint8 (n, 32, 32).
+
+    Returns:
+        The larger correlation, float32 (n,), 0 where an image is too plain; whether the mirrored one was larger.
+    """
+    one, other = _detail(first), _detail(second)
+    straight = np.einsum("nij,nij->n", one, other)
+    flipped = np.einsum("nij,nij->n", one, other[:, :, ::-1])
+    return np.maximum(straight, flipped), flipped > straight
+
+
+def _detail(grey: NDArray[np.uint8]) -> NDArray[np.float32]:
+    from scipy.ndimage import gaussian_filter
+
+    values = grey.astype(np.float32)
+    fine = values - gaussian_filter(values, (0, _DETAIL_SIGMA, _DETAIL_SIGMA))
+    fine -= fine.mean(axis=(1, 2), keepdims=True)
+    length = np.linalg.norm(fine, axis=(1, 2), keepdims=True)
+    plain = length < _PLAIN * SIDE  # the norm of SIDE² values of this root mean square
+    unit: NDArray[np.float32] = np.where(plain, 0, fine / np.maximum(length, 1e-6)).astype(np.float32)
+    return unit
+
+
+def _describe(mirrored: np.bool_) -> str:
+    return "the same image, mirrored" if mirrored else "the same image, saved again"

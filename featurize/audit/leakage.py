@@ -1,0 +1,151 @@
+"""What duplicates and groups mean: leakage from split to split, contradictory labels, or only ballast."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from featurize.audit.findings import FAILURE, NOTE, WARNING, Finding, Pair, counted, printable
+from featurize.cache import Columns
+from featurize.dataset import NO_LABEL, NO_SPLIT
+
+_LEAK = (
+    "A model that has seen an image in training, or another of the same patient, need not understand it to get it "
+    "right: the test figures are too good."
+)
+_DIVIDE_AGAIN = "then divide the data again with xfeat split and run xfeat featurize and this audit again"
+
+
+def duplicate_findings(copies: Sequence[Pair], near: Sequence[Pair], columns: Columns) -> list[Finding]:
+    """Sort pairs of one image by what they do to the figures.
+
+    Args:
+        copies: pairs of exact copies.
+        near: pairs whose pixels agree.
+        columns: splits, labels and groups of the rows.
+    """
+    pairs = [*copies, *near]
+    labels = columns.label
+    contradictory = [p for p in pairs if labels[p.first] != labels[p.second] and NO_LABEL not in _both(labels, p)]
+    inside = [p for p in pairs if not _crosses(columns, p) and p not in set(contradictory)]
+    findings = [
+        *_leaks("leakage.same-file", [p for p in copies if _crosses(columns, p)], "the same file", columns),
+        *_leaks("leakage.near-duplicate", [p for p in near if _crosses(columns, p)], "nearly the same image", columns),
+    ]
+    if contradictory:
+        findings.append(
+            Finding(
+                kind="duplicates.labels",
+                severity=WARNING,
+                title=f"{counted(len(contradictory), 'pair')} of the same image with different labels",
+                meaning="At least one label of each pair is wrong; a model cannot learn from it and is marked down for "
+                "it in the test.",
+                mend="look at each pair, keep the right copy and remove the other",
+                pairs=contradictory,
+            )
+        )
+    if inside:
+        findings.append(_inside(inside, columns))
+    return findings
+
+
+def group_findings(columns: Columns) -> list[Finding]:
+    """Find groups (patients) that have images in several splits, and rows whose group is unknown."""
+    first_in: dict[str, dict[int, int]] = {}
+    for row, (group, split) in enumerate(zip(columns.group, columns.split.tolist(), strict=True)):
+        if group and split != NO_SPLIT:
+            first_in.setdefault(group, {}).setdefault(split, row)
+    parted = {group: sorted(rows.values()) for group, rows in first_in.items() if len(rows) > 1}
+    findings = []
+    if parted:
+        findings.append(
+            Finding(
+                kind="leakage.group",
+                severity=FAILURE,
+                title=f"{counted(len(parted), 'group')} (patients or series) with images in more than one split",
+                meaning=_LEAK,
+                mend="divide the data again with xfeat split SRC DST --groups FILE, which keeps groups together, and "
+                "run xfeat featurize on DST",
+                pairs=[
+                    Pair(rows[0], other, f"group {printable(group)}")
+                    for group, rows in parted.items()
+                    for other in rows[1:]
+                ],
+            )
+        )
+    unknown = sum(not group for group in columns.group)
+    if unknown:
+        share = "No image has" if unknown == len(columns.group) else f"{unknown} of {len(columns.group)} images have no"
+        findings.append(
+            Finding(
+                kind="groups.unknown",
+                severity=WARNING,
+                title=f"{share} group: whether a patient is in two splits cannot be checked",
+                meaning="Two images of one patient in training and test make the test figures too good, and they need "
+                "not look alike enough to be found here.",
+                mend="name the patient or series of each image: xfeat featurize DATA --groups FILE|REGEX",
+            )
+        )
+    return findings
+
+
+def unconfirmed_finding(pairs: Sequence[Pair], columns: Columns) -> list[Finding]:
+    """Report pairs that are alike in feature space and whose files are gone."""
+    crossing = [pair for pair in pairs if _crosses(columns, pair)]
+    if not crossing:
+        return []
+    return [
+        Finding(
+            kind="leakage.unconfirmed",
+            severity=WARNING,
+            title=f"{counted(len(crossing), 'pair')} of very similar images in two splits; the files are gone, so the "
+            "pixels could not be compared",
+            meaning="If they are the same image, the test figures are too good.",
+            mend="put the images back where they were when the cache was made, and run the audit again",
+            pairs=crossing,
+        )
+    ]
+
+
+def _leaks(kind: str, pairs: list[Pair], what: str, columns: Columns) -> list[Finding]:
+    if not pairs:
+        return []
+    images = len({row for pair in pairs for row in (pair.first, pair.second)})
+    return [
+        Finding(
+            kind=kind,
+            severity=FAILURE,
+            title=f"{counted(len(pairs), 'pair')} of images in two splits are {what} ({images} images)",
+            meaning=_LEAK,
+            mend=f"keep one copy of each (xfeat split also keeps exact copies together); {_DIVIDE_AGAIN}",
+            pairs=pairs,
+        )
+    ]
+
+
+def _inside(pairs: list[Pair], columns: Columns) -> Finding:
+    undivided = any(columns.split[pair.first] == NO_SPLIT for pair in pairs)
+    apart = [pair for pair in pairs if len(set(_both(columns.group, pair))) > 1 or not columns.group[pair.first]]
+    at_risk = undivided and any(pair.how != "the same file" for pair in apart)
+    return Finding(
+        kind="duplicates.inside",
+        severity=WARNING if at_risk else NOTE,
+        title=f"{counted(len(pairs), 'pair')} of the same image "
+        + ("before any split" if undivided else "within one split"),
+        meaning="A later split may put one copy into training and the other into the test."
+        if at_risk
+        else "Copies count twice in training or in the figures; they leak nothing.",
+        mend="give both the same group, or remove one, before the data is divided"
+        if at_risk
+        else "remove one of each pair if they are not meant",
+        pairs=pairs,
+    )
+
+
+def _crosses(columns: Columns, pair: Pair) -> bool:
+    splits = _both(columns.split, pair)
+    return splits[0] != splits[1] and NO_SPLIT not in splits
+
+
+def _both(values: Any, pair: Pair) -> tuple[Any, Any]:
+    return values[pair.first], values[pair.second]

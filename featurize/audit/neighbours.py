@@ -1,0 +1,104 @@
+"""Nearest neighbours in feature space, and a short form of the features; both block by block, so memory stays flat."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featurize.cache import FeatureCache
+from featurize.errors import CacheError
+
+# Rows of one block: 20,000 × 1280 float32 are 100 MB.
+_BLOCK = 20_000
+_QUERY = 4_096
+# Directions of largest variance that the linear models see; measured in docs/audit.md.
+SHORT_DIM = 64
+
+
+def clean_view(cache: FeatureCache) -> NDArray[Any]:
+    """Return (N, D) features: those of the clean image if there are several views."""
+    return cache.features[:, 0] if cache.features.ndim == 3 else cache.features
+
+
+def nearest_neighbours(
+    features: NDArray[Any], rows: NDArray[np.int64], count: int
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Find the nearest neighbours of each of ``rows`` among the others by cosine.
+
+    Args:
+        features: (N, D), may be memory-mapped.
+        rows: int64 (n,), which of them take part; ascending.
+        count: neighbours of each; fewer if there are not so many rows.
+
+    Returns:
+        Neighbours, int64 (n, k), as places in ``rows``; cosines, float32 (n, k), largest first.
+
+    Raises:
+        CacheError: if a feature is not finite.
+    """
+    from sklearn.neighbors import NearestNeighbors
+
+    wanted = min(count, len(rows) - 1)
+    found = np.full((len(rows), wanted), -1, np.int64)
+    cosines = np.full((len(rows), wanted), -np.inf, np.float32)
+    if wanted < 1:
+        return found, cosines
+    for first in range(0, len(rows), _BLOCK):
+        block = _unit_rows(features, rows[first : first + _BLOCK])
+        # On rows of length 1, squared distance = 2 - 2 cosine, and scikit-learn's search for distances is much faster.
+        search = NearestNeighbors(n_neighbors=min(wanted + 1, len(block)), algorithm="brute").fit(block)
+        for query in range(0, len(rows), _QUERY):
+            own = np.arange(query, min(query + _QUERY, len(rows)))
+            distances, places = search.kneighbors(_unit_rows(features, rows[own]))
+            places += first
+            near = np.where(places == own[:, None], -np.inf, 1 - distances**2 / 2)
+            all_places = np.hstack([found[own], places])
+            all_cosines = np.hstack([cosines[own], near])
+            order = np.argsort(-all_cosines, axis=1, kind="stable")[:, :wanted]
+            found[own] = np.take_along_axis(all_places, order, axis=1)
+            cosines[own] = np.take_along_axis(all_cosines, order, axis=1)
+    return found, cosines
+
+
+def short_features(features: NDArray[Any], *, seed: int) -> NDArray[np.float32]:
+    """Return the features' principal components, float32 (N, at most 64), fitted on at most 20,000 rows."""
+    from sklearn.decomposition import PCA
+
+    count = len(features)
+    sample = np.arange(count)
+    if count > _BLOCK:
+        sample = np.sort(np.random.default_rng(seed).choice(count, _BLOCK, replace=False))
+    seen = np.asarray(features[sample], np.float32)
+    reduce = PCA(min(SHORT_DIM, *seen.shape), svd_solver="randomized", random_state=seed).fit(seen)
+    parts = [reduce.transform(np.asarray(features[rows], np.float32)) for rows in _blocks(count)]
+    return np.vstack(parts).astype(np.float32)
+
+
+def require_finite(cache: FeatureCache) -> None:
+    """Refuse a cache with rows that are not finite.
+
+    Raises:
+        CacheError: if there is such a row.
+    """
+    features = clean_view(cache)
+    for rows in _blocks(len(cache)):
+        if not np.isfinite(features[rows]).all():
+            raise CacheError(
+                "holds values that are not finite",
+                path=cache.path,
+                mend=f"xfeat verify {cache.path} names the rows; then delete it and run xfeat featurize again",
+            )
+
+
+def _unit_rows(features: NDArray[Any], rows: NDArray[np.int64]) -> NDArray[np.float32]:
+    block = np.asarray(features[rows], np.float32)
+    norms = np.maximum(np.linalg.norm(block, axis=1, keepdims=True), 1e-12)
+    unit: NDArray[np.float32] = (block / norms).astype(np.float32)
+    return unit
+
+
+def _blocks(count: int) -> Iterator[slice]:
+    return (slice(first, first + _QUERY) for first in range(0, count, _QUERY))

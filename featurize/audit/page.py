@@ -1,0 +1,104 @@
+"""features.audit.html: one page with everything in it, that can be mailed and printed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from featurize.audit.findings import Audit, Finding, Pair, Probe, label_name, name_of, split_name
+from featurize.audit.pictures import Pictures, class_average
+from featurize.audit.shortcuts import is_strong
+from featurize.cache import library_versions
+
+_PAIRS_SHOWN = 12
+_IMAGES_SHOWN = 18
+_LINES_SHOWN = 50
+
+
+def render_page(audit: Audit) -> str:
+    """Return the page of an audit; pictures are read from the data root, and missing ones are shown as gone."""
+    from jinja2 import Environment, PackageLoader
+
+    environment = Environment(
+        loader=PackageLoader("featurize.audit", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
+    pictures = Pictures(audit.cache)
+    cache = audit.cache
+    return environment.get_template("audit_template.html").render(
+        audit=audit,
+        name=cache.path.name,
+        class_names=cache.class_names,
+        spec_line=cache.spec.describe(),
+        data_root=cache.data_root.encode("utf-8", "surrogateescape").decode("utf-8", "replace"),
+        findings=[_finding(finding, audit, pictures) for finding in audit.findings],
+        probes=[_probe(probe, audit, pictures) for probe in audit.probes],
+        averages=_class_averages(audit),
+        counts=cache.counts,
+        count_names=[*cache.class_names, *(["none"] if any("none" in row for row in cache.counts.values()) else [])],
+        largest=max((number for row in cache.counts.values() for number in row.values()), default=1),
+        versions=library_versions(),
+    )
+
+
+def _finding(finding: Finding, audit: Audit, pictures: Pictures) -> dict[str, Any]:
+    return {
+        "finding": finding,
+        "pairs": [_pair(pair, audit, pictures) for pair in finding.pairs[:_PAIRS_SHOWN]],
+        "images": [
+            {**_image(marked.row, audit, pictures), "why": marked.why} for marked in finding.images[:_IMAGES_SHOWN]
+        ],
+        "lines": finding.lines[:_LINES_SHOWN],
+        "hidden": max(0, len(finding.pairs) - _PAIRS_SHOWN)
+        + max(0, len(finding.images) - _IMAGES_SHOWN)
+        + max(0, len(finding.lines) - _LINES_SHOWN),
+    }
+
+
+def _pair(pair: Pair, audit: Audit, pictures: Pictures) -> dict[str, Any]:
+    measured = [
+        f"{name} {value:.2f}"
+        for name, value in (("pixels agree", pair.pixels), ("features agree", pair.features))
+        if value is not None
+    ]
+    return {
+        "how": pair.how,
+        "measured": ", ".join(measured),
+        "sides": [_image(row, audit, pictures) for row in (pair.first, pair.second)],
+    }
+
+
+def _image(row: int, audit: Audit, pictures: Pictures) -> dict[str, Any]:
+    return {
+        "path": name_of(audit.cache, row),
+        "split": split_name(audit.cache, row) or "no split",
+        "label": label_name(audit.cache, row) or "no label",
+        "picture": pictures.of_row(row),
+    }
+
+
+def _probe(probe: Probe, audit: Audit, pictures: Pictures) -> dict[str, Any]:
+    present = np.flatnonzero(audit.survey.present)
+    strong = is_strong(probe, audit.spec)
+    return {
+        "probe": probe,
+        "picture": pictures.seen_by(probe.name, int(present[0])) if len(present) else "",
+        "bars": [
+            {
+                "name": name,
+                "auc": auc,
+                "strong": strong and auc >= audit.spec.strong_shortcut,
+                "percent": round(100 * max(0.0, min(1.0, 2 * auc - 1)), 1),
+            }
+            for name, auc in probe.auc.items()
+        ],
+    }
+
+
+def _class_averages(audit: Audit) -> list[dict[str, str]]:
+    labels, present = np.asarray(audit.cache.columns.label), audit.survey.present
+    return [
+        {"name": name, "picture": class_average(audit.survey.grey[rows])}
+        for code, name in enumerate(audit.cache.class_names)
+        if len(rows := np.flatnonzero(present & (labels == code)))
+    ]

@@ -1,0 +1,76 @@
+"""The pictures of the page, as data URLs: each file is read once, at the size it is shown in."""
+
+from __future__ import annotations
+
+import base64
+import io
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from featurize.audit.shortcuts import MASKS
+from featurize.audit.survey import SIDE, source_of
+from featurize.cache import FeatureCache
+from featurize.errors import ImageError
+from featurize.images import decode
+
+_SIDE = (240, 240)
+_MASKED_SIDE = 128
+
+
+class Pictures:
+    """Thumbnails of the images of a cache, made when they are first asked for."""
+
+    def __init__(self, cache: FeatureCache) -> None:
+        self._cache = cache
+        self._source = source_of(cache)
+        self._made: dict[int, str] = {}
+
+    def of_row(self, row: int) -> str:
+        """Return a data URL, empty if the file is gone or cannot be read."""
+        if row not in self._made:
+            self._made[row] = self._make(row)
+        return self._made[row]
+
+    def seen_by(self, evidence: str, row: int) -> str:
+        """Return what a probe sees of an image, the rest black; empty if it does not see pixels."""
+        masks = {"features": np.ones((SIDE, SIDE), np.bool_), **MASKS}
+        image = self._read(row) if evidence in masks else None
+        if image is None:
+            return ""
+        small = np.asarray(image.convert("L").resize((_MASKED_SIDE, _MASKED_SIDE), Image.Resampling.BILINEAR))
+        repeat = _MASKED_SIDE // SIDE
+        seen = np.kron(masks[evidence], np.ones((repeat, repeat), np.bool_))
+        return _data_url(Image.fromarray(np.where(seen, small, 0).astype(np.uint8)))
+
+    def _make(self, row: int) -> str:
+        image = self._read(row)
+        if image is None:
+            return ""
+        image.thumbnail(_SIDE, Image.Resampling.BILINEAR)
+        return _data_url(image)
+
+    def _read(self, row: int) -> Image.Image | None:
+        if self._source is None:
+            return None
+        try:
+            return decode(self._source.read(self._cache.columns.path[row])[0])
+        except (ImageError, OSError):
+            return None
+
+
+def class_average(grey: NDArray[np.uint8]) -> str:
+    """Return the average of small grey images as a data URL.
+
+    Args:
+        grey: uint8 (n, S, S), n > 0.
+    """
+    image = Image.fromarray(grey.mean(axis=0).round().astype(np.uint8))
+    return _data_url(image.resize((_MASKED_SIDE, _MASKED_SIDE), Image.Resampling.BICUBIC))
+
+
+def _data_url(image: Image.Image) -> str:
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=78)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -1,0 +1,111 @@
+"""Linear models that never see the group they are asked about: the one measuring instrument of the audit."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featurize.audit.findings import Probe
+from featurize.audit.neighbours import SHORT_DIM
+
+_FOLDS = 5
+# Groups that each class must have; with fewer, an AUC says nothing.
+FEWEST_GROUPS = 5
+
+Labels = NDArray[np.integer]
+
+
+def probeable(labels: Labels, groups: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Mark the rows of classes that have enough groups to be predicted out of fold.
+
+    Args:
+        labels: (n,), -1 for none.
+        groups: (n,), equal for rows of one group.
+
+    Returns:
+        bool (n,); all false if fewer than two classes have enough.
+    """
+    good = [code for code in np.unique(labels[labels >= 0]) if len(np.unique(groups[labels == code])) >= FEWEST_GROUPS]
+    return np.isin(labels, good) if len(good) > 1 else np.zeros(len(labels), np.bool_)
+
+
+def out_of_fold(
+    values: NDArray[np.floating], labels: Labels, groups: NDArray[np.int64], *, balanced: bool, seed: int
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Predict each row by a logistic regression that has seen none of its group.
+
+    Args:
+        values: (n, d).
+        labels: (n,), 0 to C - 1, each with at least ``FEWEST_GROUPS`` groups.
+        groups: (n,).
+        balanced: weigh the classes alike.
+        seed: of the folds.
+
+    Returns:
+        Probabilities, float64 (n, C); fold, int64 (n,).
+    """
+    from sklearn.decomposition import PCA
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import StratifiedGroupKFold
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    probabilities = np.zeros((len(labels), int(labels.max()) + 1))
+    folds = np.zeros(len(labels), np.int64)
+    # A class that misses from one fold's training rows costs a column of zeros there, not the audit.
+    splitter = StratifiedGroupKFold(_FOLDS, shuffle=True, random_state=seed)
+    for number, (known, asked) in enumerate(splitter.split(values, labels, groups)):
+        scale = [StandardScaler()]
+        if values.shape[1] > SHORT_DIM:
+            dim = min(SHORT_DIM, len(known) // 2)
+            scale = [PCA(dim, svd_solver="randomized", random_state=seed), StandardScaler()]
+        weights = "balanced" if balanced else None
+        model = make_pipeline(*scale, LogisticRegression(C=0.1, max_iter=500, class_weight=weights))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)  # the last digits of the optimum do not matter here
+            model.fit(values[known], labels[known])
+        probabilities[np.ix_(asked, model.classes_)] = model.predict_proba(values[asked])
+        folds[asked] = number
+    return probabilities, folds
+
+
+def score(
+    name: str,
+    what: str,
+    labels: Labels,
+    class_names: list[str],
+    predicted: tuple[NDArray[np.float64], NDArray[np.int64]],
+) -> Probe:
+    """Measure out-of-fold predictions.
+
+    Args:
+        name: of the probe.
+        what: the evidence in words.
+        labels: (n,), 0 to C - 1.
+        class_names: C names.
+        predicted: what :func:`out_of_fold` returned.
+    """
+    from sklearn.metrics import balanced_accuracy_score, roc_auc_score
+
+    probabilities, folds = predicted
+    # Of two classes, one against the other is the same twice: name the rarer one.
+    codes = range(len(class_names)) if len(class_names) > 2 else [int(np.argmin(np.bincount(labels, minlength=2)))]
+    auc = {class_names[code]: float(roc_auc_score(labels == code, probabilities[:, code])) for code in codes}
+    best = class_names.index(max(auc, key=lambda key: auc[key]))
+    of_folds = [
+        roc_auc_score(labels[rows] == best, probabilities[rows, best])
+        for fold in np.unique(folds)
+        if len(np.unique(labels[rows := folds == fold] == best)) == 2
+    ]
+    return Probe(
+        name=name,
+        what=what,
+        auc=auc,
+        standard_error=float(np.std(of_folds, ddof=1) / np.sqrt(len(of_folds))) if len(of_folds) > 1 else 0.5,
+        balanced_accuracy=float(balanced_accuracy_score(labels, probabilities.argmax(axis=1))),
+        chance=1 / len(class_names),
+        images=len(labels),
+    )

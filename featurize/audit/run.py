@@ -1,0 +1,158 @@
+"""One audit, from a cache to findings: look at the images, search neighbours, probe, judge."""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featurize.audit.balance import balance_findings, file_findings
+from featurize.audit.duplicates import near_duplicates, same_files
+from featurize.audit.findings import NOTE, WARNING, Audit, Finding, Probe, counted, worst_first
+from featurize.audit.leakage import duplicate_findings, group_findings, unconfirmed_finding
+from featurize.audit.neighbours import clean_view, nearest_neighbours, require_finite, short_features
+from featurize.audit.probing import Labels, out_of_fold, probeable, score
+from featurize.audit.shortcuts import is_strong, probe_shortcuts, sample_rows
+from featurize.audit.specs import AuditSpec
+from featurize.audit.survey import Progress, Survey, survey_images
+from featurize.audit.suspects import label_suspects, outliers
+from featurize.cache import FeatureCache
+from featurize.split import joined_groups
+
+logger = logging.getLogger(__name__)
+
+
+def audit_cache(cache: FeatureCache, spec: AuditSpec | None = None, *, progress: Progress | None = None) -> Audit:
+    """Look for everything that makes the figures of a model trained on this cache better than it is.
+
+    Args:
+        cache: the features; the images are looked for below its data root.
+        spec: the thresholds.
+        progress: called with images read and images to read.
+
+    Raises:
+        CacheError: if a feature is not finite.
+    """
+    spec = spec or AuditSpec()
+    require_finite(cache)
+    survey = survey_images(cache, progress=progress)
+    columns = cache.columns
+    unique, copies = same_files(columns.sha256)
+    neighbours, cosines = nearest_neighbours(clean_view(cache), unique, spec.neighbours)
+    near, unconfirmed = near_duplicates(unique, neighbours, cosines, survey, spec)
+    labels = np.asarray(columns.label)
+    groups = joined_groups(columns.group, columns.sha256)
+    probes, from_probes = _probe(cache, survey, labels, groups, spec)
+    findings = [
+        *duplicate_findings(copies, near, columns),
+        *group_findings(columns),
+        *unconfirmed_finding(unconfirmed, columns),
+        *from_probes,
+        *balance_findings(cache, spec),
+        *file_findings(cache, survey),
+        *_outlier_finding(unique, cosines),
+    ]
+    return Audit(cache, spec, worst_first(findings), probes, survey)
+
+
+def _probe(
+    cache: FeatureCache, survey: Survey, labels: Labels, groups: NDArray[np.int64], spec: AuditSpec
+) -> tuple[list[Probe], list[Finding]]:
+    """Measure shortcuts and label suspects, where there are classes enough."""
+    rows = np.flatnonzero(probeable(labels, groups))
+    if not len(rows):
+        return [], [_too_few_to_probe(cache)]
+    codes, own = np.unique(labels[rows], return_inverse=True)
+    names = [cache.class_names[code] for code in codes]
+    predicted = out_of_fold(
+        short_features(clean_view(cache), seed=spec.seed)[rows], own, groups[rows], balanced=False, seed=spec.seed
+    )
+    probes = [score("features", "the whole image, through the network", own, names, predicted)]
+    suspects = _suspect_finding(rows, own, predicted[0], names)
+    visible = np.flatnonzero(probeable(np.where(survey.present, labels, -1), groups))
+    seen = sample_rows(visible, spec.probe_images, spec.seed)
+    seen = seen[probeable(labels[seen], groups[seen])]
+    if not len(seen):
+        return probes, suspects
+    seen_codes, seen_own = np.unique(labels[seen], return_inverse=True)
+    seen_names = [cache.class_names[code] for code in seen_codes]
+    probes += probe_shortcuts(survey, seen, seen_own, groups[seen], seen_names, spec)
+    return probes, [*_shortcut_finding(probes, spec), *suspects]
+
+
+def _shortcut_finding(probes: list[Probe], spec: AuditSpec) -> list[Finding]:
+    strong = sorted((probe for probe in probes if is_strong(probe, spec)), key=lambda probe: -probe.best)
+    if not strong:
+        return []
+    whole = probes[0]
+    return [
+        Finding(
+            kind="shortcut",
+            severity=WARNING,
+            title=f"The label shows without the subject of the image ({_short_list(strong)}; guessing is 0.5)",
+            meaning="These show no disease, yet a linear model that is given nothing else tells the classes apart this "
+            f"well (AUC); the whole image reaches {whole.best:.3f}. So the accuracy that a model reports here can come "
+            "from recognising the source of an image (hospital, device, crop, markers, sharpness, shape), not the "
+            "disease. The test split cannot tell the two apart, because its images come from the same sources.",
+            mend="before quoting an accuracy, test on images of another hospital (xhead eval); collect all classes "
+            "from the same sources, and crop frames and burnt-in letters",
+            probes=strong,
+        )
+    ]
+
+
+def _short_list(probes: list[Probe]) -> str:
+    words = {
+        "border": "border alone",
+        "centre-blacked-out": "centre blacked out",
+        "file": "file size and format alone",
+        "grey-levels": "grey levels alone",
+    }
+    return ", ".join(f"{words[probe.name]} {probe.best:.3f}" for probe in probes)
+
+
+def _suspect_finding(
+    rows: NDArray[np.int64], labels: Labels, probabilities: NDArray[np.float64], names: list[str]
+) -> list[Finding]:
+    marked = label_suspects(rows, labels, probabilities, names)
+    if not marked:
+        return []
+    share = len(marked) / len(rows)
+    return [
+        Finding(
+            kind="labels.suspect",
+            severity=WARNING if share >= 0.01 else NOTE,
+            title=f"{counted(len(marked), 'label')} ({share:.1%}) contradicted by the images that look alike",
+            meaning="Some are wrong labels, which cost accuracy and spoil the test; others are hard cases. The least "
+            "credible come first.",
+            mend="look at the first of them, move wrong ones to the right class folder, and run xfeat featurize again",
+            images=marked,
+        )
+    ]
+
+
+def _outlier_finding(rows: NDArray[np.int64], cosines: NDArray[np.float32]) -> list[Finding]:
+    marked = outliers(rows, cosines)
+    if not marked:
+        return []
+    return [
+        Finding(
+            kind="outliers",
+            severity=NOTE,
+            title=f"{counted(len(marked), 'image')} unlike all others",
+            meaning="They may be something else altogether (a photograph, a side view, a test pattern), or rare cases.",
+            mend="remove what does not belong; keep what is rare",
+            images=marked,
+        )
+    ]
+
+
+def _too_few_to_probe(cache: FeatureCache) -> Finding:
+    return Finding(
+        kind="shortcut.unmeasured",
+        severity=NOTE,
+        title="Shortcuts and labels could not be checked: too few groups of at least two classes",
+        meaning="Each class needs five patients (or images of which no patient is known).",
+        mend="add images" if cache.class_names else "featurize class folders",
+    )

@@ -1,0 +1,82 @@
+"""Can the label be told from what cannot show it? The border, the surroundings, the file, the grey levels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featurize.audit.findings import Probe
+from featurize.audit.probing import Labels, out_of_fold, score
+from featurize.audit.specs import AuditSpec
+from featurize.audit.survey import SIDE, Survey
+
+_BORDER = 3
+_AROUND = 6
+EVIDENCE = {
+    "border": f"the outer {100 * _BORDER / SIDE:.0f} % on each side, alone",
+    "centre-blacked-out": f"the image with the middle {100 * (1 - 2 * _AROUND / SIDE):.0f} % of each side blacked out",
+    "file": "width, height, format and length of the file",
+    "grey-levels": "mean, spread and percentiles of the grey levels, colour cast",
+}
+
+
+def frame_mask(width: int) -> NDArray[np.bool_]:
+    """Return a mask, bool (32, 32), of the pixels that are less than ``width`` from an edge."""
+    mask = np.ones((SIDE, SIDE), np.bool_)
+    mask[width:-width, width:-width] = False
+    return mask
+
+
+MASKS = {"border": frame_mask(_BORDER), "centre-blacked-out": frame_mask(_AROUND)}
+
+
+def probe_shortcuts(
+    survey: Survey,
+    rows: NDArray[np.int64],
+    labels: Labels,
+    groups: NDArray[np.int64],
+    names: list[str],
+    spec: AuditSpec,
+) -> list[Probe]:
+    """Measure how well the label of ``rows`` shows in each kind of evidence.
+
+    Args:
+        survey: the small images and the facts.
+        rows: int64 (n,), present rows of classes with enough groups.
+        labels: (n,), 0 to C - 1.
+        groups: (n,), equal for rows of one group.
+        names: the C classes.
+        spec: gives the seed.
+    """
+    probes = []
+    for name, what in EVIDENCE.items():
+        predicted = out_of_fold(_evidence(name, survey, rows), labels, groups, balanced=True, seed=spec.seed)
+        probes.append(score(name, what, labels, names, predicted))
+    return probes
+
+
+def is_strong(probe: Probe, spec: AuditSpec) -> bool:
+    """Tell whether a shortcut is strong: an AUC over the threshold that the spread of the folds cannot explain."""
+    return not probe.is_control and probe.best >= spec.strong_shortcut and probe.best - 2 * probe.standard_error > 0.5
+
+
+def sample_rows(candidates: NDArray[np.int64], most: int, seed: int) -> NDArray[np.int64]:
+    """Return at most ``most`` of ``candidates``, drawn at random, ascending."""
+    if len(candidates) <= most:
+        return candidates
+    return np.sort(np.random.default_rng(seed).choice(candidates, most, replace=False))
+
+
+def _evidence(name: str, survey: Survey, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+    if name in MASKS:
+        return survey.grey[rows][:, MASKS[name]].astype(np.float32)
+    if name == "file":
+        return np.hstack([survey.file_facts[rows], _one_hot([survey.kind[row] for row in rows])])
+    return survey.level_facts[rows]
+
+
+def _one_hot(kinds: Sequence[str]) -> NDArray[np.float32]:
+    is_kind: NDArray[np.bool_] = np.array(kinds)[:, None] == np.unique(kinds)
+    return is_kind.astype(np.float32)

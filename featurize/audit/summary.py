@@ -1,0 +1,55 @@
+"""An audit on a terminal: the verdict, then the findings, the worst first."""
+
+from __future__ import annotations
+
+import textwrap
+
+from featurize.audit.findings import Audit, Finding, label_name, name_of, split_name
+
+_WIDTH = 100
+_SHOWN = 3
+
+
+def summarize(audit: Audit) -> str:
+    """Return the text that ``xfeat audit`` prints."""
+    cache = audit.cache
+    verdict = "passed" if audit.passed else "FAILED: figures measured on this data are too good"
+    lines = [f"{cache.path}: audit {verdict}", f"{len(cache)} images, {audit.images_read} looked at", ""]
+    for split, classes in cache.counts.items():
+        lines.append(f"{split:>6}  " + "  ".join(f"{name} {number}" for name, number in classes.items()))
+    for finding in audit.findings:
+        lines += ["", *_describe(finding, audit)]
+    if not audit.findings:
+        lines += ["", "nothing found"]
+    if audit.probes:
+        lines += ["", "how well a linear model tells the classes apart from … alone (AUC; guessing is 0.5)"]
+        for probe in audit.probes:
+            name, auc = max(probe.auc.items(), key=lambda item: item[1])
+            of = f"  ({name} against the rest)" if len(probe.auc) > 1 else ""
+            lines.append(f"  {auc:.3f}  {probe.what}{of}")
+    return "\n".join(lines)
+
+
+def _describe(finding: Finding, audit: Audit) -> list[str]:
+    lines = textwrap.wrap(f"{finding.severity.upper()}: {finding.title}", _WIDTH)
+    lines += textwrap.wrap(finding.meaning, _WIDTH - 2, initial_indent="  ", subsequent_indent="  ")
+    evidence = [
+        f"{_row(audit, pair.first)} = {_row(audit, pair.second)} ({pair.how}"
+        + (f", {pair.pixels:.2f})" if pair.pixels is not None else ")")
+        for pair in finding.pairs[:_SHOWN]
+    ]
+    evidence += [f"{_row(audit, marked.row)}: {marked.why}" for marked in finding.images[:_SHOWN]]
+    evidence += finding.lines[:_SHOWN]
+    lines += [f"    {line}" for line in evidence]
+    more = len(finding.pairs) + len(finding.images) + len(finding.lines) - len(evidence)
+    if more > 0:
+        lines.append(f"    … and {more} more")
+    lines += textwrap.wrap(f"do: {finding.mend}", _WIDTH - 2, initial_indent="  ", subsequent_indent="      ")
+    return lines
+
+
+def _row(audit: Audit, row: int) -> str:
+    split, label, name = split_name(audit.cache, row), label_name(audit.cache, row), name_of(audit.cache, row)
+    # Folders mostly say split and class; a manifest's paths need not.
+    said = [word for word in (split, label) if word and word not in name.split("/")]
+    return f"{name} [{', '.join(said)}]" if said else name

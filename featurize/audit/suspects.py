@@ -1,0 +1,68 @@
+"""Single images that deserve a look: labels that their likes contradict, and images unlike all others."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featurize.audit.findings import Marked
+from featurize.audit.probing import Labels
+
+# Tukey's outer fence: beyond it, a value is "far out".
+# Source: J. W. Tukey, Exploratory Data Analysis, 1977, chapter 2.
+_FENCE = 3.0
+
+
+def label_suspects(
+    rows: NDArray[np.int64], labels: Labels, probabilities: NDArray[np.float64], names: list[str]
+) -> list[Marked]:
+    """Rank the images whose label confident learning (cleanlab) believes to be wrong.
+
+    Args:
+        rows: int64 (n,), rows of the cache.
+        labels: (n,), 0 to C - 1, as given.
+        probabilities: float64 (n, C), out of fold.
+        names: the C classes.
+
+    Returns:
+        The least credible label first; the score is the probability of the given label.
+
+    Source:
+        C. G. Northcutt, L. Jiang, I. L. Chuang, Confident Learning: Estimating Uncertainty in Dataset Labels,
+        JAIR 70, 2021.
+    """
+    from cleanlab.filter import find_label_issues
+
+    issues = find_label_issues(labels, probabilities, return_indices_ranked_by="self_confidence", n_jobs=1)
+    marked = []
+    for place in np.asarray(issues, np.int64).tolist():
+        given, likely = int(labels[place]), int(probabilities[place].argmax())
+        if given != likely:
+            p_given, p_likely = float(probabilities[place, given]), float(probabilities[place, likely])
+            why = f"labelled {names[given]} ({p_given:.0%}), looks like {names[likely]} ({p_likely:.0%})"
+            marked.append(Marked(int(rows[place]), why, p_given))
+    return marked
+
+
+def outliers(rows: NDArray[np.int64], cosines: NDArray[np.float32]) -> list[Marked]:
+    """Find the images that are far from all others.
+
+    Args:
+        rows: int64 (n,), rows of the cache.
+        cosines: float32 (n, k), to the nearest neighbours.
+
+    Returns:
+        The farthest first; the score is the median distance (1 - cosine) to the neighbours, in multiples of the
+        usual one.
+    """
+    if cosines.shape[0] < 20 or not cosines.size:
+        return []
+    distances = 1 - np.median(cosines, axis=1)
+    low, usual, high = np.percentile(distances, [25, 50, 75])
+    if usual <= 0:
+        return []
+    far = np.flatnonzero(distances > high + _FENCE * (high - low))
+    return [
+        Marked(int(rows[i]), f"{distances[i] / usual:.1f} × as far from its neighbours as usual", distances[i] / usual)
+        for i in far[np.argsort(-distances[far], kind="stable")].tolist()
+    ]
