@@ -194,6 +194,11 @@ def _evaluate(model: nn.Module, rows: Rows | None, weights: Tensor | None) -> tu
 
 
 def check_convergence(train: TrainSpec, history: list[EpochRecord], best_epoch: int) -> None:
+    """Warn if the last epoch's loss is not a number.
+
+    Raises:
+        SpecError: if no epoch's was, that is, ``best_epoch`` is 0.
+    """
     last = history[-1]
     if not best_epoch:
         raise SpecError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import matplotlib
@@ -35,20 +35,22 @@ Labels = NDArray[np.integer]
 Probabilities = NDArray[np.floating]
 
 
-def training_curves(history: Sequence[EpochRecord], best_epoch: int) -> str:
-    """Draw loss and accuracy per epoch, with the kept epoch marked."""
+_SIZE = (4.2, 3.4)  # inches: two beside each other on a desktop, one below the other on a phone
+
+
+def training_curve(history: Sequence[EpochRecord], best_epoch: int, quantity: str) -> str:
+    """Draw ``loss`` or ``accuracy`` per epoch, with the kept epoch marked."""
     with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(8, 3.2), layout="constrained")
+        figure = Figure(figsize=_SIZE, layout="constrained")
+        axes = figure.add_subplot()
         epochs = [record.epoch for record in history]
-        for place, quantity in enumerate(("loss", "accuracy")):
-            axes = figure.add_subplot(1, 2, place + 1)
-            for colour, part in zip(COLOURS, ("train", "valid"), strict=False):
-                values = [getattr(record, f"{part}_{quantity}") for record in history]
-                axes.plot(epochs, values, marker="o", markersize=3, color=colour, label=part)
-            axes.axvline(best_epoch, color="#888", linestyle=":", label=f"kept: epoch {best_epoch}")
-            _finish(axes, "epoch", quantity, legend=True)
-            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        return _svg(figure, "training curves")
+        for colour, part in zip(COLOURS, ("train", "valid"), strict=False):
+            values = [getattr(record, f"{part}_{quantity}") for record in history]
+            axes.plot(epochs, values, marker="o", markersize=3, color=colour, label=part)
+        axes.axvline(best_epoch, color="#888", linestyle=":", label=f"kept: epoch {best_epoch}")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        _finish(axes, "epoch", quantity, legend=True)
+        return _svg(figure, f"{quantity} per epoch")
 
 
 def confusion_matrix_plot(matrix: Sequence[Sequence[int]], class_names: Sequence[str]) -> str:
@@ -70,30 +72,44 @@ def confusion_matrix_plot(matrix: Sequence[Sequence[int]], class_names: Sequence
         return _svg(figure, "confusion matrix")
 
 
-def roc_and_precision_recall(labels: Labels, probabilities: Probabilities, class_names: Sequence[str]) -> str:
-    """Draw ROC and precision-recall curves, each class against the rest; classes that are absent are left out."""
-    from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score, roc_curve
+def roc_curves(labels: Labels, probabilities: Probabilities, class_names: Sequence[str]) -> str:
+    """Draw ROC curves, each class against the rest; classes that are absent are left out."""
+    from sklearn.metrics import roc_auc_score, roc_curve
 
     with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(8, 3.8), layout="constrained")
-        roc, pr = figure.subplots(1, 2)
-        roc.plot([0, 1], [0, 1], color="#888", linestyle=":", label="chance")
-        for code, name in enumerate(class_names):
-            positive, scores = labels == code, probabilities[:, code]
-            if positive.all() or not positive.any():
-                continue
-            colour = COLOURS[code % len(COLOURS)]
+        figure = Figure(figsize=_SIZE, layout="constrained")
+        axes = figure.add_subplot()
+        axes.plot([0, 1], [0, 1], color="#888", linestyle=":", label="chance")
+        for name, colour, positive, scores in _present(labels, probabilities, class_names):
             false_rate, true_rate, _ = roc_curve(positive, scores)
-            roc.plot(
-                false_rate, true_rate, color=colour, label=f"{_label(name)}, AUC {roc_auc_score(positive, scores):.3f}"
-            )
+            axes.plot(false_rate, true_rate, color=colour, label=f"{name}, AUC {roc_auc_score(positive, scores):.3f}")
+        _finish(axes, "1 − specificity", "sensitivity", legend=True)
+        return _svg(figure, "ROC curves")
+
+
+def precision_recall_curves(labels: Labels, probabilities: Probabilities, class_names: Sequence[str]) -> str:
+    """Draw precision-recall curves, each class against the rest; classes that are absent are left out."""
+    from sklearn.metrics import average_precision_score, precision_recall_curve
+
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=_SIZE, layout="constrained")
+        axes = figure.add_subplot()
+        for name, colour, positive, scores in _present(labels, probabilities, class_names):
             precision, recall, _ = precision_recall_curve(positive, scores)
             average = average_precision_score(positive, scores)
-            pr.plot(recall, precision, color=colour, label=f"{_label(name)}, AP {average:.3f}")
-        _finish(roc, "1 − specificity", "sensitivity", legend=True)
-        _finish(pr, "sensitivity (recall)", "PPV (precision)", legend=True)
-        pr.set_ylim(0, 1.03)
-        return _svg(figure, "ROC and precision-recall curves")
+            axes.plot(recall, precision, color=colour, label=f"{name}, AP {average:.3f}")
+        axes.set_ylim(0, 1.03)
+        _finish(axes, "sensitivity (recall)", "PPV (precision)", legend=True)
+        return _svg(figure, "precision-recall curves")
+
+
+def _present(
+    labels: Labels, probabilities: Probabilities, class_names: Sequence[str]
+) -> Iterator[tuple[str, str, NDArray[np.bool_], Probabilities]]:
+    for code, name in enumerate(class_names):
+        positive = labels == code
+        if positive.any() and not positive.all():
+            yield _label(name), COLOURS[code % len(COLOURS)], positive, probabilities[:, code]
 
 
 def reliability_diagram(
@@ -105,7 +121,7 @@ def reliability_diagram(
     """
     bins = int(np.clip(len(labels) // 10, 2, 10))
     with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(4.2, 3.8), layout="constrained")
+        figure = Figure(figsize=_SIZE, layout="constrained")
         axes = figure.add_subplot()
         axes.plot([0, 1], [0, 1], color="#888", linestyle=":", label="calibrated")
         for code, name in enumerate(class_names):
@@ -135,7 +151,7 @@ def _label(name: str) -> str:
 def _finish(axes: Axes, x: str, y: str, *, legend: bool = False) -> None:
     axes.set_xlabel(x)
     axes.set_ylabel(y)
-    if legend:
+    if legend and axes.get_legend_handles_labels()[0]:
         axes.legend(frameon=False, fontsize=9)
 
 

@@ -95,11 +95,14 @@ def render_report(report: ReportInput) -> str:
     shown = report.predictions.part(part)
     names = tuple(facts["class_names"])
     uncalibrated = softmax(shown.logits) if shown.temperature != 1 else None
+    probabilities = shown.probabilities
     figures = {
-        "curves": plots.training_curves(report.history, facts["best_epoch"]),
+        "loss": plots.training_curve(report.history, facts["best_epoch"], "loss"),
+        "accuracy": plots.training_curve(report.history, facts["best_epoch"], "accuracy"),
         "confusion": plots.confusion_matrix_plot(facts["metrics"][part]["confusion_matrix"], names),
-        "roc": plots.roc_and_precision_recall(shown.labels, shown.probabilities, names),
-        "reliability": plots.reliability_diagram(shown.labels, shown.probabilities, names, uncalibrated),
+        "roc": plots.roc_curves(shown.labels, probabilities, names),
+        "precision_recall": plots.precision_recall_curves(shown.labels, probabilities, names),
+        "reliability": plots.reliability_diagram(shown.labels, probabilities, names, uncalibrated),
     }
     environment = Environment(loader=PackageLoader("head", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters["percent"] = _percent
@@ -112,7 +115,7 @@ def render_report(report: ReportInput) -> str:
         figures=figures,
         point=facts["operating_point"],
         thresholds={
-            name: threshold_table(shown.labels == code, shown.probabilities[:, code]) for code, name in enumerate(names)
+            name: threshold_table(shown.labels == code, probabilities[:, code]) for code, name in enumerate(names)
         },
         mistakes=_worst_mistakes(shown, names, report.data_root),
         wrong=int((shown.decisions != shown.labels).sum()),

@@ -1,0 +1,145 @@
+"""The operating point is chosen on validation alone and says what it rests on."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from featurize.errors import DataError
+from head.assess import assess
+from head.intervals import wilson_interval
+from head.operating import (
+    PREVALENCES,
+    choose_threshold,
+    decisions_at,
+    operating_point,
+    positives_needed,
+    predictive_values,
+)
+from head.predictions import Predictions
+from head.specs import TargetSpec
+
+NAMES = ("covid", "normal")
+
+
+def drawn(valid: int = 200, test: int = 100, seed: int = 0) -> Predictions:
+    rng = np.random.default_rng(seed)
+    count = valid + test
+    labels = np.arange(count) % 2
+    logits = (rng.normal(size=(count, 2)) + 2 * np.eye(2)[labels]).astype(np.float32)
+    return Predictions([f"{row}.png" for row in range(count)], ["valid"] * valid + ["test"] * test, labels, logits)
+
+
+@given(
+    st.lists(st.tuples(st.booleans(), st.integers(0, 50)), min_size=1, max_size=60).filter(
+        lambda rows: any(positive for positive, _ in rows)
+    ),
+    st.sampled_from([0.01, 0.5, 0.8, 0.9, 0.95, 0.99, 1.0]),
+)
+@settings(deadline=None)
+def test_the_threshold_is_the_highest_that_reaches_the_target(rows: list[tuple[bool, int]], target: float) -> None:
+    """Reference: every probability that occurs, tried as a threshold."""
+    positive = np.array([is_positive for is_positive, _ in rows])
+    scores = np.array([score / 50 for _, score in rows], np.float32)
+    threshold = choose_threshold(positive, scores, target)
+    reaching = [s for s in np.unique(scores) if (scores[positive] >= s).mean() >= target - 1e-9]
+    assert ((scores >= threshold) == (scores >= max(reaching))).all()
+
+
+def test_the_threshold_lies_between_two_probabilities() -> None:
+    assert choose_threshold(np.array([True, False]), np.array([0.8, 0.4]), 0.9) == pytest.approx(0.6)
+
+
+def test_the_test_rows_have_no_say() -> None:
+    predictions, target = drawn(), TargetSpec(positive="covid", target_sensitivity=0.9)
+    is_test = np.array(predictions.split) == "test"
+    shuffled = replace(predictions, labels=np.where(is_test, 1 - predictions.labels, predictions.labels))
+    first, second = (operating_point(p, NAMES, target) for p in (predictions, shuffled))
+    assert first["threshold"] == second["threshold"]
+    assert first["valid"] == second["valid"]
+    assert first["test"] != second["test"]
+
+
+def test_the_figures_are_counted_on_the_decisions() -> None:
+    """Reference: counts in a plain loop, Wilson's interval through scipy."""
+    rng = np.random.default_rng(0)
+    positive, scores = rng.random(50) < 0.4, rng.random(50)
+    found = decisions_at(positive, scores, 0.3)
+    counts = {(truth, call): 0 for truth in (True, False) for call in (True, False)}
+    for truth, score in zip(positive.tolist(), scores.tolist(), strict=True):
+        counts[truth, score >= 0.3] += 1
+    hits, misses, alarms, quiet = (counts[key] for key in ((True, True), (True, False), (False, True), (False, False)))
+    assert [found[k] for k in ("true_positive", "false_negative", "false_positive", "true_negative")] == [
+        hits,
+        misses,
+        alarms,
+        quiet,
+    ]
+    assert found["sensitivity"] == {"value": hits / (hits + misses), "interval": wilson_interval(hits, hits + misses)}
+    assert found["npv"] == {"value": quiet / (quiet + misses), "interval": wilson_interval(quiet, quiet + misses)}
+
+
+@pytest.mark.parametrize("target", [0.8, 0.9, 0.95, 0.99])
+def test_the_number_of_positives_needed_is_the_fewest_that_suffice(target: float) -> None:
+    """Reference: Wilson's interval through scipy, one less and exactly as many."""
+    needed = positives_needed(target)
+    assert needed is not None
+    assert wilson_interval(needed, needed)[0] >= target > wilson_interval(needed - 1, needed - 1)[0]  # type: ignore[index]
+
+
+def test_no_number_of_images_proves_that_nothing_is_ever_missed() -> None:
+    assert positives_needed(1.0) is None
+
+
+def test_too_few_positives_are_named() -> None:
+    found = operating_point(drawn(valid=40), NAMES, TargetSpec(positive="covid", target_sensitivity=0.99))
+    assert found["supported"] is False
+    assert "20 positive validation images" in found["note"]
+    assert "381 or more" in found["note"]
+
+
+def test_enough_positives_need_no_note() -> None:
+    found = operating_point(drawn(valid=2000), NAMES, TargetSpec(positive="covid", target_sensitivity=0.5))
+    # the threshold sits where exactly half are found, so the interval always reaches a little below the target
+    assert found["supported"] is False
+    sure = drawn(valid=2000)
+    sure = replace(sure, logits=(20 * np.eye(2)[sure.labels]).astype(np.float32))
+    found = operating_point(sure, NAMES, TargetSpec(positive="covid", target_sensitivity=0.99))
+    assert (found["supported"], found["note"]) == (True, "")
+
+
+@pytest.mark.parametrize("prevalence", PREVALENCES)
+def test_predictive_values_follow_a_counted_population(prevalence: float) -> None:
+    """Reference: a million people counted out."""
+    ill = prevalence * 1e6
+    found = predictive_values(0.9, 0.8, prevalence)
+    assert found["ppv"] == pytest.approx(0.9 * ill / (0.9 * ill + 0.2 * (1e6 - ill)))
+    assert found["npv"] == pytest.approx(0.8 * (1e6 - ill) / (0.8 * (1e6 - ill) + 0.1 * ill))
+
+
+def test_a_class_that_is_not_there_is_named() -> None:
+    with pytest.raises(DataError, match="no class called flu"):
+        operating_point(drawn(), NAMES, TargetSpec(positive="flu"))
+
+
+def test_a_class_without_validation_images_has_no_threshold() -> None:
+    predictions = drawn()
+    with pytest.raises(DataError, match="no validation image of class covid"):
+        operating_point(replace(predictions, labels=np.ones(300, np.int64)), NAMES, TargetSpec(positive="covid"))
+
+
+def test_assessing_sets_temperature_and_threshold_and_keeps_the_accuracy() -> None:
+    predictions = drawn()
+    assessed = assess(predictions, NAMES, target=TargetSpec(positive="covid", target_sensitivity=0.9))
+    plain = assess(predictions, NAMES, calibrate=False)
+    assert assessed.predictions.temperature == assessed.facts["temperature"] != 1
+    assert assessed.predictions.positive == 0
+    assert assessed.metrics["test"]["accuracy"] == plain.metrics["test"]["accuracy"]
+    assert assessed.calibration["before"]["test"]["loss"] == plain.metrics["test"]["loss"]
+    assert assessed.calibration["after"]["valid"]["loss"] < assessed.calibration["before"]["valid"]["loss"]
+    assert plain.facts["temperature"] == 1
+    assert plain.operating_point is None
