@@ -101,7 +101,7 @@ class ModelMetadata(Spec):
             )
         try:
             return cls.from_dict(json.loads(props["xfeat.metadata"]))
-        except (KeyError, ValueError, TypeError, SpecError) as error:
+        except (KeyError, ValueError, TypeError, AttributeError, SpecError) as error:
             raise ModelError("unreadable metadata", path=path, found=str(error), mend=mend) from error
 
     def decide(self, probabilities: list[float]) -> str:

@@ -7,6 +7,7 @@ weights computed from the image's height and width need only what every runtime 
 from __future__ import annotations
 
 import onnx
+import onnx.compose
 import onnx.parser
 
 PLANES = "planes"
@@ -118,5 +119,6 @@ def resize_graph(side: int) -> onnx.GraphProto:
     )
     graph = onnx.parser.parse_graph(text)
     for node in graph.node:
-        node.name = f"resize_{node.output[0]}"
-    return graph
+        node.name = node.output[0]
+    # The names must not meet those of the graph that this one is put before.
+    return onnx.compose.add_prefix_graph(graph, "resize_", rename_inputs=False, rename_outputs=False)

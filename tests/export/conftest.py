@@ -1,0 +1,165 @@
+"""A small project on disk: drawn images, a Lite0 of random weights at 64 pixels, a run, and one export of it."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from click.testing import CliRunner, Result
+from PIL import Image, ImageDraw
+
+from export.cli import main as export_main
+from featurize.cli import main as featurize_main
+from head.cli import main as head_main
+from head.run import Run, open_run
+
+SIDE = 64
+COUNTS = {"train": 12, "valid": 6, "test": 6}
+
+
+@dataclass(frozen=True)
+class Project:
+    """A folder in which the commands have run."""
+
+    folder: Path
+    side: int = SIDE
+
+    @property
+    def run(self) -> Run:
+        return open_run(self.folder / "runs" / "first")
+
+    @property
+    def data(self) -> Path:
+        return self.folder / "data"
+
+    @property
+    def model(self) -> Path:
+        return self.folder / "model.onnx"
+
+    @property
+    def core(self) -> Path:
+        return self.folder / "model.core.onnx"
+
+    @property
+    def certificate(self) -> Path:
+        return self.folder / "model.certificate.json"
+
+
+def invoke(command: object, *args: object) -> Result:
+    return CliRunner().invoke(command, [str(arg) for arg in args], catch_exceptions=False)
+
+
+def draw(kind: str, rng: np.random.Generator) -> Image.Image:
+    """Draw a disc or a bar on a noisy ground, of a size of its own."""
+    width, height = (int(n) for n in rng.integers(70, 130, 2))
+    ground = rng.integers(20, 90, (height, width), dtype=np.uint8)
+    image = Image.fromarray(ground)
+    level = int(rng.integers(150, 250))
+    shape = (width // 4, height // 4, 3 * width // 4, 3 * height // 4)
+    if kind == "disc":
+        ImageDraw.Draw(image).ellipse(shape, fill=level)
+    else:
+        ImageDraw.Draw(image).rectangle((width // 2 - 6, 0, width // 2 + 6, height), fill=level)
+    return image
+
+
+def random_weights(file: Path, images: torch.Tensor) -> None:
+    """Save a Lite0 of random weights whose BatchNorms know its activations: otherwise they vanish."""
+    from efficientnet_lite_pytorch import EfficientNet
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = EfficientNet.from_name("efficientnet-lite0", image_size=SIDE)
+        model.train()
+        for module in model.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.momentum = None
+        with torch.no_grad():
+            for _ in range(3):
+                model(images)
+    torch.save(model.state_dict(), file)
+
+
+@pytest.fixture
+def xexport() -> Callable[..., Result]:
+    """The command, in this process."""
+    return partial(invoke, export_main)
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """Images, cache and a run; nothing exported."""
+    folder = tmp_path_factory.mktemp("project")
+    rng = np.random.default_rng(5)
+    arrays = []
+    for split, count in COUNTS.items():
+        for kind in ("bar", "disc"):
+            target = folder / "data" / split / kind
+            target.mkdir(parents=True)
+            for number in range(count):
+                image = draw(kind, rng)
+                image.save(target / f"{number}.png")
+                arrays.append(np.asarray(image.resize((SIDE, SIDE)).convert("RGB")))
+    pixels = torch.from_numpy(np.stack(arrays[:16])).permute(0, 3, 1, 2).float() / 127.5 - 1
+    random_weights(folder / "weights.pth", pixels)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XFEAT_CACHE_DIR", str(folder / "cache"))
+        done = invoke(
+            featurize_main,
+            *("featurize", folder / "data", "-o", folder / "features.h5", "--backbone", "efficientnet-lite0"),
+            *("--weights", folder / "weights.pth", "--size", SIDE, "--engine", "torch"),
+        )
+        assert done.exit_code == 0, done.output
+        done = invoke(
+            head_main, "train", "--features", folder / "features.h5", "--runs", folder / "runs", "--name", "first"
+        )
+        assert done.exit_code == 0, done.output
+    return Project(folder)
+
+
+@pytest.fixture(scope="session")
+def exported(trained: Project) -> Project:
+    """The project with its model, exported once."""
+    done = invoke(export_main, "onnx", trained.folder / "runs" / "first", "-o", trained.model)
+    assert done.exit_code == 0, done.output
+    return trained
+
+
+@pytest.fixture(scope="session")
+def traced(exported: Project) -> onnx.ModelProto:
+    """What tracing the run gives, without the ten seconds: the core form with every output, from the exported file."""
+    from export.onnx_file import INPUT
+
+    proto = onnx.load(exported.model)
+    inner = [node for node in proto.graph.node if not node.name.startswith("resize_")]
+    for node in inner:
+        node.input[:] = [INPUT if name == "planes" else name for name in node.input]
+    del proto.graph.node[:]
+    proto.graph.node.extend(inner)
+    weights = [tensor for tensor in proto.graph.initializer if not tensor.name.startswith("resize_")]
+    del proto.graph.initializer[:]
+    proto.graph.initializer.extend(weights)
+    proto.graph.input[0].CopyFrom(onnx.load(exported.core).graph.input[0])
+    return proto
+
+
+@pytest.fixture
+def copied(exported: Project, tmp_path: Path) -> Project:
+    """A copy of the exported project that a test may damage; its run points to the copied cache, images and weights."""
+    shutil.copytree(exported.folder, tmp_path / "copy")
+    facts = tmp_path / "copy" / "runs" / "first" / "run.json"
+    facts.write_text(facts.read_text().replace(str(exported.folder), str(tmp_path / "copy")))
+    return Project(tmp_path / "copy")
+
+
+@pytest.fixture
+def quick_trace(traced: onnx.ModelProto, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let exports of the same weights skip the conversion."""
+    monkeypatch.setattr("export.export.trace", lambda model, side: traced)

@@ -1,0 +1,218 @@
+"""Exports that must fail, what they say, and that they leave everything as it was."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import Result
+from safetensors.numpy import load_file, save_file
+
+from featurize.weights import sha256_of
+
+Xexport = Callable[..., Result]
+Refused = Callable[..., str]
+
+pytestmark = pytest.mark.usefixtures("quick_trace")
+
+
+def snapshot(folder: Path) -> dict[str, str]:
+    return {str(file): sha256_of(file) for file in sorted(folder.rglob("*")) if file.is_file()}
+
+
+@pytest.fixture
+def refused(xexport: Xexport) -> Callable[..., str]:
+    """Run an export that must fail; check that no file appeared, changed or vanished; return what it said."""
+
+    def run(project: Any, *args: object) -> str:
+        before = snapshot(project.folder)
+        done = xexport("onnx", project.run.folder, "-o", project.model, *args)
+        assert done.exit_code == 1, done.output
+        assert done.stdout == ""
+        assert done.stderr.count("error: ") == 1
+        assert snapshot(project.folder) == before
+        return str(done.stderr)
+
+    return run
+
+
+def edit_facts(project: Any, **changes: object) -> None:
+    file = project.folder / "runs" / "first" / "run.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+
+def test_predictions_that_the_model_does_not_give_fail_and_keep_the_older_model(refused: Refused, copied: Any) -> None:
+    file = copied.run.folder / "predictions.csv"
+    lines = file.read_text().splitlines()
+    number = next(i for i, line in enumerate(lines) if line.startswith("test/"))
+    cells = lines[number].split(",")
+    cells[-2:] = ["0.5", "0.5"]
+    lines[number] = ",".join(cells)
+    file.write_text("\n".join(lines) + "\n")
+    said = refused(copied)
+    assert "does not answer as the training noted" in said
+    assert "xhead train again" in said
+
+
+def test_a_head_other_than_the_one_that_was_traced_fails_against_torch(refused: Refused, copied: Any) -> None:
+    """The conversion is stood in for by that of the true head, as if the exporter had got the weights wrong."""
+    head = copied.run.folder / "head.safetensors"
+    tensors = load_file(head)
+    last = max(name for name in tensors if name.endswith("weight"))
+    tensors[last] = -tensors[last]
+    save_file(tensors, head)
+    edit_facts(copied, head_sha256=sha256_of(head))
+    said = refused(copied)
+    assert "does not answer as torch does; nothing was written" in said
+    assert "decisions changed" in said
+
+
+def test_answers_that_are_not_numbers_never_agree(refused: Refused, copied: Any) -> None:
+    head = copied.run.folder / "head.safetensors"
+    tensors = load_file(head)
+    last = max(name for name in tensors if name.endswith("bias"))
+    tensors[last] = np.full_like(tensors[last], np.nan)
+    save_file(tensors, head)
+    edit_facts(copied, head_sha256=sha256_of(head))
+    assert "does not answer as torch does" in refused(copied)
+
+
+def test_a_tampered_head_is_recognised_by_its_hash(refused: Refused, copied: Any) -> None:
+    head = copied.run.folder / "head.safetensors"
+    content = bytearray(head.read_bytes())
+    content[-1] ^= 1
+    head.write_bytes(content)
+    assert "not those the run was saved with" in refused(copied)
+
+
+def test_other_backbone_weights_than_those_of_the_run_are_refused(refused: Refused, copied: Any) -> None:
+    other = copied.folder / "other.pth"
+    other.write_bytes(b"other weights")
+    said = refused(copied, "--weights", other)
+    assert "other backbone weights than those of the run" in said
+    assert "--weights FILE" in said
+
+
+def test_weights_that_do_not_exist_are_named(refused: Refused, copied: Any) -> None:
+    assert "no such weights file" in refused(copied, "--weights", copied.folder / "nowhere.pth")
+
+
+def test_a_cache_made_anew_with_other_settings_is_refused_with_the_way_out(refused: Refused, copied: Any) -> None:
+    shutil.rmtree(copied.folder / "runs" / "latest", ignore_errors=True)
+    facts = json.loads((copied.run.folder / "run.json").read_text())
+    facts["feature_spec"]["pooling"] = "multilevel"
+    edit_facts(copied, feature_spec=facts["feature_spec"])
+    said = refused(copied)
+    assert "made anew with other settings" in said
+    assert "--allow-changed-cache --no-ood" in said
+
+
+def test_a_cache_that_is_gone_is_named_with_the_way_out(refused: Refused, copied: Any) -> None:
+    (copied.folder / "features.h5").unlink()
+    said = refused(copied)
+    assert "are gone" in said
+    assert "--no-ood" in said
+
+
+def test_without_the_distance_a_run_is_exported_though_its_cache_is_gone(
+    xexport: Xexport, copied: Any, tmp_path: Path
+) -> None:
+    (copied.folder / "features.h5").unlink()
+    done = xexport("onnx", copied.run.folder, "-o", tmp_path / "m.onnx", "--no-ood", "--json")
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["ood_threshold"] is None
+
+
+def test_images_that_are_gone_are_asked_for(refused: Refused, copied: Any) -> None:
+    shutil.rmtree(copied.data)
+    said = refused(copied)
+    assert "none of the images of the run can be read" in said
+    assert "--data DIR" in said
+
+
+def test_images_that_moved_are_found_with_data(xexport: Xexport, copied: Any, tmp_path: Path) -> None:
+    moved = shutil.move(copied.data, tmp_path / "elsewhere")
+    done = xexport("onnx", copied.run.folder, "-o", tmp_path / "m.onnx", "--data", moved)
+    assert done.exit_code == 0, done.output
+
+
+def test_images_that_broke_since_are_left_out_with_a_warning(xexport: Xexport, copied: Any, tmp_path: Path) -> None:
+    next(copied.data.glob("test/disc/*.png")).write_bytes(b"no image")
+    done = xexport("onnx", copied.run.folder, "-o", tmp_path / "m.onnx", "--json")
+    assert done.exit_code == 0, done.output
+    assert "1 of 12 images can no longer be read" in done.stderr
+    assert json.loads(done.stdout)["against_torch"]["CPUExecutionProvider"]["full"]["images"] == 11
+
+
+def test_images_exchanged_since_the_training_are_noticed(refused: Refused, copied: Any) -> None:
+    for disc, bar in zip(copied.data.glob("test/disc/*"), copied.data.glob("test/bar/*"), strict=True):
+        shutil.copy(disc, bar)
+    assert "if the images have changed since" in refused(copied)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda text: text[: len(text) // 2], "damaged run.json"),
+        (lambda text: text.replace('"schema_version": 1', '"schema_version": 9'), "another format or version"),
+        (lambda text: text.replace('"dim"', '"dimension"'), "damaged run.json"),
+    ],
+)
+def test_a_run_that_is_damaged_or_of_another_version_is_refused(
+    xexport: Xexport, copied: Any, damage: Callable[[str], str], message: str
+) -> None:
+    file = copied.folder / "runs" / "first" / "run.json"
+    file.write_text(damage(file.read_text()))
+    before = snapshot(copied.folder)
+    done = xexport("onnx", file.parent, "-o", copied.model)
+    assert done.exit_code == 1
+    assert message in done.stderr
+    assert snapshot(copied.folder) == before
+
+
+def test_a_run_that_is_not_there_is_refused(xexport: Xexport, tmp_path: Path) -> None:
+    done = xexport("onnx", tmp_path / "nowhere", "-o", tmp_path / "m.onnx")
+    assert done.exit_code == 1
+    assert "not a run folder" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_predictions_the_model_cannot_be_checked(refused: Refused, copied: Any) -> None:
+    (copied.run.folder / "predictions.csv").unlink()
+    assert "predictions are missing" in refused(copied)
+
+
+def test_predictions_of_other_classes_are_refused(refused: Refused, copied: Any) -> None:
+    file = copied.run.folder / "predictions.csv"
+    file.write_text(file.read_text().replace("p_disc", "p_dot"))
+    assert "does not fit the run" in refused(copied)
+
+
+def test_a_target_below_a_file_is_refused(xexport: Xexport, copied: Any) -> None:
+    (copied.folder / "file").write_text("in the way")
+    before = snapshot(copied.folder)
+    done = xexport("onnx", copied.run.folder, "-o", copied.folder / "file" / "m.onnx")
+    assert done.exit_code == 1
+    assert "cannot be written" in done.stderr
+    assert snapshot(copied.folder) == before
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_without_permission_is_refused(xexport: Xexport, copied: Any) -> None:
+    closed = copied.folder / "closed"
+    closed.mkdir()
+    closed.chmod(0o500)
+    done = xexport("onnx", copied.run.folder, "-o", closed / "m.onnx")
+    assert done.exit_code == 1
+    assert "no permission" in done.stderr
+
+
+def test_usage_errors_exit_with_2(xexport: Xexport) -> None:
+    assert xexport("onnx", "--check-images", "0").exit_code == 2
+    assert xexport("onnx", "--nonsense").exit_code == 2
