@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from featurize.console import Commands, default_of, json_option, progress_bar
+from serve.settings import name_environment, read_file, read_key
 from serve.spec import MEBIBYTE, ServeSpec
 
 if TYPE_CHECKING:
     from export.metadata import ModelMetadata
+    from serve.models import Models
     from serve.results import Prediction, SkippedImage
+    from serve.server import Process
 
 DEFAULT_MODEL = "model.onnx"
 DEFAULT_HOST = "127.0.0.1"
@@ -69,6 +72,14 @@ def predict(
 
 @main.command()
 @click.argument("model", type=click.Path(path_type=Path), default=DEFAULT_MODEL)
+@click.option(
+    "--config",
+    type=click.Path(path_type=Path, dir_okay=False),
+    is_eager=True,
+    expose_value=False,
+    callback=read_file,
+    help="TOML file of these options, such as: max-queue = 512. Options and the environment come first.",
+)
 @click.option("--host", default=DEFAULT_HOST, show_default=True, help="Address to listen on; 0.0.0.0 for all.")
 @click.option(
     "--port",
@@ -78,6 +89,7 @@ def predict(
     help="Port to listen on; 0 takes a free one.",
 )
 @_device_option
+@click.option("--require-cuda", is_flag=True, help="The same as --device cuda: without a GPU, do not start.")
 @_threads_option
 @click.option(
     "--max-body-mb",
@@ -85,6 +97,13 @@ def predict(
     default=default_of(ServeSpec, "max_body_bytes") / MEBIBYTE,
     show_default=True,
     help="Largest request in MiB.",
+)
+@click.option(
+    "--max-memory-mb",
+    type=click.FloatRange(min=0, min_open=True),
+    default=default_of(ServeSpec, "max_memory_bytes") / MEBIBYTE,
+    show_default=True,
+    help="Most MiB of all requests at one time; beyond it clients are told to come again.",
 )
 @click.option(
     "--max-files",
@@ -98,7 +117,7 @@ def predict(
     type=click.IntRange(min=1),
     default=default_of(ServeSpec, "max_queue"),
     show_default=True,
-    help="Most images waiting; beyond it clients are told to come again.",
+    help="Most images waiting for a model; beyond it clients are told to come again.",
 )
 @click.option(
     "--batch-size", type=click.IntRange(min=1), help="Most images per call.  [default: what suits the device]"
@@ -110,44 +129,94 @@ def predict(
     show_default=True,
     help="How long an image waits for others to form a batch.",
 )
-def start(
-    model: Path,
-    host: str,
-    port: int,
-    device: str,
-    threads: int | None,
-    max_body_mb: float,
-    batch_size: int | None,
-    **limits: Any,
-) -> None:
+@click.option(
+    "--answer-timeout-s",
+    type=click.FloatRange(min=0, min_open=True),
+    default=default_of(ServeSpec, "answer_timeout_s"),
+    show_default=True,
+    help="How long an accepted request may wait for its answers.",
+)
+@click.option(
+    "--api-key-file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="File with the key that clients must send; or put the key itself into XSERVE_API_KEY.",
+)
+@click.option(
+    "--log-format",
+    type=click.Choice(["off", "text", "json"]),
+    default="off",
+    show_default=True,
+    help="A line a request on stderr, without images and file names.",
+)
+@click.option(
+    "--watch-s",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Look for changed model files every so many seconds and reload them.  [default: only on SIGHUP]",
+)
+def start(model: Path, **settings: Any) -> None:
     """Serve MODEL over HTTP, with a page to drop images on.
 
-    MODEL is a file of xexport onnx, by default model.onnx. Ctrl-C stops; requests that were accepted are answered.
+    MODEL is a file of xexport onnx, by default model.onnx, or a folder of them. SIGHUP opens changed files anew while
+    requests are answered. Ctrl-C stops; requests that were accepted are answered.
     """
-    spec = ServeSpec(max_body_bytes=int(max_body_mb * MEBIBYTE), max_batch=batch_size, **limits)
-    from serve.predictor import Predictor
+    serve, process_of = _import_server()
+    spec = ServeSpec(
+        max_body_bytes=int(settings.pop("max_body_mb") * MEBIBYTE),
+        max_memory_bytes=int(settings.pop("max_memory_mb") * MEBIBYTE),
+        max_batch=settings.pop("batch_size"),
+        **{name: settings.pop(name) for name in ("max_files", "max_queue", "batch_wait_ms", "answer_timeout_s")},
+    )
+    process = process_of(
+        device=_device(settings.pop("device"), settings.pop("require_cuda")),
+        api_key=read_key(settings.pop("api_key_file")),
+        **settings,
+    )
+    if process.log_format == "json":
+        _log_as_json()
 
-    run = _import_server()
-    predictor = Predictor.open(model, device, threads)
-
-    def announce(url: str) -> None:
-        click.echo(f"serving {model} on {predictor.device} at {url}")
+    def announce(url: str, models: Models) -> None:
+        click.echo(f"serving {model} on {models.default.predictor.device} at {url}")
         click.echo("Ctrl-C stops", err=True)
 
-    run(predictor, spec, host=host, port=port, on_ready=announce)
+    serve(model, spec, process, on_ready=announce)
     click.echo("stopped", err=True)
 
 
-def _import_server() -> Any:
+name_environment(start)
+
+
+def _device(device: str, require_cuda: bool) -> str:
+    from featurize.errors import SpecError
+
+    if not require_cuda or device.startswith("cuda"):
+        return device
+    if device == "auto":
+        return "cuda"
+    raise SpecError(f"--require-cuda contradicts --device {device}", mend="leave one of them out")
+
+
+def _log_as_json() -> None:
+    import logging
+
+    from serve.request_log import JsonLines
+
+    handler = logging.StreamHandler()
+    handler.setFormatter(JsonLines())
+    for name in ("featurize", "export", "serve", "uvicorn"):
+        logging.getLogger(name).handlers[:] = [handler]
+        logging.getLogger(name).propagate = False
+
+
+def _import_server() -> tuple[Any, type[Process]]:
     from featurize.errors import MissingExtraError
 
     try:
-        from serve.server import serve
+        from serve.server import Process, serve
     except ModuleNotFoundError as error:
         raise MissingExtraError(
             f"xserve start needs {error.name}, which is not installed", mend="pip install 'xfeat[serve]'"
         ) from error
-    return serve
+    return serve, Process
 
 
 def _report_skipped(predictions: list[Prediction], skipped: list[SkippedImage]) -> None:

@@ -11,13 +11,14 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from export.metadata import ModelMetadata
 from featurize.errors import ImageError, ModelError, SpecError
-from featurize.preprocess import Pixels, load_pixels
+from featurize.preprocess import Pixels, load_pixels, resize
 from serve.listing import list_images
 from serve.results import Prediction, Result, SkippedImage
-from serve.session import ModelSession, available_cores
+from serve.session import ModelSession, Outputs, available_cores
 
 logger = logging.getLogger(__name__)
 
@@ -27,6 +28,8 @@ _BATCH_ON_GPU = 64
 
 Progress = Callable[[int, int], None]
 Source = tuple[str, Callable[[], bytes]]
+# The content of an image file, or its pixels: uint8 (H, W, 3), RGB.
+ImageContent = bytes | Pixels
 
 
 class Predictor:
@@ -37,6 +40,7 @@ class Predictor:
         metadata: what the file says of itself.
         device: ``cpu`` or ``cuda:N``, where it really runs.
         batch_size: the number of images that suits the device.
+        ood_threshold: the distance from which an image counts as foreign, or ``None``.
     """
 
     def __init__(self, session: ModelSession) -> None:
@@ -44,6 +48,8 @@ class Predictor:
         self.path: Path = session.path
         self.metadata: ModelMetadata = session.metadata
         self.device = session.device
+        # A model without the output has nothing to compare with it.
+        self.ood_threshold: float | None = self.metadata.ood_threshold if "ood" in session.gives else None
         self.batch_size = _BATCH_ON_CPU if session.device == "cpu" else _BATCH_ON_GPU
 
     @classmethod
@@ -102,33 +108,39 @@ class Predictor:
         sources: list[Source] = [(name, partial(bytes, content)) for name, content in zip(names, images, strict=True)]
         return self._predict(sources, batch_size, None)
 
-    def decode(self, content: bytes) -> Pixels:
-        """Return uint8 (S, S, 3) RGB for the content of an image file.
+    def decode(self, content: ImageContent) -> Pixels:
+        """Return uint8 (S, S, 3) RGB for an image.
+
+        Args:
+            content: of an image file, or uint8 (H, W, 3) RGB, which is resized as a file's pixels are.
 
         Raises:
             ImageError: if it is no readable image.
         """
-        return load_pixels(content, self.metadata.feature_spec.preprocess)
+        preprocess = self.metadata.feature_spec.preprocess
+        if isinstance(content, bytes):
+            return load_pixels(content, preprocess)
+        if content.shape[:2] == (preprocess.size, preprocess.size):
+            return content
+        return resize(Image.fromarray(content), preprocess)
 
-    def infer(self, names: Sequence[str], pixels: Sequence[Pixels]) -> list[Result]:
+    def infer(self, names: Sequence[str], pixels: Sequence[Pixels], *, heatmap: bool = False) -> list[Result]:
         """Run the network on one batch; if it fails, image by image, so that only the guilty one is skipped.
 
         Args:
             names: of the images.
             pixels: uint8 (S, S, 3) RGB each, as many as names.
+            heatmap: put heatmaps into the answers, if the model gives them.
         """
         try:
-            probabilities, ood = self.session.run(np.stack(pixels))
+            outputs = self.session.run(np.stack(pixels), heatmap=heatmap)
         except ModelError as error:
             if len(pixels) == 1:
-                logger.warning("%s: %s", names[0], error)
+                logger.warning("the model failed on an image: %s", error)
                 return [SkippedImage(path=names[0], reason="the model failed on it", by_model=True)]
-            return [result for name, one in zip(names, pixels, strict=True) for result in self.infer([name], [one])]
-        distances = [None] * len(pixels) if ood is None else ood.tolist()
-        return [
-            self._result(name, row, distance)
-            for name, row, distance in zip(names, probabilities.tolist(), distances, strict=True)
-        ]
+            pairs = zip(names, pixels, strict=True)
+            return [result for name, one in pairs for result in self.infer([name], [one], heatmap=heatmap)]
+        return [self._result(name, outputs, row) for row, name in enumerate(names)]
 
     def warm_up(self) -> None:
         """Run the network once on a black image, so that the first request finds memory and kernels ready.
@@ -139,15 +151,20 @@ class Predictor:
         side = self.metadata.feature_spec.preprocess.size
         self.session.run(np.zeros((1, side, side, 3), np.uint8))
 
-    def _result(self, name: str, probabilities: list[float], distance: float | None) -> Result:
+    def _result(self, name: str, outputs: Outputs, row: int) -> Result:
+        probabilities = outputs.probabilities[row].tolist()
         # JSON has no NaN, and an answer that holds one decides nothing.
         if not np.isfinite(probabilities).all():
             return SkippedImage(path=name, reason="the model's answer is not a number", by_model=True)
+        distance = None if outputs.ood is None else float(outputs.ood[row])
         return Prediction(
             path=name,
             label=self.metadata.decide(probabilities),
             probabilities=dict(zip(self.metadata.class_names, probabilities, strict=True)),
             ood=distance if distance is not None and np.isfinite(distance) else None,
+            ood_threshold=self.ood_threshold,
+            logits=None if outputs.logits is None else outputs.logits[row],
+            heatmap=None if outputs.heatmap is None else outputs.heatmap[row],
         )
 
     def _predict(self, sources: Sequence[Source], batch_size: int | None, progress: Progress | None) -> list[Result]:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,16 +18,36 @@ class Prediction:
         label: the class decided on, by the model's threshold if it has one.
         probabilities: of each class, in the model's order, adding up to 1.
         ood: distance from the training images, or ``None`` if the model does not measure it.
+        ood_threshold: the distance from which an image counts as foreign, or ``None`` if the model names none.
+        logits: float32 (C,), or ``None`` if the model does not give them.
+        heatmap: float32 (C, h, w), 0 or more, where the network looked; ``None`` unless asked for and given.
     """
 
     path: str
     label: str
     probabilities: dict[str, float]
     ood: float | None = None
+    ood_threshold: float | None = None
+    logits: NDArray[np.float32] | None = field(default=None, repr=False, compare=False)
+    heatmap: NDArray[np.float32] | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def in_distribution(self) -> bool | None:
+        """Whether the image resembles the training images; ``None`` if the model cannot tell."""
+        if self.ood is None or self.ood_threshold is None:
+            return None
+        return self.ood <= self.ood_threshold
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the answer as plain JSON types."""
-        return asdict(self)
+        """Return the answer as plain JSON types, without the arrays."""
+        return {
+            "path": self.path,
+            "label": self.label,
+            "probabilities": self.probabilities,
+            "ood": self.ood,
+            "ood_threshold": self.ood_threshold,
+            "in_distribution": self.in_distribution,
+        }
 
 
 @dataclass(frozen=True, kw_only=True)

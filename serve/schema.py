@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from fastapi import FastAPI
 from pydantic import BaseModel, Field
 
 from serve.uploads import FIELD
@@ -16,6 +17,11 @@ class PredictionBody(BaseModel):
     label: str = Field(description="The class decided on, by the model's threshold if it has one")
     probabilities: dict[str, float] = Field(description="Of each class, adding up to 1")
     ood: float | None = Field(description="Distance from the training images, if the model measures it")
+    ood_threshold: float | None = Field(description="The distance from which an image counts as foreign")
+    in_distribution: bool | None = Field(description="Whether the image resembles the training images, if known")
+    heatmap: str | None = Field(
+        default=None, description="If asked for: a PNG in base64 to lay over the image, where the network looked"
+    )
 
 
 class SkippedBody(BaseModel):
@@ -40,6 +46,27 @@ class ErrorBody(BaseModel):
     skipped: list[SkippedBody] | None = None
 
 
+class ModelBody(BaseModel):
+    """Inputs and outputs, as the protocol describes them."""
+
+    name: str
+    versions: list[str]
+    platform: str
+    inputs: list[dict[str, Any]]
+    outputs: list[dict[str, Any]]
+
+
+class ReloadBody(BaseModel):
+    """What became of each model; ``kept`` gives the reason why a new file cannot be used."""
+
+    loaded: list[str]
+    unchanged: list[str]
+    removed: list[str]
+    kept: dict[str, str]
+
+
+Responses = dict[int | str, dict[str, Any]]
+
 UPLOAD: dict[str, Any] = {
     "requestBody": {
         "required": True,
@@ -55,12 +82,103 @@ UPLOAD: dict[str, Any] = {
     }
 }
 
-PREDICT_RESPONSES: dict[int | str, dict[str, Any]] = {
-    200: {"model": PredictBody, "description": "Answers; unreadable images are listed as skipped"},
-    408: {"model": ErrorBody, "description": "The request took too long to arrive"},
-    413: {"model": ErrorBody, "description": "Too many bytes or too many files"},
-    415: {"model": ErrorBody, "description": "Not a multipart form"},
-    422: {"model": ErrorBody, "description": "No files, or none of them is a readable image"},
-    500: {"model": ErrorBody, "description": "The model failed on every image"},
-    503: {"model": ErrorBody, "description": "The queue is full; see Retry-After"},
+_PARAMETERS: dict[str, Any] = {
+    "type": "object",
+    "additionalProperties": {"anyOf": [{"type": "string"}, {"type": "number"}, {"type": "boolean"}]},
 }
+_INPUT_TENSOR: dict[str, Any] = {
+    "type": "object",
+    "required": ["name", "shape", "datatype"],
+    "properties": {
+        "name": {"type": "string", "enum": ["image"]},
+        "shape": {"type": "array", "items": {"type": "integer", "minimum": 1}, "minItems": 1, "maxItems": 4},
+        "datatype": {"type": "string", "enum": ["UINT8", "BYTES"]},
+        "parameters": _PARAMETERS,
+        "data": {"type": "array", "items": {}},
+    },
+}
+_INFER_BODY: dict[str, Any] = {
+    "type": "object",
+    "required": ["inputs"],
+    "properties": {
+        "id": {"type": "string"},
+        "parameters": _PARAMETERS,
+        "inputs": {"type": "array", "minItems": 1, "maxItems": 1, "items": _INPUT_TENSOR},
+        "outputs": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "required": ["name"],
+                "properties": {"name": {"type": "string"}, "parameters": _PARAMETERS},
+            },
+        },
+    },
+}
+INFER: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "description": "UINT8 pixels [N, H, W, 3] RGB of any size, or BYTES [N] image files (in JSON: base64). "
+        "Binary tensors follow the JSON, whose length is then in the header Inference-Header-Content-Length.",
+        "content": {"application/json": {"schema": _INFER_BODY}},
+    }
+}
+
+
+def _errors(*statuses: int) -> Responses:
+    return {status: {"model": ErrorBody, "description": _MEANINGS[status]} for status in statuses}
+
+
+_MEANINGS = {
+    400: "A damaged request",
+    401: "The API key is missing or wrong",
+    403: "Not without an API key on the server",
+    404: "No model of this name",
+    408: "The request took too long to arrive",
+    409: "A new file cannot be used; the old model answers on",
+    413: "Too many bytes or too many files",
+    415: "Not a multipart form",
+    422: "A wrong parameter, no files, or none of them is a readable image",
+    500: "The model failed on every image",
+    503: "Too busy; see Retry-After",
+    504: "No answer in time",
+}
+
+PREDICT_RESPONSES: Responses = {
+    200: {"model": PredictBody, "description": "Answers; unreadable images are listed as skipped"},
+    **_errors(400, 404, 408, 413, 415, 422, 500, 503, 504),
+}
+INFER_RESPONSES: Responses = {
+    200: {
+        "description": "Tensors, in JSON or behind it",
+        "content": {"application/json": {"schema": {"type": "object"}}, "application/octet-stream": {}},
+    },
+    **_errors(400, 404, 408, 413, 415, 500, 503, 504),
+}
+MODEL_RESPONSES: Responses = _errors(404)
+DESCRIBED_RESPONSES: Responses = {200: {"model": ModelBody, "description": "As the protocol says"}, **_errors(404)}
+READY_RESPONSES: Responses = {503: {"description": "Stopping"}}
+HEALTH_RESPONSES: Responses = {503: {"description": "Stopping"}}
+RELOAD_RESPONSES: Responses = {
+    200: {"model": ReloadBody, "description": "Done"},
+    403: {"model": ErrorBody, "description": _MEANINGS[403]},
+    409: {"model": ReloadBody, "description": _MEANINGS[409]},
+}
+
+
+def complete_description(app: FastAPI) -> None:
+    """Describe errors as this server sends them, and that each request may lack the key."""
+    plain = app.openapi
+
+    def described() -> dict[str, Any]:
+        description = plain()
+        error = {"application/json": {"schema": {"$ref": "#/components/schemas/ErrorBody"}}}
+        for methods in description["paths"].values():
+            for operation in methods.values():
+                for status in ("401", "422"):
+                    if status == "401" or status in operation["responses"]:
+                        operation["responses"][status] = {"description": _MEANINGS[int(status)], "content": error}
+        for name in ("HTTPValidationError", "ValidationError"):
+            description["components"]["schemas"].pop(name, None)
+        return description
+
+    app.openapi = described  # type: ignore[method-assign]

@@ -1,4 +1,4 @@
-"""The process that serves: a socket of our own, uvicorn on it, an orderly end."""
+"""The process that serves: a socket of our own, uvicorn on it, reloads, an orderly end."""
 
 from __future__ import annotations
 
@@ -6,51 +6,153 @@ import contextlib
 import errno
 import logging
 import os
+import signal
 import socket
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
 
 import prometheus_client  # noqa: F401 - so that a missing part of the extra shows here and at once
 import uvicorn
 
 from featurize.errors import BusyError, SpecError
-from serve.app import build_app
+from serve.app import Door, build_app
+from serve.metrics import Metrics
+from serve.models import Models
 from serve.predictor import Predictor
+from serve.request_log import writer
+from serve.service import Service
+from serve.slow_clients import impatient
 from serve.spec import ServeSpec
 
 _BACKLOG = 128
 
+logger = logging.getLogger(__name__)
 
-def serve(predictor: Predictor, spec: ServeSpec, *, host: str, port: int, on_ready: Callable[[str], None]) -> None:
+
+@dataclass(frozen=True, kw_only=True)
+class Process:
+    """Where a server listens and what else it does.
+
+    Attributes:
+        host: name or address to listen on.
+        port: 0 takes a free one.
+        device: ``cpu``, ``cuda``, ``cuda:N`` or ``auto``.
+        threads: CPU threads for inference; by default all cores.
+        api_key: that clients must know, or ``None``.
+        log_format: of the line a request: ``off``, ``text`` or ``json``.
+        watch_s: look for changed model files so often, or ``None`` for never.
+    """
+
+    host: str
+    port: int
+    device: str = "auto"
+    threads: int | None = None
+    api_key: str | None = None
+    log_format: str = "off"
+    watch_s: float | None = None
+
+
+class _Server(uvicorn.Server):
+    """Tells the service at once that the end has begun, so that ``/v2/health/ready`` is true to the last."""
+
+    def __init__(self, config: uvicorn.Config, service: Service) -> None:
+        super().__init__(config)
+        self._service = service
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self._service.stopping = True
+        super().handle_exit(sig, frame)
+
+
+def serve(source: Path, spec: ServeSpec, process: Process, *, on_ready: Callable[[str, Models], None]) -> None:
     """Answer requests until Ctrl-C or SIGTERM, then finish those that were accepted.
 
     Args:
-        predictor: the model that answers.
+        source: a model file, or a folder of model files.
         spec: the limits.
-        host: name or address to listen on.
-        port: 0 takes a free one.
-        on_ready: called with the server's URL once connections are accepted.
+        process: where it listens, and more.
+        on_ready: called with the server's URL and its models once connections are accepted.
 
     Raises:
         BusyError: if the port is taken.
         SpecError: if the address cannot be listened on.
-        ModelError: if the model cannot be run.
+        ModelError: if a model cannot be used.
+        DeviceError: if the device that was asked for is not there.
     """
-    listener = _listen(host, port)
-    with contextlib.closing(listener):
-        predictor.warm_up()
+
+    def opener(path: Path) -> Predictor:
+        return Predictor.open(path, process.device, process.threads)
+
+    models = Models(source, opener, spec, Metrics())
+    with contextlib.closing(models), contextlib.closing(_listen(process.host, process.port)) as listener:
+        service = Service(models, spec)
         # It warns of every damaged form, and anybody may send one; the client is told.
         logging.getLogger("python_multipart").setLevel(logging.ERROR)
+        door = Door(api_key=process.api_key, log=writer(process.log_format, logger))
         config = uvicorn.Config(
-            build_app(predictor, spec),
+            build_app(service, door),
             access_log=False,
             log_config=None,
             server_header=False,
+            http=impatient(spec.header_timeout_s),
+            ws="none",
             timeout_graceful_shutdown=int(spec.drain_timeout_s),
         )
-        on_ready(_url(host, listener))
-        # uvicorn passes the signal on when it has ended in order: for a server that is the way to stop.
-        with contextlib.suppress(KeyboardInterrupt):
-            uvicorn.Server(config).run(sockets=[listener])
+        with _reload_on_hangup(models), _watch(models, process.watch_s):
+            on_ready(_url(process.host, listener), models)
+            # uvicorn passes the signal on when it has ended in order: for a server that is the way to stop.
+            with contextlib.suppress(KeyboardInterrupt):
+                _Server(config, service).run(sockets=[listener])
+
+
+def _reload(models: Models) -> None:
+    for name, reason in models.reload().kept.items():
+        logger.warning("%s answers on with its old file: %s", name, reason)
+
+
+@contextlib.contextmanager
+def _reload_on_hangup(models: Models) -> Iterator[None]:
+    hangup = getattr(signal, "SIGHUP", None)  # Windows has none
+    if hangup is None or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def start_reload(number: int, frame: FrameType | None) -> None:
+        threading.Thread(target=_reload, args=[models], name="reload").start()
+
+    before = signal.signal(hangup, start_reload)
+    try:
+        yield
+    finally:
+        signal.signal(hangup, before)
+
+
+@contextlib.contextmanager
+def _watch(models: Models, interval_s: float | None) -> Iterator[None]:
+    """Reload when a file has changed and then stayed as it is for one interval: it may still be being written."""
+    if interval_s is None:
+        yield
+        return
+    stop = threading.Event()
+
+    def look() -> None:
+        last = models.signatures()
+        while not stop.wait(interval_s):
+            now = models.signatures()
+            if now == last and models.changed():
+                _reload(models)
+            last = now
+
+    watcher = threading.Thread(target=look, name="watch", daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        watcher.join()
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -1,68 +1,115 @@
-"""What all routes share, in one object: the model, the queue, the limits, the numbers."""
+"""What all routes share, in one object: the models, the limits, the numbers, and how a request gets its answers."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from collections.abc import Sequence
 from typing import Any
 
-from serve.batching import Batcher
-from serve.metrics import Metrics
-from serve.predictor import Predictor
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+
+from serve.batching import QueueFullError
+from serve.intake import Intake
+from serve.interval import wilson_interval
+from serve.models import Models, ServedModel
+from serve.predictor import ImageContent, Predictor
+from serve.request_log import note
 from serve.results import Result
 from serve.spec import ServeSpec
 
+# Nobody reads it: the client has gone. It is the customary number for logs and metrics.
+_CLIENT_GONE = 499
+
 
 class Service:
-    """A model in service.
+    """Models in service.
 
     Attributes:
-        predictor: the model.
+        models: by name.
         spec: the limits.
         metrics: the numbers.
-        batcher: the queue.
+        intake: counts the bytes that come in.
+        stopping: the server was told to stop.
     """
 
-    def __init__(self, predictor: Predictor, spec: ServeSpec) -> None:
-        self.predictor = predictor
+    def __init__(self, models: Models, spec: ServeSpec) -> None:
+        self.models = models
         self.spec = spec
-        self.metrics = Metrics(predictor)
-        self.batcher = Batcher(
-            predictor,
-            max_queue=spec.max_queue,
-            max_batch=spec.max_batch,
-            batch_wait_s=spec.batch_wait_ms / 1000,
-            on_batch=self.metrics.batches.observe,
-        )
-        self.metrics.watch_queue(lambda: self.batcher.pending)
+        self.metrics = models.metrics
+        self.intake = Intake(spec, models.metrics)
+        self.stopping = False
 
     @property
     def ready(self) -> bool:
         """Whether images are accepted."""
-        return not self.batcher.closed
+        return not self.stopping and all(model.ready for model in self.models.values())
 
-    @property
-    def model_name(self) -> str:
-        """The model's name in the Open Inference Protocol: its file name without the suffix."""
-        return self.predictor.path.stem
-
-    async def predict(self, images: list[tuple[str, bytes]]) -> list[Result]:
-        """Answer the images of one request, off the event loop.
+    def find(self, name: str | None) -> ServedModel:
+        """Return a model by name, or the default one.
 
         Raises:
-            QueueFullError: if the queue cannot take them.
+            HTTPException: 404 if there is none of this name.
         """
-        futures = self.batcher.submit(images)
-        results = list(await asyncio.gather(*map(asyncio.wrap_future, futures)))
-        self.metrics.count(results)
-        return results
+        if name is None:
+            return self.models.default
+        if name not in self.models:
+            raise HTTPException(404, f"no model called {name}; this server has {', '.join(self.models)}")
+        return self.models[name]
 
-    def describe_model(self) -> dict[str, Any]:
-        """Return what the page shows of the model, and the limits it keeps to."""
-        metadata = self.predictor.metadata
+    async def predict(
+        self, request: Request, model: ServedModel, images: Sequence[tuple[str, ImageContent]], *, heatmap: bool = False
+    ) -> tuple[Predictor, list[Result]]:
+        """Answer the images of one request, off the event loop.
+
+        Returns:
+            The model that answered, and a result an image.
+
+        Raises:
+            HTTPException: 503 if the queue cannot take them, 504 if the answers took too long; 499 if the client has
+                gone, whose images are then given up.
+        """
+        try:
+            predictor, futures = model.submit(images, heatmap=heatmap)
+        except QueueFullError as full:
+            self.metrics.refused.labels("queue").inc()
+            wait = str(self.spec.retry_after_s)
+            raise HTTPException(503, f"too busy: {full}; try again in {wait} s", {"Retry-After": wait}) from full
+        note(request, images=len(images), model=model.name)
+        results = await self._wait(request, asyncio.gather(*map(asyncio.wrap_future, futures)))
+        self.metrics.count(model.name, results)
+        return predictor, results
+
+    async def _wait(self, request: Request, answers: asyncio.Future[list[Result]]) -> list[Result]:
+        gone = asyncio.create_task(_until_gone(request))
+        try:
+            either: set[asyncio.Future[Any]] = {answers, gone}
+            await asyncio.wait(either, timeout=self.spec.answer_timeout_s, return_when=asyncio.FIRST_COMPLETED)
+            if answers.done():
+                return list(answers.result())
+            answers.cancel()  # images whose batch has not started are not computed
+            with contextlib.suppress(asyncio.CancelledError):
+                await answers
+            if gone.done():
+                raise HTTPException(_CLIENT_GONE, "the client went away")
+            raise HTTPException(504, f"no answer within {self.spec.answer_timeout_s:g} seconds")
+        finally:
+            answers.cancel()
+            gone.cancel()
+
+    def describe_model(self, model: ServedModel) -> dict[str, Any]:
+        """Return what the page shows of a model, and the limits it keeps to."""
+        predictor = model.predictor
+        metadata = predictor.metadata
         test = metadata.metrics.get("test") or {}
         matrix = test.get("confusion_matrix")
+        images = sum(map(sum, matrix)) if matrix else None
+        right = sum(row[place] for place, row in enumerate(matrix)) if matrix else 0
         return {
-            "model": self.predictor.path.name,
+            "name": model.name,
+            "names": list(self.models),
+            "model": predictor.path.name,
             "run": metadata.run,
             "backbone": metadata.feature_spec.backbone,
             "input_size": metadata.feature_spec.preprocess.size,
@@ -70,8 +117,19 @@ class Service:
             "positive": metadata.positive,
             "threshold": metadata.threshold,
             "temperature": metadata.temperature,
+            "ood_threshold": predictor.ood_threshold,
+            "heatmaps": "heatmap" in predictor.session.gives,
             "test_accuracy": test.get("accuracy"),
-            "test_images": sum(map(sum, matrix)) if matrix else None,
-            "device": self.predictor.device,
+            "test_images": images,
+            "test_accuracy_interval": wilson_interval(right, images) if images else None,
+            # Models of before the audit do not say whether there was one.
+            "audit": getattr(metadata, "audit", None),
+            "device": predictor.device,
             "limits": {"max_body_bytes": self.spec.max_body_bytes, "max_files": self.spec.max_files},
         }
+
+
+async def _until_gone(request: Request) -> None:
+    """Return when the client has closed its connection; the body must have been read."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass

@@ -39,10 +39,19 @@ _SILENT = 4  # onnxruntime's severities go from 0 (verbose) to 4 (fatal)
 
 
 class Outputs(NamedTuple):
-    """What the model says of a batch: ``probabilities`` float32 (N, C), ``ood`` float32 (N,) or ``None``."""
+    """What the model says of a batch; ``None`` for what it does not give or was not asked for.
+
+    Attributes:
+        probabilities: float32 (N, C).
+        logits: float32 (N, C).
+        ood: float32 (N,), distance from the training images.
+        heatmap: float32 (N, C, h, w), 0 or more.
+    """
 
     probabilities: NDArray[np.float32]
-    ood: NDArray[np.float32] | None
+    logits: NDArray[np.float32] | None = None
+    ood: NDArray[np.float32] | None = None
+    heatmap: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True)
@@ -63,6 +72,7 @@ class ModelSession:
         device: ``cpu`` or ``cuda:N``, where it really runs.
         inputs: of the graph.
         outputs: of the graph.
+        gives: which of the outputs that this project knows the graph has.
     """
 
     def __init__(self, session: ort.InferenceSession, path: Path, device: str) -> None:
@@ -73,7 +83,7 @@ class ModelSession:
         self.inputs = tuple(_tensor(node) for node in session.get_inputs())
         self.outputs = tuple(_tensor(node) for node in session.get_outputs())
         _check_contract(self)
-        self._wanted = ["probabilities", *(out.name for out in self.outputs if out.name == "ood")]
+        self.gives = frozenset(out.name for out in self.outputs) & frozenset(Outputs._fields)
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], *, device: str = "auto", threads: int | None = None) -> ModelSession:
@@ -107,11 +117,12 @@ class ModelSession:
         session = _start_on_cuda(path, threads, number, required=device != "auto")
         return cls(session, path, f"cuda:{number}" if CUDA in session.get_providers() else "cpu")
 
-    def run(self, pixels: NDArray[np.uint8]) -> Outputs:
+    def run(self, pixels: NDArray[np.uint8], *, heatmap: bool = False) -> Outputs:
         """Run the network once.
 
         Args:
             pixels: uint8 (N, S, S, 3), RGB.
+            heatmap: return heatmaps, if the model gives them.
 
         Raises:
             ModelError: if onnxruntime fails, or the answer has another shape than it should have.
@@ -119,18 +130,24 @@ class ModelSession:
         batch: NDArray[Any] = pixels
         if self.metadata.variant == "core":
             batch = np.ascontiguousarray(pixels.transpose(0, 3, 1, 2), dtype=np.float32)
+        wanted = [name for name in Outputs._fields if name in self.gives and (heatmap or name != "heatmap")]
         try:
-            answers = self._session.run(self._wanted, {INPUT: batch})
+            found = self._session.run(wanted, {INPUT: batch})
         except _ORT_ERRORS as error:
             raise ModelError("the model failed", path=self.path, found=_first_line(error)) from error
-        probabilities = np.asarray(answers[0], np.float32)
-        shape = (len(pixels), len(self.metadata.class_names))
-        if probabilities.shape != shape:
+        answers = {name: np.asarray(answer, np.float32) for name, answer in zip(wanted, found, strict=True)}
+        if "ood" in answers:
+            answers["ood"] = answers["ood"].reshape(-1)
+        for name, answer in answers.items():
+            self._check_shape(name, answer, len(pixels))
+        return Outputs(**answers)
+
+    def _check_shape(self, name: str, answer: NDArray[np.float32], count: int) -> None:
+        shape = (count,) if name == "ood" else (count, len(self.metadata.class_names))
+        if answer.shape[: len(shape)] != shape or answer.ndim != (4 if name == "heatmap" else len(shape)):
             raise ModelError(
-                "a wrong answer", path=self.path, expected=f"shape {shape}", found=f"{probabilities.shape}"
+                f"a wrong answer in {name}", path=self.path, expected=f"shape {shape}", found=f"{answer.shape}"
             )
-        ood = np.asarray(answers[1], np.float32).reshape(len(pixels)) if len(answers) > 1 else None
-        return Outputs(probabilities, ood)
 
 
 def available_cores() -> int:

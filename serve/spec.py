@@ -8,6 +8,17 @@ from featurize.specs import Spec, require
 
 MEBIBYTE = 1 << 20
 
+_POSITIVE = (
+    "max_body_bytes",
+    "max_memory_bytes",
+    "max_files",
+    "header_timeout_s",
+    "body_timeout_s",
+    "answer_timeout_s",
+    "drain_timeout_s",
+    "retry_after_s",
+)
+
 
 @dataclass(frozen=True, kw_only=True)
 class ServeSpec(Spec):
@@ -15,26 +26,32 @@ class ServeSpec(Spec):
 
     Attributes:
         max_body_bytes: of one request; larger ones are refused with 413.
+        max_memory_bytes: of all requests that are arriving or being answered; beyond it 503 with Retry-After.
         max_files: images of one request; more are refused with 413.
-        max_queue: images accepted and not yet answered; beyond it 503 with Retry-After.
+        max_queue: images accepted and not yet answered, a model; beyond it 503 with Retry-After.
         max_batch: images per call of the network; ``None`` takes what suits the device.
         batch_wait_ms: how long the first image of a batch waits for others.
-        body_timeout_s: how long a client may take to send its request.
+        header_timeout_s: how long a client may take to send the head of a request; then the connection is closed.
+        body_timeout_s: how long a client may take to send its request; then 408.
+        answer_timeout_s: how long an accepted request may wait for its answers; then 504.
         drain_timeout_s: how long requests may still run after the server was told to stop.
         retry_after_s: what a refused client is told to wait.
     """
 
     max_body_bytes: int = 32 * MEBIBYTE
+    max_memory_bytes: int = 512 * MEBIBYTE
     max_files: int = 64
     max_queue: int = 256
     max_batch: int | None = None
     batch_wait_ms: float = 4.0
+    header_timeout_s: float = 10.0
     body_timeout_s: float = 60.0
+    answer_timeout_s: float = 60.0
     drain_timeout_s: float = 30.0
     retry_after_s: int = 1
 
     def __post_init__(self) -> None:
-        for name in ("max_body_bytes", "max_files", "body_timeout_s", "drain_timeout_s", "retry_after_s"):
+        for name in _POSITIVE:
             value = getattr(self, name)
             require(value > 0, f"{name} out of range", expected="more than 0", found=value)
         require(self.batch_wait_ms >= 0, "batch_wait_ms out of range", expected="0 or more", found=self.batch_wait_ms)
@@ -49,4 +66,10 @@ class ServeSpec(Spec):
             "the queue is shorter than one request may be",
             expected=f"max_queue of {self.max_files} or more",
             found=self.max_queue,
+        )
+        require(
+            self.max_memory_bytes >= self.max_body_bytes,
+            "the memory for requests is less than one request may need",
+            expected=f"max_memory_bytes of {self.max_body_bytes} or more",
+            found=self.max_memory_bytes,
         )

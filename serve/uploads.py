@@ -1,78 +1,63 @@
-"""What a request brings: image files in a multipart form, refused as soon as a limit is passed."""
+"""Image files in a multipart form. They stay in memory: a full disk stops no upload, and nothing is left behind."""
 
 from __future__ import annotations
 
-import asyncio
-from typing import NoReturn
+import sys
+from collections.abc import AsyncGenerator
 
 import python_multipart  # noqa: F401 - starlette needs it to read forms; its absence must show at the start
-from starlette.datastructures import UploadFile
+from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect, Request
-from starlette.types import Message
+from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.requests import Request
 
-from serve.spec import MEBIBYTE, ServeSpec
+from serve.intake import CLOSE, Body
+from serve.spec import ServeSpec
 
 FIELD = "files"
 _MULTIPART = "multipart/form-data"
-# The rest of an oversized body is not read, so the connection cannot carry another request.
-_CLOSE = {"Connection": "close"}
 
 
-async def read_images(request: Request, spec: ServeSpec) -> list[tuple[str, bytes]]:
+class _InMemory(MultiPartParser):
+    """Starlette's parser without its temporary files; how much memory that takes, the intake limits."""
+
+    spool_max_size = sys.maxsize
+
+
+async def read_images(body: Body, spec: ServeSpec) -> list[tuple[str, bytes]]:
     """Return name and content of every file in the form field ``files``.
 
     Raises:
         HTTPException: 413 for too many bytes or files, 408 for a client that is too slow, 415 and 422 for another
-            content than a form with files, 400 for a damaged form.
+            content than a form with files, 400 for a damaged form, 503 for lack of memory.
     """
-    if not request.headers.get("content-type", "").lower().startswith(_MULTIPART):
-        raise HTTPException(415, f"send {_MULTIPART} with image files in the field '{FIELD}'", _CLOSE)
-    declared = request.headers.get("content-length", "")
-    if declared.isdecimal() and int(declared) > spec.max_body_bytes:
-        _refuse_body(spec)
-    counted = Request(request.scope, _Counted(request, spec).receive)
-    try:
-        async with asyncio.timeout(spec.body_timeout_s):
-            return await _read_form(counted, spec)
-    except ClientDisconnect as error:
-        raise HTTPException(400, "the client went away") from error
-    except TimeoutError as error:
-        raise HTTPException(408, f"the request took longer than {spec.body_timeout_s:g} seconds", _CLOSE) from error
-
-
-async def _read_form(request: Request, spec: ServeSpec) -> list[tuple[str, bytes]]:
-    try:
-        form = await request.form(max_files=spec.max_files)
-    except HTTPException as error:
-        # The parser has one exception for all it dislikes; only its text tells this one apart.
-        if error.status_code == 400 and "Too many files" in str(error.detail):
-            raise HTTPException(413, f"more than {spec.max_files} files in one request", _CLOSE) from error
-        raise
+    if not body.request.headers.get("content-type", "").lower().startswith(_MULTIPART):
+        raise HTTPException(415, f"send {_MULTIPART} with image files in the field '{FIELD}'", CLOSE)
+    async with body.arriving():
+        form = await _read_form(body.request, spec)
     try:
         files = [item for item in form.getlist(FIELD) if isinstance(item, UploadFile)]
         if not files:
             raise HTTPException(422, f"no image files in the form field '{FIELD}'")
-        return [(file.filename or f"image {number}", await file.read()) for number, file in enumerate(files, start=1)]
+        return [(_name(file) or f"image {number}", await file.read()) for number, file in enumerate(files, start=1)]
     finally:
         await form.close()
 
 
-class _Counted:
-    """Passes a request's body on and stops it at the limit, whatever its Content-Length says."""
-
-    def __init__(self, request: Request, spec: ServeSpec) -> None:
-        self._receive = request.receive
-        self._spec = spec
-        self._bytes = 0
-
-    async def receive(self) -> Message:
-        message = await self._receive()
-        self._bytes += len(message.get("body", b""))
-        if self._bytes > self._spec.max_body_bytes:
-            _refuse_body(self._spec)
-        return message
+async def _read_form(request: Request, spec: ServeSpec) -> FormData:
+    stream: AsyncGenerator[bytes, None] = request.stream()
+    try:
+        return await _InMemory(request.headers, stream, max_files=spec.max_files).parse()
+    except MultiPartException as error:
+        # The parser has one exception for all it dislikes; only its text tells this one apart.
+        if "Too many files" in error.message:
+            raise HTTPException(413, f"more than {spec.max_files} files in one request", CLOSE) from error
+        raise HTTPException(400, f"a damaged form: {error.message}", CLOSE) from error
+    except (ValueError, LookupError) as error:
+        # The form may name any codec of Python for its texts.
+        raise HTTPException(400, "a damaged form: its character set does not fit", CLOSE) from error
 
 
-def _refuse_body(spec: ServeSpec) -> NoReturn:
-    raise HTTPException(413, f"the request is larger than {spec.max_body_bytes / MEBIBYTE:g} MiB", _CLOSE)
+def _name(file: UploadFile) -> str:
+    # Some codecs give halves of characters, which no answer could carry.
+    return (file.filename or "").encode("utf-8", "replace").decode("utf-8")

@@ -25,8 +25,10 @@ from PIL import Image
 
 from export.metadata import ModelMetadata
 from featurize.specs import FeatureSpec, PreprocessSpec
-from serve.app import build_app
+from serve.app import Door, build_app
+from serve.models import Models
 from serve.predictor import Predictor
+from serve.service import Service
 from serve.spec import ServeSpec
 
 SIZE = 32
@@ -35,6 +37,9 @@ WEIGHTS = np.array([[3.0, -1.0, 0.5], [-2.0, 2.5, 0.0], [0.5, -0.5, 2.0]], np.fl
 BIAS = np.array([0.2, -0.1, 0.0], np.float32)
 # With ``fails_above``, pictures with a brighter mean than this make onnxruntime fail on the whole batch.
 FAILS_ABOVE = 200
+
+# With ``heatmap``: class c looks at quarter c of the picture, in reading order.
+QUARTERS = np.eye(4, dtype=np.float32)[: len(CLASSES)].reshape(1, len(CLASSES), 2, 2)
 
 Colour = tuple[int, int, int]
 
@@ -69,9 +74,17 @@ def describe(**changes: Any) -> ModelMetadata:
 
 
 def build_model(
-    metadata: ModelMetadata, *, ood: bool = False, fails_above: bool = False, free_sides: bool = False
+    metadata: ModelMetadata,
+    *,
+    ood: bool = False,
+    fails_above: bool = False,
+    free_sides: bool = False,
+    heatmap: bool = False,
 ) -> onnx.ModelProto:
-    """Build the tiny model: uint8 (N, S, S, 3) or, for the core variant, float32 (N, 3, S, S)."""
+    """Build the tiny model: uint8 (N, S, S, 3) or, for the core variant, float32 (N, 3, S, S).
+
+    Its heatmap of class c is the brightness of quarter c of the picture, where it is zero elsewhere.
+    """
     core = metadata.variant == "core"
     sides: list[int | str] = ["H", "W"] if free_sides else [SIZE, SIZE]
     shape = ["N", 3, SIZE, SIZE] if core else ["N", *sides, 3]
@@ -98,6 +111,16 @@ def build_model(
         constants["last"] = [1]
         nodes.append(helper.make_node("ReduceMean", ["colour", "last"], ["ood"], keepdims=0))
         outputs.append(("ood", ["N"]))
+    if heatmap:
+        constants |= {"blocks": [0, 2, SIZE // 2, 2, SIZE // 2, 3], "inside": [2, 4, 5], "one_axis": [1]}
+        constants["masks"] = QUARTERS
+        nodes += [
+            helper.make_node("Reshape", ["pixels", "blocks"], ["parts"]),
+            helper.make_node("ReduceMean", ["parts", "inside"], ["quarters"], keepdims=0),
+            helper.make_node("Unsqueeze", ["quarters", "one_axis"], ["row"]),
+            helper.make_node("Mul", ["row", "masks"], ["heatmap"]),
+        ]
+        outputs.append(("heatmap", ["N", len(CLASSES), 2, 2]))
     graph = helper.make_graph(
         nodes,
         "tiny",
@@ -122,7 +145,7 @@ def write_model(tmp_path: Path) -> WriteModel:
     """Return a function that writes a tiny model: keyword arguments of ``build_model``, the rest is metadata."""
 
     def write(name: str = "model.onnx", **changes: Any) -> Path:
-        graph = {key: changes.pop(key) for key in ("ood", "fails_above", "free_sides") if key in changes}
+        graph = {key: changes.pop(key) for key in ("ood", "fails_above", "free_sides", "heatmap") if key in changes}
         path = tmp_path / name
         onnx.save(build_model(describe(**changes), **graph), path)
         return path
@@ -143,9 +166,12 @@ def predictor(model: Path) -> Predictor:
 
 
 @contextlib.contextmanager
-def serving(predictor: Predictor, **limits: Any) -> Iterator[httpx.Client]:
+def serving(
+    predictor: Predictor, *, models: Models | None = None, door: Door | None = None, **limits: Any
+) -> Iterator[httpx.Client]:
     """Serve on a free port of this machine, in a thread, and yield a client."""
-    app = build_app(predictor, ServeSpec(**limits))
+    spec = ServeSpec(**limits)
+    app = build_app(Service(models or Models.of(predictor, spec), spec), door)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})

@@ -8,7 +8,7 @@ from concurrent.futures import wait
 
 import pytest
 
-from serve.batching import Batcher, QueueFullError
+from serve.batching import Batcher, Observer, QueueFullError
 from serve.predictor import Predictor
 from serve.results import Prediction, SkippedImage
 
@@ -22,11 +22,21 @@ class GatedPredictor(Predictor):
         self.entered = threading.Event()
         self.batches = []
 
-    def infer(self, names, pixels):
+    def infer(self, names, pixels, **wanted):
         self.entered.set()
         assert self.gate.wait(30)
         self.batches.append(list(names))
-        return super().infer(names, pixels)
+        return super().infer(names, pixels, **wanted)
+
+
+class Sizes(Observer):
+    """Notes the sizes of batches."""
+
+    def __init__(self, sizes):
+        self.sizes = sizes
+
+    def on_batch(self, images):
+        self.sizes.append(images)
 
 
 @pytest.fixture
@@ -54,7 +64,7 @@ def test_images_of_several_requests_share_a_batch_and_come_back_to_their_own(gat
 
 def test_no_batch_is_larger_than_its_limit(gated, tiny):
     sizes = []
-    batcher = Batcher(gated, max_queue=20, max_batch=3, batch_wait_s=30, on_batch=sizes.append)
+    batcher = Batcher(gated, max_queue=20, max_batch=3, batch_wait_s=30, observer=Sizes(sizes))
     gated.gate.set()
     futures = batcher.submit(pictures(tiny, *"abcdefgh"))
     batcher.close()
@@ -103,7 +113,7 @@ def test_unreadable_and_failing_images_leave_the_others_their_answers(write_mode
 
 
 def test_a_defect_reaches_those_who_wait_and_the_queue_lives_on(predictor, tiny, monkeypatch):
-    def defect(names, pixels):
+    def defect(names, pixels, **wanted):
         raise ZeroDivisionError("a defect of ours")
 
     batcher = Batcher(predictor, max_queue=20)

@@ -47,7 +47,7 @@ def test_json_is_exactly_the_agreed_object_and_alone_on_stdout(model, pictures, 
     assert set(body) == {"model", "predictions", "skipped"}
     assert body["model"] == str(model)
     green, red = body["predictions"]
-    assert set(green) == {"path", "label", "probabilities", "ood"}
+    assert set(green) == {"path", "label", "probabilities", "ood", "ood_threshold", "in_distribution"}
     assert (green["path"], green["label"], green["ood"]) == (str(pictures / "green.png"), "normal", None)
     assert (red["path"], red["label"]) == (str(pictures / "red.jpg"), "covid")
     np.testing.assert_allclose(list(green["probabilities"].values()), tiny.reference((0, 255, 0)), atol=1e-6)

@@ -30,7 +30,7 @@ def test_answers_come_in_order_with_the_unreadable_listed(client, tiny):
     assert body["model"] == "model.onnx"
     assert [prediction["path"] for prediction in body["predictions"]] == list(colours)
     for prediction in body["predictions"]:
-        assert set(prediction) == {"path", "label", "probabilities", "ood"}
+        assert set(prediction) == {"path", "label", "probabilities", "ood", "ood_threshold", "in_distribution"}
         expected = tiny.reference(colours[prediction["path"]])
         np.testing.assert_allclose(list(prediction["probabilities"].values()), expected, atol=1e-6)
         assert prediction["label"] == tiny.classes[expected.argmax()]
@@ -122,9 +122,9 @@ class HeldPredictor(Predictor):
         super().__init__(session)
         self.gate = threading.Event()
 
-    def infer(self, names, pixels):
+    def infer(self, names, pixels, **wanted):
         assert self.gate.wait(30)
-        return super().infer(names, pixels)
+        return super().infer(names, pixels, **wanted)
 
 
 def wait_for_queue(client, length):
@@ -175,7 +175,7 @@ def test_stopping_answers_what_was_accepted(model, serve_model, tiny):
 
 
 def test_a_defect_of_ours_is_500_without_a_traceback_for_the_client(predictor, serve_model, tiny, monkeypatch):
-    def defect(names, pixels):
+    def defect(names, pixels, **wanted):
         raise ZeroDivisionError("secret")
 
     monkeypatch.setattr(predictor, "infer", defect)

@@ -85,7 +85,7 @@ def test_the_open_inference_protocol_describes_the_model(client):
     assert client.get("/v2/health/ready").json() == {"ready": True}
     assert client.get("/v2/models/model/ready").json() == {"name": "model", "ready": True}
     facts = client.get("/v2/models/model").json()
-    assert facts["inputs"] == [{"name": "image", "datatype": "UINT8", "shape": [-1, 32, 32, 3]}]
+    assert facts["inputs"] == [{"name": "image", "datatype": "UINT8", "shape": [-1, -1, -1, 3]}]
     assert facts["outputs"][0] == {"name": "probabilities", "datatype": "FP32", "shape": [-1, 3]}
     missing = client.get("/v2/models/other")
     assert missing.status_code == 404
@@ -109,9 +109,12 @@ def test_the_numbers_count_what_happened(client, tiny):
     assert value("xfeat_requests_total", route="/predict", status="200") == 1
     assert value("xfeat_requests_total", route="none", status="404") == 2
     assert value("xfeat_request_seconds_count", route="/predict") == 1
-    assert value("xfeat_images_total", label="covid") == 1
-    assert value("xfeat_images_total", label="normal") == 0
+    assert value("xfeat_images_total", model="model", label="covid") == 1
+    assert value("xfeat_images_total", model="model", label="normal") == 0
     assert value("xfeat_images_skipped_total", cause="image") == 1
     assert value("xfeat_batch_images_sum") == 1
-    assert value("xfeat_queue_images") == 0
+    assert value("xfeat_requests_refused_total", limit="queue") == 0
+    for stage in ("queue", "decode", "infer"):
+        assert value("xfeat_stage_seconds_count", stage=stage) == 1
+    assert value("xfeat_queue_images", model="model") == 0
     assert [labels for name, labels in samples if name == "xfeat_model_info" and '"run": "tiny"' in labels]

@@ -1,0 +1,66 @@
+"""Settings of ``xserve start`` from a file and from the environment. No heavy import here: ``--help`` loads it."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import click
+
+from featurize.errors import SpecError
+
+PREFIX = "XSERVE_"
+KEY_VARIABLE = f"{PREFIX}API_KEY"
+
+
+def name_environment(command: click.Command) -> click.Command:
+    """Let every option of a command be set by ``XSERVE_<OPTION>`` too, and say so in its help."""
+    for parameter in command.params:
+        if isinstance(parameter, click.Option) and not parameter.is_eager and parameter.name:
+            parameter.envvar = PREFIX + parameter.name.upper()
+            parameter.show_envvar = True
+    return command
+
+
+def read_file(ctx: click.Context, parameter: click.Parameter, path: Path | None) -> None:
+    """Take defaults from a TOML file: a click callback. Options and the environment come before it.
+
+    Raises:
+        SpecError: if the file cannot be read, or names an option that there is not.
+    """
+    if path is None:
+        return
+    mend = "write lines such as: port = 8080"
+    try:
+        settings = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SpecError(f"cannot be read: {error.strerror}", path=path, mend=mend) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SpecError("not a TOML file", path=path, found=str(error), mend=mend) from error
+    names = {option.name for option in ctx.command.params if option.name != parameter.name}
+    given = {name.replace("-", "_"): value for name, value in settings.items()}
+    if unknown := sorted(set(given) - names):
+        known = ", ".join(sorted(str(name) for name in names))
+        raise SpecError(f"no setting called {unknown[0]}", path=path, expected=known)
+    ctx.default_map = {**(ctx.default_map or {}), **given}
+
+
+def read_key(path: Path | None) -> str | None:
+    """Return the API key from a file, or else from the environment; ``None`` if neither names one.
+
+    Raises:
+        SpecError: if the file cannot be read, or the key is empty.
+    """
+    key: Any = os.environ.get(KEY_VARIABLE)
+    if path is not None:
+        try:
+            key = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise SpecError("the API key cannot be read", path=path, found=str(error)) from error
+    if key is None:
+        return None
+    if not key.strip():
+        raise SpecError("the API key is empty", path=path, mend="write one: openssl rand -hex 24 > key")
+    return str(key.strip())
