@@ -214,7 +214,7 @@ def write_cache(
             raise RuntimeError(f"{filled} rows of features for {count} images")
         for name in _COLUMNS:
             file.create_dataset(name, data=_as_stored(name, getattr(columns, name)))
-        file.create_dataset("skipped", data=np.array([tuple(row) for row in skipped], dtype=_SKIPPED))
+        file.create_dataset("skipped", data=np.array([tuple(map(_bytes, row)) for row in skipped], dtype=_SKIPPED))
         file.flush()
         attributes = {
             "format": FORMAT,
@@ -281,8 +281,7 @@ def _blocks(count: int, rows: int = 4096) -> Iterable[slice]:
 
 def _as_stored(name: str, values: Any) -> Any:
     if name in ("path", "group"):
-        # File names are bytes to the operating system; surrogates carry the ones that are no UTF-8.
-        return np.array([text.encode("utf-8", "surrogateescape") for text in values], dtype=_TEXT)
+        return np.array([_bytes(text) for text in values], dtype=_TEXT)
     return np.array(values, dtype="S64") if name == "sha256" else values
 
 
@@ -337,6 +336,11 @@ def _as_read(name: str, values: NDArray[Any]) -> Any:
     if name in ("path", "group"):
         return [_text(value) for value in values]
     return [value.decode() for value in values.tolist()] if name == "sha256" else values
+
+
+def _bytes(text: str) -> bytes:
+    # File names are bytes to the operating system; surrogates carry the ones that are no UTF-8.
+    return text.encode("utf-8", "surrogateescape")
 
 
 def _text(value: bytes) -> str:

@@ -22,6 +22,8 @@ MAX_PIXELS = 100_000_000
 # The filter is set once: changing filters around each call is not safe in threads.
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS
 warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+# Damaged files make Pillow warn of every odd tag; what matters is whether pixels come out.
+warnings.filterwarnings("ignore", module=r"PIL\.")
 
 _END_MARKERS = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}
 
@@ -85,6 +87,8 @@ def _to_8_bits(image: Image.Image) -> Image.Image:
         raise ImageError("floating-point grey levels have no fixed white: save it with 8 or 16 bits")
     if image.mode in ("1", "LA", "La"):
         return image.convert("L")
+    if image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")  # Pillow warns of the direct way
     return image.convert("RGB")
 
 

@@ -151,7 +151,7 @@ class ShardStore:
 
     def _read(self, file: Path) -> tuple[Shard, list[str], Identities] | None:
         try:
-            with np.load(file, allow_pickle=False) as content:
+            with file.open("rb") as stream, np.load(stream, allow_pickle=False) as content:
                 identities = Identities(**{name: content[name] for name in FileIdentity._fields})
                 paths = [path.decode("utf-8", "surrogateescape") for path in content["paths"].tolist()]
                 rows = content["features"].shape[0]  # reading it checks its CRC

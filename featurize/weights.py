@@ -124,6 +124,8 @@ def _open_url(url: str, mend: str) -> HTTPResponse:
     response = answer[0]
     if isinstance(response, Exception):
         reason = getattr(response, "reason", response)
+        if isinstance(response, urllib.error.HTTPError):
+            response.close()
         raise WeightsError(f"{url}: {reason}", mend=mend) from response
     return response
 

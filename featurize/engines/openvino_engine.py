@@ -16,7 +16,7 @@ from featurize.weights import Weights
 class OpenvinoEngine:
     """Runs the network in OpenVINO on the CPU.
 
-    Its name says in which precision: bfloat16 features differ from float32 ones by about 1 %.
+    Its name says in which precision: bfloat16 features differ from float32 ones by 1 to 3 % (norm of the difference).
 
     Raises:
         MissingExtraError: if OpenVINO is not installed.

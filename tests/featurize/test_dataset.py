@@ -1,0 +1,280 @@
+"""Layouts of the input: which images there are, with which label, split and group."""
+
+from __future__ import annotations
+
+import logging
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from featurize.dataset import NO_LABEL, NO_SPLIT, Dataset, ImageEntry, open_dataset
+from featurize.errors import DataError
+
+
+def touch(root: Path, *names: str) -> Path:
+    """Make empty files: nothing here reads images."""
+    for name in names:
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    return root
+
+
+def rows(dataset: Dataset) -> list[tuple[str, str, int]]:
+    """Return (path, class name, split) of each image."""
+    names = (*dataset.class_names, "-")
+    return [(entry.path, names[entry.label], entry.split) for entry in dataset.entries]
+
+
+def manifest(path: Path, text: str) -> Path:
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("valid", ["valid", "val", "validation", "VAL"])
+def test_split_folders_give_splits_and_classes(tmp_path: Path, valid: str) -> None:
+    touch(tmp_path, "train/covid/a.png", "train/normal/b.jpg", f"{valid}/covid/c.jpeg", "test/normal/sub/d.TIFF")
+    dataset = open_dataset(tmp_path)
+    assert dataset.class_names == ("covid", "normal")
+    assert sorted(rows(dataset)) == sorted(
+        [
+            ("test/normal/sub/d.TIFF", "normal", 2),
+            ("train/covid/a.png", "covid", 0),
+            ("train/normal/b.jpg", "normal", 0),
+            (f"{valid}/covid/c.jpeg", "covid", 1),
+        ]
+    )
+
+
+def test_class_folders_have_no_split(tmp_path: Path) -> None:
+    touch(tmp_path, "covid/a.png", "normal/b.webp", "normal/c.bmp", "normal/d.dcm")
+    assert rows(open_dataset(tmp_path)) == [
+        ("covid/a.png", "covid", NO_SPLIT),
+        ("normal/b.webp", "normal", NO_SPLIT),
+        ("normal/c.bmp", "normal", NO_SPLIT),
+        ("normal/d.dcm", "normal", NO_SPLIT),
+    ]
+
+
+def test_loose_images_have_neither_class_nor_split(tmp_path: Path) -> None:
+    touch(tmp_path, "b.png", "a.png")
+    dataset = open_dataset(tmp_path)
+    assert dataset.class_names == ()
+    assert dataset.entries == [ImageEntry("a.png", NO_LABEL, NO_SPLIT), ImageEntry("b.png", NO_LABEL, NO_SPLIT)]
+
+
+def test_images_in_splits_without_classes_keep_their_split(tmp_path: Path) -> None:
+    touch(tmp_path, "train/a.png", "test/b.png")
+    assert rows(open_dataset(tmp_path)) == [("test/b.png", "-", 2), ("train/a.png", "-", 0)]
+
+
+def test_hidden_and_other_files_are_no_images(tmp_path: Path) -> None:
+    touch(tmp_path, "covid/a.png", "covid/.hidden.png", ".git/x.png", "covid/notes.txt", "covid/._a.png")
+    assert rows(open_dataset(tmp_path)) == [("covid/a.png", "covid", NO_SPLIT)]
+
+
+def test_what_is_left_out_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    touch(tmp_path, "train/covid/a.png", "other/b.png", "c.png", "train/d.png")
+    with caplog.at_level(logging.WARNING):
+        dataset = open_dataset(tmp_path)
+    assert rows(dataset) == [("train/covid/a.png", "covid", 0)]
+    said = "\n".join(caplog.messages)
+    assert "other/ is left out" in said
+    assert "c.png is left out" in said
+    assert "train/d.png" in said
+
+
+def test_a_link_to_a_folder_is_followed_and_one_that_leads_back_is_not(tmp_path: Path) -> None:
+    data = touch(tmp_path / "data", "covid/a.png")
+    touch(tmp_path / "elsewhere", "b.png")
+    (data / "normal").symlink_to(tmp_path / "elsewhere")
+    (data / "covid" / "loop").symlink_to(data)
+    assert [entry.path for entry in open_dataset(data).entries] == ["covid/a.png", "normal/b.png"]
+
+
+def test_a_name_that_is_not_utf8_is_kept(tmp_path: Path) -> None:
+    touch(tmp_path, "covid/a.png")
+    try:
+        (tmp_path / "covid" / b"\xff.png".decode("utf-8", "surrogateescape")).touch()
+    except OSError:
+        pytest.skip("this file system takes UTF-8 names only")
+    assert [entry.path for entry in open_dataset(tmp_path).entries] == ["covid/a.png", "covid/\udcff.png"]
+
+
+def test_a_folder_that_cannot_be_listed_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import os
+
+    touch(tmp_path, "covid/a.png", "locked/b.png")
+    scandir = os.scandir
+
+    def refusing(path: str) -> object:
+        if str(path).endswith("locked"):
+            raise PermissionError(13, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    with pytest.raises(DataError, match="locked: cannot be listed: Permission denied"):
+        open_dataset(tmp_path)
+
+
+# Manifests
+
+
+def test_a_manifest_gives_labels_splits_and_groups(tmp_path: Path) -> None:
+    file = manifest(
+        tmp_path / "list.csv",
+        "path,label,split,group\nx/b.png, normal ,train,p1\nx/a.png,covid,val,p2\nx/c.png,,,\n",
+    )
+    dataset = open_dataset(file)
+    assert dataset.root == tmp_path
+    assert dataset.class_names == ("covid", "normal")
+    assert dataset.entries == [
+        ImageEntry("x/a.png", 0, 1, "p2"),
+        ImageEntry("x/b.png", 1, 0, "p1"),
+        ImageEntry("x/c.png", NO_LABEL, NO_SPLIT, ""),
+    ]
+
+
+def test_a_manifest_from_a_spreadsheet_has_a_byte_order_mark(tmp_path: Path) -> None:
+    file = tmp_path / "list.csv"
+    file.write_bytes(b"\xef\xbb\xbfpath,label\r\na.png,covid\r\n")
+    assert rows(open_dataset(file)) == [("a.png", "covid", NO_SPLIT)]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("path\na.png\n", "column label is missing"),
+        ("file,label\na.png,x\n", "column path is missing"),
+        ("", "an empty file"),
+        ("path,label\n", "no images found"),
+        ("path,label\na.png,x\na.png,y\n", "line 3 names a.png a second time"),
+        ("path,label,split\na.png,x,holdout\n", "line 2: unknown split"),
+        ("path,label\n,x\n", "line 2 names no path"),
+        ("label,path\nx\n", "line 2 names no path"),
+    ],
+)
+def test_a_broken_manifest_is_named_with_its_line(tmp_path: Path, text: str, said: str) -> None:
+    with pytest.raises(DataError, match=said) as caught:
+        open_dataset(manifest(tmp_path / "list.csv", text))
+    assert caught.value.mend
+
+
+def test_a_manifest_in_another_encoding_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "list.csv"
+    file.write_bytes("path,label\nä.png,x\n".encode("cp1252"))
+    with pytest.raises(DataError, match="not a CSV file in UTF-8"):
+        open_dataset(file)
+
+
+# Nothing to read
+
+
+def test_a_missing_folder_says_which_layouts_there_are(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"no such folder or file(.|\n)*train\|valid\|test"):
+        open_dataset(tmp_path / "nowhere")
+
+
+def test_an_empty_folder_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no images found"):
+        open_dataset(touch(tmp_path, "covid/readme.txt"))
+
+
+def test_an_image_as_data_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"expected: *a folder, a zip archive or a CSV file"):
+        open_dataset(touch(tmp_path, "a.png") / "a.png")
+
+
+# Classes and groups
+
+
+def test_classes_can_be_chosen_and_labels_follow(tmp_path: Path) -> None:
+    touch(tmp_path, "covid/a.png", "normal/b.png", "pneumonia/c.png")
+    dataset = open_dataset(tmp_path, classes=["pneumonia", "covid"])
+    assert rows(dataset) == [("covid/a.png", "covid", NO_SPLIT), ("pneumonia/c.png", "pneumonia", NO_SPLIT)]
+
+
+@pytest.mark.parametrize(("classes", "said"), [(["flu", "covid"], "no class called flu"), ([], "no class is named")])
+def test_a_class_that_is_not_there_is_named(tmp_path: Path, classes: list[str], said: str) -> None:
+    touch(tmp_path, "covid/a.png", "normal/b.png")
+    with pytest.raises(DataError, match=said):
+        open_dataset(tmp_path, classes=classes)
+
+
+def groups_of(dataset: Dataset) -> list[str]:
+    return [entry.group for entry in dataset.entries]
+
+
+def test_groups_csv_in_the_folder_is_read_by_itself(tmp_path: Path) -> None:
+    touch(tmp_path, "covid/a.png", "covid/b.png")
+    manifest(tmp_path / "groups.csv", "path,group\ncovid/a.png,p1\ncovid/b.png,p2\n")
+    assert groups_of(open_dataset(tmp_path)) == ["p1", "p2"]
+
+
+@pytest.mark.parametrize(("expression", "expected"), [(r"p\d+", ["p1", "p1", "p2"]), (r"(\d+)-", ["1", "1", "2"])])
+def test_groups_come_from_an_expression(tmp_path: Path, expression: str, expected: list[str]) -> None:
+    touch(tmp_path, "covid/p1-1.png", "covid/p1-2.png", "covid/p2-1.png")
+    assert groups_of(open_dataset(tmp_path, groups=expression)) == expected
+
+
+def test_images_without_a_group_are_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    touch(tmp_path, "covid/p1.png", "covid/x.png")
+    with caplog.at_level(logging.WARNING):
+        assert groups_of(open_dataset(tmp_path, groups=r"p\d")) == ["p1", ""]
+    assert "1 of 2 images have no group" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("groups", "said"),
+    [
+        ("absent.csv", "no such file"),
+        ("(", "neither a file nor a regular expression"),
+        ("nothing-like-it", "gives no image a group"),
+    ],
+)
+def test_groups_that_cannot_be_are_named(tmp_path: Path, groups: str, said: str) -> None:
+    with pytest.raises(DataError, match=said):
+        open_dataset(touch(tmp_path, "covid/a.png"), groups=groups)
+
+
+# Archives
+
+
+def archive(path: Path, *names: str) -> Path:
+    with zipfile.ZipFile(path, "w") as file:
+        for name in names:
+            file.writestr(name, b"")
+    return path
+
+
+def test_an_archive_has_the_same_layouts_as_a_folder(tmp_path: Path) -> None:
+    names = ("train/covid/a.png", "test/normal/b.png")
+    packed = open_dataset(archive(tmp_path / "data.zip", *names, "train/covid/.x.png", "__MACOSX/train/covid/a.png"))
+    unpacked = open_dataset(touch(tmp_path / "data", *names))
+    assert packed.entries == unpacked.entries
+    assert packed.class_names == unpacked.class_names
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (("chest/train/covid/a.png", "chest/test/covid/b.png"), [("covid", 2), ("covid", 0)]),
+        (("chest/covid/a.png", "chest/normal/b.png"), [("covid", NO_SPLIT), ("normal", NO_SPLIT)]),
+        (("covid/a.png", "covid/b.png"), [("covid", NO_SPLIT), ("covid", NO_SPLIT)]),
+        (("train/covid/a.png", "train/normal/b.png"), [("covid", 0), ("normal", 0)]),
+    ],
+)
+def test_one_folder_around_everything_in_an_archive_is_looked_through(
+    tmp_path: Path, names: tuple[str, ...], expected: list[tuple[str, int]]
+) -> None:
+    dataset = open_dataset(archive(tmp_path / "data.zip", *names))
+    assert [(label, split) for _, label, split in rows(dataset)] == expected
+    assert {entry.path for entry in dataset.entries} == set(names)
+
+
+def test_a_broken_archive_is_an_error(tmp_path: Path) -> None:
+    whole = archive(tmp_path / "data.zip", "covid/a.png").read_bytes()
+    (tmp_path / "data.zip").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(DataError, match="not a zip archive"):
+        open_dataset(tmp_path / "data.zip")

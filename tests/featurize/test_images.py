@@ -1,0 +1,241 @@
+"""Decoding: what is accepted, what is refused with which reason, and which pixels come out."""
+
+from __future__ import annotations
+
+import io
+import struct
+import warnings
+import zlib
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from featurize.errors import ImageError
+from featurize.images import decode, is_truncated
+from featurize.preprocess import load_pixels, normalize, resize
+from featurize.specs import IMAGENET_MEAN, IMAGENET_STD, PreprocessSpec
+
+
+def rgb(data: bytes) -> np.ndarray:
+    return np.asarray(decode(data).convert("RGB"))
+
+
+@pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF", "WEBP"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_lossless_formats_come_out_as_they_went_in(art: SimpleNamespace, kind: str, channels: int) -> None:
+    pixels = art.pixels_of(1, channels=channels)
+    options = {"lossless": True} if kind == "WEBP" else {}
+    expected = pixels if channels == 3 else np.repeat(pixels[..., None], 3, axis=2)
+    assert np.array_equal(rgb(art.encoded(pixels, kind, **options)), expected)
+
+
+def test_a_jpeg_is_decoded_as_pillow_does(art: SimpleNamespace) -> None:
+    data = art.encoded(art.pixels_of(1, channels=3), "JPEG", quality=80)
+    assert np.array_equal(rgb(data), np.asarray(Image.open(io.BytesIO(data)).convert("RGB")))
+
+
+def test_grey_stays_grey(art: SimpleNamespace) -> None:
+    assert decode(art.encoded(art.pixels_of(1))).mode == "L"
+
+
+def test_alpha_is_dropped(art: SimpleNamespace) -> None:
+    pixels = art.pixels_of(1, channels=4)
+    assert np.array_equal(rgb(art.encoded(pixels)), pixels[..., :3])
+
+
+def test_grey_with_alpha_becomes_grey(art: SimpleNamespace) -> None:
+    grey, alpha = art.pixels_of(1), art.pixels_of(2)
+    image = Image.merge("LA", (Image.fromarray(grey), Image.fromarray(alpha)))
+    assert np.array_equal(np.asarray(decode(art.encoded(image))), grey)
+
+
+def test_a_palette_becomes_its_colours(art: SimpleNamespace) -> None:
+    image = Image.fromarray(art.pixels_of(1, channels=3)).quantize(16)
+    assert np.array_equal(rgb(art.encoded(image)), np.asarray(image.convert("RGB")))
+
+
+def test_a_palette_with_transparency_becomes_its_colours(art: SimpleNamespace) -> None:
+    image = Image.fromarray(art.pixels_of(1, channels=3)).quantize(16)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert decode(art.encoded(image, transparency=bytes(range(16)))).mode == "RGB"
+
+
+def test_cmyk_becomes_rgb(art: SimpleNamespace) -> None:
+    image = Image.fromarray(art.pixels_of(1, channels=3)).convert("CMYK")
+    data = art.encoded(image, "JPEG", quality=95)
+    assert np.array_equal(rgb(data), np.asarray(Image.open(io.BytesIO(data)).convert("RGB")))
+
+
+def test_one_bit_becomes_black_and_white(art: SimpleNamespace) -> None:
+    image = Image.fromarray(art.pixels_of(1) > 127)
+    assert image.mode == "1"
+    assert np.array_equal(np.asarray(decode(art.encoded(image))), np.where(art.pixels_of(1) > 127, 255, 0))
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_16_bit_grey_keeps_its_range(art: SimpleNamespace, kind: str) -> None:
+    """Pillow's own conversion to RGB clips almost everything to white."""
+    values = np.linspace(0, 65535, 60 * 50).reshape(50, 60).astype(np.uint16)
+    grey = np.asarray(decode(art.encoded(values, kind)))
+    assert grey.dtype == np.uint8
+    assert (grey.min(), grey.max()) == (0, 255)
+    assert np.abs(grey - values / 257.0).max() <= 0.5 + 1e-6
+
+
+def test_32_bit_grey_beyond_16_bits_is_refused(art: SimpleNamespace) -> None:
+    values = np.full((8, 8), 70000, np.int32)
+    with pytest.raises(ImageError, match="32-bit grey levels"):
+        decode(art.encoded(values, "TIFF"))
+
+
+def test_floating_point_is_refused(art: SimpleNamespace) -> None:
+    with pytest.raises(ImageError, match="floating-point"):
+        decode(art.encoded(np.zeros((8, 8), np.float32), "TIFF"))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_an_image_is_turned_upright(art: SimpleNamespace, orientation: int) -> None:
+    """The reference is the definition of the EXIF tag 0x0112, written with numpy."""
+    pixels = art.pixels_of(1)
+    upright = {
+        1: pixels,
+        2: pixels[:, ::-1],
+        3: pixels[::-1, ::-1],
+        4: pixels[::-1],
+        5: pixels.T,
+        6: np.rot90(pixels, -1),
+        7: np.rot90(pixels, -1)[:, ::-1][::-1, ::-1].T[::-1, ::-1].T,
+        8: np.rot90(pixels, 1),
+    }
+    upright[7] = np.rot90(pixels, 2).T
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    assert np.array_equal(np.asarray(decode(art.encoded(pixels, "PNG", exif=exif))), upright[orientation])
+
+
+def test_a_truncated_jpeg_is_read_as_far_as_it_goes(art: SimpleNamespace) -> None:
+    whole = art.encoded(art.pixels_of(1, 200, 200), "JPEG", quality=95)
+    cut = whole[: len(whole) * 2 // 3]
+    assert is_truncated(cut)
+    assert not is_truncated(whole)
+    got, expected = np.asarray(decode(cut)), np.asarray(decode(whole))
+    assert got.shape == expected.shape
+    assert np.array_equal(got[:64], expected[:64])
+    assert not np.array_equal(got, expected)
+
+
+def test_a_truncated_png_is_read_as_far_as_it_goes(art: SimpleNamespace) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (200, 200), dtype=np.uint8)
+    whole = art.encoded(noise)
+    cut = whole[: len(whole) // 2]
+    assert is_truncated(cut)
+    assert np.array_equal(np.asarray(decode(cut))[:50], noise[:50])
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "the file is empty"),
+        (b"this is a text file called .jpg", "not a JPEG, PNG"),
+        (b"\x89PNG\r\n\x1a\n" + bytes(100), "decode|not a"),
+        (b"\xff\xd8\xff\xe0" + bytes(20), "decode|not a"),
+        (b"GIF89a" + bytes(50), "not a JPEG, PNG"),
+    ],
+)
+def test_what_is_no_image_has_a_reason(data: bytes, reason: str) -> None:
+    with pytest.raises(ImageError, match=reason):
+        decode(data)
+
+
+def png_header(width: int, height: int) -> bytes:
+    """Return a PNG that claims a size and holds next to nothing."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(1000)))
+
+
+@pytest.mark.parametrize("side", [10_001, 13_000, 60_000, 2**31 - 1])
+def test_a_decompression_bomb_is_refused_from_its_header(side: int) -> None:
+    with pytest.raises(ImageError, match=r"megapixels|decoded|not a"):
+        decode(png_header(side, side))
+
+
+def test_the_limit_is_on_pixels(art: SimpleNamespace) -> None:
+    data = art.encoded(art.pixels_of(1))
+    assert decode(data, max_pixels=60 * 50).size == (60, 50)
+    with pytest.raises(ImageError, match="60×50 is more than"):
+        decode(data, max_pixels=60 * 50 - 1)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_a_damaged_file_is_read_or_refused_but_never_crashes(art: SimpleNamespace, data: st.DataObject) -> None:
+    kind = data.draw(st.sampled_from(["JPEG", "PNG", "TIFF", "BMP", "WEBP"]))
+    content = bytearray(art.encoded(art.pixels_of(1, channels=3), kind))
+    for _ in range(data.draw(st.integers(1, 8))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    content = content[: data.draw(st.integers(0, len(content)))]
+    try:
+        pixels = load_pixels(bytes(content), PreprocessSpec(size=32))
+    except ImageError:
+        return
+    assert pixels.shape == (32, 32, 3)
+    assert pixels.dtype == np.uint8
+
+
+# Preprocessing
+
+
+@settings(max_examples=40, deadline=None)
+@given(width=st.integers(1, 300), height=st.integers(1, 300), size=st.integers(32, 96), grey=st.booleans())
+def test_pixels_are_those_of_torchvision(art: SimpleNamespace, width: int, height: int, size: int, grey: bool) -> None:
+    """The reference is the tutorial's ``Resize((S, S))`` on the image converted to RGB first."""
+    from torchvision.transforms import Resize
+
+    image = Image.fromarray(art.pixels_of(3, width, height, 1 if grey else 3))
+    expected = np.asarray(Resize((size, size))(image.convert("RGB")))
+    assert np.array_equal(load_pixels(art.encoded(image), PreprocessSpec(size=size)), expected)
+
+
+def test_an_image_of_the_right_size_is_left_alone(art: SimpleNamespace) -> None:
+    pixels = art.pixels_of(3, 64, 64, 3)
+    assert np.array_equal(resize(Image.fromarray(pixels), PreprocessSpec(size=64)), pixels)
+
+
+@pytest.mark.parametrize(
+    "mean_std", [((0.5,) * 3, (0.5,) * 3), (IMAGENET_MEAN, IMAGENET_STD)], ids=["half", "imagenet"]
+)
+def test_normalisation_is_that_of_torchvision(art: SimpleNamespace, mean_std: tuple) -> None:
+    """The reference is ToTensor and Normalize; the network's own layer must agree with the numpy one."""
+    import torch
+    from torchvision.transforms import Compose, Normalize, ToTensor
+
+    from featurize.network import Normalize as Layer
+
+    mean, std = mean_std
+    pixels, spec = art.pixels_of(3, 48, 48, 3), PreprocessSpec(size=48, mean=mean, std=std)
+    expected = Compose([ToTensor(), Normalize(mean, std)])(Image.fromarray(pixels)).numpy()
+    assert np.abs(normalize(pixels, spec) - expected).max() < 1e-6
+    layer = Layer(spec)(torch.from_numpy(pixels.copy())[None])
+    assert np.abs(layer[0].numpy() - expected).max() < 1e-6
+    floats = torch.from_numpy(pixels.copy())[None].permute(0, 3, 1, 2).float()
+    assert torch.equal(Layer(spec)(floats), layer)
+
+
+def test_the_pixels_cached_are_the_pixels_served() -> None:
+    """Serving and caching share one function; a second implementation would drift."""
+    from featurize import views
+    from serve import predictor
+
+    assert predictor.load_pixels is load_pixels
+    assert views.resize is resize
+    assert views.decode is decode

@@ -1,0 +1,246 @@
+"""Where weights come from, in which order, and what happens when a server misbehaves."""
+
+from __future__ import annotations
+
+import hashlib
+import http.server
+import logging
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from featurize import weights as module
+from featurize.backbones import BACKBONES, backbone_info
+from featurize.errors import OutputError, SpecError, WeightsError
+from featurize.weights import download, find_preferred_weights, find_weights
+
+CONTENT = b"weights " * 5000
+DIGEST = hashlib.sha256(CONTENT).hexdigest()
+
+
+@dataclass
+class Server:
+    """A server on this machine that misbehaves as told."""
+
+    url: str = ""
+    mode: str = "good"
+    asked: list[str] = field(default_factory=list)
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    state = Server()
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            state.asked.append(self.path)
+            if state.mode == "absent":
+                self.send_error(404)
+                return
+            self.send_response(200)
+            if state.mode != "unsized":
+                self.send_header("Content-Length", str(len(CONTENT)))
+            self.end_headers()
+            self.wfile.write(CONTENT[:1000] if state.mode == "breaks" else CONTENT)
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    listener = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=listener.serve_forever, daemon=True)
+    thread.start()
+    state.url = f"http://127.0.0.1:{listener.server_port}"
+    yield state
+    listener.shutdown()
+    listener.server_close()
+    thread.join()
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return an empty torch hub cache."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    monkeypatch.delenv(module.MIRROR_VARIABLE, raising=False)
+    return tmp_path / "torch" / "hub" / "checkpoints"
+
+
+def fake_official(monkeypatch: pytest.MonkeyPatch, server: Server) -> str:
+    """Let the test's content be B0's official weights, served by a mirror; return the file's name."""
+    import dataclasses
+
+    info = dataclasses.replace(BACKBONES["efficientnet-b0"], sha256_prefix=DIGEST[:8])
+    monkeypatch.setitem(BACKBONES, "efficientnet-b0", info)
+    monkeypatch.setenv(module.MIRROR_VARIABLE, server.url + "/")
+    return info.file_name
+
+
+def left_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.rglob("*") if path.is_file()) if folder.exists() else []
+
+
+def test_a_file_comes_before_everything_else(hub: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine.pth").write_bytes(CONTENT)
+    found = find_weights("efficientnet-b0", file=tmp_path / "mine.pth")
+    assert (found.path, found.sha256) == (tmp_path / "mine.pth", DIGEST)
+    with pytest.raises(WeightsError, match="no such weights file"):
+        find_weights("efficientnet-b0", file=tmp_path / "absent.pth")
+
+
+def test_the_hub_cache_comes_before_the_network(hub: Path, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = fake_official(monkeypatch, server)
+    hub.mkdir(parents=True)
+    (hub / name).write_bytes(CONTENT)
+    assert find_weights("efficientnet-b0").path == hub / name
+    assert server.asked == []
+
+
+def test_the_hub_cache_is_where_torch_has_it(hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The reference is torch's own function."""
+    import torch
+
+    assert str(module._hub_folder()) == f"{torch.hub.get_dir()}/checkpoints"
+    monkeypatch.delenv("TORCH_HOME")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/x/cache")
+    assert str(module._hub_folder()) == f"{torch.hub.get_dir()}/checkpoints"
+
+
+def test_a_damaged_file_in_the_hub_cache_is_refused(hub: Path, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = fake_official(monkeypatch, server)
+    hub.mkdir(parents=True)
+    (hub / name).write_bytes(CONTENT[:-1])
+    with pytest.raises(WeightsError, match=r"damaged(.|\n)*delete"):
+        find_weights("efficientnet-b0")
+
+
+def test_a_wheel_needs_no_network(hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "download", lambda *_a, **_k: pytest.fail("asked the network"))
+    found = find_weights("efficientnet-lite0")
+    assert found.path.name.endswith(".pth")
+    assert len(found.sha256) == 64
+
+
+def test_a_download_from_a_mirror_is_checked_and_kept(
+    hub: Path, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = fake_official(monkeypatch, server)
+    seen: list[tuple[int, int]] = []
+    found = find_weights("efficientnet-b0", progress=lambda done, total: seen.append((done, total)))
+    assert found.path == hub / name
+    assert found.path.read_bytes() == CONTENT
+    assert server.asked == [f"/{name}"]
+    assert seen[-1] == (len(CONTENT), len(CONTENT))
+    find_weights("efficientnet-b0")
+    assert len(server.asked) == 1
+    assert left_in(hub) == [name]
+
+
+def test_a_server_that_does_not_say_how_much_is_accepted(
+    hub: Path, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.mode = "unsized"
+    fake_official(monkeypatch, server)
+    assert find_weights("efficientnet-b0").sha256 == DIGEST
+
+
+def fetch(server: Server, target: Path, sha256_prefix: str = DIGEST[:8]) -> None:
+    download(f"{server.url}/w.pth", target, sha256_prefix=sha256_prefix, mend="use --weights FILE")
+
+
+@pytest.mark.parametrize(
+    ("mode", "prefix", "said"),
+    [
+        ("good", "00000000", "another file than the official one"),
+        ("breaks", DIGEST[:8], "broke off after 1000 of 40000 bytes"),
+        ("absent", DIGEST[:8], "Not Found"),
+    ],
+)
+def test_a_server_that_misbehaves_leaves_no_file(
+    server: Server, tmp_path: Path, mode: str, prefix: str, said: str
+) -> None:
+    server.mode = mode
+    with pytest.raises(WeightsError, match=f"{said}(.|\\n)*use --weights FILE"):
+        fetch(server, tmp_path / "new" / "w.pth", prefix)
+    assert left_in(tmp_path) == []
+
+
+@pytest.mark.parametrize("speaks", [b"", b"HTTP/1.1 200 OK\r\nContent-Length: 40000\r\n\r\nabc"])
+def test_a_server_that_falls_silent_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, speaks: bytes) -> None:
+    monkeypatch.setattr(module, "CONNECT_TIMEOUT_S", 0.3)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        held: list[socket.socket] = []
+
+        def accept() -> None:
+            connection, _ = listener.accept()
+            held.append(connection)
+            connection.recv(1000)
+            connection.sendall(speaks)
+
+        threading.Thread(target=accept, daemon=True).start()
+        started = time.monotonic()
+        with pytest.raises(WeightsError, match=r"no answer|timed out"):
+            fetch(Server(url=f"http://127.0.0.1:{listener.getsockname()[1]}"), tmp_path / "w.pth")
+        assert time.monotonic() - started < 30, "it must give up by itself"
+        for connection in held:
+            connection.close()
+    assert left_in(tmp_path) == []
+
+
+def test_a_name_that_cannot_be_looked_up_is_given_up(tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match="use --weights FILE"):
+        fetch(Server(url="http://no-such-host.invalid"), tmp_path / "w.pth")
+
+
+def test_a_cache_folder_that_cannot_be_written_is_named(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match="cannot be written"):
+        fetch(server, tmp_path / "file" / "w.pth")
+
+
+def test_auto_falls_back_to_lite0_and_says_so(
+    hub: Path, server: Server, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    server.mode = "absent"
+    fake_official(monkeypatch, server)
+    with caplog.at_level(logging.WARNING):
+        assert find_preferred_weights().backbone == "efficientnet-lite0"
+    assert len(caplog.messages) == 1
+    assert "taking efficientnet-lite0 instead" in caplog.text
+
+
+def test_a_backbone_named_explicitly_is_never_replaced(
+    hub: Path, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.mode = "absent"
+    name = fake_official(monkeypatch, server)
+    with pytest.raises(WeightsError) as caught:
+        find_weights("efficientnet-b0")
+    for word in (f"{server.url}/{name}", DIGEST[:8], str(hub / name), "--weights FILE"):
+        assert word in str(caught.value)
+
+
+def test_weights_that_no_wheel_carries_say_what_to_do(hub: Path) -> None:
+    with pytest.raises(WeightsError, match="--weights FILE"):
+        find_weights("efficientnet-lite4")
+
+
+def test_an_unknown_backbone_lists_the_known_ones() -> None:
+    with pytest.raises(SpecError, match="efficientnet-lite4"):
+        find_weights("resnet50")
+
+
+def test_the_table_of_backbones_is_that_of_the_packages() -> None:
+    """The references are the packages' own tables of sizes and addresses."""
+    from efficientnet_lite_pytorch.utils import efficientnet_params as lite_params
+    from efficientnet_pytorch.utils import efficientnet_params, url_map
+
+    for name, info in BACKBONES.items():
+        lite = "lite" in name
+        sizes = lite_params(name) if lite else efficientnet_params(name)
+        assert info.default_size == sizes[2], name
+        assert info.url == (None if lite else url_map[name]), name
+    assert backbone_info("efficientnet-b0").file_name == "efficientnet-b0-355c32eb.pth"
