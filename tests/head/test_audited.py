@@ -1,0 +1,87 @@
+"""A cache that was not audited, or failed, is never used in silence."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from featurize.cache import FeatureCache
+from head.audited import audit_of, audit_path
+from head.specs import HeadSpec, TrainSpec
+from head.train import train_run
+from tests.head.conftest import MakeCache
+
+
+def write_audit(cache: FeatureCache, **changes: Any) -> None:
+    report = {
+        "format": "xfeat.audit",
+        "schema_version": 1,
+        "cache_sha256": cache.content_sha256,
+        "passed": True,
+        "failures": [],
+        "warnings": ["12 images are blurred"],
+        **changes,
+    }
+    audit_path(cache.path).write_text(json.dumps(report))
+
+
+def test_the_audit_lies_beside_the_cache() -> None:
+    assert audit_path(Path("a/features.h5")) == Path("a/features.audit.json")
+
+
+def test_an_audit_that_passed_needs_no_warning(make_cache: MakeCache, caplog: pytest.LogCaptureFixture) -> None:
+    cache = make_cache()
+    write_audit(cache)
+    found = audit_of(cache)
+    assert (found["audited"], found["passed"], found["failures"]) == (True, True, [])
+    assert not caplog.records
+
+
+def test_a_failed_audit_is_a_warning_and_stays_in_run_and_report(
+    make_cache: MakeCache, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    cache = make_cache()
+    write_audit(cache, passed=False, failures=["7 patients are in train and test"])
+    with caplog.at_level(logging.WARNING):
+        run = train_run(cache, HeadSpec(hidden=()), TrainSpec(epochs=1), runs=tmp_path / "runs")
+    assert "7 patients are in train and test" in caplog.text
+    assert run.facts["audit"]["passed"] is False
+    assert run.facts["audit"]["failures"] == ["7 patients are in train and test"]
+    page = (run.folder / "report.html").read_text()
+    assert page.index("7 patients are in train and test") < page.index("test accuracy")
+    assert "12 images are blurred" in page
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"cache_sha256": "0" * 64}, "other features"),
+        ({"schema_version": 2}, "version 2"),
+        ({"format": "something else"}, "something else"),
+        ({"failures": None}, "cannot be read"),
+    ],
+)
+def test_an_audit_of_something_else_counts_as_none(
+    make_cache: MakeCache, caplog: pytest.LogCaptureFixture, changes: dict[str, Any], words: str
+) -> None:
+    cache = make_cache()
+    write_audit(cache, **changes)
+    with caplog.at_level(logging.WARNING):
+        found = audit_of(cache)
+    assert (found["audited"], found["passed"]) == (False, None)
+    assert words in caplog.text
+    assert "xfeat audit" in caplog.text
+
+
+def test_a_missing_or_broken_audit_counts_as_none(make_cache: MakeCache, caplog: pytest.LogCaptureFixture) -> None:
+    cache = make_cache()
+    with caplog.at_level(logging.WARNING):
+        assert audit_of(cache)["audited"] is False
+        audit_path(cache.path).write_text("{")
+        assert audit_of(cache)["audited"] is False
+    assert "has not been audited" in caplog.text
+    assert "cannot be read" in caplog.text

@@ -1,0 +1,173 @@
+"""The page of a run: everything in it, nothing fetched, nothing executed."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from featurize.cache import FeatureCache
+from head.report import threshold_table
+from head.run import Run
+from head.specs import HeadSpec, TargetSpec, TrainSpec
+from head.train import train_run
+from tests.head.conftest import MakeCache, cloud
+
+Draw = Callable[[FeatureCache], None]
+
+
+class Page(HTMLParser):
+    """What a browser would do with the page: tags, attributes, text."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.words: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.words.append(data)
+
+    def of(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.tags if name == tag]
+
+
+def train(cache: FeatureCache, tmp_path: Path, name: str = "first", **options: Any) -> tuple[Run, str]:
+    run = train_run(
+        cache, HeadSpec(hidden=(8,)), TrainSpec(epochs=4, lr=0.02), runs=tmp_path / "runs", name=name, **options
+    )
+    return run, (run.folder / "report.html").read_text()
+
+
+def test_the_page_fetches_nothing_and_runs_nothing(make_cache: MakeCache, tmp_path: Path, draw_images: Draw) -> None:
+    cache = make_cache(separation=0.1)
+    draw_images(cache)
+    page = Page(train(cache, tmp_path)[1])
+    assert not page.of("script")
+    assert not page.of("link")
+    for tag, attributes in page.tags:
+        for name, value in attributes.items():
+            if name in ("src", "href", "xlink:href", "data", "poster", "action", "srcset"):
+                assert value, (tag, name)
+                assert value.startswith(("data:image/", "#")), (tag, name, value[:80])
+
+
+def test_the_figures_of_the_run_are_on_the_page(make_cache: MakeCache, tmp_path: Path) -> None:
+    run, text = train(make_cache(separation=0.2), tmp_path)
+    metrics, words = run.metrics["test"], " ".join(Page(text).words)
+    assert f"{100 * metrics['accuracy']:.1f} %" in words
+    low, high = metrics["accuracy_interval"]
+    assert f"{100 * low:.1f} to {100 * high:.1f} %" in words
+    assert f"{metrics['auc']:.4f}" in words
+    assert f"{metrics['loss']:.4f}" in words
+    assert run.facts["feature_fingerprint"] in words
+    assert len(Page(text).of("svg")) == 6
+
+
+def test_the_worst_mistakes_have_pictures(make_cache: MakeCache, tmp_path: Path, draw_images: Draw) -> None:
+    cache = make_cache(separation=0.0)
+    draw_images(cache)
+    run, text = train(cache, tmp_path)
+    wrong = [row for row in run.predictions() if row["split"] == "test" and row["prediction"] != row["label"]]
+    pictures = [image for image in Page(text).of("img") if str(image["src"]).startswith("data:image/jpeg;base64,")]
+    assert len(wrong) > 0
+    assert len(pictures) == min(12, len(wrong))
+    worst = min(wrong, key=lambda row: float(row[f"p_{row['label']}"]))
+    assert pictures[0]["alt"] == worst["path"]
+
+
+def test_pictures_that_are_gone_are_said_to_be_gone(make_cache: MakeCache, tmp_path: Path) -> None:
+    _, text = train(make_cache(separation=0.0), tmp_path)
+    assert not Page(text).of("img")
+    assert "The file is gone." in text
+
+
+def test_without_mistakes_the_page_says_so(make_cache: MakeCache, tmp_path: Path) -> None:
+    run, text = train(make_cache(separation=6.0), tmp_path)
+    assert run.metrics["test"]["accuracy"] == 1
+    assert "None: every test image" in text
+
+
+NASTY = ("<html>", "a&b", '"q"', "_x", "a$b$", "肺炎")
+
+
+def test_nasty_class_names_are_text_and_no_markup(make_cache: MakeCache, tmp_path: Path) -> None:
+    cache = make_cache(classes=NASTY, sizes=(120, 60, 60), separation=0.5)
+    _, text = train(cache, tmp_path, target=TargetSpec(positive="<html>"))
+    page = Page(text)
+    assert len(page.of("html")) == 1
+    words = " ".join(page.words)
+    for name in NASTY:
+        assert f"sensitivity, {name}" in words
+        assert re.search(rf"{re.escape(name)}, AUC", words), f"{name} is missing in the legend"
+
+
+def test_nasty_file_names_are_text_and_no_markup(make_cache: MakeCache, tmp_path: Path) -> None:
+    cache = make_cache(separation=0.0)
+    cache.columns.path[:] = [f"covid/<img src=x onerror=alert(1)>{row}.png" for row in range(len(cache))]  # type: ignore[index]
+    _, text = train(cache, tmp_path)
+    assert not Page(text).of("img")
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"sizes": (100, 40, 0)}, "There is no test split"),
+        ({"sizes": (100, 40, 40)}, "Only 40 test images"),
+        ({}, "The images have no groups"),
+        ({"groups": ["p0"] * 180}, "1 groups (patients) have images in more than one part"),
+    ],
+)
+def test_the_page_says_what_to_know_before_quoting_it(
+    make_cache: MakeCache, tmp_path: Path, settings: dict[str, Any], words: str
+) -> None:
+    _, text = train(make_cache(**settings), tmp_path)
+    assert words in " ".join(Page(text).words)
+
+
+def test_the_operating_point_is_on_the_page(make_cache: MakeCache, tmp_path: Path) -> None:
+    target = TargetSpec(positive="covid", target_sensitivity=0.9)
+    run, text = train(make_cache(separation=0.3), tmp_path, target=target)
+    words = " ".join(Page(text).words)
+    assert f"covid from {run.facts['operating_point']['threshold']:.4f} on" in words
+    assert run.facts["operating_point"]["note"] in words
+    assert "prevalence" in words
+
+
+def test_an_absent_test_class_still_gives_a_page(make_cache: MakeCache, tmp_path: Path) -> None:
+    labels = [0, 1] * 50 + [0, 1] * 20 + [0] * 20
+    _, text = train(make_cache(split=[0] * 100 + [1] * 40 + [2] * 20, labels=labels), tmp_path)
+    assert "–" in text
+
+
+def test_views_are_averaged_beside_the_clean_view(make_cache: MakeCache, tmp_path: Path) -> None:
+    """With views that are all alike, averaging changes nothing."""
+    rows = cloud(np.arange(180) % 2, separation=0.4)
+    try:
+        cache = make_cache(features=np.repeat(rows[:, None], 3, axis=1))
+    except ValueError as problem:
+        pytest.skip(f"caches with views cannot be written yet: {problem}")
+    run, text = train(cache, tmp_path)
+    assert run.dim == rows.shape[1]
+    assert run.facts["metrics_averaged_views"]["test"]["loss"] == pytest.approx(run.metrics["test"]["loss"], abs=1e-5)
+    assert "averaged over all 3 views" in " ".join(Page(text).words)
+
+
+def test_the_threshold_table_counts() -> None:
+    """Reference: counting in a plain loop."""
+    rng = np.random.default_rng(0)
+    positive, scores = rng.random(70) < 0.5, rng.random(70)
+    for row in threshold_table(positive, scores):
+        called = [score >= row["threshold"] for score in scores]
+        hits = sum(c and p for c, p in zip(called, positive, strict=True))
+        assert row["missed"] == positive.sum() - hits
+        assert row["false_alarms"] == sum(called) - hits
+        assert row["sensitivity"] == hits / positive.sum()

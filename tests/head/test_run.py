@@ -1,0 +1,207 @@
+"""The run folder: whole or not there, readable again, and nobody's fault stays unnamed."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import stat
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from featurize.cache import FeatureCache
+from featurize.errors import CacheError, DataError, OutputError, RunError
+from head.fit import as_rows
+from head.run import Run, latest_run, open_run
+from head.specs import HeadSpec, TargetSpec, TrainSpec
+from head.train import train_run
+from tests.head.conftest import DIM, MakeCache, cloud
+
+SMALL, QUICK = HeadSpec(hidden=(8,)), TrainSpec(epochs=3)
+
+
+def trained(cache: FeatureCache, tmp_path: Path, name: str | None = "first", **options: Any) -> Run:
+    return train_run(cache, SMALL, QUICK, runs=tmp_path / "runs", name=name, **options)
+
+
+@pytest.fixture
+def run(make_cache: MakeCache, tmp_path: Path) -> Run:
+    return trained(make_cache(), tmp_path)
+
+
+def test_a_run_folder_holds_what_is_documented(run: Run) -> None:
+    assert {file.name for file in run.folder.iterdir()} == {
+        "run.json",
+        "head.safetensors",
+        "history.csv",
+        "predictions.csv",
+        "report.html",
+    }
+
+
+def test_a_run_read_again_is_the_run_that_was_written(run: Run) -> None:
+    again = open_run(run.folder)
+    assert again == run
+    assert (again.head_spec, again.train_spec, again.dim) == (SMALL, QUICK, DIM)
+    assert again.class_names == ("covid", "normal")
+    assert again.facts["audit"]["audited"] is False
+    assert again.facts["operating_point"] is None
+
+
+def test_the_saved_head_gives_the_saved_probabilities(make_cache: MakeCache, tmp_path: Path) -> None:
+    """Reference: torch's softmax of the loaded head's logits, over the temperature."""
+    cache = make_cache()
+    run = trained(cache, tmp_path)
+    with torch.inference_mode():
+        logits = run.load_head()(as_rows(cache.features, np.asarray(cache.columns.label)).features)
+    expected = torch.softmax(logits / run.facts["temperature"], 1).numpy()
+    rows = run.predictions()
+    assert [row["path"] for row in rows] == cache.columns.path
+    found = np.array([[float(row["p_covid"]), float(row["p_normal"])] for row in rows])
+    assert np.abs(found - expected).max() < 1e-6
+    assert [row["prediction"] for row in rows] == [run.class_names[code] for code in expected.argmax(1)]
+
+
+def test_the_threshold_decides_in_the_table_of_predictions(make_cache: MakeCache, tmp_path: Path) -> None:
+    run = trained(make_cache(separation=0.2), tmp_path, target=TargetSpec(positive="covid", target_sensitivity=1.0))
+    threshold = run.facts["operating_point"]["threshold"]
+    for row in run.predictions():
+        assert (row["prediction"] == "covid") == (float(row["p_covid"]) >= threshold)
+    assert any(row["prediction"] == "covid" and float(row["p_covid"]) < 0.5 for row in run.predictions())
+
+
+def test_history_has_a_line_an_epoch(run: Run) -> None:
+    with (run.folder / "history.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["epoch"]) for row in rows] == [1, 2, 3]
+    losses = [float(row["valid_loss"]) for row in rows]
+    assert run.facts["best_epoch"] == int(np.argmin(losses)) + 1
+
+
+def test_the_same_seed_writes_the_same_head(make_cache: MakeCache, tmp_path: Path) -> None:
+    cache = make_cache()
+    first, second = trained(cache, tmp_path, "a"), trained(cache, tmp_path, "b")
+    assert (first.folder / "head.safetensors").read_bytes() == (second.folder / "head.safetensors").read_bytes()
+    assert first.metrics == second.metrics
+
+
+def test_a_name_in_use_is_refused_and_the_run_stays(make_cache: MakeCache, tmp_path: Path) -> None:
+    first = trained(make_cache(), tmp_path)
+    before = {file.name: file.read_bytes() for file in first.folder.iterdir()}
+    with pytest.raises(RunError, match="there is a run of that name"):
+        trained(make_cache("other.h5"), tmp_path)
+    assert {file.name: file.read_bytes() for file in first.folder.iterdir()} == before
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "..", ".hidden", "latest"])
+def test_a_name_that_is_no_folder_name_is_refused(make_cache: MakeCache, tmp_path: Path, name: str) -> None:
+    if name == "":
+        assert trained(make_cache(), tmp_path, name="").folder.is_dir()  # an empty name is none: the time is taken
+        return
+    with pytest.raises(RunError, match="not a name"):
+        trained(make_cache(), tmp_path, name=name)
+
+
+def test_latest_points_to_the_newest_run(make_cache: MakeCache, tmp_path: Path) -> None:
+    cache = make_cache()
+    for name in ("b", "a"):
+        trained(cache, tmp_path, name)
+        assert latest_run(tmp_path / "runs").name == name
+
+
+def test_without_links_the_newest_run_json_is_the_latest(make_cache: MakeCache, tmp_path: Path) -> None:
+    cache = make_cache()
+    for age, name in ((100, "b"), (200, "a")):
+        os.utime(trained(cache, tmp_path, name).folder / "run.json", (age, age))
+    (tmp_path / "runs" / "latest").unlink()
+    assert latest_run(tmp_path / "runs").name == "a"
+
+
+def test_no_run_at_all_is_named(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="no run there"):
+        latest_run(tmp_path)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"format": "xfeat.run", "schema_version": 1}', "\udcff"])
+def test_a_damaged_run_json_is_named(run: Run, content: str) -> None:
+    (run.folder / "run.json").write_bytes(content.encode("utf-8", "surrogateescape"))
+    with pytest.raises(RunError, match="damaged"):
+        open_run(run.folder)
+
+
+def test_a_run_of_another_version_is_named(run: Run) -> None:
+    file = run.folder / "run.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "schema_version": 99}))
+    with pytest.raises(RunError, match="version 99"):
+        open_run(run.folder)
+
+
+def test_a_setting_of_a_later_version_is_named(run: Run) -> None:
+    file = run.folder / "run.json"
+    facts = json.loads(file.read_text())
+    facts["head_spec"]["attention"] = 8
+    file.write_text(json.dumps(facts))
+    with pytest.raises(RunError, match="attention"):
+        open_run(run.folder)
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "gone"])
+def test_a_tampered_head_is_not_loaded(run: Run, damage: str) -> None:
+    file = run.folder / "head.safetensors"
+    content = bytearray(file.read_bytes())
+    if damage == "gone":
+        file.unlink()
+    else:
+        content[-1] ^= 1
+        file.write_bytes(content if damage == "flip" else content[:-100])
+    with pytest.raises(RunError, match="weights"):
+        run.load_head()
+
+
+def test_a_folder_that_is_no_run_is_named(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="not a run folder"):
+        open_run(tmp_path)
+
+
+def test_a_failing_training_leaves_nothing(make_cache: MakeCache, tmp_path: Path) -> None:
+    features = cloud(np.arange(180) % 2)
+    features[5, 3] = np.nan
+    with pytest.raises(CacheError, match=r"1 rows hold values that are not finite: normal/0005\.png"):
+        trained(make_cache(features=features), tmp_path)
+    assert list((tmp_path / "runs").iterdir()) == []
+
+
+def test_an_operating_point_for_no_class_leaves_nothing(make_cache: MakeCache, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no class called flu"):
+        trained(make_cache(), tmp_path, target=TargetSpec(positive="flu"))
+    assert list((tmp_path / "runs").iterdir()) == []
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_that_cannot_be_written_is_named(make_cache: MakeCache, tmp_path: Path) -> None:
+    (tmp_path / "runs").mkdir(mode=stat.S_IRUSR | stat.S_IXUSR)
+    with pytest.raises(OutputError, match="cannot be written"):
+        trained(make_cache(), tmp_path)
+
+
+def test_a_file_where_the_runs_should_be_is_named(make_cache: MakeCache, tmp_path: Path) -> None:
+    (tmp_path / "runs").write_text("")
+    with pytest.raises(OutputError, match="cannot be written"):
+        trained(make_cache(), tmp_path)
+
+
+def test_one_image_in_a_class_trains(make_cache: MakeCache, tmp_path: Path) -> None:
+    labels = [0] * 49 + [1] + [0] * 20
+    run = trained(make_cache(split=[0] * 50 + [1] * 10 + [2] * 10, labels=labels), tmp_path)
+    assert run.metrics["test"]["auc"] is None
+    assert "only" in run.facts["calibration"]["note"] or "fewer" in run.facts["calibration"]["note"]
+
+
+def test_half_precision_features_train(make_cache: MakeCache, tmp_path: Path) -> None:
+    cache = make_cache()
+    halved = trained(make_cache("half.h5", features=np.asarray(cache.features, np.float16)), tmp_path, "half")
+    assert abs(halved.metrics["test"]["loss"] - trained(cache, tmp_path).metrics["test"]["loss"]) < 0.02
