@@ -14,6 +14,10 @@ from featurize.errors import OutputError, XfeatError
 _REASONS = {
     errno.ENOSPC: ("the disk is full", "free some space and run the same command again"),
     errno.EDQUOT: ("the disk quota is used up", "free some space and run the same command again"),
+    errno.EFBIG: (
+        "the file would be larger than is allowed here",
+        "raise the limit (ulimit -f), or choose another place with -o",
+    ),
     errno.EACCES: ("no permission to write there", "choose another place with -o"),
     errno.EPERM: ("no permission to write there", "choose another place with -o"),
     errno.EROFS: ("the file system is read-only", "choose another place with -o"),

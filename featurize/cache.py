@@ -5,9 +5,12 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
+import os
+import re
 import sys
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
@@ -198,7 +201,7 @@ def write_cache(
         OutputError: if it cannot be written.
     """
     count = len(columns.path)
-    with replacing(path) as partial, h5py.File(partial, "w") as file:
+    with replacing(path) as partial, _creating(partial) as file:
         # Contiguous, so that readers can map it into memory; see docs/decisions.
         shape = (count, *spec.row_shape(dim))
         features = file.create_dataset("features", shape=shape, dtype=spec.dtype)
@@ -232,6 +235,22 @@ def write_cache(
         }
         for key, value in attributes.items():
             file.attrs[key] = value
+
+
+@contextmanager
+def _creating(path: Path) -> Iterator[h5py.File]:
+    """Open a new HDF5 file; on a full disk closing it fails too, with another exception than writing."""
+    file = h5py.File(path, "w")
+    try:
+        yield file
+        file.close()
+    except (OSError, RuntimeError) as error:
+        with suppress(OSError, RuntimeError):
+            file.close()
+        number = re.search(r"errno = (\d+)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
 
 
 def _with_columns(digest: hashlib._Hash, columns: Columns) -> str:

@@ -286,15 +286,14 @@ def _changes(old: FeatureCache | None, ledger: Ledger) -> Changes:
 
 
 def _says_the_same(old: FeatureCache, work: _Work, columns: Columns, skipped: list[Skipped]) -> bool:
-    # A time of 0 was too recent to be kept; it is no reason to write everything again.
-    same_times = (old.columns.mtime_ns == columns.mtime_ns) | (old.columns.mtime_ns == 0)
     return (
         list(old.columns.path) == columns.path
         and list(old.columns.group) == columns.group
         and list(old.columns.sha256) == columns.sha256
         and np.array_equal(old.columns.label, columns.label)
         and np.array_equal(old.columns.split, columns.split)
-        and bool(same_times.all())
+        # A time of 0 was too recent to be kept; it is no reason to write everything again.
+        and bool(((old.columns.mtime_ns == columns.mtime_ns) | (old.columns.mtime_ns == 0)).all())
         and old.class_names == work.dataset.class_names
         and old.skipped == skipped
         and old.data_root == str(work.dataset.root.resolve())

@@ -1,0 +1,139 @@
+"""Disks that are full or cannot be written: one message, nothing lost, nothing half-written."""
+
+from __future__ import annotations
+
+import os
+import resource
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+# Featurizes with an engine of many features; a first argument limits the size of any file this process writes.
+RUN = """
+import resource, signal, sys
+from pathlib import Path
+import numpy as np
+from featurize import compute
+from featurize.console import Commands
+from featurize.dataset import open_dataset
+from featurize.errors import XfeatError
+from featurize.extract import extract_features
+from featurize.specs import FeatureSpec, PreprocessSpec
+from featurize.weights import Weights
+
+limit, data, output = int(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3])
+if limit:
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+compute.SHARD_ROWS = 4
+
+class Engine:
+    name, batch_size = "wide", 4
+    def features(self, pixels):
+        mean = pixels.reshape(len(pixels), -1).mean(axis=1, dtype=np.float64)
+        return (mean[:, None] + np.arange(4096)).astype(np.float32)
+
+spec = FeatureSpec(backbone="efficientnet-b0", weights_sha256="0" * 64, preprocess=PreprocessSpec(size=32))
+weights = Weights("efficientnet-b0", Path("w.pth"), "0" * 64)
+try:
+    done = extract_features(open_dataset(data), spec, weights, output, open_engine=Engine, workers=1)
+except XfeatError as error:
+    print(type(error).__name__, error)
+    sys.exit(1)
+print(done.computed, done.reused)
+"""
+
+
+def run(data: Path, output: Path, limit: int = 0) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", RUN, str(limit), str(data), str(output)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert "Traceback" not in done.stderr, done.stderr
+    return done
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    random = np.random.default_rng(0)
+    folder = tmp_path / "data"
+    folder.mkdir()
+    for index in range(40):
+        Image.fromarray(random.integers(0, 256, (40, 44), dtype=np.uint8)).save(folder / f"{index:03d}.png")
+    return folder
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """Return a folder on a disk of 400 kB; the cache needs 660 kB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", folder], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip("a small disk can only be mounted by root")
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+
+
+def test_a_full_disk_is_one_message_and_what_fits_is_kept(data: Path, small_disk: Path, tmp_path: Path) -> None:
+    output = small_disk / "features.h5"
+    done = run(data, output)
+    assert done.returncode == 1
+    assert done.stdout.startswith(f"OutputError {small_disk}")
+    assert "the disk is full" in done.stdout
+    assert "mend:" in done.stdout
+    assert not output.exists()
+    assert not list(small_disk.rglob("*.tmp"))
+    subprocess.run(["mount", "-o", "remount,size=8m", small_disk], check=True)
+    again = run(data, output)
+    computed, reused = map(int, again.stdout.split())
+    assert computed + reused == 40
+    assert reused > 0
+    assert run(data, tmp_path / "reference.h5").stdout == "40 0\n"
+    assert output.stat().st_size == (tmp_path / "reference.h5").stat().st_size
+
+
+def test_a_limit_on_file_sizes_is_one_message_and_the_old_cache_stays(data: Path, tmp_path: Path) -> None:
+    """Shards fit below the limit, the cache does not."""
+    output = tmp_path / "features.h5"
+    done = run(data, output, limit=200_000)
+    assert (done.returncode, done.stdout.split()[0]) == (1, "OutputError")
+    assert not output.exists()
+    assert run(data, output).stdout == "0 40\n"
+    before = output.read_bytes()
+    extra = Image.fromarray(np.zeros((40, 44), np.uint8))
+    extra.save(data / "extra.png")
+    assert run(data, output, limit=200_000).returncode == 1
+    assert output.read_bytes() == before
+    assert run(data, output).stdout == "0 41\n"
+
+
+def test_a_read_only_disk_is_one_message(data: Path, small_disk: Path) -> None:
+    subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
+    done = run(data, small_disk / "features.h5")
+    assert (done.returncode, done.stdout.split()[0]) == (1, "OutputError")
+    assert "read-only" in done.stdout
+    assert "-o" in done.stdout
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_without_permission_is_one_message(data: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "locked"
+    folder.mkdir(mode=0o500)
+    done = run(data, folder / "features.h5")
+    assert "no permission to write there" in done.stdout
+
+
+def test_a_file_where_the_folder_should_be_is_one_message(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    done = run(data, tmp_path / "file" / "features.h5")
+    assert (done.returncode, done.stdout.split()[0]) == (1, "OutputError")
+
+
+def test_the_limit_of_this_process_is_untouched() -> None:
+    assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] == resource.RLIM_INFINITY

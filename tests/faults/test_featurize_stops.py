@@ -1,0 +1,241 @@
+"""Runs that are killed, stopped or in each other's way, as processes of their own."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from PIL import Image
+
+XFEAT = Path(sys.executable).with_name("xfeat")
+BACKBONE = ("--backbone", "efficientnet-lite0", "--size", "32")
+
+# Runs extractions in children that are killed. It is a process of its own because children of a process that has
+# threads, as this one has, must not be forked.
+KILLER = """
+import os, random, signal, sys, time
+from pathlib import Path
+import numpy as np
+from featurize import compute
+from featurize.cache import FeatureCache
+from featurize.dataset import open_dataset
+from featurize.extract import extract_features
+from featurize.specs import FeatureSpec, PreprocessSpec
+from featurize.weights import Weights
+
+data, folder, kills = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
+spec = FeatureSpec(backbone="efficientnet-b0", weights_sha256="0" * 64, preprocess=PreprocessSpec(size=32))
+weights = Weights("efficientnet-b0", folder / "w.pth", "0" * 64)
+compute.SHARD_ROWS = 4
+
+class Engine:
+    name, batch_size = "slow", 3
+    def features(self, pixels):
+        time.sleep(0.002)
+        return pixels.reshape(len(pixels), -1, 3).mean(axis=1, dtype=np.float64).astype(np.float32)
+
+def run(output):
+    return extract_features(open_dataset(data), spec, weights, output, open_engine=Engine, workers=2)
+
+def run_in_child(output, kill_after_s):
+    child = os.fork()
+    if child == 0:
+        run(output)
+        os._exit(0)
+    if kill_after_s is not None:
+        time.sleep(kill_after_s)
+        os.kill(child, signal.SIGKILL)
+    return os.waitpid(child, 0)[1] == 0
+
+started = time.monotonic()
+assert run_in_child(folder / "reference.h5", None)
+whole_s = time.monotonic() - started
+reference = FeatureCache.open(folder / "reference.h5")
+random.seed(0)
+killed = survived = 0
+while killed < kills:
+    output = folder / f"{killed}-{survived}.h5"
+    while True:
+        if run_in_child(output, random.uniform(0, 1.2 * whole_s)):
+            survived += 1
+            break
+        killed += 1
+        if output.exists():
+            FeatureCache.open(output).verify()
+    cache = FeatureCache.open(output)
+    cache.verify()
+    assert cache.content_sha256 == reference.content_sha256
+    assert np.array_equal(cache.features, reference.features)
+    assert not output.with_name(output.name + ".parts").exists()
+print(killed, survived)
+"""
+
+
+def draw_folder(root: Path, count: int = 40) -> Path:
+    """Draw images of noise, two classes, settled long ago."""
+    random = np.random.default_rng(0)
+    for index in range(count):
+        path = root / ("covid", "normal")[index % 2] / f"{index:03d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(random.integers(0, 256, (40, 44), dtype=np.uint8)).save(path)
+        os.utime(path, (1_600_000_000, 1_600_000_000))
+    return root
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return draw_folder(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Return an environment with a folder of its own for the converted network, which all tests here share."""
+    return {**os.environ, "XFEAT_CACHE_DIR": str(tmp_path_factory.mktemp("graphs")), "OMP_NUM_THREADS": "1"}
+
+
+@pytest.fixture(scope="module")
+def reference(data: Path, environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the cache of a run that nobody disturbed."""
+    path = tmp_path_factory.mktemp("reference") / "features.h5"
+    done = xfeat(environment, data, path)
+    assert done.returncode == 0, done.stderr
+    return path
+
+
+def xfeat(environment: dict[str, str], data: Path, output: Path, *more: str) -> subprocess.CompletedProcess[str]:
+    command = [XFEAT, "featurize", data, "-o", output, *BACKBONE, *more]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+
+def features_of(path: Path) -> np.ndarray:
+    with h5py.File(path) as file:
+        return np.asarray(file["features"])
+
+
+def test_a_run_killed_at_random_moments_gives_the_same_bits(data: Path, tmp_path: Path) -> None:
+    """SIGKILL, 40 times, resumed each time, against an undisturbed run."""
+    driver = tmp_path / "driver.py"
+    driver.write_text(KILLER)
+    done = subprocess.run([sys.executable, driver, data, tmp_path, "40"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    killed, survived = map(int, done.stdout.split())
+    assert killed >= 40
+    assert survived >= 1
+
+
+def test_the_command_killed_and_resumed_gives_the_same_bits(
+    data: Path, environment: dict[str, str], reference: Path, tmp_path: Path
+) -> None:
+    """The same with the real network: its results must not depend on how images are batched."""
+    output = tmp_path / "features.h5"
+    parts = tmp_path / "features.h5.parts"
+    driver = tmp_path / "driver.py"
+    driver.write_text(
+        "import sys, time\n"
+        "from featurize import compute\n"
+        "from featurize.cli import main\n"
+        "from featurize.engines.onnx_engine import OnnxEngine\n"
+        "compute.SHARD_ROWS = 5\n"
+        "run = OnnxEngine._run\n"
+        "OnnxEngine._run = lambda engine, pixels: (time.sleep(0.2), run(engine, pixels))[1]\n"
+        "main(sys.argv[1:])\n"
+    )
+    command = [sys.executable, driver, "featurize", data, "-o", output, *BACKBONE, "--batch-size", "8"]
+    for shards in (1, 3):
+        process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        _wait_until(lambda shards=shards: len(list(parts.glob("*.npz"))) >= shards, process)
+        process.kill()
+        process.wait()
+        assert not output.exists()
+    done = xfeat(environment, data, output, "--json")
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert told["reused"] >= 15
+    assert told["computed"] + told["reused"] == 40
+    assert np.array_equal(features_of(output), features_of(reference))
+    assert not parts.exists()
+
+
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
+def test_a_stopped_command_keeps_its_shard_and_says_how_to_go_on(
+    data: Path, environment: dict[str, str], reference: Path, tmp_path: Path, stop: signal.Signals
+) -> None:
+    output = tmp_path / "features.h5"
+    driver = tmp_path / "driver.py"
+    driver.write_text(
+        "import sys, time\n"
+        "from pathlib import Path\n"
+        "from featurize.cli import main\n"
+        "from featurize.engines.onnx_engine import OnnxEngine\n"
+        "run = OnnxEngine._run\n"
+        "def slow(engine, pixels):\n"
+        "    features = run(engine, pixels)\n"
+        f"    Path({str(tmp_path / 'running')!r}).touch()\n"
+        "    time.sleep(0.3)\n"
+        "    return features\n"
+        "OnnxEngine._run = slow\n"
+        "main(sys.argv[1:])\n"
+    )
+    command = [sys.executable, driver, "featurize", data, "-o", output, *BACKBONE]
+    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    _wait_until((tmp_path / "running").exists, process)
+    time.sleep(0.5)
+    process.send_signal(stop)
+    said, problem = process.communicate(timeout=60)
+    assert process.returncode == 130, problem
+    assert said == ""
+    assert "run the same command again" in problem
+    assert "Traceback" not in problem
+    assert not output.exists()
+    kept = len(list((tmp_path / "features.h5.parts").glob("*.npz")))
+    assert kept == 1
+    done = xfeat(environment, data, output, "--json")
+    assert json.loads(done.stdout)["reused"] > 0
+    assert np.array_equal(features_of(output), features_of(reference))
+
+
+def test_two_writers_of_one_cache_do_not_meet(data: Path, environment: dict[str, str], tmp_path: Path) -> None:
+    """The second gets a message; the lock of a process that was killed is free."""
+    output = tmp_path / "features.h5"
+    holder = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            "import sys, time\n"
+            "from pathlib import Path\n"
+            "from featurize.extract import _locked\n"
+            f"with _locked(Path({str(output)!r})):\n"
+            "    print('held', flush=True)\n"
+            "    time.sleep(600)\n",
+        ],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == "held\n"
+    try:
+        done = xfeat(environment, data, output)
+        assert done.returncode == 1
+        assert "another process is writing this cache" in done.stderr
+        assert "mend" in done.stderr
+        assert "Traceback" not in done.stderr
+    finally:
+        holder.kill()
+        holder.communicate()
+    assert xfeat(environment, data, output).returncode == 0
+
+
+def _wait_until(condition: object, process: subprocess.Popen[str], timeout_s: float = 60.0) -> None:
+    limit = time.monotonic() + timeout_s
+    while not condition():  # type: ignore[operator]
+        assert process.poll() is None, "it ended before it could be stopped"
+        assert time.monotonic() < limit, "it never came so far"
+        time.sleep(0.01)
