@@ -51,7 +51,7 @@ def audit_cache(cache: FeatureCache, spec: AuditSpec | None = None, *, progress:
         *from_probes,
         *balance_findings(cache, spec),
         *file_findings(cache, survey),
-        *_outlier_finding(unique, cosines),
+        *_outlier_finding(unique, cosines, labels[unique]),
     ]
     return Audit(cache, spec, worst_first(findings), probes, survey)
 
@@ -132,8 +132,8 @@ def _suspect_finding(
     ]
 
 
-def _outlier_finding(rows: NDArray[np.int64], cosines: NDArray[np.float32]) -> list[Finding]:
-    marked = outliers(rows, cosines)
+def _outlier_finding(rows: NDArray[np.int64], cosines: NDArray[np.float32], labels: Labels) -> list[Finding]:
+    marked = outliers(rows, cosines, labels)
     if not marked:
         return []
     return [

@@ -11,6 +11,8 @@ from featurize.audit.probing import Labels
 # Tukey's outer fence: beyond it, a value is "far out".
 # Source: J. W. Tukey, Exploratory Data Analysis, 1977, chapter 2.
 _FENCE = 3.0
+# With fewer images of a class, quartiles say little.
+_FEWEST = 20
 
 
 def label_suspects(
@@ -44,25 +46,28 @@ def label_suspects(
     return marked
 
 
-def outliers(rows: NDArray[np.int64], cosines: NDArray[np.float32]) -> list[Marked]:
-    """Find the images that are far from all others.
+def outliers(rows: NDArray[np.int64], cosines: NDArray[np.float32], labels: Labels) -> list[Marked]:
+    """Find the images that are far from all others, farther than is usual in their class.
 
     Args:
         rows: int64 (n,), rows of the cache.
-        cosines: float32 (n, k), to the nearest neighbours.
+        cosines: float32 (n, k), to the nearest neighbours, whatever their class.
+        labels: (n,), -1 for none; classes differ in how alike their images are.
 
     Returns:
         The farthest first; the score is the median distance (1 - cosine) to the neighbours, in multiples of the
-        usual one.
+        class's usual one.
     """
-    if cosines.shape[0] < 20 or not cosines.size:
+    if not cosines.size:
         return []
     distances = 1 - np.median(cosines, axis=1)
-    low, usual, high = np.percentile(distances, [25, 50, 75])
-    if usual <= 0:
-        return []
-    far = np.flatnonzero(distances > high + _FENCE * (high - low))
-    return [
-        Marked(int(rows[i]), f"{distances[i] / usual:.1f} × as far from its neighbours as usual", distances[i] / usual)
-        for i in far[np.argsort(-distances[far], kind="stable")].tolist()
-    ]
+    marked = []
+    for label in np.unique(labels):
+        own = np.flatnonzero(labels == label)
+        low, usual, high = np.percentile(distances[own], [25, 50, 75])
+        if len(own) < _FEWEST or usual <= 0:
+            continue
+        for i in own[distances[own] > high + _FENCE * (high - low)].tolist():
+            times = float(distances[i] / usual)
+            marked.append(Marked(int(rows[i]), f"{times:.1f} × as far from its neighbours as usual", times))
+    return sorted(marked, key=lambda one: -one.score)
