@@ -9,7 +9,7 @@ import click
 
 from featurize.backbones import BACKBONES
 from featurize.cli_data import audit, split
-from featurize.console import Commands, comma_list, default_of, json_option, progress_bar
+from featurize.console import Commands, comma_list, default_of, json_option, printable, progress_bar
 from featurize.specs import DTYPES, MAX_VIEWS, NORMALIZATIONS, POOLINGS, FeatureSpec
 
 if TYPE_CHECKING:
@@ -220,11 +220,11 @@ def _as_json(done: Extraction, spec: FeatureSpec) -> dict[str, Any]:
 
 def _as_text(done: Extraction, spec: FeatureSpec) -> str:
     for path in done.truncated[:_SHOWN]:
-        click.echo(f"warning: {path} is truncated and was read as far as it goes", err=True)
+        click.echo(printable(f"warning: {path} is truncated and was read as far as it goes"), err=True)
     if len(done.truncated) > _SHOWN:
         click.echo(f"warning: … and {len(done.truncated) - _SHOWN} more truncated images", err=True)
     for path, reason in done.skipped[:_SHOWN]:
-        click.echo(f"warning: skipped {path}: {reason}", err=True)
+        click.echo(printable(f"warning: skipped {path}: {reason}"), err=True)
     if len(done.skipped) > _SHOWN:
         click.echo(f"warning: … and {len(done.skipped) - _SHOWN} more: see xfeat info {done.output}", err=True)
     rate = f" at {done.images_per_second:.0f} images/s ({done.engine})" if done.computed else ""

@@ -56,9 +56,14 @@ def json_option(command: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(command)
     def wrapped(*args: Any, as_json: bool, **kwargs: Any) -> None:
         result, text = command(*args, **kwargs)
-        click.echo(json.dumps(result) if as_json else text)
+        click.echo(json.dumps(result) if as_json else printable(text))
 
     return wrapped
+
+
+def printable(text: str) -> str:
+    """Replace what no terminal takes: names of files that are no UTF-8 carry lone surrogates."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def default_of(spec: type[Any], name: str) -> Any:
@@ -137,7 +142,7 @@ class _StderrHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         prefix = "" if record.levelno < logging.WARNING else "warning: "
-        click.echo(prefix + record.getMessage(), err=True)
+        click.echo(printable(prefix + record.getMessage()), err=True)
 
 
 def _start_logging() -> None:
@@ -157,5 +162,5 @@ def _stop_on_sigterm() -> None:
 
 
 def _say_and_exit(message: str, code: int) -> None:
-    click.echo(message, err=True)
+    click.echo(printable(message), err=True)
     sys.exit(code)
