@@ -30,8 +30,9 @@ class Temperature(NamedTuple):
 def fit_temperature(labels: Labels, logits: NDArray[np.floating]) -> Temperature:
     """Find the temperature with the lowest cross entropy.
 
-    The targets are not quite 0 and 1 but what Platt's prior makes of n rows, 1 / (n + 2) off for two classes. Without it
-    a hundred rows with one mistake or none would ask for the sharpest probabilities there are; see docs/decisions/0032.
+    The targets are not quite 0 and 1 but what Platt's prior makes of n rows, 1 / (n + 2) off for two classes. Without
+    it a hundred rows with one mistake or none would ask for the sharpest probabilities there are; see
+    docs/decisions/0032.
 
     Args:
         labels: true classes (n,).

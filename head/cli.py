@@ -5,6 +5,8 @@ from __future__ import annotations
 import click
 
 from featurize.console import Commands
+from head.cli_crossval import crossval
+from head.cli_sweep import sweep
 from head.cli_train import train
 
 
@@ -15,3 +17,5 @@ def main() -> None:
 
 
 main.add_command(train)
+main.add_command(crossval)
+main.add_command(sweep)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -27,7 +29,7 @@ def wilson_interval(successes: int, trials: int) -> Interval | None:
     return float(interval.low), float(interval.high)
 
 
-def grouped_interval(values: NDArray[np.floating], groups: NDArray[np.str_], *, seed: int) -> Interval | None:
+def grouped_interval(values: NDArray[np.floating], groups: NDArray[Any], *, seed: int) -> Interval | None:
     """Return the 95 % percentile bootstrap interval of the mean of ``values``, drawing whole groups.
 
     Args:

@@ -111,3 +111,22 @@ class TargetSpec(Spec):
             expected="0 < P ≤ 1, such as 0.95",
             found=self.target_sensitivity,
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class CrossvalSpec(Spec):
+    """How often a cross-validation divides and trains.
+
+    Attributes:
+        folds: parts; each tests once.
+        seeds: repetitions, each with other folds and other initial weights.
+        by_image: whether to repeat it with images of one patient in different folds, to show what that flatters.
+    """
+
+    folds: int = 5
+    seeds: int = 1
+    by_image: bool = True
+
+    def __post_init__(self) -> None:
+        require(self.folds >= 2, "too few folds", expected="2 or more", found=self.folds)
+        require(self.seeds >= 1, "too few seeds", expected="1 or more", found=self.seeds)

@@ -36,6 +36,7 @@ def train_run(
     name: str | None = None,
     target: TargetSpec | None = None,
     calibrate: bool = True,
+    split: Split | None = None,
     progress: Progress | None = None,
     call: Callable[..., Any] = call_here,
 ) -> Run:
@@ -49,6 +50,7 @@ def train_run(
         name: of this run; by default the time.
         target: the operating point wanted, if any.
         calibrate: fit a temperature on the validation rows.
+        split: instead of the cache's own, or the one made with the spec's seed.
         progress: called after each epoch.
         call: what runs the measuring and the drawing; a :class:`head.worker.Worker` does it in another process.
 
@@ -60,7 +62,7 @@ def train_run(
         OutputError: if the folder cannot be written.
     """
     with RunWriter(runs, name or new_run_name()) as writer:
-        split = split_rows(cache, seed=train_spec.seed)
+        split = split or split_rows(cache, seed=train_spec.seed)
         audit = audit_of(cache)
         parts = {part: labelled_rows(cache, split.rows[part]) for part in ("train", "valid")}
         classes = len(cache.class_names)

@@ -57,6 +57,7 @@ def make_cache(tmp_path: Path) -> MakeCache:
             spec=FeatureSpec(
                 backbone="efficientnet-lite0",
                 weights_sha256="0" * 64,
+                dtype=str(rows.dtype),
                 **({"views": rows.shape[1]} if rows.ndim == 3 else {}),
             ),
             class_names=list(classes),

@@ -1,0 +1,89 @@
+"""``xhead crossval``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from featurize.console import default_of, json_option, progress_bar
+from head.cli_options import features_option, head_options, head_specs
+from head.specs import CrossvalSpec
+from head.text import confusion_lines, interval, percent
+
+
+@click.command()
+@features_option
+@click.option("--folds", type=int, default=default_of(CrossvalSpec, "folds"), show_default=True, help="Parts.")
+@click.option(
+    "--seeds",
+    type=int,
+    default=default_of(CrossvalSpec, "seeds"),
+    show_default=True,
+    help="Repetitions, each with other folds and other initial weights.",
+)
+@click.option(
+    "--by-image/--no-by-image",
+    default=default_of(CrossvalSpec, "by_image"),
+    show_default=True,
+    help="Where patients have several images, also divide image by image, to show what that flatters.",
+)
+@click.option("--predictions", type=click.Path(path_type=Path), help="CSV file for the out-of-fold predictions.")
+@head_options
+@json_option
+def crossval(
+    features: Path, folds: int, seeds: int, by_image: bool, predictions: Path | None, **settings: Any
+) -> tuple[dict[str, Any], str]:
+    """Test every image once, with heads that have seen neither it nor its patient.
+
+    All images with a label take part; the split of the cache plays no role. Folds are stratified, and keep patients
+    (groups) and exact copies together. A fifth of each fold's training images chooses the epoch.
+    """
+    head_spec, train_spec = head_specs(settings)
+    plan = CrossvalSpec(folds=folds, seeds=seeds, by_image=by_image)
+    from featurize.cache import FeatureCache
+
+    cache = FeatureCache.open(features)
+    from head.audited import audit_of
+    from head.crossval import cross_validate, save_out_of_fold
+
+    audit = audit_of(cache)
+    with progress_bar("cross-validating", "heads") as progress:
+        result = cross_validate(cache, head_spec, train_spec, plan, progress=progress)
+    if predictions is not None:
+        save_out_of_fold(result, predictions)
+    figures = result.to_dict(seed=train_spec.seed)
+    specs = {"head_spec": head_spec.to_dict(), "train_spec": train_spec.to_dict(), "audit": audit}
+    return {**figures, **specs}, _as_text(figures)
+
+
+def _as_text(figures: dict[str, Any]) -> str:
+    kept = "patients" if figures["grouped"] else "exact copies"
+    repeated = f" × {figures['seeds']} seeds" if figures["seeds"] > 1 else ""
+    metrics = figures["metrics"]
+    auc = "–" if metrics["auc"] is None else f"{metrics['auc']:.4f}"
+    lines = [
+        f"{figures['images']} labelled images in {figures['groups']} groups, {figures['folds']} folds{repeated}, "
+        f"{kept} together; the split of the cache plays no role",
+        _accuracy_line("accuracy", figures["accuracy"]),
+        f"AUC {auc} over all out-of-fold predictions",
+        *confusion_lines(figures["classes"], figures["confusion_matrix"]),
+    ]
+    for name, row in metrics["classes"].items():
+        values = ", ".join(f"{key} {percent(row[key])}" for key in ("sensitivity", "specificity"))
+        lines.append(f"{name}: {values}")
+    if figures["by_image"] is not None:
+        lines.append(_accuracy_line("image by image", figures["by_image"]["accuracy"]))
+        difference = 100 * (figures["by_image"]["accuracy"]["mean"] - figures["accuracy"]["mean"])
+        lines.append(f"difference: {difference:+.1f} percentage points; image by image, patients are in several folds")
+    elif not figures["grouped"]:
+        lines.append("the images have no groups: if patients have several images, these figures are too good")
+    return "\n".join(lines)
+
+
+def _accuracy_line(name: str, accuracy: dict[str, Any]) -> str:
+    return (
+        f"{name}: {percent(accuracy['mean'])} ± {100 * accuracy['std']:.1f} over the folds, "
+        f"95 % interval {interval(accuracy['interval'])}"
+    )
