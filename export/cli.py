@@ -7,10 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from featurize.console import Commands, json_option
+from featurize.console import Commands, comma_list, json_option, progress_bar
 
 if TYPE_CHECKING:
+    from export.bench import Speed
     from export.export import Export
+    from export.overlay import Explanation
+    from export.parity import Agreement
+    from export.verify import Verification
 
 DEFAULT_MODEL = "model.onnx"
 DEFAULT_RUNS = "runs"
@@ -101,15 +105,195 @@ def _as_json(done: Export, run: str) -> dict[str, Any]:
 
 def _as_text(done: Export, run: str) -> str:
     lines = [f"{done.files['full']} and {done.files['core']} written from run {run}"]
-    for provider, agreements in done.checks.items():
-        for name, agreement in agreements.items():
-            lines.append(
-                f"{_CHECKS[name]} against torch on {agreement.images} images, {provider}: largest difference "
-                f"{agreement.max_difference:.1e}, changed decisions {agreement.changed_decisions}"
-            )
+    lines += _agreements(done.checks, "torch")
     training = done.training
     lines.append(
         f"full model against the training's own predictions: largest difference {training.max_difference:.1e}, "
         f"changed decisions {training.changed_decisions}"
     )
     return "\n".join([*lines, f"certificate: {done.certificate}"])
+
+
+def _agreements(checks: dict[str, dict[str, Agreement]], reference: str) -> list[str]:
+    return [
+        f"{_CHECKS[name]} against {reference} on {agreement.images} images, {provider}: largest difference "
+        f"{agreement.max_difference:.1e}, changed decisions {agreement.changed_decisions}"
+        for provider, agreements in checks.items()
+        for name, agreement in agreements.items()
+    ]
+
+
+@main.command()
+@click.argument("model", type=click.Path(path_type=Path), default=DEFAULT_MODEL)
+@click.option("--data", type=click.Path(path_type=Path), help="Folder of the images, to compare answers as well.")
+@click.option("--run", type=click.Path(path_type=Path), help="Run it should be of: torch then answers again.")
+@click.option("--weights", type=click.Path(path_type=Path), help="The backbone's weights.  [default: those of the run]")
+@click.option("--certificate", type=click.Path(path_type=Path), help="[default: the one beside MODEL]")
+@json_option
+def verify(
+    model: Path, data: Path | None, run: Path | None, weights: Path | None, certificate: Path | None
+) -> tuple[dict[str, Any], str]:
+    """Check that MODEL is the file that was proven, and that it still answers as it was proven to.
+
+    Its bytes are held against the certificate. With --data, the images of the certificate are answered again and
+    compared with what torch said then; with --run, torch runs again. Exit code 1 if anything differs.
+    """
+    from export.verify import verify_model
+    from head.run import open_run
+
+    opened = open_run(run) if run is not None else None
+    done = verify_model(model, data=data, run=opened, weights_file=weights, certificate=certificate)
+    return done.to_dict(), _verified(done)
+
+
+def _verified(done: Verification) -> str:
+    lines = []
+    if done.certificate is not None:
+        lines.append(f"{done.model}: the bytes that {done.certificate} is for")
+    if done.run is not None:
+        lines.append(f"{done.model}: classes, settings and head of run {done.run}")
+    if done.changed_images:
+        lines.append(f"{done.changed_images} images have changed since the export and were left out")
+    lines += _agreements(done.checks, done.reference or "")
+    if done.reference is None:
+        lines.append("answers were not compared: name the folder of the images with --data DIR")
+    return "\n".join(lines)
+
+
+@main.command()
+@click.argument("model", type=click.Path(path_type=Path), default=DEFAULT_MODEL)
+@json_option
+def info(model: Path) -> tuple[dict[str, Any], str]:
+    """Show what is inside MODEL: classes, settings, fingerprints, threshold, size, operators."""
+    from export.model_file import describe_model
+
+    facts = describe_model(model)
+    return facts, _described(facts)
+
+
+def _described(facts: dict[str, Any]) -> str:
+    from featurize.specs import FeatureSpec
+
+    decides = f"{facts['positive']} from {facts['threshold']:.4g}" if facts["positive"] else "the most probable class"
+    operators = ", ".join(f"{count} {name}" for name, count in facts["operators"].items())
+    rows = {
+        "model": f"{facts['model']}, {facts['bytes'] / 1e6:.1f} MB, {facts['parameters'] / 1e6:.2f} million numbers",
+        "form": f"{facts['variant']}, {facts['precision']}, opset {facts['opset']}",
+        "classes": ", ".join(facts["class_names"]),
+        "decides": decides,
+        "temperature": f"{facts['temperature']:.4g}",
+        "foreign from": "not measured" if facts["ood_threshold"] is None else f"{facts['ood_threshold']:.4g}",
+        "features": FeatureSpec.from_dict(facts["feature_spec"]).describe(),
+        "run": facts["run"],
+        "fingerprints": f"features {facts['feature_fingerprint']}, cache {facts['cache_sha256'][:16]}, "
+        f"head {facts['head_sha256'][:16]}, file {facts['sha256'][:16]}",
+        "certificate": facts["certificate"],
+        "inputs": _shapes(facts["inputs"]),
+        "outputs": _shapes(facts["outputs"]),
+        "operators": operators,
+    }
+    return "\n".join(f"{name + ':':14}{text}" for name, text in rows.items())
+
+
+def _shapes(tensors: list[dict[str, Any]]) -> str:
+    return ", ".join(f"{each['name']} {each['type']} {each['shape']}" for each in tensors).replace("'", "")
+
+
+@main.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="IMAGES…")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    default="explained",
+    show_default=True,
+    help="Folder for the pictures.",
+)
+@click.option("--class", "shown", metavar="CLASS", help="Show what speaks for CLASS.  [default: the one decided on]")
+@json_option
+def explain(model: Path, images: tuple[Path, ...], output: Path, shown: str | None) -> tuple[dict[str, Any], str]:
+    """Show what MODEL looked at: each image with its heatmap (Grad-CAM) over it.
+
+    IMAGES are files, and folders of them. Bright regions raised the score of the class shown; a heatmap says where the
+    last layer of the network responded, not why, and is no evidence of a finding.
+    """
+    from dataclasses import asdict
+
+    from export.model_file import open_model
+    from export.overlay import explain_images
+
+    opened = open_model(model)
+    with progress_bar("explaining", "images") as progress:
+        done, skipped = explain_images(opened, images, output, shown=shown, progress=progress)
+    for path, reason in skipped:
+        click.echo(f"warning: skipped {path}: {reason}", err=True)
+    lines = [f"{each.picture}  {each.shown} {each.probability:.4f}{_foreign(each)}" for each in done]
+    facts = {
+        "model": str(model),
+        "explanations": [asdict(each) for each in done],
+        "skipped": [{"path": path, "reason": reason} for path, reason in skipped],
+    }
+    return facts, "\n".join(lines)
+
+
+def _foreign(each: Explanation) -> str:
+    return "  unlike the training images" if each.foreign else ""
+
+
+@main.command()
+@click.argument("models", nargs=-1, type=click.Path(path_type=Path), metavar="[MODEL]…")
+@click.option("--run", type=click.Path(path_type=Path), help="Run whose torch model is measured for comparison.")
+@click.option("--batch", "batches", default="1,8,32", show_default=True, metavar="A,B", help="Images a call.")
+@click.option("--threads", metavar="A,B", help="Threads of the network.  [default: 1 and all cores]")
+@click.option(
+    "--seconds",
+    type=click.FloatRange(min=0),
+    default=2.0,
+    show_default=True,
+    help="How long each line is measured.",
+)
+@json_option
+def bench(
+    models: tuple[Path, ...], run: Path | None, batches: str, threads: str | None, seconds: float
+) -> tuple[dict[str, Any], str]:
+    """Measure how fast models answer: latency and images a second, by batch size and threads.
+
+    Without MODEL, model.onnx. With --run, eager torch runs the same batches in between, and the last column says how
+    many times as many images a second the model answers.
+    """
+    from export.bench import bench_models
+    from featurize.engines.devices import cores
+    from head.run import open_run
+
+    rows = list(
+        bench_models(
+            models or (Path(DEFAULT_MODEL),),
+            batches=_numbers(batches, "--batch"),
+            threads=_numbers(threads, "--threads") if threads else sorted({1, cores()}),
+            seconds=seconds,
+            run=open_run(run) if run is not None else None,
+        )
+    )
+    return {"rows": [row.to_dict() for row in rows]}, _speeds(rows)
+
+
+def _numbers(text: str, option: str) -> list[int]:
+    parts = comma_list(text) or []
+    if not parts or not all(part.isdigit() and int(part) > 0 for part in parts):
+        raise click.BadParameter(f"{text}: whole numbers from 1, with commas in between", param_hint=option)
+    return [int(part) for part in parts]
+
+
+def _speeds(rows: list[Speed]) -> str:
+    lines = [
+        f"{'what':24} {'threads':>7} {'batch':>5} {'p50 ms':>8} {'p95 ms':>8} {'p99 ms':>8} "
+        f"{'images/s':>9} {'× torch':>8}"
+    ]
+    for row in rows:
+        ratio = "" if row.against_torch is None else f"{row.against_torch:.2f}"
+        lines.append(
+            f"{row.what:24} {row.threads:7} {row.batch:5} {row.p50_ms:8.1f} {row.p95_ms:8.1f} {row.p99_ms:8.1f} "
+            f"{row.images_per_second:9.1f} {ratio:>8}"
+        )
+    return "\n".join(line.rstrip() for line in lines)

@@ -7,11 +7,9 @@ from torch import Tensor, nn
 
 from export.dense_head import DenseHead
 from export.distance import Distance, DistanceLayer
+from export.outputs import CORE_OUTPUTS, HEATMAP, OOD
 from featurize.network import Backbone, Normalize
 from featurize.specs import PreprocessSpec
-
-PROBABILITIES, LOGITS, HEATMAP, OOD = "probabilities", "logits", "heatmap", "ood"
-CORE_OUTPUTS = (PROBABILITIES, LOGITS)
 
 
 class FusedModel(nn.Module):

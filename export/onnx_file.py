@@ -9,8 +9,9 @@ import onnx
 import torch
 from onnxscript import optimizer
 
-from export.fused import CORE_OUTPUTS, FusedModel
+from export.fused import FusedModel
 from export.metadata import ModelMetadata
+from export.outputs import CORE_OUTPUTS
 from export.resize_graph import PLANES, resize_graph
 from featurize.engines.conversion import to_onnx
 

@@ -39,8 +39,8 @@ _WEIGHTS = """
     {axis}_columns = Div ({axis}_whole, fixed_point)
 """
 
-# All images of a batch have one size, so one of the two orders gets all of them and the other an empty batch, which
-# costs nothing: a choice without an If, which several runtimes lack.
+# All images of a batch have one size, so one of three ways gets all of them and the others an empty batch, which costs
+# nothing: a choice without an If, which several runtimes lack.
 _BATCH = """
     {order}_end = Reshape ({order}_count, flat)
     {order}_images = Slice (image, first_axis, {order}_end, first_axis)
@@ -67,6 +67,7 @@ resize (uint8[N, H, W, 3] image) => (float[N, 3, {side}, {side}] {planes})
     float fixed_point = {{4194304}},
     int64 first = {{0}}, int64 step = {{1}}, int64 two = {{2}}, int64 whole_side = {{{side}}},
     int64 count_index = {{0}}, int64 down_index = {{1}}, int64 across_index = {{2}},
+    int64[3] plane_shape = {{3, {side}, {side}}},
     int64[1] last_axis = {{1}}, int64[1] flat = {{-1}}, int64[1] first_axis = {{0}},
     float[1, {side}] odd_numbers = {{{odd_numbers}}}
 >
@@ -77,7 +78,9 @@ resize (uint8[N, H, W, 3] image) => (float[N, 3, {side}, {side}] {planes})
     across_length = Gather <axis = 0> (shape, across_index)
     {body}
     across_first_upright = Transpose <perm = [0, 1, 3, 2]> (across_first_resized)
-    {planes} = Concat <axis = 0> (across_first_upright, down_first_resized)
+    same_shape = Concat <axis = 0> (same_end, plane_shape)
+    same_levels_shaped = Reshape (same_levels, same_shape)
+    {planes} = Concat <axis = 0> (same_levels_shaped, across_first_upright, down_first_resized)
 }}
 """
 
@@ -90,7 +93,13 @@ _ORDER = """
     limit = Max (across_excess, whole_side)
     is_down_first = Greater (down_length, limit)
     share_down = Cast <to = 7> (is_down_first)
-    share_across = Sub (step, share_down)
+    has_height = Equal (down_length, whole_side)
+    has_width = Equal (across_length, whole_side)
+    has_size = And (has_height, has_width)
+    share_same = Cast <to = 7> (has_size)
+    share_resized = Sub (step, share_same)
+    share_across = Sub (share_resized, share_down)
+    same_count = Mul (count, share_same)
     down_first_count = Mul (count, share_down)
     across_first_count = Mul (count, share_across)
 """
@@ -105,6 +114,7 @@ def resize_graph(side: int) -> onnx.GraphProto:
         _WEIGHTS.format(axis="across"),
         _WEIGHTS.format(axis="down"),
         _ORDER,
+        _BATCH.format(order="same", perm="0, 3, 1, 2"),
         _BATCH.format(order="across_first", perm="0, 3, 1, 2"),
         _TWO_PASSES.format(order="across_first", first="across", second="down"),
         _BATCH.format(order="down_first", perm="0, 3, 2, 1"),

@@ -1,0 +1,122 @@
+"""A model file, opened: what it says of itself, what it takes and gives. Needs onnxruntime alone."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnxruntime as ort
+
+from export.certificate import certificate_path, read_certificate
+from export.metadata import ModelMetadata
+from featurize.errors import ModelError, XfeatError
+from featurize.weights import sha256_of
+
+CPU = "CPUExecutionProvider"
+
+
+@dataclass(frozen=True)
+class ModelFile:
+    """An open model.
+
+    Attributes:
+        path: the file.
+        session: on the CPU.
+        metadata: what it says of itself.
+    """
+
+    path: Path
+    session: ort.InferenceSession
+    metadata: ModelMetadata
+
+    @property
+    def outputs(self) -> list[str]:
+        """Return the names of its outputs."""
+        return [output.name for output in self.session.get_outputs()]
+
+
+def open_model(path: Path, threads: int | None = None) -> ModelFile:
+    """Open a model on the CPU.
+
+    Args:
+        path: a file of ``xexport onnx``.
+        threads: for the network; by default what onnxruntime chooses.
+
+    Raises:
+        ModelError: if there is no such file, or it is none that this project wrote.
+    """
+    if not path.is_file():
+        raise ModelError("no such model", path=path, mend="run xexport onnx to write one, or name another")
+    options = ort.SessionOptions()
+    options.log_severity_level = 4  # what matters of its messages is in the exceptions
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    try:
+        session = ort.InferenceSession(path, options, providers=[CPU])
+    except Exception as error:  # onnxruntime's exceptions share no base
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ModelError(
+            "not a model that onnxruntime can read", path=path, found=reason, mend="write it again with xexport onnx"
+        ) from error
+    metadata = ModelMetadata.from_props(session.get_modelmeta().custom_metadata_map, path)
+    return ModelFile(path, session, metadata)
+
+
+def describe_model(path: Path) -> dict[str, Any]:
+    """Return what is inside a model file, as plain JSON types.
+
+    Raises:
+        ModelError: if it is none that this project wrote.
+    """
+    import onnx
+
+    model = open_model(path)
+    graph = onnx.load(path).graph
+    metadata = model.metadata
+    return {
+        "model": str(path),
+        "bytes": path.stat().st_size,
+        "sha256": sha256_of(path),
+        "certificate": _certificate_state(model),
+        "variant": metadata.variant,
+        "precision": metadata.precision,
+        "class_names": list(metadata.class_names),
+        "positive": metadata.positive,
+        "threshold": metadata.threshold,
+        "temperature": metadata.temperature,
+        "ood_threshold": metadata.ood_threshold,
+        "run": metadata.run,
+        "feature_spec": metadata.feature_spec.to_dict(),
+        "feature_fingerprint": metadata.feature_spec.fingerprint,
+        "cache_sha256": metadata.cache_sha256,
+        "head_sha256": metadata.head_sha256,
+        "metrics": metadata.metrics,
+        "inputs": _tensors(model.session.get_inputs()),
+        "outputs": _tensors(model.session.get_outputs()),
+        "opset": onnx.load(path, load_external_data=False).opset_import[0].version,
+        "parameters": sum(_count(tensor.dims) for tensor in graph.initializer),
+        "operators": dict(Counter(node.op_type for node in graph.node).most_common()),
+    }
+
+
+def _certificate_state(model: ModelFile) -> str:
+    try:
+        certificate = read_certificate(certificate_path(model.path))
+    except XfeatError as error:
+        return str(error.args[0]).splitlines()[0]
+    if sha256_of(model.path) in certificate.models.values():
+        return "these bytes"
+    return "of other bytes: run xexport verify"
+
+
+def _tensors(nodes: list[Any]) -> list[dict[str, Any]]:
+    return [{"name": node.name, "type": node.type, "shape": list(node.shape)} for node in nodes]
+
+
+def _count(dims: Any) -> int:
+    total = 1
+    for size in dims:
+        total *= size
+    return total

@@ -1,0 +1,184 @@
+"""The check repeated: is this file the one that was proven, and does it still answer as torch did?"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from export.certificate import Certificate, certificate_path, read_certificate
+from export.metadata import ModelMetadata
+from export.model_file import ModelFile, open_model
+from export.parity import Agreement, CheckImages, Probabilities, check_variant, load_images, open_sessions
+from featurize.errors import DataError, MismatchError, ParityError
+from featurize.weights import sha256_of
+from head.run import Run
+
+_MEND = "take a copy that is whole, or export the run again with xexport onnx"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verification:
+    """What was found to be in order.
+
+    Attributes:
+        model: the file.
+        certificate: the one it was held against, or ``None``.
+        run: name of the run it was held against, or ``None``.
+        reference: ``torch``, ``certificate``, or ``None`` if no answers were compared.
+        changed_images: images of the certificate that are no longer the same files, and were left out.
+        checks: provider to check to agreement.
+    """
+
+    model: str
+    certificate: str | None
+    run: str | None
+    reference: str | None
+    changed_images: int
+    checks: dict[str, dict[str, Agreement]]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON types."""
+        return asdict(self)
+
+
+def verify_model(
+    path: Path,
+    *,
+    data: Path | None = None,
+    run: Run | None = None,
+    weights_file: Path | None = None,
+    certificate: Path | None = None,
+) -> Verification:
+    """Check a model file against its certificate, against a run, and its answers against torch's.
+
+    Args:
+        path: the model.
+        data: the folder of the images; without it (and without a run) no answers are compared.
+        run: the run it should be of: then torch runs again, and the certificate may be missing.
+        weights_file: of the backbone, if they are not where the run found them.
+        certificate: by default the one beside the model.
+
+    Raises:
+        ModelError: if the model or the certificate cannot be read.
+        MismatchError: if the bytes, the classes, the weights or the settings are others.
+        ParityError: if an answer differs.
+        DataError: if there is no image to compare answers of.
+    """
+    model = open_model(path)
+    proof = _certificate(model, certificate, needed=run is None)
+    if run is not None:
+        _check_run(model, run)
+    checks: dict[str, dict[str, Agreement]] = {}
+    reference, changed = None, 0
+    if run is not None:
+        images, expected = _torch_answers(run, data, weights_file)
+        reference = "torch"
+    elif data is not None and proof is not None:
+        images, expected, changed = _recorded_answers(model, proof, data)
+        reference = "certificate"
+    if reference is not None:
+        checks = _compare(model, images, expected)
+    return Verification(
+        model=str(path),
+        certificate=str(proof.path) if proof else None,
+        run=run.name if run else None,
+        reference=reference,
+        changed_images=changed,
+        checks=checks,
+    )
+
+
+def _certificate(model: ModelFile, given: Path | None, *, needed: bool) -> Certificate | None:
+    file = given or certificate_path(model.path)
+    if not needed and given is None and not file.exists():
+        return None
+    proof = read_certificate(file)
+    digest = sha256_of(model.path)
+    variant = model.metadata.variant
+    if digest != proof.models.get(variant):
+        raise MismatchError(
+            "not the bytes that the certificate is for",
+            path=model.path,
+            expected=f"SHA-256 {str(proof.models.get(variant))[:16]}… ({proof.path.name})",
+            found=f"{digest[:16]}…{_other_contents(model.metadata, proof)}",
+            mend=_MEND,
+        )
+    return proof
+
+
+def _other_contents(metadata: ModelMetadata, proof: Certificate) -> str:
+    """Say which of the contents that a person can name differ from those of the certificate."""
+    names = {"class_names": "classes", "feature_spec": "settings of the backbone", "head_sha256": "head"}
+    found = metadata.to_dict()
+    others = [name for key, name in names.items() if found[key] != proof.metadata.get(key)]
+    return f", with other {' and '.join(others)}" if others else ", though it says the same of itself"
+
+
+def _check_run(model: ModelFile, run: Run) -> None:
+    found = model.metadata
+    pairs = [
+        ("classes", ", ".join(run.class_names), ", ".join(found.class_names)),
+        ("settings of the backbone", run.feature_spec.describe(), found.feature_spec.describe()),
+        ("specification", run.feature_spec.fingerprint, found.feature_spec.fingerprint),
+        ("head", run.head_sha256[:16], found.head_sha256[:16]),
+    ]
+    for what, expected, said in pairs:
+        if expected != said:
+            raise MismatchError(
+                f"a model of other {what} than run {run.name}",
+                path=model.path,
+                expected=expected,
+                found=said,
+                mend=_MEND,
+            )
+
+
+def _torch_answers(run: Run, data: Path | None, weights_file: Path | None) -> tuple[CheckImages, Probabilities]:
+    from export.ingredients import images_to_check, plain_model, torch_probabilities
+
+    images, _ = images_to_check(run, data)
+    return images, torch_probabilities(plain_model(run, weights_file), images.pixels)
+
+
+def _recorded_answers(model: ModelFile, proof: Certificate, data: Path) -> tuple[CheckImages, Probabilities, int]:
+    recorded = {row.path: row for row in proof.reference}
+    found = load_images(data, list(recorded), model.metadata.feature_spec.preprocess)
+    same = [i for i, path in enumerate(found.paths) if found.sha256[i] == recorded[path].sha256]
+    if not same:
+        raise DataError(
+            "none of the certificate's images is there" if not len(found) else "all of the images have changed",
+            path=data,
+            expected=f"{len(recorded)} files such as {next(iter(recorded), 'none')}",
+            found=f"{len(found)} of them, {len(same)} unchanged",
+            mend="name the folder that was featurized with --data DIR",
+        )
+    images = CheckImages(
+        root=data,
+        paths=[found.paths[i] for i in same],
+        sha256=[found.sha256[i] for i in same],
+        pixels=found.pixels[same],
+    )
+    expected = np.array([recorded[path].probabilities for path in images.paths], np.float32)
+    return images, expected, len(found) - len(same)
+
+
+def _compare(model: ModelFile, images: CheckImages, expected: Probabilities) -> dict[str, dict[str, Agreement]]:
+    checks = {
+        provider: check_variant(session, model.metadata, images, expected)
+        for provider, session in open_sessions(model.path).items()
+    }
+    for provider, agreements in checks.items():
+        for name, agreement in agreements.items():
+            if not agreement.holds:
+                raise ParityError(
+                    f"the model ({name}, {provider}) does not answer as it was proven to",
+                    path=model.path,
+                    expected=f"probabilities within {agreement.tolerance} and no changed decision",
+                    found=f"{agreement.max_difference:.2g} and {agreement.changed_decisions} of {agreement.images} "
+                    "decisions changed",
+                    mend=_MEND,
+                )
+    return checks

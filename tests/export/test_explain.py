@@ -1,0 +1,99 @@
+"""Pictures of heatmaps."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+from click.testing import Result
+from PIL import Image
+
+from export.overlay import overlay
+
+Xexport = Callable[..., Result]
+
+
+def test_where_the_heatmap_is_zero_the_image_shows_as_it_is() -> None:
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8))
+    assert (np.asarray(overlay(image, np.zeros((2, 2), np.float32))) == np.asarray(image)).all()
+
+
+def test_the_picture_is_brightest_where_the_heatmap_peaks() -> None:
+    heatmap = np.zeros((7, 7), np.float32)
+    heatmap[1, 5] = 3.0
+    brightness = np.asarray(overlay(Image.new("RGB", (70, 70)), heatmap).convert("L"))
+    row, column = np.unravel_index(brightness.argmax(), brightness.shape)
+    assert (row // 10, column // 10) == (1, 5)
+    assert brightness[60:, :20].max() == 0
+
+
+def test_each_image_gets_a_picture_of_the_class_decided_on(xexport: Xexport, exported: Any, tmp_path: Path) -> None:
+    done = xexport("explain", exported.model, exported.data / "test", "-o", tmp_path / "seen", "--json")
+    assert done.exit_code == 0, done.output
+    said = json.loads(done.stdout)["explanations"]
+    assert len(said) == len({each["picture"] for each in said}) == 12
+    session = ort.InferenceSession(exported.model)
+    for each in said:
+        with Image.open(each["path"]) as file:
+            image = file.convert("RGB")
+        probabilities = session.run(["probabilities"], {"image": np.asarray(image)[None]})[0][0]
+        assert each["label"] == each["shown"] == ("bar", "disc")[int(probabilities.argmax())]
+        assert each["probability"] == pytest.approx(float(probabilities.max()))
+        with Image.open(each["picture"]) as picture:
+            assert (picture.width, picture.height - image.height) == (image.width, 18)
+
+
+def test_a_class_asked_for_is_shown_beside_the_decision(xexport: Xexport, exported: Any, tmp_path: Path) -> None:
+    file = exported.data / "test/disc/0.png"
+    done = xexport("explain", exported.model, file, "-o", tmp_path, "--class", "bar", "--json")
+    assert json.loads(done.stdout)["explanations"][0]["shown"] == "bar"
+
+
+def test_noise_is_marked_as_unlike_the_training_images(xexport: Xexport, exported: Any, tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "noise.png")
+    done = xexport("explain", exported.model, tmp_path / "noise.png", "-o", tmp_path / "seen")
+    assert "unlike the training images" in done.stdout
+
+
+def test_images_that_cannot_be_read_are_skipped_and_named(xexport: Xexport, exported: Any, tmp_path: Path) -> None:
+    (tmp_path / "broken.png").write_bytes(b"no image")
+    done = xexport(
+        *("explain", exported.model, tmp_path / "broken.png", exported.data / "test/disc/0.png"),
+        *("-o", tmp_path / "seen", "--json"),
+    )
+    assert done.exit_code == 0
+    assert json.loads(done.stdout)["skipped"][0]["path"] == str(tmp_path / "broken.png")
+    assert "skipped" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("{core}", "{image}"), "a model without a heatmap"),
+        (("{model}", "{image}", "--class", "cat"), "no such class"),
+        (("{model}", "{tmp}/nowhere.png"), "no such file or folder"),
+        (("{model}", "{tmp}"), "no images there"),
+        (("{model}", "{certificate}"), "none of the images can be read"),
+        (("{model}", "{image}", "-o", "{certificate}/below"), "cannot be written"),
+    ],
+)
+def test_what_cannot_be_explained_is_refused_in_one_message(
+    xexport: Xexport, exported: Any, tmp_path: Path, arguments: tuple[str, ...], message: str
+) -> None:
+    names = {
+        "model": exported.model,
+        "core": exported.core,
+        "certificate": exported.certificate,
+        "image": exported.data / "test/disc/0.png",
+        "tmp": tmp_path,
+    }
+    done = xexport("explain", *(argument.format(**names) for argument in arguments))
+    assert done.exit_code == 1
+    assert message in done.stderr
+    assert done.stderr.count("error: ") == 1

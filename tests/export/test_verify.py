@@ -1,0 +1,231 @@
+"""Models that are not the ones that were proven, and how they are recognised."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from click.testing import Result
+
+from export.metadata import ModelMetadata
+from featurize.weights import sha256_of
+
+Xexport = Callable[..., Result]
+
+
+def rewrite(file: Path, change: Callable[[onnx.ModelProto], None]) -> None:
+    model = onnx.load(file)
+    change(model)
+    file.write_bytes(model.SerializeToString())
+
+
+def negate_the_last_layer(model: onnx.ModelProto) -> None:
+    gemm = next(node for node in reversed(model.graph.node) if "logits" in node.output)
+    for tensor in model.graph.initializer:
+        if tensor.name in gemm.input[1:]:
+            tensor.CopyFrom(onnx.numpy_helper.from_array(-onnx.numpy_helper.to_array(tensor), tensor.name))
+
+
+def change_metadata(**changes: object) -> Callable[[onnx.ModelProto], None]:
+    def change(model: onnx.ModelProto) -> None:
+        said = ModelMetadata.from_props({p.key: p.value for p in model.metadata_props}, "model")
+        onnx.helper.set_model_props(model, replace(said, **changes).to_props())
+
+    return change
+
+
+def certify_anew(project: Any) -> None:
+    """Write the hash of the present bytes into the certificate, as someone would who wants to hide a change."""
+    facts = json.loads(project.certificate.read_text())
+    facts["models"]["full"]["sha256"] = sha256_of(project.model)
+    project.certificate.write_text(json.dumps(facts))
+
+
+def test_the_exported_models_pass_without_their_run(xexport: Xexport, exported: Any, tmp_path: Path) -> None:
+    for name in ("model.onnx", "model.core.onnx", "model.certificate.json"):
+        shutil.copy(exported.folder / name, tmp_path)
+    for name, checks in (("model.onnx", {"full", "resized_inside"}), ("model.core.onnx", {"core"})):
+        done = xexport("verify", tmp_path / name, "--data", exported.data, "--json")
+        assert done.exit_code == 0, done.output
+        said = json.loads(done.stdout)
+        assert said["reference"] == "certificate"
+        assert set(said["checks"]["CPUExecutionProvider"]) == checks
+        assert all(check["images"] == 12 for check in said["checks"]["CPUExecutionProvider"].values())
+
+
+def test_with_its_run_torch_answers_again_and_no_certificate_is_needed(
+    xexport: Xexport, exported: Any, tmp_path: Path
+) -> None:
+    alone = shutil.copy(exported.model, tmp_path)
+    done = xexport("verify", alone, "--run", exported.run.folder, "--json")
+    assert done.exit_code == 0, done.output
+    said = json.loads(done.stdout)
+    assert (said["reference"], said["run"], said["certificate"]) == ("torch", "first", None)
+
+
+def test_without_images_only_the_bytes_are_checked_and_it_says_so(xexport: Xexport, exported: Any) -> None:
+    done = xexport("verify", exported.model)
+    assert done.exit_code == 0
+    assert "answers were not compared" in done.stdout
+
+
+def test_a_single_changed_bit_is_recognised(xexport: Xexport, copied: Any) -> None:
+    content = bytearray(copied.model.read_bytes())
+    content[len(content) // 2] ^= 1
+    copied.model.write_bytes(content)
+    done = xexport("verify", copied.model)
+    assert done.exit_code == 1
+    assert "not the bytes that the certificate is for" in done.stderr
+
+
+def test_other_weights_under_a_forged_certificate_are_recognised_by_their_answers(
+    xexport: Xexport, copied: Any
+) -> None:
+    rewrite(copied.model, negate_the_last_layer)
+    certify_anew(copied)
+    assert xexport("verify", copied.model).exit_code == 0  # the bytes are the forged ones
+    done = xexport("verify", copied.model, "--data", copied.data)
+    assert done.exit_code == 1
+    assert "does not answer as it was proven to" in done.stderr
+    done = xexport("verify", copied.model, "--run", copied.run.folder)
+    assert done.exit_code == 1
+    assert "does not answer as it was proven to" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        (lambda said: {"class_names": ("disc", "bar")}, "classes"),
+        (lambda said: {"head_sha256": "0" * 64}, "head"),
+        (
+            lambda said: {"feature_spec": replace(said, preprocess=replace(said.preprocess, mean=(0.4, 0.4, 0.4)))},
+            "specification",
+        ),
+        (lambda said: {"feature_spec": replace(said, weights_sha256="0" * 64)}, "settings of the backbone"),
+    ],
+)
+def test_a_model_of_another_run_is_recognised_by_what_it_says(
+    xexport: Xexport, copied: Any, change: Callable[[Any], dict[str, object]], what: str
+) -> None:
+    rewrite(copied.model, change_metadata(**change(copied.run.feature_spec)))
+    copied.certificate.unlink()
+    done = xexport("verify", copied.model, "--run", copied.run.folder)
+    assert done.exit_code == 1
+    assert f"a model of other {what} than run first" in done.stderr
+
+
+def test_exchanged_classes_are_named_when_the_bytes_differ(xexport: Xexport, copied: Any) -> None:
+    rewrite(copied.model, change_metadata(class_names=("disc", "bar")))
+    assert "other classes" in xexport("verify", copied.model).stderr
+
+
+def test_images_that_changed_are_left_out_and_counted(xexport: Xexport, copied: Any) -> None:
+    shutil.copy(copied.data / "test/disc/0.png", copied.data / "test/bar/0.png")
+    done = xexport("verify", copied.model, "--data", copied.data, "--json")
+    assert done.exit_code == 0, done.output
+    said = json.loads(done.stdout)
+    assert said["changed_images"] == 1
+    assert said["checks"]["CPUExecutionProvider"]["full"]["images"] == 11
+
+
+def test_a_folder_without_the_images_is_refused(xexport: Xexport, exported: Any, tmp_path: Path) -> None:
+    done = xexport("verify", exported.model, "--data", tmp_path)
+    assert done.exit_code == 1
+    assert "none of the certificate's images is there" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [(None, "no certificate beside the model"), ("{", "a damaged certificate"), ("[]", "a damaged certificate")],
+)
+def test_a_certificate_that_is_missing_or_damaged_is_named(
+    xexport: Xexport, copied: Any, text: str | None, message: str
+) -> None:
+    copied.certificate.unlink() if text is None else copied.certificate.write_text(text)
+    done = xexport("verify", copied.model)
+    assert done.exit_code == 1
+    assert message in done.stderr
+
+
+def test_a_certificate_of_another_version_is_refused(xexport: Xexport, copied: Any) -> None:
+    copied.certificate.write_text(copied.certificate.read_text().replace('"schema_version": 1', '"schema_version": 2'))
+    assert "another format or version" in xexport("verify", copied.model).stderr
+
+
+@pytest.mark.parametrize("command", ["verify", "info", "explain", "bench"])
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(None, "no such model"), (b"no model", "not a model that onnxruntime can read"), (b"", "not a model")],
+)
+def test_every_command_names_a_file_that_is_no_model(
+    xexport: Xexport, tmp_path: Path, command: str, content: bytes | None, message: str
+) -> None:
+    file = tmp_path / "m.onnx"
+    if content is not None:
+        file.write_bytes(content)
+    done = xexport(command, file, *([tmp_path] if command == "explain" else []))
+    assert done.exit_code == 1
+    assert message in done.stderr
+
+
+def test_every_command_refuses_a_model_without_our_metadata(xexport: Xexport, copied: Any) -> None:
+    rewrite(copied.model, lambda model: model.metadata_props.clear())
+    for command in (["verify"], ["info"], ["bench"], ["explain", copied.data]):
+        done = xexport(command[0], copied.model, *command[1:])
+        assert done.exit_code == 1
+        assert "without this project's metadata" in done.stderr
+
+
+def test_info_says_what_the_file_holds(xexport: Xexport, exported: Any) -> None:
+    """Sizes, operators and shapes are counted again with onnx and onnxruntime."""
+    said = json.loads(xexport("info", exported.model, "--json").stdout)
+    model, session = onnx.load(exported.model), ort.InferenceSession(exported.model)
+    assert said["bytes"] == exported.model.stat().st_size
+    assert said["sha256"] == sha256_of(exported.model)
+    assert said["class_names"] == ["bar", "disc"]
+    assert (said["variant"], said["precision"], said["opset"]) == ("full", "float32", 18)
+    assert said["certificate"] == "these bytes"
+    assert sum(said["operators"].values()) == len(model.graph.node)
+    assert said["parameters"] == sum(int(np.prod(tensor.dims)) for tensor in model.graph.initializer)
+    assert [(each["name"], each["shape"]) for each in said["outputs"]] == [
+        (each.name, each.shape) for each in session.get_outputs()
+    ]
+    text = xexport("info", exported.model).stdout
+    for part in ("bar, disc", "the most probable class", "64×64", said["feature_fingerprint"], "Conv"):
+        assert part in text
+
+
+def test_info_says_that_a_certificate_is_of_other_bytes(xexport: Xexport, copied: Any) -> None:
+    rewrite(copied.model, negate_the_last_layer)
+    assert "of other bytes" in json.loads(xexport("info", copied.model, "--json").stdout)["certificate"]
+
+
+def test_bench_measures_every_batch_and_thread_against_torch(xexport: Xexport, exported: Any) -> None:
+    done = xexport(
+        *("bench", exported.model, exported.core, "--run", exported.run.folder),
+        *("--batch", "1,3", "--threads", "1", "--seconds", "0", "--json"),
+    )
+    assert done.exit_code == 0, done.output
+    rows = json.loads(done.stdout)["rows"]
+    assert [(row["what"], row["batch"]) for row in rows] == [
+        (what, batch) for batch in (1, 3) for what in ("torch", "model.onnx", "model.core.onnx")
+    ]
+    for row in rows:
+        assert 0 < row["p50_ms"] <= row["p95_ms"] <= row["p99_ms"]
+        assert row["calls"] >= 5
+        torch_rate = next(r for r in rows if r["what"] == "torch" and r["batch"] == row["batch"])["images_per_second"]
+        expected = None if row["what"] == "torch" else pytest.approx(row["images_per_second"] / torch_rate)
+        assert row["against_torch"] == expected
+
+
+def test_bench_refuses_batches_that_are_no_numbers(xexport: Xexport, exported: Any) -> None:
+    assert xexport("bench", exported.model, "--batch", "1,many").exit_code == 2
+    assert xexport("bench", exported.model, "--threads", "0").exit_code == 2
