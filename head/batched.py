@@ -1,0 +1,166 @@
+"""Many heads at once: those of one shape as one tensor program, in blocks sized to the cache, one thread a block.
+
+Each head ends where :func:`head.fit.fit_head` alone would have brought it, within float tolerance. docs/decisions/0040
+says what was measured.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import closing
+from dataclasses import dataclass
+from itertools import islice, pairwise
+from threading import Event
+
+import torch
+from torch import Tensor
+
+from featurize.errors import SpecError
+from head.batched_training import BlockTraining, Job, Outcome
+from head.fit import FittedHead, Rows
+from head.specs import HeadSpec
+
+# Weights, gradients and two moments of a block, 16 bytes a weight. Measured on a 2-core machine: four heads of the
+# default shape (46 MiB) are fastest, eight (92 MiB) cost a third more; smaller heads gain up to 16 at once.
+_BLOCK_BYTES = 48 << 20
+_MOST_HEADS = 16
+
+
+@dataclass(frozen=True)
+class FittedBlock:
+    """Heads that were trained together.
+
+    Attributes:
+        outcomes: number of the job to the trained head, or to the reason why it has none.
+        seconds: that the block took, on one thread.
+    """
+
+    outcomes: dict[int, Outcome]
+    seconds: float
+
+
+def fit_heads(
+    jobs: Sequence[Job],
+    rows: Rows,
+    valid: Rows | None,
+    *,
+    classes: int,
+    class_weights: Tensor | None = None,
+) -> list[FittedHead]:
+    """Train many heads on the same rows; :func:`head.fit.fit_head` for each, faster.
+
+    Args:
+        jobs: layers and optimisation of each.
+        rows: training rows.
+        valid: validation rows, or ``None`` to keep the last epoch.
+        classes: number of classes C.
+        class_weights: float32 (C,), instead of those that the specs ask for.
+
+    Returns:
+        In the order of ``jobs``.
+
+    Raises:
+        SpecError: if the loss of one of them is not a number from the first epoch on.
+    """
+    fitted: dict[int, FittedHead] = {}
+    blocks = fit_blocks(jobs, rows, valid, classes=classes, class_weights=class_weights)
+    with closing(blocks):
+        for block in blocks:
+            for number, outcome in block.outcomes.items():
+                if isinstance(outcome, SpecError):
+                    raise outcome
+                fitted[number] = outcome
+    return [fitted[number] for number in range(len(jobs))]
+
+
+def fit_blocks(
+    jobs: Sequence[Job],
+    rows: Rows,
+    valid: Rows | None,
+    *,
+    classes: int,
+    class_weights: Tensor | None = None,
+    threads: int | None = None,
+    time_limit_s: float | None = None,
+) -> Generator[FittedBlock]:
+    """Train many heads on the same rows and give them out block by block, as they are done.
+
+    Closing the generator ends what is under way within a step.
+
+    Args:
+        jobs: layers and optimisation of each.
+        rows: training rows.
+        valid: validation rows, or ``None`` to keep the last epoch.
+        classes: number of classes C.
+        class_weights: float32 (C,), instead of those that the specs ask for.
+        threads: blocks at a time; by default as many as torch has threads.
+        time_limit_s: after which unfinished blocks are given up.
+    """
+    stop = Event()
+    until = None if time_limit_s is None else time.monotonic() + time_limit_s
+    threads_before = torch.get_num_threads()
+    threads = threads or threads_before
+
+    def train(numbers: Sequence[int]) -> FittedBlock:
+        start = time.monotonic()
+        block = BlockTraining([jobs[number] for number in numbers], rows, valid, classes, class_weights)
+        return FittedBlock(dict(zip(numbers, block.run(stop), strict=True)), time.monotonic() - start)
+
+    waiting = iter(divide(jobs, rows.features.shape[-1], classes, threads))
+    running: set[Future[FittedBlock]] = set()
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="block", initializer=_start_thread)
+    try:
+        while True:
+            # No more than there are threads: the caller may stop, and nothing is in a queue then.
+            running |= {pool.submit(train, numbers) for numbers in islice(waiting, threads - len(running))}
+            left = None if until is None else max(0.0, until - time.monotonic())
+            done, running = wait(running, left, FIRST_COMPLETED)
+            if not done:  # all are given out, or the time is up
+                return
+            for future in done:
+                yield future.result()
+    finally:
+        stop.set()
+        pool.shutdown()
+        torch.set_num_threads(threads_before)
+
+
+def divide(jobs: Sequence[Job], dim: int, classes: int, threads: int = 1) -> list[list[int]]:
+    """Divide jobs, by number, into blocks that train as one program.
+
+    Heads that draw the same random numbers come together. Blocks are made smaller where there would be fewer of them
+    than threads.
+    """
+    shapes: dict[object, list[int]] = {}
+    for number, job in enumerate(jobs):
+        shapes.setdefault(shape_of(job), []).append(number)
+    blocks = []
+    for numbers in shapes.values():
+        numbers.sort(key=lambda number: (jobs[number][1].seed, str(jobs[number][0])))
+        most = min(block_size(jobs[numbers[0]][0], dim, classes), max(1, -(-len(jobs) // threads)))
+        count = -(-len(numbers) // most)
+        # Blocks as equal as can be: 5 heads make 3 and 2, not 4 and 1.
+        edges = [len(numbers) * block // count for block in range(count + 1)]
+        blocks += [numbers[first:last] for first, last in pairwise(edges)]
+    return blocks
+
+
+def shape_of(job: Job) -> tuple[object, ...]:
+    """Return what heads that train as one program have in common."""
+    head, train = job
+    return head.hidden, head.feature_dropout > 0, train.batch_size, train.epochs, train.average > 0
+
+
+def block_size(head: HeadSpec, dim: int, classes: int) -> int:
+    """Return how many heads of this shape train fastest at once."""
+    widths = [dim, *head.hidden, classes]
+    weights = sum(below * above for below, above in pairwise(widths))
+    return max(1, min(_MOST_HEADS, _BLOCK_BYTES // (16 * weights)))
+
+
+def _start_thread() -> None:
+    # Both belong to the thread. Denormal moments cost 5 to 10 times a normal multiplication.
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(True)

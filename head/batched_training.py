@@ -1,0 +1,248 @@
+"""The training loop of :mod:`head.fit` for a block of heads at once."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from threading import Event, Lock
+
+import torch
+from torch import Tensor, nn
+
+from featurize.errors import SpecError
+from head.adam import FusedAdam
+from head.batched_loss import StackedLoss
+from head.batched_stack import HeadStack, State
+from head.fit import FittedHead, Rows, batches, check_convergence, learning_rate
+from head.history import EpochRecord
+from head.loss import balanced_weights, validation_loss
+from head.network import build_head
+from head.specs import HeadSpec, TrainSpec
+
+Job = tuple[HeadSpec, TrainSpec]
+Outcome = FittedHead | SpecError
+
+# Torch's random state belongs to the whole process; blocks run in threads.
+_RANDOM_STATE = Lock()
+
+
+class Stopped(Exception):
+    """The caller wants no more results."""
+
+
+@dataclass
+class _Head:
+    """One head of a block: what of it is not stacked."""
+
+    number: int
+    spec: TrainSpec
+    optimizer: FusedAdam
+    stream: int
+    history: list[EpochRecord] = field(default_factory=list)
+    best_epoch: int = 0
+    best_loss: float = math.inf
+    best_state: State = field(default_factory=dict)
+
+    def ends(self) -> bool:
+        """Tell whether it stops here though epochs are left."""
+        patient = self.spec.patience and len(self.history) - self.best_epoch >= self.spec.patience
+        return bool(patient) or not math.isfinite(self.history[-1].train_loss)
+
+
+class BlockTraining:
+    """Trains heads of one shape, batch size and number of epochs side by side.
+
+    Random numbers are those that :func:`head.fit.fit_head` draws for each head alone, in its order. Heads with the same
+    layers and the same seed draw the same ones, so that they share a generator, the order of rows and the masks.
+
+    Args:
+        jobs: K heads; see :func:`head.batched.shape_of` for what they must share.
+        rows: training rows.
+        valid: validation rows, or ``None`` to keep the last epoch.
+        classes: number of classes C.
+        class_weights: float32 (C,), instead of those that the specs ask for.
+    """
+
+    def __init__(
+        self, jobs: Sequence[Job], rows: Rows, valid: Rows | None, classes: int, class_weights: Tensor | None = None
+    ) -> None:
+        self.rows, self.valid, self.classes = rows, valid, classes
+        streams = list(dict.fromkeys((head, spec.seed) for head, spec in jobs))
+        built = [_start(head, seed, rows.features.shape[-1], classes) for head, seed in streams]
+        stream_of = [streams.index((head, spec.seed)) for head, spec in jobs]
+        self.generators = [generator for _, generator in built]
+        self.dropouts = [[float(m.p) for m in model if isinstance(m, nn.Dropout)] for model, _ in built]
+        self.stack = HeadStack([built[stream][0] for stream in stream_of])
+        self.heads = [
+            _Head(
+                number,
+                spec,
+                FusedAdam(self.stack.parameters_of(number), lr=spec.lr, weight_decay=spec.weight_decay),
+                stream_of[number],
+            )
+            for number, (_, spec) in enumerate(jobs)
+        ]
+        specs = [spec for _, spec in jobs]
+        self.loss = StackedLoss(specs, _class_weights(specs, rows, classes, class_weights))
+        self.average: State | None = None
+        self._outcomes: dict[int, Outcome] = {}
+
+    def run(self, stop: Event) -> list[Outcome]:
+        """Train to the end.
+
+        Args:
+            stop: when set, training ends at the next step.
+
+        Returns:
+            In the order of the jobs; a :class:`SpecError` for a head that diverged in its first epoch.
+
+        Raises:
+            Stopped: if ``stop`` was set.
+        """
+        for epoch in range(1, self.heads[0].spec.epochs + 1):
+            losses, accuracies = self._run_epoch(epoch, stop)
+            self._validate(epoch, losses, accuracies)
+            self._retire([number for number, head in enumerate(self.heads) if head.ends()])
+            if not self.heads:
+                break
+        self._retire(range(len(self.heads)))
+        return [self._outcomes[number] for number in sorted(self._outcomes)]
+
+    def _run_epoch(self, epoch: int, stop: Event) -> tuple[Tensor, Tensor]:
+        for head in self.heads:
+            head.optimizer.lr = learning_rate(head.spec, epoch)
+        streams = [head.stream for head in self.heads]
+        used = sorted(set(streams))
+        columns = torch.tensor([used.index(stream) for stream in streams])
+        count, features = len(self.rows.labels), self.rows.features
+        views = None
+        if features.ndim == 3:
+            views = self._draw(used, lambda generator: torch.randint(features.shape[1], (count,), generator=generator))
+        order = self._draw(used, lambda generator: torch.randperm(count, generator=generator))
+        loss_sum, correct = torch.zeros(len(streams)), torch.zeros(len(streams), dtype=torch.int64)
+        for batch in batches(order, self.heads[0].spec.batch_size):
+            if stop.is_set():
+                raise Stopped
+            inputs = features[batch] if views is None else features[batch, views.gather(0, batch)]
+            labels = self.rows.labels[batch].t()[columns]
+            logits = self.stack.train_logits(_spread(inputs, columns), self._masks(used, columns, len(batch)))
+            losses = self.loss(logits, labels)
+            self._step(losses)
+            loss_sum += losses.detach() * len(batch)
+            correct += (logits.detach().argmax(2) == labels).sum(1)
+        return loss_sum / count, correct / count
+
+    def _draw(self, streams: Sequence[int], draw: Callable[[torch.Generator], Tensor]) -> Tensor:
+        return torch.stack([draw(self.generators[stream]) for stream in streams], 1)
+
+    def _masks(self, streams: Sequence[int], columns: Tensor, rows: int) -> list[Tensor | None]:
+        """Draw what each stream's dropout layers draw, in their order; (rows, heads, width) each."""
+        widths = self._dropout_widths()
+        masks: list[Tensor | None] = []
+        for layer, width in enumerate(widths):
+            rates = [self.dropouts[stream][layer] for stream in streams]
+            if not any(rates):
+                masks.append(None)
+                continue
+            mask = torch.ones(len(streams), rows, width)
+            for noise, rate, stream in zip(mask, rates, streams, strict=True):
+                if rate:  # torch draws nothing for a rate of zero
+                    noise.bernoulli_(1 - rate, generator=self.generators[stream]).div_(1 - rate)
+            masks.append(_spread(mask.transpose(0, 1), columns))
+        return masks
+
+    def _dropout_widths(self) -> list[int]:
+        width, widths = self.rows.features.shape[-1], []
+        for module in self.stack.models[0]:
+            if isinstance(module, nn.Linear):
+                width = module.out_features
+            elif isinstance(module, nn.Dropout):
+                widths.append(width)
+        return widths
+
+    def _step(self, losses: Tensor) -> None:
+        # The heads share no parameter: the gradient of the sum is the gradient of each.
+        gradients = torch.autograd.grad(losses.sum(), [self.stack.state[name] for name in self.stack.trained])
+        for number, head in enumerate(self.heads):
+            head.optimizer.step([gradient[number] for gradient in gradients])
+        if self.heads[0].spec.average:
+            self._follow([head.spec.average for head in self.heads])
+
+    @torch.no_grad()
+    def _follow(self, decays: Sequence[float]) -> None:
+        if self.average is None:  # the average starts at the weights after the first step
+            self.average = {name: values.detach().clone() for name, values in self.stack.state.items()}
+            return
+        decay, share = torch.tensor(decays), torch.tensor([1 - decay for decay in decays])
+        for name, average in self.average.items():
+            values = self.stack.state[name]
+            if average.is_floating_point():
+                average.lerp_(values, share.view(-1, *[1] * (average.ndim - 1)))
+            else:
+                average.copy_(average * decay + values * share)
+
+    def _validate(self, epoch: int, losses: Tensor, accuracies: Tensor) -> None:
+        kept = self.average or self.stack.state
+        logits = None if self.valid is None else self.stack.logits(self.valid.clean, kept)
+        for number, head in enumerate(self.heads):
+            loss, accuracy = float(losses[number]), float(accuracies[number])
+            valid_loss = valid_accuracy = math.nan
+            if logits is not None and self.valid is not None:
+                valid_loss = float(validation_loss(logits[number], self.valid.labels, self.loss.weights[number]))
+                valid_accuracy = float((logits[number].argmax(1) == self.valid.labels).float().mean())
+            head.history.append(EpochRecord(epoch, loss, accuracy, valid_loss, valid_accuracy))
+            if valid_loss < head.best_loss or (self.valid is None and math.isfinite(loss)):
+                head.best_epoch, head.best_loss = epoch, valid_loss
+                head.best_state = {name: values.detach()[number].clone() for name, values in kept.items()}
+
+    def _retire(self, numbers: Sequence[int]) -> None:
+        """Take heads, given by their present numbers, out of the block and settle what became of them."""
+        if not numbers:
+            return
+        for number in numbers:
+            head = self.heads[number]
+            self._outcomes[head.number] = _outcome(head, self.stack.models[number])
+        rest = [number for number in range(len(self.heads)) if number not in set(numbers)]
+        self.heads = [self.heads[number] for number in rest]
+        self.stack.keep(rest)
+        self.loss.keep(rest)
+        if self.average is not None:
+            self.average = {name: values[rest] for name, values in self.average.items()}
+        for number, head in enumerate(self.heads):
+            head.optimizer.parameters = self.stack.parameters_of(number)
+
+
+def _start(head: HeadSpec, seed: int, dim: int, classes: int) -> tuple[nn.Sequential, torch.Generator]:
+    """Return an untrained head and a generator that goes on where drawing its weights ended."""
+    generator = torch.Generator()
+    with _RANDOM_STATE, torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = build_head(head, dim=dim, classes=classes)
+        generator.set_state(torch.get_rng_state())
+    return model, generator
+
+
+def _class_weights(specs: Sequence[TrainSpec], rows: Rows, classes: int, given: Tensor | None) -> Tensor:
+    if given is not None:
+        return given.expand(len(specs), -1)
+    alike, balanced = torch.ones(classes), balanced_weights(rows.labels, classes)
+    return torch.stack([balanced if spec.class_weight == "balanced" else alike for spec in specs])
+
+
+def _spread(values: Tensor, columns: Tensor) -> Tensor:
+    """Give each head its stream's column of (B, streams, …)."""
+    if values.shape[1] == 1:
+        return values.expand(-1, len(columns), -1)
+    return values if values.shape[1] == len(columns) else values[:, columns]  # as many streams as heads: in order
+
+
+def _outcome(head: _Head, model: nn.Sequential) -> Outcome:
+    try:
+        check_convergence(head.spec, head.history, head.best_epoch)
+    except SpecError as error:
+        return error
+    fitted = copy.deepcopy(model)
+    fitted.load_state_dict(head.best_state)
+    return FittedHead(fitted.eval(), head.history, head.best_epoch)

@@ -1,0 +1,200 @@
+"""``xhead sweep``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from featurize.console import json_option, progress_bar
+from head.cli_options import features_option, runs_option
+from head.sweep_space import (
+    DEFAULT_AXES,
+    HEAD_SETTINGS,
+    RANKINGS,
+    TRAIN_SETTINGS,
+    Axis,
+    SweepSpec,
+    axis_text,
+    parse_axis,
+)
+from head.text import interval
+
+if TYPE_CHECKING:
+    from head.sweep_ranking import Setting, SweepResult
+    from head.sweep_results import Trial
+
+_LEADERS = 5
+_SETTINGS = (*TRAIN_SETTINGS, *HEAD_SETTINGS)
+
+
+def _axis(ctx: click.Context, parameter: click.Parameter, text: str | None) -> Axis | None:
+    if text is None:
+        return None
+    assert parameter.name is not None
+    try:
+        return parse_axis(parameter.name, text)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from error
+
+
+def _axis_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    for name in reversed(_SETTINGS):
+        default = axis_text(name, DEFAULT_AXES[name]) if name in DEFAULT_AXES else "as xhead train has it"
+        command = click.option(
+            f"--{name.replace('_', '-')}", name, callback=_axis, metavar="VALUES", help=f"[default: {default}]"
+        )(command)
+    return command
+
+
+@click.command()
+@features_option
+@runs_option
+@click.option("--name", help="Name of the sweep.  [default: the same for the same cache and settings]")
+@_axis_options
+@click.option("--seeds", type=int, default=1, show_default=True, help="Train each combination with so many seeds.")
+@click.option("--seed", type=int, default=0, show_default=True, help="The first seed; it also draws the sample.")
+@click.option("--trials", type=int, metavar="N", help="Try N combinations, drawn by chance.  [default: all]")
+@click.option(
+    "--rank", type=click.Choice(RANKINGS), default="loss", show_default=True, help="Figure on the validation images."
+)
+@click.option("--time-limit", type=click.FloatRange(min=0), metavar="S", help="Begin nothing more after S seconds.")
+@json_option
+def sweep(
+    features: Path,
+    runs: Path,
+    name: str | None,
+    seeds: int,
+    seed: int,
+    trials: int | None,
+    rank: str,
+    time_limit: float | None,
+    **axes: Axis | None,
+) -> tuple[dict[str, Any], str]:
+    """Train many heads at once and keep the best as a run.
+
+    VALUES are a list, such as 1e-4,5e-4,1e-3 for --lr or "512,128;256;linear" for --hidden, or a range, such as
+    1e-4..1e-2, from which --trials draws. Trials are ranked on the validation images; the test images are looked at
+    once, with the best. The same command goes on where an earlier one was stopped.
+    """
+    chosen = {key: axis for key in _SETTINGS if (axis := axes[key] or DEFAULT_AXES.get(key))}
+    spec = SweepSpec(axes=chosen, seeds=seeds, first_seed=seed, trials=trials, rank=rank)
+    from featurize.cache import FeatureCache
+
+    cache = FeatureCache.open(features)
+    from head.sweep import run_sweep
+
+    with progress_bar("sweep", "trials") as advance:
+        progress = _Progress(spec, advance)
+        result = run_sweep(cache, spec, runs=runs, name=name, time_limit_s=time_limit, progress=progress)
+    return _as_json(result), _as_text(result)
+
+
+class _Progress:
+    """Counts trials, and says so when there is a new best one."""
+
+    def __init__(self, spec: SweepSpec, advance: Callable[[int, int], None]) -> None:
+        self._spec, self._advance = spec, advance
+        self._best: Setting | None = None
+
+    def __call__(self, trials: list[Trial], planned: int) -> None:
+        from head.sweep_ranking import rank_settings
+
+        self._advance(len(trials), planned)
+        settings = rank_settings(trials, self._spec)
+        if settings and settings[0] != self._best:
+            self._best = settings[0]
+            done = f"{len(trials)} of {planned}"
+            click.echo(f"{done}: best so far {_describe(self._spec, self._best)}, {_figures(self._best)}", err=True)
+
+
+def _describe(spec: SweepSpec, setting: Setting) -> str:
+    """Name a combination by the settings that vary."""
+    values = {**setting.head.to_dict(), **setting.train.to_dict(), "hidden": setting.head.hidden}
+    varying = [key for key, axis in spec.axes.items() if not isinstance(axis, tuple) or len(axis) > 1]
+    names = varying or list(spec.axes)
+    return " ".join(f"{key.replace('_', '-')} {axis_text(key, (values[key],))}" for key in names)
+
+
+def _figures(setting: Setting) -> str:
+    metrics = setting.metrics
+    auc = f", AUC {metrics['auc']:.4f}" if "auc" in metrics else ""
+    return f"loss {metrics['loss']:.4f}, accuracy {metrics['accuracy']:.4f}{auc}"
+
+
+def _as_json(result: SweepResult) -> dict[str, Any]:
+    best = result.settings[0] if result.settings else None
+    return {
+        "sweep": str(result.folder),
+        "state": result.state,
+        "planned": result.planned,
+        "trials": len(result.trials),
+        "diverged": result.diverged,
+        "seconds": round(result.seconds, 3),
+        "rank": result.spec.rank,
+        "valid_images": result.valid_images,
+        "leaders": [_setting_json(setting) for setting in result.settings[:_LEADERS]],
+        "best_trial": best.best_trial.number if best else None,
+        "standard_error": result.standard_error if best else None,
+        "within_standard_error": result.tied if best else None,
+        "run": str(result.run.folder) if result.run else None,
+        "metrics": result.run.metrics if result.run else None,
+    }
+
+
+def _setting_json(setting: Setting) -> dict[str, Any]:
+    train = {key: value for key, value in setting.train.to_dict().items() if key != "seed"}
+    return {
+        "settings": {**setting.head.to_dict(), **train},
+        "trials": [trial.number for trial in setting.trials],
+        "valid": setting.metrics,
+    }
+
+
+def _as_text(result: SweepResult) -> str:
+    seeds = f", {result.spec.seeds} seeds each" if result.spec.seeds > 1 else ""
+    lines = [
+        f"{result.folder}: {len(result.trials)} of {result.planned} trials{seeds}, {result.state}"
+        + (f"; {result.diverged} diverged" if result.diverged else "")
+    ]
+    if result.state != "complete":
+        lines.append("  go on: run the same command again")
+    if not result.settings or result.run is None:
+        return "\n".join([*lines, "no trial has a result: every one diverged, or the time was too short"])
+    lines.append(f"on {result.valid_images} validation images, the best by {result.spec.rank.replace('_', ' ')}:")
+    lines += [
+        f"  {place}. {_describe(result.spec, setting)}: {_figures(setting)}"
+        for place, setting in enumerate(result.settings[:_LEADERS], 1)
+    ]
+    lines += [*_caution(result), *_run_lines(result)]
+    return "\n".join(lines)
+
+
+def _caution(result: SweepResult) -> list[str]:
+    """Say what picking the best of many is worth."""
+    count = len(result.settings)
+    if count == 1:
+        return []
+    spread = [setting.metrics["accuracy"] for setting in result.settings[:_LEADERS]]
+    return [
+        f"picked out of {count} combinations: accuracies of the first {len(spread)} are {100 * min(spread):.1f} to "
+        f"{100 * max(spread):.1f} %;",
+        f"  {result.tied} of {count} lie within one standard error of the first, {100 * result.standard_error:.1f} "
+        f"points on {result.valid_images} images.",
+        "  Among those the order is mostly chance, and the figures of the first flatter it: xhead crossval tells more.",
+    ]
+
+
+def _run_lines(result: SweepResult) -> list[str]:
+    run = result.run
+    assert run is not None
+    lines = [f"best run: {run.folder} (trial {result.settings[0].best_trial.number})"]
+    if "test" in run.metrics:
+        test = run.metrics["test"]
+        lines.append(
+            f"test: {test['images']} images, accuracy {test['accuracy']:.4f} ({interval(test['accuracy_interval'])}), "
+            f"loss {test['loss']:.4f}"
+        )
+    return lines

@@ -1,0 +1,212 @@
+"""The folder ``runs/<sweep>/``: results.csv, a line a trial, and sweep.json. Finished trials are never lost."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from featurize.atomic import output_error, replacing
+from featurize.console import default_of
+from featurize.errors import BusyError, MismatchError, RunError
+from head.specs import HeadSpec, TrainSpec
+from head.sweep_space import HEAD_SETTINGS, RANKINGS, TRAIN_SETTINGS
+
+FORMAT = "xfeat.sweep"
+SCHEMA_VERSION = 1
+SWEEP_FILE, RESULTS_FILE = "sweep.json", "results.csv"
+
+_OTHER_NAME = "choose another --name, or delete that folder"
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One trained head of a sweep: a line of results.csv.
+
+    Attributes:
+        number: in the order of the sweep, from 0.
+        status: ``ok`` or ``diverged``.
+        head: its layers.
+        train: its optimisation, with its seed.
+        best_epoch: the epoch that was kept; 0 if it diverged.
+        metrics: ``loss``, ``accuracy``, ``balanced_accuracy`` and ``auc`` on the validation images, where they exist.
+        seconds: its share of the time that its block took.
+    """
+
+    number: int
+    status: str
+    head: HeadSpec
+    train: TrainSpec
+    best_epoch: int
+    metrics: dict[str, float]
+    seconds: float
+
+
+_COLUMNS = (
+    "trial",
+    "status",
+    *HEAD_SETTINGS,
+    *TRAIN_SETTINGS,
+    "seed",
+    "best_epoch",
+    *(f"valid_{name}" for name in RANKINGS),
+    "seconds",
+)
+
+
+class SweepFolder:
+    """Reads and writes the folder of one sweep.
+
+    Args:
+        folder: ``runs/<sweep>``.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Make the folder and keep other processes out of it.
+
+        Raises:
+            BusyError: if another process is at this sweep.
+            OutputError: if it cannot be made.
+        """
+        lock = FileLock(self.folder / ".lock", timeout=0)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            lock.acquire()
+        except Timeout as error:
+            raise BusyError("another process is at this sweep", path=self.folder, mend="wait for it") from error
+        except OSError as error:
+            raise output_error(self.folder, error) from error
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def begin(self, identity: dict[str, Any]) -> list[Trial]:
+        """Start the sweep, or go on with it.
+
+        Returns:
+            The trials that are finished already.
+
+        Raises:
+            MismatchError: if the folder holds another sweep.
+            RunError: if it is of another version, holds something else, or is damaged.
+        """
+        facts = self.read_facts()
+        if facts is None:
+            if {file.name for file in self.folder.iterdir()} - {".lock", RESULTS_FILE}:
+                raise RunError("not a sweep", path=self.folder, expected=f"a {SWEEP_FILE}", mend=_OTHER_NAME)
+            self._write_table("w", [_COLUMNS])
+            self.save_facts({"identity": identity, "state": "running"})
+            return []
+        if (found := facts.get("identity")) != identity:
+            differ = [key for key in identity if not isinstance(found, dict) or found.get(key) != identity[key]]
+            raise MismatchError(
+                f"a sweep of that name has other settings: {', '.join(differ)}", path=self.folder, mend=_OTHER_NAME
+            )
+        return self.read_trials()
+
+    def read_facts(self) -> dict[str, Any] | None:
+        """Return the content of sweep.json, or ``None`` if there is none.
+
+        Raises:
+            RunError: if it is damaged or of another version.
+        """
+        file = self.folder / SWEEP_FILE
+        if not file.is_file():
+            return None
+        try:
+            facts: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+            found = facts.get("format"), facts.get("schema_version")
+        except (ValueError, AttributeError) as error:
+            raise RunError("damaged", path=file, found=str(error), mend=_OTHER_NAME) from error
+        if found != (FORMAT, SCHEMA_VERSION):
+            raise RunError("a sweep of another format or version", path=file, found=str(found), mend=_OTHER_NAME)
+        return facts
+
+    def save_facts(self, facts: dict[str, Any]) -> None:
+        """Write sweep.json, whole or not at all; format and version are added."""
+        content = {"format": FORMAT, "schema_version": SCHEMA_VERSION, **facts}
+        with replacing(self.folder / SWEEP_FILE) as partial:
+            partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+    def read_trials(self) -> list[Trial]:
+        """Read results.csv; a last line that was not written to its end is dropped from the file.
+
+        Raises:
+            RunError: if it is damaged otherwise.
+        """
+        file = self.folder / RESULTS_FILE
+        try:
+            content = file.read_bytes()
+            whole = content[: content.rfind(b"\n") + 1]
+            if whole != content:
+                with replacing(file) as partial:
+                    partial.write_bytes(whole)
+            return [_trial(row) for row in csv.DictReader(io.StringIO(whole.decode(), newline=""))]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise RunError("damaged results", path=file, found=str(error), mend=_OTHER_NAME) from error
+
+    def append(self, trials: Sequence[Trial]) -> None:
+        """Add finished trials, and return when they are on the disk."""
+        self._write_table("a", [_line(trial) for trial in trials])
+
+    def _write_table(self, mode: str, lines: Sequence[Sequence[Any]]) -> None:
+        file = self.folder / RESULTS_FILE
+        try:
+            with file.open(mode, newline="", encoding="utf-8") as stream:
+                csv.writer(stream, lineterminator="\n").writerows(lines)
+                stream.flush()
+                os.fsync(stream.fileno())
+        except OSError as error:
+            raise output_error(file, error) from error
+
+
+def widths_text(hidden: Sequence[int]) -> str:
+    """Write widths as the command line takes them."""
+    return ",".join(map(str, hidden)) or "linear"
+
+
+def _line(trial: Trial) -> list[Any]:
+    settings = {**trial.head.to_dict(), "hidden": widths_text(trial.head.hidden), **trial.train.to_dict()}
+    return [
+        trial.number,
+        trial.status,
+        *(settings[name] for name in (*HEAD_SETTINGS, *TRAIN_SETTINGS, "seed")),
+        trial.best_epoch,
+        *(trial.metrics.get(name, "") for name in RANKINGS),
+        f"{trial.seconds:.3f}",
+    ]
+
+
+def _trial(row: dict[str, str]) -> Trial:
+    head = {name: _typed(HeadSpec, name, row[name]) for name in HEAD_SETTINGS}
+    train = {name: _typed(TrainSpec, name, row[name]) for name in (*TRAIN_SETTINGS, "seed")}
+    metrics = {name: float(row[f"valid_{name}"]) for name in RANKINGS if row[f"valid_{name}"]}
+    return Trial(
+        int(row["trial"]),
+        row["status"],
+        HeadSpec(**head),
+        TrainSpec(**train),
+        int(row["best_epoch"]),
+        metrics,
+        float(row["seconds"]),
+    )
+
+
+def _typed(spec: type[HeadSpec] | type[TrainSpec], name: str, text: str) -> Any:
+    if name == "hidden":
+        return () if text == "linear" else tuple(int(width) for width in text.split(","))
+    kind: Any = type(default_of(spec, name))
+    return kind(text)

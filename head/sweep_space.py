@@ -1,0 +1,166 @@
+"""What a sweep tries: lists and ranges of settings, and the order in which their combinations come."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from featurize.errors import SpecError
+from featurize.specs import require
+from head.specs import HeadSpec, TrainSpec
+
+HEAD_SETTINGS = tuple(field.name for field in dataclasses.fields(HeadSpec))
+TRAIN_SETTINGS = tuple(field.name for field in dataclasses.fields(TrainSpec) if field.name != "seed")
+RANKINGS = ("loss", "accuracy", "balanced_accuracy", "auc")
+# A range that spans more than this factor is searched by its logarithm.
+_LOGARITHMIC = 10.0
+_RANGE = ".."
+
+
+@dataclass(frozen=True)
+class Range:
+    """All values from ``low`` to ``high``, evenly by value, or by logarithm if they lie far apart."""
+
+    low: float
+    high: float
+
+    def __post_init__(self) -> None:
+        require(self.low < self.high, "an empty range", expected="LOW..HIGH", found=str(self))
+
+    def __str__(self) -> str:
+        return f"{self.low:g}{_RANGE}{self.high:g}"
+
+    def at(self, share: float) -> float:
+        """Return the value at a share, 0 to 1, of the range; three digits are kept, so that it can be typed."""
+        if self.low > 0 and self.high / self.low > _LOGARITHMIC:
+            value = self.low * math.exp(share * math.log(self.high / self.low))
+        else:
+            value = self.low + share * (self.high - self.low)
+        return float(f"{value:.3g}")
+
+
+Axis = tuple[Any, ...] | Range
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepSpec:
+    """A sweep.
+
+    Attributes:
+        axes: setting to its values, for settings of :class:`HeadSpec` and :class:`TrainSpec`; the others keep their
+            defaults.
+        seeds: how many times each combination is trained, each time with another seed.
+        first_seed: of the seeds; it also draws the sample, and the split where the cache has none.
+        trials: combinations to try, at most; ``None`` for all. More of them start with the same ones.
+        rank: which figure on the validation images decides, by its mean over the seeds.
+    """
+
+    axes: dict[str, Axis]
+    seeds: int = 1
+    first_seed: int = 0
+    trials: int | None = None
+    rank: str = "loss"
+
+    def __post_init__(self) -> None:
+        unknown = set(self.axes) - {*HEAD_SETTINGS, *TRAIN_SETTINGS}
+        require(not unknown, "unknown setting", expected=", ".join((*HEAD_SETTINGS, *TRAIN_SETTINGS)), found=unknown)
+        require(self.seeds >= 1, "too few seeds", expected="1 or more", found=self.seeds)
+        require(self.trials is None or self.trials >= 1, "too few trials", expected="1 or more", found=self.trials)
+        require(self.rank in RANKINGS, "unknown figure", expected=" or ".join(RANKINGS), found=self.rank)
+        if self.trials is None and (ranges := [name for name, axis in self.axes.items() if isinstance(axis, Range)]):
+            raise SpecError(f"a range of {', '.join(ranges)} has no end of values", mend="say how many: --trials 50")
+        for name, axis in self.axes.items():
+            values = (axis.low, axis.high) if isinstance(axis, Range) else axis
+            require(bool(values), f"no value of {name}", expected="one or more", found=values)
+            for value in values:
+                self._specs({name: value}, self.first_seed)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What makes it this sweep: all but ``trials``, of which there may be more another day."""
+        axes = {name: str(axis) if isinstance(axis, Range) else list(axis) for name, axis in self.axes.items()}
+        facts = {"axes": axes, "seeds": self.seeds, "first_seed": self.first_seed, "rank": self.rank}
+        plain: dict[str, Any] = json.loads(json.dumps(facts))  # as sweep.json gives it back
+        return plain
+
+    def jobs(self) -> Iterator[tuple[HeadSpec, TrainSpec]]:
+        """Give the specs of all trials: the seeds of the first combination, of the second, and so on."""
+        for settings in self._combinations():
+            for seed in range(self.first_seed, self.first_seed + self.seeds):
+                yield self._specs(settings, seed)
+
+    def _combinations(self) -> Iterator[dict[str, Any]]:
+        lists = [axis for axis in self.axes.values() if not isinstance(axis, Range)]
+        if len(lists) < len(self.axes):
+            yield from self._sample()
+            return
+        grid = [dict(zip(self.axes, values, strict=True)) for values in itertools.product(*lists)]
+        if self.trials is not None and self.trials < len(grid):
+            order = np.random.default_rng(self.first_seed).permutation(len(grid))
+            grid = [grid[number] for number in order[: self.trials]]
+        yield from grid
+
+    def _sample(self) -> Iterator[dict[str, Any]]:
+        """Spread trials over ranges and lists with a scrambled Halton sequence, whose beginnings are spread as well."""
+        from scipy.stats.qmc import Halton
+
+        shares = Halton(len(self.axes), rng=np.random.default_rng(self.first_seed)).random(self.trials)
+        for row in shares:
+            yield {
+                name: axis.at(share) if isinstance(axis, Range) else axis[int(share * len(axis))]
+                for (name, axis), share in zip(self.axes.items(), row, strict=True)
+            }
+
+    def _specs(self, settings: dict[str, Any], seed: int) -> tuple[HeadSpec, TrainSpec]:
+        head = {name: value for name, value in settings.items() if name in HEAD_SETTINGS}
+        train = {name: value for name, value in settings.items() if name in TRAIN_SETTINGS}
+        return HeadSpec(**head), TrainSpec(**train, seed=seed)
+
+
+def parse_axis(name: str, text: str) -> Axis:
+    """Read what was typed for a setting: ``1e-4,1e-3``, ``1e-4..1e-2``, ``512,128;256;linear``.
+
+    Raises:
+        ValueError: if it cannot be read so.
+    """
+    if name == "hidden":
+        return tuple(dict.fromkeys(_widths(part) for part in text.split(";")))
+    kind = type(_default(name))
+    if _RANGE in text:
+        if kind is not float:
+            raise ValueError(f"no range of {name}: list its values")
+        low, high = text.split(_RANGE)
+        return Range(float(low), float(high))
+    return tuple(dict.fromkeys(kind(part.strip()) for part in text.split(",")))
+
+
+def _default(name: str) -> Any:
+    return getattr(HeadSpec() if name in HEAD_SETTINGS else TrainSpec(), name)
+
+
+def _widths(text: str) -> tuple[int, ...]:
+    return () if text.strip() in ("linear", "none", "") else tuple(int(width) for width in text.split(","))
+
+
+# What is tried of settings about which nothing is said: those that matter most, around the tutorial's values.
+DEFAULT_AXES: dict[str, Axis] = {
+    "lr": (1e-4, 5e-4, 1e-3),
+    "hidden": ((512, 128), (256,), ()),
+    "dropout": (0.2, 0.4),
+}
+
+
+def axis_text(name: str, axis: Axis) -> str:
+    """Write an axis as :func:`parse_axis` reads it."""
+    if isinstance(axis, Range):
+        return str(axis)
+    if name == "hidden":
+        return ";".join(",".join(map(str, widths)) or "linear" for widths in axis)
+    return ",".join(f"{value:g}" if isinstance(value, float) else str(value) for value in axis)
