@@ -9,9 +9,9 @@ from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-_OPEN = frozenset(
-    {"/", "/docs", "/page.css", "/page.js", "/docs.js", "/icon.svg", "/health", "/v2/health/live", "/v2/health/ready"}
-)
+from serve.site import PAGES
+
+_OPEN = frozenset({*PAGES, "/health", "/v2/health/live", "/v2/health/ready"})
 _SCHEME = "bearer "
 
 

@@ -62,7 +62,7 @@ def _add_routes_below(router: APIRouter, service: Service, address: str) -> None
             raise HTTPException(404, f"the only version of {name} is {_VERSION}")
         return name
 
-    where = {"parameters": _path_parameters(address)}
+    where = {"parameters": _path_parameters(address, service.models.default.name)}
 
     @router.get(address, summary="Inputs and outputs of the model", responses=DESCRIBED_RESPONSES, openapi_extra=where)
     async def model(request: Request) -> dict[str, Any]:
@@ -169,9 +169,7 @@ def _describe(name: str, predictor: Predictor) -> dict[str, Any]:
     }
 
 
-def _path_parameters(address: str) -> list[dict[str, Any]]:
-    return [
-        {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
-        for name in ("name", "number")
-        if f"{{{name}}}" in address
-    ]
+def _path_parameters(address: str, model: str) -> list[dict[str, Any]]:
+    name = {"name": "name", "in": "path", "required": True, "schema": {"type": "string"}, "example": model}
+    number = {"name": "number", "in": "path", "required": True, "schema": {"type": "string", "enum": [_VERSION]}}
+    return [name, number] if "{number}" in address else [name]

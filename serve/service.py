@@ -12,7 +12,6 @@ from starlette.requests import Request
 
 from serve.batching import QueueFullError
 from serve.intake import Intake
-from serve.interval import wilson_interval
 from serve.models import Models, ServedModel
 from serve.predictor import ImageContent, Predictor
 from serve.request_log import note
@@ -104,8 +103,6 @@ class Service:
         metadata = predictor.metadata
         test = metadata.metrics.get("test") or {}
         matrix = test.get("confusion_matrix")
-        images = sum(map(sum, matrix)) if matrix else None
-        right = sum(row[place] for place, row in enumerate(matrix)) if matrix else 0
         return {
             "name": model.name,
             "names": list(self.models),
@@ -120,8 +117,8 @@ class Service:
             "ood_threshold": predictor.ood_threshold,
             "heatmaps": "heatmap" in predictor.session.gives,
             "test_accuracy": test.get("accuracy"),
-            "test_images": images,
-            "test_accuracy_interval": wilson_interval(right, images) if images else None,
+            "test_images": sum(map(sum, matrix)) if matrix else None,
+            "test_accuracy_interval": test.get("accuracy_interval"),
             # Models of before the audit do not say whether there was one.
             "audit": getattr(metadata, "audit", None),
             "device": predictor.device,

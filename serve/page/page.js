@@ -1,53 +1,74 @@
 // Each image is a request of its own: answers appear as they come, and the server forms batches across requests.
 
+import { forget, newCard, percent, showAnswer, showProblem, showWaiting, textElement } from "./cards.js";
+import { ask, askModel } from "./server.js";
+import { asCsv, showTable } from "./table.js";
+
 const AT_ONCE = 4;
-const TRIES_WHEN_BUSY = 60;
-const FORM_OVERHEAD_BYTES = 2048;
 
 const $ = (id) => document.getElementById(id);
+let rows = []; // {file, element, answer, problem}, newest first
 const waiting = [];
-const tally = { total: 0, labels: new Map(), failed: 0 };
 let running = 0;
-let generation = 0;
 let pasted = 0;
 let model = null;
+let modelKnown = learnModel();
 
-const modelKnown = fetch("model")
-  .then((response) => (response.ok ? response.json() : Promise.reject(new Error())))
-  .then((facts) => showModel((model = facts)))
-  .catch(() => { $("classes").textContent = "The server does not answer. Reload the page when it runs."; });
+// Which model
+
+async function learnModel(name) {
+  try {
+    showModel((model = await askModel(name)));
+  } catch {
+    $("classes").textContent = "The server does not answer. Reload the page when it runs.";
+  }
+}
 
 function showModel(facts) {
   const limit = `up to ${Math.floor(facts.limits.max_body_bytes / 2 ** 20)} MiB each`;
   $("classes").textContent = new Intl.ListFormat("en-GB", { type: "disjunction" }).format(facts.classes);
   $("formats").textContent = `JPEG, PNG, BMP, TIFF or WebP, ${limit}`;
-  const accuracy = facts.test_accuracy === null ? null : percent(facts.test_accuracy);
-  const rows = [
+  const lines = [
     ["Model", facts.model],
     ["Run", facts.run],
     ["Backbone", `${facts.backbone}, ${facts.input_size} × ${facts.input_size}`],
-    ["Test accuracy", accuracy && facts.test_images ? `${accuracy} of ${facts.test_images} images` : accuracy],
+    ["Test accuracy", accuracyOf(facts)],
+    ["Data audit", auditOf(facts.audit)],
     ["Decision", facts.positive === null ? "the most probable class" : `${facts.positive} from ${percent(facts.threshold)}, the mark on its bar`],
   ];
-  for (const [name, value] of rows) {
+  $("facts").replaceChildren();
+  for (const [name, value] of lines) {
     if (!value) continue;
-    const row = document.createElement("div");
-    row.append(textElement("dt", name), textElement("dd", value));
-    $("facts").append(row);
+    const line = document.createElement("div");
+    line.append(textElement("dt", name), textElement("dd", value));
+    $("facts").append(line);
   }
+  $("audit").hidden = facts.audit?.passed !== false;
+  $("audit").textContent = `The data this model was trained on did not pass its audit: ${(facts.audit?.failures ?? []).join("; ")}`;
+  $("heat-tool").hidden = !facts.heatmaps;
+  $("which").hidden = facts.names.length < 2;
+  $("names").replaceChildren(...facts.names.map((name) => new Option(name, name, false, name === facts.name)));
 }
 
-function percent(share) {
-  if (share > 0 && share < 0.001) return "< 0.1 %";
-  if (share < 1 && share > 0.999) return "> 99.9 %";
-  return `${(share * 100).toFixed(1)} %`;
+function accuracyOf(facts) {
+  if (facts.test_accuracy === null) return "not measured";
+  const parts = [percent(facts.test_accuracy)];
+  if (facts.test_images) parts.push(`of ${facts.test_images} images`);
+  const ends = facts.test_accuracy_interval;
+  if (ends) parts.push(`(95 % interval ${(ends[0] * 100).toFixed(1)} to ${(ends[1] * 100).toFixed(1)} %)`);
+  return parts.join(" ");
 }
 
-function textElement(name, text) {
-  const element = document.createElement(name);
-  element.textContent = text;
-  return element;
+function auditOf(audit) {
+  if (!audit) return null;
+  if (!audit.audited) return "not done";
+  return audit.passed ? "passed" : "not passed";
 }
+
+$("names").addEventListener("change", (event) => {
+  clear();
+  modelKnown = learnModel(event.target.value);
+});
 
 // What comes in
 
@@ -73,141 +94,101 @@ document.addEventListener("drop", (event) => {
   addFiles([...event.dataTransfer.files]);
 });
 
-$("clear").addEventListener("click", () => {
-  generation++;
-  waiting.length = 0;
-  for (const image of $("results").querySelectorAll("img")) URL.revokeObjectURL(image.src);
-  $("results").replaceChildren();
-  Object.assign(tally, { total: 0, labels: new Map(), failed: 0 });
-  showTally();
-  $("files").focus();
-});
-
 function addFiles(files) {
-  const cards = files.map((file) => ({ file, element: newCard(file), generation }));
-  $("results").prepend(...cards.map((card) => card.element)); // newest on top, in the order chosen
-  tally.total += cards.length;
-  waiting.push(...cards);
-  showTally();
+  const added = files.map((file) => ({ file, element: newCard(file), answer: null, problem: null }));
+  $("results").prepend(...added.map((row) => row.element)); // newest on top, in the order chosen
+  rows = [...added, ...rows];
+  waiting.push(...added);
+  refresh();
   next();
 }
 
-function newCard(file) {
-  const element = $("card").content.firstElementChild.cloneNode(true);
-  const image = element.querySelector("img");
-  image.addEventListener("error", () => image.replaceWith(textElement("span", "no preview")));
-  image.src = URL.createObjectURL(file);
-  element.querySelector("h2").textContent = file.name;
-  element.querySelector(".decision").textContent = "waiting…";
-  element.classList.add("waiting");
-  return element;
+function clear() {
+  waiting.length = 0;
+  rows.forEach((row) => forget(row.element));
+  rows = [];
+  $("results").replaceChildren();
+  refresh();
 }
 
 // What goes out
 
 function next() {
   while (running < AT_ONCE && waiting.length) {
-    const card = waiting.shift();
+    const row = waiting.shift();
     running++;
     modelKnown
-      .then(() => ask(card.file))
-      .then((answer) => current(card) && showAnswer(card, answer))
-      .catch((problem) => current(card) && showProblem(card, problem))
-      .finally(() => { running--; showTally(); next(); });
+      .then(() => ask(row.file, model))
+      .then((answer) => rows.includes(row) && showAnswer(row.element, (row.answer = answer), model))
+      .catch((problem) => rows.includes(row) && fail(row, problem))
+      .finally(() => { running--; refresh(); next(); });
   }
 }
 
-const current = (card) => card.generation === generation;
-
-class Problem extends Error {
-  constructor(message, again = false) {
-    super(message);
-    this.again = again;
-  }
-}
-
-async function ask(file) {
-  const limit = model?.limits.max_body_bytes ?? Infinity;
-  if (file.size + FORM_OVERHEAD_BYTES > limit) throw new Problem(`larger than ${Math.floor(limit / 2 ** 20)} MiB, the limit of this server`);
-  // Browsers hand over folders as files that cannot be read.
-  await file.slice(0, 1).arrayBuffer().catch(() => { throw new Problem("cannot be read. Folders are not taken: drop the images in them"); });
-  for (let attempt = 0; ; attempt++) {
-    const body = new FormData();
-    body.append("files", file);
-    const response = await fetch("predict", { method: "POST", body }).catch(() => {
-      throw new Problem("the server does not answer", true);
-    });
-    const answer = await response.json().catch(() => ({}));
-    if (response.ok) return answer.predictions[0];
-    if (response.status !== 503 || attempt >= TRIES_WHEN_BUSY) {
-      throw new Problem(answer.skipped?.[0]?.reason ?? answer.error ?? `error ${response.status}`, response.status >= 500);
-    }
-    await new Promise((wake) => setTimeout(wake, 1000 * (Number(response.headers.get("Retry-After")) || 1)));
-  }
-}
-
-// What is shown
-
-function showAnswer({ element }, answer) {
-  element.classList.remove("waiting");
-  const decision = element.querySelector(".decision");
-  decision.textContent = answer.label;
-  const likeliest = Object.entries(answer.probabilities).reduce((best, entry) => (entry[1] > best[1] ? entry : best));
-  if (model && model.threshold !== null && likeliest[0] !== answer.label) {
-    decision.append(" ", textElement("small", answer.label === model.positive
-      ? `reaches its threshold of ${percent(model.threshold)}, though ${likeliest[0]} is more probable`
-      : `${likeliest[0]} is more probable, but below its threshold of ${percent(model.threshold)}`));
-  }
-  const bars = Object.entries(answer.probabilities).map(([name, share]) => newBar(name, share, name === answer.label));
-  element.querySelector(".bars").replaceChildren(...bars);
-  if (answer.ood !== null) {
-    const remark = element.querySelector(".remark");
-    remark.textContent = `Distance from the training images: ${answer.ood.toFixed(2)}. The larger, the less the answer is worth.`;
-    remark.hidden = false;
-  }
-  tally.labels.set(answer.label, (tally.labels.get(answer.label) ?? 0) + 1);
-}
-
-function newBar(name, share, chosen) {
-  const bar = $("bar").content.firstElementChild.cloneNode(true);
-  bar.classList.toggle("chosen", chosen);
-  bar.querySelector(".name").textContent = name;
-  bar.querySelector(".percent").textContent = percent(share);
-  bar.querySelector(".fill").style.width = `${share * 100}%`;
-  if (model && name === model.positive) {
-    const mark = bar.querySelector(".mark");
-    mark.hidden = false;
-    mark.style.left = `${model.threshold * 100}%`;
-    bar.querySelector(".track").title = `threshold ${percent(model.threshold)}`;
-  }
-  return bar;
-}
-
-function showProblem(card, problem) {
-  const { element } = card;
-  element.classList.remove("waiting");
-  element.classList.add("failed");
-  element.querySelector(".decision").textContent = `No answer: ${problem.message}`;
-  tally.failed++;
-  const again = element.querySelector(".again");
-  again.hidden = !problem.again;
-  again.onclick = () => {
-    again.hidden = true;
-    element.classList.replace("failed", "waiting");
-    element.querySelector(".decision").textContent = "waiting…";
-    tally.failed--;
-    waiting.push(card);
-    showTally();
+function fail(row, problem) {
+  row.problem = problem.message;
+  showProblem(row.element, problem, () => {
+    row.problem = null;
+    showWaiting(row.element);
+    waiting.push(row);
+    refresh();
     next();
-  };
+  });
 }
 
-function showTally() {
-  $("tally").hidden = tally.total === 0;
-  const done = [...tally.labels.values()].reduce((sum, number) => sum + number, 0) + tally.failed;
-  const known = model?.classes ?? [...tally.labels.keys()];
-  const parts = known.filter((label) => tally.labels.has(label)).map((label) => `${tally.labels.get(label)} ${label}`);
-  if (tally.failed) parts.push(`${tally.failed} without an answer`);
-  const images = tally.total === 1 ? "1 image" : `${tally.total} images`;
-  $("status").textContent = done < tally.total ? `${done} of ${images} answered…` : `${images}: ${parts.join(", ")}`;
+// What is shown of all
+
+function refresh() {
+  $("tally").hidden = rows.length === 0;
+  const labels = new Map();
+  for (const { answer } of rows) if (answer) labels.set(answer.label, (labels.get(answer.label) ?? 0) + 1);
+  const failed = rows.filter((row) => row.problem).length;
+  const foreign = rows.filter((row) => row.answer?.in_distribution === false).length;
+  const done = rows.filter((row) => row.answer || row.problem).length;
+  const known = model?.classes ?? [...labels.keys()];
+  const parts = known.filter((label) => labels.has(label)).map((label) => `${labels.get(label)} ${label}`);
+  if (failed) parts.push(`${failed} without an answer`);
+  if (foreign) parts.push(`${foreign} unlike the training images`);
+  const images = rows.length === 1 ? "1 image" : `${rows.length} images`;
+  $("status").textContent = done < rows.length ? `${done} of ${images} answered…` : `${images}: ${parts.join(", ")}`;
+  $("save").disabled = done === 0;
+  const asTable = $("view").getAttribute("aria-pressed") === "true";
+  $("results").hidden = asTable;
+  $("table").hidden = !asTable || rows.length === 0;
+  if (asTable && rows.length) showTable($("table"), rows, known);
 }
+
+function toggleTable() {
+  $("view").setAttribute("aria-pressed", String($("view").getAttribute("aria-pressed") !== "true"));
+  refresh();
+}
+
+function showHeat() {
+  document.documentElement.style.setProperty("--heat", Number($("heat").value) / 100);
+}
+
+function save() {
+  const link = document.createElement("a");
+  // The mark at the front tells spreadsheets that it is UTF-8.
+  link.href = URL.createObjectURL(new Blob(["\ufeff", asCsv(rows, model?.classes ?? [])], { type: "text/csv" }));
+  link.download = `${model?.name ?? "predictions"}.csv`;
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 1000);
+}
+
+$("clear").addEventListener("click", () => { clear(); $("files").focus(); });
+$("view").addEventListener("click", toggleTable);
+$("save").addEventListener("click", save);
+$("heat").addEventListener("input", showHeat);
+showHeat();
+
+const KEYS = {
+  o: () => $("files").click(),
+  t: () => rows.length && toggleTable(),
+  h: () => { $("heat").value = Number($("heat").value) > 0 ? 0 : 50; showHeat(); },
+};
+document.addEventListener("keydown", (event) => {
+  const typing = event.target.matches("input:not([type=range]):not([type=file]), select");
+  if (typing || event.ctrlKey || event.metaKey || event.altKey) return;
+  KEYS[event.key.toLowerCase()]?.();
+});

@@ -167,11 +167,14 @@ def predictor(model: Path) -> Predictor:
 
 @contextlib.contextmanager
 def serving(
-    predictor: Predictor, *, models: Models | None = None, door: Door | None = None, **limits: Any
+    predictor: Predictor | None, *, models: Models | None = None, door: Door | None = None, **limits: Any
 ) -> Iterator[httpx.Client]:
     """Serve on a free port of this machine, in a thread, and yield a client."""
     spec = ServeSpec(**limits)
-    app = build_app(Service(models or Models.of(predictor, spec), spec), door)
+    if models is None:
+        assert predictor is not None
+        models = Models.of(predictor, spec)
+    app = build_app(Service(models, spec), door)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})

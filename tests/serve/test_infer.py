@@ -111,9 +111,7 @@ def test_only_the_outputs_asked_for_come_and_each_in_the_form_asked_for(whole, s
 
 def test_one_unreadable_file_fails_the_request_and_is_named(client, tiny):
     data = [base64.b64encode(content).decode() for content in (tiny.draw((1, 2, 3)), b"text")]
-    reply = client.post(
-        INFER, json={"inputs": [{"name": "image", "datatype": "BYTES", "shape": [2], "data": data}]}
-    )
+    reply = client.post(INFER, json={"inputs": [{"name": "image", "datatype": "BYTES", "shape": [2], "data": data}]})
     assert reply.status_code == 400
     assert reply.json() == {"error": "image 1: not a JPEG, PNG, BMP, TIFF, WEBP image"}
 
@@ -178,9 +176,7 @@ def test_a_wrong_header_length_is_400(client, length):
 @pytest.mark.parametrize("tail", [b"", b"\x01", b"\x05\x00\x00\x00abc", b"\xff\xff\xff\xff" * 3])
 def test_damaged_binary_tensors_are_400(client, tail):
     header = {
-        "inputs": [
-            {"name": "image", "datatype": "BYTES", "shape": [1], "parameters": {"binary_data_size": len(tail)}}
-        ]
+        "inputs": [{"name": "image", "datatype": "BYTES", "shape": [1], "parameters": {"binary_data_size": len(tail)}}]
     }
     text = json.dumps(header).encode()
     reply = client.post(INFER, content=text + tail, headers={"Inference-Header-Content-Length": str(len(text))})

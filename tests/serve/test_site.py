@@ -11,7 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 import serve.site
 
-PAGES = ("/", "/docs", "/page.css", "/page.js", "/docs.js", "/icon.svg")
+PAGES = ("/", "/docs", "/page.css", "/page.js", "/cards.js", "/table.js", "/server.js", "/docs.js", "/icon.svg")
 ROUTES = (*PAGES, "/openapi.json", "/model", "/health", "/metrics", "/v2", "/v2/health/live", "/nothing")
 
 

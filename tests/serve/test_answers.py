@@ -1,0 +1,104 @@
+"""What answers say beyond the class: whether the image is familiar, and where the network looked."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from serve.heatmap import draw_heatmap
+from serve.predictor import Predictor
+
+
+def ask(client, content, **query):
+    reply = client.post("/predict", params=query, files={"files": ("a.png", content)})
+    assert reply.status_code == 200
+    return reply.json()["predictions"][0]
+
+
+def quarters_picture(*greys):
+    """Return a PNG of four grey quarters, in reading order."""
+    pixels = np.repeat(np.repeat(np.reshape(greys, (2, 2)), 16, axis=0), 16, axis=1).astype(np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()
+
+
+def picture_of(answer):
+    image = Image.open(io.BytesIO(base64.b64decode(answer["heatmap"])))
+    assert (image.format, image.mode, image.size) == ("PNG", "RGBA", (32, 32))
+    return np.asarray(image)
+
+
+def test_an_image_is_familiar_up_to_the_threshold_and_foreign_beyond(write_model, serve_model, tiny):
+    """The distance of the tiny model is the mean of the colour over 255."""
+    predictor = Predictor.open(write_model(ood=True, ood_threshold=0.5))
+    with serve_model(predictor) as client:
+        near, far = ask(client, tiny.draw((60, 60, 60))), ask(client, tiny.draw((200, 200, 200)))
+    assert near["ood"] == pytest.approx(60 / 255)
+    assert near["ood_threshold"] == 0.5
+    assert (near["in_distribution"], far["in_distribution"]) == (True, False)
+
+
+def test_a_model_without_a_distance_or_a_limit_says_that_it_cannot_tell(write_model, serve_model, tiny):
+    for name, changes in (("none.onnx", {"ood_threshold": 0.5}), ("open.onnx", {"ood": True})):
+        with serve_model(Predictor.open(write_model(name, **changes))) as client:
+            answer = ask(client, tiny.draw((60, 60, 60)))
+        assert answer["in_distribution"] is None
+        assert answer["ood_threshold"] is None
+        assert (answer["ood"] is None) == (name == "none.onnx")
+
+
+def test_the_heatmap_is_of_the_class_decided_on_and_lies_where_the_model_says(write_model, serve_model, tiny):
+    """The tiny model's map of class 1 (normal) is the brightness of the upper right quarter."""
+    with serve_model(Predictor.open(write_model(heatmap=True, positive="normal", threshold=0.0))) as client:
+        answer = ask(client, quarters_picture(90, 200, 90, 90), heatmap=1)
+    assert answer["label"] == "normal"
+    alpha = picture_of(answer)[..., 3]
+    assert alpha[4, 28] > 240
+    assert alpha[28, 4] < 15
+    assert np.unravel_index(alpha.argmax(), alpha.shape)[0] < 16
+
+
+def test_a_heatmap_comes_only_if_asked_for_and_only_from_models_that_give_it(write_model, serve_model, client, tiny):
+    assert "heatmap" not in ask(client, tiny.draw((9, 9, 9)))
+    assert ask(client, tiny.draw((9, 9, 9)), heatmap=1)["heatmap"] is None
+    assert client.get("/model").json()["heatmaps"] is False
+    with serve_model(Predictor.open(write_model("looking.onnx", heatmap=True))) as looking:
+        assert "heatmap" not in ask(looking, tiny.draw((9, 9, 9)))
+        assert looking.get("/model").json()["heatmaps"] is True
+
+
+@pytest.mark.parametrize("word", ["perhaps", "", "2"])
+def test_a_parameter_that_is_neither_yes_nor_no_is_422_in_words(client, tiny, word):
+    reply = client.post("/predict", params={"heatmap": word}, files={"files": ("a.png", tiny.draw((9, 9, 9)))})
+    assert reply.status_code == 422
+    assert "heatmap" in reply.json()["error"]
+
+
+@pytest.mark.parametrize("value", [0.0, np.nan])
+def test_a_heatmap_of_nothing_is_wholly_transparent(value):
+    picture = np.asarray(Image.open(io.BytesIO(draw_heatmap(np.full((7, 7), value, np.float32), 32))))
+    assert not picture[..., 3].any()
+
+
+def test_the_strongest_place_of_a_heatmap_is_opaque_red_whatever_its_scale():
+    levels = np.zeros((4, 4), np.float32)
+    levels[1, 2] = 1e-6
+    small, large = (np.asarray(Image.open(io.BytesIO(draw_heatmap(levels * by, 4)))) for by in (1, 1e9))
+    np.testing.assert_array_equal(small, large)
+    assert small[1, 2, 3] == 255
+    assert small[1, 2, 0] > 200 > small[1, 2, 1]
+
+
+def test_the_page_hears_how_the_model_was_validated(write_model, serve_model, tiny):
+    metrics = {"test": {"accuracy": 0.5, "accuracy_interval": [0.2, 0.8], "confusion_matrix": [[1, 1], [1, 1]]}}
+    with serve_model(Predictor.open(write_model(metrics=metrics, ood=True, ood_threshold=0.5))) as client:
+        facts = client.get("/model").json()
+    assert (facts["test_accuracy"], facts["test_accuracy_interval"], facts["test_images"]) == (0.5, [0.2, 0.8], 4)
+    assert facts["ood_threshold"] == 0.5
+    json.dumps(facts, allow_nan=False)
