@@ -16,6 +16,8 @@ _PAIRS = 8_192
 _DETAIL_SIGMA = 1.5
 # Grey levels (root mean square) of fine detail below which an image is too plain to compare.
 _PLAIN = 0.5
+# Correlation above which only the file differs, not the picture.
+_CERTAIN = 0.97
 
 
 def same_files(hashes: Sequence[str]) -> tuple[NDArray[np.int64], list[Pair]]:
@@ -69,7 +71,7 @@ def near_duplicates(
     for block in np.array_split(seen, max(1, -(-len(seen) // _PAIRS))):
         pixels[block], mirrored[block] = detail_correlation(survey.grey[first[block]], survey.grey[second[block]])
     confirmed = [
-        Pair(int(first[i]), int(second[i]), _describe(mirrored[i]), float(pixels[i]), float(cosine[i]))
+        Pair(int(first[i]), int(second[i]), _describe(pixels[i], mirrored[i]), float(pixels[i]), float(cosine[i]))
         for i in np.flatnonzero(comparable & (pixels >= spec.same_pixels))
     ]
     unconfirmed = [
@@ -115,5 +117,6 @@ def _detail(grey: NDArray[np.uint8]) -> NDArray[np.float32]:
     return unit
 
 
-def _describe(mirrored: np.bool_) -> str:
-    return "the same image, mirrored" if mirrored else "the same image, saved again"
+def _describe(pixels: np.float32, mirrored: np.bool_) -> str:
+    same = "the same image" if pixels >= _CERTAIN else "nearly the same image"
+    return same + (", mirrored" if mirrored else ", saved again" if pixels >= _CERTAIN else "")

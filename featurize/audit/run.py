@@ -22,6 +22,12 @@ from featurize.split import joined_groups
 
 logger = logging.getLogger(__name__)
 
+_SOURCE = (
+    "So the accuracy that a model reports here can come from recognising the source of an image (hospital, "
+    "device, crop, markers, sharpness, shape), not the disease. The test split cannot tell the two apart, "
+    "because its images come from the same sources."
+)
+
 
 def audit_cache(cache: FeatureCache, spec: AuditSpec | None = None, *, progress: Progress | None = None) -> Audit:
     """Look for everything that makes the figures of a model trained on this cache better than it is.
@@ -39,7 +45,7 @@ def audit_cache(cache: FeatureCache, spec: AuditSpec | None = None, *, progress:
     survey = survey_images(cache, progress=progress)
     columns = cache.columns
     unique, copies = same_files(columns.sha256)
-    neighbours, cosines = nearest_neighbours(clean_view(cache), unique, spec.neighbours)
+    neighbours, cosines = nearest_neighbours(clean_view(cache), unique, spec.neighbours, seed=spec.seed)
     near, unconfirmed = near_duplicates(unique, neighbours, cosines, survey, spec)
     labels = np.asarray(columns.label)
     groups = joined_groups(columns.group, columns.sha256)
@@ -91,10 +97,8 @@ def _shortcut_finding(probes: list[Probe], spec: AuditSpec) -> list[Finding]:
             kind="shortcut",
             severity=WARNING,
             title=f"The label shows without the subject of the image ({_short_list(strong)}; guessing is 0.5)",
-            meaning="These show no disease, yet a linear model that is given nothing else tells the classes apart this "
-            f"well (AUC); the whole image reaches {whole.best:.3f}. So the accuracy that a model reports here can come "
-            "from recognising the source of an image (hospital, device, crop, markers, sharpness, shape), not the "
-            "disease. The test split cannot tell the two apart, because its images come from the same sources.",
+            meaning="These show little or nothing of the subject, yet a linear model that is given nothing else tells "
+            f"the classes apart this well (AUC); the whole image reaches {whole.best:.3f}. {_SOURCE}",
             mend="before quoting an accuracy, test on images of another hospital (xhead eval); collect all classes "
             "from the same sources, and crop frames and burnt-in letters",
             probes=strong,
