@@ -1,0 +1,146 @@
+"""Does ``xfeat featurize`` stay small and quick on large data sets? Rows are generated; nothing is decoded.
+
+    python benchmarks/featurize_scale.py [--rows 1000000] [--dim 1280] [--files 10000] [--folder DIR]
+
+- write, open, verify and index a cache of many rows, each step in a process of its own, with its peak memory;
+- a second run over many unchanged files against a run that has to compute them (with an engine that costs nothing).
+
+A million rows of 1280 features are 5.2 GB on the disk of ``--folder``; they are removed afterwards.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from featurize.cache import Columns, FeatureCache, write_cache
+from featurize.dataset import open_dataset
+from featurize.extract import extract_features
+from featurize.known import KnownFeatures
+from featurize.shards import Identities
+from featurize.specs import FeatureSpec, PreprocessSpec
+from featurize.weights import Weights
+
+LIMIT_MB = 1024
+STEPS = ("write", "open", "verify", "index")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument("--dim", type=int, default=1280)
+    parser.add_argument("--files", type=int, default=10_000)
+    parser.add_argument("--folder", type=Path)
+    parser.add_argument("--step", choices=STEPS, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.step:
+        run_step(options.step, options.folder / "big.h5", options.rows, options.dim)
+        return
+    with tempfile.TemporaryDirectory(dir=options.folder) as folder:
+        print(f"{options.rows:,} rows of {options.dim} features")
+        print(f"{'':12}{'seconds':>10}{'peak MB':>10}{'of the limit':>14}")
+        for step in STEPS:
+            sizes = ["--rows", str(options.rows), "--dim", str(options.dim), "--folder", folder]
+            subprocess.run([sys.executable, __file__, "--step", step, *sizes], check=True)
+        Path(folder, "big.h5").unlink()
+        compare_runs(Path(folder), options.files)
+
+
+def run_step(step: str, path: Path, rows: int, dim: int) -> None:
+    """Do one step and print its time and the peak memory of this process."""
+    columns = generated_columns(rows) if step == "write" else None
+    started = time.perf_counter()
+    if columns is not None:
+        write_cache(
+            path,
+            spec=FeatureSpec(backbone="efficientnet-b0", weights_sha256="0" * 64),
+            class_names=["covid", "normal"],
+            data_root="/data",
+            weights_path="/weights.pth",
+            blocks=generated_blocks(rows, dim),
+            dim=dim,
+            columns=columns,
+            skipped=[],
+        )
+    else:
+        cache = FeatureCache.open(path)
+        if step == "verify":
+            cache.verify()
+        elif step == "index":
+            known = KnownFeatures()
+            known.add_cache(cache)
+            known.find_paths(list(cache.columns.path), Identities.empty(rows))
+            known.find_content(cache.columns.sha256[0])
+    seconds = time.perf_counter() - started
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024  # kB on Linux
+    print(f"{step:12}{seconds:>10.2f}{peak:>10}{peak / LIMIT_MB:>14.2f}", flush=True)
+
+
+def generated_columns(rows: int) -> Columns:
+    """Return columns as a data set of so many images has them."""
+    return Columns(
+        label=np.zeros(rows, np.int32),
+        split=np.zeros(rows, np.uint8),
+        path=[f"train/covid/image-{index:09d}.png" for index in range(rows)],
+        group=[f"patient-{index // 3:07d}" for index in range(rows)],
+        sha256=[hashlib.sha256(b"%d" % index).hexdigest() for index in range(rows)],
+        size=np.arange(rows, dtype=np.int64),
+        mtime_ns=np.arange(rows, dtype=np.int64),
+        truncated=np.zeros(rows, np.bool_),
+    )
+
+
+def generated_blocks(rows: int, dim: int) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield features block by block, as a run does."""
+    block = np.random.default_rng(0).random((2048, dim), np.float32)
+    for first in range(0, rows, len(block)):
+        yield first, block[: rows - first]
+
+
+class FreeEngine:
+    """Costs nothing, so that what is left is this project's own work."""
+
+    name, batch_size = "free", 32
+
+    def features(self, pixels: np.ndarray) -> np.ndarray:
+        return np.zeros((len(pixels), 1280), np.float32)
+
+
+def compare_runs(folder: Path, count: int) -> None:
+    """Time a first and a second run over many small files."""
+    data = folder / "data"
+    data.mkdir()
+    for index in range(count):
+        path = data / f"{index:07d}.bmp"
+        Image.fromarray(np.full((8, 8), index % 256, np.uint8)).save(path)
+        with path.open("ab") as file:
+            file.write(index.to_bytes(4, "big"))
+        os.utime(path, (1_600_000_000, 1_600_000_000))
+    spec = FeatureSpec(backbone="efficientnet-b0", weights_sha256="0" * 64, preprocess=PreprocessSpec(size=32))
+    weights = Weights("efficientnet-b0", folder / "weights.pth", "0" * 64)
+    seconds = []
+    for _ in range(2):
+        started = time.perf_counter()
+        done = extract_features(
+            open_dataset(data), spec, weights, folder / "features.h5", open_engine=FreeEngine, workers=2
+        )
+        seconds.append(time.perf_counter() - started)
+    assert done.up_to_date, "the second run must find everything as it was"
+    print(
+        f"{count:,} files: first run {seconds[0]:.2f} s, second run {seconds[1]:.2f} s: {seconds[0] / seconds[1]:.0f}x"
+    )
+
+
+if __name__ == "__main__":
+    main()
