@@ -5,7 +5,9 @@ from __future__ import annotations
 import click
 
 from featurize.console import Commands
+from head.cli_compare import compare
 from head.cli_crossval import crossval
+from head.cli_eval import evaluate
 from head.cli_sweep import sweep
 from head.cli_train import train
 
@@ -18,4 +20,6 @@ def main() -> None:
 
 main.add_command(train)
 main.add_command(crossval)
+main.add_command(evaluate)
 main.add_command(sweep)
+main.add_command(compare)

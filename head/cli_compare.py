@@ -1,0 +1,105 @@
+"""``xhead compare``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from featurize.console import json_option
+from head.cli_options import runs_option
+
+if TYPE_CHECKING:
+    from head.compare import Comparison
+
+# head.compare.SORTS, which is not imported here so that --help stays quick; a test holds the two together.
+_SORTS = ("accuracy", "balanced_accuracy", "auc", "loss", "name")
+_TERMINAL_LEAST = 100
+
+
+@click.command()
+@click.argument("folders", metavar="[RUNS]...", nargs=-1, type=click.Path(path_type=Path))
+@runs_option
+@click.option("--sort", type=click.Choice(_SORTS), default=_SORTS[0], show_default=True, help="The best comes first.")
+@click.option(
+    "--baselines", is_flag=True, help="Also fit scikit-learn's logistic regression and SVM to the first run's data."
+)
+@click.option("--csv", "csv_file", type=click.Path(path_type=Path), help="Write the table to this file.")
+@click.option("--html", "html_file", type=click.Path(path_type=Path), help="Write a page with all curves to this file.")
+@json_option
+def compare(
+    folders: tuple[Path, ...], runs: Path, sort: str, baselines: bool, csv_file: Path | None, html_file: Path | None
+) -> tuple[dict[str, Any], str]:
+    """Put runs side by side: what differs, what they reach, whether that is more than chance.
+
+    RUNS are run folders, or names in --runs; by default all that are there. Each is held against the first by McNemar's
+    exact test on the images that both were tested on, and by a bootstrap over patients where patients have several.
+    """
+    from head.compare import as_entries, common_part, find_runs
+    from head.compare import compare as compare_entries
+    from head.compare_table import as_csv, as_json
+    from head.run import open_run
+
+    found = [open_run(_folder(folder, runs)) for folder in folders] if folders else find_runs(runs)
+    entries, part = as_entries(found), common_part(found)
+    if baselines:
+        from head.compare_baselines import baselines as fit_baselines
+
+        entries += fit_baselines(found[0], part)
+    comparison = compare_entries(entries, part, sort=sort)
+    if csv_file is not None:
+        _write(csv_file, as_csv(comparison))
+    if html_file is not None:
+        from head.compare_page import render_comparison
+
+        _write(html_file, render_comparison(comparison))
+    return as_json(comparison), _as_text(comparison)
+
+
+def _folder(given: Path, runs: Path) -> Path:
+    return given if given.exists() or not (runs / given).exists() else runs / given
+
+
+def _write(file: Path, text: str) -> None:
+    from featurize.atomic import replacing
+
+    with replacing(file) as partial:
+        partial.write_text(text, encoding="utf-8", errors="surrogateescape")
+
+
+def _as_text(comparison: Comparison) -> str:
+    """Write a table, with lines on a terminal and aligned with blanks elsewhere."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from head.compare_table import cells, headings
+
+    terminal = sys.stdout.isatty()
+    table = Table(box=box.SIMPLE_HEAD if terminal else None, pad_edge=False, show_edge=False)
+    names, rows = headings(comparison), cells(comparison)
+    for place, name in enumerate(names):
+        text = place == 0 or place == len(names) - 1
+        table.add_column(name, justify="left" if text else "right", no_wrap=not text or not terminal, overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    # Elsewhere a line of the table is a line of the output, however long.
+    console = Console(width=max(_TERMINAL_LEAST, Console().width) if terminal else 10_000, no_color=not terminal)
+    with console.capture() as capture:
+        console.print(table)
+    lines = [line.rstrip() for line in capture.get().splitlines()]
+    return "\n".join([f"on the {comparison.part} images:", *lines, *_notes(comparison)])
+
+
+def _notes(comparison: Comparison) -> list[str]:
+    notes = []
+    if comparison.part == "valid":
+        notes.append(
+            "not every run has test images: these are the images that chose the epochs, and the figures flatter"
+        )
+    if len(comparison.entries) > 2:
+        notes.append(f"p is not corrected for {len(comparison.entries) - 1} comparisons with the first")
+    return notes

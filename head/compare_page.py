@@ -1,0 +1,73 @@
+"""The page of ``xhead compare --html``: the table, and all curves in one picture."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from head.compare import Comparison, read_history
+from head.compare_table import COLUMNS, difference_text, setting_text
+from head.history import EpochRecord
+from head.plots import _STYLE, COLOURS, _finish, _label, _svg
+
+# More lines than colours cannot be told apart: the best are drawn.
+MOST_CURVES = len(COLOURS)
+
+
+def render_comparison(comparison: Comparison) -> str:
+    """Return the page, self-contained."""
+    from jinja2 import Environment, PackageLoader
+
+    drawn = [entry for entry in comparison.entries if entry.run is not None][:MOST_CURVES]
+    histories = {entry.name: read_history(entry.run) for entry in drawn if entry.run is not None}
+    environment = Environment(loader=PackageLoader("head", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    return environment.get_template("compare_template.html").render(
+        comparison=comparison,
+        columns=COLUMNS,
+        rows=[_row(comparison, place) for place in range(len(comparison.entries))],
+        drawn=len(drawn),
+        left_out=sum(entry.run is not None for entry in comparison.entries) - len(drawn),
+        figures=[overlaid_curves(histories, part, quantity) for quantity in ("loss", "accuracy") for part in _PARTS],
+    )
+
+
+_PARTS = ("train", "valid")
+
+
+def overlaid_curves(histories: Mapping[str, Sequence[EpochRecord]], part: str, quantity: str) -> str:
+    """Draw one quantity of several runs per epoch, as SVG.
+
+    Args:
+        histories: name of a run to its epochs; as many as there are :data:`head.plots.COLOURS` at most.
+        part: ``train`` or ``valid``.
+        quantity: ``loss`` or ``accuracy``.
+    """
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(5.2, 3.6), layout="constrained")
+        axes = figure.add_subplot()
+        for colour, (name, history) in zip(COLOURS, histories.items(), strict=False):
+            values = [getattr(record, f"{part}_{quantity}") for record in history]
+            epochs = [record.epoch for record in history]
+            axes.plot(epochs, values, marker="o", markersize=3, color=colour, label=_label(_short(name)))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        _finish(axes, "epoch", f"{part} {quantity}", legend=True)
+        return _svg(figure, f"{part} {quantity} of each run")
+
+
+def _short(name: str, most: int = 28) -> str:
+    return name if len(name) <= most else f"{name[: most - 9]}…{name[-8:]}"
+
+
+def _row(comparison: Comparison, place: int) -> dict[str, Any]:
+    entry, difference = comparison.entries[place], comparison.differences[place]
+    return {
+        "name": entry.name,
+        "settings": [setting_text(name, entry.settings.get(name)) for name in comparison.differing],
+        "metrics": entry.metrics[comparison.part],
+        "verdict": "" if difference is None else difference.verdict,
+        "difference": difference_text(difference),
+    }
