@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import logging
 import os
 import re
@@ -81,15 +82,19 @@ class Dataset:
         Raises:
             DataError: if the file lacks a column, the expression is invalid, or no image gets a group.
         """
-        group_of = _groups_from_csv(Path(source)) if _is_file(source) else None
-        if group_of is None:
-            entries = _grouped_by_pattern(self.entries, source)
-        else:
-            entries = [entry._replace(group=group_of.get(entry.path, entry.group)) for entry in self.entries]
+        if _is_file(source):
+            return self._with_group_of(_groups_from_csv(Path(source)), f"--groups {source}")
+        return self._with_entries_grouped(_grouped_by_pattern(self.entries, source), f"--groups {source}")
+
+    def _with_group_of(self, group_of: dict[str, str], source: str) -> Dataset:
+        entries = [entry._replace(group=group_of.get(entry.path, entry.group)) for entry in self.entries]
+        return self._with_entries_grouped(entries, source)
+
+    def _with_entries_grouped(self, entries: list[ImageEntry], source: str) -> Dataset:
         ungrouped = sum(not entry.group for entry in entries)
         if entries and ungrouped == len(entries):
             raise DataError(
-                f"--groups {source} gives no image a group",
+                f"{source} gives no image a group",
                 path=self.root,
                 expected=f"paths such as {entries[0].path}",
                 mend="check the expression, or that the CSV's paths are relative to the data folder",
@@ -124,12 +129,29 @@ def open_dataset(
             found=f"no file that ends in {', '.join(sorted(IMAGE_SUFFIXES))}",
             mend="put images there, or name another folder",
         )
-    if groups is None and root.is_dir() and (root / GROUPS_FILE).is_file():
-        groups = str(root / GROUPS_FILE)
-        logger.info("groups are read from %s", groups)
     if groups is not None:
         dataset = dataset.with_groups(groups)
+    elif root.suffix.lower() != ".csv":  # a manifest has a column for them
+        dataset = _with_own_groups(dataset)
     return dataset.select_classes(classes) if classes is not None else dataset
+
+
+def _with_own_groups(dataset: Dataset) -> Dataset:
+    """Read ``groups.csv`` beside the images if there is one, in a folder or in an archive."""
+    root, above = dataset.root, ""
+    if root.is_dir():
+        table = root / GROUPS_FILE
+        if not table.is_file():
+            return dataset
+        content = None
+    else:
+        archive, above = ZipSource(root), _folder_around([entry.path for entry in dataset.entries])
+        if above + GROUPS_FILE not in archive.names():
+            return dataset
+        table, content = root / above / GROUPS_FILE, archive.read(above + GROUPS_FILE)[0]
+    logger.info("groups are read from %s", table)
+    group_of = {above + path: group for path, group in _groups_from_csv(table, content).items()}
+    return dataset._with_group_of(group_of, str(table))
 
 
 def _is_file(source: str) -> bool:
@@ -218,12 +240,12 @@ def _warn_of_ignored(names: set[str]) -> None:
 # Manifests and groups
 
 
-def _read_csv(path: Path, required: tuple[str, ...]) -> list[dict[str, str]]:
+def _read_csv(path: Path, required: tuple[str, ...], content: bytes | None = None) -> list[dict[str, str]]:
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            columns = reader.fieldnames or []
-            rows = list(reader)
+        text = (path.read_bytes() if content is None else content).decode("utf-8-sig")
+        reader = csv.DictReader(io.StringIO(text, newline=""))
+        columns = reader.fieldnames or []
+        rows = list(reader)
     except (UnicodeDecodeError, csv.Error) as error:
         raise DataError(
             "not a CSV file in UTF-8", path=path, found=str(error), mend="save it as CSV with the encoding UTF-8"
@@ -276,8 +298,8 @@ def _path_in(row: dict[str, str], file: Path, line: int) -> str:
     return Path(name).as_posix()
 
 
-def _groups_from_csv(path: Path) -> dict[str, str]:
-    rows = _read_csv(path, ("path", "group"))
+def _groups_from_csv(path: Path, content: bytes | None = None) -> dict[str, str]:
+    rows = _read_csv(path, ("path", "group"), content)
     return {_path_in(row, path, line): (row["group"] or "").strip() for line, row in enumerate(rows, start=2)}
 
 

@@ -273,6 +273,14 @@ def test_one_folder_around_everything_in_an_archive_is_looked_through(
     assert {entry.path for entry in dataset.entries} == set(names)
 
 
+@pytest.mark.parametrize("above", ["", "chest/"])
+def test_groups_csv_in_an_archive_is_read_by_itself(tmp_path: Path, above: str) -> None:
+    packed = archive(tmp_path / "data.zip", f"{above}covid/a.png", f"{above}normal/b.png")
+    with zipfile.ZipFile(packed, "a") as file:
+        file.writestr(f"{above}groups.csv", "path,group\ncovid/a.png,p1\nnormal/b.png,p2\n")
+    assert groups_of(open_dataset(packed)) == ["p1", "p2"]
+
+
 def test_a_broken_archive_is_an_error(tmp_path: Path) -> None:
     whole = archive(tmp_path / "data.zip", "covid/a.png").read_bytes()
     (tmp_path / "data.zip").write_bytes(whole[: len(whole) // 2])
