@@ -46,9 +46,10 @@ def split(
 ) -> tuple[dict[str, Any], str]:
     """Divide the class folders of SRC into DST/train, DST/valid and DST/test.
 
-    SRC is a folder with one folder a class, or a CSV file with the columns path,label[,group]. Every class keeps its
-    share in every split, images of one group (a patient) stay together, and so do exact copies of a file. DST must be
-    new or empty; it appears whole or not at all. Files of the same name get their folder's name in front.
+    SRC is a folder or zip archive with one folder a class, or a CSV file with the columns path,label[,group]. Every
+    class keeps its share in every split, images of one group (a patient) stay together, and so do exact copies of a
+    file. DST must be new or empty; it appears whole or not at all. Files of the same name get their folder's name in
+    front.
     """
     from featurize.dataset import open_dataset
     from featurize.split import SplitSpec, split_dataset

@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featurize.dataset import NO_LABEL, SPLITS, Dataset, ImageEntry
-from featurize.errors import DataError, OutputError
+from featurize.errors import DataError, ImageError, OutputError
+from featurize.sources import open_source
 from featurize.specs import Spec, require
 from featurize.split_files import PlacedImage, place_images, write_split
 
@@ -193,8 +194,6 @@ def _check_source(dataset: Dataset) -> None:
             expected="one folder a class, such as covid/ and normal/, or a label in each line of the CSV file",
             mend="move the images into class folders",
         )
-    if not dataset.root.is_dir():
-        raise DataError("not a folder", path=dataset.root, mend="unpack it and name the folder")
 
 
 def _check_target(dataset: Dataset, output: Path) -> None:
@@ -212,13 +211,14 @@ def _check_target(dataset: Dataset, output: Path) -> None:
 
 
 def _hash_files(dataset: Dataset, step: Callable[[int], None]) -> list[str]:
+    source = open_source(dataset.root)
+
     def digest(entry: ImageEntry) -> str:
         try:
-            with (dataset.root / entry.path).open("rb") as file:
-                return hashlib.file_digest(file, "sha256").hexdigest()
-        except OSError as error:
+            return hashlib.sha256(source.read(entry.path)[0]).hexdigest()
+        except ImageError as error:
             raise DataError(
-                f"cannot be read: {error.strerror or error}",
+                error.what,
                 path=dataset.root / entry.path,
                 mend="mend or remove the file, or take its line out of the CSV file",
             ) from error

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from featurize.atomic import output_error
 from featurize.dataset import GROUPS_FILE, SPLITS, Dataset, ImageEntry
 from featurize.errors import Interrupted
+from featurize.sources import open_source
 
 logger = logging.getLogger(__name__)
 
@@ -82,17 +83,19 @@ def write_split(
     """
     partial = output.parent / f".{output.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp"
     linked = 0
+    archive = None if dataset.root.is_dir() else open_source(dataset.root)
     try:
         for number, image in enumerate(images, start=1):
             target = partial / image.path
             target.parent.mkdir(parents=True, exist_ok=True)
-            source = (dataset.root / image.entry.path).resolve()
-            linked += _place_file(source, target, link and linked == number - 1)
+            if archive is not None:
+                target.write_bytes(archive.read(image.entry.path)[0])
+            else:
+                source = (dataset.root / image.entry.path).resolve()
+                linked += _place_file(source, target, link and linked == number - 1)
             step(number)
         if link and linked < len(images):
-            logger.warning(
-                "this file system cannot link to %s: %d files are copies", dataset.root, len(images) - linked
-            )
+            logger.warning("no links can be made to %s: %d files are copies", dataset.root, len(images) - linked)
         if named:
             _write_groups(partial / GROUPS_FILE, dataset, images)
         if output.exists():
