@@ -119,7 +119,14 @@ class Predictor:
         """
         preprocess = self.metadata.feature_spec.preprocess
         if isinstance(content, bytes):
-            return load_pixels(content, preprocess)
+            try:
+                return load_pixels(content, preprocess)
+            except ImageError:
+                raise
+            except Exception as error:
+                # Anybody may send anything, and decoders have more ways to fail on damaged files than can be listed.
+                logger.debug("an image cannot be decoded", exc_info=True)
+                raise ImageError(f"cannot be decoded: {error}") from error
         if content.shape[:2] == (preprocess.size, preprocess.size):
             return content
         return resize(Image.fromarray(content), preprocess)

@@ -9,6 +9,7 @@ import os
 import signal
 import socket
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,8 +90,9 @@ def serve(source: Path, spec: ServeSpec, process: Process, *, on_ready: Callable
     models = Models(source, opener, spec, Metrics())
     with contextlib.closing(models), contextlib.closing(_listen(process.host, process.port)) as listener:
         service = Service(models, spec)
-        # It warns of every damaged form, and anybody may send one; the client is told.
+        # These warn of damaged forms and images, and anybody may send them; the client is told.
         logging.getLogger("python_multipart").setLevel(logging.ERROR)
+        warnings.filterwarnings("ignore", module=r"PIL\.")
         door = Door(api_key=process.api_key, log=writer(process.log_format, logger))
         config = uvicorn.Config(
             build_app(service, door),

@@ -18,7 +18,7 @@ KEY_VARIABLE = f"{PREFIX}API_KEY"
 def name_environment(command: click.Command) -> click.Command:
     """Let every option of a command be set by ``XSERVE_<OPTION>`` too, and say so in its help."""
     for parameter in command.params:
-        if isinstance(parameter, click.Option) and not parameter.is_eager and parameter.name:
+        if isinstance(parameter, click.Option) and parameter.name:
             parameter.envvar = PREFIX + parameter.name.upper()
             parameter.show_envvar = True
     return command

@@ -23,6 +23,16 @@ class _InMemory(MultiPartParser):
 
     spool_max_size = sys.maxsize
 
+    async def parse(self) -> FormData:
+        """Return the fields; close what was begun if the form is damaged or ends too early."""
+        form = await super().parse()
+        # A last part without its end is in no field, and nobody else would close its file.
+        kept = {id(item.file) for _, item in form.multi_items() if isinstance(item, UploadFile)}
+        for file in self._files_to_close_on_error:
+            if id(file) not in kept:
+                file.close()
+        return form
+
 
 async def read_images(body: Body, spec: ServeSpec) -> list[tuple[str, bytes]]:
     """Return name and content of every file in the form field ``files``.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -29,6 +30,7 @@ from serve.app import Door, build_app
 from serve.models import Models
 from serve.predictor import Predictor
 from serve.service import Service
+from serve.slow_clients import impatient
 from serve.spec import ServeSpec
 
 SIZE = 32
@@ -174,14 +176,21 @@ def serving(
     if models is None:
         assert predictor is not None
         models = Models.of(predictor, spec)
-    app = build_app(Service(models, spec), door)
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False))
+    service = Service(models, spec)
+    app = build_app(service, door)
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)  # as serve.server does
+    protocol = impatient(spec.header_timeout_s)
+    # asyncio sends small answers at once only on sockets that name their protocol; others wait 40 ms for an ACK.
+    with socket.socket(proto=socket.IPPROTO_TCP) as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False, http=protocol, ws="none"))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         address = f"http://127.0.0.1:{listener.getsockname()[1]}"
         try:
             with httpx.Client(base_url=address, timeout=30, trust_env=False) as client:
+                client.service = service  # type: ignore[attr-defined]
                 yield client
         finally:
             server.should_exit = True
@@ -206,4 +215,13 @@ def serve_model() -> Callable[..., contextlib.AbstractContextManager[httpx.Clien
 def client(predictor: Predictor) -> Iterator[httpx.Client]:
     """Return a client of a server of the tiny model."""
     with serving(predictor) as ready:
+        yield ready
+
+
+@pytest.fixture(scope="module")
+def fuzz_client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
+    """Return a client of one server for many examples."""
+    path = tmp_path_factory.mktemp("fuzz") / "model.onnx"
+    onnx.save(build_model(describe(), ood=True, heatmap=True), path)
+    with serving(Predictor.open(path, device="cpu")) as ready:
         yield ready
