@@ -18,6 +18,7 @@ from featurize.cuda import cuda_driver_present
 from featurize.errors import ImageError, ModelError
 from featurize.images import decode
 from featurize.preprocess import Pixels, resize
+from featurize.sources import open_source
 from featurize.specs import PreprocessSpec
 
 Probabilities = NDArray[np.float32]
@@ -85,8 +86,9 @@ class CheckImages:
     def originals(self) -> Iterator[tuple[int, Pixels]]:
         """Yield position and uint8 (1, H, W, 3) of at most MAX_ORIGINALS of them, spread evenly, at their own size."""
         step = max(1, -(-len(self) // MAX_ORIGINALS))
+        source = open_source(self.root)
         for position in range(0, len(self), step):
-            image = decode((self.root / self.paths[position]).read_bytes())
+            image = decode(source.read(self.paths[position])[0])
             yield position, np.asarray(image.convert("RGB"))[None]
 
 
@@ -110,11 +112,12 @@ def compare(expected: Probabilities, found: Probabilities, decide: Decide, toler
 def load_images(root: Path, paths: Sequence[str], spec: PreprocessSpec) -> CheckImages:
     """Read image files as the server does; those that have gone or broken since the training are left out."""
     kept, digests, pixels = [], [], []
+    source = open_source(root)
     for path in paths:
         try:
-            content = (root / path).read_bytes()
+            content, _ = source.read(path)
             pixels.append(resize(decode(content), spec))
-        except (OSError, ImageError):
+        except ImageError:
             continue
         kept.append(path)
         digests.append(hashlib.sha256(content).hexdigest())

@@ -55,12 +55,12 @@ class ImageSource(Protocol):
 
 
 def open_source(root: Path) -> ImageSource:
-    """Open a folder or a zip archive.
+    """Open a folder, or the zip archive if ``root`` is a file; nothing can be read in a folder that is not there.
 
     Raises:
-        DataError: if ``root`` is neither.
+        DataError: if it is a file and no zip archive.
     """
-    return FolderSource(root) if root.is_dir() else ZipSource(root)
+    return ZipSource(root) if root.is_file() else FolderSource(root)
 
 
 class FolderSource:
