@@ -31,7 +31,13 @@ _WRITE_ROWS = 2048
 
 
 class Changes(NamedTuple):
-    """How the images differ from those of the cache that was there before."""
+    """How the images that can be read differ from those of the cache that was there before.
+
+    Attributes:
+        new: they were not in it.
+        changed: their content is another.
+        vanished: their files are gone; what can no longer be read counts as skipped instead.
+    """
 
     new: int
     changed: int
@@ -279,10 +285,10 @@ def _columns(dataset: Dataset, identities: Identities, rows: NDArray[np.intp]) -
 
 def _changes(old: FeatureCache | None, ledger: Ledger) -> Changes:
     before = dict(zip(old.columns.path, old.columns.sha256, strict=True)) if old is not None else {}
-    found = [(before.get(path), row) for row, path in enumerate(ledger.paths) if path in before]
-    read = [(sha256, row) for sha256, row in found if ledger.places[row] != NOWHERE]
-    changed = sum(sha256 != ledger.identities.sha256[row].decode() for sha256, row in read)
-    return Changes(new=len(ledger.paths) - len(found), changed=changed, vanished=len(before) - len(found))
+    found = sum(path in before for path in ledger.paths)
+    read = [(before.get(ledger.paths[row]), row) for row in np.flatnonzero(ledger.places != NOWHERE).tolist()]
+    changed = sum(sha256 not in (None, ledger.identities.sha256[row].decode()) for sha256, row in read)
+    return Changes(new=sum(sha256 is None for sha256, _ in read), changed=changed, vanished=len(before) - found)
 
 
 def _says_the_same(old: FeatureCache, work: _Work, columns: Columns, skipped: list[Skipped]) -> bool:

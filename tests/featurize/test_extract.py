@@ -195,6 +195,7 @@ def test_an_unreadable_image_is_skipped_with_its_reason(bench: Bench) -> None:
     assert reasons["covid/empty.png"] == "the file is empty"
     assert "No such file" in reasons["covid/dangling.png"]
     assert FeatureCache.open(bench.output).skipped == done.skipped
+    assert done.changes.new == 12
     check_cache(bench)
 
 

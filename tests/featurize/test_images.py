@@ -6,6 +6,7 @@ import io
 import struct
 import warnings
 import zlib
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -204,6 +205,21 @@ def test_pixels_are_those_of_torchvision(art: SimpleNamespace, width: int, heigh
     image = Image.fromarray(art.pixels_of(3, width, height, 1 if grey else 3))
     expected = np.asarray(Resize((size, size))(image.convert("RGB")))
     assert np.array_equal(load_pixels(art.encoded(image), PreprocessSpec(size=size)), expected)
+
+
+@pytest.mark.xray
+def test_pixels_of_real_x_rays_are_those_of_torchvision() -> None:
+    """PNG and JPEG as published, L, RGB and RGBA; the reference is torchvision's loader and ``Resize``."""
+    from torchvision.datasets.folder import pil_loader
+    from torchvision.transforms import Resize
+
+    folder = Path(__file__).parents[3] / "shared" / "xray-originals"
+    files = sorted(path for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else []
+    if not files:
+        pytest.skip("no X-rays in ../shared/xray-originals")
+    for path in files:
+        expected = np.asarray(Resize((224, 224))(pil_loader(str(path))))
+        assert np.array_equal(load_pixels(path.read_bytes(), PreprocessSpec()), expected), path.name
 
 
 def test_an_image_of_the_right_size_is_left_alone(art: SimpleNamespace) -> None:
