@@ -86,13 +86,16 @@ def _search(
 def short_features(features: NDArray[Any], *, seed: int, dim: int = SHORT_DIM) -> NDArray[np.float32]:
     """Return the features' principal components, float32 (N, at most ``dim``), fitted on at most 20,000 rows."""
     from sklearn.decomposition import PCA
+    from threadpoolctl import threadpool_limits
 
     count = len(features)
     sample = np.arange(count)
     if count > _BLOCK:
         sample = np.sort(np.random.default_rng(seed).choice(count, _BLOCK, replace=False))
     seen = np.asarray(features[sample], np.float32)
-    reduce = PCA(min(dim, *seen.shape), svd_solver="randomized", random_state=seed).fit(seen)
+    # Of a few thousand rows, threads that wait for each other on busy cores take longer than one alone.
+    with threadpool_limits(1 if count <= _QUERY else None):
+        reduce = PCA(min(dim, *seen.shape), svd_solver="randomized", random_state=seed).fit(seen)
     parts = [reduce.transform(np.asarray(features[rows], np.float32)) for rows in _blocks(count, _QUERY)]
     return np.vstack(parts).astype(np.float32)
 

@@ -52,6 +52,7 @@ def out_of_fold(
     from sklearn.model_selection import StratifiedGroupKFold
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
+    from threadpoolctl import threadpool_limits
 
     probabilities = np.zeros((len(labels), int(labels.max()) + 1))
     folds = np.zeros(len(labels), np.int64)
@@ -64,7 +65,8 @@ def out_of_fold(
             scale = [PCA(dim, svd_solver="randomized", random_state=seed), StandardScaler()]
         weights = "balanced" if balanced else None
         model = make_pipeline(*scale, LogisticRegression(C=0.1, max_iter=500, class_weight=weights))
-        with warnings.catch_warnings():
+        # These matrices are small: on busy cores, threads that wait for each other take several times as long.
+        with threadpool_limits(1), warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # the last digits of the optimum do not matter here
             model.fit(values[known], labels[known])
         probabilities[np.ix_(asked, model.classes_)] = model.predict_proba(values[asked])
