@@ -94,7 +94,7 @@ def short_features(features: NDArray[Any], *, seed: int, dim: int = SHORT_DIM) -
         sample = np.sort(np.random.default_rng(seed).choice(count, _BLOCK, replace=False))
     seen = np.asarray(features[sample], np.float32)
     # Of a few thousand rows, threads that wait for each other on busy cores take longer than one alone.
-    with threadpool_limits(1 if count <= _QUERY else None):
+    with threadpool_limits(1 if count <= _QUERY else None), np.errstate(invalid="ignore"):
         reduce = PCA(min(dim, *seen.shape), svd_solver="randomized", random_state=seed).fit(seen)
     parts = [reduce.transform(np.asarray(features[rows], np.float32)) for rows in _blocks(count, _QUERY)]
     return np.vstack(parts).astype(np.float32)

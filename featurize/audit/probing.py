@@ -54,11 +54,15 @@ def out_of_fold(
     from sklearn.preprocessing import StandardScaler
     from threadpoolctl import threadpool_limits
 
-    probabilities = np.zeros((len(labels), int(labels.max()) + 1))
+    classes = int(labels.max()) + 1
+    probabilities = np.full((len(labels), classes), 1 / classes)
     folds = np.zeros(len(labels), np.int64)
     # A class that misses from one fold's training rows costs a column of zeros there, not the audit.
     splitter = StratifiedGroupKFold(_FOLDS, shuffle=True, random_state=seed)
     for number, (known, asked) in enumerate(splitter.split(values, labels, groups)):
+        folds[asked] = number
+        if len(np.unique(labels[known])) < 2:
+            continue  # nothing to learn from: the even odds stay
         scale = [StandardScaler()]
         if values.shape[1] > SHORT_DIM:
             dim = min(SHORT_DIM, len(known) // 2)
@@ -66,11 +70,12 @@ def out_of_fold(
         weights = "balanced" if balanced else None
         model = make_pipeline(*scale, LogisticRegression(C=0.1, max_iter=500, class_weight=weights))
         # These matrices are small: on busy cores, threads that wait for each other take several times as long.
-        with threadpool_limits(1), warnings.catch_warnings():
+        # Where nothing varies (borders that are all black), PCA divides 0 by 0 for a figure that is not used.
+        with threadpool_limits(1), np.errstate(invalid="ignore"), warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # the last digits of the optimum do not matter here
             model.fit(values[known], labels[known])
+        probabilities[asked] = 0
         probabilities[np.ix_(asked, model.classes_)] = model.predict_proba(values[asked])
-        folds[asked] = number
     return probabilities, folds
 
 

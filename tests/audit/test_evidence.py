@@ -174,6 +174,16 @@ def test_images_in_an_archive_are_looked_at_without_unpacking(tmp_path: Path, dr
     assert audit_cache(FeatureCache.open(tmp_path / "f.h5")).images_read == 20
 
 
+def test_a_border_that_is_black_everywhere_tells_nothing(tmp_path: Path, drawing: SimpleNamespace) -> None:
+    drawn = drawing.DrawnSet(tmp_path / "data")
+    for label, name in enumerate(drawn.class_names):
+        for number in range(12):
+            frame = Image.new("L", (96, 96))
+            frame.paste(drawing.draw(1000 * label + number, label).resize((64, 64)), (16, 16))
+            drawn.add(f"train/{name}/{number}.png", frame, label=label, split=0, group=f"{name}{number}")
+    assert auc_of(audit_cache(drawn.cache(tmp_path / "f.h5")), "border") == 0.5
+
+
 @pytest.mark.parametrize("images", [1, 3])
 def test_a_handful_of_images_is_audited_without_probes(tmp_path: Path, drawing: SimpleNamespace, images: int) -> None:
     drawn = drawing.DrawnSet(tmp_path / "data")

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from featurize.cli import main
 from featurize.dataset import open_dataset
-from featurize.errors import DataError, OutputError, SpecError
+from featurize.errors import DataError, Interrupted, OutputError, SpecError
 from featurize.split import SplitSpec, assign_splits, joined_groups, split_dataset
 
 
@@ -231,6 +231,18 @@ def test_a_failure_half_way_leaves_nothing_behind(tmp_path: Path, monkeypatch: p
 
     monkeypatch.setattr("shutil.copy2", full)
     with pytest.raises(OutputError, match="disk is full"):
+        split_dataset(open_dataset(source), tmp_path / "out", SplitSpec())
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]
+
+
+def test_ctrl_c_half_way_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = make_folders(tmp_path / "in")
+
+    def stop(source: Path, target: Path) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("shutil.copy2", stop)
+    with pytest.raises(Interrupted, match="run the same command again"):
         split_dataset(open_dataset(source), tmp_path / "out", SplitSpec())
     assert [path.name for path in tmp_path.iterdir()] == ["in"]
 
