@@ -1,10 +1,10 @@
-"""Does the distance tell pictures that are no X-rays? AUROC of photos, drawings and noise against X-rays of the test split.
+"""Does the distance tell pictures that are no X-rays? AUROC of photos, drawings and noise against X-rays.
 
     python benchmarks/export_ood.py MODEL XRAYS
 
 MODEL is a full model of ``xexport onnx``; XRAYS a folder of X-rays that it was not trained on. The other pictures are
-those that installed libraries ship (scikit-learn, matplotlib, and scikit-image if it is there), whole and in pieces, and
-drawn ones. The baseline is the confidence in the decided class, measured in the same run.
+those that installed libraries ship (scikit-learn, matplotlib, and scikit-image if it is there), whole and in pieces,
+and drawn ones. The baseline is the confidence in the decided class, measured in the same run.
 """
 
 from __future__ import annotations
@@ -33,7 +33,9 @@ def main() -> None:
     threshold = model.metadata.ood_threshold
     own = [answer(model, decode(file.read_bytes())) for file in list_images([options.xrays])]
     print(f"{len(own)} X-rays, {share_beyond(own, threshold):.1%} beyond the threshold of {threshold:.3f}")
-    print(f"{'foreign pictures':20} {'count':>5} {'AUROC distance':>15} {'AUROC confidence':>17} {'beyond threshold':>17}")
+    print(
+        f"{'foreign pictures':20} {'count':>5} {'AUROC distance':>15} {'AUROC confidence':>17} {'beyond threshold':>17}"
+    )
     rng = np.random.default_rng(0)
     kinds = {"photos": photos(rng), "photos, grey": grey(photos(rng)), "drawings": drawings(rng), "noise": noise(rng)}
     foreign = {kind: [answer(model, image) for image in images] for kind, images in kinds.items()}
@@ -77,7 +79,18 @@ def shipped_photos() -> Iterator[Image.Image]:
         import skimage.data
     except ModuleNotFoundError:
         return
-    for name in ("astronaut", "brick", "camera", "cat", "coins", "coffee", "grass", "gravel", "hubble_deep_field", "moon"):
+    for name in (
+        "astronaut",
+        "brick",
+        "camera",
+        "cat",
+        "coins",
+        "coffee",
+        "grass",
+        "gravel",
+        "hubble_deep_field",
+        "moon",
+    ):
         try:
             yield Image.fromarray(getattr(skimage.data, name)()).convert("RGB")
         except (OSError, ModuleNotFoundError, AttributeError):  # not in the wheel, and not to be downloaded

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from export.model_file import open_model
+from export.parity import planes_of
 from featurize.preprocess import Pixels
 from head.run import Run
 
@@ -88,7 +88,7 @@ def bench_models(
                 yield line
             for model in opened:
                 pixels = _noise(batch, model.metadata.feature_spec.preprocess.size)
-                feed = {"image": pixels if model.metadata.variant == "full" else _planes(pixels)}
+                feed = {"image": pixels if model.metadata.variant == "full" else planes_of(pixels)}
 
                 def call(session: Any = model.session, feed: Any = feed) -> None:
                     session.run(None, feed)
@@ -141,7 +141,3 @@ def _torch_call(plain: Any, pixels: Pixels, threads: int) -> Callable[[], None]:
 
 def _noise(count: int, side: int) -> Pixels:
     return np.random.default_rng(0).integers(0, 256, (count, side, side, 3), dtype=np.uint8)
-
-
-def _planes(pixels: Pixels) -> NDArray[np.float32]:
-    return np.ascontiguousarray(np.moveaxis(pixels, -1, 1), dtype=np.float32)

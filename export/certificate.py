@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from export.metadata import ModelMetadata
-from export.parity import Agreement, CheckImages, Probabilities
+from export.parity import LOWER_TOLERANCES, CheckImages, Probabilities
 from featurize.cache import library_versions
 from featurize.errors import ModelError
 from featurize.weights import sha256_of
@@ -42,13 +42,15 @@ class Certificate:
         path: the file.
         models: variant to SHA-256 of the model file.
         metadata: of the models, as they were written.
-        reference: what torch said of the images that were compared.
+        tolerance: largest difference of a probability that counts as the same answer.
+        reference: what torch (for models of fewer bits, the model itself) said of the images that were compared.
         facts: everything in the file.
     """
 
     path: Path
     models: dict[str, str]
     metadata: dict[str, Any]
+    tolerance: float
     reference: list[ReferenceImage]
     facts: dict[str, Any]
 
@@ -59,42 +61,45 @@ def certificate_path(model: Path) -> Path:
     return model.with_name(f"{stem}.certificate.json")
 
 
-def certificate_content(
-    metadata: ModelMetadata,
-    files: Mapping[str, Path],
-    checks: Mapping[str, Mapping[str, Agreement]],
-    training: Agreement,
-    images: CheckImages,
-    expected: Probabilities,
-    milliseconds: Mapping[str, float],
-) -> str:
+@dataclass(frozen=True, kw_only=True)
+class Certified:
+    """What a certificate is about.
+
+    Attributes:
+        metadata: of the models.
+        files: variant to model file, finished.
+        images: that were compared.
+        answers: probabilities (n, C) that a repetition is to find again.
+    """
+
+    metadata: ModelMetadata
+    files: Mapping[str, Path]
+    images: CheckImages
+    answers: Probabilities
+
+
+def certificate_content(certified: Certified, evidence: Mapping[str, Any]) -> str:
     """Return the text of a certificate.
 
     Args:
-        metadata: of the models.
-        files: variant to model file, finished.
-        checks: provider to name of a check to agreement with torch.
-        training: agreement with the probabilities that the training noted.
-        images: compared.
-        expected: what torch said of them (n, C).
-        milliseconds: per image in batches of 8, by what ran.
+        certified: the models, and the answers to find again.
+        evidence: further facts by name, plain JSON types.
     """
+    metadata, images = certified.metadata, certified.images
     reference = [
         asdict(ReferenceImage(path=path, sha256=digest, probabilities=tuple(row)))
-        for path, digest, row in zip(images.paths, images.sha256, expected.tolist(), strict=True)
+        for path, digest, row in zip(images.paths, images.sha256, certified.answers.tolist(), strict=True)
     ]
     facts = {
         "format": FORMAT,
         "schema_version": SCHEMA_VERSION,
         "run": metadata.run,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "models": {variant: {"file": file.name, "sha256": sha256_of(file)} for variant, file in files.items()},
-        "against_torch": {
-            provider: {name: agreement.to_dict() for name, agreement in agreements.items()}
-            for provider, agreements in checks.items()
+        "models": {
+            variant: {"file": file.name, "sha256": sha256_of(file)} for variant, file in certified.files.items()
         },
-        "against_training": training.to_dict(),
-        "milliseconds_an_image": dict(milliseconds),
+        "tolerance": LOWER_TOLERANCES[metadata.precision],
+        **evidence,
         "feature_fingerprint": metadata.feature_spec.fingerprint,
         "head_sha256": metadata.head_sha256,
         "metadata": metadata.to_dict(),
@@ -125,6 +130,7 @@ def read_certificate(path: Path) -> Certificate:
             path=path,
             models={variant: entry["sha256"] for variant, entry in facts["models"].items()},
             metadata=facts["metadata"],
+            tolerance=float(facts["tolerance"]),
             reference=_reference(facts["reference"]),
             facts=facts,
         )

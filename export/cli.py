@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from featurize.console import Commands, comma_list, json_option, progress_bar
+from export.specs import OPSETS, ExportSpec, QuantizeSpec
+from featurize.console import Commands, comma_list, default_of, json_option, progress_bar
 
 if TYPE_CHECKING:
     from export.bench import Speed
     from export.export import Export
     from export.overlay import Explanation
-    from export.parity import Agreement
+    from export.parity import Checks
+    from export.quantize import Quantized
     from export.verify import Verification
 
 DEFAULT_MODEL = "model.onnx"
@@ -44,7 +46,7 @@ def main() -> None:
 @click.option(
     "--check-images",
     type=click.IntRange(min=1),
-    default=512,
+    default=default_of(ExportSpec, "max_check_images"),
     show_default=True,
     help="At most so many test images are compared.",
 )
@@ -57,6 +59,13 @@ def main() -> None:
     show_default=True,
     help="Measure how far an image is from the training images; needs features.h5.",
 )
+@click.option(
+    "--opset",
+    type=click.Choice([str(number) for number in OPSETS]),
+    default=str(default_of(ExportSpec, "opset")),
+    show_default=True,
+    help="Of the core model; 13 for older runtimes.",
+)
 @json_option
 def onnx(
     run: Path | None,
@@ -66,6 +75,7 @@ def onnx(
     check_images: int,
     allow_changed_cache: bool,
     ood: bool,
+    opset: str,
 ) -> tuple[dict[str, Any], str]:
     """Export RUN (by default the newest in runs/) to an ONNX model.
 
@@ -75,7 +85,7 @@ def onnx(
     from head.run import latest_run, open_run
 
     opened = open_run(run or latest_run(Path(DEFAULT_RUNS)))
-    from export.export import ExportSpec, export_run
+    from export.export import export_run
 
     spec = ExportSpec(
         weights_file=weights,
@@ -83,21 +93,21 @@ def onnx(
         max_check_images=check_images,
         allow_changed_cache=allow_changed_cache,
         ood=ood,
+        opset=int(opset),
     )
     done = export_run(opened, output, spec)
     return _as_json(done, opened.name), _as_text(done, opened.name)
 
 
 def _as_json(done: Export, run: str) -> dict[str, Any]:
+    from export.parity import checks_as_json
+
     return {
         "run": run,
         "model": str(done.files["full"]),
         "core_model": str(done.files["core"]),
         "certificate": str(done.certificate),
-        "against_torch": {
-            provider: {variant: agreement.to_dict() for variant, agreement in variants.items()}
-            for provider, variants in done.checks.items()
-        },
+        "against_torch": checks_as_json(done.checks),
         "against_training": done.training.to_dict(),
         "ood_threshold": done.metadata.ood_threshold,
     }
@@ -114,7 +124,7 @@ def _as_text(done: Export, run: str) -> str:
     return "\n".join([*lines, f"certificate: {done.certificate}"])
 
 
-def _agreements(checks: dict[str, dict[str, Agreement]], reference: str) -> list[str]:
+def _agreements(checks: Checks, reference: str) -> list[str]:
     return [
         f"{_CHECKS[name]} against {reference} on {agreement.images} images, {provider}: largest difference "
         f"{agreement.max_difference:.1e}, changed decisions {agreement.changed_decisions}"
@@ -297,3 +307,64 @@ def _speeds(rows: list[Speed]) -> str:
             f"{row.images_per_second:9.1f} {ratio:>8}"
         )
     return "\n".join(line.rstrip() for line in lines)
+
+
+@main.command()
+@click.argument("model", type=click.Path(path_type=Path), default=DEFAULT_MODEL)
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Model to write.  [default: MODEL.int8.onnx]")
+@click.option("--run", type=click.Path(path_type=Path), help="Run of MODEL.  [default: that of its name in runs/]")
+@click.option(
+    "--data", type=click.Path(path_type=Path), help="Folder of the images.  [default: the one that was featurized]"
+)
+@click.option("--fp16", is_flag=True, help="Half precision instead of INT8: for GPUs.")
+@click.option(
+    "--gate",
+    type=click.FloatRange(min=0),
+    default=default_of(QuantizeSpec, "gate"),
+    show_default=True,
+    help="Largest loss of accuracy, sensitivity or AUC, in points.",
+)
+@click.option(
+    "--calibration-images",
+    type=click.IntRange(min=1),
+    default=default_of(QuantizeSpec, "calibration_images"),
+    show_default=True,
+    help="Training images that set the ranges.",
+)
+@click.option(
+    "--float-layers",
+    type=click.IntRange(min=0),
+    default=default_of(QuantizeSpec, "float_layers"),
+    show_default=True,
+    help="So many convolutions from the input on stay in float32.",
+)
+@json_option
+def quantize(
+    model: Path, output: Path | None, run: Path | None, fp16: bool, **settings: Any
+) -> tuple[dict[str, Any], str]:
+    """Write MODEL in 8 bits, a quarter of the size, if it is no worse on the validation images.
+
+    Training images of the run set the ranges. Accuracy, sensitivity and AUC are measured before and after; a loss over
+    the gate means exit code 1, the table, and no file.
+    """
+    from export.model_file import open_model
+    from export.quantize import quantize_model
+    from head.run import open_run
+
+    spec = QuantizeSpec(precision="float16" if fp16 else "int8", **settings)
+    opened = open_run(run or Path(DEFAULT_RUNS) / open_model(model).metadata.run)
+    suffix = ".fp16.onnx" if fp16 else ".int8.onnx"
+    done = quantize_model(model, opened, output or model.with_suffix(suffix), spec)
+    return done.to_dict(), _quantized(done)
+
+
+def _quantized(done: Quantized) -> str:
+    from export.quantize import worth_table
+
+    lines = [
+        f"{done.files['full']} and {done.files['core']} written: {done.bytes_after / 1e6:.1f} MB instead of "
+        f"{done.bytes_before / 1e6:.1f} MB",
+        f"on {done.images} validation images, largest difference of a probability {done.max_difference:.3f}:",
+        *worth_table(done.before, done.after),
+    ]
+    return "\n".join([*lines, f"certificate: {done.certificate}"])

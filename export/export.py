@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import shutil
 import tempfile
@@ -12,10 +11,9 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from export.certificate import certificate_content, certificate_path
+from export.certificate import Certified, certificate_content, certificate_path
 from export.fused import FusedModel
 from export.ingredients import (
-    MAX_CHECK_IMAGES,
     check_cache,
     distance_of,
     images_to_check,
@@ -25,40 +23,24 @@ from export.ingredients import (
 )
 from export.metadata import VARIANTS, ModelMetadata
 from export.onnx_file import finish, trace
+from export.opset import lower_opset
 from export.parity import (
     Agreement,
     CheckImages,
+    Checks,
     Probabilities,
     check_variant,
+    checks_as_json,
     compare,
     milliseconds_an_image,
     onnx_probabilities,
     open_sessions,
 )
+from export.specs import ExportSpec
 from featurize.atomic import output_error
+from featurize.engines.conversion import OPSET as NATIVE_OPSET
 from featurize.errors import OutputError, ParityError, XfeatError
 from head.run import Run
-
-logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True)
-class ExportSpec:
-    """How to export.
-
-    Attributes:
-        weights_file: the backbone's weights; by default the file that was used, or where ``xfeat`` finds them.
-        data: the folder of the images; by default the one that was featurized.
-        max_check_images: at most so many test images are compared.
-        allow_changed_cache: export although the cache has been made anew with other settings since.
-        ood: measure the distance from the training features, for which the cache is needed.
-    """
-
-    weights_file: Path | None = None
-    data: Path | None = None
-    max_check_images: int = MAX_CHECK_IMAGES
-    allow_changed_cache: bool = False
-    ood: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +59,7 @@ class Export:
     files: dict[str, Path]
     certificate: Path
     metadata: ModelMetadata
-    checks: dict[str, dict[str, Agreement]]
+    checks: Checks
     training: Agreement
     milliseconds: dict[str, float]
 
@@ -108,11 +90,13 @@ def export_run(run: Run, output: Path, spec: ExportSpec | None = None) -> Export
     expected = torch_probabilities(reference, images.pixels)
     targets = {"full": output, "core": output.with_suffix(".core.onnx")}
     certificate = certificate_path(output)
-    with _together([*targets.values(), certificate]) as folder:
+    with together([*targets.values(), certificate]) as folder:
         written = {variant: folder / path.name for variant, path in targets.items()}
         traced = trace(fused, run.feature_spec.preprocess.size)
         for variant in VARIANTS:
             proto = finish(traced, metadata, variant)
+            if variant == "core" and spec.opset != NATIVE_OPSET:
+                proto = lower_opset(proto, spec.opset)
             written[variant].write_bytes(proto.SerializeToString(deterministic=True))
         checks, milliseconds = _check(written, metadata, images, expected)
         milliseconds["torch"] = milliseconds_an_image(partial(torch_probabilities, reference), images.pixels)
@@ -125,7 +109,14 @@ def export_run(run: Run, output: Path, spec: ExportSpec | None = None) -> Export
             milliseconds=milliseconds,
         )
         _require_agreement(result)
-        text = certificate_content(metadata, written, checks, result.training, images, expected, milliseconds)
+        text = certificate_content(
+            Certified(metadata=metadata, files=written, images=images, answers=expected),
+            {
+                "against_torch": checks_as_json(checks),
+                "against_training": result.training.to_dict(),
+                "milliseconds_an_image": milliseconds,
+            },
+        )
         (folder / certificate.name).write_text(text, encoding="utf-8", errors="surrogateescape")
     return result
 
@@ -139,8 +130,8 @@ def _check_target(output: Path) -> None:
 
 def _check(
     files: dict[str, Path], metadata: ModelMetadata, images: CheckImages, expected: Probabilities
-) -> tuple[dict[str, dict[str, Agreement]], dict[str, float]]:
-    checks: dict[str, dict[str, Agreement]] = {}
+) -> tuple[Checks, dict[str, float]]:
+    checks: Checks = {}
     milliseconds = {}
     for variant, file in files.items():
         for provider, session in open_sessions(file).items():
@@ -181,7 +172,7 @@ def _what_differs(agreement: Agreement) -> str:
 
 
 @contextmanager
-def _together(targets: list[Path]) -> Iterator[Path]:
+def together(targets: list[Path]) -> Iterator[Path]:
     """Give a folder beside the targets; if the body ends well, its files of their names replace them."""
     parent = targets[0].parent
     try:

@@ -22,8 +22,6 @@ from head.run import PROBABILITY_PREFIX, Run
 
 logger = logging.getLogger(__name__)
 
-MAX_CHECK_IMAGES = 512
-
 
 def plain_model(run: Run, weights_file: Path | None = None) -> PlainModel:
     """Return the model exactly as it was trained.
@@ -122,7 +120,7 @@ def distance_of(run: Run) -> tuple[Distance, float]:
     return distance, familiar_threshold(distance(_features(run, cache, "valid")))
 
 
-def images_to_check(run: Run, data: Path | None, limit: int = MAX_CHECK_IMAGES) -> tuple[CheckImages, Probabilities]:
+def images_to_check(run: Run, data: Path | None, limit: int | None = None) -> tuple[CheckImages, Probabilities]:
     """Read the run's test images (all of them if it has no test) and the probabilities noted for them.
 
     Raises:
@@ -143,14 +141,28 @@ def images_to_check(run: Run, data: Path | None, limit: int = MAX_CHECK_IMAGES) 
     return images, np.array([noted[path] for path in images.paths], np.float32)
 
 
-def split_paths(run: Run, split: str) -> list[str]:
-    """Return the paths of one part of the run."""
-    return [row["path"] for row in run.predictions() if row["split"] == split]
+def labelled_images(run: Run, split: str, data: Path | None, limit: int | None = None) -> tuple[CheckImages, list[str]]:
+    """Read images of one part of the run, spread evenly if there are more than ``limit``, and their classes' names.
+
+    Raises:
+        DataError: if none of them can be read.
+    """
+    rows = [row for row in run.predictions() if row["split"] == split]
+    labels = {row["path"]: row["label"] for row in rows[:: max(1, -(-len(rows) // (limit or len(rows) or 1)))]}
+    root = data or Path(run.cache["data_root"])
+    images = load_images(root, list(labels), run.feature_spec.preprocess)
+    if not len(images):
+        raise DataError(
+            f"none of the {split} images of run {run.name} can be read",
+            path=root,
+            mend="name the folder of the images with --data DIR",
+        )
+    return images, [labels[path] for path in images.paths]
 
 
 def _features(run: Run, cache: FeatureCache, split: str) -> NDArray[np.float32]:
     rows = {path: row for row, path in enumerate(cache.columns.path)}
-    wanted = split_paths(run, split)
+    wanted = [row["path"] for row in run.predictions() if row["split"] == split]
     found = sorted(rows[path] for path in wanted if path in rows)
     if len(found) < max(2, len(wanted) // 2):
         raise DataError(
@@ -163,11 +175,11 @@ def _features(run: Run, cache: FeatureCache, split: str) -> NDArray[np.float32]:
     return np.asarray(features if features.ndim == 2 else features[:, 0], np.float32)
 
 
-def _noted_probabilities(run: Run, limit: int) -> dict[str, list[float]]:
+def _noted_probabilities(run: Run, limit: int | None) -> dict[str, list[float]]:
     """Return path to noted probabilities of the test images (of all without a test), thinned to ``limit``."""
     rows = run.predictions()
     rows = [row for row in rows if row["split"] == "test"] or rows
-    step = max(1, -(-len(rows) // limit))
+    step = max(1, -(-len(rows) // (limit or len(rows) or 1)))
     columns = [PROBABILITY_PREFIX + name for name in run.class_names]
     try:
         return {row["path"]: [float(row[column]) for column in columns] for row in rows[::step]}

@@ -48,6 +48,25 @@ def finish(traced: onnx.ModelProto, metadata: ModelMetadata, variant: str) -> on
     return proto
 
 
+def detach_resize(full: onnx.ModelProto, side: int) -> onnx.ModelProto:
+    """Return a full model as it was traced: ``image`` float32 (N, 3, side, side), and all its outputs."""
+    proto = onnx.ModelProto()
+    proto.CopyFrom(full)
+    graph = proto.graph
+    before = {name for node in resize_graph(side).node for name in node.output} - {PLANES}
+    weights = {tensor.name for tensor in resize_graph(side).initializer}
+    nodes = [node for node in graph.node if not (before | {PLANES}) & set(node.output)]
+    for node in nodes:
+        node.input[:] = [INPUT if name == PLANES else name for name in node.input]
+    kept = [tensor for tensor in graph.initializer if tensor.name not in weights]
+    del graph.node[:], graph.initializer[:]
+    graph.node.extend(nodes)
+    graph.initializer.extend(kept)
+    shape: list[str | int | None] = ["N", 3, side, side]
+    graph.input[0].CopyFrom(onnx.helper.make_tensor_value_info(INPUT, onnx.TensorProto.FLOAT, shape))
+    return proto
+
+
 def _keep_outputs(proto: onnx.ModelProto, names: Sequence[str]) -> None:
     outputs = [output for output in proto.graph.output if output.name in names]
     del proto.graph.output[:]

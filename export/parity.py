@@ -26,6 +26,8 @@ Decide = Callable[[list[float]], str]
 
 # Largest difference of a probability that counts as the same answer.
 TOLERANCE = 1e-4
+# The same for models of fewer bits, of which every processor rounds and adds up a little otherwise.
+LOWER_TOLERANCES = {"float32": TOLERANCE, "float16": 1e-2, "int8": 5e-2}
 # The same when the model resizes the image itself. Its pixels are Pillow's but for one grey level on under 1 % of them,
 # which moves a probability further than rounding in float32 does; docs/export-parity.md has the figures.
 RESIZE_TOLERANCE = 5e-2
@@ -92,6 +94,18 @@ class CheckImages:
             yield position, np.asarray(image.convert("RGB"))[None]
 
 
+Checks = dict[str, dict[str, Agreement]]
+"""Provider to name of a check to agreement."""
+
+
+def checks_as_json(checks: Checks) -> dict[str, Any]:
+    """Return plain JSON types."""
+    return {
+        provider: {name: agreement.to_dict() for name, agreement in agreements.items()}
+        for provider, agreements in checks.items()
+    }
+
+
 def compare(expected: Probabilities, found: Probabilities, decide: Decide, tolerance: float = TOLERANCE) -> Agreement:
     """Compare probabilities (n, C) with those expected; a value that is not finite never agrees."""
     difference = np.abs(expected.astype(np.float64) - found)
@@ -126,18 +140,22 @@ def load_images(root: Path, paths: Sequence[str], spec: PreprocessSpec) -> Check
 
 
 def check_variant(
-    session: ort.InferenceSession, metadata: ModelMetadata, images: CheckImages, expected: Probabilities
+    session: ort.InferenceSession,
+    metadata: ModelMetadata,
+    images: CheckImages,
+    expected: Probabilities,
+    tolerance: float = TOLERANCE,
 ) -> dict[str, Agreement]:
     """Hold an exported model against expected probabilities (n, C).
 
     Returns:
-        The agreement under the name of the variant, and for the full model another under ``resized_inside``: files at
-        their own size, resized in the graph, against the same expectation.
+        The agreement under the name of the variant, and for the full model in float32 another under
+        ``resized_inside``: files at their own size, resized in the graph, against the same expectation.
     """
     variant = metadata.variant
     found = onnx_probabilities(session, images.pixels, variant)
-    agreements = {variant: compare(expected, found, metadata.decide)}
-    if variant == "full":
+    agreements = {variant: compare(expected, found, metadata.decide, tolerance)}
+    if variant == "full" and metadata.precision == "float32":
         positions, answers = [], []
         for position, pixels in images.originals():
             positions.append(position)
@@ -152,7 +170,7 @@ def onnx_probabilities(session: ort.InferenceSession, pixels: Pixels, variant: s
     """Run an exported model: uint8 (n, H, W, 3) to float32 (n, C), in the form that its variant wants."""
     answers = []
     for block in blocks(pixels):
-        given = block if variant == "full" else np.ascontiguousarray(np.moveaxis(block, -1, 1), dtype=np.float32)
+        given = block if variant == "full" else planes_of(block)
         answers.append(session.run(["probabilities"], {"image": given})[0])
     return np.concatenate(answers)
 
@@ -181,6 +199,11 @@ def open_sessions(file: Path) -> dict[str, ort.InferenceSession]:
         if session.get_providers()[0] == provider:
             sessions[provider] = session
     return sessions
+
+
+def planes_of(pixels: Pixels) -> NDArray[np.float32]:
+    """Turn uint8 (n, S, S, 3) into float32 (n, 3, S, S), as the core model takes them."""
+    return np.ascontiguousarray(np.moveaxis(pixels, -1, 1), dtype=np.float32)
 
 
 def milliseconds_an_image(run: Callable[[Pixels], object], pixels: Pixels) -> float:

@@ -11,7 +11,7 @@ import numpy as np
 from export.certificate import Certificate, certificate_path, read_certificate
 from export.metadata import ModelMetadata
 from export.model_file import ModelFile, open_model
-from export.parity import Agreement, CheckImages, Probabilities, check_variant, load_images, open_sessions
+from export.parity import TOLERANCE, CheckImages, Checks, Probabilities, check_variant, load_images, open_sessions
 from featurize.errors import DataError, MismatchError, ParityError
 from featurize.weights import sha256_of
 from head.run import Run
@@ -37,7 +37,7 @@ class Verification:
     run: str | None
     reference: str | None
     changed_images: int
-    checks: dict[str, dict[str, Agreement]]
+    checks: Checks
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON types."""
@@ -71,7 +71,7 @@ def verify_model(
     proof = _certificate(model, certificate, needed=run is None)
     if run is not None:
         _check_run(model, run)
-    checks: dict[str, dict[str, Agreement]] = {}
+    checks: Checks = {}
     reference, changed = None, 0
     if run is not None:
         images, expected = _torch_answers(run, data, weights_file)
@@ -80,7 +80,7 @@ def verify_model(
         images, expected, changed = _recorded_answers(model, proof, data)
         reference = "certificate"
     if reference is not None:
-        checks = _compare(model, images, expected)
+        checks = _compare(model, images, expected, proof.tolerance if proof else TOLERANCE)
     return Verification(
         model=str(path),
         certificate=str(proof.path) if proof else None,
@@ -165,9 +165,9 @@ def _recorded_answers(model: ModelFile, proof: Certificate, data: Path) -> tuple
     return images, expected, len(found) - len(same)
 
 
-def _compare(model: ModelFile, images: CheckImages, expected: Probabilities) -> dict[str, dict[str, Agreement]]:
+def _compare(model: ModelFile, images: CheckImages, expected: Probabilities, tolerance: float) -> Checks:
     checks = {
-        provider: check_variant(session, model.metadata, images, expected)
+        provider: check_variant(session, model.metadata, images, expected, tolerance)
         for provider, session in open_sessions(model.path).items()
     }
     for provider, agreements in checks.items():

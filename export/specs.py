@@ -1,0 +1,59 @@
+"""How to export and to quantise, as frozen dataclasses. No heavy imports: the command line reads its defaults."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from featurize.specs import require
+
+OPSETS = (13, 18)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportSpec:
+    """How to export.
+
+    Attributes:
+        weights_file: the backbone's weights; by default the file that was used, or where ``xfeat`` finds them.
+        data: the folder of the images; by default the one that was featurized.
+        max_check_images: at most so many test images are compared.
+        allow_changed_cache: export although the cache has been made anew with other settings since.
+        opset: of the core model, 18 or 13.
+        ood: measure the distance from the training features, for which the cache is needed.
+    """
+
+    weights_file: Path | None = None
+    data: Path | None = None
+    max_check_images: int = 512
+    allow_changed_cache: bool = False
+    opset: int = 18
+    ood: bool = True
+
+    def __post_init__(self) -> None:
+        require(self.opset in OPSETS, "no such opset", expected=" or ".join(map(str, OPSETS)), found=self.opset)
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuantizeSpec:
+    """How to quantise, and what may be lost.
+
+    Attributes:
+        precision: ``int8`` or ``float16``.
+        gate: largest loss of accuracy, sensitivity or AUC on the validation images, in points (hundredths).
+        calibration_images: training images that set the ranges of activations.
+        float_layers: so many convolutions from the input on stay in float32.
+        data: the folder of the images; by default the one that was featurized.
+    """
+
+    precision: str = "int8"
+    gate: float = 0.5
+    calibration_images: int = 96
+    float_layers: int = 0
+    data: Path | None = None
+
+    def __post_init__(self) -> None:
+        require(self.precision in ("int8", "float16"), "unknown precision", expected="int8", found=self.precision)
+        require(self.gate >= 0, "negative gate", expected="0 or more points", found=self.gate)
+        require(self.calibration_images > 0, "nothing to calibrate on", expected="1", found=self.calibration_images)
+        require(self.float_layers >= 0, "negative number of layers", expected="0 or more", found=self.float_layers)
