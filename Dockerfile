@@ -1,0 +1,25 @@
+# The server alone: no torch, no training. Build it where the model is not, and mount the model:
+#   docker build -t xfeat-serve .
+#   docker run --rm -p 8000:8000 -v "$PWD/models:/models:ro" xfeat-serve
+FROM python:3.11-slim AS build
+WORKDIR /src
+COPY pyproject.toml README.md LICENSE ./
+COPY featurize featurize
+COPY head head
+COPY export export
+COPY serve serve
+RUN python -m venv /opt/xfeat && /opt/xfeat/bin/pip install --no-cache-dir ".[serve]"
+
+FROM python:3.11-slim
+RUN useradd --system --uid 10001 --no-create-home xfeat
+COPY --from=build /opt/xfeat /opt/xfeat
+ENV PATH=/opt/xfeat/bin:$PATH PYTHONUNBUFFERED=1 XSERVE_HOST=0.0.0.0 XSERVE_LOG_FORMAT=json
+USER xfeat
+EXPOSE 8000
+# The image has no curl, and needs none.
+HEALTHCHECK --interval=30s --timeout=5s --start-period=30s CMD ["python", "-c", \
+  "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8000/v2/health/ready', timeout=4)"]
+# SIGTERM drains: docker stop -t must be longer than the longest request.
+STOPSIGNAL SIGTERM
+ENTRYPOINT ["xserve", "start"]
+CMD ["/models"]

@@ -1,0 +1,63 @@
+"""The files for operation name options, variables and folders that there are."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from serve.cli import main, start
+
+ROOT = Path(__file__).parents[2]
+UNIT = (ROOT / "deploy/xserve.service").read_text()
+DOCKERFILE = (ROOT / "Dockerfile").read_text()
+
+
+def test_the_settings_file_is_accepted_as_it_stands(monkeypatch):
+    monkeypatch.setattr(start, "callback", lambda **settings: seen.update(settings))
+    seen: dict[str, object] = {}
+    done = CliRunner().invoke(main, ["start", "--config", str(ROOT / "deploy/xserve.toml")])
+    assert done.exit_code == 0, done.output
+    assert seen["log_format"] == "json"
+    assert str(seen["api_key_file"]) == "/run/credentials/xserve.service/key"
+
+
+def test_the_settings_that_are_commented_out_are_settings_too():
+    text = (ROOT / "deploy/xserve.toml").read_text()
+    commented = tomllib.loads("\n".join(re.findall(r"^# ([\w-]+ = .*)$", text, re.MULTILINE)))
+    names = {parameter.name for parameter in start.params}
+    assert commented
+    assert {name.replace("-", "_") for name in commented} <= names
+
+
+def test_every_variable_of_the_image_is_one_that_the_command_reads():
+    named = set(re.findall(r"XSERVE_\w+", DOCKERFILE))
+    assert named
+    assert named <= {parameter.envvar for parameter in start.params}
+
+
+def test_the_image_copies_every_package_of_the_project():
+    packages = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    copied = set(re.findall(r"^COPY (\w+) \1$", DOCKERFILE, re.MULTILINE))
+    assert copied == {name.partition(".")[0] for name in packages}
+    for source in re.findall(r"^COPY (?!--)(.*) \S+$", DOCKERFILE, re.MULTILINE):
+        assert all((ROOT / name).exists() for name in source.split())
+
+
+@pytest.mark.parametrize("setting", ["ExecStart", "ExecReload", "KillSignal", "TimeoutStopSec"])
+def test_the_unit_starts_reloads_and_stops_as_the_server_expects(setting):
+    values = dict(re.findall(r"^(\w+)=(.*)$", UNIT, re.MULTILINE))
+    expected = {
+        "ExecStart": "/opt/xfeat/bin/xserve start /var/lib/xserve/models --config /etc/xserve/xserve.toml",
+        "ExecReload": "/bin/kill -HUP $MAINPID",
+        "KillSignal": "SIGTERM",
+    }
+    if setting == "TimeoutStopSec":
+        from serve.spec import ServeSpec
+
+        assert int(values[setting]) > ServeSpec().drain_timeout_s
+    else:
+        assert values[setting] == expected[setting]
