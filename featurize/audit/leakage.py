@@ -75,12 +75,13 @@ def group_findings(columns: Columns) -> list[Finding]:
         )
     unknown = sum(not group for group in columns.group)
     if unknown:
-        share = "No image has" if unknown == len(columns.group) else f"{unknown} of {len(columns.group)} images have no"
+        every = unknown == len(columns.group)
+        share = "No image has a group" if every else f"{unknown} of {len(columns.group)} images have no group"
         findings.append(
             Finding(
                 kind="groups.unknown",
                 severity=WARNING,
-                title=f"{share} group: whether a patient is in two splits cannot be checked",
+                title=f"{share}: whether a patient is in two splits cannot be checked",
                 meaning="Two images of one patient in training and test make the test figures too good, and they need "
                 "not look alike enough to be found here.",
                 mend="name the patient or series of each image: xfeat featurize DATA --groups FILE|REGEX",

@@ -25,6 +25,7 @@ def render_page(audit: Audit) -> str:
     )
     pictures = Pictures(audit.cache)
     cache = audit.cache
+    names = [*cache.class_names, *(["none"] if any("none" in row for row in cache.counts.values()) else [])]
     return environment.get_template("audit_template.html").render(
         audit=audit,
         name=cache.path.name,
@@ -34,8 +35,8 @@ def render_page(audit: Audit) -> str:
         findings=[_finding(finding, audit, pictures) for finding in audit.findings],
         probes=[_probe(probe, audit, pictures) for probe in audit.probes],
         averages=_class_averages(audit),
-        counts=cache.counts,
-        count_names=[*cache.class_names, *(["none"] if any("none" in row for row in cache.counts.values()) else [])],
+        counts=[(split, [row.get(name, 0) for name in names]) for split, row in cache.counts.items()],
+        count_names=names,
         largest=max((number for row in cache.counts.values() for number in row.values()), default=1),
         versions=library_versions(),
     )

@@ -22,6 +22,8 @@ from featurize.split import joined_groups
 
 logger = logging.getLogger(__name__)
 
+# Below this AUC a label that the features contradict is no news.
+_TELLS_APART = 0.65
 _SOURCE = (
     "So the accuracy that a model reports here can come from recognising the source of an image (hospital, "
     "device, crop, markers, sharpness, shape), not the disease. The test split cannot tell the two apart, "
@@ -75,7 +77,7 @@ def _probe(
         short_features(clean_view(cache), seed=spec.seed)[rows], own, groups[rows], balanced=False, seed=spec.seed
     )
     probes = [score("features", "the whole image, through the network", own, names, predicted)]
-    suspects = _suspect_finding(rows, own, predicted[0], names)
+    suspects = _suspect_finding(rows, own, predicted[0], names, probes[0])
     visible = np.flatnonzero(probeable(np.where(survey.present, labels, -1), groups))
     seen = sample_rows(visible, spec.probe_images, spec.seed)
     seen = seen[probeable(labels[seen], groups[seen])]
@@ -117,8 +119,18 @@ def _short_list(probes: list[Probe]) -> str:
 
 
 def _suspect_finding(
-    rows: NDArray[np.int64], labels: Labels, probabilities: NDArray[np.float64], names: list[str]
+    rows: NDArray[np.int64], labels: Labels, probabilities: NDArray[np.float64], names: list[str], whole: Probe
 ) -> list[Finding]:
+    if whole.best < _TELLS_APART:
+        return [
+            Finding(
+                kind="labels.unmeasured",
+                severity=NOTE,
+                title=f"The features do not tell the classes apart (AUC {whole.best:.2f}; guessing is 0.5)",
+                meaning="So nothing can be said about single labels, and a head will not learn much from them either.",
+                mend="check that the folders hold what they say; try another backbone, size or --pooling multilevel",
+            )
+        ]
     marked = label_suspects(rows, labels, probabilities, names)
     if not marked:
         return []

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from featurize.audit.findings import NOTE, WARNING, Audit, Finding
+from featurize.audit.page import render_page
 from featurize.audit.run import audit_cache
 from featurize.audit.specs import AuditSpec
 from featurize.audit.survey import FILE_FACTS, LEVEL_FACTS, survey_images
@@ -153,6 +154,28 @@ def test_counts_are_judged(tmp_path: Path, drawing: SimpleNamespace) -> None:
     assert len(finding(audit, "files.truncated").images) == 1
     # A class with one patient cannot be asked about out of fold; the others still are.
     assert set(audit.probes[0].auc) == {"disc"}
+    # "clear" is also the name of a method of Python's dict, which a template can mistake for a missing count.
+    assert "<td>48<div" in render_page(audit)
+
+
+def test_labels_at_random_are_no_suspects(tmp_path: Path, drawing: SimpleNamespace) -> None:
+    drawn = drawing.DrawnSet(tmp_path / "data")
+    for number in range(80):
+        label = number % 2
+        drawn.add(f"train/{label}/{number}.png", drawing.draw(number), label=label, split=0, group=f"g{number}")
+    audit = audit_cache(drawn.cache(tmp_path / "f.h5"))
+    assert "labels.suspect" not in kinds(audit)
+    assert "do not tell the classes apart" in finding(audit, "labels.unmeasured").title
+
+
+def test_a_page_can_be_made_of_rows_without_label_and_classes_missing_from_a_split(
+    tmp_path: Path, drawing: SimpleNamespace
+) -> None:
+    drawn = drawing.DrawnSet(tmp_path / "data")
+    drawing.fill(drawn, each=6)
+    for number in range(3):
+        drawn.add(f"loose/{number}.png", drawing.draw(300 + number), label=-1, split=255)
+    assert "<th>none</th>" in render_page(audit_cache(drawn.cache(tmp_path / "f.h5")))
 
 
 def test_a_file_that_changed_since_is_reported(tmp_path: Path, drawing: SimpleNamespace) -> None:
