@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 SETUP := .venv/.set-up
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint bench docs clean
 
 demo: $(SETUP)
 	@mkdir -p demo
@@ -27,6 +27,9 @@ lint: $(SETUP)
 
 bench: $(SETUP)
 	@for file in benchmarks/*.py; do printf "\n== %s\n" "$$file"; $(BIN)/python $$file || exit 1; done
+
+docs: $(SETUP)
+	$(BIN)/python docs/commands.py
 
 clean:
 	rm -rf .venv demo build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
