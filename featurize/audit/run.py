@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import logging
+import importlib.util
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,9 +18,8 @@ from featurize.audit.specs import AuditSpec
 from featurize.audit.survey import Progress, Survey, survey_images
 from featurize.audit.suspects import label_suspects, outliers
 from featurize.cache import FeatureCache
+from featurize.errors import MissingExtraError
 from featurize.split import joined_groups
-
-logger = logging.getLogger(__name__)
 
 # Below this AUC a label that the features contradict is no news.
 _TELLS_APART = 0.65
@@ -41,8 +40,10 @@ def audit_cache(cache: FeatureCache, spec: AuditSpec | None = None, *, progress:
 
     Raises:
         CacheError: if a feature is not finite.
+        MissingExtraError: if scikit-learn, cleanlab or Jinja is not installed.
     """
     spec = spec or AuditSpec()
+    _require_libraries()
     require_finite(cache)
     survey = survey_images(cache, progress=progress)
     columns = cache.columns
@@ -62,6 +63,12 @@ def audit_cache(cache: FeatureCache, spec: AuditSpec | None = None, *, progress:
         *_outlier_finding(unique, cosines, labels[unique]),
     ]
     return Audit(cache, spec, worst_first(findings), probes, survey)
+
+
+def _require_libraries() -> None:
+    """Say what is missing before all images are read, not after."""
+    if missing := [name for name in ("cleanlab", "jinja2", "sklearn") if importlib.util.find_spec(name) is None]:
+        raise MissingExtraError(f"the audit needs {', '.join(missing)}", mend="pip install 'xfeat[train]'")
 
 
 def _probe(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import re
 import shutil
@@ -158,6 +159,17 @@ def test_output_names_the_page_and_the_facts_stay_beside_the_cache(clean_file: P
     assert done.exit_code == 0, done.output
     assert (tmp_path / "pages" / "a.html").is_file()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["features.audit.json", "features.h5", "pages"]
+
+
+def test_without_its_libraries_the_audit_says_so_before_it_reads(
+    clean_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = importlib.util.find_spec
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "cleanlab" else real(name))
+    done = run(clean_file)
+    assert done.exit_code == 1
+    assert done.stderr.startswith("error: the audit needs cleanlab\n")
+    assert "pip install 'xfeat[train]'" in done.stderr
 
 
 def test_a_missing_cache_is_one_message(tmp_path: Path) -> None:
