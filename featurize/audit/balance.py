@@ -46,54 +46,42 @@ def balance_findings(cache: FeatureCache, spec: AuditSpec) -> list[Finding]:
 
 def file_findings(cache: FeatureCache, survey: Survey) -> list[Finding]:
     """Report images that were skipped, cut short, changed or are gone."""
-    findings = []
-    if cache.skipped:
-        findings.append(
-            Finding(
-                kind="files.skipped",
-                severity=WARNING,
-                title=f"{counted(len(cache.skipped), 'image')} unreadable and left out",
-                meaning="If they are not a random sample (all from one source, say), the figures are skewed.",
-                mend="mend or replace the files and run xfeat featurize again",
-                lines=[f"{printable(row.path)}: {row.reason}" for row in cache.skipped],
-            )
-        )
-    absent, changed = np.flatnonzero(~survey.present), np.flatnonzero(survey.changed)
-    if len(absent):
-        findings.append(
-            Finding(
-                kind="files.gone",
-                severity=WARNING,
-                title=f"{len(absent)} of {counted(len(cache), 'image')} no longer in {printable(cache.data_root)}",
-                meaning="Their pixels could not be checked for duplicates and shortcuts.",
-                mend="put the images back, or run xfeat featurize again where they are now",
-                lines=[name_of(cache, int(row)) for row in absent],
-            )
-        )
-    if len(changed):
-        findings.append(
-            Finding(
-                kind="files.changed",
-                severity=WARNING,
-                title=f"{counted(len(changed), 'image')} changed since the features were computed",
-                meaning="The pixels that were checked here are not the ones that the features came from.",
-                mend="run xfeat featurize again, then the audit",
-                lines=[name_of(cache, int(row)) for row in changed],
-            )
-        )
-    cut = np.flatnonzero(cache.columns.truncated)
-    if len(cut):
-        findings.append(
-            Finding(
-                kind="files.truncated",
-                severity=NOTE,
-                title=f"{counted(len(cut), 'image')} cut short, read as far as the file goes",
-                meaning="The missing part is grey; a model can learn that, if one class has more of them.",
-                mend="fetch these files again",
-                images=[Marked(int(row), "the end of the file is missing", 0.0) for row in cut],
-            )
-        )
-    return findings
+    absent, changed, cut = map(np.flatnonzero, (~survey.present, survey.changed, cache.columns.truncated))
+    findings = [
+        Finding(
+            kind="files.skipped",
+            severity=WARNING,
+            title=f"{counted(len(cache.skipped), 'image')} unreadable and left out",
+            meaning="If they are not a random sample (all from one source, say), the figures are skewed.",
+            mend="mend or replace the files and run xfeat featurize again",
+            lines=[f"{printable(row.path)}: {row.reason}" for row in cache.skipped],
+        ),
+        Finding(
+            kind="files.gone",
+            severity=WARNING,
+            title=f"{len(absent)} of {counted(len(cache), 'image')} no longer in {printable(cache.data_root)}",
+            meaning="Their pixels could not be checked for duplicates and shortcuts.",
+            mend="put the images back, or run xfeat featurize again where they are now",
+            lines=[name_of(cache, int(row)) for row in absent],
+        ),
+        Finding(
+            kind="files.changed",
+            severity=WARNING,
+            title=f"{counted(len(changed), 'image')} changed since the features were computed",
+            meaning="The pixels that were checked here are not the ones that the features came from.",
+            mend="run xfeat featurize again, then the audit",
+            lines=[name_of(cache, int(row)) for row in changed],
+        ),
+        Finding(
+            kind="files.truncated",
+            severity=NOTE,
+            title=f"{counted(len(cut), 'image')} cut short, read as far as the file goes",
+            meaning="The missing part is grey; a model can learn that, if one class has more of them.",
+            mend="fetch these files again",
+            images=[Marked(int(row), "the end of the file is missing", 0.0) for row in cut],
+        ),
+    ]
+    return [finding for finding in findings if finding.lines or finding.images]
 
 
 def _test_findings(cache: FeatureCache, counts: dict[str, dict[str, int]], spec: AuditSpec) -> list[Finding]:
