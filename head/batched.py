@@ -22,9 +22,9 @@ from head.batched_training import BlockTraining, Job, Outcome
 from head.fit import FittedHead, Rows
 from head.specs import HeadSpec
 
-# Weights, gradients and two moments of a block, 16 bytes a weight. Measured on a 2-core machine: four heads of the
-# default shape (46 MiB) are fastest, eight (92 MiB) cost a third more; smaller heads gain up to 16 at once.
-_BLOCK_BYTES = 48 << 20
+# Weights, gradients and two moments of a block, 16 bytes a weight. The step of Adam passes over all of them, and takes
+# twice as long once the blocks of both cores are more than about 48 MiB. docs/decisions/0040 has the table.
+_BLOCK_BYTES = 24 << 20
 _MOST_HEADS = 16
 
 

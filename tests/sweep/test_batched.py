@@ -142,8 +142,8 @@ def test_blocks_are_as_equal_as_can_be_and_hold_every_job_once() -> None:
     jobs += [(HeadSpec(hidden=()), TrainSpec(seed=seed)) for seed in range(3)]
     blocks = divide(jobs, 1280, 3)
     assert sorted(number for block in blocks for number in block) == list(range(8))
-    assert sorted(map(len, blocks)) == [2, 3, 3]
-    assert block_size(HeadSpec(hidden=(512, 128)), 1280, 3) == 4
+    assert sorted(map(len, blocks)) == [1, 2, 2, 3]
+    assert block_size(HeadSpec(hidden=(512, 128)), 1280, 3) == 2
     assert block_size(HeadSpec(hidden=(4096, 4096)), 1280, 3) == 1
 
 

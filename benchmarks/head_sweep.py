@@ -1,0 +1,80 @@
+"""Heads a second: a loop over ``fit_head`` against blocks of heads as one program, in the same run.
+
+    python benchmarks/head_sweep.py [--heads 16] [--rounds 5] [--rows 640] [--dim 1280] [--epochs 2]
+
+The loop is the best that one head at a time does: fused Adam, denormals flushed, one thread (more are slower for
+batches of 32 rows). Rounds of both take turns; the fastest of each counts, since other programs only make one slower.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+
+import torch
+
+from head import batched
+from head.batched_training import Job
+from head.fit import Rows, fit_head
+from head.specs import HeadSpec, TrainSpec
+
+SHAPES = {"512,128": (512, 128), "256": (256,), "linear": ()}
+RATES = (1e-4, 3e-4, 1e-3, 3e-3)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name, default in (("heads", 16), ("rounds", 5), ("rows", 640), ("dim", 1280), ("epochs", 2)):
+        parser.add_argument(f"--{name}", type=int, default=default)
+    options = parser.parse_args()
+    rows, valid = draw(options.rows, options.dim, 0), draw(options.rows // 5, options.dim, 1)
+    threads = torch.get_num_threads()
+    print(f"{options.rows} rows of {options.dim} features, batches of 32, {threads} threads, torch {torch.__version__}")
+    print(f"{'head':>8} {'what differs':>14} {'block':>6} {'loop, heads/s':>14} {'blocks, heads/s':>16} {'ratio':>6}")
+    for name, hidden in SHAPES.items():
+        head = HeadSpec(hidden=hidden)
+        for differs, jobs in {
+            "learning rates": [(head, train(options.epochs, lr=RATES[n % 4] * (1 + n))) for n in range(options.heads)],
+            "seeds": [(head, train(options.epochs, seed=n)) for n in range(options.heads)],
+        }.items():
+            alone, together = race(jobs, rows, valid, options.rounds)
+            block = max(map(len, batched.divide(jobs, options.dim, 3, threads)))
+            print(
+                f"{name:>8} {differs:>14} {block:6} {len(jobs) / alone:14.2f} {len(jobs) / together:16.2f} "
+                f"{alone / together:6.2f}",
+                flush=True,
+            )
+
+
+def train(epochs: int, *, lr: float = 5e-4, seed: int = 0) -> TrainSpec:
+    return TrainSpec(epochs=epochs, lr=lr, seed=seed)
+
+
+def race(jobs: list[Job], rows: Rows, valid: Rows, rounds: int) -> tuple[float, float]:
+    """Return seconds for all jobs: one at a time, and in blocks."""
+    # A few heads stand for the loop: each costs the same.
+    few = jobs[:4]
+    alone, together = [], []
+    fit_head(*jobs[0], rows, valid, classes=3)
+    for _ in range(rounds):
+        alone.append(seconds(lambda: [fit_head(*job, rows, valid, classes=3) for job in few]) * len(jobs) / len(few))
+        together.append(seconds(lambda: batched.fit_heads(jobs, rows, valid, classes=3)))
+    return min(alone), min(together)
+
+
+def seconds(work: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def draw(count: int, dim: int, seed: int) -> Rows:
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.randint(3, (count,), generator=generator)
+    means = torch.randn(3, dim, generator=torch.Generator().manual_seed(9)) * 0.1
+    return Rows(means[labels] + torch.randn(count, dim, generator=generator), labels)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,293 @@
+"""A sweep as a library and as a command: ranking, resuming, limits, faults."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from sklearn.metrics import accuracy_score, log_loss, roc_auc_score
+
+from featurize.cache import FeatureCache
+from featurize.errors import BusyError, MismatchError, RunError
+from head.cli import main
+from head.fit import as_rows, fit_head
+from head.run import latest_run, open_run
+from head.specs import HeadSpec, TrainSpec
+from head.sweep import run_sweep
+from head.sweep_ranking import Setting, rank_settings
+from head.sweep_results import RESULTS_FILE, SWEEP_FILE, SweepFolder, Trial
+from head.sweep_space import SweepSpec
+from head.train import train_run
+
+MakeCache = Callable[..., FeatureCache]
+SPEC = SweepSpec(
+    axes={"lr": (1e-3, 1e-2), "hidden": ((8,), ()), "epochs": (2,), "batch_size": (8,), "weight_decay": (0.0, 0.01)}
+)
+# What SPEC asks for, as it is typed.
+TYPED = ["--lr", "1e-3,1e-2", "--hidden", "8;linear", "--epochs", "2", "--batch-size", "8"]
+TYPED += ["--weight-decay", "0,0.01", "--dropout", "0.4"]
+
+
+def lines(folder: Path) -> list[dict[str, str]]:
+    with (folder / RESULTS_FILE).open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_each_line_holds_what_the_trial_alone_reaches_on_the_validation_images(
+    make_cache: MakeCache, tmp_path: Path
+) -> None:
+    """References: :func:`head.fit.fit_head` and scikit-learn."""
+    cache = make_cache()
+    result = run_sweep(cache, SPEC, runs=tmp_path / "runs", name="s")
+    jobs, table = list(SPEC.jobs()), lines(tmp_path / "runs" / "s")
+    assert sorted(int(row["trial"]) for row in table) == list(range(8))
+    train, valid = (as_rows(cache.features[rows], cache.columns.label[rows]) for rows in (slice(54), slice(54, 72)))
+    for row in table:
+        head, spec = jobs[int(row["trial"])]
+        assert (row["lr"], row["hidden"]) == (str(spec.lr), ",".join(map(str, head.hidden)) or "linear")
+        fitted = fit_head(head, spec, train, valid, classes=3)
+        probabilities = fitted.logits(valid.features).double().softmax(1).numpy()
+        truth = valid.labels.numpy()
+        assert int(row["best_epoch"]) == fitted.best_epoch
+        assert float(row["valid_accuracy"]) == accuracy_score(truth, probabilities.argmax(1))
+        assert float(row["valid_loss"]) == pytest.approx(log_loss(truth, probabilities), rel=1e-3)
+        auc = roc_auc_score(truth, probabilities, multi_class="ovr")
+        assert float(row["valid_auc"]) == pytest.approx(auc, abs=0.01)
+    best = min(table, key=lambda row: float(row["valid_loss"]))
+    assert result.settings[0].best_trial.number == int(best["trial"])
+    assert json.loads((tmp_path / "runs" / "s" / SWEEP_FILE).read_text())["best_trial"] == int(best["trial"])
+
+
+def test_the_best_trial_is_a_run_to_the_bit_as_if_trained_alone(make_cache: MakeCache, tmp_path: Path) -> None:
+    cache = make_cache()
+    result = run_sweep(cache, SPEC, runs=tmp_path / "runs", name="s")
+    assert result.run is not None
+    assert latest_run(tmp_path / "runs") == result.run.folder.resolve()
+    best = result.settings[0].best_trial
+    alone = train_run(cache, best.head, best.train, runs=tmp_path / "alone", name="a")
+    assert open_run(result.run.folder).head_sha256 == alone.head_sha256
+    assert result.run.metrics == alone.metrics
+
+
+def test_the_same_sweep_again_trains_nothing_and_more_trials_train_only_the_rest(
+    make_cache: MakeCache, tmp_path: Path
+) -> None:
+    cache, runs = make_cache(), tmp_path / "runs"
+    few = SweepSpec(axes=SPEC.axes, trials=3)
+    run_sweep(cache, few, runs=runs, name="s")
+    before = (runs / "s" / RESULTS_FILE).read_bytes()
+    again = run_sweep(cache, few, runs=runs, name="s")
+    assert (runs / "s" / RESULTS_FILE).read_bytes() == before
+    assert again.run is not None
+    run_sweep(cache, SweepSpec(axes=SPEC.axes, trials=5), runs=runs, name="s")
+    after = (runs / "s" / RESULTS_FILE).read_bytes()
+    assert after.startswith(before)
+    assert sorted(int(row["trial"]) for row in lines(runs / "s")) == [0, 1, 2, 3, 4]
+
+
+def test_a_line_cut_short_by_a_crash_is_trained_again(make_cache: MakeCache, tmp_path: Path) -> None:
+    cache, runs = make_cache(), tmp_path / "runs"
+    run_sweep(cache, SPEC, runs=runs, name="s")
+    file = runs / "s" / RESULTS_FILE
+    content = file.read_bytes()
+    cut = content[: content.rstrip().rfind(b"\n") + 20]
+    lost = content.rstrip().rsplit(b"\n", 1)[1].split(b",")[0]
+    file.write_bytes(cut)
+    run_sweep(cache, SPEC, runs=runs, name="s")
+    table = lines(runs / "s")
+    assert len(table) == 8
+    assert table[-1]["trial"] == lost.decode()
+
+
+def test_results_are_on_the_disk_block_by_block_when_the_sweep_stops(make_cache: MakeCache, tmp_path: Path) -> None:
+    seen: list[int] = []
+
+    def stop_after_the_first_block(trials: list[Trial], planned: int) -> None:
+        seen.append(len(trials))
+        assert planned == 8
+        if trials:
+            raise KeyboardInterrupt
+
+    cache, runs = make_cache(), tmp_path / "runs"
+    with pytest.raises(KeyboardInterrupt, match="of 8 trials") as stop:
+        run_sweep(cache, SPEC, runs=runs, name="s", progress=stop_after_the_first_block)
+    assert "same command again" in str(stop.value)
+    kept = lines(runs / "s")
+    assert 0 < len(kept) == seen[-1] < 8
+    assert json.loads((runs / "s" / SWEEP_FILE).read_text())["state"] == "interrupted"
+    assert len(run_sweep(cache, SPEC, runs=runs, name="s").trials) == 8
+    assert lines(runs / "s")[: len(kept)] == kept
+
+
+def test_a_diverging_trial_is_recorded_and_the_others_go_on(make_cache: MakeCache, tmp_path: Path) -> None:
+    spec = SweepSpec(axes={"lr": (1e-3, 1e38), "hidden": ((8,),), "epochs": (2,)}, seeds=2)
+    result = run_sweep(make_cache(), spec, runs=tmp_path, name="s")
+    assert [row["status"] for row in sorted(lines(tmp_path / "s"), key=lambda row: int(row["trial"]))] == [
+        "ok",
+        "ok",
+        "diverged",
+        "diverged",
+    ]
+    assert result.diverged == 2
+    assert [setting.train.lr for setting in result.settings] == [1e-3]
+
+
+def test_a_sweep_that_only_diverges_has_no_run_and_says_so(make_cache: MakeCache, tmp_path: Path) -> None:
+    make_cache()
+    command = f"sweep --features {tmp_path}/features.h5 --runs {tmp_path}/runs --lr 1e38 --hidden 8 --epochs 1"
+    outcome = CliRunner().invoke(main, command.split())
+    assert outcome.exit_code == 0
+    assert "no trial has a result" in outcome.output
+    assert not list((tmp_path / "runs").glob("*/run.json"))
+
+
+def test_no_time_at_all_leaves_a_sweep_to_go_on_with(make_cache: MakeCache, tmp_path: Path) -> None:
+    cache = make_cache()
+    result = run_sweep(cache, SPEC, runs=tmp_path, name="s", time_limit_s=0)
+    assert (result.state, result.trials, result.run) == ("time is up", [], None)
+    assert run_sweep(cache, SPEC, runs=tmp_path, name="s").state == "complete"
+
+
+def test_another_cache_or_other_settings_under_the_same_name_are_refused(make_cache: MakeCache, tmp_path: Path) -> None:
+    run_sweep(make_cache(), SPEC, runs=tmp_path, name="s")
+    with pytest.raises(MismatchError, match="cache_sha256"):
+        run_sweep(make_cache("other.h5", seed=1), SPEC, runs=tmp_path, name="s")
+    with pytest.raises(MismatchError, match="axes"):
+        run_sweep(make_cache(), SweepSpec(axes={"lr": (1e-3,)}), runs=tmp_path, name="s")
+
+
+def test_a_folder_of_something_else_is_left_as_it_is(make_cache: MakeCache, tmp_path: Path) -> None:
+    cache = make_cache()
+    train_run(cache, HeadSpec(hidden=()), TrainSpec(epochs=1), runs=tmp_path / "runs", name="taken")
+    before = sorted(file.name for file in (tmp_path / "runs" / "taken").iterdir())
+    with pytest.raises(RunError, match="not a sweep"):
+        run_sweep(cache, SPEC, runs=tmp_path / "runs", name="taken")
+    after = sorted(file.name for file in (tmp_path / "runs" / "taken").iterdir() if file.name != ".lock")
+    assert after == before
+
+
+def test_two_processes_cannot_be_at_one_sweep(make_cache: MakeCache, tmp_path: Path) -> None:
+    cache = make_cache()
+    with SweepFolder(tmp_path / "s").locked(), pytest.raises(BusyError):
+        run_sweep(cache, SPEC, runs=tmp_path, name="s")
+
+
+def test_a_cache_without_a_split_is_divided_once_for_all_trials(make_cache: MakeCache, tmp_path: Path) -> None:
+    spec = SweepSpec(axes={"lr": (1e-3,), "hidden": ((8,),), "epochs": (2,)}, seeds=3, first_seed=4)
+    result = run_sweep(make_cache(divided=False), spec, runs=tmp_path, name="s")
+    assert result.run is not None
+    assert "seed 4" in result.run.facts["split"]["source"]
+
+
+def trial(number: int, lr: float, seed: int, loss: float, accuracy: float, status: str = "ok") -> Trial:
+    metrics = {} if status != "ok" else {"loss": loss, "accuracy": accuracy}
+    return Trial(number, status, HeadSpec(), TrainSpec(lr=lr, seed=seed), 1, metrics, 0.1)
+
+
+def test_settings_are_ranked_by_their_mean_over_the_seeds() -> None:
+    trials = [
+        trial(0, 1e-3, 0, 0.1, 0.9),  # the luckiest trial of all
+        trial(1, 1e-3, 1, 0.9, 0.5),
+        trial(2, 1e-2, 0, 0.3, 0.8),
+        trial(3, 1e-2, 1, 0.3, 0.8),
+        trial(4, 1e-1, 0, 0.01, 1.0),
+        trial(5, 1e-1, 1, 0.0, 0.0, "diverged"),
+        trial(6, 5e-1, 0, 0.01, 1.0),  # its second seed is missing
+    ]
+
+    def order(rank: str) -> list[float]:
+        return [setting.train.lr for setting in rank_settings(trials, SweepSpec(axes={}, seeds=2, rank=rank))]
+
+    assert order("loss") == order("accuracy") == [1e-2, 1e-3]
+    [best, _] = rank_settings(trials, SweepSpec(axes={}, seeds=2))
+    assert best.metrics == {"loss": pytest.approx(0.3), "accuracy": pytest.approx(0.8)}
+    assert isinstance(best, Setting)
+
+
+def test_combinations_without_all_seeds_count_where_none_is_whole() -> None:
+    trials = [trial(0, 1e-3, 0, 0.4, 0.9), trial(2, 1e-2, 0, 0.3, 0.8)]
+    settings = rank_settings(trials, SweepSpec(axes={}, seeds=2))
+    assert [setting.train.lr for setting in settings] == [1e-2, 1e-3]
+
+
+def test_the_command_prints_one_json_object_and_the_best_so_far_on_stderr(
+    make_cache: MakeCache, tmp_path: Path
+) -> None:
+    make_cache()
+    common = ["--features", f"{tmp_path}/features.h5", "--runs", f"{tmp_path}/runs", *TYPED]
+    outcome = CliRunner().invoke(main, ["sweep", *common, "--json"])
+    assert outcome.exit_code == 0, outcome.output
+    result = json.loads(outcome.stdout)
+    assert result["trials"] == result["planned"] == 8
+    assert [leader["valid"]["loss"] for leader in result["leaders"]] == sorted(
+        leader["valid"]["loss"] for leader in result["leaders"]
+    )
+    assert set(result["metrics"]) == {"train", "valid", "test"}
+    assert "best so far" in outcome.stderr
+    assert open_run(result["run"]).train_spec.lr == result["leaders"][0]["settings"]["lr"]
+    text = CliRunner().invoke(main, ["sweep", *common])
+    assert text.exit_code == 0
+    assert "within one standard error" in text.stdout
+    assert "picked out of 8 combinations" in text.stdout
+
+
+def test_the_standard_error_is_that_of_a_proportion(make_cache: MakeCache, tmp_path: Path) -> None:
+    result = run_sweep(make_cache(), SPEC, runs=tmp_path, name="s")
+    accuracy = np.clip(result.settings[0].metrics["accuracy"], 1 / 18, 17 / 18)
+    assert result.valid_images == 18
+    assert result.standard_error == pytest.approx(np.std([0, 1]) * 2 * np.sqrt(accuracy * (1 - accuracy) / 18))
+    assert 1 <= result.tied <= 8
+
+
+@pytest.mark.parametrize("wrong", ["--lr fast", "--hidden x", "--batch-size 8..16", "--rank beauty"])
+def test_wrong_values_are_wrong_usage(wrong: str, make_cache: MakeCache, tmp_path: Path) -> None:
+    make_cache()
+    outcome = CliRunner().invoke(main, ["sweep", "--features", f"{tmp_path}/features.h5", *wrong.split()])
+    assert outcome.exit_code == 2
+
+
+@pytest.mark.skipif(os.name == "nt", reason="SIGINT reaches a child otherwise there")
+def test_ctrl_c_keeps_what_is_finished_and_the_same_command_goes_on(make_cache: MakeCache, tmp_path: Path) -> None:
+    make_cache()
+    settings = [
+        "--lr",
+        "1e-4..1e-2",
+        "--trials",
+        "4000",
+        "--hidden",
+        "8;linear",
+        "--epochs",
+        "3",
+        "--batch-size",
+        "8",
+        "--name",
+        "s",
+    ]
+    command = [sys.executable, "-c", "from head.cli import main; main()", "sweep", *settings]
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    results = tmp_path / "runs" / "s" / RESULTS_FILE
+    until = time.monotonic() + 60
+    while time.monotonic() < until and not (results.is_file() and results.read_bytes().count(b"\n") > 1):
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert out == ""
+    assert "run the same command again" in err
+    assert "Traceback" not in err
+    kept = lines(results.parent)
+    assert 0 < len(kept) < 4000
+    spec = SweepSpec(axes=SPEC.axes)
+    with pytest.raises(MismatchError):
+        run_sweep(FeatureCache.open(tmp_path / "features.h5"), spec, runs=tmp_path / "runs", name="s")
+    assert lines(results.parent) == kept
