@@ -87,7 +87,7 @@ def main() -> None:
     type=click.Choice(_ENGINES),
     default="auto",
     show_default=True,
-    help="auto: torch on a GPU, onnxruntime on a CPU. openvino takes bfloat16 where the processor has it.",
+    help="auto: torch on a GPU, onnxruntime on a CPU.",
 )
 @click.option(
     "--batch-size",

@@ -65,7 +65,10 @@ def _open_session(graph: Path, provider: str, device: str, threads: int | None) 
     providers: list[str | tuple[str, dict[str, str]]] = [provider]
     if provider.startswith("CUDA"):
         ort.preload_dlls()
-        providers = [(provider, {"device_id": device.partition(":")[2] or "0"}), "CPUExecutionProvider"]
+        providers = [
+            (provider, {"device_id": device.partition(":")[2] or "0", "use_tf32": "0"}),
+            "CPUExecutionProvider",
+        ]
     session = ort.InferenceSession(graph, options, providers=providers)
     if provider not in session.get_providers():
         raise DeviceError(

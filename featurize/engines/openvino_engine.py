@@ -1,4 +1,4 @@
-"""The OpenVINO engine: the fastest on recent Intel processors, in bfloat16 where the processor has it."""
+"""The OpenVINO engine, for processors that it knows better than onnxruntime does."""
 
 from __future__ import annotations
 
@@ -14,9 +14,7 @@ from featurize.weights import Weights
 
 
 class OpenvinoEngine:
-    """Runs the network in OpenVINO on the CPU.
-
-    Its name says in which precision: bfloat16 features differ from float32 ones by 1 to 3 % (norm of the difference).
+    """Runs the network in OpenVINO on the CPU, in float32: docs/decisions/0010-float32-features.md.
 
     Raises:
         MissingExtraError: if OpenVINO is not installed.
@@ -31,13 +29,12 @@ class OpenvinoEngine:
             raise MissingExtraError("openvino is not installed", mend="pip install 'xfeat[openvino]'") from error
         self.batch_size = batch_size or 8
         core = openvino.Core()
-        half = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-        self.name = f"openvino on cpu, {'bfloat16' if half else 'float32'}"
+        self.name = "openvino on cpu"
         model = core.read_model(graph_file(spec, weights))
         side = spec.preprocess.size
         model.reshape([self.batch_size, side, side, 3])
         options = {
-            "INFERENCE_PRECISION_HINT": "bf16" if half else "f32",
+            "INFERENCE_PRECISION_HINT": "f32",  # its own choice is bfloat16 where the processor has it
             "INFERENCE_NUM_THREADS": threads or cores(),
             "PERFORMANCE_HINT": "LATENCY",  # one batch at a time, on all threads
         }

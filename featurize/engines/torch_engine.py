@@ -17,9 +17,9 @@ logger = logging.getLogger(__name__)
 
 
 class TorchEngine:
-    """Runs the network in torch; on a GPU channels-last and in half precision.
+    """Runs the network in torch, in float32 without TF32 on a GPU too: docs/decisions/0010-float32-features.md.
 
-    What concerns a GPU (half precision, running out of memory) has not been run on one yet.
+    What concerns a GPU has not been run on one yet.
     """
 
     def __init__(
@@ -56,6 +56,6 @@ class TorchEngine:
         batch = torch.from_numpy(pixels)
         if on_gpu:
             batch = batch.pin_memory().to(self.device, non_blocking=True)
-        with torch.inference_mode(), torch.autocast(self.device.type, torch.float16, enabled=on_gpu):
-            result: NDArray[np.float32] = self._network(batch).float().cpu().numpy()
+        with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+            result: NDArray[np.float32] = self._network(batch).cpu().numpy()
         return result
