@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.optim.adam import adam
 
 # Source: Kingma and Ba, "Adam: A Method for Stochastic Optimization", 2015; also the defaults of torch.optim.Adam.
-_BETA1, _BETA2, _EPS = 0.9, 0.999, 1e-8
+BETA1, BETA2, EPS = 0.9, 0.999, 1e-8
 
 
 class FusedAdam:
@@ -45,10 +45,10 @@ class FusedAdam:
                 self._steps,
                 fused=True,
                 amsgrad=False,
-                beta1=_BETA1,
-                beta2=_BETA2,
+                beta1=BETA1,
+                beta2=BETA2,
                 lr=self.lr,
                 weight_decay=self.weight_decay,
-                eps=_EPS,
+                eps=EPS,
                 maximize=False,
             )

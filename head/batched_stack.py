@@ -24,7 +24,7 @@ class HeadStack:
     Attributes:
         models: as given; their own weights are not touched.
         state: the K state dicts, stacked: name to (K, …).
-        trained: names of the entries of ``state`` that an optimizer moves.
+        trained: names of the entries of ``state`` behind :attr:`parameters`.
     """
 
     def __init__(self, models: Sequence[nn.Sequential]) -> None:
@@ -43,9 +43,10 @@ class HeadStack:
         self.state = {name: values.detach()[list(heads)] for name, values in self.state.items()}
         self._prepare()
 
-    def parameters_of(self, head: int) -> list[Tensor]:
-        """Return one head's parameters as views of the stack: stepping them steps the stack."""
-        return [self.state[name].detach()[head] for name in self.trained]
+    @property
+    def parameters(self) -> list[Tensor]:
+        """The stacked tensors that an optimizer moves."""
+        return [self.state[name] for name in self.trained]
 
     def train_logits(self, features: Tensor, masks: Sequence[Tensor | None]) -> Tensor:
         """Return logits (K, B, C) with the statistics of the batch, which the running ones follow.

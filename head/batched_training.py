@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from featurize.errors import SpecError
-from head.adam import FusedAdam
+from head.batched_adam import StackedAdam
 from head.batched_loss import StackedLoss
 from head.batched_stack import HeadStack, State
 from head.fit import FittedHead, Rows, batches, check_convergence, learning_rate
@@ -38,7 +38,6 @@ class _Head:
 
     number: int
     spec: TrainSpec
-    optimizer: FusedAdam
     stream: int
     history: list[EpochRecord] = field(default_factory=list)
     best_epoch: int = 0
@@ -74,17 +73,11 @@ class BlockTraining:
         stream_of = [streams.index((head, spec.seed)) for head, spec in jobs]
         self.generators = [generator for _, generator in built]
         self.dropouts = [[float(m.p) for m in model if isinstance(m, nn.Dropout)] for model, _ in built]
+        self.widths = _dropout_widths(built[0][0], rows.features.shape[-1])
         self.stack = HeadStack([built[stream][0] for stream in stream_of])
-        self.heads = [
-            _Head(
-                number,
-                spec,
-                FusedAdam(self.stack.parameters_of(number), lr=spec.lr, weight_decay=spec.weight_decay),
-                stream_of[number],
-            )
-            for number, (_, spec) in enumerate(jobs)
-        ]
+        self.heads = [_Head(number, spec, stream_of[number]) for number, (_, spec) in enumerate(jobs)]
         specs = [spec for _, spec in jobs]
+        self.optimizer = StackedAdam(self.stack.parameters, [spec.weight_decay for spec in specs])
         self.loss = StackedLoss(specs, _class_weights(specs, rows, classes, class_weights))
         self.average: State | None = None
         self._outcomes: dict[int, Outcome] = {}
@@ -111,8 +104,7 @@ class BlockTraining:
         return [self._outcomes[number] for number in sorted(self._outcomes)]
 
     def _run_epoch(self, epoch: int, stop: Event) -> tuple[Tensor, Tensor]:
-        for head in self.heads:
-            head.optimizer.lr = learning_rate(head.spec, epoch)
+        rates = [learning_rate(head.spec, epoch) for head in self.heads]
         streams = [head.stream for head in self.heads]
         used = sorted(set(streams))
         columns = torch.tensor([used.index(stream) for stream in streams])
@@ -129,7 +121,7 @@ class BlockTraining:
             labels = self.rows.labels[batch].t()[columns]
             logits = self.stack.train_logits(_spread(inputs, columns), self._masks(used, columns, len(batch)))
             losses = self.loss(logits, labels)
-            self._step(losses)
+            self._step(losses, rates)
             loss_sum += losses.detach() * len(batch)
             correct += (logits.detach().argmax(2) == labels).sum(1)
         return loss_sum / count, correct / count
@@ -139,34 +131,24 @@ class BlockTraining:
 
     def _masks(self, streams: Sequence[int], columns: Tensor, rows: int) -> list[Tensor | None]:
         """Draw what each stream's dropout layers draw, in their order; (rows, heads, width) each."""
-        widths = self._dropout_widths()
         masks: list[Tensor | None] = []
-        for layer, width in enumerate(widths):
+        for layer, width in enumerate(self.widths):
             rates = [self.dropouts[stream][layer] for stream in streams]
             if not any(rates):
                 masks.append(None)
                 continue
-            mask = torch.ones(len(streams), rows, width)
+            mask = torch.empty(len(streams), rows, width)
             for noise, rate, stream in zip(mask, rates, streams, strict=True):
-                if rate:  # torch draws nothing for a rate of zero
+                if rate:
                     noise.bernoulli_(1 - rate, generator=self.generators[stream]).div_(1 - rate)
+                else:  # for which torch draws nothing
+                    noise.fill_(1)
             masks.append(_spread(mask.transpose(0, 1), columns))
         return masks
 
-    def _dropout_widths(self) -> list[int]:
-        width, widths = self.rows.features.shape[-1], []
-        for module in self.stack.models[0]:
-            if isinstance(module, nn.Linear):
-                width = module.out_features
-            elif isinstance(module, nn.Dropout):
-                widths.append(width)
-        return widths
-
-    def _step(self, losses: Tensor) -> None:
+    def _step(self, losses: Tensor, rates: Sequence[float]) -> None:
         # The heads share no parameter: the gradient of the sum is the gradient of each.
-        gradients = torch.autograd.grad(losses.sum(), [self.stack.state[name] for name in self.stack.trained])
-        for number, head in enumerate(self.heads):
-            head.optimizer.step([gradient[number] for gradient in gradients])
+        self.optimizer.step(torch.autograd.grad(losses.sum(), self.stack.parameters), rates)
         if self.heads[0].spec.average:
             self._follow([head.spec.average for head in self.heads])
 
@@ -207,11 +189,10 @@ class BlockTraining:
         rest = [number for number in range(len(self.heads)) if number not in set(numbers)]
         self.heads = [self.heads[number] for number in rest]
         self.stack.keep(rest)
+        self.optimizer.keep(rest, self.stack.parameters)
         self.loss.keep(rest)
         if self.average is not None:
             self.average = {name: values[rest] for name, values in self.average.items()}
-        for number, head in enumerate(self.heads):
-            head.optimizer.parameters = self.stack.parameters_of(number)
 
 
 def _start(head: HeadSpec, seed: int, dim: int, classes: int) -> tuple[nn.Sequential, torch.Generator]:
@@ -222,6 +203,16 @@ def _start(head: HeadSpec, seed: int, dim: int, classes: int) -> tuple[nn.Sequen
         model = build_head(head, dim=dim, classes=classes)
         generator.set_state(torch.get_rng_state())
     return model, generator
+
+
+def _dropout_widths(model: nn.Sequential, width: int) -> list[int]:
+    widths = []
+    for module in model:
+        if isinstance(module, nn.Linear):
+            width = module.out_features
+        elif isinstance(module, nn.Dropout):
+            widths.append(width)
+    return widths
 
 
 def _class_weights(specs: Sequence[TrainSpec], rows: Rows, classes: int, given: Tensor | None) -> Tensor:
