@@ -35,6 +35,7 @@ class ModelMetadata(Spec):
         ood_threshold: distance (output ``ood``) that 95 % of the validation images stay below, or ``None`` if the model
             does not measure it.
         precision: how the weights of the backbone are stored: ``float32``, ``float16`` or ``int8``.
+        audit: whether the training data were audited and passed, as the run notes it, or ``None`` if it does not say.
     """
 
     nested: ClassVar[dict[str, type[Spec]]] = {"feature_spec": FeatureSpec}
@@ -51,6 +52,7 @@ class ModelMetadata(Spec):
     metrics: dict[str, Any] = field(default_factory=dict)
     ood_threshold: float | None = None
     precision: str = "float32"
+    audit: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
         require(self.variant in VARIANTS, "unknown variant", expected=" or ".join(VARIANTS), found=self.variant)

@@ -119,8 +119,7 @@ class Service:
             "test_accuracy": test.get("accuracy"),
             "test_images": sum(map(sum, matrix)) if matrix else None,
             "test_accuracy_interval": test.get("accuracy_interval"),
-            # Models of before the audit do not say whether there was one.
-            "audit": getattr(metadata, "audit", None),
+            "audit": metadata.audit,
             "device": predictor.device,
             "limits": {"max_body_bytes": self.spec.max_body_bytes, "max_files": self.spec.max_files},
         }

@@ -13,6 +13,8 @@ from PIL import Image
 from serve.heatmap import draw_heatmap
 from serve.predictor import Predictor
 
+AUDIT = {"audited": True, "passed": False, "failures": ["patients are in two splits"], "warnings": []}
+
 
 def ask(client, content, **query):
     reply = client.post("/predict", params=query, files={"files": ("a.png", content)})
@@ -97,8 +99,9 @@ def test_the_strongest_place_of_a_heatmap_is_opaque_red_whatever_its_scale():
 
 def test_the_page_hears_how_the_model_was_validated(write_model, serve_model, tiny):
     metrics = {"test": {"accuracy": 0.5, "accuracy_interval": [0.2, 0.8], "confusion_matrix": [[1, 1], [1, 1]]}}
-    with serve_model(Predictor.open(write_model(metrics=metrics, ood=True, ood_threshold=0.5))) as client:
+    with serve_model(Predictor.open(write_model(metrics=metrics, ood=True, ood_threshold=0.5, audit=AUDIT))) as client:
         facts = client.get("/model").json()
     assert (facts["test_accuracy"], facts["test_accuracy_interval"], facts["test_images"]) == (0.5, [0.2, 0.8], 4)
     assert facts["ood_threshold"] == 0.5
+    assert facts["audit"] == AUDIT
     json.dumps(facts, allow_nan=False)
