@@ -234,7 +234,10 @@ def write_cache(
             "versions": json.dumps(library_versions()),
         }
         for key, value in attributes.items():
-            file.attrs[key] = value
+            if isinstance(value, str):
+                file.attrs.create(key, _bytes(value), dtype=_TEXT)
+            else:
+                file.attrs[key] = value
 
 
 @contextmanager

@@ -39,6 +39,7 @@ def write(path: Path, features: np.ndarray, spec: FeatureSpec = SPEC, **changes:
     options: dict[str, Any] = {
         "columns": columns_of(len(features)),
         "skipped": [],
+        "data_root": "/data",
         "blocks": [(first, features[first : first + 3]) for first in range(0, len(features), 3)],
         **changes,
     }
@@ -46,7 +47,6 @@ def write(path: Path, features: np.ndarray, spec: FeatureSpec = SPEC, **changes:
         path,
         spec=spec,
         class_names=["covid", "normal"],
-        data_root="/data",
         weights_path="/w.pth",
         dim=features.shape[-1],
         **options,
@@ -90,6 +90,11 @@ def test_names_that_are_not_utf8_come_back_as_they_were(tmp_path: Path) -> None:
     assert list(cache.columns.path) == [path]
     assert cache.skipped == [Skipped(path, "x")]
     cache.verify()
+
+
+def test_a_data_folder_whose_name_is_not_utf8_is_kept(tmp_path: Path) -> None:
+    root = b"/data/\xff".decode("utf-8", "surrogateescape")
+    assert write(tmp_path / "c.h5", numbers(1, 4), data_root=root).data_root == root
 
 
 def test_features_are_mapped_read_only_and_contiguous(tmp_path: Path) -> None:
