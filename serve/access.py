@@ -11,7 +11,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serve.site import PAGES
 
-_OPEN = frozenset({*PAGES, "/health", "/v2/health/live", "/v2/health/ready"})
+_OPEN = frozenset({*PAGES, "/openapi.json", "/health", "/v2/health/live", "/v2/health/ready"})
 _SCHEME = "bearer "
 
 

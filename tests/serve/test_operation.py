@@ -140,10 +140,10 @@ def test_with_a_key_everything_but_the_page_and_health_asks_for_it(predictor, se
 
     with serve_model(predictor, door=Door(api_key="schlüssel")) as client:
         picture = {"files": ("a.png", tiny.draw((255, 0, 0)))}
-        closed = ("/model", "/metrics", "/openapi.json", "/v2", "/v2/models/model", "/nothing", "/admin/reload")
+        closed = ("/model", "/metrics", "/v2", "/v2/models/model", "/nothing", "/admin/reload")
         for address in closed:
             assert client.get(address).status_code == 401, address
-        for address in ("/", "/docs", "/page.js", "/health", "/v2/health/live", "/v2/health/ready"):
+        for address in ("/", "/docs", "/openapi.json", "/page.js", "/health", "/v2/health/live", "/v2/health/ready"):
             assert client.get(address).status_code == 200, address
         for wrong in ("", "Bearer", "Bearer schlussel", "Basic schlüssel", "Bearer schlüsselx"):
             refused = client.post("/predict", files=picture, headers={"Authorization": wrong.encode()})
