@@ -10,8 +10,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from featurize.errors import SpecError
 from featurize.specs import require
 from head.specs import HeadSpec, TrainSpec
@@ -103,12 +101,15 @@ class SweepSpec:
             return
         grid = [dict(zip(self.axes, values, strict=True)) for values in itertools.product(*lists)]
         if self.trials is not None and self.trials < len(grid):
+            import numpy as np
+
             order = np.random.default_rng(self.first_seed).permutation(len(grid))
             grid = [grid[number] for number in order[: self.trials]]
         yield from grid
 
     def _sample(self) -> Iterator[dict[str, Any]]:
         """Spread trials over ranges and lists with a scrambled Halton sequence, whose beginnings are spread as well."""
+        import numpy as np
         from scipy.stats.qmc import Halton
 
         shares = Halton(len(self.axes), rng=np.random.default_rng(self.first_seed)).random(self.trials)
