@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 from numpy.typing import NDArray
+from onnxscript import optimizer
 
 from export.onnx_file import INPUT
 from export.outputs import CORE_OUTPUTS
@@ -63,15 +64,44 @@ def to_int8(traced: onnx.ModelProto, calibration: Pixels, float_layers: int = 0)
 
 def to_float16(traced: onnx.ModelProto) -> onnx.ModelProto:
     """Convert the backbone to half precision; head, heatmap and distance stay in float32, where sums need it."""
-    from onnxruntime.transformers.float16 import convert_float_to_float16
+    from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST, convert_float_to_float16
+    from onnxruntime.transformers.onnx_model import OnnxModel
 
     model = onnx.ModelProto()
     model.CopyFrom(traced)
     kept = _after_pooling(model)
-    converted: onnx.ModelProto = convert_float_to_float16(
-        model, keep_io_types=True, node_block_list=kept, disable_shape_infer=False
+    # Clip is on the list of operators for which old runtimes lack half precision.
+    blocked = [name for name in DEFAULT_OP_BLOCK_LIST if name != "Clip"]
+    converted = OnnxModel(
+        convert_float_to_float16(model, keep_io_types=True, op_block_list=blocked, node_block_list=kept)
     )
-    return _cleaned(converted)
+    _drop_repeated_casts(converted.model.graph)
+    _skip_detours(converted.model)
+    converted.topological_sort()  # the conversion puts its casts at the end
+    return _cleaned(converted.model)
+
+
+def _drop_repeated_casts(graph: onnx.GraphProto) -> None:
+    # The conversion casts a shared tensor once for each of its readers, every time under the same name.
+    seen: set[str] = set()
+    kept = []
+    for node in graph.node:
+        if node.op_type == "Cast" and node.output[0] in seen:
+            continue
+        seen.update(node.output)
+        kept.append(node)
+    del graph.node[:]
+    graph.node.extend(kept)
+
+
+def _skip_detours(model: onnx.ModelProto) -> None:
+    # Between two operators kept in float32 the conversion goes through half precision, where squares overflow.
+    casts = {node.output[0]: node for node in model.graph.node if node.op_type == "Cast"}
+    for node in casts.values():
+        before = casts.get(node.input[0])
+        if before is not None and node.attribute[0].i == onnx.TensorProto.FLOAT:
+            node.input[0] = before.input[0]
+    optimizer.remove_unused_nodes(model)
 
 
 class _Calibration:

@@ -1,0 +1,166 @@
+"""Models in fewer bits, and the gate that keeps worse ones out. Worth is counted again with scikit-learn."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from click.testing import Result
+from sklearn.metrics import accuracy_score, recall_score, roc_auc_score
+
+from export.lower_precision import _store_head_in_8_bits as store_head_in_8_bits
+from export.metadata import ModelMetadata
+from export.model_file import open_model
+from export.quantize import losses, measure
+
+Xexport = Callable[..., Result]
+
+
+@pytest.fixture(scope="module")
+def quantized(exported: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """An INT8 model that any loss is allowed to: random weights promise nothing."""
+    from click.testing import CliRunner
+
+    from export.cli import main
+
+    target = tmp_path_factory.mktemp("int8") / "m.int8.onnx"
+    arguments = ["quantize", exported.model, "--run", exported.run.folder, "-o", target, "--gate", "100", "--json"]
+    done = CliRunner().invoke(main, [str(argument) for argument in arguments], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    return target, json.loads(done.stdout)
+
+
+def metadata_with(file: Path, **changes: object) -> ModelMetadata:
+    return replace(open_model(file).metadata, **changes)
+
+
+def test_an_int8_model_is_smaller_and_says_what_it_is(quantized: tuple[Path, dict[str, Any]], exported: Any) -> None:
+    target, said = quantized
+    model = open_model(target)
+    assert model.metadata.precision == "int8"
+    assert model.metadata.head_sha256 == exported.run.head_sha256
+    assert said["bytes_after"] == target.stat().st_size < 0.4 * exported.model.stat().st_size
+    assert said["bytes_before"] == exported.model.stat().st_size
+
+
+def test_an_int8_model_keeps_inputs_and_outputs(quantized: tuple[Path, dict[str, Any]], exported: Any) -> None:
+    for name in ("m.int8.onnx", "m.int8.core.onnx"):
+        found = open_model(quantized[0].with_name(name)).session
+        expected = ort.InferenceSession(exported.model if "core" not in name else exported.core)
+        assert [(i.name, i.type, i.shape) for i in found.get_inputs()] == [
+            (i.name, i.type, i.shape) for i in expected.get_inputs()
+        ]
+        assert [o.name for o in found.get_outputs()] == [o.name for o in expected.get_outputs()]
+
+
+def test_its_convolutions_compute_in_8_bits_with_a_scale_a_channel(quantized: tuple[Path, dict[str, Any]]) -> None:
+    graph = onnx.load(quantized[0]).graph
+    weights = {tensor.name: tensor for tensor in graph.initializer}
+    widened = {node.output[0]: node for node in graph.node if node.op_type == "DequantizeLinear"}
+    convolutions = [node for node in graph.node if node.op_type == "Conv"]
+    assert convolutions
+    for node in convolutions:
+        source = widened[node.input[1]]
+        assert weights[source.input[0]].data_type == onnx.TensorProto.INT8
+        assert list(weights[source.input[1]].dims) == [weights[source.input[0]].dims[0]]
+
+
+def test_verify_repeats_the_answers_of_an_int8_model(
+    xexport: Xexport, quantized: tuple[Path, dict[str, Any]], exported: Any
+) -> None:
+    done = xexport("verify", quantized[0], "--data", exported.data)
+    assert done.exit_code == 0, done.output
+
+
+def test_a_loss_over_the_gate_writes_nothing_and_shows_the_table(
+    xexport: Xexport, exported: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The quantised graph is stood in for by one whose classes are exchanged."""
+
+    def worse(traced: onnx.ModelProto, *_: object) -> onnx.ModelProto:
+        gemm = next(node for node in traced.graph.node if "logits" in node.output)
+        for tensor in traced.graph.initializer:
+            if tensor.name in gemm.input[1:]:
+                values = -onnx.numpy_helper.to_array(tensor)
+                tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
+        return traced
+
+    monkeypatch.setattr("export.quantize.to_int8", worse)
+    done = xexport("quantize", exported.model, "--run", exported.run.folder, "-o", tmp_path / "m.onnx")
+    assert done.exit_code == 1
+    for part in ("worse than the gate allows; nothing was written", "accuracy", "sensitivity", "--float-layers"):
+        assert part in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_model_of_half_precision_answers_almost_as_before(xexport: Xexport, exported: Any, tmp_path: Path) -> None:
+    target = tmp_path / "m.onnx"
+    done = xexport(
+        *("quantize", exported.model, "--run", exported.run.folder, "-o", target),
+        *("--fp16", "--gate", "100", "--json"),
+    )
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["max_difference"] < 0.05
+    assert open_model(target).metadata.precision == "float16"
+    assert target.stat().st_size < 0.7 * exported.model.stat().st_size
+
+
+@pytest.mark.parametrize(("positive", "threshold"), [(None, None), ("disc", 0.3)])
+def test_worth_is_that_of_scikit_learn(exported: Any, positive: str | None, threshold: float | None) -> None:
+    rng = np.random.default_rng(0)
+    second = rng.random(50).astype(np.float32)
+    probabilities = np.stack([1 - second, second], axis=1)
+    labels = ["disc" if value else "bar" for value in rng.random(50) < 0.2 + 0.6 * second]
+    metadata = metadata_with(exported.model, positive=positive, threshold=threshold)
+    decided = ["disc" if p >= (threshold or 0.5) else "bar" for p in second]
+    found = measure(probabilities, labels, metadata)
+    assert found.accuracy == pytest.approx(accuracy_score(labels, decided))
+    recall = (
+        recall_score(labels, decided, pos_label="disc") if positive else recall_score(labels, decided, average="macro")
+    )
+    assert found.sensitivity == pytest.approx(recall)
+    assert found.auc == pytest.approx(roc_auc_score([label == "disc" for label in labels], second))
+
+
+def test_losses_are_in_points() -> None:
+    from export.quantize import Worth
+
+    before, after = Worth(accuracy=0.99, sensitivity=0.95, auc=None), Worth(accuracy=0.98, sensitivity=0.96, auc=None)
+    assert losses(before, after) == {"accuracy": pytest.approx(1.0), "sensitivity": pytest.approx(-1.0)}
+
+
+def test_matrices_of_the_head_are_rounded_to_half_a_step() -> None:
+    values = np.random.default_rng(0).normal(size=(128, 256)).astype(np.float32)
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("MatMul", ["x", "w"], ["y"])],
+        "g",
+        [onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [128, 128])],
+        [onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [128, 256])],
+        [onnx.numpy_helper.from_array(values, "w")],
+    )
+    store_head_in_8_bits(graph)
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=10)
+    found = ort.InferenceSession(model.SerializeToString()).run(None, {"x": np.eye(128, dtype=np.float32)})[0]
+    step = np.abs(values).max(1, keepdims=True) / 127
+    assert (np.abs(found - values) <= step / 2 + 1e-6).all()
+
+
+@pytest.mark.parametrize("what", ["core", "other run"])
+def test_models_that_cannot_be_quantised_are_refused(xexport: Xexport, copied: Any, what: str, tmp_path: Path) -> None:
+    if what == "core":
+        done = xexport("quantize", copied.core, "--run", copied.run.folder)
+        message = "not a full model in float32"
+    else:
+        file = copied.run.folder / "run.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"head_sha256": "0" * 64}))
+        done = xexport("quantize", copied.model, "--run", copied.run.folder)
+        message = "not a model of run first"
+    assert done.exit_code == 1
+    assert message in done.stderr
