@@ -187,8 +187,7 @@ class Models(Mapping[str, ServedModel]):
             for path, signature in signatures.items():
                 self._reload_file(path, signature, report)
             self._remove_gone({name_of(path) for path in signatures}, report)
-        if report.loaded or report.removed or report.kept:
-            logger.info("%s", _in_words(report))
+        _log(report)
         return report
 
     def changed(self) -> bool:
@@ -274,11 +273,9 @@ def _signature(path: Path) -> Signature:
     return state.st_ino, state.st_size, state.st_mtime_ns
 
 
-def _in_words(report: Reload) -> str:
-    parts = [
-        f"{verb} {', '.join(names)}"
-        for verb, names in (("loaded", report.loaded), ("removed", report.removed))
-        if names
-    ]
-    parts += [f"kept the old {name}: {reason}" for name, reason in report.kept.items()]
-    return "; ".join(parts)
+def _log(report: Reload) -> None:
+    for verb, names in (("loaded", report.loaded), ("removed", report.removed)):
+        if names:
+            logger.info("%s %s", verb, ", ".join(names))
+    for name, reason in report.kept.items():
+        logger.warning("%s answers on with its old file: %s", name, reason)

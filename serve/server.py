@@ -110,11 +110,6 @@ def serve(source: Path, spec: ServeSpec, process: Process, *, on_ready: Callable
                 _Server(config, service).run(sockets=[listener])
 
 
-def _reload(models: Models) -> None:
-    for name, reason in models.reload().kept.items():
-        logger.warning("%s answers on with its old file: %s", name, reason)
-
-
 @contextlib.contextmanager
 def _reload_on_hangup(models: Models) -> Iterator[None]:
     hangup = getattr(signal, "SIGHUP", None)  # Windows has none
@@ -123,7 +118,7 @@ def _reload_on_hangup(models: Models) -> Iterator[None]:
         return
 
     def start_reload(number: int, frame: FrameType | None) -> None:
-        threading.Thread(target=_reload, args=[models], name="reload").start()
+        threading.Thread(target=models.reload, name="reload").start()
 
     before = signal.signal(hangup, start_reload)
     try:
@@ -145,7 +140,7 @@ def _watch(models: Models, interval_s: float | None) -> Iterator[None]:
         while not stop.wait(interval_s):
             now = models.signatures()
             if now == last and models.changed():
-                _reload(models)
+                models.reload()
             last = now
 
     watcher = threading.Thread(target=look, name="watch", daemon=True)
