@@ -4,6 +4,7 @@
 
 The loop is the best that one head at a time does: fused Adam, denormals flushed, one thread (more are slower for
 batches of 32 rows). Rounds of both take turns; the fastest of each counts, since other programs only make one slower.
+The last column is the ratio of processor time: what the blocks gain without a second core.
 """
 
 from __future__ import annotations
@@ -31,18 +32,20 @@ def main() -> None:
     rows, valid = draw(options.rows, options.dim, 0), draw(options.rows // 5, options.dim, 1)
     threads = torch.get_num_threads()
     print(f"{options.rows} rows of {options.dim} features, batches of 32, {threads} threads, torch {torch.__version__}")
-    print(f"{'head':>8} {'what differs':>14} {'block':>6} {'loop, heads/s':>14} {'blocks, heads/s':>16} {'ratio':>6}")
+    print(
+        f"{'head':>8} {'what differs':>14} {'block':>6} {'loop, heads/s':>14} {'blocks, heads/s':>16} {'ratio':>6} {'processor':>10}"
+    )
     for name, hidden in SHAPES.items():
         head = HeadSpec(hidden=hidden)
         for differs, jobs in {
             "learning rates": [(head, train(options.epochs, lr=RATES[n % 4] * (1 + n))) for n in range(options.heads)],
             "seeds": [(head, train(options.epochs, seed=n)) for n in range(options.heads)],
         }.items():
-            alone, together = race(jobs, rows, valid, options.rounds)
+            (alone, alone_cpu), (together, together_cpu) = race(jobs, rows, valid, options.rounds)
             block = max(map(len, batched.divide(jobs, options.dim, 3, threads)))
             print(
                 f"{name:>8} {differs:>14} {block:6} {len(jobs) / alone:14.2f} {len(jobs) / together:16.2f} "
-                f"{alone / together:6.2f}",
+                f"{alone / together:6.2f} {alone_cpu / together_cpu:10.2f}",
                 flush=True,
             )
 
@@ -51,22 +54,30 @@ def train(epochs: int, *, lr: float = 5e-4, seed: int = 0) -> TrainSpec:
     return TrainSpec(epochs=epochs, lr=lr, seed=seed)
 
 
-def race(jobs: list[Job], rows: Rows, valid: Rows, rounds: int) -> tuple[float, float]:
-    """Return seconds for all jobs: one at a time, and in blocks."""
+Seconds = tuple[float, float]
+
+
+def race(jobs: list[Job], rows: Rows, valid: Rows, rounds: int) -> tuple[Seconds, Seconds]:
+    """Return wall and processor seconds for all jobs: one at a time, and in blocks."""
     # A few heads stand for the loop: each costs the same.
     few = jobs[:4]
     alone, together = [], []
     fit_head(*jobs[0], rows, valid, classes=3)
     for _ in range(rounds):
-        alone.append(seconds(lambda: [fit_head(*job, rows, valid, classes=3) for job in few]) * len(jobs) / len(few))
+        wall, processor = seconds(lambda: [fit_head(*job, rows, valid, classes=3) for job in few])
+        alone.append((wall * len(jobs) / len(few), processor * len(jobs) / len(few)))
         together.append(seconds(lambda: batched.fit_heads(jobs, rows, valid, classes=3)))
-    return min(alone), min(together)
+    return fastest(alone), fastest(together)
 
 
-def seconds(work: Callable[[], object]) -> float:
-    start = time.perf_counter()
+def fastest(measured: list[Seconds]) -> Seconds:
+    return min(wall for wall, _ in measured), min(processor for _, processor in measured)
+
+
+def seconds(work: Callable[[], object]) -> Seconds:
+    wall, processor = time.perf_counter(), time.process_time()
     work()
-    return time.perf_counter() - start
+    return time.perf_counter() - wall, time.process_time() - processor
 
 
 def draw(count: int, dim: int, seed: int) -> Rows:

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from featurize.console import json_option, progress_bar
+from featurize.console import default_of, json_option, progress_bar
 from head.cli_options import features_option, runs_option
+from head.specs import HeadSpec, TrainSpec
 from head.sweep_space import (
     DEFAULT_AXES,
     HEAD_SETTINGS,
@@ -42,9 +43,14 @@ def _axis(ctx: click.Context, parameter: click.Parameter, text: str | None) -> A
 
 def _axis_options(command: Callable[..., Any]) -> Callable[..., Any]:
     for name in reversed(_SETTINGS):
-        default = axis_text(name, DEFAULT_AXES[name]) if name in DEFAULT_AXES else "as xhead train has it"
+        spec = HeadSpec if name in HEAD_SETTINGS else TrainSpec
+        default = axis_text(name, DEFAULT_AXES.get(name) or (default_of(spec, name),))
         command = click.option(
-            f"--{name.replace('_', '-')}", name, callback=_axis, metavar="VALUES", help=f"[default: {default}]"
+            f"--{name.replace('_', '-')}",
+            name,
+            callback=_axis,
+            metavar="VALUES",
+            help=f"As in xhead train.  [default: {default}]",
         )(command)
     return command
 
@@ -60,7 +66,9 @@ def _axis_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option(
     "--rank", type=click.Choice(RANKINGS), default="loss", show_default=True, help="Figure on the validation images."
 )
-@click.option("--time-limit", type=click.FloatRange(min=0), metavar="S", help="Begin nothing more after S seconds.")
+@click.option(
+    "--time-limit", type=click.FloatRange(min=0), metavar="S", help="Stop after S seconds; what is finished counts."
+)
 @json_option
 def sweep(
     features: Path,
