@@ -33,7 +33,8 @@ def main() -> None:
     threads = torch.get_num_threads()
     print(f"{options.rows} rows of {options.dim} features, batches of 32, {threads} threads, torch {torch.__version__}")
     print(
-        f"{'head':>8} {'what differs':>14} {'block':>6} {'loop, heads/s':>14} {'blocks, heads/s':>16} {'ratio':>6} {'processor':>10}"
+        f"{'head':>8} {'what differs':>14} {'block':>6} {'loop, heads/s':>14} {'blocks, heads/s':>16} {'ratio':>6} "
+        f"{'processor':>10}"
     )
     for name, hidden in SHAPES.items():
         head = HeadSpec(hidden=hidden)
