@@ -97,7 +97,8 @@ def test_train_keeps_a_backbone_in_evaluation_mode(lite0_weights: Weights, some_
 @pytest.fixture(scope="module")
 def engines(lite0_weights: Weights, lite0_spec: FeatureSpec) -> dict[str, Engine]:
     return {
-        name: open_engine(lite0_spec, lite0_weights, engine=name, device="cpu") for name in ("torch", "onnxruntime")
+        name: open_engine(lite0_spec, lite0_weights, engine=name, device="cpu", threads=1)
+        for name in ("torch", "onnxruntime")
     }
 
 
