@@ -36,6 +36,7 @@ class XfeatError(Exception):
                 lines.append(f"  {name + ':':10}{text}")
         super().__init__("\n".join(lines))
         self.what = what
+        self.found = found
         self.file = Path(path) if path is not None else None
         self.mend = mend
 

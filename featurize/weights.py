@@ -62,7 +62,16 @@ def find_weights(
         return Weights(name, carried, sha256_of(carried))
     if info.url is None:
         raise WeightsError(f"the weights of {name} are not installed", mend=_how_to_get(info))
-    download(_url(info), cached, sha256_prefix=info.sha256_prefix, mend=_how_to_get(info), progress=progress)
+    url, mend = _url(info), _how_to_get(info)
+    try:
+        download(url, cached, sha256_prefix=info.sha256_prefix, mend=mend, progress=progress)
+    except WeightsError as error:
+        raise WeightsError(
+            f"the weights of {name} cannot be downloaded",
+            expected=f"{url}, with a SHA-256 that starts with {info.sha256_prefix}",
+            found=error.what,
+            mend=mend,
+        ) from error
     return _checked(info, cached)
 
 
@@ -75,7 +84,7 @@ def find_preferred_weights(progress: DownloadProgress | None = None) -> Weights:
     try:
         return find_weights(PREFERRED, progress=progress)
     except WeightsError as error:
-        logger.warning("%s cannot be had (%s); taking %s instead", PREFERRED, error.what, FALLBACK)
+        logger.warning("%s (%s); taking %s instead", error.what, error.found or error.file, FALLBACK)
         return find_weights(FALLBACK)
 
 
