@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -80,8 +81,8 @@ def fit_head(
 ) -> FittedHead:
     """Train a head and keep the weights of the epoch with the lowest validation loss.
 
-    The same specs and rows give the same bits on the same machine; the caller's random state is left alone. Denormal
-    numbers are flushed to zero in this process from here on.
+    The same specs and rows give the same bits on the same machine; the caller's random state and floating-point mode
+    are left as they are.
 
     Args:
         head: the layers.
@@ -96,14 +97,12 @@ def fit_head(
     Raises:
         SpecError: if the loss is not a number from the first epoch on, since the learning rate is too high.
     """
-    # Adam's moments decay into denormal numbers, which cost 5 to 10 times a normal multiplication.
-    torch.set_flush_denormal(True)
     if class_weights is None and train.class_weight == "balanced":
         class_weights = balanced_weights(rows.labels, classes)
     history: list[EpochRecord] = []
     best_state: dict[str, Tensor] = {}
     best_epoch, best_loss = 0, math.inf
-    with _own_random_state(train.seed), _few_threads(train.batch_size):
+    with _own_random_state(train.seed), _few_threads(train.batch_size), _flushed_denormals():
         training = _Training(head, train, rows, classes, class_weights)
         for epoch in range(1, train.epochs + 1):
             train_loss, train_accuracy = training.run_epoch(epoch)
@@ -232,3 +231,14 @@ def _few_threads(batch_size: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+@contextmanager
+def _flushed_denormals() -> Iterator[None]:
+    """Flush denormal numbers to zero: Adam's moments decay into them, and they cost 5 to 10 times a normal number."""
+    flushed_before = sys.float_info.min / 2 == 0
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(flushed_before)

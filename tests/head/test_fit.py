@@ -274,3 +274,13 @@ def test_without_validation_rows_the_last_epoch_is_kept() -> None:
     fitted = fit_head(SMALL, TrainSpec(epochs=4), drawn_rows(40), None, classes=2)
     assert fitted.best_epoch == 4
     assert math.isnan(fitted.history[-1].valid_loss)
+
+
+def test_the_callers_floating_point_mode_is_left_alone() -> None:
+    """Flushing denormals is a state of the processor; left on, it would change the caller's own arithmetic."""
+    import sys
+
+    generator = torch.Generator().manual_seed(0)
+    rows = Rows(torch.randn(8, 4, generator=generator), torch.tensor([0, 1] * 4))
+    fit_head(HeadSpec(hidden=()), TrainSpec(epochs=1), rows, rows, classes=2)
+    assert sys.float_info.min / 2 > 0

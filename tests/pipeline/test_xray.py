@@ -24,11 +24,11 @@ def test_covid_and_normal_with_all_defaults(tmp_path: Path, graphs: Path) -> Non
     assert trained["metrics"]["test"]["accuracy"] >= 0.97
     assert trained["metrics"]["test"]["images"] == 100
     exported = as_json(run("xexport", "onnx", "--json"))
-    for variants in exported["against_torch"].values():
-        for agreement in variants.values():
-            assert agreement["images"] == 100
-            assert agreement["max_difference"] < 1e-4
-            assert agreement["changed_decisions"] == 0
+    for checks in exported["against_torch"].values():
+        for variant in ("full", "core"):
+            assert checks[variant]["images"] == 100
+            assert checks[variant]["max_difference"] < 1e-4
+        assert all(check["changed_decisions"] == 0 for check in checks.values())
     answer = as_json(run("xserve", "predict", XRAY / "test" / "covid", XRAY / "test" / "normal", "--json"))
     with (tmp_path / trained["run"] / "predictions.csv").open() as file:
         noted = {row["path"]: row["prediction"] for row in csv.DictReader(file)}
