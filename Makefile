@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 SETUP := .venv/.set-up
 
-.PHONY: demo test lint bench docs clean
+.PHONY: demo test lint bench conformance docs clean
 
 demo: $(SETUP)
 	@mkdir -p demo
@@ -25,8 +25,14 @@ lint: $(SETUP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: $(SETUP)
+bench: $(SETUP) demo/model.onnx
 	@for file in benchmarks/*.py; do printf "\n== %s\n" "$$file"; $(BIN)/python $$file || exit 1; done
+
+conformance: $(SETUP) demo/model.onnx
+	$(BIN)/python benchmarks/export_conformance.py
+
+demo/model.onnx:
+	$(MAKE) demo
 
 docs: $(SETUP)
 	$(BIN)/python docs/commands.py

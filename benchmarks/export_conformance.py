@@ -1,6 +1,8 @@
 """Where an exported model runs: both forms in every runtime that is installed, on real images, against onnxruntime.
 
-    python benchmarks/export_conformance.py MODEL IMAGES [--markdown FILE]
+    python benchmarks/export_conformance.py [MODEL IMAGES] [--markdown FILE]
+
+By default on what ``make demo`` left, which shows that it runs; figures that mean something need real images.
 
 MODEL is a full model of ``xexport onnx`` with its core form beside it. A runtime that is not installed is named as
 such; one that fails is listed with its reason. OpenCV and OpenVINO come from PyPI; onnxruntime-web is looked for with
@@ -29,6 +31,7 @@ from export.parity import planes_of
 from featurize.images import decode
 from featurize.preprocess import resize
 
+ROOT = Path(__file__).parents[1]
 BATCHES = (1, 2, 8)
 ORIGINALS = 6
 Feed = np.ndarray
@@ -37,8 +40,8 @@ Runner = Callable[[Path, list[Feed]], list[np.ndarray]]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", type=Path)
-    parser.add_argument("images", type=Path)
+    parser.add_argument("model", type=Path, nargs="?", default=ROOT / "demo" / "model.onnx")
+    parser.add_argument("images", type=Path, nargs="?", default=ROOT / "data" / "test")
     parser.add_argument("--markdown", type=Path, help="write the table to this file as well")
     options = parser.parse_args()
     lines = ["| runtime | model | batch | images | largest difference |", "|---|---|---|---|---|"]

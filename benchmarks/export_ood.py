@@ -1,6 +1,8 @@
 """Does the distance tell pictures that are no X-rays? AUROC of photos, drawings and noise against X-rays.
 
-    python benchmarks/export_ood.py MODEL XRAYS
+    python benchmarks/export_ood.py [MODEL XRAYS]
+
+By default on what ``make demo`` left, which shows that it runs; figures that mean something need real images.
 
 MODEL is a full model of ``xexport onnx``; XRAYS a folder of X-rays that it was not trained on. The other pictures are
 those that installed libraries ship (scikit-learn, matplotlib, and scikit-image if it is there), whole and in pieces,
@@ -21,13 +23,14 @@ from export.model_file import ModelFile, open_model
 from export.overlay import list_images
 from featurize.images import decode
 
+ROOT = Path(__file__).parents[1]
 PIECES = 6
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", type=Path)
-    parser.add_argument("xrays", type=Path)
+    parser.add_argument("model", type=Path, nargs="?", default=ROOT / "demo" / "model.onnx")
+    parser.add_argument("xrays", type=Path, nargs="?", default=ROOT / "data" / "test")
     options = parser.parse_args()
     model = open_model(options.model)
     threshold = model.metadata.ood_threshold

@@ -29,9 +29,9 @@ from PIL import Image
 from torchvision import datasets, transforms
 
 from featurize.backbones import backbone_info
+from featurize.cores import cores
 from featurize.dataset import open_dataset
 from featurize.engines import Engine, open_engine
-from featurize.engines.devices import cores
 from featurize.extract import extract_features
 from featurize.preprocess import load_pixels
 from featurize.specs import FeatureSpec, PreprocessSpec

@@ -1,6 +1,8 @@
 """What serving costs: requests a second and latency of ``xserve`` against a bare onnxruntime loop and LitServe.
 
-    python benchmarks/serve_throughput.py MODEL IMAGES [--seconds 4] [--concurrency 1,4,16,64] [--litserve PYTHON]
+    python benchmarks/serve_throughput.py [MODEL IMAGES] [--seconds 4] [--concurrency 1,4,16,64] [--litserve PYTHON]
+
+By default on what ``make demo`` left, which shows that it runs; figures that mean something need real images.
 
 Closed loop on this machine's loopback: each of N connections sends its next request when it has the answer to the last.
 ``pixels`` sends decoded images as binary tensors, so that the server's work is that of the bare loop, which runs the
@@ -30,10 +32,11 @@ from pathlib import Path
 
 import numpy as np
 
+from featurize.cores import cores
 from serve.listing import list_images
 from serve.predictor import Predictor
-from serve.session import available_cores
 
+ROOT = Path(__file__).parents[1]
 MAX_IMAGES = 64
 MAX_REQUESTS = 20_000
 ANSWER_TIMEOUT_S = 60
@@ -73,8 +76,8 @@ class Server:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", type=Path)
-    parser.add_argument("images", type=Path)
+    parser.add_argument("model", type=Path, nargs="?", default=ROOT / "demo" / "model.onnx")
+    parser.add_argument("images", type=Path, nargs="?", default=ROOT / "data" / "test")
     parser.add_argument("--seconds", type=float, default=4)
     parser.add_argument("--concurrency", default="1,4,16,64")
     parser.add_argument("--litserve", type=Path, metavar="PYTHON")
@@ -202,8 +205,8 @@ def xserve(model: Path) -> Iterator[Server]:
 def litserve(python: Path, model: Path, predictor: Predictor, first: bytes) -> Iterator[Server]:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    script = Path(__file__).with_name("serve_litserve.py")
-    settings = [str(model.resolve()), str(port), str(predictor.batch_size), str(available_cores())]
+    script = Path(__file__).parent / "servers" / "litserve_server.py"
+    settings = [str(model.resolve()), str(port), str(predictor.batch_size), str(cores())]
     with process(
         [str(python), str(script), *settings, str(predictor.metadata.feature_spec.preprocess.size)]
     ) as started:
