@@ -273,7 +273,7 @@ def bench(
     many times as many images a second the model answers.
     """
     from export.bench import bench_models
-    from featurize.engines.devices import cores
+    from featurize.cores import cores
     from head.run import open_run
 
     rows = list(

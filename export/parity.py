@@ -14,7 +14,8 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from export.metadata import ModelMetadata
-from featurize.cuda import cuda_driver_present
+from featurize.cuda import PROVIDER as CUDA
+from featurize.cuda import cuda_driver_present, cuda_provider
 from featurize.errors import ImageError, ModelError
 from featurize.images import decode
 from featurize.preprocess import Pixels, resize
@@ -181,14 +182,13 @@ def open_sessions(file: Path) -> dict[str, ort.InferenceSession]:
     Raises:
         ModelError: if onnxruntime refuses the file.
     """
-    providers: dict[str, dict[str, str]] = {"CPUExecutionProvider": {}}
+    providers: list[tuple[str, dict[str, str]]] = [("CPUExecutionProvider", {})]
     # onnxruntime lists CUDA wherever its GPU wheel is installed; without the driver it only prints errors.
-    if "CUDAExecutionProvider" in ort.get_available_providers() and cuda_driver_present():
+    if CUDA in ort.get_available_providers() and cuda_driver_present():
         ort.preload_dlls()
-        # TF32 keeps 10 bits of a number's fraction: too few to agree with float32.
-        providers["CUDAExecutionProvider"] = {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}
+        providers.append(cuda_provider(0))
     sessions = {}
-    for provider, settings in providers.items():
+    for provider, settings in providers:
         try:
             session = ort.InferenceSession(file, providers=[(provider, settings)])
         except Exception as error:  # onnxruntime's exceptions share no base

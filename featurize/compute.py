@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from featurize.cache import Skipped
+from featurize.cores import cores
 from featurize.engines import Engine
-from featurize.engines.devices import cores
 from featurize.errors import DataError, Interrupted, OutputError
 from featurize.known import NOWHERE, KnownFeatures, Places
 from featurize.preprocess import Pixels

@@ -15,11 +15,11 @@ from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
+from featurize.cores import cores
 from featurize.errors import ImageError
 from featurize.preprocess import Pixels
 from serve.predictor import ImageContent, Predictor
 from serve.results import Result, SkippedImage
-from serve.session import available_cores
 
 logger = logging.getLogger(__name__)
 
@@ -93,7 +93,7 @@ class Batcher:
         self._pending = 0
         self._closed = False
         self._ready: queue.SimpleQueue[tuple[Job, Pixels] | None] = queue.SimpleQueue()
-        self._decoders = ThreadPoolExecutor(available_cores(), thread_name_prefix="decode")
+        self._decoders = ThreadPoolExecutor(cores(), thread_name_prefix="decode")
         self._worker = threading.Thread(target=self._run, name="inference", daemon=True)
         self._worker.start()
 

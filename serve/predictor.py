@@ -14,11 +14,12 @@ import numpy as np
 from PIL import Image
 
 from export.metadata import ModelMetadata
+from featurize.cores import cores
 from featurize.errors import ImageError, ModelError, SpecError
 from featurize.preprocess import Pixels, load_pixels, resize
 from serve.listing import list_images
 from serve.results import Prediction, Result, SkippedImage
-from serve.session import ModelSession, Outputs, available_cores
+from serve.session import ModelSession, Outputs
 
 logger = logging.getLogger(__name__)
 
@@ -196,7 +197,7 @@ class Predictor:
 
     def _read_ahead(self, sources: Sequence[Source], batch_size: int) -> Iterator[Pixels | SkippedImage]:
         """Decode in threads, in order, at most two batches ahead, so that memory does not grow with the data."""
-        workers = available_cores()
+        workers = cores()
         ahead = max(2 * batch_size, 2 * workers)
         waiting: deque[Future[Pixels | SkippedImage]] = deque()
         pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")

@@ -17,14 +17,15 @@ from numpy.typing import NDArray
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
 
 from export.metadata import ModelMetadata
-from featurize.cuda import cuda_driver_present
+from featurize.cores import cores
+from featurize.cuda import PROVIDER as CUDA
+from featurize.cuda import cuda_driver_present, cuda_provider
 from featurize.errors import DeviceError, ModelError, SpecError
 
 logger = logging.getLogger(__name__)
 
 INPUT = "image"
 CPU = "CPUExecutionProvider"
-CUDA = "CUDAExecutionProvider"
 INPUT_TYPES = {"full": "tensor(uint8)", "core": "tensor(float)"}
 
 _EXPORT = "write a model with xexport onnx"
@@ -110,7 +111,7 @@ class ModelSession:
                 found=found,
                 mend="run xexport onnx to write one, or name another with its path",
             )
-        threads = threads or available_cores()
+        threads = threads or cores()
         if device == "cpu" or (device == "auto" and not _cuda_possible()):
             return cls(_start(path, threads, []), path, "cpu")
         number = int(device.partition(":")[2] or 0)
@@ -150,13 +151,6 @@ class ModelSession:
             )
 
 
-def available_cores() -> int:
-    """Return the number of cores this process may use."""
-    # In a container the affinity counts, not the machine; not every system has it.
-    affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
-
-
 def _cuda_possible() -> bool:
     return CUDA in ort.get_available_providers() and cuda_driver_present()
 
@@ -186,8 +180,7 @@ def _start_on_cuda(path: Path, threads: int, number: int, *, required: bool) -> 
         ort.set_default_logger_severity(_SILENT)
         with contextlib.redirect_stdout(io.StringIO()):  # preload_dlls prints, and stdout is for results
             ort.preload_dlls()
-        settings = {"device_id": str(number), "cudnn_conv_algo_search": "HEURISTIC"}
-        session = _start(path, threads, [(CUDA, settings)])
+        session = _start(path, threads, [cuda_provider(number)])
         if CUDA in session.get_providers():
             return session
         failure = f"onnxruntime {ort.__version__} runs on {', '.join(session.get_providers())}"

@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import re
 
 from featurize.errors import DeviceError, SpecError
-
-
-def cores() -> int:
-    """Return the number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def resolve_device(device: str) -> str:

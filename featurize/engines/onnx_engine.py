@@ -12,8 +12,10 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidGraph, InvalidProtobuf, NoSuchFile
 
+from featurize.cores import cores
+from featurize.cuda import PROVIDER as CUDA
+from featurize.cuda import cuda_provider
 from featurize.engines.batches import in_batches
-from featurize.engines.devices import cores
 from featurize.errors import DeviceError, OutputError
 from featurize.specs import FeatureSpec
 from featurize.weights import Weights
@@ -36,7 +38,7 @@ class OnnxEngine:
         threads: int | None = None,
         batch_size: int | None = None,
     ) -> None:
-        provider = "CPUExecutionProvider" if device == "cpu" else "CUDAExecutionProvider"
+        provider = "CPUExecutionProvider" if device == "cpu" else CUDA
         self.name = f"onnxruntime on {device}"
         self.batch_size = batch_size or (8 if device == "cpu" else 64)
         self._session = _open_kept_graph(spec, weights, provider, device, threads)
@@ -63,12 +65,9 @@ def _open_session(graph: Path, provider: str, device: str, threads: int | None) 
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 3
     providers: list[str | tuple[str, dict[str, str]]] = [provider]
-    if provider.startswith("CUDA"):
+    if provider == CUDA:
         ort.preload_dlls()
-        providers = [
-            (provider, {"device_id": device.partition(":")[2] or "0", "use_tf32": "0"}),
-            "CPUExecutionProvider",
-        ]
+        providers = [cuda_provider(int(device.partition(":")[2] or 0)), "CPUExecutionProvider"]
     session = ort.InferenceSession(graph, options, providers=providers)
     if provider not in session.get_providers():
         raise DeviceError(

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from featurize.cores import cores
 from featurize.engines.batches import in_batches
-from featurize.engines.devices import cores
 from featurize.engines.onnx_engine import graph_file
 from featurize.errors import MissingExtraError
 from featurize.specs import FeatureSpec
