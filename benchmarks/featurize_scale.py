@@ -79,7 +79,7 @@ def run_step(step: str, path: Path, rows: int, dim: int) -> None:
             cache.verify()
         elif step == "index":
             known = KnownFeatures()
-            known.add_cache(cache)
+            known.add_cache(cache, cache.data_root)
             known.find_paths(list(cache.columns.path), Identities.empty(rows))
             known.find_content(cache.columns.sha256[0])
     seconds = time.perf_counter() - started

@@ -84,6 +84,10 @@ class _Work(NamedTuple):
     weights: Weights
     output: Path
 
+    @property
+    def data_root(self) -> str:
+        return str(self.dataset.root.resolve())
+
 
 def parts_folder(output: Path) -> Path:
     """Return the folder of shards that belongs to a cache."""
@@ -105,7 +109,8 @@ def extract_features(
     """Compute the features of a data set into ``output``.
 
     Unchanged images of an existing cache with the same spec are not computed again, nor are those that a stopped run
-    finished. The cache is replaced in one step at the end.
+    finished. Size and time tell that a file is unchanged only if the data root is the same; files of another root are
+    read, and their content tells. The cache is replaced in one step at the end.
 
     Args:
         dataset: the images.
@@ -128,7 +133,7 @@ def extract_features(
     work = _Work(dataset, spec, weights, output)
     with _locked(output), _resumable():
         source = open_source(dataset.root)
-        store = ShardStore(parts_folder(output), spec.fingerprint)
+        store = ShardStore(parts_folder(output), spec.fingerprint, work.data_root)
         known, old = _known_features(work, store, force=force)
         ledger = _open_ledger(dataset, known)
         todo = _outdated(source, ledger)
@@ -197,7 +202,7 @@ def _known_features(work: _Work, store: ShardStore, *, force: bool) -> tuple[Kno
                 found=old.spec.describe(),
                 mend="choose another file with -o, or replace this one with --force",
             )
-        known.add_cache(old)
+        known.add_cache(old, work.data_root)
     finished = 0
     for shard, paths, identities in store.load():
         known.add_shard(shard, identities, paths)
@@ -239,11 +244,13 @@ def _finish(work: _Work, known: KnownFeatures, old: FeatureCache | None, ledger:
     places = ledger.places[rows]
     up_to_date = old is not None and not ledger.computed and _says_the_same(old, work, columns, ledger.skipped)
     if not up_to_date:
+        if old is not None:
+            _warn_of_loss(old, work, columns)
         write_cache(
             work.output,
             spec=work.spec,
             class_names=work.dataset.class_names,
-            data_root=str(work.dataset.root.resolve()),
+            data_root=work.data_root,
             weights_path=str(work.weights.path.resolve()),
             blocks=_blocks(known, places),
             dim=known.gather(places[:1]).shape[-1],
@@ -262,6 +269,18 @@ def _finish(work: _Work, known: KnownFeatures, old: FeatureCache | None, ledger:
         engine=ledger.engine,
         up_to_date=up_to_date,
     )
+
+
+def _warn_of_loss(old: FeatureCache, work: _Work, columns: Columns) -> None:
+    if old.data_root != work.data_root and set(old.columns.sha256).isdisjoint(columns.sha256):
+        logger.warning(
+            "%s held the features of %d images of %s; none of them is in %s, whose features replace them. "
+            "To keep both, give each data set its own file with -o",
+            work.output,
+            len(old),
+            old.data_root,
+            work.data_root,
+        )
 
 
 def _blocks(known: KnownFeatures, places: Places) -> Iterator[tuple[int, NDArray[Any]]]:
@@ -302,5 +321,5 @@ def _says_the_same(old: FeatureCache, work: _Work, columns: Columns, skipped: li
         and bool(((old.columns.mtime_ns == columns.mtime_ns) | (old.columns.mtime_ns == 0)).all())
         and old.class_names == work.dataset.class_names
         and old.skipped == skipped
-        and old.data_root == str(work.dataset.root.resolve())
+        and old.data_root == work.data_root
     )

@@ -40,10 +40,17 @@ class KnownFeatures:
         self._open: tuple[int, NDArray[Any]] | None = None
         self._paths: list[tuple[int, Sequence[str], Identities]] = []  # with the first place
 
-    def add_cache(self, cache: FeatureCache) -> None:
-        """Take in every row of a finished cache; before any shard."""
+    def add_cache(self, cache: FeatureCache, data_root: str) -> None:
+        """Take in every row of a finished cache; before any shard.
+
+        Args:
+            cache: the cache.
+            data_root: where this run's images lie; a cache of another root tells by content alone.
+        """
         columns = cache.columns
         identities = Identities(columns.size, columns.mtime_ns, np.asarray(columns.sha256, "S64"), columns.truncated)
+        if cache.data_root != data_root:
+            identities = identities.without_times()
         self._sources.append(_Source(self._end, cache, identities))
         self._paths.append((self._end, columns.path, identities))
         self._end += len(cache)

@@ -6,7 +6,7 @@ import logging
 import shutil
 import zipfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -83,6 +83,10 @@ class Identities:
         self.size[row], self.mtime_ns[row] = identity.size, identity.mtime_ns
         self.sha256[row], self.truncated[row] = identity.sha256.encode(), identity.truncated
 
+    def without_times(self) -> Identities:
+        """Return the same states with no time to rely on: another folder can hold other files of the same age."""
+        return replace(self, mtime_ns=np.zeros_like(self.mtime_ns))
+
     def copy_from(self, rows: NDArray[np.intp], other: Identities, other_rows: NDArray[np.intp]) -> None:
         """Take over ``other_rows`` of other columns into ``rows`` of these."""
         for name in FileIdentity._fields:
@@ -109,15 +113,20 @@ class ShardStore:
     Attributes:
         folder: where they lie.
         fingerprint: of the spec that their features were computed with.
+        data_root: the folder or archive that this run's paths are relative to.
     """
 
-    def __init__(self, folder: Path, fingerprint: str) -> None:
+    def __init__(self, folder: Path, fingerprint: str, data_root: str) -> None:
         self.folder = folder
         self.fingerprint = fingerprint
+        self.data_root = data_root
         self._next_number = 0
 
     def load(self) -> Iterator[tuple[Shard, list[str], Identities]]:
-        """Yield what an earlier run left, oldest first; a damaged shard or one of another spec is deleted."""
+        """Yield what an earlier run left, oldest first; a damaged shard or one of another spec is deleted.
+
+        Images of another data root come without times: only their content tells whether they are the same.
+        """
         for file in sorted(self.folder.glob("*.npz")):
             found = self._read(file) if file.name.startswith(f"{self.fingerprint}-") else None
             if found is None:
@@ -139,7 +148,8 @@ class ShardStore:
             np.savez(
                 stream,
                 features=np.stack([row.features for row in rows]),
-                paths=np.array([row.path.encode("utf-8", "surrogateescape") for row in rows]),
+                paths=np.array([_bytes(row.path) for row in rows]),
+                data_root=np.array(_bytes(self.data_root)),
                 **vars(identities),
             )
         self._next_number += 1
@@ -153,8 +163,15 @@ class ShardStore:
         try:
             with file.open("rb") as stream, np.load(stream, allow_pickle=False) as content:
                 identities = Identities(**{name: content[name] for name in FileIdentity._fields})
+                if content["data_root"].item() != _bytes(self.data_root):
+                    identities = identities.without_times()
                 paths = [path.decode("utf-8", "surrogateescape") for path in content["paths"].tolist()]
                 rows = content["features"].shape[0]  # reading it checks its CRC
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
             return None
         return (Shard(file, rows), paths, identities) if rows == len(paths) == len(identities) else None
+
+
+def _bytes(text: str) -> bytes:
+    # File names are bytes to the operating system; surrogates carry the ones that are no UTF-8.
+    return text.encode("utf-8", "surrogateescape")

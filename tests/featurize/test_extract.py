@@ -21,6 +21,7 @@ from featurize.extract import Changes, parts_folder
 from featurize.images import decode
 from featurize.preprocess import load_pixels
 from featurize.shards import ShardStore
+from featurize.weights import sha256_of
 
 if TYPE_CHECKING:
     from conftest import Bench
@@ -418,6 +419,72 @@ def test_a_second_writer_is_refused(bench: Bench) -> None:
     bench.run()
     assert refused
     check_cache(bench)
+
+
+# Other data roots
+
+
+def draw_twins(bench: Bench, art: SimpleNamespace) -> Path:
+    """Return a second folder with the names, sizes and times of the first and other pixels in every file."""
+    other = bench.data.with_name("other")
+    for folder, first_seed in ((bench.data, 0), (other, 100)):
+        shutil.rmtree(folder, ignore_errors=True)
+        for index in range(6):
+            path = art.draw(folder / ("covid", "normal")[index % 2] / f"{index}.bmp", seed=first_seed + index)
+            os.utime(path, (1_600_000_000, 1_600_000_000))
+    return other
+
+
+def test_names_sizes_and_times_tell_nothing_of_another_folder(bench: Bench, art: SimpleNamespace) -> None:
+    """Archives unpacked side by side: every file has a namesake of the same size and time."""
+    other = draw_twins(bench, art)
+    bench.run()
+    bench.data = other
+    done = bench.run()
+    assert (done.computed, done.reused, done.changes.changed) == (6, 0, 6)
+    cache = check_cache(bench)
+    assert cache.columns.sha256 == [sha256_of(other / path) for path in cache.columns.path]
+    assert bench.run().up_to_date
+
+
+def test_shards_of_another_folder_are_told_apart_too(bench: Bench, art: SimpleNamespace) -> None:
+    other = draw_twins(bench, art)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("featurize.extract.write_cache", _interrupt)
+        with pytest.raises(Interrupted):
+            bench.run()
+    assert list(parts_folder(bench.output).glob("*.npz"))
+    bench.data = other
+    assert bench.run().computed == 6
+    check_cache(bench)
+
+
+def _interrupt(*_args: object, **_kwargs: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_a_data_folder_that_was_moved_is_read_and_not_computed(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    bench.run()
+    bench.data = bench.data.rename(bench.data.with_name("moved"))
+    done = bench.run()
+    assert (done.computed, done.reused, bench.opened) == (0, 12, 1)
+    cache = check_cache(bench)
+    assert cache.data_root == str(bench.data.resolve())
+    assert bench.run().up_to_date
+    assert "replace" not in caplog.text
+
+
+def test_a_cache_of_quite_other_images_is_replaced_with_a_warning(
+    bench: Bench, art: SimpleNamespace, caplog: pytest.LogCaptureFixture
+) -> None:
+    first, other = bench.data, draw_twins(bench, art)
+    bench.run()
+    bench.data = other
+    bench.run()
+    (said,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert str(first.resolve()) in said
+    assert str(other.resolve()) in said
+    assert "-o" in said
 
 
 # Archives and views

@@ -13,6 +13,7 @@ from featurize.known import NOWHERE, KnownFeatures
 from featurize.shards import FileIdentity, Identities, Row, ShardStore
 
 PRINT = "0123456789abcdef"
+ROOT = "/data"
 
 
 def row(number: int, shape: tuple[int, ...] = (4,)) -> Row:
@@ -21,7 +22,7 @@ def row(number: int, shape: tuple[int, ...] = (4,)) -> Row:
 
 
 def filled(folder: Path, *counts: int) -> ShardStore:
-    store = ShardStore(folder, PRINT)
+    store = ShardStore(folder, PRINT, ROOT)
     number = 0
     for count in counts:
         store.append([row(number + index) for index in range(count)])
@@ -31,7 +32,7 @@ def filled(folder: Path, *counts: int) -> ShardStore:
 
 def test_shards_come_back_as_they_were(tmp_path: Path) -> None:
     filled(tmp_path / "parts", 3, 2)
-    found = list(ShardStore(tmp_path / "parts", PRINT).load())
+    found = list(ShardStore(tmp_path / "parts", PRINT, ROOT).load())
     assert [shard.rows for shard, _, _ in found] == [3, 2]
     assert [path for _, paths, _ in found for path in paths] == [f"x/{number}.png" for number in range(5)]
     sizes = np.concatenate([identities.size for _, _, identities in found])
@@ -41,10 +42,10 @@ def test_shards_come_back_as_they_were(tmp_path: Path) -> None:
 
 def test_a_resumed_store_does_not_write_over_what_is_there(tmp_path: Path) -> None:
     filled(tmp_path / "parts", 2, 2)
-    store = ShardStore(tmp_path / "parts", PRINT)
+    store = ShardStore(tmp_path / "parts", PRINT, ROOT)
     list(store.load())
     store.append([row(9)])
-    assert [shard.rows for shard, _, _ in ShardStore(tmp_path / "parts", PRINT).load()] == [2, 2, 1]
+    assert [shard.rows for shard, _, _ in ShardStore(tmp_path / "parts", PRINT, ROOT).load()] == [2, 2, 1]
 
 
 @pytest.mark.parametrize("damage", ["cut", "flip", "empty", "other"])
@@ -61,18 +62,37 @@ def test_a_damaged_shard_is_deleted_and_the_others_stay(tmp_path: Path, damage: 
     else:
         content[:] = b"PK something else"
     victim.write_bytes(content)
-    assert [shard.rows for shard, _, _ in ShardStore(tmp_path, PRINT).load()] == [2, 2]
+    assert [shard.rows for shard, _, _ in ShardStore(tmp_path, PRINT, ROOT).load()] == [2, 2]
     assert not victim.exists()
 
 
 def test_shards_of_another_spec_are_deleted(tmp_path: Path) -> None:
     filled(tmp_path, 2)
-    assert list(ShardStore(tmp_path, "f" * 16).load()) == []
+    assert list(ShardStore(tmp_path, "f" * 16, ROOT).load()) == []
     assert list(tmp_path.iterdir()) == []
 
 
+def test_times_count_only_below_the_same_data_root(tmp_path: Path) -> None:
+    filled(tmp_path, 2)
+    times = {}
+    for root in (ROOT, "/elsewhere"):
+        ((_, _, identities),) = ShardStore(tmp_path, PRINT, root).load()
+        times[root] = identities.mtime_ns.tolist()
+        assert identities.size.tolist() == [0, 1]
+    assert times == {ROOT: [1, 2], "/elsewhere": [0, 0]}
+
+
+def test_a_shard_that_does_not_name_its_data_root_is_deleted(tmp_path: Path) -> None:
+    filled(tmp_path, 2)
+    (file,) = tmp_path.glob("*.npz")
+    with np.load(file) as content:
+        kept = {name: content[name] for name in content.files if name != "data_root"}
+    np.savez(file, **kept)
+    assert list(ShardStore(tmp_path, PRINT, ROOT).load()) == []
+
+
 def test_nothing_to_load_is_no_problem(tmp_path: Path) -> None:
-    store = ShardStore(tmp_path / "absent", PRINT)
+    store = ShardStore(tmp_path / "absent", PRINT, ROOT)
     assert list(store.load()) == []
     store.delete()
 
@@ -84,7 +104,7 @@ def test_features_are_gathered_in_the_order_asked_for(
 ) -> None:
     store = filled(tmp_path_factory.mktemp("parts"), *counts)
     known = KnownFeatures()
-    for shard, paths, identities in ShardStore(store.folder, PRINT).load():
+    for shard, paths, identities in ShardStore(store.folder, PRINT, ROOT).load():
         known.add_shard(shard, identities, paths)
     total = sum(counts)
     wanted = data.draw(st.lists(st.integers(0, total - 1), min_size=1, max_size=20))
@@ -100,7 +120,7 @@ def test_features_are_gathered_in_the_order_asked_for(
 
 
 def test_rows_with_views_are_gathered_too(tmp_path: Path) -> None:
-    store = ShardStore(tmp_path, PRINT)
+    store = ShardStore(tmp_path, PRINT, ROOT)
     known = KnownFeatures()
     known.add_shard(*store.append([row(number, (3, 4)) for number in range(4)]))
     assert known.gather(np.array([2, 0])).shape == (2, 3, 4)
