@@ -51,7 +51,9 @@ def main() -> None:
     help="At most so many test images are compared.",
 )
 @click.option(
-    "--allow-changed-cache", is_flag=True, help="Export although features.h5 now holds features of another kind."
+    "--allow-changed-cache",
+    is_flag=True,
+    help="Export although features.h5 has changed since the run; then without the distance (as with --no-ood).",
 )
 @click.option(
     "--ood/--no-ood",

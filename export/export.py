@@ -14,7 +14,6 @@ from pathlib import Path
 from export.certificate import Certified, certificate_content, certificate_path
 from export.fused import FusedModel
 from export.ingredients import (
-    check_cache,
     distance_of,
     images_to_check,
     metadata_of,
@@ -80,9 +79,7 @@ def export_run(run: Run, output: Path, spec: ExportSpec | None = None) -> Export
     """
     spec = spec or ExportSpec()
     _check_target(output)
-    if not spec.allow_changed_cache:
-        check_cache(run)
-    distance, threshold = distance_of(run) if spec.ood else (None, None)
+    distance, threshold = distance_of(run, spec)
     reference = plain_model(run, spec.weights_file)
     images, noted = images_to_check(run, spec.data, spec.max_check_images)
     metadata = metadata_of(run, threshold)

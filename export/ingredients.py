@@ -13,11 +13,13 @@ from export.distance import Distance, familiar_threshold, fit_distance
 from export.fused import PlainModel
 from export.metadata import ModelMetadata
 from export.parity import CheckImages, Probabilities, blocks, load_images
+from export.specs import ExportSpec
+from export.thinning import thinned
 from featurize.cache import FeatureCache
-from featurize.errors import DataError, MismatchError, RunError, WeightsError
+from featurize.errors import DataError, MismatchError, RunError
 from featurize.network import load_backbone
 from featurize.preprocess import Pixels
-from featurize.weights import Weights, find_weights, sha256_of
+from head.backbone import weights_of
 from head.run import PROBABILITY_PREFIX, Run
 
 logger = logging.getLogger(__name__)
@@ -32,11 +34,11 @@ def plain_model(run: Run, weights_file: Path | None = None) -> PlainModel:
 
     Raises:
         MismatchError: if the weights are not those of the run.
-        WeightsError: if they are gone.
+        WeightsError: if they are gone, or there is no ``weights_file``.
         RunError: if the head's weights are missing or damaged.
     """
     head = run.load_head()
-    backbone = load_backbone(run.feature_spec, _backbone_weights(run, weights_file))
+    backbone = load_backbone(run.feature_spec, weights_of(run, weights_file))
     return PlainModel(backbone, head, run.feature_spec.preprocess, temperature(run))
 
 
@@ -70,38 +72,21 @@ def temperature(run: Run) -> float:
     return float(run.facts.get("temperature", 1.0))
 
 
-def check_cache(run: Run) -> None:
-    """Make sure that the run's cache, if it is still there, holds features of the run's kind.
-
-    Raises:
-        MismatchError: if it has been made anew with other settings.
-    """
-    path = Path(run.cache["path"])
-    if not path.exists():
-        return
-    spec = FeatureCache.open(path).spec
-    if spec.fingerprint != run.feature_spec.fingerprint:
-        raise MismatchError(
-            "the cache has been made anew with other settings since the run",
-            path=path,
-            expected=run.feature_spec.describe(),
-            found=spec.describe(),
-            mend="train on it with xhead train, or export this run as it is with --allow-changed-cache --no-ood",
-        )
-
-
-def distance_of(run: Run) -> tuple[Distance, float]:
-    """Fit the distance to the training features in the run's cache.
+def distance_of(run: Run, spec: ExportSpec) -> tuple[Distance, float] | tuple[None, None]:
+    """Fit the distance to the training features in the run's cache, which must be what it was then.
 
     Returns:
-        The distance, and its threshold from the validation images.
+        The distance, and its threshold from the validation images; nothing if ``spec`` wants none, or if the cache has
+        changed and ``spec`` allows that.
 
     Raises:
-        CacheError: if the cache is gone or damaged.
-        MismatchError: if it holds features of another kind.
-        DataError: if it no longer has the images of the run.
+        CacheError: if the cache is damaged.
+        MismatchError: if it has been made anew with other settings, or, where a distance is wanted, of other images.
+        DataError: if it is gone, or does not have the images of the run.
     """
     path = Path(run.cache["path"])
+    if not spec.ood and (spec.allow_changed_cache or not path.exists()):
+        return None, None
     if not path.exists():
         raise DataError(
             "the features that the run was trained on are gone, so the distance from them cannot be measured",
@@ -109,16 +94,37 @@ def distance_of(run: Run) -> tuple[Distance, float]:
             mend=f"xfeat featurize {run.cache['data_root']} -o {path}, or export without the distance with --no-ood",
         )
     cache = FeatureCache.open(path)
-    if cache.spec.fingerprint != run.feature_spec.fingerprint:
-        raise MismatchError(
-            "the distance from the training features cannot be fitted to features of another kind",
-            path=path,
-            expected=run.feature_spec.describe(),
-            found=cache.spec.describe(),
-            mend="export without the distance with --no-ood",
-        )
+    try:
+        _require_unchanged(run, cache, content=spec.ood)
+    except MismatchError as change:
+        if not spec.allow_changed_cache:
+            raise
+        logger.warning("%s: %s; the distance from it (ood) is left out", path, change.what)
+        return None, None
+    if not spec.ood:
+        return None, None
     distance = fit_distance(_features(run, cache, "train"))
     return distance, familiar_threshold(distance(_features(run, cache, "valid")))
+
+
+def _require_unchanged(run: Run, cache: FeatureCache, *, content: bool) -> None:
+    if cache.spec.fingerprint != run.feature_spec.fingerprint:
+        raise MismatchError(
+            "the cache has been made anew with other settings since the run",
+            path=cache.path,
+            expected=run.feature_spec.describe(),
+            found=cache.spec.describe(),
+            mend="train on it with xhead train, or export this run without the distance with --allow-changed-cache",
+        )
+    if content and cache.content_sha256 != run.cache["content_sha256"]:
+        raise MismatchError(
+            "the cache has been made anew of other images, labels or splits since the run",
+            path=cache.path,
+            expected=f"content of SHA-256 {run.cache['content_sha256'][:16]}…",
+            found=f"{cache.content_sha256[:16]}…",
+            mend="train on it with xhead train, or export this run without the distance with --no-ood or "
+            "--allow-changed-cache",
+        )
 
 
 def images_to_check(run: Run, data: Path | None, limit: int | None = None) -> tuple[CheckImages, Probabilities]:
@@ -149,7 +155,7 @@ def labelled_images(run: Run, split: str, data: Path | None, limit: int | None =
         DataError: if none of them can be read.
     """
     rows = [row for row in run.predictions() if row["split"] == split]
-    labels = {row["path"]: row["label"] for row in rows[:: max(1, -(-len(rows) // (limit or len(rows) or 1)))]}
+    labels = {row["path"]: row["label"] for row in thinned(rows, limit)}
     root = data or Path(run.cache["data_root"])
     images = load_images(root, list(labels), run.feature_spec.preprocess)
     if not len(images):
@@ -180,35 +186,10 @@ def _noted_probabilities(run: Run, limit: int | None) -> dict[str, list[float]]:
     """Return path to noted probabilities of the test images (of all without a test), thinned to ``limit``."""
     rows = run.predictions()
     rows = [row for row in rows if row["split"] == "test"] or rows
-    step = max(1, -(-len(rows) // (limit or len(rows) or 1)))
     columns = [PROBABILITY_PREFIX + name for name in run.class_names]
     try:
-        return {row["path"]: [float(row[column]) for column in columns] for row in rows[::step]}
+        return {row["path"]: [float(row[column]) for column in columns] for row in thinned(rows, limit)}
     except (KeyError, TypeError, ValueError) as error:
         raise RunError(
             "predictions.csv does not fit the run", path=run.folder, found=repr(error), mend="train the run again"
         ) from error
-
-
-def _backbone_weights(run: Run, file: Path | None) -> Weights:
-    name, wanted = run.feature_spec.backbone, run.feature_spec.weights_sha256
-    used = Path(run.cache["weights_path"])
-    if file is None and used.is_file() and sha256_of(used) == wanted:
-        return Weights(name, used, wanted)
-    try:
-        found = find_weights(name, file=file)
-    except WeightsError as error:
-        if file is not None:
-            raise
-        raise WeightsError(
-            f"the weights of {name} that the run was made with are gone", path=used, found=error.what, mend=error.mend
-        ) from error
-    if found.sha256 != wanted:
-        raise MismatchError(
-            "other backbone weights than those of the run",
-            path=found.path,
-            expected=f"SHA-256 {wanted[:16]}…",
-            found=f"{found.sha256[:16]}…",
-            mend="name the right file with --weights FILE",
-        )
-    return found

@@ -14,6 +14,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from export.metadata import ModelMetadata
+from export.thinning import thinned
 from featurize.cuda import PROVIDER as CUDA
 from featurize.cuda import cuda_driver_present, cuda_provider
 from featurize.errors import ImageError, ModelError
@@ -88,9 +89,8 @@ class CheckImages:
 
     def originals(self) -> Iterator[tuple[int, Pixels]]:
         """Yield position and uint8 (1, H, W, 3) of at most MAX_ORIGINALS of them, spread evenly, at their own size."""
-        step = max(1, -(-len(self) // MAX_ORIGINALS))
         source = open_source(self.root)
-        for position in range(0, len(self), step):
+        for position in thinned(range(len(self)), MAX_ORIGINALS):
             image = decode(source.read(self.paths[position])[0])
             yield position, np.asarray(image.convert("RGB"))[None]
 

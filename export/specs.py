@@ -18,7 +18,7 @@ class ExportSpec:
         weights_file: the backbone's weights; by default the file that was used, or where ``xfeat`` finds them.
         data: the folder of the images; by default the one that was featurized.
         max_check_images: at most so many test images are compared.
-        allow_changed_cache: export although the cache has been made anew with other settings since.
+        allow_changed_cache: export although the cache has been made anew since; the distance is then left out.
         opset: of the core model, 18 or 13.
         ood: measure the distance from the training features, for which the cache is needed.
     """

@@ -13,7 +13,7 @@ def weights_of(run: Run, file: Path | None = None) -> Weights:
     """Find the weights of the backbone of a run: in ``file``, where they were, or where ``xfeat`` finds them.
 
     Raises:
-        WeightsError: if they cannot be had.
+        WeightsError: if they cannot be had, or there is no such ``file``.
         MismatchError: if what is found are other weights.
     """
     name, wanted = run.feature_spec.backbone, run.feature_spec.weights_sha256
@@ -23,6 +23,8 @@ def weights_of(run: Run, file: Path | None = None) -> Weights:
     try:
         found = find_weights(name, file=file)
     except WeightsError as error:
+        if file is not None:
+            raise
         raise WeightsError(
             f"the weights of {name} that the run was made with are gone", path=used, found=error.what, mend=error.mend
         ) from error

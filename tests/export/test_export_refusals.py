@@ -14,7 +14,11 @@ import pytest
 from click.testing import Result
 from safetensors.numpy import load_file, save_file
 
+from export.ingredients import distance_of
+from export.specs import ExportSpec
+from featurize.cli import main as featurize_main
 from featurize.weights import sha256_of
+from tests.export.conftest import invoke
 
 Xexport = Callable[..., Result]
 Refused = Callable[..., str]
@@ -100,7 +104,9 @@ def test_other_backbone_weights_than_those_of_the_run_are_refused(refused: Refus
 
 
 def test_weights_that_do_not_exist_are_named(refused: Refused, copied: Any) -> None:
-    assert "no such weights file" in refused(copied, "--weights", copied.folder / "nowhere.pth")
+    said = refused(copied, "--weights", copied.folder / "nowhere.pth")
+    assert "nowhere.pth: no such weights file" in said
+    assert "are gone" not in said
 
 
 def test_a_cache_made_anew_with_other_settings_is_refused_with_the_way_out(refused: Refused, copied: Any) -> None:
@@ -110,7 +116,40 @@ def test_a_cache_made_anew_with_other_settings_is_refused_with_the_way_out(refus
     edit_facts(copied, feature_spec=facts["feature_spec"])
     said = refused(copied)
     assert "made anew with other settings" in said
-    assert "--allow-changed-cache --no-ood" in said
+    assert said.count("--allow-changed-cache") == 1
+
+
+def test_a_changed_cache_that_is_allowed_is_exported_without_the_distance(
+    xexport: Xexport, copied: Any, tmp_path: Path
+) -> None:
+    facts = json.loads((copied.run.folder / "run.json").read_text())
+    facts["cache"]["content_sha256"] = "0" * 64
+    edit_facts(copied, cache=facts["cache"])
+    done = xexport("onnx", copied.run.folder, "-o", tmp_path / "m.onnx", "--allow-changed-cache", "--json")
+    assert done.exit_code == 0, done.output
+    assert "the distance from it (ood) is left out" in done.stderr
+    assert json.loads(done.stdout)["ood_threshold"] is None
+
+
+def test_a_changed_cache_needs_no_allowing_where_it_is_what_it_was(trained: Any) -> None:
+    distance, threshold = distance_of(trained.run, ExportSpec(allow_changed_cache=True))
+    assert distance is not None
+    assert threshold is not None
+
+
+def test_the_distance_is_not_fitted_to_other_images_than_those_of_the_run(refused: Refused, copied: Any) -> None:
+    next(copied.data.glob("train/disc/*.png")).unlink()
+    done = invoke(
+        featurize_main,
+        *("featurize", copied.data, "-o", copied.folder / "features.h5", "--weights", copied.folder / "weights.pth"),
+        *("--backbone", "efficientnet-lite0", "--size", copied.side, "--engine", "torch"),
+    )
+    assert done.exit_code == 0, done.output
+    said = refused(copied)
+    assert "made anew of other images, labels or splits since the run" in said
+    assert "xhead train" in said
+    assert "--no-ood or --allow-changed-cache" in said
+    assert distance_of(copied.run, ExportSpec(ood=False)) == (None, None)
 
 
 def test_a_cache_that_is_gone_is_named_with_the_way_out(refused: Refused, copied: Any) -> None:
