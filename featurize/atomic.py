@@ -39,9 +39,9 @@ def replacing(path: Path) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield partial
-        _flush(partial)
+        flush(partial)
         os.replace(partial, path)
-        _flush(path.parent)
+        flush(path.parent)
     except XfeatError:
         raise
     except OSError as error:
@@ -57,7 +57,8 @@ def output_error(path: Path, error: OSError) -> OutputError:
     return OutputError(f"cannot be written: {reason}", path=path, mend=mend)
 
 
-def _flush(path: Path) -> None:
+def flush(path: Path) -> None:
+    """Bring a file or folder to disk, so that it is whole even if the power fails."""
     if os.name == "nt" and path.is_dir():
         return  # Windows cannot open a folder to flush it
     handle = os.open(path, os.O_RDONLY)
