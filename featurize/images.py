@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import io
+import logging
+import struct
 import warnings
+import zlib
 
 import numpy as np
-from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFile, UnidentifiedImageError
 
 from featurize.dicom import decode_dicom, is_dicom
 from featurize.errors import ImageError
@@ -24,7 +27,35 @@ Image.MAX_IMAGE_PIXELS = MAX_PIXELS
 warnings.simplefilter("ignore", Image.DecompressionBombWarning)
 # Damaged files make Pillow warn of every odd tag; what matters is whether pixels come out.
 warnings.filterwarnings("ignore", module=r"PIL\.")
+logging.getLogger("PIL").addHandler(logging.NullHandler())
 
+# What Pillow raises where a file is damaged; which of them depends on the byte.
+_BROKEN = (
+    OSError,
+    ValueError,
+    SyntaxError,
+    EOFError,
+    MemoryError,
+    TypeError,
+    AttributeError,
+    LookupError,
+    ArithmeticError,
+    AssertionError,
+    RuntimeError,
+    struct.error,
+    zlib.error,
+)
+# Source: the EXIF standard, tag Orientation.
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_ORIENTATION = 0x0112
 _END_MARKERS = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}
 
 
@@ -54,14 +85,14 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
         width, height = image.size
         if width * height > max_pixels:
             raise ImageError(f"{width}×{height} is more than {max_pixels / 1e6:.0f} megapixels")
-        return _to_8_bits(ImageOps.exif_transpose(image))
+        return _to_8_bits(_upright(image))
     except ImageError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ImageError(f"more than {max_pixels / 1e6:.0f} megapixels") from error
     except UnidentifiedImageError as error:
         raise ImageError(f"not a {', '.join(FORMATS)} image") from error
-    except (OSError, ValueError, SyntaxError, EOFError, MemoryError) as error:
+    except _BROKEN as error:
         raise ImageError(f"cannot be decoded: {error}") from error
 
 
@@ -70,6 +101,19 @@ def is_truncated(data: bytes) -> bool:
     kind = "JPEG" if data[:2] == b"\xff\xd8" else "PNG" if data[:4] == b"\x89PNG" else None
     # Some cameras write a little after the marker.
     return kind is not None and _END_MARKERS[kind] not in data[-4096:]
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Turn an image as its EXIF data say; where those are damaged, its pixels stay as they are.
+
+    ``ImageOps.exif_transpose`` also writes the EXIF data anew, and fails at any damaged tag.
+    """
+    image.load()  # first: Pillow turns TIFF images itself, and takes the tag out
+    try:
+        turn = _TURNS.get(image.getexif().get(_ORIENTATION, 1))
+    except _BROKEN:
+        return image
+    return image if turn is None else image.transpose(turn)
 
 
 def _to_8_bits(image: Image.Image) -> Image.Image:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageOps
 
 from featurize.errors import ImageError
 from featurize.images import decode, is_truncated
@@ -191,6 +191,81 @@ def test_a_damaged_file_is_read_or_refused_but_never_crashes(art: SimpleNamespac
         return
     assert pixels.shape == (32, 32, 3)
     assert pixels.dtype == np.uint8
+
+
+def with_exif(art: SimpleNamespace, kind: str, orientation: int = 6) -> bytes:
+    """Return an image file with EXIF data of several types: text, fractions, a nested folder of tags."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    exif[0x010E] = "a chest"  # ImageDescription
+    exif[0x011A] = 72.0  # XResolution
+    exif.get_ifd(0x8769)[0x829A] = 0.004  # ExposureTime
+    return art.encoded(art.pixels_of(1, channels=3), kind, exif=exif)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_upright_is_what_pillow_says(art: SimpleNamespace, kind: str, orientation: int) -> None:
+    """The reference is ``ImageOps.exif_transpose``, for each format that carries EXIF data."""
+    data = with_exif(art, kind, orientation)
+    expected = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
+    assert np.array_equal(rgb(data), np.asarray(expected.convert("RGB")))
+
+
+def exif_of(*entries: tuple[int, int, int, bytes]) -> bytes:
+    """Return EXIF data written by hand: (tag, type, count, 4 bytes of value or offset)."""
+    tags = b"".join(struct.pack("<HHI", tag, kind, count) + value for tag, kind, count, value in entries)
+    return b"Exif\0\0II*\0" + struct.pack("<IH", 8, len(entries)) + tags + bytes(4)
+
+
+TURNED = (0x0112, 3, 1, struct.pack("<HH", 6, 0))
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize(
+    ("exif", "turned"),
+    [
+        (b"Exif\0\0II", False),
+        (b"Exif\0\0XXXXXXXXXXXX", False),
+        (exif_of((0x0112, 2, 4, b"six\0")), False),
+        (exif_of((0x0112, 5, 1, struct.pack("<I", 9000))), False),
+        (exif_of(TURNED, (0x8769, 2, 4, b"abc\0")), True),
+        (exif_of(TURNED, (0x011A, 2, 4, b"dpi\0")), True),
+    ],
+    ids=["cut", "no header", "a text", "beyond the end", "folder is a text", "resolution is a text"],
+)
+def test_damaged_exif_costs_no_pixel(art: SimpleNamespace, kind: str, exif: bytes, turned: bool) -> None:
+    """An orientation that can be read is followed; else pixels stay as they are. The reference is Pillow, without."""
+    plain = Image.open(io.BytesIO(art.encoded(art.pixels_of(1, channels=3), kind))).convert("RGB")
+    expected = np.rot90(np.asarray(plain), -1) if turned else np.asarray(plain)
+    assert np.array_equal(rgb(art.encoded(art.pixels_of(1, channels=3), kind, exif=exif)), expected)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::RuntimeWarning")
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
+def test_no_damage_lets_anything_but_an_image_error_out(art: SimpleNamespace, kind: str) -> None:
+    """Seeded: single bytes, all of the head where EXIF data and tags are, and cuts."""
+    whole = with_exif(art, kind)
+    random = np.random.default_rng(0)
+    exif_at = max(whole.find(b"II*\0"), whole.find(b"MM\0*"), 0)
+    read = 0
+    for _ in range(600):
+        content = bytearray(whole)
+        for _ in range(random.integers(1, 6)):
+            near = random.random() < 0.8
+            at = (
+                int(random.integers(exif_at, min(exif_at + 200, len(content)))) if near else random.integers(len(whole))
+            )
+            content[at] = random.choice([0, 1, 0x7F, 0xFF, random.integers(256)])
+        if random.random() < 0.1:
+            content = content[: random.integers(len(content))]
+        try:
+            decode(bytes(content))
+        except ImageError:
+            continue
+        read += 1
+    assert 0 < read < 600
 
 
 # Preprocessing
