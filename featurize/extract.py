@@ -20,6 +20,7 @@ from featurize.dataset import Dataset
 from featurize.engines import Engine
 from featurize.errors import BusyError, DataError, Interrupted, MismatchError
 from featurize.known import NOWHERE, KnownFeatures, Places
+from featurize.replace import check_replaceable
 from featurize.shards import Identities, ShardStore
 from featurize.sources import ImageSource, open_source
 from featurize.specs import FeatureSpec
@@ -120,10 +121,12 @@ def extract_features(
         open_engine: called once, when the first image has to be computed.
         workers: decoding threads; by default as many as there are cores.
         fail_on_error: stop at the first image that cannot be read instead of skipping it.
-        force: replace an existing cache of another spec, and compute everything anew.
+        force: replace an existing cache of another spec, and compute everything anew; only what a stopped run with
+            ``force`` finished is kept.
         progress: called as images are done.
 
     Raises:
+        CacheError: if there is something else at ``output``, or a cache that is damaged and ``force`` is not set.
         MismatchError: if ``output`` holds features of another spec.
         BusyError: if another process is writing ``output``.
         DataError: if an image cannot be read and ``fail_on_error`` is set, or if none can.
@@ -190,9 +193,9 @@ def _resumable() -> Iterator[None]:
 def _known_features(work: _Work, store: ShardStore, *, force: bool) -> tuple[KnownFeatures, FeatureCache | None]:
     known, old = KnownFeatures(), None
     if force:
-        store.delete()
-        return known, None
-    if work.output.exists():
+        check_replaceable(work.output)
+        store.start_anew()
+    elif work.output.exists():
         old = FeatureCache.open(work.output)
         if old.spec.fingerprint != work.spec.fingerprint:
             raise MismatchError(
@@ -203,6 +206,8 @@ def _known_features(work: _Work, store: ShardStore, *, force: bool) -> tuple[Kno
                 mend="choose another file with -o, or replace this one with --force",
             )
         known.add_cache(old, work.data_root)
+    if not force:
+        store.go_on()
     finished = 0
     for shard, paths, identities in store.load():
         known.add_shard(shard, identities, paths)

@@ -8,6 +8,7 @@ from pathlib import Path
 from featurize.backbones import backbone_info
 from featurize.cache import FeatureCache
 from featurize.errors import MismatchError
+from featurize.replace import check_replaceable
 from featurize.specs import NORMALIZATIONS, FeatureSpec, PreprocessSpec
 from featurize.weights import DownloadProgress, Weights, find_preferred_weights, find_weights
 
@@ -45,6 +46,8 @@ def resolve_request(
         CacheError: if ``output`` exists and is no cache.
         MismatchError: if ``output`` was made with other weights of the same name.
     """
+    if force:
+        check_replaceable(output)
     existing = FeatureCache.open(output).spec if backbone == "auto" and not force and output.exists() else None
     if existing is not None:
         found = find_weights(existing.backbone, file=weights, progress=progress)

@@ -6,6 +6,7 @@ import logging
 import shutil
 import zipfile
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,9 +14,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from featurize.atomic import replacing
+from featurize.atomic import output_error, replacing
 
 logger = logging.getLogger(__name__)
+
+# An empty file beside the shards of a run with --force: what lay there before has been deleted already.
+_STARTED_ANEW = "started-anew"
 
 Features = NDArray[np.floating[Any]]
 
@@ -121,6 +125,28 @@ class ShardStore:
         self.fingerprint = fingerprint
         self.data_root = data_root
         self._next_number = 0
+
+    def start_anew(self) -> None:
+        """Delete the shards, but for those of a stopped run that had started anew too: it goes on.
+
+        Raises:
+            OutputError: if the folder cannot be changed.
+        """
+        marker = self.folder / _STARTED_ANEW
+        if marker.exists():
+            return
+        try:
+            if self.folder.exists():
+                shutil.rmtree(self.folder)
+            self.folder.mkdir(parents=True)
+            marker.touch()
+        except OSError as error:
+            raise output_error(self.folder, error) from error
+
+    def go_on(self) -> None:
+        """Use whatever shards there are; the next run that starts anew does not keep them."""
+        with suppress(OSError):
+            (self.folder / _STARTED_ANEW).unlink()
 
     def load(self) -> Iterator[tuple[Shard, list[str], Identities]]:
         """Yield what an earlier run left, oldest first; a damaged shard or one of another spec is deleted.

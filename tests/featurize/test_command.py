@@ -196,6 +196,13 @@ def test_an_output_that_is_no_cache_is_not_replaced(xfeat: Xfeat, data: Path) ->
     assert Path("features.h5").read_text() == "precious notes"
 
 
+def test_force_does_not_replace_it_either(xfeat: Xfeat, data: Path) -> None:
+    Path("features.h5").write_text("precious notes")
+    result = xfeat("featurize", data, *LITE0, "--force", exit_code=1)
+    assert "--force replaces only feature caches" in result.stderr
+    assert Path("features.h5").read_text() == "precious notes"
+
+
 def test_verify_says_what_is_wrong(xfeat: Xfeat, data: Path) -> None:
     xfeat("featurize", data, *LITE0)
     with h5py.File("features.h5", "a") as file:

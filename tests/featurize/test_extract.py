@@ -6,17 +6,19 @@ import dataclasses
 import os
 import shutil
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+import h5py
 import numpy as np
 import pytest
 
 from featurize import compute
 from featurize.cache import FeatureCache
 from featurize.engines.batches import in_batches
-from featurize.errors import BusyError, DataError, Interrupted, MismatchError
+from featurize.errors import BusyError, CacheError, DataError, Interrupted, MismatchError
 from featurize.extract import Changes, parts_folder
 from featurize.images import decode
 from featurize.preprocess import load_pixels
@@ -418,6 +420,75 @@ def test_a_second_writer_is_refused(bench: Bench) -> None:
     bench.engine.features = meanwhile  # type: ignore[method-assign]
     bench.run()
     assert refused
+    check_cache(bench)
+
+
+# --force
+
+
+@pytest.mark.parametrize(
+    ("make", "found"),
+    [
+        (lambda path: path.write_text("precious notes"), "another kind"),
+        (lambda path: path.touch(), "another kind"),
+        (lambda path: h5py.File(path, "w").create_dataset("measured", data=[1, 2]).file.close(), "another program"),
+        (lambda path: path.mkdir(), "a folder"),
+    ],
+    ids=["text", "empty", "HDF5", "folder"],
+)
+def test_force_replaces_no_file_of_another_program(bench: Bench, make: Callable[[Path], object], found: str) -> None:
+    make(bench.output)
+    before = bench.output.read_bytes() if bench.output.is_file() else None
+    with pytest.raises(CacheError, match=rf"--force replaces only feature caches(.|\n)*{found}(.|\n)*-o"):
+        bench.run(force=True)
+    assert before == (bench.output.read_bytes() if bench.output.is_file() else None)
+    assert bench.engine.images == 0
+    assert not parts_folder(bench.output).exists()
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.99])
+def test_force_replaces_a_damaged_cache(bench: Bench, share: float) -> None:
+    bench.run()
+    content = bench.output.read_bytes()
+    bench.output.write_bytes(content[: int(len(content) * share)])
+    with pytest.raises(CacheError, match="damaged"):
+        bench.run()
+    assert bench.run(force=True).computed == 12
+    check_cache(bench)
+
+
+def stopped_after(bench: Bench, images: int, **options: Any) -> None:
+    """Run until the network has seen so many images more, then press Ctrl-C."""
+    features, until = bench.engine.features, bench.engine.images + images
+
+    def stopping(pixels: np.ndarray) -> np.ndarray:
+        if bench.engine.images >= until:
+            raise KeyboardInterrupt
+        return features(pixels)
+
+    bench.engine.features = stopping  # type: ignore[method-assign]
+    with pytest.raises(Interrupted, match="run the same command again"):
+        bench.run(**options)
+    bench.engine.features = features  # type: ignore[method-assign]
+
+
+def test_a_stopped_run_with_force_goes_on_with_the_same_command(bench: Bench) -> None:
+    bench.run()
+    stopped_after(bench, 8, force=True)
+    before = bench.engine.images
+    done = bench.run(force=True)
+    assert (done.computed, done.reused, bench.engine.images - before) == (4, 8, 4)
+    check_cache(bench)
+    assert bench.run(force=True).computed == 12, "a finished run leaves nothing for the next"
+
+
+def test_force_reuses_nothing_of_a_run_without_it(bench: Bench) -> None:
+    stopped_after(bench, 8)
+    assert bench.run(force=True).computed == 12
+    stopped_after(bench, 4, force=True)
+    bench.output.unlink()
+    stopped_after(bench, 4)
+    assert bench.run(force=True).computed == 12, "a run without force went on in between"
     check_cache(bench)
 
 
