@@ -1,8 +1,8 @@
 """A run becomes one ONNX file that says what the training said.
 
-Reading order: ``metadata`` (what the file says of itself; no torch), ``specs``; the model: ``dense_head``,
-``distance``, ``fused`` (all of it as one torch module), ``resize_graph``, ``onnx_file`` (writing it), ``opset``;
-the proof: ``parity``, ``certificate``, ``ingredients`` (what an export needs of a run), ``export`` (all of it
-together), ``verify``; what can be done with a file: ``model_file``, ``overlay``, ``bench``, ``lower_precision``,
-``quantize``; ``cli`` (the command ``xexport``).
+Reading order: ``metadata`` (what the file says of itself; no torch), ``outputs`` (what it gives), ``specs``; the model:
+``dense_head``, ``distance``, ``fused`` (all of it as one torch module), ``resize_graph``, ``onnx_file`` (writing it),
+``opset``; the proof: ``thinning`` (how many images), ``parity``, ``certificate``, ``ingredients`` (what an export needs
+of a run), ``together`` (putting the files in place), ``export`` (all of it in a row), ``verify``; what can be done with
+a file: ``model_file``, ``overlay``, ``bench``, ``lower_precision``, ``quantize``; ``cli`` (the command ``xexport``).
 """

@@ -1,17 +1,12 @@
-"""From a run folder to ``model.onnx``, ``model.core.onnx`` and their certificate: all three, or none."""
+"""From a run folder to ``model.onnx``, ``model.core.onnx`` and their certificate, each proven before it is put in place."""
 
 from __future__ import annotations
 
-import os
-import shutil
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from export.certificate import Certified, certificate_content, certificate_path
+from export.certificate import Certified, certificate_content
 from export.fused import FusedModel
 from export.ingredients import (
     distance_of,
@@ -36,9 +31,9 @@ from export.parity import (
     open_sessions,
 )
 from export.specs import ExportSpec
-from featurize.atomic import output_error
+from export.together import targets_of, together
 from featurize.engines.conversion import OPSET as NATIVE_OPSET
-from featurize.errors import OutputError, ParityError, XfeatError
+from featurize.errors import ParityError
 from head.run import Run
 
 
@@ -78,15 +73,13 @@ def export_run(run: Run, output: Path, spec: ExportSpec | None = None) -> Export
         OutputError: if the files cannot be written.
     """
     spec = spec or ExportSpec()
-    _check_target(output)
+    targets, certificate = targets_of(output)
     distance, threshold = distance_of(run, spec)
     reference = plain_model(run, spec.weights_file)
     images, noted = images_to_check(run, spec.data, spec.max_check_images)
     metadata = metadata_of(run, threshold)
     fused = FusedModel(reference.backbone, reference.head, run.feature_spec.preprocess, metadata.temperature, distance)
     expected = torch_probabilities(reference, images.pixels)
-    targets = {"full": output, "core": output.with_suffix(".core.onnx")}
-    certificate = certificate_path(output)
     with together([*targets.values(), certificate]) as folder:
         written = {variant: folder / path.name for variant, path in targets.items()}
         traced = trace(fused, run.feature_spec.preprocess.size)
@@ -116,13 +109,6 @@ def export_run(run: Run, output: Path, spec: ExportSpec | None = None) -> Export
         )
         (folder / certificate.name).write_text(text, encoding="utf-8", errors="surrogateescape")
     return result
-
-
-def _check_target(output: Path) -> None:
-    if output.is_dir() or output.suffix != ".onnx":
-        raise OutputError(
-            "not a name for a model", path=output, expected="a file that ends in .onnx", mend="name one with -o"
-        )
 
 
 def _check(
@@ -166,24 +152,3 @@ def _require_agreement(result: Export) -> None:
 
 def _what_differs(agreement: Agreement) -> str:
     return f"{agreement.max_difference:.2g} and {agreement.changed_decisions} of {agreement.images} decisions changed"
-
-
-@contextmanager
-def together(targets: list[Path]) -> Iterator[Path]:
-    """Give a folder beside the targets; if the body ends well, its files of their names replace them."""
-    parent = targets[0].parent
-    try:
-        parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(dir=parent, prefix=f".{targets[0].name}."))
-    except OSError as error:
-        raise output_error(targets[0], error) from error
-    try:
-        yield folder
-        for target in targets:
-            os.replace(folder / target.name, target)
-    except XfeatError:
-        raise
-    except OSError as error:
-        raise output_error(targets[0], error) from error
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)

@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from export.certificate import Certified, certificate_content, certificate_path
-from export.export import together
+from export.certificate import Certified, certificate_content
 from export.ingredients import labelled_images
 from export.lower_precision import to_float16, to_int8
 from export.metadata import VARIANTS, ModelMetadata
@@ -27,6 +26,7 @@ from export.parity import (
     open_sessions,
 )
 from export.specs import QuantizeSpec
+from export.together import targets_of, together
 from featurize.errors import MismatchError, ModelError, ParityError
 from head.run import Run
 
@@ -91,6 +91,7 @@ def quantize_model(path: Path, run: Run, output: Path, spec: QuantizeSpec) -> Qu
         ParityError: if the loss is over the gate; nothing is then written.
         OutputError: if the files cannot be written.
     """
+    targets, certificate = targets_of(output)
     metadata = _checked(path, run)
     calibration, _ = labelled_images(run, "train", spec.data, spec.calibration_images)
     images, labels = labelled_images(run, "valid", spec.data)
@@ -99,8 +100,6 @@ def quantize_model(path: Path, run: Run, output: Path, spec: QuantizeSpec) -> Qu
     traced = detach_resize(onnx.load(path), metadata.feature_spec.preprocess.size)
     smaller = to_int8(traced, calibration.pixels, spec.float_layers) if spec.precision == "int8" else to_float16(traced)
     metadata = replace(metadata, precision=spec.precision)
-    targets = {"full": output, "core": output.with_suffix(".core.onnx")}
-    certificate = certificate_path(output)
     with together([*targets.values(), certificate]) as folder:
         written = {variant: folder / target.name for variant, target in targets.items()}
         for variant in VARIANTS:

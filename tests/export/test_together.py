@@ -1,0 +1,91 @@
+"""Three files put in place: checked before the work, the certificate last, nothing unfinished left."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from export.together import targets_of, together
+from featurize.errors import OutputError
+
+NAMES = ("model.onnx", "model.core.onnx", "model.certificate.json")
+
+
+def write(folder: Path, text: str) -> None:
+    for name in NAMES:
+        (folder / name).write_text(text)
+
+
+def targets(folder: Path) -> list[Path]:
+    return [folder / name for name in NAMES]
+
+
+def contents(folder: Path) -> dict[str, str]:
+    return {path.name: path.read_text() if path.is_file() else "a folder" for path in folder.iterdir()}
+
+
+def test_a_model_has_its_core_form_and_certificate_beside_it(tmp_path: Path) -> None:
+    models, certificate = targets_of(tmp_path / "model.onnx")
+    assert [*models.values(), certificate] == targets(tmp_path)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_folder_in_the_way_of_any_of_the_three_is_named_before_the_work(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).mkdir()
+    with pytest.raises(OutputError) as problem:
+        targets_of(tmp_path / "model.onnx")
+    assert problem.value.file == tmp_path / name
+
+
+def test_all_are_replaced_and_nothing_is_left_beside_them(tmp_path: Path) -> None:
+    write(tmp_path, "old")
+    with together(targets(tmp_path)) as folder:
+        write(folder, "new")
+        assert contents(tmp_path)["model.onnx"] == "old"
+    assert contents(tmp_path) == dict.fromkeys(NAMES, "new")
+
+
+@pytest.mark.parametrize("problem", [OSError("full"), KeyboardInterrupt()])
+def test_a_failure_keeps_what_was_there(tmp_path: Path, problem: BaseException) -> None:
+    def fail() -> None:
+        with together(targets(tmp_path)) as folder:
+            write(folder, "new")
+            raise problem
+
+    write(tmp_path, "old")
+    with pytest.raises((OutputError, KeyboardInterrupt)):
+        fail()
+    assert contents(tmp_path) == dict.fromkeys(NAMES, "old")
+
+
+def test_everything_is_on_disk_before_the_first_is_replaced_and_the_certificate_goes_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps = []
+    replace = os.replace
+
+    def noted(source: Path, target: Path) -> None:
+        steps.append(f"replace {target.name}")
+        replace(source, target)
+
+    monkeypatch.setattr("export.together.flush", lambda path: steps.append(f"flush {path.name}"))
+    monkeypatch.setattr(os, "replace", noted)
+    with together(targets(tmp_path)) as folder:
+        write(folder, "new")
+    assert steps == [*(f"flush {n}" for n in NAMES), *(f"replace {n}" for n in NAMES), f"flush {tmp_path.name}"]
+
+
+def test_what_a_killed_export_left_goes_after_a_day_and_no_other_folder_does(tmp_path: Path) -> None:
+    two_days_ago = time.time() - 2 * 24 * 60 * 60
+    kept = [".model.onnx.running.unfinished", ".model.onnx.mine", ".other.onnx.a.unfinished"]
+    for name in (".model.onnx.killed.unfinished", *kept):
+        (tmp_path / name).mkdir()
+        write(tmp_path / name, "half")
+        if "running" not in name:
+            os.utime(tmp_path / name, (two_days_ago, two_days_ago))
+    with together(targets(tmp_path)) as folder:
+        write(folder, "new")
+    assert set(contents(tmp_path)) == {*NAMES, *kept}
