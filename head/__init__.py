@@ -1,9 +1,21 @@
 """Heads are trained on cached features, in seconds.
 
 Reading order: ``specs`` (what is trained), ``splits`` (on which rows), ``network`` (the head as a torch module),
-``adam``, ``loss`` and ``fit`` (the training loop), ``predictions``, ``calibration``, ``metrics``, ``operating`` and
-``assess`` (what it is worth), ``audited`` (what is known of the data), ``run`` (the run folder), ``plots`` and
-``report`` (the page), ``train`` (all of it together), ``worker`` (a second process for the slow imports).
-``crossval`` and ``evaluate`` test heads in other ways, ``classifier`` is the head for scikit-learn, ``sweep`` trains
-many at once. The command ``xhead`` starts in ``cli``.
+``adam``, ``loss``, ``history`` and ``fit`` (the training loop), ``predictions``, ``calibration``, ``metrics``,
+``intervals``, ``operating`` and ``assess`` (what it is worth), ``audited`` (what is known of the data), ``run`` (the
+run folder), ``plots`` and ``report`` (the page), ``train`` (all of it together), ``worker`` (a second process for the
+slow imports).
+
+What else can be done with heads, each on its own:
+
+- ``crossval`` trains one per fold; ``evaluate`` tests one on other images, for which ``backbone`` finds the weights;
+  ``classifier`` is the head for scikit-learn.
+- ``sweep`` trains many: ``sweep_space`` (which), ``sweep_ranking`` (the best of them), ``sweep_results`` (its folder);
+  ``batched`` trains them at once: ``batched_stack``, ``batched_loss`` and ``batched_adam`` (many heads as one),
+  ``batched_training`` (their loop).
+- ``compare`` holds runs against each other: ``compare_chance`` (whether a difference means anything),
+  ``compare_baselines`` (scikit-learn's classifiers), ``compare_table`` and ``compare_page``.
+
+The command ``xhead`` starts in ``cli``, with ``text`` (how figures are written) and ``cli_options`` (what commands
+share); ``cli_train``, ``cli_sweep``, ``cli_crossval``, ``cli_eval`` and ``cli_compare`` are one command each.
 """
