@@ -1,4 +1,4 @@
-"""From a run folder to ``model.onnx``, ``model.core.onnx`` and their certificate, each proven before it is put in place."""
+"""From a run folder to ``model.onnx``, ``model.core.onnx`` and their certificate, put in place when proven."""
 
 from __future__ import annotations
 
