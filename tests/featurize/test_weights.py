@@ -212,6 +212,53 @@ def test_auto_falls_back_to_lite0_and_says_so(
     assert "taking efficientnet-lite0 instead" in caplog.text
 
 
+def test_a_cache_folder_that_cannot_be_written_has_its_own_mend(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_official(monkeypatch, server)
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "file"))
+    with pytest.raises(WeightsError, match=r"cannot be kept(.|\n)*TORCH_HOME(.|\n)*--weights") as caught:
+        find_weights("efficientnet-b0")
+    assert "with -o" not in str(caught.value)
+
+
+def test_auto_falls_back_where_weights_cannot_be_kept(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    fake_official(monkeypatch, server)
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "file"))
+    assert find_preferred_weights().backbone == "efficientnet-lite0"
+    (said,) = caplog.messages
+    assert "cannot be written" in said
+    assert "taking efficientnet-lite0 instead" in said
+
+
+def test_auto_never_passes_over_damaged_weights(hub: Path, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = fake_official(monkeypatch, server)
+    hub.mkdir(parents=True)
+    (hub / name).write_bytes(CONTENT[:-1])
+    with pytest.raises(WeightsError, match=r"damaged(.|\n)*delete"):
+        find_preferred_weights()
+
+
+def test_a_cache_folder_that_may_not_be_entered_counts_as_empty(
+    hub: Path, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Root may enter everything, so the system's answer is given by hand."""
+    server.mode = "absent"
+    fake_official(monkeypatch, server)
+
+    def denied(path: Path) -> bool:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "is_file", denied)
+        with pytest.raises(WeightsError, match="cannot be downloaded"):
+            find_weights("efficientnet-b0")
+
+
 def test_a_backbone_named_explicitly_is_never_replaced(
     hub: Path, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
