@@ -9,12 +9,13 @@ import os
 import secrets
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from featurize.atomic import output_error
+from featurize.atomic import flush, output_error
 from featurize.errors import RunError, SpecError, XfeatError
 from featurize.specs import FeatureSpec
 from head.specs import HeadSpec, TrainSpec
@@ -36,6 +37,7 @@ RUN_FILE, HEAD_FILE, HISTORY_FILE, PREDICTIONS_FILE, REPORT_FILE = (
     "report.html",
 )
 PROBABILITY_PREFIX = "p_"
+_ELSEWHERE = "choose another place with --runs"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,7 +164,8 @@ def latest_run(runs: Path) -> Path:
     """
     if (runs / LATEST / RUN_FILE).is_file():
         return (runs / LATEST).resolve()
-    folders = [file.parent for file in runs.glob(f"*/{RUN_FILE}")]
+    # The folder of a training that was killed has a hidden name.
+    folders = [file.parent for file in runs.glob(f"*/{RUN_FILE}") if not file.parent.name.startswith(".")]
     if not folders:
         raise RunError("no run there", path=runs, expected="the folder of a trained head", mend="xhead train")
     return max(folders, key=lambda folder: (folder / RUN_FILE).stat().st_mtime_ns)
@@ -190,13 +193,16 @@ class RunWriter:
         self.target = runs / name
         if self.target.exists():
             raise RunError("there is a run of that name", path=self.target, mend="choose another --name, or delete it")
-        self.folder = runs / f".{name}.{os.getpid()}.tmp"
+        # Containers and machines that share a disk have the same process numbers.
+        self.folder = runs / f".{name}.{os.getpid()}-{secrets.token_hex(4)}.tmp"
+        self._made = [folder for folder in (runs, *runs.parents) if not folder.exists()]
 
     def __enter__(self) -> RunWriter:
         try:
             self.folder.mkdir(parents=True)
         except OSError as error:
-            raise output_error(self.folder, error) from error
+            self._clean_up()
+            raise output_error(self.target, error, elsewhere=_ELSEWHERE) from error
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
@@ -204,11 +210,11 @@ class RunWriter:
             if error is None:
                 self._publish()
         except OSError as problem:
-            raise output_error(self.target, problem) from problem
+            raise output_error(self.target, problem, elsewhere=_ELSEWHERE) from problem
         finally:
-            shutil.rmtree(self.folder, ignore_errors=True)
+            self._clean_up()
         if isinstance(error, OSError) and not isinstance(error, XfeatError):
-            raise output_error(self.target, error) from error
+            raise output_error(self.target, error, elsewhere=_ELSEWHERE) from error
 
     def save_head(self, model: nn.Module) -> str:
         """Write the head's weights; return the file's SHA-256."""
@@ -235,13 +241,23 @@ class RunWriter:
         (self.folder / file_name).write_text(text, encoding="utf-8", errors="surrogateescape")
 
     def _publish(self) -> None:
+        for path in (*self.folder.iterdir(), self.folder):
+            flush(path)
         self.folder.rename(self.target)
-        link = self.target.parent / f".{LATEST}.{os.getpid()}"
+        link = self.target.parent / f".{LATEST}.{os.getpid()}-{secrets.token_hex(4)}"
         try:
             link.symlink_to(self.target.name, target_is_directory=True)
             link.replace(self.target.parent / LATEST)
         except OSError:
             link.unlink(missing_ok=True)  # no symbolic links here: latest_run looks at the times instead
+        flush(self.target.parent)
+
+    def _clean_up(self) -> None:
+        """Remove what is unfinished, and the folders made for it that are empty."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+        for folder in self._made:
+            with suppress(OSError):
+                folder.rmdir()
 
 
 def save_predictions(writer: RunWriter, predictions: Predictions, class_names: Sequence[str]) -> None:

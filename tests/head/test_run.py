@@ -16,7 +16,7 @@ import torch
 from featurize.cache import FeatureCache
 from featurize.errors import CacheError, DataError, OutputError, RunError
 from head.fit import as_rows
-from head.run import Run, latest_run, open_run
+from head.run import Run, RunWriter, latest_run, open_run
 from head.specs import HeadSpec, TargetSpec, TrainSpec
 from head.train import train_run
 from tests.head.conftest import DIM, MakeCache, cloud
@@ -172,13 +172,13 @@ def test_a_failing_training_leaves_nothing(make_cache: MakeCache, tmp_path: Path
     features[5, 3] = np.nan
     with pytest.raises(CacheError, match=r"1 rows hold values that are not finite: normal/0005\.png"):
         trained(make_cache(features=features), tmp_path)
-    assert list((tmp_path / "runs").iterdir()) == []
+    assert not (tmp_path / "runs").exists()
 
 
 def test_an_operating_point_for_no_class_leaves_nothing(make_cache: MakeCache, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no class called flu"):
         trained(make_cache(), tmp_path, target=TargetSpec(positive="flu"))
-    assert list((tmp_path / "runs").iterdir()) == []
+    assert not (tmp_path / "runs").exists()
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
@@ -190,8 +190,39 @@ def test_a_folder_that_cannot_be_written_is_named(make_cache: MakeCache, tmp_pat
 
 def test_a_file_where_the_runs_should_be_is_named(make_cache: MakeCache, tmp_path: Path) -> None:
     (tmp_path / "runs").write_text("")
-    with pytest.raises(OutputError, match="cannot be written"):
+    with pytest.raises(OutputError, match="cannot be written: its folder is a file") as problem:
         trained(make_cache(), tmp_path)
+    assert problem.value.mend == "choose another place with --runs"
+
+
+def test_a_failing_training_leaves_the_runs_that_are_there(make_cache: MakeCache, tmp_path: Path) -> None:
+    run = trained(make_cache(), tmp_path)
+    with pytest.raises(DataError, match="no class called flu"):
+        trained(make_cache("other.h5"), tmp_path, "second", target=TargetSpec(positive="flu"))
+    assert {path.name for path in run.folder.parent.iterdir()} == {"first", "latest"}
+
+
+def test_two_writers_with_one_process_number_do_not_share_a_folder(tmp_path: Path) -> None:
+    """As in two containers on one disk."""
+    assert RunWriter(tmp_path, "a").folder != RunWriter(tmp_path, "a").folder
+
+
+def test_a_run_is_on_disk_before_it_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    flushed = []
+    target = tmp_path / "runs" / "a"
+    monkeypatch.setattr("head.run.flush", lambda path: flushed.append((path.name, target.exists())))
+    with RunWriter(target.parent, "a") as writer:
+        writer.save_text("report.html", "")
+        writer.save_text("history.csv", "")
+    assert {name for name, shown in flushed if not shown} == {"report.html", "history.csv", writer.folder.name}
+    assert [name for name, shown in flushed if shown] == ["runs"]
+
+
+def test_what_a_killed_training_left_is_not_the_latest_run(tmp_path: Path) -> None:
+    (tmp_path / ".a.123-00.tmp").mkdir()
+    (tmp_path / ".a.123-00.tmp" / "run.json").write_text("{}")
+    with pytest.raises(RunError, match="no run there"):
+        latest_run(tmp_path)
 
 
 def test_one_image_in_a_class_trains(make_cache: MakeCache, tmp_path: Path) -> None:
