@@ -138,9 +138,9 @@ class FeatureCache:
         """Check every row.
 
         Raises:
-            CacheError: if a value is not finite or the content differs from what was written.
+            CacheError: if a value is not finite, or anything differs from what was written.
         """
-        finite, digest = self._check_features()
+        finite, digest, attributes = self._read_through()
         if not finite.all():
             bad = [self.columns.path[i] for i in np.flatnonzero(~finite)[:5]]
             raise CacheError(
@@ -148,16 +148,20 @@ class FeatureCache:
                 path=self.path,
                 mend=_MAKE_AGAIN,
             )
-        if digest != self.content_sha256:
-            raise CacheError(
-                "the content has changed since it was written",
-                path=self.path,
-                expected=self.content_sha256,
-                found=digest,
-                mend=_MAKE_AGAIN,
-            )
+        states = _digest_of_states(self.columns, self.skipped)
+        for what, expected, found in (
+            ("the content has changed", self.content_sha256, digest),
+            ("the counts have changed", attributes["counts"], json.dumps(self.counts)),
+            # Caches of earlier versions have no such digest.
+            ("what it says of the files has changed", attributes.get("columns_sha256", states), states),
+        ):
+            if expected != found:
+                raise CacheError(
+                    f"{what} since it was written", path=self.path, expected=expected, found=found, mend=_MAKE_AGAIN
+                )
 
-    def _check_features(self) -> tuple[NDArray[np.bool_], str]:
+    def _read_through(self) -> tuple[NDArray[np.bool_], str, dict[str, Any]]:
+        """Return which rows are finite, the digest of the content, and the attributes."""
         # Read, not mapped: pages of a mapped file would count as this process's memory.
         finite = np.ones(len(self), dtype=bool)
         digest = hashlib.sha256()
@@ -166,7 +170,8 @@ class FeatureCache:
                 block = file["features"][rows]
                 finite[rows] = np.isfinite(block).reshape(len(block), -1).all(axis=1)
                 digest.update(np.ascontiguousarray(block).data)
-        return finite, _with_columns(digest, self.columns)
+            attributes = dict(file.attrs)
+        return finite, _with_columns(digest, self.columns), attributes
 
 
 _MAKE_AGAIN = "delete it and run xfeat featurize again, or restore a copy"
@@ -230,6 +235,7 @@ def write_cache(
             "data_root": data_root,
             "weights_path": weights_path,
             "content_sha256": _with_columns(digest, columns),
+            "columns_sha256": _digest_of_states(columns, skipped),
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "versions": json.dumps(library_versions()),
         }
@@ -261,6 +267,15 @@ def _with_columns(digest: hashlib._Hash, columns: Columns) -> str:
     digest.update(np.asarray(columns.label, np.int32).tobytes() + np.asarray(columns.split, np.uint8).tobytes())
     for texts in (columns.path, columns.group):
         digest.update("\0".join(texts).encode("utf-8", "surrogateescape") + b"\0\0")
+    return digest.hexdigest()
+
+
+def _digest_of_states(columns: Columns, skipped: Sequence[Skipped]) -> str:
+    """Return the digest of what is said of the files: digests, sizes, times, truncated ends, and those skipped."""
+    digest = hashlib.sha256("".join(columns.sha256).encode())
+    digest.update(np.asarray(columns.size, np.int64).tobytes() + np.asarray(columns.mtime_ns, np.int64).tobytes())
+    digest.update(np.asarray(columns.truncated, np.bool_).tobytes())
+    digest.update(b"".join(_bytes(text) + b"\0" for row in skipped for text in row))
     return digest.hexdigest()
 
 
@@ -333,9 +348,18 @@ def _read(path: Path, file: h5py.File) -> dict[str, Any]:
     lengths = {len(values) for values in columns.values()} | {file["features"].shape[0]}
     if len(lengths) != 1:
         raise CacheError("damaged: its columns differ in length", path=path, mend=_MAKE_AGAIN)
+    spec = FeatureSpec.from_dict(json.loads(attrs["spec"]))
+    class_names = tuple(json.loads(attrs["class_names"]))
+    for what, good in (
+        ("a label is outside the class names", _is_within(columns["label"], range(NO_LABEL, len(class_names)))),
+        ("a split is none of those that there are", _is_within(columns["split"], (*range(len(SPLITS)), NO_SPLIT))),
+        ("its fingerprint is not that of its settings", attrs["fingerprint"] == spec.fingerprint),
+    ):
+        if not good:
+            raise CacheError(f"damaged: {what}", path=path, mend=_MAKE_AGAIN)
     return {
-        "spec": FeatureSpec.from_dict(json.loads(attrs["spec"])),
-        "class_names": tuple(json.loads(attrs["class_names"])),
+        "spec": spec,
+        "class_names": class_names,
         "data_root": str(attrs["data_root"]),
         "weights_path": str(attrs["weights_path"]),
         "features": _map_features(path, file["features"]),
@@ -345,6 +369,10 @@ def _read(path: Path, file: h5py.File) -> dict[str, Any]:
         "created": str(attrs["created"]),
         "versions": json.loads(attrs["versions"]),
     }
+
+
+def _is_within(values: NDArray[Any], allowed: Iterable[int]) -> bool:
+    return bool(np.isin(values, list(allowed)).all())
 
 
 def _map_features(path: Path, dataset: h5py.Dataset) -> NDArray[Any]:

@@ -159,6 +159,44 @@ def test_verify_finds_a_flipped_bit(tmp_path: Path) -> None:
         FeatureCache.open(cache.path).verify()
 
 
+@pytest.mark.parametrize(
+    ("name", "index", "value"),
+    [
+        ("sha256", 3, b"f" * 64),
+        ("size", 3, 7777),
+        ("mtime_ns", 3, 7777),
+        ("truncated", 3, True),
+        ("skipped", 0, (b"a.png", b"another reason")),
+        ("label", 3, 0),
+        ("split", 3, 1),
+        ("path", 3, b"covid/other.png"),
+        ("group", 3, b"another"),
+    ],
+)
+def test_verify_finds_a_change_in_every_column(tmp_path: Path, name: str, index: int, value: object) -> None:
+    cache = write(tmp_path / "c.h5", numbers(9, 4), skipped=[Skipped("a.png", "the reason")])
+    cache.verify()
+    with h5py.File(cache.path, "a") as file:
+        file[name][index] = value
+    with pytest.raises(CacheError, match=r"changed since it was written(.|\n)*mend"):
+        FeatureCache.open(cache.path).verify()
+
+
+def test_verify_finds_other_counts(tmp_path: Path) -> None:
+    cache = write(tmp_path / "c.h5", numbers(9, 4))
+    with h5py.File(cache.path, "a") as file:
+        file.attrs["counts"] = file.attrs["counts"].replace("5", "6")
+    with pytest.raises(CacheError, match="the counts have changed"):
+        FeatureCache.open(cache.path).verify()
+
+
+def test_a_cache_of_before_there_was_a_digest_of_its_columns_is_good(tmp_path: Path) -> None:
+    cache = write(tmp_path / "c.h5", numbers(9, 4))
+    with h5py.File(cache.path, "a") as file:
+        del file.attrs["columns_sha256"]
+    FeatureCache.open(cache.path).verify()
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_verify_names_rows_that_are_not_finite(tmp_path: Path, value: float) -> None:
     features = numbers(9, 4)
@@ -231,8 +269,16 @@ def test_hdf5_of_another_program_is_refused(tmp_path: Path) -> None:
         (lambda file: file.attrs.__setitem__("spec", '{"colour": 1}'), "unreadable settings"),
         (lambda file: file.__delitem__("label"), "damaged"),
         (lambda file: (file.__delitem__("label"), file.create_dataset("label", data=[1])), "differ in length"),
+        (lambda file: file["label"].__setitem__(1, 2), "damaged: a label is outside"),
+        (lambda file: file["label"].__setitem__(1, -2), "damaged: a label is outside"),
+        (lambda file: file["split"].__setitem__(1, 3), "damaged: a split is none"),
+        (lambda file: file["split"].__setitem__(1, 254), "damaged: a split is none"),
+        (lambda file: file.attrs.__setitem__("fingerprint", "0" * 16), "damaged: its fingerprint"),
     ],
-    ids=["version", "no spec", "broken spec", "unknown setting", "no column", "short column"],
+    ids=[
+        *("version", "no spec", "broken spec", "unknown setting", "no column", "short column"),
+        *("label too high", "label too low", "split too high", "split unknown", "other fingerprint"),
+    ],
 )
 def test_what_does_not_fit_is_named(tmp_path: Path, change: Any, said: str) -> None:
     cache = write(tmp_path / "c.h5", numbers(3, 4))
