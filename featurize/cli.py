@@ -46,7 +46,11 @@ def main() -> None:
     help="auto keeps what the output has; else takes efficientnet-b0, or efficientnet-lite0 where b0's weights cannot "
     "be had. Others: " + ", ".join(BACKBONES),
 )
-@click.option("--weights", type=click.Path(path_type=Path), help="Weights file in efficientnet_pytorch's format.")
+@click.option(
+    "--weights",
+    type=click.Path(path_type=Path),
+    help="Weights file in efficientnet_pytorch's format; with --backbone auto and no output yet, of efficientnet-b0.",
+)
 @click.option("--size", type=int, help="Side of the network's input in pixels.  [default: the backbone's own]")
 @click.option(
     "--pooling",

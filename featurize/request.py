@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from featurize.backbones import backbone_info
+from featurize.backbones import PREFERRED, backbone_info
 from featurize.cache import FeatureCache
 from featurize.errors import MismatchError
 from featurize.replace import check_replaceable
-from featurize.specs import NORMALIZATIONS, FeatureSpec, PreprocessSpec
+from featurize.specs import NORMALIZATIONS, FeatureSpec, PreprocessSpec, require
 from featurize.weights import DownloadProgress, Weights, find_preferred_weights, find_weights
 
 
@@ -31,7 +31,8 @@ def resolve_request(
     Args:
         output: the cache to be written; ``auto`` keeps the backbone of one that is there, unless ``force``.
         backbone: a name, or ``auto``.
-        weights: a file of weights; needs a named backbone or an existing cache.
+        weights: a file of weights; ``auto`` takes it as one of the backbone of the existing cache, or else of
+            :data:`featurize.backbones.PREFERRED`.
         size: side of the input in pixels; by default the backbone's own.
         pooling: ``final`` or ``multilevel``.
         views: views of each image, the clean one included.
@@ -46,6 +47,7 @@ def resolve_request(
         CacheError: if ``output`` exists and is no cache.
         MismatchError: if ``output`` was made with other weights of the same name.
     """
+    _check_settings(size=size, pooling=pooling, views=views, normalize=normalize, dtype=dtype)
     if force:
         check_replaceable(output)
     existing = FeatureCache.open(output).spec if backbone == "auto" and not force and output.exists() else None
@@ -55,9 +57,11 @@ def resolve_request(
     elif backbone == "auto" and weights is None:
         found = find_preferred_weights(progress)
     else:
-        found = find_weights("efficientnet-b0" if backbone == "auto" else backbone, file=weights, progress=progress)
+        found = find_weights(PREFERRED if backbone == "auto" else backbone, file=weights, progress=progress)
     mean, std = NORMALIZATIONS[normalize]
-    preprocess = PreprocessSpec(size=size or backbone_info(found.backbone).default_size, mean=mean, std=std)
+    preprocess = PreprocessSpec(
+        size=backbone_info(found.backbone).default_size if size is None else size, mean=mean, std=std
+    )
     spec = FeatureSpec(
         backbone=found.backbone,
         weights_sha256=found.sha256,
@@ -67,6 +71,15 @@ def resolve_request(
         dtype=dtype,
     )
     return spec, found
+
+
+def _check_settings(*, size: int | None, pooling: str, views: int, normalize: str, dtype: str) -> None:
+    """Let the specs refuse what is out of range before a minute is spent on a download."""
+    require(normalize in NORMALIZATIONS, "unknown normalization", expected=" or ".join(NORMALIZATIONS), found=normalize)
+    preprocess = PreprocessSpec() if size is None else PreprocessSpec(size=size)
+    FeatureSpec(
+        backbone=PREFERRED, weights_sha256="0" * 64, preprocess=preprocess, pooling=pooling, views=views, dtype=dtype
+    )
 
 
 def _check_same_weights(output: Path, existing: FeatureSpec, found: Weights) -> None:
