@@ -1,8 +1,19 @@
 """Images go through a frozen EfficientNet once; their features are kept in ``features.h5``.
 
-Reading order: ``specs`` (what is computed), ``dataset`` (which images), ``images`` and ``preprocess`` (pixels),
-``backbones`` and ``weights`` (which network), ``network`` and ``engines`` (running it), ``shards`` and ``cache``
-(keeping the result), ``extract`` (all of it together), ``cli`` (the command ``xfeat``).
+Reading order:
+
+- what is wanted: ``specs`` (what is computed), ``dataset`` (which images), ``sources`` (where their bytes come from:
+  a folder or an archive);
+- pixels: ``images`` and ``dicom`` (from bytes to pixels), ``preprocess`` (to the network's size), ``views`` (augmented
+  ones), ``reading`` (many files, ahead of the network);
+- the network: ``backbones`` and ``weights`` (which one), ``network`` and ``engines`` (running it), ``cores`` and
+  ``cuda`` (on what);
+- the result: ``cache`` (the finished file), ``shards`` (of a run that is not finished), ``known`` (finding both again),
+  ``atomic`` (files appear whole or not at all), ``replace`` (what ``--force`` may overwrite);
+- a run: ``request`` (from options to a spec), ``compute`` (the part that costs time), ``extract`` (all of it together);
+- other commands: ``split`` and ``split_files`` (class folders to train, valid and test), ``audit`` (whether figures can
+  be believed);
+- the command ``xfeat``: ``cli`` and ``cli_data``, on ``console`` (how all four commands talk) and ``errors``.
 
 Nothing is imported here, so that ``xfeat --help`` answers at once.
 """
