@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw
 
 from export.model_file import ModelFile
 from export.outputs import HEATMAP, OOD, PROBABILITIES
-from featurize.atomic import output_error
+from featurize.atomic import replacing
 from featurize.dataset import IMAGE_SUFFIXES
 from featurize.errors import DataError, ImageError, ModelError, SpecError
 from featurize.images import decode
@@ -147,11 +147,8 @@ def _explain(model: ModelFile, file: Path, image: Image.Image, target: Path, sho
     )
     image.thumbnail((MAX_SIDE, MAX_SIDE))
     picture = _with_caption(overlay(image, answers[HEATMAP][0, code]), result)
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        picture.save(target)
-    except OSError as error:
-        raise output_error(target, error) from error
+    with replacing(target) as partial:
+        picture.save(partial, format="PNG")
     return result
 
 

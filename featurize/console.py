@@ -25,6 +25,8 @@ from featurize.errors import Interrupted, XfeatError
 EXIT_PROBLEM = 1
 EXIT_INTERRUPTED = 130
 _PLAIN_LINE_SECONDS = 5.0
+# Every file that a command writes appears whole; a command that keeps more of its work raises Interrupted and says so.
+_STOPPED = "stopped; nothing half-written is left: run the same command again"
 
 
 class Commands(click.Group):
@@ -38,7 +40,7 @@ class Commands(click.Group):
         except Interrupted as stop:
             _say_and_exit(str(stop), EXIT_INTERRUPTED)
         except (KeyboardInterrupt, click.exceptions.Abort):
-            _say_and_exit("stopped", EXIT_INTERRUPTED)
+            _say_and_exit(_STOPPED, EXIT_INTERRUPTED)
         except BrokenPipeError:
             # The reader of our output has gone (… | head): no more to say, and nothing to flush at exit.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -48,6 +48,19 @@ def test_each_image_gets_a_picture_of_the_class_decided_on(xexport: Xexport, exp
             assert (picture.width, picture.height - image.height) == (image.width, 18)
 
 
+def test_a_picture_that_is_stopped_halfway_is_not_left(
+    xexport: Xexport, exported: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(_: Image.Image, file: Path, **__: object) -> None:
+        file.write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Image.Image, "save", stop)
+    done = xexport("explain", exported.model, exported.data / "test/disc/0.png", "-o", tmp_path / "seen")
+    assert done.exit_code == 130
+    assert list((tmp_path / "seen").iterdir()) == []
+
+
 def test_a_class_asked_for_is_shown_beside_the_decision(xexport: Xexport, exported: Any, tmp_path: Path) -> None:
     file = exported.data / "test/disc/0.png"
     done = xexport("explain", exported.model, file, "-o", tmp_path, "--class", "bar", "--json")

@@ -252,6 +252,22 @@ def test_a_folder_without_permission_is_refused(xexport: Xexport, copied: Any) -
     assert "no permission" in done.stderr
 
 
+def test_ctrl_c_leaves_everything_as_it_was_and_says_how_to_go_on(
+    xexport: Xexport, copied: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("export.export.trace", stop)
+    before = snapshot(copied.folder)
+    done = xexport("onnx", copied.run.folder, "-o", copied.model)
+    assert done.exit_code == 130
+    assert done.stdout == ""
+    assert done.stderr == "stopped; nothing half-written is left: run the same command again\n"
+    assert snapshot(copied.folder) == before
+    assert not list(copied.folder.glob(".model.onnx.*"))
+
+
 def test_usage_errors_exit_with_2(xexport: Xexport) -> None:
     assert xexport("onnx", "--check-images", "0").exit_code == 2
     assert xexport("onnx", "--nonsense").exit_code == 2
