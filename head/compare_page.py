@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator
 from head.compare import Comparison, read_history
 from head.compare_table import COLUMNS, difference_text, setting_text
 from head.history import EpochRecord
-from head.plots import _STYLE, COLOURS, _finish, _label, _svg
+from head.plots import COLOURS, STYLE, label_axes, legend_label, svg_text
 
 # More lines than colours cannot be told apart: the best are drawn.
 MOST_CURVES = len(COLOURS)
@@ -46,16 +46,16 @@ def overlaid_curves(histories: Mapping[str, Sequence[EpochRecord]], part: str, q
         part: ``train`` or ``valid``.
         quantity: ``loss`` or ``accuracy``.
     """
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(5.2, 3.6), layout="constrained")
         axes = figure.add_subplot()
         for colour, (name, history) in zip(COLOURS, histories.items(), strict=False):
             values = [getattr(record, f"{part}_{quantity}") for record in history]
             epochs = [record.epoch for record in history]
-            axes.plot(epochs, values, marker="o", markersize=3, color=colour, label=_label(_short(name)))
+            axes.plot(epochs, values, marker="o", markersize=3, color=colour, label=legend_label(_short(name)))
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        _finish(axes, "epoch", f"{part} {quantity}", legend=True)
-        return _svg(figure, f"{part} {quantity} of each run")
+        label_axes(axes, "epoch", f"{part} {quantity}", legend=True)
+        return svg_text(figure, f"{part} {quantity} of each run")
 
 
 def _short(name: str, most: int = 28) -> str:

@@ -22,7 +22,8 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F
 _SIZE = (4.2, 3.4)  # inches: two beside each other on a desktop, one below the other on a phone
 # Of the figure: left, bottom, width, height. A layout that matplotlib works out for itself means drawing twice.
 _PLACE = (0.14, 0.14, 0.83, 0.83)
-_STYLE: Any = {
+# For matplotlib.rc_context: what all figures of a page share.
+STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "xfeat",
     "text.parse_math": False,  # a class may be called a$b
@@ -40,7 +41,7 @@ Probabilities = NDArray[np.floating]
 
 def training_curve(history: Sequence[EpochRecord], best_epoch: int, quantity: str) -> str:
     """Draw ``loss`` or ``accuracy`` per epoch, with the kept epoch marked."""
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=_SIZE)
         axes = figure.add_axes(_PLACE)
         epochs = [record.epoch for record in history]
@@ -49,15 +50,15 @@ def training_curve(history: Sequence[EpochRecord], best_epoch: int, quantity: st
             axes.plot(epochs, values, marker="o", markersize=3, color=colour, label=part)
         axes.axvline(best_epoch, color="#888", linestyle=":", label=f"kept: epoch {best_epoch}")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        _finish(axes, "epoch", quantity, legend=True)
-        return _svg(figure, f"{quantity} per epoch")
+        label_axes(axes, "epoch", quantity, legend=True)
+        return svg_text(figure, f"{quantity} per epoch")
 
 
 def confusion_matrix_plot(matrix: Sequence[Sequence[int]], class_names: Sequence[str]) -> str:
     """Draw a confusion matrix, shaded by the share of each true class."""
     counts = np.asarray(matrix)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    with matplotlib.rc_context({**_STYLE, "axes.grid": False}):
+    with matplotlib.rc_context({**STYLE, "axes.grid": False}):
         side = 2.2 + 0.6 * len(class_names)
         figure = Figure(figsize=(side + 0.2, side))
         axes = figure.add_axes((0.18, 0.16, 0.8, 0.82))
@@ -68,30 +69,30 @@ def confusion_matrix_plot(matrix: Sequence[Sequence[int]], class_names: Sequence
             axes.text(column, row, text, ha="center", va="center", color=colour)
         axes.set_xticks(range(len(class_names)), class_names)
         axes.set_yticks(range(len(class_names)), class_names, rotation=90, va="center")
-        _finish(axes, "predicted", "true")
-        return _svg(figure, "confusion matrix")
+        label_axes(axes, "predicted", "true")
+        return svg_text(figure, "confusion matrix")
 
 
 def roc_curves(labels: Labels, probabilities: Probabilities, class_names: Sequence[str]) -> str:
     """Draw ROC curves, each class against the rest; classes that are absent are left out."""
     from sklearn.metrics import roc_auc_score, roc_curve
 
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=_SIZE)
         axes = figure.add_axes(_PLACE)
         axes.plot([0, 1], [0, 1], color="#888", linestyle=":", label="chance")
         for name, colour, positive, scores in _present(labels, probabilities, class_names):
             false_rate, true_rate, _ = roc_curve(positive, scores)
             axes.plot(false_rate, true_rate, color=colour, label=f"{name}, AUC {roc_auc_score(positive, scores):.3f}")
-        _finish(axes, "1 − specificity", "sensitivity", legend=True)
-        return _svg(figure, "ROC curves")
+        label_axes(axes, "1 − specificity", "sensitivity", legend=True)
+        return svg_text(figure, "ROC curves")
 
 
 def precision_recall_curves(labels: Labels, probabilities: Probabilities, class_names: Sequence[str]) -> str:
     """Draw precision-recall curves, each class against the rest; classes that are absent are left out."""
     from sklearn.metrics import average_precision_score, precision_recall_curve
 
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=_SIZE)
         axes = figure.add_axes(_PLACE)
         for name, colour, positive, scores in _present(labels, probabilities, class_names):
@@ -99,8 +100,8 @@ def precision_recall_curves(labels: Labels, probabilities: Probabilities, class_
             average = average_precision_score(positive, scores)
             axes.plot(recall, precision, color=colour, label=f"{name}, AP {average:.3f}")
         axes.set_ylim(0, 1.03)
-        _finish(axes, "sensitivity (recall)", "PPV (precision)", legend=True)
-        return _svg(figure, "precision-recall curves")
+        label_axes(axes, "sensitivity (recall)", "PPV (precision)", legend=True)
+        return svg_text(figure, "precision-recall curves")
 
 
 def _present(
@@ -109,7 +110,7 @@ def _present(
     for code, name in enumerate(class_names):
         positive = labels == code
         if positive.any() and not positive.all():
-            yield _label(name), COLOURS[code % len(COLOURS)], positive, probabilities[:, code]
+            yield legend_label(name), COLOURS[code % len(COLOURS)], positive, probabilities[:, code]
 
 
 def reliability_diagram(
@@ -120,7 +121,7 @@ def reliability_diagram(
     The probabilities before calibration, if given, are drawn as a thin line of the same colour.
     """
     bins = int(np.clip(len(labels) // 10, 2, 10))
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=_SIZE)
         axes = figure.add_axes(_PLACE)
         axes.plot([0, 1], [0, 1], color="#888", linestyle=":", label="calibrated")
@@ -131,9 +132,9 @@ def reliability_diagram(
                 label = "before calibration" if code == 0 else None
                 axes.plot(mean, share, color=colour, linewidth=0.8, linestyle="--", alpha=0.7, label=label)
             mean, share = _reliability(labels == code, probabilities[:, code], bins)
-            axes.plot(mean, share, marker="o", markersize=3, color=colour, label=_label(name))
-        _finish(axes, "predicted probability", "share that is of the class", legend=True)
-        return _svg(figure, "reliability diagram")
+            axes.plot(mean, share, marker="o", markersize=3, color=colour, label=legend_label(name))
+        label_axes(axes, "predicted probability", "share that is of the class", legend=True)
+        return svg_text(figure, "reliability diagram")
 
 
 def _reliability(positive: NDArray[np.bool_], scores: Probabilities, bins: int) -> tuple[Any, Any]:
@@ -143,19 +144,21 @@ def _reliability(positive: NDArray[np.bool_], scores: Probabilities, bins: int) 
     return mean, share
 
 
-def _label(name: str) -> str:
-    # matplotlib leaves labels out of a legend that start with an underscore
+def legend_label(name: str) -> str:
+    """Return a name as a legend shows it: matplotlib leaves out labels that start with an underscore."""
     return f" {name}" if name.startswith("_") else name
 
 
-def _finish(axes: Axes, x: str, y: str, *, legend: bool = False) -> None:
+def label_axes(axes: Axes, x: str, y: str, *, legend: bool = False) -> None:
+    """Name both axes, and draw the legend if it is wanted and there is something in it."""
     axes.set_xlabel(x)
     axes.set_ylabel(y)
     if legend and axes.get_legend_handles_labels()[0]:
         axes.legend(frameon=False, fontsize=9)
 
 
-def _svg(figure: Figure, title: str) -> str:
+def svg_text(figure: Figure, title: str) -> str:
+    """Return a figure as an SVG element that stands in a page; ``title`` is what screen readers say."""
     buffer = io.StringIO()
     with warnings.catch_warnings():
         # The reader's browser writes the texts; a glyph that matplotlib's own font lacks does not matter.
