@@ -52,9 +52,10 @@ def decode_dicom(data: bytes, *, max_pixels: int) -> Image.Image:
         raise
     except pydicom.errors.InvalidDicomError as error:
         raise ImageError("not a DICOM file") from error
-    except (ArithmeticError, AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError) as error:
-        # pydicom and its decoders raise any of these on broken or unusual files.
-        raise ImageError(f"DICOM that cannot be decoded: {str(error).splitlines()[0]}") from error
+    except Exception as error:
+        # On broken files pydicom and its decoders raise anything, exceptions of their own without a common base too.
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise ImageError(f"DICOM that cannot be decoded: {reason}") from error
 
 
 @cache

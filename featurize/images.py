@@ -93,7 +93,8 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
     except UnidentifiedImageError as error:
         raise ImageError(f"not a {', '.join(FORMATS)} image") from error
     except _BROKEN as error:
-        raise ImageError(f"cannot be decoded: {error}") from error
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise ImageError(f"cannot be decoded: {reason}") from error
 
 
 def is_truncated(data: bytes) -> bool:

@@ -151,3 +151,33 @@ def test_without_pydicom_the_reason_says_what_to_install(monkeypatch: pytest.Mon
         decode(data)
     monkeypatch.undo()
     dicom._import_pydicom.cache_clear()
+
+
+def test_an_error_without_words_is_a_reason_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(*_arguments: object) -> None:
+        raise AttributeError
+
+    monkeypatch.setattr(dicom, "_check_header", failing)
+    with pytest.raises(ImageError, match="DICOM that cannot be decoded: AttributeError"):
+        decode(dicom_file(RAMP))
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("window", [{}, {"WindowCenter": 2000.0, "WindowWidth": 1000.0, "RescaleSlope": 1.0}])
+def test_no_damage_lets_anything_but_an_image_error_out(window: dict[str, float]) -> None:
+    """Seeded: bytes of the header, where the tags are."""
+    whole = dicom_file(RAMP[:8, :8], **({**window, "RescaleIntercept": 0.0} if window else {}))
+    random = np.random.default_rng(0)
+    read = 0
+    for _ in range(400):
+        content = bytearray(whole)
+        for _ in range(random.integers(1, 5)):
+            content[random.integers(132, len(content) - 128)] = random.choice([0, 1, 0x7F, 0xFF, random.integers(256)])
+        if random.random() < 0.1:
+            content = content[: random.integers(len(content))]
+        try:
+            decode(bytes(content))
+        except ImageError:
+            continue
+        read += 1
+    assert 0 < read < 400
