@@ -164,9 +164,18 @@ def test_the_command_killed_and_resumed_gives_the_same_bits(
     assert not parts.exists()
 
 
-@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
+@pytest.mark.parametrize(
+    ("stop", "more"),
+    [(signal.SIGINT, ()), (signal.SIGTERM, ()), (signal.SIGINT, ("--force",))],
+    ids=["Ctrl-C", "SIGTERM", "Ctrl-C with --force"],
+)
 def test_a_stopped_command_keeps_its_shard_and_says_how_to_go_on(
-    data: Path, environment: dict[str, str], reference: Path, tmp_path: Path, stop: signal.Signals
+    data: Path,
+    environment: dict[str, str],
+    reference: Path,
+    tmp_path: Path,
+    stop: signal.Signals,
+    more: tuple[str, ...],
 ) -> None:
     output = tmp_path / "features.h5"
     driver = tmp_path / "driver.py"
@@ -184,7 +193,7 @@ def test_a_stopped_command_keeps_its_shard_and_says_how_to_go_on(
         "OnnxEngine._run = slow\n"
         "main(sys.argv[1:])\n"
     )
-    command = [sys.executable, driver, "featurize", data, "-o", output, *BACKBONE]
+    command = [sys.executable, driver, "featurize", data, "-o", output, *BACKBONE, *more]
     process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     _wait_until((tmp_path / "running").exists, process)
     time.sleep(0.5)
@@ -197,7 +206,7 @@ def test_a_stopped_command_keeps_its_shard_and_says_how_to_go_on(
     assert not output.exists()
     kept = len(list((tmp_path / "features.h5.parts").glob("*.npz")))
     assert kept == 1
-    done = xfeat(environment, data, output, "--json")
+    done = xfeat(environment, data, output, "--json", *more)
     assert json.loads(done.stdout)["reused"] > 0
     assert np.array_equal(features_of(output), features_of(reference))
 
