@@ -25,6 +25,7 @@ SCHEMA_VERSION = 1
 SWEEP_FILE, RESULTS_FILE = "sweep.json", "results.csv"
 
 _OTHER_NAME = "choose another --name, or delete that folder"
+_ELSEWHERE = "choose another place with --runs"
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ class SweepFolder:
         except Timeout as error:
             raise BusyError("another process is at this sweep", path=self.folder, mend="wait for it") from error
         except OSError as error:
-            raise output_error(self.folder, error) from error
+            raise output_error(self.folder, error, elsewhere=_ELSEWHERE) from error
         try:
             yield
         finally:
@@ -138,7 +139,7 @@ class SweepFolder:
     def save_facts(self, facts: dict[str, Any]) -> None:
         """Write sweep.json, whole or not at all; format and version are added."""
         content = {"format": FORMAT, "schema_version": SCHEMA_VERSION, **facts}
-        with replacing(self.folder / SWEEP_FILE) as partial:
+        with replacing(self.folder / SWEEP_FILE, elsewhere=_ELSEWHERE) as partial:
             partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
     def read_trials(self) -> list[Trial]:
@@ -170,7 +171,7 @@ class SweepFolder:
                 stream.flush()
                 os.fsync(stream.fileno())
         except OSError as error:
-            raise output_error(file, error) from error
+            raise output_error(file, error, elsewhere=_ELSEWHERE) from error
 
 
 def widths_text(hidden: Sequence[int]) -> str:
