@@ -61,9 +61,7 @@ def ellipse(x: Plane, y: Plane, centre: Point, radii: Point, tilt: float = 0.0) 
     """Return how deep each point lies in an ellipse: 1 at its centre, 0 on its rim, negative outside."""
     cos, sin = np.cos(tilt), np.sin(tilt)
     dx, dy = x - centre[0], y - centre[1]
-    depth: Plane = 1 - np.sqrt(
-        ((cos * dx + sin * dy) / radii[0]) ** 2 + ((cos * dy - sin * dx) / radii[1]) ** 2
-    )
+    depth: Plane = 1 - np.sqrt(((cos * dx + sin * dy) / radii[0]) ** 2 + ((cos * dy - sin * dx) / radii[1]) ** 2)
     return depth
 
 
@@ -74,14 +72,10 @@ def curve(start: Point, bend: Point, end: Point) -> list[Point]:
     return [(float(x), float(y)) for x, y in points]
 
 
-def stroke(
-    x: Plane, y: Plane, points: list[Point], width: float, edge: float = 0.01, taper: float = 0.0
-) -> Plane:
+def stroke(x: Plane, y: Plane, points: list[Point], width: float, edge: float = 0.01, taper: float = 0.0) -> Plane:
     """Return a polyline of half-width `width`, its end thinner by the share `taper`, as 0 to 1."""
     (left, top), (right, bottom), reach = np.min(points, axis=0), np.max(points, axis=0), width + edge
-    near = (
-        (np.abs(2 * x - left - right) < right - left + 2 * reach) & (y > top - reach) & (y < bottom + reach)
-    )
+    near = (np.abs(2 * x - left - right) < right - left + 2 * reach) & (y > top - reach) & (y < bottom + reach)
     px, py = x[near], y[near]  # only the pixels around the line: most lines are small
     cover = np.zeros_like(px)
     for number, ((ax, ay), (bx, by)) in enumerate(pairwise(points)):
@@ -121,26 +115,18 @@ def torso(rng: Generator, x: Plane, y: Plane) -> tuple[Plane, Plane, Plane]:
     girth, depth, apex = rng.uniform(0.84, 1.0), rng.uniform(0.36, 0.56), rng.uniform(-0.88, -0.80)
     shoulder = np.clip((y + 1.04) / 0.30, 0, 1)
     half_width = 0.27 + (girth - 0.27) * np.sqrt(shoulder) + 0.05 * np.clip(y, -0.2, 1) ** 2
-    body = soft(half_width - np.abs(x), 0.025) * (
-        0.35 + 0.65 * np.sqrt(np.clip(1 - (x / half_width) ** 2, 0, 1))
-    )
+    body = soft(half_width - np.abs(x), 0.025) * (0.35 + 0.65 * np.sqrt(np.clip(1 - (x / half_width) ** 2, 0, 1)))
     width, arch = girth - rng.uniform(0.09, 0.15), rng.uniform(0.04, 0.09)
     cage, lungs = np.zeros_like(x), np.zeros_like(x)
     for side in SIDES:
         s = side * x
-        floor = (
-            depth + 0.03 * side + 0.10 - 0.20 * soft(0.42 - s, 0.5) + 1.1 * np.clip(s - 0.40, 0, None) ** 2
-        )
+        floor = depth + 0.03 * side + 0.10 - 0.20 * soft(0.42 - s, 0.5) + 1.1 * np.clip(s - 0.40, 0, None) ** 2
         down = np.clip((y - apex) / (floor - apex), 0, 1)
         outer = width * (0.62 + 0.38 * down**0.8) * np.sqrt(1 - (1 - down) ** 4.5)
         inner = 0.12 + 0.05 * soft(down - 0.75, 0.3)
         if side > 0:  # the arch of the aorta and the artery below it push the left lung aside
-            inner += arch * np.exp(-(((y + 0.33) / 0.09) ** 2)) + 0.6 * arch * np.exp(
-                -(((y + 0.12) / 0.09) ** 2)
-            )
-        inside = (
-            soft(outer - s, 0.025) * soft(s - inner, 0.035) * soft(floor - y, 0.022) * soft(y - apex, 0.03)
-        )
+            inner += arch * np.exp(-(((y + 0.33) / 0.09) ** 2)) + 0.6 * arch * np.exp(-(((y + 0.12) / 0.09) ** 2))
+        inside = soft(outer - s, 0.025) * soft(s - inner, 0.035) * soft(floor - y, 0.022) * soft(y - apex, 0.03)
         cage += soft(outer + 0.03 - s, 0.03) * soft(s, 0.01)
         lungs += inside
     return body, cage, lungs
@@ -221,9 +207,7 @@ def devices(rng: Generator, x: Plane, y: Plane) -> Plane:
     if rng.random() < 0.35:
         for side in SIDES:
             pad = (side * rng.uniform(0.45, 0.75), rng.uniform(-0.5, 0.4))
-            wire = curve(
-                pad, (side * rng.uniform(0.2, 1.1), rng.uniform(0.3, 0.7)), (rng.normal(0, 0.4), 1.2)
-            )
+            wire = curve(pad, (side * rng.uniform(0.2, 1.1), rng.uniform(0.3, 0.7)), (rng.normal(0, 0.4), 1.2))
             total += 0.20 * stroke(x, y, wire, 0.006) + 0.30 * soft(ellipse(x, y, pad, (0.035, 0.035)), 0.3)
     if rng.random() < 0.3:
         side = rng.choice(SIDES)
@@ -301,9 +285,7 @@ def write(out: Path, seed: int) -> list[Phantom]:
         FileExistsError: `out` holds pictures that this seed does not draw; the two sets would be mixed up.
     """
     phantoms = sorted(cast(seed), key=lambda phantom: phantom.path)
-    present = {
-        path.relative_to(out).as_posix() for split in IMAGES_PER_CLASS for path in out.glob(f"{split}/*/*")
-    }
+    present = {path.relative_to(out).as_posix() for split in IMAGES_PER_CLASS for path in out.glob(f"{split}/*/*")}
     strangers = sorted(present - {phantom.path for phantom in phantoms})
     if strangers:
         raise FileExistsError(f"{out} holds other pictures ({strangers[0]}, …): give --out an empty folder")
@@ -329,21 +311,15 @@ def write_groups(phantoms: list[Phantom], out: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description="Draw phantoms of chest X-rays (drawings, not medical images)."
-    )
-    parser.add_argument(
-        "--out", type=Path, default=Path(__file__).parent, help="folder to write to (default: data/)"
-    )
+    parser = argparse.ArgumentParser(description="Draw phantoms of chest X-rays (drawings, not medical images).")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent, help="folder to write to (default: data/)")
     parser.add_argument("--seed", type=int, default=0, help="the committed files are seed 0")
     arguments = parser.parse_args()
     try:
         phantoms = write(arguments.out, arguments.seed)
     except OSError as error:
         raise SystemExit(f"draw_phantoms: {error}") from error
-    print(
-        f"drew {len(phantoms)} phantoms of {len({p.group for p in phantoms})} patients under {arguments.out}"
-    )
+    print(f"drew {len(phantoms)} phantoms of {len({p.group for p in phantoms})} patients under {arguments.out}")
 
 
 if __name__ == "__main__":

@@ -127,9 +127,7 @@ def compare(entries: Sequence[Entry], part: str, *, sort: str = "accuracy") -> C
     groups: dict[str, str] = {}
     for digest, run in {entry.run.cache["content_sha256"]: entry.run for entry in ordered if entry.run}.items():
         groups |= _groups(run, digest)
-    differences = [None] + [
-        paired_difference(entry.answers, ordered[0].answers, groups) for entry in ordered[1:]
-    ]
+    differences = [None] + [paired_difference(entry.answers, ordered[0].answers, groups) for entry in ordered[1:]]
     return Comparison(part, sort, ordered, _differing(ordered), differences)
 
 

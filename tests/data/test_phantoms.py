@@ -124,8 +124,7 @@ def test_every_picture_opens_and_is_8_bit_grey_of_190_to_330_px() -> None:
 
 def test_every_split_holds_as_many_clear_as_opacity(grey: dict[str, np.ndarray]) -> None:
     counts = {
-        split: [sum(name.startswith(f"{split}/{label}/") for name in grey) for label in CLASSES]
-        for split in SPLITS
+        split: [sum(name.startswith(f"{split}/{label}/") for name in grey) for label in CLASSES] for split in SPLITS
     }
     assert counts == {"train": [48, 48], "valid": [16, 16], "test": [16, 16]}
 
@@ -166,9 +165,7 @@ def test_one_number_does_not_tell_the_class(
     assert best_threshold_accuracy(values, is_opacity) < MOST_FOR_ONE_NUMBER
 
 
-def test_the_length_of_a_file_does_not_tell_the_class(
-    grey: dict[str, np.ndarray], is_opacity: np.ndarray
-) -> None:
+def test_the_length_of_a_file_does_not_tell_the_class(grey: dict[str, np.ndarray], is_opacity: np.ndarray) -> None:
     lengths = np.array([(DATA / name).stat().st_size for name in grey])
     assert best_threshold_accuracy(lengths, is_opacity) < MOST_FOR_ONE_NUMBER
 
