@@ -10,14 +10,13 @@ import click
 from featurize.backbones import BACKBONES
 from featurize.cli_data import audit, split
 from featurize.console import Commands, comma_list, default_of, json_option, printable, progress_bar
-from featurize.specs import DTYPES, MAX_VIEWS, NORMALIZATIONS, POOLINGS, FeatureSpec
+from featurize.specs import DTYPES, ENGINES, MAX_VIEWS, NORMALIZATIONS, POOLINGS, FeatureSpec
 
 if TYPE_CHECKING:
     from featurize.cache import FeatureCache
     from featurize.extract import Extraction
 
 DEFAULT_CACHE = "features.h5"
-_ENGINES = ("auto", "torch", "onnxruntime", "openvino")
 _SHOWN = 10
 
 
@@ -88,7 +87,7 @@ def main() -> None:
 )
 @click.option(
     "--engine",
-    type=click.Choice(_ENGINES),
+    type=click.Choice(ENGINES),
     default="auto",
     show_default=True,
     help="auto: torch on a GPU, onnxruntime on a CPU.",

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import ctypes
+import re
 import sys
+
+from featurize.errors import SpecError
 
 PROVIDER = "CUDAExecutionProvider"
 
@@ -15,6 +18,16 @@ def cuda_driver_present() -> bool:
     except OSError:
         return False
     return True
+
+
+def check_device_name(device: str) -> None:
+    """Refuse what is no name of a device.
+
+    Raises:
+        SpecError: unless it is ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+    """
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
+        raise SpecError("unknown device", expected="auto, cpu, cuda or cuda:N", found=device)
 
 
 def cuda_provider(number: int) -> tuple[str, dict[str, str]]:

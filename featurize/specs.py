@@ -23,6 +23,7 @@ NORMALIZATIONS: dict[str, tuple[Triple, Triple]] = {
 }
 POOLINGS = ("final", "multilevel")
 DTYPES = ("float32", "float16")
+ENGINES = ("auto", "torch", "onnxruntime", "openvino")
 MAX_VIEWS = 64
 
 

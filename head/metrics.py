@@ -62,10 +62,10 @@ def _one_against_rest(
     true_negative = int(matrix.sum()) - true_positive - false_negative - false_positive
     return {
         "images": true_positive + false_negative,
-        "sensitivity": _ratio(true_positive, true_positive + false_negative),
-        "specificity": _ratio(true_negative, true_negative + false_positive),
-        "ppv": _ratio(true_positive, true_positive + false_positive),
-        "npv": _ratio(true_negative, true_negative + false_negative),
+        "sensitivity": ratio(true_positive, true_positive + false_negative),
+        "specificity": ratio(true_negative, true_negative + false_positive),
+        "ppv": ratio(true_positive, true_positive + false_positive),
+        "npv": ratio(true_negative, true_negative + false_negative),
         "auc": _auc(labels == code, probabilities[:, code]),
     }
 
@@ -84,7 +84,8 @@ def _overall_auc(per_class: dict[str, dict[str, Any]]) -> float | None:
     return float(np.mean(values)) if None not in values else None
 
 
-def _ratio(part: int, whole: int) -> float | None:
+def ratio(part: int, whole: int) -> float | None:
+    """Return the share of ``part`` in ``whole``, ``None`` of nothing."""
     return part / whole if whole else None
 
 

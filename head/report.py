@@ -17,6 +17,7 @@ from featurize.errors import DataError, ImageError
 from featurize.images import decode
 from featurize.sources import ImageSource, open_source
 from head.history import EpochRecord
+from head.metrics import ratio
 from head.predictions import Predictions, softmax
 
 THRESHOLDS = (0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
@@ -138,10 +139,10 @@ def threshold_table(positive: np.ndarray, scores: np.ndarray) -> list[dict[str, 
         rows.append(
             {
                 "threshold": threshold,
-                "sensitivity": _ratio(hits, int(positive.sum())),
-                "specificity": _ratio(quiet, int((~positive).sum())),
-                "ppv": _ratio(hits, alarms),
-                "npv": _ratio(quiet, rejected),
+                "sensitivity": ratio(hits, int(positive.sum())),
+                "specificity": ratio(quiet, int((~positive).sum())),
+                "ppv": ratio(hits, alarms),
+                "npv": ratio(quiet, rejected),
                 "missed": int(positive.sum()) - hits,
                 "false_alarms": alarms - hits,
             }
@@ -224,7 +225,3 @@ def _picture(source: ImageSource | None, path: str) -> str:
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=80)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
-
-
-def _ratio(part: int, whole: int) -> float | None:
-    return part / whole if whole else None

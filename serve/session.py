@@ -6,7 +6,6 @@ import contextlib
 import io
 import logging
 import os
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,8 +18,8 @@ from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
 from export.metadata import ModelMetadata
 from featurize.cores import cores
 from featurize.cuda import PROVIDER as CUDA
-from featurize.cuda import cuda_driver_present, cuda_provider
-from featurize.errors import DeviceError, ModelError, SpecError
+from featurize.cuda import check_device_name, cuda_driver_present, cuda_provider
+from featurize.errors import DeviceError, ModelError
 
 logger = logging.getLogger(__name__)
 
@@ -101,8 +100,7 @@ class ModelSession:
             SpecError: if ``device`` is none of these.
         """
         path = Path(path)
-        if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
-            raise SpecError("unknown device", expected="auto, cpu, cuda or cuda:N", found=device)
+        check_device_name(device)
         if not path.is_file():
             found = "a folder" if path.is_dir() else None
             raise ModelError(

@@ -9,10 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featurize.errors import SpecError
-from featurize.specs import FeatureSpec
+from featurize.specs import ENGINES, FeatureSpec
 from featurize.weights import Weights
-
-ENGINES = ("auto", "torch", "onnxruntime", "openvino")
 
 
 class Engine(Protocol):

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import re
-
-from featurize.errors import DeviceError, SpecError
+from featurize.cuda import check_device_name
+from featurize.errors import DeviceError
 
 
 def resolve_device(device: str) -> str:
@@ -14,8 +13,7 @@ def resolve_device(device: str) -> str:
         SpecError: if ``device`` is none of these.
         DeviceError: if a GPU was asked for and there is none of that number.
     """
-    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
-        raise SpecError("unknown device", expected="auto, cpu, cuda or cuda:N", found=device)
+    check_device_name(device)
     if device == "cpu":
         return device
     import torch
