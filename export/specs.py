@@ -7,6 +7,8 @@ from pathlib import Path
 
 from featurize.specs import require
 
+DEFAULT_MODEL = "model.onnx"
+DEFAULT_RUNS = "runs"
 OPSETS = (13, 18)
 
 
