@@ -11,6 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from serve.batching import QueueFullError
+from serve.facts import model_facts, readable_formats
 from serve.intake import Intake
 from serve.models import Models, ServedModel
 from serve.predictor import ImageContent, Predictor
@@ -100,26 +101,10 @@ class Service:
     def describe_model(self, model: ServedModel) -> dict[str, Any]:
         """Return what the page shows of a model, and the limits it keeps to."""
         predictor = model.predictor
-        metadata = predictor.metadata
-        test = metadata.metrics.get("test") or {}
-        matrix = test.get("confusion_matrix")
-        return {
+        return model_facts(predictor) | {
             "name": model.name,
             "names": list(self.models),
-            "model": predictor.path.name,
-            "run": metadata.run,
-            "backbone": metadata.feature_spec.backbone,
-            "input_size": metadata.feature_spec.preprocess.size,
-            "classes": list(metadata.class_names),
-            "positive": metadata.positive,
-            "threshold": metadata.threshold,
-            "temperature": metadata.temperature,
-            "ood_threshold": predictor.ood_threshold,
-            "heatmaps": "heatmap" in predictor.session.gives,
-            "test_accuracy": test.get("accuracy"),
-            "test_images": sum(map(sum, matrix)) if matrix else None,
-            "test_accuracy_interval": test.get("accuracy_interval"),
-            "audit": metadata.audit,
+            "formats": readable_formats(),
             "device": predictor.device,
             "limits": {"max_body_bytes": self.spec.max_body_bytes, "max_files": self.spec.max_files},
         }

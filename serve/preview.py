@@ -1,0 +1,88 @@
+"""Pictures that a browser cannot show (DICOM, TIFF) as PNG, for the page."""
+
+from __future__ import annotations
+
+import io
+import logging
+from typing import Any
+
+from anyio import CapacityLimiter, to_thread
+from fastapi import APIRouter
+from PIL import Image
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from featurize.cores import cores
+from featurize.errors import ImageError
+from featurize.images import decode
+from serve.schema import ErrorBody
+from serve.service import Service
+
+logger = logging.getLogger(__name__)
+
+SIDE = 1024
+
+_FILE: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary", "minLength": 1}}},
+    }
+}
+_MEANINGS = {
+    408: "The request took too long to arrive",
+    413: "Too many bytes",
+    422: "Not a readable image",
+    503: "Too busy; see Retry-After",
+}
+_RESPONSES: dict[int | str, dict[str, Any]] = {
+    200: {"description": "The picture", "content": {"image/png": {}}},
+    **{status: {"model": ErrorBody, "description": meaning} for status, meaning in _MEANINGS.items()},
+}
+
+
+def preview_routes(service: Service) -> APIRouter:
+    """Return the route ``POST /preview``: an image file in, a PNG out."""
+    router = APIRouter(tags=["Predict"])
+    # As many at a time as there are cores: each may hold a picture of 100 megapixels.
+    limiter = CapacityLimiter(cores())
+    summary = f"An image file as a PNG to look at, no side longer than {SIDE} pixels"
+
+    @router.post("/preview", summary=summary, response_class=Response, responses=_RESPONSES, openapi_extra=_FILE)
+    async def preview(request: Request) -> Response:
+        with service.intake.admit(request) as body:
+            async with body.arriving():
+                content = await body.read()
+            try:
+                picture = await to_thread.run_sync(draw_preview, content, limiter=limiter)
+            except ImageError as error:
+                raise HTTPException(422, error.what) from error
+        return Response(picture, media_type="image/png")
+
+    return router
+
+
+def draw_preview(content: bytes) -> bytes:
+    """Decode an image file as the network's input is decoded, and make it no larger than a screen shows.
+
+    Args:
+        content: of an image file.
+
+    Returns:
+        The content of a PNG file, grey or RGB, no side longer than :data:`SIDE` pixels.
+
+    Raises:
+        ImageError: if it is no readable image.
+    """
+    try:
+        picture = decode(content)
+        picture.thumbnail((SIDE, SIDE), Image.Resampling.BOX)
+        file = io.BytesIO()
+        picture.save(file, "PNG", compress_level=1)
+    except ImageError:
+        raise
+    except Exception as error:
+        # As in Predictor.decode: damaged files make decoders fail in more ways than can be listed.
+        logger.debug("an image cannot be decoded", exc_info=True)
+        raise ImageError(f"cannot be decoded: {error}") from error
+    return file.getvalue()
