@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from export.cli_quantize import quantize
+from export.cli_triton import triton
 from export.specs import DEFAULT_MODEL, DEFAULT_RUNS, OPSETS, ExportSpec
 from featurize.console import Commands, comma_list, default_of, json_option, progress_bar
 
@@ -309,3 +310,4 @@ def _speeds(rows: list[Speed]) -> str:
 
 
 main.add_command(quantize)
+main.add_command(triton)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from featurize.specs import require
 DEFAULT_MODEL = "model.onnx"
 DEFAULT_RUNS = "runs"
 OPSETS = (13, 18)
+TRITON_KINDS = {"auto": "KIND_AUTO", "cpu": "KIND_CPU", "gpu": "KIND_GPU"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,3 +61,36 @@ class QuantizeSpec:
         require(self.gate >= 0, "negative gate", expected="0 or more points", found=self.gate)
         require(self.calibration_images > 0, "nothing to calibrate on", expected="1", found=self.calibration_images)
         require(self.float_layers >= 0, "negative number of layers", expected="0 or more", found=self.float_layers)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TritonSpec:
+    """How Triton is to serve a model.
+
+    Attributes:
+        name: under which it answers; by default the file's name without the suffix.
+        model_version: number of the folder that the file goes into; Triton serves the highest.
+        max_batch: images a call of the network, at most.
+        batch_wait_ms: how long the first image of a batch waits for others of its size.
+        instances: copies of the model, on each GPU if there are any.
+        device: ``auto`` takes GPUs if Triton sees any, ``cpu``, or ``gpu``: without one Triton refuses the model.
+        storage_uri: where KServe finds the repository; by default a volume claim with the name of its folder.
+    """
+
+    name: str | None = None
+    model_version: int = 1
+    max_batch: int = 8
+    batch_wait_ms: float = 4.0
+    instances: int = 1
+    device: str = "auto"
+    storage_uri: str | None = None
+
+    def __post_init__(self) -> None:
+        # Triton takes the name of the folder; what stands in a path or is hidden would make another one.
+        plain = self.name is None or re.fullmatch(r"\w[\w.-]*", self.name) is not None
+        require(plain, "not a name for a model", expected="letters, digits, - . _, as in --name m", found=self.name)
+        for name in ("model_version", "max_batch", "instances"):
+            value = getattr(self, name)
+            require(value > 0, f"{name} out of range", expected="1 or more", found=value)
+        require(self.batch_wait_ms >= 0, "batch_wait_ms out of range", expected="0 or more", found=self.batch_wait_ms)
+        require(self.device in TRITON_KINDS, "unknown device", expected="auto, cpu or gpu", found=self.device)
