@@ -11,7 +11,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serve.site import PAGES
 
-_OPEN = frozenset({*PAGES, "/openapi.json", "/health", "/v2/health/live", "/v2/health/ready"})
+OPEN = frozenset({*PAGES, "/openapi.json", "/health", "/v2/health/live", "/v2/health/ready"})
+KEY_HEADER = "X-API-Key"
 _SCHEME = "bearer "
 
 
@@ -29,7 +30,7 @@ class RequireKey:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or answer 401."""
-        if scope["type"] != "http" or self._digest is None or scope["path"] in _OPEN or self._knows(scope):
+        if scope["type"] != "http" or self._digest is None or scope["path"] in OPEN or self._knows(scope):
             await self._app(scope, receive, send)
             return
         refusal = JSONResponse(
@@ -42,7 +43,7 @@ class RequireKey:
     def _knows(self, scope: Scope) -> bool:
         headers = Headers(scope=scope)
         given = headers.get("authorization", "")
-        key = given[len(_SCHEME) :] if given.lower().startswith(_SCHEME) else headers.get("x-api-key", "")
+        key = given[len(_SCHEME) :] if given.lower().startswith(_SCHEME) else headers.get(KEY_HEADER, "")
         # Digests have one length, and compare_digest takes as long for the last byte as for the first.
         return self._digest is not None and hmac.compare_digest(_digest(key), self._digest)
 

@@ -20,6 +20,7 @@ from serve.access import RequireKey
 from serve.heatmap import draw_heatmap
 from serve.metrics import MeasureRequests
 from serve.predictor import Predictor
+from serve.preview import preview_routes
 from serve.protocol import protocol_routes
 from serve.request_log import LogRequests, Write
 from serve.results import Result, as_json, split_results
@@ -28,8 +29,8 @@ from serve.schema import (
     MODEL_RESPONSES,
     PREDICT_RESPONSES,
     RELOAD_RESPONSES,
-    UPLOAD,
     complete_description,
+    upload_body,
 )
 from serve.security import HEADERS, SecurityHeaders
 from serve.service import Service
@@ -77,6 +78,7 @@ def build_app(service: Service, door: Door | None = None) -> FastAPI:
     app.state.service = service
     app.include_router(site_routes())
     app.include_router(_predict_routes(service))
+    app.include_router(preview_routes(service))
     app.include_router(_state_routes(service))
     app.include_router(_admin_routes(service, door))
     app.include_router(protocol_routes(service))
@@ -88,14 +90,16 @@ def build_app(service: Service, door: Door | None = None) -> FastAPI:
     app.add_exception_handler(HTTPException, _answer_http_error)
     app.add_exception_handler(RequestValidationError, _answer_wrong_parameter)
     app.add_exception_handler(Exception, _answer_defect)
-    complete_description(app)
+    complete_description(app, locked=door.api_key is not None)
     return app
 
 
 def _predict_routes(service: Service) -> APIRouter:
     router = APIRouter(tags=["Predict"])
 
-    @router.post("/predict", summary="Classify image files", responses=PREDICT_RESPONSES, openapi_extra=UPLOAD)
+    form = upload_body(service.spec.max_files)
+
+    @router.post("/predict", summary="Classify image files", responses=PREDICT_RESPONSES, openapi_extra=form)
     async def predict(request: Request, model: str | None = None, heatmap: bool = False) -> Response:
         served = service.find(model)
         with service.intake.admit(request) as body:

@@ -20,12 +20,11 @@ from serve.predictor import Predictor
 from serve.results import Prediction, Result, split_results
 from serve.schema import DESCRIBED_RESPONSES, INFER, INFER_RESPONSES, MODEL_RESPONSES, READY_RESPONSES
 from serve.service import Service
-from serve.session import INPUT
+from serve.session import INPUT, Outputs
 from serve.tensors import InferRequest, TensorError, encode_response, parse_request
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
 _VERSION = "1"
-_OUTPUTS = ("probabilities", "logits", "ood", "heatmap")
 
 
 def protocol_routes(service: Service) -> APIRouter:
@@ -141,7 +140,7 @@ def _all_answered(results: list[Result]) -> list[Prediction]:
 def _arrays(
     predictions: list[Prediction], wanted: InferRequest, predictor: Predictor
 ) -> dict[str, NDArray[np.float32]]:
-    gives = [name for name in _OUTPUTS if name in predictor.session.gives]
+    gives = [name for name in Outputs._fields if name in predictor.session.gives]
     return {name: _array(name, predictions) for name in (gives if wanted.outputs is None else wanted.outputs)}
 
 
@@ -163,7 +162,7 @@ def _describe(name: str, predictor: Predictor) -> dict[str, Any]:
         "inputs": [{"name": INPUT, "datatype": "UINT8", "shape": [-1, -1, -1, 3]}],
         "outputs": [
             {"name": output, "datatype": "FP32", "shape": list(outputs[output].shape)}
-            for output in _OUTPUTS
+            for output in Outputs._fields
             if output in outputs
         ],
     }

@@ -7,6 +7,8 @@ from typing import Any
 from fastapi import FastAPI
 from pydantic import BaseModel, Field
 
+from serve.access import KEY_HEADER, OPEN
+from serve.session import INPUT, Outputs
 from serve.uploads import FIELD
 
 
@@ -67,49 +69,71 @@ class ReloadBody(BaseModel):
 
 Responses = dict[int | str, dict[str, Any]]
 
-UPLOAD: dict[str, Any] = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "multipart/form-data": {
-                "schema": {
-                    "type": "object",
-                    "required": [FIELD],
-                    "properties": {FIELD: {"type": "array", "items": {"type": "string", "format": "binary"}}},
-                }
-            }
-        },
+_IMAGE_TYPES = "image/jpeg, image/png, image/bmp, image/tiff, image/webp"
+
+
+def upload_body(max_files: int) -> dict[str, Any]:
+    """Describe a form of image files."""
+    files = {
+        "type": "array",
+        "items": {"type": "string", "format": "binary"},
+        "minItems": 1,
+        "maxItems": max_files,
     }
-}
+    form = {
+        "schema": {"type": "object", "required": [FIELD], "properties": {FIELD: files}},
+        "encoding": {FIELD: {"contentType": _IMAGE_TYPES}},
+    }
+    return {"requestBody": {"required": True, "content": {"multipart/form-data": form}}}
+
 
 _PARAMETERS: dict[str, Any] = {
     "type": "object",
     "additionalProperties": {"anyOf": [{"type": "string"}, {"type": "number"}, {"type": "boolean"}]},
 }
-_INPUT_TENSOR: dict[str, Any] = {
-    "type": "object",
-    "required": ["name", "shape", "datatype"],
-    "properties": {
-        "name": {"type": "string", "enum": ["image"]},
-        "shape": {"type": "array", "items": {"type": "integer", "minimum": 1}, "minItems": 1, "maxItems": 4},
-        "datatype": {"type": "string", "enum": ["UINT8", "BYTES"]},
-        "parameters": _PARAMETERS,
-        "data": {"type": "array", "items": {}},
-    },
-}
+_SIDE = {"type": "integer", "minimum": 1}
+
+
+def _list_of(item: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "array", "items": item, "minItems": 1}
+
+
+def _input_tensor(datatype: str, shape: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "type": "object",
+        "required": ["name", "shape", "datatype", "data"],
+        "properties": {
+            "name": {"type": "string", "enum": [INPUT]},
+            "shape": {"type": "array", **shape},
+            "datatype": {"type": "string", "enum": [datatype]},
+            "parameters": _PARAMETERS,
+            "data": data,
+        },
+    }
+
+
+_COLOUR = {"type": "integer", "minimum": 0, "maximum": 255}
+_NESTED = _list_of(_list_of(_list_of({**_list_of(_COLOUR), "minItems": 3, "maxItems": 3})))
+_FILE = {"type": "string", "contentEncoding": "base64", "contentMediaType": "image/*"}
+_PIXELS_SHAPE = {"prefixItems": [_SIDE] * 3 + [{"type": "integer", "enum": [3]}], "minItems": 4, "maxItems": 4}
+_FILES_SHAPE = {"prefixItems": [_SIDE], "items": {"type": "integer", "enum": [1]}, "minItems": 1}
+_INPUT_TENSORS = [
+    _input_tensor("UINT8", _PIXELS_SHAPE, {"anyOf": [_list_of(_COLOUR), _NESTED]}),
+    _input_tensor("BYTES", _FILES_SHAPE, _list_of(_FILE)),
+]
 _INFER_BODY: dict[str, Any] = {
     "type": "object",
     "required": ["inputs"],
     "properties": {
-        "id": {"type": "string"},
+        "id": {"type": ["string", "null"]},
         "parameters": _PARAMETERS,
-        "inputs": {"type": "array", "minItems": 1, "maxItems": 1, "items": _INPUT_TENSOR},
+        "inputs": {"type": "array", "minItems": 1, "maxItems": 1, "items": {"oneOf": _INPUT_TENSORS}},
         "outputs": {
-            "type": "array",
+            "type": ["array", "null"],
             "items": {
                 "type": "object",
                 "required": ["name"],
-                "properties": {"name": {"type": "string"}, "parameters": _PARAMETERS},
+                "properties": {"name": {"type": "string", "enum": list(Outputs._fields)}, "parameters": _PARAMETERS},
             },
         },
     },
@@ -128,6 +152,10 @@ def _errors(*statuses: int) -> Responses:
     return {status: {"model": ErrorBody, "description": _MEANINGS[status]} for status in statuses}
 
 
+_SCHEMES = {
+    "bearer": {"type": "http", "scheme": "bearer"},
+    "header": {"type": "apiKey", "in": "header", "name": KEY_HEADER},
+}
 _MEANINGS = {
     400: "A damaged request",
     401: "The API key is missing or wrong",
@@ -165,20 +193,33 @@ RELOAD_RESPONSES: Responses = {
 }
 
 
-def complete_description(app: FastAPI) -> None:
-    """Describe errors as this server sends them, and that each request may lack the key."""
+def complete_description(app: FastAPI, *, locked: bool) -> None:
+    """Describe errors as this server sends them, and which requests need the key.
+
+    Args:
+        app: with all its routes.
+        locked: the server has a key.
+    """
     plain = app.openapi
 
     def described() -> dict[str, Any]:
         description = plain()
-        error = {"application/json": {"schema": {"$ref": "#/components/schemas/ErrorBody"}}}
-        for methods in description["paths"].values():
+        for path, methods in description["paths"].items():
             for operation in methods.values():
-                for status in ("401", "422"):
-                    if status == "401" or status in operation["responses"]:
-                        operation["responses"][status] = {"description": _MEANINGS[int(status)], "content": error}
+                operation["responses"].update(_errors_of(operation, locked=locked and path not in OPEN))
+                if locked:
+                    operation["security"] = [] if path in OPEN else [{name: []} for name in _SCHEMES]
+        components = description["components"]
+        if locked:
+            components["securitySchemes"] = _SCHEMES
         for name in ("HTTPValidationError", "ValidationError"):
-            description["components"]["schemas"].pop(name, None)
+            components["schemas"].pop(name, None)
         return description
 
     app.openapi = described  # type: ignore[method-assign]
+
+
+def _errors_of(operation: dict[str, Any], *, locked: bool) -> dict[str, Any]:
+    error = {"application/json": {"schema": {"$ref": "#/components/schemas/ErrorBody"}}}
+    statuses = [401] * locked + [422] * ("422" in operation["responses"])
+    return {str(status): {"description": _MEANINGS[status], "content": error} for status in statuses}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import itertools
 import json
 import math
 from collections.abc import Mapping
@@ -64,7 +65,7 @@ def parse_request(body: bytes, header_bytes: int | None) -> InferRequest:
     inputs = header.get("inputs")
     if not isinstance(inputs, list) or len(inputs) != 1:
         raise TensorError(f"inputs must be a list of one tensor, '{INPUT}'")
-    parameters = _object(header.get("parameters", {}), "parameters")
+    parameters = _parameters(header, "the request")
     binary = parameters.get("binary_data_output") is True
     return InferRequest(
         id=identifier,
@@ -114,6 +115,14 @@ def _object(value: Any, what: str) -> dict[str, Any]:
     return value
 
 
+def _parameters(owner: dict[str, Any], what: str) -> dict[str, str | int | float | bool]:
+    parameters = _object(owner.get("parameters", {}), f"parameters of {what}")
+    for name, value in parameters.items():
+        if not isinstance(value, str | int | float | bool):
+            raise TensorError(f"parameter {name!r} of {what} must be a string, a number or a boolean")
+    return parameters
+
+
 def _parse_outputs(outputs: Any, binary: bool) -> dict[str, bool] | None:
     if outputs is None or outputs == []:
         return None
@@ -122,7 +131,7 @@ def _parse_outputs(outputs: Any, binary: bool) -> dict[str, bool] | None:
     wanted = {}
     for output in outputs:
         name = _object(output, "an output").get("name")
-        parameters = _object(output.get("parameters", {}), "parameters of an output")
+        parameters = _parameters(output, "an output")
         if not isinstance(name, str):
             raise TensorError("an output needs a name")
         if "classification" in parameters:
@@ -137,7 +146,7 @@ def _parse_input(tensor: dict[str, Any], tail: bytes) -> list[ImageContent]:
         raise TensorError(f"no input called {name!r}; this model has '{INPUT}'")
     if not isinstance(shape, list) or not all(type(axis) is int and axis > 0 for axis in shape):
         raise TensorError("shape must be a list of positive integers")
-    size = _object(tensor.get("parameters", {}), "parameters of an input").get("binary_data_size")
+    size = _parameters(tensor, "an input").get("binary_data_size")
     if size is not None and (type(size) is not int or size != len(tail)):
         raise TensorError(f"binary_data_size is {size}, {len(tail)} bytes follow the JSON")
     if size is None and tail:
@@ -153,24 +162,32 @@ def _parse_input(tensor: dict[str, Any], tail: bytes) -> list[ImageContent]:
 def _pixels(data: Any, shape: list[int]) -> NDArray[np.uint8]:
     if len(shape) != 4 or shape[3] != 3:
         raise TensorError(f"UINT8 pixels must have shape [N, H, W, 3], not {shape}")
-    if isinstance(data, bytes):
-        array = np.frombuffer(data, np.uint8)
-    else:
-        try:
-            given = np.asarray(data)
-        except ValueError as error:
-            raise TensorError("data must be a list of numbers, flat or nested as the shape says") from error
-        if given.dtype.kind not in "iu" or given.min() < 0 or given.max() > 255:
-            raise TensorError("data must be integers from 0 to 255")
-        array = given.astype(np.uint8)
+    array = np.frombuffer(data, np.uint8) if isinstance(data, bytes) else _from_numbers(data)
     if array.size != math.prod(shape):
         raise TensorError(f"shape {shape} has {math.prod(shape)} elements, the data has {array.size}")
     return array.reshape(shape)
 
 
+def _from_numbers(data: Any) -> NDArray[np.uint8]:
+    try:
+        given = np.asarray(data if isinstance(data, list) else None)
+    except ValueError as error:
+        raise TensorError("data must be a list of numbers, flat or nested as the shape says") from error
+    if given.dtype.kind not in "iu" or given.min() < 0 or given.max() > 255 or _has_booleans(data):
+        raise TensorError("data must be integers from 0 to 255")
+    return given.astype(np.uint8)
+
+
+def _has_booleans(data: list[Any]) -> bool:
+    """Tell whether a regularly nested list of numbers holds true or false, which numpy takes for 1 and 0."""
+    while isinstance(data[0], list):
+        data = list(itertools.chain.from_iterable(data))
+    return bool in set(map(type, data))
+
+
 def _files(data: Any, shape: list[int]) -> list[bytes]:
     files = _split(data) if isinstance(data, bytes) else _from_base64(data)
-    if len(files) != math.prod(shape) or len(files) != shape[0]:
+    if len(files) != math.prod(shape) or shape[:1] != [len(files)]:
         raise TensorError(f"shape must be [{len(files)}], the number of image files, not {shape}")
     return files
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import AsyncGenerator
 
-import python_multipart  # noqa: F401 - starlette needs it to read forms; its absence must show at the start
+from python_multipart.multipart import parse_options_header
 from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException, MultiPartParser
@@ -22,6 +22,13 @@ class _InMemory(MultiPartParser):
     """Starlette's parser without its temporary files; how much memory that takes, the intake limits."""
 
     spool_max_size = sys.maxsize
+
+    def on_headers_finished(self) -> None:
+        """Take every part of the field as a file: a client may leave the file name out."""
+        _, options = parse_options_header(self._current_part.content_disposition)
+        if options.get(b"name") == FIELD.encode() and b"filename" not in options:
+            self._current_part.content_disposition = b'form-data; name="%s"; filename=""' % FIELD.encode()
+        super().on_headers_finished()
 
     async def parse(self) -> FormData:
         """Return the fields; close what was begun if the form is damaged or ends too early."""
