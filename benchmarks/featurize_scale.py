@@ -24,7 +24,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from featurize.cache import Columns, FeatureCache, write_cache
+from featurize.cache import FeatureCache
+from featurize.cache_writing import write_cache
+from featurize.columns import Columns
 from featurize.dataset import open_dataset
 from featurize.extract import extract_features
 from featurize.known import KnownFeatures

@@ -28,7 +28,8 @@ from PIL import Image
 from torch import nn
 from torchvision import datasets, transforms
 
-from featurize.cache import Columns, write_cache
+from featurize.cache_writing import write_cache
+from featurize.columns import Columns
 from featurize.specs import FeatureSpec
 from head.network import build_head
 from head.specs import HeadSpec, TrainSpec

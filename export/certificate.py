@@ -11,8 +11,8 @@ from typing import Any
 
 from export.metadata import ModelMetadata
 from export.parity import LOWER_TOLERANCES, CheckImages, Probabilities
-from featurize.cache import library_versions
 from featurize.errors import ModelError
+from featurize.versions import library_versions
 from featurize.weights import sha256_of
 
 FORMAT = "xfeat.certificate"

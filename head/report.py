@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from featurize.cache import FeatureCache, Skipped
+from featurize.cache import FeatureCache
+from featurize.columns import Skipped
 from featurize.errors import DataError, ImageError
 from featurize.images import decode
 from featurize.sources import ImageSource, open_source

@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 
 from featurize.audit.specs import AuditSpec
 from featurize.audit.survey import Survey
-from featurize.cache import FeatureCache, library_versions
+from featurize.cache import FeatureCache
 from featurize.dataset import NO_LABEL, NO_SPLIT, SPLITS
+from featurize.versions import library_versions
 
 FORMAT = "xfeat.audit"
 SCHEMA_VERSION = 1

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from featurize.audit.findings import FAILURE, NOTE, WARNING, Finding, Pair, counted, printable
-from featurize.cache import Columns
+from featurize.columns import Columns
 from featurize.dataset import NO_LABEL, NO_SPLIT
 
 _LEAK = (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +28,11 @@ GRAPH_VERSION = 1
 
 
 class OnnxEngine:
-    """Runs the network in onnxruntime."""
+    """Runs the network in onnxruntime.
+
+    On a CPU every core takes one image at a time: the activations of one image fit into its cache, those of a batch do
+    not, and cores that work on the same image wait for each other at every layer.
+    """
 
     def __init__(
         self,
@@ -40,12 +45,16 @@ class OnnxEngine:
     ) -> None:
         provider = "CPUExecutionProvider" if device == "cpu" else CUDA
         self.name = f"onnxruntime on {device}"
-        self.batch_size = batch_size or (8 if device == "cpu" else 64)
-        self._session = _open_kept_graph(spec, weights, provider, device, threads)
+        self._session = _open_kept_graph(spec, weights, provider, device)
+        workers = threads or cores()
+        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="infer") if device == "cpu" else None
+        self.batch_size = batch_size or (64 if self._pool is None else 4 * workers)
 
     def features(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return float32 (N, D) for uint8 (N, S, S, 3) RGB."""
-        return in_batches(pixels, self.batch_size, self._run)
+        if self._pool is None:
+            return in_batches(pixels, self.batch_size, self._run)
+        return np.concatenate(list(self._pool.map(self._run, np.split(pixels, len(pixels)))))
 
     def _run(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         features: NDArray[np.float32] = self._session.run(["features"], {"image": pixels})[0]
@@ -58,11 +67,9 @@ def graph_folder() -> Path:
     return Path(folder) if folder else Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "xfeat"
 
 
-def _open_session(graph: Path, provider: str, device: str, threads: int | None) -> ort.InferenceSession:
+def _open_session(graph: Path, provider: str, device: str) -> ort.InferenceSession:
     options = ort.SessionOptions()
-    options.intra_op_num_threads = threads or cores()
-    # Threads that spin while they wait take the cores from the threads that decode.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.intra_op_num_threads = 1
     options.log_severity_level = 3
     providers: list[str | tuple[str, dict[str, str]]] = [provider]
     if provider == CUDA:
@@ -101,14 +108,12 @@ def graph_file(spec: FeatureSpec, weights: Weights) -> Path:
     return path
 
 
-def _open_kept_graph(
-    spec: FeatureSpec, weights: Weights, provider: str, device: str, threads: int | None
-) -> ort.InferenceSession:
+def _open_kept_graph(spec: FeatureSpec, weights: Weights, provider: str, device: str) -> ort.InferenceSession:
     path = graph_file(spec, weights)
     try:
-        return _open_session(path, provider, device, threads)
+        return _open_session(path, provider, device)
     except (InvalidProtobuf, InvalidGraph, NoSuchFile, Fail):
         # Kept graphs are only copies: a damaged one is made again.
         logger.warning("%s is damaged and is converted again", path)
         path.unlink(missing_ok=True)
-        return _open_session(graph_file(spec, weights), provider, device, threads)
+        return _open_session(graph_file(spec, weights), provider, device)

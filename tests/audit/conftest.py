@@ -14,7 +14,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from scipy.ndimage import gaussian_filter
 
-from featurize.cache import Columns, FeatureCache, Skipped, write_cache
+from featurize.cache import FeatureCache
+from featurize.cache_writing import write_cache
+from featurize.columns import Columns, Skipped
 from featurize.dataset import NO_SPLIT
 from featurize.images import decode
 from featurize.specs import FeatureSpec

@@ -16,7 +16,8 @@ from featurize.audit.page import render_page
 from featurize.audit.run import audit_cache
 from featurize.audit.specs import AuditSpec
 from featurize.audit.survey import FILE_FACTS, LEVEL_FACTS, survey_images
-from featurize.cache import FeatureCache, Skipped
+from featurize.cache import FeatureCache
+from featurize.columns import Skipped
 from featurize.errors import CacheError, SpecError
 
 XRAY = Path(__file__).parents[3] / "shared" / "xray"

@@ -8,7 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from featurize.cache import Columns, FeatureCache, write_cache
+from featurize.cache import FeatureCache
+from featurize.cache_writing import write_cache
+from featurize.columns import Columns
 from featurize.specs import FeatureSpec
 
 DIM, CLASSES = 12, ("covid", "normal", "pneumonia")

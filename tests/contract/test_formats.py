@@ -9,7 +9,8 @@ import h5py
 import numpy as np
 
 from export.metadata import ModelMetadata
-from featurize.cache import Columns, write_cache
+from featurize.cache_writing import write_cache
+from featurize.columns import Columns
 from featurize.specs import FeatureSpec
 
 PAGE = (Path(__file__).parents[2] / "docs" / "formats.md").read_text()

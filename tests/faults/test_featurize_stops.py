@@ -144,8 +144,8 @@ def test_the_command_killed_and_resumed_gives_the_same_bits(
         "from featurize.cli import main\n"
         "from featurize.engines.onnx_engine import OnnxEngine\n"
         "compute.SHARD_ROWS = 5\n"
-        "run = OnnxEngine._run\n"
-        "OnnxEngine._run = lambda engine, pixels: (time.sleep(0.2), run(engine, pixels))[1]\n"
+        "run = OnnxEngine.features\n"
+        "OnnxEngine.features = lambda engine, pixels: (time.sleep(0.2), run(engine, pixels))[1]\n"
         "main(sys.argv[1:])\n"
     )
     command = [sys.executable, driver, "featurize", data, "-o", output, *BACKBONE, "--batch-size", "8"]
@@ -184,13 +184,13 @@ def test_a_stopped_command_keeps_its_shard_and_says_how_to_go_on(
         "from pathlib import Path\n"
         "from featurize.cli import main\n"
         "from featurize.engines.onnx_engine import OnnxEngine\n"
-        "run = OnnxEngine._run\n"
+        "run = OnnxEngine.features\n"
         "def slow(engine, pixels):\n"
         "    features = run(engine, pixels)\n"
         f"    Path({str(tmp_path / 'running')!r}).touch()\n"
         "    time.sleep(0.3)\n"
         "    return features\n"
-        "OnnxEngine._run = slow\n"
+        "OnnxEngine.features = slow\n"
         "main(sys.argv[1:])\n"
     )
     command = [sys.executable, driver, "featurize", data, "-o", output, *BACKBONE, *more]

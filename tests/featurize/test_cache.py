@@ -12,7 +12,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from featurize.cache import Columns, FeatureCache, Skipped, write_cache
+from featurize.cache import FeatureCache
+from featurize.cache_writing import write_cache
+from featurize.columns import Columns, Skipped
 from featurize.errors import CacheError, OutputError
 from featurize.specs import FeatureSpec
 

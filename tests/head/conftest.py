@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from featurize.cache import Columns, FeatureCache, write_cache
+from featurize.cache import FeatureCache
+from featurize.cache_writing import write_cache
+from featurize.columns import Columns
 from featurize.dataset import NO_SPLIT
 from featurize.specs import FeatureSpec
 

@@ -1,0 +1,126 @@
+"""Writing ``features.h5``, whole or not at all. docs/formats.md is its written form."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from featurize.atomic import replacing
+from featurize.cache import FORMAT, SCHEMA_VERSION
+from featurize.columns import (
+    COLUMN_NAMES,
+    TEXT,
+    Columns,
+    Skipped,
+    as_stored,
+    count_images,
+    digest_of_states,
+    finish_digest,
+    to_bytes,
+)
+from featurize.dataset import SPLITS
+from featurize.specs import FeatureSpec
+from featurize.versions import library_versions
+
+_SKIPPED = np.dtype([("path", TEXT), ("reason", TEXT)])
+
+
+def write_cache(
+    path: Path,
+    *,
+    spec: FeatureSpec,
+    class_names: Sequence[str],
+    data_root: str,
+    weights_path: str,
+    blocks: Iterable[tuple[int, NDArray[Any]]],
+    dim: int,
+    columns: Columns,
+    skipped: Sequence[Skipped],
+) -> None:
+    """Write a cache, whole or not at all.
+
+    Args:
+        path: the file to write or replace.
+        spec: what a row of features is.
+        class_names: sorted names; labels are indices into it.
+        data_root: the folder that paths are relative to.
+        weights_path: the weights file that was used.
+        blocks: (first row, features (n, D) or (n, V, D)) that together fill all rows, in order.
+        dim: D.
+        columns: the other facts of each row.
+        skipped: images that could not be read.
+
+    Raises:
+        OutputError: if it cannot be written.
+    """
+    count = len(columns.path)
+    with replacing(path) as partial, _creating(partial) as file:
+        # Contiguous, so that readers can map it into memory; see docs/decisions.
+        features = file.create_dataset("features", shape=(count, *spec.row_shape(dim)), dtype=spec.dtype)
+        digest = _fill(features, blocks)
+        for name in COLUMN_NAMES:
+            file.create_dataset(name, data=as_stored(name, getattr(columns, name)))
+        file.create_dataset("skipped", data=np.array([tuple(map(to_bytes, row)) for row in skipped], dtype=_SKIPPED))
+        file.flush()
+        attributes = {
+            "format": FORMAT,
+            "schema_version": SCHEMA_VERSION,
+            "spec": json.dumps(spec.to_dict()),
+            "fingerprint": spec.fingerprint,
+            "class_names": json.dumps(list(class_names)),
+            "split_names": json.dumps(SPLITS),
+            "counts": json.dumps(count_images(columns.split, columns.label, class_names)),
+            "data_root": data_root,
+            "weights_path": weights_path,
+            "content_sha256": finish_digest(digest, columns),
+            "columns_sha256": digest_of_states(columns, skipped),
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "versions": json.dumps(library_versions()),
+        }
+        for key, value in attributes.items():
+            if isinstance(value, str):
+                file.attrs.create(key, to_bytes(value), dtype=TEXT)
+            else:
+                file.attrs[key] = value
+
+
+def _fill(features: h5py.Dataset, blocks: Iterable[tuple[int, NDArray[Any]]]) -> hashlib._Hash:
+    """Write all rows; return the digest of their bytes."""
+    digest = hashlib.sha256()
+    filled = 0
+    for first, block in blocks:
+        if first != filled:
+            raise RuntimeError(f"a block for row {first} comes after {filled} rows")
+        features[first : first + len(block)] = block
+        digest.update(np.ascontiguousarray(block, dtype=features.dtype).data)
+        filled += len(block)
+    if filled != len(features):
+        raise RuntimeError(f"{filled} rows of features for {len(features)} images")
+    return digest
+
+
+@contextmanager
+def _creating(path: Path) -> Iterator[h5py.File]:
+    """Open a new HDF5 file; on a full disk closing it fails too, with another exception than writing."""
+    file = h5py.File(path, "w")
+    try:
+        yield file
+        file.close()
+    except (OSError, RuntimeError) as error:
+        with suppress(OSError, RuntimeError):
+            file.close()
+        number = re.search(r"errno = (\d+)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1]))) from error

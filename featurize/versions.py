@@ -1,0 +1,26 @@
+"""Versions of the libraries that decide about results."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import sys
+
+
+def library_versions() -> dict[str, str]:
+    """Return the versions of Python and of the installed libraries that decide about results."""
+    versions = {"python": sys.version.split()[0]}
+    for name in (
+        "xfeat",
+        "torch",
+        "onnxruntime-gpu",
+        "onnxruntime",
+        "numpy",
+        "pillow",
+        "h5py",
+        "scikit-learn",
+    ):
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions
