@@ -14,8 +14,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from featurize.cache import FeatureCache
 from featurize.dataset import open_dataset
-from featurize.extract import Extraction, extract_features
+from featurize.extract import Extraction, extract_features, parts_folder
+from featurize.preprocess import load_pixels
 from featurize.specs import FeatureSpec, PreprocessSpec
 from featurize.weights import Weights, find_weights, sha256_of
 
@@ -107,6 +109,25 @@ class Bench:
         dataset = open_dataset(options.pop("data", self.data), classes=options.pop("classes", None))
         spec = options.pop("spec", self.spec)
         return extract_features(dataset, spec, self.weights, self.output, **options)
+
+    def expected_row(self, path: str, root: Path | None = None) -> np.ndarray:
+        """Work the counting engine's answer out by hand: the mean of each colour."""
+        pixels = load_pixels(((root or self.data) / path).read_bytes(), self.spec.preprocess)
+        return pixels.reshape(-1, 3).mean(axis=0, dtype=np.float64).astype(np.float32)
+
+    def check(self) -> FeatureCache:
+        """Open the cache; every row belongs to its image, whatever happened before."""
+        cache = FeatureCache.open(self.output)
+        cache.verify()
+        for path, row in zip(cache.columns.path, cache.features, strict=True):
+            assert np.array_equal(row, self.expected_row(path)), path
+        assert not parts_folder(self.output).exists()
+        return cache
+
+    def state(self) -> tuple[int, int, bytes]:
+        """Return what changes when the output file is written, even with the same content."""
+        found = self.output.stat()
+        return found.st_ino, found.st_mtime_ns, self.output.read_bytes()
 
 
 @pytest.fixture
