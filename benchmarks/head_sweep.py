@@ -17,7 +17,8 @@ import torch
 
 from head import batched
 from head.batched_training import Job
-from head.fit import Rows, fit_head
+from head.fit import fit_head
+from head.rows import Rows
 from head.specs import HeadSpec, TrainSpec
 
 SHAPES = {"512,128": (512, 128), "256": (256,), "linear": ()}

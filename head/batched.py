@@ -19,7 +19,8 @@ from torch import Tensor
 
 from featurize.errors import SpecError
 from head.batched_training import BlockTraining, Job, Outcome
-from head.fit import FittedHead, Rows
+from head.fit import FittedHead
+from head.rows import MOST_READERS, AnyRows, StoredRows
 from head.specs import HeadSpec
 
 # Weights, gradients and two moments of a block, 16 bytes a weight. The step of Adam passes over all of them, and takes
@@ -43,8 +44,8 @@ class FittedBlock:
 
 def fit_heads(
     jobs: Sequence[Job],
-    rows: Rows,
-    valid: Rows | None,
+    rows: AnyRows,
+    valid: AnyRows | None,
     *,
     classes: int,
     class_weights: Tensor | None = None,
@@ -77,8 +78,8 @@ def fit_heads(
 
 def fit_blocks(
     jobs: Sequence[Job],
-    rows: Rows,
-    valid: Rows | None,
+    rows: AnyRows,
+    valid: AnyRows | None,
     *,
     classes: int,
     class_weights: Tensor | None = None,
@@ -102,13 +103,16 @@ def fit_blocks(
     until = None if time_limit_s is None else time.monotonic() + time_limit_s
     threads_before = torch.get_num_threads()
     threads = threads or threads_before
+    stored = isinstance(rows, StoredRows)
+    if stored:
+        threads = min(threads, MOST_READERS)
 
     def train(numbers: Sequence[int]) -> FittedBlock:
         start = time.monotonic()
         block = BlockTraining([jobs[number] for number in numbers], rows, valid, classes, class_weights)
         return FittedBlock(dict(zip(numbers, block.run(stop), strict=True)), time.monotonic() - start)
 
-    waiting = iter(divide(jobs, rows.features.shape[-1], classes, threads))
+    waiting = iter(divide(jobs, rows.dim, classes, threads, one_order=stored))
     running: set[Future[FittedBlock]] = set()
     pool = ThreadPoolExecutor(threads, thread_name_prefix="block", initializer=_start_thread)
     try:
@@ -127,15 +131,18 @@ def fit_blocks(
         torch.set_num_threads(threads_before)
 
 
-def divide(jobs: Sequence[Job], dim: int, classes: int, threads: int = 1) -> list[list[int]]:
+def divide(
+    jobs: Sequence[Job], dim: int, classes: int, threads: int = 1, *, one_order: bool = False
+) -> list[list[int]]:
     """Divide jobs, by number, into blocks that train as one program.
 
-    Heads that draw the same random numbers come together. Blocks are made smaller where there would be fewer of them
-    than threads.
+    Heads that draw the same random numbers come together; with ``one_order``, no others do. Blocks are made smaller
+    where there would be fewer of them than threads.
     """
     shapes: dict[object, list[int]] = {}
     for number, job in enumerate(jobs):
-        shapes.setdefault(shape_of(job), []).append(number)
+        order = (job[0], job[1].seed) if one_order else None
+        shapes.setdefault((shape_of(job), order), []).append(number)
     blocks = []
     for numbers in shapes.values():
         numbers.sort(key=lambda number: (jobs[number][1].seed, str(jobs[number][0])))

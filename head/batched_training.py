@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from threading import Event, Lock
 
@@ -15,10 +15,11 @@ from featurize.errors import SpecError
 from head.batched_adam import StackedAdam
 from head.batched_loss import StackedLoss
 from head.batched_stack import HeadStack, State
-from head.fit import FittedHead, Rows, batches, check_convergence, learning_rate
+from head.fit import FittedHead, check_convergence, learning_rate
 from head.history import EpochRecord
 from head.loss import balanced_weights, validation_loss
 from head.network import build_head
+from head.rows import AnyRows, Batch
 from head.specs import HeadSpec, TrainSpec
 
 Job = tuple[HeadSpec, TrainSpec]
@@ -58,22 +59,27 @@ class BlockTraining:
 
     Args:
         jobs: K heads; see :func:`head.batched.shape_of` for what they must share.
-        rows: training rows.
+        rows: training rows; those on the disk take a buffer of memory for each such generator.
         valid: validation rows, or ``None`` to keep the last epoch.
         classes: number of classes C.
         class_weights: float32 (C,), instead of those that the specs ask for.
     """
 
     def __init__(
-        self, jobs: Sequence[Job], rows: Rows, valid: Rows | None, classes: int, class_weights: Tensor | None = None
+        self,
+        jobs: Sequence[Job],
+        rows: AnyRows,
+        valid: AnyRows | None,
+        classes: int,
+        class_weights: Tensor | None = None,
     ) -> None:
         self.rows, self.valid, self.classes = rows, valid, classes
         streams = list(dict.fromkeys((head, spec.seed) for head, spec in jobs))
-        built = [_start(head, seed, rows.features.shape[-1], classes) for head, seed in streams]
+        built = [_start(head, seed, rows.dim, classes) for head, seed in streams]
         stream_of = [streams.index((head, spec.seed)) for head, spec in jobs]
         self.generators = [generator for _, generator in built]
         self.dropouts = [[float(m.p) for m in model if isinstance(m, nn.Dropout)] for model, _ in built]
-        self.widths = _dropout_widths(built[0][0], rows.features.shape[-1])
+        self.widths = _dropout_widths(built[0][0], rows.dim)
         self.stack = HeadStack([built[stream][0] for stream in stream_of])
         self.heads = [_Head(number, spec, stream_of[number]) for number, (_, spec) in enumerate(jobs)]
         specs = [spec for _, spec in jobs]
@@ -108,26 +114,23 @@ class BlockTraining:
         streams = [head.stream for head in self.heads]
         used = sorted(set(streams))
         columns = torch.tensor([used.index(stream) for stream in streams])
-        count, features = len(self.rows.labels), self.rows.features
-        views = None
-        if features.ndim == 3:
-            views = self._draw(used, lambda generator: torch.randint(features.shape[1], (count,), generator=generator))
-        order = self._draw(used, lambda generator: torch.randperm(count, generator=generator))
         loss_sum, correct = torch.zeros(len(streams)), torch.zeros(len(streams), dtype=torch.int64)
-        for batch in batches(order, self.heads[0].spec.batch_size):
+        for inputs, own_labels in self._batches(used):
             if stop.is_set():
                 raise Stopped
-            inputs = features[batch] if views is None else features[batch, views.gather(0, batch)]
-            labels = self.rows.labels[batch].t()[columns]
-            logits = self.stack.train_logits(_spread(inputs, columns), self._masks(used, columns, len(batch)))
+            labels, count = own_labels[columns], len(inputs)
+            logits = self.stack.train_logits(_spread(inputs, columns), self._masks(used, columns, count))
             losses = self.loss(logits, labels)
             self._step(losses, rates)
-            loss_sum += losses.detach() * len(batch)
+            loss_sum += losses.detach() * count
             correct += (logits.detach().argmax(2) == labels).sum(1)
-        return loss_sum / count, correct / count
+        return loss_sum / len(self.rows.labels), correct / len(self.rows.labels)
 
-    def _draw(self, streams: Sequence[int], draw: Callable[[torch.Generator], Tensor]) -> Tensor:
-        return torch.stack([draw(self.generators[stream]) for stream in streams], 1)
+    def _batches(self, streams: Sequence[int]) -> Iterator[Batch]:
+        """Yield features (B, streams, D) and labels (streams, B), to each stream in its own order."""
+        batch_size = self.heads[0].spec.batch_size
+        for batch in zip(*(self.rows.epoch(batch_size, self.generators[stream]) for stream in streams), strict=True):
+            yield torch.stack([features for features, _ in batch], 1), torch.stack([labels for _, labels in batch])
 
     def _masks(self, streams: Sequence[int], columns: Tensor, rows: int) -> list[Tensor | None]:
         """Draw what each stream's dropout layers draw, in their order; (rows, heads, width) each."""
@@ -167,7 +170,9 @@ class BlockTraining:
 
     def _validate(self, epoch: int, losses: Tensor, accuracies: Tensor) -> None:
         kept = self.average or self.stack.state
-        logits = None if self.valid is None else self.stack.logits(self.valid.clean, kept)
+        logits = None
+        if self.valid is not None:
+            logits = torch.cat([self.stack.logits(block, kept) for block in self.valid.clean_blocks()], 1)
         for number, head in enumerate(self.heads):
             loss, accuracy = float(losses[number]), float(accuracies[number])
             valid_loss = valid_accuracy = math.nan
@@ -215,7 +220,7 @@ def _dropout_widths(model: nn.Sequential, width: int) -> list[int]:
     return widths
 
 
-def _class_weights(specs: Sequence[TrainSpec], rows: Rows, classes: int, given: Tensor | None) -> Tensor:
+def _class_weights(specs: Sequence[TrainSpec], rows: AnyRows, classes: int, given: Tensor | None) -> Tensor:
     if given is not None:
         return given.expand(len(specs), -1)
     alike, balanced = torch.ones(classes), balanced_weights(rows.labels, classes)

@@ -14,8 +14,9 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from featurize.errors import DataError
-from head.fit import as_rows, fit_head
+from head.fit import fit_head
 from head.predictions import softmax
+from head.rows import as_rows
 from head.specs import HeadSpec, TrainSpec
 
 _HEAD, _TRAIN = HeadSpec(), TrainSpec()

@@ -14,14 +14,14 @@ from featurize.atomic import replacing
 from featurize.cache import FeatureCache
 from featurize.dataset import NO_LABEL
 from featurize.errors import DataError
-from head.fit import Rows, fit_head
+from head.fit import fit_head
 from head.intervals import grouped_interval
 from head.metrics import classification_metrics
 from head.predictions import softmax
+from head.rows import Rows, labelled_rows
 from head.run import PROBABILITY_PREFIX
 from head.specs import CrossvalSpec, HeadSpec, TrainSpec
 from head.splits import group_keys
-from head.train import labelled_rows
 
 Progress = Callable[[int, int], None]
 """Called with heads trained and heads to train."""

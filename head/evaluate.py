@@ -19,8 +19,8 @@ from head.intervals import Interval, wilson_interval
 from head.metrics import classification_metrics
 from head.operating import decisions_at
 from head.predictions import Predictions
+from head.rows import labelled_blocks
 from head.run import Run
-from head.train import labelled_rows
 
 logger = logging.getLogger(__name__)
 
@@ -164,7 +164,7 @@ def _predict(run: Run, cache: FeatureCache, rows: NDArray[np.int64], labels: NDA
 
     head = run.load_head()
     with torch.inference_mode():
-        logits = torch.cat([head(block) for block in torch.split(labelled_rows(cache, rows).clean, 4096)])
+        logits = torch.cat([head(block.clean) for block in labelled_blocks(cache, rows)])
     point = run.facts.get("operating_point")
     return Predictions(
         paths=[cache.columns.path[row] for row in rows.tolist()],

@@ -1,4 +1,4 @@
-"""The training loop: arrays in, a trained head out. No files here."""
+"""The training loop: rows in, a trained head out."""
 
 from __future__ import annotations
 
@@ -8,11 +8,9 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import NamedTuple, cast
+from typing import cast
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -21,24 +19,13 @@ from head.adam import FusedAdam
 from head.history import EpochRecord
 from head.loss import balanced_weights, training_loss, validation_loss
 from head.network import build_head
+from head.rows import AnyRows, Rows
 from head.specs import HeadSpec, TrainSpec
 
 logger = logging.getLogger(__name__)
 
 # Matrices of so few rows are multiplied faster by one thread than two threads can be woken.
 _ROWS_WORTH_THREADS = 512
-
-
-class Rows(NamedTuple):
-    """Features float32 (n, D), or (n, V, D) with V views, and labels int64 (n,) of one part."""
-
-    features: Tensor
-    labels: Tensor
-
-    @property
-    def clean(self) -> Tensor:
-        """Return the features (n, D) of the unchanged images, which are the first view."""
-        return self.features if self.features.ndim == 2 else self.features[:, 0]
 
 
 @dataclass(frozen=True)
@@ -57,23 +44,22 @@ class FittedHead:
 
     def logits(self, features: Tensor) -> Tensor:
         """Return logits (N, C) of features (N, D)."""
+        return self.logits_of(Rows(features, torch.empty(0)))
+
+    def logits_of(self, rows: AnyRows) -> Tensor:
+        """Return logits (n, C) of the unchanged images of rows."""
         with torch.inference_mode():
-            return torch.cat([self.model(block) for block in torch.split(features, 4096)])
+            return torch.cat([self.model(block) for block in rows.clean_blocks()])
 
 
 Progress = Callable[[EpochRecord], None]
 
 
-def as_rows(features: NDArray[np.floating], labels: NDArray[np.integer]) -> Rows:
-    """Copy features (n, D) or (n, V, D) of any float type and labels (n,) into tensors."""
-    return Rows(torch.from_numpy(features.astype(np.float32)), torch.from_numpy(labels.astype(np.int64)))
-
-
 def fit_head(
     head: HeadSpec,
     train: TrainSpec,
-    rows: Rows,
-    valid: Rows | None,
+    rows: AnyRows,
+    valid: AnyRows | None,
     *,
     classes: int,
     class_weights: Tensor | None = None,
@@ -123,9 +109,9 @@ def fit_head(
 class _Training:
     """A head between its first and its last step."""
 
-    def __init__(self, head: HeadSpec, spec: TrainSpec, rows: Rows, classes: int, weights: Tensor | None) -> None:
+    def __init__(self, head: HeadSpec, spec: TrainSpec, rows: AnyRows, classes: int, weights: Tensor | None) -> None:
         self.spec, self.rows, self.weights = spec, rows, weights
-        self.model = build_head(head, dim=rows.features.shape[-1], classes=classes)
+        self.model = build_head(head, dim=rows.dim, classes=classes)
         self.parameters = list(self.model.parameters())
         self.optimizer = FusedAdam(self.parameters, lr=spec.lr, weight_decay=spec.weight_decay)
         self.average: AveragedModel | None = None
@@ -142,24 +128,17 @@ class _Training:
         """Pass once over the rows in a new order; return the mean loss and accuracy on the way."""
         self.optimizer.lr = learning_rate(self.spec, epoch)
         self.model.train()
-        features, labels = self._this_epochs_view(), self.rows.labels
+        count = len(self.rows.labels)
         loss_sum, correct = torch.zeros(()), torch.zeros((), dtype=torch.int64)
-        for batch in batches(torch.randperm(len(labels)), self.spec.batch_size):
-            logits = self.model(features(batch))
-            loss = training_loss(logits, labels[batch], self.spec, self.weights)
+        for features, labels in self.rows.epoch(self.spec.batch_size):
+            logits = self.model(features)
+            loss = training_loss(logits, labels, self.spec, self.weights)
             self.optimizer.step(torch.autograd.grad(loss, self.parameters))
             if self.average is not None:
                 self.average.update_parameters(self.model)
-            loss_sum += loss.detach() * len(batch)
-            correct += (logits.detach().argmax(1) == labels[batch]).sum()
-        return float(loss_sum) / len(labels), float(correct) / len(labels)
-
-    def _this_epochs_view(self) -> Callable[[Tensor], Tensor]:
-        features = self.rows.features
-        if features.ndim == 2:
-            return features.__getitem__
-        views = torch.randint(features.shape[1], (len(features),))
-        return lambda batch: features[batch, views[batch]]
+            loss_sum += loss.detach() * len(labels)
+            correct += (logits.detach().argmax(1) == labels).sum()
+        return float(loss_sum) / count, float(correct) / count
 
 
 def learning_rate(spec: TrainSpec, epoch: int) -> float:
@@ -173,21 +152,12 @@ def learning_rate(spec: TrainSpec, epoch: int) -> float:
     return 0.5 * spec.lr * (1 + math.cos(math.pi * (epoch - 1) / spec.epochs))
 
 
-def batches(order: Tensor, batch_size: int) -> Iterator[Tensor]:
-    """Cut ``order`` into batches; a single row left over joins the last one, since BatchNorm needs two."""
-    start = 0
-    while start < len(order):
-        end = start + batch_size if len(order) - start - batch_size > 1 else len(order)
-        yield order[start:end]
-        start = end
-
-
-def _evaluate(model: nn.Module, rows: Rows | None, weights: Tensor | None) -> tuple[float, float]:
+def _evaluate(model: nn.Module, rows: AnyRows | None, weights: Tensor | None) -> tuple[float, float]:
     if rows is None:
         return math.nan, math.nan
     model.eval()
     with torch.inference_mode():
-        logits = model(rows.clean)
+        logits = torch.cat([model(block) for block in rows.clean_blocks()])
         loss = validation_loss(logits, rows.labels, weights)
         return float(loss), float((logits.argmax(1) == rows.labels).float().mean())
 

@@ -8,7 +8,7 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -224,7 +224,7 @@ class RunWriter:
         (self.folder / HEAD_FILE).write_bytes(content)
         return hashlib.sha256(content).hexdigest()
 
-    def save_table(self, file_name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    def save_table(self, file_name: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
         """Write a CSV file with a line of column names."""
         with (self.folder / file_name).open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
             writer = csv.writer(file)
@@ -262,7 +262,7 @@ class RunWriter:
 
 def save_predictions(writer: RunWriter, predictions: Predictions, class_names: Sequence[str]) -> None:
     """Write predictions.csv: probabilities after the temperature, and the decision."""
-    table = [
+    table = (
         # the shortest text of a float32 keeps every bit, so that an exported model can be held against it
         [path, split, class_names[label], class_names[decided], *(str(p) for p in probabilities)]
         for path, split, label, decided, probabilities in zip(
@@ -273,6 +273,6 @@ def save_predictions(writer: RunWriter, predictions: Predictions, class_names: S
             predictions.probabilities,
             strict=True,
         )
-    ]
+    )
     columns = ["path", "split", "label", "prediction", *(PROBABILITY_PREFIX + name for name in class_names)]
     writer.save_table(PREDICTIONS_FILE, columns, table)

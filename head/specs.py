@@ -93,6 +93,21 @@ class TrainSpec(Spec):
 
 
 @dataclass(frozen=True, kw_only=True)
+class MemorySpec(Spec):
+    """How much memory training may take for features.
+
+    Attributes:
+        memory_mb: of training and validation rows as float32, in 10^6 bytes; more than that stays on the disk and is
+            read in blocks.
+    """
+
+    memory_mb: float = 1000.0
+
+    def __post_init__(self) -> None:
+        require(0 < self.memory_mb < math.inf, "memory out of range", expected="> 0", found=self.memory_mb)
+
+
+@dataclass(frozen=True, kw_only=True)
 class TargetSpec(Spec):
     """What is asked of the operating point.
 

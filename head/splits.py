@@ -32,9 +32,12 @@ class Split:
     source: str
 
     @property
-    def codes(self) -> dict[int, int]:
-        """Return row number to split code, for the rows that are used."""
-        return {int(row): code for code, name in enumerate(SPLITS) for row in self.rows[name]}
+    def used(self) -> tuple[NDArray[np.int64], list[str]]:
+        """Return the row numbers of all parts, ascending, and the part of each."""
+        rows = np.concatenate([self.rows[name] for name in SPLITS])
+        names = np.repeat(np.array(SPLITS, object), [len(self.rows[name]) for name in SPLITS])
+        order = rows.argsort()
+        return rows[order], names[order].tolist()
 
 
 def split_rows(cache: FeatureCache, *, seed: int) -> Split:

@@ -12,19 +12,21 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from featurize.cache import FeatureCache, library_versions
+from featurize.cache import FeatureCache
 from featurize.errors import Interrupted, SpecError
+from featurize.versions import library_versions
 from head.batched import FittedBlock, fit_blocks
 from head.batched_training import Job, Outcome
-from head.fit import Rows
 from head.metrics import classification_metrics
 from head.predictions import softmax
+from head.rows import AnyRows
 from head.run import RUN_FILE, Run, open_run
+from head.specs import MemorySpec
 from head.splits import Split, split_rows
 from head.sweep_ranking import COMPLETE, INTERRUPTED, TIME_IS_UP, Setting, SweepResult, rank_settings
 from head.sweep_results import SweepFolder, Trial
 from head.sweep_space import RANKINGS, SweepSpec
-from head.train import labelled_rows, train_run
+from head.train import split_reading, train_run
 
 # Called as trials finish, with all finished ones and the number in all.
 Progress = Callable[[list[Trial], int], None]
@@ -37,6 +39,7 @@ def run_sweep(
     runs: Path,
     name: str | None = None,
     time_limit_s: float | None = None,
+    memory: MemorySpec | None = None,
     progress: Progress | None = None,
 ) -> SweepResult:
     """Train all trials of a sweep that are not finished, rank them, and write the best one as a run.
@@ -50,6 +53,7 @@ def run_sweep(
         runs: the folder of all runs; the sweep's own folder is made there.
         name: of the sweep; by default one that the same cache and spec lead to again.
         time_limit_s: after which no more is trained but the best.
+        memory: what features may take; rows that take more are read from the disk, in another order.
         progress: called as trials finish.
 
     Raises:
@@ -64,7 +68,7 @@ def run_sweep(
     with folder.locked():
         jobs = list(spec.jobs())
         trials = [trial for trial in folder.begin(identity) if trial.number < len(jobs)]
-        work = _Work(cache, split_rows(cache, seed=spec.first_seed), jobs, folder)
+        work = _Work(cache, split_rows(cache, seed=spec.first_seed), jobs, folder, memory)
         try:
             work.train_rest(trials, time_limit_s, progress)
             settings = rank_settings(trials, spec)
@@ -103,6 +107,7 @@ class _Work:
     split: Split
     jobs: list[Job]
     folder: SweepFolder
+    memory: MemorySpec | None
 
     def train_rest(self, trials: list[Trial], time_limit_s: float | None, progress: Progress | None) -> None:
         """Train what ``trials`` lacks; add it there and to the folder, block by block."""
@@ -112,7 +117,8 @@ class _Work:
             return
         if progress is not None:
             progress(trials, len(self.jobs))
-        train, valid = (labelled_rows(self.cache, self.split.rows[part]) for part in ("train", "valid"))
+        reading = split_reading(self.cache, self.split, self.memory)
+        train, valid = (reading.load(self.cache, self.split.rows[part]) for part in ("train", "valid"))
         jobs, classes = [self.jobs[number] for number in rest], len(self.cache.class_names)
         blocks = fit_blocks(jobs, train, valid, classes=classes, time_limit_s=time_limit_s)
         with closing(blocks):
@@ -123,14 +129,14 @@ class _Work:
                 if progress is not None:
                     progress(trials, len(self.jobs))
 
-    def _as_trials(self, block: FittedBlock, rest: list[int], valid: Rows) -> list[Trial]:
+    def _as_trials(self, block: FittedBlock, rest: list[int], valid: AnyRows) -> list[Trial]:
         share = block.seconds / len(block.outcomes)
         return [self._as_trial(rest[place], outcome, valid, share) for place, outcome in block.outcomes.items()]
 
-    def _as_trial(self, number: int, outcome: Outcome, valid: Rows, seconds: float) -> Trial:
+    def _as_trial(self, number: int, outcome: Outcome, valid: AnyRows, seconds: float) -> Trial:
         if isinstance(outcome, SpecError):
             return Trial(number, "diverged", *self.jobs[number], 0, {}, seconds)
-        probabilities = softmax(outcome.logits(valid.clean).numpy())
+        probabilities = softmax(outcome.logits_of(valid).numpy())
         figures = classification_metrics(valid.labels.numpy(), probabilities, self.cache.class_names)
         metrics = {name: figures[name] for name in RANKINGS if figures[name] is not None}
         return Trial(number, "ok", *self.jobs[number], outcome.best_epoch, metrics, seconds)
@@ -144,7 +150,7 @@ class _Work:
             same_cache = run.cache["content_sha256"] == self.cache.content_sha256
             if same_cache and (run.head_spec, run.train_spec) == (best.head, best.train):
                 return run
-        return train_run(self.cache, best.head, best.train, runs=runs, name=name, split=self.split)
+        return train_run(self.cache, best.head, best.train, runs=runs, name=name, split=self.split, memory=self.memory)
 
     def facts(self, result: SweepResult) -> dict[str, Any]:
         """Return what sweep.json says of a result."""

@@ -5,24 +5,25 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+import torch
 from torch import Tensor
 
-from featurize.cache import FeatureCache, library_versions
-from featurize.dataset import SPLITS
-from featurize.errors import CacheError
+from featurize.cache import FeatureCache
+from featurize.versions import library_versions
 from head.assess import Assessment, assess
 from head.audited import audit_of
-from head.fit import FittedHead, Progress, Rows, as_rows, fit_head
+from head.fit import FittedHead, Progress, fit_head
 from head.history import EpochRecord
 from head.predictions import Predictions
 from head.report import ReportInput, render_report
+from head.rows import Reading, Rows, labelled_blocks, plan_reading
 from head.run import HISTORY_FILE, REPORT_FILE, Run, RunWriter, new_run_name, open_run, save_predictions
-from head.specs import HeadSpec, TargetSpec, TrainSpec
+from head.specs import HeadSpec, MemorySpec, TargetSpec, TrainSpec
 from head.splits import Split, split_rows
 from head.worker import call_here
 
@@ -37,6 +38,7 @@ def train_run(
     target: TargetSpec | None = None,
     calibrate: bool = True,
     split: Split | None = None,
+    memory: MemorySpec | None = None,
     progress: Progress | None = None,
     call: Callable[..., Any] = call_here,
 ) -> Run:
@@ -51,6 +53,7 @@ def train_run(
         target: the operating point wanted, if any.
         calibrate: fit a temperature on the validation rows.
         split: instead of the cache's own, or the one made with the spec's seed.
+        memory: what features may take; rows that take more are read from the disk, in another order.
         progress: called after each epoch.
         call: what runs the measuring and the drawing; a :class:`head.worker.Worker` does it in another process.
 
@@ -64,7 +67,8 @@ def train_run(
     with RunWriter(runs, name or new_run_name()) as writer:
         split = split or split_rows(cache, seed=train_spec.seed)
         audit = audit_of(cache)
-        parts = {part: labelled_rows(cache, split.rows[part]) for part in ("train", "valid")}
+        reading = split_reading(cache, split, memory)
+        parts = {part: reading.load(cache, split.rows[part]) for part in ("train", "valid")}
         classes = len(cache.class_names)
         fitted = fit_head(head_spec, train_spec, parts["train"], parts["valid"], classes=classes, progress=progress)
         assessed: Assessment = call(
@@ -73,6 +77,7 @@ def train_run(
         facts = {
             "name": writer.target.name,
             **_facts(cache, head_spec, train_spec, split, fitted),
+            "reading": reading.to_dict(),
             "audit": audit,
             **assessed.facts,
             "head_sha256": writer.save_head(fitted.model),
@@ -89,32 +94,19 @@ def train_run(
     return open_run(writer.target)
 
 
-def labelled_rows(cache: FeatureCache, rows: NDArray[np.int64]) -> Rows:
-    """Load rows of a cache.
-
-    Raises:
-        CacheError: if a value is not finite.
-    """
-    features = cache.features[rows]
-    if not np.isfinite(features).all():
-        bad = rows[~np.isfinite(features).reshape(len(rows), -1).all(axis=1)]
-        raise CacheError(
-            f"{len(bad)} rows hold values that are not finite: {', '.join(cache.columns.path[row] for row in bad[:3])}",
-            path=cache.path,
-            mend="run xfeat featurize --force, and xfeat verify afterwards",
-        )
-    return as_rows(features, np.asarray(cache.columns.label)[rows])
+def split_reading(cache: FeatureCache, split: Split, memory: MemorySpec | None) -> Reading:
+    """Decide whether the training and validation rows of a split fit into memory."""
+    return plan_reading(cache, len(split.rows["train"]) + len(split.rows["valid"]), memory or MemorySpec())
 
 
 def _predict(fitted: FittedHead, cache: FeatureCache, split: Split, *, views_averaged: bool = False) -> Predictions:
-    codes = split.codes
-    rows = np.array(sorted(codes), dtype=np.int64)
-    part = labelled_rows(cache, rows)
+    rows, parts = split.used
+    answer = partial(_averaged_logits, fitted) if views_averaged else fitted.logits_of
     return Predictions(
-        paths=[cache.columns.path[row] for row in rows],
-        split=[SPLITS[codes[row]] for row in rows.tolist()],
-        labels=part.labels.numpy(),
-        logits=(_averaged_logits(fitted, part) if views_averaged else fitted.logits(part.clean)).numpy(),
+        paths=[cache.columns.path[row] for row in rows.tolist()],
+        split=parts,
+        labels=np.asarray(cache.columns.label)[rows].astype(np.int64),
+        logits=torch.cat([answer(block) for block in labelled_blocks(cache, rows)]).numpy(),
     )
 
 

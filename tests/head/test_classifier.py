@@ -14,7 +14,8 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from featurize.errors import SpecError
 from head.classifier import HeadClassifier
-from head.fit import as_rows, fit_head
+from head.fit import fit_head
+from head.rows import as_rows
 from head.specs import HeadSpec, TrainSpec
 from tests.head.conftest import cloud
 

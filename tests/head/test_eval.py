@@ -15,8 +15,8 @@ from featurize.cli import main as xfeat
 from featurize.errors import DataError, MismatchError
 from head.cli import main
 from head.evaluate import difference_interval, drop_between, evaluate_run
-from head.fit import as_rows
 from head.intervals import wilson_interval
+from head.rows import as_rows
 from head.run import Run
 from head.specs import HeadSpec, TargetSpec, TrainSpec
 from head.train import train_run

@@ -15,9 +15,10 @@ from torch.nn import functional
 
 from featurize.errors import SpecError
 from head.adam import FusedAdam
-from head.fit import Rows, as_rows, batches, fit_head, learning_rate
+from head.fit import fit_head, learning_rate
 from head.loss import balanced_weights, training_loss
 from head.network import build_head
+from head.rows import Rows, as_rows, batches
 from head.specs import HeadSpec, TrainSpec
 from tests.head.conftest import DIM, cloud
 

@@ -15,7 +15,7 @@ import torch
 
 from featurize.cache import FeatureCache
 from featurize.errors import CacheError, DataError, OutputError, RunError
-from head.fit import as_rows
+from head.rows import as_rows
 from head.run import Run, RunWriter, latest_run, open_run
 from head.specs import HeadSpec, TargetSpec, TrainSpec
 from head.train import train_run

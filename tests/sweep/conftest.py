@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from featurize.cache import Columns, FeatureCache, write_cache
+from featurize.cache import FeatureCache
+from featurize.cache_writing import write_cache
+from featurize.columns import Columns
 from featurize.specs import FeatureSpec
-from head.fit import Rows
+from head.rows import Rows
 
 DIM, CLASSES = 12, ("covid", "normal", "pneumonia")
 

@@ -12,8 +12,9 @@ import torch
 from featurize.errors import SpecError
 from head.batched import block_size, divide, fit_blocks, fit_heads, shape_of
 from head.batched_loss import StackedLoss
-from head.fit import FittedHead, Rows, fit_head
+from head.fit import FittedHead, fit_head
 from head.loss import balanced_weights, training_loss
+from head.rows import Rows
 from head.specs import HeadSpec, TrainSpec
 
 SMALL = HeadSpec(hidden=(10, 6))

@@ -20,7 +20,8 @@ from sklearn.metrics import accuracy_score, log_loss, roc_auc_score
 from featurize.cache import FeatureCache
 from featurize.errors import BusyError, MismatchError, RunError
 from head.cli import main
-from head.fit import as_rows, fit_head
+from head.fit import fit_head
+from head.rows import as_rows
 from head.run import latest_run, open_run
 from head.specs import HeadSpec, TrainSpec
 from head.sweep import run_sweep
