@@ -5,7 +5,8 @@ to answers; the library), ``heatmap`` (where the network looked, as a picture), 
 means); then the server: ``spec`` (limits), ``batching`` (images of many requests in common batches), ``models`` (by
 name, exchanged in service), ``intake`` and ``uploads`` (what comes in), ``facts`` (what is told of a model),
 ``service`` (how a request gets its answers), ``tensors`` and ``protocol`` (Open Inference Protocol), ``app`` (all
-routes together), ``schema`` (how they are described), ``access``, ``security``, ``request_log``, ``metrics``, ``site``
-(the page), ``preview`` (pictures that a browser cannot show), ``slow_clients``, ``server`` (the process), ``settings``
-and ``cli`` (the command ``xserve``).
+routes together), ``schema`` (how they are described), ``access``, ``security``, ``request_log``, ``metrics``,
+``site_files`` and ``site`` (the page), ``preview`` (pictures that a browser cannot show), ``slow_clients``, ``server``
+(the process); then the page without a server: ``offline_runtime`` (onnxruntime-web), ``offline`` (a static site);
+``settings``, ``cli_page`` and ``cli`` (the command ``xserve``).
 """

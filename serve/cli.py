@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from featurize.console import Commands, default_of, json_option, progress_bar
+from serve.cli_page import page
 from serve.settings import name_environment, read_file, read_key
 from serve.spec import MEBIBYTE, ServeSpec
 
@@ -183,6 +184,7 @@ def start(model: Path, **settings: Any) -> None:
 
 
 name_environment(start)
+main.add_command(page)
 
 
 def _device(device: str, require_cuda: bool) -> str:

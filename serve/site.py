@@ -2,30 +2,28 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from pathlib import PurePath
 
 from fastapi import APIRouter
 from starlette.responses import Response
 
-_FOLDER = Path(__file__).with_name("page")
-PAGES = {
-    "/": ("index.html", "text/html; charset=utf-8"),
-    "/docs": ("docs.html", "text/html; charset=utf-8"),
-    "/page.css": ("page.css", "text/css; charset=utf-8"),
-    "/page.js": ("page.js", "text/javascript; charset=utf-8"),
-    "/cards.js": ("cards.js", "text/javascript; charset=utf-8"),
-    "/table.js": ("table.js", "text/javascript; charset=utf-8"),
-    "/server.js": ("server.js", "text/javascript; charset=utf-8"),
-    "/docs.js": ("docs.js", "text/javascript; charset=utf-8"),
-    "/icon.svg": ("icon.svg", "image/svg+xml"),
+from serve.site_files import FORMS, page_file
+
+_TYPES = {
+    ".html": "text/html; charset=utf-8",
+    ".css": "text/css; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".svg": "image/svg+xml",
 }
+_ADDRESSES = {"index.html": "/", "docs.html": "/docs"}
+PAGES = {_ADDRESSES.get(name, f"/{name}"): name for name in FORMS["server"]}
 
 
 def site_routes() -> APIRouter:
     """Return the routes of the page. ``/docs`` renders ``/openapi.json`` here, for FastAPI's own loads from a CDN."""
     router = APIRouter(include_in_schema=False)
-    for address, (name, media_type) in PAGES.items():
-        _add_page(router, address, (_FOLDER / name).read_bytes(), media_type)
+    for address, name in PAGES.items():
+        _add_page(router, address, page_file(name, "server"), _TYPES[PurePath(name).suffix])
     return router
 
 

@@ -13,11 +13,12 @@ export function textElement(name, text, className = "") {
   return element;
 }
 
-export function newCard(file) {
+// `preview`: an engine's way to a picture of a file that the browser cannot show, if it has one.
+export function newCard(file, preview) {
   const element = document.getElementById("card").content.firstElementChild.cloneNode(true);
   const image = element.querySelector(".image");
   const picture = element.querySelector(".picture");
-  image.addEventListener("error", () => picture.replaceWith(textElement("span", "no preview")));
+  image.onerror = () => showPreview(image, picture, preview?.(file) ?? Promise.reject());
   image.src = URL.createObjectURL(file);
   picture.setAttribute("aria-label", `Enlarge ${file.name}`);
   picture.addEventListener("click", () => {
@@ -26,6 +27,13 @@ export function newCard(file) {
   element.querySelector("h2").textContent = file.name;
   showWaiting(element);
   return element;
+}
+
+async function showPreview(image, picture, found) {
+  const none = () => picture.replaceWith(textElement("span", "no preview"));
+  image.onerror = none;
+  URL.revokeObjectURL(image.src);
+  await found.then((picture) => { image.src = URL.createObjectURL(picture); }, none);
 }
 
 export function showWaiting(element) {
@@ -77,8 +85,7 @@ function showFamiliarity(element, answer) {
 function showHeatmap(element, answer) {
   const heat = element.querySelector(".heat");
   if (!heat || !answer.heatmap) return;
-  const bytes = Uint8Array.from(atob(answer.heatmap), (letter) => letter.charCodeAt(0));
-  heat.src = URL.createObjectURL(new Blob([bytes], { type: "image/png" }));
+  heat.src = URL.createObjectURL(answer.heatmap);
   heat.alt = `Where the network saw ${answer.label}`;
   heat.hidden = false;
 }

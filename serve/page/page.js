@@ -1,39 +1,61 @@
-// Each image is a request of its own: answers appear as they come, and the server forms batches across requests.
+// The page, whatever answers: a server (server.js) or this browser (browser.js). Each image is asked about on its own, so
+// answers appear as they come; a server forms batches across requests.
 
 import { forget, newCard, percent, showAnswer, showProblem, showWaiting, textElement } from "./cards.js";
-import { ask, askModel } from "./server.js";
+import { Problem } from "./problem.js";
 import { asCsv, showTable } from "./table.js";
-
-const AT_ONCE = 4;
 
 const $ = (id) => document.getElementById(id);
 let rows = []; // {file, element, answer, problem}, newest first
 const waiting = [];
 let running = 0;
 let pasted = 0;
+let engine = null;
 let model = null;
-let modelKnown = learnModel();
+let modelKnown = null;
+
+// Starts the page. An engine is {askModel(name), ask(file, model), atOnce} and, where it has them, load(model, report) and
+// preview(file). Answers have the fields that POST /predict gives, with the heatmap as a Blob.
+export function start(chosen) {
+  engine = chosen;
+  document.getElementById("unstarted").remove();
+  modelKnown = learnModel();
+}
 
 // Which model
 
 async function learnModel(name) {
   try {
-    showModel((model = await askModel(name)));
-  } catch {
-    $("classes").textContent = "The server does not answer. Reload the page when it runs.";
+    showModel((model = await engine.askModel(name)));
+    await engine.load?.(model, showLoading);
+    if (engine.load) $("loading").textContent = "The model is in this browser now: it needs no connection any more.";
+  } catch (problem) {
+    $(model ? "loading" : "classes").textContent = problem.message;
+    $("loading")?.classList.add("failed");
   }
 }
 
+function showLoading(done, total) {
+  $("progress").max = total;
+  $("progress").value = done;
+  $("loaded").textContent = `${Math.floor(done / 2 ** 20)} of ${Math.ceil(total / 2 ** 20)} MiB`;
+}
+
+const either = (names) => new Intl.ListFormat("en-GB", { type: "disjunction" }).format(names);
+
 function showModel(facts) {
-  const limit = `up to ${Math.floor(facts.limits.max_body_bytes / 2 ** 20)} MiB each`;
-  $("classes").textContent = new Intl.ListFormat("en-GB", { type: "disjunction" }).format(facts.classes);
-  $("formats").textContent = `JPEG, PNG, BMP, TIFF or WebP, ${limit}`;
+  $("classes").textContent = either(facts.classes);
+  const limit = facts.limits ? `, up to ${Math.floor(facts.limits.max_body_bytes / 2 ** 20)} MiB each` : "";
+  $("formats").textContent = either(facts.formats) + limit;
+  // DICOM files often have no ending at all, so nothing may be left out of the list then.
+  $("files").accept = facts.formats.includes("DICOM") ? "" : "image/*,.tif,.tiff";
   const lines = [
     ["Model", facts.model],
     ["Run", facts.run],
     ["Backbone", `${facts.backbone}, ${facts.input_size} × ${facts.input_size}`],
     ["Test accuracy", accuracyOf(facts)],
     ["Data audit", auditOf(facts.audit)],
+    ["Runs on", facts.device],
     ["Decision", facts.positive === null ? "the most probable class" : `${facts.positive} from ${percent(facts.threshold)}, the mark on its bar`],
   ];
   $("facts").replaceChildren();
@@ -95,7 +117,7 @@ document.addEventListener("drop", (event) => {
 });
 
 function addFiles(files) {
-  const added = files.map((file) => ({ file, element: newCard(file), answer: null, problem: null }));
+  const added = files.map((file) => ({ file, element: newCard(file, engine.preview), answer: null, problem: null }));
   $("results").prepend(...added.map((row) => row.element)); // newest on top, in the order chosen
   rows = [...added, ...rows];
   waiting.push(...added);
@@ -114,15 +136,21 @@ function clear() {
 // What goes out
 
 function next() {
-  while (running < AT_ONCE && waiting.length) {
+  while (running < engine.atOnce && waiting.length) {
     const row = waiting.shift();
     running++;
     modelKnown
-      .then(() => ask(row.file, model))
+      .then(() => checkReadable(row.file))
+      .then(() => engine.ask(row.file, model))
       .then((answer) => rows.includes(row) && showAnswer(row.element, (row.answer = answer), model))
       .catch((problem) => rows.includes(row) && fail(row, problem))
       .finally(() => { running--; refresh(); next(); });
   }
+}
+
+// Browsers hand over folders as files that cannot be read.
+async function checkReadable(file) {
+  await file.slice(0, 1).arrayBuffer().catch(() => { throw new Problem("cannot be read. Folders are not taken: drop the images in them"); });
 }
 
 function fail(row, problem) {

@@ -1,17 +1,13 @@
-// What goes out to the server: which model, one image, and the key if it wants one.
+// The engine of the page with a server: which model, one image at a time, and the key if it wants one.
+
+import { start } from "./page.js";
+import { Problem } from "./problem.js";
 
 const TRIES_WHEN_BUSY = 60;
 const FORM_OVERHEAD_BYTES = 2048;
 
 let key = sessionStorage.getItem("key") ?? "";
 let asked = null;
-
-export class Problem extends Error {
-  constructor(message, again = false) {
-    super(message);
-    this.again = again;
-  }
-}
 
 // Asks once however many requests wait for the key, and goes on when it has been given.
 function askForKey() {
@@ -43,27 +39,42 @@ async function call(address, options = {}) {
   }
 }
 
-export async function askModel(name) {
-  const response = await call(name ? `model?model=${encodeURIComponent(name)}` : "model");
-  if (!response.ok) throw new Problem("the server has no such model");
+async function askModel(name) {
+  const response = await call(name ? `model?model=${encodeURIComponent(name)}` : "model").catch(() => {
+    throw new Problem("The server does not answer. Reload the page when it runs.");
+  });
+  if (!response.ok) throw new Problem("The server has no such model.");
   return response.json();
 }
 
-export async function ask(file, model) {
+async function ask(file, model) {
   const limit = model?.limits.max_body_bytes ?? Infinity;
   if (file.size + FORM_OVERHEAD_BYTES > limit) throw new Problem(`larger than ${Math.floor(limit / 2 ** 20)} MiB, the limit of this server`);
-  // Browsers hand over folders as files that cannot be read.
-  await file.slice(0, 1).arrayBuffer().catch(() => { throw new Problem("cannot be read. Folders are not taken: drop the images in them"); });
   const query = new URLSearchParams({ heatmap: model?.heatmaps ? "1" : "0", ...(model ? { model: model.name } : {}) });
   for (let attempt = 0; ; attempt++) {
     const body = new FormData();
     body.append("files", file);
     const response = await call(`predict?${query}`, { method: "POST", body });
     const answer = await response.json().catch(() => ({}));
-    if (response.ok) return answer.predictions[0];
+    if (response.ok) return withPicture(answer.predictions[0]);
     if (response.status !== 503 || attempt >= TRIES_WHEN_BUSY) {
       throw new Problem(answer.skipped?.[0]?.reason ?? answer.error ?? `error ${response.status}`, response.status >= 500);
     }
     await new Promise((wake) => setTimeout(wake, 1000 * (Number(response.headers.get("Retry-After")) || 1)));
   }
 }
+
+function withPicture(answer) {
+  if (!answer.heatmap) return answer;
+  const bytes = Uint8Array.from(atob(answer.heatmap), (letter) => letter.charCodeAt(0));
+  return { ...answer, heatmap: new Blob([bytes], { type: "image/png" }) };
+}
+
+// A picture of a file that the browser cannot show, such as DICOM.
+async function preview(file) {
+  const response = await call("preview", { method: "POST", body: file });
+  if (!response.ok) throw new Problem("no preview");
+  return response.blob();
+}
+
+start({ askModel, ask, preview, atOnce: 4 });

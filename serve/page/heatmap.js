@@ -1,0 +1,49 @@
+// A heatmap as a picture, drawn as serve/heatmap.py draws it: transparent where the network saw nothing, red where most.
+
+import { weightsOf } from "./resize.js";
+
+const STOPS = [0, 0.35, 0.7, 1];
+const COLOURS = [[40, 70, 200], [40, 190, 210], [250, 215, 60], [215, 30, 30]];
+
+// Source: Pillow, src/libImaging/Resample.c, bicubic_filter with a = -0.5.
+const BICUBIC = {
+  reach: 2,
+  weight(x) {
+    const far = Math.abs(x);
+    if (far < 1) return (1.5 * far - 2.5) * far * far + 1;
+    return far < 2 ? ((-0.5 * far + 2.5) * far - 4) * far + 2 : 0;
+  },
+};
+
+// Resizes rows of `width` numbers to rows of `side`, and turns the result, so that twice makes a whole resize.
+function resizeRows(levels, height, width, side) {
+  const turned = new Float32Array(side * height);
+  weightsOf(width, side, BICUBIC).forEach(({ first, weights }, column) => {
+    for (let row = 0; row < height; row++) {
+      turned[column * height + row] = weights.reduce((sum, weight, i) => sum + weight * levels[row * width + first + i], 0);
+    }
+  });
+  return turned;
+}
+
+function colourOf(strength) {
+  const above = STOPS.findIndex((stop, at) => at > 0 && strength <= stop);
+  const share = (strength - STOPS[above - 1]) / (STOPS[above] - STOPS[above - 1]);
+  return COLOURS[above].map((high, channel) => COLOURS[above - 1][channel] + share * (high - COLOURS[above - 1][channel]));
+}
+
+// Returns a PNG, `side` pixels square. `levels`: height · width numbers, 0 or more.
+export async function drawHeatmap({ levels, height, width }, side) {
+  const clean = Float32Array.from(levels, (level) => (Number.isFinite(level) ? Math.max(level, 0) : 0));
+  const most = clean.reduce((best, level) => Math.max(best, level), 0) || 1;
+  const fine = resizeRows(resizeRows(clean.map((level) => level / most), height, width, side), side, height, side);
+  const canvas = new OffscreenCanvas(side, side);
+  const context = canvas.getContext("2d");
+  const picture = context.createImageData(side, side);
+  fine.forEach((level, at) => {
+    const strength = Math.min(Math.max(level, 0), 1);
+    picture.data.set([...colourOf(strength), strength * 255], at * 4);
+  });
+  context.putImageData(picture, 0, 0);
+  return canvas.convertToBlob();
+}
