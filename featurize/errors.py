@@ -89,6 +89,10 @@ class BusyError(XfeatError, BlockingIOError):
     """Another process is writing the same file."""
 
 
+class TrackingError(XfeatError, ConnectionError):
+    """A server or store for experiments, such as MLflow's, cannot be used."""
+
+
 class ParityError(XfeatError, ArithmeticError):
     """An exported model does not answer as the trained one does."""
 

@@ -15,6 +15,7 @@ What else can be done with heads, each on its own:
   ``batched_training`` (their loop).
 - ``compare`` holds runs against each other: ``compare_chance`` (whether a difference means anything),
   ``compare_baselines`` (scikit-learn's classifiers), ``compare_table`` and ``compare_page``.
+- ``tracking`` tells others of trainings: ``tracking_mlflow`` and ``tracking_tensorboard``.
 
 The command ``xhead`` starts in ``cli``, with ``text`` (how figures are written) and ``cli_options`` (what commands
 share); ``cli_train``, ``cli_sweep``, ``cli_crossval``, ``cli_eval`` and ``cli_compare`` are one command each.

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from featurize.console import default_of, json_option, progress_bar
-from head.cli_options import features_option, head_options, head_specs
+from head.cli_options import features_option, head_options, head_specs, open_trackers_of, tracking_options
 from head.specs import CrossvalSpec
 from head.text import confusion_lines, interval, percent
+
+if TYPE_CHECKING:
+    from head.tracking import Tracking
 
 
 @click.command()
@@ -31,9 +34,17 @@ from head.text import confusion_lines, interval, percent
 )
 @click.option("--predictions", type=click.Path(path_type=Path), help="CSV file for the out-of-fold predictions.")
 @head_options
+@tracking_options
 @json_option
 def crossval(
-    features: Path, folds: int, seeds: int, by_image: bool, predictions: Path | None, **settings: Any
+    features: Path,
+    folds: int,
+    seeds: int,
+    by_image: bool,
+    predictions: Path | None,
+    mlflow: str | None,
+    tensorboard: Path | None,
+    **settings: Any,
 ) -> tuple[dict[str, Any], str]:
     """Test every image once, with heads that have seen neither it nor its patient.
 
@@ -47,15 +58,35 @@ def crossval(
     cache = FeatureCache.open(features)
     from head.audited import audit_of
     from head.crossval import cross_validate, save_out_of_fold
+    from head.run import new_run_name
+    from head.tracking import cache_parameters, head_parameters, tracked
 
-    audit = audit_of(cache)
-    with progress_bar("cross-validating", "heads") as progress:
-        result = cross_validate(cache, head_spec, train_spec, plan, progress=progress)
-    if predictions is not None:
-        save_out_of_fold(result, predictions)
-    figures = result.to_dict(seed=train_spec.seed)
+    audit, trackers = audit_of(cache), open_trackers_of(mlflow, tensorboard)
+    parameters = {**head_parameters(head_spec, train_spec), **plan.to_dict(), **cache_parameters(cache)}
+    with tracked(trackers, f"crossval-{new_run_name()}", parameters) as tracking:
+        with progress_bar("cross-validating", "heads") as progress:
+            result = cross_validate(cache, head_spec, train_spec, plan, progress=progress)
+        if predictions is not None:
+            save_out_of_fold(result, predictions)
+        figures = result.to_dict(seed=train_spec.seed)
+        _track(tracking, figures, [predictions] if predictions is not None else [])
     specs = {"head_spec": head_spec.to_dict(), "train_spec": train_spec.to_dict(), "audit": audit}
     return {**figures, **specs}, _as_text(figures)
+
+
+def _track(tracking: Tracking, figures: dict[str, Any], files: list[Path]) -> None:
+    """Tell the accuracy of each fold as a curve, and the figures over all of them."""
+    from head.tracking import part_metrics
+
+    found = part_metrics(figures["metrics"], "out_of_fold/")
+    ways = {"grouped": figures["accuracy"]}
+    if figures["by_image"] is not None:
+        ways["by_image"] = figures["by_image"]["accuracy"]
+    for way, accuracy in ways.items():
+        found |= {f"{way}/accuracy_{name}": accuracy[name] for name in ("mean", "std")}
+        for number, share in enumerate(accuracy["folds"]):
+            tracking.record(number, {f"{way}/accuracy_of_fold": share})
+    tracking.end(found, files)
 
 
 def _as_text(figures: dict[str, Any]) -> str:

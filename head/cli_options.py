@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from featurize.console import default_of
-from head.specs import CLASS_WEIGHTS, SCHEDULES, HeadSpec, TrainSpec
+from head.specs import CLASS_WEIGHTS, SCHEDULES, HeadSpec, MemorySpec, TrainSpec
+
+if TYPE_CHECKING:
+    from head.tracking import Tracker
 
 DEFAULT_CACHE = "features.h5"
 DEFAULT_RUNS = "runs"
@@ -32,6 +35,46 @@ def runs_option(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add ``--runs``, the folder of all runs."""
     return click.option(
         "--runs", type=click.Path(path_type=Path), default=DEFAULT_RUNS, show_default=True, help="Folder of all runs."
+    )(command)
+
+
+def tracking_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add ``--mlflow`` and ``--tensorboard``, for :func:`open_trackers_of`."""
+    command = click.option(
+        "--tensorboard",
+        type=click.Path(path_type=Path),
+        is_flag=False,
+        flag_value="",
+        metavar="[DIR]",
+        help="Also write TensorBoard event files.  [DIR without a name: tensorboard in the folder of all runs]",
+    )(command)
+    return click.option(
+        "--mlflow", metavar="URI", help="Also record it in MLflow, on a server or in a store: sqlite:///mlflow.db."
+    )(command)
+
+
+def open_trackers_of(mlflow: str | None, tensorboard: Path | None, runs: Path = Path(DEFAULT_RUNS)) -> list[Tracker]:
+    """Find out whether what was asked for with :func:`tracking_options` can be reached.
+
+    Raises:
+        XfeatError: if it cannot; see :func:`head.tracking.open_trackers`.
+    """
+    from head.tracking import open_trackers
+
+    # without a name, what comes from the command line is the path of nothing
+    folder = runs / "tensorboard" if tensorboard == Path() else tensorboard
+    return open_trackers(mlflow=mlflow, tensorboard=folder)
+
+
+def memory_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add ``--memory-mb``, the field of :class:`MemorySpec`."""
+    return click.option(
+        "--memory-mb",
+        type=float,
+        default=default_of(MemorySpec, "memory_mb"),
+        show_default=True,
+        metavar="MB",
+        help="Features that take more than this, as float32, stay on the disk and are read in blocks.",
     )(command)
 
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from featurize.console import default_of, json_option, progress_bar
-from head.cli_options import features_option, runs_option
+from head.cli_options import features_option, open_trackers_of, runs_option, tracking_options
 from head.specs import HeadSpec, TrainSpec
 from head.sweep_space import (
     DEFAULT_AXES,
@@ -26,6 +26,7 @@ from head.text import interval
 if TYPE_CHECKING:
     from head.sweep_ranking import Setting, SweepResult
     from head.sweep_results import Trial
+    from head.tracking import Tracking
 
 _LEADERS = 5
 _SETTINGS = (*TRAIN_SETTINGS, *HEAD_SETTINGS)
@@ -69,6 +70,7 @@ def _axis_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option(
     "--time-limit", type=click.FloatRange(min=0), metavar="S", help="Stop after S seconds; what is finished counts."
 )
+@tracking_options
 @json_option
 def sweep(
     features: Path,
@@ -79,6 +81,8 @@ def sweep(
     trials: int | None,
     rank: str,
     time_limit: float | None,
+    mlflow: str | None,
+    tensorboard: Path | None,
     **axes: Axis | None,
 ) -> tuple[dict[str, Any], str]:
     """Train many heads at once and keep the best as a run.
@@ -92,30 +96,62 @@ def sweep(
     from featurize.cache import FeatureCache
 
     cache = FeatureCache.open(features)
-    from head.sweep import run_sweep
+    from head.sweep import default_name, run_sweep
+    from head.tracking import cache_parameters, tracked
 
-    with progress_bar("sweep", "trials") as advance:
-        progress = _Progress(spec, advance)
-        result = run_sweep(cache, spec, runs=runs, name=name, time_limit_s=time_limit, progress=progress)
+    trackers = open_trackers_of(mlflow, tensorboard, runs)
+    same = default_name({**spec.identity, "cache_sha256": cache.content_sha256})
+    parameters = {**{key: axis_text(key, axis) for key, axis in chosen.items()}, "seeds": seeds, "rank": rank}
+    parameters |= cache_parameters(cache)
+    with tracked(trackers, name or same, parameters, key=f"{name or ''} {same}") as tracking:
+        with progress_bar("sweep", "trials") as advance:
+            progress = _Progress(spec, advance, tracking)
+            result = run_sweep(cache, spec, runs=runs, name=name, time_limit_s=time_limit, progress=progress)
+        _track_end(tracking, result)
     return _as_json(result), _as_text(result)
 
 
 class _Progress:
-    """Counts trials, and says so when there is a new best one."""
+    """Counts trials, tells them to whom they shall be told, and says so when there is a new best one."""
 
-    def __init__(self, spec: SweepSpec, advance: Callable[[int, int], None]) -> None:
-        self._spec, self._advance = spec, advance
+    def __init__(self, spec: SweepSpec, advance: Callable[[int, int], None], tracking: Tracking) -> None:
+        self._spec, self._advance, self._tracking = spec, advance, tracking
+        self._told = 0
         self._best: Setting | None = None
 
     def __call__(self, trials: list[Trial], planned: int) -> None:
         from head.sweep_ranking import rank_settings
 
         self._advance(len(trials), planned)
+        _track(self._tracking, trials[self._told :])
+        self._told = len(trials)
         settings = rank_settings(trials, self._spec)
         if settings and settings[0] != self._best:
             self._best = settings[0]
             done = f"{len(trials)} of {planned}"
             click.echo(f"{done}: best so far {_describe(self._spec, self._best)}, {_figures(self._best)}", err=True)
+
+
+def _track(tracking: Tracking, trials: Sequence[Trial]) -> None:
+    from head.tracking import head_parameters
+
+    for trial in trials:
+        metrics = {f"valid/{name}": value for name, value in trial.metrics.items()}
+        parameters = {**head_parameters(trial.head, trial.train), "status": trial.status}
+        tracking.child(f"trial-{trial.number:05d}", parameters, {**metrics, "best_epoch": trial.best_epoch})
+
+
+def _track_end(tracking: Tracking, result: SweepResult) -> None:
+    """Tell what may have been trained before anybody was told, and the best run with its files."""
+    from head.sweep_results import RESULTS_FILE, SWEEP_FILE
+    from head.tracking import final_metrics
+
+    _track(tracking, result.trials)
+    files = [result.folder / name for name in (RESULTS_FILE, SWEEP_FILE)]
+    if result.run is None:
+        tracking.end({}, files)
+    else:
+        tracking.end(final_metrics(result.run.facts), [*files, result.run.folder])
 
 
 def _describe(spec: SweepSpec, setting: Setting) -> str:

@@ -8,11 +8,20 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from featurize.console import default_of, json_option, progress_bar
-from head.cli_options import features_option, head_options, head_specs, runs_option
-from head.specs import TargetSpec
+from head.cli_options import (
+    features_option,
+    head_options,
+    head_specs,
+    memory_option,
+    open_trackers_of,
+    runs_option,
+    tracking_options,
+)
+from head.specs import MemorySpec, TargetSpec
 from head.text import confusion_lines, interval, percent, with_interval
 
 if TYPE_CHECKING:
+    from head.history import EpochRecord
     from head.run import Run
 
 # What the second process imports while this one imports torch.
@@ -38,6 +47,8 @@ _DRAWING = ("head.assess", "head.plots", "sklearn.metrics", "sklearn.calibration
     show_default=True,
     help="Fit a temperature on the validation images, so that probabilities mean what they say.",
 )
+@memory_option
+@tracking_options
 @json_option
 def train(
     features: Path,
@@ -46,6 +57,9 @@ def train(
     positive: str | None,
     target_sensitivity: float | None,
     calibrate: bool,
+    memory_mb: float,
+    mlflow: str | None,
+    tensorboard: Path | None,
     **settings: Any,
 ) -> tuple[dict[str, Any], str]:
     """Train one head and write its run folder with metrics, predictions and a report.
@@ -53,16 +67,25 @@ def train(
     The epoch with the lowest validation loss is kept; the test split is looked at once, afterwards.
     """
     head_spec, train_spec = head_specs(settings)
-    target = _target(positive, target_sensitivity)
+    target, memory = _target(positive, target_sensitivity), MemorySpec(memory_mb=memory_mb)
     from head.worker import Worker
 
     with Worker(*_DRAWING) as worker:
         from featurize.cache import FeatureCache
 
         cache = FeatureCache.open(features)
+        from head.run import new_run_name
+        from head.tracking import cache_parameters, final_metrics, head_parameters, tracked
         from head.train import train_run
 
-        with progress_bar("training", "epochs") as advance:
+        trackers, name = open_trackers_of(mlflow, tensorboard, runs), name or new_run_name()
+        parameters = {**head_parameters(head_spec, train_spec), **cache_parameters(cache)}
+        with tracked(trackers, name, parameters) as tracking, progress_bar("training", "epochs") as advance:
+
+            def after_epoch(record: EpochRecord) -> None:
+                advance(record.epoch, train_spec.epochs)
+                tracking.epoch(record)
+
             run = train_run(
                 cache,
                 head_spec,
@@ -71,9 +94,11 @@ def train(
                 name=name,
                 target=target,
                 calibrate=calibrate,
-                progress=lambda record: advance(record.epoch, train_spec.epochs),
+                memory=memory,
+                progress=after_epoch,
                 call=worker,
             )
+            tracking.end(final_metrics(run.facts), sorted(run.folder.iterdir()))
     return _as_json(run), _as_text(run)
 
 

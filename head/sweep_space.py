@@ -99,13 +99,12 @@ class SweepSpec:
         if len(lists) < len(self.axes):
             yield from self._sample()
             return
-        grid = [dict(zip(self.axes, values, strict=True)) for values in itertools.product(*lists)]
-        if self.trials is not None and self.trials < len(grid):
-            import numpy as np
+        import numpy as np
 
-            order = np.random.default_rng(self.first_seed).permutation(len(grid))
-            grid = [grid[number] for number in order[: self.trials]]
-        yield from grid
+        grid = [dict(zip(self.axes, values, strict=True)) for values in itertools.product(*lists)]
+        # The whole grid comes in the order of its samples too, so that each of them can be gone on with.
+        order = np.random.default_rng(self.first_seed).permutation(len(grid))
+        yield from (grid[number] for number in order[: self.trials])
 
     def _sample(self) -> Iterator[dict[str, Any]]:
         """Spread trials over ranges and lists with a scrambled Halton sequence, whose beginnings are spread as well."""

@@ -25,7 +25,9 @@ def test_fewer_trials_are_drawn_from_the_grid_and_more_begin_with_them() -> None
     assert more[:3] == few
     assert len(set(more)) == 7
     assert few != list(SweepSpec(axes=axes, trials=3, first_seed=1).jobs())
-    assert len(list(SweepSpec(axes=axes, trials=100).jobs())) == 9
+    for whole in (SweepSpec(axes=axes), SweepSpec(axes=axes, trials=9), SweepSpec(axes=axes, trials=100)):
+        assert list(whole.jobs())[:7] == more
+        assert len(list(whole.jobs())) == 9
 
 
 def test_a_range_is_sampled_over_all_its_length_and_by_logarithm_where_it_is_long() -> None:
