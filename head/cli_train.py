@@ -170,7 +170,8 @@ def _operating_lines(point: dict[str, Any] | None) -> list[str]:
             figures = [f"{name} {with_interval(**point[part][name])}" for name in _FIGURES]
             lines.append(f"  {part}: " + ", ".join(figures))
     lines += [
-        f"  at a prevalence of {row['prevalence']:g}: PPV {percent(row['ppv'])}, NPV {percent(row['npv'])}"
+        f"  at a prevalence of {row['prevalence']:g}: PPV {with_interval(row['ppv'], row['ppv_interval'])}, "
+        f"NPV {with_interval(row['npv'], row['npv_interval'])}"
         for row in point["prevalences"]
     ]
     if point["note"]:

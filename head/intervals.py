@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,38 @@ def wilson_interval(successes: int, trials: int) -> Interval | None:
         return None
     interval = binomtest(successes, trials).proportion_ci(CONFIDENCE, method="wilson")
     return float(interval.low), float(interval.high)
+
+
+def ratio_interval(upper: float, upper_ends: Interval, lower: float, lower_ends: Interval) -> Interval:
+    """Return the 95 % interval of ``upper / lower``, two proportions from different images.
+
+    It is made from the 95 % intervals of both, without asking them to be at their ends together. Proportions of 0 and
+    1 need no correction, as Wilson's interval of them has a width.
+
+    Args:
+        upper: what is divided, 0 to 1.
+        upper_ends: its interval.
+        lower: what it is divided by, 0 to 1.
+        lower_ends: its interval.
+
+    Returns:
+        The interval; its upper end is infinite if ``lower`` may be 0.
+
+    Source:
+        MOVER-R: Donner and Zou, "Closed-form confidence intervals for functions of the normal mean and standard
+        deviation", 2012; Newcombe, "MOVER-R confidence intervals for ratios and products of two independently
+        estimated quantities", 2016. The lower end is written so that nothing cancels.
+    """
+    product = upper * lower
+    low, high = upper_ends
+    least, most = lower_ends
+    below, above = low * (2 * upper - low), high * (2 * upper - high)
+    root = math.sqrt(max(0.0, product**2 - below * most * (2 * lower - most)))
+    bottom = below / (product + root) if below > 0 else 0.0
+    divisor = least * (2 * lower - least)
+    if divisor <= 0:
+        return bottom, math.inf
+    return bottom, (product + math.sqrt(max(0.0, product**2 - above * divisor))) / divisor
 
 
 def grouped_interval(values: NDArray[np.floating], groups: NDArray[Any], *, seed: int) -> Interval | None:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featurize.errors import DataError
-from head.intervals import wilson_interval
+from head.intervals import ratio_interval, wilson_interval
 from head.predictions import Predictions
 from head.specs import TargetSpec
 
@@ -57,7 +57,7 @@ def operating_point(predictions: Predictions, class_names: tuple[str, ...], targ
     Returns:
         ``positive``, ``threshold``, ``target_sensitivity``, ``supported`` (the interval's lower end on validation
         reaches the target), ``note``, ``valid`` and ``test`` (see :func:`decisions_at`; ``test`` may be absent),
-        ``prevalences``: PPV and NPV at each of :data:`PREVALENCES`, from the test rows if there are any.
+        ``prevalences``: :func:`predictive_values` at each of :data:`PREVALENCES`, from the test rows if there are any.
 
     Raises:
         DataError: if there is no such class, or no validation image of it.
@@ -91,10 +91,7 @@ def operating_point(predictions: Predictions, class_names: tuple[str, ...], targ
         "note": _support_note(int((valid.labels == code).sum()), lower, target.target_sensitivity),
         **described,
         "prevalences": [
-            {
-                "prevalence": share,
-                **predictive_values(shown["sensitivity"]["value"], shown["specificity"]["value"], share),
-            }
+            {"prevalence": share, **predictive_values(shown["sensitivity"], shown["specificity"], share)}
             for share in PREVALENCES
         ],
     }
@@ -132,16 +129,34 @@ def proportion(successes: int, trials: int) -> dict[str, Any]:
     return {"value": successes / trials if trials else None, "interval": wilson_interval(successes, trials)}
 
 
-def predictive_values(sensitivity: float | None, specificity: float | None, prevalence: float) -> dict[str, Any]:
-    """Return PPV and NPV where a share ``prevalence`` of the images is positive, by Bayes' rule."""
-    if sensitivity is None or specificity is None:
-        return {"ppv": None, "npv": None}
-    hits, misses = prevalence * sensitivity, prevalence * (1 - sensitivity)
-    alarms, quiet = (1 - prevalence) * (1 - specificity), (1 - prevalence) * specificity
-    return {
-        "ppv": hits / (hits + alarms) if hits + alarms else None,
-        "npv": quiet / (quiet + misses) if quiet + misses else None,
-    }
+def predictive_values(sensitivity: dict[str, Any], specificity: dict[str, Any], prevalence: float) -> dict[str, Any]:
+    """Return PPV and NPV where a share ``prevalence`` of the images is positive, by Bayes' rule.
+
+    Args:
+        sensitivity: as :func:`proportion` gives it.
+        specificity: the same.
+        prevalence: more than 0 and less than 1, taken as known.
+
+    Returns:
+        ``ppv``, ``npv``, and ``ppv_interval`` and ``npv_interval`` (95 %, from those of both proportions); ``None``
+        where there is none.
+    """
+    found: dict[str, Any] = {"ppv": None, "npv": None, "ppv_interval": None, "npv_interval": None}
+    if sensitivity["value"] is None or specificity["value"] is None:
+        return found
+    odds = prevalence / (1 - prevalence)
+    for name, right, other, weight in (
+        ("ppv", sensitivity, specificity, 1 / odds),
+        ("npv", specificity, sensitivity, odds),
+    ):
+        # PPV = 1 / (1 + (1 − specificity) / sensitivity · (1 − prevalence) / prevalence), and NPV the other way round.
+        wrong, (low, high) = 1 - other["value"], other["interval"]
+        if wrong + right["value"] == 0:
+            continue
+        found[name] = right["value"] / (right["value"] + wrong * weight)
+        ends = ratio_interval(wrong, (1 - high, 1 - low), right["value"], right["interval"])
+        found[f"{name}_interval"] = (1 / (1 + ends[1] * weight), 1 / (1 + ends[0] * weight))
+    return found
 
 
 def _support_note(positives: int, lower: float, target: float) -> str:

@@ -19,6 +19,7 @@ from head.operating import (
     operating_point,
     positives_needed,
     predictive_values,
+    proportion,
 )
 from head.predictions import Predictions
 from head.specs import TargetSpec
@@ -116,9 +117,74 @@ def test_enough_positives_need_no_note() -> None:
 def test_predictive_values_follow_a_counted_population(prevalence: float) -> None:
     """Reference: a million people counted out."""
     ill = prevalence * 1e6
-    found = predictive_values(0.9, 0.8, prevalence)
+    found = predictive_values(proportion(90, 100), proportion(160, 200), prevalence)
     assert found["ppv"] == pytest.approx(0.9 * ill / (0.9 * ill + 0.2 * (1e6 - ill)))
     assert found["npv"] == pytest.approx(0.8 * (1e6 - ill) / (0.8 * (1e6 - ill) + 0.1 * ill))
+
+
+@pytest.mark.parametrize("prevalence", PREVALENCES)
+def test_intervals_of_predictive_values_are_those_of_the_logit_method_for_many_images(prevalence: float) -> None:
+    """Reference: Mercaldo, Lau and Zhou, "Confidence intervals for predictive values with an emphasis to case-control
+    studies", 2007: the delta method on the logit, which is good for many images and has none for a share of 1."""
+    ill, well, hits, quiet = 20_000, 50_000, 17_000, 46_000
+    found = predictive_values(proportion(hits, ill), proportion(quiet, well), prevalence)
+    sensitivity, specificity, odds = hits / ill, quiet / well, prevalence / (1 - prevalence)
+    for name, logit, variance in (
+        (
+            "ppv",
+            np.log(sensitivity / (1 - specificity) * odds),
+            (1 - sensitivity) / sensitivity / ill + specificity / (1 - specificity) / well,
+        ),
+        (
+            "npv",
+            np.log(specificity / (1 - sensitivity) / odds),
+            sensitivity / (1 - sensitivity) / ill + (1 - specificity) / specificity / well,
+        ),
+    ):
+        ends = [1 / (1 + np.exp(-(logit + sign * 1.959964 * np.sqrt(variance)))) for sign in (-1, 1)]
+        assert found[f"{name}_interval"] == pytest.approx(ends, abs=1e-3, rel=5e-3)
+
+
+def test_intervals_of_predictive_values_hold_the_truth_as_often_as_they_say() -> None:
+    """Reference: 4000 draws of 20 ill and 80 well, for sensitivities near 1, where the logit method fails."""
+    rng = np.random.default_rng(0)
+    prevalence = 0.05
+    for sensitivity, specificity in ((0.95, 0.98), (0.8, 0.9), (0.6, 0.995)):
+        truth = {
+            "ppv": sensitivity * prevalence / (sensitivity * prevalence + (1 - specificity) * (1 - prevalence)),
+            "npv": specificity * (1 - prevalence) / (specificity * (1 - prevalence) + (1 - sensitivity) * prevalence),
+        }
+        # each pair of counts is looked at once and counts as often as it was drawn
+        counts = np.stack([rng.binomial(20, sensitivity, 4000), rng.binomial(80, specificity, 4000)], 1)
+        pairs, times = np.unique(counts, axis=0, return_counts=True)
+        for name in ("ppv", "npv"):
+            ends = [
+                predictive_values(proportion(int(h), 20), proportion(int(q), 80), prevalence)[f"{name}_interval"]
+                for h, q in pairs
+            ]
+            held = sum(n for (low, high), n in zip(ends, times, strict=True) if low <= truth[name] <= high) / 4000
+            # 0.924 is what Wilson gives for 0.95 of 20 alone
+            assert 0.92 <= held <= 0.998, (name, sensitivity, specificity, held)
+
+
+@given(st.integers(1, 40), st.integers(1, 40), st.floats(0, 1), st.floats(0, 1), st.sampled_from(PREVALENCES))
+@settings(deadline=None)
+def test_an_interval_of_a_predictive_value_lies_around_it(
+    ill: int, well: int, found: float, quiet: float, prevalence: float
+) -> None:
+    values = predictive_values(proportion(round(found * ill), ill), proportion(round(quiet * well), well), prevalence)
+    for name in ("ppv", "npv"):
+        if values[name] is None:
+            assert values[f"{name}_interval"] is None
+            continue
+        low, high = values[f"{name}_interval"]
+        assert 0 <= low <= values[name] + 1e-12
+        assert values[name] - 1e-12 <= high <= 1
+
+
+def test_nothing_is_said_of_predictive_values_without_images_of_both_kinds() -> None:
+    assert set(predictive_values(proportion(0, 0), proportion(3, 4), 0.1).values()) == {None}
+    assert predictive_values(proportion(0, 5), proportion(4, 4), 0.1)["ppv"] is None
 
 
 def test_a_class_that_is_not_there_is_named() -> None:
