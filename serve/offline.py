@@ -91,7 +91,7 @@ def _facts(predictor: Predictor, name: str, content: bytes, files: dict[str, byt
         "name": predictor.path.stem,
         "names": [predictor.path.stem],
         "formats": list(FORMATS),
-        "device": f"this browser ({PACKAGE} {VERSION})",
+        "device": f"{PACKAGE} {VERSION}",
         "limits": None,
         "file": {"name": name, "bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()},
         "runtime": {"name": wasm, "bytes": len(files[wasm])},

@@ -31,7 +31,7 @@ SHA512 = {
     ),
 }
 _PACK = ("npm", "pack", f"{PACKAGE}@{VERSION}")
-_MEND = f"run {' '.join(_PACK)} on a machine with npm and a connection, and name its file with --runtime"
+_PACK_IT = f"run {' '.join(_PACK)} on a machine with npm and a connection, and name its file with --runtime"
 _TIMEOUT_S = 600
 
 Runtime = Mapping[str, bytes]
@@ -50,11 +50,11 @@ def find_runtime(place: Path | None = None) -> Runtime:
         MissingExtraError: if npm is not there, fails, or sends another archive.
     """
     if place is not None:
-        return _checked(read_archive(place) if place.is_file() else _read_folder(place), place)
+        return _checked(_read_archive(place) if place.is_file() else _read_folder(place), place, _PACK_IT)
     cached = cache_folder()
     if all((cached / name).is_file() for name in SHA512):
-        return _checked(_read_folder(cached), cached)
-    runtime = _checked(_pack(), Path(PACKAGE))
+        return _checked(_read_folder(cached), cached, "remove that folder and run the same command again")
+    runtime = _pack()
     for name, content in runtime.items():
         with replacing(cached / name, elsewhere="name a file with --runtime") as partial:
             partial.write_bytes(content)
@@ -67,7 +67,7 @@ def cache_folder() -> Path:
     return Path(home, "xfeat", f"{PACKAGE}-{VERSION}")
 
 
-def read_archive(archive: Path) -> Runtime:
+def _read_archive(archive: Path) -> Runtime:
     """Return the files out of the archive of an npm package.
 
     Raises:
@@ -78,7 +78,7 @@ def read_archive(archive: Path) -> Runtime:
             found = {name: tar.extractfile(f"package/dist/{name}") for name in SHA512}
             return {name: file.read() for name, file in found.items() if file is not None}
     except (OSError, EOFError, KeyError, tarfile.TarError) as error:
-        raise SpecError(f"not an archive of {PACKAGE}", path=archive, found=str(error), mend=_MEND) from error
+        raise SpecError(f"not an archive of {PACKAGE}", path=archive, found=str(error), mend=_PACK_IT) from error
 
 
 def _read_folder(folder: Path) -> Runtime:
@@ -86,10 +86,10 @@ def _read_folder(folder: Path) -> Runtime:
     for place in places:
         if all((place / name).is_file() for name in SHA512):
             return {name: (place / name).read_bytes() for name in SHA512}
-    raise SpecError(f"not the npm package {PACKAGE}", path=folder, expected=", ".join(SHA512), mend=_MEND)
+    raise SpecError(f"not the npm package {PACKAGE}", path=folder, expected=", ".join(SHA512), mend=_PACK_IT)
 
 
-def _checked(runtime: Runtime, place: Path) -> Runtime:
+def _checked(runtime: Runtime, place: Path, mend: str) -> Runtime:
     for name, content in runtime.items():
         if _sha512(content) != SHA512[name]:
             raise SpecError(
@@ -97,7 +97,7 @@ def _checked(runtime: Runtime, place: Path) -> Runtime:
                 path=place,
                 expected=f"sha512-{SHA512[name]}",
                 found=f"sha512-{_sha512(content)}",
-                mend=f"remove it, then {_MEND}",
+                mend=mend,
             )
     return runtime
 
@@ -105,7 +105,7 @@ def _checked(runtime: Runtime, place: Path) -> Runtime:
 def _pack() -> Runtime:
     npm = shutil.which("npm")
     if npm is None:
-        raise MissingExtraError(f"{PACKAGE} {VERSION} is not here, and neither is npm to fetch it", mend=_MEND)
+        raise MissingExtraError(f"{PACKAGE} {VERSION} is not here, and neither is npm to fetch it", mend=_PACK_IT)
     with tempfile.TemporaryDirectory() as folder:
         try:
             command = [npm, *_PACK[1:], "--silent", "--pack-destination", folder]
@@ -113,7 +113,7 @@ def _pack() -> Runtime:
             archive = next(Path(folder).glob("*.tgz"))
         except (OSError, subprocess.SubprocessError, StopIteration) as error:
             found = (getattr(error, "stderr", None) or str(error)).strip()
-            raise MissingExtraError(f"npm cannot fetch {PACKAGE} {VERSION}", found=found, mend=_MEND) from error
+            raise MissingExtraError(f"npm cannot fetch {PACKAGE} {VERSION}", found=found, mend=_PACK_IT) from error
         if (found := _sha512(archive.read_bytes())) != ARCHIVE_SHA512:
             raise MissingExtraError(
                 f"npm sent another {PACKAGE} {VERSION} than the official one",
@@ -121,7 +121,7 @@ def _pack() -> Runtime:
                 found=f"sha512-{found}",
                 mend="check which registry npm asks: npm config get registry",
             )
-        return read_archive(archive)
+        return _read_archive(archive)
 
 
 def _sha512(content: bytes) -> str:

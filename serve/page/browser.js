@@ -86,4 +86,4 @@ function ask(file, facts) {
   return outputs.then((numbers) => asAnswer(numbers, facts));
 }
 
-start({ askModel, load, ask, atOnce: 1 });
+start({ askModel, load, ask, whereabouts: (model) => `this browser (${model.device})`, atOnce: 1 });

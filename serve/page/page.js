@@ -14,8 +14,8 @@ let engine = null;
 let model = null;
 let modelKnown = null;
 
-// Starts the page. An engine is {askModel(name), ask(file, model), atOnce} and, where it has them, load(model, report) and
-// preview(file). Answers have the fields that POST /predict gives, with the heatmap as a Blob.
+// Starts the page. An engine is {askModel(name), ask(file, model), whereabouts(model), atOnce} and, where it has them,
+// load(model, report) and preview(file). Answers have the fields that POST /predict gives, with the heatmap as a Blob.
 export function start(chosen) {
   engine = chosen;
   document.getElementById("unstarted").remove();
@@ -30,21 +30,25 @@ async function learnModel(name) {
     await engine.load?.(model, showLoading);
     if (engine.load) $("loading").textContent = "The model is in this browser now: it needs no connection any more.";
   } catch (problem) {
-    $(model ? "loading" : "classes").textContent = problem.message;
-    $("loading")?.classList.add("failed");
+    const place = (model && $("loading")) ?? $("classes");
+    place.textContent = problem.message;
+    place.classList.add("failed");
   }
 }
 
 function showLoading(done, total) {
+  $("loading").hidden = false;
   $("progress").max = total;
   $("progress").value = done;
   $("loaded").textContent = `${Math.floor(done / 2 ** 20)} of ${Math.ceil(total / 2 ** 20)} MiB`;
 }
 
+const counted = (number, what) => `${number} ${what}${number === 1 ? "" : "s"}`;
 const either = (names) => new Intl.ListFormat("en-GB", { type: "disjunction" }).format(names);
 
 function showModel(facts) {
   $("classes").textContent = either(facts.classes);
+  $("classes").classList.remove("failed");
   const limit = facts.limits ? `, up to ${Math.floor(facts.limits.max_body_bytes / 2 ** 20)} MiB each` : "";
   $("formats").textContent = either(facts.formats) + limit;
   // DICOM files often have no ending at all, so nothing may be left out of the list then.
@@ -55,7 +59,7 @@ function showModel(facts) {
     ["Backbone", `${facts.backbone}, ${facts.input_size} × ${facts.input_size}`],
     ["Test accuracy", accuracyOf(facts)],
     ["Data audit", auditOf(facts.audit)],
-    ["Runs on", facts.device],
+    ["Runs on", engine.whereabouts(facts)],
     ["Decision", facts.positive === null ? "the most probable class" : `${facts.positive} from ${percent(facts.threshold)}, the mark on its bar`],
   ];
   $("facts").replaceChildren();
@@ -65,8 +69,7 @@ function showModel(facts) {
     line.append(textElement("dt", name), textElement("dd", value));
     $("facts").append(line);
   }
-  $("audit").hidden = facts.audit?.passed !== false;
-  $("audit").textContent = `The data this model was trained on did not pass its audit: ${(facts.audit?.failures ?? []).join("; ")}`;
+  showAudit(facts.audit ?? {});
   $("heat-tool").hidden = !facts.heatmaps;
   $("which").hidden = facts.names.length < 2;
   $("names").replaceChildren(...facts.names.map((name) => new Option(name, name, false, name === facts.name)));
@@ -84,7 +87,16 @@ function accuracyOf(facts) {
 function auditOf(audit) {
   if (!audit) return null;
   if (!audit.audited) return "not done";
-  return audit.passed ? "passed" : "not passed";
+  const warnings = audit.warnings?.length ? `, with ${counted(audit.warnings.length, "warning")}` : "";
+  return (audit.passed ? "passed" : "not passed") + warnings;
+}
+
+function showAudit({ passed, failures = [], warnings = [] }) {
+  $("audit").hidden = passed !== false;
+  $("audit").textContent = `The data this model was trained on did not pass its audit: ${failures.join("; ")}`;
+  $("warnings").hidden = warnings.length === 0;
+  $("warnings").firstElementChild.textContent = `${counted(warnings.length, "warning")} about the data this model was trained on`;
+  $("warnings").lastElementChild.replaceChildren(...warnings.map((text) => textElement("li", text)));
 }
 
 $("names").addEventListener("change", (event) => {
@@ -177,7 +189,7 @@ function refresh() {
   const parts = known.filter((label) => labels.has(label)).map((label) => `${labels.get(label)} ${label}`);
   if (failed) parts.push(`${failed} without an answer`);
   if (foreign) parts.push(`${foreign} unlike the training images`);
-  const images = rows.length === 1 ? "1 image" : `${rows.length} images`;
+  const images = counted(rows.length, "image");
   $("status").textContent = done < rows.length ? `${done} of ${images} answered…` : `${images}: ${parts.join(", ")}`;
   $("save").disabled = done === 0;
   const asTable = $("view").getAttribute("aria-pressed") === "true";
@@ -210,13 +222,17 @@ $("save").addEventListener("click", save);
 $("heat").addEventListener("input", showHeat);
 showHeat();
 
+// Single keys must be possible to turn off: people who speak to their computer press them by accident (WCAG 2.1.4).
+$("shortcuts").checked = localStorage.getItem("shortcuts") !== "off";
+$("shortcuts").addEventListener("change", (event) => localStorage.setItem("shortcuts", event.target.checked ? "on" : "off"));
+
 const KEYS = {
   o: () => $("files").click(),
   t: () => rows.length && toggleTable(),
   h: () => { $("heat").value = Number($("heat").value) > 0 ? 0 : 50; showHeat(); },
 };
 document.addEventListener("keydown", (event) => {
-  const typing = event.target.matches("input:not([type=range]):not([type=file]), select");
-  if (typing || event.ctrlKey || event.metaKey || event.altKey) return;
+  const typing = event.target.matches("input:not([type=range], [type=file], [type=checkbox]), select");
+  if (typing || !$("shortcuts").checked || event.ctrlKey || event.metaKey || event.altKey) return;
   KEYS[event.key.toLowerCase()]?.();
 });

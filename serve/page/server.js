@@ -77,4 +77,4 @@ async function preview(file) {
   return response.blob();
 }
 
-start({ askModel, ask, preview, atOnce: 4 });
+start({ askModel, ask, preview, whereabouts: (model) => `this server (${model.device})`, atOnce: 4 });

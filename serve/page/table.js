@@ -11,7 +11,7 @@ function columnsOf(classes, measured) {
   const plain = (value) => value ?? "";
   return [
     { title: "File", value: (row) => row.file.name, show: plain },
-    { title: "Decision", value: (row) => row.answer?.label ?? "", show: (text, row) => text || `no answer: ${row.problem}` },
+    { title: "Decision", value: (row) => row.answer?.label ?? "", show: plain },
     ...classes.map((name) => ({
       title: name, number: true, value: (row) => row.answer?.probabilities[name] ?? null,
       show: (share) => (share === null ? "" : percent(share)),
@@ -45,7 +45,7 @@ export function showTable(place, rows, classes) {
   const body = sorted(rows, columns[order.column]).map((row) => {
     const line = document.createElement("tr");
     line.classList.toggle("foreign", row.answer?.in_distribution === false);
-    line.append(...columns.map((column) => textElement("td", column.show(column.value(row), row), column.number ? "number" : "")));
+    line.append(...(row.answer ? columns.map((column) => cellOf(column, row)) : [cellOf(columns[0], row), reasonOf(row, columns)]));
     return line;
   });
   const table = document.createElement("table");
@@ -56,6 +56,14 @@ export function showTable(place, rows, classes) {
   if (focused >= 0) head.children[focused].firstElementChild.focus();
 }
 
+const cellOf = (column, row) => textElement("td", column.show(column.value(row)), column.number ? "number" : "");
+
+function reasonOf(row, columns) {
+  const cell = textElement("td", row.problem ? `no answer: ${row.problem}` : "waiting…", row.problem ? "problem" : "");
+  cell.colSpan = columns.length - 1;
+  return cell;
+}
+
 function headCell(column, number, again) {
   const cell = textElement("th", "", column.number ? "number" : "");
   cell.scope = "col";
@@ -63,7 +71,9 @@ function headCell(column, number, again) {
   cell.setAttribute("aria-sort", chosen ? (order.down ? "descending" : "ascending") : "none");
   const button = textElement("button", column.title);
   button.type = "button";
-  button.append(textElement("span", chosen ? (order.down ? " ▼" : " ▲") : "", "arrow"));
+  const arrow = textElement("span", chosen ? (order.down ? " ▼" : " ▲") : "");
+  arrow.ariaHidden = "true"; // aria-sort says it
+  button.append(arrow);
   button.addEventListener("click", () => {
     // Probabilities are read from the top: their first click sorts downwards.
     order = chosen ? { column: number, down: !order.down } : { column: number, down: Boolean(column.number) };

@@ -14,7 +14,12 @@ import subprocess
 import threading
 from pathlib import Path
 
+import numpy as np
+import onnx
 import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from serve.offline_runtime import cache_folder
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 FLAGS = [
@@ -106,7 +111,7 @@ class Browser:
 
 @contextlib.contextmanager
 def chromium(profile):
-    """Start Chromium and yield a function that runs a coroutine function with it on an address."""
+    """Start Chromium and yield a function that runs a coroutine function with a page of it on an address."""
     aiohttp = pytest.importorskip("aiohttp", reason="needs aiohttp, which comes with tritonclient[http]")
     command = [CHROMIUM, *FLAGS, f"--user-data-dir={profile}", "about:blank"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
@@ -117,13 +122,15 @@ def chromium(profile):
             break
 
     async def drive(address, visit):
-        async with aiohttp.ClientSession() as session:
-            async with session.get(f"http://127.0.0.1:{port}/json") as reply:
-                target = next(each for each in json.loads(await reply.text()) if each["type"] == "page")
+        async with aiohttp.ClientSession(f"http://127.0.0.1:{port}") as session:
+            async with session.put("/json/new?about:blank") as reply:
+                target = json.loads(await reply.text())
             async with session.ws_connect(target["webSocketDebuggerUrl"], max_msg_size=0) as connection:
                 browser = Browser(connection)
                 await browser.open(address)
                 await visit(browser)
+            async with session.get(f"/json/close/{target['id']}"):
+                pass
 
     try:
         assert port, "Chromium did not start"
@@ -134,12 +141,13 @@ def chromium(profile):
 
 
 @contextlib.contextmanager
-def file_server(folder):
-    """Serve a folder as ``python -m http.server`` does, and yield its address."""
+def file_server(folder, asked=None):
+    """Serve a folder as ``python -m http.server`` does, and yield its address; note in ``asked`` what is asked for."""
 
     class Quiet(http.server.SimpleHTTPRequestHandler):
         def log_message(self, *_):
-            pass
+            if asked is not None:
+                asked.append(self.path)
 
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(folder)))
     thread = threading.Thread(target=server.serve_forever)
@@ -152,13 +160,56 @@ def file_server(folder):
         server.server_close()
 
 
-@pytest.fixture
-def browse(tmp_path):
+@pytest.fixture(scope="session")
+def browse(tmp_path_factory):
     """Return a function that runs a coroutine function with a browser on an address."""
     if CHROMIUM is None:
         pytest.skip("needs Chromium")
-    with chromium(tmp_path / "profile") as drive:
+    with chromium(tmp_path_factory.mktemp("profile")) as drive:
         yield drive
+
+
+@pytest.fixture
+def runtime():
+    """Return where onnxruntime-web is kept."""
+    folder = cache_folder()
+    if not folder.is_dir():
+        pytest.skip("needs onnxruntime-web: xserve page fetches it with npm, once a machine")
+    return folder
+
+
+@pytest.fixture
+def write_pixel_model(tmp_path, tiny):
+    """Return a function that writes a model whose answer hangs on every single pixel of the picture, and its place."""
+
+    def write(**changes):
+        metadata = tiny.describe(ood_threshold=0.5, **changes)
+        weights = np.random.default_rng(0).normal(0, 1, (tiny.size**2 * 3, len(tiny.classes))).astype(np.float32)
+        constants = {"flat": np.array([0, -1]), "white": np.float32(255), "weights": weights, "last": np.array([1])}
+        nodes = [
+            helper.make_node("Cast", ["image"], ["levels"], to=TensorProto.FLOAT),
+            helper.make_node("Div", ["levels", "white"], ["shares"]),
+            helper.make_node("Reshape", ["shares", "flat"], ["row"]),
+            helper.make_node("MatMul", ["row", "weights"], ["logits"]),
+            helper.make_node("Softmax", ["logits"], ["probabilities"]),
+            helper.make_node("ReduceMean", ["row", "last"], ["ood"], keepdims=0),
+            helper.make_node("Transpose", ["shares"], ["heatmap"], perm=[0, 3, 1, 2]),
+        ]
+        shapes = {"probabilities": ["N", 3], "ood": ["N"], "heatmap": ["N", 3, tiny.size, tiny.size]}
+        graph = helper.make_graph(
+            nodes,
+            "pixels",
+            [helper.make_tensor_value_info("image", TensorProto.UINT8, ["N", tiny.size, tiny.size, 3])],
+            [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in shapes.items()],
+            [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
+        )
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+        helper.set_model_props(model, metadata.to_props())
+        path = tmp_path / "pixels.onnx"
+        onnx.save(model, path)
+        return path
+
+    return write
 
 
 @pytest.fixture

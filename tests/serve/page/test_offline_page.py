@@ -1,0 +1,251 @@
+"""The page without a server, in a real browser: the same answers as the server's, and no image leaves it."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from serve.heatmap import draw_heatmap
+from serve.offline import write_site
+from serve.predictor import Predictor
+
+LOADED = "document.querySelector('#loading')?.innerText.includes('needs no connection')"
+SAVED_CSV = """new Promise((done) => {
+  const plain = URL.createObjectURL;
+  URL.createObjectURL = (blob) => { if (blob.type === 'text/csv') blob.text().then(done); return plain(blob); };
+  document.getElementById('save').click();
+})"""
+
+
+def noise(size, mode="RGB", seed=0):
+    """Return a picture in which no two neighbours are alike, so that a wrong pixel shows."""
+    blocks = np.random.default_rng(seed).integers(0, 256, (size[1] // 4, size[0] // 4, 3), dtype=np.uint8)
+    return Image.fromarray(blocks).resize(size, Image.Resampling.BICUBIC).convert(mode)
+
+
+def draw_all(folder):
+    """Write a file of each kind that the page reads, of shapes that Pillow resizes in either order, and return them."""
+    folder.mkdir()
+    wide, tall, small = noise((200, 90)), noise((60, 240), seed=1), noise((20, 24), seed=2)
+    wide.save(folder / "wide.png")
+    tall.save(folder / "tall.png")
+    small.save(folder / "small.png")
+    wide.resize((32, 32)).save(folder / "same.png")
+    wide.convert("L").save(folder / "grey.png")
+    wide.convert("P").save(folder / "palette.png")
+    wide.convert("1").save(folder / "two.png")
+    wide.convert("RGBA").save(folder / "opaque.png")
+    wide.save(folder / "gamma.png", icc_profile=b"not a profile")
+    wide.save(folder / "plain.bmp")
+    wide.save(folder / "plain.webp", lossless=True)
+    wide.save(folder / "half.jpg", quality=80)
+    wide.convert("L").save(folder / "grey.jpg", quality=60)
+    tall.save(folder / "late.jpg", progressive=True)
+    for turn in range(1, 9):
+        exif = Image.Exif()
+        exif[0x0112] = turn
+        wide.save(folder / f"turned{turn}.jpg", exif=exif, quality=95)
+    return sorted(folder.iterdir())
+
+
+def test_the_browser_answers_as_the_server_does(write_pixel_model, runtime, tmp_path, browse, serve_folder):
+    """Reference: :class:`Predictor`, which the server uses, on the same files.
+
+    Lossless files must agree but for the rounding of float32. JPEG and EXIF are decoded by the browser's own decoder;
+    Chromium's was found to give the same pixels as Pillow's, and a grey level of difference is allowed here.
+    """
+    model = write_pixel_model(positive="covid", threshold=0.4)
+    write_site(model, tmp_path / "site", runtime)
+    files = draw_all(tmp_path / "images")
+    expected = Predictor.open(model, device="cpu").predict_paths(files)
+    seen = {}
+
+    async def visit(browser):
+        await browser.until(LOADED)
+        await browser.choose(*files)
+        await browser.until_status(f"{len(files)} images:")
+        seen["csv"] = await browser.value(SAVED_CSV)
+        assert browser.complaints == []
+
+    with serve_folder(tmp_path / "site") as address:
+        browse(address, visit)
+    answers = {row["File"]: row for row in csv.DictReader(io.StringIO(seen["csv"].lstrip("\ufeff")))}
+    for file, prediction in zip(files, expected, strict=True):
+        answer = answers[file.name]
+        tolerance = 0.02 if file.suffix == ".jpg" else 2e-5
+        found = [float(answer[name]) for name in prediction.probabilities]
+        np.testing.assert_allclose(found, list(prediction.probabilities.values()), atol=tolerance, err_msg=file.name)
+        assert float(answer["Distance"]) == pytest.approx(prediction.ood, abs=tolerance), file.name
+        if file.suffix != ".jpg":
+            assert answer["Decision"] == prediction.label
+
+
+def test_the_heatmap_is_the_one_that_the_server_draws(runtime, tmp_path, write_model, browse, serve_folder):
+    """Reference: :func:`serve.heatmap.draw_heatmap`, laid over grey. Levels in between may round the other way."""
+    rng = np.random.default_rng(0)
+    levels = rng.random((7, 7)).astype(np.float32)
+    levels[0, 0] = np.nan
+    write_site(write_model(heatmap=True), tmp_path / "site", runtime)
+    numbers = ", ".join("NaN" if np.isnan(level) else repr(float(level)) for level in levels.ravel())
+    script = f"""import('./heatmap.js')
+      .then((module) => module.drawHeatmap({{ levels: new Float32Array([{numbers}]), height: 7, width: 7 }}, 64))
+      .then((blob) => blob.arrayBuffer()).then((file) => btoa(String.fromCharCode(...new Uint8Array(file))))"""
+    seen = {}
+
+    async def visit(browser):
+        seen["png"] = base64.b64decode(await browser.value(script))
+
+    with serve_folder(tmp_path / "site") as address:
+        browse(address, visit)
+    grey = Image.new("RGBA", (64, 64), (128, 128, 128, 255))
+    found, wanted = (
+        np.asarray(Image.alpha_composite(grey, Image.open(io.BytesIO(file)).convert("RGBA"))).astype(int)
+        for file in (seen["png"], draw_heatmap(levels, 64))
+    )
+    assert np.abs(found - wanted).max() <= 2
+
+
+def test_without_a_connection_images_are_answered_with_heatmap_warning_table_and_reasons(
+    write_model, runtime, tiny, tmp_path, browse, serve_folder
+):
+    audit = {"audited": True, "passed": True, "failures": [], "warnings": ["the border shows the label"]}
+    model = write_model(ood=True, ood_threshold=0.5, heatmap=True, audit=audit)
+    write_site(model, tmp_path / "site", runtime)
+    (tmp_path / "dark.png").write_bytes(tiny.draw((0, 90, 0)))
+    (tmp_path / "bright.png").write_bytes(tiny.draw((255, 200, 250)))
+    (tmp_path / "text.png").write_bytes(b"text")
+
+    async def visit(browser):
+        await browser.until(LOADED)
+        assert "93.8 % of 16 images" in await browser.text("#facts")
+        assert "passed, with 1 warning" in await browser.text("#facts")
+        assert "1 warning about the data" in await browser.text("#warnings")
+        no_network = {"latency": 0, "downloadThroughput": 0, "uploadThroughput": 0}
+        await browser.call("Network.emulateNetworkConditions", offline=True, **no_network)
+        await browser.choose(*(tmp_path / name for name in ("dark.png", "bright.png", "text.png")))
+        await browser.until_status("3 images:")
+        assert await browser.text("#status") == (
+            "3 images: 1 normal, 1 pneumonia, 1 without an answer, 1 unlike the training images"
+        )
+        dark, bright, broken = [await browser.text(f".card:nth-child({at})") for at in (1, 2, 3)]
+        assert "Resembles the training images" in dark
+        assert "Do not rely on this answer" in bright
+        assert "No answer: not a JPEG, PNG, BMP or WebP image" in broken
+        await browser.until("document.querySelector('.card .heat').naturalWidth === 32")
+        await browser.value("document.getElementById('view').click()")
+        names = "[...document.querySelectorAll('#table td:first-child')].map((cell) => cell.textContent)"
+        assert await browser.value(names) == ["bright.png", "dark.png", "text.png"]
+        assert "no answer: not a JPEG" in await browser.text("#table .problem")
+
+    with serve_folder(tmp_path / "site") as address:
+        browse(address, visit)
+
+
+def odd_files(folder):
+    """Return files that a browser would decode otherwise than the server, with a word of what the page says of each."""
+    grey = np.full((40, 40), 300, np.uint16)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    glass = noise((40, 40), "RGBA")
+    glass.putalpha(200)
+    pictures = {
+        "deep.png": (Image.fromarray(grey), {}, "16 bits"),
+        "scan.tif": (noise((40, 40)), {}, "TIFF"),
+        "print.jpg": (noise((40, 40), "CMYK"), {}, "CMYK"),
+        "turned.webp": (noise((40, 40)), {"exif": exif}, "EXIF"),
+        "glass.png": (glass, {}, "transparent"),
+        "moving.gif": (noise((40, 40)), {}, "not a JPEG"),
+    }
+    for name, (picture, options, _) in pictures.items():
+        picture.save(folder / name, **options)
+    (folder / "chest.dcm").write_bytes(bytes(128) + b"DICM" + bytes(64))
+    (folder / "cut.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(40))
+    (folder / "empty.png").write_bytes(b"")
+    words = {"chest.dcm": "DICOM", "cut.png": "cannot decode it", "empty.png": "empty"}
+    return words | {name: word for name, (*_, word) in pictures.items()}
+
+
+def test_files_that_a_browser_decodes_otherwise_are_refused_in_words(model, runtime, tmp_path, browse, serve_folder):
+    write_site(model, tmp_path / "site", runtime)
+    words = odd_files(tmp_path)
+
+    async def visit(browser):
+        await browser.until(LOADED)
+        await browser.choose(*(tmp_path / name for name in words))
+        await browser.until_status(f"{len(words)} images: {len(words)} without")
+        for number, (name, word) in enumerate(words.items(), start=1):
+            assert word in await browser.text(f".card:nth-child({number}) .decision"), name
+
+    with serve_folder(tmp_path / "site") as address:
+        browse(address, visit)
+
+
+def test_an_image_that_the_model_fails_on_leaves_the_next_ones_their_answers(
+    write_model, runtime, tiny, tmp_path, browse, serve_folder
+):
+    write_site(write_model(fails_above=True), tmp_path / "site", runtime)
+    (tmp_path / "white.png").write_bytes(tiny.draw((255, 255, 255)))
+    (tmp_path / "dark.png").write_bytes(tiny.draw((0, 90, 0)))
+
+    async def visit(browser):
+        await browser.until(LOADED)
+        await browser.choose(tmp_path / "white.png", tmp_path / "dark.png")
+        await browser.until_status("2 images: 1 normal, 1 without")
+        assert "the model failed on it" in await browser.text(".card:nth-child(1) .decision")
+
+    with serve_folder(tmp_path / "site") as address:
+        browse(address, visit)
+
+
+@pytest.mark.parametrize("lacking", ["model.json", "onnxruntime.wasm", "onnxruntime.js"])
+def test_a_site_that_lacks_a_file_says_so(model, runtime, tmp_path, browse, serve_folder, lacking):
+    write_site(model, tmp_path / "site", runtime)
+    (tmp_path / "site" / lacking).unlink()
+
+    async def visit(browser):
+        await browser.until("document.querySelector('.failed') !== null")
+        word = "cannot run the model" if lacking.endswith("js") else f"{lacking} cannot be loaded"
+        assert word in await browser.text(".failed")
+
+    with serve_folder(tmp_path / "site") as address:
+        browse(address, visit)
+
+
+def test_neither_the_page_nor_its_worker_reaches_another_address(model, runtime, tmp_path, browse, serve_folder):
+    """A worker whose address is a file of the site would: file servers send no policy with it. That is the control."""
+    asked = []
+    with serve_folder(tmp_path, asked) as elsewhere, serve_folder(tmp_path / "site") as address:
+        write_site(model, tmp_path / "site", runtime)
+        worker = tmp_path / "site" / "worker.js"
+        leak = f'await fetch("{elsewhere}from-" + self.location.protocol, {{ mode: "no-cors" }}).catch(() => {{}});\n'
+        worker.write_text(worker.read_text() + leak)
+
+        async def visit(browser):
+            await browser.until(LOADED)
+            ours = {address.rstrip("/"), "blob:" + address.rstrip("/")}
+            assert {url.rpartition("/")[0] for url in browser.requests} <= ours
+            assert await browser.value(f"fetch('{elsewhere}').then(() => 'sent', () => 'refused')") == "refused"
+            control = "new Worker('worker.js', { type: 'module' }).postMessage({ task: 'none' })"
+            await browser.value(f"window.control = {control}")
+            for _ in range(100):
+                await browser.value("new Promise((wake) => setTimeout(wake, 100))")
+                if asked:
+                    return
+
+        browse(address, visit)
+    assert set(asked) == {"/from-http:"}
+
+
+def test_opened_as_a_file_the_page_says_what_to_do(model, runtime, tmp_path, browse):
+    write_site(model, tmp_path / "site", runtime)
+
+    async def visit(browser):
+        await browser.until("getComputedStyle(document.getElementById('unstarted')).visibility === 'visible'")
+        assert "python -m http.server" in await browser.text("#unstarted")
+
+    browse((tmp_path / "site" / "index.html").as_uri(), visit)

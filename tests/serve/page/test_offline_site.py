@@ -1,0 +1,224 @@
+"""``xserve page``: what it writes, and what it refuses. No browser and no npm here: onnxruntime-web is a stand-in."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import json
+import os
+import re
+import tarfile
+
+import pytest
+from click.testing import CliRunner
+
+from featurize.errors import MissingExtraError, ModelError, OutputError, SpecError
+from serve import offline_runtime
+from serve.cli import main
+from serve.facts import model_facts
+from serve.offline import POLICY, write_site
+from serve.predictor import Predictor
+from serve.security import HEADERS
+from serve.site_files import FORMS, page_file
+
+FILES = {"ort.wasm.bundle.min.mjs": b"export {};", "ort-wasm-simd-threaded.wasm": b"\0asm"}
+
+
+def digest(content):
+    return base64.b64encode(hashlib.sha512(content).digest()).decode()
+
+
+@pytest.fixture(autouse=True)
+def package(tmp_path, monkeypatch):
+    """Return the archive of a stand-in package; its digests are the expected ones, and the cache is empty."""
+    archive = tmp_path / "package.tgz"
+    with tarfile.open(archive, "w:gz") as tar:
+        for name, content in FILES.items():
+            member = tarfile.TarInfo(f"package/dist/{name}")
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    monkeypatch.setattr(offline_runtime, "SHA512", {name: digest(content) for name, content in FILES.items()})
+    monkeypatch.setattr(offline_runtime, "ARCHIVE_SHA512", digest(archive.read_bytes()))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return archive
+
+
+@pytest.fixture
+def npm(tmp_path, package, monkeypatch):
+    """Return a function that puts a program called npm first on the path: a line of shell."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+
+    def put(line):
+        (folder / "npm").write_text(f"#!/bin/sh\n{line}\n")
+        (folder / "npm").chmod(0o755)
+
+    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
+    return put
+
+
+def test_the_site_holds_all_that_its_files_name(model, package, tmp_path):
+    site = write_site(model, tmp_path / "site", package)
+    written = {path.name: path.read_bytes() for path in site.folder.iterdir()}
+    assert (site.files, site.size_bytes) == (len(written), sum(map(len, written.values())))
+    named = set(re.findall(r'(?:src|href)="([^"]+)"', written["index.html"].decode()))
+    for name, content in written.items():
+        if name.endswith(".js") and name != "onnxruntime.js":
+            named |= set(re.findall(r'(?:from|import|URL\()\s*"(?:\./)?([\w.]+)"', content.decode()))
+    facts = json.loads(written["model.json"])
+    named |= {facts["file"]["name"], facts["runtime"]["name"]}
+    assert named <= set(written)
+    assert set(written) - named == {"index.html", "model.json"}
+    assert written[facts["file"]["name"]] == model.read_bytes()
+
+
+def test_what_is_told_of_the_model_is_what_a_server_tells(model, package, tmp_path, client):
+    write_site(model, tmp_path / "site", package)
+    facts = json.loads((tmp_path / "site" / "model.json").read_text())
+    known = model_facts(Predictor.open(model, device="cpu"))
+    assert {name: facts[name] for name in known} == known
+    assert {name: client.get("/model").json()[name] for name in known} == known
+
+
+def test_the_page_may_connect_to_its_own_address_alone(model, package, tmp_path):
+    write_site(model, tmp_path / "site", package)
+    text = (tmp_path / "site" / "index.html").read_text()
+    assert f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">' in text
+    assert text.index("Content-Security-Policy") < text.index("<link")
+    assert "default-src 'none'" in POLICY
+    assert "connect-src 'self';" in POLICY
+    assert not re.search(r"https?:|\*|'unsafe-", POLICY)
+    # The page's own files follow the same policy as on a server, but for what WebAssembly and its worker need.
+    own = {part.strip() for part in POLICY.split(";")}
+    assert {part.strip() for part in HEADERS["Content-Security-Policy"].split(";")} - own == {
+        "script-src 'self'",
+        "frame-ancestors 'none'",
+    }
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_each_form_of_the_page_has_its_own_parts_alone(form):
+    text = page_file("index.html", form).decode()
+    other = {"server": "browser.js", "browser": "server.js"}[form]
+    assert f'src="{form}.js"' in text
+    assert other not in text
+    assert "<!--" not in text
+    assert "not a medical device" in text
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_no_file_of_the_page_names_another_address(form):
+    for name in FORMS[form]:
+        text = page_file(name, form).decode().replace('xmlns="http://www.w3.org/2000/svg"', "")
+        assert set(re.findall(r"https?://[\w.-]+", text)) <= {"http://localhost"}, name
+
+
+def test_a_site_is_written_anew_without_the_model_it_had(write_model, package, tmp_path):
+    write_site(write_model(), tmp_path / "site", package)
+    second = write_model("second.onnx", run="second")
+    write_site(second, tmp_path / "site", package)
+    (kept,) = (tmp_path / "site").glob("*.onnx")
+    assert kept.read_bytes() == second.read_bytes()
+    assert json.loads((tmp_path / "site" / "model.json").read_text())["run"] == "second"
+
+
+@pytest.mark.parametrize("content", ["{}", '{"format": "other"}', "[]", "text", None])
+def test_a_folder_of_other_things_stays_as_it_is(model, package, tmp_path, content):
+    folder = tmp_path / "documents"
+    folder.mkdir()
+    (folder / "index.html").write_text("mine")
+    if content is not None:
+        (folder / "model.json").write_text(content)
+    before = sorted(folder.iterdir())
+    with pytest.raises(OutputError, match="not a page that xserve page wrote"):
+        write_site(model, folder, package)
+    assert sorted(folder.iterdir()) == before
+    assert (folder / "index.html").read_text() == "mine"
+
+
+def test_a_core_model_is_refused(write_model, package, tmp_path):
+    with pytest.raises(ModelError, match="does not resize"):
+        write_site(write_model(variant="core"), tmp_path / "site", package)
+    assert not (tmp_path / "site").exists()
+
+
+def test_the_package_is_taken_from_an_archive_a_folder_and_the_folder_that_npm_installs(package, tmp_path):
+    with tarfile.open(package) as tar:
+        tar.extractall(tmp_path / "unpacked", filter="data")
+    unpacked = tmp_path / "unpacked"
+    for place in (package, unpacked, unpacked / "package", unpacked / "package" / "dist"):
+        assert offline_runtime.find_runtime(place) == FILES
+
+
+def test_a_changed_file_is_refused_wherever_it_comes_from(package, tmp_path):
+    cached = offline_runtime.cache_folder()
+    for folder, place in ((tmp_path / "given", tmp_path / "given"), (cached, None)):
+        folder.mkdir(parents=True)
+        for name in FILES:
+            (folder / name).write_bytes(b"changed")
+        with pytest.raises(SpecError, match=r"is not that of onnxruntime-web 1\.30\.0"):
+            offline_runtime.find_runtime(place)
+
+
+def test_what_is_no_package_is_refused(tmp_path):
+    (tmp_path / "text.tgz").write_text("text")
+    with tarfile.open(tmp_path / "other.tgz", "w:gz"):
+        pass
+    for name in ("text.tgz", "other.tgz"):
+        with pytest.raises(SpecError, match="not an archive of onnxruntime-web"):
+            offline_runtime.find_runtime(tmp_path / name)
+    with pytest.raises(SpecError, match="not the npm package"):
+        offline_runtime.find_runtime(tmp_path)
+
+
+def test_npm_is_asked_once_and_its_answer_is_kept(package, npm, tmp_path):
+    npm(f'echo "$*" >> {tmp_path}/asked; cp {package} "$5/package.tgz"')
+    for _ in range(2):
+        assert offline_runtime.find_runtime() == FILES
+    (asked,) = (tmp_path / "asked").read_text().splitlines()
+    assert asked.startswith("pack onnxruntime-web@1.30.0 --silent --pack-destination ")
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("echo no network >&2; exit 1", "found: *no network"),
+        ("exit 0", "npm cannot fetch"),
+        ('echo other > "$5/package.tgz"', "npm config get registry"),
+    ],
+)
+def test_what_npm_cannot_do_is_said_with_what_to_do(npm, line, words):
+    npm(line)
+    with pytest.raises(MissingExtraError, match=words):
+        offline_runtime.find_runtime()
+    assert not offline_runtime.cache_folder().exists()
+
+
+def test_without_npm_the_message_names_the_command(monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(MissingExtraError, match=r"npm pack onnxruntime-web@1\.30\.0 .*--runtime"):
+        offline_runtime.find_runtime()
+
+
+def test_the_command_prints_what_it_wrote(model, package, tmp_path):
+    command = ["page", "-o", str(tmp_path / "site"), "--model", str(model), "--runtime", str(package)]
+    plain = CliRunner().invoke(main, command)
+    assert plain.exit_code == 0
+    assert f"python -m http.server -d {tmp_path / 'site'}" in plain.output
+    printed = json.loads(CliRunner().invoke(main, [*command, "--json"]).output)
+    assert printed["output"] == str(tmp_path / "site")
+    assert printed["files"] == len(list((tmp_path / "site").iterdir()))
+
+
+@pytest.mark.parametrize("options", [[], ["-o", "site", "--runtime", "missing"]])
+def test_wrong_usage_exits_with_2(options):
+    assert CliRunner().invoke(main, ["page", *options]).exit_code == 2
+
+
+def test_a_missing_model_is_named_before_anything_is_fetched(npm, tmp_path):
+    npm(f"touch {tmp_path}/asked; exit 1")
+    done = CliRunner().invoke(main, ["page", "-o", str(tmp_path / "site"), "--model", str(tmp_path / "none.onnx")])
+    assert done.exit_code == 1
+    assert "no such model" in done.output
+    assert not (tmp_path / "asked").exists()

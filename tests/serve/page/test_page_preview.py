@@ -1,0 +1,116 @@
+"""Pictures that a browser cannot show: DICOM, TIFF."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from serve.app import Door
+from serve.preview import SIDE
+
+
+def grey_steps(size=(48, 40)):
+    """Return a picture whose grey grows from left to right, 8 bits."""
+    return Image.fromarray(np.tile(np.linspace(0, 255, size[0]).astype(np.uint8), (size[1], 1)))
+
+
+def as_dicom(picture):
+    """Return a DICOM file with 12 bits, MONOCHROME1: its white is the smallest value."""
+    dataset = pytest.importorskip("pydicom.dataset", reason="needs pydicom, of the extra dicom")
+    uid = pytest.importorskip("pydicom.uid")
+    levels = np.asarray(picture).astype(np.uint16) * 16
+    meta = dataset.FileMetaDataset()
+    meta.MediaStorageSOPClassUID = uid.DigitalXRayImageStorageForPresentation
+    meta.MediaStorageSOPInstanceUID = uid.generate_uid()
+    meta.TransferSyntaxUID = uid.ExplicitVRLittleEndian
+    file = dataset.FileDataset(None, {}, file_meta=meta, preamble=bytes(128))
+    file.Rows, file.Columns = levels.shape
+    file.SamplesPerPixel, file.PixelRepresentation = 1, 0
+    file.BitsAllocated, file.BitsStored, file.HighBit = 16, 12, 11
+    file.PhotometricInterpretation = "MONOCHROME1"
+    file.PixelData = (4080 - levels).tobytes()
+    file["PixelData"].VR = "OW"
+    content = io.BytesIO()
+    file.save_as(content, enforce_file_format=True)
+    return content.getvalue()
+
+
+def as_file(picture, kind):
+    file = io.BytesIO()
+    picture.save(file, kind)
+    return file.getvalue()
+
+
+def pixels_of(content):
+    return np.asarray(Image.open(io.BytesIO(content), formats=["PNG"]))
+
+
+def test_dicom_and_tiff_come_back_as_png(client):
+    for content in (as_dicom(grey_steps()), as_file(grey_steps(), "TIFF")):
+        answer = client.post("/preview", content=content)
+        assert answer.headers["content-type"] == "image/png"
+        np.testing.assert_array_equal(pixels_of(answer.content), np.asarray(grey_steps()))
+
+
+def test_sixteen_bits_are_scaled_over_their_whole_range(client):
+    deep = Image.fromarray(np.asarray(grey_steps()).astype(np.uint16) * 257)
+    answer = client.post("/preview", content=as_file(deep, "PNG"))
+    np.testing.assert_array_equal(pixels_of(answer.content), np.asarray(grey_steps()))
+
+
+def test_a_large_picture_keeps_its_shape_and_becomes_as_large_as_a_screen(client):
+    answer = client.post("/preview", content=as_file(grey_steps((2 * SIDE, SIDE)), "TIFF"))
+    assert pixels_of(answer.content).shape == (SIDE // 2, SIDE)
+
+
+@pytest.mark.parametrize("content", [b"", b"text", bytes(128) + b"DICM" + bytes(64), b"II*\0" + bytes(20)])
+def test_what_is_no_picture_is_refused_in_words(client, content):
+    answer = client.post("/preview", content=content)
+    assert answer.status_code == 422
+    assert answer.json()["error"]
+
+
+def test_a_bomb_is_refused_from_its_header(client):
+    bomb = as_file(Image.new("1", (20_000, 20_000)), "PNG")
+    answer = client.post("/preview", content=bomb)
+    assert answer.status_code == 422
+    assert "megapixels" in answer.json()["error"]
+
+
+def test_a_preview_has_the_limits_and_the_key_of_all_requests(predictor, serve_model):
+    with serve_model(predictor, max_body_bytes=1000, door=Door(api_key="right")) as client:
+        assert client.post("/preview", content=b"x").status_code == 401
+        known = {"X-API-Key": "right"}
+        assert client.post("/preview", content=bytes(1001), headers=known).status_code == 413
+        assert client.post("/preview", content=as_file(grey_steps(), "PNG"), headers=known).status_code == 200
+
+
+def test_the_page_shows_pictures_that_the_browser_cannot_and_answers_them(predictor, serve_model, tmp_path, browse):
+    (tmp_path / "chest.dcm").write_bytes(as_dicom(grey_steps()))
+    (tmp_path / "scan.tif").write_bytes(as_file(grey_steps(), "TIFF"))
+    (tmp_path / "notes.txt").write_text("text")
+
+    async def visit(browser):
+        await browser.until("document.querySelector('#formats').innerText.includes('DICOM')")
+        await browser.choose(*(tmp_path / name for name in ("chest.dcm", "scan.tif", "notes.txt")))
+        await browser.until_status("3 images:")
+        await browser.until("document.querySelector('.card:nth-child(3) .thumb').innerText === 'no preview'")
+        for number in (1, 2):
+            shown = f"document.querySelector('.card:nth-child({number}) .image').naturalWidth"
+            await browser.until(f"{shown} === 48")
+        decisions = "[...document.querySelectorAll('.decision')].map((each) => each.innerText)"
+        chest, scan, notes = await browser.value(decisions)
+        assert chest == scan
+        assert notes.startswith("No answer: not a JPEG")
+
+    with serve_model(predictor) as client:
+        browse(str(client.base_url), visit)
+
+
+def test_a_server_without_pydicom_does_not_promise_dicom(client, monkeypatch):
+    assert "DICOM" in client.get("/model").json()["formats"]
+    monkeypatch.setattr("serve.facts.find_spec", lambda name: None)
+    assert client.get("/model").json()["formats"] == ["JPEG", "PNG", "BMP", "TIFF", "WebP"]
