@@ -12,6 +12,7 @@ import numpy as np
 
 from export.model_file import open_model
 from export.parity import planes_of
+from export.specs import BenchSpec
 from featurize.preprocess import Pixels
 from head.run import Run
 
@@ -49,41 +50,33 @@ class Speed:
         return asdict(self)
 
 
-def bench_models(
-    models: Sequence[Path],
-    *,
-    batches: Sequence[int],
-    threads: Sequence[int],
-    seconds: float,
-    run: Run | None = None,
-) -> Iterator[Speed]:
+def bench_models(models: Sequence[Path], spec: BenchSpec, run: Run | None = None) -> Iterator[Speed]:
     """Measure model files, one after the other for each number of threads and each batch size.
 
     Args:
         models: files of this project.
-        batches: images a call.
-        threads: of the network.
-        seconds: of measurement per line.
-        run: if given, eager torch runs the same batches first, with the same threads.
+        spec: what to measure.
+        run: if given, eager torch runs the same batches first, with the same threads on the same device.
 
     Yields:
         A line as soon as it is measured.
 
     Raises:
         ModelError: if a file is no model of this project.
+        DeviceError: if the device cannot be used for all of a network.
     """
     plain = None
     if run is not None:
         from export.ingredients import plain_model
 
-        plain = plain_model(run)
-    for count in threads:
-        opened = [open_model(path, count) for path in models]
-        for batch in batches:
+        plain = plain_model(run).to(spec.device)
+    for count in spec.threads:
+        opened = [open_model(path, count, device=spec.device) for path in models]
+        for batch in spec.batches:
             torch_rate = None
             if plain is not None:
                 side = opened[0].metadata.feature_spec.preprocess.size
-                line = _measure("torch", _torch_call(plain, _noise(batch, side), count), batch, count, seconds)
+                line = _measure("torch", _torch_call(plain, _noise(batch, side), count), batch, count, spec.seconds)
                 torch_rate = line.images_per_second
                 yield line
             for model in opened:
@@ -93,7 +86,12 @@ def bench_models(
                 def call(session: Any = model.session, feed: Any = feed) -> None:
                     session.run(None, feed)
 
-                yield _measure(model.path.name, call, batch, count, seconds, torch_rate)
+                yield _measure(model.path.name, call, batch, count, spec.seconds, torch_rate)
+
+
+def count_lines(models: int, spec: BenchSpec, run: Run | None = None) -> int:
+    """Return how many lines :func:`bench_models` yields."""
+    return len(spec.threads) * len(spec.batches) * (models + (run is not None))
 
 
 def _measure(
@@ -129,12 +127,13 @@ def _measure(
 def _torch_call(plain: Any, pixels: Pixels, threads: int) -> Callable[[], None]:
     import torch
 
+    device = next(plain.parameters()).device
     images = torch.from_numpy(pixels)
 
     def call() -> None:
         torch.set_num_threads(threads)
         with torch.inference_mode():
-            plain(images)
+            plain(images.to(device)).cpu()  # from memory to memory, as onnxruntime is measured
 
     return call
 

@@ -9,7 +9,7 @@ import click
 
 from export.cli_quantize import quantize
 from export.cli_triton import triton
-from export.specs import DEFAULT_MODEL, DEFAULT_RUNS, OPSETS, ExportSpec
+from export.specs import DEFAULT_MODEL, DEFAULT_RUNS, OPSETS, BenchSpec, ExportSpec, VerifySpec
 from featurize.console import Commands, comma_list, default_of, json_option, progress_bar
 
 if TYPE_CHECKING:
@@ -24,6 +24,12 @@ _CHECKS = {
     "resized_inside": "full model on files of their own size",
     "core": "core model",
 }
+
+
+_BATCHES = ",".join(map(str, default_of(BenchSpec, "batches")))
+_require_cuda = click.option(
+    "--require-cuda", is_flag=True, help="Run on the GPU, and fail if any of the network would run on the CPU."
+)
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -139,9 +145,15 @@ def _agreements(checks: Checks, reference: str) -> list[str]:
 @click.option("--run", type=click.Path(path_type=Path), help="Run it should be of: torch then answers again.")
 @click.option("--weights", type=click.Path(path_type=Path), help="The backbone's weights.  [default: those of the run]")
 @click.option("--certificate", type=click.Path(path_type=Path), help="[default: the one beside MODEL]")
+@_require_cuda
 @json_option
 def verify(
-    model: Path, data: Path | None, run: Path | None, weights: Path | None, certificate: Path | None
+    model: Path,
+    data: Path | None,
+    run: Path | None,
+    weights: Path | None,
+    certificate: Path | None,
+    require_cuda: bool,
 ) -> tuple[dict[str, Any], str]:
     """Check that MODEL is the file that was proven, and that it still answers as it was proven to.
 
@@ -152,7 +164,9 @@ def verify(
     from head.run import open_run
 
     opened = open_run(run) if run is not None else None
-    done = verify_model(model, data=data, run=opened, weights_file=weights, certificate=certificate)
+    spec = VerifySpec(data=data, weights_file=weights, certificate=certificate, require_cuda=require_cuda)
+    with progress_bar("verifying", "images") as progress:
+        done = verify_model(model, spec, run=opened, progress=progress)
     return done.to_dict(), _verified(done)
 
 
@@ -221,8 +235,11 @@ def _shapes(tensors: list[dict[str, Any]]) -> str:
     help="Folder for the pictures.",
 )
 @click.option("--class", "shown", metavar="CLASS", help="Show what speaks for CLASS.  [default: the one decided on]")
+@_require_cuda
 @json_option
-def explain(model: Path, images: tuple[Path, ...], output: Path, shown: str | None) -> tuple[dict[str, Any], str]:
+def explain(
+    model: Path, images: tuple[Path, ...], output: Path, shown: str | None, require_cuda: bool
+) -> tuple[dict[str, Any], str]:
     """Show what MODEL looked at: each image with its heatmap (Grad-CAM) over it.
 
     IMAGES are files, and folders of them. Bright regions raised the score of the class shown; a heatmap says where the
@@ -233,7 +250,7 @@ def explain(model: Path, images: tuple[Path, ...], output: Path, shown: str | No
     from export.model_file import open_model
     from export.overlay import explain_images
 
-    opened = open_model(model)
+    opened = open_model(model, device="cuda" if require_cuda else "cpu")
     with progress_bar("explaining", "images") as progress:
         done, skipped = explain_images(opened, images, output, shown=shown, progress=progress)
     for path, reason in skipped:
@@ -254,45 +271,50 @@ def _foreign(each: Explanation) -> str:
 @main.command()
 @click.argument("models", nargs=-1, type=click.Path(path_type=Path), metavar="[MODEL]…")
 @click.option("--run", type=click.Path(path_type=Path), help="Run whose torch model is measured for comparison.")
-@click.option("--batch", "batches", default="1,8,32", show_default=True, metavar="A,B", help="Images a call.")
+@click.option("--batch", "batches", default=_BATCHES, show_default=True, metavar="A,B", help="Images a call.")
 @click.option("--threads", metavar="A,B", help="Threads of the network.  [default: 1 and all cores]")
 @click.option(
     "--seconds",
     type=click.FloatRange(min=0),
-    default=2.0,
+    default=default_of(BenchSpec, "seconds"),
     show_default=True,
     help="How long each line is measured.",
 )
+@_require_cuda
 @json_option
 def bench(
-    models: tuple[Path, ...], run: Path | None, batches: str, threads: str | None, seconds: float
+    models: tuple[Path, ...], run: Path | None, batches: str, threads: str | None, seconds: float, require_cuda: bool
 ) -> tuple[dict[str, Any], str]:
     """Measure how fast models answer: latency and images a second, by batch size and threads.
 
     Without MODEL, model.onnx. With --run, eager torch runs the same batches in between, and the last column says how
     many times as many images a second the model answers.
     """
-    from export.bench import bench_models
+    from export.bench import bench_models, count_lines
     from featurize.cores import cores
     from head.run import open_run
 
-    rows = list(
-        bench_models(
-            models or (Path(DEFAULT_MODEL),),
-            batches=_numbers(batches, "--batch"),
-            threads=_numbers(threads, "--threads") if threads else sorted({1, cores()}),
-            seconds=seconds,
-            run=open_run(run) if run is not None else None,
-        )
+    spec = BenchSpec(
+        batches=_numbers(batches, "--batch"),
+        threads=_numbers(threads, "--threads") if threads else tuple(sorted({1, cores()})),
+        seconds=seconds,
+        device="cuda" if require_cuda else "cpu",
     )
+    files = models or (Path(DEFAULT_MODEL),)
+    opened = open_run(run) if run is not None else None
+    rows: list[Speed] = []
+    with progress_bar("measuring", "lines") as progress:
+        for row in bench_models(files, spec, opened):
+            rows.append(row)
+            progress(len(rows), count_lines(len(files), spec, opened))
     return {"rows": [row.to_dict() for row in rows]}, _speeds(rows)
 
 
-def _numbers(text: str, option: str) -> list[int]:
+def _numbers(text: str, option: str) -> tuple[int, ...]:
     parts = comma_list(text) or []
     if not parts or not all(part.isdigit() and int(part) > 0 for part in parts):
         raise click.BadParameter(f"{text}: whole numbers from 1, with commas in between", param_hint=option)
-    return [int(part) for part in parts]
+    return tuple(int(part) for part in parts)
 
 
 def _speeds(rows: list[Speed]) -> str:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from export.distance import Distance, familiar_threshold, fit_distance
 from export.fused import PlainModel
 from export.metadata import ModelMetadata
-from export.parity import CheckImages, Probabilities, blocks, load_images
+from export.parity import Advance, CheckImages, Probabilities, blocks, load_images
 from export.specs import ExportSpec
 from export.thinning import thinned
 from featurize.cache import FeatureCache
@@ -127,7 +127,9 @@ def _require_unchanged(run: Run, cache: FeatureCache, *, content: bool) -> None:
         )
 
 
-def images_to_check(run: Run, data: Path | None, limit: int | None = None) -> tuple[CheckImages, Probabilities]:
+def images_to_check(
+    run: Run, data: Path | None, limit: int | None = None, advance: Advance = lambda done: None
+) -> tuple[CheckImages, Probabilities]:
     """Read the run's test images (all of them if it has no test) and the probabilities noted for them.
 
     Raises:
@@ -135,7 +137,7 @@ def images_to_check(run: Run, data: Path | None, limit: int | None = None) -> tu
     """
     noted = _noted_probabilities(run, limit)
     root = data or Path(run.cache["data_root"])
-    images = load_images(root, list(noted), run.feature_spec.preprocess)
+    images = load_images(root, list(noted), run.feature_spec.preprocess, advance)
     if not len(images):
         raise DataError(
             "none of the images of the run can be read, so the model cannot be checked",

@@ -11,10 +11,9 @@ import onnxruntime as ort
 
 from export.certificate import certificate_path, read_certificate
 from export.metadata import ModelMetadata
+from export.onnx_session import open_session
 from featurize.errors import ModelError, XfeatError
 from featurize.weights import sha256_of
-
-CPU = "CPUExecutionProvider"
 
 
 @dataclass(frozen=True)
@@ -23,7 +22,7 @@ class ModelFile:
 
     Attributes:
         path: the file.
-        session: on the CPU.
+        session: on the device asked for.
         metadata: what it says of itself.
     """
 
@@ -37,29 +36,21 @@ class ModelFile:
         return [output.name for output in self.session.get_outputs()]
 
 
-def open_model(path: Path, threads: int | None = None) -> ModelFile:
-    """Open a model on the CPU.
+def open_model(path: Path, threads: int | None = None, *, device: str = "cpu") -> ModelFile:
+    """Open a model.
 
     Args:
         path: a file of ``xexport onnx``.
-        threads: for the network; by default what onnxruntime chooses.
+        threads: for the network; by default all cores.
+        device: ``cpu``, ``cuda`` or ``cuda:N``, which is never replaced, not even for some nodes.
 
     Raises:
         ModelError: if there is no such file, or it is none that this project wrote.
+        DeviceError: if the device cannot be used.
     """
     if not path.is_file():
         raise ModelError("no such model", path=path, mend="run xexport onnx to write one, or name another")
-    options = ort.SessionOptions()
-    options.log_severity_level = 4  # what matters of its messages is in the exceptions
-    if threads is not None:
-        options.intra_op_num_threads = threads
-    try:
-        session = ort.InferenceSession(path, options, providers=[CPU])
-    except Exception as error:  # onnxruntime's exceptions share no base
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ModelError(
-            "not a model that onnxruntime can read", path=path, found=reason, mend="write it again with xexport onnx"
-        ) from error
+    session = open_session(path, device=device, threads=threads)
     metadata = ModelMetadata.from_props(session.get_modelmeta().custom_metadata_map, path)
     return ModelFile(path, session, metadata)
 

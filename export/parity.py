@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -14,17 +15,21 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from export.metadata import ModelMetadata
+from export.onnx_session import CPU, cuda_possible, open_session
 from export.thinning import thinned
 from featurize.cuda import PROVIDER as CUDA
-from featurize.cuda import cuda_driver_present, cuda_provider
-from featurize.errors import ImageError, ModelError
+from featurize.errors import DeviceError, ImageError
 from featurize.images import decode
 from featurize.preprocess import Pixels, resize
 from featurize.sources import open_source
 from featurize.specs import PreprocessSpec
 
+logger = logging.getLogger(__name__)
+
 Probabilities = NDArray[np.float32]
 Decide = Callable[[list[float]], str]
+Advance = Callable[[int], None]
+"""Called with the number of images that are done with since the last call."""
 
 # Largest difference of a probability that counts as the same answer.
 TOLERANCE = 1e-4
@@ -124,11 +129,14 @@ def compare(expected: Probabilities, found: Probabilities, decide: Decide, toler
     )
 
 
-def load_images(root: Path, paths: Sequence[str], spec: PreprocessSpec) -> CheckImages:
+def load_images(
+    root: Path, paths: Sequence[str], spec: PreprocessSpec, advance: Advance = lambda done: None
+) -> CheckImages:
     """Read image files as the server does; those that have gone or broken since the training are left out."""
     kept, digests, pixels = [], [], []
     source = open_source(root)
     for path in paths:
+        advance(1)
         try:
             content, _ = source.read(path)
             pixels.append(resize(decode(content), spec))
@@ -146,6 +154,7 @@ def check_variant(
     images: CheckImages,
     expected: Probabilities,
     tolerance: float = TOLERANCE,
+    advance: Advance = lambda done: None,
 ) -> dict[str, Agreement]:
     """Hold an exported model against expected probabilities (n, C).
 
@@ -154,50 +163,59 @@ def check_variant(
         ``resized_inside``: files at their own size, resized in the graph, against the same expectation.
     """
     variant = metadata.variant
-    found = onnx_probabilities(session, images.pixels, variant)
+    found = onnx_probabilities(session, images.pixels, variant, advance)
     agreements = {variant: compare(expected, found, metadata.decide, tolerance)}
-    if variant == "full" and metadata.precision == "float32":
+    if _resizes(metadata):
         positions, answers = [], []
         for position, pixels in images.originals():
             positions.append(position)
-            answers.append(onnx_probabilities(session, pixels, variant)[0])
+            answers.append(onnx_probabilities(session, pixels, variant, advance)[0])
         agreements["resized_inside"] = compare(
             expected[positions], np.stack(answers), metadata.decide, RESIZE_TOLERANCE
         )
     return agreements
 
 
-def onnx_probabilities(session: ort.InferenceSession, pixels: Pixels, variant: str) -> Probabilities:
+def count_answers(metadata: ModelMetadata, images: int) -> int:
+    """Return how many answers :func:`check_variant` asks for."""
+    return images + (min(images, MAX_ORIGINALS) if _resizes(metadata) else 0)
+
+
+def _resizes(metadata: ModelMetadata) -> bool:
+    return metadata.variant == "full" and metadata.precision == "float32"
+
+
+def onnx_probabilities(
+    session: ort.InferenceSession, pixels: Pixels, variant: str, advance: Advance = lambda done: None
+) -> Probabilities:
     """Run an exported model: uint8 (n, H, W, 3) to float32 (n, C), in the form that its variant wants."""
     answers = []
     for block in blocks(pixels):
         given = block if variant == "full" else planes_of(block)
         answers.append(session.run(["probabilities"], {"image": given})[0])
+        advance(len(block))
     return np.concatenate(answers)
 
 
-def open_sessions(file: Path) -> dict[str, ort.InferenceSession]:
+def open_sessions(file: Path, *, require_cuda: bool = False) -> dict[str, ort.InferenceSession]:
     """Open a model once per provider that really runs here.
+
+    Args:
+        file: the model.
+        require_cuda: do not go on without a GPU, or with one that leaves nodes to the CPU.
 
     Raises:
         ModelError: if onnxruntime refuses the file.
+        DeviceError: if a GPU is required and cannot be used.
     """
-    providers: list[tuple[str, dict[str, str]]] = [("CPUExecutionProvider", {})]
-    # onnxruntime lists CUDA wherever its GPU wheel is installed; without the driver it only prints errors.
-    if CUDA in ort.get_available_providers() and cuda_driver_present():
-        ort.preload_dlls()
-        providers.append(cuda_provider(0))
-    sessions = {}
-    for provider, settings in providers:
+    sessions = {CPU: open_session(file)}
+    if require_cuda or cuda_possible():
         try:
-            session = ort.InferenceSession(file, providers=[(provider, settings)])
-        except Exception as error:  # onnxruntime's exceptions share no base
-            reason = str(error).strip().splitlines()[0]
-            raise ModelError(
-                f"onnxruntime refuses the model on {provider}", path=file, found=reason, mend="xexport onnx"
-            ) from error
-        if session.get_providers()[0] == provider:
-            sessions[provider] = session
+            sessions[CUDA] = open_session(file, device="cuda", whole=require_cuda)
+        except DeviceError as error:
+            if require_cuda:
+                raise
+            logger.warning("the GPU was not tried: %s", error.found)
     return sessions
 
 

@@ -39,6 +39,40 @@ class ExportSpec:
 
 
 @dataclass(frozen=True, kw_only=True)
+class VerifySpec:
+    """What to hold a model against.
+
+    Attributes:
+        data: the folder of the images; without it (and without a run) no answers are compared.
+        weights_file: of the backbone, if they are not where the run found them.
+        certificate: by default the one beside the model.
+        require_cuda: do not go on without a GPU, or with one that leaves part of the network to the CPU.
+    """
+
+    data: Path | None = None
+    weights_file: Path | None = None
+    certificate: Path | None = None
+    require_cuda: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchSpec:
+    """What to measure.
+
+    Attributes:
+        batches: images a call.
+        threads: of the network on the CPU.
+        seconds: of measurement per line.
+        device: ``cpu`` or ``cuda``.
+    """
+
+    batches: tuple[int, ...] = (1, 8, 32)
+    threads: tuple[int, ...] = (1,)
+    seconds: float = 2.0
+    device: str = "cpu"
+
+
+@dataclass(frozen=True, kw_only=True)
 class QuantizeSpec:
     """How to quantise, and what may be lost.
 

@@ -2,19 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime as ort
 
 from export.certificate import Certificate, certificate_path, read_certificate
 from export.metadata import ModelMetadata
 from export.model_file import ModelFile, open_model
-from export.parity import TOLERANCE, CheckImages, Checks, Probabilities, check_variant, load_images, open_sessions
+from export.parity import (
+    TOLERANCE,
+    CheckImages,
+    Checks,
+    Probabilities,
+    check_variant,
+    count_answers,
+    load_images,
+    open_sessions,
+)
+from export.specs import VerifySpec
 from featurize.errors import DataError, MismatchError, ParityError
 from featurize.weights import sha256_of
 from head.run import Run
+
+Progress = Callable[[int, int], None]
 
 _MEND = "take a copy that is whole, or export the run again with xexport onnx"
 
@@ -45,42 +59,40 @@ class Verification:
 
 
 def verify_model(
-    path: Path,
-    *,
-    data: Path | None = None,
-    run: Run | None = None,
-    weights_file: Path | None = None,
-    certificate: Path | None = None,
+    path: Path, spec: VerifySpec | None = None, *, run: Run | None = None, progress: Progress | None = None
 ) -> Verification:
     """Check a model file against its certificate, against a run, and its answers against torch's.
 
     Args:
         path: the model.
-        data: the folder of the images; without it (and without a run) no answers are compared.
+        spec: what to hold it against.
         run: the run it should be of: then torch runs again, and the certificate may be missing.
-        weights_file: of the backbone, if they are not where the run found them.
-        certificate: by default the one beside the model.
+        progress: called with images read and answered, and how many these will be in all.
 
     Raises:
         ModelError: if the model or the certificate cannot be read.
         MismatchError: if the bytes, the classes, the weights or the settings are others.
         ParityError: if an answer differs.
         DataError: if there is no image to compare answers of.
+        DeviceError: if a GPU is required and cannot be used.
     """
+    spec = spec or VerifySpec()
     model = open_model(path)
-    proof = _certificate(model, certificate, needed=run is None)
+    proof = _certificate(model, spec.certificate, needed=run is None)
     if run is not None:
         _check_run(model, run)
+    sessions = open_sessions(path, require_cuda=spec.require_cuda)
+    count = _Count(model.metadata, len(sessions), progress)
     checks: Checks = {}
     reference, changed = None, 0
     if run is not None:
-        images, expected = _torch_answers(run, data, weights_file)
+        images, expected = _torch_answers(run, spec, count)
         reference = "torch"
-    elif data is not None and proof is not None:
-        images, expected, changed = _recorded_answers(model, proof, data)
+    elif spec.data is not None and proof is not None:
+        images, expected, changed = _recorded_answers(model, proof, spec.data, count)
         reference = "certificate"
     if reference is not None:
-        checks = _compare(model, images, expected, proof.tolerance if proof else TOLERANCE)
+        checks = _compare(model, sessions, (images, expected), proof.tolerance if proof else TOLERANCE, count)
     return Verification(
         model=str(path),
         certificate=str(proof.path) if proof else None,
@@ -136,16 +148,39 @@ def _check_run(model: ModelFile, run: Run) -> None:
             )
 
 
-def _torch_answers(run: Run, data: Path | None, weights_file: Path | None) -> tuple[CheckImages, Probabilities]:
+class _Count:
+    """Images read and answered so far, told to a progress callback together with how many these will be."""
+
+    def __init__(self, metadata: ModelMetadata, providers: int, progress: Progress | None) -> None:
+        self._metadata = metadata
+        self._providers = providers
+        self._progress = progress
+        self._done = self._total = 0
+
+    def expect(self, images: int) -> None:
+        """Say how many images there are; before, the total counts as unknown."""
+        self._total = images + self._providers * count_answers(self._metadata, images)
+
+    def __call__(self, done: int) -> None:
+        self._done += done
+        if self._progress is not None:
+            self._progress(self._done, self._total)
+
+
+def _torch_answers(run: Run, spec: VerifySpec, count: _Count) -> tuple[CheckImages, Probabilities]:
     from export.ingredients import images_to_check, plain_model, torch_probabilities
 
-    images, _ = images_to_check(run, data)
-    return images, torch_probabilities(plain_model(run, weights_file), images.pixels)
+    images, _ = images_to_check(run, spec.data, advance=count)
+    count.expect(len(images))
+    return images, torch_probabilities(plain_model(run, spec.weights_file), images.pixels)
 
 
-def _recorded_answers(model: ModelFile, proof: Certificate, data: Path) -> tuple[CheckImages, Probabilities, int]:
+def _recorded_answers(
+    model: ModelFile, proof: Certificate, data: Path, count: _Count
+) -> tuple[CheckImages, Probabilities, int]:
     recorded = {row.path: row for row in proof.reference}
-    found = load_images(data, list(recorded), model.metadata.feature_spec.preprocess)
+    count.expect(len(recorded))
+    found = load_images(data, list(recorded), model.metadata.feature_spec.preprocess, count)
     same = [i for i, path in enumerate(found.paths) if found.sha256[i] == recorded[path].sha256]
     if not same:
         raise DataError(
@@ -165,10 +200,17 @@ def _recorded_answers(model: ModelFile, proof: Certificate, data: Path) -> tuple
     return images, expected, len(found) - len(same)
 
 
-def _compare(model: ModelFile, images: CheckImages, expected: Probabilities, tolerance: float) -> Checks:
+def _compare(
+    model: ModelFile,
+    sessions: dict[str, ort.InferenceSession],
+    asked: tuple[CheckImages, Probabilities],
+    tolerance: float,
+    count: _Count,
+) -> Checks:
+    images, expected = asked
     checks = {
-        provider: check_variant(session, model.metadata, images, expected, tolerance)
-        for provider, session in open_sessions(model.path).items()
+        provider: check_variant(session, model.metadata, images, expected, tolerance, count)
+        for provider, session in sessions.items()
     }
     for provider, agreements in checks.items():
         for name, agreement in agreements.items():

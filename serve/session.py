@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import logging
 import os
 from dataclasses import dataclass
@@ -13,29 +11,16 @@ from typing import Any, NamedTuple
 import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
-from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
 
 from export.metadata import ModelMetadata
-from featurize.cores import cores
-from featurize.cuda import PROVIDER as CUDA
-from featurize.cuda import check_device_name, cuda_driver_present, cuda_provider
+from export.onnx_session import ORT_ERRORS, cuda_possible, first_line, open_session
+from featurize.cuda import check_device_name
 from featurize.errors import DeviceError, ModelError
 
 logger = logging.getLogger(__name__)
 
 INPUT = "image"
-CPU = "CPUExecutionProvider"
 INPUT_TYPES = {"full": "tensor(uint8)", "core": "tensor(float)"}
-
-_EXPORT = "write a model with xexport onnx"
-# onnxruntime's own exceptions have no common root; the built-in ones come from its Python side.
-_ORT_ERRORS: tuple[type[Exception], ...] = (
-    *(kind for kind in vars(ort_state).values() if isinstance(kind, type) and issubclass(kind, Exception)),
-    OSError,
-    RuntimeError,
-    ValueError,
-)
-_SILENT = 4  # onnxruntime's severities go from 0 (verbose) to 4 (fatal)
 
 
 class Outputs(NamedTuple):
@@ -109,12 +94,19 @@ class ModelSession:
                 found=found,
                 mend="run xexport onnx to write one, or name another with its path",
             )
-        threads = threads or cores()
-        if device == "cpu" or (device == "auto" and not _cuda_possible()):
-            return cls(_start(path, threads, []), path, "cpu")
-        number = int(device.partition(":")[2] or 0)
-        session = _start_on_cuda(path, threads, number, required=device != "auto")
-        return cls(session, path, f"cuda:{number}" if CUDA in session.get_providers() else "cpu")
+        if device == "auto":
+            return cls._open_where_possible(path, threads)
+        device = "cuda:0" if device == "cuda" else device
+        return cls(open_session(path, device=device, threads=threads), path, device)
+
+    @classmethod
+    def _open_where_possible(cls, path: Path, threads: int | None) -> ModelSession:
+        if cuda_possible():
+            try:
+                return cls(open_session(path, device="cuda:0", threads=threads, whole=False), path, "cuda:0")
+            except DeviceError as error:
+                logger.warning("the GPU cannot be used, running on the CPU: %s", error.found)
+        return cls(open_session(path, threads=threads), path, "cpu")
 
     def run(self, pixels: NDArray[np.uint8], *, heatmap: bool = False) -> Outputs:
         """Run the network once.
@@ -132,8 +124,8 @@ class ModelSession:
         wanted = [name for name in Outputs._fields if name in self.gives and (heatmap or name != "heatmap")]
         try:
             found = self._session.run(wanted, {INPUT: batch})
-        except _ORT_ERRORS as error:
-            raise ModelError("the model failed", path=self.path, found=_first_line(error)) from error
+        except ORT_ERRORS as error:
+            raise ModelError("the model failed", path=self.path, found=first_line(error)) from error
         answers = {name: np.asarray(answer, np.float32) for name, answer in zip(wanted, found, strict=True)}
         if "ood" in answers:
             answers["ood"] = answers["ood"].reshape(-1)
@@ -147,55 +139,6 @@ class ModelSession:
             raise ModelError(
                 f"a wrong answer in {name}", path=self.path, expected=f"shape {shape}", found=f"{answer.shape}"
             )
-
-
-def _cuda_possible() -> bool:
-    return CUDA in ort.get_available_providers() and cuda_driver_present()
-
-
-def _start(path: Path, threads: int, providers: list[Any]) -> ort.InferenceSession:
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    # Threads that spin while they wait take the cores from the threads that decode.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    # Its messages would stand beside ours: what matters of them is in the exceptions.
-    options.log_severity_level = _SILENT
-    try:
-        return ort.InferenceSession(path, options, providers=[*providers, CPU], enable_fallback=0)
-    except _ORT_ERRORS as error:
-        raise ModelError(
-            "not a model that onnxruntime can read",
-            path=path,
-            expected="a whole ONNX file of xexport onnx",
-            found=_first_line(error),
-            mend=_EXPORT,
-        ) from error
-
-
-def _start_on_cuda(path: Path, threads: int, number: int, *, required: bool) -> ort.InferenceSession:
-    failure = ""
-    try:
-        ort.set_default_logger_severity(_SILENT)
-        with contextlib.redirect_stdout(io.StringIO()):  # preload_dlls prints, and stdout is for results
-            ort.preload_dlls()
-        session = _start(path, threads, [cuda_provider(number)])
-        if CUDA in session.get_providers():
-            return session
-        failure = f"onnxruntime {ort.__version__} runs on {', '.join(session.get_providers())}"
-    except ModelError as error:
-        failure = _first_line(error.__cause__ or error)
-        session = _start(path, threads, [])  # if this fails too, the file is at fault, not the device
-    finally:
-        ort.set_default_logger_severity(2)
-    if required:
-        raise DeviceError(
-            f"onnxruntime cannot use cuda:{number}",
-            expected=CUDA,
-            found=failure,
-            mend="check nvidia-smi and pip show onnxruntime-gpu, or run with --device cpu",
-        )
-    logger.warning("the GPU cannot be used, running on the CPU: %s", failure)
-    return session
 
 
 def _tensor(node: Any) -> Tensor:
@@ -235,7 +178,3 @@ def _require_fit(model: ModelSession, fits: bool, what: str, expected: str, foun
 
 def _describe(tensors: tuple[Tensor, ...] | list[Tensor]) -> str:
     return ", ".join(f"{each.name} {each.kind} {list(each.shape)}" for each in tensors) or "none"
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

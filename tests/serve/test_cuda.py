@@ -30,6 +30,9 @@ class Pretending:
     def get_providers(self) -> list[str]:
         return self._names
 
+    def get_provider_graph_assignment_info(self) -> list[Any]:
+        return []
+
     def __getattr__(self, name: str) -> Any:
         return getattr(self._session, name)
 
@@ -41,7 +44,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(ort, "InferenceSession", Pretending)
     monkeypatch.setattr(ort, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"])
     monkeypatch.setattr(ort, "preload_dlls", lambda: None)
-    monkeypatch.setattr("export.parity.cuda_driver_present", lambda: True)
+    monkeypatch.setattr("export.onnx_session.cuda_driver_present", lambda: True)
     return lambda: [each for each in Pretending.asked if "CUDAExecutionProvider" in each]
 
 
