@@ -19,7 +19,7 @@ from head.fit import FittedHead, check_convergence, learning_rate
 from head.history import EpochRecord
 from head.loss import balanced_weights, validation_loss
 from head.network import build_head
-from head.rows import AnyRows, Batch
+from head.rows import AnyRows, Batch, collected
 from head.specs import HeadSpec, TrainSpec
 
 Job = tuple[HeadSpec, TrainSpec]
@@ -172,7 +172,8 @@ class BlockTraining:
         kept = self.average or self.stack.state
         logits = None
         if self.valid is not None:
-            logits = torch.cat([self.stack.logits(block, kept) for block in self.valid.clean_blocks()], 1)
+            blocks = (self.stack.logits(block, kept) for block in self.valid.clean_blocks())
+            logits = collected(blocks, len(self.valid.labels), dim=1)
         for number, head in enumerate(self.heads):
             loss, accuracy = float(losses[number]), float(accuracies[number])
             valid_loss = valid_accuracy = math.nan

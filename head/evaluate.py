@@ -19,7 +19,7 @@ from head.intervals import Interval, wilson_interval
 from head.metrics import classification_metrics
 from head.operating import decisions_at
 from head.predictions import Predictions
-from head.rows import labelled_blocks
+from head.rows import collected, labelled_blocks
 from head.run import Run
 
 logger = logging.getLogger(__name__)
@@ -164,7 +164,7 @@ def _predict(run: Run, cache: FeatureCache, rows: NDArray[np.int64], labels: NDA
 
     head = run.load_head()
     with torch.inference_mode():
-        logits = torch.cat([head(block.clean) for block in labelled_blocks(cache, rows)])
+        logits = collected((head(block.clean) for block in labelled_blocks(cache, rows)), len(rows))
     point = run.facts.get("operating_point")
     return Predictions(
         paths=[cache.columns.path[row] for row in rows.tolist()],

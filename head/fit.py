@@ -19,7 +19,7 @@ from head.adam import FusedAdam
 from head.history import EpochRecord
 from head.loss import balanced_weights, training_loss, validation_loss
 from head.network import build_head
-from head.rows import AnyRows, Rows
+from head.rows import AnyRows, Rows, collected
 from head.specs import HeadSpec, TrainSpec
 
 logger = logging.getLogger(__name__)
@@ -44,12 +44,12 @@ class FittedHead:
 
     def logits(self, features: Tensor) -> Tensor:
         """Return logits (N, C) of features (N, D)."""
-        return self.logits_of(Rows(features, torch.empty(0)))
+        return self.logits_of(Rows(features, torch.empty(len(features))))
 
     def logits_of(self, rows: AnyRows) -> Tensor:
         """Return logits (n, C) of the unchanged images of rows."""
         with torch.inference_mode():
-            return torch.cat([self.model(block) for block in rows.clean_blocks()])
+            return collected((self.model(block) for block in rows.clean_blocks()), len(rows.labels))
 
 
 Progress = Callable[[EpochRecord], None]
@@ -157,7 +157,7 @@ def _evaluate(model: nn.Module, rows: AnyRows | None, weights: Tensor | None) ->
         return math.nan, math.nan
     model.eval()
     with torch.inference_mode():
-        logits = torch.cat([model(block) for block in rows.clean_blocks()])
+        logits = collected((model(block) for block in rows.clean_blocks()), len(rows.labels))
         loss = validation_loss(logits, rows.labels, weights)
         return float(loss), float((logits.argmax(1) == rows.labels).float().mean())
 

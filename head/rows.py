@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import mmap
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple, cast
@@ -258,6 +258,20 @@ def batches(order: Tensor, batch_size: int) -> Iterator[Tensor]:
         end = start + batch_size if len(order) - start - batch_size > 1 else len(order)
         yield order[start:end]
         start = end
+
+
+def collected(blocks: Iterable[Tensor], count: int, dim: int = 0) -> Tensor:
+    """Join blocks along ``dim``, whose length will be ``count``, as they come.
+
+    The memory is asked for once: small results kept between large blocks that go would keep the memory of these.
+    """
+    result, done = torch.empty(0), 0
+    for block in blocks:
+        if not done:
+            result = block.new_empty((*block.shape[:dim], count, *block.shape[dim + 1 :]))
+        result.narrow(dim, done, block.shape[dim]).copy_(block)
+        done += block.shape[dim]
+    return result
 
 
 def _draw_views(shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor | None:

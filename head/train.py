@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from featurize.cache import FeatureCache
@@ -21,7 +20,7 @@ from head.fit import FittedHead, Progress, fit_head
 from head.history import EpochRecord
 from head.predictions import Predictions
 from head.report import ReportInput, render_report
-from head.rows import Reading, Rows, labelled_blocks, plan_reading
+from head.rows import Reading, Rows, collected, labelled_blocks, plan_reading
 from head.run import HISTORY_FILE, REPORT_FILE, Run, RunWriter, new_run_name, open_run, save_predictions
 from head.specs import HeadSpec, MemorySpec, TargetSpec, TrainSpec
 from head.splits import Split, split_rows
@@ -106,7 +105,7 @@ def _predict(fitted: FittedHead, cache: FeatureCache, split: Split, *, views_ave
         paths=[cache.columns.path[row] for row in rows.tolist()],
         split=parts,
         labels=np.asarray(cache.columns.label)[rows].astype(np.int64),
-        logits=torch.cat([answer(block) for block in labelled_blocks(cache, rows)]).numpy(),
+        logits=collected(map(answer, labelled_blocks(cache, rows)), len(rows)).numpy(),
     )
 
 
