@@ -4,26 +4,26 @@
 
 By default on what ``make demo`` left, which shows that it runs; figures that mean something need real images.
 
-MODEL is a full model of ``xexport onnx`` with its core form beside it. A runtime that is not installed is named as
-such; one that fails is listed with its reason. OpenCV and OpenVINO come from PyPI; onnxruntime-web is looked for with
-Node in the folder that XFEAT_NODE_MODULES names.
+MODEL is a full model of ``xexport onnx`` with its core form beside it. A row says by how much the probabilities of a
+runtime differ at most from those of onnxruntime's CPU provider. A runtime that is not installed is named with the
+command that installs it; one that fails, with its reason. onnxruntime-web is looked for in the folder that
+XFEAT_NODE_MODULES names.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib.metadata
-import json
 import multiprocessing
-import os
-import subprocess
-import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+from export_runtimes import native, web
 
 from export.model_file import open_model
 from export.overlay import list_images
@@ -33,9 +33,31 @@ from featurize.preprocess import resize
 
 ROOT = Path(__file__).parents[1]
 BATCHES = (1, 2, 8)
+IMAGES = 16
 ORIGINALS = 6
+OWN_SIZE = "own size"
 Feed = np.ndarray
 Runner = Callable[[Path, list[Feed]], list[np.ndarray]]
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """A runtime; ``version`` returns ``None`` where it is not installed, and ``install`` says how it would be."""
+
+    name: str
+    version: Callable[[], str | None]
+    install: str
+    run: Runner
+
+
+@dataclass(frozen=True)
+class Case:
+    """Inputs of a form of the model, and the probabilities that onnxruntime's CPU provider gives for them."""
+
+    variant: str
+    column: str
+    feeds: list[Feed]
+    expected: np.ndarray
 
 
 def main() -> None:
@@ -44,23 +66,39 @@ def main() -> None:
     parser.add_argument("images", type=Path, nargs="?", default=ROOT / "data" / "test")
     parser.add_argument("--markdown", type=Path, help="write the table to this file as well")
     options = parser.parse_args()
-    lines = ["| runtime | model | batch | images | largest difference |", "|---|---|---|---|---|"]
-    print(*lines, sep="\n")
-    for runtime, (version, run) in RUNTIMES.items():
-        for variant, batch, feeds, expected in cases(options.model, options.images):
-            path = options.model if variant == "full" else options.model.with_suffix(".core.onnx")
-            count = sum(map(len, feeds))
-            try:
-                found = np.concatenate(apart(run, path, feeds))
-                off = float(np.abs(found - expected).max()) if np.isfinite(found).all() else float("inf")
-                outcome = f"{off:.1e}"
-            except Exception as error:  # noqa: BLE001 - whatever a runtime raises is its result
-                outcome = f"fails: {reason(error)}"
-            line = f"| {runtime} {version()} | {variant} | {batch} | {count} | {outcome} |"
-            lines.append(line)
-            print(line, flush=True)
+    lines = []
+    for line in table(options.model, options.images, RUNTIMES):
+        print(line, flush=True)
+        lines.append(line)
     if options.markdown:
         options.markdown.write_text("\n".join(lines) + "\n")
+
+
+def table(model: Path, images: Path, runtimes: list[Runtime]) -> Iterator[str]:
+    """Yield the lines of the table, each as soon as it is known."""
+    columns = [*map(str, BATCHES), OWN_SIZE]
+    yield "| runtime | model | " + " | ".join(f"batch {name}" if name.isdigit() else name for name in columns) + " |"
+    yield "|---" * (2 + len(columns)) + "|"
+    given = cases(model, images)
+    for runtime in runtimes:
+        version = runtime.version()
+        if version is None:
+            yield f"| {runtime.name} | | not installed: `{runtime.install}` |" + " |" * (len(columns) - 1)
+            continue
+        for variant in ("core", "full"):
+            path = model if variant == "full" else model.with_suffix(".core.onnx")
+            found = {case.column: outcome(runtime, path, case) for case in given if case.variant == variant}
+            yield f"| {runtime.name} {version} | {variant} | " + " | ".join(found.get(c, "–") for c in columns) + " |"
+
+
+def outcome(runtime: Runtime, path: Path, case: Case) -> str:
+    """Return the largest difference, or why there is none."""
+    try:
+        found = np.concatenate(apart(runtime.run, path, case.feeds))
+    except Exception as error:  # noqa: BLE001 - whatever a runtime raises is its result
+        text = " ".join(str(error).split()) or type(error).__name__
+        return f"fails: {text[:140].replace('|', '/')}"
+    return f"{np.abs(found - case.expected).max():.1e}" if np.isfinite(found).all() else "fails: not a number"
 
 
 def apart(run: Runner, path: Path, feeds: list[Feed]) -> list[np.ndarray]:
@@ -73,93 +111,69 @@ def apart(run: Runner, path: Path, feeds: list[Feed]) -> list[np.ndarray]:
             raise RuntimeError("ends its process") from error
 
 
-def cases(model: Path, folder: Path) -> list[tuple[str, str, list[Feed], np.ndarray]]:
-    """Return variant, name of the batch, inputs, and the probabilities that onnxruntime's CPU provider gives."""
+def cases(model: Path, folder: Path) -> list[Case]:
+    """Return every batch size for both forms, and files of their own size for the full one."""
     full = open_model(model)
     spec = full.metadata.feature_spec.preprocess
-    images = [decode(file.read_bytes()) for file in list_images([folder])[:: max(1, len(list_images([folder])) // 16)]]
-    pixels = np.stack([resize(image, spec) for image in images[:16]])
+    files = list_images([folder])
+    images = [decode(file.read_bytes()) for file in files[:: max(1, len(files) // IMAGES)][:IMAGES]]
+    pixels = np.stack([resize(image, spec) for image in images])
     expected = full.session.run(["probabilities"], {"image": pixels})[0]
     rows = []
     for variant in ("core", "full"):
         for batch in BATCHES:
             blocks = [pixels[i : i + batch] for i in range(0, len(pixels) - len(pixels) % batch, batch)]
             feeds = blocks if variant == "full" else [planes_of(block) for block in blocks]
-            rows.append((variant, str(batch), feeds, expected[: sum(map(len, blocks))]))
+            rows.append(Case(variant, str(batch), feeds, expected[: sum(map(len, blocks))]))
     originals = [np.asarray(image.convert("RGB"))[None] for image in images[:ORIGINALS]]
     answers = [full.session.run(["probabilities"], {"image": each})[0] for each in originals]
-    rows.append(("full", "1, own size", originals, np.concatenate(answers)))
-    return rows
+    return [*rows, Case("full", OWN_SIZE, originals, np.concatenate(answers))]
 
 
-def by_onnxruntime(path: Path, feeds: list[Feed]) -> list[np.ndarray]:
-    session = open_model(path, threads=1).session
-    return [session.run(["probabilities"], {"image": feed})[0] for feed in feeds]
+def package(*names: str) -> str | None:
+    """Return the version of the first of these packages that is installed."""
+    for name in names:
+        try:
+            return importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return None
 
 
-def by_openvino(path: Path, feeds: list[Feed]) -> list[np.ndarray]:
-    import openvino
-
-    model = openvino.Core().compile_model(str(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-    return [model({"image": feed})["probabilities"] for feed in feeds]
+def ncnn_version() -> str | None:
+    """Return the version of ncnn, if its converter is there too."""
+    return package("ncnn") if package("pnnx") else None
 
 
-def by_opencv(path: Path, feeds: list[Feed]) -> list[np.ndarray]:
-    import cv2
-
-    network = cv2.dnn.readNetFromONNX(str(path))
-    answers = []
-    for feed in feeds:
-        network.setInput(feed, "image")
-        answers.append(network.forward("probabilities").copy())
-    return answers
-
-
-def by_onnxruntime_web(path: Path, feeds: list[Feed]) -> list[np.ndarray]:
-    kind = "uint8" if feeds[0].dtype == np.uint8 else "float32"
-    with tempfile.TemporaryDirectory() as folder:
-        shapes = []
-        for number, feed in enumerate(feeds):
-            np.ascontiguousarray(feed).tofile(Path(folder) / f"{number}.bin")
-            shapes.append(list(feed.shape))
-        job = {"model": str(path), "folder": folder, "kind": kind, "shapes": shapes}
-        script = Path(__file__).with_name("export_conformance.mjs")
-        done = subprocess.run(["node", script], input=json.dumps(job), capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise RuntimeError(next((line for line in done.stderr.splitlines() if "rror" in line), done.stderr))
-        return [
-            np.array(answer, np.float32).reshape(shapes[i][0], -1) for i, answer in enumerate(json.loads(done.stdout))
-        ]
-
-
-def package(*names: str) -> Callable[[], str]:
-    def version() -> str:
-        for name in names:
-            try:
-                return importlib.metadata.version(name)
-            except importlib.metadata.PackageNotFoundError:
-                continue
-        return "(not installed)"
-
-    return version
-
-
-def web_version() -> str:
-    file = Path(os.environ.get("XFEAT_NODE_MODULES", "node_modules")) / "onnxruntime-web" / "package.json"
-    return str(json.loads(file.read_text())["version"]) if file.is_file() else "(not installed)"
-
-
-def reason(error: BaseException) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text[:140].replace("|", "/")
-
-
-RUNTIMES: dict[str, tuple[Callable[[], str], Runner]] = {
-    "onnxruntime": (package("onnxruntime-gpu", "onnxruntime"), by_onnxruntime),
-    "OpenVINO": (package("openvino"), by_openvino),
-    "OpenCV dnn": (package("opencv-python-headless", "opencv-python"), by_opencv),
-    "onnxruntime-web (Node, wasm)": (web_version, by_onnxruntime_web),
-}
+RUNTIMES = [
+    Runtime(
+        "onnxruntime",
+        partial(package, "onnxruntime-gpu", "onnxruntime"),
+        "pip install onnxruntime",
+        native.by_onnxruntime,
+    ),
+    Runtime(
+        "onnxruntime-web in Node",
+        partial(web.web_version, "node"),
+        "apt install nodejs npm && npm install onnxruntime-web",
+        web.by_node,
+    ),
+    Runtime(
+        "onnxruntime-web in a browser",
+        web.chromium_version,
+        "apt install chromium npm && npm install onnxruntime-web",
+        web.by_chromium,
+    ),
+    Runtime("OpenVINO", partial(package, "openvino"), "pip install openvino", native.by_openvino),
+    Runtime("tract", partial(package, "tract"), "pip install tract", native.by_tract),
+    Runtime(
+        "OpenCV dnn",
+        partial(package, "opencv-python-headless", "opencv-python"),
+        "pip install opencv-python-headless",
+        native.by_opencv,
+    ),
+    Runtime("ncnn, through pnnx", ncnn_version, "pip install ncnn pnnx", native.by_ncnn),
+]
 
 if __name__ == "__main__":
     main()

@@ -1,0 +1,4 @@
+"""The runtimes of ``export_conformance.py``: ``native`` (called from Python), ``web`` (JavaScript).
+
+Each takes a model file and a list of inputs, and returns the probabilities of each. Whatever it raises is its result.
+"""

@@ -1,0 +1,57 @@
+"""The table of runtimes tells what is not installed from what fails."""
+
+from __future__ import annotations
+
+import importlib
+import operator
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+
+
+@pytest.fixture
+def conformance(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The benchmark, as a module."""
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    yield importlib.import_module("export_conformance")
+    for name in [name for name in sys.modules if name.startswith(("export_conformance", "export_runtimes"))]:
+        del sys.modules[name]
+
+
+def test_a_row_says_how_much_a_runtime_differs_why_it_fails_or_how_it_is_installed(
+    conformance: Any, exported: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(conformance, "BATCHES", (2,))
+    runtimes = [
+        conformance.Runtime("here", lambda: "1.0", "", conformance.native.by_onnxruntime),
+        conformance.Runtime("broken", lambda: "2.0", "", operator.truediv),
+        conformance.Runtime("absent", lambda: None, "pip install absent", operator.truediv),
+    ]
+    heads, _, *rows = conformance.table(exported.model, exported.data, runtimes)
+    assert heads == "| runtime | model | batch 2 | own size |"
+    assert rows[0] == "| here 1.0 | core | 0.0e+00 | – |"
+    assert rows[1] == "| here 1.0 | full | 0.0e+00 | 0.0e+00 |"
+    assert rows[3].startswith("| broken 2.0 | full | fails: unsupported operand type(s) for /")
+    assert rows[4:] == ["| absent | | not installed: `pip install absent` | |"]
+    assert {row.count("|") for row in rows} == {5}
+
+
+def test_a_converter_that_does_not_end_is_ended(
+    conformance: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(conformance.native, "CONVERSION_TIMEOUT_S", 0.2)
+    with pytest.raises(RuntimeError, match="sleep does not end"):
+        conformance.native.convert(["sleep", "60"], tmp_path)
+
+
+def test_the_last_line_of_a_converter_that_fails_is_the_reason(conformance: Any, tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="sh: no such layer"):
+        conformance.native.convert(["sh", "-c", "echo reading; echo no such layer; exit 3"], tmp_path)
+
+
+def test_every_runtime_is_named_with_a_command_that_installs_it(conformance: Any) -> None:
+    assert all(runtime.install.split()[0] in {"pip", "apt", "npm"} for runtime in conformance.RUNTIMES)
