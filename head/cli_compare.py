@@ -50,11 +50,11 @@ def compare(
         entries += fit_baselines(found[0], part)
     comparison = compare_entries(entries, part, sort=sort)
     if csv_file is not None:
-        _write(csv_file, as_csv(comparison))
+        _write(csv_file, as_csv(comparison), option="--csv")
     if html_file is not None:
         from head.compare_page import render_comparison
 
-        _write(html_file, render_comparison(comparison))
+        _write(html_file, render_comparison(comparison), option="--html")
     return as_json(comparison), _as_text(comparison)
 
 
@@ -62,10 +62,10 @@ def _folder(given: Path, runs: Path) -> Path:
     return given if given.exists() or not (runs / given).exists() else runs / given
 
 
-def _write(file: Path, text: str) -> None:
+def _write(file: Path, text: str, *, option: str) -> None:
     from featurize.atomic import replacing
 
-    with replacing(file) as partial:
+    with replacing(file, elsewhere=f"choose another place with {option}") as partial:
         partial.write_text(text, encoding="utf-8", errors="surrogateescape")
 
 

@@ -191,7 +191,8 @@ def save_out_of_fold(result: CrossValidation, path: Path) -> None:
     names, columns = result.cache.class_names, result.cache.columns
     header = ["path", "group", "seed", "fold", "label", "prediction", *(PROBABILITY_PREFIX + name for name in names)]
     main = result.main
-    with replacing(path) as partial, partial.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+    output = replacing(path, elsewhere="choose another place with --predictions")
+    with output as partial, partial.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
         writer = csv.writer(file)
         writer.writerow(header)
         for seed, (fold, probabilities) in enumerate(zip(main.fold, main.probabilities, strict=True)):

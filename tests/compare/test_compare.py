@@ -176,6 +176,14 @@ def test_the_command_writes_text_json_csv_and_a_page(runs: Path, tmp_path: Path)
     assert "http://" not in re.sub(r"http://www\.w3\.org\S*|http://purl\.org\S*|http://creativecommons\S*", "", text)
 
 
+@pytest.mark.parametrize("option", ["--csv", "--html"])
+def test_a_file_that_cannot_be_written_is_one_message_with_its_option(runs: Path, tmp_path: Path, option: str) -> None:
+    (tmp_path / "file").write_text("")
+    outcome = CliRunner().invoke(main, ["compare", "--runs", str(runs), option, str(tmp_path / "file" / "out")])
+    assert outcome.exit_code == 1
+    assert f"choose another place with {option}" in outcome.stderr
+
+
 def test_the_page_escapes_names_and_draws_no_more_runs_than_it_has_colours(runs: Path) -> None:
     names = ["<b>bold</b>", *(f"run{number}" for number in range(MOST_CURVES))]
     entries = as_entries(find_runs(runs)[:1])

@@ -168,3 +168,11 @@ def test_the_command_prints_the_contract_and_writes_the_predictions(make_cache: 
     assert "plays no role" in text
     assert "image by image" in text
     assert f"{100 * answer['accuracy']['mean']:.1f} %" in text
+
+
+def test_predictions_that_cannot_be_written_name_their_option(make_cache: MakeCache, tmp_path: Path) -> None:
+    cache = make_cache()
+    arguments = ["crossval", "--features", str(cache.path), "--folds", "2", "--epochs", "1", "--hidden", "linear"]
+    done = CliRunner().invoke(main, [*arguments, "--predictions", str(cache.path / "out.csv")])
+    assert done.exit_code == 1
+    assert "choose another place with --predictions" in done.stderr
