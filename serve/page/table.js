@@ -72,7 +72,7 @@ function headCell(column, number, again) {
   const button = textElement("button", column.title);
   button.type = "button";
   const arrow = textElement("span", chosen ? (order.down ? " ▼" : " ▲") : "");
-  arrow.ariaHidden = "true"; // aria-sort says it
+  arrow.setAttribute("aria-hidden", "true"); // aria-sort says it
   button.append(arrow);
   button.addEventListener("click", () => {
     // Probabilities are read from the top: their first click sorts downwards.

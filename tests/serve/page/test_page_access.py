@@ -1,0 +1,148 @@
+"""The page for people who use a keyboard or a screen reader, or see little, in both its forms.
+
+The rules are those of axe-core, WCAG 2.2 A and AA and its best practices; the versions of them that the installed
+axe-core knows.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.resources
+import os
+from pathlib import Path
+
+import pytest
+
+from serve.offline import write_site
+from serve.predictor import Predictor
+
+AUDIT = {"audited": True, "passed": False, "failures": ["patients are in two splits"], "warnings": ["the border tells"]}
+TAGS = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
+CHECK = f"""axe.run(document, {{ runOnly: {{ type: 'tag', values: {TAGS} }} }}).then((found) => ({{
+  passes: found.passes.length,
+  violations: found.violations.map((each) => each.help + ': ' + each.nodes.map((node) => node.html).join(' ')),
+}}))"""
+
+
+@pytest.fixture(scope="session")
+def axe():
+    """Return the source of axe-core: of the file that XFEAT_AXE names, else of the wheel axe-core-python."""
+    if named := os.environ.get("XFEAT_AXE"):
+        return Path(named).read_text()
+    package = pytest.importorskip("axe_core_python", reason="needs axe-core-python, or XFEAT_AXE=axe.min.js")
+    (source,) = importlib.resources.files(package).rglob("axe.min.js")
+    return source.read_text()
+
+
+@pytest.fixture(params=["server", "browser"])
+def open_page(request, write_model, tmp_path, serve_model, serve_folder, browse):
+    """Return a function that runs a coroutine function with one form of the page."""
+    model = write_model(ood=True, ood_threshold=0.5, heatmap=True, audit=AUDIT, positive="covid", threshold=0.4)
+    with contextlib.ExitStack() as stack:
+        if request.param == "server":
+            address = str(stack.enter_context(serve_model(Predictor.open(model, device="cpu"))).base_url)
+        else:
+            write_site(model, tmp_path / "site", request.getfixturevalue("runtime"))
+            address = stack.enter_context(serve_folder(tmp_path / "site"))
+        yield lambda visit: browse(address, visit)
+
+
+def write_images(folder, tiny):
+    """Write a familiar image, one unlike the training images, and none; return their paths."""
+    contents = {"dark.png": tiny.draw((0, 90, 0)), "bright.png": tiny.draw((255, 200, 250)), "text.png": b"text"}
+    for name, content in contents.items():
+        (folder / name).write_bytes(content)
+    return [folder / name for name in contents]
+
+
+async def loaded(browser):
+    await browser.until("document.querySelector('#facts')?.innerText.includes('Test accuracy')")
+
+
+def test_axe_finds_nothing_in_light_and_dark_on_desk_and_phone(open_page, axe, tiny, tmp_path):
+    async def visit(browser):
+        await loaded(browser)
+        await browser.value(f"{axe};0")
+        await browser.choose(*write_images(tmp_path, tiny))
+        await browser.until_status("3 images:")
+        for dark in (False, True):
+            for width in (1200, 360):
+                await browser.look(width=width, dark=dark)
+                for shown in ("cards", "table"):
+                    found = await browser.value(CHECK)
+                    assert found["passes"] > 20
+                    assert found["violations"] == [], (shown, dark, width)
+                    await browser.press("t")
+
+    open_page(visit)
+
+
+def test_nothing_has_to_be_scrolled_sideways_on_a_narrow_screen(open_page, tiny, tmp_path):
+    """320 px is what WCAG 1.4.10 asks for; tables are excepted, and scroll in a frame of their own."""
+
+    async def visit(browser):
+        await browser.look(width=320)
+        await loaded(browser)
+        await browser.choose(*write_images(tmp_path, tiny))
+        await browser.until_status("3 images:")
+        for _ in ("cards", "table"):
+            assert await browser.value("document.documentElement.scrollWidth") <= 320
+            await browser.press("t")
+
+    open_page(visit)
+
+
+def test_all_can_be_done_with_the_keyboard(open_page, tiny, tmp_path):
+    focused = "document.activeElement.id || document.activeElement.className || document.activeElement.textContent"
+
+    async def tab_to(browser, wanted):
+        for _ in range(40):
+            await browser.press("Tab")
+            if await browser.value(f"({focused}).startsWith('{wanted}')"):
+                # Whoever cannot see where they are cannot go on.
+                ringed = "document.activeElement.id === 'files' ? drop : document.activeElement"
+                assert await browser.value(f"getComputedStyle({ringed}).outlineStyle") != "none", wanted
+                return
+        pytest.fail(f"Tab does not lead to {wanted}; it is at {await browser.value(focused)}")
+
+    async def visit(browser):
+        await loaded(browser)
+        await tab_to(browser, "files")
+        await browser.choose(*write_images(tmp_path, tiny))
+        await browser.until_status("3 images:")
+        await tab_to(browser, "heat")
+        await browser.press("ArrowRight")
+        assert await browser.value("document.documentElement.style.getPropertyValue('--heat')") == "0.51"
+        await tab_to(browser, "picture")
+        await browser.press("Enter")
+        assert await browser.value("document.activeElement.getAttribute('aria-expanded')") == "true"
+        await browser.value("document.getElementById('files').focus()")
+        await tab_to(browser, "view")
+        await browser.press("Enter")
+        await tab_to(browser, "Decision")
+        await browser.press("Enter")
+        sort = "document.querySelector('th:nth-child(2)').getAttribute('aria-sort')"
+        assert await browser.value(sort) == "ascending"
+        await browser.press("Enter")
+        assert await browser.value(sort) == "descending"
+
+    open_page(visit)
+
+
+def test_single_keys_can_be_turned_off_and_stay_off(open_page, tiny, tmp_path):
+    pressed = "document.getElementById('view').getAttribute('aria-pressed')"
+
+    async def visit(browser):
+        await loaded(browser)
+        for expected in ("true", "false"):
+            await browser.choose(*write_images(tmp_path, tiny))
+            await browser.until_status("3 images:")
+            await browser.press("t")
+            assert await browser.value(pressed) == expected
+            await browser.value(
+                "document.getElementById('shortcuts').checked && document.getElementById('shortcuts').click()"
+            )
+            await browser.call("Page.reload")
+            await loaded(browser)
+
+    open_page(visit)
