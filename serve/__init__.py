@@ -1,8 +1,8 @@
 """A model file answers: on the command line, over HTTP and on a page. Runs where torch is not installed.
 
-Reading order: ``results`` (what an answer is), ``session`` (the model file in onnxruntime), ``predictor`` (image files
-to answers; the library), ``heatmap`` (where the network looked, as a picture), ``listing`` (which files a command line
-means); then the server: ``spec`` (limits), ``batching`` (images of many requests in common batches), ``models`` (by
+Reading order: ``results`` (what an answer is), ``session`` (the model file in onnxruntime), ``buckets`` (sizes of
+batches), ``predictor`` (image files to answers; the library), ``heatmap`` (where the network looked, as a picture),
+``listing`` (which files a command line means); then the server: ``spec`` (limits), ``batching`` (images of many requests in common batches), ``models`` (by
 name, exchanged in service), ``intake`` and ``uploads`` (what comes in), ``facts`` (what is told of a model),
 ``service`` (how a request gets its answers), ``tensors`` and ``protocol`` (Open Inference Protocol), ``app`` (all
 routes together), ``schema`` (how they are described), ``access``, ``security``, ``request_log``, ``metrics``,

@@ -105,7 +105,9 @@ def _predict_routes(service: Service) -> APIRouter:
         with service.intake.admit(request) as body:
             images = await read_images(body, service.spec)
             predictor, results = await service.predict(request, served, images, heatmap=heatmap)
-            return await run_in_threadpool(_reply, predictor, results, heatmap)
+            if heatmap:
+                return await run_in_threadpool(_reply, predictor, results, heatmap)
+            return _reply(predictor, results, heatmap)
 
     return router
 
@@ -137,10 +139,10 @@ def _state_routes(service: Service) -> APIRouter:
 
     @router.get("/health", summary="Whether images are accepted", responses=HEALTH_RESPONSES)
     async def health() -> JSONResponse:
-        default = service.models.default.predictor
+        default = service.models.default
         state = {
             "status": "ok" if service.ready else "stopping",
-            "model": default.path.name,
+            "model": default.predictor.path.name,
             "device": default.device,
             "queue": sum(model.pending for model in service.models.values()),
             "failed_reloads": sorted(service.metrics.failed_reloads),

@@ -1,16 +1,16 @@
-"""Images of many requests in common batches: a bounded queue, decoding threads, one thread that runs the network.
+"""Images of many requests in common batches: a bounded queue, decoding threads, one thread a session of the network.
 
-An image passes ``submit`` (refused if the queue is full), a decoding thread, the ready queue and a batch; its future is
-then resolved with a result. Whatever was accepted is answered, also when the server stops. A future that is cancelled
-before its batch starts costs nothing more.
+An image passes ``submit`` (refused if the queue is full), a decoding thread unless it is pixels already, the ready
+queue and a batch; its future is then resolved with a result. Whatever was accepted is answered, also when the server
+stops. A future that is cancelled before its batch starts costs nothing more.
 """
 
 from __future__ import annotations
 
 import logging
-import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -54,6 +54,9 @@ class Job:
             self.future.set_result(outcome)
 
 
+Item = tuple[Job, Pixels]
+
+
 class Observer:
     """Hears how batches are formed; this one ignores it."""
 
@@ -68,7 +71,7 @@ class Batcher:
     """Forms batches of what several requests ask for at the same time.
 
     Args:
-        predictor: decodes and runs the network.
+        predictors: sessions of one model file; each runs its own batches. The first one decodes.
         max_queue: images accepted and not yet answered.
         max_batch: images per call of the network; by default what suits the device.
         batch_wait_s: how long the first image of a batch waits for others, while others are being decoded.
@@ -77,25 +80,32 @@ class Batcher:
 
     def __init__(
         self,
-        predictor: Predictor,
-        *,
+        *predictors: Predictor,
         max_queue: int,
         max_batch: int | None = None,
         batch_wait_s: float = 0.0,
         observer: Observer | None = None,
     ) -> None:
-        self._predictor = predictor
+        self._predictor = predictors[0]
         self._max_queue = max_queue
-        self._max_batch = max_batch or predictor.batch_size
+        self._max_batch = max_batch or self._predictor.batch_size
         self._batch_wait_s = batch_wait_s
         self._observer = observer or Observer()
         self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)  # only the worker that forms a batch waits for it
+        self._forming = threading.Lock()
         self._pending = 0
+        self._decoding = 0
+        self._ready: deque[Item] = deque()
         self._closed = False
-        self._ready: queue.SimpleQueue[tuple[Job, Pixels] | None] = queue.SimpleQueue()
+        self._ended = False
         self._decoders = ThreadPoolExecutor(cores(), thread_name_prefix="decode")
-        self._worker = threading.Thread(target=self._run, name="inference", daemon=True)
-        self._worker.start()
+        self._workers = [
+            threading.Thread(target=self._run, args=[predictor], name=f"inference-{number}", daemon=True)
+            for number, predictor in enumerate(predictors)
+        ]
+        for worker in self._workers:
+            worker.start()
 
     @property
     def pending(self) -> int:
@@ -129,7 +139,13 @@ class Batcher:
                 raise QueueFullError(f"{self._pending} images are waiting already")
             self._pending += len(jobs)
             for job in jobs:
-                self._decoders.submit(self._decode, job)
+                pixels = self._predictor.as_pixels(job.content)
+                if pixels is not None:
+                    self._ready.append((job, pixels))
+                else:
+                    self._decoding += 1
+                    self._decoders.submit(self._decode, job)
+            self._changed.notify()
         return [job.future for job in jobs]
 
     def close(self) -> None:
@@ -139,61 +155,69 @@ class Batcher:
                 return
             self._closed = True
         self._decoders.shutdown(wait=True)
-        self._ready.put(None)
-        self._worker.join()
+        with self._lock:
+            self._ended = True
+            self._changed.notify()
+        for worker in self._workers:
+            worker.join()
 
     def _decode(self, job: Job) -> None:
         started = time.monotonic()
+        pixels: Pixels | None = None
+        outcome: Result | Exception | None = None
         if job.future.cancelled():
-            self._finish([(job, _GIVEN_UP)])
-            return
-        try:
-            pixels = self._predictor.decode(job.content)
-        except ImageError as error:
-            self._finish([(job, SkippedImage(path=job.name, reason=error.what))])
-        except Exception as error:  # noqa: BLE001 - whoever waits for the future must hear of it
-            self._finish([(job, error)])
+            outcome = _GIVEN_UP
+        else:
+            try:
+                pixels = self._predictor.decode(job.content)
+            except ImageError as error:
+                outcome = SkippedImage(path=job.name, reason=error.what)
+            except Exception as error:  # noqa: BLE001 - whoever waits for the future must hear of it
+                outcome = error
+        with self._lock:
+            self._decoding -= 1
+            if pixels is not None:
+                self._ready.append((job, pixels))
+            # Each wake of the worker costs as much as a little work: it need not count the images one by one.
+            if len(self._ready) in (1, self._max_batch) or not self._decoding:
+                self._changed.notify()
+        if outcome is not None:
+            self._finish([(job, outcome)])
         else:
             self._observer.on_stage("decode", time.monotonic() - started)
-            self._ready.put((job, pixels))
 
-    def _run(self) -> None:
-        while (first := self._ready.get()) is not None:
-            batch = [first]
-            more = self._fill(batch)
-            self._answer(batch)
-            if not more:
-                return
+    def _run(self, predictor: Predictor) -> None:
+        while batch := self._form_batch():
+            self._answer(predictor, batch)
 
-    def _fill(self, batch: list[tuple[Job, Pixels]]) -> bool:
-        """Add what is ready, and wait for what is still being decoded; ``False`` if the queue has ended."""
-        deadline = time.monotonic() + self._batch_wait_s
-        while len(batch) < self._max_batch:
-            wait_s = deadline - time.monotonic() if self._pending > len(batch) else 0.0
-            try:
-                item = self._ready.get(timeout=wait_s) if wait_s > 0 else self._ready.get_nowait()
-            except queue.Empty:
-                return True
-            if item is None:
-                return False
-            batch.append(item)
-        return True
+    def _form_batch(self) -> list[Item]:
+        """Wait for images and take them; the result is empty when the queue has ended."""
+        with self._forming, self._lock:  # one worker at a time, so that idle ones do not tear batches apart
+            while not self._ready and not self._ended:
+                self._changed.wait()
+            deadline = time.monotonic() + self._batch_wait_s
+            while len(self._ready) < self._max_batch and self._decoding:
+                wait_s = deadline - time.monotonic()
+                if wait_s <= 0:
+                    break
+                self._changed.wait(wait_s)
+            return [self._ready.popleft() for _ in range(min(len(self._ready), self._max_batch))]
 
-    def _answer(self, batch: list[tuple[Job, Pixels]]) -> None:
-        wanted: list[tuple[Job, Pixels]] = []
+    def _answer(self, predictor: Predictor, batch: list[Item]) -> None:
+        wanted: list[Item] = []
         for job, pixels in batch:
             if job.future.cancelled():
                 self._finish([(job, _GIVEN_UP)])
             else:
                 wanted.append((job, pixels))
         if wanted:
-            self._compute(wanted)
+            self._compute(predictor, wanted)
 
-    def _compute(self, batch: list[tuple[Job, Pixels]]) -> None:
+    def _compute(self, predictor: Predictor, batch: list[Item]) -> None:
         started = time.monotonic()
         jobs = [job for job, _ in batch]
         try:
-            results = self._predictor.infer(
+            results = predictor.infer(
                 [job.name for job in jobs],
                 [pixels for _, pixels in batch],
                 heatmap=any(job.heatmap for job in jobs),
@@ -201,16 +225,16 @@ class Batcher:
         except Exception as error:
             if len(batch) > 1:  # only the image that is at fault may suffer
                 for one in batch:
-                    self._compute([one])
+                    self._compute(predictor, [one])
                 return
             logger.exception("inference failed")
             self._finish([(jobs[0], error)])
             return
+        self._finish(list(zip(jobs, results, strict=True)))
         self._observer.on_batch(len(batch))
         self._observer.on_stage("infer", time.monotonic() - started)
         for job in jobs:
             self._observer.on_stage("queue", started - job.submitted_s)
-        self._finish(list(zip(jobs, results, strict=True)))
 
     def _finish(self, outcomes: Sequence[tuple[Job, Result | Exception]]) -> None:
         with self._lock:

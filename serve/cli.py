@@ -10,13 +10,12 @@ import click
 from featurize.console import Commands, default_of, json_option, progress_bar
 from serve.cli_page import page
 from serve.settings import name_environment, read_file, read_key
-from serve.spec import MEBIBYTE, ServeSpec
+from serve.spec import MEBIBYTE, Process, ServeSpec
 
 if TYPE_CHECKING:
     from export.metadata import ModelMetadata
     from serve.models import Models
     from serve.results import Prediction, SkippedImage
-    from serve.server import Process
 
 DEFAULT_MODEL = "model.onnx"
 DEFAULT_HOST = "127.0.0.1"
@@ -89,7 +88,18 @@ def predict(
     show_default=True,
     help="Port to listen on; 0 takes a free one.",
 )
-@_device_option
+@click.option(
+    "--device",
+    default=default_of(Process, "device"),
+    show_default=True,
+    help="auto, cpu, cuda or cuda:N; several with commas, as cuda:0,cuda:1. A device asked for is never replaced.",
+)
+@click.option(
+    "--sessions",
+    type=click.IntRange(min=1),
+    help="Sessions of a model on each device, which compute side by side and share --threads.  [default: 2 on a CPU "
+    "of as many cores, 1 on a GPU]",
+)
 @click.option("--require-cuda", is_flag=True, help="The same as --device cuda: without a GPU, do not start.")
 @_threads_option
 @click.option(
@@ -160,14 +170,14 @@ def start(model: Path, **settings: Any) -> None:
     MODEL is a file of xexport onnx, by default model.onnx, or a folder of them. SIGHUP opens changed files anew while
     requests are answered. Ctrl-C stops; requests that were accepted are answered.
     """
-    serve, process_of = _import_server()
+    serve = _import_server()
     spec = ServeSpec(
         max_body_bytes=int(settings.pop("max_body_mb") * MEBIBYTE),
         max_memory_bytes=int(settings.pop("max_memory_mb") * MEBIBYTE),
         max_batch=settings.pop("batch_size"),
         **{name: settings.pop(name) for name in ("max_files", "max_queue", "batch_wait_ms", "answer_timeout_s")},
     )
-    process = process_of(
+    process = Process(
         device=_device(settings.pop("device"), settings.pop("require_cuda")),
         api_key=read_key(settings.pop("api_key_file")),
         **settings,
@@ -176,7 +186,7 @@ def start(model: Path, **settings: Any) -> None:
         _log_as_json()
 
     def announce(url: str, models: Models) -> None:
-        click.echo(f"serving {model} on {models.default.predictor.device} at {url}")
+        click.echo(f"serving {model} on {models.default.device} at {url}")
         click.echo("Ctrl-C stops", err=True)
 
     serve(model, spec, process, on_ready=announce)
@@ -190,7 +200,7 @@ main.add_command(page)
 def _device(device: str, require_cuda: bool) -> str:
     from featurize.errors import SpecError
 
-    if not require_cuda or device.startswith("cuda"):
+    if not require_cuda or all(each.strip().startswith("cuda") for each in device.split(",")):
         return device
     if device == "auto":
         return "cuda"
@@ -209,16 +219,16 @@ def _log_as_json() -> None:
         logging.getLogger(name).propagate = False
 
 
-def _import_server() -> tuple[Any, type[Process]]:
+def _import_server() -> Any:
     from featurize.errors import MissingExtraError
 
     try:
-        from serve.server import Process, serve
+        from serve.server import serve
     except ModuleNotFoundError as error:
         raise MissingExtraError(
             f"xserve start needs {error.name}, which is not installed", mend="pip install 'xfeat[serve]'"
         ) from error
-    return serve, Process
+    return serve
 
 
 def _report_skipped(predictions: list[Prediction], skipped: list[SkippedImage]) -> None:

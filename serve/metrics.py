@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -15,6 +15,11 @@ from serve.results import Result, SkippedImage
 _LATENCY_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 _BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128)
 _MODEL_LABELS = ["model", "file", "run", "backbone", "fingerprint", "device"]
+
+
+def device_of(predictors: Sequence[Predictor]) -> str:
+    """Return the devices that the sessions of a model really run on."""
+    return ",".join(dict.fromkeys(predictor.device for predictor in predictors))
 
 
 class Metrics(Observer):
@@ -53,8 +58,7 @@ class Metrics(Observer):
             self.skipped.labels(cause)
         for limit in ("queue", "memory"):
             self.refused.labels(limit)
-        for stage in STAGES:
-            self.stages.labels(stage)
+        self._of_stage = {stage: self.stages.labels(stage) for stage in STAGES}
         ProcessCollector(registry=within)
 
     def on_batch(self, images: int) -> None:
@@ -63,18 +67,19 @@ class Metrics(Observer):
 
     def on_stage(self, stage: str, seconds: float) -> None:
         """Note the time of a stage."""
-        self.stages.labels(stage).observe(seconds)
+        self._of_stage[stage].observe(seconds)
 
-    def add_model(self, name: str, predictor: Predictor, pending: Callable[[], int]) -> None:
+    def add_model(self, name: str, predictors: Sequence[Predictor], pending: Callable[[], int]) -> None:
         """Describe a model, in place of what answered under its name before, and report the length of its queue."""
         self.remove_model(name)
+        predictor = predictors[0]
         facts = [
             name,
             predictor.path.name,
             predictor.metadata.run,
             predictor.metadata.feature_spec.backbone,
             predictor.metadata.fingerprint,
-            predictor.device,
+            device_of(predictors),
         ]
         self._facts[name] = facts
         self._model.labels(*facts).set(1)

@@ -12,7 +12,7 @@ from typing import Any, Self
 
 from featurize.errors import ModelError, XfeatError
 from serve.batching import Batcher
-from serve.metrics import Metrics
+from serve.metrics import Metrics, device_of
 from serve.predictor import ImageContent, Predictor
 from serve.results import Result
 from serve.spec import ServeSpec
@@ -22,7 +22,8 @@ logger = logging.getLogger(__name__)
 _SUFFIX = ".onnx"
 _CORE_SUFFIX = ".core.onnx"
 
-Opener = Callable[[Path], Predictor]
+# The sessions of a model file: one, or several that compute side by side.
+Opener = Callable[[Path], Sequence[Predictor]]
 # Differs when a file was written anew or replaced: inode, size, time of change.
 Signature = tuple[int, int, int] | None
 
@@ -49,26 +50,31 @@ class Reload:
 
 
 class ServedModel:
-    """One name: the model that answers under it and its queue, which are exchanged together.
+    """One name: the sessions that answer under it and their queue, which are exchanged together.
 
     Attributes:
         name: in addresses; the file name without the suffix.
     """
 
-    def __init__(self, name: str, predictor: Predictor, spec: ServeSpec, metrics: Metrics) -> None:
+    def __init__(self, name: str, predictors: Sequence[Predictor], spec: ServeSpec, metrics: Metrics) -> None:
         self.name = name
         self._spec = spec
         self._metrics = metrics
         self._lock = threading.Lock()
         self._leaving: list[Batcher] = []
-        self._predictor = predictor
-        self._batcher = self._start(predictor)
-        metrics.add_model(name, predictor, lambda: self.pending)
+        self._predictors = predictors
+        self._batcher = self._start(predictors)
+        metrics.add_model(name, predictors, lambda: self.pending)
 
     @property
     def predictor(self) -> Predictor:
-        """The model that answers now."""
-        return self._predictor
+        """The model that answers now; of several sessions the first."""
+        return self._predictors[0]
+
+    @property
+    def device(self) -> str:
+        """Where it really runs: ``cpu``, ``cuda:0``, or ``cuda:0,cuda:1``."""
+        return device_of(self._predictors)
 
     @property
     def pending(self) -> int:
@@ -89,15 +95,15 @@ class ServedModel:
             The model that will answer, and a future an image.
         """
         with self._lock:  # no exchange in between: an accepted request meets a queue that is open
-            return self._predictor, self._batcher.submit(images, heatmap=heatmap)
+            return self.predictor, self._batcher.submit(images, heatmap=heatmap)
 
-    def exchange(self, predictor: Predictor) -> None:
+    def exchange(self, predictors: Sequence[Predictor]) -> None:
         """Answer with another model from now on; what was accepted before is answered by the old one."""
-        fresh = self._start(predictor)
+        fresh = self._start(predictors)
         with self._lock:
-            old, self._batcher, self._predictor = self._batcher, fresh, predictor
+            old, self._batcher, self._predictors = self._batcher, fresh, predictors
             self._leaving.append(old)
-        self._metrics.add_model(self.name, predictor, lambda: self.pending)
+        self._metrics.add_model(self.name, predictors, lambda: self.pending)
         old.close()
         self._leaving.remove(old)
 
@@ -105,9 +111,9 @@ class ServedModel:
         """Accept nothing more and answer what was accepted."""
         self._batcher.close()
 
-    def _start(self, predictor: Predictor) -> Batcher:
+    def _start(self, predictors: Sequence[Predictor]) -> Batcher:
         return Batcher(
-            predictor,
+            *predictors,
             max_queue=self._spec.max_queue,
             max_batch=self._spec.max_batch,
             batch_wait_s=self._spec.batch_wait_ms / 1000,
@@ -120,7 +126,7 @@ class Models(Mapping[str, ServedModel]):
 
     Args:
         source: the file or folder.
-        opener: opens a model file.
+        opener: opens the sessions of a model file.
         spec: the limits.
         metrics: the numbers.
 
@@ -139,15 +145,15 @@ class Models(Mapping[str, ServedModel]):
         files = model_files(source)
         self._seen = {path: _signature(path) for path in files}
         opened = {name_of(path): self._open(path) for path in files}
-        self._models = {name: ServedModel(name, predictor, spec, metrics) for name, predictor in opened.items()}
+        self._models = {name: ServedModel(name, predictors, spec, metrics) for name, predictors in opened.items()}
 
     @classmethod
     def of(cls, predictor: Predictor, spec: ServeSpec) -> Self:
         """Serve one model that is open already; it is opened again, by the same class, on a reload."""
         waiting = [predictor]
 
-        def opener(path: Path) -> Predictor:
-            return waiting.pop() if waiting else type(predictor).open(path, predictor.device)
+        def opener(path: Path) -> list[Predictor]:
+            return [waiting.pop() if waiting else type(predictor).open(path, predictor.device)]
 
         return cls(predictor.path, opener, spec, Metrics())
 
@@ -207,10 +213,11 @@ class Models(Mapping[str, ServedModel]):
         except ModelError:
             return []  # a folder that is being filled anew; what is in service stays
 
-    def _open(self, path: Path) -> Predictor:
-        predictor = self._opener(path)
-        predictor.warm_up()
-        return predictor
+    def _open(self, path: Path) -> Sequence[Predictor]:
+        predictors = self._opener(path)
+        for predictor in predictors:
+            predictor.warm_up()
+        return predictors
 
     def _reload_file(self, path: Path, signature: Signature, report: Reload) -> None:
         name = name_of(path)
@@ -219,15 +226,15 @@ class Models(Mapping[str, ServedModel]):
             return
         self._seen[path] = signature
         try:
-            predictor = self._open(path)
+            predictors = self._open(path)
         except XfeatError as problem:
             report.kept[name] = str(problem)
             self._metrics.note_reload(name, ok=False)
             return
         if name in self._models:
-            self._models[name].exchange(predictor)
+            self._models[name].exchange(predictors)
         else:
-            self._models = {**self._models, name: ServedModel(name, predictor, self._spec, self._metrics)}
+            self._models = {**self._models, name: ServedModel(name, predictors, self._spec, self._metrics)}
         report.loaded.append(name)
         self._metrics.note_reload(name, ok=True)
 

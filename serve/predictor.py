@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 from PIL import Image
@@ -17,6 +18,7 @@ from export.metadata import ModelMetadata
 from featurize.cores import cores
 from featurize.errors import ImageError, ModelError, SpecError
 from featurize.preprocess import Pixels, load_pixels, resize
+from serve.buckets import bucket_of, bucket_sizes, stack
 from serve.listing import list_images
 from serve.results import Prediction, Result, SkippedImage
 from serve.session import ModelSession, Outputs
@@ -40,7 +42,8 @@ class Predictor:
         path: the model file.
         metadata: what the file says of itself.
         device: ``cpu`` or ``cuda:N``, where it really runs.
-        batch_size: the number of images that suits the device.
+        batch_size: most images per call of the network; by default what suits the device.
+        pads: whether batches are filled up to a size that the device has been warmed with.
         ood_threshold: the distance from which an image counts as foreign, or ``None``.
     """
 
@@ -51,23 +54,35 @@ class Predictor:
         self.device = session.device
         # A model without the output has nothing to compare with it.
         self.ood_threshold: float | None = self.metadata.ood_threshold if "ood" in session.gives else None
-        self.batch_size = _BATCH_ON_CPU if session.device == "cpu" else _BATCH_ON_GPU
+        # On a CPU a new shape costs nothing, and an image that nobody asked for as much as any.
+        self.pads = session.device != "cpu"
+        self.batch_size = _BATCH_ON_GPU if self.pads else _BATCH_ON_CPU
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str], device: str = "auto", threads: int | None = None) -> Predictor:
+    def open(
+        cls,
+        path: str | os.PathLike[str],
+        device: str = "auto",
+        threads: int | None = None,
+        *,
+        batch_size: int | None = None,
+    ) -> Self:
         """Open a model file.
 
         Args:
             path: a file of ``xexport onnx``.
             device: ``cpu``, ``cuda``, ``cuda:N``, or ``auto``: a GPU if onnxruntime can use one.
             threads: CPU threads for inference; by default all cores.
+            batch_size: most images per call of the network; by default what suits the device.
 
         Raises:
             ModelError: if there is no such file, or it is none that this project wrote.
             DeviceError: if the device that was asked for is not there; it is never replaced.
             SpecError: if ``device`` is none of these.
         """
-        return cls(ModelSession.open(path, device=device, threads=threads))
+        predictor = cls(ModelSession.open(path, device=device, threads=threads))
+        predictor.batch_size = batch_size or predictor.batch_size
+        return predictor
 
     def predict_paths(
         self,
@@ -109,6 +124,11 @@ class Predictor:
         sources: list[Source] = [(name, partial(bytes, content)) for name, content in zip(names, images, strict=True)]
         return self._predict(sources, batch_size, None)
 
+    def as_pixels(self, content: ImageContent) -> Pixels | None:
+        """Return the content if it is pixels of the model's size already, or ``None`` if it is to be decoded."""
+        side = self.metadata.feature_spec.preprocess.size
+        return content if not isinstance(content, bytes) and content.shape[:2] == (side, side) else None
+
     def decode(self, content: ImageContent) -> Pixels:
         """Return uint8 (S, S, 3) RGB for an image.
 
@@ -128,9 +148,8 @@ class Predictor:
                 # Anybody may send anything, and decoders have more ways to fail on damaged files than can be listed.
                 logger.debug("an image cannot be decoded", exc_info=True)
                 raise ImageError(f"cannot be decoded: {error}") from error
-        if content.shape[:2] == (preprocess.size, preprocess.size):
-            return content
-        return resize(Image.fromarray(content), preprocess)
+        pixels = self.as_pixels(content)
+        return pixels if pixels is not None else resize(Image.fromarray(content), preprocess)
 
     def infer(self, names: Sequence[str], pixels: Sequence[Pixels], *, heatmap: bool = False) -> list[Result]:
         """Run the network on one batch; if it fails, image by image, so that only the guilty one is skipped.
@@ -141,7 +160,8 @@ class Predictor:
             heatmap: put heatmaps into the answers, if the model gives them.
         """
         try:
-            outputs = self.session.run(np.stack(pixels), heatmap=heatmap)
+            size = bucket_of(len(pixels), self.batch_size) if self.pads else len(pixels)
+            outputs = self.session.run(stack(pixels, size), heatmap=heatmap)
         except ModelError as error:
             if len(pixels) == 1:
                 logger.warning("the model failed on an image: %s", error)
@@ -151,13 +171,14 @@ class Predictor:
         return [self._result(name, outputs, row) for row, name in enumerate(names)]
 
     def warm_up(self) -> None:
-        """Run the network once on a black image, so that the first request finds memory and kernels ready.
+        """Run the network on black images in batches of every bucket, so that requests find memory and kernels ready.
 
         Raises:
             ModelError: if the model cannot be run.
         """
         side = self.metadata.feature_spec.preprocess.size
-        self.session.run(np.zeros((1, side, side, 3), np.uint8))
+        for size in bucket_sizes(self.batch_size):
+            self.session.run(np.zeros((size, side, side, 3), np.uint8))
 
     def _result(self, name: str, outputs: Outputs, row: int) -> Result:
         probabilities = outputs.probabilities[row].tolist()

@@ -25,6 +25,8 @@ from serve.tensors import InferRequest, TensorError, encode_response, parse_requ
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
 _VERSION = "1"
+# Parsing less than this takes less time than passing it to a thread.
+_QUICK_JSON_BYTES = 1 << 14
 
 
 def protocol_routes(service: Service) -> APIRouter:
@@ -95,8 +97,7 @@ async def _infer(service: Service, name: str, request: Request) -> Response:
         async with body.arriving():
             content = await body.read()
         try:
-            # Large JSON takes a while: other requests go on meanwhile.
-            wanted = await run_in_threadpool(parse_request, content, _header_length(request))
+            wanted = await _parse(content, _header_length(request))
         except TensorError as error:
             raise HTTPException(400, str(error)) from error
         model = service.find(name)
@@ -109,6 +110,13 @@ async def _infer(service: Service, name: str, request: Request) -> Response:
     if header is None:
         return Response(reply, media_type="application/json")
     return Response(reply, headers={HEADER_LENGTH: str(header)}, media_type="application/octet-stream")
+
+
+async def _parse(content: bytes, header_bytes: int | None) -> InferRequest:
+    if (len(content) if header_bytes is None else header_bytes) <= _QUICK_JSON_BYTES:
+        return parse_request(content, header_bytes)
+    # Large JSON takes a while: other requests go on meanwhile.
+    return await run_in_threadpool(parse_request, content, header_bytes)
 
 
 def _header_length(request: Request) -> int | None:

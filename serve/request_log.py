@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import re
@@ -40,6 +41,8 @@ class LogRequests:
     def __init__(self, app: ASGIApp, write: Write | None = None) -> None:
         self._app = app
         self._write = write
+        self._process = uuid.uuid4().hex[:12]
+        self._numbers = itertools.count(1)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on and note how it ended."""
@@ -47,7 +50,7 @@ class LogRequests:
             await self._app(scope, receive, send)
             return
         given = Headers(scope=scope).get(ID_HEADER, "")
-        identifier = given if _SAFE_ID.fullmatch(given) else uuid.uuid4().hex
+        identifier = given if _SAFE_ID.fullmatch(given) else f"{self._process}-{next(self._numbers)}"
         scope[_NOTES] = {}
         started = time.perf_counter()
         status = 500

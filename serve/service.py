@@ -105,7 +105,7 @@ class Service:
             "name": model.name,
             "names": list(self.models),
             "formats": readable_formats(),
-            "device": predictor.device,
+            "device": model.device,
             "limits": {"max_body_bytes": self.spec.max_body_bytes, "max_files": self.spec.max_files},
         }
 

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
 
-from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+# As much as most servers take. Without a limit a head would be kept in memory as long as it comes.
+MAX_HEAD_BYTES = 1 << 16
 
 
-def impatient(header_timeout_s: float) -> type[H11Protocol]:
-    """Return uvicorn's HTTP protocol with a limit on the time until the head of a request has arrived.
+def impatient(header_timeout_s: float) -> type[HttpToolsProtocol]:
+    """Return uvicorn's HTTP protocol with limits on the time and the bytes until a request's head has arrived.
 
     Args:
         header_timeout_s: from the connection, or from the first byte after the last answer.
     """
 
-    class Impatient(H11Protocol):
+    class Impatient(HttpToolsProtocol):
         _deadline: asyncio.TimerHandle | None = None
+        _head_bytes = 0
 
-        def connection_made(self, transport: Any) -> None:
+        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
             self._expect_request()
 
@@ -29,6 +32,8 @@ def impatient(header_timeout_s: float) -> type[H11Protocol]:
             super().data_received(data)
             if self.cycle is not before:
                 self._stop_waiting()
+            elif self._deadline is not None:
+                self._count(len(data))
 
         def connection_lost(self, exc: Exception | None) -> None:
             self._stop_waiting()
@@ -36,7 +41,13 @@ def impatient(header_timeout_s: float) -> type[H11Protocol]:
 
         def _expect_request(self) -> None:
             if self._deadline is None:
+                self._head_bytes = 0
                 self._deadline = self.loop.call_later(header_timeout_s, self._give_up)
+
+        def _count(self, number: int) -> None:
+            self._head_bytes += number
+            if self._head_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
+                self.send_400_response("The head of the request is too large.")
 
         def _stop_waiting(self) -> None:
             if self._deadline is not None:

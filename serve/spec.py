@@ -1,4 +1,4 @@
-"""The limits of a server. They are enforced before anything is decoded."""
+"""The limits of a server, which are enforced before anything is decoded; and where it runs."""
 
 from __future__ import annotations
 
@@ -73,3 +73,28 @@ class ServeSpec(Spec):
             expected=f"max_memory_bytes of {self.max_body_bytes} or more",
             found=self.max_memory_bytes,
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Process:
+    """Where a server listens and what else it does.
+
+    Attributes:
+        host: name or address to listen on.
+        port: 0 takes a free one.
+        device: ``cpu``, ``cuda``, ``cuda:N`` or ``auto``; several with commas between them.
+        sessions: of a model on each device, which compute side by side; by default two on a CPU and one on a GPU.
+        threads: CPU threads for inference, in all sessions together; by default all cores.
+        api_key: that clients must know, or ``None``.
+        log_format: of the line a request: ``off``, ``text`` or ``json``.
+        watch_s: look for changed model files so often, or ``None`` for never.
+    """
+
+    host: str
+    port: int
+    device: str = "auto"
+    sessions: int | None = None
+    threads: int | None = None
+    api_key: str | None = None
+    log_format: str = "off"
+    watch_s: float | None = None

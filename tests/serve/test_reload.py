@@ -41,7 +41,7 @@ def place(write_model, folder):
 
 
 def open_models(source) -> Models:
-    return Models(source, lambda path: Predictor.open(path, "cpu"), ServeSpec(), Metrics())
+    return Models(source, lambda path: [Predictor.open(path, "cpu")], ServeSpec(), Metrics())
 
 
 def runs(models):
