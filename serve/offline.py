@@ -53,7 +53,7 @@ def write_site(model: Path, folder: Path, runtime: Path | None = None) -> Site:
         runtime: the npm package onnxruntime-web, as :func:`serve.offline_runtime.find_runtime` takes it.
 
     Raises:
-        ModelError: if there is no such model, or it is the core variant, which does not resize.
+        ModelError: if there is no such model, or it is the core variant.
         OutputError: if the folder holds other things, or cannot be written.
         SpecError, MissingExtraError: if onnxruntime-web cannot be had.
     """
@@ -61,7 +61,7 @@ def write_site(model: Path, folder: Path, runtime: Path | None = None) -> Site:
     predictor = Predictor.open(model, device="cpu")
     if predictor.metadata.variant != "full":
         raise ModelError(
-            "the core variant does not resize images, and the page needs that",
+            "the core variant has neither heatmap nor distance, and takes another input than the page gives",
             path=model,
             mend="name the full model, without .core, with --model",
         )
@@ -70,8 +70,9 @@ def write_site(model: Path, folder: Path, runtime: Path | None = None) -> Site:
     name = f"model-{hashlib.sha256(content).hexdigest()[:12]}.onnx"
     files = {name: content} | {RUNTIME_NAMES[part]: found for part, found in find_runtime(runtime).items()}
     files |= {page: page_file(page, "browser").replace(b"$policy", POLICY.encode()) for page in FORMS["browser"]}
-    # The last one: with it in place, everything that it names is.
-    files[FACTS] = json.dumps(_facts(predictor, name, content, files), indent=1).encode()
+    facts = {FACTS: json.dumps(_facts(predictor, name, content, files), indent=1).encode()}
+    # First in a new folder, which is ours from then on; last where a site is replaced, when all that it names is there.
+    files = files | facts if (folder / FACTS).exists() else facts | files
     for file, data in files.items():
         with replacing(folder / file) as partial:
             partial.write_bytes(data)

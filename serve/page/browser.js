@@ -4,15 +4,19 @@ import { asAnswer } from "./answer.js";
 import { start } from "./page.js";
 import { Problem } from "./problem.js";
 
-let parts = null; // the runtime and the model, kept so that a worker that has died can be replaced without a connection
+let parts = null; // the runtime and the model, kept for a worker that takes the place of one that has died
 let worker = null;
 let last = Promise.resolve();
 
 async function fetchPart(address, onBytes) {
-  const response = await fetch(address).catch(() => null);
-  if (!response?.ok) throw new Problem(`${address} cannot be loaded: reload this page, or write it again (xserve page)`);
   const counted = new TransformStream({ transform(chunk, out) { onBytes(chunk.length); out.enqueue(chunk); } });
-  return new Response(response.body.pipeThrough(counted)).blob();
+  try {
+    const response = await fetch(address);
+    if (response.ok) return await new Response(response.body.pipeThrough(counted)).blob();
+  } catch {
+    // The connection has failed, before or on the way: the same to whoever waits.
+  }
+  throw new Problem(`${address} cannot be loaded: reload this page, or write it again (xserve page)`);
 }
 
 async function askModel() {
@@ -39,7 +43,7 @@ function newWorker() {
   const address = URL.createObjectURL(new Blob([code], { type: "text/javascript" }));
   const made = new Worker(address, { type: "module" });
   made.onerror = (event) => { event.preventDefault(); made.reject?.(new Problem("its worker does not start, as in browsers from before 2023")); };
-  made.onmessage = ({ data }) => ("problem" in data ? made.reject(Object.assign(new Problem(data.problem), data)) : made.resolve(data.result));
+  made.onmessage = ({ data }) => ("problem" in data ? made.reject(Object.assign(new Problem(data.problem), { isDead: data.isDead })) : made.resolve(data.result));
   return made;
 }
 
@@ -69,14 +73,10 @@ function giveUp() {
 async function run(file, facts) {
   if (!parts) throw new Problem("the model has not been loaded");
   await ready();
-  try {
-    return await post({ task: "run", file, side: facts.input_size, heatmap: facts.heatmaps });
-  } catch (problem) {
-    if (problem.ofImage) throw problem;
-    // WebAssembly that ran out of memory cannot be used any more: the next image gets a new worker.
-    giveUp();
-    throw new Problem(`the model failed on it: ${problem.message}`);
-  }
+  return post({ task: "run", file, side: facts.input_size, heatmap: facts.heatmaps }).catch((problem) => {
+    if (problem.isDead) giveUp(); // the next image gets a new worker
+    throw problem;
+  });
 }
 
 // One image at a time, in order: the worker has one thread.

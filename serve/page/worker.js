@@ -10,24 +10,35 @@ const tasks = {
   async open({ runtime, model }) {
     // More threads need SharedArrayBuffer, and that needs headers which plain file servers do not send.
     ort.env.wasm.numThreads = 1;
+    ort.env.logLevel = "error";
     ort.env.wasm.wasmBinary = await runtime.arrayBuffer();
     session = await ort.InferenceSession.create(new Uint8Array(await model.arrayBuffer()));
   },
 
   async run({ file, side, heatmap }) {
     // The model could resize too, but in floating point, which rounds otherwise here than on a server.
-    const image = new ort.Tensor("uint8", await decode(file, side), [1, side, side, 3]);
+    const pixels = await decode(file, side);
     const wanted = session.outputNames.filter((name) => name === "probabilities" || name === "ood" || (heatmap && name === "heatmap"));
-    const outputs = await session.run({ image }, wanted);
-    return Object.fromEntries(wanted.map((name) => [name, { data: outputs[name].data, dims: outputs[name].dims }]));
+    try {
+      return await infer(pixels, side, wanted);
+    } catch (error) {
+      console.error(error);
+      // WebAssembly that has died answers nothing any more, not even a black image.
+      const isDead = await infer(new Uint8Array(pixels.length), side, wanted).then(() => false, () => true);
+      throw Object.assign(new Problem("the model failed on it"), { isDead });
+    }
   },
 };
+
+async function infer(pixels, side, wanted) {
+  const outputs = await session.run({ image: new ort.Tensor("uint8", pixels, [1, side, side, 3]) }, wanted);
+  return Object.fromEntries(wanted.map((name) => [name, { data: outputs[name].data, dims: outputs[name].dims }]));
+}
 
 self.onmessage = async ({ data: { task, ...rest } }) => {
   try {
     self.postMessage({ result: await tasks[task](rest) });
   } catch (error) {
-    // A problem of the image is no problem of the model.
-    self.postMessage({ problem: error.message ?? String(error), ofImage: error instanceof Problem });
+    self.postMessage({ problem: error.message ?? String(error), isDead: error.isDead });
   }
 };

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import csv
 import io
 
@@ -125,8 +126,7 @@ def test_without_a_connection_images_are_answered_with_heatmap_warning_table_and
         assert "93.8 % of 16 images" in await browser.text("#facts")
         assert "passed, with 1 warning" in await browser.text("#facts")
         assert "1 warning about the data" in await browser.text("#warnings")
-        no_network = {"latency": 0, "downloadThroughput": 0, "uploadThroughput": 0}
-        await browser.call("Network.emulateNetworkConditions", offline=True, **no_network)
+        serving.close()
         await browser.choose(*(tmp_path / name for name in ("dark.png", "bright.png", "text.png")))
         await browser.until_status("3 images:")
         assert await browser.text("#status") == (
@@ -142,8 +142,8 @@ def test_without_a_connection_images_are_answered_with_heatmap_warning_table_and
         assert await browser.value(names) == ["bright.png", "dark.png", "text.png"]
         assert "no answer: not a JPEG" in await browser.text("#table .problem")
 
-    with serve_folder(tmp_path / "site") as address:
-        browse(address, visit)
+    with contextlib.ExitStack() as serving:
+        browse(serving.enter_context(serve_folder(tmp_path / "site")), visit)
 
 
 def odd_files(folder):
@@ -185,7 +185,7 @@ def test_files_that_a_browser_decodes_otherwise_are_refused_in_words(model, runt
         browse(address, visit)
 
 
-def test_an_image_that_the_model_fails_on_leaves_the_next_ones_their_answers(
+def test_without_a_connection_an_image_that_the_model_fails_on_leaves_the_next_ones_their_answers(
     write_model, runtime, tiny, tmp_path, browse, serve_folder
 ):
     write_site(write_model(fails_above=True), tmp_path / "site", runtime)
@@ -194,9 +194,29 @@ def test_an_image_that_the_model_fails_on_leaves_the_next_ones_their_answers(
 
     async def visit(browser):
         await browser.until(LOADED)
+        serving.close()
         await browser.choose(tmp_path / "white.png", tmp_path / "dark.png")
         await browser.until_status("2 images: 1 normal, 1 without")
-        assert "the model failed on it" in await browser.text(".card:nth-child(1) .decision")
+        assert await browser.text(".card:nth-child(1) .decision") == "No answer: the model failed on it"
+
+    with contextlib.ExitStack() as serving:
+        browse(serving.enter_context(serve_folder(tmp_path / "site")), visit)
+
+
+def test_a_worker_that_has_died_is_replaced(model, runtime, tiny, tmp_path, browse, serve_folder):
+    """Its session is made to fail on everything after the first image, as WebAssembly without memory does."""
+    write_site(model, tmp_path / "site", runtime)
+    worker = tmp_path / "site" / "worker.js"
+    once = "if (session.used) throw new Error('out of memory'); session.used = true;\n  const outputs ="
+    worker.write_text(worker.read_text().replace("const outputs =", once))
+    for name in ("one.png", "two.png", "three.png"):
+        (tmp_path / name).write_bytes(tiny.draw((0, 90, 0)))
+
+    async def visit(browser):
+        await browser.until(LOADED)
+        await browser.choose(*(tmp_path / name for name in ("one.png", "two.png", "three.png")))
+        await browser.until_status("3 images: 2 normal, 1 without")
+        assert await browser.text(".card:nth-child(2) .decision") == "No answer: the model failed on it"
 
     with serve_folder(tmp_path / "site") as address:
         browse(address, visit)
@@ -245,7 +265,8 @@ def test_opened_as_a_file_the_page_says_what_to_do(model, runtime, tmp_path, bro
     write_site(model, tmp_path / "site", runtime)
 
     async def visit(browser):
-        await browser.until("getComputedStyle(document.getElementById('unstarted')).visibility === 'visible'")
+        shown = "((notice) => notice && getComputedStyle(notice).visibility)(document.getElementById('unstarted'))"
+        await browser.until(f"{shown} === 'visible'")
         assert "python -m http.server" in await browser.text("#unstarted")
 
     browse((tmp_path / "site" / "index.html").as_uri(), visit)

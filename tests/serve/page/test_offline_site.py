@@ -14,7 +14,7 @@ import pytest
 from click.testing import CliRunner
 
 from featurize.errors import MissingExtraError, ModelError, OutputError, SpecError
-from serve import offline_runtime
+from serve import offline, offline_runtime
 from serve.cli import main
 from serve.facts import model_facts
 from serve.offline import POLICY, write_site
@@ -137,8 +137,27 @@ def test_a_folder_of_other_things_stays_as_it_is(model, package, tmp_path, conte
     assert (folder / "index.html").read_text() == "mine"
 
 
+def test_writing_that_was_broken_off_can_be_repeated(model, package, tmp_path, monkeypatch):
+    written = []
+    plain = offline.replacing
+
+    def breaking_off(path):
+        if len(written) == 3:
+            raise KeyboardInterrupt
+        written.append(path)
+        return plain(path)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(offline, "replacing", breaking_off)
+        with pytest.raises(KeyboardInterrupt):
+            write_site(model, tmp_path / "site", package)
+    assert len(list((tmp_path / "site").iterdir())) == 3
+    site = write_site(model, tmp_path / "site", package)
+    assert len(list(site.folder.iterdir())) == site.files
+
+
 def test_a_core_model_is_refused(write_model, package, tmp_path):
-    with pytest.raises(ModelError, match="does not resize"):
+    with pytest.raises(ModelError, match="the core variant"):
         write_site(write_model(variant="core"), tmp_path / "site", package)
     assert not (tmp_path / "site").exists()
 
