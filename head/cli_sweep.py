@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from featurize.console import default_of, json_option, progress_bar
-from head.cli_options import features_option, open_trackers_of, runs_option, tracking_options
-from head.specs import HeadSpec, TrainSpec
+from head.cli_options import features_option, memory_option, open_trackers_of, runs_option, tracking_options
+from head.specs import HeadSpec, MemorySpec, TrainSpec
 from head.sweep_space import (
     DEFAULT_AXES,
     HEAD_SETTINGS,
@@ -70,6 +70,7 @@ def _axis_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option(
     "--time-limit", type=click.FloatRange(min=0), metavar="S", help="Stop after S seconds; what is finished counts."
 )
+@memory_option
 @tracking_options
 @json_option
 def sweep(
@@ -81,6 +82,7 @@ def sweep(
     trials: int | None,
     rank: str,
     time_limit: float | None,
+    memory_mb: float,
     mlflow: str | None,
     tensorboard: Path | None,
     **axes: Axis | None,
@@ -93,6 +95,7 @@ def sweep(
     """
     chosen = {key: axis for key in _SETTINGS if (axis := axes[key] or DEFAULT_AXES.get(key))}
     spec = SweepSpec(axes=chosen, seeds=seeds, first_seed=seed, trials=trials, rank=rank)
+    memory = MemorySpec(memory_mb=memory_mb)
     from featurize.cache import FeatureCache
 
     cache = FeatureCache.open(features)
@@ -106,7 +109,9 @@ def sweep(
     with tracked(trackers, name or same, parameters, key=f"{name or ''} {same}") as tracking:
         with progress_bar("sweep", "trials") as advance:
             progress = _Progress(spec, advance, tracking)
-            result = run_sweep(cache, spec, runs=runs, name=name, time_limit_s=time_limit, progress=progress)
+            result = run_sweep(
+                cache, spec, runs=runs, name=name, time_limit_s=time_limit, memory=memory, progress=progress
+            )
         _track_end(tracking, result)
     return _as_json(result), _as_text(result)
 
