@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -18,6 +18,14 @@ if TYPE_CHECKING:
 
 DEFAULT_CACHE = "features.h5"
 _SHOWN = 10
+
+
+def _batch_size(_context: click.Context, _option: click.Parameter, text: str | None) -> int | Literal["auto"] | None:
+    if text is None or text == "auto":
+        return "auto" if text else None
+    if not text.isdecimal() or int(text) < 1:
+        raise click.BadParameter(f"{text!r} is neither a number from 1 on nor auto")
+    return int(text)
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -83,21 +91,31 @@ def main() -> None:
     "--device",
     default="auto",
     show_default=True,
-    help="auto, cpu, cuda or cuda:N. A device asked for is never replaced.",
+    help="auto, cpu, cuda or cuda:N; several GPUs with commas. A device asked for is never replaced.",
 )
 @click.option(
     "--engine",
     type=click.Choice(ENGINES),
     default="auto",
     show_default=True,
-    help="auto: torch on a GPU, onnxruntime on a CPU.",
+    help="auto: torch on a GPU, onnxruntime on a CPU. ray: either of these on many machines.",
+)
+@click.option(
+    "--ray-address",
+    metavar="HOST:PORT",
+    help="Head of the cluster for --engine ray.  [default: RAY_ADDRESS, else this machine's cluster, else a new one]",
 )
 @click.option(
     "--batch-size",
-    type=click.IntRange(min=1),
-    help="Images per call of the network.  [default: the engine's own]",
+    metavar="N|auto",
+    callback=_batch_size,
+    help="Images per call of the network; auto tries which is fastest.  [default: the engine's own]",
 )
-@click.option("--workers", type=click.IntRange(min=1), help="Decoding threads.  [default: number of cores]")
+@click.option(
+    "--workers",
+    type=click.IntRange(min=1),
+    help="Decoding threads; with --engine ray, cores of an actor.  [default: number of cores; 4 or a GPU's share]",
+)
 @click.option(
     "--on-error",
     type=click.Choice(["skip", "fail"]),
@@ -122,8 +140,9 @@ def featurize(
     on_error: str,
     force: bool,
     workers: int | None,
-    batch_size: int | None,
+    batch_size: int | Literal["auto"] | None,
     engine: str,
+    ray_address: str | None,
     device: str,
     **settings: Any,
 ) -> tuple[dict[str, Any], str]:
@@ -135,12 +154,20 @@ def featurize(
     """
     from featurize.dataset import open_dataset
     from featurize.engines import open_engine
+    from featurize.engines.ray_engine import RayCluster
     from featurize.extract import extract_features
     from featurize.request import resolve_request
 
+    if ray_address is not None and engine != "ray":
+        raise click.UsageError("--ray-address is for --engine ray")
     dataset = open_dataset(data, classes=comma_list(classes), groups=groups)
     with progress_bar("downloading weights", "bytes") as download_progress:
         spec, weights = resolve_request(output, force=force, progress=download_progress, **settings)
+    cluster = None
+    if engine == "ray":
+        cluster = RayCluster(
+            spec=spec, weights=weights, address=ray_address, device=device, cpus=workers, batch_size=batch_size
+        )
     with progress_bar("featurizing", "images") as progress:
         done = extract_features(
             dataset,
@@ -148,6 +175,7 @@ def featurize(
             weights,
             output,
             open_engine=lambda: open_engine(spec, weights, engine=engine, device=device, batch_size=batch_size),
+            cluster=cluster,
             workers=workers,
             fail_on_error=on_error == "fail",
             force=force,

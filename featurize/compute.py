@@ -5,20 +5,22 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
-from featurize.cache import Skipped
+from featurize.columns import Skipped
 from featurize.cores import cores
 from featurize.engines import Engine
 from featurize.errors import DataError, Interrupted, OutputError
+from featurize.inference import BEYOND_RANGE, Outcome, infer
 from featurize.known import NOWHERE, KnownFeatures, Places
-from featurize.preprocess import Pixels
-from featurize.reading import ReadImage, read_images
-from featurize.shards import FileIdentity, Identities, Row, ShardStore
+from featurize.reading import read_images
+from featurize.shards import Identities, Row, ShardStore
 from featurize.sources import ImageSource
 from featurize.specs import FeatureSpec
 
@@ -27,10 +29,35 @@ logger = logging.getLogger(__name__)
 # A kill loses at most one shard: this many images, or what was computed in this time.
 SHARD_ROWS = 512
 SHARD_SECONDS = 20.0
-_REPORT_EVERY = 100
 
 Progress = Callable[[int, int], None]
 """Called with images done and images to do."""
+
+Outcomes = Generator[list[tuple[int, Outcome]], None, None]
+"""Outcomes as they come, each with the position of its image; all that came together are noted together."""
+
+
+class Cluster(Protocol):
+    """Many machines that read images and compute their features. This process alone writes."""
+
+    @property
+    def name(self) -> str:
+        """What ran, for people."""
+        ...
+
+    def outcomes(self, source: ImageSource, root: Path, paths: Sequence[str], known: NDArray[np.bytes_]) -> Outcomes:
+        """Yield the outcome of every image, in any order.
+
+        Args:
+            source: the data root, as this process sees it.
+            root: where it lies.
+            paths: relative to it.
+            known: SHA-256 of content that need not be computed, sorted, 64 hexadecimal digits each.
+
+        Raises:
+            DeviceError: if there is no cluster, or one that cannot do this.
+        """
+        ...
 
 
 @dataclass
@@ -69,6 +96,7 @@ class Tools:
         known: where features are found again.
         workers: decoding threads; ``None`` takes as many as there are cores.
         fail_on_error: stop at an image that cannot be read.
+        cluster: computes elsewhere; the engine is not opened then.
         progress: called as images are done.
     """
 
@@ -80,6 +108,7 @@ class Tools:
     known: KnownFeatures
     workers: int | None = None
     fail_on_error: bool = False
+    cluster: Cluster | None = None
     progress: Progress | None = None
 
 
@@ -91,20 +120,13 @@ def compute_features(todo: Sequence[int], ledger: Ledger, tools: Tools) -> None:
         OutputError: if a shard cannot be written.
         Interrupted: on Ctrl-C or SIGTERM. Whatever is raised, finished images are kept if the disk lets them.
     """
-    run = _Run(ledger, tools, len(todo))
+    run = _Run(ledger, tools, todo)
     started = time.monotonic()
     try:
-        images = read_images(
-            tools.source,
-            (ledger.paths[number] for number in todo),
-            tools.spec,
-            is_known=lambda sha256: tools.known.find_content(sha256) != NOWHERE,
-            workers=tools.workers or cores(),
-        )
-        with contextlib.closing(images):
-            for number, image in zip(todo, images, strict=True):
-                run.take(number, image)
-        run.finish()
+        with contextlib.closing(run.outcomes()) as outcomes:
+            for together in outcomes:
+                run.take(together)
+        run.keep()
     except KeyboardInterrupt as error:
         run.keep()
         raise Interrupted(
@@ -115,48 +137,48 @@ def compute_features(todo: Sequence[int], ledger: Ledger, tools: Tools) -> None:
         with contextlib.suppress(OutputError):
             run.keep()
         raise
+    ledger.skipped.sort()
     ledger.seconds = time.monotonic() - started - run.opening_seconds
 
 
 class _Run:
     """The state of one computation."""
 
-    def __init__(self, ledger: Ledger, tools: Tools, total: int) -> None:
+    def __init__(self, ledger: Ledger, tools: Tools, todo: Sequence[int]) -> None:
         self.ledger = ledger
         self.tools = tools
-        self.total = total
+        self.todo = todo
         self.done = 0
         self.opening_seconds = 0.0
-        self._engine: Engine | None = None
-        self._batch: list[tuple[int, FileIdentity, Pixels]] = []
         self._rows: list[Row] = []
-        self._waiting: dict[str, list[int]] = {}  # content that is being computed -> images that have it
+        self._waiting: dict[str, list[int]] = {}  # content that is in no shard yet -> images that have it
         self._last_shard = time.monotonic()
 
-    def take(self, number: int, image: ReadImage) -> None:
-        """Note what became of one file; compute when a batch is full."""
-        if image.identity is None:
-            self._skip(number, image.reason)
+    def outcomes(self) -> Outcomes:
+        """Read and compute, here or elsewhere."""
+        tools, paths = self.tools, [self.ledger.paths[number] for number in self.todo]
+        if tools.cluster is not None:
+            self._say(tools.cluster.name)
+            yield from tools.cluster.outcomes(tools.source, tools.root, paths, tools.known.contents())
             return
-        self.ledger.identities.set(number, image.identity)
-        sha256 = image.identity.sha256
-        if (place := self.tools.known.find_content(sha256)) != NOWHERE:
-            self.ledger.places[number] = place
-            self._advance(1)
-        elif sha256 in self._waiting:
-            self._waiting[sha256].append(number)
-            self._advance(1)
-        elif image.pixels is not None:
-            self._waiting[sha256] = [number]
-            self._batch.append((number, image.identity, image.pixels))
-            if len(self._batch) >= max(1, self._open().batch_size // self.tools.spec.views):
-                self._compute()
+        images = read_images(tools.source, paths, tools.spec, is_known=self._is_known, workers=tools.workers or cores())
+        position = 0
+        with contextlib.closing(images):
+            batches = infer(images, tools.spec, open_engine=self._open, is_known=self._is_known)
+            with contextlib.closing(batches):
+                for batch in batches:
+                    yield list(enumerate(batch, start=position))
+                    position += len(batch)
 
-    def finish(self) -> None:
-        """Compute and keep what is left."""
-        if self._batch:
-            self._compute()
-        self.keep()
+    def take(self, outcomes: Sequence[tuple[int, Outcome]]) -> None:
+        """Note what became of some images; keep them if there are enough for a shard."""
+        for position, outcome in outcomes:
+            self._note(self.todo[position], outcome)
+        self.done += len(outcomes)
+        if self.tools.progress is not None:
+            self.tools.progress(self.done, len(self.todo))
+        if len(self._rows) >= SHARD_ROWS or time.monotonic() - self._last_shard > SHARD_SECONDS:
+            self.keep()
 
     def keep(self) -> None:
         """Write finished images as a shard."""
@@ -170,33 +192,22 @@ class _Run:
         self._rows.clear()
         self._last_shard = time.monotonic()
 
-    def _open(self) -> Engine:
-        if self._engine is None:
-            started = time.monotonic()
-            self._engine = self.tools.open_engine()
-            self.opening_seconds = time.monotonic() - started
-            self.ledger.engine = self._engine.name
-            logger.info("%d images to look at with %s", self.total, self._engine.name)
-        return self._engine
-
-    def _compute(self) -> None:
-        spec = self.tools.spec
-        batch, self._batch = self._batch, []
-        pixels = np.concatenate([views for _, _, views in batch])
-        with np.errstate(over="ignore"):
-            features = self._open().features(pixels).astype(spec.dtype)
-        features = features.reshape(len(batch), *spec.row_shape(features.shape[1]))
-        finite = np.isfinite(features).reshape(len(batch), -1).all(axis=1)
-        for (number, identity, _), row, good in zip(batch, features, finite, strict=True):
-            if good:
-                self._rows.append(Row(self.ledger.paths[number], identity, row))
-            else:
-                for twin in self._waiting.pop(identity.sha256):
-                    self._skip(twin, f"its features are beyond the range of {spec.dtype}")
-        self.ledger.computed += int(finite.sum())
-        self._advance(len(batch))
-        if len(self._rows) >= SHARD_ROWS or time.monotonic() - self._last_shard > SHARD_SECONDS:
-            self.keep()
+    def _note(self, number: int, outcome: Outcome) -> None:
+        if outcome.reason or outcome.identity is None:
+            self._skip(number, outcome.reason)
+            return
+        identity, features = outcome.identity, outcome.features
+        self.ledger.identities.set(number, identity)
+        if (place := self.tools.known.find_content(identity.sha256)) != NOWHERE:
+            self.ledger.places[number] = place
+        elif identity.sha256 in self._waiting:
+            self._waiting[identity.sha256].append(number)
+        elif features is not None:
+            self._waiting[identity.sha256] = [number]
+            self._rows.append(Row(self.ledger.paths[number], identity, features))
+            self.ledger.computed += 1
+        else:  # its twin was refused
+            self._skip(number, BEYOND_RANGE.format(self.tools.spec.dtype))
 
     def _skip(self, number: int, reason: str) -> None:
         path = self.ledger.paths[number]
@@ -204,10 +215,17 @@ class _Run:
             raise DataError(reason, path=self.tools.root / path, mend="remove it, or leave it out with --on-error skip")
         self.ledger.skipped.append(Skipped(path, reason))
         self.ledger.places[number] = NOWHERE
-        self._advance(1)
 
-    def _advance(self, images: int) -> None:
-        before, self.done = self.done, self.done + images
-        crossed = self.done // _REPORT_EVERY != before // _REPORT_EVERY
-        if self.tools.progress is not None and (images > 1 or crossed or self.done >= self.total):
-            self.tools.progress(self.done, self.total)
+    def _is_known(self, sha256: str) -> bool:
+        return sha256 in self._waiting or self.tools.known.find_content(sha256) != NOWHERE
+
+    def _open(self) -> Engine:
+        started = time.monotonic()
+        engine = self.tools.open_engine()
+        self.opening_seconds = time.monotonic() - started
+        self._say(engine.name)
+        return engine
+
+    def _say(self, name: str) -> None:
+        self.ledger.engine = name
+        logger.info("%d images to look at with %s", len(self.todo), name)

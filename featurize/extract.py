@@ -14,8 +14,10 @@ from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from featurize.atomic import output_error
-from featurize.cache import Columns, FeatureCache, Skipped, write_cache
-from featurize.compute import Ledger, Progress, Tools, compute_features
+from featurize.cache import FeatureCache
+from featurize.cache_writing import write_cache
+from featurize.columns import Columns, Skipped
+from featurize.compute import Cluster, Ledger, Progress, Tools, compute_features
 from featurize.dataset import Dataset
 from featurize.engines import Engine
 from featurize.errors import BusyError, DataError, Interrupted, MismatchError
@@ -102,6 +104,7 @@ def extract_features(
     output: Path,
     *,
     open_engine: Callable[[], Engine],
+    cluster: Cluster | None = None,
     workers: int | None = None,
     fail_on_error: bool = False,
     force: bool = False,
@@ -118,7 +121,8 @@ def extract_features(
         spec: what to compute.
         weights: the backbone's weights; only their path is noted here, the engine reads them.
         output: the cache to write or to bring up to date.
-        open_engine: called once, when the first image has to be computed.
+        open_engine: called once, when the first image has to be computed here.
+        cluster: reads and computes elsewhere, if there is something to compute.
         workers: decoding threads; by default as many as there are cores.
         fail_on_error: stop at the first image that cannot be read instead of skipping it.
         force: replace an existing cache of another spec, and compute everything anew; only what a stopped run with
@@ -150,6 +154,7 @@ def extract_features(
                 known=known,
                 workers=workers,
                 fail_on_error=fail_on_error,
+                cluster=cluster,
                 progress=progress,
             )
             compute_features(todo, ledger, tools)

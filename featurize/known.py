@@ -97,6 +97,11 @@ class KnownFeatures:
         place = self._in_shards.get(bytes.fromhex(sha256))
         return self._find_in_cache(sha256.encode()) if place is None else place
 
+    def contents(self) -> NDArray[np.bytes_]:
+        """Return the SHA-256 of every content that is known, sorted, 64 hexadecimal digits each."""
+        in_shards = np.array([digest.hex() for digest in self._in_shards], "S64")
+        return np.union1d(self._cache_index[0], in_shards)
+
     def gather(self, places: Places) -> NDArray[Any]:
         """Return features (n, D) or (n, V, D) of n places, opening each file once."""
         source_of = np.array([self._source_of(place) for place in places.tolist()], np.intp)

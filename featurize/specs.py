@@ -23,7 +23,7 @@ NORMALIZATIONS: dict[str, tuple[Triple, Triple]] = {
 }
 POOLINGS = ("final", "multilevel")
 DTYPES = ("float32", "float16")
-ENGINES = ("auto", "torch", "onnxruntime", "openvino")
+ENGINES = ("auto", "torch", "onnxruntime", "openvino", "ray")
 MAX_VIEWS = 64
 
 

@@ -1,32 +1,22 @@
-"""Engines run one and the same frozen network: pixels in, features out. :func:`open_engine` chooses."""
+"""Engines run one and the same frozen network: pixels in, features out. :func:`open_engine` chooses.
+
+Reading order: ``engine`` (what one is), ``batches`` and ``batch_size``, ``devices`` (one or several), then the engines
+``torch_engine``, ``onnx_engine`` (with ``conversion``) and ``openvino_engine``. Many machines: ``ray_engine`` on this
+one, ``ray_worker`` on the others.
+"""
 
 from __future__ import annotations
 
-import importlib.util
-from typing import Protocol
+from typing import Literal
 
-import numpy as np
-from numpy.typing import NDArray
-
+from featurize.engines.engine import Engine as Engine
+from featurize.engines.engine import ResizableEngine
 from featurize.errors import SpecError
 from featurize.specs import ENGINES, FeatureSpec
 from featurize.weights import Weights
 
-
-class Engine(Protocol):
-    """Something that turns pixels into features.
-
-    Attributes:
-        name: what ran, for people: engine and device.
-        batch_size: images per call of the network.
-    """
-
-    name: str
-    batch_size: int
-
-    def features(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Return float32 (N, D) for uint8 (N, S, S, 3) RGB, any N."""
-        ...
+BatchSize = int | Literal["auto"] | None
+"""Images per call of the network; ``auto`` finds what is fastest, ``None`` takes what suits the engine."""
 
 
 def open_engine(
@@ -36,17 +26,17 @@ def open_engine(
     engine: str = "auto",
     device: str = "auto",
     threads: int | None = None,
-    batch_size: int | None = None,
+    batch_size: BatchSize = None,
 ) -> Engine:
-    """Load the network of ``spec`` into an engine.
+    """Load the network of ``spec`` into an engine, on one device or on several.
 
     Args:
         spec: what to compute.
         weights: the backbone's weights.
         engine: ``torch``, ``onnxruntime``, ``openvino`` (CPU only), or ``auto``: torch on a GPU, onnxruntime on a CPU.
-        device: ``cpu``, ``cuda``, ``cuda:N``, or ``auto``: a GPU if there is one.
+        device: ``cpu``, ``cuda``, ``cuda:N``, several with commas, or ``auto``: a GPU if there is one.
         threads: CPU threads for inference; by default all cores.
-        batch_size: images per call of the network; by default what suits the engine.
+        batch_size: images per call of the network on each device.
 
     Raises:
         SpecError: if there is no such engine or device.
@@ -54,30 +44,48 @@ def open_engine(
         MissingExtraError: if the engine is not installed.
         WeightsError: if the weights are not those of the backbone.
     """
-    if engine not in ENGINES:
-        raise SpecError("unknown engine", expected=", ".join(ENGINES), found=engine)
-    if engine == "openvino":
-        if device not in ("auto", "cpu"):
-            raise SpecError("openvino runs on the CPU here", expected="--device cpu", found=device)
-        from featurize.engines.openvino_engine import OpenvinoEngine
+    from featurize.cores import cores
+    from featurize.engines.devices import DeviceGroup, resolve_devices
 
-        return OpenvinoEngine(spec, weights, threads=threads, batch_size=batch_size)
-    if device != "cpu":
-        device = _resolve_device(device)
+    if engine not in ENGINES or engine == "ray":
+        raise SpecError("unknown engine", expected=", ".join(name for name in ENGINES if name != "ray"), found=engine)
+    if engine == "openvino":
+        return _open_openvino(spec, weights, device, threads, batch_size)
+    devices = resolve_devices(device)
+    if len(devices) > 1 and devices[0] == "cpu":
+        threads = max(1, (threads or cores()) // len(devices))
+    first = _open_one(spec, weights, engine, devices[0], threads, batch_size)
+    others = [_open_one(spec, weights, engine, name, threads, first.batch_size) for name in devices[1:]]
+    return DeviceGroup([first, *others]) if others else first
+
+
+def _open_one(
+    spec: FeatureSpec, weights: Weights, engine: str, device: str, threads: int | None, batch_size: BatchSize
+) -> ResizableEngine:
+    from featurize.engines.batch_size import find_batch_size
+
+    size = None if batch_size == "auto" else batch_size
+    opened: ResizableEngine
     if engine == "torch" or (engine == "auto" and device != "cpu"):
         from featurize.engines.torch_engine import TorchEngine
 
-        return TorchEngine(spec, weights, device=device, threads=threads, batch_size=batch_size)
-    from featurize.engines.onnx_engine import OnnxEngine
+        opened = TorchEngine(spec, weights, device=device, threads=threads, batch_size=size)
+    else:
+        from featurize.engines.onnx_engine import OnnxEngine
 
-    return OnnxEngine(spec, weights, device=device, threads=threads, batch_size=batch_size)
+        opened = OnnxEngine(spec, weights, device=device, threads=threads, batch_size=size)
+    if batch_size == "auto":
+        find_batch_size(opened, spec.preprocess.size)
+    return opened
 
 
-def _resolve_device(device: str) -> str:
-    # Looking for a GPU costs the import of torch. A machine without NVIDIA's driver is told apart for nothing.
-    from featurize.cuda import cuda_driver_present
-    from featurize.engines.devices import resolve_device
+def _open_openvino(
+    spec: FeatureSpec, weights: Weights, device: str, threads: int | None, batch_size: BatchSize
+) -> Engine:
+    if device not in ("auto", "cpu"):
+        raise SpecError("openvino runs on the CPU here", expected="--device cpu", found=device)
+    if batch_size == "auto":
+        raise SpecError("openvino's batches are of one size", expected="--batch-size N", found="auto")
+    from featurize.engines.openvino_engine import OpenvinoEngine
 
-    if device == "auto" and (not cuda_driver_present() or importlib.util.find_spec("torch") is None):
-        return "cpu"
-    return resolve_device(device)
+    return OpenvinoEngine(spec, weights, threads=threads, batch_size=batch_size)

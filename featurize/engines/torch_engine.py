@@ -34,6 +34,8 @@ class TorchEngine:
         self.device = torch.device(device)
         self.name = f"torch on {device}"
         self.batch_size = batch_size or (128 if self.device.type == "cuda" else 8)
+        # For the whole process: set around each call, one device's thread would take it back while another computes.
+        torch.backends.cudnn.allow_tf32 = False
         if threads is not None and self.device.type == "cpu":
             torch.set_num_threads(threads)
         network = FeatureNetwork(load_backbone(spec, weights), spec.preprocess).to(self.device)
@@ -56,6 +58,6 @@ class TorchEngine:
         batch = torch.from_numpy(pixels)
         if on_gpu:
             batch = batch.pin_memory().to(self.device, non_blocking=True)
-        with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        with torch.inference_mode():
             result: NDArray[np.float32] = self._network(batch).cpu().numpy()
         return result

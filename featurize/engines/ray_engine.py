@@ -1,0 +1,180 @@
+"""Many machines through Ray Data: actors hold the network, read images and compute; this process writes."""
+
+from __future__ import annotations
+
+import logging
+import math
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featurize.errors import DeviceError, MissingExtraError
+from featurize.reading import read_images
+from featurize.specs import FeatureSpec
+from featurize.weights import Weights
+
+if TYPE_CHECKING:
+    from featurize.compute import Outcomes
+    from featurize.engines import BatchSize
+    from featurize.engines.ray_cluster import Places
+    from featurize.engines.ray_worker import Assignment
+    from featurize.inference import Outcome
+    from featurize.sources import ImageSource
+
+logger = logging.getLogger(__name__)
+
+# Images an actor gets at a time: what is lost with it, and done again elsewhere.
+_CHUNK = 256
+_SMALLEST_CHUNK = 8
+_CHUNKS_AN_ACTOR = 4
+# Ray keeps a few kilobytes of each chunk in this process.
+_MOST_CHUNKS = 100_000
+# Ray replaces actors that died and gives the new ones their chunk, for ever. An image that brings down whoever decodes
+# it ends the run all the same, when nothing else is left to do. The first actor must have started within this time.
+_GIVE_UP_SECONDS = 1800.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class RayCluster:
+    """A Ray cluster that reads images and computes their features.
+
+    Attributes:
+        spec: what to compute.
+        weights: the backbone's weights; they are sent to the machines.
+        address: of the cluster; see :func:`featurize.engines.ray_cluster.joined`.
+        device: ``auto``, ``cpu``, or ``cuda`` for actors with a GPU each.
+        cpus: processor cores of an actor.
+        batch_size: images per call of the network.
+    """
+
+    spec: FeatureSpec
+    weights: Weights
+    address: str | None = None
+    device: str = "auto"
+    cpus: int | None = None
+    batch_size: BatchSize = None
+    name: str = "ray"
+
+    def outcomes(self, source: ImageSource, root: Path, paths: Sequence[str], known: NDArray[np.bytes_]) -> Outcomes:
+        """Yield the outcome of every image, as they come.
+
+        Args:
+            source: the data root, as this process sees it.
+            root: where it lies; every machine must see the same files there.
+            paths: relative to it.
+            known: SHA-256 of content that need not be computed, sorted, 64 hexadecimal digits each.
+
+        Raises:
+            MissingExtraError: if Ray is not installed.
+            SpecError: if a setting is not one for a cluster.
+            DeviceError: if there is no cluster, or one of its machines cannot do this.
+        """
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # Ray warns of its own internals
+                import ray
+                import ray.data
+        except ImportError as error:
+            raise MissingExtraError("ray is not installed", mend="pip install 'xfeat[ray]'") from error
+        from featurize.engines.ray_cluster import check_machines, failed, find_places, joined
+
+        root = root.absolute()
+        with joined(self.address):
+            places = find_places(self.device, self.cpus)
+            check_machines(places.nodes, root)
+            logger.info("%d actors with %s", places.actors, _size_of(places))
+            try:
+                for together in self._computed(self._assignment(root, known, places), paths, places):
+                    yield [(at, self._seen_here(one, host, source, (root, paths[at]))) for at, one, host in together]
+            except (
+                ray.exceptions.RayError,
+                ray.data.exceptions.SystemException,
+                ray.data.exceptions.ExecutionTimeoutError,
+            ) as error:
+                raise failed(error) from error
+
+    def _assignment(self, root: Path, known: NDArray[np.bytes_], places: Places) -> Assignment:
+        import ray
+
+        from featurize.engines.ray_worker import Assignment
+
+        return Assignment(
+            spec=self.spec,
+            weights_sha256=self.weights.sha256,
+            weights=ray.put(self.weights.path.read_bytes()),
+            root=str(root),
+            known=ray.put(known),
+            device="cuda:0" if places.gpus else "cpu",
+            threads=places.cpus,
+            batch_size=self.batch_size,
+        )
+
+    def _computed(
+        self, assignment: Assignment, paths: Sequence[str], places: Places
+    ) -> Iterator[list[tuple[int, Outcome, str]]]:
+        import ray
+
+        from featurize.engines.ray_worker import ImageWorker, from_table
+
+        _quieten()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            images = ray.data.from_arrow(list(_chunks(paths, places.actors)))
+        images.context.enable_progress_bars = False
+        images.context.print_on_execution_start = False
+        images.context.execution_no_progress_timeout_s = _GIVE_UP_SECONDS
+        computed = images.map_batches(
+            ImageWorker,
+            fn_constructor_args=(assignment,),
+            batch_size=None,
+            batch_format="pyarrow",
+            compute=ray.data.ActorPoolStrategy(size=min(places.actors, images.num_blocks())),
+            num_cpus=places.cpus,
+            num_gpus=places.gpus or None,
+        )
+        for table in computed.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+            yield from_table(table, self.spec)
+
+    def _seen_here(self, outcome: Outcome, host: str, source: ImageSource, file: tuple[Path, str]) -> Outcome:
+        """Let an image be skipped only if this process cannot read it either: a machine may have lost its files."""
+        if outcome.identity is not None:
+            return outcome
+        root, path = file
+        (image,) = read_images(source, [path], self.spec, is_known=lambda _: False, workers=1)
+        if image.identity is None:
+            return outcome._replace(reason=image.reason)
+        raise DeviceError(
+            f"the machine {host} of the cluster cannot read what this one can",
+            path=root / path,
+            found=outcome.reason,
+            mend="check what is mounted and installed there, then run the same command again: what is finished is kept",
+        )
+
+
+def _chunks(paths: Sequence[str], actors: int) -> Iterator[Any]:
+    """Cut the images into tables, small enough that every actor gets some."""
+    import pyarrow as pa
+
+    rows = min(_CHUNK, max(_SMALLEST_CHUNK, math.ceil(len(paths) / (actors * _CHUNKS_AN_ACTOR))))
+    rows = max(rows, math.ceil(len(paths) / _MOST_CHUNKS))
+    for first in range(0, len(paths), rows):
+        # Names of files are bytes to the operating system; those that are no UTF-8 are no text to Arrow.
+        names = [path.encode("utf-8", "surrogateescape") for path in paths[first : first + rows]]
+        positions = range(first, first + len(names))
+        yield pa.table({"position": pa.array(positions, pa.int64()), "path": pa.array(names, pa.binary())})
+
+
+def _size_of(places: Places) -> str:
+    return f"{places.cpus} CPUs" + (" and a GPU" if places.gpus else "") + " each"
+
+
+def _quieten() -> None:
+    """Leave Ray Data's log in its files: what matters of it is told in this program's own words."""
+    for handler in logging.getLogger("ray.data").handlers:
+        if isinstance(handler, logging.StreamHandler):
+            handler.setLevel(logging.CRITICAL + 1)
