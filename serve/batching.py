@@ -145,7 +145,8 @@ class Batcher:
                 else:
                     self._decoding += 1
                     self._decoders.submit(self._decode, job)
-            self._changed.notify()
+            if self._ready:
+                self._changed.notify()
         return [job.future for job in jobs]
 
     def close(self) -> None:
