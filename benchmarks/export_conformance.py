@@ -87,18 +87,26 @@ def table(model: Path, images: Path, runtimes: list[Runtime]) -> Iterator[str]:
             continue
         for variant in ("core", "full"):
             path = model if variant == "full" else model.with_suffix(".core.onnx")
-            found = {case.column: outcome(runtime, path, case) for case in given if case.variant == variant}
+            found = outcomes(runtime, path, [case for case in given if case.variant == variant])
             yield f"| {runtime.name} {version} | {variant} | " + " | ".join(found.get(c, "–") for c in columns) + " |"
 
 
-def outcome(runtime: Runtime, path: Path, case: Case) -> str:
-    """Return the largest difference, or why there is none."""
-    try:
-        found = np.concatenate(apart(runtime.run, path, case.feeds))
-    except Exception as error:  # noqa: BLE001 - whatever a runtime raises is its result
-        text = " ".join(str(error).split()) or type(error).__name__
-        return f"fails: {text[:140].replace('|', '/')}"
-    return f"{np.abs(found - case.expected).max():.1e}" if np.isfinite(found).all() else "fails: not a number"
+def outcomes(runtime: Runtime, path: Path, given: list[Case]) -> dict[str, str]:
+    """Return the largest difference in each case, or why there is none."""
+    found: dict[str, str] = {}
+    for number, case in enumerate(given):
+        try:
+            answers = np.concatenate(apart(runtime.run, path, case.feeds))
+        except TimeoutError as error:
+            # What takes too long for one batch is not tried for the next.
+            return found | {left.column: f"fails: {error}" for left in given[number:]}
+        except Exception as error:  # noqa: BLE001 - whatever a runtime raises is its result
+            text = " ".join(str(error).split()) or type(error).__name__
+            found[case.column] = f"fails: {text[:140].replace('|', '/')}"
+        else:
+            largest = np.abs(answers - case.expected).max()
+            found[case.column] = f"{largest:.1e}" if np.isfinite(largest) else "fails: not a number"
+    return found
 
 
 def apart(run: Runner, path: Path, feeds: list[Feed]) -> list[np.ndarray]:

@@ -2,9 +2,9 @@
 
 Reading order: ``metadata`` (what the file says of itself; no torch), ``outputs`` (what it gives), ``specs``; the model:
 ``dense_head``, ``distance``, ``fused`` (all of it as one torch module), ``resize_graph``, ``onnx_file`` (writing it),
-``opset``; ``onnx_session`` (running it, on a CPU or a GPU); the proof: ``thinning`` (how many images), ``parity``,
-``certificate``, ``ingredients`` (what an export needs of a run), ``together`` (putting the files in place), ``export``
-(all of it in a row), ``verify``; what can be done with a file: ``model_file``, ``overlay``, ``bench``,
-``lower_precision``, ``quantize``, ``triton`` (for NVIDIA's server, and KServe); ``cli`` (the command ``xexport``),
-``cli_quantize``, ``cli_triton``.
+``opset``; ``onnx_session`` (running it, on a CPU or a GPU); the proof: ``thinning`` (how many images), ``steps`` (how
+far it is), ``parity``, ``certificate``, ``ingredients`` (what an export needs of a run), ``together`` (putting the
+files in place), ``export`` (all of it in a row), ``verify``; what can be done with a file: ``model_file``, ``overlay``,
+``bench``, ``lower_precision``, ``quantize``, ``triton`` (for NVIDIA's server, and KServe); ``cli`` (the command
+``xexport``), ``cli_quantize``, ``cli_triton``.
 """

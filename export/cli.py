@@ -101,7 +101,8 @@ def onnx(
         ood=ood,
         opset=int(opset),
     )
-    done = export_run(opened, output, spec)
+    with progress_bar("checking", "images") as progress:
+        done = export_run(opened, output, spec, progress)
     return _as_json(done, opened.name), _as_text(done, opened.name)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from export.ingredients import (
 )
 from export.metadata import VARIANTS, ModelMetadata
 from export.onnx_file import finish, trace
+from export.onnx_session import cuda_possible, open_session
 from export.opset import lower_opset
 from export.parity import (
     Agreement,
@@ -26,11 +27,13 @@ from export.parity import (
     check_variant,
     checks_as_json,
     compare,
+    count_answers,
     milliseconds_an_image,
     onnx_probabilities,
     open_sessions,
 )
 from export.specs import ExportSpec
+from export.steps import Progress, Steps
 from export.together import targets_of, together
 from featurize.engines.conversion import OPSET as NATIVE_OPSET
 from featurize.errors import ParityError
@@ -58,13 +61,14 @@ class Export:
     milliseconds: dict[str, float]
 
 
-def export_run(run: Run, output: Path, spec: ExportSpec | None = None) -> Export:
+def export_run(run: Run, output: Path, spec: ExportSpec | None = None, progress: Progress | None = None) -> Export:
     """Export a run and prove on its own test images that the files answer as the trained model does.
 
     Args:
         run: the trained head.
         output: the full model; ``.core.onnx`` and ``.certificate.json`` go beside it.
         spec: how.
+        progress: called with images read and answered, and how many these will be in all.
 
     Raises:
         MismatchError: if the backbone's weights or the cache differ from those of the run.
@@ -76,10 +80,12 @@ def export_run(run: Run, output: Path, spec: ExportSpec | None = None) -> Export
     targets, certificate = targets_of(output)
     distance, threshold = distance_of(run, spec)
     reference = plain_model(run, spec.weights_file)
-    images, noted = images_to_check(run, spec.data, spec.max_check_images)
     metadata = metadata_of(run, threshold)
+    steps = Steps(progress, partial(_count_steps, metadata))
+    images, noted = images_to_check(run, spec.data, spec.max_check_images, steps)
+    steps.expect(len(images))
     fused = FusedModel(reference.backbone, reference.head, run.feature_spec.preprocess, metadata.temperature, distance)
-    expected = torch_probabilities(reference, images.pixels)
+    expected = torch_probabilities(reference, images.pixels, steps)
     with together([*targets.values(), certificate]) as folder:
         written = {variant: folder / path.name for variant, path in targets.items()}
         traced = trace(fused, run.feature_spec.preprocess.size)
@@ -88,14 +94,14 @@ def export_run(run: Run, output: Path, spec: ExportSpec | None = None) -> Export
             if variant == "core" and spec.opset != NATIVE_OPSET:
                 proto = lower_opset(proto, spec.opset)
             written[variant].write_bytes(proto.SerializeToString(deterministic=True))
-        checks, milliseconds = _check(written, metadata, images, expected)
+        checks, milliseconds = _check(written, metadata, images, expected, steps)
         milliseconds["torch"] = milliseconds_an_image(partial(torch_probabilities, reference), images.pixels)
         result = Export(
             files=targets,
             certificate=certificate,
             metadata=metadata,
             checks=checks,
-            training=_check_training(written["full"], metadata, noted, images),
+            training=_check_training(written["full"], metadata, noted, images, steps),
             milliseconds=milliseconds,
         )
         _require_agreement(result)
@@ -111,23 +117,31 @@ def export_run(run: Run, output: Path, spec: ExportSpec | None = None) -> Export
     return result
 
 
+def _count_steps(metadata: ModelMetadata, images: int) -> int:
+    """Return how often an image is read or answered: read, by torch, by both forms on each provider, and noted."""
+    providers = 2 if cuda_possible() else 1
+    both = sum(count_answers(replace(metadata, variant=variant), images) for variant in VARIANTS)
+    return 3 * images + providers * both
+
+
 def _check(
-    files: dict[str, Path], metadata: ModelMetadata, images: CheckImages, expected: Probabilities
+    files: dict[str, Path], metadata: ModelMetadata, images: CheckImages, expected: Probabilities, steps: Steps
 ) -> tuple[Checks, dict[str, float]]:
     checks: Checks = {}
     milliseconds = {}
     for variant, file in files.items():
         for provider, session in open_sessions(file).items():
             embedded = ModelMetadata.from_props(session.get_modelmeta().custom_metadata_map, file)
-            checks.setdefault(provider, {}).update(check_variant(session, embedded, images, expected))
+            checks.setdefault(provider, {}).update(check_variant(session, embedded, images, expected, advance=steps))
             run = partial(onnx_probabilities, session, variant=variant)
             milliseconds[f"{provider} {variant}"] = milliseconds_an_image(run, images.pixels)
     return checks, milliseconds
 
 
-def _check_training(file: Path, metadata: ModelMetadata, noted: Probabilities, images: CheckImages) -> Agreement:
-    session = next(iter(open_sessions(file).values()))
-    return compare(noted, onnx_probabilities(session, images.pixels, "full"), metadata.decide)
+def _check_training(
+    file: Path, metadata: ModelMetadata, noted: Probabilities, images: CheckImages, steps: Steps
+) -> Agreement:
+    return compare(noted, onnx_probabilities(open_session(file), images.pixels, "full", steps), metadata.decide)
 
 
 def _require_agreement(result: Export) -> None:

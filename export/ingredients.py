@@ -42,10 +42,14 @@ def plain_model(run: Run, weights_file: Path | None = None) -> PlainModel:
     return PlainModel(backbone, head, run.feature_spec.preprocess, temperature(run))
 
 
-def torch_probabilities(model: PlainModel, pixels: Pixels) -> Probabilities:
+def torch_probabilities(model: PlainModel, pixels: Pixels, advance: Advance = lambda done: None) -> Probabilities:
     """Run the torch model: uint8 (n, S, S, 3) to float32 (n, C)."""
+    answers = []
     with torch.inference_mode():
-        return np.concatenate([model(torch.from_numpy(block)).numpy() for block in blocks(pixels)])
+        for block in blocks(pixels):
+            answers.append(model(torch.from_numpy(block)).numpy())
+            advance(len(block))
+    return np.concatenate(answers)
 
 
 def metadata_of(run: Run, ood_threshold: float | None) -> ModelMetadata:

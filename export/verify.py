@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -24,11 +23,10 @@ from export.parity import (
     open_sessions,
 )
 from export.specs import VerifySpec
+from export.steps import Progress, Steps
 from featurize.errors import DataError, MismatchError, ParityError
 from featurize.weights import sha256_of
 from head.run import Run
-
-Progress = Callable[[int, int], None]
 
 _MEND = "take a copy that is whole, or export the run again with xexport onnx"
 
@@ -82,17 +80,17 @@ def verify_model(
     if run is not None:
         _check_run(model, run)
     sessions = open_sessions(path, require_cuda=spec.require_cuda)
-    count = _Count(model.metadata, len(sessions), progress)
+    steps = Steps(progress, lambda images: images + len(sessions) * count_answers(model.metadata, images))
     checks: Checks = {}
     reference, changed = None, 0
     if run is not None:
-        images, expected = _torch_answers(run, spec, count)
+        images, expected = _torch_answers(run, spec, steps)
         reference = "torch"
     elif spec.data is not None and proof is not None:
-        images, expected, changed = _recorded_answers(model, proof, spec.data, count)
+        images, expected, changed = _recorded_answers(model, proof, spec.data, steps)
         reference = "certificate"
     if reference is not None:
-        checks = _compare(model, sessions, (images, expected), proof.tolerance if proof else TOLERANCE, count)
+        checks = _compare(model, sessions, (images, expected), proof.tolerance if proof else TOLERANCE, steps)
     return Verification(
         model=str(path),
         certificate=str(proof.path) if proof else None,
@@ -148,39 +146,20 @@ def _check_run(model: ModelFile, run: Run) -> None:
             )
 
 
-class _Count:
-    """Images read and answered so far, told to a progress callback together with how many these will be."""
-
-    def __init__(self, metadata: ModelMetadata, providers: int, progress: Progress | None) -> None:
-        self._metadata = metadata
-        self._providers = providers
-        self._progress = progress
-        self._done = self._total = 0
-
-    def expect(self, images: int) -> None:
-        """Say how many images there are; before, the total counts as unknown."""
-        self._total = images + self._providers * count_answers(self._metadata, images)
-
-    def __call__(self, done: int) -> None:
-        self._done += done
-        if self._progress is not None:
-            self._progress(self._done, self._total)
-
-
-def _torch_answers(run: Run, spec: VerifySpec, count: _Count) -> tuple[CheckImages, Probabilities]:
+def _torch_answers(run: Run, spec: VerifySpec, steps: Steps) -> tuple[CheckImages, Probabilities]:
     from export.ingredients import images_to_check, plain_model, torch_probabilities
 
-    images, _ = images_to_check(run, spec.data, advance=count)
-    count.expect(len(images))
+    images, _ = images_to_check(run, spec.data, advance=steps)
+    steps.expect(len(images))
     return images, torch_probabilities(plain_model(run, spec.weights_file), images.pixels)
 
 
 def _recorded_answers(
-    model: ModelFile, proof: Certificate, data: Path, count: _Count
+    model: ModelFile, proof: Certificate, data: Path, steps: Steps
 ) -> tuple[CheckImages, Probabilities, int]:
     recorded = {row.path: row for row in proof.reference}
-    count.expect(len(recorded))
-    found = load_images(data, list(recorded), model.metadata.feature_spec.preprocess, count)
+    steps.expect(len(recorded))
+    found = load_images(data, list(recorded), model.metadata.feature_spec.preprocess, steps)
     same = [i for i, path in enumerate(found.paths) if found.sha256[i] == recorded[path].sha256]
     if not same:
         raise DataError(
@@ -205,11 +184,11 @@ def _compare(
     sessions: dict[str, ort.InferenceSession],
     asked: tuple[CheckImages, Probabilities],
     tolerance: float,
-    count: _Count,
+    steps: Steps,
 ) -> Checks:
     images, expected = asked
     checks = {
-        provider: check_variant(session, model.metadata, images, expected, tolerance, count)
+        provider: check_variant(session, model.metadata, images, expected, tolerance, steps)
         for provider, session in sessions.items()
     }
     for provider, agreements in checks.items():

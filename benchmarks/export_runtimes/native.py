@@ -90,7 +90,7 @@ def convert(command: list[str], folder: Path) -> None:
             code = process.wait(CONVERSION_TIMEOUT_S)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
-            raise RuntimeError(f"{Path(command[0]).name} does not end within {CONVERSION_TIMEOUT_S} s") from None
+            raise TimeoutError(f"{Path(command[0]).name} does not end within {CONVERSION_TIMEOUT_S} s") from None
     if code:
         lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
         raise RuntimeError(f"{Path(command[0]).name}: {(lines or [f'exit code {code}'])[-1]}")

@@ -44,7 +44,7 @@ def test_a_converter_that_does_not_end_is_ended(
     conformance: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(conformance.native, "CONVERSION_TIMEOUT_S", 0.2)
-    with pytest.raises(RuntimeError, match="sleep does not end"):
+    with pytest.raises(TimeoutError, match="sleep does not end"):
         conformance.native.convert(["sleep", "60"], tmp_path)
 
 

@@ -13,8 +13,6 @@ import pytest
 from click.testing import Result
 
 from export.onnx_session import assignment, nodes_on_cpu, open_session
-from export.specs import BenchSpec, VerifySpec
-from export.verify import verify_model
 from featurize.cuda import PROVIDER as CUDA
 from featurize.cuda import cuda_driver_present
 from featurize.errors import DeviceError
@@ -124,20 +122,3 @@ def test_on_a_gpu_the_whole_model_runs_there_and_answers_as_proven(xexport: Xexp
     done = xexport("verify", getattr(exported, form), "--data", exported.data, "--require-cuda")
     assert done.exit_code == 0, done.output
     assert CUDA in done.stdout
-
-
-def test_a_verification_tells_how_far_it_is_and_ends_at_its_total(exported: Any) -> None:
-    said: list[tuple[int, int]] = []
-    done = verify_model(exported.model, VerifySpec(data=exported.data), progress=lambda *now: said.append(now))
-    steps = [now for now, _ in said]
-    assert steps == sorted(steps)
-    images = done.checks[CPU]["full"].images
-    assert said[-1] == (said[-1][1], images * (1 + 2 * len(done.checks)))
-
-
-def test_bench_yields_as_many_lines_as_it_counts(exported: Any) -> None:
-    from export.bench import bench_models, count_lines
-
-    spec = BenchSpec(batches=(1, 2), threads=(1,), seconds=0)
-    lines = list(bench_models([exported.core, exported.model], spec))
-    assert len(lines) == count_lines(2, spec) == 4
