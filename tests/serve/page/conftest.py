@@ -28,6 +28,12 @@ FLAGS = [
 ]
 KEYS = {"Enter": 13, "Tab": 9, " ": 32, "ArrowRight": 39}
 
+SAVED_CSV = """new Promise((done) => {
+  const plain = URL.createObjectURL;
+  URL.createObjectURL = (blob) => { if (blob.type === 'text/csv') blob.text().then(done); return plain(blob); };
+  document.getElementById('save').click();
+})"""
+
 
 class Browser:
     """One page of Chromium, by the DevTools protocol.
@@ -66,6 +72,7 @@ class Browser:
         for domain in ("Log", "Runtime", "Network", "Page", "DOM"):
             await self.call(f"{domain}.enable")
         await self.call("Page.navigate", url=address)
+        await self.until("document.readyState === 'complete' && location.href !== 'about:blank'")
 
     async def value(self, script):
         done = await self.call("Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True)
@@ -89,6 +96,10 @@ class Browser:
         root = (await self.call("DOM.getDocument"))["root"]["nodeId"]
         node = (await self.call("DOM.querySelector", nodeId=root, selector="#files"))["nodeId"]
         await self.call("DOM.setFileInputFiles", nodeId=node, files=[str(path) for path in paths])
+
+    async def save(self):
+        """Press the button for the CSV file and return its text."""
+        return await self.value(SAVED_CSV)
 
     async def press(self, key):
         text = {"Enter": "\r"}.get(key, key if len(key) == 1 else "")

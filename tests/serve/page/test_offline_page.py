@@ -16,11 +16,6 @@ from serve.offline import write_site
 from serve.predictor import Predictor
 
 LOADED = "document.querySelector('#loading')?.innerText.includes('needs no connection')"
-SAVED_CSV = """new Promise((done) => {
-  const plain = URL.createObjectURL;
-  URL.createObjectURL = (blob) => { if (blob.type === 'text/csv') blob.text().then(done); return plain(blob); };
-  document.getElementById('save').click();
-})"""
 
 
 def noise(size, mode="RGB", seed=0):
@@ -70,11 +65,11 @@ def test_the_browser_answers_as_the_server_does(write_pixel_model, runtime, tmp_
         await browser.until(LOADED)
         await browser.choose(*files)
         await browser.until_status(f"{len(files)} images:")
-        seen["csv"] = await browser.value(SAVED_CSV)
+        seen["csv"] = await browser.save()
         assert browser.complaints == []
 
-    with serve_folder(tmp_path / "site") as address:
-        browse(address, visit)
+    with serve_folder(tmp_path) as address:
+        browse(address + "site/", visit)  # below the root, as on GitHub Pages
     answers = {row["File"]: row for row in csv.DictReader(io.StringIO(seen["csv"].lstrip("\ufeff")))}
     for file, prediction in zip(files, expected, strict=True):
         answer = answers[file.name]
@@ -144,6 +139,22 @@ def test_without_a_connection_images_are_answered_with_heatmap_warning_table_and
 
     with contextlib.ExitStack() as serving:
         browse(serving.enter_context(serve_folder(tmp_path / "site")), visit)
+
+
+def test_loading_is_shown_as_it_goes(model, runtime, tmp_path, browse, serve_folder):
+    write_site(model, tmp_path / "site", runtime)
+
+    async def visit(browser):
+        slow = {"offline": False, "latency": 0, "downloadThroughput": 6 * 2**20, "uploadThroughput": -1}
+        await browser.call("Network.emulateNetworkConditions", **slow)
+        await browser.call("Page.reload", ignoreCache=True)
+        await browser.until("/^[1-9].* of 14 MiB$/.test(document.querySelector('#loaded')?.innerText)")
+        assert 0 < await browser.value("document.getElementById('progress').position") <= 1
+        assert "Loading the model" in await browser.text("#loading")
+        await browser.until(LOADED)
+
+    with serve_folder(tmp_path / "site") as address:
+        browse(address, visit)
 
 
 def odd_files(folder):

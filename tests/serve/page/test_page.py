@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import csv
+import io
+
 from serve.app import Door
 from serve.predictor import Predictor
 
@@ -64,3 +68,47 @@ def test_the_page_asks_for_the_key_until_it_is_right(predictor, serve_model, bro
 
     with serve_model(predictor, door=Door(api_key="right")) as client:
         browse(str(client.base_url), visit)
+
+
+def test_images_can_be_dropped_and_pasted(predictor, serve_model, tiny, browse):
+    content = base64.b64encode(tiny.draw((255, 0, 0))).decode()
+
+    def give(kind, name, carrier):
+        return f"""(() => {{
+          const bytes = Uint8Array.from(atob("{content}"), (letter) => letter.charCodeAt(0));
+          const given = new DataTransfer();
+          given.items.add(new File([bytes], "image.png", {{ type: "image/png" }}));
+          document.dispatchEvent(new {kind}Event("{name}", {{ bubbles: true, cancelable: true, {carrier}: given }}));
+        }})()"""
+
+    async def visit(browser):
+        await browser.until("document.querySelector('#facts')?.innerText.includes('Test accuracy')")
+        await browser.value(give("Drag", "drop", "dataTransfer"))
+        await browser.until_status("1 image: 1 covid")
+        await browser.value(give("Clipboard", "paste", "clipboardData"))
+        await browser.until_status("2 images: 2 covid")
+        names = "[...document.querySelectorAll('.card h2')].map((name) => name.innerText)"
+        assert await browser.value(names) == ["pasted image 1.png", "image.png"]
+
+    with serve_model(predictor) as client:
+        browse(str(client.base_url), visit)
+
+
+def test_a_table_and_its_file_hold_the_numbers_unrounded(predictor, serve_model, tiny, tmp_path, browse):
+    """Reference: the answer of ``POST /predict`` to the same file."""
+    (tmp_path / "red.png").write_bytes(tiny.draw((255, 0, 0)))
+
+    async def visit(browser):
+        await browser.until("document.querySelector('#facts')?.innerText.includes('Test accuracy')")
+        await browser.choose(tmp_path / "red.png")
+        await browser.until_status("1 image: 1 covid")
+        seen["csv"] = await browser.save()
+
+    seen = {}
+    with serve_model(predictor) as client:
+        browse(str(client.base_url), visit)
+        with (tmp_path / "red.png").open("rb") as file:
+            (expected,) = client.post("/predict", files={"files": file}).json()["predictions"]
+    (row,) = csv.DictReader(io.StringIO(seen["csv"].lstrip("\ufeff")))
+    assert {name: float(row[name]) for name in tiny.classes} == expected["probabilities"]
+    assert (row["File"], row["Decision"], row["Problem"]) == ("red.png", "covid", "")
