@@ -2,9 +2,9 @@
 
     python benchmarks/export_resize.py [MODEL IMAGES…]
 
-By default on what ``make demo`` left. Each image is resized before the model by Pillow as in the training, the baseline,
-then in other ways that deployments use, and once by the model itself. Columns: mean and largest difference of a
-probability, decisions that change, and images that the model takes for unlike its training images.
+By default on what ``make demo`` left. The baseline is what the training did: Pillow, before the model. Then the same
+images are resized in other ways that deployments use, and once by the model itself. Columns: mean and largest
+difference of a probability, decisions that change, and images that the model takes for unlike its training images.
 """
 
 from __future__ import annotations
