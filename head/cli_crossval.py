@@ -8,8 +8,17 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from featurize.console import default_of, json_option, progress_bar
-from head.cli_options import features_option, head_options, head_specs, open_trackers_of, tracking_options
-from head.specs import CrossvalSpec
+from head.cli_options import (
+    ensemble_option,
+    features_option,
+    head_options,
+    head_specs,
+    memory_option,
+    open_trackers_of,
+    runs_option,
+    tracking_options,
+)
+from head.specs import CrossvalSpec, MemorySpec
 from head.text import confusion_lines, interval, percent
 
 if TYPE_CHECKING:
@@ -18,6 +27,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @features_option
+@runs_option
 @click.option("--folds", type=int, default=default_of(CrossvalSpec, "folds"), show_default=True, help="Parts.")
 @click.option(
     "--seeds",
@@ -34,14 +44,19 @@ if TYPE_CHECKING:
 )
 @click.option("--predictions", type=click.Path(path_type=Path), help="CSV file for the out-of-fold predictions.")
 @head_options
+@ensemble_option
+@memory_option
 @tracking_options
 @json_option
 def crossval(
     features: Path,
+    runs: Path,
     folds: int,
     seeds: int,
     by_image: bool,
     predictions: Path | None,
+    members: int,
+    memory_mb: float,
     mlflow: str | None,
     tensorboard: Path | None,
     **settings: Any,
@@ -49,23 +64,29 @@ def crossval(
     """Test every image once, with heads that have seen neither it nor its patient.
 
     All images with a label take part; the split of the cache plays no role. Folds are stratified, and keep patients
-    (groups) and exact copies together. A fifth of each fold's training images chooses the epoch.
+    (groups) and exact copies together. A fifth of each fold's training images chooses the epoch; with --ensemble N, N
+    heads have an N-th of them each to choose by.
+
+    Finished folds are kept in the folder of all runs until the last one is there: after Ctrl-C or a crash, the same
+    command goes on.
     """
     head_spec, train_spec = head_specs(settings)
-    plan = CrossvalSpec(folds=folds, seeds=seeds, by_image=by_image)
+    plan = CrossvalSpec(folds=folds, seeds=seeds, by_image=by_image, members=members)
+    memory = MemorySpec(memory_mb=memory_mb)
     from featurize.cache import FeatureCache
 
     cache = FeatureCache.open(features)
     from head.audited import audit_of
-    from head.crossval import cross_validate, save_out_of_fold
+    from head.crossval import cross_validate, parts_folder, save_out_of_fold
     from head.run import new_run_name
     from head.tracking import cache_parameters, head_parameters, tracked
 
-    audit, trackers = audit_of(cache), open_trackers_of(mlflow, tensorboard)
+    audit, trackers = audit_of(cache), open_trackers_of(mlflow, tensorboard, runs)
     parameters = {**head_parameters(head_spec, train_spec), **plan.to_dict(), **cache_parameters(cache)}
     with tracked(trackers, f"crossval-{new_run_name()}", parameters) as tracking:
         with progress_bar("cross-validating", "heads") as progress:
-            result = cross_validate(cache, head_spec, train_spec, plan, progress=progress)
+            parts = parts_folder(runs, cache, head_spec, train_spec, plan, memory)
+            result = cross_validate(cache, head_spec, train_spec, plan, memory=memory, parts=parts, progress=progress)
         if predictions is not None:
             save_out_of_fold(result, predictions)
         figures = result.to_dict(seed=train_spec.seed)
@@ -92,6 +113,7 @@ def _track(tracking: Tracking, figures: dict[str, Any], files: list[Path]) -> No
 def _as_text(figures: dict[str, Any]) -> str:
     kept = "patients" if figures["grouped"] else "exact copies"
     repeated = f" × {figures['seeds']} seeds" if figures["seeds"] > 1 else ""
+    repeated += f", {figures['ensemble']} heads averaged" if figures["ensemble"] > 1 else ""
     metrics = figures["metrics"]
     auc = "–" if metrics["auc"] is None else f"{metrics['auc']:.4f}"
     lines = [

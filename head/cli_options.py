@@ -38,6 +38,19 @@ def runs_option(command: Callable[..., Any]) -> Callable[..., Any]:
     )(command)
 
 
+def ensemble_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add ``--ensemble``, as ``members``."""
+    return click.option(
+        "--ensemble",
+        "members",
+        type=click.IntRange(min=1),
+        default=1,
+        show_default=True,
+        metavar="N",
+        help="Train N heads, each leaving out another part of the training images, and average them into one.",
+    )(command)
+
+
 def tracking_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add ``--mlflow`` and ``--tensorboard``, for :func:`open_trackers_of`."""
     command = click.option(

@@ -9,6 +9,7 @@ import click
 
 from featurize.console import default_of, json_option, progress_bar
 from head.cli_options import (
+    ensemble_option,
     features_option,
     head_options,
     head_specs,
@@ -47,6 +48,7 @@ _DRAWING = ("head.assess", "head.plots", "sklearn.metrics", "sklearn.calibration
     show_default=True,
     help="Fit a temperature on the validation images, so that probabilities mean what they say.",
 )
+@ensemble_option
 @memory_option
 @tracking_options
 @json_option
@@ -57,6 +59,7 @@ def train(
     positive: str | None,
     target_sensitivity: float | None,
     calibrate: bool,
+    members: int,
     memory_mb: float,
     mlflow: str | None,
     tensorboard: Path | None,
@@ -74,17 +77,18 @@ def train(
         from featurize.cache import FeatureCache
 
         cache = FeatureCache.open(features)
-        from head.run import new_run_name
+        from head.run import new_run_name, read_history
         from head.tracking import cache_parameters, final_metrics, head_parameters, tracked
         from head.train import train_run
 
         trackers, name = open_trackers_of(mlflow, tensorboard, runs), name or new_run_name()
-        parameters = {**head_parameters(head_spec, train_spec), **cache_parameters(cache)}
+        parameters = {**head_parameters(head_spec, train_spec), "ensemble": members, **cache_parameters(cache)}
         with tracked(trackers, name, parameters) as tracking, progress_bar("training", "epochs") as advance:
 
             def after_epoch(record: EpochRecord) -> None:
-                advance(record.epoch, train_spec.epochs)
-                tracking.epoch(record)
+                advance(record.epoch, train_spec.epochs * members)
+                if members == 1:
+                    tracking.epoch(record)
 
             run = train_run(
                 cache,
@@ -95,9 +99,13 @@ def train(
                 target=target,
                 calibrate=calibrate,
                 memory=memory,
+                members=members,
                 progress=after_epoch,
                 call=worker,
             )
+            if members > 1:  # their epochs, one head after the other, make no curve: the means do
+                for record in read_history(run):
+                    tracking.epoch(record)
             tracking.end(final_metrics(run.facts), sorted(run.folder.iterdir()))
     return _as_json(run), _as_text(run)
 
@@ -120,6 +128,7 @@ def _as_json(run: Run) -> dict[str, Any]:
         "classes": list(run.class_names),
         "epochs": run.facts["epochs"],
         "best_epoch": run.facts["best_epoch"],
+        "ensemble": run.facts["ensemble"],
         "metrics": run.metrics,
         "temperature": run.facts["temperature"],
         "calibration": run.facts["calibration"],
@@ -133,7 +142,7 @@ def _as_text(run: Run) -> str:
     metrics = run.metrics[part]
     auc = "–" if metrics["auc"] is None else f"{metrics['auc']:.4f}"
     lines = [
-        f"{run.folder}: best epoch {run.facts['best_epoch']} of {run.facts['epochs']}",
+        f"{run.folder}: {_epochs_text(run.facts)}",
         f"{part}: {metrics['images']} images, accuracy {metrics['accuracy']:.4f} "
         f"({interval(metrics['accuracy_interval'])}), AUC {auc}, loss {metrics['loss']:.4f}",
         *confusion_lines(run.class_names, metrics["confusion_matrix"]),
@@ -145,6 +154,13 @@ def _as_text(run: Run) -> str:
     lines += _operating_lines(run.facts["operating_point"])
     lines.append(f"report: {run.folder / 'report.html'}")
     return "\n".join(lines)
+
+
+def _epochs_text(facts: dict[str, Any]) -> str:
+    if facts["ensemble"] is None:
+        return f"best epoch {facts['best_epoch']} of {facts['epochs']}"
+    best = ", ".join(map(str, facts["ensemble"]["best_epochs"]))
+    return f"{facts['ensemble']['members']} heads averaged, best epochs {best} of {facts['epochs']}"
 
 
 def _calibration_lines(facts: dict[str, Any], part: str) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,8 +14,7 @@ from numpy.typing import NDArray
 from featurize.cache import FeatureCache
 from featurize.errors import RunError, XfeatError
 from head.compare_chance import Difference, paired_difference
-from head.history import EpochRecord
-from head.run import HISTORY_FILE, PROBABILITY_PREFIX, RUN_FILE, Run, open_run
+from head.run import PROBABILITY_PREFIX, RUN_FILE, Run, open_run
 
 logger = logging.getLogger(__name__)
 
@@ -131,23 +129,6 @@ def compare(entries: Sequence[Entry], part: str, *, sort: str = "accuracy") -> C
     return Comparison(part, sort, ordered, _differing(ordered), differences)
 
 
-def read_history(run: Run) -> list[EpochRecord]:
-    """Read history.csv.
-
-    Raises:
-        RunError: if it is missing or damaged.
-    """
-    file = run.folder / HISTORY_FILE
-    try:
-        with file.open(newline="", encoding="utf-8") as stream:
-            return [
-                EpochRecord(int(row.pop("epoch")), **{name: float(value) for name, value in row.items()})
-                for row in csv.DictReader(stream)
-            ]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RunError("missing or damaged", path=file, found=str(error), mend="train the run again") from error
-
-
 def _sort_value(entry: Entry, part: str, sort: str) -> tuple[bool, Any]:
     if sort == "name":
         return False, entry.name
@@ -160,6 +141,8 @@ def _settings(run: Run) -> dict[str, Any]:
     features = run.feature_spec.to_dict()
     preprocess = features.pop("preprocess")
     settings = {**run.head_spec.to_dict(), **run.train_spec.to_dict(), **features, **preprocess}
+    if ensemble := run.facts.get("ensemble"):
+        settings["ensemble"] = ensemble["members"]
     return {**settings, "cache": run.cache["content_sha256"][:12], "split": run.facts["split"]["source"]}
 
 

@@ -9,10 +9,11 @@ import matplotlib
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from head.compare import Comparison, read_history
+from head.compare import Comparison
 from head.compare_table import COLUMNS, difference_text, setting_text
 from head.history import EpochRecord
 from head.plots import COLOURS, STYLE, label_axes, legend_label, svg_text
+from head.run import read_history
 
 # More lines than colours cannot be told apart: the best are drawn.
 MOST_CURVES = len(COLOURS)

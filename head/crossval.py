@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,28 +15,21 @@ from featurize.atomic import replacing
 from featurize.cache import FeatureCache
 from featurize.dataset import NO_LABEL
 from featurize.errors import DataError
-from head.fit import fit_head
+from featurize.versions import library_versions
+from head.crossval_training import Fold, KeptAnswers, Training, answers_to_folds
 from head.intervals import grouped_interval
 from head.metrics import classification_metrics
-from head.predictions import softmax
-from head.rows import Rows, labelled_rows
+from head.rows import plan_reading
 from head.run import PROBABILITY_PREFIX
-from head.specs import CrossvalSpec, HeadSpec, TrainSpec
+from head.specs import CrossvalSpec, HeadSpec, MemorySpec, TrainSpec
 from head.splits import group_keys
+from head.sweep import default_name
 
 Progress = Callable[[int, int], None]
 """Called with heads trained and heads to train."""
 
 # A fifth of the training rows of each fold choose the epoch.
 _INNER_FOLDS = 5
-
-
-class Fold(NamedTuple):
-    """Row numbers (into the rows that take part) of one training."""
-
-    train: NDArray[np.int64]
-    valid: NDArray[np.int64]
-    test: NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -113,6 +107,7 @@ class CrossValidation:
             "grouped": self.grouped,
             "folds": self.plan.folds,
             "seeds": self.plan.seeds,
+            "ensemble": self.plan.members,
             "classes": list(names),
             "images": len(self.rows),
             "groups": len(np.unique(self.main.groups)),
@@ -133,9 +128,11 @@ def cross_validate(
     train: TrainSpec,
     plan: CrossvalSpec,
     *,
+    memory: MemorySpec | None = None,
+    parts: Path | None = None,
     progress: Progress | None = None,
 ) -> CrossValidation:
-    """Train a head per fold and seed; test each on its fold.
+    """Train a head, or an average of heads, per fold and seed; test each on its fold.
 
     All images with a label take part, whatever split the cache has. Folds are stratified and keep groups and exact
     copies together. A fifth of each fold's training rows, again whole groups, choose the epoch.
@@ -145,10 +142,14 @@ def cross_validate(
         head: the layers.
         train: the optimisation; its seed is the first, the following are counted up.
         plan: folds and seeds.
+        memory: what features may take; rows that take more are read from the disk, in another order.
+        parts: a folder for the answers to finished folds, until all are there; the same call goes on from them.
         progress: called after each head.
 
     Raises:
         DataError: if there are fewer than two classes, or fewer groups of one than folds.
+        BusyError: if another process is at the same folder.
+        Interrupted: on Ctrl-C, if finished folds were kept.
         CacheError: if features are not finite.
         SpecError: if training diverges.
     """
@@ -158,26 +159,46 @@ def cross_validate(
         raise DataError(
             "a classifier needs at least two classes", path=cache.path, mend="xfeat featurize a folder a class"
         )
-    groups, alone = group_keys(cache)[rows], np.arange(len(rows))
-    by_image = plan.by_image and len(np.unique(groups)) < len(groups)
-    ways = [groups, alone] if by_image else [groups]
+    keys = group_keys(cache)[rows]
+    ways = {"grouped": keys}
+    if plan.by_image and len(np.unique(keys)) < len(keys):
+        ways["by-image"] = np.arange(len(rows))
     # All folds are made before the first head is trained, so that a problem shows at once.
-    plans = [[_folds(cache, labels, way, plan, train.seed + seed) for seed in range(plan.seeds)] for way in ways]
-    data = labelled_rows(cache, rows)
-    done, total = 0, len(ways) * plan.seeds * plan.folds
-
-    def count_one() -> None:
-        nonlocal done
-        done += 1
-        if progress is not None:
-            progress(done, total)
-
-    results = [
-        _train_folds(data, head, train, folds, way, len(cache.class_names), count_one)
-        for way, folds in zip(ways, plans, strict=True)
+    trainings = [
+        Training(way, seed, number, fold, groups)
+        for way, groups in ways.items()
+        for seed in range(plan.seeds)
+        for number, fold in enumerate(_folds(cache, labels, groups, plan, train.seed + seed))
     ]
+    data = plan_reading(cache, len(rows), memory or MemorySpec()).load(cache, rows)
+    classes = len(cache.class_names)
+    results = {way: _untested(labels, plan.seeds, classes, groups) for way, groups in ways.items()}
+    fit = partial(answers_to_folds, data=data, head=head, train=train, members=plan.members, classes=classes)
+    kept = KeptAnswers(parts)
+    with kept.until_finished():
+        for done, (training, answers) in enumerate(kept.completed(trainings, fit), 1):
+            result = results[training.way]
+            result.probabilities[training.seed, training.fold.test] = answers
+            result.fold[training.seed, training.fold.test] = training.number
+            if progress is not None:
+                progress(done, len(trainings))
     grouped = any(cache.columns.group[row] for row in rows.tolist())
-    return CrossValidation(cache, plan, rows, grouped, results[0], results[1] if by_image else None)
+    return CrossValidation(cache, plan, rows, grouped, results["grouped"], results.get("by-image"))
+
+
+def parts_folder(
+    runs: Path, cache: FeatureCache, head: HeadSpec, train: TrainSpec, plan: CrossvalSpec, memory: MemorySpec
+) -> Path:
+    """Return where finished folds are kept: the same for all that decides about them."""
+    specs = [spec.to_dict() for spec in (head, train, plan, memory)]
+    versions = {name: version for name, version in library_versions().items() if name in ("torch", "scikit-learn")}
+    identity = {"specs": specs, "cache_sha256": cache.content_sha256, "versions": versions}
+    return runs / f"{default_name(identity, 'crossval')}.parts"
+
+
+def _untested(labels: NDArray[np.int64], seeds: int, classes: int, groups: NDArray[np.int64]) -> OutOfFold:
+    shape = (seeds, len(labels))
+    return OutOfFold(labels, np.empty((*shape, classes), np.float32), np.empty(shape, np.int64), groups)
 
 
 def save_out_of_fold(result: CrossValidation, path: Path) -> None:
@@ -200,29 +221,6 @@ def save_out_of_fold(result: CrossValidation, path: Path) -> None:
                 p = probabilities[place]
                 facts = [columns.path[row], columns.group[row], seed, fold[place], names[main.labels[place]]]
                 writer.writerow([*facts, names[p.argmax()], *(str(value) for value in p)])
-
-
-def _train_folds(
-    data: Rows,
-    head: HeadSpec,
-    train: TrainSpec,
-    seeds: list[list[Fold]],
-    groups: NDArray[np.int64],
-    classes: int,
-    count_one: Callable[[], None],
-) -> OutOfFold:
-    count = len(data.labels)
-    probabilities = np.empty((len(seeds), count, classes), np.float32)
-    numbers = np.empty((len(seeds), count), np.int64)
-    for seed, folds in enumerate(seeds):
-        spec = replace(train, seed=train.seed + seed)
-        for number, fold in enumerate(folds):
-            parts = [Rows(data.features[part], data.labels[part]) for part in (fold.train, fold.valid)]
-            fitted = fit_head(head, spec, *parts, classes=classes)
-            probabilities[seed, fold.test] = softmax(fitted.logits(data.clean[fold.test]).numpy())
-            numbers[seed, fold.test] = number
-            count_one()
-    return OutOfFold(data.labels.numpy(), probabilities, numbers, groups)
 
 
 def _folds(

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from featurize.atomic import flush, output_error
 from featurize.errors import RunError, SpecError, XfeatError
 from featurize.specs import FeatureSpec
+from head.history import EpochRecord
 from head.specs import HeadSpec, TrainSpec
 
 if TYPE_CHECKING:
@@ -169,6 +170,23 @@ def latest_run(runs: Path) -> Path:
     if not folders:
         raise RunError("no run there", path=runs, expected="the folder of a trained head", mend="xhead train")
     return max(folders, key=lambda folder: (folder / RUN_FILE).stat().st_mtime_ns)
+
+
+def read_history(run: Run) -> list[EpochRecord]:
+    """Read history.csv.
+
+    Raises:
+        RunError: if it is missing or damaged.
+    """
+    file = run.folder / HISTORY_FILE
+    try:
+        with file.open(newline="", encoding="utf-8") as stream:
+            return [
+                EpochRecord(int(row.pop("epoch")), **{name: float(value) for name, value in row.items()})
+                for row in csv.DictReader(stream)
+            ]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RunError("missing or damaged", path=file, found=str(error), mend="train the run again") from error
 
 
 def new_run_name() -> str:

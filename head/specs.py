@@ -136,12 +136,15 @@ class CrossvalSpec(Spec):
         folds: parts; each tests once.
         seeds: repetitions, each with other folds and other initial weights.
         by_image: whether to repeat it with images of one patient in different folds, to show what that flatters.
+        members: heads that are trained and averaged wherever a head is trained; see :mod:`head.ensemble`.
     """
 
     folds: int = 5
     seeds: int = 1
     by_image: bool = True
+    members: int = 1
 
     def __post_init__(self) -> None:
+        require(self.members >= 1, "too few heads", expected="1 or more", found=self.members)
         require(self.folds >= 2, "too few folds", expected="2 or more", found=self.folds)
         require(self.seeds >= 1, "too few seeds", expected="1 or more", found=self.seeds)

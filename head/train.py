@@ -16,6 +16,7 @@ from featurize.cache import FeatureCache
 from featurize.versions import library_versions
 from head.assess import Assessment, assess
 from head.audited import audit_of
+from head.ensemble import FittedEnsemble, fit_ensemble
 from head.fit import FittedHead, Progress, fit_head
 from head.history import EpochRecord
 from head.predictions import Predictions
@@ -23,7 +24,7 @@ from head.report import ReportInput, render_report
 from head.rows import Reading, Rows, collected, labelled_blocks, plan_reading
 from head.run import HISTORY_FILE, REPORT_FILE, Run, RunWriter, new_run_name, open_run, save_predictions
 from head.specs import HeadSpec, MemorySpec, TargetSpec, TrainSpec
-from head.splits import Split, split_rows
+from head.splits import Split, group_keys, split_rows
 from head.worker import call_here
 
 
@@ -38,6 +39,7 @@ def train_run(
     calibrate: bool = True,
     split: Split | None = None,
     memory: MemorySpec | None = None,
+    members: int = 1,
     progress: Progress | None = None,
     call: Callable[..., Any] = call_here,
 ) -> Run:
@@ -53,6 +55,8 @@ def train_run(
         calibrate: fit a temperature on the validation rows.
         split: instead of the cache's own, or the one made with the spec's seed.
         memory: what features may take; rows that take more are read from the disk, in another order.
+        members: heads that are trained and averaged; more than one leave the validation rows to the temperature and
+            the operating point alone.
         progress: called after each epoch.
         call: what runs the measuring and the drawing; a :class:`head.worker.Worker` does it in another process.
 
@@ -69,13 +73,22 @@ def train_run(
         reading = split_reading(cache, split, memory)
         parts = {part: reading.load(cache, split.rows[part]) for part in ("train", "valid")}
         classes = len(cache.class_names)
-        fitted = fit_head(head_spec, train_spec, parts["train"], parts["valid"], classes=classes, progress=progress)
+        fitted: FittedHead
+        if members > 1:
+            groups = group_keys(cache)[split.rows["train"]]
+            fitted = fit_ensemble(
+                head_spec, train_spec, members, parts["train"], groups, classes=classes, progress=progress
+            )
+            head_spec = fitted.head
+        else:
+            fitted = fit_head(head_spec, train_spec, parts["train"], parts["valid"], classes=classes, progress=progress)
         assessed: Assessment = call(
             assess, _predict(fitted, cache, split), cache.class_names, target=target, calibrate=calibrate
         )
         facts = {
             "name": writer.target.name,
             **_facts(cache, head_spec, train_spec, split, fitted),
+            "ensemble": fitted.facts if isinstance(fitted, FittedEnsemble) else None,
             "reading": reading.to_dict(),
             "audit": audit,
             **assessed.facts,

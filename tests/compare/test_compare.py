@@ -21,10 +21,10 @@ from featurize.cache import FeatureCache
 from featurize.errors import CacheError, MismatchError, RunError
 from head.cli import main
 from head.cli_compare import _SORTS
-from head.compare import SORTS, as_entries, common_part, compare, find_runs, read_history
+from head.compare import SORTS, as_entries, common_part, compare, find_runs
 from head.compare_baselines import LOGISTIC, PENALTIES, SVM, baselines
 from head.compare_page import MOST_CURVES, render_comparison
-from head.run import Run
+from head.run import Run, read_history
 from head.specs import HeadSpec, TrainSpec
 from head.train import train_run
 
