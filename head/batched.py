@@ -6,8 +6,9 @@ says what was measured.
 
 from __future__ import annotations
 
+import sys
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import closing
 from dataclasses import dataclass
@@ -96,6 +97,51 @@ def fit_blocks(
         valid: validation rows, or ``None`` to keep the last epoch.
         classes: number of classes C.
         class_weights: float32 (C,), instead of those that the specs ask for.
+        threads: blocks at a time; by default :func:`threads_for` the rows.
+        time_limit_s: after which unfinished blocks are given up.
+    """
+    threads = threads or threads_for(rows)
+    numbers = divide(jobs, rows.dim, classes, threads, one_order=isinstance(rows, StoredRows))
+    tasks = [Task({number: jobs[number] for number in block}, lambda: (rows, valid)) for block in numbers]
+    yield from fit_tasks(
+        tasks, classes=classes, class_weights=class_weights, threads=threads, time_limit_s=time_limit_s
+    )
+
+
+def threads_for(rows: AnyRows) -> int:
+    """Return how many blocks train at a time: as many as torch has threads, and buffers have room in memory."""
+    return min(torch.get_num_threads(), MOST_READERS if isinstance(rows, StoredRows) else sys.maxsize)
+
+
+@dataclass(frozen=True)
+class Task:
+    """Heads to train as one program.
+
+    Attributes:
+        jobs: number to layers and optimisation; see :func:`shape_of` for what they must share.
+        load: gives training and validation rows when it is their turn.
+    """
+
+    jobs: Mapping[int, Job]
+    load: Callable[[], tuple[AnyRows, AnyRows | None]]
+
+
+def fit_tasks(
+    tasks: Sequence[Task],
+    *,
+    classes: int,
+    class_weights: Tensor | None = None,
+    threads: int | None = None,
+    time_limit_s: float | None = None,
+) -> Generator[FittedBlock]:
+    """Train several blocks of heads, each on rows of its own, and give them out as they are done.
+
+    Closing the generator ends what is under way within a step.
+
+    Args:
+        tasks: the blocks.
+        classes: number of classes C.
+        class_weights: float32 (C,), instead of those that the specs ask for.
         threads: blocks at a time; by default as many as torch has threads.
         time_limit_s: after which unfinished blocks are given up.
     """
@@ -103,22 +149,19 @@ def fit_blocks(
     until = None if time_limit_s is None else time.monotonic() + time_limit_s
     threads_before = torch.get_num_threads()
     threads = threads or threads_before
-    stored = isinstance(rows, StoredRows)
-    if stored:
-        threads = min(threads, MOST_READERS)
 
-    def train(numbers: Sequence[int]) -> FittedBlock:
+    def train(task: Task) -> FittedBlock:
         start = time.monotonic()
-        block = BlockTraining([jobs[number] for number in numbers], rows, valid, classes, class_weights)
-        return FittedBlock(dict(zip(numbers, block.run(stop), strict=True)), time.monotonic() - start)
+        block = BlockTraining(list(task.jobs.values()), *task.load(), classes, class_weights)
+        return FittedBlock(dict(zip(task.jobs, block.run(stop), strict=True)), time.monotonic() - start)
 
-    waiting = iter(divide(jobs, rows.dim, classes, threads, one_order=stored))
+    waiting = iter(tasks)
     running: set[Future[FittedBlock]] = set()
     pool = ThreadPoolExecutor(threads, thread_name_prefix="block", initializer=_start_thread)
     try:
         while True:
             # No more than there are threads: the caller may stop, and nothing is in a queue then.
-            running |= {pool.submit(train, numbers) for numbers in islice(waiting, threads - len(running))}
+            running |= {pool.submit(train, task) for task in islice(waiting, threads - len(running))}
             left = None if until is None else max(0.0, until - time.monotonic())
             done, running = wait(running, left, FIRST_COMPLETED)
             if not done:  # all are given out, or the time is up

@@ -94,9 +94,9 @@ def run_sweep(
     return result
 
 
-def default_name(identity: dict[str, Any]) -> str:
+def default_name(identity: dict[str, Any], kind: str = "sweep") -> str:
     """Return a name that the same cache and spec lead to again."""
-    return "sweep-" + hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]
+    return f"{kind}-{hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]}"
 
 
 @dataclass(frozen=True)

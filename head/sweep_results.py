@@ -25,7 +25,7 @@ SCHEMA_VERSION = 1
 SWEEP_FILE, RESULTS_FILE = "sweep.json", "results.csv"
 
 _OTHER_NAME = "choose another --name, or delete that folder"
-_ELSEWHERE = "choose another place with --runs"
+ELSEWHERE = "choose another place with --runs"
 
 
 @dataclass(frozen=True)
@@ -81,18 +81,8 @@ class SweepFolder:
             BusyError: if another process is at this sweep.
             OutputError: if it cannot be made.
         """
-        lock = FileLock(self.folder / ".lock", timeout=0)
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            lock.acquire()
-        except Timeout as error:
-            raise BusyError("another process is at this sweep", path=self.folder, mend="wait for it") from error
-        except OSError as error:
-            raise output_error(self.folder, error, elsewhere=_ELSEWHERE) from error
-        try:
+        with locked_folder(self.folder, "sweep"):
             yield
-        finally:
-            lock.release()
 
     def begin(self, identity: dict[str, Any]) -> list[Trial]:
         """Start the sweep, or go on with it.
@@ -139,7 +129,7 @@ class SweepFolder:
     def save_facts(self, facts: dict[str, Any]) -> None:
         """Write sweep.json, whole or not at all; format and version are added."""
         content = {"format": FORMAT, "schema_version": SCHEMA_VERSION, **facts}
-        with replacing(self.folder / SWEEP_FILE, elsewhere=_ELSEWHERE) as partial:
+        with replacing(self.folder / SWEEP_FILE, elsewhere=ELSEWHERE) as partial:
             partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
     def read_trials(self) -> list[Trial]:
@@ -171,7 +161,33 @@ class SweepFolder:
                 stream.flush()
                 os.fsync(stream.fileno())
         except OSError as error:
-            raise output_error(file, error, elsewhere=_ELSEWHERE) from error
+            raise output_error(file, error, elsewhere=ELSEWHERE) from error
+
+
+@contextmanager
+def locked_folder(folder: Path, what: str) -> Iterator[None]:
+    """Make a folder and keep other processes out of it.
+
+    Args:
+        folder: where results are kept as they come.
+        what: that results are of, for the message.
+
+    Raises:
+        BusyError: if another process is at it.
+        OutputError: if it cannot be made.
+    """
+    lock = FileLock(folder / ".lock", timeout=0)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except Timeout as error:
+        raise BusyError(f"another process is at this {what}", path=folder, mend="wait for it") from error
+    except OSError as error:
+        raise output_error(folder, error, elsewhere=ELSEWHERE) from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def widths_text(hidden: Sequence[int]) -> str:

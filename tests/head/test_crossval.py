@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,11 +19,17 @@ from click.testing import CliRunner
 
 from featurize.cache import FeatureCache
 from featurize.dataset import NO_LABEL
-from featurize.errors import DataError, SpecError
+from featurize.errors import BusyError, DataError, Interrupted, SpecError
+from head import crossval_training
+from head.batched import Task, fit_tasks
 from head.cli import main
-from head.crossval import CrossValidation, OutOfFold, _folds, cross_validate
-from head.specs import CrossvalSpec, HeadSpec, TrainSpec
+from head.crossval import CrossValidation, OutOfFold, _folds, cross_validate, parts_folder
+from head.fit import fit_head
+from head.predictions import softmax
+from head.rows import labelled_rows, plan_reading
+from head.specs import CrossvalSpec, HeadSpec, MemorySpec, TrainSpec
 from head.splits import group_keys
+from head.sweep_results import locked_folder
 from tests.head.conftest import DIM, MakeCache
 
 HEAD, TRAIN = HeadSpec(hidden=()), TrainSpec(epochs=2, lr=0.02)
@@ -176,3 +189,132 @@ def test_predictions_that_cannot_be_written_name_their_option(make_cache: MakeCa
     done = CliRunner().invoke(main, [*arguments, "--predictions", str(cache.path / "out.csv")])
     assert done.exit_code == 1
     assert "choose another place with --predictions" in done.stderr
+
+
+def test_each_fold_is_answered_as_by_a_head_trained_alone(make_cache: MakeCache) -> None:
+    """Reference: :func:`head.fit.fit_head` on each fold's rows, one after the other."""
+    groups, labels = patients(30, 3)
+    cache = make_cache(sizes=(90,), groups=groups, labels=labels, separation=0.5)
+    result = validate(cache, seeds=2)
+    truth, keys = np.array(labels), group_keys(cache)
+    for seed in range(2):
+        for number, fold in enumerate(_folds(cache, truth, keys, CrossvalSpec(folds=3), seed=seed)):
+            assert (result.main.fold[seed, fold.test] == number).all()
+            parts = (labelled_rows(cache, part) for part in (fold.train, fold.valid))
+            alone = fit_head(HEAD, replace(TRAIN, seed=seed), *parts, classes=2)
+            expected = softmax(alone.logits(labelled_rows(cache, fold.test).features).numpy())
+            np.testing.assert_allclose(result.main.probabilities[seed, fold.test], expected, atol=1e-4)
+
+
+def test_rows_on_the_disk_are_tested_by_heads_that_read_them_there(make_cache: MakeCache) -> None:
+    """Reference: :func:`head.fit.fit_head` on the same blocks."""
+    cache, memory = make_cache(sizes=(90,)), MemorySpec(memory_mb=0.002)
+    result = cross_validate(cache, HEAD, TRAIN, CrossvalSpec(folds=3), memory=memory)
+    reading = plan_reading(cache, 90, memory)
+    assert reading.to_dict()["mode"] == "blocks"
+    truth = np.asarray(cache.columns.label).astype(np.int64)
+    fold = _folds(cache, truth, group_keys(cache), CrossvalSpec(folds=3), seed=0)[1]
+    alone = fit_head(HEAD, TRAIN, *(reading.load(cache, part) for part in (fold.train, fold.valid)), classes=2)
+    expected = softmax(alone.logits_of(reading.load(cache, fold.test)).numpy())
+    np.testing.assert_allclose(result.main.probabilities[0, fold.test], expected, atol=1e-4)
+
+
+class StopAfter:
+    """A Ctrl-C when so many folds are done; counts the folds."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self.calls: list[tuple[int, int]] = []
+
+    def __call__(self, done: int, total: int) -> None:
+        self.calls.append((done, total))
+        if done == self.count:
+            raise KeyboardInterrupt
+
+
+def test_finished_folds_are_kept_and_the_same_call_trains_only_the_others(
+    make_cache: MakeCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache, plan = make_cache(sizes=(60,)), CrossvalSpec(folds=3, seeds=2)
+    whole = cross_validate(cache, HEAD, TRAIN, plan)
+    parts = tmp_path / "new" / "c.parts"
+    with pytest.raises(Interrupted, match="4 finished folds") as stop:
+        cross_validate(cache, HEAD, TRAIN, plan, parts=parts, progress=StopAfter(4))
+    assert "same command again" in str(stop.value)
+    assert len(list(parts.glob("*.npy"))) == 4
+    trained: list[int] = []
+
+    def counting(tasks: list[Task], **options: Any) -> Any:
+        trained.append(len(tasks))
+        return fit_tasks(tasks, **options)
+
+    monkeypatch.setattr(crossval_training, "fit_tasks", counting)
+    again = cross_validate(cache, HEAD, TRAIN, plan, parts=parts)
+    assert trained == [2]
+    np.testing.assert_array_equal(again.main.probabilities, whole.main.probabilities)
+    np.testing.assert_array_equal(again.main.fold, whole.main.fold)
+    assert not list((tmp_path / "new").iterdir())
+
+
+def test_a_damaged_part_is_trained_again(make_cache: MakeCache, tmp_path: Path) -> None:
+    cache, plan = make_cache(sizes=(60,)), CrossvalSpec(folds=3)
+    with pytest.raises(KeyboardInterrupt):
+        cross_validate(cache, HEAD, TRAIN, plan, parts=tmp_path / "c.parts", progress=StopAfter(2))
+    for file in (tmp_path / "c.parts").glob("*.npy"):
+        file.write_bytes(file.read_bytes()[:50])
+    again = cross_validate(cache, HEAD, TRAIN, plan, parts=tmp_path / "c.parts")
+    np.testing.assert_array_equal(again.main.probabilities, validate(cache).main.probabilities)
+
+
+def test_two_processes_cannot_be_at_one_cross_validation(make_cache: MakeCache, tmp_path: Path) -> None:
+    cache = make_cache(sizes=(60,))
+    with locked_folder(tmp_path / "c.parts", "cross-validation"), pytest.raises(BusyError, match="cross-validation"):
+        cross_validate(cache, HEAD, TRAIN, CrossvalSpec(folds=3), parts=tmp_path / "c.parts")
+
+
+def test_whatever_decides_about_the_answers_has_a_folder_of_its_own(make_cache: MakeCache, tmp_path: Path) -> None:
+    first, second = make_cache(sizes=(60,)), make_cache("b.h5", sizes=(60,), separation=2.0)
+    plan, memory = CrossvalSpec(), MemorySpec()
+    folders = {
+        parts_folder(tmp_path, *settings)
+        for settings in (
+            (first, HEAD, TRAIN, plan, memory),
+            (second, HEAD, TRAIN, plan, memory),
+            (first, HeadSpec(), TRAIN, plan, memory),
+            (first, HEAD, TrainSpec(), plan, memory),
+            (first, HEAD, TRAIN, CrossvalSpec(seeds=2), memory),
+            (first, HEAD, TRAIN, plan, MemorySpec(memory_mb=1)),
+        )
+    }
+    assert len(folders) == 6
+
+
+def test_a_diverging_head_is_named(make_cache: MakeCache) -> None:
+    with pytest.raises(SpecError, match="diverged"):
+        cross_validate(make_cache(sizes=(60,)), HEAD, TrainSpec(lr=1e38), CrossvalSpec(folds=3))
+
+
+@pytest.mark.skipif(os.name == "nt", reason="SIGINT reaches a child otherwise there")
+@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGKILL])
+def test_the_command_goes_on_after_it_was_stopped(make_cache: MakeCache, tmp_path: Path, sign: signal.Signals) -> None:
+    cache = make_cache(sizes=(200,), separation=0.3)
+    arguments = ["crossval", "--features", str(cache.path), "--runs", str(tmp_path / "runs"), "--seeds", "3"]
+    arguments += ["--epochs", "20", "--hidden", "64", "--json"]
+    code = "from head.cli import main; main()"
+    with subprocess.Popen(
+        [sys.executable, "-c", code, *arguments], stderr=subprocess.PIPE, stdout=subprocess.PIPE, cwd=tmp_path
+    ) as process:
+        deadline = time.monotonic() + 60
+        while len(list((tmp_path / "runs").glob("crossval-*.parts/*.npy"))) < 3 and time.monotonic() < deadline:
+            time.sleep(0.02)
+        process.send_signal(sign)
+        _, words = process.communicate()
+    kept = list((tmp_path / "runs").glob("crossval-*.parts/*.npy"))
+    assert 3 <= len(kept) < 15
+    if sign == signal.SIGINT:
+        assert b"run the same command again to go on" in words
+    assert process.returncode != 0
+    done = CliRunner().invoke(main, arguments)
+    answer = json.loads(done.stdout)
+    assert len(answer["accuracy"]["folds"]) == 15
+    assert not list((tmp_path / "runs").iterdir())
