@@ -33,6 +33,7 @@ SHA512 = {
 _PACK = ("npm", "pack", f"{PACKAGE}@{VERSION}")
 _PACK_IT = f"run {' '.join(_PACK)} on a machine with npm and a connection, and name its file with --runtime"
 _TIMEOUT_S = 600
+_SHOWN_LINES = 4
 
 Runtime = Mapping[str, bytes]
 
@@ -108,11 +109,11 @@ def _pack() -> Runtime:
         raise MissingExtraError(f"{PACKAGE} {VERSION} is not here, and neither is npm to fetch it", mend=_PACK_IT)
     with tempfile.TemporaryDirectory() as folder:
         try:
-            command = [npm, *_PACK[1:], "--silent", "--pack-destination", folder]
+            command = [npm, *_PACK[1:], "--loglevel=error", "--pack-destination", folder]
             subprocess.run(command, check=True, capture_output=True, text=True, timeout=_TIMEOUT_S)
             archive = next(Path(folder).glob("*.tgz"))
         except (OSError, subprocess.SubprocessError, StopIteration) as error:
-            found = (getattr(error, "stderr", None) or str(error)).strip()
+            found = "; ".join((getattr(error, "stderr", None) or str(error)).strip().splitlines()[:_SHOWN_LINES])
             raise MissingExtraError(f"npm cannot fetch {PACKAGE} {VERSION}", found=found, mend=_PACK_IT) from error
         if (found := _sha512(archive.read_bytes())) != ARCHIVE_SHA512:
             raise MissingExtraError(

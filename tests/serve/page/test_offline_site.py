@@ -196,7 +196,7 @@ def test_npm_is_asked_once_and_its_answer_is_kept(package, npm, tmp_path):
     for _ in range(2):
         assert offline_runtime.find_runtime() == FILES
     (asked,) = (tmp_path / "asked").read_text().splitlines()
-    assert asked.startswith("pack onnxruntime-web@1.30.0 --silent --pack-destination ")
+    assert asked.startswith("pack onnxruntime-web@1.30.0 --loglevel=error --pack-destination ")
 
 
 @pytest.mark.parametrize(

@@ -92,6 +92,23 @@ def test_nothing_has_to_be_scrolled_sideways_on_a_narrow_screen(open_page, tiny,
     open_page(visit)
 
 
+def test_a_picture_fills_a_phone_when_it_is_enlarged(open_page, tiny, tmp_path):
+    (tmp_path / "large.png").write_bytes(tiny.draw((0, 90, 0), (800, 600)))
+
+    async def visit(browser):
+        await browser.look(width=390, height=844)
+        await loaded(browser)
+        await browser.choose(tmp_path / "large.png")
+        await browser.until_status("1 image: 1 normal")
+        width = "document.querySelector('.image').getBoundingClientRect().width"
+        assert await browser.value(width) < 100
+        await browser.value("document.querySelector('.picture').click()")
+        assert await browser.value(width) > 300
+        assert await browser.value("document.documentElement.scrollWidth") <= 390
+
+    open_page(visit)
+
+
 def test_all_can_be_done_with_the_keyboard(open_page, tiny, tmp_path):
     focused = "document.activeElement.id || document.activeElement.className || document.activeElement.textContent"
 

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from featurize.errors import ImageError
 from serve.app import Door
-from serve.preview import SIDE
+from serve.preview import SIDE, draw_preview
 
 
 def grey_steps(size=(48, 40)):
@@ -78,6 +79,22 @@ def test_a_bomb_is_refused_from_its_header(client):
     answer = client.post("/preview", content=bomb)
     assert answer.status_code == 422
     assert "megapixels" in answer.json()["error"]
+
+
+@pytest.mark.parametrize("kind", ["TIFF", "PNG", "DICOM"])
+def test_damaged_files_have_a_picture_or_a_reason(kind):
+    whole = as_dicom(grey_steps()) if kind == "DICOM" else as_file(grey_steps(), kind)
+    rng = np.random.default_rng(0)
+    outcomes = set()
+    for _ in range(200):
+        damaged = np.frombuffer(whole, np.uint8).copy()
+        places = rng.integers(0, len(damaged), 8)
+        damaged[places] = rng.integers(0, 256, 8)
+        try:
+            outcomes.add(pixels_of(draw_preview(damaged.tobytes())).ndim > 1)
+        except ImageError:
+            outcomes.add(False)
+    assert outcomes == {True, False}
 
 
 def test_a_preview_has_the_limits_and_the_key_of_all_requests(predictor, serve_model):
