@@ -1,0 +1,63 @@
+"""The same server on many machines, behind Ray Serve: every replica holds one model with its queue and its limits.
+
+    pip install '.[ray-serve]'    # in a clone of this repository, on every machine
+    cd deploy && serve run ray_serve:build model=/path/model.onnx replicas=4 threads=2
+
+Ray starts the replicas, restarts those that die and spreads requests over them. Inside a replica everything is as in
+``xserve start``: routes, batches, limits, answers, metrics. The model file must be at the same path on every machine.
+"""
+
+from pathlib import Path
+
+from fastapi import FastAPI
+from pydantic import BaseModel
+from ray import serve
+from ray.serve import Application
+
+from serve.app import build_app
+from serve.metrics import Metrics
+from serve.models import Models
+from serve.predictor import Predictor
+from serve.service import Service
+from serve.spec import ServeSpec
+
+
+class Settings(BaseModel):
+    """What ``serve run`` takes as ``name=value``.
+
+    Attributes:
+        model: the file of ``xexport onnx``.
+        replicas: processes that answer, on whatever machines have room.
+        threads: CPU cores of each.
+        device: ``cpu``, or ``cuda`` to give each replica a GPU of its own.
+        max_queue: images that wait in a replica.
+    """
+
+    model: Path
+    replicas: int = 2
+    threads: int = 1
+    device: str = "cpu"
+    max_queue: int = 256
+
+
+def build(settings: Settings) -> Application:
+    """Return the application that Ray Serve runs. Ray reads the annotation, so it must not become a string."""
+    spec = ServeSpec(max_queue=settings.max_queue)
+
+    def open_app() -> FastAPI:
+        # Runs in each replica, which is ready when its model has been opened and warmed.
+        models = Models(settings.model, open_model, spec, Metrics())
+        return build_app(Service(models, spec))
+
+    def open_model(path: Path) -> list[Predictor]:
+        return [Predictor.open(path, settings.device, settings.threads)]
+
+    deployment = serve.deployment(
+        serve.ingress(open_app)(),
+        name="xfeat",
+        num_replicas=settings.replicas,
+        # Refusing with Retry-After is left to the replica, whose queue counts images and not requests.
+        max_ongoing_requests=settings.max_queue,
+        ray_actor_options={"num_cpus": settings.threads, "num_gpus": int(settings.device.startswith("cuda"))},
+    )
+    return deployment.bind()

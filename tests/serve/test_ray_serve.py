@@ -1,0 +1,77 @@
+"""``deploy/ray_serve.py`` on a Ray of its own: two replicas answer as the library does."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import socket
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import pytest
+
+DEPLOY = Path(__file__).parents[2] / "deploy"
+DRIVER = """
+import sys, ray
+from ray import serve
+from ray_serve import Settings, build
+ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+serve.start(http_options={"host": "127.0.0.1", "port": int(sys.argv[2])})
+serve.run(build(Settings(model=sys.argv[1], replicas=2)), name="xfeat", route_prefix="/")
+print("ready", flush=True)
+sys.stdin.read()
+serve.shutdown()
+ray.shutdown()
+"""
+
+
+def has_ray_serve():
+    # Part of it comes with ray[data] too, and fails on import.
+    return all(importlib.util.find_spec(name) is not None for name in ("ray", "grpc_reflection"))
+
+
+@pytest.fixture
+def address(model):
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    variables = {"RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(DEPLOY)}
+    driver = subprocess.Popen(
+        [sys.executable, "-c", DRIVER, str(model), str(port)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | variables,
+    )
+    try:
+        lines = iter(driver.stdout.readline, "")
+        assert any(line.strip() == "ready" for line in lines), driver.stderr.read()
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        driver.communicate(timeout=60)
+
+
+@pytest.mark.skipif(not has_ray_serve(), reason="ray[serve] is not installed")
+def test_replicas_answer_files_and_tensors_as_the_library_does(address, predictor, tiny):
+    colours = [(255, 0, 0), (0, 255, 0), (12, 99, 200), (250, 250, 250)]
+    pictures = [tiny.draw(colour) for colour in colours]
+    expected = predictor.predict_bytes(pictures)
+    with httpx.Client(base_url=address, timeout=60, trust_env=False) as client, ThreadPoolExecutor(8) as pool:
+        assert client.get("/v2/health/ready").json() == {"ready": True}
+        replies = list(pool.map(lambda file: client.post("/predict", files={"files": ("a.png", file)}), pictures * 6))
+        for reply, answer in zip(replies, expected * 6, strict=True):
+            found = reply.json()["predictions"][0]
+            assert found["label"] == answer.label
+            assert found["probabilities"] == pytest.approx(answer.probabilities, abs=1e-6)
+        together = client.post("/predict", files=[("files", ("a.png", file)) for file in [*pictures, b"text"]]).json()
+        assert [each["label"] for each in together["predictions"]] == [answer.label for answer in expected]
+        assert len(together["skipped"]) == 1
+        tensor = {"name": "image", "datatype": "UINT8", "shape": [1, 1, 1, 3], "data": [255, 0, 0]}
+        outputs = client.post("/v2/models/model/infer", json={"inputs": [tensor]}).json()["outputs"]
+        assert outputs[0]["data"] == pytest.approx(list(expected[0].probabilities.values()), abs=1e-6)
+        started = {re.search(r"\nprocess_start_time_seconds (\S+)", client.get("/metrics").text)[1] for _ in range(40)}
+        assert len(started) == 2  # both replicas answer
