@@ -9,12 +9,12 @@ _FOLDER = Path(__file__).with_name("page")
 
 FORMS = {
     "server": (
-        *("index.html", "page.css", "icon.svg", "server.js", "page.js", "cards.js", "table.js", "problem.js"),
-        *("docs.html", "docs.js"),
+        *("index.html", "page.css", "icon.svg", "server.js", "page.js", "model.js", "cards.js", "table.js"),
+        *("problem.js", "docs.html", "docs.js"),
     ),
     "browser": (
-        *("index.html", "page.css", "icon.svg", "browser.js", "page.js", "cards.js", "table.js", "problem.js"),
-        *("worker.js", "decode.js", "answer.js", "heatmap.js", "resize.js"),
+        *("index.html", "page.css", "icon.svg", "browser.js", "page.js", "model.js", "cards.js", "table.js"),
+        *("problem.js", "worker.js", "decode.js", "answer.js", "heatmap.js", "resize.js"),
     ),
 }
 _PARTS = re.compile(r"(\s*)<!-- (\w+) -->(.*?)<!-- /\2 -->", re.DOTALL)

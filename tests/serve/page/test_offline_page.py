@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import contextlib
 import csv
 import io
+import os
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from serve.heatmap import draw_heatmap
+from serve.listing import list_images
 from serve.offline import write_site
 from serve.predictor import Predictor
 
@@ -49,6 +53,24 @@ def draw_all(folder):
     return sorted(folder.iterdir())
 
 
+def ask_the_page(model, files, runtime, folder, browse, serve_folder):
+    """Return what the page saves of these files, a row each, by name."""
+    write_site(model, folder / "site", runtime)
+    seen = {}
+
+    async def visit(browser):
+        await browser.until(LOADED)
+        await browser.choose(*files)
+        while not (await browser.text("#status")).startswith(f"{len(files)} image"):
+            await asyncio.sleep(0.2)
+        seen["csv"] = await browser.save()
+        assert browser.complaints == []
+
+    with serve_folder(folder) as address:
+        browse(address + "site/", visit)  # below the root, as on GitHub Pages
+    return {row["File"]: row for row in csv.DictReader(io.StringIO(seen["csv"].lstrip("\ufeff")))}
+
+
 def test_the_browser_answers_as_the_server_does(write_pixel_model, runtime, tmp_path, browse, serve_folder):
     """Reference: :class:`Predictor`, which the server uses, on the same files.
 
@@ -56,22 +78,9 @@ def test_the_browser_answers_as_the_server_does(write_pixel_model, runtime, tmp_
     Chromium's was found to give the same pixels as Pillow's, and a grey level of difference is allowed here.
     """
     model = write_pixel_model(positive="covid", threshold=0.4)
-    write_site(model, tmp_path / "site", runtime)
     files = draw_all(tmp_path / "images")
-    expected = Predictor.open(model, device="cpu").predict_paths(files)
-    seen = {}
-
-    async def visit(browser):
-        await browser.until(LOADED)
-        await browser.choose(*files)
-        await browser.until_status(f"{len(files)} images:")
-        seen["csv"] = await browser.save()
-        assert browser.complaints == []
-
-    with serve_folder(tmp_path) as address:
-        browse(address + "site/", visit)  # below the root, as on GitHub Pages
-    answers = {row["File"]: row for row in csv.DictReader(io.StringIO(seen["csv"].lstrip("\ufeff")))}
-    for file, prediction in zip(files, expected, strict=True):
+    answers = ask_the_page(model, files, runtime, tmp_path, browse, serve_folder)
+    for file, prediction in zip(files, Predictor.open(model, device="cpu").predict_paths(files), strict=True):
         answer = answers[file.name]
         tolerance = 0.02 if file.suffix == ".jpg" else 2e-5
         found = [float(answer[name]) for name in prediction.probabilities]
@@ -79,6 +88,23 @@ def test_the_browser_answers_as_the_server_does(write_pixel_model, runtime, tmp_
         assert float(answer["Distance"]) == pytest.approx(prediction.ood, abs=tolerance), file.name
         if file.suffix != ".jpg":
             assert answer["Decision"] == prediction.label
+
+
+@pytest.mark.skipif("XFEAT_PAGE_MODEL" not in os.environ, reason="needs XFEAT_PAGE_MODEL and XFEAT_PAGE_IMAGES")
+def test_a_model_and_images_of_ones_own_get_the_same_answers(runtime, tmp_path, browse, serve_folder, capsys):
+    """Reference: :class:`Predictor` on the files of the folder ``XFEAT_PAGE_IMAGES``; prints the largest difference."""
+    model = Path(os.environ["XFEAT_PAGE_MODEL"])
+    files = list_images([os.environ["XFEAT_PAGE_IMAGES"]])
+    answers = ask_the_page(model, files, runtime, tmp_path, browse, serve_folder)
+    largest = {}
+    for file, prediction in zip(files, Predictor.open(model, device="cpu").predict_paths(files), strict=True):
+        answer = answers[file.name]
+        assert answer["Decision"] == prediction.label, file.name
+        difference = max(abs(float(answer[name]) - share) for name, share in prediction.probabilities.items())
+        largest[file.suffix] = max(difference, largest.get(file.suffix, 0.0))
+    with capsys.disabled():
+        print(f"\n{len(files)} files, largest difference of a probability: {largest}")  # noqa: T201
+    assert max(largest.values()) < 0.02
 
 
 def test_the_heatmap_is_the_one_that_the_server_draws(runtime, tmp_path, write_model, browse, serve_folder):
