@@ -76,12 +76,13 @@ def build_app(service: Service, door: Door | None = None) -> FastAPI:
         lifespan=lifespan,
     )
     app.state.service = service
-    app.include_router(site_routes())
+    # FastAPI tries them in turn, and that takes its time: those that are asked most come first.
     app.include_router(_predict_routes(service))
+    app.include_router(protocol_routes(service))
+    app.include_router(site_routes())
     app.include_router(preview_routes(service))
     app.include_router(_state_routes(service))
     app.include_router(_admin_routes(service, door))
-    app.include_router(protocol_routes(service))
     # The last one added is the first to see a request.
     app.add_middleware(RequireKey, key=door.api_key)
     app.add_middleware(MeasureRequests, metrics=service.metrics)

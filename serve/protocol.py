@@ -33,6 +33,8 @@ def protocol_routes(service: Service) -> APIRouter:
     """Return the routes below ``/v2``."""
     router = APIRouter(prefix="/v2", tags=["Open Inference Protocol"])
 
+    _add_model_routes(router, service)
+
     @router.get("", summary="Name and version of the server")
     async def server() -> dict[str, Any]:
         return {"name": "xfeat", "version": version("xfeat"), "extensions": ["binary_tensor_data"]}
@@ -45,7 +47,6 @@ def protocol_routes(service: Service) -> APIRouter:
     async def ready() -> JSONResponse:
         return JSONResponse({"ready": service.ready}, 200 if service.ready else 503)
 
-    _add_model_routes(router, service)
     return router
 
 
@@ -65,6 +66,15 @@ def _add_routes_below(router: APIRouter, service: Service, address: str) -> None
 
     where = {"parameters": _path_parameters(address, service.models.default.name)}
 
+    @router.post(
+        f"{address}/infer",
+        summary="Answer images given as tensors",
+        responses=INFER_RESPONSES,
+        openapi_extra=where | INFER,
+    )
+    async def infer(request: Request) -> Response:
+        return await _infer(service, check(request), request)
+
     @router.get(address, summary="Inputs and outputs of the model", responses=DESCRIBED_RESPONSES, openapi_extra=where)
     async def model(request: Request) -> dict[str, Any]:
         name = check(request)
@@ -79,15 +89,6 @@ def _add_routes_below(router: APIRouter, service: Service, address: str) -> None
     async def model_ready(request: Request) -> JSONResponse:
         name = check(request)
         return JSONResponse({"name": name, "ready": service.ready}, 200 if service.ready else 503)
-
-    @router.post(
-        f"{address}/infer",
-        summary="Answer images given as tensors",
-        responses=INFER_RESPONSES,
-        openapi_extra=where | INFER,
-    )
-    async def infer(request: Request) -> Response:
-        return await _infer(service, check(request), request)
 
 
 async def _infer(service: Service, name: str, request: Request) -> Response:
