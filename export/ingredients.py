@@ -14,6 +14,7 @@ from export.fused import PlainModel
 from export.metadata import ModelMetadata
 from export.parity import Advance, CheckImages, Probabilities, blocks, load_images
 from export.specs import ExportSpec
+from export.steps import Steps
 from export.thinning import thinned
 from featurize.cache import FeatureCache
 from featurize.errors import DataError, MismatchError, RunError
@@ -132,16 +133,24 @@ def _require_unchanged(run: Run, cache: FeatureCache, *, content: bool) -> None:
 
 
 def images_to_check(
-    run: Run, data: Path | None, limit: int | None = None, advance: Advance = lambda done: None
+    run: Run, data: Path | None, limit: int | None = None, steps: Steps | None = None
 ) -> tuple[CheckImages, Probabilities]:
     """Read the run's test images (all of them if it has no test) and the probabilities noted for them.
+
+    Args:
+        run: the run.
+        data: the folder of the images; by default the one that was featurized.
+        limit: at most so many images, spread evenly.
+        steps: counts the images that are read, and is told how many there are.
 
     Raises:
         DataError: if none of them can be read.
     """
     noted = _noted_probabilities(run, limit)
     root = data or Path(run.cache["data_root"])
-    images = load_images(root, list(noted), run.feature_spec.preprocess, advance)
+    steps = steps or Steps(None)
+    steps.expect(len(noted))
+    images = load_images(root, list(noted), run.feature_spec.preprocess, steps)
     if not len(images):
         raise DataError(
             "none of the images of the run can be read, so the model cannot be checked",

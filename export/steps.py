@@ -15,7 +15,7 @@ class Steps:
         total_of: from the number of images to the number of steps in all.
     """
 
-    def __init__(self, progress: Progress | None, total_of: Callable[[int], int]) -> None:
+    def __init__(self, progress: Progress | None, total_of: Callable[[int], int] = int) -> None:
         self._progress = progress
         self._total_of = total_of
         self._done = self._total = 0

@@ -149,8 +149,7 @@ def _check_run(model: ModelFile, run: Run) -> None:
 def _torch_answers(run: Run, spec: VerifySpec, steps: Steps) -> tuple[CheckImages, Probabilities]:
     from export.ingredients import images_to_check, plain_model, torch_probabilities
 
-    images, _ = images_to_check(run, spec.data, advance=steps)
-    steps.expect(len(images))
+    images, _ = images_to_check(run, spec.data, steps=steps)
     return images, torch_probabilities(plain_model(run, spec.weights_file), images.pixels)
 
 

