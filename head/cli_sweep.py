@@ -15,6 +15,7 @@ from head.sweep_space import (
     DEFAULT_AXES,
     HEAD_SETTINGS,
     RANKINGS,
+    SAMPLERS,
     TRAIN_SETTINGS,
     Axis,
     SweepSpec,
@@ -65,6 +66,13 @@ def _axis_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--seed", type=int, default=0, show_default=True, help="The first seed; it also draws the sample.")
 @click.option("--trials", type=int, metavar="N", help="Try N combinations, drawn by chance.  [default: all]")
 @click.option(
+    "--sampler",
+    type=click.Choice(SAMPLERS),
+    default=default_of(SweepSpec, "sampler"),
+    show_default=True,
+    help="optuna proposes from what it has seen, a few at a time.",
+)
+@click.option(
     "--rank", type=click.Choice(RANKINGS), default="loss", show_default=True, help="Figure on the validation images."
 )
 @click.option(
@@ -80,6 +88,7 @@ def sweep(
     seeds: int,
     seed: int,
     trials: int | None,
+    sampler: str,
     rank: str,
     time_limit: float | None,
     memory_mb: float,
@@ -94,7 +103,7 @@ def sweep(
     once, with the best. The same command goes on where an earlier one was stopped.
     """
     chosen = {key: axis for key in _SETTINGS if (axis := axes[key] or DEFAULT_AXES.get(key))}
-    spec = SweepSpec(axes=chosen, seeds=seeds, first_seed=seed, trials=trials, rank=rank)
+    spec = SweepSpec(axes=chosen, seeds=seeds, first_seed=seed, trials=trials, sampler=sampler, rank=rank)
     memory = MemorySpec(memory_mb=memory_mb)
     from featurize.cache import FeatureCache
 
@@ -104,7 +113,12 @@ def sweep(
 
     trackers = open_trackers_of(mlflow, tensorboard, runs)
     same = default_name({**spec.identity, "cache_sha256": cache.content_sha256})
-    parameters = {**{key: axis_text(key, axis) for key, axis in chosen.items()}, "seeds": seeds, "rank": rank}
+    parameters = {
+        **{key: axis_text(key, axis) for key, axis in chosen.items()},
+        "seeds": seeds,
+        "sampler": sampler,
+        "rank": rank,
+    }
     parameters |= cache_parameters(cache)
     with tracked(trackers, name or same, parameters, key=f"{name or ''} {same}") as tracking:
         with progress_bar("sweep", "trials") as advance:

@@ -9,11 +9,12 @@ from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from featurize.cache import FeatureCache
-from featurize.errors import Interrupted, SpecError
+from featurize.errors import Interrupted, MismatchError, SpecError
 from featurize.versions import library_versions
 from head.batched import FittedBlock, fit_blocks
 from head.batched_training import Job, Outcome
@@ -66,26 +67,31 @@ def run_sweep(
     identity = {**spec.identity, "cache_sha256": cache.content_sha256}
     folder = SweepFolder(runs / (name or default_name(identity)))
     with folder.locked():
-        jobs = list(spec.jobs())
-        trials = [trial for trial in folder.begin(identity) if trial.number < len(jobs)]
-        work = _Work(cache, split_rows(cache, seed=spec.first_seed), jobs, folder, memory)
+        planned = spec.planned
+        trials = [trial for trial in folder.begin(identity) if trial.number < planned]
+        work = _Work(cache, split_rows(cache, seed=spec.first_seed), [], planned, folder, memory)
         try:
-            work.train_rest(trials, time_limit_s, progress)
+            for jobs in spec.rounds(trials):
+                work.go_on_with(jobs, trials)
+                left = None if time_limit_s is None else max(0.0, time_limit_s - (time.monotonic() - start))
+                work.train_rest(trials, left, progress)
+                if len(trials) < len(work.jobs):
+                    break
             settings = rank_settings(trials, spec)
             run = work.write_best(settings) if settings else None
         except KeyboardInterrupt as stop:
             folder.save_facts({"identity": identity, "state": INTERRUPTED})
             raise Interrupted(
-                f"stopped: {len(trials)} of {len(jobs)} trials are in {folder.folder}",
+                f"stopped: {len(trials)} of {planned} trials are in {folder.folder}",
                 mend="run the same command again to go on",
             ) from stop
         result = SweepResult(
             folder=folder.folder,
             spec=spec,
-            planned=len(jobs),
+            planned=planned,
             trials=trials,
             settings=settings,
-            state=COMPLETE if len(trials) == len(jobs) else TIME_IS_UP,
+            state=COMPLETE if len(trials) == planned else TIME_IS_UP,
             valid_images=len(work.split.rows["valid"]),
             run=run,
             seconds=time.monotonic() - start,
@@ -106,8 +112,30 @@ class _Work:
     cache: FeatureCache
     split: Split
     jobs: list[Job]
+    planned: int
     folder: SweepFolder
     memory: MemorySpec | None
+
+    def go_on_with(self, jobs: list[Job], trials: list[Trial]) -> None:
+        """Take the specs of the trials.
+
+        Raises:
+            MismatchError: if a finished one was made with others, as another version may have proposed them.
+        """
+        self.jobs[:] = jobs
+        if any((trial.head, trial.train) != jobs[trial.number] for trial in trials if trial.number < len(jobs)):
+            raise MismatchError(
+                "the finished trials have other settings than this version would try",
+                path=self.folder.folder,
+                mend="choose another --name, or delete that folder",
+            )
+
+    @cached_property
+    def parts(self) -> tuple[AnyRows, AnyRows]:
+        """Training and validation rows."""
+        reading = split_reading(self.cache, self.split, self.memory)
+        train, valid = (reading.load(self.cache, self.split.rows[part]) for part in ("train", "valid"))
+        return train, valid
 
     def train_rest(self, trials: list[Trial], time_limit_s: float | None, progress: Progress | None) -> None:
         """Train what ``trials`` lacks; add it there and to the folder, block by block."""
@@ -116,9 +144,8 @@ class _Work:
         if not rest:
             return
         if progress is not None:
-            progress(trials, len(self.jobs))
-        reading = split_reading(self.cache, self.split, self.memory)
-        train, valid = (reading.load(self.cache, self.split.rows[part]) for part in ("train", "valid"))
+            progress(trials, self.planned)
+        train, valid = self.parts
         jobs, classes = [self.jobs[number] for number in rest], len(self.cache.class_names)
         blocks = fit_blocks(jobs, train, valid, classes=classes, time_limit_s=time_limit_s)
         with closing(blocks):
@@ -127,7 +154,7 @@ class _Work:
                 self.folder.append(new)
                 trials += new
                 if progress is not None:
-                    progress(trials, len(self.jobs))
+                    progress(trials, self.planned)
 
     def _as_trials(self, block: FittedBlock, rest: list[int], valid: AnyRows) -> list[Trial]:
         share = block.seconds / len(block.outcomes)

@@ -6,13 +6,16 @@ import dataclasses
 import itertools
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from featurize.errors import SpecError
 from featurize.specs import require
 from head.specs import HeadSpec, TrainSpec
+
+if TYPE_CHECKING:
+    from head.sweep_results import Trial
 
 HEAD_SETTINGS = tuple(field.name for field in dataclasses.fields(HeadSpec))
 TRAIN_SETTINGS = tuple(field.name for field in dataclasses.fields(TrainSpec) if field.name != "seed")
@@ -20,6 +23,9 @@ RANKINGS = ("loss", "accuracy", "balanced_accuracy", "auc")
 # A range that spans more than this factor is searched by its logarithm.
 _LOGARITHMIC = 10.0
 _RANGE = ".."
+SPREAD, OPTUNA = SAMPLERS = ("spread", "optuna")
+# Combinations that are proposed at a time: a smaller round learns sooner, a larger one fills the blocks.
+ROUND = 8
 
 
 @dataclass(frozen=True)
@@ -36,15 +42,23 @@ class Range:
         return f"{self.low:g}{_RANGE}{self.high:g}"
 
     def at(self, share: float) -> float:
-        """Return the value at a share, 0 to 1, of the range; three digits are kept, so that it can be typed."""
-        if self.low > 0 and self.high / self.low > _LOGARITHMIC:
-            value = self.low * math.exp(share * math.log(self.high / self.low))
-        else:
-            value = self.low + share * (self.high - self.low)
-        return float(f"{value:.3g}")
+        """Return the value at a share, 0 to 1, of the range."""
+        if self.logarithmic:
+            return self.rounded(self.low * math.exp(share * math.log(self.high / self.low)))
+        return self.rounded(self.low + share * (self.high - self.low))
+
+    @property
+    def logarithmic(self) -> bool:
+        """Whether it is searched by its logarithm."""
+        return self.low > 0 and self.high / self.low > _LOGARITHMIC
+
+    def rounded(self, value: float) -> float:
+        """Keep three digits, so that the value can be typed, and stay inside."""
+        return min(max(float(f"{value:.3g}"), self.low), self.high)
 
 
 Axis = tuple[Any, ...] | Range
+Settings = dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +71,7 @@ class SweepSpec:
         seeds: how many times each combination is trained, each time with another seed.
         first_seed: of the seeds; it also draws the sample, and the split where the cache has none.
         trials: combinations to try, at most; ``None`` for all. More of them start with the same ones.
+        sampler: ``spread``, or ``optuna``, which proposes from what it has seen.
         rank: which figure on the validation images decides, by its mean over the seeds.
     """
 
@@ -64,6 +79,7 @@ class SweepSpec:
     seeds: int = 1
     first_seed: int = 0
     trials: int | None = None
+    sampler: str = SPREAD
     rank: str = "loss"
 
     def __post_init__(self) -> None:
@@ -72,6 +88,9 @@ class SweepSpec:
         require(self.seeds >= 1, "too few seeds", expected="1 or more", found=self.seeds)
         require(self.trials is None or self.trials >= 1, "too few trials", expected="1 or more", found=self.trials)
         require(self.rank in RANKINGS, "unknown figure", expected=" or ".join(RANKINGS), found=self.rank)
+        require(self.sampler in SAMPLERS, "unknown sampler", expected=" or ".join(SAMPLERS), found=self.sampler)
+        if self.trials is None and self.sampler == OPTUNA:
+            raise SpecError("Optuna proposes without end", mend="say how many: --trials 50")
         if self.trials is None and (ranges := [name for name, axis in self.axes.items() if isinstance(axis, Range)]):
             raise SpecError(f"a range of {', '.join(ranges)} has no end of values", mend="say how many: --trials 50")
         for name, axis in self.axes.items():
@@ -85,16 +104,46 @@ class SweepSpec:
         """What makes it this sweep: all but ``trials``, of which there may be more another day."""
         axes = {name: str(axis) if isinstance(axis, Range) else list(axis) for name, axis in self.axes.items()}
         facts = {"axes": axes, "seeds": self.seeds, "first_seed": self.first_seed, "rank": self.rank}
+        if self.sampler != SPREAD:
+            facts["sampler"] = self.sampler
         plain: dict[str, Any] = json.loads(json.dumps(facts))  # as sweep.json gives it back
         return plain
 
     def jobs(self) -> Iterator[tuple[HeadSpec, TrainSpec]]:
         """Give the specs of all trials: the seeds of the first combination, of the second, and so on."""
-        for settings in self._combinations():
-            for seed in range(self.first_seed, self.first_seed + self.seeds):
-                yield self._specs(settings, seed)
+        for settings in self.combinations():
+            yield from self._with_seeds(settings)
 
-    def _combinations(self) -> Iterator[dict[str, Any]]:
+    @property
+    def planned(self) -> int:
+        """Number of trials in all."""
+        return self.seeds * sum(1 for _ in self.combinations())
+
+    def rounds(self, trials: Sequence[Trial]) -> Iterator[list[tuple[HeadSpec, TrainSpec]]]:
+        """Give the specs of all trials, or, with Optuna, of the first rounds of them, and of one more each time.
+
+        Args:
+            trials: the finished ones, to which those of a round are added before the next is asked for.
+        """
+        if self.sampler == SPREAD:
+            yield list(self.jobs())
+            return
+        from head.sweep_optuna import propose
+
+        tried: list[Settings] = []
+        jobs: list[tuple[HeadSpec, TrainSpec]] = []
+        while len(jobs) < self.planned:
+            new = propose(self, tried, trials, min(ROUND, self.planned // self.seeds - len(tried)))
+            tried += new
+            jobs += [job for settings in new for job in self._with_seeds(settings)]
+            yield list(jobs)
+
+    def _with_seeds(self, settings: Settings) -> Iterator[tuple[HeadSpec, TrainSpec]]:
+        for seed in range(self.first_seed, self.first_seed + self.seeds):
+            yield self._specs(settings, seed)
+
+    def combinations(self) -> Iterator[Settings]:
+        """Give the combinations of a grid, or points spread over ranges, as many as were asked for."""
         lists = [axis for axis in self.axes.values() if not isinstance(axis, Range)]
         if len(lists) < len(self.axes):
             yield from self._sample()
@@ -106,7 +155,7 @@ class SweepSpec:
         order = np.random.default_rng(self.first_seed).permutation(len(grid))
         yield from (grid[number] for number in order[: self.trials])
 
-    def _sample(self) -> Iterator[dict[str, Any]]:
+    def _sample(self) -> Iterator[Settings]:
         """Spread trials over ranges and lists with a scrambled Halton sequence, whose beginnings are spread as well."""
         import numpy as np
         from scipy.stats.qmc import Halton
@@ -118,7 +167,7 @@ class SweepSpec:
                 for (name, axis), share in zip(self.axes.items(), row, strict=True)
             }
 
-    def _specs(self, settings: dict[str, Any], seed: int) -> tuple[HeadSpec, TrainSpec]:
+    def _specs(self, settings: Settings, seed: int) -> tuple[HeadSpec, TrainSpec]:
         head = {name: value for name, value in settings.items() if name in HEAD_SETTINGS}
         train = {name: value for name, value in settings.items() if name in TRAIN_SETTINGS}
         return HeadSpec(**head), TrainSpec(**train, seed=seed)
