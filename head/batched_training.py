@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from featurize.errors import SpecError
 from head.batched_adam import StackedAdam
+from head.batched_layers import State
 from head.batched_loss import StackedLoss
-from head.batched_stack import HeadStack, State
+from head.batched_stack import HeadStack
 from head.fit import FittedHead, check_convergence, learning_rate
 from head.history import EpochRecord
 from head.loss import balanced_weights, validation_loss
@@ -118,22 +119,22 @@ class BlockTraining:
         for inputs, own_labels in self._batches(used):
             if stop.is_set():
                 raise Stopped
-            labels, count = own_labels[columns], len(inputs)
+            labels, count = own_labels[columns], inputs.shape[1]
             logits = self.stack.train_logits(_spread(inputs, columns), self._masks(used, columns, count))
-            losses = self.loss(logits, labels)
-            self._step(losses, rates)
+            losses = self.loss(logits.requires_grad_(), labels)
+            self._step(logits, losses, rates)
             loss_sum += losses.detach() * count
             correct += (logits.detach().argmax(2) == labels).sum(1)
         return loss_sum / len(self.rows.labels), correct / len(self.rows.labels)
 
     def _batches(self, streams: Sequence[int]) -> Iterator[Batch]:
-        """Yield features (B, streams, D) and labels (streams, B), to each stream in its own order."""
+        """Yield features (streams, B, D) and labels (streams, B), to each stream in its own order."""
         batch_size = self.heads[0].spec.batch_size
         for batch in zip(*(self.rows.epoch(batch_size, self.generators[stream]) for stream in streams), strict=True):
-            yield torch.stack([features for features, _ in batch], 1), torch.stack([labels for _, labels in batch])
+            yield torch.stack([features for features, _ in batch]), torch.stack([labels for _, labels in batch])
 
     def _masks(self, streams: Sequence[int], columns: Tensor, rows: int) -> list[Tensor | None]:
-        """Draw what each stream's dropout layers draw, in their order; (rows, heads, width) each."""
+        """Draw what each stream's dropout layers draw, in their order; (heads or 1, rows, width) each."""
         masks: list[Tensor | None] = []
         for layer, width in enumerate(self.widths):
             rates = [self.dropouts[stream][layer] for stream in streams]
@@ -146,12 +147,13 @@ class BlockTraining:
                     noise.bernoulli_(1 - rate, generator=self.generators[stream]).div_(1 - rate)
                 else:  # for which torch draws nothing
                     noise.fill_(1)
-            masks.append(_spread(mask.transpose(0, 1), columns))
+            masks.append(_spread(mask, columns))
         return masks
 
-    def _step(self, losses: Tensor, rates: Sequence[float]) -> None:
+    def _step(self, logits: Tensor, losses: Tensor, rates: Sequence[float]) -> None:
         # The heads share no parameter: the gradient of the sum is the gradient of each.
-        self.optimizer.step(torch.autograd.grad(losses.sum(), self.stack.parameters), rates)
+        [upstream] = torch.autograd.grad(losses.sum(), [logits])
+        self.optimizer.step(self.stack.gradients(upstream), rates)
         if self.heads[0].spec.average:
             self._follow([head.spec.average for head in self.heads])
 
@@ -229,10 +231,8 @@ def _class_weights(specs: Sequence[TrainSpec], rows: AnyRows, classes: int, give
 
 
 def _spread(values: Tensor, columns: Tensor) -> Tensor:
-    """Give each head its stream's column of (B, streams, …)."""
-    if values.shape[1] == 1:
-        return values.expand(-1, len(columns), -1)
-    return values if values.shape[1] == len(columns) else values[:, columns]  # as many streams as heads: in order
+    """Give each head its stream's rows of (streams, B, …); of a single stream all have the same."""
+    return values if len(values) in (1, len(columns)) else values[columns]  # as many streams as heads: in order
 
 
 def _outcome(head: _Head, model: nn.Sequential) -> Outcome:
