@@ -81,11 +81,13 @@ class _Batches:
 
     def add(self, image: ReadImage) -> None:
         """Take in one more image; a full batch takes off."""
-        computes = image.identity is not None and image.pixels is not None and self._is_new(image.identity.sha256)
-        if computes and image.identity is not None and image.pixels is not None:
-            self._contents.add(image.identity.sha256)
-            self._pixels.append(image.pixels)
-        self._filling.append((image._replace(pixels=None), computes))
+        sha256, pixels = image.identity.sha256 if image.identity is not None else "", image.pixels
+        if pixels is not None and (sha256 in self._contents or self._is_known(sha256)):
+            pixels = None
+        if pixels is not None:
+            self._contents.add(sha256)
+            self._pixels.append(pixels)
+        self._filling.append((image._replace(pixels=None), pixels is not None))
         full = self._pixels and len(self._pixels) >= max(1, self._open().batch_size // self._spec.views)
         if full or len(self._filling) >= _IDLE_IMAGES + len(self._pixels):
             self._take_off()
@@ -110,9 +112,6 @@ class _Batches:
         """Wait for the calls of the network that run; those that wait are dropped."""
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
-
-    def _is_new(self, sha256: str) -> bool:
-        return sha256 not in self._contents and not self._is_known(sha256)
 
     def _open(self) -> Engine:
         if self._engine is None:

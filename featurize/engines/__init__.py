@@ -9,6 +9,9 @@ from __future__ import annotations
 
 from typing import Literal
 
+from featurize.cores import cores
+from featurize.engines.batch_size import find_batch_size
+from featurize.engines.devices import DeviceGroup, resolve_devices
 from featurize.engines.engine import Engine as Engine
 from featurize.engines.engine import ResizableEngine
 from featurize.errors import SpecError
@@ -44,9 +47,6 @@ def open_engine(
         MissingExtraError: if the engine is not installed.
         WeightsError: if the weights are not those of the backbone.
     """
-    from featurize.cores import cores
-    from featurize.engines.devices import DeviceGroup, resolve_devices
-
     if engine not in ENGINES or engine == "ray":
         raise SpecError("unknown engine", expected=", ".join(name for name in ENGINES if name != "ray"), found=engine)
     if engine == "openvino":
@@ -62,8 +62,6 @@ def open_engine(
 def _open_one(
     spec: FeatureSpec, weights: Weights, engine: str, device: str, threads: int | None, batch_size: BatchSize
 ) -> ResizableEngine:
-    from featurize.engines.batch_size import find_batch_size
-
     size = None if batch_size == "auto" else batch_size
     opened: ResizableEngine
     if engine == "torch" or (engine == "auto" and device != "cpu"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import importlib.metadata
 import logging
 import os
@@ -73,15 +74,17 @@ def joined(address: str | None) -> Iterator[None]:
         warnings.simplefilter("ignore")  # Ray warns of its own internals
         try:
             ray.init(address=address, logging_level=logging.CRITICAL, log_to_driver=False)
-        except (ConnectionError, ValueError, RuntimeError, TimeoutError) as error:
+        except (ConnectionError, ValueError, RuntimeError, TimeoutError, ray.exceptions.RayError) as error:
             raise DeviceError(
                 "cannot join the Ray cluster",
                 expected=address or os.environ.get("RAY_ADDRESS"),
                 found=_first_line(error),
-                mend="check ray status on its head; Ray and Python must be of the same version there and here",
+                mend="check ray status, that Ray and Python are of the same version there and here, and whether the "
+                "cluster asks for a token: RAY_AUTH_MODE=token, with the head's ~/.ray/auth_token here too",
             ) from error
     try:
-        yield
+        with _errors_unprinted():
+            yield
     finally:
         ray.shutdown()
 
@@ -216,6 +219,23 @@ def _own_sigterm() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, handler)
+
+
+@contextlib.contextmanager
+def _errors_unprinted() -> Iterator[None]:
+    """Keep what machines of the cluster complain of off stdout, where Ray prints it: ``--json`` stands alone there."""
+    worker: Any = importlib.import_module("ray._private.worker")
+    printed = worker.print_to_stdstream
+    worker.print_to_stdstream = _note
+    try:
+        yield
+    finally:
+        worker.print_to_stdstream = printed
+
+
+def _note(data: dict[str, Any], **_: Any) -> None:
+    for line in data["lines"]:
+        logger.debug("ray: %s", line)
 
 
 @contextlib.contextmanager

@@ -176,5 +176,5 @@ def _size_of(places: Places) -> str:
 def _quieten() -> None:
     """Leave Ray Data's log in its files: what matters of it is told in this program's own words."""
     for handler in logging.getLogger("ray.data").handlers:
-        if isinstance(handler, logging.StreamHandler):
+        if isinstance(handler, logging.StreamHandler) and type(handler).__module__.startswith("ray."):
             handler.setLevel(logging.CRITICAL + 1)

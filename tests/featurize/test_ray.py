@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import importlib.util
+import logging
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import time
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -50,9 +52,11 @@ def cluster(lite0_weights: Weights, spec: FeatureSpec) -> Iterator[None]:
     from featurize.engines.ray_cluster import joined
 
     open_engine(spec, lite0_weights, device="cpu", threads=1)
+    before = signal.getsignal(signal.SIGTERM)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with joined("local"):
+            assert signal.getsignal(signal.SIGTERM) is before, "Ray's answer to SIGTERM would lose the shard"
             yield
 
 
@@ -271,6 +275,37 @@ def test_actors_fill_the_machines(
     nodes = [{"NodeID": str(index), "Alive": True, "Resources": have} for index, have in enumerate(machines)]
     monkeypatch.setattr(ray, "nodes", lambda: [*nodes, {"NodeID": "x", "Alive": False, "Resources": {"CPU": 99.0}}])
     assert find_places(device, None)[:3] == expected
+
+
+def test_only_rays_own_console_is_quiet(cluster: None) -> None:
+    import ray.data  # noqa: F401
+
+    from featurize.engines.ray_engine import _quieten
+
+    log, users = logging.getLogger("ray.data"), logging.StreamHandler()
+    log.addHandler(users)
+    _quieten()
+    log.removeHandler(users)
+    assert users.level == logging.NOTSET
+    console = [handler for handler in log.handlers if type(handler).__name__ == "PlainRayHandler"]
+    assert all(handler.level > logging.CRITICAL for handler in console)
+    assert console, "Ray has renamed it"
+
+
+def test_complaints_of_the_cluster_are_not_printed(
+    cluster: None, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Ray's own listener prints them on stdout, among what --json prints."""
+    from ray._private.utils import publish_error_to_driver
+    from ray._private.worker import global_worker
+
+    with caplog.at_level(logging.DEBUG, logger="featurize"):
+        publish_error_to_driver("raylet_died", "Raylet is terminated", gcs_client=global_worker.gcs_client)
+        limit = time.monotonic() + 30
+        while "Raylet is terminated" not in caplog.text and time.monotonic() < limit:
+            time.sleep(0.05)
+    assert "Raylet is terminated" in caplog.text, "Ray no longer prints where this project listens"
+    assert capfd.readouterr().out == ""
 
 
 # No cluster
