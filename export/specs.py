@@ -120,11 +120,21 @@ class TritonSpec:
     storage_uri: str | None = None
 
     def __post_init__(self) -> None:
-        # Triton takes the name of the folder; what stands in a path or is hidden would make another one.
-        plain = self.name is None or re.fullmatch(r"\w[\w.-]*", self.name) is not None
-        require(plain, "not a name for a model", expected="letters, digits, - . _, as in --name m", found=self.name)
+        if self.name is not None:
+            require_model_name(self.name)
         for name in ("model_version", "max_batch", "instances"):
             value = getattr(self, name)
             require(value > 0, f"{name} out of range", expected="1 or more", found=value)
         require(self.batch_wait_ms >= 0, "batch_wait_ms out of range", expected="0 or more", found=self.batch_wait_ms)
         require(self.device in TRITON_KINDS, "unknown device", expected="auto, cpu or gpu", found=self.device)
+
+
+def require_model_name(name: str) -> str:
+    """Return the name of a model in Triton, which is that of its folder, or refuse what would make another path.
+
+    Raises:
+        SpecError: if there is more in it than letters, digits, hyphens, dots and underscores.
+    """
+    plain = re.fullmatch(r"\w[\w.-]*", name) is not None
+    require(plain, "not a name for a model", expected="letters, digits, - . _, as in --name m", found=name)
+    return name

@@ -12,7 +12,7 @@ from typing import Any
 
 from export.model_file import ModelFile, open_model
 from export.outputs import PROBABILITIES
-from export.specs import TRITON_KINDS, TritonSpec
+from export.specs import TRITON_KINDS, TritonSpec, require_model_name
 from featurize.atomic import replacing
 from featurize.cuda import cuda_provider
 
@@ -88,7 +88,7 @@ def write_repository(model: Path, folder: Path, spec: TritonSpec | None = None) 
     """
     spec = spec or TritonSpec()
     opened = open_model(model)
-    name = TritonSpec(name=spec.name or model.stem).name or ""
+    name = require_model_name(spec.name or model.stem)
     home = folder / name
     written = Repository(
         folder=folder,
