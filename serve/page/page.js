@@ -6,6 +6,8 @@ import { counted, showModel } from "./model.js";
 import { Problem } from "./problem.js";
 import { asCsv, showTable } from "./table.js";
 
+const REFRESH_MS = 100;
+
 const $ = (id) => document.getElementById(id);
 let rows = []; // {file, element, answer, problem}, newest first
 const waiting = [];
@@ -14,6 +16,7 @@ let pasted = 0;
 let engine = null;
 let model = null;
 let modelKnown = null;
+let pending = null;
 
 // Starts the page. An engine is {askModel(name), ask(file, model), whereabouts(model), atOnce} and, where it has them,
 // load(model, report) and preview(file). Answers have the fields that POST /predict gives, with the heatmap as a Blob.
@@ -124,7 +127,13 @@ function fail(row, problem) {
 
 // What is shown of all
 
+// Soon, and once for all answers that come until then: a table of a thousand rows drawn anew for each takes minutes.
 function refresh() {
+  pending ??= setTimeout(showAll, REFRESH_MS);
+}
+
+function showAll() {
+  pending = null;
   $("tally").hidden = rows.length === 0;
   const labels = new Map();
   for (const { answer } of rows) if (answer) labels.set(answer.label, (labels.get(answer.label) ?? 0) + 1);
@@ -146,7 +155,7 @@ function refresh() {
 
 function toggleTable() {
   $("view").setAttribute("aria-pressed", String($("view").getAttribute("aria-pressed") !== "true"));
-  refresh();
+  showAll();
 }
 
 function showHeat() {
