@@ -42,6 +42,9 @@ if TYPE_CHECKING:
     show_default=True,
     help="Where patients have several images, also divide image by image, to show what that flatters.",
 )
+@click.option(
+    "--baselines", is_flag=True, help="Also test scikit-learn's logistic regression and SVM on the same folds."
+)
 @click.option("--predictions", type=click.Path(path_type=Path), help="CSV file for the out-of-fold predictions.")
 @head_options
 @ensemble_option
@@ -54,6 +57,7 @@ def crossval(
     folds: int,
     seeds: int,
     by_image: bool,
+    baselines: bool,
     predictions: Path | None,
     members: int,
     memory_mb: float,
@@ -90,6 +94,11 @@ def crossval(
         if predictions is not None:
             save_out_of_fold(result, predictions)
         figures = result.to_dict(seed=train_spec.seed)
+        if baselines:
+            from head.crossval_baselines import fold_baselines
+
+            with progress_bar("baselines", "fits") as progress:
+                figures["baselines"] = fold_baselines(result, seed=train_spec.seed, progress=progress)
         _track(tracking, figures, [predictions] if predictions is not None else [])
     specs = {"head_spec": head_spec.to_dict(), "train_spec": train_spec.to_dict(), "audit": audit}
     return {**figures, **specs}, _as_text(figures)
@@ -132,7 +141,14 @@ def _as_text(figures: dict[str, Any]) -> str:
         lines.append(f"difference: {difference:+.1f} percentage points; image by image, patients are in several folds")
     elif not figures["grouped"]:
         lines.append("the images have no groups: if patients have several images, these figures are too good")
+    lines += [_baseline_line(row) for row in figures.get("baselines", [])]
     return "\n".join(lines)
+
+
+def _baseline_line(row: dict[str, Any]) -> str:
+    points, ends = 100 * row["difference"]["accuracy"], row["difference"]["interval"]
+    around = "" if ends is None else f" ({100 * ends[0]:+.1f} to {100 * ends[1]:+.1f})"
+    return f"{_accuracy_line(row['name'], row['accuracy'])}; heads less this: {points:+.1f} points{around}"
 
 
 def _accuracy_line(name: str, accuracy: dict[str, Any]) -> str:

@@ -16,6 +16,9 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
+from sklearn.svm import SVC
 
 from featurize.cache import FeatureCache
 from featurize.dataset import NO_LABEL
@@ -23,7 +26,9 @@ from featurize.errors import BusyError, DataError, Interrupted, SpecError
 from head import crossval_training
 from head.batched import Task, fit_tasks
 from head.cli import main
+from head.compare_baselines import LOGISTIC, SVM
 from head.crossval import CrossValidation, OutOfFold, _folds, cross_validate, parts_folder
+from head.crossval_baselines import fold_baselines
 from head.fit import fit_head
 from head.predictions import softmax
 from head.rows import labelled_rows, plan_reading
@@ -318,3 +323,41 @@ def test_the_command_goes_on_after_it_was_stopped(make_cache: MakeCache, tmp_pat
     answer = json.loads(done.stdout)
     assert len(answer["accuracy"]["folds"]) == 15
     assert not list((tmp_path / "runs").iterdir())
+
+
+def test_baselines_are_tested_on_the_same_folds(make_cache: MakeCache) -> None:
+    """Reference: scikit-learn, over the folds that the predictions name."""
+    groups, labels = patients(30, 3)
+    cache = make_cache(sizes=(90,), groups=groups, labels=labels, separation=0.3)
+    result = cross_validate(cache, HeadSpec(hidden=()), TrainSpec(epochs=2), CrossvalSpec(folds=3, seeds=2))
+    told: list[tuple[int, int]] = []
+    found = fold_baselines(result, seed=0, progress=lambda done, total: told.append((done, total)))
+    features = np.asarray(cache.features)
+    for row, model in zip(found, (LogisticRegression(max_iter=2000), SVC()), strict=True):
+        right = np.zeros((2, 90))
+        for seed, fold in enumerate(result.main.fold):
+            for number in range(3):
+                test = fold == number
+                scaler = StandardScaler().fit(features[~test])
+                model.fit(scaler.transform(features[~test]), np.array(labels)[~test])
+                right[seed, test] = model.predict(scaler.transform(features[test])) == np.array(labels)[test]
+        folds = [right[s, result.main.fold[s] == number].mean() for s in range(2) for number in range(3)]
+        assert row["accuracy"]["folds"] == pytest.approx(folds)
+        assert row["difference"]["accuracy"] == pytest.approx(result.main.correct.mean() - right.mean())
+        low, high = row["difference"]["interval"]
+        assert low <= row["difference"]["accuracy"] <= high
+    assert told[-1] == (12, 12)
+
+
+def test_the_command_shows_baselines_when_asked(
+    make_cache: MakeCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    make_cache()
+    command = ["crossval", "--folds", "2", "--epochs", "1", "--hidden", "linear"]
+    assert "baselines" not in json.loads(CliRunner().invoke(main, [*command, "--json"]).stdout)
+    answer = json.loads(CliRunner().invoke(main, [*command, "--baselines", "--json"]).stdout)
+    assert [row["name"] for row in answer["baselines"]] == [LOGISTIC, SVM]
+    text = CliRunner().invoke(main, [*command, "--baselines"]).stdout
+    assert "SVM, RBF kernel (scikit-learn): " in text
+    assert "heads less this: " in text
