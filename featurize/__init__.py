@@ -8,11 +8,11 @@ Reading order:
   ones), ``reading`` (many files, ahead of the network);
 - the network: ``backbones`` and ``weights`` (which one), ``network`` and ``engines`` (running it), ``cores`` and
   ``cuda`` (on what);
-- the result: ``cache`` (the finished file), ``columns`` (what it says of each image), ``cache_writing``, ``versions`` (of
-  the libraries that made it), ``shards`` (of a run that is not finished), ``known`` (finding both again), ``atomic``
-  (files appear whole or not at all), ``replace`` (what ``--force`` may overwrite);
-- a run: ``request`` (from options to a spec), ``inference`` (batches on their way through the network), ``compute`` (the
-  part that costs time), ``extract`` (all of it together);
+- the result: ``cache`` (the finished file), ``columns`` (what it says of each image), ``cache_writing``, ``versions``
+  (of the libraries that made it), ``shards`` (of a run that is not finished), ``known`` (finding both again),
+  ``atomic`` (files appear whole or not at all), ``replace`` (what ``--force`` may overwrite);
+- a run: ``request`` (from options to a spec), ``inference`` (batches on their way through the network), ``compute``
+  (the part that costs time), ``extract`` (all of it together);
 - other commands: ``split`` and ``split_files`` (class folders to train, valid and test), ``audit`` (whether figures can
   be believed);
 - the command ``xfeat``: ``cli`` and ``cli_data``, on ``console`` (how all four commands talk) and ``errors``.

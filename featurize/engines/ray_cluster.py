@@ -7,6 +7,7 @@ import importlib
 import importlib.metadata
 import logging
 import os
+import re
 import signal
 import socket
 import sys
@@ -78,7 +79,7 @@ def joined(address: str | None) -> Iterator[None]:
             raise DeviceError(
                 "cannot join the Ray cluster",
                 expected=address or os.environ.get("RAY_ADDRESS"),
-                found=_first_line(error),
+                found=_gist(error),
                 mend="check ray status, that Ray and Python are of the same version there and here, and whether the "
                 "cluster asks for a token: RAY_AUTH_MODE=token, with the head's ~/.ray/auth_token here too",
             ) from error
@@ -172,7 +173,7 @@ def failed(error: Exception) -> DeviceError:
     """Return what a user should know of an error of Ray's."""
     return DeviceError(
         "the Ray cluster failed",
-        found=_first_line(error),
+        found=_gist(error),
         mend="check ray status and the machines' logs, then run the same command again: what is finished is kept",
     )
 
@@ -181,9 +182,11 @@ def _gpus(resources: dict[str, Any]) -> int:
     return int(resources.get("GPU", 0))
 
 
-def _first_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
+def _gist(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    # A machine's tracebacks begin with the one that is the cause, amid advice; other messages begin with the matter.
+    named = [line for line in lines if re.match(r"[\w.]*(Error|Exception)\b", line)]
+    return (named or lines)[0]
 
 
 def _check_reachable(address: str | None) -> None:

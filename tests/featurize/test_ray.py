@@ -360,3 +360,22 @@ def test_weights_travel_with_the_work(cluster: None, job: Job, tmp_path: Path) -
     (chunk,) = _chunks(paths, 1)
     ((position, outcome, _),) = from_table(ImageWorker(work)(chunk), job.spec)
     assert (position, outcome.features is not None) == (0, True)
+
+
+def test_the_cause_is_found_in_what_ray_says() -> None:
+    from featurize.engines.ray_cluster import failed
+
+    task = """ray::MapWorker(MapBatches(ImageWorker)).submit() (pid=1443, ip=192.0.2.2)
+  File "/x/thread.py", line 144, in __init__
+    raise ValueError("max_workers must be greater than 0")
+ValueError: max_workers must be greater than 0
+
+The above exception was the direct cause of the following exception:
+
+ray::MapWorker(MapBatches(ImageWorker)).submit() (pid=1443, ip=192.0.2.2)
+ray.exceptions.UserCodeException: UDF failed to process a data block.
+To change retry attempts, configure something"""
+    assert failed(Exception(task)).found == "ValueError: max_workers must be greater than 0"
+    died = "The actor died unexpectedly before finishing this task.\n\tclass_name: MapWorker"
+    assert failed(Exception(died)).found == "The actor died unexpectedly before finishing this task."
+    assert failed(KeyError()).found == "KeyError"
