@@ -35,6 +35,7 @@ class ModelMetadata(Spec):
         ood_threshold: distance (output ``ood``) that 95 % of the validation images stay below, or ``None`` if the model
             does not measure it.
         precision: how the weights of the backbone are stored: ``float32``, ``float16`` or ``int8``.
+        float_layers: convolutions that stayed in float32 in an ``int8`` model, by name.
         audit: whether the training data were audited and passed, as the run notes it, or ``None`` if it does not say.
     """
 
@@ -52,6 +53,7 @@ class ModelMetadata(Spec):
     metrics: dict[str, Any] = field(default_factory=dict)
     ood_threshold: float | None = None
     precision: str = "float32"
+    float_layers: tuple[str, ...] = ()
     audit: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:

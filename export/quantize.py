@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+import logging
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +13,11 @@ import numpy as np
 import onnx
 
 from export.certificate import Certified, certificate_content
+from export.float_layers import fewest, rank_layers
+from export.graph import run_model
+from export.half_precision import to_float16
 from export.ingredients import labelled_images
-from export.lower_precision import to_float16, to_int8
+from export.int8 import Ready, make_ready, round_ready, write_int8
 from export.metadata import VARIANTS, ModelMetadata
 from export.model_file import open_model
 from export.onnx_file import detach_resize, finish
@@ -25,21 +31,17 @@ from export.parity import (
     onnx_probabilities,
     open_sessions,
 )
+from export.rounding import Progress
 from export.specs import QuantizeSpec
 from export.together import targets_of, together
+from export.worth import MEASURES, Worth, losses, measure, worth_table
 from featurize.errors import MismatchError, ModelError, ParityError
 from head.run import Run
 
-MEASURES = ("accuracy", "sensitivity", "auc")
+logger = logging.getLogger(__name__)
 
-
-@dataclass(frozen=True, kw_only=True)
-class Worth:
-    """What a model is worth on the validation images; shares from 0 to 1, ``auc`` ``None`` if a class is absent."""
-
-    accuracy: float
-    sensitivity: float
-    auc: float | None
+Stage = Callable[[str], AbstractContextManager[Progress]]
+"""Opens the progress of a stage, by its name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +57,9 @@ class Quantized:
         bytes_before: size of the float32 file.
         bytes_after: size of the new one.
         max_difference: largest difference of a probability.
+        mean_difference: mean difference of a probability.
+        float_layers: convolutions that stayed in float32, those that rounding hurts most first.
+        attempts: how many such layers each attempt had, and what it lost, in order; the last one written is among them.
     """
 
     files: dict[str, Path]
@@ -65,6 +70,9 @@ class Quantized:
     bytes_before: int
     bytes_after: int
     max_difference: float
+    mean_difference: float
+    float_layers: tuple[str, ...]
+    attempts: list[dict[str, Any]]
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON types."""
@@ -72,17 +80,59 @@ class Quantized:
         return plain | {
             "files": {variant: str(path) for variant, path in self.files.items()},
             "certificate": str(self.certificate),
+            "float_layers": list(self.float_layers),
         }
 
 
-def quantize_model(path: Path, run: Run, output: Path, spec: QuantizeSpec) -> Quantized:
+@dataclass(frozen=True, kw_only=True)
+class _Candidate:
+    """A model in fewer bits, not written yet."""
+
+    model: onnx.ModelProto
+    float_layers: tuple[str, ...]
+    answers: Probabilities
+    worth: Worth
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Judge:
+    """The gate: validation images and what float32 says of them."""
+
+    metadata: ModelMetadata
+    images: CheckImages
+    labels: list[str]
+    answers: Probabilities
+    worth: Worth
+    gate: float
+    attempts: list[dict[str, Any]] = field(default_factory=list)
+
+    def look_at(self, model: onnx.ModelProto, float_layers: tuple[str, ...] = ()) -> _Candidate:
+        """Measure a model and note what it loses."""
+        answers = run_model(model, self.images.pixels, ["probabilities"])[0]
+        worth = measure(answers, self.labels, self.metadata)
+        self.attempts.append({"float_layers": len(float_layers), "losses": losses(self.worth, worth)})
+        logger.info("%d layers in float32: loses %s", len(float_layers), _points(self.attempts[-1]["losses"]))
+        return _Candidate(model=model, float_layers=float_layers, answers=answers, worth=worth)
+
+    def allows(self, candidate: _Candidate) -> bool:
+        """Whether no measure loses more than the gate."""
+        return max(losses(self.worth, candidate.worth).values()) <= self.gate + 1e-9
+
+
+def quantize_model(
+    path: Path, run: Run, output: Path, spec: QuantizeSpec, stage: Stage = lambda what: nullcontext(_silent)
+) -> Quantized:
     """Write a model in fewer bits, with its core form and certificate, if validation images show no loss over the gate.
+
+    In INT8, if 8 bits everywhere lose more than the gate, the fewest layers that mend it stay in float32, unless
+    ``spec`` says how many.
 
     Args:
         path: the full float32 model of ``run``.
         run: its training images calibrate, its validation images decide.
         output: the model to write; ``.core.onnx`` and ``.certificate.json`` go beside it.
         spec: how.
+        stage: opens the progress of each stage.
 
     Raises:
         ModelError: if ``path`` is not a full float32 model.
@@ -93,69 +143,81 @@ def quantize_model(path: Path, run: Run, output: Path, spec: QuantizeSpec) -> Qu
     """
     targets, certificate = targets_of(output)
     metadata = _checked(path, run)
-    calibration, _ = labelled_images(run, "train", spec.data, spec.calibration_images)
-    images, labels = labelled_images(run, "valid", spec.data)
-    before_probabilities = onnx_probabilities(open_model(path).session, images.pixels, "full")
-    before = measure(before_probabilities, labels, metadata)
+    judge = _judge(path, run, metadata, spec)
     traced = detach_resize(onnx.load(path), metadata.feature_spec.preprocess.size)
-    smaller = to_int8(traced, calibration.pixels, spec.float_layers) if spec.precision == "int8" else to_float16(traced)
-    metadata = replace(metadata, precision=spec.precision)
+    chosen = _half(traced, judge) if spec.precision == "float16" else _int8(traced, run, judge, spec, stage)
+    if not judge.allows(chosen):
+        raise _refusal(judge, chosen, output)
+    metadata = replace(metadata, precision=spec.precision, float_layers=chosen.float_layers)
     with together([*targets.values(), certificate]) as folder:
         written = {variant: folder / target.name for variant, target in targets.items()}
         for variant in VARIANTS:
-            proto = finish(smaller, metadata, variant)
+            proto = finish(chosen.model, metadata, variant)
+            del proto.graph.value_info[:]
             written[variant].write_bytes(proto.SerializeToString(deterministic=True))
-        found = onnx_probabilities(open_model(written["full"]).session, images.pixels, "full")
-        after = measure(found, labels, metadata)
-        _require(before, after, spec.gate, output)
         result = Quantized(
             files=targets,
             certificate=certificate,
-            images=len(images),
-            before=before,
-            after=after,
+            images=len(judge.images),
+            before=judge.worth,
+            after=chosen.worth,
             bytes_before=path.stat().st_size,
             bytes_after=written["full"].stat().st_size,
-            max_difference=float(np.abs(found - before_probabilities).max()),
+            max_difference=float(np.abs(chosen.answers - judge.answers).max()),
+            mean_difference=float(np.abs(chosen.answers - judge.answers).mean()),
+            float_layers=chosen.float_layers,
+            attempts=judge.attempts,
         )
-        text = _certificate(metadata, written, images, found, result)
+        text = _certificate(metadata, written, judge.images, chosen.answers, result)
         (folder / certificate.name).write_text(text, encoding="utf-8", errors="surrogateescape")
     return result
 
 
-def measure(probabilities: Probabilities, labels: list[str], metadata: ModelMetadata) -> Worth:
-    """Return accuracy, sensitivity and AUC of probabilities (n, C) for n names of classes.
-
-    Sensitivity is that of the positive class at the model's threshold; without a positive class, the mean over classes.
-    """
-    from head.metrics import classification_metrics
-
-    names = list(metadata.class_names)
-    decided = np.array([metadata.decide(row) for row in probabilities.tolist()])
-    true = np.array(labels)
-    found = {name: float((decided[true == name] == name).mean()) for name in names if (true == name).any()}
-    auc = classification_metrics(np.array([names.index(label) for label in labels]), probabilities, names)["auc"]
-    return Worth(
-        accuracy=float((decided == true).mean()),
-        sensitivity=found[metadata.positive] if metadata.positive in found else float(np.mean(list(found.values()))),
-        auc=auc,
-    )
+def _judge(path: Path, run: Run, metadata: ModelMetadata, spec: QuantizeSpec) -> _Judge:
+    images, labels = labelled_images(run, "valid", spec.data)
+    answers = onnx_probabilities(open_model(path).session, images.pixels, "full")
+    worth = measure(answers, labels, metadata)
+    return _Judge(metadata=metadata, images=images, labels=labels, answers=answers, worth=worth, gate=spec.gate)
 
 
-def worth_table(before: Worth, after: Worth) -> list[str]:
-    """Return lines with each measure before and after, in percent, and the loss in points."""
-    lines = [f"{'':12} {'float32':>8} {'after':>8} {'loss':>7}"]
-    for name in MEASURES:
-        old, new = getattr(before, name), getattr(after, name)
-        if old is not None and new is not None:
-            lines.append(f"{name:12} {old:8.2%} {new:8.2%} {(old - new) * 100:7.2f}")
-    return lines
+def _half(traced: onnx.ModelProto, judge: _Judge) -> _Candidate:
+    return judge.look_at(to_float16(traced))
 
 
-def losses(before: Worth, after: Worth) -> dict[str, float]:
-    """Return the loss of each measure in points; negative if it rose."""
-    pairs = {name: (getattr(before, name), getattr(after, name)) for name in MEASURES}
-    return {name: (old - new) * 100 for name, (old, new) in pairs.items() if old is not None and new is not None}
+def _int8(traced: onnx.ModelProto, run: Run, judge: _Judge, spec: QuantizeSpec, stage: Stage) -> _Candidate:
+    """Return the first of the models that the gate allows, or else the one in 8 bits everywhere."""
+    calibration, _ = labelled_images(run, "train", spec.data, spec.calibration_images)
+    ready = make_ready(traced, calibration.pixels, run.feature_spec.preprocess)
+
+    def attempt(float_layers: tuple[str, ...]) -> _Candidate:
+        with stage("rounding") as progress:
+            rounded = round_ready(ready, float_layers, progress)
+        return judge.look_at(write_int8(ready, rounded), float_layers)
+
+    def allowed(float_layers: tuple[str, ...]) -> _Candidate | None:
+        candidate = attempt(float_layers)
+        return candidate if judge.allows(candidate) else None
+
+    if spec.float_layers:
+        return attempt(tuple(_ranked(ready, stage)[: spec.float_layers]))
+    plain = attempt(())
+    if judge.allows(plain) or spec.float_layers == 0:
+        return plain
+    logger.info("that is over the gate: looking for the layers that must stay in float32")
+    return fewest(_ranked(ready, stage), allowed) or plain
+
+
+def _ranked(ready: Ready, stage: Stage) -> list[str]:
+    with stage("measuring layers") as progress:
+        return rank_layers(ready, progress)
+
+
+def _silent(done: int, total: int) -> None:
+    """Progress that nobody wants to see."""
+
+
+def _points(lost: dict[str, float]) -> str:
+    return ", ".join(f"{name} {points:.2f}" for name, points in lost.items()) + " points"
 
 
 def _checked(path: Path, run: Run) -> ModelMetadata:
@@ -178,17 +240,17 @@ def _checked(path: Path, run: Run) -> ModelMetadata:
     return metadata
 
 
-def _require(before: Worth, after: Worth, gate: float, output: Path) -> None:
-    over = {name: loss for name, loss in losses(before, after).items() if loss > gate + 1e-9}
-    if over:
-        raise ParityError(
-            "the quantised model is worse than the gate allows; nothing was written",
-            path=output,
-            expected=f"a loss of at most {gate:g} points in {', '.join(MEASURES)}",
-            found="\n            ".join(["", *worth_table(before, after)]).lstrip(" "),
-            mend="keep the first layers in float32 (--float-layers 3), calibrate on more images "
-            "(--calibration-images 300), take --fp16, or train on efficientnet-lite0, which is made for it",
-        )
+def _refusal(judge: _Judge, candidate: _Candidate, output: Path) -> ParityError:
+    most = max(each["float_layers"] for each in judge.attempts)
+    return ParityError(
+        "the quantised model is worse than the gate allows; nothing was written",
+        path=output,
+        expected=f"a loss of at most {judge.gate:g} points in {', '.join(MEASURES)}",
+        found="\n            ".join(["", *worth_table(judge.worth, candidate.worth)]).lstrip(" ")
+        + (f"\n            up to {most} layers in float32 did not help enough" if most else ""),
+        mend="calibrate on more images (--calibration-images 300), keep more layers in float32 (--float-layers N), "
+        "take --fp16, or train on efficientnet-lite0, which is made for 8 bits",
+    )
 
 
 def _certificate(
@@ -201,7 +263,14 @@ def _certificate(
         for provider, session in open_sessions(file).items():
             found = check_variant(session, embedded, images, answers, tolerance)
             checks.setdefault(provider, {}).update(found)
-    gate = {"images": result.images, "before": asdict(result.before), "after": asdict(result.after)}
+    gate = {
+        "images": result.images,
+        "before": asdict(result.before),
+        "after": asdict(result.after),
+        "mean_difference": result.mean_difference,
+        "max_difference": result.max_difference,
+        "attempts": result.attempts,
+    }
     return certificate_content(
         Certified(metadata=metadata, files=written, images=images, answers=answers),
         {"against_itself": checks_as_json(checks), "gate": gate},

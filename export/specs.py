@@ -80,21 +80,23 @@ class QuantizeSpec:
         precision: ``int8`` or ``float16``.
         gate: largest loss of accuracy, sensitivity or AUC on the validation images, in points (hundredths).
         calibration_images: training images that set the ranges of activations.
-        float_layers: so many convolutions from the input on stay in float32.
+        float_layers: exactly so many convolutions stay in float32, those that rounding hurts most; by default none, or
+            where the gate refuses that, as few as it needs.
         data: the folder of the images; by default the one that was featurized.
     """
 
     precision: str = "int8"
     gate: float = 0.5
     calibration_images: int = 96
-    float_layers: int = 0
+    float_layers: int | None = None
     data: Path | None = None
 
     def __post_init__(self) -> None:
         require(self.precision in ("int8", "float16"), "unknown precision", expected="int8", found=self.precision)
         require(self.gate >= 0, "negative gate", expected="0 or more points", found=self.gate)
         require(self.calibration_images > 0, "nothing to calibrate on", expected="1", found=self.calibration_images)
-        require(self.float_layers >= 0, "negative number of layers", expected="0 or more", found=self.float_layers)
+        layers = self.float_layers
+        require(layers is None or layers >= 0, "negative number of layers", expected="0 or more", found=layers)
 
 
 @dataclass(frozen=True, kw_only=True)

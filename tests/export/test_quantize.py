@@ -15,10 +15,12 @@ import pytest
 from click.testing import Result
 from sklearn.metrics import accuracy_score, recall_score, roc_auc_score
 
-from export.lower_precision import _store_head_in_8_bits as store_head_in_8_bits
+from export.graph import copied
+from export.int8 import Ready
 from export.metadata import ModelMetadata
 from export.model_file import open_model
-from export.quantize import losses, measure
+from export.qdq import store_matrices_in_8_bits
+from export.worth import Worth, losses, measure
 
 Xexport = Callable[..., Result]
 
@@ -84,7 +86,8 @@ def test_a_loss_over_the_gate_writes_nothing_and_shows_the_table(
 ) -> None:
     """The quantised graph is stood in for by one whose classes are exchanged."""
 
-    def worse(traced: onnx.ModelProto, *_: object) -> onnx.ModelProto:
+    def worse(ready: Ready, *_: object) -> onnx.ModelProto:
+        traced = copied(ready.model)
         gemm = next(node for node in traced.graph.node if "logits" in node.output)
         for tensor in traced.graph.initializer:
             if tensor.name in gemm.input[1:]:
@@ -92,8 +95,10 @@ def test_a_loss_over_the_gate_writes_nothing_and_shows_the_table(
                 tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
         return traced
 
-    monkeypatch.setattr("export.quantize.to_int8", worse)
-    done = xexport("quantize", exported.model, "--run", exported.run.folder, "-o", tmp_path / "m.onnx")
+    monkeypatch.setattr("export.quantize.write_int8", worse)
+    done = xexport(
+        "quantize", exported.model, "--run", exported.run.folder, "-o", tmp_path / "m.onnx", "--float-layers", 0
+    )
     assert done.exit_code == 1
     for part in ("worse than the gate allows; nothing was written", "accuracy", "sensitivity", "--float-layers"):
         assert part in done.stderr
@@ -130,8 +135,6 @@ def test_worth_is_that_of_scikit_learn(exported: Any, positive: str | None, thre
 
 
 def test_losses_are_in_points() -> None:
-    from export.quantize import Worth
-
     before, after = Worth(accuracy=0.99, sensitivity=0.95, auc=None), Worth(accuracy=0.98, sensitivity=0.96, auc=None)
     assert losses(before, after) == {"accuracy": pytest.approx(1.0), "sensitivity": pytest.approx(-1.0)}
 
@@ -145,11 +148,32 @@ def test_matrices_of_the_head_are_rounded_to_half_a_step() -> None:
         [onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [128, 256])],
         [onnx.numpy_helper.from_array(values, "w")],
     )
-    store_head_in_8_bits(graph)
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=10)
+    store_matrices_in_8_bits(model)
+    assert [tensor.name for tensor in model.graph.initializer if tensor.data_type == onnx.TensorProto.FLOAT] == [
+        "w_scale"
+    ]
     found = ort.InferenceSession(model.SerializeToString()).run(None, {"x": np.eye(128, dtype=np.float32)})[0]
-    step = np.abs(values).max(1, keepdims=True) / 127
+    step = np.abs(values).max(0, keepdims=True) / 127
     assert (np.abs(found - values) <= step / 2 + 1e-6).all()
+
+
+def test_layers_stay_in_float32_until_the_gate_is_passed(
+    xexport: Xexport, exported: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The gate is stood in for by one that wants two layers in float32."""
+    monkeypatch.setattr("export.quantize._Judge.allows", lambda self, candidate: len(candidate.float_layers) >= 2)
+    target = tmp_path / "m.onnx"
+    done = xexport("quantize", exported.model, "--run", exported.run.folder, "-o", target, "--json")
+    assert done.exit_code == 0, done.output
+    said = json.loads(done.stdout)
+    assert open_model(target).metadata.float_layers == tuple(said["float_layers"])
+    assert len(said["float_layers"]) == 2
+    certificate = json.loads(target.with_suffix(".certificate.json").read_text())
+    assert [each["float_layers"] for each in certificate["gate"]["attempts"]] == [0, 1, 2]
+    graph = onnx.load(target).graph
+    kept = {tensor.name for tensor in graph.initializer if tensor.data_type == onnx.TensorProto.FLOAT}
+    assert sum(node.input[1] in kept for node in graph.node if node.op_type == "Conv") == 2
 
 
 @pytest.mark.parametrize("what", ["core", "other run"])

@@ -1,0 +1,129 @@
+"""Rewriting a float32 model so that 8 bits suit it: the same answers, with channels of about one range."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from export.graph import Graph, attribute, run_model
+from export.onnx_file import INPUT
+from export.parity import blocks
+from featurize.preprocess import Pixels
+from featurize.specs import PreprocessSpec
+
+# Operators that a positive factor a channel passes through.
+_PASS = ("Clip", "Relu", "Add")
+# The square root shares the gain between a layer's activations and the next layer's weights, which get narrower by as
+# much as the channels get wider. Source: cross-layer equalisation, Nagel et al. 2019 (arXiv:1906.04721), section 4.1.
+_EXPONENT = 0.5
+_MAX_STRETCH = 1000.0
+
+
+def equalise(model: onnx.ModelProto, pixels: Pixels) -> None:
+    """Widen the narrow channels between convolutions, and divide the weights that read them by as much.
+
+    One scale for all channels of a tensor leaves a narrow channel only some of the 256 levels. A Clip at the channel's
+    bound stays where it is: what is widened is cut off at the largest values that the images reached.
+
+    Args:
+        model: float32, changed in place.
+        pixels: uint8 (n, S, S, 3), images of the training.
+    """
+    graph = Graph(model)
+    producers = graph.producers()
+    groups = _groups(graph)
+    names = [name for group in groups for name in group]
+    widths: dict[str, NDArray[np.float32]] = {}
+    for block in blocks(pixels):
+        for name, values in zip(names, run_model(model, block, names), strict=True):
+            found = np.abs(values).max((0, 2, 3))
+            widths[name] = np.maximum(widths[name], found) if name in widths else found
+    for group in groups:
+        bounds = [_upper_bound(graph, producers[name]) for name in group]
+        bounded = [name for name, bound in zip(group, bounds, strict=True) if bound is not None]
+        width = np.max([widths[name] for name in bounded or group], axis=0)
+        top = max([bound for bound in bounds if bound is not None], default=float(width.max()))
+        stretch = np.clip(top / np.maximum(width, 1e-6), 1, _MAX_STRETCH) ** _EXPONENT
+        for name in group:
+            _stretch(graph, name, producers[name], stretch.astype(np.float64))
+
+
+def take_grey_levels(model: onnx.ModelProto, preprocess: PreprocessSpec) -> bool:
+    """Let the first convolution read grey levels around the middle, which 8 bits hold exactly, if normalisation allows.
+
+    With one mean and one deviation for all channels, normalising is a factor and a shift that its weights can take.
+    Rounding the normalised image instead puts half a grey level of noise on it: the middle of 0 to 255 is no level.
+
+    Returns:
+        Whether it was done; if so, ``levels`` is the tensor read.
+    """
+    graph = Graph(model)
+    first = graph.convolutions[0]
+    if len(set(preprocess.mean)) > 1 or len(set(preprocess.std)) > 1:
+        return False
+    before = graph.nodes[: graph.nodes.index(first)]
+    mean, factor = 255 * preprocess.mean[0], 1 / (255 * preprocess.std[0])
+    middle = float(np.ceil(mean))
+    weight = graph.weight(first.input[1]).astype(np.float64) * factor
+    bias = graph.weight(first.input[2]) + (middle - mean) * weight.sum((1, 2, 3))
+    graph.set_weight(first.input[1], weight.astype(np.float32))
+    graph.set_weight(first.input[2], bias.astype(np.float32))
+    graph.set_weight("grey_middle", np.array(middle, np.float32))
+    first.input[0] = "levels"
+    centred = onnx.helper.make_node("Sub", [INPUT, "grey_middle"], ["levels"], name="levels")
+    graph.replace_nodes([centred, *[node for node in graph.nodes if node not in before]])
+    return True
+
+
+def _groups(graph: Graph) -> list[list[str]]:
+    """Return sets of tensors that must have the same factors, each made by convolutions alone."""
+    producers = graph.producers()
+    parent: dict[str, str] = {node.output[0]: node.output[0] for node in graph.convolutions}
+
+    def root(name: str) -> str:
+        while parent.setdefault(name, name) != name:
+            name = parent[name]
+        return name
+
+    for node in graph.nodes:
+        if node.op_type in _PASS:
+            for name in node.input if node.op_type == "Add" else node.input[:1]:
+                parent[root(name)] = root(node.output[0])
+    groups: dict[str, list[str]] = {}
+    for name in parent:
+        groups.setdefault(root(name), []).append(name)
+    made = [*_PASS, "Conv"]
+    return [
+        group
+        for group in groups.values()
+        if all(name in producers and producers[name].op_type in made for name in group)
+    ]
+
+
+def _upper_bound(graph: Graph, node: onnx.NodeProto) -> float | None:
+    if node.op_type != "Clip" or not graph.is_weight(node.input[2]):
+        return None
+    return float(graph.weight(node.input[2]))
+
+
+def _stretch(graph: Graph, name: str, producer: onnx.NodeProto, stretch: NDArray[np.float64]) -> None:
+    """Multiply the channels of a tensor where a convolution makes them, and divide where they are read."""
+    if producer.op_type == "Conv":
+        _scale(graph, producer.input[1], stretch.reshape(-1, 1, 1, 1))
+        _scale(graph, producer.input[2], stretch)
+    others = []
+    for reader in graph.readers().get(name, []):
+        if reader.op_type == "Conv":
+            by_input = attribute(reader, "group", 1) == 1
+            _scale(graph, reader.input[1], 1 / stretch.reshape((1, -1, 1, 1) if by_input else (-1, 1, 1, 1)))
+        elif reader.op_type not in _PASS:
+            others.append(reader)
+    if others:
+        graph.set_weight(f"{name}_unstretch", (1 / stretch).astype(np.float32).reshape(1, -1, 1, 1))
+        back = onnx.helper.make_node("Mul", [name, f"{name}_unstretch"], [f"{name}_level"], name=f"{name}_level")
+        graph.insert_behind(name, back, others)
+
+
+def _scale(graph: Graph, name: str, factor: NDArray[np.float64]) -> None:
+    graph.set_weight(name, (graph.weight(name).astype(np.float64) * factor).astype(np.float32))

@@ -1,0 +1,161 @@
+"""A traced model in 8 bits: made ready for them, rounded on training images, its features put right."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from export.equalise import equalise, take_grey_levels
+from export.graph import Graph, cleaned, copied, cut_at, features_name, run_model
+from export.qdq import shorten_names, store_matrices_in_8_bits, write_rounded
+from export.rounding import Progress, Rounded, round_model
+from featurize.preprocess import Pixels
+from featurize.specs import PreprocessSpec
+
+# Both versions of an image are followed at once, in some 50 MB at this side; of larger images fewer are followed.
+_FOLLOWED = 32
+_SIDE = 224
+_MIN_FOLLOWED = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ready:
+    """A float32 model made ready for 8 bits, and what it is rounded on.
+
+    Attributes:
+        model: ``image`` float32 (N, 3, S, S) and all outputs; BatchNorms folded, channels equalised.
+        pixels: uint8 (n, S, S, 3), images of the training.
+        features: what the float32 model gives for them, float32 (n, D).
+        exact: tensors of whole grey levels.
+    """
+
+    model: onnx.ModelProto
+    pixels: Pixels
+    features: NDArray[np.float32]
+    exact: tuple[str, ...]
+
+    @property
+    def followed(self) -> Pixels:
+        """Those of the images, spread evenly, that rounding follows through the layers."""
+        count = max(_MIN_FOLLOWED, _FOLLOWED * _SIDE**2 // self.pixels.shape[1] ** 2)
+        return self.pixels[:: -(-len(self.pixels) // count)]
+
+    @cached_property
+    def backbone(self) -> onnx.ModelProto:
+        """The part of the model that features need."""
+        return cut_at(self.model, self.features_name)
+
+    @property
+    def layers(self) -> list[str]:
+        """Names of the convolutions, from the input on."""
+        return [node.name for node in Graph(self.model).convolutions]
+
+    @property
+    def features_name(self) -> str:
+        """What the head reads."""
+        return features_name(self.model)
+
+
+def make_ready(traced: onnx.ModelProto, pixels: Pixels, preprocess: PreprocessSpec) -> Ready:
+    """Fold, equalise and centre a traced model, without changing what it answers.
+
+    Args:
+        traced: ``image`` float32 (N, 3, S, S) and all outputs, float32.
+        pixels: uint8 (n, S, S, 3), images of the training.
+        preprocess: the normalisation inside.
+    """
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    with tempfile.TemporaryDirectory() as folder, _quiet():
+        given, prepared = Path(folder) / "given.onnx", Path(folder) / "prepared.onnx"
+        onnx.save(traced, given)
+        quant_pre_process(given, prepared, skip_symbolic_shape=True)
+        model = onnx.load(prepared)
+    del model.graph.value_info[:]
+    for place, node in enumerate(model.graph.node):
+        node.name = _layer_name(node) or node.name or f"node_{place}"
+    features = run_model(model, pixels, [features_name(model)])[0]
+    equalise(model, pixels)
+    exact = ("levels",) if take_grey_levels(model, preprocess) else ()
+    return Ready(model=model, pixels=pixels, features=features, exact=exact)
+
+
+def round_ready(ready: Ready, float_layers: Collection[str] = (), progress: Progress | None = None) -> Rounded:
+    """Round the backbone.
+
+    Args:
+        ready: the model.
+        float_layers: names of convolutions that stay in float32.
+        progress: told the nodes done and their number.
+    """
+    return round_model(ready.backbone, ready.followed, exact=ready.exact, float_layers=float_layers, progress=progress)
+
+
+def write_int8(ready: Ready, rounded: Rounded) -> onnx.ModelProto:
+    """Write a rounded backbone into the model, and store the head's matrices in 8 bits.
+
+    Activations are unsigned and weights signed with one scale a channel, the form that CPUs with VNNI compute fastest.
+    What is left of the mean shift of each feature is added back at the end: a head reads a shift as a finding.
+    """
+    quantised = copied(ready.model)
+    write_rounded(quantised, rounded)
+    found = run_model(cut_at(quantised, ready.features_name), ready.pixels, [ready.features_name])[0]
+    _add_to(quantised, ready.features_name, (ready.features - found).mean(0).astype(np.float32))
+    store_matrices_in_8_bits(quantised)
+    shorten_names(quantised)
+    return cleaned(quantised)
+
+
+def feature_error(ready: Ready, rounded: Rounded, count: int) -> float:
+    """Return what a rounding costs: the mean squared error of the features in units of their variance over images.
+
+    A constant shift does not count, since :func:`write_int8` takes it off.
+
+    Args:
+        ready: the model.
+        rounded: all of it, or a part.
+        count: images to look at.
+    """
+    backbone = copied(ready.backbone)
+    write_rounded(backbone, rounded)
+    error = run_model(backbone, ready.pixels[:count], [ready.features_name])[0] - ready.features[:count]
+    deviation = ready.features.std(0)
+    # Features that hardly vary would count for more than all others.
+    deviation = np.maximum(deviation, 0.1 * float(np.median(deviation)) + np.finfo(np.float32).tiny)
+    return float(np.square((error - error.mean(0)) / deviation).mean())
+
+
+def _layer_name(node: onnx.NodeProto) -> str | None:
+    """Return what the training called a layer, such as ``_blocks.3._project_conv``."""
+    if node.op_type != "Conv":
+        return None
+    return str(node.input[1]).removeprefix("backbone.").removeprefix("model.").removesuffix(".weight")
+
+
+def _add_to(model: onnx.ModelProto, name: str, shift: NDArray[np.float32]) -> None:
+    graph = Graph(model)
+    graph.set_weight("feature_shift", shift)
+    readers: Sequence[onnx.NodeProto] = graph.readers()[name]
+    corrected = onnx.helper.make_node("Add", [name, "feature_shift"], [f"{name}_corrected"], name="correct_features")
+    graph.insert_behind(name, corrected, readers)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    # onnxruntime's quantiser gives advice on the root logger that is not meant for our users.
+    root = logging.getLogger()
+    level = root.level
+    root.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        root.setLevel(level)

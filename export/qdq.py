@@ -1,0 +1,113 @@
+"""Writing 8 bits into a model: QuantizeLinear and DequantizeLinear around what runtimes then compute in 8 bits."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from export.graph import Graph
+from export.rounding import Layer, Levels, Rounded, nearest_weights
+
+# Matrices with fewer numbers stay as they are: they weigh nothing.
+_SMALL = 16_384
+
+
+def write_rounded(model: onnx.ModelProto, rounded: Rounded) -> None:
+    """Put what a pass found into the model: tensors between layers through 8 bits, convolutions with 8-bit weights.
+
+    Biases stay float32: onnxruntime makes the whole numbers that its convolutions add of them when it loads the file.
+
+    Args:
+        model: the one that was rounded, changed in place.
+        rounded: steps and layers by name.
+    """
+    graph = Graph(model)
+    nodes = []
+    for node in graph.nodes:
+        node.input[:] = [f"{name}_rounded" if name in rounded.tensors else name for name in node.input]
+        if node.name in rounded.layers:
+            nodes.append(_write_layer(graph, node, rounded.layers[node.name]))
+        nodes.append(node)
+        for name in node.output:
+            if name in rounded.tensors:
+                nodes += _write_levels(graph, name, rounded.tensors[name])
+    graph.replace_nodes(nodes)
+    _keep_in_float(graph, [node for node in graph.convolutions if node.name not in rounded.layers])
+
+
+def store_matrices_in_8_bits(model: onnx.ModelProto) -> None:
+    """Replace the head's and the distance's matrices by 8-bit ones with a scale a column, widened where used."""
+    graph = Graph(model)
+    names = [tensor.name for tensor in model.graph.initializer if len(tensor.dims) == 2]
+    matrices = {name: graph.weight(name) for name in names}
+    large = {name: each for name, each in matrices.items() if each.dtype == np.float32 and each.size >= _SMALL}
+    nodes = []
+    for place, (name, values) in enumerate(large.items()):
+        same = [other for other in list(large)[:place] if np.array_equal(large[other].T, values)]
+        if same:  # folding constants has written one of them twice, the second time turned
+            nodes.append(onnx.helper.make_node("Transpose", [f"{same[0]}_widened"], [f"{name}_widened"], perm=[1, 0]))
+        else:
+            # A scale a column: the head's BatchNorms are folded in, and widen the columns of narrow features.
+            weight, scale = nearest_weights(values.T)
+            nodes.append(_widen(graph, name, np.ascontiguousarray(weight.T), scale, axis=1))
+    for node in graph.nodes:
+        node.input[:] = [f"{each}_widened" if each in large else each for each in node.input]
+    graph.replace_nodes([*nodes, *graph.nodes])
+
+
+def shorten_names(model: onnx.ModelProto) -> None:
+    """Number the tensors inside a model instead of naming them, which takes as much room as all biases."""
+    outside = {each.name for each in (*model.graph.input, *model.graph.output)}
+    short: dict[str, str] = {"": ""}
+    for place, node in enumerate(model.graph.node):
+        node.name = f"{node.op_type}{place}"
+        for names in (node.input, node.output):
+            names[:] = [name if name in outside else short.setdefault(name, f"t{len(short)}") for name in names]
+    for tensor in model.graph.initializer:
+        tensor.name = short.get(tensor.name, tensor.name)
+
+
+def _keep_in_float(graph: Graph, layers: list[onnx.NodeProto]) -> None:
+    """Stop onnxruntime from rounding layers of its own accord, their weights with one scale for all channels.
+
+    It does so (WeightBiasQuantization in its sources) where a float convolution reads 8 bits and writes 8 bits; a
+    maximum with the lowest number in between changes nothing else.
+    """
+    producers = graph.producers()
+    for node in layers:
+        source = node.input[0]
+        if source in producers and producers[source].op_type == "DequantizeLinear":
+            graph.set_weight("lowest", np.array(np.finfo(np.float32).min))
+            kept = onnx.helper.make_node("Max", [source, "lowest"], [f"{node.name}_in_float"], name=f"{node.name}_max")
+            graph.insert_behind(source, kept, [node])
+
+
+def _write_layer(graph: Graph, node: onnx.NodeProto, layer: Layer) -> onnx.NodeProto:
+    name, bias = node.input[1], f"{node.input[1]}_bias_rounded"
+    graph.set_weight(bias, layer.bias)
+    node.input[1:] = [f"{name}_widened", bias]
+    return _widen(graph, name, layer.weight, layer.scale)
+
+
+def _widen(
+    graph: Graph, name: str, weight: NDArray[np.int8], scale: NDArray[np.float32], axis: int = 0
+) -> onnx.NodeProto:
+    """Store a weight and return the node that makes float32 of it, as ``…_widened``."""
+    zeros = f"zeros_{len(scale)}"  # shared by all weights of as many scales
+    for part, values in ((f"{name}_levels", weight), (f"{name}_scale", scale), (zeros, np.zeros(len(scale), np.int8))):
+        graph.set_weight(part, values)
+    parts = [f"{name}_levels", f"{name}_scale", zeros]
+    return onnx.helper.make_node("DequantizeLinear", parts, [f"{name}_widened"], name=f"{name}_widen", axis=axis)
+
+
+def _write_levels(graph: Graph, name: str, levels: Levels) -> list[onnx.NodeProto]:
+    graph.set_weight(f"{name}_step", np.asarray(levels.step))
+    graph.set_weight(f"{name}_zero", np.asarray(levels.zero))
+    parts = [f"{name}_step", f"{name}_zero"]
+    return [
+        onnx.helper.make_node("QuantizeLinear", [name, *parts], [f"{name}_levels"], name=f"{name}_quantize"),
+        onnx.helper.make_node(
+            "DequantizeLinear", [f"{name}_levels", *parts], [f"{name}_rounded"], name=f"{name}_dequantize"
+        ),
+    ]
