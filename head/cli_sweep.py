@@ -108,11 +108,12 @@ def sweep(
     from featurize.cache import FeatureCache
 
     cache = FeatureCache.open(features)
-    from head.sweep import default_name, run_sweep
+    from head.splits import split_rows
+    from head.sweep import default_name, run_sweep, sweep_identity
     from head.tracking import cache_parameters, tracked
 
     trackers = open_trackers_of(mlflow, tensorboard, runs)
-    same = default_name({**spec.identity, "cache_sha256": cache.content_sha256})
+    same = default_name(sweep_identity(spec, cache, split_rows(cache, seed=seed), memory))
     parameters = {
         **{key: axis_text(key, axis) for key, axis in chosen.items()},
         "seeds": seeds,

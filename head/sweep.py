@@ -64,12 +64,13 @@ def run_sweep(
         Interrupted: on Ctrl-C; what is finished is kept, and the same call goes on.
     """
     start = time.monotonic()
-    identity = {**spec.identity, "cache_sha256": cache.content_sha256}
+    split = split_rows(cache, seed=spec.first_seed)
+    identity = sweep_identity(spec, cache, split, memory)
     folder = SweepFolder(runs / (name or default_name(identity)))
     with folder.locked():
         planned = spec.planned
         trials = [trial for trial in folder.begin(identity) if trial.number < planned]
-        work = _Work(cache, split_rows(cache, seed=spec.first_seed), [], planned, folder, memory)
+        work = _Work(cache, split, [], planned, folder, memory)
         try:
             for jobs in spec.rounds(trials):
                 work.go_on_with(jobs, trials)
@@ -98,6 +99,13 @@ def run_sweep(
         )
         folder.save_facts({"identity": identity, **work.facts(result)})
     return result
+
+
+def sweep_identity(spec: SweepSpec, cache: FeatureCache, split: Split, memory: MemorySpec | None) -> dict[str, Any]:
+    """Return what makes a sweep this one; rows that are read in blocks come in an order of their own."""
+    identity = {**spec.identity, "cache_sha256": cache.content_sha256}
+    reading = split_reading(cache, split, memory)
+    return identity if reading.block_rows is None else {**identity, "reading": reading.to_dict()}
 
 
 def default_name(identity: dict[str, Any], kind: str = "sweep") -> str:

@@ -102,7 +102,8 @@ class SweepFolder:
             self.save_facts({"identity": identity, "state": "running"})
             return []
         if (found := facts.get("identity")) != identity:
-            differ = [key for key in identity if not isinstance(found, dict) or found.get(key) != identity[key]]
+            old = found if isinstance(found, dict) else {}
+            differ = [key for key in {**old, **identity} if old.get(key) != identity.get(key)]
             raise MismatchError(
                 f"a sweep of that name has other settings: {', '.join(differ)}", path=self.folder, mend=_OTHER_NAME
             )

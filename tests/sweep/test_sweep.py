@@ -23,7 +23,7 @@ from head.cli import main
 from head.fit import fit_head
 from head.rows import as_rows
 from head.run import latest_run, open_run
-from head.specs import HeadSpec, TrainSpec
+from head.specs import HeadSpec, MemorySpec, TrainSpec
 from head.sweep import run_sweep
 from head.sweep_ranking import Setting, rank_settings
 from head.sweep_results import RESULTS_FILE, SWEEP_FILE, SweepFolder, Trial
@@ -165,6 +165,19 @@ def test_another_cache_or_other_settings_under_the_same_name_are_refused(make_ca
         run_sweep(make_cache("other.h5", seed=1), SPEC, runs=tmp_path, name="s")
     with pytest.raises(MismatchError, match="axes"):
         run_sweep(make_cache(), SweepSpec(axes={"lr": (1e-3,)}), runs=tmp_path, name="s")
+
+
+def test_rows_read_in_blocks_of_another_size_are_another_sweep(make_cache: MakeCache, tmp_path: Path) -> None:
+    """Their order differs, so that heads of both could not be ranked together."""
+    cache, small = make_cache(), MemorySpec(memory_mb=0.002)
+    of_memory = run_sweep(cache, SPEC, runs=tmp_path).folder
+    of_blocks = run_sweep(cache, SPEC, runs=tmp_path, memory=small).folder
+    assert of_blocks != of_memory
+    assert run_sweep(cache, SPEC, runs=tmp_path, memory=MemorySpec(memory_mb=500)).folder == of_memory
+    with pytest.raises(MismatchError, match="reading"):
+        run_sweep(cache, SPEC, runs=tmp_path, name=of_memory.name, memory=small)
+    with pytest.raises(MismatchError, match="reading"):
+        run_sweep(cache, SPEC, runs=tmp_path, name=of_blocks.name)
 
 
 def test_a_folder_of_something_else_is_left_as_it_is(make_cache: MakeCache, tmp_path: Path) -> None:
