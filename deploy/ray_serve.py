@@ -57,7 +57,8 @@ def build(settings: Settings) -> Application:
         name="xfeat",
         num_replicas=settings.replicas,
         # Refusing with Retry-After is left to the replica, whose queue counts images and not requests.
-        max_ongoing_requests=settings.max_queue,
+        max_ongoing_requests=2 * settings.max_queue,
+        max_queued_requests=settings.max_queue,
         ray_actor_options={"num_cpus": settings.threads, "num_gpus": int(settings.device.startswith("cuda"))},
     )
     return deployment.bind()

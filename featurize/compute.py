@@ -124,9 +124,11 @@ def compute_features(todo: Sequence[int], ledger: Ledger, tools: Tools) -> None:
     started = time.monotonic()
     try:
         with contextlib.closing(run.outcomes()) as outcomes:
-            for together in outcomes:
-                run.take(together)
-        run.keep()
+            try:
+                for together in outcomes:
+                    run.take(together)
+            finally:  # first of all: ending a cluster may take a while, or end badly
+                run.keep()
     except KeyboardInterrupt as error:
         run.keep()
         raise Interrupted(

@@ -62,7 +62,7 @@ def crossval(
     members: int,
     memory_mb: float,
     mlflow: str | None,
-    tensorboard: Path | None,
+    tensorboard: str | None,
     **settings: Any,
 ) -> tuple[dict[str, Any], str]:
     """Test every image once, with heads that have seen neither it nor its patient.

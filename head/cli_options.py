@@ -55,7 +55,7 @@ def tracking_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add ``--mlflow`` and ``--tensorboard``, for :func:`open_trackers_of`."""
     command = click.option(
         "--tensorboard",
-        type=click.Path(path_type=Path),
+        type=click.Path(),
         is_flag=False,
         flag_value="",
         metavar="[DIR]",
@@ -66,7 +66,7 @@ def tracking_options(command: Callable[..., Any]) -> Callable[..., Any]:
     )(command)
 
 
-def open_trackers_of(mlflow: str | None, tensorboard: Path | None, runs: Path = Path(DEFAULT_RUNS)) -> list[Tracker]:
+def open_trackers_of(mlflow: str | None, tensorboard: str | None, runs: Path = Path(DEFAULT_RUNS)) -> list[Tracker]:
     """Find out whether what was asked for with :func:`tracking_options` can be reached.
 
     Raises:
@@ -74,8 +74,7 @@ def open_trackers_of(mlflow: str | None, tensorboard: Path | None, runs: Path = 
     """
     from head.tracking import open_trackers
 
-    # without a name, what comes from the command line is the path of nothing
-    folder = runs / "tensorboard" if tensorboard == Path() else tensorboard
+    folder = None if tensorboard is None else Path(tensorboard) if tensorboard else runs / "tensorboard"
     return open_trackers(mlflow=mlflow, tensorboard=folder)
 
 

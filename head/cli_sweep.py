@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -93,7 +94,7 @@ def sweep(
     time_limit: float | None,
     memory_mb: float,
     mlflow: str | None,
-    tensorboard: Path | None,
+    tensorboard: str | None,
     **axes: Axis | None,
 ) -> tuple[dict[str, Any], str]:
     """Train many heads at once and keep the best as a run.
@@ -113,7 +114,8 @@ def sweep(
     from head.tracking import cache_parameters, tracked
 
     trackers = open_trackers_of(mlflow, tensorboard, runs)
-    same = default_name(sweep_identity(spec, cache, split_rows(cache, seed=seed), memory))
+    split = split_rows(cache, seed=seed)
+    same = default_name(sweep_identity(spec, cache, split, memory))
     parameters = {
         **{key: axis_text(key, axis) for key, axis in chosen.items()},
         "seeds": seeds,
@@ -121,11 +123,20 @@ def sweep(
         "rank": rank,
     }
     parameters |= cache_parameters(cache)
-    with tracked(trackers, name or same, parameters, key=f"{name or ''} {same}") as tracking:
+    with tracked(
+        trackers, name or same, parameters, key=hashlib.sha256(f"{name or ''} {same}".encode()).hexdigest()[:16]
+    ) as tracking:
         with progress_bar("sweep", "trials") as advance:
             progress = _Progress(spec, advance, tracking)
             result = run_sweep(
-                cache, spec, runs=runs, name=name, time_limit_s=time_limit, memory=memory, progress=progress
+                cache,
+                spec,
+                runs=runs,
+                name=name,
+                time_limit_s=time_limit,
+                memory=memory,
+                split=split,
+                progress=progress,
             )
         _track_end(tracking, result)
     return _as_json(result), _as_text(result)

@@ -62,7 +62,7 @@ def train(
     members: int,
     memory_mb: float,
     mlflow: str | None,
-    tensorboard: Path | None,
+    tensorboard: str | None,
     **settings: Any,
 ) -> tuple[dict[str, Any], str]:
     """Train one head and write its run folder with metrics, predictions and a report.

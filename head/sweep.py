@@ -41,6 +41,7 @@ def run_sweep(
     name: str | None = None,
     time_limit_s: float | None = None,
     memory: MemorySpec | None = None,
+    split: Split | None = None,
     progress: Progress | None = None,
 ) -> SweepResult:
     """Train all trials of a sweep that are not finished, rank them, and write the best one as a run.
@@ -55,6 +56,7 @@ def run_sweep(
         name: of the sweep; by default one that the same cache and spec lead to again.
         time_limit_s: after which no more is trained but the best.
         memory: what features may take; rows that take more are read from the disk, in another order.
+        split: what :func:`head.splits.split_rows` gives for the spec's first seed, if it is there already.
         progress: called as trials finish.
 
     Raises:
@@ -64,7 +66,7 @@ def run_sweep(
         Interrupted: on Ctrl-C; what is finished is kept, and the same call goes on.
     """
     start = time.monotonic()
-    split = split_rows(cache, seed=spec.first_seed)
+    split = split or split_rows(cache, seed=spec.first_seed)
     identity = sweep_identity(spec, cache, split, memory)
     folder = SweepFolder(runs / (name or default_name(identity)))
     with folder.locked():

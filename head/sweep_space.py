@@ -134,6 +134,8 @@ class SweepSpec:
         jobs: list[tuple[HeadSpec, TrainSpec]] = []
         while len(jobs) < self.planned:
             new = propose(self, tried, trials, min(ROUND, self.planned // self.seeds - len(tried)))
+            if not new:
+                return
             tried += new
             jobs += [job for settings in new for job in self._with_seeds(settings)]
             yield list(jobs)

@@ -97,8 +97,8 @@ def predict(
 @click.option(
     "--sessions",
     type=click.IntRange(min=1),
-    help="Sessions of a model on each device, which compute side by side and share --threads.  [default: 2 on a CPU "
-    "of as many cores, 1 on a GPU]",
+    help="Sessions of a model on each device, which compute side by side.  [default: 2 on a CPU of as many cores, 1 "
+    "on a GPU]",
 )
 @click.option("--require-cuda", is_flag=True, help="The same as --device cuda: without a GPU, do not start.")
 @_threads_option

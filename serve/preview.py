@@ -22,6 +22,8 @@ from serve.service import Service
 logger = logging.getLogger(__name__)
 
 SIDE = 1024
+# The page asks for one at a time; more than this come from many pages, or from no page.
+_MOST_WAITING = 16
 
 _FILE: dict[str, Any] = {
     "requestBody": {
@@ -53,6 +55,8 @@ def preview_routes(service: Service) -> APIRouter:
         with service.intake.admit(request) as body:
             async with body.arriving():
                 content = await body.read()
+            if limiter.statistics().tasks_waiting >= _MOST_WAITING:
+                raise HTTPException(503, "too many pictures wait to be drawn", {"Retry-After": "1"})
             try:
                 picture = await to_thread.run_sync(draw_preview, content, limiter=limiter)
             except ImageError as error:

@@ -21,7 +21,7 @@ from serve.results import Prediction, Result, split_results
 from serve.schema import DESCRIBED_RESPONSES, INFER, INFER_RESPONSES, MODEL_RESPONSES, READY_RESPONSES
 from serve.service import Service
 from serve.session import INPUT, Outputs
-from serve.tensors import InferRequest, TensorError, encode_response, parse_request
+from serve.tensors import InferRequest, TensorError, TooManyImagesError, encode_response, parse_request
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
 _VERSION = "1"
@@ -98,11 +98,13 @@ async def _infer(service: Service, name: str, request: Request) -> Response:
         async with body.arriving():
             content = await body.read()
         try:
-            wanted = await _parse(content, _header_length(request))
+            wanted = await _parse(content, _header_length(request), service.spec.max_files)
+        except TooManyImagesError as error:
+            raise HTTPException(413, str(error)) from error
         except TensorError as error:
             raise HTTPException(400, str(error)) from error
         model = service.find(name)
-        _check_wanted(wanted, model.predictor, service.spec.max_files)
+        _check_wanted(wanted, model.predictor)
         heatmap = wanted.outputs is None or "heatmap" in wanted.outputs
         images = [(f"image {number}", image) for number, image in enumerate(wanted.images)]
         predictor, results = await service.predict(request, model, images, heatmap=heatmap)
@@ -113,11 +115,11 @@ async def _infer(service: Service, name: str, request: Request) -> Response:
     return Response(reply, headers={HEADER_LENGTH: str(header)}, media_type="application/octet-stream")
 
 
-async def _parse(content: bytes, header_bytes: int | None) -> InferRequest:
+async def _parse(content: bytes, header_bytes: int | None, max_images: int) -> InferRequest:
     if (len(content) if header_bytes is None else header_bytes) <= _QUICK_JSON_BYTES:
-        return parse_request(content, header_bytes)
+        return parse_request(content, header_bytes, max_images)
     # Large JSON takes a while: other requests go on meanwhile.
-    return await run_in_threadpool(parse_request, content, header_bytes)
+    return await run_in_threadpool(parse_request, content, header_bytes, max_images)
 
 
 def _header_length(request: Request) -> int | None:
@@ -129,9 +131,7 @@ def _header_length(request: Request) -> int | None:
     return int(text)
 
 
-def _check_wanted(wanted: InferRequest, predictor: Predictor, max_files: int) -> None:
-    if len(wanted.images) > max_files:
-        raise HTTPException(413, f"more than {max_files} images in one request")
+def _check_wanted(wanted: InferRequest, predictor: Predictor) -> None:
     gives = predictor.session.gives
     if unknown := sorted(set(wanted.outputs or ()) - gives):
         raise HTTPException(400, f"no output called {unknown[0]!r}; this model has {', '.join(sorted(gives))}")

@@ -30,8 +30,8 @@ from serve.slow_clients import impatient
 from serve.spec import Process, ServeSpec
 
 _BACKLOG = 128
-# Measured on 2 cores: two sessions of one thread cost a tenth less CPU time an image than one session of two, whose
-# threads wait for each other wherever something else has a core.
+# Measured on 2 cores: with two sessions one computes while the threads of the other wait for each other. Each may use
+# all cores, so that a single image is not slower for it.
 _SESSIONS_ON_CPU = 2
 
 logger = logging.getLogger(__name__)
@@ -89,7 +89,7 @@ def serve(source: Path, spec: ServeSpec, process: Process, *, on_ready: Callable
 
 
 def open_sessions(spec: ServeSpec, process: Process, path: Path) -> list[Predictor]:
-    """Open a model file once for each session, on each device; the threads are split among them.
+    """Open a model file once for each session, on each device.
 
     Raises:
         ModelError: if the model cannot be used.
@@ -98,13 +98,11 @@ def open_sessions(spec: ServeSpec, process: Process, path: Path) -> list[Predict
     devices = [device.strip() for device in process.device.split(",")]
     threads = process.threads or cores()
     number = process.sessions or (_SESSIONS_ON_CPU if threads >= _SESSIONS_ON_CPU * len(devices) else 1)
-    each = max(1, threads // (number * len(devices)))
     sessions = []
     for device in devices:
-        first = Predictor.open(path, device, each, batch_size=spec.max_batch)
+        first = Predictor.open(path, device, threads, batch_size=spec.max_batch)
         more = number - 1 if process.sessions or first.device == "cpu" else 0
-        others = [Predictor.open(path, first.device, each, batch_size=spec.max_batch) for _ in range(more)]
-        sessions += [first, *others]
+        sessions += [first, *(Predictor.open(path, device, threads, batch_size=spec.max_batch) for _ in range(more))]
     return sessions
 
 

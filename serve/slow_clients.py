@@ -29,10 +29,12 @@ def impatient(header_timeout_s: float) -> type[HttpToolsProtocol]:
             if self.cycle is not None and self.cycle.response_complete:
                 self._expect_request()
             before = self.cycle
+            # An answer may be complete before the body is: the rest of that is no head.
+            in_body = before is not None and before.more_body
             super().data_received(data)
             if self.cycle is not before:
                 self._stop_waiting()
-            elif self._deadline is not None:
+            elif self._deadline is not None and not in_body:
                 self._count(len(data))
 
         def connection_lost(self, exc: Exception | None) -> None:

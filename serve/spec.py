@@ -84,7 +84,7 @@ class Process:
         port: 0 takes a free one.
         device: ``cpu``, ``cuda``, ``cuda:N`` or ``auto``; several with commas between them.
         sessions: of a model on each device, which compute side by side; by default two on a CPU and one on a GPU.
-        threads: CPU threads for inference, in all sessions together; by default all cores.
+        threads: CPU threads of each session; by default as many as there are cores.
         api_key: that clients must know, or ``None``.
         log_format: of the line a request: ``off``, ``text`` or ``json``.
         watch_s: look for changed model files so often, or ``None`` for never.

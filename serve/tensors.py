@@ -28,6 +28,10 @@ class TensorError(ValueError):
     """A request that does not keep to the protocol; the message says where."""
 
 
+class TooManyImagesError(TensorError):
+    """More images than a request may have, found out from the shape before any is looked at."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class InferRequest:
     """What a client asks for.
@@ -45,14 +49,16 @@ class InferRequest:
     binary: bool
 
 
-def parse_request(body: bytes, header_bytes: int | None) -> InferRequest:
+def parse_request(body: bytes, header_bytes: int | None, max_images: int) -> InferRequest:
     """Read a request.
 
     Args:
         body: JSON, followed by the binary tensors.
         header_bytes: length of the JSON, or ``None`` if it is the whole body.
+        max_images: that a request may have.
 
     Raises:
+        TooManyImagesError: if it has more.
         TensorError: if it does not keep to the protocol.
     """
     if header_bytes is not None and not 0 <= header_bytes <= len(body):
@@ -69,7 +75,7 @@ def parse_request(body: bytes, header_bytes: int | None) -> InferRequest:
     binary = parameters.get("binary_data_output") is True
     return InferRequest(
         id=identifier,
-        images=_parse_input(_object(inputs[0], "an input"), tail),
+        images=_parse_input(_object(inputs[0], "an input"), tail, max_images),
         outputs=_parse_outputs(header.get("outputs"), binary),
         binary=binary,
     )
@@ -140,12 +146,14 @@ def _parse_outputs(outputs: Any, binary: bool) -> dict[str, bool] | None:
     return wanted
 
 
-def _parse_input(tensor: dict[str, Any], tail: bytes) -> list[ImageContent]:
+def _parse_input(tensor: dict[str, Any], tail: bytes, max_images: int) -> list[ImageContent]:
     name, datatype, shape = (tensor.get(key) for key in ("name", "datatype", "shape"))
     if name != INPUT:
         raise TensorError(f"no input called {name!r}; this model has '{INPUT}'")
     if not isinstance(shape, list) or not all(type(axis) is int and axis > 0 for axis in shape):
         raise TensorError("shape must be a list of positive integers")
+    if shape and shape[0] > max_images:
+        raise TooManyImagesError(f"more than {max_images} images in one request")
     size = _parameters(tensor, "an input").get("binary_data_size")
     if size is not None and (type(size) is not int or size != len(tail)):
         raise TensorError(f"binary_data_size is {size}, {len(tail)} bytes follow the JSON")
@@ -186,15 +194,17 @@ def _has_booleans(data: list[Any]) -> bool:
 
 
 def _files(data: Any, shape: list[int]) -> list[bytes]:
-    files = _split(data) if isinstance(data, bytes) else _from_base64(data)
+    files = _split(data, math.prod(shape)) if isinstance(data, bytes) else _from_base64(data)
     if len(files) != math.prod(shape) or shape[:1] != [len(files)]:
         raise TensorError(f"shape must be [{len(files)}], the number of image files, not {shape}")
     return files
 
 
-def _split(data: bytes) -> list[bytes]:
-    files, at = [], 0
-    while at < len(data):
+def _split(data: bytes, expected: int) -> list[bytes]:
+    """Cut at the lengths; one file more than expected is as many as any number to complain of."""
+    files: list[bytes] = []
+    at = 0
+    while at < len(data) and len(files) <= expected:
         start = at + _LENGTH_BYTES
         at = start + int.from_bytes(data[at:start], "little")
         if start > len(data) or at > len(data):

@@ -85,6 +85,17 @@ def test_a_declared_size_over_the_limit_is_413_before_the_body_arrives(predictor
         assert client.get("/health").json()["queue"] == 0
 
 
+def test_the_body_after_an_early_answer_is_no_head_of_a_request(client):
+    """404 comes before the body has been read; the rest of that was once taken for a head that is too large."""
+    with socket.create_connection((client.base_url.host, client.base_url.port), timeout=30) as connection:
+        connection.sendall(b"POST /nothing HTTP/1.1\r\nHost: x\r\nContent-Length: 300000\r\n\r\n")
+        assert connection.recv(1000).startswith(b"HTTP/1.1 404 ")
+        for _ in range(30):
+            connection.sendall(b"x" * 10_000)
+        connection.sendall(b"GET /v2/health/live HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert connection.recv(1000).startswith(b"HTTP/1.1 200 ")
+
+
 def test_a_body_over_the_limit_is_413_though_no_size_was_declared(predictor, serve_model, tiny):
     with serve_model(predictor, max_body_bytes=2000) as client:
         sent = []

@@ -163,6 +163,7 @@ GOOD = tensor(pixels_of(COLOURS[:1], side=2))
             "classification",
         ),
         ({"inputs": [tensor(pixels_of([(1, 2, 3)] * 65, side=1))]}, 413, "64 images"),
+        ({"inputs": [{"name": "image", "datatype": "UINT8", "shape": [65, 9, 9, 3], "data": []}]}, 413, "64 images"),
     ],
 )
 def test_what_does_not_keep_to_the_protocol_is_refused_in_words(client, body, status, words):
