@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -15,6 +17,8 @@ from pathlib import Path
 import httpx
 import pytest
 
+# Tells the processes of this test from those of others.
+MARK = "XFEAT_RAY_SERVE_TEST"
 DEPLOY = Path(__file__).parents[2] / "deploy"
 DRIVER = """
 import sys, ray
@@ -39,7 +43,7 @@ def has_ray_serve():
 def address(model):
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    variables = {"RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(DEPLOY)}
+    variables = {"RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(DEPLOY), MARK: str(port)}
     driver = subprocess.Popen(
         [sys.executable, "-c", DRIVER, str(model), str(port)],
         stdin=subprocess.PIPE,
@@ -54,6 +58,25 @@ def address(model):
         yield f"http://127.0.0.1:{port}"
     finally:
         driver.communicate(timeout=60)
+
+
+def start_times(client, pool):
+    """Ask many times at once, since one replica would be enough for few requests; return which replicas answered."""
+    replies = pool.map(lambda _: client.get("/metrics"), range(32))
+    return {
+        re.search(r"\nprocess_start_time_seconds (\S+)", reply.text)[1] for reply in replies if reply.status_code == 200
+    }
+
+
+def replicas(address):
+    """Return the processes of the replicas behind an address."""
+    found, mark = [], f"{MARK}={address.rpartition(':')[2]}".encode()
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            of_replica = b"ServeReplica" in (process / "cmdline").read_bytes()
+            if of_replica and mark in (process / "environ").read_bytes().split(b"\0"):
+                found.append(int(process.name))
+    return found
 
 
 @pytest.mark.skipif(not has_ray_serve(), reason="ray[serve] is not installed")
@@ -75,9 +98,13 @@ def test_replicas_answer_files_and_tensors_as_the_library_does(address, predicto
         outputs = client.post("/v2/models/model/infer", json={"inputs": [tensor]}).json()["outputs"]
         assert outputs[0]["data"] == pytest.approx(list(expected[0].probabilities.values()), abs=1e-6)
         started, limit = set(), time.monotonic() + 30
-        while (
-            len(started) < 2 and time.monotonic() < limit
-        ):  # many at a time: one replica alone would be enough for few
-            replies = pool.map(lambda _: client.get("/metrics").text, range(32))
-            started |= {re.search(r"\nprocess_start_time_seconds (\S+)", text)[1] for text in replies}
+        while len(started) < 2 and time.monotonic() < limit:
+            started |= start_times(client, pool)
         assert len(started) == 2  # both replicas answer
+
+        os.kill(replicas(address)[0], signal.SIGKILL)
+        limit = time.monotonic() + 60
+        while (alive := start_times(client, pool)) <= started or len(alive) < 2:
+            assert time.monotonic() < limit, "the killed replica was not replaced"
+        reply = client.post("/predict", files={"files": ("a.png", pictures[0])})
+        assert reply.json()["predictions"][0]["label"] == expected[0].label
