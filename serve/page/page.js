@@ -38,6 +38,7 @@ async function learnModel(name) {
     const place = (model && $("loading")) ?? $("classes");
     place.textContent = problem.message;
     place.classList.add("failed");
+    if (name && model) $("names").value = model.name; // the one that goes on answering
   }
 }
 
