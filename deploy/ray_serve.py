@@ -3,9 +3,9 @@
     pip install '.[ray-serve]'    # in a clone of this repository, on every machine
     cd deploy && serve run ray_serve:build model=/path/model.onnx replicas=4 threads=2
 
-Ray starts the replicas, restarts those that die and spreads requests over them. Inside a replica routes, batches, answers
-and metrics are as in ``xserve start``, in one session. What belongs to the connection is Ray's: there is no API key, no limit
-on slow clients and no request log. The model file must be at the same path on every machine.
+Ray starts the replicas, restarts those that die and spreads requests over them. Inside a replica routes, batches,
+answers and metrics are as in ``xserve start``, in one session. What belongs to the connection is Ray's: there is no API
+key, no limit on slow clients and no request log. The model file must be at the same path on every machine.
 """
 
 from pathlib import Path
