@@ -7,12 +7,12 @@ from typing import Any
 
 import click
 
-from export.specs import TRITON_KINDS, TritonSpec
+from export.specs import DEFAULT_MODEL, TRITON_KINDS, TritonSpec
 from featurize.console import default_of, json_option
 
 
 @click.command()
-@click.argument("model", type=click.Path(path_type=Path), default="model.onnx")
+@click.argument("model", type=click.Path(path_type=Path), default=DEFAULT_MODEL)
 @click.option(
     "-o",
     "--output",

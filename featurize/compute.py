@@ -124,21 +124,23 @@ def compute_features(todo: Sequence[int], ledger: Ledger, tools: Tools) -> None:
     started = time.monotonic()
     try:
         with contextlib.closing(run.outcomes()) as outcomes:
+            # Kept before the outcomes are closed: ending a cluster may take a while, or end badly.
             try:
                 for together in outcomes:
                     run.take(together)
-            finally:  # first of all: ending a cluster may take a while, or end badly
+            except Exception:
+                with contextlib.suppress(OutputError):  # what went wrong first is told
+                    run.keep()
+                raise
+            except KeyboardInterrupt:
                 run.keep()
+                raise
+            run.keep()
     except KeyboardInterrupt as error:
-        run.keep()
         raise Interrupted(
             f"stopped; {run.done} of {len(todo)} images are finished and kept in {tools.store.folder}",
             mend="run the same command again: it goes on from there",
         ) from error
-    except Exception:
-        with contextlib.suppress(OutputError):
-            run.keep()
-        raise
     ledger.skipped.sort()
     ledger.seconds = time.monotonic() - started - run.opening_seconds
 
