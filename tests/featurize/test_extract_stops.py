@@ -20,6 +20,21 @@ if TYPE_CHECKING:
     from conftest import Bench
 
 
+def stopped_after(bench: Bench, images: int, **options: Any) -> None:
+    """Run until the network has seen so many images more, then press Ctrl-C."""
+    features, until = bench.engine.features, bench.engine.images + images
+
+    def stopping(pixels: np.ndarray) -> np.ndarray:
+        if bench.engine.images >= until:
+            raise KeyboardInterrupt
+        return features(pixels)
+
+    bench.engine.features = stopping  # type: ignore[method-assign]
+    with pytest.raises(Interrupted, match="run the same command again"):
+        bench.run(**options)
+    bench.engine.features = features  # type: ignore[method-assign]
+
+
 @pytest.mark.parametrize("after", [0, 1, 5, 9])
 def test_ctrl_c_keeps_what_is_finished_and_says_how_to_go_on(bench: Bench, after: int) -> None:
     features = bench.engine.features
@@ -74,34 +89,14 @@ def test_shards_are_used_even_beside_an_older_cache(bench: Bench, art: SimpleNam
     bench.run()
     for index in range(6):
         art.draw(bench.data / f"covid/{index:03d}.png", seed=500 + index)
-    features = bench.engine.features
-
-    def stopping(pixels: np.ndarray) -> np.ndarray:
-        if bench.engine.images >= 16:
-            raise KeyboardInterrupt
-        return features(pixels)
-
-    bench.engine.features = stopping  # type: ignore[method-assign]
-    with pytest.raises(Interrupted):
-        bench.run()
-    bench.engine.features = features  # type: ignore[method-assign]
+    stopped_after(bench, 4)
     done = bench.run()
     assert (done.computed, done.changes.changed) == (2, 6)
     bench.check()
 
 
 def test_an_image_that_changes_between_stop_and_resume_is_computed_again(bench: Bench, art: SimpleNamespace) -> None:
-    features = bench.engine.features
-
-    def stopping(pixels: np.ndarray) -> np.ndarray:
-        if bench.engine.images >= 8:
-            raise KeyboardInterrupt
-        return features(pixels)
-
-    bench.engine.features = stopping  # type: ignore[method-assign]
-    with pytest.raises(Interrupted):
-        bench.run()
-    bench.engine.features = features  # type: ignore[method-assign]
+    stopped_after(bench, 8)
     art.draw(bench.data / "covid/002.png", seed=900)
     assert bench.run().computed == 5
     bench.check()
@@ -171,21 +166,6 @@ def test_force_replaces_a_damaged_cache(bench: Bench, share: float) -> None:
         bench.run()
     assert bench.run(force=True).computed == 12
     bench.check()
-
-
-def stopped_after(bench: Bench, images: int, **options: Any) -> None:
-    """Run until the network has seen so many images more, then press Ctrl-C."""
-    features, until = bench.engine.features, bench.engine.images + images
-
-    def stopping(pixels: np.ndarray) -> np.ndarray:
-        if bench.engine.images >= until:
-            raise KeyboardInterrupt
-        return features(pixels)
-
-    bench.engine.features = stopping  # type: ignore[method-assign]
-    with pytest.raises(Interrupted, match="run the same command again"):
-        bench.run(**options)
-    bench.engine.features = features  # type: ignore[method-assign]
 
 
 def test_a_stopped_run_with_force_goes_on_with_the_same_command(bench: Bench) -> None:
