@@ -14,7 +14,7 @@ from export.model_file import ModelFile
 from export.outputs import HEATMAP, OOD, PROBABILITIES
 from featurize.atomic import replacing
 from featurize.dataset import IMAGE_SUFFIXES
-from featurize.errors import DataError, ImageError, ModelError, SpecError
+from featurize.errors import DataError, ImageError, ModelError
 from featurize.images import decode
 
 MAX_SIDE = 1024
@@ -71,14 +71,13 @@ def explain_images(
 
     Raises:
         ModelError: if the model has no heatmap.
-        SpecError: if there is no class ``shown``.
-        DataError: if there are no images, or none can be read.
+        DataError: if there is no class ``shown``, there are no images, or none can be read.
         OutputError: if a picture cannot be written.
     """
     if HEATMAP not in model.outputs:
         raise ModelError("a model without a heatmap", path=model.path, mend="name the full model, model.onnx")
     if shown is not None and shown not in model.metadata.class_names:
-        raise SpecError("no such class", expected=", ".join(model.metadata.class_names), found=shown)
+        raise DataError("no such class", path=model.path, expected=", ".join(model.metadata.class_names), found=shown)
     files = list_images(images)
     done: list[Explanation] = []
     skipped: list[tuple[str, str]] = []

@@ -20,9 +20,10 @@ from typing import Any
 
 import click
 
-from featurize.errors import Interrupted, XfeatError
+from featurize.errors import Interrupted, SpecError, XfeatError
 
 EXIT_PROBLEM = 1
+EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
 _PLAIN_LINE_SECONDS = 5.0
 # Every file that a command writes appears whole; a command that keeps more of its work raises Interrupted and says so.
@@ -46,7 +47,8 @@ class Commands(click.Group):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(EXIT_PROBLEM)
         except XfeatError as problem:
-            _say_and_exit(f"error: {problem}", EXIT_PROBLEM)
+            usage = isinstance(problem, SpecError) and problem.file is None
+            _say_and_exit(f"error: {problem}", EXIT_USAGE if usage else EXIT_PROBLEM)
         except ModuleNotFoundError as problem:
             _say_and_exit(f"error: {problem.name} is not installed\n  mend:     pip install 'xfeat[all]'", EXIT_PROBLEM)
 

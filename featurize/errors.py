@@ -54,7 +54,14 @@ class ImageError(XfeatError, ValueError):
 
 
 class SpecError(XfeatError, ValueError):
-    """A setting is outside its range, unknown, or contradicts another."""
+    """A setting is outside its range, unknown, or contradicts another.
+
+    Without a file it came from the command line, and counts as wrong usage there.
+    """
+
+
+class DivergedError(XfeatError, ArithmeticError):
+    """The loss of a training is not a number."""
 
 
 class MismatchError(XfeatError, ValueError):

@@ -18,7 +18,7 @@ from threading import Event
 import torch
 from torch import Tensor
 
-from featurize.errors import SpecError
+from featurize.errors import DivergedError
 from head.batched_training import BlockTraining, Job, Outcome
 from head.fit import FittedHead
 from head.rows import MOST_READERS, AnyRows, StoredRows
@@ -64,14 +64,14 @@ def fit_heads(
         In the order of ``jobs``.
 
     Raises:
-        SpecError: if the loss of one of them is not a number from the first epoch on.
+        DivergedError: if the loss of one of them is not a number from the first epoch on.
     """
     fitted: dict[int, FittedHead] = {}
     blocks = fit_blocks(jobs, rows, valid, classes=classes, class_weights=class_weights)
     with closing(blocks):
         for block in blocks:
             for number, outcome in block.outcomes.items():
-                if isinstance(outcome, SpecError):
+                if isinstance(outcome, DivergedError):
                     raise outcome
                 fitted[number] = outcome
     return [fitted[number] for number in range(len(jobs))]

@@ -11,7 +11,7 @@ from threading import Event, Lock
 import torch
 from torch import Tensor, nn
 
-from featurize.errors import SpecError
+from featurize.errors import DivergedError
 from head.batched_adam import StackedAdam
 from head.batched_layers import State
 from head.batched_loss import StackedLoss
@@ -24,7 +24,7 @@ from head.rows import AnyRows, Batch, collected
 from head.specs import HeadSpec, TrainSpec
 
 Job = tuple[HeadSpec, TrainSpec]
-Outcome = FittedHead | SpecError
+Outcome = FittedHead | DivergedError
 
 # Torch's random state belongs to the whole process; blocks run in threads.
 _RANDOM_STATE = Lock()
@@ -96,7 +96,7 @@ class BlockTraining:
             stop: when set, training ends at the next step.
 
         Returns:
-            In the order of the jobs; a :class:`SpecError` for a head that diverged in its first epoch.
+            In the order of the jobs; a :class:`DivergedError` for a head that diverged in its first epoch.
 
         Raises:
             Stopped: if ``stop`` was set.
@@ -238,7 +238,7 @@ def _spread(values: Tensor, columns: Tensor) -> Tensor:
 def _outcome(head: _Head, model: nn.Sequential) -> Outcome:
     try:
         check_convergence(head.spec, head.history, head.best_epoch)
-    except SpecError as error:
+    except DivergedError as error:
         return error
     fitted = copy.deepcopy(model)
     fitted.load_state_dict(head.best_state)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from featurize.errors import SpecError
+from featurize.errors import DivergedError
 from head.adam import FusedAdam
 from head.history import EpochRecord
 from head.loss import balanced_weights, training_loss, validation_loss
@@ -81,7 +81,7 @@ def fit_head(
         progress: called after each epoch.
 
     Raises:
-        SpecError: if the loss is not a number from the first epoch on, since the learning rate is too high.
+        DivergedError: if the loss is not a number from the first epoch on, since the learning rate is too high.
     """
     if class_weights is None and train.class_weight == "balanced":
         class_weights = balanced_weights(rows.labels, classes)
@@ -166,11 +166,11 @@ def check_convergence(train: TrainSpec, history: list[EpochRecord], best_epoch: 
     """Warn if the last epoch's loss is not a number.
 
     Raises:
-        SpecError: if no epoch's was, that is, ``best_epoch`` is 0.
+        DivergedError: if no epoch's was, that is, ``best_epoch`` is 0.
     """
     last = history[-1]
     if not best_epoch:
-        raise SpecError(
+        raise DivergedError(
             "training diverged: the loss is not a number from the first epoch on",
             expected="a lower learning rate, and finite features",
             found=f"learning rate {train.lr:g}",

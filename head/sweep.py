@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from featurize.cache import FeatureCache
-from featurize.errors import Interrupted, MismatchError, SpecError
+from featurize.errors import DivergedError, Interrupted, MismatchError
 from featurize.versions import library_versions
 from head.batched import FittedBlock, fit_blocks
 from head.batched_training import Job, Outcome
@@ -171,7 +171,7 @@ class _Work:
         return [self._as_trial(rest[place], outcome, valid, share) for place, outcome in block.outcomes.items()]
 
     def _as_trial(self, number: int, outcome: Outcome, valid: AnyRows, seconds: float) -> Trial:
-        if isinstance(outcome, SpecError):
+        if isinstance(outcome, DivergedError):
             return Trial(number, "diverged", *self.jobs[number], 0, {}, seconds)
         probabilities = softmax(outcome.logits_of(valid).numpy())
         figures = classification_metrics(valid.labels.numpy(), probabilities, self.cache.class_names)

@@ -177,7 +177,7 @@ def test_a_name_that_is_no_folder_of_a_repository_is_refused(
     xexport: Xexport, exported: Any, tmp_path: Path, name: str
 ) -> None:
     done = xexport("triton", exported.model, "-o", tmp_path / "out", "--name", name)
-    assert done.exit_code == 1
+    assert done.exit_code == 2
     assert "not a name for a model" in done.stderr
     assert list(tmp_path.iterdir()) == []
 

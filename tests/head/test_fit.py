@@ -13,7 +13,7 @@ from sklearn.utils.class_weight import compute_class_weight
 from torch import Tensor, nn
 from torch.nn import functional
 
-from featurize.errors import SpecError
+from featurize.errors import DivergedError
 from head.adam import FusedAdam
 from head.fit import fit_head, learning_rate
 from head.loss import balanced_weights, training_loss
@@ -148,7 +148,7 @@ def test_a_single_row_left_over_joins_the_last_batch(count: int, sizes: list[int
 
 
 def test_a_learning_rate_that_diverges_at_once_is_named() -> None:
-    with pytest.raises(SpecError, match="diverged") as problem:
+    with pytest.raises(DivergedError, match="diverged") as problem:
         fit_head(SMALL, TrainSpec(lr=1e38, epochs=3), drawn_rows(64), drawn_rows(20), classes=2)
     assert "1e+38" in str(problem.value)
     assert "--lr" in str(problem.value)

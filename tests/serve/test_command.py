@@ -122,7 +122,7 @@ def test_a_port_in_use_is_one_message_with_a_way_out(model):
 
 def test_an_address_of_nobody_is_one_message(model):
     done = run("start", model, "--host", "203.0.113.1")
-    assert done.exit_code == 1
+    assert done.exit_code == 2
     assert "cannot listen" in done.stderr
 
 

@@ -122,7 +122,7 @@ def test_without_a_gpu_require_cuda_does_not_start(model):
 
 def test_require_cuda_with_another_device_is_a_contradiction(model):
     done = CliRunner().invoke(main, ["start", str(model), "--require-cuda", "--device", "cpu"])
-    assert done.exit_code == 1
+    assert done.exit_code == 2
     assert "contradicts" in done.stderr
 
 

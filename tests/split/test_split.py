@@ -287,5 +287,5 @@ def test_the_command_prints_counts_and_one_json_object(tmp_path: Path) -> None:
 
 def test_unreadable_ratios_are_one_message(tmp_path: Path) -> None:
     done = CliRunner().invoke(main, ["split", str(make_folders(tmp_path / "in")), str(tmp_path / "o"), "--ratios", "6"])
-    assert done.exit_code == 1
+    assert done.exit_code == 2
     assert done.stderr.startswith("error: --ratios")

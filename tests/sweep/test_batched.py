@@ -9,7 +9,7 @@ import time
 import pytest
 import torch
 
-from featurize.errors import SpecError
+from featurize.errors import DivergedError
 from head.batched import block_size, divide, fit_blocks, fit_heads, shape_of
 from head.batched_loss import StackedLoss
 from head.fit import FittedHead, fit_head
@@ -106,12 +106,12 @@ def test_a_diverging_head_does_not_touch_its_neighbours(rows: Both) -> None:
     sound = (SMALL, TrainSpec(epochs=3, batch_size=8))
     wild = (SMALL, TrainSpec(epochs=3, batch_size=8, lr=1e38))
     [block] = list(fit_blocks([wild, sound], *rows, classes=3, threads=1))
-    assert isinstance(block.outcomes[0], SpecError)
+    assert isinstance(block.outcomes[0], DivergedError)
     assert "diverged" in str(block.outcomes[0])
     fitted = block.outcomes[1]
     assert isinstance(fitted, FittedHead)
     assert_same(fitted, fit_head(*sound, *rows, classes=3))
-    with pytest.raises(SpecError, match="diverged"):
+    with pytest.raises(DivergedError, match="diverged"):
         fit_heads([wild, sound], *rows, classes=3)
 
 

@@ -158,7 +158,7 @@ def test_the_command_says_what_it_needs(make_cache: MakeCache, tmp_path: Path, m
     make_cache()
     command = ["sweep", "--sampler", "optuna", "--lr", "1e-4..1e-2", "--epochs", "1", "--hidden", "linear", "--json"]
     done = CliRunner().invoke(main, command)
-    assert done.exit_code == 1
+    assert done.exit_code == 2
     assert "--trials" in done.stderr
     done = CliRunner().invoke(main, [*command, "--trials", "3"])
     assert json.loads(done.stdout)["trials"] == 3
