@@ -140,7 +140,12 @@ class Nowhere:
             numbers = range(first, min(first + 256, len(paths)))
             digests = (hashlib.sha256(b"%d" % number).hexdigest() for number in numbers)
             yield [
-                (number, Outcome(FileIdentity(number, number + 1, sha256, truncated=False), features[number % 256]))
+                (
+                    number,
+                    Outcome(
+                        FileIdentity(number, number + 1, number + 1, sha256, truncated=False), features[number % 256]
+                    ),
+                )
                 for number, sha256 in zip(numbers, digests, strict=True)
             ]
 

@@ -99,6 +99,7 @@ def generated_columns(rows: int) -> Columns:
         sha256=[hashlib.sha256(b"%d" % index).hexdigest() for index in range(rows)],
         size=np.arange(rows, dtype=np.int64),
         mtime_ns=np.arange(rows, dtype=np.int64),
+        change_mark=np.arange(rows, dtype=np.int64),
         truncated=np.zeros(rows, np.bool_),
     )
 

@@ -151,6 +151,7 @@ def write(path: Path, count: int, dim: int) -> None:
             sha256=[hashlib.sha256(b"%d" % row).hexdigest() for row in range(count)],
             size=np.ones(count, np.int64),
             mtime_ns=np.ones(count, np.int64),
+            change_mark=np.ones(count, np.int64),
             truncated=np.zeros(count, np.bool_),
         ),
         skipped=[],

@@ -100,6 +100,7 @@ def draw_cache(path: Path) -> Path:
             sha256=[f"{row:064d}" for row in range(count)],
             size=np.ones(count, np.int64),
             mtime_ns=np.ones(count, np.int64),
+            change_mark=np.ones(count, np.int64),
             truncated=np.zeros(count, np.bool_),
         ),
         skipped=[],

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -80,25 +81,9 @@ class FeatureCache:
         path = Path(path)
         if not path.is_file():
             raise CacheError("no such feature cache", path=path, mend=f"xfeat featurize DATA -o {path}")
-        try:
-            with h5py.File(path, "r") as file:
-                _check_format(path, file)
-                return cls(path=path, **_read(path, file))
-        except XfeatError as error:
-            if isinstance(error, SpecError):
-                raise CacheError(f"unreadable settings: {error}", path=path, mend=_MAKE_AGAIN) from error
-            raise
-        except OSError as error:
-            kind = "damaged: its end is missing" if "truncated file" in str(error) else "not a feature cache"
-            raise CacheError(
-                kind,
-                path=path,
-                expected="an HDF5 file that xfeat featurize wrote",
-                found=str(error),
-                mend=_MAKE_AGAIN,
-            ) from error
-        except (KeyError, ValueError, TypeError, AttributeError) as error:
-            raise CacheError("damaged", path=path, found=str(error), mend=_MAKE_AGAIN) from error
+        with _reading(path) as file:
+            _check_format(path, file)
+            return cls(path=path, **_read(path, file))
 
     def verify(self) -> None:
         """Check every row.
@@ -131,7 +116,7 @@ class FeatureCache:
         # Read, not mapped: pages of a mapped file would count as this process's memory.
         finite = np.ones(len(self), dtype=bool)
         digest = hashlib.sha256()
-        with h5py.File(self.path, "r") as file:
+        with _reading(self.path) as file:
             for rows in _blocks(len(self)):
                 block = file["features"][rows]
                 finite[rows] = np.isfinite(block).reshape(len(block), -1).all(axis=1)
@@ -141,6 +126,25 @@ class FeatureCache:
 
 
 _MAKE_AGAIN = "delete it and run xfeat featurize again, or restore a copy"
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[h5py.File]:
+    """Open an HDF5 file; whatever damage h5py stumbles over becomes a :class:`CacheError`."""
+    try:
+        with h5py.File(path, "r") as file:
+            yield file
+    except SpecError as error:
+        raise CacheError(f"unreadable settings: {error}", path=path, mend=_MAKE_AGAIN) from error
+    except XfeatError:
+        raise
+    except OSError as error:
+        kind = "damaged: its end is missing" if "truncated file" in str(error) else "damaged, or not a feature cache"
+        raise CacheError(
+            kind, path=path, expected="an HDF5 file that xfeat featurize wrote", found=str(error), mend=_MAKE_AGAIN
+        ) from error
+    except (KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
+        raise CacheError("damaged", path=path, found=str(error), mend=_MAKE_AGAIN) from error
 
 
 def _blocks(count: int, rows: int = 4096) -> Iterable[slice]:
@@ -169,7 +173,7 @@ def _check_format(path: Path, file: h5py.File) -> None:
 
 def _read(path: Path, file: h5py.File) -> dict[str, Any]:
     attrs = file.attrs
-    columns = {name: as_read(name, file[name][()]) for name in COLUMN_NAMES}
+    columns = {name: as_read(name, _read_column(file, name)) for name in COLUMN_NAMES}
     lengths = {len(values) for values in columns.values()} | {file["features"].shape[0]}
     if len(lengths) != 1:
         raise CacheError("damaged: its columns differ in length", path=path, mend=_MAKE_AGAIN)
@@ -194,6 +198,16 @@ def _read(path: Path, file: h5py.File) -> dict[str, Any]:
         "created": str(attrs["created"]),
         "versions": json.loads(attrs["versions"]),
     }
+
+
+def _read_column(file: h5py.File, name: str) -> NDArray[Any]:
+    try:
+        values: NDArray[Any] = file[name][()]
+    except KeyError:
+        if name != "change_mark":
+            raise
+        values = np.zeros(file["mtime_ns"].shape, np.int64)  # a cache of an earlier version
+    return values
 
 
 def _is_within(values: NDArray[Any], allowed: Iterable[int]) -> bool:

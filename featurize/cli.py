@@ -238,6 +238,7 @@ def _as_json(done: Extraction, spec: FeatureSpec) -> dict[str, Any]:
         "images": done.images,
         "computed": done.computed,
         "reused": done.reused,
+        "rehashed": done.rehashed,
         **done.changes._asdict(),
         "skipped": len(done.skipped),
         "skipped_images": [row._asdict() for row in done.skipped],
@@ -260,10 +261,11 @@ def _as_text(done: Extraction, spec: FeatureSpec) -> str:
         click.echo(f"warning: … and {len(done.skipped) - _SHOWN} more: see xfeat info {done.output}", err=True)
     rate = f" at {done.images_per_second:.0f} images/s ({done.engine})" if done.computed else ""
     changes = "".join(f", {number} {kind}" for kind, number in done.changes._asdict().items() if number)
+    rehashed = f" ({done.rehashed} read again and unchanged)" if done.rehashed else ""
     state = "is up to date" if done.up_to_date else "written"
     return (
         f"{done.output} {state}: {done.images} images, {spec.describe()}\n"
-        f"computed {done.computed}{rate}, reused {done.reused}, skipped {len(done.skipped)}{changes}"
+        f"computed {done.computed}{rate}, reused {done.reused}{rehashed}, skipped {len(done.skipped)}{changes}"
     )
 
 

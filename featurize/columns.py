@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from featurize.dataset import NO_LABEL, NO_SPLIT, SPLITS
 
-COLUMN_NAMES = ("label", "split", "path", "group", "sha256", "size", "mtime_ns", "truncated")
+COLUMN_NAMES = ("label", "split", "path", "group", "sha256", "size", "mtime_ns", "change_mark", "truncated")
 TEXT = h5py.string_dtype("utf-8")
 
 
@@ -37,6 +37,7 @@ class Columns:
         sha256: of the file's content, 64 hexadecimal digits.
         size: int64, bytes.
         mtime_ns: int64, nanoseconds since 1970.
+        change_mark: int64, of :class:`featurize.sources.FileState`; 0 in caches that were made before there was one.
         truncated: bool, the end of the image is missing.
     """
 
@@ -47,6 +48,7 @@ class Columns:
     sha256: Sequence[str]
     size: NDArray[np.int64]
     mtime_ns: NDArray[np.int64]
+    change_mark: NDArray[np.int64]
     truncated: NDArray[np.bool_]
 
 
@@ -59,9 +61,11 @@ def finish_digest(digest: hashlib._Hash, columns: Columns) -> str:
 
 
 def digest_of_states(columns: Columns, skipped: Sequence[Skipped]) -> str:
-    """Return the digest of what is said of the files: digests, sizes, times, truncated ends, and those skipped."""
+    """Return the digest of what is said of the files: their states, their digests, and which were skipped."""
     digest = hashlib.sha256("".join(columns.sha256).encode())
     digest.update(np.asarray(columns.size, np.int64).tobytes() + np.asarray(columns.mtime_ns, np.int64).tobytes())
+    if columns.change_mark.any():  # caches of earlier versions have none
+        digest.update(np.asarray(columns.change_mark, np.int64).tobytes())
     digest.update(np.asarray(columns.truncated, np.bool_).tobytes())
     digest.update(b"".join(to_bytes(text) + b"\0" for row in skipped for text in row))
     return digest.hexdigest()

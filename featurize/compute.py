@@ -70,6 +70,7 @@ class Ledger:
         places: where its features are, ``NOWHERE`` as long as there are none.
         skipped: images that could not be read.
         computed: number of images that went through the network.
+        rehashed: number of images that were read again and are what they were.
         seconds: time for reading and computing, without opening the engine.
         engine: name of the engine that computed, empty if nothing had to be.
     """
@@ -79,6 +80,7 @@ class Ledger:
     places: Places
     skipped: list[Skipped] = field(default_factory=list)
     computed: int = 0
+    rehashed: int = 0
     seconds: float = 0.0
     engine: str = ""
 
@@ -201,6 +203,7 @@ class _Run:
             self._skip(number, outcome.reason)
             return
         identity, features = outcome.identity, outcome.features
+        self.ledger.rehashed += bool(self.ledger.identities.sha256[number] == identity.sha256.encode())
         self.ledger.identities.set(number, identity)
         if (place := self.tools.known.find_content(identity.sha256)) != NOWHERE:
             self.ledger.places[number] = place

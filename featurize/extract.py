@@ -56,6 +56,7 @@ class Extraction:
         images: rows in the cache.
         computed: images that went through the network.
         reused: images whose features were known.
+        rehashed: of those, images that were read again because it was in doubt whether they are as they were; they are.
         changes: images that are new, changed or gone since the last run.
         skipped: images that could not be read.
         truncated: paths of images whose end is missing.
@@ -68,6 +69,7 @@ class Extraction:
     images: int
     computed: int
     reused: int
+    rehashed: int
     changes: Changes
     skipped: list[Skipped]
     truncated: list[str]
@@ -230,11 +232,12 @@ def _open_ledger(dataset: Dataset, known: KnownFeatures) -> Ledger:
 
 def _outdated(source: ImageSource, ledger: Ledger) -> list[int]:
     """Return the numbers of the images that are not known, or not in the state they were in."""
-    sizes, times = ledger.identities.size.tolist(), ledger.identities.mtime_ns.tolist()
-    known = (ledger.places != NOWHERE).tolist()
+    was = ledger.identities
+    states = list(zip(was.size.tolist(), was.mtime_ns.tolist(), was.change_mark.tolist(), strict=True))
+    reliable = ((ledger.places != NOWHERE) & (was.mtime_ns != 0)).tolist()
     outdated = []
     for number, path in enumerate(ledger.paths):
-        if known[number] and times[number] and source.state(path) == (sizes[number], times[number]):
+        if reliable[number] and source.state(path) == states[number]:
             continue
         ledger.places[number] = NOWHERE
         outdated.append(number)
@@ -272,6 +275,7 @@ def _finish(work: _Work, known: KnownFeatures, old: FeatureCache | None, ledger:
         images=len(rows),
         computed=ledger.computed,
         reused=len(rows) - ledger.computed,
+        rehashed=ledger.rehashed,
         changes=_changes(old, ledger) if not up_to_date else Changes(0, 0, 0),
         skipped=ledger.skipped,
         truncated=[columns.path[row] for row in np.flatnonzero(columns.truncated).tolist()],
@@ -308,6 +312,7 @@ def _columns(dataset: Dataset, identities: Identities, rows: NDArray[np.intp]) -
         sha256=[sha256.decode() for sha256 in identities.sha256[rows].tolist()],
         size=identities.size[rows],
         mtime_ns=identities.mtime_ns[rows],
+        change_mark=identities.change_mark[rows],
         truncated=identities.truncated[rows],
     )
 
@@ -329,6 +334,7 @@ def _says_the_same(old: FeatureCache, work: _Work, columns: Columns, skipped: li
         and np.array_equal(old.columns.split, columns.split)
         # A time of 0 was too recent to be kept; it is no reason to write everything again.
         and bool(((old.columns.mtime_ns == columns.mtime_ns) | (old.columns.mtime_ns == 0)).all())
+        and np.array_equal(old.columns.change_mark, columns.change_mark)
         and old.class_names == work.dataset.class_names
         and old.skipped == skipped
         and old.data_root == work.data_root

@@ -48,7 +48,13 @@ class KnownFeatures:
             data_root: where this run's images lie; a cache of another root tells by content alone.
         """
         columns = cache.columns
-        identities = Identities(columns.size, columns.mtime_ns, np.asarray(columns.sha256, "S64"), columns.truncated)
+        identities = Identities(
+            size=columns.size,
+            mtime_ns=columns.mtime_ns,
+            change_mark=columns.change_mark,
+            sha256=np.asarray(columns.sha256, "S64"),
+            truncated=columns.truncated,
+        )
         if cache.data_root != data_root:
             identities = identities.without_times()
         self._sources.append(_Source(self._end, cache, identities))

@@ -65,7 +65,7 @@ def _read_image(source: ImageSource, path: str, spec: FeatureSpec, is_known: Cal
     try:
         data, state = source.read(path)
         sha256 = hashlib.sha256(data).hexdigest()
-        identity = FileIdentity(state.size, state.mtime_ns, sha256, is_truncated(data))
+        identity = FileIdentity(*state, sha256, is_truncated(data))
         if is_known(sha256):
             return ReadImage(path, identity, None)
         return ReadImage(path, identity, load_views(data, spec.preprocess, views=spec.views, sha256=sha256))

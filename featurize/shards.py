@@ -30,12 +30,14 @@ class FileIdentity(NamedTuple):
     Attributes:
         size: bytes.
         mtime_ns: time of the last change, nanoseconds since 1970; 0 if it was too recent to be relied on.
+        change_mark: see :class:`featurize.sources.FileState`.
         sha256: of the content, 64 hexadecimal digits.
         truncated: whether the end of the image is missing.
     """
 
     size: int
     mtime_ns: int
+    change_mark: int
     sha256: str
     truncated: bool
 
@@ -55,12 +57,14 @@ class Identities:
     Attributes:
         size: int64, bytes.
         mtime_ns: int64, nanoseconds since 1970.
+        change_mark: int64.
         sha256: 64 bytes each, hexadecimal digits.
         truncated: bool.
     """
 
     size: NDArray[np.int64]
     mtime_ns: NDArray[np.int64]
+    change_mark: NDArray[np.int64]
     sha256: NDArray[np.bytes_]
     truncated: NDArray[np.bool_]
 
@@ -71,7 +75,11 @@ class Identities:
     def empty(cls, count: int) -> Identities:
         """Return room for ``count`` states."""
         return cls(
-            np.zeros(count, np.int64), np.zeros(count, np.int64), np.zeros(count, "S64"), np.zeros(count, np.bool_)
+            size=np.zeros(count, np.int64),
+            mtime_ns=np.zeros(count, np.int64),
+            change_mark=np.zeros(count, np.int64),
+            sha256=np.zeros(count, "S64"),
+            truncated=np.zeros(count, np.bool_),
         )
 
     @classmethod
@@ -84,8 +92,8 @@ class Identities:
 
     def set(self, row: int, identity: FileIdentity) -> None:
         """Note one state."""
-        self.size[row], self.mtime_ns[row] = identity.size, identity.mtime_ns
-        self.sha256[row], self.truncated[row] = identity.sha256.encode(), identity.truncated
+        for name, value in identity._asdict().items():
+            getattr(self, name)[row] = value
 
     def without_times(self) -> Identities:
         """Return the same states with no time to rely on: another folder can hold other files of the same age."""
@@ -188,7 +196,9 @@ class ShardStore:
     def _read(self, file: Path) -> tuple[Shard, list[str], Identities] | None:
         try:
             with file.open("rb") as stream, np.load(stream, allow_pickle=False) as content:
-                identities = Identities(**{name: content[name] for name in FileIdentity._fields})
+                columns = {name: content[name] for name in FileIdentity._fields if name in content}
+                columns.setdefault("change_mark", np.zeros_like(columns["size"]))  # shards of earlier versions
+                identities = Identities(**columns)
                 if content["data_root"].item() != _bytes(self.data_root):
                     identities = identities.without_times()
                 paths = [path.decode("utf-8", "surrogateescape") for path in content["paths"].tolist()]

@@ -32,10 +32,18 @@ _BROKEN = (
 
 
 class FileState(NamedTuple):
-    """What tells cheaply whether a file is as it was: bytes, and nanoseconds since 1970 (0: cannot be relied on)."""
+    """What tells cheaply whether a file is as it was.
+
+    Attributes:
+        size: bytes.
+        mtime_ns: time of the last change, nanoseconds since 1970; 0 if it was too recent to be relied on.
+        change_mark: what no program can put back as it can a time. Of a file: the operating system's own note of when
+            it last touched it (``st_ctime_ns``), which is the time of creation on Windows. Of a zip member: its CRC.
+    """
 
     size: int
     mtime_ns: int
+    change_mark: int
 
 
 class ImageSource(Protocol):
@@ -75,7 +83,7 @@ class FolderSource:
             found = os.stat(os.path.join(self._root, path))
         except (OSError, ValueError):
             return None
-        return FileState(found.st_size, found.st_mtime_ns)
+        return FileState(found.st_size, found.st_mtime_ns, found.st_ctime_ns)
 
     def read(self, path: str) -> tuple[bytes, FileState]:
         """Return a file's content and the state in which it was read.
@@ -94,7 +102,7 @@ class FolderSource:
                 raise
             raise ImageError(f"cannot be read: {getattr(error, 'strerror', None) or error}") from error
         settled = time.time_ns() - found.st_mtime_ns > _SETTLED_NS
-        return data, FileState(len(data), found.st_mtime_ns if settled else 0)
+        return data, FileState(len(data), found.st_mtime_ns if settled else 0, found.st_ctime_ns)
 
 
 class ZipSource:
@@ -149,9 +157,9 @@ class ZipSource:
 
 
 def _member_state(info: zipfile.ZipInfo) -> FileState:
-    # Zip times are steps of 2 s in a zone that nobody wrote down. The CRC of the content fills the digits below.
-    steps = calendar.timegm((*info.date_time, 0, 0, 0)) // 2
-    return FileState(info.file_size, max(steps, 1) * 2_000_000_000 + info.CRC % 2_000_000_000)
+    # Zip times are steps of 2 s, from 1980 on, in a zone that nobody wrote down.
+    seconds = calendar.timegm((*info.date_time, 0, 0, 0))
+    return FileState(info.file_size, seconds * 1_000_000_000, info.CRC)
 
 
 def _too_large(size: int) -> ImageError:

@@ -27,7 +27,7 @@ from featurize.sources import ImageSource, open_source
 from featurize.specs import FeatureSpec
 from featurize.weights import Weights
 
-_NO_FILE = FileIdentity(0, 0, "", truncated=False)
+_NO_FILE = FileIdentity(0, 0, 0, "", truncated=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,6 +130,7 @@ def to_table(positions: Sequence[int], outcomes: Sequence[Outcome]) -> pa.Table:
         readable=[outcome.identity is not None for outcome in outcomes],
         size=[identity.size for identity in identities],
         mtime_ns=[identity.mtime_ns for identity in identities],
+        change_mark=[identity.change_mark for identity in identities],
         sha256=[identity.sha256.encode() for identity in identities],
         truncated=[identity.truncated for identity in identities],
         features=[b"" if outcome.features is None else outcome.features.tobytes() for outcome in outcomes],
@@ -149,7 +150,9 @@ def from_table(table: pa.Table, spec: FeatureSpec) -> list[tuple[int, Outcome, s
     for row in table.to_pylist():
         if row["problem"]:
             raise pickle.loads(row["problem"])
-        identity = FileIdentity(row["size"], row["mtime_ns"], row["sha256"].decode(), row["truncated"])
+        identity = FileIdentity(
+            row["size"], row["mtime_ns"], row["change_mark"], row["sha256"].decode(), row["truncated"]
+        )
         features = np.frombuffer(row["features"], spec.dtype)
         outcome = Outcome(
             identity if row["readable"] else None,
@@ -162,7 +165,7 @@ def from_table(table: pa.Table, spec: FeatureSpec) -> list[tuple[int, Outcome, s
 
 def _problem_table(problem: XfeatError) -> pa.Table:
     empty = {"sha256": b"", "features": b"", "reason": b"", "host": b""}
-    numbers = {"position": -1, "size": 0, "mtime_ns": 0}
+    numbers = {"position": -1, "size": 0, "mtime_ns": 0, "change_mark": 0}
     flags = {"readable": False, "truncated": False}
     row = {**empty, **numbers, **flags, "problem": pickle.dumps(problem)}
     return _table(**{name: [value] for name, value in row.items()})
@@ -174,6 +177,7 @@ _SCHEMA = pa.schema(
         ("readable", pa.bool_()),
         ("size", pa.int64()),
         ("mtime_ns", pa.int64()),
+        ("change_mark", pa.int64()),
         ("sha256", pa.binary()),
         ("truncated", pa.bool_()),
         ("features", pa.binary()),

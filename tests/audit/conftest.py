@@ -73,6 +73,7 @@ class DrawnSet:
                 sha256=[hashlib.sha256(content).hexdigest() for content in contents],
                 size=np.array([len(content) for content in contents], np.int64),
                 mtime_ns=np.zeros(len(rows), np.int64),
+                change_mark=np.zeros(len(rows), np.int64),
                 truncated=np.array([row[0] in self.truncated for row in rows], np.bool_),
             ),
             skipped=self.skipped,

@@ -42,6 +42,7 @@ def write_clouds() -> Callable[..., FeatureCache]:
                 sha256=[f"{number:064x}" for number in range(count)],
                 size=np.ones(count, np.int64),
                 mtime_ns=np.ones(count, np.int64),
+                change_mark=np.ones(count, np.int64),
                 truncated=np.zeros(count, bool),
             ),
             skipped=[],

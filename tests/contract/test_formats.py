@@ -36,6 +36,7 @@ def test_features_h5_has_the_documented_datasets_and_attributes(tmp_path: Path) 
         sha256=["0" * 64],
         size=np.ones(1, np.int64),
         mtime_ns=np.ones(1, np.int64),
+        change_mark=np.ones(1, np.int64),
         truncated=np.zeros(1, np.bool_),
     )
     write_cache(

@@ -32,6 +32,7 @@ def columns_of(count: int, **changes: Any) -> Columns:
         "sha256": [f"{index:064x}" for index in range(count)],
         "size": np.arange(count, dtype=np.int64),
         "mtime_ns": np.arange(count, dtype=np.int64),
+        "change_mark": np.arange(count, dtype=np.int64),
         "truncated": np.zeros(count, np.bool_),
     }
     return Columns(**{**values, **changes})
@@ -167,6 +168,7 @@ def test_verify_finds_a_flipped_bit(tmp_path: Path) -> None:
         ("sha256", 3, b"f" * 64),
         ("size", 3, 7777),
         ("mtime_ns", 3, 7777),
+        ("change_mark", 3, 7777),
         ("truncated", 3, True),
         ("skipped", 0, (b"a.png", b"another reason")),
         ("label", 3, 0),

@@ -143,6 +143,13 @@ def test_what_changed_is_said(xfeat: Xfeat, data: Path, art: SimpleNamespace) ->
     assert "1 new, 1 changed, 1 vanished" in xfeat("featurize", data, *LITE0).stdout
 
 
+def test_what_was_read_again_is_said(xfeat: Xfeat, data: Path) -> None:
+    xfeat("featurize", data, *LITE0)
+    (data / "covid/000.png").chmod(0o600)
+    assert "computed 0, reused 6 (1 read again and unchanged), skipped 0\n" in xfeat("featurize", data, *LITE0).stdout
+    assert as_json(xfeat("featurize", data, *LITE0, "--json"))["rehashed"] == 0
+
+
 def test_names_that_are_not_utf8_can_be_shown(xfeat: Xfeat, data: Path) -> None:
     try:
         (data / "covid" / b"\xff.jpg".decode("utf-8", "surrogateescape")).write_bytes(b"no image")
@@ -157,10 +164,8 @@ def test_names_that_are_not_utf8_can_be_shown(xfeat: Xfeat, data: Path) -> None:
     ("arguments", "said"),
     [
         (("featurize", "nowhere"), "no such folder or file"),
-        (("featurize", "data", "--size", "8"), "image size out of range"),
         (("featurize", "data", "--classes", "flu"), "no class called flu"),
         (("featurize", "data", "--weights", "absent.pth"), "no such weights file"),
-        (("featurize", "data", "--device", "gpu"), "unknown device"),
         (("info", "absent.h5"), "no such feature cache"),
         (("verify", "data/covid/000.png"), "not a feature cache"),
     ],
@@ -187,6 +192,14 @@ def test_a_problem_is_one_message_and_exit_1(xfeat: Xfeat, data: Path, arguments
 )
 def test_wrong_usage_is_exit_2(xfeat: Xfeat, arguments: tuple[str, ...]) -> None:
     assert "Usage:" in xfeat(*arguments, exit_code=2).stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [(("--size", "8"), "image size out of range"), (("--device", "gpu"), "unknown device")],
+)
+def test_a_setting_out_of_range_is_exit_2_too(xfeat: Xfeat, data: Path, arguments: tuple[str, ...], said: str) -> None:
+    assert said in xfeat("featurize", data, *LITE0[:2], *arguments, exit_code=2).stderr
 
 
 def test_an_output_that_is_no_cache_is_not_replaced(xfeat: Xfeat, data: Path) -> None:

@@ -5,14 +5,17 @@ from __future__ import annotations
 import dataclasses
 import os
 import shutil
+from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
+import h5py
 import numpy as np
 import pytest
 
 from featurize import compute
 from featurize.cache import FeatureCache
+from featurize.columns import digest_of_states
 from featurize.errors import MismatchError
 from featurize.extract import Changes
 
@@ -80,8 +83,66 @@ def test_a_file_that_was_only_touched_is_not_computed(bench: Bench) -> None:
     bench.run()
     os.utime(bench.data / "covid/000.png", (1_000_000_000, 1_000_000_000))
     done = bench.run()
-    assert (done.computed, done.changes.changed) == (0, 0)
+    assert (done.computed, done.rehashed, done.changes.changed) == (0, 1, 0)
     assert bench.run().up_to_date
+
+
+def rewrite_unseen(path: Path, content: bytes) -> None:
+    """Write other content of the same length, and put the time of change back."""
+    before = path.stat()
+    assert before.st_size == len(content)
+    path.write_bytes(content)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def test_two_files_of_one_size_that_are_exchanged_with_their_times_put_back_are_noticed(
+    bench: Bench, art: SimpleNamespace
+) -> None:
+    first, second = art.draw(bench.data / "covid/a.bmp", seed=1), art.draw(bench.data / "normal/b.bmp", seed=2)
+    bench.run()
+    contents = first.read_bytes(), second.read_bytes()
+    rewrite_unseen(first, contents[1])
+    rewrite_unseen(second, contents[0])
+    done = bench.run()
+    assert (done.computed, done.rehashed, done.changes) == (0, 0, Changes(new=0, changed=2, vanished=0))
+    bench.check()
+    assert bench.run().up_to_date
+
+
+def test_other_content_of_the_same_size_and_time_is_computed(bench: Bench, art: SimpleNamespace) -> None:
+    victim = art.draw(bench.data / "covid/a.bmp", seed=1)
+    bench.run()
+    rewrite_unseen(victim, art.encoded(art.pixels_of(9), "BMP"))
+    done = bench.run()
+    assert (done.computed, done.reused, done.changes.changed) == (1, 12, 1)
+    bench.check()
+
+
+def test_a_file_whose_rights_changed_is_hashed_once_and_not_decoded(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.run()
+    (bench.data / "covid/000.png").chmod(0o600)
+    monkeypatch.setattr("featurize.reading.load_views", lambda *_a, **_k: pytest.fail("an image was decoded"))
+    done = bench.run()
+    assert (done.computed, done.rehashed, done.changes) == (0, 1, Changes(0, 0, 0))
+    bench.check()
+    assert (bench.run().rehashed, bench.opened) == (0, 1)
+
+
+def test_a_cache_without_marks_of_change_is_hashed_and_not_computed(bench: Bench) -> None:
+    """Caches of earlier versions have no such column, and a digest that does not cover it."""
+    bench.run()
+    old = FeatureCache.open(bench.output)
+    without = dataclasses.replace(old.columns, change_mark=np.zeros(len(old), np.int64))
+    with h5py.File(bench.output, "a") as file:
+        del file["change_mark"]
+        file.attrs["columns_sha256"] = digest_of_states(without, old.skipped)
+    FeatureCache.open(bench.output).verify()
+    done = bench.run()
+    assert (done.computed, done.rehashed, bench.opened) == (0, 12, 1)
+    assert np.array_equal(bench.check().columns.change_mark, old.columns.change_mark)
+    assert (bench.run().rehashed, bench.run().up_to_date) == (0, True)
 
 
 def test_a_change_within_the_clocks_resolution_is_noticed(bench: Bench, art: SimpleNamespace) -> None:

@@ -16,7 +16,7 @@ import pytest
 from featurize.cache import FeatureCache
 from featurize.engines.batches import in_batches
 from featurize.errors import Interrupted
-from featurize.extract import parts_folder
+from featurize.extract import Changes, parts_folder
 from featurize.images import decode
 from featurize.weights import sha256_of
 
@@ -67,11 +67,23 @@ def test_a_data_folder_that_was_moved_is_read_and_not_computed(bench: Bench, cap
     bench.run()
     bench.data = bench.data.rename(bench.data.with_name("moved"))
     done = bench.run()
-    assert (done.computed, done.reused, bench.opened) == (0, 12, 1)
+    assert (done.computed, done.reused, done.rehashed, bench.opened) == (0, 12, 12, 1)
     cache = bench.check()
     assert cache.data_root == str(bench.data.resolve())
     assert bench.run().up_to_date
     assert "replace" not in caplog.text
+
+
+def test_a_copy_of_the_data_folder_in_its_place_is_read_and_not_computed(bench: Bench) -> None:
+    """As a backup that is put back: names, sizes and times of change are kept, the files are others."""
+    bench.run()
+    shutil.copytree(bench.data, bench.data.with_name("copy"))
+    shutil.rmtree(bench.data)
+    bench.data.with_name("copy").rename(bench.data)
+    done = bench.run()
+    assert (done.computed, done.rehashed, done.changes) == (0, 12, Changes(0, 0, 0))
+    bench.check()
+    assert (bench.run().rehashed, bench.opened) == (0, 1)
 
 
 def test_a_cache_of_quite_other_images_is_replaced_with_a_warning(

@@ -71,6 +71,7 @@ def test_multilevel_adds_the_means_of_stages_3_to_7(
     final = load_backbone(spec_of(weights), weights)
     backbone = load_backbone(spec_of(weights, pooling="multilevel"), weights)
     assert (final.dim, backbone.dim) == (1280, 2024)
+    assert backbone_info(weights.backbone).final_dim == final.dim
     caught: list[torch.Tensor] = []
     # Blocks a stage, source: table 1 of the EfficientNet paper: 1, 2, 2, 3, 3, 4, 1.
     for index in (4, 7, 10, 14, 15):
@@ -294,6 +295,7 @@ def test_other_members_of_the_family_are_built_too(name: str) -> None:
     package = importlib.import_module("efficientnet_lite_pytorch" if "lite" in name else "efficientnet_pytorch")
     model = package.EfficientNet.from_name(f"efficientnet-{name}", image_size=64)
     assert Backbone(model).dim == {"b1": 1280, "b2": 1408, "lite1": 1280, "lite4": 1280}[name]
+    assert Backbone(model).dim == backbone_info(f"efficientnet-{name}").final_dim
     images = torch.zeros(1, 3, 64, 64)
     multilevel = Backbone(model, "multilevel")
     assert multilevel(images).shape == (1, multilevel.dim)

@@ -149,7 +149,7 @@ def test_a_cluster_writes_the_same_rows_as_this_machine_even_if_an_actor_is_kill
     assert cache.content_sha256 == expected.content_sha256
     for column in ("path", "group", "sha256"):
         assert getattr(cache.columns, column) == getattr(expected.columns, column)
-    for column in ("label", "split", "size", "mtime_ns", "truncated"):
+    for column in ("label", "split", "size", "mtime_ns", "change_mark", "truncated"):
         assert np.array_equal(getattr(cache.columns, column), getattr(expected.columns, column)), column
     assert cache.spec.fingerprint == expected.spec.fingerprint
     assert there.skipped == here.skipped == cache.skipped
@@ -171,7 +171,7 @@ def test_a_cluster_that_dies_leaves_what_is_finished(job: Job, monkeypatch: pyte
         "actor": ray.exceptions.ActorDiedError(),
         "timeout": ray.data.exceptions.ExecutionTimeoutError("no progress for 1800s\nOperators: …"),
     }[kind]
-    (identity, rows) = (FileIdentity(1, 1, "ab" * 32, False), np.ones((2, 3), np.float32))
+    (identity, rows) = (FileIdentity(1, 1, 1, "ab" * 32, False), np.ones((2, 3), np.float32))
 
     def computed(*_: Any) -> Iterator[list[tuple[int, Outcome, str]]]:
         yield [(0, Outcome(identity, rows), "far"), (5, Outcome(identity._replace(sha256="cd" * 32), rows), "far")]

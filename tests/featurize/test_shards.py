@@ -17,7 +17,7 @@ ROOT = "/data"
 
 
 def row(number: int, shape: tuple[int, ...] = (4,)) -> Row:
-    identity = FileIdentity(number, number + 1, f"{number:064x}", number % 2 == 1)
+    identity = FileIdentity(number, number + 1, number + 2, f"{number:064x}", number % 2 == 1)
     return Row(f"x/{number}.png", identity, np.full(shape, number, np.float32))
 
 
@@ -89,6 +89,16 @@ def test_a_shard_that_does_not_name_its_data_root_is_deleted(tmp_path: Path) -> 
         kept = {name: content[name] for name in content.files if name != "data_root"}
     np.savez(file, **kept)
     assert list(ShardStore(tmp_path, PRINT, ROOT).load()) == []
+
+
+def test_a_shard_of_an_earlier_version_has_no_marks_of_change_and_stays(tmp_path: Path) -> None:
+    filled(tmp_path, 2)
+    (file,) = tmp_path.glob("*.npz")
+    with np.load(file) as content:
+        kept = {name: content[name] for name in content.files if name != "change_mark"}
+    np.savez(file, **kept)
+    ((_, _, identities),) = ShardStore(tmp_path, PRINT, ROOT).load()
+    assert (identities.mtime_ns.tolist(), identities.change_mark.tolist()) == ([1, 2], [0, 0])
 
 
 def test_nothing_to_load_is_no_problem(tmp_path: Path) -> None:

@@ -75,6 +75,7 @@ def make_cache(tmp_path: Path) -> MakeCache:
                 sha256=[digest(text) for text in (contents or names)],
                 size=np.ones(count, np.int64),
                 mtime_ns=np.ones(count, np.int64),
+                change_mark=np.ones(count, np.int64),
                 truncated=np.zeros(count, np.bool_),
             ),
             skipped=[],

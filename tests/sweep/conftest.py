@@ -58,6 +58,7 @@ def make_cache(tmp_path: Path) -> Callable[..., FeatureCache]:
                 sha256=[f"{number:064x}" for number in range(count)],
                 size=np.ones(count, np.int64),
                 mtime_ns=np.ones(count, np.int64),
+                change_mark=np.ones(count, np.int64),
                 truncated=np.zeros(count, bool),
             ),
             skipped=[],
