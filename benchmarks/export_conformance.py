@@ -25,8 +25,8 @@ from pathlib import Path
 import numpy as np
 from export_runtimes import native, web
 
+from export.listing import list_images
 from export.model_file import open_model
-from export.overlay import list_images
 from export.parity import planes_of
 from featurize.images import decode
 from featurize.preprocess import resize

@@ -19,8 +19,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 from sklearn.metrics import roc_auc_score
 
+from export.listing import list_images
 from export.model_file import ModelFile, open_model
-from export.overlay import list_images
 from featurize.images import decode
 
 ROOT = Path(__file__).parents[1]

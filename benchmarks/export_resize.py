@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from PIL import Image
 
+from export.listing import list_images
 from export.model_file import ModelFile, open_model
-from export.overlay import list_images
 from featurize.images import decode
 
 ROOT = Path(__file__).parents[1]

@@ -36,8 +36,8 @@ from pathlib import Path
 import numpy as np
 from servers.load import Connection, Load, Server, closed_loop, form_request, open_loop, tensor_request
 
+from export.listing import list_images
 from featurize.cores import cores
-from serve.listing import list_images
 from serve.predictor import Predictor
 
 ROOT = Path(__file__).parents[1]

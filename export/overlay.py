@@ -10,12 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from export.listing import list_images
 from export.model_file import ModelFile
 from export.outputs import HEATMAP, OOD, PROBABILITIES
 from featurize.atomic import replacing
-from featurize.dataset import IMAGE_SUFFIXES
 from featurize.errors import DataError, ImageError, ModelError
 from featurize.images import decode
+from featurize.preprocess import resize
 
 MAX_SIDE = 1024
 _STRENGTH = 0.6
@@ -96,25 +97,6 @@ def explain_images(
     return done, skipped
 
 
-def list_images(paths: Sequence[Path]) -> list[Path]:
-    """Return the files named, and in place of each folder the images below it, sorted.
-
-    Raises:
-        DataError: if a path does not exist, or there is no image at all.
-    """
-    files: list[Path] = []
-    for path in paths:
-        if path.is_dir():
-            files += sorted(file for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
-        elif path.is_file():
-            files.append(path)
-        else:
-            raise DataError("no such file or folder", path=path)
-    if not files:
-        raise DataError("no images there", path=paths[0], expected=", ".join(sorted(IMAGE_SUFFIXES)))
-    return files
-
-
 def overlay(image: Image.Image, heatmap: NDArray[np.floating]) -> Image.Image:
     """Lay a heatmap (h, w), 0 or more, over an RGB image; where it is 0 the image shows as it is."""
     peak = float(heatmap.max())
@@ -129,7 +111,9 @@ def overlay(image: Image.Image, heatmap: NDArray[np.floating]) -> Image.Image:
 
 def _explain(model: ModelFile, file: Path, image: Image.Image, target: Path, shown: str | None) -> Explanation:
     metadata = model.metadata
-    answers = dict(zip(model.outputs, model.session.run(None, {"image": np.asarray(image)[None]}), strict=True))
+    # Resized here, as xserve does, and not by the model, so that both say the same to the last digit.
+    pixels = resize(image, metadata.feature_spec.preprocess)[None]
+    answers = dict(zip(model.outputs, model.session.run(None, {"image": pixels}), strict=True))
     probabilities = answers[PROBABILITIES][0].tolist()
     label = metadata.decide(probabilities)
     class_name = shown or label

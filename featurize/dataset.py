@@ -165,11 +165,18 @@ def _is_file(source: str) -> bool:
 
 def _image_names(root: Path) -> list[str]:
     if root.is_dir():
-        return list(_names_in_folder(root))
+        return list(names_in_folder(root))
     return [name for name in ZipSource(root).names() if _is_image(name) and not _HIDDEN.search(name)]
 
 
-def _names_in_folder(root: Path) -> Iterator[str]:
+def names_in_folder(root: Path) -> Iterator[str]:
+    """Yield the image files below a folder, relative to it with forward slashes; hidden ones are left out.
+
+    Links to folders are followed, unless they lead back to where they were reached from.
+
+    Raises:
+        DataError: if a folder cannot be listed.
+    """
     for directory, subfolders, files in os.walk(root, followlinks=True, onerror=_cannot_list):
         subfolders[:] = sorted(
             name for name in subfolders if not name.startswith(".") and not _leads_back(directory, name)
@@ -192,12 +199,13 @@ def _cannot_list(error: OSError) -> None:
 
 
 def _leads_back(directory: str, name: str) -> bool:
-    """Tell whether a folder is a link to one that it lies in: following it would never end."""
+    """Tell whether a folder is a link to one that it lies in or was reached through: following it would never end."""
     path = os.path.join(directory, name)
     if not os.path.islink(path):
         return False
-    target, here = os.path.realpath(path), os.path.realpath(directory)
-    return os.path.commonpath([target, here]) == target
+    target = os.path.realpath(path)
+    passed = (os.path.realpath(folder) for folder in (directory, *Path(directory).parents))
+    return any(os.path.commonpath([target, folder]) == target for folder in passed)
 
 
 def _arrange(root: Path, names: list[str]) -> Dataset:

@@ -14,12 +14,12 @@ from typing import Self
 import numpy as np
 from PIL import Image
 
+from export.listing import list_images
 from export.metadata import ModelMetadata
 from featurize.cores import cores
 from featurize.errors import ImageError, ModelError, SpecError
 from featurize.preprocess import Pixels, load_pixels, resize
 from serve.buckets import bucket_of, bucket_sizes, stack
-from serve.listing import list_images
 from serve.results import Prediction, Result, SkippedImage
 from serve.session import ModelSession, Outputs
 

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime as ort
 import pytest
 from click.testing import Result
 from PIL import Image
 
 from export.overlay import overlay
+from serve.predictor import Predictor
+from serve.results import Prediction
 
 Xexport = Callable[..., Result]
 
@@ -32,19 +33,21 @@ def test_the_picture_is_brightest_where_the_heatmap_peaks() -> None:
     assert brightness[60:, :20].max() == 0
 
 
-def test_each_image_gets_a_picture_of_the_class_decided_on(xexport: Xexport, exported: Any, tmp_path: Path) -> None:
+def test_each_image_gets_a_picture_of_the_class_that_xserve_decides_on(
+    xexport: Xexport, exported: Any, tmp_path: Path
+) -> None:
+    """The reference is the server's predictor, on the same files at their own size."""
     done = xexport("explain", exported.model, exported.data / "test", "-o", tmp_path / "seen", "--json")
     assert done.exit_code == 0, done.output
     said = json.loads(done.stdout)["explanations"]
     assert len(said) == len({each["picture"] for each in said}) == 12
-    session = ort.InferenceSession(exported.model)
-    for each in said:
-        with Image.open(each["path"]) as file:
-            image = file.convert("RGB")
-        probabilities = session.run(["probabilities"], {"image": np.asarray(image)[None]})[0][0]
-        assert each["label"] == each["shown"] == ("bar", "disc")[int(probabilities.argmax())]
-        assert each["probability"] == pytest.approx(float(probabilities.max()))
-        with Image.open(each["picture"]) as picture:
+    predictor = Predictor.open(exported.model, device="cpu")
+    for each, expected in zip(said, predictor.predict_paths([exported.data / "test"], batch_size=1), strict=True):
+        assert isinstance(expected, Prediction)
+        assert (each["path"], each["label"], each["shown"]) == (expected.path, expected.label, expected.label)
+        assert (each["probability"], each["ood"]) == (expected.probabilities[expected.label], expected.ood)
+        with Image.open(each["path"]) as image, Image.open(each["picture"]) as picture:
+            assert image.size != (predictor.metadata.feature_spec.preprocess.size,) * 2
             assert (picture.width, picture.height - image.height) == (image.width, 18)
 
 
@@ -91,7 +94,7 @@ def test_images_that_cannot_be_read_are_skipped_and_named(xexport: Xexport, expo
         (("{core}", "{image}"), "a model without a heatmap"),
         (("{model}", "{image}", "--class", "cat"), "no such class"),
         (("{model}", "{tmp}/nowhere.png"), "no such file or folder"),
-        (("{model}", "{tmp}"), "no images there"),
+        (("{model}", "{tmp}"), "no images found"),
         (("{model}", "{certificate}"), "none of the images can be read"),
         (("{model}", "{image}", "-o", "{certificate}/below"), "cannot be written"),
     ],

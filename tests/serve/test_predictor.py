@@ -94,6 +94,9 @@ def test_folders_are_searched_and_files_keep_the_order_given(predictor, tiny, tm
     for name in ("b.png", "a.PNG", "deep/er/c.jpg", ".hidden/d.png", ".e.png", "notes.txt"):
         (folder / name).write_bytes(tiny.draw((9, 9, 9)))
     (folder / "deep" / "round").symlink_to(folder)
+    (tmp_path / "beside").mkdir()
+    (folder / "deep" / "beside").symlink_to(tmp_path / "beside")
+    (tmp_path / "beside" / "back").symlink_to(folder / "deep")
     odd_name = tmp_path / "no suffix"
     odd_name.write_bytes(tiny.draw((9, 9, 9)))
     results = predictor.predict_paths([odd_name, folder])

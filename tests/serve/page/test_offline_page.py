@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from export.listing import list_images
 from serve.heatmap import draw_heatmap
-from serve.listing import list_images
 from serve.offline import write_site
 from serve.predictor import Predictor
 

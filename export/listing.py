@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
-from featurize.dataset import IMAGE_SUFFIXES
+from featurize.dataset import IMAGE_SUFFIXES, names_in_folder
 from featurize.errors import DataError
 
 
@@ -26,7 +26,7 @@ def _images_of(path: Path) -> list[Path]:
         return [path]
     if not path.exists():
         raise DataError("no such file or folder", path=path, mend="check the path")
-    images = sorted(_images_below(path))
+    images = sorted(path / name for name in names_in_folder(path))
     if not images:
         raise DataError(
             "no images found",
@@ -35,21 +35,3 @@ def _images_of(path: Path) -> list[Path]:
             mend="name another folder, or the files themselves",
         )
     return images
-
-
-def _images_below(folder: Path) -> Iterator[Path]:
-    def stop(error: OSError) -> None:
-        raise DataError(f"cannot be listed: {error.strerror}", path=error.filename) from error
-
-    visited: set[str] = set()
-    for directory, subfolders, files in os.walk(folder, onerror=stop, followlinks=True):
-        # A link to a folder above would otherwise be followed round and round.
-        visited.add(os.path.realpath(directory))
-        subfolders[:] = [
-            name
-            for name in subfolders
-            if not name.startswith(".") and os.path.realpath(os.path.join(directory, name)) not in visited
-        ]
-        for name in files:
-            if not name.startswith(".") and os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES:
-                yield Path(directory, name)
