@@ -5,7 +5,7 @@ Reading order: ``metadata`` (what the file says of itself; no torch), ``outputs`
 ``opset``; ``onnx_session`` (running it, on a CPU or a GPU); the proof: ``thinning`` (how many images), ``steps`` (how
 far it is), ``parity``, ``certificate``, ``ingredients`` (what an export needs of a run), ``together`` (putting the
 files in place), ``export`` (all of it in a row), ``verify``; what can be done with a file: ``model_file``, ``listing``
-(which files a command line means), ``overlay``, ``bench``, ``triton`` (for NVIDIA's server, and KServe); fewer bits: ``half_precision``, ``graph``, ``equalise``,
-``rounding``, ``qdq``, ``int8``, ``float_layers``, ``worth``, ``quantize``; ``cli`` (the command ``xexport``),
-``cli_quantize``, ``cli_triton``.
+(which files a command line means), ``overlay``, ``bench``, ``triton`` (for NVIDIA's server, and KServe); fewer bits:
+``half_precision``, ``graph``, ``equalise``, ``rounding``, ``qdq``, ``int8``, ``float_layers``, ``worth``, ``quantize``;
+``cli`` (the command ``xexport``), ``cli_quantize``, ``cli_triton``.
 """

@@ -204,7 +204,7 @@ def _leads_back(directory: str, name: str) -> bool:
     if not os.path.islink(path):
         return False
     target = os.path.realpath(path)
-    passed = (os.path.realpath(folder) for folder in (directory, *Path(directory).parents))
+    passed = (os.path.realpath(folder) for folder in (directory, *map(str, Path(directory).parents)))
     return any(os.path.commonpath([target, folder]) == target for folder in passed)
 
 
