@@ -33,8 +33,9 @@ from featurize.cores import cores
 from featurize.dataset import open_dataset
 from featurize.engines import Engine, open_engine
 from featurize.extract import extract_features
-from featurize.preprocess import load_pixels
+from featurize.reading import FEW_WORKERS
 from featurize.specs import FeatureSpec, PreprocessSpec
+from featurize.views import load_views
 from featurize.weights import Weights, find_weights
 
 ORIGINALS = Path(__file__).parents[2] / "shared" / "xray-originals"
@@ -122,9 +123,15 @@ def measure(
 
 
 def decode_all(files: list[Path], spec: FeatureSpec) -> np.ndarray:
-    """Decode and resize everything, on all cores."""
+    """Decode and resize everything, on all cores, with the decoders that ``xfeat featurize`` takes there."""
+
+    def pixels_of(path: Path) -> np.ndarray:
+        return load_views(
+            path.read_bytes(), spec.preprocess, views=1, sha256="0" * 64, may_hold_lock=cores() <= FEW_WORKERS
+        )
+
     with ThreadPoolExecutor(cores()) as pool:
-        return np.stack(list(pool.map(lambda path: load_pixels(path.read_bytes(), spec.preprocess), files)))
+        return np.concatenate(list(pool.map(pixels_of, files)))
 
 
 def tutorial_loop(data: Path, spec: FeatureSpec) -> Callable[[], None]:

@@ -16,6 +16,9 @@ from featurize.sources import ImageSource
 from featurize.specs import FeatureSpec
 from featurize.views import load_views
 
+# With more threads, one that holds the interpreter's lock keeps the others waiting for longer than it gains.
+FEW_WORKERS = 2
+
 
 class ReadImage(NamedTuple):
     """What became of one file.
@@ -38,7 +41,8 @@ def read_images(
 ) -> Generator[ReadImage, None, None]:
     """Read images in threads, a bounded number ahead, and yield them in the order given.
 
-    Pillow releases the interpreter's lock while it decodes and resizes, so threads keep all cores busy.
+    Pillow releases the interpreter's lock while it decodes and resizes, so threads keep all cores busy. Two threads
+    leave room for a decoder that holds it: docs/decisions/0016-plain-png.md.
 
     Args:
         source: the data root.
@@ -52,7 +56,7 @@ def read_images(
     pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
     try:
         for path in paths:
-            waiting.append(pool.submit(_read_image, source, path, spec, is_known))
+            waiting.append(pool.submit(_read_image, source, path, spec, is_known, workers <= FEW_WORKERS))
             if len(waiting) >= ahead:
                 yield waiting.popleft().result()
         while waiting:
@@ -61,13 +65,16 @@ def read_images(
         pool.shutdown(cancel_futures=True)
 
 
-def _read_image(source: ImageSource, path: str, spec: FeatureSpec, is_known: Callable[[str], bool]) -> ReadImage:
+def _read_image(
+    source: ImageSource, path: str, spec: FeatureSpec, is_known: Callable[[str], bool], may_hold_lock: bool
+) -> ReadImage:
     try:
         data, state = source.read(path)
         sha256 = hashlib.sha256(data).hexdigest()
         identity = FileIdentity(*state, sha256, is_truncated(data))
         if is_known(sha256):
             return ReadImage(path, identity, None)
-        return ReadImage(path, identity, load_views(data, spec.preprocess, views=spec.views, sha256=sha256))
+        pixels = load_views(data, spec.preprocess, views=spec.views, sha256=sha256, may_hold_lock=may_hold_lock)
+        return ReadImage(path, identity, pixels)
     except ImageError as error:
         return ReadImage(path, None, None, error.what)

@@ -19,7 +19,7 @@ MIN_CROP = 0.85
 MAX_BRIGHTNESS_CHANGE = 0.15
 
 
-def load_views(data: bytes, spec: PreprocessSpec, *, views: int, sha256: str) -> Pixels:
+def load_views(data: bytes, spec: PreprocessSpec, *, views: int, sha256: str, may_hold_lock: bool = False) -> Pixels:
     """Decode an image file once and make its views.
 
     Args:
@@ -27,6 +27,7 @@ def load_views(data: bytes, spec: PreprocessSpec, *, views: int, sha256: str) ->
         spec: gives the side S of the result.
         views: number of views V, the clean one included.
         sha256: of ``data``, 64 hexadecimal digits; seeds the views.
+        may_hold_lock: as in :func:`featurize.images.decode`.
 
     Returns:
         uint8 array (V, S, S, 3), RGB; the first is :func:`featurize.preprocess.load_pixels`'s.
@@ -34,7 +35,7 @@ def load_views(data: bytes, spec: PreprocessSpec, *, views: int, sha256: str) ->
     Raises:
         ImageError: if the bytes are no readable image.
     """
-    image = decode(data)
+    image = decode(data, may_hold_lock=may_hold_lock)
     seed = int(sha256[:16], 16)
     changed = [_changed(image, spec, np.random.default_rng((seed, view))) for view in range(1, views)]
     return np.stack([resize(image, spec), *changed])
