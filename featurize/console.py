@@ -26,6 +26,7 @@ EXIT_PROBLEM = 1
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
 _PLAIN_LINE_SECONDS = 5.0
+_SENTENCE = 300  # characters, longer than any
 # Every file that a command writes appears whole; a command that keeps more of its work raises Interrupted and says so.
 _STOPPED = "stopped; nothing half-written is left: run the same command again"
 
@@ -51,6 +52,17 @@ class Commands(click.Group):
             _say_and_exit(f"error: {problem}", EXIT_USAGE if usage else EXIT_PROBLEM)
         except ModuleNotFoundError as problem:
             _say_and_exit(f"error: {problem.name} is not installed\n  mend:     pip install 'xfeat[all]'", EXIT_PROBLEM)
+        except ImportError as problem:
+            # A library in C that is stopped while it is loaded says that it cannot be loaded.
+            if not isinstance(problem.__cause__, KeyboardInterrupt):
+                raise
+            _say_and_exit(_STOPPED, EXIT_INTERRUPTED)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands with the whole first sentence of each, where click would cut it off."""
+        rows = [(name, command.get_short_help_str(_SENTENCE)) for name, command in sorted(self.commands.items())]
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
 
 
 def json_option(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -84,8 +96,12 @@ def comma_list(text: str | None) -> list[str] | None:
 
 
 @contextlib.contextmanager
-def progress_bar(what: str, unit: str) -> Iterator[Callable[[int, int], None]]:
+def progress_bar(what: str, unit: str | None = None) -> Iterator[Callable[[int, int], None]]:
     """Show progress on stderr: a bar with rate and time left on a terminal, a line every few seconds elsewhere.
+
+    Args:
+        what: is being done.
+        unit: of the rate; without one no rate is shown.
 
     Yields:
         A function to call with the number done and the number in all.
@@ -105,24 +121,24 @@ def progress_bar(what: str, unit: str) -> Iterator[Callable[[int, int], None]]:
     )
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(what, total=None, rate="")
-        rate = _Rate()
+        rate = _Rate(unit)
 
         def advance(done: int, total: int) -> None:
-            bar.update(task, completed=done, total=total or None, rate=f"{rate.update(done):.0f} {unit}/s")
+            bar.update(task, completed=done, total=total or None, rate=rate.update(done))
 
         yield advance
 
 
-def _plain_lines(what: str, unit: str) -> Callable[[int, int], None]:
+def _plain_lines(what: str, unit: str | None) -> Callable[[int, int], None]:
     last = time.monotonic()
-    rate = _Rate()
+    rate = _Rate(unit)
 
     def advance(done: int, total: int) -> None:
         nonlocal last
         per_second = rate.update(done)
         if time.monotonic() - last >= _PLAIN_LINE_SECONDS:
             last = time.monotonic()
-            click.echo(f"{what}: {done} of {total or '?'} ({per_second:.0f} {unit}/s)", err=True)
+            click.echo(f"{what}: {done} of {total or '?'}" + (f" ({per_second})" if per_second else ""), err=True)
 
     return advance
 
@@ -130,15 +146,19 @@ def _plain_lines(what: str, unit: str) -> Callable[[int, int], None]:
 class _Rate:
     """Units a second, counted from the first report on: what comes before that is start-up."""
 
-    def __init__(self) -> None:
+    def __init__(self, unit: str | None) -> None:
+        self._unit = unit
         self._first: tuple[float, int] | None = None
 
-    def update(self, done: int) -> float:
+    def update(self, done: int) -> str:
+        if self._unit is None:
+            return ""
         now = time.monotonic()
         if self._first is None:
             self._first = (now, done)
         since, before = self._first
-        return (done - before) / (now - since) if now > since else 0.0
+        per_second = (done - before) / (now - since) if now > since else 0.0
+        return f"{per_second:.0f} {self._unit}/s"
 
 
 class _StderrHandler(logging.Handler):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,8 @@ from pathlib import Path
 import click
 import pytest
 from click.testing import CliRunner
+
+from featurize.console import Commands
 
 ROOT = Path(__file__).parents[2]
 PROGRAMS = {"xfeat": "featurize.cli", "xhead": "head.cli", "xexport": "export.cli", "xserve": "serve.cli"}
@@ -47,6 +50,32 @@ def test_every_command_and_option_says_what_it_does(name: str, command: click.Co
     for parameter in command.params:
         if isinstance(parameter, click.Option):
             assert parameter.help, f"{name} {parameter.opts}"
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_the_list_of_commands_cuts_no_sentence_off(program: str) -> None:
+    result = CliRunner().invoke(importlib.import_module(PROGRAMS[program]).main, ["--help"])
+    assert "..." not in result.stdout
+    listed = " ".join(result.stdout.split())
+    for name, command in COMMANDS:
+        if name.startswith(f"{program} "):
+            first = re.split(r"(?<=\.)\s", command.help or "")[0]
+            assert f"{name.split()[1]} {' '.join(first.split())}" in listed
+
+
+def test_ctrl_c_while_a_library_is_loaded_is_no_broken_library() -> None:
+    """Extension modules made with pybind11 (onnxruntime's is one) turn the interrupt into an ImportError."""
+
+    @click.group(cls=Commands)
+    def main() -> None:
+        """Load a library."""
+
+    @main.command()
+    def load() -> None:
+        raise ImportError("initialization failed") from KeyboardInterrupt()
+
+    result = CliRunner().invoke(main, ["load"])
+    assert (result.exit_code, "stopped" in result.stderr) == (130, True)
 
 
 def test_the_page_of_all_commands_is_up_to_date() -> None:
