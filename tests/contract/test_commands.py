@@ -55,8 +55,7 @@ def test_every_command_and_option_says_what_it_does(name: str, command: click.Co
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_the_list_of_commands_cuts_no_sentence_off(program: str) -> None:
     result = CliRunner().invoke(importlib.import_module(PROGRAMS[program]).main, ["--help"])
-    assert "..." not in result.stdout
-    listed = " ".join(result.stdout.split())
+    listed = " ".join(result.stdout.partition("Commands:")[2].split())
     for name, command in COMMANDS:
         if name.startswith(f"{program} "):
             first = re.split(r"(?<=\.)\s", command.help or "")[0]
