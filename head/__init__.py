@@ -8,9 +8,9 @@ worth), ``audited`` (what is known of the data), ``run`` (the run folder), ``plo
 
 What else can be done with heads, each on its own:
 
-- ``crossval`` trains one per fold, in ``crossval_training``, and ``crossval_baselines`` tests scikit-learn's
-  classifiers on the same folds; ``evaluate`` tests one on other images, for which ``backbone`` finds the weights;
-  ``classifier`` is the head for scikit-learn.
+- ``crossval`` trains one per fold, in ``crossval_training``; ``crossval_table`` writes what they say, and
+  ``crossval_baselines`` tests scikit-learn's classifiers on the same folds; ``evaluate`` tests one on other images, for
+  which ``backbone`` finds the weights; ``classifier`` is the head for scikit-learn.
 - ``sweep`` trains many: ``sweep_space`` and ``sweep_optuna`` (which), ``sweep_ranking`` (the best of them),
   ``sweep_results`` (its folder); ``batched`` trains them at once: ``batched_stack``, ``batched_layers``,
   ``batched_loss`` and ``batched_adam`` (many heads as one), ``batched_training`` (their loop).

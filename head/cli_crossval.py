@@ -14,7 +14,9 @@ from head.cli_options import (
     head_options,
     head_specs,
     memory_option,
+    open_cache,
     open_trackers_of,
+    pooling_option,
     runs_option,
     tracking_options,
 )
@@ -43,11 +45,14 @@ if TYPE_CHECKING:
     help="Where patients have several images, also divide image by image, to show what that flatters.",
 )
 @click.option(
-    "--baselines", is_flag=True, help="Also test scikit-learn's logistic regression and SVM on the same folds."
+    "--baselines",
+    is_flag=True,
+    help="Also test scikit-learn's logistic regression and SVM on the same folds; they need the features in memory.",
 )
 @click.option("--predictions", type=click.Path(path_type=Path), help="CSV file for the out-of-fold predictions.")
 @head_options
 @ensemble_option
+@pooling_option
 @memory_option
 @tracking_options
 @json_option
@@ -60,6 +65,7 @@ def crossval(
     baselines: bool,
     predictions: Path | None,
     members: int,
+    pooling: str | None,
     memory_mb: float,
     mlflow: str | None,
     tensorboard: str | None,
@@ -77,28 +83,36 @@ def crossval(
     head_spec, train_spec = head_specs(settings)
     plan = CrossvalSpec(folds=folds, seeds=seeds, by_image=by_image, members=members)
     memory = MemorySpec(memory_mb=memory_mb)
-    from featurize.cache import FeatureCache
-
-    cache = FeatureCache.open(features)
+    cache = open_cache(features, pooling)
     from head.audited import audit_of
-    from head.crossval import cross_validate, parts_folder, save_out_of_fold
+    from head.crossval import cross_validate, parts_folder
+    from head.crossval_baselines import check_memory, fold_baselines
+    from head.crossval_table import check_target, save_out_of_fold
+    from head.crossval_training import kept_answers
     from head.run import new_run_name
     from head.tracking import cache_parameters, head_parameters, tracked
 
+    if predictions is not None:
+        check_target(predictions)
+    if baselines:
+        check_memory(cache, plan, memory)
     audit, trackers = audit_of(cache), open_trackers_of(mlflow, tensorboard, runs)
     parameters = {**head_parameters(head_spec, train_spec), **plan.to_dict(), **cache_parameters(cache)}
-    with tracked(trackers, f"crossval-{new_run_name()}", parameters) as tracking:
-        with progress_bar("cross-validating", "heads") as progress:
-            parts = parts_folder(runs, cache, head_spec, train_spec, plan, memory)
-            result = cross_validate(cache, head_spec, train_spec, plan, memory=memory, parts=parts, progress=progress)
+    parts = parts_folder(runs, cache, head_spec, train_spec, plan, memory)
+    with tracked(trackers, f"crossval-{new_run_name()}", parameters) as tracking, kept_answers(parts) as kept:
+        with progress_bar("cross-validating", "heads") as advance:
+
+            def after_head(done: int, total: int) -> None:
+                tracking.begin()
+                advance(done, total)
+
+            result = cross_validate(cache, head_spec, train_spec, plan, memory=memory, kept=kept, progress=after_head)
         if predictions is not None:
             save_out_of_fold(result, predictions)
         figures = result.to_dict(seed=train_spec.seed)
         if baselines:
-            from head.crossval_baselines import fold_baselines
-
-            with progress_bar("baselines", "fits") as progress:
-                figures["baselines"] = fold_baselines(result, seed=train_spec.seed, progress=progress)
+            with progress_bar("baselines", "fits") as advance:
+                figures["baselines"] = fold_baselines(result, seed=train_spec.seed, progress=advance)
         _track(tracking, figures, [predictions] if predictions is not None else [])
     specs = {"head_spec": head_spec.to_dict(), "train_spec": train_spec.to_dict(), "audit": audit}
     return {**figures, **specs}, _as_text(figures)

@@ -11,18 +11,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from featurize.atomic import replacing
 from featurize.cache import FeatureCache
 from featurize.dataset import NO_LABEL
 from featurize.errors import DataError
 from featurize.versions import library_versions
 from head.crossval_training import Fold, KeptAnswers, Training, answers_to_folds
+from head.ensemble import check_groups
 from head.intervals import grouped_interval
 from head.metrics import classification_metrics
 from head.rows import plan_reading
-from head.run import PROBABILITY_PREFIX
 from head.specs import CrossvalSpec, HeadSpec, MemorySpec, TrainSpec
-from head.splits import group_keys
+from head.splits import fewest_groups, group_keys
 from head.sweep import default_name
 
 Progress = Callable[[int, int], None]
@@ -129,7 +128,7 @@ def cross_validate(
     plan: CrossvalSpec,
     *,
     memory: MemorySpec | None = None,
-    parts: Path | None = None,
+    kept: KeptAnswers | None = None,
     progress: Progress | None = None,
 ) -> CrossValidation:
     """Train a head, or an average of heads, per fold and seed; test each on its fold.
@@ -143,15 +142,15 @@ def cross_validate(
         train: the optimisation; its seed is the first, the following are counted up.
         plan: folds and seeds.
         memory: what features may take; rows that take more are read from the disk, in another order.
-        parts: a folder for the answers to finished folds, until all are there; the same call goes on from them.
-        progress: called after each head.
+        kept: takes the answers to finished folds, and gives those of an earlier call; see
+            :func:`head.crossval_training.kept_answers`.
+        progress: called before the first head is trained, and after each.
 
     Raises:
-        DataError: if there are fewer than two classes, or fewer groups of one than folds.
-        BusyError: if another process is at the same folder.
-        Interrupted: on Ctrl-C, if finished folds were kept.
+        DataError: if there are fewer than two classes, or fewer groups of one than folds or heads to average.
+        OutputError: if answers cannot be kept.
         CacheError: if features are not finite.
-        SpecError: if training diverges.
+        DivergedError: if training diverges.
     """
     rows = np.flatnonzero(np.asarray(cache.columns.label) != NO_LABEL)
     labels = np.asarray(cache.columns.label)[rows].astype(np.int64)
@@ -174,14 +173,13 @@ def cross_validate(
     classes = len(cache.class_names)
     results = {way: _untested(labels, plan.seeds, classes, groups) for way, groups in ways.items()}
     fit = partial(answers_to_folds, data=data, head=head, train=train, members=plan.members, classes=classes)
-    kept = KeptAnswers(parts)
-    with kept.until_finished():
-        for done, (training, answers) in enumerate(kept.completed(trainings, fit), 1):
-            result = results[training.way]
-            result.probabilities[training.seed, training.fold.test] = answers
-            result.fold[training.seed, training.fold.test] = training.number
-            if progress is not None:
-                progress(done, len(trainings))
+    tell = progress or (lambda done, total: None)
+    tell(0, len(trainings))
+    for done, (training, answers) in enumerate((kept or KeptAnswers()).completed(trainings, fit), 1):
+        result = results[training.way]
+        result.probabilities[training.seed, training.fold.test] = answers
+        result.fold[training.seed, training.fold.test] = training.number
+        tell(done, len(trainings))
     grouped = any(cache.columns.group[row] for row in rows.tolist())
     return CrossValidation(cache, plan, rows, grouped, results["grouped"], results.get("by-image"))
 
@@ -192,7 +190,12 @@ def parts_folder(
     """Return where finished folds are kept: the same for all that decides about them."""
     specs = [spec.to_dict() for spec in (head, train, plan, memory)]
     versions = {name: version for name, version in library_versions().items() if name in ("torch", "scikit-learn")}
-    identity = {"specs": specs, "cache_sha256": cache.content_sha256, "versions": versions}
+    identity = {
+        "specs": specs,
+        "cache_sha256": cache.content_sha256,
+        "features": cache.spec.fingerprint,
+        "versions": versions,
+    }
     return runs / f"{default_name(identity, 'crossval')}.parts"
 
 
@@ -201,32 +204,10 @@ def _untested(labels: NDArray[np.int64], seeds: int, classes: int, groups: NDArr
     return OutOfFold(labels, np.empty((*shape, classes), np.float32), np.empty(shape, np.int64), groups)
 
 
-def save_out_of_fold(result: CrossValidation, path: Path) -> None:
-    """Write a CSV line per image and seed: path, group, seed, fold, label, prediction, probabilities.
-
-    Raises:
-        OutputError: if it cannot be written.
-    """
-    import csv
-
-    names, columns = result.cache.class_names, result.cache.columns
-    header = ["path", "group", "seed", "fold", "label", "prediction", *(PROBABILITY_PREFIX + name for name in names)]
-    main = result.main
-    output = replacing(path, elsewhere="choose another place with --predictions")
-    with output as partial, partial.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
-        writer = csv.writer(file)
-        writer.writerow(header)
-        for seed, (fold, probabilities) in enumerate(zip(main.fold, main.probabilities, strict=True)):
-            for place, row in enumerate(result.rows.tolist()):
-                p = probabilities[place]
-                facts = [columns.path[row], columns.group[row], seed, fold[place], names[main.labels[place]]]
-                writer.writerow([*facts, names[p.argmax()], *(str(value) for value in p)])
-
-
 def _folds(
     cache: FeatureCache, labels: NDArray[np.int64], groups: NDArray[np.int64], plan: CrossvalSpec, seed: int
 ) -> list[Fold]:
-    fewest = _fewest_groups(labels, groups)
+    fewest = fewest_groups(labels, groups)
     if fewest < plan.folds:
         raise DataError(
             f"{plan.folds} folds are more than there are patients or images of a class",
@@ -237,7 +218,7 @@ def _folds(
         )
     folds = []
     for rest, test in _divide(labels, groups, plan.folds, seed):
-        inner = min(_INNER_FOLDS, _fewest_groups(labels[rest], groups[rest]))
+        inner = min(_INNER_FOLDS, fewest_groups(labels[rest], groups[rest]))
         if inner < 2 or len(np.unique(labels[rest])) < len(np.unique(labels)):
             raise DataError(
                 "too few patients or images of a class to validate within a fold",
@@ -245,6 +226,7 @@ def _folds(
                 found=f"{fewest} of the smallest class",
                 mend="add images of that class, or leave it out with xfeat featurize --classes",
             )
+        check_groups(labels[rest], groups[rest], plan.members, path=cache.path)
         kept, valid = next(_divide(labels[rest], groups[rest], inner, seed))
         folds.append(Fold(rest[kept], rest[valid], test))
     return folds
@@ -257,7 +239,3 @@ def _divide(
 
     splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
     yield from splitter.split(labels, labels, groups)
-
-
-def _fewest_groups(labels: NDArray[np.int64], groups: NDArray[np.int64]) -> int:
-    return min(len(np.unique(groups[labels == label])) for label in np.unique(labels))

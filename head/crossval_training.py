@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -14,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featurize.atomic import replacing
-from featurize.errors import Interrupted, SpecError
+from featurize.errors import DivergedError, Interrupted
 from head.batched import Task, fit_tasks, threads_for
 from head.ensemble import fit_ensemble
 from head.fit import FittedHead
@@ -22,6 +23,8 @@ from head.predictions import softmax
 from head.rows import AnyRows
 from head.specs import HeadSpec, TrainSpec
 from head.sweep_results import ELSEWHERE, locked_folder
+
+logger = logging.getLogger(__name__)
 
 Answers = NDArray[np.float32]
 
@@ -59,40 +62,14 @@ class Training:
 
 
 class KeptAnswers:
-    """Answers to finished folds, a file each; a folder that goes when all of them are there.
+    """Answers to finished folds, a file each.
 
     Args:
-        folder: ``runs/<name>.parts``, or ``None`` to keep nothing.
+        folder: see :func:`kept_answers`; ``None`` keeps nothing.
     """
 
-    def __init__(self, folder: Path | None) -> None:
+    def __init__(self, folder: Path | None = None) -> None:
         self.folder = folder
-        self._made = [] if folder is None else [path for path in folder.parents if not path.exists()]
-
-    @contextmanager
-    def until_finished(self) -> Iterator[None]:
-        """Keep other processes out of the folder; remove it at the end, unless that is an exception.
-
-        Raises:
-            BusyError: if another process is at this cross-validation.
-            OutputError: if the folder cannot be made.
-            Interrupted: on Ctrl-C, with the way to go on.
-        """
-        if self.folder is None:
-            yield
-            return
-        with locked_folder(self.folder, "cross-validation"):
-            try:
-                yield
-            except KeyboardInterrupt as stop:
-                count = len(list(self.folder.glob("*.npy")))
-                raise Interrupted(
-                    f"stopped: {count} finished folds are in {self.folder}", mend="run the same command again to go on"
-                ) from stop
-        shutil.rmtree(self.folder, ignore_errors=True)
-        for path in self._made:
-            with suppress(OSError):
-                path.rmdir()
 
     def completed(
         self, trainings: Sequence[Training], train: Callable[[list[Training]], Generator[tuple[Training, Answers]]]
@@ -129,6 +106,58 @@ class KeptAnswers:
                 np.save(file, answers, allow_pickle=False)
 
 
+@contextmanager
+def kept_answers(folder: Path) -> Iterator[KeptAnswers]:
+    """Keep answers to finished folds, and other processes out, until the body has done all that it wants of them.
+
+    The folder goes at the end. An exception in the body leaves it if there are answers in it, and says so.
+
+    Args:
+        folder: ``runs/<name>.parts``.
+
+    Raises:
+        BusyError: if another process is at this cross-validation.
+        OutputError: if the folder cannot be made.
+        Interrupted: on Ctrl-C, with the way to go on.
+    """
+    made = [path for path in folder.parents if not path.exists()]
+    with ExitStack() as after, locked_folder(folder, "cross-validation"):
+        after.callback(_remove_if_empty, folder, made)  # once the lock is released
+        try:
+            yield KeptAnswers(folder)
+        except KeyboardInterrupt as stop:
+            if count := len(_answers_in(folder)):
+                raise Interrupted(
+                    f"stopped: {count} finished folds are in {folder}", mend="run the same command again to go on"
+                ) from stop
+            raise
+        except Exception as error:
+            if isinstance(error, DivergedError):  # which other settings mend, and these have other answers
+                _clear(folder)
+            elif count := len(_answers_in(folder)):
+                logger.warning("%d finished folds are kept in %s: the same command goes on from them", count, folder)
+            raise
+        _clear(folder)
+
+
+def _answers_in(folder: Path) -> list[Path]:
+    return list(folder.glob("*.npy"))
+
+
+def _clear(folder: Path) -> None:
+    for file in _answers_in(folder):
+        file.unlink()
+
+
+def _remove_if_empty(folder: Path, made: Sequence[Path]) -> None:
+    if _answers_in(folder):
+        return
+    shutil.rmtree(folder, ignore_errors=True)
+    for path in made:
+        with suppress(OSError):
+            path.rmdir()
+
+
 def answers_to_folds(
     trainings: Sequence[Training], data: AnyRows, head: HeadSpec, train: TrainSpec, *, members: int, classes: int
 ) -> Generator[tuple[Training, Answers]]:
@@ -145,7 +174,7 @@ def answers_to_folds(
         classes: number of classes C.
 
     Raises:
-        SpecError: if a head diverges.
+        DivergedError: if a head diverges.
     """
 
     def answers(training: Training, fitted: FittedHead) -> tuple[Training, Answers]:
@@ -164,7 +193,7 @@ def answers_to_folds(
     with closing(fit_tasks(tasks, classes=classes, threads=threads_for(data))) as blocks:
         for block in blocks:
             for place, outcome in block.outcomes.items():
-                if isinstance(outcome, SpecError):
+                if isinstance(outcome, DivergedError):
                     raise outcome
                 yield answers(trainings[place], outcome)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from head.history import EpochRecord
 from head.network import build_head
 from head.rows import AnyRows
 from head.specs import HeadSpec, TrainSpec
+from head.splits import fewest_groups
 
 # Far enough apart that two trainings with neighbouring seeds share no member.
 _SEED_STEP = 1000
@@ -71,7 +73,7 @@ def fit_ensemble(
 
     Raises:
         DataError: if a class has fewer groups than there are members.
-        SpecError: if a head diverges.
+        DivergedError: if a head diverges.
 
     Source:
         Krogh and Vedelsby, "Neural network ensembles, cross validation, and active learning", 1995.
@@ -90,6 +92,30 @@ def fit_ensemble(
         head=widened(head, members),
         best_epochs=best,
     )
+
+
+def check_groups(
+    labels: NDArray[np.integer], groups: NDArray[np.int64], members: int, *, path: Path | None = None
+) -> None:
+    """Find out whether each of so many heads can leave out a part of its own.
+
+    Args:
+        labels: (n,), of the training rows.
+        groups: (n,), what is kept together.
+        members: how many heads; one needs nothing.
+        path: the cache, for the message.
+
+    Raises:
+        DataError: if a class has fewer groups than there are members.
+    """
+    if members > 1 and (fewest := fewest_groups(labels, groups)) < members:
+        raise DataError(
+            f"{members} heads are more than there are patients or images of a class to train on",
+            path=path,
+            expected=f"at least {members} groups of each class",
+            found=f"{fewest} of the smallest class",
+            mend=f"--ensemble {fewest}" if fewest >= 2 else "train one head, without --ensemble",
+        )
 
 
 def widened(head: HeadSpec, members: int) -> HeadSpec:
@@ -156,14 +182,7 @@ def _parts(
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
     from sklearn.model_selection import StratifiedGroupKFold
 
-    fewest = min(len(np.unique(groups[labels == label])) for label in np.unique(labels))
-    if fewest < members:
-        raise DataError(
-            f"{members} heads are more than there are patients or images of a class to train on",
-            expected=f"at least {members} groups of each class",
-            found=f"{fewest} of the smallest class",
-            mend=f"--ensemble {fewest}" if fewest >= 2 else "train one head, without --ensemble",
-        )
+    check_groups(labels, groups, members)
     yield from StratifiedGroupKFold(members, shuffle=True, random_state=seed).split(labels, labels, groups)
 
 

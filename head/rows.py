@@ -60,9 +60,51 @@ class Rows(NamedTuple):
         for batch in batches(torch.randperm(len(self.labels), generator=generator), batch_size):
             yield (self.features[batch] if views is None else self.features[batch, views[batch]]), self.labels[batch]
 
-    def take(self, places: NDArray[np.int64]) -> Rows:
+    def take(self, places: NDArray[np.int64]) -> SomeRows:
         """Return some of the rows, given by their places among these."""
-        return Rows(self.features[places], self.labels[places])
+        return SomeRows(self, torch.from_numpy(places))
+
+
+@dataclass(frozen=True)
+class SomeRows:
+    """Some of the rows in memory; what :class:`Rows` does, without a copy of their features.
+
+    Trainings that run side by side, such as folds, share the features.
+
+    Attributes:
+        whole: the rows that these are some of.
+        places: int64 (n,), row numbers in ``whole``.
+    """
+
+    whole: Rows
+    places: Tensor
+
+    @cached_property
+    def labels(self) -> Tensor:
+        """Labels int64 (n,)."""
+        return self.whole.labels[self.places]
+
+    @property
+    def dim(self) -> int:
+        """Return D."""
+        return self.whole.dim
+
+    def clean_blocks(self) -> Iterator[Tensor]:
+        """Yield the features (≤ 4096, D) of the unchanged images, in order."""
+        clean = self.whole.clean
+        yield from (clean[part] for part in torch.split(self.places, _ROWS_AT_ONCE))
+
+    def epoch(self, batch_size: int, generator: torch.Generator | None = None) -> Iterator[Batch]:
+        """Yield every row once, as :meth:`Rows.epoch` does for a copy of them, to the bit."""
+        features, labels = self.whole.features, self.labels
+        views = _draw_views((len(labels), *features.shape[1:]), generator)
+        for batch in batches(torch.randperm(len(labels), generator=generator), batch_size):
+            rows = self.places[batch]
+            yield (features[rows] if views is None else features[rows, views[batch]]), labels[batch]
+
+    def take(self, places: NDArray[np.int64]) -> SomeRows:
+        """Return some of the rows, given by their places among these."""
+        return SomeRows(self.whole, self.places[places])
 
 
 @dataclass(frozen=True)
@@ -130,7 +172,7 @@ class StoredRows:
             yield buffer[place[batch]].float(), labels[part[batch]]
 
 
-AnyRows = Rows | StoredRows
+AnyRows = Rows | SomeRows | StoredRows
 
 
 @dataclass(frozen=True)

@@ -101,6 +101,11 @@ def group_keys(cache: FeatureCache) -> NDArray[np.int64]:
     return result
 
 
+def fewest_groups(labels: NDArray[np.integer], groups: NDArray[np.int64]) -> int:
+    """Return how many groups the class with the fewest has; 0 without rows."""
+    return min((len(np.unique(groups[labels == label])) for label in np.unique(labels)), default=0)
+
+
 def _links(names: list[str]) -> list[tuple[int, int]]:
     """Return (first row of a name, later row of it) for all that share a name; no name shares nothing."""
     first: dict[str, int] = {}
@@ -112,7 +117,7 @@ def _folds(cache: FeatureCache, rows: NDArray[np.int64], seed: int) -> NDArray[n
     from sklearn.model_selection import StratifiedGroupKFold
 
     labels, groups = np.asarray(cache.columns.label)[rows], group_keys(cache)[rows]
-    fewest = min((len(set(groups[labels == label].tolist())) for label in np.unique(labels)), default=0)
+    fewest = fewest_groups(labels, groups)
     if fewest < _FOLDS:
         raise DataError(
             "too few images to divide into train, valid and test",

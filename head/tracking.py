@@ -52,7 +52,7 @@ class Tracker(Protocol):
 class Tracking:
     """Tells all trackers; one that fails is named in a warning and told no more.
 
-    The record begins with the first step, so that what is refused before that leaves none.
+    The record begins with :meth:`begin` or the first step, so that what is refused before that leaves none.
 
     Args:
         trackers: what is told; none is fine.
@@ -64,6 +64,12 @@ class Tracking:
     def __init__(self, trackers: Sequence[Tracker], name: str, parameters: Parameters, key: str = "") -> None:
         self._trackers = list(trackers)
         self._beginning: tuple[str, Parameters, str] | None = (name, parameters, key)
+
+    def begin(self) -> None:
+        """Start the record, unless that is done: from here on, what ends early is closed as failed or stopped."""
+        if (beginning := self._beginning) is not None:
+            self._beginning = None
+            self._tell(lambda tracker: tracker.begin(*beginning))
 
     def record(self, step: int, metrics: Metrics) -> None:
         """Add what was measured in a step."""
@@ -88,9 +94,7 @@ class Tracking:
             self._tell(lambda tracker: tracker.fail(killed=killed))
 
     def _tell(self, message: Callable[[Tracker], None]) -> None:
-        if (beginning := self._beginning) is not None:
-            self._beginning = None
-            self._tell(lambda tracker: tracker.begin(*beginning))
+        self.begin()
         for tracker in list(self._trackers):
             try:
                 message(tracker)

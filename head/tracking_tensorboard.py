@@ -14,6 +14,9 @@ from head.tracking import Metrics, Parameters
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
+# Source: tensorboard/plugins/hparams/api.proto, STATUS_FAILURE.
+_FAILURE = 2
+
 
 class TensorboardTracker:
     """Writes a folder of event files a training.
@@ -61,8 +64,8 @@ class TensorboardTracker:
         _write_hparams(self._writer, self._parameters, metrics)
 
     def fail(self, *, killed: bool) -> None:
-        """Close the file as it is."""
-        self._writer.close()
+        """Add settings and that it failed; TensorBoard knows no other word for what was stopped. Close the file."""
+        _write_hparams(self._writer, self._parameters, {}, failed=True)
 
 
 def _writer(folder: Path) -> SummaryWriter:
@@ -71,12 +74,19 @@ def _writer(folder: Path) -> SummaryWriter:
     return SummaryWriter(str(folder))
 
 
-def _write_hparams(writer: SummaryWriter, parameters: Parameters, metrics: Metrics) -> None:
-    """Write what ``SummaryWriter.add_hparams`` writes, but not into a folder of its own."""
+def _write_hparams(writer: SummaryWriter, parameters: Parameters, metrics: Metrics, *, failed: bool = False) -> None:
+    """Write what ``SummaryWriter.add_hparams`` writes, but not into a folder of its own, and close the file."""
+    from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData  # type: ignore[import-untyped]
     from torch.utils.tensorboard.summary import hparams
 
     plain = {name: value if isinstance(value, bool | int | float) else str(value) for name, value in parameters.items()}
-    for summary in hparams(plain, dict(metrics)):  # type: ignore[no-untyped-call]
+    settings, start, end = hparams(plain, dict(metrics))  # type: ignore[no-untyped-call]
+    if failed:  # torch knows successes only
+        written = end.value[0].metadata.plugin_data
+        status = HParamsPluginData.FromString(written.content)
+        status.session_end_info.status = _FAILURE
+        written.content = status.SerializeToString()
+    for summary in (settings, start, end):
         writer.file_writer.add_summary(summary)  # type: ignore[attr-defined]
     for name, value in metrics.items():
         writer.add_scalar(name, value)

@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from featurize.cache import FeatureCache
 from featurize.versions import library_versions
 from head.assess import Assessment, assess
 from head.audited import audit_of
-from head.ensemble import FittedEnsemble, fit_ensemble
+from head.ensemble import FittedEnsemble, check_groups, fit_ensemble
 from head.fit import FittedHead, Progress, fit_head
 from head.history import EpochRecord
 from head.predictions import Predictions
@@ -63,19 +64,19 @@ def train_run(
     Raises:
         DataError: if the cache's labels or splits do not allow training, or the operating point cannot be chosen.
         CacheError: if features that are needed are not finite.
-        SpecError: if training diverges.
+        DivergedError: if training diverges.
         RunError: if there is a run of that name.
         OutputError: if the folder cannot be written.
     """
     with RunWriter(runs, name or new_run_name()) as writer:
         split = split or split_rows(cache, seed=train_spec.seed)
+        groups = _ensemble_groups(cache, split, members) if members > 1 else None
         audit = audit_of(cache)
         reading = split_reading(cache, split, memory)
         parts = {part: reading.load(cache, split.rows[part]) for part in ("train", "valid")}
         classes = len(cache.class_names)
         fitted: FittedHead
-        if members > 1:
-            groups = group_keys(cache)[split.rows["train"]]
+        if groups is not None:
             fitted = fit_ensemble(
                 head_spec, train_spec, members, parts["train"], groups, classes=classes, progress=progress
             )
@@ -109,6 +110,13 @@ def train_run(
 def split_reading(cache: FeatureCache, split: Split, memory: MemorySpec | None) -> Reading:
     """Decide whether the training and validation rows of a split fit into memory."""
     return plan_reading(cache, len(split.rows["train"]) + len(split.rows["valid"]), memory or MemorySpec())
+
+
+def _ensemble_groups(cache: FeatureCache, split: Split, members: int) -> NDArray[np.int64]:
+    rows = split.rows["train"]
+    groups = group_keys(cache)[rows]
+    check_groups(np.asarray(cache.columns.label)[rows], groups, members, path=cache.path)
+    return groups
 
 
 def _predict(fitted: FittedHead, cache: FeatureCache, split: Split, *, views_averaged: bool = False) -> Predictions:

@@ -152,6 +152,27 @@ def test_more_heads_than_patients_are_one_message() -> None:
         fit_ensemble(HeadSpec(), TRAIN, 4, rows, groups, classes=2)
 
 
+@pytest.mark.parametrize("command", ["train", "crossval"])
+def test_more_heads_than_patients_are_named_with_the_cache_before_anything_is_trained(
+    make_cache: MakeCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    """Of the rarer class 12 patients of 15 are outside a fold of five."""
+    monkeypatch.chdir(tmp_path)
+    labels = [0] * 45 + [1] * 15
+
+    def untrainable(*arguments: object, **options: object) -> None:
+        raise AssertionError("nothing is to be trained")
+
+    make_cache(sizes=(60,), split=[0] * 50 + [1] * 5 + [2] * 5, labels=labels)
+    monkeypatch.setattr("head.ensemble.fit_head", untrainable)
+    monkeypatch.setattr("head.rows.read_rows", untrainable)
+    done = CliRunner().invoke(main, [command, "--ensemble", "13"])
+    assert done.exit_code == 1
+    assert "features.h5: 13 heads are more than there are patients" in done.stderr
+    assert f"--ensemble {5 if command == 'train' else 12}" in done.stderr
+    assert not Path("runs").exists()
+
+
 def test_the_commands_take_it(make_cache: MakeCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     make_cache()

@@ -24,6 +24,7 @@ from head.rows import (
     Reading,
     Rows,
     StoredRows,
+    as_rows,
     batches,
     blockwise_order,
     collected,
@@ -110,6 +111,31 @@ def test_of_several_views_one_of_each_row_is_drawn_and_the_first_is_clean(make_c
     for number, view, *rest in batch.tolist():
         assert rest == features[int(number), int(view), 2:].astype(float).tolist()
     np.testing.assert_array_equal(torch.cat(list(rows.clean_blocks())).numpy(), features[:, 0])
+
+
+@pytest.mark.parametrize("views", [None, 3])
+def test_some_rows_in_memory_are_what_a_copy_of_them_is(views: int | None) -> None:
+    """Reference: :class:`head.rows.Rows` of the copied features, and of a copy of a part of it."""
+    features, labels = half(50, views).astype(np.float32), np.arange(50) % 3
+    first, second = np.random.default_rng(0).permutation(50)[:41], np.arange(40)[::-2].copy()
+    some = as_rows(features, labels).take(first).take(second)
+    copied = as_rows(features[first][second], labels[first][second])
+    assert some.dim == copied.dim
+    assert torch.equal(some.labels, copied.labels)
+    assert torch.equal(torch.cat(list(some.clean_blocks())), copied.clean)
+    epochs = [list(rows.epoch(8, torch.Generator().manual_seed(1))) for rows in (some, copied)]
+    for (x, y), (other_x, other_y) in zip(*epochs, strict=True):
+        assert torch.equal(x, other_x)
+        assert torch.equal(y, other_y)
+
+
+def test_some_rows_in_memory_are_no_copy() -> None:
+    """What is changed in all rows is seen in some of them, batch by batch."""
+    rows = as_rows(half(50).astype(np.float32), np.arange(50) % 3)
+    some = rows.take(np.arange(5, 45)).take(np.arange(0, 40, 2))
+    rows.features[:, 1] = 7
+    assert all((x[:, 1] == 7).all() for x, _ in some.epoch(8))
+    assert all((x[:, 1] == 7).all() for x in some.clean_blocks())
 
 
 def plain_loop(spec: TrainSpec, features: Tensor, labels: Tensor, valid: Rows) -> tuple[dict[str, Tensor], list[float]]:

@@ -238,6 +238,58 @@ def test_a_training_that_diverges_is_recorded_as_failed(make_cache: MakeCache, s
     assert found.info.status == "FAILED"
 
 
+def session_status(folder: Path) -> str:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.plugins.hparams.api_pb2 import Status
+    from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+
+    found = EventAccumulator(str(folder)).Reload().summary_metadata["_hparams_/session_end_info"]
+    return str(Status.Name(HParamsPluginData.FromString(found.plugin_data.content).session_end_info.status))
+
+
+STOPPABLE = {
+    "ensemble": ("train", "--name", "one", "--ensemble", "2"),
+    "crossval": ("crossval", "--folds", "3"),
+    "crossval of ensembles": ("crossval", "--folds", "3", "--ensemble", "2"),
+}
+
+
+@pytest.mark.parametrize("command", STOPPABLE)
+@pytest.mark.parametrize("ending", ["FAILED", "KILLED", "FINISHED"])
+def test_how_it_ended_is_recorded(
+    make_cache: MakeCache, store: Path, monkeypatch: pytest.MonkeyPatch, command: str, ending: str
+) -> None:
+    make_cache()
+
+    def stop(*arguments: Any, **options: Any) -> Any:
+        raise KeyboardInterrupt
+
+    if ending == "KILLED":  # by Ctrl-C, when the second head is trained
+        monkeypatch.setattr("head.ensemble.average_of", stop)
+        monkeypatch.setattr("head.crossval_training.softmax", stop)
+    options = ("--epochs", "1", "--hidden", "linear", "--lr", "1e38" if ending == "FAILED" else "0.01")
+    done = xhead(*STOPPABLE[command], *options, "--mlflow", f"sqlite:///{store}", "--tensorboard", "events")
+    assert done.exit_code == {"FAILED": 1, "KILLED": 130, "FINISHED": 0}[ending], done.output
+    [found] = recorded(store)
+    assert found.info.status == ending
+    [folder] = Path("events").iterdir()
+    assert session_status(folder) == ("STATUS_SUCCESS" if ending == "FINISHED" else "STATUS_FAILURE")
+    assert hyperparameters(folder)["hidden"] == "linear"
+
+
+def test_a_refused_cross_validation_leaves_no_record(make_cache: MakeCache, store: Path) -> None:
+    make_cache()
+    assert xhead("crossval", "--folds", "500", "--mlflow", f"sqlite:///{store}").exit_code == 1
+    assert recorded(store) == []
+
+
+def test_event_files_go_into_the_current_folder_when_a_dot_says_so(make_cache: MakeCache) -> None:
+    make_cache()
+    assert xhead("train", "--epochs", "1", "--name", "a", "--tensorboard", ".").exit_code == 0
+    assert "valid/loss" in scalars(Path("a"))
+    assert not Path("runs", "tensorboard").exists()
+
+
 def test_a_store_that_breaks_down_costs_a_warning_and_no_training(
     make_cache: MakeCache, store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,0 +1,50 @@
+"""The CSV file of out-of-fold predictions."""
+
+from __future__ import annotations
+
+import csv
+import errno
+import os
+import tempfile
+from pathlib import Path
+
+from featurize.atomic import output_error, replacing
+from head.crossval import CrossValidation
+from head.run import PROBABILITY_PREFIX
+
+_ELSEWHERE = "choose another place with --predictions"
+
+
+def check_target(path: Path) -> None:
+    """Find out whether a file can be written there, and leave nothing.
+
+    Raises:
+        OutputError: if it cannot.
+    """
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        folder = next(parent for parent in path.absolute().parents if parent.exists())
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise output_error(path, error, elsewhere=_ELSEWHERE) from error
+
+
+def save_out_of_fold(result: CrossValidation, path: Path) -> None:
+    """Write a CSV line per image and seed: path, group, seed, fold, label, prediction, probabilities.
+
+    Raises:
+        OutputError: if it cannot be written.
+    """
+    names, columns = result.cache.class_names, result.cache.columns
+    header = ["path", "group", "seed", "fold", "label", "prediction", *(PROBABILITY_PREFIX + name for name in names)]
+    main = result.main
+    output = replacing(path, elsewhere=_ELSEWHERE)
+    with output as partial, partial.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+        writer = csv.writer(file)
+        writer.writerow(header)
+        for seed, (fold, probabilities) in enumerate(zip(main.fold, main.probabilities, strict=True)):
+            for place, row in enumerate(result.rows.tolist()):
+                p = probabilities[place]
+                facts = [columns.path[row], columns.group[row], seed, fold[place], names[main.labels[place]]]
+                writer.writerow([*facts, names[p.argmax()], *(str(value) for value in p)])
