@@ -21,6 +21,7 @@ from featurize.errors import DataError, MismatchError, RunError
 from featurize.network import load_backbone
 from featurize.preprocess import Pixels
 from head.backbone import weights_of
+from head.pooling import pooled
 from head.run import PROBABILITY_PREFIX, Run
 
 logger = logging.getLogger(__name__)
@@ -98,7 +99,7 @@ def distance_of(run: Run, spec: ExportSpec) -> tuple[Distance, float] | tuple[No
             path=path,
             mend=f"xfeat featurize {run.cache['data_root']} -o {path}, or export without the distance with --no-ood",
         )
-    cache = FeatureCache.open(path)
+    cache = pooled(FeatureCache.open(path), run.feature_spec.pooling)
     try:
         _require_unchanged(run, cache, content=spec.ood)
     except MismatchError as change:

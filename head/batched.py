@@ -101,8 +101,7 @@ def fit_blocks(
         time_limit_s: after which unfinished blocks are given up.
     """
     threads = threads or threads_for(rows)
-    numbers = divide(jobs, rows.dim, classes, threads, one_order=isinstance(rows, StoredRows))
-    tasks = [Task({number: jobs[number] for number in block}, lambda: (rows, valid)) for block in numbers]
+    tasks = tasks_on(dict(enumerate(jobs)), rows, valid, classes=classes, threads=threads)
     yield from fit_tasks(
         tasks, classes=classes, class_weights=class_weights, threads=threads, time_limit_s=time_limit_s
     )
@@ -124,6 +123,15 @@ class Task:
 
     jobs: Mapping[int, Job]
     load: Callable[[], tuple[AnyRows, AnyRows | None]]
+
+
+def tasks_on(
+    jobs: Mapping[int, Job], rows: AnyRows, valid: AnyRows | None, *, classes: int, threads: int
+) -> list[Task]:
+    """Divide jobs on the same rows into blocks, as :func:`divide` does."""
+    numbers = list(jobs)
+    blocks = divide(list(jobs.values()), rows.dim, classes, threads, one_order=isinstance(rows, StoredRows))
+    return [Task({numbers[place]: jobs[numbers[place]] for place in block}, lambda: (rows, valid)) for block in blocks]
 
 
 def fit_tasks(

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from featurize.console import default_of
+from featurize.specs import POOLINGS
 from head.specs import CLASS_WEIGHTS, SCHEDULES, HeadSpec, MemorySpec, TrainSpec
 
 if TYPE_CHECKING:
+    from featurize.cache import FeatureCache
     from head.tracking import Tracker
 
 DEFAULT_CACHE = "features.h5"
@@ -36,6 +38,30 @@ def runs_option(command: Callable[..., Any]) -> Callable[..., Any]:
     return click.option(
         "--runs", type=click.Path(path_type=Path), default=DEFAULT_RUNS, show_default=True, help="Folder of all runs."
     )(command)
+
+
+def pooling_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add ``--pooling``, for :func:`open_cache`."""
+    return click.option(
+        "--pooling",
+        type=click.Choice(POOLINGS),
+        help="Features that the head reads: a cache with multilevel holds those of final too.  [default: the cache's]",
+    )(command)
+
+
+def open_cache(file: Path, pooling: str | None) -> FeatureCache:
+    """Open the cache of :func:`features_option`, to be read as :func:`pooling_option` says.
+
+    Raises:
+        CacheError: if there is none, or it is damaged.
+        MismatchError: if it does not hold these features.
+    """
+    from featurize.cache import FeatureCache
+
+    cache = FeatureCache.open(file)
+    from head.pooling import chosen_pooling
+
+    return cache if pooling is None else chosen_pooling(cache, pooling)
 
 
 def ensemble_option(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -11,27 +11,28 @@ import click
 
 from featurize.console import default_of, json_option, progress_bar
 from head.cli_options import features_option, memory_option, open_trackers_of, runs_option, tracking_options
-from head.specs import HeadSpec, MemorySpec, TrainSpec
+from head.specs import MemorySpec
 from head.sweep_space import (
     DEFAULT_AXES,
-    HEAD_SETTINGS,
+    POOLING,
     RANKINGS,
     SAMPLERS,
-    TRAIN_SETTINGS,
+    SETTINGS,
     Axis,
     SweepSpec,
+    TrialSpec,
     axis_text,
     parse_axis,
 )
 from head.text import interval
 
 if TYPE_CHECKING:
+    from head.sweep import Sweep
     from head.sweep_ranking import Setting, SweepResult
     from head.sweep_results import Trial
     from head.tracking import Tracking
 
 _LEADERS = 5
-_SETTINGS = (*TRAIN_SETTINGS, *HEAD_SETTINGS)
 
 
 def _axis(ctx: click.Context, parameter: click.Parameter, text: str | None) -> Axis | None:
@@ -45,9 +46,9 @@ def _axis(ctx: click.Context, parameter: click.Parameter, text: str | None) -> A
 
 
 def _axis_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    for name in reversed(_SETTINGS):
-        spec = HeadSpec if name in HEAD_SETTINGS else TrainSpec
-        default = axis_text(name, DEFAULT_AXES.get(name) or (default_of(spec, name),))
+    defaults = TrialSpec.of({}, seed=0).settings
+    for name in reversed(SETTINGS):
+        default = axis_text(name, DEFAULT_AXES.get(name) or (defaults[name],)) if name != POOLING else "the cache's"
         command = click.option(
             f"--{name.replace('_', '-')}",
             name,
@@ -103,43 +104,38 @@ def sweep(
     1e-4..1e-2, from which --trials draws. Trials are ranked on the validation images; the test images are looked at
     once, with the best. The same command goes on where an earlier one was stopped.
     """
-    chosen = {key: axis for key in _SETTINGS if (axis := axes[key] or DEFAULT_AXES.get(key))}
+    chosen = {key: axis for key in SETTINGS if (axis := axes[key] or DEFAULT_AXES.get(key))}
     spec = SweepSpec(axes=chosen, seeds=seeds, first_seed=seed, trials=trials, sampler=sampler, rank=rank)
     memory = MemorySpec(memory_mb=memory_mb)
     from featurize.cache import FeatureCache
 
     cache = FeatureCache.open(features)
-    from head.splits import split_rows
-    from head.sweep import default_name, run_sweep, sweep_identity
-    from head.tracking import cache_parameters, tracked
+    from head.sweep import Sweep
+    from head.tracking import tracked
 
     trackers = open_trackers_of(mlflow, tensorboard, runs)
-    split = split_rows(cache, seed=seed)
-    same = default_name(sweep_identity(spec, cache, split, memory))
-    parameters = {
-        **{key: axis_text(key, axis) for key, axis in chosen.items()},
-        "seeds": seeds,
-        "sampler": sampler,
-        "rank": rank,
-    }
-    parameters |= cache_parameters(cache)
-    with tracked(
-        trackers, name or same, parameters, key=hashlib.sha256(f"{name or ''} {same}".encode()).hexdigest()[:16]
-    ) as tracking:
+    work = Sweep(cache, spec, runs=runs, name=name, memory=memory)
+    same = work.default_name
+    key = hashlib.sha256(f"{name or ''} {same}".encode()).hexdigest()[:16]
+    with tracked(trackers, name or same, _parameters(work), key=key) as tracking:
         with progress_bar("sweep", "trials") as advance:
-            progress = _Progress(spec, advance, tracking)
-            result = run_sweep(
-                cache,
-                spec,
-                runs=runs,
-                name=name,
-                time_limit_s=time_limit,
-                memory=memory,
-                split=split,
-                progress=progress,
-            )
+            result = work.run(time_limit_s=time_limit, progress=_Progress(spec, advance, tracking))
         _track_end(tracking, result)
     return _as_json(result), _as_text(result)
+
+
+def _parameters(work: Sweep) -> dict[str, Any]:
+    from head.tracking import cache_parameters
+
+    spec = work.spec
+    axes = {key: axis_text(key, axis) for key, axis in spec.axes.items()}
+    return {
+        **cache_parameters(work.cache),
+        **axes,
+        "seeds": spec.seeds,
+        "sampler": spec.sampler,
+        "rank": spec.rank,
+    }
 
 
 class _Progress:
@@ -154,6 +150,7 @@ class _Progress:
         from head.sweep_ranking import rank_settings
 
         self._advance(len(trials), planned)
+        self._tracking.begin()
         _track(self._tracking, trials[self._told :])
         self._told = len(trials)
         settings = rank_settings(trials, self._spec)
@@ -168,7 +165,8 @@ def _track(tracking: Tracking, trials: Sequence[Trial]) -> None:
 
     for trial in trials:
         metrics = {f"valid/{name}": value for name, value in trial.metrics.items()}
-        parameters = {**head_parameters(trial.head, trial.train), "status": trial.status}
+        head, train, pooling = trial.spec
+        parameters = {**head_parameters(head, train), POOLING: pooling, "status": trial.status}
         tracking.child(f"trial-{trial.number:05d}", parameters, {**metrics, "best_epoch": trial.best_epoch})
 
 
@@ -187,10 +185,9 @@ def _track_end(tracking: Tracking, result: SweepResult) -> None:
 
 def _describe(spec: SweepSpec, setting: Setting) -> str:
     """Name a combination by the settings that vary."""
-    values = {**setting.head.to_dict(), **setting.train.to_dict(), "hidden": setting.head.hidden}
     varying = [key for key, axis in spec.axes.items() if not isinstance(axis, tuple) or len(axis) > 1]
     names = varying or list(spec.axes)
-    return " ".join(f"{key.replace('_', '-')} {axis_text(key, (values[key],))}" for key in names)
+    return " ".join(f"{key.replace('_', '-')} {axis_text(key, (setting.settings[key],))}" for key in names)
 
 
 def _figures(setting: Setting) -> str:
@@ -220,9 +217,8 @@ def _as_json(result: SweepResult) -> dict[str, Any]:
 
 
 def _setting_json(setting: Setting) -> dict[str, Any]:
-    train = {key: value for key, value in setting.train.to_dict().items() if key != "seed"}
     return {
-        "settings": {**setting.head.to_dict(), **train},
+        "settings": setting.settings,
         "trials": [trial.number for trial in setting.trials],
         "valid": setting.metrics,
     }

@@ -14,7 +14,9 @@ from head.cli_options import (
     head_options,
     head_specs,
     memory_option,
+    open_cache,
     open_trackers_of,
+    pooling_option,
     runs_option,
     tracking_options,
 )
@@ -49,6 +51,7 @@ _DRAWING = ("head.assess", "head.plots", "sklearn.metrics", "sklearn.calibration
     help="Fit a temperature on the validation images, so that probabilities mean what they say.",
 )
 @ensemble_option
+@pooling_option
 @memory_option
 @tracking_options
 @json_option
@@ -60,6 +63,7 @@ def train(
     target_sensitivity: float | None,
     calibrate: bool,
     members: int,
+    pooling: str | None,
     memory_mb: float,
     mlflow: str | None,
     tensorboard: str | None,
@@ -74,9 +78,7 @@ def train(
     from head.worker import Worker
 
     with Worker(*_DRAWING) as worker:
-        from featurize.cache import FeatureCache
-
-        cache = FeatureCache.open(features)
+        cache = open_cache(features, pooling)
         from head.run import new_run_name, read_history
         from head.tracking import cache_parameters, final_metrics, head_parameters, tracked
         from head.train import train_run
@@ -87,6 +89,7 @@ def train(
 
             def after_epoch(record: EpochRecord) -> None:
                 advance(record.epoch, train_spec.epochs * members)
+                tracking.begin()
                 if members == 1:
                     tracking.epoch(record)
 

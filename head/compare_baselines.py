@@ -11,6 +11,7 @@ from featurize.cache import FeatureCache
 from featurize.errors import CacheError, MismatchError, RunError
 from head.compare import Answers, Entry
 from head.intervals import wilson_interval
+from head.pooling import pooled
 from head.run import Run
 
 # The penalty is chosen on the validation images, as a head's epoch is.
@@ -89,7 +90,7 @@ def _figures(model: Any, features: NDArray[np.float32], labels: NDArray[np.int64
 
 
 def _parts(run: Run) -> Parts:
-    cache = FeatureCache.open(run.cache["path"])
+    cache = pooled(FeatureCache.open(run.cache["path"]), run.feature_spec.pooling)
     if cache.content_sha256 != run.cache["content_sha256"]:
         raise MismatchError(
             "the cache is not the one that the run was trained on",

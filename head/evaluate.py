@@ -18,6 +18,7 @@ from featurize.specs import FeatureSpec
 from head.intervals import Interval, wilson_interval
 from head.metrics import classification_metrics
 from head.operating import decisions_at
+from head.pooling import pooled
 from head.predictions import Predictions
 from head.rows import collected, labelled_blocks
 from head.run import Run
@@ -81,6 +82,7 @@ def evaluate_run(run: Run, cache: FeatureCache) -> Evaluation:
         DataError: if no image is of a class that the run knows.
         RunError: if the head's weights are damaged.
     """
+    cache = pooled(cache, run.feature_spec.pooling)
     _check_spec(run, cache)
     codes = {name: code for code, name in enumerate(run.class_names)}
     translation = np.array([codes.get(name, NO_LABEL) for name in cache.class_names] + [NO_LABEL], np.int64)

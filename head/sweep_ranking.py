@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from head.specs import HeadSpec, TrainSpec
 from head.sweep_results import Trial
-from head.sweep_space import RANKINGS, SweepSpec
+from head.sweep_space import RANKINGS, Settings, SweepSpec
 
 if TYPE_CHECKING:
     from head.run import Run
@@ -25,16 +24,17 @@ class Setting:
     """One combination of settings, over its seeds.
 
     Attributes:
-        head: its layers.
-        train: its optimisation, with the first seed.
         trials: one a seed.
         metrics: means over the seeds.
     """
 
-    head: HeadSpec
-    train: TrainSpec
     trials: tuple[Trial, ...]
     metrics: dict[str, float]
+
+    @property
+    def settings(self) -> Settings:
+        """The combination: all settings but the seed."""
+        return self.trials[0].spec.settings
 
     @property
     def best_trial(self) -> Trial:
@@ -98,12 +98,12 @@ def rank_settings(trials: Sequence[Trial], spec: SweepSpec) -> list[Setting]:
 
     Combinations that lack a seed count only where none is whole.
     """
-    seeds: dict[tuple[HeadSpec, TrainSpec], list[Trial]] = {}
+    seeds: dict[tuple[Any, ...], list[Trial]] = {}
     for trial in sorted(trials, key=lambda trial: trial.number):
-        seeds.setdefault((trial.head, replace(trial.train, seed=spec.first_seed)), []).append(trial)
-    sound = {key: group for key, group in seeds.items() if all(trial.status == "ok" for trial in group)}
-    whole = {key: group for key, group in sound.items() if len(group) == spec.seeds} or sound
-    settings = [Setting(*key, tuple(group), _means(group)) for key, group in whole.items()]
+        seeds.setdefault(tuple(trial.spec.settings.values()), []).append(trial)
+    sound = [group for group in seeds.values() if all(trial.status == "ok" for trial in group)]
+    whole = [group for group in sound if len(group) == spec.seeds] or sound
+    settings = [Setting(tuple(group), _means(group)) for group in whole]
     return sorted(settings, key=lambda setting: setting.rank_key(spec.rank))
 
 

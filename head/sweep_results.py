@@ -15,10 +15,8 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from featurize.atomic import output_error, replacing
-from featurize.console import default_of
 from featurize.errors import BusyError, MismatchError, RunError
-from head.specs import HeadSpec, TrainSpec
-from head.sweep_space import HEAD_SETTINGS, RANKINGS, TRAIN_SETTINGS
+from head.sweep_space import RANKINGS, SETTINGS, Axis, Range, TrialSpec, axis_text, parse_axis
 
 FORMAT = "xfeat.sweep"
 SCHEMA_VERSION = 1
@@ -35,8 +33,7 @@ class Trial:
     Attributes:
         number: in the order of the sweep, from 0.
         status: ``ok`` or ``diverged``.
-        head: its layers.
-        train: its optimisation, with its seed.
+        spec: what was trained.
         best_epoch: the epoch that was kept; 0 if it diverged.
         metrics: ``loss``, ``accuracy``, ``balanced_accuracy`` and ``auc`` on the validation images, where they exist.
         seconds: its share of the time that its block took.
@@ -44,8 +41,7 @@ class Trial:
 
     number: int
     status: str
-    head: HeadSpec
-    train: TrainSpec
+    spec: TrialSpec
     best_epoch: int
     metrics: dict[str, float]
     seconds: float
@@ -54,8 +50,7 @@ class Trial:
 _COLUMNS = (
     "trial",
     "status",
-    *HEAD_SETTINGS,
-    *TRAIN_SETTINGS,
+    *SETTINGS,
     "seed",
     "best_epoch",
     *(f"valid_{name}" for name in RANKINGS),
@@ -191,40 +186,36 @@ def locked_folder(folder: Path, what: str) -> Iterator[None]:
         lock.release()
 
 
-def widths_text(hidden: Sequence[int]) -> str:
-    """Write widths as the command line takes them."""
-    return ",".join(map(str, hidden)) or "linear"
-
-
 def _line(trial: Trial) -> list[Any]:
-    settings = {**trial.head.to_dict(), "hidden": widths_text(trial.head.hidden), **trial.train.to_dict()}
     return [
         trial.number,
         trial.status,
-        *(settings[name] for name in (*HEAD_SETTINGS, *TRAIN_SETTINGS, "seed")),
+        *(_text(name, value) for name, value in trial.spec.settings.items()),
+        trial.spec.train.seed,
         trial.best_epoch,
         *(trial.metrics.get(name, "") for name in RANKINGS),
         f"{trial.seconds:.3f}",
     ]
 
 
+def _text(name: str, value: Any) -> Any:
+    return axis_text(name, (value,)) if name == "hidden" else value  # numbers with all their digits
+
+
 def _trial(row: dict[str, str]) -> Trial:
-    head = {name: _typed(HeadSpec, name, row[name]) for name in HEAD_SETTINGS}
-    train = {name: _typed(TrainSpec, name, row[name]) for name in (*TRAIN_SETTINGS, "seed")}
-    metrics = {name: float(row[f"valid_{name}"]) for name in RANKINGS if row[f"valid_{name}"]}
+    settings = {name: _only(parse_axis(name, row[name])) for name in SETTINGS}
     return Trial(
         int(row["trial"]),
         row["status"],
-        HeadSpec(**head),
-        TrainSpec(**train),
+        TrialSpec.of(settings, int(row["seed"])),
         int(row["best_epoch"]),
-        metrics,
+        {name: float(row[f"valid_{name}"]) for name in RANKINGS if row[f"valid_{name}"]},
         float(row["seconds"]),
     )
 
 
-def _typed(spec: type[HeadSpec] | type[TrainSpec], name: str, text: str) -> Any:
-    if name == "hidden":
-        return () if text == "linear" else tuple(int(width) for width in text.split(","))
-    kind: Any = type(default_of(spec, name))
-    return kind(text)
+def _only(axis: Axis) -> Any:
+    if isinstance(axis, Range):
+        raise ValueError(f"a range: {axis}")
+    [value] = axis
+    return value

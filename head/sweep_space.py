@@ -7,18 +7,21 @@ import itertools
 import json
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from featurize.errors import SpecError
-from featurize.specs import require
+from featurize.specs import POOLINGS, require
 from head.specs import HeadSpec, TrainSpec
 
 if TYPE_CHECKING:
+    from featurize.cache import FeatureCache
     from head.sweep_results import Trial
 
 HEAD_SETTINGS = tuple(field.name for field in dataclasses.fields(HeadSpec))
 TRAIN_SETTINGS = tuple(field.name for field in dataclasses.fields(TrainSpec) if field.name != "seed")
+POOLING = "pooling"
+SETTINGS = (*TRAIN_SETTINGS, *HEAD_SETTINGS, POOLING)
 RANKINGS = ("loss", "accuracy", "balanced_accuracy", "auc")
 # A range that spans more than this factor is searched by its logarithm.
 _LOGARITHMIC = 10.0
@@ -26,6 +29,35 @@ _RANGE = ".."
 SPREAD, OPTUNA = SAMPLERS = ("spread", "optuna")
 # Combinations that are proposed at a time: a smaller round learns sooner, a larger one fills the blocks.
 ROUND = 8
+# Points that are drawn from ranges for each that is wanted: values are rounded, so that a narrow range has few.
+_DRAWS = 16
+
+
+class TrialSpec(NamedTuple):
+    """All that makes a trial: the layers, the optimisation with its seed, and the features that the head reads."""
+
+    head: HeadSpec
+    train: TrainSpec
+    pooling: str = POOLINGS[0]
+
+    @classmethod
+    def of(cls, settings: Settings, seed: int) -> TrialSpec:
+        """Build it from some of :data:`SETTINGS`; the others keep their defaults.
+
+        Raises:
+            SpecError: if a value is out of range.
+        """
+        head = {name: value for name, value in settings.items() if name in HEAD_SETTINGS}
+        train = {name: value for name, value in settings.items() if name in TRAIN_SETTINGS}
+        pooling = settings.get(POOLING, POOLINGS[0])
+        require(pooling in POOLINGS, "unknown pooling", expected=" or ".join(POOLINGS), found=pooling)
+        return cls(HeadSpec(**head), TrainSpec(**train, seed=seed), pooling)
+
+    @property
+    def settings(self) -> Settings:
+        """The values of :data:`SETTINGS`."""
+        specs = {**vars(self.head), **vars(self.train), POOLING: self.pooling}
+        return {name: specs[name] for name in SETTINGS}
 
 
 @dataclass(frozen=True)
@@ -66,8 +98,8 @@ class SweepSpec:
     """A sweep.
 
     Attributes:
-        axes: setting to its values, for settings of :class:`HeadSpec` and :class:`TrainSpec`; the others keep their
-            defaults.
+        axes: setting to its values, for some of :data:`SETTINGS`; the others keep their defaults, and the pooling is
+            the cache's.
         seeds: how many times each combination is trained, each time with another seed.
         first_seed: of the seeds; it also draws the sample, and the split where the cache has none.
         trials: combinations to try, at most; ``None`` for all. More of them start with the same ones.
@@ -83,8 +115,8 @@ class SweepSpec:
     rank: str = "loss"
 
     def __post_init__(self) -> None:
-        unknown = set(self.axes) - {*HEAD_SETTINGS, *TRAIN_SETTINGS}
-        require(not unknown, "unknown setting", expected=", ".join((*HEAD_SETTINGS, *TRAIN_SETTINGS)), found=unknown)
+        unknown = set(self.axes) - set(SETTINGS)
+        require(not unknown, "unknown setting", expected=", ".join(SETTINGS), found=unknown)
         require(self.seeds >= 1, "too few seeds", expected="1 or more", found=self.seeds)
         require(self.trials is None or self.trials >= 1, "too few trials", expected="1 or more", found=self.trials)
         require(self.rank in RANKINGS, "unknown figure", expected=" or ".join(RANKINGS), found=self.rank)
@@ -97,7 +129,29 @@ class SweepSpec:
             values = (axis.low, axis.high) if isinstance(axis, Range) else axis
             require(bool(values), f"no value of {name}", expected="one or more", found=values)
             for value in values:
-                self._specs({name: value}, self.first_seed)
+                TrialSpec.of({name: value}, self.first_seed)
+
+    def on(self, cache: FeatureCache) -> SweepSpec:
+        """Return the sweep with the cache's pooling, if none was asked for.
+
+        Raises:
+            MismatchError: if the cache does not hold the features that were asked for.
+        """
+        from head.pooling import chosen_pooling
+
+        # Last, so that saying what is the default anyway changes no sample.
+        axes = {name: axis for name, axis in self.axes.items() if name != POOLING}
+        spec = replace(self, axes={**axes, POOLING: self.axes.get(POOLING, (cache.spec.pooling,))})
+        for pooling in spec.poolings:
+            chosen_pooling(cache, pooling)
+        return spec
+
+    @property
+    def poolings(self) -> list[str]:
+        """The poolings that are tried, the one with most features last."""
+        axis = self.axes[POOLING]
+        assert isinstance(axis, tuple)  # no number is a pooling
+        return [pooling for pooling in POOLINGS if pooling in axis]
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -109,8 +163,8 @@ class SweepSpec:
         plain: dict[str, Any] = json.loads(json.dumps(facts))  # as sweep.json gives it back
         return plain
 
-    def jobs(self) -> Iterator[tuple[HeadSpec, TrainSpec]]:
-        """Give the specs of all trials: the seeds of the first combination, of the second, and so on."""
+    def trial_specs(self) -> Iterator[TrialSpec]:
+        """Give all trials: the seeds of the first combination, of the second, and so on."""
         for settings in self.combinations():
             yield from self._with_seeds(settings)
 
@@ -119,33 +173,35 @@ class SweepSpec:
         """Number of trials in all."""
         return self.seeds * sum(1 for _ in self.combinations())
 
-    def rounds(self, trials: Sequence[Trial]) -> Iterator[list[tuple[HeadSpec, TrainSpec]]]:
-        """Give the specs of all trials, or, with Optuna, of the first rounds of them, and of one more each time.
+    def rounds(self, trials: Sequence[Trial]) -> Iterator[list[TrialSpec]]:
+        """Give all trials, or, with Optuna, the first rounds of them, and one more each time.
 
         Args:
             trials: the finished ones, to which those of a round are added before the next is asked for.
         """
         if self.sampler == SPREAD:
-            yield list(self.jobs())
+            yield list(self.trial_specs())
             return
         from head.sweep_optuna import propose
 
         tried: list[Settings] = []
-        jobs: list[tuple[HeadSpec, TrainSpec]] = []
-        while len(jobs) < self.planned:
-            new = propose(self, tried, trials, min(ROUND, self.planned // self.seeds - len(tried)))
-            if not new:
-                return
+        specs: list[TrialSpec] = []
+        combinations = self.planned // self.seeds
+        while len(tried) < combinations:
+            new = propose(self, tried, trials, min(ROUND, combinations - len(tried)))
             tried += new
-            jobs += [job for settings in new for job in self._with_seeds(settings)]
-            yield list(jobs)
+            specs += [spec for settings in new for spec in self._with_seeds(settings)]
+            yield list(specs)
 
-    def _with_seeds(self, settings: Settings) -> Iterator[tuple[HeadSpec, TrainSpec]]:
+    def _with_seeds(self, settings: Settings) -> Iterator[TrialSpec]:
         for seed in range(self.first_seed, self.first_seed + self.seeds):
-            yield self._specs(settings, seed)
+            yield TrialSpec.of(settings, seed)
 
     def combinations(self) -> Iterator[Settings]:
-        """Give the combinations of a grid, or points spread over ranges, as many as were asked for."""
+        """Give the combinations of a grid, or points spread over ranges, each once, as many as were asked for.
+
+        There may be fewer: values are rounded to three digits.
+        """
         lists = [axis for axis in self.axes.values() if not isinstance(axis, Range)]
         if len(lists) < len(self.axes):
             yield from self._sample()
@@ -162,17 +218,20 @@ class SweepSpec:
         import numpy as np
         from scipy.stats.qmc import Halton
 
-        shares = Halton(len(self.axes), rng=np.random.default_rng(self.first_seed)).random(self.trials)
-        for row in shares:
-            yield {
-                name: axis.at(share) if isinstance(axis, Range) else axis[int(share * len(axis))]
-                for (name, axis), share in zip(self.axes.items(), row, strict=True)
-            }
-
-    def _specs(self, settings: Settings, seed: int) -> tuple[HeadSpec, TrainSpec]:
-        head = {name: value for name, value in settings.items() if name in HEAD_SETTINGS}
-        train = {name: value for name, value in settings.items() if name in TRAIN_SETTINGS}
-        return HeadSpec(**head), TrainSpec(**train, seed=seed)
+        assert self.trials is not None
+        points = Halton(len(self.axes), rng=np.random.default_rng(self.first_seed))
+        found: dict[tuple[Any, ...], None] = {}
+        for _ in range(_DRAWS):
+            for row in points.random(self.trials):
+                point = (
+                    axis.at(share) if isinstance(axis, Range) else axis[int(share * len(axis))]
+                    for axis, share in zip(self.axes.values(), row, strict=True)
+                )
+                found[tuple(point)] = None
+            if len(found) >= self.trials:
+                break
+        for values in list(found)[: self.trials]:
+            yield dict(zip(self.axes, values, strict=True))
 
 
 def parse_axis(name: str, text: str) -> Axis:
@@ -193,7 +252,7 @@ def parse_axis(name: str, text: str) -> Axis:
 
 
 def _default(name: str) -> Any:
-    return getattr(HeadSpec() if name in HEAD_SETTINGS else TrainSpec(), name)
+    return TrialSpec(HeadSpec(), TrainSpec()).settings[name]
 
 
 def _widths(text: str) -> tuple[int, ...]:

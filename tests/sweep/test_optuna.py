@@ -15,7 +15,7 @@ from featurize.cache import FeatureCache
 from featurize.errors import MismatchError, MissingExtraError, SpecError
 from head.cli import main
 from head.specs import HeadSpec, TrainSpec
-from head.sweep import run_sweep
+from head.sweep import Sweep
 from head.sweep_optuna import propose
 from head.sweep_results import RESULTS_FILE, Trial
 from head.sweep_space import ROUND, Range, SweepSpec
@@ -33,10 +33,10 @@ def as_if_trained(sweep: SweepSpec, loss_of: Callable[[HeadSpec, TrainSpec], flo
     trials: list[Trial] = []
     for jobs in sweep.rounds(trials):
         for number in range(len(trials), len(jobs)):
-            head, train = jobs[number]
+            head, train, _ = jobs[number]
             loss = loss_of(head, train)
             metrics = {} if loss is None else {"loss": loss, "accuracy": -loss}
-            trials.append(Trial(number, "diverged" if loss is None else "ok", head, train, 1, metrics, 0.1))
+            trials.append(Trial(number, "diverged" if loss is None else "ok", jobs[number], 1, metrics, 0.1))
     return trials
 
 
@@ -83,16 +83,25 @@ def test_trials_that_diverge_are_avoided() -> None:
 
 def test_values_stay_inside_and_can_be_typed() -> None:
     for trial in as_if_trained(spec(24), bowl):
-        assert 1e-5 <= trial.train.lr <= 1.0
-        assert trial.train.lr == float(f"{trial.train.lr:.3g}")
-        assert trial.head.hidden in ((8,), ())
+        assert 1e-5 <= trial.spec.train.lr <= 1.0
+        assert trial.spec.train.lr == float(f"{trial.spec.train.lr:.3g}")
+        assert trial.spec.head.hidden in ((8,), ())
 
 
 def test_no_combination_is_tried_twice_and_a_grid_comes_to_its_end() -> None:
     grid = spec(100, axes={"dropout": (0.0, 0.1, 0.2), "epochs": (1, 2, 3, 4)}, seeds=2)
     trials = as_if_trained(grid, bowl)
     assert grid.planned == len(trials) == 24
-    assert len({(trial.head, trial.train.epochs) for trial in trials}) == 12
+    assert len({(trial.spec.head, trial.spec.train.epochs) for trial in trials}) == 12
+
+
+def test_a_range_with_few_values_comes_to_its_end() -> None:
+    """Values have three digits: four from 0.001 to 0.00103, where Optuna goes on to propose them for ever."""
+    narrow = spec(50, axes={"lr": Range(1e-3, 1.03e-3)})
+    trials = as_if_trained(narrow, bowl)
+    assert narrow.planned == len(trials) == 4
+    assert {trial.spec.train.lr for trial in trials} == {0.001, 0.00101, 0.00102, 0.00103}
+    assert propose(narrow, [{"lr": trial.spec.train.lr} for trial in trials], trials, 3) == []
 
 
 @pytest.fixture
@@ -114,12 +123,12 @@ def test_a_sweep_that_was_cut_goes_on_as_if_it_had_not_been(
 ) -> None:
     """Reference: the same sweep, whole. Lines of the second round are cut off, as a crash leaves them."""
     cache, sweep = small
-    run_sweep(cache, sweep, runs=tmp_path / "a", name="s")
-    run_sweep(cache, sweep, runs=tmp_path / "b", name="s")
+    Sweep(cache, sweep, runs=tmp_path / "a", name="s").run()
+    Sweep(cache, sweep, runs=tmp_path / "b", name="s").run()
     file = tmp_path / "b" / "s" / RESULTS_FILE
     kept = file.read_bytes().splitlines(keepends=True)[: 1 + ROUND + 3]
     file.write_bytes(b"".join(kept) + b"19,ok,lin")
-    done = run_sweep(cache, sweep, runs=tmp_path / "b", name="s")
+    done = Sweep(cache, sweep, runs=tmp_path / "b", name="s").run()
     assert done.state == "complete"
     assert lines(tmp_path / "b" / "s") == lines(tmp_path / "a" / "s")
     assert len(lines(tmp_path / "a" / "s")) == 2 * ROUND + 3
@@ -128,29 +137,29 @@ def test_a_sweep_that_was_cut_goes_on_as_if_it_had_not_been(
 def test_more_trials_go_on_with_fewer(small: tuple[FeatureCache, SweepSpec], tmp_path: Path) -> None:
     cache, sweep = small
     fewer = SweepSpec(axes=sweep.axes, trials=ROUND, sampler="optuna")
-    first = run_sweep(cache, fewer, runs=tmp_path / "runs")
-    more = run_sweep(cache, sweep, runs=tmp_path / "runs")
+    first = Sweep(cache, fewer, runs=tmp_path / "runs").run()
+    more = Sweep(cache, sweep, runs=tmp_path / "runs").run()
     assert more.folder == first.folder
     assert lines(more.folder)[:ROUND] == lines(first.folder)[:ROUND]
     spread = SweepSpec(axes=sweep.axes, trials=ROUND)
-    assert run_sweep(cache, spread, runs=tmp_path / "runs").folder != first.folder
+    assert Sweep(cache, spread, runs=tmp_path / "runs").run().folder != first.folder
 
 
 def test_time_that_is_up_ends_the_rounds(small: tuple[FeatureCache, SweepSpec], tmp_path: Path) -> None:
     cache, sweep = small
-    done = run_sweep(cache, sweep, runs=tmp_path / "runs", time_limit_s=0)
+    done = Sweep(cache, sweep, runs=tmp_path / "runs").run(time_limit_s=0)
     assert done.state == "time is up"
     assert len(done.trials) < sweep.planned
-    assert run_sweep(cache, sweep, runs=tmp_path / "runs").state == "complete"
+    assert Sweep(cache, sweep, runs=tmp_path / "runs").run().state == "complete"
 
 
 def test_trials_of_another_version_are_not_mixed_in(small: tuple[FeatureCache, SweepSpec], tmp_path: Path) -> None:
     cache, sweep = small
-    folder = run_sweep(cache, sweep, runs=tmp_path / "runs").folder
+    folder = Sweep(cache, sweep, runs=tmp_path / "runs").run().folder
     rows = (folder / RESULTS_FILE).read_text().replace("0.", "0.0")
     (folder / RESULTS_FILE).write_text(rows)
     with pytest.raises(MismatchError, match="other settings than this version"):
-        run_sweep(cache, sweep, runs=tmp_path / "runs")
+        Sweep(cache, sweep, runs=tmp_path / "runs").run()
 
 
 def test_the_command_says_what_it_needs(make_cache: MakeCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,10 +25,10 @@ from head.fit import fit_head
 from head.rows import as_rows
 from head.run import latest_run, open_run
 from head.specs import HeadSpec, MemorySpec, TrainSpec
-from head.sweep import run_sweep
-from head.sweep_ranking import Setting, rank_settings
+from head.sweep import Progress, Sweep
+from head.sweep_ranking import Setting, SweepResult, rank_settings
 from head.sweep_results import RESULTS_FILE, SWEEP_FILE, SweepFolder, Trial
-from head.sweep_space import SweepSpec
+from head.sweep_space import Range, SweepSpec, TrialSpec
 from head.train import train_run
 
 MakeCache = Callable[..., FeatureCache]
@@ -37,6 +38,17 @@ SPEC = SweepSpec(
 # What SPEC asks for, as it is typed.
 TYPED = ["--lr", "1e-3,1e-2", "--hidden", "8;linear", "--epochs", "2", "--batch-size", "8"]
 TYPED += ["--weight-decay", "0,0.01", "--dropout", "0.4"]
+
+
+def run_sweep(
+    cache: FeatureCache,
+    spec: SweepSpec,
+    *,
+    time_limit_s: float | None = None,
+    progress: Progress | None = None,
+    **where: Any,
+) -> SweepResult:
+    return Sweep(cache, spec, **where).run(time_limit_s=time_limit_s, progress=progress)
 
 
 def lines(folder: Path) -> list[dict[str, str]]:
@@ -50,11 +62,11 @@ def test_each_line_holds_what_the_trial_alone_reaches_on_the_validation_images(
     """References: :func:`head.fit.fit_head` and scikit-learn."""
     cache = make_cache()
     result = run_sweep(cache, SPEC, runs=tmp_path / "runs", name="s")
-    jobs, table = list(SPEC.jobs()), lines(tmp_path / "runs" / "s")
+    jobs, table = list(SPEC.trial_specs()), lines(tmp_path / "runs" / "s")
     assert sorted(int(row["trial"]) for row in table) == list(range(8))
     train, valid = (as_rows(cache.features[rows], cache.columns.label[rows]) for rows in (slice(54), slice(54, 72)))
     for row in table:
-        head, spec = jobs[int(row["trial"])]
+        head, spec, _ = jobs[int(row["trial"])]
         assert (row["lr"], row["hidden"]) == (str(spec.lr), ",".join(map(str, head.hidden)) or "linear")
         fitted = fit_head(head, spec, train, valid, classes=3)
         probabilities = fitted.logits(valid.features).double().softmax(1).numpy()
@@ -75,7 +87,7 @@ def test_the_best_trial_is_a_run_to_the_bit_as_if_trained_alone(make_cache: Make
     assert result.run is not None
     assert latest_run(tmp_path / "runs") == result.run.folder.resolve()
     best = result.settings[0].best_trial
-    alone = train_run(cache, best.head, best.train, runs=tmp_path / "alone", name="a")
+    alone = train_run(cache, best.spec.head, best.spec.train, runs=tmp_path / "alone", name="a")
     assert open_run(result.run.folder).head_sha256 == alone.head_sha256
     assert result.run.metrics == alone.metrics
 
@@ -140,7 +152,7 @@ def test_a_diverging_trial_is_recorded_and_the_others_go_on(make_cache: MakeCach
         "diverged",
     ]
     assert result.diverged == 2
-    assert [setting.train.lr for setting in result.settings] == [1e-3]
+    assert [setting.settings["lr"] for setting in result.settings] == [1e-3]
 
 
 def test_a_sweep_that_only_diverges_has_no_run_and_says_so(make_cache: MakeCache, tmp_path: Path) -> None:
@@ -157,6 +169,17 @@ def test_no_time_at_all_leaves_a_sweep_to_go_on_with(make_cache: MakeCache, tmp_
     result = run_sweep(cache, SPEC, runs=tmp_path, name="s", time_limit_s=0)
     assert (result.state, result.trials, result.run) == ("time is up", [], None)
     assert run_sweep(cache, SPEC, runs=tmp_path, name="s").state == "complete"
+
+
+@pytest.mark.parametrize("sampler", ["spread", "optuna"])
+def test_a_sweep_of_all_that_exists_is_complete_and_says_that_it_is_less_than_asked_for(
+    make_cache: MakeCache, tmp_path: Path, sampler: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    axes = {"lr": Range(1e-3, 1.03e-3), "hidden": ((),), "epochs": (1,)}
+    spec = SweepSpec(axes=axes, trials=50, sampler=sampler)
+    result = run_sweep(make_cache(), spec, runs=tmp_path)
+    assert (result.state, result.planned, len(result.trials)) == ("complete", 4, 4)
+    assert "only 4 different combinations, not 50" in caplog.text
 
 
 def test_another_cache_or_other_settings_under_the_same_name_are_refused(make_cache: MakeCache, tmp_path: Path) -> None:
@@ -205,7 +228,7 @@ def test_a_cache_without_a_split_is_divided_once_for_all_trials(make_cache: Make
 
 def trial(number: int, lr: float, seed: int, loss: float, accuracy: float, status: str = "ok") -> Trial:
     metrics = {} if status != "ok" else {"loss": loss, "accuracy": accuracy}
-    return Trial(number, status, HeadSpec(), TrainSpec(lr=lr, seed=seed), 1, metrics, 0.1)
+    return Trial(number, status, TrialSpec(HeadSpec(), TrainSpec(lr=lr, seed=seed)), 1, metrics, 0.1)
 
 
 def test_settings_are_ranked_by_their_mean_over_the_seeds() -> None:
@@ -220,7 +243,7 @@ def test_settings_are_ranked_by_their_mean_over_the_seeds() -> None:
     ]
 
     def order(rank: str) -> list[float]:
-        return [setting.train.lr for setting in rank_settings(trials, SweepSpec(axes={}, seeds=2, rank=rank))]
+        return [setting.settings["lr"] for setting in rank_settings(trials, SweepSpec(axes={}, seeds=2, rank=rank))]
 
     assert order("loss") == order("accuracy") == [1e-2, 1e-3]
     [best, _] = rank_settings(trials, SweepSpec(axes={}, seeds=2))
@@ -231,7 +254,7 @@ def test_settings_are_ranked_by_their_mean_over_the_seeds() -> None:
 def test_combinations_without_all_seeds_count_where_none_is_whole() -> None:
     trials = [trial(0, 1e-3, 0, 0.4, 0.9), trial(2, 1e-2, 0, 0.3, 0.8)]
     settings = rank_settings(trials, SweepSpec(axes={}, seeds=2))
-    assert [setting.train.lr for setting in settings] == [1e-2, 1e-3]
+    assert [setting.settings["lr"] for setting in settings] == [1e-2, 1e-3]
 
 
 def test_the_command_prints_one_json_object_and_the_best_so_far_on_stderr(
