@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from export.model_file import open_model
+from export.model_file import ModelFile, open_model
+from export.onnx_session import cuda_possible
 from export.parity import planes_of
 from export.specs import BenchSpec
+from featurize.errors import DeviceError
 from featurize.preprocess import Pixels
 from head.run import Run
 
+if TYPE_CHECKING:
+    from export.fused import PlainModel
+
+logger = logging.getLogger(__name__)
+
 _MIN_CALLS = 5
+
+Progress = Callable[[int, int], None]
+Call = Callable[[], object]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,17 +36,20 @@ class Speed:
 
     Attributes:
         what: what ran: ``torch`` or the name of the model file.
-        threads: of the network.
+        provider: where: ``cpu`` or ``cuda``.
+        threads: of the network on the CPU.
         batch: images a call.
         calls: that were measured.
         p50_ms: median of a call's duration, milliseconds.
         p95_ms: 95th percentile.
         p99_ms: 99th percentile.
         images_per_second: over all calls.
-        against_torch: images per second divided by torch's with the same batch and threads, or ``None``.
+        against_torch: images per second divided by torch's with the same batch and threads in the same place, or
+            ``None``.
     """
 
     what: str
+    provider: str
     threads: int
     batch: int
     calls: int
@@ -50,58 +64,78 @@ class Speed:
         return asdict(self)
 
 
-def bench_models(models: Sequence[Path], spec: BenchSpec, run: Run | None = None) -> Iterator[Speed]:
-    """Measure model files, one after the other for each number of threads and each batch size.
+def bench_models(
+    models: Sequence[Path], spec: BenchSpec, run: Run | None = None, progress: Progress | None = None
+) -> list[Speed]:
+    """Measure model files, one after the other for each provider, number of threads and batch size.
 
     Args:
         models: files of this project.
         spec: what to measure.
-        run: if given, eager torch runs the same batches first, with the same threads on the same device.
-
-    Yields:
-        A line as soon as it is measured.
+        run: if given, eager torch runs the same batches first, with the same threads in the same place.
+        progress: called with lines measured and in all.
 
     Raises:
         ModelError: if a file is no model of this project.
-        DeviceError: if the device cannot be used for all of a network.
+        DeviceError: if a provider that was asked for cannot run all of a network.
     """
     plain = None
     if run is not None:
         from export.ingredients import plain_model
 
-        plain = plain_model(run).to(spec.device)
-    for count in spec.threads:
-        opened = [open_model(path, count, device=spec.device) for path in models]
-        for batch in spec.batches:
-            torch_rate = None
-            if plain is not None:
-                side = opened[0].metadata.feature_spec.preprocess.size
-                line = _measure("torch", _torch_call(plain, _noise(batch, side), count), batch, count, spec.seconds)
-                torch_rate = line.images_per_second
-                yield line
-            for model in opened:
-                pixels = _noise(batch, model.metadata.feature_spec.preprocess.size)
-                feed = {"image": pixels if model.metadata.variant == "full" else planes_of(pixels)}
-
-                def call(session: Any = model.session, feed: Any = feed) -> None:
-                    session.run(None, feed)
-
-                yield _measure(model.path.name, call, batch, count, spec.seconds, torch_rate)
+        plain = plain_model(run)
+    providers = spec.providers or _usable_providers(models)
+    settings = [
+        _Setting(provider, threads, batch)
+        for provider in providers
+        for threads in (spec.threads if provider == "cpu" else spec.threads[-1:])  # beside a GPU they change nothing
+        for batch in spec.batches
+    ]
+    total = len(settings) * (len(models) + (plain is not None))
+    rows: list[Speed] = []
+    for setting in settings:
+        for row in _measure_all(models, plain, setting, spec.seconds):
+            rows.append(row)
+            if progress is not None:
+                progress(len(rows), total)
+    return rows
 
 
-def count_lines(models: int, spec: BenchSpec, run: Run | None = None) -> int:
-    """Return how many lines :func:`bench_models` yields."""
-    return len(spec.threads) * len(spec.batches) * (models + (run is not None))
+@dataclass(frozen=True)
+class _Setting:
+    provider: str
+    threads: int
+    batch: int
 
 
-def _measure(
-    what: str,
-    call: Callable[[], None],
-    batch: int,
-    threads: int,
-    seconds: float,
-    torch_rate: float | None = None,
-) -> Speed:
+def _usable_providers(models: Sequence[Path]) -> tuple[str, ...]:
+    if not cuda_possible():
+        return ("cpu",)
+    try:
+        for path in models:
+            open_model(path, device="cuda")
+    except DeviceError as error:
+        logger.warning("the GPU is not measured: %s: %s", error.what, error.found)
+        return ("cpu",)
+    return ("cpu", "cuda")
+
+
+def _measure_all(
+    models: Sequence[Path], plain: PlainModel | None, setting: _Setting, seconds: float
+) -> Iterator[Speed]:
+    opened = [open_model(path, setting.threads, device=setting.provider) for path in models]
+    rate = None
+    if plain is not None:
+        noise = _noise(setting.batch, opened[0])
+        line = _measure("torch", _torch_call(plain.to(setting.provider), noise, setting.threads), setting, seconds)
+        rate = line.images_per_second
+        yield line
+    for model in opened:
+        line = _measure(model.path.name, _onnx_call(model, _noise(setting.batch, model)), setting, seconds)
+        yield replace(line, against_torch=line.images_per_second / rate if rate else None)
+
+
+def _measure(what: str, call: Call, setting: _Setting, seconds: float) -> Speed:
     call()
     durations: list[float] = []
     started = time.perf_counter()
@@ -110,21 +144,23 @@ def _measure(
         call()
         durations.append(time.perf_counter() - before)
     p50, p95, p99 = np.percentile(durations, [50, 95, 99]) * 1000
-    rate = batch * len(durations) / sum(durations)
     return Speed(
         what=what,
-        threads=threads,
-        batch=batch,
+        **asdict(setting),
         calls=len(durations),
         p50_ms=float(p50),
         p95_ms=float(p95),
         p99_ms=float(p99),
-        images_per_second=rate,
-        against_torch=rate / torch_rate if torch_rate else None,
+        images_per_second=setting.batch * len(durations) / sum(durations),
     )
 
 
-def _torch_call(plain: Any, pixels: Pixels, threads: int) -> Callable[[], None]:
+def _onnx_call(model: ModelFile, pixels: Pixels) -> Call:
+    feed = {"image": pixels if model.metadata.variant == "full" else planes_of(pixels)}
+    return lambda: model.session.run(None, feed)
+
+
+def _torch_call(plain: PlainModel, pixels: Pixels, threads: int) -> Call:
     import torch
 
     device = next(plain.parameters()).device
@@ -138,5 +174,6 @@ def _torch_call(plain: Any, pixels: Pixels, threads: int) -> Callable[[], None]:
     return call
 
 
-def _noise(count: int, side: int) -> Pixels:
+def _noise(count: int, model: ModelFile) -> Pixels:
+    side = model.metadata.feature_spec.preprocess.size
     return np.random.default_rng(0).integers(0, 256, (count, side, side, 3), dtype=np.uint8)

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from export.cli_bench import bench
+from export.cli_options import data_option, model_argument, require_cuda_option, weights_option
 from export.cli_quantize import quantize
 from export.cli_triton import triton
-from export.specs import DEFAULT_MODEL, DEFAULT_RUNS, OPSETS, BenchSpec, ExportSpec, VerifySpec
-from featurize.console import Commands, comma_list, default_of, json_option, progress_bar
+from export.specs import DEFAULT_MODEL, DEFAULT_RUNS, OPSETS, ExportSpec, VerifySpec
+from featurize.console import Commands, default_of, json_option, progress_bar
 
 if TYPE_CHECKING:
-    from export.bench import Speed
     from export.export import Export
     from export.overlay import Explanation
     from export.parity import Checks
@@ -24,12 +25,6 @@ _CHECKS = {
     "resized_inside": "full model on files of their own size",
     "core": "core model",
 }
-
-
-_BATCHES = ",".join(map(str, default_of(BenchSpec, "batches")))
-_require_cuda = click.option(
-    "--require-cuda", is_flag=True, help="Run on the GPU, and fail if any of the network would run on the CPU."
-)
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -43,10 +38,8 @@ def main() -> None:
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), default=DEFAULT_MODEL, show_default=True, help="Model to write."
 )
-@click.option("--weights", type=click.Path(path_type=Path), help="The backbone's weights.  [default: those of the run]")
-@click.option(
-    "--data", type=click.Path(path_type=Path), help="Folder of the images.  [default: the one that was featurized]"
-)
+@weights_option
+@data_option
 @click.option(
     "--check-images",
     type=click.IntRange(min=1),
@@ -72,6 +65,14 @@ def main() -> None:
     show_default=True,
     help="Of the core model; 13 for older runtimes.",
 )
+@click.option(
+    "--tolerance",
+    type=float,
+    default=default_of(ExportSpec, "tolerance"),
+    show_default=True,
+    help="Largest difference of a probability from those that the training noted; for features of a --precision other "
+    "than float32.",
+)
 @json_option
 def onnx(
     run: Path | None,
@@ -82,6 +83,7 @@ def onnx(
     allow_changed_cache: bool,
     ood: bool,
     opset: str,
+    tolerance: float,
 ) -> tuple[dict[str, Any], str]:
     """Export RUN (by default the newest in runs/) to an ONNX model.
 
@@ -100,8 +102,9 @@ def onnx(
         allow_changed_cache=allow_changed_cache,
         ood=ood,
         opset=int(opset),
+        tolerance=tolerance,
     )
-    with progress_bar("checking", "images") as progress:
+    with progress_bar("checking") as progress:
         done = export_run(opened, output, spec, progress)
     return _as_json(done, opened.name), _as_text(done, opened.name)
 
@@ -124,9 +127,12 @@ def _as_text(done: Export, run: str) -> str:
     lines = [f"{done.files['full']} and {done.files['core']} written from run {run}"]
     lines += _agreements(done.checks, "torch")
     training = done.training
+    within = (
+        f", and {training.close_calls} within the tolerance of {training.tolerance:g}" if training.close_calls else ""
+    )
     lines.append(
         f"full model against the training's own predictions: largest difference {training.max_difference:.1e}, "
-        f"changed decisions {training.changed_decisions}"
+        f"changed decisions {training.changed_decisions}{within}"
     )
     return "\n".join([*lines, f"certificate: {done.certificate}"])
 
@@ -141,12 +147,12 @@ def _agreements(checks: Checks, reference: str) -> list[str]:
 
 
 @main.command()
-@click.argument("model", type=click.Path(path_type=Path), default=DEFAULT_MODEL)
+@model_argument
 @click.option("--data", type=click.Path(path_type=Path), help="Folder of the images, to compare answers as well.")
 @click.option("--run", type=click.Path(path_type=Path), help="Run it should be of: torch then answers again.")
-@click.option("--weights", type=click.Path(path_type=Path), help="The backbone's weights.  [default: those of the run]")
+@weights_option
 @click.option("--certificate", type=click.Path(path_type=Path), help="[default: the one beside MODEL]")
-@_require_cuda
+@require_cuda_option
 @json_option
 def verify(
     model: Path,
@@ -186,7 +192,7 @@ def _verified(done: Verification) -> str:
 
 
 @main.command()
-@click.argument("model", type=click.Path(path_type=Path), default=DEFAULT_MODEL)
+@model_argument
 @json_option
 def info(model: Path) -> tuple[dict[str, Any], str]:
     """Show what is inside MODEL: classes, settings, fingerprints, threshold, size, operators."""
@@ -236,7 +242,7 @@ def _shapes(tensors: list[dict[str, Any]]) -> str:
     help="Folder for the pictures.",
 )
 @click.option("--class", "shown", metavar="CLASS", help="Show what speaks for CLASS.  [default: the one decided on]")
-@_require_cuda
+@require_cuda_option
 @json_option
 def explain(
     model: Path, images: tuple[Path, ...], output: Path, shown: str | None, require_cuda: bool
@@ -269,68 +275,6 @@ def _foreign(each: Explanation) -> str:
     return "  unlike the training images" if each.foreign else ""
 
 
-@main.command()
-@click.argument("models", nargs=-1, type=click.Path(path_type=Path), metavar="[MODEL]…")
-@click.option("--run", type=click.Path(path_type=Path), help="Run whose torch model is measured for comparison.")
-@click.option("--batch", "batches", default=_BATCHES, show_default=True, metavar="A,B", help="Images a call.")
-@click.option("--threads", metavar="A,B", help="Threads of the network.  [default: 1 and all cores]")
-@click.option(
-    "--seconds",
-    type=click.FloatRange(min=0),
-    default=default_of(BenchSpec, "seconds"),
-    show_default=True,
-    help="How long each line is measured.",
-)
-@_require_cuda
-@json_option
-def bench(
-    models: tuple[Path, ...], run: Path | None, batches: str, threads: str | None, seconds: float, require_cuda: bool
-) -> tuple[dict[str, Any], str]:
-    """Measure how fast models answer: latency and images a second, by batch size and threads.
-
-    Without MODEL, model.onnx. With --run, eager torch runs the same batches in between, and the last column says how
-    many times as many images a second the model answers.
-    """
-    from export.bench import bench_models, count_lines
-    from featurize.cores import cores
-    from head.run import open_run
-
-    spec = BenchSpec(
-        batches=_numbers(batches, "--batch"),
-        threads=_numbers(threads, "--threads") if threads else tuple(sorted({1, cores()})),
-        seconds=seconds,
-        device="cuda" if require_cuda else "cpu",
-    )
-    files = models or (Path(DEFAULT_MODEL),)
-    opened = open_run(run) if run is not None else None
-    rows: list[Speed] = []
-    with progress_bar("measuring", "lines") as progress:
-        for row in bench_models(files, spec, opened):
-            rows.append(row)
-            progress(len(rows), count_lines(len(files), spec, opened))
-    return {"rows": [row.to_dict() for row in rows]}, _speeds(rows)
-
-
-def _numbers(text: str, option: str) -> tuple[int, ...]:
-    parts = comma_list(text) or []
-    if not parts or not all(part.isdigit() and int(part) > 0 for part in parts):
-        raise click.BadParameter(f"{text}: whole numbers from 1, with commas in between", param_hint=option)
-    return tuple(int(part) for part in parts)
-
-
-def _speeds(rows: list[Speed]) -> str:
-    lines = [
-        f"{'what':24} {'threads':>7} {'batch':>5} {'p50 ms':>8} {'p95 ms':>8} {'p99 ms':>8} "
-        f"{'images/s':>9} {'× torch':>8}"
-    ]
-    for row in rows:
-        ratio = "" if row.against_torch is None else f"{row.against_torch:.2f}"
-        lines.append(
-            f"{row.what:24} {row.threads:7} {row.batch:5} {row.p50_ms:8.1f} {row.p95_ms:8.1f} {row.p99_ms:8.1f} "
-            f"{row.images_per_second:9.1f} {ratio:>8}"
-        )
-    return "\n".join(line.rstrip() for line in lines)
-
-
+main.add_command(bench)
 main.add_command(quantize)
 main.add_command(triton)

@@ -7,12 +7,13 @@ from typing import Any
 
 import click
 
-from export.specs import DEFAULT_MODEL, TRITON_KINDS, TritonSpec
+from export.cli_options import model_argument
+from export.specs import TRITON_KINDS, TritonSpec
 from featurize.console import default_of, json_option
 
 
 @click.command()
-@click.argument("model", type=click.Path(path_type=Path), default=DEFAULT_MODEL)
+@model_argument
 @click.option(
     "-o",
     "--output",

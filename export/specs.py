@@ -11,6 +11,7 @@ from featurize.specs import require
 DEFAULT_MODEL = "model.onnx"
 DEFAULT_RUNS = "runs"
 OPSETS = (13, 18)
+PROVIDERS = ("cpu", "cuda")
 TRITON_KINDS = {"auto": "KIND_AUTO", "cpu": "KIND_CPU", "gpu": "KIND_GPU"}
 
 
@@ -25,6 +26,7 @@ class ExportSpec:
         allow_changed_cache: export although the cache has been made anew since; the distance is then left out.
         opset: of the core model, 18 or 13.
         ood: measure the distance from the training features, for which the cache is needed.
+        tolerance: largest difference of a probability from those that the training noted.
     """
 
     weights_file: Path | None = None
@@ -33,9 +35,11 @@ class ExportSpec:
     allow_changed_cache: bool = False
     opset: int = 18
     ood: bool = True
+    tolerance: float = 1e-4
 
     def __post_init__(self) -> None:
         require(self.opset in OPSETS, "no such opset", expected=" or ".join(map(str, OPSETS)), found=self.opset)
+        require(0 < self.tolerance <= 1, "tolerance out of range", expected="over 0, at most 1", found=self.tolerance)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,13 +67,13 @@ class BenchSpec:
         batches: images a call.
         threads: of the network on the CPU.
         seconds: of measurement per line.
-        device: ``cpu`` or ``cuda``.
+        providers: of ``cpu`` and ``cuda`` those to measure, which are never replaced; by default all that are there.
     """
 
     batches: tuple[int, ...] = (1, 8, 32)
     threads: tuple[int, ...] = (1,)
     seconds: float = 2.0
-    device: str = "cpu"
+    providers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,6 +101,10 @@ class QuantizeSpec:
         require(self.calibration_images > 0, "nothing to calibrate on", expected="1", found=self.calibration_images)
         layers = self.float_layers
         require(layers is None or layers >= 0, "negative number of layers", expected="0 or more", found=layers)
+        if self.precision == "float16":
+            require(layers is None, "half precision keeps no layers in float32", expected="no number", found=layers)
+            images, default = self.calibration_images, type(self).calibration_images
+            require(images == default, "half precision is not calibrated", expected="no number of images", found=images)
 
 
 @dataclass(frozen=True, kw_only=True)

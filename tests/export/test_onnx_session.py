@@ -108,7 +108,8 @@ def test_without_a_gpu_require_cuda_is_one_message(
     xexport: Xexport, exported: Any, command: str, tmp_path: Path
 ) -> None:
     more = [exported.data, "-o", tmp_path / "pictures"] if command == "explain" else []
-    done = xexport(command, exported.model, *more, "--require-cuda")
+    required = ["--provider", "cuda"] if command == "bench" else ["--require-cuda"]
+    done = xexport(command, exported.model, *more, *required)
     assert done.exit_code == 1
     assert "cannot use cuda:0" in done.stderr
     assert "nvidia-smi" in done.stderr

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from export.bench import bench_models, count_lines
+from export.bench import bench_models
 from export.export import export_run
 from export.specs import BenchSpec, VerifySpec
 from export.verify import verify_model
@@ -43,7 +43,8 @@ def test_an_export_ends_at_its_total(exported: Any, tmp_path: Path) -> None:
     check(said)
 
 
-def test_bench_yields_as_many_lines_as_it_counts(exported: Any) -> None:
-    spec = BenchSpec(batches=(1, 2), threads=(1,), seconds=0)
-    lines = list(bench_models([exported.core, exported.model], spec))
-    assert len(lines) == count_lines(2, spec) == 4
+def test_a_measurement_ends_at_its_total(exported: Any) -> None:
+    said: Said = []
+    spec = BenchSpec(batches=(1, 2), threads=(1,), seconds=0, providers=("cpu",))
+    lines = bench_models([exported.core, exported.model], spec, progress=lambda *now: said.append(now))
+    assert check(said) == len(lines) == 4

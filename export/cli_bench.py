@@ -1,0 +1,86 @@
+"""The command ``xexport bench``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from export.specs import DEFAULT_MODEL, PROVIDERS, BenchSpec
+from featurize.console import comma_list, default_of, json_option, progress_bar
+
+if TYPE_CHECKING:
+    from export.bench import Speed
+
+_BATCHES = ",".join(map(str, default_of(BenchSpec, "batches")))
+
+
+@click.command()
+@click.argument("models", nargs=-1, type=click.Path(path_type=Path), metavar="[MODEL]…")
+@click.option("--run", type=click.Path(path_type=Path), help="Run whose torch model is measured for comparison.")
+@click.option("--batch", "batches", default=_BATCHES, show_default=True, metavar="A,B", help="Images a call.")
+@click.option("--threads", metavar="A,B", help="Threads of the network.  [default: 1 and all cores]")
+@click.option(
+    "--seconds",
+    type=click.FloatRange(min=0),
+    default=default_of(BenchSpec, "seconds"),
+    show_default=True,
+    help="How long each line is measured.",
+)
+@click.option(
+    "--provider",
+    "providers",
+    multiple=True,
+    type=click.Choice(PROVIDERS),
+    help="Where; may be given twice. One that is named has to run all of the network.  [default: all that are there]",
+)
+@json_option
+def bench(
+    models: tuple[Path, ...],
+    run: Path | None,
+    batches: str,
+    threads: str | None,
+    seconds: float,
+    providers: tuple[str, ...],
+) -> tuple[dict[str, Any], str]:
+    """Measure how fast models answer: latency and images a second, by provider, batch size and threads.
+
+    Without MODEL, model.onnx. With --run, eager torch runs the same batches in between, and the last column says how
+    many times as many images a second the model answers.
+    """
+    from export.bench import bench_models
+    from featurize.cores import cores
+    from head.run import open_run
+
+    spec = BenchSpec(
+        batches=_numbers(batches, "--batch"),
+        threads=_numbers(threads, "--threads") if threads else tuple(sorted({1, cores()})),
+        seconds=seconds,
+        providers=providers,
+    )
+    opened = open_run(run) if run is not None else None
+    with progress_bar("measuring") as progress:
+        rows = bench_models(models or (Path(DEFAULT_MODEL),), spec, opened, progress)
+    return {"rows": [row.to_dict() for row in rows]}, _speeds(rows)
+
+
+def _numbers(text: str, option: str) -> tuple[int, ...]:
+    parts = comma_list(text) or []
+    if not parts or not all(part.isdigit() and int(part) > 0 for part in parts):
+        raise click.BadParameter(f"{text}: whole numbers from 1, with commas in between", param_hint=option)
+    return tuple(int(part) for part in parts)
+
+
+def _speeds(rows: list[Speed]) -> str:
+    lines = [
+        f"{'what':24} {'where':5} {'threads':>7} {'batch':>5} "
+        f"{'p50 ms':>8} {'p95 ms':>8} {'p99 ms':>8} {'images/s':>9} {'× torch':>8}"
+    ]
+    for row in rows:
+        ratio = "" if row.against_torch is None else f"{row.against_torch:.2f}"
+        lines.append(
+            f"{row.what:24} {row.provider:5} {row.threads:7} {row.batch:5} "
+            f"{row.p50_ms:8.1f} {row.p95_ms:8.1f} {row.p99_ms:8.1f} {row.images_per_second:9.1f} {ratio:>8}"
+        )
+    return "\n".join(line.rstrip() for line in lines)

@@ -1,0 +1,23 @@
+"""Options and arguments that several commands of ``xexport`` share. No heavy imports here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from export.specs import DEFAULT_MODEL
+
+model_argument = click.argument("model", type=click.Path(path_type=Path), default=DEFAULT_MODEL)
+
+data_option = click.option(
+    "--data", type=click.Path(path_type=Path), help="Folder of the images.  [default: the one that was featurized]"
+)
+
+weights_option = click.option(
+    "--weights", type=click.Path(path_type=Path), help="The backbone's weights.  [default: those of the run]"
+)
+
+require_cuda_option = click.option(
+    "--require-cuda", is_flag=True, help="Run on the GPU, and fail if any of the network would run on the CPU."
+)
