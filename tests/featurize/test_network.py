@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from featurize.backbones import backbone_info
 from featurize.engines import Engine, open_engine
 from featurize.engines.batches import in_batches
 from featurize.engines.devices import resolve_device
