@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -23,10 +24,13 @@ from head.history import EpochRecord
 from head.predictions import Predictions
 from head.report import ReportInput, render_report
 from head.rows import Reading, Rows, collected, labelled_blocks, plan_reading
-from head.run import HISTORY_FILE, REPORT_FILE, Run, RunWriter, new_run_name, open_run, save_predictions
+from head.run import HISTORY_FILE, REPORT_FILE, Run, new_run_name, open_run
+from head.run_writing import RunWriter, save_predictions
 from head.specs import HeadSpec, MemorySpec, TargetSpec, TrainSpec
 from head.splits import Split, group_keys, split_rows
 from head.worker import call_here
+
+logger = logging.getLogger(__name__)
 
 
 def train_run(
@@ -72,6 +76,7 @@ def train_run(
         split = split or split_rows(cache, seed=train_spec.seed)
         groups = _ensemble_groups(cache, split, members) if members > 1 else None
         audit = audit_of(cache)
+        _warn_of_precision(cache)
         reading = split_reading(cache, split, memory)
         parts = {part: reading.load(cache, split.rows[part]) for part in ("train", "valid")}
         classes = len(cache.class_names)
@@ -105,6 +110,16 @@ def train_run(
         report = ReportInput.of(cache, facts, fitted.history, assessed.predictions)
         writer.save_text(REPORT_FILE, call(render_report, report))
     return open_run(writer.target)
+
+
+def _warn_of_precision(cache: FeatureCache) -> None:
+    if cache.spec.precision != "float32":
+        logger.warning(
+            "%s was computed in %s; the exported model computes in float32 and will answer a little otherwise: xexport "
+            "onnx then asks for --tolerance",
+            cache.path,
+            cache.spec.precision,
+        )
 
 
 def split_reading(cache: FeatureCache, split: Split, memory: MemorySpec | None) -> Reading:

@@ -6,6 +6,8 @@ import csv
 import json
 import os
 import stat
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,8 @@ import torch
 from featurize.cache import FeatureCache
 from featurize.errors import CacheError, DataError, OutputError, RunError
 from head.rows import as_rows
-from head.run import Run, RunWriter, latest_run, open_run
+from head.run import Run, latest_run, open_run
+from head.run_writing import RunWriter
 from head.specs import HeadSpec, TargetSpec, TrainSpec
 from head.train import train_run
 from tests.head.conftest import DIM, MakeCache, cloud
@@ -210,7 +213,7 @@ def test_two_writers_with_one_process_number_do_not_share_a_folder(tmp_path: Pat
 def test_a_run_is_on_disk_before_it_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     flushed = []
     target = tmp_path / "runs" / "a"
-    monkeypatch.setattr("head.run.flush", lambda path: flushed.append((path.name, target.exists())))
+    monkeypatch.setattr("head.run_writing.flush", lambda path: flushed.append((path.name, target.exists())))
     with RunWriter(target.parent, "a") as writer:
         writer.save_text("report.html", "")
         writer.save_text("history.csv", "")
@@ -223,6 +226,47 @@ def test_what_a_killed_training_left_is_not_the_latest_run(tmp_path: Path) -> No
     (tmp_path / ".a.123-00.tmp" / "run.json").write_text("{}")
     with pytest.raises(RunError, match="no run there"):
         latest_run(tmp_path)
+
+
+LONG = """
+import sys
+from pathlib import Path
+from head.run_writing import RunWriter
+with RunWriter(Path("runs"), sys.argv[1]) as writer:
+    writer.save_text("history.csv", "half")
+    print("writing", flush=True)
+    sys.stdin.read()
+"""
+
+
+def start_writing(name: str, folder: Path) -> subprocess.Popen[str]:
+    """Start a training that is at it until its input ends."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", LONG, name], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=folder, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "writing\n"
+    return process
+
+
+def test_what_a_killed_training_left_goes_with_the_next_and_a_living_one_is_let_be(
+    make_cache: MakeCache, tmp_path: Path
+) -> None:
+    cache = make_cache()
+    with start_writing("living", tmp_path) as living:
+        with start_writing("killed", tmp_path) as killed:
+            killed.kill()
+        elsewhere = tmp_path / "runs" / ".a.another-machine-0123abcd.tmp"
+        elsewhere.mkdir()
+        elsewhere.with_suffix(".lock").touch()
+        assert len(list((tmp_path / "runs").glob(".killed.*"))) == 2
+        trained(cache, tmp_path)
+        assert not list((tmp_path / "runs").glob(".killed.*"))
+        [unfinished] = (tmp_path / "runs").glob(".living.*.tmp")
+        assert (unfinished / "history.csv").read_text() == "half"
+        living.communicate("")
+    names = {path.name for path in (tmp_path / "runs").iterdir()}
+    assert names == {"first", "living", "latest", elsewhere.name, elsewhere.with_suffix(".lock").name}
 
 
 def test_one_image_in_a_class_trains(make_cache: MakeCache, tmp_path: Path) -> None:

@@ -1,0 +1,153 @@
+"""The run folder ``runs/<run>/``, written: whole or not at all."""
+
+from __future__ import annotations
+
+import csv
+import glob
+import hashlib
+import json
+import platform
+import secrets
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from filelock import BaseFileLock, FileLock
+
+from featurize.atomic import flush, output_error
+from featurize.errors import RunError, XfeatError
+from head.run import FORMAT, HEAD_FILE, LATEST, PREDICTIONS_FILE, PROBABILITY_PREFIX, RUN_FILE, SCHEMA_VERSION
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from head.predictions import Predictions
+
+_ELSEWHERE = "choose another place with --runs"
+_HOST = platform.node()
+
+
+class RunWriter:
+    """Builds a run folder under a hidden name and shows it when it is whole.
+
+    Args:
+        runs: the folder of all runs.
+        name: of this one.
+
+    Raises:
+        RunError: if there is a run of that name already.
+    """
+
+    def __init__(self, runs: Path, name: str) -> None:
+        if not name or name != Path(name).name or name.startswith(".") or name == LATEST:
+            raise RunError("not a name for a run", expected="letters, digits, - and _", found=name)
+        self.target = runs / name
+        if self.target.exists():
+            raise RunError("there is a run of that name", path=self.target, mend="choose another --name, or delete it")
+        # Containers and machines may share a disk: a name that nobody else takes, and that says where its lock holds.
+        self.folder = runs / f".{name}.{_HOST}-{secrets.token_hex(4)}.tmp"
+        self._lock = FileLock(self.folder.with_suffix(".lock"))
+        self._made = [folder for folder in (runs, *runs.parents) if not folder.exists()]
+
+    def __enter__(self) -> RunWriter:
+        try:
+            self.target.parent.mkdir(parents=True, exist_ok=True)
+            _remove_abandoned(self.target.parent)
+            self._lock.acquire()
+            self.folder.mkdir()
+        except OSError as error:
+            self._clean_up()
+            raise output_error(self.target, error, elsewhere=_ELSEWHERE) from error
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        try:
+            if error is None:
+                self._publish()
+        except OSError as problem:
+            raise output_error(self.target, problem, elsewhere=_ELSEWHERE) from problem
+        finally:
+            self._clean_up()
+        if isinstance(error, OSError) and not isinstance(error, XfeatError):
+            raise output_error(self.target, error, elsewhere=_ELSEWHERE) from error
+
+    def save_head(self, model: nn.Module) -> str:
+        """Write the head's weights; return the file's SHA-256."""
+        from safetensors.torch import save
+
+        content = save({key: value.contiguous() for key, value in model.state_dict().items()})
+        (self.folder / HEAD_FILE).write_bytes(content)
+        return hashlib.sha256(content).hexdigest()
+
+    def save_table(self, file_name: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+        """Write a CSV file with a line of column names."""
+        with (self.folder / file_name).open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+            writer = csv.writer(file)
+            writer.writerow(columns)
+            writer.writerows(rows)
+
+    def save_facts(self, facts: Mapping[str, Any]) -> None:
+        """Write run.json; format and version are added."""
+        content = {"format": FORMAT, "schema_version": SCHEMA_VERSION, **facts}
+        (self.folder / RUN_FILE).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+    def save_text(self, file_name: str, text: str) -> None:
+        """Write a text file."""
+        (self.folder / file_name).write_text(text, encoding="utf-8", errors="surrogateescape")
+
+    def _publish(self) -> None:
+        for path in (*self.folder.iterdir(), self.folder):
+            flush(path)
+        self.folder.rename(self.target)
+        link = self.target.parent / f".{LATEST}.{secrets.token_hex(8)}"
+        try:
+            link.symlink_to(self.target.name, target_is_directory=True)
+            link.replace(self.target.parent / LATEST)
+        except OSError:
+            link.unlink(missing_ok=True)  # no symbolic links here: latest_run looks at the times instead
+        flush(self.target.parent)
+
+    def _clean_up(self) -> None:
+        """Remove what is unfinished, and the folders made for it that are empty."""
+        _remove(self.folder, self._lock)
+        for folder in self._made:
+            with suppress(OSError):
+                folder.rmdir()
+
+
+def _remove_abandoned(runs: Path) -> None:
+    """Remove what trainings on this machine left that were killed: the system has released their locks."""
+    for file in runs.glob(f".*.{glob.escape(_HOST)}-*.lock"):
+        lock = FileLock(file, timeout=0)
+        try:
+            lock.acquire()
+        except OSError:  # it is held: a training that lives
+            continue
+        _remove(file.with_suffix(".tmp"), lock)
+
+
+def _remove(folder: Path, lock: BaseFileLock) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    lock.release()
+    with suppress(OSError):
+        Path(lock.lock_file).unlink()
+
+
+def save_predictions(writer: RunWriter, predictions: Predictions, class_names: Sequence[str]) -> None:
+    """Write predictions.csv: probabilities after the temperature, and the decision."""
+    table = (
+        # the shortest text of a float32 keeps every bit, so that an exported model can be held against it
+        [path, split, class_names[label], class_names[decided], *(str(p) for p in probabilities)]
+        for path, split, label, decided, probabilities in zip(
+            predictions.paths,
+            predictions.split,
+            predictions.labels,
+            predictions.decisions,
+            predictions.probabilities,
+            strict=True,
+        )
+    )
+    columns = ["path", "split", "label", "prediction", *(PROBABILITY_PREFIX + name for name in class_names)]
+    writer.save_table(PREDICTIONS_FILE, columns, table)
