@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -100,7 +101,7 @@ def export_run(run: Run, output: Path, spec: ExportSpec | None = None, progress:
             certificate=certificate,
             metadata=metadata,
             checks=checks,
-            training=_check_training(written["full"], metadata, noted, images, steps),
+            training=_check_training(written["full"], metadata, noted, images, spec.tolerance, steps),
             milliseconds=milliseconds,
         )
         _require_agreement(result)
@@ -138,9 +139,10 @@ def _check(
 
 
 def _check_training(
-    file: Path, metadata: ModelMetadata, noted: Probabilities, images: CheckImages, steps: Steps
+    file: Path, metadata: ModelMetadata, noted: Probabilities, images: CheckImages, tolerance: float, steps: Steps
 ) -> Agreement:
-    return compare(noted, onnx_probabilities(open_session(file), images.pixels, "full", steps), metadata.decide)
+    found = onnx_probabilities(open_session(file), images.pixels, "full", steps)
+    return compare(noted, found, metadata.decide, tolerance)
 
 
 def _require_agreement(result: Export) -> None:
@@ -153,14 +155,26 @@ def _require_agreement(result: Export) -> None:
                     expected=f"probabilities within {agreement.tolerance} and no changed decision",
                     found=_what_differs(agreement),
                 )
-    if not result.training.holds:
+    training, precision = result.training, result.metadata.feature_spec.precision
+    if not training.holds:
+        what, mend = "", "if the images have changed since, run xfeat featurize and xhead train again"
+        if precision != "float32":
+            what = f", whose features were computed in {precision} and not in float32"
+            mend = (
+                "run xfeat featurize --precision float32 and xhead train again, or accept the difference with "
+                f"--tolerance {_rounded_up(training.max_difference)}"
+            )
         raise ParityError(
-            "the exported model does not answer as the training noted; nothing was written",
+            f"the exported model does not answer as the training noted{what}; nothing was written",
             path=result.files["full"],
-            expected=f"the probabilities in predictions.csv, within {result.training.tolerance}",
-            found=_what_differs(result.training),
-            mend="if the images have changed since, run xfeat featurize and xhead train again",
+            expected=f"the probabilities in predictions.csv, within {training.tolerance}",
+            found=_what_differs(training),
+            mend=mend,
         )
+
+
+def _rounded_up(difference: float) -> float:
+    return min(1.0, math.ceil(difference * 100) / 100)
 
 
 def _what_differs(agreement: Agreement) -> str:
