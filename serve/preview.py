@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import logging
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from anyio import CapacityLimiter, to_thread
 from fastapi import APIRouter
 from PIL import Image
 from starlette.exceptions import HTTPException
@@ -23,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 SIDE = 1024
 # The page asks for one at a time; more than this come from many pages, or from no page.
-_MOST_WAITING = 16
+_MOST_WAITING = 16  # beyond those that are being drawn
 
 _FILE: dict[str, Any] = {
     "requestBody": {
@@ -36,6 +37,7 @@ _MEANINGS = {
     413: "Too many bytes",
     422: "Not a readable image",
     503: "Too busy; see Retry-After",
+    504: "No picture in time",
 }
 _RESPONSES: dict[int | str, dict[str, Any]] = {
     200: {"description": "The picture", "content": {"image/png": {}}},
@@ -46,21 +48,31 @@ _RESPONSES: dict[int | str, dict[str, Any]] = {
 def preview_routes(service: Service) -> APIRouter:
     """Return the route ``POST /preview``: an image file in, a PNG out."""
     router = APIRouter(tags=["Predict"])
-    # As many at a time as there are cores: each may hold a picture of 100 megapixels.
-    limiter = CapacityLimiter(cores())
+    # As many at a time as there are cores, also of those that nobody waits for any more: each may hold a picture of 100
+    # megapixels.
+    drawers = ThreadPoolExecutor(cores(), thread_name_prefix="preview")
+    inside = 0
     summary = f"An image file as a PNG to look at, no side longer than {SIDE} pixels"
 
     @router.post("/preview", summary=summary, response_class=Response, responses=_RESPONSES, openapi_extra=_FILE)
     async def preview(request: Request) -> Response:
+        nonlocal inside
         with service.intake.admit(request) as body:
             async with body.arriving():
                 content = await body.read()
-            if limiter.statistics().tasks_waiting >= _MOST_WAITING:
-                raise HTTPException(503, "too many pictures wait to be drawn", {"Retry-After": "1"})
+            if inside >= cores() + _MOST_WAITING:
+                wait = str(service.spec.retry_after_s)
+                raise HTTPException(
+                    503, f"too many pictures wait to be drawn; try again in {wait} s", {"Retry-After": wait}
+                )
+            inside += 1
             try:
-                picture = await to_thread.run_sync(draw_preview, content, limiter=limiter)
+                drawn = asyncio.wrap_future(drawers.submit(draw_preview, content))
+                picture = await service.wait(request, drawn)
             except ImageError as error:
                 raise HTTPException(422, error.what) from error
+            finally:
+                inside -= 1
         return Response(picture, media_type="image/png")
 
     return router

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -18,6 +18,8 @@ from serve.predictor import ImageContent, Predictor
 from serve.request_log import note
 from serve.results import Result
 from serve.spec import ServeSpec
+
+T = TypeVar("T")
 
 # Nobody reads it: the client has gone. It is the customary number for logs and metrics.
 _CLIENT_GONE = 499
@@ -77,25 +79,31 @@ class Service:
             wait = str(self.spec.retry_after_s)
             raise HTTPException(503, f"too busy: {full}; try again in {wait} s", {"Retry-After": wait}) from full
         note(request, images=len(images), model=model.name)
-        results = await self._wait(request, asyncio.gather(*map(asyncio.wrap_future, futures)))
+        answers: asyncio.Future[list[Result]] = asyncio.gather(*map(asyncio.wrap_future, futures))
+        results = await self.wait(request, answers)
         self.metrics.count(model.name, results)
         return predictor, results
 
-    async def _wait(self, request: Request, answers: asyncio.Future[list[Result]]) -> list[Result]:
+    async def wait(self, request: Request, answer: asyncio.Future[T]) -> T:
+        """Wait for the answer to a request, as long as it may take and its client is there; then give it up.
+
+        Raises:
+            HTTPException: 504 if it took too long; 499 if the client has gone.
+        """
         gone = asyncio.create_task(_until_gone(request))
         try:
-            either: set[asyncio.Future[Any]] = {answers, gone}
+            either: set[asyncio.Future[Any]] = {answer, gone}
             await asyncio.wait(either, timeout=self.spec.answer_timeout_s, return_when=asyncio.FIRST_COMPLETED)
-            if answers.done():
-                return list(answers.result())
-            answers.cancel()  # images whose batch has not started are not computed
+            if answer.done():
+                return answer.result()
+            answer.cancel()  # what has not started is not computed
             with contextlib.suppress(asyncio.CancelledError):
-                await answers
+                await answer
             if gone.done():
                 raise HTTPException(_CLIENT_GONE, "the client went away")
             raise HTTPException(504, f"no answer within {self.spec.answer_timeout_s:g} seconds")
         finally:
-            answers.cancel()
+            answer.cancel()
             gone.cancel()
 
     def describe_model(self, model: ServedModel) -> dict[str, Any]:

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import serve.preview
 from serve.batching import Batcher
 from serve.predictor import Predictor
 from serve.results import Prediction
@@ -31,8 +32,8 @@ def wait_until(true, timeout_s=30):
         time.sleep(0.01)
 
 
-def raw_request(content, headers="Content-Type: multipart/form-data; boundary=b"):
-    head = f"POST /predict HTTP/1.1\r\nHost: x\r\n{headers}\r\nContent-Length: {len(content)}\r\n\r\n"
+def raw_request(content, headers="Content-Type: multipart/form-data; boundary=b", route="/predict"):
+    head = f"POST {route} HTTP/1.1\r\nHost: x\r\n{headers}\r\nContent-Length: {len(content)}\r\n\r\n"
     return head.encode() + content
 
 
@@ -100,6 +101,54 @@ def test_an_answer_that_takes_too_long_is_504_and_is_given_up(model, serve_model
         wait_until(lambda: client.get("/health").json()["queue"] == 0)
         assert client.post("/predict", files=upload(("later", picture))).status_code == 200
     assert held.batches == [["running"], ["later"]]
+
+
+@pytest.fixture
+def held_drawing(monkeypatch):
+    """Let pictures wait for a gate before they are drawn, one at a time; return the gate, what came, what was drawn."""
+    gate, came, drawn = threading.Event(), [], []
+
+    class Noting(ThreadPoolExecutor):
+        def submit(self, work, content):
+            came.append(content)
+            return super().submit(work, content)
+
+    def draw(content):
+        drawn.append(content)
+        assert gate.wait(30)
+        return b"picture"
+
+    monkeypatch.setattr(serve.preview, "draw_preview", draw)
+    monkeypatch.setattr(serve.preview, "cores", lambda: 1)
+    monkeypatch.setattr(serve.preview, "ThreadPoolExecutor", Noting)
+    return gate, came, drawn
+
+
+def test_a_picture_for_a_client_that_has_gone_is_not_drawn(predictor, serve_model, held_drawing):
+    gate, came, drawn = held_drawing
+    with serve_model(predictor) as client, ThreadPoolExecutor() as pool:
+        first = pool.submit(client.post, "/preview", content=b"first")
+        wait_until(lambda: drawn)
+        with socket.create_connection((client.base_url.host, client.base_url.port)) as leaving:
+            leaving.sendall(raw_request(b"gone", "Content-Type: image/tiff", "/preview"))
+            wait_until(lambda: came == [b"first", b"gone"])
+        wait_until(lambda: '{route="/preview",status="499"} 1.0' in client.get("/metrics").text)
+        gate.set()
+        assert first.result(30).content == b"picture"
+        assert client.post("/preview", content=b"later").content == b"picture"
+    assert drawn == [b"first", b"later"]
+
+
+def test_a_picture_that_takes_too_long_is_504_and_too_many_are_503(predictor, serve_model, held_drawing, monkeypatch):
+    gate, _, drawn = held_drawing
+    monkeypatch.setattr(serve.preview, "_MOST_WAITING", 1)
+    with serve_model(predictor, answer_timeout_s=1) as client, ThreadPoolExecutor() as pool:
+        replies = [reply.result(30) for reply in [pool.submit(client.post, "/preview", content=b"x") for _ in range(3)]]
+        assert sorted(reply.status_code for reply in replies) == [503, 504, 504]
+        assert [reply.headers.get("retry-after") for reply in replies if reply.status_code == 503] == ["1"]
+        gate.set()
+        assert client.post("/preview", content=b"later").content == b"picture"
+    assert drawn == [b"x", b"later"]
 
 
 def test_requests_that_together_need_too_much_memory_are_503_until_others_are_answered(model, serve_model, tiny):
