@@ -13,8 +13,8 @@ Reading order:
   ``atomic`` (files appear whole or not at all), ``replace`` (what ``--force`` may overwrite);
 - a run: ``request`` (from options to a spec), ``inference`` (batches on their way through the network), ``compute``
   (the part that costs time), ``extract`` (all of it together);
-- other commands: ``split`` and ``split_files`` (class folders to train, valid and test), ``audit`` (whether figures can
-  be believed);
+- other commands: ``groups`` (which images belong together), ``split`` and ``split_files`` (class folders to train,
+  valid and test), ``audit`` (whether figures can be believed);
 - the command ``xfeat``: ``cli`` and ``cli_data``, on ``console`` (how all four commands talk) and ``errors``.
 
 Nothing is imported here, so that ``xfeat --help`` answers at once.

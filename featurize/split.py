@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from featurize.dataset import NO_LABEL, SPLITS, Dataset, ImageEntry
 from featurize.errors import DataError, ImageError, OutputError
+from featurize.groups import joined_groups
 from featurize.sources import open_source
 from featurize.specs import Spec, require
 from featurize.split_files import PlacedImage, place_images, write_split
@@ -156,33 +157,6 @@ def assign_splits(labels: NDArray[np.int32], groups: NDArray[np.int64], spec: Sp
     if (has[used][:, counts.any(axis=0)] == 0).any():
         raise DataError("too few groups to give each split each class")
     return of_group[group_rows].astype(np.uint8)
-
-
-def joined_groups(names: Sequence[str], hashes: Sequence[str]) -> NDArray[np.int64]:
-    """Number the groups of images: same name or same content, directly or through others, is the same group.
-
-    Args:
-        names: group of each image, empty if it has none.
-        hashes: digest of each image's content.
-
-    Returns:
-        int64 (n,), the row of the group's first image.
-    """
-    leader = list(range(len(names)))
-
-    def find(row: int) -> int:
-        while leader[row] != row:
-            leader[row] = leader[leader[row]]
-            row = leader[row]
-        return row
-
-    first_with: dict[tuple[str, str], int] = {}
-    for row, (name, digest) in enumerate(zip(names, hashes, strict=True)):
-        for key in (("name", name), ("hash", digest)):
-            if key[1]:
-                one, other = find(first_with.setdefault(key, row)), find(row)
-                leader[max(one, other)] = min(one, other)
-    return np.array([find(row) for row in range(len(names))], np.int64)
 
 
 def _check_source(dataset: Dataset) -> None:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from featurize.cache import FeatureCache
 from featurize.dataset import NO_LABEL, NO_SPLIT, SPLITS
 from featurize.errors import DataError
+from featurize.groups import joined_groups
 
 logger = logging.getLogger(__name__)
 
@@ -85,31 +86,12 @@ def group_keys(cache: FeatureCache) -> NDArray[np.int64]:
 
     Copies that carry two patients' names join these patients.
     """
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
-
-    count = len(cache)
-    sames = [
-        (first, row)
-        for names in (cache.columns.group, cache.columns.sha256)
-        for first, row in _links([str(name) for name in names])
-    ]
-    pairs = np.array(sames, np.int64).reshape(-1, 2)
-    graph = coo_array((np.ones(len(pairs)), (pairs[:, 0], pairs[:, 1])), shape=(count, count))
-    _, numbers = connected_components(graph, directed=False)
-    result: NDArray[np.int64] = numbers.astype(np.int64)
-    return result
+    return joined_groups(cache.columns.group, cache.columns.sha256)
 
 
 def fewest_groups(labels: NDArray[np.integer], groups: NDArray[np.int64]) -> int:
     """Return how many groups the class with the fewest has; 0 without rows."""
     return min((len(np.unique(groups[labels == label])) for label in np.unique(labels)), default=0)
-
-
-def _links(names: list[str]) -> list[tuple[int, int]]:
-    """Return (first row of a name, later row of it) for all that share a name; no name shares nothing."""
-    first: dict[str, int] = {}
-    return [(first[name], row) for row, name in enumerate(names) if name and first.setdefault(name, row) != row]
 
 
 def _folds(cache: FeatureCache, rows: NDArray[np.int64], seed: int) -> NDArray[np.int64]:

@@ -19,7 +19,7 @@ from featurize.audit.survey import Progress, Survey, survey_images
 from featurize.audit.suspects import label_suspects, outliers
 from featurize.cache import FeatureCache
 from featurize.errors import MissingExtraError
-from featurize.split import joined_groups
+from featurize.groups import joined_groups
 
 # Below this AUC a label that the features contradict is no news.
 _TELLS_APART = 0.65

@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from featurize.cli import main
 from featurize.dataset import open_dataset
 from featurize.errors import DataError, Interrupted, OutputError, SpecError
-from featurize.split import SplitSpec, assign_splits, joined_groups, split_dataset
+from featurize.groups import joined_groups
+from featurize.split import SplitSpec, assign_splits, split_dataset
 
 
 def make_folders(root: Path, *, patients: int = 12, classes: tuple[str, ...] = ("covid", "normal")) -> Path:
