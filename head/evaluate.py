@@ -39,7 +39,7 @@ class Evaluation:
         metrics: as :func:`head.metrics.classification_metrics` gives them.
         operating_point: the run's threshold on this set, or ``None`` if it has none.
         left_out: images without a label, or of a class that the run does not know.
-        seen: images that the run was trained on, by content.
+        seen: images that the run was trained on, by content; ``None`` if its cache or its predictions are gone.
     """
 
     run: Run
@@ -48,7 +48,7 @@ class Evaluation:
     metrics: dict[str, Any]
     operating_point: dict[str, Any] | None
     left_out: int
-    seen: list[str]
+    seen: list[str] | None
 
     @property
     def internal(self) -> dict[str, Any] | None:
@@ -191,16 +191,26 @@ def _at_threshold(predictions: Predictions, point: dict[str, Any]) -> dict[str, 
     }
 
 
-def _seen_in_training(run: Run, cache: FeatureCache, rows: NDArray[np.int64]) -> list[str]:
+def _seen_in_training(run: Run, cache: FeatureCache, rows: NDArray[np.int64]) -> list[str] | None:
     """Return paths of images whose very bytes are among the run's training images, as far as its cache tells."""
     try:
-        trained = FeatureCache.open(Path(run.cache["path"]))
+        trained = cache if _is_of(run, cache) else FeatureCache.open(Path(run.cache["path"]))
         splits = {row["path"]: row["split"] for row in run.predictions()}
-    except XfeatError:
-        return []
+    except XfeatError as error:
+        logger.warning("whether the run was trained on these images cannot be told: %s: %s", error.file, error.what)
+        return None
+    if not _is_of(run, trained):
+        logger.warning(
+            "%s has changed since the run was trained on it: images that it does not hold any more are not recognised",
+            trained.path,
+        )
     known = {
         sha256
         for path, sha256 in zip(trained.columns.path, trained.columns.sha256, strict=True)
         if splits.get(path) in ("train", "valid")
     }
     return [cache.columns.path[row] for row in rows.tolist() if cache.columns.sha256[row] in known]
+
+
+def _is_of(run: Run, cache: FeatureCache) -> bool:
+    return cache.content_sha256 == run.cache["content_sha256"]

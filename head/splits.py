@@ -115,11 +115,21 @@ def _folds(cache: FeatureCache, rows: NDArray[np.int64], seed: int) -> NDArray[n
     return folds
 
 
+def _counted(classes: dict[str, int]) -> str:
+    return ", ".join(f"{name} {count}" for name, count in classes.items())
+
+
 def _warn_of_absent(cache: FeatureCache, rows: dict[str, NDArray[np.int64]], labels: NDArray[np.int32]) -> None:
     for part in ("valid", "test"):
         present = set(labels[rows[part]].tolist())
         if rows[part].size and (absent := [n for code, n in enumerate(cache.class_names) if code not in present]):
-            logger.warning("no %s image of class %s: figures of that class cannot be given", part, ", ".join(absent))
+            logger.warning(
+                "%s: no %s image of class %s: figures of that class cannot be given%s",
+                cache.path,
+                part,
+                ", ".join(absent),
+                ", and it has no say in which epoch is kept" if part == "valid" else "",
+            )
 
 
 def _check(cache: FeatureCache, train: NDArray[np.int64], labels: NDArray[np.int32]) -> None:
@@ -129,8 +139,10 @@ def _check(cache: FeatureCache, train: NDArray[np.int64], labels: NDArray[np.int
             f"no training image of class {', '.join(absent)}",
             path=cache.path,
             expected="each class in the train split",
-            found=str(cache.counts),
+            found="; ".join(f"{part}: {_counted(classes)}" for part, classes in cache.counts.items()),
             mend="move images into the train folder, or leave the class out with xfeat featurize --classes",
         )
     if len(train) < 2:
-        raise DataError("BatchNorm needs at least two training images", path=cache.path, found=str(len(train)))
+        raise DataError(
+            "too few training images: BatchNorm needs two", path=cache.path, found=str(len(train)), mend="add images"
+        )

@@ -11,6 +11,7 @@ from click.testing import CliRunner
 from PIL import Image
 from sklearn.metrics import accuracy_score, confusion_matrix
 
+from featurize.cache import FeatureCache
 from featurize.cli import main as xfeat
 from featurize.errors import DataError, MismatchError
 from head.cli import main
@@ -61,8 +62,32 @@ def test_training_images_that_come_back_are_counted(
     run: Run, make_cache: MakeCache, caplog: pytest.LogCaptureFixture
 ) -> None:
     done = evaluate_run(run, make_cache("again.h5", separation=0.5))
+    assert done.seen is not None
     assert len(done.seen) == 140  # train and valid; test images were never trained on
     assert "140 of 180 images were in the run's training set" in caplog.text
+
+
+def test_the_runs_own_cache_is_recognised_wherever_it_lies_now(run: Run, make_cache: MakeCache) -> None:
+    """Another cache lies where it was."""
+    own = FeatureCache.open(Path(run.cache["path"]).rename(run.folder.parent / "moved.h5"))
+    make_cache(sizes=(90, 40, 40), separation=0.5, contents=[f"other {row}" for row in range(170)])
+    seen = evaluate_run(run, own).seen
+    assert seen is not None
+    assert len(seen) == 140
+
+
+def test_a_training_cache_that_has_changed_or_is_gone_is_said(
+    run: Run, make_cache: MakeCache, caplog: pytest.LogCaptureFixture
+) -> None:
+    other = make_cache("other.h5", separation=0.6)  # the same images, and features that differ
+    make_cache(sizes=(120,), separation=0.5)
+    seen = evaluate_run(run, other).seen
+    assert seen is not None
+    assert len(seen) == 120
+    assert "features.h5 has changed since the run was trained on it" in caplog.text
+    Path(run.cache["path"]).unlink()
+    assert evaluate_run(run, other).to_dict()["seen_in_training"] is None
+    assert "whether the run was trained on these images cannot be told" in caplog.text
 
 
 def test_classes_are_matched_by_name(run: Run, make_cache: MakeCache) -> None:

@@ -101,8 +101,9 @@ def test_too_few_patients_cannot_be_divided(make_cache: MakeCache) -> None:
 
 def test_a_class_without_training_images_is_named(make_cache: MakeCache) -> None:
     labels = [0] * 40 + [0, 1] * 10
-    with pytest.raises(DataError, match="no training image of class normal"):
+    with pytest.raises(DataError, match="no training image of class normal") as problem:
         split_rows(make_cache(split=[0] * 40 + [1] * 20, labels=labels), seed=0)
+    assert problem.value.found == "train: covid 40; valid: covid 10, normal 10"
 
 
 def test_a_class_that_is_absent_from_the_test_split_is_named(
@@ -111,4 +112,4 @@ def test_a_class_that_is_absent_from_the_test_split_is_named(
     labels = [0, 1] * 30 + [0] * 10
     with caplog.at_level(logging.WARNING):
         split_rows(make_cache(split=[0] * 40 + [1] * 20 + [2] * 10, labels=labels), seed=0)
-    assert "no test image of class normal" in caplog.text
+    assert "features.h5: no test image of class normal: figures of that class cannot be given" in caplog.text
