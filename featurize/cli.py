@@ -10,7 +10,16 @@ import click
 from featurize.backbones import BACKBONES
 from featurize.cli_data import audit, split
 from featurize.console import Commands, comma_list, default_of, json_option, printable, progress_bar
-from featurize.specs import DTYPES, ENGINES, MAX_VIEWS, NORMALIZATIONS, POOLINGS, FeatureSpec
+from featurize.specs import (
+    DTYPES,
+    ENGINES,
+    MAX_VIEWS,
+    NORMALIZATIONS,
+    POOLINGS,
+    PRECISIONS,
+    FeatureRequest,
+    FeatureSpec,
+)
 
 if TYPE_CHECKING:
     from featurize.cache import FeatureCache
@@ -47,7 +56,7 @@ def main() -> None:
 @click.option(
     "--backbone",
     type=click.Choice(["auto", *BACKBONES]),
-    default="auto",
+    default=default_of(FeatureRequest, "backbone"),
     show_default=True,
     metavar="NAME",
     help="auto keeps what the output has; else takes efficientnet-b0, or efficientnet-lite0 where b0's weights cannot "
@@ -62,30 +71,37 @@ def main() -> None:
 @click.option(
     "--pooling",
     type=click.Choice(POOLINGS),
-    default=default_of(FeatureSpec, "pooling"),
+    default=default_of(FeatureRequest, "pooling"),
     show_default=True,
     help="multilevel appends the pooled stages 3 to 7.",
 )
 @click.option(
     "--views",
     type=click.IntRange(1, MAX_VIEWS),
-    default=default_of(FeatureSpec, "views"),
+    default=default_of(FeatureRequest, "views"),
     show_default=True,
     help="Views of each image: the clean one, then seeded crops, rotations, flips and brightness.",
 )
 @click.option(
     "--normalize",
     type=click.Choice(list(NORMALIZATIONS)),
-    default="half",
+    default=default_of(FeatureRequest, "normalize"),
     show_default=True,
     help="Mean and std: 0.5 as in the tutorial, or ImageNet's.",
 )
 @click.option(
     "--dtype",
     type=click.Choice(DTYPES),
-    default=default_of(FeatureSpec, "dtype"),
+    default=default_of(FeatureRequest, "dtype"),
     show_default=True,
     help="How features are stored.",
+)
+@click.option(
+    "--precision",
+    type=click.Choice(PRECISIONS),
+    default=default_of(FeatureRequest, "precision"),
+    show_default=True,
+    help="In which the network computes. The exported model computes in float32, and xexport compares.",
 )
 @click.option(
     "--device",
@@ -98,7 +114,8 @@ def main() -> None:
     type=click.Choice(ENGINES),
     default="auto",
     show_default=True,
-    help="auto: torch on a GPU, onnxruntime on a CPU. ray: either of these on many machines.",
+    help="auto: torch on a GPU and for a --precision other than float32, else onnxruntime. ray: the same on many "
+    "machines.",
 )
 @click.option(
     "--ray-address",
@@ -161,8 +178,9 @@ def featurize(
     if ray_address is not None and engine != "ray":
         raise click.UsageError("--ray-address is for --engine ray")
     dataset = open_dataset(data, classes=comma_list(classes), groups=groups)
+    request = FeatureRequest(**settings)
     with progress_bar("downloading weights", "bytes") as download_progress:
-        spec, weights = resolve_request(output, force=force, progress=download_progress, **settings)
+        spec, weights = resolve_request(output, request, force=force, progress=download_progress)
     cluster = None
     if engine == "ray":
         cluster = RayCluster(

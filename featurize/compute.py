@@ -17,7 +17,7 @@ from featurize.columns import Skipped
 from featurize.cores import cores
 from featurize.engines import Engine
 from featurize.errors import DataError, Interrupted, OutputError
-from featurize.inference import BEYOND_RANGE, Outcome, infer
+from featurize.inference import Outcome, beyond_range, infer
 from featurize.known import NOWHERE, KnownFeatures, Places
 from featurize.reading import read_images
 from featurize.shards import Identities, Row, ShardStore
@@ -214,7 +214,7 @@ class _Run:
             self._rows.append(Row(self.ledger.paths[number], identity, features))
             self.ledger.computed += 1
         else:  # its twin was refused
-            self._skip(number, BEYOND_RANGE.format(self.tools.spec.dtype))
+            self._skip(number, beyond_range(self.tools.spec))
 
     def _skip(self, number: int, reason: str) -> None:
         path = self.ledger.paths[number]

@@ -20,7 +20,11 @@ from featurize.specs import FeatureSpec
 # So many images without work for the network are passed on together.
 _IDLE_IMAGES = 256
 
-BEYOND_RANGE = "its features are beyond the range of {}"
+
+def beyond_range(spec: FeatureSpec) -> str:
+    """Return the reason why an image is skipped whose features are not finite."""
+    narrowest = "float16" if "float16" in (spec.dtype, spec.precision) else spec.dtype
+    return f"its features are beyond the range of {narrowest}"
 
 
 class Outcome(NamedTuple):
@@ -137,5 +141,5 @@ class _Batches:
             return Outcome(image.identity, None, image.reason)
         self._contents.discard(image.identity.sha256)
         if not np.isfinite(row).all():
-            return Outcome(image.identity, None, BEYOND_RANGE.format(self._spec.dtype))
+            return Outcome(image.identity, None, beyond_range(self._spec))
         return Outcome(image.identity, row)

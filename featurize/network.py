@@ -75,7 +75,8 @@ class Backbone(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return features (N, dim) of normalised images (N, 3, S, S)."""
-        return torch.cat([pooled.mean((2, 3)) for pooled in self.maps(images)], dim=1)
+        # Whatever the precision of the maps, their means are taken in float32.
+        return torch.cat([pooled.float().mean((2, 3)) for pooled in self.maps(images)], dim=1)
 
 
 class FeatureNetwork(nn.Module):

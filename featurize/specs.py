@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from featurize.errors import SpecError
@@ -23,6 +24,7 @@ NORMALIZATIONS: dict[str, tuple[Triple, Triple]] = {
 }
 POOLINGS = ("final", "multilevel")
 DTYPES = ("float32", "float16")
+PRECISIONS = ("float32", "bfloat16", "float16")
 ENGINES = ("auto", "torch", "onnxruntime", "openvino", "ray")
 MAX_VIEWS = 64
 
@@ -120,6 +122,7 @@ class FeatureSpec(Spec):
         pooling: ``final`` (pooled last layer) or ``multilevel`` (stages 3 to 7 appended).
         views: views of each image, V: the clean one first, then augmented ones; 1 means the clean image alone.
         dtype: ``float32`` or ``float16``, as stored.
+        precision: ``float32``, ``bfloat16`` or ``float16``, in which the network computes.
     """
 
     nested: ClassVar[dict[str, type[Spec]]] = {"preprocess": PreprocessSpec}
@@ -130,10 +133,12 @@ class FeatureSpec(Spec):
     pooling: str = "final"
     views: int = 1
     dtype: str = "float32"
+    precision: str = "float32"
 
     def __post_init__(self) -> None:
         require(self.pooling in POOLINGS, "unknown pooling", expected=" or ".join(POOLINGS), found=self.pooling)
         require(self.dtype in DTYPES, "unknown dtype", expected=" or ".join(DTYPES), found=self.dtype)
+        require(self.precision in PRECISIONS, "unknown precision", expected=", ".join(PRECISIONS), found=self.precision)
         require(1 <= self.views <= MAX_VIEWS, "views out of range", expected=f"1 to {MAX_VIEWS}", found=self.views)
         require(
             len(self.weights_sha256) == 64,
@@ -142,12 +147,75 @@ class FeatureSpec(Spec):
             found=self.weights_sha256,
         )
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return the settings as plain JSON types, without a precision of float32: earlier versions knew no other."""
+        settings = super().to_dict()
+        if self.precision == "float32":
+            del settings["precision"]
+        return settings
+
     def describe(self) -> str:
         """Return one line for people."""
         side = self.preprocess.size
         views = f", {self.views} views" if self.views > 1 else ""
-        return f"{self.backbone} ({self.weights_sha256[:8]}), {side}×{side}, {self.pooling}, {self.dtype}{views}"
+        computed = f", computed in {self.precision}" if self.precision != "float32" else ""
+        kind = f"{self.pooling}, {self.dtype}{views}{computed}"
+        return f"{self.backbone} ({self.weights_sha256[:8]}), {side}×{side}, {kind}"
 
     def row_shape(self, dim: int) -> tuple[int, ...]:
         """Return the shape of an image's features: (D,), or (V, D) with views."""
         return (dim,) if self.views == 1 else (self.views, dim)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureRequest:
+    """What a user asks for; :func:`featurize.request.resolve_request` fills in what is left open.
+
+    Attributes:
+        backbone: a name, or ``auto``.
+        weights: a file of weights; with ``auto`` those of the backbone of an existing cache, or else of
+            :data:`featurize.backbones.PREFERRED`.
+        size: side of the input in pixels; by default the backbone's own.
+        normalize: ``half`` or ``imagenet``.
+        pooling: as in :class:`FeatureSpec`, like the others.
+        views: of each image, the clean one included.
+        dtype: as stored.
+        precision: of the network's arithmetic.
+    """
+
+    backbone: str = "auto"
+    weights: Path | None = None
+    size: int | None = None
+    normalize: str = "half"
+    pooling: str = "final"
+    views: int = 1
+    dtype: str = "float32"
+    precision: str = "float32"
+
+    def __post_init__(self) -> None:
+        require(
+            self.normalize in NORMALIZATIONS,
+            "unknown normalization",
+            expected=" or ".join(NORMALIZATIONS),
+            found=self.normalize,
+        )
+        # The specs refuse what is out of range before a minute is spent on a download.
+        self.spec_of(backbone="any", weights_sha256="0" * 64, default_size=PreprocessSpec().size)
+
+    def spec_of(self, *, backbone: str, weights_sha256: str, default_size: int) -> FeatureSpec:
+        """Return what is to be computed with a backbone that takes images of ``default_size`` unless told otherwise.
+
+        Raises:
+            SpecError: if a setting is out of range.
+        """
+        mean, std = NORMALIZATIONS[self.normalize]
+        size = default_size if self.size is None else self.size
+        return FeatureSpec(
+            backbone=backbone,
+            weights_sha256=weights_sha256,
+            preprocess=PreprocessSpec(size=size, mean=mean, std=std),
+            pooling=self.pooling,
+            views=self.views,
+            dtype=self.dtype,
+            precision=self.precision,
+        )

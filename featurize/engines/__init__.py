@@ -36,19 +36,26 @@ def open_engine(
     Args:
         spec: what to compute.
         weights: the backbone's weights.
-        engine: ``torch``, ``onnxruntime``, ``openvino`` (CPU only), or ``auto``: torch on a GPU, onnxruntime on a CPU.
+        engine: ``torch``, ``onnxruntime`` (float32 only), ``openvino`` (CPU only), or ``auto``: torch on a GPU and for
+            a precision other than float32, else onnxruntime.
         device: ``cpu``, ``cuda``, ``cuda:N``, several with commas, or ``auto``: a GPU if there is one.
         threads: CPU threads for inference; by default all cores.
         batch_size: images per call of the network on each device.
 
     Raises:
-        SpecError: if there is no such engine or device.
+        SpecError: if there is no such engine or device, or if the engine does not compute in the spec's precision.
         DeviceError: if the device that was asked for is not there.
         MissingExtraError: if the engine is not installed.
         WeightsError: if the weights are not those of the backbone.
     """
     if engine not in ENGINES or engine == "ray":
         raise SpecError("unknown engine", expected=", ".join(name for name in ENGINES if name != "ray"), found=engine)
+    if engine == "onnxruntime" and spec.precision != "float32":
+        raise SpecError(
+            "onnxruntime computes in float32 here",
+            expected="--engine torch or openvino",
+            found=f"--precision {spec.precision}",
+        )
     if engine == "openvino":
         return _open_openvino(spec, weights, device, threads, batch_size)
     devices = resolve_devices(device)
@@ -64,7 +71,7 @@ def _open_one(
 ) -> ResizableEngine:
     size = None if batch_size == "auto" else batch_size
     opened: ResizableEngine
-    if engine == "torch" or (engine == "auto" and device != "cpu"):
+    if engine == "torch" or (engine == "auto" and (device != "cpu" or spec.precision != "float32")):
         from featurize.engines.torch_engine import TorchEngine
 
         opened = TorchEngine(spec, weights, device=device, threads=threads, batch_size=size)

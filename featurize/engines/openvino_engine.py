@@ -8,16 +8,19 @@ from numpy.typing import NDArray
 from featurize.cores import cores
 from featurize.engines.batches import in_batches
 from featurize.engines.onnx_engine import graph_file
-from featurize.errors import MissingExtraError
+from featurize.errors import DeviceError, MissingExtraError
 from featurize.specs import FeatureSpec
 from featurize.weights import Weights
 
+_HINTS = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}
+
 
 class OpenvinoEngine:
-    """Runs the network in OpenVINO on the CPU, in float32: docs/decisions/0010-float32-features.md.
+    """Runs the network in OpenVINO on the CPU, in the precision of the spec, whatever OpenVINO would choose itself.
 
     Raises:
         MissingExtraError: if OpenVINO is not installed.
+        DeviceError: if this processor does not compute in that precision.
     """
 
     def __init__(
@@ -34,11 +37,13 @@ class OpenvinoEngine:
         side = spec.preprocess.size
         model.reshape([self.batch_size, side, side, 3])
         options = {
-            "INFERENCE_PRECISION_HINT": "f32",  # its own choice is bfloat16 where the processor has it
+            "INFERENCE_PRECISION_HINT": _HINTS[spec.precision],
             "INFERENCE_NUM_THREADS": threads or cores(),
             "PERFORMANCE_HINT": "LATENCY",  # one batch at a time, on all threads
         }
-        self._request = core.compile_model(model, "CPU", options).create_infer_request()
+        compiled = core.compile_model(model, "CPU", options)
+        _check_precision(spec.precision, compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name())
+        self._request = compiled.create_infer_request()
 
     def features(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return float32 (N, D) for uint8 (N, S, S, 3) RGB."""
@@ -47,3 +52,14 @@ class OpenvinoEngine:
     def _run(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         result = self._request.infer({0: pixels})[0]
         return np.array(result, np.float32)  # a copy: the next call writes into the same memory
+
+
+def _check_precision(wanted: str, taken: str) -> None:
+    """Refuse what OpenVINO does on processors that lack a precision: it takes another without a word."""
+    if taken != _HINTS[wanted]:
+        raise DeviceError(
+            f"openvino does not compute in {wanted} on this processor",
+            expected=_HINTS[wanted],
+            found=taken,
+            mend="take --engine torch, or --precision float32",
+        )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import nullcontext
 
 import numpy as np
 import torch
@@ -17,7 +18,9 @@ logger = logging.getLogger(__name__)
 
 
 class TorchEngine:
-    """Runs the network in torch, in float32 without TF32 on a GPU too: docs/decisions/0010-float32-features.md.
+    """Runs the network in torch, in float32 without TF32 on a GPU too, or with autocast to fewer bits.
+
+    docs/decisions/0010-float32-features.md has the reasons.
 
     What concerns a GPU has not been run on one yet.
     """
@@ -32,6 +35,7 @@ class TorchEngine:
         batch_size: int | None = None,
     ) -> None:
         self.device = torch.device(device)
+        self._lower = None if spec.precision == "float32" else getattr(torch, spec.precision)
         self.name = f"torch on {device}"
         self.batch_size = batch_size or (128 if self.device.type == "cuda" else 8)
         # For the whole process: set around each call, one device's thread would take it back while another computes.
@@ -58,6 +62,7 @@ class TorchEngine:
         batch = torch.from_numpy(pixels)
         if on_gpu:
             batch = batch.pin_memory().to(self.device, non_blocking=True)
-        with torch.inference_mode():
+        lower = torch.autocast(self.device.type, self._lower) if self._lower is not None else nullcontext()
+        with torch.inference_mode(), lower:
             result: NDArray[np.float32] = self._network(batch).cpu().numpy()
         return result

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from featurize.errors import SpecError
-from featurize.specs import DTYPES, MAX_VIEWS, POOLINGS, FeatureSpec, PreprocessSpec
+from featurize.specs import DTYPES, MAX_VIEWS, POOLINGS, PRECISIONS, FeatureSpec, PreprocessSpec
 
 unit = st.floats(0, 1, allow_nan=False)
 positive = st.floats(0.01, 1, allow_nan=False)
@@ -28,6 +28,7 @@ feature_specs = st.builds(
     pooling=st.sampled_from(POOLINGS),
     views=st.integers(1, MAX_VIEWS),
     dtype=st.sampled_from(DTYPES),
+    precision=st.sampled_from(PRECISIONS),
 )
 
 
@@ -53,6 +54,7 @@ def test_fingerprints_are_equal_exactly_when_specs_are(one: FeatureSpec, other: 
         {"pooling": "multilevel"},
         {"views": 2},
         {"dtype": "float16"},
+        {"precision": "bfloat16"},
     ],
     ids=lambda change: next(iter(change)),
 )
@@ -93,6 +95,7 @@ def test_a_setting_out_of_range_is_named(settings: dict[str, object], word: str)
     [
         ({"pooling": "max"}, "pooling"),
         ({"dtype": "float64"}, "dtype"),
+        ({"precision": "int8"}, "precision"),
         ({"views": 0}, "views"),
         ({"views": MAX_VIEWS + 1}, "views"),
         ({"weights_sha256": "abc"}, "SHA-256"),
