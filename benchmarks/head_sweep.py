@@ -1,17 +1,27 @@
 """Heads a second: a loop over ``fit_head`` against blocks of heads as one program, in the same run.
 
-    python benchmarks/head_sweep.py [--heads 16] [--rounds 5] [--rows 640] [--dim 1280] [--epochs 2]
+    python benchmarks/head_sweep.py [--heads 16] [--rounds 5] [--rows 640] [--dim 1280] [--epochs 2] [--commands]
 
 The loop is the best that one head at a time does: fused Adam, denormals flushed, one thread (more are slower for
 batches of 32 rows). Rounds of both take turns; the fastest of each counts, since other programs only make one slower.
 The last column is the ratio of processor time: what the blocks gain without a second core.
+
+``--commands`` measures something else: what ``xhead sweep`` saves who would otherwise type ``xhead train`` in a loop in
+the shell, on the drawn data of this repository. There, most of the time goes into starting Python and importing torch,
+and each training also writes a report. It is no figure of the blocks.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 
 import torch
 
@@ -20,7 +30,9 @@ from head.batched_training import Job
 from head.fit import fit_head
 from head.rows import Rows
 from head.specs import HeadSpec, TrainSpec
+from head.sweep_space import DEFAULT_AXES, axis_text
 
+ROOT = Path(__file__).parents[1]
 SHAPES = {"512,128": (512, 128), "256": (256,), "linear": ()}
 RATES = (1e-4, 3e-4, 1e-3, 3e-3)
 
@@ -29,7 +41,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, default in (("heads", 16), ("rounds", 5), ("rows", 640), ("dim", 1280), ("epochs", 2)):
         parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--commands", action="store_true")
     options = parser.parse_args()
+    if options.commands:
+        compare_commands(options.rounds)
+        return
     rows, valid = draw(options.rows, options.dim, 0), draw(options.rows // 5, options.dim, 1)
     threads = torch.get_num_threads()
     print(f"{options.rows} rows of {options.dim} features, batches of 32, {threads} threads, torch {torch.__version__}")
@@ -54,6 +70,35 @@ def main() -> None:
 
 def train(epochs: int, *, lr: float = 5e-4, seed: int = 0) -> TrainSpec:
     return TrainSpec(epochs=epochs, lr=lr, seed=seed)
+
+
+def compare_commands(rounds: int) -> None:
+    """Print the time of one sweep of the default grid, and of as many trainings, of which some are measured."""
+    grid = list(itertools.product(*DEFAULT_AXES.values()))
+    typed = [
+        [
+            part
+            for name, value in zip(DEFAULT_AXES, values, strict=True)
+            for part in (f"--{name}", axis_text(name, (value,)))
+        ]
+        for values in grid
+    ]
+    with tempfile.TemporaryDirectory() as folder:
+        call(folder, "xfeat", "featurize", str(ROOT / "data"), "--backbone", "efficientnet-lite0")
+        trainings, sweeps = [], []
+        for number in range(rounds):
+            trainings.append(seconds(partial(call, folder, "xhead", "train", *typed[number % len(typed)]))[0])
+            sweeps.append(seconds(partial(call, folder, "xhead", "sweep", "--name", f"sweep{number}"))[0])
+    loop = min(trainings) * len(grid)
+    print(
+        f"{len(grid)} heads, whole processes: a loop of xhead train {loop:.1f} s ({rounds} of them measured), ", end=""
+    )
+    print(f"xhead sweep {min(sweeps):.1f} s: {loop / min(sweeps):.1f} times")
+
+
+def call(folder: str, program: str, *arguments: str) -> None:
+    command = [str(Path(sys.executable).with_name(program)), *arguments]
+    subprocess.run(command, cwd=folder, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
 Seconds = tuple[float, float]

@@ -15,6 +15,7 @@ from featurize.errors import DivergedError
 from head.batched_adam import StackedAdam
 from head.batched_layers import State
 from head.batched_loss import StackedLoss
+from head.batched_masks import Masks
 from head.batched_stack import HeadStack
 from head.fit import FittedHead, check_convergence, learning_rate
 from head.history import EpochRecord
@@ -79,8 +80,7 @@ class BlockTraining:
         built = [_start(head, seed, rows.dim, classes) for head, seed in streams]
         stream_of = [streams.index((head, spec.seed)) for head, spec in jobs]
         self.generators = [generator for _, generator in built]
-        self.dropouts = [[float(m.p) for m in model if isinstance(m, nn.Dropout)] for model, _ in built]
-        self.widths = _dropout_widths(built[0][0], rows.dim)
+        self.masks = Masks([model for model, _ in built], rows.dim)
         self.stack = HeadStack([built[stream][0] for stream in stream_of])
         self.heads = [_Head(number, spec, stream_of[number]) for number, (_, spec) in enumerate(jobs)]
         specs = [spec for _, spec in jobs]
@@ -120,7 +120,9 @@ class BlockTraining:
             if stop.is_set():
                 raise Stopped
             labels, count = own_labels[columns], inputs.shape[1]
-            logits = self.stack.train_logits(_spread(inputs, columns), self._masks(used, columns, count))
+            masks = self.masks.draw(self.generators, used, count)
+            masks = [None if mask is None else _spread(mask, columns) for mask in masks]
+            logits = self.stack.train_logits(_spread(inputs, columns), masks)
             losses = self.loss(logits.requires_grad_(), labels)
             self._step(logits, losses, rates)
             loss_sum += losses.detach() * count
@@ -132,23 +134,6 @@ class BlockTraining:
         batch_size = self.heads[0].spec.batch_size
         for batch in zip(*(self.rows.epoch(batch_size, self.generators[stream]) for stream in streams), strict=True):
             yield torch.stack([features for features, _ in batch]), torch.stack([labels for _, labels in batch])
-
-    def _masks(self, streams: Sequence[int], columns: Tensor, rows: int) -> list[Tensor | None]:
-        """Draw what each stream's dropout layers draw, in their order; (heads or 1, rows, width) each."""
-        masks: list[Tensor | None] = []
-        for layer, width in enumerate(self.widths):
-            rates = [self.dropouts[stream][layer] for stream in streams]
-            if not any(rates):
-                masks.append(None)
-                continue
-            mask = torch.empty(len(streams), rows, width)
-            for noise, rate, stream in zip(mask, rates, streams, strict=True):
-                if rate:
-                    noise.bernoulli_(1 - rate, generator=self.generators[stream]).div_(1 - rate)
-                else:  # for which torch draws nothing
-                    noise.fill_(1)
-            masks.append(_spread(mask, columns))
-        return masks
 
     def _step(self, logits: Tensor, losses: Tensor, rates: Sequence[float]) -> None:
         # The heads share no parameter: the gradient of the sum is the gradient of each.
@@ -211,16 +196,6 @@ def _start(head: HeadSpec, seed: int, dim: int, classes: int) -> tuple[nn.Sequen
         model = build_head(head, dim=dim, classes=classes)
         generator.set_state(torch.get_rng_state())
     return model, generator
-
-
-def _dropout_widths(model: nn.Sequential, width: int) -> list[int]:
-    widths = []
-    for module in model:
-        if isinstance(module, nn.Linear):
-            width = module.out_features
-        elif isinstance(module, nn.Dropout):
-            widths.append(width)
-    return widths
 
 
 def _class_weights(specs: Sequence[TrainSpec], rows: AnyRows, classes: int, given: Tensor | None) -> Tensor:

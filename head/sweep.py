@@ -170,17 +170,12 @@ class Sweep:
                     progress(trials, self.planned)
 
     def _tasks(self, rest: Mapping[int, TrialSpec], threads: int) -> list[Task]:
-        classes = len(self.cache.class_names)
-        return [
-            task
-            for pooling, parts in self._parts.items()
-            for task in tasks_on(
-                {number: (spec.head, spec.train) for number, spec in rest.items() if spec.pooling == pooling},
-                *parts,
-                classes=classes,
-                threads=threads,
-            )
-        ]
+        classes, tasks = len(self.cache.class_names), []
+        for pooling, parts in self._parts.items():
+            jobs = {number: (spec.head, spec.train) for number, spec in rest.items() if spec.pooling == pooling}
+            tasks += tasks_on(jobs, *parts, classes=classes, threads=threads)
+        # A sweep whose time is up has tried something of every shape.
+        return sorted(tasks, key=lambda task: min(task.jobs))
 
     @cached_property
     def _parts(self) -> dict[str, tuple[AnyRows, AnyRows]]:
