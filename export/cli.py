@@ -185,7 +185,7 @@ def _verified(done: Verification) -> str:
         lines.append(f"{done.model}: classes, settings and head of run {done.run}")
     if done.changed_images:
         lines.append(f"{done.changed_images} images have changed since the export and were left out")
-    lines += _agreements(done.checks, done.reference or "")
+    lines += _agreements(done.checks, "the certificate" if done.reference == "certificate" else "torch")
     if done.reference is None:
         lines.append("answers were not compared: name the folder of the images with --data DIR")
     return "\n".join(lines)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -108,8 +109,9 @@ def assignment(session: ort.InferenceSession) -> list[tuple[str, str, str]]:
 
 
 def first_line(error: BaseException) -> str:
-    """Return what an exception says, without the lines that follow."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    """Return what an exception says, without onnxruntime's codes in front and the lines that follow."""
+    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", line)
 
 
 def _start(path: Path, threads: int | None, providers: list[Any]) -> ort.InferenceSession:

@@ -21,10 +21,11 @@ _ABANDONED_AFTER_S = 24 * 60 * 60
 
 
 def targets_of(output: Path) -> tuple[dict[str, Path], Path]:
-    """Return the models to write, variant to path, and the path of their certificate.
+    """Return the models to write, variant to path, and the path of their certificate, before any work is done for them.
 
     Raises:
-        OutputError: if ``output`` is no name for a model, or a folder is in the way of any of the three.
+        OutputError: if ``output`` is no name for a model, a folder is in the way of any of the three, or nothing can be
+            written there.
     """
     if output.is_dir() or output.suffix != ".onnx":
         raise OutputError(
@@ -35,6 +36,11 @@ def targets_of(output: Path) -> tuple[dict[str, Path], Path]:
     for path in (*targets.values(), certificate):
         if path.is_dir():
             raise OutputError("a folder of that name is in the way", path=path, mend="choose another name with -o")
+    above = next(folder for folder in output.absolute().parents if folder.exists())
+    try:
+        os.rmdir(tempfile.mkdtemp(dir=above, prefix=f".{output.name}.", suffix=_UNFINISHED))
+    except OSError as error:
+        raise output_error(output, error) from error
     return targets, certificate
 
 

@@ -7,6 +7,6 @@ exchanged in service), ``intake`` and ``uploads`` (what comes in), ``facts`` (wh
 a request gets its answers), ``tensors`` and ``protocol`` (Open Inference Protocol), ``app`` (all routes together),
 ``schema`` (how they are described), ``access``, ``security``, ``request_log``, ``metrics``, ``site_files`` and ``site``
 (the page), ``preview`` (pictures that a browser cannot show), ``slow_clients``, ``server`` (the process); then the page
-without a server: ``offline_runtime`` (onnxruntime-web), ``offline`` (a static site); ``settings``, ``cli_page`` and
-``cli`` (the command ``xserve``).
+without a server: ``offline_runtime`` (onnxruntime-web), ``offline`` (a static site); ``settings``, ``cli_options``,
+``cli_page`` and ``cli`` (the command ``xserve``).
 """

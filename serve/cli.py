@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from export.specs import DEFAULT_MODEL
 from featurize.console import Commands, default_of, json_option, progress_bar
+from serve.cli_options import model_option, threads_option
 from serve.cli_page import page
 from serve.settings import name_environment, read_file, read_key
 from serve.spec import MEBIBYTE, Process, ServeSpec
@@ -17,20 +19,7 @@ if TYPE_CHECKING:
     from serve.models import Models
     from serve.results import Prediction, SkippedImage
 
-DEFAULT_MODEL = "model.onnx"
-DEFAULT_HOST = "127.0.0.1"
-DEFAULT_PORT = 8000
 _SHOWN = 10
-
-_device_option = click.option(
-    "--device",
-    default="auto",
-    show_default=True,
-    help="auto, cpu, cuda or cuda:N. A device asked for is never replaced.",
-)
-_threads_option = click.option(
-    "--threads", type=click.IntRange(min=1), help="CPU threads for the network.  [default: number of cores]"
-)
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -41,11 +30,14 @@ def main() -> None:
 
 @main.command()
 @click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="PATH…")
+@model_option
 @click.option(
-    "--model", type=click.Path(path_type=Path), default=DEFAULT_MODEL, show_default=True, help="A file of xexport onnx."
+    "--device",
+    default="auto",
+    show_default=True,
+    help="auto, cpu, cuda or cuda:N. A device asked for is never replaced.",
 )
-@_device_option
-@_threads_option
+@threads_option
 @click.option(
     "--batch-size",
     type=click.IntRange(min=1),
@@ -80,11 +72,13 @@ def predict(
     callback=read_file,
     help="TOML file of these options, such as: max-queue = 512. Options and the environment come first.",
 )
-@click.option("--host", default=DEFAULT_HOST, show_default=True, help="Address to listen on; 0.0.0.0 for all.")
+@click.option(
+    "--host", default=default_of(Process, "host"), show_default=True, help="Address to listen on; 0.0.0.0 for all."
+)
 @click.option(
     "--port",
     type=click.IntRange(0, 65535),
-    default=DEFAULT_PORT,
+    default=default_of(Process, "port"),
     show_default=True,
     help="Port to listen on; 0 takes a free one.",
 )
@@ -101,7 +95,7 @@ def predict(
     "on a GPU]",
 )
 @click.option("--require-cuda", is_flag=True, help="The same as --device cuda: without a GPU, do not start.")
-@_threads_option
+@threads_option
 @click.option(
     "--max-body-mb",
     type=click.FloatRange(min=0, min_open=True),
@@ -262,4 +256,6 @@ def _as_table(predictions: list[Prediction], metadata: ModelMetadata) -> str:
         lines.append("  ".join(cells).rstrip())
     if metadata.threshold is not None:
         lines.append(f"{metadata.positive} from a probability of {metadata.threshold:.4g}")
+    if measured and metadata.ood_threshold is not None:
+        lines.append(f"unlike the training images from a distance (ood) of {metadata.ood_threshold:.4g}")
     return "\n".join(lines)

@@ -8,8 +8,7 @@ from typing import Any
 import click
 
 from featurize.console import json_option
-
-_DEFAULT_MODEL = "model.onnx"
+from serve.cli_options import model_option
 
 
 @click.command()
@@ -20,13 +19,7 @@ _DEFAULT_MODEL = "model.onnx"
     required=True,
     help="Folder to write the site to.",
 )
-@click.option(
-    "--model",
-    type=click.Path(path_type=Path),
-    default=_DEFAULT_MODEL,
-    show_default=True,
-    help="A file of xexport onnx, the full one.",
-)
+@model_option
 @click.option(
     "--runtime",
     type=click.Path(path_type=Path, exists=True),
@@ -36,7 +29,7 @@ _DEFAULT_MODEL = "model.onnx"
 def page(output: Path, model: Path, runtime: Path | None) -> tuple[dict[str, Any], str]:
     """Write a page that runs the model in the browser: a folder for any file server, no xserve behind it.
 
-    Images never leave the machine of whoever opens it.
+    It takes the full model. Images never leave the machine of whoever opens the page.
     """
     from serve.offline import write_site
 

@@ -13,6 +13,7 @@ from featurize.errors import SpecError
 
 PREFIX = "XSERVE_"
 KEY_VARIABLE = f"{PREFIX}API_KEY"
+_NEW_KEY = "write one: openssl rand -hex 24 > key"
 
 
 def name_environment(command: click.Command) -> click.Command:
@@ -42,8 +43,8 @@ def read_file(ctx: click.Context, parameter: click.Parameter, path: Path | None)
     names = {option.name for option in ctx.command.params if option.name != parameter.name}
     given = {name.replace("-", "_"): value for name, value in settings.items()}
     if unknown := sorted(set(given) - names):
-        known = ", ".join(sorted(str(name) for name in names))
-        raise SpecError(f"no setting called {unknown[0]}", path=path, expected=known)
+        known = ", ".join(sorted(str(name).replace("_", "-") for name in names))
+        raise SpecError(f"no setting called {unknown[0].replace('_', '-')}", path=path, expected=known)
     ctx.default_map = {**(ctx.default_map or {}), **given}
 
 
@@ -57,10 +58,12 @@ def read_key(path: Path | None) -> str | None:
     if path is not None:
         try:
             key = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise SpecError("the API key cannot be read", path=path, found=str(error)) from error
+        except OSError as error:
+            raise SpecError(f"the API key cannot be read: {error.strerror}", path=path, mend=_NEW_KEY) from error
+        except UnicodeDecodeError as error:
+            raise SpecError("the API key is no text", path=path, mend=_NEW_KEY) from error
     if key is None:
         return None
     if not key.strip():
-        raise SpecError("the API key is empty", path=path, mend="write one: openssl rand -hex 24 > key")
+        raise SpecError("the API key is empty", path=path, mend=_NEW_KEY)
     return str(key.strip())

@@ -90,8 +90,8 @@ class Process:
         watch_s: look for changed model files so often, or ``None`` for never.
     """
 
-    host: str
-    port: int
+    host: str = "127.0.0.1"
+    port: int = 8000
     device: str = "auto"
     sessions: int | None = None
     threads: int | None = None

@@ -40,6 +40,20 @@ def test_a_folder_in_the_way_of_any_of_the_three_is_named_before_the_work(tmp_pa
     assert problem.value.file == tmp_path / name
 
 
+@pytest.mark.parametrize("place", ["file/model.onnx", "file/below/model.onnx"])
+def test_a_place_that_nothing_can_be_written_to_is_named_before_the_work(tmp_path: Path, place: str) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(OutputError, match="cannot be written") as problem:
+        targets_of(tmp_path / place)
+    assert problem.value.file == tmp_path / place
+    assert contents(tmp_path) == {"file": "in the way"}
+
+
+def test_looking_for_a_place_makes_no_folder(tmp_path: Path) -> None:
+    targets_of(tmp_path / "deep" / "er" / "model.onnx")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_all_are_replaced_and_nothing_is_left_beside_them(tmp_path: Path) -> None:
     write(tmp_path, "old")
     with together(targets(tmp_path)) as folder:

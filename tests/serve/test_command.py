@@ -57,12 +57,15 @@ def test_json_is_exactly_the_agreed_object_and_alone_on_stdout(model, pictures, 
 
 
 def test_text_is_a_table_with_aligned_columns(write_model, pictures, tiny):
-    model = write_model(positive="covid", threshold=0.3, ood=True)
+    model = write_model(positive="covid", threshold=0.3, ood=True, ood_threshold=2.5)
     lines = run("predict", pictures, "--model", model).stdout.splitlines()
     assert lines[0].split() == ["path", "label", *tiny.classes, "ood"]
     assert lines[1].split()[:3] == [str(pictures / "green.png"), "normal", f"{tiny.reference((0, 255, 0))[0]:.4f}"]
     assert len({len(line) for line in lines[:3]}) == 1
-    assert lines[3] == "covid from a probability of 0.3"
+    assert lines[3:] == [
+        "covid from a probability of 0.3",
+        "unlike the training images from a distance (ood) of 2.5",
+    ]
 
 
 def test_the_model_is_model_onnx_in_the_current_folder(model, pictures, monkeypatch):

@@ -93,7 +93,7 @@ def test_the_settings_file_may_be_named_by_the_environment_too(tmp_path):
 @pytest.mark.parametrize(
     ("text", "code", "words"),
     [
-        ("max-cue = 1", 1, "no setting called max_cue"),
+        ("max-cue = 1", 1, "no setting called max-cue"),
         ("max-queue =", 1, "not a TOML file"),
         ("port = 99999", 2, "port"),
     ],
@@ -133,6 +133,16 @@ def test_an_empty_key_is_refused_rather_than_open_to_all(model, tmp_path):
     assert "key is empty" in done.stderr
     done = CliRunner(env={"XSERVE_API_KEY": " "}).invoke(main, ["start", str(model)])
     assert "key is empty" in done.stderr
+
+
+@pytest.mark.parametrize(("content", "reason"), [(None, "cannot be read: No such file"), (b"\xff", "is no text")])
+def test_a_key_that_cannot_be_read_is_one_message(model, tmp_path, content, reason):
+    if content is not None:
+        (tmp_path / "key").write_bytes(content)
+    done = CliRunner().invoke(main, ["start", str(model), "--api-key-file", str(tmp_path / "key")])
+    assert done.exit_code == 1
+    assert reason in done.stderr
+    assert "openssl rand" in done.stderr
 
 
 def test_with_a_key_everything_but_the_page_and_health_asks_for_it(predictor, serve_model, tiny):

@@ -1,0 +1,17 @@
+"""Options that several commands of ``xserve`` share. No heavy imports here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from export.specs import DEFAULT_MODEL
+
+model_option = click.option(
+    "--model", type=click.Path(path_type=Path), default=DEFAULT_MODEL, show_default=True, help="A file of xexport onnx."
+)
+
+threads_option = click.option(
+    "--threads", type=click.IntRange(min=1), help="CPU threads for the network.  [default: number of cores]"
+)
