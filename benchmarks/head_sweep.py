@@ -14,7 +14,6 @@ and each training also writes a report. It is no figure of the blocks.
 from __future__ import annotations
 
 import argparse
-import itertools
 import subprocess
 import sys
 import tempfile
@@ -30,7 +29,7 @@ from head.batched_training import Job
 from head.fit import fit_head
 from head.rows import Rows
 from head.specs import HeadSpec, TrainSpec
-from head.sweep_space import DEFAULT_AXES, axis_text
+from head.sweep_space import DEFAULT_AXES, SweepSpec, axis_text
 
 ROOT = Path(__file__).parents[1]
 SHAPES = {"512,128": (512, 128), "256": (256,), "linear": ()}
@@ -74,14 +73,9 @@ def train(epochs: int, *, lr: float = 5e-4, seed: int = 0) -> TrainSpec:
 
 def compare_commands(rounds: int) -> None:
     """Print the time of one sweep of the default grid, and of as many trainings, of which some are measured."""
-    grid = list(itertools.product(*DEFAULT_AXES.values()))
     typed = [
-        [
-            part
-            for name, value in zip(DEFAULT_AXES, values, strict=True)
-            for part in (f"--{name}", axis_text(name, (value,)))
-        ]
-        for values in grid
+        [part for name, value in settings.items() for part in (f"--{name}", axis_text(name, (value,)))]
+        for settings in SweepSpec(axes=DEFAULT_AXES).combinations()
     ]
     with tempfile.TemporaryDirectory() as folder:
         call(folder, "xfeat", "featurize", str(ROOT / "data"), "--backbone", "efficientnet-lite0")
@@ -89,9 +83,9 @@ def compare_commands(rounds: int) -> None:
         for number in range(rounds):
             trainings.append(seconds(partial(call, folder, "xhead", "train", *typed[number % len(typed)]))[0])
             sweeps.append(seconds(partial(call, folder, "xhead", "sweep", "--name", f"sweep{number}"))[0])
-    loop = min(trainings) * len(grid)
+    loop = min(trainings) * len(typed)
     print(
-        f"{len(grid)} heads, whole processes: a loop of xhead train {loop:.1f} s ({rounds} of them measured), ", end=""
+        f"{len(typed)} heads, whole processes: a loop of xhead train {loop:.1f} s ({rounds} of them measured), ", end=""
     )
     print(f"xhead sweep {min(sweeps):.1f} s: {loop / min(sweeps):.1f} times")
 
