@@ -131,7 +131,7 @@ def main() -> None:
 @click.option(
     "--workers",
     type=click.IntRange(min=1),
-    help="Decoding threads; with --engine ray, cores of an actor.  [default: number of cores; 4 or a GPU's share]",
+    help="Decoding threads; with --engine ray, cores of the cluster to take at most.  [default: all cores]",
 )
 @click.option(
     "--on-error",
@@ -184,7 +184,7 @@ def featurize(
     cluster = None
     if engine == "ray":
         cluster = RayCluster(
-            spec=spec, weights=weights, address=ray_address, device=device, cpus=workers, batch_size=batch_size
+            spec=spec, weights=weights, address=ray_address, device=device, cores=workers, batch_size=batch_size
         )
     with progress_bar("featurizing", "images") as progress:
         done = extract_features(

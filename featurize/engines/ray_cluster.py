@@ -94,12 +94,12 @@ def joined(address: str | None) -> Iterator[None]:
         ray.shutdown()
 
 
-def find_places(device: str, cpus: int | None) -> Places:
-    """Count the actors that the machines have room for, each with all that is asked for.
+def find_places(device: str, cores: int | None) -> Places:
+    """Count the actors that the machines have room for: four cores each, or a GPU and its share of its machine's.
 
     Args:
         device: ``auto`` (GPUs if the cluster has any), ``cpu`` or ``cuda`` (a GPU each).
-        cpus: of each actor; by default four, or as many as a GPU's share of its machine.
+        cores: of all actors together, at most.
 
     Raises:
         SpecError: if ``device`` is another.
@@ -113,17 +113,17 @@ def find_places(device: str, cpus: int | None) -> Places:
     machines = {node["NodeID"]: node["Resources"] for node in nodes if node["Alive"]}
     gpus = int(device == "cuda" or (device == "auto" and any(_gpus(have) for have in machines.values())))
     usable = {node: have for node, have in machines.items() if have.get("CPU", 0) >= 1 and _gpus(have) >= gpus}
-    if cpus is None:
-        shares = [int(have["CPU"]) // (_gpus(have) if gpus else 1) for have in usable.values()]
-        cpus = max(1, min([*shares, *([] if gpus else [_THREADS])], default=1))
+    shares = [int(have["CPU"]) // (_gpus(have) if gpus else 1) for have in usable.values()]
+    limits = [*shares, *([] if gpus else [_THREADS]), *([cores] if cores else [])]
+    cpus = max(1, min(limits, default=1))
     room = {node: min([int(have["CPU"]) // cpus, *([_gpus(have)] if gpus else [])]) for node, have in usable.items()}
-    actors = sum(room.values())
+    actors = min([sum(room.values()), *([cores // cpus] if cores else [])])
     if not actors:
         raise DeviceError(
             "the Ray cluster has no room for an actor",
             expected=f"a machine with {cpus} CPUs" + (" and a GPU" if gpus else ""),
             found=", ".join(f"{have.get('CPU', 0):g} CPUs, {_gpus(have)} GPUs" for have in machines.values()),
-            mend="check ray status, ask for less with --workers, or run with --device cpu",
+            mend="check ray status, or run with --device cpu",
         )
     return Places(actors, cpus, gpus, [node for node, actors_there in room.items() if actors_there])
 

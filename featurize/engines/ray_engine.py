@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from featurize.backbones import PREFERRED, backbone_info
 from featurize.errors import DeviceError, MissingExtraError
 from featurize.reading import read_images
 from featurize.specs import FeatureSpec
@@ -28,14 +29,16 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# Images an actor gets at a time: what is lost with it, and done again elsewhere.
+# Images an actor gets at a time: what is lost with it, and done again elsewhere. So many of the preferred backbone; of
+# a larger one, or with several views, as many as take no longer.
 _CHUNK = 256
 _SMALLEST_CHUNK = 8
 _CHUNKS_AN_ACTOR = 4
 # Ray keeps a few kilobytes of each chunk in this process.
 _MOST_CHUNKS = 100_000
 # Ray replaces actors that died and gives the new ones their chunk, for ever. An image that brings down whoever decodes
-# it ends the run all the same, when nothing else is left to do. The first actor must have started within this time.
+# it ends the run all the same, when nothing else is left to do. The first actor must have started within this time, and
+# a chunk be done: 256 images of the preferred backbone take eight seconds on one core. Larger ones get more time.
 _GIVE_UP_SECONDS = 1800.0
 
 
@@ -48,7 +51,7 @@ class RayCluster:
         weights: the backbone's weights; they are sent to the machines.
         address: of the cluster; see :func:`featurize.engines.ray_cluster.joined`.
         device: ``auto``, ``cpu``, or ``cuda`` for actors with a GPU each.
-        cpus: processor cores of an actor.
+        cores: of the cluster to use at most; by default all.
         batch_size: images per call of the network.
     """
 
@@ -56,7 +59,7 @@ class RayCluster:
     weights: Weights
     address: str | None = None
     device: str = "auto"
-    cpus: int | None = None
+    cores: int | None = None
     batch_size: BatchSize = None
     name: str = "ray"
 
@@ -85,7 +88,7 @@ class RayCluster:
 
         root = root.absolute()
         with joined(self.address):
-            places = find_places(self.device, self.cpus)
+            places = find_places(self.device, self.cores)
             check_machines(places.nodes, root)
             logger.info("%d actors with %s", places.actors, _size_of(places))
             try:
@@ -124,10 +127,12 @@ class RayCluster:
         _quieten()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            images = ray.data.from_arrow(list(_chunks(paths, places.actors)))
+            cost = _cost(self.spec)
+            rows = _chunk_rows(len(paths), places.actors, cost)
+            images = ray.data.from_arrow(list(_chunks(paths, rows)))
         images.context.enable_progress_bars = False
         images.context.print_on_execution_start = False
-        images.context.execution_no_progress_timeout_s = _GIVE_UP_SECONDS
+        images.context.execution_no_progress_timeout_s = _GIVE_UP_SECONDS * max(1.0, rows * cost / _CHUNK)
         computed = images.map_batches(
             ImageWorker,
             fn_constructor_args=(assignment,),
@@ -156,12 +161,24 @@ class RayCluster:
         )
 
 
-def _chunks(paths: Sequence[str], actors: int) -> Iterator[Any]:
-    """Cut the images into tables, small enough that every actor gets some."""
+def _cost(spec: FeatureSpec) -> float:
+    """Return how many images of the preferred backbone's own size take as long as one of ``spec``; 1 or more."""
+    one, preferred = backbone_info(spec.backbone), backbone_info(PREFERRED)
+    scale = (spec.preprocess.size / one.default_size) ** 2
+    return max(1.0, spec.views * scale * one.giga_macs / preferred.giga_macs)
+
+
+def _chunk_rows(images: int, actors: int, cost: float) -> int:
+    """Return the images of a chunk: few enough that every actor gets some, and that a chunk is done before long."""
+    most = max(1, int(_CHUNK / cost))
+    rows = min(most, max(_SMALLEST_CHUNK, math.ceil(images / (actors * _CHUNKS_AN_ACTOR))))
+    return max(rows, math.ceil(images / _MOST_CHUNKS))
+
+
+def _chunks(paths: Sequence[str], rows: int) -> Iterator[Any]:
+    """Cut the images into tables."""
     import pyarrow as pa
 
-    rows = min(_CHUNK, max(_SMALLEST_CHUNK, math.ceil(len(paths) / (actors * _CHUNKS_AN_ACTOR))))
-    rows = max(rows, math.ceil(len(paths) / _MOST_CHUNKS))
     for first in range(0, len(paths), rows):
         # Names of files are bytes to the operating system; those that are no UTF-8 are no text to Arrow.
         names = [path.encode("utf-8", "surrogateescape") for path in paths[first : first + rows]]

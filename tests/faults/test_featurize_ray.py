@@ -28,10 +28,11 @@ SLOWLY = """
 import sys, time
 from featurize import compute
 from featurize.cli import main
-from featurize.engines import ray_engine
+from featurize.engines import ray_cluster, ray_engine
 
 compute.SHARD_ROWS = 8
 ray_engine._CHUNK = 8
+ray_cluster._THREADS = 1
 take = compute._Run.take
 def slowly(run, outcomes):
     take(run, outcomes)
@@ -90,7 +91,7 @@ def test_a_run_on_a_cluster_goes_on_after_its_end(
     output = tmp_path / "features.h5"
     driver = tmp_path / "driver.py"
     driver.write_text(SLOWLY)
-    command = [sys.executable, driver, "featurize", data, "-o", output, "--engine", "ray", "--workers", "1", *BACKBONE]
+    command = [sys.executable, driver, "featurize", data, "-o", output, "--engine", "ray", "--workers", "2", *BACKBONE]
     process = subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
