@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from featurize.console import default_of, json_option, progress_bar
-from head.cli_options import features_option, memory_option, open_trackers_of, runs_option, tracking_options
+from head.cli_options import (
+    DEFAULT_CACHE,
+    features_option,
+    memory_option,
+    open_trackers_of,
+    runs_option,
+    tracking_options,
+)
 from head.specs import MemorySpec
 from head.sweep_space import (
     DEFAULT_AXES,
@@ -121,7 +129,7 @@ def sweep(
         with progress_bar("sweep", "trials") as advance:
             result = work.run(time_limit_s=time_limit, progress=_Progress(spec, advance, tracking))
         _track_end(tracking, result)
-    return _as_json(result), _as_text(result)
+    return _as_json(result), _as_text(result, features)
 
 
 def _parameters(work: Sweep) -> dict[str, Any]:
@@ -224,7 +232,7 @@ def _setting_json(setting: Setting) -> dict[str, Any]:
     }
 
 
-def _as_text(result: SweepResult) -> str:
+def _as_text(result: SweepResult, features: Path) -> str:
     seeds = f", {result.spec.seeds} seeds each" if result.spec.seeds > 1 else ""
     lines = [
         f"{result.folder}: {len(result.trials)} of {result.planned} trials{seeds}, {result.state}"
@@ -239,23 +247,31 @@ def _as_text(result: SweepResult) -> str:
         f"  {place}. {_describe(result.spec, setting)}: {_figures(setting)}"
         for place, setting in enumerate(result.settings[:_LEADERS], 1)
     ]
-    lines += [*_caution(result), *_run_lines(result)]
+    lines += [*_caution(result, features), *_run_lines(result)]
     return "\n".join(lines)
 
 
-def _caution(result: SweepResult) -> list[str]:
+def _caution(result: SweepResult, features: Path) -> list[str]:
     """Say what picking the best of many is worth."""
     count = len(result.settings)
     if count == 1:
         return []
-    spread = [setting.metrics["accuracy"] for setting in result.settings[:_LEADERS]]
     return [
-        f"picked out of {count} combinations: accuracies of the first {len(spread)} are {100 * min(spread):.1f} to "
-        f"{100 * max(spread):.1f} %;",
-        f"  {result.tied} of {count} lie within one standard error of the first, {100 * result.standard_error:.1f} "
-        f"points on {result.valid_images} images.",
-        "  Among those the order is mostly chance, and the figures of the first flatter it: xhead crossval tells more.",
+        f"picked out of {count} combinations: {result.tied} lie within one standard error of the first, "
+        f"{100 * result.standard_error:.1f} points on {result.valid_images} images.",
+        "  Among those the order is mostly chance, and the figures of the first flatter it. On images that chose none:",
+        f"  {_crossval(result.settings[0], features)}",
     ]
+
+
+def _crossval(setting: Setting, features: Path) -> str:
+    """Write the command that tests these settings."""
+    defaults = TrialSpec.of({}, seed=0).settings
+    words = [] if str(features) == DEFAULT_CACHE else ["--features", str(features)]
+    for name, value in setting.settings.items():
+        if name == POOLING or value != defaults[name]:
+            words += [f"--{name.replace('_', '-')}", axis_text(name, (value,))]
+    return shlex.join(["xhead", "crossval", *words])
 
 
 def _run_lines(result: SweepResult) -> list[str]:

@@ -29,6 +29,17 @@ _ELSEWHERE = "choose another place with --runs"
 _HOST = platform.node()
 
 
+def checked_name(name: str) -> str:
+    """Return a name for a folder in the folder of all runs.
+
+    Raises:
+        RunError: if it is none.
+    """
+    if not name or name != Path(name).name or name.startswith(".") or name == LATEST:
+        raise RunError("not a name for a run", expected="letters, digits, - and _", found=name)
+    return name
+
+
 class RunWriter:
     """Builds a run folder under a hidden name and shows it when it is whole.
 
@@ -41,9 +52,7 @@ class RunWriter:
     """
 
     def __init__(self, runs: Path, name: str) -> None:
-        if not name or name != Path(name).name or name.startswith(".") or name == LATEST:
-            raise RunError("not a name for a run", expected="letters, digits, - and _", found=name)
-        self.target = runs / name
+        self.target = runs / checked_name(name)
         if self.target.exists():
             raise RunError("there is a run of that name", path=self.target, mend="choose another --name, or delete it")
         # Containers and machines may share a disk: a name that nobody else takes, and that says where its lock holds.

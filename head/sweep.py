@@ -23,6 +23,7 @@ from head.pooling import pooled
 from head.predictions import softmax
 from head.rows import AnyRows, Rows
 from head.run import RUN_FILE, Run, open_run
+from head.run_writing import checked_name
 from head.specs import MemorySpec
 from head.splits import split_rows
 from head.sweep_ranking import COMPLETE, INTERRUPTED, TIME_IS_UP, SweepResult, rank_settings
@@ -57,6 +58,7 @@ class Sweep:
     Raises:
         DataError: if the cache's labels or splits do not allow training.
         MismatchError: if the cache does not hold the features that were asked for.
+        RunError: if that is no name for a folder.
     """
 
     def __init__(
@@ -76,7 +78,7 @@ class Sweep:
         reading = split_reading(pooled(cache, self.spec.poolings[-1]), self._split, memory)
         if reading.block_rows is not None:
             self.identity["reading"] = reading.to_dict()
-        self._folder = SweepFolder(runs / (name or self.default_name))
+        self._folder = SweepFolder(runs / (self.default_name if name is None else checked_name(name)))
 
     @property
     def default_name(self) -> str:

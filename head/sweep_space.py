@@ -247,8 +247,16 @@ def parse_axis(name: str, text: str) -> Axis:
         if kind is not float:
             raise ValueError(f"no range of {name}: list its values")
         low, high = text.split(_RANGE)
-        return Range(float(low), float(high))
-    return tuple(dict.fromkeys(kind(part.strip()) for part in text.split(",")))
+        return Range(_value(kind, low), _value(kind, high))
+    return tuple(dict.fromkeys(_value(kind, part) for part in text.split(",")))
+
+
+def _value(kind: type[Any], text: str) -> Any:
+    try:
+        return kind(text.strip())
+    except ValueError as error:
+        what = "a whole number" if kind is int else "a number"
+        raise ValueError(f"{text!r} is not {what}: list values as in 1,2,3, or fractions as in 1e-4..1e-2") from error
 
 
 def _default(name: str) -> Any:
@@ -256,7 +264,7 @@ def _default(name: str) -> Any:
 
 
 def _widths(text: str) -> tuple[int, ...]:
-    return () if text.strip() in ("linear", "none", "") else tuple(int(width) for width in text.split(","))
+    return () if text.strip() in ("linear", "none", "") else tuple(_value(int, width) for width in text.split(","))
 
 
 # What is tried of settings about which nothing is said: those that matter most, around the tutorial's values.

@@ -76,6 +76,12 @@ def test_every_setting_can_be_typed_and_written_back(name: str) -> None:
     assert len(list(SweepSpec(axes={name: axis}).trial_specs())) == 2
 
 
+@pytest.mark.parametrize(("name", "text"), [("lr", "fast"), ("lr", "1e-4..b"), ("hidden", "8,x"), ("epochs", "1.5")])
+def test_what_is_no_number_is_shown(name: str, text: str) -> None:
+    with pytest.raises(ValueError, match=r"'(fast|b|x|1.5)' is not a (whole )?number: list values"):
+        parse_axis(name, text)
+
+
 def test_values_keep_their_kinds() -> None:
     assert parse_axis("hidden", "512,128;256;linear") == ((512, 128), (256,), ())
     assert parse_axis("lr", "1e-4..1e-2") == Range(1e-4, 1e-2)

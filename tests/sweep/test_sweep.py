@@ -213,6 +213,13 @@ def test_a_folder_of_something_else_is_left_as_it_is(make_cache: MakeCache, tmp_
     assert after == before
 
 
+@pytest.mark.parametrize("name", ["../s", "latest", ".s", ""])
+def test_what_is_no_name_is_refused(make_cache: MakeCache, tmp_path: Path, name: str) -> None:
+    with pytest.raises(RunError, match="not a name"):
+        Sweep(make_cache(), SPEC, runs=tmp_path / "runs", name=name)
+    assert not (tmp_path / "runs").exists()
+
+
 def test_two_processes_cannot_be_at_one_sweep(make_cache: MakeCache, tmp_path: Path) -> None:
     cache = make_cache()
     with SweepFolder(tmp_path / "s").locked(), pytest.raises(BusyError):
@@ -276,6 +283,13 @@ def test_the_command_prints_one_json_object_and_the_best_so_far_on_stderr(
     assert text.exit_code == 0
     assert "within one standard error" in text.stdout
     assert "picked out of 8 combinations" in text.stdout
+    [advice] = [line.split() for line in text.stdout.splitlines() if "xhead crossval" in line]
+    tested = CliRunner().invoke(main, [*advice[1:], "--folds", "3", "--json"])
+    assert tested.exit_code == 0, tested.output
+    tested_specs = json.loads(tested.stdout)
+    best = open_run(result["run"])
+    assert tested_specs["head_spec"] == best.head_spec.to_dict()
+    assert tested_specs["train_spec"] == best.train_spec.to_dict()
 
 
 def test_the_standard_error_is_that_of_a_proportion(make_cache: MakeCache, tmp_path: Path) -> None:
