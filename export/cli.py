@@ -42,6 +42,7 @@ def main() -> None:
 @data_option
 @click.option(
     "--check-images",
+    "max_check_images",
     type=click.IntRange(min=1),
     default=default_of(ExportSpec, "max_check_images"),
     show_default=True,
@@ -74,17 +75,7 @@ def main() -> None:
     "than float32.",
 )
 @json_option
-def onnx(
-    run: Path | None,
-    output: Path,
-    weights: Path | None,
-    data: Path | None,
-    check_images: int,
-    allow_changed_cache: bool,
-    ood: bool,
-    opset: str,
-    tolerance: float,
-) -> tuple[dict[str, Any], str]:
+def onnx(run: Path | None, output: Path, opset: str, **settings: Any) -> tuple[dict[str, Any], str]:
     """Export RUN (by default the newest in runs/) to an ONNX model.
 
     Beside it go the portable form (.core.onnx) and the certificate: the run's test images through Pillow and torch
@@ -95,15 +86,7 @@ def onnx(
     opened = open_run(run or latest_run(Path(DEFAULT_RUNS)))
     from export.export import export_run
 
-    spec = ExportSpec(
-        weights_file=weights,
-        data=data,
-        max_check_images=check_images,
-        allow_changed_cache=allow_changed_cache,
-        ood=ood,
-        opset=int(opset),
-        tolerance=tolerance,
-    )
+    spec = ExportSpec(opset=int(opset), **settings)
     with progress_bar("checking") as progress:
         done = export_run(opened, output, spec, progress)
     return _as_json(done, opened.name), _as_text(done, opened.name)
@@ -154,14 +137,7 @@ def _agreements(checks: Checks, reference: str) -> list[str]:
 @click.option("--certificate", type=click.Path(path_type=Path), help="[default: the one beside MODEL]")
 @require_cuda_option
 @json_option
-def verify(
-    model: Path,
-    data: Path | None,
-    run: Path | None,
-    weights: Path | None,
-    certificate: Path | None,
-    require_cuda: bool,
-) -> tuple[dict[str, Any], str]:
+def verify(model: Path, run: Path | None, **settings: Any) -> tuple[dict[str, Any], str]:
     """Check that MODEL is the file that was proven, and that it still answers as it was proven to.
 
     Its bytes are held against the certificate. With --data, the images of the certificate are answered again and
@@ -171,9 +147,8 @@ def verify(
     from head.run import open_run
 
     opened = open_run(run) if run is not None else None
-    spec = VerifySpec(data=data, weights_file=weights, certificate=certificate, require_cuda=require_cuda)
     with progress_bar("verifying", "images") as progress:
-        done = verify_model(model, spec, run=opened, progress=progress)
+        done = verify_model(model, VerifySpec(**settings), run=opened, progress=progress)
     return done.to_dict(), _verified(done)
 
 

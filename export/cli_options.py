@@ -15,7 +15,10 @@ data_option = click.option(
 )
 
 weights_option = click.option(
-    "--weights", type=click.Path(path_type=Path), help="The backbone's weights.  [default: those of the run]"
+    "--weights",
+    "weights_file",
+    type=click.Path(path_type=Path),
+    help="The backbone's weights.  [default: those of the run]",
 )
 
 require_cuda_option = click.option(

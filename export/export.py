@@ -88,12 +88,7 @@ def export_run(run: Run, output: Path, spec: ExportSpec | None = None, progress:
     expected = torch_probabilities(reference, images.pixels, steps)
     with together([*targets.values(), certificate]) as folder:
         written = {variant: folder / path.name for variant, path in targets.items()}
-        traced = trace(fused, run.feature_spec.preprocess.size)
-        for variant in VARIANTS:
-            proto = finish(traced, metadata, variant)
-            if variant == "core" and spec.opset != NATIVE_OPSET:
-                proto = lower_opset(proto, spec.opset)
-            written[variant].write_bytes(proto.SerializeToString(deterministic=True))
+        _write(fused, metadata, written, spec.opset)
         checks, milliseconds = _check(written, metadata, images, expected, steps)
         milliseconds["torch"] = milliseconds_an_image(partial(torch_probabilities, reference), images.pixels)
         result = Export(
@@ -122,6 +117,15 @@ def _count_steps(metadata: ModelMetadata, images: int) -> int:
     providers = 2 if cuda_possible() else 1
     both = sum(count_answers(replace(metadata, variant=variant), images) for variant in VARIANTS)
     return 3 * images + providers * both
+
+
+def _write(fused: FusedModel, metadata: ModelMetadata, files: dict[str, Path], core_opset: int) -> None:
+    traced = trace(fused, metadata.feature_spec.preprocess.size)
+    for variant in VARIANTS:
+        proto = finish(traced, metadata, variant)
+        if variant == "core" and core_opset != NATIVE_OPSET:
+            proto = lower_opset(proto, core_opset)
+        files[variant].write_bytes(proto.SerializeToString(deterministic=True))
 
 
 def _check(
