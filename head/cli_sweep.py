@@ -238,10 +238,12 @@ def _as_text(result: SweepResult, features: Path) -> str:
         f"{result.folder}: {len(result.trials)} of {result.planned} trials{seeds}, {result.state}"
         + (f"; {result.diverged} diverged" if result.diverged else "")
     ]
+    if not result.trials:
+        return "\n".join([*lines, "no trial has a result: the time was too short for the first ones"])
     if result.state != "complete":
         lines.append("  go on: run the same command again")
     if not result.settings or result.run is None:
-        return "\n".join([*lines, "no trial has a result: every one diverged, or the time was too short"])
+        return "\n".join([*lines, "no trial has a result: every one diverged"])
     lines.append(f"on {result.valid_images} validation images, the best by {result.spec.rank.replace('_', ' ')}:")
     lines += [
         f"  {place}. {_describe(result.spec, setting)}: {_figures(setting)}"
