@@ -40,8 +40,8 @@ if TYPE_CHECKING:
     "--float-layers",
     type=click.IntRange(min=0),
     metavar="N",
-    help="Exactly so many convolutions stay in float32, those that rounding hurts most.  [default: none, or as few as "
-    "the gate needs]",
+    help="Exactly so many convolutions stay in float32, those that rounding hurts most.  [default: the first block, "
+    "and as few others as the gate needs]",
 )
 @json_option
 def quantize(
@@ -49,9 +49,9 @@ def quantize(
 ) -> tuple[dict[str, Any], str]:
     """Write MODEL in 8 bits, a quarter of the size, if it is no worse on the validation images.
 
-    Training images of the run set the ranges. Accuracy, sensitivity and AUC are measured before and after. If 8 bits
-    everywhere lose more than the gate allows, the fewest layers that mend it stay in float32 (minutes); if half of them
-    are not enough: exit code 1, the table, and no file.
+    Training images of the run set the ranges. Accuracy, sensitivity and AUC are measured before and after. The first
+    block stays in float32. If more is lost than the gate allows, so do the fewest layers that mend it (minutes); if
+    half of them are not enough: exit code 1, the table, and no file.
     """
     from export.model_file import open_model
     from export.quantize import quantize_model
@@ -75,6 +75,11 @@ def _quantized(done: Quantized) -> str:
         f"{done.mean_difference:.4f}:",
         *worth_table(done.before, done.after),
     ]
+    if done.familiar:
+        lines.append(
+            "ood: the threshold is {threshold_after:.4g} instead of {threshold_before:.4g}, beyond which "
+            "{beyond_old_threshold:.1%} of them would lie".format(**done.familiar)
+        )
     if done.float_layers:
         lines.append(f"in float32: {', '.join(done.float_layers)}")
     return "\n".join([*lines, f"certificate: {done.certificate}"])

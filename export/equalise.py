@@ -49,22 +49,22 @@ def equalise(model: onnx.ModelProto, pixels: Pixels) -> None:
             _stretch(graph, name, producers[name], stretch.astype(np.float64))
 
 
-def take_grey_levels(model: onnx.ModelProto, preprocess: PreprocessSpec) -> bool:
+def take_grey_levels(model: onnx.ModelProto, preprocess: PreprocessSpec) -> dict[str, int]:
     """Let the first convolution read grey levels around the middle, which 8 bits hold exactly, if normalisation allows.
 
     With one mean and one deviation for all channels, normalising is a factor and a shift that its weights can take.
     Rounding the normalised image instead puts half a grey level of noise on it: the middle of 0 to 255 is no level.
 
     Returns:
-        Whether it was done; if so, ``levels`` is the tensor read.
+        The tensor read then, and the grey level that is 0 in it; nothing if normalisation does not allow it.
     """
     graph = Graph(model)
     first = graph.convolutions[0]
     if len(set(preprocess.mean)) > 1 or len(set(preprocess.std)) > 1:
-        return False
+        return {}
     before = graph.nodes[: graph.nodes.index(first)]
     mean, factor = 255 * preprocess.mean[0], 1 / (255 * preprocess.std[0])
-    middle = float(np.ceil(mean))
+    middle = int(np.clip(np.ceil(mean), 0, 255))
     weight = graph.weight(first.input[1]).astype(np.float64) * factor
     bias = graph.weight(first.input[2]) + (middle - mean) * weight.sum((1, 2, 3))
     graph.set_weight(first.input[1], weight.astype(np.float32))
@@ -73,7 +73,7 @@ def take_grey_levels(model: onnx.ModelProto, preprocess: PreprocessSpec) -> bool
     first.input[0] = "levels"
     centred = onnx.helper.make_node("Sub", [INPUT, "grey_middle"], ["levels"], name="levels")
     graph.replace_nodes([centred, *[node for node in graph.nodes if node not in before]])
-    return True
+    return {"levels": middle}
 
 
 def _groups(graph: Graph) -> list[list[str]]:

@@ -35,13 +35,13 @@ class Ready:
         model: ``image`` float32 (N, 3, S, S) and all outputs; BatchNorms folded, channels equalised.
         pixels: uint8 (n, S, S, 3), images of the training.
         features: what the float32 model gives for them, float32 (n, D).
-        exact: tensors of whole grey levels.
+        exact: tensors of grey levels, and the one that is 0 there.
     """
 
     model: onnx.ModelProto
     pixels: Pixels
     features: NDArray[np.float32]
-    exact: tuple[str, ...]
+    exact: dict[str, int]
 
     @property
     def followed(self) -> Pixels:
@@ -85,7 +85,7 @@ def make_ready(traced: onnx.ModelProto, pixels: Pixels, preprocess: PreprocessSp
         node.name = _layer_name(node) or node.name or f"node_{place}"
     features = run_model(model, pixels, [features_name(model)])[0]
     equalise(model, pixels)
-    exact = ("levels",) if take_grey_levels(model, preprocess) else ()
+    exact = take_grey_levels(model, preprocess)
     return Ready(model=model, pixels=pixels, features=features, exact=exact)
 
 

@@ -11,9 +11,11 @@ from typing import Any
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 
 from export.certificate import Certified, certificate_content
-from export.float_layers import fewest, rank_layers
+from export.distance import familiar_threshold
+from export.float_layers import fewest, first_block, rank_layers
 from export.graph import run_model
 from export.half_precision import to_float16
 from export.ingredients import labelled_images
@@ -21,6 +23,7 @@ from export.int8 import Ready, make_ready, round_ready, write_int8
 from export.metadata import VARIANTS, ModelMetadata
 from export.model_file import open_model
 from export.onnx_file import detach_resize, finish
+from export.outputs import OOD, PROBABILITIES
 from export.parity import (
     LOWER_TOLERANCES,
     CheckImages,
@@ -36,6 +39,7 @@ from export.specs import QuantizeSpec
 from export.together import targets_of, together
 from export.worth import MEASURES, Worth, losses, measure, worth_table
 from featurize.errors import MismatchError, ModelError, ParityError
+from featurize.specs import require
 from head.run import Run
 
 logger = logging.getLogger(__name__)
@@ -58,8 +62,9 @@ class Quantized:
         bytes_after: size of the new one.
         max_difference: largest difference of a probability.
         mean_difference: mean difference of a probability.
-        float_layers: convolutions that stayed in float32, those that rounding hurts most first.
+        float_layers: convolutions that stayed in float32.
         attempts: how many such layers each attempt had, and what it lost, in order; the last one written is among them.
+        familiar: what became of the distance from the training images; ``None`` for a model that does not measure it.
     """
 
     files: dict[str, Path]
@@ -73,6 +78,7 @@ class Quantized:
     mean_difference: float
     float_layers: tuple[str, ...]
     attempts: list[dict[str, Any]]
+    familiar: dict[str, float] | None
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON types."""
@@ -91,6 +97,7 @@ class _Candidate:
     model: onnx.ModelProto
     float_layers: tuple[str, ...]
     answers: Probabilities
+    distances: NDArray[np.float32] | None
     worth: Worth
 
 
@@ -108,15 +115,37 @@ class _Judge:
 
     def look_at(self, model: onnx.ModelProto, float_layers: tuple[str, ...] = ()) -> _Candidate:
         """Measure a model and note what it loses."""
-        answers = run_model(model, self.images.pixels, ["probabilities"])[0]
+        names = [PROBABILITIES, *([] if self.metadata.ood_threshold is None else [OOD])]
+        answers, *distances = run_model(model, self.images.pixels, names)
         worth = measure(answers, self.labels, self.metadata)
         self.attempts.append({"float_layers": len(float_layers), "losses": losses(self.worth, worth)})
         logger.info("%d layers in float32: loses %s", len(float_layers), _points(self.attempts[-1]["losses"]))
-        return _Candidate(model=model, float_layers=float_layers, answers=answers, worth=worth)
+        return _Candidate(
+            model=model,
+            float_layers=float_layers,
+            answers=answers,
+            distances=distances[0] if distances else None,
+            worth=worth,
+        )
 
     def allows(self, candidate: _Candidate) -> bool:
         """Whether no measure loses more than the gate."""
         return max(losses(self.worth, candidate.worth).values()) <= self.gate + 1e-9
+
+    def familiar(self, candidate: _Candidate) -> dict[str, float] | None:
+        """Return the threshold of the distance before and after, and the share beyond the old one that calls for it.
+
+        What rounding adds to the features makes every image look further away, so the threshold is set again as the
+        export set it, instead of calling more images foreign than 1 in 20.
+        """
+        old, distances = self.metadata.ood_threshold, candidate.distances
+        if old is None or distances is None:
+            return None
+        return {
+            "threshold_before": old,
+            "threshold_after": familiar_threshold(distances),
+            "beyond_old_threshold": float((distances > old).mean()),
+        }
 
 
 def quantize_model(
@@ -124,8 +153,8 @@ def quantize_model(
 ) -> Quantized:
     """Write a model in fewer bits, with its core form and certificate, if validation images show no loss over the gate.
 
-    In INT8, if 8 bits everywhere lose more than the gate, the fewest layers that mend it stay in float32, unless
-    ``spec`` says how many.
+    In INT8 the first block stays in float32, and if that loses more than the gate, the fewest others that mend it;
+    unless ``spec`` says how many layers.
 
     Args:
         path: the full float32 model of ``run``.
@@ -137,6 +166,7 @@ def quantize_model(
     Raises:
         ModelError: if ``path`` is not a full float32 model.
         MismatchError: if it is not of ``run``.
+        SpecError: if more layers are to stay in float32 than there are.
         DataError: if the images are gone.
         ParityError: if the loss is over the gate; nothing is then written.
         OutputError: if the files cannot be written.
@@ -148,7 +178,13 @@ def quantize_model(
     chosen = _half(traced, judge) if spec.precision == "float16" else _int8(traced, run, judge, spec, stage)
     if not judge.allows(chosen):
         raise _refusal(judge, chosen, output)
-    metadata = replace(metadata, precision=spec.precision, float_layers=chosen.float_layers)
+    familiar = judge.familiar(chosen)
+    metadata = replace(
+        metadata,
+        precision=spec.precision,
+        float_layers=chosen.float_layers,
+        ood_threshold=familiar["threshold_after"] if familiar else None,
+    )
     with together([*targets.values(), certificate]) as folder:
         written = {variant: folder / target.name for variant, target in targets.items()}
         for variant in VARIANTS:
@@ -167,6 +203,7 @@ def quantize_model(
             mean_difference=float(np.abs(chosen.answers - judge.answers).mean()),
             float_layers=chosen.float_layers,
             attempts=judge.attempts,
+            familiar=familiar,
         )
         text = _certificate(metadata, written, judge.images, chosen.answers, result)
         (folder / certificate.name).write_text(text, encoding="utf-8", errors="surrogateescape")
@@ -185,7 +222,14 @@ def _half(traced: onnx.ModelProto, judge: _Judge) -> _Candidate:
 
 
 def _int8(traced: onnx.ModelProto, run: Run, judge: _Judge, spec: QuantizeSpec, stage: Stage) -> _Candidate:
-    """Return the first of the models that the gate allows, or else the one in 8 bits everywhere."""
+    """Return the first of the models that the gate allows, or else the one with the fewest layers in float32."""
+    layers = sum(node.op_type == "Conv" for node in traced.graph.node)
+    require(
+        (spec.float_layers or 0) <= layers,
+        "more layers in float32 than the model has",
+        expected=f"0 to {layers}",
+        found=spec.float_layers,
+    )
     calibration, _ = labelled_images(run, "train", spec.data, spec.calibration_images)
     ready = make_ready(traced, calibration.pixels, run.feature_spec.preprocess)
 
@@ -194,17 +238,19 @@ def _int8(traced: onnx.ModelProto, run: Run, judge: _Judge, spec: QuantizeSpec, 
             rounded = round_ready(ready, float_layers, progress)
         return judge.look_at(write_int8(ready, rounded), float_layers)
 
-    def allowed(float_layers: tuple[str, ...]) -> _Candidate | None:
-        candidate = attempt(float_layers)
-        return candidate if judge.allows(candidate) else None
-
-    if spec.float_layers:
-        return attempt(tuple(_ranked(ready, stage)[: spec.float_layers]))
-    plain = attempt(())
-    if judge.allows(plain) or spec.float_layers == 0:
+    if spec.float_layers is not None:
+        return attempt(tuple(_ranked(ready, stage)[: spec.float_layers]) if spec.float_layers else ())
+    first = first_block(ready)
+    plain = attempt(first)
+    if judge.allows(plain):
         return plain
     logger.info("that is over the gate: looking for the layers that must stay in float32")
-    return fewest(_ranked(ready, stage), allowed) or plain
+
+    def allowed(more: tuple[str, ...]) -> _Candidate | None:
+        candidate = attempt(first + more)
+        return candidate if judge.allows(candidate) else None
+
+    return fewest([layer for layer in _ranked(ready, stage) if layer not in first], allowed) or plain
 
 
 def _ranked(ready: Ready, stage: Stage) -> list[str]:
@@ -248,7 +294,7 @@ def _refusal(judge: _Judge, candidate: _Candidate, output: Path) -> ParityError:
         expected=f"a loss of at most {judge.gate:g} points in {', '.join(MEASURES)}",
         found="\n            ".join(["", *worth_table(judge.worth, candidate.worth)]).lstrip(" ")
         + (f"\n            up to {most} layers in float32 did not help enough" if most else ""),
-        mend="calibrate on more images (--calibration-images 300), keep more layers in float32 (--float-layers N), "
+        mend="calibrate on more images (--calibration-images 1000), keep more layers in float32 (--float-layers N), "
         "take --fp16, or train on efficientnet-lite0, which is made for 8 bits",
     )
 
@@ -270,6 +316,7 @@ def _certificate(
         "mean_difference": result.mean_difference,
         "max_difference": result.max_difference,
         "attempts": result.attempts,
+        "familiar": result.familiar,
     }
     return certificate_content(
         Certified(metadata=metadata, files=written, images=images, answers=answers),

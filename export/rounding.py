@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import onnx
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from export.error_feedback import rounded_in_order
 from export.graph import Graph
 from export.onnx_file import INPUT
 from export.parity import planes_of
@@ -76,7 +78,7 @@ def round_model(
     model: onnx.ModelProto,
     pixels: Pixels,
     *,
-    exact: Collection[str] = (),
+    exact: Mapping[str, int] = MappingProxyType({}),
     float_layers: Collection[str] = (),
     progress: Progress | None = None,
 ) -> Rounded:
@@ -89,7 +91,7 @@ def round_model(
     Args:
         model: the backbone, float32, BatchNorms folded.
         pixels: uint8 (n, S, S, 3), images of the training; about 50 MB of memory each at 224 × 224.
-        exact: tensors of whole numbers from -128 to 127.
+        exact: tensors of whole numbers that 8 bits hold as they are, and the level of 0.
         float_layers: names of convolutions that stay as they are.
         progress: told the nodes done and their number.
 
@@ -121,7 +123,7 @@ def round_model(
     return rounded
 
 
-def round_each(model: onnx.ModelProto, pixels: Pixels, *, exact: Collection[str] = ()) -> Rounded:
+def round_each(model: onnx.ModelProto, pixels: Pixels, *, exact: Mapping[str, int] = MappingProxyType({})) -> Rounded:
     """Round every layer as if it were the only one: its input comes from float32.
 
     Args:
@@ -192,10 +194,16 @@ def run_node(
 
 def nearest_weights(weight: Array) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
     """Return int8 weights and their scales, one a row of the first axis, for float ones."""
-    rows = np.abs(weight.reshape(len(weight), -1)).max(1).astype(np.float64)
-    scale = np.maximum(rows / 127, np.finfo(np.float32).tiny)
+    scale = row_scale(weight)
     levels = np.round(weight / scale.reshape(-1, *(1,) * (weight.ndim - 1)))
-    return levels.clip(-127, 127).astype(np.int8), scale.astype(np.float32)
+    return levels.clip(-127, 127).astype(np.int8), scale
+
+
+def row_scale(weight: Array) -> NDArray[np.float32]:
+    """Return what a level is worth in each row of the first axis, the largest weight being the last level."""
+    rows = np.abs(weight.reshape(len(weight), -1)).max(1)
+    scale: NDArray[np.float32] = np.maximum(rows / 127, np.finfo(np.float32).tiny).astype(np.float32)
+    return scale
 
 
 def widened(weight: NDArray[np.int8], scale: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -203,8 +211,8 @@ def widened(weight: NDArray[np.int8], scale: NDArray[np.float32]) -> NDArray[np.
     return weight.astype(np.float32) * scale.reshape(-1, *(1,) * (weight.ndim - 1))
 
 
-def _levels_of(name: str, values: Array, exact: Collection[str], rng: np.random.Generator) -> Levels:
-    return Levels(step=np.float32(1), zero=np.uint8(128)) if name in exact else best_levels(values, rng)
+def _levels_of(name: str, values: Array, exact: Mapping[str, int], rng: np.random.Generator) -> Levels:
+    return Levels(step=np.float32(1), zero=np.uint8(exact[name])) if name in exact else best_levels(values, rng)
 
 
 def _levels(low: float, high: float) -> Levels:
@@ -213,7 +221,9 @@ def _levels(low: float, high: float) -> Levels:
 
 
 def _round_layer(graph: Graph, node: onnx.NodeProto, found: dict[str, Array], true: Array) -> tuple[Array, Layer]:
-    weight, scale = nearest_weights(graph.weight(node.input[1]))
+    given = graph.weight(node.input[1])
+    scale = row_scale(given)
+    weight = rounded_in_order(given, scale, node, found[node.input[0]])
     bias = graph.weight(node.input[2]).astype(np.float64)
     output = run_node(graph, node, found, {node.input[1]: widened(weight, scale)})
     slope, shift = _line(output, true)

@@ -84,14 +84,14 @@ class QuantizeSpec:
         precision: ``int8`` or ``float16``.
         gate: largest loss of accuracy, sensitivity or AUC on the validation images, in points (hundredths).
         calibration_images: training images that set the ranges of activations.
-        float_layers: exactly so many convolutions stay in float32, those that rounding hurts most; by default none, or
-            where the gate refuses that, as few as it needs.
+        float_layers: exactly so many convolutions stay in float32, those that rounding hurts most; by default those of
+            the first block, and where the gate refuses that, as few others as it needs.
         data: the folder of the images; by default the one that was featurized.
     """
 
     precision: str = "int8"
     gate: float = 0.5
-    calibration_images: int = 96
+    calibration_images: int = 300
     float_layers: int | None = None
     data: Path | None = None
 
