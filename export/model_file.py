@@ -64,7 +64,8 @@ def describe_model(path: Path) -> dict[str, Any]:
     import onnx
 
     model = open_model(path)
-    graph = onnx.load(path).graph
+    proto = onnx.load(path)
+    graph = proto.graph
     metadata = model.metadata
     return {
         "model": str(path),
@@ -86,7 +87,7 @@ def describe_model(path: Path) -> dict[str, Any]:
         "metrics": metadata.metrics,
         "inputs": _tensors(model.session.get_inputs()),
         "outputs": _tensors(model.session.get_outputs()),
-        "opset": onnx.load(path, load_external_data=False).opset_import[0].version,
+        "opset": proto.opset_import[0].version,
         "parameters": sum(_count(tensor.dims) for tensor in graph.initializer),
         "operators": dict(Counter(node.op_type for node in graph.node).most_common()),
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ from featurize.preprocess import resize
 
 MAX_SIDE = 1024
 _STRENGTH = 0.6
-_CAPTION_PIXELS = 18
+_CAPTION_PIXELS, _CAPTION_AT = 18, (4, 3)
 # From nothing over red and orange to near white: dark to light, so that it also reads in grey.
 _COLOURS = np.array([(0, 0, 0), (120, 10, 60), (220, 60, 30), (250, 160, 30), (255, 250, 200)], np.float64)
 
@@ -141,9 +142,11 @@ def _with_caption(picture: Image.Image, result: Explanation) -> Image.Image:
         text += f" (decided: {result.label})"
     if result.foreign:
         text += "  unlike the training images"
-    framed = Image.new("RGB", (picture.width, picture.height + _CAPTION_PIXELS))
+    left, top = _CAPTION_AT
+    width = left + math.ceil(ImageDraw.Draw(picture).textlength(text)) + left
+    framed = Image.new("RGB", (max(picture.width, width), picture.height + _CAPTION_PIXELS))
     framed.paste(picture, (0, _CAPTION_PIXELS))
-    ImageDraw.Draw(framed).text((4, 3), text, fill="white")
+    ImageDraw.Draw(framed).text((left, top), text, fill="white")
     return framed
 
 

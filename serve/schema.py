@@ -171,6 +171,8 @@ _MEANINGS = {
     504: "No answer in time",
 }
 
+_REFUSED_BY_FASTAPI = "Validation Error"  # what it puts where a route says nothing itself
+
 PREDICT_RESPONSES: Responses = {
     200: {"model": PredictBody, "description": "Answers; unreadable images are listed as skipped"},
     **_errors(400, 404, 408, 413, 415, 422, 500, 503, 504),
@@ -206,7 +208,7 @@ def complete_description(app: FastAPI, *, locked: bool) -> None:
         description = plain()
         for path, methods in description["paths"].items():
             for operation in methods.values():
-                operation["responses"].update(_errors_of(operation, locked=locked and path not in OPEN))
+                operation["responses"].update(_errors_of(operation["responses"], locked=locked and path not in OPEN))
                 if locked:
                     operation["security"] = [] if path in OPEN else [{name: []} for name in _SCHEMES]
         components = description["components"]
@@ -219,7 +221,10 @@ def complete_description(app: FastAPI, *, locked: bool) -> None:
     app.openapi = described  # type: ignore[method-assign]
 
 
-def _errors_of(operation: dict[str, Any], *, locked: bool) -> dict[str, Any]:
+def _errors_of(responses: dict[str, Any], *, locked: bool) -> dict[str, Any]:
+    """Return the errors that come before a route is asked: no key, and a parameter that FastAPI refuses."""
     error = {"application/json": {"schema": {"$ref": "#/components/schemas/ErrorBody"}}}
-    statuses = [401] * locked + [422] * ("422" in operation["responses"])
-    return {str(status): {"description": _MEANINGS[status], "content": error} for status in statuses}
+    errors = {"401": _MEANINGS[401]} if locked else {}
+    if responses.get("422", {}).get("description") == _REFUSED_BY_FASTAPI:
+        errors["422"] = "A wrong parameter"
+    return {status: {"description": meaning, "content": error} for status, meaning in errors.items()}

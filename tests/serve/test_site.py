@@ -70,11 +70,20 @@ def test_a_model_without_metrics_is_described_too(write_model, serve_model):
         assert client.get("/model").json()["test_accuracy"] is None
 
 
+WITH_422 = {
+    "/predict": "A wrong parameter, no files, or none of them is a readable image",
+    "/preview": "Not a readable image",
+    "/model": "A wrong parameter",
+}
+
+
 def test_the_openapi_description_covers_the_routes(client):
     paths = client.get("/openapi.json").json()["paths"]
     assert {"/predict", "/health", "/metrics", "/model", "/v2", "/v2/models/{name}"} <= set(paths)
     assert "multipart/form-data" in paths["/predict"]["post"]["requestBody"]["content"]
     assert {"200", "413", "422", "503"} <= set(paths["/predict"]["post"]["responses"])
+    meanings = {path: next(iter(paths[path].values()))["responses"]["422"]["description"] for path in WITH_422}
+    assert meanings == WITH_422
     for address, methods in paths.items():
         for operation in methods.values():
             assert operation["summary"], address
