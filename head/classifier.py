@@ -14,7 +14,8 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from featurize.errors import DataError
-from head.fit import fit_head
+from head.ensemble import fit_ensemble, shares_of
+from head.fit import FittedHead, fit_head
 from head.predictions import softmax
 from head.rows import as_rows
 from head.specs import HeadSpec, TrainSpec
@@ -41,14 +42,16 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         class_weight: ``None``, ``balanced``, or class to weight.
         validation_fraction: share of the rows given to ``fit`` that chooses the epoch, stratified; 0, or too few rows
             to divide, keep the last epoch.
+        ensemble: heads that are trained, each leaving out another part of the rows to choose its epoch by, and averaged
+            into one; with more than one, ``validation_fraction`` has no say.
         random_state: seed of everything random; same seed, same bits. ``None`` is 0.
 
     Attributes:
         classes_: sorted labels.
         n_features_in_: number of features.
         n_iter_: epochs trained.
-        best_epoch_: epoch kept, from 1.
-        history_: one record an epoch.
+        best_epoch_: epoch kept, from 1; of an ensemble the median.
+        history_: one record an epoch; of an ensemble the means.
         head_: the trained torch module, from float32 (n, D) to logits (n, C).
     """
 
@@ -69,6 +72,7 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         average: float = _TRAIN.average,
         class_weight: str | dict[Any, float] | None = None,
         validation_fraction: float = 0.2,
+        ensemble: int = 1,
         random_state: int | None = 0,
     ) -> None:
         # scikit-learn's contract: one attribute an argument, unchanged and unchecked until fit.
@@ -86,6 +90,7 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.average = average
         self.class_weight = class_weight
         self.validation_fraction = validation_fraction
+        self.ensemble = ensemble
         self.random_state = random_state
 
     def fit(self, X: Any, y: Any) -> Self:
@@ -100,15 +105,16 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         if len(self.classes_) < 2:
             raise DataError(f"a classifier needs at least two classes, and there is only one class: {self.classes_[0]}")
         head, train = self._specs()
-        trained, held_out = self._divide(codes, train.seed)
-        fitted = fit_head(
-            head,
-            train,
-            as_rows(X[trained], codes[trained]),
-            as_rows(X[held_out], codes[held_out]) if len(held_out) else None,
-            classes=len(self.classes_),
-            class_weights=self._weights(y),
-        )
+        rows = as_rows(X, codes)
+        classes, weights = len(self.classes_), self._weights(y)
+        fitted: FittedHead
+        if self.ensemble > 1:
+            shares = shares_of(codes, np.arange(len(codes)), self.ensemble, seed=train.seed)
+            fitted = fit_ensemble(head, train, shares, rows, classes=classes, class_weights=weights)
+        else:
+            trained, held_out = self._divide(codes, train.seed)
+            valid = rows.take(held_out) if len(held_out) else None
+            fitted = fit_head(head, train, rows.take(trained), valid, classes=classes, class_weights=weights)
         self.head_ = fitted.model
         self.history_ = fitted.history
         self.best_epoch_ = fitted.best_epoch
@@ -153,7 +159,7 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         )
         return head, train
 
-    def _divide(self, codes: NDArray[np.integer], seed: int) -> tuple[NDArray[np.integer], NDArray[np.integer]]:
+    def _divide(self, codes: NDArray[np.integer], seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return training and validation rows; none validate where a class is too rare to be in both."""
         every = np.arange(len(codes))
         held_out = round(len(codes) * self.validation_fraction)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from featurize.atomic import replacing
 from featurize.errors import DivergedError, Interrupted
 from head.batched import Task, fit_tasks, threads_for
-from head.ensemble import fit_ensemble
+from head.ensemble import fit_ensemble, shares_of
 from head.fit import FittedHead
 from head.predictions import softmax
 from head.rows import AnyRows
@@ -183,8 +183,9 @@ def answers_to_folds(
     if members > 1:
         for training in trainings:
             rest = np.sort(np.concatenate([training.fold.train, training.fold.valid]))
-            spec, groups = replace(train, seed=train.seed + training.seed), training.groups[rest]
-            yield answers(training, fit_ensemble(head, spec, members, data.take(rest), groups, classes=classes))
+            rows, spec = data.take(rest), replace(train, seed=train.seed + training.seed)
+            shares = shares_of(rows.labels.numpy(), training.groups[rest], members, seed=spec.seed)
+            yield answers(training, fit_ensemble(head, spec, shares, rows, classes=classes))
         return
     tasks = [
         Task({place: (head, replace(train, seed=train.seed + training.seed))}, partial(_parts, data, training.fold))

@@ -5,7 +5,7 @@ Layers beside each other are one wider layer, so that the average is an ordinary
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,9 @@ from head.network import build_head
 from head.rows import AnyRows
 from head.specs import HeadSpec, TrainSpec
 from head.splits import fewest_groups
+
+Share = tuple[NDArray[np.int64], NDArray[np.int64]]
+"""Places of the rows that a head learns from, and of those that choose its epoch."""
 
 # Far enough apart that two trainings with neighbouring seeds share no member.
 _SEED_STEP = 1000
@@ -50,64 +53,73 @@ class FittedEnsemble(FittedHead):
 def fit_ensemble(
     head: HeadSpec,
     train: TrainSpec,
-    members: int,
+    shares: Sequence[Share],
     rows: AnyRows,
-    groups: NDArray[np.int64],
     *,
     classes: int,
+    class_weights: Tensor | None = None,
     progress: Progress | None = None,
 ) -> FittedEnsemble:
-    """Train ``members`` heads and average their logits.
+    """Train a head on each share of the rows and average their logits.
 
-    The rows are divided into as many parts, stratified, whole groups together. Each head has its own seed and trains on
-    all parts but one, which chooses its epoch: every row teaches all heads but one.
+    Each head has its own seed, and its epoch is chosen by the rows that it leaves out: every row teaches all heads but
+    one.
 
     Args:
         head: the layers of each.
         train: the optimisation of each.
-        members: two or more.
-        rows: n training rows.
-        groups: (n,), what is kept together, such as patients.
+        shares: see :func:`shares_of`.
+        rows: training rows.
         classes: number of classes C.
+        class_weights: float32 (C,), instead of those that ``train`` asks for.
         progress: called after each epoch of each head; epochs are counted on from head to head.
 
     Raises:
-        DataError: if a class has fewer groups than there are members.
         DivergedError: if a head diverges.
 
     Source:
         Krogh and Vedelsby, "Neural network ensembles, cross validation, and active learning", 1995.
     """
-    labels = rows.labels.numpy()
     fitted = []
-    for member, (kept, left_out) in enumerate(_parts(labels, groups, members, train.seed)):
+    for member, (kept, left_out) in enumerate(shares):
         spec = replace(train, seed=(train.seed + _SEED_STEP * member) % 2**32)
-        count = _counting_on(progress, member * train.epochs)
-        fitted.append(fit_head(head, spec, rows.take(kept), rows.take(left_out), classes=classes, progress=count))
+        parts, count = (rows.take(kept), rows.take(left_out)), _counting_on(progress, member * train.epochs)
+        fitted.append(fit_head(head, spec, *parts, classes=classes, class_weights=class_weights, progress=count))
     best = tuple(one.best_epoch for one in fitted)
     return FittedEnsemble(
         model=average_of([one.model for one in fitted], head, dim=rows.dim, classes=classes),
         history=_mean_history([one.history for one in fitted]),
         best_epoch=int(np.median(best)),
-        head=widened(head, members),
+        head=widened(head, len(shares)),
         best_epochs=best,
     )
 
 
-def check_groups(
-    labels: NDArray[np.integer], groups: NDArray[np.int64], members: int, *, path: Path | None = None
-) -> None:
-    """Find out whether each of so many heads can leave out a part of its own.
+def shares_of(
+    labels: NDArray[np.integer], groups: NDArray[np.int64], members: int, *, seed: int, path: Path | None = None
+) -> list[Share]:
+    """Divide rows into as many parts as there are heads, stratified; each head leaves out one of them.
 
     Args:
         labels: (n,), of the training rows.
-        groups: (n,), what is kept together.
-        members: how many heads; one needs nothing.
+        groups: (n,), what is kept together, such as patients.
+        members: how many heads; two or more.
+        seed: of the division; that of the training.
         path: the cache, for the message.
 
     Raises:
         DataError: if a class has fewer groups than there are members.
     """
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    check_groups(labels, groups, members, path=path)
+    return list(StratifiedGroupKFold(members, shuffle=True, random_state=seed).split(labels, labels, groups))
+
+
+def check_groups(
+    labels: NDArray[np.integer], groups: NDArray[np.int64], members: int, *, path: Path | None = None
+) -> None:
+    """Raise what :func:`shares_of` raises, in a fraction of the time; one head needs nothing."""
     if members > 1 and (fewest := fewest_groups(labels, groups)) < members:
         raise DataError(
             f"{members} heads are more than there are patients or images of a class to train on",
@@ -175,15 +187,6 @@ def _on_top_of(first: dict[str, Tensor], own: dict[str, Tensor]) -> tuple[Tensor
 
 def _doubled(layer: nn.Module) -> dict[str, Tensor]:
     return {name: value.double() for name, value in layer.state_dict().items() if value.is_floating_point()}
-
-
-def _parts(
-    labels: NDArray[np.int64], groups: NDArray[np.int64], members: int, seed: int
-) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-    from sklearn.model_selection import StratifiedGroupKFold
-
-    check_groups(labels, groups, members)
-    yield from StratifiedGroupKFold(members, shuffle=True, random_state=seed).split(labels, labels, groups)
 
 
 def _mean_history(histories: Sequence[Sequence[EpochRecord]]) -> list[EpochRecord]:

@@ -11,14 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from torch import Tensor
 
 from featurize.cache import FeatureCache
 from featurize.versions import library_versions
 from head.assess import Assessment, assess
 from head.audited import audit_of
-from head.ensemble import FittedEnsemble, check_groups, fit_ensemble
+from head.ensemble import FittedEnsemble, Share, fit_ensemble, shares_of
 from head.fit import FittedHead, Progress, fit_head
 from head.history import EpochRecord
 from head.predictions import Predictions
@@ -74,17 +73,15 @@ def train_run(
     """
     with RunWriter(runs, name or new_run_name()) as writer:
         split = split or split_rows(cache, seed=train_spec.seed)
-        groups = _ensemble_groups(cache, split, members) if members > 1 else None
+        shares = _shares(cache, split, train_spec, members) if members > 1 else None
         audit = audit_of(cache)
         _warn_of_precision(cache)
         reading = split_reading(cache, split, memory)
         parts = {part: reading.load(cache, split.rows[part]) for part in ("train", "valid")}
         classes = len(cache.class_names)
         fitted: FittedHead
-        if groups is not None:
-            fitted = fit_ensemble(
-                head_spec, train_spec, members, parts["train"], groups, classes=classes, progress=progress
-            )
+        if shares is not None:
+            fitted = fit_ensemble(head_spec, train_spec, shares, parts["train"], classes=classes, progress=progress)
             head_spec = fitted.head
         else:
             fitted = fit_head(head_spec, train_spec, parts["train"], parts["valid"], classes=classes, progress=progress)
@@ -127,11 +124,10 @@ def split_reading(cache: FeatureCache, split: Split, memory: MemorySpec | None) 
     return plan_reading(cache, len(split.rows["train"]) + len(split.rows["valid"]), memory or MemorySpec())
 
 
-def _ensemble_groups(cache: FeatureCache, split: Split, members: int) -> NDArray[np.int64]:
+def _shares(cache: FeatureCache, split: Split, train_spec: TrainSpec, members: int) -> list[Share]:
     rows = split.rows["train"]
-    groups = group_keys(cache)[rows]
-    check_groups(np.asarray(cache.columns.label)[rows], groups, members, path=cache.path)
-    return groups
+    labels, groups = np.asarray(cache.columns.label)[rows], group_keys(cache)[rows]
+    return shares_of(labels, groups, members, seed=train_spec.seed, path=cache.path)
 
 
 def _predict(fitted: FittedHead, cache: FeatureCache, split: Split, *, views_averaged: bool = False) -> Predictions:

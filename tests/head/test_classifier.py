@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from sklearn.model_selection import GridSearchCV, cross_val_score
+from sklearn.model_selection import GridSearchCV, StratifiedGroupKFold, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
@@ -21,7 +21,12 @@ from tests.head.conftest import cloud
 
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.SkipTestWarning")
-@parametrize_with_checks([HeadClassifier(hidden=(32,), epochs=30, lr=0.03, dropout=0.1)])
+@parametrize_with_checks(
+    [
+        HeadClassifier(hidden=(32,), epochs=30, lr=0.03, dropout=0.1),
+        HeadClassifier(hidden=(), epochs=40, lr=0.1, ensemble=2),
+    ]
+)
 def test_scikit_learns_estimator_checks(estimator: Any, check: Any) -> None:
     """The checks train on a few dozen rows, which ten epochs at the tutorial's learning rate barely move."""
     check(estimator)
@@ -37,6 +42,31 @@ def test_without_validation_it_is_fit_head() -> None:
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
     expected = torch.softmax(fitted.logits(torch.from_numpy(features)), 1).numpy()
     assert np.allclose(classifier.predict_proba(features), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("class_weight", [None, {0: 1.0, 1: 2.0, 2: 4.0}])
+def test_an_ensemble_is_the_mean_of_heads_that_leave_out_a_part_each(class_weight: dict[int, float] | None) -> None:
+    """References: scikit-learn's folds, and ``fit_head`` of each."""
+    labels = np.arange(60) % 3
+    features = cloud(labels, separation=0.3)
+    rows = as_rows(features, labels)
+    weights = None if class_weight is None else torch.tensor(list(class_weight.values()))
+    folds = StratifiedGroupKFold(2, shuffle=True, random_state=7).split(labels, labels, np.arange(60))
+    logits = []
+    for member, (kept, left_out) in enumerate(folds):
+        spec = TrainSpec(epochs=3, seed=7 + 1000 * member)
+        parts = rows.take(kept), rows.take(left_out)
+        logits.append(
+            fit_head(HeadSpec(hidden=(8,)), spec, *parts, classes=3, class_weights=weights).logits(rows.features)
+        )
+    classifier = HeadClassifier((8,), epochs=3, ensemble=2, class_weight=class_weight, random_state=7)
+    expected = torch.stack(logits).mean(0).softmax(1).numpy()
+    assert np.allclose(classifier.fit(features, labels).predict_proba(features), expected, atol=1e-5)
+
+
+def test_more_heads_than_rows_of_a_class_are_named() -> None:
+    with pytest.raises(ValueError, match="5 heads are more"):
+        HeadClassifier(ensemble=5).fit(cloud(np.arange(8) % 2), np.arange(8) % 2)
 
 
 def test_it_names_classes_as_they_were_given() -> None:

@@ -16,7 +16,7 @@ from torch import nn
 from featurize.errors import DataError
 from head.cli import main
 from head.crossval import cross_validate
-from head.ensemble import average_of, fit_ensemble, widened
+from head.ensemble import average_of, fit_ensemble, shares_of, widened
 from head.fit import fit_head
 from head.history import EpochRecord
 from head.network import build_head
@@ -75,7 +75,8 @@ def test_each_head_leaves_out_its_own_part_of_the_groups() -> None:
     labels = np.arange(90) % 2
     groups = np.repeat(np.arange(45), 2) // 2
     rows = as_rows(cloud(labels), labels)
-    ensemble = fit_ensemble(HeadSpec(hidden=(8,)), replace(TRAIN, seed=5), 3, rows, groups, classes=2)
+    shares = shares_of(labels, groups, 3, seed=5)
+    ensemble = fit_ensemble(HeadSpec(hidden=(8,)), replace(TRAIN, seed=5), shares, rows, classes=2)
     logits = []
     folds = StratifiedGroupKFold(3, shuffle=True, random_state=5).split(labels, labels, groups)
     for member, (kept, left_out) in enumerate(folds):
@@ -91,7 +92,8 @@ def test_epochs_are_counted_on_and_the_history_is_the_mean() -> None:
     labels = np.arange(60) % 2
     rows = as_rows(cloud(labels), labels)
     told: list[EpochRecord] = []
-    ensemble = fit_ensemble(HeadSpec(hidden=()), TRAIN, 2, rows, np.arange(60), classes=2, progress=told.append)
+    shares = shares_of(labels, np.arange(60), 2, seed=0)
+    ensemble = fit_ensemble(HeadSpec(hidden=()), TRAIN, shares, rows, classes=2, progress=told.append)
     assert [record.epoch for record in told] == [1, 2, 3, 4, 5, 6]
     assert [record.epoch for record in ensemble.history] == [1, 2, 3]
     assert ensemble.history[1].valid_loss == pytest.approx((told[1].valid_loss + told[4].valid_loss) / 2)
@@ -139,7 +141,8 @@ def test_cross_validation_averages_as_training_does(make_cache: MakeCache) -> No
     rest = np.flatnonzero(result.main.fold[0] != 0)
     rows = as_rows(np.asarray(cache.features), np.asarray(cache.columns.label))
     groups = result.main.groups[rest]
-    ensemble = fit_ensemble(head, TRAIN, 2, rows.take(rest), groups, classes=2)
+    shares = shares_of(rows.labels.numpy()[rest], groups, 2, seed=0)
+    ensemble = fit_ensemble(head, TRAIN, shares, rows.take(rest), classes=2)
     wanted = ensemble.logits(rows.features[test]).softmax(1).numpy()
     assert result.main.probabilities[0, test] == pytest.approx(wanted, abs=1e-6)
 
@@ -147,9 +150,8 @@ def test_cross_validation_averages_as_training_does(make_cache: MakeCache) -> No
 def test_more_heads_than_patients_are_one_message() -> None:
     labels = np.array([0] * 10 + [1] * 10)
     groups = np.concatenate([np.arange(10), 10 + np.arange(10) // 4])
-    rows = as_rows(cloud(labels), labels)
     with pytest.raises(DataError, match="--ensemble 3"):
-        fit_ensemble(HeadSpec(), TRAIN, 4, rows, groups, classes=2)
+        shares_of(labels, groups, 4, seed=0)
 
 
 @pytest.mark.parametrize("command", ["train", "crossval"])
