@@ -129,6 +129,12 @@ def progress_bar(what: str, unit: str | None = None) -> Iterator[Callable[[int, 
         yield advance
 
 
+def say(text: str) -> None:
+    """Write a line to stderr; a running bar moves out of the way."""
+    # With err=True it would find the stream behind rich's, and write into the line of the bar.
+    click.echo(printable(text), file=sys.stderr)
+
+
 def _plain_lines(what: str, unit: str | None) -> Callable[[int, int], None]:
     last = time.monotonic()
     rate = _Rate(unit)
@@ -162,11 +168,11 @@ class _Rate:
 
 
 class _StderrHandler(logging.Handler):
-    """Write what the library logs to stderr, one line each; ``rich`` moves a running bar out of the way."""
+    """Write what the library logs to stderr, one line each."""
 
     def emit(self, record: logging.LogRecord) -> None:
         prefix = "" if record.levelno < logging.WARNING else "warning: "
-        click.echo(printable(prefix + record.getMessage()), err=True)
+        say(prefix + record.getMessage())
 
 
 def _start_logging() -> None:

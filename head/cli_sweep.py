@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from featurize.console import default_of, json_option, progress_bar
+from featurize.console import default_of, json_option, progress_bar, say
 from head.cli_options import (
     DEFAULT_CACHE,
     features_option,
@@ -165,7 +165,7 @@ class _Progress:
         if settings and settings[0] != self._best:
             self._best = settings[0]
             done = f"{len(trials)} of {planned}"
-            click.echo(f"{done}: best so far {_describe(self._spec, self._best)}, {_figures(self._best)}", err=True)
+            say(f"{done}: best so far {_describe(self._spec, self._best)}, {_figures(self._best)}")
 
 
 def _track(tracking: Tracking, trials: Sequence[Trial]) -> None:
