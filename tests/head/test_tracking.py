@@ -285,8 +285,10 @@ def test_a_refused_cross_validation_leaves_no_record(make_cache: MakeCache, stor
 
 def test_event_files_go_into_the_current_folder_when_a_dot_says_so(make_cache: MakeCache) -> None:
     make_cache()
-    assert xhead("train", "--epochs", "1", "--name", "a", "--tensorboard", ".").exit_code == 0
-    assert "valid/loss" in scalars(Path("a"))
+    command = ("crossval", "--folds", "2", "--epochs", "1", "--hidden", "linear")
+    assert xhead(*command, "--tensorboard", ".").exit_code == 0
+    [folder] = Path().glob("crossval-*")
+    assert "grouped/accuracy_of_fold" in scalars(folder)
     assert not Path("runs", "tensorboard").exists()
 
 
