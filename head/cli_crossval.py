@@ -77,8 +77,8 @@ def crossval(
     (groups) and exact copies together. A fifth of each fold's training images chooses the epoch; with --ensemble N, N
     heads have an N-th of them each to choose by.
 
-    Finished folds are kept in the folder of all runs until the last one is there: after Ctrl-C or a crash, the same
-    command goes on.
+    Finished folds are kept in the folder of all runs until everything asked for is written: after Ctrl-C, a crash or a
+    full disk, the same command goes on.
     """
     head_spec, train_spec = head_specs(settings)
     plan = CrossvalSpec(folds=folds, seeds=seeds, by_image=by_image, members=members)
