@@ -15,6 +15,7 @@ from export.model_file import ModelFile, open_model
 from export.onnx_session import cuda_possible
 from export.parity import planes_of
 from export.specs import BenchSpec
+from export.steps import Progress
 from featurize.errors import DeviceError
 from featurize.preprocess import Pixels
 from head.run import Run
@@ -26,7 +27,6 @@ logger = logging.getLogger(__name__)
 
 _MIN_CALLS = 5
 
-Progress = Callable[[int, int], None]
 Call = Callable[[], object]
 
 

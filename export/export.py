@@ -156,8 +156,8 @@ def _require_agreement(result: Export) -> None:
                 raise ParityError(
                     f"the exported model ({name}, {provider}) does not answer as torch does; nothing was written",
                     path=result.files["full"],
-                    expected=f"probabilities within {agreement.tolerance} and no changed decision",
-                    found=_what_differs(agreement),
+                    expected=agreement.wanted,
+                    found=agreement.found,
                 )
     training, precision = result.training, result.metadata.feature_spec.precision
     if not training.holds:
@@ -172,14 +172,10 @@ def _require_agreement(result: Export) -> None:
             f"the exported model does not answer as the training noted{what}; nothing was written",
             path=result.files["full"],
             expected=f"the probabilities in predictions.csv, within {training.tolerance}",
-            found=_what_differs(training),
+            found=training.found,
             mend=mend,
         )
 
 
 def _rounded_up(difference: float) -> float:
     return min(1.0, math.ceil(difference * 100) / 100)
-
-
-def _what_differs(agreement: Agreement) -> str:
-    return f"{agreement.max_difference:.2g} and {agreement.changed_decisions} of {agreement.images} decisions changed"

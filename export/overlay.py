@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from PIL import Image, ImageDraw
 from export.listing import list_images
 from export.model_file import ModelFile
 from export.outputs import HEATMAP, OOD, PROBABILITIES
+from export.steps import Progress
 from featurize.atomic import replacing
 from featurize.errors import DataError, ImageError, ModelError
 from featurize.images import decode
@@ -24,8 +25,6 @@ _STRENGTH = 0.6
 _CAPTION_PIXELS, _CAPTION_AT = 18, (4, 3)
 # From nothing over red and orange to near white: dark to light, so that it also reads in grey.
 _COLOURS = np.array([(0, 0, 0), (120, 10, 60), (220, 60, 30), (250, 160, 30), (255, 250, 200)], np.float64)
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, kw_only=True)

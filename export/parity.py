@@ -68,6 +68,16 @@ class Agreement:
         """Whether both sets say the same."""
         return self.max_difference <= self.tolerance and self.changed_decisions == 0
 
+    @property
+    def wanted(self) -> str:
+        """What would hold, for a message."""
+        return f"probabilities within {self.tolerance} and no changed decision"
+
+    @property
+    def found(self) -> str:
+        """What was found, for a message."""
+        return f"{self.max_difference:.2g} and {self.changed_decisions} of {self.images} decisions changed"
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON types."""
         return asdict(self)

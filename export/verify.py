@@ -196,9 +196,8 @@ def _compare(
                 raise ParityError(
                     f"the model ({name}, {provider}) does not answer as it was proven to",
                     path=model.path,
-                    expected=f"probabilities within {agreement.tolerance} and no changed decision",
-                    found=f"{agreement.max_difference:.2g} and {agreement.changed_decisions} of {agreement.images} "
-                    "decisions changed",
+                    expected=agreement.wanted,
+                    found=agreement.found,
                     mend=_MEND,
                 )
     return checks

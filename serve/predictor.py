@@ -16,6 +16,7 @@ from PIL import Image
 
 from export.listing import list_images
 from export.metadata import ModelMetadata
+from export.steps import Progress
 from featurize.cores import cores
 from featurize.errors import ImageError, ModelError, SpecError
 from featurize.preprocess import Pixels, load_pixels, resize
@@ -29,7 +30,6 @@ logger = logging.getLogger(__name__)
 _BATCH_ON_CPU = 8
 _BATCH_ON_GPU = 64
 
-Progress = Callable[[int, int], None]
 Source = tuple[str, Callable[[], bytes]]
 # The content of an image file, or its pixels: uint8 (H, W, 3), RGB.
 ImageContent = bytes | Pixels
