@@ -19,7 +19,7 @@ from head.crossval_training import Fold, KeptAnswers, Training, answers_to_folds
 from head.ensemble import check_groups
 from head.intervals import grouped_interval
 from head.metrics import classification_metrics
-from head.rows import plan_reading
+from head.rows import plan_reading, unchanged
 from head.specs import CrossvalSpec, HeadSpec, MemorySpec, TrainSpec
 from head.splits import fewest_groups, group_keys
 from head.sweep import default_name
@@ -149,7 +149,7 @@ def cross_validate(
     Raises:
         DataError: if there are fewer than two classes, or fewer groups of one than folds or heads to average.
         OutputError: if answers cannot be kept.
-        CacheError: if features are not finite.
+        CacheError: if features are not finite, or the file is written to in the meantime.
         DivergedError: if training diverges.
     """
     rows = np.flatnonzero(np.asarray(cache.columns.label) != NO_LABEL)
@@ -169,17 +169,18 @@ def cross_validate(
         for seed in range(plan.seeds)
         for number, fold in enumerate(_folds(cache, labels, groups, plan, train.seed + seed))
     ]
-    data = plan_reading(cache, len(rows), memory or MemorySpec()).load(cache, rows)
-    classes = len(cache.class_names)
+    classes, total = len(cache.class_names), len(trainings)
     results = {way: _untested(labels, plan.seeds, classes, groups) for way, groups in ways.items()}
-    fit = partial(answers_to_folds, data=data, head=head, train=train, members=plan.members, classes=classes)
     tell = progress or (lambda done, total: None)
-    tell(0, len(trainings))
-    for done, (training, answers) in enumerate((kept or KeptAnswers()).completed(trainings, fit), 1):
-        result = results[training.way]
-        result.probabilities[training.seed, training.fold.test] = answers
-        result.fold[training.seed, training.fold.test] = training.number
-        tell(done, len(trainings))
+    with unchanged(cache):
+        data = plan_reading(cache, len(rows), memory or MemorySpec()).load(cache, rows)
+        fit = partial(answers_to_folds, data=data, head=head, train=train, members=plan.members, classes=classes)
+        tell(0, total)
+        for done, (training, answers) in enumerate((kept or KeptAnswers()).completed(trainings, fit), 1):
+            result = results[training.way]
+            result.probabilities[training.seed, training.fold.test] = answers
+            result.fold[training.seed, training.fold.test] = training.number
+            tell(done, total)
     grouped = any(cache.columns.group[row] for row in rows.tolist())
     return CrossValidation(cache, plan, rows, grouped, results["grouped"], results.get("by-image"))
 

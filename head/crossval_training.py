@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featurize.atomic import replacing
-from featurize.errors import DivergedError, Interrupted
+from featurize.errors import CacheError, DivergedError, Interrupted
 from head.batched import Task, fit_tasks, threads_for
 from head.ensemble import fit_ensemble, shares_of
 from head.fit import FittedHead
@@ -132,7 +132,7 @@ def kept_answers(folder: Path) -> Iterator[KeptAnswers]:
                 ) from stop
             raise
         except Exception as error:
-            if isinstance(error, DivergedError):  # which other settings mend, and these have other answers
+            if isinstance(error, DivergedError | CacheError):  # another cache or setting has other answers
                 _clear(folder)
             elif count := len(_answers_in(folder)):
                 logger.warning("%d finished folds are kept in %s: the same command goes on from them", count, folder)

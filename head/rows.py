@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple, cast
@@ -270,6 +271,46 @@ def read_rows(
         _forget_pages(features)
         _check_finite(cache, rows[part], found[part])
     return found
+
+
+@contextmanager
+def unchanged(cache: FeatureCache) -> Iterator[None]:
+    """Find out at the end whether the file was written to in the meantime: then what was read is of two caches.
+
+    A file that was put in its place does no harm: the old one stays mapped.
+
+    Raises:
+        CacheError: if it holds something else now.
+    """
+    before = _state(cache)
+    yield
+    after = _state(cache)
+    if before is None or after is None or after == before or after.inode != before.inode:
+        return
+    found = FeatureCache.open(cache.path)
+    if found.content_sha256 != cache.content_sha256:
+        raise CacheError(
+            "another cache was written into the file while it was read",
+            path=cache.path,
+            expected=f"content {cache.content_sha256[:16]}…",
+            found=f"content {found.content_sha256[:16]}…",
+            mend="run the same command again",
+        )
+    found.verify()
+
+
+class _State(NamedTuple):
+    inode: int
+    size: int
+    mtime_ns: int
+
+
+def _state(cache: FeatureCache) -> _State | None:
+    try:
+        found = cache.path.stat()
+    except OSError:  # it is gone, and what was mapped stays
+        return None
+    return _State(found.st_ino, found.st_size, found.st_mtime_ns)
 
 
 def blockwise_order(

@@ -22,7 +22,7 @@ from head.fit import FittedHead, Progress, fit_head
 from head.history import EpochRecord
 from head.predictions import Predictions
 from head.report import ReportInput, render_report
-from head.rows import Reading, Rows, collected, labelled_blocks, plan_reading
+from head.rows import Reading, Rows, collected, labelled_blocks, plan_reading, unchanged
 from head.run import HISTORY_FILE, REPORT_FILE, Run, new_run_name, open_run
 from head.run_writing import RunWriter, save_predictions
 from head.specs import HeadSpec, MemorySpec, TargetSpec, TrainSpec
@@ -66,12 +66,12 @@ def train_run(
 
     Raises:
         DataError: if the cache's labels or splits do not allow training, or the operating point cannot be chosen.
-        CacheError: if features that are needed are not finite.
+        CacheError: if features that are needed are not finite, or the file is written to in the meantime.
         DivergedError: if training diverges.
         RunError: if there is a run of that name.
         OutputError: if the folder cannot be written.
     """
-    with RunWriter(runs, name or new_run_name()) as writer:
+    with RunWriter(runs, name or new_run_name()) as writer, unchanged(cache):
         split = split or split_rows(cache, seed=train_spec.seed)
         shares = _shares(cache, split, train_spec, members) if members > 1 else None
         audit = audit_of(cache)

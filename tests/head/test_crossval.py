@@ -324,6 +324,20 @@ def test_a_damaged_part_is_trained_again(make_cache: MakeCache, tmp_path: Path) 
     np.testing.assert_array_equal(again.main.probabilities, validate(cache).main.probabilities)
 
 
+def test_a_cache_written_into_under_a_cross_validation_is_named_and_no_answer_kept(
+    make_cache: MakeCache, tmp_path: Path
+) -> None:
+    cache, content = make_cache(sizes=(60,)), make_cache("b.h5", sizes=(60,), separation=2.0).path.read_bytes()
+
+    def overwrite(done: int, total: int) -> None:
+        cache.path.write_bytes(content)
+
+    plan = CrossvalSpec(folds=3)
+    with pytest.raises(CacheError, match="another cache was written"), kept_answers(tmp_path / "c.parts") as kept:
+        cross_validate(cache, HEAD, TRAIN, plan, kept=kept, progress=overwrite)
+    assert not (tmp_path / "c.parts").exists()
+
+
 def test_two_processes_cannot_be_at_one_cross_validation(tmp_path: Path) -> None:
     folder = tmp_path / "c.parts"
     with (

@@ -17,6 +17,7 @@ import torch
 
 from featurize.cache import FeatureCache
 from featurize.errors import CacheError, DataError, OutputError, RunError
+from head.history import EpochRecord
 from head.rows import as_rows
 from head.run import Run, latest_run, open_run
 from head.run_writing import RunWriter
@@ -226,6 +227,32 @@ def test_what_a_killed_training_left_is_not_the_latest_run(tmp_path: Path) -> No
     (tmp_path / ".a.123-00.tmp" / "run.json").write_text("{}")
     with pytest.raises(RunError, match="no run there"):
         latest_run(tmp_path)
+
+
+def test_a_cache_written_into_while_a_head_trains_on_it_is_named(make_cache: MakeCache, tmp_path: Path) -> None:
+    """As ``cp`` writes: into the file, and not in its place."""
+    cache, content = make_cache(), make_cache("other.h5", separation=2.0).path.read_bytes()
+    with pytest.raises(CacheError, match="another cache was written into the file while it was read"):
+        trained(cache, tmp_path, progress=lambda record: cache.path.write_bytes(content))
+    with pytest.raises(CacheError, match="damaged"):
+        trained(cache, tmp_path, progress=lambda record: os.truncate(cache.path, len(content) - 1))
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("change", ["replaced", "touched", "gone"])
+def test_a_cache_that_is_replaced_while_a_head_trains_on_it_does_no_harm(
+    make_cache: MakeCache, tmp_path: Path, change: str
+) -> None:
+    cache, other = make_cache(), make_cache("other.h5", separation=2.0).path
+    wanted = trained(cache, tmp_path, "undisturbed").metrics
+
+    def disturb(record: EpochRecord) -> None:
+        if record.epoch == 1:
+            {"replaced": lambda: other.replace(cache.path), "touched": cache.path.touch, "gone": cache.path.unlink}[
+                change
+            ]()
+
+    assert trained(cache, tmp_path, progress=disturb).metrics == wanted
 
 
 LONG = """
