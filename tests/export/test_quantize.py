@@ -21,6 +21,7 @@ from export.ingredients import labelled_images
 from export.int8 import Ready
 from export.metadata import ModelMetadata
 from export.model_file import open_model
+from export.parity import planes_of
 from export.qdq import store_matrices_in_8_bits
 from export.worth import Worth, losses, measure
 
@@ -76,6 +77,16 @@ def test_its_convolutions_compute_in_8_bits_with_a_scale_a_channel(quantized: tu
         source = widened[node.input[1]]
         assert weights[source.input[0]].data_type == onnx.TensorProto.INT8
         assert list(weights[source.input[1]].dims) == [weights[source.input[0]].dims[0]]
+
+
+def test_openvino_answers_as_onnxruntime_does(quantized: tuple[Path, dict[str, Any]], exported: Any) -> None:
+    """It may hold what lies between layers in bfloat16, so not to the last digit."""
+    openvino = pytest.importorskip("openvino")
+    core = quantized[0].with_name("m.int8.core.onnx")
+    pixels = planes_of(labelled_images(exported.run, "valid", None)[0].pixels)
+    model = openvino.Core().compile_model(core, "CPU")
+    expected = open_model(core).session.run(["probabilities"], {"image": pixels})[0]
+    np.testing.assert_allclose(model({"image": pixels})["probabilities"], expected, atol=0.1)
 
 
 def test_verify_repeats_the_answers_of_an_int8_model(
