@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from export.specs import DEFAULT_MODEL, DEFAULT_RUNS, QuantizeSpec
+from export.cli_options import data_option, model_argument
+from export.specs import DEFAULT_RUNS, QuantizeSpec
 from featurize.console import default_of, json_option, progress_bar
 
 if TYPE_CHECKING:
@@ -15,12 +16,10 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("model", type=click.Path(path_type=Path), default=DEFAULT_MODEL)
+@model_argument
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Model to write.  [default: MODEL.int8.onnx]")
 @click.option("--run", type=click.Path(path_type=Path), help="Run of MODEL.  [default: that of its name in runs/]")
-@click.option(
-    "--data", type=click.Path(path_type=Path), help="Folder of the images.  [default: the one that was featurized]"
-)
+@data_option
 @click.option("--fp16", is_flag=True, help="Half precision instead of INT8: for GPUs.")
 @click.option(
     "--gate",
