@@ -67,44 +67,15 @@ def fit_heads(
         DivergedError: if the loss of one of them is not a number from the first epoch on.
     """
     fitted: dict[int, FittedHead] = {}
-    blocks = fit_blocks(jobs, rows, valid, classes=classes, class_weights=class_weights)
-    with closing(blocks):
+    threads = threads_for(rows)
+    tasks = tasks_on(dict(enumerate(jobs)), rows, valid, classes=classes, threads=threads)
+    with closing(fit_tasks(tasks, classes=classes, class_weights=class_weights, threads=threads)) as blocks:
         for block in blocks:
             for number, outcome in block.outcomes.items():
                 if isinstance(outcome, DivergedError):
                     raise outcome
                 fitted[number] = outcome
     return [fitted[number] for number in range(len(jobs))]
-
-
-def fit_blocks(
-    jobs: Sequence[Job],
-    rows: AnyRows,
-    valid: AnyRows | None,
-    *,
-    classes: int,
-    class_weights: Tensor | None = None,
-    threads: int | None = None,
-    time_limit_s: float | None = None,
-) -> Generator[FittedBlock]:
-    """Train many heads on the same rows and give them out block by block, as they are done.
-
-    Closing the generator ends what is under way within a step.
-
-    Args:
-        jobs: layers and optimisation of each.
-        rows: training rows.
-        valid: validation rows, or ``None`` to keep the last epoch.
-        classes: number of classes C.
-        class_weights: float32 (C,), instead of those that the specs ask for.
-        threads: blocks at a time; by default :func:`threads_for` the rows.
-        time_limit_s: after which unfinished blocks are given up.
-    """
-    threads = threads or threads_for(rows)
-    tasks = tasks_on(dict(enumerate(jobs)), rows, valid, classes=classes, threads=threads)
-    yield from fit_tasks(
-        tasks, classes=classes, class_weights=class_weights, threads=threads, time_limit_s=time_limit_s
-    )
 
 
 def threads_for(rows: AnyRows) -> int:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 import threading
 import time
+from collections.abc import Generator
 
 import pytest
 import torch
 
 from featurize.errors import DivergedError
-from head.batched import block_size, divide, fit_blocks, fit_heads, shape_of
+from head.batched import FittedBlock, block_size, divide, fit_heads, fit_tasks, shape_of, tasks_on
 from head.batched_loss import StackedLoss
+from head.batched_training import Job
 from head.fit import FittedHead, fit_head
 from head.loss import balanced_weights, training_loss
 from head.rows import Rows
@@ -102,10 +104,17 @@ def test_given_class_weights_replace_those_of_the_specs(rows: Both) -> None:
         assert_same(fitted, fit_head(*job, *rows, classes=3, class_weights=weights))
 
 
+def fit_blocks(
+    jobs: list[Job], rows: Both, *, threads: int = 1, time_limit_s: float | None = None
+) -> Generator[FittedBlock]:
+    tasks = tasks_on(dict(enumerate(jobs)), *rows, classes=3, threads=threads)
+    return fit_tasks(tasks, classes=3, threads=threads, time_limit_s=time_limit_s)
+
+
 def test_a_diverging_head_does_not_touch_its_neighbours(rows: Both) -> None:
     sound = (SMALL, TrainSpec(epochs=3, batch_size=8))
     wild = (SMALL, TrainSpec(epochs=3, batch_size=8, lr=1e38))
-    [block] = list(fit_blocks([wild, sound], *rows, classes=3, threads=1))
+    [block] = list(fit_blocks([wild, sound], rows))
     assert isinstance(block.outcomes[0], DivergedError)
     assert "diverged" in str(block.outcomes[0])
     fitted = block.outcomes[1]
@@ -125,7 +134,7 @@ def test_the_callers_random_state_and_threads_are_left_alone(rows: Both) -> None
 
 def test_closing_ends_what_is_under_way(rows: Both) -> None:
     jobs = [(SMALL, TrainSpec(epochs=1, batch_size=8)), (SMALL, TrainSpec(epochs=100_000, batch_size=8))]
-    blocks = fit_blocks(jobs, *rows, classes=3, threads=2)
+    blocks = fit_blocks(jobs, rows, threads=2)
     assert list(next(blocks).outcomes) == [0]
     blocks.close()
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("block")]
@@ -134,7 +143,7 @@ def test_closing_ends_what_is_under_way(rows: Both) -> None:
 def test_the_time_limit_gives_up_unfinished_blocks(rows: Both) -> None:
     jobs = [(SMALL, TrainSpec(epochs=100_000, batch_size=8))]
     start = time.monotonic()
-    assert list(fit_blocks(jobs, *rows, classes=3, time_limit_s=0.2)) == []
+    assert list(fit_blocks(jobs, rows, time_limit_s=0.2)) == []
     assert time.monotonic() - start < 60
 
 
