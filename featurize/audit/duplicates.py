@@ -7,15 +7,15 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from featurize.audit.alignment import PLAIN, aligned_correlation
 from featurize.audit.findings import Pair
 from featurize.audit.specs import AuditSpec
 from featurize.audit.survey import SIDE, Survey
 
 _PAIRS = 8_192
+_PAIRS_LAID_OVER = 256
 # Detail finer than about a twentieth of the side; coarser shapes are alike in all images of one kind.
 _DETAIL_SIGMA = 1.5
-# Grey levels (root mean square) of fine detail below which an image is too plain to compare.
-_PLAIN = 0.5
 # Correlation above which only the file differs, not the picture.
 _CERTAIN = 0.97
 
@@ -62,16 +62,30 @@ def near_duplicates(
         return [], []
     own = np.repeat(np.arange(len(rows)), neighbours.shape[1])
     ends = np.sort(np.stack([own, neighbours.ravel()], axis=1), axis=1)
-    ends, where = np.unique(ends, axis=0, return_index=True)
+    ends, where, pair_of = np.unique(ends, axis=0, return_index=True, return_inverse=True)
+    rank = np.full(len(ends), neighbours.shape[1])
+    np.minimum.at(rank, pair_of.ravel(), np.tile(np.arange(neighbours.shape[1]), len(rows)))
     first, second, cosine = rows[ends[:, 0]], rows[ends[:, 1]], cosines.ravel()[where]
     comparable = survey.present[first] & survey.present[second]
     pixels = np.zeros(len(first), np.float32)
     mirrored = np.zeros(len(first), np.bool_)
     seen = np.flatnonzero(comparable)
-    for block in np.array_split(seen, max(1, -(-len(seen) // _PAIRS))):
+    for block in _blocks(seen, _PAIRS):
         pixels[block], mirrored[block] = detail_correlation(survey.grey[first[block]], survey.grey[second[block]])
+    moved = np.zeros(len(first), np.bool_)
+    for block in _blocks(np.flatnonzero(comparable & (pixels < spec.same_pixels) & (rank < spec.laid_over))):
+        found, flipped = aligned_correlation(survey.fine[first[block]], survey.fine[second[block]])
+        moved[block] = found >= spec.same_laid_over
+        pixels[block] = np.where(moved[block], found, pixels[block])
+        mirrored[block] = np.where(moved[block], flipped, mirrored[block])
     confirmed = [
-        Pair(int(first[i]), int(second[i]), _describe(pixels[i], mirrored[i]), float(pixels[i]), float(cosine[i]))
+        Pair(
+            int(first[i]),
+            int(second[i]),
+            _describe(pixels[i], mirrored[i], moved[i]),
+            float(pixels[i]),
+            float(cosine[i]),
+        )
         for i in np.flatnonzero(comparable & (pixels >= spec.same_pixels))
     ]
     unconfirmed = [
@@ -112,11 +126,17 @@ def _detail(grey: NDArray[np.uint8]) -> NDArray[np.float32]:
     fine = values - gaussian_filter(values, (0, _DETAIL_SIGMA, _DETAIL_SIGMA))
     fine -= fine.mean(axis=(1, 2), keepdims=True)
     length = np.linalg.norm(fine, axis=(1, 2), keepdims=True)
-    plain = length < _PLAIN * SIDE  # the norm of SIDE² values of this root mean square
+    plain = length < PLAIN * SIDE  # the norm of SIDE² values of this root mean square
     unit: NDArray[np.float32] = np.where(plain, 0, fine / np.maximum(length, 1e-6)).astype(np.float32)
     return unit
 
 
-def _describe(pixels: np.float32, mirrored: np.bool_) -> str:
+def _blocks(pairs: NDArray[np.intp], most: int = _PAIRS_LAID_OVER) -> list[NDArray[np.intp]]:
+    return [pairs[first : first + most] for first in range(0, len(pairs), most)]
+
+
+def _describe(pixels: np.float32, mirrored: np.bool_, moved: np.bool_) -> str:
     same = "the same image" if pixels >= _CERTAIN else "nearly the same image"
+    if moved:
+        return same + ", cropped, turned or stretched" + (", and mirrored" if mirrored else "")
     return same + (", mirrored" if mirrored else ", saved again" if pixels >= _CERTAIN else "")

@@ -141,16 +141,20 @@ def clean(tmp_path_factory: pytest.TempPathFactory) -> FeatureCache:
 
 @pytest.fixture(scope="session")
 def leaky(tmp_path_factory: pytest.TempPathFactory) -> FeatureCache:
-    """100 drawn images of known patients, and in other splits four copies of training images, one patient again."""
+    """100 drawn images of known patients, and in other splits six copies of training images, one patient again."""
     folder = tmp_path_factory.mktemp("leaky")
     drawn = DrawnSet(folder / "data")
     fill(drawn, each=50)
-    source = {number: draw(number) for number in (0, 1, 2, 5)}
+    source = {number: draw(number) for number in (0, 1, 2, 5, 10, 11)}
     drawn.add("test/clear/copy.png", encode(source[0], "PNG"), label=0, split=TEST, group="copy")
     saved_again = encode(source[1].resize((150, 120), Image.Resampling.BICUBIC), "JPEG", quality=50)
     drawn.add("test/clear/saved-again.jpg", saved_again, label=0, split=TEST, group="saved-again")
     drawn.add("valid/clear/mirrored.png", ImageOps.mirror(source[2]), label=0, split=VALID, group="mirrored")
     brighter = Image.fromarray(np.clip(np.asarray(source[5]) * 1.15 + 15, 0, 255).astype(np.uint8))
     drawn.add("test/clear/brighter.jpg", encode(brighter, "JPEG", quality=85), label=0, split=TEST, group="brighter")
+    cropped = source[10].crop((4, 4, SIDE - 4, SIDE - 4))
+    drawn.add("test/clear/cropped.jpg", encode(cropped, "JPEG", quality=90), label=0, split=TEST, group="cropped")
+    turned = source[11].rotate(4, Image.Resampling.BICUBIC)
+    drawn.add("valid/clear/turned.png", encode(turned, "PNG"), label=0, split=VALID, group="turned")
     drawn.add("test/clear/again.png", draw(77777), label=0, split=TEST, group="clear6")
     return drawn.cache(folder / "features.h5")

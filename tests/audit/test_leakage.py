@@ -46,17 +46,23 @@ def test_an_exact_copy_in_another_split_is_a_failure(leaky_audit: Audit) -> None
     assert paths_of(leaky_audit, found) == {frozenset(("train/clear/000.png", "test/clear/copy.png"))}
 
 
-def test_saved_again_mirrored_and_brightened_copies_are_failures_and_nothing_else_is(leaky_audit: Audit) -> None:
+def test_copies_that_were_saved_again_mirrored_brightened_cropped_or_turned_are_failures_and_nothing_else_is(
+    leaky_audit: Audit,
+) -> None:
     found = finding(leaky_audit, "leakage.near-duplicate")
     assert found.severity == FAILURE
     assert paths_of(leaky_audit, found) == {
         frozenset(("train/clear/001.png", "test/clear/saved-again.jpg")),
         frozenset(("train/clear/002.png", "valid/clear/mirrored.png")),
         frozenset(("train/clear/005.png", "test/clear/brighter.jpg")),
+        frozenset(("train/clear/010.png", "test/clear/cropped.jpg")),
+        frozenset(("train/clear/011.png", "valid/clear/turned.png")),
     }
     how = {leaky_audit.cache.columns.path[pair.first]: pair.how for pair in found.pairs}
     how |= {leaky_audit.cache.columns.path[pair.second]: pair.how for pair in found.pairs}
     assert how["valid/clear/mirrored.png"] == "the same image, mirrored"
+    assert how["test/clear/cropped.jpg"] == how["valid/clear/turned.png"]
+    assert how["test/clear/cropped.jpg"] == "the same image, cropped, turned or stretched"
     assert how["test/clear/saved-again.jpg"] == "the same image, saved again"
 
 

@@ -1,0 +1,167 @@
+"""Two small pictures laid over each other: a crop or a turn of an image fits it once it has been moved back."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+Pictures = NDArray[np.float32]
+"""(n, side, side)."""
+
+# Grey levels (root mean square) of fine detail below which an image is too plain to compare.
+PLAIN = 0.5
+# What a placement may do and still be a crop or a turn: stretch or shrink, and leave part of the points outside.
+_MOST_STRETCH = 1.35
+_LEAST_OVERLAP = 0.6
+# Left out at the edges, as shares of the side: of the picture that stays, where a crop has more than its copy, and of
+# the one that is moved, where a turn leaves black wedges.
+_MARGIN = 0.12
+_EDGE = 0.08
+_STEADY = 1e-3  # of the mean diagonal, added to it: pictures with detail along one direction only
+
+
+class _Level(NamedTuple):
+    """One round of fitting: side in pixels, blurs whose difference is looked at (sigma in pixels), and steps."""
+
+    side: int
+    fine: float
+    coarse: float
+    steps: int
+
+
+# The first reaches as far as ten percent of the side, the second decides.
+_ROUGH = _Level(32, 1.0, 5.0, 16)
+_EXACT = _Level(64, 0.7, 2.5, 6)
+
+
+class _Placement(NamedTuple):
+    """Where in the second picture each point of the first lies: linear (n, 2, 2) and shift (n, 2), in sides."""
+
+    linear: NDArray[np.float32]
+    shift: NDArray[np.float32]
+
+
+def aligned_correlation(
+    first: NDArray[np.uint8], second: NDArray[np.uint8]
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Correlate the fine detail of small grey pictures after laying the second over the first.
+
+    Args:
+        first: uint8 (n, 64, 64).
+        second: uint8 (n, 64, 64).
+
+    Returns:
+        Correlation, float32 (n,), where they overlap, 0 where no crop or turn of up to about ten percent or ten degrees
+        explains the fit or an image is too plain; whether the second was mirrored first.
+
+    Source:
+        Baker and Matthews, "Lucas-Kanade 20 Years On", 2004: the inverse compositional algorithm, affine, on normalised
+        pictures.
+    """
+    one, other = first.astype(np.float32), second.astype(np.float32)
+    straight, fit = _place(one, other, _ROUGH, _unmoved(len(one)))
+    flipped, flipped_fit = _place(one, other[:, :, ::-1], _ROUGH, _unmoved(len(one)))
+    mirrored = flipped_fit > fit
+    other[mirrored] = other[mirrored, :, ::-1]
+    start = _Placement(*(np.where(_like(mirrored, a), b, a) for a, b in zip(straight, flipped, strict=True)))
+    placement, correlation = _place(one, other, _EXACT, start)
+    return np.where(_is_plausible(placement), correlation, 0).astype(np.float32), mirrored
+
+
+def _unmoved(count: int) -> _Placement:
+    return _Placement(np.tile(np.eye(2, dtype=np.float32), (count, 1, 1)), np.zeros((count, 2), np.float32))
+
+
+def _like(chosen: NDArray[np.bool_], values: NDArray[np.float32]) -> NDArray[np.bool_]:
+    return chosen.reshape(-1, *[1] * (values.ndim - 1))
+
+
+def _is_plausible(placement: _Placement) -> NDArray[np.bool_]:
+    stretch = np.linalg.svd(placement.linear, compute_uv=False)
+    plausible: NDArray[np.bool_] = (stretch.max(axis=1) < _MOST_STRETCH) & (stretch.min(axis=1) > 1 / _MOST_STRETCH)
+    return plausible
+
+
+def _place(
+    first: Pictures, second: Pictures, level: _Level, start: _Placement
+) -> tuple[_Placement, NDArray[np.float32]]:
+    """Improve placements step by step; return them and the correlations (n,) that they give."""
+    one, other = _band(first, level), _band(second, level)
+    x, y = _points(level.side)
+    length = np.linalg.norm(_inner(one), axis=1)[:, None, None]
+    slope_y, slope_x = np.gradient(one / np.maximum(length, 1e-6), axis=(1, 2))
+    down, right = _inner(slope_y) * level.side, _inner(slope_x) * level.side
+    # How the picture changes with each of the six numbers of a placement, and which numbers a difference asks for.
+    changes = np.stack([right * x, right * y, down * x, down * y, right, down], axis=1)
+    normal = changes @ changes.transpose(0, 2, 1)
+    steady = _STEADY * np.trace(normal, axis1=1, axis2=2) / 6 + 1e-6
+    normal += steady[:, None, None] * np.eye(6, dtype=np.float32)
+    answers = np.linalg.solve(normal, changes)
+    linear, shift = start
+    for _ in range(level.steps):
+        moved, seen = _moved(other, _Placement(linear, shift))
+        step = (answers @ (_unit(moved, seen) - _unit(_inner(one), seen))[:, :, None])[:, :, 0]
+        linear = linear @ np.linalg.inv(np.eye(2, dtype=np.float32) + step[:, :4].reshape(-1, 2, 2))
+        shift = shift - (linear @ step[:, 4:, None])[:, :, 0]
+    moved, seen = _moved(other, _Placement(linear, shift))
+    correlation = np.einsum("np,np->n", _unit(moved, seen), _unit(_inner(one), seen))
+    plain = np.minimum(one.std(axis=(1, 2)), other.std(axis=(1, 2))) < PLAIN
+    correlation[plain | (seen.mean(axis=1) < _LEAST_OVERLAP)] = 0
+    return _Placement(linear, shift), correlation
+
+
+def _band(pictures: Pictures, level: _Level) -> Pictures:
+    """Return what lies between two blurs, at the side of the level: what is common to all chests is coarser."""
+    from scipy.ndimage import gaussian_filter
+
+    parts = pictures.shape[1] // level.side
+    small = pictures.reshape(len(pictures), level.side, parts, level.side, parts).mean(axis=(2, 4))
+    fine, coarse = (gaussian_filter(small, (0, sigma, sigma)) for sigma in (level.fine, level.coarse))
+    band: Pictures = fine - coarse
+    return band
+
+
+def _inner(pictures: Pictures) -> NDArray[np.float32]:
+    """Return the points (n, p) of pictures that are compared."""
+    cut = round(_MARGIN * pictures.shape[1])
+    points = (pictures.shape[1] - 2 * cut) ** 2
+    return np.ascontiguousarray(pictures[:, cut:-cut, cut:-cut]).reshape(len(pictures), points)
+
+
+def _points(side: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return where those points lie: x and y (p,), in sides from the middle."""
+    along = ((np.arange(side, dtype=np.float32) - (side - 1) / 2) / side).astype(np.float32)
+    y, x = np.meshgrid(along, along, indexing="ij")
+    return _inner(x[None])[0], _inner(y[None])[0]
+
+
+def _moved(pictures: Pictures, placement: _Placement) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Sample pictures, bilinear, where a placement puts the points; return values and which lie inside, (n, p)."""
+    side = pictures.shape[1]
+    x, y = _points(side)
+    linear, shift = placement
+    low, high = _EDGE * side, side - 1.001 - _EDGE * side
+    at = [
+        (linear[:, axis, :1] * x + linear[:, axis, 1:] * y + shift[:, axis, None]) * side + (side - 1) / 2
+        for axis in (0, 1)
+    ]
+    inside = np.logical_and.reduce([(part >= low) & (part <= high) for part in at]).astype(np.float32)
+    at = [np.clip(part, low, high) for part in at]
+    column, row = (np.floor(part) for part in at)
+    right, down = at[0] - column, at[1] - row
+    flat = pictures.ravel()
+    first = np.arange(len(pictures), dtype=np.int32)[:, None] * side * side
+    corner = first + row.astype(np.int32) * side + column.astype(np.int32)
+    above = flat[corner] * (1 - right) + flat[corner + 1] * right
+    below = flat[corner + side] * (1 - right) + flat[corner + side + 1] * right
+    return above * (1 - down) + below * down, inside
+
+
+def _unit(values: NDArray[np.float32], seen: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return values (n, p) less their mean and divided by their length, 0 where ``seen`` is."""
+    mean = (values * seen).sum(axis=1, keepdims=True) / np.maximum(seen.sum(axis=1, keepdims=True), 1)
+    centred = (values - mean) * seen
+    unit: NDArray[np.float32] = centred / np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-6)
+    return unit

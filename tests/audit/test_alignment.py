@@ -1,0 +1,86 @@
+"""Pictures laid over each other: what was moved is found again, and what is another picture stays another."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from PIL import Image, ImageOps
+from scipy.ndimage import gaussian_filter
+
+from featurize.audit.alignment import _EXACT, _ROUGH, _place, _unmoved, aligned_correlation
+
+SIDE = 256
+
+
+def drawn(seed: int) -> Image.Image:
+    """Draw a picture with detail of several sizes on a bright oval that all of them share."""
+    random = np.random.default_rng(seed)
+    y, x = np.mgrid[-1 : 1 : SIDE * 1j, -1 : 1 : SIDE * 1j]
+    grey = 110 + 50 * np.exp(-(((x / 0.7) ** 2 + (y / 0.9) ** 2) ** 2))
+    for sigma in (4, 8, 16):
+        texture = gaussian_filter(random.normal(size=(SIDE, SIDE)), sigma)
+        grey += 12 * texture / texture.std()
+    return Image.fromarray(np.clip(grey, 0, 255).astype(np.uint8))
+
+
+def seen(*images: Image.Image) -> np.ndarray:
+    return np.stack([np.asarray(image.resize((64, 64), Image.Resampling.BOX)) for image in images])
+
+
+def cropped(image: Image.Image, share: float) -> Image.Image:
+    cut = round(share * SIDE)
+    return image.crop((cut, cut, SIDE - cut, SIDE - cut))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda image: cropped(image, 0.03),
+        lambda image: cropped(image, 0.06),
+        lambda image: image.crop((20, 0, SIDE, SIDE - 15)),
+        lambda image: image.rotate(3, Image.Resampling.BICUBIC),
+        lambda image: image.rotate(-6, Image.Resampling.BICUBIC),
+        lambda image: cropped(image, 0.03).rotate(3, Image.Resampling.BICUBIC),
+        lambda image: image.point([round(0.8 * grey + 10) for grey in range(256)]).rotate(3),
+    ],
+)
+def test_a_crop_or_a_turn_fits_once_it_is_laid_over(change: Callable[[Image.Image], Image.Image]) -> None:
+    pictures = [drawn(seed) for seed in range(8)]
+    correlation, mirrored = aligned_correlation(seen(*pictures), seen(*map(change, pictures)))
+    assert correlation.min() > 0.98
+    assert not mirrored.any()
+    correlation, mirrored = aligned_correlation(
+        seen(*pictures), seen(*(ImageOps.mirror(change(image)) for image in pictures))
+    )
+    assert correlation.min() > 0.98
+    assert mirrored.all()
+
+
+def test_another_picture_does_not_fit_however_it_is_laid() -> None:
+    pictures = seen(*(drawn(seed) for seed in range(60)))
+    correlation, _ = aligned_correlation(pictures[:30], pictures[30:])
+    assert correlation.max() < 0.9
+
+
+def test_the_placement_is_the_one_that_pillow_was_told() -> None:
+    """The reference is Pillow's affine transform: each point of the result is taken from matrix times point."""
+    angle, stretch, shift = np.deg2rad(3), 0.96, np.array([0.02, -0.03])
+    linear = stretch * np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
+    middle = np.array([SIDE / 2, SIDE / 2])
+    offset = middle + shift * SIDE - linear @ middle
+    image = drawn(3)
+    data = (*linear[0], offset[0], *linear[1], offset[1])
+    moved = image.transform(image.size, Image.Transform.AFFINE, data, Image.Resampling.BICUBIC)
+    one, other = seen(moved).astype(np.float32), seen(image).astype(np.float32)
+    rough, _ = _place(one, other, _ROUGH, _unmoved(1))
+    found, _ = _place(one, other, _EXACT, rough)
+    assert np.abs(found.linear[0] - linear).max() < 0.01
+    assert np.abs(found.shift[0] - shift).max() < 0.005
+
+
+def test_plain_pictures_fit_nothing_and_no_pairs_are_no_problem() -> None:
+    plain = np.full((2, 64, 64), 128, np.uint8)
+    assert aligned_correlation(plain, plain)[0].tolist() == [0, 0]
+    assert len(aligned_correlation(plain[:0], plain[:0])[0]) == 0
