@@ -1,0 +1,216 @@
+"""Finished folds: kept until all that was asked for is there, and no longer."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from featurize.errors import BusyError, CacheError, DataError, DivergedError, Interrupted, OutputError
+from head import crossval_training
+from head.batched import Task, fit_tasks
+from head.cli import main
+from head.crossval import cross_validate, parts_folder
+from head.crossval_table import check_target
+from head.crossval_training import kept_answers
+from head.specs import CrossvalSpec, HeadSpec, MemorySpec, TrainSpec
+from head.sweep_results import locked_folder
+from tests.head.conftest import MakeCache
+from tests.head.crossvalidated import HEAD, SHORT, TRAIN, untrainable, validate
+
+
+@pytest.mark.parametrize("target", ["features.h5/out.csv", "folder", "new/out.csv/"])
+def test_predictions_that_cannot_be_written_are_named_before_anything_is_trained(
+    make_cache: MakeCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    make_cache()
+    Path("folder").mkdir()
+    Path("new", "out.csv").mkdir(parents=True)
+    monkeypatch.setattr(crossval_training, "fit_tasks", untrainable)
+    done = CliRunner().invoke(main, [*SHORT, "--predictions", target])
+    assert done.exit_code == 1
+    assert "choose another place with --predictions" in done.stderr
+    assert not Path("runs").exists()
+
+
+def test_looking_at_a_target_leaves_nothing(tmp_path: Path) -> None:
+    check_target(tmp_path / "a" / "b" / "out.csv")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("fails", ["head.crossval_table.save_out_of_fold", "head.crossval_baselines.fold_baselines"])
+def test_what_fails_after_the_last_fold_costs_no_fold(
+    make_cache: MakeCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: str
+) -> None:
+    """A full disk, say; the second call has the answers of the first, and trains nothing."""
+    monkeypatch.chdir(tmp_path)
+    make_cache()
+    command = [*SHORT, "--predictions", "out.csv", "--baselines", "--json"]
+
+    def fail(*arguments: object, **options: object) -> None:
+        raise OutputError("cannot be written: the disk is full", path="out.csv")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(fails, fail)
+        first = CliRunner().invoke(main, command)
+    assert first.exit_code == 1
+    assert "2 finished folds are kept in runs" in first.stderr
+
+    def nothing_left(tasks: list[Task], **options: Any) -> Any:
+        assert tasks == []
+        return fit_tasks(tasks, **options)
+
+    monkeypatch.setattr(crossval_training, "fit_tasks", nothing_left)
+    second = CliRunner().invoke(main, command)
+    assert second.exit_code == 0, second.output
+    assert Path("out.csv").is_file()
+    assert not list(Path("runs").iterdir())
+
+
+class StopAfter:
+    """A Ctrl-C when so many folds are done; counts the folds."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self.calls: list[tuple[int, int]] = []
+
+    def __call__(self, done: int, total: int) -> None:
+        self.calls.append((done, total))
+        if done == self.count:
+            raise KeyboardInterrupt
+
+
+def test_finished_folds_are_kept_and_the_same_call_trains_only_the_others(
+    make_cache: MakeCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache, plan = make_cache(sizes=(60,)), CrossvalSpec(folds=3, seeds=2)
+    whole = cross_validate(cache, HEAD, TRAIN, plan)
+    parts = tmp_path / "new" / "c.parts"
+    with pytest.raises(Interrupted, match="4 finished folds") as stop, kept_answers(parts) as kept:
+        cross_validate(cache, HEAD, TRAIN, plan, kept=kept, progress=StopAfter(4))
+    assert "same command again" in str(stop.value)
+    assert len(list(parts.glob("*.npy"))) == 4
+    trained: list[int] = []
+
+    def counting(tasks: list[Task], **options: Any) -> Any:
+        trained.append(len(tasks))
+        return fit_tasks(tasks, **options)
+
+    monkeypatch.setattr(crossval_training, "fit_tasks", counting)
+    with kept_answers(parts) as kept:
+        again = cross_validate(cache, HEAD, TRAIN, plan, kept=kept)
+        assert len(list(parts.glob("*.npy"))) == 6  # until all that is asked for has been done with them
+    assert trained == [2]
+    np.testing.assert_array_equal(again.main.probabilities, whole.main.probabilities)
+    np.testing.assert_array_equal(again.main.fold, whole.main.fold)
+    assert not list((tmp_path / "new").iterdir())
+
+
+def test_a_damaged_part_is_trained_again(make_cache: MakeCache, tmp_path: Path) -> None:
+    cache, plan = make_cache(sizes=(60,)), CrossvalSpec(folds=3)
+    with pytest.raises(Interrupted), kept_answers(tmp_path / "c.parts") as kept:
+        cross_validate(cache, HEAD, TRAIN, plan, kept=kept, progress=StopAfter(2))
+    for file in (tmp_path / "c.parts").glob("*.npy"):
+        file.write_bytes(file.read_bytes()[:50])
+    with kept_answers(tmp_path / "c.parts") as kept:
+        again = cross_validate(cache, HEAD, TRAIN, plan, kept=kept)
+    np.testing.assert_array_equal(again.main.probabilities, validate(cache).main.probabilities)
+
+
+def test_a_cache_written_into_under_a_cross_validation_is_named_and_no_answer_kept(
+    make_cache: MakeCache, tmp_path: Path
+) -> None:
+    cache, content = make_cache(sizes=(60,)), make_cache("b.h5", sizes=(60,), separation=2.0).path.read_bytes()
+
+    def overwrite(done: int, total: int) -> None:
+        cache.path.write_bytes(content)
+
+    plan = CrossvalSpec(folds=3)
+    with pytest.raises(CacheError, match="another cache was written"), kept_answers(tmp_path / "c.parts") as kept:
+        cross_validate(cache, HEAD, TRAIN, plan, kept=kept, progress=overwrite)
+    assert not (tmp_path / "c.parts").exists()
+
+
+def test_two_processes_cannot_be_at_one_cross_validation(tmp_path: Path) -> None:
+    folder = tmp_path / "c.parts"
+    with (
+        locked_folder(folder, "cross-validation"),
+        pytest.raises(BusyError, match="cross-validation"),
+        kept_answers(folder),
+    ):
+        pass
+    assert folder.exists()  # it is the other's
+
+
+def test_what_is_refused_or_stopped_before_the_first_fold_leaves_nothing(make_cache: MakeCache, tmp_path: Path) -> None:
+    cache, parts = make_cache(sizes=(60,)), tmp_path / "new" / "c.parts"
+    with pytest.raises(DataError), kept_answers(parts) as kept:
+        cross_validate(cache, HEAD, TRAIN, CrossvalSpec(folds=40), kept=kept)
+    with pytest.raises(KeyboardInterrupt), kept_answers(parts) as kept:
+        cross_validate(cache, HEAD, TRAIN, CrossvalSpec(folds=3), kept=kept, progress=StopAfter(0))
+    assert not (tmp_path / "new").exists()
+
+
+def test_answers_of_a_training_that_diverges_later_are_of_no_use_and_go(tmp_path: Path) -> None:
+    folder = tmp_path / "c.parts"
+
+    def diverge() -> None:
+        np.save(folder / "grouped-seed0-fold0.npy", np.zeros(3))
+        raise DivergedError("training diverged")
+
+    with pytest.raises(DivergedError), kept_answers(folder):
+        diverge()
+    assert not folder.exists()
+
+
+def test_whatever_decides_about_the_answers_has_a_folder_of_its_own(make_cache: MakeCache, tmp_path: Path) -> None:
+    first, second = make_cache(sizes=(60,)), make_cache("b.h5", sizes=(60,), separation=2.0)
+    plan, memory = CrossvalSpec(), MemorySpec()
+    folders = {
+        parts_folder(tmp_path, *settings)
+        for settings in (
+            (first, HEAD, TRAIN, plan, memory),
+            (second, HEAD, TRAIN, plan, memory),
+            (first, HeadSpec(), TRAIN, plan, memory),
+            (first, HEAD, TrainSpec(), plan, memory),
+            (first, HEAD, TRAIN, CrossvalSpec(seeds=2), memory),
+            (first, HEAD, TRAIN, plan, MemorySpec(memory_mb=1)),
+        )
+    }
+    assert len(folders) == 6
+
+
+@pytest.mark.skipif(os.name == "nt", reason="SIGINT reaches a child otherwise there")
+@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGKILL])
+def test_the_command_goes_on_after_it_was_stopped(make_cache: MakeCache, tmp_path: Path, sign: signal.Signals) -> None:
+    cache = make_cache(sizes=(200,), separation=0.3)
+    arguments = ["crossval", "--features", str(cache.path), "--runs", str(tmp_path / "runs"), "--seeds", "3"]
+    arguments += ["--epochs", "20", "--hidden", "64", "--json"]
+    code = "from head.cli import main; main()"
+    with subprocess.Popen(
+        [sys.executable, "-c", code, *arguments], stderr=subprocess.PIPE, stdout=subprocess.PIPE, cwd=tmp_path
+    ) as process:
+        deadline = time.monotonic() + 60
+        while len(list((tmp_path / "runs").glob("crossval-*.parts/*.npy"))) < 3 and time.monotonic() < deadline:
+            time.sleep(0.02)
+        process.send_signal(sign)
+        _, words = process.communicate()
+    kept = list((tmp_path / "runs").glob("crossval-*.parts/*.npy"))
+    assert 3 <= len(kept) < 15
+    if sign == signal.SIGINT:
+        assert b"run the same command again to go on" in words
+    assert process.returncode != 0
+    done = CliRunner().invoke(main, arguments)
+    answer = json.loads(done.stdout)
+    assert len(answer["accuracy"]["folds"]) == 15
+    assert not list((tmp_path / "runs").iterdir())
