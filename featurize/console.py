@@ -31,12 +31,16 @@ _SENTENCE = 300  # characters, longer than any
 _STOPPED = "stopped; nothing half-written is left: run the same command again"
 
 
+_stopped_by: list[int] = []
+"""The signals that have asked this process to stop."""
+
+
 class Commands(click.Group):
     """A click group whose commands report problems in one message instead of a traceback."""
 
     def invoke(self, ctx: click.Context) -> Any:
         _start_logging()
-        _stop_on_sigterm()
+        _stop_on_signals()
         try:
             return super().invoke(ctx)
         except Interrupted as stop:
@@ -52,9 +56,9 @@ class Commands(click.Group):
             _say_and_exit(f"error: {problem}", EXIT_USAGE if usage else EXIT_PROBLEM)
         except ModuleNotFoundError as problem:
             _say_and_exit(f"error: {problem.name} is not installed\n  mend:     pip install 'xfeat[all]'", EXIT_PROBLEM)
-        except ImportError as problem:
-            # A library in C that is stopped while it is loaded says that it cannot be loaded.
-            if not isinstance(problem.__cause__, KeyboardInterrupt):
+        except ImportError:
+            # A library in C that is stopped while it is loaded says that it cannot be loaded, and not always why.
+            if not _stopped_by:
                 raise
             _say_and_exit(_STOPPED, EXIT_INTERRUPTED)
 
@@ -183,12 +187,17 @@ def _start_logging() -> None:
         logger.setLevel(logging.INFO)
 
 
-def _stop_on_sigterm() -> None:
-    def stop(signal_number: int, frame: FrameType | None) -> None:
+def _stop_on_signals() -> None:
+    _stopped_by.clear()
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        _stopped_by.append(number)
         raise KeyboardInterrupt
 
     with contextlib.suppress(ValueError):  # only the main thread may set handlers; tests run commands in others
         signal.signal(signal.SIGTERM, stop)
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # in the background of a script it is ignored
+            signal.signal(signal.SIGINT, stop)
 
 
 def _say_and_exit(message: str, code: int) -> None:
