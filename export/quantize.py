@@ -135,8 +135,7 @@ class _Judge:
     def familiar(self, candidate: _Candidate) -> dict[str, float] | None:
         """Return the threshold of the distance before and after, and the share beyond the old one that calls for it.
 
-        What rounding adds to the features makes every image look further away, so the threshold is set again as the
-        export set it, instead of calling more images foreign than 1 in 20.
+        Rounding moves the distances, so the threshold is set again as the export set it: 1 image in 20 lies beyond.
         """
         old, distances = self.metadata.ood_threshold, candidate.distances
         if old is None or distances is None:
