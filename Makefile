@@ -18,7 +18,7 @@ demo: $(SETUP)
 	@printf "\n%s\n" "The report: demo/runs/latest/report.html     The page: cd demo && ../$(BIN)/xserve start"
 
 test: $(SETUP)
-	$(BIN)/pytest
+	$(BIN)/pytest -n auto --dist loadfile
 
 lint: $(SETUP)
 	$(BIN)/ruff check .

@@ -80,13 +80,15 @@ def test_its_convolutions_compute_in_8_bits_with_a_scale_a_channel(quantized: tu
 
 
 def test_openvino_answers_as_onnxruntime_does(quantized: tuple[Path, dict[str, Any]], exported: Any) -> None:
-    """It may hold what lies between layers in bfloat16, so not to the last digit."""
+    """It may hold what lies between layers in bfloat16: an image near the border may move, not the run of them."""
     openvino = pytest.importorskip("openvino")
     core = quantized[0].with_name("m.int8.core.onnx")
     pixels = planes_of(labelled_images(exported.run, "valid", None)[0].pixels)
     model = openvino.Core().compile_model(core, "CPU")
     expected = open_model(core).session.run(["probabilities"], {"image": pixels})[0]
-    np.testing.assert_allclose(model({"image": pixels})["probabilities"], expected, atol=0.1)
+    moved = np.abs(model({"image": pixels})["probabilities"] - expected)
+    assert moved.mean() < 0.05
+    assert moved.max() < 0.2
 
 
 def test_verify_repeats_the_answers_of_an_int8_model(
