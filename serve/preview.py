@@ -66,12 +66,13 @@ def preview_routes(service: Service) -> APIRouter:
                     503, f"too many pictures wait to be drawn; try again in {wait} s", {"Retry-After": wait}
                 )
             inside += 1
+            drawn = drawers.submit(draw_preview, content)
             try:
-                drawn = asyncio.wrap_future(drawers.submit(draw_preview, content))
-                picture = await service.wait(request, drawn)
+                picture = await service.wait(request, asyncio.wrap_future(drawn))
             except ImageError as error:
                 raise HTTPException(422, error.what) from error
             finally:
+                drawn.cancel()  # at once: asyncio would do so a moment after the reply
                 inside -= 1
         return Response(picture, media_type="image/png")
 
