@@ -115,7 +115,7 @@ def _usable_providers(models: Sequence[Path]) -> tuple[str, ...]:
         for path in models:
             open_model(path, device="cuda")
     except DeviceError as error:
-        logger.warning("the GPU is not measured: %s: %s", error.what, error.found)
+        logger.warning("the GPU is not measured: %s", error)
         return ("cpu",)
     return ("cpu", "cuda")
 

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 def quantize(
     model: Path, output: Path | None, run: Path | None, fp16: bool, **settings: Any
 ) -> tuple[dict[str, Any], str]:
-    """Write MODEL in 8 bits, a quarter of the size, if it is no worse on the validation images.
+    """Write MODEL in 8 bits, about a quarter of the size, if it is no worse on the validation images.
 
     Training images of the run set the ranges. Accuracy, sensitivity and AUC are measured before and after. The first
     block stays in float32. If more is lost than the gate allows, so do the fewest layers that mend it (minutes); if

@@ -165,7 +165,7 @@ def _require_agreement(result: Export) -> None:
         if precision != "float32":
             what = f", whose features were computed in {precision} and not in float32"
             mend = (
-                "run xfeat featurize --precision float32 and xhead train again, or accept the difference with "
+                f"{mend}; or run both again with --precision float32, or accept the difference with "
                 f"--tolerance {_rounded_up(training.max_difference)}"
             )
         raise ParityError(

@@ -176,7 +176,7 @@ def quantize_model(
     traced = detach_resize(onnx.load(path), metadata.feature_spec.preprocess.size)
     chosen = _half(traced, judge) if spec.precision == "float16" else _int8(traced, run, judge, spec, stage)
     if not judge.allows(chosen):
-        raise _refusal(judge, chosen, output)
+        raise _refusal(judge, chosen, output, spec.precision)
     familiar = judge.familiar(chosen)
     metadata = replace(
         metadata,
@@ -285,7 +285,7 @@ def _checked(path: Path, run: Run) -> ModelMetadata:
     return metadata
 
 
-def _refusal(judge: _Judge, candidate: _Candidate, output: Path) -> ParityError:
+def _refusal(judge: _Judge, candidate: _Candidate, output: Path, precision: str) -> ParityError:
     most = max(each["float_layers"] for each in judge.attempts)
     return ParityError(
         "the quantised model is worse than the gate allows; nothing was written",
@@ -293,8 +293,10 @@ def _refusal(judge: _Judge, candidate: _Candidate, output: Path) -> ParityError:
         expected=f"a loss of at most {judge.gate:g} points in {', '.join(MEASURES)}",
         found="\n            ".join(["", *worth_table(judge.worth, candidate.worth)]).lstrip(" ")
         + (f"\n            up to {most} layers in float32 did not help enough" if most else ""),
-        mend="calibrate on more images (--calibration-images 1000), keep more layers in float32 (--float-layers N), "
-        "take --fp16, or train on efficientnet-lite0, which is made for 8 bits",
+        mend="keep the float32 model"
+        if precision == "float16"
+        else "keep more layers in float32 (--float-layers N), take --fp16, or train on efficientnet-lite0, made "
+        "for 8 bits",
     )
 
 

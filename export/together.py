@@ -27,21 +27,27 @@ def targets_of(output: Path) -> tuple[dict[str, Path], Path]:
         OutputError: if ``output`` is no name for a model, a folder is in the way of any of the three, or nothing can be
             written there.
     """
+    targets = {"full": output, "core": output.with_suffix(".core.onnx")}
+    certificate = certificate_path(output)
+    try:
+        _check_place(output, [*targets.values(), certificate])
+    except OSError as error:
+        if isinstance(error, OutputError):
+            raise
+        raise output_error(output, error) from error
+    return targets, certificate
+
+
+def _check_place(output: Path, files: list[Path]) -> None:
     if output.is_dir() or output.suffix != ".onnx":
         raise OutputError(
             "not a name for a model", path=output, expected="a file that ends in .onnx", mend="name one with -o"
         )
-    targets = {"full": output, "core": output.with_suffix(".core.onnx")}
-    certificate = certificate_path(output)
-    for path in (*targets.values(), certificate):
+    for path in files:
         if path.is_dir():
             raise OutputError("a folder of that name is in the way", path=path, mend="choose another name with -o")
     above = next(folder for folder in output.absolute().parents if folder.exists())
-    try:
-        os.rmdir(tempfile.mkdtemp(dir=above, prefix=f".{output.name}.", suffix=_UNFINISHED))
-    except OSError as error:
-        raise output_error(output, error) from error
-    return targets, certificate
+    os.rmdir(tempfile.mkdtemp(dir=above, prefix=f".{output.name}.", suffix=_UNFINISHED))
 
 
 @contextmanager

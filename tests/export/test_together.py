@@ -103,3 +103,9 @@ def test_what_a_killed_export_left_goes_after_a_day_and_no_other_folder_does(tmp
     with together(targets(tmp_path)) as folder:
         write(folder, "new")
     assert set(contents(tmp_path)) == {*NAMES, *kept}
+
+
+def test_a_name_that_the_file_system_refuses_is_one_message(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="cannot be written"):
+        targets_of(tmp_path / f"{'x' * 300}.onnx")
+    assert not list(tmp_path.iterdir())

@@ -142,7 +142,7 @@ def test_a_picture_for_a_client_that_has_gone_is_not_drawn(predictor, serve_mode
 def test_a_picture_that_takes_too_long_is_504_and_too_many_are_503(predictor, serve_model, held_drawing, monkeypatch):
     gate, _, drawn = held_drawing
     monkeypatch.setattr(serve.preview, "_MOST_WAITING", 1)
-    with serve_model(predictor, answer_timeout_s=1) as client, ThreadPoolExecutor() as pool:
+    with serve_model(predictor, answer_timeout_s=3) as client, ThreadPoolExecutor() as pool:
         replies = [reply.result(30) for reply in [pool.submit(client.post, "/preview", content=b"x") for _ in range(3)]]
         assert sorted(reply.status_code for reply in replies) == [503, 504, 504]
         assert [reply.headers.get("retry-after") for reply in replies if reply.status_code == 503] == ["1"]
