@@ -255,7 +255,7 @@ def test_bench_measures_the_gpu_too_where_it_can_run_the_model(
     monkeypatch.setattr(export.bench, "open_model", refuse)
     rows = bench_models([exported.core], BenchSpec(batches=(1,), seconds=0))
     assert [row.provider for row in rows] == ["cpu"]
-    assert "the GPU is not measured: onnxruntime cannot use cuda:0: no driver" in caplog.text
+    assert "the GPU is not measured: onnxruntime cannot use cuda:0\n  found:    no driver" in caplog.text
 
 
 def test_bench_refuses_batches_that_are_no_numbers(xexport: Xexport, exported: Any) -> None:
