@@ -12,7 +12,8 @@ from featurize.console import json_option
 from head.cli_options import runs_option
 
 if TYPE_CHECKING:
-    from head.compare import Comparison
+    from head.compare import Comparison, Entry
+    from head.run import Run
 
 # head.compare.SORTS, which is not imported here so that --help stays quick; a test holds the two together.
 _SORTS = ("accuracy", "balanced_accuracy", "auc", "loss", "name")
@@ -35,7 +36,8 @@ def compare(
     """Put runs side by side: what differs, what they reach, whether that is more than chance.
 
     RUNS are run folders, or names in --runs; by default all that are there. Each is held against the first by McNemar's
-    exact test on the images that both were tested on, and by a bootstrap over patients where patients have several.
+    exact test on the images that both were tested on, and by a bootstrap over patients where patients have several. Runs
+    without predictions are listed, last, and not compared.
     """
     from head.compare import as_entries, common_part, find_runs
     from head.compare import compare as compare_entries
@@ -47,7 +49,7 @@ def compare(
     if baselines:
         from head.compare_baselines import baselines as fit_baselines
 
-        entries += fit_baselines(found[0], part)
+        entries += fit_baselines(_first_with_answers(entries), part)
     comparison = compare_entries(entries, part, sort=sort)
     if csv_file is not None:
         _write(csv_file, as_csv(comparison), option="--csv")
@@ -56,6 +58,17 @@ def compare(
 
         _write(html_file, render_comparison(comparison), option="--html")
     return as_json(comparison), _as_text(comparison)
+
+
+def _first_with_answers(entries: list[Entry]) -> Run:
+    from featurize.errors import RunError
+
+    for entry in entries:
+        if entry.run is not None and not entry.problem:
+            return entry.run
+    raise RunError(
+        "no run has predictions that can be read", found="see above", mend="train one again with xhead train"
+    )
 
 
 def _folder(given: Path, runs: Path) -> Path:

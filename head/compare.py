@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from featurize.cache import FeatureCache
 from featurize.errors import RunError, XfeatError
 from head.compare_chance import Difference, paired_difference
-from head.run import PROBABILITY_PREFIX, RUN_FILE, Run, open_run
+from head.run import PREDICTIONS_FILE, PROBABILITY_PREFIX, RUN_FILE, Run, open_run
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +49,7 @@ class Entry:
         metrics: part to figures; see :func:`head.metrics.classification_metrics`.
         answers: on the part that is compared.
         run: ``None`` for a baseline.
+        problem: why it has no answers and cannot be compared, or empty.
     """
 
     name: str
@@ -55,6 +57,7 @@ class Entry:
     metrics: dict[str, Any]
     answers: Answers
     run: Run | None = None
+    problem: str = ""
 
 
 @dataclass(frozen=True)
@@ -64,9 +67,10 @@ class Comparison:
     Attributes:
         part: ``test``, or ``valid`` if an entry has no test images.
         sort: the figure that they are sorted by.
-        entries: the lines.
+        entries: the lines; those without answers come last.
         differing: settings that are not the same in all runs.
-        differences: for each entry, its accuracy against the first entry's; ``None`` for the first itself.
+        differences: for each entry, its accuracy against the first entry's; ``None`` for the first itself, if it has
+            answers.
     """
 
     part: str
@@ -98,14 +102,20 @@ def find_runs(runs: Path) -> list[Run]:
 def as_entries(runs: Sequence[Run]) -> list[Entry]:
     """Turn runs into entries on a part that they all have.
 
-    Raises:
-        RunError: if the predictions of one are missing or damaged.
+    A run whose predictions are missing or damaged is named in a warning, and has no answers.
     """
     part = common_part(runs)
-    return [
-        Entry(name=run.name, settings=_settings(run), metrics=run.metrics, answers=_answers(run, part), run=run)
-        for run in runs
-    ]
+    return [_entry(run, part) for run in runs]
+
+
+def _entry(run: Run, part: str) -> Entry:
+    answers, problem = Answers(truth={}, decided={}), ""
+    try:
+        answers = _answers(run, part)
+    except RunError as error:
+        logger.warning("not compared: %s", error)
+        problem = error.what
+    return Entry(name=run.name, settings=_settings(run), metrics=run.metrics, answers=answers, run=run, problem=problem)
 
 
 def common_part(runs: Sequence[Run]) -> str:
@@ -125,16 +135,23 @@ def compare(entries: Sequence[Entry], part: str, *, sort: str = "accuracy") -> C
     groups: dict[str, str] = {}
     for digest, run in {entry.run.cache["content_sha256"]: entry.run for entry in ordered if entry.run}.items():
         groups |= _groups(run, digest)
-    differences = [None] + [paired_difference(entry.answers, ordered[0].answers, groups) for entry in ordered[1:]]
+    differences = [_difference(entry, ordered[0], groups) for entry in ordered]
     return Comparison(part, sort, ordered, _differing(ordered), differences)
 
 
-def _sort_value(entry: Entry, part: str, sort: str) -> tuple[bool, Any]:
+def _difference(entry: Entry, first: Entry, groups: dict[str, str]) -> Difference | None:
+    if entry.problem:
+        return Difference(problem=entry.problem)
+    return None if entry is first else paired_difference(entry.answers, first.answers, groups)
+
+
+def _sort_value(entry: Entry, part: str, sort: str) -> tuple[bool, bool, Any]:
+    no_answers = bool(entry.problem)  # nothing can be held against it
     if sort == "name":
-        return False, entry.name
+        return no_answers, False, entry.name
     value = entry.metrics[part].get(sort)
     # what has no such figure comes last
-    return value is None, 0.0 if value is None else value if sort == "loss" else -value
+    return no_answers, value is None, 0.0 if value is None else value if sort == "loss" else -value
 
 
 def _settings(run: Run) -> dict[str, Any]:
@@ -160,8 +177,14 @@ def _answers(run: Run, part: str) -> Answers:
             if row["split"] == part:
                 truth[row["path"]] = row["label"]
                 decided[row["path"]] = run.class_names[int(np.argmax([float(row[name]) for name in columns]))]
-    except (KeyError, ValueError, TypeError) as error:
-        raise RunError("damaged predictions", path=run.folder, found=str(error), mend="train the run again") from error
+    except (KeyError, ValueError, TypeError, csv.Error) as error:
+        raise RunError(
+            "damaged predictions",
+            path=run.folder / PREDICTIONS_FILE,
+            expected=", ".join(["path", "split", "label", *columns]),
+            found=f"no column {error}" if isinstance(error, KeyError) else str(error),
+            mend="train the run again",
+        ) from error
     return Answers(truth=truth, decided=decided)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,11 +10,14 @@ import matplotlib
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from head.compare import Comparison
+from featurize.errors import RunError
+from head.compare import Comparison, Entry
 from head.compare_table import COLUMNS, difference_text, setting_text
 from head.history import EpochRecord
 from head.plots import COLOURS, STYLE, label_axes, legend_label, svg_text
 from head.run import read_history
+
+logger = logging.getLogger(__name__)
 
 # More lines than colours cannot be told apart: the best are drawn.
 MOST_CURVES = len(COLOURS)
@@ -24,19 +28,29 @@ def render_comparison(comparison: Comparison) -> str:
     from jinja2 import Environment, PackageLoader
 
     drawn = [entry for entry in comparison.entries if entry.run is not None][:MOST_CURVES]
-    histories = {entry.name: read_history(entry.run) for entry in drawn if entry.run is not None}
+    histories = _histories(drawn)
     environment = Environment(loader=PackageLoader("head", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True)
     return environment.get_template("compare_template.html").render(
         comparison=comparison,
         columns=COLUMNS,
         rows=[_row(comparison, place) for place in range(len(comparison.entries))],
-        drawn=len(drawn),
+        drawn=len(histories),
         left_out=sum(entry.run is not None for entry in comparison.entries) - len(drawn),
         figures=[overlaid_curves(histories, part, quantity) for quantity in ("loss", "accuracy") for part in _PARTS],
     )
 
 
 _PARTS = ("train", "valid")
+
+
+def _histories(entries: Sequence[Entry]) -> dict[str, list[EpochRecord]]:
+    histories = {}
+    for entry in entries:
+        try:
+            histories |= {} if entry.run is None else {entry.name: read_history(entry.run)}
+        except RunError as error:
+            logger.warning("its curves are not drawn: %s", error)
+    return histories
 
 
 def overlaid_curves(histories: Mapping[str, Sequence[EpochRecord]], part: str, quantity: str) -> str:

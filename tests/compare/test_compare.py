@@ -110,14 +110,42 @@ def test_a_damaged_run_is_named_and_left_out(runs: Path, caplog: pytest.LogCaptu
     assert "poor" in caplog.text
 
 
-def test_damaged_predictions_and_histories_are_named(runs: Path) -> None:
+def test_damaged_predictions_and_histories_are_named(runs: Path, caplog: pytest.LogCaptureFixture) -> None:
     found = find_runs(runs)
     (runs / "good" / "history.csv").write_text("epoch,train_loss\n1,fast\n")
     with pytest.raises(RunError, match=r"history\.csv"):
         read_history(found[0])
+    assert render_comparison(compare(as_entries(found), "test")).count("<svg") == 4
+    assert re.search(r"not drawn: .*history\.csv", caplog.text)
     (runs / "good" / "predictions.csv").write_text("path,split,label\na,test,covid\n")
-    with pytest.raises(RunError, match="damaged predictions"):
-        as_entries(found)
+    assert as_entries(found)[0].problem == "damaged predictions"
+    assert re.search(r"not compared: .*predictions\.csv.*no column 'p_", caplog.text, re.DOTALL)
+
+
+@pytest.mark.parametrize("sort", SORTS)
+def test_a_run_without_predictions_is_listed_last_and_the_others_are_compared(runs: Path, sort: str) -> None:
+    (runs / "good" / "predictions.csv").unlink()
+    command = ["compare", "--runs", str(runs), "--sort", sort, "--baselines", "--html", str(runs / "c.html")]
+    outcome = CliRunner().invoke(main, command)
+    assert outcome.exit_code == 0, outcome.output
+    table = [line for line in outcome.stdout.splitlines() if re.match(r"good|linear |poor|SVM|logistic", line)]
+    assert len(table) == 5
+    assert table[-1].startswith("good")
+    assert table[-1].endswith("not comparable: the predictions are missing")
+    assert sum("than chance" in line or "may be chance" in line for line in table) == 3
+    assert re.search(r"not compared: .*predictions\.csv", outcome.stderr)
+
+
+def test_baselines_need_one_run_with_predictions(runs: Path) -> None:
+    for file in runs.glob("*/predictions.csv"):
+        file.unlink()
+    listed = CliRunner().invoke(main, ["compare", "--runs", str(runs), "--json"])
+    assert {entry["against_first"]["problem"] for entry in json.loads(listed.stdout)["entries"]} == {
+        "the predictions are missing"
+    }
+    refused = CliRunner().invoke(main, ["compare", "--runs", str(runs), "--baselines"])
+    assert refused.exit_code == 1
+    assert "no run has predictions that can be read" in refused.stderr
 
 
 def test_without_the_cache_patients_are_unknown_and_mcnemar_remains(runs: Path) -> None:
