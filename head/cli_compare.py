@@ -36,8 +36,8 @@ def compare(
     """Put runs side by side: what differs, what they reach, whether that is more than chance.
 
     RUNS are run folders, or names in --runs; by default all that are there. Each is held against the first by McNemar's
-    exact test on the images that both were tested on, and by a bootstrap over patients where patients have several. Runs
-    without predictions are listed, last, and not compared.
+    exact test on the images that both were tested on, and by a bootstrap over patients where patients have several.
+    Runs without predictions come last and are not compared.
     """
     from head.compare import as_entries, common_part, find_runs
     from head.compare import compare as compare_entries
@@ -67,7 +67,9 @@ def _first_with_answers(entries: list[Entry]) -> Run:
         if entry.run is not None and not entry.problem:
             return entry.run
     raise RunError(
-        "no run has predictions that can be read", found="see above", mend="train one again with xhead train"
+        "no run has predictions that can be read",
+        expected="a predictions.csv in one of them, for the images of the baselines",
+        mend="train a run again with xhead train",
     )
 
 

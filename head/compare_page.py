@@ -44,7 +44,7 @@ _PARTS = ("train", "valid")
 
 
 def _histories(entries: Sequence[Entry]) -> dict[str, list[EpochRecord]]:
-    histories = {}
+    histories: dict[str, list[EpochRecord]] = {}
     for entry in entries:
         try:
             histories |= {} if entry.run is None else {entry.name: read_history(entry.run)}
