@@ -55,25 +55,39 @@ def fit_distance(features: NDArray[np.floating]) -> Distance:
     as in probabilistic PCA (Tipping and Bishop 1999), so that an image that leaves the space of the training images
     altogether is still far away.
     """
-    from sklearn.covariance import LedoitWolf
+    from sklearn.covariance import ledoit_wolf_shrinkage
 
     step = -(-len(features) // MAX_ROWS)
     rows = np.asarray(features[::step], np.float64)
     mean, deviation = rows.mean(0), rows.std(0)
     floor = _FLOOR * float(np.median(deviation))
     scale = np.maximum(deviation, floor if floor > 0 else 1.0)
-    covariance = LedoitWolf(assume_centered=True).fit((rows - mean) / scale).covariance_
-    variances, vectors = np.linalg.eigh(covariance)  # ascending
-    kept = min(MAX_AXES, len(variances) - 1, len(rows))
+    x = (rows - mean) / scale
+    count, dim = x.shape
+    kept = min(MAX_AXES, dim - 1, count)
+    shrinkage, average = ledoit_wolf_shrinkage(x, assume_centered=True), float(np.square(x).mean())
+    variances, axes = _principal_axes(x, kept)
+    # Shrinking draws every variance towards the average one, and turns no axis.
+    variances = (1 - shrinkage) * variances + shrinkage * average
     # Features that never vary, all of them, would leave no variance to divide by.
-    smallest = max(float(variances[-1]) * 1e-6, 1e-12)
+    smallest = max(float(variances[0]) * 1e-6, 1e-12)
     return Distance(
         mean=mean.astype(np.float32),
         scale=scale.astype(np.float32),
-        axes=np.ascontiguousarray(vectors[:, ::-1][:, :kept].T, dtype=np.float32),
-        variance=np.maximum(variances[::-1][:kept], smallest).astype(np.float32),
-        rest=max(float(variances[: len(variances) - kept].mean()), smallest),
+        axes=np.ascontiguousarray(axes, dtype=np.float32),
+        variance=np.maximum(variances, smallest).astype(np.float32),
+        rest=max(float(dim * average - variances.sum()) / (dim - kept), smallest),
     )
+
+
+def _principal_axes(x: NDArray[np.float64], kept: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the largest variances (kept,) of centred rows (n, D), and their axes (kept, D)."""
+    count, dim = x.shape
+    if count < dim:  # much less work than all axes of the covariance, most of which no row reaches
+        _, lengths, axes = np.linalg.svd(x, full_matrices=False)
+        return lengths[:kept] ** 2 / count, axes[:kept]
+    variances, vectors = np.linalg.eigh(x.T @ x / count)  # ascending
+    return variances[::-1][:kept], vectors[:, ::-1][:, :kept].T
 
 
 def familiar_threshold(distances: NDArray[np.floating]) -> float:

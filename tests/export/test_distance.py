@@ -17,11 +17,12 @@ def cloud(rows: int, dim: int, seed: int = 0) -> np.ndarray:
     return (rng.normal(size=(rows, dim)) @ mixing + 3).astype(np.float32)
 
 
-def test_with_all_axes_kept_it_is_scikit_learns_mahalanobis_distance() -> None:
-    train, other = cloud(200, 20), cloud(30, 20, seed=1) * 1.5
+@pytest.mark.parametrize(("rows", "dim"), [(200, 20), (60, 100)])  # fewer rows than features: none varies beyond them
+def test_with_all_axes_kept_it_is_scikit_learns_mahalanobis_distance(rows: int, dim: int) -> None:
+    train, other = cloud(rows, dim), cloud(30, dim, seed=1) * 1.5
     mean, std = train.mean(0, dtype=np.float64), train.std(0, dtype=np.float64)
     reference = LedoitWolf().fit((train - mean) / std)
-    expected = np.sqrt(reference.mahalanobis((other - mean) / std) / 20)
+    expected = np.sqrt(reference.mahalanobis((other - mean) / std) / dim)
     assert_allclose(fit_distance(train)(other), expected, rtol=1e-4)
 
 
