@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from export.model_file import ModelFile, open_model
-from export.onnx_session import cuda_possible
+from export.onnx_session import ORT_ERRORS, cuda_possible, first_line
 from export.parity import planes_of
 from export.specs import BenchSpec
 from export.steps import Progress
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _MIN_CALLS = 5
+# A torch that was built without CUDA asserts that it has it.
+_FAILURES: tuple[type[Exception], ...] = (*ORT_ERRORS, AssertionError)
 
 Call = Callable[[], object]
 
@@ -75,29 +78,38 @@ def bench_models(
         run: if given, eager torch runs the same batches first, with the same threads in the same place.
         progress: called with lines measured and in all.
 
+    Returns:
+        A row for each of them; what a provider cannot run that was not asked for by name is left out with a warning.
+
     Raises:
         ModelError: if a file is no model of this project.
-        DeviceError: if a provider that was asked for cannot run all of a network.
+        DeviceError: if a provider that was asked for by name cannot run something, or nothing could be measured.
+        MismatchError: if the backbone's weights are not those of the run.
     """
     plain = None
     if run is not None:
         from export.ingredients import plain_model
 
         plain = plain_model(run)
-    providers = spec.providers or _usable_providers(models)
+    providers = spec.providers or _usable_providers(models, with_torch=plain is not None)
     settings = [
         _Setting(provider, threads, batch)
         for provider in providers
-        for threads in (spec.threads if provider == "cpu" else spec.threads[-1:])  # beside a GPU they change nothing
+        for threads in (spec.threads if provider == "cpu" else [max(spec.threads)])  # beside a GPU they change nothing
         for batch in spec.batches
     ]
     total = len(settings) * (len(models) + (plain is not None))
     rows: list[Speed] = []
     for setting in settings:
-        for row in _measure_all(models, plain, setting, spec.seconds):
-            rows.append(row)
-            if progress is not None:
-                progress(len(rows), total)
+        try:
+            for row in _measure_all(models, plain, setting, spec.seconds):
+                rows.append(row)
+                if progress is not None:
+                    progress(len(rows), total)
+        except DeviceError as error:
+            if spec.providers or (setting is settings[-1] and not rows):
+                raise
+            logger.warning("not measured: %s", error)
     return rows
 
 
@@ -108,12 +120,17 @@ class _Setting:
     batch: int
 
 
-def _usable_providers(models: Sequence[Path]) -> tuple[str, ...]:
+def _usable_providers(models: Sequence[Path], *, with_torch: bool) -> tuple[str, ...]:
     if not cuda_possible():
         return ("cpu",)
     try:
         for path in models:
             open_model(path, device="cuda")
+        if with_torch:
+            import torch
+
+            with _failures("torch", "cuda"):
+                torch.zeros(1, device="cuda")
     except DeviceError as error:
         logger.warning("the GPU is not measured: %s", error)
         return ("cpu",)
@@ -127,12 +144,27 @@ def _measure_all(
     rate = None
     if plain is not None:
         noise = _noise(setting.batch, opened[0])
-        line = _measure("torch", _torch_call(plain.to(setting.provider), noise, setting.threads), setting, seconds)
+        with _failures("torch", f"{setting.provider} in batches of {setting.batch}"):
+            line = _measure("torch", _torch_call(plain.to(setting.provider), noise, setting.threads), setting, seconds)
         rate = line.images_per_second
         yield line
     for model in opened:
-        line = _measure(model.path.name, _onnx_call(model, _noise(setting.batch, model)), setting, seconds)
+        with _failures(str(model.path), f"{setting.provider} in batches of {setting.batch}"):
+            line = _measure(model.path.name, _onnx_call(model, _noise(setting.batch, model)), setting, seconds)
         yield replace(line, against_torch=line.images_per_second / rate if rate else None)
+
+
+@contextmanager
+def _failures(what: str, where: str) -> Iterator[None]:
+    """Name what failed where: too little memory, a library that is built for something else."""
+    try:
+        yield
+    except _FAILURES as error:
+        raise DeviceError(
+            f"{what} does not run on {where}",
+            found=first_line(error),
+            mend="measure another --provider, or smaller batches with --batch",
+        ) from error
 
 
 def _measure(what: str, call: Call, setting: _Setting, seconds: float) -> Speed:

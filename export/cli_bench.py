@@ -20,7 +20,11 @@ _BATCHES = ",".join(map(str, default_of(BenchSpec, "batches")))
 @click.argument("models", nargs=-1, type=click.Path(path_type=Path), metavar="[MODEL]…")
 @click.option("--run", type=click.Path(path_type=Path), help="Run whose torch model is measured for comparison.")
 @click.option("--batch", "batches", default=_BATCHES, show_default=True, metavar="A,B", help="Images a call.")
-@click.option("--threads", metavar="A,B", help="Threads of the network.  [default: 1 and all cores]")
+@click.option(
+    "--threads",
+    metavar="A,B",
+    help="Threads of the network; beside a GPU only the largest number counts.  [default: 1 and all cores]",
+)
 @click.option(
     "--seconds",
     type=click.FloatRange(min=0),
@@ -67,7 +71,7 @@ def bench(
 
 def _numbers(text: str, option: str) -> tuple[int, ...]:
     parts = comma_list(text) or []
-    if not parts or not all(part.isdigit() and int(part) > 0 for part in parts):
+    if not all(part.isdecimal() for part in parts):
         raise click.BadParameter(f"{text}: whole numbers from 1, with commas in between", param_hint=option)
     return tuple(int(part) for part in parts)
 

@@ -40,6 +40,9 @@ from featurize.engines.conversion import OPSET as NATIVE_OPSET
 from featurize.errors import ParityError
 from head.run import Run
 
+# Two answers that are so far apart may say the opposite of each other: nobody should accept that.
+_OPPOSITE = 0.5
+
 
 @dataclass(frozen=True, kw_only=True)
 class Export:
@@ -164,10 +167,9 @@ def _require_agreement(result: Export) -> None:
         what, mend = "", "if the images have changed since, run xfeat featurize and xhead train again"
         if precision != "float32":
             what = f", whose features were computed in {precision} and not in float32"
-            mend = (
-                f"{mend}; or run both again with --precision float32, or accept the difference with "
-                f"--tolerance {_rounded_up(training.max_difference)}"
-            )
+            mend = f"{mend}; or run both again with --precision float32"
+            if training.max_difference < _OPPOSITE:
+                mend += f", or accept the difference with --tolerance {_rounded_up(training.max_difference)}"
         raise ParityError(
             f"the exported model does not answer as the training noted{what}; nothing was written",
             path=result.files["full"],
@@ -178,4 +180,4 @@ def _require_agreement(result: Export) -> None:
 
 
 def _rounded_up(difference: float) -> float:
-    return min(1.0, math.ceil(difference * 100) / 100)
+    return math.ceil(difference * 100) / 100

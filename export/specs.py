@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,6 +75,15 @@ class BenchSpec:
     threads: tuple[int, ...] = (1,)
     seconds: float = 2.0
     providers: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("batches", "threads"):
+            numbers = getattr(self, name)
+            fits = bool(numbers) and min(numbers) >= 1
+            require(fits, f"{name} out of range", expected="whole numbers from 1", found=numbers)
+        require(0 <= self.seconds < math.inf, "seconds out of range", expected="0 or more", found=self.seconds)
+        known = set(self.providers) <= set(PROVIDERS)
+        require(known, "unknown provider", expected=" or ".join(PROVIDERS), found=self.providers)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -46,7 +46,9 @@ def _check_place(output: Path, files: list[Path]) -> None:
     for path in files:
         if path.is_dir():
             raise OutputError("a folder of that name is in the way", path=path, mend="choose another name with -o")
-    above = next(folder for folder in output.absolute().parents if folder.exists())
+    above = next(folder for folder in output.absolute().parents if os.path.lexists(folder))
+    if not above.exists():
+        raise OutputError("a link that leads nowhere is in the way", path=above, mend="choose another place with -o")
     os.rmdir(tempfile.mkdtemp(dir=above, prefix=f".{output.name}.", suffix=_UNFINISHED))
 
 

@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import Any
 
 from featurize.cores import cores
 from featurize.errors import ImageError
@@ -36,13 +37,32 @@ _GIVEN_UP = QueueFullError("given up")
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Job:
-    """One image on its way: its name, its content, whether a heatmap is wanted, and where its result goes."""
+    """One image on its way.
+
+    Attributes:
+        name: of the image.
+        held: its content, later its pixels; empty from when nobody waits for it any more.
+        heatmap: whether one is wanted.
+        submitted_s: when it came, on the monotonic clock.
+        future: where its result goes.
+    """
 
     name: str
-    content: ImageContent
+    held: list[Any]
     heatmap: bool
     submitted_s: float
     future: Future[Result] = field(default_factory=Future)
+
+    def __post_init__(self) -> None:
+        held = self.held  # not self, which a finished future would keep alive
+        self.future.add_done_callback(lambda _: held.clear())
+
+    def take(self) -> Any:
+        """Return what is held, which then is the caller's alone, or ``None`` if nobody waits for the result."""
+        try:
+            return None if self.future.cancelled() else self.held.pop()
+        except IndexError:  # cancelled just now
+            return None
 
     def settle(self, outcome: Result | Exception) -> None:
         """Give the result to whoever waits for it, if anybody still does."""
@@ -96,7 +116,7 @@ class Batcher:
         self._forming = threading.Lock()
         self._pending = 0
         self._decoding = 0
-        self._ready: deque[Item] = deque()
+        self._ready: deque[Job] = deque()
         self._closed = False
         self._ended = False
         self._decoders = ThreadPoolExecutor(cores(), thread_name_prefix="decode")
@@ -131,17 +151,16 @@ class Batcher:
             QueueFullError: if they do not fit into the queue, or it is closed.
         """
         now = time.monotonic()
-        jobs = [Job(name=name, content=content, heatmap=heatmap, submitted_s=now) for name, content in images]
+        jobs = [Job(name=name, held=[content], heatmap=heatmap, submitted_s=now) for name, content in images]
         with self._lock:
             if self._closed:
                 raise QueueFullError("the server is stopping")
             if self._pending + len(jobs) > self._max_queue:
                 raise QueueFullError(f"{self._pending} images are waiting already")
             self._pending += len(jobs)
-            for job in jobs:
-                pixels = self._predictor.as_pixels(job.content)
-                if pixels is not None:
-                    self._ready.append((job, pixels))
+            for job, (_, content) in zip(jobs, images, strict=True):
+                if self._predictor.as_pixels(content) is not None:
+                    self._ready.append(job)
                 else:
                     self._decoding += 1
                     self._decoders.submit(self._decode, job)
@@ -164,21 +183,21 @@ class Batcher:
 
     def _decode(self, job: Job) -> None:
         started = time.monotonic()
-        pixels: Pixels | None = None
         outcome: Result | Exception | None = None
-        if job.future.cancelled():
+        content = job.take()
+        if content is None:
             outcome = _GIVEN_UP
         else:
             try:
-                pixels = self._predictor.decode(job.content)
+                job.held.append(self._predictor.decode(content))
             except ImageError as error:
                 outcome = SkippedImage(path=job.name, reason=error.what)
             except Exception as error:  # noqa: BLE001 - whoever waits for the future must hear of it
                 outcome = error
         with self._lock:
             self._decoding -= 1
-            if pixels is not None:
-                self._ready.append((job, pixels))
+            if outcome is None:
+                self._ready.append(job)
             # Each wake of the worker costs as much as a little work: it need not count the images one by one.
             if len(self._ready) in (1, self._max_batch) or not self._decoding:
                 self._changed.notify()
@@ -191,7 +210,7 @@ class Batcher:
         while batch := self._form_batch():
             self._answer(predictor, batch)
 
-    def _form_batch(self) -> list[Item]:
+    def _form_batch(self) -> list[Job]:
         """Wait for images and take them; the result is empty when the queue has ended."""
         with self._forming, self._lock:  # one worker at a time, so that idle ones do not tear batches apart
             while not self._ready and not self._ended:
@@ -204,10 +223,11 @@ class Batcher:
                 self._changed.wait(wait_s)
             return [self._ready.popleft() for _ in range(min(len(self._ready), self._max_batch))]
 
-    def _answer(self, predictor: Predictor, batch: list[Item]) -> None:
+    def _answer(self, predictor: Predictor, batch: list[Job]) -> None:
         wanted: list[Item] = []
-        for job, pixels in batch:
-            if job.future.cancelled():
+        for job in batch:
+            pixels = job.take()
+            if pixels is None:
                 self._finish([(job, _GIVEN_UP)])
             else:
                 wanted.append((job, pixels))

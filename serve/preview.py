@@ -66,17 +66,23 @@ def preview_routes(service: Service) -> APIRouter:
                     503, f"too many pictures wait to be drawn; try again in {wait} s", {"Retry-After": wait}
                 )
             inside += 1
-            drawn = drawers.submit(draw_preview, content)
+            waiting = [content]
+            drawn = drawers.submit(_draw_waiting, waiting)
             try:
                 picture = await service.wait(request, asyncio.wrap_future(drawn))
             except ImageError as error:
                 raise HTTPException(422, error.what) from error
             finally:
                 drawn.cancel()  # at once: asyncio would do so a moment after the reply
+                waiting.clear()  # what is cancelled stays in the queue until its turn comes, but not with its bytes
                 inside -= 1
         return Response(picture, media_type="image/png")
 
     return router
+
+
+def _draw_waiting(waiting: list[bytes]) -> bytes:
+    return draw_preview(waiting.pop())
 
 
 def draw_preview(content: bytes) -> bytes:

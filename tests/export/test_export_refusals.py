@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 from collections.abc import Callable
@@ -62,6 +63,27 @@ def test_predictions_that_the_model_does_not_give_fail_and_keep_the_older_model(
     said = refused(copied)
     assert "does not answer as the training noted" in said
     assert "xhead train again" in said
+
+
+@pytest.mark.parametrize(("noted", "offered"), [(0.02, "--tolerance 0.0"), (0.7, None), (math.nan, None)])
+def test_a_tolerance_is_offered_for_fewer_bits_unless_answers_would_be_opposite(
+    refused: Refused, copied: Any, noted: float, offered: str | None
+) -> None:
+    """The probabilities noted are off by ``noted`` from those of the model."""
+    facts = json.loads((copied.run.folder / "run.json").read_text())
+    facts["feature_spec"]["precision"] = "bfloat16"
+    edit_facts(copied, feature_spec=facts["feature_spec"])
+    file = copied.run.folder / "predictions.csv"
+    lines = file.read_text().splitlines()
+    for number, line in enumerate(lines):
+        if line.startswith("test/"):
+            *cells, first, second = line.split(",")
+            shift = noted if float(first) < float(second) else -noted
+            lines[number] = ",".join([*cells, str(float(first) + shift), str(float(second) - shift)])
+    file.write_text("\n".join(lines) + "\n")
+    said = refused(copied, "--no-ood", "--allow-changed-cache")
+    assert "--precision float32" in said
+    assert (offered in said) if offered else ("--tolerance" not in said)
 
 
 def test_a_head_other_than_the_one_that_was_traced_fails_against_torch(refused: Refused, copied: Any) -> None:
@@ -239,6 +261,19 @@ def test_a_target_below_a_file_is_refused(xexport: Xexport, copied: Any) -> None
     done = xexport("onnx", copied.run.folder, "-o", copied.folder / "file" / "m.onnx")
     assert done.exit_code == 1
     assert "cannot be written" in done.stderr
+    assert snapshot(copied.folder) == before
+
+
+def test_a_target_below_a_link_that_leads_nowhere_is_refused_before_any_work(
+    xexport: Xexport, copied: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("export.export.distance_of", None)
+    (copied.folder / "link").symlink_to(copied.folder / "nowhere")
+    before = snapshot(copied.folder)
+    for place in ("m.onnx", "below/m.onnx"):
+        done = xexport("onnx", copied.run.folder, "-o", copied.folder / "link" / place)
+        assert done.exit_code == 1
+        assert f"{copied.folder / 'link'}: a link that leads nowhere is in the way" in done.stderr
     assert snapshot(copied.folder) == before
 
 

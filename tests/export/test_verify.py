@@ -15,12 +15,7 @@ import onnxruntime as ort
 import pytest
 from click.testing import Result
 
-import export.bench
-from export.bench import bench_models
 from export.metadata import ModelMetadata
-from export.model_file import ModelFile, open_model
-from export.specs import BenchSpec
-from featurize.errors import DeviceError
 from featurize.weights import sha256_of
 
 Xexport = Callable[..., Result]
@@ -211,53 +206,3 @@ def test_info_says_what_the_file_holds(xexport: Xexport, exported: Any) -> None:
 def test_info_says_that_a_certificate_is_of_other_bytes(xexport: Xexport, copied: Any) -> None:
     rewrite(copied.model, negate_the_last_layer)
     assert "of other bytes" in json.loads(xexport("info", copied.model, "--json").stdout)["certificate"]
-
-
-def test_bench_measures_every_batch_and_thread_against_torch(xexport: Xexport, exported: Any) -> None:
-    done = xexport(
-        *("bench", exported.model, exported.core, "--run", exported.run.folder),
-        *("--batch", "1,3", "--threads", "1", "--seconds", "0", "--provider", "cpu", "--json"),
-    )
-    assert done.exit_code == 0, done.output
-    rows = json.loads(done.stdout)["rows"]
-    assert [(row["what"], row["batch"], row["provider"]) for row in rows] == [
-        (what, batch, "cpu") for batch in (1, 3) for what in ("torch", "model.onnx", "model.core.onnx")
-    ]
-    for row in rows:
-        assert 0 < row["p50_ms"] <= row["p95_ms"] <= row["p99_ms"]
-        assert row["calls"] >= 5
-        torch_rate = next(r for r in rows if r["what"] == "torch" and r["batch"] == row["batch"])["images_per_second"]
-        expected = None if row["what"] == "torch" else pytest.approx(row["images_per_second"] / torch_rate)
-        assert row["against_torch"] == expected
-
-
-def test_bench_measures_the_gpu_too_where_it_can_run_the_model(
-    exported: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    """A session on the CPU stands for one on a GPU: what is held is which lines there are, and what they call."""
-    asked = []
-
-    def open_pretended(path: Path, threads: int | None = None, *, device: str = "cpu") -> ModelFile:
-        asked.append((device, threads))
-        return open_model(path, threads)
-
-    monkeypatch.setattr(export.bench, "cuda_possible", lambda: True)
-    monkeypatch.setattr(export.bench, "open_model", open_pretended)
-    rows = bench_models([exported.core], BenchSpec(batches=(1,), threads=(1, 2), seconds=0))
-    assert [(row.provider, row.threads) for row in rows] == [("cpu", 1), ("cpu", 2), ("cuda", 2)]
-    assert asked == [("cuda", None), ("cpu", 1), ("cpu", 2), ("cuda", 2)]
-
-    def refuse(path: Path, threads: int | None = None, *, device: str = "cpu") -> ModelFile:
-        if device == "cuda":
-            raise DeviceError("onnxruntime cannot use cuda:0", found="no driver")
-        return open_model(path, threads)
-
-    monkeypatch.setattr(export.bench, "open_model", refuse)
-    rows = bench_models([exported.core], BenchSpec(batches=(1,), seconds=0))
-    assert [row.provider for row in rows] == ["cpu"]
-    assert "the GPU is not measured: onnxruntime cannot use cuda:0\n  found:    no driver" in caplog.text
-
-
-def test_bench_refuses_batches_that_are_no_numbers(xexport: Xexport, exported: Any) -> None:
-    assert xexport("bench", exported.model, "--batch", "1,many").exit_code == 2
-    assert xexport("bench", exported.model, "--threads", "0").exit_code == 2

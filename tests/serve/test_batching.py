@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import threading
 import time
+import weakref
 from concurrent.futures import wait
 
+import numpy as np
 import pytest
 
 from serve.batching import Batcher, Observer, QueueFullError
@@ -152,3 +154,23 @@ def test_an_image_given_up_while_it_waits_is_not_computed(gated, tiny):
     batcher.close()
     assert gated.batches == [["kept"]]
     assert batcher.pending == 0
+
+
+@pytest.mark.parametrize("side", [32, 33], ids=["of the model's size", "waiting to be decoded"])
+def test_what_nobody_waits_for_leaves_the_memory_before_its_turn_comes(gated, tiny, side):
+    batcher = Batcher(gated, max_queue=20, max_batch=1)
+    [blocker] = batcher.submit([("blocker", np.zeros((32, 32, 3), np.uint8))])
+    assert gated.entered.wait(30)
+    for _ in range(64):  # keeps the decoding threads busy, however many there are
+        batcher._decoders.submit(gated.gate.wait, 30)
+    pixels = np.zeros((side, side, 3), np.uint8)
+    there = weakref.ref(pixels)
+    [future] = batcher.submit([("gone", pixels)])
+    del pixels
+    assert there() is not None
+    assert future.cancel()
+    assert there() is None
+    gated.gate.set()
+    assert blocker.result(30).path == "blocker"
+    batcher.close()
+    assert (batcher.pending, gated.batches) == (0, [["blocker"]])

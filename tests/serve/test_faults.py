@@ -10,6 +10,7 @@ import tempfile
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -48,9 +49,11 @@ class HeldPredictor(Predictor):
     def __init__(self, session):
         super().__init__(session)
         self.gate = threading.Event()
+        self.entered = threading.Event()
         self.batches = []
 
     def infer(self, names, pixels, **wanted):
+        self.entered.set()
         assert self.gate.wait(30)
         self.batches.append(list(names))
         return super().infer(names, pixels, **wanted)
@@ -91,27 +94,38 @@ def test_the_work_of_a_client_that_has_gone_is_dropped(model, serve_model, tiny)
     assert held.batches == [["blocker.png"], ["later.png"]]
 
 
+def patience(client, timeout_s):
+    """Let requests wait for their answers so long from now on."""
+    client.service.spec = replace(client.service.spec, answer_timeout_s=timeout_s)
+
+
 def test_an_answer_that_takes_too_long_is_504_and_is_given_up(model, serve_model, tiny):
     held = HeldPredictor.open(model, device="cpu")
     picture = tiny.draw((1, 1, 1))
-    with serve_model(held, answer_timeout_s=0.2, max_batch=1) as client:
-        replies = [client.post("/predict", files=upload((name, picture))) for name in ("running", "waiting")]
-        assert [reply.status_code for reply in replies] == [504, 504]
+    with serve_model(held, max_batch=1) as client, ThreadPoolExecutor() as pool:
+        running = pool.submit(client.post, "/predict", files=upload(("running", picture)))
+        assert held.entered.wait(30)
+        patience(client, 0.05)
+        assert client.post("/predict", files=upload(("waiting", picture))).status_code == 504
+        patience(client, 30)
         held.gate.set()
-        wait_until(lambda: client.get("/health").json()["queue"] == 0)
+        assert running.result(30).status_code == 200
         assert client.post("/predict", files=upload(("later", picture))).status_code == 200
     assert held.batches == [["running"], ["later"]]
 
 
 @pytest.fixture
 def held_drawing(monkeypatch):
-    """Let pictures wait for a gate before they are drawn, one at a time; return the gate, what came, what was drawn."""
-    gate, came, drawn = threading.Event(), [], []
+    """Let pictures wait for a gate before they are drawn, one at a time.
+
+    Return the gate, what waits in the queue (what each task holds), and what was drawn.
+    """
+    gate, queued, drawn = threading.Event(), [], []
 
     class Noting(ThreadPoolExecutor):
-        def submit(self, work, content):
-            came.append(content)
-            return super().submit(work, content)
+        def submit(self, work, held):
+            queued.append(held)
+            return super().submit(work, held)
 
     def draw(content):
         drawn.append(content)
@@ -121,34 +135,51 @@ def held_drawing(monkeypatch):
     monkeypatch.setattr(serve.preview, "draw_preview", draw)
     monkeypatch.setattr(serve.preview, "cores", lambda: 1)
     monkeypatch.setattr(serve.preview, "ThreadPoolExecutor", Noting)
-    return gate, came, drawn
+    return gate, queued, drawn
 
 
 def test_a_picture_for_a_client_that_has_gone_is_not_drawn(predictor, serve_model, held_drawing):
-    gate, came, drawn = held_drawing
+    gate, queued, drawn = held_drawing
     with serve_model(predictor) as client, ThreadPoolExecutor() as pool:
         first = pool.submit(client.post, "/preview", content=b"first")
         wait_until(lambda: drawn)
         with socket.create_connection((client.base_url.host, client.base_url.port)) as leaving:
             leaving.sendall(raw_request(b"gone", "Content-Type: image/tiff", "/preview"))
-            wait_until(lambda: came == [b"first", b"gone"])
+            wait_until(lambda: queued == [[], [b"gone"]])
         wait_until(lambda: '{route="/preview",status="499"} 1.0' in client.get("/metrics").text)
+        assert queued == [[], []]  # its bytes, which nobody counts any more, are gone before its turn comes
         gate.set()
         assert first.result(30).content == b"picture"
         assert client.post("/preview", content=b"later").content == b"picture"
     assert drawn == [b"first", b"later"]
 
 
-def test_a_picture_that_takes_too_long_is_504_and_too_many_are_503(predictor, serve_model, held_drawing, monkeypatch):
-    gate, _, drawn = held_drawing
+def test_more_pictures_than_may_wait_are_503(predictor, serve_model, held_drawing, monkeypatch):
+    gate, queued, drawn = held_drawing
     monkeypatch.setattr(serve.preview, "_MOST_WAITING", 1)
-    with serve_model(predictor, answer_timeout_s=3) as client, ThreadPoolExecutor() as pool:
-        replies = [reply.result(30) for reply in [pool.submit(client.post, "/preview", content=b"x") for _ in range(3)]]
-        assert sorted(reply.status_code for reply in replies) == [503, 504, 504]
-        assert [reply.headers.get("retry-after") for reply in replies if reply.status_code == 503] == ["1"]
+    with serve_model(predictor) as client, ThreadPoolExecutor() as pool:
+        taken = [pool.submit(client.post, "/preview", content=b"taken") for _ in range(2)]
+        wait_until(lambda: drawn and len(queued) == 2)
+        refused = client.post("/preview", content=b"refused")
+        assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
         gate.set()
+        assert [reply.result(30).status_code for reply in taken] == [200, 200]
+    assert drawn == [b"taken", b"taken"]
+
+
+def test_a_picture_that_takes_too_long_is_504_and_is_given_up(predictor, serve_model, held_drawing):
+    gate, queued, drawn = held_drawing
+    with serve_model(predictor) as client, ThreadPoolExecutor() as pool:
+        running = pool.submit(client.post, "/preview", content=b"running")
+        wait_until(lambda: drawn)
+        patience(client, 0.05)
+        assert client.post("/preview", content=b"waiting").status_code == 504
+        assert queued == [[], []]
+        patience(client, 30)
+        gate.set()
+        assert running.result(30).content == b"picture"
         assert client.post("/preview", content=b"later").content == b"picture"
-    assert drawn == [b"x", b"later"]
+    assert drawn == [b"running", b"later"]
 
 
 def test_requests_that_together_need_too_much_memory_are_503_until_others_are_answered(model, serve_model, tiny):

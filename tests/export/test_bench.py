@@ -1,0 +1,140 @@
+"""Measurements: which lines there are, what is said of what cannot be measured, and that nothing measured is lost."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from click.testing import Result
+
+import export.bench
+from export.bench import bench_models
+from export.fused import PlainModel
+from export.model_file import ModelFile, open_model
+from export.specs import BenchSpec
+from featurize.errors import DeviceError, SpecError
+
+Xexport = Callable[..., Result]
+
+
+def test_bench_measures_every_batch_and_thread_against_torch(xexport: Xexport, exported: Any) -> None:
+    done = xexport(
+        *("bench", exported.model, exported.core, "--run", exported.run.folder),
+        *("--batch", "1,3", "--threads", "1", "--seconds", "0", "--provider", "cpu", "--json"),
+    )
+    assert done.exit_code == 0, done.output
+    rows = json.loads(done.stdout)["rows"]
+    assert [(row["what"], row["batch"], row["provider"]) for row in rows] == [
+        (what, batch, "cpu") for batch in (1, 3) for what in ("torch", "model.onnx", "model.core.onnx")
+    ]
+    for row in rows:
+        assert 0 < row["p50_ms"] <= row["p95_ms"] <= row["p99_ms"]
+        assert row["calls"] >= 5
+        torch_rate = next(r for r in rows if r["what"] == "torch" and r["batch"] == row["batch"])["images_per_second"]
+        expected = None if row["what"] == "torch" else pytest.approx(row["images_per_second"] / torch_rate)
+        assert row["against_torch"] == expected
+
+
+def test_bench_measures_the_gpu_too_where_it_can_run_the_model(
+    exported: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A session on the CPU stands for one on a GPU: what is held is which lines there are, and what they call."""
+    asked = []
+
+    def open_pretended(path: Path, threads: int | None = None, *, device: str = "cpu") -> ModelFile:
+        asked.append((device, threads))
+        return open_model(path, threads)
+
+    monkeypatch.setattr(export.bench, "cuda_possible", lambda: True)
+    monkeypatch.setattr(export.bench, "open_model", open_pretended)
+    rows = bench_models([exported.core], BenchSpec(batches=(1,), threads=(2, 1), seconds=0))
+    assert [(row.provider, row.threads) for row in rows] == [("cpu", 2), ("cpu", 1), ("cuda", 2)]
+    assert asked == [("cuda", None), ("cpu", 2), ("cpu", 1), ("cuda", 2)]
+
+    def refuse(path: Path, threads: int | None = None, *, device: str = "cpu") -> ModelFile:
+        if device == "cuda":
+            raise DeviceError("onnxruntime cannot use cuda:0", found="no driver")
+        return open_model(path, threads)
+
+    monkeypatch.setattr(export.bench, "open_model", refuse)
+    rows = bench_models([exported.core], BenchSpec(batches=(1,), seconds=0))
+    assert [row.provider for row in rows] == ["cpu"]
+    assert "the GPU is not measured: onnxruntime cannot use cuda:0\n  found:    no driver" in caplog.text
+
+
+def test_bench_refuses_batches_that_are_no_numbers(xexport: Xexport, exported: Any) -> None:
+    for numbers in (["--batch", "1,many"], ["--batch", "²"], ["--threads", "0"], ["--seconds", "inf"]):
+        assert xexport("bench", exported.model, *numbers).exit_code == 2, numbers
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let onnxruntime have a GPU, for which its CPU stands."""
+    monkeypatch.setattr(export.bench, "cuda_possible", lambda: True)
+    monkeypatch.setattr(export.bench, "open_model", lambda path, threads=None, *, device="cpu": open_model(path))
+
+
+@pytest.mark.usefixtures("gpu")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="torch has a GPU here")
+def test_a_gpu_that_torch_cannot_use_is_not_measured_and_named(
+    exported: Any, xexport: Xexport, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = bench_models([exported.core], BenchSpec(batches=(1,), seconds=0), exported.run)
+    assert [(row.what, row.provider) for row in rows] == [("torch", "cpu"), ("model.core.onnx", "cpu")]
+    assert "the GPU is not measured: torch does not run on cuda" in caplog.text
+    done = xexport("bench", exported.core, "--run", exported.run.folder, "--provider", "cuda", "--seconds", "0")
+    assert done.exit_code == 1
+    assert done.stderr.startswith("error: torch does not run on cuda in batches of 1")
+
+
+@pytest.fixture
+def small_gpu(gpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let torch have a GPU too, whose memory is full at two images; its CPU stands for it."""
+
+    def full(*_: object) -> None:
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory.\nTried to allocate 2 GiB")
+
+    honest = torch.zeros
+    monkeypatch.setattr(torch, "zeros", lambda *size, device=None, **more: honest(*size, **more))
+    monkeypatch.setattr(PlainModel, "to", lambda self, device: self)
+    measure = export.bench._torch_call
+    monkeypatch.setattr(
+        export.bench, "_torch_call", lambda plain, pixels, n: full if len(pixels) > 1 else measure(plain, pixels, n)
+    )
+
+
+@pytest.mark.usefixtures("small_gpu")
+def test_too_little_memory_costs_the_lines_it_concerns_and_no_other(
+    exported: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = bench_models([exported.core], BenchSpec(batches=(2, 1), seconds=0), exported.run)
+    assert [(row.provider, row.batch) for row in rows] == [("cpu", 1), ("cpu", 1), ("cuda", 1), ("cuda", 1)]
+    assert "torch does not run on cuda in batches of 2\n  found:    CUDA out of memory." in caplog.text
+    with pytest.raises(DeviceError, match="in batches of 2"):
+        bench_models([exported.core], BenchSpec(batches=(1, 2), seconds=0, providers=("cuda",)), exported.run)
+    with pytest.raises(DeviceError, match="in batches of 2"):
+        bench_models([exported.core], BenchSpec(batches=(2,), seconds=0), exported.run)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"batches": ()},
+        {"batches": (8, 0)},
+        {"threads": ()},
+        {"threads": (-1,)},
+        {"seconds": -1.0},
+        {"seconds": math.inf},
+        {"seconds": math.nan},
+        {"providers": ("tpu",)},
+    ],
+    ids=str,
+)
+def test_settings_that_measure_nothing_are_refused(settings: dict[str, Any]) -> None:
+    with pytest.raises(SpecError, match=f"{next(iter(settings)).removesuffix('s')}"):
+        BenchSpec(**settings)
