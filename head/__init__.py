@@ -13,7 +13,7 @@ What else can be done with heads, each on its own:
   ``crossval_baselines`` tests scikit-learn's classifiers on the same folds; ``evaluate`` tests one on other images, for
   which ``backbone`` finds the weights; ``classifier`` is the head for scikit-learn.
 - ``sweep`` trains many: ``sweep_space`` and ``sweep_optuna`` (which), ``sweep_ranking`` (the best of them),
-  ``sweep_results`` (its folder); ``batched`` trains them at once: ``batched_stack``, ``batched_layers``,
+  ``sweep_results`` (its folder, and ``kept``, which ``crossval`` shares); ``batched`` trains them at once: ``batched_stack``, ``batched_layers``,
   ``batched_loss``, ``batched_masks`` and ``batched_adam`` (many heads as one), ``batched_training`` (their loop).
 - ``compare`` holds runs against each other: ``compare_chance`` (whether a difference means anything),
   ``compare_baselines`` (scikit-learn's classifiers), ``compare_table`` and ``compare_page``.

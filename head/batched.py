@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import closing
 from dataclasses import dataclass
@@ -106,7 +106,7 @@ def tasks_on(
 
 
 def fit_tasks(
-    tasks: Sequence[Task],
+    tasks: Iterable[Task],
     *,
     classes: int,
     class_weights: Tensor | None = None,
@@ -118,7 +118,7 @@ def fit_tasks(
     Closing the generator ends what is under way within a step.
 
     Args:
-        tasks: the blocks.
+        tasks: the blocks; each is asked for when a thread is free for it.
         classes: number of classes C.
         class_weights: float32 (C,), instead of those that the specs ask for.
         threads: blocks at a time; by default as many as torch has threads.

@@ -13,6 +13,7 @@ import click
 from featurize.console import default_of, json_option, progress_bar, say
 from head.cli_options import (
     DEFAULT_CACHE,
+    DEFAULT_RUNS,
     features_option,
     memory_option,
     open_trackers_of,
@@ -86,7 +87,10 @@ def _axis_options(command: Callable[..., Any]) -> Callable[..., Any]:
     "--rank", type=click.Choice(RANKINGS), default="loss", show_default=True, help="Figure on the validation images."
 )
 @click.option(
-    "--time-limit", type=click.FloatRange(min=0), metavar="S", help="Stop after S seconds; what is finished counts."
+    "--time-limit",
+    type=click.FloatRange(min=0),
+    metavar="S",
+    help="Begin no more heads after S seconds; those at work are finished, and some are trained in any case.",
 )
 @memory_option
 @tracking_options
@@ -129,7 +133,7 @@ def sweep(
         with progress_bar("sweep", "trials") as advance:
             result = work.run(time_limit_s=time_limit, progress=_Progress(spec, advance, tracking))
         _track_end(tracking, result)
-    return _as_json(result), _as_text(result, features)
+    return _as_json(result), _as_text(result, features, memory)
 
 
 def _parameters(work: Sweep) -> dict[str, Any]:
@@ -232,14 +236,12 @@ def _setting_json(setting: Setting) -> dict[str, Any]:
     }
 
 
-def _as_text(result: SweepResult, features: Path) -> str:
+def _as_text(result: SweepResult, features: Path, memory: MemorySpec) -> str:
     seeds = f", {result.spec.seeds} seeds each" if result.spec.seeds > 1 else ""
     lines = [
         f"{result.folder}: {len(result.trials)} of {result.planned} trials{seeds}, {result.state}"
         + (f"; {result.diverged} diverged" if result.diverged else "")
     ]
-    if not result.trials:
-        return "\n".join([*lines, "no trial has a result: the time was too short for the first ones"])
     if result.state != "complete":
         lines.append("  go on: run the same command again")
     if not result.settings or result.run is None:
@@ -249,11 +251,11 @@ def _as_text(result: SweepResult, features: Path) -> str:
         f"  {place}. {_describe(result.spec, setting)}: {_figures(setting)}"
         for place, setting in enumerate(result.settings[:_LEADERS], 1)
     ]
-    lines += [*_caution(result, features), *_run_lines(result)]
+    lines += [*_caution(result, features, memory), *_run_lines(result)]
     return "\n".join(lines)
 
 
-def _caution(result: SweepResult, features: Path) -> list[str]:
+def _caution(result: SweepResult, features: Path, memory: MemorySpec) -> list[str]:
     """Say what picking the best of many is worth."""
     count = len(result.settings)
     if count == 1:
@@ -262,15 +264,21 @@ def _caution(result: SweepResult, features: Path) -> list[str]:
         f"picked out of {count} combinations: {result.tied} lie within one standard error of the first, "
         f"{100 * result.standard_error:.1f} points on {result.valid_images} images.",
         "  Among those the order is mostly chance, and the figures of the first flatter it. On images that chose none:",
-        f"  {_crossval(result.settings[0], features)}",
+        f"  {_crossval(result, features, memory)}",
     ]
 
 
-def _crossval(setting: Setting, features: Path) -> str:
-    """Write the command that tests these settings."""
+def _crossval(result: SweepResult, features: Path, memory: MemorySpec) -> str:
+    """Write the command that tests the first settings."""
     defaults = TrialSpec.of({}, seed=0).settings
-    words = [] if str(features) == DEFAULT_CACHE else ["--features", str(features)]
-    for name, value in setting.settings.items():
+    others = {
+        "--features": (str(features), DEFAULT_CACHE),
+        "--runs": (str(result.folder.parent), DEFAULT_RUNS),
+        "--memory-mb": (f"{memory.memory_mb:g}", f"{MemorySpec().memory_mb:g}"),
+        "--seed": (str(result.spec.first_seed), str(SweepSpec(axes={}).first_seed)),
+    }
+    words = [word for option, (value, default) in others.items() if value != default for word in (option, value)]
+    for name, value in result.settings[0].settings.items():
         if name == POOLING or value != defaults[name]:
             words += [f"--{name.replace('_', '-')}", axis_text(name, (value,))]
     return shlex.join(["xhead", "crossval", *words])

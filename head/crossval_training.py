@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import logging
-import shutil
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -19,10 +18,10 @@ from featurize.errors import CacheError, DivergedError, Interrupted
 from head.batched import Task, fit_tasks, threads_for
 from head.ensemble import fit_ensemble, shares_of
 from head.fit import FittedHead
+from head.kept import ELSEWHERE, kept_folder
 from head.predictions import softmax
 from head.rows import AnyRows
 from head.specs import HeadSpec, TrainSpec
-from head.sweep_results import ELSEWHERE, locked_folder
 
 logger = logging.getLogger(__name__)
 
@@ -120,9 +119,7 @@ def kept_answers(folder: Path) -> Iterator[KeptAnswers]:
         OutputError: if the folder cannot be made.
         Interrupted: on Ctrl-C, with the way to go on.
     """
-    made = [path for path in folder.parents if not path.exists()]
-    with ExitStack() as after, locked_folder(folder, "cross-validation"):
-        after.callback(_remove_if_empty, folder, made)  # once the lock is released
+    with kept_folder(folder, "cross-validation", worth_keeping=lambda: bool(_answers_in(folder))):
         try:
             yield KeptAnswers(folder)
         except KeyboardInterrupt as stop:
@@ -147,15 +144,6 @@ def _answers_in(folder: Path) -> list[Path]:
 def _clear(folder: Path) -> None:
     for file in _answers_in(folder):
         file.unlink()
-
-
-def _remove_if_empty(folder: Path, made: Sequence[Path]) -> None:
-    if _answers_in(folder):
-        return
-    shutil.rmtree(folder, ignore_errors=True)
-    for path in made:
-        with suppress(OSError):
-            path.rmdir()
 
 
 def answers_to_folds(

@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from datetime import UTC, datetime
 from functools import cached_property
@@ -89,7 +89,8 @@ class Sweep:
         """Train all trials that are not finished, rank them, and write the best one as a run.
 
         Args:
-            time_limit_s: after which no more is trained but the best.
+            time_limit_s: after which no block of heads is begun. Those at work are finished, and one is trained in any
+                case, so that each call gets on.
             progress: called as trials finish.
 
         Raises:
@@ -99,13 +100,16 @@ class Sweep:
         """
         start = time.monotonic()
         self._say_what_exists()
+        turns = _Turns(None if time_limit_s is None else start + time_limit_s)
         with self._folder.locked():
             trials = [trial for trial in self._folder.begin(self.identity) if trial.number < self.planned]
             try:
-                self._train(trials, None if time_limit_s is None else start + time_limit_s, progress)
+                self._train(trials, turns, progress)
                 settings = rank_settings(trials, self.spec)
                 run = self._write_best(settings[0].best_trial) if settings else None
             except KeyboardInterrupt as stop:
+                if not trials:
+                    raise
                 self._folder.save_facts({"identity": self.identity, "state": INTERRUPTED})
                 raise Interrupted(
                     f"stopped: {len(trials)} of {self.planned} trials are in {self._folder.folder}",
@@ -130,7 +134,7 @@ class Sweep:
         if combinations < wanted:
             logger.warning("there are only %d different combinations, not %d", combinations, wanted)
 
-    def _train(self, trials: list[Trial], until: float | None, progress: Progress | None) -> None:
+    def _train(self, trials: list[Trial], turns: _Turns, progress: Progress | None) -> None:
         """Train what ``trials`` lacks, round by round; add it there and to the folder.
 
         Raises:
@@ -143,12 +147,12 @@ class Sweep:
                     path=self._folder.folder,
                     mend="choose another --name, or delete that folder",
                 )
-            self._train_rest(specs, trials, until, progress)
+            self._train_rest(specs, trials, turns, progress)
             if len(trials) < len(specs):  # the time is up
                 return
 
     def _train_rest(
-        self, specs: Sequence[TrialSpec], trials: list[Trial], until: float | None, progress: Progress | None
+        self, specs: Sequence[TrialSpec], trials: list[Trial], turns: _Turns, progress: Progress | None
     ) -> None:
         done = {trial.number for trial in trials}
         rest = {number: spec for number, spec in enumerate(specs) if number not in done}
@@ -157,12 +161,7 @@ class Sweep:
         if progress is not None:
             progress(trials, self.planned)
         threads = min(threads_for(train) for train, _ in self._parts.values())
-        blocks = fit_tasks(
-            self._tasks(rest, threads),
-            classes=len(self.cache.class_names),
-            threads=threads,
-            time_limit_s=None if until is None else max(0.0, until - time.monotonic()),
-        )
+        blocks = fit_tasks(turns.of(self._tasks(rest, threads)), classes=len(self.cache.class_names), threads=threads)
         with closing(blocks):
             for block in blocks:
                 new = self._as_trials(block, rest)
@@ -238,6 +237,20 @@ class Sweep:
             "run": result.run.name if result.run else None,
             "versions": library_versions(),
         }
+
+
+class _Turns:
+    """Hands out blocks of heads until the time is up, and one in any case."""
+
+    def __init__(self, until: float | None) -> None:
+        self._until, self._any = until, False
+
+    def of(self, tasks: Iterable[Task]) -> Iterator[Task]:
+        for task in tasks:
+            if self._any and self._until is not None and time.monotonic() >= self._until:
+                return
+            self._any = True
+            yield task
 
 
 def default_name(identity: dict[str, Any], kind: str = "sweep") -> str:

@@ -12,10 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from featurize.atomic import output_error, replacing
-from featurize.errors import BusyError, MismatchError, RunError
+from featurize.errors import MismatchError, RunError
+from head.kept import ELSEWHERE, kept_folder
 from head.sweep_space import RANKINGS, SETTINGS, Axis, Range, TrialSpec, axis_text, parse_axis
 
 FORMAT = "xfeat.sweep"
@@ -23,7 +22,6 @@ SCHEMA_VERSION = 1
 SWEEP_FILE, RESULTS_FILE = "sweep.json", "results.csv"
 
 _OTHER_NAME = "choose another --name, or delete that folder"
-ELSEWHERE = "choose another place with --runs"
 
 
 @dataclass(frozen=True)
@@ -70,14 +68,21 @@ class SweepFolder:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Make the folder and keep other processes out of it.
+        """Make the folder and keep other processes out of it; a new folder without a finished trial goes at the end.
 
         Raises:
             BusyError: if another process is at this sweep.
             OutputError: if it cannot be made.
         """
-        with locked_folder(self.folder, "sweep"):
+        there_before = self.folder.exists()
+        with kept_folder(self.folder, "sweep", worth_keeping=lambda: there_before or self._has_trials()):
             yield
+
+    def _has_trials(self) -> bool:
+        try:
+            return (self.folder / RESULTS_FILE).read_bytes().count(b"\n") > 1
+        except OSError:
+            return False
 
     def begin(self, identity: dict[str, Any]) -> list[Trial]:
         """Start the sweep, or go on with it.
@@ -158,32 +163,6 @@ class SweepFolder:
                 os.fsync(stream.fileno())
         except OSError as error:
             raise output_error(file, error, elsewhere=ELSEWHERE) from error
-
-
-@contextmanager
-def locked_folder(folder: Path, what: str) -> Iterator[None]:
-    """Make a folder and keep other processes out of it.
-
-    Args:
-        folder: where results are kept as they come.
-        what: that results are of, for the message.
-
-    Raises:
-        BusyError: if another process is at it.
-        OutputError: if it cannot be made.
-    """
-    lock = FileLock(folder / ".lock", timeout=0)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-    except Timeout as error:
-        raise BusyError(f"another process is at this {what}", path=folder, mend="wait for it") from error
-    except OSError as error:
-        raise output_error(folder, error, elsewhere=ELSEWHERE) from error
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _line(trial: Trial) -> list[Any]:

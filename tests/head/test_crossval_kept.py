@@ -22,8 +22,8 @@ from head.cli import main
 from head.crossval import cross_validate, parts_folder
 from head.crossval_table import check_target
 from head.crossval_training import kept_answers
+from head.kept import kept_folder
 from head.specs import CrossvalSpec, HeadSpec, MemorySpec, TrainSpec
-from head.sweep_results import locked_folder
 from tests.head.conftest import MakeCache
 from tests.head.crossvalidated import HEAD, SHORT, TRAIN, untrainable, validate
 
@@ -144,7 +144,7 @@ def test_a_cache_written_into_under_a_cross_validation_is_named_and_no_answer_ke
 def test_two_processes_cannot_be_at_one_cross_validation(tmp_path: Path) -> None:
     folder = tmp_path / "c.parts"
     with (
-        locked_folder(folder, "cross-validation"),
+        kept_folder(folder, "cross-validation", worth_keeping=lambda: True),
         pytest.raises(BusyError, match="cross-validation"),
         kept_answers(folder),
     ):

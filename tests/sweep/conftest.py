@@ -36,11 +36,14 @@ def _rows(count: int, seed: int) -> Rows:
 def make_cache(tmp_path: Path) -> Callable[..., FeatureCache]:
     """Return a function that writes a cache of 90 images: 54 train, 18 valid, 18 test, or no split."""
 
-    def make(name: str = "features.h5", *, seed: int = 0, divided: bool = True) -> FeatureCache:
+    def make(
+        name: str = "features.h5", *, seed: int = 0, divided: bool = True, features: np.ndarray | None = None
+    ) -> FeatureCache:
         count = 90
         generator = np.random.default_rng(seed)
         label = np.arange(count, dtype=np.int32) % 3
-        features = np.random.default_rng(7).normal(size=(3, DIM))[label] + generator.normal(size=(count, DIM))
+        if features is None:
+            features = np.random.default_rng(7).normal(size=(3, DIM))[label] + generator.normal(size=(count, DIM))
         split = np.repeat([0, 1, 2], [54, 18, 18]).astype(np.uint8) if divided else np.full(count, 255, np.uint8)
         write_cache(
             tmp_path / name,

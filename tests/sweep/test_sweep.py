@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,8 @@ from click.testing import CliRunner
 from sklearn.metrics import accuracy_score, log_loss, roc_auc_score
 
 from featurize.cache import FeatureCache
-from featurize.errors import BusyError, MismatchError, RunError
+from featurize.errors import BusyError, CacheError, MismatchError, RunError
+from head.batched import FittedBlock, Task, fit_tasks
 from head.cli import main
 from head.fit import fit_head
 from head.rows import as_rows
@@ -164,11 +165,67 @@ def test_a_sweep_that_only_diverges_has_no_run_and_says_so(make_cache: MakeCache
     assert not list((tmp_path / "runs").glob("*/run.json"))
 
 
-def test_no_time_at_all_leaves_a_sweep_to_go_on_with(make_cache: MakeCache, tmp_path: Path) -> None:
-    cache = make_cache()
-    result = run_sweep(cache, SPEC, runs=tmp_path, name="s", time_limit_s=0)
-    assert (result.state, result.trials, result.run) == ("time is up", [], None)
-    assert run_sweep(cache, SPEC, runs=tmp_path, name="s").state == "complete"
+def test_each_call_gets_on_however_short_its_time_and_loses_nothing(make_cache: MakeCache, tmp_path: Path) -> None:
+    cache, finished = make_cache(), [0]
+    while finished[-1] < 8:
+        result = run_sweep(cache, SPEC, runs=tmp_path, name="s", time_limit_s=0)
+        assert result.run is not None
+        assert result.state == ("complete" if len(result.trials) == 8 else "time is up")
+        assert len(result.trials) > finished[-1]
+        finished.append(len(result.trials))
+    assert len(finished) > 2
+
+
+def test_the_time_limit_lets_blocks_at_work_finish(
+    make_cache: MakeCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[int] = []
+
+    def watched(tasks: Iterator[Task], **options: Any) -> Generator[FittedBlock]:
+        def one_by_one() -> Iterator[Task]:
+            for place, task in enumerate(tasks):
+                begun.extend(task.jobs)
+                yield task
+                if place == 1:
+                    time.sleep(0.6)  # now the time is up, and two blocks are at work
+
+        return fit_tasks(one_by_one(), **{**options, "threads": 2})
+
+    monkeypatch.setattr("head.sweep.fit_tasks", watched)
+    four_shapes = SweepSpec(axes={**SPEC.axes, "epochs": (1, 2)})
+    result = run_sweep(make_cache(), four_shapes, runs=tmp_path, name="s", time_limit_s=0.5)
+    assert result.state == "time is up"
+    assert sorted(int(row["trial"]) for row in lines(tmp_path / "s")) == sorted(begun)
+
+
+@pytest.mark.parametrize("begins", ["not finite", "stopped"])
+def test_a_sweep_without_a_finished_trial_leaves_nothing(make_cache: MakeCache, tmp_path: Path, begins: str) -> None:
+    features = np.random.default_rng(0).normal(size=(90, 12))
+    features[5, 3] = np.nan
+
+    def stop(trials: list[Trial], planned: int) -> None:
+        raise KeyboardInterrupt
+
+    runs = tmp_path / "new" / "runs"
+    if begins == "stopped":
+        with pytest.raises(KeyboardInterrupt) as stopped:
+            run_sweep(make_cache(), SPEC, runs=runs, progress=stop)
+        assert "trials are in" not in str(stopped.value)
+    else:
+        with pytest.raises(CacheError, match="not finite"):
+            run_sweep(make_cache(features=features), SPEC, runs=runs)
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_refused_sweep_leaves_finished_trials_where_they_are(make_cache: MakeCache, tmp_path: Path) -> None:
+    run_sweep(make_cache(), SPEC, runs=tmp_path, name="s", time_limit_s=0)
+    kept = lines(tmp_path / "s")
+    features = np.full((90, 12), np.nan)
+    bad = make_cache("bad.h5", features=features)
+    os.replace(bad.path, tmp_path / "features.h5")
+    with pytest.raises(MismatchError, match="cache_sha256"):
+        run_sweep(FeatureCache.open(tmp_path / "features.h5"), SPEC, runs=tmp_path, name="s")
+    assert lines(tmp_path / "s") == kept
 
 
 @pytest.mark.parametrize("sampler", ["spread", "optuna"])
@@ -268,7 +325,7 @@ def test_the_command_prints_one_json_object_and_the_best_so_far_on_stderr(
     make_cache: MakeCache, tmp_path: Path
 ) -> None:
     make_cache()
-    common = ["--features", f"{tmp_path}/features.h5", "--runs", f"{tmp_path}/runs", *TYPED]
+    common = ["--features", f"{tmp_path}/features.h5", "--runs", f"{tmp_path}/runs", "--seed", "3", *TYPED]
     outcome = CliRunner().invoke(main, ["sweep", *common, "--json"])
     assert outcome.exit_code == 0, outcome.output
     result = json.loads(outcome.stdout)
