@@ -47,5 +47,7 @@ $(SETUP): pyproject.toml
 		{ echo "Python 3.11 or newer is needed, this is $$($(PYTHON) --version): run make PYTHON=/path/to/python3.11"; exit 1; }
 	@echo "setting up .venv: the first time this takes minutes and about 6 GB, most of it torch with CUDA"
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-compile -e '.[dev]'
+	@# pip would compile on one core. Some packages bring files for other Pythons: what they print is of no use here.
+	@$(BIN)/python -W ignore -m compileall -qq -j 0 .venv/lib || true
 	@touch $(SETUP)
