@@ -15,11 +15,12 @@ from featurize.cache import FeatureCache
 from featurize.dataset import NO_LABEL
 from featurize.errors import DataError
 from featurize.versions import library_versions
+from head.cache_rows import unchanged
 from head.crossval_training import Fold, KeptAnswers, Training, answers_to_folds
 from head.ensemble import check_groups
 from head.intervals import grouped_interval
 from head.metrics import classification_metrics
-from head.rows import plan_reading, unchanged
+from head.rows import plan_reading
 from head.specs import CrossvalSpec, HeadSpec, MemorySpec, TrainSpec
 from head.splits import fewest_groups, group_keys
 from head.sweep import default_name

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import mmap
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -15,14 +13,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from featurize.cache import FeatureCache
-from featurize.errors import CacheError
+from head.cache_rows import ROWS_AT_ONCE, read_rows
 from head.specs import MemorySpec
 
 Batch = tuple[Tensor, Tensor]
 """Features float32 (B, D) and labels int64 (B,)."""
 
-# Rows that are looked at together where nothing is learnt from them.
-_ROWS_AT_ONCE = 4096
 # A disk reads pieces of this size nearly as fast as one long piece.
 _BLOCK_BYTES = 1 << 20
 # Each block of a sweep has a buffer of its own; so many at a time take the memory that is allowed.
@@ -48,7 +44,7 @@ class Rows(NamedTuple):
 
     def clean_blocks(self) -> Iterator[Tensor]:
         """Yield :attr:`clean` in order, some thousand rows at a time."""
-        yield from torch.split(self.clean, _ROWS_AT_ONCE)
+        yield from torch.split(self.clean, ROWS_AT_ONCE)
 
     def epoch(self, batch_size: int, generator: torch.Generator | None = None) -> Iterator[Batch]:
         """Yield every row once, in a new order; of several views a random one.
@@ -93,7 +89,7 @@ class SomeRows:
     def clean_blocks(self) -> Iterator[Tensor]:
         """Yield the features (≤ 4096, D) of the unchanged images, in order."""
         clean = self.whole.clean
-        yield from (clean[part] for part in torch.split(self.places, _ROWS_AT_ONCE))
+        yield from (clean[part] for part in torch.split(self.places, ROWS_AT_ONCE))
 
     def epoch(self, batch_size: int, generator: torch.Generator | None = None) -> Iterator[Batch]:
         """Yield every row once, as :meth:`Rows.epoch` does for a copy of them, to the bit."""
@@ -230,7 +226,7 @@ def labelled_rows(cache: FeatureCache, rows: NDArray[np.int64]) -> Rows:
         CacheError: if a value is not finite.
     """
     features = torch.empty((len(rows), *cache.features.shape[1:]))
-    for part, target in zip(_pieces(rows), torch.split(features, _ROWS_AT_ONCE), strict=True):
+    for part, target in zip(_pieces(rows), torch.split(features, ROWS_AT_ONCE), strict=True):
         target.copy_(torch.from_numpy(read_rows(cache, part)))
     return Rows(features, torch.from_numpy(np.asarray(cache.columns.label)[rows].astype(np.int64)))
 
@@ -243,74 +239,6 @@ def labelled_blocks(cache: FeatureCache, rows: NDArray[np.int64]) -> Iterator[Ro
     """
     for part in _pieces(rows):
         yield labelled_rows(cache, part)
-
-
-def read_rows(
-    cache: FeatureCache, rows: NDArray[np.int64], *, views: NDArray[np.int64] | int | None = None
-) -> NDArray[Any]:
-    """Copy rows of a cache in its own type, and keep no more than them in memory.
-
-    Args:
-        cache: its features are (N, D) or (N, V, D).
-        rows: n row numbers.
-        views: which view of each row, of a cache with views; ``None`` for all of them.
-
-    Returns:
-        (n, D), or (n, V, D) for all views.
-
-    Raises:
-        CacheError: if a value is not finite.
-    """
-    features = cache.features
-    one_view = features.ndim == 2 or views is not None
-    found = np.empty((len(rows), *(features.shape[-1:] if one_view else features.shape[1:])), features.dtype)
-    for first in range(0, len(rows), _ROWS_AT_ONCE):
-        part = slice(first, first + _ROWS_AT_ONCE)
-        which = views[part] if isinstance(views, np.ndarray) else views
-        found[part] = features[rows[part]] if features.ndim == 2 or which is None else features[rows[part], which]
-        _forget_pages(features)
-        _check_finite(cache, rows[part], found[part])
-    return found
-
-
-@contextmanager
-def unchanged(cache: FeatureCache) -> Iterator[None]:
-    """Find out at the end whether the file was written to in the meantime: then what was read is of two caches.
-
-    A file that was put in its place does no harm: the old one stays mapped.
-
-    Raises:
-        CacheError: if it holds something else now.
-    """
-    before = _state(cache)
-    yield
-    after = _state(cache)
-    if before is None or after is None or after == before or after.inode != before.inode:
-        return
-    found = FeatureCache.open(cache.path)
-    if found.content_sha256 != cache.content_sha256:
-        raise CacheError(
-            "another cache was written into the file while it was read",
-            path=cache.path,
-            expected=f"content {cache.content_sha256[:16]}…",
-            found=f"content {found.content_sha256[:16]}…",
-            mend="run the same command again",
-        )
-    found.verify()
-
-
-class _State(NamedTuple):
-    inode: int
-    size: int
-    mtime_ns: int
-
-
-def _state(cache: FeatureCache) -> _State | None:
-    try:
-        found = cache.path.stat()
-    except OSError:  # it is gone, and what was mapped stays
-        return None
-    return _State(found.st_ino, found.st_size, found.st_mtime_ns)
 
 
 def blockwise_order(
@@ -362,24 +290,4 @@ def _draw_views(shape: tuple[int, ...], generator: torch.Generator | None) -> Te
 
 
 def _pieces(rows: NDArray[np.int64]) -> list[NDArray[np.int64]]:
-    return [rows[first : first + _ROWS_AT_ONCE] for first in range(0, max(1, len(rows)), _ROWS_AT_ONCE)]
-
-
-def _forget_pages(features: NDArray[Any]) -> None:
-    """Give back what was read: pages of a mapped file count as this process's memory until then."""
-    base: Any = features
-    while isinstance(base, np.ndarray):
-        base = base.base
-    if isinstance(base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
-        cast(Any, base).madvise(mmap.MADV_DONTNEED)
-
-
-def _check_finite(cache: FeatureCache, rows: NDArray[np.int64], values: NDArray[Any]) -> None:
-    if np.isfinite(values).all():
-        return
-    bad = rows[~np.isfinite(values).reshape(len(rows), -1).all(axis=1)]
-    raise CacheError(
-        f"{len(bad)} rows hold values that are not finite: {', '.join(cache.columns.path[row] for row in bad[:3])}",
-        path=cache.path,
-        mend="run xfeat featurize --force, and xfeat verify afterwards",
-    )
+    return [rows[first : first + ROWS_AT_ONCE] for first in range(0, max(1, len(rows)), ROWS_AT_ONCE)]

@@ -17,12 +17,13 @@ from featurize.cache import FeatureCache
 from featurize.versions import library_versions
 from head.assess import Assessment, assess
 from head.audited import audit_of
+from head.cache_rows import unchanged
 from head.ensemble import FittedEnsemble, Share, fit_ensemble, shares_of
 from head.fit import FittedHead, Progress, fit_head
 from head.history import EpochRecord
 from head.predictions import Predictions
 from head.report import ReportInput, render_report
-from head.rows import Reading, Rows, collected, labelled_blocks, plan_reading, unchanged
+from head.rows import Reading, Rows, collected, labelled_blocks, plan_reading
 from head.run import HISTORY_FILE, REPORT_FILE, Run, new_run_name, open_run
 from head.run_writing import RunWriter, save_predictions
 from head.specs import HeadSpec, MemorySpec, TargetSpec, TrainSpec

@@ -47,6 +47,7 @@ def make_cache(tmp_path: Path) -> MakeCache:
         features: np.ndarray | None = None,
         separation: float = 1.0,
         data_root: Path | None = None,
+        pooling: str = "final",
     ) -> FeatureCache:
         codes = np.array([part for part, size in enumerate(sizes) for _ in range(size)] if split is None else split)
         count = len(codes)
@@ -60,6 +61,7 @@ def make_cache(tmp_path: Path) -> MakeCache:
                 backbone="efficientnet-lite0",
                 weights_sha256="0" * 64,
                 dtype=str(rows.dtype),
+                pooling=pooling,
                 **({"views": rows.shape[1]} if rows.ndim == 3 else {}),
             ),
             class_names=list(classes),

@@ -17,11 +17,11 @@ from sklearn.svm import SVC
 from featurize.cache import FeatureCache
 from featurize.errors import CacheError, DataError
 from head import crossval_baselines, crossval_training
+from head.cache_rows import read_rows
 from head.cli import main
 from head.compare_baselines import LOGISTIC, SVM
 from head.crossval import cross_validate
 from head.crossval_baselines import check_memory, fold_baselines
-from head.rows import read_rows
 from head.specs import CrossvalSpec, HeadSpec, MemorySpec, TrainSpec
 from tests.head.conftest import DIM, MakeCache
 from tests.head.crossvalidated import SHORT, patients, untrainable, validate

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +15,7 @@ from featurize.cache import FeatureCache
 from featurize.errors import CacheError, SpecError
 from head import rows as rows_module
 from head.batched import divide, fit_heads
+from head.cache_rows import read_rows
 from head.cli import main
 from head.fit import fit_head
 from head.loss import training_loss, validation_loss
@@ -30,7 +30,6 @@ from head.rows import (
     collected,
     labelled_rows,
     plan_reading,
-    read_rows,
 )
 from head.run import open_run
 from head.specs import HeadSpec, MemorySpec, TrainSpec
@@ -186,42 +185,20 @@ def test_heads_in_blocks_read_the_disk_as_each_alone_does(make_cache: MakeCache)
 
 
 def test_never_more_than_a_buffer_is_read_at_a_time(make_cache: MakeCache, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What decides about memory: sizes of what is read, and that mapped pages are given back after each piece."""
     cache = make_cache(sizes=(200, 60, 40), features=cloud(np.arange(300) % 2).astype(np.float16))
     sizes: list[int] = []
-    forgotten: list[int] = []
-    original = read_rows
 
     def counting(cache: FeatureCache, rows: np.ndarray, **options: object) -> np.ndarray:
         sizes.append(len(rows))
-        return original(cache, rows, **options)  # type: ignore[arg-type]
+        return read_rows(cache, rows, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(rows_module, "_ROWS_AT_ONCE", 16)
+    monkeypatch.setattr(rows_module, "ROWS_AT_ONCE", 16)
     monkeypatch.setattr(rows_module, "read_rows", counting)
-    monkeypatch.setattr(rows_module, "_forget_pages", lambda features: forgotten.append(len(features)))
     fit_head(
         SMALL, TrainSpec(epochs=2, batch_size=8), *map(stored, [cache] * 2, np.split(np.arange(260), [200])), classes=2
     )
     assert max(sizes) == 24
-    assert len(forgotten) == sum(math.ceil(size / 16) for size in sizes)
     assert sum(sizes) == 2 * (200 + 60)
-
-
-def test_pages_are_given_back_to_the_system(make_cache: MakeCache) -> None:
-    """Reference: the kernel's own count of the mapping's pages in memory."""
-    smaps = Path("/proc/self/smaps")
-    if not smaps.is_file():
-        pytest.skip("/proc/self/smaps is a file of Linux")
-    cache = make_cache(sizes=(50_000,), features=np.ones((50_000, DIM), np.float16))
-
-    def resident_kb() -> int:
-        text = smaps.read_text().split(str(cache.path), 1)[1]
-        return int(text.split("Rss:", 1)[1].split("kB", 1)[0])
-
-    assert np.asarray(cache.features).max() == 1  # touches every page
-    assert resident_kb() > 1000
-    read_rows(cache, np.arange(10))
-    assert resident_kb() == 0
 
 
 def test_values_that_are_not_finite_are_named_when_they_are_read(make_cache: MakeCache) -> None:
