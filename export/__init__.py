@@ -2,11 +2,11 @@
 
 Reading order: ``metadata`` (what the file says of itself; no torch), ``outputs`` (what it gives), ``specs``; the model:
 ``dense_head``, ``distance``, ``fused`` (all of it as one torch module), ``resize_graph``, ``onnx_file`` (writing it),
-``opset``; ``onnx_session`` (running it, on a CPU or a GPU); the proof: ``thinning`` (how many images), ``steps`` (how
-far it is), ``parity``, ``certificate``, ``ingredients`` (what an export needs of a run), ``together`` (putting the
-files in place), ``export`` (all of it in a row), ``verify``; what can be done with a file: ``model_file``, ``listing``
-(which files a command line means), ``overlay``, ``bench``, ``triton`` (for NVIDIA's server, and KServe); fewer bits:
-``half_precision``, ``graph``, ``equalise``, ``error_feedback``, ``rounding``, ``qdq``, ``int8``, ``float_layers``,
-``worth``, ``quantize``; ``cli_options``, ``cli`` (the command ``xexport``), ``cli_bench``, ``cli_quantize``,
-``cli_triton``.
+``opset``; ``onnx_session`` (opening it, on a CPU or a GPU), ``bound_session`` (running it on a GPU); the proof:
+``thinning`` (how many images), ``steps`` (how far it is), ``parity``, ``certificate``, ``ingredients`` (what an export
+needs of a run), ``together`` (putting the files in place), ``export`` (all of it in a row), ``verify``; what can be
+done with a file: ``model_file``, ``listing`` (which files a command line means), ``overlay``, ``bench``, ``triton``
+(for NVIDIA's server, and KServe); fewer bits: ``half_precision``, ``graph``, ``equalise``, ``error_feedback``,
+``rounding``, ``qdq``, ``int8``, ``float_layers``, ``worth``, ``quantize``; ``cli_options``, ``cli`` (the command
+``xexport``), ``cli_bench``, ``cli_quantize``, ``cli_triton``.
 """

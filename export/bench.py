@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from export.bound_session import BoundSession
 from export.model_file import ModelFile, open_model
 from export.onnx_session import ORT_ERRORS, cuda_possible, first_line
 from export.parity import planes_of
@@ -47,6 +48,7 @@ class Speed:
         p95_ms: 95th percentile.
         p99_ms: 99th percentile.
         images_per_second: over all calls.
+        cuda_graph: whether the work was replayed as a CUDA graph.
         against_torch: images per second divided by torch's with the same batch and threads in the same place, or
             ``None``.
     """
@@ -60,6 +62,7 @@ class Speed:
     p95_ms: float
     p99_ms: float
     images_per_second: float
+    cuda_graph: bool = False
     against_torch: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
@@ -102,7 +105,7 @@ def bench_models(
     rows: list[Speed] = []
     for setting in settings:
         try:
-            for row in _measure_all(models, plain, setting, spec.seconds):
+            for row in _measure_all(models, plain, setting, spec):
                 rows.append(row)
                 if progress is not None:
                     progress(len(rows), total)
@@ -125,7 +128,7 @@ def _usable_providers(models: Sequence[Path], *, with_torch: bool) -> tuple[str,
         return ("cpu",)
     try:
         for path in models:
-            open_model(path, device="cuda")
+            open_model(path, device="cuda", cuda_graphs="off")
         if with_torch:
             import torch
 
@@ -138,20 +141,32 @@ def _usable_providers(models: Sequence[Path], *, with_torch: bool) -> tuple[str,
 
 
 def _measure_all(
-    models: Sequence[Path], plain: PlainModel | None, setting: _Setting, seconds: float
+    models: Sequence[Path], plain: PlainModel | None, setting: _Setting, spec: BenchSpec
 ) -> Iterator[Speed]:
-    opened = [open_model(path, setting.threads, device=setting.provider) for path in models]
+    opened = [_open(path, setting, spec) for path in models]
     rate = None
     if plain is not None:
         noise = _noise(setting.batch, opened[0])
         with _failures("torch", f"{setting.provider} in batches of {setting.batch}"):
-            line = _measure("torch", _torch_call(plain.to(setting.provider), noise, setting.threads), setting, seconds)
+            call = _torch_call(plain.to(setting.provider), noise, setting.threads)
+            line = _measure("torch", call, setting, spec.seconds)
         rate = line.images_per_second
         yield line
     for model in opened:
         with _failures(str(model.path), f"{setting.provider} in batches of {setting.batch}"):
-            line = _measure(model.path.name, _onnx_call(model, _noise(setting.batch, model)), setting, seconds)
-        yield replace(line, against_torch=line.images_per_second / rate if rate else None)
+            call = _onnx_call(model, _noise(setting.batch, model))
+            line = _measure(model.path.name, call, setting, spec.seconds)
+        yield replace(
+            line,
+            cuda_graph=isinstance(model.session, BoundSession) and model.session.graphs,
+            against_torch=line.images_per_second / rate if rate else None,
+        )
+
+
+def _open(path: Path, setting: _Setting, spec: BenchSpec) -> ModelFile:
+    if setting.provider == "cpu":
+        return open_model(path, setting.threads)
+    return open_model(path, setting.threads, device=setting.provider, cuda_graphs=spec.cuda_graphs)
 
 
 @contextmanager
@@ -189,6 +204,8 @@ def _measure(what: str, call: Call, setting: _Setting, seconds: float) -> Speed:
 
 def _onnx_call(model: ModelFile, pixels: Pixels) -> Call:
     feed = {"image": pixels if model.metadata.variant == "full" else planes_of(pixels)}
+    if isinstance(model.session, BoundSession):
+        model.session.keep(feed)
     return lambda: model.session.run(None, feed)
 
 

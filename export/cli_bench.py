@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from export.cli_options import cuda_graphs_option
 from export.specs import DEFAULT_MODEL, PROVIDERS, BenchSpec
 from featurize.console import comma_list, default_of, json_option, progress_bar
 
@@ -39,6 +40,7 @@ _BATCHES = ",".join(map(str, default_of(BenchSpec, "batches")))
     type=click.Choice(PROVIDERS),
     help="Where; may be given twice. One that is named has to run all of the network.  [default: all that are there]",
 )
+@cuda_graphs_option
 @json_option
 def bench(
     models: tuple[Path, ...],
@@ -47,6 +49,7 @@ def bench(
     threads: str | None,
     seconds: float,
     providers: tuple[str, ...],
+    cuda_graphs: str,
 ) -> tuple[dict[str, Any], str]:
     """Measure how fast models answer: latency and images a second, by provider, batch size and threads.
 
@@ -62,6 +65,7 @@ def bench(
         threads=_numbers(threads, "--threads") if threads else tuple(sorted({1, cores()})),
         seconds=seconds,
         providers=providers,
+        cuda_graphs=cuda_graphs,
     )
     opened = open_run(run) if run is not None else None
     with progress_bar("measuring") as progress:
@@ -78,13 +82,13 @@ def _numbers(text: str, option: str) -> tuple[int, ...]:
 
 def _speeds(rows: list[Speed]) -> str:
     lines = [
-        f"{'what':24} {'where':5} {'threads':>7} {'batch':>5} "
+        f"{'what':24} {'where':10} {'threads':>7} {'batch':>5} "
         f"{'p50 ms':>8} {'p95 ms':>8} {'p99 ms':>8} {'images/s':>9} {'× torch':>8}"
     ]
     for row in rows:
         ratio = "" if row.against_torch is None else f"{row.against_torch:.2f}"
         lines.append(
-            f"{row.what:24} {row.provider:5} {row.threads:7} {row.batch:5} "
+            f"{row.what:24} {row.provider + '+graph' * row.cuda_graph:10} {row.threads:7} {row.batch:5} "
             f"{row.p50_ms:8.1f} {row.p95_ms:8.1f} {row.p99_ms:8.1f} {row.images_per_second:9.1f} {ratio:>8}"
         )
     return "\n".join(line.rstrip() for line in lines)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from export.specs import DEFAULT_MODEL
+from export.specs import CUDA_GRAPHS, DEFAULT_MODEL
 
 model_argument = click.argument("model", type=click.Path(path_type=Path), default=DEFAULT_MODEL)
 
@@ -23,4 +23,13 @@ weights_option = click.option(
 
 require_cuda_option = click.option(
     "--require-cuda", is_flag=True, help="Run on the GPU, and fail if any of the network would run on the CPU."
+)
+
+cuda_graphs_option = click.option(
+    "--cuda-graphs",
+    type=click.Choice(CUDA_GRAPHS),
+    default=CUDA_GRAPHS[0],
+    show_default=True,
+    help="Record the work of a core model on a GPU once a batch size, and replay it. auto goes on without, and warns, "
+    "if that fails.",
 )

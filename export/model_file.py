@@ -7,11 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import onnxruntime as ort
-
+from export.bound_session import Session, open_network
 from export.certificate import certificate_path, read_certificate
 from export.metadata import ModelMetadata
-from export.onnx_session import open_session
 from featurize.errors import ModelError, XfeatError
 from featurize.weights import sha256_of
 
@@ -27,7 +25,7 @@ class ModelFile:
     """
 
     path: Path
-    session: ort.InferenceSession
+    session: Session
     metadata: ModelMetadata
 
     @property
@@ -36,21 +34,22 @@ class ModelFile:
         return [output.name for output in self.session.get_outputs()]
 
 
-def open_model(path: Path, threads: int | None = None, *, device: str = "cpu") -> ModelFile:
+def open_model(path: Path, threads: int | None = None, *, device: str = "cpu", cuda_graphs: str = "auto") -> ModelFile:
     """Open a model.
 
     Args:
         path: a file of ``xexport onnx``.
         threads: for the network; by default all cores.
         device: ``cpu``, ``cuda`` or ``cuda:N``, which is never replaced, not even for some nodes.
+        cuda_graphs: ``auto``, ``on`` or ``off``; see :func:`export.bound_session.open_network`.
 
     Raises:
         ModelError: if there is no such file, or it is none that this project wrote.
-        DeviceError: if the device cannot be used.
+        DeviceError: if the device cannot be used, or no graphs where they were asked for.
     """
     if not path.is_file():
         raise ModelError("no such model", path=path, mend="run xexport onnx to write one, or name another")
-    session = open_session(path, device=device, threads=threads)
+    session = open_network(path, device=device, threads=threads, graphs=cuda_graphs)
     metadata = ModelMetadata.from_props(session.get_modelmeta().custom_metadata_map, path)
     return ModelFile(path, session, metadata)
 

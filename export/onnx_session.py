@@ -50,15 +50,16 @@ def cuda_possible() -> bool:
 
 
 def open_session(
-    path: Path, *, device: str = "cpu", threads: int | None = None, whole: bool = True
+    path: Path, *, device: str = "cpu", threads: int | None = None, whole: bool = True, graphs: bool = False
 ) -> ort.InferenceSession:
-    """Open a model file.
+    """Open a model file; :func:`export.bound_session.open_network` does so as it is proven and served.
 
     Args:
         path: an ONNX file.
         device: ``cpu``, ``cuda`` or ``cuda:N``.
         threads: of the network on the CPU; by default all cores.
         whole: on a GPU, refuse a session that computes part of the network on the CPU.
+        graphs: on a GPU, let runs be recorded as CUDA graphs.
 
     Raises:
         ModelError: if onnxruntime cannot read the file.
@@ -67,9 +68,10 @@ def open_session(
     if device == "cpu":
         return _start(path, threads, [])
     number = int(device.partition(":")[2] or 0)
+    name, settings = cuda_provider(number)
     with _quiet():
         try:
-            session = _start(path, threads, [cuda_provider(number)])
+            session = _start(path, threads, [(name, settings | {"enable_cuda_graph": "1"} if graphs else settings)])
         except ModelError as error:
             _start(path, threads, [])  # if this fails too, the file is at fault, not the device
             raise _unusable(number, first_line(error.__cause__ or error)) from error

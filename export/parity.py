@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime as ort
 from numpy.typing import NDArray
 
+from export.bound_session import BoundSession, Session, open_network
 from export.metadata import ModelMetadata
-from export.onnx_session import CPU, cuda_possible, open_session
+from export.onnx_session import CPU, cuda_possible
 from export.thinning import thinned
 from featurize.cuda import PROVIDER as CUDA
 from featurize.errors import DeviceError, ImageError
@@ -159,7 +159,7 @@ def load_images(
 
 
 def check_variant(
-    session: ort.InferenceSession,
+    session: Session,
     metadata: ModelMetadata,
     images: CheckImages,
     expected: Probabilities,
@@ -196,18 +196,20 @@ def _resizes(metadata: ModelMetadata) -> bool:
 
 
 def onnx_probabilities(
-    session: ort.InferenceSession, pixels: Pixels, variant: str, advance: Advance = lambda done: None
+    session: Session, pixels: Pixels, variant: str, advance: Advance = lambda done: None
 ) -> Probabilities:
     """Run an exported model: uint8 (n, H, W, 3) to float32 (n, C), in the form that its variant wants."""
     answers = []
     for block in blocks(pixels):
-        given = block if variant == "full" else planes_of(block)
-        answers.append(session.run(["probabilities"], {"image": given})[0])
+        feed = {"image": block if variant == "full" else planes_of(block)}
+        if len(block) == _BATCH and isinstance(session, BoundSession):
+            session.keep(feed)  # whole batches run as they do in service
+        answers.append(session.run(["probabilities"], feed)[0])
         advance(len(block))
     return np.concatenate(answers)
 
 
-def open_sessions(file: Path, *, require_cuda: bool = False) -> dict[str, ort.InferenceSession]:
+def open_sessions(file: Path, *, require_cuda: bool = False) -> dict[str, Session]:
     """Open a model once per provider that really runs here.
 
     Args:
@@ -218,10 +220,10 @@ def open_sessions(file: Path, *, require_cuda: bool = False) -> dict[str, ort.In
         ModelError: if onnxruntime refuses the file.
         DeviceError: if a GPU is required and cannot be used.
     """
-    sessions = {CPU: open_session(file)}
+    sessions = {CPU: open_network(file)}
     if require_cuda or cuda_possible():
         try:
-            sessions[CUDA] = open_session(file, device="cuda", whole=require_cuda)
+            sessions[CUDA] = open_network(file, device="cuda", whole=require_cuda)
         except DeviceError as error:
             if require_cuda:
                 raise

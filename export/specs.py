@@ -13,6 +13,7 @@ DEFAULT_MODEL = "model.onnx"
 DEFAULT_RUNS = "runs"
 OPSETS = (13, 18)
 PROVIDERS = ("cpu", "cuda")
+CUDA_GRAPHS = ("auto", "on", "off")
 TRITON_KINDS = {"auto": "KIND_AUTO", "cpu": "KIND_CPU", "gpu": "KIND_GPU"}
 
 
@@ -69,12 +70,14 @@ class BenchSpec:
         threads: of the network on the CPU.
         seconds: of measurement per line.
         providers: of ``cpu`` and ``cuda`` those to measure, which are never replaced; by default all that are there.
+        cuda_graphs: of models on a GPU: ``auto`` where they can be, ``on`` or ``off``.
     """
 
     batches: tuple[int, ...] = (1, 8, 32)
     threads: tuple[int, ...] = (1,)
     seconds: float = 2.0
     providers: tuple[str, ...] = ()
+    cuda_graphs: str = "auto"
 
     def __post_init__(self) -> None:
         for name in ("batches", "threads"):

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime as ort
 
+from export.bound_session import Session
 from export.certificate import Certificate, certificate_path, read_certificate
 from export.metadata import ModelMetadata
 from export.model_file import ModelFile, open_model
@@ -180,7 +180,7 @@ def _recorded_answers(
 
 def _compare(
     model: ModelFile,
-    sessions: dict[str, ort.InferenceSession],
+    sessions: dict[str, Session],
     asked: tuple[CheckImages, Probabilities],
     tolerance: float,
     steps: Steps,

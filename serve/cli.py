@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from export.cli_options import cuda_graphs_option
 from export.specs import DEFAULT_MODEL
 from featurize.console import Commands, default_of, json_option, progress_bar
 from serve.cli_options import model_option, threads_option
@@ -95,6 +96,7 @@ def predict(
     "on a GPU]",
 )
 @click.option("--require-cuda", is_flag=True, help="The same as --device cuda: without a GPU, do not start.")
+@cuda_graphs_option
 @threads_option
 @click.option(
     "--max-body-mb",

@@ -66,6 +66,7 @@ class Predictor:
         threads: int | None = None,
         *,
         batch_size: int | None = None,
+        cuda_graphs: str = "auto",
     ) -> Self:
         """Open a model file.
 
@@ -74,13 +75,15 @@ class Predictor:
             device: ``cpu``, ``cuda``, ``cuda:N``, or ``auto``: a GPU if onnxruntime can use one.
             threads: CPU threads for inference; by default all cores.
             batch_size: most images per call of the network; by default what suits the device.
+            cuda_graphs: ``auto``, ``on`` or ``off``; see :func:`export.bound_session.open_network`.
 
         Raises:
             ModelError: if there is no such file, or it is none that this project wrote.
-            DeviceError: if the device that was asked for is not there; it is never replaced.
+            DeviceError: if the device that was asked for is not there; it is never replaced. Or no graphs where they
+                were asked for.
             SpecError: if ``device`` is none of these.
         """
-        predictor = cls(ModelSession.open(path, device=device, threads=threads))
+        predictor = cls(ModelSession.open(path, device=device, threads=threads, cuda_graphs=cuda_graphs))
         predictor.batch_size = batch_size or predictor.batch_size
         return predictor
 
@@ -171,14 +174,13 @@ class Predictor:
         return [self._result(name, outputs, row) for row, name in enumerate(names)]
 
     def warm_up(self) -> None:
-        """Run the network on black images in batches of every bucket, so that requests find memory and kernels ready.
+        """Run the network in batches of every bucket, so that requests find memory, kernels and graphs ready.
 
         Raises:
             ModelError: if the model cannot be run.
         """
-        side = self.metadata.feature_spec.preprocess.size
         for size in bucket_sizes(self.batch_size):
-            self.session.run(np.zeros((size, side, side, 3), np.uint8))
+            self.session.warm_up(size)
 
     def _result(self, name: str, outputs: Outputs, row: int) -> Result:
         probabilities = outputs.probabilities[row].tolist()

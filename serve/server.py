@@ -100,9 +100,12 @@ def open_sessions(spec: ServeSpec, process: Process, path: Path) -> list[Predict
     number = process.sessions or (_SESSIONS_ON_CPU if threads >= _SESSIONS_ON_CPU * len(devices) else 1)
     sessions = []
     for device in devices:
-        first = Predictor.open(path, device, threads, batch_size=spec.max_batch)
+        open_one = partial(
+            Predictor.open, path, device, threads, batch_size=spec.max_batch, cuda_graphs=process.cuda_graphs
+        )
+        first = open_one()
         more = number - 1 if process.sessions or first.device == "cpu" else 0
-        sessions += [first, *(Predictor.open(path, device, threads, batch_size=spec.max_batch) for _ in range(more))]
+        sessions += [first, *(open_one() for _ in range(more))]
     return sessions
 
 

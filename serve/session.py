@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import onnxruntime as ort
 from numpy.typing import NDArray
 
+from export.bound_session import BoundSession, Session, open_network
 from export.metadata import ModelMetadata
-from export.onnx_session import ORT_ERRORS, cuda_possible, first_line, open_session
+from export.onnx_session import ORT_ERRORS, cuda_possible, first_line
 from featurize.cuda import check_device_name
 from featurize.errors import DeviceError, ModelError
 
@@ -60,7 +62,7 @@ class ModelSession:
         gives: which of the outputs that this project knows the graph has.
     """
 
-    def __init__(self, session: ort.InferenceSession, path: Path, device: str) -> None:
+    def __init__(self, session: Session, path: Path, device: str) -> None:
         self._session = session
         self.path = path
         self.device = device
@@ -71,17 +73,25 @@ class ModelSession:
         self.gives = frozenset(out.name for out in self.outputs) & frozenset(Outputs._fields)
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str], *, device: str = "auto", threads: int | None = None) -> ModelSession:
+    def open(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        device: str = "auto",
+        threads: int | None = None,
+        cuda_graphs: str = "auto",
+    ) -> ModelSession:
         """Open a model file.
 
         Args:
             path: a file of ``xexport onnx``.
             device: ``cpu``, ``cuda``, ``cuda:N``, or ``auto``: a GPU if onnxruntime can use one.
             threads: CPU threads for inference; by default all cores.
+            cuda_graphs: ``auto``, ``on`` (which wants a GPU) or ``off``; see :func:`export.bound_session.open_network`.
 
         Raises:
             ModelError: if there is no such file, or it is none that this project wrote.
-            DeviceError: if the device that was asked for is not there.
+            DeviceError: if the device that was asked for is not there, or no graphs where they were asked for.
             SpecError: if ``device`` is none of these.
         """
         path = Path(path)
@@ -94,19 +104,33 @@ class ModelSession:
                 found=found,
                 mend="run xexport onnx to write one, or name another with its path",
             )
-        if device == "auto":
-            return cls._open_where_possible(path, threads)
-        device = "cuda:0" if device == "cuda" else device
-        return cls(open_session(path, device=device, threads=threads), path, device)
+        if device == "auto" and cuda_graphs != "on":
+            return cls._open_where_possible(path, threads, cuda_graphs)
+        device = "cuda:0" if device in ("auto", "cuda") else device
+        return cls(open_network(path, device=device, threads=threads, graphs=cuda_graphs), path, device)
 
     @classmethod
-    def _open_where_possible(cls, path: Path, threads: int | None) -> ModelSession:
+    def _open_where_possible(cls, path: Path, threads: int | None, cuda_graphs: str) -> ModelSession:
         if cuda_possible():
             try:
-                return cls(open_session(path, device="cuda:0", threads=threads, whole=False), path, "cuda:0")
+                session = open_network(path, device="cuda:0", threads=threads, whole=False, graphs=cuda_graphs)
+                return cls(session, path, "cuda:0")
             except DeviceError as error:
                 logger.warning("the GPU cannot be used, running on the CPU: %s", error.found)
-        return cls(open_session(path, threads=threads), path, "cpu")
+        return cls(open_network(path, threads=threads), path, "cpu")
+
+    def warm_up(self, images: int) -> None:
+        """Run the network once on so many black images; on a GPU, make places for all later batches of their number.
+
+        Raises:
+            ModelError: as from :meth:`run`.
+        """
+        side = self.metadata.feature_spec.preprocess.size
+        black = np.zeros((images, side, side, 3), np.uint8)
+        if isinstance(self._session, BoundSession):
+            with self._translated():
+                self._session.keep(self._feed(black))
+        self.run(black)
 
     def run(self, pixels: NDArray[np.uint8], *, heatmap: bool = False) -> Outputs:
         """Run the network once.
@@ -118,20 +142,27 @@ class ModelSession:
         Raises:
             ModelError: if onnxruntime fails, or the answer has another shape than it should have.
         """
-        batch: NDArray[Any] = pixels
-        if self.metadata.variant == "core":
-            batch = np.ascontiguousarray(pixels.transpose(0, 3, 1, 2), dtype=np.float32)
         wanted = [name for name in Outputs._fields if name in self.gives and (heatmap or name != "heatmap")]
-        try:
-            found = self._session.run(wanted, {INPUT: batch})
-        except ORT_ERRORS as error:
-            raise ModelError("the model failed", path=self.path, found=first_line(error)) from error
+        with self._translated():
+            found = self._session.run(wanted, self._feed(pixels))
         answers = {name: np.asarray(answer, np.float32) for name, answer in zip(wanted, found, strict=True)}
         if "ood" in answers:
             answers["ood"] = answers["ood"].reshape(-1)
         for name, answer in answers.items():
             self._check_shape(name, answer, len(pixels))
         return Outputs(**answers)
+
+    def _feed(self, pixels: NDArray[np.uint8]) -> dict[str, NDArray[Any]]:
+        if self.metadata.variant == "core":
+            return {INPUT: np.ascontiguousarray(pixels.transpose(0, 3, 1, 2), dtype=np.float32)}
+        return {INPUT: pixels}
+
+    @contextlib.contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except ORT_ERRORS as error:
+            raise ModelError("the model failed", path=self.path, found=first_line(error)) from error
 
     def _check_shape(self, name: str, answer: NDArray[np.float32], count: int) -> None:
         shape = (count,) if name == "ood" else (count, len(self.metadata.class_names))

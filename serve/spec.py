@@ -83,6 +83,7 @@ class Process:
         host: name or address to listen on.
         port: 0 takes a free one.
         device: ``cpu``, ``cuda``, ``cuda:N`` or ``auto``; several with commas between them.
+        cuda_graphs: of models on a GPU: ``auto`` where they can be, ``on`` or ``off``.
         sessions: of a model on each device, which compute side by side; by default two on a CPU and one on a GPU.
         threads: CPU threads of each session; by default as many as there are cores.
         api_key: that clients must know, or ``None``.
@@ -93,6 +94,7 @@ class Process:
     host: str = "127.0.0.1"
     port: int = 8000
     device: str = "auto"
+    cuda_graphs: str = "auto"
     sessions: int | None = None
     threads: int | None = None
     api_key: str | None = None

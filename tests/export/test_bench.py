@@ -46,7 +46,7 @@ def test_bench_measures_the_gpu_too_where_it_can_run_the_model(
     """A session on the CPU stands for one on a GPU: what is held is which lines there are, and what they call."""
     asked = []
 
-    def open_pretended(path: Path, threads: int | None = None, *, device: str = "cpu") -> ModelFile:
+    def open_pretended(path: Path, threads: int | None = None, *, device: str = "cpu", **_: Any) -> ModelFile:
         asked.append((device, threads))
         return open_model(path, threads)
 
@@ -56,7 +56,7 @@ def test_bench_measures_the_gpu_too_where_it_can_run_the_model(
     assert [(row.provider, row.threads) for row in rows] == [("cpu", 2), ("cpu", 1), ("cuda", 2)]
     assert asked == [("cuda", None), ("cpu", 2), ("cpu", 1), ("cuda", 2)]
 
-    def refuse(path: Path, threads: int | None = None, *, device: str = "cpu") -> ModelFile:
+    def refuse(path: Path, threads: int | None = None, *, device: str = "cpu", **_: Any) -> ModelFile:
         if device == "cuda":
             raise DeviceError("onnxruntime cannot use cuda:0", found="no driver")
         return open_model(path, threads)
@@ -76,7 +76,7 @@ def test_bench_refuses_batches_that_are_no_numbers(xexport: Xexport, exported: A
 def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let onnxruntime have a GPU, for which its CPU stands."""
     monkeypatch.setattr(export.bench, "cuda_possible", lambda: True)
-    monkeypatch.setattr(export.bench, "open_model", lambda path, threads=None, *, device="cpu": open_model(path))
+    monkeypatch.setattr(export.bench, "open_model", lambda path, threads=None, **_: open_model(path))
 
 
 @pytest.mark.usefixtures("gpu")

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import onnxruntime as ort
 import pytest
+from click.testing import CliRunner
 
 from export.parity import open_sessions
-from featurize.cuda import cuda_provider
+from featurize.cuda import cuda_driver_present, cuda_provider
 from featurize.engines import onnx_engine
 from featurize.specs import FeatureSpec, PreprocessSpec
 from featurize.weights import Weights
+from serve.cli import main
+from serve.predictor import Predictor
 from serve.session import ModelSession
 
 RealSession = ort.InferenceSession
@@ -45,6 +49,10 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(ort, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"])
     monkeypatch.setattr(ort, "preload_dlls", lambda: None)
     monkeypatch.setattr("export.onnx_session.cuda_driver_present", lambda: True)
+    honest = ort.OrtValue.ortvalue_from_shape_and_type
+    monkeypatch.setattr(
+        ort.OrtValue, "ortvalue_from_shape_and_type", lambda shape, kind, device, number: honest(shape, kind, "cpu", 0)
+    )
     return lambda: [each for each in Pretending.asked if "CUDAExecutionProvider" in each]
 
 
@@ -54,14 +62,67 @@ def test_the_options_are_full_float32_on_the_gpu_named():
     assert (options["device_id"], options["use_tf32"]) == ("3", "0")
 
 
-def test_serving_opens_the_gpu_with_the_options_of_the_proof(model, asked):
-    assert ModelSession.open(model, device="cuda:1").device == "cuda:1"
-    assert asked() == [cuda_provider(1)]
-
-
-def test_the_proof_opens_the_gpu_with_them(model, asked):
+@pytest.mark.parametrize("resizes", [True, False])
+def test_serving_and_the_proof_open_the_gpu_with_the_same_options(write_model, asked, resizes):
+    model = write_model(free_sides=resizes)
+    assert ModelSession.open(model, device="cuda:0").device == "cuda:0"
     assert set(open_sessions(model)) == {"CUDAExecutionProvider", "CPUExecutionProvider"}
-    assert asked() == [cuda_provider(0)]
+    name, options = cuda_provider(0)
+    once = [(name, options)] if resizes else [(name, options), (name, options | {"enable_cuda_graph": "1"})]
+    assert asked() == once * 2
+
+
+@pytest.mark.usefixtures("asked")
+@pytest.mark.parametrize("facts", [{"ood": True, "heatmap": True}, {"variant": "core"}], ids=["full", "core"])
+def test_what_is_served_through_fixed_places_is_what_the_cpu_answers(write_model, tiny, facts):
+    """Black images fill batches up; heatmaps are wanted of some batches only."""
+    model = write_model("model.onnx", **facts)
+    gpu, cpu = Predictor.open(model, "cuda:0", batch_size=4), Predictor.open(model, "cpu")
+    gpu.warm_up()
+    rng = np.random.default_rng(0)
+    for number in (3, 1, 4, 2, 5, 3):
+        names = [str(index) for index in range(number)]
+        pixels = list(rng.integers(0, 256, (number, tiny.size, tiny.size, 3), np.uint8))
+        for heatmap in (False, True):
+            found, wanted = (each.infer(names, pixels, heatmap=heatmap) for each in (gpu, cpu))
+            for one, other in zip(found, wanted, strict=True):
+                assert one.label == other.label
+                assert one.probabilities == pytest.approx(other.probabilities, abs=1e-6)
+                assert (one.ood, other.ood) == (None, None) or one.ood == pytest.approx(other.ood, abs=1e-6)
+                assert (one.heatmap is None) == (other.heatmap is None)
+                if other.heatmap is not None:
+                    np.testing.assert_allclose(one.heatmap, other.heatmap, rtol=1e-6)
+
+
+@pytest.mark.usefixtures("asked")
+def test_a_batch_that_fails_in_fixed_places_costs_the_guilty_image_alone(write_model, tiny):
+    predictor = Predictor.open(write_model(fails_above=True), "cuda:0", batch_size=4)
+    predictor.warm_up()
+    dark, bright = (np.full((tiny.size, tiny.size, 3), level, np.uint8) for level in (9, 250))
+    for _ in range(2):
+        first, guilty, last = predictor.infer(["a", "guilty", "b"], [dark, bright, dark])
+        assert first.probabilities == last.probabilities
+        assert guilty.by_model
+
+
+@pytest.mark.skipif(cuda_driver_present(), reason="this machine has a GPU")
+@pytest.mark.parametrize(("device", "found"), [("auto", "cannot use cuda:0"), ("cpu", "it runs on the CPU")])
+def test_graphs_asked_for_are_never_left_out(model, device, found):
+    done = CliRunner().invoke(main, ["start", str(model), "--device", device, "--cuda-graphs", "on", "--port", "0"])
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert found in done.stderr
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not cuda_driver_present(), reason="needs a GPU")
+@pytest.mark.parametrize("variant", ["full", "core"])
+def test_a_gpu_that_has_been_warmed_answers_as_the_cpu(write_model, tiny, variant):
+    model = write_model(variant=variant, free_sides=variant == "full")
+    gpu, cpu = Predictor.open(model, "cuda", batch_size=4), Predictor.open(model, "cpu")
+    gpu.warm_up()
+    images = [tiny.draw((25 * number, 200, 10)) for number in range(10)]
+    for one, other in zip(gpu.predict_bytes(images), cpu.predict_bytes(images), strict=True):
+        assert one.probabilities == pytest.approx(other.probabilities, abs=1e-4)
 
 
 def test_caching_features_opens_the_gpu_with_them(model, asked, monkeypatch):

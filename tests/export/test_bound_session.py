@@ -1,0 +1,341 @@
+"""Fixed places give, to the bit, what ``InferenceSession.run`` gives. A CPU stands for the GPU, but for the graphs."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from click.testing import Result
+from onnx import TensorProto, helper
+
+import export.bound_session
+from export.bound_session import BoundSession, open_network
+from export.parity import open_sessions
+from featurize.cuda import PROVIDER as CUDA
+from featurize.cuda import cuda_driver_present
+from featurize.errors import DeviceError, ModelError, SpecError
+
+CPU = "CPUExecutionProvider"
+RealSession = ort.InferenceSession
+OUTPUTS = ["probabilities", "logits", "heatmap", "ood"]
+
+with_gpu = pytest.mark.skipif(not cuda_driver_present(), reason="needs a GPU")
+
+
+class Noting:
+    """A real session that notes which of its runs came with which graph, and in which threads."""
+
+    def __init__(self, path: Path) -> None:
+        self.real = RealSession(path, providers=[CPU])
+        self.plain: list[str] = []
+        self.bound: list[str] = []
+        self.threads: set[int] = set()
+        self.before: Callable[[], object] = lambda: None
+
+    def run(self, names: Any, feed: Any, options: Any = None) -> Any:
+        self._note(self.plain, options)
+        return self.real.run(names, feed, options)
+
+    def run_with_iobinding(self, binding: Any, options: Any = None) -> None:
+        self._note(self.bound, options)
+        self.real.run_with_iobinding(binding, options)
+
+    def _note(self, runs: list[str], options: Any) -> None:
+        self.before()
+        self.threads.add(threading.get_ident())
+        with contextlib.suppress(RuntimeError, AttributeError):  # no such entry, no options
+            runs.append(options.get_run_config_entry("gpu_graph_id"))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.real, name)
+
+
+@pytest.fixture
+def core(exported: Any) -> Noting:
+    return Noting(exported.core)
+
+
+def batch(number: int, seed: int = 0, side: int = 64) -> dict[str, np.ndarray]:
+    """Return noise as the core model takes it."""
+    return {"image": np.random.default_rng(seed).integers(0, 256, (number, 3, side, side)).astype(np.float32)}
+
+
+def pixels(number: int, seed: int = 0) -> dict[str, np.ndarray]:
+    """Return noise as the full model takes it."""
+    return {"image": np.ascontiguousarray(batch(number, seed)["image"].transpose(0, 2, 3, 1).astype(np.uint8))}
+
+
+def same(found: list[np.ndarray], wanted: list[np.ndarray]) -> bool:
+    return len(found) == len(wanted) and all(map(np.array_equal, found, wanted))
+
+
+@pytest.mark.parametrize("graphs", [False, True])
+@pytest.mark.parametrize("names", [None, ["probabilities"], ["ood", "logits"], OUTPUTS])
+def test_every_batch_is_answered_as_by_a_plain_run_to_the_bit(
+    exported: Any, names: list[str] | None, graphs: bool
+) -> None:
+    plain = RealSession(exported.model, providers=[CPU])
+    bound = BoundSession(plain, "cpu", graphs=graphs)
+    for number in (1, 4, 2):
+        bound.keep(pixels(number))
+    for seed, number in enumerate([4, 1, 3, 2, 4, 4, 1]):  # 3 is not kept
+        assert same(bound.run(names, pixels(number, seed)), plain.run(names, pixels(number, seed)))
+
+
+def test_places_are_made_once_a_shape_and_used_ever_after(core: Noting, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+    honest = ort.OrtValue.ortvalue_from_shape_and_type
+    monkeypatch.setattr(
+        ort.OrtValue,
+        "ortvalue_from_shape_and_type",
+        lambda shape, *rest: made.append(tuple(shape)) or honest(shape, *rest),
+    )
+    bound = BoundSession(core, "cpu", graphs=True)
+    for number in (2, 1, 2):
+        bound.keep(batch(number))
+    assert made == [(2, 3, 64, 64), (2, 2), (2, 2), (1, 3, 64, 64), (1, 2), (1, 2)]
+    for number in (1, 2, 1):
+        bound.run(None, batch(number))
+    assert len(made) == 6
+    assert (core.plain, core.bound) == (["-1", "-1"], ["1", "2", "2", "1", "2"])
+    bound.run(None, batch(3))
+    assert core.plain[2:] == ["-1"]
+
+
+def test_without_graphs_no_run_asks_for_one(core: Noting) -> None:
+    bound = BoundSession(core, "cpu")
+    bound.keep(batch(1))
+    bound.run(None, batch(1))
+    assert core.plain == core.bound == []
+
+
+def test_answers_are_the_callers_own(core: Noting) -> None:
+    bound = BoundSession(core, "cpu")
+    bound.keep(batch(2))
+    first = bound.run(None, batch(2, seed=1))
+    kept = [answer.copy() for answer in first]
+    second = bound.run(None, batch(2, seed=2))
+    assert same(first, kept)
+    assert not same(first, second)
+
+
+def test_an_array_of_another_type_or_order_is_not_read_as_if_it_were_the_one_kept(core: Noting) -> None:
+    bound = BoundSession(core, "cpu")
+    bound.keep(batch(2))
+    turned = {"image": np.asfortranarray(batch(2, seed=3)["image"])}
+    assert same(bound.run(None, turned), core.real.run(None, batch(2, seed=3)))
+    with pytest.raises(Exception, match="Unexpected input data type"):
+        bound.run(None, {"image": batch(2)["image"].astype(np.float64)})
+
+
+def test_threads_get_the_answers_to_their_own_batches_from_one_thread(core: Noting) -> None:
+    """A graph belongs to the thread that recorded it."""
+    bound = BoundSession(core, "cpu", graphs=True)
+    for number in (1, 2):
+        bound.keep(batch(number))
+    jobs = [(seed % 3 + 1, seed) for seed in range(24)]
+    with ThreadPoolExecutor(6) as pool:
+        found = list(pool.map(lambda job: bound.run(None, batch(*job)), jobs))
+    assert all(same(answer, core.real.run(None, batch(*job))) for answer, job in zip(found, jobs, strict=True))
+    assert len(core.threads) == 1
+    assert threading.get_ident() not in core.threads
+
+
+@pytest.fixture
+def picky(tmp_path: Path) -> Path:
+    """A model that fails on numbers over 3."""
+    nodes = [helper.make_node("Gather", ["table", "image"], ["probabilities"])]
+    table = helper.make_tensor("table", TensorProto.FLOAT, [4], [1, 2, 3, 4])
+    inside = helper.make_tensor_value_info("image", TensorProto.INT64, ["N"])
+    outside = helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["N"])
+    graph = helper.make_graph(nodes, "picky", [inside], [outside], [table])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), tmp_path / "p.onnx")
+    return tmp_path / "p.onnx"
+
+
+def test_a_run_that_fails_leaves_the_session_usable(picky: Path) -> None:
+    bound = BoundSession(RealSession(picky, providers=[CPU]), "cpu", graphs=True)
+    bound.keep({"image": np.array([0, 1])})
+    for bad in ([2, 9], [9]):
+        with pytest.raises(Exception, match="out of data bounds"):
+            bound.run(None, {"image": np.array(bad)})
+        assert bound.run(None, {"image": np.array([3, 1])})[0].tolist() == [4, 2]
+
+
+def test_places_that_the_run_does_not_reach_are_found_out(core: Noting, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(core, "run_with_iobinding", lambda binding, options: None)
+    bound = BoundSession(core, "cpu")
+    with pytest.raises(ModelError, match="other answers through fixed places"):
+        bound.keep(batch(2, seed=4))
+    assert same(bound.run(None, batch(2, seed=4)), core.real.run(None, batch(2, seed=4)))
+    assert core.bound == []
+
+
+def test_nothing_else_runs_while_a_graph_is_recorded(exported: Any) -> None:
+    """In each other session the run that is on ends first, and the next begins afterwards."""
+    one, other = Noting(exported.core), Noting(exported.core)
+    recording, serving = BoundSession(one, "cpu", graphs=True), BoundSession(other, "cpu")
+    entered, go_on, order = threading.Event(), threading.Event(), []
+
+    def hold() -> None:
+        entered.set()
+        assert go_on.wait(30)
+        order.append("the run that was on")
+
+    other.before, one.before = hold, lambda: order.append("recording")
+    with ThreadPoolExecutor() as pool:
+        on = pool.submit(serving.run, None, batch(1))
+        assert entered.wait(30)
+        kept = pool.submit(recording.keep, batch(1))
+        while not export.bound_session._recording.locked():
+            time.sleep(0.01)
+        other.before = lambda: order.append("the next")
+        later = pool.submit(serving.run, None, batch(1))
+        go_on.set()
+        for each in (on, kept, later):
+            each.result(30)
+    assert order[0] == "the run that was on"
+    assert [each for each in order if each != "the next"] == ["the run that was on", "recording", "recording"]
+    assert order.index("the next") != 2
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Let a CPU stand for a GPU; return what onnxruntime was asked for, and what it is to refuse."""
+    facts: dict[str, Any] = {"asked": [], "refuses": None}
+
+    class Pretending(Noting):
+        def __init__(self, path: Path, options: Any = None, *, providers: list[Any], **_: Any) -> None:
+            settings = [each[1] for each in providers if isinstance(each, tuple)]
+            facts["asked"] += [each.get("enable_cuda_graph") for each in settings]
+            self.records = any(each.get("enable_cuda_graph") for each in settings)
+            if self.records and facts["refuses"] == "open":
+                raise RuntimeError("This session cannot use the graph capture feature")
+            super().__init__(path)
+            self.names = [each if isinstance(each, str) else each[0] for each in providers]
+
+        def get_providers(self) -> list[str]:
+            return self.names
+
+        def get_provider_graph_assignment_info(self) -> list[Any]:
+            return []
+
+        def run_with_iobinding(self, binding: Any, options: Any = None) -> None:
+            if self.records and facts["refuses"] == "record":
+                raise RuntimeError("CUDA failure 900: operation not permitted when stream is capturing")
+            super().run_with_iobinding(binding, options)
+
+    honest = ort.OrtValue.ortvalue_from_shape_and_type
+    monkeypatch.setattr(
+        ort.OrtValue, "ortvalue_from_shape_and_type", lambda shape, kind, device, number: honest(shape, kind, "cpu", 0)
+    )
+    monkeypatch.setattr(ort, "InferenceSession", Pretending)
+    monkeypatch.setattr(ort, "preload_dlls", lambda: None)
+    monkeypatch.setattr("export.parity.cuda_possible", lambda: True)
+    return facts
+
+
+def graphs_of(session: Any) -> bool:
+    assert isinstance(session, BoundSession)
+    return session.graphs
+
+
+@pytest.mark.parametrize(
+    ("form", "graphs", "asked", "recorded"),
+    [
+        ("core", "auto", [None, "1"], True),
+        ("core", "on", [None, "1"], True),
+        ("core", "off", [None], False),
+        ("model", "auto", [None], False),  # it resizes
+    ],
+)
+def test_graphs_are_recorded_of_a_model_that_does_not_resize(
+    exported: Any, gpu: Any, caplog: pytest.LogCaptureFixture, form: str, graphs: str, asked: list[Any], recorded: bool
+) -> None:
+    session = open_network(getattr(exported, form), device="cuda:1", graphs=graphs)
+    assert graphs_of(session) is recorded
+    assert gpu["asked"] == asked
+    assert caplog.text == ""
+    feed = batch(2) if form == "core" else pixels(2)
+    session.keep(feed)  # type: ignore[union-attr]
+    assert same(session.run(None, feed), RealSession(getattr(exported, form), providers=[CPU]).run(None, feed))
+
+
+@pytest.mark.parametrize(
+    ("refuses", "reason"), [("open", "cannot use the graph capture feature"), ("record", "CUDA failure 900")]
+)
+def test_graphs_that_the_driver_refuses_are_a_warning_or_where_asked_for_an_error(
+    exported: Any, gpu: Any, caplog: pytest.LogCaptureFixture, refuses: str, reason: str
+) -> None:
+    gpu["refuses"] = refuses
+    session = open_network(exported.core, device="cuda")
+    assert not graphs_of(session)
+    assert "without CUDA graphs" in caplog.text
+    assert reason in caplog.text
+    session.keep(batch(2))  # type: ignore[union-attr]
+    assert same(session.run(None, batch(2)), RealSession(exported.core, providers=[CPU]).run(None, batch(2)))
+    with pytest.raises(DeviceError, match=reason) as problem:
+        open_network(exported.core, device="cuda", graphs="on")
+    assert "--cuda-graphs" in str(problem.value)
+
+
+def test_graphs_asked_for_where_there_can_be_none_are_an_error(exported: Any, gpu: Any) -> None:
+    with pytest.raises(DeviceError, match="it runs on the CPU"):
+        open_network(exported.core, graphs="on")
+    with pytest.raises(DeviceError, match="it resizes images of any size"):
+        open_network(exported.model, device="cuda", graphs="on")
+    with pytest.raises(SpecError, match="unknown choice"):
+        open_network(exported.core, graphs="always")
+
+
+@pytest.mark.usefixtures("gpu")
+def test_the_proof_runs_whole_batches_through_the_places_that_service_uses(
+    xexport: Callable[..., Result], exported: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = {}
+
+    def note(*args: Any, **settings: Any) -> Any:
+        opened.update(open_sessions(*args, **settings))
+        return opened
+
+    monkeypatch.setattr("export.verify.open_sessions", note)
+    done = xexport("verify", exported.core, "--data", exported.data, "--require-cuda")
+    assert done.exit_code == 0, done.output
+    assert CUDA in done.stdout
+    session = opened[CUDA]._session
+    # One image when it was opened, then the first eight of twelve images, twice; the last four are no whole batch.
+    assert (session.plain, session.bound) == (["-1", "-1", "-1"], ["1", "2", "2"])
+
+
+@pytest.mark.gpu
+@with_gpu
+def test_graphs_on_a_gpu_answer_every_batch_as_the_cpu_does(exported: Any) -> None:
+    session = open_network(exported.core, device="cuda", graphs="on")
+    assert graphs_of(session)
+    for number in (8, 1, 4, 2):
+        session.keep(batch(number))  # type: ignore[union-attr]
+    reference = RealSession(exported.core, providers=[CPU])
+    for seed, number in enumerate([2, 8, 1, 4, 3, 8, 2]):
+        for one, other in zip(
+            session.run(None, batch(number, seed)), reference.run(None, batch(number, seed)), strict=True
+        ):
+            np.testing.assert_allclose(one, other, atol=1e-4)
+
+
+@pytest.mark.gpu
+@with_gpu
+def test_a_measurement_on_a_gpu_says_whether_graphs_were_replayed(
+    xexport: Callable[..., Result], exported: Any
+) -> None:
+    done = xexport("bench", exported.core, "--provider", "cuda", "--cuda-graphs", "on", "--seconds", "0")
+    assert done.exit_code == 0, done.output
+    assert "cuda+graph" in done.stdout
