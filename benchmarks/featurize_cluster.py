@@ -29,6 +29,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageFilter
 
+from featurize.compute import RunOptions
 from featurize.dataset import NO_LABEL, NO_SPLIT, Dataset, ImageEntry, open_dataset
 from featurize.engines import open_engine
 from featurize.engines.ray_engine import RayCluster
@@ -93,10 +94,12 @@ def run_step(step: str, folder: Path, count: int) -> tuple[float, int]:
         spec,
         weights,
         output,
-        open_engine=lambda: open_engine(spec, weights, device="cpu"),
-        cluster=cluster,
-        force=True,
-        progress=lambda done, _: seen.append((clock(), done)),
+        RunOptions(
+            open_engine=lambda: open_engine(spec, weights, device="cpu"),
+            cluster=cluster,
+            force=True,
+            progress=lambda done, _: seen.append((clock(), done)),
+        ),
     )
     output.unlink()
     (since, before), (now, after) = seen[0], seen[-1]

@@ -25,8 +25,9 @@ import numpy as np
 from PIL import Image
 
 from featurize.cache import FeatureCache
-from featurize.cache_writing import write_cache
+from featurize.cache_writing import CacheFacts, write_cache
 from featurize.columns import Columns
+from featurize.compute import RunOptions
 from featurize.dataset import open_dataset
 from featurize.extract import extract_features
 from featurize.known import KnownFeatures
@@ -66,14 +67,16 @@ def run_step(step: str, path: Path, rows: int, dim: int) -> None:
     if columns is not None:
         write_cache(
             path,
-            spec=FeatureSpec(backbone="efficientnet-b0", weights_sha256="0" * 64),
-            class_names=["covid", "normal"],
-            data_root="/data",
-            weights_path="/weights.pth",
+            CacheFacts(
+                spec=FeatureSpec(backbone="efficientnet-b0", weights_sha256="0" * 64),
+                class_names=["covid", "normal"],
+                data_root="/data",
+                weights_path="/weights.pth",
+                columns=columns,
+                skipped=[],
+            ),
             blocks=generated_blocks(rows, dim),
             dim=dim,
-            columns=columns,
-            skipped=[],
         )
     else:
         cache = FeatureCache.open(path)
@@ -136,7 +139,7 @@ def compare_runs(folder: Path, count: int) -> None:
     for _ in range(2):
         started = time.perf_counter()
         done = extract_features(
-            open_dataset(data), spec, weights, folder / "features.h5", open_engine=FreeEngine, workers=2
+            open_dataset(data), spec, weights, folder / "features.h5", RunOptions(open_engine=FreeEngine, workers=2)
         )
         seconds.append(time.perf_counter() - started)
     assert done.up_to_date, "the second run must find everything as it was"

@@ -29,6 +29,7 @@ from PIL import Image
 from torchvision import datasets, transforms
 
 from featurize.backbones import backbone_info
+from featurize.compute import RunOptions
 from featurize.cores import cores
 from featurize.dataset import open_dataset
 from featurize.engines import Engine, open_engine
@@ -108,8 +109,7 @@ def measure(
             spec,
             weights,
             folder / "features.h5",
-            open_engine=lambda: engine,
-            force=True,
+            RunOptions(open_engine=lambda: engine, force=True),
         ),
     }
     best = dict.fromkeys(steps, (float("inf"), float("inf")))

@@ -29,7 +29,7 @@ import numpy as np
 from torch import Tensor
 
 from featurize.cache import Columns, FeatureCache
-from featurize.cache_writing import write_cache
+from featurize.cache_writing import CacheFacts, write_cache
 from featurize.specs import FeatureSpec
 from head.fit import fit_head
 from head.rows import AnyRows, Batch, labelled_rows, plan_reading
@@ -137,24 +137,26 @@ def write(path: Path, count: int, dim: int) -> None:
 
     write_cache(
         path,
-        spec=FeatureSpec(backbone="efficientnet-b0", weights_sha256="0" * 64, dtype="float16"),
-        class_names=["covid", "normal"],
-        data_root=str(path.parent),
-        weights_path="",
+        CacheFacts(
+            spec=FeatureSpec(backbone="efficientnet-b0", weights_sha256="0" * 64, dtype="float16"),
+            class_names=["covid", "normal"],
+            data_root=str(path.parent),
+            weights_path="",
+            columns=Columns(
+                label=label,
+                split=np.array([0, 0, 0, 0, 1, 2, 0, 0, 0, 0], np.uint8)[np.arange(count) % 10],
+                path=[f"{row:09d}.png" for row in range(count)],
+                group=[f"patient-{row // 10:06d}" for row in range(count)],
+                sha256=[hashlib.sha256(b"%d" % row).hexdigest() for row in range(count)],
+                size=np.ones(count, np.int64),
+                mtime_ns=np.ones(count, np.int64),
+                change_mark=np.ones(count, np.int64),
+                truncated=np.zeros(count, np.bool_),
+            ),
+            skipped=[],
+        ),
         blocks=blocks(),
         dim=dim,
-        columns=Columns(
-            label=label,
-            split=np.array([0, 0, 0, 0, 1, 2, 0, 0, 0, 0], np.uint8)[np.arange(count) % 10],
-            path=[f"{row:09d}.png" for row in range(count)],
-            group=[f"patient-{row // 10:06d}" for row in range(count)],
-            sha256=[hashlib.sha256(b"%d" % row).hexdigest() for row in range(count)],
-            size=np.ones(count, np.int64),
-            mtime_ns=np.ones(count, np.int64),
-            change_mark=np.ones(count, np.int64),
-            truncated=np.zeros(count, np.bool_),
-        ),
-        skipped=[],
     )
 
 

@@ -28,7 +28,7 @@ from PIL import Image
 from torch import nn
 from torchvision import datasets, transforms
 
-from featurize.cache_writing import write_cache
+from featurize.cache_writing import CacheFacts, write_cache
 from featurize.columns import Columns
 from featurize.specs import FeatureSpec
 from head.network import build_head
@@ -86,24 +86,26 @@ def draw_cache(path: Path) -> Path:
     features = random.normal(size=(count, 1280)) + 0.05 * label[:, None]
     write_cache(
         path,
-        spec=FeatureSpec(backbone="efficientnet-b0", weights_sha256="0" * 64),
-        class_names=["covid", "normal"],
-        data_root=str(path.parent),
-        weights_path=str(path.parent / "weights.pth"),
+        CacheFacts(
+            spec=FeatureSpec(backbone="efficientnet-b0", weights_sha256="0" * 64),
+            class_names=["covid", "normal"],
+            data_root=str(path.parent),
+            weights_path=str(path.parent / "weights.pth"),
+            columns=Columns(
+                label=label,
+                split=np.repeat(np.arange(3), SIZES).astype(np.uint8),
+                path=[f"{row}.png" for row in range(count)],
+                group=[""] * count,
+                sha256=[f"{row:064d}" for row in range(count)],
+                size=np.ones(count, np.int64),
+                mtime_ns=np.ones(count, np.int64),
+                change_mark=np.ones(count, np.int64),
+                truncated=np.zeros(count, np.bool_),
+            ),
+            skipped=[],
+        ),
         blocks=[(0, features.astype(np.float32))],
         dim=1280,
-        columns=Columns(
-            label=label,
-            split=np.repeat(np.arange(3), SIZES).astype(np.uint8),
-            path=[f"{row}.png" for row in range(count)],
-            group=[""] * count,
-            sha256=[f"{row:064d}" for row in range(count)],
-            size=np.ones(count, np.int64),
-            mtime_ns=np.ones(count, np.int64),
-            change_mark=np.ones(count, np.int64),
-            truncated=np.zeros(count, np.bool_),
-        ),
-        skipped=[],
     )
     return path
 

@@ -72,7 +72,7 @@ def main() -> None:
     default=default_of(ExportSpec, "tolerance"),
     show_default=True,
     help="Largest difference of a probability from those that the training noted; for features of a --precision other "
-    "than float32.",
+    "than float32 or a --decoder other than Pillow.",
 )
 @json_option
 def onnx(run: Path | None, output: Path, opset: str, **settings: Any) -> tuple[dict[str, Any], str]:

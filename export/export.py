@@ -162,12 +162,12 @@ def _require_agreement(result: Export) -> None:
                     expected=agreement.wanted,
                     found=agreement.found,
                 )
-    training, precision = result.training, result.metadata.feature_spec.precision
+    training, departures = result.training, result.metadata.feature_spec.departures
     if not training.holds:
         what, mend = "", "if the images have changed since, run xfeat featurize and xhead train again"
-        if precision != "float32":
-            what = f", whose features were computed in {precision} and not in float32"
-            mend = f"{mend}; or run both again with --precision float32"
+        if departures:
+            what = f", whose features were {' and '.join(departures.values())}"
+            mend = f"{mend}; or run both again with {' '.join(departures)}"
             if training.max_difference < _OPPOSITE:
                 mend += f", or accept the difference with --tolerance {_rounded_up(training.max_difference)}"
         raise ParityError(

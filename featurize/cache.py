@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import h5py
 import numpy as np
@@ -26,11 +26,29 @@ from featurize.columns import (
     to_text,
 )
 from featurize.dataset import NO_LABEL, NO_SPLIT, SPLITS
+from featurize.decoder_difference import DecoderDifference
 from featurize.errors import CacheError, SpecError, XfeatError
 from featurize.specs import FeatureSpec
 
 FORMAT = "xfeat.features"
 SCHEMA_VERSION = 1
+
+
+class FileState(NamedTuple):
+    """Which file a path leads to, and when it was last written to."""
+
+    inode: int
+    size: int
+    mtime_ns: int
+
+    @classmethod
+    def of(cls, path: Path) -> FileState | None:
+        """Return the state of a file; ``None`` if it is gone."""
+        try:
+            found = path.stat()
+        except OSError:
+            return None
+        return cls(found.st_ino, found.st_size, found.st_mtime_ns)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +67,8 @@ class FeatureCache:
         content_sha256: digest of features, labels, splits, paths and groups.
         created: time of writing, ISO 8601, UTC.
         versions: of the libraries that made it.
+        state: of the file, when it was opened.
+        decoder_difference: how far the decoder's results are from Pillow's, if it is another and was measured.
     """
 
     path: Path
@@ -62,6 +82,8 @@ class FeatureCache:
     content_sha256: str
     created: str
     versions: dict[str, str] = field(default_factory=dict)
+    state: FileState | None = field(default=None, compare=False)
+    decoder_difference: DecoderDifference | None = None
 
     def __len__(self) -> int:
         return len(self.columns.path)
@@ -81,9 +103,10 @@ class FeatureCache:
         path = Path(path)
         if not path.is_file():
             raise CacheError("no such feature cache", path=path, mend=f"xfeat featurize DATA -o {path}")
+        state = FileState.of(path)
         with _reading(path) as file:
             _check_format(path, file)
-            return cls(path=path, **_read(path, file))
+            return cls(path=path, state=state, **_read(path, file))
 
     def verify(self) -> None:
         """Check every row.
@@ -197,7 +220,13 @@ def _read(path: Path, file: h5py.File) -> dict[str, Any]:
         "content_sha256": str(attrs["content_sha256"]),
         "created": str(attrs["created"]),
         "versions": json.loads(attrs["versions"]),
+        "decoder_difference": _read_difference(attrs),
     }
+
+
+def _read_difference(attributes: h5py.AttributeManager) -> DecoderDifference | None:
+    found = json.loads(attributes.get("decoder_difference", "null"))  # caches of earlier versions have none
+    return DecoderDifference.from_dict(found) if found is not None else None
 
 
 def _read_column(file: h5py.File, name: str) -> NDArray[Any]:

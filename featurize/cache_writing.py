@@ -8,6 +8,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -30,40 +31,49 @@ from featurize.columns import (
     to_bytes,
 )
 from featurize.dataset import SPLITS
+from featurize.decoder_difference import DecoderDifference
 from featurize.specs import FeatureSpec
 from featurize.versions import library_versions
 
 _SKIPPED = np.dtype([("path", TEXT), ("reason", TEXT)])
 
 
-def write_cache(
-    path: Path,
-    *,
-    spec: FeatureSpec,
-    class_names: Sequence[str],
-    data_root: str,
-    weights_path: str,
-    blocks: Iterable[tuple[int, NDArray[Any]]],
-    dim: int,
-    columns: Columns,
-    skipped: Sequence[Skipped],
-) -> None:
-    """Write a cache, whole or not at all.
+@dataclass(frozen=True, kw_only=True)
+class CacheFacts:
+    """What a cache says besides its features.
 
-    Args:
-        path: the file to write or replace.
+    Attributes:
         spec: what a row of features is.
         class_names: sorted names; labels are indices into it.
         data_root: the folder that paths are relative to.
         weights_path: the weights file that was used.
+        columns: the facts of each row.
+        skipped: images that could not be read.
+        decoder_difference: how far the decoder's results are from Pillow's, if it is another.
+    """
+
+    spec: FeatureSpec
+    class_names: Sequence[str]
+    data_root: str
+    weights_path: str
+    columns: Columns
+    skipped: Sequence[Skipped]
+    decoder_difference: DecoderDifference | None = None
+
+
+def write_cache(path: Path, facts: CacheFacts, *, blocks: Iterable[tuple[int, NDArray[Any]]], dim: int) -> None:
+    """Write a cache, whole or not at all.
+
+    Args:
+        path: the file to write or replace.
+        facts: all but the features.
         blocks: (first row, features (n, D) or (n, V, D)) that together fill all rows, in order.
         dim: D.
-        columns: the other facts of each row.
-        skipped: images that could not be read.
 
     Raises:
         OutputError: if it cannot be written.
     """
+    spec, columns = facts.spec, facts.columns
     count = len(columns.path)
     with replacing(path) as partial, _creating(partial) as file:
         # Contiguous, so that readers can map it into memory; see docs/decisions.
@@ -71,28 +81,34 @@ def write_cache(
         digest = _fill(features, blocks)
         for name in COLUMN_NAMES:
             file.create_dataset(name, data=as_stored(name, getattr(columns, name)))
-        file.create_dataset("skipped", data=np.array([tuple(map(to_bytes, row)) for row in skipped], dtype=_SKIPPED))
+        skipped = [tuple(map(to_bytes, row)) for row in facts.skipped]
+        file.create_dataset("skipped", data=np.array(skipped, dtype=_SKIPPED))
         file.flush()
-        attributes = {
-            "format": FORMAT,
-            "schema_version": SCHEMA_VERSION,
-            "spec": json.dumps(spec.to_dict()),
-            "fingerprint": spec.fingerprint,
-            "class_names": json.dumps(list(class_names)),
-            "split_names": json.dumps(SPLITS),
-            "counts": json.dumps(count_images(columns.split, columns.label, class_names)),
-            "data_root": data_root,
-            "weights_path": weights_path,
-            "content_sha256": finish_digest(digest, columns),
-            "columns_sha256": digest_of_states(columns, skipped),
-            "created": datetime.now(UTC).isoformat(timespec="seconds"),
-            "versions": json.dumps(library_versions()),
-        }
-        for key, value in attributes.items():
+        for key, value in _attributes(facts, finish_digest(digest, columns)).items():
             if isinstance(value, str):
                 file.attrs.create(key, to_bytes(value), dtype=TEXT)
             else:
                 file.attrs[key] = value
+
+
+def _attributes(facts: CacheFacts, content_sha256: str) -> dict[str, str | int]:
+    columns, difference = facts.columns, facts.decoder_difference
+    return {
+        "format": FORMAT,
+        "schema_version": SCHEMA_VERSION,
+        "spec": json.dumps(facts.spec.to_dict()),
+        "fingerprint": facts.spec.fingerprint,
+        "class_names": json.dumps(list(facts.class_names)),
+        "split_names": json.dumps(SPLITS),
+        "counts": json.dumps(count_images(columns.split, columns.label, facts.class_names)),
+        "data_root": facts.data_root,
+        "weights_path": facts.weights_path,
+        "content_sha256": content_sha256,
+        "columns_sha256": digest_of_states(columns, facts.skipped),
+        "decoder_difference": json.dumps(difference.to_dict() if difference is not None else None),
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": json.dumps(library_versions()),
+    }
 
 
 def _fill(features: h5py.Dataset, blocks: Iterable[tuple[int, NDArray[Any]]]) -> hashlib._Hash:

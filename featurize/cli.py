@@ -11,6 +11,7 @@ from featurize.backbones import BACKBONES
 from featurize.cli_data import audit, split
 from featurize.console import Commands, comma_list, default_of, json_option, printable, progress_bar
 from featurize.specs import (
+    DECODERS,
     DTYPES,
     ENGINES,
     MAX_VIEWS,
@@ -104,6 +105,14 @@ def main() -> None:
     help="In which the network computes. The exported model computes in float32, and xexport compares.",
 )
 @click.option(
+    "--decoder",
+    type=click.Choice(DECODERS),
+    default=default_of(FeatureRequest, "decoder"),
+    show_default=True,
+    help="Of JPEG files: nvjpeg decodes on the GPU, other pixels by a little, which is measured. What is served is "
+    "decoded by Pillow, and xexport compares.",
+)
+@click.option(
     "--device",
     default="auto",
     show_default=True,
@@ -169,7 +178,9 @@ def featurize(
     or a CSV file with the columns path,label[,split][,group]. A second run computes only what has changed; a stopped
     one goes on where it was.
     """
+    from featurize.compute import RunOptions
     from featurize.dataset import open_dataset
+    from featurize.decoding import decoder_for
     from featurize.engines import open_engine
     from featurize.engines.ray_engine import RayCluster
     from featurize.extract import extract_features
@@ -187,18 +198,16 @@ def featurize(
             spec=spec, weights=weights, address=ray_address, device=device, cores=workers, batch_size=batch_size
         )
     with progress_bar("featurizing", "images") as progress:
-        done = extract_features(
-            dataset,
-            spec,
-            weights,
-            output,
+        options = RunOptions(
             open_engine=lambda: open_engine(spec, weights, engine=engine, device=device, batch_size=batch_size),
+            open_decoder=decoder_for(spec, engine=engine, device=device),
             cluster=cluster,
             workers=workers,
             fail_on_error=on_error == "fail",
             force=force,
             progress=progress,
         )
+        done = extract_features(dataset, spec, weights, output, options)
     return _as_json(done, spec), _as_text(done, spec)
 
 
@@ -225,6 +234,7 @@ def info(file: Path) -> tuple[dict[str, Any], str]:
         "data_root": cache.data_root,
         "created": cache.created,
         "versions": cache.versions,
+        "decoder_difference": cache.decoder_difference.to_dict() if cache.decoder_difference is not None else None,
     }
     return facts, _describe(cache)
 
@@ -265,6 +275,7 @@ def _as_json(done: Extraction, spec: FeatureSpec) -> dict[str, Any]:
         "engine": done.engine,
         "up_to_date": done.up_to_date,
         "fingerprint": spec.fingerprint,
+        "decoder_difference": done.decoder_difference.to_dict() if done.decoder_difference is not None else None,
     }
 
 
@@ -281,9 +292,11 @@ def _as_text(done: Extraction, spec: FeatureSpec) -> str:
     changes = "".join(f", {number} {kind}" for kind, number in done.changes._asdict().items() if number)
     rehashed = f" ({done.rehashed} read again and unchanged)" if done.rehashed else ""
     state = "is up to date" if done.up_to_date else "written"
+    difference = f"\n{done.decoder_difference.describe()}" if done.decoder_difference is not None else ""
     return (
         f"{done.output} {state}: {done.images} images, {spec.describe()}\n"
         f"computed {done.computed}{rate}, reused {done.reused}{rehashed}, skipped {len(done.skipped)}{changes}"
+        f"{difference}"
     )
 
 
@@ -296,5 +309,7 @@ def _describe(cache: FeatureCache) -> str:
         lines.append(f"{split_name:>6}  " + "  ".join(f"{name} {number}" for name, number in classes.items()))
     if groups := len(set(cache.columns.group) - {""}):
         lines.append(f"groups  {groups}")
+    if cache.decoder_difference is not None:
+        lines.append(cache.decoder_difference.describe())
     lines += [f"skipped {path}: {reason}" for path, reason in cache.skipped]
     return "\n".join(lines)

@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 
 from featurize.columns import Skipped
 from featurize.cores import cores
+from featurize.decoder_difference import DecoderDifference
+from featurize.decoding import Decoder, compare_with_pillow, decoded
 from featurize.engines import Engine
 from featurize.errors import DataError, Interrupted, OutputError
 from featurize.inference import Outcome, beyond_range, infer
@@ -73,6 +75,7 @@ class Ledger:
         rehashed: number of images that were read again and are what they were.
         seconds: time for reading and computing, without opening the engine.
         engine: name of the engine that computed, empty if nothing had to be.
+        decoder_difference: how far the decoder is from Pillow, if it is another and was used.
     """
 
     paths: Sequence[str]
@@ -83,6 +86,31 @@ class Ledger:
     rehashed: int = 0
     seconds: float = 0.0
     engine: str = ""
+    decoder_difference: DecoderDifference | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """How a run is done; none of this changes what is computed.
+
+    Attributes:
+        open_engine: opens the network; called when the first image needs it.
+        open_decoder: opens the spec's decoder if that is not Pillow; see :func:`featurize.decoding.decoder_for`.
+        cluster: reads and computes elsewhere; the engine is not opened then.
+        workers: decoding threads; ``None`` takes as many as there are cores.
+        fail_on_error: stop at the first image that cannot be read instead of skipping it.
+        force: replace an existing cache of another spec, and compute everything anew; only what a stopped run with
+            ``force`` finished is kept.
+        progress: called as images are done.
+    """
+
+    open_engine: Callable[[], Engine]
+    open_decoder: Callable[[], Decoder] | None = None
+    cluster: Cluster | None = None
+    workers: int | None = None
+    fail_on_error: bool = False
+    force: bool = False
+    progress: Progress | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,25 +121,17 @@ class Tools:
         root: the data root, for messages.
         source: where image files are read.
         spec: what to compute.
-        open_engine: opens the network; called when the first image needs it.
         store: where finished images are kept.
         known: where features are found again.
-        workers: decoding threads; ``None`` takes as many as there are cores.
-        fail_on_error: stop at an image that cannot be read.
-        cluster: computes elsewhere; the engine is not opened then.
-        progress: called as images are done.
+        options: how it is done.
     """
 
     root: Path
     source: ImageSource
     spec: FeatureSpec
-    open_engine: Callable[[], Engine]
     store: ShardStore
     known: KnownFeatures
-    workers: int | None = None
-    fail_on_error: bool = False
-    cluster: Cluster | None = None
-    progress: Progress | None = None
+    options: RunOptions
 
 
 def compute_features(todo: Sequence[int], ledger: Ledger, tools: Tools) -> None:
@@ -156,33 +176,40 @@ class _Run:
         self.todo = todo
         self.done = 0
         self.opening_seconds = 0.0
+        self._decoder: Decoder | None = None
         self._rows: list[Row] = []
         self._waiting: dict[str, list[int]] = {}  # content that is in no shard yet -> images that have it
         self._last_shard = time.monotonic()
 
     def outcomes(self) -> Outcomes:
         """Read and compute, here or elsewhere."""
-        tools, paths = self.tools, [self.ledger.paths[number] for number in self.todo]
-        if tools.cluster is not None:
-            self._say(tools.cluster.name)
-            yield from tools.cluster.outcomes(tools.source, tools.root, paths, tools.known.contents())
+        tools, options = self.tools, self.tools.options
+        paths = [self.ledger.paths[number] for number in self.todo]
+        if options.cluster is not None:
+            self._say(options.cluster.name)
+            yield from options.cluster.outcomes(tools.source, tools.root, paths, tools.known.contents())
             return
-        images = read_images(tools.source, paths, tools.spec, is_known=self._is_known, workers=tools.workers or cores())
+        self._decoder = options.open_decoder() if options.open_decoder is not None else None
+        workers = options.workers or cores()
+        images = read_images(tools.source, paths, tools.spec, is_known=self._is_known, workers=workers)
         position = 0
         with contextlib.closing(images):
-            batches = infer(images, tools.spec, open_engine=self._open, is_known=self._is_known)
+            small = images if self._decoder is None else decoded(images, self._decoder, tools.spec.preprocess)
+            batches = infer(small, tools.spec, open_engine=self._open, is_known=self._is_known)
             with contextlib.closing(batches):
                 for batch in batches:
                     yield list(enumerate(batch, start=position))
                     position += len(batch)
+        if self._decoder is not None and self._decoder.refused:
+            logger.info("%d JPEG files that %s refused went to Pillow", self._decoder.refused, tools.spec.decoder)
 
     def take(self, outcomes: Sequence[tuple[int, Outcome]]) -> None:
         """Note what became of some images; keep them if there are enough for a shard."""
         for position, outcome in outcomes:
             self._note(self.todo[position], outcome)
         self.done += len(outcomes)
-        if self.tools.progress is not None:
-            self.tools.progress(self.done, len(self.todo))
+        if self.tools.options.progress is not None:
+            self.tools.options.progress(self.done, len(self.todo))
         if len(self._rows) >= SHARD_ROWS or time.monotonic() - self._last_shard > SHARD_SECONDS:
             self.keep()
 
@@ -218,7 +245,7 @@ class _Run:
 
     def _skip(self, number: int, reason: str) -> None:
         path = self.ledger.paths[number]
-        if self.tools.fail_on_error:
+        if self.tools.options.fail_on_error:
             raise DataError(reason, path=self.tools.root / path, mend="remove it, or leave it out with --on-error skip")
         self.ledger.skipped.append(Skipped(path, reason))
         self.ledger.places[number] = NOWHERE
@@ -228,10 +255,19 @@ class _Run:
 
     def _open(self) -> Engine:
         started = time.monotonic()
-        engine = self.tools.open_engine()
-        self.opening_seconds = time.monotonic() - started
+        engine = self.tools.options.open_engine()
         self._say(engine.name)
+        if self._decoder is not None:
+            self._compare(self._decoder, engine)
+        self.opening_seconds = time.monotonic() - started
         return engine
+
+    def _compare(self, decoder: Decoder, engine: Engine) -> None:
+        paths = [self.ledger.paths[number] for number in self.todo]
+        found = compare_with_pillow(decoder, self.tools.source, paths, self.tools.spec, engine)
+        logger.info("%s", found.describe())
+        if found.files:
+            self.ledger.decoder_difference = found
 
     def _say(self, name: str) -> None:
         self.ledger.engine = name

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 
 from featurize.atomic import output_error
 from featurize.cache import FeatureCache
-from featurize.cache_writing import write_cache
+from featurize.cache_writing import CacheFacts, write_cache
 from featurize.columns import Columns, Skipped
-from featurize.compute import Cluster, Ledger, Progress, Tools, compute_features
+from featurize.compute import Ledger, RunOptions, Tools, compute_features
 from featurize.dataset import Dataset
-from featurize.engines import Engine
+from featurize.decoder_difference import DecoderDifference
 from featurize.errors import BusyError, DataError, Interrupted, MismatchError
 from featurize.known import NOWHERE, KnownFeatures, Places
 from featurize.replace import check_replaceable
@@ -63,6 +63,7 @@ class Extraction:
         seconds: time for reading and computing, without start-up.
         engine: name of the engine, empty if nothing had to be computed.
         up_to_date: the cache was already as it should be and has not been touched.
+        decoder_difference: how far the decoder's results are from Pillow's, if it is another and was measured.
     """
 
     output: Path
@@ -76,6 +77,7 @@ class Extraction:
     seconds: float
     engine: str = ""
     up_to_date: bool = False
+    decoder_difference: DecoderDifference | None = None
 
     @property
     def images_per_second(self) -> float:
@@ -100,17 +102,7 @@ def parts_folder(output: Path) -> Path:
 
 
 def extract_features(
-    dataset: Dataset,
-    spec: FeatureSpec,
-    weights: Weights,
-    output: Path,
-    *,
-    open_engine: Callable[[], Engine],
-    cluster: Cluster | None = None,
-    workers: int | None = None,
-    fail_on_error: bool = False,
-    force: bool = False,
-    progress: Progress | None = None,
+    dataset: Dataset, spec: FeatureSpec, weights: Weights, output: Path, options: RunOptions
 ) -> Extraction:
     """Compute the features of a data set into ``output``.
 
@@ -123,13 +115,7 @@ def extract_features(
         spec: what to compute.
         weights: the backbone's weights; only their path is noted here, the engine reads them.
         output: the cache to write or to bring up to date.
-        open_engine: called once, when the first image has to be computed here.
-        cluster: reads and computes elsewhere, if there is something to compute.
-        workers: decoding threads; by default as many as there are cores.
-        fail_on_error: stop at the first image that cannot be read instead of skipping it.
-        force: replace an existing cache of another spec, and compute everything anew; only what a stopped run with
-            ``force`` finished is kept.
-        progress: called as images are done.
+        options: how.
 
     Raises:
         CacheError: if there is something else at ``output``, or a cache that is damaged and ``force`` is not set.
@@ -143,22 +129,11 @@ def extract_features(
     with _locked(output), _resumable():
         source = open_source(dataset.root)
         store = ShardStore(parts_folder(output), spec.fingerprint, work.data_root)
-        known, old = _known_features(work, store, force=force)
+        known, old = _known_features(work, store, force=options.force)
         ledger = _open_ledger(dataset, known)
         todo = _outdated(source, ledger)
         if todo:
-            tools = Tools(
-                root=dataset.root,
-                source=source,
-                spec=spec,
-                open_engine=open_engine,
-                store=store,
-                known=known,
-                workers=workers,
-                fail_on_error=fail_on_error,
-                cluster=cluster,
-                progress=progress,
-            )
+            tools = Tools(root=dataset.root, source=source, spec=spec, store=store, known=known, options=options)
             compute_features(todo, ledger, tools)
         result = _finish(work, known, old, ledger)
         store.delete()
@@ -255,21 +230,21 @@ def _finish(work: _Work, known: KnownFeatures, old: FeatureCache | None, ledger:
         )
     columns = _columns(work.dataset, ledger.identities, rows)
     places = ledger.places[rows]
+    difference = ledger.decoder_difference or (old.decoder_difference if old is not None else None)
     up_to_date = old is not None and not ledger.computed and _says_the_same(old, work, columns, ledger.skipped)
     if not up_to_date:
         if old is not None:
             _warn_of_loss(old, work, columns)
-        write_cache(
-            work.output,
+        facts = CacheFacts(
             spec=work.spec,
             class_names=work.dataset.class_names,
             data_root=work.data_root,
             weights_path=str(work.weights.path.resolve()),
-            blocks=_blocks(known, places),
-            dim=known.gather(places[:1]).shape[-1],
             columns=columns,
             skipped=ledger.skipped,
+            decoder_difference=difference,
         )
+        write_cache(work.output, facts, blocks=_blocks(known, places), dim=known.gather(places[:1]).shape[-1])
     return Extraction(
         output=work.output,
         images=len(rows),
@@ -282,6 +257,7 @@ def _finish(work: _Work, known: KnownFeatures, old: FeatureCache | None, ledger:
         seconds=ledger.seconds,
         engine=ledger.engine,
         up_to_date=up_to_date,
+        decoder_difference=difference,
     )
 
 

@@ -31,7 +31,7 @@ warnings.filterwarnings("ignore", module=r"PIL\.")
 logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 # What Pillow raises where a file is damaged; which of them depends on the byte.
-_BROKEN = (
+BROKEN = (
     OSError,
     ValueError,
     SyntaxError,
@@ -97,7 +97,7 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS, may_hold_lock: bool = F
         raise ImageError(f"more than {max_pixels / 1e6:.0f} megapixels") from error
     except UnidentifiedImageError as error:
         raise ImageError(f"not a {', '.join(FORMATS)} image") from error
-    except _BROKEN as error:
+    except BROKEN as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise ImageError(f"cannot be decoded: {reason}") from error
 
@@ -115,11 +115,16 @@ def _upright(image: Image.Image) -> Image.Image:
     ``ImageOps.exif_transpose`` also writes the EXIF data anew, and fails at any damaged tag.
     """
     image.load()  # first: Pillow turns TIFF images itself, and takes the tag out
-    try:
-        turn = _TURNS.get(image.getexif().get(_ORIENTATION, 1))
-    except _BROKEN:
-        return image
+    turn = turn_of(image)
     return image if turn is None else image.transpose(turn)
+
+
+def turn_of(image: Image.Image) -> Image.Transpose | None:
+    """Return how an image is to be turned upright as its EXIF data say, ``None`` if it is or if they are damaged."""
+    try:
+        return _TURNS.get(image.getexif().get(_ORIENTATION, 1))
+    except BROKEN:
+        return None
 
 
 def _to_8_bits(image: Image.Image) -> Image.Image:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from featurize.errors import ImageError
 from featurize.images import is_truncated
+from featurize.plain_jpeg import PlainJpeg, plain_jpeg
 from featurize.preprocess import Pixels
 from featurize.shards import FileIdentity
 from featurize.sources import ImageSource
@@ -28,12 +29,14 @@ class ReadImage(NamedTuple):
         identity: the state the file was read in, or ``None`` if it could not be read.
         pixels: uint8 (V, S, S, 3), or ``None`` if its features are known already or it could not be read.
         reason: why it could not be read, else empty.
+        jpeg: what another decoder than Pillow is to make the pixels of; see :mod:`featurize.decoding`.
     """
 
     path: str
     identity: FileIdentity | None
     pixels: Pixels | None
     reason: str = ""
+    jpeg: PlainJpeg | None = None
 
 
 def read_images(
@@ -74,6 +77,8 @@ def _read_image(
         identity = FileIdentity(*state, sha256, is_truncated(data))
         if is_known(sha256):
             return ReadImage(path, identity, None)
+        if spec.decoder != "pillow" and (jpeg := plain_jpeg(data)) is not None:
+            return ReadImage(path, identity, None, jpeg=jpeg)
         pixels = load_views(data, spec.preprocess, views=spec.views, sha256=sha256, may_hold_lock=may_hold_lock)
         return ReadImage(path, identity, pixels)
     except ImageError as error:

@@ -25,6 +25,7 @@ NORMALIZATIONS: dict[str, tuple[Triple, Triple]] = {
 POOLINGS = ("final", "multilevel")
 DTYPES = ("float32", "float16")
 PRECISIONS = ("float32", "bfloat16", "float16")
+DECODERS = ("pillow", "nvjpeg")
 ENGINES = ("auto", "torch", "onnxruntime", "openvino", "ray")
 MAX_VIEWS = 64
 
@@ -123,6 +124,8 @@ class FeatureSpec(Spec):
         views: views of each image, V: the clean one first, then augmented ones; 1 means the clean image alone.
         dtype: ``float32`` or ``float16``, as stored.
         precision: ``float32``, ``bfloat16`` or ``float16``, in which the network computes.
+        decoder: of plain JPEG files: ``pillow``, or ``nvjpeg`` on the GPU, whose pixels differ a little. All other
+            files, and all that are served, are decoded by Pillow.
     """
 
     nested: ClassVar[dict[str, type[Spec]]] = {"preprocess": PreprocessSpec}
@@ -134,12 +137,20 @@ class FeatureSpec(Spec):
     views: int = 1
     dtype: str = "float32"
     precision: str = "float32"
+    decoder: str = "pillow"
 
     def __post_init__(self) -> None:
         require(self.pooling in POOLINGS, "unknown pooling", expected=" or ".join(POOLINGS), found=self.pooling)
         require(self.dtype in DTYPES, "unknown dtype", expected=" or ".join(DTYPES), found=self.dtype)
         require(self.precision in PRECISIONS, "unknown precision", expected=", ".join(PRECISIONS), found=self.precision)
         require(1 <= self.views <= MAX_VIEWS, "views out of range", expected=f"1 to {MAX_VIEWS}", found=self.views)
+        require(self.decoder in DECODERS, "unknown decoder", expected=" or ".join(DECODERS), found=self.decoder)
+        require(
+            self.decoder == "pillow" or self.views == 1,
+            "views are made of Pillow's images",
+            expected="--decoder pillow, or --views 1",
+            found=f"{self.decoder}, {self.views} views",
+        )
         require(
             len(self.weights_sha256) == 64,
             "not a SHA-256",
@@ -148,18 +159,33 @@ class FeatureSpec(Spec):
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the settings as plain JSON types, without a precision of float32: earlier versions knew no other."""
+        """Return the settings as plain JSON types, without the precision and the decoder that earlier versions had."""
         settings = super().to_dict()
-        if self.precision == "float32":
-            del settings["precision"]
+        for name, first in (("precision", "float32"), ("decoder", "pillow")):
+            if settings[name] == first:
+                del settings[name]
         return settings
+
+    @property
+    def departures(self) -> dict[str, str]:
+        """What an exported model does in another way (it computes in float32, and gets Pillow's pixels).
+
+        By the option with which features are computed in its way.
+        """
+        found = {}
+        if self.precision != "float32":
+            found["--precision float32"] = f"computed in {self.precision} and not in float32"
+        if self.decoder != "pillow":
+            found["--decoder pillow"] = f"taken from JPEG files that {self.decoder} decoded and not Pillow"
+        return found
 
     def describe(self) -> str:
         """Return one line for people."""
         side = self.preprocess.size
         views = f", {self.views} views" if self.views > 1 else ""
         computed = f", computed in {self.precision}" if self.precision != "float32" else ""
-        kind = f"{self.pooling}, {self.dtype}{views}{computed}"
+        decoded = f", JPEG files decoded by {self.decoder}" if self.decoder != "pillow" else ""
+        kind = f"{self.pooling}, {self.dtype}{views}{computed}{decoded}"
         return f"{self.backbone} ({self.weights_sha256[:8]}), {side}×{side}, {kind}"
 
     def row_shape(self, dim: int) -> tuple[int, ...]:
@@ -181,6 +207,7 @@ class FeatureRequest:
         views: of each image, the clean one included.
         dtype: as stored.
         precision: of the network's arithmetic.
+        decoder: of plain JPEG files.
     """
 
     backbone: str = "auto"
@@ -191,6 +218,7 @@ class FeatureRequest:
     views: int = 1
     dtype: str = "float32"
     precision: str = "float32"
+    decoder: str = "pillow"
 
     def __post_init__(self) -> None:
         require(
@@ -218,4 +246,5 @@ class FeatureRequest:
             views=self.views,
             dtype=self.dtype,
             precision=self.precision,
+            decoder=self.decoder,
         )

@@ -57,7 +57,9 @@ def _open(
 
     if data.suffix.lower() in _CACHE_SUFFIXES:
         return FeatureCache.open(data)
+    from featurize.compute import RunOptions
     from featurize.dataset import open_dataset
+    from featurize.decoding import decoder_for
     from featurize.engines import open_engine
     from featurize.extract import extract_features
     from head.backbone import weights_of
@@ -66,14 +68,12 @@ def _open(
     output = features or Path(f"{data.resolve().stem}.features.h5")
     found = weights_of(run, weights)
     with progress_bar("featurizing", "images") as progress:
-        extract_features(
-            dataset,
-            run.feature_spec,
-            found,
-            output,
+        options = RunOptions(
             open_engine=lambda: open_engine(run.feature_spec, found, device=device),
+            open_decoder=decoder_for(run.feature_spec, device=device),
             progress=progress,
         )
+        extract_features(dataset, run.feature_spec, found, output, options)
     return FeatureCache.open(output)
 
 

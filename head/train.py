@@ -76,7 +76,7 @@ def train_run(
         split = split or split_rows(cache, seed=train_spec.seed)
         shares = _shares(cache, split, train_spec, members) if members > 1 else None
         audit = audit_of(cache)
-        _warn_of_precision(cache)
+        _warn_of_departures(cache)
         reading = split_reading(cache, split, memory)
         parts = {part: reading.load(cache, split.rows[part]) for part in ("train", "valid")}
         classes = len(cache.class_names)
@@ -110,13 +110,13 @@ def train_run(
     return open_run(writer.target)
 
 
-def _warn_of_precision(cache: FeatureCache) -> None:
-    if cache.spec.precision != "float32":
+def _warn_of_departures(cache: FeatureCache) -> None:
+    if cache.spec.departures:
         logger.warning(
-            "%s was computed in %s; the exported model computes in float32 and will answer a little otherwise: xexport "
-            "onnx then asks for --tolerance",
+            "%s was %s; the exported model computes in float32 on Pillow's pixels and will answer a little otherwise: "
+            "xexport onnx then asks for --tolerance",
             cache.path,
-            cache.spec.precision,
+            " and ".join(cache.spec.departures.values()),
         )
 
 

@@ -15,7 +15,7 @@ from PIL import Image, ImageOps
 from scipy.ndimage import gaussian_filter
 
 from featurize.cache import FeatureCache
-from featurize.cache_writing import write_cache
+from featurize.cache_writing import CacheFacts, write_cache
 from featurize.columns import Columns, Skipped
 from featurize.dataset import NO_SPLIT
 from featurize.images import decode
@@ -59,24 +59,26 @@ class DrawnSet:
             features = np.concatenate([features[:, None], noise.astype(np.float32)], axis=1)
         write_cache(
             path,
-            spec=spec,
-            class_names=self.class_names,
-            data_root=str(self.root),
-            weights_path="",
+            CacheFacts(
+                spec=spec,
+                class_names=self.class_names,
+                data_root=str(self.root),
+                weights_path="",
+                columns=Columns(
+                    label=np.array([row[1] for row in rows], np.int32),
+                    split=np.array([row[2] for row in rows], np.uint8),
+                    path=[row[0] for row in rows],
+                    group=[row[3] for row in rows],
+                    sha256=[hashlib.sha256(content).hexdigest() for content in contents],
+                    size=np.array([len(content) for content in contents], np.int64),
+                    mtime_ns=np.zeros(len(rows), np.int64),
+                    change_mark=np.zeros(len(rows), np.int64),
+                    truncated=np.array([row[0] in self.truncated for row in rows], np.bool_),
+                ),
+                skipped=self.skipped,
+            ),
             blocks=[(0, features)],
             dim=features.shape[-1],
-            columns=Columns(
-                label=np.array([row[1] for row in rows], np.int32),
-                split=np.array([row[2] for row in rows], np.uint8),
-                path=[row[0] for row in rows],
-                group=[row[3] for row in rows],
-                sha256=[hashlib.sha256(content).hexdigest() for content in contents],
-                size=np.array([len(content) for content in contents], np.int64),
-                mtime_ns=np.zeros(len(rows), np.int64),
-                change_mark=np.zeros(len(rows), np.int64),
-                truncated=np.array([row[0] in self.truncated for row in rows], np.bool_),
-            ),
-            skipped=self.skipped,
         )
         return FeatureCache.open(path)
 

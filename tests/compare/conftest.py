@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from featurize.cache import FeatureCache
-from featurize.cache_writing import write_cache
+from featurize.cache_writing import CacheFacts, write_cache
 from featurize.columns import Columns
 from featurize.specs import FeatureSpec
 
@@ -28,24 +28,26 @@ def write_clouds() -> Callable[..., FeatureCache]:
         split = np.repeat([0, 1, 2 if test else 0], [90, 30, 30]).astype(np.uint8)
         write_cache(
             file,
-            spec=FeatureSpec(backbone="efficientnet-lite0", weights_sha256="0" * 64),
-            class_names=CLASSES,
-            data_root=str(file.parent),
-            weights_path="",
+            CacheFacts(
+                spec=FeatureSpec(backbone="efficientnet-lite0", weights_sha256="0" * 64),
+                class_names=CLASSES,
+                data_root=str(file.parent),
+                weights_path="",
+                columns=Columns(
+                    label=label,
+                    split=split,
+                    path=[f"{number:03d}.png" for number in range(count)],
+                    group=[f"patient {number // 3}" if patients else "" for number in range(count)],
+                    sha256=[f"{number:064x}" for number in range(count)],
+                    size=np.ones(count, np.int64),
+                    mtime_ns=np.ones(count, np.int64),
+                    change_mark=np.ones(count, np.int64),
+                    truncated=np.zeros(count, bool),
+                ),
+                skipped=[],
+            ),
             blocks=[(0, features.astype(np.float32))],
             dim=DIM,
-            columns=Columns(
-                label=label,
-                split=split,
-                path=[f"{number:03d}.png" for number in range(count)],
-                group=[f"patient {number // 3}" if patients else "" for number in range(count)],
-                sha256=[f"{number:064x}" for number in range(count)],
-                size=np.ones(count, np.int64),
-                mtime_ns=np.ones(count, np.int64),
-                change_mark=np.ones(count, np.int64),
-                truncated=np.zeros(count, bool),
-            ),
-            skipped=[],
         )
         return FeatureCache.open(file)
 

@@ -9,7 +9,7 @@ import h5py
 import numpy as np
 
 from export.metadata import ModelMetadata
-from featurize.cache_writing import write_cache
+from featurize.cache_writing import CacheFacts, write_cache
 from featurize.columns import Columns
 from featurize.specs import FeatureSpec
 
@@ -41,14 +41,11 @@ def test_features_h5_has_the_documented_datasets_and_attributes(tmp_path: Path) 
     )
     write_cache(
         path,
-        spec=SPEC,
-        class_names=["a", "b"],
-        data_root="/data",
-        weights_path="/w.pth",
+        CacheFacts(
+            spec=SPEC, class_names=["a", "b"], data_root="/data", weights_path="/w.pth", columns=columns, skipped=[]
+        ),
         blocks=[(0, np.zeros((1, 4), np.float32))],
         dim=4,
-        columns=columns,
-        skipped=[],
     )
     with h5py.File(path) as file:
         written = set(file) | set(file.attrs)

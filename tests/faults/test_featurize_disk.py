@@ -22,6 +22,7 @@ from featurize import compute
 from featurize.console import Commands
 from featurize.dataset import open_dataset
 from featurize.errors import XfeatError
+from featurize.compute import RunOptions
 from featurize.extract import extract_features
 from featurize.specs import FeatureSpec, PreprocessSpec
 from featurize.weights import Weights
@@ -41,7 +42,7 @@ class Engine:
 spec = FeatureSpec(backbone="efficientnet-b0", weights_sha256="0" * 64, preprocess=PreprocessSpec(size=32))
 weights = Weights("efficientnet-b0", Path("w.pth"), "0" * 64)
 try:
-    done = extract_features(open_dataset(data), spec, weights, output, open_engine=Engine, workers=1)
+    done = extract_features(open_dataset(data), spec, weights, output, RunOptions(open_engine=Engine, workers=1))
 except XfeatError as error:
     print(type(error).__name__, error)
     sys.exit(1)

@@ -27,6 +27,7 @@ import numpy as np
 from featurize import compute
 from featurize.cache import FeatureCache
 from featurize.dataset import open_dataset
+from featurize.compute import RunOptions
 from featurize.extract import extract_features
 from featurize.specs import FeatureSpec, PreprocessSpec
 from featurize.weights import Weights
@@ -43,7 +44,7 @@ class Engine:
         return pixels.reshape(len(pixels), -1, 3).mean(axis=1, dtype=np.float64).astype(np.float32)
 
 def run(output):
-    return extract_features(open_dataset(data), spec, weights, output, open_engine=Engine, workers=2)
+    return extract_features(open_dataset(data), spec, weights, output, RunOptions(open_engine=Engine, workers=2))
 
 def run_in_child(output, kill_after_s):
     child = os.fork()

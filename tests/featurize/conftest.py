@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from featurize.cache import FeatureCache
+from featurize.compute import RunOptions
 from featurize.dataset import open_dataset
 from featurize.extract import Extraction, extract_features, parts_folder
 from featurize.preprocess import load_pixels
@@ -108,7 +109,7 @@ class Bench:
         options: dict[str, Any] = {"open_engine": open_engine, "workers": 2, **changes}
         dataset = open_dataset(options.pop("data", self.data), classes=options.pop("classes", None))
         spec = options.pop("spec", self.spec)
-        return extract_features(dataset, spec, self.weights, self.output, **options)
+        return extract_features(dataset, spec, self.weights, self.output, RunOptions(**options))
 
     def expected_row(self, path: str, root: Path | None = None) -> np.ndarray:
         """Work the counting engine's answer out by hand: the mean of each colour."""

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from featurize.cache import FeatureCache
-from featurize.cache_writing import write_cache
+from featurize.cache_writing import CacheFacts, write_cache
 from featurize.columns import Columns, Skipped
 from featurize.errors import CacheError, OutputError
 from featurize.specs import FeatureSpec
@@ -39,21 +39,10 @@ def columns_of(count: int, **changes: Any) -> Columns:
 
 
 def write(path: Path, features: np.ndarray, spec: FeatureSpec = SPEC, **changes: Any) -> FeatureCache:
-    options: dict[str, Any] = {
-        "columns": columns_of(len(features)),
-        "skipped": [],
-        "data_root": "/data",
-        "blocks": [(first, features[first : first + 3]) for first in range(0, len(features), 3)],
-        **changes,
-    }
-    write_cache(
-        path,
-        spec=spec,
-        class_names=["covid", "normal"],
-        weights_path="/w.pth",
-        dim=features.shape[-1],
-        **options,
-    )
+    blocks = changes.pop("blocks", [(first, features[first : first + 3]) for first in range(0, len(features), 3)])
+    facts: dict[str, Any] = {"columns": columns_of(len(features)), "skipped": [], "data_root": "/data", **changes}
+    made = CacheFacts(spec=spec, class_names=["covid", "normal"], weights_path="/w.pth", **facts)
+    write_cache(path, made, blocks=blocks, dim=features.shape[-1])
     return FeatureCache.open(path)
 
 

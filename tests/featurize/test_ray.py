@@ -24,6 +24,7 @@ import pytest
 from PIL import Image
 
 from featurize.cache import FeatureCache
+from featurize.compute import RunOptions
 from featurize.dataset import open_dataset
 from featurize.engines import open_engine
 from featurize.engines.ray_engine import RayCluster
@@ -87,7 +88,9 @@ class Job:
             return open_engine(self.spec, self.weights, device="cpu", threads=1)
 
         dataset = open_dataset(self.data)
-        return extract_features(dataset, self.spec, self.weights, self.output, open_engine=open_locally, **options)
+        return extract_features(
+            dataset, self.spec, self.weights, self.output, RunOptions(open_engine=open_locally, **options)
+        )
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from featurize.cache import FeatureCache
-from featurize.cache_writing import write_cache
+from featurize.cache_writing import CacheFacts, write_cache
 from featurize.columns import Columns
 from featurize.dataset import NO_SPLIT
 from featurize.specs import FeatureSpec
@@ -57,30 +57,32 @@ def make_cache(tmp_path: Path) -> MakeCache:
         target = tmp_path / path
         write_cache(
             target,
-            spec=FeatureSpec(
-                backbone="efficientnet-lite0",
-                weights_sha256="0" * 64,
-                dtype=str(rows.dtype),
-                pooling=pooling,
-                **({"views": rows.shape[1]} if rows.ndim == 3 else {}),
+            CacheFacts(
+                spec=FeatureSpec(
+                    backbone="efficientnet-lite0",
+                    weights_sha256="0" * 64,
+                    dtype=str(rows.dtype),
+                    pooling=pooling,
+                    **({"views": rows.shape[1]} if rows.ndim == 3 else {}),
+                ),
+                class_names=list(classes),
+                data_root=str(data_root or tmp_path / "images"),
+                weights_path=str(tmp_path / "weights.pth"),
+                columns=Columns(
+                    label=truth.astype(np.int32),
+                    split=codes.astype(np.uint8),
+                    path=names,
+                    group=list(groups) if groups is not None else [""] * count,
+                    sha256=[digest(text) for text in (contents or names)],
+                    size=np.ones(count, np.int64),
+                    mtime_ns=np.ones(count, np.int64),
+                    change_mark=np.ones(count, np.int64),
+                    truncated=np.zeros(count, np.bool_),
+                ),
+                skipped=[],
             ),
-            class_names=list(classes),
-            data_root=str(data_root or tmp_path / "images"),
-            weights_path=str(tmp_path / "weights.pth"),
             blocks=[(0, rows)],
             dim=rows.shape[-1],
-            columns=Columns(
-                label=truth.astype(np.int32),
-                split=codes.astype(np.uint8),
-                path=names,
-                group=list(groups) if groups is not None else [""] * count,
-                sha256=[digest(text) for text in (contents or names)],
-                size=np.ones(count, np.int64),
-                mtime_ns=np.ones(count, np.int64),
-                change_mark=np.ones(count, np.int64),
-                truncated=np.zeros(count, np.bool_),
-            ),
-            skipped=[],
         )
         return FeatureCache.open(target)
 

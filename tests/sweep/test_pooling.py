@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner
 
 from featurize.cache import FeatureCache
-from featurize.cache_writing import write_cache
+from featurize.cache_writing import CacheFacts, write_cache
 from featurize.errors import MismatchError
 from head.cli import main
 from head.compare_baselines import baselines
@@ -44,14 +44,16 @@ def caches(make_cache: Callable[..., FeatureCache], tmp_path: Path) -> dict[str,
     for pooling, dim in (("final", FINAL), ("multilevel", ALL)):
         write_cache(
             tmp_path / f"{pooling}.h5",
-            spec=replace(base.spec, pooling=pooling),
-            class_names=CLASSES,
-            data_root=str(tmp_path),
-            weights_path="",
+            CacheFacts(
+                spec=replace(base.spec, pooling=pooling),
+                class_names=CLASSES,
+                data_root=str(tmp_path),
+                weights_path="",
+                columns=base.columns,
+                skipped=[],
+            ),
             blocks=[(0, features[:, :dim].astype(np.float32))],
             dim=dim,
-            columns=base.columns,
-            skipped=[],
         )
         made[pooling] = FeatureCache.open(tmp_path / f"{pooling}.h5")
     return made
