@@ -7,17 +7,15 @@ import os
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
-from io import FileIO
 from itertools import pairwise
 from pathlib import Path
 from threading import Lock
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
-import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from featurize.cache import FeatureCache
+from featurize.cache import FeatureCache, FileState
 from featurize.errors import CacheError
 
 # Rows that are looked at together where nothing is learnt from them.
@@ -148,21 +146,11 @@ def _opened(cache: FeatureCache, mapped: np.memmap[Any, Any], mapping: mmap.mmap
         file = cache.path.open("rb", buffering=0)
     except OSError:
         return None
-    if not _is_mapped(file, cache, mapping):
+    if cache.state is None or os.fstat(file.fileno()).st_ino != cache.state.inode:
         file.close()
         return None
     weakref.finalize(mapping, file.close)
     return _File(file.fileno(), mapped, cache.path)
-
-
-def _is_mapped(file: FileIO, cache: FeatureCache, mapping: mmap.mmap) -> bool:
-    if os.fstat(file.fileno()).st_size != mapping.size():
-        return False
-    try:
-        with h5py.File(file, "r") as content:
-            return bool(content.attrs["content_sha256"] == cache.content_sha256)
-    except (OSError, KeyError, RuntimeError):  # somebody writes into it; reading will tell
-        return True
 
 
 def _mapped(features: NDArray[Any]) -> np.memmap[Any, Any] | None:
@@ -193,16 +181,15 @@ def _check_finite(cache: FeatureCache, rows: NDArray[np.int64], values: NDArray[
 
 @contextmanager
 def unchanged(cache: FeatureCache) -> Iterator[None]:
-    """Find out at the end whether the file was written to in the meantime: then what was read is of two caches.
+    """Find out at the end whether the file was written to since it was opened: then what was read is of two caches.
 
     A file that was put in its place does no harm: the old one stays mapped.
 
     Raises:
         CacheError: if it holds something else now.
     """
-    before = _state(cache)
     yield
-    after = _state(cache)
+    before, after = cache.state, FileState.of(cache.path)
     if before is None or after is None or after == before or after.inode != before.inode:
         return
     found = FeatureCache.open(cache.path)
@@ -215,17 +202,3 @@ def unchanged(cache: FeatureCache) -> Iterator[None]:
             mend="run the same command again",
         )
     found.verify()
-
-
-class _State(NamedTuple):
-    inode: int
-    size: int
-    mtime_ns: int
-
-
-def _state(cache: FeatureCache) -> _State | None:
-    try:
-        found = cache.path.stat()
-    except OSError:  # it is gone, and what was mapped stays
-        return None
-    return _State(found.st_ino, found.st_size, found.st_mtime_ns)

@@ -14,6 +14,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from featurize.errors import DataError
+from featurize.specs import require
 from head.ensemble import fit_ensemble, shares_of
 from head.fit import FittedHead, fit_head
 from head.predictions import softmax
@@ -44,7 +45,7 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             to divide, keep the last epoch.
         ensemble: heads that are trained, each leaving out another part of the rows to choose its epoch by, and averaged
             into one; with more than one, ``validation_fraction`` has no say.
-        random_state: seed of everything random; same seed, same bits. ``None`` is 0.
+        random_state: seed of everything random; same seed, same bits. ``None`` is 0; of a generator one is drawn.
 
     Attributes:
         classes_: sorted labels.
@@ -73,7 +74,7 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         class_weight: str | dict[Any, float] | None = None,
         validation_fraction: float = 0.2,
         ensemble: int = 1,
-        random_state: int | None = 0,
+        random_state: int | np.random.RandomState | None = 0,
     ) -> None:
         # scikit-learn's contract: one attribute an argument, unchanged and unchecked until fit.
         self.hidden = hidden
@@ -105,6 +106,13 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         if len(self.classes_) < 2:
             raise DataError(f"a classifier needs at least two classes, and there is only one class: {self.classes_[0]}")
         head, train = self._specs()
+        require(self.ensemble >= 1, "too few heads", expected="1 or more", found=self.ensemble)
+        require(
+            0 <= self.validation_fraction < 1,
+            "validation_fraction out of range",
+            expected="0 ≤ validation_fraction < 1",
+            found=self.validation_fraction,
+        )
         rows = as_rows(X, codes)
         classes, weights = len(self.classes_), self._weights(y)
         fitted: FittedHead
@@ -155,7 +163,7 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             schedule=self.schedule,
             patience=self.patience,
             average=self.average,
-            seed=self.random_state or 0,
+            seed=_seed(self.random_state),
         )
         return head, train
 
@@ -175,3 +183,10 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             return None
         weights = compute_class_weight(self.class_weight, classes=self.classes_, y=y)
         return torch.from_numpy(np.asarray(weights, np.float32))
+
+
+def _seed(random_state: int | np.random.RandomState | None) -> int:
+    """Return a seed; a generator gives another one each time, as scikit-learn's convention is."""
+    if isinstance(random_state, np.random.RandomState):
+        return int(random_state.randint(2**31))
+    return random_state or 0

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from featurize.console import default_of, json_option, progress_bar, say
+from featurize.errors import DivergedError
 from head.cli_options import (
     DEFAULT_CACHE,
     DEFAULT_RUNS,
@@ -133,6 +134,8 @@ def sweep(
         with progress_bar("sweep", "trials") as advance:
             result = work.run(time_limit_s=time_limit, progress=_Progress(spec, advance, tracking))
         _track_end(tracking, result)
+    if not result.settings:
+        raise _nothing_found(result)
     return _as_json(result), _as_text(result, features, memory)
 
 
@@ -148,6 +151,17 @@ def _parameters(work: Sweep) -> dict[str, Any]:
         "sampler": spec.sampler,
         "rank": spec.rank,
     }
+
+
+def _nothing_found(result: SweepResult) -> DivergedError:
+    more = "" if result.state == "complete" else ", or run the same command again to go on"
+    return DivergedError(
+        "no combination has a result: every one diverged",
+        path=result.folder,
+        expected="a loss that is a number",
+        found=f"{result.diverged} of {len(result.trials)} trials diverged",
+        mend=f"lower learning rates with --lr{more}",
+    )
 
 
 class _Progress:
@@ -209,7 +223,8 @@ def _figures(setting: Setting) -> str:
 
 
 def _as_json(result: SweepResult) -> dict[str, Any]:
-    best = result.settings[0] if result.settings else None
+    best, run = result.settings[0], result.run
+    assert run is not None
     return {
         "sweep": str(result.folder),
         "state": result.state,
@@ -220,11 +235,11 @@ def _as_json(result: SweepResult) -> dict[str, Any]:
         "rank": result.spec.rank,
         "valid_images": result.valid_images,
         "leaders": [_setting_json(setting) for setting in result.settings[:_LEADERS]],
-        "best_trial": best.best_trial.number if best else None,
-        "standard_error": result.standard_error if best else None,
-        "within_standard_error": result.tied if best else None,
-        "run": str(result.run.folder) if result.run else None,
-        "metrics": result.run.metrics if result.run else None,
+        "best_trial": best.best_trial.number,
+        "standard_error": result.standard_error,
+        "within_standard_error": result.tied,
+        "run": str(run.folder),
+        "metrics": run.metrics,
     }
 
 
@@ -244,8 +259,6 @@ def _as_text(result: SweepResult, features: Path, memory: MemorySpec) -> str:
     ]
     if result.state != "complete":
         lines.append("  go on: run the same command again")
-    if not result.settings or result.run is None:
-        return "\n".join([*lines, "no trial has a result: every one diverged"])
     lines.append(f"on {result.valid_images} validation images, the best by {result.spec.rank.replace('_', ' ')}:")
     lines += [
         f"  {place}. {_describe(result.spec, setting)}: {_figures(setting)}"

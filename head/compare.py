@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from numpy.typing import NDArray
 from featurize.cache import FeatureCache
 from featurize.errors import RunError, XfeatError
 from head.compare_chance import Difference, paired_difference
-from head.run import PREDICTIONS_FILE, PROBABILITY_PREFIX, RUN_FILE, Run, open_run
+from head.run import PROBABILITY_PREFIX, RUN_FILE, Run, open_run
 
 logger = logging.getLogger(__name__)
 
@@ -172,19 +171,10 @@ def _differing(entries: Sequence[Entry]) -> list[str]:
 def _answers(run: Run, part: str) -> Answers:
     columns = [PROBABILITY_PREFIX + name for name in run.class_names]
     truth, decided = {}, {}
-    try:
-        for row in run.predictions():
-            if row["split"] == part:
-                truth[row["path"]] = row["label"]
-                decided[row["path"]] = run.class_names[int(np.argmax([float(row[name]) for name in columns]))]
-    except (KeyError, ValueError, TypeError, csv.Error) as error:
-        raise RunError(
-            "damaged predictions",
-            path=run.folder / PREDICTIONS_FILE,
-            expected=", ".join(["path", "split", "label", *columns]),
-            found=f"no column {error}" if isinstance(error, KeyError) else str(error),
-            mend="train the run again",
-        ) from error
+    for row in run.predictions():
+        if row["split"] == part:
+            truth[row["path"]] = row["label"]
+            decided[row["path"]] = run.class_names[int(np.argmax([float(row[name]) for name in columns]))]
     return Answers(truth=truth, decided=decided)
 
 

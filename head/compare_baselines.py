@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featurize.cache import FeatureCache
-from featurize.errors import CacheError, MismatchError, RunError
+from featurize.errors import MismatchError, RunError
+from head.cache_rows import read_rows
 from head.compare import Answers, Entry
 from head.intervals import wilson_interval
 from head.pooling import pooled
@@ -29,7 +30,7 @@ def baselines(run: Run, part: str) -> list[Entry]:
         part: whose answers the entries carry.
 
     Raises:
-        CacheError: if the run's cache is gone.
+        CacheError: if the run's cache is gone, or its features are not finite.
         MismatchError: if the cache is another one by now.
     """
     from sklearn.linear_model import LogisticRegression
@@ -103,15 +104,18 @@ def _parts(run: Run) -> Parts:
     paths: dict[str, list[str]] = {}
     for line in run.predictions():
         paths.setdefault(line["split"], []).append(line["path"])
-    clean = cache.features if cache.features.ndim == 2 else cache.features[:, 0]
     try:
         rows = {part: [row_of[path] for path in members] for part, members in paths.items()}
     except KeyError as error:
-        raise RunError("its predictions are of other images than its cache", path=run.folder) from error
+        raise RunError(
+            "its predictions are of other images than its cache",
+            path=run.folder,
+            found=f"{error} is not in {cache.path}",
+            mend="train the run again, or compare without --baselines",
+        ) from error
     parts = {}
     for part, members in paths.items():
-        features = np.asarray(clean[rows[part]], np.float32)
-        if not np.isfinite(features).all():
-            raise CacheError("holds values that are not finite", path=cache.path, mend="xfeat featurize --force")
-        parts[part] = members, features, np.asarray(cache.columns.label)[rows[part]].astype(np.int64)
+        places = np.array(rows[part], np.int64)
+        features = read_rows(cache, places, views=0).astype(np.float32, copy=False)
+        parts[part] = members, features, np.asarray(cache.columns.label)[places].astype(np.int64)
     return parts

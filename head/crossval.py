@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from featurize.cache import FeatureCache
 from featurize.dataset import NO_LABEL
 from featurize.errors import DataError
+from featurize.specs import require
 from featurize.versions import library_versions
 from head.cache_rows import unchanged
 from head.crossval_training import Fold, KeptAnswers, Training, answers_to_folds
@@ -148,11 +149,14 @@ def cross_validate(
         progress: called before the first head is trained, and after each.
 
     Raises:
+        SpecError: if there are not so many seeds.
         DataError: if there are fewer than two classes, or fewer groups of one than folds or heads to average.
         OutputError: if answers cannot be kept.
         CacheError: if features are not finite, or the file is written to in the meantime.
         DivergedError: if training diverges.
     """
+    last = train.seed + plan.seeds - 1
+    require(last < 2**32, "the last seed is out of range", expected="0 to 4294967295", found=last)
     rows = np.flatnonzero(np.asarray(cache.columns.label) != NO_LABEL)
     labels = np.asarray(cache.columns.label)[rows].astype(np.int64)
     if len(np.unique(labels)) < 2:

@@ -32,6 +32,7 @@ RUN_FILE, HEAD_FILE, HISTORY_FILE, PREDICTIONS_FILE, REPORT_FILE = (
     "report.html",
 )
 PROBABILITY_PREFIX = "p_"
+_MOST_NAMED = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,18 +97,32 @@ class Run:
         return model.eval()
 
     def predictions(self) -> list[dict[str, str]]:
-        """Return the rows of predictions.csv.
+        """Return the rows of predictions.csv: each has a path, a part, a label, a decision and probabilities.
 
         Raises:
-            RunError: if the file is missing.
+            RunError: if the file is missing, or damaged.
         """
+        file = self.folder / PREDICTIONS_FILE
+        columns = ["path", "split", "label", "prediction", *(PROBABILITY_PREFIX + name for name in self.class_names)]
         try:
-            with (self.folder / PREDICTIONS_FILE).open(newline="", encoding="utf-8", errors="surrogateescape") as file:
-                return list(csv.DictReader(file))
+            with file.open(newline="", encoding="utf-8", errors="surrogateescape") as stream:
+                rows = list(csv.DictReader(stream))
+            for row in rows:
+                for name in columns[4:]:
+                    float(row[name])
+                if row["prediction"] is None:
+                    raise ValueError(f"a short line: {row['path']}")
         except OSError as error:
+            raise RunError("the predictions are missing", path=file, mend="train the run again") from error
+        except (KeyError, TypeError, ValueError, csv.Error) as error:
             raise RunError(
-                "the predictions are missing", path=self.folder / PREDICTIONS_FILE, mend="train the run again"
+                "damaged predictions: the file does not fit the run",
+                path=file,
+                expected=", ".join(columns),
+                found=f"no column {error}" if isinstance(error, KeyError) else str(error),
+                mend="train the run again",
             ) from error
+        return rows
 
 
 def open_run(folder: str | os.PathLike[str]) -> Run:
@@ -119,7 +134,7 @@ def open_run(folder: str | os.PathLike[str]) -> Run:
     folder = Path(folder)
     file = folder / RUN_FILE
     if not file.is_file():
-        raise RunError("not a run folder", path=folder, expected=f"a folder with {RUN_FILE}", mend="xhead train")
+        raise _no_run(folder)
     try:
         facts = json.loads(file.read_text(encoding="utf-8"))
         if facts.get("format") != FORMAT or facts.get("schema_version") != SCHEMA_VERSION:
@@ -150,6 +165,29 @@ def open_run(folder: str | os.PathLike[str]) -> Run:
         ) from error
 
 
+def _no_run(folder: Path) -> RunError:
+    """Say what is there instead, and name the runs that may be meant."""
+    within = _runs_in(folder)
+    near = within or _runs_in(folder.parent) or _runs_in(folder.parent / "runs")
+    if within:
+        what = "not a run, but a folder of runs"
+    else:
+        what = "not a run folder" if folder.exists() else "not a run folder: there is nothing of that name"
+    return RunError(
+        what, path=folder, expected=f"a folder with {RUN_FILE}", mend=_one_of(near) if near else "xhead train"
+    )
+
+
+def _runs_in(folder: Path) -> list[Path]:
+    # The folder of a training that is under way or was killed has a hidden name.
+    return sorted(file.parent for file in folder.glob(f"*/{RUN_FILE}") if not file.parent.name.startswith("."))
+
+
+def _one_of(folders: list[Path]) -> str:
+    more = f" and {len(folders) - _MOST_NAMED} more" if len(folders) > _MOST_NAMED else ""
+    return f"name one of {', '.join(map(str, folders[:_MOST_NAMED]))}{more}"
+
+
 def latest_run(runs: Path) -> Path:
     """Return the newest run below ``runs``: where ``latest`` points, else the one whose run.json is newest.
 
@@ -158,8 +196,7 @@ def latest_run(runs: Path) -> Path:
     """
     if (runs / LATEST / RUN_FILE).is_file():
         return (runs / LATEST).resolve()
-    # The folder of a training that was killed has a hidden name.
-    folders = [file.parent for file in runs.glob(f"*/{RUN_FILE}") if not file.parent.name.startswith(".")]
+    folders = _runs_in(runs)
     if not folders:
         raise RunError("no run there", path=runs, expected="the folder of a trained head", mend="xhead train")
     return max(folders, key=lambda folder: (folder / RUN_FILE).stat().st_mtime_ns)

@@ -6,18 +6,21 @@ import csv
 import glob
 import hashlib
 import json
+import os
 import platform
+import re
 import secrets
 import shutil
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from filelock import BaseFileLock, FileLock
+from filelock import BaseFileLock, FileLock, Timeout
 
 from featurize.atomic import flush, output_error
-from featurize.errors import RunError, XfeatError
+from featurize.errors import BusyError, RunError, XfeatError
 from head.run import FORMAT, HEAD_FILE, LATEST, PREDICTIONS_FILE, PROBABILITY_PREFIX, RUN_FILE, SCHEMA_VERSION
 
 if TYPE_CHECKING:
@@ -27,6 +30,11 @@ if TYPE_CHECKING:
 
 _ELSEWHERE = "choose another place with --runs"
 _HOST = platform.node()
+# File systems take 255 bytes; names of locks, of a sweep's best trial and of this machine are added to a run's.
+_LONGEST_NAME = 150
+# Folders of trainings, before these had locks: the number of a process, which says nothing across machines.
+_WITHOUT_LOCK = re.compile(r"\..+\.\d+-[0-9a-f]{8}\.tmp")
+_SURELY_DEAD_S = 7 * 24 * 3600
 
 
 def checked_name(name: str) -> str:
@@ -36,7 +44,16 @@ def checked_name(name: str) -> str:
         RunError: if it is none.
     """
     if not name or name != Path(name).name or name.startswith(".") or name == LATEST:
-        raise RunError("not a name for a run", expected="letters, digits, - and _", found=name)
+        raise RunError(
+            "not a name for a run", expected="letters, digits, - and _", found=name, mend="choose another --name"
+        )
+    if (length := len(os.fsencode(name))) > _LONGEST_NAME:
+        raise RunError(
+            "too long a name for a run",
+            expected=f"at most {_LONGEST_NAME} bytes",
+            found=f"{length} bytes",
+            mend="choose a shorter --name",
+        )
     return name
 
 
@@ -49,23 +66,28 @@ class RunWriter:
 
     Raises:
         RunError: if there is a run of that name already.
+        BusyError: on entering, if another training will have that name.
     """
 
     def __init__(self, runs: Path, name: str) -> None:
         self.target = runs / checked_name(name)
-        if self.target.exists():
-            raise RunError("there is a run of that name", path=self.target, mend="choose another --name, or delete it")
+        self._refuse_existing()
         # Containers and machines may share a disk: a name that nobody else takes, and that says where its lock holds.
         self.folder = runs / f".{name}.{_HOST}-{secrets.token_hex(4)}.tmp"
         self._lock = FileLock(self.folder.with_suffix(".lock"))
+        self._name_lock = FileLock(runs / f".{name}.{_HOST}-name.lock", timeout=0)
         self._made = [folder for folder in (runs, *runs.parents) if not folder.exists()]
 
     def __enter__(self) -> RunWriter:
         try:
             self.target.parent.mkdir(parents=True, exist_ok=True)
             _remove_abandoned(self.target.parent)
+            self._take_name()
             self._lock.acquire()
             self.folder.mkdir()
+        except XfeatError:
+            self._clean_up()
+            raise
         except OSError as error:
             self._clean_up()
             raise output_error(self.target, error, elsewhere=_ELSEWHERE) from error
@@ -75,12 +97,27 @@ class RunWriter:
         try:
             if error is None:
                 self._publish()
+        except XfeatError:
+            raise
         except OSError as problem:
             raise output_error(self.target, problem, elsewhere=_ELSEWHERE) from problem
         finally:
             self._clean_up()
         if isinstance(error, OSError) and not isinstance(error, XfeatError):
             raise output_error(self.target, error, elsewhere=_ELSEWHERE) from error
+
+    def _refuse_existing(self) -> None:
+        if self.target.exists():
+            raise RunError("there is a run of that name", path=self.target, mend="choose another --name, or delete it")
+
+    def _take_name(self) -> None:
+        try:
+            self._name_lock.acquire()
+        except Timeout as error:
+            raise BusyError(
+                "another training will have that name", path=self.target, mend="choose another --name, or wait for it"
+            ) from error
+        self._refuse_existing()
 
     def save_head(self, model: nn.Module) -> str:
         """Write the head's weights; return the file's SHA-256."""
@@ -109,6 +146,7 @@ class RunWriter:
     def _publish(self) -> None:
         for path in (*self.folder.iterdir(), self.folder):
             flush(path)
+        self._refuse_existing()  # written on another machine, where our lock does not reach
         self.folder.rename(self.target)
         link = self.target.parent / f".{LATEST}.{secrets.token_hex(8)}"
         try:
@@ -121,13 +159,18 @@ class RunWriter:
     def _clean_up(self) -> None:
         """Remove what is unfinished, and the folders made for it that are empty."""
         _remove(self.folder, self._lock)
+        if self._name_lock.is_locked:
+            _remove(self.folder, self._name_lock)
         for folder in self._made:
             with suppress(OSError):
                 folder.rmdir()
 
 
 def _remove_abandoned(runs: Path) -> None:
-    """Remove what trainings on this machine left that were killed: the system has released their locks."""
+    """Remove what trainings on this machine left that were killed: the system has released their locks.
+
+    Of earlier versions, which had no locks, what nobody has touched for a week.
+    """
     for file in runs.glob(f".*.{glob.escape(_HOST)}-*.lock"):
         lock = FileLock(file, timeout=0)
         try:
@@ -135,6 +178,17 @@ def _remove_abandoned(runs: Path) -> None:
         except OSError:  # it is held: a training that lives
             continue
         _remove(file.with_suffix(".tmp"), lock)
+    for folder in runs.glob(".*.tmp"):
+        if _WITHOUT_LOCK.fullmatch(folder.name) and not folder.with_suffix(".lock").exists() and _untouched(folder):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _untouched(folder: Path) -> bool:
+    try:
+        last = max(path.stat().st_mtime for path in (folder, *folder.iterdir()))
+    except OSError:  # a file, or gone by now
+        return False
+    return time.time() - last > _SURELY_DEAD_S
 
 
 def _remove(folder: Path, lock: BaseFileLock) -> None:

@@ -67,7 +67,9 @@ class TrainSpec(Spec):
         require(self.epochs >= 1, "too few epochs", expected="1 or more", found=self.epochs)
         require(0 < self.lr < math.inf, "learning rate must be positive", expected="> 0", found=self.lr)
         require(self.batch_size >= 2, "BatchNorm needs two rows a batch", expected="2 or more", found=self.batch_size)
-        require(self.weight_decay >= 0, "negative weight decay", expected="0 or more", found=self.weight_decay)
+        for name in ("weight_decay", "focal_gamma"):
+            value = getattr(self, name)
+            require(0 <= value < math.inf, f"{name} out of range", expected="0 or more, and finite", found=value)
         require(0 <= self.seed < 2**32, "seed out of range", expected="0 to 4294967295", found=self.seed)
         require(
             0 <= self.label_smoothing < 1,
@@ -75,7 +77,6 @@ class TrainSpec(Spec):
             expected="0 ≤ label_smoothing < 1",
             found=self.label_smoothing,
         )
-        require(self.focal_gamma >= 0, "negative focal gamma", expected="0 or more", found=self.focal_gamma)
         require(self.patience >= 0, "negative patience", expected="0 or more", found=self.patience)
         require(0 <= self.average < 1, "average out of range", expected="0 ≤ average < 1", found=self.average)
         require(

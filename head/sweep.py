@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from featurize.cache import FeatureCache
-from featurize.errors import DivergedError, Interrupted, MismatchError
+from featurize.errors import CacheError, DivergedError, Interrupted, MismatchError
 from featurize.versions import library_versions
 from head.batched import FittedBlock, Task, fit_tasks, tasks_on, threads_for
 from head.batched_training import Outcome
+from head.cache_rows import unchanged
 from head.metrics import classification_metrics
 from head.pooling import pooled
 from head.predictions import softmax
@@ -96,17 +97,23 @@ class Sweep:
         Raises:
             MismatchError: if there is another sweep of that name.
             BusyError: if another process is at this sweep.
+            CacheError: if features are not finite, or the file is written to in the meantime; trials of this call go.
             Interrupted: on Ctrl-C; what is finished is kept, and the same call goes on.
         """
         start = time.monotonic()
         self._say_what_exists()
         turns = _Turns(None if time_limit_s is None else start + time_limit_s)
         with self._folder.locked():
-            trials = [trial for trial in self._folder.begin(self.identity) if trial.number < self.planned]
+            trials = self._folder.begin(self.identity)
+            finished_before = list(trials)
             try:
-                self._train(trials, turns, progress)
-                settings = rank_settings(trials, self.spec)
-                run = self._write_best(settings[0].best_trial) if settings else None
+                with unchanged(self.cache):
+                    self._train(trials, turns, progress)
+                    settings = rank_settings(trials, self.spec)
+                    run = self._write_best(settings[0].best_trial) if settings else None
+            except CacheError:  # nobody knows which of the new trials saw what
+                self._folder.rewrite(finished_before)
+                raise
             except KeyboardInterrupt as stop:
                 if not trials:
                     raise
@@ -118,10 +125,10 @@ class Sweep:
             result = SweepResult(
                 folder=self._folder.folder,
                 spec=self.spec,
-                planned=self.planned,
+                planned=max(self.planned, len(trials)),  # an earlier call may have asked for more
                 trials=trials,
                 settings=settings,
-                state=COMPLETE if len(trials) == self.planned else TIME_IS_UP,
+                state=COMPLETE if not self._missing(trials, self.planned) else TIME_IS_UP,
                 valid_images=len(self._split.rows["valid"]),
                 run=run,
                 seconds=time.monotonic() - start,
@@ -148,14 +155,17 @@ class Sweep:
                     mend="choose another --name, or delete that folder",
                 )
             self._train_rest(specs, trials, turns, progress)
-            if len(trials) < len(specs):  # the time is up
+            if self._missing(trials, len(specs)):  # the time is up
                 return
+
+    @staticmethod
+    def _missing(trials: Sequence[Trial], count: int) -> set[int]:
+        return set(range(count)) - {trial.number for trial in trials}
 
     def _train_rest(
         self, specs: Sequence[TrialSpec], trials: list[Trial], turns: _Turns, progress: Progress | None
     ) -> None:
-        done = {trial.number for trial in trials}
-        rest = {number: spec for number, spec in enumerate(specs) if number not in done}
+        rest = {number: specs[number] for number in sorted(self._missing(trials, len(specs)))}
         if not rest:
             return
         if progress is not None:

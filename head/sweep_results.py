@@ -150,6 +150,10 @@ class SweepFolder:
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise RunError("damaged results", path=file, found=str(error), mend=_OTHER_NAME) from error
 
+    def rewrite(self, trials: Sequence[Trial]) -> None:
+        """Keep these finished trials and no others."""
+        self._write_table("w", [_COLUMNS, *(_line(trial) for trial in trials)])
+
     def append(self, trials: Sequence[Trial]) -> None:
         """Add finished trials, and return when they are on the disk."""
         self._write_table("a", [_line(trial) for trial in trials])

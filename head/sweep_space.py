@@ -71,7 +71,7 @@ class Range:
         require(self.low < self.high, "an empty range", expected="LOW..HIGH", found=str(self))
 
     def __str__(self) -> str:
-        return f"{self.low:g}{_RANGE}{self.high:g}"
+        return f"{_number(self.low)}{_RANGE}{_number(self.high)}"
 
     def at(self, share: float) -> float:
         """Return the value at a share, 0 to 1, of the range."""
@@ -118,6 +118,8 @@ class SweepSpec:
         unknown = set(self.axes) - set(SETTINGS)
         require(not unknown, "unknown setting", expected=", ".join(SETTINGS), found=unknown)
         require(self.seeds >= 1, "too few seeds", expected="1 or more", found=self.seeds)
+        last = self.first_seed + self.seeds - 1
+        require(self.first_seed >= 0 and last < 2**32, "seed out of range", expected="0 to 4294967295", found=last)
         require(self.trials is None or self.trials >= 1, "too few trials", expected="1 or more", found=self.trials)
         require(self.rank in RANKINGS, "unknown figure", expected=" or ".join(RANKINGS), found=self.rank)
         require(self.sampler in SAMPLERS, "unknown sampler", expected=" or ".join(SAMPLERS), found=self.sampler)
@@ -281,4 +283,10 @@ def axis_text(name: str, axis: Axis) -> str:
         return str(axis)
     if name == "hidden":
         return ";".join(",".join(map(str, widths)) or "linear" for widths in axis)
-    return ",".join(f"{value:g}" if isinstance(value, float) else str(value) for value in axis)
+    return ",".join(_number(value) if isinstance(value, float) else str(value) for value in axis)
+
+
+def _number(value: float) -> str:
+    """Write a number as short as it can be typed without another one being meant."""
+    short = f"{value:g}"
+    return short if float(short) == value else repr(value)

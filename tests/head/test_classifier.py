@@ -89,3 +89,20 @@ def test_it_works_in_pipelines_and_searches() -> None:
 def test_a_setting_out_of_range_is_named_at_fit() -> None:
     with pytest.raises(SpecError, match="learning rate"):
         HeadClassifier(lr=-1).fit(cloud(np.arange(20) % 2), np.arange(20) % 2)
+
+
+@pytest.mark.parametrize("wrong", [{"ensemble": 0}, {"validation_fraction": -1}, {"validation_fraction": 2.0}])
+def test_settings_out_of_range_are_refused(wrong: dict[str, float]) -> None:
+    labels = np.arange(20) % 2
+    with pytest.raises(ValueError, match=r"out of range|too few heads"):
+        HeadClassifier(epochs=1, **wrong).fit(cloud(labels), labels)  # type: ignore[arg-type]
+
+
+def test_a_generator_gives_a_seed_as_scikit_learns_own_estimators_take_one() -> None:
+    labels = np.arange(20) % 2
+    fitted = [
+        HeadClassifier(hidden=(), epochs=1, random_state=np.random.RandomState(seed)).fit(cloud(labels), labels)
+        for seed in (0, 0, 1)
+    ]
+    same, again, other = (model.decision_function(cloud(labels)).tolist() for model in fitted)
+    assert same == again != other

@@ -65,6 +65,11 @@ def test_all_labelled_rows_take_part_whatever_the_split(make_cache: MakeCache) -
     assert 5 not in result.rows
 
 
+def test_more_seeds_than_there_are_is_refused(make_cache: MakeCache) -> None:
+    with pytest.raises(SpecError, match="seed is out of range"):
+        cross_validate(make_cache(), HEAD, TrainSpec(seed=2**32 - 1), CrossvalSpec(seeds=2))
+
+
 def test_the_same_seed_gives_the_same_figures_and_another_other_folds(make_cache: MakeCache) -> None:
     cache = make_cache(sizes=(60,), separation=0.4)
     first, again = validate(cache), validate(cache)

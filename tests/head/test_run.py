@@ -8,6 +8,7 @@ import os
 import stat
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import pytest
 import torch
 
 from featurize.cache import FeatureCache
-from featurize.errors import CacheError, DataError, OutputError, RunError
+from featurize.errors import BusyError, CacheError, DataError, OutputError, RunError
 from head.history import EpochRecord
 from head.rows import as_rows
 from head.run import Run, latest_run, open_run
@@ -171,6 +172,32 @@ def test_a_folder_that_is_no_run_is_named(tmp_path: Path) -> None:
         open_run(tmp_path)
 
 
+def test_a_folder_of_runs_says_which_are_there(make_cache: MakeCache, tmp_path: Path) -> None:
+    runs = trained(make_cache(), tmp_path).folder.parent
+    (runs / ".a.123-00.tmp").mkdir()
+    (runs / ".a.123-00.tmp" / "run.json").write_text("{}")
+    with pytest.raises(RunError, match="a folder of runs") as refused:
+        open_run(runs)
+    assert refused.value.mend == f"name one of {runs / 'first'}, {runs / 'latest'}"
+    for wrong in (runs / "frist", tmp_path / "first"):
+        with pytest.raises(RunError, match="nothing of that name") as refused:
+            open_run(wrong)
+        assert refused.value.mend == f"name one of {runs / 'first'}, {runs / 'latest'}"
+
+
+@pytest.mark.parametrize(
+    "text", ["foo,bar\n1,2\n", "path,split,label,prediction,p_covid\na,test,covid,covid,1\n", "x" * 200_000]
+)
+def test_damaged_predictions_are_named(make_cache: MakeCache, tmp_path: Path, text: str) -> None:
+    run = trained(make_cache(), tmp_path)
+    file = run.folder / "predictions.csv"
+    whole = file.read_text()
+    for damaged in (text + "\n1", whole[:-30], whole.replace("0.", "zero")):
+        file.write_text(damaged)
+        with pytest.raises(RunError, match=r"predictions\.csv: damaged"):
+            run.predictions()
+
+
 def test_a_failing_training_leaves_nothing(make_cache: MakeCache, tmp_path: Path) -> None:
     features = cloud(np.arange(180) % 2)
     features[5, 3] = np.nan
@@ -286,7 +313,7 @@ def test_what_a_killed_training_left_goes_with_the_next_and_a_living_one_is_let_
         elsewhere = tmp_path / "runs" / ".a.another-machine-0123abcd.tmp"
         elsewhere.mkdir()
         elsewhere.with_suffix(".lock").touch()
-        assert len(list((tmp_path / "runs").glob(".killed.*"))) == 2
+        assert len(list((tmp_path / "runs").glob(".killed.*"))) == 3  # and the lock of its name
         trained(cache, tmp_path)
         assert not list((tmp_path / "runs").glob(".killed.*"))
         [unfinished] = (tmp_path / "runs").glob(".living.*.tmp")
@@ -294,6 +321,43 @@ def test_what_a_killed_training_left_goes_with_the_next_and_a_living_one_is_let_
         living.communicate("")
     names = {path.name for path in (tmp_path / "runs").iterdir()}
     assert names == {"first", "living", "latest", elsewhere.name, elsewhere.with_suffix(".lock").name}
+
+
+def test_of_two_trainings_with_one_name_the_second_is_refused_at_once(make_cache: MakeCache, tmp_path: Path) -> None:
+    with start_writing("taken", tmp_path) as first:
+        with pytest.raises(BusyError, match="another training will have that name"):
+            trained(make_cache(), tmp_path, "taken")
+        first.communicate("")
+    with pytest.raises(RunError, match="there is a run of that name"):
+        trained(make_cache(), tmp_path, "taken")
+    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["latest", "taken"]
+
+
+def test_a_name_that_no_file_system_takes_is_refused(make_cache: MakeCache, tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="too long a name"):
+        trained(make_cache(), tmp_path, "é" * 76)
+    trained(make_cache(), tmp_path, "é" * 75)
+
+
+def test_what_trainings_without_locks_left_goes_after_a_week(make_cache: MakeCache, tmp_path: Path) -> None:
+    """Earlier versions named the folder by the number of the process alone."""
+    old, new, other = (tmp_path / "runs" / name for name in (".a.123-0123abcd.tmp", ".a.45-0123abcd.tmp", ".mine.tmp"))
+    for folder in (old, new, other):
+        folder.mkdir(parents=True)
+        (folder / "history.csv").write_text("half")
+        age_s = 0 if folder == new else 8 * 24 * 3600
+        for path in (folder / "history.csv", folder):
+            os.utime(path, (time.time() - age_s,) * 2)
+    trained(make_cache(), tmp_path)
+    assert {path.name for path in (tmp_path / "runs").iterdir()} == {"first", "latest", new.name, other.name}
+
+
+def test_a_cache_written_into_between_opening_and_training_is_named(make_cache: MakeCache, tmp_path: Path) -> None:
+    cache, content = make_cache(), make_cache("other.h5", separation=2.0).path.read_bytes()
+    cache.path.write_bytes(content)
+    with pytest.raises(CacheError, match="another cache was written into the file"):
+        trained(cache, tmp_path)
+    assert not (tmp_path / "runs").exists()
 
 
 def test_one_image_in_a_class_trains(make_cache: MakeCache, tmp_path: Path) -> None:

@@ -34,10 +34,16 @@ from head.train import train_run
 
 MakeCache = Callable[..., FeatureCache]
 SPEC = SweepSpec(
-    axes={"lr": (1e-3, 1e-2), "hidden": ((8,), ()), "epochs": (2,), "batch_size": (8,), "weight_decay": (0.0, 0.01)}
+    axes={
+        "lr": (1e-3, 0.012345678),
+        "hidden": ((8,), ()),
+        "epochs": (2,),
+        "batch_size": (8,),
+        "weight_decay": (0.0, 0.01),
+    }
 )
 # What SPEC asks for, as it is typed.
-TYPED = ["--lr", "1e-3,1e-2", "--hidden", "8;linear", "--epochs", "2", "--batch-size", "8"]
+TYPED = ["--lr", "1e-3,0.012345678", "--hidden", "8;linear", "--epochs", "2", "--batch-size", "8"]
 TYPED += ["--weight-decay", "0,0.01", "--dropout", "0.4"]
 
 
@@ -160,8 +166,10 @@ def test_a_sweep_that_only_diverges_has_no_run_and_says_so(make_cache: MakeCache
     make_cache()
     command = f"sweep --features {tmp_path}/features.h5 --runs {tmp_path}/runs --lr 1e38 --hidden 8 --epochs 1"
     outcome = CliRunner().invoke(main, command.split())
-    assert outcome.exit_code == 0
-    assert "no trial has a result" in outcome.output
+    assert outcome.exit_code == 1
+    assert "no combination has a result" in outcome.stderr
+    assert "mend:     lower learning rates" in outcome.stderr
+    assert [row["status"] for row in lines(next((tmp_path / "runs").iterdir()))] == ["diverged"] * 2
     assert not list((tmp_path / "runs").glob("*/run.json"))
 
 
@@ -217,6 +225,36 @@ def test_a_sweep_without_a_finished_trial_leaves_nothing(make_cache: MakeCache, 
     assert not (tmp_path / "new").exists()
 
 
+def test_a_cache_written_into_while_a_sweep_trains_costs_the_new_trials_and_no_others(
+    make_cache: MakeCache, tmp_path: Path
+) -> None:
+    cache, other = make_cache(), make_cache("other.h5", seed=1).path.read_bytes()
+    run_sweep(cache, SPEC, runs=tmp_path, name="s", time_limit_s=0)
+    kept = lines(tmp_path / "s")
+
+    def write_into(trials: list[Trial], planned: int) -> None:
+        if len(trials) == planned:
+            cache.path.write_bytes(other)
+
+    for name, left in (("s", kept), ("new", None)):
+        original = cache.path.read_bytes()
+        with pytest.raises(CacheError, match="another cache was written into the file"):
+            run_sweep(FeatureCache.open(cache.path), SPEC, runs=tmp_path, name=name, progress=write_into)
+        cache.path.write_bytes(original)
+        assert (lines(tmp_path / name) if (tmp_path / name).exists() else None) == left
+
+
+def test_fewer_trials_than_there_are_rank_all_that_are_there(make_cache: MakeCache, tmp_path: Path) -> None:
+    first = run_sweep(make_cache(), SPEC, runs=tmp_path, name="s")
+    before = (tmp_path / "s" / SWEEP_FILE).read_text()
+    again = run_sweep(make_cache(), SweepSpec(axes=SPEC.axes, trials=2), runs=tmp_path, name="s")
+    assert again.settings[0].metrics == first.settings[0].metrics
+    assert len(again.settings) == 8
+    assert (again.state, again.planned) == ("complete", 8)
+    told = [{**json.loads(text), "updated": ""} for text in (before, (tmp_path / "s" / SWEEP_FILE).read_text())]
+    assert told[0] == told[1]
+
+
 def test_a_refused_sweep_leaves_finished_trials_where_they_are(make_cache: MakeCache, tmp_path: Path) -> None:
     run_sweep(make_cache(), SPEC, runs=tmp_path, name="s", time_limit_s=0)
     kept = lines(tmp_path / "s")
@@ -270,9 +308,9 @@ def test_a_folder_of_something_else_is_left_as_it_is(make_cache: MakeCache, tmp_
     assert after == before
 
 
-@pytest.mark.parametrize("name", ["../s", "latest", ".s", ""])
+@pytest.mark.parametrize("name", ["../s", "latest", ".s", "", "s" * 151])
 def test_what_is_no_name_is_refused(make_cache: MakeCache, tmp_path: Path, name: str) -> None:
-    with pytest.raises(RunError, match="not a name"):
+    with pytest.raises(RunError, match="a name for a run"):
         Sweep(make_cache(), SPEC, runs=tmp_path / "runs", name=name)
     assert not (tmp_path / "runs").exists()
 
@@ -357,7 +395,9 @@ def test_the_standard_error_is_that_of_a_proportion(make_cache: MakeCache, tmp_p
     assert 1 <= result.tied <= 8
 
 
-@pytest.mark.parametrize("wrong", ["--lr fast", "--hidden x", "--batch-size 8..16", "--rank beauty"])
+@pytest.mark.parametrize(
+    "wrong", ["--lr fast", "--hidden x", "--batch-size 8..16", "--rank beauty", "--seed 4294967295 --seeds 2"]
+)
 def test_wrong_values_are_wrong_usage(wrong: str, make_cache: MakeCache, tmp_path: Path) -> None:
     make_cache()
     outcome = CliRunner().invoke(main, ["sweep", "--features", f"{tmp_path}/features.h5", *wrong.split()])
