@@ -7,7 +7,7 @@ By default on what ``make demo`` left, which shows that it runs; figures that me
 MODEL is a full model of ``xexport onnx`` with its core form beside it. A row says by how much the probabilities of a
 runtime differ at most from those of onnxruntime's CPU provider. A runtime that is not installed is named with the
 command that installs it; one that fails, with its reason. onnxruntime-web is looked for in the folder that
-XFEAT_NODE_MODULES names.
+XFEAT_NODE_MODULES names, and the converter to LiteRT is the program that XFEAT_ONNX2TF names.
 """
 
 from __future__ import annotations
@@ -153,6 +153,11 @@ def ncnn_version() -> str | None:
     return package("ncnn") if package("pnnx") else None
 
 
+def litert_version() -> str | None:
+    """Return the version of LiteRT, if its converter is there too."""
+    return package("ai-edge-litert") if native.onnx2tf() else None
+
+
 RUNTIMES = [
     Runtime(
         "onnxruntime",
@@ -181,6 +186,12 @@ RUNTIMES = [
         native.by_opencv,
     ),
     Runtime("ncnn, through pnnx", ncnn_version, "pip install ncnn pnnx", native.by_ncnn),
+    Runtime(
+        "LiteRT, through onnx2tf",
+        litert_version,
+        "pip install ai-edge-litert; onnx2tf in an environment of its own, named by XFEAT_ONNX2TF=…/bin/onnx2tf",
+        native.by_litert,
+    ),
 ]
 
 if __name__ == "__main__":

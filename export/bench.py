@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 _MIN_CALLS = 5
 # A torch that was built without CUDA asserts that it has it.
-_FAILURES: tuple[type[Exception], ...] = (*ORT_ERRORS, AssertionError)
+_FAILURES: tuple[type[Exception], ...] = (*ORT_ERRORS, AssertionError, MemoryError)
 
 Call = Callable[[], object]
 
@@ -146,8 +146,8 @@ def _measure_all(
     opened = [_open(path, setting, spec) for path in models]
     rate = None
     if plain is not None:
-        noise = _noise(setting.batch, opened[0])
         with _failures("torch", f"{setting.provider} in batches of {setting.batch}"):
+            noise = _noise(setting.batch, opened[0])
             call = _torch_call(plain.to(setting.provider), noise, setting.threads)
             line = _measure("torch", call, setting, spec.seconds)
         rate = line.images_per_second

@@ -13,6 +13,7 @@ onnxruntime/core/providers/cuda/cuda_graph.cc (``cudaStreamCaptureModeGlobal``).
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import threading
 import weakref
@@ -63,6 +64,8 @@ class BoundSession:
         self._session = session
         self._device = device
         self._kept: dict[object, _Places] = {}
+        # None is used again: onnxruntime would replay what it recorded under it, in places that may be gone.
+        self._graphs = itertools.count(1)
         self._lock = threading.Lock()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"network-{device}")
         _alive.add(self)
@@ -100,7 +103,7 @@ class BoundSession:
             return
         with _alone() if self.graphs else self._lock:
             plain = self._session.run(None, feed, self._options(_NO_GRAPH))
-            places = _Places(self._session, self._device, feed, plain, self._options(len(self._kept) + 1))
+            places = _Places(self._session, self._device, feed, plain, self._options(next(self._graphs)))
             places.run(self._session, feed)
         for one, other in zip(places.answers(None), plain, strict=True):
             if not np.allclose(one, other, _RELATIVE, _ABSOLUTE, equal_nan=True):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
+
 import numpy as np
 import onnx
 from numpy.typing import NDArray
@@ -16,15 +18,19 @@ from featurize.specs import PreprocessSpec
 _PASS = ("Clip", "Relu", "Add")
 # The square root shares the gain between a layer's activations and the next layer's weights, which get narrower by as
 # much as the channels get wider. Source: cross-layer equalisation, Nagel et al. 2019 (arXiv:1906.04721), section 4.1.
-_EXPONENT = 0.5
+# Where no bound cuts, rounding activations costs several times what rounding weights does: they get all of it.
+_EXPONENT, _UNBOUNDED_EXPONENT = 0.5, 1.0
 _MAX_STRETCH = 1000.0
+
+Array = NDArray[np.float64]
 
 
 def equalise(model: onnx.ModelProto, pixels: Pixels) -> None:
     """Widen the narrow channels between convolutions, and divide the weights that read them by as much.
 
     One scale for all channels of a tensor leaves a narrow channel only some of the 256 levels. A Clip at the channel's
-    bound stays where it is: what is widened is cut off at the largest values that the images reached.
+    bound stays where it is: what is widened is cut off at the largest values that the images reached. Channels without
+    a bound are moved besides, so that the middle of each one's range is 0.
 
     Args:
         model: float32, changed in place.
@@ -33,47 +39,47 @@ def equalise(model: onnx.ModelProto, pixels: Pixels) -> None:
     graph = Graph(model)
     producers = graph.producers()
     groups = _groups(graph)
-    names = [name for group in groups for name in group]
-    widths: dict[str, NDArray[np.float32]] = {}
-    for block in blocks(pixels):
-        for name, values in zip(names, run_model(model, block, names), strict=True):
-            found = np.abs(values).max((0, 2, 3))
-            widths[name] = np.maximum(widths[name], found) if name in widths else found
+    ranges = _ranges(model, [name for group in groups for name in group], pixels)
     for group in groups:
-        bounds = [_upper_bound(graph, producers[name]) for name in group]
-        bounded = [name for name, bound in zip(group, bounds, strict=True) if bound is not None]
-        width = np.max([widths[name] for name in bounded or group], axis=0)
-        top = max([bound for bound in bounds if bound is not None], default=float(width.max()))
-        stretch = np.clip(top / np.maximum(width, 1e-6), 1, _MAX_STRETCH) ** _EXPONENT
+        bounds = {name: _upper_bound(graph, producers[name]) for name in group}
+        cut = [name for name, bound in bounds.items() if bound is not None]
+        if cut:
+            width = np.max([ranges[name].max(0) for name in cut], axis=0)
+            top, exponent = max(bound for bound in bounds.values() if bound is not None), _EXPONENT
+        else:
+            width = np.max([np.ptp(ranges[name], axis=0) for name in group], axis=0)
+            top, exponent = float(width.max()), _UNBOUNDED_EXPONENT
+        stretch = np.clip(top / np.maximum(width, 1e-6), 1, _MAX_STRETCH) ** exponent
         for name in group:
-            _stretch(graph, name, producers[name], stretch.astype(np.float64))
+            _stretch(graph, name, producers[name], stretch)
+        if not cut:
+            _centre(graph, group, {name: stretch * ranges[name].mean(0) for name in group})
 
 
-def take_grey_levels(model: onnx.ModelProto, preprocess: PreprocessSpec) -> dict[str, int]:
-    """Let the first convolution read grey levels around the middle, which 8 bits hold exactly, if normalisation allows.
+def fold_normalisation(model: onnx.ModelProto, preprocess: PreprocessSpec) -> None:
+    """Leave one pass over the image, taking off the mean, of three: the first weights divide by the deviation.
 
-    With one mean and one deviation for all channels, normalising is a factor and a shift that its weights can take.
-    Rounding the normalised image instead puts half a grey level of noise on it: the middle of 0 to 255 is no level.
-
-    Returns:
-        The tensor read then, and the grey level that is 0 in it; nothing if normalisation does not allow it.
+    Args:
+        model: float32, changed in place.
+        preprocess: the normalisation inside.
     """
     graph = Graph(model)
     first = graph.convolutions[0]
-    if len(set(preprocess.mean)) > 1 or len(set(preprocess.std)) > 1:
-        return {}
-    before = graph.nodes[: graph.nodes.index(first)]
-    mean, factor = 255 * preprocess.mean[0], 1 / (255 * preprocess.std[0])
-    middle = int(np.clip(np.ceil(mean), 0, 255))
-    weight = graph.weight(first.input[1]).astype(np.float64) * factor
-    bias = graph.weight(first.input[2]) + (middle - mean) * weight.sum((1, 2, 3))
-    graph.set_weight(first.input[1], weight.astype(np.float32))
-    graph.set_weight(first.input[2], bias.astype(np.float32))
-    graph.set_weight("grey_middle", np.array(middle, np.float32))
-    first.input[0] = "levels"
-    centred = onnx.helper.make_node("Sub", [INPUT, "grey_middle"], ["levels"], name="levels")
-    graph.replace_nodes([centred, *[node for node in graph.nodes if node not in before]])
-    return {"levels": middle}
+    behind = graph.nodes[graph.nodes.index(first) :]
+    mean, deviation = (255 * np.reshape(each, (1, -1, 1, 1)) for each in (preprocess.mean, preprocess.std))
+    _scale(graph, first.input[1], 1 / deviation)
+    graph.set_weight("mean_level", mean.astype(np.float32))
+    behind[0].input[0] = "centred"
+    graph.replace_nodes([onnx.helper.make_node("Sub", [INPUT, "mean_level"], ["centred"], name="centred"), *behind])
+
+
+def _ranges(model: onnx.ModelProto, names: Collection[str], pixels: Pixels) -> dict[str, Array]:
+    """Return the lowest and the highest value (2, C) of each channel of tensors (N, C, h, w)."""
+    found: dict[str, list[Array]] = {name: [] for name in names}
+    for block in blocks(pixels):
+        for name, values in zip(names, run_model(model, block, list(names)), strict=True):
+            found[name] += [values.min((0, 2, 3)), values.max((0, 2, 3))]
+    return {name: np.stack([np.min(each, axis=0), np.max(each, axis=0)]) for name, each in found.items()}
 
 
 def _groups(graph: Graph) -> list[list[str]]:
@@ -107,7 +113,7 @@ def _upper_bound(graph: Graph, node: onnx.NodeProto) -> float | None:
     return float(graph.weight(node.input[2]))
 
 
-def _stretch(graph: Graph, name: str, producer: onnx.NodeProto, stretch: NDArray[np.float64]) -> None:
+def _stretch(graph: Graph, name: str, producer: onnx.NodeProto, stretch: Array) -> None:
     """Multiply the channels of a tensor where a convolution makes them, and divide where they are read."""
     if producer.op_type == "Conv":
         _scale(graph, producer.input[1], stretch.reshape(-1, 1, 1, 1))
@@ -125,5 +131,44 @@ def _stretch(graph: Graph, name: str, producer: onnx.NodeProto, stretch: NDArray
         graph.insert_behind(name, back, others)
 
 
-def _scale(graph: Graph, name: str, factor: NDArray[np.float64]) -> None:
+def _centre(graph: Graph, group: Collection[str], middles: Mapping[str, Array]) -> None:
+    """Take the middle off each channel where a convolution makes it, and put it back where convolutions read it.
+
+    Only convolutions without padding can put it back, by their bias; channels that others read stay where they are.
+    """
+    readers = graph.readers()
+    makers = [node for node in graph.nodes if node.output[0] in group]
+    reading = [reader for name in group for reader in readers[name] if reader not in makers]
+    if any(node.op_type not in ("Conv", "Add") for node in makers) or not all(
+        _unpadded(graph, node) for node in reading
+    ):
+        return
+    shifts: dict[str, Array] = {}
+    for node in makers:
+        name = node.output[0]
+        if node.op_type == "Conv":
+            shifts[name] = middles[name]
+            _add(graph, node.input[2], -shifts[name])
+        else:
+            shifts[name] = shifts[node.input[0]] + shifts[node.input[1]]
+        for reader in readers[name]:
+            if reader.op_type == "Conv":
+                weight = graph.weight(reader.input[1])[:, :, 0, 0].astype(np.float64)
+                _add(graph, reader.input[2], weight @ shifts[name])
+
+
+def _unpadded(graph: Graph, node: onnx.NodeProto) -> bool:
+    return (
+        node.op_type == "Conv"
+        and graph.weight(node.input[1]).shape[2:] == (1, 1)
+        and attribute(node, "group", 1) == 1
+        and not any(attribute(node, "pads", ()))
+    )
+
+
+def _add(graph: Graph, name: str, shift: Array) -> None:
+    graph.set_weight(name, (graph.weight(name).astype(np.float64) + shift).astype(np.float32))
+
+
+def _scale(graph: Graph, name: str, factor: Array) -> None:
     graph.set_weight(name, (graph.weight(name).astype(np.float64) * factor).astype(np.float32))

@@ -7,7 +7,8 @@ from typing import TypeVar
 
 from export.graph import Graph
 from export.int8 import Ready, feature_error
-from export.rounding import Progress, only, round_each
+from export.rounding import only, round_each
+from export.steps import Progress
 
 Attempt = TypeVar("Attempt")
 
@@ -40,7 +41,7 @@ def rank_layers(ready: Ready, progress: Progress | None = None) -> list[str]:
         ready: the model.
         progress: told the layers measured and their number.
     """
-    each = round_each(ready.backbone, ready.followed, exact=ready.exact)
+    each = round_each(ready.backbone, ready.followed)
     costs = {}
     for place, layer in enumerate(ready.layers):
         costs[layer] = feature_error(ready, only(ready.backbone, each, layer), _IMAGES)

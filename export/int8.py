@@ -14,10 +14,11 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from export.equalise import equalise, take_grey_levels
+from export.equalise import equalise, fold_normalisation
 from export.graph import Graph, cleaned, copied, cut_at, features_name, run_model
 from export.qdq import shorten_names, store_matrices_in_8_bits, write_rounded
-from export.rounding import Progress, Rounded, round_model
+from export.rounding import Rounded, round_model
+from export.steps import Progress
 from featurize.preprocess import Pixels
 from featurize.specs import PreprocessSpec
 
@@ -35,19 +36,18 @@ class Ready:
         model: ``image`` float32 (N, 3, S, S) and all outputs; BatchNorms folded, channels equalised.
         pixels: uint8 (n, S, S, 3), images of the training.
         features: what the float32 model gives for them, float32 (n, D).
-        exact: tensors of grey levels, and the one that is 0 there.
     """
 
     model: onnx.ModelProto
     pixels: Pixels
     features: NDArray[np.float32]
-    exact: dict[str, int]
 
     @property
     def followed(self) -> Pixels:
         """Those of the images, spread evenly, that rounding follows through the layers."""
-        count = max(_MIN_FOLLOWED, _FOLLOWED * _SIDE**2 // self.pixels.shape[1] ** 2)
-        return self.pixels[:: -(-len(self.pixels) // count)]
+        most = max(_MIN_FOLLOWED, _FOLLOWED * _SIDE**2 // self.pixels.shape[1] ** 2)
+        last = len(self.pixels) - 1
+        return self.pixels[np.linspace(0, last, min(most, last + 1)).round().astype(np.intp)]
 
     @cached_property
     def backbone(self) -> onnx.ModelProto:
@@ -85,8 +85,8 @@ def make_ready(traced: onnx.ModelProto, pixels: Pixels, preprocess: PreprocessSp
         node.name = _layer_name(node) or node.name or f"node_{place}"
     features = run_model(model, pixels, [features_name(model)])[0]
     equalise(model, pixels)
-    exact = take_grey_levels(model, preprocess)
-    return Ready(model=model, pixels=pixels, features=features, exact=exact)
+    fold_normalisation(model, preprocess)
+    return Ready(model=model, pixels=pixels, features=features)
 
 
 def round_ready(ready: Ready, float_layers: Collection[str] = (), progress: Progress | None = None) -> Rounded:
@@ -97,7 +97,7 @@ def round_ready(ready: Ready, float_layers: Collection[str] = (), progress: Prog
         float_layers: names of convolutions that stay in float32.
         progress: told the nodes done and their number.
     """
-    return round_model(ready.backbone, ready.followed, exact=ready.exact, float_layers=float_layers, progress=progress)
+    return round_model(ready.backbone, ready.followed, float_layers=float_layers, progress=progress)
 
 
 def write_int8(ready: Ready, rounded: Rounded) -> onnx.ModelProto:

@@ -48,7 +48,8 @@ def open_model(path: Path, threads: int | None = None, *, device: str = "cpu", c
         DeviceError: if the device cannot be used, or no graphs where they were asked for.
     """
     if not path.is_file():
-        raise ModelError("no such model", path=path, mend="run xexport onnx to write one, or name another")
+        found = "a folder" if path.is_dir() else None
+        raise ModelError("no such model", path=path, found=found, mend="run xexport onnx to write one, or name another")
     session = open_network(path, device=device, threads=threads, graphs=cuda_graphs)
     metadata = ModelMetadata.from_props(session.get_modelmeta().custom_metadata_map, path)
     return ModelFile(path, session, metadata)

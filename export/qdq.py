@@ -23,9 +23,13 @@ def write_rounded(model: onnx.ModelProto, rounded: Rounded) -> None:
         rounded: steps and layers by name.
     """
     graph = Graph(model)
+    sums = {node.output[0] for node in graph.nodes if node.op_type == "Add"}
     nodes = []
     for node in graph.nodes:
-        node.input[:] = [f"{name}_rounded" if name in rounded.tensors else name for name in node.input]
+        kept = sums if node.op_type == "Add" else ()
+        node.input[:] = [
+            f"{name}_rounded" if name in rounded.tensors and name not in kept else name for name in node.input
+        ]
         if node.name in rounded.layers:
             nodes.append(_write_layer(graph, node, rounded.layers[node.name]))
         nodes.append(node)

@@ -34,8 +34,8 @@ from export.parity import (
     onnx_probabilities,
     open_sessions,
 )
-from export.rounding import Progress
 from export.specs import QuantizeSpec
+from export.steps import Progress
 from export.together import targets_of, together
 from export.worth import MEASURES, Worth, losses, measure, worth_table
 from featurize.errors import MismatchError, ModelError, ParityError

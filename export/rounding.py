@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -16,10 +15,10 @@ from export.error_feedback import rounded_in_order
 from export.graph import Graph
 from export.onnx_file import INPUT
 from export.parity import planes_of
+from export.steps import Progress
 from featurize.preprocess import Pixels
 
 Array = NDArray[Any]
-Progress = Callable[[int, int], None]
 
 # A slope further from 1 comes from a channel that hardly varies on these images.
 _SLOPES = (0.8, 1.25)
@@ -65,6 +64,9 @@ class Rounded:
     Attributes:
         tensors: between layers, name to steps.
         layers: name of the convolution to its weights.
+
+    Sums are rounded where convolutions read them. What is added to them next takes them as they are, so that rounding
+    does not add up along the skips.
     """
 
     tensors: dict[str, Levels] = field(default_factory=dict)
@@ -75,7 +77,6 @@ def round_model(
     model: onnx.ModelProto,
     pixels: Pixels,
     *,
-    exact: Mapping[str, int] = MappingProxyType({}),
     float_layers: Collection[str] = (),
     progress: Progress | None = None,
 ) -> Rounded:
@@ -88,7 +89,6 @@ def round_model(
     Args:
         model: the backbone, float32, BatchNorms folded.
         pixels: uint8 (n, S, S, 3), images of the training; about 50 MB of memory each at 224 × 224.
-        exact: tensors of whole numbers that 8 bits hold as they are, and the level of 0.
         float_layers: names of convolutions that stay as they are.
         progress: told the nodes done and their number.
 
@@ -100,6 +100,7 @@ def round_model(
     true: dict[str, Array] = {INPUT: planes_of(pixels)}
     found: dict[str, Array] = dict(true)
     nodes = graph.nodes
+    sums: dict[str, Array] = {}
     last_use = {name: place for place, node in enumerate(nodes) for name in node.input}
     for place, node in enumerate(nodes):
         name = node.output[0]
@@ -107,25 +108,27 @@ def round_model(
         if node.op_type == "Conv" and node.name not in float_layers:
             found[name], rounded.layers[node.name] = _round_layer(graph, node, found, true[name])
         else:
-            found[name] = run_node(graph, node, found)
+            found[name] = run_node(graph, node, found | sums if node.op_type == "Add" else found)
         if name in wanted:
-            rounded.tensors[name] = _levels_of(name, true[name], exact)
+            if node.op_type == "Add":
+                sums[name] = found[name]
+            rounded.tensors[name] = covering(true[name])
             found[name] = rounded.tensors[name].round(found[name])
         for name in node.input:
             if last_use[name] == place:
-                true.pop(name, None), found.pop(name, None)
+                for values in (true, found, sums):
+                    values.pop(name, None)
         if progress is not None:
             progress(place + 1, len(nodes))
     return rounded
 
 
-def round_each(model: onnx.ModelProto, pixels: Pixels, *, exact: Mapping[str, int] = MappingProxyType({})) -> Rounded:
+def round_each(model: onnx.ModelProto, pixels: Pixels) -> Rounded:
     """Round every layer as if it were the only one: its input comes from float32.
 
     Args:
         model: as for :func:`round_model`.
         pixels: the same.
-        exact: the same.
     """
     graph = Graph(model)
     each = Rounded()
@@ -136,7 +139,7 @@ def round_each(model: onnx.ModelProto, pixels: Pixels, *, exact: Mapping[str, in
         name = node.output[0]
         true[name] = run_node(graph, node, true)
         if name in wanted:
-            each.tensors[name] = _levels_of(name, true[name], exact)
+            each.tensors[name] = covering(true[name])
         if node.op_type == "Conv":
             source = node.input[0]
             given = {source: each.tensors[source].round(true[source])}
@@ -206,10 +209,6 @@ def widened(weight: NDArray[np.int8], scale: NDArray[np.float32]) -> NDArray[np.
     return weight.astype(np.float32) * scale.reshape(-1, *(1,) * (weight.ndim - 1))
 
 
-def _levels_of(name: str, values: Array, exact: Mapping[str, int]) -> Levels:
-    return Levels(step=np.float32(1), zero=np.uint8(exact[name])) if name in exact else covering(values)
-
-
 def _round_layer(graph: Graph, node: onnx.NodeProto, found: dict[str, Array], true: Array) -> tuple[Array, Layer]:
     given = graph.weight(node.input[1])
     scale = row_scale(given)
@@ -237,17 +236,13 @@ def _line(given: Array, wanted: Array) -> tuple[NDArray[np.float64], NDArray[np.
 
 
 def _tensors_to_round(graph: Graph, float_layers: Collection[str]) -> set[str]:
-    """Return the tensors between layers: what convolutions read and make, and both sides of additions."""
-    readers, producers = graph.readers(), graph.producers()
+    """Return the tensors that convolutions in 8 bits read and make."""
+    readers = graph.readers()
     wanted: set[str] = set()
-    for node in graph.nodes:
-        if node.op_type == "Conv" and node.name not in float_layers:
+    for node in graph.convolutions:
+        if node.name not in float_layers:
             behind = readers.get(node.output[0], [])
             # A bound behind a convolution is part of it: rounding in front of it would cost levels for nothing.
             bounded = len(behind) == 1 and behind[0].op_type in ("Clip", "Relu")
             wanted |= {node.input[0], behind[0].output[0] if bounded else node.output[0]}
-        elif node.op_type == "Add" and not any(graph.is_weight(name) for name in node.input):
-            makers = [producers[name] for name in node.input]
-            if all(maker.op_type in ("Conv", "Add") and maker.name not in float_layers for maker in makers):
-                wanted |= {*node.input, *node.output}
     return wanted - {INPUT}

@@ -83,7 +83,7 @@ class BenchSpec:
         for name in ("batches", "threads"):
             numbers = getattr(self, name)
             fits = bool(numbers) and min(numbers) >= 1
-            require(fits, f"{name} out of range", expected="whole numbers from 1", found=numbers)
+            require(fits, f"{name} out of range", expected="whole numbers from 1", found=list(numbers))
         require(0 <= self.seconds < math.inf, "seconds out of range", expected="0 or more", found=self.seconds)
         known = set(self.providers) <= set(PROVIDERS)
         require(known, "unknown provider", expected=" or ".join(PROVIDERS), found=self.providers)

@@ -1,4 +1,4 @@
-"""Runtimes that Python can call: onnxruntime, OpenVINO, OpenCV, tract, ncnn."""
+"""Runtimes that Python can call: onnxruntime, OpenVINO, OpenCV, tract, ncnn, LiteRT."""
 
 from __future__ import annotations
 
@@ -14,6 +14,9 @@ import numpy as np
 
 Feed = np.ndarray
 CONVERSION_TIMEOUT_S = 60
+TENSORFLOW_TIMEOUT_S = 900
+# onnx2tf finds out how axes are ordered by running the model on these, and fetches them if they are not there.
+_TEST_IMAGES = "calibration_image_sample_data_20x128x128x3_float32.npy"
 
 
 def by_onnxruntime(path: Path, feeds: list[Feed]) -> list[np.ndarray]:
@@ -77,9 +80,38 @@ def by_ncnn(path: Path, feeds: list[Feed]) -> list[np.ndarray]:
         return answers
 
 
-def convert(command: list[str], folder: Path) -> None:
+def by_litert(path: Path, feeds: list[Feed]) -> list[np.ndarray]:
+    """Run what onnx2tf makes of the model. Its images have their channels last."""
+    import onnx
+    from ai_edge_litert.interpreter import Interpreter
+
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        model = onnx.load(path)
+        # Without numbers for all sizes it mistakes a convolution's channels; LiteRT resizes the batch again.
+        for axis, size in zip(model.graph.input[0].type.tensor_type.shape.dim, (1, *feeds[0].shape[1:]), strict=True):
+            axis.dim_value = size
+        for output in model.graph.output:
+            output.type.tensor_type.shape.dim[0].dim_value = 1
+        onnx.save(onnx.shape_inference.infer_shapes(model), folder / "model.onnx")
+        np.save(folder / _TEST_IMAGES, np.random.default_rng(0).random((20, 128, 128, 3), np.float32))
+        convert([str(onnx2tf()), "-i", "model.onnx", "-o", "tflite", "-n"], folder, TENSORFLOW_TIMEOUT_S)
+        interpreter = Interpreter(model_path=str(folder / "tflite" / "model_float32.tflite"))
+        answer = interpreter.get_signature_runner()
+        planes = feeds[0].dtype == np.float32
+        return [answer(image=np.moveaxis(feed, 1, -1) if planes else feed)["probabilities"].copy() for feed in feeds]
+
+
+def onnx2tf() -> Path | None:
+    """Return the converter to LiteRT, which wants an environment of its own: XFEAT_ONNX2TF, or this Python's."""
+    program = Path(os.environ.get("XFEAT_ONNX2TF") or Path(sys.executable).with_name("onnx2tf"))
+    return program.absolute() if program.is_file() else None
+
+
+def convert(command: list[str], folder: Path, timeout_s: float | None = None) -> None:
     """Run a converter of this Python's environment in ``folder``, and end all its processes if it does not end."""
-    program = Path(sys.executable).with_name(command[0])
+    timeout_s = timeout_s or CONVERSION_TIMEOUT_S
+    program = Path(sys.executable).parent / command[0]
     command = [str(program) if program.exists() else command[0], *command[1:]]
     log = folder / "log"
     with (
@@ -87,10 +119,11 @@ def convert(command: list[str], folder: Path) -> None:
         subprocess.Popen(command, cwd=folder, stdout=out, stderr=subprocess.STDOUT, start_new_session=True) as process,
     ):
         try:
-            code = process.wait(CONVERSION_TIMEOUT_S)
+            code = process.wait(timeout_s)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
-            raise TimeoutError(f"{Path(command[0]).name} does not end within {CONVERSION_TIMEOUT_S} s") from None
+            raise TimeoutError(f"{Path(command[0]).name} does not end within {timeout_s} s") from None
     if code:
         lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
-        raise RuntimeError(f"{Path(command[0]).name}: {(lines or [f'exit code {code}'])[-1]}")
+        named = [line for line in lines if "Error" in line]
+        raise RuntimeError(f"{Path(command[0]).name}: {(named or lines or [f'exit code {code}'])[-1]}")

@@ -138,3 +138,10 @@ def test_too_little_memory_costs_the_lines_it_concerns_and_no_other(
 def test_settings_that_measure_nothing_are_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(SpecError, match=f"{next(iter(settings)).removesuffix('s')}"):
         BenchSpec(**settings)
+
+
+def test_a_batch_that_no_memory_holds_is_one_message(xexport: Xexport, exported: Any) -> None:
+    done = xexport("bench", exported.core, "--batch", "1,1000000000000", "--threads", "1", "--seconds", "0", "--json")
+    assert done.exit_code == 0
+    assert [row["batch"] for row in json.loads(done.stdout)["rows"]] == [1]
+    assert "does not run on cpu in batches of 1000000000000" in done.stderr

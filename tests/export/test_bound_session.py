@@ -172,12 +172,15 @@ def test_a_run_that_fails_leaves_the_session_usable(picky: Path) -> None:
 
 
 def test_places_that_the_run_does_not_reach_are_found_out(core: Noting, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(core, "run_with_iobinding", lambda binding, options: None)
-    bound = BoundSession(core, "cpu")
-    with pytest.raises(ModelError, match="other answers through fixed places"):
-        bound.keep(batch(2, seed=4))
+    bound = BoundSession(core, "cpu", graphs=True)
+    with monkeypatch.context() as broken:
+        broken.setattr(core, "run_with_iobinding", lambda binding, options: None)
+        with pytest.raises(ModelError, match="other answers through fixed places"):
+            bound.keep(batch(2, seed=4))
     assert same(bound.run(None, batch(2, seed=4)), core.real.run(None, batch(2, seed=4)))
     assert core.bound == []
+    bound.keep(batch(2))
+    assert core.bound == ["2"]  # what was recorded as 1 is never replayed
 
 
 def test_nothing_else_runs_while_a_graph_is_recorded(exported: Any) -> None:

@@ -53,5 +53,21 @@ def test_the_last_line_of_a_converter_that_fails_is_the_reason(conformance: Any,
         conformance.native.convert(["sh", "-c", "echo reading; echo no such layer; exit 3"], tmp_path)
 
 
+def test_the_error_of_a_converter_is_its_reason_and_not_what_it_prints_below(conformance: Any, tmp_path: Path) -> None:
+    script = "echo reading; echo 'ValueError: no such layer'; echo arguments; exit 1"
+    with pytest.raises(RuntimeError, match=r"^sh: ValueError: no such layer$"):
+        conformance.native.convert(["sh", "-c", script], tmp_path)
+
+
+def test_litert_is_not_there_without_the_converter_that_is_named(
+    conformance: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(conformance, "package", lambda name: "2.0")
+    monkeypatch.setenv("XFEAT_ONNX2TF", str(tmp_path / "onnx2tf"))
+    assert conformance.litert_version() is None
+    (tmp_path / "onnx2tf").touch()
+    assert conformance.litert_version() == "2.0"
+
+
 def test_every_runtime_is_named_with_a_command_that_installs_it(conformance: Any) -> None:
     assert all(runtime.install.split()[0] in {"pip", "apt", "npm"} for runtime in conformance.RUNTIMES)
