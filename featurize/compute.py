@@ -200,8 +200,6 @@ class _Run:
                 for batch in batches:
                     yield list(enumerate(batch, start=position))
                     position += len(batch)
-        if self._decoder is not None and self._decoder.refused:
-            logger.info("%d JPEG files that %s refused went to Pillow", self._decoder.refused, tools.spec.decoder)
 
     def take(self, outcomes: Sequence[tuple[int, Outcome]]) -> None:
         """Note what became of some images; keep them if there are enough for a shard."""

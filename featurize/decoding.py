@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 from collections.abc import Callable, Generator, Iterable, Sequence
 from typing import Protocol
@@ -18,6 +19,8 @@ from featurize.reading import ReadImage
 from featurize.sources import ImageSource
 from featurize.specs import FeatureSpec, PreprocessSpec
 
+logger = logging.getLogger(__name__)
+
 COMPARED_FILES = 16
 # Looked at, to find so many that can be compared.
 _LOOKED_AT = 8 * COMPARED_FILES
@@ -31,7 +34,6 @@ class Decoder(Protocol):
     """Something other than Pillow that decodes and resizes plain JPEG files."""
 
     name: str
-    refused: int
 
     def decode(self, files: Sequence[PlainJpeg], side: int) -> list[Pixels | None]:
         """Return uint8 (S, S, 3) of each file, ``None`` where it is refused."""
@@ -78,30 +80,35 @@ def decoded(images: Iterable[ReadImage], decoder: Decoder, spec: PreprocessSpec)
     What the decoder refuses is left to Pillow, which may find the reason.
     """
     held: list[ReadImage] = []
-    files = 0
+    files = refused = 0
     for image in images:
         held.append(image)
         files += image.jpeg is not None
         if files >= _FILES_TOGETHER or len(held) >= _HELD_BACK or not files:
-            yield from _decode_together(held, decoder, spec)
+            refused += yield from _decode_together(held, decoder, spec)
             held, files = [], 0
-    yield from _decode_together(held, decoder, spec)
+    refused += yield from _decode_together(held, decoder, spec)
+    if refused:
+        logger.info("%d JPEG files that were refused by %s are decoded by Pillow", refused, decoder.name)
 
 
 def _decode_together(
     images: Sequence[ReadImage], decoder: Decoder, spec: PreprocessSpec
-) -> Generator[ReadImage, None, None]:
-    found = iter(decoder.decode([image.jpeg for image in images if image.jpeg is not None], spec.size))
+) -> Generator[ReadImage, None, int]:
+    """Yield the images with their pixels; return how many files were refused."""
+    found = decoder.decode([image.jpeg for image in images if image.jpeg is not None], spec.size)
+    each = iter(found)
     for image in images:
         if image.jpeg is None:
             yield image
             continue
         try:
-            pixels = next(found)
+            pixels = next(each)
             small = load_pixels(image.jpeg.data, spec) if pixels is None else pixels
             yield image._replace(pixels=small[None], jpeg=None)
         except ImageError as error:
             yield ReadImage(image.path, None, None, error.what)
+    return sum(pixels is None for pixels in found)
 
 
 def compare_with_pillow(

@@ -33,7 +33,6 @@ class JpegDecoder:
     Attributes:
         device: ``cuda:N`` or ``cpu``.
         name: of the device, for people.
-        refused: files that it could not decode so far.
 
     Raises:
         DeviceError: if torchvision cannot decode on this device.
@@ -42,7 +41,6 @@ class JpegDecoder:
     def __init__(self, device: str) -> None:
         self.device = torch.device(device)
         self.name = device
-        self.refused = 0
         # torch's memory is handed on in the order of a stream, and nvJPEG writes in one of its own: what the network
         # has freed, but still reads, must not be given to it.
         on_gpu = self.device.type == "cuda"
@@ -73,9 +71,7 @@ class JpegDecoder:
             For each file uint8 (S, S, 3), RGB, resized as Pillow does, or ``None`` if it was refused.
         """
         with self._on_stream():
-            found = [pixels for batch in _batches(files) for pixels in self._resized(batch, side)]
-        self.refused += found.count(None)
-        return found
+            return [pixels for batch in _batches(files) for pixels in self._resized(batch, side)]
 
     def _resized(self, files: Sequence[PlainJpeg], side: int) -> list[Pixels | None]:
         """Decode some files; if one of them is refused, or memory is short, each by itself."""

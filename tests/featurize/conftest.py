@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,7 +18,8 @@ from featurize.cache import FeatureCache
 from featurize.compute import RunOptions
 from featurize.dataset import open_dataset
 from featurize.extract import Extraction, extract_features, parts_folder
-from featurize.preprocess import load_pixels
+from featurize.plain_jpeg import PlainJpeg
+from featurize.preprocess import Pixels, load_pixels
 from featurize.specs import FeatureSpec, PreprocessSpec
 from featurize.weights import Weights, find_weights, sha256_of
 
@@ -88,6 +89,25 @@ class CountingEngine:
     def features(self, pixels: np.ndarray) -> np.ndarray:
         self.images += len(pixels)
         return pixels.reshape(len(pixels), -1, 3).mean(axis=1, dtype=np.float64).astype(np.float32)
+
+
+class Brighter:
+    """torchvision's decoder on the CPU, a few grey levels off, as another decoder is."""
+
+    name = "a brighter device"
+
+    def __init__(self, levels: int = 3) -> None:
+        from featurize.torch_jpeg import JpegDecoder
+
+        self._decoder = JpegDecoder("cpu")
+        self.levels = levels
+
+    def decode(self, files: Sequence[PlainJpeg], side: int) -> list[Pixels | None]:
+        found = self._decoder.decode(files, side)
+        return [
+            np.minimum(pixels, 255 - self.levels) + np.uint8(self.levels) if pixels is not None else None
+            for pixels in found
+        ]
 
 
 @dataclass
@@ -183,8 +203,10 @@ def lite0_spec(lite0_weights: Weights) -> FeatureSpec:
 
 @pytest.fixture(scope="session")
 def art() -> SimpleNamespace:
-    """Return the functions of this file that draw images."""
-    return SimpleNamespace(pixels_of=pixels_of, encoded=encoded, draw=draw, draw_folder=draw_folder, settle=settle)
+    """Return the functions of this file that draw images, and a decoder of them."""
+    return SimpleNamespace(
+        pixels_of=pixels_of, encoded=encoded, draw=draw, draw_folder=draw_folder, settle=settle, Brighter=Brighter
+    )
 
 
 @pytest.fixture(scope="session")

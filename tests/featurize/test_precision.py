@@ -15,6 +15,7 @@ import torch
 from click.testing import CliRunner, Result
 
 from export.cli import main as xexport
+from featurize import decoding
 from featurize.cache import FeatureCache
 from featurize.cli import main as xfeat
 from featurize.engines import open_engine
@@ -109,7 +110,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, art: SimpleNamespace) -
     """Return a function that runs a command in a folder with drawn images that are hard to tell apart."""
     monkeypatch.chdir(tmp_path)
     names = [
-        f"{split}/{label}/{number}.png"
+        f"{split}/{label}/{number}.jpg"
         for split in ("train", "valid", "test")
         for label in ("covid", "normal")
         for number in range(8)
@@ -125,17 +126,26 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, art: SimpleNamespace) -
     return invoke
 
 
-def test_training_warns_and_export_wants_a_tolerance_that_covers_the_difference(run: Callable[..., Result]) -> None:
+def test_training_warns_and_export_wants_a_tolerance_that_covers_the_difference(
+    run: Callable[..., Result], monkeypatch: pytest.MonkeyPatch, art: SimpleNamespace
+) -> None:
+    """Both at once: fewer bits, and JPEG files that another decoder made three grey levels brighter."""
+    monkeypatch.setattr(decoding, "decoder_for", lambda spec, **_: art.Brighter if spec.decoder == "nvjpeg" else None)
     lite0 = ("--backbone", "efficientnet-lite0", "--size", "32")
-    run(xfeat, "featurize", "data", *lite0, "--precision", "bfloat16")
+    said = run(xfeat, "featurize", "data", *lite0, "--precision", "bfloat16", "--decoder", "nvjpeg")
+    measured = "16 JPEG files by nvjpeg (a brighter device) and by Pillow: pixels differ by at most 3 grey levels"
+    assert (measured in said.stderr, measured in said.stdout) == (True, True)
     trained = run(xhead, "train", "--name", "low", "--epochs", "3")
-    assert trained.stderr.count("features.h5 was computed in bfloat16") == 1
+    both = "computed in bfloat16 and not in float32 and taken from JPEG files that nvjpeg decoded and not Pillow"
+    assert trained.stderr.count(f"features.h5 was {both}") == 1
     refused = run(xexport, "onnx", "runs/low", exit_code=1).stderr
-    assert "whose features were computed in bfloat16 and not in float32" in refused
+    assert f"whose features were {both}" in refused
+    assert "run both again with --precision float32 --decoder pillow" in refused
     assert not Path("model.onnx").exists()
     enough = refused.rpartition("--tolerance ")[2].split()[0]
     done = json.loads(run(xexport, "onnx", "runs/low", "--tolerance", enough, "--json").stdout)
     assert 1e-4 < done["against_training"]["max_difference"] <= float(enough) == done["against_training"]["tolerance"]
-    assert "computed in bfloat16" in run(xexport, "info").stdout
+    assert "computed in bfloat16, JPEG files decoded by nvjpeg" in run(xexport, "info").stdout
     run(xhead, "eval", "runs/low", "data", "--features", "elsewhere.h5")
-    assert FeatureCache.open("elsewhere.h5").spec.precision == "bfloat16"
+    spec = FeatureCache.open("elsewhere.h5").spec
+    assert (spec.precision, spec.decoder) == ("bfloat16", "nvjpeg")
