@@ -187,7 +187,7 @@ RUNTIMES = [
     ),
     Runtime("ncnn, through pnnx", ncnn_version, "pip install ncnn pnnx", native.by_ncnn),
     Runtime(
-        "LiteRT, through onnx2tf",
+        "onnx2tf and LiteRT",
         litert_version,
         "pip install ai-edge-litert; onnx2tf in an environment of its own, named by XFEAT_ONNX2TF=…/bin/onnx2tf",
         native.by_litert,

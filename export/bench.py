@@ -86,7 +86,8 @@ def bench_models(
 
     Raises:
         ModelError: if a file is no model of this project.
-        DeviceError: if a provider that was asked for by name cannot run something, or nothing could be measured.
+        DeviceError: if a provider that was asked for by name cannot run something, or has no graphs where they were
+            asked for; or if nothing could be measured.
         MismatchError: if the backbone's weights are not those of the run.
     """
     plain = None
@@ -95,6 +96,11 @@ def bench_models(
 
         plain = plain_model(run)
     providers = spec.providers or _usable_providers(models, with_torch=plain is not None)
+    graphs_asked_for = spec.cuda_graphs == "on"
+    if graphs_asked_for and "cuda" not in providers:
+        raise DeviceError(
+            "CUDA graphs need a GPU", found=f"measured on: {', '.join(providers)}", mend="--provider cuda"
+        )
     settings = [
         _Setting(provider, threads, batch)
         for provider in providers
@@ -110,7 +116,7 @@ def bench_models(
                 if progress is not None:
                     progress(len(rows), total)
         except DeviceError as error:
-            if spec.providers or (setting is settings[-1] and not rows):
+            if spec.providers or graphs_asked_for or (setting is settings[-1] and not rows):
                 raise
             logger.warning("not measured: %s", error)
     return rows

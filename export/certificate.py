@@ -135,7 +135,7 @@ def read_certificate(path: Path) -> Certificate:
             facts=facts,
         )
     except FileNotFoundError as error:
-        raise ModelError("no certificate beside the model", path=path, mend=mend) from error
+        raise ModelError("no such certificate", path=path, mend=mend) from error
     except ModelError:
         raise
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

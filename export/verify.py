@@ -156,6 +156,8 @@ def _torch_answers(run: Run, spec: VerifySpec, steps: Steps) -> tuple[CheckImage
 def _recorded_answers(
     model: ModelFile, proof: Certificate, data: Path, steps: Steps
 ) -> tuple[CheckImages, Probabilities, int]:
+    if not data.exists():
+        raise DataError("no such folder", path=data, mend="name the folder that was featurized with --data DIR")
     recorded = {row.path: row for row in proof.reference}
     steps.expect(len(recorded))
     found = load_images(data, list(recorded), model.metadata.feature_spec.preprocess, steps)

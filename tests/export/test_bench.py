@@ -17,6 +17,7 @@ from export.bench import bench_models
 from export.fused import PlainModel
 from export.model_file import ModelFile, open_model
 from export.specs import BenchSpec
+from featurize.cuda import cuda_driver_present
 from featurize.errors import DeviceError, SpecError
 
 Xexport = Callable[..., Result]
@@ -145,3 +146,11 @@ def test_a_batch_that_no_memory_holds_is_one_message(xexport: Xexport, exported:
     assert done.exit_code == 0
     assert [row["batch"] for row in json.loads(done.stdout)["rows"]] == [1]
     assert "does not run on cpu in batches of 1000000000000" in done.stderr
+
+
+@pytest.mark.skipif(cuda_driver_present(), reason="this machine has a GPU")
+@pytest.mark.parametrize("provider", [[], ["--provider", "cpu"]])
+def test_graphs_asked_for_without_a_gpu_are_an_error(xexport: Xexport, exported: Any, provider: list[str]) -> None:
+    done = xexport("bench", exported.core, "--cuda-graphs", "on", *provider)
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert done.stderr.startswith("error: CUDA graphs need a GPU")

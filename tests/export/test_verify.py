@@ -140,11 +140,14 @@ def test_a_folder_without_the_images_is_refused(xexport: Xexport, exported: Any,
     done = xexport("verify", exported.model, "--data", tmp_path)
     assert done.exit_code == 1
     assert "none of the certificate's images is there" in done.stderr
+    done = xexport("verify", exported.model, "--data", tmp_path / "nowhere")
+    assert done.exit_code == 1
+    assert f"{tmp_path / 'nowhere'}: no such folder" in done.stderr
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [(None, "no certificate beside the model"), ("{", "a damaged certificate"), ("[]", "a damaged certificate")],
+    [(None, "no such certificate"), ("{", "a damaged certificate"), ("[]", "a damaged certificate")],
 )
 def test_a_certificate_that_is_missing_or_damaged_is_named(
     xexport: Xexport, copied: Any, text: str | None, message: str
