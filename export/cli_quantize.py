@@ -33,7 +33,8 @@ if TYPE_CHECKING:
     type=click.IntRange(min=1),
     default=default_of(QuantizeSpec, "calibration_images"),
     show_default=True,
-    help="Training images that set the ranges.",
+    help="Training images on which channels are equalised and the features' mean is put right; 32 of them are followed "
+    "through the layers.",
 )
 @click.option(
     "--float-layers",
@@ -48,7 +49,7 @@ def quantize(
 ) -> tuple[dict[str, Any], str]:
     """Write MODEL in 8 bits, about a quarter of the size, if it is no worse on the validation images.
 
-    Training images of the run set the ranges. Accuracy, sensitivity and AUC are measured before and after. The first
+    Training images of the run calibrate it. Accuracy, sensitivity and AUC are measured before and after. The first
     block stays in float32. If more is lost than the gate allows, so do the fewest layers that mend it (minutes); if
     half of them are not enough: exit code 1, the table, and no file.
     """

@@ -172,8 +172,8 @@ def quantize_model(
     """
     targets, certificate = targets_of(output)
     metadata = _checked(path, run)
+    traced = _traced(path, metadata, spec)
     judge = _judge(path, run, metadata, spec)
-    traced = detach_resize(onnx.load(path), metadata.feature_spec.preprocess.size)
     chosen = _half(traced, judge) if spec.precision == "float16" else _int8(traced, run, judge, spec, stage)
     if not judge.allows(chosen):
         raise _refusal(judge, chosen, output, spec.precision)
@@ -209,6 +209,18 @@ def quantize_model(
     return result
 
 
+def _traced(path: Path, metadata: ModelMetadata, spec: QuantizeSpec) -> onnx.ModelProto:
+    traced = detach_resize(onnx.load(path), metadata.feature_spec.preprocess.size)
+    layers = sum(node.op_type == "Conv" for node in traced.graph.node)
+    require(
+        (spec.float_layers or 0) <= layers,
+        "more layers in float32 than the model has",
+        expected=f"0 to {layers}",
+        found=spec.float_layers,
+    )
+    return traced
+
+
 def _judge(path: Path, run: Run, metadata: ModelMetadata, spec: QuantizeSpec) -> _Judge:
     images, labels = labelled_images(run, "valid", spec.data)
     answers = onnx_probabilities(open_model(path).session, images.pixels, "full")
@@ -222,13 +234,6 @@ def _half(traced: onnx.ModelProto, judge: _Judge) -> _Candidate:
 
 def _int8(traced: onnx.ModelProto, run: Run, judge: _Judge, spec: QuantizeSpec, stage: Stage) -> _Candidate:
     """Return the first of the models that the gate allows, or else the one with the fewest layers in float32."""
-    layers = sum(node.op_type == "Conv" for node in traced.graph.node)
-    require(
-        (spec.float_layers or 0) <= layers,
-        "more layers in float32 than the model has",
-        expected=f"0 to {layers}",
-        found=spec.float_layers,
-    )
     calibration, _ = labelled_images(run, "train", spec.data, spec.calibration_images)
     ready = make_ready(traced, calibration.pixels, run.feature_spec.preprocess)
 

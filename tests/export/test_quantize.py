@@ -210,8 +210,15 @@ def test_layers_stay_in_float32_until_the_gate_is_passed(
     ],
 )
 def test_options_that_say_nothing_are_refused(
-    xexport: Xexport, exported: Any, tmp_path: Path, options: tuple[object, ...], message: str
+    xexport: Xexport,
+    exported: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    options: tuple[object, ...],
+    message: str,
 ) -> None:
+    """Before any image is read."""
+    monkeypatch.setattr("export.quantize.labelled_images", pytest.fail)
     done = xexport("quantize", exported.model, "--run", exported.run.folder, "-o", tmp_path / "m.onnx", *options)
     assert done.exit_code == 2
     assert message in done.stderr
