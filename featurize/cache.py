@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -162,12 +164,22 @@ def _reading(path: Path) -> Iterator[h5py.File]:
     except XfeatError:
         raise
     except OSError as error:
+        if error.errno is not None:
+            raise _unreadable(path, error) from error
         kind = "damaged: its end is missing" if "truncated file" in str(error) else "damaged, or not a feature cache"
         raise CacheError(
             kind, path=path, expected="an HDF5 file that xfeat featurize wrote", found=str(error), mend=_MAKE_AGAIN
         ) from error
     except (KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
         raise CacheError("damaged", path=path, found=str(error), mend=_MAKE_AGAIN) from error
+
+
+def _unreadable(path: Path, error: OSError) -> CacheError:
+    """Say why a file that may be whole cannot be read."""
+    if error.errno in (errno.EAGAIN, errno.EWOULDBLOCK):
+        return CacheError("another program has it open for writing", path=path, mend="close it there, and try again")
+    reason = os.strerror(error.errno or 0)
+    return CacheError(f"cannot be read: {reason}", path=path, mend="check its permissions and the disk it lies on")
 
 
 def _blocks(count: int, rows: int = 4096) -> Iterable[slice]:

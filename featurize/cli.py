@@ -181,7 +181,7 @@ def featurize(
     from featurize.compute import RunOptions
     from featurize.dataset import open_dataset
     from featurize.decoding import decoder_for
-    from featurize.engines import open_engine
+    from featurize.engines import open_engine, require_computable
     from featurize.engines.ray_engine import RayCluster
     from featurize.extract import extract_features
     from featurize.request import resolve_request
@@ -190,6 +190,7 @@ def featurize(
         raise click.UsageError("--ray-address is for --engine ray")
     dataset = open_dataset(data, classes=comma_list(classes), groups=groups)
     request = FeatureRequest(**settings)
+    require_computable(engine, request.precision)
     with progress_bar("downloading weights", "bytes") as download_progress:
         spec, weights = resolve_request(output, request, force=force, progress=download_progress)
     cluster = None

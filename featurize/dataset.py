@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
-from featurize.errors import DataError
+from featurize.errors import DataError, SpecError
 from featurize.sources import ZipSource
 
 logger = logging.getLogger(__name__)
@@ -55,18 +55,18 @@ class Dataset:
     class_names: tuple[str, ...]
     entries: list[ImageEntry]
 
-    def select_classes(self, wanted: list[str]) -> Dataset:
-        """Keep only the classes in ``wanted``, which become the class names, sorted.
+    def select_classes(self, wanted: list[str], data: Path | None = None) -> Dataset:
+        """Keep only the classes in ``wanted``, which become the class names, sorted; ``data`` is named in messages.
 
         Raises:
             DataError: if a wanted class is not in the data set.
         """
         if not wanted:
-            raise DataError("no class is named", path=self.root, mend="name classes with --classes A,B")
+            raise DataError("no class is named", path=data or self.root, mend="name classes with --classes A,B")
         if missing := [name for name in wanted if name not in self.class_names]:
             raise DataError(
                 f"no class called {', '.join(missing)}",
-                path=self.root,
+                path=data or self.root,
                 expected=f"some of: {', '.join(self.class_names) or 'none, the images have no labels'}",
                 found=", ".join(wanted),
                 mend="name existing classes with --classes A,B",
@@ -133,7 +133,7 @@ def open_dataset(
         dataset = dataset.with_groups(groups)
     elif root.suffix.lower() != ".csv":  # a manifest has a column for them
         dataset = _with_own_groups(dataset)
-    return dataset.select_classes(classes) if classes is not None else dataset
+    return dataset.select_classes(classes, root) if classes is not None else dataset
 
 
 def _with_own_groups(dataset: Dataset) -> Dataset:
@@ -315,7 +315,7 @@ def _grouped_by_pattern(entries: list[ImageEntry], pattern: str) -> list[ImageEn
     try:
         expression = re.compile(pattern)
     except re.error as error:
-        raise DataError(f"--groups {pattern} is neither a file nor a regular expression", found=str(error)) from error
+        raise SpecError(f"--groups {pattern} is neither a file nor a regular expression", found=str(error)) from error
     matches = [expression.search(entry.path) for entry in entries]
     return [
         entry._replace(group=(match.group(1) if expression.groups else match.group(0)) or "") if match else entry

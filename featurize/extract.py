@@ -308,8 +308,8 @@ def _says_the_same(old: FeatureCache, work: _Work, columns: Columns, skipped: li
         and list(old.columns.sha256) == columns.sha256
         and np.array_equal(old.columns.label, columns.label)
         and np.array_equal(old.columns.split, columns.split)
-        # A time of 0 was too recent to be kept; it is no reason to write everything again.
-        and bool(((old.columns.mtime_ns == columns.mtime_ns) | (old.columns.mtime_ns == 0)).all())
+        # A time of 0 was too recent to be kept. Now it may be old enough, and is written: the next run reads nothing.
+        and np.array_equal(old.columns.mtime_ns, columns.mtime_ns)
         and np.array_equal(old.columns.change_mark, columns.change_mark)
         and old.class_names == work.dataset.class_names
         and old.skipped == skipped

@@ -18,6 +18,8 @@ from featurize.errors import DataError, ImageError
 MAX_FILE_BYTES = 512 << 20
 # A file changed this shortly before it is read can change again without its time or size telling. FAT counts 2 s.
 _SETTLED_NS = 2_000_000_000
+# Archives made to be reproducible date everything 1970; 0 has another meaning here.
+_EPOCH = 1
 _ENCRYPTED = 0x1
 _BROKEN = (
     OSError,
@@ -83,7 +85,7 @@ class FolderSource:
             found = os.stat(os.path.join(self._root, path))
         except (OSError, ValueError):
             return None
-        return FileState(found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+        return FileState(found.st_size, found.st_mtime_ns or _EPOCH, found.st_ctime_ns)
 
     def read(self, path: str) -> tuple[bytes, FileState]:
         """Return a file's content and the state in which it was read.
@@ -101,8 +103,13 @@ class FolderSource:
             if isinstance(error, ImageError):
                 raise
             raise ImageError(f"cannot be read: {getattr(error, 'strerror', None) or error}") from error
-        settled = time.time_ns() - found.st_mtime_ns > _SETTLED_NS
-        return data, FileState(len(data), found.st_mtime_ns if settled else 0, found.st_ctime_ns)
+        return data, FileState(len(data), (found.st_mtime_ns or _EPOCH) if _settled(found) else 0, found.st_ctime_ns)
+
+
+def _settled(found: os.stat_result) -> bool:
+    """Tell whether a file was left alone for long enough before it is read; what clocks of others say is no matter."""
+    changed = found.st_ctime_ns if found.st_mtime_ns > found.st_ctime_ns else found.st_mtime_ns
+    return time.time_ns() - changed > _SETTLED_NS
 
 
 class ZipSource:
@@ -158,7 +165,10 @@ class ZipSource:
 
 def _member_state(info: zipfile.ZipInfo) -> FileState:
     # Zip times are steps of 2 s, from 1980 on, in a zone that nobody wrote down.
-    seconds = calendar.timegm((*info.date_time, 0, 0, 0))
+    try:
+        seconds = calendar.timegm((*info.date_time, 0, 0, 0))
+    except ValueError:
+        return FileState(info.file_size, _EPOCH, info.CRC)  # some programs write no date: size and CRC decide
     return FileState(info.file_size, seconds * 1_000_000_000, info.CRC)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
 import numpy as np
@@ -12,8 +13,13 @@ from featurize.audit.findings import Pair
 from featurize.audit.specs import AuditSpec
 from featurize.audit.survey import SIDE, Survey
 
+logger = logging.getLogger(__name__)
+
 _PAIRS = 8_192
 _PAIRS_LAID_OVER = 256
+# Laying two images over each other takes this long on one core; so many take long enough to be told.
+_PAIR_SECONDS = 0.004
+_MANY_PAIRS = 5_000
 # Detail finer than about a twentieth of the side; coarser shapes are alike in all images of one kind.
 _DETAIL_SIGMA = 1.5
 # Correlation above which only the file differs, not the picture.
@@ -73,7 +79,14 @@ def near_duplicates(
     for block in _blocks(seen, _PAIRS):
         pixels[block], mirrored[block] = detail_correlation(survey.grey[first[block]], survey.grey[second[block]])
     moved = np.zeros(len(first), np.bool_)
-    for block in _blocks(np.flatnonzero(comparable & (pixels < spec.same_pixels) & (rank < spec.laid_over))):
+    candidates = np.flatnonzero(comparable & (pixels < spec.same_pixels) & (rank < spec.laid_over))
+    if len(candidates) >= _MANY_PAIRS:
+        logger.info(
+            "laying %d pairs of images over each other (about %.0f minutes)",
+            len(candidates),
+            len(candidates) * _PAIR_SECONDS / 60,
+        )
+    for block in _blocks(candidates):
         found, flipped = aligned_correlation(survey.fine[first[block]], survey.fine[second[block]])
         moved[block] = found >= spec.same_laid_over
         pixels[block] = np.where(moved[block], found, pixels[block])

@@ -50,12 +50,7 @@ def open_engine(
     """
     if engine not in ENGINES or engine == "ray":
         raise SpecError("unknown engine", expected=", ".join(name for name in ENGINES if name != "ray"), found=engine)
-    if engine == "onnxruntime" and spec.precision != "float32":
-        raise SpecError(
-            "onnxruntime computes in float32 here",
-            expected="--engine torch or openvino",
-            found=f"--precision {spec.precision}",
-        )
+    require_computable(engine, spec.precision)
     if engine == "openvino":
         return _open_openvino(spec, weights, device, threads, batch_size)
     devices = resolve_devices(device)
@@ -64,6 +59,20 @@ def open_engine(
     first = _open_one(spec, weights, engine, devices[0], threads, batch_size)
     others = [_open_one(spec, weights, engine, name, threads, first.batch_size) for name in devices[1:]]
     return DeviceGroup([first, *others]) if others else first
+
+
+def require_computable(engine: str, precision: str) -> None:
+    """Refuse an engine that does not compute in a precision.
+
+    Raises:
+        SpecError: if it does not.
+    """
+    if engine == "onnxruntime" and precision != "float32":
+        raise SpecError(
+            "onnxruntime computes in float32 here",
+            expected="--engine torch or openvino",
+            found=f"--precision {precision}",
+        )
 
 
 def _open_one(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
+import fcntl
 from pathlib import Path
 from typing import Any
 
@@ -313,3 +315,28 @@ def test_a_target_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="a folder of that name is in the way"):
         write(tmp_path / "folder.h5", numbers(1, 4))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder.h5"]
+
+
+def test_a_cache_that_another_program_writes_is_not_called_damaged(tmp_path: Path) -> None:
+    """The lock is the one that h5py takes when a file is opened for writing."""
+    cache = write(tmp_path / "a.h5", numbers(4, 3))
+    with cache.path.open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(CacheError, match=r"another program has it open(.|\n)*close it there"):
+            FeatureCache.open(cache.path)
+    FeatureCache.open(cache.path).verify()
+
+
+@pytest.mark.parametrize(("number", "said"), [(errno.EACCES, "Permission denied"), (errno.EIO, "Input/output error")])
+def test_a_cache_that_cannot_be_read_is_never_told_to_be_deleted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, said: str
+) -> None:
+    cache = write(tmp_path / "a.h5", numbers(4, 3))
+
+    def refuse(*_arguments: object) -> None:
+        raise OSError(number, "h5py's words")
+
+    monkeypatch.setattr(h5py, "File", refuse)
+    with pytest.raises(CacheError, match=f"cannot be read: {said}") as problem:
+        FeatureCache.open(cache.path)
+    assert "delete" not in str(problem.value)

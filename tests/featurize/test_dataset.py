@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from featurize.dataset import NO_LABEL, NO_SPLIT, Dataset, ImageEntry, open_dataset
-from featurize.errors import DataError
+from featurize.errors import DataError, SpecError
 
 
 def touch(root: Path, *names: str) -> Path:
@@ -234,8 +234,14 @@ def test_images_without_a_group_are_counted(tmp_path: Path, caplog: pytest.LogCa
     ],
 )
 def test_groups_that_cannot_be_are_named(tmp_path: Path, groups: str, said: str) -> None:
-    with pytest.raises(DataError, match=said):
+    with pytest.raises((DataError, SpecError), match=said):
         open_dataset(touch(tmp_path, "covid/a.png"), groups=groups)
+
+
+def test_a_class_that_is_missing_from_a_manifest_is_told_of_the_manifest(tmp_path: Path) -> None:
+    (tmp_path / "m.csv").write_text("path,label\na.png,covid\n")
+    with pytest.raises(DataError, match=r"m\.csv: no class called flu"):
+        open_dataset(tmp_path / "m.csv", classes=["flu"])
 
 
 # Archives

@@ -145,20 +145,38 @@ def test_a_cache_without_marks_of_change_is_hashed_and_not_computed(bench: Bench
     assert (bench.run().rehashed, bench.run().up_to_date) == (0, True)
 
 
-def test_a_change_within_the_clocks_resolution_is_noticed(bench: Bench, art: SimpleNamespace) -> None:
+def test_a_change_within_the_clocks_resolution_is_noticed(
+    bench: Bench, art: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Same size, same time, other content: only possible for files that were new when they were read."""
+    monkeypatch.setattr("featurize.sources._SETTLED_NS", 10**18)
     victim = art.draw(bench.data / "covid/fresh.bmp", seed=1)
-    now = victim.stat().st_mtime_ns + 100_000_000_000
-    os.utime(victim, ns=(now, now))
+    times = victim.stat()
     bench.run()
     before = bench.state()
-    assert bench.run().up_to_date
+    done = bench.run()
+    assert (done.up_to_date, done.rehashed) == (True, 13)
     assert bench.state() == before, "being in doubt is no reason to write"
-    size = victim.stat().st_size
     art.draw(victim, seed=2)
-    os.utime(victim, ns=(now, now))
-    assert victim.stat().st_size == size
+    os.utime(victim, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert victim.stat().st_size == times.st_size
     assert bench.run().changes.changed == 1
+    bench.check()
+
+
+@pytest.mark.parametrize("dated", [0, 4_102_444_800_000_000_000], ids=["1970", "2100"])
+def test_files_that_were_new_are_hashed_once_more_and_then_believed(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, dated: int
+) -> None:
+    """Files dated 1970 come from reproducible archives, those of the future from clocks that are wrong."""
+    for path in bench.data.rglob("*.png"):
+        os.utime(path, ns=(dated, dated))
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr("featurize.sources._settled", lambda _: False)
+        assert bench.run().computed == 12
+    monkeypatch.setattr("featurize.sources._SETTLED_NS", -1)
+    assert [bench.run().rehashed for _ in range(3)] == [12, 0, 0]
+    assert bench.run().up_to_date
     bench.check()
 
 

@@ -150,6 +150,21 @@ def test_members_that_cannot_be_read_are_skipped(bench: Bench, tmp_path: Path, m
     assert "cannot be read from the archive" in done.skipped[0].reason
 
 
+@pytest.mark.parametrize("date", [b"\x00\x00\x00\x00", b"\xff\xff\xff\xff"])
+def test_members_without_a_date_are_read_and_believed(bench: Bench, tmp_path: Path, date: bytes) -> None:
+    """Streaming and reproducible writers leave the date out, which zip has no sign for."""
+    archive = pack(bench.data, tmp_path / "data.zip")
+    content = bytearray(archive.read_bytes())
+    at = content.find(b"PK\x01\x02")
+    while at >= 0:
+        content[at + 12 : at + 16] = date
+        at = content.find(b"PK\x01\x02", at + 1)
+    archive.write_bytes(content)
+    assert bench.run(data=archive).computed == 12
+    done = bench.run(data=archive)
+    assert (done.up_to_date, done.rehashed, bench.opened) == (True, 0, 1)
+
+
 def test_an_archive_that_would_blow_up_is_not_unpacked(
     bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

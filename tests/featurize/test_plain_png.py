@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import random
+import struct
+import zlib
 from types import SimpleNamespace
 from typing import Any
 
@@ -115,6 +117,23 @@ def test_a_damaged_file_has_the_outcome_that_it_has_without(art: SimpleNamespace
         else:
             data[chance.randrange(9, len(data))] = chance.randrange(256)
         assert outcome(bytes(data), may_hold_lock=True) == outcome(bytes(data))
+
+
+def test_a_file_whose_pixels_do_not_match_their_checksum_is_the_one_known_exception(art: SimpleNamespace) -> None:
+    """Chunks are whole, zlib's checksum is not: Pillow leaves the last row black, kornia-rs reads it.
+
+    See docs/decisions/0016-plain-png.md; pinned so that whoever changes either decoder sees it.
+    """
+    pixels = art.pixels_of(1)
+    data = art.encoded(pixels)
+    at = data.index(b"IDAT")
+    (length,) = struct.unpack_from(">I", data, at - 4)
+    chunk = data[at : at + length] + bytes(4)  # the checksum is the stream's last four bytes
+    wrong = data[:at] + chunk + struct.pack(">I", zlib.crc32(chunk)) + data[at + length + 8 :]
+    by_pillow, by_kornia = np.asarray(decode(wrong)), np.asarray(decode(wrong, may_hold_lock=True))
+    assert np.array_equal(by_kornia, pixels)
+    assert np.array_equal(by_pillow[:-1], pixels[:-1])
+    assert not by_pillow[-1].any()
 
 
 def test_too_many_pixels_are_refused_as_by_pillow(art: SimpleNamespace) -> None:
