@@ -184,13 +184,12 @@ def open_network(
         on_cpu: Session = open_session(path, threads=threads)
         return on_cpu
     session = open_session(path, device=device, threads=threads, whole=whole)
-    sizes = session.get_inputs()[0].shape[1:]
     plain = BoundSession(session, device)
     if graphs == "off":
         return plain
-    if not all(isinstance(size, int) for size in sizes):
+    if not _has_one_size(session):
         if graphs == "on":
-            raise _without_graphs(path, f"it resizes images of any size: {sizes}")
+            raise _without_graphs(path, f"an image of any size: {session.get_inputs()[0].shape}")
         return plain
     try:
         return _recorded(path, device, threads, whole)
@@ -200,6 +199,11 @@ def open_network(
             raise _without_graphs(path, reason) from error
         logger.warning("%s runs on %s without CUDA graphs: %s", path, device, reason)
         return plain
+
+
+def _has_one_size(session: ort.InferenceSession) -> bool:
+    image, *others = session.get_inputs()
+    return not others and image.type in _TYPES and all(isinstance(size, int) for size in image.shape[1:])
 
 
 def _recorded(path: Path, device: str, threads: int | None, whole: bool) -> BoundSession:

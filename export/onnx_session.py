@@ -112,6 +112,8 @@ def assignment(session: ort.InferenceSession) -> list[tuple[str, str, str]]:
 
 def first_line(error: BaseException) -> str:
     """Return what an exception says, without onnxruntime's codes in front and the lines that follow."""
+    if failure := re.search(r"CU\w+ failure \d+: [^;]*[^; ]", str(error)):
+        return failure.group()  # of a library of CUDA: around it stand a file, a line and an expression
     line = (str(error).strip().splitlines() or [type(error).__name__])[0]
     return re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", line)
 

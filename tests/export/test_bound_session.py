@@ -291,10 +291,18 @@ def test_graphs_that_the_driver_refuses_are_a_warning_or_where_asked_for_an_erro
     assert "--cuda-graphs" in str(problem.value)
 
 
+def test_a_model_that_nobody_here_wrote_is_opened_like_any_other(
+    picky: Path, gpu: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What it lacks is said by those who know what it should have."""
+    assert not graphs_of(open_network(picky, device="cuda"))
+    assert caplog.text == ""
+
+
 def test_graphs_asked_for_where_there_can_be_none_are_an_error(exported: Any, gpu: Any) -> None:
     with pytest.raises(DeviceError, match="it runs on the CPU"):
         open_network(exported.core, graphs="on")
-    with pytest.raises(DeviceError, match="it resizes images of any size"):
+    with pytest.raises(DeviceError, match="an image of any size"):
         open_network(exported.model, device="cuda", graphs="on")
     with pytest.raises(SpecError, match="unknown choice"):
         open_network(exported.core, graphs="always")

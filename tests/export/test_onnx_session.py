@@ -12,7 +12,7 @@ import onnxruntime as ort
 import pytest
 from click.testing import Result
 
-from export.onnx_session import assignment, nodes_on_cpu, open_session
+from export.onnx_session import assignment, first_line, nodes_on_cpu, open_session
 from featurize.cuda import PROVIDER as CUDA
 from featurize.cuda import cuda_driver_present
 from featurize.errors import DeviceError
@@ -100,6 +100,25 @@ def test_a_gpu_that_does_all_but_counting_is_taken(exported: Any, gpu: Any) -> N
 def test_what_is_not_asked_to_be_whole_is_not_refused(exported: Any, gpu: Any) -> None:
     gpu([(CPU, "Conv")])
     assert CUDA in open_session(exported.model, device="cuda", whole=False).get_providers()
+
+
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        ("[ONNXRuntimeError] : 3 : NO_SUCHFILE : no file\nstack", "no file"),
+        (
+            "[ONNXRuntimeError] : 1 : FAIL : CUDA failure 900: operation not permitted when stream is capturing "
+            "; GPU=0 ; hostname=h ; file=cuda_call.cc ; line=12 ; expr=cudaStreamSynchronize(stream)",
+            "CUDA failure 900: operation not permitted when stream is capturing",
+        ),
+        (
+            "/src/cuda_call.cc:129 onnxruntime::CudaCall(ERRTYPE) CUDNN failure 5: CUDNN_STATUS_BAD ; GPU=0 ; expr=x",
+            "CUDNN failure 5: CUDNN_STATUS_BAD",
+        ),
+    ],
+)
+def test_of_an_error_the_line_for_people_is_shown(said: str, shown: str) -> None:
+    assert first_line(RuntimeError(said)) == shown
 
 
 @without_gpu
