@@ -61,6 +61,8 @@ ALTERED: dict[str, tuple[Callable[[Picture], Picture], int]] = {
     "turned by 10°": (lambda image: turned(image, 10), 90),
     "cropped by 4 %, turned by 4°": (lambda image: turned(cropped(image, 0.04, 0.04, 0.04, 0.04), -4), 90),
     "cropped by 3 %, mirrored": (lambda image: ImageOps.mirror(cropped(image, 0.03, 0.03, 0.03, 0.03)), 90),
+    "inverted": (ImageOps.invert, 90),
+    "inverted, cropped by 3 %": (lambda image: ImageOps.invert(cropped(image, 0.03, 0.03, 0.03, 0.03)), 90),
     "cropped by 3 %, gamma 0.6": (
         lambda image: cropped(image, 0.03, 0.03, 0.03, 0.03).point([round(255 * (g / 255) ** 0.6) for g in range(256)]),
         90,
