@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import operator
+import os
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,7 @@ def test_a_row_says_how_much_a_runtime_differs_why_it_fails_or_how_it_is_install
     conformance: Any, exported: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(conformance, "BATCHES", (2,))
+    monkeypatch.setattr(conformance, "apart", lambda run, path, feeds: run(path, feeds))
     runtimes = [
         conformance.Runtime("here", lambda: "1.0", "", conformance.native.by_onnxruntime),
         conformance.Runtime("broken", lambda: "2.0", "", operator.truediv),
@@ -38,6 +41,13 @@ def test_a_row_says_how_much_a_runtime_differs_why_it_fails_or_how_it_is_install
     assert rows[3].startswith("| broken 2.0 | full | fails: unsupported operand type(s) for /")
     assert rows[4:] == ["| absent | | not installed: `pip install absent` | |"]
     assert {row.count("|") for row in rows} == {5}
+
+
+def test_a_runtime_that_ends_its_process_is_said_to(conformance: Any) -> None:
+    """/bin/false takes the place of the process before it has an answer."""
+    assert conformance.apart(operator.add, [1], [2]) == [1, 2]
+    with pytest.raises(RuntimeError, match="ends its process"):
+        conformance.apart(os.execv, shutil.which("false"), ["false"])
 
 
 def test_a_converter_that_does_not_end_is_ended(
