@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from featurize.engines import Engine
-from featurize.engines.devices import DeviceGroup
+from featurize.engines.devices import lanes_of
 from featurize.preprocess import Pixels
 from featurize.reading import ReadImage
 from featurize.shards import Features, FileIdentity
@@ -120,7 +120,7 @@ class _Batches:
     def _open(self) -> Engine:
         if self._engine is None:
             self._engine = self._open_engine()
-            lanes = len(self._engine.members) if isinstance(self._engine, DeviceGroup) else 1
+            lanes = lanes_of(self._engine)
             self._pool = ThreadPoolExecutor(lanes, thread_name_prefix="infer")
             self._may_wait = lanes + 1  # one of them lies ready, so that no device is idle
         return self._engine

@@ -8,8 +8,10 @@ from contextlib import nullcontext
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from featurize.engines.batches import in_batches
+from featurize.errors import DeviceError
 from featurize.network import FeatureNetwork, load_backbone
 from featurize.specs import FeatureSpec
 from featurize.weights import Weights
@@ -23,6 +25,9 @@ class TorchEngine:
     docs/decisions/0010-float32-features.md has the reasons.
 
     What concerns a GPU has not been run on one yet.
+
+    Attributes:
+        lanes: calls of :meth:`features` that may run at a time.
     """
 
     def __init__(
@@ -37,6 +42,8 @@ class TorchEngine:
         self.device = torch.device(device)
         self._lower = None if spec.precision == "float32" else getattr(torch, spec.precision)
         self.name = f"torch on {device}"
+        # While the GPU computes one batch, a second thread puts the next into pinned memory and queues it.
+        self.lanes = 2 if self.device.type == "cuda" else 1
         self.batch_size = batch_size or (128 if self.device.type == "cuda" else 8)
         # For the whole process: set around each call, one device's thread would take it back while another computes.
         torch.backends.cudnn.allow_tf32 = False
@@ -46,23 +53,51 @@ class TorchEngine:
         self._network = network.to(memory_format=torch.channels_last)
 
     def features(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Return float32 (N, D) for uint8 (N, S, S, 3) RGB; a batch that the GPU cannot hold is halved."""
+        """Return float32 (N, D) for uint8 (N, S, S, 3) RGB; a batch that the GPU cannot hold is halved.
+
+        Raises:
+            DeviceError: if it cannot hold a single image.
+        """
         while True:
+            size = self.batch_size
             try:
-                return in_batches(pixels, self.batch_size, self._run)
-            except torch.cuda.OutOfMemoryError:
-                if self.batch_size == 1:
+                return in_batches(pixels, size, self._run)
+            except RuntimeError as error:
+                if not _is_out_of_memory(error):
                     raise
-                self.batch_size //= 2
-                torch.cuda.empty_cache()
+                if size == 1:
+                    raise DeviceError(
+                        f"{self.device} is out of memory with a single image",
+                        found=next(iter(str(error).splitlines())),
+                        mend="end what else runs there (nvidia-smi), take a smaller --size, or another --device",
+                    ) from error
+            # Only here: while the exception is handled, its traceback keeps all that was computed alive.
+            torch.cuda.empty_cache()
+            if self.batch_size >= size:  # the other lane may have halved it meanwhile
+                self.batch_size = size // 2
                 logger.warning("the GPU is out of memory: going on with batches of %d", self.batch_size)
 
     def _run(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        on_gpu = self.device.type == "cuda"
-        batch = torch.from_numpy(pixels)
-        if on_gpu:
-            batch = batch.pin_memory().to(self.device, non_blocking=True)
         lower = torch.autocast(self.device.type, self._lower) if self._lower is not None else nullcontext()
         with torch.inference_mode(), lower:
-            result: NDArray[np.float32] = self._network(batch).cpu().numpy()
+            batch = torch.from_numpy(pixels)
+            found = self._run_on_gpu(batch) if self.device.type == "cuda" else self._network(batch)
+            result: NDArray[np.float32] = found.numpy()
         return result
+
+    def _run_on_gpu(self, batch: Tensor) -> Tensor:
+        """Copy there and back through pinned memory, waiting for this batch alone and not for the other lane's."""
+        # torch's allocator of pinned memory gives none of it to others before the copies that use it have ended.
+        with torch.cuda.device(self.device):
+            found = self._network(batch.pin_memory().to(self.device, non_blocking=True))
+            result = torch.empty(found.shape, dtype=found.dtype, pin_memory=True)
+            result.copy_(found, non_blocking=True)
+            done = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            done.record()
+            done.synchronize()
+        return result
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    """Tell whether memory was short: for torch itself, or for a library that asks the driver for its own."""
+    return isinstance(error, torch.cuda.OutOfMemoryError) or "_STATUS_ALLOC_FAILED" in str(error)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -86,6 +87,61 @@ def test_devices_compute_at_the_same_time_and_rows_stay_in_order(bench: Bench) -
     assert (done.computed, done.engine) == (12, "device 0, device 1")
     assert used.count(0) == used.count(1) == 6
     assert FeatureCache.open(bench.output).content_sha256 == expected.content_sha256
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+def test_a_device_with_two_lanes_is_called_twice_at_a_time(bench: Bench, grouped: bool) -> None:
+    """As a GPU is: each call waits for another; the rows are those of calls one by one."""
+    bench.engine.batch_size = 1
+    bench.run()
+    expected = FeatureCache.open(bench.output)
+    meeting = threading.Barrier(2, timeout=30)
+
+    def features(pixels: np.ndarray) -> np.ndarray:
+        meeting.wait()
+        return bench.engine.features(pixels)
+
+    engine: Any = SimpleNamespace(name="gpu", batch_size=1, lanes=2, features=features)
+    bench.output = bench.output.with_name("two.h5")
+    assert bench.run(open_engine=lambda: DeviceGroup([engine]) if grouped else engine).computed == 12
+    assert FeatureCache.open(bench.output).content_sha256 == expected.content_sha256
+
+
+def test_a_batch_that_memory_refuses_is_halved_after_what_it_held_is_free(
+    lite0_weights: Weights, lite0_spec: FeatureSpec, some_pixels: Some, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While an exception is handled, its traceback keeps the batch alive: emptying the cache would free nothing."""
+    engine = TorchEngine(lite0_spec, lite0_weights, device="cpu", threads=1, batch_size=8)
+    network, sizes, handled = engine._network, [], []
+
+    def refusing(batch: torch.Tensor) -> torch.Tensor:
+        sizes.append(len(batch))
+        if len(batch) > 4:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        if len(batch) > 2:
+            raise RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED")
+        found: torch.Tensor = network(batch)
+        return found
+
+    monkeypatch.setattr(engine, "_network", refusing)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: handled.append(sys.exc_info()[0]))
+    pixels = some_pixels(6, 64)
+    expected = TorchEngine(lite0_spec, lite0_weights, device="cpu", threads=1, batch_size=2).features(pixels)
+    assert np.array_equal(engine.features(pixels), expected)
+    assert (sizes, handled, engine.batch_size) == ([8, 4, 2, 2, 2], [None, None], 2)
+
+
+def test_a_gpu_without_room_for_one_image_is_one_message(
+    lite0_weights: Weights, lite0_spec: FeatureSpec, some_pixels: Some, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = TorchEngine(lite0_spec, lite0_weights, device="cpu", threads=1, batch_size=2)
+
+    def refusing(_: torch.Tensor) -> torch.Tensor:
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
+
+    monkeypatch.setattr(engine, "_network", refusing)
+    with pytest.raises(DeviceError, match=r"with a single image(.|\n)*20\.00 MiB(.|\n)*--size"):
+        engine.features(some_pixels(1, 64))
 
 
 def test_a_device_that_fails_loses_only_what_was_on_its_way(bench: Bench) -> None:
