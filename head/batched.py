@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import closing
 from dataclasses import dataclass
+from functools import cache
+from importlib.util import find_spec
 from itertools import islice, pairwise
 from threading import Event
 
@@ -19,7 +21,8 @@ import torch
 from torch import Tensor
 
 from featurize.errors import DivergedError
-from head.batched_training import BlockTraining, Job, Outcome
+from head.batched_program import TorchProgram
+from head.batched_training import BlockTraining, Job, MakeProgram, Outcome
 from head.fit import FittedHead
 from head.rows import MOST_READERS, AnyRows, StoredRows
 from head.specs import HeadSpec
@@ -28,6 +31,10 @@ from head.specs import HeadSpec
 # twice as long once the blocks of both cores are more than about 48 MiB. docs/decisions/0040 has the table.
 _BLOCK_BYTES = 24 << 20
 _MOST_HEADS = 16
+# Weights times rows times epochs of a head, a quarter of a second alone, from which on the compiled program is used:
+# loading it takes 0.7 s, and compiling it, once on a machine, 12 s. It is asked of each head, not of all of a sweep, so
+# that one that goes on, or tries a few at a time, computes as before.
+_WORTH_COMPILING = 2e9
 
 
 @dataclass(frozen=True)
@@ -50,6 +57,7 @@ def fit_heads(
     *,
     classes: int,
     class_weights: Tensor | None = None,
+    compiled: bool | None = None,
 ) -> list[FittedHead]:
     """Train many heads on the same rows; :func:`head.fit.fit_head` for each, faster.
 
@@ -59,6 +67,7 @@ def fit_heads(
         valid: validation rows, or ``None`` to keep the last epoch.
         classes: number of classes C.
         class_weights: float32 (C,), instead of those that the specs ask for.
+        compiled: whether to train with :mod:`head.fused`; by default where it can be and is quicker.
 
     Returns:
         In the order of ``jobs``.
@@ -68,7 +77,7 @@ def fit_heads(
     """
     fitted: dict[int, FittedHead] = {}
     threads = threads_for(rows)
-    tasks = tasks_on(dict(enumerate(jobs)), rows, valid, classes=classes, threads=threads)
+    tasks = tasks_on(dict(enumerate(jobs)), rows, valid, classes=classes, threads=threads, compiled=compiled)
     with closing(fit_tasks(tasks, classes=classes, class_weights=class_weights, threads=threads)) as blocks:
         for block in blocks:
             for number, outcome in block.outcomes.items():
@@ -90,19 +99,49 @@ class Task:
     Attributes:
         jobs: number to layers and optimisation; see :func:`shape_of` for what they must share.
         load: gives training and validation rows when it is their turn.
+        compiled: whether they are trained by :mod:`head.fused`.
     """
 
     jobs: Mapping[int, Job]
     load: Callable[[], tuple[AnyRows, AnyRows | None]]
+    compiled: bool = False
 
 
 def tasks_on(
-    jobs: Mapping[int, Job], rows: AnyRows, valid: AnyRows | None, *, classes: int, threads: int
+    jobs: Mapping[int, Job],
+    rows: AnyRows,
+    valid: AnyRows | None,
+    *,
+    classes: int,
+    threads: int,
+    compiled: bool | None = None,
 ) -> list[Task]:
     """Divide jobs on the same rows into blocks, as :func:`divide` does."""
     numbers = list(jobs)
     blocks = divide(list(jobs.values()), rows.dim, classes, threads, one_order=isinstance(rows, StoredRows))
-    return [Task({numbers[place]: jobs[numbers[place]] for place in block}, lambda: (rows, valid)) for block in blocks]
+    tasks = []
+    for block in blocks:
+        own = {numbers[place]: jobs[numbers[place]] for place in block}
+        worth = worth_compiling(own[numbers[block[0]]], rows, classes) if compiled is None else compiled
+        tasks.append(Task(own, lambda: (rows, valid), worth))
+    return tasks
+
+
+def worth_compiling(job: Job, rows: AnyRows, classes: int) -> bool:
+    """Tell whether the compiled program trains such a head in less time here, with what it takes to load it."""
+    head, train = job
+    work = _weights(head, rows.dim, classes) * len(rows.labels) * train.epochs
+    return bool(head.hidden) and work >= _WORTH_COMPILING and can_compile()
+
+
+@cache
+def can_compile() -> bool:
+    """Tell whether numba is installed, and this processor has the instructions that the compiled program is made of."""
+    if find_spec("numba") is None:
+        return False
+    from numba.core.codegen import get_host_cpu_features
+
+    return "+fma" in get_host_cpu_features()
 
 
 def fit_tasks(
@@ -131,10 +170,10 @@ def fit_tasks(
 
     def train(task: Task) -> FittedBlock:
         start = time.monotonic()
-        block = BlockTraining(list(task.jobs.values()), *task.load(), classes, class_weights)
+        block = BlockTraining(list(task.jobs.values()), *task.load(), classes, class_weights, _program(task))
         return FittedBlock(dict(zip(task.jobs, block.run(stop), strict=True)), time.monotonic() - start)
 
-    waiting = iter(tasks)
+    waiting = _loaded(tasks)
     running: set[Future[FittedBlock]] = set()
     pool = ThreadPoolExecutor(threads, thread_name_prefix="block", initializer=_start_thread)
     try:
@@ -184,9 +223,29 @@ def shape_of(job: Job) -> tuple[object, ...]:
 
 def block_size(head: HeadSpec, dim: int, classes: int) -> int:
     """Return how many heads of this shape train fastest at once."""
-    widths = [dim, *head.hidden, classes]
-    weights = sum(below * above for below, above in pairwise(widths))
-    return max(1, min(_MOST_HEADS, _BLOCK_BYTES // (16 * weights)))
+    return max(1, min(_MOST_HEADS, _BLOCK_BYTES // (16 * _weights(head, dim, classes))))
+
+
+def _weights(head: HeadSpec, dim: int, classes: int) -> int:
+    return sum(below * above for below, above in pairwise([dim, *head.hidden, classes]))
+
+
+def _program(task: Task) -> MakeProgram:
+    if not task.compiled:
+        return TorchProgram
+    from head.fused import FusedProgram
+
+    return FusedProgram
+
+
+def _loaded(tasks: Iterable[Task]) -> Iterator[Task]:
+    """Yield tasks whose program is there: compiling in a thread would count as training, and not hear Ctrl-C."""
+    for task in tasks:
+        if task.compiled:
+            from head.fused import load_program
+
+            load_program()
+        yield task
 
 
 def _start_thread() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from threading import Event, Lock
 
@@ -12,11 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from featurize.errors import DivergedError
-from head.batched_adam import StackedAdam
 from head.batched_layers import State
-from head.batched_loss import StackedLoss
 from head.batched_masks import Masks
-from head.batched_stack import HeadStack
+from head.batched_program import Program, TorchProgram
 from head.fit import FittedHead, check_convergence, learning_rate
 from head.history import EpochRecord
 from head.loss import balanced_weights, validation_loss
@@ -26,6 +24,7 @@ from head.specs import HeadSpec, TrainSpec
 
 Job = tuple[HeadSpec, TrainSpec]
 Outcome = FittedHead | DivergedError
+MakeProgram = Callable[[Sequence[nn.Sequential], Sequence[TrainSpec], Tensor], Program]
 
 # Torch's random state belongs to the whole process; blocks run in threads.
 _RANDOM_STATE = Lock()
@@ -65,6 +64,7 @@ class BlockTraining:
         valid: validation rows, or ``None`` to keep the last epoch.
         classes: number of classes C.
         class_weights: float32 (C,), instead of those that the specs ask for.
+        make_program: what computes the steps, from untrained heads, their specs and class weights (K, C).
     """
 
     def __init__(
@@ -74,6 +74,7 @@ class BlockTraining:
         valid: AnyRows | None,
         classes: int,
         class_weights: Tensor | None = None,
+        make_program: MakeProgram = TorchProgram,
     ) -> None:
         self.rows, self.valid, self.classes = rows, valid, classes
         streams = list(dict.fromkeys((head, spec.seed) for head, spec in jobs))
@@ -81,11 +82,10 @@ class BlockTraining:
         stream_of = [streams.index((head, spec.seed)) for head, spec in jobs]
         self.generators = [generator for _, generator in built]
         self.masks = Masks([model for model, _ in built], rows.dim)
-        self.stack = HeadStack([built[stream][0] for stream in stream_of])
         self.heads = [_Head(number, spec, stream_of[number]) for number, (_, spec) in enumerate(jobs)]
-        specs = [spec for _, spec in jobs]
-        self.optimizer = StackedAdam(self.stack.parameters, [spec.weight_decay for spec in specs])
-        self.loss = StackedLoss(specs, _class_weights(specs, rows, classes, class_weights))
+        models, specs = [built[stream][0] for stream in stream_of], [spec for _, spec in jobs]
+        self.class_weights = _class_weights(specs, rows, classes, class_weights)
+        self.program: Program = make_program(models, specs, self.class_weights)
         self.average: State | None = None
         self._outcomes: dict[int, Outcome] = {}
 
@@ -114,19 +114,18 @@ class BlockTraining:
         rates = [learning_rate(head.spec, epoch) for head in self.heads]
         streams = [head.stream for head in self.heads]
         used = sorted(set(streams))
-        columns = torch.tensor([used.index(stream) for stream in streams])
+        columns = [used.index(stream) for stream in streams]
         loss_sum, correct = torch.zeros(len(streams)), torch.zeros(len(streams), dtype=torch.int64)
-        for inputs, own_labels in self._batches(used):
+        for features, labels in self._batches(used):
             if stop.is_set():
                 raise Stopped
-            labels, count = own_labels[columns], inputs.shape[1]
+            count = labels.shape[1]
             masks = self.masks.draw(self.generators, used, count)
-            masks = [None if mask is None else _spread(mask, columns) for mask in masks]
-            logits = self.stack.train_logits(_spread(inputs, columns), masks)
-            losses = self.loss(logits.requires_grad_(), labels)
-            self._step(logits, losses, rates)
-            loss_sum += losses.detach() * count
-            correct += (logits.detach().argmax(2) == labels).sum(1)
+            losses, hits = self.program.step(features, labels, masks, columns, rates)
+            if self.heads[0].spec.average:
+                self._follow([head.spec.average for head in self.heads])
+            loss_sum += losses * count
+            correct += hits
         return loss_sum / len(self.rows.labels), correct / len(self.rows.labels)
 
     def _batches(self, streams: Sequence[int]) -> Iterator[Batch]:
@@ -135,37 +134,30 @@ class BlockTraining:
         for batch in zip(*(self.rows.epoch(batch_size, self.generators[stream]) for stream in streams), strict=True):
             yield torch.stack([features for features, _ in batch]), torch.stack([labels for _, labels in batch])
 
-    def _step(self, logits: Tensor, losses: Tensor, rates: Sequence[float]) -> None:
-        # The heads share no parameter: the gradient of the sum is the gradient of each.
-        [upstream] = torch.autograd.grad(losses.sum(), [logits])
-        self.optimizer.step(self.stack.gradients(upstream), rates)
-        if self.heads[0].spec.average:
-            self._follow([head.spec.average for head in self.heads])
-
     @torch.no_grad()
     def _follow(self, decays: Sequence[float]) -> None:
         if self.average is None:  # the average starts at the weights after the first step
-            self.average = {name: values.detach().clone() for name, values in self.stack.state.items()}
+            self.average = {name: values.detach().clone() for name, values in self.program.stack.state.items()}
             return
         decay, share = torch.tensor(decays), torch.tensor([1 - decay for decay in decays])
         for name, average in self.average.items():
-            values = self.stack.state[name]
+            values = self.program.stack.state[name]
             if average.is_floating_point():
                 average.lerp_(values, share.view(-1, *[1] * (average.ndim - 1)))
             else:
                 average.copy_(average * decay + values * share)
 
     def _validate(self, epoch: int, losses: Tensor, accuracies: Tensor) -> None:
-        kept = self.average or self.stack.state
+        kept = self.average or self.program.stack.state
         logits = None
         if self.valid is not None:
-            blocks = (self.stack.logits(block, kept) for block in self.valid.clean_blocks())
+            blocks = (self.program.stack.logits(block, kept) for block in self.valid.clean_blocks())
             logits = collected(blocks, len(self.valid.labels), dim=1)
         for number, head in enumerate(self.heads):
             loss, accuracy = float(losses[number]), float(accuracies[number])
             valid_loss = valid_accuracy = math.nan
             if logits is not None and self.valid is not None:
-                valid_loss = float(validation_loss(logits[number], self.valid.labels, self.loss.weights[number]))
+                valid_loss = float(validation_loss(logits[number], self.valid.labels, self.class_weights[number]))
                 valid_accuracy = float((logits[number].argmax(1) == self.valid.labels).float().mean())
             head.history.append(EpochRecord(epoch, loss, accuracy, valid_loss, valid_accuracy))
             if valid_loss < head.best_loss or (self.valid is None and math.isfinite(loss)):
@@ -178,12 +170,11 @@ class BlockTraining:
             return
         for number in numbers:
             head = self.heads[number]
-            self._outcomes[head.number] = _outcome(head, self.stack.models[number])
+            self._outcomes[head.number] = _outcome(head, self.program.stack.models[number])
         rest = [number for number in range(len(self.heads)) if number not in set(numbers)]
         self.heads = [self.heads[number] for number in rest]
-        self.stack.keep(rest)
-        self.optimizer.keep(rest, self.stack.parameters)
-        self.loss.keep(rest)
+        self.program.keep(rest)
+        self.class_weights = self.class_weights[rest]
         if self.average is not None:
             self.average = {name: values[rest] for name, values in self.average.items()}
 
@@ -203,11 +194,6 @@ def _class_weights(specs: Sequence[TrainSpec], rows: AnyRows, classes: int, give
         return given.expand(len(specs), -1)
     alike, balanced = torch.ones(classes), balanced_weights(rows.labels, classes)
     return torch.stack([balanced if spec.class_weight == "balanced" else alike for spec in specs])
-
-
-def _spread(values: Tensor, columns: Tensor) -> Tensor:
-    """Give each head its stream's rows of (streams, B, …); of a single stream all have the same."""
-    return values if len(values) in (1, len(columns)) else values[columns]  # as many streams as heads: in order
 
 
 def _outcome(head: _Head, model: nn.Sequential) -> Outcome:

@@ -66,11 +66,12 @@ def assert_same(found: FittedHead, expected: FittedHead) -> None:
         torch.testing.assert_close(values, wanted[name], rtol=1e-3, atol=1e-4, msg=name)
 
 
+@pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize("what", BLOCKS)
-def test_each_head_of_a_block_ends_as_it_would_alone(what: str, rows: Both) -> None:
+def test_each_head_of_a_block_ends_as_it_would_alone(what: str, compiled: bool, rows: Both) -> None:
     jobs = BLOCKS[what]
     assert len(divide(jobs, 12, 3)) == 1
-    for fitted, job in zip(fit_heads(jobs, *rows, classes=3), jobs, strict=True):
+    for fitted, job in zip(fit_heads(jobs, *rows, classes=3, compiled=compiled), jobs, strict=True):
         assert_same(fitted, fit_head(*job, *rows, classes=3))
 
 
@@ -105,16 +106,17 @@ def test_given_class_weights_replace_those_of_the_specs(rows: Both) -> None:
 
 
 def fit_blocks(
-    jobs: list[Job], rows: Both, *, threads: int = 1, time_limit_s: float | None = None
+    jobs: list[Job], rows: Both, *, threads: int = 1, time_limit_s: float | None = None, compiled: bool = False
 ) -> Generator[FittedBlock]:
-    tasks = tasks_on(dict(enumerate(jobs)), *rows, classes=3, threads=threads)
+    tasks = tasks_on(dict(enumerate(jobs)), *rows, classes=3, threads=threads, compiled=compiled)
     return fit_tasks(tasks, classes=3, threads=threads, time_limit_s=time_limit_s)
 
 
-def test_a_diverging_head_does_not_touch_its_neighbours(rows: Both) -> None:
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_diverging_head_does_not_touch_its_neighbours(compiled: bool, rows: Both) -> None:
     sound = (SMALL, TrainSpec(epochs=3, batch_size=8))
     wild = (SMALL, TrainSpec(epochs=3, batch_size=8, lr=1e38))
-    [block] = list(fit_blocks([wild, sound], rows))
+    [block] = list(fit_blocks([wild, sound], rows, compiled=compiled))
     assert isinstance(block.outcomes[0], DivergedError)
     assert "diverged" in str(block.outcomes[0])
     fitted = block.outcomes[1]

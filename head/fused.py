@@ -1,0 +1,195 @@
+"""Many heads as one compiled program: what :mod:`head.batched_program` does with torch, in one pass over the weights.
+
+Importing this module imports numba. docs/decisions/0043 says what it is worth.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Sequence
+from functools import cache
+from itertools import pairwise
+from typing import Any, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from head.adam import BETA1, BETA2
+from head.batched_program import Program
+from head.fused_kernels import Plan, Space
+from head.fused_step import Batch, Heads, train_step
+from head.fused_vectors import COLUMNS, ROWS
+from head.network import build_head
+from head.specs import HeadSpec, TrainSpec
+
+logger = logging.getLogger(__name__)
+
+
+class FusedProgram(Program):
+    """Trains K heads; weights and moments of all layers of a head lie in one row of memory.
+
+    Args:
+        models: K untrained heads with layers of the same sizes; only their dropout may differ.
+        specs: how each is trained.
+        class_weights: float32 (K, C), how much a row of each class counts.
+    """
+
+    def __init__(self, models: Sequence[nn.Sequential], specs: Sequence[TrainSpec], class_weights: Tensor) -> None:
+        super().__init__(models)
+        self._modules = list(models[0])
+        self._sizes = _sizes(self._modules)
+        self._spaces: dict[int, tuple[Plan, Space]] = {}
+        self._steps = 0
+        plan = plan_of(self._sizes, 1)
+        heads, weights, features = len(models), int(plan.lines[-1]), int(plan.spots[-1])
+        norm = next(module for module in self._modules if isinstance(module, nn.BatchNorm1d))
+        self._heads = Heads(
+            weights=np.zeros((heads, weights), np.float32),
+            means=np.zeros((heads, weights), np.float32),
+            squares=np.zeros((heads, weights), np.float32),
+            running=np.zeros((heads, 2, features), np.float32),
+            streams=np.zeros(heads, np.int64),
+            rules=np.array([[0, 0, spec.weight_decay] for spec in specs], np.float32),
+            class_weights=np.ascontiguousarray(class_weights.numpy()),
+            losses=np.array([[spec.label_smoothing, spec.focal_gamma] for spec in specs], np.float32),
+            momentum=np.float32(norm.momentum),
+            eps=np.float32(norm.eps),
+        )
+        drawn = self.stack.state
+        self._show()
+        for name, values in self.stack.state.items():
+            values.copy_(drawn[name])
+
+    def step(
+        self,
+        features: Tensor,
+        labels: Tensor,
+        masks: Sequence[Tensor | None],
+        streams: Sequence[int],
+        rates: Sequence[float],
+    ) -> tuple[Tensor, Tensor]:
+        self._steps += 1
+        count = features.shape[1]
+        plan, space = self._spaces.get(count) or self._spaces.setdefault(count, _made(self._sizes, count))
+        heads = self._heads
+        heads.streams[:] = streams
+        with np.errstate(over="ignore"):  # of a rate that diverges anyway
+            heads.rules[:, 0] = np.array(rates) / (1 - BETA1**self._steps)
+        heads.rules[:, 1] = 1 / math.sqrt(1 - BETA2**self._steps)
+        factors = [_NONE if mask is None else mask.numpy() for mask in masks]
+        first = isinstance(self._modules[0], nn.Dropout)
+        batch = Batch(features.numpy(), labels.numpy(), factors[0] if first else _NONE, factors[-1])
+        losses, hits = np.empty(len(streams), np.float32), np.empty(len(streams), np.int64)
+        train_step(plan, space, heads, batch, losses, hits)
+        for name, values in self.stack.state.items():
+            if name.endswith("num_batches_tracked"):
+                values += 1
+        return torch.from_numpy(losses), torch.from_numpy(hits)
+
+    def keep(self, heads: Sequence[int]) -> None:
+        rest = list(heads)
+        counts = {name: values[rest] for name, values in self.stack.state.items() if not values.is_floating_point()}
+        self.stack.keep(rest)
+        self._heads = Heads(*(cast(Any, part[rest] if isinstance(part, np.ndarray) else part) for part in self._heads))
+        self._show()
+        self.stack.state |= counts
+
+    def _show(self) -> None:
+        """Let the stack's state be views of the arrays here."""
+        plan, state = plan_of(self._sizes, 1), dict(self.stack.state)
+        weights, running = torch.from_numpy(self._heads.weights), torch.from_numpy(self._heads.running)
+        norms = lines = 0
+        for index, module in enumerate(self._modules):
+            if isinstance(module, nn.BatchNorm1d):
+                size, width, place = (int(part[norms]) for part in (plan.sizes, plan.widths, plan.norms))
+                spot = int(plan.spots[norms])
+                state[f"{index}.weight"] = weights[:, place : place + size]
+                state[f"{index}.bias"] = weights[:, place + width : place + width + size]
+                state[f"{index}.running_mean"] = running[:, 0, spot : spot + size]
+                state[f"{index}.running_var"] = running[:, 1, spot : spot + size]
+                state[f"{index}.num_batches_tracked"] = torch.zeros(len(weights), dtype=torch.int64)
+                norms += 1
+            elif isinstance(module, nn.Linear):
+                below, above = (int(width) for width in plan.widths[lines : lines + 2])
+                place = int(plan.lines[lines])
+                matrix = weights[:, place : place + above * below].view(-1, above, below)
+                state[f"{index}.weight"] = matrix[:, : module.out_features, : module.in_features]
+                biases = place + above * below
+                state[f"{index}.bias"] = weights[:, biases : biases + module.out_features]
+                lines += 1
+        self.stack.state = state
+
+
+_NONE = np.empty((0, 0, 0), np.float32)
+
+
+@cache
+def load_program() -> None:
+    """Load what was compiled before, or compile it: 12 s on one core, once on a machine."""
+    spec = HeadSpec(hidden=(1,))
+    program = FusedProgram([build_head(spec, dim=1, classes=2)], [TrainSpec()], torch.ones(1, 2))
+    given = torch.zeros(1, 2, 1), torch.zeros(1, 2, dtype=torch.int64), [None], [0], [0.0]
+    try:
+        program.step(*given)
+    except OSError as error:  # the file cannot be written; what is in memory is enough for this process
+        logger.warning("what was compiled could not be kept for later: %s", error)
+        program.step(*given)
+
+
+def plan_of(sizes: Sequence[int], count: int) -> Plan:
+    """Lay out heads of these sizes, from the number of features to that of classes, and a batch of ``count`` rows."""
+    widths = [-(-size // COLUMNS) * COLUMNS for size in sizes]
+    tiles = -(-count // COLUMNS)
+    norms, lines, end = [], [], 0
+    for below, above in pairwise(widths):
+        norms.append(end)
+        lines.append(end + 2 * below)
+        end += 2 * below + below * above + above
+    return Plan(
+        sizes=np.array(sizes),
+        widths=np.array(widths),
+        tiled=_starts([width * tiles * COLUMNS for width in widths]),
+        spots=_starts(widths),
+        norms=np.array(norms),
+        lines=np.array([*lines, end]),
+        rows=count,
+        tiles=tiles,
+    )
+
+
+def _made(sizes: Sequence[int], count: int) -> tuple[Plan, Space]:
+    plan = plan_of(sizes, count)
+    widest, features, batch = int(plan.widths.max()), int(plan.spots[-1]), int(plan.tiled[-1])
+    live = np.zeros(plan.tiles * COLUMNS, np.float32)
+    live[:count] = 1
+
+    def zeros(length: int) -> NDArray[np.float32]:
+        return np.zeros(length, np.float32)
+
+    return plan, Space(
+        inputs=zeros(batch),
+        normalized=zeros(batch),
+        outputs=zeros(batch),
+        upstream=zeros(batch),
+        packed=zeros(batch),
+        live=live,
+        means=zeros(features),
+        variances=zeros(features),
+        factors=zeros(features),
+        gradients=zeros(2 * widest),
+        biases=zeros(widest),
+        alike=np.concatenate([np.ones(widest, np.float32), zeros(widest)]),
+        scratch=zeros(ROWS * COLUMNS),
+    )
+
+
+def _sizes(modules: Sequence[nn.Module]) -> list[int]:
+    lines = [module for module in modules if isinstance(module, nn.Linear)]
+    return [lines[0].in_features, *(line.out_features for line in lines)]
+
+
+def _starts(lengths: Sequence[int]) -> NDArray[np.int64]:
+    return np.cumsum([0, *lengths])
