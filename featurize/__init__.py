@@ -5,9 +5,9 @@ Reading order:
 - what is wanted: ``specs`` (what is computed), ``dataset`` (which images), ``sources`` (where their bytes come from:
   a folder or an archive);
 - pixels: ``images``, ``plain_png`` and ``dicom`` (from bytes to pixels), ``preprocess`` (to the network's size),
-  ``views`` (augmented ones), ``reading`` (many files, ahead of the network); on a GPU, if that is asked for:
-  ``plain_jpeg`` (which files), ``decoding`` and ``decoder_difference`` (in batches, and how far off), ``torch_jpeg``
-  and ``pillow_resize``;
+  ``views`` (augmented ones), ``reading`` and ``reading_processes`` (many files, ahead of the network); on a GPU, if
+  that is asked for: ``plain_jpeg`` (which files), ``decoding`` and ``decoder_difference`` (in batches, and how far
+  off), ``torch_jpeg`` and ``pillow_resize``;
 - the network: ``backbones`` and ``weights`` (which one), ``network`` and ``engines`` (running it), ``cores`` and
   ``cuda`` (on what);
 - the result: ``cache`` (the finished file), ``columns`` (what it says of each image), ``cache_writing``, ``versions``

@@ -140,7 +140,15 @@ def main() -> None:
 @click.option(
     "--workers",
     type=click.IntRange(min=1),
-    help="Decoding threads; with --engine ray, cores of the cluster to take at most.  [default: all cores]",
+    help="Decoding threads or processes; with --engine ray, cores of the cluster to take at most.  "
+    "[default: all cores]",
+)
+@click.option(
+    "--decode-in",
+    type=click.Choice(["auto", "threads", "processes"]),
+    default="auto",
+    show_default=True,
+    help="auto: processes for more than 8 workers and 2,000 images or more, which one interpreter cannot feed.",
 )
 @click.option(
     "--on-error",
@@ -166,6 +174,7 @@ def featurize(
     on_error: str,
     force: bool,
     workers: int | None,
+    decode_in: str,
     batch_size: int | Literal["auto"] | None,
     engine: str,
     ray_address: str | None,
@@ -204,6 +213,7 @@ def featurize(
             open_decoder=decoder_for(spec, engine=engine, device=device),
             cluster=cluster,
             workers=workers,
+            decode_in=decode_in,
             fail_on_error=on_error == "fail",
             force=force,
             progress=progress,

@@ -21,7 +21,8 @@ from featurize.engines import Engine
 from featurize.errors import DataError, Interrupted, OutputError
 from featurize.inference import Outcome, beyond_range, infer
 from featurize.known import NOWHERE, KnownFeatures, Places
-from featurize.reading import read_images
+from featurize.reading import ReadImage, read_images
+from featurize.reading_processes import read_in_processes, suits_processes
 from featurize.shards import Identities, Row, ShardStore
 from featurize.sources import ImageSource
 from featurize.specs import FeatureSpec
@@ -97,7 +98,8 @@ class RunOptions:
         open_engine: opens the network; called when the first image needs it.
         open_decoder: opens the spec's decoder if that is not Pillow; see :func:`featurize.decoding.decoder_for`.
         cluster: reads and computes elsewhere; the engine is not opened then.
-        workers: decoding threads; ``None`` takes as many as there are cores.
+        workers: decoding threads or processes; ``None`` takes as many as there are cores.
+        decode_in: ``threads``, ``processes``, or ``auto``: processes where workers and images are many.
         fail_on_error: stop at the first image that cannot be read instead of skipping it.
         force: replace an existing cache of another spec, and compute everything anew; only what a stopped run with
             ``force`` finished is kept.
@@ -108,6 +110,7 @@ class RunOptions:
     open_decoder: Callable[[], Decoder] | None = None
     cluster: Cluster | None = None
     workers: int | None = None
+    decode_in: str = "auto"
     fail_on_error: bool = False
     force: bool = False
     progress: Progress | None = None
@@ -118,7 +121,7 @@ class Tools:
     """What a computation works with.
 
     Attributes:
-        root: the data root, for messages.
+        root: the data root.
         source: where image files are read.
         spec: what to compute.
         store: where finished images are kept.
@@ -190,8 +193,7 @@ class _Run:
             yield from options.cluster.outcomes(tools.source, tools.root, paths, tools.known.contents())
             return
         self._decoder = options.open_decoder() if options.open_decoder is not None else None
-        workers = options.workers or cores()
-        images = read_images(tools.source, paths, tools.spec, is_known=self._is_known, workers=workers)
+        images = self._read(paths)
         position = 0
         with contextlib.closing(images):
             small = images if self._decoder is None else decoded(images, self._decoder, tools.spec.preprocess)
@@ -200,6 +202,14 @@ class _Run:
                 for batch in batches:
                     yield list(enumerate(batch, start=position))
                     position += len(batch)
+
+    def _read(self, paths: Sequence[str]) -> Generator[ReadImage, None, None]:
+        tools, options = self.tools, self.tools.options
+        workers = options.workers or cores()
+        suits = options.decode_in == "auto" and suits_processes(workers, len(paths), tools.spec.decoder)
+        if suits or options.decode_in == "processes":
+            return read_in_processes(tools.root, paths, tools.spec, known=tools.known.contents(), workers=workers)
+        return read_images(tools.source, paths, tools.spec, is_known=self._is_known, workers=workers)
 
     def take(self, outcomes: Sequence[tuple[int, Outcome]]) -> None:
         """Note what became of some images; keep them if there are enough for a shard."""

@@ -59,7 +59,7 @@ def read_images(
     pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
     try:
         for path in paths:
-            waiting.append(pool.submit(_read_image, source, path, spec, is_known, workers <= FEW_WORKERS))
+            waiting.append(pool.submit(read_image, source, path, spec, is_known, workers <= FEW_WORKERS))
             if len(waiting) >= ahead:
                 yield waiting.popleft().result()
         while waiting:
@@ -68,9 +68,10 @@ def read_images(
         pool.shutdown(cancel_futures=True)
 
 
-def _read_image(
+def read_image(
     source: ImageSource, path: str, spec: FeatureSpec, is_known: Callable[[str], bool], may_hold_lock: bool
 ) -> ReadImage:
+    """Read one image; see :func:`read_images`, and :func:`featurize.images.decode` for ``may_hold_lock``."""
     try:
         data, state = source.read(path)
         sha256 = hashlib.sha256(data).hexdigest()
