@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -75,9 +76,12 @@ def near_duplicates(
     comparable = survey.present[first] & survey.present[second]
     pixels = np.zeros(len(first), np.float32)
     mirrored = np.zeros(len(first), np.bool_)
+    inverted = np.zeros(len(first), np.bool_)
     seen = np.flatnonzero(comparable)
     for block in _blocks(seen, _PAIRS):
-        pixels[block], mirrored[block] = detail_correlation(survey.grey[first[block]], survey.grey[second[block]])
+        pixels[block], mirrored[block], inverted[block] = detail_correlation(
+            survey.grey[first[block]], survey.grey[second[block]]
+        )
     moved = np.zeros(len(first), np.bool_)
     candidates = np.flatnonzero(comparable & (pixels < spec.same_pixels) & (rank < spec.laid_over))
     if len(candidates) >= _MANY_PAIRS:
@@ -95,7 +99,7 @@ def near_duplicates(
         Pair(
             int(first[i]),
             int(second[i]),
-            _describe(pixels[i], mirrored[i], moved[i]),
+            _describe(pixels[i], mirrored[i], inverted[i] and not moved[i], moved[i]),
             float(pixels[i]),
             float(cosine[i]),
         )
@@ -111,10 +115,22 @@ def near_duplicates(
     )
 
 
-def detail_correlation(
-    first: NDArray[np.uint8], second: NDArray[np.uint8]
-) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """Correlate the fine detail of small grey images, as they are and with one of them mirrored.
+class Likeness(NamedTuple):
+    """How alike pairs of pictures are, n each.
+
+    Attributes:
+        correlation: float32, the largest of the four ways to lay one over the other; 0 where an image is too plain.
+        mirrored: bool, it was that of the mirrored second.
+        inverted: bool, it was that of the second with black and white exchanged.
+    """
+
+    correlation: NDArray[np.float32]
+    mirrored: NDArray[np.bool_]
+    inverted: NDArray[np.bool_]
+
+
+def detail_correlation(first: NDArray[np.uint8], second: NDArray[np.uint8]) -> Likeness:
+    """Correlate the fine detail of small grey images, as they are and with one of them mirrored, inverted, or both.
 
     What is common to all images of a kind (a chest is bright at the sides and dark in the lungs) is coarse; subtracting
     a blurred copy leaves what is particular to one. Brightness and contrast do not matter.
@@ -122,14 +138,13 @@ def detail_correlation(
     Args:
         first: uint8 (n, 32, 32).
         second: uint8 (n, 32, 32).
-
-    Returns:
-        The larger correlation, float32 (n,), 0 where an image is too plain; whether the mirrored one was larger.
     """
     one, other = _detail(first), _detail(second)
     straight = np.einsum("nij,nij->n", one, other)
     flipped = np.einsum("nij,nij->n", one, other[:, :, ::-1])
-    return np.maximum(straight, flipped), flipped > straight
+    ways = np.stack([straight, flipped, -straight, -flipped])
+    best = ways.argmax(axis=0)
+    return Likeness(ways.max(axis=0), best % 2 == 1, (best >= 2) & (ways.max(axis=0) > 0))
 
 
 def _detail(grey: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -148,8 +163,10 @@ def _blocks(pairs: NDArray[np.intp], most: int = _PAIRS_LAID_OVER) -> list[NDArr
     return [pairs[first : first + most] for first in range(0, len(pairs), most)]
 
 
-def _describe(pixels: np.float32, mirrored: np.bool_, moved: np.bool_) -> str:
+def _describe(pixels: np.float32, mirrored: np.bool_, inverted: bool | np.bool_, moved: np.bool_) -> str:
     same = "the same image" if pixels >= _CERTAIN else "nearly the same image"
     if moved:
         return same + ", cropped, turned or stretched" + (", and mirrored" if mirrored else "")
+    if inverted:
+        return same + ", black and white exchanged" + (", and mirrored" if mirrored else "")
     return same + (", mirrored" if mirrored else ", saved again" if pixels >= _CERTAIN else "")

@@ -13,10 +13,12 @@ from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter
 
 from featurize.audit import neighbours as neighbours_module
-from featurize.audit.duplicates import detail_correlation, same_files
+from featurize.audit.duplicates import detail_correlation, near_duplicates, same_files
 from featurize.audit.findings import FAILURE, NOTE, WARNING, Audit, Finding
 from featurize.audit.neighbours import nearest_neighbours
 from featurize.audit.run import audit_cache
+from featurize.audit.specs import AuditSpec
+from featurize.audit.survey import Survey
 from featurize.cache import FeatureCache
 from featurize.dataset import NO_SPLIT
 
@@ -217,20 +219,48 @@ def test_one_row_has_no_neighbours() -> None:
 def test_detail_correlation_is_the_correlation_of_what_a_blur_takes_away() -> None:
     """The reference is numpy's corrcoef on each pair, one by one."""
     rng = np.random.default_rng(0)
-    first = rng.integers(0, 256, (6, 32, 32), dtype=np.uint8)
-    second = rng.integers(0, 256, (6, 32, 32), dtype=np.uint8)
+    first = rng.integers(0, 256, (8, 32, 32), dtype=np.uint8)
+    second = rng.integers(0, 256, (8, 32, 32), dtype=np.uint8)
     second[0], second[1] = first[0], first[1, :, ::-1]
     second[2] = first[2] // 2 + 40
-    measured, mirrored = detail_correlation(first, second)
-    for number in range(6):
+    second[3], second[4] = 255 - first[3], 255 - first[4, :, ::-1]
+    measured, mirrored, inverted = detail_correlation(first, second)
+    for number in range(8):
         fine = [
             (image.astype(np.float32) - gaussian_filter(image.astype(np.float32), 1.5)).ravel()
             for image in (first[number], second[number], second[number, :, ::-1])
         ]
         straight, flipped = np.corrcoef(fine)[0, 1:]
-        assert measured[number] == pytest.approx(max(straight, flipped), abs=1e-4)
-        assert mirrored[number] == (flipped > straight)
-    assert measured[:3] == pytest.approx(1, abs=1e-3)
+        assert measured[number] == pytest.approx(max(abs(straight), abs(flipped)), abs=1e-4)
+        assert mirrored[number] == (abs(flipped) > abs(straight))
+        assert inverted[number] == ((flipped if mirrored[number] else straight) < 0)
+    assert measured[:5] == pytest.approx(1, abs=1e-3)
+    assert mirrored[:5].tolist() == [False, True, False, False, True]
+    assert inverted[:5].tolist() == [False, False, False, True, True]
+
+
+def test_an_inverted_neighbour_is_the_same_image_and_said_to_be_inverted() -> None:
+    """As MONOCHROME1 taken for MONOCHROME2: three pictures, of which the second is the first in negative."""
+    grey = np.random.default_rng(1).integers(0, 256, (3, 32, 32), dtype=np.uint8)
+    grey[1] = 255 - grey[0]
+    fine = grey.repeat(2, axis=1).repeat(2, axis=2)
+    nothing = np.zeros((3, 0), np.float32)
+    survey = Survey(grey, fine, nothing, nothing, [""] * 3, np.ones(3, np.bool_), np.zeros(3, np.bool_))
+    neighbours, cosines = np.array([[1, 2], [0, 2], [0, 1]]), np.full((3, 2), 0.9, np.float32)
+    confirmed, unconfirmed = near_duplicates(np.arange(3), neighbours, cosines, survey, AuditSpec())
+    assert [(pair.first, pair.second, pair.how) for pair in confirmed] == [
+        (0, 1, "the same image, black and white exchanged")
+    ]
+    assert unconfirmed == []
+
+
+def test_how_many_pairs_are_laid_over_each_other_is_told_where_it_takes_long(
+    leaky: FeatureCache, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("featurize.audit.duplicates._MANY_PAIRS", 50)
+    with caplog.at_level("INFO", "featurize"):
+        audit_cache(leaky)
+    assert " pairs of images over each other (about " in caplog.text
 
 
 def test_plain_images_agree_with_nothing() -> None:
