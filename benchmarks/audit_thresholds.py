@@ -20,9 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from featurize.audit.alignment import aligned_correlation
-from featurize.audit.duplicates import detail_correlation
+from featurize.audit.duplicates import detail_correlation, laid_over
 from featurize.audit.neighbours import clean_view, nearest_neighbours
+from featurize.audit.specs import AuditSpec
 from featurize.audit.survey import FINE_SIDE, SIDE, survey_images
 from featurize.cache import FeatureCache
 from featurize.engines import open_engine
@@ -91,7 +91,7 @@ def main() -> None:
         cosines = (found / np.linalg.norm(found, axis=1, keepdims=True)) @ features.T
         ranks = (cosines > cosines[np.arange(len(chosen)), chosen][:, None] + 1e-6).sum(axis=1)
         lying = detail_correlation(survey.grey[chosen], small(contents, SIDE))[0]
-        moved = laid_over(survey.fine[chosen], small(contents, FINE_SIDE))
+        moved = in_blocks(survey.fine[chosen], small(contents, FINE_SIDE))
         shares = f"{np.mean(ranks < NEIGHBOURS):12.1%}{np.mean(ranks < LAID_OVER):7.1%}"
         print(f"{name:30}{shares}   {spread(lying):20}   {spread(moved)}", flush=True)
 
@@ -109,7 +109,7 @@ def compare_others(cache: FeatureCache, grey: Grey, fine: Grey) -> None:
         print(f"\n{len(chosen)} pairs of neighbours of {what}: median, highest 1 %, highest 0.1 %, highest")
         for name, compare, pictures in (
             ("as they lie", lambda a, b: detail_correlation(a, b)[0], grey),
-            ("laid over", laid_over, fine),
+            ("laid over", in_blocks, fine),
         ):
             started = time.process_time()
             values = compare(pictures[chosen[:, 0]], pictures[chosen[:, 1]])
@@ -122,10 +122,10 @@ def compare_others(cache: FeatureCache, grey: Grey, fine: Grey) -> None:
                 print(f"    {values[at]:.3f}  {first}  {second}")
 
 
-def laid_over(first: Grey, second: Grey) -> NDArray[np.float32]:
-    """Run :func:`aligned_correlation` in blocks."""
+def in_blocks(first: Grey, second: Grey) -> NDArray[np.float32]:
+    """Run :func:`laid_over` in blocks."""
     blocks = [slice(at, at + BLOCK) for at in range(0, len(first), BLOCK)]
-    return np.concatenate([aligned_correlation(first[block], second[block])[0] for block in blocks])
+    return np.concatenate([laid_over(first[block], second[block], AuditSpec())[0] for block in blocks])
 
 
 def altered(path: Path, alter: Callable[[Picture], Picture], quality: int) -> bytes:

@@ -70,6 +70,23 @@ def aligned_correlation(
     return np.where(_is_plausible(placement), correlation, 0).astype(np.float32), mirrored
 
 
+def equalised(pictures: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Give every picture the same share of all grey levels, so that gamma, brightness and contrast no longer matter.
+
+    Args:
+        pictures: uint8 (n, side, side).
+
+    Returns:
+        uint8 (n, side, side): each point's rank among the points of its picture.
+    """
+    from scipy.stats import rankdata
+
+    flat = pictures.reshape(len(pictures), -1)
+    ranks = rankdata(flat, axis=1) / max(1, flat.shape[1])
+    levels: NDArray[np.uint8] = np.round(255 * ranks).astype(np.uint8).reshape(pictures.shape)
+    return levels
+
+
 def _unmoved(count: int) -> _Placement:
     return _Placement(np.tile(np.eye(2, dtype=np.float32), (count, 1, 1)), np.zeros((count, 2), np.float32))
 

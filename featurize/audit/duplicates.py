@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from featurize.audit.alignment import PLAIN, aligned_correlation
+from featurize.audit.alignment import PLAIN, aligned_correlation, equalised
 from featurize.audit.findings import Pair
 from featurize.audit.specs import AuditSpec
 from featurize.audit.survey import SIDE, Survey
@@ -91,7 +91,7 @@ def near_duplicates(
             len(candidates) * _PAIR_SECONDS / 60,
         )
     for block in _blocks(candidates):
-        found, flipped = aligned_correlation(survey.fine[first[block]], survey.fine[second[block]])
+        found, flipped = laid_over(survey.fine[first[block]], survey.fine[second[block]], spec)
         moved[block] = found >= spec.same_laid_over
         pixels[block] = np.where(moved[block], found, pixels[block])
         mirrored[block] = np.where(moved[block], flipped, mirrored[block])
@@ -113,6 +113,30 @@ def near_duplicates(
         sorted(confirmed, key=lambda pair: -(pair.pixels or 0)),
         sorted(unconfirmed, key=lambda pair: -(pair.features or 0)),
     )
+
+
+def laid_over(
+    first: NDArray[np.uint8], second: NDArray[np.uint8], spec: AuditSpec
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Correlate pictures laid over each other; a second time with equal grey levels where that may decide.
+
+    Another gamma changes what fine detail weighs, so that a crop with another gamma comes near the threshold only.
+
+    Args:
+        first: uint8 (n, 64, 64).
+        second: uint8 (n, 64, 64).
+        spec: the thresholds.
+
+    Returns:
+        As :func:`featurize.audit.alignment.aligned_correlation`.
+    """
+    found, mirrored = aligned_correlation(first, second)
+    doubtful = np.flatnonzero((found >= spec.doubtful_laid_over) & (found < spec.same_laid_over))
+    if len(doubtful):
+        again, flipped = aligned_correlation(equalised(first[doubtful]), equalised(second[doubtful]))
+        better = again >= spec.same_laid_over
+        found[doubtful[better]], mirrored[doubtful[better]] = again[better], flipped[better]
+    return found, mirrored
 
 
 class Likeness(NamedTuple):

@@ -9,7 +9,9 @@ import pytest
 from PIL import Image, ImageOps
 from scipy.ndimage import gaussian_filter
 
-from featurize.audit.alignment import _EXACT, _ROUGH, _place, _unmoved, aligned_correlation
+from featurize.audit.alignment import _EXACT, _ROUGH, _place, _unmoved, aligned_correlation, equalised
+from featurize.audit.duplicates import laid_over
+from featurize.audit.specs import AuditSpec
 
 SIDE = 256
 
@@ -62,6 +64,31 @@ def test_another_picture_does_not_fit_however_it_is_laid() -> None:
     pictures = seen(*(drawn(seed) for seed in range(60)))
     correlation, _ = aligned_correlation(pictures[:30], pictures[30:])
     assert correlation.max() < 0.9
+
+
+def test_a_crop_with_another_gamma_fits_at_the_second_look_and_other_pictures_do_not() -> None:
+    pictures = [drawn(seed) for seed in range(30)]
+    gamma = [round(255 * (grey / 255) ** 3) for grey in range(256)]
+    changed = seen(*(ImageOps.mirror(cropped(image, 0.03).point(gamma)) for image in pictures))
+    spec = AuditSpec()
+    first, _ = aligned_correlation(seen(*pictures), changed)
+    found, mirrored = laid_over(seen(*pictures), changed, spec)
+    doubtful = (first >= spec.doubtful_laid_over) & (first < spec.same_laid_over)
+    assert doubtful.sum() >= 5, "drawn so that the second look has something to decide"
+    assert (found[doubtful] >= spec.same_laid_over).mean() > 0.8
+    assert np.array_equal(found[~doubtful], first[~doubtful])
+    assert mirrored[doubtful].all()
+    others, _ = laid_over(seen(*pictures), np.roll(changed, 1, axis=0), spec)
+    assert others.max() < 0.9
+
+
+def test_equal_shares_of_grey_levels_are_ranks() -> None:
+    """Each point's share of darker points, and half of the equally dark; counted one by one."""
+    picture = np.random.default_rng(0).integers(0, 200, (2, 8, 8), dtype=np.uint8)
+    for found, levels in zip(equalised(picture).reshape(2, -1), picture.reshape(2, -1), strict=True):
+        ranks = [np.sum(levels < level) + (np.sum(levels == level) + 1) / 2 for level in levels]
+        assert np.array_equal(found, np.round(255 * np.array(ranks) / 64))
+    assert np.array_equal(equalised(picture // 2 * 2), equalised(picture // 2 + 30))
 
 
 def test_the_placement_is_the_one_that_pillow_was_told() -> None:
