@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 
 import numpy as np
 import onnx
@@ -29,8 +29,7 @@ def equalise(model: onnx.ModelProto, pixels: Pixels) -> None:
     """Widen the narrow channels between convolutions, and divide the weights that read them by as much.
 
     One scale for all channels of a tensor leaves a narrow channel only some of the 256 levels. A Clip at the channel's
-    bound stays where it is: what is widened is cut off at the largest values that the images reached. Channels without
-    a bound are moved besides, so that the middle of each one's range is 0.
+    bound stays where it is: what is widened is cut off at the largest values that the images reached.
 
     Args:
         model: float32, changed in place.
@@ -39,21 +38,15 @@ def equalise(model: onnx.ModelProto, pixels: Pixels) -> None:
     graph = Graph(model)
     producers = graph.producers()
     groups = _groups(graph)
-    ranges = _ranges(model, [name for group in groups for name in group], pixels)
+    widths = _widths(model, [name for group in groups for name in group], pixels)
     for group in groups:
         bounds = {name: _upper_bound(graph, producers[name]) for name in group}
         cut = [name for name, bound in bounds.items() if bound is not None]
-        if cut:
-            width = np.max([ranges[name].max(0) for name in cut], axis=0)
-            top, exponent = max(bound for bound in bounds.values() if bound is not None), _EXPONENT
-        else:
-            width = np.max([np.ptp(ranges[name], axis=0) for name in group], axis=0)
-            top, exponent = float(width.max()), _UNBOUNDED_EXPONENT
-        stretch = np.clip(top / np.maximum(width, 1e-6), 1, _MAX_STRETCH) ** exponent
+        width = np.max([widths[name] for name in cut or group], axis=0)
+        top = max((bound for bound in bounds.values() if bound is not None), default=float(width.max()))
+        stretch = np.clip(top / np.maximum(width, 1e-6), 1, _MAX_STRETCH) ** (_EXPONENT if cut else _UNBOUNDED_EXPONENT)
         for name in group:
             _stretch(graph, name, producers[name], stretch)
-        if not cut:
-            _centre(graph, group, {name: stretch * ranges[name].mean(0) for name in group})
 
 
 def fold_normalisation(model: onnx.ModelProto, preprocess: PreprocessSpec) -> None:
@@ -73,13 +66,13 @@ def fold_normalisation(model: onnx.ModelProto, preprocess: PreprocessSpec) -> No
     graph.replace_nodes([onnx.helper.make_node("Sub", [INPUT, "mean_level"], ["centred"], name="centred"), *behind])
 
 
-def _ranges(model: onnx.ModelProto, names: Collection[str], pixels: Pixels) -> dict[str, Array]:
-    """Return the lowest and the highest value (2, C) of each channel of tensors (N, C, h, w)."""
+def _widths(model: onnx.ModelProto, names: Collection[str], pixels: Pixels) -> dict[str, Array]:
+    """Return the largest magnitude (C,) in each channel of tensors (N, C, h, w)."""
     found: dict[str, list[Array]] = {name: [] for name in names}
     for block in blocks(pixels):
         for name, values in zip(names, run_model(model, block, list(names)), strict=True):
-            found[name] += [values.min((0, 2, 3)), values.max((0, 2, 3))]
-    return {name: np.stack([np.min(each, axis=0), np.max(each, axis=0)]) for name, each in found.items()}
+            found[name].append(np.abs(values).max((0, 2, 3)))
+    return {name: np.max(each, axis=0) for name, each in found.items()}
 
 
 def _groups(graph: Graph) -> list[list[str]]:
@@ -129,45 +122,6 @@ def _stretch(graph: Graph, name: str, producer: onnx.NodeProto, stretch: Array) 
         graph.set_weight(f"{name}_unstretch", (1 / stretch).astype(np.float32).reshape(1, -1, 1, 1))
         back = onnx.helper.make_node("Mul", [name, f"{name}_unstretch"], [f"{name}_level"], name=f"{name}_level")
         graph.insert_behind(name, back, others)
-
-
-def _centre(graph: Graph, group: Collection[str], middles: Mapping[str, Array]) -> None:
-    """Take the middle off each channel where a convolution makes it, and put it back where convolutions read it.
-
-    Only convolutions without padding can put it back, by their bias; channels that others read stay where they are.
-    """
-    readers = graph.readers()
-    makers = [node for node in graph.nodes if node.output[0] in group]
-    reading = [reader for name in group for reader in readers[name] if reader not in makers]
-    if any(node.op_type not in ("Conv", "Add") for node in makers) or not all(
-        _unpadded(graph, node) for node in reading
-    ):
-        return
-    shifts: dict[str, Array] = {}
-    for node in makers:
-        name = node.output[0]
-        if node.op_type == "Conv":
-            shifts[name] = middles[name]
-            _add(graph, node.input[2], -shifts[name])
-        else:
-            shifts[name] = shifts[node.input[0]] + shifts[node.input[1]]
-        for reader in readers[name]:
-            if reader.op_type == "Conv":
-                weight = graph.weight(reader.input[1])[:, :, 0, 0].astype(np.float64)
-                _add(graph, reader.input[2], weight @ shifts[name])
-
-
-def _unpadded(graph: Graph, node: onnx.NodeProto) -> bool:
-    return (
-        node.op_type == "Conv"
-        and graph.weight(node.input[1]).shape[2:] == (1, 1)
-        and attribute(node, "group", 1) == 1
-        and not any(attribute(node, "pads", ()))
-    )
-
-
-def _add(graph: Graph, name: str, shift: Array) -> None:
-    graph.set_weight(name, (graph.weight(name).astype(np.float64) + shift).astype(np.float32))
 
 
 def _scale(graph: Graph, name: str, factor: Array) -> None:
