@@ -1,10 +1,11 @@
 """Heads a second: a loop over ``fit_head`` against blocks of heads as one program, in the same run.
 
-    python benchmarks/head_sweep.py [--heads 16] [--rounds 5] [--rows 640] [--dim 1280] [--epochs 2] [--commands]
+    python benchmarks/head_sweep.py [--heads 16] [--rounds 5] [--rows 640] [--dim 1280] [--epochs 10] [--commands]
 
 The loop is the best that one head at a time does: fused Adam, denormals flushed, one thread (more are slower for
 batches of 32 rows). Rounds of both take turns; the fastest of each counts, since other programs only make one slower.
-The last column is the ratio of processor time: what the blocks gain without a second core.
+The last column is the ratio of processor time: what the blocks gain without a second core. Blocks are trained by torch
+and, where numba is installed, by the compiled program; a star marks the one that a sweep of such heads takes.
 
 ``--commands`` measures something else: what ``xhead sweep`` saves who would otherwise type ``xhead train`` in a loop in
 the shell, on the drawn data of this repository. There, most of the time goes into starting Python and importing torch,
@@ -38,7 +39,7 @@ RATES = (1e-4, 3e-4, 1e-3, 3e-3)
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name, default in (("heads", 16), ("rounds", 5), ("rows", 640), ("dim", 1280), ("epochs", 2)):
+    for name, default in (("heads", 16), ("rounds", 5), ("rows", 640), ("dim", 1280), ("epochs", 10)):
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--commands", action="store_true")
     options = parser.parse_args()
@@ -49,8 +50,8 @@ def main() -> None:
     threads = torch.get_num_threads()
     print(f"{options.rows} rows of {options.dim} features, batches of 32, {threads} threads, torch {torch.__version__}")
     print(
-        f"{'head':>8} {'what differs':>14} {'block':>6} {'loop, heads/s':>14} {'blocks, heads/s':>16} {'ratio':>6} "
-        f"{'processor':>10}"
+        f"{'head':>8} {'what differs':>14} {'block':>6} {'by':>9} {'loop, heads/s':>14} {'blocks, heads/s':>16} "
+        f"{'ratio':>6} {'processor':>10}"
     )
     for name, hidden in SHAPES.items():
         head = HeadSpec(hidden=hidden)
@@ -58,13 +59,16 @@ def main() -> None:
             "learning rates": [(head, train(options.epochs, lr=RATES[n % 4] * (1 + n))) for n in range(options.heads)],
             "seeds": [(head, train(options.epochs, seed=n)) for n in range(options.heads)],
         }.items():
-            (alone, alone_cpu), (together, together_cpu) = race(jobs, rows, valid, options.rounds)
+            (alone, alone_cpu), *both = race(jobs, rows, valid, options.rounds)
             block = max(map(len, batched.divide(jobs, options.dim, 3, threads)))
-            print(
-                f"{name:>8} {differs:>14} {block:6} {len(jobs) / alone:14.2f} {len(jobs) / together:16.2f} "
-                f"{alone / together:6.2f} {alone_cpu / together_cpu:10.2f}",
-                flush=True,
-            )
+            chosen = batched.worth_compiling(jobs[0], rows, 3)
+            for compiled, (together, together_cpu) in enumerate(both):
+                name_of = ("torch", "compiled")[compiled] + "*" * (chosen == bool(compiled))
+                print(
+                    f"{name:>8} {differs:>14} {block:6} {name_of:>9} {len(jobs) / alone:14.2f} "
+                    f"{len(jobs) / together:16.2f} {alone / together:6.2f} {alone_cpu / together_cpu:10.2f}",
+                    flush=True,
+                )
 
 
 def train(epochs: int, *, lr: float = 5e-4, seed: int = 0) -> TrainSpec:
@@ -98,17 +102,18 @@ def call(folder: str, program: str, *arguments: str) -> None:
 Seconds = tuple[float, float]
 
 
-def race(jobs: list[Job], rows: Rows, valid: Rows, rounds: int) -> tuple[Seconds, Seconds]:
-    """Return wall and processor seconds for all jobs: one at a time, and in blocks."""
+def race(jobs: list[Job], rows: Rows, valid: Rows, rounds: int) -> list[Seconds]:
+    """Return wall and processor seconds for all jobs: one at a time, in blocks by torch, and in compiled blocks."""
     # A few heads stand for the loop: each costs the same.
     few = jobs[:4]
-    alone, together = [], []
-    fit_head(*jobs[0], rows, valid, classes=3)
-    for _ in range(rounds):
-        wall, processor = seconds(lambda: [fit_head(*job, rows, valid, classes=3) for job in few])
-        alone.append((wall * len(jobs) / len(few), processor * len(jobs) / len(few)))
-        together.append(seconds(lambda: batched.fit_heads(jobs, rows, valid, classes=3)))
-    return fastest(alone), fastest(together)
+    ways: list[Callable[[], object]] = [lambda: [fit_head(*job, rows, valid, classes=3) for job in few]]
+    for compiled in (False, True)[: 1 + batched.can_compile()]:
+        ways.append(partial(batched.fit_heads, jobs, rows, valid, classes=3, compiled=compiled))
+        batched.fit_heads(jobs[:1], rows, valid, classes=3, compiled=compiled)  # what is slower the first time
+    measured = [[seconds(way) for way in ways] for _ in range(rounds)]
+    alone, *together = [fastest(list(rounds)) for rounds in zip(*measured, strict=True)]
+    share = len(jobs) / len(few)
+    return [(alone[0] * share, alone[1] * share), *together]
 
 
 def fastest(measured: list[Seconds]) -> Seconds:

@@ -94,15 +94,17 @@ def _take_in(plan: Plan, space: Space, batch: Batch, stream: int) -> None:
     width, size = plan.widths[0], plan.sizes[0]
     features = batch.features[stream]
     dropout = len(batch.feature_factors) > 0
-    for row in range(plan.rows):
-        place = plan.tiled[0] + row // COLUMNS * width * COLUMNS + row % COLUMNS
-        if dropout:
-            factors = batch.feature_factors[stream, row]
-            for feature in range(size):
-                space.inputs[place + feature * COLUMNS] = features[row, feature] * factors[feature]
-        else:
-            for feature in range(size):
-                space.inputs[place + feature * COLUMNS] = features[row, feature]
+    for left in range(0, size, COLUMNS):
+        right = min(left + COLUMNS, size)
+        for row in range(plan.rows):
+            place = plan.tiled[0] + row // COLUMNS * width * COLUMNS + row % COLUMNS
+            if dropout:
+                factors = batch.feature_factors[stream, row]
+                for feature in range(left, right):
+                    space.inputs[place + feature * COLUMNS] = features[row, feature] * factors[feature]
+            else:
+                for feature in range(left, right):
+                    space.inputs[place + feature * COLUMNS] = features[row, feature]
 
 
 @compiled
@@ -135,11 +137,12 @@ def _follow(plan: Plan, space: Space, level: int, running: Floats, momentum: np.
 
 @compiled
 def _drop(plan: Plan, level: int, values: Floats, factors: Floats) -> None:
-    width = plan.widths[level]
-    for row in range(plan.rows):
-        place = plan.tiled[level] + row // COLUMNS * width * COLUMNS + row % COLUMNS
-        for feature in range(plan.sizes[level]):
-            values[place + feature * COLUMNS] *= factors[row, feature]
+    width, size = plan.widths[level], plan.sizes[level]
+    for left in range(0, size, COLUMNS):
+        for row in range(plan.rows):
+            place = plan.tiled[level] + row // COLUMNS * width * COLUMNS + row % COLUMNS
+            for feature in range(left, min(left + COLUMNS, size)):
+                values[place + feature * COLUMNS] *= factors[row, feature]
 
 
 @compiled
