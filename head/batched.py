@@ -6,6 +6,7 @@ says what was measured.
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
@@ -26,6 +27,8 @@ from head.batched_training import BlockTraining, Job, MakeProgram, Outcome
 from head.fit import FittedHead
 from head.rows import MOST_READERS, AnyRows, StoredRows
 from head.specs import HeadSpec
+
+logger = logging.getLogger(__name__)
 
 # Weights, gradients and two moments of a block, 16 bytes a weight. The step of Adam passes over all of them, and takes
 # twice as long once the blocks of both cores are more than about 48 MiB. docs/decisions/0040 has the table.
@@ -139,8 +142,11 @@ def can_compile() -> bool:
     """Tell whether numba is installed, and this processor has the instructions that the compiled program is made of."""
     if find_spec("numba") is None:
         return False
-    from numba.core.codegen import get_host_cpu_features
-
+    try:
+        from numba.core.codegen import get_host_cpu_features
+    except ImportError as error:  # it refuses a numpy that is newer than itself
+        logger.warning("numba cannot be used, and torch trains the heads: %s", error)
+        return False
     return "+fma" in get_host_cpu_features()
 
 
