@@ -34,10 +34,11 @@ logger = logging.getLogger(__name__)
 # twice as long once the blocks of both cores are more than about 48 MiB. docs/decisions/0040 has the table.
 _BLOCK_BYTES = 24 << 20
 _MOST_HEADS = 16
-# Weights times rows times epochs of a head, a quarter of a second alone, from which on the compiled program is used:
+# Weights times rows times epochs of a head, a fifth of a second alone, from which on the compiled program is used:
 # loading it takes 0.7 s, and compiling it, once on a machine, 12 s. It is asked of each head, not of all of a sweep, so
-# that one that goes on, or tries a few at a time, computes as before.
-_WORTH_COMPILING = 2e9
+# that one that goes on, or tries a few at a time, computes as before. A head of few weights takes as long as one of more.
+_WORTH_COMPILING = 1.5e9
+_LEAST_WEIGHTS = 300_000
 
 
 @dataclass(frozen=True)
@@ -133,8 +134,8 @@ def tasks_on(
 def worth_compiling(job: Job, rows: AnyRows, classes: int) -> bool:
     """Tell whether the compiled program trains such a head in less time here, with what it takes to load it."""
     head, train = job
-    work = _weights(head, rows.dim, classes) * len(rows.labels) * train.epochs
-    return bool(head.hidden) and work >= _WORTH_COMPILING and can_compile()
+    work = max(_LEAST_WEIGHTS, _weights(head, rows.dim, classes)) * len(rows.labels) * train.epochs
+    return work >= _WORTH_COMPILING and can_compile()
 
 
 @cache

@@ -93,12 +93,8 @@ def test_what_a_head_alone_costs_says_whether_it_is_compiled(monkeypatch: pytest
     job = (HeadSpec(hidden=(1000,)), TrainSpec(epochs=30))
     [task] = tasks_on({0: job}, rows, None, classes=3, threads=1)
     assert task.compiled
-    for other in (
-        (HeadSpec(hidden=(1000,)), TrainSpec(epochs=3)),
-        (HeadSpec(hidden=()), TrainSpec(epochs=30)),
-    ):
-        [task] = tasks_on({0: other}, rows, None, classes=3, threads=1)
-        assert not task.compiled
+    [task] = tasks_on({0: (job[0], TrainSpec(epochs=2))}, rows, None, classes=3, threads=1)
+    assert not task.compiled
     monkeypatch.setattr(batched, "can_compile", lambda: False)
     [task] = tasks_on({0: job}, rows, None, classes=3, threads=1)
     assert not task.compiled
