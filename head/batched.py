@@ -36,7 +36,7 @@ _BLOCK_BYTES = 24 << 20
 _MOST_HEADS = 16
 # Weights times rows times epochs of a head, a fifth of a second alone, from which on the compiled program is used:
 # loading it takes 0.7 s, and compiling it, once on a machine, 12 s. It is asked of each head, not of all of a sweep, so
-# that one that goes on, or tries a few at a time, computes as before. A head of few weights takes as long as one of more.
+# that one that goes on, or tries a few at a time, computes as before. Few weights take as long as more.
 _WORTH_COMPILING = 1.5e9
 _LEAST_WEIGHTS = 300_000
 
