@@ -4,13 +4,14 @@ Reading order: ``specs`` (what is trained), ``splits`` (on which rows), ``poolin
 ``cache_rows`` (copied from the file), ``rows`` (in memory or on the disk), ``network`` (the head as a torch module),
 ``adam``, ``loss``, ``history`` and ``fit`` (the training loop), ``ensemble`` (several heads as one), ``predictions``,
 ``calibration``, ``metrics``, ``intervals``, ``operating`` and ``assess`` (what it is worth), ``audited`` (what is known
-of the data), ``run`` (the run folder) and ``run_writing``, ``plots`` and ``report`` (the page), ``train`` (all of it
-together), ``worker`` (a second process for the slow imports).
+of the data), ``run`` (the run folder) and ``run_writing``, ``plots``, ``mistakes`` and ``report`` (the page), ``train``
+(all of it together), ``worker`` (a second process for the slow imports).
 
 What else can be done with heads, each on its own:
 
 - ``crossval`` trains one per fold, in ``crossval_training``, with finished ones in a folder of ``kept`` results;
-  ``crossval_table`` writes what they say, ``crossval_baselines`` tests scikit-learn's classifiers on the same folds.
+  ``out_of_fold`` is what they say, ``crossval_table`` and ``crossval_report`` write it, ``crossval_baselines`` tests
+  scikit-learn's classifiers on the same folds.
 - ``evaluate`` tests one on other images, for which ``backbone`` finds the weights; ``classifier`` is the head for
   scikit-learn.
 - ``sweep`` trains many: ``sweep_space`` and ``sweep_optuna`` (which), ``sweep_ranking`` (the best of them),

@@ -9,6 +9,7 @@ import click
 
 from featurize.console import default_of, json_option, progress_bar
 from head.cli_options import (
+    DRAWING,
     ensemble_option,
     features_option,
     head_options,
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 @click.command()
 @features_option
 @runs_option
+@click.option("--name", help="Name of the folder for the figures and the page.  [default: crossval- and the time]")
 @click.option("--folds", type=int, default=default_of(CrossvalSpec, "folds"), show_default=True, help="Parts.")
 @click.option(
     "--seeds",
@@ -49,7 +51,9 @@ if TYPE_CHECKING:
     is_flag=True,
     help="Also test scikit-learn's logistic regression and SVM on the same folds; they need the features in memory.",
 )
-@click.option("--predictions", type=click.Path(path_type=Path), help="CSV file for the out-of-fold predictions.")
+@click.option(
+    "--predictions", type=click.Path(path_type=Path), help="Another CSV file for the out-of-fold predictions."
+)
 @head_options
 @ensemble_option
 @pooling_option
@@ -59,6 +63,7 @@ if TYPE_CHECKING:
 def crossval(
     features: Path,
     runs: Path,
+    name: str | None,
     folds: int,
     seeds: int,
     by_image: bool,
@@ -77,45 +82,56 @@ def crossval(
     (groups) and exact copies together. A fifth of each fold's training images chooses the epoch; with --ensemble N, N
     heads have an N-th of them each to choose by.
 
-    Finished folds are kept in the folder of all runs until everything asked for is written: after Ctrl-C, a crash or a
-    full disk, the same command goes on.
+    The figures, the out-of-fold predictions and a page with the worst mistakes are a folder beside the runs. Finished
+    folds are kept there until all of it is written: after Ctrl-C, a crash or a full disk, the same command goes on.
     """
     head_spec, train_spec = head_specs(settings)
     plan = CrossvalSpec(folds=folds, seeds=seeds, by_image=by_image, members=members)
     memory = MemorySpec(memory_mb=memory_mb)
     cache = open_cache(features, pooling)
-    from head.audited import audit_of
-    from head.crossval import cross_validate, parts_folder
-    from head.crossval_baselines import check_memory, fold_baselines
-    from head.crossval_table import check_target, save_out_of_fold
-    from head.crossval_training import kept_answers
-    from head.run import new_run_name
-    from head.tracking import cache_parameters, head_parameters, tracked
+    from head.worker import Worker
 
-    if predictions is not None:
-        check_target(predictions)
-    if baselines:
-        check_memory(cache, plan, memory)
-    audit, trackers = audit_of(cache), open_trackers_of(mlflow, tensorboard, runs)
-    parameters = {**head_parameters(head_spec, train_spec), **plan.to_dict(), **cache_parameters(cache)}
-    parts = parts_folder(runs, cache, head_spec, train_spec, plan, memory)
-    with tracked(trackers, f"crossval-{new_run_name()}", parameters) as tracking, kept_answers(parts) as kept:
-        with progress_bar("cross-validating", "heads") as advance:
+    with Worker(*DRAWING) as worker:
+        from head.audited import audit_of
+        from head.crossval import cross_validate, parts_folder
+        from head.crossval_baselines import check_memory, fold_baselines
+        from head.crossval_report import save_crossval
+        from head.crossval_table import check_target, save_out_of_fold
+        from head.crossval_training import kept_answers
+        from head.run import new_run_name
+        from head.run_writing import RunWriter
+        from head.tracking import cache_parameters, head_parameters, tracked
 
-            def after_head(done: int, total: int) -> None:
-                tracking.begin()
-                advance(done, total)
-
-            result = cross_validate(cache, head_spec, train_spec, plan, memory=memory, kept=kept, progress=after_head)
+        writer = RunWriter(runs, name or f"crossval-{new_run_name()}", latest=False)
         if predictions is not None:
-            save_out_of_fold(result, predictions)
-        figures = result.to_dict(seed=train_spec.seed)
+            check_target(predictions)
         if baselines:
-            with progress_bar("baselines", "fits") as advance:
-                figures["baselines"] = fold_baselines(result, seed=train_spec.seed, progress=advance)
-        _track(tracking, figures, [predictions] if predictions is not None else [])
-    specs = {"head_spec": head_spec.to_dict(), "train_spec": train_spec.to_dict(), "audit": audit}
-    return {**figures, **specs}, _as_text(figures)
+            check_memory(cache, plan, memory)
+        audit, trackers = audit_of(cache), open_trackers_of(mlflow, tensorboard, runs)
+        parameters = {**head_parameters(head_spec, train_spec), **plan.to_dict(), **cache_parameters(cache)}
+        parts = parts_folder(runs, cache, head_spec, train_spec, plan, memory)
+        with tracked(trackers, writer.target.name, parameters) as tracking, kept_answers(parts) as kept:
+            with progress_bar("cross-validating", "heads") as advance:
+
+                def after_head(done: int, total: int) -> None:
+                    tracking.begin()
+                    advance(done, total)
+
+                result = cross_validate(
+                    cache, head_spec, train_spec, plan, memory=memory, kept=kept, progress=after_head
+                )
+            if predictions is not None:
+                save_out_of_fold(result, predictions)
+            specs = {"head_spec": head_spec.to_dict(), "train_spec": train_spec.to_dict(), "audit": audit}
+            figures = {**result.to_dict(seed=train_spec.seed), **specs}
+            if baselines:
+                with progress_bar("baselines", "fits") as advance:
+                    figures["baselines"] = fold_baselines(result, seed=train_spec.seed, progress=advance)
+            with writer:
+                facts = save_crossval(writer, result, figures, call=worker)
+            files = sorted(writer.target.iterdir()) + ([predictions] if predictions is not None else [])
+            _track(tracking, figures, files)
+    return {"crossval": str(writer.target), **facts}, _as_text(figures, writer.target)
 
 
 def _track(tracking: Tracking, figures: dict[str, Any], files: list[Path]) -> None:
@@ -133,7 +149,7 @@ def _track(tracking: Tracking, figures: dict[str, Any], files: list[Path]) -> No
     tracking.end(found, files)
 
 
-def _as_text(figures: dict[str, Any]) -> str:
+def _as_text(figures: dict[str, Any], folder: Path) -> str:
     kept = "patients" if figures["grouped"] else "exact copies"
     repeated = f" × {figures['seeds']} seeds" if figures["seeds"] > 1 else ""
     repeated += f", {figures['ensemble']} heads averaged" if figures["ensemble"] > 1 else ""
@@ -156,6 +172,7 @@ def _as_text(figures: dict[str, Any]) -> str:
     elif not figures["grouped"]:
         lines.append("the images have no groups: if patients have several images, these figures are too good")
     lines += [_baseline_line(row) for row in figures.get("baselines", [])]
+    lines.append(f"report: {folder / 'report.html'}")
     return "\n".join(lines)
 
 

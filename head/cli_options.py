@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 DEFAULT_CACHE = "features.h5"
 DEFAULT_RUNS = "runs"
+# What a second process imports while this one imports torch.
+DRAWING = ("head.assess", "head.plots", "sklearn.metrics", "sklearn.calibration", "scipy.optimize", "jinja2")
 
 _HEAD = ("hidden", "dropout", "feature_dropout")
 

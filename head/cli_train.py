@@ -9,6 +9,7 @@ import click
 
 from featurize.console import default_of, json_option, progress_bar
 from head.cli_options import (
+    DRAWING,
     ensemble_option,
     features_option,
     head_options,
@@ -26,9 +27,6 @@ from head.text import confusion_lines, interval, percent, with_interval
 if TYPE_CHECKING:
     from head.history import EpochRecord
     from head.run import Run
-
-# What the second process imports while this one imports torch.
-_DRAWING = ("head.assess", "head.plots", "sklearn.metrics", "sklearn.calibration", "scipy.optimize", "jinja2")
 
 
 @click.command()
@@ -77,11 +75,11 @@ def train(
     target, memory = _target(positive, target_sensitivity), MemorySpec(memory_mb=memory_mb)
     from head.worker import Worker
 
-    with Worker(*_DRAWING) as worker:
+    with Worker(*DRAWING) as worker:
         cache = open_cache(features, pooling)
         from head.run import new_run_name, read_history
         from head.tracking import cache_parameters, final_metrics, head_parameters, tracked
-        from head.train import train_run
+        from head.train import TrainOptions, train_run
 
         trackers, name = open_trackers_of(mlflow, tensorboard, runs), name or new_run_name()
         parameters = {**head_parameters(head_spec, train_spec), "ensemble": members, **cache_parameters(cache)}
@@ -93,12 +91,7 @@ def train(
                 if members == 1:
                     tracking.epoch(record)
 
-            run = train_run(
-                cache,
-                head_spec,
-                train_spec,
-                runs=runs,
-                name=name,
+            options = TrainOptions(
                 target=target,
                 calibrate=calibrate,
                 memory=memory,
@@ -106,6 +99,7 @@ def train(
                 progress=after_epoch,
                 call=worker,
             )
+            run = train_run(cache, head_spec, train_spec, runs=runs, name=name, options=options)
             if members > 1:  # their epochs, one head after the other, make no curve: the means do
                 for record in read_history(run):
                     tracking.epoch(record)

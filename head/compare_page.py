@@ -15,6 +15,7 @@ from head.compare import Comparison, Entry
 from head.compare_table import COLUMNS, difference_text, setting_text
 from head.history import EpochRecord
 from head.plots import COLOURS, STYLE, label_axes, legend_label, svg_text
+from head.report import page_template
 from head.run import read_history
 
 logger = logging.getLogger(__name__)
@@ -25,12 +26,9 @@ MOST_CURVES = len(COLOURS)
 
 def render_comparison(comparison: Comparison) -> str:
     """Return the page, self-contained."""
-    from jinja2 import Environment, PackageLoader
-
     drawn = [entry for entry in comparison.entries if entry.run is not None][:MOST_CURVES]
     histories = _histories(drawn)
-    environment = Environment(loader=PackageLoader("head", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    return environment.get_template("compare_template.html").render(
+    return page_template("compare_template.html").render(
         comparison=comparison,
         columns=COLUMNS,
         rows=[_row(comparison, place) for place in range(len(comparison.entries))],

@@ -19,8 +19,7 @@ from featurize.versions import library_versions
 from head.cache_rows import unchanged
 from head.crossval_training import Fold, KeptAnswers, Training, answers_to_folds
 from head.ensemble import check_groups
-from head.intervals import grouped_interval
-from head.metrics import classification_metrics
+from head.out_of_fold import OutOfFold
 from head.rows import plan_reading
 from head.specs import CrossvalSpec, HeadSpec, MemorySpec, TrainSpec
 from head.splits import fewest_groups, group_keys
@@ -31,51 +30,6 @@ Progress = Callable[[int, int], None]
 
 # A fifth of the training rows of each fold choose the epoch.
 _INNER_FOLDS = 5
-
-
-@dataclass(frozen=True)
-class OutOfFold:
-    """What heads say of images they have not seen.
-
-    Attributes:
-        labels: int64 (n,).
-        probabilities: float32 (S, n, C), one slice a seed.
-        fold: int64 (S, n), the fold that tested the row.
-        groups: int64 (n,), what was kept together.
-    """
-
-    labels: NDArray[np.int64]
-    probabilities: NDArray[np.float32]
-    fold: NDArray[np.int64]
-    groups: NDArray[np.int64]
-
-    @property
-    def correct(self) -> NDArray[np.bool_]:
-        """Return bool (S, n): whether the most probable class is the true one."""
-        return np.asarray(self.probabilities.argmax(axis=2) == self.labels)
-
-    def accuracy(self, *, seed: int) -> dict[str, Any]:
-        """Return ``folds`` (accuracy of each fold of each seed), their ``mean`` and ``std``, and the 95 % ``interval``.
-
-        The interval is a bootstrap over groups of the accuracy over all images.
-        """
-        scores = [
-            float(correct[fold == number].mean())
-            for correct, fold in zip(self.correct, self.fold, strict=True)
-            for number in np.unique(fold)
-        ]
-        return {
-            "mean": float(np.mean(scores)),
-            "std": float(np.std(scores, ddof=1)),
-            "interval": grouped_interval(self.correct.mean(axis=0), self.groups, seed=seed),
-            "folds": scores,
-        }
-
-    def metrics(self, class_names: tuple[str, ...]) -> dict[str, Any]:
-        """Return the metrics over all rows of all seeds together."""
-        seeds, count, classes = self.probabilities.shape
-        flat = self.probabilities.reshape(seeds * count, classes)
-        return classification_metrics(np.tile(self.labels, seeds), flat, class_names)
 
 
 @dataclass(frozen=True)
@@ -113,6 +67,7 @@ class CrossValidation:
             "images": len(self.rows),
             "groups": len(np.unique(self.main.groups)),
             "metrics": metrics,
+            "each_fold": self.main.each_fold(names),
             "by_image": None
             if self.by_image is None
             else {

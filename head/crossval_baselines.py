@@ -14,8 +14,9 @@ from featurize.dataset import NO_LABEL
 from featurize.errors import DataError
 from head.cache_rows import read_rows
 from head.compare_baselines import LOGISTIC, SVM
-from head.crossval import CrossValidation, OutOfFold
+from head.crossval import CrossValidation
 from head.intervals import grouped_interval
+from head.out_of_fold import OutOfFold
 from head.specs import CrossvalSpec, MemorySpec
 
 # Bytes a feature of a training row: float32, and the float64 that libsvm copies it to.

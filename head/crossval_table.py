@@ -6,7 +6,9 @@ import csv
 import errno
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from featurize.atomic import output_error, replacing
 from head.crossval import CrossValidation
@@ -30,21 +32,30 @@ def check_target(path: Path) -> None:
         raise output_error(path, error, elsewhere=_ELSEWHERE) from error
 
 
+def out_of_fold_columns(result: CrossValidation) -> list[str]:
+    """Return the column names of :func:`out_of_fold_lines`."""
+    probabilities = [PROBABILITY_PREFIX + name for name in result.cache.class_names]
+    return ["path", "group", "seed", "fold", "label", "prediction", *probabilities]
+
+
+def out_of_fold_lines(result: CrossValidation) -> Iterator[list[Any]]:
+    """Yield a line per image and seed."""
+    names, columns, main = result.cache.class_names, result.cache.columns, result.main
+    for seed, (fold, probabilities) in enumerate(zip(main.fold, main.probabilities, strict=True)):
+        for place, row in enumerate(result.rows.tolist()):
+            p = probabilities[place]
+            facts = [columns.path[row], columns.group[row], seed, fold[place], names[main.labels[place]]]
+            yield [*facts, names[p.argmax()], *(str(value) for value in p)]
+
+
 def save_out_of_fold(result: CrossValidation, path: Path) -> None:
-    """Write a CSV line per image and seed: path, group, seed, fold, label, prediction, probabilities.
+    """Write the out-of-fold predictions as CSV.
 
     Raises:
         OutputError: if it cannot be written.
     """
-    names, columns = result.cache.class_names, result.cache.columns
-    header = ["path", "group", "seed", "fold", "label", "prediction", *(PROBABILITY_PREFIX + name for name in names)]
-    main = result.main
     output = replacing(path, elsewhere=_ELSEWHERE)
     with output as partial, partial.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
         writer = csv.writer(file)
-        writer.writerow(header)
-        for seed, (fold, probabilities) in enumerate(zip(main.fold, main.probabilities, strict=True)):
-            for place, row in enumerate(result.rows.tolist()):
-                p = probabilities[place]
-                facts = [columns.path[row], columns.group[row], seed, fold[place], names[main.labels[place]]]
-                writer.writerow([*facts, names[p.argmax()], *(str(value) for value in p)])
+        writer.writerow(out_of_fold_columns(result))
+        writer.writerows(out_of_fold_lines(result))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import matplotlib
@@ -135,6 +135,22 @@ def reliability_diagram(
             axes.plot(mean, share, marker="o", markersize=3, color=colour, label=legend_label(name))
         label_axes(axes, "predicted probability", "share that is of the class", legend=True)
         return svg_text(figure, "reliability diagram")
+
+
+def fold_accuracies(ways: Mapping[str, Sequence[float]]) -> str:
+    """Draw the accuracy of each fold as a point, and their mean as a line, for each way of dividing."""
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(_SIZE[0], 0.9 + 0.7 * len(ways)))
+        axes = figure.add_axes((0.24, 0.4 / (0.9 + 0.7 * len(ways)) + 0.1, 0.73, 0.75 - 0.3 / (0.9 + 0.7 * len(ways))))
+        for place, (colour, accuracies) in enumerate(zip(COLOURS, ways.values(), strict=False)):
+            # beside each other, so that equal folds do not hide each other
+            spread = place + np.linspace(-0.15, 0.15, len(accuracies))
+            axes.plot(accuracies, spread, "o", color=colour, markersize=5, alpha=0.8)
+            axes.vlines(float(np.mean(accuracies)), place - 0.32, place + 0.32, color=colour, linewidth=2)
+        axes.set_yticks(range(len(ways)), list(ways))
+        axes.set_ylim(len(ways) - 0.4, -0.6)
+        label_axes(axes, "accuracy of each fold, and their mean", "")
+        return svg_text(figure, "accuracy of each fold")
 
 
 def _reliability(positive: NDArray[np.bool_], scores: Probabilities, bins: int) -> tuple[Any, Any]:

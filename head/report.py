@@ -2,47 +2,25 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image
 
 from featurize.cache import FeatureCache
 from featurize.columns import Skipped
-from featurize.errors import DataError, ImageError
-from featurize.images import decode
-from featurize.sources import ImageSource, open_source
 from head.history import EpochRecord
 from head.metrics import ratio
+from head.mistakes import Answered, worst_mistakes
 from head.predictions import Predictions, softmax
+from head.text import interval, percent
+
+if TYPE_CHECKING:
+    from jinja2 import Template
 
 THRESHOLDS = (0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
-_WORST = 12
-_THUMBNAIL = (220, 220)
 _FEW_IMAGES = 100
-
-
-class Mistake(NamedTuple):
-    """One wrongly classified image.
-
-    Attributes:
-        path: relative to the data root.
-        label: the true class.
-        decided: the class decided on.
-        probability: of the class decided on.
-        picture: a data URL, or empty if the file is gone.
-    """
-
-    path: str
-    label: str
-    decided: str
-    probability: float
-    picture: str
 
 
 @dataclass(frozen=True)
@@ -90,8 +68,6 @@ class ReportInput:
 
 def render_report(report: ReportInput) -> str:
     """Return the page of a run."""
-    from jinja2 import Environment, PackageLoader
-
     from head import plots
 
     facts, part = report.facts, report.part
@@ -107,11 +83,7 @@ def render_report(report: ReportInput) -> str:
         "precision_recall": plots.precision_recall_curves(shown.labels, probabilities, names),
         "reliability": plots.reliability_diagram(shown.labels, probabilities, names, uncalibrated),
     }
-    environment = Environment(loader=PackageLoader("head", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["percent"] = _percent
-    environment.filters["number"] = lambda value: "–" if value is None else f"{value:.4f}"
-    environment.filters["range"] = _range
-    return environment.get_template("report_template.html").render(
+    return page_template("report_template.html").render(
         report=report,
         facts=facts,
         part=part,
@@ -120,7 +92,9 @@ def render_report(report: ReportInput) -> str:
         thresholds={
             name: threshold_table(shown.labels == code, probabilities[:, code]) for code, name in enumerate(names)
         },
-        mistakes=_worst_mistakes(shown, names, report.data_root),
+        mistakes=worst_mistakes(
+            Answered(shown.paths, shown.labels, probabilities, shown.decisions), names, report.data_root
+        ),
         wrong=int((shown.decisions != shown.labels).sum()),
     )
 
@@ -151,12 +125,15 @@ def threshold_table(positive: np.ndarray, scores: np.ndarray) -> list[dict[str, 
     return rows
 
 
-def _percent(value: float | None) -> str:
-    return "–" if value is None else f"{100 * value:.1f} %"
+def page_template(name: str) -> Template:
+    """Load a template of this package, with the filters that all pages write figures with."""
+    from jinja2 import Environment, PackageLoader
 
-
-def _range(interval: Sequence[float] | None) -> str:
-    return "" if interval is None else f"{100 * interval[0]:.1f} to {100 * interval[1]:.1f} %"
+    environment = Environment(loader=PackageLoader("head", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["percent"] = percent
+    environment.filters["number"] = lambda value: "–" if value is None else f"{value:.4f}"
+    environment.filters["range"] = lambda ends: "" if ends is None else interval(ends)
+    return environment.get_template(name)
 
 
 def _cautions(facts: dict[str, Any], predictions: Predictions, cache: FeatureCache) -> list[str]:
@@ -188,41 +165,3 @@ def _groups_in_two_parts(predictions: Predictions, cache: FeatureCache) -> int:
         if group_of[path]:
             parts_of.setdefault(group_of[path], set()).add(part)
     return sum(len(parts) > 1 for parts in parts_of.values())
-
-
-def _worst_mistakes(shown: Predictions, names: Sequence[str], data_root: str) -> list[Mistake]:
-    """Return the wrongly decided images with the lowest probability of their true class."""
-    probabilities, decisions = shown.probabilities, shown.decisions
-    wrong = np.flatnonzero(decisions != shown.labels)
-    source = _source(Path(data_root))
-    worst = sorted(wrong.tolist(), key=lambda row: float(probabilities[row, shown.labels[row]]))[:_WORST]
-    return [
-        Mistake(
-            path=shown.paths[row],
-            label=names[shown.labels[row]],
-            decided=names[decisions[row]],
-            probability=float(probabilities[row, decisions[row]]),
-            picture=_picture(source, shown.paths[row]),
-        )
-        for row in worst
-    ]
-
-
-def _source(root: Path) -> ImageSource | None:
-    try:
-        return open_source(root)
-    except DataError:
-        return None
-
-
-def _picture(source: ImageSource | None, path: str) -> str:
-    if source is None:
-        return ""
-    try:
-        image = decode(source.read(path)[0])
-    except ImageError:
-        return ""
-    image.thumbnail(_THUMBNAIL, Image.Resampling.BILINEAR)
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=80)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()

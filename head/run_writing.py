@@ -63,14 +63,15 @@ class RunWriter:
     Args:
         runs: the folder of all runs.
         name: of this one.
+        latest: whether ``runs/latest`` shall lead to it.
 
     Raises:
         RunError: if there is a run of that name already.
         BusyError: on entering, if another training will have that name.
     """
 
-    def __init__(self, runs: Path, name: str) -> None:
-        self.target = runs / checked_name(name)
+    def __init__(self, runs: Path, name: str, *, latest: bool = True) -> None:
+        self.target, self._latest = runs / checked_name(name), latest
         self._refuse_existing()
         # Containers and machines may share a disk: a name that nobody else takes, and that says where its lock holds.
         self.folder = runs / f".{name}.{_HOST}-{secrets.token_hex(4)}.tmp"
@@ -136,8 +137,11 @@ class RunWriter:
 
     def save_facts(self, facts: Mapping[str, Any]) -> None:
         """Write run.json; format and version are added."""
-        content = {"format": FORMAT, "schema_version": SCHEMA_VERSION, **facts}
-        (self.folder / RUN_FILE).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        self.save_json(RUN_FILE, {"format": FORMAT, "schema_version": SCHEMA_VERSION, **facts})
+
+    def save_json(self, file_name: str, content: Mapping[str, Any]) -> None:
+        """Write a JSON file."""
+        (self.folder / file_name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
     def save_text(self, file_name: str, text: str) -> None:
         """Write a text file."""
@@ -148,13 +152,17 @@ class RunWriter:
             flush(path)
         self._refuse_existing()  # written on another machine, where our lock does not reach
         self.folder.rename(self.target)
+        if self._latest:
+            self._point_latest()
+        flush(self.target.parent)
+
+    def _point_latest(self) -> None:
         link = self.target.parent / f".{LATEST}.{secrets.token_hex(8)}"
         try:
             link.symlink_to(self.target.name, target_is_directory=True)
             link.replace(self.target.parent / LATEST)
         except OSError:
             link.unlink(missing_ok=True)  # no symbolic links here: latest_run looks at the times instead
-        flush(self.target.parent)
 
     def _clean_up(self) -> None:
         """Remove what is unfinished, and the folders made for it that are empty."""

@@ -30,7 +30,7 @@ from head.splits import split_rows
 from head.sweep_ranking import COMPLETE, INTERRUPTED, TIME_IS_UP, SweepResult, rank_settings
 from head.sweep_results import SweepFolder, Trial
 from head.sweep_space import RANKINGS, SweepSpec, TrialSpec
-from head.train import split_reading, train_run
+from head.train import TrainOptions, split_reading, train_run
 
 logger = logging.getLogger(__name__)
 
@@ -69,7 +69,7 @@ class Sweep:
         *,
         runs: Path,
         name: str | None = None,
-        memory: MemorySpec | None = None,
+        memory: MemorySpec = MemorySpec(),  # noqa: B008  frozen
     ) -> None:
         self.cache, self.spec = cache, spec.on(cache)
         self.planned = self.spec.planned
@@ -229,9 +229,8 @@ class Sweep:
             if same_cache and TrialSpec(run.head_spec, run.train_spec, run.feature_spec.pooling) == best.spec:
                 return run
         cache, (head, train, pooling) = self.cache, best.spec
-        return train_run(
-            pooled(cache, pooling), head, train, runs=runs, name=name, split=self._split, memory=self._memory
-        )
+        options = TrainOptions(split=self._split, memory=self._memory)
+        return train_run(pooled(cache, pooling), head, train, runs=runs, name=name, options=options)
 
     def _facts(self, result: SweepResult) -> dict[str, Any]:
         """Return what sweep.json says of a result."""

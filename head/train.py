@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -33,6 +34,33 @@ from head.worker import call_here
 logger = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions:
+    """What else there is to say about a training.
+
+    Attributes:
+        target: the operating point wanted, if any.
+        calibrate: fit a temperature on the validation rows.
+        split: instead of the cache's own, or the one made with the spec's seed.
+        memory: what features may take; rows that take more are read from the disk, in another order.
+        members: heads that are trained and averaged; more than one leave the validation rows to the temperature and
+            the operating point alone.
+        progress: called after each epoch.
+        call: what runs the measuring and the drawing; a :class:`head.worker.Worker` does it in another process.
+    """
+
+    target: TargetSpec | None = None
+    calibrate: bool = True
+    split: Split | None = None
+    memory: MemorySpec = field(default_factory=MemorySpec)
+    members: int = 1
+    progress: Progress | None = None
+    call: Callable[..., Any] = call_here
+
+
+DEFAULTS = TrainOptions()
+
+
 def train_run(
     cache: FeatureCache,
     head_spec: HeadSpec,
@@ -40,13 +68,7 @@ def train_run(
     *,
     runs: Path,
     name: str | None = None,
-    target: TargetSpec | None = None,
-    calibrate: bool = True,
-    split: Split | None = None,
-    memory: MemorySpec | None = None,
-    members: int = 1,
-    progress: Progress | None = None,
-    call: Callable[..., Any] = call_here,
+    options: TrainOptions = DEFAULTS,
 ) -> Run:
     """Train a head on a cache and write its run folder, whole or not at all.
 
@@ -56,43 +78,32 @@ def train_run(
         train_spec: the optimisation.
         runs: the folder of all runs.
         name: of this run; by default the time.
-        target: the operating point wanted, if any.
-        calibrate: fit a temperature on the validation rows.
-        split: instead of the cache's own, or the one made with the spec's seed.
-        memory: what features may take; rows that take more are read from the disk, in another order.
-        members: heads that are trained and averaged; more than one leave the validation rows to the temperature and
-            the operating point alone.
-        progress: called after each epoch.
-        call: what runs the measuring and the drawing; a :class:`head.worker.Worker` does it in another process.
+        options: all else.
 
     Raises:
         DataError: if the cache's labels or splits do not allow training, or the operating point cannot be chosen.
         CacheError: if features that are needed are not finite, or the file is written to in the meantime.
         DivergedError: if training diverges.
         RunError: if there is a run of that name.
+        BusyError: if another training will have that name.
         OutputError: if the folder cannot be written.
     """
     with RunWriter(runs, name or new_run_name()) as writer, unchanged(cache):
-        split = split or split_rows(cache, seed=train_spec.seed)
-        shares = _shares(cache, split, train_spec, members) if members > 1 else None
+        split = options.split or split_rows(cache, seed=train_spec.seed)
         audit = audit_of(cache)
         _warn_of_departures(cache)
-        reading = split_reading(cache, split, memory)
-        parts = {part: reading.load(cache, split.rows[part]) for part in ("train", "valid")}
-        classes = len(cache.class_names)
-        fitted: FittedHead
-        if shares is not None:
-            fitted = fit_ensemble(head_spec, train_spec, shares, parts["train"], classes=classes, progress=progress)
-            head_spec = fitted.head
-        else:
-            fitted = fit_head(head_spec, train_spec, parts["train"], parts["valid"], classes=classes, progress=progress)
-        assessed: Assessment = call(
-            assess, _predict(fitted, cache, split), cache.class_names, target=target, calibrate=calibrate
+        reading = split_reading(cache, split, options.memory)
+        fitted = _fit(cache, head_spec, train_spec, split, reading, options)
+        assessed: Assessment = options.call(
+            assess,
+            _predict(fitted, cache, split),
+            cache.class_names,
+            target=options.target,
+            calibrate=options.calibrate,
         )
         facts = {
             "name": writer.target.name,
             **_facts(cache, head_spec, train_spec, split, fitted),
-            "ensemble": fitted.facts if isinstance(fitted, FittedEnsemble) else None,
             "reading": reading.to_dict(),
             "audit": audit,
             **assessed.facts,
@@ -101,12 +112,13 @@ def train_run(
         }
         if cache.features.ndim == 3:
             averaged = _predict(fitted, cache, split, views_averaged=True)
-            facts["metrics_averaged_views"] = call(assess, averaged, cache.class_names, calibrate=calibrate).metrics
+            of_views: Assessment = options.call(assess, averaged, cache.class_names, calibrate=options.calibrate)
+            facts["metrics_averaged_views"] = of_views.metrics
         writer.save_facts(facts)
         writer.save_table(HISTORY_FILE, EpochRecord._fields, fitted.history)
         save_predictions(writer, assessed.predictions, cache.class_names)
         report = ReportInput.of(cache, facts, fitted.history, assessed.predictions)
-        writer.save_text(REPORT_FILE, call(render_report, report))
+        writer.save_text(REPORT_FILE, options.call(render_report, report))
     return open_run(writer.target)
 
 
@@ -120,9 +132,27 @@ def _warn_of_departures(cache: FeatureCache) -> None:
         )
 
 
-def split_reading(cache: FeatureCache, split: Split, memory: MemorySpec | None) -> Reading:
+def split_reading(cache: FeatureCache, split: Split, memory: MemorySpec) -> Reading:
     """Decide whether the training and validation rows of a split fit into memory."""
-    return plan_reading(cache, len(split.rows["train"]) + len(split.rows["valid"]), memory or MemorySpec())
+    return plan_reading(cache, len(split.rows["train"]) + len(split.rows["valid"]), memory)
+
+
+def _fit(
+    cache: FeatureCache,
+    head_spec: HeadSpec,
+    train_spec: TrainSpec,
+    split: Split,
+    reading: Reading,
+    options: TrainOptions,
+) -> FittedHead:
+    """Train one head, or several as one."""
+    several = options.members > 1
+    shares = _shares(cache, split, train_spec, options.members) if several else []
+    train, valid = (reading.load(cache, split.rows[part]) for part in ("train", "valid"))
+    classes, progress = len(cache.class_names), options.progress
+    if several:
+        return fit_ensemble(head_spec, train_spec, shares, train, classes=classes, progress=progress)
+    return fit_head(head_spec, train_spec, train, valid, classes=classes, progress=progress)
 
 
 def _shares(cache: FeatureCache, split: Split, train_spec: TrainSpec, members: int) -> list[Share]:
@@ -152,11 +182,12 @@ def _averaged_logits(fitted: FittedHead, rows: Rows) -> Tensor:
 def _facts(
     cache: FeatureCache, head_spec: HeadSpec, train_spec: TrainSpec, split: Split, fitted: FittedHead
 ) -> dict[str, Any]:
+    of_members = fitted if isinstance(fitted, FittedEnsemble) else None
     return {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "feature_spec": cache.spec.to_dict(),
         "feature_fingerprint": cache.spec.fingerprint,
-        "head_spec": head_spec.to_dict(),
+        "head_spec": (head_spec if of_members is None else of_members.head).to_dict(),
         "train_spec": train_spec.to_dict(),
         "class_names": list(cache.class_names),
         "dim": int(cache.features.shape[-1]),
@@ -169,4 +200,5 @@ def _facts(
         "split": {"source": split.source, "images": {part: len(rows) for part, rows in split.rows.items()}},
         "epochs": len(fitted.history),
         "best_epoch": fitted.best_epoch,
+        "ensemble": None if of_members is None else of_members.facts,
     }

@@ -74,7 +74,7 @@ def test_what_fails_after_the_last_fold_costs_no_fold(
     second = CliRunner().invoke(main, command)
     assert second.exit_code == 0, second.output
     assert Path("out.csv").is_file()
-    assert not list(Path("runs").iterdir())
+    assert [folder.name for folder in Path("runs").iterdir()] == [Path(json.loads(second.stdout)["crossval"]).name]
 
 
 class StopAfter:
@@ -213,4 +213,4 @@ def test_the_command_goes_on_after_it_was_stopped(make_cache: MakeCache, tmp_pat
     done = CliRunner().invoke(main, arguments)
     answer = json.loads(done.stdout)
     assert len(answer["accuracy"]["folds"]) == 15
-    assert not list((tmp_path / "runs").iterdir())
+    assert list((tmp_path / "runs").iterdir()) == [Path(answer["crossval"])]

@@ -23,7 +23,7 @@ from head.network import build_head
 from head.rows import as_rows
 from head.run import read_history
 from head.specs import CrossvalSpec, HeadSpec, TrainSpec
-from head.train import train_run
+from head.train import TrainOptions, train_run
 from tests.head.conftest import DIM, MakeCache, cloud
 
 TRAIN = TrainSpec(epochs=3, batch_size=16)
@@ -101,7 +101,7 @@ def test_epochs_are_counted_on_and_the_history_is_the_mean() -> None:
 
 def test_a_run_of_several_heads_is_an_ordinary_run(make_cache: MakeCache, tmp_path: Path) -> None:
     cache = make_cache()
-    run = train_run(cache, HeadSpec(hidden=(8, 4)), TRAIN, runs=tmp_path / "runs", members=3)
+    run = train_run(cache, HeadSpec(hidden=(8, 4)), TRAIN, runs=tmp_path / "runs", options=TrainOptions(members=3))
     assert run.head_spec.hidden == (24, 12)
     assert run.facts["ensemble"]["members"] == len(run.facts["ensemble"]["best_epochs"]) == 3
     with torch.inference_mode():
@@ -119,7 +119,9 @@ def test_validation_images_have_no_part_in_training_several(make_cache: MakeCach
     features[100:140] = features[100:140][::-1] * 5
     other = make_cache("other.h5", features=features)
     runs = [
-        train_run(one, HeadSpec(hidden=(4,)), TRAIN, runs=tmp_path / "runs", name=str(place), members=2)
+        train_run(
+            one, HeadSpec(hidden=(4,)), TRAIN, runs=tmp_path / "runs", name=str(place), options=TrainOptions(members=2)
+        )
         for place, one in enumerate((cache, other))
     ]
     assert runs[0].head_sha256 == runs[1].head_sha256
@@ -127,7 +129,7 @@ def test_validation_images_have_no_part_in_training_several(make_cache: MakeCach
 
 def test_one_head_is_what_it_always_was(make_cache: MakeCache, tmp_path: Path) -> None:
     cache = make_cache()
-    run = train_run(cache, HeadSpec(hidden=(4,)), TRAIN, runs=tmp_path / "runs", members=1)
+    run = train_run(cache, HeadSpec(hidden=(4,)), TRAIN, runs=tmp_path / "runs", options=TrainOptions(members=1))
     assert run.facts["ensemble"] is None
     assert run.head_spec.hidden == (4,)
 
@@ -189,6 +191,6 @@ def test_the_commands_take_it(make_cache: MakeCache, tmp_path: Path, monkeypatch
 
 
 def test_the_dimension_is_that_of_the_cache(make_cache: MakeCache, tmp_path: Path) -> None:
-    run = train_run(make_cache(), HeadSpec(hidden=()), TRAIN, runs=tmp_path / "runs", members=2)
+    run = train_run(make_cache(), HeadSpec(hidden=()), TRAIN, runs=tmp_path / "runs", options=TrainOptions(members=2))
     assert run.dim == DIM
     assert sum(p.numel() for p in run.load_head().parameters()) == 2 * DIM + 2 * DIM + 2

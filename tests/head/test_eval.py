@@ -20,17 +20,15 @@ from head.intervals import wilson_interval
 from head.rows import as_rows
 from head.run import Run
 from head.specs import HeadSpec, TargetSpec, TrainSpec
-from head.train import train_run
+from head.train import TrainOptions, train_run
 from tests.head.conftest import MakeCache, cloud
 
 
 @pytest.fixture
 def run(make_cache: MakeCache, tmp_path: Path) -> Run:
-    target = TargetSpec(positive="covid", target_sensitivity=0.9)
-    spec = TrainSpec(epochs=6, lr=0.02)
-    return train_run(
-        make_cache(separation=0.5), HeadSpec(hidden=()), spec, runs=tmp_path / "runs", name="r", target=target
-    )
+    options = TrainOptions(target=TargetSpec(positive="covid", target_sensitivity=0.9))
+    specs = HeadSpec(hidden=()), TrainSpec(epochs=6, lr=0.02)
+    return train_run(make_cache(separation=0.5), *specs, runs=tmp_path / "runs", name="r", options=options)
 
 
 def test_figures_are_those_of_the_loaded_head(run: Run, make_cache: MakeCache) -> None:

@@ -15,7 +15,7 @@ from featurize.cache import FeatureCache
 from head.report import threshold_table
 from head.run import Run
 from head.specs import HeadSpec, TargetSpec, TrainSpec
-from head.train import train_run
+from head.train import TrainOptions, train_run
 from tests.head.conftest import MakeCache, cloud
 
 Draw = Callable[[FeatureCache], None]
@@ -41,9 +41,8 @@ class Page(HTMLParser):
 
 
 def train(cache: FeatureCache, tmp_path: Path, name: str = "first", **options: Any) -> tuple[Run, str]:
-    run = train_run(
-        cache, HeadSpec(hidden=(8,)), TrainSpec(epochs=4, lr=0.02), runs=tmp_path / "runs", name=name, **options
-    )
+    specs = HeadSpec(hidden=(8,)), TrainSpec(epochs=4, lr=0.02)
+    run = train_run(cache, *specs, runs=tmp_path / "runs", name=name, options=TrainOptions(**options))
     return run, (run.folder / "report.html").read_text()
 
 

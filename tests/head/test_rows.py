@@ -33,7 +33,7 @@ from head.rows import (
 )
 from head.run import open_run
 from head.specs import HeadSpec, MemorySpec, TrainSpec
-from head.train import train_run
+from head.train import TrainOptions, train_run
 from tests.head.conftest import DIM, MakeCache, cloud
 
 SMALL = HeadSpec(hidden=(16, 8))
@@ -263,7 +263,9 @@ def test_the_command_records_where_it_read_from_and_what_it_writes_is_whole(
 def test_a_run_from_the_disk_is_the_same_bits_again(make_cache: MakeCache, tmp_path: Path) -> None:
     cache, memory = make_cache(), MemorySpec(memory_mb=0.005)
     first, second = (
-        train_run(cache, SMALL, TrainSpec(epochs=2), runs=tmp_path / "runs", name=name, memory=memory)
+        train_run(
+            cache, SMALL, TrainSpec(epochs=2), runs=tmp_path / "runs", name=name, options=TrainOptions(memory=memory)
+        )
         for name in ("a", "b")
     )
     assert first.head_sha256 == second.head_sha256

@@ -23,14 +23,14 @@ from head.rows import as_rows
 from head.run import Run, latest_run, open_run
 from head.run_writing import RunWriter
 from head.specs import HeadSpec, TargetSpec, TrainSpec
-from head.train import train_run
+from head.train import TrainOptions, train_run
 from tests.head.conftest import DIM, MakeCache, cloud
 
 SMALL, QUICK = HeadSpec(hidden=(8,)), TrainSpec(epochs=3)
 
 
 def trained(cache: FeatureCache, tmp_path: Path, name: str | None = "first", **options: Any) -> Run:
-    return train_run(cache, SMALL, QUICK, runs=tmp_path / "runs", name=name, **options)
+    return train_run(cache, SMALL, QUICK, runs=tmp_path / "runs", name=name, options=TrainOptions(**options))
 
 
 @pytest.fixture

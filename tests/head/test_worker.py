@@ -17,7 +17,7 @@ from head.predictions import softmax
 from head.run import open_run
 from head.specs import HeadSpec, TrainSpec
 from head.text import percent
-from head.train import train_run
+from head.train import TrainOptions, train_run
 from head.worker import Worker
 from tests.head.conftest import MakeCache
 
@@ -86,7 +86,7 @@ def test_a_run_made_through_it_is_the_same_run(make_cache: MakeCache, tmp_path: 
     cache = make_cache()
     head, train = HeadSpec(hidden=(8,)), TrainSpec(epochs=2)
     with Worker() as worker:
-        there = train_run(cache, head, train, runs=tmp_path / "there", name="run", call=worker)
+        there = train_run(cache, head, train, runs=tmp_path / "there", name="run", options=TrainOptions(call=worker))
     here = train_run(cache, head, train, runs=tmp_path / "here", name="run")
     assert there.metrics == here.metrics
     for name in ("head.safetensors", "history.csv", "predictions.csv"):

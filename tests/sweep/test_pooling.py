@@ -26,7 +26,7 @@ from head.specs import HeadSpec, MemorySpec, TrainSpec
 from head.sweep import Sweep
 from head.sweep_results import RESULTS_FILE
 from head.sweep_space import SweepSpec
-from head.train import train_run
+from head.train import TrainOptions, train_run
 from tests.sweep.conftest import CLASSES
 
 # Of Lite0: source, table 1 of the EfficientNet paper and Backbone.maps.
@@ -97,7 +97,10 @@ def test_each_trial_reaches_what_its_head_alone_does_on_a_cache_of_its_pooling(
     assert {row["pooling"] for row in rows.values()} == {"final", "multilevel"}
     for trial in done.trials:
         head, train, pooling = trial.spec
-        alone = train_run(caches[pooling], head, train, runs=tmp_path / "alone", name=str(trial.number), memory=memory)
+        options = TrainOptions(memory=memory)
+        alone = train_run(
+            caches[pooling], head, train, runs=tmp_path / "alone", name=str(trial.number), options=options
+        )
         assert rows[trial.number]["pooling"] == pooling
         assert trial.best_epoch == alone.facts["best_epoch"]
         assert trial.metrics["loss"] == pytest.approx(alone.facts["calibration"]["before"]["valid"]["loss"], rel=1e-4)
