@@ -8,6 +8,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from tokenize import TokenError
 from typing import NamedTuple
 
 import numpy as np
@@ -95,9 +96,10 @@ class KeptAnswers:
             return None
         try:
             answers: Answers = np.load(self.folder / f"{training.name}.npy", allow_pickle=False)
-        except (OSError, ValueError, EOFError):  # not there, or damaged
+        except (OSError, ValueError, EOFError, TypeError, TokenError):  # not there, or damaged
             return None
-        return answers if len(answers) == len(training.fold.test) else None
+        whole = answers.ndim == 2 and answers.dtype == np.float32 and len(answers) == len(training.fold.test)
+        return answers if whole else None
 
     def _save(self, training: Training, answers: Answers) -> None:
         if self.folder is not None:

@@ -192,19 +192,20 @@ class Sweep:
     def _parts(self) -> dict[str, tuple[AnyRows, AnyRows]]:
         """Training and validation rows of each pooling."""
         parts: dict[str, tuple[AnyRows, AnyRows]] = {}
-        wider: tuple[AnyRows, ...] = ()
+        wider: dict[str, AnyRows] = {}
         for pooling in reversed(self.spec.poolings):
             cache = pooled(self.cache, pooling)
             columns = cache.features.shape[-1]
             reading = split_reading(cache, self._split, self._memory)
-            train, valid = wider = tuple(
-                # Some columns of what is in memory already take no more of it.
-                Rows(wide.features[..., :columns], wide.labels)
-                if isinstance(wide, Rows)
-                else reading.load(cache, self._split.rows[part])
-                for part, wide in zip(("train", "valid"), wider or (None, None), strict=True)
-            )
-            parts[pooling] = train, valid
+            own: dict[str, AnyRows] = {}
+            for part in ("train", "valid"):
+                there = wider.get(part)
+                if isinstance(there, Rows):  # some columns of what is in memory already take no more of it
+                    own[part] = Rows(there.features[..., :columns], there.labels)
+                else:
+                    own[part] = reading.load(cache, self._split.rows[part])
+            parts[pooling] = own["train"], own["valid"]
+            wider = own
         return parts
 
     def _as_trials(self, block: FittedBlock, rest: Mapping[int, TrialSpec]) -> list[Trial]:

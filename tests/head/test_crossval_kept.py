@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -116,12 +117,25 @@ def test_finished_folds_are_kept_and_the_same_call_trains_only_the_others(
     assert not list((tmp_path / "new").iterdir())
 
 
-def test_a_damaged_part_is_trained_again(make_cache: MakeCache, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda content: content[:50],
+        lambda content: content.replace(b"{'descr'", b"{('descr'"),  # numpy reads the header as Python
+        lambda content: content.replace(b", 2)", b",)  "),
+    ],
+    ids=["cut short", "another header", "a column"],
+)
+def test_a_damaged_part_is_trained_again(
+    make_cache: MakeCache, tmp_path: Path, damage: Callable[[bytes], bytes]
+) -> None:
     cache, plan = make_cache(sizes=(60,)), CrossvalSpec(folds=3)
     with pytest.raises(Interrupted), kept_answers(tmp_path / "c.parts") as kept:
         cross_validate(cache, HEAD, TRAIN, plan, kept=kept, progress=StopAfter(2))
     for file in (tmp_path / "c.parts").glob("*.npy"):
-        file.write_bytes(file.read_bytes()[:50])
+        whole = file.read_bytes()
+        file.write_bytes(damage(whole))
+        assert file.read_bytes() != whole
     with kept_answers(tmp_path / "c.parts") as kept:
         again = cross_validate(cache, HEAD, TRAIN, plan, kept=kept)
     np.testing.assert_array_equal(again.main.probabilities, validate(cache).main.probabilities)

@@ -20,7 +20,7 @@ from head.compare_baselines import baselines
 from head.evaluate import evaluate_run
 from head.fit import fit_head
 from head.pooling import chosen_pooling, pooled
-from head.rows import as_rows
+from head.rows import Rows
 from head.run import open_run
 from head.specs import HeadSpec, MemorySpec, TrainSpec
 from head.sweep import Sweep
@@ -160,13 +160,17 @@ def test_saying_the_caches_own_pooling_is_the_same_sweep(caches: dict[str, Featu
         assert list(said.spec.trial_specs()) == list(silent.spec.trial_specs())
 
 
-def test_rows_of_both_poolings_train_from_one_copy(caches: dict[str, FeatureCache]) -> None:
-    """Reference: a head on rows that were copied."""
-    rows = np.arange(54)
-    labels = np.asarray(caches["final"].columns.label)
-    whole = as_rows(caches["multilevel"].features[rows], labels[rows])
-    part = whole._replace(features=whole.features[:, :FINAL])
+def test_rows_of_both_poolings_train_from_one_copy(caches: dict[str, FeatureCache], tmp_path: Path) -> None:
+    """Reference: rows that were copied from a cache of the other pooling."""
+    spec = SweepSpec(axes={"pooling": ("final", "multilevel"), "hidden": ((8,),), "epochs": (2,)})
+    parts = Sweep(caches["multilevel"], spec, runs=tmp_path)._parts
+    part, whole = (parts[pooling][0] for pooling in ("final", "multilevel"))
+    assert isinstance(part, Rows)
+    assert isinstance(whole, Rows)
+    assert part.features.data_ptr() == whole.features.data_ptr()
+    alike = SweepSpec(axes={"hidden": ((8,),), "epochs": (2,)})
+    own = Sweep(caches["final"], alike, runs=tmp_path)._parts["final"][0]
+    assert isinstance(own, Rows)
     job = HeadSpec(hidden=(8,)), TrainSpec(epochs=2)
-    own = as_rows(caches["final"].features[rows], labels[rows])
-    fitted, alone = (fit_head(*job, some, None, classes=3) for some in (part, own))
+    fitted, alone = (fit_head(*job, rows, None, classes=3) for rows in (part, own))
     assert fitted.history[-1].train_loss == alone.history[-1].train_loss
