@@ -65,7 +65,8 @@ def test_processes_are_for_many_workers_and_many_images() -> None:
 
 
 def test_a_process_that_dies_is_one_message_and_what_was_read_stays_read(bench: Bench) -> None:
-    images = read_in_processes(bench.data, paths_of(bench), bench.spec, known=NOTHING, workers=1)
+    more_than_are_read_ahead = paths_of(bench) * 20
+    images = read_in_processes(bench.data, more_than_are_read_ahead, bench.spec, known=NOTHING, workers=1)
     assert next(images).pixels is not None
     (child,) = multiprocessing.active_children()
     assert child.pid is not None
