@@ -12,7 +12,8 @@ Reading order:
   ``cuda`` (on what);
 - the result: ``cache`` (the finished file), ``columns`` (what it says of each image), ``cache_writing``, ``versions``
   (of the libraries that made it), ``shards`` (of a run that is not finished), ``known`` (finding both again),
-  ``atomic`` (files appear whole or not at all), ``replace`` (what ``--force`` may overwrite);
+  ``atomic`` (files appear whole or not at all), ``locks`` (one process at a time), ``replace`` (what ``--force`` may
+  overwrite);
 - a run: ``request`` (from options to a spec), ``inference`` (batches on their way through the network), ``compute``
   (the part that costs time), ``extract`` (all of it together);
 - other commands: ``groups`` (which images belong together), ``split`` and ``split_files`` (class folders to train,

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
-from featurize.atomic import output_error
 from featurize.cache import FeatureCache
 from featurize.cache_writing import CacheFacts, write_cache
 from featurize.columns import Columns, Skipped
@@ -22,6 +20,7 @@ from featurize.dataset import Dataset
 from featurize.decoder_difference import DecoderDifference
 from featurize.errors import BusyError, DataError, Interrupted, MismatchError
 from featurize.known import NOWHERE, KnownFeatures, Places
+from featurize.locks import locked
 from featurize.replace import check_replaceable
 from featurize.shards import Identities, ShardStore
 from featurize.sources import ImageSource, open_source
@@ -140,25 +139,10 @@ def extract_features(
         return result
 
 
-@contextmanager
-def _locked(output: Path) -> Iterator[None]:
-    """Hold the output's lock; the operating system releases a dead process's lock by itself."""
-    lock = FileLock(output.with_name(f".{output.name}.lock"), timeout=0)
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-    except Timeout as error:
-        raise BusyError(
-            "another process is writing this cache",
-            path=output,
-            mend="wait for it, or choose another file with -o",
-        ) from error
-    except OSError as error:
-        raise output_error(output, error) from error
-    try:
-        yield
-    finally:
-        lock.release()
+def _locked(output: Path) -> AbstractContextManager[None]:
+    mend = "wait for it, or choose another file with -o"
+    busy = BusyError("another process is writing this cache", path=output, mend=mend)
+    return locked(output.with_name(f".{output.name}.lock"), busy, of=output)
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from featurize.columns import Skipped
 from featurize.versions import library_versions
 from head.mistakes import Answered, worst_mistakes
 from head.out_of_fold import OutOfFold
-from head.report import page_template
+from head.report import few_images, page_template, unread
 from head.run import PREDICTIONS_FILE, REPORT_FILE
 from head.worker import call_here
 
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 FORMAT = "xfeat.crossval"
 SCHEMA_VERSION = 1
 CROSSVAL_FILE = "crossval.json"
-_FEW_IMAGES = 100
 
 
 @dataclass(frozen=True)
@@ -127,8 +126,4 @@ def _cautions(page: CrossvalPage) -> list[str]:
             f"Divided image by image, with patients in several folds, the accuracy is {points:+.1f} percentage points "
             "against that by patient. Quote the figures by patient."
         )
-    if facts["images"] < _FEW_IMAGES:
-        cautions.append(f"Only {facts['images']} images: one image is {100 / facts['images']:.1f} percentage points.")
-    if page.skipped:
-        cautions.append(f"{len(page.skipped)} images could not be read and take no part; they are listed below.")
-    return cautions
+    return [*cautions, *few_images(facts["images"]), *unread(page.skipped)]

@@ -27,6 +27,9 @@ from head.specs import HeadSpec, TrainSpec
 
 logger = logging.getLogger(__name__)
 
+# Factors of no dropout.
+_NONE = np.empty((0, 0, 0), np.float32)
+
 
 class FusedProgram(Program):
     """Trains K heads; weights and moments of all layers of a head lie in one row of memory.
@@ -121,9 +124,6 @@ class FusedProgram(Program):
                 state[f"{index}.bias"] = weights[:, biases : biases + module.out_features]
                 lines += 1
         self.stack.state = state
-
-
-_NONE = np.empty((0, 0, 0), np.float32)
 
 
 @cache

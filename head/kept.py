@@ -7,10 +7,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
-from featurize.atomic import output_error
 from featurize.errors import BusyError
+from featurize.locks import locked
 
 ELSEWHERE = "choose another place with --runs"
 
@@ -29,20 +27,16 @@ def kept_folder(folder: Path, what: str, *, worth_keeping: Callable[[], bool]) -
         OutputError: if it cannot be made.
     """
     made = [path for path in folder.parents if not path.exists()]
-    lock = FileLock(folder / ".lock", timeout=0)
+    busy = BusyError(f"another process is at this {what}", path=folder, mend="wait for it")
+    keep = True
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-    except Timeout as error:
-        raise BusyError(f"another process is at this {what}", path=folder, mend="wait for it") from error
-    except OSError as error:
-        raise output_error(folder, error, elsewhere=ELSEWHERE) from error
-    try:
-        yield
+        with locked(folder / ".lock", busy, of=folder, elsewhere=ELSEWHERE):
+            try:
+                yield
+            finally:
+                keep = worth_keeping()
     finally:
-        keep = worth_keeping()
-        lock.release()  # Windows removes no file that is open
-        if not keep:
+        if not keep:  # only now: Windows removes no file that is open
             _remove(folder, made)
 
 

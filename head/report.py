@@ -136,14 +136,25 @@ def page_template(name: str) -> Template:
     return environment.get_template(name)
 
 
+def few_images(images: int, what: str = "images") -> list[str]:
+    """Return what any page says of figures on so few images, if they are few."""
+    if images >= _FEW_IMAGES:
+        return []
+    return [f"Only {images} {what}: one image is {100 / images:.1f} percentage points."]
+
+
+def unread(skipped: Sequence[Skipped]) -> list[str]:
+    """Return what any page says of images that were skipped, if there are any."""
+    return [f"{len(skipped)} images could not be read and take no part; they are listed below."] if skipped else []
+
+
 def _cautions(facts: dict[str, Any], predictions: Predictions, cache: FeatureCache) -> list[str]:
     cautions = []
     part = "test" if "test" in facts["metrics"] else "valid"
     if part == "valid":
         cautions.append("There is no test split. These figures are of the images that chose the epoch: they flatter.")
     images = facts["metrics"][part]["images"]
-    if images < _FEW_IMAGES:
-        cautions.append(f"Only {images} {part} images: one image is {100 / images:.1f} percentage points.")
+    cautions += few_images(images, f"{part} images")
     if not any(cache.columns.group):
         cautions.append(
             "The images have no groups. If one patient has images in two parts, these figures are too good: "
@@ -151,8 +162,7 @@ def _cautions(facts: dict[str, Any], predictions: Predictions, cache: FeatureCac
         )
     elif leaks := _groups_in_two_parts(predictions, cache):
         cautions.append(f"{leaks} groups (patients) have images in more than one part: these figures are too good.")
-    if cache.skipped:
-        cautions.append(f"{len(cache.skipped)} images could not be read and take no part; they are listed below.")
+    cautions += unread(cache.skipped)
     if facts["operating_point"] and facts["operating_point"]["note"]:
         cautions.append(f"Operating point: {facts['operating_point']['note']}.")
     return cautions

@@ -9,9 +9,7 @@ import numpy as np
 import pytest
 
 from featurize.cache import FeatureCache
-from featurize.cache_writing import CacheFacts, write_cache
-from featurize.columns import Columns
-from featurize.specs import FeatureSpec
+from tests.caches import write_made_up
 
 DIM, CLASSES = 12, ("covid", "normal", "pneumonia")
 
@@ -26,29 +24,12 @@ def write_clouds() -> Callable[..., FeatureCache]:
         label = np.arange(count, dtype=np.int32) % 3
         features = np.random.default_rng(7).normal(size=(3, DIM))[label] + generator.normal(size=(count, DIM))
         split = np.repeat([0, 1, 2 if test else 0], [90, 30, 30]).astype(np.uint8)
-        write_cache(
-            file,
-            CacheFacts(
-                spec=FeatureSpec(backbone="efficientnet-lite0", weights_sha256="0" * 64),
-                class_names=CLASSES,
-                data_root=str(file.parent),
-                weights_path="",
-                columns=Columns(
-                    label=label,
-                    split=split,
-                    path=[f"{number:03d}.png" for number in range(count)],
-                    group=[f"patient {number // 3}" if patients else "" for number in range(count)],
-                    sha256=[f"{number:064x}" for number in range(count)],
-                    size=np.ones(count, np.int64),
-                    mtime_ns=np.ones(count, np.int64),
-                    change_mark=np.ones(count, np.int64),
-                    truncated=np.zeros(count, bool),
-                ),
-                skipped=[],
-            ),
-            blocks=[(0, features.astype(np.float32))],
-            dim=DIM,
-        )
-        return FeatureCache.open(file)
+        columns = {
+            "label": label,
+            "split": split,
+            "path": [f"{number:03d}.png" for number in range(count)],
+            "group": [f"patient {number // 3}" if patients else "" for number in range(count)],
+        }
+        return write_made_up(file, features.astype(np.float32), columns, CLASSES)
 
     return write

@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from featurize.cache import FeatureCache
-from featurize.cache_writing import CacheFacts, write_cache
-from featurize.columns import Columns
 from featurize.dataset import NO_SPLIT
-from featurize.specs import FeatureSpec
+from tests.caches import write_made_up
 
 DIM = 12
 MakeCache = Callable[..., FeatureCache]
-
-
-def digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def cloud(labels: np.ndarray, *, separation: float = 1.0, seed: int = 0) -> np.ndarray:
@@ -54,37 +48,13 @@ def make_cache(tmp_path: Path) -> MakeCache:
         truth = np.arange(count) % len(classes) if labels is None else np.array(labels)
         rows = cloud(truth, separation=separation) if features is None else features
         names = [f"{classes[code]}/{row:04d}.png" for row, code in enumerate(truth)]
-        target = tmp_path / path
-        write_cache(
-            target,
-            CacheFacts(
-                spec=FeatureSpec(
-                    backbone="efficientnet-lite0",
-                    weights_sha256="0" * 64,
-                    dtype=str(rows.dtype),
-                    pooling=pooling,
-                    **({"views": rows.shape[1]} if rows.ndim == 3 else {}),
-                ),
-                class_names=list(classes),
-                data_root=str(data_root or tmp_path / "images"),
-                weights_path=str(tmp_path / "weights.pth"),
-                columns=Columns(
-                    label=truth.astype(np.int32),
-                    split=codes.astype(np.uint8),
-                    path=names,
-                    group=list(groups) if groups is not None else [""] * count,
-                    sha256=[digest(text) for text in (contents or names)],
-                    size=np.ones(count, np.int64),
-                    mtime_ns=np.ones(count, np.int64),
-                    change_mark=np.ones(count, np.int64),
-                    truncated=np.zeros(count, np.bool_),
-                ),
-                skipped=[],
-            ),
-            blocks=[(0, rows)],
-            dim=rows.shape[-1],
-        )
-        return FeatureCache.open(target)
+        columns: dict[str, Any] = {"label": truth, "split": codes, "path": names, "contents": contents or names}
+        if groups is not None:
+            columns["group"] = groups
+        views = {"views": rows.shape[1]} if rows.ndim == 3 else {}
+        spec = {"dtype": str(rows.dtype), "pooling": pooling, **views}
+        root = data_root or tmp_path / "images"
+        return write_made_up(tmp_path / path, rows, columns, classes, data_root=root, **spec)
 
     return make
 

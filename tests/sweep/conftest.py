@@ -10,10 +10,8 @@ import pytest
 import torch
 
 from featurize.cache import FeatureCache
-from featurize.cache_writing import CacheFacts, write_cache
-from featurize.columns import Columns
-from featurize.specs import FeatureSpec
 from head.rows import Rows
+from tests.caches import write_made_up
 
 DIM, CLASSES = 12, ("covid", "normal", "pneumonia")
 
@@ -45,29 +43,12 @@ def make_cache(tmp_path: Path) -> Callable[..., FeatureCache]:
         if features is None:
             features = np.random.default_rng(7).normal(size=(3, DIM))[label] + generator.normal(size=(count, DIM))
         split = np.repeat([0, 1, 2], [54, 18, 18]).astype(np.uint8) if divided else np.full(count, 255, np.uint8)
-        write_cache(
-            tmp_path / name,
-            CacheFacts(
-                spec=FeatureSpec(backbone="efficientnet-lite0", weights_sha256="0" * 64),
-                class_names=CLASSES,
-                data_root=str(tmp_path),
-                weights_path="",
-                columns=Columns(
-                    label=label,
-                    split=split,
-                    path=[f"{number:03d}.png" for number in range(count)],
-                    group=[f"patient {number}" for number in range(count)],
-                    sha256=[f"{number:064x}" for number in range(count)],
-                    size=np.ones(count, np.int64),
-                    mtime_ns=np.ones(count, np.int64),
-                    change_mark=np.ones(count, np.int64),
-                    truncated=np.zeros(count, bool),
-                ),
-                skipped=[],
-            ),
-            blocks=[(0, features.astype(np.float32))],
-            dim=DIM,
-        )
-        return FeatureCache.open(tmp_path / name)
+        columns = {
+            "label": label,
+            "split": split,
+            "path": [f"{number:03d}.png" for number in range(count)],
+            "group": [f"patient {number}" for number in range(count)],
+        }
+        return write_made_up(tmp_path / name, features.astype(np.float32), columns, CLASSES)
 
     return make

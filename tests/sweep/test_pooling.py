@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,6 @@ import pytest
 from click.testing import CliRunner
 
 from featurize.cache import FeatureCache
-from featurize.cache_writing import CacheFacts, write_cache
 from featurize.errors import MismatchError
 from head.cli import main
 from head.compare_baselines import baselines
@@ -27,6 +25,7 @@ from head.sweep import Sweep
 from head.sweep_results import RESULTS_FILE
 from head.sweep_space import SweepSpec
 from head.train import TrainOptions, train_run
+from tests.caches import write_made_up
 from tests.sweep.conftest import CLASSES
 
 # Of Lite0: source, table 1 of the EfficientNet paper and Backbone.maps.
@@ -40,23 +39,13 @@ def caches(make_cache: Callable[..., FeatureCache], tmp_path: Path) -> dict[str,
     base = make_cache("small.h5")
     means = np.random.default_rng(7).normal(size=(3, ALL)) * 0.05
     features = means[np.asarray(base.columns.label)] + np.random.default_rng(8).normal(size=(90, ALL))
-    made = {}
-    for pooling, dim in (("final", FINAL), ("multilevel", ALL)):
-        write_cache(
-            tmp_path / f"{pooling}.h5",
-            CacheFacts(
-                spec=replace(base.spec, pooling=pooling),
-                class_names=CLASSES,
-                data_root=str(tmp_path),
-                weights_path="",
-                columns=base.columns,
-                skipped=[],
-            ),
-            blocks=[(0, features[:, :dim].astype(np.float32))],
-            dim=dim,
+    columns = {name: getattr(base.columns, name) for name in ("label", "split", "path", "group")}
+    return {
+        pooling: write_made_up(
+            tmp_path / f"{pooling}.h5", features[:, :dim].astype(np.float32), columns, CLASSES, pooling=pooling
         )
-        made[pooling] = FeatureCache.open(tmp_path / f"{pooling}.h5")
-    return made
+        for pooling, dim in (("final", FINAL), ("multilevel", ALL))
+    }
 
 
 def test_a_multilevel_cache_is_read_as_the_final_one_to_the_bit(caches: dict[str, FeatureCache]) -> None:

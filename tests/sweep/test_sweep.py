@@ -1,15 +1,11 @@
-"""A sweep as a library and as a command: ranking, resuming, limits, faults."""
+"""A sweep as a library: what it finds, resuming, limits, faults."""
 
 from __future__ import annotations
 
-import csv
 import json
 import os
-import signal
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,41 +22,11 @@ from head.fit import fit_head
 from head.rows import as_rows
 from head.run import latest_run, open_run
 from head.specs import HeadSpec, MemorySpec, TrainSpec
-from head.sweep import Progress, Sweep
-from head.sweep_ranking import Setting, SweepResult, rank_settings
+from head.sweep import Sweep
 from head.sweep_results import RESULTS_FILE, SWEEP_FILE, SweepFolder, Trial
-from head.sweep_space import Range, SweepSpec, TrialSpec
+from head.sweep_space import Range, SweepSpec
 from head.train import train_run
-
-MakeCache = Callable[..., FeatureCache]
-SPEC = SweepSpec(
-    axes={
-        "lr": (1e-3, 0.012345678),
-        "hidden": ((8,), ()),
-        "epochs": (2,),
-        "batch_size": (8,),
-        "weight_decay": (0.0, 0.01),
-    }
-)
-# What SPEC asks for, as it is typed.
-TYPED = ["--lr", "1e-3,0.012345678", "--hidden", "8;linear", "--epochs", "2", "--batch-size", "8"]
-TYPED += ["--weight-decay", "0,0.01", "--dropout", "0.4"]
-
-
-def run_sweep(
-    cache: FeatureCache,
-    spec: SweepSpec,
-    *,
-    time_limit_s: float | None = None,
-    progress: Progress | None = None,
-    **where: Any,
-) -> SweepResult:
-    return Sweep(cache, spec, **where).run(time_limit_s=time_limit_s, progress=progress)
-
-
-def lines(folder: Path) -> list[dict[str, str]]:
-    with (folder / RESULTS_FILE).open(newline="") as file:
-        return list(csv.DictReader(file))
+from tests.sweep.sweeping import SPEC, MakeCache, lines, run_sweep
 
 
 def test_each_line_holds_what_the_trial_alone_reaches_on_the_validation_images(
@@ -326,116 +292,3 @@ def test_a_cache_without_a_split_is_divided_once_for_all_trials(make_cache: Make
     result = run_sweep(make_cache(divided=False), spec, runs=tmp_path, name="s")
     assert result.run is not None
     assert "seed 4" in result.run.facts["split"]["source"]
-
-
-def trial(number: int, lr: float, seed: int, loss: float, accuracy: float, status: str = "ok") -> Trial:
-    metrics = {} if status != "ok" else {"loss": loss, "accuracy": accuracy}
-    return Trial(number, status, TrialSpec(HeadSpec(), TrainSpec(lr=lr, seed=seed)), 1, metrics, 0.1)
-
-
-def test_settings_are_ranked_by_their_mean_over_the_seeds() -> None:
-    trials = [
-        trial(0, 1e-3, 0, 0.1, 0.9),  # the luckiest trial of all
-        trial(1, 1e-3, 1, 0.9, 0.5),
-        trial(2, 1e-2, 0, 0.3, 0.8),
-        trial(3, 1e-2, 1, 0.3, 0.8),
-        trial(4, 1e-1, 0, 0.01, 1.0),
-        trial(5, 1e-1, 1, 0.0, 0.0, "diverged"),
-        trial(6, 5e-1, 0, 0.01, 1.0),  # its second seed is missing
-    ]
-
-    def order(rank: str) -> list[float]:
-        return [setting.settings["lr"] for setting in rank_settings(trials, SweepSpec(axes={}, seeds=2, rank=rank))]
-
-    assert order("loss") == order("accuracy") == [1e-2, 1e-3]
-    [best, _] = rank_settings(trials, SweepSpec(axes={}, seeds=2))
-    assert best.metrics == {"loss": pytest.approx(0.3), "accuracy": pytest.approx(0.8)}
-    assert isinstance(best, Setting)
-
-
-def test_combinations_without_all_seeds_count_where_none_is_whole() -> None:
-    trials = [trial(0, 1e-3, 0, 0.4, 0.9), trial(2, 1e-2, 0, 0.3, 0.8)]
-    settings = rank_settings(trials, SweepSpec(axes={}, seeds=2))
-    assert [setting.settings["lr"] for setting in settings] == [1e-2, 1e-3]
-
-
-def test_the_command_prints_one_json_object_and_the_best_so_far_on_stderr(
-    make_cache: MakeCache, tmp_path: Path
-) -> None:
-    make_cache()
-    common = ["--features", f"{tmp_path}/features.h5", "--runs", f"{tmp_path}/runs", "--seed", "3", *TYPED]
-    outcome = CliRunner().invoke(main, ["sweep", *common, "--json"])
-    assert outcome.exit_code == 0, outcome.output
-    result = json.loads(outcome.stdout)
-    assert result["trials"] == result["planned"] == 8
-    assert [leader["valid"]["loss"] for leader in result["leaders"]] == sorted(
-        leader["valid"]["loss"] for leader in result["leaders"]
-    )
-    assert set(result["metrics"]) == {"train", "valid", "test"}
-    assert "best so far" in outcome.stderr
-    assert open_run(result["run"]).train_spec.lr == result["leaders"][0]["settings"]["lr"]
-    text = CliRunner().invoke(main, ["sweep", *common])
-    assert text.exit_code == 0
-    assert "within one standard error" in text.stdout
-    assert "picked out of 8 combinations" in text.stdout
-    [advice] = [line.split() for line in text.stdout.splitlines() if "xhead crossval" in line]
-    tested = CliRunner().invoke(main, [*advice[1:], "--folds", "3", "--json"])
-    assert tested.exit_code == 0, tested.output
-    tested_specs = json.loads(tested.stdout)
-    best = open_run(result["run"])
-    assert tested_specs["head_spec"] == best.head_spec.to_dict()
-    assert tested_specs["train_spec"] == best.train_spec.to_dict()
-
-
-def test_the_standard_error_is_that_of_a_proportion(make_cache: MakeCache, tmp_path: Path) -> None:
-    result = run_sweep(make_cache(), SPEC, runs=tmp_path, name="s")
-    accuracy = np.clip(result.settings[0].metrics["accuracy"], 1 / 18, 17 / 18)
-    assert result.valid_images == 18
-    assert result.standard_error == pytest.approx(np.std([0, 1]) * 2 * np.sqrt(accuracy * (1 - accuracy) / 18))
-    assert 1 <= result.tied <= 8
-
-
-@pytest.mark.parametrize(
-    "wrong", ["--lr fast", "--hidden x", "--batch-size 8..16", "--rank beauty", "--seed 4294967295 --seeds 2"]
-)
-def test_wrong_values_are_wrong_usage(wrong: str, make_cache: MakeCache, tmp_path: Path) -> None:
-    make_cache()
-    outcome = CliRunner().invoke(main, ["sweep", "--features", f"{tmp_path}/features.h5", *wrong.split()])
-    assert outcome.exit_code == 2
-
-
-@pytest.mark.skipif(os.name == "nt", reason="SIGINT reaches a child otherwise there")
-def test_ctrl_c_keeps_what_is_finished_and_the_same_command_goes_on(make_cache: MakeCache, tmp_path: Path) -> None:
-    make_cache()
-    settings = [
-        "--lr",
-        "1e-4..1e-2",
-        "--trials",
-        "4000",
-        "--hidden",
-        "8;linear",
-        "--epochs",
-        "3",
-        "--batch-size",
-        "8",
-        "--name",
-        "s",
-    ]
-    command = [sys.executable, "-c", "from head.cli import main; main()", "sweep", *settings]
-    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    results = tmp_path / "runs" / "s" / RESULTS_FILE
-    until = time.monotonic() + 60
-    while time.monotonic() < until and not (results.is_file() and results.read_bytes().count(b"\n") > 1):
-        time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
-    assert process.returncode == 130, err
-    assert out == ""
-    assert "run the same command again" in err
-    assert "Traceback" not in err
-    kept = lines(results.parent)
-    assert 0 < len(kept) < 4000
-    spec = SweepSpec(axes=SPEC.axes)
-    with pytest.raises(MismatchError):
-        run_sweep(FeatureCache.open(tmp_path / "features.h5"), spec, runs=tmp_path / "runs", name="s")
-    assert lines(results.parent) == kept
