@@ -22,17 +22,17 @@ import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from featurize.cache import Columns, FeatureCache
 from featurize.cache_writing import CacheFacts, write_cache
 from featurize.specs import FeatureSpec
 from head.fit import fit_head
-from head.rows import AnyRows, Batch, labelled_rows, plan_reading
+from head.rows import AnyRows, Stretch, labelled_rows, plan_reading
 from head.specs import HeadSpec, MemorySpec, TrainSpec
 from head.splits import split_rows
 
@@ -93,8 +93,9 @@ class FirstBatches:
     def dim(self) -> int:
         return self.rows.dim
 
-    def epoch(self, batch_size: int) -> Iterator[Batch]:
-        return islice(self.rows.epoch(batch_size), self.count)
+    def epoch(self, batch_size: int, generator: torch.Generator | None = None) -> Iterator[Stretch]:
+        first = next(self.rows.epoch(batch_size, generator))
+        yield first._replace(places=first.places[: self.count], labels=first.labels[: self.count])
 
 
 def race(

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 
 import torch
 from torch import Tensor, nn
 
+Draw = Callable[[Tensor, float, torch.Generator], None]
+"""Fills factors of T batches, float32 (T, B, width), for a rate: :func:`draw_factors` or as it does."""
+
 # Bits of a 64-bit random number that torch makes a double of.
 _BITS = 53
+# Factors that are drawn at a time, 1 MiB, stay near the processor; more batches save no more calls worth counting.
+_FACTORS = 1 << 18
+_MOST_BATCHES = 16
 
 
 class Masks:
@@ -19,49 +25,66 @@ class Masks:
     Args:
         models: an untrained head a stream, S in all; their dropout rates may differ, their widths may not.
         dim: number of features.
+        draw: fills the factors of one layer.
     """
 
-    def __init__(self, models: Sequence[nn.Sequential], dim: int) -> None:
+    def __init__(self, models: Sequence[nn.Sequential], dim: int, draw: Draw) -> None:
+        self._draw = draw
         self._rates = [[float(module.p) for module in model if isinstance(module, nn.Dropout)] for model in models]
         self._widths = _dropout_widths(models[0], dim)
 
-    def draw(self, generators: Sequence[torch.Generator], streams: Sequence[int], rows: int) -> list[Tensor | None]:
-        """Return float32 (streams, rows, width) a layer, or ``None`` for one without dropout.
+    def most_batches(self, streams: int, rows: int) -> int:
+        """Return for how many batches of B rows the factors of all layers are drawn at a time."""
+        return max(1, min(_MOST_BATCHES, _FACTORS // max(1, streams * rows * sum(self._widths))))
+
+    def draw(
+        self, generators: Sequence[torch.Generator], streams: Sequence[int], shape: Sequence[int]
+    ) -> list[Tensor | None]:
+        """Return float32 (streams, T, B, width) a layer, or ``None`` for one without dropout.
 
         Args:
             generators: of all S streams.
             streams: those that draw.
-            rows: B.
+            shape: T batches of B rows.
         """
-        masks: list[Tensor | None] = []
-        for layer, width in enumerate(self._widths):
-            rates = [self._rates[stream][layer] for stream in streams]
-            if not any(rates):
-                masks.append(None)
-                continue
-            mask = torch.ones(len(streams), rows, width)
-            for factors, rate, stream in zip(mask, rates, streams, strict=True):
-                if rate:  # without it, torch draws nothing
-                    draw_kept(factors, 1 - rate, generators[stream]).div_(1 - rate)
-            masks.append(mask)
+        rates = [[self._rates[stream][layer] for stream in streams] for layer in range(len(self._widths))]
+        masks = [
+            torch.ones(len(streams), *shape, width) if any(own) else None
+            for width, own in zip(self._widths, rates, strict=True)
+        ]
+        for place, stream in enumerate(streams):
+            # Without a rate, torch draws nothing.
+            drawn = [(mask[place], own[place]) for mask, own in zip(masks, rates, strict=True) if mask is not None]
+            drawn = [(factors, rate) for factors, rate in drawn if rate]
+            if len(drawn) == 1:
+                self._draw(*drawn[0], generators[stream])
+            else:  # batch after batch, layer after layer
+                for batch in range(shape[0]):
+                    for factors, rate in drawn:
+                        self._draw(factors[batch : batch + 1], rate, generators[stream])
         return masks
 
 
-def draw_kept(out: Tensor, keep: float, generator: torch.Generator) -> Tensor:
-    """Do what ``out.bernoulli_(keep, generator=generator)`` does, to the bit, in less than half of the time.
+def draw_factors(out: Tensor, rate: float, generator: torch.Generator) -> None:
+    """Draw the factors of T batches, float32 (T, B, width), one after the other as torch's dropout would.
+
+    They are those of ``bernoulli_``, to the bit, in less than half of the time.
 
     Source:
         ``bernoulli_distribution`` and ``uniform_real_distribution`` in torch's ATen/core/DistributionsHelper.h: one is
-        drawn if the lower 53 bits of a 64-bit random number, as a share of 2^53, are less than ``keep``.
+        drawn if the lower 53 bits of a 64-bit random number, as a share of 2^53, are less than ``1 - rate``.
     """
-    if not _torch_draws_so():
-        return out.bernoulli_(keep, generator=generator)
-    bits = torch.empty(out.shape, dtype=torch.int64).random_(generator=generator).bitwise_and_((1 << _BITS) - 1)
-    return torch.lt(bits, math.ceil(keep * (1 << _BITS)), out=out)
+    if torch_draws_so():
+        bits = torch.empty(out.shape, dtype=torch.int64).random_(generator=generator).bitwise_and_((1 << _BITS) - 1)
+        torch.lt(bits, math.ceil((1 - rate) * (1 << _BITS)), out=out)
+    else:
+        for batch in out:
+            batch.bernoulli_(1 - rate, generator=generator)
+    out.div_(1 - rate)
 
 
 @cache
-def _torch_draws_so() -> bool:
+def torch_draws_so() -> bool:
     """Try it out: another version may draw otherwise, and on some processors torch leaves it to MKL."""
     expected, found = torch.empty(4096), torch.empty(4096, dtype=torch.int64)
     alone, here = torch.Generator(), torch.Generator()

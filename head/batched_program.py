@@ -4,14 +4,32 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from head.batched_adam import StackedAdam
 from head.batched_loss import StackedLoss
+from head.batched_masks import draw_factors
 from head.batched_stack import HeadStack
 from head.specs import TrainSpec
+
+
+class Batches(NamedTuple):
+    """Batches of one size that come one after the other: for each of S streams T of B rows.
+
+    Attributes:
+        features: float32 or float16 (n, D), what the rows are picked from.
+        places: int64 (S, T, B), which of these they are.
+        labels: int64 (S, T, B).
+        masks: per dropout layer float32 (S, T, B, width), the factors of its inputs, or ``None`` for no dropout.
+    """
+
+    features: Tensor
+    places: Tensor
+    labels: Tensor
+    masks: Sequence[Tensor | None]
 
 
 class Program(ABC):
@@ -28,26 +46,21 @@ class Program(ABC):
         self.stack = HeadStack(models)
 
     @abstractmethod
-    def step(
-        self,
-        features: Tensor,
-        labels: Tensor,
-        masks: Sequence[Tensor | None],
-        streams: Sequence[int],
-        rates: Sequence[float],
-    ) -> tuple[Tensor, Tensor]:
-        """Move all heads by one batch each.
+    def train(self, batches: Batches, streams: Sequence[int], rates: Sequence[float]) -> tuple[Tensor, Tensor]:
+        """Move all heads by a step a batch.
 
         Args:
-            features: float32 (S, B, D), of S streams.
-            labels: int64 (S, B).
-            masks: per dropout layer float32 (S, B, width), the factors of its inputs, or ``None`` for no dropout.
+            batches: of S streams.
             streams: which of them is whose, K numbers.
             rates: K learning rates.
 
         Returns:
-            Mean losses float32 (K,), and how many rows were classified rightly, int64 (K,).
+            Sums over the rows of their losses float32 (K,), and how many were classified rightly, int64 (K,).
         """
+
+    def draw_factors(self, out: Tensor, rate: float, generator: torch.Generator) -> None:
+        """Draw factors of dropout as :func:`head.batched_masks.draw_factors` does."""
+        draw_factors(out, rate, generator)
 
     @abstractmethod
     def keep(self, heads: Sequence[int]) -> None:
@@ -68,23 +81,21 @@ class TorchProgram(Program):
         self._optimizer = StackedAdam(self.stack.parameters, [spec.weight_decay for spec in specs])
         self._loss = StackedLoss(specs, class_weights)
 
-    def step(
-        self,
-        features: Tensor,
-        labels: Tensor,
-        masks: Sequence[Tensor | None],
-        streams: Sequence[int],
-        rates: Sequence[float],
-    ) -> tuple[Tensor, Tensor]:
+    def train(self, batches: Batches, streams: Sequence[int], rates: Sequence[float]) -> tuple[Tensor, Tensor]:
         columns = torch.tensor(streams)
-        own_labels = labels[columns]
-        factors = [None if mask is None else _spread(mask, columns) for mask in masks]
-        logits = self.stack.train_logits(_spread(features, columns), factors).requires_grad_()
-        losses = self._loss(logits, own_labels)
-        # The heads share no parameter: the gradient of the sum is the gradient of each.
-        [upstream] = torch.autograd.grad(losses.sum(), [logits])
-        self._optimizer.step(self.stack.gradients(upstream), rates)
-        return losses.detach(), (logits.detach().argmax(2) == own_labels).sum(1)
+        loss_sum, hits = torch.zeros(len(streams)), torch.zeros(len(streams), dtype=torch.int64)
+        for step in range(batches.places.shape[1]):
+            features = _spread(batches.features[batches.places[:, step]].float(), columns)
+            masks = [None if mask is None else _spread(mask[:, step], columns) for mask in batches.masks]
+            labels = batches.labels[columns, step]
+            logits = self.stack.train_logits(features, masks).requires_grad_()
+            losses = self._loss(logits, labels)
+            # The heads share no parameter: the gradient of the sum is the gradient of each.
+            [upstream] = torch.autograd.grad(losses.sum(), [logits])
+            self._optimizer.step(self.stack.gradients(upstream), rates)
+            loss_sum += losses.detach() * labels.shape[1]
+            hits += (logits.detach().argmax(2) == labels).sum(1)
+        return loss_sum, hits
 
     def keep(self, heads: Sequence[int]) -> None:
         self.stack.keep(heads)

@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from featurize.errors import DivergedError
 from head.batched_layers import State
 from head.batched_masks import Masks
-from head.batched_program import Program, TorchProgram
+from head.batched_program import Batches, Program, TorchProgram
 from head.fit import FittedHead, check_convergence, learning_rate
 from head.history import EpochRecord
 from head.loss import balanced_weights, validation_loss
 from head.network import build_head
-from head.rows import AnyRows, Batch, collected
+from head.rows import AnyRows, StoredRows, collected
 from head.specs import HeadSpec, TrainSpec
 
 Job = tuple[HeadSpec, TrainSpec]
@@ -60,7 +60,7 @@ class BlockTraining:
 
     Args:
         jobs: K heads; see :func:`head.batched.shape_of` for what they must share.
-        rows: training rows; those on the disk take a buffer of memory for each such generator.
+        rows: training rows; of those on the disk, all heads must draw the same.
         valid: validation rows, or ``None`` to keep the last epoch.
         classes: number of classes C.
         class_weights: float32 (C,), instead of those that the specs ask for.
@@ -78,14 +78,16 @@ class BlockTraining:
     ) -> None:
         self.rows, self.valid, self.classes = rows, valid, classes
         streams = list(dict.fromkeys((head, spec.seed) for head, spec in jobs))
+        if isinstance(rows, StoredRows) and len(streams) > 1:
+            raise ValueError("heads that draw different random numbers cannot share a buffer of rows on the disk")
         built = [_start(head, seed, rows.dim, classes) for head, seed in streams]
         stream_of = [streams.index((head, spec.seed)) for head, spec in jobs]
         self.generators = [generator for _, generator in built]
-        self.masks = Masks([model for model, _ in built], rows.dim)
         self.heads = [_Head(number, spec, stream_of[number]) for number, (_, spec) in enumerate(jobs)]
         models, specs = [built[stream][0] for stream in stream_of], [spec for _, spec in jobs]
         self.class_weights = _class_weights(specs, rows, classes, class_weights)
         self.program: Program = make_program(models, specs, self.class_weights)
+        self.masks = Masks([model for model, _ in built], rows.dim, self.program.draw_factors)
         self.average: State | None = None
         self._outcomes: dict[int, Outcome] = {}
 
@@ -116,23 +118,33 @@ class BlockTraining:
         used = sorted(set(streams))
         columns = [used.index(stream) for stream in streams]
         loss_sum, correct = torch.zeros(len(streams)), torch.zeros(len(streams), dtype=torch.int64)
-        for features, labels in self._batches(used):
+        for batches in self._batches(used):
             if stop.is_set():
                 raise Stopped
-            count = labels.shape[1]
-            masks = self.masks.draw(self.generators, used, count)
-            losses, hits = self.program.step(features, labels, masks, columns, rates)
+            losses, hits = self.program.train(batches, columns, rates)
             if self.heads[0].spec.average:
                 self._follow([head.spec.average for head in self.heads])
-            loss_sum += losses * count
+            loss_sum += losses
             correct += hits
+            del batches  # a buffer from the disk goes before the next is read
         return loss_sum / len(self.rows.labels), correct / len(self.rows.labels)
 
-    def _batches(self, streams: Sequence[int]) -> Iterator[Batch]:
-        """Yield features (streams, B, D) and labels (streams, B), to each stream in its own order."""
-        batch_size = self.heads[0].spec.batch_size
-        for batch in zip(*(self.rows.epoch(batch_size, self.generators[stream]) for stream in streams), strict=True):
-            yield torch.stack([features for features, _ in batch]), torch.stack([labels for _, labels in batch])
+    def _batches(self, streams: Sequence[int]) -> Iterator[Batches]:
+        """Yield what comes next, to each stream in its own order: a few batches at a time."""
+        spec = self.heads[0].spec
+        generators = [self.generators[stream] for stream in streams]
+        leading, *others = (self.rows.epoch(spec.batch_size, generator) for generator in generators)
+        for stretch in leading:
+            stretches = [stretch, *(next(other) for other in others)]
+            features = stretch.features
+            places = torch.stack([stretch.places for stretch in stretches])
+            labels = torch.stack([stretch.labels for stretch in stretches])
+            # The average follows every step.
+            most = 1 if spec.average else self.masks.most_batches(len(streams), places.shape[2])
+            for some, own in zip(torch.split(places, most, 1), torch.split(labels, most, 1), strict=True):
+                masks = self.masks.draw(self.generators, streams, some.shape[1:])
+                yield Batches(features, some, own, masks)
+            del stretch, stretches, features
 
     @torch.no_grad()
     def _follow(self, decays: Sequence[float]) -> None:

@@ -19,7 +19,7 @@ from head.adam import FusedAdam
 from head.history import EpochRecord
 from head.loss import balanced_weights, training_loss, validation_loss
 from head.network import build_head
-from head.rows import AnyRows, Rows, collected
+from head.rows import AnyRows, Rows, collected, single_batches
 from head.specs import HeadSpec, TrainSpec
 
 logger = logging.getLogger(__name__)
@@ -130,7 +130,7 @@ class _Training:
         self.model.train()
         count = len(self.rows.labels)
         loss_sum, correct = torch.zeros(()), torch.zeros((), dtype=torch.int64)
-        for features, labels in self.rows.epoch(self.spec.batch_size):
+        for features, labels in single_batches(self.rows, self.spec.batch_size):
             logits = self.model(features)
             loss = training_loss(logits, labels, self.spec, self.weights)
             self.optimizer.step(torch.autograd.grad(loss, self.parameters))

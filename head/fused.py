@@ -18,17 +18,15 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from head.adam import BETA1, BETA2
-from head.batched_program import Program
+from head.batched_program import Batches, Program
 from head.fused_kernels import Plan, Space
-from head.fused_step import Batch, Heads, train_step
+from head.fused_random import draw_factors
+from head.fused_step import Heads, Steps, train_steps
 from head.fused_vectors import COLUMNS, ROWS
 from head.network import build_head
 from head.specs import HeadSpec, TrainSpec
 
 logger = logging.getLogger(__name__)
-
-# Factors of no dropout.
-_NONE = np.empty((0, 0, 0), np.float32)
 
 
 class FusedProgram(Program):
@@ -55,47 +53,56 @@ class FusedProgram(Program):
             squares=np.zeros((heads, weights), np.float32),
             running=np.zeros((heads, 2, features), np.float32),
             streams=np.zeros(heads, np.int64),
-            rules=np.array([[0, 0, spec.weight_decay] for spec in specs], np.float32),
             class_weights=np.ascontiguousarray(class_weights.numpy()),
             losses=np.array([[spec.label_smoothing, spec.focal_gamma] for spec in specs], np.float32),
             momentum=np.float32(norm.momentum),
             eps=np.float32(norm.eps),
         )
+        self._decays = [spec.weight_decay for spec in specs]
         drawn = self.stack.state
         self._show()
         for name, values in self.stack.state.items():
             values.copy_(drawn[name])
 
-    def step(
-        self,
-        features: Tensor,
-        labels: Tensor,
-        masks: Sequence[Tensor | None],
-        streams: Sequence[int],
-        rates: Sequence[float],
-    ) -> tuple[Tensor, Tensor]:
-        self._steps += 1
-        count = features.shape[1]
-        plan, space = self._spaces.get(count) or self._spaces.setdefault(count, _made(self._sizes, count))
-        heads = self._heads
-        heads.streams[:] = streams
-        with np.errstate(over="ignore"):  # of a rate that diverges anyway
-            heads.rules[:, 0] = np.array(rates) / (1 - BETA1**self._steps)
-        heads.rules[:, 1] = 1 / math.sqrt(1 - BETA2**self._steps)
-        factors = [_NONE if mask is None else mask.numpy() for mask in masks]
+    def train(self, batches: Batches, streams: Sequence[int], rates: Sequence[float]) -> tuple[Tensor, Tensor]:
+        _, count, rows = batches.places.shape
+        plan, space = self._spaces.get(rows) or self._spaces.setdefault(rows, _made(self._sizes, rows))
+        self._heads.streams[:] = streams
+        features, starts = _laid_out(batches.features, batches.places)
         first = isinstance(self._modules[0], nn.Dropout)
-        batch = Batch(features.numpy(), labels.numpy(), factors[0] if first else _NONE, factors[-1])
-        losses, hits = np.empty(len(streams), np.float32), np.empty(len(streams), np.int64)
-        train_step(plan, space, heads, batch, losses, hits)
+        steps = Steps(
+            features=features,
+            starts=starts,
+            labels=batches.labels.numpy(),
+            feature_factors=_factors(batches.masks[0] if first else None, count),
+            factors=_factors(batches.masks[-1], count),
+            rules=self._rules(count, rates),
+        )
+        losses, hits = np.zeros(len(streams), np.float32), np.zeros(len(streams), np.int64)
+        train_steps(plan, space, self._heads, steps, losses, hits)
         for name, values in self.stack.state.items():
             if name.endswith("num_batches_tracked"):
-                values += 1
+                values += count
         return torch.from_numpy(losses), torch.from_numpy(hits)
+
+    def draw_factors(self, out: Tensor, rate: float, generator: torch.Generator) -> None:
+        draw_factors(out, rate, generator)
+
+    def _rules(self, count: int, rates: Sequence[float]) -> NDArray[np.float32]:
+        rules = np.empty((count, len(rates), 3), np.float32)
+        rules[:, :, 2] = self._decays
+        with np.errstate(over="ignore"):  # of a rate that diverges anyway
+            for rule in rules:
+                self._steps += 1
+                rule[:, 0] = np.array(rates) / (1 - BETA1**self._steps)
+                rule[:, 1] = 1 / math.sqrt(1 - BETA2**self._steps)
+        return rules
 
     def keep(self, heads: Sequence[int]) -> None:
         rest = list(heads)
         counts = {name: values[rest] for name, values in self.stack.state.items() if not values.is_floating_point()}
         self.stack.keep(rest)
+        self._decays = [self._decays[head] for head in rest]
         self._heads = Heads(*(cast(Any, part[rest] if isinstance(part, np.ndarray) else part) for part in self._heads))
         self._show()
         self.stack.state |= counts
@@ -131,12 +138,27 @@ def load_program() -> None:
     """Load what was compiled before, or compile it: 12 s on one core, once on a machine."""
     spec = HeadSpec(hidden=(1,))
     program = FusedProgram([build_head(spec, dim=1, classes=2)], [TrainSpec()], torch.ones(1, 2))
-    given = torch.zeros(1, 2, 1), torch.zeros(1, 2, dtype=torch.int64), [None], [0], [0.0]
+    places = torch.zeros(1, 1, 2, dtype=torch.int64)
+    batches = Batches(features=torch.zeros(1, 1), places=places, labels=places, masks=[torch.ones(1, 1, 2, 1)])
     try:
-        program.step(*given)
+        program.train(batches, [0], [0.0])
     except OSError as error:  # the file cannot be written; what is in memory is enough for this process
         logger.warning("what was compiled could not be kept for later: %s", error)
-        program.step(*given)
+        program.train(batches, [0], [0.0])
+
+
+def _laid_out(features: Tensor, places: Tensor) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Return the features as one float32 array, without a copy if they are float32, and where in it rows begin."""
+    if features.dtype != torch.float32 or features.stride(1) != 1:
+        features = features[places.flatten()].float()
+        places = torch.arange(places.numel()).view(places.shape)
+    stride = features.stride(0)
+    length = (len(features) - 1) * stride + features.shape[1]
+    return features.as_strided((length,), (1,)).numpy(), (places * stride).numpy()
+
+
+def _factors(mask: Tensor | None, count: int) -> NDArray[np.float32]:
+    return np.empty((0, count, 0, 0), np.float32) if mask is None else mask.numpy()
 
 
 def plan_of(sizes: Sequence[int], count: int) -> Plan:

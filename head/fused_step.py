@@ -1,4 +1,4 @@
-"""One training step of several heads, compiled: forwards, loss, backwards and Adam, one head after the other."""
+"""Training steps of several heads, compiled: forwards, loss, backwards and Adam, one head after the other."""
 
 from __future__ import annotations
 
@@ -36,7 +36,6 @@ class Heads(NamedTuple):
         squares: and second.
         running: float32 (K, 2, …) running means and variances of the normalisations.
         streams: int64 (K,), which features, labels and factors are whose, ascending.
-        rules: float32 (K, 3), see :class:`head.fused_kernels.Rule`.
         class_weights: float32 (K, C), how much a row of each class counts.
         losses: float32 (K, 2), label smoothing and the exponent of the focal loss.
         momentum: of the running statistics.
@@ -48,75 +47,83 @@ class Heads(NamedTuple):
     squares: Floats
     running: Floats
     streams: NDArray[np.int64]
-    rules: Floats
     class_weights: Floats
     losses: Floats
     momentum: np.float32
     eps: np.float32
 
 
-class Batch(NamedTuple):
-    """What comes in: for S streams, B rows each.
+class Steps(NamedTuple):
+    """What comes in: for S streams T batches of B rows each.
 
     Attributes:
-        features: float32 (S, B, D).
-        labels: int64 (S, B).
-        feature_factors: float32 (S, B, D) of dropout, or of no rows for none.
-        factors: likewise (S, B, width) before the last layer.
+        features: float32, rows of D one somewhere behind the other.
+        starts: int64 (S, T, B), where in ``features`` a row begins.
+        labels: int64 (S, T, B).
+        feature_factors: float32 (S, T, B, D) of dropout, or of no streams for none.
+        factors: likewise (S, T, B, width) before the last layer.
+        rules: float32 (T, K, 3), see :class:`head.fused_kernels.Rule`.
     """
 
     features: Floats
+    starts: NDArray[np.int64]
     labels: NDArray[np.int64]
     feature_factors: Floats
     factors: Floats
+    rules: Floats
 
 
 @compiled
-def train_step(plan: Plan, space: Space, heads: Heads, batch: Batch, losses: Floats, hits: NDArray[np.int64]) -> None:
-    """Move all heads by one step; write mean losses (K,) and how many rows (K,) were classified rightly."""
+def train_steps(plan: Plan, space: Space, heads: Heads, steps: Steps, losses: Floats, hits: NDArray[np.int64]) -> None:
+    """Move all heads by T steps; add up losses of all rows (K,) and how many (K,) were classified rightly."""
     last = len(plan.sizes) - 1
-    for head in range(len(heads.streams)):
-        stream = heads.streams[head]
-        moved = Moved(heads.weights[head], heads.means[head], heads.squares[head])
-        rule = Rule(heads.rules[head, 0], heads.rules[head, 1], heads.rules[head, 2])
-        if head == 0 or stream != heads.streams[head - 1]:
-            _take_in(plan, space, batch, stream)
-            normalize(plan, space, 0, heads.eps)
-            if last > 1:
-                pack(plan, 0, space.normalized, space.packed)
-        _forward(plan, space, heads, head, moved, batch)
-        losses[head], hits[head] = _lose(plan, space, heads, head, batch.labels[stream])
-        _backward(plan, space, moved, rule, batch.factors[stream : stream + 1])
+    for step in range(len(steps.rules)):
+        for head in range(len(heads.streams)):
+            stream = heads.streams[head]
+            moved = Moved(heads.weights[head], heads.means[head], heads.squares[head])
+            rates = steps.rules[step, head]
+            if head == 0 or stream != heads.streams[head - 1]:
+                _take_in(plan, space, steps, step, stream)
+                normalize(plan, space, 0, heads.eps)
+                if last > 1:
+                    pack(plan, 0, space.normalized, space.packed)
+            factors = steps.factors[stream : stream + 1, step]
+            _forward(plan, space, heads, head, moved, factors)
+            loss, right = _lose(plan, space, heads, head, steps.labels[stream, step])
+            losses[head] += loss * np.float32(plan.rows)
+            hits[head] += right
+            _backward(plan, space, moved, Rule(rates[0], rates[1], rates[2]), factors)
 
 
 @compiled
-def _take_in(plan: Plan, space: Space, batch: Batch, stream: int) -> None:
+def _take_in(plan: Plan, space: Space, steps: Steps, step: int, stream: int) -> None:
     width, size = plan.widths[0], plan.sizes[0]
-    features = batch.features[stream]
-    dropout = len(batch.feature_factors) > 0
+    starts = steps.starts[stream, step]
+    dropout = len(steps.feature_factors) > 0
     for left in range(0, size, COLUMNS):
         right = min(left + COLUMNS, size)
         for row in range(plan.rows):
             place = plan.tiled[0] + row // COLUMNS * width * COLUMNS + row % COLUMNS
+            features = steps.features[starts[row] : starts[row] + size]
             if dropout:
-                factors = batch.feature_factors[stream, row]
+                factors = steps.feature_factors[stream, step, row]
                 for feature in range(left, right):
-                    space.inputs[place + feature * COLUMNS] = features[row, feature] * factors[feature]
+                    space.inputs[place + feature * COLUMNS] = features[feature] * factors[feature]
             else:
                 for feature in range(left, right):
-                    space.inputs[place + feature * COLUMNS] = features[row, feature]
+                    space.inputs[place + feature * COLUMNS] = features[feature]
 
 
 @compiled
-def _forward(plan: Plan, space: Space, heads: Heads, head: int, moved: Moved, batch: Batch) -> None:
+def _forward(plan: Plan, space: Space, heads: Heads, head: int, moved: Moved, factors: Floats) -> None:
     last = len(plan.sizes) - 1
     for level in range(last):
         if level > 0:
             normalize(plan, space, level, heads.eps)
         _follow(plan, space, level, heads.running[head], heads.momentum)
         scale(plan, space, level, moved)
-        if level == last - 1 and len(batch.factors) > 0:
-            _drop(plan, level, space.outputs, batch.factors[heads.streams[head]])
+        if level == last - 1 and len(factors) > 0:
+            _drop(plan, level, space.outputs, factors[0])
         width, rows = plan.widths[level], plan.sizes[level + 1]
         matrix = Factors(moved.weights, plan.lines[level], width, 1, -(-rows // ROWS) * ROWS, plan.sizes[level])
         for tile in range(plan.tiles):

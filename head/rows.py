@@ -26,6 +26,20 @@ MOST_READERS = 8
 _BLOCKS_A_BUFFER = 16
 
 
+class Stretch(NamedTuple):
+    """Batches of one size, one after the other.
+
+    Attributes:
+        features: float32 or float16 (n, D), what they are picked from.
+        places: int64 (T, B), which of these each of T batches has.
+        labels: int64 (T, B).
+    """
+
+    features: Tensor
+    places: Tensor
+    labels: Tensor
+
+
 class Rows(NamedTuple):
     """Features float32 (n, D), or (n, V, D) with V views, and labels int64 (n,) of one part, in memory."""
 
@@ -46,16 +60,19 @@ class Rows(NamedTuple):
         """Yield :attr:`clean` in order, some thousand rows at a time."""
         yield from torch.split(self.clean, ROWS_AT_ONCE)
 
-    def epoch(self, batch_size: int, generator: torch.Generator | None = None) -> Iterator[Batch]:
+    def epoch(self, batch_size: int, generator: torch.Generator | None = None) -> Iterator[Stretch]:
         """Yield every row once, in a new order; of several views a random one.
+
+        All random numbers are drawn before the first stretch comes.
 
         Args:
             batch_size: rows a batch.
             generator: draws the views and the order; by default torch's own.
         """
         views = _draw_views(self.features.shape, generator)
-        for batch in batches(torch.randperm(len(self.labels), generator=generator), batch_size):
-            yield (self.features[batch] if views is None else self.features[batch, views[batch]]), self.labels[batch]
+        order = torch.randperm(len(self.labels), generator=generator)
+        drawn = None if views is None else views[order]
+        yield from _stretches(self.features, order, drawn, self.labels[order], batch_size)
 
     def take(self, places: NDArray[np.int64]) -> SomeRows:
         """Return some of the rows, given by their places among these."""
@@ -91,13 +108,13 @@ class SomeRows:
         clean = self.whole.clean
         yield from (clean[part] for part in torch.split(self.places, ROWS_AT_ONCE))
 
-    def epoch(self, batch_size: int, generator: torch.Generator | None = None) -> Iterator[Batch]:
+    def epoch(self, batch_size: int, generator: torch.Generator | None = None) -> Iterator[Stretch]:
         """Yield every row once, as :meth:`Rows.epoch` does for a copy of them, to the bit."""
-        features, labels = self.whole.features, self.labels
-        views = _draw_views((len(labels), *features.shape[1:]), generator)
-        for batch in batches(torch.randperm(len(labels), generator=generator), batch_size):
-            rows = self.places[batch]
-            yield (features[rows] if views is None else features[rows, views[batch]]), labels[batch]
+        features, count = self.whole.features, len(self.places)
+        views = _draw_views((count, *features.shape[1:]), generator)
+        order = torch.randperm(count, generator=generator)
+        drawn = None if views is None else views[order]
+        yield from _stretches(features, self.places[order], drawn, self.labels[order], batch_size)
 
     def take(self, places: NDArray[np.int64]) -> SomeRows:
         """Return some of the rows, given by their places among these."""
@@ -142,7 +159,7 @@ class StoredRows:
         for part in _pieces(self.rows):
             yield torch.from_numpy(read_rows(self.cache, part, views=0)).float()
 
-    def epoch(self, batch_size: int, generator: torch.Generator | None = None) -> Iterator[Batch]:
+    def epoch(self, batch_size: int, generator: torch.Generator | None = None) -> Iterator[Stretch]:
         """Yield every row once, as :meth:`Rows.epoch` does, but in a blockwise order.
 
         Raises:
@@ -153,23 +170,30 @@ class StoredRows:
         # Whole batches a buffer, so that none has to wait for rows of the next one.
         buffer_rows = max(1, self.buffer_rows // batch_size) * batch_size
         for part in blockwise_order(len(self.rows), self.block_rows, buffer_rows, generator):
-            yield from self._batches(part, labels, views, batch_size)
+            yield from self._stretches(part, labels, views, batch_size)
 
     def take(self, places: NDArray[np.int64]) -> StoredRows:
         """Return some of the rows, given by their places among these, ascending."""
         return StoredRows(self.cache, self.rows[places], self.block_rows, self.buffer_rows)
 
-    def _batches(self, part: Tensor, labels: Tensor, views: Tensor | None, batch_size: int) -> Iterator[Batch]:
+    def _stretches(self, part: Tensor, labels: Tensor, views: Tensor | None, batch_size: int) -> Iterator[Stretch]:
         ascending, back = part.sort()
         chosen = None if views is None else views[ascending].numpy()
         buffer = torch.from_numpy(read_rows(self.cache, self.rows[ascending.numpy()], views=chosen))
         place = torch.empty_like(back)
         place[back] = torch.arange(len(back))
-        for batch in batches(torch.arange(len(part)), batch_size):
-            yield buffer[place[batch]].float(), labels[part[batch]]
+        yield from _stretches(buffer, place, None, labels[part], batch_size)
 
 
 AnyRows = Rows | SomeRows | StoredRows
+
+
+def single_batches(rows: AnyRows, batch_size: int, generator: torch.Generator | None = None) -> Iterator[Batch]:
+    """Yield every row once, batch by batch, in the order of its ``epoch``."""
+    for stretch in rows.epoch(batch_size, generator):
+        for places, labels in zip(stretch.places, stretch.labels, strict=True):
+            yield stretch.features[places].float(), labels
+        del stretch  # a buffer from the disk goes before the next is read
 
 
 @dataclass(frozen=True)
@@ -264,11 +288,28 @@ def blockwise_order(
 
 def batches(order: Tensor, batch_size: int) -> Iterator[Tensor]:
     """Cut ``order`` into batches; a single row left over joins the last one, since BatchNorm needs two."""
-    start = 0
-    while start < len(order):
-        end = start + batch_size if len(order) - start - batch_size > 1 else len(order)
-        yield order[start:end]
-        start = end
+    edge = _whole_batches(len(order), batch_size)
+    yield from order[:edge].view(-1, batch_size)
+    if edge < len(order):
+        yield order[edge:]
+
+
+def _stretches(
+    features: Tensor, places: Tensor, views: Tensor | None, labels: Tensor, batch_size: int
+) -> Iterator[Stretch]:
+    """Cut rows, in their order, into batches, and join those of one size: all, and perhaps the last."""
+    if views is not None:
+        places, features = places * features.shape[1] + views, features.flatten(0, 1)
+    edge = _whole_batches(len(labels), batch_size)
+    for part, width in ((slice(edge), batch_size), (slice(edge, None), len(labels) - edge)):
+        if len(labels[part]):
+            yield Stretch(features, places[part].view(-1, width), labels[part].view(-1, width))
+
+
+def _whole_batches(count: int, batch_size: int) -> int:
+    """Return how many of ``count`` rows come in batches of ``batch_size``; the rest are one smaller or larger by 1."""
+    rest = count % batch_size
+    return max(0, count - rest - batch_size) if rest == 1 else count - rest
 
 
 def collected(blocks: Iterable[Tensor], count: int, dim: int = 0) -> Tensor:

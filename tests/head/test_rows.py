@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +31,7 @@ from head.rows import (
     collected,
     labelled_rows,
     plan_reading,
+    single_batches,
 )
 from head.run import open_run
 from head.specs import HeadSpec, MemorySpec, TrainSpec
@@ -77,7 +79,7 @@ def test_an_epoch_from_the_disk_gives_every_row_once_with_its_own_label(make_cac
     cache = make_cache(sizes=(101,), features=half(101), labels=labels.tolist())
     chosen = np.flatnonzero(np.arange(101) % 4 != 1)
     seen: list[int] = []
-    for features, own in stored(cache, chosen).epoch(batch_size, torch.Generator().manual_seed(3)):
+    for features, own in single_batches(stored(cache, chosen), batch_size, torch.Generator().manual_seed(3)):
         assert features.dtype == torch.float32
         numbers = features[:, 0].int().tolist()
         assert own.tolist() == labels[numbers].tolist()
@@ -93,7 +95,7 @@ def test_the_seed_decides_the_order_and_each_epoch_has_another(make_cache: MakeC
     def epochs(seed: int) -> list[list[float]]:
         generator = torch.Generator().manual_seed(seed)
         rows = stored(cache, np.arange(60))
-        return [torch.cat([x[:, 0] for x, _ in rows.epoch(8, generator)]).tolist() for _ in range(2)]
+        return [torch.cat([x[:, 0] for x, _ in single_batches(rows, 8, generator)]).tolist() for _ in range(2)]
 
     assert epochs(0) == epochs(0)
     assert epochs(0) != epochs(1)
@@ -104,7 +106,7 @@ def test_of_several_views_one_of_each_row_is_drawn_and_the_first_is_clean(make_c
     features = half(40, views=3)
     features[..., 1] = np.arange(3)
     rows = stored(make_cache(sizes=(40,), features=features), np.arange(40))
-    batch = torch.cat([x for x, _ in rows.epoch(8, torch.Generator().manual_seed(0))])
+    batch = torch.cat([x for x, _ in single_batches(rows, 8, torch.Generator().manual_seed(0))])
     assert sorted(batch[:, 0].tolist()) == list(range(40))
     assert set(batch[:, 1].tolist()) == {0.0, 1.0, 2.0}
     for number, view, *rest in batch.tolist():
@@ -122,7 +124,7 @@ def test_some_rows_in_memory_are_what_a_copy_of_them_is(views: int | None) -> No
     assert some.dim == copied.dim
     assert torch.equal(some.labels, copied.labels)
     assert torch.equal(torch.cat(list(some.clean_blocks())), copied.clean)
-    epochs = [list(rows.epoch(8, torch.Generator().manual_seed(1))) for rows in (some, copied)]
+    epochs = [list(single_batches(rows, 8, torch.Generator().manual_seed(1))) for rows in (some, copied)]
     for (x, y), (other_x, other_y) in zip(*epochs, strict=True):
         assert torch.equal(x, other_x)
         assert torch.equal(y, other_y)
@@ -133,7 +135,7 @@ def test_some_rows_in_memory_are_no_copy() -> None:
     rows = as_rows(half(50).astype(np.float32), np.arange(50) % 3)
     some = rows.take(np.arange(5, 45)).take(np.arange(0, 40, 2))
     rows.features[:, 1] = 7
-    assert all((x[:, 1] == 7).all() for x, _ in some.epoch(8))
+    assert all((x[:, 1] == 7).all() for x, _ in single_batches(some, 8))
     assert all((x[:, 1] == 7).all() for x in some.clean_blocks())
 
 
@@ -171,17 +173,39 @@ def test_training_from_the_disk_is_a_plain_loop_over_the_same_order(make_cache: 
         torch.testing.assert_close(value, expected[name], rtol=1e-5, atol=1e-6)
 
 
-def test_heads_in_blocks_read_the_disk_as_each_alone_does(make_cache: MakeCache) -> None:
+@pytest.mark.parametrize("compiled", [False, True])
+def test_heads_in_blocks_read_the_disk_as_each_alone_does(make_cache: MakeCache, compiled: bool) -> None:
     """Reference: :func:`head.fit.fit_head`; heads share a buffer only where they share an order."""
     cache = make_cache(sizes=(90, 30))
     train, valid = stored(cache, np.arange(90)), stored(cache, np.arange(90, 120))
     jobs = [(SMALL, TrainSpec(epochs=2, batch_size=8, lr=lr, seed=seed)) for lr in (1e-3, 1e-2) for seed in (0, 1)]
     assert [[jobs[n][1].seed for n in block] for block in divide(jobs, DIM, 2, one_order=True)] == [[0, 0], [1, 1]]
-    for fitted, job in zip(fit_heads(jobs, train, valid, classes=2), jobs, strict=True):
+    for fitted, job in zip(fit_heads(jobs, train, valid, classes=2, compiled=compiled), jobs, strict=True):
         alone = fit_head(*job, train, valid, classes=2)
         assert fitted.best_epoch == alone.best_epoch
         for name, value in fitted.model.state_dict().items():
             torch.testing.assert_close(value, alone.model.state_dict()[name], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_a_buffer_is_gone_before_the_next_is_read(
+    make_cache: MakeCache, monkeypatch: pytest.MonkeyPatch, together: bool
+) -> None:
+    buffers: list[weakref.ref[np.ndarray]] = []
+
+    def noting(cache: FeatureCache, rows: np.ndarray, **options: object) -> np.ndarray:
+        assert not any(buffer() is not None for buffer in buffers)
+        buffer = read_rows(cache, rows, **options)  # type: ignore[arg-type]
+        buffers.append(weakref.ref(buffer))
+        return buffer
+
+    train, job = stored(make_cache(sizes=(90,)), np.arange(90)), (SMALL, TrainSpec(epochs=2, batch_size=8))
+    monkeypatch.setattr(rows_module, "read_rows", noting)
+    if together:
+        fit_heads([job], train, None, classes=2)
+    else:
+        fit_head(*job, train, None, classes=2)
+    assert len(buffers) == 2 * 4
 
 
 def test_never_more_than_a_buffer_is_read_at_a_time(make_cache: MakeCache, monkeypatch: pytest.MonkeyPatch) -> None:

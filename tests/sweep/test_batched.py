@@ -82,12 +82,13 @@ def test_blocks_of_different_shapes_come_back_in_order(rows: Both) -> None:
         assert_same(fitted, fit_head(*job, *rows, classes=3))
 
 
-def test_views_are_drawn_as_each_head_alone_draws_them(rows: Both) -> None:
+@pytest.mark.parametrize("compiled", [False, True])
+def test_views_are_drawn_as_each_head_alone_draws_them(compiled: bool, rows: Both) -> None:
     train, valid = rows
     noise = torch.randn(len(train.labels), 3, 12, generator=torch.Generator().manual_seed(3))
     views = Rows(train.features[:, None] + 0.3 * noise, train.labels)
     jobs = [(SMALL, TrainSpec(epochs=3, batch_size=8, seed=seed)) for seed in (0, 0, 1)]
-    for fitted, job in zip(fit_heads(jobs, views, valid, classes=3), jobs, strict=True):
+    for fitted, job in zip(fit_heads(jobs, views, valid, classes=3, compiled=compiled), jobs, strict=True):
         assert_same(fitted, fit_head(*job, views, valid, classes=3))
 
 

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from head import batched
 from head.batched import fit_heads, tasks_on
+from head.batched_program import Batches, TorchProgram
 from head.loss import training_loss
 from head.network import build_head
 from head.rows import Rows
@@ -22,6 +23,7 @@ pytest.importorskip("numba", reason="numba is not installed: pip install 'xfeat[
 if not batched.can_compile():
     pytest.skip("this processor has no FMA instructions", allow_module_level=True)
 
+from head import fused_random
 from head.fused import FusedProgram
 
 
@@ -38,14 +40,16 @@ def assert_steps_as_torch(spec: HeadSpec, train: TrainSpec, *, dim: int, classes
     for count in counts:
         features = torch.randn(2, count, dim) * 2 + 1
         labels = torch.randint(classes, (2, count))
-        losses, hits = program.step(features, labels, [None], [0, 1], rates)
+        places = torch.arange(2 * count).view(2, 1, count)
+        batches = Batches(features.flatten(0, 1), places, labels.unsqueeze(1), [None])
+        losses, hits = program.train(batches, [0, 1], rates)
         for head, (model, optimizer) in enumerate(zip(models, optimizers, strict=True)):
             logits = model.train()(features[head])
             loss = training_loss(logits, labels[head], train, class_weights[head])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-            torch.testing.assert_close(losses[head], loss.detach(), rtol=1e-3, atol=1e-4)
+            torch.testing.assert_close(losses[head] / count, loss.detach(), rtol=1e-3, atol=1e-4)
             assert int(hits[head]) == int((logits.argmax(1) == labels[head]).sum())
     for head, (model, optimizer) in enumerate(zip(models, optimizers, strict=True)):
         parameters = dict(model.named_parameters())
@@ -57,6 +61,38 @@ def assert_steps_as_torch(spec: HeadSpec, train: TrainSpec, *, dim: int, classes
             torch.testing.assert_close(
                 found, wanted, rtol=2e-3, atol=1e-4, msg=lambda text, name=name: f"{name}: {text}"
             )
+
+
+@pytest.mark.parametrize("rate", [0.4, 0.5, 2 / 3, 0.001, 1 - 1e-9])
+@pytest.mark.parametrize("alike", [True, False])
+def test_factors_are_torchs_to_the_bit_and_the_generator_goes_on_as_it_would(
+    rate: float, alike: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Reference: ``nn.Dropout`` on ones; also where torch is found to draw otherwise than it does here.
+
+    Between the draws an odd number of random words goes elsewhere, and some draws are longer than the state.
+    """
+    if not alike:
+        monkeypatch.setattr(fused_random, "_torch_draws_so", lambda: False)
+    generator = torch.Generator().manual_seed(3)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        for shape in ((2, 32, 128), (1, 7, 1), (3, 53, 12), (1, 1, 5000)):
+            assert torch.equal(torch.randperm(33), torch.randperm(33, generator=generator))
+            expected = [nn.Dropout(rate)(torch.ones(shape[1:])) for _ in range(shape[0])]
+            drawn = torch.empty(shape)
+            fused_random.draw_factors(drawn, rate, generator)
+            assert torch.equal(drawn, torch.stack(expected))
+        assert torch.equal(generator.get_state(), torch.get_rng_state())
+
+
+def test_a_torch_whose_state_lies_otherwise_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fused_random, "_NEXT", slice(32, 40))
+    fused_random._torch_draws_so.cache_clear()
+    try:
+        assert not fused_random._torch_draws_so()
+    finally:
+        fused_random._torch_draws_so.cache_clear()
 
 
 @pytest.mark.parametrize("count", [2, 3, 7, 31, 32, 33, 65])
@@ -78,6 +114,31 @@ def test_a_step_is_torchs_whatever_the_number_of_features_and_classes(dim: int, 
 def test_losses_and_weight_decay_are_torchs(gamma: float, smoothing: float) -> None:
     train = TrainSpec(label_smoothing=smoothing, focal_gamma=gamma, weight_decay=0.1)
     assert_steps_as_torch(HeadSpec(hidden=(12,), dropout=0.0), train, dim=20, classes=4, counts=(24, 24, 9))
+
+
+@pytest.mark.parametrize("kind", ["float16", "part of the columns", "float32"])
+def test_several_steps_in_one_call_are_those_steps_one_by_one(kind: str) -> None:
+    """Reference: the program in torch, a call a batch; rows are picked from what lies in memory as a cache's may."""
+    torch.manual_seed(0)
+    models = [build_head(HeadSpec(hidden=(9,)), dim=20, classes=3) for _ in range(2)]
+    features, labels = torch.randn(50, 45), torch.randint(3, (50,))
+    features = {"float16": features[:, :20].half(), "float32": features[:, :20].contiguous()}.get(
+        kind, features[:, 5:25]
+    )
+    given = [models, [TrainSpec()] * 2, torch.ones(2, 3)]
+    fused, plain = FusedProgram(*given), TorchProgram(*given)
+    order = torch.stack([torch.randperm(50)[:48].view(4, 12) for _ in range(2)])
+    factors = torch.rand(2, 4, 12, 9)
+    sums, hits = fused.train(Batches(features, order, labels[order], [factors]), [0, 1], [1e-3, 1e-2])
+    one_by_one = []
+    for step in range(4):
+        part = slice(step, step + 1)
+        batches = Batches(features, order[:, part], labels[order[:, part]], [factors[:, part]])
+        one_by_one.append(plain.train(batches, [0, 1], [1e-3, 1e-2]))
+    torch.testing.assert_close(sums, sum(each for each, _ in one_by_one), rtol=1e-3, atol=1e-3)
+    assert torch.equal(hits, sum(each for _, each in one_by_one))
+    for name, values in plain.stack.state.items():
+        torch.testing.assert_close(fused.stack.state[name], values, rtol=2e-3, atol=2e-4)
 
 
 def test_the_same_seed_is_the_same_bits_alone_and_beside_others(rows: tuple[Rows, Rows]) -> None:
