@@ -58,11 +58,13 @@ def main() -> None:
         cache = FeatureCache.open(path)
         rows = split_rows(cache, seed=0).rows["train"]
         reading = plan_reading(cache, len(rows), MemorySpec(memory_mb=options.memory_mb))
+        if reading.buffer_rows is None:
+            parser.error(f"{len(rows):,} rows fit into --memory-mb {options.memory_mb:g}: nothing is read in blocks")
         print(f"a buffer holds {reading.buffer_rows} rows, a block {reading.block_rows}")
         print(f"{'head':>24} {'memory, rows/s':>16} {'blocks, of it':>14} {'from the disk':>14}")
         in_memory, stored = labelled_rows(cache, rows), reading.load(cache, rows)
         for head in HEADS:
-            memory, cached, disk = race(head, in_memory, stored, path, reading.buffer_rows or 0, options.rounds)
+            memory, cached, disk = race(head, in_memory, stored, path, reading.buffer_rows, options.rounds)
             print(f"{head:>24} {memory:16,.0f} {cached / memory:14.2f} {disk / memory:14.2f}", flush=True)
 
 
