@@ -5,7 +5,8 @@
 The loop is the best that one head at a time does: fused Adam, denormals flushed, one thread (more are slower for
 batches of 32 rows). Rounds of both take turns; the fastest of each counts, since other programs only make one slower.
 The last column is the ratio of processor time: what the blocks gain without a second core. Blocks are trained by torch
-and, where numba is installed, by the compiled program; a star marks the one that a sweep of such heads takes.
+and, where numba is installed, by the compiled program; a star marks the one that a sweep of such heads takes on the
+processor. Where there is a GPU, its blocks come last; more heads (--heads 256) fill it better.
 
 ``--commands`` measures something else: what ``xhead sweep`` saves who would otherwise type ``xhead train`` in a loop in
 the shell, on the drawn data of this repository. There, most of the time goes into starting Python and importing torch,
@@ -26,6 +27,7 @@ from pathlib import Path
 import torch
 
 from head import batched
+from head.batched_blocks import divide
 from head.batched_training import Job
 from head.fit import fit_head
 from head.rows import Rows
@@ -60,12 +62,12 @@ def main() -> None:
             "seeds": [(head, train(options.epochs, seed=n)) for n in range(options.heads)],
         }.items():
             (alone, alone_cpu), *both = race(jobs, rows, valid, options.rounds)
-            block = max(map(len, batched.divide(jobs, options.dim, 3, threads)))
-            chosen = batched.worth_compiling(jobs[0], rows, 3)
-            for compiled, (together, together_cpu) in enumerate(both):
-                name_of = ("torch", "compiled")[compiled] + "*" * (chosen == bool(compiled))
+            chosen = batched.NUMBA if batched.worth_compiling(jobs[0], rows, 3) else batched.TORCH
+            for by, (together, together_cpu) in zip(ways_here(), both, strict=True):
+                room = batched.free_bytes(by) if batched.is_gpu(by) else None
+                block = max(map(len, divide(jobs, options.dim, 3, 1 if room else threads, room=room)))
                 print(
-                    f"{name:>8} {differs:>14} {block:6} {name_of:>9} {len(jobs) / alone:14.2f} "
+                    f"{name:>8} {differs:>14} {block:6} {by + '*' * (by == chosen):>9} {len(jobs) / alone:14.2f} "
                     f"{len(jobs) / together:16.2f} {alone / together:6.2f} {alone_cpu / together_cpu:10.2f}",
                     flush=True,
                 )
@@ -103,17 +105,23 @@ Seconds = tuple[float, float]
 
 
 def race(jobs: list[Job], rows: Rows, valid: Rows, rounds: int) -> list[Seconds]:
-    """Return wall and processor seconds for all jobs: one at a time, in blocks by torch, and in compiled blocks."""
+    """Return wall and processor seconds for all jobs: one at a time, and in blocks by each of :func:`ways_here`."""
     # A few heads stand for the loop: each costs the same.
     few = jobs[:4]
     ways: list[Callable[[], object]] = [lambda: [fit_head(*job, rows, valid, classes=3) for job in few]]
-    for compiled in (False, True)[: 1 + batched.can_compile()]:
-        ways.append(partial(batched.fit_heads, jobs, rows, valid, classes=3, compiled=compiled))
-        batched.fit_heads(jobs[:1], rows, valid, classes=3, compiled=compiled)  # what is slower the first time
+    for by in ways_here():
+        ways.append(partial(batched.fit_heads, jobs, rows, valid, classes=3, by=by))
+        batched.fit_heads(jobs[:1], rows, valid, classes=3, by=by)  # what is slower the first time
     measured = [[seconds(way) for way in ways] for _ in range(rounds)]
     alone, *together = [fastest(list(rounds)) for rounds in zip(*measured, strict=True)]
     share = len(jobs) / len(few)
     return [(alone[0] * share, alone[1] * share), *together]
+
+
+def ways_here() -> list[str]:
+    """Return what can compute blocks on this machine."""
+    compiled = [batched.NUMBA] * batched.can_compile()
+    return [batched.TORCH, *compiled, *["cuda:0"] * torch.cuda.is_available()]
 
 
 def fastest(measured: list[Seconds]) -> Seconds:

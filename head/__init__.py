@@ -15,10 +15,10 @@ What else can be done with heads, each on its own:
 - ``evaluate`` tests one on other images, for which ``backbone`` finds the weights; ``classifier`` is the head for
   scikit-learn.
 - ``sweep`` trains many: ``sweep_space`` and ``sweep_optuna`` (which), ``sweep_ranking`` (the best of them),
-  ``sweep_results`` (its folder); ``batched`` trains them at once: ``batched_stack``, ``batched_layers``,
-  ``batched_loss``, ``batched_masks``, ``batched_adam`` and ``batched_program`` (many heads as one),
-  ``batched_training`` (their loop); ``fused``, ``fused_step``, ``fused_kernels``, ``fused_random`` and
-  ``fused_vectors`` are its steps compiled by numba.
+  ``sweep_results`` (its folder); ``batched`` trains them at once, in ``batched_blocks``:
+  ``batched_stack``, ``batched_layers``, ``batched_loss``, ``batched_masks``, ``batched_adam`` and ``batched_program``
+  (many heads as one), ``batched_training`` (their loop); ``fused``, ``fused_step``, ``fused_kernels``, ``fused_random``
+  and ``fused_vectors`` are its steps compiled by numba.
 - ``compare`` holds runs against each other: ``compare_chance`` (whether a difference means anything),
   ``compare_baselines`` (scikit-learn's classifiers), ``compare_table`` and ``compare_page``.
 - ``tracking`` tells others of trainings: ``tracking_mlflow`` and ``tracking_tensorboard``.

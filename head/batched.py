@@ -1,4 +1,4 @@
-"""Many heads at once: those of one shape as one tensor program, in blocks sized to the cache, one thread a block.
+"""Many heads at once: those of one shape as one tensor program, in blocks that train side by side.
 
 Each head ends where :func:`head.fit.fit_head` alone would have brought it, within float tolerance. docs/decisions/0040
 says what was measured.
@@ -13,27 +13,26 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Se
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import closing
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from importlib.util import find_spec
-from itertools import islice, pairwise
+from itertools import islice
 from threading import Event
 
 import torch
 from torch import Tensor
 
-from featurize.errors import DivergedError
+from featurize.engines.devices import is_out_of_memory
+from featurize.errors import DeviceError, DivergedError
+from head.batched_blocks import divide, matrix_weights
 from head.batched_program import TorchProgram
 from head.batched_training import BlockTraining, Job, MakeProgram, Outcome
 from head.fit import FittedHead
 from head.rows import MOST_READERS, AnyRows, StoredRows
-from head.specs import HeadSpec
 
 logger = logging.getLogger(__name__)
 
-# Weights, gradients and two moments of a block, 16 bytes a weight. The step of Adam passes over all of them, and takes
-# twice as long once the blocks of both cores are more than about 48 MiB. docs/decisions/0040 has the table.
-_BLOCK_BYTES = 24 << 20
-_MOST_HEADS = 16
+# What computes the steps; anything else is a GPU, such as cuda:0.
+TORCH, NUMBA = "torch", "numba"
 # Weights times rows times epochs of a head, a fifth of a second alone, from which on the compiled program is used:
 # loading it takes 0.7 s, and compiling it, once on a machine, 12 s. It is asked of each head, not of all of a sweep, so
 # that one that goes on, or tries a few at a time, computes as before. Few weights take as long as more.
@@ -61,7 +60,7 @@ def fit_heads(
     *,
     classes: int,
     class_weights: Tensor | None = None,
-    compiled: bool | None = None,
+    by: str | None = None,
 ) -> list[FittedHead]:
     """Train many heads on the same rows; :func:`head.fit.fit_head` for each, faster.
 
@@ -71,17 +70,18 @@ def fit_heads(
         valid: validation rows, or ``None`` to keep the last epoch.
         classes: number of classes C.
         class_weights: float32 (C,), instead of those that the specs ask for.
-        compiled: whether to train with :mod:`head.fused`; by default where it can be and is quicker.
+        by: :data:`TORCH` or :data:`NUMBA` on the CPU, by default the quicker of them, or a GPU such as ``cuda:0``.
 
     Returns:
         In the order of ``jobs``.
 
     Raises:
         DivergedError: if the loss of one of them is not a number from the first epoch on.
+        DeviceError: if a head does not fit into the GPU's memory.
     """
     fitted: dict[int, FittedHead] = {}
-    threads = threads_for(rows)
-    tasks = tasks_on(dict(enumerate(jobs)), rows, valid, classes=classes, threads=threads, compiled=compiled)
+    threads = threads_for(rows, by)
+    tasks = tasks_on(dict(enumerate(jobs)), rows, valid, classes=classes, threads=threads, by=by)
     with closing(fit_tasks(tasks, classes=classes, class_weights=class_weights, threads=threads)) as blocks:
         for block in blocks:
             for number, outcome in block.outcomes.items():
@@ -91,8 +91,13 @@ def fit_heads(
     return [fitted[number] for number in range(len(jobs))]
 
 
-def threads_for(rows: AnyRows) -> int:
-    """Return how many blocks train at a time: as many as torch has threads, and buffers have room in memory."""
+def threads_for(rows: AnyRows, by: str | None = None) -> int:
+    """Return how many blocks train at a time: as many as torch has threads, and buffers have room in memory.
+
+    On a GPU it is one: a block is as large as its memory allows, so that there is nothing to do beside it.
+    """
+    if is_gpu(by):
+        return 1
     return min(torch.get_num_threads(), MOST_READERS if isinstance(rows, StoredRows) else sys.maxsize)
 
 
@@ -103,12 +108,12 @@ class Task:
     Attributes:
         jobs: number to layers and optimisation; see :func:`shape_of` for what they must share.
         load: gives training and validation rows when it is their turn.
-        compiled: whether they are trained by :mod:`head.fused`.
+        by: what computes them, see :func:`fit_heads`.
     """
 
     jobs: Mapping[int, Job]
     load: Callable[[], tuple[AnyRows, AnyRows | None]]
-    compiled: bool = False
+    by: str = TORCH
 
 
 def tasks_on(
@@ -118,23 +123,38 @@ def tasks_on(
     *,
     classes: int,
     threads: int,
-    compiled: bool | None = None,
+    by: str | None = None,
 ) -> list[Task]:
-    """Divide jobs on the same rows into blocks, as :func:`divide` does."""
-    numbers = list(jobs)
-    blocks = divide(list(jobs.values()), rows.dim, classes, threads, one_order=isinstance(rows, StoredRows))
+    """Divide jobs on the same rows into blocks, as :func:`head.batched_blocks.divide` does; see :func:`fit_heads`."""
+    numbers, room = list(jobs), None
+    if by is not None and is_gpu(by):
+        rows, valid = _sent(rows, by), None if valid is None else _sent(valid, by)
+        room = free_bytes(by)
+    one_order = isinstance(rows, StoredRows)
+    blocks = divide(list(jobs.values()), rows.dim, classes, threads, one_order=one_order, room=room)
     tasks = []
     for block in blocks:
         own = {numbers[place]: jobs[numbers[place]] for place in block}
-        worth = worth_compiling(own[numbers[block[0]]], rows, classes) if compiled is None else compiled
-        tasks.append(Task(own, lambda: (rows, valid), worth))
+        chosen = by or (NUMBA if worth_compiling(own[numbers[block[0]]], rows, classes) else TORCH)
+        tasks.append(Task(own, lambda: (rows, valid), chosen))
     return tasks
+
+
+def is_gpu(by: str | None) -> bool:
+    """Tell whether this is a GPU."""
+    return by is not None and by.startswith("cuda")
+
+
+def free_bytes(gpu: str) -> int:
+    """Return how much memory of a GPU can be had: what nobody has, and what torch holds for later."""
+    free, _ = torch.cuda.mem_get_info(gpu)
+    return int(free) + torch.cuda.memory_reserved(gpu) - torch.cuda.memory_allocated(gpu)
 
 
 def worth_compiling(job: Job, rows: AnyRows, classes: int) -> bool:
     """Tell whether the compiled program trains such a head in less time here, with what it takes to load it."""
     head, train = job
-    work = max(_LEAST_WEIGHTS, _weights(head, rows.dim, classes)) * len(rows.labels) * train.epochs
+    work = max(_LEAST_WEIGHTS, matrix_weights(head, rows.dim, classes)) * len(rows.labels) * train.epochs
     return work >= _WORTH_COMPILING and can_compile()
 
 
@@ -177,8 +197,12 @@ def fit_tasks(
 
     def train(task: Task) -> FittedBlock:
         start = time.monotonic()
-        block = BlockTraining(list(task.jobs.values()), *task.load(), classes, class_weights, _program(task))
-        return FittedBlock(dict(zip(task.jobs, block.run(stop), strict=True)), time.monotonic() - start)
+
+        def outcomes(jobs: Mapping[int, Job]) -> dict[int, Outcome]:
+            block = BlockTraining(list(jobs.values()), *task.load(), classes, class_weights, _program(task.by))
+            return dict(zip(jobs, block.run(stop), strict=True))
+
+        return FittedBlock(_in_memory(task, outcomes), time.monotonic() - start)
 
     waiting = _loaded(tasks)
     running: set[Future[FittedBlock]] = set()
@@ -199,47 +223,51 @@ def fit_tasks(
         torch.set_num_threads(threads_before)
 
 
-def divide(
-    jobs: Sequence[Job], dim: int, classes: int, threads: int = 1, *, one_order: bool = False
-) -> list[list[int]]:
-    """Divide jobs, by number, into blocks that train as one program.
-
-    Heads that draw the same random numbers come together; with ``one_order``, no others do. Blocks are made smaller
-    where there would be fewer of them than threads.
-    """
-    shapes: dict[object, list[int]] = {}
-    for number, job in enumerate(jobs):
-        order = (job[0], job[1].seed) if one_order else None
-        shapes.setdefault((shape_of(job), order), []).append(number)
-    blocks = []
-    for numbers in shapes.values():
-        numbers.sort(key=lambda number: (jobs[number][1].seed, str(jobs[number][0])))
-        most = min(block_size(jobs[numbers[0]][0], dim, classes), max(1, -(-len(jobs) // threads)))
-        count = -(-len(numbers) // most)
-        # Blocks as equal as can be: 5 heads make 3 and 2, not 4 and 1.
-        edges = [len(numbers) * block // count for block in range(count + 1)]
-        blocks += [numbers[first:last] for first, last in pairwise(edges)]
-    return blocks
+def _sent(rows: AnyRows, gpu: str) -> AnyRows:
+    try:
+        return rows.to(torch.device(gpu))
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        raise DeviceError(
+            f"{gpu} cannot hold the features",
+            expected=f"{len(rows.labels):,} rows of {rows.dim} float32 features",
+            found=str(error).partition("\n")[0],
+            mend="read them in blocks with a smaller --memory-mb, or train with --device cpu",
+        ) from error
 
 
-def shape_of(job: Job) -> tuple[object, ...]:
-    """Return what heads that train as one program have in common."""
-    head, train = job
-    return head.hidden, head.feature_dropout > 0, train.batch_size, train.epochs, train.average > 0
+def _in_memory(task: Task, outcomes: Callable[[Mapping[int, Job]], dict[int, Outcome]]) -> dict[int, Outcome]:
+    """Train a block, or, if a GPU has too little memory for it, its halves one after the other."""
+    parts, found = [dict(task.jobs)], {}
+    while parts:
+        part = parts.pop()
+        try:
+            found.update(outcomes(part))
+            continue
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            shortage = str(error).partition("\n")[0]
+        torch.cuda.empty_cache()  # only here: the exception held all that was computed
+        if len(part) == 1:
+            raise DeviceError(
+                f"a head does not fit into the memory of {task.by}",
+                expected="room for its weights, two moments and a batch",
+                found=shortage,
+                mend="train on the CPU with --device cpu, or end what else runs on the GPU",
+            )
+        logger.warning("%s has no room for %d heads at once: trying half as many", task.by, len(part))
+        numbers = list(part)
+        parts += [{number: part[number] for number in half} for half in (numbers[1::2], numbers[::2])]
+    return {number: found[number] for number in task.jobs}
 
 
-def block_size(head: HeadSpec, dim: int, classes: int) -> int:
-    """Return how many heads of this shape train fastest at once."""
-    return max(1, min(_MOST_HEADS, _BLOCK_BYTES // (16 * _weights(head, dim, classes))))
-
-
-def _weights(head: HeadSpec, dim: int, classes: int) -> int:
-    return sum(below * above for below, above in pairwise([dim, *head.hidden, classes]))
-
-
-def _program(task: Task) -> MakeProgram:
-    if not task.compiled:
+def _program(by: str) -> MakeProgram:
+    if by == TORCH:
         return TorchProgram
+    if is_gpu(by):
+        return partial(TorchProgram, device=by)
     from head.fused import FusedProgram
 
     return FusedProgram
@@ -248,7 +276,7 @@ def _program(task: Task) -> MakeProgram:
 def _loaded(tasks: Iterable[Task]) -> Iterator[Task]:
     """Yield tasks whose program is there: compiling in a thread would count as training, and not hear Ctrl-C."""
     for task in tasks:
-        if task.compiled:
+        if task.by == NUMBA:
             from head.fused import load_program
 
             load_program()

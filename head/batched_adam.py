@@ -23,7 +23,7 @@ class StackedAdam:
 
     def __init__(self, parameters: Sequence[Tensor], weight_decays: Sequence[float]) -> None:
         self._weight_decays = list(weight_decays)
-        self._count = torch.zeros(())
+        self._count = torch.zeros((), device=parameters[0].device)  # the kernel reads it there
         self._means = [torch.zeros_like(values.detach()) for values in parameters]
         self._squares = [torch.zeros_like(values.detach()) for values in parameters]
         self._move_to(parameters)

@@ -1,4 +1,4 @@
-"""One training step of several heads of one shape, computed by torch: forwards, loss, backwards and Adam."""
+"""Training steps of several heads of one shape, computed by torch: forwards, loss, backwards and Adam."""
 
 from __future__ import annotations
 
@@ -31,19 +31,34 @@ class Batches(NamedTuple):
     labels: Tensor
     masks: Sequence[Tensor | None]
 
+    def on(self, device: torch.device) -> Batches:
+        """Return the same on a device; of features that are elsewhere, only what these batches pick."""
+        features, places = self.features, self.places
+        if features.device != device:
+            features = features[places.flatten()].to(device)
+            places = torch.arange(places.numel()).view(places.shape)
+        masks = [None if mask is None else mask.to(device) for mask in self.masks]
+        return Batches(features, places.to(device), self.labels.to(device), masks)
+
 
 class Program(ABC):
     """Heads of one shape between their first and their last step.
 
     Args:
         models: K untrained heads with layers of the same sizes; only their dropout may differ.
+        device: where they are computed.
 
     Attributes:
         stack: the heads as they are now.
     """
 
-    def __init__(self, models: Sequence[nn.Sequential]) -> None:
-        self.stack = HeadStack(models)
+    def __init__(self, models: Sequence[nn.Sequential], device: torch.device | str = "cpu") -> None:
+        self.stack = HeadStack(models, device)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the heads are computed."""
+        return next(iter(self.stack.state.values())).device
 
     @abstractmethod
     def train(self, batches: Batches, streams: Sequence[int], rates: Sequence[float]) -> tuple[Tensor, Tensor]:
@@ -55,7 +70,8 @@ class Program(ABC):
             rates: K learning rates.
 
         Returns:
-            Sums over the rows of their losses float32 (K,), and how many were classified rightly, int64 (K,).
+            Sums over the rows of their losses float32 (K,), and how many were classified rightly, int64 (K,); both
+            where the heads are computed.
         """
 
     def draw_factors(self, out: Tensor, rate: float, generator: torch.Generator) -> None:
@@ -74,16 +90,25 @@ class TorchProgram(Program):
         models: K untrained heads.
         specs: how each is trained.
         class_weights: float32 (K, C), how much a row of each class counts.
+        device: where they are computed.
     """
 
-    def __init__(self, models: Sequence[nn.Sequential], specs: Sequence[TrainSpec], class_weights: Tensor) -> None:
-        super().__init__(models)
+    def __init__(
+        self,
+        models: Sequence[nn.Sequential],
+        specs: Sequence[TrainSpec],
+        class_weights: Tensor,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        super().__init__(models, device)
         self._optimizer = StackedAdam(self.stack.parameters, [spec.weight_decay for spec in specs])
-        self._loss = StackedLoss(specs, class_weights)
+        self._loss = StackedLoss(specs, class_weights.to(device))
 
     def train(self, batches: Batches, streams: Sequence[int], rates: Sequence[float]) -> tuple[Tensor, Tensor]:
-        columns = torch.tensor(streams)
-        loss_sum, hits = torch.zeros(len(streams)), torch.zeros(len(streams), dtype=torch.int64)
+        batches = batches.on(self.device)
+        columns = torch.tensor(streams, device=self.device)
+        loss_sum = torch.zeros(len(streams), device=self.device)
+        hits = torch.zeros(len(streams), dtype=torch.int64, device=self.device)
         for step in range(batches.places.shape[1]):
             features = _spread(batches.features[batches.places[:, step]].float(), columns)
             masks = [None if mask is None else _spread(mask[:, step], columns) for mask in batches.masks]

@@ -18,6 +18,7 @@ class HeadStack:
 
     Args:
         models: K heads with layers of the same sizes; only their dropout may differ.
+        device: where they are computed.
 
     Attributes:
         models: as given; their own weights are not touched.
@@ -25,11 +26,11 @@ class HeadStack:
         trained: names of the entries of ``state`` behind :attr:`parameters`.
     """
 
-    def __init__(self, models: Sequence[nn.Sequential]) -> None:
+    def __init__(self, models: Sequence[nn.Sequential], device: torch.device | str = "cpu") -> None:
         self.models = list(models)
         self._modules = list(models[0])
         states = [model.state_dict() for model in models]
-        self.state: State = {name: torch.stack([state[name] for state in states]) for name in states[0]}
+        self.state: State = {name: torch.stack([state[name] for state in states]).to(device) for name in states[0]}
         self.trained = [name for name, _ in models[0].named_parameters()]
         self._prepare()
 

@@ -60,7 +60,8 @@ class BlockTraining:
 
     Args:
         jobs: K heads; see :func:`head.batched.shape_of` for what they must share.
-        rows: training rows; of those on the disk, all heads must draw the same.
+        rows: training rows, in memory where the program computes, or on the disk; of the latter, all heads must draw
+            the same.
         valid: validation rows, or ``None`` to keep the last epoch.
         classes: number of classes C.
         class_weights: float32 (C,), instead of those that the specs ask for.
@@ -117,7 +118,9 @@ class BlockTraining:
         streams = [head.stream for head in self.heads]
         used = sorted(set(streams))
         columns = [used.index(stream) for stream in streams]
-        loss_sum, correct = torch.zeros(len(streams)), torch.zeros(len(streams), dtype=torch.int64)
+        # Added up where the heads are, and asked for once: a GPU's answer waits for all that is under way there.
+        loss_sum = torch.zeros(len(streams), device=self.program.device)
+        correct = torch.zeros(len(streams), dtype=torch.int64, device=self.program.device)
         for batches in self._batches(used):
             if stop.is_set():
                 raise Stopped
@@ -127,7 +130,7 @@ class BlockTraining:
             loss_sum += losses
             correct += hits
             del batches  # a buffer from the disk goes before the next is read
-        return loss_sum / len(self.rows.labels), correct / len(self.rows.labels)
+        return loss_sum.cpu() / len(self.rows.labels), correct.cpu() / len(self.rows.labels)
 
     def _batches(self, streams: Sequence[int]) -> Iterator[Batches]:
         """Yield what comes next, to each stream in its own order: a few batches at a time."""
@@ -151,7 +154,8 @@ class BlockTraining:
         if self.average is None:  # the average starts at the weights after the first step
             self.average = {name: values.detach().clone() for name, values in self.program.stack.state.items()}
             return
-        decay, share = torch.tensor(decays), torch.tensor([1 - decay for decay in decays])
+        device = self.program.device
+        decay, share = torch.tensor(decays, device=device), torch.tensor([1 - each for each in decays], device=device)
         for name, average in self.average.items():
             values = self.program.stack.state[name]
             if average.is_floating_point():
@@ -163,8 +167,9 @@ class BlockTraining:
         kept = self.average or self.program.stack.state
         logits = None
         if self.valid is not None:
-            blocks = (self.program.stack.logits(block, kept) for block in self.valid.clean_blocks())
-            logits = collected(blocks, len(self.valid.labels), dim=1)
+            device, clean = self.program.device, self.valid.clean_blocks()
+            blocks = (self.program.stack.logits(block.to(device), kept) for block in clean)
+            logits = collected(blocks, len(self.valid.labels), dim=1).cpu()
         for number, head in enumerate(self.heads):
             loss, accuracy = float(losses[number]), float(accuracies[number])
             valid_loss = valid_accuracy = math.nan

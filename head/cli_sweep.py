@@ -93,6 +93,12 @@ def _axis_options(command: Callable[..., Any]) -> Callable[..., Any]:
     metavar="S",
     help="Begin no more heads after S seconds; those at work are finished, and some are trained in any case.",
 )
+@click.option(
+    "--device",
+    default="cpu",
+    show_default=True,
+    help="cpu, cuda, cuda:N, or auto: a GPU where there is one. Not run on a GPU yet.",
+)
 @memory_option
 @tracking_options
 @json_option
@@ -106,6 +112,7 @@ def sweep(
     sampler: str,
     rank: str,
     time_limit: float | None,
+    device: str,
     memory_mb: float,
     mlflow: str | None,
     tensorboard: str | None,
@@ -127,7 +134,7 @@ def sweep(
     from head.tracking import tracked
 
     trackers = open_trackers_of(mlflow, tensorboard, runs)
-    work = Sweep(cache, spec, runs=runs, name=name, memory=memory)
+    work = Sweep(cache, spec, runs=runs, name=name, memory=memory, device=device)
     same = work.default_name
     key = hashlib.sha256(f"{name or ''} {same}".encode()).hexdigest()[:16]
     with tracked(trackers, name or same, _parameters(work), key=key) as tracking:

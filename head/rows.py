@@ -78,6 +78,10 @@ class Rows(NamedTuple):
         """Return some of the rows, given by their places among these."""
         return SomeRows(self, torch.from_numpy(places))
 
+    def to(self, device: torch.device) -> Rows:
+        """Return the same with features on a device; the labels stay, which decide what is sent there."""
+        return self._replace(features=self.features.to(device))
+
 
 @dataclass(frozen=True)
 class SomeRows:
@@ -119,6 +123,10 @@ class SomeRows:
     def take(self, places: NDArray[np.int64]) -> SomeRows:
         """Return some of the rows, given by their places among these."""
         return SomeRows(self.whole, self.places[places])
+
+    def to(self, device: torch.device) -> SomeRows:
+        """Return the same with all features on a device; the labels stay."""
+        return SomeRows(self.whole.to(device), self.places)
 
 
 @dataclass(frozen=True)
@@ -175,6 +183,10 @@ class StoredRows:
     def take(self, places: NDArray[np.int64]) -> StoredRows:
         """Return some of the rows, given by their places among these, ascending."""
         return StoredRows(self.cache, self.rows[places], self.block_rows, self.buffer_rows)
+
+    def to(self, device: torch.device) -> StoredRows:
+        """Return them as they are: their batches are sent to the device that trains."""
+        return self
 
     def _stretches(self, part: Tensor, labels: Tensor, views: Tensor | None, batch_size: int) -> Iterator[Stretch]:
         ascending, back = part.sort()

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from featurize.cache import FeatureCache
+from featurize.engines.devices import resolve_device
 from featurize.errors import CacheError, DivergedError, Interrupted, MismatchError
 from featurize.versions import library_versions
 from head.batched import FittedBlock, Task, fit_tasks, tasks_on, threads_for
@@ -50,6 +51,8 @@ class Sweep:
         runs: the folder of all runs; the sweep's own folder is made there.
         name: of the sweep; by default one that the same cache and spec lead to again.
         memory: what features may take; rows that take more are read from the disk, in another order.
+        device: ``cpu``, ``cuda``, ``cuda:N`` or ``auto``. A sweep may go on elsewhere: results agree within float
+            tolerance.
 
     Attributes:
         spec: what to try, with what the cache decides where nothing was said.
@@ -60,6 +63,7 @@ class Sweep:
         DataError: if the cache's labels or splits do not allow training.
         MismatchError: if the cache does not hold the features that were asked for.
         RunError: if that is no name for a folder.
+        DeviceError: if there is no such GPU.
     """
 
     def __init__(
@@ -70,7 +74,9 @@ class Sweep:
         runs: Path,
         name: str | None = None,
         memory: MemorySpec = MemorySpec(),  # noqa: B008  frozen
+        device: str = "cpu",
     ) -> None:
+        self._device = resolve_device(device)
         self.cache, self.spec = cache, spec.on(cache)
         self.planned = self.spec.planned
         self._memory, self._split = memory, split_rows(cache, seed=spec.first_seed)
@@ -170,7 +176,7 @@ class Sweep:
             return
         if progress is not None:
             progress(trials, self.planned)
-        threads = min(threads_for(train) for train, _ in self._parts.values())
+        threads = min(threads_for(train, self._by) for train, _ in self._parts.values())
         blocks = fit_tasks(turns.of(self._tasks(rest, threads)), classes=len(self.cache.class_names), threads=threads)
         with closing(blocks):
             for block in blocks:
@@ -184,9 +190,13 @@ class Sweep:
         classes, tasks = len(self.cache.class_names), []
         for pooling, parts in self._parts.items():
             jobs = {number: (spec.head, spec.train) for number, spec in rest.items() if spec.pooling == pooling}
-            tasks += tasks_on(jobs, *parts, classes=classes, threads=threads)
+            tasks += tasks_on(jobs, *parts, classes=classes, threads=threads, by=self._by)
         # A sweep whose time is up has tried something of every shape.
         return sorted(tasks, key=lambda task: min(task.jobs))
+
+    @property
+    def _by(self) -> str | None:
+        return None if self._device == "cpu" else self._device
 
     @cached_property
     def _parts(self) -> dict[str, tuple[AnyRows, AnyRows]]:
@@ -240,6 +250,7 @@ class Sweep:
             "updated": datetime.now(UTC).isoformat(timespec="seconds"),
             "cache": str(self.cache.path.resolve()),
             "split": self._split.source,
+            "device": self._device,
             "planned": result.planned,
             "finished": len(result.trials),
             "diverged": result.diverged,

@@ -64,6 +64,13 @@ def resolve_device(device: str) -> str:
     return f"cuda:{number}"
 
 
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Tell whether a GPU's memory was short: for torch itself, or for a library that asks the driver for its own."""
+    import torch
+
+    return isinstance(error, torch.cuda.OutOfMemoryError) or "_STATUS_ALLOC_FAILED" in str(error)
+
+
 def lanes_of(engine: Engine) -> int:
     """Return how many calls an engine takes at a time; one unless it says otherwise."""
     return getattr(engine, "lanes", 1)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from featurize.engines.batches import in_batches
+from featurize.engines.devices import is_out_of_memory
 from featurize.errors import DeviceError
 from featurize.network import FeatureNetwork, load_backbone
 from featurize.specs import FeatureSpec
@@ -63,7 +64,7 @@ class TorchEngine:
             try:
                 return in_batches(pixels, size, self._run)
             except RuntimeError as error:
-                if not _is_out_of_memory(error):
+                if not is_out_of_memory(error):
                     raise
                 if size == 1:
                     raise DeviceError(
@@ -96,8 +97,3 @@ class TorchEngine:
             done.record()
             done.synchronize()
         return result
-
-
-def _is_out_of_memory(error: RuntimeError) -> bool:
-    """Tell whether memory was short: for torch itself, or for a library that asks the driver for its own."""
-    return isinstance(error, torch.cuda.OutOfMemoryError) or "_STATUS_ALLOC_FAILED" in str(error)

@@ -15,7 +15,8 @@ from torch import Tensor
 from featurize.cache import FeatureCache
 from featurize.errors import CacheError, SpecError
 from head import rows as rows_module
-from head.batched import divide, fit_heads
+from head.batched import NUMBA, TORCH, fit_heads
+from head.batched_blocks import divide
 from head.cache_rows import read_rows
 from head.cli import main
 from head.fit import fit_head
@@ -173,14 +174,14 @@ def test_training_from_the_disk_is_a_plain_loop_over_the_same_order(make_cache: 
         torch.testing.assert_close(value, expected[name], rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("compiled", [False, True])
-def test_heads_in_blocks_read_the_disk_as_each_alone_does(make_cache: MakeCache, compiled: bool) -> None:
+@pytest.mark.parametrize("by", [TORCH, NUMBA])
+def test_heads_in_blocks_read_the_disk_as_each_alone_does(make_cache: MakeCache, by: str) -> None:
     """Reference: :func:`head.fit.fit_head`; heads share a buffer only where they share an order."""
     cache = make_cache(sizes=(90, 30))
     train, valid = stored(cache, np.arange(90)), stored(cache, np.arange(90, 120))
     jobs = [(SMALL, TrainSpec(epochs=2, batch_size=8, lr=lr, seed=seed)) for lr in (1e-3, 1e-2) for seed in (0, 1)]
     assert [[jobs[n][1].seed for n in block] for block in divide(jobs, DIM, 2, one_order=True)] == [[0, 0], [1, 1]]
-    for fitted, job in zip(fit_heads(jobs, train, valid, classes=2, compiled=compiled), jobs, strict=True):
+    for fitted, job in zip(fit_heads(jobs, train, valid, classes=2, by=by), jobs, strict=True):
         alone = fit_head(*job, train, valid, classes=2)
         assert fitted.best_epoch == alone.best_epoch
         for name, value in fitted.model.state_dict().items():

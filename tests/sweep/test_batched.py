@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from featurize.errors import DivergedError
-from head.batched import FittedBlock, block_size, divide, fit_heads, fit_tasks, shape_of, tasks_on
+from head.batched import NUMBA, TORCH, FittedBlock, fit_heads, fit_tasks, tasks_on
+from head.batched_blocks import block_size, divide, shape_of
 from head.batched_loss import StackedLoss
 from head.batched_training import Job
 from head.fit import FittedHead, fit_head
@@ -66,12 +67,12 @@ def assert_same(found: FittedHead, expected: FittedHead) -> None:
         torch.testing.assert_close(values, wanted[name], rtol=1e-3, atol=1e-4, msg=name)
 
 
-@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("by", [TORCH, NUMBA])
 @pytest.mark.parametrize("what", BLOCKS)
-def test_each_head_of_a_block_ends_as_it_would_alone(what: str, compiled: bool, rows: Both) -> None:
+def test_each_head_of_a_block_ends_as_it_would_alone(what: str, by: str, rows: Both) -> None:
     jobs = BLOCKS[what]
     assert len(divide(jobs, 12, 3)) == 1
-    for fitted, job in zip(fit_heads(jobs, *rows, classes=3, compiled=compiled), jobs, strict=True):
+    for fitted, job in zip(fit_heads(jobs, *rows, classes=3, by=by), jobs, strict=True):
         assert_same(fitted, fit_head(*job, *rows, classes=3))
 
 
@@ -82,13 +83,13 @@ def test_blocks_of_different_shapes_come_back_in_order(rows: Both) -> None:
         assert_same(fitted, fit_head(*job, *rows, classes=3))
 
 
-@pytest.mark.parametrize("compiled", [False, True])
-def test_views_are_drawn_as_each_head_alone_draws_them(compiled: bool, rows: Both) -> None:
+@pytest.mark.parametrize("by", [TORCH, NUMBA])
+def test_views_are_drawn_as_each_head_alone_draws_them(by: str, rows: Both) -> None:
     train, valid = rows
     noise = torch.randn(len(train.labels), 3, 12, generator=torch.Generator().manual_seed(3))
     views = Rows(train.features[:, None] + 0.3 * noise, train.labels)
     jobs = [(SMALL, TrainSpec(epochs=3, batch_size=8, seed=seed)) for seed in (0, 0, 1)]
-    for fitted, job in zip(fit_heads(jobs, views, valid, classes=3, compiled=compiled), jobs, strict=True):
+    for fitted, job in zip(fit_heads(jobs, views, valid, classes=3, by=by), jobs, strict=True):
         assert_same(fitted, fit_head(*job, views, valid, classes=3))
 
 
@@ -107,17 +108,17 @@ def test_given_class_weights_replace_those_of_the_specs(rows: Both) -> None:
 
 
 def fit_blocks(
-    jobs: list[Job], rows: Both, *, threads: int = 1, time_limit_s: float | None = None, compiled: bool = False
+    jobs: list[Job], rows: Both, *, threads: int = 1, time_limit_s: float | None = None, by: str = TORCH
 ) -> Generator[FittedBlock]:
-    tasks = tasks_on(dict(enumerate(jobs)), *rows, classes=3, threads=threads, compiled=compiled)
+    tasks = tasks_on(dict(enumerate(jobs)), *rows, classes=3, threads=threads, by=by)
     return fit_tasks(tasks, classes=3, threads=threads, time_limit_s=time_limit_s)
 
 
-@pytest.mark.parametrize("compiled", [False, True])
-def test_a_diverging_head_does_not_touch_its_neighbours(compiled: bool, rows: Both) -> None:
+@pytest.mark.parametrize("by", [TORCH, NUMBA])
+def test_a_diverging_head_does_not_touch_its_neighbours(by: str, rows: Both) -> None:
     sound = (SMALL, TrainSpec(epochs=3, batch_size=8))
     wild = (SMALL, TrainSpec(epochs=3, batch_size=8, lr=1e38))
-    [block] = list(fit_blocks([wild, sound], rows, compiled=compiled))
+    [block] = list(fit_blocks([wild, sound], rows, by=by))
     assert isinstance(block.outcomes[0], DivergedError)
     assert "diverged" in str(block.outcomes[0])
     fitted = block.outcomes[1]

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from head import batched
-from head.batched import fit_heads, tasks_on
+from head.batched import NUMBA, TORCH, fit_heads, tasks_on
 from head.batched_program import Batches, TorchProgram
 from head.loss import training_loss
 from head.network import build_head
@@ -143,7 +143,7 @@ def test_several_steps_in_one_call_are_those_steps_one_by_one(kind: str) -> None
 
 def test_the_same_seed_is_the_same_bits_alone_and_beside_others(rows: tuple[Rows, Rows]) -> None:
     jobs = [(HeadSpec(hidden=(10,)), TrainSpec(epochs=2, batch_size=8, seed=seed)) for seed in (0, 1, 2)]
-    once, again = (fit_heads(chosen, *rows, classes=3, compiled=True) for chosen in (jobs, jobs[1:]))
+    once, again = (fit_heads(chosen, *rows, classes=3, by=NUMBA) for chosen in (jobs, jobs[1:]))
     for one, other in zip(once[1:], again, strict=True):
         for name, values in one.model.state_dict().items():
             assert torch.equal(values, other.model.state_dict()[name])
@@ -153,12 +153,12 @@ def test_what_a_head_alone_costs_says_whether_it_is_compiled(monkeypatch: pytest
     rows = Rows(torch.zeros(2000, 40), torch.zeros(2000, dtype=torch.int64))
     job = (HeadSpec(hidden=(1000,)), TrainSpec(epochs=30))
     [task] = tasks_on({0: job}, rows, None, classes=3, threads=1)
-    assert task.compiled
+    assert task.by == NUMBA
     [task] = tasks_on({0: (job[0], TrainSpec(epochs=2))}, rows, None, classes=3, threads=1)
-    assert not task.compiled
+    assert task.by == TORCH
     monkeypatch.setattr(batched, "can_compile", lambda: False)
     [task] = tasks_on({0: job}, rows, None, classes=3, threads=1)
-    assert not task.compiled
+    assert task.by == TORCH
 
 
 def test_without_numba_nothing_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
