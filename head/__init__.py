@@ -20,7 +20,8 @@ What else can be done with heads, each on its own:
   (many heads as one), ``batched_training`` (their loop); ``fused``, ``fused_step``, ``fused_kernels``, ``fused_random``
   and ``fused_vectors`` are its steps compiled by numba.
 - ``compare`` holds runs against each other: ``compare_chance`` (whether a difference means anything),
-  ``compare_baselines`` (scikit-learn's classifiers), ``compare_table`` and ``compare_page``.
+  ``compare_baselines`` (scikit-learn's classifiers), ``compare_table``, ``compare_terminal`` and
+  ``compare_page``.
 - ``tracking`` tells others of trainings: ``tracking_mlflow`` and ``tracking_tensorboard``.
 
 The command ``xhead`` starts in ``cli``, with ``text`` (how figures are written) and ``cli_options`` (what commands

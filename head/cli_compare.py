@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,12 +11,11 @@ from featurize.console import json_option
 from head.cli_options import runs_option
 
 if TYPE_CHECKING:
-    from head.compare import Comparison, Entry
+    from head.compare import Entry
     from head.run import Run
 
 # head.compare.SORTS, which is not imported here so that --help stays quick; a test holds the two together.
 _SORTS = ("accuracy", "balanced_accuracy", "auc", "loss", "name")
-_TERMINAL_LEAST = 100
 
 
 @click.command()
@@ -42,6 +40,7 @@ def compare(
     from head.compare import as_entries, common_part, find_runs
     from head.compare import compare as compare_entries
     from head.compare_table import as_csv, as_json
+    from head.compare_terminal import comparison_text
     from head.run import open_run
 
     found = [open_run(_folder(folder, runs)) for folder in folders] if folders else find_runs(runs)
@@ -57,7 +56,7 @@ def compare(
         from head.compare_page import render_comparison
 
         _write(html_file, render_comparison(comparison), option="--html")
-    return as_json(comparison), _as_text(comparison)
+    return as_json(comparison), comparison_text(comparison)
 
 
 def _first_with_answers(entries: list[Entry]) -> Run:
@@ -82,39 +81,3 @@ def _write(file: Path, text: str, *, option: str) -> None:
 
     with replacing(file, elsewhere=f"choose another place with {option}") as partial:
         partial.write_text(text, encoding="utf-8", errors="surrogateescape")
-
-
-def _as_text(comparison: Comparison) -> str:
-    """Write a table, with lines on a terminal and aligned with blanks elsewhere."""
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    from head.compare_table import cells, headings
-
-    terminal = sys.stdout.isatty()
-    table = Table(box=box.SIMPLE_HEAD if terminal else None, pad_edge=False, show_edge=False)
-    names, rows = headings(comparison), cells(comparison)
-    for place, name in enumerate(names):
-        text = place == 0 or place == len(names) - 1
-        table.add_column(name, justify="left" if text else "right", no_wrap=not text or not terminal, overflow="fold")
-    for row in rows:
-        table.add_row(*(Text(cell) for cell in row))
-    # Elsewhere a line of the table is a line of the output, however long.
-    console = Console(width=max(_TERMINAL_LEAST, Console().width) if terminal else 10_000, no_color=not terminal)
-    with console.capture() as capture:
-        console.print(table)
-    lines = [line.rstrip() for line in capture.get().splitlines()]
-    return "\n".join([f"on the {comparison.part} images:", *lines, *_notes(comparison)])
-
-
-def _notes(comparison: Comparison) -> list[str]:
-    notes = []
-    if comparison.part == "valid":
-        notes.append(
-            "not every run has test images: these are the images that chose the epochs, and the figures flatter"
-        )
-    if len(comparison.entries) > 2:
-        notes.append(f"p is not corrected for {len(comparison.entries) - 1} comparisons with the first")
-    return notes

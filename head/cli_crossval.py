@@ -22,7 +22,7 @@ from head.cli_options import (
     tracking_options,
 )
 from head.specs import CrossvalSpec, MemorySpec
-from head.text import confusion_lines, interval, percent
+from head.text import class_lines, confusion_lines, interval, number, percent, points
 
 if TYPE_CHECKING:
     from head.tracking import Tracking
@@ -144,8 +144,8 @@ def _track(tracking: Tracking, figures: dict[str, Any], files: list[Path]) -> No
         ways["by_image"] = figures["by_image"]["accuracy"]
     for way, accuracy in ways.items():
         found |= {f"{way}/accuracy_{name}": accuracy[name] for name in ("mean", "std")}
-        for number, share in enumerate(accuracy["folds"]):
-            tracking.record(number, {f"{way}/accuracy_of_fold": share})
+        for fold, share in enumerate(accuracy["folds"]):
+            tracking.record(fold, {f"{way}/accuracy_of_fold": share})
     tracking.end(found, files)
 
 
@@ -154,21 +154,18 @@ def _as_text(figures: dict[str, Any], folder: Path) -> str:
     repeated = f" × {figures['seeds']} seeds" if figures["seeds"] > 1 else ""
     repeated += f", {figures['ensemble']} heads averaged" if figures["ensemble"] > 1 else ""
     metrics = figures["metrics"]
-    auc = "–" if metrics["auc"] is None else f"{metrics['auc']:.4f}"
     lines = [
         f"{figures['images']} labelled images in {figures['groups']} groups, {figures['folds']} folds{repeated}, "
         f"{kept} together; the split of the cache plays no role",
         _accuracy_line("accuracy", figures["accuracy"]),
-        f"AUC {auc} over all out-of-fold predictions",
+        f"AUC {number(metrics['auc'])} over all out-of-fold predictions",
         *confusion_lines(figures["classes"], figures["confusion_matrix"]),
+        *class_lines(metrics["classes"]),
     ]
-    for name, row in metrics["classes"].items():
-        values = ", ".join(f"{key} {percent(row[key])}" for key in ("sensitivity", "specificity"))
-        lines.append(f"{name}: {values}")
     if figures["by_image"] is not None:
         lines.append(_accuracy_line("image by image", figures["by_image"]["accuracy"]))
-        difference = 100 * (figures["by_image"]["accuracy"]["mean"] - figures["accuracy"]["mean"])
-        lines.append(f"difference: {difference:+.1f} percentage points; image by image, patients are in several folds")
+        difference = points(figures["by_image"]["accuracy"]["mean"] - figures["accuracy"]["mean"])
+        lines.append(f"difference: {difference} percentage points; image by image, patients are in several folds")
     elif not figures["grouped"]:
         lines.append("the images have no groups: if patients have several images, these figures are too good")
     lines += [_baseline_line(row) for row in figures.get("baselines", [])]
@@ -177,9 +174,10 @@ def _as_text(figures: dict[str, Any], folder: Path) -> str:
 
 
 def _baseline_line(row: dict[str, Any]) -> str:
-    points, ends = 100 * row["difference"]["accuracy"], row["difference"]["interval"]
-    around = "" if ends is None else f" ({100 * ends[0]:+.1f} to {100 * ends[1]:+.1f})"
-    return f"{_accuracy_line(row['name'], row['accuracy'])}; heads less this: {points:+.1f} points{around}"
+    ends = row["difference"]["interval"]
+    around = "" if ends is None else " ({} to {})".format(*map(points, ends))
+    less = points(row["difference"]["accuracy"])
+    return f"{_accuracy_line(row['name'], row['accuracy'])}; heads less this: {less} points{around}"
 
 
 def _accuracy_line(name: str, accuracy: dict[str, Any]) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from featurize.console import json_option, progress_bar
-from head.text import confusion_lines, percent, with_interval
+from head.text import class_lines, confusion_lines, decisions_line, number, with_interval
 
 if TYPE_CHECKING:
     from featurize.cache import FeatureCache
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from head.run import Run
 
 _CACHE_SUFFIXES = (".h5", ".hdf5")
-_FIGURES = ("sensitivity", "specificity", "ppv", "npv")
 
 
 @click.command(name="eval")
@@ -63,8 +62,10 @@ def _open(
     from featurize.engines import open_engine
     from featurize.extract import extract_features
     from head.backbone import weights_of
+    from head.evaluate import check_known
 
     dataset = open_dataset(data, groups=groups)
+    check_known(run, dataset, data)
     output = features or Path(f"{data.resolve().stem}.features.h5")
     found = weights_of(run, weights)
     with progress_bar("featurizing", "images") as progress:
@@ -84,24 +85,23 @@ def _as_text(done: Evaluation) -> str:
     parts = {"internal test": done.internal, "here": metrics}
     for title, part in parts.items():
         if part is not None:
-            auc = "–" if part["auc"] is None else f"{part['auc']:.4f}"
             accuracy = with_interval(part["accuracy"], part["accuracy_interval"])
-            lines.append(f"{title + ':':15}accuracy {accuracy}, AUC {auc}, {part['images']} images")
+            lines.append(f"{title + ':':15}accuracy {accuracy}, AUC {number(part['auc'])}, {part['images']} images")
     if (drop := figures["drop"]) is not None:
         lines.append("drop:".ljust(15) + _drop_text(drop))
     lines += confusion_lines(names, metrics["confusion_matrix"])
-    for name, row in metrics["classes"].items():
-        lines.append(f"{name}: " + ", ".join(f"{key} {percent(row[key])}" for key in ("sensitivity", "specificity")))
+    lines += class_lines(metrics["classes"])
     if (point := done.operating_point) is not None:
         lines.append(f"operating point, {point['positive']} from {point['threshold']:.4f} on:")
         for title, part in (("internal test", point["internal"]), ("here", point["external"])):
             if part is not None:
-                lines.append(f"  {title}: " + ", ".join(f"{key} {with_interval(**part[key])}" for key in _FIGURES))
+                lines.append(f"  {title}: {decisions_line(part)}")
     return "\n".join(lines)
 
 
 def _drop_text(drop: dict[str, Any]) -> str:
-    low, high = (100 * end for end in drop["accuracy_interval"])
+    low, high = drop["accuracy_interval"]
     certain = "more than chance" if low > 0 else "less than nothing: it is better here" if high < 0 else "may be chance"
-    auc = "" if drop["auc"] is None else f", AUC {drop['auc']:.4f}"
-    return f"accuracy {100 * drop['accuracy']:.1f} points ({low:.1f} to {high:.1f}; {certain}){auc}"
+    auc = "" if drop["auc"] is None else f", AUC {number(drop['auc'])}"
+    text = f"accuracy {100 * drop['accuracy']:.1f} points ({100 * low:.1f} to {100 * high:.1f}; {certain}){auc}"
+    return text.replace("-", "−")

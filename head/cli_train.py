@@ -22,7 +22,7 @@ from head.cli_options import (
     tracking_options,
 )
 from head.specs import MemorySpec, TargetSpec
-from head.text import confusion_lines, interval, percent, with_interval
+from head.text import class_lines, confusion_lines, decisions_line, interval, number, with_interval
 
 if TYPE_CHECKING:
     from head.history import EpochRecord
@@ -137,19 +137,16 @@ def _as_json(run: Run) -> dict[str, Any]:
 def _as_text(run: Run) -> str:
     part = "test" if "test" in run.metrics else "valid"
     metrics = run.metrics[part]
-    auc = "–" if metrics["auc"] is None else f"{metrics['auc']:.4f}"
     lines = [
         f"{run.folder}: {_epochs_text(run.facts)}",
         f"{part}: {metrics['images']} images, accuracy {metrics['accuracy']:.4f} "
-        f"({interval(metrics['accuracy_interval'])}), AUC {auc}, loss {metrics['loss']:.4f}",
+        f"({interval(metrics['accuracy_interval'])}), AUC {number(metrics['auc'])}, loss {metrics['loss']:.4f}",
         *confusion_lines(run.class_names, metrics["confusion_matrix"]),
+        *class_lines(metrics["classes"]),
+        *_calibration_lines(run.facts, part),
+        *_operating_lines(run.facts["operating_point"]),
+        f"report: {run.folder / 'report.html'}",
     ]
-    for name, row in metrics["classes"].items():
-        values = ", ".join(f"{key} {percent(row[key])}" for key in ("sensitivity", "specificity"))
-        lines.append(f"{name}: {values}")
-    lines += _calibration_lines(run.facts, part)
-    lines += _operating_lines(run.facts["operating_point"])
-    lines.append(f"report: {run.folder / 'report.html'}")
     return "\n".join(lines)
 
 
@@ -178,18 +175,10 @@ def _operating_lines(point: dict[str, Any] | None) -> list[str]:
         f"operating point: {point['positive']} from {point['threshold']:.4f} on, "
         f"for a sensitivity of {point['target_sensitivity']:g} on the validation images"
     ]
-    for part in ("valid", "test"):
-        if part in point:
-            figures = [f"{name} {with_interval(**point[part][name])}" for name in _FIGURES]
-            lines.append(f"  {part}: " + ", ".join(figures))
+    lines += [f"  {part}: {decisions_line(point[part])}" for part in ("valid", "test") if part in point]
     lines += [
         f"  at a prevalence of {row['prevalence']:g}: PPV {with_interval(row['ppv'], row['ppv_interval'])}, "
         f"NPV {with_interval(row['npv'], row['npv_interval'])}"
         for row in point["prevalences"]
     ]
-    if point["note"]:
-        click.echo(f"warning: {point['note']}", err=True)
     return lines
-
-
-_FIGURES = ("sensitivity", "specificity", "ppv", "npv")

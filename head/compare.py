@@ -158,7 +158,8 @@ def _settings(run: Run) -> dict[str, Any]:
     preprocess = features.pop("preprocess")
     settings = {**run.head_spec.to_dict(), **run.train_spec.to_dict(), **features, **preprocess}
     if ensemble := run.facts.get("ensemble"):
-        settings["ensemble"] = ensemble["members"]
+        members = settings["ensemble"] = ensemble["members"]
+        settings["hidden"] = [width // members for width in run.head_spec.hidden]  # as it was asked for: each head's
     return {**settings, "cache": run.cache["content_sha256"][:12], "split": run.facts["split"]["source"]}
 
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from head.compare import Answers
 
 SIGNIFICANCE = 0.05
+LARGER, CHANCE, NOT_COMPARABLE = "larger than chance", "may be chance", "not comparable"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,11 +45,11 @@ class Difference:
     def verdict(self) -> str:
         """``larger than chance``, ``may be chance`` or ``not comparable``."""
         if self.problem:
-            return "not comparable"
+            return NOT_COMPARABLE
         clear = self.p < SIGNIFICANCE
         if self.interval is not None:  # images of one patient are no independent witnesses
             clear = clear and not self.interval[0] <= 0 <= self.interval[1]
-        return "larger than chance" if clear else "may be chance"
+        return LARGER if clear else CHANCE
 
 
 def paired_difference(first: Answers, second: Answers, groups: Mapping[str, str]) -> Difference:

@@ -12,7 +12,8 @@ from matplotlib.ticker import MaxNLocator
 
 from featurize.errors import RunError
 from head.compare import Comparison, Entry
-from head.compare_table import COLUMNS, difference_text, setting_text
+from head.compare_chance import LARGER
+from head.compare_table import AGAINST_FIRST, COLUMNS, difference_cells, notes, setting_text
 from head.history import EpochRecord
 from head.plots import COLOURS, STYLE, label_axes, legend_label, svg_text
 from head.report import page_template
@@ -31,6 +32,8 @@ def render_comparison(comparison: Comparison) -> str:
     return page_template("compare_template.html").render(
         comparison=comparison,
         columns=COLUMNS,
+        against_first=AGAINST_FIRST,
+        notes=notes(comparison),
         rows=[_row(comparison, place) for place in range(len(comparison.entries))],
         drawn=len(histories),
         left_out=sum(entry.run is not None for entry in comparison.entries) - len(drawn),
@@ -81,6 +84,6 @@ def _row(comparison: Comparison, place: int) -> dict[str, Any]:
         "name": entry.name,
         "settings": [setting_text(name, entry.settings.get(name)) for name in comparison.differing],
         "metrics": entry.metrics[comparison.part],
-        "verdict": "" if difference is None else difference.verdict,
-        "difference": difference_text(difference),
+        "is_clear": difference is not None and difference.verdict == LARGER,
+        "against_first": difference_cells(difference),
     }

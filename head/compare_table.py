@@ -9,16 +9,18 @@ from dataclasses import asdict
 from typing import Any
 
 from head.compare import Comparison
-from head.compare_chance import Difference
-from head.text import interval
+from head.compare_chance import NOT_COMPARABLE, Difference
+from head.text import interval, number, points
 
 COLUMNS = ("accuracy", "balanced_accuracy", "auc", "loss")
+# Of the accuracy: percentage points less the first run with their 95 % interval, McNemar's p, and what follows.
+AGAINST_FIRST = ("points", "their interval", "p", "verdict")
 
 
 def headings(comparison: Comparison) -> list[str]:
     """Return the column names of :func:`cells`."""
-    names = ["run", *comparison.differing, "accuracy", "95 % interval", "balanced", "AUC", "loss"]
-    return [*(name.replace("_", " ") for name in names), "accuracy against the first"]
+    names = ["run", *comparison.differing, "accuracy", "95 % interval", "balanced", "AUC", "loss", *AGAINST_FIRST]
+    return [name.replace("_", " ") for name in names]
 
 
 def cells(comparison: Comparison) -> list[list[str]]:
@@ -30,7 +32,7 @@ def cells(comparison: Comparison) -> list[list[str]]:
             number(entry.metrics[comparison.part]["accuracy"]),
             interval(entry.metrics[comparison.part]["accuracy_interval"]),
             *(number(entry.metrics[comparison.part][name]) for name in COLUMNS[1:]),
-            difference_text(difference),
+            *difference_cells(difference),
         ]
         for entry, difference in zip(comparison.entries, comparison.differences, strict=True)
     ]
@@ -75,17 +77,37 @@ def as_json(comparison: Comparison) -> dict[str, Any]:
     }
 
 
-def difference_text(difference: Difference | None) -> str:
-    """Write a difference for people: ``−2.1 points, p 0.031: larger than chance``."""
+def difference_cells(difference: Difference | None) -> tuple[str, str, str, str]:
+    """Write a difference as :data:`AGAINST_FIRST`: ``−2.1``, ``−4.0 to −0.3``, ``0.031``, ``larger than chance``."""
     if difference is None:
-        return "–"
+        return "–", "–", "–", "–"
     if difference.problem:
-        return f"not comparable: {difference.problem}"
-    ends = ""
-    if difference.interval is not None:
-        low, high = (_points(end) for end in difference.interval)
-        ends = f" ({low} to {high} by patient)"
-    return f"{_points(difference.accuracy)} points{ends}, p {difference.p:.2g}: {difference.verdict}"
+        return "–", "–", "–", f"{NOT_COMPARABLE}: {difference.problem}"
+    ends = "–" if difference.interval is None else " to ".join(map(points, difference.interval))
+    return points(difference.accuracy), ends, f"{difference.p:.2g}", difference.verdict
+
+
+def notes(comparison: Comparison) -> list[str]:
+    """Return what must be known of these figures before one run is preferred to another."""
+    found = []
+    if comparison.part == "valid":
+        found.append(
+            "Not every run has test images: these are the images that chose the epochs, and the figures flatter"
+        )
+    differences = [difference for difference in comparison.differences if difference is not None]
+    if apart := sum(difference.verdict == NOT_COMPARABLE for difference in differences):
+        found.append(
+            f"{apart} of {len(comparison.entries)} cannot be held against the first, nor their accuracies against its "
+            "accuracy: name runs that were tested on the same images"
+        )
+    if differences:
+        found.append(
+            "Points are the accuracy less that of the first, in percentage points; their 95 % interval draws whole "
+            "patients, where patients have several images"
+        )
+    if len(comparison.entries) > 2:
+        found.append(f"The p of McNemar's exact test is not corrected for {len(comparison.entries) - 1} comparisons")
+    return found
 
 
 def setting_text(name: str, value: Any) -> str:
@@ -95,15 +117,6 @@ def setting_text(name: str, value: Any) -> str:
     if name == "hidden":
         return ",".join(map(str, value)) or "linear"
     return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def number(value: float | None) -> str:
-    """Write a figure with four digits, a missing one as a dash."""
-    return "–" if value is None else f"{value:.4f}"
-
-
-def _points(share: float) -> str:
-    return f"{100 * share:+.1f}".replace("-", "−")
 
 
 def _brief(figures: dict[str, Any]) -> dict[str, Any]:

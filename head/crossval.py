@@ -22,7 +22,7 @@ from head.ensemble import check_groups
 from head.out_of_fold import OutOfFold
 from head.rows import plan_reading
 from head.specs import CrossvalSpec, HeadSpec, MemorySpec, TrainSpec
-from head.splits import fewest_groups, group_keys
+from head.splits import check_classes, fewest_groups, group_keys
 from head.sweep import default_name
 
 Progress = Callable[[int, int], None]
@@ -114,10 +114,7 @@ def cross_validate(
     require(last < 2**32, "the last seed is out of range", expected="0 to 4294967295", found=last)
     rows = np.flatnonzero(np.asarray(cache.columns.label) != NO_LABEL)
     labels = np.asarray(cache.columns.label)[rows].astype(np.int64)
-    if len(np.unique(labels)) < 2:
-        raise DataError(
-            "a classifier needs at least two classes", path=cache.path, mend="xfeat featurize a folder a class"
-        )
+    check_classes(cache)
     keys = group_keys(cache)[rows]
     ways = {"grouped": keys}
     if plan.by_image and len(np.unique(keys)) < len(keys):

@@ -13,6 +13,7 @@ from head.mistakes import Answered, worst_mistakes
 from head.out_of_fold import OutOfFold
 from head.report import few_images, page_template, unread
 from head.run import PREDICTIONS_FILE, REPORT_FILE
+from head.text import points
 from head.worker import call_here
 
 if TYPE_CHECKING:
@@ -121,9 +122,9 @@ def _cautions(page: CrossvalPage) -> list[str]:
             "with xfeat featurize --groups."
         )
     if facts["by_image"] is not None:
-        points = 100 * (facts["by_image"]["accuracy"]["mean"] - facts["accuracy"]["mean"])
+        difference = points(facts["by_image"]["accuracy"]["mean"] - facts["accuracy"]["mean"])
         cautions.append(
-            f"Divided image by image, with patients in several folds, the accuracy is {points:+.1f} percentage points "
-            "against that by patient. Quote the figures by patient."
+            f"Divided image by image, with patients in several folds, the accuracy is another: {difference} percentage "
+            "points. Quote the figures by patient."
         )
     return [*cautions, *few_images(facts["images"]), *unread(page.skipped)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featurize.cache import FeatureCache
-from featurize.dataset import NO_LABEL
+from featurize.dataset import NO_LABEL, Dataset
 from featurize.errors import DataError, MismatchError, XfeatError
 from featurize.specs import FeatureSpec
 from head.intervals import Interval, wilson_interval
@@ -89,13 +90,7 @@ def evaluate_run(run: Run, cache: FeatureCache) -> Evaluation:
     labels = translation[np.asarray(cache.columns.label)]  # -1, no label, picks the last entry
     rows = np.flatnonzero(labels != NO_LABEL)
     if not len(rows):
-        raise DataError(
-            "no image is of a class that the run knows",
-            path=cache.path,
-            expected=", ".join(run.class_names),
-            found=", ".join(cache.class_names) or "no labels",
-            mend="give the class folders the names that the run uses",
-        )
+        raise _strange_classes(run, cache.class_names, cache.path)
     predictions = _predict(run, cache, rows, labels[rows])
     seen = _seen_in_training(run, cache, rows)
     if seen:
@@ -111,6 +106,27 @@ def evaluate_run(run: Run, cache: FeatureCache) -> Evaluation:
         operating_point=None if point is None else _at_threshold(predictions, point),
         left_out=left_out,
         seen=seen,
+    )
+
+
+def check_known(run: Run, dataset: Dataset, data: Path) -> None:
+    """Find out whether a run can be measured on images, before they are featurized.
+
+    Raises:
+        DataError: if none is of a class that the run knows.
+    """
+    known = {code for code, name in enumerate(dataset.class_names) if name in run.class_names}
+    if not any(entry.label in known for entry in dataset.entries):
+        raise _strange_classes(run, dataset.class_names, data)
+
+
+def _strange_classes(run: Run, class_names: Sequence[str], path: Path) -> DataError:
+    return DataError(
+        "no image is of a class that the run knows",
+        path=path,
+        expected=", ".join(run.class_names),
+        found=", ".join(class_names) or "no labels",
+        mend="give the class folders the names that the run uses",
     )
 
 

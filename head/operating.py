@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -62,20 +63,9 @@ def operating_point(predictions: Predictions, class_names: tuple[str, ...], targ
     Raises:
         DataError: if there is no such class, or no validation image of it.
     """
-    if target.positive not in class_names:
-        raise DataError(
-            f"no class called {target.positive}",
-            expected=", ".join(class_names),
-            mend="name one of the classes with --positive",
-        )
-    code = class_names.index(target.positive)
     parts = {name: predictions.part(name) for name in ("valid", "test")}
     valid = parts["valid"]
-    if not (valid.labels == code).any():
-        raise DataError(
-            f"no validation image of class {target.positive}, so no threshold can be chosen",
-            mend="move images of it into the valid folder, or leave out --positive",
-        )
+    code = positive_class(target, class_names, valid.labels)
     threshold = choose_threshold(valid.labels == code, valid.probabilities[:, code], target.target_sensitivity)
     described = {
         name: decisions_at(part.labels == code, part.probabilities[:, code], threshold)
@@ -95,6 +85,27 @@ def operating_point(predictions: Predictions, class_names: tuple[str, ...], targ
             for share in PREVALENCES
         ],
     }
+
+
+def positive_class(target: TargetSpec, class_names: Sequence[str], valid_labels: NDArray[np.integer]) -> int:
+    """Return the number of the class that is asked for; needs no predictions, so that it can be asked early.
+
+    Raises:
+        DataError: if there is no such class, or no validation image of it.
+    """
+    if target.positive not in class_names:
+        raise DataError(
+            f"no class called {target.positive}",
+            expected=", ".join(class_names),
+            mend="name one of the classes with --positive",
+        )
+    code = class_names.index(target.positive)
+    if not (valid_labels == code).any():
+        raise DataError(
+            f"no validation image of class {target.positive}, so no threshold can be chosen",
+            mend="move images of it into the valid folder, or leave out --positive",
+        )
+    return code
 
 
 def decisions_at(positive: NDArray[np.bool_], scores: NDArray[np.floating], threshold: float) -> dict[str, Any]:

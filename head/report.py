@@ -14,7 +14,7 @@ from head.history import EpochRecord
 from head.metrics import ratio
 from head.mistakes import Answered, worst_mistakes
 from head.predictions import Predictions, softmax
-from head.text import interval, percent
+from head.text import interval, number, percent, points
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -131,7 +131,8 @@ def page_template(name: str) -> Template:
 
     environment = Environment(loader=PackageLoader("head", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters["percent"] = percent
-    environment.filters["number"] = lambda value: "–" if value is None else f"{value:.4f}"
+    environment.filters["points"] = points
+    environment.filters["number"] = number
     environment.filters["range"] = lambda ends: "" if ends is None else interval(ends)
     return environment.get_template(name)
 

@@ -47,14 +47,8 @@ def split_rows(cache: FeatureCache, *, seed: int) -> Split:
     Raises:
         DataError: if there are fewer than two classes, no training rows, or too few groups to divide.
     """
+    check_classes(cache)
     labels, codes = np.asarray(cache.columns.label), np.asarray(cache.columns.split).copy()
-    if len(cache.class_names) < 2:
-        raise DataError(
-            "a classifier needs at least two classes",
-            path=cache.path,
-            found=", ".join(cache.class_names) or "no labels",
-            mend="featurize a folder with one folder a class, such as data/covid/ and data/normal/",
-        )
     labelled = labels != NO_LABEL
     made = []
     if (codes[labelled] == NO_SPLIT).all():
@@ -79,6 +73,18 @@ def split_rows(cache: FeatureCache, *, seed: int) -> Split:
     if made:
         logger.info("split %s", source)
     return Split(rows, source)
+
+
+def check_classes(cache: FeatureCache) -> None:
+    """Raise a DataError unless there are images of two classes or more."""
+    labels = np.asarray(cache.columns.label)
+    if len(present := np.unique(labels[labels != NO_LABEL])) < 2:
+        raise DataError(
+            "a classifier needs at least two classes",
+            path=cache.path,
+            found=", ".join(cache.class_names[code] for code in present) or "no labels",
+            mend="featurize a folder with one folder a class, such as data/covid/ and data/normal/",
+        )
 
 
 def group_keys(cache: FeatureCache) -> NDArray[np.int64]:
@@ -126,7 +132,7 @@ def _warn_of_absent(cache: FeatureCache, rows: dict[str, NDArray[np.int64]], lab
             logger.warning(
                 "%s: no %s image of class %s: figures of that class cannot be given%s",
                 cache.path,
-                part,
+                {"valid": "validation"}.get(part, part),
                 ", ".join(absent),
                 ", and it has no say in which epoch is kept" if part == "valid" else "",
             )

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+
+def number(value: float | None) -> str:
+    """Write a figure with four digits, a missing one as a dash."""
+    return "–" if value is None else f"{value:.4f}"
 
 
 def percent(value: float | None) -> str:
@@ -20,6 +26,25 @@ def with_interval(value: float | None, interval: Sequence[float] | None) -> str:
     if value is None or interval is None:
         return percent(value)
     return f"{percent(value)} ({100 * interval[0]:.1f} to {100 * interval[1]:.1f})"
+
+
+def class_lines(classes: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Write a line a class, from :func:`head.metrics.classification_metrics`."""
+    return [
+        f"{name}: sensitivity {percent(row['sensitivity'])}, specificity {percent(row['specificity'])}"
+        for name, row in classes.items()
+    ]
+
+
+def decisions_line(found: Mapping[str, Any]) -> str:
+    """Write what a threshold does, from :func:`head.operating.decisions_at`."""
+    names = {"sensitivity": "sensitivity", "specificity": "specificity", "ppv": "PPV", "npv": "NPV"}
+    return ", ".join(f"{name} {with_interval(**found[key])}" for key, name in names.items())
+
+
+def points(share: float) -> str:
+    """Write a difference of shares in percentage points, with its sign: ``−2.1``."""
+    return f"{100 * share:+.1f}".replace("-", "−")
 
 
 def confusion_lines(names: Sequence[str], matrix: Sequence[Sequence[int]]) -> list[str]:

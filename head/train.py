@@ -22,6 +22,7 @@ from head.cache_rows import unchanged
 from head.ensemble import FittedEnsemble, Share, fit_ensemble, shares_of
 from head.fit import FittedHead, Progress, fit_head
 from head.history import EpochRecord
+from head.operating import positive_class
 from head.predictions import Predictions
 from head.report import ReportInput, render_report
 from head.rows import Reading, Rows, collected, labelled_blocks, plan_reading
@@ -90,6 +91,8 @@ def train_run(
     """
     with RunWriter(runs, name or new_run_name()) as writer, unchanged(cache):
         split = options.split or split_rows(cache, seed=train_spec.seed)
+        if options.target is not None:  # asked now, since it would be a pity to train for hours before
+            positive_class(options.target, cache.class_names, np.asarray(cache.columns.label)[split.rows["valid"]])
         audit = audit_of(cache)
         _warn_of_departures(cache)
         reading = split_reading(cache, split, options.memory)
@@ -101,6 +104,8 @@ def train_run(
             target=options.target,
             calibrate=options.calibrate,
         )
+        if assessed.operating_point is not None and assessed.operating_point["note"]:
+            logger.warning("%s", assessed.operating_point["note"])
         facts = {
             "name": writer.target.name,
             **_facts(cache, head_spec, train_spec, split, fitted),

@@ -7,11 +7,14 @@ import json
 import re
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from rich.console import Console
+from rich.table import Table
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import balanced_accuracy_score
 from sklearn.pipeline import make_pipeline
@@ -24,9 +27,11 @@ from head.cli_compare import _SORTS
 from head.compare import SORTS, as_entries, common_part, compare, find_runs
 from head.compare_baselines import LOGISTIC, PENALTIES, SVM, baselines
 from head.compare_page import MOST_CURVES, render_comparison
+from head.compare_table import notes
+from head.compare_terminal import fitting_table
 from head.run import Run, read_history
 from head.specs import HeadSpec, TrainSpec
-from head.train import train_run
+from head.train import TrainOptions, train_run
 
 WriteClouds = Callable[..., FeatureCache]
 
@@ -231,3 +236,55 @@ def test_runs_that_are_not_there_are_one_message(runs: Path, tmp_path: Path) -> 
 
 def test_the_sorts_of_the_command_are_those_of_the_library() -> None:
     assert _SORTS == SORTS
+
+
+def printed(table: Table) -> list[str]:
+    """Print on a page without end, so that nothing but the table itself breaks or cuts a line."""
+    console = Console(width=10_000)
+    with console.capture() as capture:
+        console.print(table)
+    return [line.rstrip() for line in capture.get().splitlines()]
+
+
+@pytest.mark.parametrize(("width", "left_out"), [(74, 5), (110, 4), (250, 0)])
+def test_a_terminal_gets_as_many_columns_as_it_has_room_for_and_no_figure_cut_short(
+    runs: Path, width: int, left_out: int
+) -> None:
+    entries = as_entries(find_runs(runs))
+    comparison = compare([replace(entry, name=f"a-long-name-for-{entry.name}") for entry in entries], "test")
+    table, missing = fitting_table(comparison, width)
+    lines = printed(table)
+    assert len(missing) == left_out
+    assert max(map(len, lines)) <= width
+    words = " ".join(lines).split()
+    assert {f"{entry.metrics['test']['accuracy']:.4f}" for entry in entries} < set(words)
+    assert "chance" in words
+    assert "…" not in "".join(words)
+
+
+def test_many_settings_that_differ_are_whole_on_longer_lines(runs: Path) -> None:
+    entries = as_entries(find_runs(runs))
+    strange = {f"setting_number_{number}": f"value-{number}" for number in range(9)}
+    first = replace(entries[0], settings={**entries[0].settings, **strange})
+    comparison = compare([first, *entries[1:]], "test")
+    table, _ = fitting_table(comparison, 80)
+    words = " ".join(printed(table)).split()
+    assert {f"value-{number}" for number in range(9)} < set(words)
+    assert "…" not in "".join(words)
+
+
+def test_runs_that_were_tested_on_other_images_are_counted(runs: Path, write_clouds: WriteClouds) -> None:
+    other = train(write_clouds(runs.parent / "other.h5", test=False), runs, "other", epochs=8)
+    comparison = compare(as_entries([*find_runs(runs)[:2], other]), "valid")
+    assert [note for note in notes(comparison) if "cannot be held" in note] == []  # the same validation images
+    comparison = compare([*as_entries(find_runs(runs)[:2]), *as_entries([other])], "valid")
+    assert any("cannot be held against the first" in note for note in notes(comparison))
+
+
+def test_an_ensemble_shows_the_widths_that_were_asked_for(write_clouds: WriteClouds, tmp_path: Path) -> None:
+    cache, spec = write_clouds(tmp_path / "features.h5"), TrainSpec(epochs=1)
+    run = train_run(cache, HeadSpec(hidden=(8, 4)), spec, runs=tmp_path, options=TrainOptions(members=2))
+    assert run.head_spec.hidden == (16, 8)
+    [entry] = as_entries([run])
+    assert entry.settings["hidden"] == [8, 4]
+    assert entry.settings["ensemble"] == 2

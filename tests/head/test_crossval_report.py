@@ -51,7 +51,8 @@ def test_the_figures_are_on_the_page(make_cache: MakeCache, tmp_path: Path) -> N
         low, high = accuracy["interval"]
         assert f"{100 * accuracy['mean']:.1f} %" in words
         assert f"{100 * low:.1f} to {100 * high:.1f} %" in words
-    assert f"{100 * (facts['by_image']['accuracy']['mean'] - facts['accuracy']['mean']):+.1f}" in words
+    difference = f"{100 * (facts['by_image']['accuracy']['mean'] - facts['accuracy']['mean']):+.1f}"
+    assert difference.replace("-", "−") in words
     assert f"{facts['metrics']['auc']:.4f}" in words
     assert facts["feature_fingerprint"] in words
     assert "30 patients or series" in words.replace("\n", " ").replace("  ", " ")

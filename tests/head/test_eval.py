@@ -190,3 +190,16 @@ def test_what_is_not_there_is_one_message(
     assert done.exit_code == 1
     assert done.stdout == ""
     assert words in done.stderr
+
+
+def test_images_of_other_classes_are_refused_before_they_are_featurized(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "other" / "flu").mkdir(parents=True)
+    Image.new("L", (40, 30), 9).save(tmp_path / "other" / "flu" / "a.png")
+    done = CliRunner().invoke(main, ["eval", "runs/r", "other"])
+    assert done.exit_code == 1
+    assert "other: no image is of a class that the run knows" in done.stderr
+    assert "found:    flu" in done.stderr
+    assert not (tmp_path / "other.features.h5").exists()

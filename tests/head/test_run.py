@@ -212,6 +212,18 @@ def test_an_operating_point_for_no_class_leaves_nothing(make_cache: MakeCache, t
     assert not (tmp_path / "runs").exists()
 
 
+def test_an_operating_point_that_cannot_be_chosen_is_refused_before_the_first_epoch(
+    make_cache: MakeCache, tmp_path: Path
+) -> None:
+    epochs: list[EpochRecord] = []
+    cache = make_cache(labels=[0, 1] * 50 + [1] * 40 + [0, 1] * 20)
+    for positive, words in (("flu", "no class called flu"), ("covid", "no validation image of class covid")):
+        options = TrainOptions(target=TargetSpec(positive=positive), progress=epochs.append)
+        with pytest.raises(DataError, match=words):
+            train_run(cache, HeadSpec(hidden=()), TrainSpec(epochs=1), runs=tmp_path / "runs", options=options)
+    assert not epochs
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_a_folder_that_cannot_be_written_is_named(make_cache: MakeCache, tmp_path: Path) -> None:
     (tmp_path / "runs").mkdir(mode=stat.S_IRUSR | stat.S_IXUSR)
