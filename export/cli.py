@@ -181,10 +181,11 @@ def _described(facts: dict[str, Any]) -> str:
     from featurize.specs import FeatureSpec
 
     decides = f"{facts['positive']} from {facts['threshold']:.4g}" if facts["positive"] else "the most probable class"
+    head = f" (head from {facts['head_bits']} bits)" if facts["head_bits"] else ""
     operators = ", ".join(f"{count} {name}" for name, count in facts["operators"].items())
     rows = {
         "model": f"{facts['model']}, {facts['bytes'] / 1e6:.1f} MB, {facts['parameters'] / 1e6:.2f} million numbers",
-        "form": f"{facts['variant']}, {facts['precision']}, opset {facts['opset']}",
+        "form": f"{facts['variant']}, {facts['precision']}{head}, opset {facts['opset']}",
         "classes": ", ".join(facts["class_names"]),
         "decides": decides,
         "temperature": f"{facts['temperature']:.4g}",

@@ -50,8 +50,9 @@ def quantize(
     """Write MODEL in 8 bits, about a quarter of the size, if it is no worse on the validation images.
 
     Training images of the run calibrate it. Accuracy, sensitivity and AUC are measured before and after. The first
-    block stays in float32. If more is lost than the gate allows, so do the fewest layers that mend it (minutes); if
-    half of them are not enough: exit code 1, the table, and no file.
+    block stays in float32, the head's first matrix has 4 bits a number. If more is lost than the gate allows, it has 8,
+    and if that is too little, the fewest other layers that mend it stay in float32 (minutes); if half of them are not
+    enough: exit code 1, the table, and no file.
     """
     from export.model_file import open_model
     from export.quantize import quantize_model
@@ -80,6 +81,8 @@ def _quantized(done: Quantized) -> str:
             "ood: the threshold is {threshold_after:.4g} instead of {threshold_before:.4g}, beyond which "
             "{beyond_old_threshold:.1%} of them would lie".format(**done.familiar)
         )
+    if done.head_bits:
+        lines.append(f"first matrix of the head: {done.head_bits} bits a number")
     if done.float_layers:
         lines.append(f"in float32: {', '.join(done.float_layers)}")
     return "\n".join([*lines, f"certificate: {done.certificate}"])

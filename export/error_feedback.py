@@ -1,4 +1,4 @@
-"""Rounding the weights of a convolution one after the other, each making up for the error of those before it."""
+"""Rounding weights one after the other, each making up for the error of those before it."""
 
 from __future__ import annotations
 
@@ -42,18 +42,30 @@ def rounded_in_order(weight: Array, scale: Array, node: onnx.NodeProto, inputs: 
     rows = weight.reshape(groups, len(weight) // groups, -1).astype(np.float64)
     steps = scale.astype(np.float64).reshape(groups, -1)
     moments = _second_moments(node, inputs, weight.shape[2:])
+    return levels_in_order(rows, steps, moments, _DAMPING, _LARGEST).reshape(weight.shape)
+
+
+def levels_in_order(rows: Array, steps: Array, moments: Array, damping: float, largest: int) -> NDArray[np.int8]:
+    """Return levels int8 (G, O, K) of weights, each making up for the errors of those whose inputs are used more.
+
+    Args:
+        rows: float64 (G, O, K), weights of O outputs for K inputs in G groups.
+        steps: float64 (G, O), what a level is worth.
+        moments: float64 (G, K, K), covariances of the inputs.
+        damping: added to their diagonal, as a share of its mean.
+        largest: levels lie between this and its negative.
+    """
     used = np.diagonal(moments, axis1=1, axis2=2)
-    moments = moments + np.eye(moments.shape[1]) * (_DAMPING * used.mean(1) + 1e-12).reshape(-1, 1, 1)
+    moments = moments + np.eye(moments.shape[1]) * (damping * used.mean(1) + 1e-12).reshape(-1, 1, 1)
     order = np.argsort(-used, axis=1, kind="stable")[:, None, :]
     moments = np.take_along_axis(np.take_along_axis(moments, order.transpose(0, 2, 1), 1), order, 2)
-    levels = np.empty_like(rows)
-    np.put_along_axis(
-        levels, np.broadcast_to(order, rows.shape), _in_order(np.take_along_axis(rows, order, 2), steps, moments), 2
-    )
-    return levels.reshape(weight.shape).astype(np.int8)
+    levels = np.empty(rows.shape, np.int8)
+    found = _in_order(np.take_along_axis(rows, order, 2), steps, moments, largest)
+    np.put_along_axis(levels, np.broadcast_to(order, rows.shape), found.astype(np.int8), 2)
+    return levels
 
 
-def _in_order(rows: Array, steps: Array, moments: Array) -> Array:
+def _in_order(rows: Array, steps: Array, moments: Array, largest: int) -> Array:
     """Return levels (G, O, K) of weights (G, O, K), from the first input on, for moments (G, K, K)."""
     rows = rows.copy()
     levels = np.empty_like(rows)
@@ -64,7 +76,7 @@ def _in_order(rows: Array, steps: Array, moments: Array) -> Array:
         last = min(first + _BLOCK, count)
         errors = np.empty((*rows.shape[:2], last - first))
         for place in range(first, last):
-            level = np.rint(rows[:, :, place] / steps).clip(-_LARGEST, _LARGEST)
+            level = np.rint(rows[:, :, place] / steps).clip(-largest, largest)
             error = (rows[:, :, place] - level * steps) / share[:, place, place, None]
             rows[:, :, place:last] -= error[:, :, None] * share[:, None, place, place:last]
             levels[:, :, place], errors[:, :, place - first] = level, error

@@ -15,8 +15,9 @@ import onnx
 from numpy.typing import NDArray
 
 from export.equalise import equalise, fold_normalisation
+from export.first_matrix import first_matrix, half_bytes
 from export.graph import Graph, cleaned, copied, cut_at, features_name, run_model
-from export.qdq import shorten_names, store_matrices_in_8_bits, write_rounded
+from export.qdq import shorten_names, store_matrices_in_8_bits, store_matrix_in_4_bits, write_rounded
 from export.rounding import Rounded, round_model
 from export.steps import Progress
 from featurize.preprocess import Pixels
@@ -64,6 +65,11 @@ class Ready:
         """What the head reads."""
         return features_name(self.model)
 
+    @property
+    def head_bits(self) -> tuple[int | None, ...]:
+        """Bits that a number of the head's first matrix can have, the fewest first; ``None``: it is too small."""
+        return (None,) if first_matrix(self.model) is None else (4, 8)
+
 
 def make_ready(traced: onnx.ModelProto, pixels: Pixels, preprocess: PreprocessSpec) -> Ready:
     """Fold, equalise and centre a traced model, without changing what it answers.
@@ -100,16 +106,26 @@ def round_ready(ready: Ready, float_layers: Collection[str] = (), progress: Prog
     return round_model(ready.backbone, ready.followed, float_layers=float_layers, progress=progress)
 
 
-def write_int8(ready: Ready, rounded: Rounded) -> onnx.ModelProto:
-    """Write a rounded backbone into the model, and store the head's matrices in 8 bits.
+def write_int8(ready: Ready, rounded: Rounded, head_bits: int | None = None) -> onnx.ModelProto:
+    """Write a rounded backbone into the model, and store the head's matrices in 8 bits, its first one in fewer.
 
     Activations are unsigned and weights signed with one scale a channel, the form that CPUs with VNNI compute fastest.
     What is left of the mean shift of each feature is added back at the end: a head reads a shift as a finding.
+
+    Args:
+        ready: the model.
+        rounded: its backbone.
+        head_bits: 4 for the first matrix of the head in 4 bits, one of those that ``ready`` has.
     """
     quantised = copied(ready.model)
     write_rounded(quantised, rounded)
     found = run_model(cut_at(quantised, ready.features_name), ready.pixels, [ready.features_name])[0]
-    _add_to(quantised, ready.features_name, (ready.features - found).mean(0).astype(np.float32))
+    shift = (ready.features - found).mean(0).astype(np.float32)
+    first = first_matrix(ready.model)
+    if head_bits == 4 and first is not None:
+        weight, bias = (Graph(quantised).weight(name) for name in first)
+        store_matrix_in_4_bits(quantised, first[0], half_bytes(weight, bias, found + shift))
+    _add_to(quantised, ready.features_name, shift)
     store_matrices_in_8_bits(quantised)
     shorten_names(quantised)
     return cleaned(quantised)

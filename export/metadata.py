@@ -36,6 +36,8 @@ class ModelMetadata(Spec):
             does not measure it.
         precision: how the weights of the backbone are stored: ``float32``, ``float16`` or ``int8``.
         float_layers: convolutions that stayed in float32 in an ``int8`` model, by name.
+        head_bits: of each number of the head's first matrix in an ``int8`` model, 4 or 8; ``None`` where it is so small
+            that it was left as it is, and in other models.
         audit: whether the training data were audited and passed, as the run notes it, or ``None`` if it does not say.
     """
 
@@ -54,11 +56,13 @@ class ModelMetadata(Spec):
     ood_threshold: float | None = None
     precision: str = "float32"
     float_layers: tuple[str, ...] = ()
+    head_bits: int | None = None
     audit: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
         require(self.variant in VARIANTS, "unknown variant", expected=" or ".join(VARIANTS), found=self.variant)
         require(self.precision in PRECISIONS, "unknown precision", expected=", ".join(PRECISIONS), found=self.precision)
+        require(self.head_bits in (None, 4, 8), "unknown bits", expected="4, 8 or none", found=self.head_bits)
         require(len(self.class_names) >= 2, "too few classes", expected="two or more", found=self.class_names)
         require(self.temperature > 0, "temperature must be positive", expected="> 0", found=self.temperature)
         require(

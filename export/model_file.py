@@ -74,6 +74,7 @@ def describe_model(path: Path) -> dict[str, Any]:
         "certificate": _certificate_state(model),
         "variant": metadata.variant,
         "precision": metadata.precision,
+        "head_bits": metadata.head_bits,
         "class_names": list(metadata.class_names),
         "positive": metadata.positive,
         "threshold": metadata.threshold,

@@ -6,6 +6,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from export.first_matrix import HalfBytes
 from export.graph import Graph
 from export.rounding import Layer, Levels, Rounded, nearest_weights
 
@@ -58,6 +59,46 @@ def store_matrices_in_8_bits(model: onnx.ModelProto) -> None:
     graph.replace_nodes([*nodes, *graph.nodes])
 
 
+def store_matrix_in_4_bits(model: onnx.ModelProto, name: str, matrix: HalfBytes) -> None:
+    """Store a matrix two numbers to a byte, unpacked where used; the bias of its layer takes what rounding shifts.
+
+    The file has ``16 a + b`` in a signed byte, a in the left half of the columns and b in the right one. Since b is at
+    most 7, rounding a sixteenth of it gives a: operators that every runtime has and computes once, when it loads the
+    file.
+
+    Args:
+        model: changed in place.
+        name: the weight of one Gemm, and of products that read it as well.
+        matrix: what takes its place.
+    """
+    graph = Graph(model)
+    left, right = np.split(matrix.levels, 2, axis=1)
+    stored = {"levels": left * np.int8(16) + right, "rows": matrix.rows, "columns": matrix.columns}
+    for part, values in (stored | {"byte": np.float32(16), "part": np.float32(1 / 16)}).items():
+        graph.set_weight(f"{name}_{part}", np.asarray(values))
+    for node in graph.nodes:
+        if node.op_type == "Gemm" and node.input[1] == name:
+            graph.set_weight(f"{name}_bias_rounded", matrix.bias)
+            node.input[2] = f"{name}_bias_rounded"
+        node.input[:] = [f"{name}_widened" if each == name else each for each in node.input]
+    steps = (
+        ("Mul", ("whole", "part"), "sixteenth"),
+        ("Round", ("sixteenth",), "left"),
+        ("Mul", ("left", "byte"), "left_bits"),
+        ("Sub", ("whole", "left_bits"), "right"),
+        ("Concat", ("left", "right"), "unscaled"),
+        ("Mul", ("unscaled", "rows"), "scaled"),
+        ("Mul", ("scaled", "columns"), "widened"),
+    )
+    nodes = _as_float(name, "whole")
+    for operator, given, made in steps:
+        read = [f"{name}_{each}" for each in given]
+        nodes.append(onnx.helper.make_node(operator, read, [f"{name}_{made}"], name=f"{name}_{made}"))
+        if operator == "Concat":
+            nodes[-1].attribute.append(onnx.helper.make_attribute("axis", 1))
+    graph.replace_nodes([*nodes, *graph.nodes])
+
+
 def shorten_names(model: onnx.ModelProto) -> None:
     """Number the tensors inside a model instead of naming them, which takes as much room as all biases."""
     outside = {each.name for each in (*model.graph.input, *model.graph.output)}
@@ -97,17 +138,25 @@ def _widen_once(graph: Graph, name: str, values: NDArray[np.float32]) -> list[on
 
     A scale a column, because the head's BatchNorms are folded in and widen the columns of narrow features. onnxruntime
     computes casts and products of constants once, but a DequantizeLinear for every image: that was 29 % of the time of
-    a whole model. The detour through int32 keeps OpenVINO 2026.4 from computing in 8 bits itself: with a scale a column
-    it crashes.
+    a whole model.
     """
     weight, scale = nearest_weights(values.T)
     graph.set_weight(f"{name}_levels", np.ascontiguousarray(weight.T))
     graph.set_weight(f"{name}_scale", scale.reshape(1, -1))
-    make = onnx.helper.make_node
+    parts = [f"{name}_unscaled", f"{name}_scale"]
+    scaled = onnx.helper.make_node("Mul", parts, [f"{name}_widened"], name=f"{name}_widen")
+    return [*_as_float(name, "unscaled"), scaled]
+
+
+def _as_float(name: str, made: str) -> list[onnx.NodeProto]:
+    """Return the nodes that make float32 of the int8 levels of a matrix.
+
+    The detour through int32 keeps OpenVINO 2026.4 from computing in 8 bits itself: with a scale a column it crashes.
+    """
+    steps = (("levels", "int32", onnx.TensorProto.INT32), ("int32", made, onnx.TensorProto.FLOAT))
     return [
-        make("Cast", [f"{name}_levels"], [f"{name}_whole"], name=f"{name}_whole", to=onnx.TensorProto.INT32),
-        make("Cast", [f"{name}_whole"], [f"{name}_unscaled"], name=f"{name}_cast", to=onnx.TensorProto.FLOAT),
-        make("Mul", [f"{name}_unscaled", f"{name}_scale"], [f"{name}_widened"], name=f"{name}_widen"),
+        onnx.helper.make_node("Cast", [f"{name}_{given}"], [f"{name}_{cast}"], name=f"{name}_{cast}", to=to)
+        for given, cast, to in steps
     ]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -63,7 +63,9 @@ class Quantized:
         max_difference: largest difference of a probability.
         mean_difference: mean difference of a probability.
         float_layers: convolutions that stayed in float32.
-        attempts: how many such layers each attempt had, and what it lost, in order; the last one written is among them.
+        head_bits: of each number of the head's first matrix, 4 or 8; ``None`` if it was left as it is.
+        attempts: how many such layers and bits each attempt had, and what it lost, in order; the one written is among
+            them.
         familiar: what became of the distance from the training images; ``None`` for a model that does not measure it.
     """
 
@@ -77,6 +79,7 @@ class Quantized:
     max_difference: float
     mean_difference: float
     float_layers: tuple[str, ...]
+    head_bits: int | None
     attempts: list[dict[str, Any]]
     familiar: dict[str, float] | None
 
@@ -96,6 +99,7 @@ class _Candidate:
 
     model: onnx.ModelProto
     float_layers: tuple[str, ...]
+    head_bits: int | None
     answers: Probabilities
     distances: NDArray[np.float32] | None
     worth: Worth
@@ -113,16 +117,21 @@ class _Judge:
     gate: float
     attempts: list[dict[str, Any]] = field(default_factory=list)
 
-    def look_at(self, model: onnx.ModelProto, float_layers: tuple[str, ...] = ()) -> _Candidate:
+    def look_at(
+        self, model: onnx.ModelProto, float_layers: tuple[str, ...] = (), head_bits: int | None = None
+    ) -> _Candidate:
         """Measure a model and note what it loses."""
         names = [PROBABILITIES, *([] if self.metadata.ood_threshold is None else [OOD])]
         answers, *distances = run_model(model, self.images.pixels, names)
         worth = measure(answers, self.labels, self.metadata)
-        self.attempts.append({"float_layers": len(float_layers), "losses": losses(self.worth, worth)})
-        logger.info("%d layers in float32: loses %s", len(float_layers), _points(self.attempts[-1]["losses"]))
+        lost = losses(self.worth, worth)
+        self.attempts.append({"float_layers": len(float_layers), "head_bits": head_bits, "losses": lost})
+        head = f", the head's first matrix in {head_bits} bits" if head_bits else ""
+        logger.info("%d layers in float32%s: loses %s", len(float_layers), head, _points(lost))
         return _Candidate(
             model=model,
             float_layers=float_layers,
+            head_bits=head_bits,
             answers=answers,
             distances=distances[0] if distances else None,
             worth=worth,
@@ -152,8 +161,9 @@ def quantize_model(
 ) -> Quantized:
     """Write a model in fewer bits, with its core form and certificate, if validation images show no loss over the gate.
 
-    In INT8 the first block stays in float32, and if that loses more than the gate, the fewest others that mend it;
-    unless ``spec`` says how many layers.
+    In INT8 the first block stays in float32 and the head's first matrix has 4 bits. If that loses more than the gate,
+    the matrix has 8, and if that is too little the fewest other layers that mend it stay in float32; unless ``spec``
+    says how many.
 
     Args:
         path: the full float32 model of ``run``.
@@ -182,6 +192,7 @@ def quantize_model(
         metadata,
         precision=spec.precision,
         float_layers=chosen.float_layers,
+        head_bits=chosen.head_bits,
         ood_threshold=familiar["threshold_after"] if familiar else None,
     )
     with together([*targets.values(), certificate]) as folder:
@@ -201,6 +212,7 @@ def quantize_model(
             max_difference=float(np.abs(chosen.answers - judge.answers).max()),
             mean_difference=float(np.abs(chosen.answers - judge.answers).mean()),
             float_layers=chosen.float_layers,
+            head_bits=chosen.head_bits,
             attempts=judge.attempts,
             familiar=familiar,
         )
@@ -237,10 +249,14 @@ def _int8(traced: onnx.ModelProto, run: Run, judge: _Judge, spec: QuantizeSpec, 
     calibration, _ = labelled_images(run, "train", spec.data, spec.calibration_images)
     ready = make_ready(traced, calibration.pixels, run.feature_spec.preprocess)
 
-    def attempt(float_layers: tuple[str, ...]) -> _Candidate:
+    def attempt(float_layers: tuple[str, ...], bits: Sequence[int | None] = ready.head_bits) -> _Candidate:
         with stage("rounding") as progress:
             rounded = round_ready(ready, float_layers, progress)
-        return judge.look_at(write_int8(ready, rounded), float_layers)
+        for each in bits:
+            candidate = judge.look_at(write_int8(ready, rounded, each), float_layers, each)
+            if judge.allows(candidate):
+                break
+        return candidate
 
     if spec.float_layers is not None:
         return attempt(tuple(_ranked(ready, stage)[: spec.float_layers]) if spec.float_layers else ())
@@ -251,7 +267,7 @@ def _int8(traced: onnx.ModelProto, run: Run, judge: _Judge, spec: QuantizeSpec, 
     logger.info("that is over the gate: looking for the layers that must stay in float32")
 
     def allowed(more: tuple[str, ...]) -> _Candidate | None:
-        candidate = attempt(first + more)
+        candidate = attempt(first + more, ready.head_bits[-1:])
         return candidate if judge.allows(candidate) else None
 
     return fewest([layer for layer in _ranked(ready, stage) if layer not in first], allowed) or plain

@@ -20,7 +20,7 @@ from export.graph import copied
 from export.ingredients import labelled_images
 from export.int8 import Ready
 from export.metadata import ModelMetadata
-from export.model_file import open_model
+from export.model_file import describe_model, open_model
 from export.parity import planes_of
 from export.qdq import store_matrices_in_8_bits
 from export.worth import Worth, losses, measure
@@ -53,6 +53,8 @@ def test_an_int8_model_is_smaller_and_says_what_it_is(quantized: tuple[Path, dic
     assert model.metadata.head_sha256 == exported.run.head_sha256
     assert said["bytes_after"] == target.stat().st_size < 0.4 * exported.model.stat().st_size
     assert said["bytes_before"] == exported.model.stat().st_size
+    assert model.metadata.head_bits == said["head_bits"] == 4
+    assert describe_model(target)["head_bits"] == 4
 
 
 def test_an_int8_model_keeps_inputs_and_outputs(quantized: tuple[Path, dict[str, Any]], exported: Any) -> None:
@@ -185,7 +187,10 @@ def test_matrices_of_the_head_are_rounded_to_the_nearest_level(tmp_path: Path) -
 def test_layers_stay_in_float32_until_the_gate_is_passed(
     xexport: Xexport, exported: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The gate is stood in for by one that wants two more layers in float32 than the first block has."""
+    """The gate is stood in for by one that wants two more layers in float32 than the first block has.
+
+    Before it looks for them, the command tries the head's first matrix in 8 bits instead of 4.
+    """
     monkeypatch.setattr("export.quantize._Judge.allows", lambda self, candidate: len(candidate.float_layers) >= 5)
     target = tmp_path / "m.onnx"
     done = xexport("quantize", exported.model, "--run", exported.run.folder, "-o", target, "--json")
@@ -195,7 +200,9 @@ def test_layers_stay_in_float32_until_the_gate_is_passed(
     assert len(said["float_layers"]) == 5
     assert said["float_layers"][:3] == ["_conv_stem", "_blocks.0._depthwise_conv", "_blocks.0._project_conv"]
     certificate = json.loads(target.with_suffix(".certificate.json").read_text())
-    assert [each["float_layers"] for each in certificate["gate"]["attempts"]] == [3, 4, 5]
+    attempts = [(each["float_layers"], each["head_bits"]) for each in certificate["gate"]["attempts"]]
+    assert attempts == [(3, 4), (3, 8), (4, 8), (5, 8)]
+    assert open_model(target).metadata.head_bits == said["head_bits"] == 8
     graph = onnx.load(target).graph
     kept = {tensor.name for tensor in graph.initializer if tensor.data_type == onnx.TensorProto.FLOAT}
     assert sum(node.input[1] in kept for node in graph.node if node.op_type == "Conv") == 5
