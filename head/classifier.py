@@ -147,8 +147,9 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def _logits(self, X: Any) -> NDArray[np.float32]:
         check_is_fitted(self)
         X = validate_data(self, X, dtype=np.float32, reset=False)
+        writable = np.require(X, requirements=["C", "W"])  # torch warns of arrays that are not, such as mapped files
         with torch.inference_mode():
-            logits: NDArray[np.float32] = self.head_(torch.from_numpy(np.ascontiguousarray(X))).numpy()
+            logits: NDArray[np.float32] = self.head_(torch.from_numpy(writable)).numpy()
         return logits
 
     def _specs(self) -> tuple[HeadSpec, TrainSpec]:

@@ -15,7 +15,7 @@ from head.compare import Comparison, Entry
 from head.compare_chance import LARGER
 from head.compare_table import AGAINST_FIRST, COLUMNS, difference_cells, notes, setting_text
 from head.history import EpochRecord
-from head.plots import COLOURS, STYLE, label_axes, legend_label, svg_text
+from head.plots import COLOURS, STYLE, label_axes, svg_text
 from head.report import page_template
 from head.run import read_history
 
@@ -36,6 +36,7 @@ def render_comparison(comparison: Comparison) -> str:
         notes=notes(comparison),
         rows=[_row(comparison, place) for place in range(len(comparison.entries))],
         drawn=len(histories),
+        legend=list(zip(histories, COLOURS, strict=False)),
         left_out=sum(entry.run is not None for entry in comparison.entries) - len(drawn),
         figures=[overlaid_curves(histories, part, quantity) for quantity in ("loss", "accuracy") for part in _PARTS],
     )
@@ -55,7 +56,7 @@ def _histories(entries: Sequence[Entry]) -> dict[str, list[EpochRecord]]:
 
 
 def overlaid_curves(histories: Mapping[str, Sequence[EpochRecord]], part: str, quantity: str) -> str:
-    """Draw one quantity of several runs per epoch, as SVG.
+    """Draw one quantity of several runs per epoch, as SVG; which colour is which is said once, outside.
 
     Args:
         histories: name of a run to its epochs; as many as there are :data:`head.plots.COLOURS` at most.
@@ -65,17 +66,13 @@ def overlaid_curves(histories: Mapping[str, Sequence[EpochRecord]], part: str, q
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(5.2, 3.6), layout="constrained")
         axes = figure.add_subplot()
-        for colour, (name, history) in zip(COLOURS, histories.items(), strict=False):
+        for colour, history in zip(COLOURS, histories.values(), strict=False):
             values = [getattr(record, f"{part}_{quantity}") for record in history]
             epochs = [record.epoch for record in history]
-            axes.plot(epochs, values, marker="o", markersize=3, color=colour, label=legend_label(_short(name)))
+            axes.plot(epochs, values, marker="o", markersize=3, color=colour)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        label_axes(axes, "epoch", f"{part} {quantity}", legend=True)
+        label_axes(axes, "epoch", f"{part} {quantity}")
         return svg_text(figure, f"{part} {quantity} of each run")
-
-
-def _short(name: str, most: int = 28) -> str:
-    return name if len(name) <= most else f"{name[: most - 9]}…{name[-8:]}"
 
 
 def _row(comparison: Comparison, place: int) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from numbers import Integral
 
 from featurize.specs import Spec, require
 
@@ -27,7 +28,8 @@ class HeadSpec(Spec):
     feature_dropout: float = 0.0
 
     def __post_init__(self) -> None:
-        require(all(width > 0 for width in self.hidden), "bad width", expected="> 0", found=self.hidden)
+        whole = all(isinstance(width, Integral) and width > 0 for width in self.hidden)
+        require(whole, "bad width", expected="whole numbers > 0", found=self.hidden)
         for name in ("dropout", "feature_dropout"):
             value = getattr(self, name)
             require(0 <= value < 1, f"{name} out of range", expected=f"0 ≤ {name} < 1", found=value)

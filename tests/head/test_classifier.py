@@ -86,6 +86,21 @@ def test_it_works_in_pipelines_and_searches() -> None:
     assert search.best_params_["hidden"] in [(), (8,)]
 
 
+def test_features_that_nobody_may_write_to_are_read_without_a_warning() -> None:
+    """Such as those of a cache, which are mapped; pytest turns torch's warning into an error."""
+    labels = np.arange(20) % 2
+    features = cloud(labels)
+    features.flags.writeable = False
+    classifier = HeadClassifier(hidden=(), epochs=1).fit(features, labels)
+    assert np.array_equal(classifier.predict_proba(features), classifier.predict_proba(features.copy()))
+
+
+@pytest.mark.parametrize("hidden", [(8.5,), ("8",), (0,), "512"])
+def test_widths_that_are_no_numbers_are_named(hidden: Any) -> None:
+    with pytest.raises(SpecError, match="bad width"):
+        HeadClassifier(hidden=hidden, epochs=1).fit(cloud(np.arange(20) % 2), np.arange(20) % 2)
+
+
 def test_a_setting_out_of_range_is_named_at_fit() -> None:
     with pytest.raises(SpecError, match="learning rate"):
         HeadClassifier(lr=-1).fit(cloud(np.arange(20) % 2), np.arange(20) % 2)
