@@ -103,6 +103,8 @@ class FeatureCache:
             CacheError: if the file is missing, is no cache, is damaged, or is of another schema version.
         """
         path = Path(path)
+        if path.is_dir():
+            raise CacheError("a folder, not a feature cache", path=path, mend=f"xfeat featurize {path} -o features.h5")
         if not path.is_file():
             raise CacheError("no such feature cache", path=path, mend=f"xfeat featurize DATA -o {path}")
         state = FileState.of(path)

@@ -168,7 +168,7 @@ class _Rate:
             self._first = (now, done)
         since, before = self._first
         per_second = (done - before) / (now - since) if now > since else 0.0
-        return f"{per_second:.0f} {self._unit}/s"
+        return f"{per_second:.{0 if per_second >= 10 else 1}f} {self._unit}/s"
 
 
 class _StderrHandler(logging.Handler):

@@ -84,6 +84,11 @@ def test_a_missing_cache_is_named_with_its_mend() -> None:
     assert_one_message(xhead(), 1, "features.h5: no such feature cache", "xfeat featurize")
 
 
+def test_a_folder_of_images_as_a_cache_is_named_with_its_mend(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    assert_one_message(xhead("--features", "images"), 1, "a folder, not a feature cache", "xfeat featurize images")
+
+
 def test_a_text_file_as_a_cache_is_named(tmp_path: Path) -> None:
     (tmp_path / "features.h5").write_text("not a cache")
     assert_one_message(xhead(), 1, "not a feature cache")
