@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -162,8 +162,8 @@ def quantize_model(
     """Write a model in fewer bits, with its core form and certificate, if validation images show no loss over the gate.
 
     In INT8 the first block stays in float32 and the head's first matrix has 4 bits. If that loses more than the gate,
-    the matrix has 8, and if that is too little the fewest other layers that mend it stay in float32; unless ``spec``
-    says how many.
+    the matrix has 8, and if that is too little the fewest other layers that mend it, with either, stay in float32;
+    unless ``spec`` says how many.
 
     Args:
         path: the full float32 model of ``run``.
@@ -249,10 +249,10 @@ def _int8(traced: onnx.ModelProto, run: Run, judge: _Judge, spec: QuantizeSpec, 
     calibration, _ = labelled_images(run, "train", spec.data, spec.calibration_images)
     ready = make_ready(traced, calibration.pixels, run.feature_spec.preprocess)
 
-    def attempt(float_layers: tuple[str, ...], bits: Sequence[int | None] = ready.head_bits) -> _Candidate:
+    def attempt(float_layers: tuple[str, ...]) -> _Candidate:
         with stage("rounding") as progress:
             rounded = round_ready(ready, float_layers, progress)
-        for each in bits:
+        for each in ready.head_bits:
             candidate = judge.look_at(write_int8(ready, rounded, each), float_layers, each)
             if judge.allows(candidate):
                 break
@@ -267,7 +267,7 @@ def _int8(traced: onnx.ModelProto, run: Run, judge: _Judge, spec: QuantizeSpec, 
     logger.info("that is over the gate: looking for the layers that must stay in float32")
 
     def allowed(more: tuple[str, ...]) -> _Candidate | None:
-        candidate = attempt(first + more, ready.head_bits[-1:])
+        candidate = attempt(first + more)
         return candidate if judge.allows(candidate) else None
 
     return fewest([layer for layer in _ranked(ready, stage) if layer not in first], allowed) or plain

@@ -187,11 +187,15 @@ def test_matrices_of_the_head_are_rounded_to_the_nearest_level(tmp_path: Path) -
 def test_layers_stay_in_float32_until_the_gate_is_passed(
     xexport: Xexport, exported: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The gate is stood in for by one that wants two more layers in float32 than the first block has.
+    """The gate is stood in for by one that wants two more layers in float32 than the first block has, and 8 bits.
 
-    Before it looks for them, the command tries the head's first matrix in 8 bits instead of 4.
+    Each time, the command tries the head's first matrix in 4 bits and then in 8.
     """
-    monkeypatch.setattr("export.quantize._Judge.allows", lambda self, candidate: len(candidate.float_layers) >= 5)
+
+    def allows(_: object, candidate: Any) -> bool:
+        return len(candidate.float_layers) >= 5 and candidate.head_bits == 8
+
+    monkeypatch.setattr("export.quantize._Judge.allows", allows)
     target = tmp_path / "m.onnx"
     done = xexport("quantize", exported.model, "--run", exported.run.folder, "-o", target, "--json")
     assert done.exit_code == 0, done.output
@@ -201,7 +205,7 @@ def test_layers_stay_in_float32_until_the_gate_is_passed(
     assert said["float_layers"][:3] == ["_conv_stem", "_blocks.0._depthwise_conv", "_blocks.0._project_conv"]
     certificate = json.loads(target.with_suffix(".certificate.json").read_text())
     attempts = [(each["float_layers"], each["head_bits"]) for each in certificate["gate"]["attempts"]]
-    assert attempts == [(3, 4), (3, 8), (4, 8), (5, 8)]
+    assert attempts == [(layers, bits) for layers in (3, 4, 5) for bits in (4, 8)]
     assert open_model(target).metadata.head_bits == said["head_bits"] == 8
     graph = onnx.load(target).graph
     kept = {tensor.name for tensor in graph.initializer if tensor.data_type == onnx.TensorProto.FLOAT}
