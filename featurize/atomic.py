@@ -22,7 +22,7 @@ _REASONS = {
     errno.EPERM: ("no permission to write there", "{elsewhere}"),
     errno.EROFS: ("the file system is read-only", "{elsewhere}"),
     errno.EISDIR: ("a folder of that name is in the way", "move it away, or {elsewhere}"),
-    errno.EEXIST: ("its folder is a file", "{elsewhere}"),
+    errno.EEXIST: ("its folder is a file, or a link to nothing", "{elsewhere}"),
     errno.ENOTDIR: ("its folder is a file", "{elsewhere}"),
 }
 
