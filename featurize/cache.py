@@ -122,7 +122,7 @@ class FeatureCache:
         if not finite.all():
             bad = [self.columns.path[i] for i in np.flatnonzero(~finite)[:5]]
             raise CacheError(
-                f"{int((~finite).sum())} rows hold values that are not finite: {', '.join(bad)}",
+                f"rows with values that are not finite ({int((~finite).sum())}): {', '.join(bad)}",
                 path=self.path,
                 mend=_MAKE_AGAIN,
             )

@@ -173,7 +173,7 @@ def _check_finite(cache: FeatureCache, rows: NDArray[np.int64], values: NDArray[
         return
     bad = rows[~np.isfinite(values).reshape(len(rows), -1).all(axis=1)]
     raise CacheError(
-        f"{len(bad)} rows hold values that are not finite: {', '.join(cache.columns.path[row] for row in bad[:3])}",
+        f"rows with values that are not finite ({len(bad)}): {', '.join(cache.columns.path[row] for row in bad[:3])}",
         path=cache.path,
         mend="run xfeat featurize --force, and xfeat verify afterwards",
     )

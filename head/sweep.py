@@ -23,7 +23,7 @@ from head.cache_rows import unchanged
 from head.metrics import classification_metrics
 from head.pooling import pooled
 from head.predictions import softmax
-from head.rows import AnyRows, Rows
+from head.rows import AnyRows, Rows, labelled_blocks
 from head.run import RUN_FILE, Run, open_run
 from head.run_writing import checked_name
 from head.specs import MemorySpec
@@ -114,6 +114,8 @@ class Sweep:
             finished_before = list(trials)
             try:
                 with unchanged(self.cache):
+                    for _ in labelled_blocks(self.cache, self._split.rows["test"]):
+                        pass  # they are looked at last, and would throw away all trials if they cannot be
                     self._train(trials, turns, progress)
                     settings = rank_settings(trials, self.spec)
                     run = self._write_best(settings[0].best_trial) if settings else None

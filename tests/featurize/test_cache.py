@@ -196,7 +196,7 @@ def test_a_cache_of_before_there_was_a_digest_of_its_columns_is_good(tmp_path: P
 def test_verify_names_rows_that_are_not_finite(tmp_path: Path, value: float) -> None:
     features = numbers(9, 4)
     features[6, 2] = value
-    with pytest.raises(CacheError, match=r"1 rows hold values that are not finite: covid/6\.png"):
+    with pytest.raises(CacheError, match=r"rows with values that are not finite \(1\): covid/6\.png"):
         write(tmp_path / "c.h5", features).verify()
 
 

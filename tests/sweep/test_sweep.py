@@ -172,13 +172,16 @@ def test_the_time_limit_lets_blocks_at_work_finish(
     assert sorted(int(row["trial"]) for row in lines(tmp_path / "s")) == sorted(begun)
 
 
-@pytest.mark.parametrize("begins", ["not finite", "stopped"])
+@pytest.mark.parametrize("begins", ["not finite", "not finite in the end", "stopped"])
 def test_a_sweep_without_a_finished_trial_leaves_nothing(make_cache: MakeCache, tmp_path: Path, begins: str) -> None:
     features = np.random.default_rng(0).normal(size=(90, 12))
-    features[5, 3] = np.nan
+    features[{"not finite": 5, "not finite in the end": 85, "stopped": 5}[begins], 3] = np.nan
 
     def stop(trials: list[Trial], planned: int) -> None:
         raise KeyboardInterrupt
+
+    def before_any(trials: list[Trial], planned: int) -> None:
+        assert not trials
 
     runs = tmp_path / "new" / "runs"
     if begins == "stopped":
@@ -187,7 +190,7 @@ def test_a_sweep_without_a_finished_trial_leaves_nothing(make_cache: MakeCache, 
         assert "trials are in" not in str(stopped.value)
     else:
         with pytest.raises(CacheError, match="not finite"):
-            run_sweep(make_cache(features=features), SPEC, runs=runs)
+            run_sweep(make_cache(features=features), SPEC, runs=runs, progress=before_any)
     assert not (tmp_path / "new").exists()
 
 
