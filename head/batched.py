@@ -106,7 +106,7 @@ class Task:
     """Heads to train as one program.
 
     Attributes:
-        jobs: number to layers and optimisation; see :func:`shape_of` for what they must share.
+        jobs: number to layers and optimisation; see :func:`head.batched_blocks.shape_of` for what they must share.
         load: gives training and validation rows when it is their turn.
         by: what computes them, see :func:`fit_heads`.
     """
@@ -181,7 +181,7 @@ def fit_tasks(
 ) -> Generator[FittedBlock]:
     """Train several blocks of heads, each on rows of its own, and give them out as they are done.
 
-    Closing the generator ends what is under way within a step.
+    Closing the generator ends what is under way within some steps.
 
     Args:
         tasks: the blocks; each is asked for when a thread is free for it.

@@ -59,7 +59,7 @@ class BlockTraining:
     layers and the same seed draw the same ones, so that they share a generator, the order of rows and the masks.
 
     Args:
-        jobs: K heads; see :func:`head.batched.shape_of` for what they must share.
+        jobs: K heads; see :func:`head.batched_blocks.shape_of` for what they must share.
         rows: training rows, in memory where the program computes, or on the disk; of the latter, all heads must draw
             the same.
         valid: validation rows, or ``None`` to keep the last epoch.
@@ -96,7 +96,7 @@ class BlockTraining:
         """Train to the end.
 
         Args:
-            stop: when set, training ends at the next step.
+            stop: when set, training ends after a few more steps.
 
         Returns:
             In the order of the jobs; a :class:`DivergedError` for a head that diverged in its first epoch.
