@@ -157,7 +157,7 @@ def _verified(done: Verification) -> str:
     if done.certificate is not None:
         lines.append(f"{done.model}: the bytes that {done.certificate} is for")
     if done.run is not None:
-        lines.append(f"{done.model}: classes, settings and head of run {done.run}")
+        lines.append(f"{done.model}: classes, settings, head, temperature and threshold of run {done.run}")
     if done.changed_images:
         lines.append(f"{done.changed_images} images have changed since the export and were left out")
     lines += _agreements(done.checks, "the certificate" if done.reference == "certificate" else "torch")

@@ -28,6 +28,15 @@ from featurize.errors import DataError, MismatchError, ParityError
 from featurize.weights import sha256_of
 from head.run import Run
 
+_CONTENTS = {
+    "class_names": "classes",
+    "feature_spec": "settings of the backbone",
+    "head_sha256": "head",
+    "temperature": "temperature",
+    "positive": "positive class",
+    "threshold": "threshold",
+    "ood_threshold": "limit of the distance",
+}
 _MEND = "take a copy that is whole, or export the run again with xexport onnx"
 
 
@@ -121,29 +130,38 @@ def _certificate(model: ModelFile, given: Path | None, *, needed: bool) -> Certi
 
 def _other_contents(metadata: ModelMetadata, proof: Certificate) -> str:
     """Say which of the contents that a person can name differ from those of the certificate."""
-    names = {"class_names": "classes", "feature_spec": "settings of the backbone", "head_sha256": "head"}
-    found = metadata.to_dict()
-    others = [name for key, name in names.items() if found[key] != proof.metadata.get(key)]
-    return f", with other {' and '.join(others)}" if others else ", though it says the same of itself"
+    found, said = metadata.to_dict(), proof.metadata
+    others = {key for key in found.keys() & said.keys() if found[key] != said[key]} - {"variant"}
+    if not others:
+        return ", though it says the same of itself"
+    return f", with other {', '.join(name for key, name in _CONTENTS.items() if key in others) or 'metadata'}"
 
 
 def _check_run(model: ModelFile, run: Run) -> None:
-    found = model.metadata
-    pairs = [
-        ("classes", ", ".join(run.class_names), ", ".join(found.class_names)),
-        ("settings of the backbone", run.feature_spec.describe(), found.feature_spec.describe()),
-        ("specification", run.feature_spec.fingerprint, found.feature_spec.fingerprint),
-        ("head", run.head_sha256[:16], found.head_sha256[:16]),
-    ]
-    for what, expected, said in pairs:
-        if expected != said:
+    from export.ingredients import metadata_of
+
+    wanted, found = _identity(metadata_of(run, model.metadata.ood_threshold)), _identity(model.metadata)
+    for what, expected in wanted.items():
+        if found[what] != expected:
             raise MismatchError(
                 f"a model of other {what} than run {run.name}",
                 path=model.path,
                 expected=expected,
-                found=said,
+                found=found[what],
                 mend=_MEND,
             )
+
+
+def _identity(metadata: ModelMetadata) -> dict[str, str]:
+    """Return what has to be the run's own; comparing answers would not show all of it, a threshold for one."""
+    return {
+        "classes": ", ".join(metadata.class_names),
+        "settings of the backbone": metadata.feature_spec.describe(),
+        "specification": metadata.feature_spec.fingerprint,
+        "head": metadata.head_sha256[:16],
+        "temperature": str(metadata.temperature),
+        "threshold": "none" if metadata.positive is None else f"{metadata.threshold} for {metadata.positive}",
+    }
 
 
 def _torch_answers(run: Run, spec: VerifySpec, steps: Steps) -> tuple[CheckImages, Probabilities]:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from export.fused import FusedModel, PlainModel
 from featurize.network import Backbone
 from featurize.specs import PreprocessSpec
+from head.ensemble import average_of
 from head.network import build_head
 from head.specs import HeadSpec
 
@@ -29,9 +30,9 @@ def backbone(request: pytest.FixtureRequest) -> Backbone:
     return Backbone(model, request.param)
 
 
-def head_for(backbone: Backbone, hidden: tuple[int, ...]) -> nn.Sequential:
-    torch.manual_seed(1)
-    head = build_head(HeadSpec(hidden=hidden), dim=backbone.dim, classes=3)
+def head_for(backbone: Backbone, spec: HeadSpec, seed: int = 1) -> nn.Sequential:
+    torch.manual_seed(seed)
+    head = build_head(spec, dim=backbone.dim, classes=3)
     head.train()
     with torch.no_grad():
         for _ in range(20):
@@ -55,9 +56,15 @@ def grad_cam_by_autograd(backbone: Backbone, head: nn.Module, images: Tensor) ->
     return torch.stack(cams, dim=1).detach()
 
 
-@pytest.mark.parametrize("hidden", [(), (16,), (32, 8)])
-def test_the_heatmap_is_the_grad_cam_of_autograd_for_every_class(backbone: Backbone, hidden: tuple[int, ...]) -> None:
-    head = head_for(backbone, hidden)
+@pytest.mark.parametrize("members", [1, 3], ids=["one head", "ensemble"])
+@pytest.mark.parametrize("feature_dropout", [0.0, 0.2])
+@pytest.mark.parametrize("hidden", [(), (16,), (32, 8)], ids=str)
+def test_the_heatmap_is_the_grad_cam_of_autograd_for_every_class(
+    backbone: Backbone, hidden: tuple[int, ...], feature_dropout: float, members: int
+) -> None:
+    spec = HeadSpec(hidden=hidden, feature_dropout=feature_dropout)
+    heads = [head_for(backbone, spec, seed) for seed in range(members)]
+    head = heads[0] if members == 1 else average_of(heads, spec, dim=backbone.dim, classes=3)
     model = FusedModel(backbone, head, SPEC, 1.0)
     with torch.no_grad():
         _, _, heatmap = model(pixels())
@@ -68,7 +75,7 @@ def test_the_heatmap_is_the_grad_cam_of_autograd_for_every_class(backbone: Backb
 
 
 def test_probabilities_are_those_of_backbone_then_head_then_temperature(backbone: Backbone) -> None:
-    head = head_for(backbone, (16,))
+    head = head_for(backbone, HeadSpec(hidden=(16,)))
     with torch.no_grad():
         logits = head(backbone(PlainModel(backbone, head, SPEC, 1.0).normalize(pixels())))
         probabilities, found_logits, _ = FusedModel(backbone, head, SPEC, 2.5)(pixels())
@@ -79,7 +86,7 @@ def test_probabilities_are_those_of_backbone_then_head_then_temperature(backbone
 
 
 def test_both_layouts_of_the_input_give_the_same_answer(backbone: Backbone) -> None:
-    model = FusedModel(backbone, head_for(backbone, ()), SPEC, 1.0)
+    model = FusedModel(backbone, head_for(backbone, HeadSpec(hidden=())), SPEC, 1.0)
     with torch.no_grad():
         as_bytes = model(pixels())
         as_floats = model(pixels().permute(0, 3, 1, 2).float())

@@ -110,6 +110,8 @@ def test_other_weights_under_a_forged_certificate_are_recognised_by_their_answer
             "specification",
         ),
         (lambda said: {"feature_spec": replace(said, weights_sha256="0" * 64)}, "settings of the backbone"),
+        (lambda said: {"temperature": 3.0}, "temperature"),
+        (lambda said: {"positive": "disc", "threshold": 0.99}, "threshold"),
     ],
 )
 def test_a_model_of_another_run_is_recognised_by_what_it_says(
@@ -122,9 +124,26 @@ def test_a_model_of_another_run_is_recognised_by_what_it_says(
     assert f"a model of other {what} than run first" in done.stderr
 
 
-def test_exchanged_classes_are_named_when_the_bytes_differ(xexport: Xexport, copied: Any) -> None:
-    rewrite(copied.model, change_metadata(class_names=("disc", "bar")))
-    assert "other classes" in xexport("verify", copied.model).stderr
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"class_names": ("disc", "bar")}, "with other classes\n"),
+        ({"positive": "disc", "threshold": 0.99}, "with other positive class, threshold\n"),
+        ({"ood_threshold": 99.0}, "with other limit of the distance\n"),
+        ({"metrics": {"test": {"accuracy": 1.0}}}, "with other metadata\n"),
+    ],
+    ids=["classes", "threshold", "distance", "metrics"],
+)
+def test_contents_that_were_exchanged_are_named_when_the_bytes_differ(
+    xexport: Xexport, copied: Any, change: dict[str, object], named: str
+) -> None:
+    rewrite(copied.model, change_metadata(**change))
+    assert named in xexport("verify", copied.model).stderr
+
+
+def test_weights_that_were_exchanged_leave_the_metadata_as_they_were(xexport: Xexport, copied: Any) -> None:
+    rewrite(copied.model, negate_the_last_layer)
+    assert "though it says the same of itself" in xexport("verify", copied.model).stderr
 
 
 def test_images_that_changed_are_left_out_and_counted(xexport: Xexport, copied: Any) -> None:
