@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_MIN_CALLS = 5
+# Models take turns, so that whatever else the machine does slows all of them down: ratios hold where times do not.
+_TURNS = 5
 # A torch that was built without CUDA asserts that it has it.
 _FAILURES: tuple[type[Exception], ...] = (*ORT_ERRORS, AssertionError, MemoryError)
 
@@ -51,6 +52,7 @@ class Speed:
         cuda_graph: whether the work was replayed as a CUDA graph.
         against_torch: images per second divided by torch's with the same batch and threads in the same place, or
             ``None``.
+        against_first: the same, divided by those of the first model that was named; ``None`` of itself and of torch.
     """
 
     what: str
@@ -64,6 +66,7 @@ class Speed:
     images_per_second: float
     cuda_graph: bool = False
     against_torch: float | None = None
+    against_first: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON types."""
@@ -73,12 +76,12 @@ class Speed:
 def bench_models(
     models: Sequence[Path], spec: BenchSpec, run: Run | None = None, progress: Progress | None = None
 ) -> list[Speed]:
-    """Measure model files, one after the other for each provider, number of threads and batch size.
+    """Measure model files, in turns, for each provider, number of threads and batch size.
 
     Args:
         models: files of this project.
         spec: what to measure.
-        run: if given, eager torch runs the same batches first, with the same threads in the same place.
+        run: if given, eager torch takes its turns with the same batches and threads in the same place.
         progress: called with lines measured and in all.
 
     Returns:
@@ -138,7 +141,7 @@ def _usable_providers(models: Sequence[Path], *, with_torch: bool) -> tuple[str,
         if with_torch:
             import torch
 
-            with _failures("torch", "cuda"):
+            with _failures("torch", _Setting("cuda", threads=1, batch=1)):
                 torch.zeros(1, device="cuda")
     except DeviceError as error:
         logger.warning("the GPU is not measured: %s", error)
@@ -146,56 +149,52 @@ def _usable_providers(models: Sequence[Path], *, with_torch: bool) -> tuple[str,
     return ("cpu", "cuda")
 
 
-def _measure_all(
-    models: Sequence[Path], plain: PlainModel | None, setting: _Setting, spec: BenchSpec
-) -> Iterator[Speed]:
+def _measure_all(models: Sequence[Path], plain: PlainModel | None, setting: _Setting, spec: BenchSpec) -> list[Speed]:
     opened = [_open(path, setting, spec) for path in models]
-    rate = None
+    calls: list[tuple[str, Call]] = []
     if plain is not None:
-        with _failures("torch", f"{setting.provider} in batches of {setting.batch}"):
+        with _failures("torch", setting):
             noise = _noise(setting.batch, opened[0])
-            call = _torch_call(plain.to(setting.provider), noise, setting.threads)
-            line = _measure("torch", call, setting, spec.seconds)
-        rate = line.images_per_second
-        yield line
+            calls.append(("torch", _torch_call(plain.to(setting.provider), noise, setting.threads)))
     for model in opened:
-        with _failures(str(model.path), f"{setting.provider} in batches of {setting.batch}"):
-            call = _onnx_call(model, _noise(setting.batch, model))
-            line = _measure(model.path.name, call, setting, spec.seconds)
-        yield replace(
+        with _failures(str(model.path), setting):
+            calls.append((str(model.path), _onnx_call(model, _noise(setting.batch, model))))
+    durations = _take_turns(calls, setting, spec.seconds)
+    torch = _speed("torch", setting, durations.pop(0)) if plain is not None else None
+    lines = [_speed(model.path.name, setting, took) for model, took in zip(opened, durations, strict=True)]
+    compared = [
+        replace(
             line,
             cuda_graph=isinstance(model.session, BoundSession) and model.session.graphs,
-            against_torch=line.images_per_second / rate if rate else None,
+            against_torch=line.images_per_second / torch.images_per_second if torch else None,
+            against_first=line.images_per_second / lines[0].images_per_second if line is not lines[0] else None,
         )
+        for line, model in zip(lines, opened, strict=True)
+    ]
+    return [torch, *compared] if torch else compared
 
 
-def _open(path: Path, setting: _Setting, spec: BenchSpec) -> ModelFile:
-    if setting.provider == "cpu":
-        return open_model(path, setting.threads)
-    return open_model(path, setting.threads, device=setting.provider, cuda_graphs=spec.cuda_graphs)
+def _take_turns(calls: Sequence[tuple[str, Call]], setting: _Setting, seconds: float) -> list[list[float]]:
+    """Return for each of the named calls how long it took every time, in seconds."""
+    durations: list[list[float]] = [[] for _ in calls]
+    for _ in range(_TURNS):
+        for (what, call), took in zip(calls, durations, strict=True):
+            with _failures(what, setting):
+                call()  # what ran before has left its weights in the caches, and threads that still look for work
+                took += _timed(call, seconds / _TURNS)
+    return durations
 
 
-@contextmanager
-def _failures(what: str, where: str) -> Iterator[None]:
-    """Name what failed where: too little memory, a library that is built for something else."""
-    try:
-        yield
-    except _FAILURES as error:
-        raise DeviceError(
-            f"{what} does not run on {where}",
-            found=first_line(error),
-            mend="measure another --provider, or smaller batches with --batch",
-        ) from error
-
-
-def _measure(what: str, call: Call, setting: _Setting, seconds: float) -> Speed:
-    call()
+def _timed(call: Call, seconds: float) -> list[float]:
     durations: list[float] = []
-    started = time.perf_counter()
-    while len(durations) < _MIN_CALLS or time.perf_counter() - started < seconds:
+    while not durations or sum(durations) < seconds:
         before = time.perf_counter()
         call()
         durations.append(time.perf_counter() - before)
+    return durations
+
+
+def _speed(what: str, setting: _Setting, durations: Sequence[float]) -> Speed:
     p50, p95, p99 = np.percentile(durations, [50, 95, 99]) * 1000
     return Speed(
         what=what,
@@ -206,6 +205,25 @@ def _measure(what: str, call: Call, setting: _Setting, seconds: float) -> Speed:
         p99_ms=float(p99),
         images_per_second=setting.batch * len(durations) / sum(durations),
     )
+
+
+def _open(path: Path, setting: _Setting, spec: BenchSpec) -> ModelFile:
+    if setting.provider == "cpu":
+        return open_model(path, setting.threads)
+    return open_model(path, setting.threads, device=setting.provider, cuda_graphs=spec.cuda_graphs)
+
+
+@contextmanager
+def _failures(what: str, setting: _Setting) -> Iterator[None]:
+    """Name what failed where: too little memory, a library that is built for something else."""
+    try:
+        yield
+    except _FAILURES as error:
+        raise DeviceError(
+            f"{what} does not run on {setting.provider} in batches of {setting.batch}",
+            found=first_line(error),
+            mend="measure another --provider, or smaller batches with --batch",
+        ) from error
 
 
 def _onnx_call(model: ModelFile, pixels: Pixels) -> Call:

@@ -53,8 +53,8 @@ def bench(
 ) -> tuple[dict[str, Any], str]:
     """Measure how fast models answer: latency and images a second, by provider, batch size and threads.
 
-    Without MODEL, model.onnx. With --run, eager torch runs the same batches in between, and the last column says how
-    many times as many images a second the model answers.
+    Without MODEL, model.onnx. What is measured takes turns. The last columns say how many times as many images a second
+    a model answers as eager torch (with --run), and as the first MODEL (if there are several).
     """
     from export.bench import bench_models
     from featurize.cores import cores
@@ -83,12 +83,16 @@ def _numbers(text: str, option: str) -> tuple[int, ...]:
 def _speeds(rows: list[Speed]) -> str:
     lines = [
         f"{'what':24} {'where':10} {'threads':>7} {'batch':>5} "
-        f"{'p50 ms':>8} {'p95 ms':>8} {'p99 ms':>8} {'images/s':>9} {'× torch':>8}"
+        f"{'p50 ms':>8} {'p95 ms':>8} {'p99 ms':>8} {'images/s':>9} {'× torch':>8} {'× first':>8}"
     ]
-    for row in rows:
-        ratio = "" if row.against_torch is None else f"{row.against_torch:.2f}"
-        lines.append(
-            f"{row.what:24} {row.provider + '+graph' * row.cuda_graph:10} {row.threads:7} {row.batch:5} "
-            f"{row.p50_ms:8.1f} {row.p95_ms:8.1f} {row.p99_ms:8.1f} {row.images_per_second:9.1f} {ratio:>8}"
-        )
+    lines += [
+        f"{row.what:24} {row.provider + '+graph' * row.cuda_graph:10} {row.threads:7} {row.batch:5} "
+        f"{row.p50_ms:8.1f} {row.p95_ms:8.1f} {row.p99_ms:8.1f} {row.images_per_second:9.1f} "
+        f"{_times(row.against_torch):>8} {_times(row.against_first):>8}"
+        for row in rows
+    ]
     return "\n".join(line.rstrip() for line in lines)
+
+
+def _times(ratio: float | None) -> str:
+    return "" if ratio is None else f"{ratio:.2f}"

@@ -39,6 +39,21 @@ def test_bench_measures_every_batch_and_thread_against_torch(xexport: Xexport, e
         torch_rate = next(r for r in rows if r["what"] == "torch" and r["batch"] == row["batch"])["images_per_second"]
         expected = None if row["what"] == "torch" else pytest.approx(row["images_per_second"] / torch_rate)
         assert row["against_torch"] == expected
+        first = next(r for r in rows if r["what"] == "model.onnx" and r["batch"] == row["batch"])["images_per_second"]
+        own = row["what"] == "model.core.onnx"
+        assert row["against_first"] == (pytest.approx(row["images_per_second"] / first) if own else None)
+
+
+def test_models_take_turns(exported: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    order: list[str] = []
+
+    def noting(model: ModelFile, pixels: Any) -> Callable[[], None]:
+        return lambda: order.append(model.path.name)
+
+    monkeypatch.setattr(export.bench, "_onnx_call", noting)
+    bench_models([exported.model, exported.core], BenchSpec(batches=(1,), threads=(1,), seconds=0, providers=("cpu",)))
+    turns = [name for name, before in zip(order, [None, *order], strict=False) if name != before]
+    assert turns == ["model.onnx", "model.core.onnx"] * 5
 
 
 def test_bench_measures_the_gpu_too_where_it_can_run_the_model(
