@@ -18,7 +18,8 @@ demo: $(SETUP)
 	@printf "\n%s\n" "The report: demo/runs/latest/report.html     The page: cd demo && ../$(BIN)/xserve start"
 
 test: $(SETUP)
-	$(BIN)/pytest -n auto --dist loadfile
+	@# A process a core: with more threads in each, they would wait for one another.
+	OPENBLAS_NUM_THREADS=1 $(BIN)/pytest -n auto --dist loadfile
 
 lint: $(SETUP)
 	$(BIN)/ruff check .
