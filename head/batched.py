@@ -17,6 +17,7 @@ from functools import cache, partial
 from importlib.util import find_spec
 from itertools import islice
 from threading import Event
+from typing import TypeGuard
 
 import torch
 from torch import Tensor
@@ -127,7 +128,7 @@ def tasks_on(
 ) -> list[Task]:
     """Divide jobs on the same rows into blocks, as :func:`head.batched_blocks.divide` does; see :func:`fit_heads`."""
     numbers, room = list(jobs), None
-    if by is not None and is_gpu(by):
+    if is_gpu(by):
         rows, valid = _sent(rows, by), None if valid is None else _sent(valid, by)
         room = free_bytes(by)
     one_order = isinstance(rows, StoredRows)
@@ -140,7 +141,7 @@ def tasks_on(
     return tasks
 
 
-def is_gpu(by: str | None) -> bool:
+def is_gpu(by: str | None) -> TypeGuard[str]:
     """Tell whether this is a GPU."""
     return by is not None and by.startswith("cuda")
 

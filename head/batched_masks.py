@@ -13,7 +13,7 @@ Draw = Callable[[Tensor, float, torch.Generator], None]
 """Fills factors of T batches, float32 (T, B, width), for a rate: :func:`draw_factors` or as it does."""
 
 # Bits of a 64-bit random number that torch makes a double of.
-_BITS = 53
+BITS = 53
 # Factors that are drawn at a time, 1 MiB, stay near the processor; more batches save no more calls worth counting.
 _FACTORS = 1 << 18
 _MOST_BATCHES = 16
@@ -75,12 +75,17 @@ def draw_factors(out: Tensor, rate: float, generator: torch.Generator) -> None:
         drawn if the lower 53 bits of a 64-bit random number, as a share of 2^53, are less than ``1 - rate``.
     """
     if torch_draws_so():
-        bits = torch.empty(out.shape, dtype=torch.int64).random_(generator=generator).bitwise_and_((1 << _BITS) - 1)
-        torch.lt(bits, math.ceil((1 - rate) * (1 << _BITS)), out=out)
+        bits = torch.empty(out.shape, dtype=torch.int64).random_(generator=generator).bitwise_and_((1 << BITS) - 1)
+        torch.lt(bits, kept_below(rate), out=out)
     else:
         for batch in out:
             batch.bernoulli_(1 - rate, generator=generator)
     out.div_(1 - rate)
+
+
+def kept_below(rate: float) -> int:
+    """Return the number below which :data:`BITS` random bits must be for a factor to be kept, as torch has it."""
+    return math.ceil((1 - rate) * (1 << BITS))
 
 
 @cache
@@ -88,9 +93,9 @@ def torch_draws_so() -> bool:
     """Try it out: another version may draw otherwise, and on some processors torch leaves it to MKL."""
     expected, found = torch.empty(4096), torch.empty(4096, dtype=torch.int64)
     alone, here = torch.Generator(), torch.Generator()
-    expected.bernoulli_(0.3, generator=alone)
-    found.random_(generator=here).bitwise_and_((1 << _BITS) - 1)
-    same = torch.equal(expected, (found < math.ceil(0.3 * (1 << _BITS))).float())
+    expected.bernoulli_(1 - 0.7, generator=alone)
+    found.random_(generator=here).bitwise_and_((1 << BITS) - 1)
+    same = torch.equal(expected, (found < kept_below(0.7)).float())
     return same and torch.equal(alone.get_state(), here.get_state())
 
 

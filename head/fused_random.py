@@ -6,7 +6,6 @@ here and putting it back gives what torch would have given, and leaves the gener
 
 from __future__ import annotations
 
-import math
 from functools import cache
 
 import numpy as np
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from head import batched_masks
+from head.batched_masks import BITS
 from head.fused_vectors import compiled
 
 Words = NDArray[np.uint32]
@@ -28,7 +28,6 @@ _UPPER, _LOWER, _MIXED = np.uint32(1 << 31), np.uint32((1 << 31) - 1), np.uint32
 _LEFT, _NEXT, _STATE = slice(8, 12), slice(16, 24), slice(24, 24 + 8 * _SIZE)
 # Random words that are in memory at a time, two a factor.
 _WORDS = 8192
-_BITS = 53
 
 
 def draw_factors(out: Tensor, rate: float, generator: torch.Generator) -> None:
@@ -67,7 +66,7 @@ def _draw(out: Tensor, rate: float, generator: torch.Generator) -> None:
     kept = state.numpy()
     left, following, words = kept[_LEFT].view(np.int32), kept[_NEXT].view(np.uint64), kept[_STATE].view(np.uint64)
     own = words.astype(np.uint32)
-    bound = math.ceil((1 - rate) * (1 << _BITS))
+    bound = batched_masks.kept_below(rate)
     above, below = np.uint32(bound >> 32), np.uint32(bound & 0xFFFFFFFF)
     kept_factor = np.float32(float(torch.ones(()) / (1 - rate)))
     place = int(following[0]) if left[0] > 1 else _SIZE
@@ -86,7 +85,7 @@ def _fill(
         part = out[first : first + _WORDS // 2]
         place = _random_words(state, place, words[: 2 * len(part)])
         for spot in range(len(part)):
-            upper, lower = words[2 * spot] & np.uint32((1 << _BITS - 32) - 1), words[2 * spot + 1]
+            upper, lower = words[2 * spot] & np.uint32((1 << BITS - 32) - 1), words[2 * spot + 1]
             drawn = (upper < above) | ((upper == above) & (lower < below))
             part[spot] = factor if drawn else np.float32(0)
     return place

@@ -114,8 +114,9 @@ class Sweep:
             finished_before = list(trials)
             try:
                 with unchanged(self.cache):
-                    for _ in labelled_blocks(self.cache, self._split.rows["test"]):
-                        pass  # they are looked at last, and would throw away all trials if they cannot be
+                    if self._missing(trials, self.planned):
+                        for _ in labelled_blocks(self.cache, self._split.rows["test"]):
+                            pass  # they are looked at last, and would throw away all trials if they cannot be
                     self._train(trials, turns, progress)
                     settings = rank_settings(trials, self.spec)
                     run = self._write_best(settings[0].best_trial) if settings else None

@@ -31,7 +31,7 @@ def test_factors_are_torchs_to_the_bit_and_the_generator_goes_on_as_it_would(
 
 
 def test_a_torch_that_draws_otherwise_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batched_masks, "_BITS", 52)
+    monkeypatch.setattr(batched_masks, "BITS", 52)
     batched_masks.torch_draws_so.cache_clear()
     try:
         assert not batched_masks.torch_draws_so()
