@@ -40,8 +40,8 @@ if TYPE_CHECKING:
     "--float-layers",
     type=click.IntRange(min=0),
     metavar="N",
-    help="Exactly so many convolutions stay in float32, those that rounding hurts most.  [default: the first block, "
-    "and as few others as the gate needs]",
+    help="Exactly so many convolutions stay in float32, those that rounding hurts most.  [default: as few as the gate "
+    "needs]",
 )
 @json_option
 def quantize(
@@ -49,9 +49,9 @@ def quantize(
 ) -> tuple[dict[str, Any], str]:
     """Write MODEL in 8 bits, about a quarter of the size, if it is no worse on the validation images.
 
-    Training images of the run calibrate it. Accuracy, sensitivity and AUC are measured before and after. The first
-    block stays in float32, the head's first matrix has 4 bits a number. If more is lost than the gate allows, it has 8,
-    and if that is too little, the fewest other layers that mend it stay in float32 (minutes); if half of them are not
+    Training images of the run calibrate it. Accuracy, sensitivity and AUC are measured before and after. The
+    head's first matrix has 4 bits a number. If more is lost than the gate allows, it has 8; if that is too little, the
+    first block stays in float32, and then the fewest other layers that mend it (minutes). If half of them are not
     enough: exit code 1, the table, and no file.
     """
     from export.model_file import open_model

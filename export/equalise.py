@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 import numpy as np
 import onnx
@@ -21,6 +21,8 @@ _PASS = ("Clip", "Relu", "Add")
 # Where no bound cuts, rounding activations costs several times what rounding weights does: they get all of it.
 _EXPONENT, _UNBOUNDED_EXPONENT = 0.5, 1.0
 _MAX_STRETCH = 1000.0
+# The image with its mean taken off.
+CENTRED = "centred"
 
 Array = NDArray[np.float64]
 
@@ -61,9 +63,15 @@ def fold_normalisation(model: onnx.ModelProto, preprocess: PreprocessSpec) -> No
     behind = graph.nodes[graph.nodes.index(first) :]
     mean, deviation = (255 * np.reshape(each, (1, -1, 1, 1)) for each in (preprocess.mean, preprocess.std))
     _scale(graph, first.input[1], 1 / deviation)
-    graph.set_weight("mean_level", mean.astype(np.float32))
-    behind[0].input[0] = "centred"
-    graph.replace_nodes([onnx.helper.make_node("Sub", [INPUT, "mean_level"], ["centred"], name="centred"), *behind])
+    graph.set_weight(f"{CENTRED}_by", mean.astype(np.float32))
+    behind[0].input[0] = CENTRED
+    graph.replace_nodes([onnx.helper.make_node("Sub", [INPUT, f"{CENTRED}_by"], [CENTRED], name=CENTRED), *behind])
+
+
+def common_mean(graph: Graph) -> float | None:
+    """Return what a model made ready takes off the grey levels of every channel; ``None`` if channels differ."""
+    means = np.unique(graph.weight(f"{CENTRED}_by"))
+    return float(means[0]) if len(means) == 1 else None
 
 
 def _widths(model: onnx.ModelProto, names: Collection[str], pixels: Pixels) -> dict[str, Array]:
@@ -116,12 +124,20 @@ def _stretch(graph: Graph, name: str, producer: onnx.NodeProto, stretch: Array) 
         if reader.op_type == "Conv":
             by_input = attribute(reader, "group", 1) == 1
             _scale(graph, reader.input[1], 1 / stretch.reshape((1, -1, 1, 1) if by_input else (-1, 1, 1, 1)))
+        elif reader.op_type == "ReduceMean":  # over height and width: dividing the means is less work
+            shape = (1, -1, 1, 1) if attribute(reader, "keepdims", 1) else (1, -1)
+            _divide(graph, reader.output[0], stretch.reshape(shape), graph.readers()[reader.output[0]])
         elif reader.op_type not in _PASS:
             others.append(reader)
     if others:
-        graph.set_weight(f"{name}_unstretch", (1 / stretch).astype(np.float32).reshape(1, -1, 1, 1))
-        back = onnx.helper.make_node("Mul", [name, f"{name}_unstretch"], [f"{name}_level"], name=f"{name}_level")
-        graph.insert_behind(name, back, others)
+        _divide(graph, name, stretch.reshape(1, -1, 1, 1), others)
+
+
+def _divide(graph: Graph, name: str, stretch: Array, readers: Sequence[onnx.NodeProto]) -> None:
+    """Let some readers of a tensor read it divided."""
+    graph.set_weight(f"{name}_unstretch", (1 / stretch).astype(np.float32))
+    back = onnx.helper.make_node("Mul", [name, f"{name}_unstretch"], [f"{name}_level"], name=f"{name}_level")
+    graph.insert_behind(name, back, readers)
 
 
 def _scale(graph: Graph, name: str, factor: Array) -> None:

@@ -14,11 +14,12 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from export.equalise import equalise, fold_normalisation
+from export.equalise import common_mean, equalise, fold_normalisation
 from export.first_matrix import first_matrix, half_bytes
 from export.graph import Graph, cleaned, copied, cut_at, features_name, run_model
 from export.qdq import shorten_names, store_matrices_in_8_bits, store_matrix_in_4_bits, write_rounded
 from export.rounding import Rounded, round_model
+from export.stem import dither_stem
 from export.steps import Progress
 from featurize.preprocess import Pixels
 from featurize.specs import PreprocessSpec
@@ -61,6 +62,11 @@ class Ready:
         return [node.name for node in Graph(self.model).convolutions]
 
     @property
+    def reads_grey_levels(self) -> bool:
+        """Whether the first convolution in 8 bits reads the image's grey levels as they are."""
+        return common_mean(Graph(self.model)) is not None
+
+    @property
     def features_name(self) -> str:
         """What the head reads."""
         return features_name(self.model)
@@ -92,6 +98,7 @@ def make_ready(traced: onnx.ModelProto, pixels: Pixels, preprocess: PreprocessSp
     features = run_model(model, pixels, [features_name(model)])[0]
     equalise(model, pixels)
     fold_normalisation(model, preprocess)
+    dither_stem(model)
     return Ready(model=model, pixels=pixels, features=features)
 
 

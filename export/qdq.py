@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from export.first_matrix import HalfBytes
 from export.graph import Graph
 from export.rounding import Layer, Levels, Rounded, nearest_weights
+from export.stem import read_grey_levels
 
 # Matrices with fewer numbers stay as they are: they weigh nothing.
 _SMALL = 16_384
@@ -38,6 +39,8 @@ def write_rounded(model: onnx.ModelProto, rounded: Rounded) -> None:
             if name in rounded.tensors:
                 nodes += _write_levels(graph, name, rounded.tensors[name])
     graph.replace_nodes(nodes)
+    read_grey_levels(model)
+    graph = Graph(model)
     _keep_in_float(graph, [node for node in graph.convolutions if node.name not in rounded.layers])
 
 

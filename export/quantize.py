@@ -161,9 +161,10 @@ def quantize_model(
 ) -> Quantized:
     """Write a model in fewer bits, with its core form and certificate, if validation images show no loss over the gate.
 
-    In INT8 the first block stays in float32 and the head's first matrix has 4 bits. If that loses more than the gate,
-    the matrix has 8, and if that is too little the fewest other layers that mend it, with either, stay in float32;
-    unless ``spec`` says how many.
+    In INT8 all convolutions have 8 bits and the head's first matrix 4. If that loses more than the gate, the matrix has
+    8; if that is too little the first block, and then the fewest other layers that mend it, stay in float32, with
+    either; unless ``spec`` says how many. Where channels have means of their own, the first block does so from the
+    start.
 
     Args:
         path: the full float32 model of ``run``.
@@ -261,9 +262,10 @@ def _int8(traced: onnx.ModelProto, run: Run, judge: _Judge, spec: QuantizeSpec, 
     if spec.float_layers is not None:
         return attempt(tuple(_ranked(ready, stage)[: spec.float_layers]) if spec.float_layers else ())
     first = first_block(ready)
-    plain = attempt(first)
-    if judge.allows(plain):
-        return plain
+    for start in ((), first) if ready.reads_grey_levels else (first,):
+        plain = attempt(start)
+        if judge.allows(plain):
+            return plain
     logger.info("that is over the gate: looking for the layers that must stay in float32")
 
     def allowed(more: tuple[str, ...]) -> _Candidate | None:

@@ -11,6 +11,7 @@ import onnx
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from export.equalise import CENTRED, common_mean
 from export.error_feedback import rounded_in_order
 from export.graph import Graph
 from export.onnx_file import INPUT
@@ -37,8 +38,11 @@ class Levels:
     zero: np.uint8
 
     def round(self, values: Array) -> Array:
-        """Return the nearest values that can be held, float32."""
-        levels = np.clip(np.rint(values / self.step) + float(self.zero), 0, 255)
+        """Return the nearest values that can be held, float32.
+
+        Halves go up, so that grey levels with a mean of 127.5 taken off stay apart; their layer's bias takes the half.
+        """
+        levels = np.clip(np.floor(values / self.step + 0.5) + float(self.zero), 0, 255)
         return ((levels - float(self.zero)) * self.step).astype(np.float32)
 
 
@@ -112,7 +116,7 @@ def round_model(
         if name in wanted:
             if node.op_type == "Add":
                 sums[name] = found[name]
-            rounded.tensors[name] = covering(true[name])
+            rounded.tensors[name] = _levels(graph, name, true[name])
             found[name] = rounded.tensors[name].round(found[name])
         for name in node.input:
             if last_use[name] == place:
@@ -139,7 +143,7 @@ def round_each(model: onnx.ModelProto, pixels: Pixels) -> Rounded:
         name = node.output[0]
         true[name] = run_node(graph, node, true)
         if name in wanted:
-            each.tensors[name] = covering(true[name])
+            each.tensors[name] = _levels(graph, name, true[name])
         if node.op_type == "Conv":
             source = node.input[0]
             given = {source: each.tensors[source].round(true[source])}
@@ -207,6 +211,12 @@ def row_scale(weight: Array) -> NDArray[np.float32]:
 def widened(weight: NDArray[np.int8], scale: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return float32 weights of int8 ones."""
     return weight.astype(np.float32) * scale.reshape(-1, *(1,) * (weight.ndim - 1))
+
+
+def _levels(graph: Graph, name: str, values: Array) -> Levels:
+    """Return the steps of a tensor: of the image, if they can be its grey levels, or :func:`covering` its values."""
+    mean = common_mean(graph) if name == CENTRED else None
+    return covering(values) if mean is None else Levels(step=np.float32(1), zero=np.uint8(mean))
 
 
 def _round_layer(graph: Graph, node: onnx.NodeProto, found: dict[str, Array], true: Array) -> tuple[Array, Layer]:

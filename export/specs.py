@@ -98,8 +98,8 @@ class QuantizeSpec:
         gate: largest loss of accuracy, sensitivity or AUC on the validation images, in points (hundredths).
         calibration_images: training images on which channels are equalised and the features' mean is put right; 32 of
             them, at sides over 224 fewer, are followed through the layers to round each.
-        float_layers: exactly so many convolutions stay in float32, those that rounding hurts most; by default those of
-            the first block, and where the gate refuses that, as few others as it needs.
+        float_layers: exactly so many convolutions stay in float32, those that rounding hurts most; by default none,
+            and where the gate refuses that, those of the first block and as few others as it needs.
         data: the folder of the images; by default the one that was featurized.
     """
 
