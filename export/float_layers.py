@@ -41,7 +41,7 @@ def rank_layers(ready: Ready, progress: Progress | None = None) -> list[str]:
         ready: the model.
         progress: told the layers measured and their number.
     """
-    each = round_each(ready.backbone, ready.followed)
+    each = round_each(ready.backbone, ready.pixels[ready.followed])
     costs = {}
     for place, layer in enumerate(ready.layers):
         costs[layer] = feature_error(ready, only(ready.backbone, each, layer), _IMAGES)

@@ -6,7 +6,7 @@ import logging
 import tempfile
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from export.equalise import common_mean, equalise, fold_normalisation
 from export.first_matrix import first_matrix, half_bytes
 from export.graph import Graph, cleaned, copied, cut_at, features_name, run_model
+from export.outputs import LOGITS
 from export.qdq import shorten_names, store_matrices_in_8_bits, store_matrix_in_4_bits, write_rounded
 from export.rounding import Rounded, round_model
 from export.stem import dither_stem
@@ -28,6 +29,9 @@ from featurize.specs import PreprocessSpec
 _FOLLOWED = 32
 _SIDE = 224
 _MIN_FOLLOWED = 8
+# How often a model is rounded, on other images each time. One rounding is worse than another by as much as most of what
+# was tried to make them better.
+_ROUNDINGS = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,18 +42,23 @@ class Ready:
         model: ``image`` float32 (N, 3, S, S) and all outputs; BatchNorms folded, channels equalised.
         pixels: uint8 (n, S, S, 3), images of the training.
         features: what the float32 model gives for them, float32 (n, D).
+        logits: the same, float32 (n, C).
+        start: where, from 0 to 1, the first followed image lies between the first image and where the second would be.
     """
 
     model: onnx.ModelProto
     pixels: Pixels
     features: NDArray[np.float32]
+    logits: NDArray[np.float32]
+    start: float = 0.5
 
     @property
-    def followed(self) -> Pixels:
-        """Those of the images, spread evenly, that rounding follows through the layers."""
+    def followed(self) -> NDArray[np.intp]:
+        """Indices of the images, spread evenly, that rounding follows through the layers."""
         most = max(_MIN_FOLLOWED, _FOLLOWED * _SIDE**2 // self.pixels.shape[1] ** 2)
-        last = len(self.pixels) - 1
-        return self.pixels[np.linspace(0, last, min(most, last + 1)).round().astype(np.intp)]
+        count = min(most, len(self.pixels))
+        places: NDArray[np.intp] = ((np.arange(count) + self.start) * len(self.pixels) / count).astype(np.intp)
+        return places
 
     @cached_property
     def backbone(self) -> onnx.ModelProto:
@@ -95,11 +104,11 @@ def make_ready(traced: onnx.ModelProto, pixels: Pixels, preprocess: PreprocessSp
     del model.graph.value_info[:]
     for place, node in enumerate(model.graph.node):
         node.name = _layer_name(node) or node.name or f"node_{place}"
-    features = run_model(model, pixels, [features_name(model)])[0]
+    features, logits = run_model(model, pixels, [features_name(model), LOGITS])
     equalise(model, pixels)
     fold_normalisation(model, preprocess)
     dither_stem(model)
-    return Ready(model=model, pixels=pixels, features=features)
+    return Ready(model=model, pixels=pixels, features=features, logits=logits)
 
 
 def round_ready(ready: Ready, float_layers: Collection[str] = (), progress: Progress | None = None) -> Rounded:
@@ -110,7 +119,34 @@ def round_ready(ready: Ready, float_layers: Collection[str] = (), progress: Prog
         float_layers: names of convolutions that stay in float32.
         progress: told the nodes done and their number.
     """
-    return round_model(ready.backbone, ready.followed, float_layers=float_layers, progress=progress)
+    return round_model(ready.backbone, ready.pixels[ready.followed], float_layers=float_layers, progress=progress)
+
+
+def round_repeatedly(
+    ready: Ready, float_layers: Collection[str] = (), progress: Progress | None = None
+) -> list[tuple[Ready, Rounded]]:
+    """Round the backbone, following other images each time, and return the roundings with what they followed.
+
+    The first is the one whose logits are nearest to float32's (root mean square) on the images that it did not follow.
+    If all are followed, there is only one.
+
+    Args:
+        ready: the model.
+        float_layers: names of convolutions that stay in float32.
+        progress: told the nodes done and their number, over all roundings.
+    """
+    count = _ROUNDINGS if len(ready.followed) < len(ready.pixels) else 1
+    found: list[tuple[float, Ready, Rounded]] = []
+    for place in range(count):
+
+        def advance(done: int, total: int, before: int = place) -> None:
+            if progress is not None:
+                progress(before * total + done, count * total)
+
+        following = replace(ready, start=(place + 0.5) / count)
+        rounded = round_ready(following, float_layers, advance)
+        found.append((_logit_error(following, rounded) if count > 1 else 0.0, following, rounded))
+    return [(following, rounded) for _, following, rounded in sorted(found, key=lambda each: each[0])]
 
 
 def write_int8(ready: Ready, rounded: Rounded, head_bits: int | None = None) -> onnx.ModelProto:
@@ -155,6 +191,17 @@ def feature_error(ready: Ready, rounded: Rounded, count: int) -> float:
     # Features that hardly vary would count for more than all others.
     deviation = np.maximum(deviation, 0.1 * float(np.median(deviation)) + np.finfo(np.float32).tiny)
     return float(np.square((error - error.mean(0)) / deviation).mean())
+
+
+def _logit_error(ready: Ready, rounded: Rounded) -> float:
+    """Return the root mean square of what a rounding changes in the logits of the images that it did not follow.
+
+    What it changes in all logits of an image alike does not count: no probability changes by that.
+    """
+    model = write_int8(ready, rounded, ready.head_bits[0])
+    others = np.setdiff1d(np.arange(len(ready.pixels)), ready.followed)
+    error = run_model(model, ready.pixels[others], [LOGITS])[0] - ready.logits[others]
+    return float(np.sqrt(np.square(error - error.mean(1, keepdims=True)).mean()))
 
 
 def _layer_name(node: onnx.NodeProto) -> str | None:

@@ -19,7 +19,7 @@ from export.float_layers import fewest, first_block, rank_layers
 from export.graph import run_model
 from export.half_precision import to_float16
 from export.ingredients import labelled_images
-from export.int8 import Ready, make_ready, round_ready, write_int8
+from export.int8 import Ready, make_ready, round_ready, round_repeatedly, write_int8
 from export.metadata import VARIANTS, ModelMetadata
 from export.model_file import open_model
 from export.onnx_file import detach_resize, finish
@@ -34,6 +34,7 @@ from export.parity import (
     onnx_probabilities,
     open_sessions,
 )
+from export.rounding import Rounded
 from export.specs import QuantizeSpec
 from export.steps import Progress
 from export.together import targets_of, together
@@ -161,10 +162,11 @@ def quantize_model(
 ) -> Quantized:
     """Write a model in fewer bits, with its core form and certificate, if validation images show no loss over the gate.
 
-    In INT8 all convolutions have 8 bits and the head's first matrix 4. If that loses more than the gate, the matrix has
-    8; if that is too little the first block, and then the fewest other layers that mend it, stay in float32, with
-    either; unless ``spec`` says how many. Where channels have means of their own, the first block does so from the
-    start.
+    In INT8 all convolutions have 8 bits and the head's first matrix 4. They are rounded three times, on other training
+    images each time; the first tried is the one nearest to float32 on those that it was not rounded on. If that loses
+    more than the gate, the matrix has 8, and then the second and the third are tried. If that is too little the first
+    block, and then the fewest other layers that mend it, stay in float32; unless ``spec`` says how many. Where channels
+    have means of their own, the first block does so from the start.
 
     Args:
         path: the full float32 model of ``run``.
@@ -246,33 +248,42 @@ def _half(traced: onnx.ModelProto, judge: _Judge) -> _Candidate:
 
 
 def _int8(traced: onnx.ModelProto, run: Run, judge: _Judge, spec: QuantizeSpec, stage: Stage) -> _Candidate:
-    """Return the first of the models that the gate allows, or else the one with the fewest layers in float32."""
+    """Return the first of the models that the gate allows, or else one that it refuses."""
     calibration, _ = labelled_images(run, "train", spec.data, spec.calibration_images)
     ready = make_ready(traced, calibration.pixels, run.feature_spec.preprocess)
+    first = first_block(ready)
+    start = () if ready.reads_grey_levels else first
+    if spec.float_layers is not None:
+        start = tuple(_ranked(ready, stage)[: spec.float_layers]) if spec.float_layers else ()
 
-    def attempt(float_layers: tuple[str, ...]) -> _Candidate:
-        with stage("rounding") as progress:
-            rounded = round_ready(ready, float_layers, progress)
-        for each in ready.head_bits:
-            candidate = judge.look_at(write_int8(ready, rounded, each), float_layers, each)
+    def written(ready: Ready, rounded: Rounded, float_layers: tuple[str, ...]) -> _Candidate:
+        for bits in ready.head_bits:
+            candidate = judge.look_at(write_int8(ready, rounded, bits), float_layers, bits)
             if judge.allows(candidate):
                 break
         return candidate
 
-    if spec.float_layers is not None:
-        return attempt(tuple(_ranked(ready, stage)[: spec.float_layers]) if spec.float_layers else ())
-    first = first_block(ready)
-    for start in ((), first) if ready.reads_grey_levels else (first,):
-        plain = attempt(start)
+    with stage("rounding") as progress:
+        roundings = round_repeatedly(ready, start, progress)
+    for each in roundings:
+        plain = written(*each, start)
         if judge.allows(plain):
             return plain
-    logger.info("that is over the gate: looking for the layers that must stay in float32")
+    if spec.float_layers is not None:
+        return plain
+    nearest = roundings[0][0]
 
-    def allowed(more: tuple[str, ...]) -> _Candidate | None:
-        candidate = attempt(first + more)
+    def attempt(float_layers: tuple[str, ...]) -> _Candidate | None:
+        with stage("rounding") as progress:
+            rounded = round_ready(nearest, float_layers, progress)
+        candidate = written(nearest, rounded, float_layers)
         return candidate if judge.allows(candidate) else None
 
-    return fewest([layer for layer in _ranked(ready, stage) if layer not in first], allowed) or plain
+    if start != first and (found := attempt(first)):
+        return found
+    logger.info("that is over the gate: looking for the layers that must stay in float32")
+    others = [layer for layer in _ranked(nearest, stage) if layer not in first]
+    return fewest(others, lambda more: attempt(first + more)) or plain
 
 
 def _ranked(ready: Ready, stage: Stage) -> list[str]:

@@ -210,6 +210,27 @@ def test_layers_stay_in_float32_until_the_gate_is_passed(
     assert sum(node.input[1] in kept for node in graph.node if node.op_type == "Conv") == 4
 
 
+def test_another_rounding_is_tried_before_layers_stay_in_float32(
+    xexport: Xexport, exported: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The gate is stood in for by one that refuses what was rounded first."""
+    seen: list[Any] = []
+
+    def allows(_: object, candidate: Any) -> bool:
+        if all(each is not candidate for each in seen):
+            seen.append(candidate)
+        return len(seen) > 2
+
+    monkeypatch.setattr("export.quantize._Judge.allows", allows)
+    monkeypatch.setattr("export.int8._FOLLOWED", 0)  # and so no more than at least, of small images too
+    target = tmp_path / "m.onnx"
+    done = xexport("quantize", exported.model, "--run", exported.run.folder, "-o", target, "--json")
+    assert done.exit_code == 0, done.output
+    attempts = [(each["float_layers"], each["head_bits"]) for each in json.loads(done.stdout)["attempts"]]
+    assert attempts == [(0, 4), (0, 8), (0, 4)]
+    assert np.abs(seen[0].answers - seen[2].answers).max() > 0
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -16,7 +16,7 @@ from export.equalise import fold_normalisation
 from export.error_feedback import rounded_in_order
 from export.float_layers import fewest, first_block
 from export.graph import Graph, attribute, copied, features_name, run_model
-from export.int8 import Ready, feature_error, make_ready, round_ready
+from export.int8 import Ready, feature_error, make_ready, round_ready, round_repeatedly, write_int8
 from export.qdq import write_rounded
 from export.rounding import Rounded, covering, only, round_each, row_scale
 from export.rounding import _line as line
@@ -45,7 +45,7 @@ def rounded(ready: Ready) -> Rounded:
 
 @pytest.fixture(scope="module")
 def rounded_apart(ready: Ready) -> Rounded:
-    return round_each(ready.backbone, ready.followed)
+    return round_each(ready.backbone, ready.pixels[ready.followed])
 
 
 def folded(ready: Ready) -> onnx.ModelProto:
@@ -88,12 +88,43 @@ def test_channels_that_no_bound_cuts_have_one_range(ready: Ready, pixels: np.nda
 
 
 @pytest.mark.parametrize(("images", "side", "followed"), [(300, 224, 32), (40, 224, 32), (9, 224, 9), (300, 448, 8)])
-def test_images_that_are_followed_are_spread_evenly(images: int, side: int, followed: int, ready: Ready) -> None:
-    many = np.broadcast_to(np.arange(images).reshape(-1, 1, 1, 1), (images, side, side, 3))
-    found = replace(ready, pixels=many).followed[:, 0, 0, 0]
+@pytest.mark.parametrize("start", [1 / 6, 0.5, 5 / 6])
+def test_images_that_are_followed_are_spread_evenly(
+    images: int, side: int, followed: int, start: float, ready: Ready
+) -> None:
+    many = np.broadcast_to(np.uint8(0), (images, side, side, 3))
+    found = replace(ready, pixels=many, start=start).followed
     assert len(set(found)) == followed
-    assert (found[0], found[-1]) == (0, images - 1)
-    assert np.ptp(np.diff(found)) <= 1
+    gaps = np.diff([found[-1] - images, *found])
+    assert gaps.max() - gaps.min() <= 1
+
+
+def test_the_rounding_nearest_to_float32_on_other_images_comes_first(
+    ready: Ready, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of three that follow other images, 12 each; measured here with the written models."""
+    monkeypatch.setattr("export.int8._FOLLOWED", 1)
+    rng = np.random.default_rng(0)
+    many = rng.integers(0, 128, (60, 64, 64, 3), dtype=np.uint8) + rng.integers(0, 128, (60, 1, 1, 3), dtype=np.uint8)
+    features, logits = run_model(ready.model, many, [ready.features_name, "logits"])
+    told: list[tuple[int, int]] = []
+    found = round_repeatedly(
+        replace(ready, pixels=many, features=features, logits=logits), progress=lambda *each: told.append(each)
+    )
+    errors = []
+    for following, rounded in found:
+        model = write_int8(following, rounded, following.head_bits[0])
+        others = np.delete(np.arange(60), following.followed)
+        error = run_model(model, many[others], ["logits"])[0] - logits[others]
+        errors.append(np.sqrt(np.square(error[:, 1] - error[:, 0]).mean()))
+    assert len({following.start for following, _ in found}) == len(set(errors)) == 3
+    assert errors == sorted(errors)
+    assert [done for done, _ in told] == list(range(1, told[-1][1] + 1))
+
+
+def test_where_all_images_are_followed_there_is_one_rounding(ready: Ready) -> None:
+    ((following, _),) = round_repeatedly(ready)
+    assert following.followed.tolist() == list(range(len(ready.pixels)))
 
 
 @pytest.mark.parametrize(("low", "high"), [(-3.0, 5.0), (0.5, 6.0), (-2.0, -1.0)])
