@@ -49,10 +49,11 @@ def quantize(
 ) -> tuple[dict[str, Any], str]:
     """Write MODEL in 8 bits, about a quarter of the size, if it is no worse on the validation images.
 
-    Training images of the run calibrate it. Accuracy, sensitivity and AUC are measured before and after. The
-    head's first matrix has 4 bits a number. If more is lost than the gate allows, it has 8; if that is too little, the
-    first block stays in float32, and then the fewest other layers that mend it (minutes). If half of them are not
-    enough: exit code 1, the table, and no file.
+    Training images of the run calibrate it. Accuracy, sensitivity and AUC are measured before and after. The model is
+    rounded three times, on other images each time, and the one nearest to float32 on the rest is tried first; the
+    head's first matrix has 4 bits a number, or 8. If each loses more than the gate allows, the first block stays in
+    float32, and then the fewest other layers that mend it (minutes). If half of them are not enough: exit code 1, the
+    table, and no file.
     """
     from export.model_file import open_model
     from export.quantize import quantize_model
