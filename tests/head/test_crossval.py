@@ -150,7 +150,8 @@ def test_the_command_prints_the_contract_and_writes_the_predictions(make_cache: 
     groups, labels = patients(30, 3)
     cache = make_cache(sizes=(90,), groups=groups, labels=labels)
     table = tmp_path / "out.csv"
-    arguments = ["crossval", "--features", str(cache.path), "--folds", "3", "--epochs", "2", "--hidden", "linear"]
+    places = ["--features", str(cache.path), "--runs", str(tmp_path / "runs")]
+    arguments = ["crossval", *places, "--folds", "3", "--epochs", "2", "--hidden", "linear"]
     done = CliRunner().invoke(main, [*arguments, "--predictions", str(table), "--json"])
     answer = json.loads(done.stdout)
     assert {"mean", "std", "interval"} <= set(answer["accuracy"])
