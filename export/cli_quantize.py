@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     type=click.IntRange(min=1),
     default=default_of(QuantizeSpec, "calibration_images"),
     show_default=True,
-    help="Training images on which channels are equalised and the features' mean is put right; 32 of them are followed "
-    "through the layers.",
+    help="Training images on which channels are equalised and the features' mean is put right; 32 of them (more of "
+    "images below 224 pixels, fewer above) are followed through the layers.",
 )
 @click.option(
     "--float-layers",

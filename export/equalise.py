@@ -21,6 +21,8 @@ _PASS = ("Clip", "Relu", "Add")
 # Where no bound cuts, rounding activations costs several times what rounding weights does: they get all of it.
 _EXPONENT, _UNBOUNDED_EXPONENT = 0.5, 1.0
 _MAX_STRETCH = 1000.0
+# Of fewer images, what a bound then cuts off others costs more than narrow channels do.
+_FEWEST = 50
 # The image with its mean taken off.
 CENTRED = "centred"
 
@@ -31,7 +33,8 @@ def equalise(model: onnx.ModelProto, pixels: Pixels) -> None:
     """Widen the narrow channels between convolutions, and divide the weights that read them by as much.
 
     One scale for all channels of a tensor leaves a narrow channel only some of the 256 levels. A Clip at the channel's
-    bound stays where it is: what is widened is cut off at the largest values that the images reached.
+    bound stays where it is: what is widened is cut off halfway, in proportion, between the largest value that the
+    images reached and the bound. Few images reach too little of what others do: then such channels stay as they are.
 
     Args:
         model: float32, changed in place.
@@ -44,6 +47,8 @@ def equalise(model: onnx.ModelProto, pixels: Pixels) -> None:
     for group in groups:
         bounds = {name: _upper_bound(graph, producers[name]) for name in group}
         cut = [name for name, bound in bounds.items() if bound is not None]
+        if cut and len(pixels) < _FEWEST:
+            continue
         width = np.max([widths[name] for name in cut or group], axis=0)
         top = max((bound for bound in bounds.values() if bound is not None), default=float(width.max()))
         stretch = np.clip(top / np.maximum(width, 1e-6), 1, _MAX_STRETCH) ** (_EXPONENT if cut else _UNBOUNDED_EXPONENT)

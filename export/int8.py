@@ -22,6 +22,7 @@ from export.qdq import shorten_names, store_matrices_in_8_bits, store_matrix_in_
 from export.rounding import Rounded, round_model
 from export.stem import dither_stem
 from export.steps import Progress
+from export.thinning import thinned
 from featurize.preprocess import Pixels
 from featurize.specs import PreprocessSpec
 
@@ -82,7 +83,7 @@ class Ready:
 
     @property
     def head_bits(self) -> tuple[int | None, ...]:
-        """Bits that a number of the head's first matrix can have, the fewest first; ``None``: it is too small."""
+        """Bits that a number of the head's first matrix can have, the fewest first; ``None``: too small for 4."""
         return (None,) if first_matrix(self.model) is None else (4, 8)
 
 
@@ -128,14 +129,14 @@ def round_repeatedly(
     """Round the backbone, following other images each time, and return the roundings with what they followed.
 
     The first is the one whose logits are nearest to float32's (root mean square) on the images that it did not follow.
-    If all are followed, there is only one.
+    If more than half of all are followed, there is only one.
 
     Args:
         ready: the model.
         float_layers: names of convolutions that stay in float32.
         progress: told the nodes done and their number, over all roundings.
     """
-    count = _ROUNDINGS if len(ready.followed) < len(ready.pixels) else 1
+    count = _ROUNDINGS if 2 * len(ready.followed) <= len(ready.pixels) else 1
     found: list[tuple[float, Ready, Rounded]] = []
     for place in range(count):
 
@@ -182,11 +183,12 @@ def feature_error(ready: Ready, rounded: Rounded, count: int) -> float:
     Args:
         ready: the model.
         rounded: all of it, or a part.
-        count: images to look at.
+        count: images to look at, at most, spread evenly.
     """
     backbone = copied(ready.backbone)
     write_rounded(backbone, rounded)
-    error = run_model(backbone, ready.pixels[:count], [ready.features_name])[0] - ready.features[:count]
+    places = list(thinned(range(len(ready.pixels)), count))
+    error = run_model(backbone, ready.pixels[places], [ready.features_name])[0] - ready.features[places]
     deviation = ready.features.std(0)
     # Features that hardly vary would count for more than all others.
     deviation = np.maximum(deviation, 0.1 * float(np.median(deviation)) + np.finfo(np.float32).tiny)

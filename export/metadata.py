@@ -36,8 +36,8 @@ class ModelMetadata(Spec):
             does not measure it.
         precision: how the weights of the backbone are stored: ``float32``, ``float16`` or ``int8``.
         float_layers: convolutions that stayed in float32 in an ``int8`` model, by name.
-        head_bits: of each number of the head's first matrix in an ``int8`` model, 4 or 8; ``None`` where it is so small
-            that it was left as it is, and in other models.
+        head_bits: of each number of the head's first matrix in an ``int8`` model, 4 or 8; ``None`` where it is too
+            small for 4, and in other models.
         audit: whether the training data were audited and passed, as the run notes it, or ``None`` if it does not say.
     """
 

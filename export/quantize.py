@@ -5,25 +5,22 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
 
 from export.certificate import Certified, certificate_content
-from export.distance import familiar_threshold
 from export.float_layers import fewest, first_block, rank_layers
-from export.graph import run_model
+from export.gate import Candidate, Gate, describe
 from export.half_precision import to_float16
 from export.ingredients import labelled_images
 from export.int8 import Ready, make_ready, round_ready, round_repeatedly, write_int8
 from export.metadata import VARIANTS, ModelMetadata
 from export.model_file import open_model
 from export.onnx_file import detach_resize, finish
-from export.outputs import OOD, PROBABILITIES
 from export.parity import (
     LOWER_TOLERANCES,
     CheckImages,
@@ -38,12 +35,14 @@ from export.rounding import Rounded
 from export.specs import QuantizeSpec
 from export.steps import Progress
 from export.together import targets_of, together
-from export.worth import MEASURES, Worth, losses, measure, worth_table
-from featurize.errors import MismatchError, ModelError, ParityError
+from export.worth import MEASURES, Worth, measure, worth_table
+from featurize.errors import MismatchError, ModelError, OutputError, ParityError
 from featurize.specs import require
 from head.run import Run
 
 logger = logging.getLogger(__name__)
+
+_OTHER_NAME = "choose another name with -o"
 
 Stage = Callable[[str], AbstractContextManager[Progress]]
 """Opens the progress of a stage, by its name."""
@@ -64,7 +63,7 @@ class Quantized:
         max_difference: largest difference of a probability.
         mean_difference: mean difference of a probability.
         float_layers: convolutions that stayed in float32.
-        head_bits: of each number of the head's first matrix, 4 or 8; ``None`` if it was left as it is.
+        head_bits: of each number of the head's first matrix, 4 or 8; ``None`` if it is too small for 4.
         attempts: how many such layers and bits each attempt had, and what it lost, in order; the one written is among
             them.
         familiar: what became of the distance from the training images; ``None`` for a model that does not measure it.
@@ -94,69 +93,6 @@ class Quantized:
         }
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Candidate:
-    """A model in fewer bits, not written yet."""
-
-    model: onnx.ModelProto
-    float_layers: tuple[str, ...]
-    head_bits: int | None
-    answers: Probabilities
-    distances: NDArray[np.float32] | None
-    worth: Worth
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Judge:
-    """The gate: validation images and what float32 says of them."""
-
-    metadata: ModelMetadata
-    images: CheckImages
-    labels: list[str]
-    answers: Probabilities
-    worth: Worth
-    gate: float
-    attempts: list[dict[str, Any]] = field(default_factory=list)
-
-    def look_at(
-        self, model: onnx.ModelProto, float_layers: tuple[str, ...] = (), head_bits: int | None = None
-    ) -> _Candidate:
-        """Measure a model and note what it loses."""
-        names = [PROBABILITIES, *([] if self.metadata.ood_threshold is None else [OOD])]
-        answers, *distances = run_model(model, self.images.pixels, names)
-        worth = measure(answers, self.labels, self.metadata)
-        lost = losses(self.worth, worth)
-        self.attempts.append({"float_layers": len(float_layers), "head_bits": head_bits, "losses": lost})
-        head = f", the head's first matrix in {head_bits} bits" if head_bits else ""
-        logger.info("%d layers in float32%s: loses %s", len(float_layers), head, _points(lost))
-        return _Candidate(
-            model=model,
-            float_layers=float_layers,
-            head_bits=head_bits,
-            answers=answers,
-            distances=distances[0] if distances else None,
-            worth=worth,
-        )
-
-    def allows(self, candidate: _Candidate) -> bool:
-        """Whether no measure loses more than the gate."""
-        return max(losses(self.worth, candidate.worth).values()) <= self.gate + 1e-9
-
-    def familiar(self, candidate: _Candidate) -> dict[str, float] | None:
-        """Return the threshold of the distance before and after, and the share beyond the old one that calls for it.
-
-        Rounding moves the distances, so the threshold is set again as the export set it: 1 image in 20 lies beyond.
-        """
-        old, distances = self.metadata.ood_threshold, candidate.distances
-        if old is None or distances is None:
-            return None
-        return {
-            "threshold_before": old,
-            "threshold_after": familiar_threshold(distances),
-            "beyond_old_threshold": float((distances > old).mean()),
-        }
-
-
 def quantize_model(
     path: Path, run: Run, output: Path, spec: QuantizeSpec, stage: Stage = lambda what: nullcontext(_silent)
 ) -> Quantized:
@@ -181,16 +117,18 @@ def quantize_model(
         SpecError: if more layers are to stay in float32 than there are.
         DataError: if the images are gone.
         ParityError: if the loss is over the gate; nothing is then written.
-        OutputError: if the files cannot be written.
+        OutputError: if the files cannot be written, or would replace ``path``.
     """
     targets, certificate = targets_of(output)
+    if path.resolve() in {target.resolve() for target in targets.values()}:
+        raise OutputError("the quantised model would take the place of its original", path=output, mend=_OTHER_NAME)
     metadata = _checked(path, run)
     traced = _traced(path, metadata, spec)
-    judge = _judge(path, run, metadata, spec)
-    chosen = _half(traced, judge) if spec.precision == "float16" else _int8(traced, run, judge, spec, stage)
-    if not judge.allows(chosen):
-        raise _refusal(judge, chosen, output, spec.precision)
-    familiar = judge.familiar(chosen)
+    gate = _gate(path, run, metadata, spec)
+    chosen = _half(traced, gate) if spec.precision == "float16" else _int8(traced, run, gate, spec, stage)
+    if chosen is None:
+        raise _refusal(gate, output, spec)
+    familiar = gate.familiar(chosen)
     metadata = replace(
         metadata,
         precision=spec.precision,
@@ -207,19 +145,19 @@ def quantize_model(
         result = Quantized(
             files=targets,
             certificate=certificate,
-            images=len(judge.images),
-            before=judge.worth,
+            images=len(gate.images),
+            before=gate.worth,
             after=chosen.worth,
             bytes_before=path.stat().st_size,
             bytes_after=written["full"].stat().st_size,
-            max_difference=float(np.abs(chosen.answers - judge.answers).max()),
-            mean_difference=float(np.abs(chosen.answers - judge.answers).mean()),
+            max_difference=float(np.abs(chosen.answers - gate.answers).max()),
+            mean_difference=float(np.abs(chosen.answers - gate.answers).mean()),
             float_layers=chosen.float_layers,
             head_bits=chosen.head_bits,
-            attempts=judge.attempts,
+            attempts=gate.attempts_as_json(),
             familiar=familiar,
         )
-        text = _certificate(metadata, written, judge.images, chosen.answers, result)
+        text = _certificate(metadata, written, gate.images, chosen.answers, result)
         (folder / certificate.name).write_text(text, encoding="utf-8", errors="surrogateescape")
     return result
 
@@ -236,54 +174,54 @@ def _traced(path: Path, metadata: ModelMetadata, spec: QuantizeSpec) -> onnx.Mod
     return traced
 
 
-def _judge(path: Path, run: Run, metadata: ModelMetadata, spec: QuantizeSpec) -> _Judge:
+def _gate(path: Path, run: Run, metadata: ModelMetadata, spec: QuantizeSpec) -> Gate:
     images, labels = labelled_images(run, "valid", spec.data)
     answers = onnx_probabilities(open_model(path).session, images.pixels, "full")
     worth = measure(answers, labels, metadata)
-    return _Judge(metadata=metadata, images=images, labels=labels, answers=answers, worth=worth, gate=spec.gate)
+    return Gate(metadata=metadata, images=images, labels=labels, answers=answers, worth=worth, most=spec.gate)
 
 
-def _half(traced: onnx.ModelProto, judge: _Judge) -> _Candidate:
-    return judge.look_at(to_float16(traced))
+def _half(traced: onnx.ModelProto, gate: Gate) -> Candidate | None:
+    candidate = gate.look_at(to_float16(traced))
+    return candidate if gate.allows(candidate) else None
 
 
-def _int8(traced: onnx.ModelProto, run: Run, judge: _Judge, spec: QuantizeSpec, stage: Stage) -> _Candidate:
-    """Return the first of the models that the gate allows, or else one that it refuses."""
+def _int8(traced: onnx.ModelProto, run: Run, gate: Gate, spec: QuantizeSpec, stage: Stage) -> Candidate | None:
+    """Return the first model that the gate allows."""
     calibration, _ = labelled_images(run, "train", spec.data, spec.calibration_images)
     ready = make_ready(traced, calibration.pixels, run.feature_spec.preprocess)
     first = first_block(ready)
     start = () if ready.reads_grey_levels else first
     if spec.float_layers is not None:
         start = tuple(_ranked(ready, stage)[: spec.float_layers]) if spec.float_layers else ()
-
-    def written(ready: Ready, rounded: Rounded, float_layers: tuple[str, ...]) -> _Candidate:
-        for bits in ready.head_bits:
-            candidate = judge.look_at(write_int8(ready, rounded, bits), float_layers, bits)
-            if judge.allows(candidate):
-                break
-        return candidate
-
     with stage("rounding") as progress:
         roundings = round_repeatedly(ready, start, progress)
-    for each in roundings:
-        plain = written(*each, start)
-        if judge.allows(plain):
-            return plain
+    for following, rounded in roundings:
+        if found := _written(following, rounded, start, gate):
+            return found
     if spec.float_layers is not None:
-        return plain
+        return None
     nearest = roundings[0][0]
 
-    def attempt(float_layers: tuple[str, ...]) -> _Candidate | None:
+    def attempt(float_layers: tuple[str, ...]) -> Candidate | None:
         with stage("rounding") as progress:
             rounded = round_ready(nearest, float_layers, progress)
-        candidate = written(nearest, rounded, float_layers)
-        return candidate if judge.allows(candidate) else None
+        return _written(nearest, rounded, float_layers, gate)
 
     if start != first and (found := attempt(first)):
         return found
     logger.info("that is over the gate: looking for the layers that must stay in float32")
     others = [layer for layer in _ranked(nearest, stage) if layer not in first]
-    return fewest(others, lambda more: attempt(first + more)) or plain
+    return fewest(others, lambda more: attempt(first + more))
+
+
+def _written(ready: Ready, rounded: Rounded, float_layers: tuple[str, ...], gate: Gate) -> Candidate | None:
+    """Return a rounded model with the fewest bits in the head that the gate allows."""
+    for bits in ready.head_bits:
+        candidate = gate.look_at(write_int8(ready, rounded, bits), float_layers, bits)
+        if gate.allows(candidate):
+            return candidate
+    return None
 
 
 def _ranked(ready: Ready, stage: Stage) -> list[str]:
@@ -293,10 +231,6 @@ def _ranked(ready: Ready, stage: Stage) -> list[str]:
 
 def _silent(done: int, total: int) -> None:
     """Progress that nobody wants to see."""
-
-
-def _points(lost: dict[str, float]) -> str:
-    return ", ".join(f"{name} {points:.2f}" for name, points in lost.items()) + " points"
 
 
 def _checked(path: Path, run: Run) -> ModelMetadata:
@@ -319,18 +253,20 @@ def _checked(path: Path, run: Run) -> ModelMetadata:
     return metadata
 
 
-def _refusal(judge: _Judge, candidate: _Candidate, output: Path, precision: str) -> ParityError:
-    most = max(each["float_layers"] for each in judge.attempts)
+def _refusal(gate: Gate, output: Path, spec: QuantizeSpec) -> ParityError:
+    half = spec.precision == "float16"
+    advice = "calibrate on more images (--calibration-images; all that the training has, where it has few), "
+    advice += "" if spec.float_layers is None else "keep another number of layers in float32 (--float-layers N), "
+    table = worth_table(gate.worth, gate.best.worth)
+    best = "" if half else f"best of {len(gate.attempts)} attempts: {describe(gate.best)}"
     return ParityError(
         "the quantised model is worse than the gate allows; nothing was written",
         path=output,
-        expected=f"a loss of at most {judge.gate:g} points in {', '.join(MEASURES)}",
-        found="\n            ".join(["", *worth_table(judge.worth, candidate.worth)]).lstrip(" ")
-        + (f"\n            up to {most} layers in float32 did not help enough" if most else ""),
+        expected=f"a loss of at most {gate.most:g} points in {', '.join(MEASURES)}",
+        found="\n            ".join([best, *table]).lstrip(" "),
         mend="keep the float32 model"
-        if precision == "float16"
-        else "keep more layers in float32 (--float-layers N), take --fp16, or train on efficientnet-lite0, made "
-        "for 8 bits",
+        if half
+        else f"{advice}take --fp16, or train on efficientnet-lite0, made for 8 bits",
     )
 
 

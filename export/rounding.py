@@ -23,6 +23,7 @@ Array = NDArray[Any]
 
 # A slope further from 1 comes from a channel that hardly varies on these images.
 _SLOPES = (0.8, 1.25)
+_LARGEST_BIAS = 2**29
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,7 +111,8 @@ def round_model(
         name = node.output[0]
         true[name] = run_node(graph, node, true)
         if node.op_type == "Conv" and node.name not in float_layers:
-            found[name], rounded.layers[node.name] = _round_layer(graph, node, found, true[name])
+            step = rounded.tensors[node.input[0]].step
+            found[name], rounded.layers[node.name] = _round_layer(graph, node, found, true[name], step)
         else:
             found[name] = run_node(graph, node, found | sums if node.op_type == "Add" else found)
         if name in wanted:
@@ -146,8 +148,9 @@ def round_each(model: onnx.ModelProto, pixels: Pixels) -> Rounded:
             each.tensors[name] = _levels(graph, name, true[name])
         if node.op_type == "Conv":
             source = node.input[0]
-            given = {source: each.tensors[source].round(true[source])}
-            each.layers[node.name] = _round_layer(graph, node, given, true[name])[1]
+            levels = each.tensors[source]
+            given = {source: levels.round(true[source])}
+            each.layers[node.name] = _round_layer(graph, node, given, true[name], levels.step)[1]
         for read in node.input:
             if last_use[read] == place:
                 true.pop(read, None)
@@ -219,11 +222,14 @@ def _levels(graph: Graph, name: str, values: Array) -> Levels:
     return covering(values) if mean is None else Levels(step=np.float32(1), zero=np.uint8(mean))
 
 
-def _round_layer(graph: Graph, node: onnx.NodeProto, found: dict[str, Array], true: Array) -> tuple[Array, Layer]:
+def _round_layer(
+    graph: Graph, node: onnx.NodeProto, found: dict[str, Array], true: Array, step: np.float32
+) -> tuple[Array, Layer]:
     given = graph.weight(node.input[1])
-    scale = row_scale(given)
-    weight = rounded_in_order(given, scale, node, found[node.input[0]])
     bias = graph.weight(node.input[2]).astype(np.float64)
+    # onnxruntime holds a bias in 32 bits, in units of both steps: too small ones, of dead channels, would overflow it
+    scale = np.maximum(row_scale(given), (np.abs(bias) / (float(step) * _LARGEST_BIAS)).astype(np.float32))
+    weight = rounded_in_order(given, scale, node, found[node.input[0]])
     output = run_node(graph, node, found, {node.input[1]: widened(weight, scale)})
     slope, shift = _line(output, true)
     layer = Layer(

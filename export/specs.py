@@ -97,8 +97,8 @@ class QuantizeSpec:
         precision: ``int8`` or ``float16``.
         gate: largest loss of accuracy, sensitivity or AUC on the validation images, in points (hundredths).
         calibration_images: training images on which channels are equalised and the features' mean is put right; 32 of
-            them, at sides over 224 fewer, are followed through the layers to round each; other ones each of three
-            times.
+            them at 224 pixels, more of smaller and fewer of larger images, are followed through the layers to round
+            each; other ones each of three times, if they are no more than half.
         float_layers: exactly so many convolutions stay in float32, those that rounding hurts most; by default none,
             and where the gate refuses that, those of the first block and as few others as it needs.
         data: the folder of the images; by default the one that was featurized.

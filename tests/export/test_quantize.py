@@ -122,6 +122,30 @@ def test_a_loss_over_the_gate_writes_nothing_and_shows_the_table(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_the_original_is_not_replaced(xexport: Xexport, copied: Any) -> None:
+    before = copied.model.read_bytes()
+    done = xexport("quantize", copied.model, "--run", copied.run.folder, "-o", copied.model, "--fp16")
+    assert done.exit_code == 1
+    assert "would take the place of its original" in done.stderr
+    assert copied.model.read_bytes() == before
+
+
+def test_a_refusal_shows_the_attempt_that_lost_least(
+    xexport: Xexport, exported: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What candidates are worth is stood in for: 4 bits in the head lose less than 8."""
+    worths = iter([Worth(accuracy=each, sensitivity=each, auc=each) for each in (0.9, 0.7, 0.5)])
+    monkeypatch.setattr("export.gate.measure", lambda *_: next(worths))
+    monkeypatch.setattr("export.quantize.measure", lambda *_: Worth(accuracy=1.0, sensitivity=1.0, auc=1.0))
+    done = xexport(
+        *("quantize", exported.model, "--run", exported.run.folder, "-o", tmp_path / "m.onnx", "--float-layers", 0)
+    )
+    assert done.exit_code == 1
+    assert "best of 2 attempts: 0 layers in float32, the head's first matrix in 4 bits" in done.stderr
+    assert "90.00%" in done.stderr
+    assert "70.00%" not in done.stderr
+
+
 def test_a_model_of_half_precision_answers_almost_as_before(xexport: Xexport, exported: Any, tmp_path: Path) -> None:
     target = tmp_path / "m.onnx"
     done = xexport(
@@ -193,7 +217,7 @@ def test_layers_stay_in_float32_until_the_gate_is_passed(
     def allows(_: object, candidate: Any) -> bool:
         return len(candidate.float_layers) >= 4 and candidate.head_bits == 8
 
-    monkeypatch.setattr("export.quantize._Judge.allows", allows)
+    monkeypatch.setattr("export.gate.Gate.allows", allows)
     target = tmp_path / "m.onnx"
     done = xexport("quantize", exported.model, "--run", exported.run.folder, "-o", target, "--json")
     assert done.exit_code == 0, done.output
@@ -221,7 +245,7 @@ def test_another_rounding_is_tried_before_layers_stay_in_float32(
             seen.append(candidate)
         return len(seen) > 2
 
-    monkeypatch.setattr("export.quantize._Judge.allows", allows)
+    monkeypatch.setattr("export.gate.Gate.allows", allows)
     monkeypatch.setattr("export.int8._FOLLOWED", 0)  # and so no more than at least, of small images too
     target = tmp_path / "m.onnx"
     done = xexport("quantize", exported.model, "--run", exported.run.folder, "-o", target, "--json")

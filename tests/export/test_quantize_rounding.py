@@ -193,8 +193,32 @@ def test_rounding_in_order_costs_less_than_rounding_each_layer_alone(
     assert in_order < apart
 
 
-def test_a_model_with_every_layer_in_float32_has_the_error_of_the_border_alone(ready: Ready) -> None:
-    assert feature_error(ready, round_ready(ready, ready.layers), len(ready.pixels)) < 0.01
+def test_a_model_with_every_layer_in_float32_has_no_error(ready: Ready) -> None:
+    assert feature_error(ready, round_ready(ready, ready.layers), len(ready.pixels)) < 1e-6
+
+
+def test_layers_are_ranked_on_images_spread_evenly(ready: Ready) -> None:
+    """Exchanging the features of others changes nothing."""
+    rounded, exchanged = round_ready(ready), ready.features.copy()
+    exchanged[[1, 2, 3]] = ready.features[[2, 3, 1]]
+    other = replace(ready, features=exchanged)
+    assert feature_error(other, rounded, 2) == pytest.approx(feature_error(ready, rounded, 2), rel=1e-5)
+    assert feature_error(other, rounded, 8) > 2 * feature_error(ready, rounded, 8)
+
+
+def test_the_bias_of_a_dead_channel_fits_into_32_bits(ready: Ready) -> None:
+    """In units of both steps, as onnxruntime's convolutions add it."""
+    model = copied(ready.model)
+    graph = Graph(model)
+    node = graph.convolutions[4]
+    weight, bias = (graph.weight(name).copy() for name in node.input[1:])
+    weight[0], bias[0] = 1e-30, 1
+    graph.set_weight(node.input[1], weight)
+    graph.set_weight(node.input[2], bias)
+    rounded = round_ready(replace(ready, model=model))
+    layer, step = rounded.layers[node.name], rounded.tensors[node.input[0]].step
+    assert np.abs(layer.bias / (layer.scale.astype(np.float64) * step)).max() < 2**31
+    assert layer.bias[0] == pytest.approx(1, abs=0.1)
 
 
 def test_onnxruntime_rounds_no_layer_of_its_own_accord(ready: Ready, tmp_path: Path) -> None:
