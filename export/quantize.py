@@ -255,7 +255,7 @@ def _checked(path: Path, run: Run) -> ModelMetadata:
 
 def _refusal(gate: Gate, output: Path, spec: QuantizeSpec) -> ParityError:
     half = spec.precision == "float16"
-    advice = "calibrate on more images (--calibration-images; all that the training has, where it has few), "
+    advice = "calibrate on more training images (--calibration-images N), "
     advice += "" if spec.float_layers is None else "keep another number of layers in float32 (--float-layers N), "
     table = worth_table(gate.worth, gate.best.worth)
     best = "" if half else f"best of {len(gate.attempts)} attempts: {describe(gate.best)}"
