@@ -141,7 +141,8 @@ def verify(model: Path, run: Path | None, **settings: Any) -> tuple[dict[str, An
     """Check that MODEL is the file that was proven, and that it still answers as it was proven to.
 
     Its bytes are held against the certificate. With --data, the images of the certificate are answered again and
-    compared with what torch said then; with --run, torch runs again. Exit code 1 if anything differs.
+    compared with what torch said then; with --run, torch runs again (models in float32; INT8 and half precision differ
+    from torch by more than that allows). Exit code 1 if anything differs.
     """
     from export.verify import verify_model
     from head.run import open_run

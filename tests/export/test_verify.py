@@ -100,6 +100,18 @@ def test_other_weights_under_a_forged_certificate_are_recognised_by_their_answer
     assert "does not answer as it was proven to" in done.stderr
 
 
+def test_a_certificate_has_no_say_in_what_counts_as_the_same_answer(xexport: Xexport, copied: Any) -> None:
+    """The core form, since files at their own size have a tolerance of their own."""
+    rewrite(copied.core, negate_the_last_layer)
+    facts = json.loads(copied.certificate.read_text())
+    facts["models"]["core"]["sha256"] = sha256_of(copied.core)
+    copied.certificate.write_text(json.dumps(facts | {"tolerance": 1.0}))
+    for reference in (("--data", copied.data), ("--run", copied.run.folder)):
+        done = xexport("verify", copied.core, "--certificate", copied.certificate, *reference)
+        assert done.exit_code == 1
+        assert "does not answer as it was proven to" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("change", "what"),
     [
