@@ -40,7 +40,7 @@ class Speed:
     """How long calls took.
 
     Attributes:
-        what: what ran: ``torch`` or the name of the model file.
+        what: what ran: ``torch`` or the name of the model file, its path where several have the same name.
         provider: where: ``cpu`` or ``cuda``.
         threads: of the network on the CPU.
         batch: images a call.
@@ -161,7 +161,7 @@ def _measure_all(models: Sequence[Path], plain: PlainModel | None, setting: _Set
             calls.append((str(model.path), _onnx_call(model, _noise(setting.batch, model))))
     durations = _take_turns(calls, setting, spec.seconds)
     torch = _speed("torch", setting, durations.pop(0)) if plain is not None else None
-    lines = [_speed(model.path.name, setting, took) for model, took in zip(opened, durations, strict=True)]
+    lines = [_speed(_shown(model, opened), setting, took) for model, took in zip(opened, durations, strict=True)]
     compared = [
         replace(
             line,
@@ -172,6 +172,12 @@ def _measure_all(models: Sequence[Path], plain: PlainModel | None, setting: _Set
         for line, model in zip(lines, opened, strict=True)
     ]
     return [torch, *compared] if torch else compared
+
+
+def _shown(model: ModelFile, opened: Sequence[ModelFile]) -> str:
+    """Return a model's name, or its path where another has the same name."""
+    same = sum(other.path.name == model.path.name for other in opened) > 1
+    return str(model.path) if same else model.path.name
 
 
 def _take_turns(calls: Sequence[tuple[str, Call]], setting: _Setting, seconds: float) -> list[list[float]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -42,7 +43,8 @@ class Certificate:
         path: the file.
         models: variant to SHA-256 of the model file.
         metadata: of the models, as they were written.
-        tolerance: largest difference of a probability that counts as the same answer.
+        tolerance: largest difference of a probability that counted as the same answer when it was written; checks go by
+            that of the model's precision, since who forges a certificate would choose one that forgives everything.
         reference: what torch (for models of fewer bits, the model itself) said of the images that were compared.
         facts: everything in the file.
     """
@@ -126,12 +128,13 @@ def read_certificate(path: Path) -> Certificate:
                 found=f"{facts['format']} version {facts['schema_version']}",
                 mend=mend,
             )
+        metadata = dict(facts["metadata"])
         return Certificate(
             path=path,
-            models={variant: entry["sha256"] for variant, entry in facts["models"].items()},
-            metadata=facts["metadata"],
+            models={variant: str(entry["sha256"]) for variant, entry in facts["models"].items()},
+            metadata=metadata,
             tolerance=float(facts["tolerance"]),
-            reference=_reference(facts["reference"]),
+            reference=_reference(facts["reference"], len(metadata["class_names"])),
             facts=facts,
         )
     except FileNotFoundError as error:
@@ -142,8 +145,14 @@ def read_certificate(path: Path) -> Certificate:
         raise ModelError("a damaged certificate", path=path, found=str(error), mend=mend) from error
 
 
-def _reference(rows: Sequence[Mapping[str, Any]]) -> list[ReferenceImage]:
-    return [
-        ReferenceImage(path=row["path"], sha256=row["sha256"], probabilities=tuple(row["probabilities"]))
+def _reference(rows: Sequence[Mapping[str, Any]], classes: int) -> list[ReferenceImage]:
+    images = [
+        ReferenceImage(
+            path=str(row["path"]), sha256=str(row["sha256"]), probabilities=tuple(map(float, row["probabilities"]))
+        )
         for row in rows
     ]
+    for image in images:
+        if len(image.probabilities) != classes or not all(map(math.isfinite, image.probabilities)):
+            raise ValueError(f"{image.path} has not {classes} probabilities")
+    return images

@@ -15,7 +15,7 @@ class DenseHead(nn.Module):
     """Linear layers and ReLUs alone, equal to a head with BatchNorms in evaluation mode.
 
     Args:
-        head: BatchNorm1d, Linear, ReLU and Dropout in any order that starts with a BatchNorm1d or a Linear.
+        head: BatchNorm1d, Linear, ReLU and Dropout, with a Linear after every BatchNorm1d, before any ReLU.
 
     Raises:
         SpecError: if the head has another kind of layer.

@@ -16,7 +16,7 @@ from export.model_file import ModelFile
 from export.outputs import HEATMAP, OOD, PROBABILITIES
 from export.steps import Progress
 from featurize.atomic import replacing
-from featurize.errors import DataError, ImageError, ModelError
+from featurize.errors import DataError, ImageError, ModelError, OutputError
 from featurize.images import decode
 from featurize.preprocess import resize
 
@@ -73,27 +73,35 @@ def explain_images(
     Raises:
         ModelError: if the model has no heatmap.
         DataError: if there is no class ``shown``, there are no images, or none can be read.
-        OutputError: if a picture cannot be written.
+        OutputError: if a picture cannot be written, or would replace one of the images; nothing is then written.
     """
     if HEATMAP not in model.outputs:
         raise ModelError("a model without a heatmap", path=model.path, mend="name the full model, model.onnx")
     if shown is not None and shown not in model.metadata.class_names:
-        raise DataError("no such class", path=model.path, expected=", ".join(model.metadata.class_names), found=shown)
+        raise DataError(
+            "no such class",
+            path=model.path,
+            expected=", ".join(model.metadata.class_names),
+            found=shown,
+            mend="name one of them with --class",
+        )
     files = list_images(images)
     done: list[Explanation] = []
     skipped: list[tuple[str, str]] = []
-    names: set[str] = set()
-    for number, file in enumerate(files, 1):
+    targets = _free_targets(files, folder)
+    for number, (file, target) in enumerate(zip(files, targets, strict=True), 1):
         try:
             image = decode(file.read_bytes()).convert("RGB")
         except (ImageError, OSError) as error:
             skipped.append((str(file), getattr(error, "what", None) or str(error)))
         else:
-            done.append(_explain(model, file, image, folder / _free_name(file, names), shown))
+            done.append(_explain(model, file, image, target, shown))
         if progress is not None:
             progress(number, len(files))
     if not done:
-        raise DataError("none of the images can be read", path=files[0], found=skipped[0][1])
+        raise DataError(
+            "none of the images can be read", path=files[0], found=skipped[0][1], mend="name images that can be opened"
+        )
     return done, skipped
 
 
@@ -136,9 +144,9 @@ def _explain(model: ModelFile, file: Path, image: Image.Image, target: Path, sho
 
 
 def _with_caption(picture: Image.Image, result: Explanation) -> Image.Image:
-    text = f"{result.shown} {result.probability:.3f}"
+    text = f"{' '.join(result.shown.splitlines())} {result.probability:.3f}"
     if result.shown != result.label:
-        text += f" (decided: {result.label})"
+        text += f" (decided: {' '.join(result.label.splitlines())})"
     if result.foreign:
         text += "  unlike the training images"
     left, top = _CAPTION_AT
@@ -149,10 +157,20 @@ def _with_caption(picture: Image.Image, result: Explanation) -> Image.Image:
     return framed
 
 
-def _free_name(file: Path, taken: set[str]) -> str:
-    name, number = f"{file.stem}.png", 1
-    while name in taken:
-        number += 1
-        name = f"{file.stem}-{number}.png"
-    taken.add(name)
-    return name
+def _free_targets(files: Sequence[Path], folder: Path) -> list[Path]:
+    """Return a picture's path for each file, no two the same and none of them one of the files."""
+    sources = {file.resolve() for file in files}
+    taken: set[str] = set()
+    targets = []
+    for file in files:
+        name, number = f"{file.stem}.png", 1
+        while name in taken:
+            number += 1
+            name = f"{file.stem}-{number}.png"
+        taken.add(name)
+        targets.append(folder / name)
+        if targets[-1].resolve() in sources:
+            raise OutputError(
+                "a picture would take the place of an image", path=targets[-1], mend="choose another folder with -o"
+            )
+    return targets

@@ -163,10 +163,9 @@ def check_variant(
     metadata: ModelMetadata,
     images: CheckImages,
     expected: Probabilities,
-    tolerance: float = TOLERANCE,
     advance: Advance = lambda done: None,
 ) -> dict[str, Agreement]:
-    """Hold an exported model against expected probabilities (n, C).
+    """Hold an exported model against expected probabilities (n, C), within the tolerance of its precision.
 
     Returns:
         The agreement under the name of the variant, and for the full model in float32 another under
@@ -174,7 +173,7 @@ def check_variant(
     """
     variant = metadata.variant
     found = onnx_probabilities(session, images.pixels, variant, advance)
-    agreements = {variant: compare(expected, found, metadata.decide, tolerance)}
+    agreements = {variant: compare(expected, found, metadata.decide, LOWER_TOLERANCES[metadata.precision])}
     if _resizes(metadata):
         positions, answers = [], []
         for position, pixels in images.originals():

@@ -22,7 +22,6 @@ from export.metadata import VARIANTS, ModelMetadata
 from export.model_file import open_model
 from export.onnx_file import detach_resize, finish
 from export.parity import (
-    LOWER_TOLERANCES,
     CheckImages,
     Checks,
     Probabilities,
@@ -41,8 +40,6 @@ from featurize.specs import require
 from head.run import Run
 
 logger = logging.getLogger(__name__)
-
-_OTHER_NAME = "choose another name with -o"
 
 Stage = Callable[[str], AbstractContextManager[Progress]]
 """Opens the progress of a stage, by its name."""
@@ -121,7 +118,9 @@ def quantize_model(
     """
     targets, certificate = targets_of(output)
     if path.resolve() in {target.resolve() for target in targets.values()}:
-        raise OutputError("the quantised model would take the place of its original", path=output, mend=_OTHER_NAME)
+        raise OutputError(
+            "the quantised model would take the place of its original", path=output, mend="choose another name with -o"
+        )
     metadata = _checked(path, run)
     traced = _traced(path, metadata, spec)
     gate = _gate(path, run, metadata, spec)
@@ -274,11 +273,10 @@ def _certificate(
     metadata: ModelMetadata, written: dict[str, Path], images: CheckImages, answers: Probabilities, result: Quantized
 ) -> str:
     checks: Checks = {}
-    tolerance = LOWER_TOLERANCES[metadata.precision]
     for file in written.values():
         embedded = open_model(file).metadata
         for provider, session in open_sessions(file).items():
-            found = check_variant(session, embedded, images, answers, tolerance)
+            found = check_variant(session, embedded, images, answers)
             checks.setdefault(provider, {}).update(found)
     gate = {
         "images": result.images,

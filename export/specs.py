@@ -13,6 +13,9 @@ DEFAULT_MODEL = "model.onnx"
 DEFAULT_RUNS = "runs"
 OPSETS = (13, 18)
 PROVIDERS = ("cpu", "cuda")
+MAX_THREADS = 1024  # each is a thread of the operating system, of which a machine has some tens of thousands
+MAX_COUNT = 2**31 - 1  # Triton's counts are int32
+MAX_WAIT_MS = 3_600_000.0
 CUDA_GRAPHS = ("auto", "on", "off")
 TRITON_KINDS = {"auto": "KIND_AUTO", "cpu": "KIND_CPU", "gpu": "KIND_GPU"}
 
@@ -84,6 +87,8 @@ class BenchSpec:
             numbers = getattr(self, name)
             fits = bool(numbers) and min(numbers) >= 1
             require(fits, f"{name} out of range", expected="whole numbers from 1", found=list(numbers))
+        most = max(self.threads)
+        require(most <= MAX_THREADS, "threads out of range", expected=f"at most {MAX_THREADS}", found=most)
         require(0 <= self.seconds < math.inf, "seconds out of range", expected="0 or more", found=self.seconds)
         known = set(self.providers) <= set(PROVIDERS)
         require(known, "unknown provider", expected=" or ".join(PROVIDERS), found=self.providers)
@@ -149,8 +154,9 @@ class TritonSpec:
             require_model_name(self.name)
         for name in ("model_version", "max_batch", "instances"):
             value = getattr(self, name)
-            require(value > 0, f"{name} out of range", expected="1 or more", found=value)
-        require(self.batch_wait_ms >= 0, "batch_wait_ms out of range", expected="0 or more", found=self.batch_wait_ms)
+            require(0 < value <= MAX_COUNT, f"{name} out of range", expected=f"1 to {MAX_COUNT}", found=value)
+        wait, longest = self.batch_wait_ms, MAX_WAIT_MS
+        require(0 <= wait <= longest, "batch_wait_ms out of range", expected=f"0 to {longest:.0f}", found=wait)
         require(self.device in TRITON_KINDS, "unknown device", expected="auto, cpu or gpu", found=self.device)
 
 

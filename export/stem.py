@@ -67,18 +67,18 @@ def read_grey_levels(model: onnx.ModelProto) -> None:
         model: 8 bits written into it; changed in place.
     """
     graph = Graph(model)
-    first, mean = graph.convolutions[0], common_mean(graph)
-    if graph.producers()[first.input[0]].op_type != "DequantizeLinear" or mean is None:
+    first = graph.convolutions[0]
+    if graph.producers()[first.input[0]].op_type != "DequantizeLinear" or common_mean(graph) is None:
         return
-    for name, value in (("grey_step", np.float32(1)), ("grey_zero", np.uint8(0)), ("grey_centre", np.uint8(mean))):
-        graph.set_weight(name, np.asarray(value))
+    step, centre = f"{CENTRED}_step", f"{CENTRED}_zero"  # one grey level, and the one that stands for 0
+    graph.set_weight("black", np.asarray(np.uint8(0)))
     make, levels = onnx.helper.make_node, "grey_levels"
-    nodes = [make("QuantizeLinear", [INPUT, "grey_step", "grey_zero"], [levels], name=levels)]
+    nodes = [make("QuantizeLinear", [INPUT, step, "black"], [levels], name=levels)]
     if _is_stem(first) and _side(model) % 2 == 0:
         nodes.append(make("SpaceToDepth", [levels], ["grey_blocks"], blocksize=2, name="grey_blocks"))
         levels = "grey_blocks"
         _over_blocks(graph, first)
-    nodes.append(make("DequantizeLinear", [levels, "grey_step", "grey_centre"], ["grey"], name="grey"))
+    nodes.append(make("DequantizeLinear", [levels, step, centre], ["grey"], name="grey"))
     first.input[0] = "grey"
     gone = {CENTRED, f"{CENTRED}_levels", f"{CENTRED}_rounded"}
     graph.replace_nodes([*nodes, *(node for node in graph.nodes if not gone & set(node.output))])

@@ -43,6 +43,13 @@ def _check_place(output: Path, files: list[Path]) -> None:
         raise OutputError(
             "not a name for a model", path=output, expected="a file that ends in .onnx", mend="name one with -o"
         )
+    if output.name.endswith(".core.onnx"):
+        raise OutputError(
+            "the name of a core model, which would replace the one of another",
+            path=output,
+            expected="the name of a full model; the core model goes beside it",
+            mend=f"-o {output.name.removesuffix('.core.onnx')}.onnx",
+        )
     for path in files:
         if path.is_dir():
             raise OutputError("a folder of that name is in the way", path=path, mend="choose another name with -o")

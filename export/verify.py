@@ -13,7 +13,6 @@ from export.certificate import Certificate, certificate_path, read_certificate
 from export.metadata import ModelMetadata
 from export.model_file import ModelFile, open_model
 from export.parity import (
-    LOWER_TOLERANCES,
     CheckImages,
     Checks,
     Probabilities,
@@ -49,6 +48,7 @@ class Verification:
         certificate: the one it was held against, or ``None``.
         run: name of the run it was held against, or ``None``.
         reference: ``torch``, ``certificate``, or ``None`` if no answers were compared.
+        missing_images: images of the certificate that are not there or cannot be read, and were left out.
         changed_images: images of the certificate that are no longer the same files, and were left out.
         checks: provider to check to agreement.
     """
@@ -57,6 +57,7 @@ class Verification:
     certificate: str | None
     run: str | None
     reference: str | None
+    missing_images: int
     changed_images: int
     checks: Checks
 
@@ -91,22 +92,21 @@ def verify_model(
     sessions = open_sessions(path, require_cuda=spec.require_cuda)
     steps = Steps(progress, lambda images: images + len(sessions) * count_answers(model.metadata, images))
     checks: Checks = {}
-    reference, changed = None, 0
+    reference, missing, changed = None, 0, 0
     if run is not None:
         images, expected = _torch_answers(run, spec, steps)
         reference = "torch"
     elif spec.data is not None and proof is not None:
-        images, expected, changed = _recorded_answers(model, proof, spec.data, steps)
+        images, expected, missing, changed = _recorded_answers(model, proof, spec.data, steps)
         reference = "certificate"
     if reference is not None:
-        # not the certificate's: who forges that would choose one that forgives everything
-        tolerance = LOWER_TOLERANCES[model.metadata.precision]
-        checks = _compare(model, sessions, (images, expected), tolerance, steps)
+        checks = _compare(model, sessions, (images, expected), steps)
     return Verification(
         model=str(path),
         certificate=str(proof.path) if proof else None,
         run=run.name if run else None,
         reference=reference,
+        missing_images=missing,
         changed_images=changed,
         checks=checks,
     )
@@ -175,7 +175,7 @@ def _torch_answers(run: Run, spec: VerifySpec, steps: Steps) -> tuple[CheckImage
 
 def _recorded_answers(
     model: ModelFile, proof: Certificate, data: Path, steps: Steps
-) -> tuple[CheckImages, Probabilities, int]:
+) -> tuple[CheckImages, Probabilities, int, int]:
     if not data.exists():
         raise DataError("no such folder", path=data, mend="name the folder that was featurized with --data DIR")
     recorded = {row.path: row for row in proof.reference}
@@ -197,19 +197,18 @@ def _recorded_answers(
         pixels=found.pixels[same],
     )
     expected = np.array([recorded[path].probabilities for path in images.paths], np.float32)
-    return images, expected, len(found) - len(same)
+    return images, expected, len(recorded) - len(found), len(found) - len(same)
 
 
 def _compare(
     model: ModelFile,
     sessions: dict[str, Session],
     asked: tuple[CheckImages, Probabilities],
-    tolerance: float,
     steps: Steps,
 ) -> Checks:
     images, expected = asked
     checks = {
-        provider: check_variant(session, model.metadata, images, expected, tolerance, steps)
+        provider: check_variant(session, model.metadata, images, expected, steps)
         for provider, session in sessions.items()
     }
     for provider, agreements in checks.items():

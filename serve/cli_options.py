@@ -6,12 +6,12 @@ from pathlib import Path
 
 import click
 
-from export.specs import DEFAULT_MODEL
+from export.specs import DEFAULT_MODEL, MAX_THREADS
 
 model_option = click.option(
     "--model", type=click.Path(path_type=Path), default=DEFAULT_MODEL, show_default=True, help="A file of xexport onnx."
 )
 
 threads_option = click.option(
-    "--threads", type=click.IntRange(min=1), help="CPU threads for the network.  [default: number of cores]"
+    "--threads", type=click.IntRange(1, MAX_THREADS), help="CPU threads for the network.  [default: number of cores]"
 )

@@ -16,7 +16,9 @@ from click.testing import CliRunner, Result
 from PIL import Image, ImageDraw
 
 from export.cli import main as export_main
+from export.int8 import Ready, make_ready
 from featurize.cli import main as featurize_main
+from featurize.specs import PreprocessSpec
 from head.cli import main as head_main
 from head.run import Run, open_run
 
@@ -148,6 +150,20 @@ def traced(exported: Project) -> onnx.ModelProto:
     proto.graph.initializer.extend(weights)
     proto.graph.input[0].CopyFrom(onnx.load(exported.core).graph.input[0])
     return proto
+
+
+@pytest.fixture(scope="session")
+def pixels() -> np.ndarray:
+    """Noise uint8 (8, 64, 64, 3), each image around a colour of its own."""
+    rng = np.random.default_rng(3)
+    colours = rng.integers(0, 256, (8, 1, 1, 3), dtype=np.uint8) // 2
+    return colours + rng.integers(0, 128, (8, 64, 64, 3), dtype=np.uint8)
+
+
+@pytest.fixture(scope="session")
+def ready(traced: onnx.ModelProto, pixels: np.ndarray) -> Ready:
+    """The traced model made ready for 8 bits, with the mean and deviation of 0.5 that all channels have by default."""
+    return make_ready(traced, pixels, PreprocessSpec(size=SIDE))
 
 
 @pytest.fixture

@@ -169,3 +169,15 @@ def test_graphs_asked_for_without_a_gpu_are_an_error(xexport: Xexport, exported:
     done = xexport("bench", exported.core, "--cuda-graphs", "on", *provider)
     assert (done.exit_code, done.stdout) == (1, "")
     assert done.stderr.startswith("error: CUDA graphs need a GPU")
+
+
+def test_more_threads_than_a_machine_has_room_for_are_refused() -> None:
+    with pytest.raises(SpecError, match="threads out of range"):
+        BenchSpec(threads=(1, 100_000))
+
+
+def test_models_of_the_same_name_are_told_apart_by_their_paths(exported: Any, tmp_path: Path) -> None:
+    other = tmp_path / exported.core.name
+    other.write_bytes(exported.core.read_bytes())
+    rows = bench_models([exported.core, other], BenchSpec(batches=(1,), seconds=0, providers=("cpu",)))
+    assert [row.what for row in rows] == [str(exported.core), str(other)]

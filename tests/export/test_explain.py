@@ -12,7 +12,7 @@ import pytest
 from click.testing import Result
 from PIL import Image
 
-from export.overlay import overlay
+from export.overlay import Explanation, _with_caption, overlay
 from serve.predictor import Predictor
 from serve.results import Prediction
 
@@ -116,3 +116,19 @@ def test_what_cannot_be_explained_is_refused_in_one_message(
     assert done.exit_code == 1
     assert message in done.stderr
     assert done.stderr.count("error: ") == 1
+
+
+def test_images_are_never_replaced_by_their_pictures(xexport: Xexport, copied: Any) -> None:
+    folder = copied.data / "test/disc"
+    before = {file: file.read_bytes() for file in folder.iterdir()}
+    done = xexport("explain", copied.model, folder, "-o", folder)
+    assert done.exit_code == 1
+    assert "a picture would take the place of an image" in done.stderr
+    assert {file: file.read_bytes() for file in folder.iterdir()} == before
+
+
+def test_a_class_name_of_two_lines_fits_into_the_caption() -> None:
+    said = Explanation(
+        path="a", picture="b", label="two\nlines", shown="two\nlines", probability=0.5, ood=None, foreign=False
+    )
+    assert _with_caption(Image.new("RGB", (64, 64)), said).height == 64 + 18

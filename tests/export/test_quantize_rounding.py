@@ -16,26 +16,13 @@ from export.equalise import fold_normalisation
 from export.error_feedback import rounded_in_order
 from export.float_layers import fewest, first_block
 from export.graph import Graph, attribute, copied, features_name, run_model
-from export.int8 import Ready, feature_error, make_ready, round_ready, round_repeatedly, write_int8
+from export.int8 import Ready, feature_error, round_ready, round_repeatedly, write_int8
 from export.qdq import write_rounded
 from export.rounding import Rounded, covering, only, round_each, row_scale
 from export.rounding import _line as line
 from featurize.specs import NORMALIZATIONS, PreprocessSpec
 
 SPEC = PreprocessSpec(size=64)
-
-
-@pytest.fixture(scope="module")
-def pixels() -> np.ndarray:
-    rng = np.random.default_rng(3)
-    return rng.integers(0, 256, (8, 1, 1, 3), dtype=np.uint8) // 2 + rng.integers(
-        0, 128, (8, 64, 64, 3), dtype=np.uint8
-    )
-
-
-@pytest.fixture(scope="module")
-def ready(traced: onnx.ModelProto, pixels: np.ndarray) -> Ready:
-    return make_ready(traced, pixels, SPEC)
 
 
 @pytest.fixture(scope="module")

@@ -18,20 +18,7 @@ from featurize.preprocess import Pixels
 from featurize.specs import NORMALIZATIONS, PreprocessSpec
 
 SPEC = PreprocessSpec(size=64)
-HALF_SPEC = replace(SPEC, mean=NORMALIZATIONS["half"][0], std=NORMALIZATIONS["half"][1])
 UNREACHED = [3, 11]
-
-
-@pytest.fixture(scope="module")
-def pixels() -> Pixels:
-    rng = np.random.default_rng(3)
-    smooth = rng.integers(0, 256, (8, 1, 1, 3), dtype=np.uint8) // 2
-    return smooth + rng.integers(0, 128, (8, 64, 64, 3), dtype=np.uint8)
-
-
-@pytest.fixture(scope="module")
-def ready(traced: onnx.ModelProto, pixels: Pixels) -> Ready:
-    return make_ready(traced, pixels, HALF_SPEC)
 
 
 @pytest.fixture
@@ -123,7 +110,7 @@ def test_a_channel_and_its_copies_are_together_nearer_to_float32(
     errors = []
     for model in (with_unreached, dithered):
         graph = Graph(model)
-        bound = next(node for node in graph.readers()[graph.convolutions[0].output[0]])
+        bound = graph.readers()[graph.convolutions[0].output[0]][0]
         expected = outputs_of_layer(model, 2, pixels)
         name, reader = bound.output[0], graph.convolutions[1]
         for part, value in (("step", np.float32(6 / 255)), ("zero", np.uint8(0))):

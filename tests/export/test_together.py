@@ -109,3 +109,9 @@ def test_a_name_that_the_file_system_refuses_is_one_message(tmp_path: Path) -> N
     with pytest.raises(OutputError, match="cannot be written"):
         targets_of(tmp_path / f"{'x' * 300}.onnx")
     assert not list(tmp_path.iterdir())
+
+
+def test_the_name_of_a_core_model_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="name of a core model") as problem:
+        targets_of(tmp_path / "model.core.onnx")
+    assert problem.value.mend == "-o model.onnx"

@@ -13,6 +13,9 @@ import onnxruntime as ort
 import pytest
 from click.testing import Result
 
+from export.specs import TritonSpec
+from featurize.errors import SpecError
+
 Xexport = Callable[..., Result]
 
 
@@ -190,3 +193,13 @@ def test_a_model_of_others_is_refused(xexport: Xexport, exported: Any, tmp_path:
     assert done.exit_code == 1
     assert "without this project's metadata" in done.stderr
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [{"batch_wait_ms": float("inf")}, {"batch_wait_ms": 1e300}, {"batch_wait_ms": float("nan")}, {"instances": 2**31}],
+    ids=str,
+)
+def test_numbers_that_triton_cannot_hold_are_refused(setting: dict[str, Any]) -> None:
+    with pytest.raises(SpecError, match="out of range"):
+        TritonSpec(**setting)

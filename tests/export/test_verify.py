@@ -189,6 +189,37 @@ def test_a_certificate_that_is_missing_or_damaged_is_named(
     assert message in done.stderr
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda facts: facts["reference"][0].update(probabilities=[1.0]),
+        lambda facts: facts["reference"][0].update(probabilities=["half", "half"]),
+        lambda facts: facts["reference"][0].update(probabilities=[float("nan"), 1.0]),
+        lambda facts: facts.update(metadata=None),
+        lambda facts: facts.update(metadata=[1]),
+        lambda facts: facts.update(models=[]),
+    ],
+    ids=["short", "text", "nan", "no metadata", "list", "models"],
+)
+def test_a_certificate_with_something_else_inside_is_damaged(
+    xexport: Xexport, copied: Any, change: Callable[[dict[str, Any]], None]
+) -> None:
+    facts = json.loads(copied.certificate.read_text())
+    change(facts)
+    copied.certificate.write_text(json.dumps(facts))
+    done = xexport("verify", copied.model, "--data", copied.data)
+    assert done.exit_code == 1
+    assert "a damaged certificate" in done.stderr
+
+
+def test_images_that_are_gone_are_counted_with_a_warning(xexport: Xexport, copied: Any) -> None:
+    (copied.data / "test/bar/0.png").unlink()
+    done = xexport("verify", copied.model, "--data", copied.data, "--json")
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["missing_images"] == 1
+    assert "warning: 1 images of the certificate cannot be read" in done.stderr
+
+
 def test_a_certificate_of_another_version_is_refused(xexport: Xexport, copied: Any) -> None:
     copied.certificate.write_text(copied.certificate.read_text().replace('"schema_version": 1', '"schema_version": 2'))
     assert "another format or version" in xexport("verify", copied.model).stderr
