@@ -135,14 +135,22 @@ def _agreements(checks: Checks, reference: str) -> list[str]:
 @click.option("--run", type=click.Path(path_type=Path), help="Run it should be of: torch then answers again.")
 @weights_option
 @click.option("--certificate", type=click.Path(path_type=Path), help="[default: the one beside MODEL]")
+@click.option(
+    "--gate",
+    type=click.FloatRange(min=0),
+    default=default_of(VerifySpec, "gate"),
+    show_default=True,
+    help="With --run, for models in fewer bits: largest loss of accuracy, sensitivity or AUC, in points.",
+)
 @require_cuda_option
 @json_option
 def verify(model: Path, run: Path | None, **settings: Any) -> tuple[dict[str, Any], str]:
     """Check that MODEL is the file that was proven, and that it still answers as it was proven to.
 
     Its bytes are held against the certificate. With --data, the images of the certificate are answered again and
-    compared with what torch said then; with --run, torch runs again (models in float32; INT8 and half precision differ
-    from torch by more than that allows). Exit code 1 if anything differs.
+    compared with what torch said then; with --run, torch runs again. A model in fewer bits differs from torch by more
+    than rounding, so with --run its accuracy, sensitivity and AUC on the validation images are held against torch's.
+    Exit code 1 if anything differs.
     """
     from export.verify import verify_model
     from head.run import open_run
@@ -156,6 +164,8 @@ def verify(model: Path, run: Path | None, **settings: Any) -> tuple[dict[str, An
 
 
 def _verified(done: Verification) -> str:
+    from export.worth import worth_table
+
     lines = []
     if done.certificate is not None:
         lines.append(f"{done.model}: the bytes that {done.certificate} is for")
@@ -164,6 +174,8 @@ def _verified(done: Verification) -> str:
     if done.changed_images:
         lines.append(f"{done.changed_images} images have changed since the export and were left out")
     lines += _agreements(done.checks, "the certificate" if done.reference == "certificate" else "torch")
+    for provider, after in done.worth.items():
+        lines += [f"on the validation images, {provider}, against torch:", *worth_table(*after)]
     if done.reference is None:
         lines.append("answers were not compared: name the folder of the images with --data DIR")
     return "\n".join(lines)

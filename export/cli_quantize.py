@@ -57,10 +57,14 @@ def quantize(
     """
     from export.model_file import open_model
     from export.quantize import quantize_model
+    from featurize.errors import DataError
     from head.run import open_run
 
     spec = QuantizeSpec(precision="float16" if fp16 else "int8", **settings)
-    opened = open_run(run or Path(DEFAULT_RUNS) / open_model(model).metadata.run)
+    folder = run or Path(DEFAULT_RUNS) / open_model(model).metadata.run
+    if run is None and not folder.exists():
+        raise DataError("the run of the model is not here", path=folder, mend="name its folder with --run")
+    opened = open_run(folder)
     suffix = ".fp16.onnx" if fp16 else ".int8.onnx"
     target = output or model.with_suffix(suffix)
     done = quantize_model(model, opened, target, spec, lambda what: progress_bar(what, "layers"))

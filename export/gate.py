@@ -15,7 +15,7 @@ from export.graph import run_model
 from export.metadata import ModelMetadata
 from export.outputs import OOD, PROBABILITIES
 from export.parity import CheckImages, Probabilities
-from export.worth import Worth, losses, measure
+from export.worth import Worth, largest_loss, losses, measure
 
 logger = logging.getLogger(__name__)
 
@@ -125,7 +125,7 @@ class Gate:
         ]
 
     def _loss(self, worth: Worth) -> float:
-        return max(losses(self.worth, worth).values())
+        return largest_loss(self.worth, worth)
 
 
 def describe(attempt: Attempt) -> str:

@@ -55,13 +55,19 @@ class VerifySpec:
         data: the folder of the images; without it (and without a run) no answers are compared.
         weights_file: of the backbone, if they are not where the run found them.
         certificate: by default the one beside the model.
+        gate: of models in fewer bits that are held against a run: largest loss of accuracy, sensitivity or AUC on the
+            validation images, in points (hundredths), against torch.
         require_cuda: do not go on without a GPU, or with one that leaves part of the network to the CPU.
     """
 
     data: Path | None = None
     weights_file: Path | None = None
     certificate: Path | None = None
+    gate: float = 0.5
     require_cuda: bool = False
+
+    def __post_init__(self) -> None:
+        require(self.gate >= 0, "negative gate", expected="0 or more points", found=self.gate)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,10 +19,12 @@ from export.parity import (
     check_variant,
     count_answers,
     load_images,
+    onnx_probabilities,
     open_sessions,
 )
 from export.specs import VerifySpec
 from export.steps import Progress, Steps
+from export.worth import MEASURES, Worth, largest_loss, measure, worth_table
 from featurize.errors import DataError, MismatchError, ParityError
 from featurize.weights import sha256_of
 from head.run import Run
@@ -48,6 +50,7 @@ class Verification:
         certificate: the one it was held against, or ``None``.
         run: name of the run it was held against, or ``None``.
         reference: ``torch``, ``certificate``, or ``None`` if no answers were compared.
+        worth: of a model in fewer bits, if torch ran: provider to what torch and it are worth on validation images.
         missing_images: images of the certificate that are not there or cannot be read, and were left out.
         changed_images: images of the certificate that are no longer the same files, and were left out.
         checks: provider to check to agreement.
@@ -60,6 +63,7 @@ class Verification:
     missing_images: int
     changed_images: int
     checks: Checks
+    worth: dict[str, tuple[Worth, Worth]]
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON types."""
@@ -92,8 +96,11 @@ def verify_model(
     sessions = open_sessions(path, require_cuda=spec.require_cuda)
     steps = Steps(progress, lambda images: images + len(sessions) * count_answers(model.metadata, images))
     checks: Checks = {}
+    worth: dict[str, tuple[Worth, Worth]] = {}
     reference, missing, changed = None, 0, 0
-    if run is not None:
+    if run is not None and model.metadata.precision != "float32":
+        worth = _held_worth(model, sessions, run, spec, steps)
+    elif run is not None:
         images, expected = _torch_answers(run, spec, steps)
         reference = "torch"
     elif spec.data is not None and proof is not None:
@@ -105,10 +112,11 @@ def verify_model(
         model=str(path),
         certificate=str(proof.path) if proof else None,
         run=run.name if run else None,
-        reference=reference,
+        reference="torch" if worth else reference,
         missing_images=missing,
         changed_images=changed,
         checks=checks,
+        worth=worth,
     )
 
 
@@ -150,7 +158,7 @@ def _check_run(model: ModelFile, run: Run) -> None:
                 path=model.path,
                 expected=expected,
                 found=found[what],
-                mend=_MEND,
+                mend="name the run of the model with --run, or take a copy of the model that is whole",
             )
 
 
@@ -171,6 +179,33 @@ def _torch_answers(run: Run, spec: VerifySpec, steps: Steps) -> tuple[CheckImage
 
     images, _ = images_to_check(run, spec.data, steps=steps)
     return images, torch_probabilities(plain_model(run, spec.weights_file), images.pixels)
+
+
+def _held_worth(
+    model: ModelFile, sessions: dict[str, Session], run: Run, spec: VerifySpec, steps: Steps
+) -> dict[str, tuple[Worth, Worth]]:
+    """Repeat the gate of a model in fewer bits: its worth on the validation images against torch's, a provider each."""
+    from export.ingredients import labelled_images, plain_model, torch_probabilities
+
+    plain = plain_model(run, spec.weights_file)
+    images, labels = labelled_images(run, "valid", spec.data)
+    steps.expect(len(images))
+    steps(len(images))
+    before = measure(torch_probabilities(plain, images.pixels), labels, model.metadata)
+    held = {}
+    for provider, session in sessions.items():
+        answers = onnx_probabilities(session, images.pixels, model.metadata.variant, steps)
+        after = measure(answers, labels, model.metadata)
+        if not (np.isfinite(answers).all() and largest_loss(before, after) <= spec.gate + 1e-9):
+            raise ParityError(
+                f"the model ({model.metadata.variant}, {provider}) is worse than its run by more than the gate allows",
+                path=model.path,
+                expected=f"a loss of at most {spec.gate:g} points in {', '.join(MEASURES)}",
+                found="\n            ".join(worth_table(before, after)).lstrip(" "),
+                mend="if it was quantised with another gate, name that with --gate; else quantise it again",
+            )
+        held[provider] = before, after
+    return held
 
 
 def _recorded_answers(

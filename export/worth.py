@@ -50,6 +50,11 @@ def worth_table(before: Worth, after: Worth) -> list[str]:
     return lines
 
 
+def largest_loss(before: Worth, after: Worth) -> float:
+    """Return the largest loss of a measure in points."""
+    return max(losses(before, after).values())
+
+
 def losses(before: Worth, after: Worth) -> dict[str, float]:
     """Return the loss of each measure in points; negative if it rose."""
     pairs = {name: (getattr(before, name), getattr(after, name)) for name in MEASURES}

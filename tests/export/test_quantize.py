@@ -234,6 +234,28 @@ def test_layers_stay_in_float32_until_the_gate_is_passed(
     assert sum(node.input[1] in kept for node in graph.node if node.op_type == "Conv") == 4
 
 
+def test_with_its_run_the_gate_is_repeated_for_fewer_bits(
+    xexport: Xexport, exported: Any, quantized: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    core = quantized[0].with_name("m.int8.core.onnx")
+    for model in (quantized[0], core):
+        done = xexport("verify", model, "--run", exported.run.folder, "--gate", "100", "--json")
+        assert done.exit_code == 0, done.output
+        said = json.loads(done.stdout)
+        assert (said["reference"], said["checks"]) == ("torch", {})
+        before, after = said["worth"]["CPUExecutionProvider"]
+        assert set(before) == set(after) == {"accuracy", "sensitivity", "auc"}
+    broken = onnx.load(core)
+    last = next(node for node in broken.graph.node if "probabilities" in node.output)
+    turned = onnx.helper.make_node("Neg", [last.input[0]], ["turned"])
+    last.input[0] = "turned"
+    broken.graph.node.insert(list(broken.graph.node).index(last), turned)
+    onnx.save(broken, tmp_path / "broken.onnx")
+    done = xexport("verify", tmp_path / "broken.onnx", "--run", exported.run.folder)
+    assert done.exit_code == 1
+    assert "worse than its run by more than the gate allows" in done.stderr
+
+
 def test_another_rounding_is_tried_before_layers_stay_in_float32(
     xexport: Xexport, exported: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
