@@ -174,8 +174,8 @@ def _verified(done: Verification) -> str:
     if done.changed_images:
         lines.append(f"{done.changed_images} images have changed since the export and were left out")
     lines += _agreements(done.checks, "the certificate" if done.reference == "certificate" else "torch")
-    for provider, after in done.worth.items():
-        lines += [f"on the validation images, {provider}, against torch:", *worth_table(*after)]
+    for provider, (before, after) in done.worth.items():
+        lines += [f"on the validation images, {provider}, against torch:", *worth_table(before, after)]
     if done.reference is None:
         lines.append("answers were not compared: name the folder of the images with --data DIR")
     return "\n".join(lines)

@@ -15,7 +15,7 @@ from export.graph import run_model
 from export.metadata import ModelMetadata
 from export.outputs import OOD, PROBABILITIES
 from export.parity import CheckImages, Probabilities
-from export.worth import Worth, largest_loss, losses, measure
+from export.worth import Worth, largest_loss, losses, measure, within_gate
 
 logger = logging.getLogger(__name__)
 
@@ -92,12 +92,12 @@ class Gate:
 
     def allows(self, candidate: Candidate) -> bool:
         """Whether no measure loses more than the gate."""
-        return self._loss(candidate.worth) <= self.most + 1e-9
+        return within_gate(self.worth, candidate.worth, self.most)
 
     @property
     def best(self) -> Attempt:
         """The attempt that lost least."""
-        return min(self.attempts, key=lambda attempt: self._loss(attempt.worth))
+        return min(self.attempts, key=lambda attempt: largest_loss(self.worth, attempt.worth))
 
     def familiar(self, candidate: Candidate) -> dict[str, float] | None:
         """Return the threshold of the distance before and after, and the share beyond the old one that calls for it.
@@ -123,9 +123,6 @@ class Gate:
             }
             for attempt in self.attempts
         ]
-
-    def _loss(self, worth: Worth) -> float:
-        return largest_loss(self.worth, worth)
 
 
 def describe(attempt: Attempt) -> str:

@@ -34,7 +34,7 @@ from export.rounding import Rounded
 from export.specs import QuantizeSpec
 from export.steps import Progress
 from export.together import targets_of, together
-from export.worth import MEASURES, Worth, measure, worth_table
+from export.worth import Worth, gate_in_words, measure, worth_table
 from featurize.errors import MismatchError, ModelError, OutputError, ParityError
 from featurize.specs import require
 from head.run import Run
@@ -261,7 +261,7 @@ def _refusal(gate: Gate, output: Path, spec: QuantizeSpec) -> ParityError:
     return ParityError(
         "the quantised model is worse than the gate allows; nothing was written",
         path=output,
-        expected=f"a loss of at most {gate.most:g} points in {', '.join(MEASURES)}",
+        expected=gate_in_words(gate.most),
         found="\n            ".join([best, *table]).lstrip(" "),
         mend="keep the float32 model"
         if half

@@ -15,7 +15,7 @@ OPSETS = (13, 18)
 PROVIDERS = ("cpu", "cuda")
 MAX_THREADS = 1024  # each is a thread of the operating system, of which a machine has some tens of thousands
 MAX_COUNT = 2**31 - 1  # Triton's counts are int32
-MAX_WAIT_MS = 3_600_000.0
+MAX_WAIT_MS = 3_600_000.0  # an hour: nobody waits longer for an answer
 CUDA_GRAPHS = ("auto", "on", "off")
 TRITON_KINDS = {"auto": "KIND_AUTO", "cpu": "KIND_CPU", "gpu": "KIND_GPU"}
 

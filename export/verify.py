@@ -24,7 +24,7 @@ from export.parity import (
 )
 from export.specs import VerifySpec
 from export.steps import Progress, Steps
-from export.worth import MEASURES, Worth, largest_loss, measure, worth_table
+from export.worth import Worth, gate_in_words, measure, within_gate, worth_table
 from featurize.errors import DataError, MismatchError, ParityError
 from featurize.weights import sha256_of
 from head.run import Run
@@ -100,19 +100,19 @@ def verify_model(
     reference, missing, changed = None, 0, 0
     if run is not None and model.metadata.precision != "float32":
         worth = _held_worth(model, sessions, run, spec, steps)
+        reference = "torch"
     elif run is not None:
-        images, expected = _torch_answers(run, spec, steps)
+        checks = _compare(model, sessions, _torch_answers(run, spec, steps), steps)
         reference = "torch"
     elif spec.data is not None and proof is not None:
         images, expected, missing, changed = _recorded_answers(model, proof, spec.data, steps)
-        reference = "certificate"
-    if reference is not None:
         checks = _compare(model, sessions, (images, expected), steps)
+        reference = "certificate"
     return Verification(
         model=str(path),
         certificate=str(proof.path) if proof else None,
         run=run.name if run else None,
-        reference="torch" if worth else reference,
+        reference=reference,
         missing_images=missing,
         changed_images=changed,
         checks=checks,
@@ -196,11 +196,11 @@ def _held_worth(
     for provider, session in sessions.items():
         answers = onnx_probabilities(session, images.pixels, model.metadata.variant, steps)
         after = measure(answers, labels, model.metadata)
-        if not (np.isfinite(answers).all() and largest_loss(before, after) <= spec.gate + 1e-9):
+        if not (np.isfinite(answers).all() and within_gate(before, after, spec.gate)):
             raise ParityError(
                 f"the model ({model.metadata.variant}, {provider}) is worse than its run by more than the gate allows",
                 path=model.path,
-                expected=f"a loss of at most {spec.gate:g} points in {', '.join(MEASURES)}",
+                expected=gate_in_words(spec.gate),
                 found="\n            ".join(worth_table(before, after)).lstrip(" "),
                 mend="if it was quantised with another gate, name that with --gate; else quantise it again",
             )

@@ -55,6 +55,16 @@ def largest_loss(before: Worth, after: Worth) -> float:
     return max(losses(before, after).values())
 
 
+def within_gate(before: Worth, after: Worth, most: float) -> bool:
+    """Whether no measure loses more than ``most`` points."""
+    return largest_loss(before, after) <= most + 1e-9
+
+
+def gate_in_words(most: float) -> str:
+    """Return what :func:`within_gate` expects, for a message."""
+    return f"a loss of at most {most:g} points in {', '.join(MEASURES)}"
+
+
 def losses(before: Worth, after: Worth) -> dict[str, float]:
     """Return the loss of each measure in points; negative if it rose."""
     pairs = {name: (getattr(before, name), getattr(after, name)) for name in MEASURES}
