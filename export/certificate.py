@@ -43,8 +43,6 @@ class Certificate:
         path: the file.
         models: variant to SHA-256 of the model file.
         metadata: of the models, as they were written.
-        tolerance: largest difference of a probability that counted as the same answer when it was written; checks go by
-            that of the model's precision, since who forges a certificate would choose one that forgives everything.
         reference: what torch (for models of fewer bits, the model itself) said of the images that were compared.
         facts: everything in the file.
     """
@@ -52,7 +50,6 @@ class Certificate:
     path: Path
     models: dict[str, str]
     metadata: dict[str, Any]
-    tolerance: float
     reference: list[ReferenceImage]
     facts: dict[str, Any]
 
@@ -100,6 +97,7 @@ def certificate_content(certified: Certified, evidence: Mapping[str, Any]) -> st
         "models": {
             variant: {"file": file.name, "sha256": sha256_of(file)} for variant, file in certified.files.items()
         },
+        # To be read by people: checks go by the precision, since a forged tolerance would forgive everything.
         "tolerance": LOWER_TOLERANCES[metadata.precision],
         **evidence,
         "feature_fingerprint": metadata.feature_spec.fingerprint,
@@ -133,7 +131,6 @@ def read_certificate(path: Path) -> Certificate:
             path=path,
             models={variant: str(entry["sha256"]) for variant, entry in facts["models"].items()},
             metadata=metadata,
-            tolerance=float(facts["tolerance"]),
             reference=_reference(facts["reference"], len(metadata["class_names"])),
             facts=facts,
         )

@@ -197,9 +197,10 @@ def _described(facts: dict[str, Any]) -> str:
 
     decides = f"{facts['positive']} from {facts['threshold']:.4g}" if facts["positive"] else "the most probable class"
     head = f" (head from {facts['head_bits']} bits)" if facts["head_bits"] else ""
+    stored = facts["parameters"] / 1e6
     operators = ", ".join(f"{count} {name}" for name, count in facts["operators"].items())
     rows = {
-        "model": f"{facts['model']}, {facts['bytes'] / 1e6:.1f} MB, {facts['parameters'] / 1e6:.2f} million numbers",
+        "model": f"{facts['model']}, {facts['bytes'] / 1e6:.1f} MB, {stored:.2f} million stored numbers",
         "form": f"{facts['variant']}, {facts['precision']}{head}, opset {facts['opset']}",
         "classes": ", ".join(facts["class_names"]),
         "decides": decides,

@@ -164,8 +164,12 @@ def images_to_check(
     return images, np.array([noted[path] for path in images.paths], np.float32)
 
 
-def labelled_images(run: Run, split: str, data: Path | None, limit: int | None = None) -> tuple[CheckImages, list[str]]:
+def labelled_images(
+    run: Run, split: str, data: Path | None, limit: int | None = None, steps: Steps | None = None
+) -> tuple[CheckImages, list[str]]:
     """Read images of one part of the run, spread evenly if there are more than ``limit``, and their classes' names.
+
+    Arguments as for :func:`images_to_check`.
 
     Raises:
         DataError: if none of them can be read.
@@ -173,13 +177,17 @@ def labelled_images(run: Run, split: str, data: Path | None, limit: int | None =
     rows = [row for row in run.predictions() if row["split"] == split]
     labels = {row["path"]: row["label"] for row in thinned(rows, limit)}
     root = data or Path(run.cache["data_root"])
-    images = load_images(root, list(labels), run.feature_spec.preprocess)
+    steps = steps or Steps(None)
+    steps.expect(len(labels))
+    images = load_images(root, list(labels), run.feature_spec.preprocess, steps)
     if not len(images):
         raise DataError(
             f"none of the {split} images of run {run.name} can be read",
             path=root,
             mend="name the folder of the images with --data DIR",
         )
+    if len(images) < len(labels):
+        logger.warning("%d of %d %s images can no longer be read", len(labels) - len(images), len(labels), split)
     return images, [labels[path] for path in images.paths]
 
 

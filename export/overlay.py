@@ -144,11 +144,12 @@ def _explain(model: ModelFile, file: Path, image: Image.Image, target: Path, sho
 
 
 def _with_caption(picture: Image.Image, result: Explanation) -> Image.Image:
-    text = f"{' '.join(result.shown.splitlines())} {result.probability:.3f}"
+    text = f"{result.shown} {result.probability:.3f}"
     if result.shown != result.label:
-        text += f" (decided: {' '.join(result.label.splitlines())})"
+        text += f" (decided: {result.label})"
     if result.foreign:
         text += "  unlike the training images"
+    text = " ".join(text.splitlines())
     left, top = _CAPTION_AT
     width = left + math.ceil(ImageDraw.Draw(picture).textlength(text)) + left
     framed = Image.new("RGB", (max(picture.width, width), picture.height + _CAPTION_PIXELS))

@@ -188,9 +188,7 @@ def _held_worth(
     from export.ingredients import labelled_images, plain_model, torch_probabilities
 
     plain = plain_model(run, spec.weights_file)
-    images, labels = labelled_images(run, "valid", spec.data)
-    steps.expect(len(images))
-    steps(len(images))
+    images, labels = labelled_images(run, "valid", spec.data, steps=steps)
     before = measure(torch_probabilities(plain, images.pixels), labels, model.metadata)
     held = {}
     for provider, session in sessions.items():
