@@ -215,7 +215,7 @@ def _speed(what: str, setting: _Setting, durations: Sequence[float]) -> Speed:
 
 def _open(path: Path, setting: _Setting, spec: BenchSpec) -> ModelFile:
     if setting.provider == "cpu":
-        return open_model(path, setting.threads)
+        return open_model(path, setting.threads, spin=spec.spin)
     return open_model(path, setting.threads, device=setting.provider, cuda_graphs=spec.cuda_graphs)
 
 

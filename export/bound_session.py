@@ -160,7 +160,13 @@ Session: TypeAlias = ort.InferenceSession | BoundSession
 
 
 def open_network(
-    path: Path, *, device: str = "cpu", threads: int | None = None, whole: bool = True, graphs: str = "auto"
+    path: Path,
+    *,
+    device: str = "cpu",
+    threads: int | None = None,
+    whole: bool = True,
+    graphs: str = "auto",
+    spin: bool = False,
 ) -> Session:
     """Open a model file as it is proven, measured and served: on a GPU with fixed places and, where it can be, graphs.
 
@@ -171,6 +177,7 @@ def open_network(
         whole: on a GPU, refuse a session that computes part of the network on the CPU.
         graphs: ``on`` records CUDA graphs or fails; ``auto`` records those of a model that does not resize, and goes on
             without them, with a warning, if that fails; ``off``.
+        spin: on the CPU, as :func:`export.onnx_session.open_session` has it.
 
     Raises:
         ModelError: if onnxruntime cannot read the file.
@@ -181,7 +188,7 @@ def open_network(
     if device == "cpu":
         if graphs == "on":
             raise _without_graphs(path, "it runs on the CPU")
-        on_cpu: Session = open_session(path, threads=threads)
+        on_cpu: Session = open_session(path, threads=threads, spin=spin)
         return on_cpu
     session = open_session(path, device=device, threads=threads, whole=whole)
     plain = BoundSession(session, device)

@@ -41,6 +41,12 @@ _BATCHES = ",".join(map(str, default_of(BenchSpec, "batches")))
     help="Where; may be given twice. One that is named has to run all of the network.  [default: all that are there]",
 )
 @cuda_graphs_option
+@click.option(
+    "--spin/--no-spin",
+    default=default_of(BenchSpec, "spin"),
+    show_default=True,
+    help="Threads spin while they wait for one another, as in onnxruntime by default; or they sleep, as in xserve.",
+)
 @json_option
 def bench(
     models: tuple[Path, ...],
@@ -50,6 +56,7 @@ def bench(
     seconds: float,
     providers: tuple[str, ...],
     cuda_graphs: str,
+    spin: bool,
 ) -> tuple[dict[str, Any], str]:
     """Measure how fast models answer: latency and images a second, by provider, batch size and threads.
 
@@ -66,6 +73,7 @@ def bench(
         seconds=seconds,
         providers=providers,
         cuda_graphs=cuda_graphs,
+        spin=spin,
     )
     opened = open_run(run) if run is not None else None
     with progress_bar("measuring") as progress:

@@ -34,7 +34,9 @@ class ModelFile:
         return [output.name for output in self.session.get_outputs()]
 
 
-def open_model(path: Path, threads: int | None = None, *, device: str = "cpu", cuda_graphs: str = "auto") -> ModelFile:
+def open_model(
+    path: Path, threads: int | None = None, *, device: str = "cpu", cuda_graphs: str = "auto", spin: bool = False
+) -> ModelFile:
     """Open a model.
 
     Args:
@@ -42,6 +44,7 @@ def open_model(path: Path, threads: int | None = None, *, device: str = "cpu", c
         threads: for the network; by default all cores.
         device: ``cpu``, ``cuda`` or ``cuda:N``, which is never replaced, not even for some nodes.
         cuda_graphs: ``auto``, ``on`` or ``off``; see :func:`export.bound_session.open_network`.
+        spin: let threads of the network spin while they wait for one another; see there.
 
     Raises:
         ModelError: if there is no such file, or it is none that this project wrote.
@@ -50,7 +53,7 @@ def open_model(path: Path, threads: int | None = None, *, device: str = "cpu", c
     if not path.is_file():
         found = "a folder" if path.is_dir() else None
         raise ModelError("no such model", path=path, found=found, mend="run xexport onnx to write one, or name another")
-    session = open_network(path, device=device, threads=threads, graphs=cuda_graphs)
+    session = open_network(path, device=device, threads=threads, graphs=cuda_graphs, spin=spin)
     metadata = ModelMetadata.from_props(session.get_modelmeta().custom_metadata_map, path)
     return ModelFile(path, session, metadata)
 

@@ -50,7 +50,13 @@ def cuda_possible() -> bool:
 
 
 def open_session(
-    path: Path, *, device: str = "cpu", threads: int | None = None, whole: bool = True, graphs: bool = False
+    path: Path,
+    *,
+    device: str = "cpu",
+    threads: int | None = None,
+    whole: bool = True,
+    graphs: bool = False,
+    spin: bool = False,
 ) -> ort.InferenceSession:
     """Open a model file; :func:`export.bound_session.open_network` does so as it is proven and served.
 
@@ -60,13 +66,15 @@ def open_session(
         threads: of the network on the CPU; by default all cores.
         whole: on a GPU, refuse a session that computes part of the network on the CPU.
         graphs: on a GPU, let runs be recorded as CUDA graphs.
+        spin: let threads of the network spin while they wait for one another during a run: faster, unless something
+            else needs the cores, such as another session or threads that decode.
 
     Raises:
         ModelError: if onnxruntime cannot read the file.
         DeviceError: if the GPU cannot be used, or not for the whole network.
     """
     if device == "cpu":
-        return _start(path, threads, [])
+        return _start(path, threads, [], spin=spin)
     number = int(device.partition(":")[2] or 0)
     name, settings = cuda_provider(number)
     with _quiet():
@@ -118,12 +126,12 @@ def first_line(error: BaseException) -> str:
     return re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", line)
 
 
-def _start(path: Path, threads: int | None, providers: list[Any]) -> ort.InferenceSession:
+def _start(path: Path, threads: int | None, providers: list[Any], *, spin: bool = False) -> ort.InferenceSession:
     options = ort.SessionOptions()
     # In a container onnxruntime would count the cores of the machine.
     options.intra_op_num_threads = threads or cores()
-    # Threads that spin while they wait take the cores from the threads that decode.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.intra_op.allow_spinning", "1" if spin else "0")
+    options.add_session_config_entry("session.force_spinning_stop", "1")  # at the end of a run
     # Its messages would stand beside ours: what matters of them is in the exceptions.
     options.log_severity_level = _SILENT
     if providers:

@@ -17,12 +17,12 @@ PLANES = "planes"
 # (2i + 1) · length / 2S, whose numerator is exact in float32: an image of the model's own size meets an identity
 # matrix. Pillow rounds weights to 22 bits behind the point; otherwise ties between grey levels would fall otherwise.
 _WEIGHTS = """
-    {axis}_pixels = Cast <to = 1> ({axis}_length)
+    {axis}_pixels = Cast <to = 1> ({axis}_read)
     {axis}_stretch = Div ({axis}_pixels, side)
     {axis}_reach = Max ({axis}_stretch, one)
     {axis}_doubled = Mul (odd_numbers, {axis}_pixels)
     {axis}_centres = Div ({axis}_doubled, two_sides)
-    {axis}_numbers = Range (first, {axis}_length, step)
+    {axis}_numbers = Range (first, {axis}_read, step)
     {axis}_edges = Cast <to = 1> ({axis}_numbers)
     {axis}_row = Add ({axis}_edges, half)
     {axis}_positions = Unsqueeze ({axis}_row, last_axis)
@@ -42,8 +42,7 @@ _WEIGHTS = """
 # All images of a batch have one size, so one of three ways gets all of them and the others an empty batch, which costs
 # nothing: a choice without an If, which several runtimes lack.
 _BATCH = """
-    {order}_end = Reshape ({order}_count, flat)
-    {order}_images = Slice (image, first_axis, {order}_end, first_axis)
+    {order}_images = Slice (image, {start}, {order}_end, {axes})
     {order}_planes = Transpose <perm = [{perm}]> ({order}_images)
     {order}_levels = Cast <to = 1> ({order}_planes)
 """
@@ -68,6 +67,7 @@ resize (uint8[N, H, W, 3] image) => (float[N, 3, {side}, {side}] {planes})
     int64 first = {{0}}, int64 step = {{1}}, int64 two = {{2}}, int64 whole_side = {{{side}}},
     int64 count_index = {{0}}, int64 down_index = {{1}}, int64 across_index = {{2}},
     int64[3] plane_shape = {{3, {side}, {side}}},
+    int64[3] corner = {{0, 0, 0}}, int64[3] image_axes = {{0, 1, 2}},
     int64[1] last_axis = {{1}}, int64[1] flat = {{-1}}, int64[1] first_axis = {{0}},
     float[1, {side}] odd_numbers = {{{odd_numbers}}}
 >
@@ -86,7 +86,8 @@ resize (uint8[N, H, W, 3] image) => (float[N, 3, {side}, {side}] {planes})
 
 # Source: measured on Pillow 13 for many sizes: it goes down first where that saves work, which for a square target of
 # side S is where H > 2W - S and H > S. (Older versions always go across first: other by one grey level at most pixels'
-# rounding.) Each pass rounds half up to whole grey levels.
+# rounding.) Each pass rounds half up to whole grey levels. Images that have the size already are not resized: the empty
+# batches are then of one pixel, whose weights cost nothing.
 _ORDER = """
     across_twice = Mul (across_length, two)
     across_excess = Sub (across_twice, whole_side)
@@ -102,6 +103,19 @@ _ORDER = """
     same_count = Mul (count, share_same)
     down_first_count = Mul (count, share_down)
     across_first_count = Mul (count, share_across)
+    same_end = Reshape (same_count, flat)
+    across_others = Sub (across_length, step)
+    across_unread = Mul (across_others, share_same)
+    across_read = Sub (across_length, across_unread)
+    across_end = Reshape (across_read, flat)
+    down_others = Sub (down_length, step)
+    down_unread = Mul (down_others, share_same)
+    down_read = Sub (down_length, down_unread)
+    down_end = Reshape (down_read, flat)
+    across_first_images_end = Reshape (across_first_count, flat)
+    across_first_end = Concat <axis = 0> (across_first_images_end, down_end, across_end)
+    down_first_images_end = Reshape (down_first_count, flat)
+    down_first_end = Concat <axis = 0> (down_first_images_end, down_end, across_end)
 """
 
 
@@ -111,13 +125,13 @@ def resize_graph(side: int) -> onnx.GraphProto:
     N, H and W are free. Images of the size asked for keep every pixel.
     """
     body = [
+        _ORDER,
         _WEIGHTS.format(axis="across"),
         _WEIGHTS.format(axis="down"),
-        _ORDER,
-        _BATCH.format(order="same", perm="0, 3, 1, 2"),
-        _BATCH.format(order="across_first", perm="0, 3, 1, 2"),
+        _BATCH.format(order="same", start="first_axis", axes="first_axis", perm="0, 3, 1, 2"),
+        _BATCH.format(order="across_first", start="corner", axes="image_axes", perm="0, 3, 1, 2"),
         _TWO_PASSES.format(order="across_first", first="across", second="down"),
-        _BATCH.format(order="down_first", perm="0, 3, 2, 1"),
+        _BATCH.format(order="down_first", start="corner", axes="image_axes", perm="0, 3, 2, 1"),
         _TWO_PASSES.format(order="down_first", first="down", second="across"),
     ]
     text = _GRAPH.format(

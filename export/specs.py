@@ -80,6 +80,8 @@ class BenchSpec:
         seconds: of measurement per line.
         providers: of ``cpu`` and ``cuda`` those to measure, which are never replaced; by default all that are there.
         cuda_graphs: of models on a GPU: ``auto`` where they can be, ``on`` or ``off``.
+        spin: let threads on the CPU spin while they wait for one another during a call, as onnxruntime does by default
+            and torch's do; ``xserve`` does not, since its images are decoded on the same cores.
     """
 
     batches: tuple[int, ...] = (1, 8, 32)
@@ -87,6 +89,7 @@ class BenchSpec:
     seconds: float = 2.0
     providers: tuple[str, ...] = ()
     cuda_graphs: str = "auto"
+    spin: bool = True
 
     def __post_init__(self) -> None:
         for name in ("batches", "threads"):

@@ -83,6 +83,21 @@ def test_bench_measures_the_gpu_too_where_it_can_run_the_model(
     assert "the GPU is not measured: onnxruntime cannot use cuda:0\n  found:    no driver" in caplog.text
 
 
+def test_bench_lets_threads_spin_or_sleep(xexport: Xexport, exported: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Unlike the server, which decodes on the same cores."""
+    asked = []
+
+    def opened(path: Path, threads: int | None = None, *, spin: bool = False) -> ModelFile:
+        asked.append(spin)
+        return open_model(path, threads, spin=spin)
+
+    monkeypatch.setattr(export.bench, "open_model", opened)
+    for option in ([], ["--no-spin"]):
+        done = xexport("bench", exported.core, "--batch", "1", "--threads", "2", "--seconds", "0", *option)
+        assert done.exit_code == 0, done.output
+    assert asked == [True, False]
+
+
 def test_bench_refuses_batches_that_are_no_numbers(xexport: Xexport, exported: Any) -> None:
     for numbers in (["--batch", "1,many"], ["--batch", "²"], ["--threads", "0"], ["--seconds", "inf"]):
         assert xexport("bench", exported.model, *numbers).exit_code == 2, numbers

@@ -54,6 +54,13 @@ def test_what_counts_sizes_may_stay_on_the_cpu(exported: Any) -> None:
     assert nodes_on_cpu(placed) == []
 
 
+@pytest.mark.parametrize(("spin", "entry"), [(True, "1"), (False, "0")])
+def test_threads_spin_only_where_asked_and_never_after_a_run(exported: Any, spin: bool, entry: str) -> None:
+    options = open_session(exported.core, threads=2, spin=spin).get_session_options()
+    assert options.get_session_config_entry("session.intra_op.allow_spinning") == entry
+    assert options.get_session_config_entry("session.force_spinning_stop") == "1"
+
+
 def test_an_operator_nobody_thought_of_is_not_waved_through() -> None:
     assert nodes_on_cpu([(CPU, "a", "GridSample"), (CUDA, "b", "Conv")]) == ["a (GridSample)"]
 
