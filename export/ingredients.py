@@ -20,6 +20,7 @@ from featurize.cache import FeatureCache
 from featurize.errors import DataError, MismatchError, RunError
 from featurize.network import load_backbone
 from featurize.preprocess import Pixels
+from featurize.request import featurize_command
 from head.backbone import weights_of
 from head.pooling import pooled
 from head.run import PROBABILITY_PREFIX, Run
@@ -97,7 +98,8 @@ def distance_of(run: Run, spec: ExportSpec) -> tuple[Distance, float] | tuple[No
         raise DataError(
             "the features that the run was trained on are gone, so the distance from them cannot be measured",
             path=path,
-            mend=f"xfeat featurize {run.cache['data_root']} -o {path}, or export without the distance with --no-ood",
+            mend=f"{featurize_command(run.feature_spec, run.cache['data_root'], path, run.class_names)}, or export "
+            "without the distance with --no-ood",
         )
     cache = pooled(FeatureCache.open(path), run.feature_spec.pooling)
     try:
@@ -124,7 +126,7 @@ def _require_unchanged(run: Run, cache: FeatureCache, *, content: bool) -> None:
         )
     if content and cache.content_sha256 != run.cache["content_sha256"]:
         raise MismatchError(
-            "the cache has been made anew of other images, labels or splits since the run",
+            "the cache has been made anew since the run, of other images, labels or splits or by another engine",
             path=cache.path,
             expected=f"content of SHA-256 {run.cache['content_sha256'][:16]}…",
             found=f"{cache.content_sha256[:16]}…",

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
+import shlex
+from collections.abc import Sequence
 from pathlib import Path
 
 from featurize.backbones import PREFERRED, backbone_info
 from featurize.cache import FeatureCache
 from featurize.errors import MismatchError
 from featurize.replace import check_replaceable
-from featurize.specs import FeatureRequest, FeatureSpec
+from featurize.specs import NORMALIZATIONS, FeatureRequest, FeatureSpec
 from featurize.weights import DownloadProgress, Weights, find_preferred_weights, find_weights
 
 
@@ -45,6 +48,31 @@ def resolve_request(
         default_size=backbone_info(found.backbone).default_size,
     )
     return spec, found
+
+
+def featurize_command(spec: FeatureSpec, data: str, output: Path, class_names: Sequence[str]) -> str:
+    """Return the command line that makes a cache like another: the mend where that one is gone or lacks something.
+
+    Args:
+        spec: of the features.
+        data: folder, archive or manifest of the images.
+        output: the cache to write.
+        class_names: of the images, none if they have none.
+
+    Groups that were named by an option, and a weights file of one's own, are not in it: no cache knows them.
+    """
+    usual = {setting.name: setting.default for setting in dataclasses.fields(FeatureRequest)}
+    usual["size"] = backbone_info(spec.backbone).default_size
+    given = (spec.preprocess.mean, spec.preprocess.std)
+    asked = {
+        "backbone": spec.backbone,
+        "size": spec.preprocess.size,
+        "normalize": next((name for name, values in NORMALIZATIONS.items() if values == given), usual["normalize"]),
+        **{name: getattr(spec, name) for name in ("pooling", "views", "dtype", "precision", "decoder")},
+    }
+    options = [part for name, value in asked.items() if value != usual[name] for part in (f"--{name}", str(value))]
+    classes = ["--classes", ",".join(class_names)] if class_names else []
+    return shlex.join(["xfeat", "featurize", data, *options, *classes, "-o", str(output)])
 
 
 def _check_same_weights(output: Path, existing: FeatureSpec, found: Weights) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 from featurize.backbones import backbone_info
 from featurize.cache import FeatureCache
 from featurize.errors import MismatchError
+from featurize.request import featurize_command
 
 FINAL, MULTILEVEL = "final", "multilevel"
 
@@ -30,12 +32,12 @@ def chosen_pooling(cache: FeatureCache, pooling: str) -> FeatureCache:
     """
     chosen = pooled(cache, pooling)
     if chosen.spec.pooling != pooling:
+        wanted = replace(cache.spec, pooling=pooling)
         raise MismatchError(
             f"the cache does not hold the features of pooling {pooling}",
             path=cache.path,
             expected=pooling,
             found=cache.spec.pooling,
-            mend=f"xfeat featurize {cache.data_root} --backbone {cache.spec.backbone} --pooling {pooling} "
-            f"-o {cache.path.stem}-{pooling}.h5, with the other options as before",
+            mend=featurize_command(wanted, cache.data_root, Path(f"{cache.path.stem}-{pooling}.h5"), cache.class_names),
         )
     return chosen

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
+import shlex
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -168,17 +170,28 @@ def test_the_distance_is_not_fitted_to_other_images_than_those_of_the_run(refuse
     )
     assert done.exit_code == 0, done.output
     said = refused(copied)
-    assert "made anew of other images, labels or splits since the run" in said
+    assert "made anew since the run, of other images, labels or splits" in said
     assert "xhead train" in said
     assert "--no-ood or --allow-changed-cache" in said
     assert distance_of(copied.run, ExportSpec(ood=False)) == (None, None)
 
 
-def test_a_cache_that_is_gone_is_named_with_the_way_out(refused: Refused, copied: Any) -> None:
+def test_a_cache_that_is_gone_is_named_with_the_way_out(
+    refused: Refused, xexport: Xexport, copied: Any, tmp_path: Path
+) -> None:
+    """The command that it names makes the same cache again, though there is another class by now."""
+    shutil.copytree(copied.data / "train" / "disc", copied.data / "train" / "other")
     (copied.folder / "features.h5").unlink()
     said = refused(copied)
     assert "are gone" in said
     assert "--no-ood" in said
+    [command] = re.findall(r"xfeat (featurize .*), or export", said)
+    done = invoke(
+        featurize_main, *shlex.split(command), "--weights", copied.folder / "weights.pth", "--engine", "torch"
+    )
+    assert done.exit_code == 0, done.output
+    done = xexport("onnx", copied.run.folder, "-o", tmp_path / "m.onnx")
+    assert done.exit_code == 0, done.output
 
 
 def test_without_the_distance_a_run_is_exported_though_its_cache_is_gone(

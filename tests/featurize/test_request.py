@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from featurize import request
-from featurize.backbones import PREFERRED
+from featurize.backbones import PREFERRED, backbone_info
+from featurize.cli import main
 from featurize.errors import CacheError, SpecError
-from featurize.request import resolve_request
+from featurize.request import featurize_command, resolve_request
 from featurize.specs import FeatureRequest
 
 
@@ -48,3 +50,32 @@ def test_weights_without_a_backbone_are_those_of_the_preferred_one(tmp_path: Pat
     spec, found = resolve_request(tmp_path / "features.h5", FeatureRequest(weights=tmp_path / "mine.pth"))
     assert (spec.backbone, found.path) == (PREFERRED, tmp_path / "mine.pth")
     assert spec.preprocess.size == 224
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"backbone": "efficientnet-b3", "size": 260, "normalize": "imagenet", "dtype": "float16"},
+        {"pooling": "multilevel", "views": 3, "precision": "bfloat16"},
+        {"size": 224, "backbone": "efficientnet-b3", "decoder": "nvjpeg"},
+    ],
+    ids=str,
+)
+def test_the_command_line_of_a_spec_asks_for_it(settings: dict[str, Any], tmp_path: Path) -> None:
+    asked = FeatureRequest(**{"backbone": "efficientnet-lite0", **settings})
+    found = {
+        "backbone": asked.backbone,
+        "weights_sha256": "0" * 64,
+        "default_size": backbone_info(asked.backbone).default_size,
+    }
+    line = featurize_command(asked.spec_of(**found), "some images", tmp_path / "a b.h5", ["covid", "no finding"])
+    name, command, *options = shlex.split(line)
+    given = main.commands[command].make_context(name, options).params
+    assert (str(given["data"]), given["output"], given["classes"]) == (
+        "some images",
+        tmp_path / "a b.h5",
+        "covid,no finding",
+    )
+    wanted = FeatureRequest(**{name: given[name] for name in vars(asked)})
+    assert wanted.spec_of(**found) == asked.spec_of(**found)
