@@ -150,19 +150,7 @@ def images_to_check(
         DataError: if none of them can be read.
     """
     noted = _noted_probabilities(run, limit)
-    root = data or Path(run.cache["data_root"])
-    steps = steps or Steps(None)
-    steps.expect(len(noted))
-    images = load_images(root, list(noted), run.feature_spec.preprocess, steps)
-    if not len(images):
-        raise DataError(
-            "none of the images of the run can be read, so the model cannot be checked",
-            path=root,
-            expected=f"files such as {next(iter(noted), 'those in predictions.csv')}",
-            mend="name the folder of the images with --data DIR",
-        )
-    if len(images) < len(noted):
-        logger.warning("%d of %d images can no longer be read", len(noted) - len(images), len(noted))
+    images = _read(run, list(noted), data, steps, "images")
     return images, np.array([noted[path] for path in images.paths], np.float32)
 
 
@@ -178,19 +166,26 @@ def labelled_images(
     """
     rows = [row for row in run.predictions() if row["split"] == split]
     labels = {row["path"]: row["label"] for row in thinned(rows, limit)}
+    images = _read(run, list(labels), data, steps, f"{split} images")
+    return images, [labels[path] for path in images.paths]
+
+
+def _read(run: Run, paths: list[str], data: Path | None, steps: Steps | None, what: str) -> CheckImages:
+    """Read images of the run, with a warning if some of them are gone."""
     root = data or Path(run.cache["data_root"])
     steps = steps or Steps(None)
-    steps.expect(len(labels))
-    images = load_images(root, list(labels), run.feature_spec.preprocess, steps)
+    steps.expect(len(paths))
+    images = load_images(root, paths, run.feature_spec.preprocess, steps)
     if not len(images):
         raise DataError(
-            f"none of the {split} images of run {run.name} can be read",
+            f"none of the {what} of the run can be read, so the model cannot be checked",
             path=root,
+            expected=f"files such as {next(iter(paths), 'those in predictions.csv')}",
             mend="name the folder of the images with --data DIR",
         )
-    if len(images) < len(labels):
-        logger.warning("%d of %d %s images can no longer be read", len(labels) - len(images), len(labels), split)
-    return images, [labels[path] for path in images.paths]
+    if gone := len(paths) - len(images):
+        logger.warning("%d of %d %s can no longer be read", gone, len(paths), what)
+    return images
 
 
 def _features(run: Run, cache: FeatureCache, split: str) -> NDArray[np.float32]:

@@ -262,7 +262,7 @@ def _refusal(gate: Gate, output: Path, spec: QuantizeSpec) -> ParityError:
         "the quantised model is worse than the gate allows; nothing was written",
         path=output,
         expected=gate_in_words(gate.most),
-        found="\n            ".join([best, *table]).lstrip(" "),
+        found="\n".join([best, *table]),
         mend="keep the float32 model"
         if half
         else f"{advice}take --fp16, or train on efficientnet-lite0, made for 8 bits",

@@ -16,7 +16,12 @@ PLANES = "planes"
 # wide as an output pixel measured in input pixels but at least 1; weights add up to 1. Centres are at
 # (2i + 1) · length / 2S, whose numerator is exact in float32: an image of the model's own size meets an identity
 # matrix. Pillow rounds weights to 22 bits behind the point; otherwise ties between grey levels would fall otherwise.
+# Images that have the size already are not resized: one pixel is read then, whose weights cost nothing.
 _WEIGHTS = """
+    {axis}_others = Sub ({axis}_length, step)
+    {axis}_unread = Mul ({axis}_others, share_same)
+    {axis}_read = Sub ({axis}_length, {axis}_unread)
+    {axis}_end = Reshape ({axis}_read, flat)
     {axis}_pixels = Cast <to = 1> ({axis}_read)
     {axis}_stretch = Div ({axis}_pixels, side)
     {axis}_reach = Max ({axis}_stretch, one)
@@ -45,6 +50,11 @@ _BATCH = """
     {order}_images = Slice (image, {start}, {order}_end, {axes})
     {order}_planes = Transpose <perm = [{perm}]> ({order}_images)
     {order}_levels = Cast <to = 1> ({order}_planes)
+"""
+
+_END = """
+    {order}_images_end = Reshape ({order}_count, flat)
+    {order}_end = Concat <axis = 0> ({order}_images_end, down_end, across_end)
 """
 
 # The axis to shrink is the last one and the weights are the right factor, in both passes; the image turns in between,
@@ -86,8 +96,7 @@ resize (uint8[N, H, W, 3] image) => (float[N, 3, {side}, {side}] {planes})
 
 # Source: measured on Pillow 13 for many sizes: it goes down first where that saves work, which for a square target of
 # side S is where H > 2W - S and H > S. (Older versions always go across first: other by one grey level at most pixels'
-# rounding.) Each pass rounds half up to whole grey levels. Images that have the size already are not resized: the empty
-# batches are then of one pixel, whose weights cost nothing.
+# rounding.) Each pass rounds half up to whole grey levels.
 _ORDER = """
     across_twice = Mul (across_length, two)
     across_excess = Sub (across_twice, whole_side)
@@ -104,18 +113,6 @@ _ORDER = """
     down_first_count = Mul (count, share_down)
     across_first_count = Mul (count, share_across)
     same_end = Reshape (same_count, flat)
-    across_others = Sub (across_length, step)
-    across_unread = Mul (across_others, share_same)
-    across_read = Sub (across_length, across_unread)
-    across_end = Reshape (across_read, flat)
-    down_others = Sub (down_length, step)
-    down_unread = Mul (down_others, share_same)
-    down_read = Sub (down_length, down_unread)
-    down_end = Reshape (down_read, flat)
-    across_first_images_end = Reshape (across_first_count, flat)
-    across_first_end = Concat <axis = 0> (across_first_images_end, down_end, across_end)
-    down_first_images_end = Reshape (down_first_count, flat)
-    down_first_end = Concat <axis = 0> (down_first_images_end, down_end, across_end)
 """
 
 
@@ -129,11 +126,14 @@ def resize_graph(side: int) -> onnx.GraphProto:
         _WEIGHTS.format(axis="across"),
         _WEIGHTS.format(axis="down"),
         _BATCH.format(order="same", start="first_axis", axes="first_axis", perm="0, 3, 1, 2"),
-        _BATCH.format(order="across_first", start="corner", axes="image_axes", perm="0, 3, 1, 2"),
-        _TWO_PASSES.format(order="across_first", first="across", second="down"),
-        _BATCH.format(order="down_first", start="corner", axes="image_axes", perm="0, 3, 2, 1"),
-        _TWO_PASSES.format(order="down_first", first="down", second="across"),
     ]
+    for first, second, perm in (("across", "down", "0, 3, 1, 2"), ("down", "across", "0, 3, 2, 1")):
+        order = f"{first}_first"
+        body += [
+            _END.format(order=order),
+            _BATCH.format(order=order, start="corner", axes="image_axes", perm=perm),
+            _TWO_PASSES.format(order=order, first=first, second=second),
+        ]
     text = _GRAPH.format(
         side=side,
         two_sides=2 * side,

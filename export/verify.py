@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,8 @@ from export.worth import Worth, gate_in_words, measure, within_gate, worth_table
 from featurize.errors import DataError, MismatchError, ParityError
 from featurize.weights import sha256_of
 from head.run import Run
+
+logger = logging.getLogger(__name__)
 
 _CONTENTS = {
     "class_names": "classes",
@@ -199,7 +202,7 @@ def _held_worth(
                 f"the model ({model.metadata.variant}, {provider}) is worse than its run by more than the gate allows",
                 path=model.path,
                 expected=gate_in_words(spec.gate),
-                found="\n            ".join(worth_table(before, after)).lstrip(" "),
+                found="\n".join([f"on {len(images)} validation images", *worth_table(before, after)]),
                 mend="if it was quantised with another gate, name that with --gate; else quantise it again",
             )
         held[provider] = before, after
@@ -230,7 +233,9 @@ def _recorded_answers(
         pixels=found.pixels[same],
     )
     expected = np.array([recorded[path].probabilities for path in images.paths], np.float32)
-    return images, expected, len(recorded) - len(found), len(found) - len(same)
+    if missing := len(recorded) - len(found):
+        logger.warning("%d images of the certificate cannot be read: left out", missing)
+    return images, expected, missing, len(found) - len(same)
 
 
 def _compare(

@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+_UNDER = "\n" + 12 * " "  # lines of one field stand under one another
+
 
 class XfeatError(Exception):
     """A problem with a name, for a person to read.
@@ -33,7 +35,7 @@ class XfeatError(Exception):
         lines = [f"{path}: {what}" if path is not None else what]
         for name, text in (("expected", expected), ("found", found), ("mend", mend)):
             if text:
-                lines.append(f"  {name + ':':10}{text}")
+                lines.append(f"  {name + ':':10}{text}".replace("\n", _UNDER))
         super().__init__("\n".join(lines))
         self.what = what
         self.found = found

@@ -237,7 +237,7 @@ def _report_skipped(predictions: list[Prediction], skipped: list[SkippedImage]) 
     named = [f"{image.path}: {image.reason}" for image in skipped[:_SHOWN]]
     if len(skipped) > _SHOWN:
         named.append(f"… and {len(skipped) - _SHOWN} more")
-    raise DataError("none of the images could be answered", found="\n            ".join(named))
+    raise DataError("none of the images could be answered", found="\n".join(named))
 
 
 def _as_table(predictions: list[Prediction], metadata: ModelMetadata) -> str:

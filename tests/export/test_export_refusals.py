@@ -170,7 +170,7 @@ def test_the_distance_is_not_fitted_to_other_images_than_those_of_the_run(refuse
     )
     assert done.exit_code == 0, done.output
     said = refused(copied)
-    assert "made anew since the run, of other images, labels or splits" in said
+    assert "made anew since the run, of other images, labels or splits or by another engine" in said
     assert "xhead train" in said
     assert "--no-ood or --allow-changed-cache" in said
     assert distance_of(copied.run, ExportSpec(ood=False)) == (None, None)

@@ -257,21 +257,11 @@ def test_with_its_run_the_gate_is_repeated_for_fewer_bits(
 
 
 def test_the_repeated_gate_says_how_many_images_are_gone(xexport: Xexport, copied: Any, tmp_path: Path) -> None:
-    """Of its validation images; the count is the certificate's own of when all of them were there."""
-    half = (
-        "quantize",
-        copied.model,
-        "--run",
-        copied.run.folder,
-        "-o",
-        tmp_path / "half.onnx",
-        "--fp16",
-        "--gate",
-        "100",
-    )
-    images = json.loads(xexport(*half, "--json").stdout)["images"]
+    options = ("--run", copied.run.folder, "--gate", "100")
+    done = xexport("quantize", copied.model, *options, "-o", tmp_path / "half.onnx", "--fp16", "--json")
+    images = json.loads(done.stdout)["images"]
     next(copied.data.glob("valid/disc/*.png")).unlink()
-    done = xexport("verify", tmp_path / "half.onnx", "--run", copied.run.folder, "--gate", "100")
+    done = xexport("verify", tmp_path / "half.onnx", *options)
     assert done.exit_code == 0, done.output
     assert f"1 of {images} valid images can no longer be read" in done.stderr
 

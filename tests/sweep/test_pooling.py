@@ -66,7 +66,7 @@ def test_features_that_the_cache_lacks_are_refused_with_the_mend(
     for command in ("train", "crossval", "sweep"):
         done = CliRunner().invoke(main, [command, "--features", f"{tmp_path}/final.h5", "--pooling", "multilevel"])
         assert done.exit_code == 1
-        assert "--pooling multilevel" in done.stderr
+        assert "--pooling multilevel --classes covid,normal,pneumonia -o final-multilevel.h5" in done.stderr
     assert not (tmp_path / "runs").exists()
 
 
