@@ -24,10 +24,10 @@ from featurize.audit.duplicates import detail_correlation, laid_over
 from featurize.audit.neighbours import clean_view, nearest_neighbours
 from featurize.audit.specs import AuditSpec
 from featurize.audit.survey import FINE_SIDE, SIDE, survey_images
-from featurize.cache import FeatureCache
+from featurize.backbones.weights import find_weights
+from featurize.cache.reader import FeatureCache
 from featurize.engines import open_engine
-from featurize.preprocess import load_pixels
-from featurize.weights import find_weights
+from featurize.images.preprocess import load_pixels
 
 NEIGHBOURS, LAID_OVER, BLOCK = 10, 3, 256
 Grey = NDArray[np.uint8]

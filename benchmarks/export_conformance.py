@@ -25,11 +25,11 @@ from pathlib import Path
 import numpy as np
 from export_runtimes import native, web
 
-from export.listing import list_images
-from export.model_file import open_model
-from export.parity import planes_of
-from featurize.images import decode
-from featurize.preprocess import resize
+from export.model.file import open_model
+from export.parity.agreement import planes_of
+from featurize.datasets.image_files import list_images
+from featurize.images.decode import decode
+from featurize.images.preprocess import resize
 
 ROOT = Path(__file__).parents[1]
 BATCHES = (1, 2, 8)

@@ -19,9 +19,9 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 from sklearn.metrics import roc_auc_score
 
-from export.listing import list_images
-from export.model_file import ModelFile, open_model
-from featurize.images import decode
+from export.model.file import ModelFile, open_model
+from featurize.datasets.image_files import list_images
+from featurize.images.decode import decode
 
 ROOT = Path(__file__).parents[1]
 PIECES = 6

@@ -29,15 +29,15 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageFilter
 
-from featurize.compute import RunOptions
-from featurize.dataset import NO_LABEL, NO_SPLIT, Dataset, ImageEntry, open_dataset
+from featurize.backbones.weights import find_preferred_weights
+from featurize.cache.shards import FileIdentity
+from featurize.cluster.engine import RayCluster
+from featurize.datasets.layouts import NO_LABEL, NO_SPLIT, Dataset, ImageEntry, open_dataset
 from featurize.engines import open_engine
-from featurize.engines.ray_engine import RayCluster
-from featurize.extract import extract_features
-from featurize.inference import Outcome
-from featurize.shards import FileIdentity
+from featurize.pipeline.compute import RunOptions
+from featurize.pipeline.extract import extract_features
+from featurize.pipeline.inference import Outcome
 from featurize.specs import FeatureSpec
-from featurize.weights import find_preferred_weights
 
 DIM = 1280
 SIDE = 1000

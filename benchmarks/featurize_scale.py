@@ -24,16 +24,16 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from featurize.cache import FeatureCache
-from featurize.cache_writing import CacheFacts, write_cache
-from featurize.columns import Columns
-from featurize.compute import RunOptions
-from featurize.dataset import open_dataset
-from featurize.extract import extract_features
-from featurize.known import KnownFeatures
-from featurize.shards import Identities
+from featurize.backbones.weights import Weights
+from featurize.cache.columns import Columns
+from featurize.cache.index import KnownFeatures
+from featurize.cache.reader import FeatureCache
+from featurize.cache.shards import Identities
+from featurize.cache.writer import CacheFacts, write_cache
+from featurize.datasets.layouts import open_dataset
+from featurize.pipeline.compute import RunOptions
+from featurize.pipeline.extract import extract_features
 from featurize.specs import FeatureSpec, PreprocessSpec
-from featurize.weights import Weights
 
 LIMIT_MB = 1024
 STEPS = ("write", "open", "verify", "index")

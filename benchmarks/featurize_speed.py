@@ -28,16 +28,16 @@ import torch
 from PIL import Image
 from torchvision import datasets, transforms
 
-from featurize.backbones import backbone_info
-from featurize.compute import RunOptions
-from featurize.cores import cores
-from featurize.dataset import open_dataset
+from featurize.backbones.registry import backbone_info
+from featurize.backbones.weights import Weights, find_weights
+from featurize.datasets.layouts import open_dataset
 from featurize.engines import Engine, open_engine
-from featurize.extract import extract_features
-from featurize.reading import FEW_WORKERS
+from featurize.images.augmentation import load_views
+from featurize.pipeline.compute import RunOptions
+from featurize.pipeline.extract import extract_features
+from featurize.pipeline.reading import FEW_WORKERS
 from featurize.specs import FeatureSpec, PreprocessSpec
-from featurize.views import load_views
-from featurize.weights import Weights, find_weights
+from featurize.system.cores import cores
 
 ORIGINALS = Path(__file__).parents[2] / "shared" / "xray-originals"
 

@@ -28,13 +28,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from featurize.cache import Columns, FeatureCache
-from featurize.cache_writing import CacheFacts, write_cache
+from featurize.cache.reader import Columns, FeatureCache
+from featurize.cache.writer import CacheFacts, write_cache
 from featurize.specs import FeatureSpec
-from head.fit import fit_head
-from head.rows import AnyRows, Stretch, labelled_rows, plan_reading
+from head.data.rows import AnyRows, Stretch, labelled_rows, plan_reading
+from head.data.splits import split_rows
 from head.specs import HeadSpec, MemorySpec, TrainSpec
-from head.splits import split_rows
+from head.training.fit import fit_head
 
 LIMIT_MB = 1500
 HEADS = {

@@ -26,13 +26,13 @@ from pathlib import Path
 
 import torch
 
-from head import batched
-from head.batched_blocks import divide
-from head.batched_training import Job
-from head.fit import fit_head
-from head.rows import Rows
+from head.batched import scheduler
+from head.batched.blocks import divide
+from head.batched.training import Job
+from head.data.rows import Rows
 from head.specs import HeadSpec, TrainSpec
-from head.sweep_space import DEFAULT_AXES, SweepSpec, axis_text
+from head.sweep.space import DEFAULT_AXES, SweepSpec, axis_text
+from head.training.fit import fit_head
 
 ROOT = Path(__file__).parents[1]
 SHAPES = {"512,128": (512, 128), "256": (256,), "linear": ()}
@@ -62,9 +62,9 @@ def main() -> None:
             "seeds": [(head, train(options.epochs, seed=n)) for n in range(options.heads)],
         }.items():
             (alone, alone_cpu), *both = race(jobs, rows, valid, options.rounds)
-            chosen = batched.NUMBA if batched.worth_compiling(jobs[0], rows, 3) else batched.TORCH
+            chosen = scheduler.NUMBA if scheduler.worth_compiling(jobs[0], rows, 3) else scheduler.TORCH
             for by, (together, together_cpu) in zip(ways_here(), both, strict=True):
-                room = batched.free_bytes(by) if batched.is_gpu(by) else None
+                room = scheduler.free_bytes(by) if scheduler.is_gpu(by) else None
                 block = max(map(len, divide(jobs, options.dim, 3, 1 if room else threads, room=room)))
                 print(
                     f"{name:>8} {differs:>14} {block:6} {by + '*' * (by == chosen):>9} {len(jobs) / alone:14.2f} "
@@ -110,8 +110,8 @@ def race(jobs: list[Job], rows: Rows, valid: Rows, rounds: int) -> list[Seconds]
     few = jobs[:4]
     ways: list[Callable[[], object]] = [lambda: [fit_head(*job, rows, valid, classes=3) for job in few]]
     for by in ways_here():
-        ways.append(partial(batched.fit_heads, jobs, rows, valid, classes=3, by=by))
-        batched.fit_heads(jobs[:1], rows, valid, classes=3, by=by)  # what is slower the first time
+        ways.append(partial(scheduler.fit_heads, jobs, rows, valid, classes=3, by=by))
+        scheduler.fit_heads(jobs[:1], rows, valid, classes=3, by=by)  # what is slower the first time
     measured = [[seconds(way) for way in ways] for _ in range(rounds)]
     alone, *together = [fastest(list(rounds)) for rounds in zip(*measured, strict=True)]
     share = len(jobs) / len(few)
@@ -120,8 +120,8 @@ def race(jobs: list[Job], rows: Rows, valid: Rows, rounds: int) -> list[Seconds]
 
 def ways_here() -> list[str]:
     """Return what can compute blocks on this machine."""
-    compiled = [batched.NUMBA] * batched.can_compile()
-    return [batched.TORCH, *compiled, *["cuda:0"] * torch.cuda.is_available()]
+    compiled = [scheduler.NUMBA] * scheduler.can_compile()
+    return [scheduler.TORCH, *compiled, *["cuda:0"] * torch.cuda.is_available()]
 
 
 def fastest(measured: list[Seconds]) -> Seconds:

@@ -36,9 +36,9 @@ from pathlib import Path
 import numpy as np
 from servers.load import Connection, Load, Server, closed_loop, form_request, open_loop, tensor_request
 
-from export.listing import list_images
-from featurize.cores import cores
-from serve.predictor import Predictor
+from featurize.datasets.image_files import list_images
+from featurize.system.cores import cores
+from serve.inference.predictor import Predictor
 
 ROOT = Path(__file__).parents[1]
 MAX_IMAGES = 64

@@ -15,12 +15,12 @@ from pydantic import BaseModel
 from ray import serve
 from ray.serve import Application
 
-from serve.app import build_app
-from serve.metrics import Metrics
-from serve.models import Models
-from serve.predictor import Predictor
-from serve.service import Service
-from serve.spec import ServeSpec
+from serve.http.app import build_app
+from serve.http.service import Service
+from serve.inference.predictor import Predictor
+from serve.models.metrics import Metrics
+from serve.models.registry import Models
+from serve.specs import ServeSpec
 
 
 class Settings(BaseModel):

@@ -12,18 +12,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from export.bound_session import BoundSession
-from export.model_file import ModelFile, open_model
-from export.onnx_session import ORT_ERRORS, cuda_possible, first_line
-from export.parity import planes_of
+from export.model.cuda_graphs import BoundSession
+from export.model.file import ModelFile, open_model
+from export.model.session import ORT_ERRORS, cuda_possible, first_line
+from export.parity.agreement import planes_of
+from export.parity.progress import Progress
 from export.specs import BenchSpec
-from export.steps import Progress
 from featurize.errors import DeviceError
-from featurize.preprocess import Pixels
-from head.run import Run
+from featurize.images.preprocess import Pixels
+from head.runs.reader import Run
 
 if TYPE_CHECKING:
-    from export.fused import PlainModel
+    from export.build.fused_model import PlainModel
 
 logger = logging.getLogger(__name__)
 
@@ -95,7 +95,7 @@ def bench_models(
     """
     plain = None
     if run is not None:
-        from export.ingredients import plain_model
+        from export.build.reference_model import plain_model
 
         plain = plain_model(run)
     providers = spec.providers or _usable_providers(models, with_torch=plain is not None)

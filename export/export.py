@@ -7,20 +7,19 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from export.certificate import Certified, certificate_content
-from export.fused import FusedModel
-from export.ingredients import (
+from export.build.assemble import finish, trace
+from export.build.fused_model import FusedModel
+from export.build.opset import lower_opset
+from export.build.reference_model import (
     distance_of,
     images_to_check,
     metadata_of,
     plain_model,
     torch_probabilities,
 )
-from export.metadata import VARIANTS, ModelMetadata
-from export.onnx_file import finish, trace
-from export.onnx_session import cuda_possible, open_session
-from export.opset import lower_opset
-from export.parity import (
+from export.model.metadata import VARIANTS, ModelMetadata
+from export.model.session import cuda_possible, open_session
+from export.parity.agreement import (
     Agreement,
     CheckImages,
     Checks,
@@ -33,12 +32,13 @@ from export.parity import (
     onnx_probabilities,
     open_sessions,
 )
+from export.parity.certificate import Certified, certificate_content
+from export.parity.progress import Progress, Steps
+from export.publish import targets_of, together
 from export.specs import ExportSpec
-from export.steps import Progress, Steps
-from export.together import targets_of, together
 from featurize.engines.conversion import OPSET as NATIVE_OPSET
 from featurize.errors import ParityError
-from head.run import Run
+from head.runs.reader import Run
 
 # Two answers that are so far apart may say the opposite of each other: nobody should accept that.
 _OPPOSITE = 0.5

@@ -15,11 +15,11 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from featurize.errors import DataError
 from featurize.specs import require
-from head.ensemble import fit_ensemble, shares_of
-from head.fit import FittedHead, fit_head
-from head.predictions import softmax
-from head.rows import as_rows
+from head.data.rows import as_rows
+from head.evaluation.predictions import softmax
 from head.specs import HeadSpec, TrainSpec
+from head.training.ensemble import fit_ensemble, shares_of
+from head.training.fit import FittedHead, fit_head
 
 _HEAD, _TRAIN = HeadSpec(), TrainSpec()
 

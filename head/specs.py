@@ -139,7 +139,7 @@ class CrossvalSpec(Spec):
         folds: parts; each tests once.
         seeds: repetitions, each with other folds and other initial weights.
         by_image: whether to repeat it with images of one patient in different folds, to show what that flatters.
-        members: heads that are trained and averaged wherever a head is trained; see :mod:`head.ensemble`.
+        members: heads that are trained and averaged wherever a head is trained; see :mod:`head.training.ensemble`.
     """
 
     folds: int = 5

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from featurize.cache import FeatureCache
-from featurize.cache_writing import CacheFacts, write_cache
-from featurize.columns import Columns
+from featurize.cache.columns import Columns
+from featurize.cache.reader import FeatureCache
+from featurize.cache.writer import CacheFacts, write_cache
 from featurize.specs import FeatureSpec
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import onnxruntime
 from fastapi import UploadFile
 
-from featurize.preprocess import load_pixels
+from featurize.images.preprocess import load_pixels
 from featurize.specs import PreprocessSpec
 
 MODEL, PORT, BATCH, THREADS, SIDE = sys.argv[1], *map(int, sys.argv[2:6])

@@ -7,7 +7,7 @@ import numpy as np
 from featurize.audit.findings import NOTE, WARNING, Finding, Marked, counted, name_of, printable
 from featurize.audit.specs import AuditSpec
 from featurize.audit.survey import Survey
-from featurize.cache import FeatureCache
+from featurize.cache.reader import FeatureCache
 
 # One class this many times as frequent as another makes accuracy a poor measure.
 _LOPSIDED = 5

@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 
 from featurize.audit.specs import AuditSpec
 from featurize.audit.survey import Survey
-from featurize.cache import FeatureCache
-from featurize.dataset import NO_LABEL, NO_SPLIT, SPLITS
-from featurize.versions import library_versions
+from featurize.cache.reader import FeatureCache
+from featurize.datasets.layouts import NO_LABEL, NO_SPLIT, SPLITS
+from featurize.system.versions import library_versions
 
 FORMAT = "xfeat.audit"
 SCHEMA_VERSION = 1

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from featurize.audit.findings import FAILURE, NOTE, WARNING, Finding, Pair, counted, printable
-from featurize.columns import Columns
-from featurize.dataset import NO_LABEL, NO_SPLIT
+from featurize.cache.columns import Columns
+from featurize.datasets.layouts import NO_LABEL, NO_SPLIT
 
 _LEAK = (
     "A model that has seen an image in training, or another of the same patient, need not understand it to get it "

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from featurize.cache import FeatureCache
+from featurize.cache.reader import FeatureCache
 from featurize.errors import CacheError
 
 # Rows of one block: 20,000 × 1280 float32 are 100 MB.

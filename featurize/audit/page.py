@@ -9,7 +9,7 @@ import numpy as np
 from featurize.audit.findings import Audit, Finding, Pair, Probe, label_name, name_of, split_name
 from featurize.audit.pictures import Pictures, class_average
 from featurize.audit.shortcuts import is_strong
-from featurize.versions import library_versions
+from featurize.system.versions import library_versions
 
 _PAIRS_SHOWN = 12
 _IMAGES_SHOWN = 18

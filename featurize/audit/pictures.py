@@ -11,9 +11,9 @@ from PIL import Image
 
 from featurize.audit.shortcuts import MASKS
 from featurize.audit.survey import SIDE, source_of
-from featurize.cache import FeatureCache
+from featurize.cache.reader import FeatureCache
 from featurize.errors import ImageError
-from featurize.images import decode
+from featurize.images.decode import decode
 
 _SIDE = (240, 240)
 _MASKED_SIDE = 128

@@ -17,9 +17,9 @@ from featurize.audit.shortcuts import is_strong, probe_shortcuts, sample_rows
 from featurize.audit.specs import AuditSpec
 from featurize.audit.survey import Progress, Survey, survey_images
 from featurize.audit.suspects import label_suspects, outliers
-from featurize.cache import FeatureCache
+from featurize.cache.reader import FeatureCache
+from featurize.datasets.groups import joined_groups
 from featurize.errors import MissingExtraError
-from featurize.groups import joined_groups
 
 # Below this AUC a label that the features contradict is no news.
 _TELLS_APART = 0.65

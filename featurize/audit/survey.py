@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from featurize.cache import FeatureCache
+from featurize.cache.reader import FeatureCache
+from featurize.datasets.sources import ImageSource, open_source
 from featurize.errors import DataError, ImageError
-from featurize.images import FORMATS, MAX_PIXELS, decode
-from featurize.sources import ImageSource, open_source
+from featurize.images.decode import FORMATS, MAX_PIXELS, decode
 
 SIDE = 32
 # Side of the pictures that are laid over each other.

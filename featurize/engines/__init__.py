@@ -1,22 +1,21 @@
 """Engines run one and the same frozen network: pixels in, features out. :func:`open_engine` chooses.
 
-Reading order: ``engine`` (what one is), ``batches`` and ``batch_size``, ``devices`` (one or several), then the engines
-``torch_engine``, ``onnx_engine`` (with ``conversion``) and ``openvino_engine``. Many machines: ``ray_engine`` on this
-one, ``ray_worker`` on the others.
+Reading order: ``engine`` (what one is), ``padding`` and ``batch_size``, then the engines ``torch_engine``,
+``onnx_engine`` (with ``conversion``) and ``openvino_engine``. May import system and backbones.
 """
 
 from __future__ import annotations
 
 from typing import Literal
 
-from featurize.cores import cores
+from featurize.backbones.weights import Weights
 from featurize.engines.batch_size import find_batch_size
-from featurize.engines.devices import DeviceGroup, resolve_devices
 from featurize.engines.engine import Engine as Engine
 from featurize.engines.engine import ResizableEngine
 from featurize.errors import SpecError
 from featurize.specs import ENGINES, FeatureSpec
-from featurize.weights import Weights
+from featurize.system.cores import cores
+from featurize.system.devices import DeviceGroup, resolve_devices
 
 BatchSize = int | Literal["auto"] | None
 """Images per call of the network; ``auto`` finds what is fastest, ``None`` takes what suits the engine."""

@@ -10,10 +10,10 @@ import onnx
 import torch
 from torch import nn
 
-from featurize.atomic import replacing
-from featurize.network import FeatureNetwork, load_backbone
+from featurize.backbones.network import FeatureNetwork, load_backbone
+from featurize.backbones.weights import Weights
 from featurize.specs import FeatureSpec
-from featurize.weights import Weights
+from featurize.system.atomic import replacing
 
 OPSET = 18
 

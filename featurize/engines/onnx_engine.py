@@ -13,13 +13,13 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidGraph, InvalidProtobuf, NoSuchFile
 
-from featurize.cores import cores
-from featurize.cuda import PROVIDER as CUDA
-from featurize.cuda import cuda_provider
-from featurize.engines.batches import in_batches
+from featurize.backbones.weights import Weights
+from featurize.engines.padding import in_batches
 from featurize.errors import DeviceError, OutputError
 from featurize.specs import FeatureSpec
-from featurize.weights import Weights
+from featurize.system.cores import cores
+from featurize.system.cuda import PROVIDER as CUDA
+from featurize.system.cuda import cuda_provider
 
 logger = logging.getLogger(__name__)
 

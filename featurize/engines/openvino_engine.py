@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from featurize.cores import cores
-from featurize.engines.batches import in_batches
+from featurize.backbones.weights import Weights
 from featurize.engines.onnx_engine import graph_file
+from featurize.engines.padding import in_batches
 from featurize.errors import DeviceError, MissingExtraError
 from featurize.specs import FeatureSpec
-from featurize.weights import Weights
+from featurize.system.cores import cores
 
 _HINTS = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}
 

@@ -10,12 +10,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from featurize.engines.batches import in_batches
-from featurize.engines.devices import is_out_of_memory
+from featurize.backbones.network import FeatureNetwork, load_backbone
+from featurize.backbones.weights import Weights
+from featurize.engines.padding import in_batches
 from featurize.errors import DeviceError
-from featurize.network import FeatureNetwork, load_backbone
 from featurize.specs import FeatureSpec
-from featurize.weights import Weights
+from featurize.system.devices import is_out_of_memory
 
 logger = logging.getLogger(__name__)
 

@@ -3,7 +3,7 @@
 import { Problem } from "./problem.js";
 import { resize } from "./resize.js";
 
-const MAX_PIXELS = 100e6; // as MAX_PIXELS in featurize/images.py
+const MAX_PIXELS = 100e6; // as MAX_PIXELS in featurize/images/decode.py
 const CONVERT = "Save it as an 8-bit PNG or JPEG, or use a server (xserve start).";
 
 const startsWith = (bytes, text, at = 0) => [...text].every((letter, i) => bytes[at + i] === letter.charCodeAt(0));

@@ -1,4 +1,4 @@
-// A heatmap as a picture, drawn as serve/heatmap.py draws it: transparent where the network saw nothing, red where most.
+// A heatmap as a picture, drawn as serve/inference/heatmap_png.py draws it: transparent where the network saw nothing, red where most.
 
 import { weightsOf } from "./resize.js";
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from export.metadata import ModelMetadata
-from featurize.cache_writing import CacheFacts, write_cache
-from featurize.columns import Columns
+from export.model.metadata import ModelMetadata
+from featurize.cache.columns import Columns
+from featurize.cache.writer import CacheFacts, write_cache
 from featurize.specs import FeatureSpec
 
 PAGE = (Path(__file__).parents[2] / "docs" / "formats.md").read_text()

@@ -16,11 +16,11 @@ from click.testing import CliRunner, Result
 from PIL import Image, ImageDraw
 
 from export.cli import main as export_main
-from export.int8 import Ready, make_ready
+from export.quantization.int8 import Ready, make_ready
 from featurize.cli import main as featurize_main
 from featurize.specs import PreprocessSpec
 from head.cli import main as head_main
-from head.run import Run, open_run
+from head.runs.reader import Run, open_run
 
 SIDE = 64
 COUNTS = {"train": 12, "valid": 6, "test": 6}
@@ -137,7 +137,7 @@ def exported(trained: Project) -> Project:
 @pytest.fixture(scope="session")
 def traced(exported: Project) -> onnx.ModelProto:
     """What tracing the run gives, without the ten seconds: the core form with every output, from the exported file."""
-    from export.onnx_file import INPUT
+    from export.build.assemble import INPUT
 
     proto = onnx.load(exported.model)
     inner = [node for node in proto.graph.node if not node.name.startswith("resize_")]

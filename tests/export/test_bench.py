@@ -14,11 +14,11 @@ from click.testing import Result
 
 import export.bench
 from export.bench import bench_models
-from export.fused import PlainModel
-from export.model_file import ModelFile, open_model
+from export.build.fused_model import PlainModel
+from export.model.file import ModelFile, open_model
 from export.specs import BenchSpec
-from featurize.cuda import cuda_driver_present
 from featurize.errors import DeviceError, SpecError
+from featurize.system.cuda import cuda_driver_present
 
 Xexport = Callable[..., Result]
 

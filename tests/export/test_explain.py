@@ -12,9 +12,9 @@ import pytest
 from click.testing import Result
 from PIL import Image
 
-from export.overlay import Explanation, _with_caption, overlay
-from serve.predictor import Predictor
-from serve.results import Prediction
+from export.explain import Explanation, _with_caption, overlay
+from serve.inference.predictor import Predictor
+from serve.inference.results import Prediction
 
 Xexport = Callable[..., Result]
 

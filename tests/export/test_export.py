@@ -18,11 +18,11 @@ from PIL import Image
 from sklearn.covariance import LedoitWolf
 
 from export.export import export_run
-from export.metadata import ModelMetadata
-from featurize.cache import FeatureCache
+from export.model.metadata import ModelMetadata
+from featurize.backbones.weights import sha256_of
+from featurize.cache.reader import FeatureCache
 from featurize.errors import OutputError
-from featurize.preprocess import load_pixels
-from featurize.weights import sha256_of
+from featurize.images.preprocess import load_pixels
 
 Xexport = Callable[..., Result]
 

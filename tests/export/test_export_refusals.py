@@ -17,10 +17,10 @@ import pytest
 from click.testing import Result
 from safetensors.numpy import load_file, save_file
 
-from export.ingredients import distance_of
+from export.build.reference_model import distance_of
 from export.specs import ExportSpec
+from featurize.backbones.weights import sha256_of
 from featurize.cli import main as featurize_main
-from featurize.weights import sha256_of
 from tests.export.conftest import invoke
 
 Xexport = Callable[..., Result]

@@ -9,7 +9,7 @@ import onnx
 import onnxruntime as ort
 import pytest
 
-from export.opset import lower_opset
+from export.build.opset import lower_opset
 from export.specs import ExportSpec
 from featurize.errors import SpecError
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from export.parity import Agreement, compare
+from export.parity.agreement import Agreement, compare
 
 
 def decide(row: list[float]) -> str:

@@ -16,14 +16,14 @@ import torch
 from click.testing import Result
 from sklearn.metrics import accuracy_score, recall_score, roc_auc_score
 
-from export.graph import copied
-from export.ingredients import labelled_images
-from export.int8 import Ready
-from export.metadata import ModelMetadata
-from export.model_file import describe_model, open_model
-from export.parity import planes_of
-from export.qdq import store_matrices_in_8_bits
-from export.worth import Worth, losses, measure
+from export.build.reference_model import labelled_images
+from export.model.file import describe_model, open_model
+from export.model.metadata import ModelMetadata
+from export.parity.accuracy_loss import Worth, losses, measure
+from export.parity.agreement import planes_of
+from export.quantization.int8 import Ready
+from export.quantization.onnx_graph import copied
+from export.quantization.qdq import store_matrices_in_8_bits
 
 Xexport = Callable[..., Result]
 
@@ -112,7 +112,7 @@ def test_a_loss_over_the_gate_writes_nothing_and_shows_the_table(
                 tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
         return traced
 
-    monkeypatch.setattr("export.quantize.write_int8", worse)
+    monkeypatch.setattr("export.quantization.quantize.write_int8", worse)
     done = xexport(
         "quantize", exported.model, "--run", exported.run.folder, "-o", tmp_path / "m.onnx", "--float-layers", 0
     )
@@ -135,8 +135,10 @@ def test_a_refusal_shows_the_attempt_that_lost_least(
 ) -> None:
     """What candidates are worth is stood in for: 4 bits in the head lose less than 8."""
     worths = iter([Worth(accuracy=each, sensitivity=each, auc=each) for each in (0.9, 0.7, 0.5)])
-    monkeypatch.setattr("export.gate.measure", lambda *_: next(worths))
-    monkeypatch.setattr("export.quantize.measure", lambda *_: Worth(accuracy=1.0, sensitivity=1.0, auc=1.0))
+    monkeypatch.setattr("export.quantization.acceptance.measure", lambda *_: next(worths))
+    monkeypatch.setattr(
+        "export.quantization.quantize.measure", lambda *_: Worth(accuracy=1.0, sensitivity=1.0, auc=1.0)
+    )
     done = xexport(
         *("quantize", exported.model, "--run", exported.run.folder, "-o", tmp_path / "m.onnx", "--float-layers", 0)
     )
@@ -217,7 +219,7 @@ def test_layers_stay_in_float32_until_the_gate_is_passed(
     def allows(_: object, candidate: Any) -> bool:
         return len(candidate.float_layers) >= 4 and candidate.head_bits == 8
 
-    monkeypatch.setattr("export.gate.Gate.allows", allows)
+    monkeypatch.setattr("export.quantization.acceptance.Gate.allows", allows)
     target = tmp_path / "m.onnx"
     done = xexport("quantize", exported.model, "--run", exported.run.folder, "-o", target, "--json")
     assert done.exit_code == 0, done.output
@@ -276,8 +278,8 @@ def test_another_rounding_is_tried_before_layers_stay_in_float32(
         seen.append(candidate)
         return len(seen) > 2
 
-    monkeypatch.setattr("export.gate.Gate.allows", allows)
-    monkeypatch.setattr("export.int8._FOLLOWED", 0)  # and so no more than at least, of small images too
+    monkeypatch.setattr("export.quantization.acceptance.Gate.allows", allows)
+    monkeypatch.setattr("export.quantization.int8._FOLLOWED", 0)  # and so no more than at least, of small images too
     target = tmp_path / "m.onnx"
     done = xexport("quantize", exported.model, "--run", exported.run.folder, "-o", target, "--json")
     assert done.exit_code == 0, done.output
@@ -303,7 +305,7 @@ def test_options_that_say_nothing_are_refused(
     message: str,
 ) -> None:
     """Before any image is read."""
-    monkeypatch.setattr("export.quantize.labelled_images", pytest.fail)
+    monkeypatch.setattr("export.quantization.quantize.labelled_images", pytest.fail)
     done = xexport("quantize", exported.model, "--run", exported.run.folder, "-o", tmp_path / "m.onnx", *options)
     assert done.exit_code == 2
     assert message in done.stderr

@@ -9,12 +9,12 @@ import onnx
 import pytest
 import torch
 
-from export.graph import Graph, copied, run_model
-from export.int8 import Ready, make_ready, round_ready
-from export.qdq import write_rounded
-from export.rounding import widened
-from export.stem import dither_stem
-from featurize.preprocess import Pixels
+from export.quantization.first_layer import dither_stem
+from export.quantization.int8 import Ready, make_ready, round_ready
+from export.quantization.onnx_graph import Graph, copied, run_model
+from export.quantization.qdq import write_rounded
+from export.quantization.rounding import widened
+from featurize.images.preprocess import Pixels
 from featurize.specs import NORMALIZATIONS, PreprocessSpec
 
 SPEC = PreprocessSpec(size=64)

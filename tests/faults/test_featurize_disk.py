@@ -18,14 +18,14 @@ RUN = """
 import resource, signal, sys
 from pathlib import Path
 import numpy as np
-from featurize import compute
+from featurize.pipeline import compute
 from featurize.console import Commands
-from featurize.dataset import open_dataset
+from featurize.datasets.layouts import open_dataset
 from featurize.errors import XfeatError
-from featurize.compute import RunOptions
-from featurize.extract import extract_features
+from featurize.pipeline.compute import RunOptions
+from featurize.pipeline.extract import extract_features
 from featurize.specs import FeatureSpec, PreprocessSpec
-from featurize.weights import Weights
+from featurize.backbones.weights import Weights
 
 limit, data, output = int(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3])
 if limit:

@@ -26,9 +26,9 @@ BACKBONE = ("--backbone", "efficientnet-lite0", "--size", "32")
 # Runs the command with small chunks and shards, and waits after each chunk, so that there is something to stop.
 SLOWLY = """
 import sys, time
-from featurize import compute
+from featurize.pipeline import compute
 from featurize.cli import main
-from featurize.engines import ray_cluster, ray_engine
+from featurize.cluster import connection as ray_cluster; from featurize.cluster import engine as ray_engine
 
 compute.SHARD_ROWS = 8
 ray_engine._CHUNK = 8

@@ -14,14 +14,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from featurize.cache import FeatureCache
-from featurize.compute import RunOptions
-from featurize.dataset import open_dataset
-from featurize.extract import Extraction, extract_features, parts_folder
-from featurize.plain_jpeg import PlainJpeg
-from featurize.preprocess import Pixels, load_pixels
+from featurize.backbones.weights import Weights, find_weights, sha256_of
+from featurize.cache.reader import FeatureCache
+from featurize.datasets.layouts import open_dataset
+from featurize.images.jpeg_header import PlainJpeg
+from featurize.images.preprocess import Pixels, load_pixels
+from featurize.pipeline.compute import RunOptions
+from featurize.pipeline.extract import Extraction, extract_features, parts_folder
 from featurize.specs import FeatureSpec, PreprocessSpec
-from featurize.weights import Weights, find_weights, sha256_of
 
 SIZE = 32
 
@@ -97,7 +97,7 @@ class Brighter:
     name = "a brighter device"
 
     def __init__(self, levels: int = 3) -> None:
-        from featurize.torch_jpeg import JpegDecoder
+        from featurize.images.nvjpeg import JpegDecoder
 
         self._decoder = JpegDecoder("cpu")
         self.levels = levels

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from featurize.atomic import output_error, replacing
 from featurize.errors import OutputError
+from featurize.system.atomic import output_error, replacing
 
 
 @pytest.mark.parametrize(

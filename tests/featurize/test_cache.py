@@ -14,9 +14,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from featurize.cache import FeatureCache
-from featurize.cache_writing import CacheFacts, write_cache
-from featurize.columns import Columns, Skipped
+from featurize.cache.columns import Columns, Skipped
+from featurize.cache.reader import FeatureCache
+from featurize.cache.writer import CacheFacts, write_cache
 from featurize.errors import CacheError, OutputError
 from featurize.specs import FeatureSpec
 

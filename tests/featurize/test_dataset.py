@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from featurize.dataset import NO_LABEL, NO_SPLIT, Dataset, ImageEntry, open_dataset
+from featurize.datasets.layouts import NO_LABEL, NO_SPLIT, Dataset, ImageEntry, open_dataset
 from featurize.errors import DataError, SpecError
 
 

@@ -12,16 +12,16 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from featurize import decoding
-from featurize.cache import FeatureCache
+from featurize.cache.reader import FeatureCache
+from featurize.cache.shards import FileIdentity
 from featurize.cli import main as xfeat
-from featurize.decoding import decoded, decoder_for
 from featurize.errors import DeviceError, MismatchError, SpecError
-from featurize.plain_jpeg import PlainJpeg, plain_jpeg
-from featurize.reading import ReadImage
-from featurize.shards import FileIdentity
+from featurize.images.jpeg_header import PlainJpeg, plain_jpeg
+from featurize.images.nvjpeg import JpegDecoder
+from featurize.pipeline import gpu_decoding
+from featurize.pipeline.gpu_decoding import decoded, decoder_for
+from featurize.pipeline.reading import ReadImage
 from featurize.specs import FeatureSpec
-from featurize.torch_jpeg import JpegDecoder
 
 if TYPE_CHECKING:
     from conftest import Bench
@@ -100,8 +100,8 @@ def test_images_leave_in_their_order_however_they_are_held_back(
     jpeg = plain_jpeg(content)
     images = [ReadImage(str(number), None, None, jpeg=jpeg if number % 3 else None) for number in range(11)]
     for together, held in ((2, 256), (64, 3), (64, 256)):
-        monkeypatch.setattr(decoding, "_FILES_TOGETHER", together)
-        monkeypatch.setattr(decoding, "_HELD_BACK", held)
+        monkeypatch.setattr(gpu_decoding, "_FILES_TOGETHER", together)
+        monkeypatch.setattr(gpu_decoding, "_HELD_BACK", held)
         found = list(decoded(images, JpegDecoder("cpu"), mixed.spec.preprocess))
         assert [image.path for image in found] == [str(number) for number in range(11)]
         assert [image.pixels is None for image in found] == [number % 3 == 0 for number in range(11)]
@@ -144,7 +144,7 @@ def test_it_is_refused_where_it_cannot_run(lite0_spec: FeatureSpec, options: dic
 def test_without_a_gpu_it_is_an_error_and_never_pillow_instead(
     lite0_spec: FeatureSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(decoding, "resolve_devices", lambda _: ["cpu"])
+    monkeypatch.setattr(gpu_decoding, "resolve_devices", lambda _: ["cpu"])
     opened = decoder_for(dataclasses.replace(lite0_spec, decoder="nvjpeg"))
     assert opened is not None
     with pytest.raises(DeviceError, match=r"runs on a GPU, and there is none(.|\n)*--decoder pillow"):
@@ -152,7 +152,7 @@ def test_without_a_gpu_it_is_an_error_and_never_pillow_instead(
 
 
 def test_the_command_says_what_it_needs(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(decoding, "resolve_devices", lambda _: ["cpu"])
+    monkeypatch.setattr(gpu_decoding, "resolve_devices", lambda _: ["cpu"])
     monkeypatch.chdir(bench.data.parent)
     for options, code, said in (
         ((), 1, "there is none"),

@@ -14,15 +14,15 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from featurize.cache import FeatureCache
+from featurize.backbones.weights import Weights
+from featurize.cache.reader import FeatureCache
 from featurize.cli import main
 from featurize.engines import open_engine
 from featurize.engines.batch_size import find_batch_size
-from featurize.engines.devices import DeviceGroup, resolve_devices
 from featurize.engines.torch_engine import TorchEngine
 from featurize.errors import DeviceError, SpecError
 from featurize.specs import FeatureSpec, PreprocessSpec
-from featurize.weights import Weights
+from featurize.system.devices import DeviceGroup, resolve_devices
 
 if TYPE_CHECKING:
     from conftest import Bench

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from featurize import dicom
 from featurize.errors import ImageError
-from featurize.images import decode
-from featurize.preprocess import load_pixels
+from featurize.images import dicom
+from featurize.images.decode import decode
+from featurize.images.preprocess import load_pixels
 from featurize.specs import PreprocessSpec
 
 pydicom = pytest.importorskip("pydicom", reason="needs the extra dicom")

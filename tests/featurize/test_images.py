@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 from featurize.errors import ImageError
-from featurize.images import decode, is_truncated
-from featurize.preprocess import load_pixels, normalize, resize
+from featurize.images.decode import decode, is_truncated
+from featurize.images.preprocess import load_pixels, normalize, resize
 from featurize.specs import IMAGENET_MEAN, IMAGENET_STD, PreprocessSpec
 
 
@@ -310,7 +310,7 @@ def test_normalisation_is_that_of_torchvision(art: SimpleNamespace, mean_std: tu
     import torch
     from torchvision.transforms import Compose, Normalize, ToTensor
 
-    from featurize.network import Normalize as Layer
+    from featurize.backbones.network import Normalize as Layer
 
     mean, std = mean_std
     pixels, spec = art.pixels_of(3, 48, 48, 3), PreprocessSpec(size=48, mean=mean, std=std)
@@ -324,9 +324,9 @@ def test_normalisation_is_that_of_torchvision(art: SimpleNamespace, mean_std: tu
 
 def test_the_pixels_cached_are_the_pixels_served() -> None:
     """Serving and caching share one function; a second implementation would drift."""
-    from featurize import views
-    from serve import predictor
+    from featurize.images import augmentation
+    from serve.inference import predictor
 
     assert predictor.load_pixels is load_pixels
-    assert views.resize is resize
-    assert views.decode is decode
+    assert augmentation.resize is resize
+    assert augmentation.decode is decode

@@ -11,16 +11,16 @@ import numpy as np
 import pytest
 import torch
 
-from featurize.backbones import backbone_info
+from featurize.backbones.network import Backbone, FeatureNetwork, load_backbone
+from featurize.backbones.registry import backbone_info
+from featurize.backbones.weights import Weights, find_weights
 from featurize.engines import Engine, open_engine
-from featurize.engines.batches import in_batches
-from featurize.engines.devices import resolve_device
 from featurize.engines.onnx_engine import OnnxEngine, graph_file
+from featurize.engines.padding import in_batches
 from featurize.errors import DeviceError, MissingExtraError, OutputError, SpecError, WeightsError
-from featurize.network import Backbone, FeatureNetwork, load_backbone
-from featurize.preprocess import normalize
+from featurize.images.preprocess import normalize
 from featurize.specs import FeatureSpec, PreprocessSpec
-from featurize.weights import Weights, find_weights
+from featurize.system.devices import resolve_device
 
 Some = Callable[[int, int], np.ndarray]
 

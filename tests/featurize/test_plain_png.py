@@ -15,12 +15,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, PngImagePlugin
 
-from featurize import plain_png
+from featurize.datasets.sources import FolderSource
 from featurize.errors import ImageError
-from featurize.images import MAX_PIXELS, decode
-from featurize.plain_png import decode_plain_png
-from featurize.reading import read_images
-from featurize.sources import FolderSource
+from featurize.images import kornia_png
+from featurize.images.decode import MAX_PIXELS, decode
+from featurize.images.kornia_png import decode_plain_png
+from featurize.pipeline.reading import read_images
 from featurize.specs import FeatureSpec, PreprocessSpec
 
 pytest.importorskip("kornia_rs", reason="kornia-rs is not installed: pip install 'xfeat[fast]'")
@@ -144,7 +144,7 @@ def test_too_many_pixels_are_refused_as_by_pillow(art: SimpleNamespace) -> None:
 
 def test_only_one_thread_at_a_time_holds_the_lock(art: SimpleNamespace) -> None:
     data = art.encoded(art.pixels_of(1))
-    with plain_png._TURN:
+    with kornia_png._TURN:
         assert plain(data) is None
         assert np.array_equal(np.asarray(decode(data, may_hold_lock=True)), art.pixels_of(1))
     assert plain(data) is not None
@@ -161,7 +161,7 @@ def test_reading_uses_it_where_threads_are_few(
         calls.append(data)
         return decode_plain_png(data, **options)
 
-    monkeypatch.setattr("featurize.images.decode_plain_png", spy)
+    monkeypatch.setattr("featurize.images.decode.decode_plain_png", spy)
     spec = FeatureSpec(backbone="efficientnet-lite0", weights_sha256="0" * 64, preprocess=PreprocessSpec(size=32))
     (image,) = read_images(FolderSource(tmp_path), ["a.png"], spec, is_known=lambda _: False, workers=workers)
     assert image.pixels is not None

@@ -15,14 +15,14 @@ import torch
 from click.testing import CliRunner, Result
 
 from export.cli import main as xexport
-from featurize import decoding
-from featurize.cache import FeatureCache
+from featurize.backbones.weights import Weights
+from featurize.cache.reader import FeatureCache
 from featurize.cli import main as xfeat
 from featurize.engines import open_engine
 from featurize.engines.openvino_engine import _check_precision
 from featurize.errors import DeviceError, MismatchError, SpecError
+from featurize.pipeline import gpu_decoding
 from featurize.specs import FeatureSpec
-from featurize.weights import Weights
 from head.cli import main as xhead
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def test_torch_rounds_as_autocast_does_and_averages_in_float32(
     lite0_weights: Weights, lite0_spec: FeatureSpec, some_pixels: Some, precision: str
 ) -> None:
     """The reference is the same network with the maps of torch's own autocast, averaged in float64 by numpy."""
-    from featurize.network import FeatureNetwork, load_backbone
+    from featurize.backbones.network import FeatureNetwork, load_backbone
 
     spec, pixels = lowered(lite0_spec, precision), some_pixels(4, 64)
     network = FeatureNetwork(load_backbone(spec, lite0_weights), spec.preprocess).to(memory_format=torch.channels_last)
@@ -130,7 +130,9 @@ def test_training_warns_and_export_wants_a_tolerance_that_covers_the_difference(
     run: Callable[..., Result], monkeypatch: pytest.MonkeyPatch, art: SimpleNamespace
 ) -> None:
     """Both at once: fewer bits, and JPEG files that another decoder made three grey levels brighter."""
-    monkeypatch.setattr(decoding, "decoder_for", lambda spec, **_: art.Brighter if spec.decoder == "nvjpeg" else None)
+    monkeypatch.setattr(
+        gpu_decoding, "decoder_for", lambda spec, **_: art.Brighter if spec.decoder == "nvjpeg" else None
+    )
     lite0 = ("--backbone", "efficientnet-lite0", "--size", "32")
     said = run(xfeat, "featurize", "data", *lite0, "--precision", "bfloat16", "--decoder", "nvjpeg")
     measured = "16 JPEG files by nvjpeg (a brighter device) and by Pillow: pixels differ by at most 3 grey levels"

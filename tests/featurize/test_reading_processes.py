@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from featurize.cache import FeatureCache
+from featurize.cache.reader import FeatureCache
+from featurize.datasets.sources import FolderSource
 from featurize.errors import DeviceError
-from featurize.reading import ReadImage, read_images
-from featurize.reading_processes import read_in_processes, suits_processes
-from featurize.sources import FolderSource
+from featurize.pipeline.reading import ReadImage, read_images
+from featurize.pipeline.reading_processes import read_in_processes, suits_processes
 
 if TYPE_CHECKING:
     from conftest import Bench
@@ -79,7 +79,7 @@ SCRIPT = """
 import sys, time
 from pathlib import Path
 import numpy as np
-from featurize.reading_processes import read_in_processes
+from featurize.pipeline.reading_processes import read_in_processes
 from featurize.specs import FeatureSpec, PreprocessSpec
 if __name__ == "__main__":
     import multiprocessing

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from featurize import request
-from featurize.backbones import PREFERRED, backbone_info
+from featurize.backbones.registry import PREFERRED, backbone_info
 from featurize.cli import main
 from featurize.errors import CacheError, SpecError
-from featurize.request import featurize_command, resolve_request
+from featurize.pipeline import request
+from featurize.pipeline.request import featurize_command, resolve_request
 from featurize.specs import FeatureRequest
 
 

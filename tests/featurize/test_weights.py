@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from featurize import weights as module
-from featurize.backbones import BACKBONES, backbone_info
+from featurize.backbones import weights as module
+from featurize.backbones.registry import BACKBONES, backbone_info
+from featurize.backbones.weights import download, find_preferred_weights, find_weights
 from featurize.errors import OutputError, SpecError, WeightsError
-from featurize.weights import download, find_preferred_weights, find_weights
 
 CONTENT = b"weights " * 5000
 DIGEST = hashlib.sha256(CONTENT).hexdigest()

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from featurize.cache import FeatureCache
-from featurize.dataset import NO_SPLIT
+from featurize.cache.reader import FeatureCache
+from featurize.datasets.layouts import NO_SPLIT
 from tests.caches import write_made_up
 
 DIM = 12

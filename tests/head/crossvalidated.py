@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from featurize.cache import FeatureCache
-from head.crossval import CrossValidation, cross_validate
+from featurize.cache.reader import FeatureCache
+from head.crossval.runner import CrossValidation, cross_validate
 from head.specs import CrossvalSpec, HeadSpec, TrainSpec
 
 HEAD, TRAIN = HeadSpec(hidden=()), TrainSpec(epochs=2, lr=0.02)

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from featurize.cache import FeatureCache
-from head.audited import audit_of, audit_path
+from featurize.audit.stored import audit_of, audit_path
+from featurize.cache.reader import FeatureCache
 from head.specs import HeadSpec, TrainSpec
 from head.train import train_run
 from tests.head.conftest import MakeCache

@@ -14,9 +14,9 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from featurize.errors import SpecError
 from head.classifier import HeadClassifier
-from head.fit import fit_head
-from head.rows import as_rows
+from head.data.rows import as_rows
 from head.specs import HeadSpec, TrainSpec
+from head.training.fit import fit_head
 from tests.head.conftest import cloud
 
 

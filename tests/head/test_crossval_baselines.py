@@ -14,14 +14,14 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 
-from featurize.cache import FeatureCache
+from featurize.cache.reader import FeatureCache
+from featurize.cache.rows import read_rows
 from featurize.errors import CacheError, DataError
-from head import crossval_baselines, crossval_training
-from head.cache_rows import read_rows
 from head.cli import main
-from head.compare_baselines import LOGISTIC, SVM
-from head.crossval import cross_validate
-from head.crossval_baselines import check_memory, fold_baselines
+from head.compare.baselines import LOGISTIC, SVM
+from head.crossval import baselines, training
+from head.crossval.baselines import check_memory, fold_baselines
+from head.crossval.runner import cross_validate
 from head.specs import CrossvalSpec, HeadSpec, MemorySpec, TrainSpec
 from tests.head.conftest import DIM, MakeCache
 from tests.head.crossvalidated import SHORT, patients, untrainable, validate
@@ -69,8 +69,8 @@ def test_baselines_hold_no_more_than_the_rows_of_a_fold(make_cache: MakeCache, m
         asked.append(len(rows))
         return read_rows(cache, rows, **options)
 
-    monkeypatch.setattr(crossval_baselines, "read_rows", counting)
-    monkeypatch.setattr(crossval_baselines, "_TESTED_AT_ONCE", 7)
+    monkeypatch.setattr(baselines, "read_rows", counting)
+    monkeypatch.setattr(baselines, "_TESTED_AT_ONCE", 7)
     fold_baselines(result, seed=0)
     assert max(asked) == 60
     assert sorted(set(asked)) == [6, 60]
@@ -93,7 +93,7 @@ def test_baselines_that_need_more_memory_than_allowed_are_refused_before_anythin
     check_memory(cache, CrossvalSpec(folds=3), MemorySpec(memory_mb=0.00864))
     with pytest.raises(DataError, match="--baselines"):
         check_memory(cache, CrossvalSpec(folds=3), MemorySpec(memory_mb=0.00863))
-    monkeypatch.setattr(crossval_training, "fit_tasks", untrainable)
+    monkeypatch.setattr(training, "fit_tasks", untrainable)
     done = CliRunner().invoke(main, [*SHORT, "--baselines", "--memory-mb", "0.001"])
     assert done.exit_code == 1
     assert "features.h5: the baselines need" in done.stderr

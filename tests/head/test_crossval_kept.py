@@ -17,13 +17,13 @@ import pytest
 from click.testing import CliRunner
 
 from featurize.errors import BusyError, CacheError, DataError, DivergedError, Interrupted, OutputError
-from head import crossval_training
-from head.batched import Task, fit_tasks
+from head.batched.scheduler import Task, fit_tasks
 from head.cli import main
-from head.crossval import cross_validate, parts_folder
-from head.crossval_table import check_target
-from head.crossval_training import kept_answers
-from head.kept import kept_folder
+from head.crossval import training
+from head.crossval.runner import cross_validate, parts_folder
+from head.crossval.table import check_target
+from head.crossval.training import kept_answers
+from head.runs.resumable import kept_folder
 from head.specs import CrossvalSpec, HeadSpec, MemorySpec, TrainSpec
 from tests.head.conftest import MakeCache
 from tests.head.crossvalidated import HEAD, SHORT, TRAIN, untrainable, validate
@@ -37,7 +37,7 @@ def test_predictions_that_cannot_be_written_are_named_before_anything_is_trained
     make_cache()
     Path("folder").mkdir()
     Path("new", "out.csv").mkdir(parents=True)
-    monkeypatch.setattr(crossval_training, "fit_tasks", untrainable)
+    monkeypatch.setattr(training, "fit_tasks", untrainable)
     done = CliRunner().invoke(main, [*SHORT, "--predictions", target])
     assert done.exit_code == 1
     assert "choose another place with --predictions" in done.stderr
@@ -49,7 +49,7 @@ def test_looking_at_a_target_leaves_nothing(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("fails", ["head.crossval_table.save_out_of_fold", "head.crossval_baselines.fold_baselines"])
+@pytest.mark.parametrize("fails", ["head.crossval.table.save_out_of_fold", "head.crossval.baselines.fold_baselines"])
 def test_what_fails_after_the_last_fold_costs_no_fold(
     make_cache: MakeCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: str
 ) -> None:
@@ -71,7 +71,7 @@ def test_what_fails_after_the_last_fold_costs_no_fold(
         assert tasks == []
         return fit_tasks(tasks, **options)
 
-    monkeypatch.setattr(crossval_training, "fit_tasks", nothing_left)
+    monkeypatch.setattr(training, "fit_tasks", nothing_left)
     second = CliRunner().invoke(main, command)
     assert second.exit_code == 0, second.output
     assert Path("out.csv").is_file()
@@ -107,7 +107,7 @@ def test_finished_folds_are_kept_and_the_same_call_trains_only_the_others(
         trained.append(len(tasks))
         return fit_tasks(tasks, **options)
 
-    monkeypatch.setattr(crossval_training, "fit_tasks", counting)
+    monkeypatch.setattr(training, "fit_tasks", counting)
     with kept_answers(parts) as kept:
         again = cross_validate(cache, HEAD, TRAIN, plan, kept=kept)
         assert len(list(parts.glob("*.npy"))) == 6  # until all that is asked for has been done with them

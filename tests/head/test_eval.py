@@ -11,14 +11,14 @@ from click.testing import CliRunner
 from PIL import Image
 from sklearn.metrics import accuracy_score, confusion_matrix
 
-from featurize.cache import FeatureCache
+from featurize.cache.reader import FeatureCache
 from featurize.cli import main as xfeat
 from featurize.errors import DataError, MismatchError
 from head.cli import main
+from head.data.rows import as_rows
 from head.evaluate import difference_interval, drop_between, evaluate_run
-from head.intervals import wilson_interval
-from head.rows import as_rows
-from head.run import Run
+from head.evaluation.intervals import wilson_interval
+from head.runs.reader import Run
 from head.specs import HeadSpec, TargetSpec, TrainSpec
 from head.train import TrainOptions, train_run
 from tests.head.conftest import MakeCache, cloud

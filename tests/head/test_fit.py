@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from featurize.errors import DivergedError
-from head.adam import FusedAdam
-from head.fit import fit_head, learning_rate
-from head.loss import balanced_weights, training_loss
-from head.network import build_head
-from head.rows import Rows, as_rows, batches
+from head.data.rows import Rows, as_rows, batches
 from head.specs import HeadSpec, TrainSpec
+from head.training.adam import FusedAdam
+from head.training.fit import fit_head, learning_rate
+from head.training.loss import balanced_weights, training_loss
+from head.training.network import build_head
 from tests.head.conftest import DIM, cloud
 
 SMALL = HeadSpec(hidden=(16, 8))

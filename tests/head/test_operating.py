@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from featurize.errors import DataError
-from head.assess import assess
-from head.intervals import wilson_interval
-from head.operating import (
+from head.evaluation.assess import assess
+from head.evaluation.intervals import wilson_interval
+from head.evaluation.operating_point import (
     PREVALENCES,
     choose_threshold,
     decisions_at,
@@ -21,7 +21,7 @@ from head.operating import (
     predictive_values,
     proportion,
 )
-from head.predictions import Predictions
+from head.evaluation.predictions import Predictions
 from head.specs import TargetSpec
 
 NAMES = ("covid", "normal")

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from featurize.cache import FeatureCache
-from head.report import threshold_table
-from head.run import Run
+from featurize.cache.reader import FeatureCache
+from head.reports.run_report import threshold_table
+from head.runs.reader import Run
 from head.specs import HeadSpec, TargetSpec, TrainSpec
 from head.train import TrainOptions, train_run
 from tests.head.conftest import MakeCache, cloud

@@ -10,7 +10,7 @@ from click.testing import CliRunner
 
 from featurize.errors import SpecError
 from head.cli import main
-from head.cli_options import head_specs
+from head.cli.options import head_specs
 from head.specs import HeadSpec, TargetSpec, TrainSpec
 
 

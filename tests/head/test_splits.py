@@ -7,9 +7,9 @@ import logging
 import numpy as np
 import pytest
 
-from featurize.dataset import NO_SPLIT
+from featurize.datasets.layouts import NO_SPLIT
 from featurize.errors import DataError
-from head.splits import group_keys, split_rows
+from head.data.splits import group_keys, split_rows
 from tests.head.conftest import MakeCache
 
 

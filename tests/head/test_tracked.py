@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from head.tracking import Tracking, tracked
+from head.tracking.backends import Tracking, tracked
 
 
 class Recording:

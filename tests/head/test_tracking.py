@@ -18,8 +18,8 @@ from click.testing import CliRunner, Result
 
 from featurize.errors import MissingExtraError
 from head.cli import main
-from head.run import Run, latest_run, open_run
-from head.tracking import Metrics, open_trackers, tracked
+from head.runs.reader import Run, latest_run, open_run
+from head.tracking.backends import Metrics, open_trackers, tracked
 from tests.head.conftest import MakeCache
 
 
@@ -265,8 +265,8 @@ def test_how_it_ended_is_recorded(
         raise KeyboardInterrupt
 
     if ending == "KILLED":  # by Ctrl-C, when the second head is trained
-        monkeypatch.setattr("head.ensemble.average_of", stop)
-        monkeypatch.setattr("head.crossval_training.softmax", stop)
+        monkeypatch.setattr("head.training.ensemble.average_of", stop)
+        monkeypatch.setattr("head.crossval.training.softmax", stop)
     options = ("--epochs", "1", "--hidden", "linear", "--lr", "1e38" if ending == "FAILED" else "0.01")
     done = xhead(*STOPPABLE[command], *options, "--mlflow", f"sqlite:///{store}", "--tensorboard", "events")
     assert done.exit_code == {"FAILED": 1, "KILLED": 130, "FINISHED": 0}[ending], done.output
@@ -298,18 +298,18 @@ def test_a_store_that_breaks_down_costs_a_warning_and_no_training(
     """The tables go after the first check, as a server may."""
     import sqlite3
 
-    from head import tracking_mlflow
+    from head.tracking import mlflow_tracker
 
-    reached = tracking_mlflow.MlflowTracker._find_experiment
+    reached = mlflow_tracker.MlflowTracker._find_experiment
 
-    def reached_once(tracker: tracking_mlflow.MlflowTracker) -> str:
+    def reached_once(tracker: mlflow_tracker.MlflowTracker) -> str:
         found = reached(tracker)
         connection = sqlite3.connect(store)
         connection.execute("DROP TABLE runs")
         connection.close()
         return found
 
-    monkeypatch.setattr(tracking_mlflow.MlflowTracker, "_find_experiment", reached_once)
+    monkeypatch.setattr(mlflow_tracker.MlflowTracker, "_find_experiment", reached_once)
     make_cache()
     done = xhead("train", "--epochs", "2", "--mlflow", f"sqlite:///{store}", "--tensorboard")
     assert done.exit_code == 0
@@ -355,7 +355,8 @@ def test_nothing_is_imported_unless_it_is_asked_for(make_cache: MakeCache) -> No
     make_cache()
     program = (
         "import sys; from head.cli import main; main(['train', '--epochs', '1'], standalone_mode=False);"
-        "sys.exit(', '.join({'mlflow', 'tensorboard', 'head.tracking_mlflow', 'sqlalchemy'} & set(sys.modules)) or 0)"
+        "sys.exit(', '.join({'mlflow', 'tensorboard', 'head.tracking.mlflow_tracker', 'sqlalchemy'} "
+        "& set(sys.modules)) or 0)"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

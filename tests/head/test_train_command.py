@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from head.cli import main
-from head.run import latest_run
+from head.runs.reader import latest_run
 from tests.head.conftest import MakeCache
 
 

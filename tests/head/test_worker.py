@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 
 from featurize.errors import RunError
-from head.predictions import softmax
-from head.run import open_run
+from head.evaluation.predictions import softmax
+from head.reports.formatting import percent
+from head.reports.worker import Worker
+from head.runs.reader import open_run
 from head.specs import HeadSpec, TrainSpec
-from head.text import percent
 from head.train import TrainOptions, train_run
-from head.worker import Worker
 from tests.head.conftest import MakeCache
 
 
@@ -58,7 +58,8 @@ def test_a_process_that_died_is_named() -> None:
 
 def test_it_ends_when_the_process_that_started_it_is_killed() -> None:
     code = (
-        "import os, time; from head.worker import Worker; w = Worker(); print(w(os.getpid), flush=True); time.sleep(60)"
+        "import os, time; from head.reports.worker import Worker; "
+        "w = Worker(); print(w(os.getpid), flush=True); time.sleep(60)"
     )
     parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     assert parent.stdout is not None
@@ -96,7 +97,7 @@ def test_a_run_made_through_it_is_the_same_run(make_cache: MakeCache, tmp_path: 
 def test_neither_measuring_nor_drawing_needs_torch() -> None:
     """The second process must not import what the first is importing."""
     code = (
-        "import sys, head.assess, head.plots, head.report, head.worker; "
+        "import sys, head.evaluation.assess, head.reports.plots, head.reports.run_report, head.reports.worker; "
         "assert 'torch' not in sys.modules, 'torch was imported'"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from serve.heatmap import draw_heatmap
-from serve.predictor import Predictor
+from serve.inference.heatmap_png import draw_heatmap
+from serve.inference.predictor import Predictor
 
 AUDIT = {"audited": True, "passed": False, "failures": ["patients are in two splits"], "warnings": []}
 

@@ -10,9 +10,9 @@ from concurrent.futures import wait
 import numpy as np
 import pytest
 
-from serve.batching import Batcher, Observer, QueueFullError
-from serve.predictor import Predictor
-from serve.results import Prediction, SkippedImage
+from serve.inference.predictor import Predictor
+from serve.inference.results import Prediction, SkippedImage
+from serve.models.batching import Batcher, Observer, QueueFullError
 
 
 class GatedPredictor(Predictor):

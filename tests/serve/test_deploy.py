@@ -40,9 +40,9 @@ def test_every_variable_of_the_image_is_one_that_the_command_reads():
 
 
 def test_the_image_copies_every_package_of_the_project():
-    packages = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    packages = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]["find"]["include"]
     copied = set(re.findall(r"^COPY (\w+) \1$", DOCKERFILE, re.MULTILINE))
-    assert copied == {name.partition(".")[0] for name in packages}
+    assert copied == {name.removesuffix("*") for name in packages}
     for source in re.findall(r"^COPY (?!--)(.*) \S+$", DOCKERFILE, re.MULTILINE):
         assert all((ROOT / name).exists() for name in source.split())
 
@@ -56,7 +56,7 @@ def test_the_unit_starts_reloads_and_stops_as_the_server_expects(setting):
         "KillSignal": "SIGTERM",
     }
     if setting == "TimeoutStopSec":
-        from serve.spec import ServeSpec
+        from serve.specs import ServeSpec
 
         assert int(values[setting]) > ServeSpec().drain_timeout_s
     else:

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from featurize.errors import SpecError
-from serve.predictor import Predictor
-from serve.spec import ServeSpec
+from serve.inference.predictor import Predictor
+from serve.specs import ServeSpec
 
 
 def upload(*files):

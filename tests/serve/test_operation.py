@@ -17,7 +17,7 @@ import httpx
 import pytest
 from click.testing import CliRunner
 
-from featurize.cuda import cuda_driver_present
+from featurize.system.cuda import cuda_driver_present
 from serve.cli import main, start
 
 XSERVE = [sys.executable, "-c", "from serve.cli import main; main()"]
@@ -146,7 +146,7 @@ def test_a_key_that_cannot_be_read_is_one_message(model, tmp_path, content, reas
 
 
 def test_with_a_key_everything_but_the_page_and_health_asks_for_it(predictor, serve_model, tiny):
-    from serve.app import Door
+    from serve.http.app import Door
 
     with serve_model(predictor, door=Door(api_key="schlüssel")) as client:
         picture = {"files": ("a.png", tiny.draw((255, 0, 0)))}

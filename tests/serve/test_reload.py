@@ -12,12 +12,12 @@ import httpx
 import pytest
 
 from featurize.errors import ModelError
-from serve.app import Door
-from serve.metrics import Metrics
-from serve.models import Models, model_files
-from serve.predictor import Predictor
-from serve.server import _watch
-from serve.spec import ServeSpec
+from serve.http.app import Door
+from serve.http.server import _watch
+from serve.inference.predictor import Predictor
+from serve.models.metrics import Metrics
+from serve.models.registry import Models, model_files
+from serve.specs import ServeSpec
 
 KEY = {"Authorization": "Bearer secret"}
 

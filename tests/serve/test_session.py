@@ -5,10 +5,10 @@ from __future__ import annotations
 import onnx
 import pytest
 
-from featurize.cuda import cuda_driver_present
 from featurize.errors import DeviceError, ModelError, SpecError
 from featurize.specs import FeatureSpec, PreprocessSpec
-from serve.predictor import Predictor
+from featurize.system.cuda import cuda_driver_present
+from serve.inference.predictor import Predictor
 
 
 def test_a_missing_model_names_the_command_that_writes_one(tmp_path):

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-import serve.site
-from serve.site import PAGES
-from serve.site_files import FORMS
+import serve.http.page_routes
+from serve.http.page_routes import PAGES
+from serve.page_files import FORMS
 
 ROUTES = (*PAGES, "/openapi.json", "/model", "/health", "/metrics", "/v2", "/v2/health/live", "/nothing")
 
@@ -47,7 +47,11 @@ def test_the_policy_allows_no_inline_code_and_the_pages_have_none(client):
 
 
 def test_every_file_of_the_page_folder_has_its_use():
-    names = {path.name for path in Path(serve.site.__file__).with_name("page").iterdir() if path.is_file()}
+    names = {
+        path.name
+        for path in Path(serve.http.page_routes.__file__).parents[1].joinpath("page").iterdir()
+        if path.is_file()
+    }
     assert names == set(FORMS["server"]) | set(FORMS["browser"])
 
 
@@ -64,7 +68,7 @@ def test_the_model_is_described_for_the_page(client, tiny):
 
 
 def test_a_model_without_metrics_is_described_too(write_model, serve_model):
-    from serve.predictor import Predictor
+    from serve.inference.predictor import Predictor
 
     with serve_model(Predictor.open(write_model(metrics={}))) as client:
         assert client.get("/model").json()["test_accuracy"] is None

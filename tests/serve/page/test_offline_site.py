@@ -14,13 +14,13 @@ import pytest
 from click.testing import CliRunner
 
 from featurize.errors import MissingExtraError, ModelError, OutputError, SpecError
-from serve import offline, offline_runtime
 from serve.cli import main
-from serve.facts import model_facts
-from serve.offline import POLICY, write_site
-from serve.predictor import Predictor
-from serve.security import HEADERS
-from serve.site_files import FORMS, page_file
+from serve.http.security_headers import HEADERS
+from serve.inference.description import model_facts
+from serve.inference.predictor import Predictor
+from serve.page_files import FORMS, page_file
+from serve.static_site import onnxruntime_web, write
+from serve.static_site.write import POLICY, write_site
 
 FILES = {"ort.wasm.bundle.min.mjs": b"export {};", "ort-wasm-simd-threaded.wasm": b"\0asm"}
 
@@ -38,8 +38,8 @@ def package(tmp_path, monkeypatch):
             member = tarfile.TarInfo(f"package/dist/{name}")
             member.size = len(content)
             tar.addfile(member, io.BytesIO(content))
-    monkeypatch.setattr(offline_runtime, "SHA512", {name: digest(content) for name, content in FILES.items()})
-    monkeypatch.setattr(offline_runtime, "ARCHIVE_SHA512", digest(archive.read_bytes()))
+    monkeypatch.setattr(onnxruntime_web, "SHA512", {name: digest(content) for name, content in FILES.items()})
+    monkeypatch.setattr(onnxruntime_web, "ARCHIVE_SHA512", digest(archive.read_bytes()))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return archive
 
@@ -139,7 +139,7 @@ def test_a_folder_of_other_things_stays_as_it_is(model, package, tmp_path, conte
 
 def test_writing_that_was_broken_off_can_be_repeated(model, package, tmp_path, monkeypatch):
     written = []
-    plain = offline.replacing
+    plain = write.replacing
 
     def breaking_off(path):
         if len(written) == 3:
@@ -148,7 +148,7 @@ def test_writing_that_was_broken_off_can_be_repeated(model, package, tmp_path, m
         return plain(path)
 
     with monkeypatch.context() as patched:
-        patched.setattr(offline, "replacing", breaking_off)
+        patched.setattr(write, "replacing", breaking_off)
         with pytest.raises(KeyboardInterrupt):
             write_site(model, tmp_path / "site", package)
     assert len(list((tmp_path / "site").iterdir())) == 3
@@ -167,17 +167,17 @@ def test_the_package_is_taken_from_an_archive_a_folder_and_the_folder_that_npm_i
         tar.extractall(tmp_path / "unpacked", filter="data")
     unpacked = tmp_path / "unpacked"
     for place in (package, unpacked, unpacked / "package", unpacked / "package" / "dist"):
-        assert offline_runtime.find_runtime(place) == FILES
+        assert onnxruntime_web.find_runtime(place) == FILES
 
 
 def test_a_changed_file_is_refused_wherever_it_comes_from(package, tmp_path):
-    cached = offline_runtime.cache_folder()
+    cached = onnxruntime_web.cache_folder()
     for folder, place in ((tmp_path / "given", tmp_path / "given"), (cached, None)):
         folder.mkdir(parents=True)
         for name in FILES:
             (folder / name).write_bytes(b"changed")
         with pytest.raises(SpecError, match=r"is not that of onnxruntime-web 1\.30\.0"):
-            offline_runtime.find_runtime(place)
+            onnxruntime_web.find_runtime(place)
 
 
 def test_what_is_no_package_is_refused(tmp_path):
@@ -186,15 +186,15 @@ def test_what_is_no_package_is_refused(tmp_path):
         pass
     for name in ("text.tgz", "other.tgz"):
         with pytest.raises(SpecError, match="not an archive of onnxruntime-web"):
-            offline_runtime.find_runtime(tmp_path / name)
+            onnxruntime_web.find_runtime(tmp_path / name)
     with pytest.raises(SpecError, match="not the npm package"):
-        offline_runtime.find_runtime(tmp_path)
+        onnxruntime_web.find_runtime(tmp_path)
 
 
 def test_npm_is_asked_once_and_its_answer_is_kept(package, npm, tmp_path):
     npm(f'echo "$*" >> {tmp_path}/asked; cp {package} "$5/package.tgz"')
     for _ in range(2):
-        assert offline_runtime.find_runtime() == FILES
+        assert onnxruntime_web.find_runtime() == FILES
     (asked,) = (tmp_path / "asked").read_text().splitlines()
     assert asked.startswith("pack onnxruntime-web@1.30.0 --loglevel=error --pack-destination ")
 
@@ -210,14 +210,14 @@ def test_npm_is_asked_once_and_its_answer_is_kept(package, npm, tmp_path):
 def test_what_npm_cannot_do_is_said_with_what_to_do(npm, line, words):
     npm(line)
     with pytest.raises(MissingExtraError, match=words):
-        offline_runtime.find_runtime()
-    assert not offline_runtime.cache_folder().exists()
+        onnxruntime_web.find_runtime()
+    assert not onnxruntime_web.cache_folder().exists()
 
 
 def test_without_npm_the_message_names_the_command(monkeypatch):
     monkeypatch.setenv("PATH", "")
     with pytest.raises(MissingExtraError, match=r"npm pack onnxruntime-web@1\.30\.0 .*--runtime"):
-        offline_runtime.find_runtime()
+        onnxruntime_web.find_runtime()
 
 
 def test_the_command_prints_what_it_wrote(model, package, tmp_path):

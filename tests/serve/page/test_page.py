@@ -6,8 +6,8 @@ import base64
 import csv
 import io
 
-from serve.app import Door
-from serve.predictor import Predictor
+from serve.http.app import Door
+from serve.inference.predictor import Predictor
 
 AUDIT = {"audited": True, "passed": False, "failures": ["patients are in two splits"], "warnings": []}
 

@@ -1,0 +1,1 @@
+"""From a run to one ONNX graph: resize, backbone, head and distance."""

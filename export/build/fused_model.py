@@ -1,0 +1,101 @@
+"""Backbone and head as one torch module: pixels in, answers out. It is what is exported."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from export.build.dense_head import DenseHead
+from export.build.ood_distance import Distance, DistanceLayer
+from export.model.outputs import CORE_OUTPUTS, HEATMAP, OOD
+from featurize.backbones.network import Backbone, Normalize
+from featurize.specs import PreprocessSpec
+
+
+class FusedModel(nn.Module):
+    """From pixels of the model's size to answers.
+
+    Takes uint8 (N, S, S, 3) RGB, or float32 (N, 3, S, S) RGB in 0..255.
+
+    Args:
+        backbone: frozen.
+        head: the layers from features (N, D) to logits (N, C), in evaluation mode.
+        preprocess: mean and std.
+        temperature: logits are divided by it before the softmax.
+        distance: from the training features; without one there is no output ``ood``.
+
+    Attributes:
+        output_names: of what :meth:`forward` returns, in order.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        head: nn.Sequential,
+        preprocess: PreprocessSpec,
+        temperature: float,
+        distance: Distance | None = None,
+    ) -> None:
+        super().__init__()
+        self.normalize = Normalize(preprocess)
+        self.backbone = backbone
+        self.head = DenseHead(head)
+        self.temperature = temperature
+        self.distance = DistanceLayer(distance) if distance is not None else None
+        self.output_names = [*CORE_OUTPUTS, HEATMAP, *([OOD] if distance is not None else [])]
+        self.eval()
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
+        """Return probabilities (N, C), logits (N, C), heatmap (N, C, h, w) and, if there is a distance, ood (N,)."""
+        maps = self.backbone.maps(self.normalize(pixels))
+        features = torch.cat([pooled.mean((2, 3)) for pooled in maps], dim=1)
+        logits, gradients = self.head.with_gradients(features)
+        answers = [torch.softmax(logits / self.temperature, dim=1), logits, grad_cam(maps[0], gradients)]
+        if self.distance is not None:
+            answers.append(self.distance(features))
+        return tuple(answers)
+
+
+def grad_cam(last_maps: Tensor, gradients: Tensor) -> Tensor:
+    """Return the Grad-CAM of every class: where the last layer speaks for it.
+
+    A feature is the mean of a map, so each pixel's gradient is the feature's over the number of pixels, and so is their
+    mean: nothing has to be propagated back through the backbone.
+
+    Args:
+        last_maps: float32 (N, K, h, w), of the backbone's last layer.
+        gradients: float32 (N or 1, C, D) of the logits by the features, of which the first K belong to ``last_maps``.
+
+    Returns:
+        float32 (N, C, h, w), 0 or more.
+
+    Source: Selvaraju et al. 2017 (arXiv:1610.02391), equations 1 and 2.
+    """
+    count, channels, height, width = last_maps.shape
+    weights = gradients[:, :, :channels] / (height * width)
+    cam = torch.matmul(weights, last_maps.flatten(2))
+    return torch.relu(cam).reshape(count, -1, height, width)
+
+
+class PlainModel(nn.Module):
+    """Backbone and head one after the other, exactly as they were trained: what exported models are held against.
+
+    Args:
+        backbone: frozen.
+        head: from features (N, D) to logits (N, C), in evaluation mode.
+        preprocess: mean and std.
+        temperature: logits are divided by it before the softmax.
+    """
+
+    def __init__(self, backbone: Backbone, head: nn.Sequential, preprocess: PreprocessSpec, temperature: float) -> None:
+        super().__init__()
+        self.normalize = Normalize(preprocess)
+        self.backbone = backbone
+        self.head = head
+        self.temperature = temperature
+        self.eval()
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Return probabilities (N, C) of uint8 (N, S, S, 3)."""
+        logits: Tensor = self.head(self.backbone(self.normalize(pixels)))
+        return torch.softmax(logits / self.temperature, dim=1)

@@ -1,0 +1,106 @@
+"""The command ``xexport bench``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from export.cli.options import cuda_graphs_option
+from export.specs import DEFAULT_MODEL, PROVIDERS, BenchSpec
+from featurize.console import comma_list, default_of, json_option, progress_bar
+
+if TYPE_CHECKING:
+    from export.bench import Speed
+
+_BATCHES = ",".join(map(str, default_of(BenchSpec, "batches")))
+
+
+@click.command()
+@click.argument("models", nargs=-1, type=click.Path(path_type=Path), metavar="[MODEL]…")
+@click.option("--run", type=click.Path(path_type=Path), help="Run whose torch model is measured for comparison.")
+@click.option("--batch", "batches", default=_BATCHES, show_default=True, metavar="A,B", help="Images a call.")
+@click.option(
+    "--threads",
+    metavar="A,B",
+    help="Threads of the network; beside a GPU only the largest number counts.  [default: 1 and all cores]",
+)
+@click.option(
+    "--seconds",
+    type=click.FloatRange(min=0),
+    default=default_of(BenchSpec, "seconds"),
+    show_default=True,
+    help="How long each line is measured.",
+)
+@click.option(
+    "--provider",
+    "providers",
+    multiple=True,
+    type=click.Choice(PROVIDERS),
+    help="Where; may be given twice. One that is named has to run all of the network.  [default: all that are there]",
+)
+@cuda_graphs_option
+@click.option(
+    "--spin/--no-spin",
+    default=default_of(BenchSpec, "spin"),
+    show_default=True,
+    help="Threads spin while they wait for one another, as in onnxruntime by default; or they sleep, as in xserve.",
+)
+@json_option
+def bench(
+    models: tuple[Path, ...],
+    run: Path | None,
+    batches: str,
+    threads: str | None,
+    seconds: float,
+    providers: tuple[str, ...],
+    cuda_graphs: str,
+    spin: bool,
+) -> tuple[dict[str, Any], str]:
+    """Measure how fast models answer: latency and images a second, by provider, batch size and threads.
+
+    Without MODEL, model.onnx. What is measured takes turns. The last columns say how many times as many images a second
+    a model answers as eager torch (with --run), and as the first MODEL (if there are several).
+    """
+    from export.bench import bench_models
+    from featurize.system.cores import cores
+    from head.runs.reader import open_run
+
+    spec = BenchSpec(
+        batches=_numbers(batches, "--batch"),
+        threads=_numbers(threads, "--threads") if threads else tuple(sorted({1, cores()})),
+        seconds=seconds,
+        providers=providers,
+        cuda_graphs=cuda_graphs,
+        spin=spin,
+    )
+    opened = open_run(run) if run is not None else None
+    with progress_bar("measuring") as progress:
+        rows = bench_models(models or (Path(DEFAULT_MODEL),), spec, opened, progress)
+    return {"rows": [row.to_dict() for row in rows]}, _speeds(rows)
+
+
+def _numbers(text: str, option: str) -> tuple[int, ...]:
+    parts = comma_list(text) or []
+    if not all(part.isdecimal() for part in parts):
+        raise click.BadParameter(f"{text}: whole numbers from 1, with commas in between", param_hint=option)
+    return tuple(int(part) for part in parts)
+
+
+def _speeds(rows: list[Speed]) -> str:
+    lines = [
+        f"{'what':24} {'where':10} {'threads':>7} {'batch':>5} "
+        f"{'p50 ms':>8} {'p95 ms':>8} {'p99 ms':>8} {'images/s':>9} {'× torch':>8} {'× first':>8}"
+    ]
+    lines += [
+        f"{row.what:24} {row.provider + '+graph' * row.cuda_graph:10} {row.threads:7} {row.batch:5} "
+        f"{row.p50_ms:8.1f} {row.p95_ms:8.1f} {row.p99_ms:8.1f} {row.images_per_second:9.1f} "
+        f"{_times(row.against_torch):>8} {_times(row.against_first):>8}"
+        for row in rows
+    ]
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _times(ratio: float | None) -> str:
+    return "" if ratio is None else f"{ratio:.2f}"

@@ -1,0 +1,93 @@
+"""The command ``xexport quantize``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from export.cli.options import data_option, model_argument
+from export.specs import DEFAULT_RUNS, QuantizeSpec
+from featurize.console import default_of, json_option, progress_bar
+
+if TYPE_CHECKING:
+    from export.quantization.quantize import Quantized
+
+
+@click.command()
+@model_argument
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Model to write.  [default: MODEL.int8.onnx]")
+@click.option("--run", type=click.Path(path_type=Path), help="Run of MODEL.  [default: that of its name in runs/]")
+@data_option
+@click.option("--fp16", is_flag=True, help="Half precision instead of INT8: for GPUs.")
+@click.option(
+    "--gate",
+    type=click.FloatRange(min=0),
+    default=default_of(QuantizeSpec, "gate"),
+    show_default=True,
+    help="Largest loss of accuracy, sensitivity or AUC, in points.",
+)
+@click.option(
+    "--calibration-images",
+    type=click.IntRange(min=1),
+    default=default_of(QuantizeSpec, "calibration_images"),
+    show_default=True,
+    help="Training images on which channels are equalised and the features' mean is put right; 32 of them (more of "
+    "images below 224 pixels, fewer above) are followed through the layers.",
+)
+@click.option(
+    "--float-layers",
+    type=click.IntRange(min=0),
+    metavar="N",
+    help="Exactly so many convolutions stay in float32, those that rounding hurts most.  [default: as few as the gate "
+    "needs]",
+)
+@json_option
+def quantize(
+    model: Path, output: Path | None, run: Path | None, fp16: bool, **settings: Any
+) -> tuple[dict[str, Any], str]:
+    """Write MODEL in 8 bits, about a quarter of the size, if it is no worse on the validation images.
+
+    Training images of the run calibrate it. Accuracy, sensitivity and AUC are measured before and after. The model is
+    rounded three times, on other images each time, and the one nearest to float32 on the rest is tried first; the
+    head's first matrix has 4 bits a number, or 8. If each loses more than the gate allows, the first block stays in
+    float32, and then the fewest other layers that mend it (minutes). If half of them are not enough: exit code 1, the
+    table, and no file.
+    """
+    from export.model.file import open_model
+    from export.quantization.quantize import quantize_model
+    from featurize.errors import DataError
+    from head.runs.reader import open_run
+
+    spec = QuantizeSpec(precision="float16" if fp16 else "int8", **settings)
+    folder = run or Path(DEFAULT_RUNS) / open_model(model).metadata.run
+    if run is None and not folder.exists():
+        raise DataError("the run of the model is not here", path=folder, mend="name its folder with --run")
+    opened = open_run(folder)
+    suffix = ".fp16.onnx" if fp16 else ".int8.onnx"
+    target = output or model.with_suffix(suffix)
+    done = quantize_model(model, opened, target, spec, lambda what: progress_bar(what, "layers"))
+    return done.to_dict(), _quantized(done)
+
+
+def _quantized(done: Quantized) -> str:
+    from export.parity.accuracy_loss import worth_table
+
+    lines = [
+        f"{done.files['full']} and {done.files['core']} written: {done.bytes_after / 1e6:.1f} MB instead of "
+        f"{done.bytes_before / 1e6:.1f} MB",
+        f"on {done.images} validation images, largest difference of a probability {done.max_difference:.3f}, mean "
+        f"{done.mean_difference:.4f}:",
+        *worth_table(done.before, done.after),
+    ]
+    if done.familiar:
+        lines.append(
+            "ood: the threshold is {threshold_after:.4g} instead of {threshold_before:.4g}, beyond which "
+            "{beyond_old_threshold:.1%} of them would lie".format(**done.familiar)
+        )
+    if done.head_bits:
+        lines.append(f"first matrix of the head: {done.head_bits} bits a number")
+    if done.float_layers:
+        lines.append(f"in float32: {', '.join(done.float_layers)}")
+    return "\n".join([*lines, f"certificate: {done.certificate}"])

@@ -1,0 +1,177 @@
+"""Pictures of what a model looked at: its heatmap over the image. Needs onnxruntime and Pillow alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+
+from export.model.file import ModelFile
+from export.model.outputs import HEATMAP, OOD, PROBABILITIES
+from export.parity.progress import Progress
+from featurize.datasets.image_files import list_images
+from featurize.errors import DataError, ImageError, ModelError, OutputError
+from featurize.images.decode import decode
+from featurize.images.preprocess import resize
+from featurize.system.atomic import replacing
+
+MAX_SIDE = 1024
+_STRENGTH = 0.6
+_CAPTION_PIXELS, _CAPTION_AT = 18, (4, 3)
+# From nothing over red and orange to near white: dark to light, so that it also reads in grey.
+_COLOURS = np.array([(0, 0, 0), (120, 10, 60), (220, 60, 30), (250, 160, 30), (255, 250, 200)], np.float64)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Explanation:
+    """What a model said of an image, and where the picture of it lies.
+
+    Attributes:
+        path: the image.
+        picture: the overlay.
+        label: the class decided on.
+        shown: the class whose heatmap is shown.
+        probability: of the class shown.
+        ood: distance from the training images, or ``None``.
+        foreign: whether that distance is beyond the model's threshold.
+    """
+
+    path: str
+    picture: str
+    label: str
+    shown: str
+    probability: float
+    ood: float | None
+    foreign: bool
+
+
+def explain_images(
+    model: ModelFile,
+    images: Sequence[Path],
+    folder: Path,
+    *,
+    shown: str | None = None,
+    progress: Progress | None = None,
+) -> tuple[list[Explanation], list[tuple[str, str]]]:
+    """Write a picture of each image with the model's heatmap over it.
+
+    Args:
+        model: of the full variant.
+        images: files, and folders of them.
+        folder: for the pictures, named after the images.
+        shown: the class whose heatmap is shown; by default the one decided on.
+        progress: called with images done and in all.
+
+    Returns:
+        The explanations, and path and reason of every image that could not be read.
+
+    Raises:
+        ModelError: if the model has no heatmap.
+        DataError: if there is no class ``shown``, there are no images, or none can be read.
+        OutputError: if a picture cannot be written, or would replace one of the images; nothing is then written.
+    """
+    if HEATMAP not in model.outputs:
+        raise ModelError("a model without a heatmap", path=model.path, mend="name the full model, model.onnx")
+    if shown is not None and shown not in model.metadata.class_names:
+        raise DataError(
+            "no such class",
+            path=model.path,
+            expected=", ".join(model.metadata.class_names),
+            found=shown,
+            mend="name one of them with --class",
+        )
+    files = list_images(images)
+    done: list[Explanation] = []
+    skipped: list[tuple[str, str]] = []
+    targets = _free_targets(files, folder)
+    for number, (file, target) in enumerate(zip(files, targets, strict=True), 1):
+        try:
+            image = decode(file.read_bytes()).convert("RGB")
+        except (ImageError, OSError) as error:
+            skipped.append((str(file), getattr(error, "what", None) or str(error)))
+        else:
+            done.append(_explain(model, file, image, target, shown))
+        if progress is not None:
+            progress(number, len(files))
+    if not done:
+        raise DataError(
+            "none of the images can be read", path=files[0], found=skipped[0][1], mend="name images that can be opened"
+        )
+    return done, skipped
+
+
+def overlay(image: Image.Image, heatmap: NDArray[np.floating]) -> Image.Image:
+    """Lay a heatmap (h, w), 0 or more, over an RGB image; where it is 0 the image shows as it is."""
+    peak = float(heatmap.max())
+    share = Image.fromarray((heatmap / peak if peak > 0 else heatmap).astype(np.float32))
+    spread = np.asarray(share.resize(image.size, Image.Resampling.BICUBIC)).clip(0, 1)
+    positions = np.linspace(0, 1, len(_COLOURS))
+    colours = np.stack([np.interp(spread, positions, channel) for channel in _COLOURS.T], axis=-1)
+    weight = _STRENGTH * spread[..., None]
+    mixed = (1 - weight) * np.asarray(image, np.float64) + weight * colours
+    return Image.fromarray(mixed.round().astype(np.uint8))
+
+
+def _explain(model: ModelFile, file: Path, image: Image.Image, target: Path, shown: str | None) -> Explanation:
+    metadata = model.metadata
+    # Resized here, as xserve does, and not by the model, so that both say the same to the last digit.
+    pixels = resize(image, metadata.feature_spec.preprocess)[None]
+    answers = dict(zip(model.outputs, model.session.run(None, {"image": pixels}), strict=True))
+    probabilities = answers[PROBABILITIES][0].tolist()
+    label = metadata.decide(probabilities)
+    class_name = shown or label
+    code = metadata.class_names.index(class_name)
+    ood = float(answers[OOD][0]) if OOD in answers else None
+    result = Explanation(
+        path=str(file),
+        picture=str(target),
+        label=label,
+        shown=class_name,
+        probability=probabilities[code],
+        ood=ood,
+        foreign=ood is not None and metadata.ood_threshold is not None and ood > metadata.ood_threshold,
+    )
+    image.thumbnail((MAX_SIDE, MAX_SIDE))
+    picture = _with_caption(overlay(image, answers[HEATMAP][0, code]), result)
+    with replacing(target) as partial:
+        picture.save(partial, format="PNG")
+    return result
+
+
+def _with_caption(picture: Image.Image, result: Explanation) -> Image.Image:
+    text = f"{result.shown} {result.probability:.3f}"
+    if result.shown != result.label:
+        text += f" (decided: {result.label})"
+    if result.foreign:
+        text += "  unlike the training images"
+    text = " ".join(text.splitlines())
+    left, top = _CAPTION_AT
+    width = left + math.ceil(ImageDraw.Draw(picture).textlength(text)) + left
+    framed = Image.new("RGB", (max(picture.width, width), picture.height + _CAPTION_PIXELS))
+    framed.paste(picture, (0, _CAPTION_PIXELS))
+    ImageDraw.Draw(framed).text((left, top), text, fill="white")
+    return framed
+
+
+def _free_targets(files: Sequence[Path], folder: Path) -> list[Path]:
+    """Return a picture's path for each file, no two the same and none of them one of the files."""
+    sources = {file.resolve() for file in files}
+    taken: set[str] = set()
+    targets = []
+    for file in files:
+        name, number = f"{file.stem}.png", 1
+        while name in taken:
+            number += 1
+            name = f"{file.stem}-{number}.png"
+        taken.add(name)
+        targets.append(folder / name)
+        if targets[-1].resolve() in sources:
+            raise OutputError(
+                "a picture would take the place of an image", path=targets[-1], mend="choose another folder with -o"
+            )
+    return targets

@@ -1,0 +1,1 @@
+"""A model file: its metadata, its session on a CPU or a GPU, its outputs. No torch."""

@@ -1,0 +1,1 @@
+"""Fewer bits; ``quantize`` is the story to start at."""

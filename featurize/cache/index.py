@@ -1,0 +1,147 @@
+"""Features that need no computing: those of the finished cache and of the shards that a stopped run left."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featurize.cache.reader import FeatureCache
+from featurize.cache.shards import Identities, Shard
+
+Places = NDArray[np.int64]
+NOWHERE = -1
+
+
+@dataclass(frozen=True)
+class _Source:
+    """A file with features: the cache or one shard; its rows are the places from ``first`` on."""
+
+    first: int
+    origin: FeatureCache | Shard
+    identities: Identities | None  # of the cache only: those of shards go into the dictionary
+
+
+class KnownFeatures:
+    """An index from paths and contents to features that are on disk.
+
+    Every row on disk has a number, its place: first the rows of the cache, then those of the shards in their order.
+    """
+
+    def __init__(self) -> None:
+        self._sources: list[_Source] = []
+        self._end = 0
+        self._in_shards: dict[bytes, int] = {}  # digest -> place
+        self._open: tuple[int, NDArray[Any]] | None = None
+        self._paths: list[tuple[int, Sequence[str], Identities]] = []  # with the first place
+
+    def add_cache(self, cache: FeatureCache, data_root: str) -> None:
+        """Take in every row of a finished cache; before any shard.
+
+        Args:
+            cache: the cache.
+            data_root: where this run's images lie; a cache of another root tells by content alone.
+        """
+        columns = cache.columns
+        identities = Identities(
+            size=columns.size,
+            mtime_ns=columns.mtime_ns,
+            change_mark=columns.change_mark,
+            sha256=np.asarray(columns.sha256, "S64"),
+            truncated=columns.truncated,
+        )
+        if cache.data_root != data_root:
+            identities = identities.without_times()
+        self._sources.append(_Source(self._end, cache, identities))
+        self._paths.append((self._end, columns.path, identities))
+        self._end += len(cache)
+
+    def add_shard(self, shard: Shard, identities: Identities, paths: Sequence[str] | None = None) -> int:
+        """Take in every row of a shard and return the place of its first.
+
+        Args:
+            shard: the file.
+            identities: the states of its images.
+            paths: their paths, if :meth:`find_paths` is to know them.
+        """
+        first = self._end
+        self._sources.append(_Source(first, shard, None))
+        self._end += shard.rows
+        for row, sha256 in enumerate(identities.sha256.tolist()):
+            self._in_shards.setdefault(bytes.fromhex(sha256.decode()), first + row)
+        if paths is not None:
+            self._paths.append((first, paths, identities))
+        return first
+
+    def find_paths(self, paths: Sequence[str], identities: Identities) -> Places:
+        """Look up many files by path, at the start of a run.
+
+        Args:
+            paths: N paths.
+            identities: N states; those of known paths are filled in with what their features were computed from.
+
+        Returns:
+            Place of each path's features, ``NOWHERE`` if unknown. What was added later wins.
+        """
+        places = np.full(len(paths), NOWHERE, np.int64)
+        row_of = {path: row for row, path in enumerate(paths)}
+        for first, known, states in self._paths:
+            rows = np.array([row_of.get(path, NOWHERE) for path in known], np.intp)
+            here = np.flatnonzero(rows != NOWHERE)
+            places[rows[here]] = first + here
+            identities.copy_from(rows[here], states, here)
+        self._paths.clear()
+        return places
+
+    def find_content(self, sha256: str) -> int:
+        """Return the place of the features of a file with this content, or ``NOWHERE``."""
+        place = self._in_shards.get(bytes.fromhex(sha256))
+        return self._find_in_cache(sha256.encode()) if place is None else place
+
+    def contents(self) -> NDArray[np.bytes_]:
+        """Return the SHA-256 of every content that is known, sorted, 64 hexadecimal digits each."""
+        in_shards = np.array([digest.hex() for digest in self._in_shards], "S64")
+        return np.union1d(self._cache_index[0], in_shards)
+
+    def gather(self, places: Places) -> NDArray[Any]:
+        """Return features (n, D) or (n, V, D) of n places, opening each file once."""
+        source_of = np.array([self._source_of(place) for place in places.tolist()], np.intp)
+        rows: NDArray[Any] | None = None
+        for number in dict.fromkeys(source_of.tolist()):
+            chosen = source_of == number
+            found = self._features(number)[places[chosen] - self._sources[number].first]
+            if rows is None:
+                rows = np.empty((len(places), *found.shape[1:]), found.dtype)
+            rows[chosen] = found
+        if rows is None:
+            raise ValueError("no places")
+        return rows
+
+    def _source_of(self, place: int) -> int:
+        return bisect_right(self._sources, place, key=lambda source: source.first) - 1
+
+    @cached_property
+    def _cache_index(self) -> tuple[NDArray[np.bytes_], NDArray[np.intp]]:
+        """Contents of the cache, sorted, and their places: a run that changes nothing never needs them."""
+        identities = self._sources[0].identities if self._sources else None
+        contents = identities.sha256 if identities is not None else np.zeros(0, "S64")
+        order = np.argsort(contents, kind="stable")
+        return contents[order], order
+
+    def _find_in_cache(self, sha256: bytes) -> int:
+        contents, order = self._cache_index
+        at = int(np.searchsorted(contents, sha256))
+        return int(order[at]) if at < len(contents) and contents[at] == sha256 else NOWHERE
+
+    def _features(self, number: int) -> NDArray[Any]:
+        origin = self._sources[number].origin
+        if isinstance(origin, FeatureCache):
+            return origin.features
+        if self._open is None or self._open[0] != number:
+            self._open = (number, origin.features())
+        return self._open[1]

@@ -1,0 +1,48 @@
+"""What ``--force`` may replace: feature caches, and no file of anybody else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import h5py
+
+from featurize.cache.reader import FORMAT
+from featurize.errors import CacheError
+
+_SIGNATURE = b"\x89HDF\r\n\x1a\n"
+
+
+def check_replaceable(path: Path) -> None:
+    """Check that ``--force`` may replace what is at ``path``: nothing, a cache, or what a damaged cache left.
+
+    Raises:
+        CacheError: if it is something else, which would be lost.
+    """
+    if not path.exists():
+        return
+    if path.is_dir():
+        raise _not_ours(path, "a folder")
+    try:
+        with path.open("rb") as file:
+            start = file.read(len(_SIGNATURE))
+    except OSError as error:
+        raise _not_ours(path, error.strerror or str(error)) from error
+    if start != _SIGNATURE:
+        raise _not_ours(path, "a file of another kind")
+    try:
+        with h5py.File(path, "r") as file:
+            kind = file.attrs.get("format")
+    except (OSError, RuntimeError, KeyError, ValueError, TypeError):
+        return  # damaged: there is nothing to be read in it any more
+    if kind != FORMAT:
+        raise _not_ours(path, "an HDF5 file of another program")
+
+
+def _not_ours(path: Path, found: str) -> CacheError:
+    return CacheError(
+        "--force replaces only feature caches",
+        path=path,
+        expected="an HDF5 file that xfeat featurize wrote",
+        found=found,
+        mend="name another file with -o, or move this one away",
+    )

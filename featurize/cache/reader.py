@@ -1,0 +1,264 @@
+"""``features.h5``, schema version 1, opened and checked. docs/formats.md is its written form."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from featurize.cache.columns import (
+    COLUMN_NAMES,
+    Columns,
+    Skipped,
+    as_read,
+    count_images,
+    digest_of_states,
+    finish_digest,
+    to_text,
+)
+from featurize.datasets.layouts import NO_LABEL, NO_SPLIT, SPLITS
+from featurize.errors import CacheError, SpecError, XfeatError
+from featurize.images.decoder_difference import DecoderDifference
+from featurize.specs import FeatureSpec
+
+FORMAT = "xfeat.features"
+SCHEMA_VERSION = 1
+
+
+class FileState(NamedTuple):
+    """Which file a path leads to, and when it was last written to."""
+
+    inode: int
+    size: int
+    mtime_ns: int
+
+    @classmethod
+    def of(cls, path: Path) -> FileState | None:
+        """Return the state of a file; ``None`` if it is gone."""
+        try:
+            found = path.stat()
+        except OSError:
+            return None
+        return cls(found.st_ino, found.st_size, found.st_mtime_ns)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureCache:
+    """An opened ``features.h5``.
+
+    Attributes:
+        path: the file.
+        spec: what a row of features is.
+        class_names: sorted; labels are indices into it.
+        data_root: the folder that paths are relative to, when the cache was made.
+        weights_path: the weights file that was used, when the cache was made.
+        features: float32 or float16 (N, D), or (N, V, D) with views, memory-mapped and read-only.
+        columns: the other facts of each row.
+        skipped: images that could not be read.
+        content_sha256: digest of features, labels, splits, paths and groups.
+        created: time of writing, ISO 8601, UTC.
+        versions: of the libraries that made it.
+        state: of the file, when it was opened.
+        decoder_difference: how far the decoder's results are from Pillow's, if it is another and was measured.
+    """
+
+    path: Path
+    spec: FeatureSpec
+    class_names: tuple[str, ...]
+    data_root: str
+    weights_path: str
+    features: NDArray[Any]
+    columns: Columns
+    skipped: list[Skipped]
+    content_sha256: str
+    created: str
+    versions: dict[str, str] = field(default_factory=dict)
+    state: FileState | None = field(default=None, compare=False)
+    decoder_difference: DecoderDifference | None = None
+
+    def __len__(self) -> int:
+        return len(self.columns.path)
+
+    @cached_property
+    def counts(self) -> dict[str, dict[str, int]]:
+        """Number of images per split and class; images without either count under ``none``."""
+        return count_images(self.columns.split, self.columns.label, self.class_names)
+
+    @classmethod
+    def open(cls, path: str | Path) -> FeatureCache:
+        """Open a cache; its features stay on disk until they are used.
+
+        Raises:
+            CacheError: if the file is missing, is no cache, is damaged, or is of another schema version.
+        """
+        path = Path(path)
+        if path.is_dir():
+            raise CacheError("a folder, not a feature cache", path=path, mend=f"xfeat featurize {path} -o features.h5")
+        if not path.is_file():
+            raise CacheError("no such feature cache", path=path, mend=f"xfeat featurize DATA -o {path}")
+        state = FileState.of(path)
+        with _reading(path) as file:
+            _check_format(path, file)
+            return cls(path=path, state=state, **_read(path, file))
+
+    def verify(self) -> None:
+        """Check every row.
+
+        Raises:
+            CacheError: if a value is not finite, or anything differs from what was written.
+        """
+        finite, digest, attributes = self._read_through()
+        if not finite.all():
+            bad = [self.columns.path[i] for i in np.flatnonzero(~finite)[:5]]
+            raise CacheError(
+                f"rows with values that are not finite ({int((~finite).sum())}): {', '.join(bad)}",
+                path=self.path,
+                mend=_MAKE_AGAIN,
+            )
+        states = digest_of_states(self.columns, self.skipped)
+        for what, expected, found in (
+            ("the content has changed", self.content_sha256, digest),
+            ("the counts have changed", attributes["counts"], json.dumps(self.counts)),
+            # Caches of earlier versions have no such digest.
+            ("what it says of the files has changed", attributes.get("columns_sha256", states), states),
+        ):
+            if expected != found:
+                raise CacheError(
+                    f"{what} since it was written", path=self.path, expected=expected, found=found, mend=_MAKE_AGAIN
+                )
+
+    def _read_through(self) -> tuple[NDArray[np.bool_], str, dict[str, Any]]:
+        """Return which rows are finite, the digest of the content, and the attributes."""
+        # Read, not mapped: pages of a mapped file would count as this process's memory.
+        finite = np.ones(len(self), dtype=bool)
+        digest = hashlib.sha256()
+        with _reading(self.path) as file:
+            for rows in _blocks(len(self)):
+                block = file["features"][rows]
+                finite[rows] = np.isfinite(block).reshape(len(block), -1).all(axis=1)
+                digest.update(np.ascontiguousarray(block).data)
+            attributes = dict(file.attrs)
+        return finite, finish_digest(digest, self.columns), attributes
+
+
+_MAKE_AGAIN = "delete it and run xfeat featurize again, or restore a copy"
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[h5py.File]:
+    """Open an HDF5 file; whatever damage h5py stumbles over becomes a :class:`CacheError`."""
+    try:
+        with h5py.File(path, "r") as file:
+            yield file
+    except SpecError as error:
+        raise CacheError(f"unreadable settings: {error}", path=path, mend=_MAKE_AGAIN) from error
+    except XfeatError:
+        raise
+    except OSError as error:
+        if error.errno is not None:
+            raise _unreadable(path, error) from error
+        kind = "damaged: its end is missing" if "truncated file" in str(error) else "damaged, or not a feature cache"
+        raise CacheError(
+            kind, path=path, expected="an HDF5 file that xfeat featurize wrote", found=str(error), mend=_MAKE_AGAIN
+        ) from error
+    except (KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
+        raise CacheError("damaged", path=path, found=str(error), mend=_MAKE_AGAIN) from error
+
+
+def _unreadable(path: Path, error: OSError) -> CacheError:
+    """Say why a file that may be whole cannot be read."""
+    if error.errno in (errno.EAGAIN, errno.EWOULDBLOCK):
+        return CacheError("another program has it open for writing", path=path, mend="close it there, and try again")
+    reason = os.strerror(error.errno or 0)
+    return CacheError(f"cannot be read: {reason}", path=path, mend="check its permissions and the disk it lies on")
+
+
+def _blocks(count: int, rows: int = 4096) -> Iterable[slice]:
+    return (slice(first, min(first + rows, count)) for first in range(0, count, rows))
+
+
+def _check_format(path: Path, file: h5py.File) -> None:
+    if file.attrs.get("format") != FORMAT:
+        raise CacheError(
+            "not a feature cache",
+            path=path,
+            expected="an HDF5 file that xfeat featurize wrote",
+            found="an HDF5 file of another program",
+            mend="name another file, or move it away and run xfeat featurize",
+        )
+    version = int(file.attrs["schema_version"])
+    if version != SCHEMA_VERSION:
+        raise CacheError(
+            "a cache of another schema version",
+            path=path,
+            expected=f"version {SCHEMA_VERSION}",
+            found=f"version {version}",
+            mend="install the xfeat that wrote it, or run xfeat featurize --force",
+        )
+
+
+def _read(path: Path, file: h5py.File) -> dict[str, Any]:
+    attrs = file.attrs
+    columns = {name: as_read(name, _read_column(file, name)) for name in COLUMN_NAMES}
+    lengths = {len(values) for values in columns.values()} | {file["features"].shape[0]}
+    if len(lengths) != 1:
+        raise CacheError("damaged: its columns differ in length", path=path, mend=_MAKE_AGAIN)
+    spec = FeatureSpec.from_dict(json.loads(attrs["spec"]))
+    class_names = tuple(json.loads(attrs["class_names"]))
+    for what, good in (
+        ("a label is outside the class names", _is_within(columns["label"], range(NO_LABEL, len(class_names)))),
+        ("a split is none of those that there are", _is_within(columns["split"], (*range(len(SPLITS)), NO_SPLIT))),
+        ("its fingerprint is not that of its settings", attrs["fingerprint"] == spec.fingerprint),
+    ):
+        if not good:
+            raise CacheError(f"damaged: {what}", path=path, mend=_MAKE_AGAIN)
+    return {
+        "spec": spec,
+        "class_names": class_names,
+        "data_root": str(attrs["data_root"]),
+        "weights_path": str(attrs["weights_path"]),
+        "features": _map_features(path, file["features"]),
+        "columns": Columns(**columns),
+        "skipped": [Skipped(*(to_text(value) for value in row)) for row in file["skipped"][()]],
+        "content_sha256": str(attrs["content_sha256"]),
+        "created": str(attrs["created"]),
+        "versions": json.loads(attrs["versions"]),
+        "decoder_difference": _read_difference(attrs),
+    }
+
+
+def _read_difference(attributes: h5py.AttributeManager) -> DecoderDifference | None:
+    found = json.loads(attributes.get("decoder_difference", "null"))  # caches of earlier versions have none
+    return DecoderDifference.from_dict(found) if found is not None else None
+
+
+def _read_column(file: h5py.File, name: str) -> NDArray[Any]:
+    try:
+        values: NDArray[Any] = file[name][()]
+    except KeyError:
+        if name != "change_mark":
+            raise
+        values = np.zeros(file["mtime_ns"].shape, np.int64)  # a cache of an earlier version
+    return values
+
+
+def _is_within(values: NDArray[Any], allowed: Iterable[int]) -> bool:
+    return bool(np.isin(values, list(allowed)).all())
+
+
+def _map_features(path: Path, dataset: h5py.Dataset) -> NDArray[Any]:
+    offset = dataset.id.get_offset()
+    if offset is None:  # rewritten by another program with chunks or compression
+        return np.asarray(dataset)
+    return np.memmap(path, dtype=dataset.dtype, mode="r", offset=offset, shape=dataset.shape)

@@ -1,0 +1,213 @@
+"""Finished batches of a run that is not finished yet: ``features.h5.parts/``. A killed run goes on from here."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import zipfile
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featurize.system.atomic import output_error, replacing
+
+logger = logging.getLogger(__name__)
+
+# An empty file beside the shards of a run with --force: what lay there before has been deleted already.
+_STARTED_ANEW = "started-anew"
+
+Features = NDArray[np.floating[Any]]
+
+
+class FileIdentity(NamedTuple):
+    """What tells one state of a file from another.
+
+    Attributes:
+        size: bytes.
+        mtime_ns: time of the last change, nanoseconds since 1970; 0 if it was too recent to be relied on.
+        change_mark: see :class:`featurize.datasets.sources.FileState`.
+        sha256: of the content, 64 hexadecimal digits.
+        truncated: whether the end of the image is missing.
+    """
+
+    size: int
+    mtime_ns: int
+    change_mark: int
+    sha256: str
+    truncated: bool
+
+
+class Row(NamedTuple):
+    """One finished image: which file, in which state, with which features (D,) or (V, D)."""
+
+    path: str
+    identity: FileIdentity
+    features: Features
+
+
+@dataclass(frozen=True)
+class Identities:
+    """File states as columns of equal length: a million of them as objects would fill the memory.
+
+    Attributes:
+        size: int64, bytes.
+        mtime_ns: int64, nanoseconds since 1970.
+        change_mark: int64.
+        sha256: 64 bytes each, hexadecimal digits.
+        truncated: bool.
+    """
+
+    size: NDArray[np.int64]
+    mtime_ns: NDArray[np.int64]
+    change_mark: NDArray[np.int64]
+    sha256: NDArray[np.bytes_]
+    truncated: NDArray[np.bool_]
+
+    def __len__(self) -> int:
+        return len(self.size)
+
+    @classmethod
+    def empty(cls, count: int) -> Identities:
+        """Return room for ``count`` states."""
+        return cls(
+            size=np.zeros(count, np.int64),
+            mtime_ns=np.zeros(count, np.int64),
+            change_mark=np.zeros(count, np.int64),
+            sha256=np.zeros(count, "S64"),
+            truncated=np.zeros(count, np.bool_),
+        )
+
+    @classmethod
+    def of(cls, identities: Sequence[FileIdentity]) -> Identities:
+        """Turn states into columns."""
+        columns = cls.empty(len(identities))
+        for row, identity in enumerate(identities):
+            columns.set(row, identity)
+        return columns
+
+    def set(self, row: int, identity: FileIdentity) -> None:
+        """Note one state."""
+        for name, value in identity._asdict().items():
+            getattr(self, name)[row] = value
+
+    def without_times(self) -> Identities:
+        """Return the same states with no time to rely on: another folder can hold other files of the same age."""
+        return replace(self, mtime_ns=np.zeros_like(self.mtime_ns))
+
+    def copy_from(self, rows: NDArray[np.intp], other: Identities, other_rows: NDArray[np.intp]) -> None:
+        """Take over ``other_rows`` of other columns into ``rows`` of these."""
+        for name in FileIdentity._fields:
+            getattr(self, name)[rows] = getattr(other, name)[other_rows]
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One file of finished rows, opened when its features are needed."""
+
+    file: Path
+    rows: int
+
+    def features(self) -> Features:
+        """Return the features (n, D) or (n, V, D)."""
+        with np.load(self.file, allow_pickle=False) as content:
+            features: Features = content["features"]
+        return features
+
+
+class ShardStore:
+    """The shards of one output file and one spec.
+
+    Attributes:
+        folder: where they lie.
+        fingerprint: of the spec that their features were computed with.
+        data_root: the folder or archive that this run's paths are relative to.
+    """
+
+    def __init__(self, folder: Path, fingerprint: str, data_root: str) -> None:
+        self.folder = folder
+        self.fingerprint = fingerprint
+        self.data_root = data_root
+        self._next_number = 0
+
+    def start_anew(self) -> None:
+        """Delete the shards, but for those of a stopped run that had started anew too: it goes on.
+
+        Raises:
+            OutputError: if the folder cannot be changed.
+        """
+        marker = self.folder / _STARTED_ANEW
+        if marker.exists():
+            return
+        try:
+            if self.folder.exists():
+                shutil.rmtree(self.folder)
+            self.folder.mkdir(parents=True)
+            marker.touch()
+        except OSError as error:
+            raise output_error(self.folder, error) from error
+
+    def go_on(self) -> None:
+        """Use whatever shards there are; the next run that starts anew does not keep them."""
+        with suppress(OSError):
+            (self.folder / _STARTED_ANEW).unlink()
+
+    def load(self) -> Iterator[tuple[Shard, list[str], Identities]]:
+        """Yield what an earlier run left, oldest first; a damaged shard or one of another spec is deleted.
+
+        Images of another data root come without times: only their content tells whether they are the same.
+        """
+        for file in sorted(self.folder.glob("*.npz")):
+            found = self._read(file) if file.name.startswith(f"{self.fingerprint}-") else None
+            if found is None:
+                logger.info("deleting the unusable shard %s", file.name)
+                file.unlink()
+            else:
+                self._next_number = int(file.stem.rpartition("-")[2]) + 1
+                yield found
+
+    def append(self, rows: Sequence[Row]) -> tuple[Shard, Identities]:
+        """Write rows as one more shard, flushed to disk before this returns.
+
+        Raises:
+            OutputError: if it cannot be written; the shards before it stay.
+        """
+        file = self.folder / f"{self.fingerprint}-{self._next_number:08d}.npz"
+        identities = Identities.of([row.identity for row in rows])
+        with replacing(file) as partial, partial.open("wb") as stream:
+            np.savez(
+                stream,
+                features=np.stack([row.features for row in rows]),
+                paths=np.array([_bytes(row.path) for row in rows]),
+                data_root=np.array(_bytes(self.data_root)),
+                **vars(identities),
+            )
+        self._next_number += 1
+        return Shard(file, len(rows)), identities
+
+    def delete(self) -> None:
+        """Remove the folder: the finished file holds everything now."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _read(self, file: Path) -> tuple[Shard, list[str], Identities] | None:
+        try:
+            with file.open("rb") as stream, np.load(stream, allow_pickle=False) as content:
+                columns = {name: content[name] for name in FileIdentity._fields if name in content}
+                columns.setdefault("change_mark", np.zeros_like(columns["size"]))  # shards of earlier versions
+                identities = Identities(**columns)
+                if content["data_root"].item() != _bytes(self.data_root):
+                    identities = identities.without_times()
+                paths = [path.decode("utf-8", "surrogateescape") for path in content["paths"].tolist()]
+                rows = content["features"].shape[0]  # reading it checks its CRC
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+            return None
+        return (Shard(file, rows), paths, identities) if rows == len(paths) == len(identities) else None
+
+
+def _bytes(text: str) -> bytes:
+    # File names are bytes to the operating system; surrogates carry the ones that are no UTF-8.
+    return text.encode("utf-8", "surrogateescape")

@@ -1,0 +1,142 @@
+"""Writing ``features.h5``, whole or not at all. docs/formats.md is its written form."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from featurize.cache.columns import (
+    COLUMN_NAMES,
+    TEXT,
+    Columns,
+    Skipped,
+    as_stored,
+    count_images,
+    digest_of_states,
+    finish_digest,
+    to_bytes,
+)
+from featurize.cache.reader import FORMAT, SCHEMA_VERSION
+from featurize.datasets.layouts import SPLITS
+from featurize.images.decoder_difference import DecoderDifference
+from featurize.specs import FeatureSpec
+from featurize.system.atomic import replacing
+from featurize.system.versions import library_versions
+
+_SKIPPED = np.dtype([("path", TEXT), ("reason", TEXT)])
+
+
+@dataclass(frozen=True, kw_only=True)
+class CacheFacts:
+    """What a cache says besides its features.
+
+    Attributes:
+        spec: what a row of features is.
+        class_names: sorted names; labels are indices into it.
+        data_root: the folder that paths are relative to.
+        weights_path: the weights file that was used.
+        columns: the facts of each row.
+        skipped: images that could not be read.
+        decoder_difference: how far the decoder's results are from Pillow's, if it is another.
+    """
+
+    spec: FeatureSpec
+    class_names: Sequence[str]
+    data_root: str
+    weights_path: str
+    columns: Columns
+    skipped: Sequence[Skipped]
+    decoder_difference: DecoderDifference | None = None
+
+
+def write_cache(path: Path, facts: CacheFacts, *, blocks: Iterable[tuple[int, NDArray[Any]]], dim: int) -> None:
+    """Write a cache, whole or not at all.
+
+    Args:
+        path: the file to write or replace.
+        facts: all but the features.
+        blocks: (first row, features (n, D) or (n, V, D)) that together fill all rows, in order.
+        dim: D.
+
+    Raises:
+        OutputError: if it cannot be written.
+    """
+    spec, columns = facts.spec, facts.columns
+    count = len(columns.path)
+    with replacing(path) as partial, _creating(partial) as file:
+        # Contiguous, so that readers can map it into memory; see docs/decisions.
+        features = file.create_dataset("features", shape=(count, *spec.row_shape(dim)), dtype=spec.dtype)
+        digest = _fill(features, blocks)
+        for name in COLUMN_NAMES:
+            file.create_dataset(name, data=as_stored(name, getattr(columns, name)))
+        skipped = [tuple(map(to_bytes, row)) for row in facts.skipped]
+        file.create_dataset("skipped", data=np.array(skipped, dtype=_SKIPPED))
+        file.flush()
+        for key, value in _attributes(facts, finish_digest(digest, columns)).items():
+            if isinstance(value, str):
+                file.attrs.create(key, to_bytes(value), dtype=TEXT)
+            else:
+                file.attrs[key] = value
+
+
+def _attributes(facts: CacheFacts, content_sha256: str) -> dict[str, str | int]:
+    columns, difference = facts.columns, facts.decoder_difference
+    return {
+        "format": FORMAT,
+        "schema_version": SCHEMA_VERSION,
+        "spec": json.dumps(facts.spec.to_dict()),
+        "fingerprint": facts.spec.fingerprint,
+        "class_names": json.dumps(list(facts.class_names)),
+        "split_names": json.dumps(SPLITS),
+        "counts": json.dumps(count_images(columns.split, columns.label, facts.class_names)),
+        "data_root": facts.data_root,
+        "weights_path": facts.weights_path,
+        "content_sha256": content_sha256,
+        "columns_sha256": digest_of_states(columns, facts.skipped),
+        "decoder_difference": json.dumps(difference.to_dict() if difference is not None else None),
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": json.dumps(library_versions()),
+    }
+
+
+def _fill(features: h5py.Dataset, blocks: Iterable[tuple[int, NDArray[Any]]]) -> hashlib._Hash:
+    """Write all rows; return the digest of their bytes."""
+    digest = hashlib.sha256()
+    filled = 0
+    for first, block in blocks:
+        if first != filled:
+            raise RuntimeError(f"a block for row {first} comes after {filled} rows")
+        features[first : first + len(block)] = block
+        digest.update(np.ascontiguousarray(block, dtype=features.dtype).data)
+        filled += len(block)
+    if filled != len(features):
+        raise RuntimeError(f"{filled} rows of features for {len(features)} images")
+    return digest
+
+
+@contextmanager
+def _creating(path: Path) -> Iterator[h5py.File]:
+    """Open a new HDF5 file; on a full disk closing it fails too, with another exception than writing."""
+    file = h5py.File(path, "w")
+    try:
+        yield file
+        file.close()
+    except (OSError, RuntimeError) as error:
+        with suppress(OSError, RuntimeError):
+            file.close()
+        number = re.search(r"errno = (\d+)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1]))) from error

@@ -1,0 +1,260 @@
+"""Joining a Ray cluster, and what its machines have room for."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import importlib
+import importlib.metadata
+import logging
+import os
+import re
+import signal
+import socket
+import sys
+import threading
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from featurize.cluster.worker import not_seen
+from featurize.errors import DeviceError, SpecError
+
+logger = logging.getLogger(__name__)
+
+_CONNECT_SECONDS = 10.0
+_LOOK_SECONDS = 120.0
+# More threads than this in one actor wait for each other: small actors use a large machine better.
+_THREADS = 4
+
+# What Ray would send, or print over this program's own words.
+_QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_BACKEND_LOG_LEVEL": "fatal",
+}
+
+
+class Places(NamedTuple):
+    """Room for actors.
+
+    Attributes:
+        actors: how many fit.
+        cpus: of each.
+        gpus: of each, 0 or 1.
+        nodes: identifiers of the machines they fit on.
+    """
+
+    actors: int
+    cpus: int
+    gpus: int
+    nodes: list[str]
+
+
+@contextlib.contextmanager
+def joined(address: str | None) -> Iterator[None]:
+    """Join a cluster, or start one on this machine; leave or stop it at the end.
+
+    Args:
+        address: ``HOST:PORT`` of the cluster's head, or ``auto`` for the one that this machine belongs to; by default
+            ``RAY_ADDRESS``, else the cluster of this machine, else a new one.
+
+    Raises:
+        DeviceError: if there is no cluster at ``address``.
+        SpecError: if ``address`` is none.
+    """
+    for variable, value in _QUIET.items():
+        os.environ.setdefault(variable, value)
+    import ray
+
+    if ray.is_initialized():
+        yield
+        return
+    _check_reachable(address or os.environ.get("RAY_ADDRESS"))
+    with _own_sigterm(), _nothing_printed(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Ray warns of its own internals
+        try:
+            ray.init(address=address, logging_level=logging.CRITICAL, log_to_driver=False)
+        except (ConnectionError, ValueError, RuntimeError, TimeoutError, ray.exceptions.RayError) as error:
+            raise DeviceError(
+                "cannot join the Ray cluster",
+                expected=address or os.environ.get("RAY_ADDRESS"),
+                found=_gist(error),
+                mend="check ray status, that Ray and Python are of the same version there and here, and whether the "
+                "cluster asks for a token: RAY_AUTH_MODE=token, with the head's ~/.ray/auth_token here too",
+            ) from error
+    try:
+        with _errors_unprinted():
+            yield
+    finally:
+        # A run that is broken off leaves Ray Data's executor in a reference cycle; if it still lives when Ray goes, Ray
+        # ends this whole process without a word.
+        gc.collect()
+        ray.shutdown()
+
+
+def find_places(device: str, cores: int | None) -> Places:
+    """Count the actors that the machines have room for: four cores each, or a GPU and its share of its machine's.
+
+    Args:
+        device: ``auto`` (GPUs if the cluster has any), ``cpu`` or ``cuda`` (a GPU each).
+        cores: of all actors together, at most.
+
+    Raises:
+        SpecError: if ``device`` is another.
+        DeviceError: if no machine has what is asked for.
+    """
+    import ray
+
+    if device not in ("auto", "cpu", "cuda"):
+        raise SpecError("Ray chooses the devices itself", expected="--device auto, cpu or cuda", found=device)
+    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    machines = {node["NodeID"]: node["Resources"] for node in nodes if node["Alive"]}
+    gpus = int(device == "cuda" or (device == "auto" and any(_gpus(have) for have in machines.values())))
+    usable = {node: have for node, have in machines.items() if have.get("CPU", 0) >= 1 and _gpus(have) >= gpus}
+    shares = [int(have["CPU"]) // (_gpus(have) if gpus else 1) for have in usable.values()]
+    limits = [*shares, *([] if gpus else [_THREADS]), *([cores] if cores else [])]
+    cpus = max(1, min(limits, default=1))
+    room = {node: min([int(have["CPU"]) // cpus, *([_gpus(have)] if gpus else [])]) for node, have in usable.items()}
+    actors = min([sum(room.values()), *([cores // cpus] if cores else [])])
+    if not actors:
+        raise DeviceError(
+            "the Ray cluster has no room for an actor",
+            expected=f"a machine with {cpus} CPUs" + (" and a GPU" if gpus else ""),
+            found=", ".join(f"{have.get('CPU', 0):g} CPUs, {_gpus(have)} GPUs" for have in machines.values()),
+            mend="check ray status, or run with --device cpu",
+        )
+    return Places(actors, cpus, gpus, [node for node, actors_there in room.items() if actors_there])
+
+
+def check_machines(nodes: list[str], root: Path) -> None:
+    """Make sure that machines have this version of xfeat and see the images.
+
+    Raises:
+        DeviceError: if one does not, or does not answer.
+    """
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    # Defined here so that it travels as code: where xfeat is not installed, its modules cannot be imported.
+    def look(folder: str) -> tuple[str, str, bool]:
+        import importlib.metadata
+        import os
+        import socket
+
+        try:
+            import featurize.cluster.worker  # noqa: F401
+
+            version = importlib.metadata.version("xfeat")
+        except ImportError as error:
+            version = f"no xfeat: {error}"
+        return socket.gethostname(), version, os.path.exists(folder)
+
+    task = ray.remote(num_cpus=0)(look)
+    looks = [
+        task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(str(root))
+        for node in nodes
+    ]
+    try:
+        answers = ray.get(looks, timeout=_LOOK_SECONDS)
+    except ray.exceptions.RayError as error:
+        raise failed(error) from error
+    here = importlib.metadata.version("xfeat")
+    for host, version, sees in answers:
+        if version != here:
+            raise DeviceError(
+                f"the machine {host} of the cluster has another xfeat",
+                expected=f"xfeat {here} with the extras train and ray",
+                found=version,
+                mend="install the same version in the Python environment that Ray runs in there",
+            )
+        if not sees:
+            raise not_seen(root, host)
+
+
+def failed(error: Exception) -> DeviceError:
+    """Return what a user should know of an error of Ray's."""
+    return DeviceError(
+        "the Ray cluster failed",
+        found=_gist(error),
+        mend="check ray status and the machines' logs, then run the same command again: what is finished is kept",
+    )
+
+
+def _gpus(resources: dict[str, Any]) -> int:
+    return int(resources.get("GPU", 0))
+
+
+def _gist(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    # A machine's tracebacks begin with the one that is the cause, amid advice; other messages begin with the matter.
+    named = [line for line in lines if re.match(r"[\w.]*(Error|Exception)\b", line)]
+    return (named or lines)[0]
+
+
+def _check_reachable(address: str | None) -> None:
+    """Find out within seconds whether there is anything: Ray itself tries for minutes, and then ends the process."""
+    if address in (None, "", "auto", "local"):
+        return
+    host, _, port = str(address).rpartition(":")
+    if "//" in str(address) or not host or not port.isdigit():
+        raise SpecError(
+            "not the address of a Ray cluster's head",
+            expected="HOST:PORT, such as 10.0.0.1:6379, or auto",
+            found=address,
+        )
+    try:
+        socket.create_connection((host, int(port)), timeout=_CONNECT_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise DeviceError(
+            "there is no Ray cluster",
+            expected=f"its head at {address}",
+            found=str(error),
+            mend="check the address with ray status on the head, and that its port can be reached from here",
+        ) from error
+
+
+@contextlib.contextmanager
+def _own_sigterm() -> Iterator[None]:
+    """Keep this process's answer to SIGTERM, which Ray replaces."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+
+
+@contextlib.contextmanager
+def _errors_unprinted() -> Iterator[None]:
+    """Keep what machines of the cluster complain of off stdout, where Ray prints it: ``--json`` stands alone there."""
+    worker: Any = importlib.import_module("ray._private.worker")
+    printed = worker.print_to_stdstream
+    worker.print_to_stdstream = _note
+    try:
+        yield
+    finally:
+        worker.print_to_stdstream = printed
+
+
+def _note(data: dict[str, Any], **_: Any) -> None:
+    for line in data["lines"]:
+        logger.debug("ray: %s", line)
+
+
+@contextlib.contextmanager
+def _nothing_printed() -> Iterator[None]:
+    """Keep the lines off stderr that Ray's own program code writes there, past Python, when it starts."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)

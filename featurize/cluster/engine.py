@@ -1,0 +1,197 @@
+"""Many machines through Ray Data: actors hold the network, read images and compute; this process writes."""
+
+from __future__ import annotations
+
+import logging
+import math
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featurize.backbones.registry import PREFERRED, backbone_info
+from featurize.backbones.weights import Weights
+from featurize.errors import DeviceError, MissingExtraError
+from featurize.pipeline.reading import read_images
+from featurize.specs import FeatureSpec
+
+if TYPE_CHECKING:
+    from featurize.cluster.connection import Places
+    from featurize.cluster.worker import Assignment
+    from featurize.datasets.sources import ImageSource
+    from featurize.engines import BatchSize
+    from featurize.pipeline.compute import Outcomes
+    from featurize.pipeline.inference import Outcome
+
+logger = logging.getLogger(__name__)
+
+# Images an actor gets at a time: what is lost with it, and done again elsewhere. So many of the preferred backbone; of
+# a larger one, or with several views, as many as take no longer.
+_CHUNK = 256
+_SMALLEST_CHUNK = 8
+_CHUNKS_AN_ACTOR = 4
+# Ray keeps a few kilobytes of each chunk in this process.
+_MOST_CHUNKS = 100_000
+# Ray replaces actors that died and gives the new ones their chunk, for ever. An image that brings down whoever decodes
+# it ends the run all the same, when nothing else is left to do. The first actor must have started within this time, and
+# a chunk be done: 256 images of the preferred backbone take eight seconds on one core. Larger ones get more time.
+_GIVE_UP_SECONDS = 1800.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class RayCluster:
+    """A Ray cluster that reads images and computes their features.
+
+    Attributes:
+        spec: what to compute.
+        weights: the backbone's weights; they are sent to the machines.
+        address: of the cluster; see :func:`featurize.cluster.connection.joined`.
+        device: ``auto``, ``cpu``, or ``cuda`` for actors with a GPU each.
+        cores: of the cluster to use at most; by default all.
+        batch_size: images per call of the network.
+    """
+
+    spec: FeatureSpec
+    weights: Weights
+    address: str | None = None
+    device: str = "auto"
+    cores: int | None = None
+    batch_size: BatchSize = None
+    name: str = "ray"
+
+    def outcomes(self, source: ImageSource, root: Path, paths: Sequence[str], known: NDArray[np.bytes_]) -> Outcomes:
+        """Yield the outcome of every image, as they come.
+
+        Args:
+            source: the data root, as this process sees it.
+            root: where it lies; every machine must see the same files there.
+            paths: relative to it.
+            known: SHA-256 of content that need not be computed, sorted, 64 hexadecimal digits each.
+
+        Raises:
+            MissingExtraError: if Ray is not installed.
+            SpecError: if a setting is not one for a cluster.
+            DeviceError: if there is no cluster, or one of its machines cannot do this.
+        """
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # Ray warns of its own internals
+                import ray
+                import ray.data
+        except ImportError as error:
+            raise MissingExtraError("ray is not installed", mend="pip install 'xfeat[ray]'") from error
+        from featurize.cluster.connection import check_machines, failed, find_places, joined
+
+        root = root.absolute()
+        with joined(self.address):
+            places = find_places(self.device, self.cores)
+            check_machines(places.nodes, root)
+            logger.info("%d actors with %s", places.actors, _size_of(places))
+            try:
+                for together in self._computed(self._assignment(root, known, places), paths, places):
+                    yield [(at, self._seen_here(one, host, source, (root, paths[at]))) for at, one, host in together]
+            except (
+                ray.exceptions.RayError,
+                ray.data.exceptions.SystemException,
+                ray.data.exceptions.ExecutionTimeoutError,
+            ) as error:
+                raise failed(error) from error
+
+    def _assignment(self, root: Path, known: NDArray[np.bytes_], places: Places) -> Assignment:
+        import ray
+
+        from featurize.cluster.worker import Assignment
+
+        return Assignment(
+            spec=self.spec,
+            weights_sha256=self.weights.sha256,
+            weights=ray.put(self.weights.path.read_bytes()),
+            root=str(root),
+            known=ray.put(known),
+            device="cuda:0" if places.gpus else "cpu",
+            threads=places.cpus,
+            batch_size=self.batch_size,
+        )
+
+    def _computed(
+        self, assignment: Assignment, paths: Sequence[str], places: Places
+    ) -> Iterator[list[tuple[int, Outcome, str]]]:
+        import ray
+
+        from featurize.cluster.worker import ImageWorker, from_table
+
+        _quieten()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            cost = _cost(self.spec)
+            rows = _chunk_rows(len(paths), places.actors, cost)
+            images = ray.data.from_arrow(list(_chunks(paths, rows)))
+        images.context.enable_progress_bars = False
+        images.context.print_on_execution_start = False
+        images.context.execution_no_progress_timeout_s = _GIVE_UP_SECONDS * max(1.0, rows * cost / _CHUNK)
+        computed = images.map_batches(
+            ImageWorker,
+            fn_constructor_args=(assignment,),
+            batch_size=None,
+            batch_format="pyarrow",
+            compute=ray.data.ActorPoolStrategy(size=min(places.actors, images.num_blocks())),
+            num_cpus=places.cpus,
+            num_gpus=places.gpus or None,
+        )
+        for table in computed.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+            yield from_table(table, self.spec)
+
+    def _seen_here(self, outcome: Outcome, host: str, source: ImageSource, file: tuple[Path, str]) -> Outcome:
+        """Let an image be skipped only if this process cannot read it either: a machine may have lost its files."""
+        if outcome.identity is not None:
+            return outcome
+        root, path = file
+        (image,) = read_images(source, [path], self.spec, is_known=lambda _: False, workers=1)
+        if image.identity is None:
+            return outcome._replace(reason=image.reason)
+        raise DeviceError(
+            f"the machine {host} of the cluster cannot read what this one can",
+            path=root / path,
+            found=outcome.reason,
+            mend="check what is mounted and installed there, then run the same command again: what is finished is kept",
+        )
+
+
+def _cost(spec: FeatureSpec) -> float:
+    """Return how many images of the preferred backbone's own size take as long as one of ``spec``; 1 or more."""
+    one, preferred = backbone_info(spec.backbone), backbone_info(PREFERRED)
+    scale = (spec.preprocess.size / one.default_size) ** 2
+    return max(1.0, spec.views * scale * one.giga_macs / preferred.giga_macs)
+
+
+def _chunk_rows(images: int, actors: int, cost: float) -> int:
+    """Return the images of a chunk: few enough that every actor gets some, and that a chunk is done before long."""
+    most = max(1, int(_CHUNK / cost))
+    rows = min(most, max(_SMALLEST_CHUNK, math.ceil(images / (actors * _CHUNKS_AN_ACTOR))))
+    return max(rows, math.ceil(images / _MOST_CHUNKS))
+
+
+def _chunks(paths: Sequence[str], rows: int) -> Iterator[Any]:
+    """Cut the images into tables."""
+    import pyarrow as pa
+
+    for first in range(0, len(paths), rows):
+        # Names of files are bytes to the operating system; those that are no UTF-8 are no text to Arrow.
+        names = [path.encode("utf-8", "surrogateescape") for path in paths[first : first + rows]]
+        positions = range(first, first + len(names))
+        yield pa.table({"position": pa.array(positions, pa.int64()), "path": pa.array(names, pa.binary())})
+
+
+def _size_of(places: Places) -> str:
+    return f"{places.cpus} CPUs" + (" and a GPU" if places.gpus else "") + " each"
+
+
+def _quieten() -> None:
+    """Leave Ray Data's log in its files: what matters of it is told in this program's own words."""
+    for handler in logging.getLogger("ray.data").handlers:
+        if isinstance(handler, logging.StreamHandler) and type(handler).__module__.startswith("ray."):
+            handler.setLevel(logging.CRITICAL + 1)

@@ -1,0 +1,220 @@
+"""Class folders to ``train|valid|test/<class>/``: stratified, seeded, and no group in two splits."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featurize.datasets.groups import joined_groups
+from featurize.datasets.layouts import NO_LABEL, SPLITS, Dataset, ImageEntry
+from featurize.datasets.sources import open_source
+from featurize.datasets.split_files import PlacedImage, place_images, write_split
+from featurize.errors import DataError, ImageError, OutputError
+from featurize.specs import Spec, require
+
+Progress = Callable[[int, int], None]
+"""Called with files done and files to do."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitSpec(Spec):
+    """How a data set is divided.
+
+    Attributes:
+        ratios: shares of train, valid and test; any positive scale; valid or test may be 0 and is then not made.
+        seed: the same seed, images and groups give the same split.
+        link: make hard links instead of copies where the file system can.
+    """
+
+    ratios: tuple[float, float, float] = (60, 20, 20)
+    seed: int = 0
+    link: bool = False
+
+    def __post_init__(self) -> None:
+        expected = "three numbers such as 60,20,20: train above 0, the others 0 or more"
+        good = len(self.ratios) == 3 and all(np.isfinite(self.ratios)) and min(self.ratios) >= 0 and self.ratios[0] > 0
+        require(good, "ratios cannot be used", expected=expected, found=self.ratios)
+        require(sum(self.ratios[1:]) > 0, "nothing to divide", expected="valid or test above 0", found=self.ratios)
+        require(self.seed >= 0, "the seed must not be negative", expected="0 or more", found=self.seed)
+
+
+@dataclass(frozen=True)
+class SplitResult:
+    """What was made.
+
+    Attributes:
+        output: the new folder.
+        images: one record an image, sorted by new path.
+        counts: split to class to number of images.
+        groups: number of groups, where an image without a group counts as one.
+        named_groups: whether groups.csv was written.
+        linked: number of files that are hard links; the others are copies.
+    """
+
+    output: Path
+    images: list[PlacedImage]
+    counts: dict[str, dict[str, int]]
+    groups: int
+    named_groups: bool
+    linked: int
+
+
+def split_dataset(dataset: Dataset, output: Path, spec: SplitSpec, *, progress: Progress | None = None) -> SplitResult:
+    """Divide a data set into ``output``, whole or not at all.
+
+    Images of one group stay together, and so do exact copies of one file, whatever their names.
+
+    Args:
+        dataset: the labelled images; its own splits, if any, are ignored.
+        output: a folder that does not exist or is empty.
+        spec: shares, seed, and how files are placed.
+        progress: called while files are hashed and placed.
+
+    Raises:
+        DataError: if images have no class, a class has fewer groups than there are splits, or a file cannot be read.
+        OutputError: if ``output`` is not empty or cannot be written.
+        Interrupted: on Ctrl-C; nothing is left behind.
+    """
+    _check_source(dataset)
+    _check_target(dataset, output)
+    total = 2 * len(dataset.entries)
+
+    def step(done: int) -> None:
+        if progress is not None:
+            progress(done, total)
+
+    hashes = _hash_files(dataset, step)
+    groups = joined_groups([entry.group for entry in dataset.entries], hashes)
+    labels = np.array([entry.label for entry in dataset.entries], np.int32)
+    try:
+        splits = assign_splits(labels, groups, spec)
+    except DataError as error:
+        raise _too_few_groups(dataset, groups, spec) from error
+    images = place_images(dataset, splits, groups)
+    named = any(entry.group for entry in dataset.entries)
+    linked = write_split(
+        dataset, output, images, link=spec.link, named=named, step=lambda done: step(len(images) + done)
+    )
+    counts: dict[str, dict[str, int]] = {}
+    for (split, label), number in sorted(Counter((image.split, image.entry.label) for image in images).items()):
+        counts.setdefault(SPLITS[split], {})[dataset.class_names[label]] = number
+    return SplitResult(output, images, counts, len(set(groups.tolist())), named, linked)
+
+
+def assign_splits(labels: NDArray[np.int32], groups: NDArray[np.int64], spec: SplitSpec) -> NDArray[np.uint8]:
+    """Give whole groups to splits so that every class comes close to the ratios in every split.
+
+    scikit-learn's ``StratifiedGroupKFold`` makes folds of equal size; this is its greedy rule (large groups first, each
+    where the class counts come closest to what they should be) for shares that differ. Before that, each class gets
+    one of its smallest groups in each split, so that no split is without a class.
+
+    Args:
+        labels: int32 (n,), the class of each image.
+        groups: int64 (n,), the number of each image's group.
+        spec: shares and seed.
+
+    Returns:
+        uint8 (n,), index into train, valid, test.
+
+    Raises:
+        DataError: if some split would be without some class.
+    """
+    names, group_rows = np.unique(groups, return_inverse=True)
+    counts = np.zeros((len(names), int(labels.max()) + 1))
+    np.add.at(counts, (group_rows, labels), 1)
+    shares = np.array(spec.ratios) / sum(spec.ratios)
+    wanted = shares[:, None] * counts.sum(axis=0)  # (splits, classes)
+    has = np.zeros_like(wanted)
+    of_group = np.full(len(names), -1)
+    # Shuffled first, then sorted by size with a stable sort: the seed decides between groups of the same size.
+    shuffled = np.random.default_rng(spec.seed).permutation(len(names))
+    small_first = shuffled[np.argsort(counts[shuffled].sum(axis=1), kind="stable")]
+    used = np.flatnonzero(shares)
+
+    def give(group: int, split: int) -> None:
+        of_group[group] = split
+        has[split] += counts[group]
+
+    for label in np.argsort((counts > 0).sum(axis=0), kind="stable"):  # the class with the fewest groups chooses first
+        for split in used[np.argsort(shares[used], kind="stable")]:
+            free = [group for group in small_first if counts[group, label] and of_group[group] < 0]
+            if counts[:, label].any() and not has[split, label] and free:
+                give(free[0], int(split))
+    weight = 1 / np.maximum(wanted[used], 1e-9)
+    for group in small_first[::-1]:
+        if of_group[group] < 0:
+            # How much each split's chi-squared distance from its wanted counts grows when it takes this group.
+            missing = wanted[used] - has[used]
+            cost = ((counts[group] ** 2 - 2 * counts[group] * missing) * weight).sum(axis=1)
+            give(group, int(used[np.argmin(cost)]))
+    if (has[used][:, counts.any(axis=0)] == 0).any():
+        raise DataError("too few groups to give each split each class")
+    return of_group[group_rows].astype(np.uint8)
+
+
+def _check_source(dataset: Dataset) -> None:
+    unlabelled = sum(entry.label == NO_LABEL for entry in dataset.entries)
+    if unlabelled:
+        raise DataError(
+            f"{unlabelled} images have no class",
+            path=dataset.root,
+            expected="one folder a class, such as covid/ and normal/, or a label in each line of the CSV file",
+            mend="move the images into class folders",
+        )
+
+
+def _check_target(dataset: Dataset, output: Path) -> None:
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise OutputError(
+            "is not empty", path=output, expected="a new or empty folder", mend="choose another, or delete this one"
+        )
+    if output.resolve().is_relative_to(dataset.root.resolve()):
+        raise OutputError(
+            "lies inside the data that is to be divided",
+            path=output,
+            expected=f"a folder outside {dataset.root}",
+            mend="choose a folder beside it: it would count as data the next time",
+        )
+
+
+def _hash_files(dataset: Dataset, step: Callable[[int], None]) -> list[str]:
+    source = open_source(dataset.root)
+
+    def digest(entry: ImageEntry) -> str:
+        try:
+            return hashlib.sha256(source.read(entry.path)[0]).hexdigest()
+        except ImageError as error:
+            raise DataError(
+                error.what,
+                path=dataset.root / entry.path,
+                mend="mend or remove the file, or take its line out of the CSV file",
+            ) from error
+
+    hashes = []
+    with ThreadPoolExecutor() as pool:
+        for result in pool.map(digest, dataset.entries):
+            hashes.append(result)
+            step(len(hashes))
+    return hashes
+
+
+def _too_few_groups(dataset: Dataset, groups: NDArray[np.int64], spec: SplitSpec) -> DataError:
+    found = {
+        name: len({int(group) for entry, group in zip(dataset.entries, groups, strict=True) if entry.label == code})
+        for code, name in enumerate(dataset.class_names)
+    }
+    parts = sum(ratio > 0 for ratio in spec.ratios)
+    return DataError(
+        "too few groups to give each split each class",
+        path=dataset.root,
+        expected=f"at least {parts} groups (patients, or different images) of each class",
+        found=", ".join(f"{name} {number}" for name, number in found.items()),
+        mend="add images, leave the small class out with --classes, or set a ratio to 0 (such as --ratios 80,0,20)",
+    )

@@ -1,0 +1,131 @@
+"""The files of a split: new names, links or copies, groups.csv, and a folder that appears whole or not at all."""
+
+from __future__ import annotations
+
+import csv
+import logging
+import os
+import secrets
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featurize.datasets.layouts import GROUPS_FILE, SPLITS, Dataset, ImageEntry
+from featurize.datasets.sources import open_source
+from featurize.errors import Interrupted
+from featurize.system.atomic import output_error
+
+logger = logging.getLogger(__name__)
+
+
+class PlacedImage(NamedTuple):
+    """Where one image goes: ``entry`` of the source to ``path`` below the target."""
+
+    entry: ImageEntry
+    path: str
+    split: int
+    group: str
+
+
+def place_images(dataset: Dataset, splits: NDArray[np.uint8], groups: NDArray[np.int64]) -> list[PlacedImage]:
+    """Choose new paths; files of the same name from different folders get the folder's name in front.
+
+    Args:
+        dataset: the images, n of them.
+        splits: uint8 (n,), index into train, valid, test.
+        groups: int64 (n,), equal for images of one group.
+
+    Returns:
+        One record an image, sorted by new path.
+    """
+    name_of: dict[int, str] = {}
+    for entry, group in zip(dataset.entries, groups.tolist(), strict=True):
+        if entry.group and entry.group != name_of.setdefault(group, entry.group):
+            logger.warning("groups %s and %s share an image and become one", name_of[group], entry.group)
+    images, taken = [], set()
+    for entry, split, group in zip(dataset.entries, splits.tolist(), groups.tolist(), strict=True):
+        folder = f"{SPLITS[split]}/{dataset.class_names[entry.label]}"
+        path = f"{folder}/{(parts := entry.path.split('/'))[-1]}"
+        depth = 1
+        # Compared without case: these files may be carried to a system that does not tell the cases apart.
+        while path.casefold() in taken:
+            depth += 1
+            flat = "-".join(part for part in parts[-depth:] if part != "..")
+            path = f"{folder}/{flat}" if depth <= len(parts) else f"{folder}/{depth}-{flat}"
+        taken.add(path.casefold())
+        images.append(PlacedImage(entry, path, split, name_of.get(group, "")))
+    return sorted(images, key=lambda image: image.path)
+
+
+def write_split(
+    dataset: Dataset, output: Path, images: list[PlacedImage], *, link: bool, named: bool, step: Callable[[int], None]
+) -> int:
+    """Fill a folder beside ``output`` and rename it.
+
+    Args:
+        dataset: where the files are.
+        output: a folder that does not exist or is empty.
+        images: what goes where.
+        link: make hard links where the file system can.
+        named: write groups.csv.
+        step: called with the number of files placed.
+
+    Returns:
+        How many files are links.
+
+    Raises:
+        OutputError: if something cannot be written.
+        Interrupted: on Ctrl-C; nothing is left behind.
+    """
+    partial = output.parent / f".{output.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp"
+    linked = 0
+    archive = None if dataset.root.is_dir() else open_source(dataset.root)
+    try:
+        for number, image in enumerate(images, start=1):
+            target = partial / image.path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if archive is not None:
+                target.write_bytes(archive.read(image.entry.path)[0])
+            else:
+                source = (dataset.root / image.entry.path).resolve()
+                linked += _place_file(source, target, link and linked == number - 1)
+            step(number)
+        if link and linked < len(images):
+            logger.warning("no links can be made to %s: %d files are copies", dataset.root, len(images) - linked)
+        if named:
+            _write_groups(partial / GROUPS_FILE, dataset, images)
+        if output.exists():
+            output.rmdir()
+        os.rename(partial, output)
+    except OSError as error:
+        raise output_error(output, error) from error
+    except KeyboardInterrupt as error:
+        raise Interrupted("stopped; nothing was made", path=output, mend="run the same command again") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return linked
+
+
+def _place_file(source: Path, target: Path, link: bool) -> bool:
+    if link:
+        try:
+            os.link(source, target)
+        except OSError:  # another file system, or one without links: a full disk shows in the copy
+            pass
+        else:
+            return True
+    shutil.copy2(source, target)
+    return False
+
+
+def _write_groups(path: Path, dataset: Dataset, images: list[PlacedImage]) -> None:
+    with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(("path", "label", "group"))
+        writer.writerows(
+            (image.path, dataset.class_names[image.entry.label], image.group) for image in images if image.group
+        )

@@ -1,0 +1,1 @@
+"""From bytes to pixels of the network's size. Imports no other room."""

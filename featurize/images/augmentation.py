@@ -1,0 +1,58 @@
+"""Augmented views of an image, the same ones every time: augmentation that survives caching.
+
+View 0 is the clean image. The others depend on the image's content and on the number of the view alone, so that a
+resumed run, a moved file or another machine gets the same ones.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from PIL import Image
+
+from featurize.images.decode import decode
+from featurize.images.preprocess import Pixels, resize
+from featurize.specs import PreprocessSpec
+
+# Chosen so that a chest X-ray stays one that a radiologist would accept.
+MAX_ROTATION_DEGREES = 7.0
+MIN_CROP = 0.85
+MAX_BRIGHTNESS_CHANGE = 0.15
+
+
+def load_views(data: bytes, spec: PreprocessSpec, *, views: int, sha256: str, may_hold_lock: bool = False) -> Pixels:
+    """Decode an image file once and make its views.
+
+    Args:
+        data: content of an image file.
+        spec: gives the side S of the result.
+        views: number of views V, the clean one included.
+        sha256: of ``data``, 64 hexadecimal digits; seeds the views.
+        may_hold_lock: as in :func:`featurize.images.decode.decode`.
+
+    Returns:
+        uint8 array (V, S, S, 3), RGB; the first is :func:`featurize.images.preprocess.load_pixels`'s.
+
+    Raises:
+        ImageError: if the bytes are no readable image.
+    """
+    image = decode(data, may_hold_lock=may_hold_lock)
+    seed = int(sha256[:16], 16)
+    changed = [_changed(image, spec, np.random.default_rng((seed, view))) for view in range(1, views)]
+    return np.stack([resize(image, spec), *changed])
+
+
+def _changed(image: Image.Image, spec: PreprocessSpec, random: np.random.Generator) -> Pixels:
+    """Crop, squash with antialiasing, rotate, flip half of them, and change the brightness."""
+    crop = random.uniform(MIN_CROP, 1.0)
+    left, top = random.uniform(0.0, 1.0 - crop, 2)
+    angle = random.uniform(-MAX_ROTATION_DEGREES, MAX_ROTATION_DEGREES)
+    flip = random.random() < 0.5
+    brightness = random.uniform(1.0 - MAX_BRIGHTNESS_CHANGE, 1.0 + MAX_BRIGHTNESS_CHANGE)
+    width, height = image.size
+    box = (left * width, top * height, (left + crop) * width, (top + crop) * height)
+    view = image.resize((spec.size, spec.size), Image.Resampling.BILINEAR, box=box)
+    view = view.rotate(angle, Image.Resampling.BILINEAR)
+    if flip:
+        view = view.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    view = view.point([min(255, round(level * brightness)) for level in range(256)] * len(view.getbands()))
+    return np.asarray(view.convert("RGB"))

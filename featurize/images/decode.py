@@ -1,0 +1,152 @@
+"""From the bytes of a file to RGB pixels. Caching and serving both come through here, so their pixels agree."""
+
+from __future__ import annotations
+
+import io
+import logging
+import struct
+import warnings
+import zlib
+
+import numpy as np
+from PIL import Image, ImageFile, UnidentifiedImageError
+
+from featurize.errors import ImageError
+from featurize.images.dicom import decode_dicom, is_dicom
+from featurize.images.kornia_png import decode_plain_png
+
+# As in the tutorial: an image whose end is missing is read as far as it goes. This is Pillow's only switch for it.
+ImageFile.LOAD_TRUNCATED_IMAGES = True
+
+FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP")
+# A 140 kB PNG can hold 144 megapixels. The largest detectors in radiography have about 20.
+MAX_PIXELS = 100_000_000
+
+# Pillow warns above its limit and refuses above twice that; ours comes right after it, and is strict.
+# The filter is set once: changing filters around each call is not safe in threads.
+Image.MAX_IMAGE_PIXELS = MAX_PIXELS
+warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+# Damaged files make Pillow warn of every odd tag; what matters is whether pixels come out.
+warnings.filterwarnings("ignore", module=r"PIL\.")
+logging.getLogger("PIL").addHandler(logging.NullHandler())
+
+# What Pillow raises where a file is damaged; which of them depends on the byte.
+BROKEN = (
+    OSError,
+    ValueError,
+    SyntaxError,
+    EOFError,
+    MemoryError,
+    TypeError,
+    AttributeError,
+    LookupError,
+    ArithmeticError,
+    AssertionError,
+    RuntimeError,
+    struct.error,
+    zlib.error,
+)
+# Source: the EXIF standard, tag Orientation.
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_ORIENTATION = 0x0112
+_END_MARKERS = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}
+
+
+def decode(data: bytes, *, max_pixels: int = MAX_PIXELS, may_hold_lock: bool = False) -> Image.Image:
+    """Decode an image file to 8-bit grey or RGB, upright.
+
+    Grey images stay grey (mode ``L``): resizing one channel and repeating it gives the same pixels as the reverse, in a
+    third of the time. Alpha is dropped, palettes and CMYK become RGB, 16-bit grey is scaled to 8 bits over its full
+    range (Pillow's own conversion clips it to white).
+
+    Args:
+        data: content of a JPEG, PNG, BMP, TIFF, WebP or DICOM file.
+        max_pixels: larger images are refused from their header, before anything is decoded.
+        may_hold_lock: plain PNG files may be decoded in less than half of the time, the same pixels, while no other
+            thread of the process runs Python.
+
+    Returns:
+        An image of mode ``L`` or ``RGB``.
+
+    Raises:
+        ImageError: if the bytes are no such image; the message is the reason.
+    """
+    if not data:
+        raise ImageError("the file is empty")
+    if is_dicom(data):
+        return decode_dicom(data, max_pixels=max_pixels)
+    if may_hold_lock and (plain := decode_plain_png(data, max_pixels=max_pixels)) is not None:
+        return plain
+    try:
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
+        width, height = image.size
+        if width * height > max_pixels:
+            raise ImageError(f"{width}×{height} is more than {max_pixels / 1e6:.0f} megapixels")
+        return _to_8_bits(_upright(image))
+    except ImageError:
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise ImageError(f"more than {max_pixels / 1e6:.0f} megapixels") from error
+    except UnidentifiedImageError as error:
+        raise ImageError(f"not a {', '.join(FORMATS)} image") from error
+    except BROKEN as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise ImageError(f"cannot be decoded: {reason}") from error
+
+
+def is_truncated(data: bytes) -> bool:
+    """Tell whether a JPEG or PNG lacks its end marker; other formats count as whole."""
+    kind = "JPEG" if data[:2] == b"\xff\xd8" else "PNG" if data[:4] == b"\x89PNG" else None
+    # Some cameras write a little after the marker.
+    return kind is not None and _END_MARKERS[kind] not in data[-4096:]
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Turn an image as its EXIF data say; where those are damaged, its pixels stay as they are.
+
+    ``ImageOps.exif_transpose`` also writes the EXIF data anew, and fails at any damaged tag.
+    """
+    image.load()  # first: Pillow turns TIFF images itself, and takes the tag out
+    turn = turn_of(image)
+    return image if turn is None else image.transpose(turn)
+
+
+def turn_of(image: Image.Image) -> Image.Transpose | None:
+    """Return how an image is to be turned upright as its EXIF data say, ``None`` if it is or if they are damaged."""
+    try:
+        return _TURNS.get(image.getexif().get(_ORIENTATION, 1))
+    except BROKEN:
+        return None
+
+
+def _to_8_bits(image: Image.Image) -> Image.Image:
+    if image.mode in ("L", "RGB"):
+        image.load()
+        return image
+    if image.mode.startswith("I;16"):
+        return _scale_16_bits(np.asarray(image))
+    if image.mode == "I":
+        values = np.asarray(image)
+        if values.min() < 0 or values.max() > 65535:
+            raise ImageError("32-bit grey levels beyond 0 to 65535: save it with 8 or 16 bits")
+        return _scale_16_bits(values)
+    if image.mode == "F":
+        raise ImageError("floating-point grey levels have no fixed white: save it with 8 or 16 bits")
+    if image.mode in ("1", "LA", "La"):
+        return image.convert("L")
+    if image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")  # Pillow warns of the direct way
+    return image.convert("RGB")
+
+
+def _scale_16_bits(values: np.ndarray) -> Image.Image:
+    # 65535 / 257 = 255, so both ends of the range stay ends of the range.
+    return Image.fromarray(((values.astype(np.uint32) + 128) // 257).astype(np.uint8))

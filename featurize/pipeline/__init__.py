@@ -1,0 +1,1 @@
+"""A run, from options to the finished cache. May import all of these but cluster and audit."""

@@ -1,0 +1,301 @@
+"""From a data set to ``features.h5``: what is known is reused, the rest is computed, nothing finished is lost."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featurize.backbones.weights import Weights
+from featurize.cache.columns import Columns, Skipped
+from featurize.cache.index import NOWHERE, KnownFeatures, Places
+from featurize.cache.overwrite import check_replaceable
+from featurize.cache.reader import FeatureCache
+from featurize.cache.shards import Identities, ShardStore
+from featurize.cache.writer import CacheFacts, write_cache
+from featurize.datasets.layouts import Dataset
+from featurize.datasets.sources import ImageSource, open_source
+from featurize.errors import BusyError, DataError, Interrupted, MismatchError
+from featurize.images.decoder_difference import DecoderDifference
+from featurize.pipeline.compute import Ledger, RunOptions, Tools, compute_features
+from featurize.specs import FeatureSpec
+from featurize.system.locks import locked
+
+logger = logging.getLogger(__name__)
+
+_WRITE_ROWS = 2048
+
+
+class Changes(NamedTuple):
+    """How the images that can be read differ from those of the cache that was there before.
+
+    Attributes:
+        new: they were not in it.
+        changed: their content is another.
+        vanished: their files are gone; what can no longer be read counts as skipped instead.
+    """
+
+    new: int
+    changed: int
+    vanished: int
+
+
+@dataclass(frozen=True)
+class Extraction:
+    """What a run did.
+
+    Attributes:
+        output: the cache.
+        images: rows in the cache.
+        computed: images that went through the network.
+        reused: images whose features were known.
+        rehashed: of those, images that were read again because it was in doubt whether they are as they were; they are.
+        changes: images that are new, changed or gone since the last run.
+        skipped: images that could not be read.
+        truncated: paths of images whose end is missing.
+        seconds: time for reading and computing, without start-up.
+        engine: name of the engine, empty if nothing had to be computed.
+        up_to_date: the cache was already as it should be and has not been touched.
+        decoder_difference: how far the decoder's results are from Pillow's, if it is another and was measured.
+    """
+
+    output: Path
+    images: int
+    computed: int
+    reused: int
+    rehashed: int
+    changes: Changes
+    skipped: list[Skipped]
+    truncated: list[str]
+    seconds: float
+    engine: str = ""
+    up_to_date: bool = False
+    decoder_difference: DecoderDifference | None = None
+
+    @property
+    def images_per_second(self) -> float:
+        """Images computed a second; 0 if none was."""
+        return self.computed / self.seconds if self.computed and self.seconds > 0 else 0.0
+
+
+class _Work(NamedTuple):
+    dataset: Dataset
+    spec: FeatureSpec
+    weights: Weights
+    output: Path
+
+    @property
+    def data_root(self) -> str:
+        return str(self.dataset.root.resolve())
+
+
+def parts_folder(output: Path) -> Path:
+    """Return the folder of shards that belongs to a cache."""
+    return output.with_name(output.name + ".parts")
+
+
+def extract_features(
+    dataset: Dataset, spec: FeatureSpec, weights: Weights, output: Path, options: RunOptions
+) -> Extraction:
+    """Compute the features of a data set into ``output``.
+
+    Unchanged images of an existing cache with the same spec are not computed again, nor are those that a stopped run
+    finished. Size and time tell that a file is unchanged only if the data root is the same; files of another root are
+    read, and their content tells. The cache is replaced in one step at the end.
+
+    Args:
+        dataset: the images.
+        spec: what to compute.
+        weights: the backbone's weights; only their path is noted here, the engine reads them.
+        output: the cache to write or to bring up to date.
+        options: how.
+
+    Raises:
+        CacheError: if there is something else at ``output``, or a cache that is damaged and ``force`` is not set.
+        MismatchError: if ``output`` holds features of another spec.
+        BusyError: if another process is writing ``output``.
+        DataError: if an image cannot be read and ``fail_on_error`` is set, or if none can.
+        OutputError: if something cannot be written.
+        Interrupted: on Ctrl-C or SIGTERM; finished images are kept.
+    """
+    work = _Work(dataset, spec, weights, output)
+    with _locked(output), _resumable():
+        source = open_source(dataset.root)
+        store = ShardStore(parts_folder(output), spec.fingerprint, work.data_root)
+        known, old = _known_features(work, store, force=options.force)
+        ledger = _open_ledger(dataset, known)
+        todo = _outdated(source, ledger)
+        if todo:
+            tools = Tools(root=dataset.root, source=source, spec=spec, store=store, known=known, options=options)
+            compute_features(todo, ledger, tools)
+        result = _finish(work, known, old, ledger)
+        store.delete()
+        return result
+
+
+def _locked(output: Path) -> AbstractContextManager[None]:
+    mend = "wait for it, or choose another file with -o"
+    busy = BusyError("another process is writing this cache", path=output, mend=mend)
+    return locked(output.with_name(f".{output.name}.lock"), busy, of=output)
+
+
+@contextmanager
+def _resumable() -> Iterator[None]:
+    """Say how to go on after Ctrl-C, whatever the run was doing."""
+    try:
+        yield
+    except Interrupted:
+        raise
+    except KeyboardInterrupt as error:
+        raise Interrupted("stopped", mend="run the same command again: what is finished is kept") from error
+
+
+def _known_features(work: _Work, store: ShardStore, *, force: bool) -> tuple[KnownFeatures, FeatureCache | None]:
+    known, old = KnownFeatures(), None
+    if force:
+        check_replaceable(work.output)
+        store.start_anew()
+    elif work.output.exists():
+        old = FeatureCache.open(work.output)
+        if old.spec.fingerprint != work.spec.fingerprint:
+            raise MismatchError(
+                "the cache holds features of another kind",
+                path=work.output,
+                expected=work.spec.describe(),
+                found=old.spec.describe(),
+                mend="choose another file with -o, or replace this one with --force",
+            )
+        known.add_cache(old, work.data_root)
+    if not force:
+        store.go_on()
+    finished = 0
+    for shard, paths, identities in store.load():
+        known.add_shard(shard, identities, paths)
+        finished += shard.rows
+    if finished:
+        logger.info("going on from %d finished images", finished)
+    return known, old
+
+
+def _open_ledger(dataset: Dataset, known: KnownFeatures) -> Ledger:
+    paths = [entry.path for entry in dataset.entries]
+    identities = Identities.empty(len(paths))
+    return Ledger(paths, identities, known.find_paths(paths, identities))
+
+
+def _outdated(source: ImageSource, ledger: Ledger) -> list[int]:
+    """Return the numbers of the images that are not known, or not in the state they were in."""
+    was = ledger.identities
+    states = list(zip(was.size.tolist(), was.mtime_ns.tolist(), was.change_mark.tolist(), strict=True))
+    reliable = ((ledger.places != NOWHERE) & (was.mtime_ns != 0)).tolist()
+    outdated = []
+    for number, path in enumerate(ledger.paths):
+        if reliable[number] and source.state(path) == states[number]:
+            continue
+        ledger.places[number] = NOWHERE
+        outdated.append(number)
+    return outdated
+
+
+def _finish(work: _Work, known: KnownFeatures, old: FeatureCache | None, ledger: Ledger) -> Extraction:
+    rows = np.flatnonzero(ledger.places != NOWHERE)
+    if not len(rows):
+        raise DataError(
+            "none of the images can be read",
+            path=work.dataset.root,
+            found="; ".join(f"{path}: {reason}" for path, reason in ledger.skipped[:3]),
+            mend="check that these files are images",
+        )
+    columns = _columns(work.dataset, ledger.identities, rows)
+    places = ledger.places[rows]
+    difference = ledger.decoder_difference or (old.decoder_difference if old is not None else None)
+    up_to_date = old is not None and not ledger.computed and _says_the_same(old, work, columns, ledger.skipped)
+    if not up_to_date:
+        if old is not None:
+            _warn_of_loss(old, work, columns)
+        facts = CacheFacts(
+            spec=work.spec,
+            class_names=work.dataset.class_names,
+            data_root=work.data_root,
+            weights_path=str(work.weights.path.resolve()),
+            columns=columns,
+            skipped=ledger.skipped,
+            decoder_difference=difference,
+        )
+        write_cache(work.output, facts, blocks=_blocks(known, places), dim=known.gather(places[:1]).shape[-1])
+    return Extraction(
+        output=work.output,
+        images=len(rows),
+        computed=ledger.computed,
+        reused=len(rows) - ledger.computed,
+        rehashed=ledger.rehashed,
+        changes=_changes(old, ledger) if not up_to_date else Changes(0, 0, 0),
+        skipped=ledger.skipped,
+        truncated=[columns.path[row] for row in np.flatnonzero(columns.truncated).tolist()],
+        seconds=ledger.seconds,
+        engine=ledger.engine,
+        up_to_date=up_to_date,
+        decoder_difference=difference,
+    )
+
+
+def _warn_of_loss(old: FeatureCache, work: _Work, columns: Columns) -> None:
+    if old.data_root != work.data_root and set(old.columns.sha256).isdisjoint(columns.sha256):
+        logger.warning(
+            "%s held the features of %d images of %s; none of them is in %s, whose features replace them. "
+            "To keep both, give each data set its own file with -o",
+            work.output,
+            len(old),
+            old.data_root,
+            work.data_root,
+        )
+
+
+def _blocks(known: KnownFeatures, places: Places) -> Iterator[tuple[int, NDArray[Any]]]:
+    for first in range(0, len(places), _WRITE_ROWS):
+        yield first, known.gather(places[first : first + _WRITE_ROWS])
+
+
+def _columns(dataset: Dataset, identities: Identities, rows: NDArray[np.intp]) -> Columns:
+    entries = [dataset.entries[row] for row in rows]
+    return Columns(
+        label=np.array([entry.label for entry in entries], np.int32),
+        split=np.array([entry.split for entry in entries], np.uint8),
+        path=[entry.path for entry in entries],
+        group=[entry.group for entry in entries],
+        sha256=[sha256.decode() for sha256 in identities.sha256[rows].tolist()],
+        size=identities.size[rows],
+        mtime_ns=identities.mtime_ns[rows],
+        change_mark=identities.change_mark[rows],
+        truncated=identities.truncated[rows],
+    )
+
+
+def _changes(old: FeatureCache | None, ledger: Ledger) -> Changes:
+    before = dict(zip(old.columns.path, old.columns.sha256, strict=True)) if old is not None else {}
+    found = sum(path in before for path in ledger.paths)
+    read = [(before.get(ledger.paths[row]), row) for row in np.flatnonzero(ledger.places != NOWHERE).tolist()]
+    changed = sum(sha256 not in (None, ledger.identities.sha256[row].decode()) for sha256, row in read)
+    return Changes(new=sum(sha256 is None for sha256, _ in read), changed=changed, vanished=len(before) - found)
+
+
+def _says_the_same(old: FeatureCache, work: _Work, columns: Columns, skipped: list[Skipped]) -> bool:
+    return (
+        list(old.columns.path) == columns.path
+        and list(old.columns.group) == columns.group
+        and list(old.columns.sha256) == columns.sha256
+        and np.array_equal(old.columns.label, columns.label)
+        and np.array_equal(old.columns.split, columns.split)
+        # A time of 0 was too recent to be kept. Now it may be old enough, and is written: the next run reads nothing.
+        and np.array_equal(old.columns.mtime_ns, columns.mtime_ns)
+        and np.array_equal(old.columns.change_mark, columns.change_mark)
+        and old.class_names == work.dataset.class_names
+        and old.skipped == skipped
+        and old.data_root == work.data_root
+    )

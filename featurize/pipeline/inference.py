@@ -1,0 +1,145 @@
+"""From read images to features, in order: batches are formed, and several are computed at a time."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Generator, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from typing import NamedTuple
+
+import numpy as np
+
+from featurize.cache.shards import Features, FileIdentity
+from featurize.engines import Engine
+from featurize.images.preprocess import Pixels
+from featurize.pipeline.reading import ReadImage
+from featurize.specs import FeatureSpec
+from featurize.system.devices import lanes_of
+
+# So many images without work for the network are passed on together.
+_IDLE_IMAGES = 256
+
+
+def beyond_range(spec: FeatureSpec) -> str:
+    """Return the reason why an image is skipped whose features are not finite."""
+    narrowest = "float16" if "float16" in (spec.dtype, spec.precision) else spec.dtype
+    return f"its features are beyond the range of {narrowest}"
+
+
+class Outcome(NamedTuple):
+    """What became of one image.
+
+    Attributes:
+        identity: the state the file was read in, or ``None`` if it could not be read.
+        features: (D,) or (V, D), in the type that is stored; ``None`` if the same content has been or is being
+            computed, or if there is a reason.
+        reason: why there are no features, else empty.
+    """
+
+    identity: FileIdentity | None
+    features: Features | None
+    reason: str = ""
+
+
+def infer(
+    images: Iterable[ReadImage],
+    spec: FeatureSpec,
+    *,
+    open_engine: Callable[[], Engine],
+    is_known: Callable[[str], bool],
+) -> Generator[list[Outcome], None, None]:
+    """Compute the features of images that have pixels, and yield every image's outcome in the order given.
+
+    While the network computes, the next batch is put together; of several devices each has a batch of its own.
+
+    Args:
+        images: read ahead by somebody else.
+        spec: what to compute.
+        open_engine: called once, when the first image needs it.
+        is_known: tells from a SHA-256 that content needs no computing although it was decoded.
+    """
+    batches = _Batches(spec, open_engine, is_known)
+    with closing(batches):
+        for image in images:
+            batches.add(image)
+            yield from batches.landed()
+        batches.finish()
+        yield from batches.landed()
+
+
+class _Batches:
+    """Batches on their way: one is being filled, the others are with the engine or wait for their turn."""
+
+    def __init__(self, spec: FeatureSpec, open_engine: Callable[[], Engine], is_known: Callable[[str], bool]) -> None:
+        self._spec = spec
+        self._open_engine = open_engine
+        self._is_known = is_known
+        self._engine: Engine | None = None
+        self._pool: ThreadPoolExecutor | None = None
+        self._may_wait = 0  # batches that need not have landed yet
+        self._filling: list[tuple[ReadImage, bool]] = []  # with whether its features are to be computed
+        self._pixels: list[Pixels] = []
+        self._contents: set[str] = set()  # of what is to be computed and has not landed
+        self._flying: deque[tuple[list[tuple[ReadImage, bool]], Future[Features] | None]] = deque()
+
+    def add(self, image: ReadImage) -> None:
+        """Take in one more image; a full batch takes off."""
+        sha256, pixels = image.identity.sha256 if image.identity is not None else "", image.pixels
+        if pixels is not None and (sha256 in self._contents or self._is_known(sha256)):
+            pixels = None
+        if pixels is not None:
+            self._contents.add(sha256)
+            self._pixels.append(pixels)
+        self._filling.append((image._replace(pixels=None), pixels is not None))
+        full = self._pixels and len(self._pixels) >= max(1, self._open().batch_size // self._spec.views)
+        if full or len(self._filling) >= _IDLE_IMAGES + len(self._pixels):
+            self._take_off()
+
+    def finish(self) -> None:
+        """Let the last batch take off; all of them have to land."""
+        if self._filling:
+            self._take_off()
+        self._may_wait = 0
+
+    def landed(self) -> Generator[list[Outcome], None, None]:
+        """Yield the outcomes of batches that are done, oldest first; wait if too many are on their way."""
+        while self._flying:
+            images, future = self._flying[0]
+            if len(self._flying) <= self._may_wait and future is not None and not future.done():
+                return
+            rows = iter(future.result() if future is not None else ())
+            self._flying.popleft()
+            yield [self._outcome(image, next(rows) if computes else None) for image, computes in images]
+
+    def close(self) -> None:
+        """Wait for the calls of the network that run; those that wait are dropped."""
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+
+    def _open(self) -> Engine:
+        if self._engine is None:
+            self._engine = self._open_engine()
+            lanes = lanes_of(self._engine)
+            self._pool = ThreadPoolExecutor(lanes, thread_name_prefix="infer")
+            self._may_wait = lanes + 1  # one of them lies ready, so that no device is idle
+        return self._engine
+
+    def _take_off(self) -> None:
+        images, self._filling = self._filling, []
+        pixels, self._pixels = self._pixels, []
+        future = self._pool.submit(self._compute, pixels) if pixels and self._pool is not None else None
+        self._flying.append((images, future))
+
+    def _compute(self, pixels: list[Pixels]) -> Features:
+        with np.errstate(over="ignore"):
+            features = self._open().features(np.concatenate(pixels)).astype(self._spec.dtype)
+        return features.reshape(len(pixels), *self._spec.row_shape(features.shape[1]))
+
+    def _outcome(self, image: ReadImage, row: Features | None) -> Outcome:
+        if row is None or image.identity is None:
+            return Outcome(image.identity, None, image.reason)
+        self._contents.discard(image.identity.sha256)
+        if not np.isfinite(row).all():
+            return Outcome(image.identity, None, beyond_range(self._spec))
+        return Outcome(image.identity, row)

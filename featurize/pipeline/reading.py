@@ -1,0 +1,86 @@
+"""Reading images ahead of the network: files are read, hashed, decoded and resized in threads, in order."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import deque
+from collections.abc import Callable, Generator, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import NamedTuple
+
+from featurize.cache.shards import FileIdentity
+from featurize.datasets.sources import ImageSource
+from featurize.errors import ImageError
+from featurize.images.augmentation import load_views
+from featurize.images.decode import is_truncated
+from featurize.images.jpeg_header import PlainJpeg, plain_jpeg
+from featurize.images.preprocess import Pixels
+from featurize.specs import FeatureSpec
+
+# With more threads, one that holds the interpreter's lock keeps the others waiting for longer than it gains.
+FEW_WORKERS = 2
+
+
+class ReadImage(NamedTuple):
+    """What became of one file.
+
+    Attributes:
+        path: relative to the data root.
+        identity: the state the file was read in, or ``None`` if it could not be read.
+        pixels: uint8 (V, S, S, 3), or ``None`` if its features are known already or it could not be read.
+        reason: why it could not be read, else empty.
+        jpeg: what another decoder than Pillow is to make the pixels of; see :mod:`featurize.pipeline.gpu_decoding`.
+    """
+
+    path: str
+    identity: FileIdentity | None
+    pixels: Pixels | None
+    reason: str = ""
+    jpeg: PlainJpeg | None = None
+
+
+def read_images(
+    source: ImageSource, paths: Iterable[str], spec: FeatureSpec, *, is_known: Callable[[str], bool], workers: int
+) -> Generator[ReadImage, None, None]:
+    """Read images in threads, a bounded number ahead, and yield them in the order given.
+
+    Pillow releases the interpreter's lock while it decodes and resizes, so threads keep all cores busy. Two threads
+    leave room for a decoder that holds it: docs/decisions/0016-plain-png.md.
+
+    Args:
+        source: the data root.
+        paths: relative to it.
+        spec: the size to resize to, and how many views of each image.
+        is_known: tells from a SHA-256 that the features are known, so that decoding is spared.
+        workers: number of threads.
+    """
+    ahead = workers * 8
+    waiting: deque[Future[ReadImage]] = deque()
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
+    try:
+        for path in paths:
+            waiting.append(pool.submit(read_image, source, path, spec, is_known, workers <= FEW_WORKERS))
+            if len(waiting) >= ahead:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def read_image(
+    source: ImageSource, path: str, spec: FeatureSpec, is_known: Callable[[str], bool], may_hold_lock: bool
+) -> ReadImage:
+    """Read one image; see :func:`read_images`, and :func:`featurize.images.decode.decode` for ``may_hold_lock``."""
+    try:
+        data, state = source.read(path)
+        sha256 = hashlib.sha256(data).hexdigest()
+        identity = FileIdentity(*state, sha256, is_truncated(data))
+        if is_known(sha256):
+            return ReadImage(path, identity, None)
+        if spec.decoder != "pillow" and (jpeg := plain_jpeg(data)) is not None:
+            return ReadImage(path, identity, None, jpeg=jpeg)
+        pixels = load_views(data, spec.preprocess, views=spec.views, sha256=sha256, may_hold_lock=may_hold_lock)
+        return ReadImage(path, identity, pixels)
+    except ImageError as error:
+        return ReadImage(path, None, None, error.what)

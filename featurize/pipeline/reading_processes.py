@@ -1,0 +1,113 @@
+"""Reading images in processes: with many cores, threads would wait for the interpreter's lock.
+
+docs/decisions/0017-decoding-in-processes.md has the figures.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import tempfile
+import threading
+from collections import deque
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featurize.datasets.sources import ImageSource, open_source
+from featurize.errors import DeviceError
+from featurize.pipeline.reading import ReadImage, read_image
+from featurize.specs import FeatureSpec
+
+# Threads are enough below: each file takes the lock for a tenth of its time at most.
+MANY_WORKERS = 8
+# Starting the processes takes a second or two: fewer images are read sooner by threads.
+_MANY_IMAGES = 2_000
+_TOGETHER = 8
+_CHUNKS_AHEAD = 2
+
+
+def suits_processes(workers: int, images: int, decoder: str) -> bool:
+    """Tell whether processes are sooner done than threads: not where a GPU decodes, and files would only travel."""
+    return workers > MANY_WORKERS and images >= _MANY_IMAGES and decoder == "pillow"
+
+
+def read_in_processes(
+    root: Path, paths: Sequence[str], spec: FeatureSpec, *, known: NDArray[np.bytes_], workers: int
+) -> Generator[ReadImage, None, None]:
+    """Read images in processes, a bounded number ahead, and yield them in the order given.
+
+    Args:
+        root: the data root.
+        paths: relative to it.
+        spec: the size to resize to, and how many views of each image.
+        known: SHA-256 of content that need not be decoded, sorted, 64 hexadecimal digits each.
+        workers: number of processes.
+
+    Raises:
+        DeviceError: if one of the processes dies.
+    """
+    chunks = [paths[first : first + _TOGETHER] for first in range(0, len(paths), _TOGETHER)]
+    waiting: deque[Future[list[ReadImage]]] = deque()
+    with tempfile.TemporaryDirectory(prefix="xfeat-") as folder:
+        file = Path(folder) / "known.npy"
+        np.save(file, known)
+        # Not forked: torch and its threads may be running here already.
+        context = multiprocessing.get_context("spawn")
+        arguments = (root.absolute(), spec, file)
+        pool = ProcessPoolExecutor(workers, context, initializer=_start, initargs=arguments)
+        try:
+            for number, chunk in enumerate(chunks):
+                waiting.append(pool.submit(_read_chunk, chunk))
+                if number + 1 >= workers * _CHUNKS_AHEAD:
+                    yield from waiting.popleft().result()
+            while waiting:
+                yield from waiting.popleft().result()
+        except BrokenProcessPool as error:
+            raise DeviceError(
+                "a process that decodes images died",
+                path=root,
+                found="killed from outside, such as for want of memory, or a decoder crashed",
+                mend="run the same command again, with fewer --workers or with --decode-in threads: what is finished "
+                "is kept",
+            ) from error
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+# What follows runs in the processes.
+
+_reader: Callable[[str], ReadImage] | None = None
+
+
+def _start(root: Path, spec: FeatureSpec, known_file: Path) -> None:
+    global _reader  # the only way from an initializer to the calls
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends Ctrl-C to all; the parent decides
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    source: ImageSource = open_source(root)
+    known = np.load(known_file)
+
+    def is_known(sha256: str) -> bool:
+        at = int(np.searchsorted(known, sha256.encode()))
+        return at < len(known) and bool(known[at] == sha256.encode())
+
+    # Each process has a lock of its own, so the decoder that holds it is welcome.
+    _reader = partial(read_image, source, spec=spec, is_known=is_known, may_hold_lock=True)
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()  # returns when it is dead, by SIGKILL too: nobody would end this process then
+        os._exit(1)
+
+
+def _read_chunk(paths: Sequence[str]) -> list[ReadImage]:
+    assert _reader is not None
+    return [_reader(path) for path in paths]

@@ -1,0 +1,86 @@
+"""From what a user asked for to a full spec and the weights for it."""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+from featurize.backbones.registry import PREFERRED, backbone_info
+from featurize.backbones.weights import DownloadProgress, Weights, find_preferred_weights, find_weights
+from featurize.cache.overwrite import check_replaceable
+from featurize.cache.reader import FeatureCache
+from featurize.errors import MismatchError
+from featurize.specs import NORMALIZATIONS, FeatureRequest, FeatureSpec
+
+
+def resolve_request(
+    output: Path, request: FeatureRequest, *, force: bool = False, progress: DownloadProgress | None = None
+) -> tuple[FeatureSpec, Weights]:
+    """Choose the backbone, find its weights and say in full what is to be computed.
+
+    Args:
+        output: the cache to be written; ``auto`` keeps the backbone of one that is there, unless ``force``.
+        request: what is asked for.
+        force: whether an existing ``output`` is to be replaced.
+        progress: called while weights are downloaded.
+
+    Raises:
+        WeightsError: if the weights cannot be had.
+        CacheError: if ``output`` exists and is no cache.
+        MismatchError: if ``output`` was made with other weights of the same name.
+    """
+    if force:
+        check_replaceable(output)
+    chooses, file = request.backbone == "auto", request.weights
+    existing = FeatureCache.open(output).spec if chooses and not force and output.exists() else None
+    if existing is not None:
+        found = find_weights(existing.backbone, file=file, progress=progress)
+        _check_same_weights(output, existing, found)
+    elif chooses and file is None:
+        found = find_preferred_weights(progress)
+    else:
+        found = find_weights(PREFERRED if chooses else request.backbone, file=file, progress=progress)
+    spec = request.spec_of(
+        backbone=found.backbone,
+        weights_sha256=found.sha256,
+        default_size=backbone_info(found.backbone).default_size,
+    )
+    return spec, found
+
+
+def featurize_command(spec: FeatureSpec, data: str, output: Path, class_names: Sequence[str]) -> str:
+    """Return the command line that makes a cache like another: the mend where that one is gone or lacks something.
+
+    Args:
+        spec: of the features.
+        data: folder, archive or manifest of the images.
+        output: the cache to write.
+        class_names: of the images, none if they have none.
+
+    Groups that were named by an option, and a weights file of one's own, are not in it: no cache knows them.
+    """
+    usual = {setting.name: setting.default for setting in dataclasses.fields(FeatureRequest)}
+    usual["size"] = backbone_info(spec.backbone).default_size
+    given = (spec.preprocess.mean, spec.preprocess.std)
+    asked = {
+        "backbone": spec.backbone,
+        "size": spec.preprocess.size,
+        "normalize": next((name for name, values in NORMALIZATIONS.items() if values == given), usual["normalize"]),
+        **{name: getattr(spec, name) for name in ("pooling", "views", "dtype", "precision", "decoder")},
+    }
+    options = [part for name, value in asked.items() if value != usual[name] for part in (f"--{name}", str(value))]
+    classes = ["--classes", ",".join(class_names)] if class_names else []
+    return shlex.join(["xfeat", "featurize", data, *options, *classes, "-o", str(output)])
+
+
+def _check_same_weights(output: Path, existing: FeatureSpec, found: Weights) -> None:
+    if existing.weights_sha256 != found.sha256:
+        raise MismatchError(
+            "the cache was made with other weights",
+            path=output,
+            expected=f"{existing.backbone} with SHA-256 {existing.weights_sha256[:16]}…",
+            found=f"{found.path} with {found.sha256[:16]}…",
+            mend="name the file it was made with by --weights, choose another -o, or replace it with --force",
+        )

@@ -1,0 +1,113 @@
+"""Which devices are there, and several of them as one. What was asked for by name is never replaced by another."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Sequence
+from queue import SimpleQueue
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featurize.errors import DeviceError, SpecError
+from featurize.system.cuda import check_device_name, cuda_driver_present
+
+if TYPE_CHECKING:
+    from featurize.engines.engine import Engine, ResizableEngine
+
+
+def resolve_devices(devices: str) -> list[str]:
+    """Return the devices in a list such as ``cuda:0,cuda:1``, each as ``cpu`` or ``cuda:N``.
+
+    Raises:
+        SpecError: if one is no device, if kinds are mixed, or if a GPU is named twice.
+        DeviceError: if a GPU was asked for and there is none of that number.
+    """
+    names = [name.strip() for name in devices.split(",")]
+    for name in names:
+        check_device_name(name)
+    if len(names) > 1 and "auto" in names:
+        raise SpecError("auto stands alone", expected="devices by name, such as cuda:0,cuda:1", found=devices)
+    found = [resolve_device(name) for name in names]
+    if len({name.partition(":")[0] for name in found}) > 1:
+        # Their results differ in the last digits, and chance would decide which image gets which.
+        raise SpecError("devices of two kinds", expected="GPUs only, or the CPU", found=devices)
+    if found[0] != "cpu" and len(set(found)) < len(found):
+        raise SpecError("a GPU is named twice", expected="each once, such as cuda:0,cuda:1", found=devices)
+    return found
+
+
+def resolve_device(device: str) -> str:
+    """Return ``cpu`` or ``cuda:N`` for ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+
+    Raises:
+        SpecError: if ``device`` is none of these.
+        DeviceError: if a GPU was asked for and there is none of that number.
+    """
+    check_device_name(device)
+    # Looking for a GPU costs the import of torch. A machine without NVIDIA's driver is told apart for nothing.
+    if device == "cpu" or (
+        device == "auto" and (not cuda_driver_present() or importlib.util.find_spec("torch") is None)
+    ):
+        return "cpu"
+    import torch
+
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if device == "auto":
+        return "cuda:0" if count else "cpu"
+    number = int(device.partition(":")[2] or 0)
+    if number >= count:
+        raise DeviceError(
+            f"there is no device {device}",
+            expected="an NVIDIA GPU that torch can use",
+            found=f"{count} such GPUs (torch {torch.__version__})",
+            mend="check nvidia-smi, or run with --device cpu",
+        )
+    return f"cuda:{number}"
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Tell whether a GPU's memory was short: for torch itself, or for a library that asks the driver for its own."""
+    import torch
+
+    return isinstance(error, torch.cuda.OutOfMemoryError) or "_STATUS_ALLOC_FAILED" in str(error)
+
+
+def lanes_of(engine: Engine) -> int:
+    """Return how many calls an engine takes at a time; one unless it says otherwise."""
+    return getattr(engine, "lanes", 1)
+
+
+class DeviceGroup:
+    """Several devices, each with the network: a call goes to one that is free.
+
+    Attributes:
+        members: an engine a device.
+        lanes: calls that can run at a time, those of all members.
+    """
+
+    def __init__(self, members: Sequence[ResizableEngine]) -> None:
+        self.members = members
+        self.name = ", ".join(member.name for member in members)
+        self._free: SimpleQueue[ResizableEngine] = SimpleQueue()
+        self.lanes = sum(lanes_of(member) for member in members)
+        for turn in range(self.lanes):
+            for member in members:
+                if turn < lanes_of(member):
+                    self._free.put(member)
+
+    @property
+    def batch_size(self) -> int:
+        """Images per call: what all members can hold."""
+        return min(member.batch_size for member in self.members)
+
+    def features(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return float32 (N, D) for uint8 (N, S, S, 3) RGB; to be called from one thread a lane."""
+        engine = self._free.get()
+        # One that ran out of memory sets the size for all: smaller calls would be filled up with black images.
+        engine.batch_size = self.batch_size
+        try:
+            return engine.features(pixels)
+        finally:
+            self._free.put(engine)

@@ -1,0 +1,39 @@
+"""One process at a time: locks that the operating system releases when their process dies."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from featurize.errors import BusyError
+from featurize.system.atomic import ELSEWHERE, output_error
+
+
+@contextmanager
+def locked(file: Path, busy: BusyError, *, of: Path, elsewhere: str = ELSEWHERE) -> Iterator[None]:
+    """Hold a lock, and do not wait for it.
+
+    Args:
+        file: the lock; the folder that it lies in is made.
+        busy: raised if another process holds it.
+        of: what it guards, named if it cannot be written.
+        elsewhere: how to name another place for that.
+
+    Raises:
+        OutputError: if the lock cannot be made.
+    """
+    lock = FileLock(file, timeout=0)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except Timeout as error:
+        raise busy from error
+    except OSError as error:
+        raise output_error(of, error, elsewhere=elsewhere) from error
+    try:
+        yield
+    finally:
+        lock.release()

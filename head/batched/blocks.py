@@ -1,0 +1,86 @@
+"""Which heads train together as one program: as many of one shape as is quickest, or as a GPU has room for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+from head.batched.training import Job
+from head.specs import HeadSpec
+
+# Weights, gradients and two moments of a block, 16 bytes a weight. The step of Adam passes over all of them, and takes
+# twice as long once the blocks of both cores are more than about 48 MiB. docs/decisions/0040 has the table.
+_BLOCK_BYTES = 24 << 20
+_MOST_HEADS = 16
+# On a GPU: heads that keep even a large one busy, and the share of its free memory that is counted on.
+# docs/decisions/0044 has the reckoning.
+_MOST_HEADS_ON_GPU = 256
+_SHARE_OF_GPU = 0.8
+# Weights, gradients and two moments, all of them twice while some heads leave a block; the best state once.
+_NUMBERS_A_WEIGHT, _NUMBERS_AVERAGED = 9, 2
+# Arrays as wide as each layer: in a step, what goes on is kept for the way back; of validation rows 256 come at a time.
+_ARRAYS_A_STEP, _ARRAYS_VALIDATING, _VALIDATED_AT_ONCE = 10, 5, 256
+
+
+def divide(
+    jobs: Sequence[Job],
+    dim: int,
+    classes: int,
+    threads: int = 1,
+    *,
+    one_order: bool = False,
+    room: int | None = None,
+) -> list[list[int]]:
+    """Divide jobs, by number, into blocks that train as one program.
+
+    Heads that draw the same random numbers come together. Blocks are made smaller where there would be fewer of them
+    than threads.
+
+    Args:
+        jobs: layers and optimisation of each.
+        dim: number of features.
+        classes: number of classes.
+        threads: how many blocks train at a time.
+        one_order: whether only heads that draw the same random numbers may share a block.
+        room: free bytes of the GPU that trains them; ``None`` for the CPU.
+    """
+    shapes: dict[object, list[int]] = {}
+    for number, job in enumerate(jobs):
+        order = (job[0], job[1].seed) if one_order else None
+        shapes.setdefault((shape_of(job), order), []).append(number)
+    blocks = []
+    for numbers in shapes.values():
+        numbers.sort(key=lambda number: (jobs[number][1].seed, str(jobs[number][0])))
+        first = jobs[numbers[0]]
+        fitting = block_size(first[0], dim, classes) if room is None else heads_on_gpu(first, dim, classes, room)
+        most = min(fitting, max(1, -(-len(jobs) // threads)))
+        count = -(-len(numbers) // most)
+        # Blocks as equal as can be: 5 heads make 3 and 2, not 4 and 1.
+        edges = [len(numbers) * block // count for block in range(count + 1)]
+        blocks += [numbers[first:last] for first, last in pairwise(edges)]
+    return blocks
+
+
+def shape_of(job: Job) -> tuple[object, ...]:
+    """Return what heads that train as one program have in common."""
+    head, train = job
+    return head.hidden, head.feature_dropout > 0, train.batch_size, train.epochs, train.average > 0
+
+
+def block_size(head: HeadSpec, dim: int, classes: int) -> int:
+    """Return how many heads of this shape train fastest at once on a core."""
+    return max(1, min(_MOST_HEADS, _BLOCK_BYTES // (16 * matrix_weights(head, dim, classes))))
+
+
+def heads_on_gpu(job: Job, dim: int, classes: int, room: int) -> int:
+    """Return how many such heads train at once on a GPU with so many free bytes; one, whether it fits or not."""
+    head, train = job
+    copies = _NUMBERS_A_WEIGHT + _NUMBERS_AVERAGED * (train.average > 0)
+    rows = max(_ARRAYS_A_STEP * train.batch_size, _ARRAYS_VALIDATING * _VALIDATED_AT_ONCE)
+    bytes_a_head = 4 * (copies * matrix_weights(head, dim, classes) + rows * sum([dim, *head.hidden, classes]))
+    return max(1, min(_MOST_HEADS_ON_GPU, int(room * _SHARE_OF_GPU) // bytes_a_head))
+
+
+def matrix_weights(head: HeadSpec, dim: int, classes: int) -> int:
+    """Return how many weights the matrices of a head have."""
+    return sum(below * above for below, above in pairwise([dim, *head.hidden, classes]))

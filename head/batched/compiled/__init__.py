@@ -1,0 +1,1 @@
+"""The steps of stacked heads, compiled by numba."""

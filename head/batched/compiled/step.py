@@ -1,0 +1,276 @@
+"""Training steps of several heads, compiled: forwards, loss, backwards and Adam, one head after the other."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from head.batched.compiled.kernels import (
+    Factors,
+    Floats,
+    Moved,
+    Plan,
+    Rule,
+    Space,
+    move_all,
+    move_matrix,
+    multiply,
+    normalize,
+    pack,
+    scale,
+    sum_rows,
+)
+from head.batched.compiled.simd import COLUMNS, LANES, ROWS, compiled, load, splat, store, total, where_positive
+
+_ZERO, _ONE = np.float32(0), np.float32(1)
+
+
+class Heads(NamedTuple):
+    """K heads, a row each.
+
+    Attributes:
+        weights: float32 (K, …), as :class:`head.batched.compiled.kernels.Plan` says.
+        means: Adam's first moments.
+        squares: and second.
+        running: float32 (K, 2, …) running means and variances of the normalisations.
+        streams: int64 (K,), which features, labels and factors are whose, ascending.
+        class_weights: float32 (K, C), how much a row of each class counts.
+        losses: float32 (K, 2), label smoothing and the exponent of the focal loss.
+        momentum: of the running statistics.
+        eps: that is added to variances.
+    """
+
+    weights: Floats
+    means: Floats
+    squares: Floats
+    running: Floats
+    streams: NDArray[np.int64]
+    class_weights: Floats
+    losses: Floats
+    momentum: np.float32
+    eps: np.float32
+
+
+class Steps(NamedTuple):
+    """What comes in: for S streams T batches of B rows each.
+
+    Attributes:
+        features: float32, rows of D one somewhere behind the other.
+        starts: int64 (S, T, B), where in ``features`` a row begins.
+        labels: int64 (S, T, B).
+        feature_factors: float32 (S, T, B, D) of dropout, or of no streams for none.
+        factors: likewise (S, T, B, width) before the last layer.
+        rules: float32 (T, K, 3), see :class:`head.batched.compiled.kernels.Rule`.
+    """
+
+    features: Floats
+    starts: NDArray[np.int64]
+    labels: NDArray[np.int64]
+    feature_factors: Floats
+    factors: Floats
+    rules: Floats
+
+
+@compiled
+def train_steps(plan: Plan, space: Space, heads: Heads, steps: Steps, losses: Floats, hits: NDArray[np.int64]) -> None:
+    """Move all heads by T steps; add up losses of all rows (K,) and how many (K,) were classified rightly."""
+    last = len(plan.sizes) - 1
+    for step in range(len(steps.rules)):
+        for head in range(len(heads.streams)):
+            stream = heads.streams[head]
+            moved = Moved(heads.weights[head], heads.means[head], heads.squares[head])
+            rates = steps.rules[step, head]
+            if head == 0 or stream != heads.streams[head - 1]:
+                _take_in(plan, space, steps, step, stream)
+                normalize(plan, space, 0, heads.eps)
+                if last > 1:
+                    pack(plan, 0, space.normalized, space.packed)
+            factors = steps.factors[stream : stream + 1, step]
+            _forward(plan, space, heads, head, moved, factors)
+            loss, right = _lose(plan, space, heads, head, steps.labels[stream, step])
+            losses[head] += loss * np.float32(plan.rows)
+            hits[head] += right
+            _backward(plan, space, moved, Rule(rates[0], rates[1], rates[2]), factors)
+
+
+@compiled
+def _take_in(plan: Plan, space: Space, steps: Steps, step: int, stream: int) -> None:
+    width, size = plan.widths[0], plan.sizes[0]
+    starts = steps.starts[stream, step]
+    dropout = len(steps.feature_factors) > 0
+    for left in range(0, size, COLUMNS):
+        right = min(left + COLUMNS, size)
+        for row in range(plan.rows):
+            place = plan.tiled[0] + row // COLUMNS * width * COLUMNS + row % COLUMNS
+            features = steps.features[starts[row] : starts[row] + size]
+            if dropout:
+                factors = steps.feature_factors[stream, step, row]
+                for feature in range(left, right):
+                    space.inputs[place + feature * COLUMNS] = features[feature] * factors[feature]
+            else:
+                for feature in range(left, right):
+                    space.inputs[place + feature * COLUMNS] = features[feature]
+
+
+@compiled
+def _forward(plan: Plan, space: Space, heads: Heads, head: int, moved: Moved, factors: Floats) -> None:
+    last = len(plan.sizes) - 1
+    for level in range(last):
+        if level > 0:
+            normalize(plan, space, level, heads.eps)
+        _follow(plan, space, level, heads.running[head], heads.momentum)
+        scale(plan, space, level, moved)
+        if level == last - 1 and len(factors) > 0:
+            _drop(plan, level, space.outputs, factors[0])
+        width, rows = plan.widths[level], plan.sizes[level + 1]
+        matrix = Factors(moved.weights, plan.lines[level], width, 1, -(-rows // ROWS) * ROWS, plan.sizes[level])
+        for tile in range(plan.tiles):
+            at = plan.tiled[level] + tile * width * COLUMNS
+            to = plan.tiled[level + 1] + tile * plan.widths[level + 1] * COLUMNS
+            multiply(matrix, space.outputs, at, space.inputs, to)
+        _add_biases(plan, space, level, moved)
+
+
+@compiled
+def _follow(plan: Plan, space: Space, level: int, running: Floats, momentum: np.float32) -> None:
+    """Let the running statistics of a normalisation follow those of the batch."""
+    unbiased = np.float32(plan.rows) / np.float32(plan.rows - 1)
+    for spot in range(plan.spots[level], plan.spots[level] + plan.sizes[level]):
+        running[0, spot] += momentum * (space.means[spot] - running[0, spot])
+        running[1, spot] += momentum * (space.variances[spot] * unbiased - running[1, spot])
+
+
+@compiled
+def _drop(plan: Plan, level: int, values: Floats, factors: Floats) -> None:
+    width, size = plan.widths[level], plan.sizes[level]
+    for left in range(0, size, COLUMNS):
+        for row in range(plan.rows):
+            place = plan.tiled[level] + row // COLUMNS * width * COLUMNS + row % COLUMNS
+            for feature in range(left, min(left + COLUMNS, size)):
+                values[place + feature * COLUMNS] *= factors[row, feature]
+
+
+@compiled
+def _add_biases(plan: Plan, space: Space, level: int, moved: Moved) -> None:
+    """Add the biases behind a level, and apply ReLU unless logits have come out."""
+    above = level + 1
+    width = plan.widths[above]
+    biases = plan.lines[level] + width * plan.widths[level]
+    for feature in range(plan.sizes[above]):
+        bias = splat(moved.weights[biases + feature])
+        for tile in range(plan.tiles):
+            place = plan.tiled[above] + (tile * width + feature) * COLUMNS
+            for spot in range(place, place + COLUMNS, LANES):
+                values = load(space.inputs, spot) + bias
+                store(space.inputs, spot, where_positive(values, values) if above < len(plan.sizes) - 1 else values)
+
+
+@compiled
+def _lose(plan: Plan, space: Space, heads: Heads, head: int, labels: NDArray[np.int64]) -> tuple[np.float32, int]:
+    """Return loss and hits of a batch, and write the gradient of the loss: that of
+    ``head.training.loss.training_loss``."""
+    last = len(plan.sizes) - 1
+    classes, width = plan.sizes[last], plan.widths[last]
+    class_weights = heads.class_weights[head]
+    smoothing, gamma = heads.losses[head, 0], heads.losses[head, 1]
+    weight_sum = _ZERO
+    for row in range(plan.rows):
+        weight_sum += class_weights[labels[row]]
+    loss, hits = _ZERO, 0
+    for row in range(plan.rows):
+        first = plan.tiled[last] + row // COLUMNS * width * COLUMNS + row % COLUMNS
+        label, best = labels[row], 0
+        own_weight = class_weights[label]
+        for c in range(1, classes):
+            if space.inputs[first + c * COLUMNS] > space.inputs[first + best * COLUMNS]:
+                best = c
+        hits += best == label
+        highest, exponentials = space.inputs[first + best * COLUMNS], _ZERO
+        for c in range(classes):
+            exponentials += np.exp(space.inputs[first + c * COLUMNS] - highest)
+        shift = highest + np.log(exponentials)
+        plain = targets = _ZERO
+        for c in range(classes):
+            share = _target(c == label, own_weight, own_weight if gamma > 0 else class_weights[c], smoothing, classes)
+            plain -= share * (space.inputs[first + c * COLUMNS] - shift)
+            targets += share
+        own = np.exp(space.inputs[first + label * COLUMNS] - shift)
+        focus, slope = _ONE, _ZERO
+        if gamma > 0:
+            focus = (_ONE - own) ** gamma
+            slope = gamma * (_ONE - own) ** (gamma - _ONE) * plain * own
+        loss += plain * focus
+        for c in range(classes):
+            place = first + c * COLUMNS
+            share = _target(c == label, own_weight, own_weight if gamma > 0 else class_weights[c], smoothing, classes)
+            probability = np.exp(space.inputs[place] - shift)
+            one = _ONE if c == label else _ZERO
+            gradient = (targets * probability - share) * focus - slope * (one - probability)
+            space.upstream[place] = gradient / weight_sum
+    return loss / weight_sum, hits
+
+
+@compiled
+def _target(right: bool, own: np.float32, spread: np.float32, smoothing: np.float32, classes: int) -> np.float32:
+    """Return how much the logarithm of a class's probability counts for a row."""
+    return smoothing * spread / np.float32(classes) + ((_ONE - smoothing) * own if right else _ZERO)
+
+
+@compiled
+def _backward(plan: Plan, space: Space, moved: Moved, rule: Rule, factors: Floats) -> None:
+    last = len(plan.sizes) - 1
+    for level in range(last - 1, -1, -1):
+        width = plan.widths[level]
+        norm, line = plan.norms[level], plan.lines[level]
+        alike = len(space.alike) // 2 - width
+        sum_rows(plan, level + 1, space.upstream, space.biases)
+        if level == 0 and last > 1:
+            # Nobody asks for the gradient of the features.
+            move_matrix(plan, space, level, moved, moved.weights[norm : norm + 2 * width], rule)
+        else:
+            _pass_back(plan, space, level, moved)
+            if level == last - 1 and len(factors) > 0:
+                _drop(plan, level, space.upstream, factors[0])
+            pack(plan, level, space.outputs, space.packed)
+            move_matrix(plan, space, level, moved, space.alike[alike : alike + 2 * width], rule)
+            _normalize_back(plan, space, level, moved)
+        move_all(moved, norm, space.gradients, 2 * width, rule)
+        move_all(moved, line + plan.widths[level + 1] * width, space.biases, plan.widths[level + 1], rule)
+
+
+@compiled
+def _pass_back(plan: Plan, space: Space, level: int, moved: Moved) -> None:
+    width, above = plan.widths[level], plan.widths[level + 1]
+    rows = -(-plan.sizes[level] // ROWS) * ROWS
+    matrix = Factors(moved.weights, plan.lines[level], 1, width, rows, plan.sizes[level + 1])
+    for tile in range(plan.tiles):
+        at, to = plan.tiled[level + 1] + tile * above * COLUMNS, plan.tiled[level] + tile * width * COLUMNS
+        multiply(matrix, space.upstream, at, space.upstream, to)
+
+
+@compiled
+def _normalize_back(plan: Plan, space: Space, level: int, moved: Moved) -> None:
+    """Write the gradients of scale and shift; turn that of a level's outputs into that of what went into ReLU."""
+    width, count = plan.widths[level], np.float32(plan.rows)
+    for feature in range(width):
+        by_factor = by_constant = splat(_ZERO)
+        for tile in range(plan.tiles):
+            place = plan.tiled[level] + (tile * width + feature) * COLUMNS
+            for spot in range(place, place + COLUMNS, LANES):
+                gradient = load(space.upstream, spot)
+                by_constant = by_constant + gradient
+                by_factor = by_factor + gradient * load(space.normalized, spot)
+        of_factor, of_constant = total(by_factor), total(by_constant)
+        space.gradients[feature], space.gradients[width + feature] = of_factor, of_constant
+        if level > 0:
+            slope = splat(moved.weights[plan.norms[level] + feature] * space.factors[plan.spots[level] + feature])
+            mean, part = splat(of_constant / count), splat(of_factor / count)
+            for tile in range(plan.tiles):
+                place = plan.tiled[level] + (tile * width + feature) * COLUMNS
+                for shift in range(0, COLUMNS, LANES):
+                    spot = place + shift
+                    gradient = load(space.upstream, spot) - mean - load(space.normalized, spot) * part
+                    gradient = slope * gradient * load(space.live, tile * COLUMNS + shift)
+                    store(space.upstream, spot, where_positive(load(space.inputs, spot), gradient))

@@ -1,0 +1,25 @@
+"""The command ``xhead``. Each command parses, calls one library function and prints."""
+
+from __future__ import annotations
+
+import click
+
+from featurize.console import Commands
+from head.cli.compare import compare
+from head.cli.crossval import crossval
+from head.cli.evaluate import evaluate
+from head.cli.sweep import sweep
+from head.cli.train import train
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="xfeat")
+def main() -> None:
+    """Train small classifiers on cached features, in seconds."""
+
+
+main.add_command(train)
+main.add_command(crossval)
+main.add_command(evaluate)
+main.add_command(sweep)
+main.add_command(compare)

@@ -1,0 +1,83 @@
+"""``xhead compare``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from featurize.console import json_option
+from head.cli.options import runs_option
+
+if TYPE_CHECKING:
+    from head.compare.comparison import Entry
+    from head.runs.reader import Run
+
+# head.compare.comparison.SORTS, which is not imported here so that --help stays quick; a test holds the two together.
+_SORTS = ("accuracy", "balanced_accuracy", "auc", "loss", "name")
+
+
+@click.command()
+@click.argument("folders", metavar="[RUNS]...", nargs=-1, type=click.Path(path_type=Path))
+@runs_option
+@click.option("--sort", type=click.Choice(_SORTS), default=_SORTS[0], show_default=True, help="The best comes first.")
+@click.option(
+    "--baselines", is_flag=True, help="Also fit scikit-learn's logistic regression and SVM to the first run's data."
+)
+@click.option("--csv", "csv_file", type=click.Path(path_type=Path), help="Write the table to this file.")
+@click.option("--html", "html_file", type=click.Path(path_type=Path), help="Write a page with all curves to this file.")
+@json_option
+def compare(
+    folders: tuple[Path, ...], runs: Path, sort: str, baselines: bool, csv_file: Path | None, html_file: Path | None
+) -> tuple[dict[str, Any], str]:
+    """Put runs side by side: what differs, what they reach, whether that is more than chance.
+
+    RUNS are run folders, or names in --runs; by default all that are there. Each is held against the first by McNemar's
+    exact test on the images that both were tested on, and by a bootstrap over patients where patients have several.
+    Runs without predictions come last and are not compared.
+    """
+    from head.compare.comparison import as_entries, common_part, find_runs
+    from head.compare.comparison import compare as compare_entries
+    from head.compare.table import as_csv, as_json
+    from head.compare.terminal import comparison_text
+    from head.runs.reader import open_run
+
+    found = [open_run(_folder(folder, runs)) for folder in folders] if folders else find_runs(runs)
+    entries, part = as_entries(found), common_part(found)
+    if baselines:
+        from head.compare.baselines import baselines as fit_baselines
+
+        entries += fit_baselines(_first_with_answers(entries), part)
+    comparison = compare_entries(entries, part, sort=sort)
+    if csv_file is not None:
+        _write(csv_file, as_csv(comparison), option="--csv")
+    if html_file is not None:
+        from head.compare.page import render_comparison
+
+        _write(html_file, render_comparison(comparison), option="--html")
+    return as_json(comparison), comparison_text(comparison)
+
+
+def _first_with_answers(entries: list[Entry]) -> Run:
+    from featurize.errors import RunError
+
+    for entry in entries:
+        if entry.run is not None and not entry.problem:
+            return entry.run
+    raise RunError(
+        "no run has predictions that can be read",
+        expected="a predictions.csv in one of them, for the images of the baselines",
+        mend="train a run again with xhead train",
+    )
+
+
+def _folder(given: Path, runs: Path) -> Path:
+    return given if given.exists() or not (runs / given).exists() else runs / given
+
+
+def _write(file: Path, text: str, *, option: str) -> None:
+    from featurize.system.atomic import replacing
+
+    with replacing(file, elsewhere=f"choose another place with {option}") as partial:
+        partial.write_text(text, encoding="utf-8", errors="surrogateescape")

@@ -1,0 +1,107 @@
+"""``xhead eval``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from featurize.console import json_option, progress_bar
+from head.reports.formatting import class_lines, confusion_lines, decisions_line, number, with_interval
+
+if TYPE_CHECKING:
+    from featurize.cache.reader import FeatureCache
+    from head.evaluate import Evaluation
+    from head.runs.reader import Run
+
+_CACHE_SUFFIXES = (".h5", ".hdf5")
+
+
+@click.command(name="eval")
+@click.argument("run_folder", metavar="RUN", type=click.Path(path_type=Path))
+@click.argument("data", type=click.Path(path_type=Path))
+@click.option(
+    "--features",
+    type=click.Path(path_type=Path),
+    help="Cache for the features of DATA; a second run goes on from it.  [default: NAME.features.h5, after DATA]",
+)
+@click.option("--groups", metavar="FILE|REGEX", help="Patient or series of each image, as for xfeat featurize.")
+@click.option("--weights", type=click.Path(path_type=Path), help="The backbone's weights file, if it has moved.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N, for featurizing.")
+@json_option
+def evaluate(
+    run_folder: Path, data: Path, features: Path | None, groups: str | None, weights: Path | None, device: str
+) -> tuple[dict[str, Any], str]:
+    """Measure a run on images from elsewhere and show the drop against its own test images.
+
+    RUN is a run folder, such as runs/latest. DATA is a cache (.h5) with the features that the run expects, or images
+    in any layout of xfeat featurize: they are featurized as the run demands. All labelled images take part, whatever
+    their split; classes are matched by name.
+    """
+    from head.runs.reader import open_run
+
+    run = open_run(run_folder)
+    cache = _open(run, data, features, groups=groups, weights=weights, device=device)
+    from head.evaluate import evaluate_run
+
+    done = evaluate_run(run, cache)
+    return done.to_dict(), _as_text(done)
+
+
+def _open(
+    run: Run, data: Path, features: Path | None, *, weights: Path | None, device: str, groups: str | None
+) -> FeatureCache:
+    from featurize.cache.reader import FeatureCache
+
+    if data.suffix.lower() in _CACHE_SUFFIXES:
+        return FeatureCache.open(data)
+    from featurize.datasets.layouts import open_dataset
+    from featurize.engines import open_engine
+    from featurize.pipeline.compute import RunOptions
+    from featurize.pipeline.extract import extract_features
+    from featurize.pipeline.gpu_decoding import decoder_for
+    from head.evaluate import check_known
+    from head.runs.backbone_weights import weights_of
+
+    dataset = open_dataset(data, groups=groups)
+    check_known(run, dataset, data)
+    output = features or Path(f"{data.resolve().stem}.features.h5")
+    found = weights_of(run, weights)
+    with progress_bar("featurizing", "images") as progress:
+        options = RunOptions(
+            open_engine=lambda: open_engine(run.feature_spec, found, device=device),
+            open_decoder=decoder_for(run.feature_spec, device=device),
+            progress=progress,
+        )
+        extract_features(dataset, run.feature_spec, found, output, options)
+    return FeatureCache.open(output)
+
+
+def _as_text(done: Evaluation) -> str:
+    figures, metrics = done.to_dict(), done.metrics
+    names = done.run.class_names
+    lines = [f"{done.run.folder} on {figures['images']} images of {done.cache.data_root}"]
+    parts = {"internal test": done.internal, "here": metrics}
+    for title, part in parts.items():
+        if part is not None:
+            accuracy = with_interval(part["accuracy"], part["accuracy_interval"])
+            lines.append(f"{title + ':':15}accuracy {accuracy}, AUC {number(part['auc'])}, {part['images']} images")
+    if (drop := figures["drop"]) is not None:
+        lines.append("drop:".ljust(15) + _drop_text(drop))
+    lines += confusion_lines(names, metrics["confusion_matrix"])
+    lines += class_lines(metrics["classes"])
+    if (point := done.operating_point) is not None:
+        lines.append(f"operating point, {point['positive']} from {point['threshold']:.4f} on:")
+        for title, part in (("internal test", point["internal"]), ("here", point["external"])):
+            if part is not None:
+                lines.append(f"  {title}: {decisions_line(part)}")
+    return "\n".join(lines)
+
+
+def _drop_text(drop: dict[str, Any]) -> str:
+    low, high = drop["accuracy_interval"]
+    certain = "more than chance" if low > 0 else "less than nothing: it is better here" if high < 0 else "may be chance"
+    auc = "" if drop["auc"] is None else f", AUC {number(drop['auc'])}"
+    text = f"accuracy {100 * drop['accuracy']:.1f} points ({100 * low:.1f} to {100 * high:.1f}; {certain}){auc}"
+    return text.replace("-", "−")

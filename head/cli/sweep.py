@@ -1,0 +1,317 @@
+"""``xhead sweep``."""
+
+from __future__ import annotations
+
+import hashlib
+import shlex
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from featurize.console import default_of, json_option, progress_bar, say
+from featurize.errors import DivergedError
+from head.cli.options import (
+    DEFAULT_CACHE,
+    DEFAULT_RUNS,
+    features_option,
+    memory_option,
+    open_trackers_of,
+    runs_option,
+    tracking_options,
+)
+from head.reports.formatting import interval
+from head.specs import MemorySpec
+from head.sweep.space import (
+    DEFAULT_AXES,
+    POOLING,
+    RANKINGS,
+    SAMPLERS,
+    SETTINGS,
+    Axis,
+    SweepSpec,
+    TrialSpec,
+    axis_text,
+    parse_axis,
+)
+
+if TYPE_CHECKING:
+    from head.sweep.ranking import Setting, SweepResult
+    from head.sweep.results import Trial
+    from head.sweep.runner import Sweep
+    from head.tracking.backends import Tracking
+
+_LEADERS = 5
+
+
+def _axis(ctx: click.Context, parameter: click.Parameter, text: str | None) -> Axis | None:
+    if text is None:
+        return None
+    assert parameter.name is not None
+    try:
+        return parse_axis(parameter.name, text)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from error
+
+
+def _axis_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    defaults = TrialSpec.of({}, seed=0).settings
+    for name in reversed(SETTINGS):
+        default = axis_text(name, DEFAULT_AXES.get(name) or (defaults[name],)) if name != POOLING else "the cache's"
+        command = click.option(
+            f"--{name.replace('_', '-')}",
+            name,
+            callback=_axis,
+            metavar="VALUES",
+            help=f"As in xhead train.  [default: {default}]",
+        )(command)
+    return command
+
+
+@click.command()
+@features_option
+@runs_option
+@click.option("--name", help="Name of the sweep.  [default: the same for the same cache and settings]")
+@_axis_options
+@click.option("--seeds", type=int, default=1, show_default=True, help="Train each combination with so many seeds.")
+@click.option("--seed", type=int, default=0, show_default=True, help="The first seed; it also draws the sample.")
+@click.option("--trials", type=int, metavar="N", help="Try N combinations, drawn by chance.  [default: all]")
+@click.option(
+    "--sampler",
+    type=click.Choice(SAMPLERS),
+    default=default_of(SweepSpec, "sampler"),
+    show_default=True,
+    help="optuna proposes from what it has seen, a few at a time.",
+)
+@click.option(
+    "--rank", type=click.Choice(RANKINGS), default="loss", show_default=True, help="Figure on the validation images."
+)
+@click.option(
+    "--time-limit",
+    type=click.FloatRange(min=0),
+    metavar="S",
+    help="Begin no more heads after S seconds; those at work are finished, and some are trained in any case.",
+)
+@click.option(
+    "--device",
+    default="cpu",
+    show_default=True,
+    help="cpu, cuda, cuda:N, or auto: a GPU where there is one. Not run on a GPU yet.",
+)
+@memory_option
+@tracking_options
+@json_option
+def sweep(
+    features: Path,
+    runs: Path,
+    name: str | None,
+    seeds: int,
+    seed: int,
+    trials: int | None,
+    sampler: str,
+    rank: str,
+    time_limit: float | None,
+    device: str,
+    memory_mb: float,
+    mlflow: str | None,
+    tensorboard: str | None,
+    **axes: Axis | None,
+) -> tuple[dict[str, Any], str]:
+    """Train many heads at once and keep the best as a run.
+
+    VALUES are a list, such as 1e-4,5e-4,1e-3 for --lr or "512,128;256;linear" for --hidden, or a range, such as
+    1e-4..1e-2, from which --trials draws. Trials are ranked on the validation images; the test images are looked at
+    once, with the best. The same command goes on where an earlier one was stopped.
+    """
+    chosen = {key: axis for key in SETTINGS if (axis := axes[key] or DEFAULT_AXES.get(key))}
+    spec = SweepSpec(axes=chosen, seeds=seeds, first_seed=seed, trials=trials, sampler=sampler, rank=rank)
+    memory = MemorySpec(memory_mb=memory_mb)
+    from featurize.cache.reader import FeatureCache
+
+    cache = FeatureCache.open(features)
+    from head.sweep.runner import Sweep
+    from head.tracking.backends import tracked
+
+    trackers = open_trackers_of(mlflow, tensorboard, runs)
+    work = Sweep(cache, spec, runs=runs, name=name, memory=memory, device=device)
+    same = work.default_name
+    key = hashlib.sha256(f"{name or ''} {same}".encode()).hexdigest()[:16]
+    with tracked(trackers, name or same, _parameters(work), key=key) as tracking:
+        with progress_bar("sweep", "trials") as advance:
+            result = work.run(time_limit_s=time_limit, progress=_Progress(spec, advance, tracking))
+        _track_end(tracking, result)
+    if not result.settings:
+        raise _nothing_found(result)
+    return _as_json(result), _as_text(result, features, memory)
+
+
+def _parameters(work: Sweep) -> dict[str, Any]:
+    from head.tracking.backends import cache_parameters
+
+    spec = work.spec
+    axes = {key: axis_text(key, axis) for key, axis in spec.axes.items()}
+    return {
+        **cache_parameters(work.cache),
+        **axes,
+        "seeds": spec.seeds,
+        "sampler": spec.sampler,
+        "rank": spec.rank,
+    }
+
+
+def _nothing_found(result: SweepResult) -> DivergedError:
+    more = "" if result.state == "complete" else ", or run the same command again to go on"
+    return DivergedError(
+        "no combination has a result: every one diverged",
+        path=result.folder,
+        expected="a loss that is a number",
+        found=f"{result.diverged} of {len(result.trials)} trials diverged",
+        mend=f"lower learning rates with --lr{more}",
+    )
+
+
+class _Progress:
+    """Counts trials, tells them to whom they shall be told, and says so when there is a new best one."""
+
+    def __init__(self, spec: SweepSpec, advance: Callable[[int, int], None], tracking: Tracking) -> None:
+        self._spec, self._advance, self._tracking = spec, advance, tracking
+        self._told = 0
+        self._best: Setting | None = None
+
+    def __call__(self, trials: list[Trial], planned: int) -> None:
+        from head.sweep.ranking import rank_settings
+
+        self._advance(len(trials), planned)
+        self._tracking.begin()
+        _track(self._tracking, trials[self._told :])
+        self._told = len(trials)
+        settings = rank_settings(trials, self._spec)
+        if settings and settings[0] != self._best:
+            self._best = settings[0]
+            done = f"{len(trials)} of {planned}"
+            say(f"{done}: best so far {_describe(self._spec, self._best)}, {_figures(self._best)}")
+
+
+def _track(tracking: Tracking, trials: Sequence[Trial]) -> None:
+    from head.tracking.backends import head_parameters
+
+    for trial in trials:
+        metrics = {f"valid/{name}": value for name, value in trial.metrics.items()}
+        head, train, pooling = trial.spec
+        parameters = {**head_parameters(head, train), POOLING: pooling, "status": trial.status}
+        tracking.child(f"trial-{trial.number:05d}", parameters, {**metrics, "best_epoch": trial.best_epoch})
+
+
+def _track_end(tracking: Tracking, result: SweepResult) -> None:
+    """Tell what may have been trained before anybody was told, and the best run with its files."""
+    from head.sweep.results import RESULTS_FILE, SWEEP_FILE
+    from head.tracking.backends import final_metrics
+
+    _track(tracking, result.trials)
+    files = [result.folder / name for name in (RESULTS_FILE, SWEEP_FILE)]
+    if result.run is None:
+        tracking.end({}, files)
+    else:
+        tracking.end(final_metrics(result.run.facts), [*files, result.run.folder])
+
+
+def _describe(spec: SweepSpec, setting: Setting) -> str:
+    """Name a combination by the settings that vary."""
+    varying = [key for key, axis in spec.axes.items() if not isinstance(axis, tuple) or len(axis) > 1]
+    names = varying or list(spec.axes)
+    return " ".join(f"{key.replace('_', '-')} {axis_text(key, (setting.settings[key],))}" for key in names)
+
+
+def _figures(setting: Setting) -> str:
+    metrics = setting.metrics
+    auc = f", AUC {metrics['auc']:.4f}" if "auc" in metrics else ""
+    return f"loss {metrics['loss']:.4f}, accuracy {metrics['accuracy']:.4f}{auc}"
+
+
+def _as_json(result: SweepResult) -> dict[str, Any]:
+    best, run = result.settings[0], result.run
+    assert run is not None
+    return {
+        "sweep": str(result.folder),
+        "state": result.state,
+        "planned": result.planned,
+        "trials": len(result.trials),
+        "diverged": result.diverged,
+        "seconds": round(result.seconds, 3),
+        "rank": result.spec.rank,
+        "valid_images": result.valid_images,
+        "leaders": [_setting_json(setting) for setting in result.settings[:_LEADERS]],
+        "best_trial": best.best_trial.number,
+        "standard_error": result.standard_error,
+        "within_standard_error": result.tied,
+        "run": str(run.folder),
+        "metrics": run.metrics,
+    }
+
+
+def _setting_json(setting: Setting) -> dict[str, Any]:
+    return {
+        "settings": setting.settings,
+        "trials": [trial.number for trial in setting.trials],
+        "valid": setting.metrics,
+    }
+
+
+def _as_text(result: SweepResult, features: Path, memory: MemorySpec) -> str:
+    seeds = f", {result.spec.seeds} seeds each" if result.spec.seeds > 1 else ""
+    lines = [
+        f"{result.folder}: {len(result.trials)} of {result.planned} trials{seeds}, {result.state}"
+        + (f"; {result.diverged} diverged" if result.diverged else "")
+    ]
+    if result.state != "complete":
+        lines.append("  go on: run the same command again")
+    lines.append(f"on {result.valid_images} validation images, the best by {result.spec.rank.replace('_', ' ')}:")
+    lines += [
+        f"  {place}. {_describe(result.spec, setting)}: {_figures(setting)}"
+        for place, setting in enumerate(result.settings[:_LEADERS], 1)
+    ]
+    lines += [*_caution(result, features, memory), *_run_lines(result)]
+    return "\n".join(lines)
+
+
+def _caution(result: SweepResult, features: Path, memory: MemorySpec) -> list[str]:
+    """Say what picking the best of many is worth."""
+    count = len(result.settings)
+    if count == 1:
+        return []
+    return [
+        f"picked out of {count} combinations: {result.tied} lie within one standard error of the first, "
+        f"{100 * result.standard_error:.1f} points on {result.valid_images} images.",
+        "  Among those the order is mostly chance, and the figures of the first flatter it. On images that chose none:",
+        f"  {_crossval(result, features, memory)}",
+    ]
+
+
+def _crossval(result: SweepResult, features: Path, memory: MemorySpec) -> str:
+    """Write the command that tests the first settings."""
+    defaults = TrialSpec.of({}, seed=0).settings
+    others = {
+        "--features": (str(features), DEFAULT_CACHE),
+        "--runs": (str(result.folder.parent), DEFAULT_RUNS),
+        "--memory-mb": (f"{memory.memory_mb:g}", f"{MemorySpec().memory_mb:g}"),
+        "--seed": (str(result.spec.first_seed), str(SweepSpec(axes={}).first_seed)),
+    }
+    words = [word for option, (value, default) in others.items() if value != default for word in (option, value)]
+    for name, value in result.settings[0].settings.items():
+        if name == POOLING or value != defaults[name]:
+            words += [f"--{name.replace('_', '-')}", axis_text(name, (value,))]
+    return shlex.join(["xhead", "crossval", *words])
+
+
+def _run_lines(result: SweepResult) -> list[str]:
+    run = result.run
+    assert run is not None
+    lines = [f"best run: {run.folder} (trial {result.settings[0].best_trial.number})"]
+    if "test" in run.metrics:
+        test = run.metrics["test"]
+        lines.append(
+            f"test: {test['images']} images, accuracy {test['accuracy']:.4f} ({interval(test['accuracy_interval'])}), "
+            f"loss {test['loss']:.4f}"
+        )
+    return lines

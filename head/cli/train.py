@@ -1,0 +1,184 @@
+"""``xhead train``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from featurize.console import default_of, json_option, progress_bar
+from head.cli.options import (
+    DRAWING,
+    ensemble_option,
+    features_option,
+    head_options,
+    head_specs,
+    memory_option,
+    open_cache,
+    open_trackers_of,
+    pooling_option,
+    runs_option,
+    tracking_options,
+)
+from head.reports.formatting import class_lines, confusion_lines, decisions_line, interval, number, with_interval
+from head.specs import MemorySpec, TargetSpec
+
+if TYPE_CHECKING:
+    from head.runs.reader import Run
+    from head.training.history import EpochRecord
+
+
+@click.command()
+@features_option
+@click.option("--name", help="Name of the run.  [default: the time]")
+@runs_option
+@head_options
+@click.option("--positive", metavar="CLASS", help="Choose a threshold for this class, on the validation images.")
+@click.option(
+    "--target-sensitivity",
+    type=float,
+    metavar="P",
+    help="Share of the positive class that the threshold must find.  "
+    f"[default: {default_of(TargetSpec, 'target_sensitivity')}; needs --positive]",
+)
+@click.option(
+    "--calibrate/--no-calibrate",
+    default=True,
+    show_default=True,
+    help="Fit a temperature on the validation images, so that probabilities mean what they say.",
+)
+@ensemble_option
+@pooling_option
+@memory_option
+@tracking_options
+@json_option
+def train(
+    features: Path,
+    name: str | None,
+    runs: Path,
+    positive: str | None,
+    target_sensitivity: float | None,
+    calibrate: bool,
+    members: int,
+    pooling: str | None,
+    memory_mb: float,
+    mlflow: str | None,
+    tensorboard: str | None,
+    **settings: Any,
+) -> tuple[dict[str, Any], str]:
+    """Train one head and write its run folder with metrics, predictions and a report.
+
+    The epoch with the lowest validation loss is kept; the test split is looked at once, afterwards.
+    """
+    head_spec, train_spec = head_specs(settings)
+    target, memory = _target(positive, target_sensitivity), MemorySpec(memory_mb=memory_mb)
+    from head.reports.worker import Worker
+
+    with Worker(*DRAWING) as worker:
+        cache = open_cache(features, pooling)
+        from head.runs.reader import new_run_name, read_history
+        from head.tracking.backends import cache_parameters, final_metrics, head_parameters, tracked
+        from head.train import TrainOptions, train_run
+
+        trackers, name = open_trackers_of(mlflow, tensorboard, runs), name or new_run_name()
+        parameters = {**head_parameters(head_spec, train_spec), "ensemble": members, **cache_parameters(cache)}
+        with tracked(trackers, name, parameters) as tracking, progress_bar("training", "epochs") as advance:
+
+            def after_epoch(record: EpochRecord) -> None:
+                advance(record.epoch, train_spec.epochs * members)
+                tracking.begin()
+                if members == 1:
+                    tracking.epoch(record)
+
+            options = TrainOptions(
+                target=target,
+                calibrate=calibrate,
+                memory=memory,
+                members=members,
+                progress=after_epoch,
+                call=worker,
+            )
+            run = train_run(cache, head_spec, train_spec, runs=runs, name=name, options=options)
+            if members > 1:  # their epochs, one head after the other, make no curve: the means do
+                for record in read_history(run):
+                    tracking.epoch(record)
+            tracking.end(final_metrics(run.facts), sorted(run.folder.iterdir()))
+    return _as_json(run), _as_text(run)
+
+
+def _target(positive: str | None, sensitivity: float | None) -> TargetSpec | None:
+    if positive is None:
+        if sensitivity is not None:
+            raise click.UsageError("--target-sensitivity needs --positive CLASS")
+        return None
+    return (
+        TargetSpec(positive=positive)
+        if sensitivity is None
+        else TargetSpec(positive=positive, target_sensitivity=sensitivity)
+    )
+
+
+def _as_json(run: Run) -> dict[str, Any]:
+    return {
+        "run": str(run.folder),
+        "classes": list(run.class_names),
+        "epochs": run.facts["epochs"],
+        "best_epoch": run.facts["best_epoch"],
+        "ensemble": run.facts["ensemble"],
+        "metrics": run.metrics,
+        "temperature": run.facts["temperature"],
+        "calibration": run.facts["calibration"],
+        "operating_point": run.facts["operating_point"],
+        "audit": run.facts["audit"],
+    }
+
+
+def _as_text(run: Run) -> str:
+    part = "test" if "test" in run.metrics else "valid"
+    metrics = run.metrics[part]
+    lines = [
+        f"{run.folder}: {_epochs_text(run.facts)}",
+        f"{part}: {metrics['images']} images, accuracy {metrics['accuracy']:.4f} "
+        f"({interval(metrics['accuracy_interval'])}), AUC {number(metrics['auc'])}, loss {metrics['loss']:.4f}",
+        *confusion_lines(run.class_names, metrics["confusion_matrix"]),
+        *class_lines(metrics["classes"]),
+        *_calibration_lines(run.facts, part),
+        *_operating_lines(run.facts["operating_point"]),
+        f"report: {run.folder / 'report.html'}",
+    ]
+    return "\n".join(lines)
+
+
+def _epochs_text(facts: dict[str, Any]) -> str:
+    if facts["ensemble"] is None:
+        return f"best epoch {facts['best_epoch']} of {facts['epochs']}"
+    best = ", ".join(map(str, facts["ensemble"]["best_epochs"]))
+    return f"{facts['ensemble']['members']} heads averaged, best epochs {best} of {facts['epochs']}"
+
+
+def _calibration_lines(facts: dict[str, Any], part: str) -> list[str]:
+    calibration = facts["calibration"]
+    if calibration["note"]:
+        return [f"temperature 1 ({calibration['note']})"]
+    before, after = calibration["before"][part], calibration["after"][part]
+    return [
+        f"temperature {calibration['temperature']:.3f}: {part} calibration error "
+        f"{before['ece']:.4f} → {after['ece']:.4f}, loss {before['loss']:.4f} → {after['loss']:.4f}"
+    ]
+
+
+def _operating_lines(point: dict[str, Any] | None) -> list[str]:
+    if point is None:
+        return []
+    lines = [
+        f"operating point: {point['positive']} from {point['threshold']:.4f} on, "
+        f"for a sensitivity of {point['target_sensitivity']:g} on the validation images"
+    ]
+    lines += [f"  {part}: {decisions_line(point[part])}" for part in ("valid", "test") if part in point]
+    lines += [
+        f"  at a prevalence of {row['prevalence']:g}: PPV {with_interval(row['ppv'], row['ppv_interval'])}, "
+        f"NPV {with_interval(row['npv'], row['npv_interval'])}"
+        for row in point["prevalences"]
+    ]
+    return lines

@@ -1,0 +1,1 @@
+"""Runs against each other, and whether a difference means anything."""

@@ -1,0 +1,121 @@
+"""scikit-learn's own classifiers on the same cache and the same split, to hold heads against."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featurize.cache.reader import FeatureCache
+from featurize.cache.rows import read_rows
+from featurize.errors import MismatchError, RunError
+from head.compare.comparison import Answers, Entry
+from head.data.pooling import pooled
+from head.evaluation.intervals import wilson_interval
+from head.runs.reader import Run
+
+# The penalty is chosen on the validation images, as a head's epoch is.
+PENALTIES = (0.001, 0.01, 0.1, 1.0, 10.0)
+LOGISTIC, SVM = "logistic regression (scikit-learn)", "SVM, RBF kernel (scikit-learn)"
+
+Parts = dict[str, tuple[list[str], NDArray[np.float32], NDArray[np.int64]]]
+
+
+def baselines(run: Run, part: str) -> list[Entry]:
+    """Fit logistic regression and a support vector machine to the training images of a run.
+
+    Args:
+        run: whose cache, split and classes are used.
+        part: whose answers the entries carry.
+
+    Raises:
+        CacheError: if the run's cache is gone, or its features are not finite.
+        MismatchError: if the cache is another one by now.
+    """
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.svm import SVC
+
+    parts = _parts(run)
+    models = {
+        LOGISTIC: lambda penalty: LogisticRegression(C=penalty, max_iter=2000),
+        SVM: lambda penalty: SVC(C=penalty * 10, decision_function_shape="ovr"),
+    }
+    return [_entry(name, make, parts, run, part) for name, make in models.items()]
+
+
+def _entry(name: str, make: Any, parts: Parts, run: Run, part: str) -> Entry:
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    _, features, labels = parts["train"]
+    fitted = [make_pipeline(StandardScaler(), make(penalty)).fit(features, labels) for penalty in PENALTIES]
+    valid = parts["valid"]
+    scores = [model.score(valid[1], valid[2]) for model in fitted]
+    best = int(np.argmax(scores))  # of equals the strongest penalty
+    model, penalty = fitted[best], fitted[best][-1].C
+    names = run.class_names
+    paths, part_features, truth = parts[part]
+    decided = model.predict(part_features)
+    return Entry(
+        name=name,
+        settings={"C": penalty},
+        metrics={key: _figures(model, *parts[key][1:], len(names)) for key in parts if key != "train"},
+        answers=Answers(
+            truth={path: names[label] for path, label in zip(paths, truth, strict=True)},
+            decided={path: names[label] for path, label in zip(paths, decided, strict=True)},
+        ),
+    )
+
+
+def _figures(model: Any, features: NDArray[np.float32], labels: NDArray[np.int64], classes: int) -> dict[str, Any]:
+    from sklearn.metrics import balanced_accuracy_score, roc_auc_score
+
+    decided = model.predict(features)
+    scores = model.decision_function(features)
+    if scores.ndim == 1:
+        scores = np.stack([-scores, scores], 1)
+    present = set(labels.tolist())
+    auc = None
+    if len(present) == classes:
+        auc = float(np.mean([roc_auc_score(labels == code, scores[:, code]) for code in range(classes)]))
+    right = int((decided == labels).sum())
+    return {
+        "images": len(labels),
+        "accuracy": right / len(labels),
+        "accuracy_interval": wilson_interval(right, len(labels)),
+        "balanced_accuracy": float(balanced_accuracy_score(labels, decided)),
+        "auc": auc,
+        "loss": None,  # neither is trained for probabilities, and an SVM has none
+    }
+
+
+def _parts(run: Run) -> Parts:
+    cache = pooled(FeatureCache.open(run.cache["path"]), run.feature_spec.pooling)
+    if cache.content_sha256 != run.cache["content_sha256"]:
+        raise MismatchError(
+            "the cache is not the one that the run was trained on",
+            path=cache.path,
+            expected=run.cache["content_sha256"][:16],
+            found=cache.content_sha256[:16],
+            mend="train the run again, or compare without --baselines",
+        )
+    row_of = {path: row for row, path in enumerate(cache.columns.path)}
+    paths: dict[str, list[str]] = {}
+    for line in run.predictions():
+        paths.setdefault(line["split"], []).append(line["path"])
+    try:
+        rows = {part: [row_of[path] for path in members] for part, members in paths.items()}
+    except KeyError as error:
+        raise RunError(
+            "its predictions are of other images than its cache",
+            path=run.folder,
+            found=f"{error} is not in {cache.path}",
+            mend="train the run again, or compare without --baselines",
+        ) from error
+    parts = {}
+    for part, members in paths.items():
+        places = np.array(rows[part], np.int64)
+        features = read_rows(cache, places, views=0).astype(np.float32, copy=False)
+        parts[part] = members, features, np.asarray(cache.columns.label)[places].astype(np.int64)
+    return parts

@@ -1,0 +1,86 @@
+"""The page of ``xhead compare --html``: the table, and all curves in one picture."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from featurize.errors import RunError
+from head.compare.comparison import Comparison, Entry
+from head.compare.significance import LARGER
+from head.compare.table import AGAINST_FIRST, COLUMNS, difference_cells, notes, setting_text
+from head.reports.plots import COLOURS, STYLE, label_axes, svg_text
+from head.reports.run_report import page_template
+from head.runs.reader import read_history
+from head.training.history import EpochRecord
+
+logger = logging.getLogger(__name__)
+
+# More lines than colours cannot be told apart: the best are drawn.
+MOST_CURVES = len(COLOURS)
+
+
+def render_comparison(comparison: Comparison) -> str:
+    """Return the page, self-contained."""
+    drawn = [entry for entry in comparison.entries if entry.run is not None][:MOST_CURVES]
+    histories = _histories(drawn)
+    return page_template("template.html", "head.compare").render(
+        comparison=comparison,
+        columns=COLUMNS,
+        against_first=AGAINST_FIRST,
+        notes=notes(comparison),
+        rows=[_row(comparison, place) for place in range(len(comparison.entries))],
+        drawn=len(histories),
+        legend=list(zip(histories, COLOURS, strict=False)),
+        left_out=sum(entry.run is not None for entry in comparison.entries) - len(drawn),
+        figures=[overlaid_curves(histories, part, quantity) for quantity in ("loss", "accuracy") for part in _PARTS],
+    )
+
+
+_PARTS = ("train", "valid")
+
+
+def _histories(entries: Sequence[Entry]) -> dict[str, list[EpochRecord]]:
+    histories: dict[str, list[EpochRecord]] = {}
+    for entry in entries:
+        try:
+            histories |= {} if entry.run is None else {entry.name: read_history(entry.run)}
+        except RunError as error:
+            logger.warning("its curves are not drawn: %s", error)
+    return histories
+
+
+def overlaid_curves(histories: Mapping[str, Sequence[EpochRecord]], part: str, quantity: str) -> str:
+    """Draw one quantity of several runs per epoch, as SVG; which colour is which is said once, outside.
+
+    Args:
+        histories: name of a run to its epochs; as many as there are :data:`head.reports.plots.COLOURS` at most.
+        part: ``train`` or ``valid``.
+        quantity: ``loss`` or ``accuracy``.
+    """
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(5.2, 3.6), layout="constrained")
+        axes = figure.add_subplot()
+        for colour, history in zip(COLOURS, histories.values(), strict=False):
+            values = [getattr(record, f"{part}_{quantity}") for record in history]
+            epochs = [record.epoch for record in history]
+            axes.plot(epochs, values, marker="o", markersize=3, color=colour)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        label_axes(axes, "epoch", f"{part} {quantity}")
+        return svg_text(figure, f"{part} {quantity} of each run")
+
+
+def _row(comparison: Comparison, place: int) -> dict[str, Any]:
+    entry, difference = comparison.entries[place], comparison.differences[place]
+    return {
+        "name": entry.name,
+        "settings": [setting_text(name, entry.settings.get(name)) for name in comparison.differing],
+        "metrics": entry.metrics[comparison.part],
+        "is_clear": difference is not None and difference.verdict == LARGER,
+        "against_first": difference_cells(difference),
+    }

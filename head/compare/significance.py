@@ -1,0 +1,111 @@
+"""Whether one classifier is better than another, or was only luckier with these images."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from head.evaluation.intervals import Interval, grouped_interval
+
+if TYPE_CHECKING:
+    from head.compare.comparison import Answers
+
+SIGNIFICANCE = 0.05
+LARGER, CHANCE, NOT_COMPARABLE = "larger than chance", "may be chance", "not comparable"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Difference:
+    """Accuracy of one classifier less that of another, on the images that both answered.
+
+    Attributes:
+        images: number of shared images; 0 if not comparable.
+        accuracy: the difference, as a share.
+        only_first: images that the first alone has right.
+        only_second: images that the second alone has right.
+        p: of McNemar's exact test.
+        interval: 95 % paired bootstrap interval of the difference over patients, or ``None`` without patients that have
+            several images.
+        problem: why the two cannot be compared, or empty.
+    """
+
+    images: int = 0
+    accuracy: float = 0.0
+    only_first: int = 0
+    only_second: int = 0
+    p: float = 1.0
+    interval: Interval | None = None
+    problem: str = ""
+
+    @property
+    def verdict(self) -> str:
+        """``larger than chance``, ``may be chance`` or ``not comparable``."""
+        if self.problem:
+            return NOT_COMPARABLE
+        clear = self.p < SIGNIFICANCE
+        if self.interval is not None:  # images of one patient are no independent witnesses
+            clear = clear and not self.interval[0] <= 0 <= self.interval[1]
+        return LARGER if clear else CHANCE
+
+
+def paired_difference(first: Answers, second: Answers, groups: Mapping[str, str]) -> Difference:
+    """Hold two classifiers against each other, image by image.
+
+    Args:
+        first: answers of the one.
+        second: answers of the other.
+        groups: path to patient, where known.
+    """
+    if problem := _why_not(first.truth, second.truth):
+        return Difference(problem=problem)
+    paths = sorted(first.truth)
+    right, other_right = first.correct(paths), second.correct(paths)
+    gains, losses = int((right & ~other_right).sum()), int((~right & other_right).sum())
+    change = right.astype(np.float64) - other_right
+    return Difference(
+        images=len(paths),
+        accuracy=float(change.mean()),
+        only_first=gains,
+        only_second=losses,
+        p=mcnemar(gains, losses),
+        interval=_interval_over_patients(change, [groups.get(path, "") for path in paths]),
+    )
+
+
+def mcnemar(only_first: int, only_second: int) -> float:
+    """Return the two-sided p of McNemar's exact test.
+
+    Args:
+        only_first: images that one classifier alone has right.
+        only_second: images that the other alone has right.
+
+    Source:
+        McNemar, "Note on the sampling error of the difference between correlated proportions", 1947; exact, through
+        scipy's binomial test.
+    """
+    from scipy.stats import binomtest
+
+    if only_first + only_second == 0:
+        return 1.0
+    return float(binomtest(only_first, only_first + only_second, 0.5).pvalue)
+
+
+def _why_not(first: Mapping[str, str], second: Mapping[str, str]) -> str:
+    if not first or not second:
+        return "one has no such images"
+    shared = first.keys() & second.keys()
+    if len(shared) != len(first) or len(shared) != len(second):
+        return f"other images: {len(shared)} shared of {len(first)} and {len(second)}"
+    if relabelled := sum(first[path] != second[path] for path in shared):
+        return f"other labels: {relabelled} of {len(shared)} images"
+    return ""
+
+
+def _interval_over_patients(change: NDArray[np.float64], groups: list[str]) -> Interval | None:
+    if not all(groups) or len(set(groups)) == len(groups):
+        return None
+    return grouped_interval(change, np.array(groups), seed=0)

@@ -1,0 +1,123 @@
+"""The comparison as lines of text, CSV and JSON. Free of matplotlib."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from head.compare.comparison import Comparison
+from head.compare.significance import NOT_COMPARABLE, Difference
+from head.reports.formatting import interval, number, points
+
+COLUMNS = ("accuracy", "balanced_accuracy", "auc", "loss")
+# Of the accuracy: percentage points less the first run with their 95 % interval, McNemar's p, and what follows.
+AGAINST_FIRST = ("points", "their interval", "p", "verdict")
+
+
+def headings(comparison: Comparison) -> list[str]:
+    """Return the column names of :func:`cells`."""
+    names = ["run", *comparison.differing, "accuracy", "95 % interval", "balanced", "AUC", "loss", *AGAINST_FIRST]
+    return [name.replace("_", " ") for name in names]
+
+
+def cells(comparison: Comparison) -> list[list[str]]:
+    """Return the table, an entry a line."""
+    return [
+        [
+            entry.name,
+            *(setting_text(name, entry.settings.get(name)) for name in comparison.differing),
+            number(entry.metrics[comparison.part]["accuracy"]),
+            interval(entry.metrics[comparison.part]["accuracy_interval"]),
+            *(number(entry.metrics[comparison.part][name]) for name in COLUMNS[1:]),
+            *difference_cells(difference),
+        ]
+        for entry, difference in zip(comparison.entries, comparison.differences, strict=True)
+    ]
+
+
+def as_csv(comparison: Comparison) -> str:
+    """Return the comparison as CSV, figures with all their digits."""
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    figures = [f"{comparison.part}_{name}" for name in COLUMNS]
+    writer.writerow(["run", *comparison.differing, *figures, "difference", "p", "verdict"])
+    for entry, difference in zip(comparison.entries, comparison.differences, strict=True):
+        against: Sequence[Any] = ("", "", "")
+        if difference is not None:
+            against = ("", "", difference.verdict)
+            if not difference.problem:
+                against = (difference.accuracy, difference.p, difference.verdict)
+        metrics = entry.metrics[comparison.part]
+        settings = [
+            setting_text(name, entry.settings[name]) if name in entry.settings else "" for name in comparison.differing
+        ]
+        writer.writerow([entry.name, *settings, *(metrics[name] for name in COLUMNS), *against])
+    return stream.getvalue()
+
+
+def as_json(comparison: Comparison) -> dict[str, Any]:
+    """Return the comparison as plain types."""
+    return {
+        "part": comparison.part,
+        "sort": comparison.sort,
+        "differing": comparison.differing,
+        "entries": [
+            {
+                "name": entry.name,
+                "run": str(entry.run.folder) if entry.run else None,
+                "settings": entry.settings,
+                "metrics": {part: _brief(figures) for part, figures in entry.metrics.items()},
+                "against_first": difference and {**asdict(difference), "verdict": difference.verdict},
+            }
+            for entry, difference in zip(comparison.entries, comparison.differences, strict=True)
+        ],
+    }
+
+
+def difference_cells(difference: Difference | None) -> tuple[str, str, str, str]:
+    """Write a difference as :data:`AGAINST_FIRST`: ``−2.1``, ``−4.0 to −0.3``, ``0.031``, ``larger than chance``."""
+    if difference is None:
+        return "–", "–", "–", "–"
+    if difference.problem:
+        return "–", "–", "–", f"{NOT_COMPARABLE}: {difference.problem}"
+    ends = "–" if difference.interval is None else " to ".join(map(points, difference.interval))
+    return points(difference.accuracy), ends, f"{difference.p:.2g}", difference.verdict
+
+
+def notes(comparison: Comparison) -> list[str]:
+    """Return what must be known of these figures before one run is preferred to another."""
+    found = []
+    if comparison.part == "valid":
+        found.append(
+            "Not every run has test images: these are the images that chose the epochs, and the figures flatter"
+        )
+    differences = [difference for difference in comparison.differences if difference is not None]
+    if apart := sum(difference.verdict == NOT_COMPARABLE for difference in differences):
+        found.append(
+            f"{apart} of {len(comparison.entries)} cannot be held against the first, nor their accuracies against its "
+            "accuracy: name runs that were tested on the same images"
+        )
+    if differences:
+        found.append(
+            "Points are the accuracy less that of the first, in percentage points; their 95 % interval draws whole "
+            "patients, where patients have several images"
+        )
+    if len(comparison.entries) > 2:
+        found.append(f"The p of McNemar's exact test is not corrected for {len(comparison.entries) - 1} comparisons")
+    return found
+
+
+def setting_text(name: str, value: Any) -> str:
+    """Write a setting as the command line takes it; a dash for what has none."""
+    if value is None:
+        return "–"
+    if name == "hidden":
+        return ",".join(map(str, value)) or "linear"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _brief(figures: dict[str, Any]) -> dict[str, Any]:
+    return {name: figures[name] for name in ("images", "accuracy_interval", *COLUMNS)}

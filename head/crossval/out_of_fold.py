@@ -1,0 +1,88 @@
+"""What heads of a cross-validation say of images that they have not seen, and what that is worth. Free of torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from head.evaluation.intervals import grouped_interval, wilson_interval
+from head.evaluation.metrics import classification_metrics
+
+
+@dataclass(frozen=True)
+class OutOfFold:
+    """What heads say of images they have not seen.
+
+    Attributes:
+        labels: int64 (n,).
+        probabilities: float32 (S, n, C), one slice a seed.
+        fold: int64 (S, n), the fold that tested the row.
+        groups: int64 (n,), what was kept together.
+    """
+
+    labels: NDArray[np.int64]
+    probabilities: NDArray[np.float32]
+    fold: NDArray[np.int64]
+    groups: NDArray[np.int64]
+
+    @property
+    def correct(self) -> NDArray[np.bool_]:
+        """Return bool (S, n): whether the most probable class is the true one."""
+        return np.asarray(self.probabilities.argmax(axis=2) == self.labels)
+
+    def accuracy(self, *, seed: int) -> dict[str, Any]:
+        """Return ``folds`` (accuracy of each fold of each seed), their ``mean`` and ``std``, and the 95 % ``interval``.
+
+        The interval is a bootstrap over groups of the accuracy over all images.
+        """
+        scores = [
+            float(correct[fold == number].mean())
+            for correct, fold in zip(self.correct, self.fold, strict=True)
+            for number in np.unique(fold)
+        ]
+        return {
+            "mean": float(np.mean(scores)),
+            "std": float(np.std(scores, ddof=1)),
+            "interval": grouped_interval(self.correct.mean(axis=0), self.groups, seed=seed),
+            "folds": scores,
+        }
+
+    def metrics(self, class_names: tuple[str, ...]) -> dict[str, Any]:
+        """Return the metrics over all rows of all seeds together."""
+        return classification_metrics(*self.tiled, class_names)
+
+    @property
+    def tiled(self) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Return labels (S · n,) and probabilities (S · n, C) of all seeds, one after the other."""
+        seeds, count, classes = self.probabilities.shape
+        return np.tile(self.labels, seeds), self.probabilities.reshape(seeds * count, classes)
+
+    def each_fold(self, class_names: tuple[str, ...]) -> list[dict[str, Any]]:
+        """Return what each fold of each seed reaches.
+
+        Per fold: ``seed`` and ``fold`` (from 0), ``images``, ``groups``, ``classes`` (images of each), ``wrong``,
+        ``accuracy`` and its Wilson ``interval``.
+        """
+        rows = []
+        for seed, (fold, correct) in enumerate(zip(self.fold, self.correct, strict=True)):
+            for number in np.unique(fold):
+                tested = fold == number
+                right, images = int(correct[tested].sum()), int(tested.sum())
+                rows.append(
+                    {
+                        "seed": seed,
+                        "fold": int(number),
+                        "images": images,
+                        "groups": len(np.unique(self.groups[tested])),
+                        "classes": {
+                            name: int((self.labels[tested] == code).sum()) for code, name in enumerate(class_names)
+                        },
+                        "wrong": images - right,
+                        "accuracy": right / images,
+                        "interval": wilson_interval(right, images),
+                    }
+                )
+        return rows

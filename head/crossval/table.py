@@ -1,0 +1,61 @@
+"""The CSV file of out-of-fold predictions."""
+
+from __future__ import annotations
+
+import csv
+import errno
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from featurize.system.atomic import output_error, replacing
+from head.crossval.runner import CrossValidation
+from head.runs.reader import PROBABILITY_PREFIX
+
+_ELSEWHERE = "choose another place with --predictions"
+
+
+def check_target(path: Path) -> None:
+    """Find out whether a file can be written there, and leave nothing.
+
+    Raises:
+        OutputError: if it cannot.
+    """
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        folder = next(parent for parent in path.absolute().parents if parent.exists())
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise output_error(path, error, elsewhere=_ELSEWHERE) from error
+
+
+def out_of_fold_columns(result: CrossValidation) -> list[str]:
+    """Return the column names of :func:`out_of_fold_lines`."""
+    probabilities = [PROBABILITY_PREFIX + name for name in result.cache.class_names]
+    return ["path", "group", "seed", "fold", "label", "prediction", *probabilities]
+
+
+def out_of_fold_lines(result: CrossValidation) -> Iterator[list[Any]]:
+    """Yield a line per image and seed."""
+    names, columns, main = result.cache.class_names, result.cache.columns, result.main
+    for seed, (fold, probabilities) in enumerate(zip(main.fold, main.probabilities, strict=True)):
+        for place, row in enumerate(result.rows.tolist()):
+            p = probabilities[place]
+            facts = [columns.path[row], columns.group[row], seed, fold[place], names[main.labels[place]]]
+            yield [*facts, names[p.argmax()], *(str(value) for value in p)]
+
+
+def save_out_of_fold(result: CrossValidation, path: Path) -> None:
+    """Write the out-of-fold predictions as CSV.
+
+    Raises:
+        OutputError: if it cannot be written.
+    """
+    output = replacing(path, elsewhere=_ELSEWHERE)
+    with output as partial, partial.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+        writer = csv.writer(file)
+        writer.writerow(out_of_fold_columns(result))
+        writer.writerows(out_of_fold_lines(result))

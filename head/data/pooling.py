@@ -1,0 +1,43 @@
+"""Which features of a cache a head reads: all of them, or of several layers' features those of the last."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from featurize.backbones.registry import backbone_info
+from featurize.cache.reader import FeatureCache
+from featurize.errors import MismatchError
+from featurize.pipeline.request import featurize_command
+
+FINAL, MULTILEVEL = "final", "multilevel"
+
+
+def pooled(cache: FeatureCache, pooling: str) -> FeatureCache:
+    """Return a cache as if it had been featurized with ``pooling``, as far as it holds these features.
+
+    The first columns of a cache with ``multilevel`` are what ``final`` gives. Any other cache comes back as it is.
+    """
+    if (cache.spec.pooling, pooling) != (MULTILEVEL, FINAL):
+        return cache
+    columns = backbone_info(cache.spec.backbone).final_dim
+    return replace(cache, spec=replace(cache.spec, pooling=pooling), features=cache.features[..., :columns])
+
+
+def chosen_pooling(cache: FeatureCache, pooling: str) -> FeatureCache:
+    """Return a cache as :func:`pooled` does, and insist.
+
+    Raises:
+        MismatchError: if the cache does not hold these features.
+    """
+    chosen = pooled(cache, pooling)
+    if chosen.spec.pooling != pooling:
+        wanted = replace(cache.spec, pooling=pooling)
+        raise MismatchError(
+            f"the cache does not hold the features of pooling {pooling}",
+            path=cache.path,
+            expected=pooling,
+            found=cache.spec.pooling,
+            mend=featurize_command(wanted, cache.data_root, Path(f"{cache.path.stem}-{pooling}.h5"), cache.class_names),
+        )
+    return chosen

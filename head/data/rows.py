@@ -1,0 +1,346 @@
+"""The rows a head trains on: in memory, or left on the disk and read in blocks. docs/decisions/0033 says why so."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from featurize.cache.reader import FeatureCache
+from featurize.cache.rows import ROWS_AT_ONCE, read_rows
+from head.specs import MemorySpec
+
+Batch = tuple[Tensor, Tensor]
+"""Features float32 (B, D) and labels int64 (B,)."""
+
+# A disk reads pieces of this size nearly as fast as one long piece.
+_BLOCK_BYTES = 1 << 20
+# Each block of a sweep has a buffer of its own; so many at a time take the memory that is allowed.
+MOST_READERS = 8
+_BLOCKS_A_BUFFER = 16
+
+
+class Stretch(NamedTuple):
+    """Batches of one size, one after the other.
+
+    Attributes:
+        features: float32 or float16 (n, D), what they are picked from.
+        places: int64 (T, B), which of these each of T batches has.
+        labels: int64 (T, B).
+    """
+
+    features: Tensor
+    places: Tensor
+    labels: Tensor
+
+
+class Rows(NamedTuple):
+    """Features float32 (n, D), or (n, V, D) with V views, and labels int64 (n,) of one part, in memory."""
+
+    features: Tensor
+    labels: Tensor
+
+    @property
+    def clean(self) -> Tensor:
+        """Return the features (n, D) of the unchanged images, which are the first view."""
+        return self.features if self.features.ndim == 2 else self.features[:, 0]
+
+    @property
+    def dim(self) -> int:
+        """Return D."""
+        return self.features.shape[-1]
+
+    def clean_blocks(self) -> Iterator[Tensor]:
+        """Yield :attr:`clean` in order, some thousand rows at a time."""
+        yield from torch.split(self.clean, ROWS_AT_ONCE)
+
+    def epoch(self, batch_size: int, generator: torch.Generator | None = None) -> Iterator[Stretch]:
+        """Yield every row once, in a new order; of several views a random one.
+
+        All random numbers are drawn before the first stretch comes.
+
+        Args:
+            batch_size: rows a batch.
+            generator: draws the views and the order; by default torch's own.
+        """
+        views = _draw_views(self.features.shape, generator)
+        order = torch.randperm(len(self.labels), generator=generator)
+        drawn = None if views is None else views[order]
+        yield from _stretches(self.features, order, drawn, self.labels[order], batch_size)
+
+    def take(self, places: NDArray[np.int64]) -> SomeRows:
+        """Return some of the rows, given by their places among these."""
+        return SomeRows(self, torch.from_numpy(places))
+
+    def to(self, device: torch.device) -> Rows:
+        """Return the same with features on a device; the labels stay, which decide what is sent there."""
+        return self._replace(features=self.features.to(device))
+
+
+@dataclass(frozen=True)
+class SomeRows:
+    """Some of the rows in memory; what :class:`Rows` does, without a copy of their features.
+
+    Trainings that run side by side, such as folds, share the features.
+
+    Attributes:
+        whole: the rows that these are some of.
+        places: int64 (n,), row numbers in ``whole``.
+    """
+
+    whole: Rows
+    places: Tensor
+
+    @cached_property
+    def labels(self) -> Tensor:
+        """Labels int64 (n,)."""
+        return self.whole.labels[self.places]
+
+    @property
+    def dim(self) -> int:
+        """Return D."""
+        return self.whole.dim
+
+    def clean_blocks(self) -> Iterator[Tensor]:
+        """Yield the features (≤ 4096, D) of the unchanged images, in order."""
+        clean = self.whole.clean
+        yield from (clean[part] for part in torch.split(self.places, ROWS_AT_ONCE))
+
+    def epoch(self, batch_size: int, generator: torch.Generator | None = None) -> Iterator[Stretch]:
+        """Yield every row once, as :meth:`Rows.epoch` does for a copy of them, to the bit."""
+        features, count = self.whole.features, len(self.places)
+        views = _draw_views((count, *features.shape[1:]), generator)
+        order = torch.randperm(count, generator=generator)
+        drawn = None if views is None else views[order]
+        yield from _stretches(features, self.places[order], drawn, self.labels[order], batch_size)
+
+    def take(self, places: NDArray[np.int64]) -> SomeRows:
+        """Return some of the rows, given by their places among these."""
+        return SomeRows(self.whole, self.places[places])
+
+    def to(self, device: torch.device) -> SomeRows:
+        """Return the same with all features on a device; the labels stay."""
+        return SomeRows(self.whole.to(device), self.places)
+
+
+@dataclass(frozen=True)
+class StoredRows:
+    """Rows of a cache that stay on the disk; what :class:`Rows` does, in the memory of one buffer.
+
+    An epoch's order is drawn over whole blocks of neighbouring rows, and then over the rows of as many blocks as the
+    buffer holds: see :func:`blockwise_order`.
+
+    Attributes:
+        cache: whose features are memory-mapped.
+        rows: int64 (n,), row numbers in the cache, ascending.
+        block_rows: neighbours that are read together.
+        buffer_rows: rows that are held at a time.
+    """
+
+    cache: FeatureCache
+    rows: NDArray[np.int64]
+    block_rows: int
+    buffer_rows: int
+
+    @cached_property
+    def labels(self) -> Tensor:
+        """Labels int64 (n,)."""
+        return torch.from_numpy(np.asarray(self.cache.columns.label)[self.rows].astype(np.int64))
+
+    @property
+    def dim(self) -> int:
+        """Return D."""
+        return int(self.cache.features.shape[-1])
+
+    def clean_blocks(self) -> Iterator[Tensor]:
+        """Yield the features float32 (≤ 4096, D) of the unchanged images, in order.
+
+        Raises:
+            CacheError: if a value is not finite.
+        """
+        for part in _pieces(self.rows):
+            yield torch.from_numpy(read_rows(self.cache, part, views=0)).float()
+
+    def epoch(self, batch_size: int, generator: torch.Generator | None = None) -> Iterator[Stretch]:
+        """Yield every row once, as :meth:`Rows.epoch` does, but in a blockwise order.
+
+        Raises:
+            CacheError: if a value is not finite.
+        """
+        labels = self.labels
+        views = _draw_views((len(self.rows), *self.cache.features.shape[1:]), generator)
+        # Whole batches a buffer, so that none has to wait for rows of the next one.
+        buffer_rows = max(1, self.buffer_rows // batch_size) * batch_size
+        for part in blockwise_order(len(self.rows), self.block_rows, buffer_rows, generator):
+            yield from self._stretches(part, labels, views, batch_size)
+
+    def take(self, places: NDArray[np.int64]) -> StoredRows:
+        """Return some of the rows, given by their places among these, ascending."""
+        return StoredRows(self.cache, self.rows[places], self.block_rows, self.buffer_rows)
+
+    def to(self, device: torch.device) -> StoredRows:
+        """Return them as they are: their batches are sent to the device that trains."""
+        return self
+
+    def _stretches(self, part: Tensor, labels: Tensor, views: Tensor | None, batch_size: int) -> Iterator[Stretch]:
+        ascending, back = part.sort()
+        chosen = None if views is None else views[ascending].numpy()
+        buffer = torch.from_numpy(read_rows(self.cache, self.rows[ascending.numpy()], views=chosen))
+        place = torch.empty_like(back)
+        place[back] = torch.arange(len(back))
+        yield from _stretches(buffer, place, None, labels[part], batch_size)
+
+
+AnyRows = Rows | SomeRows | StoredRows
+
+
+def single_batches(rows: AnyRows, batch_size: int, generator: torch.Generator | None = None) -> Iterator[Batch]:
+    """Yield every row once, batch by batch, in the order of its ``epoch``."""
+    for stretch in rows.epoch(batch_size, generator):
+        for places, labels in zip(stretch.places, stretch.labels, strict=True):
+            yield stretch.features[places].float(), labels
+        del stretch  # a buffer from the disk goes before the next is read
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Where training takes its rows from, as run.json says it.
+
+    Attributes:
+        memory_mb: what features may take.
+        block_rows: neighbours that are read together; ``None`` if all rows are in memory.
+        buffer_rows: rows that are held at a time, likewise.
+    """
+
+    memory_mb: float
+    block_rows: int | None = None
+    buffer_rows: int | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return ``mode`` (``memory`` or ``blocks``) and the attributes as plain JSON types."""
+        mode = "memory" if self.block_rows is None else "blocks"
+        return {"mode": mode, **vars(self)}
+
+    def load(self, cache: FeatureCache, rows: NDArray[np.int64]) -> AnyRows:
+        """Return rows of a cache, given by ascending numbers.
+
+        Raises:
+            CacheError: if a value is not finite; of rows that stay on the disk, when they are read.
+        """
+        if self.block_rows is None or self.buffer_rows is None:
+            return labelled_rows(cache, rows)
+        return StoredRows(cache, rows, self.block_rows, self.buffer_rows)
+
+
+def plan_reading(cache: FeatureCache, count: int, memory: MemorySpec) -> Reading:
+    """Decide whether ``count`` rows of a cache fit into memory, and in what pieces they are read if they do not."""
+    limit = memory.memory_mb * 1e6
+    row_shape = cache.features.shape[1:]
+    if count * int(np.prod(row_shape)) * 4 <= limit:
+        return Reading(memory.memory_mb)
+    row_bytes = row_shape[-1] * cache.features.dtype.itemsize  # one view of each row
+    buffer_bytes = int(limit) // MOST_READERS
+    block_rows = max(1, min(_BLOCK_BYTES, buffer_bytes // _BLOCKS_A_BUFFER) // row_bytes)
+    return Reading(memory.memory_mb, block_rows, max(block_rows, buffer_bytes // row_bytes))
+
+
+def as_rows(features: NDArray[np.floating], labels: NDArray[np.integer]) -> Rows:
+    """Copy features (n, D) or (n, V, D) of any float type and labels (n,) into tensors."""
+    return Rows(torch.from_numpy(features.astype(np.float32)), torch.from_numpy(labels.astype(np.int64)))
+
+
+def labelled_rows(cache: FeatureCache, rows: NDArray[np.int64]) -> Rows:
+    """Load rows of a cache into memory.
+
+    Raises:
+        CacheError: if a value is not finite.
+    """
+    features = torch.empty((len(rows), *cache.features.shape[1:]))
+    for part, target in zip(_pieces(rows), torch.split(features, ROWS_AT_ONCE), strict=True):
+        target.copy_(torch.from_numpy(read_rows(cache, part)))
+    return Rows(features, torch.from_numpy(np.asarray(cache.columns.label)[rows].astype(np.int64)))
+
+
+def labelled_blocks(cache: FeatureCache, rows: NDArray[np.int64]) -> Iterator[Rows]:
+    """Load rows of a cache some thousand at a time.
+
+    Raises:
+        CacheError: if a value is not finite.
+    """
+    for part in _pieces(rows):
+        yield labelled_rows(cache, part)
+
+
+def blockwise_order(
+    count: int, block_rows: int, buffer_rows: int, generator: torch.Generator | None = None
+) -> list[Tensor]:
+    """Draw an order of rows that a disk can follow.
+
+    Blocks of neighbours come in a random order; what of it fits into the buffer at a time is shuffled row by row.
+
+    Args:
+        count: number of rows n.
+        block_rows: rows of a block.
+        buffer_rows: rows of a part.
+        generator: by default torch's own.
+
+    Returns:
+        Parts, int64 (``buffer_rows``,) each but the last, which together hold 0 to n - 1 once.
+    """
+    blocks = torch.split(torch.arange(count), block_rows)
+    order = torch.cat([blocks[number] for number in torch.randperm(len(blocks), generator=generator).tolist()])
+    return [part[torch.randperm(len(part), generator=generator)] for part in batches(order, buffer_rows)]
+
+
+def batches(order: Tensor, batch_size: int) -> Iterator[Tensor]:
+    """Cut ``order`` into batches; a single row left over joins the last one, since BatchNorm needs two."""
+    edge = _whole_batches(len(order), batch_size)
+    yield from order[:edge].view(-1, batch_size)
+    if edge < len(order):
+        yield order[edge:]
+
+
+def _stretches(
+    features: Tensor, places: Tensor, views: Tensor | None, labels: Tensor, batch_size: int
+) -> Iterator[Stretch]:
+    """Cut rows, in their order, into batches, and join those of one size: all, and perhaps the last."""
+    if views is not None:
+        places, features = places * features.shape[1] + views, features.flatten(0, 1)
+    edge = _whole_batches(len(labels), batch_size)
+    for part, width in ((slice(edge), batch_size), (slice(edge, None), len(labels) - edge)):
+        if len(labels[part]):
+            yield Stretch(features, places[part].view(-1, width), labels[part].view(-1, width))
+
+
+def _whole_batches(count: int, batch_size: int) -> int:
+    """Return how many of ``count`` rows come in batches of ``batch_size``; the rest are one smaller or larger by 1."""
+    rest = count % batch_size
+    return max(0, count - rest - batch_size) if rest == 1 else count - rest
+
+
+def collected(blocks: Iterable[Tensor], count: int, dim: int = 0) -> Tensor:
+    """Join blocks along ``dim``, whose length will be ``count``, as they come.
+
+    The memory is asked for once: small results kept between large blocks that go would keep the memory of these.
+    """
+    result, done = torch.empty(0), 0
+    for block in blocks:
+        if not done:
+            result = block.new_empty((*block.shape[:dim], count, *block.shape[dim + 1 :]))
+        result.narrow(dim, done, block.shape[dim]).copy_(block)
+        done += block.shape[dim]
+    return result
+
+
+def _draw_views(shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor | None:
+    return None if len(shape) == 2 else torch.randint(shape[1], (shape[0],), generator=generator)
+
+
+def _pieces(rows: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    return [rows[first : first + ROWS_AT_ONCE] for first in range(0, max(1, len(rows)), ROWS_AT_ONCE)]

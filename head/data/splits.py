@@ -1,0 +1,154 @@
+"""Which rows train, which choose the epoch, which test. Rows of one group never part."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featurize.cache.reader import FeatureCache
+from featurize.datasets.groups import joined_groups
+from featurize.datasets.layouts import NO_LABEL, NO_SPLIT, SPLITS
+from featurize.errors import DataError
+
+logger = logging.getLogger(__name__)
+
+TRAIN, VALID, TEST = range(3)
+# Of five folds one tests and one validates: 60, 20 and 20 percent.
+_FOLDS = 5
+
+
+@dataclass(frozen=True)
+class Split:
+    """Row numbers of each part.
+
+    Attributes:
+        rows: part (``train``, ``valid``, ``test``) to int64 row numbers, ascending; a part may be empty.
+        source: where the split comes from, for reports.
+    """
+
+    rows: dict[str, NDArray[np.int64]]
+    source: str
+
+    @property
+    def used(self) -> tuple[NDArray[np.int64], list[str]]:
+        """Return the row numbers of all parts, ascending, and the part of each."""
+        rows = np.concatenate([self.rows[name] for name in SPLITS])
+        names = np.repeat(np.array(SPLITS, object), [len(self.rows[name]) for name in SPLITS])
+        order = rows.argsort()
+        return rows[order], names[order].tolist()
+
+
+def split_rows(cache: FeatureCache, *, seed: int) -> Split:
+    """Take the cache's own split; make the parts it lacks, grouped, stratified and seeded.
+
+    Raises:
+        DataError: if there are fewer than two classes, no training rows, or too few groups to divide.
+    """
+    check_classes(cache)
+    labels, codes = np.asarray(cache.columns.label), np.asarray(cache.columns.split).copy()
+    labelled = labels != NO_LABEL
+    made = []
+    if (codes[labelled] == NO_SPLIT).all():
+        folds = _folds(cache, np.flatnonzero(labelled), seed)
+        codes[labelled] = np.select([folds == 0, folds == 1], [TEST, VALID], TRAIN)
+        made = ["all parts"]
+    elif not (codes[labelled] == VALID).any():
+        train = np.flatnonzero(labelled & (codes == TRAIN))
+        codes[train[_folds(cache, train, seed) == 0]] = VALID
+        made = ["valid from train"]
+    rows = {name: np.flatnonzero(labelled & (codes == code)) for code, name in enumerate(SPLITS)}
+    _check(cache, rows["train"], labels)
+    _warn_of_absent(cache, rows, labels)
+    left_out = len(cache) - sum(map(len, rows.values()))
+    if left_out:
+        logger.warning("%d images without label or split take no part", left_out)
+    if not len(rows["test"]):
+        logger.warning("there is no test split: the figures below are those of the validation split")
+    source = (
+        f"made here ({', '.join(made)}; grouped, stratified, seed {seed})" if made else "the data set's own folders"
+    )
+    if made:
+        logger.info("split %s", source)
+    return Split(rows, source)
+
+
+def check_classes(cache: FeatureCache) -> None:
+    """Raise a DataError unless there are images of two classes or more."""
+    labels = np.asarray(cache.columns.label)
+    if len(present := np.unique(labels[labels != NO_LABEL])) < 2:
+        raise DataError(
+            "a classifier needs at least two classes",
+            path=cache.path,
+            found=", ".join(cache.class_names[code] for code in present) or "no labels",
+            mend="featurize a folder with one folder a class, such as data/covid/ and data/normal/",
+        )
+
+
+def group_keys(cache: FeatureCache) -> NDArray[np.int64]:
+    """Return the group of each row as a number (N,): rows of one patient share it, and so do exact copies of an image.
+
+    Copies that carry two patients' names join these patients.
+    """
+    return joined_groups(cache.columns.group, cache.columns.sha256)
+
+
+def fewest_groups(labels: NDArray[np.integer], groups: NDArray[np.int64]) -> int:
+    """Return how many groups the class with the fewest has; 0 without rows."""
+    return min((len(np.unique(groups[labels == label])) for label in np.unique(labels)), default=0)
+
+
+def _folds(cache: FeatureCache, rows: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
+    """Return the fold number, 0 to 4, of each of ``rows``."""
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    labels, groups = np.asarray(cache.columns.label)[rows], group_keys(cache)[rows]
+    fewest = fewest_groups(labels, groups)
+    if fewest < _FOLDS:
+        raise DataError(
+            "too few images to divide into train, valid and test",
+            path=cache.path,
+            expected=f"at least {_FOLDS} patients or images of each class",
+            found=f"{fewest} of the smallest class",
+            mend="add images, or divide them yourself into train/, valid/ and test/",
+        )
+    folds = np.empty(len(rows), np.int64)
+    splitter = StratifiedGroupKFold(_FOLDS, shuffle=True, random_state=seed)
+    for number, (_, held_out) in enumerate(splitter.split(rows, labels, groups)):
+        folds[held_out] = number
+    return folds
+
+
+def _counted(classes: dict[str, int]) -> str:
+    return ", ".join(f"{name} {count}" for name, count in classes.items())
+
+
+def _warn_of_absent(cache: FeatureCache, rows: dict[str, NDArray[np.int64]], labels: NDArray[np.int32]) -> None:
+    for part in ("valid", "test"):
+        present = set(labels[rows[part]].tolist())
+        if rows[part].size and (absent := [n for code, n in enumerate(cache.class_names) if code not in present]):
+            logger.warning(
+                "%s: no %s image of class %s: figures of that class cannot be given%s",
+                cache.path,
+                {"valid": "validation"}.get(part, part),
+                ", ".join(absent),
+                ", and it has no say in which epoch is kept" if part == "valid" else "",
+            )
+
+
+def _check(cache: FeatureCache, train: NDArray[np.int64], labels: NDArray[np.int32]) -> None:
+    present = set(labels[train].tolist())
+    if absent := [name for code, name in enumerate(cache.class_names) if code not in present]:
+        raise DataError(
+            f"no training image of class {', '.join(absent)}",
+            path=cache.path,
+            expected="each class in the train split",
+            found="; ".join(f"{part}: {_counted(classes)}" for part, classes in cache.counts.items()),
+            mend="move images into the train folder, or leave the class out with xfeat featurize --classes",
+        )
+    if len(train) < 2:
+        raise DataError(
+            "too few training images: BatchNorm needs two", path=cache.path, found=str(len(train)), mend="add images"
+        )

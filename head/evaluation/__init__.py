@@ -1,0 +1,1 @@
+"""What a head is worth: predictions, calibration, metrics, intervals, the operating point."""

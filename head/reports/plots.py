@@ -1,0 +1,185 @@
+"""The figures of a report, as SVG text. Arrays in, text out; matplotlib draws, scikit-learn computes the curves."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
+
+from head.training.history import EpochRecord
+
+# The palette of Okabe and Ito, which readers with any kind of colour vision can tell apart.
+# Source: https://jfly.uni-koeln.de/color/
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#000000")
+_SIZE = (4.2, 3.4)  # inches: two beside each other on a desktop, one below the other on a phone
+# Of the figure: left, bottom, width, height. A layout that matplotlib works out for itself means drawing twice.
+_PLACE = (0.14, 0.14, 0.83, 0.83)
+# For matplotlib.rc_context: what all figures of a page share.
+STYLE: Any = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "xfeat",
+    "text.parse_math": False,  # a class may be called a$b
+    "font.family": "sans-serif",
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.25,
+}
+
+Labels = NDArray[np.integer]
+Probabilities = NDArray[np.floating]
+
+
+def training_curve(history: Sequence[EpochRecord], best_epoch: int, quantity: str) -> str:
+    """Draw ``loss`` or ``accuracy`` per epoch, with the kept epoch marked."""
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=_SIZE)
+        axes = figure.add_axes(_PLACE)
+        epochs = [record.epoch for record in history]
+        for colour, part in zip(COLOURS, ("train", "valid"), strict=False):
+            values = [getattr(record, f"{part}_{quantity}") for record in history]
+            axes.plot(epochs, values, marker="o", markersize=3, color=colour, label=part)
+        axes.axvline(best_epoch, color="#888", linestyle=":", label=f"kept: epoch {best_epoch}")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        label_axes(axes, "epoch", quantity, legend=True)
+        return svg_text(figure, f"{quantity} per epoch")
+
+
+def confusion_matrix_plot(matrix: Sequence[Sequence[int]], class_names: Sequence[str]) -> str:
+    """Draw a confusion matrix, shaded by the share of each true class."""
+    counts = np.asarray(matrix)
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    with matplotlib.rc_context({**STYLE, "axes.grid": False}):
+        side = 2.2 + 0.6 * len(class_names)
+        figure = Figure(figsize=(side + 0.2, side))
+        axes = figure.add_axes((0.18, 0.16, 0.8, 0.82))
+        axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+        for row, column in np.ndindex(*counts.shape):
+            colour = "white" if shares[row, column] > 0.5 else "black"
+            text = f"{counts[row, column]}\n{100 * shares[row, column]:.0f} %"
+            axes.text(column, row, text, ha="center", va="center", color=colour)
+        axes.set_xticks(range(len(class_names)), class_names)
+        axes.set_yticks(range(len(class_names)), class_names, rotation=90, va="center")
+        label_axes(axes, "predicted", "true")
+        return svg_text(figure, "confusion matrix")
+
+
+def roc_curves(labels: Labels, probabilities: Probabilities, class_names: Sequence[str]) -> str:
+    """Draw ROC curves, each class against the rest; classes that are absent are left out."""
+    from sklearn.metrics import roc_auc_score, roc_curve
+
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=_SIZE)
+        axes = figure.add_axes(_PLACE)
+        axes.plot([0, 1], [0, 1], color="#888", linestyle=":", label="chance")
+        for name, colour, positive, scores in _present(labels, probabilities, class_names):
+            false_rate, true_rate, _ = roc_curve(positive, scores)
+            axes.plot(false_rate, true_rate, color=colour, label=f"{name}, AUC {roc_auc_score(positive, scores):.3f}")
+        label_axes(axes, "1 − specificity", "sensitivity", legend=True)
+        return svg_text(figure, "ROC curves")
+
+
+def precision_recall_curves(labels: Labels, probabilities: Probabilities, class_names: Sequence[str]) -> str:
+    """Draw precision-recall curves, each class against the rest; classes that are absent are left out."""
+    from sklearn.metrics import average_precision_score, precision_recall_curve
+
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=_SIZE)
+        axes = figure.add_axes(_PLACE)
+        for name, colour, positive, scores in _present(labels, probabilities, class_names):
+            precision, recall, _ = precision_recall_curve(positive, scores)
+            average = average_precision_score(positive, scores)
+            axes.plot(recall, precision, color=colour, label=f"{name}, AP {average:.3f}")
+        axes.set_ylim(0, 1.03)
+        label_axes(axes, "sensitivity (recall)", "PPV (precision)", legend=True)
+        return svg_text(figure, "precision-recall curves")
+
+
+def _present(
+    labels: Labels, probabilities: Probabilities, class_names: Sequence[str]
+) -> Iterator[tuple[str, str, NDArray[np.bool_], Probabilities]]:
+    for code, name in enumerate(class_names):
+        positive = labels == code
+        if positive.any() and not positive.all():
+            yield legend_label(name), COLOURS[code % len(COLOURS)], positive, probabilities[:, code]
+
+
+def reliability_diagram(
+    labels: Labels, probabilities: Probabilities, class_names: Sequence[str], uncalibrated: Probabilities | None = None
+) -> str:
+    """Draw how often a class is right against how probable the model calls it, in up to ten equally filled bins.
+
+    The probabilities before calibration, if given, are drawn as a thin line of the same colour.
+    """
+    bins = int(np.clip(len(labels) // 10, 2, 10))
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=_SIZE)
+        axes = figure.add_axes(_PLACE)
+        axes.plot([0, 1], [0, 1], color="#888", linestyle=":", label="calibrated")
+        for code, name in enumerate(class_names):
+            colour = COLOURS[code % len(COLOURS)]
+            if uncalibrated is not None:
+                mean, share = _reliability(labels == code, uncalibrated[:, code], bins)
+                label = "before calibration" if code == 0 else None
+                axes.plot(mean, share, color=colour, linewidth=0.8, linestyle="--", alpha=0.7, label=label)
+            mean, share = _reliability(labels == code, probabilities[:, code], bins)
+            axes.plot(mean, share, marker="o", markersize=3, color=colour, label=legend_label(name))
+        label_axes(axes, "predicted probability", "share that is of the class", legend=True)
+        return svg_text(figure, "reliability diagram")
+
+
+def fold_accuracies(ways: Mapping[str, Sequence[float]]) -> str:
+    """Draw the accuracy of each fold as a point, and their mean as a line, for each way of dividing."""
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(_SIZE[0], 0.9 + 0.7 * len(ways)))
+        axes = figure.add_axes((0.24, 0.4 / (0.9 + 0.7 * len(ways)) + 0.1, 0.73, 0.75 - 0.3 / (0.9 + 0.7 * len(ways))))
+        for place, (colour, accuracies) in enumerate(zip(COLOURS, ways.values(), strict=False)):
+            # beside each other, so that equal folds do not hide each other
+            spread = place + np.linspace(-0.15, 0.15, len(accuracies))
+            axes.plot(accuracies, spread, "o", color=colour, markersize=5, alpha=0.8)
+            axes.vlines(float(np.mean(accuracies)), place - 0.32, place + 0.32, color=colour, linewidth=2)
+        axes.set_yticks(range(len(ways)), list(ways))
+        axes.set_ylim(len(ways) - 0.4, -0.6)
+        label_axes(axes, "accuracy of each fold, and their mean", "")
+        return svg_text(figure, "accuracy of each fold")
+
+
+def _reliability(positive: NDArray[np.bool_], scores: Probabilities, bins: int) -> tuple[Any, Any]:
+    from sklearn.calibration import calibration_curve
+
+    share, mean = calibration_curve(positive, scores, n_bins=bins, strategy="quantile")
+    return mean, share
+
+
+def legend_label(name: str) -> str:
+    """Return a name as a legend shows it: matplotlib leaves out labels that start with an underscore."""
+    return f" {name}" if name.startswith("_") else name
+
+
+def label_axes(axes: Axes, x: str, y: str, *, legend: bool = False) -> None:
+    """Name both axes, and draw the legend if it is wanted and there is something in it."""
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    if legend and axes.get_legend_handles_labels()[0]:
+        axes.legend(frameon=False, fontsize=9)
+
+
+def svg_text(figure: Figure, title: str) -> str:
+    """Return a figure as an SVG element that stands in a page; ``title`` is what screen readers say."""
+    buffer = io.StringIO()
+    with warnings.catch_warnings():
+        # The reader's browser writes the texts; a glyph that matplotlib's own font lacks does not matter.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Title": title}, transparent=True)
+    text = buffer.getvalue()
+    # Several figures share one page: without the XML prologue, and labelled for screen readers.
+    return text[text.index("<svg") :].replace("<svg ", f'<svg role="img" aria-label="{title}" ', 1)

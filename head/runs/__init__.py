@@ -1,0 +1,1 @@
+"""The run folder: reading it, writing it, going on with it."""

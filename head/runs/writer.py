@@ -1,0 +1,224 @@
+"""The run folder ``runs/<run>/``, written: whole or not at all."""
+
+from __future__ import annotations
+
+import csv
+import glob
+import hashlib
+import json
+import os
+import platform
+import re
+import secrets
+import shutil
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from filelock import BaseFileLock, FileLock, Timeout
+
+from featurize.errors import BusyError, RunError, XfeatError
+from featurize.system.atomic import flush, output_error
+from head.runs.reader import FORMAT, HEAD_FILE, LATEST, PREDICTIONS_FILE, PROBABILITY_PREFIX, RUN_FILE, SCHEMA_VERSION
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from head.evaluation.predictions import Predictions
+
+_ELSEWHERE = "choose another place with --runs"
+_HOST = platform.node()
+# File systems take 255 bytes; names of locks, of a sweep's best trial and of this machine are added to a run's.
+_LONGEST_NAME = 150
+# Folders of trainings, before these had locks: the number of a process, which says nothing across machines.
+_WITHOUT_LOCK = re.compile(r"\..+\.\d+-[0-9a-f]{8}\.tmp")
+_SURELY_DEAD_S = 7 * 24 * 3600
+
+
+def checked_name(name: str) -> str:
+    """Return a name for a folder in the folder of all runs.
+
+    Raises:
+        RunError: if it is none.
+    """
+    if not name or name != Path(name).name or name.startswith(".") or name == LATEST:
+        raise RunError(
+            "not a name for a run", expected="letters, digits, - and _", found=name, mend="choose another --name"
+        )
+    if (length := len(os.fsencode(name))) > _LONGEST_NAME:
+        raise RunError(
+            "too long a name for a run",
+            expected=f"at most {_LONGEST_NAME} bytes",
+            found=f"{length} bytes",
+            mend="choose a shorter --name",
+        )
+    return name
+
+
+class RunWriter:
+    """Builds a run folder under a hidden name and shows it when it is whole.
+
+    Args:
+        runs: the folder of all runs.
+        name: of this one.
+        latest: whether ``runs/latest`` shall lead to it.
+
+    Raises:
+        RunError: if there is a run of that name already.
+        BusyError: on entering, if another training will have that name.
+    """
+
+    def __init__(self, runs: Path, name: str, *, latest: bool = True) -> None:
+        self.target, self._latest = runs / checked_name(name), latest
+        self._refuse_existing()
+        # Containers and machines may share a disk: a name that nobody else takes, and that says where its lock holds.
+        self.folder = runs / f".{name}.{_HOST}-{secrets.token_hex(4)}.tmp"
+        self._lock = FileLock(self.folder.with_suffix(".lock"))
+        self._name_lock = FileLock(runs / f".{name}.{_HOST}-name.lock", timeout=0)
+        self._made = [folder for folder in (runs, *runs.parents) if not folder.exists()]
+
+    def __enter__(self) -> RunWriter:
+        try:
+            self.target.parent.mkdir(parents=True, exist_ok=True)
+            _remove_abandoned(self.target.parent)
+            self._take_name()
+            self._lock.acquire()
+            self.folder.mkdir()
+        except XfeatError:
+            self._clean_up()
+            raise
+        except OSError as error:
+            self._clean_up()
+            raise output_error(self.target, error, elsewhere=_ELSEWHERE) from error
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        try:
+            if error is None:
+                self._publish()
+        except XfeatError:
+            raise
+        except OSError as problem:
+            raise output_error(self.target, problem, elsewhere=_ELSEWHERE) from problem
+        finally:
+            self._clean_up()
+        if isinstance(error, OSError) and not isinstance(error, XfeatError):
+            raise output_error(self.target, error, elsewhere=_ELSEWHERE) from error
+
+    def _refuse_existing(self) -> None:
+        if self.target.exists():
+            raise RunError("there is a run of that name", path=self.target, mend="choose another --name, or delete it")
+
+    def _take_name(self) -> None:
+        try:
+            self._name_lock.acquire()
+        except Timeout as error:
+            raise BusyError(
+                "another training will have that name", path=self.target, mend="choose another --name, or wait for it"
+            ) from error
+        self._refuse_existing()
+
+    def save_head(self, model: nn.Module) -> str:
+        """Write the head's weights; return the file's SHA-256."""
+        from safetensors.torch import save
+
+        content = save({key: value.contiguous() for key, value in model.state_dict().items()})
+        (self.folder / HEAD_FILE).write_bytes(content)
+        return hashlib.sha256(content).hexdigest()
+
+    def save_table(self, file_name: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+        """Write a CSV file with a line of column names."""
+        with (self.folder / file_name).open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+            writer = csv.writer(file)
+            writer.writerow(columns)
+            writer.writerows(rows)
+
+    def save_facts(self, facts: Mapping[str, Any]) -> None:
+        """Write run.json; format and version are added."""
+        self.save_json(RUN_FILE, {"format": FORMAT, "schema_version": SCHEMA_VERSION, **facts})
+
+    def save_json(self, file_name: str, content: Mapping[str, Any]) -> None:
+        """Write a JSON file."""
+        (self.folder / file_name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+    def save_text(self, file_name: str, text: str) -> None:
+        """Write a text file."""
+        (self.folder / file_name).write_text(text, encoding="utf-8", errors="surrogateescape")
+
+    def _publish(self) -> None:
+        for path in (*self.folder.iterdir(), self.folder):
+            flush(path)
+        self._refuse_existing()  # written on another machine, where our lock does not reach
+        self.folder.rename(self.target)
+        if self._latest:
+            self._point_latest()
+        flush(self.target.parent)
+
+    def _point_latest(self) -> None:
+        link = self.target.parent / f".{LATEST}.{secrets.token_hex(8)}"
+        try:
+            link.symlink_to(self.target.name, target_is_directory=True)
+            link.replace(self.target.parent / LATEST)
+        except OSError:
+            link.unlink(missing_ok=True)  # no symbolic links here: latest_run looks at the times instead
+
+    def _clean_up(self) -> None:
+        """Remove what is unfinished, and the folders made for it that are empty."""
+        _remove(self.folder, self._lock)
+        if self._name_lock.is_locked:
+            _remove(self.folder, self._name_lock)
+        for folder in self._made:
+            with suppress(OSError):
+                folder.rmdir()
+
+
+def _remove_abandoned(runs: Path) -> None:
+    """Remove what trainings on this machine left that were killed: the system has released their locks.
+
+    Of earlier versions, which had no locks, what nobody has touched for a week.
+    """
+    for file in runs.glob(f".*.{glob.escape(_HOST)}-*.lock"):
+        lock = FileLock(file, timeout=0)
+        try:
+            lock.acquire()
+        except OSError:  # it is held: a training that lives
+            continue
+        _remove(file.with_suffix(".tmp"), lock)
+    for folder in runs.glob(".*.tmp"):
+        if _WITHOUT_LOCK.fullmatch(folder.name) and not folder.with_suffix(".lock").exists() and _untouched(folder):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _untouched(folder: Path) -> bool:
+    try:
+        last = max(path.stat().st_mtime for path in (folder, *folder.iterdir()))
+    except OSError:  # a file, or gone by now
+        return False
+    return time.time() - last > _SURELY_DEAD_S
+
+
+def _remove(folder: Path, lock: BaseFileLock) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    lock.release()
+    with suppress(OSError):
+        Path(lock.lock_file).unlink()
+
+
+def save_predictions(writer: RunWriter, predictions: Predictions, class_names: Sequence[str]) -> None:
+    """Write predictions.csv: probabilities after the temperature, and the decision."""
+    table = (
+        # the shortest text of a float32 keeps every bit, so that an exported model can be held against it
+        [path, split, class_names[label], class_names[decided], *(str(p) for p in probabilities)]
+        for path, split, label, decided, probabilities in zip(
+            predictions.paths,
+            predictions.split,
+            predictions.labels,
+            predictions.decisions,
+            predictions.probabilities,
+            strict=True,
+        )
+    )
+    columns = ["path", "split", "label", "prediction", *(PROBABILITY_PREFIX + name for name in class_names)]
+    writer.save_table(PREDICTIONS_FILE, columns, table)

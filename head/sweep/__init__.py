@@ -1,0 +1,1 @@
+"""Many settings, ranked: which to try, the results, the runner."""

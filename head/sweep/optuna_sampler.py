@@ -1,0 +1,109 @@
+"""What Optuna would try next. It is asked for a round of combinations at a time, and remembers nothing itself.
+
+Each round is drawn from the results of the rounds before it and from the sweep's seed alone, so that a sweep that was
+stopped goes on as if it had not been.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from featurize.errors import MissingExtraError
+from head.sweep.results import Trial
+from head.sweep.space import Axis, Range, Settings, SweepSpec
+
+if TYPE_CHECKING:
+    from optuna import Study
+    from optuna.distributions import BaseDistribution
+
+# After so many proposals that were made before, the next untried combination of the list is taken.
+_ASK_AGAIN = 50
+
+
+def propose(spec: SweepSpec, tried: Sequence[Settings], trials: Sequence[Trial], count: int) -> list[Settings]:
+    """Ask for more combinations by their tree-structured Parzen estimates.
+
+    Args:
+        spec: the sweep; its ranking figure is what is made better.
+        tried: the combinations of all rounds before.
+        trials: finished trials; of each combination, one a seed.
+        count: how many to propose.
+
+    Returns:
+        ``count`` combinations that were not tried, or fewer if there are no more.
+
+    Raises:
+        MissingExtraError: if Optuna is not installed.
+
+    Source:
+        Bergstra et al., "Algorithms for Hyper-Parameter Optimization", 2011, as Optuna's TPESampler has it.
+    """
+    try:
+        import optuna
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(
+            "optuna is not installed, which --sampler optuna needs", mend="pip install 'xfeat[optuna]'"
+        ) from error
+    seed = int(np.random.SeedSequence([spec.first_seed, len(tried)]).generate_state(1)[0])
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what it calls experimental is what asking for several at a time needs
+        study = optuna.create_study(
+            direction="minimize" if spec.rank == "loss" else "maximize",
+            sampler=optuna.samplers.TPESampler(seed=seed, constant_liar=True),
+        )
+        _tell(study, spec, tried, trials)
+        return _ask(study, spec, tried, count)
+
+
+def _tell(study: Study, spec: SweepSpec, tried: Sequence[Settings], trials: Sequence[Trial]) -> None:
+    from optuna.trial import TrialState, create_trial
+
+    by_number = {trial.number: trial for trial in trials}
+    for place, settings in enumerate(tried):
+        seeds = [by_number[place * spec.seeds + seed] for seed in range(spec.seeds)]
+        values = [trial.metrics[spec.rank] for trial in seeds if spec.rank in trial.metrics]
+        sound = len(values) == spec.seeds
+        study.add_trial(
+            create_trial(
+                params={name: _as_choice(axis, settings[name]) for name, axis in spec.axes.items()},
+                distributions={name: _distribution(axis) for name, axis in spec.axes.items()},
+                value=float(np.mean(values)) if sound else None,
+                state=TrialState.COMPLETE if sound else TrialState.PRUNED,  # diverged: worse than any that did not
+            )
+        )
+
+
+def _ask(study: Study, spec: SweepSpec, tried: Sequence[Settings], count: int) -> list[Settings]:
+    found: list[Settings] = []
+    distributions = {name: _distribution(axis) for name, axis in spec.axes.items()}
+    for _ in range(count):
+        for _ in range(_ASK_AGAIN):
+            choices = study.ask(distributions).params
+            settings = {name: _from_choice(axis, choices[name]) for name, axis in spec.axes.items()}
+            if settings not in tried and settings not in found:
+                found.append(settings)
+                break
+        else:
+            found += [one for one in spec.combinations() if one not in tried and one not in found][:1]
+    return found
+
+
+def _distribution(axis: Axis) -> BaseDistribution:
+    from optuna.distributions import CategoricalDistribution, FloatDistribution
+
+    if isinstance(axis, Range):
+        return FloatDistribution(axis.low, axis.high, log=axis.logarithmic)
+    return CategoricalDistribution(range(len(axis)))
+
+
+def _as_choice(axis: Axis, value: Any) -> Any:
+    return value if isinstance(axis, Range) else axis.index(value)
+
+
+def _from_choice(axis: Axis, choice: Any) -> Any:
+    return axis.rounded(choice) if isinstance(axis, Range) else axis[choice]

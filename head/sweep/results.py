@@ -1,0 +1,204 @@
+"""The folder ``runs/<sweep>/``: results.csv, a line a trial, and sweep.json. Finished trials are never lost."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from featurize.errors import MismatchError, RunError
+from featurize.system.atomic import output_error, replacing
+from head.runs.resumable import ELSEWHERE, kept_folder
+from head.sweep.space import RANKINGS, SETTINGS, Axis, Range, TrialSpec, axis_text, parse_axis
+
+FORMAT = "xfeat.sweep"
+SCHEMA_VERSION = 1
+SWEEP_FILE, RESULTS_FILE = "sweep.json", "results.csv"
+
+_OTHER_NAME = "choose another --name, or delete that folder"
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One trained head of a sweep: a line of results.csv.
+
+    Attributes:
+        number: in the order of the sweep, from 0.
+        status: ``ok`` or ``diverged``.
+        spec: what was trained.
+        best_epoch: the epoch that was kept; 0 if it diverged.
+        metrics: ``loss``, ``accuracy``, ``balanced_accuracy`` and ``auc`` on the validation images, where they exist.
+        seconds: its share of the time that its block took.
+    """
+
+    number: int
+    status: str
+    spec: TrialSpec
+    best_epoch: int
+    metrics: dict[str, float]
+    seconds: float
+
+
+_COLUMNS = (
+    "trial",
+    "status",
+    *SETTINGS,
+    "seed",
+    "best_epoch",
+    *(f"valid_{name}" for name in RANKINGS),
+    "seconds",
+)
+
+
+class SweepFolder:
+    """Reads and writes the folder of one sweep.
+
+    Args:
+        folder: ``runs/<sweep>``.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Make the folder and keep other processes out of it; a new folder without a finished trial goes at the end.
+
+        Raises:
+            BusyError: if another process is at this sweep.
+            OutputError: if it cannot be made.
+        """
+        there_before = self.folder.exists()
+        with kept_folder(self.folder, "sweep", worth_keeping=lambda: there_before or self._has_trials()):
+            yield
+
+    def _has_trials(self) -> bool:
+        try:
+            return (self.folder / RESULTS_FILE).read_bytes().count(b"\n") > 1
+        except OSError:
+            return False
+
+    def begin(self, identity: dict[str, Any]) -> list[Trial]:
+        """Start the sweep, or go on with it.
+
+        Returns:
+            The trials that are finished already.
+
+        Raises:
+            MismatchError: if the folder holds another sweep.
+            RunError: if it is of another version, holds something else, or is damaged.
+        """
+        facts = self.read_facts()
+        if facts is None:
+            if {file.name for file in self.folder.iterdir()} - {".lock", RESULTS_FILE}:
+                raise RunError("not a sweep", path=self.folder, expected=f"a {SWEEP_FILE}", mend=_OTHER_NAME)
+            self._write_table("w", [_COLUMNS])
+            self.save_facts({"identity": identity, "state": "running"})
+            return []
+        if (found := facts.get("identity")) != identity:
+            old = found if isinstance(found, dict) else {}
+            differ = [key for key in {**old, **identity} if old.get(key) != identity.get(key)]
+            raise MismatchError(
+                f"a sweep of that name has other settings: {', '.join(differ)}", path=self.folder, mend=_OTHER_NAME
+            )
+        return self.read_trials()
+
+    def read_facts(self) -> dict[str, Any] | None:
+        """Return the content of sweep.json, or ``None`` if there is none.
+
+        Raises:
+            RunError: if it is damaged or of another version.
+        """
+        file = self.folder / SWEEP_FILE
+        if not file.is_file():
+            return None
+        try:
+            facts: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+            found = facts.get("format"), facts.get("schema_version")
+        except (ValueError, AttributeError) as error:
+            raise RunError("damaged", path=file, found=str(error), mend=_OTHER_NAME) from error
+        if found != (FORMAT, SCHEMA_VERSION):
+            raise RunError("a sweep of another format or version", path=file, found=str(found), mend=_OTHER_NAME)
+        return facts
+
+    def save_facts(self, facts: dict[str, Any]) -> None:
+        """Write sweep.json, whole or not at all; format and version are added."""
+        content = {"format": FORMAT, "schema_version": SCHEMA_VERSION, **facts}
+        with replacing(self.folder / SWEEP_FILE, elsewhere=ELSEWHERE) as partial:
+            partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+    def read_trials(self) -> list[Trial]:
+        """Read results.csv; a last line that was not written to its end is dropped from the file.
+
+        Raises:
+            RunError: if it is damaged otherwise.
+        """
+        file = self.folder / RESULTS_FILE
+        try:
+            content = file.read_bytes()
+            whole = content[: content.rfind(b"\n") + 1]
+            if whole != content:
+                with replacing(file) as partial:
+                    partial.write_bytes(whole)
+            return [_trial(row) for row in csv.DictReader(io.StringIO(whole.decode(), newline=""))]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise RunError("damaged results", path=file, found=str(error), mend=_OTHER_NAME) from error
+
+    def rewrite(self, trials: Sequence[Trial]) -> None:
+        """Keep these finished trials and no others."""
+        self._write_table("w", [_COLUMNS, *(_line(trial) for trial in trials)])
+
+    def append(self, trials: Sequence[Trial]) -> None:
+        """Add finished trials, and return when they are on the disk."""
+        self._write_table("a", [_line(trial) for trial in trials])
+
+    def _write_table(self, mode: str, lines: Sequence[Sequence[Any]]) -> None:
+        file = self.folder / RESULTS_FILE
+        try:
+            with file.open(mode, newline="", encoding="utf-8") as stream:
+                csv.writer(stream, lineterminator="\n").writerows(lines)
+                stream.flush()
+                os.fsync(stream.fileno())
+        except OSError as error:
+            raise output_error(file, error, elsewhere=ELSEWHERE) from error
+
+
+def _line(trial: Trial) -> list[Any]:
+    return [
+        trial.number,
+        trial.status,
+        *(_text(name, value) for name, value in trial.spec.settings.items()),
+        trial.spec.train.seed,
+        trial.best_epoch,
+        *(trial.metrics.get(name, "") for name in RANKINGS),
+        f"{trial.seconds:.3f}",
+    ]
+
+
+def _text(name: str, value: Any) -> Any:
+    return axis_text(name, (value,)) if name == "hidden" else value  # numbers with all their digits
+
+
+def _trial(row: dict[str, str]) -> Trial:
+    settings = {name: _only(parse_axis(name, row[name])) for name in SETTINGS}
+    return Trial(
+        int(row["trial"]),
+        row["status"],
+        TrialSpec.of(settings, int(row["seed"])),
+        int(row["best_epoch"]),
+        {name: float(row[f"valid_{name}"]) for name in RANKINGS if row[f"valid_{name}"]},
+        float(row["seconds"]),
+    )
+
+
+def _only(axis: Axis) -> Any:
+    if isinstance(axis, Range):
+        raise ValueError(f"a range: {axis}")
+    [value] = axis
+    return value

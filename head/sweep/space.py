@@ -1,0 +1,292 @@
+"""What a sweep tries: lists and ranges of settings, and the order in which their combinations come."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from featurize.errors import SpecError
+from featurize.specs import POOLINGS, require
+from head.specs import HeadSpec, TrainSpec
+
+if TYPE_CHECKING:
+    from featurize.cache.reader import FeatureCache
+    from head.sweep.results import Trial
+
+HEAD_SETTINGS = tuple(field.name for field in dataclasses.fields(HeadSpec))
+TRAIN_SETTINGS = tuple(field.name for field in dataclasses.fields(TrainSpec) if field.name != "seed")
+POOLING = "pooling"
+SETTINGS = (*TRAIN_SETTINGS, *HEAD_SETTINGS, POOLING)
+RANKINGS = ("loss", "accuracy", "balanced_accuracy", "auc")
+# A range that spans more than this factor is searched by its logarithm.
+_LOGARITHMIC = 10.0
+_RANGE = ".."
+SPREAD, OPTUNA = SAMPLERS = ("spread", "optuna")
+# Combinations that are proposed at a time: a smaller round learns sooner, a larger one fills the blocks.
+ROUND = 8
+# Points that are drawn from ranges for each that is wanted: values are rounded, so that a narrow range has few.
+_DRAWS = 16
+
+
+class TrialSpec(NamedTuple):
+    """All that makes a trial: the layers, the optimisation with its seed, and the features that the head reads."""
+
+    head: HeadSpec
+    train: TrainSpec
+    pooling: str = POOLINGS[0]
+
+    @classmethod
+    def of(cls, settings: Settings, seed: int) -> TrialSpec:
+        """Build it from some of :data:`SETTINGS`; the others keep their defaults.
+
+        Raises:
+            SpecError: if a value is out of range.
+        """
+        head = {name: value for name, value in settings.items() if name in HEAD_SETTINGS}
+        train = {name: value for name, value in settings.items() if name in TRAIN_SETTINGS}
+        pooling = settings.get(POOLING, POOLINGS[0])
+        require(pooling in POOLINGS, "unknown pooling", expected=" or ".join(POOLINGS), found=pooling)
+        return cls(HeadSpec(**head), TrainSpec(**train, seed=seed), pooling)
+
+    @property
+    def settings(self) -> Settings:
+        """The values of :data:`SETTINGS`."""
+        specs = {**vars(self.head), **vars(self.train), POOLING: self.pooling}
+        return {name: specs[name] for name in SETTINGS}
+
+
+@dataclass(frozen=True)
+class Range:
+    """All values from ``low`` to ``high``, evenly by value, or by logarithm if they lie far apart."""
+
+    low: float
+    high: float
+
+    def __post_init__(self) -> None:
+        require(self.low < self.high, "an empty range", expected="LOW..HIGH", found=str(self))
+
+    def __str__(self) -> str:
+        return f"{_number(self.low)}{_RANGE}{_number(self.high)}"
+
+    def at(self, share: float) -> float:
+        """Return the value at a share, 0 to 1, of the range."""
+        if self.logarithmic:
+            return self.rounded(self.low * math.exp(share * math.log(self.high / self.low)))
+        return self.rounded(self.low + share * (self.high - self.low))
+
+    @property
+    def logarithmic(self) -> bool:
+        """Whether it is searched by its logarithm."""
+        return self.low > 0 and self.high / self.low > _LOGARITHMIC
+
+    def rounded(self, value: float) -> float:
+        """Keep three digits, so that the value can be typed, and stay inside."""
+        return min(max(float(f"{value:.3g}"), self.low), self.high)
+
+
+Axis = tuple[Any, ...] | Range
+Settings = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepSpec:
+    """A sweep.
+
+    Attributes:
+        axes: setting to its values, for some of :data:`SETTINGS`; the others keep their defaults, and the pooling is
+            the cache's.
+        seeds: how many times each combination is trained, each time with another seed.
+        first_seed: of the seeds; it also draws the sample, and the split where the cache has none.
+        trials: combinations to try, at most; ``None`` for all. More of them start with the same ones.
+        sampler: ``spread``, or ``optuna``, which proposes from what it has seen.
+        rank: which figure on the validation images decides, by its mean over the seeds.
+    """
+
+    axes: dict[str, Axis]
+    seeds: int = 1
+    first_seed: int = 0
+    trials: int | None = None
+    sampler: str = SPREAD
+    rank: str = "loss"
+
+    def __post_init__(self) -> None:
+        unknown = set(self.axes) - set(SETTINGS)
+        require(not unknown, "unknown setting", expected=", ".join(SETTINGS), found=unknown)
+        require(self.seeds >= 1, "too few seeds", expected="1 or more", found=self.seeds)
+        last = self.first_seed + self.seeds - 1
+        require(self.first_seed >= 0 and last < 2**32, "seed out of range", expected="0 to 4294967295", found=last)
+        require(self.trials is None or self.trials >= 1, "too few trials", expected="1 or more", found=self.trials)
+        require(self.rank in RANKINGS, "unknown figure", expected=" or ".join(RANKINGS), found=self.rank)
+        require(self.sampler in SAMPLERS, "unknown sampler", expected=" or ".join(SAMPLERS), found=self.sampler)
+        if self.trials is None and self.sampler == OPTUNA:
+            raise SpecError("Optuna proposes without end", mend="say how many: --trials 50")
+        if self.trials is None and (ranges := [name for name, axis in self.axes.items() if isinstance(axis, Range)]):
+            raise SpecError(f"a range of {', '.join(ranges)} has no end of values", mend="say how many: --trials 50")
+        for name, axis in self.axes.items():
+            values = (axis.low, axis.high) if isinstance(axis, Range) else axis
+            require(bool(values), f"no value of {name}", expected="one or more", found=values)
+            for value in values:
+                TrialSpec.of({name: value}, self.first_seed)
+
+    def on(self, cache: FeatureCache) -> SweepSpec:
+        """Return the sweep with the cache's pooling, if none was asked for.
+
+        Raises:
+            MismatchError: if the cache does not hold the features that were asked for.
+        """
+        from head.data.pooling import chosen_pooling
+
+        # Last, so that saying what is the default anyway changes no sample.
+        axes = {name: axis for name, axis in self.axes.items() if name != POOLING}
+        spec = replace(self, axes={**axes, POOLING: self.axes.get(POOLING, (cache.spec.pooling,))})
+        for pooling in spec.poolings:
+            chosen_pooling(cache, pooling)
+        return spec
+
+    @property
+    def poolings(self) -> list[str]:
+        """The poolings that are tried, the one with most features last."""
+        axis = self.axes[POOLING]
+        assert isinstance(axis, tuple)  # no number is a pooling
+        return [pooling for pooling in POOLINGS if pooling in axis]
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What makes it this sweep: all but ``trials``, of which there may be more another day."""
+        axes = {name: str(axis) if isinstance(axis, Range) else list(axis) for name, axis in self.axes.items()}
+        facts = {"axes": axes, "seeds": self.seeds, "first_seed": self.first_seed, "rank": self.rank}
+        if self.sampler != SPREAD:
+            facts["sampler"] = self.sampler
+        plain: dict[str, Any] = json.loads(json.dumps(facts))  # as sweep.json gives it back
+        return plain
+
+    def trial_specs(self) -> Iterator[TrialSpec]:
+        """Give all trials: the seeds of the first combination, of the second, and so on."""
+        for settings in self.combinations():
+            yield from self._with_seeds(settings)
+
+    @property
+    def planned(self) -> int:
+        """Number of trials in all."""
+        return self.seeds * sum(1 for _ in self.combinations())
+
+    def rounds(self, trials: Sequence[Trial]) -> Iterator[list[TrialSpec]]:
+        """Give all trials, or, with Optuna, the first rounds of them, and one more each time.
+
+        Args:
+            trials: the finished ones, to which those of a round are added before the next is asked for.
+        """
+        if self.sampler == SPREAD:
+            yield list(self.trial_specs())
+            return
+        from head.sweep.optuna_sampler import propose
+
+        tried: list[Settings] = []
+        specs: list[TrialSpec] = []
+        combinations = self.planned // self.seeds
+        while len(tried) < combinations:
+            new = propose(self, tried, trials, min(ROUND, combinations - len(tried)))
+            tried += new
+            specs += [spec for settings in new for spec in self._with_seeds(settings)]
+            yield list(specs)
+
+    def _with_seeds(self, settings: Settings) -> Iterator[TrialSpec]:
+        for seed in range(self.first_seed, self.first_seed + self.seeds):
+            yield TrialSpec.of(settings, seed)
+
+    def combinations(self) -> Iterator[Settings]:
+        """Give the combinations of a grid, or points spread over ranges, each once, as many as were asked for.
+
+        There may be fewer: values are rounded to three digits.
+        """
+        lists = [axis for axis in self.axes.values() if not isinstance(axis, Range)]
+        if len(lists) < len(self.axes):
+            yield from self._sample()
+            return
+        import numpy as np
+
+        grid = [dict(zip(self.axes, values, strict=True)) for values in itertools.product(*lists)]
+        # The whole grid comes in the order of its samples too, so that each of them can be gone on with.
+        order = np.random.default_rng(self.first_seed).permutation(len(grid))
+        yield from (grid[number] for number in order[: self.trials])
+
+    def _sample(self) -> Iterator[Settings]:
+        """Spread trials over ranges and lists with a scrambled Halton sequence, whose beginnings are spread as well."""
+        import numpy as np
+        from scipy.stats.qmc import Halton
+
+        assert self.trials is not None
+        points = Halton(len(self.axes), rng=np.random.default_rng(self.first_seed))
+        found: dict[tuple[Any, ...], None] = {}
+        for _ in range(_DRAWS):
+            for row in points.random(self.trials):
+                point = (
+                    axis.at(share) if isinstance(axis, Range) else axis[int(share * len(axis))]
+                    for axis, share in zip(self.axes.values(), row, strict=True)
+                )
+                found[tuple(point)] = None
+            if len(found) >= self.trials:
+                break
+        for values in list(found)[: self.trials]:
+            yield dict(zip(self.axes, values, strict=True))
+
+
+def parse_axis(name: str, text: str) -> Axis:
+    """Read what was typed for a setting: ``1e-4,1e-3``, ``1e-4..1e-2``, ``512,128;256;linear``.
+
+    Raises:
+        ValueError: if it cannot be read so.
+    """
+    if name == "hidden":
+        return tuple(dict.fromkeys(_widths(part) for part in text.split(";")))
+    kind = type(_default(name))
+    if _RANGE in text:
+        if kind is not float:
+            raise ValueError(f"no range of {name}: list its values")
+        low, high = text.split(_RANGE)
+        return Range(_value(kind, low), _value(kind, high))
+    return tuple(dict.fromkeys(_value(kind, part) for part in text.split(",")))
+
+
+def _value(kind: type[Any], text: str) -> Any:
+    try:
+        return kind(text.strip())
+    except ValueError as error:
+        what = "a whole number" if kind is int else "a number"
+        raise ValueError(f"{text!r} is not {what}: list values as in 1,2,3, or fractions as in 1e-4..1e-2") from error
+
+
+def _default(name: str) -> Any:
+    return TrialSpec(HeadSpec(), TrainSpec()).settings[name]
+
+
+def _widths(text: str) -> tuple[int, ...]:
+    return () if text.strip() in ("linear", "none", "") else tuple(_value(int, width) for width in text.split(","))
+
+
+# What is tried of settings about which nothing is said: those that matter most, around the tutorial's values.
+DEFAULT_AXES: dict[str, Axis] = {
+    "lr": (1e-4, 5e-4, 1e-3),
+    "hidden": ((512, 128), (256,), ()),
+    "dropout": (0.2, 0.4),
+}
+
+
+def axis_text(name: str, axis: Axis) -> str:
+    """Write an axis as :func:`parse_axis` reads it."""
+    if isinstance(axis, Range):
+        return str(axis)
+    if name == "hidden":
+        return ";".join(",".join(map(str, widths)) or "linear" for widths in axis)
+    return ",".join(_number(value) if isinstance(value, float) else str(value) for value in axis)
+
+
+def _number(value: float) -> str:
+    """Write a number as short as it can be typed without another one being meant."""
+    short = f"{value:g}"
+    return short if float(short) == value else repr(value)

@@ -1,0 +1,93 @@
+"""Trainings as TensorBoard event files, through torch's own writer."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from featurize.errors import MissingExtraError
+from featurize.system.atomic import output_error
+from head.tracking.backends import Metrics, Parameters
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+# Source: tensorboard/plugins/hparams/api.proto, STATUS_FAILURE.
+_FAILURE = 2
+
+
+class TensorboardTracker:
+    """Writes a folder of event files a training.
+
+    Args:
+        folder: of all trainings, for ``tensorboard --logdir``.
+
+    Raises:
+        MissingExtraError: if TensorBoard is not installed.
+        OutputError: if the folder cannot be made.
+    """
+
+    title = "TensorBoard"
+
+    def __init__(self, folder: Path) -> None:
+        if importlib.util.find_spec("tensorboard") is None:
+            raise MissingExtraError(
+                "tensorboard is not installed, which --tensorboard needs", mend="pip install 'xfeat[tensorboard]'"
+            )
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise output_error(folder, error, elsewhere="choose another place with --tensorboard") from error
+        self._folder = folder
+        self._writer: SummaryWriter
+        self._parameters: Parameters = {}
+
+    def begin(self, name: str, parameters: Parameters, key: str) -> None:
+        """Open an event file; with a key, beside those of the same name."""
+        self._folder, self._parameters = self._folder / name, parameters
+        self._writer = _writer(self._folder)
+
+    def record(self, step: int, metrics: Metrics) -> None:
+        """Add scalars of a step."""
+        for name, value in metrics.items():
+            self._writer.add_scalar(name, value, step)
+
+    def child(self, name: str, parameters: Parameters, metrics: Metrics) -> None:
+        """Write a folder below this one's, with settings and figures for the table of hyper-parameters."""
+        if not (self._folder / name).exists():
+            _write_hparams(_writer(self._folder / name), parameters, metrics)
+
+    def end(self, metrics: Metrics, files: Sequence[Path]) -> None:
+        """Add settings and final figures, and close the file. Files stay where they are."""
+        _write_hparams(self._writer, self._parameters, metrics)
+
+    def fail(self, *, killed: bool) -> None:
+        """Add settings and that it failed; TensorBoard knows no other word for what was stopped. Close the file."""
+        _write_hparams(self._writer, self._parameters, {}, failed=True)
+
+
+def _writer(folder: Path) -> SummaryWriter:
+    from torch.utils.tensorboard import SummaryWriter
+
+    return SummaryWriter(str(folder))
+
+
+def _write_hparams(writer: SummaryWriter, parameters: Parameters, metrics: Metrics, *, failed: bool = False) -> None:
+    """Write what ``SummaryWriter.add_hparams`` writes, but not into a folder of its own, and close the file."""
+    from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData  # type: ignore[import-untyped]
+    from torch.utils.tensorboard.summary import hparams
+
+    plain = {name: value if isinstance(value, bool | int | float) else str(value) for name, value in parameters.items()}
+    settings, start, end = hparams(plain, dict(metrics))  # type: ignore[no-untyped-call]
+    if failed:  # torch knows successes only
+        written = end.value[0].metadata.plugin_data
+        status = HParamsPluginData.FromString(written.content)
+        status.session_end_info.status = _FAILURE
+        written.content = status.SerializeToString()
+    for summary in (settings, start, end):
+        writer.file_writer.add_summary(summary)  # type: ignore[attr-defined]
+    for name, value in metrics.items():
+        writer.add_scalar(name, value)
+    writer.close()

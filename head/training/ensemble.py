@@ -1,0 +1,203 @@
+"""Several heads as one: each leaves out another part of the training rows, and their logits are averaged.
+
+Layers beside each other are one wider layer, so that the average is an ordinary head: docs/decisions/0037.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from featurize.errors import DataError
+from head.data.rows import AnyRows
+from head.data.splits import fewest_groups
+from head.specs import HeadSpec, TrainSpec
+from head.training.fit import FittedHead, Progress, fit_head
+from head.training.history import EpochRecord
+from head.training.network import build_head
+
+Share = tuple[NDArray[np.int64], NDArray[np.int64]]
+"""Places of the rows that a head learns from, and of those that choose its epoch."""
+
+# Far enough apart that two trainings with neighbouring seeds share no member.
+_SEED_STEP = 1000
+
+
+@dataclass(frozen=True)
+class FittedEnsemble(FittedHead):
+    """Several trained heads as one.
+
+    Attributes:
+        history: means over the heads that were still training.
+        best_epoch: the median of ``best_epochs``.
+        head: the layers of ``model``.
+        best_epochs: the epoch that each head kept.
+    """
+
+    head: HeadSpec
+    best_epochs: tuple[int, ...]
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """Return what run.json says of it."""
+        return {"members": len(self.best_epochs), "best_epochs": list(self.best_epochs)}
+
+
+def fit_ensemble(
+    head: HeadSpec,
+    train: TrainSpec,
+    shares: Sequence[Share],
+    rows: AnyRows,
+    *,
+    classes: int,
+    class_weights: Tensor | None = None,
+    progress: Progress | None = None,
+) -> FittedEnsemble:
+    """Train a head on each share of the rows and average their logits.
+
+    Each head has its own seed, and its epoch is chosen by the rows that it leaves out: every row teaches all heads but
+    one.
+
+    Args:
+        head: the layers of each.
+        train: the optimisation of each.
+        shares: see :func:`shares_of`.
+        rows: training rows.
+        classes: number of classes C.
+        class_weights: float32 (C,), instead of those that ``train`` asks for.
+        progress: called after each epoch of each head; epochs are counted on from head to head.
+
+    Raises:
+        DivergedError: if a head diverges.
+
+    Source:
+        Krogh and Vedelsby, "Neural network ensembles, cross validation, and active learning", 1995.
+    """
+    fitted = []
+    for member, (kept, left_out) in enumerate(shares):
+        spec = replace(train, seed=(train.seed + _SEED_STEP * member) % 2**32)
+        parts, count = (rows.take(kept), rows.take(left_out)), _counting_on(progress, member * train.epochs)
+        fitted.append(fit_head(head, spec, *parts, classes=classes, class_weights=class_weights, progress=count))
+    best = tuple(one.best_epoch for one in fitted)
+    return FittedEnsemble(
+        model=average_of([one.model for one in fitted], head, dim=rows.dim, classes=classes),
+        history=_mean_history([one.history for one in fitted]),
+        best_epoch=int(np.median(best)),
+        head=widened(head, len(shares)),
+        best_epochs=best,
+    )
+
+
+def shares_of(
+    labels: NDArray[np.integer], groups: NDArray[np.int64], members: int, *, seed: int, path: Path | None = None
+) -> list[Share]:
+    """Divide rows into as many parts as there are heads, stratified; each head leaves out one of them.
+
+    Args:
+        labels: (n,), of the training rows.
+        groups: (n,), what is kept together, such as patients.
+        members: how many heads; two or more.
+        seed: of the division; that of the training.
+        path: the cache, for the message.
+
+    Raises:
+        DataError: if a class has fewer groups than there are members.
+    """
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    check_groups(labels, groups, members, path=path)
+    return list(StratifiedGroupKFold(members, shuffle=True, random_state=seed).split(labels, labels, groups))
+
+
+def check_groups(
+    labels: NDArray[np.integer], groups: NDArray[np.int64], members: int, *, path: Path | None = None
+) -> None:
+    """Raise what :func:`shares_of` raises, in a fraction of the time; one head needs nothing."""
+    if members > 1 and (fewest := fewest_groups(labels, groups)) < members:
+        raise DataError(
+            f"{members} heads are more than there are patients or images of a class to train on",
+            path=path,
+            expected=f"at least {members} groups of each class",
+            found=f"{fewest} of the smallest class",
+            mend=f"--ensemble {fewest}" if fewest >= 2 else "train one head, without --ensemble",
+        )
+
+
+def widened(head: HeadSpec, members: int) -> HeadSpec:
+    """Return the layers of ``members`` such heads beside each other."""
+    return replace(head, hidden=tuple(members * width for width in head.hidden))
+
+
+def average_of(heads: Sequence[nn.Sequential], spec: HeadSpec, *, dim: int, classes: int) -> nn.Sequential:
+    """Build the one head whose logits are the mean of those of several, in evaluation mode.
+
+    Args:
+        heads: trained heads.
+        spec: the layers of each.
+        dim: number of features D.
+        classes: number of classes C.
+    """
+    merged = build_head(widened(spec, len(heads)), dim=dim, classes=classes).eval()
+    columns = [[_doubled(layer) for layer in head if isinstance(layer, nn.Linear | nn.BatchNorm1d)] for head in heads]
+    layers = list(zip(*columns, strict=True))
+    targets = [layer for layer in merged if isinstance(layer, nn.Linear | nn.BatchNorm1d)]
+    first = dict(layers[0][0], weight=torch.ones(dim).double(), bias=torch.zeros(dim).double())
+    scales = [_on_top_of(first, own) for own in layers[0]]
+    states = [first]
+    for place, beside in enumerate(layers[1:], 1):
+        if "running_mean" in beside[0]:
+            states.append({name: torch.cat([own[name] for own in beside]) for name in beside[0]})
+            continue
+        weights, biases = [own["weight"] for own in beside], [own["bias"] for own in beside]
+        if place == 1:  # the features are normalised once, as the first head does it; the others' layers make up for it
+            biases = [b + w @ shift for w, b, (_, shift) in zip(weights, biases, scales, strict=True)]
+            weights = [w * scale for w, (scale, _) in zip(weights, scales, strict=True)]
+        states.append(_joined(weights, biases, is_first=place == 1, is_last=place == len(layers) - 1))
+    for target, state in zip(targets, states, strict=True):
+        target.load_state_dict(state, strict=False)  # all but a BatchNorm's count of batches
+    return merged
+
+
+def _joined(weights: list[Tensor], biases: list[Tensor], *, is_first: bool, is_last: bool) -> dict[str, Tensor]:
+    """Put Linear layers beside each other: the first see the same features, the last are averaged."""
+    if is_last:
+        mean = 1 / len(weights)
+        joined = sum(weights[1:], weights[0]) if is_first else torch.cat(weights, 1)
+        return {"weight": joined * mean, "bias": sum(biases[1:], biases[0]) * mean}
+    if is_first:
+        return {"weight": torch.cat(weights), "bias": torch.cat(biases)}
+    # each head sees its own hidden layer: zeros beside the diagonal
+    return {"weight": torch.block_diag(*weights), "bias": torch.cat(biases)}  # type: ignore[no-untyped-call]
+
+
+def _on_top_of(first: dict[str, Tensor], own: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """Return scale and shift (D,) that turn what the bare first BatchNorm gives into what ``own`` gives."""
+    spread, own_spread = ((state["running_var"] + nn.BatchNorm1d(1).eps).sqrt() for state in (first, own))
+    scale = own["weight"] * spread / own_spread
+    shift = own["weight"] * (first["running_mean"] - own["running_mean"]) / own_spread + own["bias"]
+    return scale, shift
+
+
+def _doubled(layer: nn.Module) -> dict[str, Tensor]:
+    return {name: value.double() for name, value in layer.state_dict().items() if value.is_floating_point()}
+
+
+def _mean_history(histories: Sequence[Sequence[EpochRecord]]) -> list[EpochRecord]:
+    longest = max(map(len, histories))
+    rows = [[history[epoch] for history in histories if epoch < len(history)] for epoch in range(longest)]
+    means = [np.mean([record[1:] for record in row], 0).tolist() for row in rows]
+    return [EpochRecord(epoch, *values) for epoch, values in enumerate(means, 1)]
+
+
+def _counting_on(progress: Progress | None, before: int) -> Progress | None:
+    if progress is None:
+        return None
+    tell = progress
+    return lambda record: tell(record._replace(epoch=before + record.epoch))

@@ -1,0 +1,214 @@
+"""The training loop: rows in, a trained head out."""
+
+from __future__ import annotations
+
+import logging
+import math
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from featurize.errors import DivergedError
+from head.data.rows import AnyRows, Rows, collected, single_batches
+from head.specs import HeadSpec, TrainSpec
+from head.training.adam import FusedAdam
+from head.training.history import EpochRecord
+from head.training.loss import balanced_weights, training_loss, validation_loss
+from head.training.network import build_head
+
+logger = logging.getLogger(__name__)
+
+# Matrices of so few rows are multiplied faster by one thread than two threads can be woken.
+_ROWS_WORTH_THREADS = 512
+
+
+@dataclass(frozen=True)
+class FittedHead:
+    """A trained head, with the weights of its best epoch, in evaluation mode.
+
+    Attributes:
+        model: from float32 (N, D) to logits (N, C).
+        history: one record an epoch.
+        best_epoch: the epoch with the lowest validation loss, from 1.
+    """
+
+    model: nn.Sequential
+    history: list[EpochRecord]
+    best_epoch: int
+
+    def logits(self, features: Tensor) -> Tensor:
+        """Return logits (N, C) of features (N, D)."""
+        return self.logits_of(Rows(features, torch.empty(len(features))))
+
+    def logits_of(self, rows: AnyRows) -> Tensor:
+        """Return logits (n, C) of the unchanged images of rows."""
+        with torch.inference_mode():
+            return collected((self.model(block) for block in rows.clean_blocks()), len(rows.labels))
+
+
+Progress = Callable[[EpochRecord], None]
+
+
+def fit_head(
+    head: HeadSpec,
+    train: TrainSpec,
+    rows: AnyRows,
+    valid: AnyRows | None,
+    *,
+    classes: int,
+    class_weights: Tensor | None = None,
+    progress: Progress | None = None,
+) -> FittedHead:
+    """Train a head and keep the weights of the epoch with the lowest validation loss.
+
+    The same specs and rows give the same bits on the same machine; the caller's random state and floating-point mode
+    are left as they are.
+
+    Args:
+        head: the layers.
+        train: the optimisation.
+        rows: training rows; of several views, a random one of each row is seen in each epoch.
+        valid: validation rows, of which the clean view counts; they choose the epoch and nothing else. Without them the
+            last epoch is kept.
+        classes: number of classes C.
+        class_weights: float32 (C,), instead of those that ``train`` asks for.
+        progress: called after each epoch.
+
+    Raises:
+        DivergedError: if the loss is not a number from the first epoch on, since the learning rate is too high.
+    """
+    if class_weights is None and train.class_weight == "balanced":
+        class_weights = balanced_weights(rows.labels, classes)
+    history: list[EpochRecord] = []
+    best_state: dict[str, Tensor] = {}
+    best_epoch, best_loss = 0, math.inf
+    with _own_random_state(train.seed), _few_threads(train.batch_size), _flushed_denormals():
+        training = _Training(head, train, rows, classes, class_weights)
+        for epoch in range(1, train.epochs + 1):
+            train_loss, train_accuracy = training.run_epoch(epoch)
+            valid_loss, valid_accuracy = _evaluate(training.result, valid, class_weights)
+            history.append(EpochRecord(epoch, train_loss, train_accuracy, valid_loss, valid_accuracy))
+            if valid_loss < best_loss or (valid is None and math.isfinite(train_loss)):
+                best_epoch, best_loss = epoch, valid_loss
+                best_state = {key: value.clone() for key, value in training.result.state_dict().items()}
+            if progress is not None:
+                progress(history[-1])
+            if not math.isfinite(train_loss) or (train.patience and epoch - best_epoch >= train.patience):
+                break
+    check_convergence(train, history, best_epoch)
+    training.result.load_state_dict(best_state)
+    return FittedHead(training.result.eval(), history, best_epoch)
+
+
+class _Training:
+    """A head between its first and its last step."""
+
+    def __init__(self, head: HeadSpec, spec: TrainSpec, rows: AnyRows, classes: int, weights: Tensor | None) -> None:
+        self.spec, self.rows, self.weights = spec, rows, weights
+        self.model = build_head(head, dim=rows.dim, classes=classes)
+        self.parameters = list(self.model.parameters())
+        self.optimizer = FusedAdam(self.parameters, lr=spec.lr, weight_decay=spec.weight_decay)
+        self.average: AveragedModel | None = None
+        if spec.average:
+            average = get_ema_multi_avg_fn(spec.average)  # type: ignore[no-untyped-call]
+            self.average = AveragedModel(self.model, multi_avg_fn=average, use_buffers=True)
+
+    @property
+    def result(self) -> nn.Sequential:
+        """What would be kept if this were the last epoch."""
+        return self.model if self.average is None else cast(nn.Sequential, self.average.module)
+
+    def run_epoch(self, epoch: int) -> tuple[float, float]:
+        """Pass once over the rows in a new order; return the mean loss and accuracy on the way."""
+        self.optimizer.lr = learning_rate(self.spec, epoch)
+        self.model.train()
+        count = len(self.rows.labels)
+        loss_sum, correct = torch.zeros(()), torch.zeros((), dtype=torch.int64)
+        for features, labels in single_batches(self.rows, self.spec.batch_size):
+            logits = self.model(features)
+            loss = training_loss(logits, labels, self.spec, self.weights)
+            self.optimizer.step(torch.autograd.grad(loss, self.parameters))
+            if self.average is not None:
+                self.average.update_parameters(self.model)
+            loss_sum += loss.detach() * len(labels)
+            correct += (logits.detach().argmax(1) == labels).sum()
+        return float(loss_sum) / count, float(correct) / count
+
+
+def learning_rate(spec: TrainSpec, epoch: int) -> float:
+    """Return the learning rate of an epoch, from 1.
+
+    Source:
+        Loshchilov and Hutter, "SGDR", 2017, equation 5, without restarts and with a minimum of 0.
+    """
+    if spec.schedule == "constant":
+        return spec.lr
+    return 0.5 * spec.lr * (1 + math.cos(math.pi * (epoch - 1) / spec.epochs))
+
+
+def _evaluate(model: nn.Module, rows: AnyRows | None, weights: Tensor | None) -> tuple[float, float]:
+    if rows is None:
+        return math.nan, math.nan
+    model.eval()
+    with torch.inference_mode():
+        logits = collected((model(block) for block in rows.clean_blocks()), len(rows.labels))
+        loss = validation_loss(logits, rows.labels, weights)
+        return float(loss), float((logits.argmax(1) == rows.labels).float().mean())
+
+
+def check_convergence(train: TrainSpec, history: list[EpochRecord], best_epoch: int) -> None:
+    """Warn if the last epoch's loss is not a number.
+
+    Raises:
+        DivergedError: if no epoch's was, that is, ``best_epoch`` is 0.
+    """
+    last = history[-1]
+    if not best_epoch:
+        raise DivergedError(
+            "training diverged: the loss is not a number from the first epoch on",
+            expected="a lower learning rate, and finite features",
+            found=f"learning rate {train.lr:g}",
+            mend="--lr 0.0005, or check the features with xfeat verify",
+        )
+    if not math.isfinite(last.train_loss):
+        logger.warning(
+            "training diverged in epoch %d; epoch %d, the best before it, is kept: the learning rate %g is too high",
+            last.epoch,
+            best_epoch,
+            train.lr,
+        )
+
+
+@contextmanager
+def _own_random_state(seed: int) -> Iterator[None]:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
+
+
+@contextmanager
+def _few_threads(batch_size: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    if batch_size < _ROWS_WORTH_THREADS:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
+def _flushed_denormals() -> Iterator[None]:
+    """Flush denormal numbers to zero: Adam's moments decay into them, and they cost 5 to 10 times a normal number."""
+    flushed_before = sys.float_info.min / 2 == 0
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(flushed_before)

@@ -1,0 +1,263 @@
+"""The command ``xserve``. Each command parses, calls one library function and prints."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from export.cli.options import cuda_graphs_option
+from export.specs import DEFAULT_MODEL
+from featurize.console import Commands, default_of, json_option, progress_bar
+from serve.cli.options import model_option, threads_option
+from serve.cli.page import page
+from serve.cli.settings import name_environment, read_file, read_key
+from serve.specs import MEBIBYTE, Process, ServeSpec
+
+if TYPE_CHECKING:
+    from export.model.metadata import ModelMetadata
+    from serve.inference.results import Prediction, SkippedImage
+    from serve.models.registry import Models
+
+_SHOWN = 10
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="xfeat")
+def main() -> None:
+    """Answer images with an exported model: on the command line, over HTTP and on a page."""
+
+
+@main.command()
+@click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="PATH…")
+@model_option
+@click.option(
+    "--device",
+    default="auto",
+    show_default=True,
+    help="auto, cpu, cuda or cuda:N. A device asked for is never replaced.",
+)
+@threads_option
+@click.option(
+    "--batch-size",
+    type=click.IntRange(min=1),
+    help="Images per call of the network.  [default: what suits the device]",
+)
+@json_option
+def predict(
+    paths: tuple[Path, ...], model: Path, device: str, threads: int | None, batch_size: int | None
+) -> tuple[dict[str, Any], str]:
+    """Classify image files, and all images in folders.
+
+    Images that cannot be read are named on stderr and left out; if none can be read, that is an error.
+    """
+    from serve.inference.predictor import Predictor
+    from serve.inference.results import as_json, split_results
+
+    predictor = Predictor.open(model, device, threads)
+    with progress_bar("predicting", "images") as progress:
+        results = predictor.predict_paths(paths, batch_size=batch_size, progress=progress)
+    predictions, skipped = split_results(results)
+    _report_skipped(predictions, skipped)
+    return as_json(str(model), results), _as_table(predictions, predictor.metadata)
+
+
+@main.command()
+@click.argument("model", type=click.Path(path_type=Path), default=DEFAULT_MODEL)
+@click.option(
+    "--config",
+    type=click.Path(path_type=Path, dir_okay=False),
+    is_eager=True,
+    expose_value=False,
+    callback=read_file,
+    help="TOML file of these options, such as: max-queue = 512. Options and the environment come first.",
+)
+@click.option(
+    "--host", default=default_of(Process, "host"), show_default=True, help="Address to listen on; 0.0.0.0 for all."
+)
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=default_of(Process, "port"),
+    show_default=True,
+    help="Port to listen on; 0 takes a free one.",
+)
+@click.option(
+    "--device",
+    default=default_of(Process, "device"),
+    show_default=True,
+    help="auto, cpu, cuda or cuda:N; several with commas, as cuda:0,cuda:1. A device asked for is never replaced.",
+)
+@click.option(
+    "--sessions",
+    type=click.IntRange(min=1),
+    help="Sessions of a model on each device, which compute side by side.  [default: 2 on a CPU of as many cores, 1 "
+    "on a GPU]",
+)
+@click.option("--require-cuda", is_flag=True, help="The same as --device cuda: without a GPU, do not start.")
+@cuda_graphs_option
+@threads_option
+@click.option(
+    "--max-body-mb",
+    type=click.FloatRange(min=0, min_open=True),
+    default=default_of(ServeSpec, "max_body_bytes") / MEBIBYTE,
+    show_default=True,
+    help="Largest request in MiB.",
+)
+@click.option(
+    "--max-memory-mb",
+    type=click.FloatRange(min=0, min_open=True),
+    default=default_of(ServeSpec, "max_memory_bytes") / MEBIBYTE,
+    show_default=True,
+    help="Most MiB of all requests at one time; beyond it clients are told to come again.",
+)
+@click.option(
+    "--max-files",
+    type=click.IntRange(min=1),
+    default=default_of(ServeSpec, "max_files"),
+    show_default=True,
+    help="Most images of one request.",
+)
+@click.option(
+    "--max-queue",
+    type=click.IntRange(min=1),
+    default=default_of(ServeSpec, "max_queue"),
+    show_default=True,
+    help="Most images waiting for a model; beyond it clients are told to come again.",
+)
+@click.option(
+    "--batch-size", type=click.IntRange(min=1), help="Most images per call.  [default: what suits the device]"
+)
+@click.option(
+    "--batch-wait-ms",
+    type=click.FloatRange(min=0),
+    default=default_of(ServeSpec, "batch_wait_ms"),
+    show_default=True,
+    help="How long an image waits for others to form a batch.",
+)
+@click.option(
+    "--answer-timeout-s",
+    type=click.FloatRange(min=0, min_open=True),
+    default=default_of(ServeSpec, "answer_timeout_s"),
+    show_default=True,
+    help="How long an accepted request may wait for its answers.",
+)
+@click.option(
+    "--api-key-file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="File with the key that clients must send; or put the key itself into XSERVE_API_KEY.",
+)
+@click.option(
+    "--log-format",
+    type=click.Choice(["off", "text", "json"]),
+    default="off",
+    show_default=True,
+    help="A line a request on stderr, without images and file names.",
+)
+@click.option(
+    "--watch-s",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Look for changed model files every so many seconds and reload them.  [default: only on SIGHUP]",
+)
+def start(model: Path, **settings: Any) -> None:
+    """Serve MODEL over HTTP, with a page to drop images on.
+
+    MODEL is a file of xexport onnx, by default model.onnx, or a folder of them. SIGHUP opens changed files anew while
+    requests are answered. Ctrl-C stops; requests that were accepted are answered.
+    """
+    serve = _import_server()
+    spec = ServeSpec(
+        max_body_bytes=int(settings.pop("max_body_mb") * MEBIBYTE),
+        max_memory_bytes=int(settings.pop("max_memory_mb") * MEBIBYTE),
+        max_batch=settings.pop("batch_size"),
+        **{name: settings.pop(name) for name in ("max_files", "max_queue", "batch_wait_ms", "answer_timeout_s")},
+    )
+    process = Process(
+        device=_device(settings.pop("device"), settings.pop("require_cuda")),
+        api_key=read_key(settings.pop("api_key_file")),
+        **settings,
+    )
+    if process.log_format == "json":
+        _log_as_json()
+
+    def announce(url: str, models: Models) -> None:
+        click.echo(f"serving {model} on {models.default.device} at {url}")
+        click.echo("Ctrl-C stops", err=True)
+
+    serve(model, spec, process, on_ready=announce)
+    click.echo("stopped", err=True)
+
+
+name_environment(start)
+main.add_command(page)
+
+
+def _device(device: str, require_cuda: bool) -> str:
+    from featurize.errors import SpecError
+
+    if not require_cuda or all(each.strip().startswith("cuda") for each in device.split(",")):
+        return device
+    if device == "auto":
+        return "cuda"
+    raise SpecError(f"--require-cuda contradicts --device {device}", mend="leave one of them out")
+
+
+def _log_as_json() -> None:
+    import logging
+
+    from serve.http.request_log import JsonLines
+
+    handler = logging.StreamHandler()
+    handler.setFormatter(JsonLines())
+    for name in ("featurize", "export", "serve", "uvicorn"):
+        logging.getLogger(name).handlers[:] = [handler]
+        logging.getLogger(name).propagate = False
+
+
+def _import_server() -> Any:
+    from featurize.errors import MissingExtraError
+
+    try:
+        from serve.http.server import serve
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(
+            f"xserve start needs {error.name}, which is not installed", mend="pip install 'xfeat[serve]'"
+        ) from error
+    return serve
+
+
+def _report_skipped(predictions: list[Prediction], skipped: list[SkippedImage]) -> None:
+    from featurize.errors import DataError
+
+    if predictions:
+        for image in skipped:
+            click.echo(f"warning: skipped {image.path}: {image.reason}", err=True)
+        return
+    named = [f"{image.path}: {image.reason}" for image in skipped[:_SHOWN]]
+    if len(skipped) > _SHOWN:
+        named.append(f"… and {len(skipped) - _SHOWN} more")
+    raise DataError("none of the images could be answered", found="\n".join(named))
+
+
+def _as_table(predictions: list[Prediction], metadata: ModelMetadata) -> str:
+    """Return aligned columns: path, label, the probability of each class, and the distance if the model measures it."""
+    measured = any(prediction.ood is not None for prediction in predictions)
+    rows = [["path", "label", *metadata.class_names, *(["ood"] if measured else [])]]
+    for prediction in predictions:
+        row = [prediction.path, prediction.label]
+        row += [f"{probability:.4f}" for probability in prediction.probabilities.values()]
+        if measured:
+            row.append("" if prediction.ood is None else f"{prediction.ood:.2f}")
+        rows.append(row)
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for row in rows:
+        cells = [cell.ljust(width) for cell, width in zip(row[:2], widths[:2], strict=True)]
+        cells += [cell.rjust(width) for cell, width in zip(row[2:], widths[2:], strict=True)]
+        lines.append("  ".join(cells).rstrip())
+    if metadata.threshold is not None:
+        lines.append(f"{metadata.positive} from a probability of {metadata.threshold:.4g}")
+    if measured and metadata.ood_threshold is not None:
+        lines.append(f"unlike the training images from a distance (ood) of {metadata.ood_threshold:.4g}")
+    return "\n".join(lines)

@@ -1,0 +1,39 @@
+"""``xserve page``: the static site."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from featurize.console import json_option
+from serve.cli.options import model_option
+
+
+@click.command()
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path, file_okay=False),
+    required=True,
+    help="Folder to write the site to.",
+)
+@model_option
+@click.option(
+    "--runtime",
+    type=click.Path(path_type=Path, exists=True),
+    help="The npm package onnxruntime-web: the file of npm pack, or its folder.  [default: fetched once with npm]",
+)
+@json_option
+def page(output: Path, model: Path, runtime: Path | None) -> tuple[dict[str, Any], str]:
+    """Write a page that runs the model in the browser: a folder for any file server, no xserve behind it.
+
+    It takes the full model. Images never leave the machine of whoever opens the page.
+    """
+    from serve.static_site.write import write_site
+
+    site = write_site(model, output, runtime)
+    facts = {"output": str(site.folder), "model": str(model), "files": site.files, "bytes": site.size_bytes}
+    text = f"{site.folder}: {site.files} files, {site.size_bytes / 1e6:.1f} MB"
+    return facts, f"{text}\nlook at it: python -m http.server -d {site.folder}"

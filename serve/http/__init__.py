@@ -1,0 +1,1 @@
+"""The server: routes, limits, protocol, the process."""

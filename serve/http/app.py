@@ -1,0 +1,186 @@
+"""All routes together: a FastAPI application that answers for its models."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
+
+from fastapi import APIRouter, FastAPI
+from fastapi.exceptions import RequestValidationError
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from serve.http.api_key import RequireKey
+from serve.http.inference_protocol import protocol_routes
+from serve.http.openapi import (
+    HEALTH_RESPONSES,
+    MODEL_RESPONSES,
+    PREDICT_RESPONSES,
+    RELOAD_RESPONSES,
+    complete_description,
+    upload_body,
+)
+from serve.http.page_routes import site_routes
+from serve.http.preview import preview_routes
+from serve.http.request_log import LogRequests, Write
+from serve.http.security_headers import HEADERS, SecurityHeaders
+from serve.http.service import Service
+from serve.http.uploads import read_images
+from serve.inference.heatmap_png import draw_heatmap
+from serve.inference.predictor import Predictor
+from serve.inference.results import Result, as_json, split_results
+from serve.models.metrics import MeasureRequests
+
+_METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Door:
+    """Who may come in and who writes it down.
+
+    Attributes:
+        api_key: that clients must know; ``None`` lets everybody in.
+        log: gets the facts of each request; ``None`` writes nothing.
+    """
+
+    api_key: str | None = None
+    log: Write | None = None
+
+
+def build_app(service: Service, door: Door | None = None) -> FastAPI:
+    """Build the application. When its lifespan ends, the threads of its models do.
+
+    Args:
+        service: the models and limits.
+        door: key and log; by default neither.
+    """
+    door = door or Door()
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        yield
+        await run_in_threadpool(service.models.close)
+
+    app = FastAPI(
+        title="xfeat",
+        summary="Answers of image classifiers. A research tool, not a medical device.",
+        version=version("xfeat"),
+        docs_url=None,
+        redoc_url=None,
+        lifespan=lifespan,
+    )
+    app.state.service = service
+    # FastAPI tries them in turn, and that takes its time: those that are asked most come first.
+    app.include_router(_predict_routes(service))
+    app.include_router(protocol_routes(service))
+    app.include_router(site_routes())
+    app.include_router(preview_routes(service))
+    app.include_router(_state_routes(service))
+    app.include_router(_admin_routes(service, door))
+    # The last one added is the first to see a request.
+    app.add_middleware(RequireKey, key=door.api_key)
+    app.add_middleware(MeasureRequests, metrics=service.metrics)
+    app.add_middleware(SecurityHeaders)
+    app.add_middleware(LogRequests, write=door.log)
+    app.add_exception_handler(HTTPException, _answer_http_error)
+    app.add_exception_handler(RequestValidationError, _answer_wrong_parameter)
+    app.add_exception_handler(Exception, _answer_defect)
+    complete_description(app, locked=door.api_key is not None)
+    return app
+
+
+def _predict_routes(service: Service) -> APIRouter:
+    router = APIRouter(tags=["Predict"])
+
+    form = upload_body(service.spec.max_files)
+
+    @router.post("/predict", summary="Classify image files", responses=PREDICT_RESPONSES, openapi_extra=form)
+    async def predict(request: Request, model: str | None = None, heatmap: bool = False) -> Response:
+        served = service.find(model)
+        with service.intake.admit(request) as body:
+            images = await read_images(body, service.spec)
+            predictor, results = await service.predict(request, served, images, heatmap=heatmap)
+            if heatmap:
+                return await run_in_threadpool(_reply, predictor, results, heatmap)
+            return _reply(predictor, results, heatmap)
+
+    return router
+
+
+def _reply(predictor: Predictor, results: list[Result], heatmap: bool) -> JSONResponse:
+    answer = as_json(predictor.path.name, results)
+    predictions, skipped = split_results(results)
+    if not predictions:
+        by_model = any(image.by_model for image in skipped)
+        what = "the model failed on every image" if by_model else "none of the files is a readable image"
+        return JSONResponse({"error": what, "skipped": answer["skipped"]}, 500 if by_model else 422)
+    if heatmap:
+        names = predictor.metadata.class_names
+        side = predictor.metadata.feature_spec.preprocess.size
+        for prediction, shown in zip(predictions, answer["predictions"], strict=True):
+            shown["heatmap"] = None
+            if prediction.heatmap is not None:
+                picture = draw_heatmap(prediction.heatmap[names.index(prediction.label)], side)
+                shown["heatmap"] = base64.b64encode(picture).decode()
+    return JSONResponse(answer)
+
+
+def _state_routes(service: Service) -> APIRouter:
+    router = APIRouter(tags=["State"])
+
+    @router.get("/model", summary="Which model answers, and the limits of a request", responses=MODEL_RESPONSES)
+    async def model(model: str | None = None) -> dict[str, Any]:
+        return service.describe_model(service.find(model))
+
+    @router.get("/health", summary="Whether images are accepted", responses=HEALTH_RESPONSES)
+    async def health() -> JSONResponse:
+        default = service.models.default
+        state = {
+            "status": "ok" if service.ready else "stopping",
+            "model": default.predictor.path.name,
+            "device": default.device,
+            "queue": sum(model.pending for model in service.models.values()),
+            "failed_reloads": sorted(service.metrics.failed_reloads),
+        }
+        return JSONResponse(state, 200 if service.ready else 503)
+
+    @router.get("/metrics", summary="Numbers for Prometheus", response_class=Response)
+    async def metrics() -> Response:
+        return Response(service.metrics.render(), media_type=_METRICS_TYPE)
+
+    return router
+
+
+def _admin_routes(service: Service, door: Door) -> APIRouter:
+    router = APIRouter(tags=["Operation"])
+
+    @router.post("/admin/reload", summary="Open model files that have changed", responses=RELOAD_RESPONSES)
+    async def reload() -> JSONResponse:
+        if door.api_key is None:
+            raise HTTPException(403, "reloading over HTTP needs an API key: start with --api-key-file, or send SIGHUP")
+        report = await run_in_threadpool(service.models.reload)
+        return JSONResponse(report.to_dict(), 409 if report.kept else 200)
+
+    return router
+
+
+async def _answer_http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    return JSONResponse({"error": str(error.detail)}, error.status_code, error.headers)
+
+
+async def _answer_wrong_parameter(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    return JSONResponse({"error": f"parameter {first['loc'][-1]}: {first['msg']}"}, 422)
+
+
+async def _answer_defect(request: Request, error: Exception) -> Response:
+    # The server logs the traceback; it is no business of the client's. This answer passes no middleware.
+    return JSONResponse({"error": "the server failed; its log says why"}, 500, HEADERS)

@@ -1,0 +1,222 @@
+"""Requests and answers of the Open Inference Protocol as arrays: JSON, and binary tensors behind it. No HTTP here.
+
+Source: https://github.com/open-inference/open-inference-protocol, specification/protocol/inference_rest.md, and the
+binary tensor data extension of Triton, docs/protocol/extension_binary_data.md.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import itertools
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from serve.inference.predictor import ImageContent
+from serve.inference.session import INPUT
+
+_LENGTH_BYTES = 4
+
+
+class TensorError(ValueError):
+    """A request that does not keep to the protocol; the message says where."""
+
+
+class TooManyImagesError(TensorError):
+    """More images than a request may have, found out from the shape before any is looked at."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class InferRequest:
+    """What a client asks for.
+
+    Attributes:
+        id: to be echoed, or ``None``.
+        images: contents of image files, or uint8 (H, W, 3) RGB.
+        outputs: name to whether it is wanted as binary data, or ``None`` for all outputs.
+        binary: whether all outputs are wanted as binary data where ``outputs`` says nothing.
+    """
+
+    id: str | None
+    images: list[ImageContent]
+    outputs: dict[str, bool] | None
+    binary: bool
+
+
+def parse_request(body: bytes, header_bytes: int | None, max_images: int) -> InferRequest:
+    """Read a request.
+
+    Args:
+        body: JSON, followed by the binary tensors.
+        header_bytes: length of the JSON, or ``None`` if it is the whole body.
+        max_images: that a request may have.
+
+    Raises:
+        TooManyImagesError: if it has more.
+        TensorError: if it does not keep to the protocol.
+    """
+    if header_bytes is not None and not 0 <= header_bytes <= len(body):
+        raise TensorError(f"Inference-Header-Content-Length is {header_bytes}, the body has {len(body)} bytes")
+    header = _object(_parse_json(body if header_bytes is None else body[:header_bytes]), "the request")
+    tail = b"" if header_bytes is None else body[header_bytes:]
+    identifier = header.get("id")
+    if identifier is not None and not isinstance(identifier, str):
+        raise TensorError("id must be a string")
+    inputs = header.get("inputs")
+    if not isinstance(inputs, list) or len(inputs) != 1:
+        raise TensorError(f"inputs must be a list of one tensor, '{INPUT}'")
+    parameters = _parameters(header, "the request")
+    binary = parameters.get("binary_data_output") is True
+    return InferRequest(
+        id=identifier,
+        images=_parse_input(_object(inputs[0], "an input"), tail, max_images),
+        outputs=_parse_outputs(header.get("outputs"), binary),
+        binary=binary,
+    )
+
+
+def encode_response(
+    facts: Mapping[str, Any], arrays: Mapping[str, NDArray[np.float32]], request: InferRequest
+) -> tuple[bytes, int | None]:
+    """Write an answer.
+
+    Args:
+        facts: model name and version.
+        arrays: float32, by output name.
+        request: says which outputs are wanted as binary data.
+
+    Returns:
+        The body, and the length of its JSON if binary tensors follow it.
+    """
+    outputs, tail = [], []
+    for name, array in arrays.items():
+        output: dict[str, Any] = {"name": name, "datatype": "FP32", "shape": list(array.shape)}
+        if request.binary if request.outputs is None else request.outputs[name]:
+            tail.append(np.ascontiguousarray(array, "<f4").tobytes())
+            output["parameters"] = {"binary_data_size": len(tail[-1])}
+        else:
+            output["data"] = [value if math.isfinite(value) else None for value in array.ravel().tolist()]
+        outputs.append(output)
+    identity = {} if request.id is None else {"id": request.id}
+    header = json.dumps({**facts, **identity, "outputs": outputs}).encode()
+    return b"".join([header, *tail]), len(header) if tail else None
+
+
+def _parse_json(text: bytes) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise TensorError(f"not JSON: {error}") from error
+
+
+def _object(value: Any, what: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise TensorError(f"{what} must be a JSON object")
+    return value
+
+
+def _parameters(owner: dict[str, Any], what: str) -> dict[str, str | int | float | bool]:
+    parameters = _object(owner.get("parameters", {}), f"parameters of {what}")
+    for name, value in parameters.items():
+        if not isinstance(value, str | int | float | bool):
+            raise TensorError(f"parameter {name!r} of {what} must be a string, a number or a boolean")
+    return parameters
+
+
+def _parse_outputs(outputs: Any, binary: bool) -> dict[str, bool] | None:
+    if outputs is None or outputs == []:
+        return None
+    if not isinstance(outputs, list):
+        raise TensorError("outputs must be a list")
+    wanted = {}
+    for output in outputs:
+        name = _object(output, "an output").get("name")
+        parameters = _parameters(output, "an output")
+        if not isinstance(name, str):
+            raise TensorError("an output needs a name")
+        if "classification" in parameters:
+            raise TensorError("the classification extension is not supported: ask for probabilities")
+        wanted[name] = parameters.get("binary_data", binary) is True
+    return wanted
+
+
+def _parse_input(tensor: dict[str, Any], tail: bytes, max_images: int) -> list[ImageContent]:
+    name, datatype, shape = (tensor.get(key) for key in ("name", "datatype", "shape"))
+    if name != INPUT:
+        raise TensorError(f"no input called {name!r}; this model has '{INPUT}'")
+    if not isinstance(shape, list) or not all(type(axis) is int and axis > 0 for axis in shape):
+        raise TensorError("shape must be a list of positive integers")
+    if shape and shape[0] > max_images:
+        raise TooManyImagesError(f"more than {max_images} images in one request")
+    size = _parameters(tensor, "an input").get("binary_data_size")
+    if size is not None and (type(size) is not int or size != len(tail)):
+        raise TensorError(f"binary_data_size is {size}, {len(tail)} bytes follow the JSON")
+    if size is None and tail:
+        raise TensorError(f"{len(tail)} bytes follow the JSON and belong to no tensor")
+    data = tail if size is not None else tensor.get("data")
+    if datatype == "UINT8":
+        return list(_pixels(data, shape))
+    if datatype == "BYTES":
+        return list(_files(data, shape))
+    raise TensorError(f"datatype of '{INPUT}' must be UINT8 (pixels) or BYTES (image files), not {datatype!r}")
+
+
+def _pixels(data: Any, shape: list[int]) -> NDArray[np.uint8]:
+    if len(shape) != 4 or shape[3] != 3:
+        raise TensorError(f"UINT8 pixels must have shape [N, H, W, 3], not {shape}")
+    array = np.frombuffer(data, np.uint8) if isinstance(data, bytes) else _from_numbers(data)
+    if array.size != math.prod(shape):
+        raise TensorError(f"shape {shape} has {math.prod(shape)} elements, the data has {array.size}")
+    return array.reshape(shape)
+
+
+def _from_numbers(data: Any) -> NDArray[np.uint8]:
+    try:
+        given = np.asarray(data if isinstance(data, list) else None)
+    except ValueError as error:
+        raise TensorError("data must be a list of numbers, flat or nested as the shape says") from error
+    if given.dtype.kind not in "iu" or given.min() < 0 or given.max() > 255 or _has_booleans(data):
+        raise TensorError("data must be integers from 0 to 255")
+    return given.astype(np.uint8)
+
+
+def _has_booleans(data: list[Any]) -> bool:
+    """Tell whether a regularly nested list of numbers holds true or false, which numpy takes for 1 and 0."""
+    while isinstance(data[0], list):
+        data = list(itertools.chain.from_iterable(data))
+    return bool in set(map(type, data))
+
+
+def _files(data: Any, shape: list[int]) -> list[bytes]:
+    files = _split(data, math.prod(shape)) if isinstance(data, bytes) else _from_base64(data)
+    if len(files) != math.prod(shape) or shape[:1] != [len(files)]:
+        raise TensorError(f"shape must be [{len(files)}], the number of image files, not {shape}")
+    return files
+
+
+def _split(data: bytes, expected: int) -> list[bytes]:
+    """Cut at the lengths; one file more than expected is as many as any number to complain of."""
+    files: list[bytes] = []
+    at = 0
+    while at < len(data) and len(files) <= expected:
+        start = at + _LENGTH_BYTES
+        at = start + int.from_bytes(data[at:start], "little")
+        if start > len(data) or at > len(data):
+            raise TensorError("the lengths in a BYTES tensor do not add up to its size")
+        files.append(data[start:at])
+    return files
+
+
+def _from_base64(data: Any) -> list[bytes]:
+    if not isinstance(data, list) or not all(isinstance(text, str) for text in data):
+        raise TensorError("BYTES data in JSON must be a list of strings: image files in base64")
+    try:
+        return [base64.b64decode(text, validate=True) for text in data]
+    except (binascii.Error, ValueError) as error:
+        raise TensorError(f"BYTES data in JSON must be base64: {error}") from error

@@ -1,0 +1,1 @@
+"""Image files to answers: the session, sizes of batches, the predictor."""

@@ -1,0 +1,1 @@
+"""Models by name, exchanged in service, and their queues."""

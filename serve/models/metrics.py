@@ -1,0 +1,140 @@
+"""What a monitoring system may ask: requests, latency by stage, images, batches, and which model answers."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from serve.inference.predictor import Predictor
+from serve.inference.results import Result, SkippedImage
+from serve.models.batching import STAGES, Observer
+
+_LATENCY_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+_BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128)
+_MODEL_LABELS = ["model", "file", "run", "backbone", "fingerprint", "device"]
+
+
+def device_of(predictors: Sequence[Predictor]) -> str:
+    """Return the devices that the sessions of a model really run on."""
+    return ",".join(dict.fromkeys(predictor.device for predictor in predictors))
+
+
+class Metrics(Observer):
+    """The numbers of one server, in a registry of its own.
+
+    Attributes:
+        failed_reloads: names of models whose newest file could not be used.
+    """
+
+    def __init__(self) -> None:
+        self._registry = CollectorRegistry()
+        within = self._registry
+        self.requests = Counter("xfeat_requests", "Requests answered", ["route", "status"], registry=within)
+        self.latency = Histogram(
+            "xfeat_request_seconds", "Time to answer a request", ["route"], buckets=_LATENCY_BUCKETS_S, registry=within
+        )
+        self.stages = Histogram(
+            "xfeat_stage_seconds",
+            "Time of an image until its batch starts (queue), of decoding it, and of a batch in the network (infer)",
+            ["stage"],
+            buckets=_LATENCY_BUCKETS_S,
+            registry=within,
+        )
+        self.images = Counter("xfeat_images", "Images answered", ["model", "label"], registry=within)
+        self.skipped = Counter("xfeat_images_skipped", "Images without an answer", ["cause"], registry=within)
+        self.refused = Counter(
+            "xfeat_requests_refused", "Requests refused to stay within limits", ["limit"], registry=within
+        )
+        self.batches = Histogram("xfeat_batch_images", "Images per batch", buckets=_BATCH_BUCKETS, registry=within)
+        self._pending = Gauge("xfeat_queue_images", "Images accepted and not yet answered", ["model"], registry=within)
+        self._model = Gauge("xfeat_model_info", "The models that answer", _MODEL_LABELS, registry=within)
+        self._reloads = Counter("xfeat_reloads", "Model files opened anew", ["model", "result"], registry=within)
+        self._facts: dict[str, list[str]] = {}
+        self.failed_reloads: set[str] = set()
+        for cause in ("image", "model"):
+            self.skipped.labels(cause)
+        for limit in ("queue", "memory"):
+            self.refused.labels(limit)
+        self._of_stage = {stage: self.stages.labels(stage) for stage in STAGES}
+        ProcessCollector(registry=within)
+
+    def on_batch(self, images: int) -> None:
+        """Count a batch."""
+        self.batches.observe(images)
+
+    def on_stage(self, stage: str, seconds: float) -> None:
+        """Note the time of a stage."""
+        self._of_stage[stage].observe(seconds)
+
+    def add_model(self, name: str, predictors: Sequence[Predictor], pending: Callable[[], int]) -> None:
+        """Describe a model, in place of what answered under its name before, and report the length of its queue."""
+        self.remove_model(name)
+        predictor = predictors[0]
+        facts = [
+            name,
+            predictor.path.name,
+            predictor.metadata.run,
+            predictor.metadata.feature_spec.backbone,
+            predictor.metadata.fingerprint,
+            device_of(predictors),
+        ]
+        self._facts[name] = facts
+        self._model.labels(*facts).set(1)
+        self._pending.labels(name).set_function(pending)
+        for label in predictor.metadata.class_names:
+            self.images.labels(name, label)
+
+    def remove_model(self, name: str) -> None:
+        """Describe a model no more."""
+        if name in self._facts:
+            self._model.remove(*self._facts.pop(name))
+            self._pending.remove(name)
+
+    def note_reload(self, name: str, *, ok: bool) -> None:
+        """Count an attempt to open a model anew."""
+        self._reloads.labels(name, "ok" if ok else "failed").inc()
+        (self.failed_reloads.discard if ok else self.failed_reloads.add)(name)
+
+    def count(self, model: str, results: list[Result]) -> None:
+        """Count the images of a request."""
+        for result in results:
+            if isinstance(result, SkippedImage):
+                self.skipped.labels("model" if result.by_model else "image").inc()
+            else:
+                self.images.labels(model, result.label).inc()
+
+    def render(self) -> bytes:
+        """Return everything in Prometheus' text format."""
+        return generate_latest(self._registry)
+
+
+class MeasureRequests:
+    """Middleware that counts and times requests by route. Addresses that are no route count as one."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self._app = app
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on and note how it ended."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        status = 500
+        started = time.perf_counter()
+
+        async def note_status(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, note_status)
+        finally:
+            route = getattr(scope.get("route"), "path", "none")
+            self._metrics.requests.labels(route, str(status)).inc()
+            self._metrics.latency.labels(route).observe(time.perf_counter() - started)

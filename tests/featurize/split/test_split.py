@@ -1,0 +1,292 @@
+"""xfeat split: what goes where, and that groups and copies stay together."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from featurize.cli import main
+from featurize.datasets.groups import joined_groups
+from featurize.datasets.layouts import open_dataset
+from featurize.datasets.split import SplitSpec, assign_splits, split_dataset
+from featurize.errors import DataError, Interrupted, OutputError, SpecError
+
+
+def make_folders(root: Path, *, patients: int = 12, classes: tuple[str, ...] = ("covid", "normal")) -> Path:
+    """Write two files a patient; split reads bytes, so they need not be images."""
+    for label in classes:
+        for patient in range(patients):
+            for number in range(2):
+                path = root / label / f"{label}{patient:02d}-{number}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(f"{label} {patient} {number}".encode())
+    return root
+
+
+def files_of(root: Path) -> dict[str, bytes]:
+    return {path.relative_to(root).as_posix(): path.read_bytes() for path in root.rglob("*.png")}
+
+
+@st.composite
+def grouped_labels(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray]:
+    """Labels and groups with at least three groups a class; some groups have several classes."""
+    classes = draw(st.integers(1, 4))
+    rows = []
+    for group in range(draw(st.integers(3 * classes, 60))):
+        own = group % classes
+        mixed = draw(st.sampled_from([own, own, own, draw(st.integers(0, classes - 1))]))
+        rows += [(own, group)] + [(mixed, group)] * draw(st.integers(0, 4))
+    labels, groups = np.array(rows).T
+    return labels.astype(np.int32), groups.astype(np.int64)
+
+
+@settings(deadline=None, max_examples=60)
+@given(data=grouped_labels(), seed=st.integers(0, 5))
+def test_no_group_is_in_two_splits_and_every_split_has_every_class(
+    data: tuple[np.ndarray, np.ndarray], seed: int
+) -> None:
+    labels, groups = data
+    splits = assign_splits(labels, groups, SplitSpec(seed=seed))
+    for group in np.unique(groups):
+        assert len(set(splits[groups == group])) == 1
+    for label in np.unique(labels):
+        assert set(splits[labels == label]) == {0, 1, 2}
+    assert np.array_equal(splits, assign_splits(labels, groups, SplitSpec(seed=seed)))
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    sizes=st.lists(st.integers(1, 4), min_size=60, max_size=120),
+    ratios=st.sampled_from([(60, 20, 20), (80, 10, 10), (70, 0, 30), (0.5, 0.25, 0.25), (34, 33, 33)]),
+    seed=st.integers(0, 3),
+)
+def test_shares_of_each_class_are_within_one_large_group_of_the_ratios(
+    sizes: list[int], ratios: tuple[float, float, float], seed: int
+) -> None:
+    groups = np.repeat(np.arange(len(sizes)), sizes)
+    labels = (groups % 2).astype(np.int32)
+    splits = assign_splits(labels, groups, SplitSpec(ratios=ratios, seed=seed))
+    for label in (0, 1):
+        total = (labels == label).sum()
+        for part, ratio in enumerate(ratios):
+            wanted = total * ratio / sum(ratios)
+            assert abs((splits[labels == label] == part).sum() - wanted) <= max(sizes)
+
+
+def test_another_seed_gives_another_split() -> None:
+    labels = np.repeat(np.arange(2, dtype=np.int32), 50)
+    groups = np.arange(100)
+    assert not np.array_equal(
+        assign_splits(labels, groups, SplitSpec(seed=0)), assign_splits(labels, groups, SplitSpec(seed=1))
+    )
+
+
+def test_single_images_follow_the_ratios_exactly() -> None:
+    labels = np.repeat(np.arange(2, dtype=np.int32), [50, 20])
+    splits = assign_splits(labels, np.arange(70), SplitSpec())
+    assert [np.bincount(splits[labels == label]).tolist() for label in (0, 1)] == [[30, 10, 10], [12, 4, 4]]
+
+
+def test_a_shared_name_or_a_shared_content_joins_groups_through_others() -> None:
+    names = ["a", "", "b", "b", "", "c"]
+    hashes = ["1", "1", "1", "2", "3", "4"]
+    assert joined_groups(names, hashes).tolist() == [0, 0, 0, 0, 4, 5]
+
+
+def test_all_images_arrive_unchanged_under_their_class(tmp_path: Path) -> None:
+    source = make_folders(tmp_path / "in")
+    result = split_dataset(open_dataset(source), tmp_path / "out", SplitSpec())
+    before, after = files_of(source), files_of(tmp_path / "out")
+    assert sorted(before.values()) == sorted(after.values())
+    for image in result.images:
+        assert after[image.path] == before[image.entry.path]
+        assert image.path.split("/")[1] == image.entry.path.split("/")[0]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "out"]
+
+
+def test_groups_stay_together_and_are_written_where_featurize_finds_them(tmp_path: Path) -> None:
+    source = make_folders(tmp_path / "in")
+    dataset = open_dataset(source, groups=r"/([a-z]+\d+)-")
+    split_dataset(dataset, tmp_path / "out", SplitSpec())
+    again = open_dataset(tmp_path / "out")
+    splits = defaultdict(set)
+    for entry in again.entries:
+        assert entry.group
+        splits[entry.group].add(entry.split)
+    assert len(splits) == 24
+    assert all(len(parts) == 1 for parts in splits.values())
+
+
+def test_without_groups_no_groups_file_is_written(tmp_path: Path) -> None:
+    result = split_dataset(open_dataset(make_folders(tmp_path / "in")), tmp_path / "out", SplitSpec())
+    assert not result.named_groups
+    assert not (tmp_path / "out" / "groups.csv").exists()
+
+
+def test_exact_copies_stay_together_even_across_groups(tmp_path: Path) -> None:
+    source = make_folders(tmp_path / "in", patients=20)
+    for number in range(6):
+        (source / "covid" / f"copy{number}.png").write_bytes((source / "covid" / "covid03-0.png").read_bytes())
+    dataset = open_dataset(source, groups=r"/([a-z]+\d+)")
+    result = split_dataset(dataset, tmp_path / "out", SplitSpec(seed=3))
+    together = [image for image in result.images if "copy" in image.path or "covid03" in image.path]
+    assert len({image.split for image in together}) == 1
+    assert len({image.group for image in together}) == 1
+    with (tmp_path / "out" / "groups.csv").open() as file:
+        assert len(list(csv.DictReader(file))) == len(result.images)
+
+
+def test_files_of_the_same_name_in_nested_folders_all_arrive(tmp_path: Path) -> None:
+    for label in ("covid", "normal"):
+        for patient in range(9):
+            folder = tmp_path / "in" / label / f"p{patient}" / "x"
+            folder.mkdir(parents=True)
+            for name in ("1.png", "1.PNG"):
+                (folder / name).write_bytes(f"{label}{patient}{name}".encode())
+    result = split_dataset(open_dataset(tmp_path / "in"), tmp_path / "out", SplitSpec())
+    assert len({image.path.casefold() for image in result.images}) == 36
+    for image in result.images:
+        assert (tmp_path / "out" / image.path).read_bytes() == (tmp_path / "in" / image.entry.path).read_bytes()
+
+
+def test_a_manifest_with_paths_from_elsewhere_is_divided(tmp_path: Path) -> None:
+    make_folders(tmp_path / "in")
+    rows = [("path", "label"), *((f"../in/{name}", name.split("/")[0]) for name in files_of(tmp_path / "in"))]
+    (tmp_path / "list").mkdir()
+    (tmp_path / "list" / "all.csv").write_text("\n".join(map(",".join, rows)) + "\n")
+    result = split_dataset(open_dataset(tmp_path / "list" / "all.csv"), tmp_path / "out", SplitSpec())
+    assert sorted(files_of(tmp_path / "out").values()) == sorted(files_of(tmp_path / "in").values())
+    assert all(image.path.count("/") == 2 for image in result.images)
+
+
+def test_an_archive_is_divided_without_unpacking_it_first(tmp_path: Path) -> None:
+    source = make_folders(tmp_path / "in")
+    archive = shutil.make_archive(str(tmp_path / "packed"), "zip", source)
+    result = split_dataset(open_dataset(archive), tmp_path / "out", SplitSpec(link=True))
+    assert sorted(files_of(source).values()) == sorted(files_of(tmp_path / "out").values())
+    assert result.linked == 0
+
+
+def test_link_makes_hard_links(tmp_path: Path) -> None:
+    source = make_folders(tmp_path / "in")
+    result = split_dataset(open_dataset(source), tmp_path / "out", SplitSpec(link=True))
+    assert result.linked == len(result.images)
+    for image in result.images:
+        assert os.path.samefile(tmp_path / "out" / image.path, source / image.entry.path)
+
+
+def test_link_falls_back_to_copies_with_a_notice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(18, "Invalid cross-device link")
+
+    monkeypatch.setattr(os, "link", refuse)
+    source = make_folders(tmp_path / "in")
+    result = split_dataset(open_dataset(source), tmp_path / "out", SplitSpec(link=True))
+    assert result.linked == 0
+    assert "no links can be made" in caplog.text
+    assert sorted(files_of(source).values()) == sorted(files_of(tmp_path / "out").values())
+
+
+def test_a_target_with_something_in_it_is_refused_and_left_alone(tmp_path: Path) -> None:
+    source = make_folders(tmp_path / "in")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine.txt").write_text("keep")
+    with pytest.raises(OutputError, match="not empty"):
+        split_dataset(open_dataset(source), tmp_path / "out", SplitSpec())
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["mine.txt"]
+
+
+def test_an_empty_target_is_filled(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    split_dataset(open_dataset(make_folders(tmp_path / "in")), tmp_path / "out", SplitSpec())
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["test", "train", "valid"]
+
+
+def test_a_target_inside_the_source_is_refused(tmp_path: Path) -> None:
+    source = make_folders(tmp_path / "in")
+    with pytest.raises(OutputError, match="inside the data"):
+        split_dataset(open_dataset(source), source / "out", SplitSpec())
+
+
+def test_a_failure_half_way_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = make_folders(tmp_path / "in")
+    real, calls = shutil.copy2, []
+
+    def full(source: Path, target: Path) -> None:
+        calls.append(target)
+        if len(calls) > 5:
+            raise OSError(28, "No space left on device")
+        real(source, target)
+
+    monkeypatch.setattr("shutil.copy2", full)
+    with pytest.raises(OutputError, match="disk is full"):
+        split_dataset(open_dataset(source), tmp_path / "out", SplitSpec())
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]
+
+
+def test_ctrl_c_half_way_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = make_folders(tmp_path / "in")
+
+    def stop(source: Path, target: Path) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("shutil.copy2", stop)
+    with pytest.raises(Interrupted, match="run the same command again"):
+        split_dataset(open_dataset(source), tmp_path / "out", SplitSpec())
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]
+
+
+def test_too_few_groups_of_a_class_is_one_message_with_counts(tmp_path: Path) -> None:
+    source = make_folders(tmp_path / "in")
+    for name in ("a", "b"):
+        (source / "rare").mkdir(exist_ok=True)
+        (source / "rare" / f"{name}.png").write_text(name)
+    with pytest.raises(DataError, match=r"(?s)at least 3 groups.*rare 2.*--classes"):
+        split_dataset(open_dataset(source), tmp_path / "out", SplitSpec())
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_file_that_vanishes_is_named(tmp_path: Path) -> None:
+    source = make_folders(tmp_path / "in")
+    dataset = open_dataset(source)
+    (source / "covid" / "covid03-1.png").unlink()
+    with pytest.raises(DataError, match=r"covid03-1\.png"):
+        split_dataset(dataset, tmp_path / "out", SplitSpec())
+
+
+@pytest.mark.parametrize("ratios", [(0, 50, 50), (60, -1, 20), (1, 0, 0), (float("nan"), 1, 1)])
+def test_ratios_that_divide_nothing_are_refused(ratios: tuple[float, float, float]) -> None:
+    with pytest.raises(SpecError):
+        SplitSpec(ratios=ratios)
+
+
+def test_the_command_prints_counts_and_one_json_object(tmp_path: Path) -> None:
+    source = make_folders(tmp_path / "in", classes=("covid", "normal", "pneumonia"))
+    arguments = ["split", str(source), str(tmp_path / "out"), "--classes", "covid,normal", "--groups", r"([a-z]+\d+)-"]
+    done = CliRunner().invoke(main, [*arguments, "--json"])
+    assert done.exit_code == 0, done.output
+    facts = json.loads(done.stdout)
+    assert facts["images"] == 48
+    assert facts["counts"]["test"] == {"covid": 4, "normal": 4}
+    assert facts["groups"] == 24
+    text = CliRunner().invoke(main, [*arguments[:2], str(tmp_path / "second"), *arguments[3:]])
+    assert "48 images in 24 groups, none in two splits" in text.stdout
+    assert f"next: xfeat featurize {tmp_path / 'second'}" in text.stdout
+
+
+def test_unreadable_ratios_are_one_message(tmp_path: Path) -> None:
+    done = CliRunner().invoke(main, ["split", str(make_folders(tmp_path / "in")), str(tmp_path / "o"), "--ratios", "6"])
+    assert done.exit_code == 2
+    assert done.stderr.startswith("error: --ratios")

@@ -1,0 +1,290 @@
+"""Runs side by side, as a library and as a command."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from rich.console import Console
+from rich.table import Table
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import balanced_accuracy_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from featurize.cache.reader import FeatureCache
+from featurize.errors import CacheError, MismatchError, RunError
+from head.cli import main
+from head.cli.compare import _SORTS
+from head.compare.baselines import LOGISTIC, PENALTIES, SVM, baselines
+from head.compare.comparison import SORTS, as_entries, common_part, compare, find_runs
+from head.compare.page import MOST_CURVES, render_comparison
+from head.compare.table import notes
+from head.compare.terminal import fitting_table
+from head.runs.reader import Run, read_history
+from head.specs import HeadSpec, TrainSpec
+from head.train import TrainOptions, train_run
+
+WriteClouds = Callable[..., FeatureCache]
+
+
+def train(cache: FeatureCache, runs: Path, name: str, hidden: tuple[int, ...] = (8,), **settings: float) -> Run:
+    spec = TrainSpec(**{"epochs": 2, "lr": 1e-2, **settings})  # type: ignore[arg-type]
+    return train_run(cache, HeadSpec(hidden=hidden), spec, runs=runs, name=name)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory, write_clouds: WriteClouds) -> Path:
+    """Three runs of which two do well and one, hardly trained at a tiny rate, does not; and their cache."""
+    folder = tmp_path_factory.mktemp("made").resolve()
+    cache = write_clouds(folder / "features.h5", patients=True)
+    train(cache, folder / "runs", "good", epochs=8)
+    train(cache, folder / "runs", "linear", hidden=(), epochs=8)
+    train(cache, folder / "runs", "poor", lr=1e-7)
+    return folder
+
+
+@pytest.fixture
+def runs(made: Path, tmp_path: Path) -> Path:
+    """A copy of them, whose cache is a copy too."""
+    folder = tmp_path.resolve()
+    shutil.copytree(made, folder, dirs_exist_ok=True, symlinks=True)
+    for file in folder.glob("runs/*/run.json"):
+        file.write_text(file.read_text().replace(str(made), str(folder)))
+    return folder / "runs"
+
+
+def test_only_what_differs_is_shown_and_the_best_comes_first(runs: Path) -> None:
+    found = find_runs(runs)
+    assert [run.name for run in found] == ["good", "linear", "poor"]  # not ``latest``
+    comparison = compare(as_entries(found), "test")
+    assert comparison.differing == ["hidden", "epochs", "lr"]
+    accuracies = [entry.metrics["test"]["accuracy"] for entry in comparison.entries]
+    assert accuracies == sorted(accuracies, reverse=True)
+    assert comparison.entries[-1].name == "poor"
+    assert comparison.differences[0] is None
+    assert comparison.differences[-1] is not None
+    assert comparison.differences[-1].verdict == "larger than chance"
+    assert comparison.differences[-1].interval is not None
+
+
+@pytest.mark.parametrize("sort", SORTS)
+def test_every_figure_sorts_the_better_first(runs: Path, sort: str) -> None:
+    entries = compare(as_entries(find_runs(runs)), "test", sort=sort).entries
+    if sort == "name":
+        assert [entry.name for entry in entries] == ["good", "linear", "poor"]
+    else:
+        figures = [entry.metrics["test"][sort] for entry in entries]
+        assert figures == sorted(figures, reverse=sort != "loss")
+
+
+def test_the_difference_is_that_of_the_reported_accuracies(runs: Path) -> None:
+    comparison = compare(as_entries(find_runs(runs)), "test")
+    first = comparison.entries[0].metrics["test"]["accuracy"]
+    for entry, difference in zip(comparison.entries[1:], comparison.differences[1:], strict=True):
+        assert difference is not None
+        assert difference.accuracy == pytest.approx(entry.metrics["test"]["accuracy"] - first)
+
+
+def test_runs_of_other_images_are_listed_but_not_compared(write_clouds: WriteClouds, tmp_path: Path) -> None:
+    train(write_clouds(tmp_path / "features.h5"), tmp_path / "runs", "a", epochs=8)
+    train(write_clouds(tmp_path / "other.h5", test=False), tmp_path / "runs", "b", lr=1e-7)
+    found = find_runs(tmp_path / "runs")
+    assert common_part(found) == "valid"
+    [a, b] = as_entries(found)
+    assert compare([a, b], "valid").differences[1].verdict != "not comparable"  # type: ignore[union-attr]
+    [a] = as_entries(found[:1])
+    [difference] = compare([a, b], "valid").differences[1:]
+    assert difference is not None
+    assert difference.verdict == "not comparable"
+    assert "cache" in compare([a, b], "valid").differing
+
+
+def test_a_damaged_run_is_named_and_left_out(runs: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (runs / "poor" / "run.json").write_text("{")
+    assert [run.name for run in find_runs(runs)] == ["good", "linear"]
+    assert "left out" in caplog.text
+    assert "poor" in caplog.text
+
+
+def test_damaged_predictions_and_histories_are_named(runs: Path, caplog: pytest.LogCaptureFixture) -> None:
+    found = find_runs(runs)
+    (runs / "good" / "history.csv").write_text("epoch,train_loss\n1,fast\n")
+    with pytest.raises(RunError, match=r"history\.csv"):
+        read_history(found[0])
+    assert render_comparison(compare(as_entries(found), "test")).count("<svg") == 4
+    assert re.search(r"not drawn: .*history\.csv", caplog.text)
+    (runs / "good" / "predictions.csv").write_text("path,split,label\na,test,covid\n")
+    assert as_entries(found)[0].problem.startswith("damaged predictions")
+    assert re.search(r"not compared: .*predictions\.csv.*no column 'p_", caplog.text, re.DOTALL)
+
+
+@pytest.mark.parametrize("sort", SORTS)
+def test_a_run_without_predictions_is_listed_last_and_the_others_are_compared(runs: Path, sort: str) -> None:
+    (runs / "good" / "predictions.csv").unlink()
+    command = ["compare", "--runs", str(runs), "--sort", sort, "--baselines", "--html", str(runs / "c.html")]
+    outcome = CliRunner().invoke(main, command)
+    assert outcome.exit_code == 0, outcome.output
+    table = [line for line in outcome.stdout.splitlines() if re.match(r"good|linear |poor|SVM|logistic", line)]
+    assert len(table) == 5
+    assert table[-1].startswith("good")
+    assert table[-1].endswith("not comparable: the predictions are missing")
+    assert sum("than chance" in line or "may be chance" in line for line in table) == 3
+    assert re.search(r"not compared: .*predictions\.csv", outcome.stderr)
+
+
+def test_baselines_need_one_run_with_predictions(runs: Path) -> None:
+    for file in runs.glob("*/predictions.csv"):
+        file.unlink()
+    listed = CliRunner().invoke(main, ["compare", "--runs", str(runs), "--json"])
+    assert {entry["against_first"]["problem"] for entry in json.loads(listed.stdout)["entries"]} == {
+        "the predictions are missing"
+    }
+    refused = CliRunner().invoke(main, ["compare", "--runs", str(runs), "--baselines"])
+    assert refused.exit_code == 1
+    assert "no run has predictions that can be read" in refused.stderr
+
+
+def test_without_the_cache_patients_are_unknown_and_mcnemar_remains(runs: Path) -> None:
+    found = find_runs(runs)
+    Path(found[0].cache["path"]).unlink()
+    for difference in compare(as_entries(found), "test").differences[1:]:
+        assert difference is not None
+        assert difference.interval is None
+        assert not difference.problem
+    with pytest.raises(CacheError):
+        baselines(found[0], "test")
+
+
+def test_baselines_are_scikit_learns_own_on_the_same_images(write_clouds: WriteClouds, runs: Path) -> None:
+    run = find_runs(runs)[0]
+    cache = FeatureCache.open(run.cache["path"])
+    labels, features = cache.columns.label, np.asarray(cache.features)
+    models = [
+        make_pipeline(StandardScaler(), LogisticRegression(C=penalty, max_iter=2000)).fit(features[:90], labels[:90])
+        for penalty in PENALTIES
+    ]
+    best = max(models, key=lambda model: model.score(features[90:120], labels[90:120]))
+    decided = best.predict(features[120:])
+    entries = {entry.name: entry for entry in baselines(run, "test")}
+    assert set(entries) == {LOGISTIC, SVM}
+    figures = entries[LOGISTIC].metrics["test"]
+    assert figures["accuracy"] == pytest.approx((decided == labels[120:]).mean())
+    assert figures["balanced_accuracy"] == pytest.approx(balanced_accuracy_score(labels[120:], decided))
+    assert entries[LOGISTIC].answers.truth == as_entries([run])[0].answers.truth
+    write_clouds(Path(run.cache["path"]), seed=5)  # the same file, other features
+    with pytest.raises(MismatchError):
+        baselines(run, "test")
+
+
+def test_the_command_writes_text_json_csv_and_a_page(runs: Path, tmp_path: Path) -> None:
+    outcome = CliRunner().invoke(main, ["compare", "--runs", str(runs), "--baselines"])
+    assert outcome.exit_code == 0, outcome.output
+    table = [line for line in outcome.stdout.splitlines() if re.match(r"good|linear |poor|SVM|logistic", line)]
+    assert len(table) == 5
+    assert "larger than chance" in outcome.stdout
+    assert "\x1b" not in outcome.stdout
+    page, sheet = tmp_path / "c.html", tmp_path / "c.csv"
+    command = ["compare", "good", "poor", "--runs", str(runs), "--json", "--csv", str(sheet), "--html", str(page)]
+    outcome = CliRunner().invoke(main, command)
+    assert outcome.exit_code == 0, outcome.output
+    result = json.loads(outcome.stdout)
+    assert [entry["name"] for entry in result["entries"]] == ["good", "poor"]
+    assert result["entries"][1]["against_first"]["verdict"] == "larger than chance"
+    with sheet.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert float(rows[0]["test_accuracy"]) == result["entries"][0]["metrics"]["test"]["accuracy"]
+    assert rows[1]["verdict"] == "larger than chance"
+    text = page.read_text(encoding="utf-8")
+    assert text.count("<svg") == 4
+    assert "good" in text
+    assert "http://" not in re.sub(r"http://www\.w3\.org\S*|http://purl\.org\S*|http://creativecommons\S*", "", text)
+
+
+@pytest.mark.parametrize("option", ["--csv", "--html"])
+def test_a_file_that_cannot_be_written_is_one_message_with_its_option(runs: Path, tmp_path: Path, option: str) -> None:
+    (tmp_path / "file").write_text("")
+    outcome = CliRunner().invoke(main, ["compare", "--runs", str(runs), option, str(tmp_path / "file" / "out")])
+    assert outcome.exit_code == 1
+    assert f"choose another place with {option}" in outcome.stderr
+
+
+def test_the_page_escapes_names_and_draws_no_more_runs_than_it_has_colours(runs: Path) -> None:
+    names = ["<b>bold</b>", *(f"run{number}" for number in range(MOST_CURVES))]
+    entries = as_entries(find_runs(runs)[:1])
+    many = [type(entries[0])(**{**vars(entries[0]), "name": name}) for name in names]
+    page = render_comparison(compare(many, "test", sort="name"))
+    assert "<b>bold" not in page
+    assert "1 more" in page
+
+
+def test_runs_that_are_not_there_are_one_message(runs: Path, tmp_path: Path) -> None:
+    for arguments in (["nowhere"], ["--runs", str(tmp_path / "empty")]):
+        outcome = CliRunner().invoke(main, ["compare", *arguments])
+        assert outcome.exit_code == 1
+        assert outcome.stderr.startswith("error: ")
+        assert "mend:" in outcome.stderr
+
+
+def test_the_sorts_of_the_command_are_those_of_the_library() -> None:
+    assert _SORTS == SORTS
+
+
+def printed(table: Table) -> list[str]:
+    """Print on a page without end, so that nothing but the table itself breaks or cuts a line."""
+    console = Console(width=10_000)
+    with console.capture() as capture:
+        console.print(table)
+    return [line.rstrip() for line in capture.get().splitlines()]
+
+
+@pytest.mark.parametrize(("width", "left_out"), [(74, 5), (110, 4), (250, 0)])
+def test_a_terminal_gets_as_many_columns_as_it_has_room_for_and_no_figure_cut_short(
+    runs: Path, width: int, left_out: int
+) -> None:
+    entries = as_entries(find_runs(runs))
+    comparison = compare([replace(entry, name=f"a-long-name-for-{entry.name}") for entry in entries], "test")
+    table, missing = fitting_table(comparison, width)
+    lines = printed(table)
+    assert len(missing) == left_out
+    assert max(map(len, lines)) <= width
+    words = " ".join(lines).split()
+    assert {f"{entry.metrics['test']['accuracy']:.4f}" for entry in entries} < set(words)
+    assert "chance" in words
+    assert "…" not in "".join(words)
+
+
+def test_many_settings_that_differ_are_whole_on_longer_lines(runs: Path) -> None:
+    entries = as_entries(find_runs(runs))
+    strange = {f"setting_number_{number}": f"value-{number}" for number in range(9)}
+    first = replace(entries[0], settings={**entries[0].settings, **strange})
+    comparison = compare([first, *entries[1:]], "test")
+    table, _ = fitting_table(comparison, 80)
+    words = " ".join(printed(table)).split()
+    assert {f"value-{number}" for number in range(9)} < set(words)
+    assert "…" not in "".join(words)
+
+
+def test_runs_that_were_tested_on_other_images_are_counted(runs: Path, write_clouds: WriteClouds) -> None:
+    other = train(write_clouds(runs.parent / "other.h5", test=False), runs, "other", epochs=8)
+    comparison = compare(as_entries([*find_runs(runs)[:2], other]), "valid")
+    assert [note for note in notes(comparison) if "cannot be held" in note] == []  # the same validation images
+    comparison = compare([*as_entries(find_runs(runs)[:2]), *as_entries([other])], "valid")
+    assert any("cannot be held against the first" in note for note in notes(comparison))
+
+
+def test_an_ensemble_shows_the_widths_that_were_asked_for(write_clouds: WriteClouds, tmp_path: Path) -> None:
+    cache, spec = write_clouds(tmp_path / "features.h5"), TrainSpec(epochs=1)
+    run = train_run(cache, HeadSpec(hidden=(8, 4)), spec, runs=tmp_path, options=TrainOptions(members=2))
+    assert run.head_spec.hidden == (16, 8)
+    [entry] = as_entries([run])
+    assert entry.settings["hidden"] == [8, 4]
+    assert entry.settings["ensemble"] == 2
