@@ -4,6 +4,7 @@
 FROM python:3.11-slim AS build
 WORKDIR /src
 COPY pyproject.toml README.md LICENSE ./
+COPY xfeat xfeat
 COPY featurize featurize
 COPY head head
 COPY export export

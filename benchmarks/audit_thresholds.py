@@ -20,14 +20,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from featurize.audit.duplicates import detail_correlation, laid_over
-from featurize.audit.neighbours import clean_view, nearest_neighbours
-from featurize.audit.specs import AuditSpec
-from featurize.audit.survey import FINE_SIDE, SIDE, survey_images
-from featurize.backbones.weights import find_weights
-from featurize.cache.reader import FeatureCache
-from featurize.engines import open_engine
-from featurize.images.preprocess import load_pixels
+from xfeat.featurize.audit.duplicates import detail_correlation, laid_over
+from xfeat.featurize.audit.neighbours import clean_view, nearest_neighbours
+from xfeat.featurize.audit.specs import AuditSpec
+from xfeat.featurize.audit.survey import FINE_SIDE, SIDE, survey_images
+from xfeat.featurize.backbones.weights import find_weights
+from xfeat.featurize.cache.reader import FeatureCache
+from xfeat.featurize.engines import open_engine
+from xfeat.featurize.images.preprocess import load_pixels
 
 NEIGHBOURS, LAID_OVER, BLOCK = 10, 3, 256
 Grey = NDArray[np.uint8]

@@ -25,11 +25,11 @@ from pathlib import Path
 import numpy as np
 from export_runtimes import native, web
 
-from export.model.file import open_model
-from export.parity.agreement import planes_of
-from featurize.datasets.image_files import list_images
-from featurize.images.decode import decode
-from featurize.images.preprocess import resize
+from xfeat.export.model.file import open_model
+from xfeat.export.parity.agreement import planes_of
+from xfeat.featurize.datasets.image_files import list_images
+from xfeat.featurize.images.decode import decode
+from xfeat.featurize.images.preprocess import resize
 
 ROOT = Path(__file__).parents[1]
 BATCHES = (1, 2, 8)

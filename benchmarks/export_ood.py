@@ -19,9 +19,9 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 from sklearn.metrics import roc_auc_score
 
-from export.model.file import ModelFile, open_model
-from featurize.datasets.image_files import list_images
-from featurize.images.decode import decode
+from xfeat.export.model.file import ModelFile, open_model
+from xfeat.featurize.datasets.image_files import list_images
+from xfeat.featurize.images.decode import decode
 
 ROOT = Path(__file__).parents[1]
 PIECES = 6

@@ -17,9 +17,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from export.model.file import ModelFile, open_model
-from featurize.datasets.image_files import list_images
-from featurize.images.decode import decode
+from xfeat.export.model.file import ModelFile, open_model
+from xfeat.featurize.datasets.image_files import list_images
+from xfeat.featurize.images.decode import decode
 
 ROOT = Path(__file__).parents[1]
 Resize = Callable[[Image.Image, int], Image.Image]

@@ -29,15 +29,15 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageFilter
 
-from featurize.backbones.weights import find_preferred_weights
-from featurize.cache.shards import FileIdentity
-from featurize.cluster.engine import RayCluster
-from featurize.datasets.layouts import NO_LABEL, NO_SPLIT, Dataset, ImageEntry, open_dataset
-from featurize.engines import open_engine
-from featurize.pipeline.compute import RunOptions
-from featurize.pipeline.extract import extract_features
-from featurize.pipeline.inference import Outcome
-from featurize.specs import FeatureSpec
+from xfeat.featurize.backbones.weights import find_preferred_weights
+from xfeat.featurize.cache.shards import FileIdentity
+from xfeat.featurize.cluster.engine import RayCluster
+from xfeat.featurize.datasets.layouts import NO_LABEL, NO_SPLIT, Dataset, ImageEntry, open_dataset
+from xfeat.featurize.engines import open_engine
+from xfeat.featurize.pipeline.compute import RunOptions
+from xfeat.featurize.pipeline.extract import extract_features
+from xfeat.featurize.pipeline.inference import Outcome
+from xfeat.featurize.specs import FeatureSpec
 
 DIM = 1280
 SIDE = 1000

@@ -24,16 +24,16 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from featurize.backbones.weights import Weights
-from featurize.cache.columns import Columns
-from featurize.cache.index import KnownFeatures
-from featurize.cache.reader import FeatureCache
-from featurize.cache.shards import Identities
-from featurize.cache.writer import CacheFacts, write_cache
-from featurize.datasets.layouts import open_dataset
-from featurize.pipeline.compute import RunOptions
-from featurize.pipeline.extract import extract_features
-from featurize.specs import FeatureSpec, PreprocessSpec
+from xfeat.featurize.backbones.weights import Weights
+from xfeat.featurize.cache.columns import Columns
+from xfeat.featurize.cache.index import KnownFeatures
+from xfeat.featurize.cache.reader import FeatureCache
+from xfeat.featurize.cache.shards import Identities
+from xfeat.featurize.cache.writer import CacheFacts, write_cache
+from xfeat.featurize.datasets.layouts import open_dataset
+from xfeat.featurize.pipeline.compute import RunOptions
+from xfeat.featurize.pipeline.extract import extract_features
+from xfeat.featurize.specs import FeatureSpec, PreprocessSpec
 
 LIMIT_MB = 1024
 STEPS = ("write", "open", "verify", "index")

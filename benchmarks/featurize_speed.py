@@ -28,16 +28,16 @@ import torch
 from PIL import Image
 from torchvision import datasets, transforms
 
-from featurize.backbones.registry import backbone_info
-from featurize.backbones.weights import Weights, find_weights
-from featurize.datasets.layouts import open_dataset
-from featurize.engines import Engine, open_engine
-from featurize.images.augmentation import load_views
-from featurize.pipeline.compute import RunOptions
-from featurize.pipeline.extract import extract_features
-from featurize.pipeline.reading import FEW_WORKERS
-from featurize.specs import FeatureSpec, PreprocessSpec
-from featurize.system.cores import cores
+from xfeat.featurize.backbones.registry import backbone_info
+from xfeat.featurize.backbones.weights import Weights, find_weights
+from xfeat.featurize.datasets.layouts import open_dataset
+from xfeat.featurize.engines import Engine, open_engine
+from xfeat.featurize.images.augmentation import load_views
+from xfeat.featurize.pipeline.compute import RunOptions
+from xfeat.featurize.pipeline.extract import extract_features
+from xfeat.featurize.pipeline.reading import FEW_WORKERS
+from xfeat.featurize.specs import FeatureSpec, PreprocessSpec
+from xfeat.featurize.system.cores import cores
 
 ORIGINALS = Path(__file__).parents[2] / "shared" / "xray-originals"
 

@@ -28,13 +28,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from featurize.cache.reader import Columns, FeatureCache
-from featurize.cache.writer import CacheFacts, write_cache
-from featurize.specs import FeatureSpec
-from head.data.rows import AnyRows, Stretch, labelled_rows, plan_reading
-from head.data.splits import split_rows
-from head.specs import HeadSpec, MemorySpec, TrainSpec
-from head.training.fit import fit_head
+from xfeat.featurize.cache.reader import Columns, FeatureCache
+from xfeat.featurize.cache.writer import CacheFacts, write_cache
+from xfeat.featurize.specs import FeatureSpec
+from xfeat.head.data.rows import AnyRows, Stretch, labelled_rows, plan_reading
+from xfeat.head.data.splits import split_rows
+from xfeat.head.specs import HeadSpec, MemorySpec, TrainSpec
+from xfeat.head.training.fit import fit_head
 
 LIMIT_MB = 1500
 HEADS = {

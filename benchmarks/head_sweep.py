@@ -26,13 +26,13 @@ from pathlib import Path
 
 import torch
 
-from head.batched import scheduler
-from head.batched.blocks import divide
-from head.batched.training import Job
-from head.data.rows import Rows
-from head.specs import HeadSpec, TrainSpec
-from head.sweep.space import DEFAULT_AXES, SweepSpec, axis_text
-from head.training.fit import fit_head
+from xfeat.head.batched import scheduler
+from xfeat.head.batched.blocks import divide
+from xfeat.head.batched.training import Job
+from xfeat.head.data.rows import Rows
+from xfeat.head.specs import HeadSpec, TrainSpec
+from xfeat.head.sweep.space import DEFAULT_AXES, SweepSpec, axis_text
+from xfeat.head.training.fit import fit_head
 
 ROOT = Path(__file__).parents[1]
 SHAPES = {"512,128": (512, 128), "256": (256,), "linear": ()}

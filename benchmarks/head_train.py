@@ -28,11 +28,11 @@ from PIL import Image
 from torch import nn
 from torchvision import datasets, transforms
 
-from featurize.cache.columns import Columns
-from featurize.cache.writer import CacheFacts, write_cache
-from featurize.specs import FeatureSpec
-from head.specs import HeadSpec, TrainSpec
-from head.training.network import build_head
+from xfeat.featurize.cache.columns import Columns
+from xfeat.featurize.cache.writer import CacheFacts, write_cache
+from xfeat.featurize.specs import FeatureSpec
+from xfeat.head.specs import HeadSpec, TrainSpec
+from xfeat.head.training.network import build_head
 
 XRAY = Path(__file__).parents[2] / "shared" / "xray" / "train"
 # The tutorial's data set as far as it is still to be had: train, valid and test images of two classes.

@@ -36,9 +36,9 @@ from pathlib import Path
 import numpy as np
 from servers.load import Connection, Load, Server, closed_loop, form_request, open_loop, tensor_request
 
-from featurize.datasets.image_files import list_images
-from featurize.system.cores import cores
-from serve.inference.predictor import Predictor
+from xfeat.featurize.datasets.image_files import list_images
+from xfeat.featurize.system.cores import cores
+from xfeat.serve.inference.predictor import Predictor
 
 ROOT = Path(__file__).parents[1]
 MAX_IMAGES = 64
@@ -133,7 +133,15 @@ def _bare_loop(model: Path, pixels: list[np.ndarray], sessions: int, seconds: fl
 
 @contextlib.contextmanager
 def xserve(options: argparse.Namespace) -> Iterator[Server]:
-    command = [sys.executable, "-c", "from serve.cli import main; main()", "start", str(options.model), "--port", "0"]
+    command = [
+        sys.executable,
+        "-c",
+        "from xfeat.serve.cli import main; main()",
+        "start",
+        str(options.model),
+        "--port",
+        "0",
+    ]
     limits = ["--device", "cpu", "--sessions", str(options.sessions), "--max-queue", str(MAX_QUEUE)]
     with process([*command, *limits]) as started:
         yield Server(int(re.search(r":(\d+)$", started.stdout.readline().strip())[1]), started.pid)

@@ -15,12 +15,12 @@ from pydantic import BaseModel
 from ray import serve
 from ray.serve import Application
 
-from serve.http.app import build_app
-from serve.http.service import Service
-from serve.inference.predictor import Predictor
-from serve.models.metrics import Metrics
-from serve.models.registry import Models
-from serve.specs import ServeSpec
+from xfeat.serve.http.app import build_app
+from xfeat.serve.http.service import Service
+from xfeat.serve.inference.predictor import Predictor
+from xfeat.serve.models.metrics import Metrics
+from xfeat.serve.models.registry import Models
+from xfeat.serve.specs import ServeSpec
 
 
 class Settings(BaseModel):

@@ -7,7 +7,12 @@ from pathlib import Path
 
 import click
 
-PROGRAMS = {"xfeat": "featurize.cli", "xhead": "head.cli", "xexport": "export.cli", "xserve": "serve.cli"}
+PROGRAMS = {
+    "xfeat": "xfeat.featurize.cli",
+    "xhead": "xfeat.head.cli",
+    "xexport": "xfeat.export.cli",
+    "xserve": "xfeat.serve.cli",
+}
 PAGE = Path(__file__).with_name("commands.md")
 WIDTH = 110
 INTRODUCTION = """# All commands

@@ -12,18 +12,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from export.model.cuda_graphs import BoundSession
-from export.model.file import ModelFile, open_model
-from export.model.session import ORT_ERRORS, cuda_possible, first_line
-from export.parity.agreement import planes_of
-from export.parity.progress import Progress
-from export.specs import BenchSpec
-from featurize.errors import DeviceError
-from featurize.images.preprocess import Pixels
-from head.runs.reader import Run
+from xfeat.export.model.cuda_graphs import BoundSession
+from xfeat.export.model.file import ModelFile, open_model
+from xfeat.export.model.session import ORT_ERRORS, cuda_possible, first_line
+from xfeat.export.parity.agreement import planes_of
+from xfeat.export.parity.progress import Progress
+from xfeat.export.specs import BenchSpec
+from xfeat.featurize.errors import DeviceError
+from xfeat.featurize.images.preprocess import Pixels
+from xfeat.head.runs.reader import Run
 
 if TYPE_CHECKING:
-    from export.build.fused_model import PlainModel
+    from xfeat.export.build.fused_model import PlainModel
 
 logger = logging.getLogger(__name__)
 
@@ -95,7 +95,7 @@ def bench_models(
     """
     plain = None
     if run is not None:
-        from export.build.reference_model import plain_model
+        from xfeat.export.build.reference_model import plain_model
 
         plain = plain_model(run)
     providers = spec.providers or _usable_providers(models, with_torch=plain is not None)

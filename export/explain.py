@@ -11,14 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from export.model.file import ModelFile
-from export.model.outputs import HEATMAP, OOD, PROBABILITIES
-from export.parity.progress import Progress
-from featurize.datasets.image_files import list_images
-from featurize.errors import DataError, ImageError, ModelError, OutputError
-from featurize.images.decode import decode
-from featurize.images.preprocess import resize
-from featurize.system.atomic import replacing
+from xfeat.export.model.file import ModelFile
+from xfeat.export.model.outputs import HEATMAP, OOD, PROBABILITIES
+from xfeat.export.parity.progress import Progress
+from xfeat.featurize.datasets.image_files import list_images
+from xfeat.featurize.errors import DataError, ImageError, ModelError, OutputError
+from xfeat.featurize.images.decode import decode
+from xfeat.featurize.images.preprocess import resize
+from xfeat.featurize.system.atomic import replacing
 
 MAX_SIDE = 1024
 _STRENGTH = 0.6

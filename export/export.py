@@ -7,19 +7,19 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from export.build.assemble import finish, trace
-from export.build.fused_model import FusedModel
-from export.build.opset import lower_opset
-from export.build.reference_model import (
+from xfeat.export.build.assemble import finish, trace
+from xfeat.export.build.fused_model import FusedModel
+from xfeat.export.build.opset import lower_opset
+from xfeat.export.build.reference_model import (
     distance_of,
     images_to_check,
     metadata_of,
     plain_model,
     torch_probabilities,
 )
-from export.model.metadata import VARIANTS, ModelMetadata
-from export.model.session import cuda_possible, open_session
-from export.parity.agreement import (
+from xfeat.export.model.metadata import VARIANTS, ModelMetadata
+from xfeat.export.model.session import cuda_possible, open_session
+from xfeat.export.parity.agreement import (
     Agreement,
     CheckImages,
     Checks,
@@ -32,13 +32,13 @@ from export.parity.agreement import (
     onnx_probabilities,
     open_sessions,
 )
-from export.parity.certificate import Certified, certificate_content
-from export.parity.progress import Progress, Steps
-from export.publish import targets_of, together
-from export.specs import ExportSpec
-from featurize.engines.conversion import OPSET as NATIVE_OPSET
-from featurize.errors import ParityError
-from head.runs.reader import Run
+from xfeat.export.parity.certificate import Certified, certificate_content
+from xfeat.export.parity.progress import Progress, Steps
+from xfeat.export.publish import targets_of, together
+from xfeat.export.specs import ExportSpec
+from xfeat.featurize.engines.conversion import OPSET as NATIVE_OPSET
+from xfeat.featurize.errors import ParityError
+from xfeat.head.runs.reader import Run
 
 # Two answers that are so far apart may say the opposite of each other: nobody should accept that.
 _OPPOSITE = 0.5

@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from export.parity.certificate import certificate_path
-from featurize.errors import OutputError, XfeatError
-from featurize.system.atomic import flush, output_error
+from xfeat.export.parity.certificate import certificate_path
+from xfeat.featurize.errors import OutputError, XfeatError
+from xfeat.featurize.system.atomic import flush, output_error
 
 _UNFINISHED = ".unfinished"
 # No export takes this long: what is older was left by one that was killed.

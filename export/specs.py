@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from featurize.specs import require
+from xfeat.featurize.specs import require
 
 DEFAULT_MODEL = "model.onnx"
 DEFAULT_RUNS = "runs"

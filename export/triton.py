@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from export.model.file import ModelFile, open_model
-from export.model.outputs import PROBABILITIES
-from export.specs import TRITON_KINDS, TritonSpec, require_model_name
-from featurize.system.atomic import replacing
-from featurize.system.cuda import cuda_provider
+from xfeat.export.model.file import ModelFile, open_model
+from xfeat.export.model.outputs import PROBABILITIES
+from xfeat.export.specs import TRITON_KINDS, TritonSpec, require_model_name
+from xfeat.featurize.system.atomic import replacing
+from xfeat.featurize.system.cuda import cuda_provider
 
 MANIFEST = "kserve.json"
 # Source: Triton's docs/introduction/compatibility.md: 25.12 has onnxruntime 1.23.2. Before 24.05 (1.18.0) it could not

@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from export.model.cuda_graphs import Session
-from export.model.file import ModelFile, open_model
-from export.model.metadata import ModelMetadata
-from export.parity.accuracy_loss import Worth, gate_in_words, measure, within_gate, worth_table
-from export.parity.agreement import (
+from xfeat.export.model.cuda_graphs import Session
+from xfeat.export.model.file import ModelFile, open_model
+from xfeat.export.model.metadata import ModelMetadata
+from xfeat.export.parity.accuracy_loss import Worth, gate_in_words, measure, within_gate, worth_table
+from xfeat.export.parity.agreement import (
     CheckImages,
     Checks,
     Probabilities,
@@ -23,12 +23,12 @@ from export.parity.agreement import (
     onnx_probabilities,
     open_sessions,
 )
-from export.parity.certificate import Certificate, certificate_path, read_certificate
-from export.parity.progress import Progress, Steps
-from export.specs import VerifySpec
-from featurize.backbones.weights import sha256_of
-from featurize.errors import DataError, MismatchError, ParityError
-from head.runs.reader import Run
+from xfeat.export.parity.certificate import Certificate, certificate_path, read_certificate
+from xfeat.export.parity.progress import Progress, Steps
+from xfeat.export.specs import VerifySpec
+from xfeat.featurize.backbones.weights import sha256_of
+from xfeat.featurize.errors import DataError, MismatchError, ParityError
+from xfeat.head.runs.reader import Run
 
 logger = logging.getLogger(__name__)
 
@@ -151,7 +151,7 @@ def _other_contents(metadata: ModelMetadata, proof: Certificate) -> str:
 
 
 def _check_run(model: ModelFile, run: Run) -> None:
-    from export.build.reference_model import metadata_of
+    from xfeat.export.build.reference_model import metadata_of
 
     wanted, found = _identity(metadata_of(run, model.metadata.ood_threshold)), _identity(model.metadata)
     for what, expected in wanted.items():
@@ -178,7 +178,7 @@ def _identity(metadata: ModelMetadata) -> dict[str, str]:
 
 
 def _torch_answers(run: Run, spec: VerifySpec, steps: Steps) -> tuple[CheckImages, Probabilities]:
-    from export.build.reference_model import images_to_check, plain_model, torch_probabilities
+    from xfeat.export.build.reference_model import images_to_check, plain_model, torch_probabilities
 
     images, _ = images_to_check(run, spec.data, steps=steps)
     return images, torch_probabilities(plain_model(run, spec.weights_file), images.pixels)
@@ -188,7 +188,7 @@ def _held_worth(
     model: ModelFile, sessions: dict[str, Session], run: Run, spec: VerifySpec, steps: Steps
 ) -> dict[str, tuple[Worth, Worth]]:
     """Repeat the gate of a model in fewer bits: its worth on the validation images against torch's, a provider each."""
-    from export.build.reference_model import labelled_images, plain_model, torch_probabilities
+    from xfeat.export.build.reference_model import labelled_images, plain_model, torch_probabilities
 
     plain = plain_model(run, spec.weights_file)
     images, labels = labelled_images(run, "valid", spec.data, steps=steps)

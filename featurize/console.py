@@ -20,7 +20,7 @@ from typing import Any
 
 import click
 
-from featurize.errors import Interrupted, SpecError, XfeatError
+from xfeat.featurize.errors import Interrupted, SpecError, XfeatError
 
 EXIT_PROBLEM = 1
 EXIT_USAGE = 2
@@ -55,7 +55,9 @@ class Commands(click.Group):
             usage = isinstance(problem, SpecError) and problem.file is None
             _say_and_exit(f"error: {problem}", EXIT_USAGE if usage else EXIT_PROBLEM)
         except ModuleNotFoundError as problem:
-            _say_and_exit(f"error: {problem.name} is not installed\n  mend:     pip install 'xfeat[all]'", EXIT_PROBLEM)
+            _say_and_exit(
+                f"error: {problem.name} is not installed\n  mend:     pip install 'xfeat-onnx[all]'", EXIT_PROBLEM
+            )
         except ImportError:
             # A library in C that is stopped while it is loaded says that it cannot be loaded, and not always why.
             if not _stopped_by:
@@ -180,11 +182,10 @@ class _StderrHandler(logging.Handler):
 
 
 def _start_logging() -> None:
-    for room in ("featurize", "head", "export", "serve"):
-        logger = logging.getLogger(room)
-        if not any(isinstance(handler, _StderrHandler) for handler in logger.handlers):
-            logger.addHandler(_StderrHandler())
-        logger.setLevel(logging.INFO)
+    logger = logging.getLogger("xfeat")
+    if not any(isinstance(handler, _StderrHandler) for handler in logger.handlers):
+        logger.addHandler(_StderrHandler())
+    logger.setLevel(logging.INFO)
 
 
 def _stop_on_signals() -> None:

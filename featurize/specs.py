@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-from featurize.errors import SpecError
+from xfeat.featurize.errors import SpecError
 
 Triple = tuple[float, float, float]
 
@@ -117,7 +117,7 @@ class FeatureSpec(Spec):
     """What a row of features is.
 
     Attributes:
-        backbone: name of the network, a key of :data:`featurize.backbones.registry.BACKBONES`.
+        backbone: name of the network, a key of :data:`xfeat.featurize.backbones.registry.BACKBONES`.
         weights_sha256: SHA-256 of the weights file, 64 hexadecimal digits.
         preprocess: how an image becomes the network's input.
         pooling: ``final`` (pooled last layer) or ``multilevel`` (stages 3 to 7 appended).
@@ -195,12 +195,12 @@ class FeatureSpec(Spec):
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureRequest:
-    """What a user asks for; :func:`featurize.pipeline.request.resolve_request` fills in what is left open.
+    """What a user asks for; :func:`xfeat.featurize.pipeline.request.resolve_request` fills in what is left open.
 
     Attributes:
         backbone: a name, or ``auto``.
         weights: a file of weights; with ``auto`` those of the backbone of an existing cache, or else of
-            :data:`featurize.backbones.registry.PREFERRED`.
+            :data:`xfeat.featurize.backbones.registry.PREFERRED`.
         size: side of the input in pixels; by default the backbone's own.
         normalize: ``half`` or ``imagenet``.
         pooling: as in :class:`FeatureSpec`, like the others.

@@ -13,13 +13,13 @@ from sklearn.utils.class_weight import compute_class_weight
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from featurize.errors import DataError
-from featurize.specs import require
-from head.data.rows import as_rows
-from head.evaluation.predictions import softmax
-from head.specs import HeadSpec, TrainSpec
-from head.training.ensemble import fit_ensemble, shares_of
-from head.training.fit import FittedHead, fit_head
+from xfeat.featurize.errors import DataError
+from xfeat.featurize.specs import require
+from xfeat.head.data.rows import as_rows
+from xfeat.head.evaluation.predictions import softmax
+from xfeat.head.specs import HeadSpec, TrainSpec
+from xfeat.head.training.ensemble import fit_ensemble, shares_of
+from xfeat.head.training.fit import FittedHead, fit_head
 
 _HEAD, _TRAIN = HeadSpec(), TrainSpec()
 

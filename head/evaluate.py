@@ -12,17 +12,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from featurize.cache.reader import FeatureCache
-from featurize.datasets.layouts import NO_LABEL, Dataset
-from featurize.errors import DataError, MismatchError, XfeatError
-from featurize.specs import FeatureSpec
-from head.data.pooling import pooled
-from head.data.rows import collected, labelled_blocks
-from head.evaluation.intervals import Interval, wilson_interval
-from head.evaluation.metrics import classification_metrics
-from head.evaluation.operating_point import decisions_at
-from head.evaluation.predictions import Predictions
-from head.runs.reader import Run
+from xfeat.featurize.cache.reader import FeatureCache
+from xfeat.featurize.datasets.layouts import NO_LABEL, Dataset
+from xfeat.featurize.errors import DataError, MismatchError, XfeatError
+from xfeat.featurize.specs import FeatureSpec
+from xfeat.head.data.pooling import pooled
+from xfeat.head.data.rows import collected, labelled_blocks
+from xfeat.head.evaluation.intervals import Interval, wilson_interval
+from xfeat.head.evaluation.metrics import classification_metrics
+from xfeat.head.evaluation.operating_point import decisions_at
+from xfeat.head.evaluation.predictions import Predictions
+from xfeat.head.runs.reader import Run
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ class Evaluation:
         run: the trained head.
         cache: the set's features.
         predictions: of the images whose class the run knows.
-        metrics: as :func:`head.evaluation.metrics.classification_metrics` gives them.
+        metrics: as :func:`xfeat.head.evaluation.metrics.classification_metrics` gives them.
         operating_point: the run's threshold on this set, or ``None`` if it has none.
         left_out: images without a label, or of a class that the run does not know.
         seen: images that the run was trained on, by content; ``None`` if its cache or its predictions are gone.

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from numbers import Integral
 
-from featurize.specs import Spec, require
+from xfeat.featurize.specs import Spec, require
 
 CLASS_WEIGHTS = ("none", "balanced")
 SCHEDULES = ("constant", "cosine")
@@ -139,7 +139,8 @@ class CrossvalSpec(Spec):
         folds: parts; each tests once.
         seeds: repetitions, each with other folds and other initial weights.
         by_image: whether to repeat it with images of one patient in different folds, to show what that flatters.
-        members: heads that are trained and averaged wherever a head is trained; see :mod:`head.training.ensemble`.
+        members: heads that are trained and averaged wherever a head is trained; see
+            :mod:`xfeat.head.training.ensemble`.
     """
 
     folds: int = 5

@@ -14,23 +14,23 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from featurize.audit.stored import audit_of
-from featurize.cache.reader import FeatureCache
-from featurize.cache.rows import unchanged
-from featurize.system.versions import library_versions
-from head.data.rows import Reading, Rows, collected, labelled_blocks, plan_reading
-from head.data.splits import Split, group_keys, split_rows
-from head.evaluation.assess import Assessment, assess
-from head.evaluation.operating_point import positive_class
-from head.evaluation.predictions import Predictions
-from head.reports.run_report import ReportInput, render_report
-from head.reports.worker import call_here
-from head.runs.reader import HISTORY_FILE, REPORT_FILE, Run, new_run_name, open_run
-from head.runs.writer import RunWriter, save_predictions
-from head.specs import HeadSpec, MemorySpec, TargetSpec, TrainSpec
-from head.training.ensemble import FittedEnsemble, Share, fit_ensemble, shares_of
-from head.training.fit import FittedHead, Progress, fit_head
-from head.training.history import EpochRecord
+from xfeat.featurize.audit.stored import audit_of
+from xfeat.featurize.cache.reader import FeatureCache
+from xfeat.featurize.cache.rows import unchanged
+from xfeat.featurize.system.versions import library_versions
+from xfeat.head.data.rows import Reading, Rows, collected, labelled_blocks, plan_reading
+from xfeat.head.data.splits import Split, group_keys, split_rows
+from xfeat.head.evaluation.assess import Assessment, assess
+from xfeat.head.evaluation.operating_point import positive_class
+from xfeat.head.evaluation.predictions import Predictions
+from xfeat.head.reports.run_report import ReportInput, render_report
+from xfeat.head.reports.worker import call_here
+from xfeat.head.runs.reader import HISTORY_FILE, REPORT_FILE, Run, new_run_name, open_run
+from xfeat.head.runs.writer import RunWriter, save_predictions
+from xfeat.head.specs import HeadSpec, MemorySpec, TargetSpec, TrainSpec
+from xfeat.head.training.ensemble import FittedEnsemble, Share, fit_ensemble, shares_of
+from xfeat.head.training.fit import FittedHead, Progress, fit_head
+from xfeat.head.training.history import EpochRecord
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +47,8 @@ class TrainOptions:
         members: heads that are trained and averaged; more than one leave the validation rows to the temperature and
             the operating point alone.
         progress: called after each epoch.
-        call: what runs the measuring and the drawing; a :class:`head.reports.worker.Worker` does it in another process.
+        call: what runs the measuring and the drawing; a :class:`xfeat.head.reports.worker.Worker` does it in another
+            process.
     """
 
     target: TargetSpec | None = None

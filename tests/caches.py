@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from featurize.cache.columns import Columns
-from featurize.cache.reader import FeatureCache
-from featurize.cache.writer import CacheFacts, write_cache
-from featurize.specs import FeatureSpec
+from xfeat.featurize.cache.columns import Columns
+from xfeat.featurize.cache.reader import FeatureCache
+from xfeat.featurize.cache.writer import CacheFacts, write_cache
+from xfeat.featurize.specs import FeatureSpec
 
 
 def write_made_up(

@@ -11,8 +11,8 @@ import numpy as np
 import onnxruntime
 from fastapi import UploadFile
 
-from featurize.images.preprocess import load_pixels
-from featurize.specs import PreprocessSpec
+from xfeat.featurize.images.preprocess import load_pixels
+from xfeat.featurize.specs import PreprocessSpec
 
 MODEL, PORT, BATCH, THREADS, SIDE = sys.argv[1], *map(int, sys.argv[2:6])
 BATCH_TIMEOUT_S = 0.004

@@ -9,11 +9,11 @@ import onnx
 import torch
 from onnxscript import optimizer
 
-from export.build.fused_model import FusedModel
-from export.build.resize_graph import PLANES, resize_graph
-from export.model.metadata import ModelMetadata
-from export.model.outputs import CORE_OUTPUTS
-from featurize.engines.conversion import to_onnx
+from xfeat.export.build.fused_model import FusedModel
+from xfeat.export.build.resize_graph import PLANES, resize_graph
+from xfeat.export.model.metadata import ModelMetadata
+from xfeat.export.model.outputs import CORE_OUTPUTS
+from xfeat.featurize.engines.conversion import to_onnx
 
 INPUT = "image"
 _EXAMPLES = 2  # one would be folded into the graph as a constant

@@ -8,7 +8,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from featurize.errors import SpecError
+from xfeat.featurize.errors import SpecError
 
 
 class DenseHead(nn.Module):

@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from export.build.dense_head import DenseHead
-from export.build.ood_distance import Distance, DistanceLayer
-from export.model.outputs import CORE_OUTPUTS, HEATMAP, OOD
-from featurize.backbones.network import Backbone, Normalize
-from featurize.specs import PreprocessSpec
+from xfeat.export.build.dense_head import DenseHead
+from xfeat.export.build.ood_distance import Distance, DistanceLayer
+from xfeat.export.model.outputs import CORE_OUTPUTS, HEATMAP, OOD
+from xfeat.featurize.backbones.network import Backbone, Normalize
+from xfeat.featurize.specs import PreprocessSpec
 
 
 class FusedModel(nn.Module):

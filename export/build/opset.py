@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx
 
-from featurize.errors import SpecError
+from xfeat.featurize.errors import SpecError
 
 
 def lower_opset(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:

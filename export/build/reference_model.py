@@ -9,21 +9,21 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from export.build.fused_model import PlainModel
-from export.build.ood_distance import Distance, familiar_threshold, fit_distance
-from export.model.metadata import ModelMetadata
-from export.parity.agreement import Advance, CheckImages, Probabilities, blocks, load_images
-from export.parity.progress import Steps
-from export.parity.subsample import thinned
-from export.specs import ExportSpec
-from featurize.backbones.network import load_backbone
-from featurize.cache.reader import FeatureCache
-from featurize.errors import DataError, MismatchError, RunError
-from featurize.images.preprocess import Pixels
-from featurize.pipeline.request import featurize_command
-from head.data.pooling import pooled
-from head.runs.backbone_weights import weights_of
-from head.runs.reader import PROBABILITY_PREFIX, Run
+from xfeat.export.build.fused_model import PlainModel
+from xfeat.export.build.ood_distance import Distance, familiar_threshold, fit_distance
+from xfeat.export.model.metadata import ModelMetadata
+from xfeat.export.parity.agreement import Advance, CheckImages, Probabilities, blocks, load_images
+from xfeat.export.parity.progress import Steps
+from xfeat.export.parity.subsample import thinned
+from xfeat.export.specs import ExportSpec
+from xfeat.featurize.backbones.network import load_backbone
+from xfeat.featurize.cache.reader import FeatureCache
+from xfeat.featurize.errors import DataError, MismatchError, RunError
+from xfeat.featurize.images.preprocess import Pixels
+from xfeat.featurize.pipeline.request import featurize_command
+from xfeat.head.data.pooling import pooled
+from xfeat.head.runs.backbone_weights import weights_of
+from xfeat.head.runs.reader import PROBABILITY_PREFIX, Run
 
 logger = logging.getLogger(__name__)
 

@@ -7,18 +7,18 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from export.cli.bench import bench
-from export.cli.options import data_option, model_argument, require_cuda_option, weights_option
-from export.cli.quantize import quantize
-from export.cli.triton import triton
-from export.specs import DEFAULT_MODEL, DEFAULT_RUNS, OPSETS, ExportSpec, VerifySpec
-from featurize.console import Commands, default_of, json_option, progress_bar
+from xfeat.export.cli.bench import bench
+from xfeat.export.cli.options import data_option, model_argument, require_cuda_option, weights_option
+from xfeat.export.cli.quantize import quantize
+from xfeat.export.cli.triton import triton
+from xfeat.export.specs import DEFAULT_MODEL, DEFAULT_RUNS, OPSETS, ExportSpec, VerifySpec
+from xfeat.featurize.console import Commands, default_of, json_option, progress_bar
 
 if TYPE_CHECKING:
-    from export.explain import Explanation
-    from export.export import Export
-    from export.parity.agreement import Checks
-    from export.verify import Verification
+    from xfeat.export.explain import Explanation
+    from xfeat.export.export import Export
+    from xfeat.export.parity.agreement import Checks
+    from xfeat.export.verify import Verification
 
 _CHECKS = {
     "full": "full model",
@@ -28,7 +28,7 @@ _CHECKS = {
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="xfeat")
+@click.version_option(package_name="xfeat-onnx")
 def main() -> None:
     """Turn a trained run into one ONNX file that is proven to answer as the run does."""
 
@@ -81,10 +81,10 @@ def onnx(run: Path | None, output: Path, opset: str, **settings: Any) -> tuple[d
     Beside it go the portable form (.core.onnx) and the certificate: the run's test images through Pillow and torch
     against the same files through the models. If an answer differs, nothing is written.
     """
-    from head.runs.reader import latest_run, open_run
+    from xfeat.head.runs.reader import latest_run, open_run
 
     opened = open_run(run or latest_run(Path(DEFAULT_RUNS)))
-    from export.export import export_run
+    from xfeat.export.export import export_run
 
     spec = ExportSpec(opset=int(opset), **settings)
     with progress_bar("checking") as progress:
@@ -93,7 +93,7 @@ def onnx(run: Path | None, output: Path, opset: str, **settings: Any) -> tuple[d
 
 
 def _as_json(done: Export, run: str) -> dict[str, Any]:
-    from export.parity.agreement import checks_as_json
+    from xfeat.export.parity.agreement import checks_as_json
 
     return {
         "run": run,
@@ -152,8 +152,8 @@ def verify(model: Path, run: Path | None, **settings: Any) -> tuple[dict[str, An
     than rounding, so with --run its accuracy, sensitivity and AUC on the validation images are held against torch's.
     Exit code 1 if anything differs.
     """
-    from export.verify import verify_model
-    from head.runs.reader import open_run
+    from xfeat.export.verify import verify_model
+    from xfeat.head.runs.reader import open_run
 
     opened = open_run(run) if run is not None else None
     with progress_bar("verifying", "images") as progress:
@@ -162,7 +162,7 @@ def verify(model: Path, run: Path | None, **settings: Any) -> tuple[dict[str, An
 
 
 def _verified(done: Verification) -> str:
-    from export.parity.accuracy_loss import worth_table
+    from xfeat.export.parity.accuracy_loss import worth_table
 
     lines = []
     if done.certificate is not None:
@@ -184,14 +184,14 @@ def _verified(done: Verification) -> str:
 @json_option
 def info(model: Path) -> tuple[dict[str, Any], str]:
     """Show what is inside MODEL: classes, settings, fingerprints, threshold, size, operators."""
-    from export.model.file import describe_model
+    from xfeat.export.model.file import describe_model
 
     facts = describe_model(model)
     return facts, _described(facts)
 
 
 def _described(facts: dict[str, Any]) -> str:
-    from featurize.specs import FeatureSpec
+    from xfeat.featurize.specs import FeatureSpec
 
     decides = f"{facts['positive']} from {facts['threshold']:.4g}" if facts["positive"] else "the most probable class"
     head = f" (head from {facts['head_bits']} bits)" if facts["head_bits"] else ""
@@ -244,8 +244,8 @@ def explain(
     """
     from dataclasses import asdict
 
-    from export.explain import explain_images
-    from export.model.file import open_model
+    from xfeat.export.explain import explain_images
+    from xfeat.export.model.file import open_model
 
     opened = open_model(model, device="cuda" if require_cuda else "cpu")
     with progress_bar("explaining", "images") as progress:

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from export.cli.options import cuda_graphs_option
-from export.specs import DEFAULT_MODEL, PROVIDERS, BenchSpec
-from featurize.console import comma_list, default_of, json_option, progress_bar
+from xfeat.export.cli.options import cuda_graphs_option
+from xfeat.export.specs import DEFAULT_MODEL, PROVIDERS, BenchSpec
+from xfeat.featurize.console import comma_list, default_of, json_option, progress_bar
 
 if TYPE_CHECKING:
-    from export.bench import Speed
+    from xfeat.export.bench import Speed
 
 _BATCHES = ",".join(map(str, default_of(BenchSpec, "batches")))
 
@@ -63,9 +63,9 @@ def bench(
     Without MODEL, model.onnx. What is measured takes turns. The last columns say how many times as many images a second
     a model answers as eager torch (with --run), and as the first MODEL (if there are several).
     """
-    from export.bench import bench_models
-    from featurize.system.cores import cores
-    from head.runs.reader import open_run
+    from xfeat.export.bench import bench_models
+    from xfeat.featurize.system.cores import cores
+    from xfeat.head.runs.reader import open_run
 
     spec = BenchSpec(
         batches=_numbers(batches, "--batch"),

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from export.specs import CUDA_GRAPHS, DEFAULT_MODEL
+from xfeat.export.specs import CUDA_GRAPHS, DEFAULT_MODEL
 
 model_argument = click.argument("model", type=click.Path(path_type=Path), default=DEFAULT_MODEL)
 

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from export.cli.options import data_option, model_argument
-from export.specs import DEFAULT_RUNS, QuantizeSpec
-from featurize.console import default_of, json_option, progress_bar
+from xfeat.export.cli.options import data_option, model_argument
+from xfeat.export.specs import DEFAULT_RUNS, QuantizeSpec
+from xfeat.featurize.console import default_of, json_option, progress_bar
 
 if TYPE_CHECKING:
-    from export.quantization.quantize import Quantized
+    from xfeat.export.quantization.quantize import Quantized
 
 
 @click.command()
@@ -55,10 +55,10 @@ def quantize(
     float32, and then the fewest other layers that mend it (minutes). If half of them are not enough: exit code 1, the
     table, and no file.
     """
-    from export.model.file import open_model
-    from export.quantization.quantize import quantize_model
-    from featurize.errors import DataError
-    from head.runs.reader import open_run
+    from xfeat.export.model.file import open_model
+    from xfeat.export.quantization.quantize import quantize_model
+    from xfeat.featurize.errors import DataError
+    from xfeat.head.runs.reader import open_run
 
     spec = QuantizeSpec(precision="float16" if fp16 else "int8", **settings)
     folder = run or Path(DEFAULT_RUNS) / open_model(model).metadata.run
@@ -72,7 +72,7 @@ def quantize(
 
 
 def _quantized(done: Quantized) -> str:
-    from export.parity.accuracy_loss import worth_table
+    from xfeat.export.parity.accuracy_loss import worth_table
 
     lines = [
         f"{done.files['full']} and {done.files['core']} written: {done.bytes_after / 1e6:.1f} MB instead of "

@@ -7,9 +7,9 @@ from typing import Any
 
 import click
 
-from export.cli.options import model_argument
-from export.specs import TRITON_KINDS, TritonSpec
-from featurize.console import default_of, json_option
+from xfeat.export.cli.options import model_argument
+from xfeat.export.specs import TRITON_KINDS, TritonSpec
+from xfeat.featurize.console import default_of, json_option
 
 
 @click.command()
@@ -71,7 +71,7 @@ def triton(model: Path, output: Path, **settings: Any) -> tuple[dict[str, Any], 
     """
     from dataclasses import asdict
 
-    from export.triton import write_repository
+    from xfeat.export.triton import write_repository
 
     done = write_repository(model, output, TritonSpec(**settings))
     facts = {key: str(value) for key, value in asdict(done).items()}

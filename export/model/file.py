@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from export.model.cuda_graphs import Session, open_network
-from export.model.metadata import ModelMetadata
-from export.parity.certificate import certificate_path, read_certificate
-from featurize.backbones.weights import sha256_of
-from featurize.errors import ModelError, XfeatError
+from xfeat.export.model.cuda_graphs import Session, open_network
+from xfeat.export.model.metadata import ModelMetadata
+from xfeat.export.parity.certificate import certificate_path, read_certificate
+from xfeat.featurize.backbones.weights import sha256_of
+from xfeat.featurize.errors import ModelError, XfeatError
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ def open_model(
         path: a file of ``xexport onnx``.
         threads: for the network; by default all cores.
         device: ``cpu``, ``cuda`` or ``cuda:N``, which is never replaced, not even for some nodes.
-        cuda_graphs: ``auto``, ``on`` or ``off``; see :func:`export.model.cuda_graphs.open_network`.
+        cuda_graphs: ``auto``, ``on`` or ``off``; see :func:`xfeat.export.model.cuda_graphs.open_network`.
         spin: let threads of the network spin while they wait for one another; see there.
 
     Raises:

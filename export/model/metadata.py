@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-from featurize.errors import ModelError, SpecError
-from featurize.specs import FeatureSpec, Spec, require
+from xfeat.featurize.errors import ModelError, SpecError
+from xfeat.featurize.specs import FeatureSpec, Spec, require
 
 FORMAT = "xfeat.model"
 SCHEMA_VERSION = 1

@@ -15,10 +15,10 @@ from typing import Any
 import onnxruntime as ort
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
 
-from featurize.errors import DeviceError, ModelError
-from featurize.system.cores import cores
-from featurize.system.cuda import PROVIDER as CUDA
-from featurize.system.cuda import cuda_driver_present, cuda_provider
+from xfeat.featurize.errors import DeviceError, ModelError
+from xfeat.featurize.system.cores import cores
+from xfeat.featurize.system.cuda import PROVIDER as CUDA
+from xfeat.featurize.system.cuda import cuda_driver_present, cuda_provider
 
 CPU = "CPUExecutionProvider"
 
@@ -58,7 +58,7 @@ def open_session(
     graphs: bool = False,
     spin: bool = False,
 ) -> ort.InferenceSession:
-    """Open a model file; :func:`export.model.cuda_graphs.open_network` does so as it is proven and served.
+    """Open a model file; :func:`xfeat.export.model.cuda_graphs.open_network` does so as it is proven and served.
 
     Args:
         path: an ONNX file.

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from export.model.metadata import ModelMetadata
-from export.parity.agreement import Probabilities
+from xfeat.export.model.metadata import ModelMetadata
+from xfeat.export.parity.agreement import Probabilities
 
 MEASURES = ("accuracy", "sensitivity", "auc")
 
@@ -26,7 +26,7 @@ def measure(probabilities: Probabilities, labels: list[str], metadata: ModelMeta
 
     Sensitivity is that of the positive class at the model's threshold; without a positive class, the mean over classes.
     """
-    from head.evaluation.metrics import classification_metrics
+    from xfeat.head.evaluation.metrics import classification_metrics
 
     names = list(metadata.class_names)
     decided = np.array([metadata.decide(row) for row in probabilities.tolist()])

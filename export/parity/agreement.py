@@ -13,16 +13,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from export.model.cuda_graphs import BoundSession, Session, open_network
-from export.model.metadata import ModelMetadata
-from export.model.session import CPU, cuda_possible
-from export.parity.subsample import thinned
-from featurize.datasets.sources import open_source
-from featurize.errors import DeviceError, ImageError
-from featurize.images.decode import decode
-from featurize.images.preprocess import Pixels, resize
-from featurize.specs import PreprocessSpec
-from featurize.system.cuda import PROVIDER as CUDA
+from xfeat.export.model.cuda_graphs import BoundSession, Session, open_network
+from xfeat.export.model.metadata import ModelMetadata
+from xfeat.export.model.session import CPU, cuda_possible
+from xfeat.export.parity.subsample import thinned
+from xfeat.featurize.datasets.sources import open_source
+from xfeat.featurize.errors import DeviceError, ImageError
+from xfeat.featurize.images.decode import decode
+from xfeat.featurize.images.preprocess import Pixels, resize
+from xfeat.featurize.specs import PreprocessSpec
+from xfeat.featurize.system.cuda import PROVIDER as CUDA
 
 logger = logging.getLogger(__name__)
 

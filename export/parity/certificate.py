@@ -10,11 +10,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from export.model.metadata import ModelMetadata
-from export.parity.agreement import LOWER_TOLERANCES, CheckImages, Probabilities
-from featurize.backbones.weights import sha256_of
-from featurize.errors import ModelError
-from featurize.system.versions import library_versions
+from xfeat.export.model.metadata import ModelMetadata
+from xfeat.export.parity.agreement import LOWER_TOLERANCES, CheckImages, Probabilities
+from xfeat.featurize.backbones.weights import sha256_of
+from xfeat.featurize.errors import ModelError
+from xfeat.featurize.system.versions import library_versions
 
 FORMAT = "xfeat.certificate"
 SCHEMA_VERSION = 1

@@ -10,12 +10,12 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from export.build.ood_distance import familiar_threshold
-from export.model.metadata import ModelMetadata
-from export.model.outputs import OOD, PROBABILITIES
-from export.parity.accuracy_loss import Worth, largest_loss, losses, measure, within_gate
-from export.parity.agreement import CheckImages, Probabilities
-from export.quantization.onnx_graph import run_model
+from xfeat.export.build.ood_distance import familiar_threshold
+from xfeat.export.model.metadata import ModelMetadata
+from xfeat.export.model.outputs import OOD, PROBABILITIES
+from xfeat.export.parity.accuracy_loss import Worth, largest_loss, losses, measure, within_gate
+from xfeat.export.parity.agreement import CheckImages, Probabilities
+from xfeat.export.quantization.onnx_graph import run_model
 
 logger = logging.getLogger(__name__)
 
@@ -25,7 +25,7 @@ class Candidate:
     """A model in fewer bits, not written yet.
 
     Attributes:
-        model: with all outputs, as :func:`export.build.assemble.finish` takes it.
+        model: with all outputs, as :func:`xfeat.export.build.assemble.finish` takes it.
         float_layers: convolutions that stayed in float32.
         head_bits: of each number of the head's first matrix, if it can have 4.
         answers: its probabilities, float32 (n, C), of the validation images.

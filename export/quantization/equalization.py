@@ -8,11 +8,11 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from export.build.assemble import INPUT
-from export.parity.agreement import blocks
-from export.quantization.onnx_graph import Graph, attribute, run_model
-from featurize.images.preprocess import Pixels
-from featurize.specs import PreprocessSpec
+from xfeat.export.build.assemble import INPUT
+from xfeat.export.parity.agreement import blocks
+from xfeat.export.quantization.onnx_graph import Graph, attribute, run_model
+from xfeat.featurize.images.preprocess import Pixels
+from xfeat.featurize.specs import PreprocessSpec
 
 # Operators that a positive factor a channel passes through.
 _PASS = ("Clip", "Relu", "Add")

@@ -6,9 +6,9 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from export.build.assemble import INPUT
-from export.quantization.equalization import CENTRED, common_mean
-from export.quantization.onnx_graph import Graph, attribute
+from xfeat.export.build.assemble import INPUT
+from xfeat.export.quantization.equalization import CENTRED, common_mean
+from xfeat.export.quantization.onnx_graph import Graph, attribute
 
 _STEM = {"group": 1, "strides": [2, 2], "dilations": [1, 1], "kernel_shape": [3, 3], "pads": [0, 0, 1, 1]}
 _LAST_LEVEL = 255

@@ -5,7 +5,7 @@ from __future__ import annotations
 import onnx
 from onnxscript import optimizer
 
-from export.quantization.onnx_graph import after_pooling, cleaned, copied
+from xfeat.export.quantization.onnx_graph import after_pooling, cleaned, copied
 
 
 def to_float16(traced: onnx.ModelProto) -> onnx.ModelProto:

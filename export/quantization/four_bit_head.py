@@ -9,8 +9,8 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from export.quantization.gptq import levels_in_order
-from export.quantization.onnx_graph import Graph, attribute, features_name
+from xfeat.export.quantization.gptq import levels_in_order
+from xfeat.export.quantization.onnx_graph import Graph, attribute, features_name
 
 Array = NDArray[Any]
 

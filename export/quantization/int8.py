@@ -14,17 +14,17 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from export.model.outputs import LOGITS
-from export.parity.progress import Progress
-from export.parity.subsample import thinned
-from export.quantization.equalization import common_mean, equalise, fold_normalisation
-from export.quantization.first_layer import dither_stem
-from export.quantization.four_bit_head import first_matrix, half_bytes
-from export.quantization.onnx_graph import Graph, cleaned, copied, cut_at, features_name, run_model
-from export.quantization.qdq import shorten_names, store_matrices_in_8_bits, store_matrix_in_4_bits, write_rounded
-from export.quantization.rounding import Rounded, round_model
-from featurize.images.preprocess import Pixels
-from featurize.specs import PreprocessSpec
+from xfeat.export.model.outputs import LOGITS
+from xfeat.export.parity.progress import Progress
+from xfeat.export.parity.subsample import thinned
+from xfeat.export.quantization.equalization import common_mean, equalise, fold_normalisation
+from xfeat.export.quantization.first_layer import dither_stem
+from xfeat.export.quantization.four_bit_head import first_matrix, half_bytes
+from xfeat.export.quantization.onnx_graph import Graph, cleaned, copied, cut_at, features_name, run_model
+from xfeat.export.quantization.qdq import shorten_names, store_matrices_in_8_bits, store_matrix_in_4_bits, write_rounded
+from xfeat.export.quantization.rounding import Rounded, round_model
+from xfeat.featurize.images.preprocess import Pixels
+from xfeat.featurize.specs import PreprocessSpec
 
 # Both versions of an image are followed at once, in some 50 MB at this side; of larger images fewer are followed.
 _FOLLOWED = 32

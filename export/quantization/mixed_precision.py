@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar
 
-from export.parity.progress import Progress
-from export.quantization.int8 import Ready, feature_error
-from export.quantization.onnx_graph import Graph
-from export.quantization.rounding import only, round_each
+from xfeat.export.parity.progress import Progress
+from xfeat.export.quantization.int8 import Ready, feature_error
+from xfeat.export.quantization.onnx_graph import Graph
+from xfeat.export.quantization.rounding import only, round_each
 
 Attempt = TypeVar("Attempt")
 

@@ -11,10 +11,10 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from onnxscript import optimizer
 
-from export.build.assemble import INPUT
-from export.model.outputs import CORE_OUTPUTS
-from export.parity.agreement import blocks, planes_of
-from featurize.images.preprocess import Pixels
+from xfeat.export.build.assemble import INPUT
+from xfeat.export.model.outputs import CORE_OUTPUTS
+from xfeat.export.parity.agreement import blocks, planes_of
+from xfeat.featurize.images.preprocess import Pixels
 
 
 class Graph:

@@ -6,10 +6,10 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from export.quantization.first_layer import read_grey_levels
-from export.quantization.four_bit_head import HalfBytes
-from export.quantization.onnx_graph import Graph
-from export.quantization.rounding import Layer, Levels, Rounded, nearest_weights
+from xfeat.export.quantization.first_layer import read_grey_levels
+from xfeat.export.quantization.four_bit_head import HalfBytes
+from xfeat.export.quantization.onnx_graph import Graph
+from xfeat.export.quantization.rounding import Layer, Levels, Rounded, nearest_weights
 
 # Matrices with fewer numbers stay as they are: they weigh nothing.
 _SMALL = 16_384

@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 import onnx
 
-from export.build.assemble import detach_resize, finish
-from export.build.reference_model import labelled_images
-from export.model.file import open_model
-from export.model.metadata import VARIANTS, ModelMetadata
-from export.parity.accuracy_loss import Worth, gate_in_words, measure, worth_table
-from export.parity.agreement import (
+from xfeat.export.build.assemble import detach_resize, finish
+from xfeat.export.build.reference_model import labelled_images
+from xfeat.export.model.file import open_model
+from xfeat.export.model.metadata import VARIANTS, ModelMetadata
+from xfeat.export.parity.accuracy_loss import Worth, gate_in_words, measure, worth_table
+from xfeat.export.parity.agreement import (
     CheckImages,
     Checks,
     Probabilities,
@@ -26,18 +26,18 @@ from export.parity.agreement import (
     onnx_probabilities,
     open_sessions,
 )
-from export.parity.certificate import Certified, certificate_content
-from export.parity.progress import Progress
-from export.publish import targets_of, together
-from export.quantization.acceptance import Candidate, Gate, describe
-from export.quantization.float16 import to_float16
-from export.quantization.int8 import Ready, make_ready, round_ready, round_repeatedly, write_int8
-from export.quantization.mixed_precision import fewest, first_block, rank_layers
-from export.quantization.rounding import Rounded
-from export.specs import QuantizeSpec
-from featurize.errors import MismatchError, ModelError, OutputError, ParityError
-from featurize.specs import require
-from head.runs.reader import Run
+from xfeat.export.parity.certificate import Certified, certificate_content
+from xfeat.export.parity.progress import Progress
+from xfeat.export.publish import targets_of, together
+from xfeat.export.quantization.acceptance import Candidate, Gate, describe
+from xfeat.export.quantization.float16 import to_float16
+from xfeat.export.quantization.int8 import Ready, make_ready, round_ready, round_repeatedly, write_int8
+from xfeat.export.quantization.mixed_precision import fewest, first_block, rank_layers
+from xfeat.export.quantization.rounding import Rounded
+from xfeat.export.specs import QuantizeSpec
+from xfeat.featurize.errors import MismatchError, ModelError, OutputError, ParityError
+from xfeat.featurize.specs import require
+from xfeat.head.runs.reader import Run
 
 logger = logging.getLogger(__name__)
 

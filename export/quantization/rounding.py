@@ -11,13 +11,13 @@ import onnx
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from export.build.assemble import INPUT
-from export.parity.agreement import planes_of
-from export.parity.progress import Progress
-from export.quantization.equalization import CENTRED, common_mean
-from export.quantization.gptq import rounded_in_order
-from export.quantization.onnx_graph import Graph
-from featurize.images.preprocess import Pixels
+from xfeat.export.build.assemble import INPUT
+from xfeat.export.parity.agreement import planes_of
+from xfeat.export.parity.progress import Progress
+from xfeat.export.quantization.equalization import CENTRED, common_mean
+from xfeat.export.quantization.gptq import rounded_in_order
+from xfeat.export.quantization.onnx_graph import Graph
+from xfeat.featurize.images.preprocess import Pixels
 
 Array = NDArray[Any]
 

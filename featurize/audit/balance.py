@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from featurize.audit.findings import NOTE, WARNING, Finding, Marked, counted, name_of, printable
-from featurize.audit.specs import AuditSpec
-from featurize.audit.survey import Survey
-from featurize.cache.reader import FeatureCache
+from xfeat.featurize.audit.findings import NOTE, WARNING, Finding, Marked, counted, name_of, printable
+from xfeat.featurize.audit.specs import AuditSpec
+from xfeat.featurize.audit.survey import Survey
+from xfeat.featurize.cache.reader import FeatureCache
 
 # One class this many times as frequent as another makes accuracy a poor measure.
 _LOPSIDED = 5

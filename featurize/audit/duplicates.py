@@ -9,10 +9,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from featurize.audit.alignment import PLAIN, aligned_correlation, equalised
-from featurize.audit.findings import Pair
-from featurize.audit.specs import AuditSpec
-from featurize.audit.survey import SIDE, Survey
+from xfeat.featurize.audit.alignment import PLAIN, aligned_correlation, equalised
+from xfeat.featurize.audit.findings import Pair
+from xfeat.featurize.audit.specs import AuditSpec
+from xfeat.featurize.audit.survey import SIDE, Survey
 
 logger = logging.getLogger(__name__)
 
@@ -128,7 +128,7 @@ def laid_over(
         spec: the thresholds.
 
     Returns:
-        As :func:`featurize.audit.alignment.aligned_correlation`.
+        As :func:`xfeat.featurize.audit.alignment.aligned_correlation`.
     """
     found, mirrored = aligned_correlation(first, second)
     doubtful = np.flatnonzero((found >= spec.doubtful_laid_over) & (found < spec.same_laid_over))

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
-from featurize.audit.specs import AuditSpec
-from featurize.audit.survey import Survey
-from featurize.cache.reader import FeatureCache
-from featurize.datasets.layouts import NO_LABEL, NO_SPLIT, SPLITS
-from featurize.system.versions import library_versions
+from xfeat.featurize.audit.specs import AuditSpec
+from xfeat.featurize.audit.survey import Survey
+from xfeat.featurize.cache.reader import FeatureCache
+from xfeat.featurize.datasets.layouts import NO_LABEL, NO_SPLIT, SPLITS
+from xfeat.featurize.system.versions import library_versions
 
 FORMAT = "xfeat.audit"
 SCHEMA_VERSION = 1

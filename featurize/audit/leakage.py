@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from featurize.audit.findings import FAILURE, NOTE, WARNING, Finding, Pair, counted, printable
-from featurize.cache.columns import Columns
-from featurize.datasets.layouts import NO_LABEL, NO_SPLIT
+from xfeat.featurize.audit.findings import FAILURE, NOTE, WARNING, Finding, Pair, counted, printable
+from xfeat.featurize.cache.columns import Columns
+from xfeat.featurize.datasets.layouts import NO_LABEL, NO_SPLIT
 
 _LEAK = (
     "A model that has seen an image in training, or another of the same patient, need not understand it to get it "

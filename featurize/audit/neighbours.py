@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from featurize.cache.reader import FeatureCache
-from featurize.errors import CacheError
+from xfeat.featurize.cache.reader import FeatureCache
+from xfeat.featurize.errors import CacheError
 
 # Rows of one block: 20,000 × 1280 float32 are 100 MB.
 _BLOCK = 20_000

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from featurize.audit.findings import Audit, Finding, Pair, Probe, label_name, name_of, split_name
-from featurize.audit.pictures import Pictures, class_average
-from featurize.audit.shortcuts import is_strong
-from featurize.system.versions import library_versions
+from xfeat.featurize.audit.findings import Audit, Finding, Pair, Probe, label_name, name_of, split_name
+from xfeat.featurize.audit.pictures import Pictures, class_average
+from xfeat.featurize.audit.shortcuts import is_strong
+from xfeat.featurize.system.versions import library_versions
 
 _PAIRS_SHOWN = 12
 _IMAGES_SHOWN = 18
@@ -21,7 +21,7 @@ def render_page(audit: Audit) -> str:
     from jinja2 import Environment, PackageLoader
 
     environment = Environment(
-        loader=PackageLoader("featurize.audit", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True
+        loader=PackageLoader("xfeat.featurize.audit", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
     pictures = Pictures(audit.cache)
     cache = audit.cache

@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from featurize.audit.shortcuts import MASKS
-from featurize.audit.survey import SIDE, source_of
-from featurize.cache.reader import FeatureCache
-from featurize.errors import ImageError
-from featurize.images.decode import decode
+from xfeat.featurize.audit.shortcuts import MASKS
+from xfeat.featurize.audit.survey import SIDE, source_of
+from xfeat.featurize.cache.reader import FeatureCache
+from xfeat.featurize.errors import ImageError
+from xfeat.featurize.images.decode import decode
 
 _SIDE = (240, 240)
 _MASKED_SIDE = 128

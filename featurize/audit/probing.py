@@ -7,8 +7,8 @@ import warnings
 import numpy as np
 from numpy.typing import NDArray
 
-from featurize.audit.findings import Probe
-from featurize.audit.neighbours import SHORT_DIM
+from xfeat.featurize.audit.findings import Probe
+from xfeat.featurize.audit.neighbours import SHORT_DIM
 
 _FOLDS = 5
 # Groups that each class must have; with fewer, an AUC says nothing.

@@ -7,19 +7,19 @@ import importlib.util
 import numpy as np
 from numpy.typing import NDArray
 
-from featurize.audit.balance import balance_findings, file_findings
-from featurize.audit.duplicates import near_duplicates, same_files
-from featurize.audit.findings import NOTE, WARNING, Audit, Finding, Probe, counted, worst_first
-from featurize.audit.leakage import duplicate_findings, group_findings, unconfirmed_finding
-from featurize.audit.neighbours import clean_view, nearest_neighbours, require_finite, short_features
-from featurize.audit.probing import Labels, out_of_fold, probeable, score
-from featurize.audit.shortcuts import is_strong, probe_shortcuts, sample_rows
-from featurize.audit.specs import AuditSpec
-from featurize.audit.survey import Progress, Survey, survey_images
-from featurize.audit.suspects import label_suspects, outliers
-from featurize.cache.reader import FeatureCache
-from featurize.datasets.groups import joined_groups
-from featurize.errors import MissingExtraError
+from xfeat.featurize.audit.balance import balance_findings, file_findings
+from xfeat.featurize.audit.duplicates import near_duplicates, same_files
+from xfeat.featurize.audit.findings import NOTE, WARNING, Audit, Finding, Probe, counted, worst_first
+from xfeat.featurize.audit.leakage import duplicate_findings, group_findings, unconfirmed_finding
+from xfeat.featurize.audit.neighbours import clean_view, nearest_neighbours, require_finite, short_features
+from xfeat.featurize.audit.probing import Labels, out_of_fold, probeable, score
+from xfeat.featurize.audit.shortcuts import is_strong, probe_shortcuts, sample_rows
+from xfeat.featurize.audit.specs import AuditSpec
+from xfeat.featurize.audit.survey import Progress, Survey, survey_images
+from xfeat.featurize.audit.suspects import label_suspects, outliers
+from xfeat.featurize.cache.reader import FeatureCache
+from xfeat.featurize.datasets.groups import joined_groups
+from xfeat.featurize.errors import MissingExtraError
 
 # Below this AUC a label that the features contradict is no news.
 _TELLS_APART = 0.65
@@ -68,7 +68,7 @@ def audit_cache(cache: FeatureCache, spec: AuditSpec | None = None, *, progress:
 def _require_libraries() -> None:
     """Say what is missing before all images are read, not after."""
     if missing := [name for name in ("cleanlab", "jinja2", "sklearn") if importlib.util.find_spec(name) is None]:
-        raise MissingExtraError(f"the audit needs {', '.join(missing)}", mend="pip install 'xfeat[train]'")
+        raise MissingExtraError(f"the audit needs {', '.join(missing)}", mend="pip install 'xfeat-onnx[train]'")
 
 
 def _probe(

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from featurize.audit.findings import Probe
-from featurize.audit.probing import Labels, out_of_fold, score
-from featurize.audit.specs import AuditSpec
-from featurize.audit.survey import SIDE, Survey
+from xfeat.featurize.audit.findings import Probe
+from xfeat.featurize.audit.probing import Labels, out_of_fold, score
+from xfeat.featurize.audit.specs import AuditSpec
+from xfeat.featurize.audit.survey import SIDE, Survey
 
 # Pixels of 32. On the drawn phantoms, whose classes differ inside the lungs alone, these leave next to nothing of the
 # class (AUC 0.49 and 0.58); one pixel more shows the edge of the lungs (0.77). docs/audit.md has the table.

@@ -7,7 +7,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from featurize.cache.reader import FeatureCache
+from xfeat.featurize.cache.reader import FeatureCache
 
 logger = logging.getLogger(__name__)
 

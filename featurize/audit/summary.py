@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 
-from featurize.audit.findings import Audit, Finding, label_name, name_of, split_name
+from xfeat.featurize.audit.findings import Audit, Finding, label_name, name_of, split_name
 
 _WIDTH = 100
 _SHOWN = 3

@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from featurize.cache.reader import FeatureCache
-from featurize.datasets.sources import ImageSource, open_source
-from featurize.errors import DataError, ImageError
-from featurize.images.decode import FORMATS, MAX_PIXELS, decode
+from xfeat.featurize.cache.reader import FeatureCache
+from xfeat.featurize.datasets.sources import ImageSource, open_source
+from xfeat.featurize.errors import DataError, ImageError
+from xfeat.featurize.images.decode import FORMATS, MAX_PIXELS, decode
 
 SIDE = 32
 # Side of the pictures that are laid over each other.

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from featurize.audit.findings import Marked
-from featurize.audit.probing import Labels
+from xfeat.featurize.audit.findings import Marked
+from xfeat.featurize.audit.probing import Labels
 
 # Tukey's outer fence: beyond it, a value is "far out".
 # Source: J. W. Tukey, Exploratory Data Analysis, 1977, chapter 2.

@@ -9,10 +9,10 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from featurize.backbones.registry import backbone_info
-from featurize.backbones.weights import Weights
-from featurize.errors import MissingExtraError, WeightsError
-from featurize.specs import FeatureSpec, PreprocessSpec
+from xfeat.featurize.backbones.registry import backbone_info
+from xfeat.featurize.backbones.weights import Weights
+from xfeat.featurize.errors import MissingExtraError, WeightsError
+from xfeat.featurize.specs import FeatureSpec, PreprocessSpec
 
 
 class Normalize(nn.Module):
@@ -106,7 +106,7 @@ def load_backbone(spec: FeatureSpec, weights: Weights) -> Backbone:
     try:
         package = importlib.import_module(info.package)
     except ModuleNotFoundError as error:
-        raise MissingExtraError(f"{info.package} is not installed", mend="pip install 'xfeat[train]'") from error
+        raise MissingExtraError(f"{info.package} is not installed", mend="pip install 'xfeat-onnx[train]'") from error
     # The size decides the padding of strided convolutions: without it, graphs cannot be exported.
     model = package.EfficientNet.from_name(spec.backbone, image_size=spec.preprocess.size)
     _load_state(model, weights)

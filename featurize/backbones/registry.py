@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from featurize.errors import SpecError
+from xfeat.featurize.errors import SpecError
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
 
-from featurize.backbones.registry import FALLBACK, PREFERRED, BackboneInfo, backbone_info
-from featurize.errors import OutputError, WeightsError
-from featurize.system.atomic import replacing
+from xfeat.featurize.backbones.registry import FALLBACK, PREFERRED, BackboneInfo, backbone_info
+from xfeat.featurize.errors import OutputError, WeightsError
+from xfeat.featurize.system.atomic import replacing
 
 logger = logging.getLogger(__name__)
 

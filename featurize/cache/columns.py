@@ -12,7 +12,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from featurize.datasets.layouts import NO_LABEL, NO_SPLIT, SPLITS
+from xfeat.featurize.datasets.layouts import NO_LABEL, NO_SPLIT, SPLITS
 
 COLUMN_NAMES = ("label", "split", "path", "group", "sha256", "size", "mtime_ns", "change_mark", "truncated")
 TEXT = h5py.string_dtype("utf-8")
@@ -37,8 +37,8 @@ class Columns:
         sha256: of the file's content, 64 hexadecimal digits.
         size: int64, bytes.
         mtime_ns: int64, nanoseconds since 1970.
-        change_mark: int64, of :class:`featurize.datasets.sources.FileState`; 0 in caches that were made before there
-            was one.
+        change_mark: int64, of :class:`xfeat.featurize.datasets.sources.FileState`; 0 in caches that were made before
+            there was one.
         truncated: bool, the end of the image is missing.
     """
 

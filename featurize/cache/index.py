@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from featurize.cache.reader import FeatureCache
-from featurize.cache.shards import Identities, Shard
+from xfeat.featurize.cache.reader import FeatureCache
+from xfeat.featurize.cache.shards import Identities, Shard
 
 Places = NDArray[np.int64]
 NOWHERE = -1

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import h5py
 
-from featurize.cache.reader import FORMAT
-from featurize.errors import CacheError
+from xfeat.featurize.cache.reader import FORMAT
+from xfeat.featurize.errors import CacheError
 
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
 

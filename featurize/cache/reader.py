@@ -17,7 +17,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from featurize.cache.columns import (
+from xfeat.featurize.cache.columns import (
     COLUMN_NAMES,
     Columns,
     Skipped,
@@ -27,10 +27,10 @@ from featurize.cache.columns import (
     finish_digest,
     to_text,
 )
-from featurize.datasets.layouts import NO_LABEL, NO_SPLIT, SPLITS
-from featurize.errors import CacheError, SpecError, XfeatError
-from featurize.images.decoder_difference import DecoderDifference
-from featurize.specs import FeatureSpec
+from xfeat.featurize.datasets.layouts import NO_LABEL, NO_SPLIT, SPLITS
+from xfeat.featurize.errors import CacheError, SpecError, XfeatError
+from xfeat.featurize.images.decoder_difference import DecoderDifference
+from xfeat.featurize.specs import FeatureSpec
 
 FORMAT = "xfeat.features"
 SCHEMA_VERSION = 1

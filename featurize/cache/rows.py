@@ -15,8 +15,8 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from featurize.cache.reader import FeatureCache, FileState
-from featurize.errors import CacheError
+from xfeat.featurize.cache.reader import FeatureCache, FileState
+from xfeat.featurize.errors import CacheError
 
 # Rows that are looked at together where nothing is learnt from them.
 ROWS_AT_ONCE = 4096

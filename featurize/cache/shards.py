@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from featurize.system.atomic import output_error, replacing
+from xfeat.featurize.system.atomic import output_error, replacing
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +30,7 @@ class FileIdentity(NamedTuple):
     Attributes:
         size: bytes.
         mtime_ns: time of the last change, nanoseconds since 1970; 0 if it was too recent to be relied on.
-        change_mark: see :class:`featurize.datasets.sources.FileState`.
+        change_mark: see :class:`xfeat.featurize.datasets.sources.FileState`.
         sha256: of the content, 64 hexadecimal digits.
         truncated: whether the end of the image is missing.
     """

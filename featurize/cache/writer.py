@@ -17,7 +17,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from featurize.cache.columns import (
+from xfeat.featurize.cache.columns import (
     COLUMN_NAMES,
     TEXT,
     Columns,
@@ -28,12 +28,12 @@ from featurize.cache.columns import (
     finish_digest,
     to_bytes,
 )
-from featurize.cache.reader import FORMAT, SCHEMA_VERSION
-from featurize.datasets.layouts import SPLITS
-from featurize.images.decoder_difference import DecoderDifference
-from featurize.specs import FeatureSpec
-from featurize.system.atomic import replacing
-from featurize.system.versions import library_versions
+from xfeat.featurize.cache.reader import FORMAT, SCHEMA_VERSION
+from xfeat.featurize.datasets.layouts import SPLITS
+from xfeat.featurize.images.decoder_difference import DecoderDifference
+from xfeat.featurize.specs import FeatureSpec
+from xfeat.featurize.system.atomic import replacing
+from xfeat.featurize.system.versions import library_versions
 
 _SKIPPED = np.dtype([("path", TEXT), ("reason", TEXT)])
 

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from featurize.backbones.registry import BACKBONES
-from featurize.cli.split import audit, split
-from featurize.console import Commands, comma_list, default_of, json_option, printable, progress_bar
-from featurize.specs import (
+from xfeat.featurize.backbones.registry import BACKBONES
+from xfeat.featurize.cli.split import audit, split
+from xfeat.featurize.console import Commands, comma_list, default_of, json_option, printable, progress_bar
+from xfeat.featurize.specs import (
     DECODERS,
     DTYPES,
     ENGINES,
@@ -23,8 +23,8 @@ from featurize.specs import (
 )
 
 if TYPE_CHECKING:
-    from featurize.cache.reader import FeatureCache
-    from featurize.pipeline.extract import Extraction
+    from xfeat.featurize.cache.reader import FeatureCache
+    from xfeat.featurize.pipeline.extract import Extraction
 
 DEFAULT_CACHE = "features.h5"
 _SHOWN = 10
@@ -39,7 +39,7 @@ def _batch_size(_context: click.Context, _option: click.Parameter, text: str | N
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="xfeat")
+@click.version_option(package_name="xfeat-onnx")
 def main() -> None:
     """Run a frozen EfficientNet over images once and keep the features in one HDF5 file."""
 
@@ -187,13 +187,13 @@ def featurize(
     or a CSV file with the columns path,label[,split][,group]. A second run computes only what has changed; a stopped
     one goes on where it was.
     """
-    from featurize.cluster.engine import RayCluster
-    from featurize.datasets.layouts import open_dataset
-    from featurize.engines import open_engine, require_computable
-    from featurize.pipeline.compute import RunOptions
-    from featurize.pipeline.extract import extract_features
-    from featurize.pipeline.gpu_decoding import decoder_for
-    from featurize.pipeline.request import resolve_request
+    from xfeat.featurize.cluster.engine import RayCluster
+    from xfeat.featurize.datasets.layouts import open_dataset
+    from xfeat.featurize.engines import open_engine, require_computable
+    from xfeat.featurize.pipeline.compute import RunOptions
+    from xfeat.featurize.pipeline.extract import extract_features
+    from xfeat.featurize.pipeline.gpu_decoding import decoder_for
+    from xfeat.featurize.pipeline.request import resolve_request
 
     if ray_address is not None and engine != "ray":
         raise click.UsageError("--ray-address is for --engine ray")
@@ -227,7 +227,7 @@ def featurize(
 @json_option
 def info(file: Path) -> tuple[dict[str, Any], str]:
     """Show what is in a cache: settings, counts per split and class, skipped files."""
-    from featurize.cache.reader import FeatureCache
+    from xfeat.featurize.cache.reader import FeatureCache
 
     cache = FeatureCache.open(file)
     facts = {
@@ -255,7 +255,7 @@ def info(file: Path) -> tuple[dict[str, Any], str]:
 @json_option
 def verify(file: Path) -> tuple[dict[str, Any], str]:
     """Check that every row of a cache is finite and as it was written."""
-    from featurize.cache.reader import FeatureCache
+    from xfeat.featurize.cache.reader import FeatureCache
 
     cache = FeatureCache.open(file)
     cache.verify()

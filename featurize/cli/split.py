@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from featurize.console import comma_list, json_option, progress_bar
-from featurize.errors import DataError, SpecError
+from xfeat.featurize.console import comma_list, json_option, progress_bar
+from xfeat.featurize.errors import DataError, SpecError
 
 if TYPE_CHECKING:
-    from featurize.datasets.split import SplitResult
+    from xfeat.featurize.datasets.split import SplitResult
 
 _DEFAULT_CACHE = "features.h5"
 
@@ -51,8 +51,8 @@ def split(
     file. DST must be new or empty; it appears whole or not at all. Files of the same name get their folder's name in
     front.
     """
-    from featurize.datasets.layouts import open_dataset
-    from featurize.datasets.split import SplitSpec, split_dataset
+    from xfeat.featurize.datasets.layouts import open_dataset
+    from xfeat.featurize.datasets.split import SplitSpec, split_dataset
 
     spec = SplitSpec(ratios=_parse_ratios(ratios), seed=seed, link=not copy)
     dataset = open_dataset(src, classes=comma_list(classes), groups=groups)
@@ -86,11 +86,11 @@ def audit(file: Path, output: Path | None, strict: bool, as_json: bool) -> None:
     the border, the file or the grey levels alone?), outliers and imbalance. Prints a summary, worst first, and writes a
     page with the pictures and FILE with .audit.json, which xhead train reads.
     """
-    from featurize.audit.page import render_page
-    from featurize.audit.run import audit_cache
-    from featurize.audit.summary import summarize
-    from featurize.cache.reader import FeatureCache
-    from featurize.system.atomic import replacing
+    from xfeat.featurize.audit.page import render_page
+    from xfeat.featurize.audit.run import audit_cache
+    from xfeat.featurize.audit.summary import summarize
+    from xfeat.featurize.cache.reader import FeatureCache
+    from xfeat.featurize.system.atomic import replacing
 
     cache = FeatureCache.open(file)
     with progress_bar("looking at images", "images") as progress:

@@ -18,8 +18,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from featurize.cluster.worker import not_seen
-from featurize.errors import DeviceError, SpecError
+from xfeat.featurize.cluster.worker import not_seen
+from xfeat.featurize.errors import DeviceError, SpecError
 
 logger = logging.getLogger(__name__)
 
@@ -144,9 +144,9 @@ def check_machines(nodes: list[str], root: Path) -> None:
         import socket
 
         try:
-            import featurize.cluster.worker  # noqa: F401
+            import xfeat.featurize.cluster.worker  # noqa: F401
 
-            version = importlib.metadata.version("xfeat")
+            version = importlib.metadata.version("xfeat-onnx")
         except ImportError as error:
             version = f"no xfeat: {error}"
         return socket.gethostname(), version, os.path.exists(folder)
@@ -160,7 +160,7 @@ def check_machines(nodes: list[str], root: Path) -> None:
         answers = ray.get(looks, timeout=_LOOK_SECONDS)
     except ray.exceptions.RayError as error:
         raise failed(error) from error
-    here = importlib.metadata.version("xfeat")
+    here = importlib.metadata.version("xfeat-onnx")
     for host, version, sees in answers:
         if version != here:
             raise DeviceError(

@@ -13,19 +13,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from featurize.backbones.registry import PREFERRED, backbone_info
-from featurize.backbones.weights import Weights
-from featurize.errors import DeviceError, MissingExtraError
-from featurize.pipeline.reading import read_images
-from featurize.specs import FeatureSpec
+from xfeat.featurize.backbones.registry import PREFERRED, backbone_info
+from xfeat.featurize.backbones.weights import Weights
+from xfeat.featurize.errors import DeviceError, MissingExtraError
+from xfeat.featurize.pipeline.reading import read_images
+from xfeat.featurize.specs import FeatureSpec
 
 if TYPE_CHECKING:
-    from featurize.cluster.connection import Places
-    from featurize.cluster.worker import Assignment
-    from featurize.datasets.sources import ImageSource
-    from featurize.engines import BatchSize
-    from featurize.pipeline.compute import Outcomes
-    from featurize.pipeline.inference import Outcome
+    from xfeat.featurize.cluster.connection import Places
+    from xfeat.featurize.cluster.worker import Assignment
+    from xfeat.featurize.datasets.sources import ImageSource
+    from xfeat.featurize.engines import BatchSize
+    from xfeat.featurize.pipeline.compute import Outcomes
+    from xfeat.featurize.pipeline.inference import Outcome
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ class RayCluster:
     Attributes:
         spec: what to compute.
         weights: the backbone's weights; they are sent to the machines.
-        address: of the cluster; see :func:`featurize.cluster.connection.joined`.
+        address: of the cluster; see :func:`xfeat.featurize.cluster.connection.joined`.
         device: ``auto``, ``cpu``, or ``cuda`` for actors with a GPU each.
         cores: of the cluster to use at most; by default all.
         batch_size: images per call of the network.
@@ -83,8 +83,8 @@ class RayCluster:
                 import ray
                 import ray.data
         except ImportError as error:
-            raise MissingExtraError("ray is not installed", mend="pip install 'xfeat[ray]'") from error
-        from featurize.cluster.connection import check_machines, failed, find_places, joined
+            raise MissingExtraError("ray is not installed", mend="pip install 'xfeat-onnx[ray]'") from error
+        from xfeat.featurize.cluster.connection import check_machines, failed, find_places, joined
 
         root = root.absolute()
         with joined(self.address):
@@ -104,7 +104,7 @@ class RayCluster:
     def _assignment(self, root: Path, known: NDArray[np.bytes_], places: Places) -> Assignment:
         import ray
 
-        from featurize.cluster.worker import Assignment
+        from xfeat.featurize.cluster.worker import Assignment
 
         return Assignment(
             spec=self.spec,
@@ -122,7 +122,7 @@ class RayCluster:
     ) -> Iterator[list[tuple[int, Outcome, str]]]:
         import ray
 
-        from featurize.cluster.worker import ImageWorker, from_table
+        from xfeat.featurize.cluster.worker import ImageWorker, from_table
 
         _quieten()
         with warnings.catch_warnings():

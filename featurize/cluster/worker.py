@@ -18,14 +18,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from featurize.backbones.weights import Weights
-from featurize.cache.shards import FileIdentity
-from featurize.datasets.sources import ImageSource, open_source
-from featurize.engines import BatchSize, Engine, open_engine
-from featurize.errors import DeviceError, XfeatError
-from featurize.pipeline.inference import Outcome, infer
-from featurize.pipeline.reading import read_images
-from featurize.specs import FeatureSpec
+from xfeat.featurize.backbones.weights import Weights
+from xfeat.featurize.cache.shards import FileIdentity
+from xfeat.featurize.datasets.sources import ImageSource, open_source
+from xfeat.featurize.engines import BatchSize, Engine, open_engine
+from xfeat.featurize.errors import DeviceError, XfeatError
+from xfeat.featurize.pipeline.inference import Outcome, infer
+from xfeat.featurize.pipeline.reading import read_images
+from xfeat.featurize.specs import FeatureSpec
 
 _NO_FILE = FileIdentity(0, 0, 0, "", truncated=False)
 

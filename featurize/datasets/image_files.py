@@ -6,8 +6,8 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from featurize.datasets.layouts import IMAGE_SUFFIXES, names_in_folder
-from featurize.errors import DataError
+from xfeat.featurize.datasets.layouts import IMAGE_SUFFIXES, names_in_folder
+from xfeat.featurize.errors import DataError
 
 
 def list_images(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:

@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
-from featurize.datasets.sources import ZipSource
-from featurize.errors import DataError, SpecError
+from xfeat.featurize.datasets.sources import ZipSource
+from xfeat.featurize.errors import DataError, SpecError
 
 logger = logging.getLogger(__name__)
 

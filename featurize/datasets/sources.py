@@ -12,7 +12,7 @@ import zlib
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from featurize.errors import DataError, ImageError
+from xfeat.featurize.errors import DataError, ImageError
 
 # More than an image: 100 megapixels of RGB are 300 MB, and every decoding thread holds one file.
 MAX_FILE_BYTES = 512 << 20

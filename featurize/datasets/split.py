@@ -12,12 +12,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from featurize.datasets.groups import joined_groups
-from featurize.datasets.layouts import NO_LABEL, SPLITS, Dataset, ImageEntry
-from featurize.datasets.sources import open_source
-from featurize.datasets.split_files import PlacedImage, place_images, write_split
-from featurize.errors import DataError, ImageError, OutputError
-from featurize.specs import Spec, require
+from xfeat.featurize.datasets.groups import joined_groups
+from xfeat.featurize.datasets.layouts import NO_LABEL, SPLITS, Dataset, ImageEntry
+from xfeat.featurize.datasets.sources import open_source
+from xfeat.featurize.datasets.split_files import PlacedImage, place_images, write_split
+from xfeat.featurize.errors import DataError, ImageError, OutputError
+from xfeat.featurize.specs import Spec, require
 
 Progress = Callable[[int, int], None]
 """Called with files done and files to do."""

@@ -14,10 +14,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from featurize.datasets.layouts import GROUPS_FILE, SPLITS, Dataset, ImageEntry
-from featurize.datasets.sources import open_source
-from featurize.errors import Interrupted
-from featurize.system.atomic import output_error
+from xfeat.featurize.datasets.layouts import GROUPS_FILE, SPLITS, Dataset, ImageEntry
+from xfeat.featurize.datasets.sources import open_source
+from xfeat.featurize.errors import Interrupted
+from xfeat.featurize.system.atomic import output_error
 
 logger = logging.getLogger(__name__)
 

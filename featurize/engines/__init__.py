@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from typing import Literal
 
-from featurize.backbones.weights import Weights
-from featurize.engines.batch_size import find_batch_size
-from featurize.engines.engine import Engine as Engine
-from featurize.engines.engine import ResizableEngine
-from featurize.errors import SpecError
-from featurize.specs import ENGINES, FeatureSpec
-from featurize.system.cores import cores
-from featurize.system.devices import DeviceGroup, resolve_devices
+from xfeat.featurize.backbones.weights import Weights
+from xfeat.featurize.engines.batch_size import find_batch_size
+from xfeat.featurize.engines.engine import Engine as Engine
+from xfeat.featurize.engines.engine import ResizableEngine
+from xfeat.featurize.errors import SpecError
+from xfeat.featurize.specs import ENGINES, FeatureSpec
+from xfeat.featurize.system.cores import cores
+from xfeat.featurize.system.devices import DeviceGroup, resolve_devices
 
 BatchSize = int | Literal["auto"] | None
 """Images per call of the network; ``auto`` finds what is fastest, ``None`` takes what suits the engine."""
@@ -80,11 +80,11 @@ def _open_one(
     size = None if batch_size == "auto" else batch_size
     opened: ResizableEngine
     if engine == "torch" or (engine == "auto" and (device != "cpu" or spec.precision != "float32")):
-        from featurize.engines.torch_engine import TorchEngine
+        from xfeat.featurize.engines.torch_engine import TorchEngine
 
         opened = TorchEngine(spec, weights, device=device, threads=threads, batch_size=size)
     else:
-        from featurize.engines.onnx_engine import OnnxEngine
+        from xfeat.featurize.engines.onnx_engine import OnnxEngine
 
         opened = OnnxEngine(spec, weights, device=device, threads=threads, batch_size=size)
     if batch_size == "auto":
@@ -99,6 +99,6 @@ def _open_openvino(
         raise SpecError("openvino runs on the CPU here", expected="--device cpu", found=device)
     if batch_size == "auto":
         raise SpecError("openvino's batches are of one size", expected="--batch-size N", found="auto")
-    from featurize.engines.openvino_engine import OpenvinoEngine
+    from xfeat.featurize.engines.openvino_engine import OpenvinoEngine
 
     return OpenvinoEngine(spec, weights, threads=threads, batch_size=batch_size)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from featurize.engines.engine import ResizableEngine
+from xfeat.featurize.engines.engine import ResizableEngine
 
 logger = logging.getLogger(__name__)
 

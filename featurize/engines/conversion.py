@@ -10,10 +10,10 @@ import onnx
 import torch
 from torch import nn
 
-from featurize.backbones.network import FeatureNetwork, load_backbone
-from featurize.backbones.weights import Weights
-from featurize.specs import FeatureSpec
-from featurize.system.atomic import replacing
+from xfeat.featurize.backbones.network import FeatureNetwork, load_backbone
+from xfeat.featurize.backbones.weights import Weights
+from xfeat.featurize.specs import FeatureSpec
+from xfeat.featurize.system.atomic import replacing
 
 OPSET = 18
 

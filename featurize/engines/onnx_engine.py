@@ -13,13 +13,13 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidGraph, InvalidProtobuf, NoSuchFile
 
-from featurize.backbones.weights import Weights
-from featurize.engines.padding import in_batches
-from featurize.errors import DeviceError, OutputError
-from featurize.specs import FeatureSpec
-from featurize.system.cores import cores
-from featurize.system.cuda import PROVIDER as CUDA
-from featurize.system.cuda import cuda_provider
+from xfeat.featurize.backbones.weights import Weights
+from xfeat.featurize.engines.padding import in_batches
+from xfeat.featurize.errors import DeviceError, OutputError
+from xfeat.featurize.specs import FeatureSpec
+from xfeat.featurize.system.cores import cores
+from xfeat.featurize.system.cuda import PROVIDER as CUDA
+from xfeat.featurize.system.cuda import cuda_provider
 
 logger = logging.getLogger(__name__)
 
@@ -97,7 +97,7 @@ def graph_file(spec: FeatureSpec, weights: Weights) -> Path:
     path = graph_folder() / f"{spec.backbone}-{spec.preprocess.size}-{digest}.onnx"
     if not path.is_file():
         logger.info("converting %s to ONNX, once: it is kept in %s", spec.backbone, path.parent)
-        from featurize.engines.conversion import convert_feature_network
+        from xfeat.featurize.engines.conversion import convert_feature_network
 
         try:
             convert_feature_network(spec, weights, path)

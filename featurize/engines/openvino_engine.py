@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from featurize.backbones.weights import Weights
-from featurize.engines.onnx_engine import graph_file
-from featurize.engines.padding import in_batches
-from featurize.errors import DeviceError, MissingExtraError
-from featurize.specs import FeatureSpec
-from featurize.system.cores import cores
+from xfeat.featurize.backbones.weights import Weights
+from xfeat.featurize.engines.onnx_engine import graph_file
+from xfeat.featurize.engines.padding import in_batches
+from xfeat.featurize.errors import DeviceError, MissingExtraError
+from xfeat.featurize.specs import FeatureSpec
+from xfeat.featurize.system.cores import cores
 
 _HINTS = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}
 
@@ -29,7 +29,7 @@ class OpenvinoEngine:
         try:
             import openvino
         except ModuleNotFoundError as error:
-            raise MissingExtraError("openvino is not installed", mend="pip install 'xfeat[openvino]'") from error
+            raise MissingExtraError("openvino is not installed", mend="pip install 'xfeat-onnx[openvino]'") from error
         self.batch_size = batch_size or 8
         core = openvino.Core()
         self.name = "openvino on cpu"

@@ -10,12 +10,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from featurize.backbones.network import FeatureNetwork, load_backbone
-from featurize.backbones.weights import Weights
-from featurize.engines.padding import in_batches
-from featurize.errors import DeviceError
-from featurize.specs import FeatureSpec
-from featurize.system.devices import is_out_of_memory
+from xfeat.featurize.backbones.network import FeatureNetwork, load_backbone
+from xfeat.featurize.backbones.weights import Weights
+from xfeat.featurize.engines.padding import in_batches
+from xfeat.featurize.errors import DeviceError
+from xfeat.featurize.specs import FeatureSpec
+from xfeat.featurize.system.devices import is_out_of_memory
 
 logger = logging.getLogger(__name__)
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
-from featurize.images.decode import decode
-from featurize.images.preprocess import Pixels, resize
-from featurize.specs import PreprocessSpec
+from xfeat.featurize.images.decode import decode
+from xfeat.featurize.images.preprocess import Pixels, resize
+from xfeat.featurize.specs import PreprocessSpec
 
 # Chosen so that a chest X-ray stays one that a radiologist would accept.
 MAX_ROTATION_DEGREES = 7.0
@@ -27,10 +27,10 @@ def load_views(data: bytes, spec: PreprocessSpec, *, views: int, sha256: str, ma
         spec: gives the side S of the result.
         views: number of views V, the clean one included.
         sha256: of ``data``, 64 hexadecimal digits; seeds the views.
-        may_hold_lock: as in :func:`featurize.images.decode.decode`.
+        may_hold_lock: as in :func:`xfeat.featurize.images.decode.decode`.
 
     Returns:
-        uint8 array (V, S, S, 3), RGB; the first is :func:`featurize.images.preprocess.load_pixels`'s.
+        uint8 array (V, S, S, 3), RGB; the first is :func:`xfeat.featurize.images.preprocess.load_pixels`'s.
 
     Raises:
         ImageError: if the bytes are no readable image.

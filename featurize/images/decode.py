@@ -11,9 +11,9 @@ import zlib
 import numpy as np
 from PIL import Image, ImageFile, UnidentifiedImageError
 
-from featurize.errors import ImageError
-from featurize.images.dicom import decode_dicom, is_dicom
-from featurize.images.kornia_png import decode_plain_png
+from xfeat.featurize.errors import ImageError
+from xfeat.featurize.images.dicom import decode_dicom, is_dicom
+from xfeat.featurize.images.kornia_png import decode_plain_png
 
 # As in the tutorial: an image whose end is missing is read as far as it goes. This is Pillow's only switch for it.
 ImageFile.LOAD_TRUNCATED_IMAGES = True

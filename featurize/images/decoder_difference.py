@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from featurize.specs import Spec
+from xfeat.featurize.specs import Spec
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from featurize.errors import ImageError
+from xfeat.featurize.errors import ImageError
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -65,7 +65,7 @@ def _import_pydicom() -> Any:
         import pydicom.errors
         import pydicom.pixels
     except ModuleNotFoundError as error:
-        raise ImageError("DICOM files need pip install 'xfeat[dicom]'") from error
+        raise ImageError("DICOM files need pip install 'xfeat-onnx[dicom]'") from error
     # It warns of every value that is not quite standard; a data set has thousands of them.
     warnings.filterwarnings("ignore", module=r"pydicom\.")
     return pydicom

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from PIL import Image
 
-from featurize.images.decode import BROKEN, MAX_PIXELS, is_truncated, turn_of
+from xfeat.featurize.images.decode import BROKEN, MAX_PIXELS, is_truncated, turn_of
 
 # Components named after their colours, and Adobe's transform 0, say that there is no luminance in the file.
 _COLOUR_NAMES = tuple(b"RGB")

@@ -15,10 +15,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from featurize.errors import DeviceError
-from featurize.images.jpeg_header import PlainJpeg
-from featurize.images.pillow_resize import resize_as_pillow
-from featurize.images.preprocess import Pixels
+from xfeat.featurize.errors import DeviceError
+from xfeat.featurize.images.jpeg_header import PlainJpeg
+from xfeat.featurize.images.pillow_resize import resize_as_pillow
+from xfeat.featurize.images.preprocess import Pixels
 
 # Decoded at a time: 64 megapixels of RGB are 192 MB of the GPU's memory.
 _BATCH_PIXELS = 64_000_000

@@ -10,7 +10,7 @@ _ONE = float(1 << 22)
 
 
 def resize_as_pillow(image: Tensor, side: int) -> Tensor:
-    """Squash an image to a square as :func:`featurize.images.preprocess.resize` does.
+    """Squash an image to a square as :func:`xfeat.featurize.images.preprocess.resize` does.
 
     Two matrix products, rounded to whole grey levels after each, as in docs/decisions/0050-resize-in-the-graph.md. In
     double precision sums of whole numbers of 2^-22 are exact in any order, so the result is Pillow's on any device.

@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from featurize.images.decode import decode
-from featurize.specs import PreprocessSpec
+from xfeat.featurize.images.decode import decode
+from xfeat.featurize.specs import PreprocessSpec
 
 Pixels = NDArray[np.uint8]
 

@@ -13,19 +13,19 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from featurize.cache.columns import Skipped
-from featurize.cache.index import NOWHERE, KnownFeatures, Places
-from featurize.cache.shards import Identities, Row, ShardStore
-from featurize.datasets.sources import ImageSource
-from featurize.engines import Engine
-from featurize.errors import DataError, Interrupted, OutputError
-from featurize.images.decoder_difference import DecoderDifference
-from featurize.pipeline.gpu_decoding import Decoder, compare_with_pillow, decoded
-from featurize.pipeline.inference import Outcome, beyond_range, infer
-from featurize.pipeline.reading import ReadImage, read_images
-from featurize.pipeline.reading_processes import read_in_processes, suits_processes
-from featurize.specs import FeatureSpec
-from featurize.system.cores import cores
+from xfeat.featurize.cache.columns import Skipped
+from xfeat.featurize.cache.index import NOWHERE, KnownFeatures, Places
+from xfeat.featurize.cache.shards import Identities, Row, ShardStore
+from xfeat.featurize.datasets.sources import ImageSource
+from xfeat.featurize.engines import Engine
+from xfeat.featurize.errors import DataError, Interrupted, OutputError
+from xfeat.featurize.images.decoder_difference import DecoderDifference
+from xfeat.featurize.pipeline.gpu_decoding import Decoder, compare_with_pillow, decoded
+from xfeat.featurize.pipeline.inference import Outcome, beyond_range, infer
+from xfeat.featurize.pipeline.reading import ReadImage, read_images
+from xfeat.featurize.pipeline.reading_processes import read_in_processes, suits_processes
+from xfeat.featurize.specs import FeatureSpec
+from xfeat.featurize.system.cores import cores
 
 logger = logging.getLogger(__name__)
 
@@ -97,7 +97,7 @@ class RunOptions:
     Attributes:
         open_engine: opens the network; called when the first image needs it.
         open_decoder: opens the spec's decoder if that is not Pillow; see
-            :func:`featurize.pipeline.gpu_decoding.decoder_for`.
+            :func:`xfeat.featurize.pipeline.gpu_decoding.decoder_for`.
         cluster: reads and computes elsewhere; the engine is not opened then.
         workers: decoding threads or processes; ``None`` takes as many as there are cores.
         decode_in: ``threads``, ``processes``, or ``auto``: processes where workers and images are many.

@@ -12,20 +12,20 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from featurize.backbones.weights import Weights
-from featurize.cache.columns import Columns, Skipped
-from featurize.cache.index import NOWHERE, KnownFeatures, Places
-from featurize.cache.overwrite import check_replaceable
-from featurize.cache.reader import FeatureCache
-from featurize.cache.shards import Identities, ShardStore
-from featurize.cache.writer import CacheFacts, write_cache
-from featurize.datasets.layouts import Dataset
-from featurize.datasets.sources import ImageSource, open_source
-from featurize.errors import BusyError, DataError, Interrupted, MismatchError
-from featurize.images.decoder_difference import DecoderDifference
-from featurize.pipeline.compute import Ledger, RunOptions, Tools, compute_features
-from featurize.specs import FeatureSpec
-from featurize.system.locks import locked
+from xfeat.featurize.backbones.weights import Weights
+from xfeat.featurize.cache.columns import Columns, Skipped
+from xfeat.featurize.cache.index import NOWHERE, KnownFeatures, Places
+from xfeat.featurize.cache.overwrite import check_replaceable
+from xfeat.featurize.cache.reader import FeatureCache
+from xfeat.featurize.cache.shards import Identities, ShardStore
+from xfeat.featurize.cache.writer import CacheFacts, write_cache
+from xfeat.featurize.datasets.layouts import Dataset
+from xfeat.featurize.datasets.sources import ImageSource, open_source
+from xfeat.featurize.errors import BusyError, DataError, Interrupted, MismatchError
+from xfeat.featurize.images.decoder_difference import DecoderDifference
+from xfeat.featurize.pipeline.compute import Ledger, RunOptions, Tools, compute_features
+from xfeat.featurize.specs import FeatureSpec
+from xfeat.featurize.system.locks import locked
 
 logger = logging.getLogger(__name__)
 

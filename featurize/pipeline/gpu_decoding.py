@@ -9,15 +9,15 @@ from typing import Protocol
 
 import numpy as np
 
-from featurize.datasets.sources import ImageSource
-from featurize.engines import Engine
-from featurize.errors import DeviceError, ImageError, SpecError
-from featurize.images.decoder_difference import DecoderDifference
-from featurize.images.jpeg_header import PlainJpeg, plain_jpeg
-from featurize.images.preprocess import Pixels, load_pixels
-from featurize.pipeline.reading import ReadImage
-from featurize.specs import FeatureSpec, PreprocessSpec
-from featurize.system.devices import resolve_devices
+from xfeat.featurize.datasets.sources import ImageSource
+from xfeat.featurize.engines import Engine
+from xfeat.featurize.errors import DeviceError, ImageError, SpecError
+from xfeat.featurize.images.decoder_difference import DecoderDifference
+from xfeat.featurize.images.jpeg_header import PlainJpeg, plain_jpeg
+from xfeat.featurize.images.preprocess import Pixels, load_pixels
+from xfeat.featurize.pipeline.reading import ReadImage
+from xfeat.featurize.specs import FeatureSpec, PreprocessSpec
+from xfeat.featurize.system.devices import resolve_devices
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +67,7 @@ def decoder_for(spec: FeatureSpec, *, engine: str = "auto", device: str = "auto"
                 expected="an NVIDIA GPU that torch can use",
                 mend="decode with --decoder pillow",
             )
-        from featurize.images.nvjpeg import JpegDecoder
+        from xfeat.featurize.images.nvjpeg import JpegDecoder
 
         return JpegDecoder(name)
 

@@ -10,12 +10,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from featurize.cache.shards import Features, FileIdentity
-from featurize.engines import Engine
-from featurize.images.preprocess import Pixels
-from featurize.pipeline.reading import ReadImage
-from featurize.specs import FeatureSpec
-from featurize.system.devices import lanes_of
+from xfeat.featurize.cache.shards import Features, FileIdentity
+from xfeat.featurize.engines import Engine
+from xfeat.featurize.images.preprocess import Pixels
+from xfeat.featurize.pipeline.reading import ReadImage
+from xfeat.featurize.specs import FeatureSpec
+from xfeat.featurize.system.devices import lanes_of
 
 # So many images without work for the network are passed on together.
 _IDLE_IMAGES = 256

@@ -8,14 +8,14 @@ from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
-from featurize.cache.shards import FileIdentity
-from featurize.datasets.sources import ImageSource
-from featurize.errors import ImageError
-from featurize.images.augmentation import load_views
-from featurize.images.decode import is_truncated
-from featurize.images.jpeg_header import PlainJpeg, plain_jpeg
-from featurize.images.preprocess import Pixels
-from featurize.specs import FeatureSpec
+from xfeat.featurize.cache.shards import FileIdentity
+from xfeat.featurize.datasets.sources import ImageSource
+from xfeat.featurize.errors import ImageError
+from xfeat.featurize.images.augmentation import load_views
+from xfeat.featurize.images.decode import is_truncated
+from xfeat.featurize.images.jpeg_header import PlainJpeg, plain_jpeg
+from xfeat.featurize.images.preprocess import Pixels
+from xfeat.featurize.specs import FeatureSpec
 
 # With more threads, one that holds the interpreter's lock keeps the others waiting for longer than it gains.
 FEW_WORKERS = 2
@@ -29,7 +29,8 @@ class ReadImage(NamedTuple):
         identity: the state the file was read in, or ``None`` if it could not be read.
         pixels: uint8 (V, S, S, 3), or ``None`` if its features are known already or it could not be read.
         reason: why it could not be read, else empty.
-        jpeg: what another decoder than Pillow is to make the pixels of; see :mod:`featurize.pipeline.gpu_decoding`.
+        jpeg: what another decoder than Pillow is to make the pixels of; see
+            :mod:`xfeat.featurize.pipeline.gpu_decoding`.
     """
 
     path: str
@@ -71,7 +72,8 @@ def read_images(
 def read_image(
     source: ImageSource, path: str, spec: FeatureSpec, is_known: Callable[[str], bool], may_hold_lock: bool
 ) -> ReadImage:
-    """Read one image; see :func:`read_images`, and :func:`featurize.images.decode.decode` for ``may_hold_lock``."""
+    """Read one image; see :func:`read_images`, and :func:`xfeat.featurize.images.decode.decode` for
+    ``may_hold_lock``."""
     try:
         data, state = source.read(path)
         sha256 = hashlib.sha256(data).hexdigest()

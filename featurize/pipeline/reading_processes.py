@@ -20,10 +20,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from featurize.datasets.sources import ImageSource, open_source
-from featurize.errors import DeviceError
-from featurize.pipeline.reading import ReadImage, read_image
-from featurize.specs import FeatureSpec
+from xfeat.featurize.datasets.sources import ImageSource, open_source
+from xfeat.featurize.errors import DeviceError
+from xfeat.featurize.pipeline.reading import ReadImage, read_image
+from xfeat.featurize.specs import FeatureSpec
 
 # Threads are enough below: each file takes the lock for a tenth of its time at most.
 MANY_WORKERS = 8

@@ -7,12 +7,12 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from featurize.backbones.registry import PREFERRED, backbone_info
-from featurize.backbones.weights import DownloadProgress, Weights, find_preferred_weights, find_weights
-from featurize.cache.overwrite import check_replaceable
-from featurize.cache.reader import FeatureCache
-from featurize.errors import MismatchError
-from featurize.specs import NORMALIZATIONS, FeatureRequest, FeatureSpec
+from xfeat.featurize.backbones.registry import PREFERRED, backbone_info
+from xfeat.featurize.backbones.weights import DownloadProgress, Weights, find_preferred_weights, find_weights
+from xfeat.featurize.cache.overwrite import check_replaceable
+from xfeat.featurize.cache.reader import FeatureCache
+from xfeat.featurize.errors import MismatchError
+from xfeat.featurize.specs import NORMALIZATIONS, FeatureRequest, FeatureSpec
 
 
 def resolve_request(

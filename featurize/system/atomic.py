@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from featurize.errors import OutputError, XfeatError
+from xfeat.featurize.errors import OutputError, XfeatError
 
 ELSEWHERE = "choose another place with -o"
 

@@ -6,7 +6,7 @@ import ctypes
 import re
 import sys
 
-from featurize.errors import SpecError
+from xfeat.featurize.errors import SpecError
 
 PROVIDER = "CUDAExecutionProvider"
 

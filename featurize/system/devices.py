@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from featurize.errors import DeviceError, SpecError
-from featurize.system.cuda import check_device_name, cuda_driver_present
+from xfeat.featurize.errors import DeviceError, SpecError
+from xfeat.featurize.system.cuda import check_device_name, cuda_driver_present
 
 if TYPE_CHECKING:
-    from featurize.engines.engine import Engine, ResizableEngine
+    from xfeat.featurize.engines.engine import Engine, ResizableEngine
 
 
 def resolve_devices(devices: str) -> list[str]:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from featurize.errors import BusyError
-from featurize.system.atomic import ELSEWHERE, output_error
+from xfeat.featurize.errors import BusyError
+from xfeat.featurize.system.atomic import ELSEWHERE, output_error
 
 
 @contextmanager

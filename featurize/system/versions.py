@@ -10,7 +10,7 @@ def library_versions() -> dict[str, str]:
     """Return the versions of Python and of the installed libraries that decide about results."""
     versions = {"python": sys.version.split()[0]}
     for name in (
-        "xfeat",
+        "xfeat-onnx",
         "torch",
         "onnxruntime-gpu",
         "onnxruntime",
@@ -20,7 +20,7 @@ def library_versions() -> dict[str, str]:
         "scikit-learn",
     ):
         try:
-            versions[name] = importlib.metadata.version(name)
+            versions[name.removesuffix("-onnx")] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
     return versions

@@ -7,11 +7,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from head.training.adam import BETA1, BETA2, EPS
+from xfeat.head.training.adam import BETA1, BETA2, EPS
 
 
 class StackedAdam:
-    """Adam over stacked parameters, which moves each head as :class:`head.training.adam.FusedAdam` moves it alone.
+    """Adam over stacked parameters, which moves each head as :class:`xfeat.head.training.adam.FusedAdam` moves it
+    alone.
 
     Its step is the kernel behind ``torch.optim.adam.adam(fused=True)``, called without what surrounds it: there, adding
     one to the count of each parameter of each head takes longer than a small head's whole step.

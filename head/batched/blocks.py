@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
-from head.batched.training import Job
-from head.specs import HeadSpec
+from xfeat.head.batched.training import Job
+from xfeat.head.specs import HeadSpec
 
 # Weights, gradients and two moments of a block, 16 bytes a weight. The step of Adam passes over all of them, and takes
 # twice as long once the blocks of both cores are more than about 48 MiB. docs/decisions/0040 has the table.

@@ -1,4 +1,4 @@
-"""The losses of :mod:`head.training.loss` for a stack of heads, each with its own settings."""
+"""The losses of :mod:`xfeat.head.training.loss` for a stack of heads, each with its own settings."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from head.specs import TrainSpec
+from xfeat.head.specs import TrainSpec
 
 
 class StackedLoss:
@@ -34,7 +34,7 @@ class StackedLoss:
             setattr(self, name, getattr(self, name)[list(heads)])
 
     def __call__(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Return the mean loss (K,) of a batch: :func:`head.training.loss.training_loss` of each head.
+        """Return the mean loss (K,) of a batch: :func:`xfeat.head.training.loss.training_loss` of each head.
 
         Args:
             logits: float32 (K, B, C).

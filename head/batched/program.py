@@ -9,11 +9,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from head.batched.adam import StackedAdam
-from head.batched.dropout import draw_factors
-from head.batched.loss import StackedLoss
-from head.batched.stack import HeadStack
-from head.specs import TrainSpec
+from xfeat.head.batched.adam import StackedAdam
+from xfeat.head.batched.dropout import draw_factors
+from xfeat.head.batched.loss import StackedLoss
+from xfeat.head.batched.stack import HeadStack
+from xfeat.head.specs import TrainSpec
 
 
 class Batches(NamedTuple):
@@ -75,7 +75,7 @@ class Program(ABC):
         """
 
     def draw_factors(self, out: Tensor, rate: float, generator: torch.Generator) -> None:
-        """Draw factors of dropout as :func:`head.batched.dropout.draw_factors` does."""
+        """Draw factors of dropout as :func:`xfeat.head.batched.dropout.draw_factors` does."""
         draw_factors(out, rate, generator)
 
     @abstractmethod

@@ -1,6 +1,6 @@
 """Many heads at once: those of one shape as one tensor program, in blocks that train side by side.
 
-Each head ends where :func:`head.training.fit.fit_head` alone would have brought it, within float tolerance.
+Each head ends where :func:`xfeat.head.training.fit.fit_head` alone would have brought it, within float tolerance.
 docs/decisions/0040 says what was measured.
 """
 
@@ -22,13 +22,13 @@ from typing import TypeGuard
 import torch
 from torch import Tensor
 
-from featurize.errors import DeviceError, DivergedError
-from featurize.system.devices import is_out_of_memory
-from head.batched.blocks import divide, matrix_weights
-from head.batched.program import TorchProgram
-from head.batched.training import BlockTraining, Job, MakeProgram, Outcome
-from head.data.rows import MOST_READERS, AnyRows, StoredRows
-from head.training.fit import FittedHead
+from xfeat.featurize.errors import DeviceError, DivergedError
+from xfeat.featurize.system.devices import is_out_of_memory
+from xfeat.head.batched.blocks import divide, matrix_weights
+from xfeat.head.batched.program import TorchProgram
+from xfeat.head.batched.training import BlockTraining, Job, MakeProgram, Outcome
+from xfeat.head.data.rows import MOST_READERS, AnyRows, StoredRows
+from xfeat.head.training.fit import FittedHead
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +63,7 @@ def fit_heads(
     class_weights: Tensor | None = None,
     by: str | None = None,
 ) -> list[FittedHead]:
-    """Train many heads on the same rows; :func:`head.training.fit.fit_head` for each, faster.
+    """Train many heads on the same rows; :func:`xfeat.head.training.fit.fit_head` for each, faster.
 
     Args:
         jobs: layers and optimisation of each.
@@ -107,7 +107,8 @@ class Task:
     """Heads to train as one program.
 
     Attributes:
-        jobs: number to layers and optimisation; see :func:`head.batched.blocks.shape_of` for what they must share.
+        jobs: number to layers and optimisation; see :func:`xfeat.head.batched.blocks.shape_of` for what they must
+            share.
         load: gives training and validation rows when it is their turn.
         by: what computes them, see :func:`fit_heads`.
     """
@@ -126,7 +127,8 @@ def tasks_on(
     threads: int,
     by: str | None = None,
 ) -> list[Task]:
-    """Divide jobs on the same rows into blocks, as :func:`head.batched.blocks.divide` does; see :func:`fit_heads`."""
+    """Divide jobs on the same rows into blocks, as :func:`xfeat.head.batched.blocks.divide` does; see
+    :func:`fit_heads`."""
     numbers, room = list(jobs), None
     if is_gpu(by):
         rows, valid = _sent(rows, by), None if valid is None else _sent(valid, by)
@@ -269,7 +271,7 @@ def _program(by: str) -> MakeProgram:
         return TorchProgram
     if is_gpu(by):
         return partial(TorchProgram, device=by)
-    from head.batched.compiled.program import FusedProgram
+    from xfeat.head.batched.compiled.program import FusedProgram
 
     return FusedProgram
 
@@ -278,7 +280,7 @@ def _loaded(tasks: Iterable[Task]) -> Iterator[Task]:
     """Yield tasks whose program is there: compiling in a thread would count as training, and not hear Ctrl-C."""
     for task in tasks:
         if task.by == NUMBA:
-            from head.batched.compiled.program import load_program
+            from xfeat.head.batched.compiled.program import load_program
 
             load_program()
         yield task

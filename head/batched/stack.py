@@ -7,14 +7,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from head.batched.layers import Layer, Linear, Mask, Normalization, Rectifier, State
+from xfeat.head.batched.layers import Layer, Linear, Mask, Normalization, Rectifier, State
 
 
 class HeadStack:
     """K heads of one shape, computed side by side; none knows of the others.
 
-    The layers are read off the modules that :func:`head.training.network.build_head` built, so that what a head is
-    stays written in one place.
+    The layers are read off the modules that :func:`xfeat.head.training.network.build_head` built, so that what a head
+    is stays written in one place.
 
     Args:
         models: K heads with layers of the same sizes; only their dropout may differ.

@@ -1,4 +1,4 @@
-"""The training loop of :mod:`head.training.fit` for a block of heads at once."""
+"""The training loop of :mod:`xfeat.head.training.fit` for a block of heads at once."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from threading import Event, Lock
 import torch
 from torch import Tensor, nn
 
-from featurize.errors import DivergedError
-from head.batched.dropout import Masks
-from head.batched.layers import State
-from head.batched.program import Batches, Program, TorchProgram
-from head.data.rows import AnyRows, StoredRows, collected
-from head.specs import HeadSpec, TrainSpec
-from head.training.fit import FittedHead, check_convergence, learning_rate
-from head.training.history import EpochRecord
-from head.training.loss import balanced_weights, validation_loss
-from head.training.network import build_head
+from xfeat.featurize.errors import DivergedError
+from xfeat.head.batched.dropout import Masks
+from xfeat.head.batched.layers import State
+from xfeat.head.batched.program import Batches, Program, TorchProgram
+from xfeat.head.data.rows import AnyRows, StoredRows, collected
+from xfeat.head.specs import HeadSpec, TrainSpec
+from xfeat.head.training.fit import FittedHead, check_convergence, learning_rate
+from xfeat.head.training.history import EpochRecord
+from xfeat.head.training.loss import balanced_weights, validation_loss
+from xfeat.head.training.network import build_head
 
 Job = tuple[HeadSpec, TrainSpec]
 Outcome = FittedHead | DivergedError
@@ -55,12 +55,12 @@ class _Head:
 class BlockTraining:
     """Trains heads of one shape, batch size and number of epochs side by side.
 
-    Random numbers are those that :func:`head.training.fit.fit_head` draws for each head alone, in its order. Heads with
-    the same layers and the same seed draw the same ones, so that they share a generator, the order of rows and the
-    masks.
+    Random numbers are those that :func:`xfeat.head.training.fit.fit_head` draws for each head alone, in its order.
+    Heads with the same layers and the same seed draw the same ones, so that they share a generator, the order of rows
+    and the masks.
 
     Args:
-        jobs: K heads; see :func:`head.batched.blocks.shape_of` for what they must share.
+        jobs: K heads; see :func:`xfeat.head.batched.blocks.shape_of` for what they must share.
         rows: training rows, in memory where the program computes, or on the disk; of the latter, all heads must draw
             the same.
         valid: validation rows, or ``None`` to keep the last epoch.

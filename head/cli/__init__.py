@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import click
 
-from featurize.console import Commands
-from head.cli.compare import compare
-from head.cli.crossval import crossval
-from head.cli.evaluate import evaluate
-from head.cli.sweep import sweep
-from head.cli.train import train
+from xfeat.featurize.console import Commands
+from xfeat.head.cli.compare import compare
+from xfeat.head.cli.crossval import crossval
+from xfeat.head.cli.evaluate import evaluate
+from xfeat.head.cli.sweep import sweep
+from xfeat.head.cli.train import train
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="xfeat")
+@click.version_option(package_name="xfeat-onnx")
 def main() -> None:
     """Train small classifiers on cached features, in seconds."""
 

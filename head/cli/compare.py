@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from featurize.console import json_option
-from head.cli.options import runs_option
+from xfeat.featurize.console import json_option
+from xfeat.head.cli.options import runs_option
 
 if TYPE_CHECKING:
-    from head.compare.comparison import Entry
-    from head.runs.reader import Run
+    from xfeat.head.compare.comparison import Entry
+    from xfeat.head.runs.reader import Run
 
-# head.compare.comparison.SORTS, which is not imported here so that --help stays quick; a test holds the two together.
+# xfeat.head.compare.comparison.SORTS, which is not imported here so that --help stays quick; a test holds the two
+# together.
 _SORTS = ("accuracy", "balanced_accuracy", "auc", "loss", "name")
 
 
@@ -37,30 +38,30 @@ def compare(
     exact test on the images that both were tested on, and by a bootstrap over patients where patients have several.
     Runs without predictions come last and are not compared.
     """
-    from head.compare.comparison import as_entries, common_part, find_runs
-    from head.compare.comparison import compare as compare_entries
-    from head.compare.table import as_csv, as_json
-    from head.compare.terminal import comparison_text
-    from head.runs.reader import open_run
+    from xfeat.head.compare.comparison import as_entries, common_part, find_runs
+    from xfeat.head.compare.comparison import compare as compare_entries
+    from xfeat.head.compare.table import as_csv, as_json
+    from xfeat.head.compare.terminal import comparison_text
+    from xfeat.head.runs.reader import open_run
 
     found = [open_run(_folder(folder, runs)) for folder in folders] if folders else find_runs(runs)
     entries, part = as_entries(found), common_part(found)
     if baselines:
-        from head.compare.baselines import baselines as fit_baselines
+        from xfeat.head.compare.baselines import baselines as fit_baselines
 
         entries += fit_baselines(_first_with_answers(entries), part)
     comparison = compare_entries(entries, part, sort=sort)
     if csv_file is not None:
         _write(csv_file, as_csv(comparison), option="--csv")
     if html_file is not None:
-        from head.compare.page import render_comparison
+        from xfeat.head.compare.page import render_comparison
 
         _write(html_file, render_comparison(comparison), option="--html")
     return as_json(comparison), comparison_text(comparison)
 
 
 def _first_with_answers(entries: list[Entry]) -> Run:
-    from featurize.errors import RunError
+    from xfeat.featurize.errors import RunError
 
     for entry in entries:
         if entry.run is not None and not entry.problem:
@@ -77,7 +78,7 @@ def _folder(given: Path, runs: Path) -> Path:
 
 
 def _write(file: Path, text: str, *, option: str) -> None:
-    from featurize.system.atomic import replacing
+    from xfeat.featurize.system.atomic import replacing
 
     with replacing(file, elsewhere=f"choose another place with {option}") as partial:
         partial.write_text(text, encoding="utf-8", errors="surrogateescape")

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from featurize.console import default_of, json_option, progress_bar
-from head.cli.options import (
+from xfeat.featurize.console import default_of, json_option, progress_bar
+from xfeat.head.cli.options import (
     DRAWING,
     ensemble_option,
     features_option,
@@ -21,11 +21,11 @@ from head.cli.options import (
     runs_option,
     tracking_options,
 )
-from head.reports.formatting import class_lines, confusion_lines, interval, number, percent, points
-from head.specs import CrossvalSpec, MemorySpec
+from xfeat.head.reports.formatting import class_lines, confusion_lines, interval, number, percent, points
+from xfeat.head.specs import CrossvalSpec, MemorySpec
 
 if TYPE_CHECKING:
-    from head.tracking.backends import Tracking
+    from xfeat.head.tracking.backends import Tracking
 
 
 @click.command()
@@ -89,18 +89,18 @@ def crossval(
     plan = CrossvalSpec(folds=folds, seeds=seeds, by_image=by_image, members=members)
     memory = MemorySpec(memory_mb=memory_mb)
     cache = open_cache(features, pooling)
-    from head.reports.worker import Worker
+    from xfeat.head.reports.worker import Worker
 
     with Worker(*DRAWING) as worker:
-        from featurize.audit.stored import audit_of
-        from head.crossval.baselines import check_memory, fold_baselines
-        from head.crossval.report import save_crossval
-        from head.crossval.runner import cross_validate, parts_folder
-        from head.crossval.table import check_target, save_out_of_fold
-        from head.crossval.training import kept_answers
-        from head.runs.reader import new_run_name
-        from head.runs.writer import RunWriter
-        from head.tracking.backends import cache_parameters, head_parameters, tracked
+        from xfeat.featurize.audit.stored import audit_of
+        from xfeat.head.crossval.baselines import check_memory, fold_baselines
+        from xfeat.head.crossval.report import save_crossval
+        from xfeat.head.crossval.runner import cross_validate, parts_folder
+        from xfeat.head.crossval.table import check_target, save_out_of_fold
+        from xfeat.head.crossval.training import kept_answers
+        from xfeat.head.runs.reader import new_run_name
+        from xfeat.head.runs.writer import RunWriter
+        from xfeat.head.tracking.backends import cache_parameters, head_parameters, tracked
 
         writer = RunWriter(runs, name or f"crossval-{new_run_name()}", latest=False)
         if predictions is not None:
@@ -136,7 +136,7 @@ def crossval(
 
 def _track(tracking: Tracking, figures: dict[str, Any], files: list[Path]) -> None:
     """Tell the accuracy of each fold as a curve, and the figures over all of them."""
-    from head.tracking.backends import part_metrics
+    from xfeat.head.tracking.backends import part_metrics
 
     found = part_metrics(figures["metrics"], "out_of_fold/")
     ways = {"grouped": figures["accuracy"]}

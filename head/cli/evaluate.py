@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from featurize.console import json_option, progress_bar
-from head.reports.formatting import class_lines, confusion_lines, decisions_line, number, with_interval
+from xfeat.featurize.console import json_option, progress_bar
+from xfeat.head.reports.formatting import class_lines, confusion_lines, decisions_line, number, with_interval
 
 if TYPE_CHECKING:
-    from featurize.cache.reader import FeatureCache
-    from head.evaluate import Evaluation
-    from head.runs.reader import Run
+    from xfeat.featurize.cache.reader import FeatureCache
+    from xfeat.head.evaluate import Evaluation
+    from xfeat.head.runs.reader import Run
 
 _CACHE_SUFFIXES = (".h5", ".hdf5")
 
@@ -39,11 +39,11 @@ def evaluate(
     in any layout of xfeat featurize: they are featurized as the run demands. All labelled images take part, whatever
     their split; classes are matched by name.
     """
-    from head.runs.reader import open_run
+    from xfeat.head.runs.reader import open_run
 
     run = open_run(run_folder)
     cache = _open(run, data, features, groups=groups, weights=weights, device=device)
-    from head.evaluate import evaluate_run
+    from xfeat.head.evaluate import evaluate_run
 
     done = evaluate_run(run, cache)
     return done.to_dict(), _as_text(done)
@@ -52,17 +52,17 @@ def evaluate(
 def _open(
     run: Run, data: Path, features: Path | None, *, weights: Path | None, device: str, groups: str | None
 ) -> FeatureCache:
-    from featurize.cache.reader import FeatureCache
+    from xfeat.featurize.cache.reader import FeatureCache
 
     if data.suffix.lower() in _CACHE_SUFFIXES:
         return FeatureCache.open(data)
-    from featurize.datasets.layouts import open_dataset
-    from featurize.engines import open_engine
-    from featurize.pipeline.compute import RunOptions
-    from featurize.pipeline.extract import extract_features
-    from featurize.pipeline.gpu_decoding import decoder_for
-    from head.evaluate import check_known
-    from head.runs.backbone_weights import weights_of
+    from xfeat.featurize.datasets.layouts import open_dataset
+    from xfeat.featurize.engines import open_engine
+    from xfeat.featurize.pipeline.compute import RunOptions
+    from xfeat.featurize.pipeline.extract import extract_features
+    from xfeat.featurize.pipeline.gpu_decoding import decoder_for
+    from xfeat.head.evaluate import check_known
+    from xfeat.head.runs.backbone_weights import weights_of
 
     dataset = open_dataset(data, groups=groups)
     check_known(run, dataset, data)

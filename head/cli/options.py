@@ -8,20 +8,20 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from featurize.console import default_of
-from featurize.specs import POOLINGS
-from head.specs import CLASS_WEIGHTS, SCHEDULES, HeadSpec, MemorySpec, TrainSpec
+from xfeat.featurize.console import default_of
+from xfeat.featurize.specs import POOLINGS
+from xfeat.head.specs import CLASS_WEIGHTS, SCHEDULES, HeadSpec, MemorySpec, TrainSpec
 
 if TYPE_CHECKING:
-    from featurize.cache.reader import FeatureCache
-    from head.tracking.backends import Tracker
+    from xfeat.featurize.cache.reader import FeatureCache
+    from xfeat.head.tracking.backends import Tracker
 
 DEFAULT_CACHE = "features.h5"
 DEFAULT_RUNS = "runs"
 # What a second process imports while this one imports torch.
 DRAWING = (
-    "head.evaluation.assess",
-    "head.reports.plots",
+    "xfeat.head.evaluation.assess",
+    "xfeat.head.reports.plots",
     "sklearn.metrics",
     "sklearn.calibration",
     "scipy.optimize",
@@ -65,10 +65,10 @@ def open_cache(file: Path, pooling: str | None) -> FeatureCache:
         CacheError: if there is none, or it is damaged.
         MismatchError: if it does not hold these features.
     """
-    from featurize.cache.reader import FeatureCache
+    from xfeat.featurize.cache.reader import FeatureCache
 
     cache = FeatureCache.open(file)
-    from head.data.pooling import chosen_pooling
+    from xfeat.head.data.pooling import chosen_pooling
 
     return cache if pooling is None else chosen_pooling(cache, pooling)
 
@@ -105,9 +105,9 @@ def open_trackers_of(mlflow: str | None, tensorboard: str | None, runs: Path = P
     """Find out whether what was asked for with :func:`tracking_options` can be reached.
 
     Raises:
-        XfeatError: if it cannot; see :func:`head.tracking.backends.open_trackers`.
+        XfeatError: if it cannot; see :func:`xfeat.head.tracking.backends.open_trackers`.
     """
-    from head.tracking.backends import open_trackers
+    from xfeat.head.tracking.backends import open_trackers
 
     folder = None if tensorboard is None else Path(tensorboard) if tensorboard else runs / "tensorboard"
     return open_trackers(mlflow=mlflow, tensorboard=folder)

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from featurize.console import default_of, json_option, progress_bar, say
-from featurize.errors import DivergedError
-from head.cli.options import (
+from xfeat.featurize.console import default_of, json_option, progress_bar, say
+from xfeat.featurize.errors import DivergedError
+from xfeat.head.cli.options import (
     DEFAULT_CACHE,
     DEFAULT_RUNS,
     features_option,
@@ -21,9 +21,9 @@ from head.cli.options import (
     runs_option,
     tracking_options,
 )
-from head.reports.formatting import interval
-from head.specs import MemorySpec
-from head.sweep.space import (
+from xfeat.head.reports.formatting import interval
+from xfeat.head.specs import MemorySpec
+from xfeat.head.sweep.space import (
     DEFAULT_AXES,
     POOLING,
     RANKINGS,
@@ -37,10 +37,10 @@ from head.sweep.space import (
 )
 
 if TYPE_CHECKING:
-    from head.sweep.ranking import Setting, SweepResult
-    from head.sweep.results import Trial
-    from head.sweep.runner import Sweep
-    from head.tracking.backends import Tracking
+    from xfeat.head.sweep.ranking import Setting, SweepResult
+    from xfeat.head.sweep.results import Trial
+    from xfeat.head.sweep.runner import Sweep
+    from xfeat.head.tracking.backends import Tracking
 
 _LEADERS = 5
 
@@ -127,11 +127,11 @@ def sweep(
     chosen = {key: axis for key in SETTINGS if (axis := axes[key] or DEFAULT_AXES.get(key))}
     spec = SweepSpec(axes=chosen, seeds=seeds, first_seed=seed, trials=trials, sampler=sampler, rank=rank)
     memory = MemorySpec(memory_mb=memory_mb)
-    from featurize.cache.reader import FeatureCache
+    from xfeat.featurize.cache.reader import FeatureCache
 
     cache = FeatureCache.open(features)
-    from head.sweep.runner import Sweep
-    from head.tracking.backends import tracked
+    from xfeat.head.sweep.runner import Sweep
+    from xfeat.head.tracking.backends import tracked
 
     trackers = open_trackers_of(mlflow, tensorboard, runs)
     work = Sweep(cache, spec, runs=runs, name=name, memory=memory, device=device)
@@ -147,7 +147,7 @@ def sweep(
 
 
 def _parameters(work: Sweep) -> dict[str, Any]:
-    from head.tracking.backends import cache_parameters
+    from xfeat.head.tracking.backends import cache_parameters
 
     spec = work.spec
     axes = {key: axis_text(key, axis) for key, axis in spec.axes.items()}
@@ -180,7 +180,7 @@ class _Progress:
         self._best: Setting | None = None
 
     def __call__(self, trials: list[Trial], planned: int) -> None:
-        from head.sweep.ranking import rank_settings
+        from xfeat.head.sweep.ranking import rank_settings
 
         self._advance(len(trials), planned)
         self._tracking.begin()
@@ -194,7 +194,7 @@ class _Progress:
 
 
 def _track(tracking: Tracking, trials: Sequence[Trial]) -> None:
-    from head.tracking.backends import head_parameters
+    from xfeat.head.tracking.backends import head_parameters
 
     for trial in trials:
         metrics = {f"valid/{name}": value for name, value in trial.metrics.items()}
@@ -205,8 +205,8 @@ def _track(tracking: Tracking, trials: Sequence[Trial]) -> None:
 
 def _track_end(tracking: Tracking, result: SweepResult) -> None:
     """Tell what may have been trained before anybody was told, and the best run with its files."""
-    from head.sweep.results import RESULTS_FILE, SWEEP_FILE
-    from head.tracking.backends import final_metrics
+    from xfeat.head.sweep.results import RESULTS_FILE, SWEEP_FILE
+    from xfeat.head.tracking.backends import final_metrics
 
     _track(tracking, result.trials)
     files = [result.folder / name for name in (RESULTS_FILE, SWEEP_FILE)]

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from featurize.console import default_of, json_option, progress_bar
-from head.cli.options import (
+from xfeat.featurize.console import default_of, json_option, progress_bar
+from xfeat.head.cli.options import (
     DRAWING,
     ensemble_option,
     features_option,
@@ -21,12 +21,12 @@ from head.cli.options import (
     runs_option,
     tracking_options,
 )
-from head.reports.formatting import class_lines, confusion_lines, decisions_line, interval, number, with_interval
-from head.specs import MemorySpec, TargetSpec
+from xfeat.head.reports.formatting import class_lines, confusion_lines, decisions_line, interval, number, with_interval
+from xfeat.head.specs import MemorySpec, TargetSpec
 
 if TYPE_CHECKING:
-    from head.runs.reader import Run
-    from head.training.history import EpochRecord
+    from xfeat.head.runs.reader import Run
+    from xfeat.head.training.history import EpochRecord
 
 
 @click.command()
@@ -73,13 +73,13 @@ def train(
     """
     head_spec, train_spec = head_specs(settings)
     target, memory = _target(positive, target_sensitivity), MemorySpec(memory_mb=memory_mb)
-    from head.reports.worker import Worker
+    from xfeat.head.reports.worker import Worker
 
     with Worker(*DRAWING) as worker:
         cache = open_cache(features, pooling)
-        from head.runs.reader import new_run_name, read_history
-        from head.tracking.backends import cache_parameters, final_metrics, head_parameters, tracked
-        from head.train import TrainOptions, train_run
+        from xfeat.head.runs.reader import new_run_name, read_history
+        from xfeat.head.tracking.backends import cache_parameters, final_metrics, head_parameters, tracked
+        from xfeat.head.train import TrainOptions, train_run
 
         trackers, name = open_trackers_of(mlflow, tensorboard, runs), name or new_run_name()
         parameters = {**head_parameters(head_spec, train_spec), "ensemble": members, **cache_parameters(cache)}

@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from featurize.cache.reader import FeatureCache
-from featurize.cache.rows import read_rows
-from featurize.errors import MismatchError, RunError
-from head.compare.comparison import Answers, Entry
-from head.data.pooling import pooled
-from head.evaluation.intervals import wilson_interval
-from head.runs.reader import Run
+from xfeat.featurize.cache.reader import FeatureCache
+from xfeat.featurize.cache.rows import read_rows
+from xfeat.featurize.errors import MismatchError, RunError
+from xfeat.head.compare.comparison import Answers, Entry
+from xfeat.head.data.pooling import pooled
+from xfeat.head.evaluation.intervals import wilson_interval
+from xfeat.head.runs.reader import Run
 
 # The penalty is chosen on the validation images, as a head's epoch is.
 PENALTIES = (0.001, 0.01, 0.1, 1.0, 10.0)

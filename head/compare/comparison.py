@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from featurize.cache.reader import FeatureCache
-from featurize.errors import RunError, XfeatError
-from head.compare.significance import Difference, paired_difference
-from head.runs.reader import PROBABILITY_PREFIX, RUN_FILE, Run, open_run
+from xfeat.featurize.cache.reader import FeatureCache
+from xfeat.featurize.errors import RunError, XfeatError
+from xfeat.head.compare.significance import Difference, paired_difference
+from xfeat.head.runs.reader import PROBABILITY_PREFIX, RUN_FILE, Run, open_run
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ class Entry:
     Attributes:
         name: of the run, or of the baseline.
         settings: everything that makes it what it is, flat: ``lr``, ``hidden``, ``backbone``, …
-        metrics: part to figures; see :func:`head.evaluation.metrics.classification_metrics`.
+        metrics: part to figures; see :func:`xfeat.head.evaluation.metrics.classification_metrics`.
         answers: on the part that is compared.
         run: ``None`` for a baseline.
         problem: why it has no answers and cannot be compared, or empty.

@@ -10,14 +10,14 @@ import matplotlib
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from featurize.errors import RunError
-from head.compare.comparison import Comparison, Entry
-from head.compare.significance import LARGER
-from head.compare.table import AGAINST_FIRST, COLUMNS, difference_cells, notes, setting_text
-from head.reports.plots import COLOURS, STYLE, label_axes, svg_text
-from head.reports.run_report import page_template
-from head.runs.reader import read_history
-from head.training.history import EpochRecord
+from xfeat.featurize.errors import RunError
+from xfeat.head.compare.comparison import Comparison, Entry
+from xfeat.head.compare.significance import LARGER
+from xfeat.head.compare.table import AGAINST_FIRST, COLUMNS, difference_cells, notes, setting_text
+from xfeat.head.reports.plots import COLOURS, STYLE, label_axes, svg_text
+from xfeat.head.reports.run_report import page_template
+from xfeat.head.runs.reader import read_history
+from xfeat.head.training.history import EpochRecord
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ def render_comparison(comparison: Comparison) -> str:
     """Return the page, self-contained."""
     drawn = [entry for entry in comparison.entries if entry.run is not None][:MOST_CURVES]
     histories = _histories(drawn)
-    return page_template("template.html", "head.compare").render(
+    return page_template("template.html", "xfeat.head.compare").render(
         comparison=comparison,
         columns=COLUMNS,
         against_first=AGAINST_FIRST,
@@ -59,7 +59,7 @@ def overlaid_curves(histories: Mapping[str, Sequence[EpochRecord]], part: str, q
     """Draw one quantity of several runs per epoch, as SVG; which colour is which is said once, outside.
 
     Args:
-        histories: name of a run to its epochs; as many as there are :data:`head.reports.plots.COLOURS` at most.
+        histories: name of a run to its epochs; as many as there are :data:`xfeat.head.reports.plots.COLOURS` at most.
         part: ``train`` or ``valid``.
         quantity: ``loss`` or ``accuracy``.
     """

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from head.evaluation.intervals import Interval, grouped_interval
+from xfeat.head.evaluation.intervals import Interval, grouped_interval
 
 if TYPE_CHECKING:
-    from head.compare.comparison import Answers
+    from xfeat.head.compare.comparison import Answers
 
 SIGNIFICANCE = 0.05
 LARGER, CHANCE, NOT_COMPARABLE = "larger than chance", "may be chance", "not comparable"

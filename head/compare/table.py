@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from head.compare.comparison import Comparison
-from head.compare.significance import NOT_COMPARABLE, Difference
-from head.reports.formatting import interval, number, points
+from xfeat.head.compare.comparison import Comparison
+from xfeat.head.compare.significance import NOT_COMPARABLE, Difference
+from xfeat.head.reports.formatting import interval, number, points
 
 COLUMNS = ("accuracy", "balanced_accuracy", "auc", "loss")
 # Of the accuracy: percentage points less the first run with their 95 % interval, McNemar's p, and what follows.

@@ -9,8 +9,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from head.compare.comparison import Comparison
-from head.compare.table import cells, headings, notes
+from xfeat.head.compare.comparison import Comparison
+from xfeat.head.compare.table import cells, headings, notes
 
 _WIDEST_NAME, _NARROW_NAME, _WIDEST_SETTING, _WIDEST_VERDICT = 32, 10, 14, 32
 # Headings that a narrow terminal goes without, the first of them first.

@@ -9,15 +9,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from featurize.cache.reader import FeatureCache
-from featurize.cache.rows import read_rows
-from featurize.datasets.layouts import NO_LABEL
-from featurize.errors import DataError
-from head.compare.baselines import LOGISTIC, SVM
-from head.crossval.out_of_fold import OutOfFold
-from head.crossval.runner import CrossValidation
-from head.evaluation.intervals import grouped_interval
-from head.specs import CrossvalSpec, MemorySpec
+from xfeat.featurize.cache.reader import FeatureCache
+from xfeat.featurize.cache.rows import read_rows
+from xfeat.featurize.datasets.layouts import NO_LABEL
+from xfeat.featurize.errors import DataError
+from xfeat.head.compare.baselines import LOGISTIC, SVM
+from xfeat.head.crossval.out_of_fold import OutOfFold
+from xfeat.head.crossval.runner import CrossValidation
+from xfeat.head.evaluation.intervals import grouped_interval
+from xfeat.head.specs import CrossvalSpec, MemorySpec
 
 # Bytes a feature of a training row: float32, and the float64 that libsvm copies it to.
 _BYTES = 4 + 8
@@ -55,8 +55,9 @@ def fold_baselines(
         progress: called with classifiers fitted and classifiers to fit.
 
     Returns:
-        For each ``name``, ``accuracy`` (see :meth:`head.crossval.runner.OutOfFold.accuracy`), and ``difference``: the
-        heads' accuracy less this one's, over all images and seeds, and its 95 % ``interval`` by drawing whole groups.
+        For each ``name``, ``accuracy`` (see :meth:`xfeat.head.crossval.runner.OutOfFold.accuracy`), and ``difference``:
+        the heads' accuracy less this one's, over all images and seeds, and its 95 % ``interval`` by drawing whole
+        groups.
 
     Raises:
         CacheError: if features are not finite.

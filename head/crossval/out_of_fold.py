@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from head.evaluation.intervals import grouped_interval, wilson_interval
-from head.evaluation.metrics import classification_metrics
+from xfeat.head.evaluation.intervals import grouped_interval, wilson_interval
+from xfeat.head.evaluation.metrics import classification_metrics
 
 
 @dataclass(frozen=True)

@@ -7,18 +7,18 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from featurize.cache.columns import Skipped
-from featurize.system.versions import library_versions
-from head.crossval.out_of_fold import OutOfFold
-from head.reports.formatting import points
-from head.reports.mistakes import Answered, worst_mistakes
-from head.reports.run_report import few_images, page_template, unread
-from head.reports.worker import call_here
-from head.runs.reader import PREDICTIONS_FILE, REPORT_FILE
+from xfeat.featurize.cache.columns import Skipped
+from xfeat.featurize.system.versions import library_versions
+from xfeat.head.crossval.out_of_fold import OutOfFold
+from xfeat.head.reports.formatting import points
+from xfeat.head.reports.mistakes import Answered, worst_mistakes
+from xfeat.head.reports.run_report import few_images, page_template, unread
+from xfeat.head.reports.worker import call_here
+from xfeat.head.runs.reader import PREDICTIONS_FILE, REPORT_FILE
 
 if TYPE_CHECKING:
-    from head.crossval.runner import CrossValidation
-    from head.runs.writer import RunWriter
+    from xfeat.head.crossval.runner import CrossValidation
+    from xfeat.head.runs.writer import RunWriter
 
 FORMAT = "xfeat.crossval"
 SCHEMA_VERSION = 1
@@ -54,14 +54,14 @@ def save_crossval(
     Args:
         writer: of the folder.
         result: the cross-validation.
-        figures: its :meth:`~head.crossval.runner.CrossValidation.to_dict`, and what else is known: specs, audit,
+        figures: its :meth:`~xfeat.head.crossval.runner.CrossValidation.to_dict`, and what else is known: specs, audit,
             baselines.
-        call: what draws; a :class:`head.reports.worker.Worker` does it in another process.
+        call: what draws; a :class:`xfeat.head.reports.worker.Worker` does it in another process.
 
     Returns:
         The content of crossval.json.
     """
-    from head.crossval.table import out_of_fold_columns, out_of_fold_lines
+    from xfeat.head.crossval.table import out_of_fold_columns, out_of_fold_lines
 
     cache = result.cache
     facts = {
@@ -89,7 +89,7 @@ def save_crossval(
 
 def render_crossval(page: CrossvalPage) -> str:
     """Return the page, self-contained."""
-    from head.reports import plots
+    from xfeat.head.reports import plots
 
     facts, main = page.facts, page.main
     names = tuple(facts["classes"])
@@ -99,7 +99,7 @@ def render_crossval(page: CrossvalPage) -> str:
     ways = {"by patient" if facts["grouped"] else "by image": facts["accuracy"]["folds"]}
     if facts["by_image"] is not None:
         ways["by image"] = facts["by_image"]["accuracy"]["folds"]
-    return page_template("template.html", "head.crossval").render(
+    return page_template("template.html", "xfeat.head.crossval").render(
         page=page,
         facts=facts,
         cautions=_cautions(page),

@@ -11,19 +11,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from featurize.cache.reader import FeatureCache
-from featurize.cache.rows import unchanged
-from featurize.datasets.layouts import NO_LABEL
-from featurize.errors import DataError
-from featurize.specs import require
-from featurize.system.versions import library_versions
-from head.crossval.out_of_fold import OutOfFold
-from head.crossval.training import Fold, KeptAnswers, Training, answers_to_folds
-from head.data.rows import plan_reading
-from head.data.splits import check_classes, fewest_groups, group_keys
-from head.specs import CrossvalSpec, HeadSpec, MemorySpec, TrainSpec
-from head.sweep.runner import default_name
-from head.training.ensemble import check_groups
+from xfeat.featurize.cache.reader import FeatureCache
+from xfeat.featurize.cache.rows import unchanged
+from xfeat.featurize.datasets.layouts import NO_LABEL
+from xfeat.featurize.errors import DataError
+from xfeat.featurize.specs import require
+from xfeat.featurize.system.versions import library_versions
+from xfeat.head.crossval.out_of_fold import OutOfFold
+from xfeat.head.crossval.training import Fold, KeptAnswers, Training, answers_to_folds
+from xfeat.head.data.rows import plan_reading
+from xfeat.head.data.splits import check_classes, fewest_groups, group_keys
+from xfeat.head.specs import CrossvalSpec, HeadSpec, MemorySpec, TrainSpec
+from xfeat.head.sweep.runner import default_name
+from xfeat.head.training.ensemble import check_groups
 
 Progress = Callable[[int, int], None]
 """Called with heads trained and heads to train."""
@@ -100,7 +100,7 @@ def cross_validate(
         plan: folds and seeds.
         memory: what features may take; rows that take more are read from the disk, in another order.
         kept: takes the answers to finished folds, and gives those of an earlier call; see
-            :func:`head.crossval.training.kept_answers`.
+            :func:`xfeat.head.crossval.training.kept_answers`.
         progress: called before the first head is trained, and after each.
 
     Raises:

@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from featurize.system.atomic import output_error, replacing
-from head.crossval.runner import CrossValidation
-from head.runs.reader import PROBABILITY_PREFIX
+from xfeat.featurize.system.atomic import output_error, replacing
+from xfeat.head.crossval.runner import CrossValidation
+from xfeat.head.runs.reader import PROBABILITY_PREFIX
 
 _ELSEWHERE = "choose another place with --predictions"
 

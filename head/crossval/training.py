@@ -14,15 +14,15 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from featurize.errors import CacheError, DivergedError, Interrupted
-from featurize.system.atomic import replacing
-from head.batched.scheduler import Task, fit_tasks, threads_for
-from head.data.rows import AnyRows
-from head.evaluation.predictions import softmax
-from head.runs.resumable import ELSEWHERE, kept_folder
-from head.specs import HeadSpec, TrainSpec
-from head.training.ensemble import fit_ensemble, shares_of
-from head.training.fit import FittedHead
+from xfeat.featurize.errors import CacheError, DivergedError, Interrupted
+from xfeat.featurize.system.atomic import replacing
+from xfeat.head.batched.scheduler import Task, fit_tasks, threads_for
+from xfeat.head.data.rows import AnyRows
+from xfeat.head.evaluation.predictions import softmax
+from xfeat.head.runs.resumable import ELSEWHERE, kept_folder
+from xfeat.head.specs import HeadSpec, TrainSpec
+from xfeat.head.training.ensemble import fit_ensemble, shares_of
+from xfeat.head.training.fit import FittedHead
 
 logger = logging.getLogger(__name__)
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from featurize.backbones.registry import backbone_info
-from featurize.cache.reader import FeatureCache
-from featurize.errors import MismatchError
-from featurize.pipeline.request import featurize_command
+from xfeat.featurize.backbones.registry import backbone_info
+from xfeat.featurize.cache.reader import FeatureCache
+from xfeat.featurize.errors import MismatchError
+from xfeat.featurize.pipeline.request import featurize_command
 
 FINAL, MULTILEVEL = "final", "multilevel"
 

@@ -12,9 +12,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from featurize.cache.reader import FeatureCache
-from featurize.cache.rows import ROWS_AT_ONCE, read_rows
-from head.specs import MemorySpec
+from xfeat.featurize.cache.reader import FeatureCache
+from xfeat.featurize.cache.rows import ROWS_AT_ONCE, read_rows
+from xfeat.head.specs import MemorySpec
 
 Batch = tuple[Tensor, Tensor]
 """Features float32 (B, D) and labels int64 (B,)."""

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from featurize.cache.reader import FeatureCache
-from featurize.datasets.groups import joined_groups
-from featurize.datasets.layouts import NO_LABEL, NO_SPLIT, SPLITS
-from featurize.errors import DataError
+from xfeat.featurize.cache.reader import FeatureCache
+from xfeat.featurize.datasets.groups import joined_groups
+from xfeat.featurize.datasets.layouts import NO_LABEL, NO_SPLIT, SPLITS
+from xfeat.featurize.errors import DataError
 
 logger = logging.getLogger(__name__)
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from featurize.datasets.layouts import SPLITS
-from head.evaluation.calibration import fit_temperature
-from head.evaluation.metrics import classification_metrics
-from head.evaluation.operating_point import operating_point
-from head.evaluation.predictions import Predictions
-from head.specs import TargetSpec
+from xfeat.featurize.datasets.layouts import SPLITS
+from xfeat.head.evaluation.calibration import fit_temperature
+from xfeat.head.evaluation.metrics import classification_metrics
+from xfeat.head.evaluation.operating_point import operating_point
+from xfeat.head.evaluation.predictions import Predictions
+from xfeat.head.specs import TargetSpec
 
 CALIBRATION_FIGURES = ("loss", "ece", "brier")
 
@@ -21,9 +21,9 @@ class Assessment:
 
     Attributes:
         predictions: with the temperature and the threshold that were chosen.
-        metrics: part to :func:`head.evaluation.metrics.classification_metrics`, after the temperature.
+        metrics: part to :func:`xfeat.head.evaluation.metrics.classification_metrics`, after the temperature.
         calibration: ``temperature``, ``note``, and ``before`` and ``after``: part to ``loss``, ``ece``, ``brier``.
-        operating_point: see :func:`head.evaluation.operating_point.operating_point`, or ``None``.
+        operating_point: see :func:`xfeat.head.evaluation.operating_point.operating_point`, or ``None``.
     """
 
     predictions: Predictions

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from head.evaluation.calibration import expected_calibration_error
-from head.evaluation.intervals import wilson_interval
+from xfeat.head.evaluation.calibration import expected_calibration_error
+from xfeat.head.evaluation.intervals import wilson_interval
 
 Labels = NDArray[np.integer]
 Probabilities = NDArray[np.floating]

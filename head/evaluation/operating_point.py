@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from featurize.errors import DataError
-from head.evaluation.intervals import ratio_interval, wilson_interval
-from head.evaluation.predictions import Predictions
-from head.specs import TargetSpec
+from xfeat.featurize.errors import DataError
+from xfeat.head.evaluation.intervals import ratio_interval, wilson_interval
+from xfeat.head.evaluation.predictions import Predictions
+from xfeat.head.specs import TargetSpec
 
 # From screening where the disease is rare to a clinic where every other patient has it.
 PREVALENCES = (0.001, 0.01, 0.05, 0.1, 0.2, 0.5)

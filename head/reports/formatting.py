@@ -29,7 +29,7 @@ def with_interval(value: float | None, interval: Sequence[float] | None) -> str:
 
 
 def class_lines(classes: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Write a line a class, from :func:`head.evaluation.metrics.classification_metrics`."""
+    """Write a line a class, from :func:`xfeat.head.evaluation.metrics.classification_metrics`."""
     return [
         f"{name}: sensitivity {percent(row['sensitivity'])}, specificity {percent(row['specificity'])}"
         for name, row in classes.items()
@@ -37,7 +37,7 @@ def class_lines(classes: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
 
 def decisions_line(found: Mapping[str, Any]) -> str:
-    """Write what a threshold does, from :func:`head.evaluation.operating_point.decisions_at`."""
+    """Write what a threshold does, from :func:`xfeat.head.evaluation.operating_point.decisions_at`."""
     names = {"sensitivity": "sensitivity", "specificity": "specificity", "ppv": "PPV", "npv": "NPV"}
     return ", ".join(f"{name} {with_interval(**found[key])}" for key, name in names.items())
 

@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from featurize.datasets.sources import ImageSource, open_source
-from featurize.errors import DataError, ImageError
-from featurize.images.decode import decode
+from xfeat.featurize.datasets.sources import ImageSource, open_source
+from xfeat.featurize.errors import DataError, ImageError
+from xfeat.featurize.images.decode import decode
 
 _WORST = 12
 _THUMBNAIL = (220, 220)

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from head.training.history import EpochRecord
+from xfeat.head.training.history import EpochRecord
 
 # The palette of Okabe and Ito, which readers with any kind of colour vision can tell apart.
 # Source: https://jfly.uni-koeln.de/color/

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from featurize.cache.columns import Skipped
-from featurize.cache.reader import FeatureCache
-from head.evaluation.metrics import ratio
-from head.evaluation.predictions import Predictions, softmax
-from head.reports.formatting import interval, number, percent, points
-from head.reports.mistakes import Answered, worst_mistakes
-from head.training.history import EpochRecord
+from xfeat.featurize.cache.columns import Skipped
+from xfeat.featurize.cache.reader import FeatureCache
+from xfeat.head.evaluation.metrics import ratio
+from xfeat.head.evaluation.predictions import Predictions, softmax
+from xfeat.head.reports.formatting import interval, number, percent, points
+from xfeat.head.reports.mistakes import Answered, worst_mistakes
+from xfeat.head.training.history import EpochRecord
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -68,7 +68,7 @@ class ReportInput:
 
 def render_report(report: ReportInput) -> str:
     """Return the page of a run."""
-    from head.reports import plots
+    from xfeat.head.reports import plots
 
     facts, part = report.facts, report.part
     shown = report.predictions.part(part)
@@ -130,7 +130,7 @@ def page_template(name: str, package: str = "") -> Template:
     figures with."""
     from jinja2 import ChoiceLoader, Environment, PackageLoader
 
-    loaders = [PackageLoader("head.reports", "templates"), *([PackageLoader(package, ".")] if package else [])]
+    loaders = [PackageLoader("xfeat.head.reports", "templates"), *([PackageLoader(package, ".")] if package else [])]
     environment = Environment(loader=ChoiceLoader(loaders), autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters["percent"] = percent
     environment.filters["points"] = points

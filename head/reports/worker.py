@@ -32,7 +32,7 @@ class Worker:
 
     def __init__(self, *modules: str) -> None:
         # The child finds this project where we found it, whatever the current folder is.
-        paths = [str(Path(__file__).resolve().parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
+        paths = [str(Path(__file__).absolute().parents[3]), *filter(None, [os.environ.get("PYTHONPATH")])]
         self._process = subprocess.Popen(
             [sys.executable, "-m", __name__, *modules],
             stdin=subprocess.PIPE,

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from featurize.backbones.weights import Weights, find_weights, sha256_of
-from featurize.errors import MismatchError, WeightsError
-from head.runs.reader import Run
+from xfeat.featurize.backbones.weights import Weights, find_weights, sha256_of
+from xfeat.featurize.errors import MismatchError, WeightsError
+from xfeat.head.runs.reader import Run
 
 
 def weights_of(run: Run, file: Path | None = None) -> Weights:

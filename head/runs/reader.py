@@ -12,10 +12,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from featurize.errors import RunError, SpecError
-from featurize.specs import FeatureSpec
-from head.specs import HeadSpec, TrainSpec
-from head.training.history import EpochRecord
+from xfeat.featurize.errors import RunError, SpecError
+from xfeat.featurize.specs import FeatureSpec
+from xfeat.head.specs import HeadSpec, TrainSpec
+from xfeat.head.training.history import EpochRecord
 
 if TYPE_CHECKING:
     from torch import nn
@@ -48,7 +48,7 @@ class Run:
         dim: number of features.
         cache: ``path``, ``content_sha256``, ``data_root`` and ``weights_path`` of the features it was trained on.
         head_sha256: digest of the head's weights file.
-        metrics: per part, as :func:`head.evaluation.metrics.classification_metrics` gives them.
+        metrics: per part, as :func:`xfeat.head.evaluation.metrics.classification_metrics` gives them.
         facts: everything in run.json.
     """
 
@@ -77,7 +77,7 @@ class Run:
         from safetensors import SafetensorError
         from safetensors.torch import load_file
 
-        from head.training.network import build_head
+        from xfeat.head.training.network import build_head
 
         file = self.folder / HEAD_FILE
         if not file.is_file():

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from featurize.errors import BusyError
-from featurize.system.locks import locked
+from xfeat.featurize.errors import BusyError
+from xfeat.featurize.system.locks import locked
 
 ELSEWHERE = "choose another place with --runs"
 

@@ -19,14 +19,22 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import BaseFileLock, FileLock, Timeout
 
-from featurize.errors import BusyError, RunError, XfeatError
-from featurize.system.atomic import flush, output_error
-from head.runs.reader import FORMAT, HEAD_FILE, LATEST, PREDICTIONS_FILE, PROBABILITY_PREFIX, RUN_FILE, SCHEMA_VERSION
+from xfeat.featurize.errors import BusyError, RunError, XfeatError
+from xfeat.featurize.system.atomic import flush, output_error
+from xfeat.head.runs.reader import (
+    FORMAT,
+    HEAD_FILE,
+    LATEST,
+    PREDICTIONS_FILE,
+    PROBABILITY_PREFIX,
+    RUN_FILE,
+    SCHEMA_VERSION,
+)
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from head.evaluation.predictions import Predictions
+    from xfeat.head.evaluation.predictions import Predictions
 
 _ELSEWHERE = "choose another place with --runs"
 _HOST = platform.node()

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from featurize.errors import MissingExtraError
-from head.sweep.results import Trial
-from head.sweep.space import Axis, Range, Settings, SweepSpec
+from xfeat.featurize.errors import MissingExtraError
+from xfeat.head.sweep.results import Trial
+from xfeat.head.sweep.space import Axis, Range, Settings, SweepSpec
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -46,7 +46,7 @@ def propose(spec: SweepSpec, tried: Sequence[Settings], trials: Sequence[Trial],
         import optuna
     except ModuleNotFoundError as error:
         raise MissingExtraError(
-            "optuna is not installed, which --sampler optuna needs", mend="pip install 'xfeat[optuna]'"
+            "optuna is not installed, which --sampler optuna needs", mend="pip install 'xfeat-onnx[optuna]'"
         ) from error
     seed = int(np.random.SeedSequence([spec.first_seed, len(tried)]).generate_state(1)[0])
     optuna.logging.set_verbosity(optuna.logging.WARNING)

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from head.sweep.results import Trial
-from head.sweep.space import RANKINGS, Settings, SweepSpec
+from xfeat.head.sweep.results import Trial
+from xfeat.head.sweep.space import RANKINGS, Settings, SweepSpec
 
 if TYPE_CHECKING:
-    from head.runs.reader import Run
+    from xfeat.head.runs.reader import Run
 
 COMPLETE, TIME_IS_UP, INTERRUPTED = "complete", "time is up", "interrupted"
 

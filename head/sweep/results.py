@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from featurize.errors import MismatchError, RunError
-from featurize.system.atomic import output_error, replacing
-from head.runs.resumable import ELSEWHERE, kept_folder
-from head.sweep.space import RANKINGS, SETTINGS, Axis, Range, TrialSpec, axis_text, parse_axis
+from xfeat.featurize.errors import MismatchError, RunError
+from xfeat.featurize.system.atomic import output_error, replacing
+from xfeat.head.runs.resumable import ELSEWHERE, kept_folder
+from xfeat.head.sweep.space import RANKINGS, SETTINGS, Axis, Range, TrialSpec, axis_text, parse_axis
 
 FORMAT = "xfeat.sweep"
 SCHEMA_VERSION = 1

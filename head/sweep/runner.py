@@ -13,25 +13,25 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from featurize.cache.reader import FeatureCache
-from featurize.cache.rows import unchanged
-from featurize.errors import CacheError, DivergedError, Interrupted, MismatchError
-from featurize.system.devices import resolve_device
-from featurize.system.versions import library_versions
-from head.batched.scheduler import FittedBlock, Task, fit_tasks, tasks_on, threads_for
-from head.batched.training import Outcome
-from head.data.pooling import pooled
-from head.data.rows import AnyRows, Rows, labelled_blocks
-from head.data.splits import split_rows
-from head.evaluation.metrics import classification_metrics
-from head.evaluation.predictions import softmax
-from head.runs.reader import RUN_FILE, Run, open_run
-from head.runs.writer import checked_name
-from head.specs import MemorySpec
-from head.sweep.ranking import COMPLETE, INTERRUPTED, TIME_IS_UP, SweepResult, rank_settings
-from head.sweep.results import SweepFolder, Trial
-from head.sweep.space import RANKINGS, SweepSpec, TrialSpec
-from head.train import TrainOptions, split_reading, train_run
+from xfeat.featurize.cache.reader import FeatureCache
+from xfeat.featurize.cache.rows import unchanged
+from xfeat.featurize.errors import CacheError, DivergedError, Interrupted, MismatchError
+from xfeat.featurize.system.devices import resolve_device
+from xfeat.featurize.system.versions import library_versions
+from xfeat.head.batched.scheduler import FittedBlock, Task, fit_tasks, tasks_on, threads_for
+from xfeat.head.batched.training import Outcome
+from xfeat.head.data.pooling import pooled
+from xfeat.head.data.rows import AnyRows, Rows, labelled_blocks
+from xfeat.head.data.splits import split_rows
+from xfeat.head.evaluation.metrics import classification_metrics
+from xfeat.head.evaluation.predictions import softmax
+from xfeat.head.runs.reader import RUN_FILE, Run, open_run
+from xfeat.head.runs.writer import checked_name
+from xfeat.head.specs import MemorySpec
+from xfeat.head.sweep.ranking import COMPLETE, INTERRUPTED, TIME_IS_UP, SweepResult, rank_settings
+from xfeat.head.sweep.results import SweepFolder, Trial
+from xfeat.head.sweep.space import RANKINGS, SweepSpec, TrialSpec
+from xfeat.head.train import TrainOptions, split_reading, train_run
 
 logger = logging.getLogger(__name__)
 

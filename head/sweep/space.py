@@ -10,13 +10,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from featurize.errors import SpecError
-from featurize.specs import POOLINGS, require
-from head.specs import HeadSpec, TrainSpec
+from xfeat.featurize.errors import SpecError
+from xfeat.featurize.specs import POOLINGS, require
+from xfeat.head.specs import HeadSpec, TrainSpec
 
 if TYPE_CHECKING:
-    from featurize.cache.reader import FeatureCache
-    from head.sweep.results import Trial
+    from xfeat.featurize.cache.reader import FeatureCache
+    from xfeat.head.sweep.results import Trial
 
 HEAD_SETTINGS = tuple(field.name for field in dataclasses.fields(HeadSpec))
 TRAIN_SETTINGS = tuple(field.name for field in dataclasses.fields(TrainSpec) if field.name != "seed")
@@ -139,7 +139,7 @@ class SweepSpec:
         Raises:
             MismatchError: if the cache does not hold the features that were asked for.
         """
-        from head.data.pooling import chosen_pooling
+        from xfeat.head.data.pooling import chosen_pooling
 
         # Last, so that saying what is the default anyway changes no sample.
         axes = {name: axis for name, axis in self.axes.items() if name != POOLING}
@@ -184,7 +184,7 @@ class SweepSpec:
         if self.sampler == SPREAD:
             yield list(self.trial_specs())
             return
-        from head.sweep.optuna_sampler import propose
+        from xfeat.head.sweep.optuna_sampler import propose
 
         tried: list[Settings] = []
         specs: list[TrialSpec] = []

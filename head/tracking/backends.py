@@ -12,11 +12,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from head.training.history import EpochRecord
+from xfeat.head.training.history import EpochRecord
 
 if TYPE_CHECKING:
-    from featurize.cache.reader import FeatureCache
-    from head.specs import HeadSpec, TrainSpec
+    from xfeat.featurize.cache.reader import FeatureCache
+    from xfeat.head.specs import HeadSpec, TrainSpec
 
 logger = logging.getLogger(__name__)
 
@@ -118,11 +118,11 @@ def open_trackers(*, mlflow: str | None = None, tensorboard: Path | None = None)
     """
     trackers: list[Tracker] = []
     if mlflow is not None:
-        from head.tracking.mlflow_tracker import MlflowTracker
+        from xfeat.head.tracking.mlflow_tracker import MlflowTracker
 
         trackers.append(MlflowTracker(mlflow))
     if tensorboard is not None:
-        from head.tracking.tensorboard_tracker import TensorboardTracker
+        from xfeat.head.tracking.tensorboard_tracker import TensorboardTracker
 
         trackers.append(TensorboardTracker(tensorboard))
     return trackers
@@ -171,7 +171,7 @@ def final_metrics(facts: Mapping[str, Any]) -> dict[str, float]:
 
 
 def part_metrics(metrics: Mapping[str, Any], start: str) -> dict[str, float]:
-    """Pick the figures of one part out of what :func:`head.evaluation.metrics.classification_metrics` gives."""
+    """Pick the figures of one part out of what :func:`xfeat.head.evaluation.metrics.classification_metrics` gives."""
     found = {start + name: metrics[name] for name in _FINAL}
     for name, row in metrics["classes"].items():
         for figure in ("sensitivity", "specificity"):

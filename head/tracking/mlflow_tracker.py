@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from featurize.errors import MissingExtraError, TrackingError
-from head.tracking.backends import Metrics, Parameters
+from xfeat.featurize.errors import MissingExtraError, TrackingError
+from xfeat.head.tracking.backends import Metrics, Parameters
 
 EXPERIMENT = "xfeat"
 _KEY = "xfeat.key"
@@ -60,7 +60,7 @@ class MlflowTracker:
                 self._client = MlflowClient(tracking_uri=uri)
                 self._experiment = self._find_experiment()
         except ModuleNotFoundError as error:
-            package = "'xfeat[mlflow]'" if error.name in _EXTRA else error.name
+            package = "'xfeat-onnx[mlflow]'" if error.name in _EXTRA else error.name
             raise MissingExtraError(
                 f"{error.name} is not installed, which --mlflow {shown} needs", mend=f"pip install {package}"
             ) from error

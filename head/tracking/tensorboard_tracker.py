@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from featurize.errors import MissingExtraError
-from featurize.system.atomic import output_error
-from head.tracking.backends import Metrics, Parameters
+from xfeat.featurize.errors import MissingExtraError
+from xfeat.featurize.system.atomic import output_error
+from xfeat.head.tracking.backends import Metrics, Parameters
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -34,7 +34,7 @@ class TensorboardTracker:
     def __init__(self, folder: Path) -> None:
         if importlib.util.find_spec("tensorboard") is None:
             raise MissingExtraError(
-                "tensorboard is not installed, which --tensorboard needs", mend="pip install 'xfeat[tensorboard]'"
+                "tensorboard is not installed, which --tensorboard needs", mend="pip install 'xfeat-onnx[tensorboard]'"
             )
         try:
             folder.mkdir(parents=True, exist_ok=True)

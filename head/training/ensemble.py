@@ -15,13 +15,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from featurize.errors import DataError
-from head.data.rows import AnyRows
-from head.data.splits import fewest_groups
-from head.specs import HeadSpec, TrainSpec
-from head.training.fit import FittedHead, Progress, fit_head
-from head.training.history import EpochRecord
-from head.training.network import build_head
+from xfeat.featurize.errors import DataError
+from xfeat.head.data.rows import AnyRows
+from xfeat.head.data.splits import fewest_groups
+from xfeat.head.specs import HeadSpec, TrainSpec
+from xfeat.head.training.fit import FittedHead, Progress, fit_head
+from xfeat.head.training.history import EpochRecord
+from xfeat.head.training.network import build_head
 
 Share = tuple[NDArray[np.int64], NDArray[np.int64]]
 """Places of the rows that a head learns from, and of those that choose its epoch."""

@@ -14,13 +14,13 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from featurize.errors import DivergedError
-from head.data.rows import AnyRows, Rows, collected, single_batches
-from head.specs import HeadSpec, TrainSpec
-from head.training.adam import FusedAdam
-from head.training.history import EpochRecord
-from head.training.loss import balanced_weights, training_loss, validation_loss
-from head.training.network import build_head
+from xfeat.featurize.errors import DivergedError
+from xfeat.head.data.rows import AnyRows, Rows, collected, single_batches
+from xfeat.head.specs import HeadSpec, TrainSpec
+from xfeat.head.training.adam import FusedAdam
+from xfeat.head.training.history import EpochRecord
+from xfeat.head.training.loss import balanced_weights, training_loss, validation_loss
+from xfeat.head.training.network import build_head
 
 logger = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from head.specs import TrainSpec
+from xfeat.head.specs import TrainSpec
 
 
 def training_loss(logits: Tensor, labels: Tensor, spec: TrainSpec, weights: Tensor | None) -> Tensor:

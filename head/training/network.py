@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from head.specs import HeadSpec
+from xfeat.head.specs import HeadSpec
 
 
 def build_head(spec: HeadSpec, *, dim: int, classes: int) -> nn.Sequential:

@@ -7,24 +7,24 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from export.cli.options import cuda_graphs_option
-from export.specs import DEFAULT_MODEL
-from featurize.console import Commands, default_of, json_option, progress_bar
-from serve.cli.options import model_option, threads_option
-from serve.cli.page import page
-from serve.cli.settings import name_environment, read_file, read_key
-from serve.specs import MEBIBYTE, Process, ServeSpec
+from xfeat.export.cli.options import cuda_graphs_option
+from xfeat.export.specs import DEFAULT_MODEL
+from xfeat.featurize.console import Commands, default_of, json_option, progress_bar
+from xfeat.serve.cli.options import model_option, threads_option
+from xfeat.serve.cli.page import page
+from xfeat.serve.cli.settings import name_environment, read_file, read_key
+from xfeat.serve.specs import MEBIBYTE, Process, ServeSpec
 
 if TYPE_CHECKING:
-    from export.model.metadata import ModelMetadata
-    from serve.inference.results import Prediction, SkippedImage
-    from serve.models.registry import Models
+    from xfeat.export.model.metadata import ModelMetadata
+    from xfeat.serve.inference.results import Prediction, SkippedImage
+    from xfeat.serve.models.registry import Models
 
 _SHOWN = 10
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="xfeat")
+@click.version_option(package_name="xfeat-onnx")
 def main() -> None:
     """Answer images with an exported model: on the command line, over HTTP and on a page."""
 
@@ -52,8 +52,8 @@ def predict(
 
     Images that cannot be read are named on stderr and left out; if none can be read, that is an error.
     """
-    from serve.inference.predictor import Predictor
-    from serve.inference.results import as_json, split_results
+    from xfeat.serve.inference.predictor import Predictor
+    from xfeat.serve.inference.results import as_json, split_results
 
     predictor = Predictor.open(model, device, threads)
     with progress_bar("predicting", "images") as progress:
@@ -194,7 +194,7 @@ main.add_command(page)
 
 
 def _device(device: str, require_cuda: bool) -> str:
-    from featurize.errors import SpecError
+    from xfeat.featurize.errors import SpecError
 
     if not require_cuda or all(each.strip().startswith("cuda") for each in device.split(",")):
         return device
@@ -206,29 +206,29 @@ def _device(device: str, require_cuda: bool) -> str:
 def _log_as_json() -> None:
     import logging
 
-    from serve.http.request_log import JsonLines
+    from xfeat.serve.http.request_log import JsonLines
 
     handler = logging.StreamHandler()
     handler.setFormatter(JsonLines())
-    for name in ("featurize", "export", "serve", "uvicorn"):
+    for name in ("xfeat", "uvicorn"):
         logging.getLogger(name).handlers[:] = [handler]
         logging.getLogger(name).propagate = False
 
 
 def _import_server() -> Any:
-    from featurize.errors import MissingExtraError
+    from xfeat.featurize.errors import MissingExtraError
 
     try:
-        from serve.http.server import serve
+        from xfeat.serve.http.server import serve
     except ModuleNotFoundError as error:
         raise MissingExtraError(
-            f"xserve start needs {error.name}, which is not installed", mend="pip install 'xfeat[serve]'"
+            f"xserve start needs {error.name}, which is not installed", mend="pip install 'xfeat-onnx[serve]'"
         ) from error
     return serve
 
 
 def _report_skipped(predictions: list[Prediction], skipped: list[SkippedImage]) -> None:
-    from featurize.errors import DataError
+    from xfeat.featurize.errors import DataError
 
     if predictions:
         for image in skipped:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from export.specs import DEFAULT_MODEL, MAX_THREADS
+from xfeat.export.specs import DEFAULT_MODEL, MAX_THREADS
 
 model_option = click.option(
     "--model", type=click.Path(path_type=Path), default=DEFAULT_MODEL, show_default=True, help="A file of xexport onnx."

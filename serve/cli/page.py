@@ -7,8 +7,8 @@ from typing import Any
 
 import click
 
-from featurize.console import json_option
-from serve.cli.options import model_option
+from xfeat.featurize.console import json_option
+from xfeat.serve.cli.options import model_option
 
 
 @click.command()
@@ -31,7 +31,7 @@ def page(output: Path, model: Path, runtime: Path | None) -> tuple[dict[str, Any
 
     It takes the full model. Images never leave the machine of whoever opens the page.
     """
-    from serve.static_site.write import write_site
+    from xfeat.serve.static_site.write import write_site
 
     site = write_site(model, output, runtime)
     facts = {"output": str(site.folder), "model": str(model), "files": site.files, "bytes": site.size_bytes}

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from featurize.errors import SpecError
+from xfeat.featurize.errors import SpecError
 
 PREFIX = "XSERVE_"
 KEY_VARIABLE = f"{PREFIX}API_KEY"

@@ -9,7 +9,7 @@ from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from serve.http.page_routes import PAGES
+from xfeat.serve.http.page_routes import PAGES
 
 OPEN = frozenset({*PAGES, "/openapi.json", "/health", "/v2/health/live", "/v2/health/ready"})
 KEY_HEADER = "X-API-Key"

@@ -16,9 +16,9 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from serve.http.api_key import RequireKey
-from serve.http.inference_protocol import protocol_routes
-from serve.http.openapi import (
+from xfeat.serve.http.api_key import RequireKey
+from xfeat.serve.http.inference_protocol import protocol_routes
+from xfeat.serve.http.openapi import (
     HEALTH_RESPONSES,
     MODEL_RESPONSES,
     PREDICT_RESPONSES,
@@ -26,16 +26,16 @@ from serve.http.openapi import (
     complete_description,
     upload_body,
 )
-from serve.http.page_routes import site_routes
-from serve.http.preview import preview_routes
-from serve.http.request_log import LogRequests, Write
-from serve.http.security_headers import HEADERS, SecurityHeaders
-from serve.http.service import Service
-from serve.http.uploads import read_images
-from serve.inference.heatmap_png import draw_heatmap
-from serve.inference.predictor import Predictor
-from serve.inference.results import Result, as_json, split_results
-from serve.models.metrics import MeasureRequests
+from xfeat.serve.http.page_routes import site_routes
+from xfeat.serve.http.preview import preview_routes
+from xfeat.serve.http.request_log import LogRequests, Write
+from xfeat.serve.http.security_headers import HEADERS, SecurityHeaders
+from xfeat.serve.http.service import Service
+from xfeat.serve.http.uploads import read_images
+from xfeat.serve.inference.heatmap_png import draw_heatmap
+from xfeat.serve.inference.predictor import Predictor
+from xfeat.serve.inference.results import Result, as_json, split_results
+from xfeat.serve.models.metrics import MeasureRequests
 
 _METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -70,7 +70,7 @@ def build_app(service: Service, door: Door | None = None) -> FastAPI:
     app = FastAPI(
         title="xfeat",
         summary="Answers of image classifiers. A research tool, not a medical device.",
-        version=version("xfeat"),
+        version=version("xfeat-onnx"),
         docs_url=None,
         redoc_url=None,
         lifespan=lifespan,

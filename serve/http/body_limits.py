@@ -11,8 +11,8 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import Message
 
-from serve.models.metrics import Metrics
-from serve.specs import MEBIBYTE, ServeSpec
+from xfeat.serve.models.metrics import Metrics
+from xfeat.serve.specs import MEBIBYTE, ServeSpec
 
 # The rest of a refused body is not read, so the connection cannot carry another request.
 CLOSE = {"Connection": "close"}

@@ -16,12 +16,12 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from serve.http.openapi import DESCRIBED_RESPONSES, INFER, INFER_RESPONSES, MODEL_RESPONSES, READY_RESPONSES
-from serve.http.service import Service
-from serve.http.tensors import InferRequest, TensorError, TooManyImagesError, encode_response, parse_request
-from serve.inference.predictor import Predictor
-from serve.inference.results import Prediction, Result, split_results
-from serve.inference.session import INPUT, Outputs
+from xfeat.serve.http.openapi import DESCRIBED_RESPONSES, INFER, INFER_RESPONSES, MODEL_RESPONSES, READY_RESPONSES
+from xfeat.serve.http.service import Service
+from xfeat.serve.http.tensors import InferRequest, TensorError, TooManyImagesError, encode_response, parse_request
+from xfeat.serve.inference.predictor import Predictor
+from xfeat.serve.inference.results import Prediction, Result, split_results
+from xfeat.serve.inference.session import INPUT, Outputs
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
 _VERSION = "1"
@@ -37,7 +37,7 @@ def protocol_routes(service: Service) -> APIRouter:
 
     @router.get("", summary="Name and version of the server")
     async def server() -> dict[str, Any]:
-        return {"name": "xfeat", "version": version("xfeat"), "extensions": ["binary_tensor_data"]}
+        return {"name": "xfeat", "version": version("xfeat-onnx"), "extensions": ["binary_tensor_data"]}
 
     @router.get("/health/live", summary="Whether the process answers")
     async def live() -> dict[str, bool]:

@@ -7,9 +7,9 @@ from typing import Any
 from fastapi import FastAPI
 from pydantic import BaseModel, Field
 
-from serve.http.api_key import KEY_HEADER, OPEN
-from serve.http.uploads import FIELD
-from serve.inference.session import INPUT, Outputs
+from xfeat.serve.http.api_key import KEY_HEADER, OPEN
+from xfeat.serve.http.uploads import FIELD
+from xfeat.serve.inference.session import INPUT, Outputs
 
 
 class PredictionBody(BaseModel):

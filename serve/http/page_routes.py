@@ -7,7 +7,7 @@ from pathlib import PurePath
 from fastapi import APIRouter
 from starlette.responses import Response
 
-from serve.page_files import FORMS, page_file
+from xfeat.serve.page_files import FORMS, page_file
 
 _TYPES = {
     ".html": "text/html; charset=utf-8",

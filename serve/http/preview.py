@@ -14,11 +14,11 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from featurize.errors import ImageError
-from featurize.images.decode import decode
-from featurize.system.cores import cores
-from serve.http.openapi import ErrorBody
-from serve.http.service import Service
+from xfeat.featurize.errors import ImageError
+from xfeat.featurize.images.decode import decode
+from xfeat.featurize.system.cores import cores
+from xfeat.serve.http.openapi import ErrorBody
+from xfeat.serve.http.service import Service
 
 logger = logging.getLogger(__name__)
 

@@ -18,16 +18,16 @@ from types import FrameType
 import prometheus_client  # noqa: F401 - so that a missing part of the extra shows here and at once
 import uvicorn
 
-from featurize.errors import BusyError, SpecError
-from featurize.system.cores import cores
-from serve.http.app import Door, build_app
-from serve.http.header_timeout import impatient
-from serve.http.request_log import writer
-from serve.http.service import Service
-from serve.inference.predictor import Predictor
-from serve.models.metrics import Metrics
-from serve.models.registry import Models
-from serve.specs import Process, ServeSpec
+from xfeat.featurize.errors import BusyError, SpecError
+from xfeat.featurize.system.cores import cores
+from xfeat.serve.http.app import Door, build_app
+from xfeat.serve.http.header_timeout import impatient
+from xfeat.serve.http.request_log import writer
+from xfeat.serve.http.service import Service
+from xfeat.serve.inference.predictor import Predictor
+from xfeat.serve.models.metrics import Metrics
+from xfeat.serve.models.registry import Models
+from xfeat.serve.specs import Process, ServeSpec
 
 _BACKLOG = 128
 # Measured on 2 cores: with two sessions one computes while the threads of the other wait for each other. Each may use

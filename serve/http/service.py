@@ -10,14 +10,14 @@ from typing import Any, TypeVar
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
-from serve.http.body_limits import Intake
-from serve.http.request_log import note
-from serve.inference.description import model_facts, readable_formats
-from serve.inference.predictor import ImageContent, Predictor
-from serve.inference.results import Result
-from serve.models.batching import QueueFullError
-from serve.models.registry import Models, ServedModel
-from serve.specs import ServeSpec
+from xfeat.serve.http.body_limits import Intake
+from xfeat.serve.http.request_log import note
+from xfeat.serve.inference.description import model_facts, readable_formats
+from xfeat.serve.inference.predictor import ImageContent, Predictor
+from xfeat.serve.inference.results import Result
+from xfeat.serve.models.batching import QueueFullError
+from xfeat.serve.models.registry import Models, ServedModel
+from xfeat.serve.specs import ServeSpec
 
 T = TypeVar("T")
 

@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from serve.inference.predictor import ImageContent
-from serve.inference.session import INPUT
+from xfeat.serve.inference.predictor import ImageContent
+from xfeat.serve.inference.session import INPUT
 
 _LENGTH_BYTES = 4
 

@@ -11,8 +11,8 @@ from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
-from serve.http.body_limits import CLOSE, Body
-from serve.specs import ServeSpec
+from xfeat.serve.http.body_limits import CLOSE, Body
+from xfeat.serve.specs import ServeSpec
 
 FIELD = "files"
 _MULTIPART = "multipart/form-data"

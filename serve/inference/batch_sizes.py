@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from featurize.images.preprocess import Pixels
+from xfeat.featurize.images.preprocess import Pixels
 
 
 def bucket_sizes(largest: int) -> list[int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib.util import find_spec
 from typing import Any
 
-from serve.inference.predictor import Predictor
+from xfeat.serve.inference.predictor import Predictor
 
 _FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WebP")
 

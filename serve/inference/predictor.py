@@ -14,15 +14,15 @@ from typing import Self
 import numpy as np
 from PIL import Image
 
-from export.model.metadata import ModelMetadata
-from export.parity.progress import Progress
-from featurize.datasets.image_files import list_images
-from featurize.errors import ImageError, ModelError, SpecError
-from featurize.images.preprocess import Pixels, load_pixels, resize
-from featurize.system.cores import cores
-from serve.inference.batch_sizes import bucket_of, bucket_sizes, stack
-from serve.inference.results import Prediction, Result, SkippedImage
-from serve.inference.session import ModelSession, Outputs
+from xfeat.export.model.metadata import ModelMetadata
+from xfeat.export.parity.progress import Progress
+from xfeat.featurize.datasets.image_files import list_images
+from xfeat.featurize.errors import ImageError, ModelError, SpecError
+from xfeat.featurize.images.preprocess import Pixels, load_pixels, resize
+from xfeat.featurize.system.cores import cores
+from xfeat.serve.inference.batch_sizes import bucket_of, bucket_sizes, stack
+from xfeat.serve.inference.results import Prediction, Result, SkippedImage
+from xfeat.serve.inference.session import ModelSession, Outputs
 
 logger = logging.getLogger(__name__)
 
@@ -75,7 +75,7 @@ class Predictor:
             device: ``cpu``, ``cuda``, ``cuda:N``, or ``auto``: a GPU if onnxruntime can use one.
             threads: CPU threads for inference; by default all cores.
             batch_size: most images per call of the network; by default what suits the device.
-            cuda_graphs: ``auto``, ``on`` or ``off``; see :func:`export.model.cuda_graphs.open_network`.
+            cuda_graphs: ``auto``, ``on`` or ``off``; see :func:`xfeat.export.model.cuda_graphs.open_network`.
 
         Raises:
             ModelError: if there is no such file, or it is none that this project wrote.

@@ -13,11 +13,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from export.model.cuda_graphs import BoundSession, Session, open_network
-from export.model.metadata import ModelMetadata
-from export.model.session import ORT_ERRORS, cuda_possible, first_line
-from featurize.errors import DeviceError, ModelError
-from featurize.system.cuda import check_device_name
+from xfeat.export.model.cuda_graphs import BoundSession, Session, open_network
+from xfeat.export.model.metadata import ModelMetadata
+from xfeat.export.model.session import ORT_ERRORS, cuda_possible, first_line
+from xfeat.featurize.errors import DeviceError, ModelError
+from xfeat.featurize.system.cuda import check_device_name
 
 logger = logging.getLogger(__name__)
 
@@ -88,7 +88,7 @@ class ModelSession:
             device: ``cpu``, ``cuda``, ``cuda:N``, or ``auto``: a GPU if onnxruntime can use one.
             threads: CPU threads for inference; by default all cores.
             cuda_graphs: ``auto``, ``on`` (which wants a GPU) or ``off``; see
-                :func:`export.model.cuda_graphs.open_network`.
+                :func:`xfeat.export.model.cuda_graphs.open_network`.
 
         Raises:
             ModelError: if there is no such file, or it is none that this project wrote.

@@ -16,11 +16,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
-from featurize.errors import ImageError
-from featurize.images.preprocess import Pixels
-from featurize.system.cores import cores
-from serve.inference.predictor import ImageContent, Predictor
-from serve.inference.results import Result, SkippedImage
+from xfeat.featurize.errors import ImageError
+from xfeat.featurize.images.preprocess import Pixels
+from xfeat.featurize.system.cores import cores
+from xfeat.serve.inference.predictor import ImageContent, Predictor
+from xfeat.serve.inference.results import Result, SkippedImage
 
 logger = logging.getLogger(__name__)
 

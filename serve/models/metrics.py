@@ -8,9 +8,9 @@ from collections.abc import Callable, Sequence
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serve.inference.predictor import Predictor
-from serve.inference.results import Result, SkippedImage
-from serve.models.batching import STAGES, Observer
+from xfeat.serve.inference.predictor import Predictor
+from xfeat.serve.inference.results import Result, SkippedImage
+from xfeat.serve.models.batching import STAGES, Observer
 
 _LATENCY_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 _BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128)

@@ -10,12 +10,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from featurize.errors import ModelError, XfeatError
-from serve.inference.predictor import ImageContent, Predictor
-from serve.inference.results import Result
-from serve.models.batching import Batcher
-from serve.models.metrics import Metrics, device_of
-from serve.specs import ServeSpec
+from xfeat.featurize.errors import ModelError, XfeatError
+from xfeat.serve.inference.predictor import ImageContent, Predictor
+from xfeat.serve.inference.results import Result
+from xfeat.serve.models.batching import Batcher
+from xfeat.serve.models.metrics import Metrics, device_of
+from xfeat.serve.specs import ServeSpec
 
 logger = logging.getLogger(__name__)
 

@@ -15,8 +15,8 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from featurize.errors import MissingExtraError, SpecError
-from featurize.system.atomic import replacing
+from xfeat.featurize.errors import MissingExtraError, SpecError
+from xfeat.featurize.system.atomic import replacing
 
 PACKAGE = "onnxruntime-web"
 VERSION = "1.30.0"

@@ -9,12 +9,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from featurize.errors import ModelError, OutputError
-from featurize.system.atomic import replacing
-from serve.inference.description import model_facts
-from serve.inference.predictor import Predictor
-from serve.page_files import FORMS, page_file
-from serve.static_site.onnxruntime_web import PACKAGE, VERSION, find_runtime
+from xfeat.featurize.errors import ModelError, OutputError
+from xfeat.featurize.system.atomic import replacing
+from xfeat.serve.inference.description import model_facts
+from xfeat.serve.inference.predictor import Predictor
+from xfeat.serve.page_files import FORMS, page_file
+from xfeat.serve.static_site.onnxruntime_web import PACKAGE, VERSION, find_runtime
 
 FORMAT = "xfeat.page"
 SCHEMA_VERSION = 1
@@ -50,7 +50,8 @@ def write_site(model: Path, folder: Path, runtime: Path | None = None) -> Site:
     Args:
         model: a full model file of ``xexport onnx``.
         folder: where to write.
-        runtime: the npm package onnxruntime-web, as :func:`serve.static_site.onnxruntime_web.find_runtime` takes it.
+        runtime: the npm package onnxruntime-web, as :func:`xfeat.serve.static_site.onnxruntime_web.find_runtime` takes
+            it.
 
     Raises:
         ModelError: if there is no such model, or it is the core variant.
@@ -87,7 +88,7 @@ def _facts(predictor: Predictor, name: str, content: bytes, files: dict[str, byt
     return {
         "format": FORMAT,
         "schema_version": SCHEMA_VERSION,
-        "written_by": f"xfeat {version('xfeat')}",
+        "written_by": f"xfeat {version('xfeat-onnx')}",
         **model_facts(predictor),
         "name": predictor.path.stem,
         "names": [predictor.path.stem],

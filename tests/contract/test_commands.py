@@ -14,7 +14,12 @@ import pytest
 from click.testing import CliRunner
 
 ROOT = Path(__file__).parents[2]
-PROGRAMS = {"xfeat": "featurize.cli", "xhead": "head.cli", "xexport": "export.cli", "xserve": "serve.cli"}
+PROGRAMS = {
+    "xfeat": "xfeat.featurize.cli",
+    "xhead": "xfeat.head.cli",
+    "xexport": "xfeat.export.cli",
+    "xserve": "xfeat.serve.cli",
+}
 HEAVY = ("numpy", "h5py", "torch", "onnx", "onnxruntime", "sklearn", "matplotlib", "PIL", "fastapi", "rich")
 
 
@@ -65,7 +70,7 @@ def test_ctrl_c_while_a_library_is_loaded_is_no_broken_library(stopped: bool) ->
     """Extension modules turn the interrupt into an ImportError: onnxruntime's says "import numpy failed"."""
     code = (
         "import click, contextlib, os, signal\n"
-        "from featurize.console import Commands\n"
+        "from xfeat.featurize.console import Commands\n"
         "@click.group(cls=Commands)\n"
         "def main(): pass\n"
         "@main.command()\n"

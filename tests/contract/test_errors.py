@@ -7,8 +7,8 @@ import pickle
 
 import pytest
 
-from featurize import errors
-from featurize.errors import XfeatError
+from xfeat.featurize import errors
+from xfeat.featurize.errors import XfeatError
 
 CHILDREN = [
     kind

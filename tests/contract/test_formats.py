@@ -8,10 +8,10 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from export.model.metadata import ModelMetadata
-from featurize.cache.columns import Columns
-from featurize.cache.writer import CacheFacts, write_cache
-from featurize.specs import FeatureSpec
+from xfeat.export.model.metadata import ModelMetadata
+from xfeat.featurize.cache.columns import Columns
+from xfeat.featurize.cache.writer import CacheFacts, write_cache
+from xfeat.featurize.specs import FeatureSpec
 
 PAGE = (Path(__file__).parents[2] / "docs" / "formats.md").read_text()
 SPEC = FeatureSpec(backbone="efficientnet-lite0", weights_sha256="0" * 64)

@@ -32,11 +32,12 @@ def imported_modules(file: Path) -> Iterator[str]:
         if id(node) in skipped:
             continue
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            yield from (alias.name.removeprefix("xfeat.") for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{file}: relative import"
-            yield str(node.module)
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+            module = str(node.module).removeprefix("xfeat.")
+            yield module
+            yield from (f"{module}.{alias.name}" for alias in node.names)
 
 
 def module_files(room: str) -> list[Path]:

@@ -15,12 +15,12 @@ import torch
 from click.testing import CliRunner, Result
 from PIL import Image, ImageDraw
 
-from export.cli import main as export_main
-from export.quantization.int8 import Ready, make_ready
-from featurize.cli import main as featurize_main
-from featurize.specs import PreprocessSpec
-from head.cli import main as head_main
-from head.runs.reader import Run, open_run
+from xfeat.export.cli import main as export_main
+from xfeat.export.quantization.int8 import Ready, make_ready
+from xfeat.featurize.cli import main as featurize_main
+from xfeat.featurize.specs import PreprocessSpec
+from xfeat.head.cli import main as head_main
+from xfeat.head.runs.reader import Run, open_run
 
 SIDE = 64
 COUNTS = {"train": 12, "valid": 6, "test": 6}
@@ -137,7 +137,7 @@ def exported(trained: Project) -> Project:
 @pytest.fixture(scope="session")
 def traced(exported: Project) -> onnx.ModelProto:
     """What tracing the run gives, without the ten seconds: the core form with every output, from the exported file."""
-    from export.build.assemble import INPUT
+    from xfeat.export.build.assemble import INPUT
 
     proto = onnx.load(exported.model)
     inner = [node for node in proto.graph.node if not node.name.startswith("resize_")]
@@ -178,4 +178,4 @@ def copied(exported: Project, tmp_path: Path) -> Project:
 @pytest.fixture
 def quick_trace(traced: onnx.ModelProto, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let exports of the same weights skip the conversion."""
-    monkeypatch.setattr("export.export.trace", lambda model, side: traced)
+    monkeypatch.setattr("xfeat.export.export.trace", lambda model, side: traced)

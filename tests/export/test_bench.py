@@ -12,13 +12,13 @@ import pytest
 import torch
 from click.testing import Result
 
-import export.bench
-from export.bench import bench_models
-from export.build.fused_model import PlainModel
-from export.model.file import ModelFile, open_model
-from export.specs import BenchSpec
-from featurize.errors import DeviceError, SpecError
-from featurize.system.cuda import cuda_driver_present
+import xfeat.export.bench
+from xfeat.export.bench import bench_models
+from xfeat.export.build.fused_model import PlainModel
+from xfeat.export.model.file import ModelFile, open_model
+from xfeat.export.specs import BenchSpec
+from xfeat.featurize.errors import DeviceError, SpecError
+from xfeat.featurize.system.cuda import cuda_driver_present
 
 Xexport = Callable[..., Result]
 
@@ -50,7 +50,7 @@ def test_models_take_turns(exported: Any, monkeypatch: pytest.MonkeyPatch) -> No
     def noting(model: ModelFile, pixels: Any) -> Callable[[], None]:
         return lambda: order.append(model.path.name)
 
-    monkeypatch.setattr(export.bench, "_onnx_call", noting)
+    monkeypatch.setattr(xfeat.export.bench, "_onnx_call", noting)
     bench_models([exported.model, exported.core], BenchSpec(batches=(1,), threads=(1,), seconds=0, providers=("cpu",)))
     turns = [name for name, before in zip(order, [None, *order], strict=False) if name != before]
     assert turns == ["model.onnx", "model.core.onnx"] * 5
@@ -66,8 +66,8 @@ def test_bench_measures_the_gpu_too_where_it_can_run_the_model(
         asked.append((device, threads))
         return open_model(path, threads)
 
-    monkeypatch.setattr(export.bench, "cuda_possible", lambda: True)
-    monkeypatch.setattr(export.bench, "open_model", open_pretended)
+    monkeypatch.setattr(xfeat.export.bench, "cuda_possible", lambda: True)
+    monkeypatch.setattr(xfeat.export.bench, "open_model", open_pretended)
     rows = bench_models([exported.core], BenchSpec(batches=(1,), threads=(2, 1), seconds=0))
     assert [(row.provider, row.threads) for row in rows] == [("cpu", 2), ("cpu", 1), ("cuda", 2)]
     assert asked == [("cuda", None), ("cpu", 2), ("cpu", 1), ("cuda", 2)]
@@ -77,7 +77,7 @@ def test_bench_measures_the_gpu_too_where_it_can_run_the_model(
             raise DeviceError("onnxruntime cannot use cuda:0", found="no driver")
         return open_model(path, threads)
 
-    monkeypatch.setattr(export.bench, "open_model", refuse)
+    monkeypatch.setattr(xfeat.export.bench, "open_model", refuse)
     rows = bench_models([exported.core], BenchSpec(batches=(1,), seconds=0))
     assert [row.provider for row in rows] == ["cpu"]
     assert "the GPU is not measured: onnxruntime cannot use cuda:0\n  found:    no driver" in caplog.text
@@ -91,7 +91,7 @@ def test_bench_lets_threads_spin_or_sleep(xexport: Xexport, exported: Any, monke
         asked.append(spin)
         return open_model(path, threads, spin=spin)
 
-    monkeypatch.setattr(export.bench, "open_model", opened)
+    monkeypatch.setattr(xfeat.export.bench, "open_model", opened)
     for option in ([], ["--no-spin"]):
         done = xexport("bench", exported.core, "--batch", "1", "--threads", "2", "--seconds", "0", *option)
         assert done.exit_code == 0, done.output
@@ -106,8 +106,8 @@ def test_bench_refuses_batches_that_are_no_numbers(xexport: Xexport, exported: A
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let onnxruntime have a GPU, for which its CPU stands."""
-    monkeypatch.setattr(export.bench, "cuda_possible", lambda: True)
-    monkeypatch.setattr(export.bench, "open_model", lambda path, threads=None, **_: open_model(path))
+    monkeypatch.setattr(xfeat.export.bench, "cuda_possible", lambda: True)
+    monkeypatch.setattr(xfeat.export.bench, "open_model", lambda path, threads=None, **_: open_model(path))
 
 
 @pytest.mark.usefixtures("gpu")
@@ -133,9 +133,11 @@ def small_gpu(gpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
     honest = torch.zeros
     monkeypatch.setattr(torch, "zeros", lambda *size, device=None, **more: honest(*size, **more))
     monkeypatch.setattr(PlainModel, "to", lambda self, device: self)
-    measure = export.bench._torch_call
+    measure = xfeat.export.bench._torch_call
     monkeypatch.setattr(
-        export.bench, "_torch_call", lambda plain, pixels, n: full if len(pixels) > 1 else measure(plain, pixels, n)
+        xfeat.export.bench,
+        "_torch_call",
+        lambda plain, pixels, n: full if len(pixels) > 1 else measure(plain, pixels, n),
     )
 
 

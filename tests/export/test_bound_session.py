@@ -17,12 +17,12 @@ import pytest
 from click.testing import Result
 from onnx import TensorProto, helper
 
-import export.model.cuda_graphs
-from export.model.cuda_graphs import BoundSession, open_network
-from export.parity.agreement import open_sessions
-from featurize.errors import DeviceError, ModelError, SpecError
-from featurize.system.cuda import PROVIDER as CUDA
-from featurize.system.cuda import cuda_driver_present
+import xfeat.export.model.cuda_graphs
+from xfeat.export.model.cuda_graphs import BoundSession, open_network
+from xfeat.export.parity.agreement import open_sessions
+from xfeat.featurize.errors import DeviceError, ModelError, SpecError
+from xfeat.featurize.system.cuda import PROVIDER as CUDA
+from xfeat.featurize.system.cuda import cuda_driver_present
 
 CPU = "CPUExecutionProvider"
 RealSession = ort.InferenceSession
@@ -199,7 +199,7 @@ def test_nothing_else_runs_while_a_graph_is_recorded(exported: Any) -> None:
         on = pool.submit(serving.run, None, batch(1))
         assert entered.wait(30)
         kept = pool.submit(recording.keep, batch(1))
-        while not export.model.cuda_graphs._recording.locked():
+        while not xfeat.export.model.cuda_graphs._recording.locked():
             time.sleep(0.01)
         other.before = lambda: order.append("the next")
         later = pool.submit(serving.run, None, batch(1))
@@ -243,7 +243,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     )
     monkeypatch.setattr(ort, "InferenceSession", Pretending)
     monkeypatch.setattr(ort, "preload_dlls", lambda: None)
-    monkeypatch.setattr("export.parity.agreement.cuda_possible", lambda: True)
+    monkeypatch.setattr("xfeat.export.parity.agreement.cuda_possible", lambda: True)
     return facts
 
 
@@ -318,7 +318,7 @@ def test_the_proof_runs_whole_batches_through_the_places_that_service_uses(
         opened.update(open_sessions(*args, **settings))
         return opened
 
-    monkeypatch.setattr("export.verify.open_sessions", note)
+    monkeypatch.setattr("xfeat.export.verify.open_sessions", note)
     done = xexport("verify", exported.core, "--data", exported.data, "--require-cuda")
     assert done.exit_code == 0, done.output
     assert CUDA in done.stdout

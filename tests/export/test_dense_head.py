@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from export.build.dense_head import DenseHead
-from featurize.errors import SpecError
-from head.specs import HeadSpec
-from head.training.network import build_head
+from xfeat.export.build.dense_head import DenseHead
+from xfeat.featurize.errors import SpecError
+from xfeat.head.specs import HeadSpec
+from xfeat.head.training.network import build_head
 
 DIM, CLASSES = 24, 3
 

@@ -8,7 +8,7 @@ import torch
 from numpy.testing import assert_allclose
 from sklearn.covariance import LedoitWolf
 
-from export.build.ood_distance import MAX_AXES, DistanceLayer, familiar_threshold, fit_distance
+from xfeat.export.build.ood_distance import MAX_AXES, DistanceLayer, familiar_threshold, fit_distance
 
 
 def cloud(rows: int, dim: int, seed: int = 0) -> np.ndarray:

@@ -12,9 +12,9 @@ import pytest
 from click.testing import Result
 from PIL import Image
 
-from export.explain import Explanation, _with_caption, overlay
-from serve.inference.predictor import Predictor
-from serve.inference.results import Prediction
+from xfeat.export.explain import Explanation, _with_caption, overlay
+from xfeat.serve.inference.predictor import Predictor
+from xfeat.serve.inference.results import Prediction
 
 Xexport = Callable[..., Result]
 

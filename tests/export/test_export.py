@@ -17,12 +17,12 @@ from click.testing import Result
 from PIL import Image
 from sklearn.covariance import LedoitWolf
 
-from export.export import export_run
-from export.model.metadata import ModelMetadata
-from featurize.backbones.weights import sha256_of
-from featurize.cache.reader import FeatureCache
-from featurize.errors import OutputError
-from featurize.images.preprocess import load_pixels
+from xfeat.export.export import export_run
+from xfeat.export.model.metadata import ModelMetadata
+from xfeat.featurize.backbones.weights import sha256_of
+from xfeat.featurize.cache.reader import FeatureCache
+from xfeat.featurize.errors import OutputError
+from xfeat.featurize.images.preprocess import load_pixels
 
 Xexport = Callable[..., Result]
 

@@ -17,11 +17,11 @@ import pytest
 from click.testing import Result
 from safetensors.numpy import load_file, save_file
 
-from export.build.reference_model import distance_of
-from export.specs import ExportSpec
-from featurize.backbones.weights import sha256_of
-from featurize.cli import main as featurize_main
 from tests.export.conftest import invoke
+from xfeat.export.build.reference_model import distance_of
+from xfeat.export.specs import ExportSpec
+from xfeat.featurize.backbones.weights import sha256_of
+from xfeat.featurize.cli import main as featurize_main
 
 Xexport = Callable[..., Result]
 Refused = Callable[..., str]
@@ -280,7 +280,7 @@ def test_a_target_below_a_file_is_refused(xexport: Xexport, copied: Any) -> None
 def test_a_target_below_a_link_that_leads_nowhere_is_refused_before_any_work(
     xexport: Xexport, copied: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("export.export.distance_of", None)
+    monkeypatch.setattr("xfeat.export.export.distance_of", None)
     (copied.folder / "link").symlink_to(copied.folder / "nowhere")
     before = snapshot(copied.folder)
     for place in ("m.onnx", "below/m.onnx"):
@@ -306,7 +306,7 @@ def test_ctrl_c_leaves_everything_as_it_was_and_says_how_to_go_on(
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("export.export.trace", stop)
+    monkeypatch.setattr("xfeat.export.export.trace", stop)
     before = snapshot(copied.folder)
     done = xexport("onnx", copied.run.folder, "-o", copied.model)
     assert done.exit_code == 130

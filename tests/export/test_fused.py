@@ -7,12 +7,12 @@ import torch
 from efficientnet_lite_pytorch import EfficientNet
 from torch import Tensor, nn
 
-from export.build.fused_model import FusedModel, PlainModel
-from featurize.backbones.network import Backbone
-from featurize.specs import PreprocessSpec
-from head.specs import HeadSpec
-from head.training.ensemble import average_of
-from head.training.network import build_head
+from xfeat.export.build.fused_model import FusedModel, PlainModel
+from xfeat.featurize.backbones.network import Backbone
+from xfeat.featurize.specs import PreprocessSpec
+from xfeat.head.specs import HeadSpec
+from xfeat.head.training.ensemble import average_of
+from xfeat.head.training.network import build_head
 
 SPEC = PreprocessSpec(size=64)
 

@@ -9,9 +9,9 @@ from dataclasses import replace
 
 import pytest
 
-from export.model.metadata import ModelMetadata
-from featurize.errors import ModelError, SpecError
-from featurize.specs import FeatureSpec
+from xfeat.export.model.metadata import ModelMetadata
+from xfeat.featurize.errors import ModelError, SpecError
+from xfeat.featurize.specs import FeatureSpec
 
 
 def metadata(**changes: object) -> ModelMetadata:
@@ -104,6 +104,6 @@ def test_the_positive_class_is_decided_from_its_threshold_on_and_never_below() -
 
 
 def test_reading_metadata_needs_neither_torch_nor_onnx() -> None:
-    code = "import sys, export.model.metadata; print(sorted({'torch', 'onnx', 'onnxruntime'} & set(sys.modules)))"
+    code = "import sys, xfeat.export.model.metadata; print(sorted({'torch', 'onnx', 'onnxruntime'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -12,10 +12,10 @@ import onnxruntime as ort
 import pytest
 from click.testing import Result
 
-from export.model.session import assignment, first_line, nodes_on_cpu, open_session
-from featurize.errors import DeviceError
-from featurize.system.cuda import PROVIDER as CUDA
-from featurize.system.cuda import cuda_driver_present
+from xfeat.export.model.session import assignment, first_line, nodes_on_cpu, open_session
+from xfeat.featurize.errors import DeviceError
+from xfeat.featurize.system.cuda import PROVIDER as CUDA
+from xfeat.featurize.system.cuda import cuda_driver_present
 
 Xexport = Callable[..., Result]
 CPU = "CPUExecutionProvider"

@@ -9,9 +9,9 @@ import onnx
 import onnxruntime as ort
 import pytest
 
-from export.build.opset import lower_opset
-from export.specs import ExportSpec
-from featurize.errors import SpecError
+from xfeat.export.build.opset import lower_opset
+from xfeat.export.specs import ExportSpec
+from xfeat.featurize.errors import SpecError
 
 
 def planes() -> np.ndarray:

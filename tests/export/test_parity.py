@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from export.parity.agreement import Agreement, compare
+from xfeat.export.parity.agreement import Agreement, compare
 
 
 def decide(row: list[float]) -> str:

@@ -16,14 +16,14 @@ import torch
 from click.testing import Result
 from sklearn.metrics import accuracy_score, recall_score, roc_auc_score
 
-from export.build.reference_model import labelled_images
-from export.model.file import describe_model, open_model
-from export.model.metadata import ModelMetadata
-from export.parity.accuracy_loss import Worth, losses, measure
-from export.parity.agreement import planes_of
-from export.quantization.int8 import Ready
-from export.quantization.onnx_graph import copied
-from export.quantization.qdq import store_matrices_in_8_bits
+from xfeat.export.build.reference_model import labelled_images
+from xfeat.export.model.file import describe_model, open_model
+from xfeat.export.model.metadata import ModelMetadata
+from xfeat.export.parity.accuracy_loss import Worth, losses, measure
+from xfeat.export.parity.agreement import planes_of
+from xfeat.export.quantization.int8 import Ready
+from xfeat.export.quantization.onnx_graph import copied
+from xfeat.export.quantization.qdq import store_matrices_in_8_bits
 
 Xexport = Callable[..., Result]
 
@@ -33,7 +33,7 @@ def quantized(exported: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[
     """An INT8 model that any loss is allowed to: random weights promise nothing."""
     from click.testing import CliRunner
 
-    from export.cli import main
+    from xfeat.export.cli import main
 
     target = tmp_path_factory.mktemp("int8") / "m.int8.onnx"
     arguments = ["quantize", exported.model, "--run", exported.run.folder, "-o", target, "--gate", "100", "--json"]
@@ -112,7 +112,7 @@ def test_a_loss_over_the_gate_writes_nothing_and_shows_the_table(
                 tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
         return traced
 
-    monkeypatch.setattr("export.quantization.quantize.write_int8", worse)
+    monkeypatch.setattr("xfeat.export.quantization.quantize.write_int8", worse)
     done = xexport(
         "quantize", exported.model, "--run", exported.run.folder, "-o", tmp_path / "m.onnx", "--float-layers", 0
     )
@@ -135,9 +135,9 @@ def test_a_refusal_shows_the_attempt_that_lost_least(
 ) -> None:
     """What candidates are worth is stood in for: 4 bits in the head lose less than 8."""
     worths = iter([Worth(accuracy=each, sensitivity=each, auc=each) for each in (0.9, 0.7, 0.5)])
-    monkeypatch.setattr("export.quantization.acceptance.measure", lambda *_: next(worths))
+    monkeypatch.setattr("xfeat.export.quantization.acceptance.measure", lambda *_: next(worths))
     monkeypatch.setattr(
-        "export.quantization.quantize.measure", lambda *_: Worth(accuracy=1.0, sensitivity=1.0, auc=1.0)
+        "xfeat.export.quantization.quantize.measure", lambda *_: Worth(accuracy=1.0, sensitivity=1.0, auc=1.0)
     )
     done = xexport(
         *("quantize", exported.model, "--run", exported.run.folder, "-o", tmp_path / "m.onnx", "--float-layers", 0)
@@ -219,7 +219,7 @@ def test_layers_stay_in_float32_until_the_gate_is_passed(
     def allows(_: object, candidate: Any) -> bool:
         return len(candidate.float_layers) >= 4 and candidate.head_bits == 8
 
-    monkeypatch.setattr("export.quantization.acceptance.Gate.allows", allows)
+    monkeypatch.setattr("xfeat.export.quantization.acceptance.Gate.allows", allows)
     target = tmp_path / "m.onnx"
     done = xexport("quantize", exported.model, "--run", exported.run.folder, "-o", target, "--json")
     assert done.exit_code == 0, done.output
@@ -278,8 +278,10 @@ def test_another_rounding_is_tried_before_layers_stay_in_float32(
         seen.append(candidate)
         return len(seen) > 2
 
-    monkeypatch.setattr("export.quantization.acceptance.Gate.allows", allows)
-    monkeypatch.setattr("export.quantization.int8._FOLLOWED", 0)  # and so no more than at least, of small images too
+    monkeypatch.setattr("xfeat.export.quantization.acceptance.Gate.allows", allows)
+    monkeypatch.setattr(
+        "xfeat.export.quantization.int8._FOLLOWED", 0
+    )  # and so no more than at least, of small images too
     target = tmp_path / "m.onnx"
     done = xexport("quantize", exported.model, "--run", exported.run.folder, "-o", target, "--json")
     assert done.exit_code == 0, done.output
@@ -305,7 +307,7 @@ def test_options_that_say_nothing_are_refused(
     message: str,
 ) -> None:
     """Before any image is read."""
-    monkeypatch.setattr("export.quantization.quantize.labelled_images", pytest.fail)
+    monkeypatch.setattr("xfeat.export.quantization.quantize.labelled_images", pytest.fail)
     done = xexport("quantize", exported.model, "--run", exported.run.folder, "-o", tmp_path / "m.onnx", *options)
     assert done.exit_code == 2
     assert message in done.stderr

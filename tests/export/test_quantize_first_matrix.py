@@ -9,8 +9,8 @@ import onnx
 import onnxruntime as ort
 import pytest
 
-from export.quantization.four_bit_head import first_matrix, half_bytes
-from export.quantization.qdq import store_matrices_in_8_bits, store_matrix_in_4_bits
+from xfeat.export.quantization.four_bit_head import first_matrix, half_bytes
+from xfeat.export.quantization.qdq import store_matrices_in_8_bits, store_matrix_in_4_bits
 
 OUTPUTS, WIDTH = 48, 96
 

@@ -12,15 +12,15 @@ import pytest
 import torch
 from torch.ao.quantization import MinMaxObserver
 
-from export.quantization.equalization import fold_normalisation
-from export.quantization.gptq import rounded_in_order
-from export.quantization.int8 import Ready, feature_error, round_ready, round_repeatedly, write_int8
-from export.quantization.mixed_precision import fewest, first_block
-from export.quantization.onnx_graph import Graph, attribute, copied, features_name, run_model
-from export.quantization.qdq import write_rounded
-from export.quantization.rounding import Rounded, covering, only, round_each, row_scale
-from export.quantization.rounding import _line as line
-from featurize.specs import NORMALIZATIONS, PreprocessSpec
+from xfeat.export.quantization.equalization import fold_normalisation
+from xfeat.export.quantization.gptq import rounded_in_order
+from xfeat.export.quantization.int8 import Ready, feature_error, round_ready, round_repeatedly, write_int8
+from xfeat.export.quantization.mixed_precision import fewest, first_block
+from xfeat.export.quantization.onnx_graph import Graph, attribute, copied, features_name, run_model
+from xfeat.export.quantization.qdq import write_rounded
+from xfeat.export.quantization.rounding import Rounded, covering, only, round_each, row_scale
+from xfeat.export.quantization.rounding import _line as line
+from xfeat.featurize.specs import NORMALIZATIONS, PreprocessSpec
 
 SPEC = PreprocessSpec(size=64)
 
@@ -90,7 +90,7 @@ def test_the_rounding_nearest_to_float32_on_other_images_comes_first(
     ready: Ready, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of three that follow other images, 12 each; measured here with the written models."""
-    monkeypatch.setattr("export.quantization.int8._FOLLOWED", 1)
+    monkeypatch.setattr("xfeat.export.quantization.int8._FOLLOWED", 1)
     rng = np.random.default_rng(0)
     many = rng.integers(0, 128, (60, 64, 64, 3), dtype=np.uint8) + rng.integers(0, 128, (60, 1, 1, 3), dtype=np.uint8)
     features, logits = run_model(ready.model, many, [ready.features_name, "logits"])

@@ -9,13 +9,13 @@ import onnx
 import pytest
 import torch
 
-from export.quantization.first_layer import dither_stem
-from export.quantization.int8 import Ready, make_ready, round_ready
-from export.quantization.onnx_graph import Graph, copied, run_model
-from export.quantization.qdq import write_rounded
-from export.quantization.rounding import widened
-from featurize.images.preprocess import Pixels
-from featurize.specs import NORMALIZATIONS, PreprocessSpec
+from xfeat.export.quantization.first_layer import dither_stem
+from xfeat.export.quantization.int8 import Ready, make_ready, round_ready
+from xfeat.export.quantization.onnx_graph import Graph, copied, run_model
+from xfeat.export.quantization.qdq import write_rounded
+from xfeat.export.quantization.rounding import widened
+from xfeat.featurize.images.preprocess import Pixels
+from xfeat.featurize.specs import NORMALIZATIONS, PreprocessSpec
 
 SPEC = PreprocessSpec(size=64)
 UNREACHED = [3, 11]

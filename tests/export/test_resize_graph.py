@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from export.build.resize_graph import resize_graph
-from featurize.images.decode import decode
+from xfeat.export.build.resize_graph import resize_graph
+from xfeat.featurize.images.decode import decode
 
 XRAYS = Path(__file__).parents[2].parent / "shared"
 SIDES = st.sampled_from([32, 224])

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from export.bench import bench_models
-from export.export import export_run
-from export.specs import BenchSpec, VerifySpec
-from export.verify import verify_model
+from xfeat.export.bench import bench_models
+from xfeat.export.export import export_run
+from xfeat.export.specs import BenchSpec, VerifySpec
+from xfeat.export.verify import verify_model
 
 Said = list[tuple[int, int]]
 

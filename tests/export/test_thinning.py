@@ -7,7 +7,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from export.parity.subsample import thinned
+from xfeat.export.parity.subsample import thinned
 
 
 @given(count=st.integers(0, 200), most=st.integers(1, 250))

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from export.publish import targets_of, together
-from featurize.errors import OutputError
+from xfeat.export.publish import targets_of, together
+from xfeat.featurize.errors import OutputError
 
 NAMES = ("model.onnx", "model.core.onnx", "model.certificate.json")
 
@@ -85,7 +85,7 @@ def test_everything_is_on_disk_before_the_first_is_replaced_and_the_certificate_
         steps.append(f"replace {target.name}")
         replace(source, target)
 
-    monkeypatch.setattr("export.publish.flush", lambda path: steps.append(f"flush {path.name}"))
+    monkeypatch.setattr("xfeat.export.publish.flush", lambda path: steps.append(f"flush {path.name}"))
     monkeypatch.setattr(os, "replace", noted)
     with together(targets(tmp_path)) as folder:
         write(folder, "new")

@@ -13,8 +13,8 @@ import onnxruntime as ort
 import pytest
 from click.testing import Result
 
-from export.specs import TritonSpec
-from featurize.errors import SpecError
+from xfeat.export.specs import TritonSpec
+from xfeat.featurize.errors import SpecError
 
 Xexport = Callable[..., Result]
 

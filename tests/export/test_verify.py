@@ -15,8 +15,8 @@ import onnxruntime as ort
 import pytest
 from click.testing import Result
 
-from export.model.metadata import ModelMetadata
-from featurize.backbones.weights import sha256_of
+from xfeat.export.model.metadata import ModelMetadata
+from xfeat.featurize.backbones.weights import sha256_of
 
 Xexport = Callable[..., Result]
 

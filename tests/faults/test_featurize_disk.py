@@ -18,14 +18,14 @@ RUN = """
 import resource, signal, sys
 from pathlib import Path
 import numpy as np
-from featurize.pipeline import compute
-from featurize.console import Commands
-from featurize.datasets.layouts import open_dataset
-from featurize.errors import XfeatError
-from featurize.pipeline.compute import RunOptions
-from featurize.pipeline.extract import extract_features
-from featurize.specs import FeatureSpec, PreprocessSpec
-from featurize.backbones.weights import Weights
+from xfeat.featurize.pipeline import compute
+from xfeat.featurize.console import Commands
+from xfeat.featurize.datasets.layouts import open_dataset
+from xfeat.featurize.errors import XfeatError
+from xfeat.featurize.pipeline.compute import RunOptions
+from xfeat.featurize.pipeline.extract import extract_features
+from xfeat.featurize.specs import FeatureSpec, PreprocessSpec
+from xfeat.featurize.backbones.weights import Weights
 
 limit, data, output = int(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3])
 if limit:

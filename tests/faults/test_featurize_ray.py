@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 pytestmark = pytest.mark.skipif(
-    importlib.util.find_spec("ray") is None, reason="ray is not installed: pip install 'xfeat[ray]'"
+    importlib.util.find_spec("ray") is None, reason="ray is not installed: pip install 'xfeat-onnx[ray]'"
 )
 
 XFEAT = Path(sys.executable).with_name("xfeat")
@@ -26,9 +26,9 @@ BACKBONE = ("--backbone", "efficientnet-lite0", "--size", "32")
 # Runs the command with small chunks and shards, and waits after each chunk, so that there is something to stop.
 SLOWLY = """
 import sys, time
-from featurize.pipeline import compute
-from featurize.cli import main
-from featurize.cluster import connection as ray_cluster; from featurize.cluster import engine as ray_engine
+from xfeat.featurize.pipeline import compute
+from xfeat.featurize.cli import main
+from xfeat.featurize.cluster import connection as ray_cluster; from xfeat.featurize.cluster import engine as ray_engine
 
 compute.SHARD_ROWS = 8
 ray_engine._CHUNK = 8

@@ -24,13 +24,13 @@ KILLER = """
 import os, random, signal, sys, time
 from pathlib import Path
 import numpy as np
-from featurize.pipeline import compute
-from featurize.cache.reader import FeatureCache
-from featurize.datasets.layouts import open_dataset
-from featurize.pipeline.compute import RunOptions
-from featurize.pipeline.extract import extract_features
-from featurize.specs import FeatureSpec, PreprocessSpec
-from featurize.backbones.weights import Weights
+from xfeat.featurize.pipeline import compute
+from xfeat.featurize.cache.reader import FeatureCache
+from xfeat.featurize.datasets.layouts import open_dataset
+from xfeat.featurize.pipeline.compute import RunOptions
+from xfeat.featurize.pipeline.extract import extract_features
+from xfeat.featurize.specs import FeatureSpec, PreprocessSpec
+from xfeat.featurize.backbones.weights import Weights
 
 data, folder, kills = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
 spec = FeatureSpec(backbone="efficientnet-b0", weights_sha256="0" * 64, preprocess=PreprocessSpec(size=32))
@@ -141,9 +141,9 @@ def test_the_command_killed_and_resumed_gives_the_same_bits(
     driver = tmp_path / "driver.py"
     driver.write_text(
         "import sys, time\n"
-        "from featurize.pipeline import compute\n"
-        "from featurize.cli import main\n"
-        "from featurize.engines.onnx_engine import OnnxEngine\n"
+        "from xfeat.featurize.pipeline import compute\n"
+        "from xfeat.featurize.cli import main\n"
+        "from xfeat.featurize.engines.onnx_engine import OnnxEngine\n"
         "compute.SHARD_ROWS = 5\n"
         "run = OnnxEngine.features\n"
         "OnnxEngine.features = lambda engine, pixels: (time.sleep(0.2), run(engine, pixels))[1]\n"
@@ -183,8 +183,8 @@ def test_a_stopped_command_keeps_its_shard_and_says_how_to_go_on(
     driver.write_text(
         "import sys, time\n"
         "from pathlib import Path\n"
-        "from featurize.cli import main\n"
-        "from featurize.engines.onnx_engine import OnnxEngine\n"
+        "from xfeat.featurize.cli import main\n"
+        "from xfeat.featurize.engines.onnx_engine import OnnxEngine\n"
         "run = OnnxEngine.features\n"
         "def slow(engine, pixels):\n"
         "    features = run(engine, pixels)\n"
@@ -221,7 +221,7 @@ def test_two_writers_of_one_cache_do_not_meet(data: Path, environment: dict[str,
             "-c",
             "import sys, time\n"
             "from pathlib import Path\n"
-            "from featurize.pipeline.extract import _locked\n"
+            "from xfeat.featurize.pipeline.extract import _locked\n"
             f"with _locked(Path({str(output)!r})):\n"
             "    print('held', flush=True)\n"
             "    time.sleep(600)\n",

@@ -14,14 +14,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from featurize.backbones.weights import Weights, find_weights, sha256_of
-from featurize.cache.reader import FeatureCache
-from featurize.datasets.layouts import open_dataset
-from featurize.images.jpeg_header import PlainJpeg
-from featurize.images.preprocess import Pixels, load_pixels
-from featurize.pipeline.compute import RunOptions
-from featurize.pipeline.extract import Extraction, extract_features, parts_folder
-from featurize.specs import FeatureSpec, PreprocessSpec
+from xfeat.featurize.backbones.weights import Weights, find_weights, sha256_of
+from xfeat.featurize.cache.reader import FeatureCache
+from xfeat.featurize.datasets.layouts import open_dataset
+from xfeat.featurize.images.jpeg_header import PlainJpeg
+from xfeat.featurize.images.preprocess import Pixels, load_pixels
+from xfeat.featurize.pipeline.compute import RunOptions
+from xfeat.featurize.pipeline.extract import Extraction, extract_features, parts_folder
+from xfeat.featurize.specs import FeatureSpec, PreprocessSpec
 
 SIZE = 32
 
@@ -97,7 +97,7 @@ class Brighter:
     name = "a brighter device"
 
     def __init__(self, levels: int = 3) -> None:
-        from featurize.images.nvjpeg import JpegDecoder
+        from xfeat.featurize.images.nvjpeg import JpegDecoder
 
         self._decoder = JpegDecoder("cpu")
         self.levels = levels

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from featurize.errors import OutputError
-from featurize.system.atomic import output_error, replacing
+from xfeat.featurize.errors import OutputError
+from xfeat.featurize.system.atomic import output_error, replacing
 
 
 @pytest.mark.parametrize(

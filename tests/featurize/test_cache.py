@@ -14,11 +14,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from featurize.cache.columns import Columns, Skipped
-from featurize.cache.reader import FeatureCache
-from featurize.cache.writer import CacheFacts, write_cache
-from featurize.errors import CacheError, OutputError
-from featurize.specs import FeatureSpec
+from xfeat.featurize.cache.columns import Columns, Skipped
+from xfeat.featurize.cache.reader import FeatureCache
+from xfeat.featurize.cache.writer import CacheFacts, write_cache
+from xfeat.featurize.errors import CacheError, OutputError
+from xfeat.featurize.specs import FeatureSpec
 
 SPEC = FeatureSpec(backbone="efficientnet-b0", weights_sha256="0" * 64)
 # Names as file systems have them: no separator for texts, no lone surrogates but those of surrogateescape.

@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-from featurize.backbones.weights import Weights
-from featurize.cache.reader import FeatureCache
-from featurize.cli import main
+from xfeat.featurize.backbones.weights import Weights
+from xfeat.featurize.cache.reader import FeatureCache
+from xfeat.featurize.cli import main
 
 LITE0 = ("--backbone", "efficientnet-lite0", "--size", "32")
 

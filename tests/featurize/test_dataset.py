@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from featurize.datasets.layouts import NO_LABEL, NO_SPLIT, Dataset, ImageEntry, open_dataset
-from featurize.errors import DataError, SpecError
+from xfeat.featurize.datasets.layouts import NO_LABEL, NO_SPLIT, Dataset, ImageEntry, open_dataset
+from xfeat.featurize.errors import DataError, SpecError
 
 
 def touch(root: Path, *names: str) -> Path:

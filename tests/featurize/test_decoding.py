@@ -12,16 +12,16 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from featurize.cache.reader import FeatureCache
-from featurize.cache.shards import FileIdentity
-from featurize.cli import main as xfeat
-from featurize.errors import DeviceError, MismatchError, SpecError
-from featurize.images.jpeg_header import PlainJpeg, plain_jpeg
-from featurize.images.nvjpeg import JpegDecoder
-from featurize.pipeline import gpu_decoding
-from featurize.pipeline.gpu_decoding import decoded, decoder_for
-from featurize.pipeline.reading import ReadImage
-from featurize.specs import FeatureSpec
+from xfeat.featurize.cache.reader import FeatureCache
+from xfeat.featurize.cache.shards import FileIdentity
+from xfeat.featurize.cli import main as xfeat
+from xfeat.featurize.errors import DeviceError, MismatchError, SpecError
+from xfeat.featurize.images.jpeg_header import PlainJpeg, plain_jpeg
+from xfeat.featurize.images.nvjpeg import JpegDecoder
+from xfeat.featurize.pipeline import gpu_decoding
+from xfeat.featurize.pipeline.gpu_decoding import decoded, decoder_for
+from xfeat.featurize.pipeline.reading import ReadImage
+from xfeat.featurize.specs import FeatureSpec
 
 if TYPE_CHECKING:
     from conftest import Bench
@@ -44,7 +44,7 @@ def test_rows_are_those_of_pillow_where_the_pixels_are_and_stay_in_order(
     mixed: Bench, caplog: pytest.LogCaptureFixture
 ) -> None:
     """On the CPU torchvision decodes as Pillow does: every row, PNG and JPEG, against Pillow one by one."""
-    caplog.set_level("INFO", "featurize")
+    caplog.set_level("INFO", "xfeat.featurize")
     done = mixed.run(open_decoder=lambda: JpegDecoder("cpu"))
     cache = mixed.check()
     assert (done.images, done.computed, len(cache)) == (54, 54, 54)

@@ -14,15 +14,15 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from featurize.backbones.weights import Weights
-from featurize.cache.reader import FeatureCache
-from featurize.cli import main
-from featurize.engines import open_engine
-from featurize.engines.batch_size import find_batch_size
-from featurize.engines.torch_engine import TorchEngine
-from featurize.errors import DeviceError, SpecError
-from featurize.specs import FeatureSpec, PreprocessSpec
-from featurize.system.devices import DeviceGroup, resolve_devices
+from xfeat.featurize.backbones.weights import Weights
+from xfeat.featurize.cache.reader import FeatureCache
+from xfeat.featurize.cli import main
+from xfeat.featurize.engines import open_engine
+from xfeat.featurize.engines.batch_size import find_batch_size
+from xfeat.featurize.engines.torch_engine import TorchEngine
+from xfeat.featurize.errors import DeviceError, SpecError
+from xfeat.featurize.specs import FeatureSpec, PreprocessSpec
+from xfeat.featurize.system.devices import DeviceGroup, resolve_devices
 
 if TYPE_CHECKING:
     from conftest import Bench

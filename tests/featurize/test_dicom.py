@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from featurize.errors import ImageError
-from featurize.images import dicom
-from featurize.images.decode import decode
-from featurize.images.preprocess import load_pixels
-from featurize.specs import PreprocessSpec
+from xfeat.featurize.errors import ImageError
+from xfeat.featurize.images import dicom
+from xfeat.featurize.images.decode import decode
+from xfeat.featurize.images.preprocess import load_pixels
+from xfeat.featurize.specs import PreprocessSpec
 
 pydicom = pytest.importorskip("pydicom", reason="needs the extra dicom")
 
@@ -147,7 +147,7 @@ def test_without_pydicom_the_reason_says_what_to_install(monkeypatch: pytest.Mon
     data = dicom_file(RAMP)
     monkeypatch.setitem(sys.modules, "pydicom", None)
     dicom._import_pydicom.cache_clear()
-    with pytest.raises(ImageError, match=r"pip install 'xfeat\[dicom\]'"):
+    with pytest.raises(ImageError, match=r"pip install 'xfeat-onnx\[dicom\]'"):
         decode(data)
     monkeypatch.undo()
     dicom._import_pydicom.cache_clear()

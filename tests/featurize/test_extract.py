@@ -13,11 +13,11 @@ import h5py
 import numpy as np
 import pytest
 
-from featurize.cache.columns import digest_of_states
-from featurize.cache.reader import FeatureCache
-from featurize.errors import MismatchError
-from featurize.pipeline import compute
-from featurize.pipeline.extract import Changes
+from xfeat.featurize.cache.columns import digest_of_states
+from xfeat.featurize.cache.reader import FeatureCache
+from xfeat.featurize.errors import MismatchError
+from xfeat.featurize.pipeline import compute
+from xfeat.featurize.pipeline.extract import Changes
 
 if TYPE_CHECKING:
     from conftest import Bench
@@ -123,7 +123,9 @@ def test_a_file_whose_rights_changed_is_hashed_once_and_not_decoded(
 ) -> None:
     bench.run()
     (bench.data / "covid/000.png").chmod(0o600)
-    monkeypatch.setattr("featurize.pipeline.reading.load_views", lambda *_a, **_k: pytest.fail("an image was decoded"))
+    monkeypatch.setattr(
+        "xfeat.featurize.pipeline.reading.load_views", lambda *_a, **_k: pytest.fail("an image was decoded")
+    )
     done = bench.run()
     assert (done.computed, done.rehashed, done.changes) == (0, 1, Changes(0, 0, 0))
     bench.check()
@@ -149,7 +151,7 @@ def test_a_change_within_the_clocks_resolution_is_noticed(
     bench: Bench, art: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Same size, same time, other content: only possible for files that were new when they were read."""
-    monkeypatch.setattr("featurize.datasets.sources._SETTLED_NS", 10**18)
+    monkeypatch.setattr("xfeat.featurize.datasets.sources._SETTLED_NS", 10**18)
     victim = art.draw(bench.data / "covid/fresh.bmp", seed=1)
     times = victim.stat()
     bench.run()
@@ -172,9 +174,9 @@ def test_files_that_were_new_are_hashed_once_more_and_then_believed(
     for path in bench.data.rglob("*.png"):
         os.utime(path, ns=(dated, dated))
     with monkeypatch.context() as meanwhile:
-        meanwhile.setattr("featurize.datasets.sources._settled", lambda _: False)
+        meanwhile.setattr("xfeat.featurize.datasets.sources._settled", lambda _: False)
         assert bench.run().computed == 12
-    monkeypatch.setattr("featurize.datasets.sources._SETTLED_NS", -1)
+    monkeypatch.setattr("xfeat.featurize.datasets.sources._SETTLED_NS", -1)
     assert [bench.run().rehashed for _ in range(3)] == [12, 0, 0]
     assert bench.run().up_to_date
     bench.check()

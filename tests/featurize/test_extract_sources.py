@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from featurize.backbones.weights import sha256_of
-from featurize.cache.reader import FeatureCache
-from featurize.engines.padding import in_batches
-from featurize.errors import Interrupted
-from featurize.images.decode import decode
-from featurize.pipeline.extract import Changes, parts_folder
+from xfeat.featurize.backbones.weights import sha256_of
+from xfeat.featurize.cache.reader import FeatureCache
+from xfeat.featurize.engines.padding import in_batches
+from xfeat.featurize.errors import Interrupted
+from xfeat.featurize.images.decode import decode
+from xfeat.featurize.pipeline.extract import Changes, parts_folder
 
 if TYPE_CHECKING:
     from conftest import Bench
@@ -50,7 +50,7 @@ def test_names_sizes_and_times_tell_nothing_of_another_folder(bench: Bench, art:
 def test_shards_of_another_folder_are_told_apart_too(bench: Bench, art: SimpleNamespace) -> None:
     other = draw_twins(bench, art)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("featurize.pipeline.extract.write_cache", _interrupt)
+        patch.setattr("xfeat.featurize.pipeline.extract.write_cache", _interrupt)
         with pytest.raises(Interrupted):
             bench.run()
     assert list(parts_folder(bench.output).glob("*.npz"))
@@ -168,7 +168,7 @@ def test_members_without_a_date_are_read_and_believed(bench: Bench, tmp_path: Pa
 def test_an_archive_that_would_blow_up_is_not_unpacked(
     bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("featurize.datasets.sources.MAX_FILE_BYTES", 1 << 20)
+    monkeypatch.setattr("xfeat.featurize.datasets.sources.MAX_FILE_BYTES", 1 << 20)
     archive = pack(bench.data, tmp_path / "data.zip")
     with zipfile.ZipFile(archive, "a", zipfile.ZIP_DEFLATED) as opened:
         opened.writestr("covid/bomb.png", bytes(1 << 22))
@@ -209,8 +209,8 @@ def test_padding_is_never_kept(bench: Bench) -> None:
 
 def test_a_view_looks_like_the_image_it_comes_from(art: SimpleNamespace) -> None:
     """The reference is the clean image: views correlate with it, upright or mirrored, and are as bright."""
-    from featurize.images.augmentation import load_views
-    from featurize.specs import PreprocessSpec
+    from xfeat.featurize.images.augmentation import load_views
+    from xfeat.featurize.specs import PreprocessSpec
 
     data = art.encoded(art.pixels_of(4, 300, 260))
     views = load_views(data, PreprocessSpec(size=64), views=9, sha256="ab" * 32)

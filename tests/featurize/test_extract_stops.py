@@ -11,10 +11,10 @@ import h5py
 import numpy as np
 import pytest
 
-from featurize.cache.shards import ShardStore
-from featurize.errors import BusyError, CacheError, Interrupted
-from featurize.pipeline import compute
-from featurize.pipeline.extract import parts_folder
+from xfeat.featurize.cache.shards import ShardStore
+from xfeat.featurize.errors import BusyError, CacheError, Interrupted
+from xfeat.featurize.pipeline import compute
+from xfeat.featurize.pipeline.extract import parts_folder
 
 if TYPE_CHECKING:
     from conftest import Bench
@@ -60,7 +60,7 @@ def test_ctrl_c_while_the_cache_is_written_says_how_to_go_on(bench: Bench, monke
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("featurize.pipeline.extract.write_cache", stopping)
+        patch.setattr("xfeat.featurize.pipeline.extract.write_cache", stopping)
         with pytest.raises(Interrupted, match="run the same command again"):
             bench.run()
     done = bench.run()

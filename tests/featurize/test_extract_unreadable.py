@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from featurize.cache.reader import FeatureCache
-from featurize.errors import DataError
-from featurize.pipeline.extract import Changes
+from xfeat.featurize.cache.reader import FeatureCache
+from xfeat.featurize.errors import DataError
+from xfeat.featurize.pipeline.extract import Changes
 
 if TYPE_CHECKING:
     from conftest import Bench
@@ -113,7 +113,7 @@ def test_an_image_that_vanishes_during_the_run_is_reported(bench: Bench, monkeyp
 
     bench.engine.features = vanishing  # type: ignore[method-assign]
     bench.engine.batch_size = 1
-    monkeypatch.setattr("featurize.pipeline.reading.ThreadPoolExecutor", _OneAtATime)
+    monkeypatch.setattr("xfeat.featurize.pipeline.reading.ThreadPoolExecutor", _OneAtATime)
     done = bench.run(workers=1)
     assert [path for path, _ in done.skipped] == ["normal/005.png"]
     bench.check()

@@ -15,10 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
-from featurize.errors import ImageError
-from featurize.images.decode import decode, is_truncated
-from featurize.images.preprocess import load_pixels, normalize, resize
-from featurize.specs import IMAGENET_MEAN, IMAGENET_STD, PreprocessSpec
+from xfeat.featurize.errors import ImageError
+from xfeat.featurize.images.decode import decode, is_truncated
+from xfeat.featurize.images.preprocess import load_pixels, normalize, resize
+from xfeat.featurize.specs import IMAGENET_MEAN, IMAGENET_STD, PreprocessSpec
 
 
 def rgb(data: bytes) -> np.ndarray:
@@ -310,7 +310,7 @@ def test_normalisation_is_that_of_torchvision(art: SimpleNamespace, mean_std: tu
     import torch
     from torchvision.transforms import Compose, Normalize, ToTensor
 
-    from featurize.backbones.network import Normalize as Layer
+    from xfeat.featurize.backbones.network import Normalize as Layer
 
     mean, std = mean_std
     pixels, spec = art.pixels_of(3, 48, 48, 3), PreprocessSpec(size=48, mean=mean, std=std)
@@ -324,8 +324,8 @@ def test_normalisation_is_that_of_torchvision(art: SimpleNamespace, mean_std: tu
 
 def test_the_pixels_cached_are_the_pixels_served() -> None:
     """Serving and caching share one function; a second implementation would drift."""
-    from featurize.images import augmentation
-    from serve.inference import predictor
+    from xfeat.featurize.images import augmentation
+    from xfeat.serve.inference import predictor
 
     assert predictor.load_pixels is load_pixels
     assert augmentation.resize is resize

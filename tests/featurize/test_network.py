@@ -11,16 +11,16 @@ import numpy as np
 import pytest
 import torch
 
-from featurize.backbones.network import Backbone, FeatureNetwork, load_backbone
-from featurize.backbones.registry import backbone_info
-from featurize.backbones.weights import Weights, find_weights
-from featurize.engines import Engine, open_engine
-from featurize.engines.onnx_engine import OnnxEngine, graph_file
-from featurize.engines.padding import in_batches
-from featurize.errors import DeviceError, MissingExtraError, OutputError, SpecError, WeightsError
-from featurize.images.preprocess import normalize
-from featurize.specs import FeatureSpec, PreprocessSpec
-from featurize.system.devices import resolve_device
+from xfeat.featurize.backbones.network import Backbone, FeatureNetwork, load_backbone
+from xfeat.featurize.backbones.registry import backbone_info
+from xfeat.featurize.backbones.weights import Weights, find_weights
+from xfeat.featurize.engines import Engine, open_engine
+from xfeat.featurize.engines.onnx_engine import OnnxEngine, graph_file
+from xfeat.featurize.engines.padding import in_batches
+from xfeat.featurize.errors import DeviceError, MissingExtraError, OutputError, SpecError, WeightsError
+from xfeat.featurize.images.preprocess import normalize
+from xfeat.featurize.specs import FeatureSpec, PreprocessSpec
+from xfeat.featurize.system.devices import resolve_device
 
 Some = Callable[[int, int], np.ndarray]
 
@@ -157,7 +157,7 @@ def test_a_gpu_out_of_memory_gets_half_the_batch(
     lite0_weights: Weights, lite0_spec: FeatureSpec, some_pixels: Some, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Played on a CPU: the network refuses batches of more than two."""
-    from featurize.engines.torch_engine import TorchEngine
+    from xfeat.featurize.engines.torch_engine import TorchEngine
 
     engine = TorchEngine(lite0_spec, lite0_weights, device="cpu", batch_size=8)
     pixels = some_pixels(5, 64)
@@ -202,10 +202,10 @@ def test_an_engine_that_is_not_installed_says_how_to_get_it(
     lite0_weights: Weights, lite0_spec: FeatureSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "openvino", None)
-    with pytest.raises(MissingExtraError, match=r"pip install 'xfeat\[openvino\]'"):
+    with pytest.raises(MissingExtraError, match=r"pip install 'xfeat-onnx\[openvino\]'"):
         open_engine(lite0_spec, lite0_weights, engine="openvino")
     monkeypatch.setitem(sys.modules, "efficientnet_lite_pytorch", None)
-    with pytest.raises(MissingExtraError, match=r"pip install 'xfeat\[train\]'"):
+    with pytest.raises(MissingExtraError, match=r"pip install 'xfeat-onnx\[train\]'"):
         load_backbone(lite0_spec, lite0_weights)
 
 
@@ -231,7 +231,8 @@ def test_a_folder_for_graphs_that_cannot_be_written_is_named(
     (tmp_path / "file").touch()
     monkeypatch.setenv("XFEAT_CACHE_DIR", str(tmp_path / "file"))
     monkeypatch.setattr(
-        "featurize.engines.conversion.to_onnx", lambda *_a, **_k: SimpleNamespace(SerializeToString=lambda **_: b"x")
+        "xfeat.featurize.engines.conversion.to_onnx",
+        lambda *_a, **_k: SimpleNamespace(SerializeToString=lambda **_: b"x"),
     )
     with pytest.raises(OutputError, match="XFEAT_CACHE_DIR"):
         graph_file(lite0_spec, lite0_weights)

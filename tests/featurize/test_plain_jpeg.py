@@ -13,12 +13,12 @@ import pytest
 import torch
 from PIL import Image
 
-from featurize.errors import DeviceError
-from featurize.images.jpeg_header import PlainJpeg, plain_jpeg
-from featurize.images.nvjpeg import JpegDecoder
-from featurize.images.pillow_resize import resize_as_pillow
-from featurize.images.preprocess import load_pixels
-from featurize.specs import PreprocessSpec
+from xfeat.featurize.errors import DeviceError
+from xfeat.featurize.images.jpeg_header import PlainJpeg, plain_jpeg
+from xfeat.featurize.images.nvjpeg import JpegDecoder
+from xfeat.featurize.images.pillow_resize import resize_as_pillow
+from xfeat.featurize.images.preprocess import load_pixels
+from xfeat.featurize.specs import PreprocessSpec
 
 SPEC = PreprocessSpec(size=32)
 
@@ -158,7 +158,7 @@ def test_a_file_that_is_refused_costs_no_other(art: SimpleNamespace, monkeypatch
     broken = content.replace(b"\xff\xdb", b"\xff\xe9")  # the tables become a part that no decoder reads
     files = [taken(content), taken(broken), taken(content)]
     for most in (64_000_000, 1):
-        monkeypatch.setattr("featurize.images.nvjpeg._BATCH_PIXELS", most)
+        monkeypatch.setattr("xfeat.featurize.images.nvjpeg._BATCH_PIXELS", most)
         found = decoder.decode(files, SPEC.size)
         assert [pixels is None for pixels in found] == [False, True, False]
 

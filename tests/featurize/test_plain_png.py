@@ -15,15 +15,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, PngImagePlugin
 
-from featurize.datasets.sources import FolderSource
-from featurize.errors import ImageError
-from featurize.images import kornia_png
-from featurize.images.decode import MAX_PIXELS, decode
-from featurize.images.kornia_png import decode_plain_png
-from featurize.pipeline.reading import read_images
-from featurize.specs import FeatureSpec, PreprocessSpec
+from xfeat.featurize.datasets.sources import FolderSource
+from xfeat.featurize.errors import ImageError
+from xfeat.featurize.images import kornia_png
+from xfeat.featurize.images.decode import MAX_PIXELS, decode
+from xfeat.featurize.images.kornia_png import decode_plain_png
+from xfeat.featurize.pipeline.reading import read_images
+from xfeat.featurize.specs import FeatureSpec, PreprocessSpec
 
-pytest.importorskip("kornia_rs", reason="kornia-rs is not installed: pip install 'xfeat[fast]'")
+pytest.importorskip("kornia_rs", reason="kornia-rs is not installed: pip install 'xfeat-onnx[fast]'")
 
 
 def plain(data: bytes) -> np.ndarray | None:
@@ -161,7 +161,7 @@ def test_reading_uses_it_where_threads_are_few(
         calls.append(data)
         return decode_plain_png(data, **options)
 
-    monkeypatch.setattr("featurize.images.decode.decode_plain_png", spy)
+    monkeypatch.setattr("xfeat.featurize.images.decode.decode_plain_png", spy)
     spec = FeatureSpec(backbone="efficientnet-lite0", weights_sha256="0" * 64, preprocess=PreprocessSpec(size=32))
     (image,) = read_images(FolderSource(tmp_path), ["a.png"], spec, is_known=lambda _: False, workers=workers)
     assert image.pixels is not None

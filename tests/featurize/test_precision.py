@@ -14,16 +14,16 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 
-from export.cli import main as xexport
-from featurize.backbones.weights import Weights
-from featurize.cache.reader import FeatureCache
-from featurize.cli import main as xfeat
-from featurize.engines import open_engine
-from featurize.engines.openvino_engine import _check_precision
-from featurize.errors import DeviceError, MismatchError, SpecError
-from featurize.pipeline import gpu_decoding
-from featurize.specs import FeatureSpec
-from head.cli import main as xhead
+from xfeat.export.cli import main as xexport
+from xfeat.featurize.backbones.weights import Weights
+from xfeat.featurize.cache.reader import FeatureCache
+from xfeat.featurize.cli import main as xfeat
+from xfeat.featurize.engines import open_engine
+from xfeat.featurize.engines.openvino_engine import _check_precision
+from xfeat.featurize.errors import DeviceError, MismatchError, SpecError
+from xfeat.featurize.pipeline import gpu_decoding
+from xfeat.featurize.specs import FeatureSpec
+from xfeat.head.cli import main as xhead
 
 if TYPE_CHECKING:
     from conftest import Bench
@@ -45,7 +45,7 @@ def test_torch_rounds_as_autocast_does_and_averages_in_float32(
     lite0_weights: Weights, lite0_spec: FeatureSpec, some_pixels: Some, precision: str
 ) -> None:
     """The reference is the same network with the maps of torch's own autocast, averaged in float64 by numpy."""
-    from featurize.backbones.network import FeatureNetwork, load_backbone
+    from xfeat.featurize.backbones.network import FeatureNetwork, load_backbone
 
     spec, pixels = lowered(lite0_spec, precision), some_pixels(4, 64)
     network = FeatureNetwork(load_backbone(spec, lite0_weights), spec.preprocess).to(memory_format=torch.channels_last)

@@ -23,22 +23,22 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from featurize.backbones.weights import Weights, sha256_of
-from featurize.cache.reader import FeatureCache
-from featurize.cache.shards import FileIdentity
-from featurize.cluster.engine import RayCluster
-from featurize.datasets.layouts import open_dataset
-from featurize.datasets.sources import FolderSource
-from featurize.engines import open_engine
-from featurize.errors import DataError, DeviceError, MissingExtraError, SpecError
-from featurize.pipeline.compute import RunOptions
-from featurize.pipeline.extract import Extraction, extract_features, parts_folder
-from featurize.pipeline.inference import Outcome
-from featurize.specs import FeatureSpec, PreprocessSpec
+from xfeat.featurize.backbones.weights import Weights, sha256_of
+from xfeat.featurize.cache.reader import FeatureCache
+from xfeat.featurize.cache.shards import FileIdentity
+from xfeat.featurize.cluster.engine import RayCluster
+from xfeat.featurize.datasets.layouts import open_dataset
+from xfeat.featurize.datasets.sources import FolderSource
+from xfeat.featurize.engines import open_engine
+from xfeat.featurize.errors import DataError, DeviceError, MissingExtraError, SpecError
+from xfeat.featurize.pipeline.compute import RunOptions
+from xfeat.featurize.pipeline.extract import Extraction, extract_features, parts_folder
+from xfeat.featurize.pipeline.inference import Outcome
+from xfeat.featurize.specs import FeatureSpec, PreprocessSpec
 
 pytestmark = [
     pytest.mark.skipif(
-        importlib.util.find_spec("ray") is None, reason="ray is not installed: pip install 'xfeat[ray]'"
+        importlib.util.find_spec("ray") is None, reason="ray is not installed: pip install 'xfeat-onnx[ray]'"
     ),
     # Of Ray's own threads and files; this project's warnings are errors in all other tests.
     pytest.mark.filterwarnings("ignore"),
@@ -50,13 +50,13 @@ XFEAT = Path(sys.executable).with_name("xfeat")
 @pytest.fixture(scope="module")
 def cluster(lite0_weights: Weights, spec: FeatureSpec) -> Iterator[None]:
     """Start Ray on two cores of this machine, once for all tests here; the graph is converted before."""
-    from featurize.cluster.connection import joined
+    from xfeat.featurize.cluster.connection import joined
 
     open_engine(spec, lite0_weights, device="cpu", threads=1)
     before = signal.getsignal(signal.SIGTERM)
     with warnings.catch_warnings(), pytest.MonkeyPatch.context() as patch:
         warnings.simplefilter("ignore")
-        patch.setattr("featurize.cluster.connection._THREADS", 1)  # two actors on two cores
+        patch.setattr("xfeat.featurize.cluster.connection._THREADS", 1)  # two actors on two cores
         with joined("local"):
             assert signal.getsignal(signal.SIGTERM) is before, "Ray's answer to SIGTERM would lose the shard"
             yield
@@ -169,7 +169,7 @@ def test_a_cluster_that_dies_leaves_what_is_finished(job: Job, monkeypatch: pyte
     import ray.data
     import ray.exceptions
 
-    from featurize.cluster.connection import Places
+    from xfeat.featurize.cluster.connection import Places
 
     died = {
         "actor": ray.exceptions.ActorDiedError(),
@@ -184,8 +184,8 @@ def test_a_cluster_that_dies_leaves_what_is_finished(job: Job, monkeypatch: pyte
     monkeypatch.setattr(RayCluster, "_computed", computed)
     monkeypatch.setattr(RayCluster, "_assignment", lambda *_: None)
     for name, replacement in {"joined": contextlib.nullcontext, "check_machines": lambda *_: None}.items():
-        monkeypatch.setattr(f"featurize.cluster.connection.{name}", replacement)
-    monkeypatch.setattr("featurize.cluster.connection.find_places", lambda *_: Places(1, 1, 0, []))
+        monkeypatch.setattr(f"xfeat.featurize.cluster.connection.{name}", replacement)
+    monkeypatch.setattr("xfeat.featurize.cluster.connection.find_places", lambda *_: Places(1, 1, 0, []))
     with pytest.raises(DeviceError, match=r"the Ray cluster failed\n  found: .*\n  mend: .*run the same command again"):
         job.run()
     (shard,) = parts_folder(job.output).glob("*.npz")
@@ -213,9 +213,9 @@ def test_on_error_fail_stops_a_cluster(cluster: None, job: Job) -> None:
 def test_a_machine_that_does_not_see_the_images_is_named(cluster: None, job: Job) -> None:
     import ray
 
-    from featurize.cluster.connection import check_machines
-    from featurize.cluster.engine import _chunks
-    from featurize.cluster.worker import Assignment, ImageWorker, from_table
+    from xfeat.featurize.cluster.connection import check_machines
+    from xfeat.featurize.cluster.engine import _chunks
+    from xfeat.featurize.cluster.worker import Assignment, ImageWorker, from_table
 
     nodes = [node["NodeID"] for node in ray.nodes()]
     check_machines(nodes, job.data)
@@ -244,7 +244,7 @@ def test_an_image_that_only_a_machine_of_the_cluster_cannot_read_is_not_skipped(
 
 
 def test_what_a_cluster_lacks_is_never_replaced(cluster: None) -> None:
-    from featurize.cluster.connection import find_places
+    from xfeat.featurize.cluster.connection import find_places
 
     places = find_places("auto", 1)
     assert (places.actors, places.cpus, places.gpus, len(places.nodes)) == (1, 1, 0, 1)
@@ -281,11 +281,11 @@ def test_actors_fill_the_machines_but_take_no_more_cores_than_they_may(
     """Worked out by hand: four cores an actor, or a GPU and its share of the cores."""
     import ray
 
-    from featurize.cluster.connection import find_places
+    from xfeat.featurize.cluster.connection import find_places
 
     nodes = [{"NodeID": str(index), "Alive": True, "Resources": have} for index, have in enumerate(machines)]
     monkeypatch.setattr(ray, "nodes", lambda: [*nodes, {"NodeID": "x", "Alive": False, "Resources": {"CPU": 99.0}}])
-    monkeypatch.setattr("featurize.cluster.connection._THREADS", 4)
+    monkeypatch.setattr("xfeat.featurize.cluster.connection._THREADS", 4)
     assert find_places(device, cores)[:3] == expected
 
 
@@ -306,7 +306,7 @@ def test_a_chunk_takes_about_as_long_whatever_is_computed(
     images: int, actors: int, change: dict[str, Any], expected: int
 ) -> None:
     """Worked out by hand: 256 images of B0; B7 costs 37 / 0.39 = 95 times as much; never more than 100,000 chunks."""
-    from featurize.cluster.engine import _chunk_rows, _cost
+    from xfeat.featurize.cluster.engine import _chunk_rows, _cost
 
     spec = dataclasses.replace(FeatureSpec(backbone="efficientnet-b0", weights_sha256="0" * 64), **change)
     assert _chunk_rows(images, actors, _cost(spec)) == expected
@@ -315,7 +315,7 @@ def test_a_chunk_takes_about_as_long_whatever_is_computed(
 def test_only_rays_own_console_is_quiet(cluster: None) -> None:
     import ray.data  # noqa: F401
 
-    from featurize.cluster.engine import _quieten
+    from xfeat.featurize.cluster.engine import _quieten
 
     log, users = logging.getLogger("ray.data"), logging.StreamHandler()
     log.addHandler(users)
@@ -334,7 +334,7 @@ def test_complaints_of_the_cluster_are_not_printed(
     from ray._private.utils import publish_error_to_driver
     from ray._private.worker import global_worker
 
-    with caplog.at_level(logging.DEBUG, logger="featurize"):
+    with caplog.at_level(logging.DEBUG, logger="xfeat.featurize"):
         publish_error_to_driver("raylet_died", "Raylet is terminated", gcs_client=global_worker.gcs_client)
         limit = time.monotonic() + 30
         while "Raylet is terminated" not in caplog.text and time.monotonic() < limit:
@@ -348,7 +348,7 @@ def test_complaints_of_the_cluster_are_not_printed(
 
 def test_ray_that_is_not_installed_says_how_to_get_it(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(MissingExtraError, match=r"pip install 'xfeat\[ray\]'"):
+    with pytest.raises(MissingExtraError, match=r"pip install 'xfeat-onnx\[ray\]'"):
         job.run()
 
 
@@ -365,7 +365,7 @@ def test_a_cluster_that_cannot_be_reached_is_told_within_seconds(job: Job) -> No
 
 @pytest.mark.parametrize("address", ["nonsense", "ray://127.0.0.1:10001", ":6379", "host:port"])
 def test_an_address_that_is_none_is_wrong(address: str) -> None:
-    from featurize.cluster.connection import _check_reachable
+    from xfeat.featurize.cluster.connection import _check_reachable
 
     with pytest.raises(SpecError, match="HOST:PORT"):
         _check_reachable(address)
@@ -374,7 +374,7 @@ def test_an_address_that_is_none_is_wrong(address: str) -> None:
 def test_an_address_without_the_engine_is_wrong_usage(job: Job) -> None:
     from click.testing import CliRunner
 
-    from featurize.cli import main
+    from xfeat.featurize.cli import main
 
     done = CliRunner().invoke(main, ["featurize", str(job.data), "--ray-address", "127.0.0.1:6379"])
     assert done.exit_code == 2
@@ -389,8 +389,8 @@ def test_weights_travel_with_the_work(cluster: None, job: Job, tmp_path: Path) -
     paths = ["covid/000.png"]
     work = ray._assignment(job.data, np.zeros(0, "S64"), SimpleNamespace(gpus=0, cpus=1))  # type: ignore[arg-type]
     copy.unlink()
-    from featurize.cluster.engine import _chunks
-    from featurize.cluster.worker import ImageWorker, from_table
+    from xfeat.featurize.cluster.engine import _chunks
+    from xfeat.featurize.cluster.worker import ImageWorker, from_table
 
     (chunk,) = _chunks(paths, len(paths))
     ((position, outcome, _),) = from_table(ImageWorker(work)(chunk), job.spec)
@@ -398,7 +398,7 @@ def test_weights_travel_with_the_work(cluster: None, job: Job, tmp_path: Path) -
 
 
 def test_the_cause_is_found_in_what_ray_says() -> None:
-    from featurize.cluster.connection import failed
+    from xfeat.featurize.cluster.connection import failed
 
     task = """ray::MapWorker(MapBatches(ImageWorker)).submit() (pid=1443, ip=192.0.2.2)
   File "/x/thread.py", line 144, in __init__

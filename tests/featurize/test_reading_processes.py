@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from featurize.cache.reader import FeatureCache
-from featurize.datasets.sources import FolderSource
-from featurize.errors import DeviceError
-from featurize.pipeline.reading import ReadImage, read_images
-from featurize.pipeline.reading_processes import read_in_processes, suits_processes
+from xfeat.featurize.cache.reader import FeatureCache
+from xfeat.featurize.datasets.sources import FolderSource
+from xfeat.featurize.errors import DeviceError
+from xfeat.featurize.pipeline.reading import ReadImage, read_images
+from xfeat.featurize.pipeline.reading_processes import read_in_processes, suits_processes
 
 if TYPE_CHECKING:
     from conftest import Bench
@@ -79,8 +79,8 @@ SCRIPT = """
 import sys, time
 from pathlib import Path
 import numpy as np
-from featurize.pipeline.reading_processes import read_in_processes
-from featurize.specs import FeatureSpec, PreprocessSpec
+from xfeat.featurize.pipeline.reading_processes import read_in_processes
+from xfeat.featurize.specs import FeatureSpec, PreprocessSpec
 if __name__ == "__main__":
     import multiprocessing
     spec = FeatureSpec(backbone="efficientnet-b0", weights_sha256="0" * 64, preprocess=PreprocessSpec(size=32))

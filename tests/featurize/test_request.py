@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from featurize.backbones.registry import PREFERRED, backbone_info
-from featurize.cli import main
-from featurize.errors import CacheError, SpecError
-from featurize.pipeline import request
-from featurize.pipeline.request import featurize_command, resolve_request
-from featurize.specs import FeatureRequest
+from xfeat.featurize.backbones.registry import PREFERRED, backbone_info
+from xfeat.featurize.cli import main
+from xfeat.featurize.errors import CacheError, SpecError
+from xfeat.featurize.pipeline import request
+from xfeat.featurize.pipeline.request import featurize_command, resolve_request
+from xfeat.featurize.specs import FeatureRequest
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from featurize.cache.index import NOWHERE, KnownFeatures
-from featurize.cache.shards import FileIdentity, Identities, Row, ShardStore
+from xfeat.featurize.cache.index import NOWHERE, KnownFeatures
+from xfeat.featurize.cache.shards import FileIdentity, Identities, Row, ShardStore
 
 PRINT = "0123456789abcdef"
 ROOT = "/data"

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from featurize.errors import SpecError
-from featurize.specs import DTYPES, MAX_VIEWS, POOLINGS, PRECISIONS, FeatureSpec, PreprocessSpec
+from xfeat.featurize.errors import SpecError
+from xfeat.featurize.specs import DTYPES, MAX_VIEWS, POOLINGS, PRECISIONS, FeatureSpec, PreprocessSpec
 
 unit = st.floats(0, 1, allow_nan=False)
 positive = st.floats(0.01, 1, allow_nan=False)

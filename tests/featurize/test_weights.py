@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from featurize.backbones import weights as module
-from featurize.backbones.registry import BACKBONES, backbone_info
-from featurize.backbones.weights import download, find_preferred_weights, find_weights
-from featurize.errors import OutputError, SpecError, WeightsError
+from xfeat.featurize.backbones import weights as module
+from xfeat.featurize.backbones.registry import BACKBONES, backbone_info
+from xfeat.featurize.backbones.weights import download, find_preferred_weights, find_weights
+from xfeat.featurize.errors import OutputError, SpecError, WeightsError
 
 CONTENT = b"weights " * 5000
 DIGEST = hashlib.sha256(CONTENT).hexdigest()

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from featurize.cache.reader import FeatureCache
-from featurize.datasets.layouts import NO_SPLIT
 from tests.caches import write_made_up
+from xfeat.featurize.cache.reader import FeatureCache
+from xfeat.featurize.datasets.layouts import NO_SPLIT
 
 DIM = 12
 MakeCache = Callable[..., FeatureCache]

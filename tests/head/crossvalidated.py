@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from featurize.cache.reader import FeatureCache
-from head.crossval.runner import CrossValidation, cross_validate
-from head.specs import CrossvalSpec, HeadSpec, TrainSpec
+from xfeat.featurize.cache.reader import FeatureCache
+from xfeat.head.crossval.runner import CrossValidation, cross_validate
+from xfeat.head.specs import CrossvalSpec, HeadSpec, TrainSpec
 
 HEAD, TRAIN = HeadSpec(hidden=()), TrainSpec(epochs=2, lr=0.02)
 SHORT = ["crossval", "--folds", "2", "--epochs", "1", "--hidden", "linear"]

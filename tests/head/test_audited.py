@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from featurize.audit.stored import audit_of, audit_path
-from featurize.cache.reader import FeatureCache
-from head.specs import HeadSpec, TrainSpec
-from head.train import train_run
 from tests.head.conftest import MakeCache
+from xfeat.featurize.audit.stored import audit_of, audit_path
+from xfeat.featurize.cache.reader import FeatureCache
+from xfeat.head.specs import HeadSpec, TrainSpec
+from xfeat.head.train import train_run
 
 
 def write_audit(cache: FeatureCache, **changes: Any) -> None:

@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from featurize.cache import rows as cache_rows
-from featurize.cache.reader import FeatureCache
-from featurize.cache.rows import read_rows
-from featurize.errors import CacheError
-from head.data.pooling import pooled
 from tests.head.conftest import DIM, MakeCache
+from xfeat.featurize.cache import rows as cache_rows
+from xfeat.featurize.cache.reader import FeatureCache
+from xfeat.featurize.cache.rows import read_rows
+from xfeat.featurize.errors import CacheError
+from xfeat.head.data.pooling import pooled
 
 ORDERS = {
     "neighbours": np.arange(10, 40),
@@ -97,9 +97,9 @@ def test_of_a_file_that_was_replaced_the_mapped_one_is_read(make_cache: MakeCach
 CUT = """
 import os, sys
 import numpy as np
-from featurize.cache.reader import FeatureCache
-from featurize.errors import CacheError
-from featurize.cache.rows import read_rows
+from xfeat.featurize.cache.reader import FeatureCache
+from xfeat.featurize.errors import CacheError
+from xfeat.featurize.cache.rows import read_rows
 cache = FeatureCache.open(sys.argv[1])
 if sys.argv[2] == "during":
     read_rows(cache, np.arange(5))

@@ -12,12 +12,12 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from featurize.errors import SpecError
-from head.classifier import HeadClassifier
-from head.data.rows import as_rows
-from head.specs import HeadSpec, TrainSpec
-from head.training.fit import fit_head
 from tests.head.conftest import cloud
+from xfeat.featurize.errors import SpecError
+from xfeat.head.classifier import HeadClassifier
+from xfeat.head.data.rows import as_rows
+from xfeat.head.specs import HeadSpec, TrainSpec
+from xfeat.head.training.fit import fit_head
 
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.SkipTestWarning")

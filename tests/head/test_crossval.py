@@ -11,17 +11,17 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from featurize.datasets.layouts import NO_LABEL
-from featurize.errors import DataError, DivergedError, SpecError
-from head.cli import main
-from head.crossval.runner import OutOfFold, _folds, cross_validate
-from head.data.rows import labelled_rows, plan_reading
-from head.data.splits import group_keys
-from head.evaluation.predictions import softmax
-from head.specs import CrossvalSpec, HeadSpec, MemorySpec, TrainSpec
-from head.training.fit import fit_head
 from tests.head.conftest import DIM, MakeCache
 from tests.head.crossvalidated import HEAD, TRAIN, patients, validate
+from xfeat.featurize.datasets.layouts import NO_LABEL
+from xfeat.featurize.errors import DataError, DivergedError, SpecError
+from xfeat.head.cli import main
+from xfeat.head.crossval.runner import OutOfFold, _folds, cross_validate
+from xfeat.head.data.rows import labelled_rows, plan_reading
+from xfeat.head.data.splits import group_keys
+from xfeat.head.evaluation.predictions import softmax
+from xfeat.head.specs import CrossvalSpec, HeadSpec, MemorySpec, TrainSpec
+from xfeat.head.training.fit import fit_head
 
 
 def test_folds_share_no_patient_and_cover_all_rows(make_cache: MakeCache) -> None:
@@ -169,7 +169,7 @@ def test_the_command_prints_the_contract_and_writes_the_predictions(make_cache: 
 
 
 def test_each_fold_is_answered_as_by_a_head_trained_alone(make_cache: MakeCache) -> None:
-    """Reference: :func:`head.training.fit.fit_head` on each fold's rows, one after the other."""
+    """Reference: :func:`xfeat.head.training.fit.fit_head` on each fold's rows, one after the other."""
     groups, labels = patients(30, 3)
     cache = make_cache(sizes=(90,), groups=groups, labels=labels, separation=0.5)
     result = validate(cache, seeds=2)
@@ -184,7 +184,7 @@ def test_each_fold_is_answered_as_by_a_head_trained_alone(make_cache: MakeCache)
 
 
 def test_rows_on_the_disk_are_tested_by_heads_that_read_them_there(make_cache: MakeCache) -> None:
-    """Reference: :func:`head.training.fit.fit_head` on the same blocks."""
+    """Reference: :func:`xfeat.head.training.fit.fit_head` on the same blocks."""
     cache, memory = make_cache(sizes=(90,)), MemorySpec(memory_mb=0.002)
     result = cross_validate(cache, HEAD, TRAIN, CrossvalSpec(folds=3), memory=memory)
     reading = plan_reading(cache, 90, memory)

@@ -14,17 +14,17 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 
-from featurize.cache.reader import FeatureCache
-from featurize.cache.rows import read_rows
-from featurize.errors import CacheError, DataError
-from head.cli import main
-from head.compare.baselines import LOGISTIC, SVM
-from head.crossval import baselines, training
-from head.crossval.baselines import check_memory, fold_baselines
-from head.crossval.runner import cross_validate
-from head.specs import CrossvalSpec, HeadSpec, MemorySpec, TrainSpec
 from tests.head.conftest import DIM, MakeCache
 from tests.head.crossvalidated import SHORT, patients, untrainable, validate
+from xfeat.featurize.cache.reader import FeatureCache
+from xfeat.featurize.cache.rows import read_rows
+from xfeat.featurize.errors import CacheError, DataError
+from xfeat.head.cli import main
+from xfeat.head.compare.baselines import LOGISTIC, SVM
+from xfeat.head.crossval import baselines, training
+from xfeat.head.crossval.baselines import check_memory, fold_baselines
+from xfeat.head.crossval.runner import cross_validate
+from xfeat.head.specs import CrossvalSpec, HeadSpec, MemorySpec, TrainSpec
 
 
 def test_baselines_are_tested_on_the_same_folds(make_cache: MakeCache) -> None:

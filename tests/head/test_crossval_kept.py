@@ -16,17 +16,17 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from featurize.errors import BusyError, CacheError, DataError, DivergedError, Interrupted, OutputError
-from head.batched.scheduler import Task, fit_tasks
-from head.cli import main
-from head.crossval import training
-from head.crossval.runner import cross_validate, parts_folder
-from head.crossval.table import check_target
-from head.crossval.training import kept_answers
-from head.runs.resumable import kept_folder
-from head.specs import CrossvalSpec, HeadSpec, MemorySpec, TrainSpec
 from tests.head.conftest import MakeCache
 from tests.head.crossvalidated import HEAD, SHORT, TRAIN, untrainable, validate
+from xfeat.featurize.errors import BusyError, CacheError, DataError, DivergedError, Interrupted, OutputError
+from xfeat.head.batched.scheduler import Task, fit_tasks
+from xfeat.head.cli import main
+from xfeat.head.crossval import training
+from xfeat.head.crossval.runner import cross_validate, parts_folder
+from xfeat.head.crossval.table import check_target
+from xfeat.head.crossval.training import kept_answers
+from xfeat.head.runs.resumable import kept_folder
+from xfeat.head.specs import CrossvalSpec, HeadSpec, MemorySpec, TrainSpec
 
 
 @pytest.mark.parametrize("target", ["features.h5/out.csv", "folder", "new/out.csv/"])
@@ -49,7 +49,9 @@ def test_looking_at_a_target_leaves_nothing(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("fails", ["head.crossval.table.save_out_of_fold", "head.crossval.baselines.fold_baselines"])
+@pytest.mark.parametrize(
+    "fails", ["xfeat.head.crossval.table.save_out_of_fold", "xfeat.head.crossval.baselines.fold_baselines"]
+)
 def test_what_fails_after_the_last_fold_costs_no_fold(
     make_cache: MakeCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: str
 ) -> None:
@@ -210,7 +212,7 @@ def test_the_command_goes_on_after_it_was_stopped(make_cache: MakeCache, tmp_pat
     cache = make_cache(sizes=(200,), separation=0.3)
     arguments = ["crossval", "--features", str(cache.path), "--runs", str(tmp_path / "runs"), "--seeds", "3"]
     arguments += ["--epochs", "20", "--hidden", "64", "--json"]
-    code = "from head.cli import main; main()"
+    code = "from xfeat.head.cli import main; main()"
     with subprocess.Popen(
         [sys.executable, "-c", code, *arguments], stderr=subprocess.PIPE, stdout=subprocess.PIPE, cwd=tmp_path
     ) as process:

@@ -12,20 +12,20 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from featurize.audit.stored import audit_path
-from featurize.cache.reader import FeatureCache
-from featurize.errors import RunError
-from head.cli import main
-from head.compare.comparison import find_runs
-from head.crossval.report import CROSSVAL_FILE, save_crossval
-from head.crossval.runner import cross_validate
-from head.runs.reader import latest_run
-from head.runs.writer import RunWriter
-from head.specs import CrossvalSpec, HeadSpec, TrainSpec
-from head.train import train_run
 from tests.head.conftest import MakeCache
 from tests.head.crossvalidated import HEAD, SHORT, TRAIN, patients, untrainable
 from tests.head.test_report import NASTY, Page
+from xfeat.featurize.audit.stored import audit_path
+from xfeat.featurize.cache.reader import FeatureCache
+from xfeat.featurize.errors import RunError
+from xfeat.head.cli import main
+from xfeat.head.compare.comparison import find_runs
+from xfeat.head.crossval.report import CROSSVAL_FILE, save_crossval
+from xfeat.head.crossval.runner import cross_validate
+from xfeat.head.runs.reader import latest_run
+from xfeat.head.runs.writer import RunWriter
+from xfeat.head.specs import CrossvalSpec, HeadSpec, TrainSpec
+from xfeat.head.train import train_run
 
 Draw = Callable[[FeatureCache], None]
 UNAUDITED: dict[str, Any] = {"audited": False, "passed": None, "failures": [], "warnings": ["one warning"]}
@@ -145,7 +145,7 @@ def test_a_name_that_is_taken_is_refused_before_anything_is_trained(
 ) -> None:
     cache, runs = make_cache(sizes=(60,)), tmp_path / "runs"
     (runs / "cv").mkdir(parents=True)
-    monkeypatch.setattr("head.crossval.training.fit_tasks", untrainable)
+    monkeypatch.setattr("xfeat.head.crossval.training.fit_tasks", untrainable)
     done = CliRunner().invoke(main, [*SHORT, "--features", str(cache.path), "--runs", str(runs), "--name", "cv"])
     assert done.exit_code == 1
     assert "there is a run of that name" in done.stderr

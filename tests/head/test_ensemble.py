@@ -13,18 +13,18 @@ from click.testing import CliRunner
 from sklearn.model_selection import StratifiedGroupKFold
 from torch import nn
 
-from featurize.errors import DataError
-from head.cli import main
-from head.crossval.runner import cross_validate
-from head.data.rows import as_rows
-from head.runs.reader import read_history
-from head.specs import CrossvalSpec, HeadSpec, TrainSpec
-from head.train import TrainOptions, train_run
-from head.training.ensemble import average_of, fit_ensemble, shares_of, widened
-from head.training.fit import fit_head
-from head.training.history import EpochRecord
-from head.training.network import build_head
 from tests.head.conftest import DIM, MakeCache, cloud
+from xfeat.featurize.errors import DataError
+from xfeat.head.cli import main
+from xfeat.head.crossval.runner import cross_validate
+from xfeat.head.data.rows import as_rows
+from xfeat.head.runs.reader import read_history
+from xfeat.head.specs import CrossvalSpec, HeadSpec, TrainSpec
+from xfeat.head.train import TrainOptions, train_run
+from xfeat.head.training.ensemble import average_of, fit_ensemble, shares_of, widened
+from xfeat.head.training.fit import fit_head
+from xfeat.head.training.history import EpochRecord
+from xfeat.head.training.network import build_head
 
 TRAIN = TrainSpec(epochs=3, batch_size=16)
 
@@ -71,7 +71,7 @@ def test_a_dead_feature_stays_dead() -> None:
 
 
 def test_each_head_leaves_out_its_own_part_of_the_groups() -> None:
-    """References: scikit-learn's folds, and :func:`head.training.fit.fit_head` of each."""
+    """References: scikit-learn's folds, and :func:`xfeat.head.training.fit.fit_head` of each."""
     labels = np.arange(90) % 2
     groups = np.repeat(np.arange(45), 2) // 2
     rows = as_rows(cloud(labels), labels)
@@ -168,8 +168,8 @@ def test_more_heads_than_patients_are_named_with_the_cache_before_anything_is_tr
         raise AssertionError("nothing is to be trained")
 
     make_cache(sizes=(60,), split=[0] * 50 + [1] * 5 + [2] * 5, labels=labels)
-    monkeypatch.setattr("head.training.ensemble.fit_head", untrainable)
-    monkeypatch.setattr("head.data.rows.read_rows", untrainable)
+    monkeypatch.setattr("xfeat.head.training.ensemble.fit_head", untrainable)
+    monkeypatch.setattr("xfeat.head.data.rows.read_rows", untrainable)
     done = CliRunner().invoke(main, [command, "--ensemble", "13"])
     assert done.exit_code == 1
     assert "features.h5: 13 heads are more than there are patients" in done.stderr

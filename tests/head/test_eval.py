@@ -11,17 +11,17 @@ from click.testing import CliRunner
 from PIL import Image
 from sklearn.metrics import accuracy_score, confusion_matrix
 
-from featurize.cache.reader import FeatureCache
-from featurize.cli import main as xfeat
-from featurize.errors import DataError, MismatchError
-from head.cli import main
-from head.data.rows import as_rows
-from head.evaluate import difference_interval, drop_between, evaluate_run
-from head.evaluation.intervals import wilson_interval
-from head.runs.reader import Run
-from head.specs import HeadSpec, TargetSpec, TrainSpec
-from head.train import TrainOptions, train_run
 from tests.head.conftest import MakeCache, cloud
+from xfeat.featurize.cache.reader import FeatureCache
+from xfeat.featurize.cli import main as xfeat
+from xfeat.featurize.errors import DataError, MismatchError
+from xfeat.head.cli import main
+from xfeat.head.data.rows import as_rows
+from xfeat.head.evaluate import difference_interval, drop_between, evaluate_run
+from xfeat.head.evaluation.intervals import wilson_interval
+from xfeat.head.runs.reader import Run
+from xfeat.head.specs import HeadSpec, TargetSpec, TrainSpec
+from xfeat.head.train import TrainOptions, train_run
 
 
 @pytest.fixture

@@ -13,14 +13,14 @@ from sklearn.utils.class_weight import compute_class_weight
 from torch import Tensor, nn
 from torch.nn import functional
 
-from featurize.errors import DivergedError
-from head.data.rows import Rows, as_rows, batches
-from head.specs import HeadSpec, TrainSpec
-from head.training.adam import FusedAdam
-from head.training.fit import fit_head, learning_rate
-from head.training.loss import balanced_weights, training_loss
-from head.training.network import build_head
 from tests.head.conftest import DIM, cloud
+from xfeat.featurize.errors import DivergedError
+from xfeat.head.data.rows import Rows, as_rows, batches
+from xfeat.head.specs import HeadSpec, TrainSpec
+from xfeat.head.training.adam import FusedAdam
+from xfeat.head.training.fit import fit_head, learning_rate
+from xfeat.head.training.loss import balanced_weights, training_loss
+from xfeat.head.training.network import build_head
 
 SMALL = HeadSpec(hidden=(16, 8))
 

@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as sk
 
-from head.evaluation.calibration import expected_calibration_error, fit_temperature
-from head.evaluation.intervals import grouped_interval, wilson_interval
-from head.evaluation.metrics import classification_metrics
-from head.evaluation.predictions import decide, softmax
+from xfeat.head.evaluation.calibration import expected_calibration_error, fit_temperature
+from xfeat.head.evaluation.intervals import grouped_interval, wilson_interval
+from xfeat.head.evaluation.metrics import classification_metrics
+from xfeat.head.evaluation.predictions import decide, softmax
 
 
 def drawn(classes: int, count: int = 90, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from featurize.errors import DataError
-from head.evaluation.assess import assess
-from head.evaluation.intervals import wilson_interval
-from head.evaluation.operating_point import (
+from xfeat.featurize.errors import DataError
+from xfeat.head.evaluation.assess import assess
+from xfeat.head.evaluation.intervals import wilson_interval
+from xfeat.head.evaluation.operating_point import (
     PREVALENCES,
     choose_threshold,
     decisions_at,
@@ -21,8 +21,8 @@ from head.evaluation.operating_point import (
     predictive_values,
     proportion,
 )
-from head.evaluation.predictions import Predictions
-from head.specs import TargetSpec
+from xfeat.head.evaluation.predictions import Predictions
+from xfeat.head.specs import TargetSpec
 
 NAMES = ("covid", "normal")
 

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from featurize.cache.reader import FeatureCache
-from head.reports.run_report import threshold_table
-from head.runs.reader import Run
-from head.specs import HeadSpec, TargetSpec, TrainSpec
-from head.train import TrainOptions, train_run
 from tests.head.conftest import MakeCache, cloud
+from xfeat.featurize.cache.reader import FeatureCache
+from xfeat.head.reports.run_report import threshold_table
+from xfeat.head.runs.reader import Run
+from xfeat.head.specs import HeadSpec, TargetSpec, TrainSpec
+from xfeat.head.train import TrainOptions, train_run
 
 Draw = Callable[[FeatureCache], None]
 

@@ -12,14 +12,15 @@ import torch
 from click.testing import CliRunner
 from torch import Tensor
 
-from featurize.cache.reader import FeatureCache
-from featurize.cache.rows import read_rows
-from featurize.errors import CacheError, SpecError
-from head.batched.blocks import divide
-from head.batched.scheduler import NUMBA, TORCH, fit_heads
-from head.cli import main
-from head.data import rows as rows_module
-from head.data.rows import (
+from tests.head.conftest import DIM, MakeCache, cloud
+from xfeat.featurize.cache.reader import FeatureCache
+from xfeat.featurize.cache.rows import read_rows
+from xfeat.featurize.errors import CacheError, SpecError
+from xfeat.head.batched.blocks import divide
+from xfeat.head.batched.scheduler import NUMBA, TORCH, fit_heads
+from xfeat.head.cli import main
+from xfeat.head.data import rows as rows_module
+from xfeat.head.data.rows import (
     Reading,
     Rows,
     StoredRows,
@@ -31,13 +32,12 @@ from head.data.rows import (
     plan_reading,
     single_batches,
 )
-from head.runs.reader import open_run
-from head.specs import HeadSpec, MemorySpec, TrainSpec
-from head.train import TrainOptions, train_run
-from head.training.fit import fit_head
-from head.training.loss import training_loss, validation_loss
-from head.training.network import build_head
-from tests.head.conftest import DIM, MakeCache, cloud
+from xfeat.head.runs.reader import open_run
+from xfeat.head.specs import HeadSpec, MemorySpec, TrainSpec
+from xfeat.head.train import TrainOptions, train_run
+from xfeat.head.training.fit import fit_head
+from xfeat.head.training.loss import training_loss, validation_loss
+from xfeat.head.training.network import build_head
 
 SMALL = HeadSpec(hidden=(16, 8))
 BLOCKS = Reading(1.0, block_rows=5, buffer_rows=24)
@@ -117,7 +117,7 @@ def test_of_several_views_one_of_each_row_is_drawn_and_the_first_is_clean(make_c
 
 @pytest.mark.parametrize("views", [None, 3])
 def test_some_rows_in_memory_are_what_a_copy_of_them_is(views: int | None) -> None:
-    """Reference: :class:`head.data.rows.Rows` of the copied features, and of a copy of a part of it."""
+    """Reference: :class:`xfeat.head.data.rows.Rows` of the copied features, and of a copy of a part of it."""
     features, labels = half(50, views).astype(np.float32), np.arange(50) % 3
     first, second = np.random.default_rng(0).permutation(50)[:41], np.arange(40)[::-2].copy()
     some = as_rows(features, labels).take(first).take(second)
@@ -176,7 +176,7 @@ def test_training_from_the_disk_is_a_plain_loop_over_the_same_order(make_cache: 
 
 @pytest.mark.parametrize("by", [TORCH, NUMBA])
 def test_heads_in_blocks_read_the_disk_as_each_alone_does(make_cache: MakeCache, by: str) -> None:
-    """Reference: :func:`head.training.fit.fit_head`; heads share a buffer only where they share an order."""
+    """Reference: :func:`xfeat.head.training.fit.fit_head`; heads share a buffer only where they share an order."""
     cache = make_cache(sizes=(90, 30))
     train, valid = stored(cache, np.arange(90)), stored(cache, np.arange(90, 120))
     jobs = [(SMALL, TrainSpec(epochs=2, batch_size=8, lr=lr, seed=seed)) for lr in (1e-3, 1e-2) for seed in (0, 1)]

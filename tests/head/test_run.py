@@ -16,15 +16,15 @@ import numpy as np
 import pytest
 import torch
 
-from featurize.cache.reader import FeatureCache
-from featurize.errors import BusyError, CacheError, DataError, OutputError, RunError
-from head.data.rows import as_rows
-from head.runs.reader import Run, latest_run, open_run
-from head.runs.writer import RunWriter
-from head.specs import HeadSpec, TargetSpec, TrainSpec
-from head.train import TrainOptions, train_run
-from head.training.history import EpochRecord
 from tests.head.conftest import DIM, MakeCache, cloud
+from xfeat.featurize.cache.reader import FeatureCache
+from xfeat.featurize.errors import BusyError, CacheError, DataError, OutputError, RunError
+from xfeat.head.data.rows import as_rows
+from xfeat.head.runs.reader import Run, latest_run, open_run
+from xfeat.head.runs.writer import RunWriter
+from xfeat.head.specs import HeadSpec, TargetSpec, TrainSpec
+from xfeat.head.train import TrainOptions, train_run
+from xfeat.head.training.history import EpochRecord
 
 SMALL, QUICK = HeadSpec(hidden=(8,)), TrainSpec(epochs=3)
 
@@ -253,7 +253,7 @@ def test_two_writers_with_one_process_number_do_not_share_a_folder(tmp_path: Pat
 def test_a_run_is_on_disk_before_it_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     flushed = []
     target = tmp_path / "runs" / "a"
-    monkeypatch.setattr("head.runs.writer.flush", lambda path: flushed.append((path.name, target.exists())))
+    monkeypatch.setattr("xfeat.head.runs.writer.flush", lambda path: flushed.append((path.name, target.exists())))
     with RunWriter(target.parent, "a") as writer:
         writer.save_text("report.html", "")
         writer.save_text("history.csv", "")
@@ -297,7 +297,7 @@ def test_a_cache_that_is_replaced_while_a_head_trains_on_it_does_no_harm(
 LONG = """
 import sys
 from pathlib import Path
-from head.runs.writer import RunWriter
+from xfeat.head.runs.writer import RunWriter
 with RunWriter(Path("runs"), sys.argv[1]) as writer:
     writer.save_text("history.csv", "half")
     print("writing", flush=True)

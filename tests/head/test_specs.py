@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from featurize.errors import SpecError
-from head.cli import main
-from head.cli.options import head_specs
-from head.specs import HeadSpec, TargetSpec, TrainSpec
+from xfeat.featurize.errors import SpecError
+from xfeat.head.cli import main
+from xfeat.head.cli.options import head_specs
+from xfeat.head.specs import HeadSpec, TargetSpec, TrainSpec
 
 
 def test_the_defaults_are_the_tutorials() -> None:

@@ -7,10 +7,10 @@ import logging
 import numpy as np
 import pytest
 
-from featurize.datasets.layouts import NO_SPLIT
-from featurize.errors import DataError
-from head.data.splits import group_keys, split_rows
 from tests.head.conftest import MakeCache
+from xfeat.featurize.datasets.layouts import NO_SPLIT
+from xfeat.featurize.errors import DataError
+from xfeat.head.data.splits import group_keys, split_rows
 
 
 def test_the_data_sets_own_split_is_kept(make_cache: MakeCache) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from head.tracking.backends import Tracking, tracked
+from xfeat.head.tracking.backends import Tracking, tracked
 
 
 class Recording:

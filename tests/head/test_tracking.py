@@ -16,11 +16,11 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from featurize.errors import MissingExtraError
-from head.cli import main
-from head.runs.reader import Run, latest_run, open_run
-from head.tracking.backends import Metrics, open_trackers, tracked
 from tests.head.conftest import MakeCache
+from xfeat.featurize.errors import MissingExtraError
+from xfeat.head.cli import main
+from xfeat.head.runs.reader import Run, latest_run, open_run
+from xfeat.head.tracking.backends import Metrics, open_trackers, tracked
 
 
 @pytest.fixture(autouse=True)
@@ -265,8 +265,8 @@ def test_how_it_ended_is_recorded(
         raise KeyboardInterrupt
 
     if ending == "KILLED":  # by Ctrl-C, when the second head is trained
-        monkeypatch.setattr("head.training.ensemble.average_of", stop)
-        monkeypatch.setattr("head.crossval.training.softmax", stop)
+        monkeypatch.setattr("xfeat.head.training.ensemble.average_of", stop)
+        monkeypatch.setattr("xfeat.head.crossval.training.softmax", stop)
     options = ("--epochs", "1", "--hidden", "linear", "--lr", "1e38" if ending == "FAILED" else "0.01")
     done = xhead(*STOPPABLE[command], *options, "--mlflow", f"sqlite:///{store}", "--tensorboard", "events")
     assert done.exit_code == {"FAILED": 1, "KILLED": 130, "FINISHED": 0}[ending], done.output
@@ -298,7 +298,7 @@ def test_a_store_that_breaks_down_costs_a_warning_and_no_training(
     """The tables go after the first check, as a server may."""
     import sqlite3
 
-    from head.tracking import mlflow_tracker
+    from xfeat.head.tracking import mlflow_tracker
 
     reached = mlflow_tracker.MlflowTracker._find_experiment
 
@@ -328,14 +328,14 @@ def test_a_missing_library_is_named_with_what_installs_it(
         raise ModuleNotFoundError(f"No module named {absent!r}", name=absent)
 
     monkeypatch.setattr(mlflow.tracking, "MlflowClient", halted)
-    package = f"'xfeat[{extra}]'" if extra else absent
+    package = f"'xfeat-onnx[{extra}]'" if extra else absent
     with pytest.raises(MissingExtraError, match=re.escape(f"pip install {package}")):
         open_trackers(mlflow="sqlite:///a.db")
 
 
 def test_tensorboard_missing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(MissingExtraError, match=r"pip install 'xfeat\[tensorboard\]'"):
+    with pytest.raises(MissingExtraError, match=r"pip install 'xfeat-onnx\[tensorboard\]'"):
         open_trackers(tensorboard=tmp_path)
 
 
@@ -354,8 +354,8 @@ def test_more_metrics_than_a_request_takes_are_sent_in_several(store: Path) -> N
 def test_nothing_is_imported_unless_it_is_asked_for(make_cache: MakeCache) -> None:
     make_cache()
     program = (
-        "import sys; from head.cli import main; main(['train', '--epochs', '1'], standalone_mode=False);"
-        "sys.exit(', '.join({'mlflow', 'tensorboard', 'head.tracking.mlflow_tracker', 'sqlalchemy'} "
+        "import sys; from xfeat.head.cli import main; main(['train', '--epochs', '1'], standalone_mode=False);"
+        "sys.exit(', '.join({'mlflow', 'tensorboard', 'xfeat.head.tracking.mlflow_tracker', 'sqlalchemy'} "
         "& set(sys.modules)) or 0)"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)

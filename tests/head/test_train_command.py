@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from head.cli import main
-from head.runs.reader import latest_run
 from tests.head.conftest import MakeCache
+from xfeat.head.cli import main
+from xfeat.head.runs.reader import latest_run
 
 
 @pytest.fixture(autouse=True)

@@ -12,14 +12,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from featurize.errors import RunError
-from head.evaluation.predictions import softmax
-from head.reports.formatting import percent
-from head.reports.worker import Worker
-from head.runs.reader import open_run
-from head.specs import HeadSpec, TrainSpec
-from head.train import TrainOptions, train_run
 from tests.head.conftest import MakeCache
+from xfeat.featurize.errors import RunError
+from xfeat.head.evaluation.predictions import softmax
+from xfeat.head.reports.formatting import percent
+from xfeat.head.reports.worker import Worker
+from xfeat.head.runs.reader import open_run
+from xfeat.head.specs import HeadSpec, TrainSpec
+from xfeat.head.train import TrainOptions, train_run
 
 
 def test_it_answers_in_another_process() -> None:
@@ -58,7 +58,7 @@ def test_a_process_that_died_is_named() -> None:
 
 def test_it_ends_when_the_process_that_started_it_is_killed() -> None:
     code = (
-        "import os, time; from head.reports.worker import Worker; "
+        "import os, time; from xfeat.head.reports.worker import Worker; "
         "w = Worker(); print(w(os.getpid), flush=True); time.sleep(60)"
     )
     parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
@@ -97,7 +97,8 @@ def test_a_run_made_through_it_is_the_same_run(make_cache: MakeCache, tmp_path: 
 def test_neither_measuring_nor_drawing_needs_torch() -> None:
     """The second process must not import what the first is importing."""
     code = (
-        "import sys, head.evaluation.assess, head.reports.plots, head.reports.run_report, head.reports.worker; "
+        "import sys, xfeat.head.evaluation.assess, xfeat.head.reports.plots, xfeat.head.reports.run_report, "
+        "xfeat.head.reports.worker; "
         "assert 'torch' not in sys.modules, 'torch was imported'"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
@@ -108,7 +109,7 @@ def test_training_needs_neither_matplotlib_nor_torchs_compiler(make_cache: MakeC
     """Each costs as much time as the training itself; the worker has the one, nobody needs the other."""
     cache = make_cache()
     code = (
-        "import sys; from head.cli import main\n"
+        "import sys; from xfeat.head.cli import main\n"
         f"try: main(['train', '--features', {str(cache.path)!r}, '--runs', {str(tmp_path / 'runs')!r}])\n"
         "except SystemExit as end: assert not end.code, end.code\n"
         "loaded = {'matplotlib', 'sklearn', 'scipy', 'jinja2', 'torch._dynamo'} & set(sys.modules)\n"

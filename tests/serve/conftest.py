@@ -24,14 +24,14 @@ import uvicorn
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
-from export.model.metadata import ModelMetadata
-from featurize.specs import FeatureSpec, PreprocessSpec
-from serve.http.app import Door, build_app
-from serve.http.header_timeout import impatient
-from serve.http.service import Service
-from serve.inference.predictor import Predictor
-from serve.models.registry import Models
-from serve.specs import ServeSpec
+from xfeat.export.model.metadata import ModelMetadata
+from xfeat.featurize.specs import FeatureSpec, PreprocessSpec
+from xfeat.serve.http.app import Door, build_app
+from xfeat.serve.http.header_timeout import impatient
+from xfeat.serve.http.service import Service
+from xfeat.serve.inference.predictor import Predictor
+from xfeat.serve.models.registry import Models
+from xfeat.serve.specs import ServeSpec
 
 SIZE = 32
 CLASSES = ("covid", "normal", "pneumonia")
@@ -178,7 +178,7 @@ def serving(
         models = Models.of(predictor, spec)
     service = Service(models, spec)
     app = build_app(service, door)
-    logging.getLogger("python_multipart").setLevel(logging.ERROR)  # as serve.http.server does
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)  # as xfeat.serve.http.server does
     protocol = impatient(spec.header_timeout_s)
     # asyncio sends small answers at once only on sockets that name their protocol; others wait 40 ms for an ACK.
     with socket.socket(proto=socket.IPPROTO_TCP) as listener:

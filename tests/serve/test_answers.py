@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from serve.inference.heatmap_png import draw_heatmap
-from serve.inference.predictor import Predictor
+from xfeat.serve.inference.heatmap_png import draw_heatmap
+from xfeat.serve.inference.predictor import Predictor
 
 AUDIT = {"audited": True, "passed": False, "failures": ["patients are in two splits"], "warnings": []}
 

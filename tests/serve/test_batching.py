@@ -10,9 +10,9 @@ from concurrent.futures import wait
 import numpy as np
 import pytest
 
-from serve.inference.predictor import Predictor
-from serve.inference.results import Prediction, SkippedImage
-from serve.models.batching import Batcher, Observer, QueueFullError
+from xfeat.serve.inference.predictor import Predictor
+from xfeat.serve.inference.results import Prediction, SkippedImage
+from xfeat.serve.models.batching import Batcher, Observer, QueueFullError
 
 
 class GatedPredictor(Predictor):

@@ -7,11 +7,11 @@ import threading
 import numpy as np
 import pytest
 
-from serve.http.server import open_sessions
-from serve.inference.batch_sizes import bucket_of, bucket_sizes
-from serve.inference.predictor import Predictor
-from serve.models.batching import Batcher
-from serve.specs import Process, ServeSpec
+from xfeat.serve.http.server import open_sessions
+from xfeat.serve.inference.batch_sizes import bucket_of, bucket_sizes
+from xfeat.serve.inference.predictor import Predictor
+from xfeat.serve.models.batching import Batcher
+from xfeat.serve.specs import Process, ServeSpec
 
 
 @pytest.fixture
@@ -123,7 +123,7 @@ def test_each_session_has_all_threads(model, monkeypatch, asked, cores, sessions
         return honest(path, device, threads, **more)
 
     monkeypatch.setattr(Predictor, "open", note)
-    monkeypatch.setattr("serve.http.server.cores", lambda: cores)
+    monkeypatch.setattr("xfeat.serve.http.server.cores", lambda: cores)
     process = Process(host="127.0.0.1", port=0, **{"device": "cpu", **asked})
     opened = open_sessions(ServeSpec(max_batch=3), process, model)
     assert given == [threads] * sessions

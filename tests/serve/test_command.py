@@ -15,15 +15,15 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from serve.cli import main
+from xfeat.serve.cli import main
 
-XSERVE = [sys.executable, "-c", "from serve.cli import main; main()"]
+XSERVE = [sys.executable, "-c", "from xfeat.serve.cli import main; main()"]
 # Everything that training needs and serving must not: importing one of them raises.
 WITHOUT_TRAINING = (
     "import sys; sys.modules.update(dict.fromkeys(['torch', 'torchvision', 'onnx', 'sklearn', 'h5py', 'matplotlib']));"
-    "from serve.cli import main; main()"
+    "from xfeat.serve.cli import main; main()"
 )
-WITHOUT_SERVER = "import sys; sys.modules.update(dict.fromkeys(['fastapi'])); from serve.cli import main; main()"
+WITHOUT_SERVER = "import sys; sys.modules.update(dict.fromkeys(['fastapi'])); from xfeat.serve.cli import main; main()"
 
 
 @pytest.fixture
@@ -110,7 +110,7 @@ def test_start_without_its_extra_names_the_command_that_installs_it(model):
     command = [sys.executable, "-c", WITHOUT_SERVER, "start", str(model)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 1
-    assert "pip install 'xfeat[serve]'" in done.stderr
+    assert "pip install 'xfeat-onnx[serve]'" in done.stderr
     assert "Traceback" not in done.stderr
 
 
@@ -154,7 +154,8 @@ def test_start_serves_until_it_is_told_to_stop_and_ends_in_order(model, tiny, st
 def test_help_loads_none_of_the_heavy_libraries(command):
     heavy = "['torch', 'onnxruntime', 'fastapi', 'uvicorn', 'numpy', 'PIL', 'prometheus_client']"
     script = (
-        f"import sys; sys.modules.update(dict.fromkeys({heavy})); from serve.cli import main; main({[*command, '-h']})"
+        f"import sys; sys.modules.update(dict.fromkeys({heavy})); "
+        f"from xfeat.serve.cli import main; main({[*command, '-h']})"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr

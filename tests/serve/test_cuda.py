@@ -9,14 +9,14 @@ import onnxruntime as ort
 import pytest
 from click.testing import CliRunner
 
-from export.parity.agreement import open_sessions
-from featurize.backbones.weights import Weights
-from featurize.engines import onnx_engine
-from featurize.specs import FeatureSpec, PreprocessSpec
-from featurize.system.cuda import cuda_driver_present, cuda_provider
-from serve.cli import main
-from serve.inference.predictor import Predictor
-from serve.inference.session import ModelSession
+from xfeat.export.parity.agreement import open_sessions
+from xfeat.featurize.backbones.weights import Weights
+from xfeat.featurize.engines import onnx_engine
+from xfeat.featurize.specs import FeatureSpec, PreprocessSpec
+from xfeat.featurize.system.cuda import cuda_driver_present, cuda_provider
+from xfeat.serve.cli import main
+from xfeat.serve.inference.predictor import Predictor
+from xfeat.serve.inference.session import ModelSession
 
 RealSession = ort.InferenceSession
 
@@ -48,7 +48,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(ort, "InferenceSession", Pretending)
     monkeypatch.setattr(ort, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"])
     monkeypatch.setattr(ort, "preload_dlls", lambda: None)
-    monkeypatch.setattr("export.model.session.cuda_driver_present", lambda: True)
+    monkeypatch.setattr("xfeat.export.model.session.cuda_driver_present", lambda: True)
     honest = ort.OrtValue.ortvalue_from_shape_and_type
     monkeypatch.setattr(
         ort.OrtValue, "ortvalue_from_shape_and_type", lambda shape, kind, device, number: honest(shape, kind, "cpu", 0)

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from serve.http.app import Door
-from serve.inference.predictor import Predictor
+from xfeat.serve.http.app import Door
+from xfeat.serve.inference.predictor import Predictor
 
 SCHEMATHESIS = shutil.which("schemathesis", path=sysconfig.get_path("scripts"))
 KEY = "a-key"

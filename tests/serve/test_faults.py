@@ -16,10 +16,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import serve.http.preview
-from serve.inference.predictor import Predictor
-from serve.inference.results import Prediction
-from serve.models.batching import Batcher
+import xfeat.serve.http.preview
+from xfeat.serve.inference.predictor import Predictor
+from xfeat.serve.inference.results import Prediction
+from xfeat.serve.models.batching import Batcher
 
 
 def upload(*files):
@@ -132,9 +132,9 @@ def held_drawing(monkeypatch):
         assert gate.wait(30)
         return b"picture"
 
-    monkeypatch.setattr(serve.http.preview, "draw_preview", draw)
-    monkeypatch.setattr(serve.http.preview, "cores", lambda: 1)
-    monkeypatch.setattr(serve.http.preview, "ThreadPoolExecutor", Noting)
+    monkeypatch.setattr(xfeat.serve.http.preview, "draw_preview", draw)
+    monkeypatch.setattr(xfeat.serve.http.preview, "cores", lambda: 1)
+    monkeypatch.setattr(xfeat.serve.http.preview, "ThreadPoolExecutor", Noting)
     return gate, queued, drawn
 
 
@@ -156,7 +156,7 @@ def test_a_picture_for_a_client_that_has_gone_is_not_drawn(predictor, serve_mode
 
 def test_more_pictures_than_may_wait_are_503(predictor, serve_model, held_drawing, monkeypatch):
     gate, queued, drawn = held_drawing
-    monkeypatch.setattr(serve.http.preview, "_MOST_WAITING", 1)
+    monkeypatch.setattr(xfeat.serve.http.preview, "_MOST_WAITING", 1)
     with serve_model(predictor) as client, ThreadPoolExecutor() as pool:
         taken = [pool.submit(client.post, "/preview", content=b"taken") for _ in range(2)]
         wait_until(lambda: drawn and len(queued) == 2)

@@ -11,9 +11,9 @@ import httpx
 import numpy as np
 import pytest
 
-from featurize.errors import SpecError
-from serve.inference.predictor import Predictor
-from serve.specs import ServeSpec
+from xfeat.featurize.errors import SpecError
+from xfeat.serve.inference.predictor import Predictor
+from xfeat.serve.specs import ServeSpec
 
 
 def upload(*files):

@@ -9,9 +9,9 @@ import json
 import numpy as np
 import pytest
 
-from featurize.images.preprocess import load_pixels
-from featurize.specs import PreprocessSpec
-from serve.inference.predictor import Predictor
+from xfeat.featurize.images.preprocess import load_pixels
+from xfeat.featurize.specs import PreprocessSpec
+from xfeat.serve.inference.predictor import Predictor
 
 INFER = "/v2/models/model/infer"
 COLOURS = ((255, 0, 0), (0, 255, 0), (12, 99, 200))

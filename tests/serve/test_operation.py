@@ -17,10 +17,10 @@ import httpx
 import pytest
 from click.testing import CliRunner
 
-from featurize.system.cuda import cuda_driver_present
-from serve.cli import main, start
+from xfeat.featurize.system.cuda import cuda_driver_present
+from xfeat.serve.cli import main, start
 
-XSERVE = [sys.executable, "-c", "from serve.cli import main; main()"]
+XSERVE = [sys.executable, "-c", "from xfeat.serve.cli import main; main()"]
 
 
 class Running:
@@ -146,7 +146,7 @@ def test_a_key_that_cannot_be_read_is_one_message(model, tmp_path, content, reas
 
 
 def test_with_a_key_everything_but_the_page_and_health_asks_for_it(predictor, serve_model, tiny):
-    from serve.http.app import Door
+    from xfeat.serve.http.app import Door
 
     with serve_model(predictor, door=Door(api_key="schlüssel")) as client:
         picture = {"files": ("a.png", tiny.draw((255, 0, 0)))}

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from featurize.errors import DataError, SpecError
-from serve.inference.predictor import Predictor
-from serve.inference.results import Prediction, SkippedImage
+from xfeat.featurize.errors import DataError, SpecError
+from xfeat.serve.inference.predictor import Predictor
+from xfeat.serve.inference.results import Prediction, SkippedImage
 
 COLOURS = [(255, 0, 0), (0, 255, 0), (0, 0, 255), (120, 60, 200), (10, 20, 30), (255, 255, 255), (0, 0, 0)]
 

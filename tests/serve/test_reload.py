@@ -11,13 +11,13 @@ from pathlib import Path
 import httpx
 import pytest
 
-from featurize.errors import ModelError
-from serve.http.app import Door
-from serve.http.server import _watch
-from serve.inference.predictor import Predictor
-from serve.models.metrics import Metrics
-from serve.models.registry import Models, model_files
-from serve.specs import ServeSpec
+from xfeat.featurize.errors import ModelError
+from xfeat.serve.http.app import Door
+from xfeat.serve.http.server import _watch
+from xfeat.serve.inference.predictor import Predictor
+from xfeat.serve.models.metrics import Metrics
+from xfeat.serve.models.registry import Models, model_files
+from xfeat.serve.specs import ServeSpec
 
 KEY = {"Authorization": "Bearer secret"}
 

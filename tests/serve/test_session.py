@@ -5,10 +5,10 @@ from __future__ import annotations
 import onnx
 import pytest
 
-from featurize.errors import DeviceError, ModelError, SpecError
-from featurize.specs import FeatureSpec, PreprocessSpec
-from featurize.system.cuda import cuda_driver_present
-from serve.inference.predictor import Predictor
+from xfeat.featurize.errors import DeviceError, ModelError, SpecError
+from xfeat.featurize.specs import FeatureSpec, PreprocessSpec
+from xfeat.featurize.system.cuda import cuda_driver_present
+from xfeat.serve.inference.predictor import Predictor
 
 
 def test_a_missing_model_names_the_command_that_writes_one(tmp_path):

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-import serve.http.page_routes
-from serve.http.page_routes import PAGES
-from serve.page_files import FORMS
+import xfeat.serve.http.page_routes
+from xfeat.serve.http.page_routes import PAGES
+from xfeat.serve.page_files import FORMS
 
 ROUTES = (*PAGES, "/openapi.json", "/model", "/health", "/metrics", "/v2", "/v2/health/live", "/nothing")
 
@@ -49,7 +49,7 @@ def test_the_policy_allows_no_inline_code_and_the_pages_have_none(client):
 def test_every_file_of_the_page_folder_has_its_use():
     names = {
         path.name
-        for path in Path(serve.http.page_routes.__file__).parents[1].joinpath("page").iterdir()
+        for path in Path(xfeat.serve.http.page_routes.__file__).parents[1].joinpath("page").iterdir()
         if path.is_file()
     }
     assert names == set(FORMS["server"]) | set(FORMS["browser"])
@@ -68,7 +68,7 @@ def test_the_model_is_described_for_the_page(client, tiny):
 
 
 def test_a_model_without_metrics_is_described_too(write_model, serve_model):
-    from serve.inference.predictor import Predictor
+    from xfeat.serve.inference.predictor import Predictor
 
     with serve_model(Predictor.open(write_model(metrics={}))) as client:
         assert client.get("/model").json()["test_accuracy"] is None

@@ -13,9 +13,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from head.batched import dropout
-from head.batched.compiled.simd import compiled
-from head.batched.dropout import BITS
+from xfeat.head.batched import dropout
+from xfeat.head.batched.compiled.simd import compiled
+from xfeat.head.batched.dropout import BITS
 
 Words = NDArray[np.uint32]
 
@@ -31,7 +31,7 @@ _WORDS = 8192
 
 
 def draw_factors(out: Tensor, rate: float, generator: torch.Generator) -> None:
-    """Do what :func:`head.batched.dropout.draw_factors` does, to the bit, in half of the time.
+    """Do what :func:`xfeat.head.batched.dropout.draw_factors` does, to the bit, in half of the time.
 
     Args:
         out: float32 (T, B, width), whose values are neighbours in memory.

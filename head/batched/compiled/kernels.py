@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from head.batched.compiled.simd import (
+from xfeat.head.batched.compiled.simd import (
     COLUMNS,
     LANES,
     ROWS,
@@ -26,7 +26,7 @@ from head.batched.compiled.simd import (
     store_tile,
     total,
 )
-from head.training.adam import BETA1, BETA2, EPS
+from xfeat.head.training.adam import BETA1, BETA2, EPS
 
 Floats = NDArray[np.float32]
 Places = NDArray[np.int64]
@@ -37,7 +37,7 @@ _EPS = np.float32(EPS)
 
 
 class Plan(NamedTuple):
-    """Where what lies, for L + 1 levels; :func:`head.batched.compiled.program.plan_of` makes it.
+    """Where what lies, for L + 1 levels; :func:`xfeat.head.batched.compiled.program.plan_of` makes it.
 
     Attributes:
         sizes: number of features of each level.

@@ -1,4 +1,5 @@
-"""Many heads as one compiled program: what :mod:`head.batched.program` does with torch, in one pass over the weights.
+"""Many heads as one compiled program: what :mod:`xfeat.head.batched.program` does with torch, in one pass over the
+weights.
 
 Importing this module imports numba. docs/decisions/0043 says what it is worth.
 """
@@ -17,14 +18,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from head.batched.compiled.dropout import draw_factors
-from head.batched.compiled.kernels import Plan, Space
-from head.batched.compiled.simd import COLUMNS, ROWS
-from head.batched.compiled.step import Heads, Steps, train_steps
-from head.batched.program import Batches, Program
-from head.specs import HeadSpec, TrainSpec
-from head.training.adam import BETA1, BETA2
-from head.training.network import build_head
+from xfeat.head.batched.compiled.dropout import draw_factors
+from xfeat.head.batched.compiled.kernels import Plan, Space
+from xfeat.head.batched.compiled.simd import COLUMNS, ROWS
+from xfeat.head.batched.compiled.step import Heads, Steps, train_steps
+from xfeat.head.batched.program import Batches, Program
+from xfeat.head.specs import HeadSpec, TrainSpec
+from xfeat.head.training.adam import BETA1, BETA2
+from xfeat.head.training.network import build_head
 
 logger = logging.getLogger(__name__)
 

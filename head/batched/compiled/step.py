@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from head.batched.compiled.kernels import (
+from xfeat.head.batched.compiled.kernels import (
     Factors,
     Floats,
     Moved,
@@ -22,7 +22,7 @@ from head.batched.compiled.kernels import (
     scale,
     sum_rows,
 )
-from head.batched.compiled.simd import COLUMNS, LANES, ROWS, compiled, load, splat, store, total, where_positive
+from xfeat.head.batched.compiled.simd import COLUMNS, LANES, ROWS, compiled, load, splat, store, total, where_positive
 
 _ZERO, _ONE = np.float32(0), np.float32(1)
 
@@ -31,7 +31,7 @@ class Heads(NamedTuple):
     """K heads, a row each.
 
     Attributes:
-        weights: float32 (K, …), as :class:`head.batched.compiled.kernels.Plan` says.
+        weights: float32 (K, …), as :class:`xfeat.head.batched.compiled.kernels.Plan` says.
         means: Adam's first moments.
         squares: and second.
         running: float32 (K, 2, …) running means and variances of the normalisations.
@@ -62,7 +62,7 @@ class Steps(NamedTuple):
         labels: int64 (S, T, B).
         feature_factors: float32 (S, T, B, D) of dropout, or of no streams for none.
         factors: likewise (S, T, B, width) before the last layer.
-        rules: float32 (T, K, 3), see :class:`head.batched.compiled.kernels.Rule`.
+        rules: float32 (T, K, 3), see :class:`xfeat.head.batched.compiled.kernels.Rule`.
     """
 
     features: Floats
@@ -170,7 +170,7 @@ def _add_biases(plan: Plan, space: Space, level: int, moved: Moved) -> None:
 @compiled
 def _lose(plan: Plan, space: Space, heads: Heads, head: int, labels: NDArray[np.int64]) -> tuple[np.float32, int]:
     """Return loss and hits of a batch, and write the gradient of the loss: that of
-    ``head.training.loss.training_loss``."""
+    ``xfeat.head.training.loss.training_loss``."""
     last = len(plan.sizes) - 1
     classes, width = plan.sizes[last], plan.widths[last]
     class_weights = heads.class_weights[head]

@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from scipy.ndimage import gaussian_filter
 
-from featurize.cache.columns import Columns, Skipped
-from featurize.cache.reader import FeatureCache
-from featurize.cache.writer import CacheFacts, write_cache
-from featurize.datasets.layouts import NO_SPLIT
-from featurize.images.decode import decode
-from featurize.specs import FeatureSpec
+from xfeat.featurize.cache.columns import Columns, Skipped
+from xfeat.featurize.cache.reader import FeatureCache
+from xfeat.featurize.cache.writer import CacheFacts, write_cache
+from xfeat.featurize.datasets.layouts import NO_SPLIT
+from xfeat.featurize.images.decode import decode
+from xfeat.featurize.specs import FeatureSpec
 
 SIDE = 96
 TRAIN, VALID, TEST = range(3)

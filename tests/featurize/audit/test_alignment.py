@@ -9,9 +9,9 @@ import pytest
 from PIL import Image, ImageOps
 from scipy.ndimage import gaussian_filter
 
-from featurize.audit.alignment import _EXACT, _ROUGH, _place, _unmoved, aligned_correlation, equalised
-from featurize.audit.duplicates import laid_over
-from featurize.audit.specs import AuditSpec
+from xfeat.featurize.audit.alignment import _EXACT, _ROUGH, _place, _unmoved, aligned_correlation, equalised
+from xfeat.featurize.audit.duplicates import laid_over
+from xfeat.featurize.audit.specs import AuditSpec
 
 SIDE = 256
 

@@ -13,8 +13,8 @@ from types import SimpleNamespace
 import pytest
 from click.testing import CliRunner, Result
 
-from featurize.cache.reader import FeatureCache
-from featurize.cli import main
+from xfeat.featurize.cache.reader import FeatureCache
+from xfeat.featurize.cli import main
 
 
 @pytest.fixture
@@ -169,7 +169,7 @@ def test_without_its_libraries_the_audit_says_so_before_it_reads(
     done = run(clean_file)
     assert done.exit_code == 1
     assert done.stderr.startswith("error: the audit needs cleanlab\n")
-    assert "pip install 'xfeat[train]'" in done.stderr
+    assert "pip install 'xfeat-onnx[train]'" in done.stderr
 
 
 def test_a_missing_cache_is_one_message(tmp_path: Path) -> None:
@@ -181,7 +181,7 @@ def test_a_missing_cache_is_one_message(tmp_path: Path) -> None:
 
 def test_head_believes_the_facts(clean_file: Path) -> None:
     """The training room reads this file: what it makes of it is the contract between the two."""
-    audited = pytest.importorskip("featurize.audit.stored")
+    audited = pytest.importorskip("xfeat.featurize.audit.stored")
     assert run(clean_file).exit_code == 0
     seen = audited.audit_of(FeatureCache.open(clean_file))
     assert seen["audited"] is True

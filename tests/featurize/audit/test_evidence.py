@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from featurize.audit.findings import NOTE, WARNING, Audit, Finding
-from featurize.audit.page import render_page
-from featurize.audit.run import audit_cache
-from featurize.audit.specs import AuditSpec
-from featurize.audit.survey import FILE_FACTS, LEVEL_FACTS, survey_images
-from featurize.cache.columns import Skipped
-from featurize.cache.reader import FeatureCache
-from featurize.errors import CacheError, SpecError
+from xfeat.featurize.audit.findings import NOTE, WARNING, Audit, Finding
+from xfeat.featurize.audit.page import render_page
+from xfeat.featurize.audit.run import audit_cache
+from xfeat.featurize.audit.specs import AuditSpec
+from xfeat.featurize.audit.survey import FILE_FACTS, LEVEL_FACTS, survey_images
+from xfeat.featurize.cache.columns import Skipped
+from xfeat.featurize.cache.reader import FeatureCache
+from xfeat.featurize.errors import CacheError, SpecError
 
 XRAY = Path(__file__).parents[4] / "shared" / "xray"
 
@@ -261,7 +261,7 @@ def test_thresholds_out_of_range_are_refused() -> None:
 @pytest.mark.xray
 @pytest.mark.skipif(not XRAY.is_dir(), reason="the real X-rays are not in ../shared/xray")
 def test_the_real_xrays_show_their_label_without_the_lungs(tmp_path: Path, drawing: SimpleNamespace) -> None:
-    from featurize.datasets.layouts import open_dataset
+    from xfeat.featurize.datasets.layouts import open_dataset
 
     dataset = open_dataset(XRAY, classes=["covid", "normal"])
     drawn = drawing.DrawnSet(tmp_path / "data", class_names=dataset.class_names)

@@ -12,15 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter
 
-from featurize.audit import neighbours as neighbours_module
-from featurize.audit.duplicates import detail_correlation, near_duplicates, same_files
-from featurize.audit.findings import FAILURE, NOTE, WARNING, Audit, Finding
-from featurize.audit.neighbours import nearest_neighbours
-from featurize.audit.run import audit_cache
-from featurize.audit.specs import AuditSpec
-from featurize.audit.survey import Survey
-from featurize.cache.reader import FeatureCache
-from featurize.datasets.layouts import NO_SPLIT
+from xfeat.featurize.audit import neighbours as neighbours_module
+from xfeat.featurize.audit.duplicates import detail_correlation, near_duplicates, same_files
+from xfeat.featurize.audit.findings import FAILURE, NOTE, WARNING, Audit, Finding
+from xfeat.featurize.audit.neighbours import nearest_neighbours
+from xfeat.featurize.audit.run import audit_cache
+from xfeat.featurize.audit.specs import AuditSpec
+from xfeat.featurize.audit.survey import Survey
+from xfeat.featurize.cache.reader import FeatureCache
+from xfeat.featurize.datasets.layouts import NO_SPLIT
 
 
 def finding(audit: Audit, kind: str) -> Finding:
@@ -157,7 +157,7 @@ def test_rows_without_group_are_reported_as_unchecked(tmp_path: Path, drawing: S
 
 
 def test_the_phantoms_of_the_project_leak_nothing(tmp_path: Path, drawing: SimpleNamespace) -> None:
-    from featurize.datasets.layouts import open_dataset
+    from xfeat.featurize.datasets.layouts import open_dataset
 
     dataset = open_dataset(Path(__file__).parents[3] / "data")
     drawn = drawing.DrawnSet(tmp_path / "data", class_names=dataset.class_names)
@@ -257,8 +257,8 @@ def test_an_inverted_neighbour_is_the_same_image_and_said_to_be_inverted() -> No
 def test_how_many_pairs_are_laid_over_each_other_is_told_where_it_takes_long(
     leaky: FeatureCache, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("featurize.audit.duplicates._MANY_PAIRS", 50)
-    with caplog.at_level("INFO", "featurize"):
+    monkeypatch.setattr("xfeat.featurize.audit.duplicates._MANY_PAIRS", 50)
+    with caplog.at_level("INFO", "xfeat.featurize"):
         audit_cache(leaky)
     assert " pairs of images over each other (about " in caplog.text
 

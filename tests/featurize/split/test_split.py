@@ -15,11 +15,11 @@ from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from featurize.cli import main
-from featurize.datasets.groups import joined_groups
-from featurize.datasets.layouts import open_dataset
-from featurize.datasets.split import SplitSpec, assign_splits, split_dataset
-from featurize.errors import DataError, Interrupted, OutputError, SpecError
+from xfeat.featurize.cli import main
+from xfeat.featurize.datasets.groups import joined_groups
+from xfeat.featurize.datasets.layouts import open_dataset
+from xfeat.featurize.datasets.split import SplitSpec, assign_splits, split_dataset
+from xfeat.featurize.errors import DataError, Interrupted, OutputError, SpecError
 
 
 def make_folders(root: Path, *, patients: int = 12, classes: tuple[str, ...] = ("covid", "normal")) -> Path:

@@ -1,4 +1,5 @@
-"""Heads trained together end where :func:`head.training.fit.fit_head`, the independent reference, brings each alone."""
+"""Heads trained together end where :func:`xfeat.head.training.fit.fit_head`, the independent reference, brings each
+alone."""
 
 from __future__ import annotations
 
@@ -10,15 +11,15 @@ from collections.abc import Generator
 import pytest
 import torch
 
-from featurize.errors import DivergedError
-from head.batched.blocks import block_size, divide, shape_of
-from head.batched.loss import StackedLoss
-from head.batched.scheduler import NUMBA, TORCH, FittedBlock, fit_heads, fit_tasks, tasks_on
-from head.batched.training import Job
-from head.data.rows import Rows
-from head.specs import HeadSpec, TrainSpec
-from head.training.fit import FittedHead, fit_head
-from head.training.loss import balanced_weights, training_loss
+from xfeat.featurize.errors import DivergedError
+from xfeat.head.batched.blocks import block_size, divide, shape_of
+from xfeat.head.batched.loss import StackedLoss
+from xfeat.head.batched.scheduler import NUMBA, TORCH, FittedBlock, fit_heads, fit_tasks, tasks_on
+from xfeat.head.batched.training import Job
+from xfeat.head.data.rows import Rows
+from xfeat.head.specs import HeadSpec, TrainSpec
+from xfeat.head.training.fit import FittedHead, fit_head
+from xfeat.head.training.loss import balanced_weights, training_loss
 
 SMALL = HeadSpec(hidden=(10, 6))
 Both = tuple[Rows, Rows]
@@ -172,7 +173,7 @@ def test_few_jobs_still_occupy_all_threads() -> None:
 def test_the_stacked_loss_and_its_gradient_are_those_of_each_head(
     gamma: float, smoothing: float, weighted: bool
 ) -> None:
-    """Reference: :func:`head.training.loss.training_loss` and autograd, beside a plain head in the same stack."""
+    """Reference: :func:`xfeat.head.training.loss.training_loss` and autograd, beside a plain head in the same stack."""
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(2, 9, 3, generator=generator, requires_grad=True)
     labels = torch.randint(3, (2, 9), generator=generator)

@@ -11,20 +11,20 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from head.batched import scheduler
-from head.batched.program import Batches, TorchProgram
-from head.batched.scheduler import NUMBA, TORCH, fit_heads, tasks_on
-from head.data.rows import Rows
-from head.specs import HeadSpec, TrainSpec
-from head.training.loss import training_loss
-from head.training.network import build_head
+from xfeat.head.batched import scheduler
+from xfeat.head.batched.program import Batches, TorchProgram
+from xfeat.head.batched.scheduler import NUMBA, TORCH, fit_heads, tasks_on
+from xfeat.head.data.rows import Rows
+from xfeat.head.specs import HeadSpec, TrainSpec
+from xfeat.head.training.loss import training_loss
+from xfeat.head.training.network import build_head
 
-pytest.importorskip("numba", reason="numba is not installed: pip install 'xfeat[fast]'")
+pytest.importorskip("numba", reason="numba is not installed: pip install 'xfeat-onnx[fast]'")
 if not scheduler.can_compile():
     pytest.skip("this processor has no FMA instructions", allow_module_level=True)
 
-from head.batched.compiled import dropout
-from head.batched.compiled.program import FusedProgram
+from xfeat.head.batched.compiled import dropout
+from xfeat.head.batched.compiled.program import FusedProgram
 
 
 def assert_steps_as_torch(spec: HeadSpec, train: TrainSpec, *, dim: int, classes: int, counts: tuple[int, ...]) -> None:
@@ -174,7 +174,7 @@ def test_without_numba_nothing_is_compiled(monkeypatch: pytest.MonkeyPatch) -> N
 def test_a_folder_that_nothing_can_be_kept_in_does_no_harm(tmp_path: Path) -> None:
     """The folder for what was compiled cannot be made, since a file is in its place."""
     (tmp_path / "taken").write_text("")
-    script = "from head.batched.compiled.simd import compiled\nprint(compiled(lambda: 3)())"
+    script = "from xfeat.head.batched.compiled.simd import compiled\nprint(compiled(lambda: 3)())"
     environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path / "taken")}
     done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=False)
     assert done.stdout == "3\n", done.stderr

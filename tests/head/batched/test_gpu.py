@@ -12,17 +12,17 @@ from click.testing import CliRunner
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from featurize.errors import DeviceError
-from head.batched.blocks import divide, heads_on_gpu
-from head.batched.program import Batches, TorchProgram
-from head.batched.scheduler import TORCH, fit_heads, is_gpu, tasks_on
-from head.batched.training import BlockTraining, Outcome
-from head.cli import main as xhead
-from head.data.rows import Rows
-from head.specs import HeadSpec, TrainSpec
-from head.training.fit import fit_head
-from head.training.network import build_head
 from tests.head.sweep.sweeping import MakeCache
+from xfeat.featurize.errors import DeviceError
+from xfeat.head.batched.blocks import divide, heads_on_gpu
+from xfeat.head.batched.program import Batches, TorchProgram
+from xfeat.head.batched.scheduler import TORCH, fit_heads, is_gpu, tasks_on
+from xfeat.head.batched.training import BlockTraining, Outcome
+from xfeat.head.cli import main as xhead
+from xfeat.head.data.rows import Rows
+from xfeat.head.specs import HeadSpec, TrainSpec
+from xfeat.head.training.fit import fit_head
+from xfeat.head.training.network import build_head
 
 GPU = torch.device("cuda:0")
 SMALL = HeadSpec(hidden=(10, 6), feature_dropout=0.1)
@@ -100,7 +100,7 @@ def test_a_block_that_finds_no_memory_is_trained_in_halves_with_the_same_results
     trained = BlockTraining.run
     monkeypatch.setattr(BlockTraining, "run", run)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
-    with caplog.at_level(logging.WARNING, "head.batched.scheduler"):
+    with caplog.at_level(logging.WARNING, "xfeat.head.batched.scheduler"):
         found = fit_heads(JOBS, *rows, classes=3, by=TORCH)
     assert sizes == [6, 3, 2, 1, 3, 2, 1]
     assert "no room for 6 heads at once" in caplog.text
@@ -145,7 +145,7 @@ def test_a_gpu_that_is_not_there_is_named_before_the_work(make_cache: MakeCache,
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no NVIDIA GPU that torch can use")
 def test_each_head_of_a_block_on_the_gpu_ends_as_it_would_alone_on_the_cpu(rows: Both) -> None:
-    """Reference: :func:`head.training.fit.fit_head`."""
+    """Reference: :func:`xfeat.head.training.fit.fit_head`."""
     for fitted, job in zip(fit_heads(JOBS, *rows, classes=3, by="cuda:0"), JOBS, strict=True):
         alone = fit_head(*job, *rows, classes=3)
         assert fitted.best_epoch == alone.best_epoch

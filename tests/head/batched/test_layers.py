@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from head.batched.layers import Layer, Linear, Mask, Normalization, Rectifier
+from xfeat.head.batched.layers import Layer, Linear, Mask, Normalization, Rectifier
 
 HEADS, ROWS, WIDTH = 3, 7, 5
 

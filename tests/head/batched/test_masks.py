@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from head.batched import dropout as batched_masks
-from head.batched.dropout import Masks, draw_factors
-from head.specs import HeadSpec
-from head.training.network import build_head
+from xfeat.head.batched import dropout as batched_masks
+from xfeat.head.batched.dropout import Masks, draw_factors
+from xfeat.head.specs import HeadSpec
+from xfeat.head.training.network import build_head
 
 
 @pytest.mark.parametrize("rate", [0.4, 0.5, 2 / 3, 0.001, 1 - 1e-9])

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from featurize.cache.reader import FeatureCache
 from tests.caches import write_made_up
+from xfeat.featurize.cache.reader import FeatureCache
 
 DIM, CLASSES = 12, ("covid", "normal", "pneumonia")
 

@@ -6,8 +6,8 @@ from math import comb
 
 import pytest
 
-from head.compare.comparison import Answers
-from head.compare.significance import Difference, mcnemar, paired_difference
+from xfeat.head.compare.comparison import Answers
+from xfeat.head.compare.significance import Difference, mcnemar, paired_difference
 
 
 def answers(right: list[bool], prefix: str = "") -> Answers:

@@ -20,18 +20,18 @@ from sklearn.metrics import balanced_accuracy_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from featurize.cache.reader import FeatureCache
-from featurize.errors import CacheError, MismatchError, RunError
-from head.cli import main
-from head.cli.compare import _SORTS
-from head.compare.baselines import LOGISTIC, PENALTIES, SVM, baselines
-from head.compare.comparison import SORTS, as_entries, common_part, compare, find_runs
-from head.compare.page import MOST_CURVES, render_comparison
-from head.compare.table import notes
-from head.compare.terminal import fitting_table
-from head.runs.reader import Run, read_history
-from head.specs import HeadSpec, TrainSpec
-from head.train import TrainOptions, train_run
+from xfeat.featurize.cache.reader import FeatureCache
+from xfeat.featurize.errors import CacheError, MismatchError, RunError
+from xfeat.head.cli import main
+from xfeat.head.cli.compare import _SORTS
+from xfeat.head.compare.baselines import LOGISTIC, PENALTIES, SVM, baselines
+from xfeat.head.compare.comparison import SORTS, as_entries, common_part, compare, find_runs
+from xfeat.head.compare.page import MOST_CURVES, render_comparison
+from xfeat.head.compare.table import notes
+from xfeat.head.compare.terminal import fitting_table
+from xfeat.head.runs.reader import Run, read_history
+from xfeat.head.specs import HeadSpec, TrainSpec
+from xfeat.head.train import TrainOptions, train_run
 
 WriteClouds = Callable[..., FeatureCache]
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from featurize.cache.reader import FeatureCache
-from head.data.rows import Rows
 from tests.caches import write_made_up
+from xfeat.featurize.cache.reader import FeatureCache
+from xfeat.head.data.rows import Rows
 
 DIM, CLASSES = 12, ("covid", "normal", "pneumonia")
 

@@ -7,11 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from featurize.cache.reader import FeatureCache
-from head.sweep.ranking import SweepResult
-from head.sweep.results import RESULTS_FILE
-from head.sweep.runner import Progress, Sweep
-from head.sweep.space import SweepSpec
+from xfeat.featurize.cache.reader import FeatureCache
+from xfeat.head.sweep.ranking import SweepResult
+from xfeat.head.sweep.results import RESULTS_FILE
+from xfeat.head.sweep.runner import Progress, Sweep
+from xfeat.head.sweep.space import SweepSpec
 
 MakeCache = Callable[..., FeatureCache]
 SPEC = SweepSpec(

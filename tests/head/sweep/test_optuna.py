@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from featurize.cache.reader import FeatureCache
-from featurize.errors import MismatchError, MissingExtraError, SpecError
-from head.cli import main
-from head.specs import HeadSpec, TrainSpec
-from head.sweep.optuna_sampler import propose
-from head.sweep.results import RESULTS_FILE, Trial
-from head.sweep.runner import Sweep
-from head.sweep.space import ROUND, Range, SweepSpec
+from xfeat.featurize.cache.reader import FeatureCache
+from xfeat.featurize.errors import MismatchError, MissingExtraError, SpecError
+from xfeat.head.cli import main
+from xfeat.head.specs import HeadSpec, TrainSpec
+from xfeat.head.sweep.optuna_sampler import propose
+from xfeat.head.sweep.results import RESULTS_FILE, Trial
+from xfeat.head.sweep.runner import Sweep
+from xfeat.head.sweep.space import ROUND, Range, SweepSpec
 
 MakeCache = Callable[..., FeatureCache]
 AXES = {"lr": Range(1e-5, 1.0), "dropout": Range(0.0, 0.6), "hidden": ((8,), ())}
@@ -180,5 +180,5 @@ def test_without_the_library_its_extra_is_named(monkeypatch: pytest.MonkeyPatch)
     import sys
 
     monkeypatch.setitem(sys.modules, "optuna", None)
-    with pytest.raises(MissingExtraError, match=r"pip install 'xfeat\[optuna\]'"):
+    with pytest.raises(MissingExtraError, match=r"pip install 'xfeat-onnx\[optuna\]'"):
         propose(spec(3), [], [], 3)

@@ -11,22 +11,22 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from featurize.cache.reader import FeatureCache
-from featurize.errors import MismatchError
-from head.cli import main
-from head.compare.baselines import baselines
-from head.data.pooling import chosen_pooling, pooled
-from head.data.rows import Rows
-from head.evaluate import evaluate_run
-from head.runs.reader import open_run
-from head.specs import HeadSpec, MemorySpec, TrainSpec
-from head.sweep.results import RESULTS_FILE
-from head.sweep.runner import Sweep
-from head.sweep.space import SweepSpec
-from head.train import TrainOptions, train_run
-from head.training.fit import fit_head
 from tests.caches import write_made_up
 from tests.head.sweep.conftest import CLASSES
+from xfeat.featurize.cache.reader import FeatureCache
+from xfeat.featurize.errors import MismatchError
+from xfeat.head.cli import main
+from xfeat.head.compare.baselines import baselines
+from xfeat.head.data.pooling import chosen_pooling, pooled
+from xfeat.head.data.rows import Rows
+from xfeat.head.evaluate import evaluate_run
+from xfeat.head.runs.reader import open_run
+from xfeat.head.specs import HeadSpec, MemorySpec, TrainSpec
+from xfeat.head.sweep.results import RESULTS_FILE
+from xfeat.head.sweep.runner import Sweep
+from xfeat.head.sweep.space import SweepSpec
+from xfeat.head.train import TrainOptions, train_run
+from xfeat.head.training.fit import fit_head
 
 # Of Lite0: source, table 1 of the EfficientNet paper and Backbone.maps.
 FINAL, ALL = 1280, 1280 + 40 + 80 + 112 + 192 + 320
@@ -74,7 +74,7 @@ def test_features_that_the_cache_lacks_are_refused_with_the_mend(
 def test_each_trial_reaches_what_its_head_alone_does_on_a_cache_of_its_pooling(
     caches: dict[str, FeatureCache], tmp_path: Path, memory_mb: float
 ) -> None:
-    """References: :func:`head.training.fit.fit_head`, and :func:`train_run`, on the other cache.
+    """References: :func:`xfeat.head.training.fit.fit_head`, and :func:`train_run`, on the other cache.
 
     The 72 rows take 0.37 and 0.58 MB: all are in memory, or those of one pooling, or none.
     """

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from export.cli import main as xexport
-from featurize.cli import main as xfeat
-from head.cli import main as xhead
-from head.runs.reader import open_run
 from tests.export.conftest import SIDE, draw, invoke, random_weights
+from xfeat.export.cli import main as xexport
+from xfeat.featurize.cli import main as xfeat
+from xfeat.head.cli import main as xhead
+from xfeat.head.runs.reader import open_run
 
 
 @pytest.fixture(scope="module")

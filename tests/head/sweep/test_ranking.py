@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from head.specs import HeadSpec, TrainSpec
-from head.sweep.ranking import Setting, rank_settings
-from head.sweep.results import Trial
-from head.sweep.space import SweepSpec, TrialSpec
+from xfeat.head.specs import HeadSpec, TrainSpec
+from xfeat.head.sweep.ranking import Setting, rank_settings
+from xfeat.head.sweep.results import Trial
+from xfeat.head.sweep.space import SweepSpec, TrialSpec
 
 
 def trial(number: int, lr: float, seed: int, loss: float, accuracy: float, status: str = "ok") -> Trial:

@@ -7,9 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from featurize.errors import SpecError
-from head.specs import HeadSpec, TrainSpec
-from head.sweep.space import DEFAULT_AXES, SETTINGS, Range, SweepSpec, axis_text, parse_axis
+from xfeat.featurize.errors import SpecError
+from xfeat.head.specs import HeadSpec, TrainSpec
+from xfeat.head.sweep.space import DEFAULT_AXES, SETTINGS, Range, SweepSpec, axis_text, parse_axis
 
 
 def test_a_grid_holds_every_combination_with_every_seed_once() -> None:

@@ -14,25 +14,25 @@ import pytest
 from click.testing import CliRunner
 from sklearn.metrics import accuracy_score, log_loss, roc_auc_score
 
-from featurize.cache.reader import FeatureCache
-from featurize.errors import BusyError, CacheError, MismatchError, RunError
-from head.batched.scheduler import FittedBlock, Task, fit_tasks
-from head.cli import main
-from head.data.rows import as_rows
-from head.runs.reader import latest_run, open_run
-from head.specs import HeadSpec, MemorySpec, TrainSpec
-from head.sweep.results import RESULTS_FILE, SWEEP_FILE, SweepFolder, Trial
-from head.sweep.runner import Sweep
-from head.sweep.space import Range, SweepSpec
-from head.train import train_run
-from head.training.fit import fit_head
 from tests.head.sweep.sweeping import SPEC, MakeCache, lines, run_sweep
+from xfeat.featurize.cache.reader import FeatureCache
+from xfeat.featurize.errors import BusyError, CacheError, MismatchError, RunError
+from xfeat.head.batched.scheduler import FittedBlock, Task, fit_tasks
+from xfeat.head.cli import main
+from xfeat.head.data.rows import as_rows
+from xfeat.head.runs.reader import latest_run, open_run
+from xfeat.head.specs import HeadSpec, MemorySpec, TrainSpec
+from xfeat.head.sweep.results import RESULTS_FILE, SWEEP_FILE, SweepFolder, Trial
+from xfeat.head.sweep.runner import Sweep
+from xfeat.head.sweep.space import Range, SweepSpec
+from xfeat.head.train import train_run
+from xfeat.head.training.fit import fit_head
 
 
 def test_each_line_holds_what_the_trial_alone_reaches_on_the_validation_images(
     make_cache: MakeCache, tmp_path: Path
 ) -> None:
-    """References: :func:`head.training.fit.fit_head` and scikit-learn."""
+    """References: :func:`xfeat.head.training.fit.fit_head` and scikit-learn."""
     cache = make_cache()
     result = run_sweep(cache, SPEC, runs=tmp_path / "runs", name="s")
     jobs, table = list(SPEC.trial_specs()), lines(tmp_path / "runs" / "s")
@@ -165,7 +165,7 @@ def test_the_time_limit_lets_blocks_at_work_finish(
 
         return fit_tasks(one_by_one(), **{**options, "threads": 2})
 
-    monkeypatch.setattr("head.sweep.runner.fit_tasks", watched)
+    monkeypatch.setattr("xfeat.head.sweep.runner.fit_tasks", watched)
     four_shapes = SweepSpec(axes={**SPEC.axes, "epochs": (1, 2)})
     result = run_sweep(make_cache(), four_shapes, runs=tmp_path, name="s", time_limit_s=0.5)
     assert result.state == "time is up"

@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from featurize.cache.reader import FeatureCache
-from featurize.errors import MismatchError
-from head.cli import main
-from head.runs.reader import open_run
-from head.sweep.results import RESULTS_FILE
-from head.sweep.space import SweepSpec
 from tests.head.sweep.sweeping import SPEC, TYPED, MakeCache, lines, run_sweep
+from xfeat.featurize.cache.reader import FeatureCache
+from xfeat.featurize.errors import MismatchError
+from xfeat.head.cli import main
+from xfeat.head.runs.reader import open_run
+from xfeat.head.sweep.results import RESULTS_FILE
+from xfeat.head.sweep.space import SweepSpec
 
 
 def test_the_command_prints_one_json_object_and_the_best_so_far_on_stderr(
@@ -85,7 +85,7 @@ def test_ctrl_c_keeps_what_is_finished_and_the_same_command_goes_on(make_cache: 
         "--name",
         "s",
     ]
-    command = [sys.executable, "-c", "from head.cli import main; main()", "sweep", *settings]
+    command = [sys.executable, "-c", "from xfeat.head.cli import main; main()", "sweep", *settings]
     process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     results = tmp_path / "runs" / "s" / RESULTS_FILE
     until = time.monotonic() + 60

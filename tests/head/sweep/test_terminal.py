@@ -16,13 +16,13 @@ import pty
 
 SCRIPT = """
 import logging
-from featurize.console import _start_logging, progress_bar, say
+from xfeat.featurize.console import _start_logging, progress_bar, say
 
 _start_logging()
 with progress_bar("sweep", "trials") as advance:
     advance(1, 3)
     say("best so far")
-    logging.getLogger("head").warning("diverged")
+    logging.getLogger("xfeat.head").warning("diverged")
     advance(2, 3)
 """
 

@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from featurize.datasets.image_files import list_images
-from serve.inference.heatmap_png import draw_heatmap
-from serve.inference.predictor import Predictor
-from serve.static_site.write import write_site
+from xfeat.featurize.datasets.image_files import list_images
+from xfeat.serve.inference.heatmap_png import draw_heatmap
+from xfeat.serve.inference.predictor import Predictor
+from xfeat.serve.static_site.write import write_site
 
 LOADED = "document.querySelector('#loading')?.innerText.includes('needs no connection')"
 
@@ -108,8 +108,8 @@ def test_a_model_and_images_of_ones_own_get_the_same_answers(runtime, tmp_path, 
 
 
 def test_the_heatmap_is_the_one_that_the_server_draws(runtime, tmp_path, write_model, browse, serve_folder):
-    """Reference: :func:`serve.inference.heatmap_png.draw_heatmap`, laid over grey. Levels in between may round the
-    other way."""
+    """Reference: :func:`xfeat.serve.inference.heatmap_png.draw_heatmap`, laid over grey. Levels in between may round
+    the other way."""
     rng = np.random.default_rng(0)
     levels = rng.random((7, 7)).astype(np.float32)
     levels[0, 0] = np.nan

@@ -13,14 +13,14 @@ import tarfile
 import pytest
 from click.testing import CliRunner
 
-from featurize.errors import MissingExtraError, ModelError, OutputError, SpecError
-from serve.cli import main
-from serve.http.security_headers import HEADERS
-from serve.inference.description import model_facts
-from serve.inference.predictor import Predictor
-from serve.page_files import FORMS, page_file
-from serve.static_site import onnxruntime_web, write
-from serve.static_site.write import POLICY, write_site
+from xfeat.featurize.errors import MissingExtraError, ModelError, OutputError, SpecError
+from xfeat.serve.cli import main
+from xfeat.serve.http.security_headers import HEADERS
+from xfeat.serve.inference.description import model_facts
+from xfeat.serve.inference.predictor import Predictor
+from xfeat.serve.page_files import FORMS, page_file
+from xfeat.serve.static_site import onnxruntime_web, write
+from xfeat.serve.static_site.write import POLICY, write_site
 
 FILES = {"ort.wasm.bundle.min.mjs": b"export {};", "ort-wasm-simd-threaded.wasm": b"\0asm"}
 

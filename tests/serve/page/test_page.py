@@ -6,8 +6,8 @@ import base64
 import csv
 import io
 
-from serve.http.app import Door
-from serve.inference.predictor import Predictor
+from xfeat.serve.http.app import Door
+from xfeat.serve.inference.predictor import Predictor
 
 AUDIT = {"audited": True, "passed": False, "failures": ["patients are in two splits"], "warnings": []}
 

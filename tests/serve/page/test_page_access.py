@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from serve.inference.predictor import Predictor
-from serve.static_site.write import write_site
+from xfeat.serve.inference.predictor import Predictor
+from xfeat.serve.static_site.write import write_site
 
 AUDIT = {"audited": True, "passed": False, "failures": ["patients are in two splits"], "warnings": ["the border tells"]}
 TAGS = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]

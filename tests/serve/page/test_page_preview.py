@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from featurize.errors import ImageError
-from serve.http.app import Door
-from serve.http.preview import SIDE, draw_preview
+from xfeat.featurize.errors import ImageError
+from xfeat.serve.http.app import Door
+from xfeat.serve.http.preview import SIDE, draw_preview
 
 
 def grey_steps(size=(48, 40)):
@@ -129,5 +129,5 @@ def test_the_page_shows_pictures_that_the_browser_cannot_and_answers_them(predic
 
 def test_a_server_without_pydicom_does_not_promise_dicom(client, monkeypatch):
     assert "DICOM" in client.get("/model").json()["formats"]
-    monkeypatch.setattr("serve.inference.description.find_spec", lambda name: None)
+    monkeypatch.setattr("xfeat.serve.inference.description.find_spec", lambda name: None)
     assert client.get("/model").json()["formats"] == ["JPEG", "PNG", "BMP", "TIFF", "WebP"]

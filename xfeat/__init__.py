@@ -1,0 +1,1 @@
+"""Image classifiers from a frozen EfficientNet: featurize, head, export, serve."""

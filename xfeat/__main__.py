@@ -1,0 +1,5 @@
+"""``python -m xfeat`` is the command ``xfeat``."""
+
+from xfeat.featurize.cli import main
+
+main()
