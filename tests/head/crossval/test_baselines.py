@@ -15,7 +15,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 
 from tests.head.conftest import DIM, MakeCache
-from tests.head.crossvalidated import SHORT, patients, untrainable, validate
+from tests.head.crossval.crossvalidated import SHORT, patients, untrainable, validate
 from xfeat.featurize.cache.reader import FeatureCache
 from xfeat.featurize.cache.rows import read_rows
 from xfeat.featurize.errors import CacheError, DataError

@@ -16,7 +16,7 @@ from PIL import Image
 from xfeat.export.build.resize_graph import resize_graph
 from xfeat.featurize.images.decode import decode
 
-XRAYS = Path(__file__).parents[2].parent / "shared"
+XRAYS = Path(__file__).parents[3].parent / "shared"
 SIDES = st.sampled_from([32, 224])
 
 

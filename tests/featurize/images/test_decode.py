@@ -288,7 +288,7 @@ def test_pixels_of_real_x_rays_are_those_of_torchvision() -> None:
     from torchvision.datasets.folder import pil_loader
     from torchvision.transforms import Resize
 
-    folder = Path(__file__).parents[3] / "shared" / "xray-originals"
+    folder = Path(__file__).parents[4] / "shared" / "xray-originals"
     files = sorted(path for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else []
     if not files:
         pytest.skip("no X-rays in ../shared/xray-originals")

@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from tests.head.conftest import DIM, MakeCache
-from tests.head.crossvalidated import HEAD, TRAIN, patients, validate
+from tests.head.crossval.crossvalidated import HEAD, TRAIN, patients, validate
 from xfeat.featurize.datasets.layouts import NO_LABEL
 from xfeat.featurize.errors import DataError, DivergedError, SpecError
 from xfeat.head.cli import main

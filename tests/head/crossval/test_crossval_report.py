@@ -13,8 +13,8 @@ import pytest
 from click.testing import CliRunner
 
 from tests.head.conftest import MakeCache
-from tests.head.crossvalidated import HEAD, SHORT, TRAIN, patients, untrainable
-from tests.head.test_report import NASTY, Page
+from tests.head.crossval.crossvalidated import HEAD, SHORT, TRAIN, patients, untrainable
+from tests.head.reports.test_report import NASTY, Page
 from xfeat.featurize.audit.stored import audit_path
 from xfeat.featurize.cache.reader import FeatureCache
 from xfeat.featurize.errors import RunError

@@ -283,7 +283,7 @@ def test_no_character_set_of_a_form_breaks_the_answer(client, tiny, charset):
     assert reply.status_code in (200, 400, 422)
 
 
-# More of them: XFEAT_FUZZ=2000 pytest tests/serve/test_faults.py -k "mutated or any_json"
+# More of them: XFEAT_FUZZ=2000 pytest tests/serve/http/test_faults.py -k "mutated or any_json"
 FUZZ = settings(
     max_examples=int(os.environ.get("XFEAT_FUZZ", "60")),
     deadline=None,

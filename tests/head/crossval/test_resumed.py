@@ -17,7 +17,7 @@ import pytest
 from click.testing import CliRunner
 
 from tests.head.conftest import MakeCache
-from tests.head.crossvalidated import HEAD, SHORT, TRAIN, untrainable, validate
+from tests.head.crossval.crossvalidated import HEAD, SHORT, TRAIN, untrainable, validate
 from xfeat.featurize.errors import BusyError, CacheError, DataError, DivergedError, Interrupted, OutputError
 from xfeat.head.batched.scheduler import Task, fit_tasks
 from xfeat.head.cli import main
