@@ -25,8 +25,8 @@ from pathlib import Path
 import numpy as np
 from export_runtimes import native, web
 
+from xfeat.export.model.batches import planes_of
 from xfeat.export.model.file import open_model
-from xfeat.export.parity.agreement import planes_of
 from xfeat.featurize.datasets.image_files import list_images
 from xfeat.featurize.images.decode import decode
 from xfeat.featurize.images.preprocess import resize

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from xfeat.export.model.batches import planes_of
 from xfeat.export.model.cuda_graphs import BoundSession
 from xfeat.export.model.file import ModelFile, open_model
+from xfeat.export.model.progress import Progress
 from xfeat.export.model.session import ORT_ERRORS, cuda_possible, first_line
-from xfeat.export.parity.agreement import planes_of
-from xfeat.export.parity.progress import Progress
 from xfeat.export.specs import BenchSpec
 from xfeat.featurize.errors import DeviceError
 from xfeat.featurize.images.preprocess import Pixels

@@ -10,30 +10,24 @@ from pathlib import Path
 from xfeat.export.build.assemble import finish, trace
 from xfeat.export.build.fused_model import FusedModel
 from xfeat.export.build.opset import lower_opset
-from xfeat.export.build.reference_model import (
-    distance_of,
-    images_to_check,
-    metadata_of,
-    plain_model,
-    torch_probabilities,
-)
+from xfeat.export.build.reference_model import metadata_of, plain_model, torch_probabilities
+from xfeat.export.build.training_distance import distance_of
 from xfeat.export.model.metadata import VARIANTS, ModelMetadata
+from xfeat.export.model.progress import Progress, Steps
 from xfeat.export.model.session import cuda_possible, open_session
-from xfeat.export.parity.agreement import (
-    Agreement,
-    CheckImages,
+from xfeat.export.parity.agreement import Agreement, Probabilities, compare
+from xfeat.export.parity.certificate import Certified, certificate_content
+from xfeat.export.parity.check_images import CheckImages
+from xfeat.export.parity.checks import (
     Checks,
-    Probabilities,
     check_variant,
     checks_as_json,
-    compare,
     count_answers,
     milliseconds_an_image,
     onnx_probabilities,
     open_sessions,
 )
-from xfeat.export.parity.certificate import Certified, certificate_content
-from xfeat.export.parity.progress import Progress, Steps
+from xfeat.export.parity.run_images import images_to_check
 from xfeat.export.publish import targets_of, together
 from xfeat.export.specs import ExportSpec
 from xfeat.featurize.engines.conversion import OPSET as NATIVE_OPSET

@@ -12,19 +12,12 @@ import numpy as np
 from xfeat.export.model.cuda_graphs import Session
 from xfeat.export.model.file import ModelFile, open_model
 from xfeat.export.model.metadata import ModelMetadata
+from xfeat.export.model.progress import Progress, Steps
 from xfeat.export.parity.accuracy_loss import Worth, gate_in_words, measure, within_gate, worth_table
-from xfeat.export.parity.agreement import (
-    CheckImages,
-    Checks,
-    Probabilities,
-    check_variant,
-    count_answers,
-    load_images,
-    onnx_probabilities,
-    open_sessions,
-)
+from xfeat.export.parity.agreement import Probabilities
 from xfeat.export.parity.certificate import Certificate, certificate_path, read_certificate
-from xfeat.export.parity.progress import Progress, Steps
+from xfeat.export.parity.check_images import CheckImages, load_images
+from xfeat.export.parity.checks import Checks, check_variant, count_answers, onnx_probabilities, open_sessions
 from xfeat.export.specs import VerifySpec
 from xfeat.featurize.backbones.weights import sha256_of
 from xfeat.featurize.errors import DataError, MismatchError, ParityError
@@ -178,7 +171,8 @@ def _identity(metadata: ModelMetadata) -> dict[str, str]:
 
 
 def _torch_answers(run: Run, spec: VerifySpec, steps: Steps) -> tuple[CheckImages, Probabilities]:
-    from xfeat.export.build.reference_model import images_to_check, plain_model, torch_probabilities
+    from xfeat.export.build.reference_model import plain_model, torch_probabilities
+    from xfeat.export.parity.run_images import images_to_check
 
     images, _ = images_to_check(run, spec.data, steps=steps)
     return images, torch_probabilities(plain_model(run, spec.weights_file), images.pixels)
@@ -188,7 +182,8 @@ def _held_worth(
     model: ModelFile, sessions: dict[str, Session], run: Run, spec: VerifySpec, steps: Steps
 ) -> dict[str, tuple[Worth, Worth]]:
     """Repeat the gate of a model in fewer bits: its worth on the validation images against torch's, a provider each."""
-    from xfeat.export.build.reference_model import labelled_images, plain_model, torch_probabilities
+    from xfeat.export.build.reference_model import plain_model, torch_probabilities
+    from xfeat.export.parity.run_images import labelled_images
 
     plain = plain_model(run, spec.weights_file)
     images, labels = labelled_images(run, "valid", spec.data, steps=steps)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,7 +17,7 @@ from xfeat.featurize.errors import DataError, MismatchError, XfeatError
 from xfeat.featurize.specs import FeatureSpec
 from xfeat.head.data.pooling import pooled
 from xfeat.head.data.rows import collected, labelled_blocks
-from xfeat.head.evaluation.intervals import Interval, wilson_interval
+from xfeat.head.evaluation.intervals import difference_interval
 from xfeat.head.evaluation.metrics import classification_metrics
 from xfeat.head.evaluation.operating_point import decisions_at
 from xfeat.head.evaluation.predictions import Predictions
@@ -140,24 +139,6 @@ def drop_between(internal: dict[str, Any], external: dict[str, Any]) -> dict[str
         "balanced_accuracy": internal["balanced_accuracy"] - external["balanced_accuracy"],
         "auc": None if None in aucs else aucs[0] - aucs[1],
     }
-
-
-def difference_interval(successes: int, trials: int, other_successes: int, other_trials: int) -> Interval:
-    """Return the 95 % interval of the difference of two independent proportions; both need trials.
-
-    Source:
-        Newcombe, "Interval estimation for the difference between independent proportions", 1998, method 10.
-    """
-    first, second = successes / trials, other_successes / other_trials
-    intervals = wilson_interval(successes, trials), wilson_interval(other_successes, other_trials)
-    assert intervals[0] is not None
-    assert intervals[1] is not None
-    (low, high), (other_low, other_high) = intervals[0], intervals[1]
-    difference = first - second
-    return (
-        difference - math.hypot(first - low, other_high - second),
-        difference + math.hypot(high - first, second - other_low),
-    )
 
 
 def _check_spec(run: Run, cache: FeatureCache) -> None:

@@ -1,1 +1,1 @@
-"""From a run to one ONNX graph: resize, backbone, head and distance."""
+"""A run becomes one ONNX graph: resize, backbone, head, out-of-distribution score. May import model and parity."""

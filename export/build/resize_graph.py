@@ -46,7 +46,7 @@ _WEIGHTS = """
 
 # All images of a batch have one size, so one of three ways gets all of them and the others an empty batch, which costs
 # nothing: a choice without an If, which several runtimes lack.
-_BATCH = """
+BATCH = """
     {order}_images = Slice (image, {start}, {order}_end, {axes})
     {order}_planes = Transpose <perm = [{perm}]> ({order}_images)
     {order}_levels = Cast <to = 1> ({order}_planes)
@@ -125,13 +125,13 @@ def resize_graph(side: int) -> onnx.GraphProto:
         _ORDER,
         _WEIGHTS.format(axis="across"),
         _WEIGHTS.format(axis="down"),
-        _BATCH.format(order="same", start="first_axis", axes="first_axis", perm="0, 3, 1, 2"),
+        BATCH.format(order="same", start="first_axis", axes="first_axis", perm="0, 3, 1, 2"),
     ]
     for first, second, perm in (("across", "down", "0, 3, 1, 2"), ("down", "across", "0, 3, 2, 1")):
         order = f"{first}_first"
         body += [
             _END.format(order=order),
-            _BATCH.format(order=order, start="corner", axes="image_axes", perm=perm),
+            BATCH.format(order=order, start="corner", axes="image_axes", perm=perm),
             _TWO_PASSES.format(order=order, first=first, second=second),
         ]
     text = _GRAPH.format(

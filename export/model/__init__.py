@@ -1,1 +1,1 @@
-"""A model file: its metadata, its session on a CPU or a GPU, its outputs. No torch."""
+"""A model file: metadata, onnxruntime sessions, outputs. No torch. Imports no other room."""

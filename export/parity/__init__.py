@@ -1,1 +1,1 @@
-"""The proof that a file answers as the run does, and the certificate."""
+"""Does the exported file answer as the trained model does? Comparison and certificate. May import model."""

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from xfeat.export.model.metadata import ModelMetadata
-from xfeat.export.parity.agreement import LOWER_TOLERANCES, CheckImages, Probabilities
+from xfeat.export.parity.agreement import LOWER_TOLERANCES, Probabilities
+from xfeat.export.parity.check_images import CheckImages
 from xfeat.featurize.backbones.weights import sha256_of
 from xfeat.featurize.errors import ModelError
 from xfeat.featurize.system.versions import library_versions

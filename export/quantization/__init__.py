@@ -1,1 +1,1 @@
-"""Fewer bits; ``quantize`` is the story to start at."""
+"""INT8 and half precision; ``quantize`` is where to start reading. May import model, build and parity."""

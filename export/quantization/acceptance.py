@@ -14,7 +14,8 @@ from xfeat.export.build.ood_distance import familiar_threshold
 from xfeat.export.model.metadata import ModelMetadata
 from xfeat.export.model.outputs import OOD, PROBABILITIES
 from xfeat.export.parity.accuracy_loss import Worth, largest_loss, losses, measure, within_gate
-from xfeat.export.parity.agreement import CheckImages, Probabilities
+from xfeat.export.parity.agreement import Probabilities
+from xfeat.export.parity.check_images import CheckImages
 from xfeat.export.quantization.onnx_graph import run_model
 
 logger = logging.getLogger(__name__)

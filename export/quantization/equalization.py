@@ -9,7 +9,7 @@ import onnx
 from numpy.typing import NDArray
 
 from xfeat.export.build.assemble import INPUT
-from xfeat.export.parity.agreement import blocks
+from xfeat.export.model.batches import blocks
 from xfeat.export.quantization.onnx_graph import Graph, attribute, run_model
 from xfeat.featurize.images.preprocess import Pixels
 from xfeat.featurize.specs import PreprocessSpec

@@ -15,7 +15,7 @@ import onnx
 from numpy.typing import NDArray
 
 from xfeat.export.model.outputs import LOGITS
-from xfeat.export.parity.progress import Progress
+from xfeat.export.model.progress import Progress
 from xfeat.export.parity.subsample import thinned
 from xfeat.export.quantization.equalization import common_mean, equalise, fold_normalisation
 from xfeat.export.quantization.first_layer import dither_stem

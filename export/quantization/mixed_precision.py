@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar
 
-from xfeat.export.parity.progress import Progress
+from xfeat.export.model.progress import Progress
 from xfeat.export.quantization.int8 import Ready, feature_error
 from xfeat.export.quantization.onnx_graph import Graph
 from xfeat.export.quantization.rounding import only, round_each

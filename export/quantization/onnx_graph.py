@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from onnxscript import optimizer
 
 from xfeat.export.build.assemble import INPUT
+from xfeat.export.model.batches import blocks, planes_of
 from xfeat.export.model.outputs import CORE_OUTPUTS
-from xfeat.export.parity.agreement import blocks, planes_of
 from xfeat.featurize.images.preprocess import Pixels
 
 

@@ -13,21 +13,15 @@ import numpy as np
 import onnx
 
 from xfeat.export.build.assemble import detach_resize, finish
-from xfeat.export.build.reference_model import labelled_images
 from xfeat.export.model.file import open_model
 from xfeat.export.model.metadata import VARIANTS, ModelMetadata
+from xfeat.export.model.progress import Progress
 from xfeat.export.parity.accuracy_loss import Worth, gate_in_words, measure, worth_table
-from xfeat.export.parity.agreement import (
-    CheckImages,
-    Checks,
-    Probabilities,
-    check_variant,
-    checks_as_json,
-    onnx_probabilities,
-    open_sessions,
-)
+from xfeat.export.parity.agreement import Probabilities
 from xfeat.export.parity.certificate import Certified, certificate_content
-from xfeat.export.parity.progress import Progress
+from xfeat.export.parity.check_images import CheckImages
+from xfeat.export.parity.checks import Checks, check_variant, checks_as_json, onnx_probabilities, open_sessions
+from xfeat.export.parity.run_images import labelled_images
 from xfeat.export.publish import targets_of, together
 from xfeat.export.quantization.acceptance import Candidate, Gate, describe
 from xfeat.export.quantization.float16 import to_float16

@@ -12,8 +12,8 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from xfeat.export.build.assemble import INPUT
-from xfeat.export.parity.agreement import planes_of
-from xfeat.export.parity.progress import Progress
+from xfeat.export.model.batches import planes_of
+from xfeat.export.model.progress import Progress
 from xfeat.export.quantization.equalization import CENTRED, common_mean
 from xfeat.export.quantization.gptq import rounded_in_order
 from xfeat.export.quantization.onnx_graph import Graph

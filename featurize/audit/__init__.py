@@ -1,1 +1,1 @@
-"""``xfeat audit``: can the figures of a model trained on this data be believed? Start at :mod:`.run`."""
+"""``xfeat audit``: can figures measured on this data be believed? ``run`` is where to start reading."""

@@ -1,1 +1,1 @@
-"""Which frozen network, its weights, and itself as a torch module. May import system."""
+"""The frozen networks: their names, weights and torch modules. May import system."""

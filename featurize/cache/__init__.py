@@ -1,1 +1,1 @@
-"""features.h5: read, written, found again. May import system, datasets and images."""
+"""``features.h5``: reading, writing, reusing finished rows. May import system, datasets and images."""

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from xfeat.featurize.console import comma_list, json_option, progress_bar
-from xfeat.featurize.errors import DataError, SpecError
+from xfeat.featurize.errors import SpecError
 
 if TYPE_CHECKING:
     from xfeat.featurize.datasets.split import SplitResult
-
-_DEFAULT_CACHE = "features.h5"
 
 
 @click.command()
@@ -70,40 +67,6 @@ def split(
         "seed": spec.seed,
     }
     return facts, _describe_split(done)
-
-
-@click.command()
-@click.argument("file", type=click.Path(path_type=Path), default=_DEFAULT_CACHE)
-@click.option(
-    "-o", "--output", type=click.Path(path_type=Path), help="Page to write.  [default: FILE with .audit.html]"
-)
-@click.option("--strict", is_flag=True, help="Exit with 1 if anything leaks from one split into another.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout and nothing else there.")
-def audit(file: Path, output: Path | None, strict: bool, as_json: bool) -> None:
-    """Check whether figures measured on a cache can be believed.
-
-    Looks for images and groups in two splits, near-duplicates, doubtful labels, shortcuts (can the label be told from
-    the border, the file or the grey levels alone?), outliers and imbalance. Prints a summary, worst first, and writes a
-    page with the pictures and FILE with .audit.json, which xhead train reads.
-    """
-    from xfeat.featurize.audit.page import render_page
-    from xfeat.featurize.audit.run import audit_cache
-    from xfeat.featurize.audit.summary import summarize
-    from xfeat.featurize.cache.reader import FeatureCache
-    from xfeat.featurize.system.atomic import replacing
-
-    cache = FeatureCache.open(file)
-    with progress_bar("looking at images", "images") as progress:
-        done = audit_cache(cache, progress=progress)
-    page, facts_file = output or file.with_suffix(".audit.html"), file.with_suffix(".audit.json")
-    facts = done.to_dict() | {"page": str(page)}
-    for path, text in ((page, render_page(done)), (facts_file, json.dumps(facts, indent=1) + "\n")):
-        with replacing(path) as partial:
-            partial.write_text(text, encoding="utf-8")
-    click.echo(json.dumps(facts) if as_json else f"{summarize(done)}\n\npage: {page}\nfacts: {facts_file}")
-    if strict and not done.passed:
-        # The result is on stdout as ever; the gate only adds the message and the exit code.
-        raise DataError("the audit failed", path=file, found="; ".join(done.failures), mend=f"see {page}")
 
 
 def _parse_ratios(text: str) -> tuple[float, float, float]:

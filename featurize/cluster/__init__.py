@@ -1,1 +1,1 @@
-"""The engine on a Ray cluster. May import pipeline, and all that pipeline may."""
+"""The same run on a Ray cluster. May import pipeline and what pipeline may import."""

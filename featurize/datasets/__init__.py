@@ -1,1 +1,1 @@
-"""Which images there are, where their bytes come from, and their split. May import system."""
+"""Which images there are, where their bytes come from, their groups and splits. May import system."""

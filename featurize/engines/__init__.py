@@ -1,8 +1,4 @@
-"""Engines run one and the same frozen network: pixels in, features out. :func:`open_engine` chooses.
-
-Reading order: ``engine`` (what one is), ``padding`` and ``batch_size``, then the engines ``torch_engine``,
-``onnx_engine`` (with ``conversion``) and ``openvino_engine``. May import system and backbones.
-"""
+"""Runtimes for one and the same frozen network: pixels in, features out. May import system and backbones."""
 
 from __future__ import annotations
 
@@ -10,12 +6,13 @@ from typing import Literal
 
 from xfeat.featurize.backbones.weights import Weights
 from xfeat.featurize.engines.batch_size import find_batch_size
+from xfeat.featurize.engines.device_group import DeviceGroup
 from xfeat.featurize.engines.engine import Engine as Engine
 from xfeat.featurize.engines.engine import ResizableEngine
 from xfeat.featurize.errors import SpecError
 from xfeat.featurize.specs import ENGINES, FeatureSpec
 from xfeat.featurize.system.cores import cores
-from xfeat.featurize.system.devices import DeviceGroup, resolve_devices
+from xfeat.featurize.system.devices import resolve_devices
 
 BatchSize = int | Literal["auto"] | None
 """Images per call of the network; ``auto`` finds what is fastest, ``None`` takes what suits the engine."""

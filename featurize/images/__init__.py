@@ -1,1 +1,1 @@
-"""From bytes to pixels of the network's size. Imports no other room."""
+"""Image bytes to pixels of the network's input size. Imports no other room."""

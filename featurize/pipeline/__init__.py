@@ -1,1 +1,1 @@
-"""A run, from options to the finished cache. May import all of these but cluster and audit."""
+"""One run, from options to the finished cache. May import every room but cluster, audit and cli."""

@@ -12,10 +12,10 @@ import numpy as np
 
 from xfeat.featurize.cache.shards import Features, FileIdentity
 from xfeat.featurize.engines import Engine
+from xfeat.featurize.engines.device_group import lanes_of
 from xfeat.featurize.images.preprocess import Pixels
 from xfeat.featurize.pipeline.reading import ReadImage
 from xfeat.featurize.specs import FeatureSpec
-from xfeat.featurize.system.devices import lanes_of
 
 # So many images without work for the network are passed on together.
 _IDLE_IMAGES = 256

@@ -3,18 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Sequence
-from queue import SimpleQueue
-from typing import TYPE_CHECKING
-
-import numpy as np
-from numpy.typing import NDArray
 
 from xfeat.featurize.errors import DeviceError, SpecError
 from xfeat.featurize.system.cuda import check_device_name, cuda_driver_present
-
-if TYPE_CHECKING:
-    from xfeat.featurize.engines.engine import Engine, ResizableEngine
 
 
 def resolve_devices(devices: str) -> list[str]:
@@ -72,42 +63,3 @@ def is_out_of_memory(error: RuntimeError) -> bool:
     import torch
 
     return isinstance(error, torch.cuda.OutOfMemoryError) or "_STATUS_ALLOC_FAILED" in str(error)
-
-
-def lanes_of(engine: Engine) -> int:
-    """Return how many calls an engine takes at a time; one unless it says otherwise."""
-    return getattr(engine, "lanes", 1)
-
-
-class DeviceGroup:
-    """Several devices, each with the network: a call goes to one that is free.
-
-    Attributes:
-        members: an engine a device.
-        lanes: calls that can run at a time, those of all members.
-    """
-
-    def __init__(self, members: Sequence[ResizableEngine]) -> None:
-        self.members = members
-        self.name = ", ".join(member.name for member in members)
-        self._free: SimpleQueue[ResizableEngine] = SimpleQueue()
-        self.lanes = sum(lanes_of(member) for member in members)
-        for turn in range(self.lanes):
-            for member in members:
-                if turn < lanes_of(member):
-                    self._free.put(member)
-
-    @property
-    def batch_size(self) -> int:
-        """Images per call: what all members can hold."""
-        return min(member.batch_size for member in self.members)
-
-    def features(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Return float32 (N, D) for uint8 (N, S, S, 3) RGB; to be called from one thread a lane."""
-        engine = self._free.get()
-        # One that ran out of memory sets the size for all: smaller calls would be filled up with black images.
-        engine.batch_size = self.batch_size
-        try:
-            return engine.features(pixels)
-        finally:
-            self._free.put(engine)

@@ -1,1 +1,1 @@
-"""Many heads of one shape trained at once, as stacked tensors."""
+"""Many heads of one shape trained at once, as stacked tensors. May import data and training."""

@@ -1,4 +1,4 @@
-"""The command ``xhead``. Each command parses, calls one library function and prints."""
+"""The command ``xhead``: a file per command. Each parses, calls one library function and prints."""
 
 from __future__ import annotations
 
@@ -18,8 +18,5 @@ def main() -> None:
     """Train small classifiers on cached features, in seconds."""
 
 
-main.add_command(train)
-main.add_command(crossval)
-main.add_command(evaluate)
-main.add_command(sweep)
-main.add_command(compare)
+for command in (compare, crossval, evaluate, sweep, train):
+    main.add_command(command)

@@ -100,7 +100,8 @@ def crossval(
         from xfeat.head.crossval.training import kept_answers
         from xfeat.head.runs.reader import new_run_name
         from xfeat.head.runs.writer import RunWriter
-        from xfeat.head.tracking.backends import cache_parameters, head_parameters, tracked
+        from xfeat.head.tracking.backends import tracked
+        from xfeat.head.tracking.records import cache_parameters, head_parameters
 
         writer = RunWriter(runs, name or f"crossval-{new_run_name()}", latest=False)
         if predictions is not None:
@@ -136,7 +137,7 @@ def crossval(
 
 def _track(tracking: Tracking, figures: dict[str, Any], files: list[Path]) -> None:
     """Tell the accuracy of each fold as a curve, and the figures over all of them."""
-    from xfeat.head.tracking.backends import part_metrics
+    from xfeat.head.tracking.records import part_metrics
 
     found = part_metrics(figures["metrics"], "out_of_fold/")
     ways = {"grouped": figures["accuracy"]}

@@ -14,7 +14,7 @@ from xfeat.head.specs import CLASS_WEIGHTS, SCHEDULES, HeadSpec, MemorySpec, Tra
 
 if TYPE_CHECKING:
     from xfeat.featurize.cache.reader import FeatureCache
-    from xfeat.head.tracking.backends import Tracker
+    from xfeat.head.tracking.tracker import Tracker
 
 DEFAULT_CACHE = "features.h5"
 DEFAULT_RUNS = "runs"

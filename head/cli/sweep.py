@@ -23,23 +23,13 @@ from xfeat.head.cli.options import (
 )
 from xfeat.head.reports.formatting import interval
 from xfeat.head.specs import MemorySpec
-from xfeat.head.sweep.space import (
-    DEFAULT_AXES,
-    POOLING,
-    RANKINGS,
-    SAMPLERS,
-    SETTINGS,
-    Axis,
-    SweepSpec,
-    TrialSpec,
-    axis_text,
-    parse_axis,
-)
+from xfeat.head.sweep.space import DEFAULT_AXES, SAMPLERS, Axis, SweepSpec, axis_text, parse_axis
+from xfeat.head.sweep.trials import POOLING, RANKINGS, SETTINGS, TrialSpec
 
 if TYPE_CHECKING:
     from xfeat.head.sweep.ranking import Setting, SweepResult
-    from xfeat.head.sweep.results import Trial
     from xfeat.head.sweep.runner import Sweep
+    from xfeat.head.sweep.trials import Trial
     from xfeat.head.tracking.backends import Tracking
 
 _LEADERS = 5
@@ -147,7 +137,7 @@ def sweep(
 
 
 def _parameters(work: Sweep) -> dict[str, Any]:
-    from xfeat.head.tracking.backends import cache_parameters
+    from xfeat.head.tracking.records import cache_parameters
 
     spec = work.spec
     axes = {key: axis_text(key, axis) for key, axis in spec.axes.items()}
@@ -194,7 +184,7 @@ class _Progress:
 
 
 def _track(tracking: Tracking, trials: Sequence[Trial]) -> None:
-    from xfeat.head.tracking.backends import head_parameters
+    from xfeat.head.tracking.records import head_parameters
 
     for trial in trials:
         metrics = {f"valid/{name}": value for name, value in trial.metrics.items()}
@@ -206,7 +196,7 @@ def _track(tracking: Tracking, trials: Sequence[Trial]) -> None:
 def _track_end(tracking: Tracking, result: SweepResult) -> None:
     """Tell what may have been trained before anybody was told, and the best run with its files."""
     from xfeat.head.sweep.results import RESULTS_FILE, SWEEP_FILE
-    from xfeat.head.tracking.backends import final_metrics
+    from xfeat.head.tracking.records import final_metrics
 
     _track(tracking, result.trials)
     files = [result.folder / name for name in (RESULTS_FILE, SWEEP_FILE)]

@@ -1,1 +1,1 @@
-"""Runs against each other, and whether a difference means anything."""
+"""Runs compared with each other and with baselines: is a difference significant? May import reports, runs and below."""

@@ -9,33 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from xfeat.featurize.cache.reader import FeatureCache
 from xfeat.featurize.errors import RunError, XfeatError
+from xfeat.head.compare.answers import Answers
 from xfeat.head.compare.significance import Difference, paired_difference
 from xfeat.head.runs.reader import PROBABILITY_PREFIX, RUN_FILE, Run, open_run
 
 logger = logging.getLogger(__name__)
 
 SORTS = ("accuracy", "balanced_accuracy", "auc", "loss", "name")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Answers:
-    """What one classifier says of the images of one part.
-
-    Attributes:
-        truth: path to true class.
-        decided: path to most probable class.
-    """
-
-    truth: dict[str, str]
-    decided: dict[str, str]
-
-    def correct(self, paths: Sequence[str]) -> NDArray[np.bool_]:
-        """Tell for each path whether the answer is right."""
-        return np.array([self.decided[path] == self.truth[path] for path in paths], dtype=bool)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from xfeat.head.evaluation.intervals import Interval, grouped_interval
 
 if TYPE_CHECKING:
-    from xfeat.head.compare.comparison import Answers
+    from xfeat.head.compare.answers import Answers
 
 SIGNIFICANCE = 0.05
 LARGER, CHANCE, NOT_COMPARABLE = "larger than chance", "may be chance", "not comparable"

@@ -1,1 +1,1 @@
-"""A head per fold, what they say of images they have not seen, and the page on it."""
+"""Cross-validation: a head per fold, out-of-fold predictions, the report. May import every room but sweep and cli."""

@@ -21,8 +21,8 @@ from xfeat.head.crossval.out_of_fold import OutOfFold
 from xfeat.head.crossval.training import Fold, KeptAnswers, Training, answers_to_folds
 from xfeat.head.data.rows import plan_reading
 from xfeat.head.data.splits import check_classes, fewest_groups, group_keys
+from xfeat.head.runs.names import default_name
 from xfeat.head.specs import CrossvalSpec, HeadSpec, MemorySpec, TrainSpec
-from xfeat.head.sweep.runner import default_name
 from xfeat.head.training.ensemble import check_groups
 
 Progress = Callable[[int, int], None]

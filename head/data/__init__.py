@@ -1,1 +1,1 @@
-"""The rows that a head is trained on: splits, poolings, in memory or on the disk."""
+"""The rows that a head is trained on: splits, pooling, in memory or on disk. Imports no other room."""

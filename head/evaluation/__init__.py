@@ -1,1 +1,1 @@
-"""What a head is worth: predictions, calibration, metrics, intervals, the operating point."""
+"""Predictions, calibration, metrics, confidence intervals and the operating point. Imports no other room."""

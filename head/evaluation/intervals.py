@@ -98,3 +98,21 @@ def _mean_of_groups(
 ) -> NDArray[np.floating] | np.floating:
     result: NDArray[np.floating] | np.floating = sums.sum(axis=axis) / sizes.sum(axis=axis)
     return result
+
+
+def difference_interval(successes: int, trials: int, other_successes: int, other_trials: int) -> Interval:
+    """Return the 95 % interval of the difference of two independent proportions; both need trials.
+
+    Source:
+        Newcombe, "Interval estimation for the difference between independent proportions", 1998, method 10.
+    """
+    first, second = successes / trials, other_successes / other_trials
+    intervals = wilson_interval(successes, trials), wilson_interval(other_successes, other_trials)
+    assert intervals[0] is not None
+    assert intervals[1] is not None
+    (low, high), (other_low, other_high) = intervals[0], intervals[1]
+    difference = first - second
+    return (
+        difference - math.hypot(first - low, other_high - second),
+        difference + math.hypot(high - first, second - other_low),
+    )

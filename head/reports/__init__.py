@@ -1,1 +1,1 @@
-"""Pages and figures of a run, and the process that draws them."""
+"""The report of a run, and the process that draws its figures. May import evaluation and training."""

@@ -1,1 +1,1 @@
-"""The run folder: reading it, writing it, going on with it."""
+"""The run folder: reading it, writing it, resuming an interrupted one. May import evaluation and training."""

@@ -1,1 +1,1 @@
-"""Many settings, ranked: which to try, the results, the runner."""
+"""Many settings, trained and ranked: what to try, the results, the runner. May import batched, runs and below."""

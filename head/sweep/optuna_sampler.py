@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from xfeat.featurize.errors import MissingExtraError
-from xfeat.head.sweep.results import Trial
-from xfeat.head.sweep.space import Axis, Range, Settings, SweepSpec
+from xfeat.head.sweep.space import Axis, Range, SweepSpec
+from xfeat.head.sweep.trials import Settings, Trial
 
 if TYPE_CHECKING:
     from optuna import Study

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from xfeat.head.sweep.results import Trial
-from xfeat.head.sweep.space import RANKINGS, Settings, SweepSpec
+from xfeat.head.sweep.space import SweepSpec
+from xfeat.head.sweep.trials import RANKINGS, Settings, Trial
 
 if TYPE_CHECKING:
     from xfeat.head.runs.reader import Run

@@ -8,41 +8,20 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from xfeat.featurize.errors import MismatchError, RunError
 from xfeat.featurize.system.atomic import output_error, replacing
 from xfeat.head.runs.resumable import ELSEWHERE, kept_folder
-from xfeat.head.sweep.space import RANKINGS, SETTINGS, Axis, Range, TrialSpec, axis_text, parse_axis
+from xfeat.head.sweep.space import Axis, Range, axis_text, parse_axis
+from xfeat.head.sweep.trials import RANKINGS, SETTINGS, Trial, TrialSpec
 
 FORMAT = "xfeat.sweep"
 SCHEMA_VERSION = 1
 SWEEP_FILE, RESULTS_FILE = "sweep.json", "results.csv"
 
 _OTHER_NAME = "choose another --name, or delete that folder"
-
-
-@dataclass(frozen=True)
-class Trial:
-    """One trained head of a sweep: a line of results.csv.
-
-    Attributes:
-        number: in the order of the sweep, from 0.
-        status: ``ok`` or ``diverged``.
-        spec: what was trained.
-        best_epoch: the epoch that was kept; 0 if it diverged.
-        metrics: ``loss``, ``accuracy``, ``balanced_accuracy`` and ``auc`` on the validation images, where they exist.
-        seconds: its share of the time that its block took.
-    """
-
-    number: int
-    status: str
-    spec: TrialSpec
-    best_epoch: int
-    metrics: dict[str, float]
-    seconds: float
 
 
 _COLUMNS = (

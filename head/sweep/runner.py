@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -25,12 +23,15 @@ from xfeat.head.data.rows import AnyRows, Rows, labelled_blocks
 from xfeat.head.data.splits import split_rows
 from xfeat.head.evaluation.metrics import classification_metrics
 from xfeat.head.evaluation.predictions import softmax
+from xfeat.head.runs.names import default_name
 from xfeat.head.runs.reader import RUN_FILE, Run, open_run
 from xfeat.head.runs.writer import checked_name
 from xfeat.head.specs import MemorySpec
 from xfeat.head.sweep.ranking import COMPLETE, INTERRUPTED, TIME_IS_UP, SweepResult, rank_settings
-from xfeat.head.sweep.results import SweepFolder, Trial
-from xfeat.head.sweep.space import RANKINGS, SweepSpec, TrialSpec
+from xfeat.head.sweep.results import SweepFolder
+from xfeat.head.sweep.sampling import rounds
+from xfeat.head.sweep.space import SweepSpec
+from xfeat.head.sweep.trials import RANKINGS, Trial, TrialSpec
 from xfeat.head.train import TrainOptions, split_reading, train_run
 
 logger = logging.getLogger(__name__)
@@ -156,7 +157,7 @@ class Sweep:
         Raises:
             MismatchError: if a finished one was made with other settings, as another version may have proposed them.
         """
-        for specs in self.spec.rounds(trials):
+        for specs in rounds(self.spec, trials):
             if any(trial.spec != specs[trial.number] for trial in trials if trial.number < len(specs)):
                 raise MismatchError(
                     "the finished trials have other settings than this version would try",
@@ -275,8 +276,3 @@ class _Turns:
                 return
             self._any = True
             yield task
-
-
-def default_name(identity: dict[str, Any], kind: str = "sweep") -> str:
-    """Return a name that the same cache and spec lead to again."""
-    return f"{kind}-{hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]}"

@@ -2,62 +2,27 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from xfeat.featurize.errors import SpecError
 from xfeat.featurize.specs import POOLINGS, require
 from xfeat.head.specs import HeadSpec, TrainSpec
+from xfeat.head.sweep.trials import POOLING, RANKINGS, SETTINGS, Settings, TrialSpec
 
 if TYPE_CHECKING:
     from xfeat.featurize.cache.reader import FeatureCache
-    from xfeat.head.sweep.results import Trial
 
-HEAD_SETTINGS = tuple(field.name for field in dataclasses.fields(HeadSpec))
-TRAIN_SETTINGS = tuple(field.name for field in dataclasses.fields(TrainSpec) if field.name != "seed")
-POOLING = "pooling"
-SETTINGS = (*TRAIN_SETTINGS, *HEAD_SETTINGS, POOLING)
-RANKINGS = ("loss", "accuracy", "balanced_accuracy", "auc")
 # A range that spans more than this factor is searched by its logarithm.
 _LOGARITHMIC = 10.0
 _RANGE = ".."
 SPREAD, OPTUNA = SAMPLERS = ("spread", "optuna")
-# Combinations that are proposed at a time: a smaller round learns sooner, a larger one fills the blocks.
-ROUND = 8
 # Points that are drawn from ranges for each that is wanted: values are rounded, so that a narrow range has few.
 _DRAWS = 16
-
-
-class TrialSpec(NamedTuple):
-    """All that makes a trial: the layers, the optimisation with its seed, and the features that the head reads."""
-
-    head: HeadSpec
-    train: TrainSpec
-    pooling: str = POOLINGS[0]
-
-    @classmethod
-    def of(cls, settings: Settings, seed: int) -> TrialSpec:
-        """Build it from some of :data:`SETTINGS`; the others keep their defaults.
-
-        Raises:
-            SpecError: if a value is out of range.
-        """
-        head = {name: value for name, value in settings.items() if name in HEAD_SETTINGS}
-        train = {name: value for name, value in settings.items() if name in TRAIN_SETTINGS}
-        pooling = settings.get(POOLING, POOLINGS[0])
-        require(pooling in POOLINGS, "unknown pooling", expected=" or ".join(POOLINGS), found=pooling)
-        return cls(HeadSpec(**head), TrainSpec(**train, seed=seed), pooling)
-
-    @property
-    def settings(self) -> Settings:
-        """The values of :data:`SETTINGS`."""
-        specs = {**vars(self.head), **vars(self.train), POOLING: self.pooling}
-        return {name: specs[name] for name in SETTINGS}
 
 
 @dataclass(frozen=True)
@@ -90,7 +55,6 @@ class Range:
 
 
 Axis = tuple[Any, ...] | Range
-Settings = dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,34 +132,15 @@ class SweepSpec:
     def trial_specs(self) -> Iterator[TrialSpec]:
         """Give all trials: the seeds of the first combination, of the second, and so on."""
         for settings in self.combinations():
-            yield from self._with_seeds(settings)
+            yield from self.with_seeds(settings)
 
     @property
     def planned(self) -> int:
         """Number of trials in all."""
         return self.seeds * sum(1 for _ in self.combinations())
 
-    def rounds(self, trials: Sequence[Trial]) -> Iterator[list[TrialSpec]]:
-        """Give all trials, or, with Optuna, the first rounds of them, and one more each time.
-
-        Args:
-            trials: the finished ones, to which those of a round are added before the next is asked for.
-        """
-        if self.sampler == SPREAD:
-            yield list(self.trial_specs())
-            return
-        from xfeat.head.sweep.optuna_sampler import propose
-
-        tried: list[Settings] = []
-        specs: list[TrialSpec] = []
-        combinations = self.planned // self.seeds
-        while len(tried) < combinations:
-            new = propose(self, tried, trials, min(ROUND, combinations - len(tried)))
-            tried += new
-            specs += [spec for settings in new for spec in self._with_seeds(settings)]
-            yield list(specs)
-
-    def _with_seeds(self, settings: Settings) -> Iterator[TrialSpec]:
+    def with_seeds(self, settings: Settings) -> Iterator[TrialSpec]:
+        """Give a combination once with each seed."""
         for seed in range(self.first_seed, self.first_seed + self.seeds):
             yield TrialSpec.of(settings, seed)
 

@@ -1,1 +1,1 @@
-"""Trainings told to MLflow and TensorBoard."""
+"""Experiment tracking in MLflow and TensorBoard. May import training."""

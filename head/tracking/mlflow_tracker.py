@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from xfeat.featurize.errors import MissingExtraError, TrackingError
-from xfeat.head.tracking.backends import Metrics, Parameters
+from xfeat.head.tracking.tracker import Metrics, Parameters
 
 EXPERIMENT = "xfeat"
 _KEY = "xfeat.key"

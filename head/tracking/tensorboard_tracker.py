@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from xfeat.featurize.errors import MissingExtraError
 from xfeat.featurize.system.atomic import output_error
-from xfeat.head.tracking.backends import Metrics, Parameters
+from xfeat.head.tracking.tracker import Metrics, Parameters
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter

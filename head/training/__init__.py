@@ -1,1 +1,1 @@
-"""One head: the network, its loss, the optimiser, the loop; several averaged into one."""
+"""One head: network, loss, optimiser, training loop, ensembles. May import data."""

@@ -1,1 +1,1 @@
-"""The server: routes, limits, protocol, the process."""
+"""The HTTP server: routes, limits, the inference protocol, the process. May import models and inference."""

@@ -18,6 +18,7 @@ from starlette.responses import JSONResponse, Response
 
 from xfeat.serve.http.api_key import RequireKey
 from xfeat.serve.http.inference_protocol import protocol_routes
+from xfeat.serve.http.measure import MeasureRequests
 from xfeat.serve.http.openapi import (
     HEALTH_RESPONSES,
     MODEL_RESPONSES,
@@ -35,7 +36,6 @@ from xfeat.serve.http.uploads import read_images
 from xfeat.serve.inference.heatmap_png import draw_heatmap
 from xfeat.serve.inference.predictor import Predictor
 from xfeat.serve.inference.results import Result, as_json, split_results
-from xfeat.serve.models.metrics import MeasureRequests
 
 _METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 

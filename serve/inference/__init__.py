@@ -1,1 +1,1 @@
-"""Image files to answers: the session, sizes of batches, the predictor."""
+"""Image files to predictions: session, batch sizes, predictor. Imports no other room."""

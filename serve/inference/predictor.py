@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from xfeat.export.model.metadata import ModelMetadata
-from xfeat.export.parity.progress import Progress
+from xfeat.export.model.progress import Progress
 from xfeat.featurize.datasets.image_files import list_images
 from xfeat.featurize.errors import ImageError, ModelError, SpecError
 from xfeat.featurize.images.preprocess import Pixels, load_pixels, resize

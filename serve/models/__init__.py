@@ -1,1 +1,1 @@
-"""Models by name, exchanged in service, and their queues."""
+"""The models of a server by name, hot reload, and their batching queues. May import inference."""

@@ -1,1 +1,1 @@
-"""The page without a server: a static site with the model in the browser."""
+"""The page as a static site that runs the model in the browser. May import inference."""

@@ -18,7 +18,7 @@ from click.testing import Result
 from safetensors.numpy import load_file, save_file
 
 from tests.export.conftest import invoke
-from xfeat.export.build.reference_model import distance_of
+from xfeat.export.build.training_distance import distance_of
 from xfeat.export.specs import ExportSpec
 from xfeat.featurize.backbones.weights import sha256_of
 from xfeat.featurize.cli import main as featurize_main

@@ -17,8 +17,8 @@ from xfeat.featurize.cli import main as xfeat
 from xfeat.featurize.errors import DataError, MismatchError
 from xfeat.head.cli import main
 from xfeat.head.data.rows import as_rows
-from xfeat.head.evaluate import difference_interval, drop_between, evaluate_run
-from xfeat.head.evaluation.intervals import wilson_interval
+from xfeat.head.evaluate import drop_between, evaluate_run
+from xfeat.head.evaluation.intervals import difference_interval, wilson_interval
 from xfeat.head.runs.reader import Run
 from xfeat.head.specs import HeadSpec, TargetSpec, TrainSpec
 from xfeat.head.train import TrainOptions, train_run

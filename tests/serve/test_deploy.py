@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from xfeat.serve.cli.start.start import start
 
-from xfeat.serve.cli import main, start
+from xfeat.serve.cli import main
 
 ROOT = Path(__file__).parents[2]
 UNIT = (ROOT / "deploy/xserve.service").read_text()

@@ -1,1 +1,1 @@
-"""The steps of stacked heads, compiled by numba."""
+"""The training steps of stacked heads, compiled by numba."""

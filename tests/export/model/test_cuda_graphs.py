@@ -19,7 +19,7 @@ from onnx import TensorProto, helper
 
 import xfeat.export.model.cuda_graphs
 from xfeat.export.model.cuda_graphs import BoundSession, open_network
-from xfeat.export.parity.agreement import open_sessions
+from xfeat.export.parity.checks import open_sessions
 from xfeat.featurize.errors import DeviceError, ModelError, SpecError
 from xfeat.featurize.system.cuda import PROVIDER as CUDA
 from xfeat.featurize.system.cuda import cuda_driver_present

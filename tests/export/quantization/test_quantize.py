@@ -16,11 +16,12 @@ import torch
 from click.testing import Result
 from sklearn.metrics import accuracy_score, recall_score, roc_auc_score
 
-from xfeat.export.build.reference_model import labelled_images
-from xfeat.export.model.file import describe_model, open_model
+from xfeat.export.describe import describe_model
+from xfeat.export.model.batches import planes_of
+from xfeat.export.model.file import open_model
 from xfeat.export.model.metadata import ModelMetadata
 from xfeat.export.parity.accuracy_loss import Worth, losses, measure
-from xfeat.export.parity.agreement import planes_of
+from xfeat.export.parity.run_images import labelled_images
 from xfeat.export.quantization.int8 import Ready
 from xfeat.export.quantization.onnx_graph import copied
 from xfeat.export.quantization.qdq import store_matrices_in_8_bits

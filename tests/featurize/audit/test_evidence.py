@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from xfeat.featurize.audit.findings import NOTE, WARNING, Audit, Finding
-from xfeat.featurize.audit.page import render_page
+from xfeat.featurize.audit.report.page import render_page
 from xfeat.featurize.audit.run import audit_cache
 from xfeat.featurize.audit.specs import AuditSpec
 from xfeat.featurize.audit.survey import FILE_FACTS, LEVEL_FACTS, survey_images

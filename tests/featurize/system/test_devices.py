@@ -19,10 +19,11 @@ from xfeat.featurize.cache.reader import FeatureCache
 from xfeat.featurize.cli import main
 from xfeat.featurize.engines import open_engine
 from xfeat.featurize.engines.batch_size import find_batch_size
+from xfeat.featurize.engines.device_group import DeviceGroup
 from xfeat.featurize.engines.torch_engine import TorchEngine
 from xfeat.featurize.errors import DeviceError, SpecError
 from xfeat.featurize.specs import FeatureSpec, PreprocessSpec
-from xfeat.featurize.system.devices import DeviceGroup, resolve_devices
+from xfeat.featurize.system.devices import resolve_devices
 
 if TYPE_CHECKING:
     from conftest import Bench

@@ -6,7 +6,7 @@ from math import comb
 
 import pytest
 
-from xfeat.head.compare.comparison import Answers
+from xfeat.head.compare.answers import Answers
 from xfeat.head.compare.significance import Difference, mcnemar, paired_difference
 
 

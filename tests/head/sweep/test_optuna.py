@@ -16,9 +16,11 @@ from xfeat.featurize.errors import MismatchError, MissingExtraError, SpecError
 from xfeat.head.cli import main
 from xfeat.head.specs import HeadSpec, TrainSpec
 from xfeat.head.sweep.optuna_sampler import propose
-from xfeat.head.sweep.results import RESULTS_FILE, Trial
+from xfeat.head.sweep.results import RESULTS_FILE
 from xfeat.head.sweep.runner import Sweep
-from xfeat.head.sweep.space import ROUND, Range, SweepSpec
+from xfeat.head.sweep.sampling import ROUND, rounds
+from xfeat.head.sweep.space import Range, SweepSpec
+from xfeat.head.sweep.trials import Trial
 
 MakeCache = Callable[..., FeatureCache]
 AXES = {"lr": Range(1e-5, 1.0), "dropout": Range(0.0, 0.6), "hidden": ((8,), ())}
@@ -31,7 +33,7 @@ def spec(trials: int, **others: Any) -> SweepSpec:
 def as_if_trained(sweep: SweepSpec, loss_of: Callable[[HeadSpec, TrainSpec], float | None]) -> list[Trial]:
     """Drive the rounds with a loss that is written down instead of trained."""
     trials: list[Trial] = []
-    for jobs in sweep.rounds(trials):
+    for jobs in rounds(sweep, trials):
         for number in range(len(trials), len(jobs)):
             head, train, _ = jobs[number]
             loss = loss_of(head, train)

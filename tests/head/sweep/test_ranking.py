@@ -6,8 +6,8 @@ import pytest
 
 from xfeat.head.specs import HeadSpec, TrainSpec
 from xfeat.head.sweep.ranking import Setting, rank_settings
-from xfeat.head.sweep.results import Trial
-from xfeat.head.sweep.space import SweepSpec, TrialSpec
+from xfeat.head.sweep.space import SweepSpec
+from xfeat.head.sweep.trials import Trial, TrialSpec
 
 
 def trial(number: int, lr: float, seed: int, loss: float, accuracy: float, status: str = "ok") -> Trial:

@@ -9,7 +9,8 @@ import pytest
 
 from xfeat.featurize.errors import SpecError
 from xfeat.head.specs import HeadSpec, TrainSpec
-from xfeat.head.sweep.space import DEFAULT_AXES, SETTINGS, Range, SweepSpec, axis_text, parse_axis
+from xfeat.head.sweep.space import DEFAULT_AXES, Range, SweepSpec, axis_text, parse_axis
+from xfeat.head.sweep.trials import SETTINGS
 
 
 def test_a_grid_holds_every_combination_with_every_seed_once() -> None:

@@ -22,9 +22,10 @@ from xfeat.head.cli import main
 from xfeat.head.data.rows import as_rows
 from xfeat.head.runs.reader import latest_run, open_run
 from xfeat.head.specs import HeadSpec, MemorySpec, TrainSpec
-from xfeat.head.sweep.results import RESULTS_FILE, SWEEP_FILE, SweepFolder, Trial
+from xfeat.head.sweep.results import RESULTS_FILE, SWEEP_FILE, SweepFolder
 from xfeat.head.sweep.runner import Sweep
 from xfeat.head.sweep.space import Range, SweepSpec
+from xfeat.head.sweep.trials import Trial
 from xfeat.head.train import train_run
 from xfeat.head.training.fit import fit_head
 

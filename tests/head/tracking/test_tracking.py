@@ -20,7 +20,8 @@ from tests.head.conftest import MakeCache
 from xfeat.featurize.errors import MissingExtraError
 from xfeat.head.cli import main
 from xfeat.head.runs.reader import Run, latest_run, open_run
-from xfeat.head.tracking.backends import Metrics, open_trackers, tracked
+from xfeat.head.tracking.backends import open_trackers, tracked
+from xfeat.head.tracking.tracker import Metrics
 
 
 @pytest.fixture(autouse=True)

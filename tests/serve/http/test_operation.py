@@ -16,9 +16,10 @@ import click
 import httpx
 import pytest
 from click.testing import CliRunner
+from xfeat.serve.cli.start.start import start
 
 from xfeat.featurize.system.cuda import cuda_driver_present
-from xfeat.serve.cli import main, start
+from xfeat.serve.cli import main
 
 XSERVE = [sys.executable, "-c", "from xfeat.serve.cli import main; main()"]
 

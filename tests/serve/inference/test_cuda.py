@@ -9,7 +9,7 @@ import onnxruntime as ort
 import pytest
 from click.testing import CliRunner
 
-from xfeat.export.parity.agreement import open_sessions
+from xfeat.export.parity.checks import open_sessions
 from xfeat.featurize.backbones.weights import Weights
 from xfeat.featurize.engines import onnx_engine
 from xfeat.featurize.specs import FeatureSpec, PreprocessSpec

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from xfeat.featurize.audit.findings import Audit, Finding, Pair, Probe, label_name, name_of, split_name
-from xfeat.featurize.audit.pictures import Pictures, class_average
+from xfeat.featurize.audit.report.pictures import Pictures, class_average
 from xfeat.featurize.audit.shortcuts import is_strong
 from xfeat.featurize.system.versions import library_versions
 
@@ -21,12 +21,12 @@ def render_page(audit: Audit) -> str:
     from jinja2 import Environment, PackageLoader
 
     environment = Environment(
-        loader=PackageLoader("xfeat.featurize.audit", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True
+        loader=PackageLoader("xfeat.featurize.audit.report", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
     pictures = Pictures(audit.cache)
     cache = audit.cache
     names = [*cache.class_names, *(["none"] if any("none" in row for row in cache.counts.values()) else [])]
-    return environment.get_template("audit_template.html").render(
+    return environment.get_template("template.html").render(
         audit=audit,
         name=cache.path.name,
         class_names=cache.class_names,

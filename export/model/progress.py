@@ -29,3 +29,7 @@ class Steps:
         self._done += done
         if self._progress is not None:
             self._progress(self._done, self._total)
+
+
+Advance = Callable[[int], None]
+"""Called with the number of images that are done with since the last call."""

@@ -1,0 +1,103 @@
+"""``xexport onnx``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from xfeat.export.cli.options import data_option, weights_option
+from xfeat.export.specs import DEFAULT_MODEL, DEFAULT_RUNS, OPSETS, ExportSpec
+from xfeat.featurize.console import default_of, json_option, progress_bar
+
+if TYPE_CHECKING:
+    from xfeat.export.export import Export
+from xfeat.export.cli.verify import agreement_lines
+
+
+@click.command()
+@click.argument("run", type=click.Path(path_type=Path), required=False)
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), default=DEFAULT_MODEL, show_default=True, help="Model to write."
+)
+@weights_option
+@data_option
+@click.option(
+    "--check-images",
+    "max_check_images",
+    type=click.IntRange(min=1),
+    default=default_of(ExportSpec, "max_check_images"),
+    show_default=True,
+    help="At most so many test images are compared.",
+)
+@click.option(
+    "--allow-changed-cache",
+    is_flag=True,
+    help="Export although features.h5 has changed since the run; then without the distance (as with --no-ood).",
+)
+@click.option(
+    "--ood/--no-ood",
+    default=True,
+    show_default=True,
+    help="Measure how far an image is from the training images; needs features.h5.",
+)
+@click.option(
+    "--opset",
+    type=click.Choice([str(number) for number in OPSETS]),
+    default=str(default_of(ExportSpec, "opset")),
+    show_default=True,
+    help="Of the core model; 13 for older runtimes.",
+)
+@click.option(
+    "--tolerance",
+    type=float,
+    default=default_of(ExportSpec, "tolerance"),
+    show_default=True,
+    help="Largest difference of a probability from those that the training noted; for features of a --precision other "
+    "than float32 or a --decoder other than Pillow.",
+)
+@json_option
+def onnx(run: Path | None, output: Path, opset: str, **settings: Any) -> tuple[dict[str, Any], str]:
+    """Export RUN (by default the newest in runs/) to an ONNX model.
+
+    Beside it go the portable form (.core.onnx) and the certificate: the run's test images through Pillow and torch
+    against the same files through the models. If an answer differs, nothing is written.
+    """
+    from xfeat.head.runs.reader import latest_run, open_run
+
+    opened = open_run(run or latest_run(Path(DEFAULT_RUNS)))
+    from xfeat.export.export import export_run
+
+    spec = ExportSpec(opset=int(opset), **settings)
+    with progress_bar("checking") as progress:
+        done = export_run(opened, output, spec, progress)
+    return _as_json(done, opened.name), _as_text(done, opened.name)
+
+
+def _as_json(done: Export, run: str) -> dict[str, Any]:
+    from xfeat.export.parity.checks import checks_as_json
+
+    return {
+        "run": run,
+        "model": str(done.files["full"]),
+        "core_model": str(done.files["core"]),
+        "certificate": str(done.certificate),
+        "against_torch": checks_as_json(done.checks),
+        "against_training": done.training.to_dict(),
+        "ood_threshold": done.metadata.ood_threshold,
+    }
+
+
+def _as_text(done: Export, run: str) -> str:
+    lines = [f"{done.files['full']} and {done.files['core']} written from run {run}"]
+    lines += agreement_lines(done.checks, "torch")
+    training = done.training
+    within = (
+        f", and {training.close_calls} within the tolerance of {training.tolerance:g}" if training.close_calls else ""
+    )
+    lines.append(
+        f"full model against the training's own predictions: largest difference {training.max_difference:.1e}, "
+        f"changed decisions {training.changed_decisions}{within}"
+    )
+    return "\n".join([*lines, f"certificate: {done.certificate}"])

@@ -1,0 +1,52 @@
+"""``xexport info``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from xfeat.export.cli.options import model_argument
+from xfeat.featurize.console import json_option
+
+
+@click.command()
+@model_argument
+@json_option
+def info(model: Path) -> tuple[dict[str, Any], str]:
+    """Show what is inside MODEL: classes, settings, fingerprints, threshold, size, operators."""
+    from xfeat.export.describe import describe_model
+
+    facts = describe_model(model)
+    return facts, _described(facts)
+
+
+def _described(facts: dict[str, Any]) -> str:
+    from xfeat.featurize.specs import FeatureSpec
+
+    decides = f"{facts['positive']} from {facts['threshold']:.4g}" if facts["positive"] else "the most probable class"
+    head = f" (head from {facts['head_bits']} bits)" if facts["head_bits"] else ""
+    stored = facts["parameters"] / 1e6
+    operators = ", ".join(f"{count} {name}" for name, count in facts["operators"].items())
+    rows = {
+        "model": f"{facts['model']}, {facts['bytes'] / 1e6:.1f} MB, {stored:.2f} million stored numbers",
+        "form": f"{facts['variant']}, {facts['precision']}{head}, opset {facts['opset']}",
+        "classes": ", ".join(facts["class_names"]),
+        "decides": decides,
+        "temperature": f"{facts['temperature']:.4g}",
+        "foreign from": "not measured" if facts["ood_threshold"] is None else f"{facts['ood_threshold']:.4g}",
+        "features": FeatureSpec.from_dict(facts["feature_spec"]).describe(),
+        "run": facts["run"],
+        "fingerprints": f"features {facts['feature_fingerprint']}, cache {facts['cache_sha256'][:16]}, "
+        f"head {facts['head_sha256'][:16]}, file {facts['sha256'][:16]}",
+        "certificate": facts["certificate"],
+        "inputs": _shapes(facts["inputs"]),
+        "outputs": _shapes(facts["outputs"]),
+        "operators": operators,
+    }
+    return "\n".join(f"{name + ':':14}{text}" for name, text in rows.items())
+
+
+def _shapes(tensors: list[dict[str, Any]]) -> str:
+    return ", ".join(f"{each['name']} {each['type']} {each['shape']}" for each in tensors).replace("'", "")

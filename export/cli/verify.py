@@ -1,0 +1,81 @@
+"""``xexport verify``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from xfeat.export.cli.options import model_argument, require_cuda_option, weights_option
+from xfeat.export.specs import VerifySpec
+from xfeat.featurize.console import default_of, json_option, progress_bar
+
+if TYPE_CHECKING:
+    from xfeat.export.parity.checks import Checks
+    from xfeat.export.verify import Verification
+
+_CHECKS = {
+    "full": "full model",
+    "resized_inside": "full model on files of their own size",
+    "core": "core model",
+}
+
+
+def agreement_lines(checks: Checks, reference: str) -> list[str]:
+    return [
+        f"{_CHECKS[name]} against {reference} on {agreement.images} images, {provider}: largest difference "
+        f"{agreement.max_difference:.1e}, changed decisions {agreement.changed_decisions}"
+        for provider, agreements in checks.items()
+        for name, agreement in agreements.items()
+    ]
+
+
+@click.command()
+@model_argument
+@click.option("--data", type=click.Path(path_type=Path), help="Folder of the images, to compare answers as well.")
+@click.option("--run", type=click.Path(path_type=Path), help="Run it should be of: torch then answers again.")
+@weights_option
+@click.option("--certificate", type=click.Path(path_type=Path), help="[default: the one beside MODEL]")
+@click.option(
+    "--gate",
+    type=click.FloatRange(min=0),
+    default=default_of(VerifySpec, "gate"),
+    show_default=True,
+    help="With --run, for models in fewer bits: largest loss of accuracy, sensitivity or AUC, in points.",
+)
+@require_cuda_option
+@json_option
+def verify(model: Path, run: Path | None, **settings: Any) -> tuple[dict[str, Any], str]:
+    """Check that MODEL is the file that was proven, and that it still answers as it was proven to.
+
+    Its bytes are held against the certificate. With --data, the images of the certificate are answered again and
+    compared with what torch said then; with --run, torch runs again. A model in fewer bits differs from torch by more
+    than rounding, so with --run its accuracy, sensitivity and AUC on the validation images are held against torch's.
+    Exit code 1 if anything differs.
+    """
+    from xfeat.export.verify import verify_model
+    from xfeat.head.runs.reader import open_run
+
+    opened = open_run(run) if run is not None else None
+    with progress_bar("verifying", "images") as progress:
+        done = verify_model(model, VerifySpec(**settings), run=opened, progress=progress)
+    return done.to_dict(), _verified(done)
+
+
+def _verified(done: Verification) -> str:
+    from xfeat.export.parity.accuracy_loss import worth_table
+
+    lines = []
+    if done.certificate is not None:
+        lines.append(f"{done.model}: the bytes that {done.certificate} is for")
+    if done.run is not None:
+        lines.append(f"{done.model}: classes, settings, head, temperature and threshold of run {done.run}")
+    if done.changed_images:
+        lines.append(f"{done.changed_images} images have changed since the export and were left out")
+    lines += agreement_lines(done.checks, "the certificate" if done.reference == "certificate" else "torch")
+    for provider, (before, after) in done.worth.items():
+        lines += [f"on the validation images, {provider}, against torch:", *worth_table(before, after)]
+    if done.reference is None:
+        lines.append("answers were not compared: name the folder of the images with --data DIR")
+    return "\n".join(lines)

@@ -1,0 +1,72 @@
+"""What is inside a model file."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from xfeat.export.model.file import ModelFile, open_model
+from xfeat.export.parity.certificate import certificate_path, read_certificate
+from xfeat.featurize.backbones.weights import sha256_of
+from xfeat.featurize.errors import XfeatError
+
+
+def describe_model(path: Path) -> dict[str, Any]:
+    """Return what is inside a model file, as plain JSON types.
+
+    Raises:
+        ModelError: if it is none that this project wrote.
+    """
+    import onnx
+
+    model = open_model(path)
+    proto = onnx.load(path)
+    graph = proto.graph
+    metadata = model.metadata
+    return {
+        "model": str(path),
+        "bytes": path.stat().st_size,
+        "sha256": sha256_of(path),
+        "certificate": _certificate_state(model),
+        "variant": metadata.variant,
+        "precision": metadata.precision,
+        "head_bits": metadata.head_bits,
+        "class_names": list(metadata.class_names),
+        "positive": metadata.positive,
+        "threshold": metadata.threshold,
+        "temperature": metadata.temperature,
+        "ood_threshold": metadata.ood_threshold,
+        "run": metadata.run,
+        "feature_spec": metadata.feature_spec.to_dict(),
+        "feature_fingerprint": metadata.feature_spec.fingerprint,
+        "cache_sha256": metadata.cache_sha256,
+        "head_sha256": metadata.head_sha256,
+        "metrics": metadata.metrics,
+        "inputs": _tensors(model.session.get_inputs()),
+        "outputs": _tensors(model.session.get_outputs()),
+        "opset": proto.opset_import[0].version,
+        "parameters": sum(_count(tensor.dims) for tensor in graph.initializer),
+        "operators": dict(Counter(node.op_type for node in graph.node).most_common()),
+    }
+
+
+def _certificate_state(model: ModelFile) -> str:
+    try:
+        certificate = read_certificate(certificate_path(model.path))
+    except XfeatError as error:
+        return str(error.args[0]).splitlines()[0]
+    if sha256_of(model.path) in certificate.models.values():
+        return "these bytes"
+    return "of other bytes: run xexport verify"
+
+
+def _tensors(nodes: list[Any]) -> list[dict[str, Any]]:
+    return [{"name": node.name, "type": node.type, "shape": list(node.shape)} for node in nodes]
+
+
+def _count(dims: Any) -> int:
+    total = 1
+    for size in dims:
+        total *= size
+    return total

@@ -1,0 +1,257 @@
+"""``xfeat featurize``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import click
+
+from xfeat.featurize.backbones.registry import BACKBONES
+from xfeat.featurize.console import comma_list, default_of, json_option, printable, progress_bar
+from xfeat.featurize.specs import (
+    DECODERS,
+    DTYPES,
+    ENGINES,
+    MAX_VIEWS,
+    NORMALIZATIONS,
+    POOLINGS,
+    PRECISIONS,
+    FeatureRequest,
+    FeatureSpec,
+)
+
+if TYPE_CHECKING:
+    from xfeat.featurize.pipeline.extract import Extraction
+
+DEFAULT_CACHE = "features.h5"
+
+
+_SHOWN = 10
+
+
+def _batch_size(_context: click.Context, _option: click.Parameter, text: str | None) -> int | Literal["auto"] | None:
+    if text is None or text == "auto":
+        return "auto" if text else None
+    if not text.isdecimal() or int(text) < 1:
+        raise click.BadParameter(f"{text!r} is neither a number from 1 on nor auto")
+    return int(text)
+
+
+@click.command()
+@click.argument("data", type=click.Path(path_type=Path))
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    default=DEFAULT_CACHE,
+    show_default=True,
+    help="Cache to write or bring up to date.",
+)
+@click.option(
+    "--backbone",
+    type=click.Choice(["auto", *BACKBONES]),
+    default=default_of(FeatureRequest, "backbone"),
+    show_default=True,
+    metavar="NAME",
+    help="auto keeps what the output has; else takes efficientnet-b0, or efficientnet-lite0 where b0's weights cannot "
+    "be had. Others: " + ", ".join(BACKBONES),
+)
+@click.option(
+    "--weights",
+    type=click.Path(path_type=Path),
+    help="Weights file in efficientnet_pytorch's format; with --backbone auto and no output yet, of efficientnet-b0.",
+)
+@click.option("--size", type=int, help="Side of the network's input in pixels.  [default: the backbone's own]")
+@click.option(
+    "--pooling",
+    type=click.Choice(POOLINGS),
+    default=default_of(FeatureRequest, "pooling"),
+    show_default=True,
+    help="multilevel appends the pooled stages 3 to 7.",
+)
+@click.option(
+    "--views",
+    type=click.IntRange(1, MAX_VIEWS),
+    default=default_of(FeatureRequest, "views"),
+    show_default=True,
+    help="Views of each image: the clean one, then seeded crops, rotations, flips and brightness.",
+)
+@click.option(
+    "--normalize",
+    type=click.Choice(list(NORMALIZATIONS)),
+    default=default_of(FeatureRequest, "normalize"),
+    show_default=True,
+    help="Mean and std: 0.5 as in the tutorial, or ImageNet's.",
+)
+@click.option(
+    "--dtype",
+    type=click.Choice(DTYPES),
+    default=default_of(FeatureRequest, "dtype"),
+    show_default=True,
+    help="How features are stored.",
+)
+@click.option(
+    "--precision",
+    type=click.Choice(PRECISIONS),
+    default=default_of(FeatureRequest, "precision"),
+    show_default=True,
+    help="In which the network computes. The exported model computes in float32, and xexport compares.",
+)
+@click.option(
+    "--decoder",
+    type=click.Choice(DECODERS),
+    default=default_of(FeatureRequest, "decoder"),
+    show_default=True,
+    help="Of JPEG files: nvjpeg decodes on the GPU, other pixels by a little, which is measured. What is served is "
+    "decoded by Pillow, and xexport compares.",
+)
+@click.option(
+    "--device",
+    default="auto",
+    show_default=True,
+    help="auto, cpu, cuda or cuda:N; several GPUs with commas. A device asked for is never replaced.",
+)
+@click.option(
+    "--engine",
+    type=click.Choice(ENGINES),
+    default="auto",
+    show_default=True,
+    help="auto: torch on a GPU and for a --precision other than float32, else onnxruntime. ray: the same on many "
+    "machines.",
+)
+@click.option(
+    "--ray-address",
+    metavar="HOST:PORT",
+    help="Head of the cluster for --engine ray.  [default: RAY_ADDRESS, else this machine's cluster, else a new one]",
+)
+@click.option(
+    "--batch-size",
+    metavar="N|auto",
+    callback=_batch_size,
+    help="Images per call of the network; auto tries which is fastest.  [default: the engine's own]",
+)
+@click.option(
+    "--workers",
+    type=click.IntRange(min=1),
+    help="Decoding threads or processes; with --engine ray, cores of the cluster to take at most.  "
+    "[default: all cores]",
+)
+@click.option(
+    "--decode-in",
+    type=click.Choice(["auto", "threads", "processes"]),
+    default="auto",
+    show_default=True,
+    help="auto: processes for more than 8 workers and 2,000 images or more, which one interpreter cannot feed.",
+)
+@click.option(
+    "--on-error",
+    type=click.Choice(["skip", "fail"]),
+    default="skip",
+    show_default=True,
+    help="What to do with an unreadable image.",
+)
+@click.option("--classes", metavar="A,B", help="Keep these classes only.")
+@click.option(
+    "--groups",
+    metavar="FILE|REGEX",
+    help="Patient or series of each image: a CSV with path,group, or an expression on the path.  "
+    "[default: groups.csv in DATA, if there]",
+)
+@click.option("--force", is_flag=True, help="Compute everything anew, replacing a cache of other settings.")
+@json_option
+def featurize(
+    data: Path,
+    output: Path,
+    classes: str | None,
+    groups: str | None,
+    on_error: str,
+    force: bool,
+    workers: int | None,
+    decode_in: str,
+    batch_size: int | Literal["auto"] | None,
+    engine: str,
+    ray_address: str | None,
+    device: str,
+    **settings: Any,
+) -> tuple[dict[str, Any], str]:
+    """Compute the features of all images in DATA.
+
+    DATA is a folder (train|valid|test/CLASS/…, CLASS/…, or images without classes), a zip archive of such a folder,
+    or a CSV file with the columns path,label[,split][,group]. A second run computes only what has changed; a stopped
+    one goes on where it was.
+    """
+    from xfeat.featurize.cluster.engine import RayCluster
+    from xfeat.featurize.datasets.layouts import open_dataset
+    from xfeat.featurize.engines import open_engine, require_computable
+    from xfeat.featurize.pipeline.compute import RunOptions
+    from xfeat.featurize.pipeline.extract import extract_features
+    from xfeat.featurize.pipeline.gpu_decoding import decoder_for
+    from xfeat.featurize.pipeline.request import resolve_request
+
+    if ray_address is not None and engine != "ray":
+        raise click.UsageError("--ray-address is for --engine ray")
+    dataset = open_dataset(data, classes=comma_list(classes), groups=groups)
+    request = FeatureRequest(**settings)
+    require_computable(engine, request.precision)
+    with progress_bar("downloading weights", "bytes") as download_progress:
+        spec, weights = resolve_request(output, request, force=force, progress=download_progress)
+    cluster = None
+    if engine == "ray":
+        cluster = RayCluster(
+            spec=spec, weights=weights, address=ray_address, device=device, cores=workers, batch_size=batch_size
+        )
+    with progress_bar("featurizing", "images") as progress:
+        options = RunOptions(
+            open_engine=lambda: open_engine(spec, weights, engine=engine, device=device, batch_size=batch_size),
+            open_decoder=decoder_for(spec, engine=engine, device=device),
+            cluster=cluster,
+            workers=workers,
+            decode_in=decode_in,
+            fail_on_error=on_error == "fail",
+            force=force,
+            progress=progress,
+        )
+        done = extract_features(dataset, spec, weights, output, options)
+    return _as_json(done, spec), _as_text(done, spec)
+
+
+def _as_json(done: Extraction, spec: FeatureSpec) -> dict[str, Any]:
+    return {
+        "output": str(done.output),
+        "backbone": spec.backbone,
+        "images": done.images,
+        "computed": done.computed,
+        "reused": done.reused,
+        "rehashed": done.rehashed,
+        **done.changes._asdict(),
+        "skipped": len(done.skipped),
+        "skipped_images": [row._asdict() for row in done.skipped],
+        "truncated": len(done.truncated),
+        "images_per_second": round(done.images_per_second, 2),
+        "engine": done.engine,
+        "up_to_date": done.up_to_date,
+        "fingerprint": spec.fingerprint,
+        "decoder_difference": done.decoder_difference.to_dict() if done.decoder_difference is not None else None,
+    }
+
+
+def _as_text(done: Extraction, spec: FeatureSpec) -> str:
+    for path in done.truncated[:_SHOWN]:
+        click.echo(printable(f"warning: {path} is truncated and was read as far as it goes"), err=True)
+    if len(done.truncated) > _SHOWN:
+        click.echo(f"warning: … and {len(done.truncated) - _SHOWN} more truncated images", err=True)
+    for path, reason in done.skipped[:_SHOWN]:
+        click.echo(printable(f"warning: skipped {path}: {reason}"), err=True)
+    if len(done.skipped) > _SHOWN:
+        click.echo(f"warning: … and {len(done.skipped) - _SHOWN} more: see xfeat info {done.output}", err=True)
+    rate = f" at {done.images_per_second:.0f} images/s ({done.engine})" if done.computed else ""
+    changes = "".join(f", {number} {kind}" for kind, number in done.changes._asdict().items() if number)
+    rehashed = f" ({done.rehashed} read again and unchanged)" if done.rehashed else ""
+    state = "is up to date" if done.up_to_date else "written"
+    difference = f"\n{done.decoder_difference.describe()}" if done.decoder_difference is not None else ""
+    return (
+        f"{done.output} {state}: {done.images} images, {spec.describe()}\n"
+        f"computed {done.computed}{rate}, reused {done.reused}{rehashed}, skipped {len(done.skipped)}{changes}"
+        f"{difference}"
+    )

@@ -1,0 +1,73 @@
+"""``xfeat info`` and ``xfeat verify``: what is in a cache, and whether it is whole."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from xfeat.featurize.cli.featurize import DEFAULT_CACHE
+from xfeat.featurize.console import json_option
+
+if TYPE_CHECKING:
+    from xfeat.featurize.cache.reader import FeatureCache
+
+
+@click.command()
+@click.argument("file", type=click.Path(path_type=Path), default=DEFAULT_CACHE)
+@json_option
+def info(file: Path) -> tuple[dict[str, Any], str]:
+    """Show what is in a cache: settings, counts per split and class, skipped files."""
+    from xfeat.featurize.cache.reader import FeatureCache
+
+    cache = FeatureCache.open(file)
+    facts = {
+        "file": str(file),
+        "images": len(cache),
+        "features": cache.features.shape[-1],
+        "views": cache.spec.views,
+        "spec": cache.spec.to_dict(),
+        "fingerprint": cache.spec.fingerprint,
+        "class_names": list(cache.class_names),
+        "counts": cache.counts,
+        "groups": len(set(cache.columns.group) - {""}),
+        "truncated": int(cache.columns.truncated.sum()),
+        "skipped": [row._asdict() for row in cache.skipped],
+        "data_root": cache.data_root,
+        "created": cache.created,
+        "versions": cache.versions,
+        "decoder_difference": cache.decoder_difference.to_dict() if cache.decoder_difference is not None else None,
+    }
+    return facts, _describe(cache)
+
+
+@click.command()
+@click.argument("file", type=click.Path(path_type=Path), default=DEFAULT_CACHE)
+@json_option
+def verify(file: Path) -> tuple[dict[str, Any], str]:
+    """Check that every row of a cache is finite and as it was written."""
+    from xfeat.featurize.cache.reader import FeatureCache
+
+    cache = FeatureCache.open(file)
+    cache.verify()
+    return {
+        "file": str(file),
+        "images": len(cache),
+        "ok": True,
+    }, f"{file}: {len(cache)} rows, all finite and unchanged"
+
+
+def _describe(cache: FeatureCache) -> str:
+    lines = [
+        f"{cache.path}: {len(cache)} images × {cache.features.shape[-1]} features, {cache.spec.describe()}",
+        f"fingerprint {cache.spec.fingerprint}, made {cache.created} from {cache.data_root}",
+    ]
+    for split_name, classes in cache.counts.items():
+        lines.append(f"{split_name:>6}  " + "  ".join(f"{name} {number}" for name, number in classes.items()))
+    if groups := len(set(cache.columns.group) - {""}):
+        lines.append(f"groups  {groups}")
+    if cache.decoder_difference is not None:
+        lines.append(cache.decoder_difference.describe())
+    lines += [f"skipped {path}: {reason}" for path, reason in cache.skipped]
+    return "\n".join(lines)
