@@ -101,9 +101,7 @@ def bench_models(
     providers = spec.providers or _usable_providers(models, with_torch=plain is not None)
     graphs_asked_for = spec.cuda_graphs == "on"
     if graphs_asked_for and "cuda" not in providers:
-        raise DeviceError(
-            "CUDA graphs need a GPU", found=f"measured on: {', '.join(providers)}", mend="--provider cuda"
-        )
+        raise DeviceError("CUDA graphs need a GPU", found=f"measured on: {', '.join(providers)}", fix="--provider cuda")
     settings = [
         _Setting(provider, threads, batch)
         for provider in providers
@@ -228,7 +226,7 @@ def _failures(what: str, setting: _Setting) -> Iterator[None]:
         raise DeviceError(
             f"{what} does not run on {setting.provider} in batches of {setting.batch}",
             found=first_line(error),
-            mend="measure another --provider, or smaller batches with --batch",
+            fix="measure another --provider, or smaller batches with --batch",
         ) from error
 
 

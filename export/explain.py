@@ -76,14 +76,14 @@ def explain_images(
         OutputError: if a picture cannot be written, or would replace one of the images; nothing is then written.
     """
     if HEATMAP not in model.outputs:
-        raise ModelError("a model without a heatmap", path=model.path, mend="name the full model, model.onnx")
+        raise ModelError("a model without a heatmap", path=model.path, fix="name the full model, model.onnx")
     if shown is not None and shown not in model.metadata.class_names:
         raise DataError(
             "no such class",
             path=model.path,
             expected=", ".join(model.metadata.class_names),
             found=shown,
-            mend="name one of them with --class",
+            fix="name one of them with --class",
         )
     files = list_images(images)
     done: list[Explanation] = []
@@ -100,7 +100,7 @@ def explain_images(
             progress(number, len(files))
     if not done:
         raise DataError(
-            "none of the images can be read", path=files[0], found=skipped[0][1], mend="name images that can be opened"
+            "none of the images can be read", path=files[0], found=skipped[0][1], fix="name images that can be opened"
         )
     return done, skipped
 
@@ -172,6 +172,6 @@ def _free_targets(files: Sequence[Path], folder: Path) -> list[Path]:
         targets.append(folder / name)
         if targets[-1].resolve() in sources:
             raise OutputError(
-                "a picture would take the place of an image", path=targets[-1], mend="choose another folder with -o"
+                "a picture would take the place of an image", path=targets[-1], fix="choose another folder with -o"
             )
     return targets

@@ -158,18 +158,18 @@ def _require_agreement(result: Export) -> None:
                 )
     training, departures = result.training, result.metadata.feature_spec.departures
     if not training.holds:
-        what, mend = "", "if the images have changed since, run xfeat featurize and xhead train again"
+        what, fix = "", "if the images have changed since, run xfeat featurize and xhead train again"
         if departures:
             what = f", whose features were {' and '.join(departures.values())}"
-            mend = f"{mend}; or run both again with {' '.join(departures)}"
+            fix = f"{fix}; or run both again with {' '.join(departures)}"
             if training.max_difference < _OPPOSITE:
-                mend += f", or accept the difference with --tolerance {_rounded_up(training.max_difference)}"
+                fix += f", or accept the difference with --tolerance {_rounded_up(training.max_difference)}"
         raise ParityError(
             f"the exported model does not answer as the training noted{what}; nothing was written",
             path=result.files["full"],
             expected=f"the probabilities in predictions.csv, within {training.tolerance}",
             found=training.found,
-            mend=mend,
+            fix=fix,
         )
 
 

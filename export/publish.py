@@ -41,21 +41,21 @@ def targets_of(output: Path) -> tuple[dict[str, Path], Path]:
 def _check_place(output: Path, files: list[Path]) -> None:
     if output.is_dir() or output.suffix != ".onnx":
         raise OutputError(
-            "not a name for a model", path=output, expected="a file that ends in .onnx", mend="name one with -o"
+            "not a name for a model", path=output, expected="a file that ends in .onnx", fix="name one with -o"
         )
     if output.name.endswith(".core.onnx"):
         raise OutputError(
             "the name of a core model, which would replace the one of another",
             path=output,
             expected="the name of a full model; the core model goes beside it",
-            mend=f"-o {output.name.removesuffix('.core.onnx')}.onnx",
+            fix=f"-o {output.name.removesuffix('.core.onnx')}.onnx",
         )
     for path in files:
         if path.is_dir():
-            raise OutputError("a folder of that name is in the way", path=path, mend="choose another name with -o")
+            raise OutputError("a folder of that name is in the way", path=path, fix="choose another name with -o")
     above = next(folder for folder in output.absolute().parents if os.path.lexists(folder))
     if not above.exists():
-        raise OutputError("a link that leads nowhere is in the way", path=above, mend="choose another place with -o")
+        raise OutputError("a link that leads nowhere is in the way", path=above, fix="choose another place with -o")
     os.rmdir(tempfile.mkdtemp(dir=above, prefix=f".{output.name}.", suffix=_UNFINISHED))
 
 

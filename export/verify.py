@@ -13,7 +13,7 @@ from xfeat.export.model.cuda_graphs import Session
 from xfeat.export.model.file import ModelFile, open_model
 from xfeat.export.model.metadata import ModelMetadata
 from xfeat.export.model.progress import Progress, Steps
-from xfeat.export.parity.accuracy_loss import Worth, gate_in_words, measure, within_gate, worth_table
+from xfeat.export.parity.accuracy_loss import Scores, gate_in_words, measure, scores_table, within_gate
 from xfeat.export.parity.agreement import Probabilities
 from xfeat.export.parity.certificate import Certificate, certificate_path, read_certificate
 from xfeat.export.parity.check_images import CheckImages, load_images
@@ -59,7 +59,7 @@ class Verification:
     missing_images: int
     changed_images: int
     checks: Checks
-    worth: dict[str, tuple[Worth, Worth]]
+    worth: dict[str, tuple[Scores, Scores]]
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON types."""
@@ -92,7 +92,7 @@ def verify_model(
     sessions = open_sessions(path, require_cuda=spec.require_cuda)
     steps = Steps(progress, lambda images: images + len(sessions) * count_answers(model.metadata, images))
     checks: Checks = {}
-    worth: dict[str, tuple[Worth, Worth]] = {}
+    worth: dict[str, tuple[Scores, Scores]] = {}
     reference, missing, changed = None, 0, 0
     if run is not None and model.metadata.precision != "float32":
         worth = _held_worth(model, sessions, run, spec, steps)
@@ -129,7 +129,7 @@ def _certificate(model: ModelFile, given: Path | None, *, needed: bool) -> Certi
             path=model.path,
             expected=f"SHA-256 {str(proof.models.get(variant))[:16]}… ({proof.path.name})",
             found=f"{digest[:16]}…{_other_contents(model.metadata, proof)}",
-            mend=_MEND,
+            fix=_MEND,
         )
     return proof
 
@@ -154,7 +154,7 @@ def _check_run(model: ModelFile, run: Run) -> None:
                 path=model.path,
                 expected=expected,
                 found=found[what],
-                mend="name the run of the model with --run, or take a copy of the model that is whole",
+                fix="name the run of the model with --run, or take a copy of the model that is whole",
             )
 
 
@@ -180,7 +180,7 @@ def _torch_answers(run: Run, spec: VerifySpec, steps: Steps) -> tuple[CheckImage
 
 def _held_worth(
     model: ModelFile, sessions: dict[str, Session], run: Run, spec: VerifySpec, steps: Steps
-) -> dict[str, tuple[Worth, Worth]]:
+) -> dict[str, tuple[Scores, Scores]]:
     """Repeat the gate of a model in fewer bits: its worth on the validation images against torch's, a provider each."""
     from xfeat.export.build.reference_model import plain_model, torch_probabilities
     from xfeat.export.parity.run_images import labelled_images
@@ -197,8 +197,8 @@ def _held_worth(
                 f"the model ({model.metadata.variant}, {provider}) is worse than its run by more than the gate allows",
                 path=model.path,
                 expected=gate_in_words(spec.gate),
-                found="\n".join([f"on {len(images)} validation images", *worth_table(before, after)]),
-                mend="if it was quantised with another gate, name that with --gate; else quantise it again",
+                found="\n".join([f"on {len(images)} validation images", *scores_table(before, after)]),
+                fix="if it was quantised with another gate, name that with --gate; else quantise it again",
             )
         held[provider] = before, after
     return held
@@ -208,7 +208,7 @@ def _recorded_answers(
     model: ModelFile, proof: Certificate, data: Path, steps: Steps
 ) -> tuple[CheckImages, Probabilities, int, int]:
     if not data.exists():
-        raise DataError("no such folder", path=data, mend="name the folder that was featurized with --data DIR")
+        raise DataError("no such folder", path=data, fix="name the folder that was featurized with --data DIR")
     recorded = {row.path: row for row in proof.reference}
     steps.expect(len(recorded))
     found = load_images(data, list(recorded), model.metadata.feature_spec.preprocess, steps)
@@ -219,7 +219,7 @@ def _recorded_answers(
             path=data,
             expected=f"{len(recorded)} files such as {next(iter(recorded), 'none')}",
             found=f"{len(found)} of them, {len(same)} unchanged",
-            mend="name the folder that was featurized with --data DIR",
+            fix="name the folder that was featurized with --data DIR",
         )
     images = CheckImages(
         root=data,
@@ -252,6 +252,6 @@ def _compare(
                     path=model.path,
                     expected=agreement.wanted,
                     found=agreement.found,
-                    mend=_MEND,
+                    fix=_MEND,
                 )
     return checks

@@ -56,7 +56,7 @@ class Commands(click.Group):
             _say_and_exit(f"error: {problem}", EXIT_USAGE if usage else EXIT_PROBLEM)
         except ModuleNotFoundError as problem:
             _say_and_exit(
-                f"error: {problem.name} is not installed\n  mend:     pip install 'xfeat-onnx[all]'", EXIT_PROBLEM
+                f"error: {problem.name} is not installed\n  fix:      pip install 'xfeat-onnx[all]'", EXIT_PROBLEM
             )
         except ImportError:
             # A library in C that is stopped while it is loaded says that it cannot be loaded, and not always why.

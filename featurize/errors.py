@@ -1,7 +1,7 @@
 """The exception tree of all four rooms.
 
-Every problem that a user can cause or mend is an :class:`XfeatError`; each child also derives from the built-in that it
-resembles. The message says which file, what was expected, what was found, and the command that mends it.
+Every problem that a user can cause or fix is an :class:`XfeatError`; each child also derives from the built-in that it
+resembles. The message says which file, what was expected, what was found, and the command that fixes it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class XfeatError(Exception):
         path: the file or folder concerned.
         expected: what should have been there.
         found: what was there instead.
-        mend: the command or the step that mends it.
+        fix: the command or the step that fixes it.
     """
 
     def __init__(
@@ -30,17 +30,17 @@ class XfeatError(Exception):
         path: str | os.PathLike[str] | None = None,
         expected: str | None = None,
         found: str | None = None,
-        mend: str | None = None,
+        fix: str | None = None,
     ) -> None:
         lines = [f"{path}: {what}" if path is not None else what]
-        for name, text in (("expected", expected), ("found", found), ("mend", mend)):
+        for name, text in (("expected", expected), ("found", found), ("fix", fix)):
             if text:
                 lines.append(f"  {name + ':':10}{text}".replace("\n", _UNDER))
         super().__init__("\n".join(lines))
         self.what = what
         self.found = found
         self.file = Path(path) if path is not None else None
-        self.mend = mend
+        self.fix = fix
 
     def __str__(self) -> str:
         # OSError and KeyError, which some children derive from, would format their arguments in their own way.
@@ -111,4 +111,4 @@ class MissingExtraError(XfeatError, ImportError):
 
 
 class Interrupted(XfeatError, KeyboardInterrupt):
-    """Stopped by Ctrl-C or SIGTERM; what was finished is kept and ``mend`` says how to go on."""
+    """Stopped by Ctrl-C or SIGTERM; what was finished is kept and ``fix`` says how to go on."""

@@ -53,7 +53,7 @@ class Spec:
             raise SpecError(
                 f"unknown setting of {cls.__name__}: {', '.join(unknown)}",
                 expected=", ".join(sorted(known)),
-                mend="it was written by another version of xfeat: install that one, or make the file again",
+                fix="it was written by another version of xfeat: install that one, or make the file again",
             )
         values = {
             key: cls.nested[key].from_dict(value) if key in cls.nested else _tuples(value)

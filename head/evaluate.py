@@ -125,7 +125,7 @@ def _strange_classes(run: Run, class_names: Sequence[str], path: Path) -> DataEr
         path=path,
         expected=", ".join(run.class_names),
         found=", ".join(class_names) or "no labels",
-        mend="give the class folders the names that the run uses",
+        fix="give the class folders the names that the run uses",
     )
 
 
@@ -149,7 +149,7 @@ def _check_spec(run: Run, cache: FeatureCache) -> None:
         path=cache.path,
         expected=run.feature_spec.describe(),
         found=cache.spec.describe(),
-        mend=f"name the images instead of the cache: xhead eval {run.folder} DATA featurizes them as the run demands",
+        fix=f"name the images instead of the cache: xhead eval {run.folder} DATA featurizes them as the run demands",
     )
 
 

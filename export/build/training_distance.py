@@ -38,7 +38,7 @@ def distance_of(run: Run, spec: ExportSpec) -> tuple[Distance, float] | tuple[No
         raise DataError(
             "the features that the run was trained on are gone, so the distance from them cannot be measured",
             path=path,
-            mend=f"{featurize_command(run.feature_spec, run.cache['data_root'], path, run.class_names)}, or export "
+            fix=f"{featurize_command(run.feature_spec, run.cache['data_root'], path, run.class_names)}, or export "
             "without the distance with --no-ood",
         )
     cache = pooled(FeatureCache.open(path), run.feature_spec.pooling)
@@ -62,7 +62,7 @@ def _require_unchanged(run: Run, cache: FeatureCache, *, content: bool) -> None:
             path=cache.path,
             expected=run.feature_spec.describe(),
             found=cache.spec.describe(),
-            mend="train on it with xhead train, or export this run without the distance with --allow-changed-cache",
+            fix="train on it with xhead train, or export this run without the distance with --allow-changed-cache",
         )
     if content and cache.content_sha256 != run.cache["content_sha256"]:
         raise MismatchError(
@@ -70,7 +70,7 @@ def _require_unchanged(run: Run, cache: FeatureCache, *, content: bool) -> None:
             path=cache.path,
             expected=f"content of SHA-256 {run.cache['content_sha256'][:16]}…",
             found=f"{cache.content_sha256[:16]}…",
-            mend="train on it with xhead train, or export this run without the distance with --no-ood or "
+            fix="train on it with xhead train, or export this run without the distance with --no-ood or "
             "--allow-changed-cache",
         )
 
@@ -83,7 +83,7 @@ def _features(run: Run, cache: FeatureCache, split: str) -> NDArray[np.float32]:
         raise DataError(
             f"the cache has {len(found)} of the run's {len(wanted)} {split} images",
             path=cache.path,
-            mend="train again with xhead train, or export without the distance with --no-ood",
+            fix="train again with xhead train, or export without the distance with --no-ood",
         )
     features = cache.features[found]
     # Of several views of an image, the first is the clean one.

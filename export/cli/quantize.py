@@ -52,7 +52,7 @@ def quantize(
     Training images of the run calibrate it. Accuracy, sensitivity and AUC are measured before and after. The model is
     rounded three times, on other images each time, and the one nearest to float32 on the rest is tried first; the
     head's first matrix has 4 bits a number, or 8. If each loses more than the gate allows, the first block stays in
-    float32, and then the fewest other layers that mend it (minutes). If half of them are not enough: exit code 1, the
+    float32, and then the fewest other layers that fix it (minutes). If half of them are not enough: exit code 1, the
     table, and no file.
     """
     from xfeat.export.model.file import open_model
@@ -63,7 +63,7 @@ def quantize(
     spec = QuantizeSpec(precision="float16" if fp16 else "int8", **settings)
     folder = run or Path(DEFAULT_RUNS) / open_model(model).metadata.run
     if run is None and not folder.exists():
-        raise DataError("the run of the model is not here", path=folder, mend="name its folder with --run")
+        raise DataError("the run of the model is not here", path=folder, fix="name its folder with --run")
     opened = open_run(folder)
     suffix = ".fp16.onnx" if fp16 else ".int8.onnx"
     target = output or model.with_suffix(suffix)
@@ -72,14 +72,14 @@ def quantize(
 
 
 def _quantized(done: Quantized) -> str:
-    from xfeat.export.parity.accuracy_loss import worth_table
+    from xfeat.export.parity.accuracy_loss import scores_table
 
     lines = [
         f"{done.files['full']} and {done.files['core']} written: {done.bytes_after / 1e6:.1f} MB instead of "
         f"{done.bytes_before / 1e6:.1f} MB",
         f"on {done.images} validation images, largest difference of a probability {done.max_difference:.3f}, mean "
         f"{done.mean_difference:.4f}:",
-        *worth_table(done.before, done.after),
+        *scores_table(done.before, done.after),
     ]
     if done.familiar:
         lines.append(

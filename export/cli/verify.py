@@ -64,7 +64,7 @@ def verify(model: Path, run: Path | None, **settings: Any) -> tuple[dict[str, An
 
 
 def _verified(done: Verification) -> str:
-    from xfeat.export.parity.accuracy_loss import worth_table
+    from xfeat.export.parity.accuracy_loss import scores_table
 
     lines = []
     if done.certificate is not None:
@@ -75,7 +75,7 @@ def _verified(done: Verification) -> str:
         lines.append(f"{done.changed_images} images have changed since the export and were left out")
     lines += agreement_lines(done.checks, "the certificate" if done.reference == "certificate" else "torch")
     for provider, (before, after) in done.worth.items():
-        lines += [f"on the validation images, {provider}, against torch:", *worth_table(before, after)]
+        lines += [f"on the validation images, {provider}, against torch:", *scores_table(before, after)]
     if done.reference is None:
         lines.append("answers were not compared: name the folder of the images with --data DIR")
     return "\n".join(lines)

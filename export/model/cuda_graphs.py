@@ -229,7 +229,7 @@ def _without_graphs(path: Path, reason: str) -> DeviceError:
         path=path,
         expected="a model.core.onnx, all of it on a GPU",
         found=reason,
-        mend="leave --cuda-graphs out, and it runs without them",
+        fix="leave --cuda-graphs out, and it runs without them",
     )
 
 

@@ -94,10 +94,10 @@ class ModelMetadata(Spec):
         Raises:
             ModelError: if they are missing, of another version, or unreadable.
         """
-        mend = "export the run again with xexport onnx"
+        fix = "export the run again with xexport onnx"
         if props.get("xfeat.format") != FORMAT:
             raise ModelError(
-                "a model without this project's metadata", path=path, expected="a file of xexport onnx", mend=mend
+                "a model without this project's metadata", path=path, expected="a file of xexport onnx", fix=fix
             )
         if props.get("xfeat.schema_version") != str(SCHEMA_VERSION):
             raise ModelError(
@@ -105,12 +105,12 @@ class ModelMetadata(Spec):
                 path=path,
                 expected=str(SCHEMA_VERSION),
                 found=props.get("xfeat.schema_version"),
-                mend=mend,
+                fix=fix,
             )
         try:
             return cls.from_dict(json.loads(props["xfeat.metadata"]))
         except (KeyError, ValueError, TypeError, AttributeError, SpecError) as error:
-            raise ModelError("unreadable metadata", path=path, found=str(error), mend=mend) from error
+            raise ModelError("unreadable metadata", path=path, found=str(error), fix=fix) from error
 
     def decide(self, probabilities: list[float]) -> str:
         """Return the class decided on: by the threshold if there is one, else the most probable.

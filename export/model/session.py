@@ -112,7 +112,7 @@ def assignment(session: ort.InferenceSession) -> list[tuple[str, str, str]]:
     if not hasattr(session, "get_provider_graph_assignment_info"):
         raise DeviceError(
             f"onnxruntime {ort.__version__} cannot tell which nodes run on the GPU",
-            mend="pip install --upgrade onnxruntime-gpu",
+            fix="pip install --upgrade onnxruntime-gpu",
         )
     groups = session.get_provider_graph_assignment_info()
     return [(group.ep_name, node.name, node.op_type) for group in groups for node in group.get_nodes()]
@@ -144,7 +144,7 @@ def _start(path: Path, threads: int | None, providers: list[Any], *, spin: bool 
             path=path,
             expected="a whole ONNX file of xexport onnx",
             found=first_line(error),
-            mend="write it again with xexport onnx",
+            fix="write it again with xexport onnx",
         ) from error
 
 
@@ -165,7 +165,7 @@ def _unusable(number: int, failure: str) -> DeviceError:
         f"onnxruntime cannot use cuda:{number}",
         expected=CUDA,
         found=failure,
-        mend="check nvidia-smi and pip show onnxruntime-gpu, or run on the CPU",
+        fix="check nvidia-smi and pip show onnxruntime-gpu, or run on the CPU",
     )
 
 
@@ -177,5 +177,5 @@ def _require_gpu(session: ort.InferenceSession, path: Path, number: int) -> None
             path=path,
             expected=f"{CUDA} for every node",
             found=f"on the CPU: {', '.join(found[:_SHOWN])}{more}",
-            mend="take the model in float32, or run on the CPU",
+            fix="take the model in float32, or run on the CPU",
         )

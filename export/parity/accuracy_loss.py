@@ -13,7 +13,7 @@ MEASURES = ("accuracy", "sensitivity", "auc")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Worth:
+class Scores:
     """What a model is worth on the validation images; shares from 0 to 1, ``auc`` ``None`` if a class is absent."""
 
     accuracy: float
@@ -21,7 +21,7 @@ class Worth:
     auc: float | None
 
 
-def measure(probabilities: Probabilities, labels: list[str], metadata: ModelMetadata) -> Worth:
+def measure(probabilities: Probabilities, labels: list[str], metadata: ModelMetadata) -> Scores:
     """Return accuracy, sensitivity and AUC of probabilities (n, C) for n names of classes.
 
     Sensitivity is that of the positive class at the model's threshold; without a positive class, the mean over classes.
@@ -33,14 +33,14 @@ def measure(probabilities: Probabilities, labels: list[str], metadata: ModelMeta
     true = np.array(labels)
     found = {name: float((decided[true == name] == name).mean()) for name in names if (true == name).any()}
     auc = classification_metrics(np.array([names.index(label) for label in labels]), probabilities, names)["auc"]
-    return Worth(
+    return Scores(
         accuracy=float((decided == true).mean()),
         sensitivity=found[metadata.positive] if metadata.positive in found else float(np.mean(list(found.values()))),
         auc=auc,
     )
 
 
-def worth_table(before: Worth, after: Worth) -> list[str]:
+def scores_table(before: Scores, after: Scores) -> list[str]:
     """Return lines with each measure before and after, in percent, and the loss in points."""
     lines = [f"{'':12} {'float32':>8} {'after':>8} {'loss':>7}"]
     for name in MEASURES:
@@ -50,12 +50,12 @@ def worth_table(before: Worth, after: Worth) -> list[str]:
     return lines
 
 
-def largest_loss(before: Worth, after: Worth) -> float:
+def largest_loss(before: Scores, after: Scores) -> float:
     """Return the largest loss of a measure in points."""
     return max(losses(before, after).values())
 
 
-def within_gate(before: Worth, after: Worth, most: float) -> bool:
+def within_gate(before: Scores, after: Scores, most: float) -> bool:
     """Whether no measure loses more than ``most`` points."""
     return largest_loss(before, after) <= most + 1e-9
 
@@ -65,7 +65,7 @@ def gate_in_words(most: float) -> str:
     return f"a loss of at most {most:g} points in {', '.join(MEASURES)}"
 
 
-def losses(before: Worth, after: Worth) -> dict[str, float]:
+def losses(before: Scores, after: Scores) -> dict[str, float]:
     """Return the loss of each measure in points; negative if it rose."""
     pairs = {name: (getattr(before, name), getattr(after, name)) for name in MEASURES}
     return {name: (old - new) * 100 for name, (old, new) in pairs.items() if old is not None and new is not None}

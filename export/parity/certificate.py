@@ -116,7 +116,7 @@ def read_certificate(path: Path) -> Certificate:
     Raises:
         ModelError: if it is missing, damaged, or of another version.
     """
-    mend = "name it with --certificate FILE, or export the run again with xexport onnx"
+    fix = "name it with --certificate FILE, or export the run again with xexport onnx"
     try:
         facts = json.loads(path.read_text(encoding="utf-8"))
         if facts["format"] != FORMAT or facts["schema_version"] != SCHEMA_VERSION:
@@ -125,7 +125,7 @@ def read_certificate(path: Path) -> Certificate:
                 path=path,
                 expected=f"{FORMAT} version {SCHEMA_VERSION}",
                 found=f"{facts['format']} version {facts['schema_version']}",
-                mend=mend,
+                fix=fix,
             )
         metadata = dict(facts["metadata"])
         return Certificate(
@@ -136,11 +136,11 @@ def read_certificate(path: Path) -> Certificate:
             facts=facts,
         )
     except FileNotFoundError as error:
-        raise ModelError("no such certificate", path=path, mend=mend) from error
+        raise ModelError("no such certificate", path=path, fix=fix) from error
     except ModelError:
         raise
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ModelError("a damaged certificate", path=path, found=str(error), mend=mend) from error
+        raise ModelError("a damaged certificate", path=path, found=str(error), fix=fix) from error
 
 
 def _reference(rows: Sequence[Mapping[str, Any]], classes: int) -> list[ReferenceImage]:

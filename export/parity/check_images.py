@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from xfeat.export.model.progress import Advance
-from xfeat.export.parity.subsample import thinned
+from xfeat.export.parity.subsample import subsample
 from xfeat.featurize.datasets.sources import open_source
 from xfeat.featurize.errors import ImageError
 from xfeat.featurize.images.decode import decode
@@ -43,7 +43,7 @@ class CheckImages:
     def originals(self) -> Iterator[tuple[int, Pixels]]:
         """Yield position and uint8 (1, H, W, 3) of at most MAX_ORIGINALS of them, spread evenly, at their own size."""
         source = open_source(self.root)
-        for position in thinned(range(len(self)), MAX_ORIGINALS):
+        for position in subsample(range(len(self)), MAX_ORIGINALS):
             image = decode(source.read(self.paths[position])[0])
             yield position, np.asarray(image.convert("RGB"))[None]
 

@@ -10,7 +10,7 @@ import numpy as np
 from xfeat.export.model.progress import Steps
 from xfeat.export.parity.agreement import Probabilities
 from xfeat.export.parity.check_images import CheckImages, load_images
-from xfeat.export.parity.subsample import thinned
+from xfeat.export.parity.subsample import subsample
 from xfeat.featurize.errors import DataError, RunError
 from xfeat.head.runs.reader import PROBABILITY_PREFIX, Run
 
@@ -47,7 +47,7 @@ def labelled_images(
         DataError: if none of them can be read.
     """
     rows = [row for row in run.predictions() if row["split"] == split]
-    labels = {row["path"]: row["label"] for row in thinned(rows, limit)}
+    labels = {row["path"]: row["label"] for row in subsample(rows, limit)}
     images = _read(run, list(labels), data, steps, f"{split} images")
     return images, [labels[path] for path in images.paths]
 
@@ -63,7 +63,7 @@ def _read(run: Run, paths: list[str], data: Path | None, steps: Steps | None, wh
             f"none of the {what} of the run can be read, so the model cannot be checked",
             path=root,
             expected=f"files such as {next(iter(paths), 'those in predictions.csv')}",
-            mend="name the folder of the images with --data DIR",
+            fix="name the folder of the images with --data DIR",
         )
     if gone := len(paths) - len(images):
         logger.warning("%d of %d %s can no longer be read", gone, len(paths), what)
@@ -71,13 +71,13 @@ def _read(run: Run, paths: list[str], data: Path | None, steps: Steps | None, wh
 
 
 def _noted_probabilities(run: Run, limit: int | None) -> dict[str, list[float]]:
-    """Return path to noted probabilities of the test images (of all without a test), thinned to ``limit``."""
+    """Return path to noted probabilities of the test images (of all without a test), subsample to ``limit``."""
     rows = run.predictions()
     rows = [row for row in rows if row["split"] == "test"] or rows
     columns = [PROBABILITY_PREFIX + name for name in run.class_names]
     try:
-        return {row["path"]: [float(row[column]) for column in columns] for row in thinned(rows, limit)}
+        return {row["path"]: [float(row[column]) for column in columns] for row in subsample(rows, limit)}
     except (KeyError, TypeError, ValueError) as error:
         raise RunError(
-            "predictions.csv does not fit the run", path=run.folder, found=repr(error), mend="train the run again"
+            "predictions.csv does not fit the run", path=run.folder, found=repr(error), fix="train the run again"
         ) from error

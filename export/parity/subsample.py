@@ -8,6 +8,6 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def thinned(rows: Sequence[T], most: int | None) -> Sequence[T]:
+def subsample(rows: Sequence[T], most: int | None) -> Sequence[T]:
     """Return every n-th of ``rows``, so that they are at most ``most``; all of them for ``None``."""
     return rows[:: -(-len(rows) // most)] if most and len(rows) > most else rows

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from xfeat.export.build.ood_distance import familiar_threshold
 from xfeat.export.model.metadata import ModelMetadata
 from xfeat.export.model.outputs import OOD, PROBABILITIES
-from xfeat.export.parity.accuracy_loss import Worth, largest_loss, losses, measure, within_gate
+from xfeat.export.parity.accuracy_loss import Scores, largest_loss, losses, measure, within_gate
 from xfeat.export.parity.agreement import Probabilities
 from xfeat.export.parity.check_images import CheckImages
 from xfeat.export.quantization.onnx_graph import run_model
@@ -39,7 +39,7 @@ class Candidate:
     head_bits: int | None
     answers: Probabilities
     distances: NDArray[np.float32] | None
-    worth: Worth
+    worth: Scores
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +48,7 @@ class Attempt:
 
     float_layers: int
     head_bits: int | None
-    worth: Worth
+    worth: Scores
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +69,7 @@ class Gate:
     images: CheckImages
     labels: list[str]
     answers: Probabilities
-    worth: Worth
+    worth: Scores
     most: float
     attempts: list[Attempt] = field(default_factory=list)
 

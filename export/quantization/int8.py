@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from xfeat.export.model.outputs import LOGITS
 from xfeat.export.model.progress import Progress
-from xfeat.export.parity.subsample import thinned
+from xfeat.export.parity.subsample import subsample
 from xfeat.export.quantization.equalization import common_mean, equalise, fold_normalisation
 from xfeat.export.quantization.first_layer import dither_stem
 from xfeat.export.quantization.four_bit_head import first_matrix, half_bytes
@@ -187,7 +187,7 @@ def feature_error(ready: Ready, rounded: Rounded, count: int) -> float:
     """
     backbone = copied(ready.backbone)
     write_rounded(backbone, rounded)
-    places = list(thinned(range(len(ready.pixels)), count))
+    places = list(subsample(range(len(ready.pixels)), count))
     error = run_model(backbone, ready.pixels[places], [ready.features_name])[0] - ready.features[places]
     deviation = ready.features.std(0)
     # Features that hardly vary would count for more than all others.

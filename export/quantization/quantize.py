@@ -16,7 +16,7 @@ from xfeat.export.build.assemble import detach_resize, finish
 from xfeat.export.model.file import open_model
 from xfeat.export.model.metadata import VARIANTS, ModelMetadata
 from xfeat.export.model.progress import Progress
-from xfeat.export.parity.accuracy_loss import Worth, gate_in_words, measure, worth_table
+from xfeat.export.parity.accuracy_loss import Scores, gate_in_words, measure, scores_table
 from xfeat.export.parity.agreement import Probabilities
 from xfeat.export.parity.certificate import Certified, certificate_content
 from xfeat.export.parity.check_images import CheckImages
@@ -63,8 +63,8 @@ class Quantized:
     files: dict[str, Path]
     certificate: Path
     images: int
-    before: Worth
-    after: Worth
+    before: Scores
+    after: Scores
     bytes_before: int
     bytes_after: int
     max_difference: float
@@ -92,7 +92,7 @@ def quantize_model(
     In INT8 all convolutions have 8 bits and the head's first matrix 4. They are rounded three times, on other training
     images each time; the first tried is the one nearest to float32 on those that it was not rounded on. If that loses
     more than the gate, the matrix has 8, and then the second and the third are tried. If that is too little the first
-    block, and then the fewest other layers that mend it, stay in float32; unless ``spec`` says how many. Where channels
+    block, and then the fewest other layers that fix it, stay in float32; unless ``spec`` says how many. Where channels
     have means of their own, the first block does so from the start.
 
     Args:
@@ -113,7 +113,7 @@ def quantize_model(
     targets, certificate = targets_of(output)
     if path.resolve() in {target.resolve() for target in targets.values()}:
         raise OutputError(
-            "the quantised model would take the place of its original", path=output, mend="choose another name with -o"
+            "the quantised model would take the place of its original", path=output, fix="choose another name with -o"
         )
     metadata = _checked(path, run)
     traced = _traced(path, metadata, spec)
@@ -233,7 +233,7 @@ def _checked(path: Path, run: Run) -> ModelMetadata:
             "not a full model in float32",
             path=path,
             found=f"{metadata.variant}, {metadata.precision}",
-            mend="name the model.onnx that xexport onnx wrote",
+            fix="name the model.onnx that xexport onnx wrote",
         )
     if metadata.head_sha256 != run.head_sha256:
         raise MismatchError(
@@ -241,7 +241,7 @@ def _checked(path: Path, run: Run) -> ModelMetadata:
             path=path,
             expected=f"head {run.head_sha256[:16]}",
             found=f"head {metadata.head_sha256[:16]}, run {metadata.run}",
-            mend="name the run with --run",
+            fix="name the run with --run",
         )
     return metadata
 
@@ -250,14 +250,14 @@ def _refusal(gate: Gate, output: Path, spec: QuantizeSpec) -> ParityError:
     half = spec.precision == "float16"
     advice = "calibrate on more training images (--calibration-images N), "
     advice += "" if spec.float_layers is None else "keep another number of layers in float32 (--float-layers N), "
-    table = worth_table(gate.worth, gate.best.worth)
+    table = scores_table(gate.worth, gate.best.worth)
     best = "" if half else f"best of {len(gate.attempts)} attempts: {describe(gate.best)}"
     return ParityError(
         "the quantised model is worse than the gate allows; nothing was written",
         path=output,
         expected=gate_in_words(gate.most),
         found="\n".join([best, *table]),
-        mend="keep the float32 model"
+        fix="keep the float32 model"
         if half
         else f"{advice}take --fp16, or train on efficientnet-lite0, made for 8 bits",
     )

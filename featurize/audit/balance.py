@@ -26,7 +26,7 @@ def balance_findings(cache: FeatureCache, spec: AuditSpec) -> list[Finding]:
                 severity=WARNING,
                 title="Hardly any training images of " + ", ".join(f"{name} ({n})" for name, n in tiny.items()),
                 meaning=f"From fewer than {spec.few_class_images} images a class is learnt by chance, if at all.",
-                mend="add images of it, or leave the class out with xfeat featurize --classes",
+                fix="add images of it, or leave the class out with xfeat featurize --classes",
             )
         )
     if train and max(train.values()) >= _LOPSIDED * max(1, min(train.values())):
@@ -38,7 +38,7 @@ def balance_findings(cache: FeatureCache, spec: AuditSpec) -> list[Finding]:
                 title=f"{train[most] / max(1, train[least]):.0f} times as many training images of {most} as of {least}",
                 meaning=f"Calling everything {most} would be right in {train[most] / sum(train.values()):.0%} of "
                 "cases: accuracy alone says little here.",
-                mend="read sensitivity per class and AUC instead; try xhead train --class-weight balanced",
+                fix="read sensitivity per class and AUC instead; try xhead train --class-weight balanced",
             )
         )
     return findings + _test_findings(cache, counts, spec)
@@ -53,7 +53,7 @@ def file_findings(cache: FeatureCache, survey: Survey) -> list[Finding]:
             severity=WARNING,
             title=f"{counted(len(cache.skipped), 'image')} unreadable and left out",
             meaning="If they are not a random sample (all from one source, say), the figures are skewed.",
-            mend="mend or replace the files and run xfeat featurize again",
+            fix="fix or replace the files and run xfeat featurize again",
             lines=[f"{printable(row.path)}: {row.reason}" for row in cache.skipped],
         ),
         Finding(
@@ -61,7 +61,7 @@ def file_findings(cache: FeatureCache, survey: Survey) -> list[Finding]:
             severity=WARNING,
             title=f"{len(absent)} of {counted(len(cache), 'image')} no longer in {printable(cache.data_root)}",
             meaning="Their pixels could not be checked for duplicates and shortcuts.",
-            mend="put the images back, or run xfeat featurize again where they are now",
+            fix="put the images back, or run xfeat featurize again where they are now",
             lines=[name_of(cache, int(row)) for row in absent],
         ),
         Finding(
@@ -69,7 +69,7 @@ def file_findings(cache: FeatureCache, survey: Survey) -> list[Finding]:
             severity=WARNING,
             title=f"{counted(len(changed), 'image')} changed since the features were computed",
             meaning="The pixels that were checked here are not the ones that the features came from.",
-            mend="run xfeat featurize again, then the audit",
+            fix="run xfeat featurize again, then the audit",
             lines=[name_of(cache, int(row)) for row in changed],
         ),
         Finding(
@@ -77,7 +77,7 @@ def file_findings(cache: FeatureCache, survey: Survey) -> list[Finding]:
             severity=NOTE,
             title=f"{counted(len(cut), 'image')} cut short, read as far as the file goes",
             meaning="The missing part is grey; a model can learn that, if one class has more of them.",
-            mend="fetch these files again",
+            fix="fetch these files again",
             images=[Marked(int(row), "the end of the file is missing", 0.0) for row in cut],
         ),
     ]
@@ -92,7 +92,7 @@ def _test_findings(cache: FeatureCache, counts: dict[str, dict[str, int]], spec:
                 severity=NOTE,
                 title="The data is not divided, so there is no leakage to check",
                 meaning="Training will divide it by itself, image by image where no group is known.",
-                mend="divide it once and for all with xfeat split, and audit the result",
+                fix="divide it once and for all with xfeat split, and audit the result",
             )
         ]
     findings = []
@@ -106,7 +106,7 @@ def _test_findings(cache: FeatureCache, counts: dict[str, dict[str, int]], spec:
                 severity=WARNING,
                 title="A class is missing from a split: no " + ", ".join(absent),
                 meaning="What a split does not hold it cannot teach or measure.",
-                mend="divide the data with xfeat split, which gives each split every class",
+                fix="divide the data with xfeat split, which gives each split every class",
             )
         )
     if not total:
@@ -116,7 +116,7 @@ def _test_findings(cache: FeatureCache, counts: dict[str, dict[str, int]], spec:
                 severity=WARNING,
                 title="There is no test split",
                 meaning="Figures of the images that chose the epoch are too good.",
-                mend="divide the data with xfeat split",
+                fix="divide the data with xfeat split",
             )
         )
     elif total < spec.few_test_images:
@@ -127,7 +127,7 @@ def _test_findings(cache: FeatureCache, counts: dict[str, dict[str, int]], spec:
                 title=f"Only {counted(total, 'test image')}",
                 meaning=f"One image is {100 / total:.1f} percentage points of accuracy: differences of a few points "
                 "mean nothing.",
-                mend="measure with xhead crossval, which tests on every image once, or collect more",
+                fix="measure with xhead crossval, which tests on every image once, or collect more",
             )
         )
     return findings

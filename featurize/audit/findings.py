@@ -87,7 +87,7 @@ class Finding:
         severity: ``failure``, ``warning`` or ``note``.
         title: what was found, one sentence.
         meaning: what follows from it.
-        mend: what to do about it.
+        fix: what to do about it.
         pairs: images side by side, the clearest first.
         images: single images, the clearest first.
         probes: measurements of shortcuts.
@@ -98,7 +98,7 @@ class Finding:
     severity: str
     title: str
     meaning: str
-    mend: str
+    fix: str
     pairs: Sequence[Pair] = ()
     images: Sequence[Marked] = ()
     probes: Sequence[Probe] = ()
@@ -161,7 +161,7 @@ class Audit:
             "severity": finding.severity,
             "title": finding.title,
             "meaning": finding.meaning,
-            "mend": finding.mend,
+            "mend": finding.fix,
             "pairs": [
                 {
                     "paths": [name_of(self.cache, row) for row in (pair.first, pair.second)],

@@ -40,7 +40,7 @@ def duplicate_findings(copies: Sequence[Pair], near: Sequence[Pair], columns: Co
                 title=f"{counted(len(contradictory), 'pair')} of the same image with different labels",
                 meaning="At least one label of each pair is wrong; a model cannot learn from it and is marked down for "
                 "it in the test.",
-                mend="look at each pair, keep the right copy and remove the other",
+                fix="look at each pair, keep the right copy and remove the other",
                 pairs=contradictory,
             )
         )
@@ -64,7 +64,7 @@ def group_findings(columns: Columns) -> list[Finding]:
                 severity=FAILURE,
                 title=f"{counted(len(parted), 'group')} (patients or series) with images in more than one split",
                 meaning=_LEAK,
-                mend="divide the data again with xfeat split SRC DST --groups FILE, which keeps groups together, and "
+                fix="divide the data again with xfeat split SRC DST --groups FILE, which keeps groups together, and "
                 "run xfeat featurize on DST",
                 pairs=[
                     Pair(rows[0], other, f"group {printable(group)}")
@@ -84,7 +84,7 @@ def group_findings(columns: Columns) -> list[Finding]:
                 title=f"{share}: whether a patient is in two splits cannot be checked",
                 meaning="Two images of one patient in training and test make the test figures too good, and they need "
                 "not look alike enough to be found here.",
-                mend="name the patient or series of each image: xfeat featurize DATA --groups FILE|REGEX",
+                fix="name the patient or series of each image: xfeat featurize DATA --groups FILE|REGEX",
             )
         )
     return findings
@@ -102,7 +102,7 @@ def unconfirmed_finding(pairs: Sequence[Pair], columns: Columns) -> list[Finding
             title=f"{counted(len(crossing), 'pair')} of very similar images in two splits; the files are gone, so the "
             "pixels could not be compared",
             meaning="If they are the same image, the test figures are too good.",
-            mend="put the images back where they were when the cache was made, and run the audit again",
+            fix="put the images back where they were when the cache was made, and run the audit again",
             pairs=crossing,
         )
     ]
@@ -118,7 +118,7 @@ def _leaks(kind: str, pairs: list[Pair], what: str, columns: Columns) -> list[Fi
             severity=FAILURE,
             title=f"{counted(len(pairs), 'pair')} of images in two splits are {what} ({images} images)",
             meaning=_LEAK,
-            mend=f"keep one copy of each (xfeat split also keeps exact copies together); {_DIVIDE_AGAIN}",
+            fix=f"keep one copy of each (xfeat split also keeps exact copies together); {_DIVIDE_AGAIN}",
             pairs=pairs,
         )
     ]
@@ -136,7 +136,7 @@ def _inside(pairs: list[Pair], columns: Columns) -> Finding:
         meaning="A later split may put one copy into training and the other into the test."
         if at_risk
         else "Copies count twice in training or in the figures; they leak nothing.",
-        mend="give both the same group, or remove one, before the data is divided"
+        fix="give both the same group, or remove one, before the data is divided"
         if at_risk
         else "remove one of each pair if they are not meant",
         pairs=pairs,

@@ -112,7 +112,7 @@ def require_finite(cache: FeatureCache) -> None:
             raise CacheError(
                 "holds values that are not finite",
                 path=cache.path,
-                mend=f"xfeat verify {cache.path} names the rows; then delete it and run xfeat featurize again",
+                fix=f"xfeat verify {cache.path} names the rows; then delete it and run xfeat featurize again",
             )
 
 

@@ -68,7 +68,7 @@ def audit_cache(cache: FeatureCache, spec: AuditSpec | None = None, *, progress:
 def _require_libraries() -> None:
     """Say what is missing before all images are read, not after."""
     if missing := [name for name in ("cleanlab", "jinja2", "sklearn") if importlib.util.find_spec(name) is None]:
-        raise MissingExtraError(f"the audit needs {', '.join(missing)}", mend="pip install 'xfeat-onnx[train]'")
+        raise MissingExtraError(f"the audit needs {', '.join(missing)}", fix="pip install 'xfeat-onnx[train]'")
 
 
 def _probe(
@@ -108,7 +108,7 @@ def _shortcut_finding(probes: list[Probe], spec: AuditSpec) -> list[Finding]:
             title=f"The label shows without the subject of the image ({_short_list(strong)}; guessing is 0.5)",
             meaning="These show little or nothing of the subject, yet a linear model that is given nothing else tells "
             f"the classes apart this well (AUC); the whole image reaches {whole.best:.3f}. {_SOURCE}",
-            mend="before quoting an accuracy, test on images of another hospital (xhead eval); collect all classes "
+            fix="before quoting an accuracy, test on images of another hospital (xhead eval); collect all classes "
             "from the same sources, and crop frames and burnt-in letters",
             probes=strong,
         )
@@ -135,7 +135,7 @@ def _suspect_finding(
                 severity=NOTE,
                 title=f"The features do not tell the classes apart (AUC {whole.best:.2f}; guessing is 0.5)",
                 meaning="So nothing can be said about single labels, and a head will not learn much from them either.",
-                mend="check that the folders hold what they say; try another backbone, size or --pooling multilevel",
+                fix="check that the folders hold what they say; try another backbone, size or --pooling multilevel",
             )
         ]
     marked = label_suspects(rows, labels, probabilities, names)
@@ -149,7 +149,7 @@ def _suspect_finding(
             title=f"{counted(len(marked), 'label')} ({share:.1%}) contradicted by the images that look alike",
             meaning="Some are wrong labels, which cost accuracy and spoil the test; others are hard cases. The least "
             "credible come first.",
-            mend="look at the first of them, move wrong ones to the right class folder, and run xfeat featurize again",
+            fix="look at the first of them, move wrong ones to the right class folder, and run xfeat featurize again",
             images=marked,
         )
     ]
@@ -165,7 +165,7 @@ def _outlier_finding(rows: NDArray[np.int64], cosines: NDArray[np.float32], labe
             severity=NOTE,
             title=f"{counted(len(marked), 'image')} unlike all others",
             meaning="They may be something else altogether (a photograph, a side view, a test pattern), or rare cases.",
-            mend="remove what does not belong; keep what is rare",
+            fix="remove what does not belong; keep what is rare",
             images=marked,
         )
     ]
@@ -177,5 +177,5 @@ def _too_few_to_probe(cache: FeatureCache) -> Finding:
         severity=NOTE,
         title="Shortcuts and labels could not be checked: too few groups of at least two classes",
         meaning="Each class needs five patients (or images of which no patient is known).",
-        mend="add images" if cache.class_names else "featurize class folders",
+        fix="add images" if cache.class_names else "featurize class folders",
     )

@@ -27,7 +27,7 @@ def audit_of(cache: FeatureCache) -> dict[str, Any]:
     An audit of other contents than the cache has now counts as none.
     """
     file = audit_path(cache.path)
-    mend = f"xfeat audit {cache.path}"
+    fix = f"xfeat audit {cache.path}"
     try:
         report = json.loads(file.read_text(encoding="utf-8"))
         if (report["format"], report["schema_version"]) != (FORMAT, SCHEMA_VERSION):
@@ -40,13 +40,13 @@ def audit_of(cache: FeatureCache) -> dict[str, Any]:
         }
         is_current = report["cache_sha256"] == cache.content_sha256
     except FileNotFoundError:
-        logger.warning("%s has not been audited for leakage and shortcuts: %s", cache.path, mend)
+        logger.warning("%s has not been audited for leakage and shortcuts: %s", cache.path, fix)
         return dict(NOT_AUDITED)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        logger.warning("%s cannot be read (%s): %s", file, error, mend)
+        logger.warning("%s cannot be read (%s): %s", file, error, fix)
         return dict(NOT_AUDITED)
     if not is_current:
-        logger.warning("%s is of other features than %s has now: %s", file, cache.path, mend)
+        logger.warning("%s is of other features than %s has now: %s", file, cache.path, fix)
         return dict(NOT_AUDITED)
     if not found["passed"]:
         logger.warning("%s failed its audit: %s", cache.path, "; ".join(found["failures"]))

@@ -106,7 +106,7 @@ def load_backbone(spec: FeatureSpec, weights: Weights) -> Backbone:
     try:
         package = importlib.import_module(info.package)
     except ModuleNotFoundError as error:
-        raise MissingExtraError(f"{info.package} is not installed", mend="pip install 'xfeat-onnx[train]'") from error
+        raise MissingExtraError(f"{info.package} is not installed", fix="pip install 'xfeat-onnx[train]'") from error
     # The size decides the padding of strided convolutions: without it, graphs cannot be exported.
     model = package.EfficientNet.from_name(spec.backbone, image_size=spec.preprocess.size)
     _load_state(model, weights)
@@ -143,7 +143,7 @@ def _foreign_weights(weights: Weights, found: str) -> WeightsError:
         path=weights.path,
         expected=f"a state dict of {weights.backbone} as efficientnet_pytorch saves it",
         found=found,
-        mend="name the backbone that the file belongs to with --backbone, or another file with --weights",
+        fix="name the backbone that the file belongs to with --backbone, or another file with --weights",
     )
 
 

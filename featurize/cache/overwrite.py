@@ -44,5 +44,5 @@ def _not_ours(path: Path, found: str) -> CacheError:
         path=path,
         expected="an HDF5 file that xfeat featurize wrote",
         found=found,
-        mend="name another file with -o, or move this one away",
+        fix="name another file with -o, or move this one away",
     )

@@ -104,9 +104,9 @@ class FeatureCache:
         """
         path = Path(path)
         if path.is_dir():
-            raise CacheError("a folder, not a feature cache", path=path, mend=f"xfeat featurize {path} -o features.h5")
+            raise CacheError("a folder, not a feature cache", path=path, fix=f"xfeat featurize {path} -o features.h5")
         if not path.is_file():
-            raise CacheError("no such feature cache", path=path, mend=f"xfeat featurize DATA -o {path}")
+            raise CacheError("no such feature cache", path=path, fix=f"xfeat featurize DATA -o {path}")
         state = FileState.of(path)
         with _reading(path) as file:
             _check_format(path, file)
@@ -124,7 +124,7 @@ class FeatureCache:
             raise CacheError(
                 f"rows with values that are not finite ({int((~finite).sum())}): {', '.join(bad)}",
                 path=self.path,
-                mend=_MAKE_AGAIN,
+                fix=_MAKE_AGAIN,
             )
         states = digest_of_states(self.columns, self.skipped)
         for what, expected, found in (
@@ -135,7 +135,7 @@ class FeatureCache:
         ):
             if expected != found:
                 raise CacheError(
-                    f"{what} since it was written", path=self.path, expected=expected, found=found, mend=_MAKE_AGAIN
+                    f"{what} since it was written", path=self.path, expected=expected, found=found, fix=_MAKE_AGAIN
                 )
 
     def _read_through(self) -> tuple[NDArray[np.bool_], str, dict[str, Any]]:
@@ -162,7 +162,7 @@ def _reading(path: Path) -> Iterator[h5py.File]:
         with h5py.File(path, "r") as file:
             yield file
     except SpecError as error:
-        raise CacheError(f"unreadable settings: {error}", path=path, mend=_MAKE_AGAIN) from error
+        raise CacheError(f"unreadable settings: {error}", path=path, fix=_MAKE_AGAIN) from error
     except XfeatError:
         raise
     except OSError as error:
@@ -170,18 +170,18 @@ def _reading(path: Path) -> Iterator[h5py.File]:
             raise _unreadable(path, error) from error
         kind = "damaged: its end is missing" if "truncated file" in str(error) else "damaged, or not a feature cache"
         raise CacheError(
-            kind, path=path, expected="an HDF5 file that xfeat featurize wrote", found=str(error), mend=_MAKE_AGAIN
+            kind, path=path, expected="an HDF5 file that xfeat featurize wrote", found=str(error), fix=_MAKE_AGAIN
         ) from error
     except (KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
-        raise CacheError("damaged", path=path, found=str(error), mend=_MAKE_AGAIN) from error
+        raise CacheError("damaged", path=path, found=str(error), fix=_MAKE_AGAIN) from error
 
 
 def _unreadable(path: Path, error: OSError) -> CacheError:
     """Say why a file that may be whole cannot be read."""
     if error.errno in (errno.EAGAIN, errno.EWOULDBLOCK):
-        return CacheError("another program has it open for writing", path=path, mend="close it there, and try again")
+        return CacheError("another program has it open for writing", path=path, fix="close it there, and try again")
     reason = os.strerror(error.errno or 0)
-    return CacheError(f"cannot be read: {reason}", path=path, mend="check its permissions and the disk it lies on")
+    return CacheError(f"cannot be read: {reason}", path=path, fix="check its permissions and the disk it lies on")
 
 
 def _blocks(count: int, rows: int = 4096) -> Iterable[slice]:
@@ -195,7 +195,7 @@ def _check_format(path: Path, file: h5py.File) -> None:
             path=path,
             expected="an HDF5 file that xfeat featurize wrote",
             found="an HDF5 file of another program",
-            mend="name another file, or move it away and run xfeat featurize",
+            fix="name another file, or move it away and run xfeat featurize",
         )
     version = int(file.attrs["schema_version"])
     if version != SCHEMA_VERSION:
@@ -204,7 +204,7 @@ def _check_format(path: Path, file: h5py.File) -> None:
             path=path,
             expected=f"version {SCHEMA_VERSION}",
             found=f"version {version}",
-            mend="install the xfeat that wrote it, or run xfeat featurize --force",
+            fix="install the xfeat that wrote it, or run xfeat featurize --force",
         )
 
 
@@ -213,7 +213,7 @@ def _read(path: Path, file: h5py.File) -> dict[str, Any]:
     columns = {name: as_read(name, _read_column(file, name)) for name in COLUMN_NAMES}
     lengths = {len(values) for values in columns.values()} | {file["features"].shape[0]}
     if len(lengths) != 1:
-        raise CacheError("damaged: its columns differ in length", path=path, mend=_MAKE_AGAIN)
+        raise CacheError("damaged: its columns differ in length", path=path, fix=_MAKE_AGAIN)
     spec = FeatureSpec.from_dict(json.loads(attrs["spec"]))
     class_names = tuple(json.loads(attrs["class_names"]))
     for what, good in (
@@ -222,7 +222,7 @@ def _read(path: Path, file: h5py.File) -> dict[str, Any]:
         ("its fingerprint is not that of its settings", attrs["fingerprint"] == spec.fingerprint),
     ):
         if not good:
-            raise CacheError(f"damaged: {what}", path=path, mend=_MAKE_AGAIN)
+            raise CacheError(f"damaged: {what}", path=path, fix=_MAKE_AGAIN)
     return {
         "spec": spec,
         "class_names": class_names,

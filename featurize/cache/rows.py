@@ -99,14 +99,14 @@ class _File:
             try:
                 count = os.preadv(self._handle, [wanted], position)
             except OSError as error:
-                raise CacheError("cannot be read", path=self._path, found=str(error), mend=_MEND) from error
+                raise CacheError("cannot be read", path=self._path, found=str(error), fix=_MEND) from error
             if not count:
                 raise CacheError(
                     "was cut short while it was read",
                     path=self._path,
                     expected=f"{self._offset + int(np.prod(self._shape)) * self._dtype.itemsize} bytes or more",
                     found=f"{os.fstat(self._handle).st_size} bytes",
-                    mend=_MEND,
+                    fix=_MEND,
                 )
             wanted, position = wanted[count:], position + count
 
@@ -175,7 +175,7 @@ def _check_finite(cache: FeatureCache, rows: NDArray[np.int64], values: NDArray[
     raise CacheError(
         f"rows with values that are not finite ({len(bad)}): {', '.join(cache.columns.path[row] for row in bad[:3])}",
         path=cache.path,
-        mend="run xfeat featurize --force, and xfeat verify afterwards",
+        fix="run xfeat featurize --force, and xfeat verify afterwards",
     )
 
 
@@ -199,6 +199,6 @@ def unchanged(cache: FeatureCache) -> Iterator[None]:
             path=cache.path,
             expected=f"content {cache.content_sha256[:16]}…",
             found=f"content {found.content_sha256[:16]}…",
-            mend="run the same command again",
+            fix="run the same command again",
         )
     found.verify()

@@ -44,4 +44,4 @@ def audit(file: Path, output: Path | None, strict: bool, as_json: bool) -> None:
     click.echo(json.dumps(facts) if as_json else f"{summarize(done)}\n\npage: {page}\nfacts: {facts_file}")
     if strict and not done.passed:
         # The result is on stdout as ever; the gate only adds the message and the exit code.
-        raise DataError("the audit failed", path=file, found="; ".join(done.failures), mend=f"see {page}")
+        raise DataError("the audit failed", path=file, found="; ".join(done.failures), fix=f"see {page}")

@@ -81,7 +81,7 @@ def joined(address: str | None) -> Iterator[None]:
                 "cannot join the Ray cluster",
                 expected=address or os.environ.get("RAY_ADDRESS"),
                 found=_gist(error),
-                mend="check ray status, that Ray and Python are of the same version there and here, and whether the "
+                fix="check ray status, that Ray and Python are of the same version there and here, and whether the "
                 "cluster asks for a token: RAY_AUTH_MODE=token, with the head's ~/.ray/auth_token here too",
             ) from error
     try:
@@ -123,7 +123,7 @@ def find_places(device: str, cores: int | None) -> Places:
             "the Ray cluster has no room for an actor",
             expected=f"a machine with {cpus} CPUs" + (" and a GPU" if gpus else ""),
             found=", ".join(f"{have.get('CPU', 0):g} CPUs, {_gpus(have)} GPUs" for have in machines.values()),
-            mend="check ray status, or run with --device cpu",
+            fix="check ray status, or run with --device cpu",
         )
     return Places(actors, cpus, gpus, [node for node, actors_there in room.items() if actors_there])
 
@@ -167,7 +167,7 @@ def check_machines(nodes: list[str], root: Path) -> None:
                 f"the machine {host} of the cluster has another xfeat",
                 expected=f"xfeat {here} with the extras train and ray",
                 found=version,
-                mend="install the same version in the Python environment that Ray runs in there",
+                fix="install the same version in the Python environment that Ray runs in there",
             )
         if not sees:
             raise not_seen(root, host)
@@ -178,7 +178,7 @@ def failed(error: Exception) -> DeviceError:
     return DeviceError(
         "the Ray cluster failed",
         found=_gist(error),
-        mend="check ray status and the machines' logs, then run the same command again: what is finished is kept",
+        fix="check ray status and the machines' logs, then run the same command again: what is finished is kept",
     )
 
 
@@ -211,7 +211,7 @@ def _check_reachable(address: str | None) -> None:
             "there is no Ray cluster",
             expected=f"its head at {address}",
             found=str(error),
-            mend="check the address with ray status on the head, and that its port can be reached from here",
+            fix="check the address with ray status on the head, and that its port can be reached from here",
         ) from error
 
 

@@ -83,7 +83,7 @@ class RayCluster:
                 import ray
                 import ray.data
         except ImportError as error:
-            raise MissingExtraError("ray is not installed", mend="pip install 'xfeat-onnx[ray]'") from error
+            raise MissingExtraError("ray is not installed", fix="pip install 'xfeat-onnx[ray]'") from error
         from xfeat.featurize.cluster.connection import check_machines, failed, find_places, joined
 
         root = root.absolute()
@@ -157,7 +157,7 @@ class RayCluster:
             f"the machine {host} of the cluster cannot read what this one can",
             path=root / path,
             found=outcome.reason,
-            mend="check what is mounted and installed there, then run the same command again: what is finished is kept",
+            fix="check what is mounted and installed there, then run the same command again: what is finished is kept",
         )
 
 

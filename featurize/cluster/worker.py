@@ -118,7 +118,7 @@ def not_seen(root: Path, host: str) -> DeviceError:
         f"the machine {host} of the cluster does not see the images",
         path=root,
         expected="the same files under the same path on every machine",
-        mend="put them on a file system that all machines share, mounted at the same place",
+        fix="put them on a file system that all machines share, mounted at the same place",
     )
 
 

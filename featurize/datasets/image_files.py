@@ -25,13 +25,13 @@ def _images_of(path: Path) -> list[Path]:
     if path.is_file():
         return [path]
     if not path.exists():
-        raise DataError("no such file or folder", path=path, mend="check the path")
+        raise DataError("no such file or folder", path=path, fix="check the path")
     images = sorted(path / name for name in names_in_folder(path))
     if not images:
         raise DataError(
             "no images found",
             path=path,
             expected=f"files that end in {', '.join(sorted(IMAGE_SUFFIXES))}",
-            mend="name another folder, or the files themselves",
+            fix="name another folder, or the files themselves",
         )
     return images

@@ -62,14 +62,14 @@ class Dataset:
             DataError: if a wanted class is not in the data set.
         """
         if not wanted:
-            raise DataError("no class is named", path=data or self.root, mend="name classes with --classes A,B")
+            raise DataError("no class is named", path=data or self.root, fix="name classes with --classes A,B")
         if missing := [name for name in wanted if name not in self.class_names]:
             raise DataError(
                 f"no class called {', '.join(missing)}",
                 path=data or self.root,
                 expected=f"some of: {', '.join(self.class_names) or 'none, the images have no labels'}",
                 found=", ".join(wanted),
-                mend="name existing classes with --classes A,B",
+                fix="name existing classes with --classes A,B",
             )
         names = tuple(sorted(set(wanted)))
         index = {self.class_names.index(name): new for new, name in enumerate(names)}
@@ -97,7 +97,7 @@ class Dataset:
                 f"{source} gives no image a group",
                 path=self.root,
                 expected=f"paths such as {entries[0].path}",
-                mend="check the expression, or that the CSV's paths are relative to the data folder",
+                fix="check the expression, or that the CSV's paths are relative to the data folder",
             )
         if ungrouped:
             logger.warning("%d of %d images have no group; each counts as its own", ungrouped, len(entries))
@@ -119,7 +119,7 @@ def open_dataset(
     """
     root = Path(data)
     if not root.exists():
-        raise DataError("no such folder or file", path=root, expected=LAYOUTS, mend="check the path")
+        raise DataError("no such folder or file", path=root, expected=LAYOUTS, fix="check the path")
     dataset = _read_manifest(root) if root.suffix.lower() == ".csv" else _arrange(root, _image_names(root))
     if not dataset.entries:
         raise DataError(
@@ -127,7 +127,7 @@ def open_dataset(
             path=root,
             expected=LAYOUTS,
             found=f"no file that ends in {', '.join(sorted(IMAGE_SUFFIXES))}",
-            mend="put images there, or name another folder",
+            fix="put images there, or name another folder",
         )
     if groups is not None:
         dataset = dataset.with_groups(groups)
@@ -156,7 +156,7 @@ def _with_own_groups(dataset: Dataset) -> Dataset:
 
 def _is_file(source: str) -> bool:
     if source.lower().endswith(".csv") and not Path(source).is_file():
-        raise DataError("no such file", path=source, mend="--groups takes a CSV file or a regular expression")
+        raise DataError("no such file", path=source, fix="--groups takes a CSV file or a regular expression")
     return Path(source).is_file()
 
 
@@ -194,7 +194,7 @@ def _is_image(name: str) -> bool:
 def _cannot_list(error: OSError) -> None:
     # os.walk would leave the folder out without a word.
     raise DataError(
-        f"cannot be listed: {error.strerror}", path=error.filename, mend="check its permissions, or move it away"
+        f"cannot be listed: {error.strerror}", path=error.filename, fix="check its permissions, or move it away"
     ) from error
 
 
@@ -256,11 +256,11 @@ def _read_csv(path: Path, required: tuple[str, ...], content: bytes | None = Non
         rows = list(reader)
     except (UnicodeDecodeError, csv.Error) as error:
         raise DataError(
-            "not a CSV file in UTF-8", path=path, found=str(error), mend="save it as CSV with the encoding UTF-8"
+            "not a CSV file in UTF-8", path=path, found=str(error), fix="save it as CSV with the encoding UTF-8"
         ) from error
     except OSError as error:
         raise DataError(
-            f"cannot be read: {error.strerror}", path=path, mend="check the path and its permissions"
+            f"cannot be read: {error.strerror}", path=path, fix="check the path and its permissions"
         ) from error
     if missing := [name for name in required if name not in columns]:
         raise DataError(
@@ -268,7 +268,7 @@ def _read_csv(path: Path, required: tuple[str, ...], content: bytes | None = Non
             path=path,
             expected=f"a first line that names the columns {', '.join(required)}",
             found=", ".join(columns) or "an empty file",
-            mend="add the line or rename the columns",
+            fix="add the line or rename the columns",
         )
     return rows
 
@@ -282,7 +282,7 @@ def _read_manifest(path: Path) -> Dataset:
     for line, (row, label) in enumerate(zip(rows, labels, strict=True), start=2):
         name = _path_in(row, path, line)
         if name in entries:
-            raise DataError(f"line {line} names {name} a second time", path=path, mend="keep one line an image")
+            raise DataError(f"line {line} names {name} a second time", path=path, fix="keep one line an image")
         split = (row.get("split") or "").strip().lower()
         if split and split not in _SPLIT_CODES:
             raise DataError(
@@ -290,7 +290,7 @@ def _read_manifest(path: Path) -> Dataset:
                 path=path,
                 expected=", ".join(_SPLIT_CODES),
                 found=split,
-                mend="rename it, or leave the column empty",
+                fix="rename it, or leave the column empty",
             )
         code, group = _SPLIT_CODES.get(split, NO_SPLIT), (row.get("group") or "").strip()
         entries[name] = ImageEntry(name, index.get(label, NO_LABEL), code, group)
@@ -301,7 +301,7 @@ def _path_in(row: dict[str, str], file: Path, line: int) -> str:
     name = (row["path"] or "").strip()
     if not name:
         raise DataError(
-            f"line {line} names no path", path=file, mend="name an image in the column path, or remove the line"
+            f"line {line} names no path", path=file, fix="name an image in the column path, or remove the line"
         )
     return Path(name).as_posix()
 

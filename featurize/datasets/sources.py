@@ -128,7 +128,7 @@ class ZipSource:
                 path=path,
                 expected="a folder, a zip archive or a CSV file",
                 found=str(error),
-                mend="check the file: its end may be missing",
+                fix="check the file: its end may be missing",
             ) from error
         self._members = {info.filename: info for info in self._archive.infolist() if not info.is_dir()}
 

@@ -166,21 +166,21 @@ def _check_source(dataset: Dataset) -> None:
             f"{unlabelled} images have no class",
             path=dataset.root,
             expected="one folder a class, such as covid/ and normal/, or a label in each line of the CSV file",
-            mend="move the images into class folders",
+            fix="move the images into class folders",
         )
 
 
 def _check_target(dataset: Dataset, output: Path) -> None:
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise OutputError(
-            "is not empty", path=output, expected="a new or empty folder", mend="choose another, or delete this one"
+            "is not empty", path=output, expected="a new or empty folder", fix="choose another, or delete this one"
         )
     if output.resolve().is_relative_to(dataset.root.resolve()):
         raise OutputError(
             "lies inside the data that is to be divided",
             path=output,
             expected=f"a folder outside {dataset.root}",
-            mend="choose a folder beside it: it would count as data the next time",
+            fix="choose a folder beside it: it would count as data the next time",
         )
 
 
@@ -194,7 +194,7 @@ def _hash_files(dataset: Dataset, step: Callable[[int], None]) -> list[str]:
             raise DataError(
                 error.what,
                 path=dataset.root / entry.path,
-                mend="mend or remove the file, or take its line out of the CSV file",
+                fix="fix or remove the file, or take its line out of the CSV file",
             ) from error
 
     hashes = []
@@ -216,5 +216,5 @@ def _too_few_groups(dataset: Dataset, groups: NDArray[np.int64], spec: SplitSpec
         path=dataset.root,
         expected=f"at least {parts} groups (patients, or different images) of each class",
         found=", ".join(f"{name} {number}" for name, number in found.items()),
-        mend="add images, leave the small class out with --classes, or set a ratio to 0 (such as --ratios 80,0,20)",
+        fix="add images, leave the small class out with --classes, or set a ratio to 0 (such as --ratios 80,0,20)",
     )

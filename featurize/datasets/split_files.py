@@ -104,7 +104,7 @@ def write_split(
     except OSError as error:
         raise output_error(output, error) from error
     except KeyboardInterrupt as error:
-        raise Interrupted("stopped; nothing was made", path=output, mend="run the same command again") from error
+        raise Interrupted("stopped; nothing was made", path=output, fix="run the same command again") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return linked

@@ -81,7 +81,7 @@ def _open_session(graph: Path, provider: str, device: str) -> ort.InferenceSessi
             f"onnxruntime does not run on {device}",
             expected=provider,
             found=", ".join(session.get_providers()),
-            mend="check nvidia-smi and pip show onnxruntime-gpu, or run with --device cpu",
+            fix="check nvidia-smi and pip show onnxruntime-gpu, or run with --device cpu",
         )
     return session
 
@@ -103,7 +103,7 @@ def graph_file(spec: FeatureSpec, weights: Weights) -> Path:
             convert_feature_network(spec, weights, path)
         except OutputError as error:
             raise OutputError(
-                error.what, path=path, mend="set XFEAT_CACHE_DIR to a folder that can be written"
+                error.what, path=path, fix="set XFEAT_CACHE_DIR to a folder that can be written"
             ) from error
     return path
 

@@ -29,7 +29,7 @@ class OpenvinoEngine:
         try:
             import openvino
         except ModuleNotFoundError as error:
-            raise MissingExtraError("openvino is not installed", mend="pip install 'xfeat-onnx[openvino]'") from error
+            raise MissingExtraError("openvino is not installed", fix="pip install 'xfeat-onnx[openvino]'") from error
         self.batch_size = batch_size or 8
         core = openvino.Core()
         self.name = "openvino on cpu"
@@ -61,5 +61,5 @@ def _check_precision(wanted: str, taken: str) -> None:
             f"openvino does not compute in {wanted} on this processor",
             expected=_HINTS[wanted],
             found=taken,
-            mend="take --engine torch, or --precision float32",
+            fix="take --engine torch, or --precision float32",
         )

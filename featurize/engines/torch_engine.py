@@ -70,7 +70,7 @@ class TorchEngine:
                     raise DeviceError(
                         f"{self.device} is out of memory with a single image",
                         found=next(iter(str(error).splitlines())),
-                        mend="end what else runs there (nvidia-smi), take a smaller --size, or another --device",
+                        fix="end what else runs there (nvidia-smi), take a smaller --size, or another --device",
                     ) from error
             # Only here: while the exception is handled, its traceback keeps all that was computed alive.
             torch.cuda.empty_cache()

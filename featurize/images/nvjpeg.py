@@ -57,7 +57,7 @@ class JpegDecoder:
             raise DeviceError(
                 f"torchvision cannot decode JPEG files on {device}",
                 found=next(iter(str(error).splitlines()), type(error).__name__),
-                mend="decode them with --decoder pillow",
+                fix="decode them with --decoder pillow",
             ) from error
 
     def decode(self, files: Sequence[PlainJpeg], side: int) -> list[Pixels | None]:

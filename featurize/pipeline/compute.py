@@ -165,7 +165,7 @@ def compute_features(todo: Sequence[int], ledger: Ledger, tools: Tools) -> None:
     except KeyboardInterrupt as error:
         raise Interrupted(
             f"stopped; {run.done} of {len(todo)} images are finished and kept in {tools.store.folder}",
-            mend="run the same command again: it goes on from there",
+            fix="run the same command again: it goes on from there",
         ) from error
     ledger.skipped.sort()
     ledger.seconds = time.monotonic() - started - run.opening_seconds
@@ -255,7 +255,7 @@ class _Run:
     def _skip(self, number: int, reason: str) -> None:
         path = self.ledger.paths[number]
         if self.tools.options.fail_on_error:
-            raise DataError(reason, path=self.tools.root / path, mend="remove it, or leave it out with --on-error skip")
+            raise DataError(reason, path=self.tools.root / path, fix="remove it, or leave it out with --on-error skip")
         self.ledger.skipped.append(Skipped(path, reason))
         self.ledger.places[number] = NOWHERE
 

@@ -140,8 +140,8 @@ def extract_features(
 
 
 def _locked(output: Path) -> AbstractContextManager[None]:
-    mend = "wait for it, or choose another file with -o"
-    busy = BusyError("another process is writing this cache", path=output, mend=mend)
+    fix = "wait for it, or choose another file with -o"
+    busy = BusyError("another process is writing this cache", path=output, fix=fix)
     return locked(output.with_name(f".{output.name}.lock"), busy, of=output)
 
 
@@ -153,7 +153,7 @@ def _resumable() -> Iterator[None]:
     except Interrupted:
         raise
     except KeyboardInterrupt as error:
-        raise Interrupted("stopped", mend="run the same command again: what is finished is kept") from error
+        raise Interrupted("stopped", fix="run the same command again: what is finished is kept") from error
 
 
 def _known_features(work: _Work, store: ShardStore, *, force: bool) -> tuple[KnownFeatures, FeatureCache | None]:
@@ -169,7 +169,7 @@ def _known_features(work: _Work, store: ShardStore, *, force: bool) -> tuple[Kno
                 path=work.output,
                 expected=work.spec.describe(),
                 found=old.spec.describe(),
-                mend="choose another file with -o, or replace this one with --force",
+                fix="choose another file with -o, or replace this one with --force",
             )
         known.add_cache(old, work.data_root)
     if not force:
@@ -210,7 +210,7 @@ def _finish(work: _Work, known: KnownFeatures, old: FeatureCache | None, ledger:
             "none of the images can be read",
             path=work.dataset.root,
             found="; ".join(f"{path}: {reason}" for path, reason in ledger.skipped[:3]),
-            mend="check that these files are images",
+            fix="check that these files are images",
         )
     columns = _columns(work.dataset, ledger.identities, rows)
     places = ledger.places[rows]

@@ -65,7 +65,7 @@ def decoder_for(spec: FeatureSpec, *, engine: str = "auto", device: str = "auto"
             raise DeviceError(
                 "nvjpeg runs on a GPU, and there is none",
                 expected="an NVIDIA GPU that torch can use",
-                mend="decode with --decoder pillow",
+                fix="decode with --decoder pillow",
             )
         from xfeat.featurize.images.nvjpeg import JpegDecoder
 

@@ -74,7 +74,7 @@ def read_in_processes(
                 "a process that decodes images died",
                 path=root,
                 found="killed from outside, such as for want of memory, or a decoder crashed",
-                mend="run the same command again, with fewer --workers or with --decode-in threads: what is finished "
+                fix="run the same command again, with fewer --workers or with --decode-in threads: what is finished "
                 "is kept",
             ) from error
         finally:

@@ -51,7 +51,7 @@ def resolve_request(
 
 
 def featurize_command(spec: FeatureSpec, data: str, output: Path, class_names: Sequence[str]) -> str:
-    """Return the command line that makes a cache like another: the mend where that one is gone or lacks something.
+    """Return the command line that makes a cache like another: the fix where that one is gone or lacks something.
 
     Args:
         spec: of the features.
@@ -82,5 +82,5 @@ def _check_same_weights(output: Path, existing: FeatureSpec, found: Weights) -> 
             path=output,
             expected=f"{existing.backbone} with SHA-256 {existing.weights_sha256[:16]}…",
             found=f"{found.path} with {found.sha256[:16]}…",
-            mend="name the file it was made with by --weights, choose another -o, or replace it with --force",
+            fix="name the file it was made with by --weights, choose another -o, or replace it with --force",
         )

@@ -58,8 +58,8 @@ def replacing(path: Path, *, elsewhere: str = ELSEWHERE) -> Iterator[Path]:
 
 def output_error(path: Path, error: OSError, *, elsewhere: str = ELSEWHERE) -> OutputError:
     """Say in the user's words why ``path`` cannot be written, and ``elsewhere``: how to name another place for it."""
-    reason, mend = _REASONS.get(error.errno or 0, (error.strerror or str(error), "{elsewhere}"))
-    return OutputError(f"cannot be written: {reason}", path=path, mend=mend.format(elsewhere=elsewhere))
+    reason, fix = _REASONS.get(error.errno or 0, (error.strerror or str(error), "{elsewhere}"))
+    return OutputError(f"cannot be written: {reason}", path=path, fix=fix.format(elsewhere=elsewhere))
 
 
 def flush(path: Path) -> None:

@@ -53,7 +53,7 @@ def resolve_device(device: str) -> str:
             f"there is no device {device}",
             expected="an NVIDIA GPU that torch can use",
             found=f"{count} such GPUs (torch {torch.__version__})",
-            mend="check nvidia-smi, or run with --device cpu",
+            fix="check nvidia-smi, or run with --device cpu",
         )
     return f"cuda:{number}"
 

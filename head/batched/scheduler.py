@@ -27,7 +27,7 @@ from xfeat.featurize.system.devices import is_out_of_memory
 from xfeat.head.batched.blocks import divide, matrix_weights
 from xfeat.head.batched.program import TorchProgram
 from xfeat.head.batched.training import BlockTraining, Job, MakeProgram, Outcome
-from xfeat.head.data.rows import MOST_READERS, AnyRows, StoredRows
+from xfeat.head.data.rows import MOST_READERS, AnyRows, DiskRows
 from xfeat.head.training.fit import FittedHead
 
 logger = logging.getLogger(__name__)
@@ -99,7 +99,7 @@ def threads_for(rows: AnyRows, by: str | None = None) -> int:
     """
     if is_gpu(by):
         return 1
-    return min(torch.get_num_threads(), MOST_READERS if isinstance(rows, StoredRows) else sys.maxsize)
+    return min(torch.get_num_threads(), MOST_READERS if isinstance(rows, DiskRows) else sys.maxsize)
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,7 @@ def tasks_on(
     if is_gpu(by):
         rows, valid = _sent(rows, by), None if valid is None else _sent(valid, by)
         room = free_bytes(by)
-    one_order = isinstance(rows, StoredRows)
+    one_order = isinstance(rows, DiskRows)
     blocks = divide(list(jobs.values()), rows.dim, classes, threads, one_order=one_order, room=room)
     tasks = []
     for block in blocks:
@@ -236,7 +236,7 @@ def _sent(rows: AnyRows, gpu: str) -> AnyRows:
             f"{gpu} cannot hold the features",
             expected=f"{len(rows.labels):,} rows of {rows.dim} float32 features",
             found=str(error).partition("\n")[0],
-            mend="read them in blocks with a smaller --memory-mb, or train with --device cpu",
+            fix="read them in blocks with a smaller --memory-mb, or train with --device cpu",
         ) from error
 
 
@@ -258,7 +258,7 @@ def _in_memory(task: Task, outcomes: Callable[[Mapping[int, Job]], dict[int, Out
                 f"a head does not fit into the memory of {task.by}",
                 expected="room for its weights, two moments and a batch",
                 found=shortage,
-                mend="train on the CPU with --device cpu, or end what else runs on the GPU",
+                fix="train on the CPU with --device cpu, or end what else runs on the GPU",
             )
         logger.warning("%s has no room for %d heads at once: trying half as many", task.by, len(part))
         numbers = list(part)

@@ -15,7 +15,7 @@ from xfeat.featurize.errors import DivergedError
 from xfeat.head.batched.dropout import Masks
 from xfeat.head.batched.layers import State
 from xfeat.head.batched.program import Batches, Program, TorchProgram
-from xfeat.head.data.rows import AnyRows, StoredRows, collected
+from xfeat.head.data.rows import AnyRows, DiskRows, collected
 from xfeat.head.specs import HeadSpec, TrainSpec
 from xfeat.head.training.fit import FittedHead, check_convergence, learning_rate
 from xfeat.head.training.history import EpochRecord
@@ -80,7 +80,7 @@ class BlockTraining:
     ) -> None:
         self.rows, self.valid, self.classes = rows, valid, classes
         streams = list(dict.fromkeys((head, spec.seed) for head, spec in jobs))
-        if isinstance(rows, StoredRows) and len(streams) > 1:
+        if isinstance(rows, DiskRows) and len(streams) > 1:
             raise ValueError("heads that draw different random numbers cannot share a buffer of rows on the disk")
         built = [_start(head, seed, rows.dim, classes) for head, seed in streams]
         stream_of = [streams.index((head, spec.seed)) for head, spec in jobs]

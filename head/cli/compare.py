@@ -69,7 +69,7 @@ def _first_with_answers(entries: list[Entry]) -> Run:
     raise RunError(
         "no run has predictions that can be read",
         expected="a predictions.csv in one of them, for the images of the baselines",
-        mend="train a run again with xhead train",
+        fix="train a run again with xhead train",
     )
 
 

@@ -157,7 +157,7 @@ def _nothing_found(result: SweepResult) -> DivergedError:
         path=result.folder,
         expected="a loss that is a number",
         found=f"{result.diverged} of {len(result.trials)} trials diverged",
-        mend=f"lower learning rates with --lr{more}",
+        fix=f"lower learning rates with --lr{more}",
     )
 
 

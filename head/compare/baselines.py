@@ -99,7 +99,7 @@ def _parts(run: Run) -> Parts:
             path=cache.path,
             expected=run.cache["content_sha256"][:16],
             found=cache.content_sha256[:16],
-            mend="train the run again, or compare without --baselines",
+            fix="train the run again, or compare without --baselines",
         )
     row_of = {path: row for row, path in enumerate(cache.columns.path)}
     paths: dict[str, list[str]] = {}
@@ -112,7 +112,7 @@ def _parts(run: Run) -> Parts:
             "its predictions are of other images than its cache",
             path=run.folder,
             found=f"{error} is not in {cache.path}",
-            mend="train the run again, or compare without --baselines",
+            fix="train the run again, or compare without --baselines",
         ) from error
     parts = {}
     for part, members in paths.items():

@@ -77,7 +77,7 @@ def find_runs(runs: Path) -> list[Run]:
         except RunError as error:
             logger.warning("left out: %s", error)
     if not found:
-        raise RunError("no run there", path=runs, expected="folders of trained heads", mend="xhead train")
+        raise RunError("no run there", path=runs, expected="folders of trained heads", fix="xhead train")
     return found
 
 

@@ -38,7 +38,7 @@ def check_memory(cache: FeatureCache, plan: CrossvalSpec, memory: MemorySpec) ->
             path=cache.path,
             expected=f"at most {memory.memory_mb:g} MB",
             found=f"{needed_mb:.0f} MB",
-            mend=f"leave out --baselines, or allow as much with --memory-mb {needed_mb + 1:.0f}",
+            fix=f"leave out --baselines, or allow as much with --memory-mb {needed_mb + 1:.0f}",
         )
 
 

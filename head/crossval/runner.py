@@ -172,7 +172,7 @@ def _folds(
             path=cache.path,
             expected=f"at least {plan.folds} groups of each class",
             found=f"{fewest} of the smallest class",
-            mend=f"--folds {fewest}" if fewest >= 3 else "add images of that class",
+            fix=f"--folds {fewest}" if fewest >= 3 else "add images of that class",
         )
     folds = []
     for rest, test in _divide(labels, groups, plan.folds, seed):
@@ -182,7 +182,7 @@ def _folds(
                 "too few patients or images of a class to validate within a fold",
                 path=cache.path,
                 found=f"{fewest} of the smallest class",
-                mend="add images of that class, or leave it out with xfeat featurize --classes",
+                fix="add images of that class, or leave it out with xfeat featurize --classes",
             )
         check_groups(labels[rest], groups[rest], plan.members, path=cache.path)
         kept, valid = next(_divide(labels[rest], groups[rest], inner, seed))

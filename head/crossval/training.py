@@ -19,7 +19,7 @@ from xfeat.featurize.system.atomic import replacing
 from xfeat.head.batched.scheduler import Task, fit_tasks, threads_for
 from xfeat.head.data.rows import AnyRows
 from xfeat.head.evaluation.predictions import softmax
-from xfeat.head.runs.resumable import ELSEWHERE, kept_folder
+from xfeat.head.runs.resumable import ELSEWHERE, resumable_folder
 from xfeat.head.specs import HeadSpec, TrainSpec
 from xfeat.head.training.ensemble import fit_ensemble, shares_of
 from xfeat.head.training.fit import FittedHead
@@ -121,13 +121,13 @@ def kept_answers(folder: Path) -> Iterator[KeptAnswers]:
         OutputError: if the folder cannot be made.
         Interrupted: on Ctrl-C, with the way to go on.
     """
-    with kept_folder(folder, "cross-validation", worth_keeping=lambda: bool(_answers_in(folder))):
+    with resumable_folder(folder, "cross-validation", worth_keeping=lambda: bool(_answers_in(folder))):
         try:
             yield KeptAnswers(folder)
         except KeyboardInterrupt as stop:
             if count := len(_answers_in(folder)):
                 raise Interrupted(
-                    f"stopped: {count} finished folds are in {folder}", mend="run the same command again to go on"
+                    f"stopped: {count} finished folds are in {folder}", fix="run the same command again to go on"
                 ) from stop
             raise
         except Exception as error:

@@ -38,6 +38,6 @@ def chosen_pooling(cache: FeatureCache, pooling: str) -> FeatureCache:
             path=cache.path,
             expected=pooling,
             found=cache.spec.pooling,
-            mend=featurize_command(wanted, cache.data_root, Path(f"{cache.path.stem}-{pooling}.h5"), cache.class_names),
+            fix=featurize_command(wanted, cache.data_root, Path(f"{cache.path.stem}-{pooling}.h5"), cache.class_names),
         )
     return chosen

@@ -74,9 +74,9 @@ class Rows(NamedTuple):
         drawn = None if views is None else views[order]
         yield from _stretches(self.features, order, drawn, self.labels[order], batch_size)
 
-    def take(self, places: NDArray[np.int64]) -> SomeRows:
+    def take(self, places: NDArray[np.int64]) -> RowSubset:
         """Return some of the rows, given by their places among these."""
-        return SomeRows(self, torch.from_numpy(places))
+        return RowSubset(self, torch.from_numpy(places))
 
     def to(self, device: torch.device) -> Rows:
         """Return the same with features on a device; the labels stay, which decide what is sent there."""
@@ -84,7 +84,7 @@ class Rows(NamedTuple):
 
 
 @dataclass(frozen=True)
-class SomeRows:
+class RowSubset:
     """Some of the rows in memory; what :class:`Rows` does, without a copy of their features.
 
     Trainings that run side by side, such as folds, share the features.
@@ -120,17 +120,17 @@ class SomeRows:
         drawn = None if views is None else views[order]
         yield from _stretches(features, self.places[order], drawn, self.labels[order], batch_size)
 
-    def take(self, places: NDArray[np.int64]) -> SomeRows:
+    def take(self, places: NDArray[np.int64]) -> RowSubset:
         """Return some of the rows, given by their places among these."""
-        return SomeRows(self.whole, self.places[places])
+        return RowSubset(self.whole, self.places[places])
 
-    def to(self, device: torch.device) -> SomeRows:
+    def to(self, device: torch.device) -> RowSubset:
         """Return the same with all features on a device; the labels stay."""
-        return SomeRows(self.whole.to(device), self.places)
+        return RowSubset(self.whole.to(device), self.places)
 
 
 @dataclass(frozen=True)
-class StoredRows:
+class DiskRows:
     """Rows of a cache that stay on the disk; what :class:`Rows` does, in the memory of one buffer.
 
     An epoch's order is drawn over whole blocks of neighbouring rows, and then over the rows of as many blocks as the
@@ -180,11 +180,11 @@ class StoredRows:
         for part in blockwise_order(len(self.rows), self.block_rows, buffer_rows, generator):
             yield from self._stretches(part, labels, views, batch_size)
 
-    def take(self, places: NDArray[np.int64]) -> StoredRows:
+    def take(self, places: NDArray[np.int64]) -> DiskRows:
         """Return some of the rows, given by their places among these, ascending."""
-        return StoredRows(self.cache, self.rows[places], self.block_rows, self.buffer_rows)
+        return DiskRows(self.cache, self.rows[places], self.block_rows, self.buffer_rows)
 
-    def to(self, device: torch.device) -> StoredRows:
+    def to(self, device: torch.device) -> DiskRows:
         """Return them as they are: their batches are sent to the device that trains."""
         return self
 
@@ -197,7 +197,7 @@ class StoredRows:
         yield from _stretches(buffer, place, None, labels[part], batch_size)
 
 
-AnyRows = Rows | SomeRows | StoredRows
+AnyRows = Rows | RowSubset | DiskRows
 
 
 def single_batches(rows: AnyRows, batch_size: int, generator: torch.Generator | None = None) -> Iterator[Batch]:
@@ -235,7 +235,7 @@ class Reading:
         """
         if self.block_rows is None or self.buffer_rows is None:
             return labelled_rows(cache, rows)
-        return StoredRows(cache, rows, self.block_rows, self.buffer_rows)
+        return DiskRows(cache, rows, self.block_rows, self.buffer_rows)
 
 
 def plan_reading(cache: FeatureCache, count: int, memory: MemorySpec) -> Reading:

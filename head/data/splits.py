@@ -83,7 +83,7 @@ def check_classes(cache: FeatureCache) -> None:
             "a classifier needs at least two classes",
             path=cache.path,
             found=", ".join(cache.class_names[code] for code in present) or "no labels",
-            mend="featurize a folder with one folder a class, such as data/covid/ and data/normal/",
+            fix="featurize a folder with one folder a class, such as data/covid/ and data/normal/",
         )
 
 
@@ -112,7 +112,7 @@ def _folds(cache: FeatureCache, rows: NDArray[np.int64], seed: int) -> NDArray[n
             path=cache.path,
             expected=f"at least {_FOLDS} patients or images of each class",
             found=f"{fewest} of the smallest class",
-            mend="add images, or divide them yourself into train/, valid/ and test/",
+            fix="add images, or divide them yourself into train/, valid/ and test/",
         )
     folds = np.empty(len(rows), np.int64)
     splitter = StratifiedGroupKFold(_FOLDS, shuffle=True, random_state=seed)
@@ -146,9 +146,9 @@ def _check(cache: FeatureCache, train: NDArray[np.int64], labels: NDArray[np.int
             path=cache.path,
             expected="each class in the train split",
             found="; ".join(f"{part}: {_counted(classes)}" for part, classes in cache.counts.items()),
-            mend="move images into the train folder, or leave the class out with xfeat featurize --classes",
+            fix="move images into the train folder, or leave the class out with xfeat featurize --classes",
         )
     if len(train) < 2:
         raise DataError(
-            "too few training images: BatchNorm needs two", path=cache.path, found=str(len(train)), mend="add images"
+            "too few training images: BatchNorm needs two", path=cache.path, found=str(len(train)), fix="add images"
         )

@@ -97,13 +97,13 @@ def positive_class(target: TargetSpec, class_names: Sequence[str], valid_labels:
         raise DataError(
             f"no class called {target.positive}",
             expected=", ".join(class_names),
-            mend="name one of the classes with --positive",
+            fix="name one of the classes with --positive",
         )
     code = class_names.index(target.positive)
     if not (valid_labels == code).any():
         raise DataError(
             f"no validation image of class {target.positive}, so no threshold can be chosen",
-            mend="move images of it into the valid folder, or leave out --positive",
+            fix="move images of it into the valid folder, or leave out --positive",
         )
     return code
 

@@ -26,7 +26,7 @@ def weights_of(run: Run, file: Path | None = None) -> Weights:
         if file is not None:
             raise
         raise WeightsError(
-            f"the weights of {name} that the run was made with are gone", path=used, found=error.what, mend=error.mend
+            f"the weights of {name} that the run was made with are gone", path=used, found=error.what, fix=error.fix
         ) from error
     if found.sha256 != wanted:
         raise MismatchError(
@@ -34,6 +34,6 @@ def weights_of(run: Run, file: Path | None = None) -> Weights:
             path=found.path,
             expected=f"SHA-256 {wanted[:16]}…",
             found=f"{found.sha256[:16]}…",
-            mend="name the right file with --weights FILE",
+            fix="name the right file with --weights FILE",
         )
     return found

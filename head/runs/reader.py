@@ -81,13 +81,13 @@ class Run:
 
         file = self.folder / HEAD_FILE
         if not file.is_file():
-            raise RunError("the head's weights are missing", path=file, mend="train the run again")
+            raise RunError("the head's weights are missing", path=file, fix="train the run again")
         if hashlib.sha256(file.read_bytes()).hexdigest() != self.head_sha256:
             raise RunError(
                 "the head's weights are not those the run was saved with",
                 path=file,
                 expected=f"SHA-256 {self.head_sha256[:16]}…",
-                mend="train the run again, or restore a copy",
+                fix="train the run again, or restore a copy",
             )
         model = build_head(self.head_spec, dim=self.dim, classes=len(self.class_names))
         try:
@@ -113,14 +113,14 @@ class Run:
                 if row["prediction"] is None:
                     raise ValueError(f"a short line: {row['path']}")
         except OSError as error:
-            raise RunError("the predictions are missing", path=file, mend="train the run again") from error
+            raise RunError("the predictions are missing", path=file, fix="train the run again") from error
         except (KeyError, TypeError, ValueError, csv.Error) as error:
             raise RunError(
                 "damaged predictions: the file does not fit the run",
                 path=file,
                 expected=", ".join(columns),
                 found=f"no column {error}" if isinstance(error, KeyError) else str(error),
-                mend="train the run again",
+                fix="train the run again",
             ) from error
         return rows
 
@@ -143,7 +143,7 @@ def open_run(folder: str | os.PathLike[str]) -> Run:
                 path=file,
                 expected=f"{FORMAT} version {SCHEMA_VERSION}",
                 found=f"{facts.get('format')} version {facts.get('schema_version')}",
-                mend="train it again with xhead train",
+                fix="train it again with xhead train",
             )
         return Run(
             folder=folder,
@@ -161,7 +161,7 @@ def open_run(folder: str | os.PathLike[str]) -> Run:
         if isinstance(error, RunError):
             raise
         raise RunError(
-            "damaged run.json", path=file, found=str(error), mend="train it again with xhead train"
+            "damaged run.json", path=file, found=str(error), fix="train it again with xhead train"
         ) from error
 
 
@@ -174,7 +174,7 @@ def _no_run(folder: Path) -> RunError:
     else:
         what = "not a run folder" if folder.exists() else "not a run folder: there is nothing of that name"
     return RunError(
-        what, path=folder, expected=f"a folder with {RUN_FILE}", mend=_one_of(near) if near else "xhead train"
+        what, path=folder, expected=f"a folder with {RUN_FILE}", fix=_one_of(near) if near else "xhead train"
     )
 
 
@@ -198,7 +198,7 @@ def latest_run(runs: Path) -> Path:
         return (runs / LATEST).resolve()
     folders = _runs_in(runs)
     if not folders:
-        raise RunError("no run there", path=runs, expected="the folder of a trained head", mend="xhead train")
+        raise RunError("no run there", path=runs, expected="the folder of a trained head", fix="xhead train")
     return max(folders, key=lambda folder: (folder / RUN_FILE).stat().st_mtime_ns)
 
 
@@ -216,7 +216,7 @@ def read_history(run: Run) -> list[EpochRecord]:
                 for row in csv.DictReader(stream)
             ]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RunError("missing or damaged", path=file, found=str(error), mend="train the run again") from error
+        raise RunError("missing or damaged", path=file, found=str(error), fix="train the run again") from error
 
 
 def new_run_name() -> str:

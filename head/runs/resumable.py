@@ -14,7 +14,7 @@ ELSEWHERE = "choose another place with --runs"
 
 
 @contextmanager
-def kept_folder(folder: Path, what: str, *, worth_keeping: Callable[[], bool]) -> Iterator[None]:
+def resumable_folder(folder: Path, what: str, *, worth_keeping: Callable[[], bool]) -> Iterator[None]:
     """Make a folder and keep other processes out of it.
 
     Args:
@@ -27,7 +27,7 @@ def kept_folder(folder: Path, what: str, *, worth_keeping: Callable[[], bool]) -
         OutputError: if it cannot be made.
     """
     made = [path for path in folder.parents if not path.exists()]
-    busy = BusyError(f"another process is at this {what}", path=folder, mend="wait for it")
+    busy = BusyError(f"another process is at this {what}", path=folder, fix="wait for it")
     keep = True
     try:
         with locked(folder / ".lock", busy, of=folder, elsewhere=ELSEWHERE):

@@ -53,14 +53,14 @@ def checked_name(name: str) -> str:
     """
     if not name or name != Path(name).name or name.startswith(".") or name == LATEST:
         raise RunError(
-            "not a name for a run", expected="letters, digits, - and _", found=name, mend="choose another --name"
+            "not a name for a run", expected="letters, digits, - and _", found=name, fix="choose another --name"
         )
     if (length := len(os.fsencode(name))) > _LONGEST_NAME:
         raise RunError(
             "too long a name for a run",
             expected=f"at most {_LONGEST_NAME} bytes",
             found=f"{length} bytes",
-            mend="choose a shorter --name",
+            fix="choose a shorter --name",
         )
     return name
 
@@ -117,14 +117,14 @@ class RunWriter:
 
     def _refuse_existing(self) -> None:
         if self.target.exists():
-            raise RunError("there is a run of that name", path=self.target, mend="choose another --name, or delete it")
+            raise RunError("there is a run of that name", path=self.target, fix="choose another --name, or delete it")
 
     def _take_name(self) -> None:
         try:
             self._name_lock.acquire()
         except Timeout as error:
             raise BusyError(
-                "another training will have that name", path=self.target, mend="choose another --name, or wait for it"
+                "another training will have that name", path=self.target, fix="choose another --name, or wait for it"
             ) from error
         self._refuse_existing()
 

@@ -46,7 +46,7 @@ def propose(spec: SweepSpec, tried: Sequence[Settings], trials: Sequence[Trial],
         import optuna
     except ModuleNotFoundError as error:
         raise MissingExtraError(
-            "optuna is not installed, which --sampler optuna needs", mend="pip install 'xfeat-onnx[optuna]'"
+            "optuna is not installed, which --sampler optuna needs", fix="pip install 'xfeat-onnx[optuna]'"
         ) from error
     seed = int(np.random.SeedSequence([spec.first_seed, len(tried)]).generate_state(1)[0])
     optuna.logging.set_verbosity(optuna.logging.WARNING)

@@ -13,7 +13,7 @@ from typing import Any
 
 from xfeat.featurize.errors import MismatchError, RunError
 from xfeat.featurize.system.atomic import output_error, replacing
-from xfeat.head.runs.resumable import ELSEWHERE, kept_folder
+from xfeat.head.runs.resumable import ELSEWHERE, resumable_folder
 from xfeat.head.sweep.space import Axis, Range, axis_text, parse_axis
 from xfeat.head.sweep.trials import RANKINGS, SETTINGS, Trial, TrialSpec
 
@@ -54,7 +54,7 @@ class SweepFolder:
             OutputError: if it cannot be made.
         """
         there_before = self.folder.exists()
-        with kept_folder(self.folder, "sweep", worth_keeping=lambda: there_before or self._has_trials()):
+        with resumable_folder(self.folder, "sweep", worth_keeping=lambda: there_before or self._has_trials()):
             yield
 
     def _has_trials(self) -> bool:
@@ -76,7 +76,7 @@ class SweepFolder:
         facts = self.read_facts()
         if facts is None:
             if {file.name for file in self.folder.iterdir()} - {".lock", RESULTS_FILE}:
-                raise RunError("not a sweep", path=self.folder, expected=f"a {SWEEP_FILE}", mend=_OTHER_NAME)
+                raise RunError("not a sweep", path=self.folder, expected=f"a {SWEEP_FILE}", fix=_OTHER_NAME)
             self._write_table("w", [_COLUMNS])
             self.save_facts({"identity": identity, "state": "running"})
             return []
@@ -84,7 +84,7 @@ class SweepFolder:
             old = found if isinstance(found, dict) else {}
             differ = [key for key in {**old, **identity} if old.get(key) != identity.get(key)]
             raise MismatchError(
-                f"a sweep of that name has other settings: {', '.join(differ)}", path=self.folder, mend=_OTHER_NAME
+                f"a sweep of that name has other settings: {', '.join(differ)}", path=self.folder, fix=_OTHER_NAME
             )
         return self.read_trials()
 
@@ -101,9 +101,9 @@ class SweepFolder:
             facts: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
             found = facts.get("format"), facts.get("schema_version")
         except (ValueError, AttributeError) as error:
-            raise RunError("damaged", path=file, found=str(error), mend=_OTHER_NAME) from error
+            raise RunError("damaged", path=file, found=str(error), fix=_OTHER_NAME) from error
         if found != (FORMAT, SCHEMA_VERSION):
-            raise RunError("a sweep of another format or version", path=file, found=str(found), mend=_OTHER_NAME)
+            raise RunError("a sweep of another format or version", path=file, found=str(found), fix=_OTHER_NAME)
         return facts
 
     def save_facts(self, facts: dict[str, Any]) -> None:
@@ -127,7 +127,7 @@ class SweepFolder:
                     partial.write_bytes(whole)
             return [_trial(row) for row in csv.DictReader(io.StringIO(whole.decode(), newline=""))]
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise RunError("damaged results", path=file, found=str(error), mend=_OTHER_NAME) from error
+            raise RunError("damaged results", path=file, found=str(error), fix=_OTHER_NAME) from error
 
     def rewrite(self, trials: Sequence[Trial]) -> None:
         """Keep these finished trials and no others."""

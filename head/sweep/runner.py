@@ -130,7 +130,7 @@ class Sweep:
                 self._folder.save_facts({"identity": self.identity, "state": INTERRUPTED})
                 raise Interrupted(
                     f"stopped: {len(trials)} of {self.planned} trials are in {self._folder.folder}",
-                    mend="run the same command again to go on",
+                    fix="run the same command again to go on",
                 ) from stop
             result = SweepResult(
                 folder=self._folder.folder,
@@ -162,7 +162,7 @@ class Sweep:
                 raise MismatchError(
                     "the finished trials have other settings than this version would try",
                     path=self._folder.folder,
-                    mend="choose another --name, or delete that folder",
+                    fix="choose another --name, or delete that folder",
                 )
             self._train_rest(specs, trials, turns, progress)
             if self._missing(trials, len(specs)):  # the time is up

@@ -88,9 +88,9 @@ class SweepSpec:
         require(self.rank in RANKINGS, "unknown figure", expected=" or ".join(RANKINGS), found=self.rank)
         require(self.sampler in SAMPLERS, "unknown sampler", expected=" or ".join(SAMPLERS), found=self.sampler)
         if self.trials is None and self.sampler == OPTUNA:
-            raise SpecError("Optuna proposes without end", mend="say how many: --trials 50")
+            raise SpecError("Optuna proposes without end", fix="say how many: --trials 50")
         if self.trials is None and (ranges := [name for name, axis in self.axes.items() if isinstance(axis, Range)]):
-            raise SpecError(f"a range of {', '.join(ranges)} has no end of values", mend="say how many: --trials 50")
+            raise SpecError(f"a range of {', '.join(ranges)} has no end of values", fix="say how many: --trials 50")
         for name, axis in self.axes.items():
             values = (axis.low, axis.high) if isinstance(axis, Range) else axis
             require(bool(values), f"no value of {name}", expected="one or more", found=values)

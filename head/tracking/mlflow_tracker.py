@@ -62,7 +62,7 @@ class MlflowTracker:
         except ModuleNotFoundError as error:
             package = "'xfeat-onnx[mlflow]'" if error.name in _EXTRA else error.name
             raise MissingExtraError(
-                f"{error.name} is not installed, which --mlflow {shown} needs", mend=f"pip install {package}"
+                f"{error.name} is not installed, which --mlflow {shown} needs", fix=f"pip install {package}"
             ) from error
         except Exception as error:  # what MLflow, its store and its HTTP library raise has no common root
             raise TrackingError(

@@ -34,7 +34,7 @@ class TensorboardTracker:
     def __init__(self, folder: Path) -> None:
         if importlib.util.find_spec("tensorboard") is None:
             raise MissingExtraError(
-                "tensorboard is not installed, which --tensorboard needs", mend="pip install 'xfeat-onnx[tensorboard]'"
+                "tensorboard is not installed, which --tensorboard needs", fix="pip install 'xfeat-onnx[tensorboard]'"
             )
         try:
             folder.mkdir(parents=True, exist_ok=True)

@@ -126,7 +126,7 @@ def check_groups(
             path=path,
             expected=f"at least {members} groups of each class",
             found=f"{fewest} of the smallest class",
-            mend=f"--ensemble {fewest}" if fewest >= 2 else "train one head, without --ensemble",
+            fix=f"--ensemble {fewest}" if fewest >= 2 else "train one head, without --ensemble",
         )
 
 

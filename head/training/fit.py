@@ -174,7 +174,7 @@ def check_convergence(train: TrainSpec, history: list[EpochRecord], best_epoch: 
             "training diverged: the loss is not a number from the first epoch on",
             expected="a lower learning rate, and finite features",
             found=f"learning rate {train.lr:g}",
-            mend="--lr 0.0005, or check the features with xfeat verify",
+            fix="--lr 0.0005, or check the features with xfeat verify",
         )
     if not math.isfinite(last.train_loss):
         logger.warning(

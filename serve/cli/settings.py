@@ -33,13 +33,13 @@ def read_file(ctx: click.Context, parameter: click.Parameter, path: Path | None)
     """
     if path is None:
         return
-    mend = "write lines such as: port = 8080"
+    fix = "write lines such as: port = 8080"
     try:
         settings = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise SpecError(f"cannot be read: {error.strerror}", path=path, mend=mend) from error
+        raise SpecError(f"cannot be read: {error.strerror}", path=path, fix=fix) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise SpecError("not a TOML file", path=path, found=str(error), mend=mend) from error
+        raise SpecError("not a TOML file", path=path, found=str(error), fix=fix) from error
     names = {option.name for option in ctx.command.params if option.name != parameter.name}
     given = {name.replace("-", "_"): value for name, value in settings.items()}
     if unknown := sorted(set(given) - names):
@@ -59,11 +59,11 @@ def read_key(path: Path | None) -> str | None:
         try:
             key = path.read_text(encoding="utf-8")
         except OSError as error:
-            raise SpecError(f"the API key cannot be read: {error.strerror}", path=path, mend=_NEW_KEY) from error
+            raise SpecError(f"the API key cannot be read: {error.strerror}", path=path, fix=_NEW_KEY) from error
         except UnicodeDecodeError as error:
-            raise SpecError("the API key is no text", path=path, mend=_NEW_KEY) from error
+            raise SpecError("the API key is no text", path=path, fix=_NEW_KEY) from error
     if key is None:
         return None
     if not key.strip():
-        raise SpecError("the API key is empty", path=path, mend=_NEW_KEY)
+        raise SpecError("the API key is empty", path=path, fix=_NEW_KEY)
     return str(key.strip())

@@ -151,7 +151,7 @@ def _device(device: str, require_cuda: bool) -> str:
         return device
     if device == "auto":
         return "cuda"
-    raise SpecError(f"--require-cuda contradicts --device {device}", mend="leave one of them out")
+    raise SpecError(f"--require-cuda contradicts --device {device}", fix="leave one of them out")
 
 
 def _log_as_json() -> None:
@@ -173,6 +173,6 @@ def _import_server() -> Any:
         from xfeat.serve.http.server import serve
     except ModuleNotFoundError as error:
         raise MissingExtraError(
-            f"xserve start needs {error.name}, which is not installed", mend="pip install 'xfeat-onnx[serve]'"
+            f"xserve start needs {error.name}, which is not installed", fix="pip install 'xfeat-onnx[serve]'"
         ) from error
     return serve

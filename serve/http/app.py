@@ -41,7 +41,7 @@ _METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Door:
+class AccessOptions:
     """Who may come in and who writes it down.
 
     Attributes:
@@ -53,14 +53,14 @@ class Door:
     log: Write | None = None
 
 
-def build_app(service: Service, door: Door | None = None) -> FastAPI:
+def build_app(service: Service, door: AccessOptions | None = None) -> FastAPI:
     """Build the application. When its lifespan ends, the threads of its models do.
 
     Args:
         service: the models and limits.
         door: key and log; by default neither.
     """
-    door = door or Door()
+    door = door or AccessOptions()
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -157,7 +157,7 @@ def _state_routes(service: Service) -> APIRouter:
     return router
 
 
-def _admin_routes(service: Service, door: Door) -> APIRouter:
+def _admin_routes(service: Service, door: AccessOptions) -> APIRouter:
     router = APIRouter(tags=["Operation"])
 
     @router.post("/admin/reload", summary="Open model files that have changed", responses=RELOAD_RESPONSES)

@@ -10,7 +10,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 MAX_HEAD_BYTES = 1 << 16
 
 
-def impatient(header_timeout_s: float) -> type[HttpToolsProtocol]:
+def with_header_timeout(header_timeout_s: float) -> type[HttpToolsProtocol]:
     """Return uvicorn's HTTP protocol with limits on the time and the bytes until a request's head has arrived.
 
     Args:

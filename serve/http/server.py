@@ -20,8 +20,8 @@ import uvicorn
 
 from xfeat.featurize.errors import BusyError, SpecError
 from xfeat.featurize.system.cores import cores
-from xfeat.serve.http.app import Door, build_app
-from xfeat.serve.http.header_timeout import impatient
+from xfeat.serve.http.app import AccessOptions, build_app
+from xfeat.serve.http.header_timeout import with_header_timeout
 from xfeat.serve.http.request_log import writer
 from xfeat.serve.http.service import Service
 from xfeat.serve.inference.predictor import Predictor
@@ -71,13 +71,13 @@ def serve(source: Path, spec: ServeSpec, process: Process, *, on_ready: Callable
         # These warn of damaged forms and images, and anybody may send them; the client is told.
         logging.getLogger("python_multipart").setLevel(logging.ERROR)
         warnings.filterwarnings("ignore", module=r"PIL\.")
-        door = Door(api_key=process.api_key, log=writer(process.log_format, logger))
+        door = AccessOptions(api_key=process.api_key, log=writer(process.log_format, logger))
         config = uvicorn.Config(
             build_app(service, door),
             access_log=False,
             log_config=None,
             server_header=False,
-            http=impatient(spec.header_timeout_s),
+            http=with_header_timeout(spec.header_timeout_s),
             ws="none",
             timeout_graceful_shutdown=int(spec.drain_timeout_s),
         )
@@ -158,9 +158,7 @@ def _listen(host: str, port: int) -> socket.socket:
         )[0]
         listener = socket.socket(family, kind, protocol)
     except OSError as error:
-        raise SpecError(
-            f"cannot listen on {host}: {error.strerror}", mend="name another address with --host"
-        ) from error
+        raise SpecError(f"cannot listen on {host}: {error.strerror}", fix="name another address with --host") from error
     try:
         if os.name == "posix":  # on Windows SO_REUSEADDR would let two servers share a port
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -171,10 +169,10 @@ def _listen(host: str, port: int) -> socket.socket:
         if error.errno == errno.EADDRINUSE:
             raise BusyError(
                 f"port {port} of {host} is in use",
-                mend=f"stop the program that uses it, or take another: xserve start --port {port + 1}",
+                fix=f"stop the program that uses it, or take another: xserve start --port {port + 1}",
             ) from error
         raise SpecError(
-            f"cannot listen on port {port} of {host}: {error.strerror}", mend="name another with --host and --port"
+            f"cannot listen on port {port} of {host}: {error.strerror}", fix="name another with --host and --port"
         ) from error
     return listener
 

@@ -103,7 +103,7 @@ class ModelSession:
                 "no such model",
                 path=path,
                 found=found,
-                mend="run xexport onnx to write one, or name another with its path",
+                fix="run xexport onnx to write one, or name another with its path",
             )
         if device == "auto" and cuda_graphs != "on":
             return cls._open_where_possible(path, threads, cuda_graphs)
@@ -204,7 +204,7 @@ def _require_fit(model: ModelSession, fits: bool, what: str, expected: str, foun
             path=model.path,
             expected=expected,
             found=found,
-            mend="export the run again with xexport onnx",
+            fix="export the run again with xexport onnx",
         )
 
 

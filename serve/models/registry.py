@@ -263,7 +263,7 @@ def model_files(source: Path) -> list[Path]:
     names = {path.name for path in files}
     files = [path for path in files if path.name.replace(_CORE_SUFFIX, _SUFFIX) not in names - {path.name}]
     if not files:
-        raise ModelError("no models in this folder", path=source, mend="write one into it with xexport onnx -o")
+        raise ModelError("no models in this folder", path=source, fix="write one into it with xexport onnx -o")
     return files
 
 

@@ -79,7 +79,7 @@ def _read_archive(archive: Path) -> Runtime:
             found = {name: tar.extractfile(f"package/dist/{name}") for name in SHA512}
             return {name: file.read() for name, file in found.items() if file is not None}
     except (OSError, EOFError, KeyError, tarfile.TarError) as error:
-        raise SpecError(f"not an archive of {PACKAGE}", path=archive, found=str(error), mend=_PACK_IT) from error
+        raise SpecError(f"not an archive of {PACKAGE}", path=archive, found=str(error), fix=_PACK_IT) from error
 
 
 def _read_folder(folder: Path) -> Runtime:
@@ -87,10 +87,10 @@ def _read_folder(folder: Path) -> Runtime:
     for place in places:
         if all((place / name).is_file() for name in SHA512):
             return {name: (place / name).read_bytes() for name in SHA512}
-    raise SpecError(f"not the npm package {PACKAGE}", path=folder, expected=", ".join(SHA512), mend=_PACK_IT)
+    raise SpecError(f"not the npm package {PACKAGE}", path=folder, expected=", ".join(SHA512), fix=_PACK_IT)
 
 
-def _checked(runtime: Runtime, place: Path, mend: str) -> Runtime:
+def _checked(runtime: Runtime, place: Path, fix: str) -> Runtime:
     for name, content in runtime.items():
         if _sha512(content) != SHA512[name]:
             raise SpecError(
@@ -98,7 +98,7 @@ def _checked(runtime: Runtime, place: Path, mend: str) -> Runtime:
                 path=place,
                 expected=f"sha512-{SHA512[name]}",
                 found=f"sha512-{_sha512(content)}",
-                mend=mend,
+                fix=fix,
             )
     return runtime
 
@@ -106,7 +106,7 @@ def _checked(runtime: Runtime, place: Path, mend: str) -> Runtime:
 def _pack() -> Runtime:
     npm = shutil.which("npm")
     if npm is None:
-        raise MissingExtraError(f"{PACKAGE} {VERSION} is not here, and neither is npm to fetch it", mend=_PACK_IT)
+        raise MissingExtraError(f"{PACKAGE} {VERSION} is not here, and neither is npm to fetch it", fix=_PACK_IT)
     with tempfile.TemporaryDirectory() as folder:
         try:
             command = [npm, *_PACK[1:], "--loglevel=error", "--pack-destination", folder]
@@ -114,13 +114,13 @@ def _pack() -> Runtime:
             archive = next(Path(folder).glob("*.tgz"))
         except (OSError, subprocess.SubprocessError, StopIteration) as error:
             found = "; ".join((getattr(error, "stderr", None) or str(error)).strip().splitlines()[:_SHOWN_LINES])
-            raise MissingExtraError(f"npm cannot fetch {PACKAGE} {VERSION}", found=found, mend=_PACK_IT) from error
+            raise MissingExtraError(f"npm cannot fetch {PACKAGE} {VERSION}", found=found, fix=_PACK_IT) from error
         if (found := _sha512(archive.read_bytes())) != ARCHIVE_SHA512:
             raise MissingExtraError(
                 f"npm sent another {PACKAGE} {VERSION} than the official one",
                 expected=f"sha512-{ARCHIVE_SHA512}",
                 found=f"sha512-{found}",
-                mend="check which registry npm asks: npm config get registry",
+                fix="check which registry npm asks: npm config get registry",
             )
         return _read_archive(archive)
 

@@ -64,7 +64,7 @@ def write_site(model: Path, folder: Path, runtime: Path | None = None) -> Site:
         raise ModelError(
             "the core variant has neither heatmap nor distance, and takes another input than the page gives",
             path=model,
-            mend="name the full model, without .core, with --model",
+            fix="name the full model, without .core, with --model",
         )
     content = model.read_bytes()
     # A name of its own for each content: what a browser has kept of another model is never taken for this one.
@@ -114,5 +114,5 @@ def _require_own(folder: Path) -> None:
     except (OSError, ValueError, LookupError, TypeError):
         pass
     raise OutputError(
-        "not an empty folder, and not a page that xserve page wrote", path=folder, mend="name another with -o"
+        "not an empty folder, and not a page that xserve page wrote", path=folder, fix="name another with -o"
     )

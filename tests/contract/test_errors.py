@@ -25,11 +25,11 @@ def test_a_child_is_also_the_builtin_it_resembles(kind: type[XfeatError]) -> Non
 
 
 @pytest.mark.parametrize("kind", CHILDREN)
-def test_a_message_names_file_expectation_finding_and_mend(kind: type[XfeatError]) -> None:
-    error = kind("is broken", path="a.h5", expected="whole", found="half", mend="make it again")
+def test_a_message_names_file_expectation_finding_and_fix(kind: type[XfeatError]) -> None:
+    error = kind("is broken", path="a.h5", expected="whole", found="half", fix="make it again")
     lines = str(error).splitlines()
     assert lines[0] == "a.h5: is broken"
-    assert [line.split(":")[0].strip() for line in lines[1:]] == ["expected", "found", "mend"]
+    assert [line.split(":")[0].strip() for line in lines[1:]] == ["expected", "found", "fix"]
 
 
 def test_a_message_leaves_out_what_is_not_known() -> None:

@@ -114,4 +114,4 @@ def test_a_name_that_the_file_system_refuses_is_one_message(tmp_path: Path) -> N
 def test_the_name_of_a_core_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="name of a core model") as problem:
         targets_of(tmp_path / "model.core.onnx")
-    assert problem.value.mend == "-o model.onnx"
+    assert problem.value.fix == "-o model.onnx"

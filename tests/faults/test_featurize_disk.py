@@ -87,7 +87,7 @@ def test_a_full_disk_is_one_message_and_what_fits_is_kept(data: Path, small_disk
     assert done.returncode == 1
     assert done.stdout.startswith(f"OutputError {small_disk}")
     assert "the disk is full" in done.stdout
-    assert "mend:" in done.stdout
+    assert "fix:" in done.stdout
     assert not output.exists()
     assert not list(small_disk.rglob("*.tmp"))
     subprocess.run(["mount", "-o", "remount,size=8m", small_disk], check=True)

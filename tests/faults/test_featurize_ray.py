@@ -111,7 +111,7 @@ def test_a_run_on_a_cluster_goes_on_after_its_end(
         assert lines[0] == "60 images to look at with ray"
         assert "actors with 1 CPUs each" in lines[1]
         assert "images are finished and kept" in lines[2]
-        assert lines[3:] == ["  mend:     run the same command again: it goes on from there"], "Ray printed something"
+        assert lines[3:] == ["  fix:      run the same command again: it goes on from there"], "Ray printed something"
     assert not output.exists()
     assert_gone(cluster)
     told = run_here(data, output, environment)

@@ -235,7 +235,7 @@ def test_two_writers_of_one_cache_do_not_meet(data: Path, environment: dict[str,
         done = xfeat(environment, data, output)
         assert done.returncode == 1
         assert "another process is writing this cache" in done.stderr
-        assert "mend" in done.stderr
+        assert "fix" in done.stderr
         assert "Traceback" not in done.stderr
     finally:
         holder.kill()

@@ -112,7 +112,7 @@ def test_a_set_without_the_runs_classes_is_named(run: Run, make_cache: MakeCache
     assert "cat, dog" in str(problem.value)
 
 
-def test_other_features_are_refused_with_the_mend(run: Run, make_cache: MakeCache) -> None:
+def test_other_features_are_refused_with_the_fix(run: Run, make_cache: MakeCache) -> None:
     other = make_cache("other.h5")
     other.spec.preprocess.__dict__["size"] = 448
     with pytest.raises(MismatchError, match="not those that the run expects") as problem:

@@ -118,5 +118,5 @@ def test_a_cache_of_another_kind_is_refused_by_the_export(pipeline: Pipeline, tm
     facts_file.write_text(json.dumps(facts))
     done = pipeline.run("xexport", "onnx", tmp_path / "runs" / "latest", "-o", tmp_path / "m.onnx", exit_code=1)
     assert "made anew with other settings" in done.stderr
-    assert "mend:" in done.stderr
+    assert "fix:" in done.stderr
     assert not (tmp_path / "m.onnx").exists()

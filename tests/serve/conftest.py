@@ -26,8 +26,8 @@ from PIL import Image
 
 from xfeat.export.model.metadata import ModelMetadata
 from xfeat.featurize.specs import FeatureSpec, PreprocessSpec
-from xfeat.serve.http.app import Door, build_app
-from xfeat.serve.http.header_timeout import impatient
+from xfeat.serve.http.app import AccessOptions, build_app
+from xfeat.serve.http.header_timeout import with_header_timeout
 from xfeat.serve.http.service import Service
 from xfeat.serve.inference.predictor import Predictor
 from xfeat.serve.models.registry import Models
@@ -169,7 +169,7 @@ def predictor(model: Path) -> Predictor:
 
 @contextlib.contextmanager
 def serving(
-    predictor: Predictor | None, *, models: Models | None = None, door: Door | None = None, **limits: Any
+    predictor: Predictor | None, *, models: Models | None = None, door: AccessOptions | None = None, **limits: Any
 ) -> Iterator[httpx.Client]:
     """Serve on a free port of this machine, in a thread, and yield a client."""
     spec = ServeSpec(**limits)
@@ -179,7 +179,7 @@ def serving(
     service = Service(models, spec)
     app = build_app(service, door)
     logging.getLogger("python_multipart").setLevel(logging.ERROR)  # as xfeat.serve.http.server does
-    protocol = impatient(spec.header_timeout_s)
+    protocol = with_header_timeout(spec.header_timeout_s)
     # asyncio sends small answers at once only on sockets that name their protocol; others wait 40 ms for an ACK.
     with socket.socket(proto=socket.IPPROTO_TCP) as listener:
         listener.bind(("127.0.0.1", 0))

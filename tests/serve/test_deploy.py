@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from xfeat.serve.cli.start.start import start
 
 from xfeat.serve.cli import main
+from xfeat.serve.cli.start import start
 
 ROOT = Path(__file__).parents[2]
 UNIT = (ROOT / "deploy/xserve.service").read_text()

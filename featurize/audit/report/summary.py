@@ -44,7 +44,7 @@ def _describe(finding: Finding, audit: Audit) -> list[str]:
     more = len(finding.pairs) + len(finding.images) + len(finding.lines) - len(evidence)
     if more > 0:
         lines.append(f"    … and {more} more")
-    lines += textwrap.wrap(f"do: {finding.mend}", _WIDTH - 2, initial_indent="  ", subsequent_indent="      ")
+    lines += textwrap.wrap(f"do: {finding.fix}", _WIDTH - 2, initial_indent="  ", subsequent_indent="      ")
     return lines
 
 

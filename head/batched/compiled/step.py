@@ -83,7 +83,7 @@ def train_steps(plan: Plan, space: Space, heads: Heads, steps: Steps, losses: Fl
             moved = Moved(heads.weights[head], heads.means[head], heads.squares[head])
             rates = steps.rules[step, head]
             if head == 0 or stream != heads.streams[head - 1]:
-                _take_in(plan, space, steps, step, stream)
+                gather_rows(plan, space, steps, step, stream)
                 normalize(plan, space, 0, heads.eps)
                 if last > 1:
                     pack(plan, 0, space.normalized, space.packed)
@@ -96,7 +96,7 @@ def train_steps(plan: Plan, space: Space, heads: Heads, steps: Steps, losses: Fl
 
 
 @compiled
-def _take_in(plan: Plan, space: Space, steps: Steps, step: int, stream: int) -> None:
+def gather_rows(plan: Plan, space: Space, steps: Steps, step: int, stream: int) -> None:
     width, size = plan.widths[0], plan.sizes[0]
     starts = steps.starts[stream, step]
     dropout = len(steps.feature_factors) > 0

@@ -7,12 +7,12 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xfeat.export.parity.subsample import thinned
+from xfeat.export.parity.subsample import subsample
 
 
 @given(count=st.integers(0, 200), most=st.integers(1, 250))
 def test_they_are_at_most_as_many_as_wanted_and_evenly_spread(count: int, most: int) -> None:
-    kept = list(thinned(range(count), most))
+    kept = list(subsample(range(count), most))
     assert len(kept) <= most
     assert len({after - before for before, after in pairwise(kept)}) <= 1
     if count:
@@ -23,4 +23,4 @@ def test_they_are_at_most_as_many_as_wanted_and_evenly_spread(count: int, most: 
 
 
 def test_without_a_limit_all_are_taken() -> None:
-    assert thinned("abc", None) == "abc"
+    assert subsample("abc", None) == "abc"

@@ -1,4 +1,4 @@
-"""Models in fewer bits, and the gate that keeps worse ones out. Worth is counted again with scikit-learn."""
+"""Models in fewer bits, and the gate that keeps worse ones out. Scores is counted again with scikit-learn."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from xfeat.export.describe import describe_model
 from xfeat.export.model.batches import planes_of
 from xfeat.export.model.file import open_model
 from xfeat.export.model.metadata import ModelMetadata
-from xfeat.export.parity.accuracy_loss import Worth, losses, measure
+from xfeat.export.parity.accuracy_loss import Scores, losses, measure
 from xfeat.export.parity.run_images import labelled_images
 from xfeat.export.quantization.int8 import Ready
 from xfeat.export.quantization.onnx_graph import copied
@@ -135,10 +135,10 @@ def test_a_refusal_shows_the_attempt_that_lost_least(
     xexport: Xexport, exported: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What candidates are worth is stood in for: 4 bits in the head lose less than 8."""
-    worths = iter([Worth(accuracy=each, sensitivity=each, auc=each) for each in (0.9, 0.7, 0.5)])
+    worths = iter([Scores(accuracy=each, sensitivity=each, auc=each) for each in (0.9, 0.7, 0.5)])
     monkeypatch.setattr("xfeat.export.quantization.acceptance.measure", lambda *_: next(worths))
     monkeypatch.setattr(
-        "xfeat.export.quantization.quantize.measure", lambda *_: Worth(accuracy=1.0, sensitivity=1.0, auc=1.0)
+        "xfeat.export.quantization.quantize.measure", lambda *_: Scores(accuracy=1.0, sensitivity=1.0, auc=1.0)
     )
     done = xexport(
         *("quantize", exported.model, "--run", exported.run.folder, "-o", tmp_path / "m.onnx", "--float-layers", 0)
@@ -179,7 +179,7 @@ def test_worth_is_that_of_scikit_learn(exported: Any, positive: str | None, thre
 
 
 def test_losses_are_in_points() -> None:
-    before, after = Worth(accuracy=0.99, sensitivity=0.95, auc=None), Worth(accuracy=0.98, sensitivity=0.96, auc=None)
+    before, after = Scores(accuracy=0.99, sensitivity=0.95, auc=None), Scores(accuracy=0.98, sensitivity=0.96, auc=None)
     assert losses(before, after) == {"accuracy": pytest.approx(1.0), "sensitivity": pytest.approx(-1.0)}
 
 

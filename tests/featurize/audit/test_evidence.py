@@ -78,7 +78,7 @@ def test_a_marker_in_the_corner_shows_in_the_border(marked_audit: Audit) -> None
     assert found.severity == WARNING
     assert "border alone" in found.title
     for words in ("source of an image", "test on images of another hospital"):
-        assert words in found.meaning + found.mend
+        assert words in found.meaning + found.fix
 
 
 def test_a_shortcut_is_no_failure(marked_audit: Audit) -> None:

@@ -153,7 +153,7 @@ def test_rows_without_group_are_reported_as_unchecked(tmp_path: Path, drawing: S
     found = finding(audit_cache(drawn.cache(tmp_path / "f.h5")), "groups.unknown")
     assert found.severity == WARNING
     assert found.title.startswith("No image has a group")
-    assert "--groups" in found.mend
+    assert "--groups" in found.fix
 
 
 def test_the_phantoms_of_the_project_leak_nothing(tmp_path: Path, drawing: SimpleNamespace) -> None:

@@ -148,7 +148,7 @@ def test_a_server_that_does_not_say_how_much_is_accepted(
 
 
 def fetch(server: Server, target: Path, sha256_prefix: str = DIGEST[:8]) -> None:
-    download(f"{server.url}/w.pth", target, sha256_prefix=sha256_prefix, mend="use --weights FILE")
+    download(f"{server.url}/w.pth", target, sha256_prefix=sha256_prefix, fix="use --weights FILE")
 
 
 @pytest.mark.parametrize(
@@ -212,7 +212,7 @@ def test_auto_falls_back_to_lite0_and_says_so(
     assert "taking efficientnet-lite0 instead" in caplog.text
 
 
-def test_a_cache_folder_that_cannot_be_written_has_its_own_mend(
+def test_a_cache_folder_that_cannot_be_written_has_its_own_fix(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fake_official(monkeypatch, server)

@@ -149,7 +149,7 @@ def test_verify_finds_a_flipped_bit(tmp_path: Path) -> None:
     content = bytearray(cache.path.read_bytes())
     content[offset + 8 * 16] ^= 1
     cache.path.write_bytes(content)
-    with pytest.raises(CacheError, match=r"content has changed(.|\n)*mend"):
+    with pytest.raises(CacheError, match=r"content has changed(.|\n)*fix"):
         FeatureCache.open(cache.path).verify()
 
 
@@ -173,7 +173,7 @@ def test_verify_finds_a_change_in_every_column(tmp_path: Path, name: str, index:
     cache.verify()
     with h5py.File(cache.path, "a") as file:
         file[name][index] = value
-    with pytest.raises(CacheError, match=r"changed since it was written(.|\n)*mend"):
+    with pytest.raises(CacheError, match=r"changed since it was written(.|\n)*fix"):
         FeatureCache.open(cache.path).verify()
 
 
@@ -211,7 +211,7 @@ def test_a_truncated_file_is_refused_at_every_length(tmp_path: Path, share: floa
     cut.write_bytes(content[: int(len(content) * share)])
     with pytest.raises(CacheError) as caught:
         FeatureCache.open(cut).verify()
-    assert caught.value.mend
+    assert caught.value.fix
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -237,7 +237,7 @@ def test_a_damaged_file_is_refused_or_right_but_never_crashes(tmp_path: Path, da
 @pytest.mark.parametrize("content", [b"", b"not HDF5 at all", b"\x89HDF\r\n\x1a\n" + bytes(100)])
 def test_a_foreign_file_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "c.h5").write_bytes(content)
-    with pytest.raises(CacheError, match=r"(.|\n)*mend"):
+    with pytest.raises(CacheError, match=r"(.|\n)*fix"):
         FeatureCache.open(tmp_path / "c.h5")
 
 
@@ -279,7 +279,7 @@ def test_what_does_not_fit_is_named(tmp_path: Path, change: Any, said: str) -> N
     cache = write(tmp_path / "c.h5", numbers(3, 4))
     with h5py.File(cache.path, "a") as file:
         change(file)
-    with pytest.raises(CacheError, match=f"{said}(.|\\n)*mend"):
+    with pytest.raises(CacheError, match=f"{said}(.|\\n)*fix"):
         FeatureCache.open(cache.path)
 
 

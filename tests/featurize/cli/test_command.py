@@ -77,7 +77,7 @@ def test_auto_keeps_the_backbone_that_the_output_has(xfeat: Xfeat, data: Path) -
     assert "is up to date" in xfeat("featurize", data, "--size", 32).stdout
 
 
-def test_other_settings_than_the_outputs_are_refused_with_the_mend(xfeat: Xfeat, data: Path) -> None:
+def test_other_settings_than_the_outputs_are_refused_with_the_fix(xfeat: Xfeat, data: Path) -> None:
     xfeat("featurize", data, *LITE0)
     before = Path("features.h5").read_bytes()
     refused = xfeat("featurize", data, *LITE0, "--normalize", "imagenet", "--dtype", "float16", exit_code=1)

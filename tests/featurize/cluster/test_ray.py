@@ -186,7 +186,7 @@ def test_a_cluster_that_dies_leaves_what_is_finished(job: Job, monkeypatch: pyte
     for name, replacement in {"joined": contextlib.nullcontext, "check_machines": lambda *_: None}.items():
         monkeypatch.setattr(f"xfeat.featurize.cluster.connection.{name}", replacement)
     monkeypatch.setattr("xfeat.featurize.cluster.connection.find_places", lambda *_: Places(1, 1, 0, []))
-    with pytest.raises(DeviceError, match=r"the Ray cluster failed\n  found: .*\n  mend: .*run the same command again"):
+    with pytest.raises(DeviceError, match=r"the Ray cluster failed\n  found: .*\n  fix: .*run the same command again"):
         job.run()
     (shard,) = parts_folder(job.output).glob("*.npz")
     with np.load(shard) as content:
@@ -219,7 +219,7 @@ def test_a_machine_that_does_not_see_the_images_is_named(cluster: None, job: Job
 
     nodes = [node["NodeID"] for node in ray.nodes()]
     check_machines(nodes, job.data)
-    with pytest.raises(DeviceError, match=rf"/no/such: the machine {os.uname().nodename} (.|\n)*mend: .*same place"):
+    with pytest.raises(DeviceError, match=rf"/no/such: the machine {os.uname().nodename} (.|\n)*fix: .*same place"):
         check_machines(nodes, Path("/no/such"))
     assignment = Assignment(
         spec=job.spec,

@@ -158,7 +158,7 @@ def test_a_manifest_from_a_spreadsheet_has_a_byte_order_mark(tmp_path: Path) -> 
 def test_a_broken_manifest_is_named_with_its_line(tmp_path: Path, text: str, said: str) -> None:
     with pytest.raises(DataError, match=said) as caught:
         open_dataset(manifest(tmp_path / "list.csv", text))
-    assert caught.value.mend
+    assert caught.value.fix
 
 
 def test_a_manifest_in_another_encoding_is_refused(tmp_path: Path) -> None:

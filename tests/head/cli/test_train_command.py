@@ -80,11 +80,11 @@ def assert_one_message(done: Result, code: int, *words: str) -> None:
         assert word in done.stderr
 
 
-def test_a_missing_cache_is_named_with_its_mend() -> None:
+def test_a_missing_cache_is_named_with_its_fix() -> None:
     assert_one_message(xhead(), 1, "features.h5: no such feature cache", "xfeat featurize")
 
 
-def test_a_folder_of_images_as_a_cache_is_named_with_its_mend(tmp_path: Path) -> None:
+def test_a_folder_of_images_as_a_cache_is_named_with_its_fix(tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     assert_one_message(xhead("--features", "images"), 1, "a folder, not a feature cache", "xfeat featurize images")
 
@@ -97,7 +97,7 @@ def test_a_text_file_as_a_cache_is_named(tmp_path: Path) -> None:
 def test_a_cut_cache_is_named(make_cache: MakeCache) -> None:
     file = make_cache().path
     file.write_bytes(file.read_bytes()[:3000])
-    assert_one_message(xhead(), 1, "features.h5", "mend")
+    assert_one_message(xhead(), 1, "features.h5", "fix")
 
 
 def test_one_class_is_named(make_cache: MakeCache) -> None:

@@ -231,7 +231,7 @@ def test_runs_that_are_not_there_are_one_message(runs: Path, tmp_path: Path) -> 
         outcome = CliRunner().invoke(main, ["compare", *arguments])
         assert outcome.exit_code == 1
         assert outcome.stderr.startswith("error: ")
-        assert "mend:" in outcome.stderr
+        assert "fix:" in outcome.stderr
 
 
 def test_the_sorts_of_the_command_are_those_of_the_library() -> None:

@@ -119,13 +119,13 @@ def test_without_groups_there_is_one_comparison_less(make_cache: MakeCache) -> N
     assert result["by_image"] is None
 
 
-@pytest.mark.parametrize(("count", "mend"), [(8, "--folds 4"), (4, "add images")])
-def test_more_folds_than_patients_are_named(make_cache: MakeCache, count: int, mend: str) -> None:
+@pytest.mark.parametrize(("count", "fix"), [(8, "--folds 4"), (4, "add images")])
+def test_more_folds_than_patients_are_named(make_cache: MakeCache, count: int, fix: str) -> None:
     groups, labels = patients(count, 5)
     cache = make_cache(sizes=(count * 5,), groups=groups, labels=labels)
     with pytest.raises(DataError, match="5 folds are more") as problem:
         cross_validate(cache, HEAD, TRAIN, CrossvalSpec())
-    assert mend in str(problem.value)
+    assert fix in str(problem.value)
 
 
 def test_too_few_patients_to_validate_within_a_fold_are_named(make_cache: MakeCache) -> None:

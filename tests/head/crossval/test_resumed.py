@@ -25,7 +25,7 @@ from xfeat.head.crossval import training
 from xfeat.head.crossval.runner import cross_validate, parts_folder
 from xfeat.head.crossval.table import check_target
 from xfeat.head.crossval.training import kept_answers
-from xfeat.head.runs.resumable import kept_folder
+from xfeat.head.runs.resumable import resumable_folder
 from xfeat.head.specs import CrossvalSpec, HeadSpec, MemorySpec, TrainSpec
 
 
@@ -160,7 +160,7 @@ def test_a_cache_written_into_under_a_cross_validation_is_named_and_no_answer_ke
 def test_two_processes_cannot_be_at_one_cross_validation(tmp_path: Path) -> None:
     folder = tmp_path / "c.parts"
     with (
-        kept_folder(folder, "cross-validation", worth_keeping=lambda: True),
+        resumable_folder(folder, "cross-validation", worth_keeping=lambda: True),
         pytest.raises(BusyError, match="cross-validation"),
         kept_answers(folder),
     ):

@@ -121,7 +121,7 @@ def test_a_file_that_is_cut_short_is_an_error_and_no_crash(make_cache: MakeCache
     )
     assert done.returncode == 0, done.stderr
     assert f"{cache.path}: was cut short while it was read" in done.stdout
-    assert all(word in done.stdout for word in ("expected:", "found:", "mend:"))
+    assert all(word in done.stdout for word in ("expected:", "found:", "fix:"))
 
 
 def test_a_cache_in_chunks_is_read_as_well(make_cache: MakeCache, tmp_path: Path) -> None:

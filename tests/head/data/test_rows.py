@@ -21,9 +21,9 @@ from xfeat.head.batched.scheduler import NUMBA, TORCH, fit_heads
 from xfeat.head.cli import main
 from xfeat.head.data import rows as rows_module
 from xfeat.head.data.rows import (
+    DiskRows,
     Reading,
     Rows,
-    StoredRows,
     as_rows,
     batches,
     blockwise_order,
@@ -43,9 +43,9 @@ SMALL = HeadSpec(hidden=(16, 8))
 BLOCKS = Reading(1.0, block_rows=5, buffer_rows=24)
 
 
-def stored(cache: FeatureCache, rows: np.ndarray) -> StoredRows:
+def stored(cache: FeatureCache, rows: np.ndarray) -> DiskRows:
     found = BLOCKS.load(cache, rows)
-    assert isinstance(found, StoredRows)
+    assert isinstance(found, DiskRows)
     return found
 
 
@@ -247,7 +247,7 @@ def test_the_size_of_the_cache_against_the_memory_decides(make_cache: MakeCache)
     too_large = plan_reading(cache, 141, MemorySpec(memory_mb=bytes_in_memory / 1e6))
     assert too_large.to_dict()["mode"] == "blocks"
     assert too_large.buffer_rows == bytes_in_memory // 8 // (DIM * 2)
-    assert isinstance(too_large.load(cache, np.arange(100)), StoredRows)
+    assert isinstance(too_large.load(cache, np.arange(100)), DiskRows)
 
 
 def test_a_million_rows_leave_room_in_the_memory_that_is_allowed_by_default(make_cache: MakeCache) -> None:

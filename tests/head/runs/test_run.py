@@ -178,11 +178,11 @@ def test_a_folder_of_runs_says_which_are_there(make_cache: MakeCache, tmp_path: 
     (runs / ".a.123-00.tmp" / "run.json").write_text("{}")
     with pytest.raises(RunError, match="a folder of runs") as refused:
         open_run(runs)
-    assert refused.value.mend == f"name one of {runs / 'first'}, {runs / 'latest'}"
+    assert refused.value.fix == f"name one of {runs / 'first'}, {runs / 'latest'}"
     for wrong in (runs / "frist", tmp_path / "first"):
         with pytest.raises(RunError, match="nothing of that name") as refused:
             open_run(wrong)
-        assert refused.value.mend == f"name one of {runs / 'first'}, {runs / 'latest'}"
+        assert refused.value.fix == f"name one of {runs / 'first'}, {runs / 'latest'}"
 
 
 @pytest.mark.parametrize(
@@ -235,7 +235,7 @@ def test_a_file_where_the_runs_should_be_is_named(make_cache: MakeCache, tmp_pat
     (tmp_path / "runs").write_text("")
     with pytest.raises(OutputError, match="cannot be written: its folder is a file") as problem:
         trained(make_cache(), tmp_path)
-    assert problem.value.mend == "choose another place with --runs"
+    assert problem.value.fix == "choose another place with --runs"
 
 
 def test_a_failing_training_leaves_the_runs_that_are_there(make_cache: MakeCache, tmp_path: Path) -> None:

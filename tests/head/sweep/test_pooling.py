@@ -58,7 +58,7 @@ def test_a_multilevel_cache_is_read_as_the_final_one_to_the_bit(caches: dict[str
     assert pooled(caches["final"], "multilevel") is caches["final"]
 
 
-def test_features_that_the_cache_lacks_are_refused_with_the_mend(
+def test_features_that_the_cache_lacks_are_refused_with_the_fix(
     caches: dict[str, FeatureCache], tmp_path: Path
 ) -> None:
     with pytest.raises(MismatchError, match=r"xfeat featurize .* --pooling multilevel"):

@@ -135,7 +135,7 @@ def test_a_sweep_that_only_diverges_has_no_run_and_says_so(make_cache: MakeCache
     outcome = CliRunner().invoke(main, command.split())
     assert outcome.exit_code == 1
     assert "no combination has a result" in outcome.stderr
-    assert "mend:     lower learning rates" in outcome.stderr
+    assert "fix:      lower learning rates" in outcome.stderr
     assert [row["status"] for row in lines(next((tmp_path / "runs").iterdir()))] == ["diverged"] * 2
     assert not list((tmp_path / "runs").glob("*/run.json"))
 

@@ -16,10 +16,10 @@ import click
 import httpx
 import pytest
 from click.testing import CliRunner
-from xfeat.serve.cli.start.start import start
 
 from xfeat.featurize.system.cuda import cuda_driver_present
 from xfeat.serve.cli import main
+from xfeat.serve.cli.start import start
 
 XSERVE = [sys.executable, "-c", "from xfeat.serve.cli import main; main()"]
 
@@ -147,9 +147,9 @@ def test_a_key_that_cannot_be_read_is_one_message(model, tmp_path, content, reas
 
 
 def test_with_a_key_everything_but_the_page_and_health_asks_for_it(predictor, serve_model, tiny):
-    from xfeat.serve.http.app import Door
+    from xfeat.serve.http.app import AccessOptions
 
-    with serve_model(predictor, door=Door(api_key="schlüssel")) as client:
+    with serve_model(predictor, door=AccessOptions(api_key="schlüssel")) as client:
         picture = {"files": ("a.png", tiny.draw((255, 0, 0)))}
         closed = ("/model", "/metrics", "/v2", "/v2/models/model", "/nothing", "/admin/reload")
         for address in closed:

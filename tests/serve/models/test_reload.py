@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from xfeat.featurize.errors import ModelError
-from xfeat.serve.http.app import Door
+from xfeat.serve.http.app import AccessOptions
 from xfeat.serve.http.server import _watch
 from xfeat.serve.inference.predictor import Predictor
 from xfeat.serve.models.metrics import Metrics
@@ -112,7 +112,7 @@ def test_requests_are_answered_all_the_time_while_models_are_exchanged(place, fo
     models = open_models(folder)
     stop = threading.Event()
     statuses = []
-    with serve_model(None, models=models, door=Door(api_key="secret")) as client:
+    with serve_model(None, models=models, door=AccessOptions(api_key="secret")) as client:
         address = f"{client.base_url}/predict"
         picture = tiny.draw((10, 200, 30))
 
@@ -137,7 +137,7 @@ def test_requests_are_answered_all_the_time_while_models_are_exchanged(place, fo
 
 def test_a_bad_file_is_409_with_its_reason_and_health_names_it(place, folder, serve_model):
     file = place("a.onnx", "one")
-    with serve_model(None, models=open_models(folder), door=Door(api_key="secret")) as client:
+    with serve_model(None, models=open_models(folder), door=AccessOptions(api_key="secret")) as client:
         file.write_bytes(b"garbage")
         reply = client.post("/admin/reload", headers=KEY)
         assert reply.status_code == 409
