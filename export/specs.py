@@ -10,7 +10,6 @@ from pathlib import Path
 from xfeat.featurize.specs import require
 
 DEFAULT_MODEL = "model.onnx"
-DEFAULT_RUNS = "runs"
 OPSETS = (13, 18)
 PROVIDERS = ("cpu", "cuda")
 MAX_THREADS = 1024  # each is a thread of the operating system, of which a machine has some tens of thousands

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-from xfeat.featurize.errors import SpecError
+from xfeat.featurize.errors import MismatchError, SpecError
 
 Triple = tuple[float, float, float]
 
@@ -22,10 +22,10 @@ NORMALIZATIONS: dict[str, tuple[Triple, Triple]] = {
     "half": (HALF, HALF),
     "imagenet": (IMAGENET_MEAN, IMAGENET_STD),
 }
+DEFAULT_CACHE = "features.h5"
 POOLINGS = ("final", "multilevel")
 DTYPES = ("float32", "float16")
 PRECISIONS = ("float32", "bfloat16", "float16")
-DECODERS = ("pillow", "nvjpeg")
 ENGINES = ("auto", "torch", "onnxruntime", "openvino", "ray")
 MAX_VIEWS = 64
 
@@ -124,8 +124,6 @@ class FeatureSpec(Spec):
         views: views of each image, V: the clean one first, then augmented ones; 1 means the clean image alone.
         dtype: ``float32`` or ``float16``, as stored.
         precision: ``float32``, ``bfloat16`` or ``float16``, in which the network computes.
-        decoder: of plain JPEG files: ``pillow``, or ``nvjpeg`` on the GPU, whose pixels differ a little. All other
-            files, and all that are served, are decoded by Pillow.
     """
 
     nested: ClassVar[dict[str, type[Spec]]] = {"preprocess": PreprocessSpec}
@@ -137,20 +135,12 @@ class FeatureSpec(Spec):
     views: int = 1
     dtype: str = "float32"
     precision: str = "float32"
-    decoder: str = "pillow"
 
     def __post_init__(self) -> None:
         require(self.pooling in POOLINGS, "unknown pooling", expected=" or ".join(POOLINGS), found=self.pooling)
         require(self.dtype in DTYPES, "unknown dtype", expected=" or ".join(DTYPES), found=self.dtype)
         require(self.precision in PRECISIONS, "unknown precision", expected=", ".join(PRECISIONS), found=self.precision)
         require(1 <= self.views <= MAX_VIEWS, "views out of range", expected=f"1 to {MAX_VIEWS}", found=self.views)
-        require(self.decoder in DECODERS, "unknown decoder", expected=" or ".join(DECODERS), found=self.decoder)
-        require(
-            self.decoder == "pillow" or self.views == 1,
-            "views are made of Pillow's images",
-            expected="--decoder pillow, or --views 1",
-            found=f"{self.decoder}, {self.views} views",
-        )
         require(
             len(self.weights_sha256) == 64,
             "not a SHA-256",
@@ -159,33 +149,46 @@ class FeatureSpec(Spec):
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the settings as plain JSON types, without the precision and the decoder that earlier versions had."""
+        """Return the settings as plain JSON types; a precision of float32 is left out, as in the first version."""
         settings = super().to_dict()
-        for name, first in (("precision", "float32"), ("decoder", "pillow")):
-            if settings[name] == first:
-                del settings[name]
+        if settings["precision"] == "float32":
+            del settings["precision"]
         return settings
+
+    @classmethod
+    def from_dict(cls, settings: dict[str, Any]) -> Self:
+        """Build a spec from :meth:`to_dict`'s form.
+
+        Raises:
+            SpecError: if a key is unknown or a value is out of range.
+            MismatchError: if the JPEG files were decoded on a GPU, which version 0.1 could do.
+        """
+        decoder = settings.get("decoder", "pillow")
+        if decoder != "pillow":
+            raise MismatchError(
+                "JPEG files were decoded on a GPU, and this version of xfeat has no GPU JPEG decoder",
+                expected="features of JPEG files decoded by Pillow",
+                found=f"decoder {decoder}",
+                fix="xfeat featurize DATA --force",
+            )
+        return super().from_dict({name: value for name, value in settings.items() if name != "decoder"})
 
     @property
     def departures(self) -> dict[str, str]:
-        """What an exported model does in another way (it computes in float32, and gets Pillow's pixels).
+        """How the features differ from what an exported model computes (it computes in float32).
 
-        By the option with which features are computed in its way.
+        Keys are the options that compute the features as the model does.
         """
-        found = {}
-        if self.precision != "float32":
-            found["--precision float32"] = f"computed in {self.precision} and not in float32"
-        if self.decoder != "pillow":
-            found["--decoder pillow"] = f"taken from JPEG files that {self.decoder} decoded and not Pillow"
-        return found
+        if self.precision == "float32":
+            return {}
+        return {"--precision float32": f"computed in {self.precision} and not in float32"}
 
     def describe(self) -> str:
         """Return one line for people."""
         side = self.preprocess.size
         views = f", {self.views} views" if self.views > 1 else ""
         computed = f", computed in {self.precision}" if self.precision != "float32" else ""
-        decoded = f", JPEG files decoded by {self.decoder}" if self.decoder != "pillow" else ""
-        kind = f"{self.pooling}, {self.dtype}{views}{computed}{decoded}"
+        kind = f"{self.pooling}, {self.dtype}{views}{computed}"
         return f"{self.backbone} ({self.weights_sha256[:8]}), {side}×{side}, {kind}"
 
     def row_shape(self, dim: int) -> tuple[int, ...]:
@@ -207,7 +210,6 @@ class FeatureRequest:
         views: of each image, the clean one included.
         dtype: as stored.
         precision: of the network's arithmetic.
-        decoder: of plain JPEG files.
     """
 
     backbone: str = "auto"
@@ -218,7 +220,6 @@ class FeatureRequest:
     views: int = 1
     dtype: str = "float32"
     precision: str = "float32"
-    decoder: str = "pillow"
 
     def __post_init__(self) -> None:
         require(
@@ -246,5 +247,4 @@ class FeatureRequest:
             views=self.views,
             dtype=self.dtype,
             precision=self.precision,
-            decoder=self.decoder,
         )

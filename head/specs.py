@@ -8,6 +8,7 @@ from numbers import Integral
 
 from xfeat.featurize.specs import Spec, require
 
+DEFAULT_RUNS = "runs"
 CLASS_WEIGHTS = ("none", "balanced")
 SCHEDULES = ("constant", "cosine")
 

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from xfeat.export.cli.options import data_option, weights_option
-from xfeat.export.specs import DEFAULT_MODEL, DEFAULT_RUNS, OPSETS, ExportSpec
+from xfeat.export.specs import DEFAULT_MODEL, OPSETS, ExportSpec
 from xfeat.featurize.console import default_of, json_option, progress_bar
+from xfeat.head.specs import DEFAULT_RUNS
 
 if TYPE_CHECKING:
     from xfeat.export.export import Export
@@ -55,7 +56,7 @@ from xfeat.export.cli.verify import agreement_lines
     default=default_of(ExportSpec, "tolerance"),
     show_default=True,
     help="Largest difference of a probability from those that the training noted; for features of a --precision other "
-    "than float32 or a --decoder other than Pillow.",
+    "than float32.",
 )
 @json_option
 def onnx(run: Path | None, output: Path, opset: str, **settings: Any) -> tuple[dict[str, Any], str]:

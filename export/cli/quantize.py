@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from xfeat.export.cli.options import data_option, model_argument
-from xfeat.export.specs import DEFAULT_RUNS, QuantizeSpec
+from xfeat.export.specs import QuantizeSpec
 from xfeat.featurize.console import default_of, json_option, progress_bar
+from xfeat.head.specs import DEFAULT_RUNS
 
 if TYPE_CHECKING:
     from xfeat.export.quantization.quantize import Quantized

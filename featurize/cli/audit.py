@@ -9,12 +9,11 @@ import click
 
 from xfeat.featurize.console import progress_bar
 from xfeat.featurize.errors import DataError
-
-_DEFAULT_CACHE = "features.h5"
+from xfeat.featurize.specs import DEFAULT_CACHE
 
 
 @click.command()
-@click.argument("file", type=click.Path(path_type=Path), default=_DEFAULT_CACHE)
+@click.argument("file", type=click.Path(path_type=Path), default=DEFAULT_CACHE)
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), help="Page to write.  [default: FILE with .audit.html]"
 )

@@ -10,7 +10,7 @@ import click
 from xfeat.featurize.backbones.registry import BACKBONES
 from xfeat.featurize.console import comma_list, default_of, json_option, printable, progress_bar
 from xfeat.featurize.specs import (
-    DECODERS,
+    DEFAULT_CACHE,
     DTYPES,
     ENGINES,
     MAX_VIEWS,
@@ -23,9 +23,6 @@ from xfeat.featurize.specs import (
 
 if TYPE_CHECKING:
     from xfeat.featurize.pipeline.extract import Extraction
-
-DEFAULT_CACHE = "features.h5"
-
 
 _SHOWN = 10
 
@@ -97,14 +94,6 @@ def _batch_size(_context: click.Context, _option: click.Parameter, text: str | N
     default=default_of(FeatureRequest, "precision"),
     show_default=True,
     help="In which the network computes. The exported model computes in float32, and xexport compares.",
-)
-@click.option(
-    "--decoder",
-    type=click.Choice(DECODERS),
-    default=default_of(FeatureRequest, "decoder"),
-    show_default=True,
-    help="Of JPEG files: nvjpeg decodes on the GPU, other pixels by a little, which is measured. What is served is "
-    "decoded by Pillow, and xexport compares.",
 )
 @click.option(
     "--device",
@@ -186,7 +175,6 @@ def featurize(
     from xfeat.featurize.engines import open_engine, require_computable
     from xfeat.featurize.pipeline.compute import RunOptions
     from xfeat.featurize.pipeline.extract import extract_features
-    from xfeat.featurize.pipeline.gpu_decoding import decoder_for
     from xfeat.featurize.pipeline.request import resolve_request
 
     if ray_address is not None and engine != "ray":
@@ -204,7 +192,6 @@ def featurize(
     with progress_bar("featurizing", "images") as progress:
         options = RunOptions(
             open_engine=lambda: open_engine(spec, weights, engine=engine, device=device, batch_size=batch_size),
-            open_decoder=decoder_for(spec, engine=engine, device=device),
             cluster=cluster,
             workers=workers,
             decode_in=decode_in,
@@ -232,7 +219,6 @@ def _as_json(done: Extraction, spec: FeatureSpec) -> dict[str, Any]:
         "engine": done.engine,
         "up_to_date": done.up_to_date,
         "fingerprint": spec.fingerprint,
-        "decoder_difference": done.decoder_difference.to_dict() if done.decoder_difference is not None else None,
     }
 
 
@@ -249,9 +235,7 @@ def _as_text(done: Extraction, spec: FeatureSpec) -> str:
     changes = "".join(f", {number} {kind}" for kind, number in done.changes._asdict().items() if number)
     rehashed = f" ({done.rehashed} read again and unchanged)" if done.rehashed else ""
     state = "is up to date" if done.up_to_date else "written"
-    difference = f"\n{done.decoder_difference.describe()}" if done.decoder_difference is not None else ""
     return (
         f"{done.output} {state}: {done.images} images, {spec.describe()}\n"
         f"computed {done.computed}{rate}, reused {done.reused}{rehashed}, skipped {len(done.skipped)}{changes}"
-        f"{difference}"
     )

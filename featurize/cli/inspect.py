@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from xfeat.featurize.cli.featurize import DEFAULT_CACHE
 from xfeat.featurize.console import json_option
+from xfeat.featurize.specs import DEFAULT_CACHE
 
 if TYPE_CHECKING:
     from xfeat.featurize.cache.reader import FeatureCache
@@ -37,7 +37,6 @@ def info(file: Path) -> tuple[dict[str, Any], str]:
         "data_root": cache.data_root,
         "created": cache.created,
         "versions": cache.versions,
-        "decoder_difference": cache.decoder_difference.to_dict() if cache.decoder_difference is not None else None,
     }
     return facts, _describe(cache)
 
@@ -67,7 +66,5 @@ def _describe(cache: FeatureCache) -> str:
         lines.append(f"{split_name:>6}  " + "  ".join(f"{name} {number}" for name, number in classes.items()))
     if groups := len(set(cache.columns.group) - {""}):
         lines.append(f"groups  {groups}")
-    if cache.decoder_difference is not None:
-        lines.append(cache.decoder_difference.describe())
     lines += [f"skipped {path}: {reason}" for path, reason in cache.skipped]
     return "\n".join(lines)

@@ -9,15 +9,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from xfeat.featurize.console import default_of
-from xfeat.featurize.specs import POOLINGS
-from xfeat.head.specs import CLASS_WEIGHTS, SCHEDULES, HeadSpec, MemorySpec, TrainSpec
+from xfeat.featurize.specs import DEFAULT_CACHE, POOLINGS
+from xfeat.head.specs import CLASS_WEIGHTS, DEFAULT_RUNS, SCHEDULES, HeadSpec, MemorySpec, TrainSpec
 
 if TYPE_CHECKING:
     from xfeat.featurize.cache.reader import FeatureCache
     from xfeat.head.tracking.tracker import Tracker
 
-DEFAULT_CACHE = "features.h5"
-DEFAULT_RUNS = "runs"
 # What a second process imports while this one imports torch.
 DRAWING = (
     "xfeat.head.evaluation.assess",

@@ -12,17 +12,10 @@ import click
 
 from xfeat.featurize.console import default_of, json_option, progress_bar, say
 from xfeat.featurize.errors import DivergedError
-from xfeat.head.cli.options import (
-    DEFAULT_CACHE,
-    DEFAULT_RUNS,
-    features_option,
-    memory_option,
-    open_trackers_of,
-    runs_option,
-    tracking_options,
-)
+from xfeat.featurize.specs import DEFAULT_CACHE
+from xfeat.head.cli.options import features_option, memory_option, open_trackers_of, runs_option, tracking_options
 from xfeat.head.reports.formatting import interval
-from xfeat.head.specs import MemorySpec
+from xfeat.head.specs import DEFAULT_RUNS, MemorySpec
 from xfeat.head.sweep.space import DEFAULT_AXES, SAMPLERS, Axis, SweepSpec, axis_text, parse_axis
 from xfeat.head.sweep.trials import POOLING, RANKINGS, SETTINGS, TrialSpec
 

@@ -12,9 +12,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from xfeat.featurize.errors import RunError, SpecError
+from xfeat.featurize.errors import MismatchError, RunError, SpecError
 from xfeat.featurize.specs import FeatureSpec
-from xfeat.head.specs import HeadSpec, TrainSpec
+from xfeat.head.specs import DEFAULT_RUNS, HeadSpec, TrainSpec
 from xfeat.head.training.history import EpochRecord
 
 if TYPE_CHECKING:
@@ -157,6 +157,9 @@ def open_run(folder: str | os.PathLike[str]) -> Run:
             metrics=facts["metrics"],
             facts=facts,
         )
+    except MismatchError as error:
+        fix = f"{error.fix}, then xhead train"
+        raise MismatchError(error.what, path=file, expected=error.expected, found=error.found, fix=fix) from error
     except (ValueError, KeyError, TypeError, AttributeError, SpecError) as error:
         if isinstance(error, RunError):
             raise
@@ -168,7 +171,7 @@ def open_run(folder: str | os.PathLike[str]) -> Run:
 def _no_run(folder: Path) -> RunError:
     """Say what is there instead, and name the runs that may be meant."""
     within = _runs_in(folder)
-    near = within or _runs_in(folder.parent) or _runs_in(folder.parent / "runs")
+    near = within or _runs_in(folder.parent) or _runs_in(folder.parent / DEFAULT_RUNS)
     if within:
         what = "not a run, but a folder of runs"
     else:
