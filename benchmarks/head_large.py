@@ -95,8 +95,8 @@ class FirstBatches:
     def dim(self) -> int:
         return self.rows.dim
 
-    def epoch(self, batch_size: int, generator: torch.Generator | None = None) -> Iterator[Stretch]:
-        first = next(self.rows.epoch(batch_size, generator))
+    def epoch(self, batch_size: int, seed: int, epoch: int) -> Iterator[Stretch]:
+        first = next(self.rows.epoch(batch_size, seed, epoch))
         yield first._replace(places=first.places[: self.count], labels=first.labels[: self.count])
 
 

@@ -52,7 +52,7 @@ def main() -> None:
     threads = torch.get_num_threads()
     print(f"{options.rows} rows of {options.dim} features, batches of 32, {threads} threads, torch {torch.__version__}")
     print(
-        f"{'head':>8} {'what differs':>14} {'block':>6} {'by':>9} {'loop, heads/s':>14} {'blocks, heads/s':>16} "
+        f"{'head':>8} {'what differs':>14} {'block':>6} {'backend':>9} {'loop, heads/s':>14} {'blocks, heads/s':>16} "
         f"{'ratio':>6} {'processor':>10}"
     )
     for name, hidden in SHAPES.items():
@@ -63,11 +63,11 @@ def main() -> None:
         }.items():
             (alone, alone_cpu), *both = race(jobs, rows, valid, options.rounds)
             chosen = scheduler.NUMBA if scheduler.worth_compiling(jobs[0], rows, 3) else scheduler.TORCH
-            for by, (together, together_cpu) in zip(ways_here(), both, strict=True):
-                room = scheduler.free_bytes(by) if scheduler.is_gpu(by) else None
+            for backend, (together, together_cpu) in zip(backends_here(), both, strict=True):
+                room = scheduler.free_bytes(backend) if scheduler.is_gpu(backend) else None
                 block = max(map(len, divide(jobs, options.dim, 3, 1 if room else threads, room=room)))
                 print(
-                    f"{name:>8} {differs:>14} {block:6} {by + '*' * (by == chosen):>9} {len(jobs) / alone:14.2f} "
+                    f"{name:>8} {differs:>14} {block:6} {backend + '*' * (backend == chosen):>9} {len(jobs) / alone:14.2f} "
                     f"{len(jobs) / together:16.2f} {alone / together:6.2f} {alone_cpu / together_cpu:10.2f}",
                     flush=True,
                 )
@@ -105,21 +105,28 @@ Seconds = tuple[float, float]
 
 
 def race(jobs: list[Job], rows: Rows, valid: Rows, rounds: int) -> list[Seconds]:
-    """Return wall and processor seconds for all jobs: one at a time, and in blocks by each of :func:`ways_here`."""
+    """Return wall and processor seconds for all jobs: one at a time, and in blocks by each of :func:`backends_here`."""
     # A few heads stand for the loop: each costs the same.
     few = jobs[:4]
     ways: list[Callable[[], object]] = [lambda: [fit_head(*job, rows, valid, classes=3) for job in few]]
-    for by in ways_here():
-        ways.append(partial(scheduler.fit_heads, jobs, rows, valid, classes=3, by=by))
-        scheduler.fit_heads(jobs[:1], rows, valid, classes=3, by=by)  # what is slower the first time
+    for backend in backends_here():
+        ways.append(partial(train_in_blocks, jobs, rows, valid, backend))
+        train_in_blocks(jobs[:1], rows, valid, backend)  # what is slower the first time
     measured = [[seconds(way) for way in ways] for _ in range(rounds)]
     alone, *together = [fastest(list(rounds)) for rounds in zip(*measured, strict=True)]
     share = len(jobs) / len(few)
     return [(alone[0] * share, alone[1] * share), *together]
 
 
-def ways_here() -> list[str]:
-    """Return what can compute blocks on this machine."""
+def train_in_blocks(jobs: list[Job], rows: Rows, valid: Rows, backend: str) -> None:
+    threads = scheduler.threads_for(rows, backend)
+    tasks = scheduler.tasks_on(dict(enumerate(jobs)), rows, valid, classes=3, threads=threads, backend=backend)
+    for _ in scheduler.fit_tasks(tasks, classes=3, threads=threads):
+        pass
+
+
+def backends_here() -> list[str]:
+    """Return what can train blocks on this machine."""
     compiled = [scheduler.NUMBA] * scheduler.can_compile()
     return [scheduler.TORCH, *compiled, *["cuda:0"] * torch.cuda.is_available()]
 

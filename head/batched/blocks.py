@@ -1,4 +1,4 @@
-"""Which heads train together as one program: as many of one shape as is quickest, or as a GPU has room for."""
+"""Which heads train together as one block: as many of one shape as is fastest, or as a GPU has room for."""
 
 from __future__ import annotations
 
@@ -28,29 +28,29 @@ def divide(
     classes: int,
     threads: int = 1,
     *,
-    one_order: bool = False,
+    one_seed: bool = False,
     room: int | None = None,
 ) -> list[list[int]]:
-    """Divide jobs, by number, into blocks that train as one program.
+    """Divide jobs, by number, into blocks.
 
-    Heads that draw the same random numbers come together. Blocks are made smaller where there would be fewer of them
-    than threads.
+    Heads with the same seed and feature dropout are neighbours, since they read the same rows. Blocks are made smaller
+    where there would be fewer of them than threads.
 
     Args:
         jobs: layers and optimisation of each.
         dim: number of features.
         classes: number of classes.
         threads: how many blocks train at a time.
-        one_order: whether only heads that draw the same random numbers may share a block.
+        one_seed: whether only heads with the same seed may share a block.
         room: free bytes of the GPU that trains them; ``None`` for the CPU.
     """
     shapes: dict[object, list[int]] = {}
     for number, job in enumerate(jobs):
-        order = (job[0], job[1].seed) if one_order else None
-        shapes.setdefault((shape_of(job), order), []).append(number)
+        seed = job[1].seed if one_seed else None
+        shapes.setdefault((shape_of(job), seed), []).append(number)
     blocks = []
     for numbers in shapes.values():
-        numbers.sort(key=lambda number: (jobs[number][1].seed, str(jobs[number][0])))
+        numbers.sort(key=lambda number: (jobs[number][1].seed, jobs[number][0].feature_dropout, jobs[number][1].lr))
         first = jobs[numbers[0]]
         fitting = block_size(first[0], dim, classes) if room is None else heads_on_gpu(first, dim, classes, room)
         most = min(fitting, max(1, -(-len(jobs) // threads)))

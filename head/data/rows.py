@@ -14,6 +14,7 @@ from torch import Tensor
 
 from xfeat.featurize.cache.reader import FeatureCache
 from xfeat.featurize.cache.rows import ROWS_AT_ONCE, read_rows
+from xfeat.head.data.counter_rng import ORDER, VIEWS, integers, key_of, permutation
 from xfeat.head.specs import MemorySpec
 
 Batch = tuple[Tensor, Tensor]
@@ -60,17 +61,16 @@ class Rows(NamedTuple):
         """Yield :attr:`clean` in order, some thousand rows at a time."""
         yield from torch.split(self.clean, ROWS_AT_ONCE)
 
-    def epoch(self, batch_size: int, generator: torch.Generator | None = None) -> Iterator[Stretch]:
+    def epoch(self, batch_size: int, seed: int, epoch: int) -> Iterator[Stretch]:
         """Yield every row once, in a new order; of several views a random one.
 
-        All random numbers are drawn before the first stretch comes.
-
         Args:
-            batch_size: rows a batch.
-            generator: draws the views and the order; by default torch's own.
+            batch_size: rows per batch.
+            seed: of the training.
+            epoch: its number; each has an order and views of its own.
         """
-        views = _draw_views(self.features.shape, generator)
-        order = torch.randperm(len(self.labels), generator=generator)
+        views = _draw_views(self.features.shape, seed, epoch)
+        order = permutation(key_of(seed, ORDER, epoch), len(self.labels))
         drawn = None if views is None else views[order]
         yield from _stretches(self.features, order, drawn, self.labels[order], batch_size)
 
@@ -112,11 +112,11 @@ class RowSubset:
         clean = self.whole.clean
         yield from (clean[part] for part in torch.split(self.places, ROWS_AT_ONCE))
 
-    def epoch(self, batch_size: int, generator: torch.Generator | None = None) -> Iterator[Stretch]:
+    def epoch(self, batch_size: int, seed: int, epoch: int) -> Iterator[Stretch]:
         """Yield every row once, as :meth:`Rows.epoch` does for a copy of them, to the bit."""
         features, count = self.whole.features, len(self.places)
-        views = _draw_views((count, *features.shape[1:]), generator)
-        order = torch.randperm(count, generator=generator)
+        views = _draw_views((count, *features.shape[1:]), seed, epoch)
+        order = permutation(key_of(seed, ORDER, epoch), count)
         drawn = None if views is None else views[order]
         yield from _stretches(features, self.places[order], drawn, self.labels[order], batch_size)
 
@@ -167,17 +167,17 @@ class DiskRows:
         for part in _pieces(self.rows):
             yield torch.from_numpy(read_rows(self.cache, part, views=0)).float()
 
-    def epoch(self, batch_size: int, generator: torch.Generator | None = None) -> Iterator[Stretch]:
+    def epoch(self, batch_size: int, seed: int, epoch: int) -> Iterator[Stretch]:
         """Yield every row once, as :meth:`Rows.epoch` does, but in a blockwise order.
 
         Raises:
             CacheError: if a value is not finite.
         """
         labels = self.labels
-        views = _draw_views((len(self.rows), *self.cache.features.shape[1:]), generator)
+        views = _draw_views((len(self.rows), *self.cache.features.shape[1:]), seed, epoch)
         # Whole batches a buffer, so that none has to wait for rows of the next one.
         buffer_rows = max(1, self.buffer_rows // batch_size) * batch_size
-        for part in blockwise_order(len(self.rows), self.block_rows, buffer_rows, generator):
+        for part in blockwise_order(len(self.rows), self.block_rows, buffer_rows, seed, epoch):
             yield from self._stretches(part, labels, views, batch_size)
 
     def take(self, places: NDArray[np.int64]) -> DiskRows:
@@ -200,9 +200,9 @@ class DiskRows:
 AnyRows = Rows | RowSubset | DiskRows
 
 
-def single_batches(rows: AnyRows, batch_size: int, generator: torch.Generator | None = None) -> Iterator[Batch]:
+def single_batches(rows: AnyRows, batch_size: int, seed: int, epoch: int) -> Iterator[Batch]:
     """Yield every row once, batch by batch, in the order of its ``epoch``."""
-    for stretch in rows.epoch(batch_size, generator):
+    for stretch in rows.epoch(batch_size, seed, epoch):
         for places, labels in zip(stretch.places, stretch.labels, strict=True):
             yield stretch.features[places].float(), labels
         del stretch  # a buffer from the disk goes before the next is read
@@ -277,9 +277,7 @@ def labelled_blocks(cache: FeatureCache, rows: NDArray[np.int64]) -> Iterator[Ro
         yield labelled_rows(cache, part)
 
 
-def blockwise_order(
-    count: int, block_rows: int, buffer_rows: int, generator: torch.Generator | None = None
-) -> list[Tensor]:
+def blockwise_order(count: int, block_rows: int, buffer_rows: int, seed: int, epoch: int) -> list[Tensor]:
     """Draw an order of rows that a disk can follow.
 
     Blocks of neighbours come in a random order; what of it fits into the buffer at a time is shuffled row by row.
@@ -288,14 +286,18 @@ def blockwise_order(
         count: number of rows n.
         block_rows: rows of a block.
         buffer_rows: rows of a part.
-        generator: by default torch's own.
+        seed: of the training.
+        epoch: its number.
 
     Returns:
         Parts, int64 (``buffer_rows``,) each but the last, which together hold 0 to n - 1 once.
     """
     blocks = torch.split(torch.arange(count), block_rows)
-    order = torch.cat([blocks[number] for number in torch.randperm(len(blocks), generator=generator).tolist()])
-    return [part[torch.randperm(len(part), generator=generator)] for part in batches(order, buffer_rows)]
+    shuffled = permutation(key_of(seed, ORDER, epoch), len(blocks))
+    parts = batches(torch.cat([blocks[number] for number in shuffled.tolist()]), buffer_rows)
+    return [
+        part[permutation(key_of(seed, ORDER, epoch, number), len(part))] for number, part in enumerate(parts, start=1)
+    ]
 
 
 def batches(order: Tensor, batch_size: int) -> Iterator[Tensor]:
@@ -338,8 +340,8 @@ def collected(blocks: Iterable[Tensor], count: int, dim: int = 0) -> Tensor:
     return result
 
 
-def _draw_views(shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor | None:
-    return None if len(shape) == 2 else torch.randint(shape[1], (shape[0],), generator=generator)
+def _draw_views(shape: tuple[int, ...], seed: int, epoch: int) -> Tensor | None:
+    return None if len(shape) == 2 else integers(key_of(seed, VIEWS, epoch), shape[1], shape[0])
 
 
 def _pieces(rows: NDArray[np.int64]) -> list[NDArray[np.int64]]:

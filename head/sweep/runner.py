@@ -180,7 +180,7 @@ class Sweep:
             return
         if progress is not None:
             progress(trials, self.planned)
-        threads = min(threads_for(train, self._by) for train, _ in self._parts.values())
+        threads = min(threads_for(train, self._backend) for train, _ in self._parts.values())
         blocks = fit_tasks(turns.of(self._tasks(rest, threads)), classes=len(self.cache.class_names), threads=threads)
         with closing(blocks):
             for block in blocks:
@@ -194,12 +194,12 @@ class Sweep:
         classes, tasks = len(self.cache.class_names), []
         for pooling, parts in self._parts.items():
             jobs = {number: (spec.head, spec.train) for number, spec in rest.items() if spec.pooling == pooling}
-            tasks += tasks_on(jobs, *parts, classes=classes, threads=threads, by=self._by)
+            tasks += tasks_on(jobs, *parts, classes=classes, threads=threads, backend=self._backend)
         # A sweep whose time is up has tried something of every shape.
         return sorted(tasks, key=lambda task: min(task.jobs))
 
     @property
-    def _by(self) -> str | None:
+    def _backend(self) -> str | None:
         return None if self._device == "cpu" else self._device
 
     @cached_property

@@ -15,11 +15,12 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from xfeat.featurize.errors import DivergedError
+from xfeat.head.data.counter_rng import DROPOUT, FEATURES, LAST_LAYER, dropout_factors, key_of
 from xfeat.head.data.rows import AnyRows, Rows, collected, single_batches
 from xfeat.head.specs import HeadSpec, TrainSpec
 from xfeat.head.training.adam import FusedAdam
 from xfeat.head.training.history import EpochRecord
-from xfeat.head.training.loss import balanced_weights, training_loss, validation_loss
+from xfeat.head.training.loss import TrainingLoss, balanced_weights, validation_loss
 from xfeat.head.training.network import build_head
 
 logger = logging.getLogger(__name__)
@@ -88,7 +89,7 @@ def fit_head(
     history: list[EpochRecord] = []
     best_state: dict[str, Tensor] = {}
     best_epoch, best_loss = 0, math.inf
-    with _own_random_state(train.seed), _few_threads(train.batch_size), _flushed_denormals():
+    with _few_threads(train.batch_size), _flushed_denormals():
         training = _Training(head, train, rows, classes, class_weights)
         for epoch in range(1, train.epochs + 1):
             train_loss, train_accuracy = training.run_epoch(epoch)
@@ -110,8 +111,9 @@ class _Training:
     """A head between its first and its last step."""
 
     def __init__(self, head: HeadSpec, spec: TrainSpec, rows: AnyRows, classes: int, weights: Tensor | None) -> None:
-        self.spec, self.rows, self.weights = spec, rows, weights
-        self.model = build_head(head, dim=rows.dim, classes=classes)
+        self.spec, self.rows, self._steps = spec, rows, 0
+        self.model = build_head(head, dim=rows.dim, classes=classes, seed=spec.seed)
+        self.loss = TrainingLoss([spec], torch.ones(1, classes) if weights is None else weights.unsqueeze(0))
         self.parameters = list(self.model.parameters())
         self.optimizer = FusedAdam(self.parameters, lr=spec.lr, weight_decay=spec.weight_decay)
         self.average: AveragedModel | None = None
@@ -130,15 +132,26 @@ class _Training:
         self.model.train()
         count = len(self.rows.labels)
         loss_sum, correct = torch.zeros(()), torch.zeros((), dtype=torch.int64)
-        for features, labels in single_batches(self.rows, self.spec.batch_size):
-            logits = self.model(features)
-            loss = training_loss(logits, labels, self.spec, self.weights)
+        for features, labels in single_batches(self.rows, self.spec.batch_size, self.spec.seed, epoch):
+            logits = self._training_logits(features)
+            loss = self.loss(logits.unsqueeze(0), labels.unsqueeze(0)).squeeze(0)
             self.optimizer.step(torch.autograd.grad(loss, self.parameters))
             if self.average is not None:
                 self.average.update_parameters(self.model)
             loss_sum += loss.detach() * len(labels)
             correct += (logits.detach().argmax(1) == labels).sum()
         return float(loss_sum) / count, float(correct) / count
+
+    def _training_logits(self, values: Tensor) -> Tensor:
+        """Return logits (B, C) in training mode, with dropout from the counter-based random numbers."""
+        for index, module in enumerate(self.model):
+            if not isinstance(module, nn.Dropout):
+                values = module(values)
+            elif module.p:
+                key = key_of(self.spec.seed, DROPOUT, self._steps, FEATURES if index == 0 else LAST_LAYER)
+                values = values * dropout_factors(key, module.p, *values.shape)
+        self._steps += 1
+        return values
 
 
 def learning_rate(spec: TrainSpec, epoch: int) -> float:
@@ -183,13 +196,6 @@ def check_convergence(train: TrainSpec, history: list[EpochRecord], best_epoch: 
             best_epoch,
             train.lr,
         )
-
-
-@contextmanager
-def _own_random_state(seed: int) -> Iterator[None]:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        yield
 
 
 @contextmanager

@@ -1,6 +1,8 @@
-"""What training minimises: cross entropy, smoothed or focused, by class weights."""
+"""What training minimises: cross entropy, optionally smoothed, focal or weighted by class."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -9,35 +11,52 @@ from torch.nn import functional
 from xfeat.head.specs import TrainSpec
 
 
-def training_loss(logits: Tensor, labels: Tensor, spec: TrainSpec, weights: Tensor | None) -> Tensor:
-    """Return the mean loss of a batch.
+class TrainingLoss:
+    """The mean loss of a batch for each of K heads with settings of their own.
 
     Args:
-        logits: float32 (n, C).
-        labels: int64 (n,).
-        spec: its ``label_smoothing`` and ``focal_gamma``.
-        weights: float32 (C,), how much a row of each class counts, or ``None`` for all alike.
+        specs: of the heads; their ``label_smoothing`` and ``focal_gamma`` are used.
+        weights: float32 (K, C), the weight of a row of each class.
 
     Source:
         Focal loss: Lin et al., "Focal Loss for Dense Object Detection", 2017, equation 4, for a softmax.
     """
-    if not spec.focal_gamma:
-        return functional.cross_entropy(logits, labels, weights, label_smoothing=spec.label_smoothing)
-    losses = functional.cross_entropy(logits, labels, reduction="none", label_smoothing=spec.label_smoothing)
-    probability = functional.softmax(logits, 1).gather(1, labels[:, None]).squeeze(1)
-    losses = losses * (1 - probability).pow(spec.focal_gamma)
-    if weights is None:
-        return losses.mean()
-    row_weights = weights[labels]
-    return (losses * row_weights).sum() / row_weights.sum()
+
+    def __init__(self, specs: Sequence[TrainSpec], weights: Tensor) -> None:
+        self.weights = weights
+        self._smoothing = weights.new_tensor([spec.label_smoothing for spec in specs]).unsqueeze(1)
+        self._gamma = weights.new_tensor([spec.focal_gamma for spec in specs]).unsqueeze(1)
+        # Decided once: on a GPU, each question to a tensor waits for all that is under way there.
+        self._any_smoothing = any(spec.label_smoothing for spec in specs)
+        self._any_focal = any(spec.focal_gamma for spec in specs)
+
+    def __call__(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Return the loss (K,) of logits float32 (K, B, C) for labels int64 (K, B)."""
+        logs = functional.log_softmax(logits, 2)
+        own = logs.gather(2, labels.unsqueeze(2)).squeeze(2)
+        row_weights = self.weights.gather(1, labels)
+        losses = -own * row_weights
+        if self._any_smoothing:
+            # torch weights the part spread over all classes by each class; with the focal factor it is the row's.
+            focal = (self._gamma > 0).unsqueeze(2)
+            per_class = torch.where(focal, row_weights.unsqueeze(2), self.weights.unsqueeze(1))
+            losses = (1 - self._smoothing) * losses - self._smoothing * (logs * per_class).mean(2)
+        if self._any_focal:
+            losses = losses * (1 - own.exp()).pow(self._gamma)
+        return losses.sum(1) / row_weights.sum(1)
+
+    def keep(self, heads: Sequence[int]) -> None:
+        """Drop all but some of the heads, given by their present numbers."""
+        for name in ("weights", "_smoothing", "_gamma"):
+            setattr(self, name, getattr(self, name)[list(heads)])
 
 
 def validation_loss(logits: Tensor, labels: Tensor, weights: Tensor | None) -> Tensor:
-    """Return the plain cross entropy by class weights: comparable between runs, whatever they minimise."""
+    """Return the plain cross entropy, weighted by class: comparable between runs, whatever they minimise."""
     return functional.cross_entropy(logits, labels, weights)
 
 
 def balanced_weights(labels: Tensor, classes: int) -> Tensor:
-    """Weigh classes by the inverse of their frequency, as scikit-learn's ``balanced`` does: float32 (C,)."""
+    """Weight classes by the inverse of their frequency, as scikit-learn's ``balanced`` does: float32 (C,)."""
     counts = torch.bincount(labels, minlength=classes).clamp(min=1)
     return len(labels) / (classes * counts.float())

@@ -23,8 +23,11 @@ from xfeat.head.batched.compiled.kernels import (
     sum_rows,
 )
 from xfeat.head.batched.compiled.simd import COLUMNS, LANES, ROWS, compiled, load, splat, store, total, where_positive
+from xfeat.head.data import counter_rng
+from xfeat.head.data.counter_rng import BITS, FEATURES, LAST_LAYER
 
 _ZERO, _ONE = np.float32(0), np.float32(1)
+mix = compiled(counter_rng.mix)
 
 
 class Heads(NamedTuple):
@@ -35,7 +38,9 @@ class Heads(NamedTuple):
         means: Adam's first moments.
         squares: and second.
         running: float32 (K, 2, …) running means and variances of the normalisations.
-        streams: int64 (K,), which features, labels and factors are whose, ascending.
+        streams: int64 (K,), which rows, labels and keys each head reads, ascending.
+        keep_below: int64 (K, 2), the bounds of random bits for dropout: before the last layer, and of the features.
+        scales: float32 (K, 2), the factors of values that are kept.
         class_weights: float32 (K, C), how much a row of each class counts.
         losses: float32 (K, 2), label smoothing and the exponent of the focal loss.
         momentum: of the running statistics.
@@ -47,6 +52,8 @@ class Heads(NamedTuple):
     squares: Floats
     running: Floats
     streams: NDArray[np.int64]
+    keep_below: NDArray[np.int64]
+    scales: Floats
     class_weights: Floats
     losses: Floats
     momentum: np.float32
@@ -60,16 +67,14 @@ class Steps(NamedTuple):
         features: float32, rows of D one somewhere behind the other.
         starts: int64 (S, T, B), where in ``features`` a row begins.
         labels: int64 (S, T, B).
-        feature_factors: float32 (S, T, B, D) of dropout, or of no streams for none.
-        factors: likewise (S, T, B, width) before the last layer.
+        keys: int64 (S, T, 2, 2), of the random numbers of both dropout layers.
         rules: float32 (T, K, 3), see :class:`xfeat.head.batched.compiled.kernels.Rule`.
     """
 
     features: Floats
     starts: NDArray[np.int64]
     labels: NDArray[np.int64]
-    feature_factors: Floats
-    factors: Floats
+    keys: NDArray[np.int64]
     rules: Floats
 
 
@@ -84,46 +89,41 @@ def train_steps(plan: Plan, space: Space, heads: Heads, steps: Steps, losses: Fl
             rates = steps.rules[step, head]
             if head == 0 or stream != heads.streams[head - 1]:
                 gather_rows(plan, space, steps, step, stream)
+                _drop(plan, 0, space.inputs, heads, head, FEATURES, steps.keys[stream, step])
                 normalize(plan, space, 0, heads.eps)
                 if last > 1:
                     pack(plan, 0, space.normalized, space.packed)
-            factors = steps.factors[stream : stream + 1, step]
-            _forward(plan, space, heads, head, moved, factors)
+            keys = steps.keys[stream, step]
+            _forward(plan, space, heads, head, moved, keys)
             loss, right = _lose(plan, space, heads, head, steps.labels[stream, step])
             losses[head] += loss * np.float32(plan.rows)
             hits[head] += right
-            _backward(plan, space, moved, Rule(rates[0], rates[1], rates[2]), factors)
+            _backward(plan, space, heads, head, moved, Rule(rates[0], rates[1], rates[2]), keys)
 
 
 @compiled
 def gather_rows(plan: Plan, space: Space, steps: Steps, step: int, stream: int) -> None:
     width, size = plan.widths[0], plan.sizes[0]
     starts = steps.starts[stream, step]
-    dropout = len(steps.feature_factors) > 0
     for left in range(0, size, COLUMNS):
         right = min(left + COLUMNS, size)
         for row in range(plan.rows):
             place = plan.tiled[0] + row // COLUMNS * width * COLUMNS + row % COLUMNS
             features = steps.features[starts[row] : starts[row] + size]
-            if dropout:
-                factors = steps.feature_factors[stream, step, row]
-                for feature in range(left, right):
-                    space.inputs[place + feature * COLUMNS] = features[feature] * factors[feature]
-            else:
-                for feature in range(left, right):
-                    space.inputs[place + feature * COLUMNS] = features[feature]
+            for feature in range(left, right):
+                space.inputs[place + feature * COLUMNS] = features[feature]
 
 
 @compiled
-def _forward(plan: Plan, space: Space, heads: Heads, head: int, moved: Moved, factors: Floats) -> None:
+def _forward(plan: Plan, space: Space, heads: Heads, head: int, moved: Moved, keys: NDArray[np.int64]) -> None:
     last = len(plan.sizes) - 1
     for level in range(last):
         if level > 0:
             normalize(plan, space, level, heads.eps)
         _follow(plan, space, level, heads.running[head], heads.momentum)
         scale(plan, space, level, moved)
-        if level == last - 1 and len(factors) > 0:
-            _drop(plan, level, space.outputs, factors[0])
+        if level == last - 1:
+            _drop(plan, level, space.outputs, heads, head, LAST_LAYER, keys)
         width, rows = plan.widths[level], plan.sizes[level + 1]
         matrix = Factors(moved.weights, plan.lines[level], width, 1, -(-rows // ROWS) * ROWS, plan.sizes[level])
         for tile in range(plan.tiles):
@@ -143,13 +143,20 @@ def _follow(plan: Plan, space: Space, level: int, running: Floats, momentum: np.
 
 
 @compiled
-def _drop(plan: Plan, level: int, values: Floats, factors: Floats) -> None:
+def _drop(plan: Plan, level: int, values: Floats, heads: Heads, head: int, layer: int, keys: NDArray[np.int64]) -> None:
+    """Apply dropout to the values of a level, with the factors of ``counter_rng.dropout_factors``."""
+    bound, factor = heads.keep_below[head, layer], heads.scales[head, layer]
+    if bound == 1 << BITS:
+        return
     width, size = plan.widths[level], plan.sizes[level]
-    for left in range(0, size, COLUMNS):
-        for row in range(plan.rows):
-            place = plan.tiled[level] + row // COLUMNS * width * COLUMNS + row % COLUMNS
-            for feature in range(left, min(left + COLUMNS, size)):
-                values[place + feature * COLUMNS] *= factors[row, feature]
+    first_key, second_key = keys[layer, 0], keys[layer, 1]
+    for tile in range(plan.tiles):
+        for feature in range(size):
+            place = plan.tiled[level] + (tile * width + feature) * COLUMNS
+            index = tile * COLUMNS * size + feature
+            for column in range(COLUMNS):
+                bits = mix(mix((index + column * size) ^ first_key) ^ second_key)
+                values[place + column] *= factor if bits < bound else _ZERO
 
 
 @compiled
@@ -219,7 +226,9 @@ def _target(right: bool, own: np.float32, spread: np.float32, smoothing: np.floa
 
 
 @compiled
-def _backward(plan: Plan, space: Space, moved: Moved, rule: Rule, factors: Floats) -> None:
+def _backward(
+    plan: Plan, space: Space, heads: Heads, head: int, moved: Moved, rule: Rule, keys: NDArray[np.int64]
+) -> None:
     last = len(plan.sizes) - 1
     for level in range(last - 1, -1, -1):
         width = plan.widths[level]
@@ -231,8 +240,8 @@ def _backward(plan: Plan, space: Space, moved: Moved, rule: Rule, factors: Float
             move_matrix(plan, space, level, moved, moved.weights[norm : norm + 2 * width], rule)
         else:
             _pass_back(plan, space, level, moved)
-            if level == last - 1 and len(factors) > 0:
-                _drop(plan, level, space.upstream, factors[0])
+            if level == last - 1:
+                _drop(plan, level, space.upstream, heads, head, LAST_LAYER, keys)
             pack(plan, level, space.outputs, space.packed)
             move_matrix(plan, space, level, moved, space.alike[alike : alike + 2 * width], rule)
             _normalize_back(plan, space, level, moved)

@@ -11,15 +11,16 @@ from collections.abc import Generator
 import pytest
 import torch
 
+from tests.head.batched.fitting import fit_heads
+from tests.head.training.reference import reference_loss
 from xfeat.featurize.errors import DivergedError
 from xfeat.head.batched.blocks import block_size, divide, shape_of
-from xfeat.head.batched.loss import StackedLoss
-from xfeat.head.batched.scheduler import NUMBA, TORCH, FittedBlock, fit_heads, fit_tasks, tasks_on
+from xfeat.head.batched.scheduler import NUMBA, TORCH, FittedBlock, fit_tasks, tasks_on
 from xfeat.head.batched.training import Job
 from xfeat.head.data.rows import Rows
 from xfeat.head.specs import HeadSpec, TrainSpec
 from xfeat.head.training.fit import FittedHead, fit_head
-from xfeat.head.training.loss import balanced_weights, training_loss
+from xfeat.head.training.loss import TrainingLoss, balanced_weights
 
 SMALL = HeadSpec(hidden=(10, 6))
 Both = tuple[Rows, Rows]
@@ -68,12 +69,12 @@ def assert_same(found: FittedHead, expected: FittedHead) -> None:
         torch.testing.assert_close(values, wanted[name], rtol=1e-3, atol=1e-4, msg=name)
 
 
-@pytest.mark.parametrize("by", [TORCH, NUMBA])
+@pytest.mark.parametrize("backend", [TORCH, NUMBA])
 @pytest.mark.parametrize("what", BLOCKS)
-def test_each_head_of_a_block_ends_as_it_would_alone(what: str, by: str, rows: Both) -> None:
+def test_each_head_of_a_block_ends_as_it_would_alone(what: str, backend: str, rows: Both) -> None:
     jobs = BLOCKS[what]
     assert len(divide(jobs, 12, 3)) == 1
-    for fitted, job in zip(fit_heads(jobs, *rows, classes=3, by=by), jobs, strict=True):
+    for fitted, job in zip(fit_heads(jobs, *rows, classes=3, backend=backend), jobs, strict=True):
         assert_same(fitted, fit_head(*job, *rows, classes=3))
 
 
@@ -84,13 +85,13 @@ def test_blocks_of_different_shapes_come_back_in_order(rows: Both) -> None:
         assert_same(fitted, fit_head(*job, *rows, classes=3))
 
 
-@pytest.mark.parametrize("by", [TORCH, NUMBA])
-def test_views_are_drawn_as_each_head_alone_draws_them(by: str, rows: Both) -> None:
+@pytest.mark.parametrize("backend", [TORCH, NUMBA])
+def test_views_are_drawn_as_each_head_alone_draws_them(backend: str, rows: Both) -> None:
     train, valid = rows
     noise = torch.randn(len(train.labels), 3, 12, generator=torch.Generator().manual_seed(3))
     views = Rows(train.features[:, None] + 0.3 * noise, train.labels)
     jobs = [(SMALL, TrainSpec(epochs=3, batch_size=8, seed=seed)) for seed in (0, 0, 1)]
-    for fitted, job in zip(fit_heads(jobs, views, valid, classes=3, by=by), jobs, strict=True):
+    for fitted, job in zip(fit_heads(jobs, views, valid, classes=3, backend=backend), jobs, strict=True):
         assert_same(fitted, fit_head(*job, views, valid, classes=3))
 
 
@@ -109,17 +110,17 @@ def test_given_class_weights_replace_those_of_the_specs(rows: Both) -> None:
 
 
 def fit_blocks(
-    jobs: list[Job], rows: Both, *, threads: int = 1, time_limit_s: float | None = None, by: str = TORCH
+    jobs: list[Job], rows: Both, *, threads: int = 1, time_limit_s: float | None = None, backend: str = TORCH
 ) -> Generator[FittedBlock]:
-    tasks = tasks_on(dict(enumerate(jobs)), *rows, classes=3, threads=threads, by=by)
+    tasks = tasks_on(dict(enumerate(jobs)), *rows, classes=3, threads=threads, backend=backend)
     return fit_tasks(tasks, classes=3, threads=threads, time_limit_s=time_limit_s)
 
 
-@pytest.mark.parametrize("by", [TORCH, NUMBA])
-def test_a_diverging_head_does_not_touch_its_neighbours(by: str, rows: Both) -> None:
+@pytest.mark.parametrize("backend", [TORCH, NUMBA])
+def test_a_diverging_head_does_not_touch_its_neighbours(backend: str, rows: Both) -> None:
     sound = (SMALL, TrainSpec(epochs=3, batch_size=8))
     wild = (SMALL, TrainSpec(epochs=3, batch_size=8, lr=1e38))
-    [block] = list(fit_blocks([wild, sound], rows, by=by))
+    [block] = list(fit_blocks([wild, sound], rows, backend=backend))
     assert isinstance(block.outcomes[0], DivergedError)
     assert "diverged" in str(block.outcomes[0])
     fitted = block.outcomes[1]
@@ -173,15 +174,15 @@ def test_few_jobs_still_occupy_all_threads() -> None:
 def test_the_stacked_loss_and_its_gradient_are_those_of_each_head(
     gamma: float, smoothing: float, weighted: bool
 ) -> None:
-    """Reference: :func:`xfeat.head.training.loss.training_loss` and autograd, beside a plain head in the same stack."""
+    """Reference: ``functional.cross_entropy`` and autograd, beside a plain head in the same stack."""
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(2, 9, 3, generator=generator, requires_grad=True)
     labels = torch.randint(3, (2, 9), generator=generator)
     weights = torch.stack([torch.ones(3), balanced_weights(labels[1], 3) if weighted else torch.ones(3)])
     specs = [TrainSpec(), TrainSpec(focal_gamma=gamma, label_smoothing=smoothing)]
-    losses = StackedLoss(specs, weights)(logits, labels)
+    losses = TrainingLoss(specs, weights)(logits, labels)
     expected = [
-        training_loss(logits[head], labels[head], specs[head], weights[head] if head and weighted else None)
+        reference_loss(logits[head], labels[head], specs[head], weights[head] if head and weighted else None)
         for head in (0, 1)
     ]
     torch.testing.assert_close(losses, torch.stack(expected))

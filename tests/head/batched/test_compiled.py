@@ -9,22 +9,23 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from tests.head.batched.fitting import fit_heads
+from tests.head.training.reference import reference_logits, reference_loss
 from xfeat.head.batched import scheduler
-from xfeat.head.batched.program import Batches, TorchProgram
-from xfeat.head.batched.scheduler import NUMBA, TORCH, fit_heads, tasks_on
+from xfeat.head.batched.engine import Batches
+from xfeat.head.batched.scheduler import NUMBA, TORCH, tasks_on
+from xfeat.head.batched.torch_engine import TorchEngine
 from xfeat.head.data.rows import Rows
 from xfeat.head.specs import HeadSpec, TrainSpec
-from xfeat.head.training.loss import training_loss
 from xfeat.head.training.network import build_head
 
 pytest.importorskip("numba", reason="numba is not installed: pip install 'xfeat-onnx[fast]'")
 if not scheduler.can_compile():
     pytest.skip("this processor has no FMA instructions", allow_module_level=True)
 
-from xfeat.head.batched.compiled import dropout
-from xfeat.head.batched.compiled.program import FusedProgram
+from xfeat.head.batched.compiled.engine import CompiledEngine
 
 
 def assert_steps_as_torch(spec: HeadSpec, train: TrainSpec, *, dim: int, classes: int, counts: tuple[int, ...]) -> None:
@@ -32,20 +33,20 @@ def assert_steps_as_torch(spec: HeadSpec, train: TrainSpec, *, dim: int, classes
     torch.manual_seed(0)
     models = [build_head(spec, dim=dim, classes=classes) for _ in range(2)]
     rates, class_weights = [1e-2, 1e-3], torch.rand(2, classes) + 0.5
-    program = FusedProgram(models, [train, train], class_weights)
+    program = CompiledEngine(models, [train, train], class_weights)
     optimizers = [
         torch.optim.Adam(model.parameters(), lr=rate, weight_decay=train.weight_decay)
         for model, rate in zip(models, rates, strict=True)
     ]
-    for count in counts:
+    for step, count in enumerate(counts):
         features = torch.randn(2, count, dim) * 2 + 1
         labels = torch.randint(classes, (2, count))
-        places = torch.arange(2 * count).view(2, 1, count)
-        batches = Batches(features.flatten(0, 1), places, labels.unsqueeze(1), [None])
+        rows = torch.arange(2 * count).view(2, 1, count)
+        batches = Batches(features.flatten(0, 1), rows, labels.unsqueeze(1), seeds=[5, 6], first_step=step)
         losses, hits = program.train(batches, [0, 1], rates)
         for head, (model, optimizer) in enumerate(zip(models, optimizers, strict=True)):
-            logits = model.train()(features[head])
-            loss = training_loss(logits, labels[head], train, class_weights[head])
+            logits = reference_logits(model, features[head], seed=5 + head, step=step)
+            loss = reference_loss(logits, labels[head], train, class_weights[head])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -54,45 +55,13 @@ def assert_steps_as_torch(spec: HeadSpec, train: TrainSpec, *, dim: int, classes
     for head, (model, optimizer) in enumerate(zip(models, optimizers, strict=True)):
         parameters = dict(model.named_parameters())
         for name, wanted in model.state_dict().items():
-            found: Tensor = program.stack.state[name][head]
+            found: Tensor = program.state[name][head]
             if name in parameters:  # Adam takes whole steps in the direction of what may be nothing but rounding
                 sure = optimizer.state[parameters[name]]["exp_avg_sq"].sqrt() > 3e-6
                 found, wanted = found[sure], wanted[sure]
             torch.testing.assert_close(
                 found, wanted, rtol=2e-3, atol=1e-4, msg=lambda text, name=name: f"{name}: {text}"
             )
-
-
-@pytest.mark.parametrize("rate", [0.4, 0.5, 2 / 3, 0.001, 1 - 1e-9])
-@pytest.mark.parametrize("alike", [True, False])
-def test_factors_are_torchs_to_the_bit_and_the_generator_goes_on_as_it_would(
-    rate: float, alike: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Reference: ``nn.Dropout`` on ones; also where torch is found to draw otherwise than it does here.
-
-    Between the draws an odd number of random words goes elsewhere, and some draws are longer than the state.
-    """
-    if not alike:
-        monkeypatch.setattr(dropout, "_torch_draws_so", lambda: False)
-    generator = torch.Generator().manual_seed(3)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(3)
-        for shape in ((2, 32, 128), (1, 7, 1), (3, 53, 12), (1, 1, 5000)):
-            assert torch.equal(torch.randperm(33), torch.randperm(33, generator=generator))
-            expected = [nn.Dropout(rate)(torch.ones(shape[1:])) for _ in range(shape[0])]
-            drawn = torch.empty(shape)
-            dropout.draw_factors(drawn, rate, generator)
-            assert torch.equal(drawn, torch.stack(expected))
-        assert torch.equal(generator.get_state(), torch.get_rng_state())
-
-
-def test_a_torch_whose_state_lies_otherwise_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dropout, "_NEXT", slice(32, 40))
-    dropout._torch_draws_so.cache_clear()
-    try:
-        assert not dropout._torch_draws_so()
-    finally:
-        dropout._torch_draws_so.cache_clear()
 
 
 @pytest.mark.parametrize("count", [2, 3, 7, 31, 32, 33, 65])
@@ -107,6 +76,13 @@ def test_a_step_is_torchs_whatever_the_number_of_rows(count: int, hidden: tuple[
 def test_a_step_is_torchs_whatever_the_number_of_features_and_classes(dim: int, classes: int) -> None:
     spec = HeadSpec(hidden=(33, 17), dropout=0.0)
     assert_steps_as_torch(spec, TrainSpec(), dim=dim, classes=classes, counts=(16, 16))
+
+
+@pytest.mark.parametrize("count", [5, 32, 70])
+@pytest.mark.parametrize(("dropout", "feature_dropout"), [(0.4, 0.0), (0.0, 0.3), (0.7, 0.2)])
+def test_dropout_is_that_of_the_counter_based_numbers(count: int, dropout: float, feature_dropout: float) -> None:
+    spec = HeadSpec(hidden=(33,), dropout=dropout, feature_dropout=feature_dropout)
+    assert_steps_as_torch(spec, TrainSpec(), dim=37, classes=3, counts=(count,))
 
 
 @pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0])
@@ -126,24 +102,23 @@ def test_several_steps_in_one_call_are_those_steps_one_by_one(kind: str) -> None
         kind, features[:, 5:25]
     )
     given = [models, [TrainSpec()] * 2, torch.ones(2, 3)]
-    fused, plain = FusedProgram(*given), TorchProgram(*given)
+    compiled, plain = CompiledEngine(*given), TorchEngine(*given)
     order = torch.stack([torch.randperm(50)[:48].view(4, 12) for _ in range(2)])
-    factors = torch.rand(2, 4, 12, 9)
-    sums, hits = fused.train(Batches(features, order, labels[order], [factors]), [0, 1], [1e-3, 1e-2])
+    sums, hits = compiled.train(Batches(features, order, labels[order], [3, 4], 0), [0, 1], [1e-3, 1e-2])
     one_by_one = []
     for step in range(4):
         part = slice(step, step + 1)
-        batches = Batches(features, order[:, part], labels[order[:, part]], [factors[:, part]])
+        batches = Batches(features, order[:, part], labels[order[:, part]], [3, 4], step)
         one_by_one.append(plain.train(batches, [0, 1], [1e-3, 1e-2]))
     torch.testing.assert_close(sums, sum(each for each, _ in one_by_one), rtol=1e-3, atol=1e-3)
     assert torch.equal(hits, sum(each for _, each in one_by_one))
-    for name, values in plain.stack.state.items():
-        torch.testing.assert_close(fused.stack.state[name], values, rtol=2e-3, atol=2e-4)
+    for name, values in plain.state.items():
+        torch.testing.assert_close(compiled.state[name], values, rtol=2e-3, atol=2e-4)
 
 
 def test_the_same_seed_is_the_same_bits_alone_and_beside_others(rows: tuple[Rows, Rows]) -> None:
     jobs = [(HeadSpec(hidden=(10,)), TrainSpec(epochs=2, batch_size=8, seed=seed)) for seed in (0, 1, 2)]
-    once, again = (fit_heads(chosen, *rows, classes=3, by=NUMBA) for chosen in (jobs, jobs[1:]))
+    once, again = (fit_heads(chosen, *rows, classes=3, backend=NUMBA) for chosen in (jobs, jobs[1:]))
     for one, other in zip(once[1:], again, strict=True):
         for name, values in one.model.state_dict().items():
             assert torch.equal(values, other.model.state_dict()[name])
@@ -153,12 +128,12 @@ def test_what_a_head_alone_costs_says_whether_it_is_compiled(monkeypatch: pytest
     rows = Rows(torch.zeros(2000, 40), torch.zeros(2000, dtype=torch.int64))
     job = (HeadSpec(hidden=(1000,)), TrainSpec(epochs=30))
     [task] = tasks_on({0: job}, rows, None, classes=3, threads=1)
-    assert task.by == NUMBA
+    assert task.backend == NUMBA
     [task] = tasks_on({0: (job[0], TrainSpec(epochs=2))}, rows, None, classes=3, threads=1)
-    assert task.by == TORCH
+    assert task.backend == TORCH
     monkeypatch.setattr(scheduler, "can_compile", lambda: False)
     [task] = tasks_on({0: job}, rows, None, classes=3, threads=1)
-    assert task.by == TORCH
+    assert task.backend == TORCH
 
 
 def test_without_numba_nothing_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:

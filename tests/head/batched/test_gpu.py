@@ -12,11 +12,13 @@ from click.testing import CliRunner
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from tests.head.batched.fitting import fit_heads
 from tests.head.sweep.sweeping import MakeCache
 from xfeat.featurize.errors import DeviceError
 from xfeat.head.batched.blocks import divide, heads_on_gpu
-from xfeat.head.batched.program import Batches, TorchProgram
-from xfeat.head.batched.scheduler import TORCH, fit_heads, is_gpu, tasks_on
+from xfeat.head.batched.engine import Batches
+from xfeat.head.batched.scheduler import TORCH, is_gpu, tasks_on
+from xfeat.head.batched.torch_engine import TorchEngine
 from xfeat.head.batched.training import BlockTraining, Outcome
 from xfeat.head.cli import main as xhead
 from xfeat.head.data.rows import Rows
@@ -30,7 +32,7 @@ JOBS = [(SMALL, TrainSpec(epochs=2, batch_size=8, lr=lr, seed=seed)) for seed in
 Both = tuple[Rows, Rows]
 
 
-def fake_program(monkeypatch: pytest.MonkeyPatch) -> TorchProgram:
+def fake_engine(monkeypatch: pytest.MonkeyPatch) -> TorchEngine:
     """Return heads on a GPU that is not there; to be called within ``FakeTensorMode``.
 
     Autograd, which makes the gradient of the losses, asks for a real GPU even then: ones stand for it.
@@ -38,38 +40,38 @@ def fake_program(monkeypatch: pytest.MonkeyPatch) -> TorchProgram:
     monkeypatch.setattr(torch.autograd, "grad", lambda losses, inputs: [torch.ones_like(each) for each in inputs])
     models = [build_head(SMALL, dim=7, classes=3) for _ in range(3)]
     specs = [TrainSpec(label_smoothing=0.1), TrainSpec(focal_gamma=2.0), TrainSpec(weight_decay=0.1)]
-    return TorchProgram(models, specs, torch.ones(3, 3), device=GPU)
+    return TorchEngine(models, specs, torch.ones(3, 3), device=GPU)
 
 
 def some_batches(features: Tensor, streams: int) -> Batches:
     """Return two batches of four rows a stream, drawn on the CPU as in a training."""
     shape = (streams, 2, 4)
     zeros = torch.zeros(shape, dtype=torch.int64)
-    return Batches(features, zeros, zeros, [torch.ones(*shape, width) for width in (7, 6)])
+    return Batches(features, zeros, zeros, list(range(streams)), 0)
 
 
 @pytest.mark.parametrize("where", ["cpu", "cuda:0"])
 def test_everything_that_meets_in_a_step_is_on_the_gpu(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """torch's fake tensors know their device and their shape, and raise where two devices meet."""
     with FakeTensorMode():
-        program = fake_program(monkeypatch)
-        assert program.device == GPU
+        engine = fake_engine(monkeypatch)
+        assert engine.device == GPU
         for heads in (3, 2):
             batches = some_batches(torch.zeros(9, 7, device=where), heads)
-            found = program.train(batches, range(heads), [1e-3] * heads)
+            found = engine.train(batches, range(heads), [1e-3] * heads)
             assert [each.device for each in found] == [GPU, GPU]
-            program.keep([0, heads - 1])
-            assert all(values.device == GPU for values in program.stack.state.values())
-        assert program.stack.logits(torch.zeros(5, 7, device=GPU)).device == GPU
-        assert program._optimizer._count.device == GPU  # the fake kernel does not look
+            engine.keep([0, heads - 1])
+            assert all(values.device == GPU for values in engine.state.values())
+        assert engine.logits(torch.zeros(5, 7, device=GPU)).device == GPU
+        assert engine._optimizer._count.device == GPU  # the fake kernel does not look
 
 
 def test_a_tensor_left_behind_is_noticed_by_these_tests(monkeypatch: pytest.MonkeyPatch) -> None:
     with FakeTensorMode():
-        program = fake_program(monkeypatch)
-        program._loss.weights = program._loss.weights.cpu()
+        engine = fake_engine(monkeypatch)
+        engine._loss.weights = engine._loss.weights.cpu()
         with pytest.raises(RuntimeError, match="device"):
-            program.train(some_batches(torch.zeros(9, 7, device=GPU), 3), range(3), [1e-3] * 3)
+            engine.train(some_batches(torch.zeros(9, 7, device=GPU), 3), range(3), [1e-3] * 3)
 
 
 def test_a_gpu_takes_as_many_heads_as_it_has_room_for() -> None:
@@ -88,7 +90,7 @@ def test_a_block_that_finds_no_memory_is_trained_in_halves_with_the_same_results
     rows: Both, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Reference: all six together; torch's own error is raised for more than two at a time."""
-    together = fit_heads(JOBS, *rows, classes=3, by=TORCH)
+    together = fit_heads(JOBS, *rows, classes=3, backend=TORCH)
     sizes = []
 
     def run(self: BlockTraining, stop: object) -> Sequence[Outcome]:
@@ -101,7 +103,7 @@ def test_a_block_that_finds_no_memory_is_trained_in_halves_with_the_same_results
     monkeypatch.setattr(BlockTraining, "run", run)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
     with caplog.at_level(logging.WARNING, "xfeat.head.batched.scheduler"):
-        found = fit_heads(JOBS, *rows, classes=3, by=TORCH)
+        found = fit_heads(JOBS, *rows, classes=3, backend=TORCH)
     assert sizes == [6, 3, 2, 1, 3, 2, 1]
     assert "no room for 6 heads at once" in caplog.text
     for one, other in zip(found, together, strict=True):
@@ -115,7 +117,7 @@ def test_a_head_too_large_for_the_gpu_ends_in_words(rows: Both, monkeypatch: pyt
 
     monkeypatch.setattr(BlockTraining, "run", run)
     with pytest.raises(DeviceError, match="does not fit into the memory") as error:
-        fit_heads(JOBS[:1], *rows, classes=3, by=TORCH)
+        fit_heads(JOBS[:1], *rows, classes=3, backend=TORCH)
     assert "--device cpu" in str(error.value)
 
 
@@ -125,12 +127,12 @@ def test_features_too_large_for_the_gpu_end_in_words(rows: Both, monkeypatch: py
 
     monkeypatch.setattr(Tensor, "to", full)
     with pytest.raises(DeviceError, match="cuda:0 cannot hold the features") as error:
-        tasks_on(dict(enumerate(JOBS)), *rows, classes=3, threads=1, by="cuda:0")
+        tasks_on(dict(enumerate(JOBS)), *rows, classes=3, threads=1, backend="cuda:0")
     assert "--memory-mb" in str(error.value)
 
 
 def test_what_is_a_gpu_is_told_from_what_is_not() -> None:
-    assert [is_gpu(by) for by in ("cuda:1", TORCH, None)] == [True, False, False]
+    assert [is_gpu(backend) for backend in ("cuda:1", TORCH, None)] == [True, False, False]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
@@ -146,7 +148,7 @@ def test_a_gpu_that_is_not_there_is_named_before_the_work(make_cache: MakeCache,
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no NVIDIA GPU that torch can use")
 def test_each_head_of_a_block_on_the_gpu_ends_as_it_would_alone_on_the_cpu(rows: Both) -> None:
     """Reference: :func:`xfeat.head.training.fit.fit_head`."""
-    for fitted, job in zip(fit_heads(JOBS, *rows, classes=3, by="cuda:0"), JOBS, strict=True):
+    for fitted, job in zip(fit_heads(JOBS, *rows, classes=3, backend="cuda:0"), JOBS, strict=True):
         alone = fit_head(*job, *rows, classes=3)
         assert fitted.best_epoch == alone.best_epoch
         for name, values in fitted.model.state_dict().items():

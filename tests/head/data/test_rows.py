@@ -12,12 +12,14 @@ import torch
 from click.testing import CliRunner
 from torch import Tensor
 
+from tests.head.batched.fitting import fit_heads
 from tests.head.conftest import DIM, MakeCache, cloud
+from tests.head.training.reference import reference_logits, reference_loss
 from xfeat.featurize.cache.reader import FeatureCache
 from xfeat.featurize.cache.rows import read_rows
 from xfeat.featurize.errors import CacheError, SpecError
 from xfeat.head.batched.blocks import divide
-from xfeat.head.batched.scheduler import NUMBA, TORCH, fit_heads
+from xfeat.head.batched.scheduler import NUMBA, TORCH
 from xfeat.head.cli import main
 from xfeat.head.data import rows as rows_module
 from xfeat.head.data.rows import (
@@ -36,7 +38,7 @@ from xfeat.head.runs.reader import open_run
 from xfeat.head.specs import HeadSpec, MemorySpec, TrainSpec
 from xfeat.head.train import TrainOptions, train_run
 from xfeat.head.training.fit import fit_head
-from xfeat.head.training.loss import training_loss, validation_loss
+from xfeat.head.training.loss import validation_loss
 from xfeat.head.training.network import build_head
 
 SMALL = HeadSpec(hidden=(16, 8))
@@ -60,14 +62,14 @@ def half(count: int, views: int | None = None) -> np.ndarray:
     ("count", "block", "buffer"), [(100, 7, 30), (61, 5, 20), (41, 8, 20), (3, 10, 10), (50, 1, 2)]
 )
 def test_a_blockwise_order_holds_every_row_once(count: int, block: int, buffer: int) -> None:
-    parts = blockwise_order(count, block, buffer, torch.Generator().manual_seed(0))
+    parts = blockwise_order(count, block, buffer, seed=0, epoch=1)
     assert sorted(torch.cat(parts).tolist()) == list(range(count))
     assert all(len(part) == buffer for part in parts[:-1])
     assert 1 < len(parts[-1]) <= buffer + 1
 
 
 def test_a_part_of_the_order_comes_from_as_few_blocks_as_fill_it_and_mixes_their_rows() -> None:
-    parts = blockwise_order(1000, 10, 100, torch.Generator().manual_seed(0))
+    parts = blockwise_order(1000, 10, 100, seed=0, epoch=1)
     for part in parts:
         assert len({row // 10 for row in part.tolist()}) == 10
         assert part.tolist() != sorted(part.tolist())
@@ -80,7 +82,7 @@ def test_an_epoch_from_the_disk_gives_every_row_once_with_its_own_label(make_cac
     cache = make_cache(sizes=(101,), features=half(101), labels=labels.tolist())
     chosen = np.flatnonzero(np.arange(101) % 4 != 1)
     seen: list[int] = []
-    for features, own in single_batches(stored(cache, chosen), batch_size, torch.Generator().manual_seed(3)):
+    for features, own in single_batches(stored(cache, chosen), batch_size, seed=3, epoch=1):
         assert features.dtype == torch.float32
         numbers = features[:, 0].int().tolist()
         assert own.tolist() == labels[numbers].tolist()
@@ -94,9 +96,8 @@ def test_the_seed_decides_the_order_and_each_epoch_has_another(make_cache: MakeC
     cache = make_cache(sizes=(60,), features=half(60))
 
     def epochs(seed: int) -> list[list[float]]:
-        generator = torch.Generator().manual_seed(seed)
         rows = stored(cache, np.arange(60))
-        return [torch.cat([x[:, 0] for x, _ in single_batches(rows, 8, generator)]).tolist() for _ in range(2)]
+        return [torch.cat([x[:, 0] for x, _ in single_batches(rows, 8, seed, epoch)]).tolist() for epoch in (1, 2)]
 
     assert epochs(0) == epochs(0)
     assert epochs(0) != epochs(1)
@@ -107,7 +108,7 @@ def test_of_several_views_one_of_each_row_is_drawn_and_the_first_is_clean(make_c
     features = half(40, views=3)
     features[..., 1] = np.arange(3)
     rows = stored(make_cache(sizes=(40,), features=features), np.arange(40))
-    batch = torch.cat([x for x, _ in single_batches(rows, 8, torch.Generator().manual_seed(0))])
+    batch = torch.cat([x for x, _ in single_batches(rows, 8, seed=0, epoch=1)])
     assert sorted(batch[:, 0].tolist()) == list(range(40))
     assert set(batch[:, 1].tolist()) == {0.0, 1.0, 2.0}
     for number, view, *rest in batch.tolist():
@@ -125,7 +126,7 @@ def test_some_rows_in_memory_are_what_a_copy_of_them_is(views: int | None) -> No
     assert some.dim == copied.dim
     assert torch.equal(some.labels, copied.labels)
     assert torch.equal(torch.cat(list(some.clean_blocks())), copied.clean)
-    epochs = [list(single_batches(rows, 8, torch.Generator().manual_seed(1))) for rows in (some, copied)]
+    epochs = [list(single_batches(rows, 8, seed=1, epoch=1)) for rows in (some, copied)]
     for (x, y), (other_x, other_y) in zip(*epochs, strict=True):
         assert torch.equal(x, other_x)
         assert torch.equal(y, other_y)
@@ -136,23 +137,23 @@ def test_some_rows_in_memory_are_no_copy() -> None:
     rows = as_rows(half(50).astype(np.float32), np.arange(50) % 3)
     some = rows.take(np.arange(5, 45)).take(np.arange(0, 40, 2))
     rows.features[:, 1] = 7
-    assert all((x[:, 1] == 7).all() for x, _ in single_batches(some, 8))
+    assert all((x[:, 1] == 7).all() for x, _ in single_batches(some, 8, seed=0, epoch=1))
     assert all((x[:, 1] == 7).all() for x in some.clean_blocks())
 
 
 def plain_loop(spec: TrainSpec, features: Tensor, labels: Tensor, valid: Rows) -> tuple[dict[str, Tensor], list[float]]:
     """Torch's own Adam over rows in memory, in the order that blocks of 5 and buffers of 24 lead to."""
-    torch.manual_seed(spec.seed)
-    model = build_head(SMALL, dim=DIM, classes=2)
+    model = build_head(SMALL, dim=DIM, classes=2, seed=spec.seed)
     optimizer = torch.optim.Adam(model.parameters(), lr=spec.lr, fused=True)
-    losses = []
-    for _ in range(spec.epochs):
-        model.train()
-        for part in blockwise_order(len(labels), 5, 24):
+    losses, step = [], 0
+    for epoch in range(1, spec.epochs + 1):
+        for part in blockwise_order(len(labels), 5, 24, spec.seed, epoch):
             for batch in batches(part, spec.batch_size):
                 optimizer.zero_grad()
-                training_loss(model(features[batch]), labels[batch], spec, None).backward()
+                logits = reference_logits(model, features[batch], seed=spec.seed, step=step)
+                reference_loss(logits, labels[batch], spec, None).backward()
                 optimizer.step()
+                step += 1
         model.eval()
         with torch.no_grad():
             losses.append(float(validation_loss(model(valid.features), valid.labels, None)))
@@ -174,14 +175,14 @@ def test_training_from_the_disk_is_a_plain_loop_over_the_same_order(make_cache: 
         torch.testing.assert_close(value, expected[name], rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("by", [TORCH, NUMBA])
-def test_heads_in_blocks_read_the_disk_as_each_alone_does(make_cache: MakeCache, by: str) -> None:
-    """Reference: :func:`xfeat.head.training.fit.fit_head`; heads share a buffer only where they share an order."""
+@pytest.mark.parametrize("backend", [TORCH, NUMBA])
+def test_heads_in_blocks_read_the_disk_as_each_alone_does(make_cache: MakeCache, backend: str) -> None:
+    """Reference: :func:`xfeat.head.training.fit.fit_head`; heads share a buffer only where they share a seed."""
     cache = make_cache(sizes=(90, 30))
     train, valid = stored(cache, np.arange(90)), stored(cache, np.arange(90, 120))
     jobs = [(SMALL, TrainSpec(epochs=2, batch_size=8, lr=lr, seed=seed)) for lr in (1e-3, 1e-2) for seed in (0, 1)]
-    assert [[jobs[n][1].seed for n in block] for block in divide(jobs, DIM, 2, one_order=True)] == [[0, 0], [1, 1]]
-    for fitted, job in zip(fit_heads(jobs, train, valid, classes=2, by=by), jobs, strict=True):
+    assert [[jobs[n][1].seed for n in block] for block in divide(jobs, DIM, 2, one_seed=True)] == [[0, 0], [1, 1]]
+    for fitted, job in zip(fit_heads(jobs, train, valid, classes=2, backend=backend), jobs, strict=True):
         alone = fit_head(*job, train, valid, classes=2)
         assert fitted.best_epoch == alone.best_epoch
         for name, value in fitted.model.state_dict().items():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -14,12 +15,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from tests.head.conftest import DIM, cloud
+from tests.head.training.reference import reference_logits
 from xfeat.featurize.errors import DivergedError
+from xfeat.head.data.counter_rng import ORDER, key_of, permutation
 from xfeat.head.data.rows import Rows, as_rows, batches
 from xfeat.head.specs import HeadSpec, TrainSpec
 from xfeat.head.training.adam import FusedAdam
 from xfeat.head.training.fit import fit_head, learning_rate
-from xfeat.head.training.loss import balanced_weights, training_loss
+from xfeat.head.training.loss import TrainingLoss, balanced_weights
 from xfeat.head.training.network import build_head
 
 SMALL = HeadSpec(hidden=(16, 8))
@@ -66,19 +69,19 @@ def test_a_linear_head_and_feature_dropout_have_their_layers(spec: HeadSpec, kin
 
 
 def tutorials_loop(spec: TrainSpec, rows: Rows, valid: Rows) -> tuple[dict[str, Tensor], list[float]]:
-    """The tutorial's loop with torch's own Adam and criterion, on tensors instead of images."""
-    torch.manual_seed(spec.seed)
-    model = build_head(SMALL, dim=DIM, classes=2)
+    """The tutorial's loop with torch's own Adam and criterion, on tensors instead of images and our random numbers."""
+    model = build_head(SMALL, dim=DIM, classes=2, seed=spec.seed)
     criterion = nn.CrossEntropyLoss()
     optimizer = torch.optim.Adam(model.parameters(), lr=spec.lr, fused=True)
-    lowest, kept, losses = math.inf, {}, []
-    for _ in range(spec.epochs):
-        model.train()
-        for batch in torch.split(torch.randperm(len(rows.labels)), spec.batch_size):
+    lowest, kept, losses, step = math.inf, {}, [], 0
+    for epoch in range(1, spec.epochs + 1):
+        order = permutation(key_of(spec.seed, ORDER, epoch), len(rows.labels))
+        for batch in torch.split(order, spec.batch_size):
             optimizer.zero_grad()
-            loss = criterion(model(rows.features[batch]), rows.labels[batch])
-            loss.backward()
+            logits = reference_logits(model, rows.features[batch], seed=spec.seed, step=step)
+            criterion(logits, rows.labels[batch]).backward()
             optimizer.step()
+            step += 1
         model.eval()
         with torch.no_grad():
             losses.append(float(criterion(model(valid.features), valid.labels)))
@@ -179,13 +182,19 @@ def test_balanced_weights_are_scikit_learns() -> None:
 def test_class_weights_shift_decisions_towards_the_rare_class() -> None:
     labels = np.array([0] * 90 + [1] * 10)
     rows = as_rows(cloud(labels, separation=0.3), labels)
-    called = [
-        int(
-            (fit_head(SMALL, TrainSpec(class_weight=kind), rows, rows, classes=2).logits(rows.features).argmax(1)).sum()
+    positives = {
+        kind: sum(
+            int(fit_head(SMALL, spec, rows, rows, classes=2).logits(rows.features).argmax(1).sum())
+            for spec in (TrainSpec(class_weight=kind, seed=seed) for seed in range(4))
         )
         for kind in ("none", "balanced")
-    ]
-    assert called[0] < called[1]
+    }
+    assert positives["none"] < positives["balanced"]
+
+
+def loss_of(logits: Tensor, labels: Tensor, spec: TrainSpec, weights: Tensor | None) -> Tensor:
+    given = torch.ones(logits.shape[1]) if weights is None else weights
+    return TrainingLoss([spec], given[None])(logits[None], labels[None])[0]
 
 
 @pytest.mark.parametrize("weighted", [False, True])
@@ -204,12 +213,12 @@ def test_the_focal_loss_is_its_formula(gamma: float, smoothing: float, weighted:
         loss = -sum(share * float(log) for share, log in zip(target, logs, strict=True))
         total += weight * (1 - math.exp(float(logs[label]))) ** gamma * loss
         norm += weight
-    assert float(training_loss(logits, labels, spec, class_weights)) == pytest.approx(total / norm, rel=1e-5)
+    assert float(loss_of(logits, labels, spec, class_weights)) == pytest.approx(total / norm, rel=1e-5)
 
 
 def test_plain_loss_is_cross_entropy() -> None:
     logits, labels = torch.randn(6, 3), torch.tensor([0, 1, 2, 0, 1, 2])
-    assert torch.equal(training_loss(logits, labels, TrainSpec(), None), functional.cross_entropy(logits, labels))
+    torch.testing.assert_close(loss_of(logits, labels, TrainSpec(), None), functional.cross_entropy(logits, labels))
 
 
 def test_the_cosine_schedule_is_torchs() -> None:
@@ -243,12 +252,12 @@ def test_the_average_of_the_weights_is_a_running_mean_of_all_steps() -> None:
     """Reference: the exponential average of the weights after every step, kept by hand."""
     rows = drawn_rows(64)
     spec = TrainSpec(epochs=1, batch_size=16, average=0.75)
-    torch.manual_seed(spec.seed)
-    model = build_head(SMALL, dim=DIM, classes=2)
+    model = build_head(SMALL, dim=DIM, classes=2, seed=spec.seed)
     optimizer = FusedAdam(model.parameters(), lr=spec.lr)
     average: dict[str, Tensor] = {}
-    for batch in batches(torch.randperm(64), 16):
-        loss = functional.cross_entropy(model(rows.features[batch]), rows.labels[batch])
+    for step, batch in enumerate(batches(permutation(key_of(spec.seed, ORDER, 1), 64), 16)):
+        logits = reference_logits(model, rows.features[batch], seed=spec.seed, step=step)
+        loss = functional.cross_entropy(logits, rows.labels[batch])
         optimizer.step(torch.autograd.grad(loss, list(model.parameters())))
         for name, value in model.state_dict().items():
             previous = average.get(name, value)
@@ -269,6 +278,25 @@ def test_views_are_drawn_at_random_and_the_clean_one_validates() -> None:
     one, other = (fit_head(SMALL, spec, part, valid, classes=2) for part in (alike, views))
     assert not same(one.model, other.model)
     assert fit_head(SMALL, spec, alike, shifted_valid, classes=2).history == one.history
+
+
+def test_threads_that_train_side_by_side_get_the_bits_of_each_alone() -> None:
+    rows, valid, specs = drawn_rows(64), drawn_rows(20, seed=1), [TrainSpec(epochs=3, seed=seed) for seed in range(6)]
+    alone = [fit_head(SMALL, spec, rows, valid, classes=2) for spec in specs]
+    with ThreadPoolExecutor(3) as pool:
+        together = list(pool.map(lambda spec: fit_head(SMALL, spec, rows, valid, classes=2), specs))
+    assert all(same(one.model, other.model) for one, other in zip(alone, together, strict=True))
+
+
+def test_initial_weights_are_torchs_own() -> None:
+    """Reference: ``nn.Linear`` made after ``torch.manual_seed``."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        expected = [nn.Linear(DIM, 16), nn.Linear(16, 8), nn.Linear(8, 2)]
+    built = [layer for layer in build_head(SMALL, dim=DIM, classes=2, seed=3) if isinstance(layer, nn.Linear)]
+    for layer, wanted in zip(built, expected, strict=True):
+        torch.testing.assert_close(layer.weight, wanted.weight)
+        torch.testing.assert_close(layer.bias, wanted.bias)
 
 
 def test_without_validation_rows_the_last_epoch_is_kept() -> None:

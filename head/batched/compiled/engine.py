@@ -1,7 +1,6 @@
-"""Many heads as one compiled program: what :mod:`xfeat.head.batched.program` does with torch, in one pass over the
-weights.
+"""Several heads trained by compiled steps, in one pass over the weights: the fast engine of a CPU.
 
-Importing this module imports numba. docs/decisions/0043 says what it is worth.
+Importing this module imports numba. docs/decisions/0043 has what it gains.
 """
 
 from __future__ import annotations
@@ -18,11 +17,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from xfeat.head.batched.compiled.dropout import draw_factors
 from xfeat.head.batched.compiled.kernels import Plan, Space
 from xfeat.head.batched.compiled.simd import COLUMNS, ROWS
 from xfeat.head.batched.compiled.step import Heads, Steps, train_steps
-from xfeat.head.batched.program import Batches, Program
+from xfeat.head.batched.engine import Batches, Engine
+from xfeat.head.data.counter_rng import DROPOUT, FEATURES, LAST_LAYER, keep_below, key_of
 from xfeat.head.specs import HeadSpec, TrainSpec
 from xfeat.head.training.adam import BETA1, BETA2
 from xfeat.head.training.network import build_head
@@ -30,7 +29,7 @@ from xfeat.head.training.network import build_head
 logger = logging.getLogger(__name__)
 
 
-class FusedProgram(Program):
+class CompiledEngine(Engine):
     """Trains K heads; weights and moments of all layers of a head lie in one row of memory.
 
     Args:
@@ -41,53 +40,52 @@ class FusedProgram(Program):
 
     def __init__(self, models: Sequence[nn.Sequential], specs: Sequence[TrainSpec], class_weights: Tensor) -> None:
         super().__init__(models)
-        self._modules = list(models[0])
-        self._sizes = _sizes(self._modules)
+        self._sizes = _sizes(self.modules)
         self._spaces: dict[int, tuple[Plan, Space]] = {}
         self._steps = 0
         plan = plan_of(self._sizes, 1)
         heads, weights, features = len(models), int(plan.lines[-1]), int(plan.spots[-1])
-        norm = next(module for module in self._modules if isinstance(module, nn.BatchNorm1d))
+        dropout = list(zip(self.dropout_rates(LAST_LAYER), self.dropout_rates(FEATURES), strict=True))
+        norm = next(module for module in self.modules if isinstance(module, nn.BatchNorm1d))
         self._heads = Heads(
             weights=np.zeros((heads, weights), np.float32),
             means=np.zeros((heads, weights), np.float32),
             squares=np.zeros((heads, weights), np.float32),
             running=np.zeros((heads, 2, features), np.float32),
             streams=np.zeros(heads, np.int64),
+            keep_below=np.array([[keep_below(rate) for rate in pair] for pair in dropout], np.int64),
+            scales=np.array([[1 / (1 - rate) for rate in pair] for pair in dropout], np.float32),
             class_weights=np.ascontiguousarray(class_weights.numpy()),
             losses=np.array([[spec.label_smoothing, spec.focal_gamma] for spec in specs], np.float32),
             momentum=np.float32(norm.momentum),
             eps=np.float32(norm.eps),
         )
         self._decays = [spec.weight_decay for spec in specs]
-        drawn = self.stack.state
-        self._show()
-        for name, values in self.stack.state.items():
+        drawn = self.state
+        self._view_state()
+        for name, values in self.state.items():
             values.copy_(drawn[name])
 
     def train(self, batches: Batches, streams: Sequence[int], rates: Sequence[float]) -> tuple[Tensor, Tensor]:
-        _, count, rows = batches.places.shape
+        _, count, rows = batches.rows.shape
         plan, space = self._spaces.get(rows) or self._spaces.setdefault(rows, _made(self._sizes, rows))
         self._heads.streams[:] = streams
-        features, starts = _laid_out(batches.features, batches.places)
-        first = isinstance(self._modules[0], nn.Dropout)
+        features, starts = _laid_out(batches.features, batches.rows)
+        steps_done = batches.first_step + np.arange(count)
+        keys = [key_of(seed, DROPOUT, steps_done, layer) for seed in batches.seeds for layer in (LAST_LAYER, FEATURES)]
         steps = Steps(
             features=features,
             starts=starts,
             labels=batches.labels.numpy(),
-            feature_factors=_factors(batches.masks[0] if first else None, count),
-            factors=_factors(batches.masks[-1], count),
+            keys=np.ascontiguousarray(np.array(keys).reshape(-1, 2, 2, count).transpose(0, 3, 1, 2)),
             rules=self._rules(count, rates),
         )
         losses, hits = np.zeros(len(streams), np.float32), np.zeros(len(streams), np.int64)
         train_steps(plan, space, self._heads, steps, losses, hits)
-        for name, values in self.stack.state.items():
+        for name, values in self.state.items():
             if name.endswith("num_batches_tracked"):
                 values += count
         return torch.from_numpy(losses), torch.from_numpy(hits)
-
-    def draw_factors(self, out: Tensor, rate: float, generator: torch.Generator) -> None:
-        draw_factors(out, rate, generator)
 
     def _rules(self, count: int, rates: Sequence[float]) -> NDArray[np.float32]:
         rules = np.empty((count, len(rates), 3), np.float32)
@@ -101,19 +99,20 @@ class FusedProgram(Program):
 
     def keep(self, heads: Sequence[int]) -> None:
         rest = list(heads)
-        counts = {name: values[rest] for name, values in self.stack.state.items() if not values.is_floating_point()}
-        self.stack.keep(rest)
+        counts = {name: values[rest] for name, values in self.state.items() if not values.is_floating_point()}
+        self.models = [self.models[head] for head in rest]
+        self.state = {}
         self._decays = [self._decays[head] for head in rest]
         self._heads = Heads(*(cast(Any, part[rest] if isinstance(part, np.ndarray) else part) for part in self._heads))
-        self._show()
-        self.stack.state |= counts
+        self._view_state()
+        self.state |= counts
 
-    def _show(self) -> None:
+    def _view_state(self) -> None:
         """Let the stack's state be views of the arrays here."""
-        plan, state = plan_of(self._sizes, 1), dict(self.stack.state)
+        plan, state = plan_of(self._sizes, 1), {}
         weights, running = torch.from_numpy(self._heads.weights), torch.from_numpy(self._heads.running)
         norms = lines = 0
-        for index, module in enumerate(self._modules):
+        for index, module in enumerate(self.modules):
             if isinstance(module, nn.BatchNorm1d):
                 size, width, place = (int(part[norms]) for part in (plan.sizes, plan.widths, plan.norms))
                 spot = int(plan.spots[norms])
@@ -131,21 +130,21 @@ class FusedProgram(Program):
                 biases = place + above * below
                 state[f"{index}.bias"] = weights[:, biases : biases + module.out_features]
                 lines += 1
-        self.stack.state = state
+        self.state = state
 
 
 @cache
-def load_program() -> None:
+def compile_steps() -> None:
     """Load what was compiled before, or compile it: 12 s on one core, once on a machine."""
     spec = HeadSpec(hidden=(1,))
-    program = FusedProgram([build_head(spec, dim=1, classes=2)], [TrainSpec()], torch.ones(1, 2))
-    places = torch.zeros(1, 1, 2, dtype=torch.int64)
-    batches = Batches(features=torch.zeros(1, 1), places=places, labels=places, masks=[torch.ones(1, 1, 2, 1)])
+    engine = CompiledEngine([build_head(spec, dim=1, classes=2)], [TrainSpec()], torch.ones(1, 2))
+    rows = torch.zeros(1, 1, 2, dtype=torch.int64)
+    batches = Batches(features=torch.zeros(1, 1), rows=rows, labels=rows, seeds=[0], first_step=0)
     try:
-        program.train(batches, [0], [0.0])
+        engine.train(batches, [0], [0.0])
     except OSError as error:  # the file cannot be written; what is in memory is enough for this process
         logger.warning("what was compiled could not be kept for later: %s", error)
-        program.train(batches, [0], [0.0])
+        engine.train(batches, [0], [0.0])
 
 
 def _laid_out(features: Tensor, places: Tensor) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
@@ -156,10 +155,6 @@ def _laid_out(features: Tensor, places: Tensor) -> tuple[NDArray[np.float32], ND
     stride = features.stride(0)
     length = (len(features) - 1) * stride + features.shape[1]
     return features.as_strided((length,), (1,)).numpy(), (places * stride).numpy()
-
-
-def _factors(mask: Tensor | None, count: int) -> NDArray[np.float32]:
-    return np.empty((0, count, 0, 0), np.float32) if mask is None else mask.numpy()
 
 
 def plan_of(sizes: Sequence[int], count: int) -> Plan:
