@@ -40,7 +40,7 @@ docs: $(SETUP)
 
 # Strict: a link that leads nowhere, or a page that the navigation lacks, fails the build.
 site: $(SETUP)
-	$(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	@echo "build/site/index.html: look at it with $(BIN)/mkdocs serve"
 
 clean:
