@@ -82,9 +82,9 @@ def test_no_page_installs_the_package_of_others(page: Path) -> None:
 
 @pytest.mark.parametrize("record", RECORDS, ids=name_of)
 def test_a_record_has_a_date_and_a_status(record: Path) -> None:
-    title, blank, line, *_ = record.read_text().splitlines()
+    title, blank, line, after, *_ = record.read_text().splitlines()
     assert title.startswith("# ")
-    assert blank == ""
+    assert (blank, after) == ("", "")
     found = STATUS.match(line)
     assert found, line
     if found[2] != "accepted":
