@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 SETUP := .venv/.set-up
 
-.PHONY: demo test lint bench conformance docs clean
+.PHONY: demo test lint bench conformance docs site clean
 
 demo: $(SETUP)
 	@mkdir -p demo
@@ -37,6 +37,11 @@ demo/model.onnx:
 
 docs: $(SETUP)
 	$(BIN)/python docs/commands.py
+
+# Strict: a link that leads nowhere, or a page that the navigation lacks, fails the build.
+site: $(SETUP)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "build/site/index.html: look at it with $(BIN)/mkdocs serve"
 
 clean:
 	rm -rf .venv demo build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -20,7 +20,8 @@ INTRODUCTION = """# All commands
 This page is written by `make docs` from the programs' own `--help`.
 
 Results go to stdout, progress and warnings to stderr. `--json` prints one JSON object on stdout and nothing else there.
-Exit codes: 0 done, 1 a problem, named in one message, 2 wrong usage, 130 stopped by Ctrl-C.
+Exit codes: 0 done, 1 a problem, named in one message, 2 wrong usage, 130 stopped by Ctrl-C or SIGTERM.
+`xserve start` has no `--json`, and exits with 0 when it is stopped.
 """
 
 
