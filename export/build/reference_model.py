@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from xfeat.export.build.fused_model import PlainModel
-from xfeat.export.model.batches import blocks
+from xfeat.export.build.fused_model import ReferenceModel
+from xfeat.export.model.batches import batches
 from xfeat.export.model.metadata import ModelMetadata
 from xfeat.export.model.progress import Advance
 from xfeat.export.parity.agreement import Probabilities
@@ -18,7 +18,7 @@ from xfeat.head.runs.backbone_weights import weights_of
 from xfeat.head.runs.reader import Run
 
 
-def plain_model(run: Run, weights_file: Path | None = None) -> PlainModel:
+def load_reference_model(run: Run, weights_file: Path | None = None) -> ReferenceModel:
     """Return the model exactly as it was trained.
 
     Args:
@@ -32,14 +32,14 @@ def plain_model(run: Run, weights_file: Path | None = None) -> PlainModel:
     """
     head = run.load_head()
     backbone = load_backbone(run.feature_spec, weights_of(run, weights_file))
-    return PlainModel(backbone, head, run.feature_spec.preprocess, temperature(run))
+    return ReferenceModel(backbone, head, run.feature_spec.preprocess, temperature(run))
 
 
-def torch_probabilities(model: PlainModel, pixels: Pixels, advance: Advance = lambda done: None) -> Probabilities:
+def torch_probabilities(model: ReferenceModel, pixels: Pixels, advance: Advance = lambda done: None) -> Probabilities:
     """Run the torch model: uint8 (n, S, S, 3) to float32 (n, C)."""
     answers = []
     with torch.inference_mode():
-        for block in blocks(pixels):
+        for block in batches(pixels):
             answers.append(model(torch.from_numpy(block)).numpy())
             advance(len(block))
     return np.concatenate(answers)

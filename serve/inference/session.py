@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from xfeat.export.model.cuda_graphs import BoundSession, Session, open_network
 from xfeat.export.model.metadata import ModelMetadata
-from xfeat.export.model.session import ORT_ERRORS, cuda_possible, first_line
 from xfeat.featurize.errors import DeviceError, ModelError
 from xfeat.featurize.system.cuda import check_device_name
+from xfeat.featurize.system.onnx_session import ORT_ERRORS, cuda_possible, first_line
 
 logger = logging.getLogger(__name__)
 
