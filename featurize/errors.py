@@ -38,6 +38,7 @@ class XfeatError(Exception):
                 lines.append(f"  {name + ':':10}{text}".replace("\n", _UNDER))
         super().__init__("\n".join(lines))
         self.what = what
+        self.expected = expected
         self.found = found
         self.file = Path(path) if path is not None else None
         self.fix = fix

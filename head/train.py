@@ -131,7 +131,7 @@ def train_run(
 def _warn_of_departures(cache: FeatureCache) -> None:
     if cache.spec.departures:
         logger.warning(
-            "%s was %s; the exported model computes in float32 on Pillow's pixels and will answer a little otherwise: "
+            "%s was %s; the exported model computes in float32, and its outputs will differ slightly: "
             "xexport onnx then asks for --tolerance",
             cache.path,
             " and ".join(cache.spec.departures.values()),

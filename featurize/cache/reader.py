@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import os
+import shlex
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -28,8 +29,7 @@ from xfeat.featurize.cache.columns import (
     to_text,
 )
 from xfeat.featurize.datasets.layouts import NO_LABEL, NO_SPLIT, SPLITS
-from xfeat.featurize.errors import CacheError, SpecError, XfeatError
-from xfeat.featurize.images.decoder_difference import DecoderDifference
+from xfeat.featurize.errors import CacheError, MismatchError, SpecError, XfeatError
 from xfeat.featurize.specs import FeatureSpec
 
 FORMAT = "xfeat.features"
@@ -70,7 +70,6 @@ class FeatureCache:
         created: time of writing, ISO 8601, UTC.
         versions: of the libraries that made it.
         state: of the file, when it was opened.
-        decoder_difference: how far the decoder's results are from Pillow's, if it is another and was measured.
     """
 
     path: Path
@@ -85,7 +84,6 @@ class FeatureCache:
     created: str
     versions: dict[str, str] = field(default_factory=dict)
     state: FileState | None = field(default=None, compare=False)
-    decoder_difference: DecoderDifference | None = None
 
     def __len__(self) -> int:
         return len(self.columns.path)
@@ -214,7 +212,7 @@ def _read(path: Path, file: h5py.File) -> dict[str, Any]:
     lengths = {len(values) for values in columns.values()} | {file["features"].shape[0]}
     if len(lengths) != 1:
         raise CacheError("damaged: its columns differ in length", path=path, fix=_MAKE_AGAIN)
-    spec = FeatureSpec.from_dict(json.loads(attrs["spec"]))
+    spec = _read_spec(path, json.loads(attrs["spec"]), str(attrs["data_root"]))
     class_names = tuple(json.loads(attrs["class_names"]))
     for what, good in (
         ("a label is outside the class names", _is_within(columns["label"], range(NO_LABEL, len(class_names)))),
@@ -234,13 +232,16 @@ def _read(path: Path, file: h5py.File) -> dict[str, Any]:
         "content_sha256": str(attrs["content_sha256"]),
         "created": str(attrs["created"]),
         "versions": json.loads(attrs["versions"]),
-        "decoder_difference": _read_difference(attrs),
     }
 
 
-def _read_difference(attributes: h5py.AttributeManager) -> DecoderDifference | None:
-    found = json.loads(attributes.get("decoder_difference", "null"))  # caches of earlier versions have none
-    return DecoderDifference.from_dict(found) if found is not None else None
+def _read_spec(path: Path, settings: dict[str, Any], data_root: str) -> FeatureSpec:
+    try:
+        return FeatureSpec.from_dict(settings)
+    except MismatchError as error:
+        backbone = ["--backbone", str(settings["backbone"])]
+        command = shlex.join(["xfeat", "featurize", data_root, *backbone, "-o", str(path), "--force"])
+        raise MismatchError(error.what, path=path, expected=error.expected, found=error.found, fix=command) from error
 
 
 def _read_column(file: h5py.File, name: str) -> NDArray[Any]:

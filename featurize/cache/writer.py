@@ -30,7 +30,6 @@ from xfeat.featurize.cache.columns import (
 )
 from xfeat.featurize.cache.reader import FORMAT, SCHEMA_VERSION
 from xfeat.featurize.datasets.layouts import SPLITS
-from xfeat.featurize.images.decoder_difference import DecoderDifference
 from xfeat.featurize.specs import FeatureSpec
 from xfeat.featurize.system.atomic import replacing
 from xfeat.featurize.system.versions import library_versions
@@ -49,7 +48,6 @@ class CacheFacts:
         weights_path: the weights file that was used.
         columns: the facts of each row.
         skipped: images that could not be read.
-        decoder_difference: how far the decoder's results are from Pillow's, if it is another.
     """
 
     spec: FeatureSpec
@@ -58,7 +56,6 @@ class CacheFacts:
     weights_path: str
     columns: Columns
     skipped: Sequence[Skipped]
-    decoder_difference: DecoderDifference | None = None
 
 
 def write_cache(path: Path, facts: CacheFacts, *, blocks: Iterable[tuple[int, NDArray[Any]]], dim: int) -> None:
@@ -92,7 +89,7 @@ def write_cache(path: Path, facts: CacheFacts, *, blocks: Iterable[tuple[int, ND
 
 
 def _attributes(facts: CacheFacts, content_sha256: str) -> dict[str, str | int]:
-    columns, difference = facts.columns, facts.decoder_difference
+    columns = facts.columns
     return {
         "format": FORMAT,
         "schema_version": SCHEMA_VERSION,
@@ -105,7 +102,6 @@ def _attributes(facts: CacheFacts, content_sha256: str) -> dict[str, str | int]:
         "weights_path": facts.weights_path,
         "content_sha256": content_sha256,
         "columns_sha256": digest_of_states(columns, facts.skipped),
-        "decoder_difference": json.dumps(difference.to_dict() if difference is not None else None),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": json.dumps(library_versions()),
     }

@@ -19,8 +19,6 @@ from xfeat.featurize.cache.shards import Identities, Row, ShardStore
 from xfeat.featurize.datasets.sources import ImageSource
 from xfeat.featurize.engines import Engine
 from xfeat.featurize.errors import DataError, Interrupted, OutputError
-from xfeat.featurize.images.decoder_difference import DecoderDifference
-from xfeat.featurize.pipeline.gpu_decoding import Decoder, compare_with_pillow, decoded
 from xfeat.featurize.pipeline.inference import Outcome, beyond_range, infer
 from xfeat.featurize.pipeline.reading import ReadImage, read_images
 from xfeat.featurize.pipeline.reading_processes import read_in_processes, suits_processes
@@ -76,7 +74,6 @@ class Ledger:
         rehashed: number of images that were read again and are what they were.
         seconds: time for reading and computing, without opening the engine.
         engine: name of the engine that computed, empty if nothing had to be.
-        decoder_difference: how far the decoder is from Pillow, if it is another and was used.
     """
 
     paths: Sequence[str]
@@ -87,7 +84,6 @@ class Ledger:
     rehashed: int = 0
     seconds: float = 0.0
     engine: str = ""
-    decoder_difference: DecoderDifference | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,8 +92,6 @@ class RunOptions:
 
     Attributes:
         open_engine: opens the network; called when the first image needs it.
-        open_decoder: opens the spec's decoder if that is not Pillow; see
-            :func:`xfeat.featurize.pipeline.gpu_decoding.decoder_for`.
         cluster: reads and computes elsewhere; the engine is not opened then.
         workers: decoding threads or processes; ``None`` takes as many as there are cores.
         decode_in: ``threads``, ``processes``, or ``auto``: processes where workers and images are many.
@@ -108,7 +102,6 @@ class RunOptions:
     """
 
     open_engine: Callable[[], Engine]
-    open_decoder: Callable[[], Decoder] | None = None
     cluster: Cluster | None = None
     workers: int | None = None
     decode_in: str = "auto"
@@ -180,7 +173,6 @@ class _Run:
         self.todo = todo
         self.done = 0
         self.opening_seconds = 0.0
-        self._decoder: Decoder | None = None
         self._rows: list[Row] = []
         self._waiting: dict[str, list[int]] = {}  # content that is in no shard yet -> images that have it
         self._last_shard = time.monotonic()
@@ -193,12 +185,10 @@ class _Run:
             self._say(options.cluster.name)
             yield from options.cluster.outcomes(tools.source, tools.root, paths, tools.known.contents())
             return
-        self._decoder = options.open_decoder() if options.open_decoder is not None else None
         images = self._read(paths)
         position = 0
         with contextlib.closing(images):
-            small = images if self._decoder is None else decoded(images, self._decoder, tools.spec.preprocess)
-            batches = infer(small, tools.spec, open_engine=self._open, is_known=self._is_known)
+            batches = infer(images, tools.spec, open_engine=self._open, is_known=self._is_known)
             with contextlib.closing(batches):
                 for batch in batches:
                     yield list(enumerate(batch, start=position))
@@ -207,7 +197,7 @@ class _Run:
     def _read(self, paths: Sequence[str]) -> Generator[ReadImage, None, None]:
         tools, options = self.tools, self.tools.options
         workers = options.workers or cores()
-        suits = options.decode_in == "auto" and suits_processes(workers, len(paths), tools.spec.decoder)
+        suits = options.decode_in == "auto" and suits_processes(workers, len(paths))
         if suits or options.decode_in == "processes":
             return read_in_processes(tools.root, paths, tools.spec, known=tools.known.contents(), workers=workers)
         return read_images(tools.source, paths, tools.spec, is_known=self._is_known, workers=workers)
@@ -266,17 +256,8 @@ class _Run:
         started = time.monotonic()
         engine = self.tools.options.open_engine()
         self._say(engine.name)
-        if self._decoder is not None:
-            self._compare(self._decoder, engine)
         self.opening_seconds = time.monotonic() - started
         return engine
-
-    def _compare(self, decoder: Decoder, engine: Engine) -> None:
-        paths = [self.ledger.paths[number] for number in self.todo]
-        found = compare_with_pillow(decoder, self.tools.source, paths, self.tools.spec, engine)
-        logger.info("%s", found.describe())
-        if found.files:
-            self.ledger.decoder_difference = found
 
     def _say(self, name: str) -> None:
         self.ledger.engine = name

@@ -22,7 +22,6 @@ from xfeat.featurize.cache.writer import CacheFacts, write_cache
 from xfeat.featurize.datasets.layouts import Dataset
 from xfeat.featurize.datasets.sources import ImageSource, open_source
 from xfeat.featurize.errors import BusyError, DataError, Interrupted, MismatchError
-from xfeat.featurize.images.decoder_difference import DecoderDifference
 from xfeat.featurize.pipeline.compute import Ledger, RunOptions, Tools, compute_features
 from xfeat.featurize.specs import FeatureSpec
 from xfeat.featurize.system.locks import locked
@@ -62,7 +61,6 @@ class Extraction:
         seconds: time for reading and computing, without start-up.
         engine: name of the engine, empty if nothing had to be computed.
         up_to_date: the cache was already as it should be and has not been touched.
-        decoder_difference: how far the decoder's results are from Pillow's, if it is another and was measured.
     """
 
     output: Path
@@ -76,7 +74,6 @@ class Extraction:
     seconds: float
     engine: str = ""
     up_to_date: bool = False
-    decoder_difference: DecoderDifference | None = None
 
     @property
     def images_per_second(self) -> float:
@@ -214,7 +211,6 @@ def _finish(work: _Work, known: KnownFeatures, old: FeatureCache | None, ledger:
         )
     columns = _columns(work.dataset, ledger.identities, rows)
     places = ledger.places[rows]
-    difference = ledger.decoder_difference or (old.decoder_difference if old is not None else None)
     up_to_date = old is not None and not ledger.computed and _says_the_same(old, work, columns, ledger.skipped)
     if not up_to_date:
         if old is not None:
@@ -226,7 +222,6 @@ def _finish(work: _Work, known: KnownFeatures, old: FeatureCache | None, ledger:
             weights_path=str(work.weights.path.resolve()),
             columns=columns,
             skipped=ledger.skipped,
-            decoder_difference=difference,
         )
         write_cache(work.output, facts, blocks=_blocks(known, places), dim=known.gather(places[:1]).shape[-1])
     return Extraction(
@@ -241,7 +236,6 @@ def _finish(work: _Work, known: KnownFeatures, old: FeatureCache | None, ledger:
         seconds=ledger.seconds,
         engine=ledger.engine,
         up_to_date=up_to_date,
-        decoder_difference=difference,
     )
 
 

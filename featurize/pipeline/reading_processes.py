@@ -33,9 +33,9 @@ _TOGETHER = 8
 _CHUNKS_AHEAD = 2
 
 
-def suits_processes(workers: int, images: int, decoder: str) -> bool:
-    """Tell whether processes are sooner done than threads: not where a GPU decodes, and files would only travel."""
-    return workers > MANY_WORKERS and images >= _MANY_IMAGES and decoder == "pillow"
+def suits_processes(workers: int, images: int) -> bool:
+    """Tell whether processes finish sooner than threads."""
+    return workers > MANY_WORKERS and images >= _MANY_IMAGES
 
 
 def read_in_processes(

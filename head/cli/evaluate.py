@@ -60,7 +60,6 @@ def _open(
     from xfeat.featurize.engines import open_engine
     from xfeat.featurize.pipeline.compute import RunOptions
     from xfeat.featurize.pipeline.extract import extract_features
-    from xfeat.featurize.pipeline.gpu_decoding import decoder_for
     from xfeat.head.evaluate import check_known
     from xfeat.head.runs.backbone_weights import weights_of
 
@@ -71,7 +70,6 @@ def _open(
     with progress_bar("featurizing", "images") as progress:
         options = RunOptions(
             open_engine=lambda: open_engine(run.feature_spec, found, device=device),
-            open_decoder=decoder_for(run.feature_spec, device=device),
             progress=progress,
         )
         extract_features(dataset, run.feature_spec, found, output, options)
