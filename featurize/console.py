@@ -21,6 +21,7 @@ from typing import Any
 import click
 
 from xfeat.featurize.errors import Interrupted, SpecError, XfeatError
+from xfeat.featurize.system.decoder_warnings import ignore_decoder_warnings
 
 EXIT_PROBLEM = 1
 EXIT_USAGE = 2
@@ -40,6 +41,7 @@ class Commands(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         _start_logging()
+        ignore_decoder_warnings()
         _stop_on_signals()
         try:
             return super().invoke(ctx)

@@ -230,7 +230,10 @@ def _own_sigterm() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _errors_unprinted() -> Iterator[None]:
-    """Keep what machines of the cluster complain of off stdout, where Ray prints it: ``--json`` stands alone there."""
+    """Log errors of the cluster instead of printing them: Ray prints them on stdout, where ``--json`` has its object.
+
+    ``log_to_driver=False`` does not cover them, and Ray has no public option that does.
+    """
     worker: Any = importlib.import_module("ray._private.worker")
     printed = worker.print_to_stdstream
     worker.print_to_stdstream = _note
@@ -247,7 +250,10 @@ def _note(data: dict[str, Any], **_: Any) -> None:
 
 @contextlib.contextmanager
 def _nothing_printed() -> Iterator[None]:
-    """Keep the lines off stderr that Ray's own program code writes there, past Python, when it starts."""
+    """Keep off stderr the line with which Ray's C++ code reports RAY_BACKEND_LOG_LEVEL; Ray has no option for it.
+
+    Without that variable Ray prints nothing here, but prints errors of its C++ code during the run.
+    """
     sys.stderr.flush()
     kept = os.dup(2)
     nowhere = os.open(os.devnull, os.O_WRONLY)

@@ -26,6 +26,7 @@ from xfeat.featurize.errors import DeviceError, XfeatError
 from xfeat.featurize.pipeline.inference import Outcome, infer
 from xfeat.featurize.pipeline.reading import read_images
 from xfeat.featurize.specs import FeatureSpec
+from xfeat.featurize.system.decoder_warnings import ignore_decoder_warnings
 
 _NO_FILE = FileIdentity(0, 0, 0, "", truncated=False)
 
@@ -61,6 +62,7 @@ class ImageWorker:
     def __init__(self, assignment: Assignment) -> None:
         import ray
 
+        ignore_decoder_warnings()
         self._assignment = assignment
         self._known = ray.get(assignment.known)
         self._source: ImageSource | None = None

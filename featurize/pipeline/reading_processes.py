@@ -24,6 +24,7 @@ from xfeat.featurize.datasets.sources import ImageSource, open_source
 from xfeat.featurize.errors import DeviceError
 from xfeat.featurize.pipeline.reading import ReadImage, read_image
 from xfeat.featurize.specs import FeatureSpec
+from xfeat.featurize.system.decoder_warnings import ignore_decoder_warnings
 
 # Threads are enough below: each file takes the lock for a tenth of its time at most.
 MANY_WORKERS = 8
@@ -89,6 +90,7 @@ _reader: Callable[[str], ReadImage] | None = None
 def _start(root: Path, spec: FeatureSpec, known_file: Path) -> None:
     global _reader  # the only way from an initializer to the calls
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends Ctrl-C to all; the parent decides
+    ignore_decoder_warnings()
     threading.Thread(target=_end_with_parent, daemon=True).start()
     source: ImageSource = open_source(root)
     known = np.load(known_file)
