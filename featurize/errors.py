@@ -95,6 +95,10 @@ class OutputError(XfeatError, OSError):
     """A result cannot be written: no permission, no space, no such folder."""
 
 
+class WorkerError(XfeatError, RuntimeError):
+    """A worker process of this program has ended unexpectedly."""
+
+
 class BusyError(XfeatError, BlockingIOError):
     """Another process is writing the same file."""
 

@@ -105,8 +105,8 @@ def train_run(
             target=options.target,
             calibrate=options.calibrate,
         )
-        if assessed.operating_point is not None and assessed.operating_point["note"]:
-            logger.warning("%s", assessed.operating_point["note"])
+        if assessed.operating_point is not None and assessed.operating_point.note:
+            logger.warning("%s", assessed.operating_point.note)
         facts = {
             "name": writer.target.name,
             **_facts(cache, head_spec, train_spec, split, fitted),

@@ -32,7 +32,7 @@ def load_reference_model(run: Run, weights_file: Path | None = None) -> Referenc
     """
     head = run.load_head()
     backbone = load_backbone(run.feature_spec, weights_of(run, weights_file))
-    return ReferenceModel(backbone, head, run.feature_spec.preprocess, temperature(run))
+    return ReferenceModel(backbone, head, run.feature_spec.preprocess, run.temperature)
 
 
 def torch_probabilities(model: ReferenceModel, pixels: Pixels, advance: Advance = lambda done: None) -> Probabilities:
@@ -47,14 +47,14 @@ def torch_probabilities(model: ReferenceModel, pixels: Pixels, advance: Advance 
 
 def metadata_of(run: Run, ood_threshold: float | None) -> ModelMetadata:
     """Return what the model says of itself; the variant is set when a file is written."""
-    point = run.facts.get("operating_point") or {}
+    point = run.operating_point
     return ModelMetadata(
         variant="full",
         class_names=run.class_names,
         feature_spec=run.feature_spec,
-        temperature=temperature(run),
-        positive=point.get("positive"),
-        threshold=point.get("threshold"),
+        temperature=run.temperature,
+        positive=point and point.positive,
+        threshold=point and point.threshold,
         cache_sha256=run.cache["content_sha256"],
         head_sha256=run.head_sha256,
         run=run.name,
@@ -62,8 +62,3 @@ def metadata_of(run: Run, ood_threshold: float | None) -> ModelMetadata:
         ood_threshold=ood_threshold,
         audit=run.facts.get("audit"),
     )
-
-
-def temperature(run: Run) -> float:
-    """Return what the run divides its logits by before the softmax."""
-    return float(run.facts.get("temperature", 1.0))

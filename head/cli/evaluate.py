@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from xfeat.featurize.console import json_option, progress_bar
-from xfeat.head.reports.formatting import class_lines, confusion_lines, decisions_line, number, with_interval
+from xfeat.head.reports.formatting import class_lines, confusion_lines, number, threshold_line, with_interval
 
 if TYPE_CHECKING:
     from xfeat.featurize.cache.reader import FeatureCache
@@ -90,10 +90,10 @@ def _as_text(done: Evaluation) -> str:
     lines += confusion_lines(names, metrics["confusion_matrix"])
     lines += class_lines(metrics["classes"])
     if (point := done.operating_point) is not None:
-        lines.append(f"operating point, {point['positive']} from {point['threshold']:.4f} on:")
+        lines.append(f"operating point, {point['positive']} if probability ≥ {point['threshold']:.4f}:")
         for title, part in (("internal test", point["internal"]), ("here", point["external"])):
             if part is not None:
-                lines.append(f"  {title}: {decisions_line(part)}")
+                lines.append(f"  {title}: {threshold_line(part)}")
     return "\n".join(lines)
 
 
