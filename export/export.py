@@ -165,12 +165,12 @@ def _require_agreement(result: Export) -> None:
                     expected=agreement.wanted,
                     found=agreement.found,
                 )
-    training, departures = result.training, result.metadata.feature_spec.departures
+    training, export_differences = result.training, result.metadata.feature_spec.export_differences
     if not training.holds:
         what, fix = "", "if the images have changed since, run xfeat featurize and xhead train again"
-        if departures:
-            what = f", whose features were {' and '.join(departures.values())}"
-            fix = f"{fix}; or run both again with {' '.join(departures)}"
+        if export_differences:
+            what = f", whose features were {' and '.join(export_differences.values())}"
+            fix = f"{fix}; or run both again with {' '.join(export_differences)}"
             if training.max_difference < _OPPOSITE:
                 fix += f", or accept the difference with --tolerance {_rounded_up(training.max_difference)}"
         raise ParityError(

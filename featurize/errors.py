@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-_UNDER = "\n" + 12 * " "  # lines of one field stand under one another
+_INDENT = "\n" + 12 * " "  # lines of one field stand under one another
 
 
 class XfeatError(Exception):
@@ -35,7 +35,7 @@ class XfeatError(Exception):
         lines = [f"{path}: {what}" if path is not None else what]
         for name, text in (("expected", expected), ("found", found), ("fix", fix)):
             if text:
-                lines.append(f"  {name + ':':10}{text}".replace("\n", _UNDER))
+                lines.append(f"  {name + ':':10}{text}".replace("\n", _INDENT))
         super().__init__("\n".join(lines))
         self.what = what
         self.expected = expected

@@ -129,12 +129,12 @@ def train_run(
 
 
 def _warn_of_departures(cache: FeatureCache) -> None:
-    if cache.spec.departures:
+    if cache.spec.export_differences:
         logger.warning(
             "%s was %s; the exported model computes in float32, and its outputs will differ slightly: "
             "xexport onnx then asks for --tolerance",
             cache.path,
-            " and ".join(cache.spec.departures.values()),
+            " and ".join(cache.spec.export_differences.values()),
         )
 
 

@@ -22,9 +22,9 @@ from xfeat.featurize.cache.columns import (
     TEXT,
     Columns,
     Skipped,
-    as_stored,
     count_images,
     digest_of_states,
+    encode_column,
     finish_digest,
     to_bytes,
 )
@@ -38,7 +38,7 @@ _SKIPPED = np.dtype([("path", TEXT), ("reason", TEXT)])
 
 
 @dataclass(frozen=True, kw_only=True)
-class CacheFacts:
+class CacheDescription:
     """What a cache says besides its features.
 
     Attributes:
@@ -58,7 +58,7 @@ class CacheFacts:
     skipped: Sequence[Skipped]
 
 
-def write_cache(path: Path, facts: CacheFacts, *, blocks: Iterable[tuple[int, NDArray[Any]]], dim: int) -> None:
+def write_cache(path: Path, facts: CacheDescription, *, blocks: Iterable[tuple[int, NDArray[Any]]], dim: int) -> None:
     """Write a cache, whole or not at all.
 
     Args:
@@ -77,7 +77,7 @@ def write_cache(path: Path, facts: CacheFacts, *, blocks: Iterable[tuple[int, ND
         features = file.create_dataset("features", shape=(count, *spec.row_shape(dim)), dtype=spec.dtype)
         digest = _fill(features, blocks)
         for name in COLUMN_NAMES:
-            file.create_dataset(name, data=as_stored(name, getattr(columns, name)))
+            file.create_dataset(name, data=encode_column(name, getattr(columns, name)))
         skipped = [tuple(map(to_bytes, row)) for row in facts.skipped]
         file.create_dataset("skipped", data=np.array(skipped, dtype=_SKIPPED))
         file.flush()
@@ -88,7 +88,7 @@ def write_cache(path: Path, facts: CacheFacts, *, blocks: Iterable[tuple[int, ND
                 file.attrs[key] = value
 
 
-def _attributes(facts: CacheFacts, content_sha256: str) -> dict[str, str | int]:
+def _attributes(facts: CacheDescription, content_sha256: str) -> dict[str, str | int]:
     columns = facts.columns
     return {
         "format": FORMAT,

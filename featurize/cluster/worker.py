@@ -110,11 +110,11 @@ class ImageWorker:
 
 def _open_source(root: Path) -> ImageSource:
     if not root.exists():
-        raise not_seen(root, socket.gethostname())
+        raise images_not_found(root, socket.gethostname())
     return open_source(root)
 
 
-def not_seen(root: Path, host: str) -> DeviceError:
+def images_not_found(root: Path, host: str) -> DeviceError:
     """Return the problem of a machine that lacks the images."""
     return DeviceError(
         f"the machine {host} of the cluster does not see the images",

@@ -30,7 +30,7 @@ from xfeat.featurize.system.decoder_warnings import ignore_decoder_warnings
 MANY_WORKERS = 8
 # Starting the processes takes a second or two: fewer images are read sooner by threads.
 _MANY_IMAGES = 2_000
-_TOGETHER = 8
+_CHUNK_IMAGES = 8
 _CHUNKS_AHEAD = 2
 
 
@@ -54,7 +54,7 @@ def read_in_processes(
     Raises:
         DeviceError: if one of the processes dies.
     """
-    chunks = [paths[first : first + _TOGETHER] for first in range(0, len(paths), _TOGETHER)]
+    chunks = [paths[first : first + _CHUNK_IMAGES] for first in range(0, len(paths), _CHUNK_IMAGES)]
     waiting: deque[Future[list[ReadImage]]] = deque()
     with tempfile.TemporaryDirectory(prefix="xfeat-") as folder:
         file = Path(folder) / "known.npy"

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from xfeat.featurize.cache.columns import Columns, Skipped
 from xfeat.featurize.cache.overwrite import check_replaceable
 from xfeat.featurize.cache.reader import FeatureCache
-from xfeat.featurize.cache.writer import CacheFacts, write_cache
+from xfeat.featurize.cache.writer import CacheDescription, write_cache
 from xfeat.featurize.errors import CacheError, MismatchError, OutputError
 from xfeat.featurize.specs import FeatureSpec
 
@@ -45,7 +45,7 @@ def columns_of(count: int, **changes: Any) -> Columns:
 def write(path: Path, features: np.ndarray, spec: FeatureSpec = SPEC, **changes: Any) -> FeatureCache:
     blocks = changes.pop("blocks", [(first, features[first : first + 3]) for first in range(0, len(features), 3)])
     facts: dict[str, Any] = {"columns": columns_of(len(features)), "skipped": [], "data_root": "/data", **changes}
-    made = CacheFacts(spec=spec, class_names=["covid", "normal"], weights_path="/w.pth", **facts)
+    made = CacheDescription(spec=spec, class_names=["covid", "normal"], weights_path="/w.pth", **facts)
     write_cache(path, made, blocks=blocks, dim=features.shape[-1])
     return FeatureCache.open(path)
 

@@ -164,7 +164,7 @@ def test_names_that_are_not_utf8_can_be_shown(xfeat: Xfeat, data: Path) -> None:
     ("arguments", "said"),
     [
         (("featurize", "nowhere"), "no such folder or file"),
-        (("featurize", "data", "--classes", "flu"), "there is no class flu"),
+        (("featurize", "data", "--classes", "flu"), "no class called flu"),
         (("featurize", "data", "--weights", "absent.pth"), "no such weights file"),
         (("info", "absent.h5"), "no such feature cache"),
         (("verify", "data/covid/000.png"), "not a feature cache"),

@@ -195,7 +195,7 @@ def test_classes_can_be_chosen_and_labels_follow(tmp_path: Path) -> None:
     assert rows(dataset) == [("covid/a.png", "covid", NO_SPLIT), ("pneumonia/c.png", "pneumonia", NO_SPLIT)]
 
 
-@pytest.mark.parametrize(("classes", "said"), [(["flu", "covid"], "there is no class flu"), ([], "no class is named")])
+@pytest.mark.parametrize(("classes", "said"), [(["flu", "covid"], "no class called flu"), ([], "no class is named")])
 def test_a_class_that_is_not_there_is_named(tmp_path: Path, classes: list[str], said: str) -> None:
     touch(tmp_path, "covid/a.png", "normal/b.png")
     with pytest.raises(DataError, match=said):
@@ -240,7 +240,7 @@ def test_groups_that_cannot_be_are_named(tmp_path: Path, groups: str, said: str)
 
 def test_a_class_that_is_missing_from_a_manifest_is_told_of_the_manifest(tmp_path: Path) -> None:
     (tmp_path / "m.csv").write_text("path,label\na.png,covid\n")
-    with pytest.raises(DataError, match=r"m\.csv: there is no class flu"):
+    with pytest.raises(DataError, match=r"m\.csv: no class called flu"):
         open_dataset(tmp_path / "m.csv", classes=["flu"])
 
 
