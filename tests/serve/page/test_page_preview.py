@@ -121,7 +121,7 @@ def test_the_page_shows_pictures_that_the_browser_cannot_and_answers_them(predic
         decisions = "[...document.querySelectorAll('.decision')].map((each) => each.innerText)"
         chest, scan, notes = await browser.value(decisions)
         assert chest == scan
-        assert notes.startswith("No answer: not a JPEG")
+        assert notes.startswith("No prediction: not a JPEG")
 
     with serve_model(predictor) as client:
         browse(str(client.base_url), visit)
