@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from xfeat.featurize.audit.duplicates import detail_correlation, laid_over
+from xfeat.featurize.audit.duplicates import detail_correlation, overlay_correlation
 from xfeat.featurize.audit.neighbours import clean_view, nearest_neighbours
 from xfeat.featurize.audit.specs import AuditSpec
 from xfeat.featurize.audit.survey import FINE_SIDE, SIDE, survey_images
@@ -125,7 +125,7 @@ def compare_others(cache: FeatureCache, grey: Grey, fine: Grey) -> None:
 def in_blocks(first: Grey, second: Grey) -> NDArray[np.float32]:
     """Run :func:`laid_over` in blocks."""
     blocks = [slice(at, at + BLOCK) for at in range(0, len(first), BLOCK)]
-    return np.concatenate([laid_over(first[block], second[block], AuditSpec())[0] for block in blocks])
+    return np.concatenate([overlay_correlation(first[block], second[block], AuditSpec())[0] for block in blocks])
 
 
 def altered(path: Path, alter: Callable[[Picture], Picture], quality: int) -> bytes:

@@ -25,7 +25,7 @@ from pathlib import Path
 import numpy as np
 from export_runtimes import native, web
 
-from xfeat.export.model.batches import planes_of
+from xfeat.export.model.batches import to_nchw
 from xfeat.export.model.file import open_model
 from xfeat.featurize.datasets.image_files import list_images
 from xfeat.featurize.images.decode import decode
@@ -131,7 +131,7 @@ def cases(model: Path, folder: Path) -> list[Case]:
     for variant in ("core", "full"):
         for batch in BATCHES:
             blocks = [pixels[i : i + batch] for i in range(0, len(pixels) - len(pixels) % batch, batch)]
-            feeds = blocks if variant == "full" else [planes_of(block) for block in blocks]
+            feeds = blocks if variant == "full" else [to_nchw(block) for block in blocks]
             rows.append(Case(variant, str(batch), feeds, expected[: sum(map(len, blocks))]))
     originals = [np.asarray(image.convert("RGB"))[None] for image in images[:ORIGINALS]]
     answers = [full.session.run(["probabilities"], {"image": each})[0] for each in originals]

@@ -26,10 +26,10 @@ from PIL import Image
 
 from xfeat.featurize.backbones.weights import Weights
 from xfeat.featurize.cache.columns import Columns
-from xfeat.featurize.cache.index import KnownFeatures
+from xfeat.featurize.cache.index import FeatureIndex
 from xfeat.featurize.cache.reader import FeatureCache
 from xfeat.featurize.cache.shards import Identities
-from xfeat.featurize.cache.writer import CacheFacts, write_cache
+from xfeat.featurize.cache.writer import CacheDescription, write_cache
 from xfeat.featurize.datasets.layouts import open_dataset
 from xfeat.featurize.pipeline.compute import RunOptions
 from xfeat.featurize.pipeline.extract import extract_features
@@ -67,7 +67,7 @@ def run_step(step: str, path: Path, rows: int, dim: int) -> None:
     if columns is not None:
         write_cache(
             path,
-            CacheFacts(
+            CacheDescription(
                 spec=FeatureSpec(backbone="efficientnet-b0", weights_sha256="0" * 64),
                 class_names=["covid", "normal"],
                 data_root="/data",
@@ -83,7 +83,7 @@ def run_step(step: str, path: Path, rows: int, dim: int) -> None:
         if step == "verify":
             cache.verify()
         elif step == "index":
-            known = KnownFeatures()
+            known = FeatureIndex()
             known.add_cache(cache, cache.data_root)
             known.find_paths(list(cache.columns.path), Identities.empty(rows))
             known.find_content(cache.columns.sha256[0])

@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 
 from xfeat.featurize.cache.reader import Columns, FeatureCache
-from xfeat.featurize.cache.writer import CacheFacts, write_cache
+from xfeat.featurize.cache.writer import CacheDescription, write_cache
 from xfeat.featurize.specs import FeatureSpec
 from xfeat.head.data.rows import AnyRows, Stretch, labelled_rows, plan_reading
 from xfeat.head.data.splits import split_rows
@@ -140,7 +140,7 @@ def write(path: Path, count: int, dim: int) -> None:
 
     write_cache(
         path,
-        CacheFacts(
+        CacheDescription(
             spec=FeatureSpec(backbone="efficientnet-b0", weights_sha256="0" * 64, dtype="float16"),
             class_names=["covid", "normal"],
             data_root=str(path.parent),

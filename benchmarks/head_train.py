@@ -29,7 +29,7 @@ from torch import nn
 from torchvision import datasets, transforms
 
 from xfeat.featurize.cache.columns import Columns
-from xfeat.featurize.cache.writer import CacheFacts, write_cache
+from xfeat.featurize.cache.writer import CacheDescription, write_cache
 from xfeat.featurize.specs import FeatureSpec
 from xfeat.head.specs import HeadSpec, TrainSpec
 from xfeat.head.training.network import build_head
@@ -86,7 +86,7 @@ def draw_cache(path: Path) -> Path:
     features = random.normal(size=(count, 1280)) + 0.05 * label[:, None]
     write_cache(
         path,
-        CacheFacts(
+        CacheDescription(
             spec=FeatureSpec(backbone="efficientnet-b0", weights_sha256="0" * 64),
             class_names=["covid", "normal"],
             data_root=str(path.parent),

@@ -18,8 +18,8 @@ from ray.serve import Application
 from xfeat.serve.http.app import build_app
 from xfeat.serve.http.service import Service
 from xfeat.serve.inference.predictor import Predictor
-from xfeat.serve.models.metrics import Metrics
-from xfeat.serve.models.registry import Models
+from xfeat.serve.models.metrics import ServerMetrics
+from xfeat.serve.models.registry import ModelRegistry
 from xfeat.serve.specs import ServeSpec
 
 
@@ -47,7 +47,7 @@ def build(settings: Settings) -> Application:
 
     def open_app() -> FastAPI:
         # Runs in each replica, which is ready when its model has been opened and warmed.
-        models = Models(settings.model, open_model, spec, Metrics())
+        models = ModelRegistry(settings.model, open_model, spec, ServerMetrics())
         return build_app(Service(models, spec))
 
     def open_model(path: Path) -> list[Predictor]:

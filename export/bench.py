@@ -12,18 +12,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from xfeat.export.model.batches import planes_of
+from xfeat.export.model.batches import to_nchw
 from xfeat.export.model.cuda_graphs import BoundSession
 from xfeat.export.model.file import ModelFile, open_model
 from xfeat.export.model.progress import Progress
-from xfeat.export.model.session import ORT_ERRORS, cuda_possible, first_line
 from xfeat.export.specs import BenchSpec
 from xfeat.featurize.errors import DeviceError
 from xfeat.featurize.images.preprocess import Pixels
+from xfeat.featurize.system.onnx_session import ORT_ERRORS, cuda_possible, first_line
 from xfeat.head.runs.reader import Run
 
 if TYPE_CHECKING:
-    from xfeat.export.build.fused_model import PlainModel
+    from xfeat.export.build.fused_model import ReferenceModel
 
 logger = logging.getLogger(__name__)
 
@@ -95,9 +95,9 @@ def bench_models(
     """
     plain = None
     if run is not None:
-        from xfeat.export.build.reference_model import plain_model
+        from xfeat.export.build.reference_model import load_reference_model
 
-        plain = plain_model(run)
+        plain = load_reference_model(run)
     providers = spec.providers or _usable_providers(models, with_torch=plain is not None)
     graphs_asked_for = spec.cuda_graphs == "on"
     if graphs_asked_for and "cuda" not in providers:
@@ -147,7 +147,9 @@ def _usable_providers(models: Sequence[Path], *, with_torch: bool) -> tuple[str,
     return ("cpu", "cuda")
 
 
-def _measure_all(models: Sequence[Path], plain: PlainModel | None, setting: _Setting, spec: BenchSpec) -> list[Speed]:
+def _measure_all(
+    models: Sequence[Path], plain: ReferenceModel | None, setting: _Setting, spec: BenchSpec
+) -> list[Speed]:
     opened = [_open(path, setting, spec) for path in models]
     calls: list[tuple[str, Call]] = []
     if plain is not None:
@@ -231,13 +233,13 @@ def _failures(what: str, setting: _Setting) -> Iterator[None]:
 
 
 def _onnx_call(model: ModelFile, pixels: Pixels) -> Call:
-    feed = {"image": pixels if model.metadata.variant == "full" else planes_of(pixels)}
+    feed = {"image": pixels if model.metadata.variant == "full" else to_nchw(pixels)}
     if isinstance(model.session, BoundSession):
         model.session.keep(feed)
     return lambda: model.session.run(None, feed)
 
 
-def _torch_call(plain: PlainModel, pixels: Pixels, threads: int) -> Call:
+def _torch_call(plain: ReferenceModel, pixels: Pixels, threads: int) -> Call:
     import torch
 
     device = next(plain.parameters()).device

@@ -9,29 +9,29 @@ from pathlib import Path
 
 from xfeat.export.build.assemble import finish, trace
 from xfeat.export.build.fused_model import FusedModel
+from xfeat.export.build.ood_from_cache import ood_score_from_cache
 from xfeat.export.build.opset import lower_opset
-from xfeat.export.build.reference_model import metadata_of, plain_model, torch_probabilities
-from xfeat.export.build.training_distance import distance_of
+from xfeat.export.build.reference_model import load_reference_model, metadata_of, torch_probabilities
 from xfeat.export.model.metadata import VARIANTS, ModelMetadata
-from xfeat.export.model.progress import Progress, Steps
-from xfeat.export.model.session import cuda_possible, open_session
+from xfeat.export.model.progress import Progress, ProgressCounter
 from xfeat.export.parity.agreement import Agreement, Probabilities, compare
-from xfeat.export.parity.certificate import Certified, certificate_content
+from xfeat.export.parity.certificate import CertifiedModels, certificate_text
 from xfeat.export.parity.check_images import CheckImages
 from xfeat.export.parity.checks import (
     Checks,
     check_variant,
     checks_as_json,
-    count_answers,
-    milliseconds_an_image,
+    count_predictions,
+    milliseconds_per_image,
     onnx_probabilities,
     open_sessions,
 )
 from xfeat.export.parity.run_images import images_to_check
-from xfeat.export.publish import targets_of, together
+from xfeat.export.publish import output_paths, publish
 from xfeat.export.specs import ExportSpec
 from xfeat.featurize.engines.conversion import OPSET as NATIVE_OPSET
 from xfeat.featurize.errors import ParityError
+from xfeat.featurize.system.onnx_session import cuda_possible, open_session
 from xfeat.head.runs.reader import Run
 
 # Two answers that are so far apart may say the opposite of each other: nobody should accept that.
@@ -75,19 +75,19 @@ def export_run(run: Run, output: Path, spec: ExportSpec | None = None, progress:
         OutputError: if the files cannot be written.
     """
     spec = spec or ExportSpec()
-    targets, certificate = targets_of(output)
-    distance, threshold = distance_of(run, spec)
-    reference = plain_model(run, spec.weights_file)
+    targets, certificate = output_paths(output)
+    distance, threshold = ood_score_from_cache(run, spec)
+    reference = load_reference_model(run, spec.weights_file)
     metadata = metadata_of(run, threshold)
-    steps = Steps(progress, partial(_count_steps, metadata))
+    steps = ProgressCounter(progress, partial(_count_steps, metadata))
     images, noted = images_to_check(run, spec.data, spec.max_check_images, steps)
     fused = FusedModel(reference.backbone, reference.head, run.feature_spec.preprocess, metadata.temperature, distance)
     expected = torch_probabilities(reference, images.pixels, steps)
-    with together([*targets.values(), certificate]) as folder:
+    with publish([*targets.values(), certificate]) as folder:
         written = {variant: folder / path.name for variant, path in targets.items()}
         _write(fused, metadata, written, spec.opset)
         checks, milliseconds = _check(written, metadata, images, expected, steps)
-        milliseconds["torch"] = milliseconds_an_image(partial(torch_probabilities, reference), images.pixels)
+        milliseconds["torch"] = milliseconds_per_image(partial(torch_probabilities, reference), images.pixels)
         result = Export(
             files=targets,
             certificate=certificate,
@@ -97,8 +97,8 @@ def export_run(run: Run, output: Path, spec: ExportSpec | None = None, progress:
             milliseconds=milliseconds,
         )
         _require_agreement(result)
-        text = certificate_content(
-            Certified(metadata=metadata, files=written, images=images, answers=expected),
+        text = certificate_text(
+            CertifiedModels(metadata=metadata, files=written, images=images, answers=expected),
             {
                 "against_torch": checks_as_json(checks),
                 "against_training": result.training.to_dict(),
@@ -112,7 +112,7 @@ def export_run(run: Run, output: Path, spec: ExportSpec | None = None, progress:
 def _count_steps(metadata: ModelMetadata, images: int) -> int:
     """Return how often an image is read or answered: read, by torch, by both forms on each provider, and noted."""
     providers = 2 if cuda_possible() else 1
-    both = sum(count_answers(replace(metadata, variant=variant), images) for variant in VARIANTS)
+    both = sum(count_predictions(replace(metadata, variant=variant), images) for variant in VARIANTS)
     return 3 * images + providers * both
 
 
@@ -126,7 +126,11 @@ def _write(fused: FusedModel, metadata: ModelMetadata, files: dict[str, Path], c
 
 
 def _check(
-    files: dict[str, Path], metadata: ModelMetadata, images: CheckImages, expected: Probabilities, steps: Steps
+    files: dict[str, Path],
+    metadata: ModelMetadata,
+    images: CheckImages,
+    expected: Probabilities,
+    steps: ProgressCounter,
 ) -> tuple[Checks, dict[str, float]]:
     checks: Checks = {}
     milliseconds = {}
@@ -135,12 +139,17 @@ def _check(
             embedded = ModelMetadata.from_props(session.get_modelmeta().custom_metadata_map, file)
             checks.setdefault(provider, {}).update(check_variant(session, embedded, images, expected, advance=steps))
             run = partial(onnx_probabilities, session, variant=variant)
-            milliseconds[f"{provider} {variant}"] = milliseconds_an_image(run, images.pixels)
+            milliseconds[f"{provider} {variant}"] = milliseconds_per_image(run, images.pixels)
     return checks, milliseconds
 
 
 def _check_training(
-    file: Path, metadata: ModelMetadata, noted: Probabilities, images: CheckImages, tolerance: float, steps: Steps
+    file: Path,
+    metadata: ModelMetadata,
+    noted: Probabilities,
+    images: CheckImages,
+    tolerance: float,
+    steps: ProgressCounter,
 ) -> Agreement:
     found = onnx_probabilities(open_session(file), images.pixels, "full", steps)
     return compare(noted, found, metadata.decide, tolerance)
@@ -156,12 +165,12 @@ def _require_agreement(result: Export) -> None:
                     expected=agreement.wanted,
                     found=agreement.found,
                 )
-    training, departures = result.training, result.metadata.feature_spec.departures
+    training, export_differences = result.training, result.metadata.feature_spec.export_differences
     if not training.holds:
         what, fix = "", "if the images have changed since, run xfeat featurize and xhead train again"
-        if departures:
-            what = f", whose features were {' and '.join(departures.values())}"
-            fix = f"{fix}; or run both again with {' '.join(departures)}"
+        if export_differences:
+            what = f", whose features were {' and '.join(export_differences.values())}"
+            fix = f"{fix}; or run both again with {' '.join(export_differences)}"
             if training.max_difference < _OPPOSITE:
                 fix += f", or accept the difference with --tolerance {_rounded_up(training.max_difference)}"
         raise ParityError(

@@ -20,7 +20,7 @@ _UNFINISHED = ".unfinished"
 _ABANDONED_AFTER_S = 24 * 60 * 60
 
 
-def targets_of(output: Path) -> tuple[dict[str, Path], Path]:
+def output_paths(output: Path) -> tuple[dict[str, Path], Path]:
     """Return the models to write, variant to path, and the path of their certificate, before any work is done for them.
 
     Raises:
@@ -60,7 +60,7 @@ def _check_place(output: Path, files: list[Path]) -> None:
 
 
 @contextmanager
-def together(targets: list[Path]) -> Iterator[Path]:
+def publish(targets: list[Path]) -> Iterator[Path]:
     """Give a folder beside the targets; if the body ends well, its files of their names replace them, in order.
 
     The certificate goes last. Whoever is killed between two replacements thus leaves new models beside an older

@@ -12,12 +12,12 @@ import numpy as np
 from xfeat.export.model.cuda_graphs import Session
 from xfeat.export.model.file import ModelFile, open_model
 from xfeat.export.model.metadata import ModelMetadata
-from xfeat.export.model.progress import Progress, Steps
+from xfeat.export.model.progress import Progress, ProgressCounter
 from xfeat.export.parity.accuracy_loss import Scores, gate_in_words, measure, scores_table, within_gate
 from xfeat.export.parity.agreement import Probabilities
 from xfeat.export.parity.certificate import Certificate, certificate_path, read_certificate
 from xfeat.export.parity.check_images import CheckImages, load_images
-from xfeat.export.parity.checks import Checks, check_variant, count_answers, onnx_probabilities, open_sessions
+from xfeat.export.parity.checks import Checks, check_variant, count_predictions, onnx_probabilities, open_sessions
 from xfeat.export.specs import VerifySpec
 from xfeat.featurize.backbones.weights import sha256_of
 from xfeat.featurize.errors import DataError, MismatchError, ParityError
@@ -90,7 +90,7 @@ def verify_model(
     if run is not None:
         _check_run(model, run)
     sessions = open_sessions(path, require_cuda=spec.require_cuda)
-    steps = Steps(progress, lambda images: images + len(sessions) * count_answers(model.metadata, images))
+    steps = ProgressCounter(progress, lambda images: images + len(sessions) * count_predictions(model.metadata, images))
     checks: Checks = {}
     worth: dict[str, tuple[Scores, Scores]] = {}
     reference, missing, changed = None, 0, 0
@@ -170,22 +170,22 @@ def _identity(metadata: ModelMetadata) -> dict[str, str]:
     }
 
 
-def _torch_answers(run: Run, spec: VerifySpec, steps: Steps) -> tuple[CheckImages, Probabilities]:
-    from xfeat.export.build.reference_model import plain_model, torch_probabilities
+def _torch_answers(run: Run, spec: VerifySpec, steps: ProgressCounter) -> tuple[CheckImages, Probabilities]:
+    from xfeat.export.build.reference_model import load_reference_model, torch_probabilities
     from xfeat.export.parity.run_images import images_to_check
 
     images, _ = images_to_check(run, spec.data, steps=steps)
-    return images, torch_probabilities(plain_model(run, spec.weights_file), images.pixels)
+    return images, torch_probabilities(load_reference_model(run, spec.weights_file), images.pixels)
 
 
 def _held_worth(
-    model: ModelFile, sessions: dict[str, Session], run: Run, spec: VerifySpec, steps: Steps
+    model: ModelFile, sessions: dict[str, Session], run: Run, spec: VerifySpec, steps: ProgressCounter
 ) -> dict[str, tuple[Scores, Scores]]:
     """Repeat the gate of a model in fewer bits: its worth on the validation images against torch's, a provider each."""
-    from xfeat.export.build.reference_model import plain_model, torch_probabilities
+    from xfeat.export.build.reference_model import load_reference_model, torch_probabilities
     from xfeat.export.parity.run_images import labelled_images
 
-    plain = plain_model(run, spec.weights_file)
+    plain = load_reference_model(run, spec.weights_file)
     images, labels = labelled_images(run, "valid", spec.data, steps=steps)
     before = measure(torch_probabilities(plain, images.pixels), labels, model.metadata)
     held = {}
@@ -205,7 +205,7 @@ def _held_worth(
 
 
 def _recorded_answers(
-    model: ModelFile, proof: Certificate, data: Path, steps: Steps
+    model: ModelFile, proof: Certificate, data: Path, steps: ProgressCounter
 ) -> tuple[CheckImages, Probabilities, int, int]:
     if not data.exists():
         raise DataError("no such folder", path=data, fix="name the folder that was featurized with --data DIR")
@@ -237,7 +237,7 @@ def _compare(
     model: ModelFile,
     sessions: dict[str, Session],
     asked: tuple[CheckImages, Probabilities],
-    steps: Steps,
+    steps: ProgressCounter,
 ) -> Checks:
     images, expected = asked
     checks = {

@@ -21,17 +21,18 @@ from typing import Any
 import click
 
 from xfeat.featurize.errors import Interrupted, SpecError, XfeatError
+from xfeat.featurize.system.decoder_warnings import ignore_decoder_warnings
 
 EXIT_PROBLEM = 1
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
 _PLAIN_LINE_SECONDS = 5.0
-_SENTENCE = 300  # characters, longer than any
+_MAX_HELP = 300  # characters, longer than any
 # Every file that a command writes appears whole; a command that keeps more of its work raises Interrupted and says so.
 _STOPPED = "stopped; nothing half-written is left: run the same command again"
 
 
-_stopped_by: list[int] = []
+_stop_signals: list[int] = []
 """The signals that have asked this process to stop."""
 
 
@@ -40,33 +41,34 @@ class Commands(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         _start_logging()
+        ignore_decoder_warnings()
         _stop_on_signals()
         try:
             return super().invoke(ctx)
         except Interrupted as stop:
-            _say_and_exit(str(stop), EXIT_INTERRUPTED)
+            _print_and_exit(str(stop), EXIT_INTERRUPTED)
         except (KeyboardInterrupt, click.exceptions.Abort):
-            _say_and_exit(_STOPPED, EXIT_INTERRUPTED)
+            _print_and_exit(_STOPPED, EXIT_INTERRUPTED)
         except BrokenPipeError:
             # The reader of our output has gone (… | head): no more to say, and nothing to flush at exit.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(EXIT_PROBLEM)
         except XfeatError as problem:
             usage = isinstance(problem, SpecError) and problem.file is None
-            _say_and_exit(f"error: {problem}", EXIT_USAGE if usage else EXIT_PROBLEM)
+            _print_and_exit(f"error: {problem}", EXIT_USAGE if usage else EXIT_PROBLEM)
         except ModuleNotFoundError as problem:
-            _say_and_exit(
+            _print_and_exit(
                 f"error: {problem.name} is not installed\n  fix:      pip install 'xfeat-onnx[all]'", EXIT_PROBLEM
             )
         except ImportError:
             # A library in C that is stopped while it is loaded says that it cannot be loaded, and not always why.
-            if not _stopped_by:
+            if not _stop_signals:
                 raise
-            _say_and_exit(_STOPPED, EXIT_INTERRUPTED)
+            _print_and_exit(_STOPPED, EXIT_INTERRUPTED)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the commands with the whole first sentence of each, where click would cut it off."""
-        rows = [(name, command.get_short_help_str(_SENTENCE)) for name, command in sorted(self.commands.items())]
+        rows = [(name, command.get_short_help_str(_MAX_HELP)) for name, command in sorted(self.commands.items())]
         with formatter.section("Commands"):
             formatter.write_dl(rows)
 
@@ -189,10 +191,10 @@ def _start_logging() -> None:
 
 
 def _stop_on_signals() -> None:
-    _stopped_by.clear()
+    _stop_signals.clear()
 
     def stop(number: int, frame: FrameType | None) -> None:
-        _stopped_by.append(number)
+        _stop_signals.append(number)
         raise KeyboardInterrupt
 
     with contextlib.suppress(ValueError):  # only the main thread may set handlers; tests run commands in others
@@ -201,6 +203,6 @@ def _stop_on_signals() -> None:
             signal.signal(signal.SIGINT, stop)
 
 
-def _say_and_exit(message: str, code: int) -> None:
+def _print_and_exit(message: str, code: int) -> None:
     click.echo(printable(message), err=True)
     sys.exit(code)

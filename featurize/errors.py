@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-_UNDER = "\n" + 12 * " "  # lines of one field stand under one another
+_INDENT = "\n" + 12 * " "  # lines of one field stand under one another
 
 
 class XfeatError(Exception):
@@ -35,9 +35,10 @@ class XfeatError(Exception):
         lines = [f"{path}: {what}" if path is not None else what]
         for name, text in (("expected", expected), ("found", found), ("fix", fix)):
             if text:
-                lines.append(f"  {name + ':':10}{text}".replace("\n", _UNDER))
+                lines.append(f"  {name + ':':10}{text}".replace("\n", _INDENT))
         super().__init__("\n".join(lines))
         self.what = what
+        self.expected = expected
         self.found = found
         self.file = Path(path) if path is not None else None
         self.fix = fix
@@ -92,6 +93,10 @@ class DeviceError(XfeatError, RuntimeError):
 
 class OutputError(XfeatError, OSError):
     """A result cannot be written: no permission, no space, no such folder."""
+
+
+class WorkerError(XfeatError, RuntimeError):
+    """A worker process of this program has ended unexpectedly."""
 
 
 class BusyError(XfeatError, BlockingIOError):

@@ -174,7 +174,7 @@ class FeatureSpec(Spec):
         return super().from_dict({name: value for name, value in settings.items() if name != "decoder"})
 
     @property
-    def departures(self) -> dict[str, str]:
+    def export_differences(self) -> dict[str, str]:
         """How the features differ from what an exported model computes (it computes in float32).
 
         Keys are the options that compute the features as the model does.

@@ -19,7 +19,7 @@ from xfeat.head.data.pooling import pooled
 from xfeat.head.data.rows import collected, labelled_blocks
 from xfeat.head.evaluation.intervals import difference_interval
 from xfeat.head.evaluation.metrics import classification_metrics
-from xfeat.head.evaluation.operating_point import decisions_at
+from xfeat.head.evaluation.operating_point import OperatingPoint, threshold_metrics
 from xfeat.head.evaluation.predictions import Predictions
 from xfeat.head.runs.reader import Run
 
@@ -96,13 +96,12 @@ def evaluate_run(run: Run, cache: FeatureCache) -> Evaluation:
         logger.warning("%d of %d images were in the run's training set: the figures flatter", len(seen), len(rows))
     if left_out := len(cache) - len(rows):
         logger.warning("%d images without a label, or of other classes than the run's, take no part", left_out)
-    point = run.facts.get("operating_point")
     return Evaluation(
         run=run,
         cache=cache,
         predictions=predictions,
         metrics=classification_metrics(predictions.labels, predictions.probabilities, run.class_names),
-        operating_point=None if point is None else _at_threshold(predictions, point),
+        operating_point=_at_threshold(predictions, run.operating_point),
         left_out=left_out,
         seen=seen,
     )
@@ -164,27 +163,27 @@ def _predict(run: Run, cache: FeatureCache, rows: NDArray[np.int64], labels: NDA
     head = run.load_head()
     with torch.inference_mode():
         logits = collected((head(block.clean) for block in labelled_blocks(cache, rows)), len(rows))
-    point = run.facts.get("operating_point")
+    point = run.operating_point
     return Predictions(
         paths=[cache.columns.path[row] for row in rows.tolist()],
         split=[EXTERNAL] * len(rows),
         labels=labels,
         logits=logits.numpy(),
-        temperature=float(run.facts.get("temperature", 1.0)),
-        positive=None if point is None else run.class_names.index(point["positive"]),
-        threshold=0.5 if point is None else float(point["threshold"]),
+        temperature=run.temperature,
+        positive=None if point is None else run.class_names.index(point.positive),
+        threshold=0.5 if point is None else point.threshold,
     )
 
 
-def _at_threshold(predictions: Predictions, point: dict[str, Any]) -> dict[str, Any]:
-    positive = predictions.positive
-    assert positive is not None
-    found = decisions_at(predictions.labels == positive, predictions.probabilities[:, positive], predictions.threshold)
+def _at_threshold(predictions: Predictions, point: OperatingPoint | None) -> dict[str, Any] | None:
+    if point is None:
+        return None
+    positive = predictions.labels == predictions.positive
     return {
-        "positive": point["positive"],
-        "threshold": predictions.threshold,
-        EXTERNAL: found,
-        "internal": point.get("test"),
+        "positive": point.positive,
+        "threshold": point.threshold,
+        EXTERNAL: threshold_metrics(positive, predictions.probabilities[:, predictions.positive], point.threshold),
+        "internal": point.test,
     }
 
 

@@ -105,8 +105,8 @@ def train_run(
             target=options.target,
             calibrate=options.calibrate,
         )
-        if assessed.operating_point is not None and assessed.operating_point["note"]:
-            logger.warning("%s", assessed.operating_point["note"])
+        if assessed.operating_point is not None and assessed.operating_point.note:
+            logger.warning("%s", assessed.operating_point.note)
         facts = {
             "name": writer.target.name,
             **_facts(cache, head_spec, train_spec, split, fitted),
@@ -129,12 +129,12 @@ def train_run(
 
 
 def _warn_of_departures(cache: FeatureCache) -> None:
-    if cache.spec.departures:
+    if cache.spec.export_differences:
         logger.warning(
-            "%s was %s; the exported model computes in float32 on Pillow's pixels and will answer a little otherwise: "
+            "%s was %s; the exported model computes in float32, and its outputs will differ slightly: "
             "xexport onnx then asks for --tolerance",
             cache.path,
-            " and ".join(cache.spec.departures.values()),
+            " and ".join(cache.spec.export_differences.values()),
         )
 
 

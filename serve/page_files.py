@@ -1,4 +1,4 @@
-"""The files of the page, in its two forms: with a server behind it, or with the model in the browser."""
+"""The files of the page, which exists twice: with the model on a server, and with the model in the browser."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from pathlib import Path
 
 _FOLDER = Path(__file__).with_name("page")
 
-FORMS = {
+# Where the model runs: the files of the page.
+PAGE_FILES = {
     "server": (
         *("index.html", "page.css", "icon.svg", "server.js", "page.js", "model.js", "cards.js", "table.js"),
         *("problem.js", "docs.html", "docs.js"),
@@ -17,20 +18,21 @@ FORMS = {
         *("problem.js", "worker.js", "decode.js", "answer.js", "heatmap.js", "resize.js"),
     ),
 }
-_PARTS = re.compile(r"(\s*)<!-- (\w+) -->(.*?)<!-- /\2 -->", re.DOTALL)
+_ONLY_FOR = re.compile(r"(\s*)<!-- (\w+) -->(.*?)<!-- /\2 -->", re.DOTALL)
 
 
-def page_file(name: str, form: str) -> bytes:
+def page_file(name: str, runs_on: str) -> bytes:
     """Return the content of a file of the page.
 
-    HTML holds both forms, each part of one form only between ``<!-- form -->`` and ``<!-- /form -->``.
+    The HTML files are shared. A part for one of the two only is between ``<!-- server -->`` and ``<!-- /server -->``,
+    or between the same marks with ``browser``.
 
     Args:
-        name: of the file, one of ``FORMS[form]``.
-        form: ``server`` or ``browser``.
+        name: of the file, one of ``PAGE_FILES[runs_on]``.
+        runs_on: where the model runs, ``server`` or ``browser``.
     """
     content = (_FOLDER / name).read_bytes()
     if not name.endswith(".html"):
         return content
-    text = _PARTS.sub(lambda part: part[1] + part[3] if part[2] == form else "", content.decode())
+    text = _ONLY_FOR.sub(lambda part: part[1] + part[3] if part[2] == runs_on else "", content.decode())
     return text.encode()

@@ -1,9 +1,10 @@
-"""The limits of a server, which are enforced before anything is decoded; and where it runs."""
+"""The limits of a server, which apply before an image is decoded, and its other options."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from xfeat.featurize.errors import SpecError
 from xfeat.featurize.specs import Spec, require
 
 MEBIBYTE = 1 << 20
@@ -25,17 +26,17 @@ class ServeSpec(Spec):
     """How much a server accepts and how it forms batches.
 
     Attributes:
-        max_body_bytes: of one request; larger ones are refused with 413.
-        max_memory_bytes: of all requests that are arriving or being answered; beyond it 503 with Retry-After.
-        max_files: images of one request; more are refused with 413.
-        max_queue: images accepted and not yet answered, a model; beyond it 503 with Retry-After.
-        max_batch: images per call of the network; ``None`` takes what suits the device.
+        max_body_bytes: size of one request; a larger one gets 413.
+        max_memory_bytes: total size of all requests that are being received or answered; above it 503 with Retry-After.
+        max_files: images per request; more get 413.
+        max_queue: images per model that are accepted and have no result yet; above it 503 with Retry-After.
+        max_batch: images per call of the network; the default depends on the device.
         batch_wait_ms: how long the first image of a batch waits for others.
-        header_timeout_s: how long a client may take to send the head of a request; then the connection is closed.
-        body_timeout_s: how long a client may take to send its request; then 408.
-        answer_timeout_s: how long an accepted request may wait for its answers; then 504.
-        drain_timeout_s: how long requests may still run after the server was told to stop.
-        retry_after_s: what a refused client is told to wait.
+        header_timeout_s: time for a client to send the headers of a request; then the connection is closed.
+        body_timeout_s: time for a client to send the body; then 408.
+        answer_timeout_s: time for an accepted request to be answered; then 504.
+        drain_timeout_s: time for running requests to finish after the server was told to stop.
+        retry_after_s: value of Retry-After.
     """
 
     max_body_bytes: int = 32 * MEBIBYTE
@@ -61,34 +62,36 @@ class ServeSpec(Spec):
             expected="1 or more",
             found=self.max_batch,
         )
-        require(
-            self.max_queue >= self.max_files,
-            "the queue is shorter than one request may be",
-            expected=f"max_queue of {self.max_files} or more",
-            found=self.max_queue,
-        )
-        require(
-            self.max_memory_bytes >= self.max_body_bytes,
-            "the memory for requests is less than one request may need",
-            expected=f"max_memory_bytes of {self.max_body_bytes} or more",
-            found=self.max_memory_bytes,
-        )
+        if self.max_queue < self.max_files:
+            raise SpecError(
+                f"--max-queue {self.max_queue} is less than --max-files {self.max_files}: the largest request would "
+                "never fit into the queue",
+                fix=f"raise --max-queue to {self.max_files} or more, or lower --max-files to {self.max_queue} or less",
+            )
+        if self.max_memory_bytes < self.max_body_bytes:
+            memory_mb, body_mb = (f"{size / MEBIBYTE:g}" for size in (self.max_memory_bytes, self.max_body_bytes))
+            raise SpecError(
+                f"--max-memory-mb {memory_mb} is less than --max-body-mb {body_mb}: the largest request would "
+                "never fit into the memory",
+                fix=f"raise --max-memory-mb to {body_mb} or more, or lower --max-body-mb to {memory_mb} or less",
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
-class Process:
-    """Where a server listens and what else it does.
+class ServerOptions:
+    """Where a server listens, which devices it uses, and what it logs.
 
     Attributes:
         host: name or address to listen on.
-        port: 0 takes a free one.
-        device: ``cpu``, ``cuda``, ``cuda:N`` or ``auto``; several with commas between them.
-        cuda_graphs: of models on a GPU: ``auto`` where they can be, ``on`` or ``off``.
-        sessions: of a model on each device, which compute side by side; by default two on a CPU and one on a GPU.
-        threads: CPU threads of each session; by default as many as there are cores.
-        api_key: that clients must know, or ``None``.
-        log_format: of the line a request: ``off``, ``text`` or ``json``.
-        watch_s: look for changed model files so often, or ``None`` for never.
+        port: 0 means a free one.
+        device: ``cpu``, ``cuda``, ``cuda:N`` or ``auto``; several are separated by commas.
+        cuda_graphs: for models on a GPU: ``auto`` (if possible), ``on`` or ``off``.
+        sessions: per model and device; they compute in parallel. By default one on a GPU; on a CPU as many as occupy
+            all cores, and at least two if there are two cores.
+        threads: CPU threads per session; by default the number of cores.
+        api_key: that clients must send, or ``None``.
+        log_format: of the log line per request: ``off``, ``text`` or ``json``.
+        watch_s: interval for checking whether model files have changed; ``None`` disables the check.
     """
 
     host: str = "127.0.0.1"

@@ -11,7 +11,7 @@ import numpy as np
 
 from xfeat.featurize.cache.columns import Columns
 from xfeat.featurize.cache.reader import FeatureCache
-from xfeat.featurize.cache.writer import CacheFacts, write_cache
+from xfeat.featurize.cache.writer import CacheDescription, write_cache
 from xfeat.featurize.specs import FeatureSpec
 
 
@@ -38,7 +38,7 @@ def write_made_up(
     count = len(features)
     write_cache(
         path,
-        CacheFacts(
+        CacheDescription(
             spec=FeatureSpec(backbone="efficientnet-lite0", weights_sha256="0" * 64, **spec),
             class_names=list(class_names),
             data_root=str(data_root or path.parent),

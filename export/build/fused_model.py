@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from xfeat.export.build.dense_head import DenseHead
-from xfeat.export.build.ood_distance import Distance, DistanceLayer
+from xfeat.export.build.ood_score import Distance, OodScoreLayer
 from xfeat.export.model.outputs import CORE_OUTPUTS, HEATMAP, OOD
 from xfeat.featurize.backbones.network import Backbone, Normalize
 from xfeat.featurize.specs import PreprocessSpec
@@ -41,7 +41,7 @@ class FusedModel(nn.Module):
         self.backbone = backbone
         self.head = DenseHead(head)
         self.temperature = temperature
-        self.distance = DistanceLayer(distance) if distance is not None else None
+        self.distance = OodScoreLayer(distance) if distance is not None else None
         self.output_names = [*CORE_OUTPUTS, HEATMAP, *([OOD] if distance is not None else [])]
         self.eval()
 
@@ -77,7 +77,7 @@ def grad_cam(last_maps: Tensor, gradients: Tensor) -> Tensor:
     return torch.relu(cam).reshape(count, -1, height, width)
 
 
-class PlainModel(nn.Module):
+class ReferenceModel(nn.Module):
     """Backbone and head one after the other, exactly as they were trained: what exported models are held against.
 
     Args:

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from xfeat.export.build.fused_model import PlainModel
-from xfeat.export.model.batches import blocks
+from xfeat.export.build.fused_model import ReferenceModel
+from xfeat.export.model.batches import batches
 from xfeat.export.model.metadata import ModelMetadata
 from xfeat.export.model.progress import Advance
 from xfeat.export.parity.agreement import Probabilities
@@ -18,7 +18,7 @@ from xfeat.head.runs.backbone_weights import weights_of
 from xfeat.head.runs.reader import Run
 
 
-def plain_model(run: Run, weights_file: Path | None = None) -> PlainModel:
+def load_reference_model(run: Run, weights_file: Path | None = None) -> ReferenceModel:
     """Return the model exactly as it was trained.
 
     Args:
@@ -32,14 +32,14 @@ def plain_model(run: Run, weights_file: Path | None = None) -> PlainModel:
     """
     head = run.load_head()
     backbone = load_backbone(run.feature_spec, weights_of(run, weights_file))
-    return PlainModel(backbone, head, run.feature_spec.preprocess, temperature(run))
+    return ReferenceModel(backbone, head, run.feature_spec.preprocess, run.temperature)
 
 
-def torch_probabilities(model: PlainModel, pixels: Pixels, advance: Advance = lambda done: None) -> Probabilities:
+def torch_probabilities(model: ReferenceModel, pixels: Pixels, advance: Advance = lambda done: None) -> Probabilities:
     """Run the torch model: uint8 (n, S, S, 3) to float32 (n, C)."""
     answers = []
     with torch.inference_mode():
-        for block in blocks(pixels):
+        for block in batches(pixels):
             answers.append(model(torch.from_numpy(block)).numpy())
             advance(len(block))
     return np.concatenate(answers)
@@ -47,14 +47,14 @@ def torch_probabilities(model: PlainModel, pixels: Pixels, advance: Advance = la
 
 def metadata_of(run: Run, ood_threshold: float | None) -> ModelMetadata:
     """Return what the model says of itself; the variant is set when a file is written."""
-    point = run.facts.get("operating_point") or {}
+    point = run.operating_point
     return ModelMetadata(
         variant="full",
         class_names=run.class_names,
         feature_spec=run.feature_spec,
-        temperature=temperature(run),
-        positive=point.get("positive"),
-        threshold=point.get("threshold"),
+        temperature=run.temperature,
+        positive=point and point.positive,
+        threshold=point and point.threshold,
         cache_sha256=run.cache["content_sha256"],
         head_sha256=run.head_sha256,
         run=run.name,
@@ -62,8 +62,3 @@ def metadata_of(run: Run, ood_threshold: float | None) -> ModelMetadata:
         ood_threshold=ood_threshold,
         audit=run.facts.get("audit"),
     )
-
-
-def temperature(run: Run) -> float:
-    """Return what the run divides its logits by before the softmax."""
-    return float(run.facts.get("temperature", 1.0))

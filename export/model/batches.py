@@ -9,14 +9,14 @@ from numpy.typing import NDArray
 
 from xfeat.featurize.images.preprocess import Pixels
 
-BATCH = 8
+BATCH_SIZE = 8
 
 
-def planes_of(pixels: Pixels) -> NDArray[np.float32]:
+def to_nchw(pixels: Pixels) -> NDArray[np.float32]:
     """Turn uint8 (n, S, S, 3) into float32 (n, 3, S, S), as the core model takes them."""
     return np.ascontiguousarray(np.moveaxis(pixels, -1, 1), dtype=np.float32)
 
 
-def blocks(pixels: Pixels) -> Iterator[Pixels]:
+def batches(pixels: Pixels) -> Iterator[Pixels]:
     """Cut images (n, …) into batches."""
-    return (pixels[first : first + BATCH] for first in range(0, len(pixels), BATCH))
+    return (pixels[first : first + BATCH_SIZE] for first in range(0, len(pixels), BATCH_SIZE))

@@ -26,10 +26,10 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from xfeat.export.model.session import ORT_ERRORS, first_line, open_session
 from xfeat.export.specs import CUDA_GRAPHS
 from xfeat.featurize.errors import DeviceError, ModelError
 from xfeat.featurize.specs import require
+from xfeat.featurize.system.onnx_session import ORT_ERRORS, first_line, open_session
 
 logger = logging.getLogger(__name__)
 
@@ -177,7 +177,7 @@ def open_network(
         whole: on a GPU, refuse a session that computes part of the network on the CPU.
         graphs: ``on`` records CUDA graphs or fails; ``auto`` records those of a model that does not resize, and goes on
             without them, with a warning, if that fails; ``off``.
-        spin: on the CPU, as :func:`xfeat.export.model.session.open_session` has it.
+        spin: on the CPU, as :func:`xfeat.featurize.system.onnx_session.open_session` has it.
 
     Raises:
         ModelError: if onnxruntime cannot read the file.

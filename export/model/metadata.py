@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-from xfeat.featurize.errors import ModelError, SpecError
+from xfeat.featurize.errors import MismatchError, ModelError, SpecError
 from xfeat.featurize.specs import FeatureSpec, Spec, require
 
 FORMAT = "xfeat.model"
@@ -109,6 +109,9 @@ class ModelMetadata(Spec):
             )
         try:
             return cls.from_dict(json.loads(props["xfeat.metadata"]))
+        except MismatchError as error:
+            again = f"{error.fix}, then xhead train and xexport onnx"
+            raise MismatchError(error.what, path=path, expected=error.expected, found=error.found, fix=again) from error
         except (KeyError, ValueError, TypeError, AttributeError, SpecError) as error:
             raise ModelError("unreadable metadata", path=path, found=str(error), fix=fix) from error
 

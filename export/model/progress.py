@@ -7,7 +7,7 @@ from collections.abc import Callable
 Progress = Callable[[int, int], None]
 
 
-class Steps:
+class ProgressCounter:
     """Counts what is done and tells it, with how much there is in all.
 
     Args:

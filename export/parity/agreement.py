@@ -15,7 +15,7 @@ Decide = Callable[[list[float]], str]
 # Largest difference of a probability that counts as the same answer.
 TOLERANCE = 1e-4
 # The same for models of fewer bits, of which every processor rounds and adds up a little otherwise.
-LOWER_TOLERANCES = {"float32": TOLERANCE, "float16": 1e-2, "int8": 5e-2}
+TOLERANCES = {"float32": TOLERANCE, "float16": 1e-2, "int8": 5e-2}
 # The same when the model resizes the image itself. Its pixels are Pillow's but for one grey level on under 1 % of them,
 # which moves a probability further than rounding in float32 does; docs/export-parity.md has the figures.
 RESIZE_TOLERANCE = 5e-2

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from xfeat.export.model.metadata import ModelMetadata
-from xfeat.export.parity.agreement import LOWER_TOLERANCES, Probabilities
+from xfeat.export.parity.agreement import TOLERANCES, Probabilities
 from xfeat.export.parity.check_images import CheckImages
 from xfeat.featurize.backbones.weights import sha256_of
 from xfeat.featurize.errors import ModelError
@@ -62,7 +62,7 @@ def certificate_path(model: Path) -> Path:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Certified:
+class CertifiedModels:
     """What a certificate is about.
 
     Attributes:
@@ -78,7 +78,7 @@ class Certified:
     answers: Probabilities
 
 
-def certificate_content(certified: Certified, evidence: Mapping[str, Any]) -> str:
+def certificate_text(certified: CertifiedModels, evidence: Mapping[str, Any]) -> str:
     """Return the text of a certificate.
 
     Args:
@@ -99,7 +99,7 @@ def certificate_content(certified: Certified, evidence: Mapping[str, Any]) -> st
             variant: {"file": file.name, "sha256": sha256_of(file)} for variant, file in certified.files.items()
         },
         # To be read by people: checks go by the precision, since a forged tolerance would forgive everything.
-        "tolerance": LOWER_TOLERANCES[metadata.precision],
+        "tolerance": TOLERANCES[metadata.precision],
         **evidence,
         "feature_fingerprint": metadata.feature_spec.fingerprint,
         "head_sha256": metadata.head_sha256,

@@ -10,16 +10,16 @@ from typing import Any
 
 import numpy as np
 
-from xfeat.export.model.batches import BATCH, blocks, planes_of
+from xfeat.export.model.batches import BATCH_SIZE, batches, to_nchw
 from xfeat.export.model.cuda_graphs import BoundSession, Session, open_network
 from xfeat.export.model.metadata import ModelMetadata
 from xfeat.export.model.progress import Advance
-from xfeat.export.model.session import CPU, cuda_possible
-from xfeat.export.parity.agreement import LOWER_TOLERANCES, RESIZE_TOLERANCE, Agreement, Probabilities, compare
+from xfeat.export.parity.agreement import RESIZE_TOLERANCE, TOLERANCES, Agreement, Probabilities, compare
 from xfeat.export.parity.check_images import MAX_ORIGINALS, CheckImages
 from xfeat.featurize.errors import DeviceError
 from xfeat.featurize.images.preprocess import Pixels
 from xfeat.featurize.system.cuda import PROVIDER as CUDA
+from xfeat.featurize.system.onnx_session import CPU, cuda_possible
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ def check_variant(
     """
     variant = metadata.variant
     found = onnx_probabilities(session, images.pixels, variant, advance)
-    agreements = {variant: compare(expected, found, metadata.decide, LOWER_TOLERANCES[metadata.precision])}
+    agreements = {variant: compare(expected, found, metadata.decide, TOLERANCES[metadata.precision])}
     if _resizes(metadata):
         positions, answers = [], []
         for position, pixels in images.originals():
@@ -62,7 +62,7 @@ def check_variant(
     return agreements
 
 
-def count_answers(metadata: ModelMetadata, images: int) -> int:
+def count_predictions(metadata: ModelMetadata, images: int) -> int:
     """Return how many answers :func:`check_variant` asks for."""
     return images + (min(images, MAX_ORIGINALS) if _resizes(metadata) else 0)
 
@@ -76,9 +76,9 @@ def onnx_probabilities(
 ) -> Probabilities:
     """Run an exported model: uint8 (n, H, W, 3) to float32 (n, C), in the form that its variant wants."""
     answers = []
-    for block in blocks(pixels):
-        feed = {"image": block if variant == "full" else planes_of(block)}
-        if len(block) == BATCH and isinstance(session, BoundSession):
+    for block in batches(pixels):
+        feed = {"image": block if variant == "full" else to_nchw(block)}
+        if len(block) == BATCH_SIZE and isinstance(session, BoundSession):
             session.keep(feed)  # whole batches run as they do in service
         answers.append(session.run(["probabilities"], feed)[0])
         advance(len(block))
@@ -107,9 +107,9 @@ def open_sessions(file: Path, *, require_cuda: bool = False) -> dict[str, Sessio
     return sessions
 
 
-def milliseconds_an_image(run: Callable[[Pixels], object], pixels: Pixels) -> float:
+def milliseconds_per_image(run: Callable[[Pixels], object], pixels: Pixels) -> float:
     """Return how long a batch of at most 8 images takes, divided by their number; the first call does not count."""
-    batch = pixels[:BATCH]
+    batch = pixels[:BATCH_SIZE]
     run(batch)
     started = time.perf_counter()
     run(batch)

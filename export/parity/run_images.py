@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from xfeat.export.model.progress import Steps
+from xfeat.export.model.progress import ProgressCounter
 from xfeat.export.parity.agreement import Probabilities
 from xfeat.export.parity.check_images import CheckImages, load_images
 from xfeat.export.parity.subsample import subsample
@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 
 def images_to_check(
-    run: Run, data: Path | None, limit: int | None = None, steps: Steps | None = None
+    run: Run, data: Path | None, limit: int | None = None, steps: ProgressCounter | None = None
 ) -> tuple[CheckImages, Probabilities]:
     """Read the run's test images (all of them if it has no test) and the probabilities noted for them.
 
@@ -37,7 +37,7 @@ def images_to_check(
 
 
 def labelled_images(
-    run: Run, split: str, data: Path | None, limit: int | None = None, steps: Steps | None = None
+    run: Run, split: str, data: Path | None, limit: int | None = None, steps: ProgressCounter | None = None
 ) -> tuple[CheckImages, list[str]]:
     """Read images of one part of the run, spread evenly if there are more than ``limit``, and their classes' names.
 
@@ -52,10 +52,10 @@ def labelled_images(
     return images, [labels[path] for path in images.paths]
 
 
-def _read(run: Run, paths: list[str], data: Path | None, steps: Steps | None, what: str) -> CheckImages:
+def _read(run: Run, paths: list[str], data: Path | None, steps: ProgressCounter | None, what: str) -> CheckImages:
     """Read images of the run, with a warning if some of them are gone."""
     root = data or Path(run.cache["data_root"])
-    steps = steps or Steps(None)
+    steps = steps or ProgressCounter(None)
     steps.expect(len(paths))
     images = load_images(root, paths, run.feature_spec.preprocess, steps)
     if not len(images):

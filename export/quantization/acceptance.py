@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from xfeat.export.build.ood_distance import familiar_threshold
+from xfeat.export.build.ood_score import fit_ood_threshold
 from xfeat.export.model.metadata import ModelMetadata
 from xfeat.export.model.outputs import OOD, PROBABILITIES
 from xfeat.export.parity.accuracy_loss import Scores, largest_loss, losses, measure, within_gate
@@ -110,7 +110,7 @@ class Gate:
             return None
         return {
             "threshold_before": old,
-            "threshold_after": familiar_threshold(distances),
+            "threshold_after": fit_ood_threshold(distances),
             "beyond_old_threshold": float((distances > old).mean()),
         }
 

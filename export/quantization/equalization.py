@@ -9,7 +9,7 @@ import onnx
 from numpy.typing import NDArray
 
 from xfeat.export.build.assemble import INPUT
-from xfeat.export.model.batches import blocks
+from xfeat.export.model.batches import batches
 from xfeat.export.quantization.onnx_graph import Graph, attribute, run_model
 from xfeat.featurize.images.preprocess import Pixels
 from xfeat.featurize.specs import PreprocessSpec
@@ -82,7 +82,7 @@ def common_mean(graph: Graph) -> float | None:
 def _widths(model: onnx.ModelProto, names: Collection[str], pixels: Pixels) -> dict[str, Array]:
     """Return the largest magnitude (C,) in each channel of tensors (N, C, h, w)."""
     found: dict[str, list[Array]] = {name: [] for name in names}
-    for block in blocks(pixels):
+    for block in batches(pixels):
         for name, values in zip(names, run_model(model, block, list(names)), strict=True):
             found[name].append(np.abs(values).max((0, 2, 3)))
     return {name: np.max(each, axis=0) for name, each in found.items()}

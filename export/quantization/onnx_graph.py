@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from onnxscript import optimizer
 
 from xfeat.export.build.assemble import INPUT
-from xfeat.export.model.batches import blocks, planes_of
+from xfeat.export.model.batches import batches, to_nchw
 from xfeat.export.model.outputs import CORE_OUTPUTS
 from xfeat.featurize.images.preprocess import Pixels
 
@@ -142,7 +142,7 @@ def run_model(model: onnx.ModelProto, pixels: Pixels, names: Sequence[str]) -> l
     for name in names:
         probe.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
     session = ort.InferenceSession(probe.SerializeToString(), providers=["CPUExecutionProvider"])
-    answers = [session.run(list(names), {INPUT: planes_of(block)}) for block in blocks(pixels)]
+    answers = [session.run(list(names), {INPUT: to_nchw(block)}) for block in batches(pixels)]
     return [np.concatenate(each) for each in zip(*answers, strict=True)]
 
 

@@ -18,11 +18,11 @@ from xfeat.export.model.metadata import VARIANTS, ModelMetadata
 from xfeat.export.model.progress import Progress
 from xfeat.export.parity.accuracy_loss import Scores, gate_in_words, measure, scores_table
 from xfeat.export.parity.agreement import Probabilities
-from xfeat.export.parity.certificate import Certified, certificate_content
+from xfeat.export.parity.certificate import CertifiedModels, certificate_text
 from xfeat.export.parity.check_images import CheckImages
 from xfeat.export.parity.checks import Checks, check_variant, checks_as_json, onnx_probabilities, open_sessions
 from xfeat.export.parity.run_images import labelled_images
-from xfeat.export.publish import targets_of, together
+from xfeat.export.publish import output_paths, publish
 from xfeat.export.quantization.acceptance import Candidate, Gate, describe
 from xfeat.export.quantization.float16 import to_float16
 from xfeat.export.quantization.int8 import Ready, make_ready, round_ready, round_repeatedly, write_int8
@@ -110,7 +110,7 @@ def quantize_model(
         ParityError: if the loss is over the gate; nothing is then written.
         OutputError: if the files cannot be written, or would replace ``path``.
     """
-    targets, certificate = targets_of(output)
+    targets, certificate = output_paths(output)
     if path.resolve() in {target.resolve() for target in targets.values()}:
         raise OutputError(
             "the quantised model would take the place of its original", path=output, fix="choose another name with -o"
@@ -129,7 +129,7 @@ def quantize_model(
         head_bits=chosen.head_bits,
         ood_threshold=familiar["threshold_after"] if familiar else None,
     )
-    with together([*targets.values(), certificate]) as folder:
+    with publish([*targets.values(), certificate]) as folder:
         written = {variant: folder / target.name for variant, target in targets.items()}
         for variant in VARIANTS:
             proto = finish(chosen.model, metadata, variant)
@@ -281,7 +281,7 @@ def _certificate(
         "attempts": result.attempts,
         "familiar": result.familiar,
     }
-    return certificate_content(
-        Certified(metadata=metadata, files=written, images=images, answers=answers),
+    return certificate_text(
+        CertifiedModels(metadata=metadata, files=written, images=images, answers=answers),
         {"against_itself": checks_as_json(checks), "gate": gate},
     )

@@ -12,7 +12,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from xfeat.export.build.assemble import INPUT
-from xfeat.export.model.batches import planes_of
+from xfeat.export.model.batches import to_nchw
 from xfeat.export.model.progress import Progress
 from xfeat.export.quantization.equalization import CENTRED, common_mean
 from xfeat.export.quantization.gptq import rounded_in_order
@@ -102,7 +102,7 @@ def round_model(
     graph = Graph(model)
     rounded = Rounded()
     wanted = _tensors_to_round(graph, float_layers)
-    true: dict[str, Array] = {INPUT: planes_of(pixels)}
+    true: dict[str, Array] = {INPUT: to_nchw(pixels)}
     found: dict[str, Array] = dict(true)
     nodes = graph.nodes
     sums: dict[str, Array] = {}
@@ -139,7 +139,7 @@ def round_each(model: onnx.ModelProto, pixels: Pixels) -> Rounded:
     graph = Graph(model)
     each = Rounded()
     wanted = _tensors_to_round(graph, ())
-    true: dict[str, Array] = {INPUT: planes_of(pixels)}
+    true: dict[str, Array] = {INPUT: to_nchw(pixels)}
     last_use = {name: place for place, node in enumerate(graph.nodes) for name in node.input}
     for place, node in enumerate(graph.nodes):
         name = node.output[0]

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from xfeat.featurize.audit.findings import NOTE, WARNING, Finding, Marked, counted, name_of, printable
+from xfeat.featurize.audit.findings import NOTE, WARNING, Finding, FlaggedImage, count_of, name_of, readable
 from xfeat.featurize.audit.specs import AuditSpec
 from xfeat.featurize.audit.survey import Survey
 from xfeat.featurize.cache.reader import FeatureCache
 
 # One class this many times as frequent as another makes accuracy a poor measure.
-_LOPSIDED = 5
+_IMBALANCE_RATIO = 5
 
 
 def balance_findings(cache: FeatureCache, spec: AuditSpec) -> list[Finding]:
@@ -29,7 +29,7 @@ def balance_findings(cache: FeatureCache, spec: AuditSpec) -> list[Finding]:
                 fix="add images of it, or leave the class out with xfeat featurize --classes",
             )
         )
-    if train and max(train.values()) >= _LOPSIDED * max(1, min(train.values())):
+    if train and max(train.values()) >= _IMBALANCE_RATIO * max(1, min(train.values())):
         most, least = max(train, key=lambda name: train[name]), min(train, key=lambda name: train[name])
         findings.append(
             Finding(
@@ -51,15 +51,15 @@ def file_findings(cache: FeatureCache, survey: Survey) -> list[Finding]:
         Finding(
             kind="files.skipped",
             severity=WARNING,
-            title=f"{counted(len(cache.skipped), 'image')} unreadable and left out",
+            title=f"{count_of(len(cache.skipped), 'image')} unreadable and left out",
             meaning="If they are not a random sample (all from one source, say), the figures are skewed.",
             fix="fix or replace the files and run xfeat featurize again",
-            lines=[f"{printable(row.path)}: {row.reason}" for row in cache.skipped],
+            lines=[f"{readable(row.path)}: {row.reason}" for row in cache.skipped],
         ),
         Finding(
             kind="files.gone",
             severity=WARNING,
-            title=f"{len(absent)} of {counted(len(cache), 'image')} no longer in {printable(cache.data_root)}",
+            title=f"{len(absent)} of {count_of(len(cache), 'image')} no longer in {readable(cache.data_root)}",
             meaning="Their pixels could not be checked for duplicates and shortcuts.",
             fix="put the images back, or run xfeat featurize again where they are now",
             lines=[name_of(cache, int(row)) for row in absent],
@@ -67,7 +67,7 @@ def file_findings(cache: FeatureCache, survey: Survey) -> list[Finding]:
         Finding(
             kind="files.changed",
             severity=WARNING,
-            title=f"{counted(len(changed), 'image')} changed since the features were computed",
+            title=f"{count_of(len(changed), 'image')} changed since the features were computed",
             meaning="The pixels that were checked here are not the ones that the features came from.",
             fix="run xfeat featurize again, then the audit",
             lines=[name_of(cache, int(row)) for row in changed],
@@ -75,10 +75,10 @@ def file_findings(cache: FeatureCache, survey: Survey) -> list[Finding]:
         Finding(
             kind="files.truncated",
             severity=NOTE,
-            title=f"{counted(len(cut), 'image')} cut short, read as far as the file goes",
+            title=f"{count_of(len(cut), 'image')} cut short, read as far as the file goes",
             meaning="The missing part is grey; a model can learn that, if one class has more of them.",
             fix="fetch these files again",
-            images=[Marked(int(row), "the end of the file is missing", 0.0) for row in cut],
+            images=[FlaggedImage(int(row), "the end of the file is missing", 0.0) for row in cut],
         ),
     ]
     return [finding for finding in findings if finding.lines or finding.images]
@@ -124,7 +124,7 @@ def _test_findings(cache: FeatureCache, counts: dict[str, dict[str, int]], spec:
             Finding(
                 kind="splits.small-test",
                 severity=WARNING,
-                title=f"Only {counted(total, 'test image')}",
+                title=f"Only {count_of(total, 'test image')}",
                 meaning=f"One image is {100 / total:.1f} percentage points of accuracy: differences of a few points "
                 "mean nothing.",
                 fix="measure with xhead crossval, which tests on every image once, or collect more",

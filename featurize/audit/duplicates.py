@@ -91,7 +91,7 @@ def near_duplicates(
             len(candidates) * _PAIR_SECONDS / 60,
         )
     for block in _blocks(candidates):
-        found, flipped = laid_over(survey.fine[first[block]], survey.fine[second[block]], spec)
+        found, flipped = overlay_correlation(survey.fine[first[block]], survey.fine[second[block]], spec)
         moved[block] = found >= spec.same_laid_over
         pixels[block] = np.where(moved[block], found, pixels[block])
         mirrored[block] = np.where(moved[block], flipped, mirrored[block])
@@ -115,7 +115,7 @@ def near_duplicates(
     )
 
 
-def laid_over(
+def overlay_correlation(
     first: NDArray[np.uint8], second: NDArray[np.uint8], spec: AuditSpec
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     """Correlate pictures laid over each other; a second time with equal grey levels where that may decide.
@@ -139,7 +139,7 @@ def laid_over(
     return found, mirrored
 
 
-class Likeness(NamedTuple):
+class DetailMatch(NamedTuple):
     """How alike pairs of pictures are, n each.
 
     Attributes:
@@ -153,7 +153,7 @@ class Likeness(NamedTuple):
     inverted: NDArray[np.bool_]
 
 
-def detail_correlation(first: NDArray[np.uint8], second: NDArray[np.uint8]) -> Likeness:
+def detail_correlation(first: NDArray[np.uint8], second: NDArray[np.uint8]) -> DetailMatch:
     """Correlate the fine detail of small grey images, as they are and with one of them mirrored, inverted, or both.
 
     What is common to all images of a kind (a chest is bright at the sides and dark in the lungs) is coarse; subtracting
@@ -168,7 +168,7 @@ def detail_correlation(first: NDArray[np.uint8], second: NDArray[np.uint8]) -> L
     flipped = np.einsum("nij,nij->n", one, other[:, :, ::-1])
     ways = np.stack([straight, flipped, -straight, -flipped])
     best = ways.argmax(axis=0)
-    return Likeness(ways.max(axis=0), best % 2 == 1, (best >= 2) & (ways.max(axis=0) > 0))
+    return DetailMatch(ways.max(axis=0), best % 2 == 1, (best >= 2) & (ways.max(axis=0) > 0))
 
 
 def _detail(grey: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -37,7 +37,7 @@ class Pair(NamedTuple):
     features: float | None = None
 
 
-class Marked(NamedTuple):
+class FlaggedImage(NamedTuple):
     """One image that deserves a look: its row, why in words, and the score it was ranked by."""
 
     row: int
@@ -100,7 +100,7 @@ class Finding:
     meaning: str
     fix: str
     pairs: Sequence[Pair] = ()
-    images: Sequence[Marked] = ()
+    images: Sequence[FlaggedImage] = ()
     probes: Sequence[Probe] = ()
     lines: Sequence[str] = ()
 
@@ -175,13 +175,13 @@ class Audit:
             ],
             "images": [
                 {
-                    "path": name_of(self.cache, marked.row),
-                    "split": split_name(self.cache, marked.row),
-                    "label": label_name(self.cache, marked.row),
-                    "why": marked.why,
-                    "score": _rounded(marked.score),
+                    "path": name_of(self.cache, flagged.row),
+                    "split": split_name(self.cache, flagged.row),
+                    "label": label_name(self.cache, flagged.row),
+                    "why": flagged.why,
+                    "score": _rounded(flagged.score),
                 }
-                for marked in finding.images
+                for flagged in finding.images
             ],
             "lines": list(finding.lines),
         }
@@ -192,19 +192,19 @@ def worst_first(findings: Sequence[Finding]) -> list[Finding]:
     return sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity))
 
 
-def counted(number: int, noun: str) -> str:
+def count_of(number: int, noun: str) -> str:
     """Return ``1 image``, ``2 images``."""
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
-def printable(text: str) -> str:
+def readable(text: str) -> str:
     """Return text that can be printed and encoded, whatever bytes the file name it came from has."""
     return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 def name_of(cache: FeatureCache, row: int) -> str:
     """Return a row's path as text that can be printed."""
-    return printable(cache.columns.path[row])
+    return readable(cache.columns.path[row])
 
 
 def split_name(cache: FeatureCache, row: int) -> str | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from xfeat.featurize.audit.findings import FAILURE, NOTE, WARNING, Finding, Pair, counted, printable
+from xfeat.featurize.audit.findings import FAILURE, NOTE, WARNING, Finding, Pair, count_of, readable
 from xfeat.featurize.cache.columns import Columns
 from xfeat.featurize.datasets.layouts import NO_LABEL, NO_SPLIT
 
@@ -37,7 +37,7 @@ def duplicate_findings(copies: Sequence[Pair], near: Sequence[Pair], columns: Co
             Finding(
                 kind="duplicates.labels",
                 severity=WARNING,
-                title=f"{counted(len(contradictory), 'pair')} of the same image with different labels",
+                title=f"{count_of(len(contradictory), 'pair')} of the same image with different labels",
                 meaning="At least one label of each pair is wrong; a model cannot learn from it and is marked down for "
                 "it in the test.",
                 fix="look at each pair, keep the right copy and remove the other",
@@ -62,12 +62,12 @@ def group_findings(columns: Columns) -> list[Finding]:
             Finding(
                 kind="leakage.group",
                 severity=FAILURE,
-                title=f"{counted(len(parted), 'group')} (patients or series) with images in more than one split",
+                title=f"{count_of(len(parted), 'group')} (patients or series) with images in more than one split",
                 meaning=_LEAK,
                 fix="divide the data again with xfeat split SRC DST --groups FILE, which keeps groups together, and "
                 "run xfeat featurize on DST",
                 pairs=[
-                    Pair(rows[0], other, f"group {printable(group)}")
+                    Pair(rows[0], other, f"group {readable(group)}")
                     for group, rows in parted.items()
                     for other in rows[1:]
                 ],
@@ -99,7 +99,7 @@ def unconfirmed_finding(pairs: Sequence[Pair], columns: Columns) -> list[Finding
         Finding(
             kind="leakage.unconfirmed",
             severity=WARNING,
-            title=f"{counted(len(crossing), 'pair')} of very similar images in two splits; the files are gone, so the "
+            title=f"{count_of(len(crossing), 'pair')} of very similar images in two splits; the files are gone, so the "
             "pixels could not be compared",
             meaning="If they are the same image, the test figures are too good.",
             fix="put the images back where they were when the cache was made, and run the audit again",
@@ -116,7 +116,7 @@ def _leaks(kind: str, pairs: list[Pair], what: str, columns: Columns) -> list[Fi
         Finding(
             kind=kind,
             severity=FAILURE,
-            title=f"{counted(len(pairs), 'pair')} of images in two splits are {what} ({images} images)",
+            title=f"{count_of(len(pairs), 'pair')} of images in two splits are {what} ({images} images)",
             meaning=_LEAK,
             fix=f"keep one copy of each (xfeat split also keeps exact copies together); {_DIVIDE_AGAIN}",
             pairs=pairs,
@@ -131,7 +131,7 @@ def _inside(pairs: list[Pair], columns: Columns) -> Finding:
     return Finding(
         kind="duplicates.inside",
         severity=WARNING if at_risk else NOTE,
-        title=f"{counted(len(pairs), 'pair')} of the same image "
+        title=f"{count_of(len(pairs), 'pair')} of the same image "
         + ("before any split" if undivided else "within one split"),
         meaning="A later split may put one copy into training and the other into the test."
         if at_risk

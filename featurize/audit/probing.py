@@ -12,12 +12,12 @@ from xfeat.featurize.audit.neighbours import SHORT_DIM
 
 _FOLDS = 5
 # Groups that each class must have; with fewer, an AUC says nothing.
-FEWEST_GROUPS = 5
+MIN_GROUPS = 5
 
 Labels = NDArray[np.integer]
 
 
-def probeable(labels: Labels, groups: NDArray[np.int64]) -> NDArray[np.bool_]:
+def has_enough_groups(labels: Labels, groups: NDArray[np.int64]) -> NDArray[np.bool_]:
     """Mark the rows of classes that have enough groups to be predicted out of fold.
 
     Args:
@@ -27,7 +27,7 @@ def probeable(labels: Labels, groups: NDArray[np.int64]) -> NDArray[np.bool_]:
     Returns:
         bool (n,); all false if fewer than two classes have enough.
     """
-    good = [code for code in np.unique(labels[labels >= 0]) if len(np.unique(groups[labels == code])) >= FEWEST_GROUPS]
+    good = [code for code in np.unique(labels[labels >= 0]) if len(np.unique(groups[labels == code])) >= MIN_GROUPS]
     return np.isin(labels, good) if len(good) > 1 else np.zeros(len(labels), np.bool_)
 
 
@@ -38,7 +38,7 @@ def out_of_fold(
 
     Args:
         values: (n, d).
-        labels: (n,), 0 to C - 1, each with at least ``FEWEST_GROUPS`` groups.
+        labels: (n,), 0 to C - 1, each with at least ``MIN_GROUPS`` groups.
         groups: (n,).
         balanced: weigh the classes alike.
         seed: of the folds.

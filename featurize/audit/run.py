@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 
 from xfeat.featurize.audit.balance import balance_findings, file_findings
 from xfeat.featurize.audit.duplicates import near_duplicates, same_files
-from xfeat.featurize.audit.findings import NOTE, WARNING, Audit, Finding, Probe, counted, worst_first
+from xfeat.featurize.audit.findings import NOTE, WARNING, Audit, Finding, Probe, count_of, worst_first
 from xfeat.featurize.audit.leakage import duplicate_findings, group_findings, unconfirmed_finding
 from xfeat.featurize.audit.neighbours import clean_view, nearest_neighbours, require_finite, short_features
-from xfeat.featurize.audit.probing import Labels, out_of_fold, probeable, score
+from xfeat.featurize.audit.probing import Labels, has_enough_groups, out_of_fold, score
 from xfeat.featurize.audit.shortcuts import is_strong, probe_shortcuts, sample_rows
 from xfeat.featurize.audit.specs import AuditSpec
 from xfeat.featurize.audit.survey import Progress, Survey, survey_images
@@ -22,7 +22,7 @@ from xfeat.featurize.datasets.groups import joined_groups
 from xfeat.featurize.errors import MissingExtraError
 
 # Below this AUC a label that the features contradict is no news.
-_TELLS_APART = 0.65
+_MIN_AUC = 0.65
 _SOURCE = (
     "So the accuracy that a model reports here can come from recognising the source of an image (hospital, "
     "device, crop, markers, sharpness, shape), not the disease. The test split cannot tell the two apart, "
@@ -75,7 +75,7 @@ def _probe(
     cache: FeatureCache, survey: Survey, labels: Labels, groups: NDArray[np.int64], spec: AuditSpec
 ) -> tuple[list[Probe], list[Finding]]:
     """Measure shortcuts and label suspects, where there are classes enough."""
-    rows = np.flatnonzero(probeable(labels, groups))
+    rows = np.flatnonzero(has_enough_groups(labels, groups))
     if not len(rows):
         return [], [_too_few_to_probe(cache)]
     codes, own = np.unique(labels[rows], return_inverse=True)
@@ -85,9 +85,9 @@ def _probe(
     )
     probes = [score("features", "the whole image, through the network", own, names, predicted)]
     suspects = _suspect_finding(rows, own, predicted[0], names, probes[0])
-    visible = np.flatnonzero(probeable(np.where(survey.present, labels, -1), groups))
+    visible = np.flatnonzero(has_enough_groups(np.where(survey.present, labels, -1), groups))
     seen = sample_rows(visible, spec.probe_images, spec.seed)
-    seen = seen[probeable(labels[seen], groups[seen])]
+    seen = seen[has_enough_groups(labels[seen], groups[seen])]
     if not len(seen):
         return probes, suspects
     seen_codes, seen_own = np.unique(labels[seen], return_inverse=True)
@@ -128,7 +128,7 @@ def _short_list(probes: list[Probe]) -> str:
 def _suspect_finding(
     rows: NDArray[np.int64], labels: Labels, probabilities: NDArray[np.float64], names: list[str], whole: Probe
 ) -> list[Finding]:
-    if whole.best < _TELLS_APART:
+    if whole.best < _MIN_AUC:
         return [
             Finding(
                 kind="labels.unmeasured",
@@ -138,35 +138,35 @@ def _suspect_finding(
                 fix="check that the folders hold what they say; try another backbone, size or --pooling multilevel",
             )
         ]
-    marked = label_suspects(rows, labels, probabilities, names)
-    if not marked:
+    flagged = label_suspects(rows, labels, probabilities, names)
+    if not flagged:
         return []
-    share = len(marked) / len(rows)
+    share = len(flagged) / len(rows)
     return [
         Finding(
             kind="labels.suspect",
             severity=WARNING if share >= 0.01 else NOTE,
-            title=f"{counted(len(marked), 'label')} ({share:.1%}) contradicted by the images that look alike",
+            title=f"{count_of(len(flagged), 'label')} ({share:.1%}) contradicted by the images that look alike",
             meaning="Some are wrong labels, which cost accuracy and spoil the test; others are hard cases. The least "
             "credible come first.",
             fix="look at the first of them, move wrong ones to the right class folder, and run xfeat featurize again",
-            images=marked,
+            images=flagged,
         )
     ]
 
 
 def _outlier_finding(rows: NDArray[np.int64], cosines: NDArray[np.float32], labels: Labels) -> list[Finding]:
-    marked = outliers(rows, cosines, labels)
-    if not marked:
+    flagged = outliers(rows, cosines, labels)
+    if not flagged:
         return []
     return [
         Finding(
             kind="outliers",
             severity=NOTE,
-            title=f"{counted(len(marked), 'image')} unlike all others",
+            title=f"{count_of(len(flagged), 'image')} unlike all others",
             meaning="They may be something else altogether (a photograph, a side view, a test pattern), or rare cases.",
             fix="remove what does not belong; keep what is rare",
-            images=marked,
+            images=flagged,
         )
     ]
 

@@ -23,7 +23,7 @@ from xfeat.featurize.images.decode import FORMATS, MAX_PIXELS, decode
 SIDE = 32
 # Side of the pictures that are laid over each other.
 FINE_SIDE = 64
-# Grey levels are counted at this side; a JPEG may decode at the nearest larger power-of-two fraction of its size.
+# Grey levels are count_of at this side; a JPEG may decode at the nearest larger power-of-two fraction of its size.
 _LEVELS_SIDE = 128
 _PERCENTILES = (1, 5, 25, 50, 75, 95, 99)
 FILE_FACTS = ("width", "height", "aspect", "megapixels", "bytes", "bytes_per_pixel")

@@ -5,19 +5,19 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from xfeat.featurize.audit.findings import Marked
+from xfeat.featurize.audit.findings import FlaggedImage
 from xfeat.featurize.audit.probing import Labels
 
 # Tukey's outer fence: beyond it, a value is "far out".
 # Source: J. W. Tukey, Exploratory Data Analysis, 1977, chapter 2.
 _FENCE = 3.0
 # With fewer images of a class, quartiles say little.
-_FEWEST = 20
+_MIN_IMAGES = 20
 
 
 def label_suspects(
     rows: NDArray[np.int64], labels: Labels, probabilities: NDArray[np.float64], names: list[str]
-) -> list[Marked]:
+) -> list[FlaggedImage]:
     """Rank the images whose label confident learning (cleanlab) believes to be wrong.
 
     Args:
@@ -36,17 +36,17 @@ def label_suspects(
     from cleanlab.filter import find_label_issues
 
     issues = find_label_issues(labels, probabilities, return_indices_ranked_by="self_confidence", n_jobs=1)
-    marked = []
+    flagged = []
     for place in np.asarray(issues, np.int64).tolist():
         given, likely = int(labels[place]), int(probabilities[place].argmax())
         if given != likely:
             p_given, p_likely = float(probabilities[place, given]), float(probabilities[place, likely])
             why = f"labelled {names[given]} ({p_given:.0%}), looks like {names[likely]} ({p_likely:.0%})"
-            marked.append(Marked(int(rows[place]), why, p_given))
-    return marked
+            flagged.append(FlaggedImage(int(rows[place]), why, p_given))
+    return flagged
 
 
-def outliers(rows: NDArray[np.int64], cosines: NDArray[np.float32], labels: Labels) -> list[Marked]:
+def outliers(rows: NDArray[np.int64], cosines: NDArray[np.float32], labels: Labels) -> list[FlaggedImage]:
     """Find the images that are far from all others, farther than is usual in their class.
 
     Args:
@@ -61,13 +61,13 @@ def outliers(rows: NDArray[np.int64], cosines: NDArray[np.float32], labels: Labe
     if not cosines.size:
         return []
     distances = 1 - np.median(cosines, axis=1)
-    marked = []
+    flagged = []
     for label in np.unique(labels):
         own = np.flatnonzero(labels == label)
         low, usual, high = np.percentile(distances[own], [25, 50, 75])
-        if len(own) < _FEWEST or usual <= 0:
+        if len(own) < _MIN_IMAGES or usual <= 0:
             continue
         for i in own[distances[own] > high + _FENCE * (high - low)].tolist():
             times = float(distances[i] / usual)
-            marked.append(Marked(int(rows[i]), f"{times:.1f} × as far from its neighbours as usual", times))
-    return sorted(marked, key=lambda one: -one.score)
+            flagged.append(FlaggedImage(int(rows[i]), f"{times:.1f} × as far from its neighbours as usual", times))
+    return sorted(flagged, key=lambda one: -one.score)

@@ -118,26 +118,26 @@ def _load_state(model: nn.Module, weights: Weights) -> None:
     try:
         found = torch.load(weights.path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise _foreign_weights(
+        raise _wrong_weights(
             weights, f"a file that torch cannot load as plain tensors ({type(error).__name__})"
         ) from error
     if not isinstance(found, dict) or not all(isinstance(value, Tensor) for value in found.values()):
-        raise _foreign_weights(weights, f"a {type(found).__name__}, not a state dict of tensors")
+        raise _wrong_weights(weights, f"a {type(found).__name__}, not a state dict of tensors")
     classifier = {key for key in expected if key.startswith("_fc.")}  # unused, and of any width in fine-tuned files
     counters = {key for key in expected if key.endswith("num_batches_tracked")}  # absent from old files
     shared = expected.keys() - classifier
     if missing := sorted(shared - counters - found.keys()):
-        raise _foreign_weights(weights, f"{len(missing)} of {len(shared)} tensors missing, such as {missing[0]}")
+        raise _wrong_weights(weights, f"{len(missing)} of {len(shared)} tensors missing, such as {missing[0]}")
     if surplus := sorted(found.keys() - expected.keys()):
-        raise _foreign_weights(weights, f"{len(surplus)} unknown tensors, such as {surplus[0]}")
+        raise _wrong_weights(weights, f"{len(surplus)} unknown tensors, such as {surplus[0]}")
     for key in shared & found.keys():
         if found[key].shape != expected[key].shape:
             shapes = f"{tuple(found[key].shape)} instead of {tuple(expected[key].shape)}"
-            raise _foreign_weights(weights, f"{key} has shape {shapes}")
+            raise _wrong_weights(weights, f"{key} has shape {shapes}")
     model.load_state_dict({key: found[key] for key in shared & found.keys()}, strict=False)
 
 
-def _foreign_weights(weights: Weights, found: str) -> WeightsError:
+def _wrong_weights(weights: Weights, found: str) -> WeightsError:
     return WeightsError(
         f"not the weights of {weights.backbone}",
         path=weights.path,

@@ -10,6 +10,7 @@ import threading
 import urllib.error
 import urllib.request
 from collections.abc import Callable
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
@@ -122,26 +123,30 @@ def download(url: str, target: Path, *, sha256_prefix: str, fix: str, progress: 
 
 def _open_url(url: str, fix: str) -> HTTPResponse:
     """Open ``url`` or give up after CONNECT_TIMEOUT_S, name look-up included (a socket's timeout leaves that out)."""
-    answer: list[HTTPResponse | Exception] = []
+    opened: Future[HTTPResponse] = Future()
 
-    def ask() -> None:
+    def connect() -> None:
         try:
-            answer.append(urllib.request.urlopen(url, timeout=CONNECT_TIMEOUT_S))
+            opened.set_result(urllib.request.urlopen(url, timeout=CONNECT_TIMEOUT_S))
         except (OSError, HTTPException, ValueError) as error:
-            answer.append(error)
+            opened.set_exception(error)
 
-    thread = threading.Thread(target=ask, daemon=True)
-    thread.start()
-    thread.join(CONNECT_TIMEOUT_S)
-    if not answer:
+    threading.Thread(target=connect, daemon=True).start()
+    wait([opened], CONNECT_TIMEOUT_S)
+    if not opened.done():
+        opened.add_done_callback(_close)  # the look-up cannot be stopped; a connection that still comes is closed
         raise WeightsError(f"{url}: no answer within {CONNECT_TIMEOUT_S:.0f} s", fix=fix)
-    response = answer[0]
-    if isinstance(response, Exception):
-        reason = getattr(response, "reason", response)
-        if isinstance(response, urllib.error.HTTPError):
-            response.close()
-        raise WeightsError(f"{url}: {reason}", fix=fix) from response
-    return response
+    error = opened.exception()
+    if error is not None:
+        if isinstance(error, urllib.error.HTTPError):
+            error.close()
+        raise WeightsError(f"{url}: {getattr(error, 'reason', error)}", fix=fix) from error
+    return opened.result()
+
+
+def _close(opened: Future[HTTPResponse]) -> None:
+    if opened.exception() is None:
+        opened.result().close()
 
 
 def _copy(

@@ -85,13 +85,13 @@ def count_images(
     return counts
 
 
-def as_stored(name: str, values: Any) -> Any:
+def encode_column(name: str, values: Any) -> Any:
     if name in ("path", "group"):
         return np.array([to_bytes(text) for text in values], dtype=TEXT)
     return np.array(values, dtype="S64") if name == "sha256" else values
 
 
-def as_read(name: str, values: NDArray[Any]) -> Any:
+def decode_column(name: str, values: NDArray[Any]) -> Any:
     if name in ("path", "group"):
         return [to_text(value) for value in values]
     return [value.decode() for value in values.tolist()] if name == "sha256" else values

@@ -14,31 +14,31 @@ from numpy.typing import NDArray
 from xfeat.featurize.cache.reader import FeatureCache
 from xfeat.featurize.cache.shards import Identities, Shard
 
-Places = NDArray[np.int64]
-NOWHERE = -1
+IndexRows = NDArray[np.int64]
+NOT_STORED = -1
 
 
 @dataclass(frozen=True)
 class _Source:
-    """A file with features: the cache or one shard; its rows are the places from ``first`` on."""
+    """A file with features: the cache or one shard; its rows are the index_rows from ``first`` on."""
 
     first: int
     origin: FeatureCache | Shard
     identities: Identities | None  # of the cache only: those of shards go into the dictionary
 
 
-class KnownFeatures:
+class FeatureIndex:
     """An index from paths and contents to features that are on disk.
 
-    Every row on disk has a number, its place: first the rows of the cache, then those of the shards in their order.
+    Every row on disk has a number, its index_row: first the rows of the cache, then those of the shards in their order.
     """
 
     def __init__(self) -> None:
         self._sources: list[_Source] = []
         self._end = 0
-        self._in_shards: dict[bytes, int] = {}  # digest -> place
+        self._in_shards: dict[bytes, int] = {}  # digest -> index_row
         self._open: tuple[int, NDArray[Any]] | None = None
-        self._paths: list[tuple[int, Sequence[str], Identities]] = []  # with the first place
+        self._paths: list[tuple[int, Sequence[str], Identities]] = []  # with the first index_row
 
     def add_cache(self, cache: FeatureCache, data_root: str) -> None:
         """Take in every row of a finished cache; before any shard.
@@ -62,7 +62,7 @@ class KnownFeatures:
         self._end += len(cache)
 
     def add_shard(self, shard: Shard, identities: Identities, paths: Sequence[str] | None = None) -> int:
-        """Take in every row of a shard and return the place of its first.
+        """Take in every row of a shard and return the index_row of its first.
 
         Args:
             shard: the file.
@@ -78,7 +78,7 @@ class KnownFeatures:
             self._paths.append((first, paths, identities))
         return first
 
-    def find_paths(self, paths: Sequence[str], identities: Identities) -> Places:
+    def find_paths(self, paths: Sequence[str], identities: Identities) -> IndexRows:
         """Look up many files by path, at the start of a run.
 
         Args:
@@ -86,48 +86,48 @@ class KnownFeatures:
             identities: N states; those of known paths are filled in with what their features were computed from.
 
         Returns:
-            Place of each path's features, ``NOWHERE`` if unknown. What was added later wins.
+            Place of each path's features, ``NOT_STORED`` if unknown. What was added later wins.
         """
-        places = np.full(len(paths), NOWHERE, np.int64)
+        index_rows = np.full(len(paths), NOT_STORED, np.int64)
         row_of = {path: row for row, path in enumerate(paths)}
         for first, known, states in self._paths:
-            rows = np.array([row_of.get(path, NOWHERE) for path in known], np.intp)
-            here = np.flatnonzero(rows != NOWHERE)
-            places[rows[here]] = first + here
+            rows = np.array([row_of.get(path, NOT_STORED) for path in known], np.intp)
+            here = np.flatnonzero(rows != NOT_STORED)
+            index_rows[rows[here]] = first + here
             identities.copy_from(rows[here], states, here)
         self._paths.clear()
-        return places
+        return index_rows
 
     def find_content(self, sha256: str) -> int:
-        """Return the place of the features of a file with this content, or ``NOWHERE``."""
-        place = self._in_shards.get(bytes.fromhex(sha256))
-        return self._find_in_cache(sha256.encode()) if place is None else place
+        """Return the index_row of the features of a file with this content, or ``NOT_STORED``."""
+        index_row = self._in_shards.get(bytes.fromhex(sha256))
+        return self._find_in_cache(sha256.encode()) if index_row is None else index_row
 
     def contents(self) -> NDArray[np.bytes_]:
         """Return the SHA-256 of every content that is known, sorted, 64 hexadecimal digits each."""
         in_shards = np.array([digest.hex() for digest in self._in_shards], "S64")
         return np.union1d(self._cache_index[0], in_shards)
 
-    def gather(self, places: Places) -> NDArray[Any]:
-        """Return features (n, D) or (n, V, D) of n places, opening each file once."""
-        source_of = np.array([self._source_of(place) for place in places.tolist()], np.intp)
+    def gather(self, index_rows: IndexRows) -> NDArray[Any]:
+        """Return features (n, D) or (n, V, D) of n index_rows, opening each file once."""
+        source_of = np.array([self._source_of(index_row) for index_row in index_rows.tolist()], np.intp)
         rows: NDArray[Any] | None = None
         for number in dict.fromkeys(source_of.tolist()):
             chosen = source_of == number
-            found = self._features(number)[places[chosen] - self._sources[number].first]
+            found = self._features(number)[index_rows[chosen] - self._sources[number].first]
             if rows is None:
-                rows = np.empty((len(places), *found.shape[1:]), found.dtype)
+                rows = np.empty((len(index_rows), *found.shape[1:]), found.dtype)
             rows[chosen] = found
         if rows is None:
-            raise ValueError("no places")
+            raise ValueError("no index_rows")
         return rows
 
-    def _source_of(self, place: int) -> int:
-        return bisect_right(self._sources, place, key=lambda source: source.first) - 1
+    def _source_of(self, index_row: int) -> int:
+        return bisect_right(self._sources, index_row, key=lambda source: source.first) - 1
 
     @cached_property
     def _cache_index(self) -> tuple[NDArray[np.bytes_], NDArray[np.intp]]:
-        """Contents of the cache, sorted, and their places: a run that changes nothing never needs them."""
+        """Contents of the cache, sorted, and their index_rows: a run that changes nothing never needs them."""
         identities = self._sources[0].identities if self._sources else None
         contents = identities.sha256 if identities is not None else np.zeros(0, "S64")
         order = np.argsort(contents, kind="stable")
@@ -136,7 +136,7 @@ class KnownFeatures:
     def _find_in_cache(self, sha256: bytes) -> int:
         contents, order = self._cache_index
         at = int(np.searchsorted(contents, sha256))
-        return int(order[at]) if at < len(contents) and contents[at] == sha256 else NOWHERE
+        return int(order[at]) if at < len(contents) and contents[at] == sha256 else NOT_STORED
 
     def _features(self, number: int) -> NDArray[Any]:
         origin = self._sources[number].origin

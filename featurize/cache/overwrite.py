@@ -21,24 +21,24 @@ def check_replaceable(path: Path) -> None:
     if not path.exists():
         return
     if path.is_dir():
-        raise _not_ours(path, "a folder")
+        raise _not_replaceable(path, "a folder")
     try:
         with path.open("rb") as file:
             start = file.read(len(_SIGNATURE))
     except OSError as error:
-        raise _not_ours(path, error.strerror or str(error)) from error
+        raise _not_replaceable(path, error.strerror or str(error)) from error
     if start != _SIGNATURE:
-        raise _not_ours(path, "a file of another kind")
+        raise _not_replaceable(path, "a file of another kind")
     try:
         with h5py.File(path, "r") as file:
             kind = file.attrs.get("format")
     except (OSError, RuntimeError, KeyError, ValueError, TypeError):
         return  # damaged: there is nothing to be read in it any more
     if kind != FORMAT:
-        raise _not_ours(path, "an HDF5 file of another program")
+        raise _not_replaceable(path, "an HDF5 file of another program")
 
 
-def _not_ours(path: Path, found: str) -> CacheError:
+def _not_replaceable(path: Path, found: str) -> CacheError:
     return CacheError(
         "--force replaces only feature caches",
         path=path,

@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import os
+import shlex
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -21,22 +22,21 @@ from xfeat.featurize.cache.columns import (
     COLUMN_NAMES,
     Columns,
     Skipped,
-    as_read,
     count_images,
+    decode_column,
     digest_of_states,
     finish_digest,
     to_text,
 )
 from xfeat.featurize.datasets.layouts import NO_LABEL, NO_SPLIT, SPLITS
-from xfeat.featurize.errors import CacheError, SpecError, XfeatError
-from xfeat.featurize.images.decoder_difference import DecoderDifference
+from xfeat.featurize.errors import CacheError, MismatchError, SpecError, XfeatError
 from xfeat.featurize.specs import FeatureSpec
 
 FORMAT = "xfeat.features"
 SCHEMA_VERSION = 1
 
 
-class FileState(NamedTuple):
+class CacheFileState(NamedTuple):
     """Which file a path leads to, and when it was last written to."""
 
     inode: int
@@ -44,7 +44,7 @@ class FileState(NamedTuple):
     mtime_ns: int
 
     @classmethod
-    def of(cls, path: Path) -> FileState | None:
+    def of(cls, path: Path) -> CacheFileState | None:
         """Return the state of a file; ``None`` if it is gone."""
         try:
             found = path.stat()
@@ -70,7 +70,6 @@ class FeatureCache:
         created: time of writing, ISO 8601, UTC.
         versions: of the libraries that made it.
         state: of the file, when it was opened.
-        decoder_difference: how far the decoder's results are from Pillow's, if it is another and was measured.
     """
 
     path: Path
@@ -84,8 +83,7 @@ class FeatureCache:
     content_sha256: str
     created: str
     versions: dict[str, str] = field(default_factory=dict)
-    state: FileState | None = field(default=None, compare=False)
-    decoder_difference: DecoderDifference | None = None
+    state: CacheFileState | None = field(default=None, compare=False)
 
     def __len__(self) -> int:
         return len(self.columns.path)
@@ -107,7 +105,7 @@ class FeatureCache:
             raise CacheError("a folder, not a feature cache", path=path, fix=f"xfeat featurize {path} -o features.h5")
         if not path.is_file():
             raise CacheError("no such feature cache", path=path, fix=f"xfeat featurize DATA -o {path}")
-        state = FileState.of(path)
+        state = CacheFileState.of(path)
         with _reading(path) as file:
             _check_format(path, file)
             return cls(path=path, state=state, **_read(path, file))
@@ -118,13 +116,13 @@ class FeatureCache:
         Raises:
             CacheError: if a value is not finite, or anything differs from what was written.
         """
-        finite, digest, attributes = self._read_through()
+        finite, digest, attributes = self._scan_rows()
         if not finite.all():
             bad = [self.columns.path[i] for i in np.flatnonzero(~finite)[:5]]
             raise CacheError(
                 f"rows with values that are not finite ({int((~finite).sum())}): {', '.join(bad)}",
                 path=self.path,
-                fix=_MAKE_AGAIN,
+                fix=_REBUILD,
             )
         states = digest_of_states(self.columns, self.skipped)
         for what, expected, found in (
@@ -135,10 +133,10 @@ class FeatureCache:
         ):
             if expected != found:
                 raise CacheError(
-                    f"{what} since it was written", path=self.path, expected=expected, found=found, fix=_MAKE_AGAIN
+                    f"{what} since it was written", path=self.path, expected=expected, found=found, fix=_REBUILD
                 )
 
-    def _read_through(self) -> tuple[NDArray[np.bool_], str, dict[str, Any]]:
+    def _scan_rows(self) -> tuple[NDArray[np.bool_], str, dict[str, Any]]:
         """Return which rows are finite, the digest of the content, and the attributes."""
         # Read, not mapped: pages of a mapped file would count as this process's memory.
         finite = np.ones(len(self), dtype=bool)
@@ -152,7 +150,7 @@ class FeatureCache:
         return finite, finish_digest(digest, self.columns), attributes
 
 
-_MAKE_AGAIN = "delete it and run xfeat featurize again, or restore a copy"
+_REBUILD = "delete it and run xfeat featurize again, or restore a copy"
 
 
 @contextmanager
@@ -162,7 +160,7 @@ def _reading(path: Path) -> Iterator[h5py.File]:
         with h5py.File(path, "r") as file:
             yield file
     except SpecError as error:
-        raise CacheError(f"unreadable settings: {error}", path=path, fix=_MAKE_AGAIN) from error
+        raise CacheError(f"unreadable settings: {error}", path=path, fix=_REBUILD) from error
     except XfeatError:
         raise
     except OSError as error:
@@ -170,10 +168,10 @@ def _reading(path: Path) -> Iterator[h5py.File]:
             raise _unreadable(path, error) from error
         kind = "damaged: its end is missing" if "truncated file" in str(error) else "damaged, or not a feature cache"
         raise CacheError(
-            kind, path=path, expected="an HDF5 file that xfeat featurize wrote", found=str(error), fix=_MAKE_AGAIN
+            kind, path=path, expected="an HDF5 file that xfeat featurize wrote", found=str(error), fix=_REBUILD
         ) from error
     except (KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
-        raise CacheError("damaged", path=path, found=str(error), fix=_MAKE_AGAIN) from error
+        raise CacheError("damaged", path=path, found=str(error), fix=_REBUILD) from error
 
 
 def _unreadable(path: Path, error: OSError) -> CacheError:
@@ -210,11 +208,11 @@ def _check_format(path: Path, file: h5py.File) -> None:
 
 def _read(path: Path, file: h5py.File) -> dict[str, Any]:
     attrs = file.attrs
-    columns = {name: as_read(name, _read_column(file, name)) for name in COLUMN_NAMES}
+    columns = {name: decode_column(name, _read_column(file, name)) for name in COLUMN_NAMES}
     lengths = {len(values) for values in columns.values()} | {file["features"].shape[0]}
     if len(lengths) != 1:
-        raise CacheError("damaged: its columns differ in length", path=path, fix=_MAKE_AGAIN)
-    spec = FeatureSpec.from_dict(json.loads(attrs["spec"]))
+        raise CacheError("damaged: its columns differ in length", path=path, fix=_REBUILD)
+    spec = _read_spec(path, json.loads(attrs["spec"]), str(attrs["data_root"]))
     class_names = tuple(json.loads(attrs["class_names"]))
     for what, good in (
         ("a label is outside the class names", _is_within(columns["label"], range(NO_LABEL, len(class_names)))),
@@ -222,7 +220,7 @@ def _read(path: Path, file: h5py.File) -> dict[str, Any]:
         ("its fingerprint is not that of its settings", attrs["fingerprint"] == spec.fingerprint),
     ):
         if not good:
-            raise CacheError(f"damaged: {what}", path=path, fix=_MAKE_AGAIN)
+            raise CacheError(f"damaged: {what}", path=path, fix=_REBUILD)
     return {
         "spec": spec,
         "class_names": class_names,
@@ -234,13 +232,16 @@ def _read(path: Path, file: h5py.File) -> dict[str, Any]:
         "content_sha256": str(attrs["content_sha256"]),
         "created": str(attrs["created"]),
         "versions": json.loads(attrs["versions"]),
-        "decoder_difference": _read_difference(attrs),
     }
 
 
-def _read_difference(attributes: h5py.AttributeManager) -> DecoderDifference | None:
-    found = json.loads(attributes.get("decoder_difference", "null"))  # caches of earlier versions have none
-    return DecoderDifference.from_dict(found) if found is not None else None
+def _read_spec(path: Path, settings: dict[str, Any], data_root: str) -> FeatureSpec:
+    try:
+        return FeatureSpec.from_dict(settings)
+    except MismatchError as error:
+        backbone = ["--backbone", str(settings["backbone"])]
+        command = shlex.join(["xfeat", "featurize", data_root, *backbone, "-o", str(path), "--force"])
+        raise MismatchError(error.what, path=path, expected=error.expected, found=error.found, fix=command) from error
 
 
 def _read_column(file: h5py.File, name: str) -> NDArray[Any]:

@@ -15,7 +15,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from xfeat.featurize.cache.reader import FeatureCache, FileState
+from xfeat.featurize.cache.reader import CacheFileState, FeatureCache
 from xfeat.featurize.errors import CacheError
 
 # Rows that are looked at together where nothing is learnt from them.
@@ -99,19 +99,19 @@ class _File:
             try:
                 count = os.preadv(self._handle, [wanted], position)
             except OSError as error:
-                raise CacheError("cannot be read", path=self._path, found=str(error), fix=_MEND) from error
+                raise CacheError("cannot be read", path=self._path, found=str(error), fix=_REBUILD) from error
             if not count:
                 raise CacheError(
                     "was cut short while it was read",
                     path=self._path,
                     expected=f"{self._offset + int(np.prod(self._shape)) * self._dtype.itemsize} bytes or more",
                     found=f"{os.fstat(self._handle).st_size} bytes",
-                    fix=_MEND,
+                    fix=_REBUILD,
                 )
             wanted, position = wanted[count:], position + count
 
 
-_MEND = "make it again with xfeat featurize, or restore a copy"
+_REBUILD = "make it again with xfeat featurize, or restore a copy"
 
 
 def _runs(numbers: NDArray[np.int64]) -> Iterator[slice]:
@@ -189,7 +189,7 @@ def unchanged(cache: FeatureCache) -> Iterator[None]:
         CacheError: if it holds something else now.
     """
     yield
-    before, after = cache.state, FileState.of(cache.path)
+    before, after = cache.state, CacheFileState.of(cache.path)
     if before is None or after is None or after == before or after.inode != before.inode:
         return
     found = FeatureCache.open(cache.path)

@@ -19,7 +19,7 @@ from xfeat.featurize.system.atomic import output_error, replacing
 logger = logging.getLogger(__name__)
 
 # An empty file beside the shards of a run with --force: what lay there before has been deleted already.
-_STARTED_ANEW = "started-anew"
+_FORCE_MARKER = "started-anew"
 
 Features = NDArray[np.floating[Any]]
 
@@ -134,13 +134,13 @@ class ShardStore:
         self.data_root = data_root
         self._next_number = 0
 
-    def start_anew(self) -> None:
+    def discard_earlier(self) -> None:
         """Delete the shards, but for those of a stopped run that had started anew too: it goes on.
 
         Raises:
             OutputError: if the folder cannot be changed.
         """
-        marker = self.folder / _STARTED_ANEW
+        marker = self.folder / _FORCE_MARKER
         if marker.exists():
             return
         try:
@@ -151,10 +151,10 @@ class ShardStore:
         except OSError as error:
             raise output_error(self.folder, error) from error
 
-    def go_on(self) -> None:
+    def resume(self) -> None:
         """Use whatever shards there are; the next run that starts anew does not keep them."""
         with suppress(OSError):
-            (self.folder / _STARTED_ANEW).unlink()
+            (self.folder / _FORCE_MARKER).unlink()
 
     def load(self) -> Iterator[tuple[Shard, list[str], Identities]]:
         """Yield what an earlier run left, oldest first; a damaged shard or one of another spec is deleted.

@@ -22,15 +22,14 @@ from xfeat.featurize.cache.columns import (
     TEXT,
     Columns,
     Skipped,
-    as_stored,
     count_images,
     digest_of_states,
+    encode_column,
     finish_digest,
     to_bytes,
 )
 from xfeat.featurize.cache.reader import FORMAT, SCHEMA_VERSION
 from xfeat.featurize.datasets.layouts import SPLITS
-from xfeat.featurize.images.decoder_difference import DecoderDifference
 from xfeat.featurize.specs import FeatureSpec
 from xfeat.featurize.system.atomic import replacing
 from xfeat.featurize.system.versions import library_versions
@@ -39,7 +38,7 @@ _SKIPPED = np.dtype([("path", TEXT), ("reason", TEXT)])
 
 
 @dataclass(frozen=True, kw_only=True)
-class CacheFacts:
+class CacheDescription:
     """What a cache says besides its features.
 
     Attributes:
@@ -49,7 +48,6 @@ class CacheFacts:
         weights_path: the weights file that was used.
         columns: the facts of each row.
         skipped: images that could not be read.
-        decoder_difference: how far the decoder's results are from Pillow's, if it is another.
     """
 
     spec: FeatureSpec
@@ -58,10 +56,9 @@ class CacheFacts:
     weights_path: str
     columns: Columns
     skipped: Sequence[Skipped]
-    decoder_difference: DecoderDifference | None = None
 
 
-def write_cache(path: Path, facts: CacheFacts, *, blocks: Iterable[tuple[int, NDArray[Any]]], dim: int) -> None:
+def write_cache(path: Path, facts: CacheDescription, *, blocks: Iterable[tuple[int, NDArray[Any]]], dim: int) -> None:
     """Write a cache, whole or not at all.
 
     Args:
@@ -80,7 +77,7 @@ def write_cache(path: Path, facts: CacheFacts, *, blocks: Iterable[tuple[int, ND
         features = file.create_dataset("features", shape=(count, *spec.row_shape(dim)), dtype=spec.dtype)
         digest = _fill(features, blocks)
         for name in COLUMN_NAMES:
-            file.create_dataset(name, data=as_stored(name, getattr(columns, name)))
+            file.create_dataset(name, data=encode_column(name, getattr(columns, name)))
         skipped = [tuple(map(to_bytes, row)) for row in facts.skipped]
         file.create_dataset("skipped", data=np.array(skipped, dtype=_SKIPPED))
         file.flush()
@@ -91,8 +88,8 @@ def write_cache(path: Path, facts: CacheFacts, *, blocks: Iterable[tuple[int, ND
                 file.attrs[key] = value
 
 
-def _attributes(facts: CacheFacts, content_sha256: str) -> dict[str, str | int]:
-    columns, difference = facts.columns, facts.decoder_difference
+def _attributes(facts: CacheDescription, content_sha256: str) -> dict[str, str | int]:
+    columns = facts.columns
     return {
         "format": FORMAT,
         "schema_version": SCHEMA_VERSION,
@@ -105,7 +102,6 @@ def _attributes(facts: CacheFacts, content_sha256: str) -> dict[str, str | int]:
         "weights_path": facts.weights_path,
         "content_sha256": content_sha256,
         "columns_sha256": digest_of_states(columns, facts.skipped),
-        "decoder_difference": json.dumps(difference.to_dict() if difference is not None else None),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": json.dumps(library_versions()),
     }

@@ -172,7 +172,7 @@ def featurize(
     """
     from xfeat.featurize.cluster.engine import RayCluster
     from xfeat.featurize.datasets.layouts import open_dataset
-    from xfeat.featurize.engines import open_engine, require_computable
+    from xfeat.featurize.engines import check_precision, open_engine
     from xfeat.featurize.pipeline.compute import RunOptions
     from xfeat.featurize.pipeline.extract import extract_features
     from xfeat.featurize.pipeline.request import resolve_request
@@ -181,7 +181,7 @@ def featurize(
         raise click.UsageError("--ray-address is for --engine ray")
     dataset = open_dataset(data, classes=comma_list(classes), groups=groups)
     request = FeatureRequest(**settings)
-    require_computable(engine, request.precision)
+    check_precision(engine, request.precision)
     with progress_bar("downloading weights", "bytes") as download_progress:
         spec, weights = resolve_request(output, request, force=force, progress=download_progress)
     cluster = None

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from xfeat.featurize.cluster.worker import not_seen
+from xfeat.featurize.cluster.worker import images_not_found
 from xfeat.featurize.errors import DeviceError, SpecError
 
 logger = logging.getLogger(__name__)
@@ -36,7 +36,7 @@ _QUIET = {
 }
 
 
-class Places(NamedTuple):
+class ActorPlan(NamedTuple):
     """Room for actors.
 
     Attributes:
@@ -53,7 +53,7 @@ class Places(NamedTuple):
 
 
 @contextlib.contextmanager
-def joined(address: str | None) -> Iterator[None]:
+def connected(address: str | None) -> Iterator[None]:
     """Join a cluster, or start one on this machine; leave or stop it at the end.
 
     Args:
@@ -72,7 +72,7 @@ def joined(address: str | None) -> Iterator[None]:
         yield
         return
     _check_reachable(address or os.environ.get("RAY_ADDRESS"))
-    with _own_sigterm(), _nothing_printed(), warnings.catch_warnings():
+    with _sigterm_handler_restored(), _stderr_discarded(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Ray warns of its own internals
         try:
             ray.init(address=address, logging_level=logging.CRITICAL, log_to_driver=False)
@@ -80,12 +80,12 @@ def joined(address: str | None) -> Iterator[None]:
             raise DeviceError(
                 "cannot join the Ray cluster",
                 expected=address or os.environ.get("RAY_ADDRESS"),
-                found=_gist(error),
+                found=_summary(error),
                 fix="check ray status, that Ray and Python are of the same version there and here, and whether the "
                 "cluster asks for a token: RAY_AUTH_MODE=token, with the head's ~/.ray/auth_token here too",
             ) from error
     try:
-        with _errors_unprinted():
+        with _errors_logged():
             yield
     finally:
         # A run that is broken off leaves Ray Data's executor in a reference cycle; if it still lives when Ray goes, Ray
@@ -94,7 +94,7 @@ def joined(address: str | None) -> Iterator[None]:
         ray.shutdown()
 
 
-def find_places(device: str, cores: int | None) -> Places:
+def plan_actors(device: str, cores: int | None) -> ActorPlan:
     """Count the actors that the machines have room for: four cores each, or a GPU and its share of its machine's.
 
     Args:
@@ -125,7 +125,7 @@ def find_places(device: str, cores: int | None) -> Places:
             found=", ".join(f"{have.get('CPU', 0):g} CPUs, {_gpus(have)} GPUs" for have in machines.values()),
             fix="check ray status, or run with --device cpu",
         )
-    return Places(actors, cpus, gpus, [node for node, actors_there in room.items() if actors_there])
+    return ActorPlan(actors, cpus, gpus, [node for node, actors_there in room.items() if actors_there])
 
 
 def check_machines(nodes: list[str], root: Path) -> None:
@@ -159,7 +159,7 @@ def check_machines(nodes: list[str], root: Path) -> None:
     try:
         answers = ray.get(looks, timeout=_LOOK_SECONDS)
     except ray.exceptions.RayError as error:
-        raise failed(error) from error
+        raise cluster_error(error) from error
     here = importlib.metadata.version("xfeat-onnx")
     for host, version, sees in answers:
         if version != here:
@@ -170,14 +170,14 @@ def check_machines(nodes: list[str], root: Path) -> None:
                 fix="install the same version in the Python environment that Ray runs in there",
             )
         if not sees:
-            raise not_seen(root, host)
+            raise images_not_found(root, host)
 
 
-def failed(error: Exception) -> DeviceError:
+def cluster_error(error: Exception) -> DeviceError:
     """Return what a user should know of an error of Ray's."""
     return DeviceError(
         "the Ray cluster failed",
-        found=_gist(error),
+        found=_summary(error),
         fix="check ray status and the machines' logs, then run the same command again: what is finished is kept",
     )
 
@@ -186,7 +186,7 @@ def _gpus(resources: dict[str, Any]) -> int:
     return int(resources.get("GPU", 0))
 
 
-def _gist(error: Exception) -> str:
+def _summary(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
     # A machine's tracebacks begin with the one that is the cause, amid advice; other messages begin with the matter.
     named = [line for line in lines if re.match(r"[\w.]*(Error|Exception)\b", line)]
@@ -216,7 +216,7 @@ def _check_reachable(address: str | None) -> None:
 
 
 @contextlib.contextmanager
-def _own_sigterm() -> Iterator[None]:
+def _sigterm_handler_restored() -> Iterator[None]:
     """Keep this process's answer to SIGTERM, which Ray replaces."""
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -229,25 +229,31 @@ def _own_sigterm() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _errors_unprinted() -> Iterator[None]:
-    """Keep what machines of the cluster complain of off stdout, where Ray prints it: ``--json`` stands alone there."""
+def _errors_logged() -> Iterator[None]:
+    """Log errors of the cluster instead of printing them: Ray prints them on stdout, where ``--json`` has its object.
+
+    ``log_to_driver=False`` does not cover them, and Ray has no public option that does.
+    """
     worker: Any = importlib.import_module("ray._private.worker")
     printed = worker.print_to_stdstream
-    worker.print_to_stdstream = _note
+    worker.print_to_stdstream = _log_lines
     try:
         yield
     finally:
         worker.print_to_stdstream = printed
 
 
-def _note(data: dict[str, Any], **_: Any) -> None:
+def _log_lines(data: dict[str, Any], **_: Any) -> None:
     for line in data["lines"]:
         logger.debug("ray: %s", line)
 
 
 @contextlib.contextmanager
-def _nothing_printed() -> Iterator[None]:
-    """Keep the lines off stderr that Ray's own program code writes there, past Python, when it starts."""
+def _stderr_discarded() -> Iterator[None]:
+    """Keep off stderr the line with which Ray's C++ code reports RAY_BACKEND_LOG_LEVEL; Ray has no option for it.
+
+    Without that variable Ray prints nothing here, but prints errors of its C++ code during the run.
+    """
     sys.stderr.flush()
     kept = os.dup(2)
     nowhere = os.open(os.devnull, os.O_WRONLY)

@@ -20,7 +20,7 @@ from xfeat.featurize.pipeline.reading import read_images
 from xfeat.featurize.specs import FeatureSpec
 
 if TYPE_CHECKING:
-    from xfeat.featurize.cluster.connection import Places
+    from xfeat.featurize.cluster.connection import ActorPlan
     from xfeat.featurize.cluster.worker import Assignment
     from xfeat.featurize.datasets.sources import ImageSource
     from xfeat.featurize.engines import BatchSize
@@ -49,7 +49,7 @@ class RayCluster:
     Attributes:
         spec: what to compute.
         weights: the backbone's weights; they are sent to the machines.
-        address: of the cluster; see :func:`xfeat.featurize.cluster.connection.joined`.
+        address: of the cluster; see :func:`xfeat.featurize.cluster.connection.connected`.
         device: ``auto``, ``cpu``, or ``cuda`` for actors with a GPU each.
         cores: of the cluster to use at most; by default all.
         batch_size: images per call of the network.
@@ -84,24 +84,27 @@ class RayCluster:
                 import ray.data
         except ImportError as error:
             raise MissingExtraError("ray is not installed", fix="pip install 'xfeat-onnx[ray]'") from error
-        from xfeat.featurize.cluster.connection import check_machines, failed, find_places, joined
+        from xfeat.featurize.cluster.connection import check_machines, cluster_error, connected, plan_actors
 
         root = root.absolute()
-        with joined(self.address):
-            places = find_places(self.device, self.cores)
-            check_machines(places.nodes, root)
-            logger.info("%d actors with %s", places.actors, _size_of(places))
+        with connected(self.address):
+            plan = plan_actors(self.device, self.cores)
+            check_machines(plan.nodes, root)
+            logger.info("%d actors with %s", plan.actors, _size_of(plan))
             try:
-                for together in self._computed(self._assignment(root, known, places), paths, places):
-                    yield [(at, self._seen_here(one, host, source, (root, paths[at]))) for at, one, host in together]
+                for together in self._computed(self._assignment(root, known, plan), paths, plan):
+                    yield [
+                        (at, self._recheck_unreadable(one, host, source, (root, paths[at])))
+                        for at, one, host in together
+                    ]
             except (
                 ray.exceptions.RayError,
                 ray.data.exceptions.SystemException,
                 ray.data.exceptions.ExecutionTimeoutError,
             ) as error:
-                raise failed(error) from error
+                raise cluster_error(error) from error
 
-    def _assignment(self, root: Path, known: NDArray[np.bytes_], places: Places) -> Assignment:
+    def _assignment(self, root: Path, known: NDArray[np.bytes_], plan: ActorPlan) -> Assignment:
         import ray
 
         from xfeat.featurize.cluster.worker import Assignment
@@ -112,23 +115,23 @@ class RayCluster:
             weights=ray.put(self.weights.path.read_bytes()),
             root=str(root),
             known=ray.put(known),
-            device="cuda:0" if places.gpus else "cpu",
-            threads=places.cpus,
+            device="cuda:0" if plan.gpus else "cpu",
+            threads=plan.cpus,
             batch_size=self.batch_size,
         )
 
     def _computed(
-        self, assignment: Assignment, paths: Sequence[str], places: Places
+        self, assignment: Assignment, paths: Sequence[str], plan: ActorPlan
     ) -> Iterator[list[tuple[int, Outcome, str]]]:
         import ray
 
         from xfeat.featurize.cluster.worker import ImageWorker, from_table
 
-        _quieten()
+        _silence_ray_data_log()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             cost = _cost(self.spec)
-            rows = _chunk_rows(len(paths), places.actors, cost)
+            rows = _chunk_rows(len(paths), plan.actors, cost)
             images = ray.data.from_arrow(list(_chunks(paths, rows)))
         images.context.enable_progress_bars = False
         images.context.print_on_execution_start = False
@@ -138,14 +141,14 @@ class RayCluster:
             fn_constructor_args=(assignment,),
             batch_size=None,
             batch_format="pyarrow",
-            compute=ray.data.ActorPoolStrategy(size=min(places.actors, images.num_blocks())),
-            num_cpus=places.cpus,
-            num_gpus=places.gpus or None,
+            compute=ray.data.ActorPoolStrategy(size=min(plan.actors, images.num_blocks())),
+            num_cpus=plan.cpus,
+            num_gpus=plan.gpus or None,
         )
         for table in computed.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
             yield from_table(table, self.spec)
 
-    def _seen_here(self, outcome: Outcome, host: str, source: ImageSource, file: tuple[Path, str]) -> Outcome:
+    def _recheck_unreadable(self, outcome: Outcome, host: str, source: ImageSource, file: tuple[Path, str]) -> Outcome:
         """Let an image be skipped only if this process cannot read it either: a machine may have lost its files."""
         if outcome.identity is not None:
             return outcome
@@ -186,11 +189,11 @@ def _chunks(paths: Sequence[str], rows: int) -> Iterator[Any]:
         yield pa.table({"position": pa.array(positions, pa.int64()), "path": pa.array(names, pa.binary())})
 
 
-def _size_of(places: Places) -> str:
-    return f"{places.cpus} CPUs" + (" and a GPU" if places.gpus else "") + " each"
+def _size_of(plan: ActorPlan) -> str:
+    return f"{plan.cpus} CPUs" + (" and a GPU" if plan.gpus else "") + " each"
 
 
-def _quieten() -> None:
+def _silence_ray_data_log() -> None:
     """Leave Ray Data's log in its files: what matters of it is told in this program's own words."""
     for handler in logging.getLogger("ray.data").handlers:
         if isinstance(handler, logging.StreamHandler) and type(handler).__module__.startswith("ray."):

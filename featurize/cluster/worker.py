@@ -26,6 +26,7 @@ from xfeat.featurize.errors import DeviceError, XfeatError
 from xfeat.featurize.pipeline.inference import Outcome, infer
 from xfeat.featurize.pipeline.reading import read_images
 from xfeat.featurize.specs import FeatureSpec
+from xfeat.featurize.system.decoder_warnings import ignore_decoder_warnings
 
 _NO_FILE = FileIdentity(0, 0, 0, "", truncated=False)
 
@@ -61,6 +62,7 @@ class ImageWorker:
     def __init__(self, assignment: Assignment) -> None:
         import ray
 
+        ignore_decoder_warnings()
         self._assignment = assignment
         self._known = ray.get(assignment.known)
         self._source: ImageSource | None = None
@@ -108,11 +110,11 @@ class ImageWorker:
 
 def _open_source(root: Path) -> ImageSource:
     if not root.exists():
-        raise not_seen(root, socket.gethostname())
+        raise images_not_found(root, socket.gethostname())
     return open_source(root)
 
 
-def not_seen(root: Path, host: str) -> DeviceError:
+def images_not_found(root: Path, host: str) -> DeviceError:
     """Return the problem of a machine that lacks the images."""
     return DeviceError(
         f"the machine {host} of the cluster does not see the images",

@@ -84,7 +84,7 @@ class Dataset:
         """
         if _is_file(source):
             return self._with_group_of(_groups_from_csv(Path(source)), f"--groups {source}")
-        return self._with_entries_grouped(_grouped_by_pattern(self.entries, source), f"--groups {source}")
+        return self._with_entries_grouped(_groups_from_pattern(self.entries, source), f"--groups {source}")
 
     def _with_group_of(self, group_of: dict[str, str], source: str) -> Dataset:
         entries = [entry._replace(group=group_of.get(entry.path, entry.group)) for entry in self.entries]
@@ -120,7 +120,7 @@ def open_dataset(
     root = Path(data)
     if not root.exists():
         raise DataError("no such folder or file", path=root, expected=LAYOUTS, fix="check the path")
-    dataset = _read_manifest(root) if root.suffix.lower() == ".csv" else _arrange(root, _image_names(root))
+    dataset = _read_manifest(root) if root.suffix.lower() == ".csv" else _infer_structure(root, _image_names(root))
     if not dataset.entries:
         raise DataError(
             "no images found",
@@ -179,7 +179,7 @@ def names_in_folder(root: Path) -> Iterator[str]:
     """
     for directory, subfolders, files in os.walk(root, followlinks=True, onerror=_cannot_list):
         subfolders[:] = sorted(
-            name for name in subfolders if not name.startswith(".") and not _leads_back(directory, name)
+            name for name in subfolders if not name.startswith(".") and not _is_link_loop(directory, name)
         )
         prefix = os.path.relpath(directory, root).replace(os.sep, "/")
         for name in files:
@@ -198,7 +198,7 @@ def _cannot_list(error: OSError) -> None:
     ) from error
 
 
-def _leads_back(directory: str, name: str) -> bool:
+def _is_link_loop(directory: str, name: str) -> bool:
     """Tell whether a folder is a link to one that it lies in or was reached through: following it would never end."""
     path = os.path.join(directory, name)
     if not os.path.islink(path):
@@ -208,7 +208,7 @@ def _leads_back(directory: str, name: str) -> bool:
     return any(os.path.commonpath([target, folder]) == target for folder in passed)
 
 
-def _arrange(root: Path, names: list[str]) -> Dataset:
+def _infer_structure(root: Path, names: list[str]) -> Dataset:
     """Tell splits and classes from the folders in the names."""
     above = "" if root.is_dir() else _folder_around(names)
     parts = {name: name.removeprefix(above).split("/") for name in names}
@@ -311,7 +311,7 @@ def _groups_from_csv(path: Path, content: bytes | None = None) -> dict[str, str]
     return {_path_in(row, path, line): (row["group"] or "").strip() for line, row in enumerate(rows, start=2)}
 
 
-def _grouped_by_pattern(entries: list[ImageEntry], pattern: str) -> list[ImageEntry]:
+def _groups_from_pattern(entries: list[ImageEntry], pattern: str) -> list[ImageEntry]:
     try:
         expression = re.compile(pattern)
     except re.error as error:

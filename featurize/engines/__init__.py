@@ -46,7 +46,7 @@ def open_engine(
     """
     if engine not in ENGINES or engine == "ray":
         raise SpecError("unknown engine", expected=", ".join(name for name in ENGINES if name != "ray"), found=engine)
-    require_computable(engine, spec.precision)
+    check_precision(engine, spec.precision)
     if engine == "openvino":
         return _open_openvino(spec, weights, device, threads, batch_size)
     devices = resolve_devices(device)
@@ -57,7 +57,7 @@ def open_engine(
     return DeviceGroup([first, *others]) if others else first
 
 
-def require_computable(engine: str, precision: str) -> None:
+def check_precision(engine: str, precision: str) -> None:
     """Refuse an engine that does not compute in a precision.
 
     Raises:

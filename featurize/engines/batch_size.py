@@ -14,7 +14,7 @@ logger = logging.getLogger(__name__)
 
 _FIRST, _LARGEST = 8, 1024
 # Twice the memory has to bring at least this much.
-_WORTH_IT = 1.05
+_MIN_GAIN = 1.05
 _CALLS = 3
 
 
@@ -37,7 +37,7 @@ def find_batch_size(engine: ResizableEngine, side: int, *, clock: Callable[[], f
         if engine.batch_size < size:  # memory refused, and it was halved
             best_size = engine.batch_size
             break
-        if rate < _WORTH_IT * best_rate:
+        if rate < _MIN_GAIN * best_rate:
             break
         best_size, best_rate = size, rate
         size *= 2

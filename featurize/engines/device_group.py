@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from xfeat.featurize.engines.engine import Engine, ResizableEngine
 
 
-def lanes_of(engine: Engine) -> int:
+def concurrent_calls_of(engine: Engine) -> int:
     """Return how many calls an engine takes at a time; one unless it says otherwise."""
-    return getattr(engine, "lanes", 1)
+    return getattr(engine, "concurrent_calls", 1)
 
 
 class DeviceGroup:
@@ -23,17 +23,17 @@ class DeviceGroup:
 
     Attributes:
         members: an engine a device.
-        lanes: calls that can run at a time, those of all members.
+        concurrent_calls: calls that can run at a time, those of all members.
     """
 
     def __init__(self, members: Sequence[ResizableEngine]) -> None:
         self.members = members
         self.name = ", ".join(member.name for member in members)
         self._free: SimpleQueue[ResizableEngine] = SimpleQueue()
-        self.lanes = sum(lanes_of(member) for member in members)
-        for turn in range(self.lanes):
+        self.concurrent_calls = sum(concurrent_calls_of(member) for member in members)
+        for turn in range(self.concurrent_calls):
             for member in members:
-                if turn < lanes_of(member):
+                if turn < concurrent_calls_of(member):
                     self._free.put(member)
 
     @property

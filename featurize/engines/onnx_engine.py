@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from xfeat.featurize.specs import FeatureSpec
 from xfeat.featurize.system.cores import cores
 from xfeat.featurize.system.cuda import PROVIDER as CUDA
 from xfeat.featurize.system.cuda import cuda_provider
+from xfeat.featurize.system.user_cache import cache_folder
 
 logger = logging.getLogger(__name__)
 
@@ -61,12 +61,6 @@ class OnnxEngine:
         return features
 
 
-def graph_folder() -> Path:
-    """Return the folder for converted graphs: ``$XFEAT_CACHE_DIR``, else ``xfeat`` in the user's cache folder."""
-    folder = os.environ.get("XFEAT_CACHE_DIR")
-    return Path(folder) if folder else Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "xfeat"
-
-
 def _open_session(graph: Path, provider: str, device: str) -> ort.InferenceSession:
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
@@ -94,7 +88,7 @@ def graph_file(spec: FeatureSpec, weights: Weights) -> Path:
     """
     recipe = f"{GRAPH_VERSION} {spec.backbone} {weights.sha256} {spec.preprocess.fingerprint} {spec.pooling}"
     digest = hashlib.sha256(recipe.encode()).hexdigest()[:16]
-    path = graph_folder() / f"{spec.backbone}-{spec.preprocess.size}-{digest}.onnx"
+    path = cache_folder() / f"{spec.backbone}-{spec.preprocess.size}-{digest}.onnx"
     if not path.is_file():
         logger.info("converting %s to ONNX, once: it is kept in %s", spec.backbone, path.parent)
         from xfeat.featurize.engines.conversion import convert_feature_network

@@ -28,7 +28,7 @@ class TorchEngine:
     What concerns a GPU has not been run on one yet.
 
     Attributes:
-        lanes: calls of :meth:`features` that may run at a time.
+        concurrent_calls: calls of :meth:`features` that may run at a time.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class TorchEngine:
         self._lower = None if spec.precision == "float32" else getattr(torch, spec.precision)
         self.name = f"torch on {device}"
         # While the GPU computes one batch, a second thread puts the next into pinned memory and queues it.
-        self.lanes = 2 if self.device.type == "cuda" else 1
+        self.concurrent_calls = 2 if self.device.type == "cuda" else 1
         self.batch_size = batch_size or (128 if self.device.type == "cuda" else 8)
         # For the whole process: set around each call, one device's thread would take it back while another computes.
         torch.backends.cudnn.allow_tf32 = False

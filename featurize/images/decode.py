@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import io
-import logging
 import struct
-import warnings
 import zlib
 
 import numpy as np
@@ -15,20 +13,13 @@ from xfeat.featurize.errors import ImageError
 from xfeat.featurize.images.dicom import decode_dicom, is_dicom
 from xfeat.featurize.images.kornia_png import decode_plain_png
 
-# As in the tutorial: an image whose end is missing is read as far as it goes. This is Pillow's only switch for it.
+# As in the tutorial: of an image whose end is missing, the part that is there is used. Pillow's plugins read this
+# variable of the module, and there is no setting per image.
 ImageFile.LOAD_TRUNCATED_IMAGES = True
 
 FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP")
 # A 140 kB PNG can hold 144 megapixels. The largest detectors in radiography have about 20.
 MAX_PIXELS = 100_000_000
-
-# Pillow warns above its limit and refuses above twice that; ours comes right after it, and is strict.
-# The filter is set once: changing filters around each call is not safe in threads.
-Image.MAX_IMAGE_PIXELS = MAX_PIXELS
-warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-# Damaged files make Pillow warn of every odd tag; what matters is whether pixels come out.
-warnings.filterwarnings("ignore", module=r"PIL\.")
-logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 # What Pillow raises where a file is damaged; which of them depends on the byte.
 BROKEN = (

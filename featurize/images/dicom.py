@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import warnings
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -66,8 +65,6 @@ def _import_pydicom() -> Any:
         import pydicom.pixels
     except ModuleNotFoundError as error:
         raise ImageError("DICOM files need pip install 'xfeat-onnx[dicom]'") from error
-    # It warns of every value that is not quite standard; a data set has thousands of them.
-    warnings.filterwarnings("ignore", module=r"pydicom\.")
     return pydicom
 
 

@@ -42,20 +42,3 @@ def load_pixels(data: bytes, spec: PreprocessSpec) -> Pixels:
         ImageError: if the bytes are no readable image.
     """
     return resize(decode(data), spec)
-
-
-def normalize(pixels: Pixels, spec: PreprocessSpec) -> NDArray[np.float32]:
-    """Scale to 0..1, subtract the mean and divide by the standard deviation, channel by channel.
-
-    The networks do this inside their graph; this is the same arithmetic in numpy, for those who run a bare network.
-
-    Args:
-        pixels: uint8 array (..., S, S, 3).
-        spec: gives mean and std.
-
-    Returns:
-        float32 array (..., 3, S, S).
-    """
-    scaled = pixels.astype(np.float32) / np.float32(255)
-    normalized = (scaled - np.asarray(spec.mean, np.float32)) / np.asarray(spec.std, np.float32)
-    return np.ascontiguousarray(np.moveaxis(normalized, -1, -3))

@@ -14,13 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xfeat.featurize.cache.columns import Skipped
-from xfeat.featurize.cache.index import NOWHERE, KnownFeatures, Places
+from xfeat.featurize.cache.index import NOT_STORED, FeatureIndex, IndexRows
 from xfeat.featurize.cache.shards import Identities, Row, ShardStore
 from xfeat.featurize.datasets.sources import ImageSource
 from xfeat.featurize.engines import Engine
 from xfeat.featurize.errors import DataError, Interrupted, OutputError
-from xfeat.featurize.images.decoder_difference import DecoderDifference
-from xfeat.featurize.pipeline.gpu_decoding import Decoder, compare_with_pillow, decoded
 from xfeat.featurize.pipeline.inference import Outcome, beyond_range, infer
 from xfeat.featurize.pipeline.reading import ReadImage, read_images
 from xfeat.featurize.pipeline.reading_processes import read_in_processes, suits_processes
@@ -64,30 +62,28 @@ class Cluster(Protocol):
 
 
 @dataclass
-class Ledger:
+class RunState:
     """What a run knows of each of its N images; all columns are in the order of ``paths``.
 
     Attributes:
         paths: relative to the data root.
         identities: the state in which each image was read.
-        places: where its features are, ``NOWHERE`` as long as there are none.
+        index_rows: where its features are, ``NOT_STORED`` as long as there are none.
         skipped: images that could not be read.
         computed: number of images that went through the network.
         rehashed: number of images that were read again and are what they were.
         seconds: time for reading and computing, without opening the engine.
         engine: name of the engine that computed, empty if nothing had to be.
-        decoder_difference: how far the decoder is from Pillow, if it is another and was used.
     """
 
     paths: Sequence[str]
     identities: Identities
-    places: Places
+    index_rows: IndexRows
     skipped: list[Skipped] = field(default_factory=list)
     computed: int = 0
     rehashed: int = 0
     seconds: float = 0.0
     engine: str = ""
-    decoder_difference: DecoderDifference | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,8 +92,6 @@ class RunOptions:
 
     Attributes:
         open_engine: opens the network; called when the first image needs it.
-        open_decoder: opens the spec's decoder if that is not Pillow; see
-            :func:`xfeat.featurize.pipeline.gpu_decoding.decoder_for`.
         cluster: reads and computes elsewhere; the engine is not opened then.
         workers: decoding threads or processes; ``None`` takes as many as there are cores.
         decode_in: ``threads``, ``processes``, or ``auto``: processes where workers and images are many.
@@ -108,7 +102,6 @@ class RunOptions:
     """
 
     open_engine: Callable[[], Engine]
-    open_decoder: Callable[[], Decoder] | None = None
     cluster: Cluster | None = None
     workers: int | None = None
     decode_in: str = "auto"
@@ -118,7 +111,7 @@ class RunOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tools:
+class RunContext:
     """What a computation works with.
 
     Attributes:
@@ -134,19 +127,19 @@ class Tools:
     source: ImageSource
     spec: FeatureSpec
     store: ShardStore
-    known: KnownFeatures
+    known: FeatureIndex
     options: RunOptions
 
 
-def compute_features(todo: Sequence[int], ledger: Ledger, tools: Tools) -> None:
-    """Bring the images with the numbers in ``todo`` up to date in ``ledger``.
+def compute_features(todo: Sequence[int], state: RunState, context: RunContext) -> None:
+    """Bring the images with the numbers in ``todo`` up to date in ``state``.
 
     Raises:
         DataError: if an image cannot be read and ``fail_on_error`` is set.
         OutputError: if a shard cannot be written.
         Interrupted: on Ctrl-C or SIGTERM. Whatever is raised, finished images are kept if the disk lets them.
     """
-    run = _Run(ledger, tools, todo)
+    run = _Run(state, context, todo)
     started = time.monotonic()
     try:
         with contextlib.closing(run.outcomes()) as outcomes:
@@ -164,61 +157,58 @@ def compute_features(todo: Sequence[int], ledger: Ledger, tools: Tools) -> None:
             run.keep()
     except KeyboardInterrupt as error:
         raise Interrupted(
-            f"stopped; {run.done} of {len(todo)} images are finished and kept in {tools.store.folder}",
+            f"stopped; {run.done} of {len(todo)} images are finished and kept in {context.store.folder}",
             fix="run the same command again: it goes on from there",
         ) from error
-    ledger.skipped.sort()
-    ledger.seconds = time.monotonic() - started - run.opening_seconds
+    state.skipped.sort()
+    state.seconds = time.monotonic() - started - run.opening_seconds
 
 
 class _Run:
     """The state of one computation."""
 
-    def __init__(self, ledger: Ledger, tools: Tools, todo: Sequence[int]) -> None:
-        self.ledger = ledger
-        self.tools = tools
+    def __init__(self, state: RunState, context: RunContext, todo: Sequence[int]) -> None:
+        self.state = state
+        self.context = context
         self.todo = todo
         self.done = 0
         self.opening_seconds = 0.0
-        self._decoder: Decoder | None = None
         self._rows: list[Row] = []
         self._waiting: dict[str, list[int]] = {}  # content that is in no shard yet -> images that have it
         self._last_shard = time.monotonic()
 
     def outcomes(self) -> Outcomes:
         """Read and compute, here or elsewhere."""
-        tools, options = self.tools, self.tools.options
-        paths = [self.ledger.paths[number] for number in self.todo]
+        context, options = self.context, self.context.options
+        paths = [self.state.paths[number] for number in self.todo]
         if options.cluster is not None:
             self._say(options.cluster.name)
-            yield from options.cluster.outcomes(tools.source, tools.root, paths, tools.known.contents())
+            yield from options.cluster.outcomes(context.source, context.root, paths, context.known.contents())
             return
-        self._decoder = options.open_decoder() if options.open_decoder is not None else None
         images = self._read(paths)
         position = 0
         with contextlib.closing(images):
-            small = images if self._decoder is None else decoded(images, self._decoder, tools.spec.preprocess)
-            batches = infer(small, tools.spec, open_engine=self._open, is_known=self._is_known)
+            batches = infer(images, context.spec, open_engine=self._open, is_known=self._is_known)
             with contextlib.closing(batches):
                 for batch in batches:
                     yield list(enumerate(batch, start=position))
                     position += len(batch)
 
     def _read(self, paths: Sequence[str]) -> Generator[ReadImage, None, None]:
-        tools, options = self.tools, self.tools.options
+        context, options = self.context, self.context.options
         workers = options.workers or cores()
-        suits = options.decode_in == "auto" and suits_processes(workers, len(paths), tools.spec.decoder)
+        suits = options.decode_in == "auto" and suits_processes(workers, len(paths))
         if suits or options.decode_in == "processes":
-            return read_in_processes(tools.root, paths, tools.spec, known=tools.known.contents(), workers=workers)
-        return read_images(tools.source, paths, tools.spec, is_known=self._is_known, workers=workers)
+            return read_in_processes(context.root, paths, context.spec, known=context.known.contents(), workers=workers)
+        return read_images(context.source, paths, context.spec, is_known=self._is_known, workers=workers)
 
     def take(self, outcomes: Sequence[tuple[int, Outcome]]) -> None:
         """Note what became of some images; keep them if there are enough for a shard."""
         for position, outcome in outcomes:
             self._note(self.todo[position], outcome)
         self.done += len(outcomes)
-        if self.tools.options.progress is not None:
-            self.tools.options.progress(self.done, len(self.todo))
+        if self.context.options.progress is not None:
+            self.context.options.progress(self.done, len(self.todo))
         if len(self._rows) >= SHARD_ROWS or time.monotonic() - self._last_shard > SHARD_SECONDS:
             self.keep()
 
@@ -226,11 +216,11 @@ class _Run:
         """Write finished images as a shard."""
         if not self._rows:
             return
-        shard, identities = self.tools.store.append(self._rows)
-        first = self.tools.known.add_shard(shard, identities)
-        for place, row in enumerate(self._rows, start=first):
+        shard, identities = self.context.store.append(self._rows)
+        first = self.context.known.add_shard(shard, identities)
+        for index_row, row in enumerate(self._rows, start=first):
             for number in self._waiting.pop(row.identity.sha256, []):
-                self.ledger.places[number] = place
+                self.state.index_rows[number] = index_row
         self._rows.clear()
         self._last_shard = time.monotonic()
 
@@ -239,45 +229,38 @@ class _Run:
             self._skip(number, outcome.reason)
             return
         identity, features = outcome.identity, outcome.features
-        self.ledger.rehashed += bool(self.ledger.identities.sha256[number] == identity.sha256.encode())
-        self.ledger.identities.set(number, identity)
-        if (place := self.tools.known.find_content(identity.sha256)) != NOWHERE:
-            self.ledger.places[number] = place
+        self.state.rehashed += bool(self.state.identities.sha256[number] == identity.sha256.encode())
+        self.state.identities.set(number, identity)
+        if (index_row := self.context.known.find_content(identity.sha256)) != NOT_STORED:
+            self.state.index_rows[number] = index_row
         elif identity.sha256 in self._waiting:
             self._waiting[identity.sha256].append(number)
         elif features is not None:
             self._waiting[identity.sha256] = [number]
-            self._rows.append(Row(self.ledger.paths[number], identity, features))
-            self.ledger.computed += 1
+            self._rows.append(Row(self.state.paths[number], identity, features))
+            self.state.computed += 1
         else:  # its twin was refused
-            self._skip(number, beyond_range(self.tools.spec))
+            self._skip(number, beyond_range(self.context.spec))
 
     def _skip(self, number: int, reason: str) -> None:
-        path = self.ledger.paths[number]
-        if self.tools.options.fail_on_error:
-            raise DataError(reason, path=self.tools.root / path, fix="remove it, or leave it out with --on-error skip")
-        self.ledger.skipped.append(Skipped(path, reason))
-        self.ledger.places[number] = NOWHERE
+        path = self.state.paths[number]
+        if self.context.options.fail_on_error:
+            raise DataError(
+                reason, path=self.context.root / path, fix="remove it, or leave it out with --on-error skip"
+            )
+        self.state.skipped.append(Skipped(path, reason))
+        self.state.index_rows[number] = NOT_STORED
 
     def _is_known(self, sha256: str) -> bool:
-        return sha256 in self._waiting or self.tools.known.find_content(sha256) != NOWHERE
+        return sha256 in self._waiting or self.context.known.find_content(sha256) != NOT_STORED
 
     def _open(self) -> Engine:
         started = time.monotonic()
-        engine = self.tools.options.open_engine()
+        engine = self.context.options.open_engine()
         self._say(engine.name)
-        if self._decoder is not None:
-            self._compare(self._decoder, engine)
         self.opening_seconds = time.monotonic() - started
         return engine
 
-    def _compare(self, decoder: Decoder, engine: Engine) -> None:
-        paths = [self.ledger.paths[number] for number in self.todo]
-        found = compare_with_pillow(decoder, self.tools.source, paths, self.tools.spec, engine)
-        logger.info("%s", found.describe())
-        if found.files:
-            self.ledger.decoder_difference = found
-
     def _say(self, name: str) -> None:
-        self.ledger.engine = name
+        self.state.engine = name
         logger.info("%d images to look at with %s", len(self.todo), name)

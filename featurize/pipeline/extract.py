@@ -14,16 +14,15 @@ from numpy.typing import NDArray
 
 from xfeat.featurize.backbones.weights import Weights
 from xfeat.featurize.cache.columns import Columns, Skipped
-from xfeat.featurize.cache.index import NOWHERE, KnownFeatures, Places
+from xfeat.featurize.cache.index import NOT_STORED, FeatureIndex, IndexRows
 from xfeat.featurize.cache.overwrite import check_replaceable
 from xfeat.featurize.cache.reader import FeatureCache
 from xfeat.featurize.cache.shards import Identities, ShardStore
-from xfeat.featurize.cache.writer import CacheFacts, write_cache
+from xfeat.featurize.cache.writer import CacheDescription, write_cache
 from xfeat.featurize.datasets.layouts import Dataset
 from xfeat.featurize.datasets.sources import ImageSource, open_source
 from xfeat.featurize.errors import BusyError, DataError, Interrupted, MismatchError
-from xfeat.featurize.images.decoder_difference import DecoderDifference
-from xfeat.featurize.pipeline.compute import Ledger, RunOptions, Tools, compute_features
+from xfeat.featurize.pipeline.compute import RunContext, RunOptions, RunState, compute_features
 from xfeat.featurize.specs import FeatureSpec
 from xfeat.featurize.system.locks import locked
 
@@ -62,7 +61,6 @@ class Extraction:
         seconds: time for reading and computing, without start-up.
         engine: name of the engine, empty if nothing had to be computed.
         up_to_date: the cache was already as it should be and has not been touched.
-        decoder_difference: how far the decoder's results are from Pillow's, if it is another and was measured.
     """
 
     output: Path
@@ -76,7 +74,6 @@ class Extraction:
     seconds: float
     engine: str = ""
     up_to_date: bool = False
-    decoder_difference: DecoderDifference | None = None
 
     @property
     def images_per_second(self) -> float:
@@ -129,12 +126,12 @@ def extract_features(
         source = open_source(dataset.root)
         store = ShardStore(parts_folder(output), spec.fingerprint, work.data_root)
         known, old = _known_features(work, store, force=options.force)
-        ledger = _open_ledger(dataset, known)
-        todo = _outdated(source, ledger)
+        state = _start_state(dataset, known)
+        todo = _outdated(source, state)
         if todo:
-            tools = Tools(root=dataset.root, source=source, spec=spec, store=store, known=known, options=options)
-            compute_features(todo, ledger, tools)
-        result = _finish(work, known, old, ledger)
+            context = RunContext(root=dataset.root, source=source, spec=spec, store=store, known=known, options=options)
+            compute_features(todo, state, context)
+        result = _finish(work, known, old, state)
         store.delete()
         return result
 
@@ -156,11 +153,11 @@ def _resumable() -> Iterator[None]:
         raise Interrupted("stopped", fix="run the same command again: what is finished is kept") from error
 
 
-def _known_features(work: _Work, store: ShardStore, *, force: bool) -> tuple[KnownFeatures, FeatureCache | None]:
-    known, old = KnownFeatures(), None
+def _known_features(work: _Work, store: ShardStore, *, force: bool) -> tuple[FeatureIndex, FeatureCache | None]:
+    known, old = FeatureIndex(), None
     if force:
         check_replaceable(work.output)
-        store.start_anew()
+        store.discard_earlier()
     elif work.output.exists():
         old = FeatureCache.open(work.output)
         if old.spec.fingerprint != work.spec.fingerprint:
@@ -173,7 +170,7 @@ def _known_features(work: _Work, store: ShardStore, *, force: bool) -> tuple[Kno
             )
         known.add_cache(old, work.data_root)
     if not force:
-        store.go_on()
+        store.resume()
     finished = 0
     for shard, paths, identities in store.load():
         known.add_shard(shard, identities, paths)
@@ -183,69 +180,66 @@ def _known_features(work: _Work, store: ShardStore, *, force: bool) -> tuple[Kno
     return known, old
 
 
-def _open_ledger(dataset: Dataset, known: KnownFeatures) -> Ledger:
+def _start_state(dataset: Dataset, known: FeatureIndex) -> RunState:
     paths = [entry.path for entry in dataset.entries]
     identities = Identities.empty(len(paths))
-    return Ledger(paths, identities, known.find_paths(paths, identities))
+    return RunState(paths, identities, known.find_paths(paths, identities))
 
 
-def _outdated(source: ImageSource, ledger: Ledger) -> list[int]:
+def _outdated(source: ImageSource, state: RunState) -> list[int]:
     """Return the numbers of the images that are not known, or not in the state they were in."""
-    was = ledger.identities
+    was = state.identities
     states = list(zip(was.size.tolist(), was.mtime_ns.tolist(), was.change_mark.tolist(), strict=True))
-    reliable = ((ledger.places != NOWHERE) & (was.mtime_ns != 0)).tolist()
+    reliable = ((state.index_rows != NOT_STORED) & (was.mtime_ns != 0)).tolist()
     outdated = []
-    for number, path in enumerate(ledger.paths):
+    for number, path in enumerate(state.paths):
         if reliable[number] and source.state(path) == states[number]:
             continue
-        ledger.places[number] = NOWHERE
+        state.index_rows[number] = NOT_STORED
         outdated.append(number)
     return outdated
 
 
-def _finish(work: _Work, known: KnownFeatures, old: FeatureCache | None, ledger: Ledger) -> Extraction:
-    rows = np.flatnonzero(ledger.places != NOWHERE)
+def _finish(work: _Work, known: FeatureIndex, old: FeatureCache | None, state: RunState) -> Extraction:
+    rows = np.flatnonzero(state.index_rows != NOT_STORED)
     if not len(rows):
         raise DataError(
             "none of the images can be read",
             path=work.dataset.root,
-            found="; ".join(f"{path}: {reason}" for path, reason in ledger.skipped[:3]),
+            found="; ".join(f"{path}: {reason}" for path, reason in state.skipped[:3]),
             fix="check that these files are images",
         )
-    columns = _columns(work.dataset, ledger.identities, rows)
-    places = ledger.places[rows]
-    difference = ledger.decoder_difference or (old.decoder_difference if old is not None else None)
-    up_to_date = old is not None and not ledger.computed and _says_the_same(old, work, columns, ledger.skipped)
+    columns = _columns(work.dataset, state.identities, rows)
+    index_rows = state.index_rows[rows]
+    up_to_date = old is not None and not state.computed and _is_up_to_date(old, work, columns, state.skipped)
     if not up_to_date:
         if old is not None:
-            _warn_of_loss(old, work, columns)
-        facts = CacheFacts(
+            _warn_of_replaced_features(old, work, columns)
+        facts = CacheDescription(
             spec=work.spec,
             class_names=work.dataset.class_names,
             data_root=work.data_root,
             weights_path=str(work.weights.path.resolve()),
             columns=columns,
-            skipped=ledger.skipped,
-            decoder_difference=difference,
+            skipped=state.skipped,
         )
-        write_cache(work.output, facts, blocks=_blocks(known, places), dim=known.gather(places[:1]).shape[-1])
+        write_cache(work.output, facts, blocks=_blocks(known, index_rows), dim=known.gather(index_rows[:1]).shape[-1])
     return Extraction(
         output=work.output,
         images=len(rows),
-        computed=ledger.computed,
-        reused=len(rows) - ledger.computed,
-        rehashed=ledger.rehashed,
-        changes=_changes(old, ledger) if not up_to_date else Changes(0, 0, 0),
-        skipped=ledger.skipped,
+        computed=state.computed,
+        reused=len(rows) - state.computed,
+        rehashed=state.rehashed,
+        changes=_changes(old, state) if not up_to_date else Changes(0, 0, 0),
+        skipped=state.skipped,
         truncated=[columns.path[row] for row in np.flatnonzero(columns.truncated).tolist()],
-        seconds=ledger.seconds,
-        engine=ledger.engine,
+        seconds=state.seconds,
+        engine=state.engine,
         up_to_date=up_to_date,
-        decoder_difference=difference,
     )
 
 
-def _warn_of_loss(old: FeatureCache, work: _Work, columns: Columns) -> None:
+def _warn_of_replaced_features(old: FeatureCache, work: _Work, columns: Columns) -> None:
     if old.data_root != work.data_root and set(old.columns.sha256).isdisjoint(columns.sha256):
         logger.warning(
             "%s held the features of %d images of %s; none of them is in %s, whose features replace them. "
@@ -257,9 +251,9 @@ def _warn_of_loss(old: FeatureCache, work: _Work, columns: Columns) -> None:
         )
 
 
-def _blocks(known: KnownFeatures, places: Places) -> Iterator[tuple[int, NDArray[Any]]]:
-    for first in range(0, len(places), _WRITE_ROWS):
-        yield first, known.gather(places[first : first + _WRITE_ROWS])
+def _blocks(known: FeatureIndex, index_rows: IndexRows) -> Iterator[tuple[int, NDArray[Any]]]:
+    for first in range(0, len(index_rows), _WRITE_ROWS):
+        yield first, known.gather(index_rows[first : first + _WRITE_ROWS])
 
 
 def _columns(dataset: Dataset, identities: Identities, rows: NDArray[np.intp]) -> Columns:
@@ -277,15 +271,15 @@ def _columns(dataset: Dataset, identities: Identities, rows: NDArray[np.intp]) -
     )
 
 
-def _changes(old: FeatureCache | None, ledger: Ledger) -> Changes:
+def _changes(old: FeatureCache | None, state: RunState) -> Changes:
     before = dict(zip(old.columns.path, old.columns.sha256, strict=True)) if old is not None else {}
-    found = sum(path in before for path in ledger.paths)
-    read = [(before.get(ledger.paths[row]), row) for row in np.flatnonzero(ledger.places != NOWHERE).tolist()]
-    changed = sum(sha256 not in (None, ledger.identities.sha256[row].decode()) for sha256, row in read)
+    found = sum(path in before for path in state.paths)
+    read = [(before.get(state.paths[row]), row) for row in np.flatnonzero(state.index_rows != NOT_STORED).tolist()]
+    changed = sum(sha256 not in (None, state.identities.sha256[row].decode()) for sha256, row in read)
     return Changes(new=sum(sha256 is None for sha256, _ in read), changed=changed, vanished=len(before) - found)
 
 
-def _says_the_same(old: FeatureCache, work: _Work, columns: Columns, skipped: list[Skipped]) -> bool:
+def _is_up_to_date(old: FeatureCache, work: _Work, columns: Columns, skipped: list[Skipped]) -> bool:
     return (
         list(old.columns.path) == columns.path
         and list(old.columns.group) == columns.group

@@ -12,7 +12,7 @@ import numpy as np
 
 from xfeat.featurize.cache.shards import Features, FileIdentity
 from xfeat.featurize.engines import Engine
-from xfeat.featurize.engines.device_group import lanes_of
+from xfeat.featurize.engines.device_group import concurrent_calls_of
 from xfeat.featurize.images.preprocess import Pixels
 from xfeat.featurize.pipeline.reading import ReadImage
 from xfeat.featurize.specs import FeatureSpec
@@ -63,9 +63,9 @@ def infer(
     with closing(batches):
         for image in images:
             batches.add(image)
-            yield from batches.landed()
+            yield from batches.finished()
         batches.finish()
-        yield from batches.landed()
+        yield from batches.finished()
 
 
 class _Batches:
@@ -77,11 +77,11 @@ class _Batches:
         self._is_known = is_known
         self._engine: Engine | None = None
         self._pool: ThreadPoolExecutor | None = None
-        self._may_wait = 0  # batches that need not have landed yet
-        self._filling: list[tuple[ReadImage, bool]] = []  # with whether its features are to be computed
-        self._pixels: list[Pixels] = []
-        self._contents: set[str] = set()  # of what is to be computed and has not landed
-        self._flying: deque[tuple[list[tuple[ReadImage, bool]], Future[Features] | None]] = deque()
+        self._max_pending = 0  # batches that need not have finished yet
+        self._next_images: list[tuple[ReadImage, bool]] = []  # with whether its features are to be computed
+        self._next_pixels: list[Pixels] = []
+        self._contents: set[str] = set()  # of what is to be computed and has not finished
+        self._submitted: deque[tuple[list[tuple[ReadImage, bool]], Future[Features] | None]] = deque()
 
     def add(self, image: ReadImage) -> None:
         """Take in one more image; a full batch takes off."""
@@ -90,26 +90,26 @@ class _Batches:
             pixels = None
         if pixels is not None:
             self._contents.add(sha256)
-            self._pixels.append(pixels)
-        self._filling.append((image._replace(pixels=None), pixels is not None))
-        full = self._pixels and len(self._pixels) >= max(1, self._open().batch_size // self._spec.views)
-        if full or len(self._filling) >= _IDLE_IMAGES + len(self._pixels):
-            self._take_off()
+            self._next_pixels.append(pixels)
+        self._next_images.append((image._replace(pixels=None), pixels is not None))
+        full = self._next_pixels and len(self._next_pixels) >= max(1, self._open().batch_size // self._spec.views)
+        if full or len(self._next_images) >= _IDLE_IMAGES + len(self._next_pixels):
+            self._submit()
 
     def finish(self) -> None:
         """Let the last batch take off; all of them have to land."""
-        if self._filling:
-            self._take_off()
-        self._may_wait = 0
+        if self._next_images:
+            self._submit()
+        self._max_pending = 0
 
-    def landed(self) -> Generator[list[Outcome], None, None]:
+    def finished(self) -> Generator[list[Outcome], None, None]:
         """Yield the outcomes of batches that are done, oldest first; wait if too many are on their way."""
-        while self._flying:
-            images, future = self._flying[0]
-            if len(self._flying) <= self._may_wait and future is not None and not future.done():
+        while self._submitted:
+            images, future = self._submitted[0]
+            if len(self._submitted) <= self._max_pending and future is not None and not future.done():
                 return
             rows = iter(future.result() if future is not None else ())
-            self._flying.popleft()
+            self._submitted.popleft()
             yield [self._outcome(image, next(rows) if computes else None) for image, computes in images]
 
     def close(self) -> None:
@@ -120,16 +120,16 @@ class _Batches:
     def _open(self) -> Engine:
         if self._engine is None:
             self._engine = self._open_engine()
-            lanes = lanes_of(self._engine)
-            self._pool = ThreadPoolExecutor(lanes, thread_name_prefix="infer")
-            self._may_wait = lanes + 1  # one of them lies ready, so that no device is idle
+            concurrent_calls = concurrent_calls_of(self._engine)
+            self._pool = ThreadPoolExecutor(concurrent_calls, thread_name_prefix="infer")
+            self._max_pending = concurrent_calls + 1  # one of them lies ready, so that no device is idle
         return self._engine
 
-    def _take_off(self) -> None:
-        images, self._filling = self._filling, []
-        pixels, self._pixels = self._pixels, []
+    def _submit(self) -> None:
+        images, self._next_images = self._next_images, []
+        pixels, self._next_pixels = self._next_pixels, []
         future = self._pool.submit(self._compute, pixels) if pixels and self._pool is not None else None
-        self._flying.append((images, future))
+        self._submitted.append((images, future))
 
     def _compute(self, pixels: list[Pixels]) -> Features:
         with np.errstate(over="ignore"):

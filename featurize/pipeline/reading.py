@@ -13,7 +13,6 @@ from xfeat.featurize.datasets.sources import ImageSource
 from xfeat.featurize.errors import ImageError
 from xfeat.featurize.images.augmentation import load_views
 from xfeat.featurize.images.decode import is_truncated
-from xfeat.featurize.images.jpeg_header import PlainJpeg, plain_jpeg
 from xfeat.featurize.images.preprocess import Pixels
 from xfeat.featurize.specs import FeatureSpec
 
@@ -29,15 +28,12 @@ class ReadImage(NamedTuple):
         identity: the state the file was read in, or ``None`` if it could not be read.
         pixels: uint8 (V, S, S, 3), or ``None`` if its features are known already or it could not be read.
         reason: why it could not be read, else empty.
-        jpeg: what another decoder than Pillow is to make the pixels of; see
-            :mod:`xfeat.featurize.pipeline.gpu_decoding`.
     """
 
     path: str
     identity: FileIdentity | None
     pixels: Pixels | None
     reason: str = ""
-    jpeg: PlainJpeg | None = None
 
 
 def read_images(
@@ -80,8 +76,6 @@ def read_image(
         identity = FileIdentity(*state, sha256, is_truncated(data))
         if is_known(sha256):
             return ReadImage(path, identity, None)
-        if spec.decoder != "pillow" and (jpeg := plain_jpeg(data)) is not None:
-            return ReadImage(path, identity, None, jpeg=jpeg)
         pixels = load_views(data, spec.preprocess, views=spec.views, sha256=sha256, may_hold_lock=may_hold_lock)
         return ReadImage(path, identity, pixels)
     except ImageError as error:

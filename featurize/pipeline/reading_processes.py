@@ -24,18 +24,19 @@ from xfeat.featurize.datasets.sources import ImageSource, open_source
 from xfeat.featurize.errors import DeviceError
 from xfeat.featurize.pipeline.reading import ReadImage, read_image
 from xfeat.featurize.specs import FeatureSpec
+from xfeat.featurize.system.decoder_warnings import ignore_decoder_warnings
 
 # Threads are enough below: each file takes the lock for a tenth of its time at most.
 MANY_WORKERS = 8
 # Starting the processes takes a second or two: fewer images are read sooner by threads.
 _MANY_IMAGES = 2_000
-_TOGETHER = 8
+_CHUNK_IMAGES = 8
 _CHUNKS_AHEAD = 2
 
 
-def suits_processes(workers: int, images: int, decoder: str) -> bool:
-    """Tell whether processes are sooner done than threads: not where a GPU decodes, and files would only travel."""
-    return workers > MANY_WORKERS and images >= _MANY_IMAGES and decoder == "pillow"
+def suits_processes(workers: int, images: int) -> bool:
+    """Tell whether processes finish sooner than threads."""
+    return workers > MANY_WORKERS and images >= _MANY_IMAGES
 
 
 def read_in_processes(
@@ -53,7 +54,7 @@ def read_in_processes(
     Raises:
         DeviceError: if one of the processes dies.
     """
-    chunks = [paths[first : first + _TOGETHER] for first in range(0, len(paths), _TOGETHER)]
+    chunks = [paths[first : first + _CHUNK_IMAGES] for first in range(0, len(paths), _CHUNK_IMAGES)]
     waiting: deque[Future[list[ReadImage]]] = deque()
     with tempfile.TemporaryDirectory(prefix="xfeat-") as folder:
         file = Path(folder) / "known.npy"
@@ -89,6 +90,7 @@ _reader: Callable[[str], ReadImage] | None = None
 def _start(root: Path, spec: FeatureSpec, known_file: Path) -> None:
     global _reader  # the only way from an initializer to the calls
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends Ctrl-C to all; the parent decides
+    ignore_decoder_warnings()
     threading.Thread(target=_end_with_parent, daemon=True).start()
     source: ImageSource = open_source(root)
     known = np.load(known_file)

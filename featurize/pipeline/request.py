@@ -68,7 +68,7 @@ def featurize_command(spec: FeatureSpec, data: str, output: Path, class_names: S
         "backbone": spec.backbone,
         "size": spec.preprocess.size,
         "normalize": next((name for name, values in NORMALIZATIONS.items() if values == given), usual["normalize"]),
-        **{name: getattr(spec, name) for name in ("pooling", "views", "dtype", "precision", "decoder")},
+        **{name: getattr(spec, name) for name in ("pooling", "views", "dtype", "precision")},
     }
     options = [part for name, value in asked.items() if value != usual[name] for part in (f"--{name}", str(value))]
     classes = ["--classes", ",".join(class_names)] if class_names else []

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from xfeat.featurize.console import json_option, progress_bar
-from xfeat.head.reports.formatting import class_lines, confusion_lines, decisions_line, number, with_interval
+from xfeat.head.reports.formatting import class_lines, confusion_lines, number, threshold_line, with_interval
 
 if TYPE_CHECKING:
     from xfeat.featurize.cache.reader import FeatureCache
@@ -60,7 +60,6 @@ def _open(
     from xfeat.featurize.engines import open_engine
     from xfeat.featurize.pipeline.compute import RunOptions
     from xfeat.featurize.pipeline.extract import extract_features
-    from xfeat.featurize.pipeline.gpu_decoding import decoder_for
     from xfeat.head.evaluate import check_known
     from xfeat.head.runs.backbone_weights import weights_of
 
@@ -71,7 +70,6 @@ def _open(
     with progress_bar("featurizing", "images") as progress:
         options = RunOptions(
             open_engine=lambda: open_engine(run.feature_spec, found, device=device),
-            open_decoder=decoder_for(run.feature_spec, device=device),
             progress=progress,
         )
         extract_features(dataset, run.feature_spec, found, output, options)
@@ -92,10 +90,10 @@ def _as_text(done: Evaluation) -> str:
     lines += confusion_lines(names, metrics["confusion_matrix"])
     lines += class_lines(metrics["classes"])
     if (point := done.operating_point) is not None:
-        lines.append(f"operating point, {point['positive']} from {point['threshold']:.4f} on:")
+        lines.append(f"operating point, {point['positive']} if probability ≥ {point['threshold']:.4f}:")
         for title, part in (("internal test", point["internal"]), ("here", point["external"])):
             if part is not None:
-                lines.append(f"  {title}: {decisions_line(part)}")
+                lines.append(f"  {title}: {threshold_line(part)}")
     return "\n".join(lines)
 
 

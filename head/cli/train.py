@@ -21,10 +21,11 @@ from xfeat.head.cli.options import (
     runs_option,
     tracking_options,
 )
-from xfeat.head.reports.formatting import class_lines, confusion_lines, decisions_line, interval, number, with_interval
+from xfeat.head.reports.formatting import class_lines, confusion_lines, interval, number, threshold_line, with_interval
 from xfeat.head.specs import MemorySpec, TargetSpec
 
 if TYPE_CHECKING:
+    from xfeat.head.evaluation.operating_point import OperatingPoint
     from xfeat.head.runs.reader import Run
     from xfeat.head.training.history import EpochRecord
 
@@ -145,7 +146,7 @@ def _as_text(run: Run) -> str:
         *confusion_lines(run.class_names, metrics["confusion_matrix"]),
         *class_lines(metrics["classes"]),
         *_calibration_lines(run.facts, part),
-        *_operating_lines(run.facts["operating_point"]),
+        *_operating_lines(run.operating_point),
         f"report: {run.folder / 'report.html'}",
     ]
     return "\n".join(lines)
@@ -169,17 +170,18 @@ def _calibration_lines(facts: dict[str, Any], part: str) -> list[str]:
     ]
 
 
-def _operating_lines(point: dict[str, Any] | None) -> list[str]:
+def _operating_lines(point: OperatingPoint | None) -> list[str]:
     if point is None:
         return []
     lines = [
-        f"operating point: {point['positive']} from {point['threshold']:.4f} on, "
-        f"for a sensitivity of {point['target_sensitivity']:g} on the validation images"
+        f"operating point: {point.positive} if probability ≥ {point.threshold:.4f}, "
+        f"for a sensitivity of {point.target_sensitivity:g} on the validation images"
     ]
-    lines += [f"  {part}: {decisions_line(point[part])}" for part in ("valid", "test") if part in point]
+    parts = {"valid": point.valid, "test": point.test}
+    lines += [f"  {name}: {threshold_line(part)}" for name, part in parts.items() if part is not None]
     lines += [
         f"  at a prevalence of {row['prevalence']:g}: PPV {with_interval(row['ppv'], row['ppv_interval'])}, "
         f"NPV {with_interval(row['npv'], row['npv_interval'])}"
-        for row in point["prevalences"]
+        for row in point.prevalences
     ]
     return lines

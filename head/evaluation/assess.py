@@ -1,4 +1,4 @@
-"""From logits to everything that is said of them: temperature, metrics, operating point. Free of torch."""
+"""From logits to temperature, metrics and operating point. Imports no torch."""
 
 from __future__ import annotations
 
@@ -8,63 +8,64 @@ from typing import Any
 from xfeat.featurize.datasets.layouts import SPLITS
 from xfeat.head.evaluation.calibration import fit_temperature
 from xfeat.head.evaluation.metrics import classification_metrics
-from xfeat.head.evaluation.operating_point import operating_point
+from xfeat.head.evaluation.operating_point import OperatingPoint, choose_operating_point
 from xfeat.head.evaluation.predictions import Predictions
 from xfeat.head.specs import TargetSpec
 
-CALIBRATION_FIGURES = ("loss", "ece", "brier")
+CALIBRATION_METRICS = ("loss", "ece", "brier")
 
 
 @dataclass(frozen=True)
 class Assessment:
-    """What predictions are worth.
+    """All that is computed from the predictions of a head.
 
     Attributes:
-        predictions: with the temperature and the threshold that were chosen.
-        metrics: part to :func:`xfeat.head.evaluation.metrics.classification_metrics`, after the temperature.
-        calibration: ``temperature``, ``note``, and ``before`` and ``after``: part to ``loss``, ``ece``, ``brier``.
-        operating_point: see :func:`xfeat.head.evaluation.operating_point.operating_point`, or ``None``.
+        predictions: with the chosen temperature and threshold.
+        metrics: of each split, from :func:`xfeat.head.evaluation.metrics.classification_metrics`, with the temperature
+            applied.
+        calibration: ``temperature``, ``note``, and ``loss``, ``ece`` and ``brier`` of each split ``before`` and
+            ``after`` it.
+        operating_point: ``None`` if none was asked for.
     """
 
     predictions: Predictions
     metrics: dict[str, Any]
     calibration: dict[str, Any]
-    operating_point: dict[str, Any] | None
+    operating_point: OperatingPoint | None
 
     @property
     def facts(self) -> dict[str, Any]:
-        """Return what run.json holds of it."""
+        """The part that run.json stores."""
         return {
             "metrics": self.metrics,
             "temperature": self.predictions.temperature,
             "calibration": self.calibration,
-            "operating_point": self.operating_point,
+            "operating_point": None if self.operating_point is None else self.operating_point.to_dict(),
         }
 
 
 def assess(
     predictions: Predictions, class_names: tuple[str, ...], *, target: TargetSpec | None = None, calibrate: bool = True
 ) -> Assessment:
-    """Fit the temperature and the threshold on the validation rows; measure all parts.
+    """Fit the temperature and choose the threshold on the validation rows; measure all splits.
 
     Args:
-        predictions: of all parts, with the head's logits.
+        predictions: of all splits, with the head's logits.
         class_names: C names.
-        target: what is asked of the operating point, if one is wanted.
-        calibrate: fit a temperature; else it is 1.
+        target: the operating point to choose, if any.
+        calibrate: fit a temperature; otherwise it is 1.
 
     Raises:
         DataError: if the operating point cannot be chosen.
     """
     valid = predictions.part("valid")
-    temperature, note = fit_temperature(valid.labels, valid.logits) if calibrate else (1.0, "not asked for")
+    temperature, note = fit_temperature(valid.labels, valid.logits) if calibrate else (1.0, "calibration is off")
     before = _metrics(predictions, class_names)
     predictions = replace(predictions, temperature=temperature)
     after = _metrics(predictions, class_names)
-    point = operating_point(predictions, class_names, target) if target is not None else None
+    point = choose_operating_point(predictions, class_names, target) if target is not None else None
     if point is not None:
-        positive = class_names.index(point["positive"])
-        predictions = replace(predictions, positive=positive, threshold=point["threshold"])
+        predictions = replace(predictions, positive=class_names.index(point.positive), threshold=point.threshold)
     calibration = {
         "temperature": temperature,
         "note": note,
@@ -83,4 +84,4 @@ def _metrics(predictions: Predictions, class_names: tuple[str, ...]) -> dict[str
 
 
 def _select(metrics: dict[str, Any]) -> dict[str, Any]:
-    return {part: {name: row[name] for name in CALIBRATION_FIGURES} for part, row in metrics.items()}
+    return {part: {name: row[name] for name in CALIBRATION_METRICS} for part, row in metrics.items()}

@@ -1,9 +1,9 @@
-"""What predictions are worth, through scikit-learn. Arrays in, plain numbers out."""
+"""Metrics of predictions, computed with scikit-learn. Arrays in, plain numbers out."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,18 +15,48 @@ Labels = NDArray[np.integer]
 Probabilities = NDArray[np.floating]
 
 
+class ConfusionCounts(NamedTuple):
+    """How often a binary decision is right and wrong: true and false positives (tp, fp) and negatives (tn, fn)."""
+
+    tp: int
+    fn: int
+    fp: int
+    tn: int
+
+    @property
+    def rates(self) -> dict[str, tuple[int, int]]:
+        """``sensitivity``, ``specificity``, ``ppv`` and ``npv``, each as successes and trials."""
+        return {
+            "sensitivity": (self.tp, self.tp + self.fn),
+            "specificity": (self.tn, self.tn + self.fp),
+            "ppv": (self.tp, self.tp + self.fp),
+            "npv": (self.tn, self.tn + self.fn),
+        }
+
+
+def confusion_counts(positive: NDArray[np.bool_], predicted: NDArray[np.bool_]) -> ConfusionCounts:
+    """Count a binary decision.
+
+    Args:
+        positive: bool (n,), the truth.
+        predicted: bool (n,), the decision.
+    """
+    tp, fp = int((predicted & positive).sum()), int((predicted & ~positive).sum())
+    return ConfusionCounts(tp, int(positive.sum()) - tp, fp, int((~positive).sum()) - fp)
+
+
 def classification_metrics(labels: Labels, probabilities: Probabilities, class_names: Sequence[str]) -> dict[str, Any]:
-    """Describe predictions by the most probable class.
+    """Measure predictions; the predicted class is the most probable one.
 
     Args:
         labels: true classes (n,), indices into ``class_names``.
-        probabilities: (n, C), rows adding up to 1.
+        probabilities: (n, C), each row sums to 1.
         class_names: C names.
 
     Returns:
         ``images``, ``accuracy``, ``accuracy_interval`` (Wilson, 95 %), ``balanced_accuracy`` (over the classes that are
-        present), ``loss`` (mean cross entropy), ``auc`` (binary, or the mean of one against the rest; ``None`` if a
-        class is absent), ``ece``, ``brier`` (squared distance over all classes), ``confusion_matrix`` (rows true,
+        present), ``loss`` (mean cross entropy), ``auc`` (binary, or the one-vs-rest mean; ``None`` if a class is
+        absent), ``ece``, ``brier`` (sum of the squared errors over all classes), ``confusion_matrix`` (rows are true,
         columns predicted), ``classes``: per class ``images``, ``sensitivity``, ``specificity``, ``ppv``, ``npv``,
         ``auc``.
     """
@@ -35,7 +65,10 @@ def classification_metrics(labels: Labels, probabilities: Probabilities, class_n
     every = np.arange(len(class_names))
     predicted = probabilities.argmax(axis=1)
     matrix = confusion_matrix(labels, predicted, labels=every)
-    per_class = {name: _one_against_rest(matrix, code, labels, probabilities) for code, name in enumerate(class_names)}
+    per_class = {
+        name: _one_vs_rest(labels == code, predicted == code, probabilities[:, code])
+        for code, name in enumerate(class_names)
+    }
     sensitivities = [row["sensitivity"] for row in per_class.values() if row["sensitivity"] is not None]
     exact = _renormalized(probabilities)
     return {
@@ -46,27 +79,19 @@ def classification_metrics(labels: Labels, probabilities: Probabilities, class_n
         "loss": float(log_loss(labels, exact, labels=every)),
         "auc": _overall_auc(per_class),
         "ece": expected_calibration_error(labels, exact),
-        # Twice the binary Brier score for two classes, so that it compares between numbers of classes.
+        # For two classes twice the binary Brier score, so that it is comparable between numbers of classes.
         "brier": float(brier_score_loss(labels, exact, labels=every, scale_by_half=False)),
         "confusion_matrix": matrix.tolist(),
         "classes": per_class,
     }
 
 
-def _one_against_rest(
-    matrix: NDArray[np.integer], code: int, labels: Labels, probabilities: Probabilities
-) -> dict[str, Any]:
-    true_positive = int(matrix[code, code])
-    false_negative = int(matrix[code].sum()) - true_positive
-    false_positive = int(matrix[:, code].sum()) - true_positive
-    true_negative = int(matrix.sum()) - true_positive - false_negative - false_positive
+def _one_vs_rest(positive: NDArray[np.bool_], predicted: NDArray[np.bool_], scores: Probabilities) -> dict[str, Any]:
+    rates = confusion_counts(positive, predicted).rates
     return {
-        "images": true_positive + false_negative,
-        "sensitivity": ratio(true_positive, true_positive + false_negative),
-        "specificity": ratio(true_negative, true_negative + false_positive),
-        "ppv": ratio(true_positive, true_positive + false_positive),
-        "npv": ratio(true_negative, true_negative + false_negative),
-        "auc": _auc(labels == code, probabilities[:, code]),
+        "images": int(positive.sum()),
+        **{name: ratio(*counts) for name, counts in rates.items()},
+        "auc": _auc(positive, scores),
     }
 
 
@@ -79,18 +104,18 @@ def _auc(positive: NDArray[np.bool_], scores: Probabilities) -> float | None:
 
 
 def _overall_auc(per_class: dict[str, dict[str, Any]]) -> float | None:
-    # With two classes both values are the same, so that the mean is the binary AUC.
+    # With two classes both values are equal, so their mean is the binary AUC.
     values = [row["auc"] for row in per_class.values()]
     return float(np.mean(values)) if None not in values else None
 
 
 def ratio(part: int, whole: int) -> float | None:
-    """Return the share of ``part`` in ``whole``, ``None`` of nothing."""
+    """Return ``part / whole``, or ``None`` if ``whole`` is 0."""
     return part / whole if whole else None
 
 
 def _renormalized(probabilities: Probabilities) -> NDArray[np.float64]:
-    # scikit-learn wants rows that add up to exactly 1
+    # scikit-learn requires rows that sum to exactly 1
     wide = probabilities.astype(np.float64)
     result: NDArray[np.float64] = wide / wide.sum(axis=1, keepdims=True)
     return result

@@ -1,28 +1,70 @@
-"""The operating point: from which probability on an image is called positive, and what that costs."""
+"""The operating point: the threshold above which an image is predicted positive, and what that costs."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass, fields
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from xfeat.featurize.errors import DataError
 from xfeat.head.evaluation.intervals import ratio_interval, wilson_interval
+from xfeat.head.evaluation.metrics import confusion_counts
 from xfeat.head.evaluation.predictions import Predictions
 from xfeat.head.specs import TargetSpec
 
-# From screening where the disease is rare to a clinic where every other patient has it.
+# From screening, where the disease is rare, to a clinic where every second patient has it.
 PREVALENCES = (0.001, 0.01, 0.05, 0.1, 0.2, 0.5)
 
 
-def choose_threshold(positive: NDArray[np.bool_], scores: NDArray[np.floating], target: float) -> float:
-    """Return the highest threshold that finds at least ``target`` of the positive rows.
+@dataclass(frozen=True, kw_only=True)
+class OperatingPoint:
+    """The threshold of a run, as run.json stores it.
 
-    It lies midway between the lowest probability that is called positive and the next lower one, so that the last
-    digit of a probability decides nothing.
+    Attributes:
+        positive: the class that the threshold is for.
+        target_sensitivity: what was asked for.
+        threshold: probability of ``positive`` from which it is predicted.
+        supported: whether the confidence interval of the sensitivity on the validation images lies above the target.
+        note: why it is not supported, or empty.
+        valid: the threshold on the validation images; see :func:`threshold_metrics`.
+        test: the same on the test images, if there are any.
+        prevalences: :func:`predictive_values` at each of :data:`PREVALENCES`.
+    """
+
+    positive: str
+    target_sensitivity: float | None = None
+    threshold: float
+    supported: bool = False
+    note: str = ""
+    valid: dict[str, Any] | None = None
+    test: dict[str, Any] | None = None
+    prevalences: Sequence[dict[str, Any]] = ()
+
+    @classmethod
+    def from_dict(cls, stored: dict[str, Any]) -> Self:
+        """Build it from :meth:`to_dict`'s form.
+
+        Raises:
+            KeyError: if there is no class or no threshold.
+        """
+        names = [field.name for field in fields(cls) if field.name in stored]
+        values = {name: stored[name] for name in ("positive", "threshold", *names)}
+        return cls(**{**values, "threshold": float(stored["threshold"])})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as plain JSON types."""
+        return {name: value for name, value in vars(self).items() if name != "test" or value is not None}
+
+
+def choose_threshold(positive: NDArray[np.bool_], scores: NDArray[np.floating], target: float) -> float:
+    """Return the highest threshold whose sensitivity is at least ``target``.
+
+    It is midway between the lowest probability that is predicted positive and the next lower one, so that rounding of
+    a probability changes no decision.
 
     Args:
         positive: bool (n,), at least one true.
@@ -36,29 +78,28 @@ def choose_threshold(positive: NDArray[np.bool_], scores: NDArray[np.floating], 
 
 
 def positives_needed(target: float) -> int | None:
-    """Return how many positives, all of them found, put the lower end of Wilson's interval at ``target``.
+    """Return how many positives are needed so that Wilson's interval starts at ``target``, if all of them are found.
 
-    ``None`` if no number does, which is so for a target of 1.
+    ``None`` for a target of 1, which no number of images can support.
     """
     if target >= 1:
         return None
-    # All of n found: the lower end is n / (n + z²).
+    # If all n are found, the lower end is n / (n + z²).
     squared = 1.959963984540054**2
     return math.ceil(squared * target / (1 - target) - 1e-9)
 
 
-def operating_point(predictions: Predictions, class_names: tuple[str, ...], target: TargetSpec) -> dict[str, Any]:
-    """Choose the threshold on the validation rows and describe it there and on the test rows.
+def choose_operating_point(
+    predictions: Predictions, class_names: tuple[str, ...], target: TargetSpec
+) -> OperatingPoint:
+    """Choose the threshold on the validation rows and measure it on them and on the test rows.
+
+    Predictive values are computed from the test rows if there are any.
 
     Args:
-        predictions: of all parts, with the temperature that will be used.
+        predictions: of all splits, with the final temperature.
         class_names: C names.
-        target: what is asked.
-
-    Returns:
-        ``positive``, ``threshold``, ``target_sensitivity``, ``supported`` (the interval's lower end on validation
-        reaches the target), ``note``, ``valid`` and ``test`` (see :func:`decisions_at`; ``test`` may be absent),
-        ``prevalences``: :func:`predictive_values` at each of :data:`PREVALENCES`, from the test rows if there are any.
+        target: the wanted sensitivity.
 
     Raises:
         DataError: if there is no such class, or no validation image of it.
@@ -67,90 +108,87 @@ def operating_point(predictions: Predictions, class_names: tuple[str, ...], targ
     valid = parts["valid"]
     code = positive_class(target, class_names, valid.labels)
     threshold = choose_threshold(valid.labels == code, valid.probabilities[:, code], target.target_sensitivity)
-    described = {
-        name: decisions_at(part.labels == code, part.probabilities[:, code], threshold)
+    measured = {
+        name: threshold_metrics(part.labels == code, part.probabilities[:, code], threshold)
         for name, part in parts.items()
         if len(part)
     }
-    shown = described.get("test", described["valid"])
-    lower = described["valid"]["sensitivity"]["interval"][0]
-    return {
-        **target.to_dict(),
-        "threshold": threshold,
-        "supported": lower >= target.target_sensitivity,
-        "note": _support_note(int((valid.labels == code).sum()), lower, target.target_sensitivity),
-        **described,
-        "prevalences": [
+    shown = measured.get("test", measured["valid"])
+    lower = measured["valid"]["sensitivity"]["interval"][0]
+    return OperatingPoint(
+        positive=target.positive,
+        target_sensitivity=target.target_sensitivity,
+        threshold=threshold,
+        supported=lower >= target.target_sensitivity,
+        note=_support_note(int((valid.labels == code).sum()), lower, target.target_sensitivity),
+        valid=measured["valid"],
+        test=measured.get("test"),
+        prevalences=[
             {"prevalence": share, **predictive_values(shown["sensitivity"], shown["specificity"], share)}
             for share in PREVALENCES
         ],
-    }
+    )
 
 
 def positive_class(target: TargetSpec, class_names: Sequence[str], valid_labels: NDArray[np.integer]) -> int:
-    """Return the number of the class that is asked for; needs no predictions, so that it can be asked early.
+    """Return the index of the target class. It needs no predictions, so it can be checked before training.
 
     Raises:
         DataError: if there is no such class, or no validation image of it.
     """
     if target.positive not in class_names:
         raise DataError(
-            f"no class called {target.positive}",
+            f"there is no class {target.positive}",
             expected=", ".join(class_names),
-            fix="name one of the classes with --positive",
+            fix="choose one of the classes with --positive",
         )
     code = class_names.index(target.positive)
     if not (valid_labels == code).any():
         raise DataError(
-            f"no validation image of class {target.positive}, so no threshold can be chosen",
-            fix="move images of it into the valid folder, or leave out --positive",
+            f"no threshold can be chosen: there is no validation image of class {target.positive}",
+            fix="move images of this class into the valid folder, or leave out --positive",
         )
     return code
 
 
-def decisions_at(positive: NDArray[np.bool_], scores: NDArray[np.floating], threshold: float) -> dict[str, Any]:
-    """Describe a threshold: four counts, and four proportions with Wilson's intervals.
+def threshold_metrics(positive: NDArray[np.bool_], scores: NDArray[np.floating], threshold: float) -> dict[str, Any]:
+    """Measure a threshold: the four confusion counts, and four proportions with Wilson's intervals.
 
     Args:
         positive: bool (n,), whether a row is of the class.
-        scores: (n,), its probability.
-        threshold: called positive from here on.
+        scores: (n,), the predicted probability of the class.
+        threshold: a row is predicted positive from this probability on.
 
     Returns:
         ``true_positive``, ``false_negative``, ``false_positive``, ``true_negative``; ``sensitivity``, ``specificity``,
         ``ppv`` and ``npv`` as ``{"value", "interval"}``, both ``None`` without trials.
     """
-    called = scores >= threshold
-    hits, misses = int((called & positive).sum()), int((~called & positive).sum())
-    alarms, quiet = int((called & ~positive).sum()), int((~called & ~positive).sum())
+    counts = confusion_counts(positive, scores >= threshold)
     return {
-        "true_positive": hits,
-        "false_negative": misses,
-        "false_positive": alarms,
-        "true_negative": quiet,
-        "sensitivity": proportion(hits, hits + misses),
-        "specificity": proportion(quiet, quiet + alarms),
-        "ppv": proportion(hits, hits + alarms),
-        "npv": proportion(quiet, quiet + misses),
+        "true_positive": counts.tp,
+        "false_negative": counts.fn,
+        "false_positive": counts.fp,
+        "true_negative": counts.tn,
+        **{name: proportion(*pair) for name, pair in counts.rates.items()},
     }
 
 
 def proportion(successes: int, trials: int) -> dict[str, Any]:
-    """Return a proportion with its interval."""
+    """Return a proportion as ``value``, with its Wilson ``interval``; both are ``None`` without trials."""
     return {"value": successes / trials if trials else None, "interval": wilson_interval(successes, trials)}
 
 
 def predictive_values(sensitivity: dict[str, Any], specificity: dict[str, Any], prevalence: float) -> dict[str, Any]:
-    """Return PPV and NPV where a share ``prevalence`` of the images is positive, by Bayes' rule.
+    """Return PPV and NPV at a prevalence, by Bayes' rule.
 
     Args:
-        sensitivity: as :func:`proportion` gives it.
-        specificity: the same.
-        prevalence: more than 0 and less than 1, taken as known.
+        sensitivity: from :func:`proportion`.
+        specificity: from :func:`proportion`.
+        prevalence: share of positives among those examined, between 0 and 1; it is taken as exact.
 
     Returns:
-        ``ppv``, ``npv``, and ``ppv_interval`` and ``npv_interval`` (95 %, from those of both proportions); ``None``
-        where there is none.
+        ``ppv``, ``npv``, ``ppv_interval`` and ``npv_interval`` (95 %, from the intervals of both proportions); each is
+        ``None`` where it is undefined.
     """
     found: dict[str, Any] = {"ppv": None, "npv": None, "ppv_interval": None, "npv_interval": None}
     if sensitivity["value"] is None or specificity["value"] is None:
@@ -160,7 +198,7 @@ def predictive_values(sensitivity: dict[str, Any], specificity: dict[str, Any], 
         ("ppv", sensitivity, specificity, 1 / odds),
         ("npv", specificity, sensitivity, odds),
     ):
-        # PPV = 1 / (1 + (1 − specificity) / sensitivity · (1 − prevalence) / prevalence), and NPV the other way round.
+        # PPV = 1 / (1 + (1 − specificity) / sensitivity · (1 − prevalence) / prevalence); NPV with the roles swapped.
         wrong, (low, high) = 1 - other["value"], other["interval"]
         if wrong + right["value"] == 0:
             continue
@@ -174,8 +212,8 @@ def _support_note(positives: int, lower: float, target: float) -> str:
     if lower >= target:
         return ""
     needed = positives_needed(target)
-    enough = f"; {needed} or more would be needed, all of them found" if needed and positives < needed else ""
+    enough = f"; at least {needed} are needed, even if all of them are found" if needed and positives < needed else ""
     return (
-        f"{positives} positive validation images do not support a sensitivity of {target:g}: "
-        f"the 95 % interval reaches down to {lower:.3f}{enough}"
+        f"{positives} positive validation images are too few to claim a sensitivity of {target:g}: "
+        f"its 95 % confidence interval starts at {lower:.3f}{enough}"
     )

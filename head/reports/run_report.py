@@ -10,7 +10,7 @@ import numpy as np
 
 from xfeat.featurize.cache.columns import Skipped
 from xfeat.featurize.cache.reader import FeatureCache
-from xfeat.head.evaluation.metrics import ratio
+from xfeat.head.evaluation.metrics import confusion_counts, ratio
 from xfeat.head.evaluation.predictions import Predictions, softmax
 from xfeat.head.reports.formatting import interval, number, percent, points
 from xfeat.head.reports.mistakes import Answered, worst_mistakes
@@ -108,20 +108,9 @@ def threshold_table(positive: np.ndarray, scores: np.ndarray) -> list[dict[str, 
     """
     rows = []
     for threshold in THRESHOLDS:
-        called = scores >= threshold
-        hits, alarms = int((called & positive).sum()), int(called.sum())
-        quiet, rejected = int((~called & ~positive).sum()), int((~called).sum())
-        rows.append(
-            {
-                "threshold": threshold,
-                "sensitivity": ratio(hits, int(positive.sum())),
-                "specificity": ratio(quiet, int((~positive).sum())),
-                "ppv": ratio(hits, alarms),
-                "npv": ratio(quiet, rejected),
-                "missed": int(positive.sum()) - hits,
-                "false_alarms": alarms - hits,
-            }
-        )
+        counts = confusion_counts(positive, scores >= threshold)
+        rates = {name: ratio(*pair) for name, pair in counts.rates.items()}
+        rows.append({"threshold": threshold, **rates, "missed": counts.fn, "false_alarms": counts.fp})
     return rows
 
 

@@ -1,7 +1,7 @@
-"""A second process that measures and draws: it imports scikit-learn and matplotlib while this one imports torch.
+"""A worker process for metrics and plots: it imports scikit-learn and matplotlib while this process imports torch.
 
-Calls are sent to it as pickles over pipes that only these two processes hold; it ends when the pipe does. No file is
-ever read that way. docs/decisions/0031 says what it saves.
+Calls are sent as pickles over pipes that only the two processes hold; the worker ends when the pipe is closed. No
+pickle is ever read from a file. docs/decisions/0031 says how much time this saves.
 """
 
 from __future__ import annotations
@@ -17,21 +17,23 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any, ParamSpec, TypeVar
 
+from xfeat.featurize.errors import WorkerError
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
 
 class Worker:
-    """A process that runs functions of this project, one after the other.
+    """A process that runs functions of this project, one at a time.
 
-    It starts at once and imports ``modules`` while it waits for its first call.
+    It starts immediately and imports ``modules`` before the first call.
 
     Args:
         modules: names of modules that the calls will need.
     """
 
     def __init__(self, *modules: str) -> None:
-        # The child finds this project where we found it, whatever the current folder is.
+        # The worker imports this project from the same place, whatever the current folder is.
         paths = [str(Path(__file__).absolute().parents[3]), *filter(None, [os.environ.get("PYTHONPATH")])]
         self._process = subprocess.Popen(
             [sys.executable, "-m", __name__, *modules],
@@ -48,10 +50,10 @@ class Worker:
         self._process.communicate()
 
     def __call__(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-        """Run a module-level function there and return what it returns, or raise what it raises.
+        """Run a module-level function in the worker; return its result or raise its exception.
 
         Raises:
-            RuntimeError: if the process has died; its own words are on stderr.
+            WorkerError: if the worker has ended; its own output is on stderr.
         """
         assert self._process.stdin is not None
         assert self._process.stdout is not None
@@ -59,7 +61,13 @@ class Worker:
             _send(self._process.stdin, (function.__module__, function.__qualname__, args, kwargs))
             succeeded, answer = pickle.load(self._process.stdout)
         except (OSError, EOFError) as error:
-            raise RuntimeError(f"the drawing process ended with code {self._process.wait()}") from error
+            code = self._process.wait()
+            reason = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+            raise WorkerError(
+                "the worker process for metrics and plots has ended unexpectedly",
+                found=reason,
+                fix="run the same command again; if it happens again, free memory by stopping other processes",
+            ) from error
         if not succeeded:
             raise answer
         result: R = answer
@@ -67,7 +75,7 @@ class Worker:
 
 
 def call_here(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-    """Run a function in this process: what takes a worker's place where there is none."""
+    """Run a function in this process; used where there is no worker."""
     return function(*args, **kwargs)
 
 
@@ -77,12 +85,12 @@ def _send(pipe: IO[bytes], message: Any) -> None:
 
 
 def _serve(modules: list[str]) -> None:
-    # Ctrl-C goes to the whole group of processes; the other one decides, and closes the pipe.
+    # Ctrl-C reaches the whole process group; the main process handles it and closes the pipe.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     calls, answers = sys.stdin.buffer, os.fdopen(os.dup(sys.stdout.fileno()), "wb")
-    sys.stdout = sys.stderr  # whatever a library prints must not get between the answers
+    sys.stdout = sys.stderr  # output of libraries must not mix with the results
     for module in modules:
-        with contextlib.suppress(ImportError):  # the call that needs it will say so
+        with contextlib.suppress(ImportError):  # the call that needs it reports this
             importlib.import_module(module)
     while True:
         try:
@@ -93,7 +101,7 @@ def _serve(modules: list[str]) -> None:
             _send(answers, (True, getattr(importlib.import_module(module), name)(*args, **kwargs)))
         except BrokenPipeError:
             return
-        except Exception as error:  # noqa: BLE001 - it is raised again at the other end
+        except Exception as error:  # noqa: BLE001 - it is raised again in the main process
             _send(answers, (False, error))
 
 

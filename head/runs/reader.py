@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from xfeat.featurize.errors import MismatchError, RunError, SpecError
 from xfeat.featurize.specs import FeatureSpec
+from xfeat.head.evaluation.operating_point import OperatingPoint
 from xfeat.head.specs import DEFAULT_RUNS, HeadSpec, TrainSpec
 from xfeat.head.training.history import EpochRecord
 
@@ -67,6 +68,17 @@ class Run:
     def name(self) -> str:
         """Return the run's name."""
         return str(self.facts["name"])
+
+    @property
+    def temperature(self) -> float:
+        """Logits are divided by it before the softmax."""
+        return float(self.facts.get("temperature", 1.0))
+
+    @property
+    def operating_point(self) -> OperatingPoint | None:
+        """The threshold that decides, or ``None`` if the most probable class does."""
+        stored = self.facts.get("operating_point")
+        return None if stored is None else OperatingPoint.from_dict(stored)
 
     def load_head(self) -> nn.Sequential:
         """Return the trained head in evaluation mode.
@@ -145,7 +157,7 @@ def open_run(folder: str | os.PathLike[str]) -> Run:
                 found=f"{facts.get('format')} version {facts.get('schema_version')}",
                 fix="train it again with xhead train",
             )
-        return Run(
+        run = Run(
             folder=folder,
             feature_spec=FeatureSpec.from_dict(facts["feature_spec"]),
             head_spec=HeadSpec.from_dict(facts["head_spec"]),
@@ -157,6 +169,8 @@ def open_run(folder: str | os.PathLike[str]) -> Run:
             metrics=facts["metrics"],
             facts=facts,
         )
+        _ = run.temperature, run.operating_point  # damage shows here
+        return run
     except MismatchError as error:
         fix = f"{error.fix}, then xhead train"
         raise MismatchError(error.what, path=file, expected=error.expected, found=error.found, fix=fix) from error

@@ -1,4 +1,4 @@
-"""The command ``xserve``: a file per command. Each parses, calls one library function and prints."""
+"""The command ``xserve``, with one file per subcommand. Each parses, calls one library function and prints."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from xfeat.serve.cli.start import start
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="xfeat-onnx")
 def main() -> None:
-    """Answer images with an exported model: on the command line, over HTTP and on a page."""
+    """Classify images with an exported model: on the command line, over HTTP and on a web page."""
 
 
 name_environment(start)

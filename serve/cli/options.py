@@ -9,7 +9,11 @@ import click
 from xfeat.export.specs import DEFAULT_MODEL, MAX_THREADS
 
 model_option = click.option(
-    "--model", type=click.Path(path_type=Path), default=DEFAULT_MODEL, show_default=True, help="A file of xexport onnx."
+    "--model",
+    type=click.Path(path_type=Path),
+    default=DEFAULT_MODEL,
+    show_default=True,
+    help="Model file written by xexport onnx.",
 )
 
 threads_option = click.option(

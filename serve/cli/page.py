@@ -23,17 +23,18 @@ from xfeat.serve.cli.options import model_option
 @click.option(
     "--runtime",
     type=click.Path(path_type=Path, exists=True),
-    help="The npm package onnxruntime-web: the file of npm pack, or its folder.  [default: fetched once with npm]",
+    help="The npm package onnxruntime-web: the archive from npm pack, or the folder it unpacks to.  [default: fetched "
+    "once with npm]",
 )
 @json_option
 def page(output: Path, model: Path, runtime: Path | None) -> tuple[dict[str, Any], str]:
-    """Write a page that runs the model in the browser: a folder for any file server, no xserve behind it.
+    """Write a web page that runs the model in the browser: a folder for any file server, without xserve.
 
-    It takes the full model. Images never leave the machine of whoever opens the page.
+    The page needs the full model, not the core model. Images never leave the computer on which the page is open.
     """
     from xfeat.serve.static_site.write import write_site
 
     site = write_site(model, output, runtime)
-    facts = {"output": str(site.folder), "model": str(model), "files": site.files, "bytes": site.size_bytes}
+    result = {"output": str(site.folder), "model": str(model), "files": site.files, "bytes": site.size_bytes}
     text = f"{site.folder}: {site.files} files, {site.size_bytes / 1e6:.1f} MB"
-    return facts, f"{text}\nlook at it: python -m http.server -d {site.folder}"
+    return result, f"{text}\nto open it: python -m http.server -d {site.folder}"

@@ -24,13 +24,13 @@ _SHOWN = 10
     "--device",
     default="auto",
     show_default=True,
-    help="auto, cpu, cuda or cuda:N. A device asked for is never replaced.",
+    help="auto, cpu, cuda or cuda:N. Fails if the device is missing; no fallback.",
 )
 @threads_option
 @click.option(
     "--batch-size",
     type=click.IntRange(min=1),
-    help="Images per call of the network.  [default: what suits the device]",
+    help="Images per call of the network.  [default: 8 on a CPU, 64 on a GPU]",
 )
 @json_option
 def predict(
@@ -38,7 +38,7 @@ def predict(
 ) -> tuple[dict[str, Any], str]:
     """Classify image files, and all images in folders.
 
-    Images that cannot be read are named on stderr and left out; if none can be read, that is an error.
+    Images that cannot be read are reported on stderr and skipped. It is an error if none can be read.
     """
     from xfeat.serve.inference.predictor import Predictor
     from xfeat.serve.inference.results import as_json, split_results
@@ -58,20 +58,20 @@ def _report_skipped(predictions: list[Prediction], skipped: list[SkippedImage]) 
         for image in skipped:
             click.echo(f"warning: skipped {image.path}: {image.reason}", err=True)
         return
-    named = [f"{image.path}: {image.reason}" for image in skipped[:_SHOWN]]
+    reasons = [f"{image.path}: {image.reason}" for image in skipped[:_SHOWN]]
     if len(skipped) > _SHOWN:
-        named.append(f"… and {len(skipped) - _SHOWN} more")
-    raise DataError("none of the images could be answered", found="\n".join(named))
+        reasons.append(f"… and {len(skipped) - _SHOWN} more")
+    raise DataError("none of the images could be classified", found="\n".join(reasons))
 
 
 def _as_table(predictions: list[Prediction], metadata: ModelMetadata) -> str:
-    """Return aligned columns: path, label, the probability of each class, and the distance if the model measures it."""
-    measured = any(prediction.ood is not None for prediction in predictions)
-    rows = [["path", "label", *metadata.class_names, *(["ood"] if measured else [])]]
+    """Return aligned columns: path, label, probability per class, and the out-of-distribution score if there is one."""
+    has_ood = any(prediction.ood is not None for prediction in predictions)
+    rows = [["path", "label", *metadata.class_names, *(["ood"] if has_ood else [])]]
     for prediction in predictions:
         row = [prediction.path, prediction.label]
         row += [f"{probability:.4f}" for probability in prediction.probabilities.values()]
-        if measured:
+        if has_ood:
             row.append("" if prediction.ood is None else f"{prediction.ood:.2f}")
         rows.append(row)
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -81,7 +81,7 @@ def _as_table(predictions: list[Prediction], metadata: ModelMetadata) -> str:
         cells += [cell.rjust(width) for cell, width in zip(row[2:], widths[2:], strict=True)]
         lines.append("  ".join(cells).rstrip())
     if metadata.threshold is not None:
-        lines.append(f"{metadata.positive} from a probability of {metadata.threshold:.4g}")
-    if measured and metadata.ood_threshold is not None:
-        lines.append(f"unlike the training images from a distance (ood) of {metadata.ood_threshold:.4g}")
+        lines.append(f"{metadata.positive} at a probability of {metadata.threshold:.4g} or more")
+    if has_ood and metadata.ood_threshold is not None:
+        lines.append(f"out-of-distribution above {metadata.ood_threshold:.4g}")
     return "\n".join(lines)

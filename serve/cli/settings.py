@@ -13,11 +13,11 @@ from xfeat.featurize.errors import SpecError
 
 PREFIX = "XSERVE_"
 KEY_VARIABLE = f"{PREFIX}API_KEY"
-_NEW_KEY = "write one: openssl rand -hex 24 > key"
+_WRITE_KEY = "write one: openssl rand -hex 24 > key"
 
 
 def name_environment(command: click.Command) -> click.Command:
-    """Let every option of a command be set by ``XSERVE_<OPTION>`` too, and say so in its help."""
+    """Let ``XSERVE_<OPTION>`` set every option of a command, and show this in its help."""
     for parameter in command.params:
         if isinstance(parameter, click.Option) and parameter.name:
             parameter.envvar = PREFIX + parameter.name.upper()
@@ -26,10 +26,10 @@ def name_environment(command: click.Command) -> click.Command:
 
 
 def read_file(ctx: click.Context, parameter: click.Parameter, path: Path | None) -> None:
-    """Take defaults from a TOML file: a click callback. Options and the environment come before it.
+    """Read defaults from a TOML file (a click callback). Options and environment variables override them.
 
     Raises:
-        SpecError: if the file cannot be read, or names an option that there is not.
+        SpecError: if the file cannot be read, or has an unknown setting.
     """
     if path is None:
         return
@@ -44,12 +44,12 @@ def read_file(ctx: click.Context, parameter: click.Parameter, path: Path | None)
     given = {name.replace("-", "_"): value for name, value in settings.items()}
     if unknown := sorted(set(given) - names):
         known = ", ".join(sorted(str(name).replace("_", "-") for name in names))
-        raise SpecError(f"no setting called {unknown[0].replace('_', '-')}", path=path, expected=known)
+        raise SpecError(f"unknown setting {unknown[0].replace('_', '-')}", path=path, expected=known)
     ctx.default_map = {**(ctx.default_map or {}), **given}
 
 
 def read_key(path: Path | None) -> str | None:
-    """Return the API key from a file, or else from the environment; ``None`` if neither names one.
+    """Return the API key from a file, or else from the environment; ``None`` if there is neither.
 
     Raises:
         SpecError: if the file cannot be read, or the key is empty.
@@ -59,11 +59,11 @@ def read_key(path: Path | None) -> str | None:
         try:
             key = path.read_text(encoding="utf-8")
         except OSError as error:
-            raise SpecError(f"the API key cannot be read: {error.strerror}", path=path, fix=_NEW_KEY) from error
+            raise SpecError(f"API key file cannot be read: {error.strerror}", path=path, fix=_WRITE_KEY) from error
         except UnicodeDecodeError as error:
-            raise SpecError("the API key is no text", path=path, fix=_NEW_KEY) from error
+            raise SpecError("API key file is not UTF-8 text", path=path, fix=_WRITE_KEY) from error
     if key is None:
         return None
     if not key.strip():
-        raise SpecError("the API key is empty", path=path, fix=_NEW_KEY)
+        raise SpecError("the API key is empty", path=path, fix=_WRITE_KEY)
     return str(key.strip())

@@ -1,4 +1,4 @@
-"""Who may ask: everybody, or those who know the key. Pages and health are open, for they tell nothing of anybody."""
+"""The API key. Without one every client has access. The page and the health routes never need it: they hold no data."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from xfeat.serve.http.page_routes import PAGES
 
-OPEN = frozenset({*PAGES, "/openapi.json", "/health", "/v2/health/live", "/v2/health/ready"})
+PUBLIC_PATHS = frozenset({*PAGES, "/openapi.json", "/health", "/v2/health/live", "/v2/health/ready"})
 KEY_HEADER = "X-API-Key"
 _SCHEME = "bearer "
 
 
 class RequireKey:
-    """Middleware that asks for ``Authorization: Bearer KEY`` or ``X-API-Key: KEY``.
+    """Middleware that requires ``Authorization: Bearer KEY`` or ``X-API-Key: KEY``.
 
     Args:
         app: the application.
-        key: ``None`` lets everybody in.
+        key: ``None`` gives every client access.
     """
 
     def __init__(self, app: ASGIApp, key: str | None = None) -> None:
@@ -30,21 +30,21 @@ class RequireKey:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or answer 401."""
-        if scope["type"] != "http" or self._digest is None or scope["path"] in OPEN or self._knows(scope):
+        if scope["type"] != "http" or self._digest is None or scope["path"] in PUBLIC_PATHS or self._has_key(scope):
             await self._app(scope, receive, send)
             return
-        refusal = JSONResponse(
-            {"error": "this server wants an API key: send Authorization: Bearer KEY"},
+        rejection = JSONResponse(
+            {"error": "this server requires an API key: send Authorization: Bearer KEY"},
             401,
             {"WWW-Authenticate": "Bearer", "Connection": "close"},
         )
-        await refusal(scope, receive, send)
+        await rejection(scope, receive, send)
 
-    def _knows(self, scope: Scope) -> bool:
+    def _has_key(self, scope: Scope) -> bool:
         headers = Headers(scope=scope)
         given = headers.get("authorization", "")
         key = given[len(_SCHEME) :] if given.lower().startswith(_SCHEME) else headers.get(KEY_HEADER, "")
-        # Digests have one length, and compare_digest takes as long for the last byte as for the first.
+        # All digests have the same length, and the time of compare_digest does not depend on where they differ.
         return self._digest is not None and hmac.compare_digest(_digest(key), self._digest)
 
 

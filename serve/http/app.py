@@ -1,4 +1,4 @@
-"""All routes together: a FastAPI application that answers for its models."""
+"""The FastAPI application: all routes and middleware."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ from xfeat.serve.http.openapi import (
     upload_body,
 )
 from xfeat.serve.http.page_routes import site_routes
-from xfeat.serve.http.preview import preview_routes
-from xfeat.serve.http.request_log import LogRequests, Write
+from xfeat.serve.http.preview import preview_routes, preview_threads
+from xfeat.serve.http.request_log import LogRequests, LogWriter
 from xfeat.serve.http.security_headers import HEADERS, SecurityHeaders
 from xfeat.serve.http.service import Service
 from xfeat.serve.http.uploads import read_images
@@ -42,56 +42,58 @@ _METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 @dataclass(frozen=True, kw_only=True)
 class AccessOptions:
-    """Who may come in and who writes it down.
+    """Who has access, and how requests are logged.
 
     Attributes:
-        api_key: that clients must know; ``None`` lets everybody in.
-        log: gets the facts of each request; ``None`` writes nothing.
+        api_key: that clients must send; ``None`` gives every client access.
+        log: receives the log fields of each request; ``None`` disables the log.
     """
 
     api_key: str | None = None
-    log: Write | None = None
+    log: LogWriter | None = None
 
 
-def build_app(service: Service, door: AccessOptions | None = None) -> FastAPI:
-    """Build the application. When its lifespan ends, the threads of its models do.
+def build_app(service: Service, access: AccessOptions | None = None) -> FastAPI:
+    """Build the application. The end of its lifespan stops the threads of the models and of previews.
 
     Args:
         service: the models and limits.
-        door: key and log; by default neither.
+        access: API key and log; by default neither.
     """
-    door = door or AccessOptions()
+    access = access or AccessOptions()
+    threads = preview_threads()
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         yield
         await run_in_threadpool(service.models.close)
+        await run_in_threadpool(threads.shutdown, cancel_futures=True)
 
     app = FastAPI(
         title="xfeat",
-        summary="Answers of image classifiers. A research tool, not a medical device.",
+        summary="Predictions of image classifiers. For research only, not a medical device.",
         version=version("xfeat-onnx"),
         docs_url=None,
         redoc_url=None,
         lifespan=lifespan,
     )
     app.state.service = service
-    # FastAPI tries them in turn, and that takes its time: those that are asked most come first.
+    # FastAPI tries the routes in this order, which takes time: the most used come first.
     app.include_router(_predict_routes(service))
     app.include_router(protocol_routes(service))
     app.include_router(site_routes())
-    app.include_router(preview_routes(service))
+    app.include_router(preview_routes(service, threads))
     app.include_router(_state_routes(service))
-    app.include_router(_admin_routes(service, door))
-    # The last one added is the first to see a request.
-    app.add_middleware(RequireKey, key=door.api_key)
+    app.include_router(_admin_routes(service, access))
+    # The one added last receives a request first.
+    app.add_middleware(RequireKey, key=access.api_key)
     app.add_middleware(MeasureRequests, metrics=service.metrics)
     app.add_middleware(SecurityHeaders)
-    app.add_middleware(LogRequests, write=door.log)
+    app.add_middleware(LogRequests, write=access.log)
     app.add_exception_handler(HTTPException, _answer_http_error)
     app.add_exception_handler(RequestValidationError, _answer_wrong_parameter)
-    app.add_exception_handler(Exception, _answer_defect)
-    complete_description(app, locked=door.api_key is not None)
+    app.add_exception_handler(Exception, _answer_server_error)
+    complete_description(app, locked=access.api_key is not None)
     return app
 
 
@@ -103,7 +105,7 @@ def _predict_routes(service: Service) -> APIRouter:
     @router.post("/predict", summary="Classify image files", responses=PREDICT_RESPONSES, openapi_extra=form)
     async def predict(request: Request, model: str | None = None, heatmap: bool = False) -> Response:
         served = service.find(model)
-        with service.intake.admit(request) as body:
+        with service.body_limits.admit(request) as body:
             images = await read_images(body, service.spec)
             predictor, results = await service.predict(request, served, images, heatmap=heatmap)
             if heatmap:
@@ -114,27 +116,27 @@ def _predict_routes(service: Service) -> APIRouter:
 
 
 def _reply(predictor: Predictor, results: list[Result], heatmap: bool) -> JSONResponse:
-    answer = as_json(predictor.path.name, results)
+    body = as_json(predictor.path.name, results)
     predictions, skipped = split_results(results)
     if not predictions:
         by_model = any(image.by_model for image in skipped)
         what = "the model failed on every image" if by_model else "none of the files is a readable image"
-        return JSONResponse({"error": what, "skipped": answer["skipped"]}, 500 if by_model else 422)
+        return JSONResponse({"error": what, "skipped": body["skipped"]}, 500 if by_model else 422)
     if heatmap:
         names = predictor.metadata.class_names
         side = predictor.metadata.feature_spec.preprocess.size
-        for prediction, shown in zip(predictions, answer["predictions"], strict=True):
-            shown["heatmap"] = None
+        for prediction, entry in zip(predictions, body["predictions"], strict=True):
+            entry["heatmap"] = None
             if prediction.heatmap is not None:
-                picture = draw_heatmap(prediction.heatmap[names.index(prediction.label)], side)
-                shown["heatmap"] = base64.b64encode(picture).decode()
-    return JSONResponse(answer)
+                png = draw_heatmap(prediction.heatmap[names.index(prediction.label)], side)
+                entry["heatmap"] = base64.b64encode(png).decode()
+    return JSONResponse(body)
 
 
 def _state_routes(service: Service) -> APIRouter:
     router = APIRouter(tags=["State"])
 
-    @router.get("/model", summary="Which model answers, and the limits of a request", responses=MODEL_RESPONSES)
+    @router.get("/model", summary="Description of a model, and the limits of a request", responses=MODEL_RESPONSES)
     async def model(model: str | None = None) -> dict[str, Any]:
         return service.describe_model(service.find(model))
 
@@ -150,20 +152,22 @@ def _state_routes(service: Service) -> APIRouter:
         }
         return JSONResponse(state, 200 if service.ready else 503)
 
-    @router.get("/metrics", summary="Numbers for Prometheus", response_class=Response)
+    @router.get("/metrics", summary="Metrics for Prometheus", response_class=Response)
     async def metrics() -> Response:
         return Response(service.metrics.render(), media_type=_METRICS_TYPE)
 
     return router
 
 
-def _admin_routes(service: Service, door: AccessOptions) -> APIRouter:
+def _admin_routes(service: Service, access: AccessOptions) -> APIRouter:
     router = APIRouter(tags=["Operation"])
 
-    @router.post("/admin/reload", summary="Open model files that have changed", responses=RELOAD_RESPONSES)
+    @router.post("/admin/reload", summary="Load model files that have changed", responses=RELOAD_RESPONSES)
     async def reload() -> JSONResponse:
-        if door.api_key is None:
-            raise HTTPException(403, "reloading over HTTP needs an API key: start with --api-key-file, or send SIGHUP")
+        if access.api_key is None:
+            raise HTTPException(
+                403, "reloading over HTTP requires an API key: start with --api-key-file, or send SIGHUP"
+            )
         report = await run_in_threadpool(service.models.reload)
         return JSONResponse(report.to_dict(), 409 if report.kept else 200)
 
@@ -181,6 +185,6 @@ async def _answer_wrong_parameter(request: Request, error: Exception) -> Respons
     return JSONResponse({"error": f"parameter {first['loc'][-1]}: {first['msg']}"}, 422)
 
 
-async def _answer_defect(request: Request, error: Exception) -> Response:
-    # The server logs the traceback; it is no business of the client's. This answer passes no middleware.
-    return JSONResponse({"error": "the server failed; its log says why"}, 500, HEADERS)
+async def _answer_server_error(request: Request, error: Exception) -> Response:
+    # The traceback is in the log and not in the response. This response bypasses the middleware.
+    return JSONResponse({"error": "internal server error; see the server's log"}, 500, HEADERS)

@@ -1,4 +1,4 @@
-"""How bodies come in: counted as they arrive, so that neither one request nor all together pass their limits."""
+"""Limits on request bodies: the bytes are counted as they arrive, per request and of all requests together."""
 
 from __future__ import annotations
 
@@ -11,42 +11,42 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import Message
 
-from xfeat.serve.models.metrics import Metrics
+from xfeat.serve.models.metrics import ServerMetrics
 from xfeat.serve.specs import MEBIBYTE, ServeSpec
 
-# The rest of a refused body is not read, so the connection cannot carry another request.
+# The rest of a rejected body is not read, so the connection cannot be used for another request.
 CLOSE = {"Connection": "close"}
 
 
-class Intake:
-    """The bytes of all requests that are arriving or being answered.
+class BodyLimits:
+    """The limits of one server, and the bytes of all requests that are being received or answered.
 
     Attributes:
-        held_bytes: their number now.
+        held_bytes: the current number of these bytes.
     """
 
-    def __init__(self, spec: ServeSpec, metrics: Metrics) -> None:
+    def __init__(self, spec: ServeSpec, metrics: ServerMetrics) -> None:
         self.spec = spec
         self.held_bytes = 0
         self._metrics = metrics
 
     @contextlib.contextmanager
     def admit(self, request: Request) -> Iterator[Body]:
-        """Let a request in, and forget its bytes when it has been answered.
+        """Accept a request; its bytes count until it has been answered.
 
         Raises:
             HTTPException: 413 if its Content-Length is over the limit.
         """
         declared = request.headers.get("content-length", "")
         if declared.isdecimal() and int(declared) > self.spec.max_body_bytes:
-            _refuse_body(self.spec)
+            _reject_body(self.spec)
         body = Body(request, self)
         try:
             yield body
         finally:
             self.held_bytes -= body.received_bytes
 
-    def take(self, number: int) -> None:
+    def add(self, number: int) -> None:
         """Count bytes that have arrived.
 
         Raises:
@@ -65,33 +65,33 @@ class Body:
     """The body of one request.
 
     Attributes:
-        received_bytes: what has arrived of it.
-        request: passes the body on, counted.
+        received_bytes: number of bytes that have arrived.
+        request: the same request; reading its body counts the bytes.
     """
 
-    def __init__(self, request: Request, intake: Intake) -> None:
+    def __init__(self, request: Request, limits: BodyLimits) -> None:
         self.received_bytes = 0
         self.request = Request(request.scope, self._receive)
         self._source = request.receive
-        self._intake = intake
+        self._limits = limits
 
     async def read(self) -> bytes:
         """Return the whole body."""
         return b"".join([chunk async for chunk in self.request.stream()])
 
     @contextlib.asynccontextmanager
-    async def arriving(self) -> AsyncIterator[None]:
-        """Limit the time that reading the body may take.
+    async def time_limit(self) -> AsyncIterator[None]:
+        """Limit the time for reading the body.
 
         Raises:
-            HTTPException: 408 for a client that is too slow, 400 for one that went away.
+            HTTPException: 408 if the client is too slow, 400 if it has disconnected.
         """
-        limit_s = self._intake.spec.body_timeout_s
+        limit_s = self._limits.spec.body_timeout_s
         try:
             async with asyncio.timeout(limit_s):
                 yield
         except ClientDisconnect as error:
-            raise HTTPException(400, "the client went away") from error
+            raise HTTPException(400, "the client disconnected") from error
         except TimeoutError as error:
             raise HTTPException(408, f"the request took longer than {limit_s:g} seconds", CLOSE) from error
 
@@ -99,11 +99,11 @@ class Body:
         message = await self._source()
         number = len(message.get("body", b""))
         self.received_bytes += number
-        self._intake.take(number)
-        if self.received_bytes > self._intake.spec.max_body_bytes:
-            _refuse_body(self._intake.spec)
+        self._limits.add(number)
+        if self.received_bytes > self._limits.spec.max_body_bytes:
+            _reject_body(self._limits.spec)
         return message
 
 
-def _refuse_body(spec: ServeSpec) -> NoReturn:
+def _reject_body(spec: ServeSpec) -> NoReturn:
     raise HTTPException(413, f"the request is larger than {spec.max_body_bytes / MEBIBYTE:g} MiB", CLOSE)

@@ -25,8 +25,8 @@ from xfeat.serve.inference.session import INPUT, Outputs
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
 _VERSION = "1"
-# Parsing less than this takes less time than passing it to a thread.
-_QUICK_JSON_BYTES = 1 << 14
+# Smaller requests are parsed faster than they are handed to a thread.
+_SMALL_JSON_BYTES = 1 << 14
 
 
 def protocol_routes(service: Service) -> APIRouter:
@@ -39,7 +39,7 @@ def protocol_routes(service: Service) -> APIRouter:
     async def server() -> dict[str, Any]:
         return {"name": "xfeat", "version": version("xfeat-onnx"), "extensions": ["binary_tensor_data"]}
 
-    @router.get("/health/live", summary="Whether the process answers")
+    @router.get("/health/live", summary="Whether the server is running")
     async def live() -> dict[str, bool]:
         return {"live": True}
 
@@ -52,7 +52,7 @@ def protocol_routes(service: Service) -> APIRouter:
 
 def _add_model_routes(router: APIRouter, service: Service) -> None:
     for middle in ("/models/{name}", "/models/{name}/versions/{number}"):
-        # The version is optional in every address; there is but one.
+        # The version is optional in every path; there is only one.
         _add_routes_below(router, service, middle)
 
 
@@ -68,7 +68,7 @@ def _add_routes_below(router: APIRouter, service: Service, address: str) -> None
 
     @router.post(
         f"{address}/infer",
-        summary="Answer images given as tensors",
+        summary="Classify images given as tensors",
         responses=INFER_RESPONSES,
         openapi_extra=where | INFER,
     )
@@ -93,9 +93,9 @@ def _add_routes_below(router: APIRouter, service: Service, address: str) -> None
 
 async def _infer(service: Service, name: str, request: Request) -> Response:
     if request.headers.get("content-encoding", "identity") != "identity":
-        raise HTTPException(415, "compressed requests are not taken", {"Connection": "close"})
-    with service.intake.admit(request) as body:
-        async with body.arriving():
+        raise HTTPException(415, "compressed requests are not supported", {"Connection": "close"})
+    with service.body_limits.admit(request) as body:
+        async with body.time_limit():
             content = await body.read()
         try:
             wanted = await _parse(content, _header_length(request), service.spec.max_files)
@@ -104,11 +104,11 @@ async def _infer(service: Service, name: str, request: Request) -> Response:
         except TensorError as error:
             raise HTTPException(400, str(error)) from error
         model = service.find(name)
-        _check_wanted(wanted, model.predictor)
+        _check_outputs(wanted, model.predictor)
         heatmap = wanted.outputs is None or "heatmap" in wanted.outputs
         images = [(f"image {number}", image) for number, image in enumerate(wanted.images)]
         predictor, results = await service.predict(request, model, images, heatmap=heatmap)
-    arrays = _arrays(_all_answered(results), wanted, predictor)
+    arrays = _arrays(_require_all(results), wanted, predictor)
     reply, header = encode_response({"model_name": name, "model_version": _VERSION}, arrays, wanted)
     if header is None:
         return Response(reply, media_type="application/json")
@@ -116,9 +116,9 @@ async def _infer(service: Service, name: str, request: Request) -> Response:
 
 
 async def _parse(content: bytes, header_bytes: int | None, max_images: int) -> InferRequest:
-    if (len(content) if header_bytes is None else header_bytes) <= _QUICK_JSON_BYTES:
+    if (len(content) if header_bytes is None else header_bytes) <= _SMALL_JSON_BYTES:
         return parse_request(content, header_bytes, max_images)
-    # Large JSON takes a while: other requests go on meanwhile.
+    # Parsing large JSON takes a while; other requests must not wait for it.
     return await run_in_threadpool(parse_request, content, header_bytes, max_images)
 
 
@@ -131,14 +131,14 @@ def _header_length(request: Request) -> int | None:
     return int(text)
 
 
-def _check_wanted(wanted: InferRequest, predictor: Predictor) -> None:
-    gives = predictor.session.gives
-    if unknown := sorted(set(wanted.outputs or ()) - gives):
-        raise HTTPException(400, f"no output called {unknown[0]!r}; this model has {', '.join(sorted(gives))}")
+def _check_outputs(wanted: InferRequest, predictor: Predictor) -> None:
+    available = predictor.session.known_outputs
+    if unknown := sorted(set(wanted.outputs or ()) - available):
+        raise HTTPException(400, f"no output called {unknown[0]!r}; this model has: {', '.join(sorted(available))}")
 
 
-def _all_answered(results: list[Result]) -> list[Prediction]:
-    """Return the answers. A tensor has no place for an image without one, so then the request fails as a whole."""
+def _require_all(results: list[Result]) -> list[Prediction]:
+    """Return the predictions. If one is missing the whole request fails, because a tensor cannot omit a row."""
     predictions, skipped = split_results(results)
     if skipped:
         worst = next((image for image in skipped if image.by_model), skipped[0])
@@ -149,8 +149,8 @@ def _all_answered(results: list[Result]) -> list[Prediction]:
 def _arrays(
     predictions: list[Prediction], wanted: InferRequest, predictor: Predictor
 ) -> dict[str, NDArray[np.float32]]:
-    gives = [name for name in Outputs._fields if name in predictor.session.gives]
-    return {name: _array(name, predictions) for name in (gives if wanted.outputs is None else wanted.outputs)}
+    available = [name for name in Outputs._fields if name in predictor.session.known_outputs]
+    return {name: _array(name, predictions) for name in (available if wanted.outputs is None else wanted.outputs)}
 
 
 def _array(name: str, predictions: list[Prediction]) -> NDArray[np.float32]:
@@ -162,17 +162,17 @@ def _array(name: str, predictions: list[Prediction]) -> NDArray[np.float32]:
 
 
 def _describe(name: str, predictor: Predictor) -> dict[str, Any]:
-    outputs = {tensor.name: tensor for tensor in predictor.session.outputs if tensor.name in predictor.session.gives}
+    outputs = {tensor.name: tensor for tensor in predictor.session.outputs}
     return {
         "name": name,
         "versions": [_VERSION],
         "platform": "onnxruntime_onnx",
-        # Images of every size are taken, whatever the graph wants: the server resizes as it does for files.
+        # Images may have any size, whatever the graph's input: the server resizes them like files.
         "inputs": [{"name": INPUT, "datatype": "UINT8", "shape": [-1, -1, -1, 3]}],
         "outputs": [
             {"name": output, "datatype": "FP32", "shape": list(outputs[output].shape)}
             for output in Outputs._fields
-            if output in outputs
+            if output in predictor.session.known_outputs
         ],
     }
 

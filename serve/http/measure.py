@@ -6,18 +6,18 @@ import time
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from xfeat.serve.models.metrics import Metrics
+from xfeat.serve.models.metrics import ServerMetrics
 
 
 class MeasureRequests:
-    """Middleware that counts and times requests by route. Addresses that are no route count as one."""
+    """Middleware that counts and times requests per route. All unknown paths count as one route."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, metrics: ServerMetrics) -> None:
         self._app = app
         self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on and note how it ended."""
+        """Pass a request on and note its status and time."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return

@@ -1,4 +1,4 @@
-"""The shapes of requests and answers, for ``/openapi.json``."""
+"""Schemas of requests and responses, for ``/openapi.json``."""
 
 from __future__ import annotations
 
@@ -7,34 +7,36 @@ from typing import Any
 from fastapi import FastAPI
 from pydantic import BaseModel, Field
 
-from xfeat.serve.http.api_key import KEY_HEADER, OPEN
+from xfeat.serve.http.api_key import KEY_HEADER, PUBLIC_PATHS
 from xfeat.serve.http.uploads import FIELD
 from xfeat.serve.inference.session import INPUT, Outputs
 
 
 class PredictionBody(BaseModel):
-    """The answer to one image."""
+    """The prediction for one image."""
 
-    path: str = Field(description="The name the file was sent under")
-    label: str = Field(description="The class decided on, by the model's threshold if it has one")
-    probabilities: dict[str, float] = Field(description="Of each class, adding up to 1")
-    ood: float | None = Field(description="Distance from the training images, if the model measures it")
-    ood_threshold: float | None = Field(description="The distance from which an image counts as foreign")
-    in_distribution: bool | None = Field(description="Whether the image resembles the training images, if known")
+    path: str = Field(description="The name the file was uploaded with")
+    label: str = Field(description="The predicted class; if the model has a threshold, it is applied")
+    probabilities: dict[str, float] = Field(description="Of each class; they add up to 1")
+    ood: float | None = Field(description="Out-of-distribution score, if the model has one")
+    ood_threshold: float | None = Field(description="With a higher score the image counts as out of distribution")
+    in_distribution: bool | None = Field(
+        description="Whether the score is within the threshold; null without a score or a threshold"
+    )
     heatmap: str | None = Field(
-        default=None, description="If asked for: a PNG in base64 to lay over the image, where the network looked"
+        default=None, description="If requested: a PNG in base64, to be stretched over the image"
     )
 
 
 class SkippedBody(BaseModel):
-    """An image without an answer."""
+    """An image without a prediction."""
 
     path: str
     reason: str
 
 
 class PredictBody(BaseModel):
-    """The answers to one request, in the order of its files."""
+    """The predictions for one request, in the order of its files."""
 
     model: str
     predictions: list[PredictionBody]
@@ -42,14 +44,14 @@ class PredictBody(BaseModel):
 
 
 class ErrorBody(BaseModel):
-    """Why there is no answer; where images are the reason, which."""
+    """Why the request failed; if images are the reason, which ones."""
 
     error: str
     skipped: list[SkippedBody] | None = None
 
 
 class ModelBody(BaseModel):
-    """Inputs and outputs, as the protocol describes them."""
+    """Inputs and outputs, as defined by the protocol."""
 
     name: str
     versions: list[str]
@@ -59,7 +61,7 @@ class ModelBody(BaseModel):
 
 
 class ReloadBody(BaseModel):
-    """What became of each model; ``kept`` gives the reason why a new file cannot be used."""
+    """The result per model; ``kept`` gives the reason why a new file could not be loaded."""
 
     loaded: list[str]
     unchanged: list[str]
@@ -142,7 +144,7 @@ INFER: dict[str, Any] = {
     "requestBody": {
         "required": True,
         "description": "UINT8 pixels [N, H, W, 3] RGB of any size, or BYTES [N] image files (in JSON: base64). "
-        "Binary tensors follow the JSON, whose length is then in the header Inference-Header-Content-Length.",
+        "Binary tensors follow the JSON; its length is then in the header Inference-Header-Content-Length.",
         "content": {"application/json": {"schema": _INFER_BODY}},
     }
 }
@@ -159,33 +161,36 @@ _SCHEMES = {
 _MEANINGS = {
     400: "A damaged request",
     401: "The API key is missing or wrong",
-    403: "Not without an API key on the server",
+    403: "Only on a server with an API key",
     404: "No model of this name",
     408: "The request took too long to arrive",
-    409: "A new file cannot be used; the old model answers on",
+    409: "A new file could not be loaded; the previous version, if any, still serves",
     413: "Too many bytes or too many files",
     415: "Not a multipart form",
     422: "A wrong parameter, no files, or none of them is a readable image",
     500: "The model failed on every image",
     503: "Too busy; see Retry-After",
-    504: "No answer in time",
+    504: "No result in time",
 }
 
-_REFUSED_BY_FASTAPI = "Validation Error"  # what it puts where a route says nothing itself
+_REFUSED_BY_FASTAPI = "Validation Error"  # FastAPI's own description of 422
 
 PREDICT_RESPONSES: Responses = {
-    200: {"model": PredictBody, "description": "Answers; unreadable images are listed as skipped"},
+    200: {"model": PredictBody, "description": "Predictions; images that cannot be read are listed as skipped"},
     **_errors(400, 404, 408, 413, 415, 422, 500, 503, 504),
 }
 INFER_RESPONSES: Responses = {
     200: {
-        "description": "Tensors, in JSON or behind it",
+        "description": "Tensors, in the JSON or after it",
         "content": {"application/json": {"schema": {"type": "object"}}, "application/octet-stream": {}},
     },
     **_errors(400, 404, 408, 413, 415, 500, 503, 504),
 }
 MODEL_RESPONSES: Responses = _errors(404)
-DESCRIBED_RESPONSES: Responses = {200: {"model": ModelBody, "description": "As the protocol says"}, **_errors(404)}
+DESCRIBED_RESPONSES: Responses = {
+    200: {"model": ModelBody, "description": "As defined by the protocol"},
+    **_errors(404),
+}
 READY_RESPONSES: Responses = {503: {"description": "Stopping"}}
 HEALTH_RESPONSES: Responses = {503: {"description": "Stopping"}}
 RELOAD_RESPONSES: Responses = {
@@ -196,11 +201,11 @@ RELOAD_RESPONSES: Responses = {
 
 
 def complete_description(app: FastAPI, *, locked: bool) -> None:
-    """Describe errors as this server sends them, and which requests need the key.
+    """Add the errors as this server sends them, and which requests require the key.
 
     Args:
         app: with all its routes.
-        locked: the server has a key.
+        locked: whether the server has a key.
     """
     plain = app.openapi
 
@@ -208,9 +213,11 @@ def complete_description(app: FastAPI, *, locked: bool) -> None:
         description = plain()
         for path, methods in description["paths"].items():
             for operation in methods.values():
-                operation["responses"].update(_errors_of(operation["responses"], locked=locked and path not in OPEN))
+                operation["responses"].update(
+                    _errors_of(operation["responses"], locked=locked and path not in PUBLIC_PATHS)
+                )
                 if locked:
-                    operation["security"] = [] if path in OPEN else [{name: []} for name in _SCHEMES]
+                    operation["security"] = [] if path in PUBLIC_PATHS else [{name: []} for name in _SCHEMES]
         components = description["components"]
         if locked:
             components["securitySchemes"] = _SCHEMES
@@ -222,7 +229,7 @@ def complete_description(app: FastAPI, *, locked: bool) -> None:
 
 
 def _errors_of(responses: dict[str, Any], *, locked: bool) -> dict[str, Any]:
-    """Return the errors that come before a route is asked: no key, and a parameter that FastAPI refuses."""
+    """Return the errors that occur before a route is called: no key, and a parameter that FastAPI rejects."""
     error = {"application/json": {"schema": {"$ref": "#/components/schemas/ErrorBody"}}}
     errors = {"401": _MEANINGS[401]} if locked else {}
     if responses.get("422", {}).get("description") == _REFUSED_BY_FASTAPI:

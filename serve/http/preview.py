@@ -1,4 +1,4 @@
-"""Pictures that a browser cannot show (DICOM, TIFF) as PNG, for the page."""
+"""PNG previews of images that a browser cannot show (DICOM, TIFF), for the page."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from xfeat.serve.http.service import Service
 logger = logging.getLogger(__name__)
 
 SIDE = 1024
-# The page asks for one at a time; more than this come from many pages, or from no page.
-_MOST_WAITING = 16  # beyond those that are being drawn
+# The page asks for one preview at a time; a longer queue comes from many pages, or from other clients.
+_MAX_WAITING = 16  # not counting those that are being drawn
 
 _FILE: dict[str, Any] = {
     "requestBody": {
@@ -37,46 +37,46 @@ _MEANINGS = {
     413: "Too many bytes",
     422: "Not a readable image",
     503: "Too busy; see Retry-After",
-    504: "No picture in time",
+    504: "No preview in time",
 }
 _RESPONSES: dict[int | str, dict[str, Any]] = {
-    200: {"description": "The picture", "content": {"image/png": {}}},
+    200: {"description": "The preview", "content": {"image/png": {}}},
     **{status: {"model": ErrorBody, "description": meaning} for status, meaning in _MEANINGS.items()},
 }
 
 
-def preview_routes(service: Service) -> APIRouter:
+def preview_threads() -> ThreadPoolExecutor:
+    """Return the threads that draw: one per core, because each may hold an image of 100 megapixels."""
+    return ThreadPoolExecutor(cores(), thread_name_prefix="preview")
+
+
+def preview_routes(service: Service, threads: ThreadPoolExecutor) -> APIRouter:
     """Return the route ``POST /preview``: an image file in, a PNG out."""
     router = APIRouter(tags=["Predict"])
-    # As many at a time as there are cores, also of those that nobody waits for any more: each may hold a picture of 100
-    # megapixels.
-    drawers = ThreadPoolExecutor(cores(), thread_name_prefix="preview")
-    inside = 0
-    summary = f"An image file as a PNG to look at, no side longer than {SIDE} pixels"
+    unfinished = 0
+    summary = f"Preview of an image file: a PNG of at most {SIDE} pixels per side"
 
     @router.post("/preview", summary=summary, response_class=Response, responses=_RESPONSES, openapi_extra=_FILE)
     async def preview(request: Request) -> Response:
-        nonlocal inside
-        with service.intake.admit(request) as body:
-            async with body.arriving():
+        nonlocal unfinished
+        with service.body_limits.admit(request) as body:
+            async with body.time_limit():
                 content = await body.read()
-            if inside >= cores() + _MOST_WAITING:
+            if unfinished >= cores() + _MAX_WAITING:
                 wait = str(service.spec.retry_after_s)
-                raise HTTPException(
-                    503, f"too many pictures wait to be drawn; try again in {wait} s", {"Retry-After": wait}
-                )
-            inside += 1
+                raise HTTPException(503, f"too many previews are waiting; try again in {wait} s", {"Retry-After": wait})
+            unfinished += 1
             waiting = [content]
-            drawn = drawers.submit(_draw_waiting, waiting)
+            future = threads.submit(_draw_waiting, waiting)
             try:
-                picture = await service.wait(request, asyncio.wrap_future(drawn))
+                png = await service.wait(request, asyncio.wrap_future(future))
             except ImageError as error:
                 raise HTTPException(422, error.what) from error
             finally:
-                drawn.cancel()  # at once: asyncio would do so a moment after the reply
-                waiting.clear()  # what is cancelled stays in the queue until its turn comes, but not with its bytes
-                inside -= 1
-        return Response(picture, media_type="image/png")
+                future.cancel()  # immediately: asyncio would do so only after the response
+                waiting.clear()  # a cancelled task stays in the queue until its turn, but without the bytes
+                unfinished -= 1
+        return Response(png, media_type="image/png")
 
     return router
 
@@ -86,16 +86,16 @@ def _draw_waiting(waiting: list[bytes]) -> bytes:
 
 
 def draw_preview(content: bytes) -> bytes:
-    """Decode an image file as the network's input is decoded, and make it no larger than a screen shows.
+    """Decode an image file as for the network, and reduce it to the size of a screen.
 
     Args:
         content: of an image file.
 
     Returns:
-        The content of a PNG file, grey or RGB, no side longer than :data:`SIDE` pixels.
+        The content of a PNG file, grey or RGB, with at most :data:`SIDE` pixels per side.
 
     Raises:
-        ImageError: if it is no readable image.
+        ImageError: if it is not a readable image.
     """
     try:
         picture = decode(content)
@@ -105,7 +105,7 @@ def draw_preview(content: bytes) -> bytes:
     except ImageError:
         raise
     except Exception as error:
-        # As in Predictor.decode: damaged files make decoders fail in more ways than can be listed.
+        # As in Predictor.decode: decoders fail on damaged files in more ways than can be listed.
         logger.debug("an image cannot be decoded", exc_info=True)
         raise ImageError(f"cannot be decoded: {error}") from error
     return file.getvalue()

@@ -1,4 +1,4 @@
-"""One line a request, with an id that the client hears too. Neither images nor file names: those may name patients."""
+"""One log line per request, with an id that the client gets too. No file name is logged: it may name a patient."""
 
 from __future__ import annotations
 
@@ -18,40 +18,40 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 FORMATS = ("off", "text", "json")
 ID_HEADER = "X-Request-ID"
-# What a client sends as an id is written into logs: nothing there may look like a line of its own.
+# A client's id is written to the log: it must not be able to forge a log line.
 _SAFE_ID = re.compile(r"[\w.:-]{1,64}", re.ASCII)
-_NOTES = "xfeat.notes"
+_FIELDS = "xfeat.log_fields"
 
-Write = Callable[[dict[str, Any]], None]
+LogWriter = Callable[[dict[str, Any]], None]
 
 
-def note(request: Request, **facts: Any) -> None:
-    """Add facts to the line of a request."""
-    request.scope.setdefault(_NOTES, {}).update(facts)
+def add_log_fields(request: Request, **fields: Any) -> None:
+    """Add fields to the log line of a request."""
+    request.scope.setdefault(_FIELDS, {}).update(fields)
 
 
 class LogRequests:
-    """Middleware that gives each request an id and writes a line when it has been answered.
+    """Middleware that gives each request an id and logs it when it has been answered.
 
     Args:
         app: the application.
-        write: gets the facts of each request; ``None`` writes nothing.
+        write: receives the log fields of each request; ``None`` disables the log.
     """
 
-    def __init__(self, app: ASGIApp, write: Write | None = None) -> None:
+    def __init__(self, app: ASGIApp, write: LogWriter | None = None) -> None:
         self._app = app
         self._write = write
-        self._process = uuid.uuid4().hex[:12]
+        self._prefix = uuid.uuid4().hex[:12]
         self._numbers = itertools.count(1)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on and note how it ended."""
+        """Pass a request on and log its status."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         given = Headers(scope=scope).get(ID_HEADER, "")
-        identifier = given if _SAFE_ID.fullmatch(given) else f"{self._process}-{next(self._numbers)}"
-        scope[_NOTES] = {}
+        identifier = given if _SAFE_ID.fullmatch(given) else f"{self._prefix}-{next(self._numbers)}"
+        scope[_FIELDS] = {}
         started = time.perf_counter()
         status = 500
 
@@ -73,36 +73,36 @@ class LogRequests:
                         "route": getattr(scope.get("route"), "path", "none"),
                         "status": status,
                         "seconds": round(time.perf_counter() - started, 4),
-                        **scope[_NOTES],
+                        **scope[_FIELDS],
                     }
                 )
 
 
 class JsonLines(logging.Formatter):
-    """Log records as JSON objects, one a line."""
+    """Log records as JSON objects, one per line."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return time, level and message, and a traceback if there is one."""
+        """Return time, level, message, and the traceback if there is one."""
         line: dict[str, Any] = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
             "message": record.getMessage(),
         }
-        line.update(getattr(record, "facts", {}))
+        line.update(getattr(record, "request_fields", {}))
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
         return json.dumps(line)
 
 
-def writer(kind: str, logger: logging.Logger) -> Write | None:
-    """Return what writes the line of a request in one of :data:`FORMATS`; ``None`` for ``off``."""
+def log_writer(kind: str, logger: logging.Logger) -> LogWriter | None:
+    """Return the function that logs a request in one of :data:`FORMATS`; ``None`` for ``off``."""
     if kind == "off":
         return None
 
-    def write(facts: dict[str, Any]) -> None:
+    def write(fields: dict[str, Any]) -> None:
         if kind == "json":
-            logger.info("request", extra={"facts": facts})
+            logger.info("request", extra={"request_fields": fields})
         else:
-            logger.info("%s", " ".join(f"{key}={value}" for key, value in facts.items()))
+            logger.info("%s", " ".join(f"{key}={value}" for key, value in fields.items()))
 
     return write

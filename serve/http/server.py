@@ -1,4 +1,4 @@
-"""The process that serves: a socket of our own, uvicorn on it, reloads, an orderly end."""
+"""The server process: its socket, uvicorn, reloads, an orderly stop."""
 
 from __future__ import annotations
 
@@ -15,30 +15,30 @@ from functools import partial
 from pathlib import Path
 from types import FrameType
 
-import prometheus_client  # noqa: F401 - so that a missing part of the extra shows here and at once
+import prometheus_client  # noqa: F401 - so that a missing package of the extra is noticed at the start
 import uvicorn
 
 from xfeat.featurize.errors import BusyError, SpecError
 from xfeat.featurize.system.cores import cores
 from xfeat.serve.http.app import AccessOptions, build_app
 from xfeat.serve.http.header_timeout import with_header_timeout
-from xfeat.serve.http.request_log import writer
+from xfeat.serve.http.request_log import log_writer
 from xfeat.serve.http.service import Service
 from xfeat.serve.inference.predictor import Predictor
-from xfeat.serve.models.metrics import Metrics
-from xfeat.serve.models.registry import Models
-from xfeat.serve.specs import Process, ServeSpec
+from xfeat.serve.models.metrics import ServerMetrics
+from xfeat.serve.models.registry import ModelRegistry
+from xfeat.serve.specs import ServerOptions, ServeSpec
 
 _BACKLOG = 128
-# Measured on 2 cores: with two sessions one computes while the threads of the other wait for each other. Each may use
-# all cores, so that a single image is not slower for it.
-_SESSIONS_ON_CPU = 2
+# Measured on 2 cores: with two sessions one computes while the threads of the other synchronize. Each may use all
+# cores, so that a single image is not slower.
+_MIN_SESSIONS_ON_CPU = 2
 
 logger = logging.getLogger(__name__)
 
 
 class _Server(uvicorn.Server):
-    """Tells the service at once that the end has begun, so that ``/v2/health/ready`` is true to the last."""
+    """Marks the service as stopping on the signal, so that ``/v2/health/ready`` is 503 from then on."""
 
     def __init__(self, config: uvicorn.Config, service: Service) -> None:
         super().__init__(config)
@@ -49,31 +49,33 @@ class _Server(uvicorn.Server):
         super().handle_exit(sig, frame)
 
 
-def serve(source: Path, spec: ServeSpec, process: Process, *, on_ready: Callable[[str, Models], None]) -> None:
+def serve(
+    source: Path, spec: ServeSpec, options: ServerOptions, *, on_ready: Callable[[str, ModelRegistry], None]
+) -> None:
     """Answer requests until Ctrl-C or SIGTERM, then finish those that were accepted.
 
     Args:
         source: a model file, or a folder of model files.
         spec: the limits.
-        process: where it listens, and more.
+        options: address, devices, log.
         on_ready: called with the server's URL and its models once connections are accepted.
 
     Raises:
-        BusyError: if the port is taken.
-        SpecError: if the address cannot be listened on.
-        ModelError: if a model cannot be used.
-        DeviceError: if the device that was asked for is not there.
+        BusyError: if the port is in use.
+        SpecError: if it is not possible to listen on the address.
+        ModelError: if a model cannot be loaded.
+        DeviceError: if the requested device is not available.
     """
 
-    models = Models(source, partial(open_sessions, spec, process), spec, Metrics())
-    with contextlib.closing(models), contextlib.closing(_listen(process.host, process.port)) as listener:
+    models = ModelRegistry(source, partial(open_sessions, spec, options), spec, ServerMetrics())
+    with contextlib.closing(models), contextlib.closing(_listen(options.host, options.port)) as listener:
         service = Service(models, spec)
-        # These warn of damaged forms and images, and anybody may send them; the client is told.
+        # These warn of damaged forms and images, which any client can send; the response tells the client.
         logging.getLogger("python_multipart").setLevel(logging.ERROR)
         warnings.filterwarnings("ignore", module=r"PIL\.")
-        door = AccessOptions(api_key=process.api_key, log=writer(process.log_format, logger))
+        access = AccessOptions(api_key=options.api_key, log=log_writer(options.log_format, logger))
         config = uvicorn.Config(
-            build_app(service, door),
+            build_app(service, access),
             access_log=False,
             log_config=None,
             server_header=False,
@@ -81,36 +83,41 @@ def serve(source: Path, spec: ServeSpec, process: Process, *, on_ready: Callable
             ws="none",
             timeout_graceful_shutdown=int(spec.drain_timeout_s),
         )
-        with _reload_on_hangup(models), _watch(models, process.watch_s):
-            on_ready(_url(process.host, listener), models)
-            # uvicorn passes the signal on when it has ended in order: for a server that is the way to stop.
+        with _reload_on_hangup(models), _watch(models, options.watch_s):
+            on_ready(_url(options.host, listener), models)
+            # After an orderly stop uvicorn raises the signal again, but for a server this is the normal way to stop.
             with contextlib.suppress(KeyboardInterrupt):
                 _Server(config, service).run(sockets=[listener])
 
 
-def open_sessions(spec: ServeSpec, process: Process, path: Path) -> list[Predictor]:
+def open_sessions(spec: ServeSpec, options: ServerOptions, path: Path) -> list[Predictor]:
     """Open a model file once for each session, on each device.
 
     Raises:
-        ModelError: if the model cannot be used.
-        DeviceError: if a device that was asked for is not there.
+        ModelError: if the model cannot be loaded.
+        DeviceError: if a requested device is not available.
     """
-    devices = [device.strip() for device in process.device.split(",")]
-    threads = process.threads or cores()
-    number = process.sessions or (_SESSIONS_ON_CPU if threads >= _SESSIONS_ON_CPU * len(devices) else 1)
+    devices = [device.strip() for device in options.device.split(",")]
+    threads = options.threads or cores()
+    number = options.sessions or _sessions_on_cpu(threads, len(devices))
     sessions = []
     for device in devices:
         open_one = partial(
-            Predictor.open, path, device, threads, batch_size=spec.max_batch, cuda_graphs=process.cuda_graphs
+            Predictor.open, path, device, threads, batch_size=spec.max_batch, cuda_graphs=options.cuda_graphs
         )
         first = open_one()
-        more = number - 1 if process.sessions or first.device == "cpu" else 0
+        more = number - 1 if options.sessions or first.device == "cpu" else 0
         sessions += [first, *(open_one() for _ in range(more))]
     return sessions
 
 
+def _sessions_on_cpu(threads: int, devices: int) -> int:
+    """Return how many sessions of so many threads occupy all cores, shared by several devices."""
+    return max(1, min(_MIN_SESSIONS_ON_CPU, cores() // devices), cores() // (threads * devices))
+
+
 @contextlib.contextmanager
-def _reload_on_hangup(models: Models) -> Iterator[None]:
+def _reload_on_hangup(models: ModelRegistry) -> Iterator[None]:
     hangup = getattr(signal, "SIGHUP", None)  # Windows has none
     if hangup is None or threading.current_thread() is not threading.main_thread():
         yield
@@ -127,14 +134,14 @@ def _reload_on_hangup(models: Models) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _watch(models: Models, interval_s: float | None) -> Iterator[None]:
-    """Reload when a file has changed and then stayed as it is for one interval: it may still be being written."""
+def _watch(models: ModelRegistry, interval_s: float | None) -> Iterator[None]:
+    """Reload when a file has changed and then not changed for one interval: before, it may be incomplete."""
     if interval_s is None:
         yield
         return
     stop = threading.Event()
 
-    def look() -> None:
+    def check_files() -> None:
         last = models.signatures()
         while not stop.wait(interval_s):
             now = models.signatures()
@@ -142,7 +149,7 @@ def _watch(models: Models, interval_s: float | None) -> Iterator[None]:
                 models.reload()
             last = now
 
-    watcher = threading.Thread(target=look, name="watch", daemon=True)
+    watcher = threading.Thread(target=check_files, name="watch", daemon=True)
     watcher.start()
     try:
         yield
@@ -158,7 +165,9 @@ def _listen(host: str, port: int) -> socket.socket:
         )[0]
         listener = socket.socket(family, kind, protocol)
     except OSError as error:
-        raise SpecError(f"cannot listen on {host}: {error.strerror}", fix="name another address with --host") from error
+        raise SpecError(
+            f"cannot listen on {host}: {error.strerror}", fix="choose another address with --host"
+        ) from error
     try:
         if os.name == "posix":  # on Windows SO_REUSEADDR would let two servers share a port
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -169,10 +178,10 @@ def _listen(host: str, port: int) -> socket.socket:
         if error.errno == errno.EADDRINUSE:
             raise BusyError(
                 f"port {port} of {host} is in use",
-                fix=f"stop the program that uses it, or take another: xserve start --port {port + 1}",
+                fix=f"stop the program that uses it, or choose another: xserve start --port {port + 1}",
             ) from error
         raise SpecError(
-            f"cannot listen on port {port} of {host}: {error.strerror}", fix="name another with --host and --port"
+            f"cannot listen on port {port} of {host}: {error.strerror}", fix="choose another with --host and --port"
         ) from error
     return listener
 

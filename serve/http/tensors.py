@@ -1,4 +1,4 @@
-"""Requests and answers of the Open Inference Protocol as arrays: JSON, and binary tensors behind it. No HTTP here.
+"""Requests and responses of the Open Inference Protocol as arrays: JSON, and binary tensors after it. No HTTP here.
 
 Source: https://github.com/open-inference/open-inference-protocol, specification/protocol/inference_rest.md, and the
 binary tensor data extension of Triton, docs/protocol/extension_binary_data.md.
@@ -25,22 +25,22 @@ _LENGTH_BYTES = 4
 
 
 class TensorError(ValueError):
-    """A request that does not keep to the protocol; the message says where."""
+    """A request that violates the protocol; the message says where."""
 
 
 class TooManyImagesError(TensorError):
-    """More images than a request may have, found out from the shape before any is looked at."""
+    """More images than a request may have; detected from the shape, before the data is parsed."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class InferRequest:
-    """What a client asks for.
+    """A parsed request.
 
     Attributes:
-        id: to be echoed, or ``None``.
+        id: to be returned in the response, or ``None``.
         images: contents of image files, or uint8 (H, W, 3) RGB.
-        outputs: name to whether it is wanted as binary data, or ``None`` for all outputs.
-        binary: whether all outputs are wanted as binary data where ``outputs`` says nothing.
+        outputs: requested outputs, and whether each is wanted as binary data; ``None`` for all outputs.
+        binary: whether the outputs are wanted as binary data if ``outputs`` is ``None``.
     """
 
     id: str | None
@@ -50,19 +50,19 @@ class InferRequest:
 
 
 def parse_request(body: bytes, header_bytes: int | None, max_images: int) -> InferRequest:
-    """Read a request.
+    """Parse a request.
 
     Args:
         body: JSON, followed by the binary tensors.
         header_bytes: length of the JSON, or ``None`` if it is the whole body.
-        max_images: that a request may have.
+        max_images: most images per request.
 
     Raises:
         TooManyImagesError: if it has more.
-        TensorError: if it does not keep to the protocol.
+        TensorError: if it violates the protocol.
     """
     if header_bytes is not None and not 0 <= header_bytes <= len(body):
-        raise TensorError(f"Inference-Header-Content-Length is {header_bytes}, the body has {len(body)} bytes")
+        raise TensorError(f"Inference-Header-Content-Length is {header_bytes}, but the body has {len(body)} bytes")
     header = _object(_parse_json(body if header_bytes is None else body[:header_bytes]), "the request")
     tail = b"" if header_bytes is None else body[header_bytes:]
     identifier = header.get("id")
@@ -82,12 +82,12 @@ def parse_request(body: bytes, header_bytes: int | None, max_images: int) -> Inf
 
 
 def encode_response(
-    facts: Mapping[str, Any], arrays: Mapping[str, NDArray[np.float32]], request: InferRequest
+    model: Mapping[str, Any], arrays: Mapping[str, NDArray[np.float32]], request: InferRequest
 ) -> tuple[bytes, int | None]:
-    """Write an answer.
+    """Build a response.
 
     Args:
-        facts: model name and version.
+        model: name and version of the model.
         arrays: float32, by output name.
         request: says which outputs are wanted as binary data.
 
@@ -104,7 +104,7 @@ def encode_response(
             output["data"] = [value if math.isfinite(value) else None for value in array.ravel().tolist()]
         outputs.append(output)
     identity = {} if request.id is None else {"id": request.id}
-    header = json.dumps({**facts, **identity, "outputs": outputs}).encode()
+    header = json.dumps({**model, **identity, "outputs": outputs}).encode()
     return b"".join([header, *tail]), len(header) if tail else None
 
 
@@ -149,16 +149,16 @@ def _parse_outputs(outputs: Any, binary: bool) -> dict[str, bool] | None:
 def _parse_input(tensor: dict[str, Any], tail: bytes, max_images: int) -> list[ImageContent]:
     name, datatype, shape = (tensor.get(key) for key in ("name", "datatype", "shape"))
     if name != INPUT:
-        raise TensorError(f"no input called {name!r}; this model has '{INPUT}'")
+        raise TensorError(f"no input called {name!r}; this model has: {INPUT}")
     if not isinstance(shape, list) or not all(type(axis) is int and axis > 0 for axis in shape):
         raise TensorError("shape must be a list of positive integers")
     if shape and shape[0] > max_images:
         raise TooManyImagesError(f"more than {max_images} images in one request")
     size = _parameters(tensor, "an input").get("binary_data_size")
     if size is not None and (type(size) is not int or size != len(tail)):
-        raise TensorError(f"binary_data_size is {size}, {len(tail)} bytes follow the JSON")
+        raise TensorError(f"binary_data_size is {size}, but {len(tail)} bytes follow the JSON")
     if size is None and tail:
-        raise TensorError(f"{len(tail)} bytes follow the JSON and belong to no tensor")
+        raise TensorError(f"{len(tail)} bytes follow the JSON, but no tensor has binary_data_size")
     data = tail if size is not None else tensor.get("data")
     if datatype == "UINT8":
         return list(_pixels(data, shape))
@@ -172,7 +172,7 @@ def _pixels(data: Any, shape: list[int]) -> NDArray[np.uint8]:
         raise TensorError(f"UINT8 pixels must have shape [N, H, W, 3], not {shape}")
     array = np.frombuffer(data, np.uint8) if isinstance(data, bytes) else _from_numbers(data)
     if array.size != math.prod(shape):
-        raise TensorError(f"shape {shape} has {math.prod(shape)} elements, the data has {array.size}")
+        raise TensorError(f"shape {shape} has {math.prod(shape)} elements, but the data has {array.size}")
     return array.reshape(shape)
 
 
@@ -180,14 +180,14 @@ def _from_numbers(data: Any) -> NDArray[np.uint8]:
     try:
         given = np.asarray(data if isinstance(data, list) else None)
     except ValueError as error:
-        raise TensorError("data must be a list of numbers, flat or nested as the shape says") from error
+        raise TensorError("data must be a list of numbers, flat or nested like the shape") from error
     if given.dtype.kind not in "iu" or given.min() < 0 or given.max() > 255 or _has_booleans(data):
         raise TensorError("data must be integers from 0 to 255")
     return given.astype(np.uint8)
 
 
 def _has_booleans(data: list[Any]) -> bool:
-    """Tell whether a regularly nested list of numbers holds true or false, which numpy takes for 1 and 0."""
+    """Return whether a regularly nested list holds true or false, which numpy would convert to 1 and 0."""
     while isinstance(data[0], list):
         data = list(itertools.chain.from_iterable(data))
     return bool in set(map(type, data))
@@ -201,7 +201,7 @@ def _files(data: Any, shape: list[int]) -> list[bytes]:
 
 
 def _split(data: bytes, expected: int) -> list[bytes]:
-    """Cut at the lengths; one file more than expected is as many as any number to complain of."""
+    """Split at the length prefixes. It stops at one file more than expected, which is enough for an error."""
     files: list[bytes] = []
     at = 0
     while at < len(data) and len(files) <= expected:

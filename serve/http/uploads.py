@@ -1,4 +1,4 @@
-"""Image files in a multipart form. They stay in memory: a full disk stops no upload, and nothing is left behind."""
+"""Image files in a multipart form. They stay in memory: uploads need no disk, and no file is left behind."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import sys
 from collections.abc import AsyncGenerator
 
 from python_multipart.multipart import parse_options_header
-from starlette.datastructures import FormData, UploadFile
+from starlette.datastructures import FormData, Headers, UploadFile
 from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
@@ -18,25 +18,38 @@ FIELD = "files"
 _MULTIPART = "multipart/form-data"
 
 
-class _InMemory(MultiPartParser):
-    """Starlette's parser without its temporary files; how much memory that takes, the intake limits."""
+class _TooManyFilesError(Exception):
+    """The form holds more files than a request may have."""
+
+
+class _InMemoryParser(MultiPartParser):
+    """Starlette's parser without temporary files; :class:`BodyLimits` limits the memory."""
 
     spool_max_size = sys.maxsize
 
+    def __init__(self, headers: Headers, stream: AsyncGenerator[bytes, None], max_files: int) -> None:
+        # The limit of the base class raises the same error as a damaged form.
+        super().__init__(headers, stream, max_files=sys.maxsize)
+        self._files_left = max_files
+
     def on_headers_finished(self) -> None:
-        """Take every part of the field as a file: a client may leave the file name out."""
+        """Count the files. Each part of the field is one: a client may omit the file name."""
         _, options = parse_options_header(self._current_part.content_disposition)
         if options.get(b"name") == FIELD.encode() and b"filename" not in options:
             self._current_part.content_disposition = b'form-data; name="%s"; filename=""' % FIELD.encode()
         super().on_headers_finished()
+        if self._current_part.file is not None:
+            self._files_left -= 1
+            if self._files_left < 0:
+                raise _TooManyFilesError
 
     async def parse(self) -> FormData:
-        """Return the fields; close what was begun if the form is damaged or ends too early."""
+        """Return the fields; close all other files if the form is damaged or incomplete."""
         form = await super().parse()
-        # A last part without its end is in no field, and nobody else would close its file.
-        kept = {id(item.file) for _, item in form.multi_items() if isinstance(item, UploadFile)}
+        # A last part without its end is in no field, and nothing else would close its file.
+        complete = {id(item.file) for _, item in form.multi_items() if isinstance(item, UploadFile)}
         for file in self._files_to_close_on_error:
-            if id(file) not in kept:
+            if id(file) not in complete:
                 file.close()
         return form
 
@@ -45,12 +58,12 @@ async def read_images(body: Body, spec: ServeSpec) -> list[tuple[str, bytes]]:
     """Return name and content of every file in the form field ``files``.
 
     Raises:
-        HTTPException: 413 for too many bytes or files, 408 for a client that is too slow, 415 and 422 for another
-            content than a form with files, 400 for a damaged form, 503 for lack of memory.
+        HTTPException: 413 for too many bytes or files, 408 if the client is too slow, 415 if the body is not a form,
+            422 if the form holds no files, 400 if it is damaged, 503 if too much memory is in use.
     """
     if not body.request.headers.get("content-type", "").lower().startswith(_MULTIPART):
         raise HTTPException(415, f"send {_MULTIPART} with image files in the field '{FIELD}'", CLOSE)
-    async with body.arriving():
+    async with body.time_limit():
         form = await _read_form(body.request, spec)
     try:
         files = [item for item in form.getlist(FIELD) if isinstance(item, UploadFile)]
@@ -64,17 +77,16 @@ async def read_images(body: Body, spec: ServeSpec) -> list[tuple[str, bytes]]:
 async def _read_form(request: Request, spec: ServeSpec) -> FormData:
     stream: AsyncGenerator[bytes, None] = request.stream()
     try:
-        return await _InMemory(request.headers, stream, max_files=spec.max_files).parse()
+        return await _InMemoryParser(request.headers, stream, spec.max_files).parse()
+    except _TooManyFilesError as error:
+        raise HTTPException(413, f"more than {spec.max_files} files in one request", CLOSE) from error
     except MultiPartException as error:
-        # The parser has one exception for all it dislikes; only its text tells this one apart.
-        if "Too many files" in error.message:
-            raise HTTPException(413, f"more than {spec.max_files} files in one request", CLOSE) from error
-        raise HTTPException(400, f"a damaged form: {error.message}", CLOSE) from error
+        raise HTTPException(400, f"damaged form: {error.message}", CLOSE) from error
     except (ValueError, LookupError) as error:
-        # The form may name any codec of Python for its texts.
-        raise HTTPException(400, "a damaged form: its character set does not fit", CLOSE) from error
+        # A form may name any of Python's codecs for its texts.
+        raise HTTPException(400, "damaged form: its texts do not match its character set", CLOSE) from error
 
 
 def _name(file: UploadFile) -> str:
-    # Some codecs give halves of characters, which no answer could carry.
+    # Some codecs produce lone surrogates, which no JSON response can hold.
     return (file.filename or "").encode("utf-8", "replace").decode("utf-8")

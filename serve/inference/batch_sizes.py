@@ -1,6 +1,7 @@
-"""Sizes of batches: powers of two, so that a device that prepares itself for each new shape meets few of them.
+"""Batch sizes (buckets): powers of two, so that a GPU meets few different shapes.
 
-cuDNN searches for about 600 ms when a batch of a new size comes; warmed buckets spare the first requests that wait.
+For each new batch size cuDNN searches the fastest kernels for about 600 ms. This is done for every bucket before the
+first request.
 """
 
 from __future__ import annotations
@@ -19,12 +20,12 @@ def bucket_sizes(largest: int) -> list[int]:
 
 
 def bucket_of(images: int, largest: int) -> int:
-    """Return the smallest bucket that holds so many images; more than the largest are a size of their own."""
+    """Return the smallest bucket for a number of images; a number above the largest bucket is returned unchanged."""
     return images if images > largest else min(1 << (images - 1).bit_length(), largest)
 
 
 def stack(pixels: Sequence[Pixels], size: int) -> NDArray[np.uint8]:
-    """Put images into one batch of a given size; what is left of it is black.
+    """Stack images to a batch of a given size, padded with black images.
 
     Args:
         pixels: uint8 (S, S, 3) each, at least one.

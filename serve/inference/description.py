@@ -1,4 +1,4 @@
-"""What a page shows of a model: where it comes from, how it decides, how it was tested, and which files it reads."""
+"""What the page shows of a model: origin, decision rule, test results and readable image formats."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from xfeat.serve.inference.predictor import Predictor
 _FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WebP")
 
 
-def model_facts(predictor: Predictor) -> dict[str, Any]:
-    """Return the facts of a model as plain JSON types: what ``GET /model`` and a static page have in common."""
+def describe_model(predictor: Predictor) -> dict[str, Any]:
+    """Return the properties of a model as plain JSON types: the part that ``GET /model`` and a static page share."""
     metadata = predictor.metadata
     test = metadata.metrics.get("test") or {}
     matrix = test.get("confusion_matrix")
@@ -25,7 +25,7 @@ def model_facts(predictor: Predictor) -> dict[str, Any]:
         "threshold": metadata.threshold,
         "temperature": metadata.temperature,
         "ood_threshold": predictor.ood_threshold,
-        "heatmaps": "heatmap" in predictor.session.gives,
+        "heatmaps": "heatmap" in predictor.session.known_outputs,
         "test_accuracy": test.get("accuracy"),
         "test_images": sum(map(sum, matrix)) if matrix else None,
         "test_accuracy_interval": test.get("accuracy_interval"),
@@ -34,5 +34,5 @@ def model_facts(predictor: Predictor) -> dict[str, Any]:
 
 
 def readable_formats() -> list[str]:
-    """Return the names of the image formats that can be decoded here; DICOM is one where ``pydicom`` is installed."""
+    """Return the image formats that can be decoded here; with ``pydicom`` installed, DICOM is among them."""
     return [*_FORMATS, *(["DICOM"] if find_spec("pydicom") else [])]

@@ -1,4 +1,4 @@
-"""A heatmap as a picture to lay over the image: transparent where the network saw nothing, red where it saw most."""
+"""A heatmap as a picture to lay over the image: transparent where the value is 0, opaque red where it is highest."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-# From a faint to a strong answer: blue, cyan, yellow, red. Few stops, so that places can be told apart by eye.
+# From low to high: blue, cyan, yellow, red. Few colours, so that levels can be told apart by eye.
 _STOPS = (0.0, 0.35, 0.7, 1.0)
 _COLOURS = np.array([(40, 70, 200), (40, 190, 210), (250, 215, 60), (215, 30, 30)], np.float64)
 
@@ -16,12 +16,12 @@ _COLOURS = np.array([(40, 70, 200), (40, 190, 210), (250, 215, 60), (215, 30, 30
 def draw_heatmap(heatmap: NDArray[np.float32], side: int) -> bytes:
     """Draw the heatmap of one class.
 
-    The strongest place is opaque red; a map that is zero everywhere is wholly transparent. The network saw the image
-    squashed to a square, so stretched over the whole image the picture lies where it belongs.
+    The highest value is opaque red; a heatmap of zeros is fully transparent. The network's input is the image squashed
+    to a square, so the picture fits when it is stretched over the whole image.
 
     Args:
         heatmap: float32 (h, w), 0 or more.
-        side: of the picture, in pixels.
+        side: width and height of the picture in pixels.
 
     Returns:
         The content of a PNG file, RGBA, ``side`` pixels square.

@@ -1,4 +1,4 @@
-"""What becomes of an image: an answer, or the reason why there is none."""
+"""The result for an image: a prediction, or the reason why there is none."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
-    """The answer to one image.
+    """The prediction for one image.
 
     Attributes:
-        path: the file, or the name it was sent under.
-        label: the class decided on, by the model's threshold if it has one.
-        probabilities: of each class, in the model's order, adding up to 1.
-        ood: distance from the training images, or ``None`` if the model does not measure it.
-        ood_threshold: the distance from which an image counts as foreign, or ``None`` if the model names none.
-        logits: float32 (C,), or ``None`` if the model does not give them.
-        heatmap: float32 (C, h, w), 0 or more, where the network looked; ``None`` unless asked for and given.
+        path: the file, or the name it was uploaded with.
+        label: the predicted class; if the model has a threshold, it is applied.
+        probabilities: of each class, in the model's order; they add up to 1.
+        ood: out-of-distribution score, or ``None`` if the model has none.
+        ood_threshold: an image with a higher score counts as out of distribution; ``None`` if the model has none.
+        logits: float32 (C,), or ``None`` if the model does not return them.
+        heatmap: float32 (C, h, w), 0 or more, of each class; ``None`` unless requested and available.
     """
 
     path: str
@@ -33,13 +33,13 @@ class Prediction:
 
     @property
     def in_distribution(self) -> bool | None:
-        """Whether the image resembles the training images; ``None`` if the model cannot tell."""
+        """Whether the score is within the threshold; ``None`` without a score or a threshold."""
         if self.ood is None or self.ood_threshold is None:
             return None
         return self.ood <= self.ood_threshold
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the answer as plain JSON types, without the arrays."""
+        """Return the prediction as plain JSON types, without the arrays."""
         return {
             "path": self.path,
             "label": self.label,
@@ -52,12 +52,12 @@ class Prediction:
 
 @dataclass(frozen=True, kw_only=True)
 class SkippedImage:
-    """An image without an answer.
+    """An image without a prediction.
 
     Attributes:
-        path: the file, or the name it was sent under.
-        reason: why, for a person.
-        by_model: the image was readable, but the model failed on it.
+        path: the file, or the name it was uploaded with.
+        reason: why, as a text for the user.
+        by_model: the image could be read, but the model failed on it.
     """
 
     path: str
@@ -73,14 +73,14 @@ Result = Prediction | SkippedImage
 
 
 def split_results(results: list[Result]) -> tuple[list[Prediction], list[SkippedImage]]:
-    """Separate the answers from the skipped images, each in the order given."""
+    """Separate predictions from skipped images; both keep their order."""
     predictions = [result for result in results if isinstance(result, Prediction)]
     skipped = [result for result in results if isinstance(result, SkippedImage)]
     return predictions, skipped
 
 
 def as_json(model: str, results: list[Result]) -> dict[str, Any]:
-    """Return the object that ``xserve predict --json`` prints and ``POST /predict`` answers with."""
+    """Return the object that ``xserve predict --json`` prints and ``POST /predict`` returns."""
     predictions, skipped = split_results(results)
     return {
         "model": model,

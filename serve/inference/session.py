@@ -1,4 +1,4 @@
-"""A model file in onnxruntime: opened on the device asked for, checked against its contract, errors translated."""
+"""A model file in onnxruntime: opened on the requested device, its inputs and outputs checked, errors translated."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from xfeat.export.model.cuda_graphs import BoundSession, Session, open_network
 from xfeat.export.model.metadata import ModelMetadata
-from xfeat.export.model.session import ORT_ERRORS, cuda_possible, first_line
 from xfeat.featurize.errors import DeviceError, ModelError
 from xfeat.featurize.system.cuda import check_device_name
+from xfeat.featurize.system.onnx_session import ORT_ERRORS, cuda_possible, first_line
 
 logger = logging.getLogger(__name__)
 
@@ -26,12 +26,12 @@ INPUT_TYPES = {"full": "tensor(uint8)", "core": "tensor(float)"}
 
 
 class Outputs(NamedTuple):
-    """What the model says of a batch; ``None`` for what it does not give or was not asked for.
+    """The model's outputs for a batch; ``None`` for an output that it lacks or that was not requested.
 
     Attributes:
         probabilities: float32 (N, C).
         logits: float32 (N, C).
-        ood: float32 (N,), distance from the training images.
+        ood: float32 (N,), out-of-distribution score.
         heatmap: float32 (N, C, h, w), 0 or more.
     """
 
@@ -43,7 +43,7 @@ class Outputs(NamedTuple):
 
 @dataclass(frozen=True)
 class Tensor:
-    """An input or output of the graph; -1 stands for an axis of any size."""
+    """An input or output of the graph; -1 means an axis of any size."""
 
     name: str
     kind: str
@@ -51,15 +51,15 @@ class Tensor:
 
 
 class ModelSession:
-    """A model file that is open and known to keep its contract.
+    """An open model file whose inputs and outputs agree with its metadata.
 
     Attributes:
         path: the file.
-        metadata: what it says of itself.
-        device: ``cpu`` or ``cuda:N``, where it really runs.
+        metadata: of the file.
+        device: ``cpu`` or ``cuda:N``, where it actually runs.
         inputs: of the graph.
         outputs: of the graph.
-        gives: which of the outputs that this project knows the graph has.
+        known_outputs: names of the outputs that are also fields of :class:`Outputs`.
     """
 
     def __init__(self, session: Session, path: Path, device: str) -> None:
@@ -69,8 +69,8 @@ class ModelSession:
         self.metadata = ModelMetadata.from_props(session.get_modelmeta().custom_metadata_map, path)
         self.inputs = tuple(_tensor(node) for node in session.get_inputs())
         self.outputs = tuple(_tensor(node) for node in session.get_outputs())
-        _check_contract(self)
-        self.gives = frozenset(out.name for out in self.outputs) & frozenset(Outputs._fields)
+        _check_interface(self)
+        self.known_outputs = frozenset(out.name for out in self.outputs) & frozenset(Outputs._fields)
 
     @classmethod
     def open(
@@ -87,12 +87,12 @@ class ModelSession:
             path: a file of ``xexport onnx``.
             device: ``cpu``, ``cuda``, ``cuda:N``, or ``auto``: a GPU if onnxruntime can use one.
             threads: CPU threads for inference; by default all cores.
-            cuda_graphs: ``auto``, ``on`` (which wants a GPU) or ``off``; see
+            cuda_graphs: ``auto``, ``on`` (which needs a GPU) or ``off``; see
                 :func:`xfeat.export.model.cuda_graphs.open_network`.
 
         Raises:
-            ModelError: if there is no such file, or it is none that this project wrote.
-            DeviceError: if the device that was asked for is not there, or no graphs where they were asked for.
+            ModelError: if the file does not exist, or was not written by this project.
+            DeviceError: if the requested device, or CUDA graphs on it, are not available.
             SpecError: if ``device`` is none of these.
         """
         path = Path(path)
@@ -103,25 +103,25 @@ class ModelSession:
                 "no such model",
                 path=path,
                 found=found,
-                fix="run xexport onnx to write one, or name another with its path",
+                fix="run xexport onnx to write one, or give the path of another model",
             )
         if device == "auto" and cuda_graphs != "on":
-            return cls._open_where_possible(path, threads, cuda_graphs)
+            return cls._open_auto(path, threads, cuda_graphs)
         device = "cuda:0" if device in ("auto", "cuda") else device
         return cls(open_network(path, device=device, threads=threads, graphs=cuda_graphs), path, device)
 
     @classmethod
-    def _open_where_possible(cls, path: Path, threads: int | None, cuda_graphs: str) -> ModelSession:
+    def _open_auto(cls, path: Path, threads: int | None, cuda_graphs: str) -> ModelSession:
         if cuda_possible():
             try:
-                session = open_network(path, device="cuda:0", threads=threads, whole=False, graphs=cuda_graphs)
+                session = open_network(path, device="cuda:0", threads=threads, all_on_gpu=False, graphs=cuda_graphs)
                 return cls(session, path, "cuda:0")
             except DeviceError as error:
                 logger.warning("the GPU cannot be used, running on the CPU: %s", error.found)
         return cls(open_network(path, threads=threads), path, "cpu")
 
     def warm_up(self, images: int) -> None:
-        """Run the network once on so many black images; on a GPU, make places for all later batches of their number.
+        """Run the network once on black images; on a GPU, allocate the buffers for all later batches of this size.
 
         Raises:
             ModelError: as from :meth:`run`.
@@ -129,8 +129,8 @@ class ModelSession:
         side = self.metadata.feature_spec.preprocess.size
         black = np.zeros((images, side, side, 3), np.uint8)
         if isinstance(self._session, BoundSession):
-            with self._translated():
-                self._session.keep(self._feed(black))
+            with self._translated_errors():
+                self._session.bind(self._feed(black))
         self.run(black)
 
     def run(self, pixels: NDArray[np.uint8], *, heatmap: bool = False) -> Outputs:
@@ -138,20 +138,20 @@ class ModelSession:
 
         Args:
             pixels: uint8 (N, S, S, 3), RGB.
-            heatmap: return heatmaps, if the model gives them.
+            heatmap: return heatmaps, if the model has them.
 
         Raises:
-            ModelError: if onnxruntime fails, or the answer has another shape than it should have.
+            ModelError: if onnxruntime fails, or an output has a wrong shape.
         """
-        wanted = [name for name in Outputs._fields if name in self.gives and (heatmap or name != "heatmap")]
-        with self._translated():
+        wanted = [name for name in Outputs._fields if name in self.known_outputs and (heatmap or name != "heatmap")]
+        with self._translated_errors():
             found = self._session.run(wanted, self._feed(pixels))
-        answers = {name: np.asarray(answer, np.float32) for name, answer in zip(wanted, found, strict=True)}
-        if "ood" in answers:
-            answers["ood"] = answers["ood"].reshape(-1)
-        for name, answer in answers.items():
-            self._check_shape(name, answer, len(pixels))
-        return Outputs(**answers)
+        arrays = {name: np.asarray(array, np.float32) for name, array in zip(wanted, found, strict=True)}
+        if "ood" in arrays:
+            arrays["ood"] = arrays["ood"].reshape(-1)
+        for name, array in arrays.items():
+            self._check_shape(name, array, len(pixels))
+        return Outputs(**arrays)
 
     def _feed(self, pixels: NDArray[np.uint8]) -> dict[str, NDArray[Any]]:
         if self.metadata.variant == "core":
@@ -159,17 +159,17 @@ class ModelSession:
         return {INPUT: pixels}
 
     @contextlib.contextmanager
-    def _translated(self) -> Iterator[None]:
+    def _translated_errors(self) -> Iterator[None]:
         try:
             yield
         except ORT_ERRORS as error:
             raise ModelError("the model failed", path=self.path, found=first_line(error)) from error
 
-    def _check_shape(self, name: str, answer: NDArray[np.float32], count: int) -> None:
+    def _check_shape(self, name: str, array: NDArray[np.float32], count: int) -> None:
         shape = (count,) if name == "ood" else (count, len(self.metadata.class_names))
-        if answer.shape[: len(shape)] != shape or answer.ndim != (4 if name == "heatmap" else len(shape)):
+        if array.shape[: len(shape)] != shape or array.ndim != (4 if name == "heatmap" else len(shape)):
             raise ModelError(
-                f"a wrong answer in {name}", path=self.path, expected=f"shape {shape}", found=f"{answer.shape}"
+                f"wrong shape of the output {name}", path=self.path, expected=str(shape), found=str(array.shape)
             )
 
 
@@ -177,30 +177,30 @@ def _tensor(node: Any) -> Tensor:
     return Tensor(node.name, node.type, tuple(axis if isinstance(axis, int) else -1 for axis in node.shape))
 
 
-def _check_contract(model: ModelSession) -> None:
+def _check_interface(model: ModelSession) -> None:
     metadata = model.metadata
     size = metadata.feature_spec.preprocess.size
     shape = (-1, size, size, 3) if metadata.variant == "full" else (-1, 3, size, size)
     expected = Tensor(INPUT, INPUT_TYPES[metadata.variant], shape)
-    fits = len(model.inputs) == 1 and _accepts(model.inputs[0], expected)
-    _require_fit(model, fits, "inputs", _describe([expected]), _describe(model.inputs))
+    matches = len(model.inputs) == 1 and _accepts(model.inputs[0], expected)
+    _require_match(model, matches, "inputs", _describe([expected]), _describe(model.inputs))
     outputs = {output.name: output for output in model.outputs}
     wanted = Tensor("probabilities", "tensor(float)", (-1, len(metadata.class_names)))
-    fits = wanted.name in outputs and _accepts(outputs[wanted.name], wanted)
-    _require_fit(model, fits, "outputs", _describe([wanted]), _describe(model.outputs))
+    matches = wanted.name in outputs and _accepts(outputs[wanted.name], wanted)
+    _require_match(model, matches, "outputs", _describe([wanted]), _describe(model.outputs))
 
 
-def _accepts(found: Tensor, wanted: Tensor) -> bool:
-    """Tell whether a tensor has the name, type and sizes wanted, or leaves those sizes open."""
-    return (found.name, found.kind, len(found.shape)) == (wanted.name, wanted.kind, len(wanted.shape)) and all(
-        axis in (-1, size) for axis, size in zip(found.shape, wanted.shape, strict=True)
+def _accepts(found: Tensor, expected: Tensor) -> bool:
+    """Return whether a tensor has the expected name and type, and the expected sizes or free ones."""
+    return (found.name, found.kind, len(found.shape)) == (expected.name, expected.kind, len(expected.shape)) and all(
+        axis in (-1, size) for axis, size in zip(found.shape, expected.shape, strict=True)
     )
 
 
-def _require_fit(model: ModelSession, fits: bool, what: str, expected: str, found: str) -> None:
-    if not fits:
+def _require_match(model: ModelSession, matches: bool, what: str, expected: str, found: str) -> None:
+    if not matches:
         raise ModelError(
-            f"a model with other {what} than its metadata promise",
+            f"the model's {what} do not match its metadata",
             path=model.path,
             expected=expected,
             found=found,

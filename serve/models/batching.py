@@ -1,8 +1,8 @@
-"""Images of many requests in common batches: a bounded queue, decoding threads, one thread a session of the network.
+"""Batches of images from several requests: a queue of limited length, decoding threads, one worker per session.
 
-An image passes ``submit`` (refused if the queue is full), a decoding thread unless it is pixels already, the ready
-queue and a batch; its future is then resolved with a result. Whatever was accepted is answered, also when the server
-stops. A future that is cancelled before its batch starts costs nothing more.
+The way of an image: ``submit`` (rejected if the queue is full), a decoding thread (unless it is pixels already), the
+ready queue, a batch; then its future gets the result. Every accepted image gets a result, also when the server stops.
+An image whose future is cancelled before its batch starts is not computed.
 """
 
 from __future__ import annotations
@@ -14,11 +14,13 @@ from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from xfeat.featurize.errors import ImageError
 from xfeat.featurize.images.preprocess import Pixels
 from xfeat.featurize.system.cores import cores
+from xfeat.serve.inference.isolate import run_isolated
 from xfeat.serve.inference.predictor import ImageContent, Predictor
 from xfeat.serve.inference.results import Result, SkippedImage
 
@@ -28,44 +30,44 @@ STAGES = ("queue", "decode", "infer")
 
 
 class QueueFullError(Exception):
-    """The images would not fit into the queue, or the queue is closed; nothing of the request was accepted."""
+    """The images do not fit into the queue, or it is closed; no image of the request was accepted."""
 
 
-# What a cancelled future is settled with; nobody sees it.
-_GIVEN_UP = QueueFullError("given up")
+# The outcome of a cancelled image; nobody reads it.
+_CANCELLED = QueueFullError("cancelled")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Job:
-    """One image on its way.
+class QueuedImage:
+    """One image from its submission to its result.
 
     Attributes:
         name: of the image.
-        held: its content, later its pixels; empty from when nobody waits for it any more.
-        heatmap: whether one is wanted.
-        submitted_s: when it came, on the monotonic clock.
-        future: where its result goes.
+        content: its file content, later its pixels, as the only element; empty once nobody waits for the result.
+        heatmap: whether a heatmap was requested.
+        submitted_s: time of submission, on the monotonic clock.
+        future: receives the result.
     """
 
     name: str
-    held: list[Any]
+    content: list[Any]
     heatmap: bool
     submitted_s: float
     future: Future[Result] = field(default_factory=Future)
 
     def __post_init__(self) -> None:
-        held = self.held  # not self, which a finished future would keep alive
-        self.future.add_done_callback(lambda _: held.clear())
+        content = self.content  # not self, which a finished future would keep alive
+        self.future.add_done_callback(lambda _: content.clear())
 
     def take(self) -> Any:
-        """Return what is held, which then is the caller's alone, or ``None`` if nobody waits for the result."""
+        """Remove and return the content, or return ``None`` if nobody waits for the result."""
         try:
-            return None if self.future.cancelled() else self.held.pop()
-        except IndexError:  # cancelled just now
+            return None if self.future.cancelled() else self.content.pop()
+        except IndexError:  # cancelled in between
             return None
 
-    def settle(self, outcome: Result | Exception) -> None:
-        """Give the result to whoever waits for it, if anybody still does."""
+    def resolve(self, outcome: Result | Exception) -> None:
+        """Set the result, if somebody still waits for it."""
         if not self.future.set_running_or_notify_cancel():
             return
         if isinstance(outcome, Exception):
@@ -74,28 +76,28 @@ class Job:
             self.future.set_result(outcome)
 
 
-Item = tuple[Job, Pixels]
+Decoded = tuple[QueuedImage, Pixels]
 
 
 class Observer:
-    """Hears how batches are formed; this one ignores it."""
+    """Is notified of batch sizes and times; this base class ignores them."""
 
     def on_batch(self, images: int) -> None:
-        """Hear of a batch and its size."""
+        """Note the size of a batch that was computed."""
 
     def on_stage(self, stage: str, seconds: float) -> None:
-        """Hear how long an image waited (``queue``), was decoded, or its batch was computed (``infer``)."""
+        """Note how long an image waited (``queue``), or how long its decoding or its batch (``infer``) took."""
 
 
 class Batcher:
-    """Forms batches of what several requests ask for at the same time.
+    """Forms batches from the images of several requests.
 
     Args:
-        predictors: sessions of one model file; each runs its own batches. The first one decodes.
-        max_queue: images accepted and not yet answered.
-        max_batch: images per call of the network; by default what suits the device.
-        batch_wait_s: how long the first image of a batch waits for others, while others are being decoded.
-        observer: hears of sizes and times.
+        predictors: sessions of one model file; each computes its own batches. The first one decodes.
+        max_queue: most images that are accepted and have no result yet.
+        max_batch: most images per call of the network; the default depends on the device.
+        batch_wait_s: how long the first image of a batch waits while others are being decoded.
+        observer: is notified of batch sizes and times.
     """
 
     def __init__(
@@ -112,13 +114,13 @@ class Batcher:
         self._batch_wait_s = batch_wait_s
         self._observer = observer or Observer()
         self._lock = threading.Lock()
-        self._changed = threading.Condition(self._lock)  # only the worker that forms a batch waits for it
+        self._changed = threading.Condition(self._lock)  # only the worker that forms a batch waits on it
         self._forming = threading.Lock()
         self._pending = 0
         self._decoding = 0
-        self._ready: deque[Job] = deque()
+        self._ready: deque[QueuedImage] = deque()
         self._closed = False
-        self._ended = False
+        self._all_decoded = False
         self._decoders = ThreadPoolExecutor(cores(), thread_name_prefix="decode")
         self._workers = [
             threading.Thread(target=self._run, args=[predictor], name=f"inference-{number}", daemon=True)
@@ -129,91 +131,91 @@ class Batcher:
 
     @property
     def pending(self) -> int:
-        """Number of images accepted and not yet answered."""
+        """Number of images that are accepted and have no result yet."""
         return self._pending
 
     @property
     def closed(self) -> bool:
-        """Whether nothing is accepted any more."""
+        """Whether no more images are accepted."""
         return self._closed
 
     def submit(self, images: Sequence[tuple[str, ImageContent]], *, heatmap: bool = False) -> list[Future[Result]]:
-        """Accept the images of a request, all or none.
+        """Accept all images of a request, or none.
 
         Args:
             images: name and content of each file.
-            heatmap: put heatmaps into the answers.
+            heatmap: include heatmaps in the predictions.
 
         Returns:
-            A future a image, in the order given.
+            One future per image, in the order given.
 
         Raises:
             QueueFullError: if they do not fit into the queue, or it is closed.
         """
         now = time.monotonic()
-        jobs = [Job(name=name, held=[content], heatmap=heatmap, submitted_s=now) for name, content in images]
+        queued = [QueuedImage(name=name, content=[data], heatmap=heatmap, submitted_s=now) for name, data in images]
         with self._lock:
             if self._closed:
                 raise QueueFullError("the server is stopping")
-            if self._pending + len(jobs) > self._max_queue:
-                raise QueueFullError(f"{self._pending} images are waiting already")
-            self._pending += len(jobs)
-            for job, (_, content) in zip(jobs, images, strict=True):
-                if self._predictor.as_pixels(content) is not None:
-                    self._ready.append(job)
+            if self._pending + len(queued) > self._max_queue:
+                raise QueueFullError(f"{self._pending} images are in the queue")
+            self._pending += len(queued)
+            for image, (_, data) in zip(queued, images, strict=True):
+                if self._predictor.ready_pixels(data) is not None:
+                    self._ready.append(image)
                 else:
                     self._decoding += 1
-                    self._decoders.submit(self._decode, job)
+                    self._decoders.submit(self._decode, image)
             if self._ready:
                 self._changed.notify()
-        return [job.future for job in jobs]
+        return [image.future for image in queued]
 
     def close(self) -> None:
-        """Accept nothing more, answer everything accepted, and stop the threads."""
+        """Accept no more images, compute those accepted, and stop the threads."""
         with self._lock:
             if self._closed:
                 return
             self._closed = True
         self._decoders.shutdown(wait=True)
         with self._lock:
-            self._ended = True
+            self._all_decoded = True
             self._changed.notify()
         for worker in self._workers:
             worker.join()
 
-    def _decode(self, job: Job) -> None:
+    def _decode(self, image: QueuedImage) -> None:
         started = time.monotonic()
-        outcome: Result | Exception | None = None
-        content = job.take()
+        failure: Result | Exception | None = None
+        content = image.take()
         if content is None:
-            outcome = _GIVEN_UP
+            failure = _CANCELLED
         else:
             try:
-                job.held.append(self._predictor.decode(content))
+                image.content.append(self._predictor.decode(content))
             except ImageError as error:
-                outcome = SkippedImage(path=job.name, reason=error.what)
-            except Exception as error:  # noqa: BLE001 - whoever waits for the future must hear of it
-                outcome = error
+                failure = SkippedImage(path=image.name, reason=error.what)
+            except Exception as error:  # noqa: BLE001 - it is passed on to whoever waits for the future
+                failure = error
         with self._lock:
             self._decoding -= 1
-            if outcome is None:
-                self._ready.append(job)
-            # Each wake of the worker costs as much as a little work: it need not count the images one by one.
+            if failure is None:
+                self._ready.append(image)
+            # Waking the worker costs time: it is not woken for every single image.
             if len(self._ready) in (1, self._max_batch) or not self._decoding:
                 self._changed.notify()
-        if outcome is not None:
-            self._finish([(job, outcome)])
+        if failure is not None:
+            self._finish([(image, failure)])
         else:
             self._observer.on_stage("decode", time.monotonic() - started)
 
     def _run(self, predictor: Predictor) -> None:
         while batch := self._form_batch():
-            self._answer(predictor, batch)
+            self._process(predictor, batch)
 
-    def _form_batch(self) -> list[Job]:
-        """Wait for images and take them; the result is empty when the queue has ended."""
-        with self._forming, self._lock:  # one worker at a time, so that idle ones do not tear batches apart
-            while not self._ready and not self._ended:
+    def _form_batch(self) -> list[QueuedImage]:
+        """Wait for images and take them from the queue; the result is empty after the last one."""
+        with self._forming, self._lock:  # one worker at a time: idle ones would split the batch
+            while not self._ready and not self._all_decoded:
                 self._changed.wait()
             deadline = time.monotonic() + self._batch_wait_s
             while len(self._ready) < self._max_batch and self._decoding:
@@ -223,42 +225,35 @@ class Batcher:
                 self._changed.wait(wait_s)
             return [self._ready.popleft() for _ in range(min(len(self._ready), self._max_batch))]
 
-    def _answer(self, predictor: Predictor, batch: list[Job]) -> None:
-        wanted: list[Item] = []
-        for job in batch:
-            pixels = job.take()
+    def _process(self, predictor: Predictor, images: list[QueuedImage]) -> None:
+        batch: list[Decoded] = []
+        for image in images:
+            pixels = image.take()
             if pixels is None:
-                self._finish([(job, _GIVEN_UP)])
+                self._finish([(image, _CANCELLED)])
             else:
-                wanted.append((job, pixels))
-        if wanted:
-            self._compute(predictor, wanted)
-
-    def _compute(self, predictor: Predictor, batch: list[Item]) -> None:
-        started = time.monotonic()
-        jobs = [job for job, _ in batch]
-        try:
-            results = predictor.infer(
-                [job.name for job in jobs],
-                [pixels for _, pixels in batch],
-                heatmap=any(job.heatmap for job in jobs),
-            )
-        except Exception as error:
-            if len(batch) > 1:  # only the image that is at fault may suffer
-                for one in batch:
-                    self._compute(predictor, [one])
-                return
-            logger.exception("inference failed")
-            self._finish([(jobs[0], error)])
+                batch.append((image, pixels))
+        if not batch:
             return
-        self._finish(list(zip(jobs, results, strict=True)))
+        # Predictor.infer skips images that the model fails on; this handles defects of the program.
+        outcomes = run_isolated(partial(self._infer, predictor), batch, Exception)
+        for outcome in outcomes:
+            if isinstance(outcome, Exception):
+                logger.error("inference failed", exc_info=outcome)
+        self._finish([(image, outcome) for (image, _), outcome in zip(batch, outcomes, strict=True)])
+
+    def _infer(self, predictor: Predictor, batch: Sequence[Decoded]) -> list[Result]:
+        started = time.monotonic()
+        heatmap = any(image.heatmap for image, _ in batch)
+        results = predictor.infer([image.name for image, _ in batch], [pixels for _, pixels in batch], heatmap=heatmap)
         self._observer.on_batch(len(batch))
         self._observer.on_stage("infer", time.monotonic() - started)
-        for job in jobs:
-            self._observer.on_stage("queue", started - job.submitted_s)
+        for image, _ in batch:
+            self._observer.on_stage("queue", started - image.submitted_s)
+        return results
 
-    def _finish(self, outcomes: Sequence[tuple[Job, Result | Exception]]) -> None:
+    def _finish(self, outcomes: Sequence[tuple[QueuedImage, Result | Exception]]) -> None:
         with self._lock:
             self._pending -= len(outcomes)
-        for job, outcome in outcomes:
-            job.settle(outcome)
+        for image, outcome in outcomes:
+            image.resolve(outcome)

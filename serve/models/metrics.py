@@ -1,4 +1,4 @@
-"""What a monitoring system may ask: requests, latency by stage, images, batches, and which model answers."""
+"""Metrics for Prometheus: requests, latency by stage, images, batches, and the loaded models."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ _MODEL_LABELS = ["model", "file", "run", "backbone", "fingerprint", "device"]
 
 
 def device_of(predictors: Sequence[Predictor]) -> str:
-    """Return the devices that the sessions of a model really run on."""
+    """Return the devices that the sessions of a model actually run on."""
     return ",".join(dict.fromkeys(predictor.device for predictor in predictors))
 
 
-class Metrics(Observer):
-    """The numbers of one server, in a registry of its own.
+class ServerMetrics(Observer):
+    """The metrics of one server, in their own Prometheus registry.
 
     Attributes:
-        failed_reloads: names of models whose newest file could not be used.
+        failed_reloads: names of models whose newest file could not be loaded.
     """
 
     def __init__(self) -> None:
@@ -36,21 +36,21 @@ class Metrics(Observer):
         )
         self.stages = Histogram(
             "xfeat_stage_seconds",
-            "Time of an image until its batch starts (queue), of decoding it, and of a batch in the network (infer)",
+            "Time until the batch of an image starts (queue), to decode an image, to compute a batch (infer)",
             ["stage"],
             buckets=_LATENCY_BUCKETS_S,
             registry=within,
         )
-        self.images = Counter("xfeat_images", "Images answered", ["model", "label"], registry=within)
-        self.skipped = Counter("xfeat_images_skipped", "Images without an answer", ["cause"], registry=within)
+        self.images = Counter("xfeat_images", "Images classified", ["model", "label"], registry=within)
+        self.skipped = Counter("xfeat_images_skipped", "Images without a prediction", ["cause"], registry=within)
         self.refused = Counter(
-            "xfeat_requests_refused", "Requests refused to stay within limits", ["limit"], registry=within
+            "xfeat_requests_refused", "Requests rejected because a limit was reached", ["limit"], registry=within
         )
         self.batches = Histogram("xfeat_batch_images", "Images per batch", buckets=_BATCH_BUCKETS, registry=within)
-        self._pending = Gauge("xfeat_queue_images", "Images accepted and not yet answered", ["model"], registry=within)
-        self._model = Gauge("xfeat_model_info", "The models that answer", _MODEL_LABELS, registry=within)
-        self._reloads = Counter("xfeat_reloads", "Model files opened anew", ["model", "result"], registry=within)
-        self._facts: dict[str, list[str]] = {}
+        self._pending = Gauge("xfeat_queue_images", "Images accepted, without a result yet", ["model"], registry=within)
+        self._model = Gauge("xfeat_model_info", "The loaded models", _MODEL_LABELS, registry=within)
+        self._reloads = Counter("xfeat_reloads", "Reloads of model files", ["model", "result"], registry=within)
+        self._model_labels: dict[str, list[str]] = {}
         self.failed_reloads: set[str] = set()
         for cause in ("image", "model"):
             self.skipped.labels(cause)
@@ -68,10 +68,10 @@ class Metrics(Observer):
         self._of_stage[stage].observe(seconds)
 
     def add_model(self, name: str, predictors: Sequence[Predictor], pending: Callable[[], int]) -> None:
-        """Describe a model, in place of what answered under its name before, and report the length of its queue."""
+        """Report a model and the length of its queue, instead of an earlier model of this name."""
         self.remove_model(name)
         predictor = predictors[0]
-        facts = [
+        labels = [
             name,
             predictor.path.name,
             predictor.metadata.run,
@@ -79,20 +79,20 @@ class Metrics(Observer):
             predictor.metadata.fingerprint,
             device_of(predictors),
         ]
-        self._facts[name] = facts
-        self._model.labels(*facts).set(1)
+        self._model_labels[name] = labels
+        self._model.labels(*labels).set(1)
         self._pending.labels(name).set_function(pending)
         for label in predictor.metadata.class_names:
             self.images.labels(name, label)
 
     def remove_model(self, name: str) -> None:
-        """Describe a model no more."""
-        if name in self._facts:
-            self._model.remove(*self._facts.pop(name))
+        """Stop reporting a model."""
+        if name in self._model_labels:
+            self._model.remove(*self._model_labels.pop(name))
             self._pending.remove(name)
 
     def note_reload(self, name: str, *, ok: bool) -> None:
-        """Count an attempt to open a model anew."""
+        """Count a successful or failed reload."""
         self._reloads.labels(name, "ok" if ok else "failed").inc()
         (self.failed_reloads.discard if ok else self.failed_reloads.add)(name)
 
@@ -105,5 +105,5 @@ class Metrics(Observer):
                 self.images.labels(model, result.label).inc()
 
     def render(self) -> bytes:
-        """Return everything in Prometheus' text format."""
+        """Return all metrics in Prometheus' text format."""
         return generate_latest(self._registry)

@@ -1,4 +1,4 @@
-"""The models in service, by name. Each can be exchanged for a newer file while requests are being answered."""
+"""The models of a server, by name. Each can be replaced by a newer file while requests are being answered."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from xfeat.featurize.errors import ModelError, XfeatError
 from xfeat.serve.inference.predictor import ImageContent, Predictor
 from xfeat.serve.inference.results import Result
 from xfeat.serve.models.batching import Batcher
-from xfeat.serve.models.metrics import Metrics, device_of
+from xfeat.serve.models.metrics import ServerMetrics, device_of
 from xfeat.serve.specs import ServeSpec
 
 logger = logging.getLogger(__name__)
@@ -22,21 +22,21 @@ logger = logging.getLogger(__name__)
 _SUFFIX = ".onnx"
 _CORE_SUFFIX = ".core.onnx"
 
-# The sessions of a model file: one, or several that compute side by side.
+# Opens a model file in one session, or in several that compute in parallel.
 Opener = Callable[[Path], Sequence[Predictor]]
-# Differs when a file was written anew or replaced: inode, size, time of change.
-Signature = tuple[int, int, int] | None
+# Changes when a file is rewritten or replaced: inode, size, modification time.
+FileSignature = tuple[int, int, int] | None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Reload:
-    """What a reload did, by model name.
+    """The result of a reload, by model name.
 
     Attributes:
-        loaded: now answer with a new file.
-        unchanged: their files have not changed.
-        removed: their files are gone from the folder.
-        kept: their new file cannot be used, so the old one goes on answering; with the reason.
+        loaded: models that now use a new file.
+        unchanged: models whose files have not changed.
+        removed: models whose files are no longer in the folder.
+        kept: models whose new file could not be loaded, with the reason; the previous version, if any, still serves.
     """
 
     loaded: list[str] = field(default_factory=list)
@@ -50,36 +50,36 @@ class Reload:
 
 
 class ServedModel:
-    """One name: the sessions that answer under it and their queue, which are exchanged together.
+    """A model by its name: its sessions and their queue, which are replaced together on a reload.
 
     Attributes:
-        name: in addresses; the file name without the suffix.
+        name: the file name without the suffix; used in URLs.
     """
 
-    def __init__(self, name: str, predictors: Sequence[Predictor], spec: ServeSpec, metrics: Metrics) -> None:
+    def __init__(self, name: str, predictors: Sequence[Predictor], spec: ServeSpec, metrics: ServerMetrics) -> None:
         self.name = name
         self._spec = spec
         self._metrics = metrics
         self._lock = threading.Lock()
-        self._leaving: list[Batcher] = []
+        self._draining: list[Batcher] = []
         self._predictors = predictors
         self._batcher = self._start(predictors)
         metrics.add_model(name, predictors, lambda: self.pending)
 
     @property
     def predictor(self) -> Predictor:
-        """The model that answers now; of several sessions the first."""
+        """The current version of the model; of several sessions the first."""
         return self._predictors[0]
 
     @property
     def device(self) -> str:
-        """Where it really runs: ``cpu``, ``cuda:0``, or ``cuda:0,cuda:1``."""
+        """Where it actually runs: ``cpu``, ``cuda:0``, or ``cuda:0,cuda:1``."""
         return device_of(self._predictors)
 
     @property
     def pending(self) -> int:
-        """Number of images accepted and not yet answered."""
-        return sum(batcher.pending for batcher in (self._batcher, *self._leaving))
+        """Number of images that are accepted and have no result yet."""
+        return sum(batcher.pending for batcher in (self._batcher, *self._draining))
 
     @property
     def ready(self) -> bool:
@@ -89,26 +89,26 @@ class ServedModel:
     def submit(
         self, images: Sequence[tuple[str, ImageContent]], *, heatmap: bool = False
     ) -> tuple[Predictor, list[Future[Result]]]:
-        """Accept the images of a request, all or none; see :meth:`Batcher.submit`.
+        """Accept all images of a request, or none; see :meth:`Batcher.submit`.
 
         Returns:
-            The model that will answer, and a future an image.
+            The model version that will be used, and one future per image.
         """
-        with self._lock:  # no exchange in between: an accepted request meets a queue that is open
+        with self._lock:  # a reload in between would close this queue
             return self.predictor, self._batcher.submit(images, heatmap=heatmap)
 
-    def exchange(self, predictors: Sequence[Predictor]) -> None:
-        """Answer with another model from now on; what was accepted before is answered by the old one."""
+    def replace(self, predictors: Sequence[Predictor]) -> None:
+        """Use a new version from now on; images accepted before are computed by the old one."""
         fresh = self._start(predictors)
         with self._lock:
             old, self._batcher, self._predictors = self._batcher, fresh, predictors
-            self._leaving.append(old)
+            self._draining.append(old)
         self._metrics.add_model(self.name, predictors, lambda: self.pending)
         old.close()
-        self._leaving.remove(old)
+        self._draining.remove(old)
 
     def close(self) -> None:
-        """Accept nothing more and answer what was accepted."""
+        """Accept no more images and compute those accepted."""
         self._batcher.close()
 
     def _start(self, predictors: Sequence[Predictor]) -> Batcher:
@@ -121,21 +121,21 @@ class ServedModel:
         )
 
 
-class Models(Mapping[str, ServedModel]):
+class ModelRegistry(Mapping[str, ServedModel]):
     """All models of a server: one file, or the model files of a folder.
 
     Args:
         source: the file or folder.
         opener: opens the sessions of a model file.
         spec: the limits.
-        metrics: the numbers.
+        metrics: of the server.
 
     Raises:
-        ModelError: if there is no model, or one cannot be used.
-        DeviceError: if the device that was asked for is not there.
+        ModelError: if there is no model, or one cannot be loaded.
+        DeviceError: if the requested device is not available.
     """
 
-    def __init__(self, source: Path, opener: Opener, spec: ServeSpec, metrics: Metrics) -> None:
+    def __init__(self, source: Path, opener: Opener, spec: ServeSpec, metrics: ServerMetrics) -> None:
         self.source = source
         self._opener = opener
         self._spec = spec
@@ -148,23 +148,23 @@ class Models(Mapping[str, ServedModel]):
         self._models = {name: ServedModel(name, predictors, spec, metrics) for name, predictors in opened.items()}
 
     @classmethod
-    def of(cls, predictor: Predictor, spec: ServeSpec) -> Self:
-        """Serve one model that is open already; it is opened again, by the same class, on a reload."""
-        waiting = [predictor]
+    def from_predictor(cls, predictor: Predictor, spec: ServeSpec) -> Self:
+        """Serve one model that is already open; a reload opens its file again, with the same class."""
+        opened = [predictor]
 
         def opener(path: Path) -> list[Predictor]:
-            return [waiting.pop() if waiting else type(predictor).open(path, predictor.device)]
+            return [opened.pop() if opened else type(predictor).open(path, predictor.device)]
 
-        return cls(predictor.path, opener, spec, Metrics())
+        return cls(predictor.path, opener, spec, ServerMetrics())
 
     @property
-    def metrics(self) -> Metrics:
-        """The numbers."""
+    def metrics(self) -> ServerMetrics:
+        """The metrics of the server."""
         return self._metrics
 
     @property
     def default(self) -> ServedModel:
-        """The model that answers where none is named: the first by name."""
+        """The model for requests that name none: the first by name."""
         return self._models[min(self._models)]
 
     def __getitem__(self, name: str) -> ServedModel:
@@ -176,14 +176,14 @@ class Models(Mapping[str, ServedModel]):
     def __len__(self) -> int:
         return len(self._models)
 
-    def signatures(self) -> dict[Path, Signature]:
-        """Return the state of every model file that there is now."""
+    def signatures(self) -> dict[Path, FileSignature]:
+        """Return the signature of every model file, as it is now."""
         return {path: _signature(path) for path in self._files()}
 
     def reload(self) -> Reload:
-        """Open files that are new or have changed, drop those that are gone; a file that cannot be used is left alone.
+        """Load new and changed files, and remove models whose files are gone.
 
-        Requests are answered all the time. A model's last good file stays in service until another one is ready.
+        Requests are answered during the reload. A model is replaced only when its new version is ready.
         """
         with self._reloading:
             report = Reload()
@@ -192,16 +192,21 @@ class Models(Mapping[str, ServedModel]):
             signatures = self.signatures()
             for path, signature in signatures.items():
                 self._reload_file(path, signature, report)
-            self._remove_gone({name_of(path) for path in signatures}, report)
-        _log(report)
+            present = {name_of(path) for path in signatures}
+            self._remove_missing(present, report)
+            self._seen = signatures
+            self._metrics.failed_reloads &= present
+        for verb, names in (("loaded", report.loaded), ("removed", report.removed)):
+            if names:
+                logger.info("%s %s", verb, ", ".join(names))
         return report
 
     def changed(self) -> bool:
-        """Whether a file has changed since it was last looked at by a reload, whatever became of it."""
+        """Whether a file has changed since the last reload, successful or not."""
         return self.signatures() != self._seen
 
     def close(self) -> None:
-        """Accept nothing more and answer what was accepted."""
+        """Accept no more images and compute those accepted."""
         with self._reloading:
             self._closed = True
             for model in self._models.values():
@@ -211,7 +216,7 @@ class Models(Mapping[str, ServedModel]):
         try:
             return model_files(self.source)
         except ModelError:
-            return []  # a folder that is being filled anew; what is in service stays
+            return []  # a folder that is being refilled: the loaded models stay in service
 
     def _open(self, path: Path) -> Sequence[Predictor]:
         predictors = self._opener(path)
@@ -219,43 +224,43 @@ class Models(Mapping[str, ServedModel]):
             predictor.warm_up()
         return predictors
 
-    def _reload_file(self, path: Path, signature: Signature, report: Reload) -> None:
+    def _reload_file(self, path: Path, signature: FileSignature, report: Reload) -> None:
         name = name_of(path)
         if name in self._models and self._seen.get(path) == signature and name not in self._metrics.failed_reloads:
             report.unchanged.append(name)
             return
-        self._seen[path] = signature
         try:
             predictors = self._open(path)
         except XfeatError as problem:
+            effect = "still serving the previous version" if name in self._models else "the model is not served"
+            logger.warning("%s: reload failed; %s: %s", name, effect, problem)
             report.kept[name] = str(problem)
             self._metrics.note_reload(name, ok=False)
             return
         if name in self._models:
-            self._models[name].exchange(predictors)
+            self._models[name].replace(predictors)
         else:
             self._models = {**self._models, name: ServedModel(name, predictors, self._spec, self._metrics)}
         report.loaded.append(name)
         self._metrics.note_reload(name, ok=True)
 
-    def _remove_gone(self, present: set[str], report: Reload) -> None:
-        gone = [] if not present else [name for name in self._models if name not in present]
-        if len(gone) == len(self._models):
-            return  # a server without a model could answer nothing
-        for name in gone:
-            model = self._models[name]
-            self._models = {other: kept for other, kept in self._models.items() if other != name}
+    def _remove_missing(self, present: set[str], report: Reload) -> None:
+        missing = [name for name in self._models if name not in present]
+        if len(missing) == len(self._models):
+            return  # an empty folder is being refilled: a server without a model would be useless
+        for name in missing:
+            removed = self._models[name]
+            self._models = {other: model for other, model in self._models.items() if other != name}
             self._metrics.remove_model(name)
-            model.close()
+            removed.close()
             report.removed.append(name)
-        self._seen = {path: signature for path, signature in self._seen.items() if name_of(path) in self._models}
 
 
 def model_files(source: Path) -> list[Path]:
-    """Return the file named, or the model files of a folder, sorted; a core file beside its full one is left out.
+    """Return the file itself, or the sorted model files of a folder; a core model next to its full model is left out.
 
     Raises:
-        ModelError: if a folder holds none.
+        ModelError: if the folder holds no model.
     """
     if not source.is_dir():
         return [source]
@@ -263,26 +268,20 @@ def model_files(source: Path) -> list[Path]:
     names = {path.name for path in files}
     files = [path for path in files if path.name.replace(_CORE_SUFFIX, _SUFFIX) not in names - {path.name}]
     if not files:
-        raise ModelError("no models in this folder", path=source, fix="write one into it with xexport onnx -o")
+        raise ModelError(
+            "no models in this folder", path=source, fix=f"write one there: xexport onnx -o {source}/model.onnx"
+        )
     return files
 
 
 def name_of(path: Path) -> str:
-    """Return the name under which a model file answers."""
+    """Return the name of a model in URLs."""
     return path.stem
 
 
-def _signature(path: Path) -> Signature:
+def _signature(path: Path) -> FileSignature:
     try:
         state = path.stat()
     except OSError:
         return None
     return state.st_ino, state.st_size, state.st_mtime_ns
-
-
-def _log(report: Reload) -> None:
-    for verb, names in (("loaded", report.loaded), ("removed", report.removed)):
-        if names:
-            logger.info("%s %s", verb, ", ".join(names))
-    for name, reason in report.kept.items():
-        logger.warning("%s answers on with its old file: %s", name, reason)

@@ -1,10 +1,10 @@
-// The engine of the page without a server: the model runs in this browser. No image leaves it.
+// The engine of the page without a server: the model runs in this browser. Images are not sent anywhere.
 
-import { asAnswer } from "./answer.js";
+import { asPrediction } from "./answer.js";
 import { start } from "./page.js";
 import { Problem } from "./problem.js";
 
-let parts = null; // the runtime and the model, kept for a worker that takes the place of one that has died
+let parts = null; // the runtime and the model, for a worker that replaces one that has crashed
 let worker = null;
 let last = Promise.resolve();
 
@@ -14,37 +14,37 @@ async function fetchPart(address, onBytes) {
     const response = await fetch(address);
     if (response.ok) return await new Response(response.body.pipeThrough(counted)).blob();
   } catch {
-    // The connection has failed, before or on the way: the same to whoever waits.
+    // The connection has failed, before or during the download: the message is the same.
   }
   throw new Problem(`${address} cannot be loaded: reload this page, or write it again (xserve page)`);
 }
 
-async function askModel() {
-  // Asked for anew each time: the names in it tell whether what the browser has kept is still right.
+async function fetchModel() {
+  // Not from the browser's cache: the file names in it decide whether the cached files are still valid.
   const response = await fetch("model.json", { cache: "no-cache" }).catch(() => null);
   if (!response?.ok) throw new Problem("model.json cannot be loaded. Reload this page, or write it again (xserve page).");
   return response.json();
 }
 
-async function load(facts, report) {
-  const total = facts.runtime.bytes + facts.file.bytes;
+async function load(model, report) {
+  const total = model.runtime.bytes + model.file.bytes;
   let done = 0;
   const onBytes = (bytes) => report((done += bytes), total);
   onBytes(0);
-  const [runtime, model] = await Promise.all([facts.runtime.name, facts.file.name].map((name) => fetchPart(name, onBytes)));
-  parts = { runtime, model };
-  await ready();
+  const [runtime, network] = await Promise.all([model.runtime.name, model.file.name].map((name) => fetchPart(name, onBytes)));
+  parts = { runtime, model: network };
+  await ensureWorker();
 }
 
-// A worker takes the policy of the address that its code comes from, and a file server sends none: from a blob it takes
-// the page's, which lets it connect to nowhere else.
+// A worker has the policy of the address of its code, and file servers send none. A blob has the policy of the page, which
+// allows connections to the page's own address only.
 function newWorker() {
   const code = `import ${JSON.stringify(new URL("worker.js", import.meta.url).href)};`;
   const address = URL.createObjectURL(new Blob([code], { type: "text/javascript" }));
-  const made = new Worker(address, { type: "module" });
-  made.onerror = (event) => { event.preventDefault(); made.reject?.(new Problem("its worker does not start, as in browsers from before 2023")); };
-  made.onmessage = ({ data }) => ("problem" in data ? made.reject(Object.assign(new Problem(data.problem), { isDead: data.isDead })) : made.resolve(data.result));
-  return made;
+  const created = new Worker(address, { type: "module" });
+  created.onerror = (event) => { event.preventDefault(); created.reject?.(new Problem("its worker does not start; browsers older than 2023 are not supported")); };
+  created.onmessage = ({ data }) => ("problem" in data ? created.reject(Object.assign(new Problem(data.problem), { hasCrashed: data.hasCrashed })) : created.resolve(data.result));
+  return created;
 }
 
 function post(message) {
@@ -54,36 +54,36 @@ function post(message) {
   });
 }
 
-async function ready() {
+async function ensureWorker() {
   if (worker) return;
   worker = newWorker();
   try {
     await post({ task: "open", ...parts });
   } catch (problem) {
-    giveUp();
+    stopWorker();
     throw new Problem(`This browser cannot run the model: ${problem.message}`);
   }
 }
 
-function giveUp() {
+function stopWorker() {
   worker?.terminate();
   worker = null;
 }
 
-async function run(file, facts) {
+async function run(file, model) {
   if (!parts) throw new Problem("the model has not been loaded");
-  await ready();
-  return post({ task: "run", file, side: facts.input_size, heatmap: facts.heatmaps }).catch((problem) => {
-    if (problem.isDead) giveUp(); // the next image gets a new worker
+  await ensureWorker();
+  return post({ task: "run", file, side: model.input_size, heatmap: model.heatmaps }).catch((problem) => {
+    if (problem.hasCrashed) stopWorker(); // the next image gets a new worker
     throw problem;
   });
 }
 
 // One image at a time, in order: the worker has one thread.
-function ask(file, facts) {
-  const outputs = last.then(() => run(file, facts));
+function predict(file, model) {
+  const outputs = last.then(() => run(file, model));
   last = outputs.catch(() => {});
-  return outputs.then((numbers) => asAnswer(numbers, facts));
+  return outputs.then((arrays) => asPrediction(arrays, model));
 }
 
-start({ askModel, load, ask, whereabouts: (model) => `this browser (${model.device})`, atOnce: 1 });
+start({ fetchModel, load, predict, describeDevice: (model) => `this browser (${model.device})`, concurrency: 1 });

@@ -1,4 +1,4 @@
-// One card an image: the picture with its heatmap, the decision, a bar a class, a word about how familiar it is.
+// One card per image: the image with its heatmap, the predicted class, one bar per class, and the out-of-distribution score.
 
 export function percent(share) {
   if (share > 0 && share < 0.001) return "< 0.1 %";
@@ -13,7 +13,7 @@ export function textElement(name, text, className = "") {
   return element;
 }
 
-// `preview`: an engine's way to a picture of a file that the browser cannot show, if it has one.
+// `preview`: returns a picture of a file that the browser cannot show; undefined if the engine has no previews.
 export function newCard(file, preview) {
   const element = document.getElementById("card").content.firstElementChild.cloneNode(true);
   const image = element.querySelector(".image");
@@ -29,64 +29,63 @@ export function newCard(file, preview) {
   return element;
 }
 
-async function showPreview(image, picture, found) {
-  const none = () => picture.replaceWith(textElement("span", "no preview"));
-  image.onerror = none;
+async function showPreview(image, picture, preview) {
+  const showNone = () => picture.replaceWith(textElement("span", "no preview"));
+  image.onerror = showNone;
   URL.revokeObjectURL(image.src);
-  await found.then((picture) => { image.src = URL.createObjectURL(picture); }, none);
+  await preview.then((png) => { image.src = URL.createObjectURL(png); }, showNone);
 }
 
 export function showWaiting(element) {
   element.classList.remove("failed");
   element.classList.add("waiting");
-  element.querySelector(".again").hidden = true;
+  element.querySelector(".retry").hidden = true;
   element.querySelector(".decision").textContent = "waiting…";
 }
 
-export function forget(element) {
+export function releaseImages(element) {
   for (const image of element.querySelectorAll("img")) URL.revokeObjectURL(image.src);
 }
 
-export function showAnswer(element, answer, model) {
+export function showPrediction(element, prediction, model) {
   element.classList.remove("waiting");
   const decision = element.querySelector(".decision");
-  decision.textContent = answer.label;
-  const likeliest = Object.entries(answer.probabilities).reduce((best, entry) => (entry[1] > best[1] ? entry : best));
-  if (model && model.threshold !== null && likeliest[0] !== answer.label) {
-    decision.append(" ", textElement("small", answer.label === model.positive
-      ? `reaches its threshold of ${percent(model.threshold)}, though ${likeliest[0]} is more probable`
-      : `${likeliest[0]} is more probable, but below its threshold of ${percent(model.threshold)}`));
+  decision.textContent = prediction.label;
+  const [mostProbable] = Object.entries(prediction.probabilities).reduce((best, entry) => (entry[1] > best[1] ? entry : best));
+  if (model && model.threshold !== null && mostProbable !== prediction.label) {
+    decision.append(" ", textElement("small", prediction.label === model.positive
+      ? `above its threshold of ${percent(model.threshold)}, although ${mostProbable} is more probable`
+      : `${mostProbable} is more probable, but below its threshold of ${percent(model.threshold)}`));
   }
-  const bars = Object.entries(answer.probabilities).map(([name, share]) => newBar(name, share, name === answer.label, model));
+  const bars = Object.entries(prediction.probabilities).map(([name, share]) => newBar(name, share, name === prediction.label, model));
   element.querySelector(".bars").replaceChildren(...bars);
-  showFamiliarity(element, answer);
-  showHeatmap(element, answer);
+  showOod(element, prediction);
+  showHeatmap(element, prediction);
 }
 
-// How much the answer can be worth, in words: nobody should have to know what a Mahalanobis distance is.
-export function familiarity(answer) {
-  if (answer.ood === null) return "";
-  const distance = answer.ood.toFixed(2);
-  if (answer.in_distribution === null) return `Distance from the training images: ${distance}. The larger, the less the answer is worth.`;
-  const limit = answer.ood_threshold.toFixed(2);
-  return answer.in_distribution
-    ? `Resembles the training images (distance ${distance}, limit ${limit}).`
-    : `Unlike the training images: distance ${distance}, limit ${limit}. Do not rely on this answer.`;
+// The out-of-distribution score as a sentence.
+export function oodText({ ood, ood_threshold, in_distribution }) {
+  if (ood === null) return "";
+  const score = `out-of-distribution score ${ood.toFixed(2)}`;
+  if (in_distribution === null) return `No threshold for the ${score}. The higher, the less reliable the prediction.`;
+  const comparison = `${score}, threshold ${ood_threshold.toFixed(2)}`;
+  return in_distribution
+    ? `No sign of being out of distribution (not a proof): ${comparison}.`
+    : `Out of distribution: ${comparison}. Do not rely on this prediction.`;
 }
 
-function showFamiliarity(element, answer) {
+function showOod(element, prediction) {
   const remark = element.querySelector(".remark");
-  remark.textContent = familiarity(answer);
+  remark.textContent = oodText(prediction);
   remark.hidden = remark.textContent === "";
-  remark.classList.toggle("foreign", answer.in_distribution === false);
-  element.classList.toggle("unfamiliar", answer.in_distribution === false);
+  remark.classList.toggle("ood", prediction.in_distribution === false);
 }
 
-function showHeatmap(element, answer) {
+function showHeatmap(element, prediction) {
   const heat = element.querySelector(".heat");
-  if (!heat || !answer.heatmap) return;
-  heat.src = URL.createObjectURL(answer.heatmap);
-  heat.alt = `Where the network saw ${answer.label}`;
+  if (!heat || !prediction.heatmap) return;
+  heat.src = URL.createObjectURL(prediction.heatmap);
+  heat.alt = `Heatmap for ${prediction.label}`;
   heat.hidden = false;
 }
 
@@ -105,11 +104,11 @@ function newBar(name, share, chosen, model) {
   return bar;
 }
 
-export function showProblem(element, problem, tryAgain) {
+export function showProblem(element, problem, retry) {
   element.classList.remove("waiting");
   element.classList.add("failed");
-  element.querySelector(".decision").textContent = `No answer: ${problem.message}`;
-  const again = element.querySelector(".again");
-  again.hidden = !problem.again;
-  again.onclick = tryAgain;
+  element.querySelector(".decision").textContent = `No prediction: ${problem.message}`;
+  const button = element.querySelector(".retry");
+  button.hidden = !problem.canRetry;
+  button.onclick = retry;
 }

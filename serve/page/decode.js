@@ -1,4 +1,4 @@
-// An image file to the pixels that the server would give to the network: no colour management, upright, resized.
+// From an image file to the same network input as on a server: no colour management, EXIF orientation applied, resized.
 
 import { Problem } from "./problem.js";
 import { resize } from "./resize.js";
@@ -8,22 +8,22 @@ const CONVERT = "Save it as an 8-bit PNG or JPEG, or use a server (xserve start)
 
 const startsWith = (bytes, text, at = 0) => [...text].every((letter, i) => bytes[at + i] === letter.charCodeAt(0));
 
-// Why a browser would decode a file otherwise than the server does, or not at all; null if it would not.
-export function refusal(bytes) {
+// Why a file cannot be decoded in a browser, or not as on a server; null if it can.
+export function rejection(bytes) {
   if (bytes.length === 0) return "the file is empty";
   if (startsWith(bytes, "DICM", 128)) return `DICOM cannot be read in a browser. ${CONVERT}`;
   if (startsWith(bytes, "II*\0") || startsWith(bytes, "MM\0*")) return `TIFF cannot be read in a browser. ${CONVERT}`;
-  if (startsWith(bytes, "\x89PNG")) return bytes[24] === 16 ? `PNG with 16 bits: browsers cut them off. ${CONVERT}` : null;
-  if (startsWith(bytes, "\xff\xd8")) return jpegComponents(bytes) === 4 ? `JPEG for print (CMYK). ${CONVERT}` : null;
-  if (startsWith(bytes, "RIFF") && startsWith(bytes, "WEBP", 8)) return hasExif(bytes) ? `WebP with EXIF data: browsers do not turn it upright. ${CONVERT}` : null;
+  if (startsWith(bytes, "\x89PNG")) return bytes[24] === 16 ? `16-bit PNG: browsers reduce it to 8 bits. ${CONVERT}` : null;
+  if (startsWith(bytes, "\xff\xd8")) return jpegComponents(bytes) === 4 ? `CMYK JPEG (for print). ${CONVERT}` : null;
+  if (startsWith(bytes, "RIFF") && startsWith(bytes, "WEBP", 8)) return hasExif(bytes) ? `WebP with EXIF data: browsers ignore its orientation. ${CONVERT}` : null;
   if (startsWith(bytes, "BM")) return null;
   return "not a JPEG, PNG, BMP or WebP image";
 }
 
-// Source: RFC 9649, section 2.7: the flags of an extended file.
+// Source: RFC 9649, section 2.7: the flags of the extended file format.
 const hasExif = (bytes) => startsWith(bytes, "VP8X", 12) && (bytes[20] & 8) !== 0;
 
-// Walks over the segments up to the frame header (SOF). Source: ITU-T T.81, B.1.1 and B.2.2.
+// The number of colour components, from the frame header (SOF). Source: ITU-T T.81, B.1.1 and B.2.2.
 function jpegComponents(bytes) {
   for (let at = 2; at + 9 < bytes.length && bytes[at] === 0xff; ) {
     const marker = bytes[at + 1];
@@ -37,11 +37,11 @@ function jpegComponents(bytes) {
 // Returns side · side · 3 RGB values.
 export async function decode(file, side) {
   const bytes = new Uint8Array(await file.arrayBuffer());
-  const reason = refusal(bytes);
+  const reason = rejection(bytes);
   if (reason) throw new Problem(reason);
   const options = { colorSpaceConversion: "none", premultiplyAlpha: "none", imageOrientation: "from-image" };
   const bitmap = await createImageBitmap(new Blob([bytes]), options).catch(() => {
-    throw new Problem("this browser cannot decode it: damaged, or too large");
+    throw new Problem("this browser cannot decode it: it is damaged or too large");
   });
   const { width, height } = bitmap;
   if (width * height > MAX_PIXELS) throw new Problem(`${width}×${height} is more than ${MAX_PIXELS / 1e6} megapixels`);
@@ -49,7 +49,7 @@ export async function decode(file, side) {
   context.drawImage(bitmap, 0, 0);
   bitmap.close();
   const { data } = context.getImageData(0, 0, width, height);
-  // The colours below a see-through pixel, which the server takes, are not to be had from a canvas.
-  for (let at = 3; at < data.length; at += 4) if (data[at] !== 255) throw new Problem(`transparent in places. ${CONVERT}`);
+  // The server uses the colours of transparent pixels, which a canvas does not return.
+  for (let at = 3; at < data.length; at += 4) if (data[at] !== 255) throw new Problem(`some pixels are transparent. ${CONVERT}`);
   return resize(data, width, height, side);
 }

@@ -1,13 +1,13 @@
-// Renders openapi.json: every route, what it takes and what it answers. No libraries, so it works offline.
+// Renders openapi.json: every route with its parameters and responses. It uses no library, so it works offline.
 
 const place = document.getElementById("routes");
 document.getElementById("example").textContent = `curl -F files=@image.png ${new URL("predict", location.href)}`;
 
 function element(name, text, className = "") {
-  const made = document.createElement(name);
-  made.textContent = text;
-  made.className = className;
-  return made;
+  const created = document.createElement(name);
+  created.textContent = text;
+  created.className = className;
+  return created;
 }
 
 function shapeOf(schema, all, depth = 0) {
@@ -26,7 +26,7 @@ function shapeOf(schema, all, depth = 0) {
 function rowsOf(operation, all) {
   const rows = (operation.parameters ?? []).map((each) => [each.name, `${each.in} parameter`]);
   for (const [type, content] of Object.entries(operation.requestBody?.content ?? {})) {
-    rows.push(["takes", `${type}: ${shapeOf(content.schema, all)}`]);
+    rows.push(["body", `${type}: ${shapeOf(content.schema, all)}`]);
   }
   for (const [status, response] of Object.entries(operation.responses ?? {})) {
     const shape = shapeOf(response.content?.["application/json"]?.schema, all);
@@ -63,5 +63,5 @@ try {
   }
   place.replaceChildren(...[...groups.values()].flat());
 } catch {
-  place.replaceChildren(element("p", "openapi.json cannot be loaded. Reload the page when the server runs.", "notice"));
+  place.replaceChildren(element("p", "openapi.json cannot be loaded. Reload this page when the server is running.", "notice"));
 }

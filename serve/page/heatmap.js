@@ -1,4 +1,4 @@
-// A heatmap as a picture, drawn as serve/inference/heatmap_png.py draws it: transparent where the network saw nothing, red where most.
+// A heatmap as a picture, as in serve/inference/heatmap_png.py: transparent where the value is 0, opaque red where it is highest.
 
 import { weightsOf } from "./resize.js";
 
@@ -15,15 +15,15 @@ const BICUBIC = {
   },
 };
 
-// Resizes rows of `width` numbers to rows of `side`, and turns the result, so that twice makes a whole resize.
-function resizeRows(levels, height, width, side) {
-  const turned = new Float32Array(side * height);
+// Resizes rows of `width` numbers to `side` numbers and transposes the result: applied twice, it resizes both axes.
+function resizeAndTranspose(levels, height, width, side) {
+  const transposed = new Float32Array(side * height);
   weightsOf(width, side, BICUBIC).forEach(({ first, weights }, column) => {
     for (let row = 0; row < height; row++) {
-      turned[column * height + row] = weights.reduce((sum, weight, i) => sum + weight * levels[row * width + first + i], 0);
+      transposed[column * height + row] = weights.reduce((sum, weight, i) => sum + weight * levels[row * width + first + i], 0);
     }
   });
-  return turned;
+  return transposed;
 }
 
 function colourOf(strength) {
@@ -35,8 +35,8 @@ function colourOf(strength) {
 // Returns a PNG, `side` pixels square. `levels`: height · width numbers, 0 or more.
 export async function drawHeatmap({ levels, height, width }, side) {
   const clean = Float32Array.from(levels, (level) => (Number.isFinite(level) ? Math.max(level, 0) : 0));
-  const most = clean.reduce((best, level) => Math.max(best, level), 0) || 1;
-  const fine = resizeRows(resizeRows(clean.map((level) => level / most), height, width, side), side, height, side);
+  const highest = clean.reduce((best, level) => Math.max(best, level), 0) || 1;
+  const fine = resizeAndTranspose(resizeAndTranspose(clean.map((level) => level / highest), height, width, side), side, height, side);
   const canvas = new OffscreenCanvas(side, side);
   const context = canvas.getContext("2d");
   const picture = context.createImageData(side, side);

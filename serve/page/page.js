@@ -1,7 +1,7 @@
-// The page, whatever answers: a server (server.js) or this browser (browser.js). Each image is asked about on its own, so
-// answers appear as they come; a server forms batches across requests.
+// The page, for both engines: a server (server.js) or this browser (browser.js). Each image is a request of its own, so
+// predictions appear one by one; a server forms batches from several requests.
 
-import { forget, newCard, showAnswer, showProblem, showWaiting } from "./cards.js";
+import { newCard, releaseImages, showPrediction, showProblem, showWaiting } from "./cards.js";
 import { counted, showModel } from "./model.js";
 import { Problem } from "./problem.js";
 import { asCsv, showTable } from "./table.js";
@@ -9,36 +9,36 @@ import { asCsv, showTable } from "./table.js";
 const REFRESH_MS = 100;
 
 const $ = (id) => document.getElementById(id);
-let rows = []; // {file, element, answer, problem}, newest first
+let rows = []; // {file, element, prediction, problem}, newest first
 const waiting = [];
 let running = 0;
 let pasted = 0;
 let engine = null;
 let model = null;
-let modelKnown = null;
-let pending = null;
+let modelLoaded = null;
+let refreshTimer = null;
 
-// Starts the page. An engine is {askModel(name), ask(file, model), whereabouts(model), atOnce} and, where it has them,
-// load(model, report) and preview(file). Answers have the fields that POST /predict gives, with the heatmap as a Blob.
+// Starts the page. An engine is {fetchModel(name), predict(file, model), describeDevice(model), concurrency} and optionally
+// load(model, report) and preview(file). Predictions have the fields of POST /predict, with the heatmap as a Blob.
 export function start(chosen) {
   engine = chosen;
-  document.getElementById("unstarted").remove();
-  modelKnown = learnModel();
+  document.getElementById("not-started").remove();
+  modelLoaded = loadModel();
 }
 
-// Which model
+// The model
 
-async function learnModel(name) {
+async function loadModel(name) {
   try {
-    model = await engine.askModel(name);
-    showModel(model, engine.whereabouts(model));
+    model = await engine.fetchModel(name);
+    showModel(model, engine.describeDevice(model));
     await engine.load?.(model, showLoading);
-    if (engine.load) $("loading").textContent = "The model is in this browser now: it needs no connection any more.";
+    if (engine.load) $("loading").textContent = "The model is loaded in this browser. No connection is needed any more.";
   } catch (problem) {
     const place = (model && $("loading")) ?? $("classes");
     place.textContent = problem.message;
     place.classList.add("failed");
-    if (name && model) $("names").value = model.name; // the one that goes on answering
+    if (name && model) $("names").value = model.name; // the previous one is still in use
   }
 }
 
@@ -51,10 +51,10 @@ function showLoading(done, total) {
 
 $("names").addEventListener("change", (event) => {
   clear();
-  modelKnown = learnModel(event.target.value);
+  modelLoaded = loadModel(event.target.value);
 });
 
-// What comes in
+// Input
 
 $("files").addEventListener("change", (event) => {
   addFiles([...event.target.files]);
@@ -79,7 +79,7 @@ document.addEventListener("drop", (event) => {
 });
 
 function addFiles(files) {
-  const added = files.map((file) => ({ file, element: newCard(file, engine.preview), answer: null, problem: null }));
+  const added = files.map((file) => ({ file, element: newCard(file, engine.preview), prediction: null, problem: null }));
   $("results").prepend(...added.map((row) => row.element)); // newest on top, in the order chosen
   rows = [...added, ...rows];
   waiting.push(...added);
@@ -89,30 +89,30 @@ function addFiles(files) {
 
 function clear() {
   waiting.length = 0;
-  rows.forEach((row) => forget(row.element));
+  rows.forEach((row) => releaseImages(row.element));
   rows = [];
   $("results").replaceChildren();
   refresh();
 }
 
-// What goes out
+// Requests
 
 function next() {
-  while (running < engine.atOnce && waiting.length) {
+  while (running < engine.concurrency && waiting.length) {
     const row = waiting.shift();
     running++;
-    modelKnown
+    modelLoaded
       .then(() => checkReadable(row.file))
-      .then(() => engine.ask(row.file, model))
-      .then((answer) => rows.includes(row) && showAnswer(row.element, (row.answer = answer), model))
+      .then(() => engine.predict(row.file, model))
+      .then((prediction) => rows.includes(row) && showPrediction(row.element, (row.prediction = prediction), model))
       .catch((problem) => rows.includes(row) && fail(row, problem))
       .finally(() => { running--; refresh(); next(); });
   }
 }
 
-// Browsers hand over folders as files that cannot be read.
+// Browsers pass folders as files that cannot be read.
 async function checkReadable(file) {
-  await file.slice(0, 1).arrayBuffer().catch(() => { throw new Problem("cannot be read. Folders are not taken: drop the images in them"); });
+  await file.slice(0, 1).arrayBuffer().catch(() => { throw new Problem("cannot be read. Folders are not supported: drop the images inside"); });
 }
 
 function fail(row, problem) {
@@ -126,32 +126,32 @@ function fail(row, problem) {
   });
 }
 
-// What is shown of all
+// Summary, table, heatmap
 
-// Soon, and once for all answers that come until then: a table of a thousand rows drawn anew for each takes minutes.
+// Delayed, so that several predictions need one update: redrawing a table of a thousand rows for each takes minutes.
 function refresh() {
-  pending ??= setTimeout(showAll, REFRESH_MS);
+  refreshTimer ??= setTimeout(showAll, REFRESH_MS);
 }
 
 function showAll() {
-  pending = null;
-  $("tally").hidden = rows.length === 0;
+  refreshTimer = null;
+  $("summary").hidden = rows.length === 0;
   const labels = new Map();
-  for (const { answer } of rows) if (answer) labels.set(answer.label, (labels.get(answer.label) ?? 0) + 1);
+  for (const { prediction } of rows) if (prediction) labels.set(prediction.label, (labels.get(prediction.label) ?? 0) + 1);
   const failed = rows.filter((row) => row.problem).length;
-  const foreign = rows.filter((row) => row.answer?.in_distribution === false).length;
-  const done = rows.filter((row) => row.answer || row.problem).length;
-  const known = model?.classes ?? [...labels.keys()];
-  const parts = known.filter((label) => labels.has(label)).map((label) => `${labels.get(label)} ${label}`);
-  if (failed) parts.push(`${failed} without an answer`);
-  if (foreign) parts.push(`${foreign} unlike the training images`);
+  const ood = rows.filter((row) => row.prediction?.in_distribution === false).length;
+  const done = rows.filter((row) => row.prediction || row.problem).length;
+  const classes = model?.classes ?? [...labels.keys()];
+  const parts = classes.filter((label) => labels.has(label)).map((label) => `${labels.get(label)} ${label}`);
+  if (failed) parts.push(`${failed} without a prediction`);
+  if (ood) parts.push(`${ood} out of distribution`);
   const images = counted(rows.length, "image");
-  $("status").textContent = done < rows.length ? `${done} of ${images} answered…` : `${images}: ${parts.join(", ")}`;
+  $("status").textContent = done < rows.length ? `${done} of ${images} done…` : `${images}: ${parts.join(", ")}`;
   $("save").disabled = done === 0;
   const asTable = $("view").getAttribute("aria-pressed") === "true";
   $("results").hidden = asTable;
   $("table").hidden = !asTable || rows.length === 0;
-  if (asTable && rows.length) showTable($("table"), rows, known);
+  if (asTable && rows.length) showTable($("table"), rows, classes);
 }
 
 function toggleTable() {
@@ -165,7 +165,7 @@ function showHeat() {
 
 function save() {
   const link = document.createElement("a");
-  // The mark at the front tells spreadsheets that it is UTF-8.
+  // The byte order mark tells spreadsheets that the file is UTF-8.
   link.href = URL.createObjectURL(new Blob(["\ufeff", asCsv(rows, model?.classes ?? [])], { type: "text/csv" }));
   link.download = `${model?.name ?? "predictions"}.csv`;
   link.click();
@@ -178,7 +178,7 @@ $("save").addEventListener("click", save);
 $("heat").addEventListener("input", showHeat);
 showHeat();
 
-// Single keys must be possible to turn off: people who speak to their computer press them by accident (WCAG 2.1.4).
+// It must be possible to turn off single-key shortcuts: speech input can trigger them by accident (WCAG 2.1.4).
 $("shortcuts").checked = localStorage.getItem("shortcuts") !== "off";
 $("shortcuts").addEventListener("change", (event) => localStorage.setItem("shortcuts", event.target.checked ? "on" : "off"));
 

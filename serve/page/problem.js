@@ -1,7 +1,7 @@
-// Why there is no answer, for a person to read; `again` if trying once more may help.
+// Why there is no prediction, as a text for the user. `canRetry`: whether another attempt may succeed.
 export class Problem extends Error {
-  constructor(message, again = false) {
+  constructor(message, canRetry = false) {
     super(message);
-    this.again = again;
+    this.canRetry = canRetry;
   }
 }

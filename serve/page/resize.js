@@ -1,11 +1,11 @@
-// Pillow's resize, bit for bit, so that the network sees here what it sees on a server: one grey level more or less can
-// move a probability by 0.001. Source: Pillow, src/libImaging/Resample.c.
+// Pillow's resize, bit for bit, so that the network gets the same input as on a server: a difference of one grey level can
+// change a probability by 0.001. Source: Pillow, src/libImaging/Resample.c.
 
-const POINT = 22; // bits behind the point of a weight
+const FRACTION_BITS = 22; // of a fixed-point weight
 
 export const BILINEAR = { reach: 1, weight: (x) => Math.max(0, 1 - Math.abs(x)) };
 
-// For each of `to` places: the first of the `from` places that it is made of, and their weights, which add up to 1.
+// For each of `to` output positions: the first of its input positions (of `from`), and their weights, which add up to 1.
 export function weightsOf(from, to, { reach, weight }) {
   const scale = from / to;
   const stretch = Math.max(scale, 1);
@@ -19,16 +19,16 @@ export function weightsOf(from, to, { reach, weight }) {
   });
 }
 
-// Resizes lines of pixels, rows or columns. `step` and `stride` lead from pixel to pixel and from line to line.
+// Resizes lines of pixels (rows or columns). `step` is the distance from pixel to pixel, `stride` from line to line.
 function resizeLines(from, to) {
   weightsOf(from.length, to.length, BILINEAR).forEach(({ first, weights }, at) => {
-    const whole = Int32Array.from(weights, (each) => Math.trunc(0.5 + each * (1 << POINT)));
+    const whole = Int32Array.from(weights, (each) => Math.trunc(0.5 + each * (1 << FRACTION_BITS)));
     for (let line = 0; line < from.lines; line++) {
       for (let channel = 0; channel < 3; channel++) {
-        let sum = 1 << (POINT - 1);
+        let sum = 1 << (FRACTION_BITS - 1);
         let place = line * from.stride + first * from.step + channel;
         for (let i = 0; i < whole.length; i++, place += from.step) sum += from.data[place] * whole[i];
-        to.data[line * to.stride + at * to.step + channel] = sum >> POINT;
+        to.data[line * to.stride + at * to.step + channel] = sum >> FRACTION_BITS;
       }
     }
   });
@@ -38,14 +38,14 @@ const rowsOf = ({ data, width, height, size }) => ({ data, lines: height, length
 const columnsOf = ({ data, width, height, size }) => ({ data, lines: width, length: height, step: size * width, stride: size });
 const newPicture = (width, height) => ({ data: new Uint8Array(width * height * 3), width, height, size: 3 });
 
-// From RGBA pixels of any size to `side` · `side` · 3 RGB values, squashed.
+// From RGBA pixels of any size to `side` · `side` · 3 RGB values; the aspect ratio is not preserved.
 export function resize(rgba, width, height, side) {
   const whole = { data: rgba, width, height, size: 4 };
-  // Pillow goes down first where that is less work; the order shows, for each pass rounds.
-  const isDownFirst = height > Math.max(2 * width - side, side);
-  const half = isDownFirst ? newPicture(width, side) : newPicture(side, height);
+  // Pillow resizes the columns first if that is less work; the order matters, because each pass rounds.
+  const columnsFirst = height > Math.max(2 * width - side, side);
+  const half = columnsFirst ? newPicture(width, side) : newPicture(side, height);
   const small = newPicture(side, side);
-  const passes = isDownFirst ? [columnsOf, rowsOf] : [rowsOf, columnsOf];
+  const passes = columnsFirst ? [columnsOf, rowsOf] : [rowsOf, columnsOf];
   resizeLines(passes[0](whole), passes[0](half));
   resizeLines(passes[1](half), passes[1](small));
   return small.data;

@@ -1,4 +1,4 @@
-// The model, off the thread that draws the page. Files come in, numbers go out.
+// The model, in a thread of its own. Files come in, arrays go out.
 
 import * as ort from "./onnxruntime.js";
 import { decode } from "./decode.js";
@@ -8,7 +8,7 @@ let session = null;
 
 const tasks = {
   async open({ runtime, model }) {
-    // More threads need SharedArrayBuffer, and that needs headers which plain file servers do not send.
+    // More threads need SharedArrayBuffer, and that needs HTTP headers which plain file servers do not send.
     ort.env.wasm.numThreads = 1;
     ort.env.logLevel = "error";
     ort.env.wasm.wasmBinary = await runtime.arrayBuffer();
@@ -16,16 +16,16 @@ const tasks = {
   },
 
   async run({ file, side, heatmap }) {
-    // The model could resize too, but in floating point, which rounds otherwise here than on a server.
+    // The model can resize too, but in floating point, and that is rounded differently here than on a server.
     const pixels = await decode(file, side);
     const wanted = session.outputNames.filter((name) => name === "probabilities" || name === "ood" || (heatmap && name === "heatmap"));
     try {
       return await infer(pixels, side, wanted);
     } catch (error) {
       console.error(error);
-      // WebAssembly that has died answers nothing any more, not even a black image.
-      const isDead = await infer(new Uint8Array(pixels.length), side, wanted).then(() => false, () => true);
-      throw Object.assign(new Problem("the model failed on it"), { isDead });
+      // After a crash WebAssembly fails on every image, even on a black one.
+      const hasCrashed = await infer(new Uint8Array(pixels.length), side, wanted).then(() => false, () => true);
+      throw Object.assign(new Problem("the model failed on it"), { hasCrashed });
     }
   },
 };
@@ -39,6 +39,6 @@ self.onmessage = async ({ data: { task, ...rest } }) => {
   try {
     self.postMessage({ result: await tasks[task](rest) });
   } catch (error) {
-    self.postMessage({ problem: error.message ?? String(error), isDead: error.isDead });
+    self.postMessage({ problem: error.message ?? String(error), hasCrashed: error.hasCrashed });
   }
 };

@@ -1,13 +1,12 @@
-"""onnxruntime-web, which runs the model in a browser: two files of its npm package, checked, kept in a cache.
+"""onnxruntime-web, which runs the model in a browser: two files of its npm package, checked and stored in a cache.
 
-They are not part of this distribution: 14 MB of WebAssembly for a command that few run.
+They are not part of this distribution: 14 MB of WebAssembly for a command that few people run.
 """
 
 from __future__ import annotations
 
 import base64
 import hashlib
-import os
 import shutil
 import subprocess
 import tarfile
@@ -17,6 +16,7 @@ from pathlib import Path
 
 from xfeat.featurize.errors import MissingExtraError, SpecError
 from xfeat.featurize.system.atomic import replacing
+from xfeat.featurize.system.user_cache import cache_folder
 
 PACKAGE = "onnxruntime-web"
 VERSION = "1.30.0"
@@ -30,72 +30,70 @@ SHA512 = {
         "Gt7e1iIDIZ/PXEhM/OVleqWHVom0kEI/hs8cod0crXcV9jDGM39B23HuQnlOOgDOC3x4k5pxIgtdgzaL9up3MA=="
     ),
 }
-_PACK = ("npm", "pack", f"{PACKAGE}@{VERSION}")
-_PACK_IT = f"run {' '.join(_PACK)} on a machine with npm and a connection, and name its file with --runtime"
+_NPM_PACK = ("npm", "pack", f"{PACKAGE}@{VERSION}")
+_PACK_ELSEWHERE = f"run {' '.join(_NPM_PACK)} on a machine with npm and internet access, and pass its file to --runtime"
 _TIMEOUT_S = 600
 _SHOWN_LINES = 4
 
-Runtime = Mapping[str, bytes]
+RuntimeFiles = Mapping[str, bytes]
 
 
-def find_runtime(place: Path | None = None) -> Runtime:
+def find_runtime(source: Path | None = None) -> RuntimeFiles:
     """Return the content of each file in :data:`SHA512`.
 
-    Looked for in this order: ``place``; the cache; npm, whose answer is kept in the cache.
+    Looked for in this order: ``source``; the cache; npm, whose package is then stored in the cache.
 
     Args:
-        place: the archive that ``npm pack`` writes, or the folder it unpacks to.
+        source: the archive that ``npm pack`` writes, or the folder it unpacks to.
 
     Raises:
-        SpecError: if ``place`` is neither, or of another version.
-        MissingExtraError: if npm is not there, fails, or sends another archive.
+        SpecError: if ``source`` is neither, or another version.
+        MissingExtraError: if npm is missing, fails, or returns a different archive.
     """
-    if place is not None:
-        return _checked(_read_archive(place) if place.is_file() else _read_folder(place), place, _PACK_IT)
-    cached = cache_folder()
+    if source is not None:
+        return _checked(_read_archive(source) if source.is_file() else _read_folder(source), source, _PACK_ELSEWHERE)
+    cached = runtime_cache()
     if all((cached / name).is_file() for name in SHA512):
-        return _checked(_read_folder(cached), cached, "remove that folder and run the same command again")
-    runtime = _pack()
+        return _checked(_read_folder(cached), cached, "delete that folder and run the same command again")
+    runtime = _fetch_with_npm()
     for name, content in runtime.items():
-        with replacing(cached / name, elsewhere="name a file with --runtime") as partial:
+        with replacing(cached / name, elsewhere="set XFEAT_CACHE_DIR to a folder that can be written") as partial:
             partial.write_bytes(content)
     return runtime
 
 
-def cache_folder() -> Path:
-    """Return where the files are kept: below ``XDG_CACHE_HOME``, or ``~/.cache``."""
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(home, "xfeat", f"{PACKAGE}-{VERSION}")
+def runtime_cache() -> Path:
+    """Return where the files are stored once npm has fetched them."""
+    return cache_folder() / f"{PACKAGE}-{VERSION}"
 
 
-def _read_archive(archive: Path) -> Runtime:
-    """Return the files out of the archive of an npm package.
+def _read_archive(archive: Path) -> RuntimeFiles:
+    """Return the files from the archive of an npm package.
 
     Raises:
-        SpecError: if it is none, or lacks a file.
+        SpecError: if it is not such an archive, or lacks a file.
     """
     try:
         with tarfile.open(archive, "r:gz") as tar:
-            found = {name: tar.extractfile(f"package/dist/{name}") for name in SHA512}
-            return {name: file.read() for name, file in found.items() if file is not None}
+            members = {name: tar.extractfile(f"package/dist/{name}") for name in SHA512}
+            return {name: file.read() for name, file in members.items() if file is not None}
     except (OSError, EOFError, KeyError, tarfile.TarError) as error:
-        raise SpecError(f"not an archive of {PACKAGE}", path=archive, found=str(error), fix=_PACK_IT) from error
+        raise SpecError(f"not an archive of {PACKAGE}", path=archive, found=str(error), fix=_PACK_ELSEWHERE) from error
 
 
-def _read_folder(folder: Path) -> Runtime:
-    places = [place for place in (folder, folder / "dist", folder / "package" / "dist") if place.is_dir()]
-    for place in places:
-        if all((place / name).is_file() for name in SHA512):
-            return {name: (place / name).read_bytes() for name in SHA512}
-    raise SpecError(f"not the npm package {PACKAGE}", path=folder, expected=", ".join(SHA512), fix=_PACK_IT)
+def _read_folder(folder: Path) -> RuntimeFiles:
+    for candidate in (folder, folder / "dist", folder / "package" / "dist"):
+        if all((candidate / name).is_file() for name in SHA512):
+            return {name: (candidate / name).read_bytes() for name in SHA512}
+    raise SpecError(f"not the npm package {PACKAGE}", path=folder, expected=", ".join(SHA512), fix=_PACK_ELSEWHERE)
 
 
-def _checked(runtime: Runtime, place: Path, fix: str) -> Runtime:
+def _checked(runtime: RuntimeFiles, source: Path, fix: str) -> RuntimeFiles:
     for name, content in runtime.items():
         if _sha512(content) != SHA512[name]:
             raise SpecError(
                 f"{name} is not that of {PACKAGE} {VERSION}",
-                path=place,
+                path=source,
                 expected=f"sha512-{SHA512[name]}",
                 found=f"sha512-{_sha512(content)}",
                 fix=fix,
@@ -103,24 +101,28 @@ def _checked(runtime: Runtime, place: Path, fix: str) -> Runtime:
     return runtime
 
 
-def _pack() -> Runtime:
+def _fetch_with_npm() -> RuntimeFiles:
     npm = shutil.which("npm")
     if npm is None:
-        raise MissingExtraError(f"{PACKAGE} {VERSION} is not here, and neither is npm to fetch it", fix=_PACK_IT)
+        raise MissingExtraError(
+            f"{PACKAGE} {VERSION} is not in the cache, and npm is not installed", fix=_PACK_ELSEWHERE
+        )
     with tempfile.TemporaryDirectory() as folder:
         try:
-            command = [npm, *_PACK[1:], "--loglevel=error", "--pack-destination", folder]
+            command = [npm, *_NPM_PACK[1:], "--loglevel=error", "--pack-destination", folder]
             subprocess.run(command, check=True, capture_output=True, text=True, timeout=_TIMEOUT_S)
             archive = next(Path(folder).glob("*.tgz"))
         except (OSError, subprocess.SubprocessError, StopIteration) as error:
             found = "; ".join((getattr(error, "stderr", None) or str(error)).strip().splitlines()[:_SHOWN_LINES])
-            raise MissingExtraError(f"npm cannot fetch {PACKAGE} {VERSION}", found=found, fix=_PACK_IT) from error
+            raise MissingExtraError(
+                f"npm cannot fetch {PACKAGE} {VERSION}", found=found, fix=_PACK_ELSEWHERE
+            ) from error
         if (found := _sha512(archive.read_bytes())) != ARCHIVE_SHA512:
             raise MissingExtraError(
-                f"npm sent another {PACKAGE} {VERSION} than the official one",
+                f"npm returned a different {PACKAGE} {VERSION} than the official one",
                 expected=f"sha512-{ARCHIVE_SHA512}",
                 found=f"sha512-{found}",
-                fix="check which registry npm asks: npm config get registry",
+                fix="check which registry npm uses: npm config get registry",
             )
         return _read_archive(archive)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -11,22 +12,25 @@ from typing import Any
 
 from xfeat.featurize.errors import ModelError, OutputError
 from xfeat.featurize.system.atomic import replacing
-from xfeat.serve.inference.description import model_facts
+from xfeat.serve.inference.description import describe_model
 from xfeat.serve.inference.predictor import Predictor
-from xfeat.serve.page_files import FORMS, page_file
+from xfeat.serve.page_files import PAGE_FILES, page_file
 from xfeat.serve.static_site.onnxruntime_web import PACKAGE, VERSION, find_runtime
 
 FORMAT = "xfeat.page"
 SCHEMA_VERSION = 1
-FACTS = "model.json"
-# TIFF, DICOM and PNG with 16 bits are named by decode.js, with what to do about them.
-FORMATS = ("JPEG", "PNG", "BMP", "WebP")
+DESCRIPTION = "model.json"
+# decode.js rejects TIFF, DICOM and 16-bit PNG by name, with advice.
+IMAGE_FORMATS = ("JPEG", "PNG", "BMP", "WebP")
 RUNTIME_NAMES = {"ort.wasm.bundle.min.mjs": "onnxruntime.js", "ort-wasm-simd-threaded.wasm": "onnxruntime.wasm"}
-# WebAssembly may be compiled, and the worker that runs it starts from a blob, so that this policy is its own too.
+# WebAssembly may be compiled. The worker that runs it is started from a blob: so this policy applies to it as well.
 POLICY = (
     "default-src 'none'; script-src 'self' 'wasm-unsafe-eval'; style-src 'self'; img-src 'self' blob:; "
     "connect-src 'self'; worker-src 'self' blob:; base-uri 'none'; form-action 'none'"
 )
+_MODEL_NAME = re.compile(r"model-[0-9a-f]{12}\.onnx")
+_UNFINISHED = re.compile(r"\..*\.tmp")  # what a killed run leaves behind
+_SHOWN_NAMES = 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,9 +38,9 @@ class Site:
     """A site that was written.
 
     Attributes:
-        folder: where.
+        folder: where it is.
         files: number of files.
-        size_bytes: of all together.
+        size_bytes: total size of the files.
     """
 
     folder: Path
@@ -45,54 +49,55 @@ class Site:
 
 
 def write_site(model: Path, folder: Path, runtime: Path | None = None) -> Site:
-    """Write the site of a model file. A site that is there already is replaced; a folder of other things is refused.
+    """Write the site of a model file. An earlier site is replaced; a folder with any other file is rejected.
 
     Args:
         model: a full model file of ``xexport onnx``.
         folder: where to write.
-        runtime: the npm package onnxruntime-web, as :func:`xfeat.serve.static_site.onnxruntime_web.find_runtime` takes
-            it.
+        runtime: source of the npm package onnxruntime-web; see
+            :func:`xfeat.serve.static_site.onnxruntime_web.find_runtime`.
 
     Raises:
-        ModelError: if there is no such model, or it is the core variant.
-        OutputError: if the folder holds other things, or cannot be written.
-        SpecError, MissingExtraError: if onnxruntime-web cannot be had.
+        ModelError: if the model does not exist, or is the core variant.
+        OutputError: if the folder holds other files, or cannot be written.
+        SpecError, MissingExtraError: if onnxruntime-web is not available.
     """
-    _require_own(folder)
+    _require_site_folder(folder)
     predictor = Predictor.open(model, device="cpu")
     if predictor.metadata.variant != "full":
         raise ModelError(
-            "the core variant has neither heatmap nor distance, and takes another input than the page gives",
+            "the core model has no heatmap and no out-of-distribution score, and its input differs from the page's",
             path=model,
-            fix="name the full model, without .core, with --model",
+            fix="pass the full model (without .core in its name) to --model",
         )
     content = model.read_bytes()
-    # A name of its own for each content: what a browser has kept of another model is never taken for this one.
+    # The name depends on the content: a browser never takes a cached older model for this one.
     name = f"model-{hashlib.sha256(content).hexdigest()[:12]}.onnx"
-    files = {name: content} | {RUNTIME_NAMES[part]: found for part, found in find_runtime(runtime).items()}
-    files |= {page: page_file(page, "browser").replace(b"$policy", POLICY.encode()) for page in FORMS["browser"]}
-    facts = {FACTS: json.dumps(_facts(predictor, name, content, files), indent=1).encode()}
-    # First in a new folder, which is ours from then on; last where a site is replaced, when all that it names is there.
-    files = files | facts if (folder / FACTS).exists() else facts | files
+    files = {name: content} | {RUNTIME_NAMES[part]: data for part, data in find_runtime(runtime).items()}
+    files |= {page: page_file(page, "browser").replace(b"$policy", POLICY.encode()) for page in PAGE_FILES["browser"]}
+    description = {DESCRIPTION: json.dumps(_describe_site(predictor, name, content, files), indent=1).encode()}
+    # In a new folder the description comes first: it marks the folder as a site, so that an interrupted command can be
+    # repeated. In an earlier site it comes last: when it changes, all files that it names are there.
+    files = files | description if (folder / DESCRIPTION).exists() else description | files
     for file, data in files.items():
         with replacing(folder / file) as partial:
             partial.write_bytes(data)
-    for old in folder.glob("model-*.onnx"):
-        if old.name != name:
+    for old in folder.iterdir():
+        if old.name not in files and _belongs_to_site(old):
             old.unlink()
     return Site(folder=folder, files=len(files), size_bytes=sum(map(len, files.values())))
 
 
-def _facts(predictor: Predictor, name: str, content: bytes, files: dict[str, bytes]) -> dict[str, Any]:
+def _describe_site(predictor: Predictor, name: str, content: bytes, files: dict[str, bytes]) -> dict[str, Any]:
     wasm = RUNTIME_NAMES["ort-wasm-simd-threaded.wasm"]
     return {
         "format": FORMAT,
         "schema_version": SCHEMA_VERSION,
         "written_by": f"xfeat {version('xfeat-onnx')}",
-        **model_facts(predictor),
+        **describe_model(predictor),
         "name": predictor.path.stem,
         "names": [predictor.path.stem],
-        "formats": list(FORMATS),
+        "formats": list(IMAGE_FORMATS),
         "device": f"{PACKAGE} {VERSION}",
         "limits": None,
         "file": {"name": name, "bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()},
@@ -100,19 +105,36 @@ def _facts(predictor: Predictor, name: str, content: bytes, files: dict[str, byt
     }
 
 
-def _require_own(folder: Path) -> None:
-    """Refuse to write among other things.
+def _require_site_folder(folder: Path) -> None:
+    """Reject a folder that holds files of others: they would be published together with the site.
 
     Raises:
-        OutputError: if the folder has content and is no site of an earlier run.
+        OutputError: if the folder is not empty and not an earlier site, or holds more than a site.
     """
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return
+    if not _is_site(folder):
+        raise OutputError(
+            "not an empty folder, and not a page written by xserve page", path=folder, fix="choose another with -o"
+        )
+    if others := sorted(path.name for path in folder.iterdir() if not _belongs_to_site(path)):
+        more = f" and {len(others) - _SHOWN_NAMES} more" if len(others) > _SHOWN_NAMES else ""
+        raise OutputError(
+            "the folder holds other files than the page",
+            path=folder,
+            found=", ".join(others[:_SHOWN_NAMES]) + more,
+            fix="move them away, or choose another folder with -o",
+        )
+
+
+def _is_site(folder: Path) -> bool:
     try:
-        if json.loads((folder / FACTS).read_bytes())["format"] == FORMAT:
-            return
+        return bool(json.loads((folder / DESCRIPTION).read_bytes())["format"] == FORMAT)
     except (OSError, ValueError, LookupError, TypeError):
-        pass
-    raise OutputError(
-        "not an empty folder, and not a page that xserve page wrote", path=folder, fix="name another with -o"
-    )
+        return False
+
+
+def _belongs_to_site(path: Path) -> bool:
+    names = {DESCRIPTION, *RUNTIME_NAMES.values(), *PAGE_FILES["browser"]}
+    ours = path.name in names or _MODEL_NAME.fullmatch(path.name) or _UNFINISHED.fullmatch(path.name)
+    return bool(ours) and path.is_file()

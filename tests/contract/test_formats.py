@@ -10,7 +10,7 @@ import numpy as np
 
 from xfeat.export.model.metadata import ModelMetadata
 from xfeat.featurize.cache.columns import Columns
-from xfeat.featurize.cache.writer import CacheFacts, write_cache
+from xfeat.featurize.cache.writer import CacheDescription, write_cache
 from xfeat.featurize.specs import FeatureSpec
 
 PAGE = (Path(__file__).parents[2] / "docs" / "formats.md").read_text()
@@ -41,7 +41,7 @@ def test_features_h5_has_the_documented_datasets_and_attributes(tmp_path: Path) 
     )
     write_cache(
         path,
-        CacheFacts(
+        CacheDescription(
             spec=SPEC, class_names=["a", "b"], data_root="/data", weights_path="/w.pth", columns=columns, skipped=[]
         ),
         blocks=[(0, np.zeros((1, 4), np.float32))],

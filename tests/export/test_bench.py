@@ -14,7 +14,7 @@ from click.testing import Result
 
 import xfeat.export.bench
 from xfeat.export.bench import bench_models
-from xfeat.export.build.fused_model import PlainModel
+from xfeat.export.build.fused_model import ReferenceModel
 from xfeat.export.model.file import ModelFile, open_model
 from xfeat.export.specs import BenchSpec
 from xfeat.featurize.errors import DeviceError, SpecError
@@ -132,7 +132,7 @@ def small_gpu(gpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
 
     honest = torch.zeros
     monkeypatch.setattr(torch, "zeros", lambda *size, device=None, **more: honest(*size, **more))
-    monkeypatch.setattr(PlainModel, "to", lambda self, device: self)
+    monkeypatch.setattr(ReferenceModel, "to", lambda self, device: self)
     measure = xfeat.export.bench._torch_call
     monkeypatch.setattr(
         xfeat.export.bench,

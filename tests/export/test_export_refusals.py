@@ -18,7 +18,7 @@ from click.testing import Result
 from safetensors.numpy import load_file, save_file
 
 from tests.export.conftest import invoke
-from xfeat.export.build.training_distance import distance_of
+from xfeat.export.build.ood_from_cache import ood_score_from_cache
 from xfeat.export.specs import ExportSpec
 from xfeat.featurize.backbones.weights import sha256_of
 from xfeat.featurize.cli import main as featurize_main
@@ -156,7 +156,7 @@ def test_a_changed_cache_that_is_allowed_is_exported_without_the_distance(
 
 
 def test_a_changed_cache_needs_no_allowing_where_it_is_what_it_was(trained: Any) -> None:
-    distance, threshold = distance_of(trained.run, ExportSpec(allow_changed_cache=True))
+    distance, threshold = ood_score_from_cache(trained.run, ExportSpec(allow_changed_cache=True))
     assert distance is not None
     assert threshold is not None
 
@@ -173,7 +173,7 @@ def test_the_distance_is_not_fitted_to_other_images_than_those_of_the_run(refuse
     assert "made anew since the run, of other images, labels or splits or by another engine" in said
     assert "xhead train" in said
     assert "--no-ood or --allow-changed-cache" in said
-    assert distance_of(copied.run, ExportSpec(ood=False)) == (None, None)
+    assert ood_score_from_cache(copied.run, ExportSpec(ood=False)) == (None, None)
 
 
 def test_a_cache_that_is_gone_is_named_with_the_way_out(
@@ -280,7 +280,7 @@ def test_a_target_below_a_file_is_refused(xexport: Xexport, copied: Any) -> None
 def test_a_target_below_a_link_that_leads_nowhere_is_refused_before_any_work(
     xexport: Xexport, copied: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("xfeat.export.export.distance_of", None)
+    monkeypatch.setattr("xfeat.export.export.ood_score_from_cache", None)
     (copied.folder / "link").symlink_to(copied.folder / "nowhere")
     before = snapshot(copied.folder)
     for place in ("m.onnx", "below/m.onnx"):

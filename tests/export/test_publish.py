@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from xfeat.export.publish import targets_of, together
+from xfeat.export.publish import output_paths, publish
 from xfeat.featurize.errors import OutputError
 
 NAMES = ("model.onnx", "model.core.onnx", "model.certificate.json")
@@ -28,7 +28,7 @@ def contents(folder: Path) -> dict[str, str]:
 
 
 def test_a_model_has_its_core_form_and_certificate_beside_it(tmp_path: Path) -> None:
-    models, certificate = targets_of(tmp_path / "model.onnx")
+    models, certificate = output_paths(tmp_path / "model.onnx")
     assert [*models.values(), certificate] == targets(tmp_path)
 
 
@@ -36,7 +36,7 @@ def test_a_model_has_its_core_form_and_certificate_beside_it(tmp_path: Path) -> 
 def test_a_folder_in_the_way_of_any_of_the_three_is_named_before_the_work(tmp_path: Path, name: str) -> None:
     (tmp_path / name).mkdir()
     with pytest.raises(OutputError) as problem:
-        targets_of(tmp_path / "model.onnx")
+        output_paths(tmp_path / "model.onnx")
     assert problem.value.file == tmp_path / name
 
 
@@ -44,19 +44,19 @@ def test_a_folder_in_the_way_of_any_of_the_three_is_named_before_the_work(tmp_pa
 def test_a_place_that_nothing_can_be_written_to_is_named_before_the_work(tmp_path: Path, place: str) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(OutputError, match="cannot be written") as problem:
-        targets_of(tmp_path / place)
+        output_paths(tmp_path / place)
     assert problem.value.file == tmp_path / place
     assert contents(tmp_path) == {"file": "in the way"}
 
 
 def test_looking_for_a_place_makes_no_folder(tmp_path: Path) -> None:
-    targets_of(tmp_path / "deep" / "er" / "model.onnx")
+    output_paths(tmp_path / "deep" / "er" / "model.onnx")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_all_are_replaced_and_nothing_is_left_beside_them(tmp_path: Path) -> None:
     write(tmp_path, "old")
-    with together(targets(tmp_path)) as folder:
+    with publish(targets(tmp_path)) as folder:
         write(folder, "new")
         assert contents(tmp_path)["model.onnx"] == "old"
     assert contents(tmp_path) == dict.fromkeys(NAMES, "new")
@@ -65,7 +65,7 @@ def test_all_are_replaced_and_nothing_is_left_beside_them(tmp_path: Path) -> Non
 @pytest.mark.parametrize("problem", [OSError("full"), KeyboardInterrupt()])
 def test_a_failure_keeps_what_was_there(tmp_path: Path, problem: BaseException) -> None:
     def fail() -> None:
-        with together(targets(tmp_path)) as folder:
+        with publish(targets(tmp_path)) as folder:
             write(folder, "new")
             raise problem
 
@@ -87,7 +87,7 @@ def test_everything_is_on_disk_before_the_first_is_replaced_and_the_certificate_
 
     monkeypatch.setattr("xfeat.export.publish.flush", lambda path: steps.append(f"flush {path.name}"))
     monkeypatch.setattr(os, "replace", noted)
-    with together(targets(tmp_path)) as folder:
+    with publish(targets(tmp_path)) as folder:
         write(folder, "new")
     assert steps == [*(f"flush {n}" for n in NAMES), *(f"replace {n}" for n in NAMES), f"flush {tmp_path.name}"]
 
@@ -100,18 +100,18 @@ def test_what_a_killed_export_left_goes_after_a_day_and_no_other_folder_does(tmp
         write(tmp_path / name, "half")
         if "running" not in name:
             os.utime(tmp_path / name, (two_days_ago, two_days_ago))
-    with together(targets(tmp_path)) as folder:
+    with publish(targets(tmp_path)) as folder:
         write(folder, "new")
     assert set(contents(tmp_path)) == {*NAMES, *kept}
 
 
 def test_a_name_that_the_file_system_refuses_is_one_message(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="cannot be written"):
-        targets_of(tmp_path / f"{'x' * 300}.onnx")
+        output_paths(tmp_path / f"{'x' * 300}.onnx")
     assert not list(tmp_path.iterdir())
 
 
 def test_the_name_of_a_core_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="name of a core model") as problem:
-        targets_of(tmp_path / "model.core.onnx")
+        output_paths(tmp_path / "model.core.onnx")
     assert problem.value.fix == "-o model.onnx"

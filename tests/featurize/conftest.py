@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,8 +17,7 @@ from PIL import Image
 from xfeat.featurize.backbones.weights import Weights, find_weights, sha256_of
 from xfeat.featurize.cache.reader import FeatureCache
 from xfeat.featurize.datasets.layouts import open_dataset
-from xfeat.featurize.images.jpeg_header import PlainJpeg
-from xfeat.featurize.images.preprocess import Pixels, load_pixels
+from xfeat.featurize.images.preprocess import load_pixels
 from xfeat.featurize.pipeline.compute import RunOptions
 from xfeat.featurize.pipeline.extract import Extraction, extract_features, parts_folder
 from xfeat.featurize.specs import FeatureSpec, PreprocessSpec
@@ -89,25 +88,6 @@ class CountingEngine:
     def features(self, pixels: np.ndarray) -> np.ndarray:
         self.images += len(pixels)
         return pixels.reshape(len(pixels), -1, 3).mean(axis=1, dtype=np.float64).astype(np.float32)
-
-
-class Brighter:
-    """torchvision's decoder on the CPU, a few grey levels off, as another decoder is."""
-
-    name = "a brighter device"
-
-    def __init__(self, levels: int = 3) -> None:
-        from xfeat.featurize.images.nvjpeg import JpegDecoder
-
-        self._decoder = JpegDecoder("cpu")
-        self.levels = levels
-
-    def decode(self, files: Sequence[PlainJpeg], side: int) -> list[Pixels | None]:
-        found = self._decoder.decode(files, side)
-        return [
-            np.minimum(pixels, 255 - self.levels) + np.uint8(self.levels) if pixels is not None else None
-            for pixels in found
-        ]
 
 
 @dataclass
@@ -203,10 +183,8 @@ def lite0_spec(lite0_weights: Weights) -> FeatureSpec:
 
 @pytest.fixture(scope="session")
 def art() -> SimpleNamespace:
-    """Return the functions of this file that draw images, and a decoder of them."""
-    return SimpleNamespace(
-        pixels_of=pixels_of, encoded=encoded, draw=draw, draw_folder=draw_folder, settle=settle, Brighter=Brighter
-    )
+    """Return the functions of this file that draw images."""
+    return SimpleNamespace(pixels_of=pixels_of, encoded=encoded, draw=draw, draw_folder=draw_folder, settle=settle)
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xfeat.featurize.errors import SpecError
+from xfeat.featurize.errors import MismatchError, SpecError
 from xfeat.featurize.specs import DTYPES, MAX_VIEWS, POOLINGS, PRECISIONS, FeatureSpec, PreprocessSpec
 
 unit = st.floats(0, 1, allow_nan=False)
@@ -66,6 +66,18 @@ def test_every_setting_changes_the_fingerprint(change: dict[str, object]) -> Non
 def test_the_fingerprint_of_the_defaults_never_changes() -> None:
     """Caches that people have would be refused otherwise; a new setting must keep this value for its default."""
     assert FeatureSpec(backbone="efficientnet-b0", weights_sha256="0" * 64).fingerprint == "49cb2e32d3de4e10"
+
+
+def test_a_spec_that_names_pillow_reads_as_one_without_a_decoder() -> None:
+    spec = FeatureSpec(backbone="efficientnet-b0", weights_sha256="0" * 64)
+    read = FeatureSpec.from_dict({**spec.to_dict(), "decoder": "pillow"})
+    assert (read, read.fingerprint) == (spec, spec.fingerprint)
+
+
+def test_a_spec_of_files_decoded_on_a_gpu_is_refused() -> None:
+    settings = FeatureSpec(backbone="efficientnet-b0", weights_sha256="0" * 64).to_dict()
+    with pytest.raises(MismatchError, match=r"no GPU JPEG decoder(.|\n)*decoder nvjpeg(.|\n)*xfeat featurize"):
+        FeatureSpec.from_dict({**settings, "decoder": "nvjpeg"})
 
 
 def test_the_defaults_are_the_tutorials() -> None:

@@ -30,7 +30,7 @@ from xfeat.serve.http.app import AccessOptions, build_app
 from xfeat.serve.http.header_timeout import with_header_timeout
 from xfeat.serve.http.service import Service
 from xfeat.serve.inference.predictor import Predictor
-from xfeat.serve.models.registry import Models
+from xfeat.serve.models.registry import ModelRegistry
 from xfeat.serve.specs import ServeSpec
 
 SIZE = 32
@@ -169,15 +169,19 @@ def predictor(model: Path) -> Predictor:
 
 @contextlib.contextmanager
 def serving(
-    predictor: Predictor | None, *, models: Models | None = None, door: AccessOptions | None = None, **limits: Any
+    predictor: Predictor | None,
+    *,
+    models: ModelRegistry | None = None,
+    access: AccessOptions | None = None,
+    **limits: Any,
 ) -> Iterator[httpx.Client]:
     """Serve on a free port of this machine, in a thread, and yield a client."""
     spec = ServeSpec(**limits)
     if models is None:
         assert predictor is not None
-        models = Models.of(predictor, spec)
+        models = ModelRegistry.from_predictor(predictor, spec)
     service = Service(models, spec)
-    app = build_app(service, door)
+    app = build_app(service, access)
     logging.getLogger("python_multipart").setLevel(logging.ERROR)  # as xfeat.serve.http.server does
     protocol = with_header_timeout(spec.header_timeout_s)
     # asyncio sends small answers at once only on sockets that name their protocol; others wait 40 ms for an ACK.

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from xfeat.featurize.audit.findings import Audit, Finding, Pair, Probe, label_name, name_of, split_name
-from xfeat.featurize.audit.report.pictures import Pictures, class_average
+from xfeat.featurize.audit.report.pictures import Thumbnails, class_average
 from xfeat.featurize.audit.shortcuts import is_strong
 from xfeat.featurize.system.versions import library_versions
 
@@ -23,7 +23,7 @@ def render_page(audit: Audit) -> str:
     environment = Environment(
         loader=PackageLoader("xfeat.featurize.audit.report", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
-    pictures = Pictures(audit.cache)
+    pictures = Thumbnails(audit.cache)
     cache = audit.cache
     names = [*cache.class_names, *(["none"] if any("none" in row for row in cache.counts.values()) else [])]
     return environment.get_template("template.html").render(
@@ -42,12 +42,12 @@ def render_page(audit: Audit) -> str:
     )
 
 
-def _finding(finding: Finding, audit: Audit, pictures: Pictures) -> dict[str, Any]:
+def _finding(finding: Finding, audit: Audit, pictures: Thumbnails) -> dict[str, Any]:
     return {
         "finding": finding,
         "pairs": [_pair(pair, audit, pictures) for pair in finding.pairs[:_PAIRS_SHOWN]],
         "images": [
-            {**_image(marked.row, audit, pictures), "why": marked.why} for marked in finding.images[:_IMAGES_SHOWN]
+            {**_image(flagged.row, audit, pictures), "why": flagged.why} for flagged in finding.images[:_IMAGES_SHOWN]
         ],
         "lines": finding.lines[:_LINES_SHOWN],
         "hidden": max(0, len(finding.pairs) - _PAIRS_SHOWN)
@@ -56,7 +56,7 @@ def _finding(finding: Finding, audit: Audit, pictures: Pictures) -> dict[str, An
     }
 
 
-def _pair(pair: Pair, audit: Audit, pictures: Pictures) -> dict[str, Any]:
+def _pair(pair: Pair, audit: Audit, pictures: Thumbnails) -> dict[str, Any]:
     measured = [
         f"{name} {value:.2f}"
         for name, value in (("pixels agree", pair.pixels), ("features agree", pair.features))
@@ -69,7 +69,7 @@ def _pair(pair: Pair, audit: Audit, pictures: Pictures) -> dict[str, Any]:
     }
 
 
-def _image(row: int, audit: Audit, pictures: Pictures) -> dict[str, Any]:
+def _image(row: int, audit: Audit, pictures: Thumbnails) -> dict[str, Any]:
     return {
         "path": name_of(audit.cache, row),
         "split": split_name(audit.cache, row) or "no split",
@@ -78,7 +78,7 @@ def _image(row: int, audit: Audit, pictures: Pictures) -> dict[str, Any]:
     }
 
 
-def _probe(probe: Probe, audit: Audit, pictures: Pictures) -> dict[str, Any]:
+def _probe(probe: Probe, audit: Audit, pictures: Thumbnails) -> dict[str, Any]:
     present = np.flatnonzero(audit.survey.present)
     strong = is_strong(probe, audit.spec)
     return {

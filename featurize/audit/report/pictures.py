@@ -19,7 +19,7 @@ _SIDE = (240, 240)
 _MASKED_SIDE = 128
 
 
-class Pictures:
+class Thumbnails:
     """Thumbnails of the images of a cache, made when they are first asked for."""
 
     def __init__(self, cache: FeatureCache) -> None:

@@ -38,7 +38,7 @@ def _describe(finding: Finding, audit: Audit) -> list[str]:
         + (f", {pair.pixels:.2f})" if pair.pixels is not None else ")")
         for pair in finding.pairs[:_SHOWN]
     ]
-    evidence += [f"{_row(audit, marked.row)}: {marked.why}" for marked in finding.images[:_SHOWN]]
+    evidence += [f"{_row(audit, flagged.row)}: {flagged.why}" for flagged in finding.images[:_SHOWN]]
     evidence += finding.lines[:_SHOWN]
     lines += [f"    {line}" for line in evidence]
     more = len(finding.pairs) + len(finding.images) + len(finding.lines) - len(evidence)

@@ -7,7 +7,7 @@ import torch
 from efficientnet_lite_pytorch import EfficientNet
 from torch import Tensor, nn
 
-from xfeat.export.build.fused_model import FusedModel, PlainModel
+from xfeat.export.build.fused_model import FusedModel, ReferenceModel
 from xfeat.featurize.backbones.network import Backbone
 from xfeat.featurize.specs import PreprocessSpec
 from xfeat.head.specs import HeadSpec
@@ -77,9 +77,9 @@ def test_the_heatmap_is_the_grad_cam_of_autograd_for_every_class(
 def test_probabilities_are_those_of_backbone_then_head_then_temperature(backbone: Backbone) -> None:
     head = head_for(backbone, HeadSpec(hidden=(16,)))
     with torch.no_grad():
-        logits = head(backbone(PlainModel(backbone, head, SPEC, 1.0).normalize(pixels())))
+        logits = head(backbone(ReferenceModel(backbone, head, SPEC, 1.0).normalize(pixels())))
         probabilities, found_logits, _ = FusedModel(backbone, head, SPEC, 2.5)(pixels())
-        plain = PlainModel(backbone, head, SPEC, 2.5)(pixels())
+        plain = ReferenceModel(backbone, head, SPEC, 2.5)(pixels())
     torch.testing.assert_close(found_logits, logits, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(probabilities, torch.softmax(logits / 2.5, 1), atol=1e-6, rtol=1e-5)
     torch.testing.assert_close(plain, torch.softmax(logits / 2.5, 1))

@@ -243,7 +243,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     )
     monkeypatch.setattr(ort, "InferenceSession", Pretending)
     monkeypatch.setattr(ort, "preload_dlls", lambda: None)
-    monkeypatch.setattr("xfeat.export.parity.agreement.cuda_possible", lambda: True)
+    monkeypatch.setattr("xfeat.export.parity.checks.cuda_possible", lambda: True)
     return facts
 
 

@@ -12,10 +12,10 @@ import onnxruntime as ort
 import pytest
 from click.testing import Result
 
-from xfeat.export.model.session import assignment, first_line, nodes_on_cpu, open_session
 from xfeat.featurize.errors import DeviceError
 from xfeat.featurize.system.cuda import PROVIDER as CUDA
 from xfeat.featurize.system.cuda import cuda_driver_present
+from xfeat.featurize.system.onnx_session import first_line, node_providers, nodes_on_cpu, open_session
 
 Xexport = Callable[..., Result]
 CPU = "CPUExecutionProvider"
@@ -29,7 +29,7 @@ def placed_by_onnxruntime(file: Path) -> list[tuple[str, str, str]]:
     """Return what onnxruntime itself says of each node of a session on the CPU."""
     options = ort.SessionOptions()
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
-    return assignment(RealSession(file, options, providers=[CPU]))
+    return node_providers(RealSession(file, options, providers=[CPU]))
 
 
 @pytest.mark.parametrize("form", ["model", "core"])

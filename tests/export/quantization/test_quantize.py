@@ -17,7 +17,7 @@ from click.testing import Result
 from sklearn.metrics import accuracy_score, recall_score, roc_auc_score
 
 from xfeat.export.describe import describe_model
-from xfeat.export.model.batches import planes_of
+from xfeat.export.model.batches import to_nchw
 from xfeat.export.model.file import open_model
 from xfeat.export.model.metadata import ModelMetadata
 from xfeat.export.parity.accuracy_loss import Scores, losses, measure
@@ -84,7 +84,7 @@ def test_openvino_answers_as_onnxruntime_does(quantized: tuple[Path, dict[str, A
     """It may hold what lies between layers in bfloat16: an image near the border may move, not the run of them."""
     openvino = pytest.importorskip("openvino")
     core = quantized[0].with_name("m.int8.core.onnx")
-    pixels = planes_of(labelled_images(exported.run, "valid", None)[0].pixels)
+    pixels = to_nchw(labelled_images(exported.run, "valid", None)[0].pixels)
     model = openvino.Core().compile_model(core, "CPU")
     expected = open_model(core).session.run(["probabilities"], {"image": pixels})[0]
     moved = np.abs(model({"image": pixels})["probabilities"] - expected)

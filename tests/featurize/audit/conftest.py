@@ -16,7 +16,7 @@ from scipy.ndimage import gaussian_filter
 
 from xfeat.featurize.cache.columns import Columns, Skipped
 from xfeat.featurize.cache.reader import FeatureCache
-from xfeat.featurize.cache.writer import CacheFacts, write_cache
+from xfeat.featurize.cache.writer import CacheDescription, write_cache
 from xfeat.featurize.datasets.layouts import NO_SPLIT
 from xfeat.featurize.images.decode import decode
 from xfeat.featurize.specs import FeatureSpec
@@ -59,7 +59,7 @@ class DrawnSet:
             features = np.concatenate([features[:, None], noise.astype(np.float32)], axis=1)
         write_cache(
             path,
-            CacheFacts(
+            CacheDescription(
                 spec=spec,
                 class_names=self.class_names,
                 data_root=str(self.root),

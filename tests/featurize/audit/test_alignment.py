@@ -10,7 +10,7 @@ from PIL import Image, ImageOps
 from scipy.ndimage import gaussian_filter
 
 from xfeat.featurize.audit.alignment import _EXACT, _ROUGH, _place, _unmoved, aligned_correlation, equalised
-from xfeat.featurize.audit.duplicates import laid_over
+from xfeat.featurize.audit.duplicates import overlay_correlation
 from xfeat.featurize.audit.specs import AuditSpec
 
 SIDE = 256
@@ -72,18 +72,18 @@ def test_a_crop_with_another_gamma_fits_at_the_second_look_and_other_pictures_do
     changed = seen(*(ImageOps.mirror(cropped(image, 0.03).point(gamma)) for image in pictures))
     spec = AuditSpec()
     first, _ = aligned_correlation(seen(*pictures), changed)
-    found, mirrored = laid_over(seen(*pictures), changed, spec)
+    found, mirrored = overlay_correlation(seen(*pictures), changed, spec)
     doubtful = (first >= spec.doubtful_laid_over) & (first < spec.same_laid_over)
     assert doubtful.sum() >= 5, "drawn so that the second look has something to decide"
     assert (found[doubtful] >= spec.same_laid_over).mean() > 0.8
     assert np.array_equal(found[~doubtful], first[~doubtful])
     assert mirrored[doubtful].all()
-    others, _ = laid_over(seen(*pictures), np.roll(changed, 1, axis=0), spec)
+    others, _ = overlay_correlation(seen(*pictures), np.roll(changed, 1, axis=0), spec)
     assert others.max() < 0.9
 
 
 def test_equal_shares_of_grey_levels_are_ranks() -> None:
-    """Each point's share of darker points, and half of the equally dark; counted one by one."""
+    """Each point's share of darker points, and half of the equally dark; count_of one by one."""
     picture = np.random.default_rng(0).integers(0, 200, (2, 8, 8), dtype=np.uint8)
     for found, levels in zip(equalised(picture).reshape(2, -1), picture.reshape(2, -1), strict=True):
         ranks = [np.sum(levels < level) + (np.sum(levels == level) + 1) / 2 for level in levels]

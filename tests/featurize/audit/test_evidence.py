@@ -44,7 +44,7 @@ def clean_audit(clean: FeatureCache) -> Audit:
 
 @pytest.fixture(scope="module")
 def marked_audit(tmp_path_factory: pytest.TempPathFactory, drawing: SimpleNamespace) -> Audit:
-    folder = tmp_path_factory.mktemp("marked")
+    folder = tmp_path_factory.mktemp("flagged")
     drawn = drawing.DrawnSet(folder / "data")
     drawing.fill(drawn, each=60, marker=True)
     return audit_cache(drawn.cache(folder / "features.h5"))
@@ -61,8 +61,8 @@ def test_flipped_labels_rank_first(tmp_path: Path, drawing: SimpleNamespace) -> 
     names = {drawn.rows[number][0] for number in flipped}
     audit = audit_cache(drawn.cache(tmp_path / "f.h5"))
     found = finding(audit, "labels.suspect")
-    assert {audit.cache.columns.path[marked.row] for marked in found.images[:4]} == names
-    assert [marked.score for marked in found.images] == sorted(marked.score for marked in found.images)
+    assert {audit.cache.columns.path[flagged.row] for flagged in found.images[:4]} == names
+    assert [flagged.score for flagged in found.images] == sorted(flagged.score for flagged in found.images)
     assert found.severity == WARNING
 
 

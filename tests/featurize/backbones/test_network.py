@@ -18,7 +18,6 @@ from xfeat.featurize.engines import Engine, open_engine
 from xfeat.featurize.engines.onnx_engine import OnnxEngine, graph_file
 from xfeat.featurize.engines.padding import in_batches
 from xfeat.featurize.errors import DeviceError, MissingExtraError, OutputError, SpecError, WeightsError
-from xfeat.featurize.images.preprocess import normalize
 from xfeat.featurize.specs import FeatureSpec, PreprocessSpec
 from xfeat.featurize.system.devices import resolve_device
 
@@ -35,7 +34,10 @@ def spec_of(weights: Weights, size: int = 64, pooling: str = "final") -> Feature
 
 
 def normalized(pixels: np.ndarray, spec: FeatureSpec) -> torch.Tensor:
-    return torch.from_numpy(normalize(pixels, spec.preprocess))
+    """Return the network's input, float32 (N, 3, S, S), of pixels (N, S, S, 3), worked out in numpy."""
+    mean, std = (np.asarray(each, np.float32) for each in (spec.preprocess.mean, spec.preprocess.std))
+    scaled = (pixels.astype(np.float32) / np.float32(255) - mean) / std
+    return torch.from_numpy(np.ascontiguousarray(np.moveaxis(scaled, -1, -3)))
 
 
 @pytest.mark.parametrize("fixture", ["b0_weights", "lite0_weights"])

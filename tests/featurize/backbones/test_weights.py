@@ -190,6 +190,30 @@ def test_a_server_that_falls_silent_is_given_up(tmp_path: Path, monkeypatch: pyt
     assert left_in(tmp_path) == []
 
 
+def test_a_connection_that_comes_after_the_timeout_is_closed_and_its_thread_ends(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "CONNECT_TIMEOUT_S", 0.1)
+    released, closed = threading.Event(), threading.Event()
+
+    class Late:
+        close = staticmethod(closed.set)
+
+    def connects_late(*_: object, **__: object) -> Late:
+        assert released.wait(30)
+        return Late()
+
+    monkeypatch.setattr("urllib.request.urlopen", connects_late)
+    before = set(threading.enumerate())
+    with pytest.raises(WeightsError, match="no answer"):
+        module._open_url("http://localhost/w.pth", "")
+    released.set()
+    assert closed.wait(30)
+    for thread in set(threading.enumerate()) - before:
+        thread.join(30)
+        assert not thread.is_alive()
+
+
 def test_a_name_that_cannot_be_looked_up_is_given_up(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="use --weights FILE"):
         fetch(Server(url="http://no-such-host.invalid"), tmp_path / "w.pth")

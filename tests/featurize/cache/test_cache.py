@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import errno
 import fcntl
+import json
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from xfeat.featurize.cache.columns import Columns, Skipped
+from xfeat.featurize.cache.overwrite import check_replaceable
 from xfeat.featurize.cache.reader import FeatureCache
-from xfeat.featurize.cache.writer import CacheFacts, write_cache
-from xfeat.featurize.errors import CacheError, OutputError
+from xfeat.featurize.cache.writer import CacheDescription, write_cache
+from xfeat.featurize.errors import CacheError, MismatchError, OutputError
 from xfeat.featurize.specs import FeatureSpec
 
 SPEC = FeatureSpec(backbone="efficientnet-b0", weights_sha256="0" * 64)
@@ -43,7 +45,7 @@ def columns_of(count: int, **changes: Any) -> Columns:
 def write(path: Path, features: np.ndarray, spec: FeatureSpec = SPEC, **changes: Any) -> FeatureCache:
     blocks = changes.pop("blocks", [(first, features[first : first + 3]) for first in range(0, len(features), 3)])
     facts: dict[str, Any] = {"columns": columns_of(len(features)), "skipped": [], "data_root": "/data", **changes}
-    made = CacheFacts(spec=spec, class_names=["covid", "normal"], weights_path="/w.pth", **facts)
+    made = CacheDescription(spec=spec, class_names=["covid", "normal"], weights_path="/w.pth", **facts)
     write_cache(path, made, blocks=blocks, dim=features.shape[-1])
     return FeatureCache.open(path)
 
@@ -98,6 +100,26 @@ def test_features_are_mapped_read_only_and_contiguous(tmp_path: Path) -> None:
         cache.features[0, 0] = 1
     with h5py.File(cache.path) as file:
         assert file["features"].chunks is None
+
+
+def test_a_cache_of_files_decoded_on_a_gpu_is_refused_with_the_command_that_replaces_it(tmp_path: Path) -> None:
+    path = tmp_path / "features.h5"
+    write(path, numbers(3, 4), data_root="/my data")
+    with h5py.File(path, "r+") as file:
+        file.attrs["spec"] = json.dumps({**SPEC.to_dict(), "decoder": "nvjpeg"})
+    command = f"xfeat featurize '/my data' --backbone efficientnet-b0 -o {path} --force"
+    with pytest.raises(MismatchError, match=r"no GPU JPEG decoder") as caught:
+        FeatureCache.open(path)
+    assert (caught.value.file, caught.value.fix) == (path, command)
+    check_replaceable(path)
+
+
+def test_a_cache_with_a_decoder_difference_of_an_earlier_version_opens(tmp_path: Path) -> None:
+    path = tmp_path / "features.h5"
+    write(path, numbers(3, 4))
+    with h5py.File(path, "r+") as file:
+        file.attrs["decoder_difference"] = "null"
+    FeatureCache.open(path).verify()
 
 
 def test_views_are_a_third_dimension(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from xfeat.featurize.cache.index import NOWHERE, KnownFeatures
+from xfeat.featurize.cache.index import NOT_STORED, FeatureIndex
 from xfeat.featurize.cache.shards import FileIdentity, Identities, Row, ShardStore
 
 PRINT = "0123456789abcdef"
@@ -113,7 +113,7 @@ def test_features_are_gathered_in_the_order_asked_for(
     tmp_path_factory: pytest.TempPathFactory, counts: list[int], data: st.DataObject
 ) -> None:
     store = filled(tmp_path_factory.mktemp("parts"), *counts)
-    known = KnownFeatures()
+    known = FeatureIndex()
     for shard, paths, identities in ShardStore(store.folder, PRINT, ROOT).load():
         known.add_shard(shard, identities, paths)
     total = sum(counts)
@@ -124,13 +124,13 @@ def test_features_are_gathered_in_the_order_asked_for(
     states = Identities.empty(len(paths) + 1)
     places = known.find_paths([*paths, "unknown.png"], states)
     assert known.gather(places[:-1])[:, 0].tolist() == list(dict.fromkeys(wanted))
-    assert places[-1] == NOWHERE
+    assert places[-1] == NOT_STORED
     assert states.size[:-1].tolist() == list(dict.fromkeys(wanted))
-    assert known.find_content("f" * 64) == NOWHERE
+    assert known.find_content("f" * 64) == NOT_STORED
 
 
 def test_rows_with_views_are_gathered_too(tmp_path: Path) -> None:
     store = ShardStore(tmp_path, PRINT, ROOT)
-    known = KnownFeatures()
+    known = FeatureIndex()
     known.add_shard(*store.append([row(number, (3, 4)) for number in range(4)]))
     assert known.gather(np.array([2, 0])).shape == (2, 3, 4)

@@ -50,14 +50,14 @@ XFEAT = Path(sys.executable).with_name("xfeat")
 @pytest.fixture(scope="module")
 def cluster(lite0_weights: Weights, spec: FeatureSpec) -> Iterator[None]:
     """Start Ray on two cores of this machine, once for all tests here; the graph is converted before."""
-    from xfeat.featurize.cluster.connection import joined
+    from xfeat.featurize.cluster.connection import connected
 
     open_engine(spec, lite0_weights, device="cpu", threads=1)
     before = signal.getsignal(signal.SIGTERM)
     with warnings.catch_warnings(), pytest.MonkeyPatch.context() as patch:
         warnings.simplefilter("ignore")
         patch.setattr("xfeat.featurize.cluster.connection._THREADS", 1)  # two actors on two cores
-        with joined("local"):
+        with connected("local"):
             assert signal.getsignal(signal.SIGTERM) is before, "Ray's answer to SIGTERM would lose the shard"
             yield
 
@@ -169,7 +169,7 @@ def test_a_cluster_that_dies_leaves_what_is_finished(job: Job, monkeypatch: pyte
     import ray.data
     import ray.exceptions
 
-    from xfeat.featurize.cluster.connection import Places
+    from xfeat.featurize.cluster.connection import ActorPlan
 
     died = {
         "actor": ray.exceptions.ActorDiedError(),
@@ -183,9 +183,9 @@ def test_a_cluster_that_dies_leaves_what_is_finished(job: Job, monkeypatch: pyte
 
     monkeypatch.setattr(RayCluster, "_computed", computed)
     monkeypatch.setattr(RayCluster, "_assignment", lambda *_: None)
-    for name, replacement in {"joined": contextlib.nullcontext, "check_machines": lambda *_: None}.items():
+    for name, replacement in {"connected": contextlib.nullcontext, "check_machines": lambda *_: None}.items():
         monkeypatch.setattr(f"xfeat.featurize.cluster.connection.{name}", replacement)
-    monkeypatch.setattr("xfeat.featurize.cluster.connection.find_places", lambda *_: Places(1, 1, 0, []))
+    monkeypatch.setattr("xfeat.featurize.cluster.connection.plan_actors", lambda *_: ActorPlan(1, 1, 0, []))
     with pytest.raises(DeviceError, match=r"the Ray cluster failed\n  found: .*\n  fix: .*run the same command again"):
         job.run()
     (shard,) = parts_folder(job.output).glob("*.npz")
@@ -239,19 +239,19 @@ def test_an_image_that_only_a_machine_of_the_cluster_cannot_read_is_not_skipped(
     ray = RayCluster(spec=job.spec, weights=job.weights)
     source, lost = FolderSource(job.data), Outcome(None, None, "cannot be read: No such file")
     with pytest.raises(DeviceError, match=r"covid/000\.png: the machine far (.|\n)*No such file(.|\n)*mounted"):
-        ray._seen_here(lost, "far", source, (job.data, "covid/000.png"))
-    assert ray._seen_here(lost, "far", source, (job.data, "normal/empty.png")).reason == "the file is empty"
+        ray._recheck_unreadable(lost, "far", source, (job.data, "covid/000.png"))
+    assert ray._recheck_unreadable(lost, "far", source, (job.data, "normal/empty.png")).reason == "the file is empty"
 
 
 def test_what_a_cluster_lacks_is_never_replaced(cluster: None) -> None:
-    from xfeat.featurize.cluster.connection import find_places
+    from xfeat.featurize.cluster.connection import plan_actors
 
-    places = find_places("auto", 1)
-    assert (places.actors, places.cpus, places.gpus, len(places.nodes)) == (1, 1, 0, 1)
+    plan = plan_actors("auto", 1)
+    assert (plan.actors, plan.cpus, plan.gpus, len(plan.nodes)) == (1, 1, 0, 1)
     with pytest.raises(DeviceError, match=r"no room for an actor(.|\n)*and a GPU(.|\n)*0 GPUs(.|\n)*--device cpu"):
-        find_places("cuda", None)
+        plan_actors("cuda", None)
     with pytest.raises(SpecError, match="Ray chooses the devices"):
-        find_places("cuda:1", None)
+        plan_actors("cuda:1", None)
 
 
 @pytest.mark.parametrize(
@@ -281,12 +281,12 @@ def test_actors_fill_the_machines_but_take_no_more_cores_than_they_may(
     """Worked out by hand: four cores an actor, or a GPU and its share of the cores."""
     import ray
 
-    from xfeat.featurize.cluster.connection import find_places
+    from xfeat.featurize.cluster.connection import plan_actors
 
     nodes = [{"NodeID": str(index), "Alive": True, "Resources": have} for index, have in enumerate(machines)]
     monkeypatch.setattr(ray, "nodes", lambda: [*nodes, {"NodeID": "x", "Alive": False, "Resources": {"CPU": 99.0}}])
     monkeypatch.setattr("xfeat.featurize.cluster.connection._THREADS", 4)
-    assert find_places(device, cores)[:3] == expected
+    assert plan_actors(device, cores)[:3] == expected
 
 
 @pytest.mark.parametrize(
@@ -315,11 +315,11 @@ def test_a_chunk_takes_about_as_long_whatever_is_computed(
 def test_only_rays_own_console_is_quiet(cluster: None) -> None:
     import ray.data  # noqa: F401
 
-    from xfeat.featurize.cluster.engine import _quieten
+    from xfeat.featurize.cluster.engine import _silence_ray_data_log
 
     log, users = logging.getLogger("ray.data"), logging.StreamHandler()
     log.addHandler(users)
-    _quieten()
+    _silence_ray_data_log()
     log.removeHandler(users)
     assert users.level == logging.NOTSET
     console = [handler for handler in log.handlers if type(handler).__name__ == "PlainRayHandler"]
@@ -398,7 +398,7 @@ def test_weights_travel_with_the_work(cluster: None, job: Job, tmp_path: Path) -
 
 
 def test_the_cause_is_found_in_what_ray_says() -> None:
-    from xfeat.featurize.cluster.connection import failed
+    from xfeat.featurize.cluster.connection import cluster_error
 
     task = """ray::MapWorker(MapBatches(ImageWorker)).submit() (pid=1443, ip=192.0.2.2)
   File "/x/thread.py", line 144, in __init__
@@ -410,7 +410,7 @@ The above exception was the direct cause of the following exception:
 ray::MapWorker(MapBatches(ImageWorker)).submit() (pid=1443, ip=192.0.2.2)
 ray.exceptions.UserCodeException: UDF failed to process a data block.
 To change retry attempts, configure something"""
-    assert failed(Exception(task)).found == "ValueError: max_workers must be greater than 0"
+    assert cluster_error(Exception(task)).found == "ValueError: max_workers must be greater than 0"
     died = "The actor died unexpectedly before finishing this task.\n\tclass_name: MapWorker"
-    assert failed(Exception(died)).found == "The actor died unexpectedly before finishing this task."
-    assert failed(KeyError()).found == "KeyError"
+    assert cluster_error(Exception(died)).found == "The actor died unexpectedly before finishing this task."
+    assert cluster_error(KeyError()).found == "KeyError"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import struct
+import subprocess
+import sys
 import warnings
 import zlib
 from pathlib import Path
@@ -17,7 +19,7 @@ from PIL import Image, ImageOps
 
 from xfeat.featurize.errors import ImageError
 from xfeat.featurize.images.decode import decode, is_truncated
-from xfeat.featurize.images.preprocess import load_pixels, normalize, resize
+from xfeat.featurize.images.preprocess import load_pixels, resize
 from xfeat.featurize.specs import IMAGENET_MEAN, IMAGENET_STD, PreprocessSpec
 
 
@@ -306,7 +308,7 @@ def test_an_image_of_the_right_size_is_left_alone(art: SimpleNamespace) -> None:
     "mean_std", [((0.5,) * 3, (0.5,) * 3), (IMAGENET_MEAN, IMAGENET_STD)], ids=["half", "imagenet"]
 )
 def test_normalisation_is_that_of_torchvision(art: SimpleNamespace, mean_std: tuple) -> None:
-    """The reference is ToTensor and Normalize; the network's own layer must agree with the numpy one."""
+    """The reference is ToTensor and Normalize."""
     import torch
     from torchvision.transforms import Compose, Normalize, ToTensor
 
@@ -315,11 +317,36 @@ def test_normalisation_is_that_of_torchvision(art: SimpleNamespace, mean_std: tu
     mean, std = mean_std
     pixels, spec = art.pixels_of(3, 48, 48, 3), PreprocessSpec(size=48, mean=mean, std=std)
     expected = Compose([ToTensor(), Normalize(mean, std)])(Image.fromarray(pixels)).numpy()
-    assert np.abs(normalize(pixels, spec) - expected).max() < 1e-6
     layer = Layer(spec)(torch.from_numpy(pixels.copy())[None])
     assert np.abs(layer[0].numpy() - expected).max() < 1e-6
     floats = torch.from_numpy(pixels.copy())[None].permute(0, 3, 1, 2).float()
     assert torch.equal(Layer(spec)(floats), layer)
+
+
+def test_importing_the_decoders_changes_neither_warning_filters_nor_pillows_limit() -> None:
+    """Only a command, or a process that decodes, ignores the decoders' warnings."""
+    code = """
+import warnings, logging, h5py, numpy, pydicom, pydicom.pixels
+from PIL import Image
+before = list(warnings.filters), Image.MAX_IMAGE_PIXELS, list(logging.getLogger("PIL").handlers)
+import xfeat.featurize.images.augmentation, xfeat.featurize.images.dicom
+xfeat.featurize.images.dicom._import_pydicom()
+assert before == (list(warnings.filters), Image.MAX_IMAGE_PIXELS, list(logging.getLogger("PIL").handlers))
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_command_ignores_warnings_of_pillow_and_no_others() -> None:
+    from xfeat.featurize.system.decoder_warnings import ignore_decoder_warnings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(UserWarning, match="odd tag"):
+            warnings.warn_explicit("odd tag", UserWarning, "Image.py", 1, module="PIL.Image")
+        ignore_decoder_warnings()
+        warnings.warn_explicit("odd tag", UserWarning, "Image.py", 1, module="PIL.Image")
+        with pytest.raises(UserWarning, match="other"):
+            warnings.warn_explicit("other", UserWarning, "x.py", 1, module="PILLOWS")
 
 
 def test_the_pixels_cached_are_the_pixels_served() -> None:

@@ -102,7 +102,7 @@ def test_a_device_with_two_lanes_is_called_twice_at_a_time(bench: Bench, grouped
         meeting.wait()
         return bench.engine.features(pixels)
 
-    engine: Any = SimpleNamespace(name="gpu", batch_size=1, lanes=2, features=features)
+    engine: Any = SimpleNamespace(name="gpu", batch_size=1, concurrent_calls=2, features=features)
     bench.output = bench.output.with_name("two.h5")
     assert bench.run(open_engine=lambda: DeviceGroup([engine]) if grouped else engine).computed == 12
     assert FeatureCache.open(bench.output).content_sha256 == expected.content_sha256

@@ -60,8 +60,8 @@ def test_the_operating_point_is_in_text_json_and_run(make_cache: MakeCache) -> N
     assert point["valid"]["sensitivity"]["value"] >= 0.99
     assert len(point["test"]["sensitivity"]["interval"]) == 2
     text = xhead(*options)
-    assert f"covid from {point['threshold']:.4f} on" in text.stdout
-    assert "20 positive validation images do not support a sensitivity of 0.99" in text.stderr
+    assert f"covid if probability ≥ {point['threshold']:.4f}" in text.stdout
+    assert "20 positive validation images are too few to claim a sensitivity of 0.99" in text.stderr
     assert "prevalence of 0.01" in text.stdout
 
 
@@ -118,7 +118,7 @@ def test_one_class_is_named(make_cache: MakeCache) -> None:
         (("--class-weight", "heavy"), 2, "heavy"),
         (("--target-sensitivity", "0.9"), 2, "needs --positive"),
         (("--positive", "covid", "--target-sensitivity", "9"), 2, "0 < P ≤ 1"),
-        (("--positive", "flu"), 1, "no class called flu"),
+        (("--positive", "flu"), 1, "there is no class flu"),
         (("--lr", "1e38"), 1, "diverged"),
         (("--name", "a/b"), 1, "not a name for a run"),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -14,12 +15,13 @@ from xfeat.head.evaluation.assess import assess
 from xfeat.head.evaluation.intervals import wilson_interval
 from xfeat.head.evaluation.operating_point import (
     PREVALENCES,
+    OperatingPoint,
+    choose_operating_point,
     choose_threshold,
-    decisions_at,
-    operating_point,
     positives_needed,
     predictive_values,
     proportion,
+    threshold_metrics,
 )
 from xfeat.head.evaluation.predictions import Predictions
 from xfeat.head.specs import TargetSpec
@@ -55,21 +57,21 @@ def test_the_threshold_lies_between_two_probabilities() -> None:
     assert choose_threshold(np.array([True, False]), np.array([0.8, 0.4]), 0.9) == pytest.approx(0.6)
 
 
-def test_the_test_rows_have_no_say() -> None:
+def test_test_rows_do_not_influence_the_threshold() -> None:
     predictions, target = drawn(), TargetSpec(positive="covid", target_sensitivity=0.9)
     is_test = np.array(predictions.split) == "test"
     shuffled = replace(predictions, labels=np.where(is_test, 1 - predictions.labels, predictions.labels))
-    first, second = (operating_point(p, NAMES, target) for p in (predictions, shuffled))
-    assert first["threshold"] == second["threshold"]
-    assert first["valid"] == second["valid"]
-    assert first["test"] != second["test"]
+    first, second = (choose_operating_point(p, NAMES, target) for p in (predictions, shuffled))
+    assert first.threshold == second.threshold
+    assert first.valid == second.valid
+    assert first.test != second.test
 
 
 def test_the_figures_are_counted_on_the_decisions() -> None:
     """Reference: counts in a plain loop, Wilson's interval through scipy."""
     rng = np.random.default_rng(0)
     positive, scores = rng.random(50) < 0.4, rng.random(50)
-    found = decisions_at(positive, scores, 0.3)
+    found = threshold_metrics(positive, scores, 0.3)
     counts = {(truth, call): 0 for truth in (True, False) for call in (True, False)}
     for truth, score in zip(positive.tolist(), scores.tolist(), strict=True):
         counts[truth, score >= 0.3] += 1
@@ -97,20 +99,20 @@ def test_no_number_of_images_proves_that_nothing_is_ever_missed() -> None:
 
 
 def test_too_few_positives_are_named() -> None:
-    found = operating_point(drawn(valid=40), NAMES, TargetSpec(positive="covid", target_sensitivity=0.99))
-    assert found["supported"] is False
-    assert "20 positive validation images" in found["note"]
-    assert "381 or more" in found["note"]
+    found = choose_operating_point(drawn(valid=40), NAMES, TargetSpec(positive="covid", target_sensitivity=0.99))
+    assert found.supported is False
+    assert "20 positive validation images" in found.note
+    assert "at least 381" in found.note
 
 
 def test_enough_positives_need_no_note() -> None:
-    found = operating_point(drawn(valid=2000), NAMES, TargetSpec(positive="covid", target_sensitivity=0.5))
+    found = choose_operating_point(drawn(valid=2000), NAMES, TargetSpec(positive="covid", target_sensitivity=0.5))
     # the threshold sits where exactly half are found, so the interval always reaches a little below the target
-    assert found["supported"] is False
+    assert found.supported is False
     sure = drawn(valid=2000)
     sure = replace(sure, logits=(20 * np.eye(2)[sure.labels]).astype(np.float32))
-    found = operating_point(sure, NAMES, TargetSpec(positive="covid", target_sensitivity=0.99))
-    assert (found["supported"], found["note"]) == (True, "")
+    found = choose_operating_point(sure, NAMES, TargetSpec(positive="covid", target_sensitivity=0.99))
+    assert (found.supported, found.note) == (True, "")
 
 
 @pytest.mark.parametrize("prevalence", PREVALENCES)
@@ -188,14 +190,14 @@ def test_nothing_is_said_of_predictive_values_without_images_of_both_kinds() -> 
 
 
 def test_a_class_that_is_not_there_is_named() -> None:
-    with pytest.raises(DataError, match="no class called flu"):
-        operating_point(drawn(), NAMES, TargetSpec(positive="flu"))
+    with pytest.raises(DataError, match="there is no class flu"):
+        choose_operating_point(drawn(), NAMES, TargetSpec(positive="flu"))
 
 
 def test_a_class_without_validation_images_has_no_threshold() -> None:
     predictions = drawn()
-    with pytest.raises(DataError, match="no validation image of class covid"):
-        operating_point(replace(predictions, labels=np.ones(300, np.int64)), NAMES, TargetSpec(positive="covid"))
+    with pytest.raises(DataError, match="there is no validation image of class covid"):
+        choose_operating_point(replace(predictions, labels=np.ones(300, np.int64)), NAMES, TargetSpec(positive="covid"))
 
 
 def test_assessing_sets_temperature_and_threshold_and_keeps_the_accuracy() -> None:
@@ -209,3 +211,12 @@ def test_assessing_sets_temperature_and_threshold_and_keeps_the_accuracy() -> No
     assert assessed.calibration["after"]["valid"]["loss"] < assessed.calibration["before"]["valid"]["loss"]
     assert plain.facts["temperature"] == 1
     assert plain.operating_point is None
+
+
+def test_an_operating_point_survives_json() -> None:
+    target = TargetSpec(positive="covid", target_sensitivity=0.9)
+    for predictions in (drawn(), drawn(test=0)):
+        point = choose_operating_point(predictions, NAMES, target)
+        stored = json.loads(json.dumps(point.to_dict()))
+        assert ("test" in stored) == (point.test is not None)
+        assert json.loads(json.dumps(OperatingPoint.from_dict(stored).to_dict())) == stored

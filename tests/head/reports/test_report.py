@@ -136,7 +136,7 @@ def test_the_operating_point_is_on_the_page(make_cache: MakeCache, tmp_path: Pat
     target = TargetSpec(positive="covid", target_sensitivity=0.9)
     run, text = train(make_cache(separation=0.3), tmp_path, target=target)
     words = " ".join(Page(text).words)
-    assert f"covid from {run.facts['operating_point']['threshold']:.4f} on" in words
+    assert f"covid if probability ≥ {run.facts['operating_point']['threshold']:.4f}" in words
     assert run.facts["operating_point"]["note"] in words
     assert "prevalence" in words
 

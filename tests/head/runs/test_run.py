@@ -154,6 +154,16 @@ def test_a_setting_of_a_later_version_is_named(run: Run) -> None:
         open_run(run.folder)
 
 
+@pytest.mark.parametrize("damaged", [{"temperature": "warm"}, {"operating_point": {"positive": "covid"}}])
+def test_a_damaged_temperature_or_operating_point_is_named(
+    make_cache: MakeCache, tmp_path: Path, damaged: dict[str, object]
+) -> None:
+    file = trained(make_cache(), tmp_path).folder / "run.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **damaged}))
+    with pytest.raises(RunError, match=r"damaged run\.json"):
+        open_run(file.parent)
+
+
 @pytest.mark.parametrize("damage", ["flip", "cut", "gone"])
 def test_a_tampered_head_is_not_loaded(run: Run, damage: str) -> None:
     file = run.folder / "head.safetensors"
@@ -207,7 +217,7 @@ def test_a_failing_training_leaves_nothing(make_cache: MakeCache, tmp_path: Path
 
 
 def test_an_operating_point_for_no_class_leaves_nothing(make_cache: MakeCache, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no class called flu"):
+    with pytest.raises(DataError, match="there is no class flu"):
         trained(make_cache(), tmp_path, target=TargetSpec(positive="flu"))
     assert not (tmp_path / "runs").exists()
 
@@ -217,7 +227,7 @@ def test_an_operating_point_that_cannot_be_chosen_is_refused_before_the_first_ep
 ) -> None:
     epochs: list[EpochRecord] = []
     cache = make_cache(labels=[0, 1] * 50 + [1] * 40 + [0, 1] * 20)
-    for positive, words in (("flu", "no class called flu"), ("covid", "no validation image of class covid")):
+    for positive, words in (("flu", "there is no class flu"), ("covid", "no validation image of class covid")):
         options = TrainOptions(target=TargetSpec(positive=positive), progress=epochs.append)
         with pytest.raises(DataError, match=words):
             train_run(cache, HeadSpec(hidden=()), TrainSpec(epochs=1), runs=tmp_path / "runs", options=options)
@@ -240,7 +250,7 @@ def test_a_file_where_the_runs_should_be_is_named(make_cache: MakeCache, tmp_pat
 
 def test_a_failing_training_leaves_the_runs_that_are_there(make_cache: MakeCache, tmp_path: Path) -> None:
     run = trained(make_cache(), tmp_path)
-    with pytest.raises(DataError, match="no class called flu"):
+    with pytest.raises(DataError, match="there is no class flu"):
         trained(make_cache("other.h5"), tmp_path, "second", target=TargetSpec(positive="flu"))
     assert {path.name for path in run.folder.parent.iterdir()} == {"first", "latest"}
 

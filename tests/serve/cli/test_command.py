@@ -63,8 +63,8 @@ def test_text_is_a_table_with_aligned_columns(write_model, pictures, tiny):
     assert lines[1].split()[:3] == [str(pictures / "green.png"), "normal", f"{tiny.reference((0, 255, 0))[0]:.4f}"]
     assert len({len(line) for line in lines[:3]}) == 1
     assert lines[3:] == [
-        "covid from a probability of 0.3",
-        "unlike the training images from a distance (ood) of 2.5",
+        "covid at a probability of 0.3 or more",
+        "out-of-distribution above 2.5",
     ]
 
 
@@ -148,6 +148,38 @@ def test_start_serves_until_it_is_told_to_stop_and_ends_in_order(model, tiny, st
         process.communicate()
     assert process.returncode == 0
     assert said.splitlines() == ["Ctrl-C stops", "stopped"]
+
+
+def test_start_prints_one_json_object_and_nothing_else_on_stdout(model):
+    process = subprocess.Popen(
+        [*XSERVE, "start", str(model), "--port", "0", "--json"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        ready = json.loads(process.stdout.readline())
+        assert httpx.get(f"{ready['url']}/health", timeout=30, trust_env=False).status_code == 200
+        process.send_signal(signal.SIGTERM)
+        rest, _ = process.communicate(timeout=30)
+    finally:
+        process.kill()
+        process.communicate()
+    assert (ready["models"], ready["device"]) == (["model"], "cpu")
+    assert (set(ready), rest) == ({"url", "models", "device"}, "")
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--max-queue", "3"], ["--max-queue 3", "--max-files 64"]),
+        (["--max-memory-mb", "16"], ["--max-memory-mb 16", "--max-body-mb 32"]),
+    ],
+)
+def test_limits_that_contradict_each_other_are_both_named_with_their_values(model, options, words):
+    done = run("start", model, *options)
+    assert done.exit_code == 2
+    assert all(word in done.stderr for word in words), done.stderr
 
 
 @pytest.mark.parametrize("command", [[], ["predict"], ["start"]])

@@ -156,7 +156,7 @@ def test_a_picture_for_a_client_that_has_gone_is_not_drawn(predictor, serve_mode
 
 def test_more_pictures_than_may_wait_are_503(predictor, serve_model, held_drawing, monkeypatch):
     gate, queued, drawn = held_drawing
-    monkeypatch.setattr(xfeat.serve.http.preview, "_MOST_WAITING", 1)
+    monkeypatch.setattr(xfeat.serve.http.preview, "_MAX_WAITING", 1)
     with serve_model(predictor) as client, ThreadPoolExecutor() as pool:
         taken = [pool.submit(client.post, "/preview", content=b"taken") for _ in range(2)]
         wait_until(lambda: drawn and len(queued) == 2)
@@ -199,13 +199,13 @@ def test_requests_that_together_need_too_much_memory_are_503_until_others_are_an
 
 def test_bodies_leave_no_bytes_behind_however_they_ended(predictor, tiny, serve_model):
     with serve_model(predictor, max_body_bytes=5000) as client:
-        intake = client.service.intake
+        limits = client.service.body_limits
         for content in (form(tiny.draw((1, 1, 1))), form(b"text"), b"--b damaged", bytes(6000), form(b"")):
             client.post("/predict", content=content, headers={"content-type": "multipart/form-data; boundary=b"})
         with socket.create_connection((client.base_url.host, client.base_url.port)) as leaving:
             leaving.sendall(raw_request(form(bytes(1000)))[:-500])
-            wait_until(lambda: intake.held_bytes > 0)
-        wait_until(lambda: intake.held_bytes == 0)
+            wait_until(lambda: limits.held_bytes > 0)
+        wait_until(lambda: limits.held_bytes == 0)
 
 
 def test_an_upload_needs_no_disk(client, tiny, monkeypatch):
@@ -242,6 +242,37 @@ def test_a_head_without_end_is_refused_before_it_fills_the_memory(client, before
                 flooding.sendall(b"X-%d: %s\r\n" % (number, b"y" * 100))
             pytest.fail("two megabytes of headers were taken")
     assert client.get("/health").status_code == 200
+
+
+@pytest.mark.parametrize("where", ["header", "url"])
+@pytest.mark.parametrize("size", [66, 100, 128])
+def test_headers_over_64_kib_are_refused_when_they_arrive_in_one_piece_too(client, size, where):
+    filler = b"y" * (size * 1024)
+    url, header = (b"/health?" + filler, b"y") if where == "url" else (b"/health", filler)
+    with socket.create_connection((client.base_url.host, client.base_url.port), timeout=30) as connection:
+        with contextlib.suppress(ConnectionError):  # the server does not read the rest
+            connection.sendall(b"GET " + url + b" HTTP/1.1\r\nHost: x\r\nX-Large: " + header + b"\r\n\r\n")
+        reply = connection.recv(4096)
+    assert reply.startswith(b"HTTP/1.1 400 ")
+    assert b"larger than 64 KiB" in reply
+    assert client.get("/health").status_code == 200
+
+
+def test_headers_up_to_64_kib_and_a_large_body_in_one_piece_are_answered(client):
+    content = b"x" * 200_000
+    with socket.create_connection((client.base_url.host, client.base_url.port), timeout=30) as connection:
+        connection.sendall(raw_request(content, "X-Large: " + "y" * 64_000, "/preview"))
+        assert connection.recv(100).startswith(b"HTTP/1.1 422 ")
+
+
+def test_no_thread_for_previews_is_left_when_the_server_has_stopped(predictor, serve_model, tiny):
+    def preview_threads():
+        return [thread for thread in threading.enumerate() if thread.name.startswith("preview")]
+
+    with serve_model(predictor) as client:
+        assert client.post("/preview", content=tiny.draw((1, 2, 3))).status_code == 200
+        assert preview_threads()
+    assert not preview_threads()
 
 
 def test_a_request_that_waits_for_its_answer_is_not_taken_for_a_slow_one(model, tiny, serve_model):

@@ -23,7 +23,7 @@ KEY = "a-key"
 def test_schemathesis_finds_nothing_with_all_its_checks(write_model, serve_model, tmp_path):
     """Valid requests are answered, invalid ones refused, none without the key, and every answer is as described."""
     predictor = Predictor.open(write_model(ood=True, heatmap=True, ood_threshold=0.5), device="cpu")
-    with serve_model(predictor, door=AccessOptions(api_key=KEY)) as client:
+    with serve_model(predictor, access=AccessOptions(api_key=KEY)) as client:
         command = [SCHEMATHESIS, "run", f"{client.base_url}/openapi.json", "--checks", "all", "--no-color"]
         command += ["--header", f"Authorization: Bearer {KEY}", "--generation-deterministic"]
         command += ["--max-examples", os.environ.get("XFEAT_FUZZ", "5")]
@@ -37,7 +37,7 @@ def test_schemathesis_finds_nothing_with_all_its_checks(write_model, serve_model
 
 @pytest.mark.parametrize("key", [None, KEY])
 def test_the_description_asks_for_a_key_where_the_server_does(predictor, serve_model, key):
-    with serve_model(predictor, door=AccessOptions(api_key=key)) as client:
+    with serve_model(predictor, access=AccessOptions(api_key=key)) as client:
         description = client.get("/openapi.json").json()
         closed, opened = description["paths"]["/predict"]["post"], description["paths"]["/health"]["get"]
         assert client.post("/predict").status_code == (401 if key else 415)

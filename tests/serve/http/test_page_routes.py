@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-import xfeat.serve.http.page_routes
+from xfeat.serve import page_files
 from xfeat.serve.http.page_routes import PAGES
-from xfeat.serve.page_files import FORMS
+from xfeat.serve.page_files import PAGE_FILES
 
 ROUTES = (*PAGES, "/openapi.json", "/model", "/health", "/metrics", "/v2", "/v2/health/live", "/nothing")
 
@@ -47,12 +47,8 @@ def test_the_policy_allows_no_inline_code_and_the_pages_have_none(client):
 
 
 def test_every_file_of_the_page_folder_has_its_use():
-    names = {
-        path.name
-        for path in Path(xfeat.serve.http.page_routes.__file__).parents[2].joinpath("page").iterdir()
-        if path.is_file()
-    }
-    assert names == set(FORMS["server"]) | set(FORMS["browser"])
+    names = {path.name for path in Path(page_files.__file__).with_name("page").iterdir() if path.is_file()}
+    assert names == set(PAGE_FILES["server"]) | set(PAGE_FILES["browser"])
 
 
 def test_the_page_says_what_it_is_not(client):

@@ -198,7 +198,7 @@ def test_a_defect_of_ours_is_500_without_a_traceback_for_the_client(predictor, s
     with serve_model(predictor) as client:
         reply = client.post("/predict", files=upload(("a.png", tiny.draw((5, 5, 5)))))
     assert reply.status_code == 500
-    assert reply.json() == {"error": "the server failed; its log says why"}
+    assert reply.json() == {"error": "internal server error; see the server's log"}
     assert reply.headers["x-content-type-options"] == "nosniff"
 
 

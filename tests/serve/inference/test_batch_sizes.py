@@ -11,14 +11,14 @@ from xfeat.serve.http.server import open_sessions
 from xfeat.serve.inference.batch_sizes import bucket_of, bucket_sizes
 from xfeat.serve.inference.predictor import Predictor
 from xfeat.serve.models.batching import Batcher
-from xfeat.serve.specs import Process, ServeSpec
+from xfeat.serve.specs import ServerOptions, ServeSpec
 
 
 @pytest.fixture
 def noted(model, monkeypatch):
     """Return the tiny model as it would be on a GPU, with the sizes of the batches that reach onnxruntime."""
     predictor = Predictor.open(model, device="cpu", batch_size=12)
-    predictor.pads, sizes = True, []
+    predictor.pads_batches, sizes = True, []
     honest = predictor.session.run
 
     def run(pixels, **wanted):
@@ -66,7 +66,7 @@ def test_filling_a_batch_up_changes_no_answer(noted, model, number):
 
 def test_on_a_cpu_no_image_is_computed_that_nobody_asked_for(noted):
     predictor, sizes = noted
-    predictor.pads = False
+    predictor.pads_batches = False
     predictor.infer(["a", "b", "c"], pixels_of(3))
     assert sizes == [3]
 
@@ -109,12 +109,16 @@ def test_pixels_of_the_right_size_take_no_turn_in_the_decoding_threads(predictor
         ({}, 8, 2, 8),
         ({}, 1, 1, 1),
         ({"threads": 6}, 8, 2, 6),
+        ({"threads": 2}, 8, 4, 2),
+        ({"threads": 1}, 2, 2, 1),
+        ({"threads": 1, "device": "cpu,cpu"}, 8, 8, 1),
+        ({"threads": 1, "sessions": 1}, 8, 1, 1),
         ({"sessions": 1}, 8, 1, 8),
         ({"sessions": 4}, 2, 4, 2),
         ({"device": "cpu, cpu", "sessions": 2}, 8, 4, 8),
     ],
 )
-def test_each_session_has_all_threads(model, monkeypatch, asked, cores, sessions, threads):
+def test_sessions_occupy_all_cores_unless_their_number_is_given(model, monkeypatch, asked, cores, sessions, threads):
     given = []
     honest = Predictor.open
 
@@ -124,7 +128,7 @@ def test_each_session_has_all_threads(model, monkeypatch, asked, cores, sessions
 
     monkeypatch.setattr(Predictor, "open", note)
     monkeypatch.setattr("xfeat.serve.http.server.cores", lambda: cores)
-    process = Process(host="127.0.0.1", port=0, **{"device": "cpu", **asked})
-    opened = open_sessions(ServeSpec(max_batch=3), process, model)
+    options = ServerOptions(host="127.0.0.1", port=0, **{"device": "cpu", **asked})
+    opened = open_sessions(ServeSpec(max_batch=3), options, model)
     assert given == [threads] * sessions
     assert [predictor.batch_size for predictor in opened] == [3] * sessions

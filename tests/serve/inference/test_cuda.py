@@ -48,7 +48,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(ort, "InferenceSession", Pretending)
     monkeypatch.setattr(ort, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"])
     monkeypatch.setattr(ort, "preload_dlls", lambda: None)
-    monkeypatch.setattr("xfeat.export.model.session.cuda_driver_present", lambda: True)
+    monkeypatch.setattr("xfeat.featurize.system.onnx_session.cuda_driver_present", lambda: True)
     honest = ort.OrtValue.ortvalue_from_shape_and_type
     monkeypatch.setattr(
         ort.OrtValue, "ortvalue_from_shape_and_type", lambda shape, kind, device, number: honest(shape, kind, "cpu", 0)

@@ -15,8 +15,8 @@ from xfeat.featurize.errors import ModelError
 from xfeat.serve.http.app import AccessOptions
 from xfeat.serve.http.server import _watch
 from xfeat.serve.inference.predictor import Predictor
-from xfeat.serve.models.metrics import Metrics
-from xfeat.serve.models.registry import Models, model_files
+from xfeat.serve.models.metrics import ServerMetrics
+from xfeat.serve.models.registry import ModelRegistry, model_files
 from xfeat.serve.specs import ServeSpec
 
 KEY = {"Authorization": "Bearer secret"}
@@ -40,8 +40,8 @@ def place(write_model, folder):
     return put
 
 
-def open_models(source) -> Models:
-    return Models(source, lambda path: [Predictor.open(path, "cpu")], ServeSpec(), Metrics())
+def open_models(source) -> ModelRegistry:
+    return ModelRegistry(source, lambda path: [Predictor.open(path, "cpu")], ServeSpec(), ServerMetrics())
 
 
 def runs(models):
@@ -82,6 +82,19 @@ def test_a_file_replaced_by_garbage_leaves_the_old_model_answering_and_says_why(
     models.close()
 
 
+def test_a_new_file_that_cannot_be_loaded_is_tried_once_and_forgotten_when_it_is_gone(place, folder, caplog):
+    place("a.onnx", "one")
+    models = open_models(folder)
+    (folder / "b.onnx").write_bytes(b"garbage")
+    assert "b" in models.reload().kept
+    assert "b: reload failed; the model is not served: " in caplog.text
+    assert not models.changed()
+    (folder / "b.onnx").unlink()
+    models.reload()
+    assert not models.metrics.failed_reloads
+    models.close()
+
+
 def test_a_folder_that_was_emptied_keeps_its_models(place, folder):
     place("a.onnx", "one").rename(folder.parent / "away")
     place("a.onnx", "two")
@@ -112,7 +125,7 @@ def test_requests_are_answered_all_the_time_while_models_are_exchanged(place, fo
     models = open_models(folder)
     stop = threading.Event()
     statuses = []
-    with serve_model(None, models=models, door=AccessOptions(api_key="secret")) as client:
+    with serve_model(None, models=models, access=AccessOptions(api_key="secret")) as client:
         address = f"{client.base_url}/predict"
         picture = tiny.draw((10, 200, 30))
 
@@ -137,7 +150,7 @@ def test_requests_are_answered_all_the_time_while_models_are_exchanged(place, fo
 
 def test_a_bad_file_is_409_with_its_reason_and_health_names_it(place, folder, serve_model):
     file = place("a.onnx", "one")
-    with serve_model(None, models=open_models(folder), door=AccessOptions(api_key="secret")) as client:
+    with serve_model(None, models=open_models(folder), access=AccessOptions(api_key="secret")) as client:
         file.write_bytes(b"garbage")
         reply = client.post("/admin/reload", headers=KEY)
         assert reply.status_code == 409
@@ -166,7 +179,7 @@ def test_several_models_are_asked_by_name_and_the_first_without(place, folder, s
         assert client.get("/model").json()["names"] == ["a", "b"]
         assert client.get("/v2/models/b").json()["name"] == "b"
         missing = client.post("/predict", params={"model": "../a"}, files={"files": ("x.png", picture)})
-        assert (missing.status_code, missing.json()) == (404, {"error": "no model called ../a; this server has a, b"})
+        assert (missing.status_code, missing.json()) == (404, {"error": "no model called ../a; this server has: a, b"})
 
 
 def test_a_watched_file_is_taken_when_it_has_changed(place, folder):

@@ -19,7 +19,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from xfeat.serve.static_site.onnxruntime_web import cache_folder
+from xfeat.serve.static_site.onnxruntime_web import runtime_cache
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 FLAGS = [
@@ -182,10 +182,10 @@ def browse(tmp_path_factory):
 
 @pytest.fixture
 def runtime():
-    """Return where onnxruntime-web is kept."""
-    folder = cache_folder()
+    """Return the folder with onnxruntime-web."""
+    folder = runtime_cache()
     if not folder.is_dir():
-        pytest.skip("needs onnxruntime-web: xserve page fetches it with npm, once a machine")
+        pytest.skip("needs onnxruntime-web: xserve page fetches it with npm, once per machine")
     return folder
 
 

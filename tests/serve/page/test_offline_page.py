@@ -19,7 +19,7 @@ from xfeat.serve.inference.heatmap_png import draw_heatmap
 from xfeat.serve.inference.predictor import Predictor
 from xfeat.serve.static_site.write import write_site
 
-LOADED = "document.querySelector('#loading')?.innerText.includes('needs no connection')"
+LOADED = "document.querySelector('#loading')?.innerText.includes('No connection is needed')"
 
 
 def noise(size, mode="RGB", seed=0):
@@ -145,24 +145,24 @@ def test_without_a_connection_images_are_answered_with_heatmap_warning_table_and
 
     async def visit(browser):
         await browser.until(LOADED)
-        assert "93.8 % of 16 images" in await browser.text("#facts")
-        assert "passed, with 1 warning" in await browser.text("#facts")
-        assert "1 warning about the data" in await browser.text("#warnings")
+        assert "93.8 % of 16 images" in await browser.text("#description")
+        assert "passed, with 1 warning" in await browser.text("#description")
+        assert "1 warning about the training data" in await browser.text("#warnings")
         serving.close()
         await browser.choose(*(tmp_path / name for name in ("dark.png", "bright.png", "text.png")))
         await browser.until_status("3 images:")
         assert await browser.text("#status") == (
-            "3 images: 1 normal, 1 pneumonia, 1 without an answer, 1 unlike the training images"
+            "3 images: 1 normal, 1 pneumonia, 1 without a prediction, 1 out of distribution"
         )
         dark, bright, broken = [await browser.text(f".card:nth-child({at})") for at in (1, 2, 3)]
-        assert "Resembles the training images" in dark
-        assert "Do not rely on this answer" in bright
-        assert "No answer: not a JPEG, PNG, BMP or WebP image" in broken
+        assert "No sign of being out of distribution" in dark
+        assert "Do not rely on this prediction" in bright
+        assert "No prediction: not a JPEG, PNG, BMP or WebP image" in broken
         await browser.until("document.querySelector('.card .heat').naturalWidth === 32")
         await browser.value("document.getElementById('view').click()")
         names = "[...document.querySelectorAll('#table td:first-child')].map((cell) => cell.textContent)"
         assert await browser.value(names) == ["bright.png", "dark.png", "text.png"]
-        assert "no answer: not a JPEG" in await browser.text("#table .problem")
+        assert "no prediction: not a JPEG" in await browser.text("#table .problem")
 
     with contextlib.ExitStack() as serving:
         browse(serving.enter_context(serve_folder(tmp_path / "site")), visit)
@@ -192,7 +192,7 @@ def odd_files(folder):
     glass = noise((40, 40), "RGBA")
     glass.putalpha(200)
     pictures = {
-        "deep.png": (Image.fromarray(grey), {}, "16 bits"),
+        "deep.png": (Image.fromarray(grey), {}, "16-bit"),
         "scan.tif": (noise((40, 40)), {}, "TIFF"),
         "print.jpg": (noise((40, 40), "CMYK"), {}, "CMYK"),
         "turned.webp": (noise((40, 40)), {"exif": exif}, "EXIF"),
@@ -235,7 +235,7 @@ def test_without_a_connection_an_image_that_the_model_fails_on_leaves_the_next_o
         serving.close()
         await browser.choose(tmp_path / "white.png", tmp_path / "dark.png")
         await browser.until_status("2 images: 1 normal, 1 without")
-        assert await browser.text(".card:nth-child(1) .decision") == "No answer: the model failed on it"
+        assert await browser.text(".card:nth-child(1) .decision") == "No prediction: the model failed on it"
 
     with contextlib.ExitStack() as serving:
         browse(serving.enter_context(serve_folder(tmp_path / "site")), visit)
@@ -254,7 +254,7 @@ def test_a_worker_that_has_died_is_replaced(model, runtime, tiny, tmp_path, brow
         await browser.until(LOADED)
         await browser.choose(*(tmp_path / name for name in ("one.png", "two.png", "three.png")))
         await browser.until_status("3 images: 2 normal, 1 without")
-        assert await browser.text(".card:nth-child(2) .decision") == "No answer: the model failed on it"
+        assert await browser.text(".card:nth-child(2) .decision") == "No prediction: the model failed on it"
 
     with serve_folder(tmp_path / "site") as address:
         browse(address, visit)
@@ -304,6 +304,6 @@ def test_opened_as_a_file_the_page_says_what_to_do(model, runtime, tmp_path, bro
 
     async def visit(browser):
         await browser.until("performance.now() > 3000")  # it is hidden at first, lest it flash where the page starts
-        assert "python -m http.server" in await browser.text("#unstarted")
+        assert "python -m http.server" in await browser.text("#not-started")
 
     browse((tmp_path / "site" / "index.html").as_uri(), visit)

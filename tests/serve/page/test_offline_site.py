@@ -16,9 +16,9 @@ from click.testing import CliRunner
 from xfeat.featurize.errors import MissingExtraError, ModelError, OutputError, SpecError
 from xfeat.serve.cli import main
 from xfeat.serve.http.security_headers import HEADERS
-from xfeat.serve.inference.description import model_facts
+from xfeat.serve.inference.description import describe_model
 from xfeat.serve.inference.predictor import Predictor
-from xfeat.serve.page_files import FORMS, page_file
+from xfeat.serve.page_files import PAGE_FILES, page_file
 from xfeat.serve.static_site import onnxruntime_web, write
 from xfeat.serve.static_site.write import POLICY, write_site
 
@@ -40,6 +40,7 @@ def package(tmp_path, monkeypatch):
             tar.addfile(member, io.BytesIO(content))
     monkeypatch.setattr(onnxruntime_web, "SHA512", {name: digest(content) for name, content in FILES.items()})
     monkeypatch.setattr(onnxruntime_web, "ARCHIVE_SHA512", digest(archive.read_bytes()))
+    monkeypatch.delenv("XFEAT_CACHE_DIR", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return archive
 
@@ -76,7 +77,7 @@ def test_the_site_holds_all_that_its_files_name(model, package, tmp_path):
 def test_what_is_told_of_the_model_is_what_a_server_tells(model, package, tmp_path, client):
     write_site(model, tmp_path / "site", package)
     facts = json.loads((tmp_path / "site" / "model.json").read_text())
-    known = model_facts(Predictor.open(model, device="cpu"))
+    known = describe_model(Predictor.open(model, device="cpu"))
     assert {name: facts[name] for name in known} == known
     assert {name: client.get("/model").json()[name] for name in known} == known
 
@@ -97,7 +98,7 @@ def test_the_page_may_connect_to_its_own_address_alone(model, package, tmp_path)
     }
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", PAGE_FILES)
 def test_each_form_of_the_page_has_its_own_parts_alone(form):
     text = page_file("index.html", form).decode()
     other = {"server": "browser.js", "browser": "server.js"}[form]
@@ -107,9 +108,9 @@ def test_each_form_of_the_page_has_its_own_parts_alone(form):
     assert "not a medical device" in text
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", PAGE_FILES)
 def test_no_file_of_the_page_names_another_address(form):
-    for name in FORMS[form]:
+    for name in PAGE_FILES[form]:
         text = page_file(name, form).decode().replace('xmlns="http://www.w3.org/2000/svg"', "")
         assert set(re.findall(r"https?://[\w.-]+", text)) <= {"http://localhost"}, name
 
@@ -131,10 +132,30 @@ def test_a_folder_of_other_things_stays_as_it_is(model, package, tmp_path, conte
     if content is not None:
         (folder / "model.json").write_text(content)
     before = sorted(folder.iterdir())
-    with pytest.raises(OutputError, match="not a page that xserve page wrote"):
+    with pytest.raises(OutputError, match="not a page written by xserve page"):
         write_site(model, folder, package)
     assert sorted(folder.iterdir()) == before
     assert (folder / "index.html").read_text() == "mine"
+
+
+@pytest.mark.parametrize("other", ["notes.txt", ".git/config", "model-of-mine.onnx"])
+def test_a_site_with_other_files_in_its_folder_is_not_rewritten(model, package, tmp_path, other):
+    """They would be published together with the site."""
+    folder = write_site(model, tmp_path / "site", package).folder
+    (folder / other).parent.mkdir(exist_ok=True)
+    (folder / other).write_text("mine")
+    before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
+    with pytest.raises(OutputError, match="other files than the page") as problem:
+        write_site(model, folder, package)
+    assert other.partition("/")[0] in str(problem.value)
+    assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == before
+
+
+def test_what_a_killed_run_left_in_the_folder_is_removed(model, package, tmp_path):
+    folder = write_site(model, tmp_path / "site", package).folder
+    (folder / ".page.js.4711-0123abcd.tmp").write_text("half")
+    site = write_site(model, folder, package)
+    assert len(list(folder.iterdir())) == site.files
 
 
 def test_writing_that_was_broken_off_can_be_repeated(model, package, tmp_path, monkeypatch):
@@ -157,7 +178,7 @@ def test_writing_that_was_broken_off_can_be_repeated(model, package, tmp_path, m
 
 
 def test_a_core_model_is_refused(write_model, package, tmp_path):
-    with pytest.raises(ModelError, match="the core variant"):
+    with pytest.raises(ModelError, match="the core model"):
         write_site(write_model(variant="core"), tmp_path / "site", package)
     assert not (tmp_path / "site").exists()
 
@@ -171,13 +192,21 @@ def test_the_package_is_taken_from_an_archive_a_folder_and_the_folder_that_npm_i
 
 
 def test_a_changed_file_is_refused_wherever_it_comes_from(package, tmp_path):
-    cached = onnxruntime_web.cache_folder()
+    cached = onnxruntime_web.runtime_cache()
     for folder, place in ((tmp_path / "given", tmp_path / "given"), (cached, None)):
         folder.mkdir(parents=True)
         for name in FILES:
             (folder / name).write_bytes(b"changed")
         with pytest.raises(SpecError, match=r"is not that of onnxruntime-web 1\.30\.0"):
             onnxruntime_web.find_runtime(place)
+
+
+def test_xfeat_cache_dir_moves_the_cache(package, npm, tmp_path, monkeypatch):
+    npm(f'cp {package} "$5/package.tgz"')
+    monkeypatch.setenv("XFEAT_CACHE_DIR", str(tmp_path / "elsewhere"))
+    assert onnxruntime_web.find_runtime() == FILES
+    assert sorted(path.name for path in (tmp_path / "elsewhere" / "onnxruntime-web-1.30.0").iterdir()) == sorted(FILES)
+    assert not (tmp_path / "cache").exists()
 
 
 def test_what_is_no_package_is_refused(tmp_path):
@@ -211,7 +240,7 @@ def test_what_npm_cannot_do_is_said_with_what_to_do(npm, line, words):
     npm(line)
     with pytest.raises(MissingExtraError, match=words):
         onnxruntime_web.find_runtime()
-    assert not onnxruntime_web.cache_folder().exists()
+    assert not onnxruntime_web.runtime_cache().exists()
 
 
 def test_without_npm_the_message_names_the_command(monkeypatch):

@@ -22,17 +22,17 @@ def test_images_are_answered_on_the_page_with_heatmap_warning_table_and_reasons(
     (tmp_path / "text.png").write_bytes(b"text")
 
     async def visit(browser):
-        await browser.until("document.querySelector('#facts')?.innerText.includes('93.8 % of 16 images')")
+        await browser.until("document.querySelector('#description')?.innerText.includes('93.8 % of 16 images')")
         assert "patients are in two splits" in await browser.text("#audit")
         await browser.choose(*(tmp_path / name for name in (*colours, "text.png")))
         await browser.until_status("3 images:")
         assert await browser.text("#status") == (
-            "3 images: 1 normal, 1 pneumonia, 1 without an answer, 1 unlike the training images"
+            "3 images: 1 normal, 1 pneumonia, 1 without a prediction, 1 out of distribution"
         )
         dark, bright, broken = [await browser.text(f".card:nth-child({at})") for at in (1, 2, 3)]
-        assert "Resembles the training images" in dark
-        assert "Do not rely on this answer" in bright
-        assert "No answer: not a JPEG" in broken
+        assert "No sign of being out of distribution" in dark
+        assert "Do not rely on this prediction" in bright
+        assert "No prediction: not a JPEG" in broken
         await browser.until("document.querySelector('.card .heat').naturalWidth === 32")
         assert await browser.value("getComputedStyle(document.querySelector('.card .heat')).opacity") == "0.5"
         await browser.value("document.body.dispatchEvent(new KeyboardEvent('keydown', {key: 'h', bubbles: true}))")
@@ -66,7 +66,7 @@ def test_the_page_asks_for_the_key_until_it_is_right(predictor, serve_model, bro
         await browser.value(give("right"))
         await browser.until("document.querySelector('#classes').innerText === 'covid, normal or pneumonia'")
 
-    with serve_model(predictor, door=AccessOptions(api_key="right")) as client:
+    with serve_model(predictor, access=AccessOptions(api_key="right")) as client:
         browse(str(client.base_url), visit)
 
 
@@ -82,7 +82,7 @@ def test_images_can_be_dropped_and_pasted(predictor, serve_model, tiny, browse):
         }})()"""
 
     async def visit(browser):
-        await browser.until("document.querySelector('#facts')?.innerText.includes('Test accuracy')")
+        await browser.until("document.querySelector('#description')?.innerText.includes('Test accuracy')")
         await browser.value(give("Drag", "drop", "dataTransfer"))
         await browser.until_status("1 image: 1 covid")
         await browser.value(give("Clipboard", "paste", "clipboardData"))
@@ -99,7 +99,7 @@ def test_a_table_and_its_file_hold_the_numbers_unrounded(predictor, serve_model,
     (tmp_path / "red.png").write_bytes(tiny.draw((255, 0, 0)))
 
     async def visit(browser):
-        await browser.until("document.querySelector('#facts')?.innerText.includes('Test accuracy')")
+        await browser.until("document.querySelector('#description')?.innerText.includes('Test accuracy')")
         await browser.choose(tmp_path / "red.png")
         await browser.until_status("1 image: 1 covid")
         seen["csv"] = await browser.save()

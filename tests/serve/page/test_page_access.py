@@ -56,7 +56,7 @@ def write_images(folder, tiny):
 
 
 async def loaded(browser):
-    await browser.until("document.querySelector('#facts')?.innerText.includes('Test accuracy')")
+    await browser.until("document.querySelector('#description')?.innerText.includes('Test accuracy')")
 
 
 def test_axe_finds_nothing_in_light_and_dark_on_desk_and_phone(open_page, axe, tiny, tmp_path):

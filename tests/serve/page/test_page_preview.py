@@ -98,7 +98,7 @@ def test_damaged_files_have_a_picture_or_a_reason(kind):
 
 
 def test_a_preview_has_the_limits_and_the_key_of_all_requests(predictor, serve_model):
-    with serve_model(predictor, max_body_bytes=1000, door=AccessOptions(api_key="right")) as client:
+    with serve_model(predictor, max_body_bytes=1000, access=AccessOptions(api_key="right")) as client:
         assert client.post("/preview", content=b"x").status_code == 401
         known = {"X-API-Key": "right"}
         assert client.post("/preview", content=bytes(1001), headers=known).status_code == 413
@@ -121,7 +121,7 @@ def test_the_page_shows_pictures_that_the_browser_cannot_and_answers_them(predic
         decisions = "[...document.querySelectorAll('.decision')].map((each) => each.innerText)"
         chest, scan, notes = await browser.value(decisions)
         assert chest == scan
-        assert notes.startswith("No answer: not a JPEG")
+        assert notes.startswith("No prediction: not a JPEG")
 
     with serve_model(predictor) as client:
         browse(str(client.base_url), visit)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 # Share of the validation images that count as familiar: the threshold is this quantile of their distances.
-FAMILIAR_SHARE = 0.95
+IN_DISTRIBUTION_SHARE = 0.95
 # A matrix of all directions would weigh a third of the backbone; what the last ones add is measured together.
 MAX_AXES = 128
 # Enough to estimate a covariance of some thousand dimensions, and little enough for memory.
@@ -47,7 +47,7 @@ class Distance:
         return cast(NDArray[np.float64], np.sqrt(squares / x.shape[1]))
 
 
-def fit_distance(features: NDArray[np.floating]) -> Distance:
+def fit_ood_score(features: NDArray[np.floating]) -> Distance:
     """Fit a distance to the features (n, D) of training images; theirs is about 1.
 
     Source: the shrinkage is Ledoit and Wolf's (2004), by scikit-learn; the distance as a sign of foreign images is from
@@ -90,12 +90,12 @@ def _principal_axes(x: NDArray[np.float64], kept: int) -> tuple[NDArray[np.float
     return variances[::-1][:kept], vectors[:, ::-1][:, :kept].T
 
 
-def familiar_threshold(distances: NDArray[np.floating]) -> float:
+def fit_ood_threshold(distances: NDArray[np.floating]) -> float:
     """Return the distance (of validation images) from which an image counts as foreign."""
-    return float(np.quantile(distances, FAMILIAR_SHARE))
+    return float(np.quantile(distances, IN_DISTRIBUTION_SHARE))
 
 
-class DistanceLayer(nn.Module):
+class OodScoreLayer(nn.Module):
     """A :class:`Distance` as a torch module: features (N, D) to distances (N,)."""
 
     mean: Tensor

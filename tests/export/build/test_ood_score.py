@@ -8,7 +8,7 @@ import torch
 from numpy.testing import assert_allclose
 from sklearn.covariance import LedoitWolf
 
-from xfeat.export.build.ood_distance import MAX_AXES, DistanceLayer, familiar_threshold, fit_distance
+from xfeat.export.build.ood_score import MAX_AXES, OodScoreLayer, fit_ood_score, fit_ood_threshold
 
 
 def cloud(rows: int, dim: int, seed: int = 0) -> np.ndarray:
@@ -23,11 +23,11 @@ def test_with_all_axes_kept_it_is_scikit_learns_mahalanobis_distance(rows: int, 
     mean, std = train.mean(0, dtype=np.float64), train.std(0, dtype=np.float64)
     reference = LedoitWolf().fit((train - mean) / std)
     expected = np.sqrt(reference.mahalanobis((other - mean) / std) / dim)
-    assert_allclose(fit_distance(train)(other), expected, rtol=1e-4)
+    assert_allclose(fit_ood_score(train)(other), expected, rtol=1e-4)
 
 
 def test_training_rows_lie_at_about_one_and_foreign_rows_further_out() -> None:
-    distance = fit_distance(cloud(400, 300))
+    distance = fit_ood_score(cloud(400, 300))
     assert 0.5 < np.median(distance(cloud(400, 300))) < 1.2
     assert distance(cloud(50, 300) + 4).min() > 2 * distance(cloud(400, 300, seed=1)).max()
 
@@ -35,23 +35,23 @@ def test_training_rows_lie_at_about_one_and_foreign_rows_further_out() -> None:
 def test_leaving_the_kept_axes_altogether_counts_as_far() -> None:
     dim = MAX_AXES + 100
     train = cloud(120, dim)
-    distance = fit_distance(train)
+    distance = fit_ood_score(train)
     direction = np.linalg.svd(train - train.mean(0))[2][-1]  # no training row varies along it
     assert distance((train[:5] + 5 * direction).astype(np.float32)).min() > distance(train).max()
 
 
 @pytest.mark.parametrize("dim", [20, MAX_AXES + 72])
 def test_the_layer_computes_what_numpy_computes(dim: int) -> None:
-    distance = fit_distance(cloud(150, dim))
+    distance = fit_ood_score(cloud(150, dim))
     rows = cloud(9, dim, seed=3) * 2
-    found = DistanceLayer(distance)(torch.from_numpy(rows)).numpy()
+    found = OodScoreLayer(distance)(torch.from_numpy(rows)).numpy()
     assert_allclose(found, distance(rows), rtol=1e-4)
 
 
 def test_features_that_never_vary_do_not_divide_by_zero() -> None:
     train = cloud(50, 10)
     train[:, 4] = 0
-    distance = fit_distance(train)
+    distance = fit_ood_score(train)
     assert np.isfinite(distance(train)).all()
     lit = train.copy()
     lit[:, 4] = 100
@@ -60,10 +60,10 @@ def test_features_that_never_vary_do_not_divide_by_zero() -> None:
 
 def test_rows_that_are_all_alike_still_give_finite_distances() -> None:
     train = np.ones((5, 8), np.float32)
-    distance = fit_distance(train)
+    distance = fit_ood_score(train)
     assert np.isfinite(distance(train)).all()
     assert distance(train + 1).min() > distance(train).max()
 
 
 def test_the_threshold_leaves_one_in_twenty_outside() -> None:
-    assert familiar_threshold(np.arange(101, dtype=float)) == 95
+    assert fit_ood_threshold(np.arange(101, dtype=float)) == 95

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from xfeat.export.build.ood_distance import Distance, familiar_threshold, fit_distance
+from xfeat.export.build.ood_score import Distance, fit_ood_score, fit_ood_threshold
 from xfeat.export.specs import ExportSpec
 from xfeat.featurize.cache.reader import FeatureCache
 from xfeat.featurize.errors import DataError, MismatchError
@@ -19,7 +19,7 @@ from xfeat.head.runs.reader import Run
 logger = logging.getLogger(__name__)
 
 
-def distance_of(run: Run, spec: ExportSpec) -> tuple[Distance, float] | tuple[None, None]:
+def ood_score_from_cache(run: Run, spec: ExportSpec) -> tuple[Distance, float] | tuple[None, None]:
     """Fit the distance to the training features in the run's cache, which must be what it was then.
 
     Returns:
@@ -51,8 +51,8 @@ def distance_of(run: Run, spec: ExportSpec) -> tuple[Distance, float] | tuple[No
         return None, None
     if not spec.ood:
         return None, None
-    distance = fit_distance(_features(run, cache, "train"))
-    return distance, familiar_threshold(distance(_features(run, cache, "valid")))
+    distance = fit_ood_score(_features(run, cache, "train"))
+    return distance, fit_ood_threshold(distance(_features(run, cache, "valid")))
 
 
 def _require_unchanged(run: Run, cache: FeatureCache, *, content: bool) -> None:
