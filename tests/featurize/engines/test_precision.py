@@ -126,6 +126,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, art: SimpleNamespace) -
     return invoke
 
 
+@pytest.mark.slow
 def test_training_warns_and_export_wants_a_tolerance_that_covers_the_difference(
     run: Callable[..., Result], monkeypatch: pytest.MonkeyPatch, art: SimpleNamespace
 ) -> None:
