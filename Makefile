@@ -3,7 +3,23 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 SETUP := .venv/.set-up
 
-.PHONY: demo test lint bench conformance docs site clean
+# A process a core: with more threads in each, they would wait for one another.
+PYTEST := OPENBLAS_NUM_THREADS=1 $(BIN)/pytest -n auto --dist worksteal
+
+.PHONY: demo test test-slow test-all lint bench conformance docs site clean
+
+# xfeat/ holds links to the four folders. Where symbolic links are turned off, git writes each as a text file.
+LINKS := xfeat/featurize xfeat/head xfeat/export xfeat/serve
+UNLINKED := $(filter-out $(patsubst %/.,%,$(wildcard $(LINKS:%=%/.))),$(LINKS))
+define NO_LINKS
+this clone has no symbolic links: $(UNLINKED)
+  fix:      git config core.symlinks true && git checkout -- xfeat
+            On Windows, turn on developer mode before
+
+endef
+ifneq ($(UNLINKED),)
+$(error $(NO_LINKS))
+endif
 
 demo: $(SETUP)
 	@mkdir -p demo
@@ -17,9 +33,16 @@ demo: $(SETUP)
 	@cd demo && ../$(BIN)/xserve predict $$(ls ../data/test/*/*.jpg | sed -n '1p;$$p')
 	@printf "\n%s\n" "The report: demo/runs/latest/report.html     The page: cd demo && ../$(BIN)/xserve start"
 
+# Before each commit.
 test: $(SETUP)
-	@# A process a core: with more threads in each, they would wait for one another.
-	OPENBLAS_NUM_THREADS=1 $(BIN)/pytest -n auto --dist loadfile
+	$(PYTEST) -m "not slow"
+
+# The rest. Pytest's exit code 5 says that there was nothing to run.
+test-slow: $(SETUP)
+	$(PYTEST) -m slow || test $$? -eq 5
+
+test-all: $(SETUP)
+	$(PYTEST)
 
 lint: $(SETUP)
 	$(BIN)/ruff check .

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -13,21 +12,7 @@ from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
-README = (ROOT / "README.md").read_text()
-Sessions = tuple[Path, list[tuple[str, list[str], list[str]]]]
-
-
-def shown_sessions() -> list[tuple[str, list[str]]]:
-    """Return each command of this project that the README shows, with the lines of output it shows for it."""
-    sessions: list[tuple[str, list[str]]] = []
-    for block in re.findall(r"```console\n(.*?)```", README, flags=re.S):
-        for line in block.splitlines():
-            if line.startswith("$ "):
-                sessions.append((line[2:], []))
-            else:
-                sessions[-1][1].append(line)
-    return sessions
+from tests.readme import README, ROOT, said_in, shown_sessions
 
 
 def shape(line: str) -> str:
@@ -36,48 +21,22 @@ def shape(line: str) -> str:
     return re.sub(r"\s+", " ", re.sub(r"\d[\d.]*(e[-+]\d+)?", "#", line)).strip()
 
 
-@pytest.fixture(scope="module")
-def environment() -> dict[str, str]:
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    return {**os.environ, "PATH": path, "XFEAT_WEIGHTS_MIRROR": "http://127.0.0.1:9"}
+def test_the_commands_of_the_readme_run_and_say_what_it_shows(readme_run: Path) -> None:
+    sessions, said = shown_sessions(), said_in(readme_run)
+    assert {command.split()[0] for command in said} == {"xfeat", "xhead", "xexport", "xserve"}
+    for command, shown in sessions:
+        if command in said:
+            assert [shape(line) for line in shown] == [shape(line) for line in said[command]], command
+    assert {command for command, _ in sessions} - set(said) <= {"xserve start"}
 
 
-@pytest.fixture(scope="module")
-def sessions(tmp_path_factory: pytest.TempPathFactory, environment: dict[str, str]) -> Sessions:
-    """The folder in which the commands have run, and each with the lines that the README shows and that it printed."""
-    folder = tmp_path_factory.mktemp("readme")
-    shutil.copytree(ROOT / "data", folder / "data")
-    ran = []
-    for command, shown in shown_sessions():
-        if command.startswith("xserve start"):
-            continue  # it runs until it is stopped; tests/serve does that
-        done = subprocess.run(
-            command, shell=True, cwd=folder, env=environment, capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
-        ran.append((command, shown, done.stdout.splitlines()))
-    return folder, ran
-
-
-def test_the_readme_shows_all_four_programs() -> None:
-    assert {command.split()[0] for command, _ in shown_sessions()} == {"xfeat", "xhead", "xexport", "xserve"}
-
-
-def test_the_commands_of_the_readme_say_what_it_shows(sessions: Sessions) -> None:
-    _, ran = sessions
-    for command, shown, printed in ran:
-        assert [shape(line) for line in shown] == [shape(line) for line in printed], command
-
-
-def test_the_python_example_of_the_readme_runs_on_what_the_commands_left(
-    sessions: Sessions, environment: dict[str, str]
-) -> None:
-    folder, _ = sessions
+def test_the_python_example_of_the_readme_runs_on_what_the_commands_left(readme_run: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(readme_run, tmp_path / "run", symlinks=True)
     examples = re.findall(r"```python\n(.*?)```", README, flags=re.S)
     assert examples
     for example in examples:
         done = subprocess.run(
-            [sys.executable, "-c", example], cwd=folder, env=environment, capture_output=True, text=True, check=False
+            [sys.executable, "-c", example], cwd=folder, capture_output=True, text=True, check=False
         )
         assert done.returncode == 0, done.stderr
         assert "test accuracy" in done.stdout
@@ -85,10 +44,9 @@ def test_the_python_example_of_the_readme_runs_on_what_the_commands_left(
 
 
 @pytest.mark.parametrize("name", ["runs/latest/run.json", "model.certificate.json"])
-def test_every_key_of_a_written_file_is_documented(sessions: Sessions, name: str) -> None:
-    folder, _ = sessions
+def test_every_key_of_a_written_file_is_documented(readme_run: Path, name: str) -> None:
     page = (ROOT / "docs" / "formats.md").read_text()
-    facts = json.loads((folder / name).read_text())
+    facts = json.loads((readme_run / name).read_text())
     # What lies below these is named after providers and libraries, or documented as a spec.
     named = {"metadata", "versions", "feature_spec", "head_spec", "train_spec"}
     for key in documented_keys(facts, leave=named):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -15,8 +17,10 @@ import torch
 from click.testing import CliRunner, Result
 from PIL import Image, ImageDraw
 
+from tests.conftest import MadeOnce
 from xfeat.export.cli import main as export_main
-from xfeat.export.quantization.int8 import Ready, make_ready
+from xfeat.export.quantization.int8 import Ready, make_ready, round_ready
+from xfeat.export.quantization.rounding import Rounded
 from xfeat.featurize.cli import main as featurize_main
 from xfeat.featurize.specs import PreprocessSpec
 from xfeat.head.cli import main as head_main
@@ -95,43 +99,59 @@ def xexport() -> Callable[..., Result]:
     return partial(invoke, export_main)
 
 
-@pytest.fixture(scope="session")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """Images, cache and a run; nothing exported."""
-    folder = tmp_path_factory.mktemp("project")
+def draw_images(data: Path, counts: dict[str, int]) -> torch.Tensor:
+    """Draw ``counts`` images a class in each split, and return the first 16 as a network sees them."""
     rng = np.random.default_rng(5)
     arrays = []
-    for split, count in COUNTS.items():
+    for split, count in counts.items():
         for kind in ("bar", "disc"):
-            target = folder / "data" / split / kind
+            target = data / split / kind
             target.mkdir(parents=True)
             for number in range(count):
                 image = draw(kind, rng)
                 image.save(target / f"{number}.png")
                 arrays.append(np.asarray(image.resize((SIDE, SIDE)).convert("RGB")))
-    pixels = torch.from_numpy(np.stack(arrays[:16])).permute(0, 3, 1, 2).float() / 127.5 - 1
-    random_weights(folder / "weights.pth", pixels)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XFEAT_CACHE_DIR", str(folder / "cache"))
-        done = invoke(
-            featurize_main,
-            *("featurize", folder / "data", "-o", folder / "features.h5", "--backbone", "efficientnet-lite0"),
-            *("--weights", folder / "weights.pth", "--size", SIDE, "--engine", "torch"),
-        )
-        assert done.exit_code == 0, done.output
-        done = invoke(
-            head_main, "train", "--features", folder / "features.h5", "--runs", folder / "runs", "--name", "first"
-        )
-        assert done.exit_code == 0, done.output
-    return Project(folder)
+    return torch.from_numpy(np.stack(arrays[:16])).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def make_project(folder: Path) -> None:
+    """Draw images, and run the commands up to the exported model."""
+    random_weights(folder / "weights.pth", draw_images(folder / "data", COUNTS))
+    done = invoke(
+        featurize_main,
+        *("featurize", folder / "data", "-o", folder / "features.h5", "--backbone", "efficientnet-lite0"),
+        *("--weights", folder / "weights.pth", "--size", SIDE, "--engine", "torch"),
+    )
+    assert done.exit_code == 0, done.output
+    done = invoke(
+        head_main, "train", "--features", folder / "features.h5", "--runs", folder / "runs", "--name", "first"
+    )
+    assert done.exit_code == 0, done.output
+    done = invoke(export_main, "onnx", folder / "runs" / "first", "-o", folder / "model.onnx")
+    assert done.exit_code == 0, done.output
 
 
 @pytest.fixture(scope="session")
-def exported(trained: Project) -> Project:
-    """The project with its model, exported once."""
-    done = invoke(export_main, "onnx", trained.folder / "runs" / "first", "-o", trained.model)
-    assert done.exit_code == 0, done.output
-    return trained
+def exported(made_once: MadeOnce) -> Project:
+    """Images, cache, a run and its model, made once a test run: to be read, and copied where a test changes files."""
+    return Project(made_once("project", make_project))
+
+
+@pytest.fixture(scope="session")
+def quantized(exported: Project, made_once: MadeOnce) -> tuple[Path, dict[str, Any]]:
+    """An INT8 model that any loss is allowed to, since random weights promise nothing; and what its command said."""
+
+    def make(folder: Path) -> None:
+        done = invoke(
+            export_main,
+            *("quantize", exported.model, "--run", exported.run.folder, "-o", folder / "m.int8.onnx"),
+            *("--gate", "100", "--json"),
+        )
+        assert done.exit_code == 0, done.output
+        (folder / "said.json").write_text(done.stdout)
+
+    folder = made_once("int8", make)
+    return folder / "m.int8.onnx", json.loads((folder / "said.json").read_text())
 
 
 @pytest.fixture(scope="session")
@@ -164,6 +184,12 @@ def pixels() -> np.ndarray:
 def ready(traced: onnx.ModelProto, pixels: np.ndarray) -> Ready:
     """The traced model made ready for 8 bits, with the mean and deviation of 0.5 that all channels have by default."""
     return make_ready(traced, pixels, PreprocessSpec(size=SIDE))
+
+
+@pytest.fixture(scope="session")
+def rounded(ready: Ready) -> Rounded:
+    """What is ready, rounded."""
+    return round_ready(ready)
 
 
 @pytest.fixture

@@ -156,6 +156,7 @@ def test_the_core_model_weighs_no_more_than_its_weights(exported: Any) -> None:
     assert exported.core.stat().st_size < backbone + head
 
 
+@pytest.mark.slow
 def test_a_second_conversion_gives_the_same_bytes(exported: Any, tmp_path: Path) -> None:
     export_run(exported.run, tmp_path / "again.onnx")
     assert (tmp_path / "again.onnx").read_bytes() == exported.model.read_bytes()

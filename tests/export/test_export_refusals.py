@@ -155,8 +155,8 @@ def test_a_changed_cache_that_is_allowed_is_exported_without_the_distance(
     assert json.loads(done.stdout)["ood_threshold"] is None
 
 
-def test_a_changed_cache_needs_no_allowing_where_it_is_what_it_was(trained: Any) -> None:
-    distance, threshold = ood_score_from_cache(trained.run, ExportSpec(allow_changed_cache=True))
+def test_a_changed_cache_needs_no_allowing_where_it_is_what_it_was(exported: Any) -> None:
+    distance, threshold = ood_score_from_cache(exported.run, ExportSpec(allow_changed_cache=True))
     assert distance is not None
     assert threshold is not None
 

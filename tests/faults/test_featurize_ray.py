@@ -16,9 +16,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-pytestmark = pytest.mark.skipif(
-    importlib.util.find_spec("ray") is None, reason="ray is not installed: pip install 'xfeat-onnx[ray]'"
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        importlib.util.find_spec("ray") is None, reason="ray is not installed: pip install 'xfeat-onnx[ray]'"
+    ),
+]
 
 XFEAT = Path(sys.executable).with_name("xfeat")
 BACKBONE = ("--backbone", "efficientnet-lite0", "--size", "32")
@@ -55,9 +58,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Return an environment with a folder of its own for the converted network, and no cluster."""
-    own = {**os.environ, "XFEAT_CACHE_DIR": str(tmp_path_factory.mktemp("graphs"))}
+def environment() -> dict[str, str]:
+    """Return an environment with no cluster."""
+    own = dict(os.environ)
     own.pop("RAY_ADDRESS", None)
     return own
 

@@ -97,9 +97,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Return an environment with a folder of its own for the converted network, which all tests here share."""
-    return {**os.environ, "XFEAT_CACHE_DIR": str(tmp_path_factory.mktemp("graphs")), "OMP_NUM_THREADS": "1"}
+def environment() -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
 @pytest.fixture(scope="module")
@@ -121,6 +120,7 @@ def features_of(path: Path) -> np.ndarray:
         return np.asarray(file["features"])
 
 
+@pytest.mark.slow
 def test_a_run_killed_at_random_moments_gives_the_same_bits(data: Path, tmp_path: Path) -> None:
     """SIGKILL, 40 times, resumed each time, against an undisturbed run."""
     driver = tmp_path / "driver.py"

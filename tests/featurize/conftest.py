@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,19 +23,6 @@ from xfeat.featurize.pipeline.extract import Extraction, extract_features, parts
 from xfeat.featurize.specs import FeatureSpec, PreprocessSpec
 
 SIZE = 32
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _own_graph_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Keep converted networks of this test run to itself; each is converted once."""
-    folder = tmp_path_factory.mktemp("graphs")
-    before = os.environ.get("XFEAT_CACHE_DIR")
-    os.environ["XFEAT_CACHE_DIR"] = str(folder)
-    yield folder
-    if before is None:
-        del os.environ["XFEAT_CACHE_DIR"]
-    else:
-        os.environ["XFEAT_CACHE_DIR"] = before
 
 
 def pixels_of(seed: int, width: int = 60, height: int = 50, channels: int = 1) -> np.ndarray:

@@ -160,7 +160,7 @@ def test_images_are_featurized_as_the_run_demands(tmp_path: Path, monkeypatch: p
     draw(tmp_path / "home", 120)
     draw(tmp_path / "abroad", 90)
     invoke = CliRunner().invoke
-    made = invoke(xfeat, ["featurize", "home", "--backbone", "efficientnet-lite0", "--size", "64"])
+    made = invoke(xfeat, ["featurize", "home", "--backbone", "efficientnet-lite0", "--size", "32"])
     assert made.exit_code == 0, made.stderr
     assert invoke(main, ["train", "--name", "r", "--epochs", "3"]).exit_code == 0
     done = invoke(main, ["eval", "runs/r", "abroad", "--json"])

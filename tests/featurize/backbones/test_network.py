@@ -15,6 +15,7 @@ from xfeat.featurize.backbones.network import Backbone, FeatureNetwork, load_bac
 from xfeat.featurize.backbones.registry import backbone_info
 from xfeat.featurize.backbones.weights import Weights, find_weights
 from xfeat.featurize.engines import Engine, open_engine
+from xfeat.featurize.engines.conversion import convert_feature_network
 from xfeat.featurize.engines.onnx_engine import OnnxEngine, graph_file
 from xfeat.featurize.engines.padding import in_batches
 from xfeat.featurize.errors import DeviceError, MissingExtraError, OutputError, SpecError, WeightsError
@@ -215,16 +216,39 @@ def test_an_engine_that_is_not_installed_says_how_to_get_it(
 
 
 def test_a_converted_graph_is_kept_and_a_damaged_one_is_made_again(
-    lite0_weights: Weights, lite0_spec: FeatureSpec, engines: dict[str, Engine], some_pixels: Some
+    lite0_weights: Weights,
+    lite0_spec: FeatureSpec,
+    engines: dict[str, Engine],
+    some_pixels: Some,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """The conversion is stood in for by a copy of what it once gave."""
+    whole = graph_file(lite0_spec, lite0_weights).read_bytes()
+    monkeypatch.setenv("XFEAT_CACHE_DIR", str(tmp_path))
+    converted = []
+
+    def convert(spec: FeatureSpec, weights: Weights, path: Path) -> None:
+        converted.append(path)
+        path.write_bytes(whole)
+
+    monkeypatch.setattr("xfeat.featurize.engines.conversion.convert_feature_network", convert)
     path = graph_file(lite0_spec, lite0_weights)
-    whole = path.read_bytes()
     assert graph_file(lite0_spec, lite0_weights) == path
+    assert converted == [path]
     path.write_bytes(whole[: len(whole) // 2])
     again = OnnxEngine(lite0_spec, lite0_weights, device="cpu")
-    assert path.read_bytes() == whole, "the same network gives the same bytes"
+    assert converted == [path, path]
     pixels = some_pixels(2, 64)
     assert np.array_equal(again.features(pixels), engines["onnxruntime"].features(pixels))
+
+
+@pytest.mark.slow
+def test_the_same_network_is_converted_to_the_same_bytes(
+    lite0_weights: Weights, lite0_spec: FeatureSpec, tmp_path: Path
+) -> None:
+    convert_feature_network(lite0_spec, lite0_weights, tmp_path / "again.onnx")
+    assert (tmp_path / "again.onnx").read_bytes() == graph_file(lite0_spec, lite0_weights).read_bytes()
 
 
 def test_a_folder_for_graphs_that_cannot_be_written_is_named(

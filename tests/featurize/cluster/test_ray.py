@@ -132,6 +132,7 @@ def _ancestors(process: int) -> list[int]:
     return ancestors
 
 
+@pytest.mark.slow
 def test_a_cluster_writes_the_same_rows_as_this_machine_even_if_an_actor_is_killed(cluster: None, job: Job) -> None:
     """The reference is a run of the engine in this process, bit for bit: features, paths, order, reasons."""
     killed: list[int] = []
@@ -193,6 +194,7 @@ def test_a_cluster_that_dies_leaves_what_is_finished(job: Job, monkeypatch: pyte
         assert content["paths"].tolist() == [b"covid/000.png", b"covid/010.png"]
 
 
+@pytest.mark.slow
 def test_what_is_known_is_not_computed_again(cluster: None, job: Job) -> None:
     """In another folder only the content tells, and the machines of the cluster know it."""
     job.run_here()
@@ -204,12 +206,14 @@ def test_what_is_known_is_not_computed_again(cluster: None, job: Job) -> None:
     FeatureCache.open(job.output).verify()
 
 
+@pytest.mark.slow
 def test_on_error_fail_stops_a_cluster(cluster: None, job: Job) -> None:
     with pytest.raises(DataError, match=r"normal/(dangling|empty|text)(.|\n)*--on-error skip"):
         job.run(fail_on_error=True)
     assert not job.output.exists()
 
 
+@pytest.mark.slow
 def test_a_machine_that_does_not_see_the_images_is_named(cluster: None, job: Job) -> None:
     import ray
 
@@ -243,6 +247,7 @@ def test_an_image_that_only_a_machine_of_the_cluster_cannot_read_is_not_skipped(
     assert ray._recheck_unreadable(lost, "far", source, (job.data, "normal/empty.png")).reason == "the file is empty"
 
 
+@pytest.mark.slow
 def test_what_a_cluster_lacks_is_never_replaced(cluster: None) -> None:
     from xfeat.featurize.cluster.connection import plan_actors
 
@@ -312,6 +317,7 @@ def test_a_chunk_takes_about_as_long_whatever_is_computed(
     assert _chunk_rows(images, actors, _cost(spec)) == expected
 
 
+@pytest.mark.slow
 def test_only_rays_own_console_is_quiet(cluster: None) -> None:
     import ray.data  # noqa: F401
 
@@ -327,6 +333,7 @@ def test_only_rays_own_console_is_quiet(cluster: None) -> None:
     assert console, "Ray has renamed it"
 
 
+@pytest.mark.slow
 def test_complaints_of_the_cluster_are_not_printed(
     cluster: None, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -381,6 +388,7 @@ def test_an_address_without_the_engine_is_wrong_usage(job: Job) -> None:
     assert "--ray-address is for --engine ray" in done.output
 
 
+@pytest.mark.slow
 def test_weights_travel_with_the_work(cluster: None, job: Job, tmp_path: Path) -> None:
     """The machines of a cluster need not see the file: here it is gone before they start."""
     copy = tmp_path / "weights.pth"

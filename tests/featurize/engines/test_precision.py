@@ -125,6 +125,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, art: SimpleNamespace) -
     return invoke
 
 
+@pytest.mark.slow
 def test_training_warns_and_export_wants_a_tolerance_that_covers_the_difference(run: Callable[..., Result]) -> None:
     lite0 = ("--backbone", "efficientnet-lite0", "--size", "32")
     run(xfeat, "featurize", "data", *lite0, "--precision", "bfloat16")

@@ -285,6 +285,7 @@ def test_pixels_are_those_of_torchvision(art: SimpleNamespace, width: int, heigh
 
 
 @pytest.mark.xray
+@pytest.mark.slow
 def test_pixels_of_real_x_rays_are_those_of_torchvision() -> None:
     """PNG and JPEG as published, L, RGB and RGBA; the reference is torchvision's loader and ``Resize``."""
     from torchvision.datasets.folder import pil_loader

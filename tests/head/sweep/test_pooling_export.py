@@ -5,11 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
 
-from tests.export.conftest import SIDE, draw, invoke, random_weights
+from tests.export.conftest import SIDE, draw_images, invoke, random_weights
 from xfeat.export.cli import main as xexport
 from xfeat.featurize.cli import main as xfeat
 from xfeat.head.cli import main as xhead
@@ -19,16 +17,8 @@ from xfeat.head.runs.reader import open_run
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Drawn images, a Lite0 of random weights and a multilevel cache."""
-    folder, rng, arrays = tmp_path_factory.mktemp("project"), np.random.default_rng(5), []
-    for split, count in {"train": 8, "valid": 4, "test": 4}.items():
-        for kind in ("bar", "disc"):
-            (folder / "data" / split / kind).mkdir(parents=True)
-            for number in range(count):
-                image = draw(kind, rng)
-                image.save(folder / "data" / split / kind / f"{number}.png")
-                arrays.append(np.asarray(image.resize((SIDE, SIDE)).convert("RGB")))
-    pixels = torch.from_numpy(np.stack(arrays[:16])).permute(0, 3, 1, 2).float() / 127.5 - 1
-    random_weights(folder / "weights.pth", pixels)
+    folder = tmp_path_factory.mktemp("project")
+    random_weights(folder / "weights.pth", draw_images(folder / "data", {"train": 8, "valid": 4, "test": 4}))
     common = ["--backbone", "efficientnet-lite0", "--weights", folder / "weights.pth", "--size", SIDE]
     for pooling in ("multilevel", "final"):
         done = invoke(
@@ -40,6 +30,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_the_best_run_of_a_part_of_the_features_goes_through_all_commands(project: Path) -> None:
     """Reference: the same settings on a cache featurized with pooling final."""
     runs, cache = project / "runs", project / "multilevel.h5"

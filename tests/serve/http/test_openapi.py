@@ -19,6 +19,7 @@ KEY = "a-key"
 
 
 # More requests: XFEAT_FUZZ=100 pytest tests/serve/http/test_openapi.py
+@pytest.mark.slow
 @pytest.mark.skipif(SCHEMATHESIS is None, reason="schemathesis is not installed")
 def test_schemathesis_finds_nothing_with_all_its_checks(write_model, serve_model, tmp_path):
     """Valid requests are answered, invalid ones refused, none without the key, and every answer is as described."""
