@@ -35,9 +35,7 @@ def test_the_python_example_of_the_readme_runs_on_what_the_commands_left(readme_
     examples = re.findall(r"```python\n(.*?)```", README, flags=re.S)
     assert examples
     for example in examples:
-        done = subprocess.run(
-            [sys.executable, "-c", example], cwd=folder, capture_output=True, text=True, check=False
-        )
+        done = subprocess.run([sys.executable, "-c", example], cwd=folder, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         assert "test accuracy" in done.stdout
         assert done.stdout.count("data/test/clear/") == len(list((folder / "data" / "test" / "clear").iterdir()))
