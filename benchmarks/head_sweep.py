@@ -66,8 +66,9 @@ def main() -> None:
             for backend, (together, together_cpu) in zip(backends_here(), both, strict=True):
                 room = scheduler.free_bytes(backend) if scheduler.is_gpu(backend) else None
                 block = max(map(len, divide(jobs, options.dim, 3, 1 if room else threads, room=room)))
+                marked = backend + "*" * (backend == chosen)
                 print(
-                    f"{name:>8} {differs:>14} {block:6} {backend + '*' * (backend == chosen):>9} {len(jobs) / alone:14.2f} "
+                    f"{name:>8} {differs:>14} {block:6} {marked:>9} {len(jobs) / alone:14.2f} "
                     f"{len(jobs) / together:16.2f} {alone / together:6.2f} {alone_cpu / together_cpu:10.2f}",
                     flush=True,
                 )

@@ -1,19 +1,19 @@
-"""What serving costs: requests a second and latency of ``xserve`` against a bare onnxruntime loop and LitServe.
+"""Requests per second and latency of ``xserve``, compared with a bare onnxruntime loop and with LitServe.
 
     python benchmarks/serve_throughput.py [MODEL IMAGES] [--seconds 4] [--clients 1,4,16,64] [--litserve PYTHON]
 
-By default on what ``make demo`` left, which shows that it runs; figures that mean something need real images.
+By default it uses the output of ``make demo``, which only shows that it runs; meaningful figures need real images.
 
-First closed loops, from 1 to 64 connections; then open loops at shares of what the closed ones reached (see
-``servers/load.py``). ``pixels`` sends decoded images as binary tensors, so that the server's work is that of the bare
-loop, which runs the same images in batches with nothing around it, in one session or in as many as the server has,
-whichever is faster; ``files`` sends the image files. LitServe serves the same model file from its own environment
-(PYTHON is an interpreter that has litserve, python-multipart, onnxruntime, pillow and numpy) and decodes with the same
-code.
+First closed loops with 1 to 64 connections, then open loops at percentages of the best closed loop (see
+``servers/load.py``). ``pixels`` sends decoded images as binary tensors, so that the server does the same work as the
+bare loop; ``files`` sends the image files. The bare loop runs the same images in batches and does nothing else, in one
+session or in as many as the server has, whichever is faster. LitServe serves the same model file from its own
+environment (PYTHON is an interpreter with litserve, python-multipart, onnxruntime, pillow and numpy) and decodes with
+the same code.
 
-The load comes from this machine and takes its share of the cores, which the column ``client`` tells; ``per CPU``
-compares the server's answers a second of its own CPU time with the loop's, and is not touched by that. The loop is
-measured before and after everything else: its spread says how far the figures can be trusted.
+The load generator runs on the same machine; the column ``client`` shows its CPU time. ``per CPU`` compares responses
+per second of the server's CPU time with the loop's, and does not depend on the load generator. The loop is measured
+before and after everything else: the difference shows how reliable the figures are.
 """
 
 from __future__ import annotations
@@ -44,13 +44,13 @@ ROOT = Path(__file__).parents[1]
 MAX_IMAGES = 64
 START_TIMEOUT_S = 60
 PERCENTILES = (50, 95, 99)
-# Few enough that an overload of a few seconds shows how a server refuses, and as many as the closed loops need.
+# Small enough that a few seconds of overload fill it, and large enough for the closed loops.
 MAX_QUEUE = 64
 
 
 @dataclass(frozen=True)
 class Bare:
-    """What the loop reached: images a second, and CPU ms an image."""
+    """Result of the bare loop: images per second, and CPU ms per image."""
 
     rate: float
     cpu_ms: float
@@ -79,7 +79,7 @@ def main() -> None:
         rows += closed_loops("xserve, pixels", server, tensors, options)
         rows += all_loops("xserve, files", server, [form_request("/predict", "files", each) for each in files], options)
     if options.litserve is None:
-        print("LitServe: skipped, name an interpreter that has it with --litserve PYTHON", file=sys.stderr)
+        print("LitServe: skipped, pass an interpreter that has it to --litserve", file=sys.stderr)
     else:
         forms = [form_request("/predict", "request", content) for content in files]
         with litserve(options.litserve, predictor, forms[0]) as server:
@@ -102,7 +102,7 @@ def all_loops(name: str, server: Server, requests: list[bytes], options: argpars
 
 
 def bare_loop(model: Path, pixels: list[np.ndarray], options: argparse.Namespace) -> Bare:
-    """Measure onnxruntime alone in batches of the server's size: one session of all threads, and several of a few."""
+    """Measure onnxruntime alone in batches of the server's size: in one session, and in as many as the server has."""
     found = [_bare_loop(model, pixels, sessions, options.seconds / 2) for sessions in {1, options.sessions}]
     return max(found, key=lambda bare: bare.rate)
 
@@ -155,7 +155,7 @@ def litserve(python: Path, predictor: Predictor, first: bytes) -> Iterator[Serve
     settings = [str(predictor.path.resolve()), str(port), str(predictor.batch_size), str(cores())]
     side = str(predictor.metadata.feature_spec.preprocess.size)
     with process([str(python), str(script), *settings, side]) as started:
-        # It listens long before its worker has loaded the model, and may lose what it is asked until then.
+        # It listens long before its worker has loaded the model, and may lose requests until then.
         wait_for_answer(port, first)
         yield Server(port, started.pid)
 
@@ -176,7 +176,7 @@ def process(command: list[str]) -> Iterator[subprocess.Popen[str]]:
         started.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
             started.wait(15)
-        # LitServe's workers outlive it, and hold on to its output.
+        # LitServe's workers outlive it and keep its output open.
         with contextlib.suppress(ProcessLookupError):
             os.killpg(started.pid, signal.SIGKILL)
         started.wait()
@@ -187,23 +187,21 @@ def wait_for_answer(port: int, first: bytes) -> None:
     deadline = time.monotonic() + START_TIMEOUT_S
     while Connection(port, timeout_s=3).ask(first) != 200:
         if time.monotonic() > deadline:
-            sys.exit("LitServe does not answer")
+            sys.exit("LitServe does not respond")
         time.sleep(0.2)
 
 
 def report(before: Bare, after: Bare, rows: list[Row]) -> None:
     rate = statistics.fmean((before.rate, after.rate))
     cpu_ms = statistics.fmean((before.cpu_ms, after.cpu_ms))
-    print(f"bare loop: {before.rate:.1f} images/s before, {after.rate:.1f} after; {cpu_ms:.1f} ms of CPU an image")
+    print(f"bare loop: {before.rate:.1f} images/s before, {after.rate:.1f} after; {cpu_ms:.1f} ms of CPU per image")
     print(
-        "of bare: answers a second against the loop's; per CPU: answers a second of the server's CPU time against it;"
+        "of bare: responses per second, relative to the loop; per CPU: the same per second of CPU time of the server;"
     )
-    print(
-        "p50 to p99: ms from when a request was due; refused: 503; client: CPU ms a request that the load itself took"
-    )
+    print("p50 to p99: ms since a request was due; refused: 503; client: CPU ms per request of the load generator")
     times = " ".join(f"p{share}".rjust(7) for share in PERCENTILES)
     print(
-        f"{'':15} {'clients or rate':>15} {'answers/s':>9} {'of bare':>7} {'per CPU':>7} {times} "
+        f"{'':15} {'clients or rate':>15} {'resp./s':>9} {'of bare':>7} {'per CPU':>7} {times} "
         f"{'refused':>7} {'errors':>6} {'client':>6}"
     )
     for name, level, result in rows:

@@ -1,4 +1,4 @@
-"""How fast a model answers, against eager torch in the same run where the run is at hand."""
+"""Benchmarks models: latency and images per second, compared with eager torch in the same process if a run is given."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# Models take turns, so that whatever else the machine does slows all of them down: ratios hold where times do not.
+# Models take turns, so that other load on the machine slows all of them: ratios are reliable even if times are not.
 _TURNS = 5
-# A torch that was built without CUDA asserts that it has it.
+# torch without CUDA raises AssertionError.
 _FAILURES: tuple[type[Exception], ...] = (*ORT_ERRORS, AssertionError, MemoryError)
 
 Call = Callable[[], object]
@@ -37,22 +37,21 @@ Call = Callable[[], object]
 
 @dataclass(frozen=True, kw_only=True)
 class Speed:
-    """How long calls took.
+    """The timings of one model in one setting.
 
     Attributes:
-        what: what ran: ``torch`` or the name of the model file, its path where several have the same name.
-        provider: where: ``cpu`` or ``cuda``.
+        what: ``torch`` or the name of the model file; its path if several files have the same name.
+        provider: ``cpu`` or ``cuda``.
         threads: of the network on the CPU.
-        batch: images a call.
-        calls: that were measured.
-        p50_ms: median of a call's duration, milliseconds.
+        batch: images per call.
+        calls: number of timed calls.
+        p50_ms: median duration of a call, milliseconds.
         p95_ms: 95th percentile.
         p99_ms: 99th percentile.
         images_per_second: over all calls.
-        cuda_graph: whether the work was replayed as a CUDA graph.
-        against_torch: images per second divided by torch's with the same batch and threads in the same place, or
-            ``None``.
-        against_first: the same, divided by those of the first model that was named; ``None`` of itself and of torch.
+        cuda_graph: whether the calls replayed a CUDA graph.
+        against_torch: images per second divided by torch's in the same setting, or ``None``.
+        against_first: images per second divided by those of the first model; ``None`` for itself and torch.
     """
 
     what: str
@@ -76,50 +75,51 @@ class Speed:
 def bench_models(
     models: Sequence[Path], spec: BenchSpec, run: Run | None = None, progress: Progress | None = None
 ) -> list[Speed]:
-    """Measure model files, in turns, for each provider, number of threads and batch size.
+    """Time model files, in turns, for each provider, number of threads and batch size.
 
     Args:
-        models: files of this project.
+        models: files written by ``xexport onnx`` or ``xexport quantize``.
         spec: what to measure.
-        run: if given, eager torch takes its turns with the same batches and threads in the same place.
-        progress: called with lines measured and in all.
+        run: if given, eager torch is timed as well, in the same settings.
+        progress: called with the number of finished rows and their total.
 
     Returns:
-        A row for each of them; what a provider cannot run that was not asked for by name is left out with a warning.
+        One row per model and setting. What fails on a provider that was not requested by name is left out, with a
+        warning.
 
     Raises:
-        ModelError: if a file is no model of this project.
-        DeviceError: if a provider that was asked for by name cannot run something, or has no graphs where they were
-            asked for; or if nothing could be measured.
+        ModelError: if a file was not written by this project.
+        DeviceError: if a model fails on a provider that was requested by name, if ``cuda_graphs`` is ``on`` and fails,
+            or if nothing could be measured.
         MismatchError: if the backbone's weights are not those of the run.
     """
-    plain = None
+    reference = None
     if run is not None:
         from xfeat.export.build.reference_model import load_reference_model
 
-        plain = load_reference_model(run)
-    providers = spec.providers or _usable_providers(models, with_torch=plain is not None)
-    graphs_asked_for = spec.cuda_graphs == "on"
-    if graphs_asked_for and "cuda" not in providers:
-        raise DeviceError("CUDA graphs need a GPU", found=f"measured on: {', '.join(providers)}", fix="--provider cuda")
+        reference = load_reference_model(run)
+    providers = spec.providers or _usable_providers(models, with_torch=reference is not None)
+    graphs_required = spec.cuda_graphs == "on"
+    if graphs_required and "cuda" not in providers:
+        raise DeviceError("CUDA graphs need a GPU", found=f"--provider {', '.join(providers)}", fix="--provider cuda")
     settings = [
         _Setting(provider, threads, batch)
         for provider in providers
-        for threads in (spec.threads if provider == "cpu" else [max(spec.threads)])  # beside a GPU they change nothing
+        for threads in (spec.threads if provider == "cpu" else [max(spec.threads)])  # on a GPU they change nothing
         for batch in spec.batches
     ]
-    total = len(settings) * (len(models) + (plain is not None))
+    total = len(settings) * (len(models) + (reference is not None))
     rows: list[Speed] = []
     for setting in settings:
         try:
-            for row in _measure_all(models, plain, setting, spec):
+            for row in _time_all(models, reference, setting, spec):
                 rows.append(row)
                 if progress is not None:
                     progress(len(rows), total)
         except DeviceError as error:
-            if spec.providers or graphs_asked_for or (setting is settings[-1] and not rows):
+            if spec.providers or graphs_required or (setting is settings[-1] and not rows):
                 raise
-            logger.warning("not measured: %s", error)
+            logger.warning("not benchmarked: %s", error)
     return rows
 
 
@@ -142,25 +142,25 @@ def _usable_providers(models: Sequence[Path], *, with_torch: bool) -> tuple[str,
             with _failures("torch", _Setting("cuda", threads=1, batch=1)):
                 torch.zeros(1, device="cuda")
     except DeviceError as error:
-        logger.warning("the GPU is not measured: %s", error)
+        logger.warning("the GPU is not benchmarked: %s", error)
         return ("cpu",)
     return ("cpu", "cuda")
 
 
-def _measure_all(
-    models: Sequence[Path], plain: ReferenceModel | None, setting: _Setting, spec: BenchSpec
+def _time_all(
+    models: Sequence[Path], reference: ReferenceModel | None, setting: _Setting, spec: BenchSpec
 ) -> list[Speed]:
     opened = [_open(path, setting, spec) for path in models]
     calls: list[tuple[str, Call]] = []
-    if plain is not None:
+    if reference is not None:
         with _failures("torch", setting):
             noise = _noise(setting.batch, opened[0])
-            calls.append(("torch", _torch_call(plain.to(setting.provider), noise, setting.threads)))
+            calls.append(("torch", _torch_call(reference.to(setting.provider), noise, setting.threads)))
     for model in opened:
         with _failures(str(model.path), setting):
             calls.append((str(model.path), _onnx_call(model, _noise(setting.batch, model))))
     durations = _take_turns(calls, setting, spec.seconds)
-    torch = _speed("torch", setting, durations.pop(0)) if plain is not None else None
+    torch = _speed("torch", setting, durations.pop(0)) if reference is not None else None
     lines = [_speed(_shown(model, opened), setting, took) for model, took in zip(opened, durations, strict=True)]
     compared = [
         replace(
@@ -175,18 +175,18 @@ def _measure_all(
 
 
 def _shown(model: ModelFile, opened: Sequence[ModelFile]) -> str:
-    """Return a model's name, or its path where another has the same name."""
+    """Return a model's file name, or its path if another model has the same name."""
     same = sum(other.path.name == model.path.name for other in opened) > 1
     return str(model.path) if same else model.path.name
 
 
 def _take_turns(calls: Sequence[tuple[str, Call]], setting: _Setting, seconds: float) -> list[list[float]]:
-    """Return for each of the named calls how long it took every time, in seconds."""
+    """Return the durations of each call, in seconds."""
     durations: list[list[float]] = [[] for _ in calls]
     for _ in range(_TURNS):
         for (what, call), took in zip(calls, durations, strict=True):
             with _failures(what, setting):
-                call()  # what ran before has left its weights in the caches, and threads that still look for work
+                call()  # the previous model has left its weights in the caches, and its threads may still spin
                 took += _timed(call, seconds / _TURNS)
     return durations
 
@@ -221,14 +221,14 @@ def _open(path: Path, setting: _Setting, spec: BenchSpec) -> ModelFile:
 
 @contextmanager
 def _failures(what: str, setting: _Setting) -> Iterator[None]:
-    """Name what failed where: too little memory, a library that is built for something else."""
+    """Name what failed and where: out of memory, a library built for another device."""
     try:
         yield
     except _FAILURES as error:
         raise DeviceError(
             f"{what} does not run on {setting.provider} in batches of {setting.batch}",
             found=first_line(error),
-            fix="measure another --provider, or smaller batches with --batch",
+            fix="use another --provider, or smaller batches with --batch",
         ) from error
 
 
@@ -239,16 +239,16 @@ def _onnx_call(model: ModelFile, pixels: Pixels) -> Call:
     return lambda: model.session.run(None, feed)
 
 
-def _torch_call(plain: ReferenceModel, pixels: Pixels, threads: int) -> Call:
+def _torch_call(model: ReferenceModel, pixels: Pixels, threads: int) -> Call:
     import torch
 
-    device = next(plain.parameters()).device
+    device = next(model.parameters()).device
     images = torch.from_numpy(pixels)
 
     def call() -> None:
         torch.set_num_threads(threads)
         with torch.inference_mode():
-            plain(images.to(device)).cpu()  # from memory to memory, as onnxruntime is measured
+            model(images.to(device)).cpu()  # from and to host memory, as onnxruntime is timed
 
     return call
 

@@ -1,11 +1,12 @@
-"""Pictures of what a model looked at: its heatmap over the image. Needs onnxruntime and Pillow alone."""
+"""Pictures of a model's heatmap over each image. Needs onnxruntime and Pillow only."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,22 +24,22 @@ from xfeat.featurize.system.atomic import replacing
 MAX_SIDE = 1024
 _STRENGTH = 0.6
 _CAPTION_PIXELS, _CAPTION_AT = 18, (4, 3)
-# From nothing over red and orange to near white: dark to light, so that it also reads in grey.
+# From black through red and orange to near white: dark to light, so that it can also be read in grey.
 _COLOURS = np.array([(0, 0, 0), (120, 10, 60), (220, 60, 30), (250, 160, 30), (255, 250, 200)], np.float64)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Explanation:
-    """What a model said of an image, and where the picture of it lies.
+    """The prediction for an image, and the picture that explains it.
 
     Attributes:
         path: the image.
-        picture: the overlay.
-        label: the class decided on.
+        picture: the image with the heatmap over it.
+        label: the predicted class.
         shown: the class whose heatmap is shown.
         probability: of the class shown.
-        ood: distance from the training images, or ``None``.
-        foreign: whether that distance is beyond the model's threshold.
+        ood: out-of-distribution score, or ``None``.
+        out_of_distribution: whether that score is above the model's threshold.
     """
 
     path: str
@@ -47,7 +48,13 @@ class Explanation:
     shown: str
     probability: float
     ood: float | None
-    foreign: bool
+    out_of_distribution: bool
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON types."""
+        content = asdict(self)
+        content["foreign"] = content.pop("out_of_distribution")
+        return content
 
 
 def explain_images(
@@ -61,25 +68,25 @@ def explain_images(
     """Write a picture of each image with the model's heatmap over it.
 
     Args:
-        model: of the full variant.
+        model: a full model.
         images: files, and folders of them.
-        folder: for the pictures, named after the images.
-        shown: the class whose heatmap is shown; by default the one decided on.
-        progress: called with images done and in all.
+        folder: for the pictures, which are named after the images.
+        shown: the class whose heatmap is shown; by default the predicted one.
+        progress: called with the number of finished images and their total.
 
     Returns:
-        The explanations, and path and reason of every image that could not be read.
+        The explanations, and path and reason for every image that could not be read.
 
     Raises:
         ModelError: if the model has no heatmap.
         DataError: if there is no class ``shown``, there are no images, or none can be read.
-        OutputError: if a picture cannot be written, or would replace one of the images; nothing is then written.
+        OutputError: if a picture cannot be written, or would overwrite one of the images (then nothing is written).
     """
     if HEATMAP not in model.outputs:
-        raise ModelError("a model without a heatmap", path=model.path, fix="name the full model, model.onnx")
+        raise ModelError("the model has no heatmap output", path=model.path, fix="name the full model, model.onnx")
     if shown is not None and shown not in model.metadata.class_names:
         raise DataError(
-            "no such class",
+            "unknown class",
             path=model.path,
             expected=", ".join(model.metadata.class_names),
             found=shown,
@@ -88,7 +95,7 @@ def explain_images(
     files = list_images(images)
     done: list[Explanation] = []
     skipped: list[tuple[str, str]] = []
-    targets = _free_targets(files, folder)
+    targets = _picture_paths(files, folder)
     for number, (file, target) in enumerate(zip(files, targets, strict=True), 1):
         try:
             image = decode(file.read_bytes()).convert("RGB")
@@ -100,13 +107,13 @@ def explain_images(
             progress(number, len(files))
     if not done:
         raise DataError(
-            "none of the images can be read", path=files[0], found=skipped[0][1], fix="name images that can be opened"
+            "none of the images can be read", path=files[0], found=skipped[0][1], fix="name readable images"
         )
     return done, skipped
 
 
 def overlay(image: Image.Image, heatmap: NDArray[np.floating]) -> Image.Image:
-    """Lay a heatmap (h, w), 0 or more, over an RGB image; where it is 0 the image shows as it is."""
+    """Draw a heatmap (h, w), 0 or more, over an RGB image; where it is 0, the image is unchanged."""
     peak = float(heatmap.max())
     share = Image.fromarray((heatmap / peak if peak > 0 else heatmap).astype(np.float32))
     spread = np.asarray(share.resize(image.size, Image.Resampling.BICUBIC)).clip(0, 1)
@@ -119,14 +126,14 @@ def overlay(image: Image.Image, heatmap: NDArray[np.floating]) -> Image.Image:
 
 def _explain(model: ModelFile, file: Path, image: Image.Image, target: Path, shown: str | None) -> Explanation:
     metadata = model.metadata
-    # Resized here, as xserve does, and not by the model, so that both say the same to the last digit.
+    # Resized here, as in xserve, and not by the model, so that both give the same digits.
     pixels = resize(image, metadata.feature_spec.preprocess)[None]
-    answers = dict(zip(model.outputs, model.session.run(None, {"image": pixels}), strict=True))
-    probabilities = answers[PROBABILITIES][0].tolist()
+    outputs = dict(zip(model.outputs, model.session.run(None, {"image": pixels}), strict=True))
+    probabilities = outputs[PROBABILITIES][0].tolist()
     label = metadata.decide(probabilities)
     class_name = shown or label
     code = metadata.class_names.index(class_name)
-    ood = float(answers[OOD][0]) if OOD in answers else None
+    ood = float(outputs[OOD][0]) if OOD in outputs else None
     result = Explanation(
         path=str(file),
         picture=str(target),
@@ -134,10 +141,10 @@ def _explain(model: ModelFile, file: Path, image: Image.Image, target: Path, sho
         shown=class_name,
         probability=probabilities[code],
         ood=ood,
-        foreign=ood is not None and metadata.ood_threshold is not None and ood > metadata.ood_threshold,
+        out_of_distribution=ood is not None and metadata.ood_threshold is not None and ood > metadata.ood_threshold,
     )
     image.thumbnail((MAX_SIDE, MAX_SIDE))
-    picture = _with_caption(overlay(image, answers[HEATMAP][0, code]), result)
+    picture = _with_caption(overlay(image, outputs[HEATMAP][0, code]), result)
     with replacing(target) as partial:
         picture.save(partial, format="PNG")
     return result
@@ -146,9 +153,9 @@ def _explain(model: ModelFile, file: Path, image: Image.Image, target: Path, sho
 def _with_caption(picture: Image.Image, result: Explanation) -> Image.Image:
     text = f"{result.shown} {result.probability:.3f}"
     if result.shown != result.label:
-        text += f" (decided: {result.label})"
-    if result.foreign:
-        text += "  unlike the training images"
+        text += f" (predicted: {result.label})"
+    if result.out_of_distribution:
+        text += "  out of distribution"
     text = " ".join(text.splitlines())
     left, top = _CAPTION_AT
     width = left + math.ceil(ImageDraw.Draw(picture).textlength(text)) + left
@@ -158,8 +165,8 @@ def _with_caption(picture: Image.Image, result: Explanation) -> Image.Image:
     return framed
 
 
-def _free_targets(files: Sequence[Path], folder: Path) -> list[Path]:
-    """Return a picture's path for each file, no two the same and none of them one of the files."""
+def _picture_paths(files: Sequence[Path], folder: Path) -> list[Path]:
+    """Return a distinct path of a picture for each file, none of them one of the files."""
     sources = {file.resolve() for file in files}
     taken: set[str] = set()
     targets = []
@@ -172,6 +179,6 @@ def _free_targets(files: Sequence[Path], folder: Path) -> list[Path]:
         targets.append(folder / name)
         if targets[-1].resolve() in sources:
             raise OutputError(
-                "a picture would take the place of an image", path=targets[-1], fix="choose another folder with -o"
+                "a picture would overwrite an image", path=targets[-1], fix="choose another folder with -o"
             )
     return targets

@@ -1,4 +1,4 @@
-"""From a run folder to ``model.onnx``, ``model.core.onnx`` and their certificate, put in place when proven."""
+"""From a run folder to ``model.onnx``, ``model.core.onnx`` and their certificate, published only if the checks pass."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ from xfeat.export.parity.run_images import images_to_check
 from xfeat.export.publish import output_paths, publish
 from xfeat.export.specs import ExportSpec
 from xfeat.featurize.engines.conversion import OPSET as NATIVE_OPSET
-from xfeat.featurize.errors import ParityError
-from xfeat.featurize.system.onnx_session import cuda_possible, open_session
+from xfeat.featurize.errors import ParityError, SpecError
+from xfeat.featurize.system.onnx_session import CPU, cuda_possible
 from xfeat.head.runs.reader import Run
 
-# Two answers that are so far apart may say the opposite of each other: nobody should accept that.
+# With such a difference the two predictions may be opposite: nobody should accept that.
 _OPPOSITE = 0.5
 
 
@@ -47,7 +47,7 @@ class Export:
         certificate: path of the certificate.
         metadata: of the models.
         checks: provider to check to agreement with torch.
-        training: agreement of the full model with the probabilities that the training noted.
+        training: agreement of the full model with the probabilities in predictions.csv.
         milliseconds: per image in batches of 8, by what ran.
     """
 
@@ -60,45 +60,47 @@ class Export:
 
 
 def export_run(run: Run, output: Path, spec: ExportSpec | None = None, progress: Progress | None = None) -> Export:
-    """Export a run and prove on its own test images that the files answer as the trained model does.
+    """Export a run, and check on its own test images that the files give the predictions of the trained model.
 
     Args:
         run: the trained head.
-        output: the full model; ``.core.onnx`` and ``.certificate.json`` go beside it.
-        spec: how.
-        progress: called with images read and answered, and how many these will be in all.
+        output: the full model; ``.core.onnx`` and ``.certificate.json`` are written beside it.
+        spec: how to export.
+        progress: called with the number of finished steps and their total; a step reads or predicts one image.
 
     Raises:
+        SpecError: if a tolerance is given for features that were computed as the model computes them.
         MismatchError: if the backbone's weights or the cache differ from those of the run.
         DataError: if none of the images can be read for the check.
-        ParityError: if an answer differs; no file is left or replaced.
+        ParityError: if a prediction differs; no file is left or replaced.
         OutputError: if the files cannot be written.
     """
     spec = spec or ExportSpec()
+    _check_tolerance(run, spec.tolerance)
     targets, certificate = output_paths(output)
-    distance, threshold = ood_score_from_cache(run, spec)
+    ood_score, threshold = ood_score_from_cache(run, spec)
     reference = load_reference_model(run, spec.weights_file)
     metadata = metadata_of(run, threshold)
-    steps = ProgressCounter(progress, partial(_count_steps, metadata))
-    images, noted = images_to_check(run, spec.data, spec.max_check_images, steps)
-    fused = FusedModel(reference.backbone, reference.head, run.feature_spec.preprocess, metadata.temperature, distance)
-    expected = torch_probabilities(reference, images.pixels, steps)
+    counter = ProgressCounter(progress, partial(_count_steps, metadata))
+    images, recorded = images_to_check(run, spec.data, spec.max_check_images, counter)
+    fused = FusedModel(reference.backbone, reference.head, run.feature_spec.preprocess, metadata.temperature, ood_score)
+    expected = torch_probabilities(reference, images.pixels, counter)
     with publish([*targets.values(), certificate]) as folder:
         written = {variant: folder / path.name for variant, path in targets.items()}
         _write(fused, metadata, written, spec.opset)
-        checks, milliseconds = _check(written, metadata, images, expected, steps)
+        checks, milliseconds, found = _check(written, metadata, images, expected, counter)
         milliseconds["torch"] = milliseconds_per_image(partial(torch_probabilities, reference), images.pixels)
         result = Export(
             files=targets,
             certificate=certificate,
             metadata=metadata,
             checks=checks,
-            training=_check_training(written["full"], metadata, noted, images, spec.tolerance, steps),
+            training=compare(recorded, found, metadata.decide, spec.tolerance),
             milliseconds=milliseconds,
         )
         _require_agreement(result)
         text = certificate_text(
-            CertifiedModels(metadata=metadata, files=written, images=images, answers=expected),
+            CertifiedModels(metadata=metadata, files=written, images=images, expected=expected),
             {
                 "against_torch": checks_as_json(checks),
                 "against_training": result.training.to_dict(),
@@ -109,11 +111,21 @@ def export_run(run: Run, output: Path, spec: ExportSpec | None = None, progress:
     return result
 
 
+def _check_tolerance(run: Run, tolerance: float) -> None:
+    if tolerance > ExportSpec.tolerance and not run.feature_spec.export_differences:
+        raise SpecError(
+            "--tolerance is for features that were not computed in float32; those of this run were",
+            expected=f"at most {ExportSpec.tolerance}",
+            found=str(tolerance),
+            fix="leave out --tolerance",
+        )
+
+
 def _count_steps(metadata: ModelMetadata, images: int) -> int:
-    """Return how often an image is read or answered: read, by torch, by both forms on each provider, and noted."""
+    """Return how many images are read or predicted: read once, by torch once, by both variants on each provider."""
     providers = 2 if cuda_possible() else 1
-    both = sum(count_predictions(replace(metadata, variant=variant), images) for variant in VARIANTS)
-    return 3 * images + providers * both
+    variants = sum(count_predictions(replace(metadata, variant=variant), images) for variant in VARIANTS)
+    return 2 * images + providers * variants
 
 
 def _write(fused: FusedModel, metadata: ModelMetadata, files: dict[str, Path], core_opset: int) -> None:
@@ -130,29 +142,22 @@ def _check(
     metadata: ModelMetadata,
     images: CheckImages,
     expected: Probabilities,
-    steps: ProgressCounter,
-) -> tuple[Checks, dict[str, float]]:
+    counter: ProgressCounter,
+) -> tuple[Checks, dict[str, float], Probabilities]:
+    """Return the checks, milliseconds per image, and the full model's probabilities on the CPU."""
     checks: Checks = {}
     milliseconds = {}
+    found = {}
     for variant, file in files.items():
         for provider, session in open_sessions(file).items():
-            embedded = ModelMetadata.from_props(session.get_modelmeta().custom_metadata_map, file)
-            checks.setdefault(provider, {}).update(check_variant(session, embedded, images, expected, advance=steps))
             run = partial(onnx_probabilities, session, variant=variant)
+            embedded = ModelMetadata.from_props(session.get_modelmeta().custom_metadata_map, file)
+            found[variant, provider] = run(images.pixels, advance=counter)
+            checks.setdefault(provider, {}).update(
+                check_variant(session, embedded, images, expected, counter, found=found[variant, provider])
+            )
             milliseconds[f"{provider} {variant}"] = milliseconds_per_image(run, images.pixels)
-    return checks, milliseconds
-
-
-def _check_training(
-    file: Path,
-    metadata: ModelMetadata,
-    noted: Probabilities,
-    images: CheckImages,
-    tolerance: float,
-    steps: ProgressCounter,
-) -> Agreement:
-    found = onnx_probabilities(open_session(file), images.pixels, "full", steps)
-    return compare(noted, found, metadata.decide, tolerance)
+    return checks, milliseconds, found["full", CPU]
 
 
 def _require_agreement(result: Export) -> None:
@@ -160,21 +165,21 @@ def _require_agreement(result: Export) -> None:
         for name, agreement in agreements.items():
             if not agreement.holds:
                 raise ParityError(
-                    f"the exported model ({name}, {provider}) does not answer as torch does; nothing was written",
+                    f"the exported model ({name}, {provider}) does not give torch's predictions; nothing was written",
                     path=result.files["full"],
-                    expected=agreement.wanted,
+                    expected=agreement.expected,
                     found=agreement.found,
                 )
     training, export_differences = result.training, result.metadata.feature_spec.export_differences
     if not training.holds:
-        what, fix = "", "if the images have changed since, run xfeat featurize and xhead train again"
+        what, fix = "", "if the images have changed since training, run xfeat featurize and xhead train again"
         if export_differences:
             what = f", whose features were {' and '.join(export_differences.values())}"
             fix = f"{fix}; or run both again with {' '.join(export_differences)}"
             if training.max_difference < _OPPOSITE:
                 fix += f", or accept the difference with --tolerance {_rounded_up(training.max_difference)}"
         raise ParityError(
-            f"the exported model does not answer as the training noted{what}; nothing was written",
+            f"the exported model does not give the predictions of the training{what}; nothing was written",
             path=result.files["full"],
             expected=f"the probabilities in predictions.csv, within {training.tolerance}",
             found=training.found,

@@ -1,4 +1,4 @@
-"""The files of a model: written beside their targets, flushed to disk, and put in place one after the other."""
+"""Publishes the files of a model: written beside their targets, flushed to disk, renamed over them one by one."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from xfeat.featurize.errors import OutputError, XfeatError
 from xfeat.featurize.system.atomic import flush, output_error
 
 _UNFINISHED = ".unfinished"
-# No export takes this long: what is older was left by one that was killed.
+# No export takes this long: an older folder was left by a killed one.
 _ABANDONED_AFTER_S = 24 * 60 * 60
 
 
 def output_paths(output: Path) -> tuple[dict[str, Path], Path]:
-    """Return the models to write, variant to path, and the path of their certificate, before any work is done for them.
+    """Return the models to write, variant to path, and the path of their certificate; check that they can be written.
 
     Raises:
-        OutputError: if ``output`` is no name for a model, a folder is in the way of any of the three, or nothing can be
-            written there.
+        OutputError: if ``output`` is not a valid name for a model, one of the three paths is a folder, or nothing can
+            be written there.
     """
     targets = {"full": output, "core": output.with_suffix(".core.onnx")}
     certificate = certificate_path(output)
     try:
-        _check_place(output, [*targets.values(), certificate])
+        _check_writable(output, [*targets.values(), certificate])
     except OSError as error:
         if isinstance(error, OutputError):
             raise
@@ -38,32 +38,32 @@ def output_paths(output: Path) -> tuple[dict[str, Path], Path]:
     return targets, certificate
 
 
-def _check_place(output: Path, files: list[Path]) -> None:
+def _check_writable(output: Path, files: list[Path]) -> None:
     if output.is_dir() or output.suffix != ".onnx":
         raise OutputError(
-            "not a name for a model", path=output, expected="a file that ends in .onnx", fix="name one with -o"
+            "not a file name for a model", path=output, expected="a name that ends in .onnx", fix="name a file with -o"
         )
     if output.name.endswith(".core.onnx"):
         raise OutputError(
-            "the name of a core model, which would replace the one of another",
+            "names ending in .core.onnx are reserved for the core model",
             path=output,
-            expected="the name of a full model; the core model goes beside it",
+            expected="the name of the full model; the core model is written beside it",
             fix=f"-o {output.name.removesuffix('.core.onnx')}.onnx",
         )
     for path in files:
         if path.is_dir():
-            raise OutputError("a folder of that name is in the way", path=path, fix="choose another name with -o")
+            raise OutputError("output path is a folder", path=path, fix="choose another name with -o")
     above = next(folder for folder in output.absolute().parents if os.path.lexists(folder))
     if not above.exists():
-        raise OutputError("a link that leads nowhere is in the way", path=above, fix="choose another place with -o")
+        raise OutputError("output path is a broken symbolic link", path=above, fix="choose another path with -o")
     os.rmdir(tempfile.mkdtemp(dir=above, prefix=f".{output.name}.", suffix=_UNFINISHED))
 
 
 @contextmanager
 def publish(targets: list[Path]) -> Iterator[Path]:
-    """Give a folder beside the targets; if the body ends well, its files of their names replace them, in order.
+    """Yield a folder beside the targets; if the body succeeds, its files replace the targets of the same names.
 
-    The certificate goes last. Whoever is killed between two replacements thus leaves new models beside an older
+    They do so in order, the certificate last. A process killed in between leaves new models beside an older
     certificate, which has other digests: ``xexport verify`` refuses them until the same command has run again.
 
     Raises:

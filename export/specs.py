@@ -1,4 +1,4 @@
-"""How to export and to quantise, as frozen dataclasses. No heavy imports: the command line reads its defaults."""
+"""Settings of export, verify, bench, quantize and triton, as frozen dataclasses. No heavy imports."""
 
 from __future__ import annotations
 
@@ -12,25 +12,26 @@ from xfeat.featurize.specs import require
 DEFAULT_MODEL = "model.onnx"
 OPSETS = (13, 18)
 PROVIDERS = ("cpu", "cuda")
-MAX_THREADS = 1024  # each is a thread of the operating system, of which a machine has some tens of thousands
+MAX_THREADS = 1024  # a machine can have some tens of thousands of threads in all
 MAX_COUNT = 2**31 - 1  # Triton's counts are int32
-MAX_WAIT_MS = 3_600_000.0  # an hour: nobody waits longer for an answer
+MAX_WAIT_MS = 3_600_000.0  # an hour
 CUDA_GRAPHS = ("auto", "on", "off")
 TRITON_KINDS = {"auto": "KIND_AUTO", "cpu": "KIND_CPU", "gpu": "KIND_GPU"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExportSpec:
-    """How to export.
+    """How to export a run.
 
     Attributes:
         weights_file: the backbone's weights; by default the file that was used, or where ``xfeat`` finds them.
-        data: the folder of the images; by default the one that was featurized.
-        max_check_images: at most so many test images are compared.
-        allow_changed_cache: export although the cache has been made anew since; the distance is then left out.
+        data: folder of the images; by default the one that was featurized.
+        max_check_images: largest number of test images in the parity check.
+        allow_changed_cache: export although the feature cache has changed since the run, without the ood score.
         opset: of the core model, 18 or 13.
-        ood: measure the distance from the training features, for which the cache is needed.
-        tolerance: largest difference of a probability from those that the training noted.
+        ood: add the out-of-distribution score, for which the feature cache is needed.
+        tolerance: largest difference between a probability of the full model and the one in predictions.csv. Only for
+            runs whose features were computed in a precision other than float32.
     """
 
     weights_file: Path | None = None
@@ -42,21 +43,21 @@ class ExportSpec:
     tolerance: float = 1e-4
 
     def __post_init__(self) -> None:
-        require(self.opset in OPSETS, "no such opset", expected=" or ".join(map(str, OPSETS)), found=self.opset)
-        require(0 < self.tolerance <= 1, "tolerance out of range", expected="over 0, at most 1", found=self.tolerance)
+        require(self.opset in OPSETS, "unsupported opset", expected=" or ".join(map(str, OPSETS)), found=self.opset)
+        require(0 < self.tolerance <= 1, "tolerance out of range", expected="above 0, at most 1", found=self.tolerance)
 
 
 @dataclass(frozen=True, kw_only=True)
 class VerifySpec:
-    """What to hold a model against.
+    """What to compare a model with.
 
     Attributes:
-        data: the folder of the images; without it (and without a run) no answers are compared.
-        weights_file: of the backbone, if they are not where the run found them.
+        data: folder of the images; without it (and without a run) no predictions are compared.
+        weights_file: the backbone's weights; by default those of the run.
         certificate: by default the one beside the model.
-        gate: of models in fewer bits that are held against a run: largest loss of accuracy, sensitivity or AUC on the
-            validation images, in points (hundredths), against torch.
-        require_cuda: do not go on without a GPU, or with one that leaves part of the network to the CPU.
+        gate: largest loss of accuracy, sensitivity or AUC on the validation images against torch, in percentage
+            points. Only for models of lower precision that are compared with a run.
+        require_cuda: fail without a GPU, or if part of the network would run on the CPU.
     """
 
     data: Path | None = None
@@ -66,21 +67,21 @@ class VerifySpec:
     require_cuda: bool = False
 
     def __post_init__(self) -> None:
-        require(self.gate >= 0, "negative gate", expected="0 or more points", found=self.gate)
+        require(self.gate >= 0, "gate out of range", expected="0 or more percentage points", found=self.gate)
 
 
 @dataclass(frozen=True, kw_only=True)
 class BenchSpec:
-    """What to measure.
+    """What to benchmark.
 
     Attributes:
-        batches: images a call.
+        batches: images per call.
         threads: of the network on the CPU.
-        seconds: of measurement per line.
-        providers: of ``cpu`` and ``cuda`` those to measure, which are never replaced; by default all that are there.
-        cuda_graphs: of models on a GPU: ``auto`` where they can be, ``on`` or ``off``.
+        seconds: duration of each measurement.
+        providers: ``cpu``, ``cuda`` or both, each of which has to work; by default all that are available.
+        cuda_graphs: on a GPU: ``auto`` records them if possible, ``on`` or ``off``.
         spin: let threads on the CPU spin while they wait for one another during a call, as onnxruntime does by default
-            and torch's do; ``xserve`` does not, since its images are decoded on the same cores.
+            and torch does; ``xserve`` does not, since it decodes images on the same cores.
     """
 
     batches: tuple[int, ...] = (1, 8, 32)
@@ -104,48 +105,43 @@ class BenchSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class QuantizeSpec:
-    """How to quantise, and what may be lost.
+    """How to quantise a model, and how much accuracy it may lose.
 
     Attributes:
         precision: ``int8`` or ``float16``.
-        gate: largest loss of accuracy, sensitivity or AUC on the validation images, in points (hundredths).
-        calibration_images: training images on which channels are equalised and the features' mean is put right; 32 of
-            them at 224 pixels, more of smaller and fewer of larger images, are followed through the layers to round
-            each; other ones each of three times, if they are no more than half.
-        float_layers: exactly so many convolutions stay in float32, those that rounding hurts most; by default none,
-            and where the gate refuses that, those of the first block and as few others as it needs.
-        data: the folder of the images; by default the one that was featurized.
+        gate: largest loss of accuracy, sensitivity or AUC on the validation images, in percentage points.
+        calibration_images: training images on which channels are equalised and the mean of the features is corrected.
+            Layers are quantised on a part of them: 32 at 224 pixels, more of smaller images, fewer of larger ones.
+        data: folder of the images; by default the one that was featurized.
     """
 
     precision: str = "int8"
     gate: float = 0.5
     calibration_images: int = 300
-    float_layers: int | None = None
     data: Path | None = None
 
     def __post_init__(self) -> None:
-        require(self.precision in ("int8", "float16"), "unknown precision", expected="int8", found=self.precision)
-        require(self.gate >= 0, "negative gate", expected="0 or more points", found=self.gate)
-        require(self.calibration_images > 0, "nothing to calibrate on", expected="1", found=self.calibration_images)
-        layers = self.float_layers
-        require(layers is None or layers >= 0, "negative number of layers", expected="0 or more", found=layers)
+        known = self.precision in ("int8", "float16")
+        require(known, "unknown precision", expected="int8 or float16", found=self.precision)
+        require(self.gate >= 0, "gate out of range", expected="0 or more percentage points", found=self.gate)
+        images = self.calibration_images
+        require(images > 0, "calibration_images out of range", expected="1 or more", found=images)
         if self.precision == "float16":
-            require(layers is None, "half precision keeps no layers in float32", expected="no number", found=layers)
-            images, default = self.calibration_images, type(self).calibration_images
-            require(images == default, "half precision is not calibrated", expected="no number of images", found=images)
+            default = type(self).calibration_images
+            require(images == default, "calibration_images is for int8 only", expected="none", found=images)
 
 
 @dataclass(frozen=True, kw_only=True)
 class TritonSpec:
-    """How Triton is to serve a model.
+    """How Triton serves a model.
 
     Attributes:
-        name: under which it answers; by default the file's name without the suffix.
-        model_version: number of the folder that the file goes into; Triton serves the highest.
-        max_batch: images a call of the network, at most.
+        name: of the model in Triton; by default the file's name without the suffix.
+        model_version: name of the folder with the model file; Triton serves the highest version.
+        max_batch: largest number of images per call of the network.
         batch_wait_ms: how long the first image of a batch waits for others of its size.
-        instances: copies of the model, on each GPU if there are any.
-        device: ``auto`` takes GPUs if Triton sees any, ``cpu``, or ``gpu``: without one Triton refuses the model.
+        instances: copies of the model, per GPU if there are any.
+        device: ``auto`` uses GPUs if Triton finds any; ``cpu``; or ``gpu``: without one Triton refuses the model.
         storage_uri: where KServe finds the repository; by default a volume claim with the name of its folder.
     """
 
@@ -169,11 +165,11 @@ class TritonSpec:
 
 
 def require_model_name(name: str) -> str:
-    """Return the name of a model in Triton, which is that of its folder, or refuse what would make another path.
+    """Return the name of a model in Triton, which is also the name of its folder, if it is valid.
 
     Raises:
-        SpecError: if there is more in it than letters, digits, hyphens, dots and underscores.
+        SpecError: if it has characters other than letters, digits, hyphens, dots and underscores.
     """
-    plain = re.fullmatch(r"\w[\w.-]*", name) is not None
-    require(plain, "not a name for a model", expected="letters, digits, - . _, as in --name m", found=name)
+    valid = re.fullmatch(r"\w[\w.-]*", name) is not None
+    require(valid, "not a valid name for a model", expected="letters, digits, - . _, as in --name m", found=name)
     return name

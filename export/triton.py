@@ -1,4 +1,4 @@
-"""A model repository for NVIDIA's Triton, and the manifest with which KServe starts Triton on it."""
+"""Writes a model repository for NVIDIA Triton, and a manifest with which KServe serves it."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from xfeat.featurize.system.cuda import cuda_provider
 
 MANIFEST = "kserve.json"
 # Source: Triton's docs/introduction/compatibility.md: 25.12 has onnxruntime 1.23.2. Before 24.05 (1.18.0) it could not
-# read files of IR version 10, and KServe's own choice of a version has been older than that.
+# read files of IR version 10, and the version that KServe chooses by default has been older than that.
 TRITON_VERSION = "25.12-py3"
 
 _LABELS = "labels.txt"
 _MODEL = "model.onnx"
 _TYPES = {"tensor(uint8)": "TYPE_UINT8", "tensor(float)": "TYPE_FP32"}
 
-# Dynamic batching puts requests of one shape together; images of several sizes form a batch for each.
+# Dynamic batching combines requests of one shape; each image size forms batches of its own.
 _CONFIG = """\
 name: {name}
 backend: "onnxruntime"
@@ -49,16 +49,16 @@ model_warmup [ {{
 
 @dataclass(frozen=True, kw_only=True)
 class Repository:
-    """What was written.
+    """The files that were written.
 
     Attributes:
         folder: for ``tritonserver --model-repository``.
-        name: under which the model answers.
+        name: of the model in Triton.
         model: the copy of the model file.
         config: Triton's description of the model.
-        labels: class names, one a line.
+        labels: class names, one per line.
         manifest: KServe's InferenceService.
-        storage_uri: where the manifest says that the repository lies.
+        storage_uri: where the manifest expects the repository.
     """
 
     folder: Path
@@ -73,17 +73,17 @@ class Repository:
 def write_repository(model: Path, folder: Path, spec: TritonSpec | None = None) -> Repository:
     """Write a model into a Triton model repository, and a manifest for KServe beside it.
 
-    Other models in the repository stay as they are. The model file goes last: a Triton that watches the folder sees no
-    model before its description.
+    Other models in the repository are not changed. The model file is written last: a Triton that watches the folder
+    sees no model before its configuration.
 
     Args:
-        model: a file of ``xexport onnx``, of either form.
+        model: a full or core model written by ``xexport onnx``.
         folder: the repository.
-        spec: how Triton is to serve it.
+        spec: how Triton serves it.
 
     Raises:
-        ModelError: if the file is none that this project wrote.
-        SpecError: if the file's name is none for a model in Triton.
+        ModelError: if the file was not written by this project.
+        SpecError: if the file's name is not valid for a model in Triton.
         OutputError: if something cannot be written.
     """
     spec = spec or TritonSpec()
@@ -115,8 +115,8 @@ def write_repository(model: Path, folder: Path, spec: TritonSpec | None = None) 
 def config_text(opened: ModelFile, name: str, spec: TritonSpec) -> str:
     """Return ``config.pbtxt``: Triton's ModelConfig in protobuf's text format.
 
-    CUDA gets the options that the certificate was made with, and the metadata are among the parameters, where clients
-    find classes and threshold: Triton answers probabilities and decides nothing.
+    CUDA has the options of the parity check. The metadata are among the parameters, where clients find classes and
+    threshold: Triton returns probabilities and no decision.
     """
     size = opened.metadata.feature_spec.preprocess.size
     image = opened.session.get_inputs()[0]
@@ -140,7 +140,7 @@ def config_text(opened: ModelFile, name: str, spec: TritonSpec) -> str:
 
 
 def _tensor(name: str, kind: str, shape: Sequence[int | str]) -> str:
-    # The batch is Triton's own axis. It wants at least one other, which `reshape` takes away again before the model.
+    # Triton adds the batch axis itself. It requires at least one other, which `reshape` removes before the model.
     dims = [-1 if isinstance(axis, str) else axis for axis in shape[1:]]
     extra = "" if dims else " reshape { shape: [ ] }"
     if name == PROBABILITIES:
@@ -149,7 +149,7 @@ def _tensor(name: str, kind: str, shape: Sequence[int | str]) -> str:
 
 
 def _manifest(written: Repository, spec: TritonSpec) -> str:
-    # Source: KServe's API reference, v1beta1 ModelSpec; the runtime is the one of its installation.
+    # Source: KServe's API reference, v1beta1 ModelSpec; the runtime is part of its installation.
     model: dict[str, Any] = {
         "modelFormat": {"name": "triton"},
         "runtime": "kserve-tritonserver",
@@ -169,7 +169,7 @@ def _manifest(written: Repository, spec: TritonSpec) -> str:
 
 
 def _service_name(folder: Path) -> str:
-    """Return the folder's name as Kubernetes takes it: small letters, digits and hyphens, a letter first."""
+    """Return the folder's name in the form of Kubernetes: lower-case letters, digits, hyphens; a letter first."""
     name = re.sub(r"[^a-z0-9]+", "-", folder.resolve().name.lower()).lstrip("-0123456789")
     return name[:40].rstrip("-") or "models"
 

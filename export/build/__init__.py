@@ -1,1 +1,1 @@
-"""A run becomes one ONNX graph: resize, backbone, head, out-of-distribution score. May import model and parity."""
+"""Builds one ONNX graph from a run: resize, backbone, head, out-of-distribution score. May import model and parity."""

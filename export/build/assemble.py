@@ -1,4 +1,4 @@
-"""Writing the model files: tracing, the two forms, metadata."""
+"""Assembles the ONNX models: tracing, the full and the core variant, metadata."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from xfeat.export.model.outputs import CORE_OUTPUTS
 from xfeat.featurize.engines.conversion import to_onnx
 
 INPUT = "image"
-_EXAMPLES = 2  # one would be folded into the graph as a constant
+_EXAMPLES = 2  # a batch size of one would become a constant of the graph
 
 
 def trace(model: FusedModel, side: int) -> onnx.ModelProto:
@@ -29,18 +29,18 @@ def trace(model: FusedModel, side: int) -> onnx.ModelProto:
 
 
 def finish(traced: onnx.ModelProto, metadata: ModelMetadata, variant: str) -> onnx.ModelProto:
-    """Make one of the two forms of a traced model, with its metadata inside.
+    """Return one variant of a traced model, with its metadata.
 
     Args:
-        traced: what :func:`trace` returned; it is left as it is.
-        metadata: what the file says of itself; its variant is set here.
-        variant: ``full`` takes uint8 (N, H, W, 3) of any size and has every output; ``core`` takes what was traced and
-            has probabilities and logits alone.
+        traced: from :func:`trace`; it is not changed.
+        metadata: of the model; its variant is set here.
+        variant: ``full`` takes uint8 (N, H, W, 3) of any size and has every output; ``core`` takes the traced input and
+            has only probabilities and logits.
     """
     proto = onnx.ModelProto()
     proto.CopyFrom(traced)
     if variant == "full":
-        _take_pixels(proto.graph)
+        _prepend_resize(proto.graph)
     else:
         _keep_outputs(proto, CORE_OUTPUTS)
     onnx.helper.set_model_props(proto, replace(metadata, variant=variant).to_props())
@@ -49,7 +49,7 @@ def finish(traced: onnx.ModelProto, metadata: ModelMetadata, variant: str) -> on
 
 
 def detach_resize(full: onnx.ModelProto, side: int) -> onnx.ModelProto:
-    """Return a full model as it was traced: ``image`` float32 (N, 3, side, side), and all its outputs."""
+    """Return a full model without its resize, as it was traced: ``image`` float32 (N, 3, side, side), all outputs."""
     proto = onnx.ModelProto()
     proto.CopyFrom(full)
     graph = proto.graph
@@ -58,10 +58,10 @@ def detach_resize(full: onnx.ModelProto, side: int) -> onnx.ModelProto:
     nodes = [node for node in graph.node if not (before | {PLANES}) & set(node.output)]
     for node in nodes:
         node.input[:] = [INPUT if name == PLANES else name for name in node.input]
-    kept = [tensor for tensor in graph.initializer if tensor.name not in weights]
+    others = [tensor for tensor in graph.initializer if tensor.name not in weights]
     del graph.node[:], graph.initializer[:]
     graph.node.extend(nodes)
-    graph.initializer.extend(kept)
+    graph.initializer.extend(others)
     shape: list[str | int | None] = ["N", 3, side, side]
     graph.input[0].CopyFrom(onnx.helper.make_tensor_value_info(INPUT, onnx.TensorProto.FLOAT, shape))
     return proto
@@ -74,8 +74,8 @@ def _keep_outputs(proto: onnx.ModelProto, names: Sequence[str]) -> None:
     optimizer.remove_unused_nodes(proto)
 
 
-def _take_pixels(graph: onnx.GraphProto) -> None:
-    """Put the resize of uint8 pixels, channels last, before everything else."""
+def _prepend_resize(graph: onnx.GraphProto) -> None:
+    """Prepend the resize of uint8 images with channels last."""
     before = resize_graph(graph.input[0].type.tensor_type.shape.dim[2].dim_value)
     for node in graph.node:
         node.input[:] = [PLANES if name == INPUT else name for name in node.input]

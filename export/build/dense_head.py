@@ -1,4 +1,4 @@
-"""A trained head as the fewest operators: BatchNorms folded into Linear layers, and its gradient in closed form."""
+"""A trained head with the fewest operators: BatchNorms folded into Linear layers, gradients in closed form."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from xfeat.featurize.errors import SpecError
 
 
 class DenseHead(nn.Module):
-    """Linear layers and ReLUs alone, equal to a head with BatchNorms in evaluation mode.
+    """Only Linear layers and ReLUs, equal to a head with BatchNorms in evaluation mode.
 
     Args:
         head: BatchNorm1d, Linear, ReLU and Dropout, with a Linear after every BatchNorm1d, before any ReLU.
@@ -32,8 +32,8 @@ class DenseHead(nn.Module):
     def with_gradients(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """Return logits, and the gradient of each logit with respect to the features, computed forward.
 
-        A ReLU passes a gradient where its input is positive and nothing elsewhere, so the gradient of the whole head
-        is a product of weight matrices with some of their rows struck out.
+        A ReLU passes a gradient where its input is positive and zero elsewhere, so the gradient of the whole head is a
+        product of weight matrices with some of their rows set to zero.
 
         Args:
             features: float32 (N, D).
@@ -41,29 +41,29 @@ class DenseHead(nn.Module):
         Returns:
             logits (N, C) and gradients (N, C, D), the latter (1, C, D) if they do not depend on the image.
         """
-        x, open_gates = features, []
+        x, active = features, []
         for layer in self.layers:
             if isinstance(layer, nn.ReLU):
-                open_gates.append((x > 0).to(x.dtype))
+                active.append((x > 0).to(x.dtype))
             x = layer(x)
         logits, gradients = x, None
         for layer in reversed(self.layers):
             if isinstance(layer, nn.ReLU):
-                gradients = _known(gradients) * open_gates.pop().unsqueeze(1)
+                gradients = _not_none(gradients) * active.pop().unsqueeze(1)
             else:
                 weight = cast(nn.Linear, layer).weight
                 gradients = weight.unsqueeze(0) if gradients is None else torch.matmul(gradients, weight)
-        return logits, _known(gradients)
+        return logits, _not_none(gradients)
 
 
-def _known(gradients: Tensor | None) -> Tensor:
+def _not_none(gradients: Tensor | None) -> Tensor:
     if gradients is None:
         raise SpecError("a head must end with a Linear layer", expected="Linear", found="ReLU")
     return gradients
 
 
 def _folded(head: nn.Sequential) -> Iterator[nn.Module]:
-    # In float64: the products are rounded once, at the end.
+    # In float64, so that the products are rounded only once, at the end.
     scale: Tensor | None = None
     shift: Tensor | None = None
     for module in head:
@@ -72,12 +72,14 @@ def _folded(head: nn.Sequential) -> Iterator[nn.Module]:
                 continue
             case nn.BatchNorm1d():
                 factor, offset = _affine(module)
-                scale, shift = (factor, offset) if scale is None else (scale * factor, _known(shift) * factor + offset)
+                scale, shift = (
+                    (factor, offset) if scale is None else (scale * factor, _not_none(shift) * factor + offset)
+                )
             case nn.Linear():
                 weight = module.weight.detach().double()
                 bias = weight.new_zeros(len(weight)) if module.bias is None else module.bias.detach().double()
                 if scale is not None:
-                    weight, bias = weight * scale, bias + weight @ _known(shift)
+                    weight, bias = weight * scale, bias + weight @ _not_none(shift)
                 scale = shift = None
                 yield _linear(weight, bias)
             case nn.ReLU() if scale is None:

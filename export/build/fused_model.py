@@ -1,4 +1,4 @@
-"""Backbone and head as one torch module: pixels in, answers out. It is what is exported."""
+"""Backbone and head as torch modules: the fused one that is exported, and the reference that was trained."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import torch
 from torch import Tensor, nn
 
 from xfeat.export.build.dense_head import DenseHead
-from xfeat.export.build.ood_score import Distance, OodScoreLayer
+from xfeat.export.build.ood_score import OodScore, OodScoreLayer
 from xfeat.export.model.outputs import CORE_OUTPUTS, HEATMAP, OOD
 from xfeat.featurize.backbones.network import Backbone, Normalize
 from xfeat.featurize.specs import PreprocessSpec
 
 
 class FusedModel(nn.Module):
-    """From pixels of the model's size to answers.
+    """From images of the model's size to all outputs.
 
     Takes uint8 (N, S, S, 3) RGB, or float32 (N, 3, S, S) RGB in 0..255.
 
@@ -22,10 +22,10 @@ class FusedModel(nn.Module):
         head: the layers from features (N, D) to logits (N, C), in evaluation mode.
         preprocess: mean and std.
         temperature: logits are divided by it before the softmax.
-        distance: from the training features; without one there is no output ``ood``.
+        ood_score: fitted to the training features; without it there is no output ``ood``.
 
     Attributes:
-        output_names: of what :meth:`forward` returns, in order.
+        output_names: of the tensors that :meth:`forward` returns, in order.
     """
 
     def __init__(
@@ -34,33 +34,33 @@ class FusedModel(nn.Module):
         head: nn.Sequential,
         preprocess: PreprocessSpec,
         temperature: float,
-        distance: Distance | None = None,
+        ood_score: OodScore | None = None,
     ) -> None:
         super().__init__()
         self.normalize = Normalize(preprocess)
         self.backbone = backbone
         self.head = DenseHead(head)
         self.temperature = temperature
-        self.distance = OodScoreLayer(distance) if distance is not None else None
-        self.output_names = [*CORE_OUTPUTS, HEATMAP, *([OOD] if distance is not None else [])]
+        self.ood_score = OodScoreLayer(ood_score) if ood_score is not None else None
+        self.output_names = [*CORE_OUTPUTS, HEATMAP, *([OOD] if ood_score is not None else [])]
         self.eval()
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
-        """Return probabilities (N, C), logits (N, C), heatmap (N, C, h, w) and, if there is a distance, ood (N,)."""
+        """Return probabilities (N, C), logits (N, C), heatmap (N, C, h, w) and, if fitted, ood (N,)."""
         maps = self.backbone.maps(self.normalize(pixels))
         features = torch.cat([pooled.mean((2, 3)) for pooled in maps], dim=1)
         logits, gradients = self.head.with_gradients(features)
-        answers = [torch.softmax(logits / self.temperature, dim=1), logits, grad_cam(maps[0], gradients)]
-        if self.distance is not None:
-            answers.append(self.distance(features))
-        return tuple(answers)
+        outputs = [torch.softmax(logits / self.temperature, dim=1), logits, grad_cam(maps[0], gradients)]
+        if self.ood_score is not None:
+            outputs.append(self.ood_score(features))
+        return tuple(outputs)
 
 
 def grad_cam(last_maps: Tensor, gradients: Tensor) -> Tensor:
-    """Return the Grad-CAM of every class: where the last layer speaks for it.
+    """Return the Grad-CAM of every class, from the last layer of the backbone.
 
-    A feature is the mean of a map, so each pixel's gradient is the feature's over the number of pixels, and so is their
-    mean: nothing has to be propagated back through the backbone.
+    A feature is the mean of a map, so the gradient at each pixel is that of the feature divided by the number of
+    pixels, and so is the mean gradient: no backpropagation through the backbone is needed.
 
     Args:
         last_maps: float32 (N, K, h, w), of the backbone's last layer.
@@ -78,7 +78,7 @@ def grad_cam(last_maps: Tensor, gradients: Tensor) -> Tensor:
 
 
 class ReferenceModel(nn.Module):
-    """Backbone and head one after the other, exactly as they were trained: what exported models are held against.
+    """Backbone and head one after the other, exactly as trained: exported models are compared with it.
 
     Args:
         backbone: frozen.

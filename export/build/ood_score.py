@@ -1,4 +1,4 @@
-"""How far an image lies from the training images: the Mahalanobis distance of its features, covariance shrunk."""
+"""The out-of-distribution score of an image: the Mahalanobis distance of its features from the training features."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-# Share of the validation images that count as familiar: the threshold is this quantile of their distances.
+# Share of the validation images that count as in distribution: the threshold is this quantile of their scores.
 IN_DISTRIBUTION_SHARE = 0.95
-# A matrix of all directions would weigh a third of the backbone; what the last ones add is measured together.
+# A matrix of all axes would be a third of the size of the backbone; the last ones share one variance.
 MAX_AXES = 128
-# Enough to estimate a covariance of some thousand dimensions, and little enough for memory.
+# Enough to estimate a covariance of some thousand dimensions, few enough for memory.
 MAX_ROWS = 20_000
-# Features that hardly vary in training are not divided by their tiny deviation but by this share of the median one.
+# Features that hardly vary in training are divided by this share of the median deviation, not by their own.
 _FLOOR = 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
-class Distance:
-    """A normal distribution over features: few principal axes of their own variance, all others of a common one.
+class OodScore:
+    """A normal distribution over features: a variance per principal axis, and a common one for all other directions.
 
     Attributes:
         mean: float32 (D,).
@@ -39,21 +39,21 @@ class Distance:
     rest: float
 
     def __call__(self, features: NDArray[np.floating]) -> NDArray[np.float64]:
-        """Return distances (n,) of features (n, D)."""
+        """Return ood scores (n,) of features (n, D)."""
         x = (features.astype(np.float64) - self.mean) / self.scale
         z = x @ self.axes.T
-        aside = x - z @ self.axes
-        squares = (z**2 / self.variance).sum(1) + (aside**2).sum(1) / self.rest
+        residual = x - z @ self.axes
+        squares = (z**2 / self.variance).sum(1) + (residual**2).sum(1) / self.rest
         return cast(NDArray[np.float64], np.sqrt(squares / x.shape[1]))
 
 
-def fit_ood_score(features: NDArray[np.floating]) -> Distance:
-    """Fit a distance to the features (n, D) of training images; theirs is about 1.
+def fit_ood_score(features: NDArray[np.floating]) -> OodScore:
+    """Fit the ood score to the features (n, D) of training images, whose own scores are about 1.
 
-    Source: the shrinkage is Ledoit and Wolf's (2004), by scikit-learn; the distance as a sign of foreign images is from
+    Source: the shrinkage is Ledoit and Wolf's (2004), by scikit-learn; the Mahalanobis distance as ood score is from
     Lee et al. 2018 (arXiv:1807.03888), here with one centre. Directions beyond the first MAX_AXES share one variance,
-    as in probabilistic PCA (Tipping and Bishop 1999), so that an image that leaves the space of the training images
-    altogether is still far away.
+    as in probabilistic PCA (Tipping and Bishop 1999), so that an image outside the subspace of the training images also
+    has a high score.
     """
     from sklearn.covariance import ledoit_wolf_shrinkage
 
@@ -64,56 +64,56 @@ def fit_ood_score(features: NDArray[np.floating]) -> Distance:
     scale = np.maximum(deviation, floor if floor > 0 else 1.0)
     x = (rows - mean) / scale
     count, dim = x.shape
-    kept = min(MAX_AXES, dim - 1, count)
+    k = min(MAX_AXES, dim - 1, count)
     shrinkage, average = ledoit_wolf_shrinkage(x, assume_centered=True), float(np.square(x).mean())
-    variances, axes = _principal_axes(x, kept)
-    # Shrinking draws every variance towards the average one, and turns no axis.
+    variances, axes = _principal_axes(x, k)
+    # Shrinkage moves every variance towards the average one, and rotates no axis.
     variances = (1 - shrinkage) * variances + shrinkage * average
-    # Features that never vary, all of them, would leave no variance to divide by.
+    # If no feature varied at all, there would be no variance to divide by.
     smallest = max(float(variances[0]) * 1e-6, 1e-12)
-    return Distance(
+    return OodScore(
         mean=mean.astype(np.float32),
         scale=scale.astype(np.float32),
         axes=np.ascontiguousarray(axes, dtype=np.float32),
         variance=np.maximum(variances, smallest).astype(np.float32),
-        rest=max(float(dim * average - variances.sum()) / (dim - kept), smallest),
+        rest=max(float(dim * average - variances.sum()) / (dim - k), smallest),
     )
 
 
-def _principal_axes(x: NDArray[np.float64], kept: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return the largest variances (kept,) of centred rows (n, D), and their axes (kept, D)."""
+def _principal_axes(x: NDArray[np.float64], k: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the largest variances (K,) of centred rows (n, D), and their axes (K, D)."""
     count, dim = x.shape
-    if count < dim:  # much less work than all axes of the covariance, most of which no row reaches
+    if count < dim:  # much less work than all axes of the covariance, most of which have variance 0
         _, lengths, axes = np.linalg.svd(x, full_matrices=False)
-        return lengths[:kept] ** 2 / count, axes[:kept]
+        return lengths[:k] ** 2 / count, axes[:k]
     variances, vectors = np.linalg.eigh(x.T @ x / count)  # ascending
-    return variances[::-1][:kept], vectors[:, ::-1][:, :kept].T
+    return variances[::-1][:k], vectors[:, ::-1][:, :k].T
 
 
-def fit_ood_threshold(distances: NDArray[np.floating]) -> float:
-    """Return the distance (of validation images) from which an image counts as foreign."""
-    return float(np.quantile(distances, IN_DISTRIBUTION_SHARE))
+def fit_ood_threshold(scores: NDArray[np.floating]) -> float:
+    """Return the score above which an image counts as out of distribution, from those of validation images."""
+    return float(np.quantile(scores, IN_DISTRIBUTION_SHARE))
 
 
 class OodScoreLayer(nn.Module):
-    """A :class:`Distance` as a torch module: features (N, D) to distances (N,)."""
+    """An :class:`OodScore` as a torch module: features (N, D) to scores (N,)."""
 
     mean: Tensor
     inverse_scale: Tensor
     axes: Tensor
     precision: Tensor
 
-    def __init__(self, distance: Distance) -> None:
+    def __init__(self, score: OodScore) -> None:
         super().__init__()
-        self.register_buffer("mean", torch.from_numpy(distance.mean))
-        self.register_buffer("inverse_scale", torch.from_numpy(1 / distance.scale))
-        self.register_buffer("axes", torch.from_numpy(distance.axes))
-        self.register_buffer("precision", torch.from_numpy(1 / distance.variance))
-        self.rest = distance.rest
+        self.register_buffer("mean", torch.from_numpy(score.mean))
+        self.register_buffer("inverse_scale", torch.from_numpy(1 / score.scale))
+        self.register_buffer("axes", torch.from_numpy(score.axes))
+        self.register_buffer("precision", torch.from_numpy(1 / score.variance))
+        self.rest = score.rest
 
     def forward(self, features: Tensor) -> Tensor:
         x = (features - self.mean) * self.inverse_scale
         z = torch.matmul(x, self.axes.T)
-        aside = x - torch.matmul(z, self.axes)
-        squares = (z * z * self.precision).sum(1) + (aside * aside).sum(1) / self.rest
+        residual = x - torch.matmul(z, self.axes)
+        squares = (z * z * self.precision).sum(1) + (residual * residual).sum(1) / self.rest
         return torch.sqrt(squares / x.shape[1])

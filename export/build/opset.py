@@ -1,4 +1,4 @@
-"""The core model for older runtimes: opset 13 instead of 18, the same numbers."""
+"""The core model for older runtimes: opset 13 instead of 18, with the same outputs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def lower_opset(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
     """Rewrite a core model of opset 18 for an older one.
 
     Between 13 and 18, only ReduceMean (axes as an attribute before) and Reshape (``allowzero``) changed among the
-    operators of a core model. A mean over height and width becomes GlobalAveragePool, which every runtime has.
+    operators of a core model. A mean over height and width becomes GlobalAveragePool, which every runtime supports.
 
     Args:
         model: a core model, changed in place.
@@ -27,13 +27,13 @@ def lower_opset(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
     for node in model.graph.node:
         nodes += _as_pool(node, constants, producers) if node.op_type == "ReduceMean" else [node]
         if node.op_type == "Reshape":
-            kept = [attribute for attribute in node.attribute if attribute.name != "allowzero"]
+            others = [attribute for attribute in node.attribute if attribute.name != "allowzero"]
             del node.attribute[:]
-            node.attribute.extend(kept)
+            node.attribute.extend(others)
     del model.graph.node[:]
     model.graph.node.extend(nodes)
     model.opset_import[0].version = opset
-    model.ir_version = 7  # what runtimes of opset 13 read
+    model.ir_version = 7  # the version of runtimes for opset 13
     onnx.checker.check_model(model, full_check=True)
     return model
 

@@ -1,4 +1,4 @@
-"""What an export needs besides the head: backbone, distance from the training features, images to check with."""
+"""The trained model in torch, and the metadata of its export."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def load_reference_model(run: Run, weights_file: Path | None = None) -> Referenc
 
     Raises:
         MismatchError: if the weights are not those of the run.
-        WeightsError: if they are gone, or there is no ``weights_file``.
+        WeightsError: if they are missing.
         RunError: if the head's weights are missing or damaged.
     """
     head = run.load_head()
@@ -37,16 +37,16 @@ def load_reference_model(run: Run, weights_file: Path | None = None) -> Referenc
 
 def torch_probabilities(model: ReferenceModel, pixels: Pixels, advance: Advance = lambda done: None) -> Probabilities:
     """Run the torch model: uint8 (n, S, S, 3) to float32 (n, C)."""
-    answers = []
+    predictions = []
     with torch.inference_mode():
-        for block in batches(pixels):
-            answers.append(model(torch.from_numpy(block)).numpy())
-            advance(len(block))
-    return np.concatenate(answers)
+        for batch in batches(pixels):
+            predictions.append(model(torch.from_numpy(batch)).numpy())
+            advance(len(batch))
+    return np.concatenate(predictions)
 
 
 def metadata_of(run: Run, ood_threshold: float | None) -> ModelMetadata:
-    """Return what the model says of itself; the variant is set when a file is written."""
+    """Return the metadata of the exported model; the variant is set when a file is written."""
     point = run.operating_point
     return ModelMetadata(
         variant="full",

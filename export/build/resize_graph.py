@@ -1,7 +1,7 @@
-"""Pillow's antialiased bilinear resize as an ONNX graph of plain operators, for images of any size.
+"""Pillow's antialiased bilinear resize as an ONNX graph of basic operators, for images of any size.
 
 ONNX has ``Resize(antialias=1)``, but OpenVINO and OpenCV ignore the attribute without a word. Two matrix products with
-weights computed from the image's height and width need only what every runtime has.
+weights computed from the image's height and width need only operators that every runtime has.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ PLANES = "planes"
 
 # Source: Pillow, src/libImaging/Resample.c, precompute_coeffs: a triangle around the centre of each output pixel, as
 # wide as an output pixel measured in input pixels but at least 1; weights add up to 1. Centres are at
-# (2i + 1) · length / 2S, whose numerator is exact in float32: an image of the model's own size meets an identity
-# matrix. Pillow rounds weights to 22 bits behind the point; otherwise ties between grey levels would fall otherwise.
-# Images that have the size already are not resized: one pixel is read then, whose weights cost nothing.
+# (2i + 1) · length / 2S, whose numerator is exact in float32. Pillow rounds weights to 22 fractional bits; otherwise,
+# ties between grey levels would be rounded differently. Images that already have the model's size are not resized:
+# weights are then computed for one pixel only, at no cost.
 _WEIGHTS = """
     {axis}_others = Sub ({axis}_length, step)
     {axis}_unread = Mul ({axis}_others, share_same)
@@ -44,8 +44,8 @@ _WEIGHTS = """
     {axis}_columns = Div ({axis}_whole, fixed_point)
 """
 
-# All images of a batch have one size, so one of three ways gets all of them and the others an empty batch, which costs
-# nothing: a choice without an If, which several runtimes lack.
+# All images of a batch have one size, so one of three branches gets all of them and the others an empty batch, which
+# costs nothing. The graph has no If, which several runtimes lack.
 BATCH = """
     {order}_images = Slice (image, {start}, {order}_end, {axes})
     {order}_planes = Transpose <perm = [{perm}]> ({order}_images)
@@ -57,8 +57,8 @@ _END = """
     {order}_end = Concat <axis = 0> ({order}_images_end, down_end, across_end)
 """
 
-# The axis to shrink is the last one and the weights are the right factor, in both passes; the image turns in between,
-# before it is rounded. onnxruntime refuses an empty batch on the right of a product or behind a transposition.
+# In both passes the last axis is resized and the weights are the right factor; the image is transposed in between,
+# before it is rounded. onnxruntime refuses an empty batch on the right of a product or after a transposition.
 _TWO_PASSES = """
     {order}_one = MatMul ({order}_levels, {first}_columns)
     {order}_turned = Transpose <perm = [0, 1, 3, 2]> ({order}_one)
@@ -94,9 +94,9 @@ resize (uint8[N, H, W, 3] image) => (float[N, 3, {side}, {side}] {planes})
 }}
 """
 
-# Source: measured on Pillow 13 for many sizes: it goes down first where that saves work, which for a square target of
-# side S is where H > 2W - S and H > S. (Older versions always go across first: other by one grey level at most pixels'
-# rounding.) Each pass rounds half up to whole grey levels.
+# Source: measured on Pillow 13 for many sizes: it resizes vertically first if that saves work, which for a square
+# target of side S means H > 2W - S and H > S. (Older versions always start horizontally; at most pixels the results
+# differ by one grey level of rounding.) Each pass rounds half up to whole grey levels.
 _ORDER = """
     across_twice = Mul (across_length, two)
     across_excess = Sub (across_twice, whole_side)
@@ -119,7 +119,7 @@ _ORDER = """
 def resize_graph(side: int) -> onnx.GraphProto:
     """Return a graph from ``image`` uint8 (N, H, W, 3) to ``planes`` float32 (N, 3, side, side), whole numbers 0..255.
 
-    N, H and W are free. Images of the size asked for keep every pixel.
+    N, H and W are free. Images of size (side, side) keep every pixel.
     """
     body = [
         _ORDER,
@@ -144,5 +144,5 @@ def resize_graph(side: int) -> onnx.GraphProto:
     graph = onnx.parser.parse_graph(text)
     for node in graph.node:
         node.name = node.output[0]
-    # The names must not meet those of the graph that this one is put before.
+    # The prefix keeps its names distinct from those of the graph that follows.
     return onnx.compose.add_prefix_graph(graph, "resize_", rename_inputs=False, rename_outputs=False)

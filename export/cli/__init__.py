@@ -1,4 +1,4 @@
-"""The command ``xexport``: a file per command. Each parses, calls one library function and prints."""
+"""The command ``xexport``: one file per command. Each parses, calls one library function and prints."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from xfeat.featurize.console import Commands
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="xfeat-onnx")
 def main() -> None:
-    """Turn a trained run into one ONNX file that is proven to answer as the run does."""
+    """Turn a trained run into one ONNX file that is checked against the trained model."""
 
 
 for command in (bench, explain, info, onnx, quantize, triton, verify):

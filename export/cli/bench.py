@@ -19,33 +19,33 @@ _BATCHES = ",".join(map(str, default_of(BenchSpec, "batches")))
 
 @click.command()
 @click.argument("models", nargs=-1, type=click.Path(path_type=Path), metavar="[MODEL]…")
-@click.option("--run", type=click.Path(path_type=Path), help="Run whose torch model is measured for comparison.")
-@click.option("--batch", "batches", default=_BATCHES, show_default=True, metavar="A,B", help="Images a call.")
+@click.option("--run", type=click.Path(path_type=Path), help="Run whose torch model is timed for comparison.")
+@click.option("--batch", "batches", default=_BATCHES, show_default=True, metavar="A,B", help="Images per call.")
 @click.option(
     "--threads",
     metavar="A,B",
-    help="Threads of the network; beside a GPU only the largest number counts.  [default: 1 and all cores]",
+    help="Threads of the network; on a GPU only the largest number is used.  [default: 1 and all cores]",
 )
 @click.option(
     "--seconds",
     type=click.FloatRange(min=0),
     default=default_of(BenchSpec, "seconds"),
     show_default=True,
-    help="How long each line is measured.",
+    help="Duration of each measurement.",
 )
 @click.option(
     "--provider",
     "providers",
     multiple=True,
     type=click.Choice(PROVIDERS),
-    help="Where; may be given twice. One that is named has to run all of the network.  [default: all that are there]",
+    help="Can be given twice. A named provider has to run the whole network.  [default: all that are available]",
 )
 @cuda_graphs_option
 @click.option(
     "--spin/--no-spin",
     default=default_of(BenchSpec, "spin"),
     show_default=True,
-    help="Threads spin while they wait for one another, as in onnxruntime by default; or they sleep, as in xserve.",
+    help="Threads spin while they wait for one another (onnxruntime's default), or sleep (as in xserve).",
 )
 @json_option
 def bench(
@@ -58,10 +58,10 @@ def bench(
     cuda_graphs: str,
     spin: bool,
 ) -> tuple[dict[str, Any], str]:
-    """Measure how fast models answer: latency and images a second, by provider, batch size and threads.
+    """Measure the speed of models: latency and images per second, by provider, batch size and threads.
 
-    Without MODEL, model.onnx. What is measured takes turns. The last columns say how many times as many images a second
-    a model answers as eager torch (with --run), and as the first MODEL (if there are several).
+    Without MODEL: model.onnx. Models take turns. The last columns are a model's images per second divided by those of
+    eager torch (with --run) and of the first MODEL (if there are several).
     """
     from xfeat.export.bench import bench_models
     from xfeat.featurize.system.cores import cores
@@ -76,7 +76,7 @@ def bench(
         spin=spin,
     )
     opened = open_run(run) if run is not None else None
-    with progress_bar("measuring") as progress:
+    with progress_bar("benchmarking") as progress:
         rows = bench_models(models or (Path(DEFAULT_MODEL),), spec, opened, progress)
     return {"rows": [row.to_dict() for row in rows]}, _speeds(rows)
 
@@ -84,13 +84,13 @@ def bench(
 def _numbers(text: str, option: str) -> tuple[int, ...]:
     parts = comma_list(text) or []
     if not all(part.isdecimal() for part in parts):
-        raise click.BadParameter(f"{text}: whole numbers from 1, with commas in between", param_hint=option)
+        raise click.BadParameter(f"{text}: expected integers from 1, separated by commas", param_hint=option)
     return tuple(int(part) for part in parts)
 
 
 def _speeds(rows: list[Speed]) -> str:
     lines = [
-        f"{'what':24} {'where':10} {'threads':>7} {'batch':>5} "
+        f"{'model':24} {'provider':10} {'threads':>7} {'batch':>5} "
         f"{'p50 ms':>8} {'p95 ms':>8} {'p99 ms':>8} {'images/s':>9} {'× torch':>8} {'× first':>8}"
     ]
     lines += [

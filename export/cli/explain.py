@@ -25,19 +25,17 @@ if TYPE_CHECKING:
     show_default=True,
     help="Folder for the pictures.",
 )
-@click.option("--class", "shown", metavar="CLASS", help="Show what speaks for CLASS.  [default: the one decided on]")
+@click.option("--class", "shown", metavar="CLASS", help="Show the heatmap of CLASS.  [default: the predicted class]")
 @require_cuda_option
 @json_option
 def explain(
     model: Path, images: tuple[Path, ...], output: Path, shown: str | None, require_cuda: bool
 ) -> tuple[dict[str, Any], str]:
-    """Show what MODEL looked at: each image with its heatmap (Grad-CAM) over it.
+    """Write each image with MODEL's heatmap (Grad-CAM) over it.
 
-    IMAGES are files, and folders of them. Bright regions raised the score of the class shown; a heatmap says where the
+    IMAGES are files, and folders of them. Bright regions raised the score of the class shown. A heatmap shows where the
     last layer of the network responded, not why, and is no evidence of a finding.
     """
-    from dataclasses import asdict
-
     from xfeat.export.explain import explain_images
     from xfeat.export.model.file import open_model
 
@@ -46,14 +44,14 @@ def explain(
         done, skipped = explain_images(opened, images, output, shown=shown, progress=progress)
     for path, reason in skipped:
         click.echo(f"warning: skipped {path}: {reason}", err=True)
-    lines = [f"{each.picture}  {each.shown} {each.probability:.4f}{_foreign(each)}" for each in done]
-    facts = {
+    lines = [f"{each.picture}  {each.shown} {each.probability:.4f}{_ood_note(each)}" for each in done]
+    content = {
         "model": str(model),
-        "explanations": [asdict(each) for each in done],
+        "explanations": [each.to_dict() for each in done],
         "skipped": [{"path": path, "reason": reason} for path, reason in skipped],
     }
-    return facts, "\n".join(lines)
+    return content, "\n".join(lines)
 
 
-def _foreign(each: Explanation) -> str:
-    return "  unlike the training images" if each.foreign else ""
+def _ood_note(each: Explanation) -> str:
+    return "  out of distribution" if each.out_of_distribution else ""

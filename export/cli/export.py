@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from xfeat.export.cli.options import data_option, weights_option
+from xfeat.export.cli.verify import agreement_lines
 from xfeat.export.specs import DEFAULT_MODEL, OPSETS, ExportSpec
 from xfeat.featurize.console import default_of, json_option, progress_bar
 from xfeat.head.specs import DEFAULT_RUNS
 
 if TYPE_CHECKING:
     from xfeat.export.export import Export
-from xfeat.export.cli.verify import agreement_lines
 
 
 @click.command()
@@ -30,40 +30,41 @@ from xfeat.export.cli.verify import agreement_lines
     type=click.IntRange(min=1),
     default=default_of(ExportSpec, "max_check_images"),
     show_default=True,
-    help="At most so many test images are compared.",
+    help="Largest number of test images in the parity check.",
 )
 @click.option(
     "--allow-changed-cache",
     is_flag=True,
-    help="Export although features.h5 has changed since the run; then without the distance (as with --no-ood).",
+    help="Export although features.h5 has changed since the run; without the out-of-distribution score.",
 )
 @click.option(
     "--ood/--no-ood",
     default=True,
     show_default=True,
-    help="Measure how far an image is from the training images; needs features.h5.",
+    help="Add the out-of-distribution score (output ood), computed from the training images in features.h5.",
 )
 @click.option(
     "--opset",
     type=click.Choice([str(number) for number in OPSETS]),
     default=str(default_of(ExportSpec, "opset")),
     show_default=True,
-    help="Of the core model; 13 for older runtimes.",
+    help="Opset of the core model; 13 for older runtimes.",
 )
 @click.option(
     "--tolerance",
     type=float,
     default=default_of(ExportSpec, "tolerance"),
     show_default=True,
-    help="Largest difference of a probability from those that the training noted; for features of a --precision other "
-    "than float32.",
+    help="Largest difference between a probability of the full model and the one in the run's predictions.csv. Can be "
+    "raised only if the features were computed with a --precision other than float32. The comparison with torch has "
+    "tolerances of its own.",
 )
 @json_option
 def onnx(run: Path | None, output: Path, opset: str, **settings: Any) -> tuple[dict[str, Any], str]:
     """Export RUN (by default the newest in runs/) to an ONNX model.
 
-    Beside it go the portable form (.core.onnx) and the certificate: the run's test images through Pillow and torch
-    against the same files through the models. If an answer differs, nothing is written.
+    Beside it are written a core model (.core.onnx) for more runtimes, and a certificate: the models are compared with
+    Pillow and torch on the run's test images. If a prediction differs, nothing is written.
     """
     from xfeat.head.runs.reader import latest_run, open_run
 
@@ -98,7 +99,7 @@ def _as_text(done: Export, run: str) -> str:
         f", and {training.close_calls} within the tolerance of {training.tolerance:g}" if training.close_calls else ""
     )
     lines.append(
-        f"full model against the training's own predictions: largest difference {training.max_difference:.1e}, "
+        f"full model against predictions.csv: largest difference {training.max_difference:.1e}, "
         f"changed decisions {training.changed_decisions}{within}"
     )
     return "\n".join([*lines, f"certificate: {done.certificate}"])

@@ -1,4 +1,4 @@
-"""Options and arguments that several commands of ``xexport`` share. No heavy imports here."""
+"""Options and arguments shared by commands of ``xexport`` and ``xserve``. No heavy imports."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ weights_option = click.option(
 )
 
 require_cuda_option = click.option(
-    "--require-cuda", is_flag=True, help="Run on the GPU, and fail if any of the network would run on the CPU."
+    "--require-cuda", is_flag=True, help="Run on the GPU, and fail if part of the network would run on the CPU."
 )
 
 cuda_graphs_option = click.option(
@@ -30,6 +30,6 @@ cuda_graphs_option = click.option(
     type=click.Choice(CUDA_GRAPHS),
     default=CUDA_GRAPHS[0],
     show_default=True,
-    help="Record the work of a core model on a GPU once a batch size, and replay it. auto goes on without, and warns, "
-    "if that fails.",
+    help="On a GPU, record a core model once per batch size as a CUDA graph, and replay it. auto continues without "
+    "graphs, with a warning, if that fails.",
 )

@@ -20,22 +20,22 @@ from xfeat.featurize.console import default_of, json_option
     type=click.Path(path_type=Path),
     default="triton",
     show_default=True,
-    help="Model repository to write into; other models in it stay.",
+    help="Model repository to write into; other models in it are not changed.",
 )
-@click.option("--name", help="Under which the model answers.  [default: MODEL without its suffix]")
+@click.option("--name", help="Name of the model in Triton.  [default: MODEL without its suffix]")
 @click.option(
     "--model-version",
     type=click.IntRange(min=1),
     default=default_of(TritonSpec, "model_version"),
     show_default=True,
-    help="Triton serves the highest that is there.",
+    help="Triton serves the highest version.",
 )
 @click.option(
     "--max-batch",
     type=click.IntRange(min=1),
     default=default_of(TritonSpec, "max_batch"),
     show_default=True,
-    help="Images a call of the network, at most.",
+    help="Largest number of images per call of the network.",
 )
 @click.option(
     "--batch-wait-ms",
@@ -49,14 +49,14 @@ from xfeat.featurize.console import default_of, json_option
     type=click.IntRange(min=1),
     default=default_of(TritonSpec, "instances"),
     show_default=True,
-    help="Copies of the model, on each GPU if there are any.",
+    help="Copies of the model, per GPU if there are any.",
 )
 @click.option(
     "--device",
     type=click.Choice(list(TRITON_KINDS)),
     default=default_of(TritonSpec, "device"),
     show_default=True,
-    help="auto takes GPUs if there are any; with gpu, Triton refuses the model where there is none.",
+    help="auto uses GPUs if there are any; with gpu, Triton refuses the model if there is none.",
 )
 @click.option(
     "--storage-uri",
@@ -64,18 +64,18 @@ from xfeat.featurize.console import default_of, json_option
 )
 @json_option
 def triton(model: Path, output: Path, **settings: Any) -> tuple[dict[str, Any], str]:
-    """Write MODEL into a model repository for NVIDIA's Triton, with the manifest for KServe.
+    """Write MODEL into a model repository for NVIDIA Triton, with a manifest for KServe.
 
-    Triton forms batches of images of one size. model.onnx takes images of any size, so requests of different sizes are
-    answered one after the other; model.core.onnx takes tensors that were resized before, which all fit together.
+    Triton forms batches of images of one size. model.onnx takes images of any size, so each size forms batches of its
+    own; model.core.onnx takes tensors that have been resized, so all of them can share batches.
     """
     from dataclasses import asdict
 
     from xfeat.export.triton import write_repository
 
     done = write_repository(model, output, TritonSpec(**settings))
-    facts = {key: str(value) for key, value in asdict(done).items()}
-    return facts, (
+    content = {key: str(value) for key, value in asdict(done).items()}
+    return content, (
         f"{done.model} and {done.config.name} written: tritonserver --model-repository={done.folder}\n"
-        f"{done.manifest} reads the repository from {done.storage_uri}: another place with --storage-uri URI"
+        f"{done.manifest} expects the repository at {done.storage_uri}: change it with --storage-uri URI"
     )

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 _CHECKS = {
     "full": "full model",
-    "resized_inside": "full model on files of their own size",
+    "resized_inside": "full model on files of original size",
     "core": "core model",
 }
 
@@ -33,8 +33,8 @@ def agreement_lines(checks: Checks, reference: str) -> list[str]:
 
 @click.command()
 @model_argument
-@click.option("--data", type=click.Path(path_type=Path), help="Folder of the images, to compare answers as well.")
-@click.option("--run", type=click.Path(path_type=Path), help="Run it should be of: torch then answers again.")
+@click.option("--data", type=click.Path(path_type=Path), help="Folder of the images, to compare predictions as well.")
+@click.option("--run", type=click.Path(path_type=Path), help="Run of MODEL, to compare it with torch again.")
 @weights_option
 @click.option("--certificate", type=click.Path(path_type=Path), help="[default: the one beside MODEL]")
 @click.option(
@@ -42,17 +42,17 @@ def agreement_lines(checks: Checks, reference: str) -> list[str]:
     type=click.FloatRange(min=0),
     default=default_of(VerifySpec, "gate"),
     show_default=True,
-    help="With --run, for models in fewer bits: largest loss of accuracy, sensitivity or AUC, in points.",
+    help="With --run, for float16 and int8 models: largest loss of accuracy, sensitivity or AUC, in percentage points.",
 )
 @require_cuda_option
 @json_option
 def verify(model: Path, run: Path | None, **settings: Any) -> tuple[dict[str, Any], str]:
-    """Check that MODEL is the file that was proven, and that it still answers as it was proven to.
+    """Check that MODEL is the file that was exported, and that it still gives the predictions in its certificate.
 
-    Its bytes are held against the certificate. With --data, the images of the certificate are answered again and
-    compared with what torch said then; with --run, torch runs again. A model in fewer bits differs from torch by more
-    than rounding, so with --run its accuracy, sensitivity and AUC on the validation images are held against torch's.
-    Exit code 1 if anything differs.
+    The file is compared with the SHA-256 in the certificate. With --data, the model's predictions of the certificate's
+    images are compared with the recorded ones; with --run, with those of torch, which runs again. A float16 or int8
+    model differs from torch by more than rounding, so with --run its accuracy, sensitivity and AUC on the validation
+    images are compared instead. Exit code 1 if anything differs.
     """
     from xfeat.export.verify import verify_model
     from xfeat.head.runs.reader import open_run
@@ -60,22 +60,24 @@ def verify(model: Path, run: Path | None, **settings: Any) -> tuple[dict[str, An
     opened = open_run(run) if run is not None else None
     with progress_bar("verifying", "images") as progress:
         done = verify_model(model, VerifySpec(**settings), run=opened, progress=progress)
-    return done.to_dict(), _verified(done)
+    return done.to_dict(), _as_text(done)
 
 
-def _verified(done: Verification) -> str:
+def _as_text(done: Verification) -> str:
     from xfeat.export.parity.accuracy_loss import scores_table
 
     lines = []
     if done.certificate is not None:
-        lines.append(f"{done.model}: the bytes that {done.certificate} is for")
+        lines.append(f"{done.model} matches {done.certificate}")
     if done.run is not None:
-        lines.append(f"{done.model}: classes, settings, head, temperature and threshold of run {done.run}")
+        lines.append(f"{done.model} has the classes, settings, head, temperature and threshold of run {done.run}")
     if done.changed_images:
-        lines.append(f"{done.changed_images} images have changed since the export and were left out")
+        lines.append(f"left out: {done.changed_images} images that have changed since the export")
+    if done.missing_images:
+        lines.append(f"left out: {done.missing_images} images that are missing or unreadable")
     lines += agreement_lines(done.checks, "the certificate" if done.reference == "certificate" else "torch")
-    for provider, (before, after) in done.worth.items():
+    for provider, (before, after) in done.scores.items():
         lines += [f"on the validation images, {provider}, against torch:", *scores_table(before, after)]
     if done.reference is None:
-        lines.append("answers were not compared: name the folder of the images with --data DIR")
+        lines.append("predictions were not compared: name the folder of the images with --data DIR")
     return "\n".join(lines)

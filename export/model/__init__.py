@@ -1,1 +1,1 @@
-"""A model file: metadata, onnxruntime sessions, outputs. No torch. Imports no other room."""
+"""A model file: metadata, GPU sessions, output names, progress. No torch. Imports no other subpackage of export."""

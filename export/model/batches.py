@@ -1,4 +1,4 @@
-"""Images cut into batches, in the form that a model takes."""
+"""Images in batches, in the layout that a model takes."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ BATCH_SIZE = 8
 
 
 def to_nchw(pixels: Pixels) -> NDArray[np.float32]:
-    """Turn uint8 (n, S, S, 3) into float32 (n, 3, S, S), as the core model takes them."""
+    """Convert uint8 (n, S, S, 3) to float32 (n, 3, S, S), the input of the core model."""
     return np.ascontiguousarray(np.moveaxis(pixels, -1, 1), dtype=np.float32)
 
 
 def batches(pixels: Pixels) -> Iterator[Pixels]:
-    """Cut images (n, …) into batches."""
+    """Split images (n, …) into batches of BATCH_SIZE; the last one may be smaller."""
     return (pixels[first : first + BATCH_SIZE] for first in range(0, len(pixels), BATCH_SIZE))

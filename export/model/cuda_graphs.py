@@ -1,10 +1,10 @@
-"""A session whose images and answers have fixed places on its device, and whose work a GPU can record once and replay.
+"""Sessions on a GPU: inputs and outputs in fixed buffers on the device, and batches replayed as CUDA graphs.
 
-A CUDA graph reads and writes the addresses that it was recorded with, so each shape of batch gets places of its own.
-onnxruntime holds a graph in the thread that recorded it, and while one is recorded no thread of the process may
-allocate or copy on a GPU: hence a thread for each session, and one recording at a time, beside which none runs.
+A CUDA graph reads and writes the addresses that it was recorded with, so each batch shape has buffers of its own.
+onnxruntime keeps a graph in the thread that recorded it, and during a recording no other thread of the process may
+allocate or copy on a GPU. So each session has one thread, and while one session records, no other runs or records.
 
-Nothing here has been run on a GPU. All but the graphs themselves runs on a CPU too, where the tests run it.
+Not tested on a GPU. Everything except the graphs also runs on a CPU, where the tests run it.
 
 Source: https://onnxruntime.ai/docs/execution-providers/CUDA-ExecutionProvider.html, "Using CUDA Graphs";
 onnxruntime/core/providers/cuda/cuda_graph.cc (``cudaStreamCaptureModeGlobal``).
@@ -35,9 +35,9 @@ logger = logging.getLogger(__name__)
 
 Feed = Mapping[str, NDArray[Any]]
 
-_GRAPH = "gpu_graph_id"
+_GRAPH_ID = "gpu_graph_id"
 _NO_GRAPH = -1
-# What is replayed does the same sums as what was recorded; further off, it reads or writes a wrong place.
+# A replay does the same arithmetic as the recorded run; a larger difference means a wrong address.
 _RELATIVE, _ABSOLUTE = 1e-2, 1e-3
 _TYPES = {"tensor(uint8)": np.uint8, "tensor(float)": np.float32}
 
@@ -46,15 +46,15 @@ _alive: weakref.WeakSet[BoundSession] = weakref.WeakSet()
 
 
 class BoundSession:
-    """Runs like an ``onnxruntime.InferenceSession``; batches of the shapes that are kept go through fixed places.
+    """Runs like an ``onnxruntime.InferenceSession``; batches of bound shapes go through fixed buffers.
 
     Args:
         session: opened on ``device``, with CUDA graphs enabled if ``graphs``.
-        device: where the places are: ``cpu``, ``cuda`` or ``cuda:N``.
-        graphs: record the work on batches of each shape that is kept.
+        device: where the buffers are: ``cpu``, ``cuda`` or ``cuda:N``.
+        graphs: record a CUDA graph for each bound shape.
 
     Attributes:
-        graphs: whether it is recorded.
+        graphs: whether graphs are recorded.
     """
 
     def __init__(self, session: ort.InferenceSession, device: str, *, graphs: bool = False) -> None:
@@ -63,23 +63,23 @@ class BoundSession:
         self.get_modelmeta, self.get_providers = session.get_modelmeta, session.get_providers
         self._session = session
         self._device = device
-        self._kept: dict[object, _Places] = {}
-        # None is used again: onnxruntime would replay what it recorded under it, in places that may be gone.
-        self._graphs = itertools.count(1)
+        self._bound: dict[object, _Buffers] = {}
+        # No id is used twice: onnxruntime would replay the earlier graph, whose buffers may have been freed.
+        self._graph_ids = itertools.count(1)
         self._lock = threading.Lock()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"network-{device}")
         _alive.add(self)
 
-    def keep(self, feed: Feed) -> None:
-        """Run a batch, and make places for all later ones of its shape.
+    def bind(self, feed: Feed) -> None:
+        """Run a batch, and allocate the buffers that all later batches of its shape use.
 
         Args:
             feed: name to array of each input.
 
         Raises:
-            ModelError: if the answers that came through the places are others than without them.
+            ModelError: if the outputs in the buffers differ from those of a plain run.
         """
-        self._thread.submit(self._keep, feed).result()
+        self._thread.submit(self._bind, feed).result()
 
     def run(self, names: Sequence[str] | None, feed: Feed) -> list[NDArray[Any]]:
         """Run the network once; the arrays returned are the caller's own.
@@ -92,55 +92,56 @@ class BoundSession:
 
     def _run(self, names: Sequence[str] | None, feed: Feed) -> list[NDArray[Any]]:
         with self._lock:
-            places = self._kept.get(_shape_of(feed))
-            if places is None:
+            buffers = self._bound.get(_shape_of(feed))
+            if buffers is None:
                 return list(self._session.run(names, feed, self._options(_NO_GRAPH)))
-            places.run(self._session, feed)
-            return places.answers(names)
+            buffers.run(self._session, feed)
+            return buffers.outputs(names)
 
-    def _keep(self, feed: Feed) -> None:
-        if _shape_of(feed) in self._kept:
+    def _bind(self, feed: Feed) -> None:
+        if _shape_of(feed) in self._bound:
             return
-        with _alone() if self.graphs else self._lock:
+        with _exclusive() if self.graphs else self._lock:
             plain = self._session.run(None, feed, self._options(_NO_GRAPH))
-            places = _Places(self._session, self._device, feed, plain, self._options(next(self._graphs)))
-            places.run(self._session, feed)
-        for one, other in zip(places.answers(None), plain, strict=True):
+            buffers = _Buffers(self._session, self._device, feed, plain, self._options(next(self._graph_ids)))
+            buffers.run(self._session, feed)
+        for one, other in zip(buffers.outputs(None), plain, strict=True):
             if not np.allclose(one, other, _RELATIVE, _ABSOLUTE, equal_nan=True):
                 raise ModelError(
-                    f"other answers through fixed places on {self._device}",
-                    expected="those of a plain run",
+                    f"outputs in fixed buffers on {self._device} differ from those of a plain run",
+                    expected="the same values",
                     found=f"a difference of {np.abs(one - other).max():.2g}",
                 )
-        self._kept[_shape_of(feed)] = places
+        self._bound[_shape_of(feed)] = buffers
 
-    def _options(self, graph: int) -> ort.RunOptions:
+    def _options(self, graph_id: int) -> ort.RunOptions:
         options = ort.RunOptions()
         if self.graphs:
-            options.add_run_config_entry(_GRAPH, str(graph))
+            options.add_run_config_entry(_GRAPH_ID, str(graph_id))
         return options
 
 
-class _Places:
-    """Buffers for a batch of one shape and for its answers, and the run that reads and writes them."""
+class _Buffers:
+    """Buffers for a batch of one shape and for its outputs, and the run that reads and writes them."""
 
     def __init__(
         self,
         session: ort.InferenceSession,
         device: str,
         feed: Feed,
-        answers: Sequence[NDArray[Any]],
+        outputs: Sequence[NDArray[Any]],
         options: ort.RunOptions,
     ) -> None:
         kind, _, number = device.partition(":")
 
-        def place(like: NDArray[Any]) -> ort.OrtValue:
+        def allocate(like: NDArray[Any]) -> ort.OrtValue:
             return ort.OrtValue.ortvalue_from_shape_and_type(like.shape, like.dtype.type, kind, int(number or 0))
 
         self._options = options
         self._binding = session.io_binding()
-        self._inputs = {name: place(array) for name, array in feed.items()}
-        self._outputs = {node.name: place(answer) for node, answer in zip(session.get_outputs(), answers, strict=True)}
+        self._inputs = {name: allocate(array) for name, array in feed.items()}
+        nodes = zip(session.get_outputs(), outputs, strict=True)
+        self._outputs = {node.name: allocate(output) for node, output in nodes}
         for name, value in self._inputs.items():
             self._binding.bind_ortvalue_input(name, value)
         for name, value in self._outputs.items():
@@ -151,8 +152,8 @@ class _Places:
             self._inputs[name].update_inplace(array)
         session.run_with_iobinding(self._binding, self._options)
 
-    def answers(self, names: Sequence[str] | None) -> list[NDArray[Any]]:
-        # On a CPU ``numpy()`` shows the place itself, which the next run overwrites.
+    def outputs(self, names: Sequence[str] | None) -> list[NDArray[Any]]:
+        # On a CPU ``numpy()`` is a view of the buffer, which the next run overwrites.
         return [np.array(self._outputs[name].numpy()) for name in (self._outputs if names is None else names)]
 
 
@@ -164,42 +165,42 @@ def open_network(
     *,
     device: str = "cpu",
     threads: int | None = None,
-    whole: bool = True,
+    all_on_gpu: bool = True,
     graphs: str = "auto",
     spin: bool = False,
 ) -> Session:
-    """Open a model file as it is proven, measured and served: on a GPU with fixed places and, where it can be, graphs.
+    """Open a model file to check, benchmark or serve it: on a GPU with fixed buffers and, if possible, CUDA graphs.
 
     Args:
         path: an ONNX file.
         device: ``cpu``, ``cuda`` or ``cuda:N``.
-        threads: of the network on the CPU; by default all cores.
-        whole: on a GPU, refuse a session that computes part of the network on the CPU.
-        graphs: ``on`` records CUDA graphs or fails; ``auto`` records those of a model that does not resize, and goes on
-            without them, with a warning, if that fails; ``off``.
-        spin: on the CPU, as :func:`xfeat.featurize.system.onnx_session.open_session` has it.
+        threads: of the network on the CPU; by default one per core that this process may use.
+        all_on_gpu: on a GPU, refuse a session that computes part of the network on the CPU.
+        graphs: ``on`` records CUDA graphs or fails; ``auto`` records them for a model that does not resize, and
+            continues without them, with a warning, if that fails; ``off`` records none.
+        spin: on the CPU; see :func:`xfeat.featurize.system.onnx_session.open_session`.
 
     Raises:
         ModelError: if onnxruntime cannot read the file.
-        DeviceError: if the GPU cannot be used, or not for the whole network, or has to record graphs and cannot.
-        SpecError: if ``graphs`` is none of these.
+        DeviceError: if the GPU cannot be used, or not for the whole network, or ``graphs`` is ``on`` and fails.
+        SpecError: if ``graphs`` is none of the three.
     """
-    require(graphs in CUDA_GRAPHS, "unknown choice of CUDA graphs", expected=", ".join(CUDA_GRAPHS), found=graphs)
+    require(graphs in CUDA_GRAPHS, "unknown setting of CUDA graphs", expected=", ".join(CUDA_GRAPHS), found=graphs)
     if device == "cpu":
         if graphs == "on":
             raise _without_graphs(path, "it runs on the CPU")
         on_cpu: Session = open_session(path, threads=threads, spin=spin)
         return on_cpu
-    session = open_session(path, device=device, threads=threads, whole=whole)
+    session = open_session(path, device=device, threads=threads, all_on_gpu=all_on_gpu)
     plain = BoundSession(session, device)
     if graphs == "off":
         return plain
     if not _has_one_size(session):
         if graphs == "on":
-            raise _without_graphs(path, f"an image of any size: {session.get_inputs()[0].shape}")
+            raise _without_graphs(path, f"images of any size: {session.get_inputs()[0].shape}")
         return plain
     try:
-        return _recorded(path, device, threads, whole)
+        return _open_recorded(path, device, threads, all_on_gpu)
     except ORT_ERRORS as error:
         reason = getattr(error, "found", None) or first_line(error)
         if graphs == "on":
@@ -213,13 +214,13 @@ def _has_one_size(session: ort.InferenceSession) -> bool:
     return not others and image.type in _TYPES and all(isinstance(size, int) for size in image.shape[1:])
 
 
-def _recorded(path: Path, device: str, threads: int | None, whole: bool) -> BoundSession:
-    """Open a model with CUDA graphs, and record one at once: what cannot be recorded shows only then."""
-    session = open_session(path, device=device, threads=threads, whole=whole, graphs=True)
+def _open_recorded(path: Path, device: str, threads: int | None, all_on_gpu: bool) -> BoundSession:
+    """Open a model with CUDA graphs, and record one at once: whether that is possible shows only then."""
+    session = open_session(path, device=device, threads=threads, all_on_gpu=all_on_gpu, graphs=True)
     recorded = BoundSession(session, device, graphs=True)
     [image] = session.get_inputs()
     noise = np.random.default_rng(0).integers(0, 256, (1, *image.shape[1:]))
-    recorded.keep({image.name: noise.astype(_TYPES[image.type])})
+    recorded.bind({image.name: noise.astype(_TYPES[image.type])})
     return recorded
 
 
@@ -227,15 +228,15 @@ def _without_graphs(path: Path, reason: str) -> DeviceError:
     return DeviceError(
         "the model cannot be recorded as CUDA graphs",
         path=path,
-        expected="a model.core.onnx, all of it on a GPU",
+        expected="a model.core.onnx that runs on a GPU as a whole",
         found=reason,
-        fix="leave --cuda-graphs out, and it runs without them",
+        fix="leave out --cuda-graphs to run without them",
     )
 
 
 @contextlib.contextmanager
-def _alone() -> Iterator[None]:
-    """Let every session finish what it runs, and none begin."""
+def _exclusive() -> Iterator[None]:
+    """Wait until no session runs, and let none start."""
     with _recording, contextlib.ExitStack() as held:
         for session in list(_alive):
             held.enter_context(session._lock)

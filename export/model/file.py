@@ -1,4 +1,4 @@
-"""A model file, opened: what it says of itself, what it takes and gives. Needs onnxruntime alone."""
+"""An open model file: session and metadata. Needs onnxruntime only."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ class ModelFile:
 
     Attributes:
         path: the file.
-        session: on the device asked for.
-        metadata: what it says of itself.
+        session: on the requested device.
+        metadata: stored in the file.
     """
 
     path: Path
@@ -36,19 +36,19 @@ def open_model(
     """Open a model.
 
     Args:
-        path: a file of ``xexport onnx``.
-        threads: for the network; by default all cores.
-        device: ``cpu``, ``cuda`` or ``cuda:N``, which is never replaced, not even for some nodes.
+        path: a file written by ``xexport onnx``.
+        threads: of the network; by default one per core that this process may use.
+        device: ``cpu``, ``cuda`` or ``cuda:N``; every node has to run there.
         cuda_graphs: ``auto``, ``on`` or ``off``; see :func:`xfeat.export.model.cuda_graphs.open_network`.
-        spin: let threads of the network spin while they wait for one another; see there.
+        spin: let threads spin while they wait for one another; see there.
 
     Raises:
-        ModelError: if there is no such file, or it is none that this project wrote.
-        DeviceError: if the device cannot be used, or no graphs where they were asked for.
+        ModelError: if there is no such file, or it was not written by this project.
+        DeviceError: if the device cannot be used, or ``cuda_graphs`` is ``on`` and fails.
     """
     if not path.is_file():
         found = "a folder" if path.is_dir() else None
-        raise ModelError("no such model", path=path, found=found, fix="run xexport onnx to write one, or name another")
+        raise ModelError("no such model", path=path, found=found, fix="run xexport onnx, or name another file")
     session = open_network(path, device=device, threads=threads, graphs=cuda_graphs, spin=spin)
     metadata = ModelMetadata.from_props(session.get_modelmeta().custom_metadata_map, path)
     return ModelFile(path, session, metadata)

@@ -1,4 +1,4 @@
-"""How far a check is: images read and answered, counted for a progress callback."""
+"""Progress of a check: images read and predictions made, counted for a callback."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ Progress = Callable[[int, int], None]
 
 
 class ProgressCounter:
-    """Counts what is done and tells it, with how much there is in all.
+    """Counts finished steps and reports them to a callback, with their total.
 
     Args:
-        progress: called with both numbers; the second is 0 as long as it is not known.
-        total_of: from the number of images to the number of steps in all.
+        progress: called with both numbers; the second is 0 while it is unknown.
+        total_of: from the number of images to the total number of steps.
     """
 
     def __init__(self, progress: Progress | None, total_of: Callable[[int], int] = int) -> None:
@@ -21,15 +21,15 @@ class ProgressCounter:
         self._done = self._total = 0
 
     def expect(self, images: int) -> None:
-        """Say how many images there are."""
+        """Set the number of images, from which the total follows."""
         self._total = self._total_of(images)
 
     def __call__(self, done: int) -> None:
-        """Count steps that were done."""
+        """Add finished steps."""
         self._done += done
         if self._progress is not None:
             self._progress(self._done, self._total)
 
 
 Advance = Callable[[int], None]
-"""Called with the number of images that are done with since the last call."""
+"""Called with the number of images finished since the last call."""

@@ -1,1 +1,1 @@
-"""Does the exported file answer as the trained model does? Comparison and certificate. May import model."""
+"""Does the exported file give the predictions of the trained model? Parity check and certificate. May import model."""

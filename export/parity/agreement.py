@@ -1,4 +1,4 @@
-"""The proof: image files through Pillow and torch, against the same files through the exported model."""
+"""Compares the predictions of the trained model with those of the exported model on the same images."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from numpy.typing import NDArray
 Probabilities = NDArray[np.float32]
 Decide = Callable[[list[float]], str]
 
-# Largest difference of a probability that counts as the same answer.
+# Largest difference of a probability that counts as equal.
 TOLERANCE = 1e-4
-# The same for models of fewer bits, of which every processor rounds and adds up a little otherwise.
+# The same per precision: in float16 and int8, processors round and add up slightly differently.
 TOLERANCES = {"float32": TOLERANCE, "float16": 1e-2, "int8": 5e-2}
-# The same when the model resizes the image itself. Its pixels are Pillow's but for one grey level on under 1 % of them,
-# which moves a probability further than rounding in float32 does; docs/export-parity.md has the figures.
+# The same if the model resizes the image itself. Its pixels equal Pillow's except for one grey level on under 1 % of
+# them, which changes a probability more than float32 rounding does; docs/export-parity.md has the figures.
 RESIZE_TOLERANCE = 5e-2
 
 
 @dataclass(frozen=True, kw_only=True)
 class Agreement:
-    """How far two sets of answers agree.
+    """How closely two sets of predictions agree.
 
     Attributes:
         images: number of images compared.
         max_difference: largest difference of a probability.
         mean_difference: mean difference of a probability.
-        changed_decisions: images that are decided otherwise although a probability is off by more than the tolerance.
-        close_calls: images that are decided otherwise while all probabilities are within it: they lay on the border.
-        tolerance: largest difference that counts as the same answer.
+        changed_decisions: images with another decision and a probability that differs by more than the tolerance.
+        close_calls: images with another decision although all probabilities are within the tolerance.
+        tolerance: largest difference of a probability that counts as equal.
     """
 
     images: int
@@ -43,18 +43,20 @@ class Agreement:
 
     @property
     def holds(self) -> bool:
-        """Whether both sets say the same."""
+        """Whether all probabilities are within the tolerance and no decision has changed."""
         return self.max_difference <= self.tolerance and self.changed_decisions == 0
 
     @property
-    def wanted(self) -> str:
-        """What would hold, for a message."""
+    def expected(self) -> str:
+        """What is required, for a message."""
         return f"probabilities within {self.tolerance} and no changed decision"
 
     @property
     def found(self) -> str:
-        """What was found, for a message."""
-        return f"{self.max_difference:.2g} and {self.changed_decisions} of {self.images} decisions changed"
+        """What was measured, for a message."""
+        return (
+            f"a difference of {self.max_difference:.2g} and {self.changed_decisions} of {self.images} decisions changed"
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON types."""
@@ -62,7 +64,7 @@ class Agreement:
 
 
 def compare(expected: Probabilities, found: Probabilities, decide: Decide, tolerance: float = TOLERANCE) -> Agreement:
-    """Compare probabilities (n, C) with those expected; a value that is not finite never agrees."""
+    """Compare probabilities (n, C) with the expected ones; a value that is not finite never agrees."""
     difference = np.abs(expected.astype(np.float64) - found)
     difference[~np.isfinite(difference)] = np.inf
     pairs = zip(expected.tolist(), found.tolist(), strict=True)

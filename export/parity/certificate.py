@@ -1,14 +1,14 @@
-"""``model.certificate.json``: what was compared when the model was written, so that anyone can compare again."""
+"""``model.certificate.json``: what was compared when the model was written, so that anyone can repeat the check."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from xfeat.export.model.metadata import ModelMetadata
 from xfeat.export.parity.agreement import TOLERANCES, Probabilities
@@ -23,74 +23,100 @@ SCHEMA_VERSION = 1
 
 @dataclass(frozen=True, kw_only=True)
 class ReferenceImage:
-    """What torch said of one image.
+    """The reference prediction of one image.
 
     Attributes:
         path: relative to the folder of the images.
         sha256: of the file's content.
-        probabilities: one a class.
+        probabilities: one per class.
     """
 
     path: str
     sha256: str
     probabilities: tuple[float, ...]
 
+    @classmethod
+    def from_dict(cls, entry: Mapping[str, Any], classes: int) -> Self:
+        """Read an entry of the certificate.
+
+        Raises:
+            ValueError: if it does not have ``classes`` finite probabilities.
+        """
+        probabilities = tuple(map(float, entry["probabilities"]))
+        if len(probabilities) != classes or not all(map(math.isfinite, probabilities)):
+            raise ValueError(f"{entry['path']} does not have {classes} probabilities")
+        return cls(path=str(entry["path"]), sha256=str(entry["sha256"]), probabilities=probabilities)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Certificate:
-    """A certificate, read.
+    """A certificate, as far as it is used for checks.
 
     Attributes:
         path: the file.
         models: variant to SHA-256 of the model file.
-        metadata: of the models, as they were written.
-        reference: what torch (for models of fewer bits, the model itself) said of the images that were compared.
-        facts: everything in the file.
+        metadata: of the models when they were written.
+        reference: predictions by torch (for models of lower precision, by the model itself) of the compared images.
     """
 
     path: Path
     models: dict[str, str]
     metadata: dict[str, Any]
     reference: list[ReferenceImage]
-    facts: dict[str, Any]
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any], path: Path) -> Self:
+        """Read the content of the file ``path``.
+
+        Raises:
+            ValueError, KeyError, TypeError, AttributeError: if something is missing or has another form.
+        """
+        metadata = dict(content["metadata"])
+        classes = len(metadata["class_names"])
+        return cls(
+            path=path,
+            models={variant: str(entry["sha256"]) for variant, entry in content["models"].items()},
+            metadata=metadata,
+            reference=[ReferenceImage.from_dict(entry, classes) for entry in content["reference"]],
+        )
 
 
 def certificate_path(model: Path) -> Path:
-    """Return where the certificate of a model lies: ``model.onnx`` and ``model.core.onnx`` share one."""
+    """Return the path of a model's certificate: ``model.onnx`` and ``model.core.onnx`` share one."""
     stem = model.name.removesuffix(".onnx").removesuffix(".core")
     return model.with_name(f"{stem}.certificate.json")
 
 
 @dataclass(frozen=True, kw_only=True)
 class CertifiedModels:
-    """What a certificate is about.
+    """The models that a certificate is for.
 
     Attributes:
         metadata: of the models.
-        files: variant to model file, finished.
-        images: that were compared.
-        answers: probabilities (n, C) that a repetition is to find again.
+        files: variant to finished model file.
+        images: on which they were compared.
+        expected: probabilities (n, C) that a repeated check compares with.
     """
 
     metadata: ModelMetadata
     files: Mapping[str, Path]
     images: CheckImages
-    answers: Probabilities
+    expected: Probabilities
 
 
 def certificate_text(certified: CertifiedModels, evidence: Mapping[str, Any]) -> str:
     """Return the text of a certificate.
 
     Args:
-        certified: the models, and the answers to find again.
-        evidence: further facts by name, plain JSON types.
+        certified: the models and their reference predictions.
+        evidence: further entries by name, plain JSON types.
     """
     metadata, images = certified.metadata, certified.images
     reference = [
         asdict(ReferenceImage(path=path, sha256=digest, probabilities=tuple(row)))
-        for path, digest, row in zip(images.paths, images.sha256, certified.answers.tolist(), strict=True)
+        for path, digest, row in zip(images.paths, images.sha256, certified.expected.tolist(), strict=True)
     ]
-    facts = {
+    content = {
         "format": FORMAT,
         "schema_version": SCHEMA_VERSION,
         "run": metadata.run,
@@ -98,7 +124,7 @@ def certificate_text(certified: CertifiedModels, evidence: Mapping[str, Any]) ->
         "models": {
             variant: {"file": file.name, "sha256": sha256_of(file)} for variant, file in certified.files.items()
         },
-        # To be read by people: checks go by the precision, since a forged tolerance would forgive everything.
+        # For people: checks take the tolerance of the precision, since a forged tolerance would forgive everything.
         "tolerance": TOLERANCES[metadata.precision],
         **evidence,
         "feature_fingerprint": metadata.feature_spec.fingerprint,
@@ -107,50 +133,24 @@ def certificate_text(certified: CertifiedModels, evidence: Mapping[str, Any]) ->
         "versions": library_versions(),
         "reference": reference,
     }
-    return json.dumps(facts, indent=1) + "\n"
+    return json.dumps(content, indent=1) + "\n"
 
 
 def read_certificate(path: Path) -> Certificate:
     """Read a certificate.
 
     Raises:
-        ModelError: if it is missing, damaged, or of another version.
+        ModelError: if it is missing, cannot be read, or has another version.
     """
     fix = "name it with --certificate FILE, or export the run again with xexport onnx"
     try:
-        facts = json.loads(path.read_text(encoding="utf-8"))
-        if facts["format"] != FORMAT or facts["schema_version"] != SCHEMA_VERSION:
-            raise ModelError(
-                "a certificate of another format or version",
-                path=path,
-                expected=f"{FORMAT} version {SCHEMA_VERSION}",
-                found=f"{facts['format']} version {facts['schema_version']}",
-                fix=fix,
-            )
-        metadata = dict(facts["metadata"])
-        return Certificate(
-            path=path,
-            models={variant: str(entry["sha256"]) for variant, entry in facts["models"].items()},
-            metadata=metadata,
-            reference=_reference(facts["reference"], len(metadata["class_names"])),
-            facts=facts,
-        )
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if (content["format"], content["schema_version"]) == (FORMAT, SCHEMA_VERSION):
+            return Certificate.from_dict(content, path)
+        found = f"{content['format']} version {content['schema_version']}"
     except FileNotFoundError as error:
-        raise ModelError("no such certificate", path=path, fix=fix) from error
-    except ModelError:
-        raise
+        raise ModelError("certificate not found", path=path, fix=fix) from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ModelError("a damaged certificate", path=path, found=str(error), fix=fix) from error
-
-
-def _reference(rows: Sequence[Mapping[str, Any]], classes: int) -> list[ReferenceImage]:
-    images = [
-        ReferenceImage(
-            path=str(row["path"]), sha256=str(row["sha256"]), probabilities=tuple(map(float, row["probabilities"]))
-        )
-        for row in rows
-    ]
-    for image in images:
-        if len(image.probabilities) != classes or not all(map(math.isfinite, image.probabilities)):
-            raise ValueError(f"{image.path} has not {classes} probabilities")
-    return images
+        raise ModelError("certificate cannot be read", path=path, found=str(error), fix=fix) from error
+    expected = f"{FORMAT} version {SCHEMA_VERSION}"
+    raise ModelError("a certificate of another format or version", path=path, expected=expected, found=found, fix=fix)

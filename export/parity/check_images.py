@@ -1,4 +1,4 @@
-"""The image files that models are compared on."""
+"""The image files of a parity check."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from xfeat.featurize.images.decode import decode
 from xfeat.featurize.images.preprocess import Pixels, resize
 from xfeat.featurize.specs import PreprocessSpec
 
-# Files checked at their own size; each goes through the network alone, since sizes differ.
+# Files checked at their original size; each is a batch of its own, since sizes differ.
 MAX_ORIGINALS = 64
 
 
 @dataclass(frozen=True, kw_only=True)
 class CheckImages:
-    """Image files to hold models against each other with.
+    """Images on which models are compared.
 
     Attributes:
         root: their folder.
-        paths: relative to it, of those that could be read.
-        sha256: of their content.
+        paths: of the files that could be read, relative to ``root``.
+        sha256: of their contents.
         pixels: uint8 (n, S, S, 3), resized by Pillow.
     """
 
@@ -41,7 +41,7 @@ class CheckImages:
         return len(self.paths)
 
     def originals(self) -> Iterator[tuple[int, Pixels]]:
-        """Yield position and uint8 (1, H, W, 3) of at most MAX_ORIGINALS of them, spread evenly, at their own size."""
+        """Yield position and uint8 (1, H, W, 3) of at most MAX_ORIGINALS images, evenly spaced, at original size."""
         source = open_source(self.root)
         for position in subsample(range(len(self)), MAX_ORIGINALS):
             image = decode(source.read(self.paths[position])[0])
@@ -51,8 +51,8 @@ class CheckImages:
 def load_images(
     root: Path, paths: Sequence[str], spec: PreprocessSpec, advance: Advance = lambda done: None
 ) -> CheckImages:
-    """Read image files as the server does; those that have gone or broken since the training are left out."""
-    kept, digests, pixels = [], [], []
+    """Read image files as the server does, without those that are missing or damaged."""
+    readable, digests, pixels = [], [], []
     source = open_source(root)
     for path in paths:
         advance(1)
@@ -61,7 +61,7 @@ def load_images(
             pixels.append(resize(decode(content), spec))
         except ImageError:
             continue
-        kept.append(path)
+        readable.append(path)
         digests.append(hashlib.sha256(content).hexdigest())
     stacked = np.stack(pixels) if pixels else np.empty((0, spec.size, spec.size, 3), np.uint8)
-    return CheckImages(root=root, paths=kept, sha256=digests, pixels=stacked)
+    return CheckImages(root=root, paths=readable, sha256=digests, pixels=stacked)

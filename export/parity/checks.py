@@ -1,4 +1,4 @@
-"""An exported model against expected answers, on every provider of this machine."""
+"""Parity checks: an exported model against expected predictions, on every provider of this machine."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Callable
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,8 @@ from xfeat.featurize.system.cuda import PROVIDER as CUDA
 from xfeat.featurize.system.onnx_session import CPU, cuda_possible
 
 logger = logging.getLogger(__name__)
+
+TIMED_CALLS = 5
 
 Checks = dict[str, dict[str, Agreement]]
 """Provider to name of a check to agreement."""
@@ -41,29 +44,40 @@ def check_variant(
     images: CheckImages,
     expected: Probabilities,
     advance: Advance = lambda done: None,
+    *,
+    found: Probabilities | None = None,
 ) -> dict[str, Agreement]:
-    """Hold an exported model against expected probabilities (n, C), within the tolerance of its precision.
+    """Compare an exported model with expected probabilities (n, C), within the tolerance of its precision.
+
+    Args:
+        session: of the model.
+        metadata: of the model.
+        images: to predict.
+        expected: probabilities (n, C).
+        advance: called with the number of predictions made since the last call.
+        found: the model's probabilities of the images, if they have been computed already.
 
     Returns:
-        The agreement under the name of the variant, and for the full model in float32 another under
-        ``resized_inside``: files at their own size, resized in the graph, against the same expectation.
+        The agreement under the name of the variant. The full model in float32 has a second one, ``resized_inside``:
+        files at their original size, resized in the graph.
     """
     variant = metadata.variant
-    found = onnx_probabilities(session, images.pixels, variant, advance)
+    if found is None:
+        found = onnx_probabilities(session, images.pixels, variant, advance)
     agreements = {variant: compare(expected, found, metadata.decide, TOLERANCES[metadata.precision])}
     if _resizes(metadata):
-        positions, answers = [], []
+        positions, predictions = [], []
         for position, pixels in images.originals():
             positions.append(position)
-            answers.append(onnx_probabilities(session, pixels, variant, advance)[0])
+            predictions.append(onnx_probabilities(session, pixels, variant, advance)[0])
         agreements["resized_inside"] = compare(
-            expected[positions], np.stack(answers), metadata.decide, RESIZE_TOLERANCE
+            expected[positions], np.stack(predictions), metadata.decide, RESIZE_TOLERANCE
         )
     return agreements
 
 
 def count_predictions(metadata: ModelMetadata, images: int) -> int:
-    """Return how many answers :func:`check_variant` asks for."""
+    """Return how many predictions :func:`check_variant` makes."""
     return images + (min(images, MAX_ORIGINALS) if _resizes(metadata) else 0)
 
 
@@ -74,23 +88,23 @@ def _resizes(metadata: ModelMetadata) -> bool:
 def onnx_probabilities(
     session: Session, pixels: Pixels, variant: str, advance: Advance = lambda done: None
 ) -> Probabilities:
-    """Run an exported model: uint8 (n, H, W, 3) to float32 (n, C), in the form that its variant wants."""
-    answers = []
-    for block in batches(pixels):
-        feed = {"image": block if variant == "full" else to_nchw(block)}
-        if len(block) == BATCH_SIZE and isinstance(session, BoundSession):
-            session.keep(feed)  # whole batches run as they do in service
-        answers.append(session.run(["probabilities"], feed)[0])
-        advance(len(block))
-    return np.concatenate(answers)
+    """Run an exported model: uint8 (n, H, W, 3) to float32 (n, C). ``variant`` decides the layout of its input."""
+    predictions = []
+    for batch in batches(pixels):
+        feed = {"image": batch if variant == "full" else to_nchw(batch)}
+        if len(batch) == BATCH_SIZE and isinstance(session, BoundSession):
+            session.bind(feed)  # full batches run as they do in serving
+        predictions.append(session.run(["probabilities"], feed)[0])
+        advance(len(batch))
+    return np.concatenate(predictions)
 
 
 def open_sessions(file: Path, *, require_cuda: bool = False) -> dict[str, Session]:
-    """Open a model once per provider that really runs here.
+    """Open a model once per provider that works on this machine.
 
     Args:
         file: the model.
-        require_cuda: do not go on without a GPU, or with one that leaves nodes to the CPU.
+        require_cuda: fail without a GPU, or if the GPU leaves nodes to the CPU.
 
     Raises:
         ModelError: if onnxruntime refuses the file.
@@ -99,18 +113,21 @@ def open_sessions(file: Path, *, require_cuda: bool = False) -> dict[str, Sessio
     sessions = {CPU: open_network(file)}
     if require_cuda or cuda_possible():
         try:
-            sessions[CUDA] = open_network(file, device="cuda", whole=require_cuda)
+            sessions[CUDA] = open_network(file, device="cuda", all_on_gpu=require_cuda)
         except DeviceError as error:
             if require_cuda:
                 raise
-            logger.warning("the GPU was not tried: %s", error.found)
+            logger.warning("the model was not checked on the GPU: %s", error.found)
     return sessions
 
 
 def milliseconds_per_image(run: Callable[[Pixels], object], pixels: Pixels) -> float:
-    """Return how long a batch of at most 8 images takes, divided by their number; the first call does not count."""
+    """Return the median time of several calls with a batch of at most 8 images, per image, after a warm-up call."""
     batch = pixels[:BATCH_SIZE]
     run(batch)
-    started = time.perf_counter()
-    run(batch)
-    return (time.perf_counter() - started) / len(batch) * 1000
+    seconds = []
+    for _ in range(TIMED_CALLS):
+        started = time.perf_counter()
+        run(batch)
+        seconds.append(time.perf_counter() - started)
+    return median(seconds) / len(batch) * 1000

@@ -1,4 +1,4 @@
-"""Fewer of many, spread evenly: a check on some images must not be one on the first class alone."""
+"""Evenly spaced rows: a check on some of the images must not cover the first class alone."""
 
 from __future__ import annotations
 
@@ -9,5 +9,5 @@ T = TypeVar("T")
 
 
 def subsample(rows: Sequence[T], most: int | None) -> Sequence[T]:
-    """Return every n-th of ``rows``, so that they are at most ``most``; all of them for ``None``."""
+    """Return at most ``most`` of ``rows``, evenly spaced; all of them for ``None``."""
     return rows[:: -(-len(rows) // most)] if most and len(rows) > most else rows

@@ -10,15 +10,13 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
-from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidGraph, InvalidProtobuf, NoSuchFile
 
 from xfeat.featurize.backbones.weights import Weights
 from xfeat.featurize.engines.padding import in_batches
-from xfeat.featurize.errors import DeviceError, OutputError
+from xfeat.featurize.errors import ModelError, OutputError
 from xfeat.featurize.specs import FeatureSpec
 from xfeat.featurize.system.cores import cores
-from xfeat.featurize.system.cuda import PROVIDER as CUDA
-from xfeat.featurize.system.cuda import cuda_provider
+from xfeat.featurize.system.onnx_session import open_session
 from xfeat.featurize.system.user_cache import cache_folder
 
 logger = logging.getLogger(__name__)
@@ -43,9 +41,8 @@ class OnnxEngine:
         threads: int | None = None,
         batch_size: int | None = None,
     ) -> None:
-        provider = "CPUExecutionProvider" if device == "cpu" else CUDA
         self.name = f"onnxruntime on {device}"
-        self._session = _open_kept_graph(spec, weights, provider, device)
+        self._session = _open_cached_graph(spec, weights, device)
         workers = threads or cores()
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="infer") if device == "cpu" else None
         self.batch_size = batch_size or (64 if self._pool is None else 4 * workers)
@@ -59,25 +56,6 @@ class OnnxEngine:
     def _run(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         features: NDArray[np.float32] = self._session.run(["features"], {"image": pixels})[0]
         return features
-
-
-def _open_session(graph: Path, provider: str, device: str) -> ort.InferenceSession:
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 3
-    providers: list[str | tuple[str, dict[str, str]]] = [provider]
-    if provider == CUDA:
-        ort.preload_dlls()
-        providers = [cuda_provider(int(device.partition(":")[2] or 0)), "CPUExecutionProvider"]
-    session = ort.InferenceSession(graph, options, providers=providers)
-    if provider not in session.get_providers():
-        raise DeviceError(
-            f"onnxruntime does not run on {device}",
-            expected=provider,
-            found=", ".join(session.get_providers()),
-            fix="check nvidia-smi and pip show onnxruntime-gpu, or run with --device cpu",
-        )
-    return session
 
 
 def graph_file(spec: FeatureSpec, weights: Weights) -> Path:
@@ -102,12 +80,12 @@ def graph_file(spec: FeatureSpec, weights: Weights) -> Path:
     return path
 
 
-def _open_kept_graph(spec: FeatureSpec, weights: Weights, provider: str, device: str) -> ort.InferenceSession:
+def _open_cached_graph(spec: FeatureSpec, weights: Weights, device: str) -> ort.InferenceSession:
     path = graph_file(spec, weights)
     try:
-        return _open_session(path, provider, device)
-    except (InvalidProtobuf, InvalidGraph, NoSuchFile, Fail):
-        # Kept graphs are only copies: a damaged one is made again.
+        return open_session(path, device=device, threads=1, all_on_gpu=False)
+    except ModelError:
+        # Cached graphs are only copies: a damaged one is converted again.
         logger.warning("%s is damaged and is converted again", path)
         path.unlink(missing_ok=True)
-        return _open_session(graph_file(spec, weights), provider, device)
+        return open_session(graph_file(spec, weights), device=device, threads=1, all_on_gpu=False)

@@ -1,1 +1,1 @@
-"""The machine: cores, CUDA, devices, file locks, atomic file writes. Imports no other room."""
+"""The machine: cores, CUDA, devices, onnxruntime sessions, file locks, atomic file writes. Imports no other subpackage."""

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from xfeat.featurize.console import default_of, json_option, progress_bar
 from xfeat.head.cli.options import (
-    DRAWING,
+    WORKER_MODULES,
     ensemble_option,
     features_option,
     head_options,
@@ -24,35 +24,35 @@ from xfeat.head.cli.options import (
 from xfeat.head.reports.formatting import class_lines, confusion_lines, interval, number, percent, points
 from xfeat.head.specs import CrossvalSpec, MemorySpec
 
-if TYPE_CHECKING:
-    from xfeat.head.tracking.backends import Tracking
-
 
 @click.command()
 @features_option
 @runs_option
-@click.option("--name", help="Name of the folder for the figures and the page.  [default: crossval- and the time]")
-@click.option("--folds", type=int, default=default_of(CrossvalSpec, "folds"), show_default=True, help="Parts.")
+@click.option("--name", help="Name of the result folder.  [default: crossval- and the time]")
+@click.option(
+    "--folds", type=int, default=default_of(CrossvalSpec, "folds"), show_default=True, help="Number of folds."
+)
 @click.option(
     "--seeds",
     type=int,
     default=default_of(CrossvalSpec, "seeds"),
     show_default=True,
-    help="Repetitions, each with other folds and other initial weights.",
+    help="Repetitions, each with different folds and initial weights.",
 )
 @click.option(
     "--by-image/--no-by-image",
     default=default_of(CrossvalSpec, "by_image"),
     show_default=True,
-    help="Where patients have several images, also divide image by image, to show what that flatters.",
+    help="If patients have several images, also use image-level folds, to show how much higher the accuracy seems.",
 )
 @click.option(
     "--baselines",
     is_flag=True,
-    help="Also test scikit-learn's logistic regression and SVM on the same folds; they need the features in memory.",
+    help="Also test scikit-learn baselines with default settings (logistic regression and SVM) on the same folds. They "
+    "need the features of a fold in memory.",
 )
 @click.option(
-    "--predictions", type=click.Path(path_type=Path), help="Another CSV file for the out-of-fold predictions."
+    "--predictions", type=click.Path(path_type=Path), help="Also write the out-of-fold predictions to this CSV file."
 )
 @head_options
 @ensemble_option
@@ -76,14 +76,14 @@ def crossval(
     tensorboard: str | None,
     **settings: Any,
 ) -> tuple[dict[str, Any], str]:
-    """Test every image once, with heads that have seen neither it nor its patient.
+    """Test every image once, by a head trained on neither this image nor its patient.
 
-    All images with a label take part; the split of the cache plays no role. Folds are stratified, and keep patients
-    (groups) and exact copies together. A fifth of each fold's training images chooses the epoch; with --ensemble N, N
-    heads have an N-th of them each to choose by.
+    All labelled images are used; the split of the cache is ignored. Folds are stratified, and keep patients (groups)
+    and exact copies together. A fifth of each fold's training images is held out to choose the epoch; with --ensemble
+    N, each of N heads holds out 1/N to choose its epoch.
 
-    The figures, the out-of-fold predictions and a page with the worst mistakes are a folder beside the runs. Finished
-    folds are kept there until all of it is written: after Ctrl-C, a crash or a full disk, the same command goes on.
+    The metrics, the out-of-fold predictions and a page with the worst mistakes are written to a folder in --runs.
+    Finished folds are stored there until then: after Ctrl-C, a crash or a full disk, the same command resumes.
     """
     head_spec, train_spec = head_specs(settings)
     plan = CrossvalSpec(folds=folds, seeds=seeds, by_image=by_image, members=members)
@@ -91,98 +91,58 @@ def crossval(
     cache = open_cache(features, pooling)
     from xfeat.head.reports.worker import Worker
 
-    with Worker(*DRAWING) as worker:
-        from xfeat.featurize.audit.stored import audit_of
-        from xfeat.head.crossval.baselines import check_memory, fold_baselines
-        from xfeat.head.crossval.report import save_crossval
-        from xfeat.head.crossval.runner import cross_validate, parts_folder
-        from xfeat.head.crossval.table import check_target, save_out_of_fold
-        from xfeat.head.crossval.training import kept_answers
-        from xfeat.head.runs.reader import new_run_name
-        from xfeat.head.runs.writer import RunWriter
-        from xfeat.head.tracking.backends import tracked
-        from xfeat.head.tracking.records import cache_parameters, head_parameters
+    with Worker(*WORKER_MODULES) as worker:
+        from xfeat.head.crossval.run import CrossvalOptions, crossval_run
 
-        writer = RunWriter(runs, name or f"crossval-{new_run_name()}", latest=False)
-        if predictions is not None:
-            check_target(predictions)
-        if baselines:
-            check_memory(cache, plan, memory)
-        audit, trackers = audit_of(cache), open_trackers_of(mlflow, tensorboard, runs)
-        parameters = {**head_parameters(head_spec, train_spec), **plan.to_dict(), **cache_parameters(cache)}
-        parts = parts_folder(runs, cache, head_spec, train_spec, plan, memory)
-        with tracked(trackers, writer.target.name, parameters) as tracking, kept_answers(parts) as kept:
-            with progress_bar("cross-validating", "heads") as advance:
-
-                def after_head(done: int, total: int) -> None:
-                    tracking.begin()
-                    advance(done, total)
-
-                result = cross_validate(
-                    cache, head_spec, train_spec, plan, memory=memory, kept=kept, progress=after_head
-                )
-            if predictions is not None:
-                save_out_of_fold(result, predictions)
-            specs = {"head_spec": head_spec.to_dict(), "train_spec": train_spec.to_dict(), "audit": audit}
-            figures = {**result.to_dict(seed=train_spec.seed), **specs}
-            if baselines:
-                with progress_bar("baselines", "fits") as advance:
-                    figures["baselines"] = fold_baselines(result, seed=train_spec.seed, progress=advance)
-            with writer:
-                facts = save_crossval(writer, result, figures, call=worker)
-            files = sorted(writer.target.iterdir()) + ([predictions] if predictions is not None else [])
-            _track(tracking, figures, files)
-    return {"crossval": str(writer.target), **facts}, _as_text(figures, writer.target)
+        options = CrossvalOptions(
+            name=name,
+            memory=memory,
+            baselines=baselines,
+            predictions=predictions,
+            open_trackers=lambda: open_trackers_of(mlflow, tensorboard, runs),
+            progress=progress_bar,
+            call=worker,
+        )
+        folder, facts = crossval_run(cache, head_spec, train_spec, plan, runs=runs, options=options)
+    return {"crossval": str(folder), **facts}, _as_text(facts, folder)
 
 
-def _track(tracking: Tracking, figures: dict[str, Any], files: list[Path]) -> None:
-    """Tell the accuracy of each fold as a curve, and the figures over all of them."""
-    from xfeat.head.tracking.records import part_metrics
-
-    found = part_metrics(figures["metrics"], "out_of_fold/")
-    ways = {"grouped": figures["accuracy"]}
-    if figures["by_image"] is not None:
-        ways["by_image"] = figures["by_image"]["accuracy"]
-    for way, accuracy in ways.items():
-        found |= {f"{way}/accuracy_{name}": accuracy[name] for name in ("mean", "std")}
-        for fold, share in enumerate(accuracy["folds"]):
-            tracking.record(fold, {f"{way}/accuracy_of_fold": share})
-    tracking.end(found, files)
-
-
-def _as_text(figures: dict[str, Any], folder: Path) -> str:
-    kept = "patients" if figures["grouped"] else "exact copies"
-    repeated = f" × {figures['seeds']} seeds" if figures["seeds"] > 1 else ""
-    repeated += f", {figures['ensemble']} heads averaged" if figures["ensemble"] > 1 else ""
-    metrics = figures["metrics"]
+def _as_text(facts: dict[str, Any], folder: Path) -> str:
+    together = "patients" if facts["grouped"] else "exact copies"
+    repeated = f" × {facts['seeds']} seeds" if facts["seeds"] > 1 else ""
+    repeated += f", ensembles of {facts['ensemble']} heads" if facts["ensemble"] > 1 else ""
+    metrics = facts["metrics"]
     lines = [
-        f"{figures['images']} labelled images in {figures['groups']} groups, {figures['folds']} folds{repeated}, "
-        f"{kept} together; the split of the cache plays no role",
-        _accuracy_line("accuracy", figures["accuracy"]),
+        f"{facts['images']} labelled images in {facts['groups']} groups, {facts['folds']} folds{repeated}; "
+        f"{together} are in one fold, and the split of the cache is ignored",
+        _accuracy_line("accuracy", facts["accuracy"]),
         f"AUC {number(metrics['auc'])} over all out-of-fold predictions",
-        *confusion_lines(figures["classes"], figures["confusion_matrix"]),
+        *confusion_lines(facts["classes"], facts["confusion_matrix"]),
         *class_lines(metrics["classes"]),
     ]
-    if figures["by_image"] is not None:
-        lines.append(_accuracy_line("image by image", figures["by_image"]["accuracy"]))
-        difference = points(figures["by_image"]["accuracy"]["mean"] - figures["accuracy"]["mean"])
-        lines.append(f"difference: {difference} percentage points; image by image, patients are in several folds")
-    elif not figures["grouped"]:
-        lines.append("the images have no groups: if patients have several images, these figures are too good")
-    lines += [_baseline_line(row) for row in figures.get("baselines", [])]
+    if facts["by_image"] is not None:
+        lines.append(_accuracy_line("image-level folds", facts["by_image"]["accuracy"]))
+        difference = points(facts["by_image"]["accuracy"]["mean"] - facts["accuracy"]["mean"])
+        lines.append(f"difference: {difference} percentage points; image-level folds split patients")
+    elif not facts["grouped"]:
+        lines.append(
+            "the images have no groups: if patients have several images, these metrics are optimistically biased"
+        )
+    if baselines := facts.get("baselines"):
+        lines += ["scikit-learn baselines with default settings:", *map(_baseline_line, baselines)]
     lines.append(f"report: {folder / 'report.html'}")
     return "\n".join(lines)
 
 
 def _baseline_line(row: dict[str, Any]) -> str:
-    ends = row["difference"]["interval"]
-    around = "" if ends is None else " ({} to {})".format(*map(points, ends))
-    less = points(row["difference"]["accuracy"])
-    return f"{_accuracy_line(row['name'], row['accuracy'])}; heads less this: {less} points{around}"
+    name, difference = row["name"].removesuffix(" (scikit-learn)"), row["difference"]
+    ends = "" if difference["interval"] is None else " ({} to {})".format(*map(points, difference["interval"]))
+    less = f"xfeat minus {name}: {points(difference['accuracy'])} points{ends}"
+    return f"  {_accuracy_line(name, row['accuracy'])}; {less}"
 
 
 def _accuracy_line(name: str, accuracy: dict[str, Any]) -> str:
     return (
         f"{name}: {percent(accuracy['mean'])} ± {100 * accuracy['std']:.1f} over the folds, "
-        f"95 % interval {interval(accuracy['interval'])}"
+        f"95 % confidence interval {interval(accuracy['interval'])}"
     )

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from xfeat.head.tracking.tracker import Tracker
 
 # What a second process imports while this one imports torch.
-DRAWING = (
+WORKER_MODULES = (
     "xfeat.head.evaluation.assess",
     "xfeat.head.reports.plots",
     "sklearn.metrics",

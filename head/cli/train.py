@@ -9,7 +9,7 @@ import click
 
 from xfeat.featurize.console import default_of, json_option, progress_bar
 from xfeat.head.cli.options import (
-    DRAWING,
+    WORKER_MODULES,
     ensemble_option,
     features_option,
     head_options,
@@ -76,7 +76,7 @@ def train(
     target, memory = _target(positive, target_sensitivity), MemorySpec(memory_mb=memory_mb)
     from xfeat.head.reports.worker import Worker
 
-    with Worker(*DRAWING) as worker:
+    with Worker(*WORKER_MODULES) as worker:
         cache = open_cache(features, pooling)
         from xfeat.head.runs.reader import new_run_name, read_history
         from xfeat.head.tracking.backends import tracked

@@ -1,4 +1,4 @@
-"""scikit-learn's classifiers on the folds of a cross-validation, to hold heads against."""
+"""scikit-learn's classifiers with default settings on the folds of a cross-validation, to compare heads with."""
 
 from __future__ import annotations
 
@@ -19,45 +19,45 @@ from xfeat.head.crossval.runner import CrossValidation
 from xfeat.head.evaluation.intervals import grouped_interval
 from xfeat.head.specs import CrossvalSpec, MemorySpec
 
-# Bytes a feature of a training row: float32, and the float64 that libsvm copies it to.
-_BYTES = 4 + 8
-_TESTED_AT_ONCE = 4096
+# Per feature of a training row: float32, and the float64 copy that libsvm makes.
+_BYTES_PER_FEATURE = 4 + 8
+_PREDICT_ROWS = 4096
 
 
 def check_memory(cache: FeatureCache, plan: CrossvalSpec, memory: MemorySpec) -> None:
-    """Find out whether the training rows of a fold may be in memory, which these classifiers need.
+    """Check that the training rows of a fold fit into memory, as these classifiers require.
 
     Raises:
-        DataError: if they take more than is allowed.
+        DataError: if they need more than is allowed.
     """
     rows = int((np.asarray(cache.columns.label) != NO_LABEL).sum())
-    needed_mb = (rows - rows // plan.folds) * cache.features.shape[-1] * _BYTES / 1e6
+    needed_mb = (rows - rows // plan.folds) * cache.features.shape[-1] * _BYTES_PER_FEATURE / 1e6
     if needed_mb > memory.memory_mb:
         raise DataError(
-            "the baselines need all training images of a fold in memory, and those are too many",
+            "the training features of one fold do not fit into memory, as --baselines requires",
             path=cache.path,
             expected=f"at most {memory.memory_mb:g} MB",
             found=f"{needed_mb:.0f} MB",
-            fix=f"leave out --baselines, or allow as much with --memory-mb {needed_mb + 1:.0f}",
+            fix=f"leave out --baselines, or allow more memory with --memory-mb {needed_mb + 1:.0f}",
         )
 
 
-def fold_baselines(
+def cross_validate_baselines(
     result: CrossValidation, *, seed: int, progress: Callable[[int, int], None] | None = None
 ) -> list[dict[str, Any]]:
-    """Fit logistic regression and an SVM, at their defaults and on standardised features, outside each fold.
+    """Fit logistic regression and an SVM with default settings, on standardised features, for each fold.
 
-    They need nothing to choose an epoch by, and learn from the unchanged images, all that are outside the fold.
+    They are fitted on all images outside the fold (the clean view), since they need no validation images.
 
     Args:
-        result: whose images and folds are used, with whole groups in one fold.
-        seed: of the intervals.
-        progress: called with classifiers fitted and classifiers to fit.
+        result: its images and grouped folds are used.
+        seed: of the bootstrap.
+        progress: called with the number of fitted classifiers and the total.
 
     Returns:
-        For each ``name``, ``accuracy`` (see :meth:`xfeat.head.crossval.runner.OutOfFold.accuracy`), and ``difference``:
-        the heads' accuracy less this one's, over all images and seeds, and its 95 % ``interval`` by drawing whole
-        groups.
+        For each baseline ``name``, ``accuracy`` (see :meth:`xfeat.head.crossval.out_of_fold.OutOfFold.accuracy`), and
+        ``difference``: the accuracy of the heads minus that of the baseline, over all images and seeds, with its 95 %
+        ``interval`` from a bootstrap over groups.
 
     Raises:
         CacheError: if features are not finite.
@@ -68,7 +68,7 @@ def fold_baselines(
 
     heads = result.main
     kinds: dict[str, Callable[[], Any]] = {LOGISTIC: lambda: LogisticRegression(max_iter=2000), SVM: SVC}
-    decided = {name: np.zeros_like(heads.probabilities) for name in kinds}
+    predicted = {name: np.zeros_like(heads.probabilities) for name in kinds}  # one-hot
     folds = [(place, number) for place, fold in enumerate(heads.fold) for number in np.unique(fold)]
     done = 0
     for place, number in folds:
@@ -78,20 +78,19 @@ def fold_baselines(
         features = scaler.fit_transform(_features(result, train))
         for name, make in kinds.items():
             model = make().fit(features, heads.labels[train])
-            for part in np.array_split(test, -(-len(test) // _TESTED_AT_ONCE)):
-                decided[name][place, part, model.predict(scaler.transform(_features(result, part)))] = 1
+            for part in np.array_split(test, -(-len(test) // _PREDICT_ROWS)):
+                predicted[name][place, part, model.predict(scaler.transform(_features(result, part)))] = 1
             done += 1
             if progress is not None:
                 progress(done, len(folds) * len(kinds))
-    return [_against(heads, name, replace(heads, probabilities=answers), seed) for name, answers in decided.items()]
+    return [_compared(heads, name, replace(heads, probabilities=onehot), seed) for name, onehot in predicted.items()]
 
 
-def _against(heads: OutOfFold, name: str, answers: OutOfFold, seed: int) -> dict[str, Any]:
-    better = heads.correct.mean(axis=0) - answers.correct.mean(axis=0)
+def _compared(heads: OutOfFold, name: str, baseline: OutOfFold, seed: int) -> dict[str, Any]:
+    better = heads.correct.mean(axis=0) - baseline.correct.mean(axis=0)
     difference = {"accuracy": float(better.mean()), "interval": grouped_interval(better, heads.groups, seed=seed)}
-    return {"name": name, "accuracy": answers.accuracy(seed=seed), "difference": difference}
+    return {"name": name, "accuracy": baseline.accuracy(seed=seed), "difference": difference}
 
 
 def _features(result: CrossValidation, places: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Copy the clean view of some of the images that took part."""
     return read_rows(result.cache, result.rows[places], views=0).astype(np.float32, copy=False)

@@ -1,4 +1,4 @@
-"""What heads of a cross-validation say of images that they have not seen, and what that is worth. Free of torch."""
+"""Out-of-fold predictions of a cross-validation, and their metrics. Imports no torch."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from xfeat.head.evaluation.metrics import classification_metrics
 
 @dataclass(frozen=True)
 class OutOfFold:
-    """What heads say of images they have not seen.
+    """Predictions for each image by a head that was not trained on it.
 
     Attributes:
         labels: int64 (n,).
-        probabilities: float32 (S, n, C), one slice a seed.
-        fold: int64 (S, n), the fold that tested the row.
-        groups: int64 (n,), what was kept together.
+        probabilities: float32 (S, n, C), one slice per seed.
+        fold: int64 (S, n), the fold in which the row was tested.
+        groups: int64 (n,), such as patients; rows of one group are in one fold.
     """
 
     labels: NDArray[np.int64]
@@ -30,13 +30,13 @@ class OutOfFold:
 
     @property
     def correct(self) -> NDArray[np.bool_]:
-        """Return bool (S, n): whether the most probable class is the true one."""
+        """bool (S, n): whether the most probable class is the true one."""
         return np.asarray(self.probabilities.argmax(axis=2) == self.labels)
 
     def accuracy(self, *, seed: int) -> dict[str, Any]:
         """Return ``folds`` (accuracy of each fold of each seed), their ``mean`` and ``std``, and the 95 % ``interval``.
 
-        The interval is a bootstrap over groups of the accuracy over all images.
+        The interval is from a bootstrap over groups, of the accuracy over all images.
         """
         scores = [
             float(correct[fold == number].mean())
@@ -51,17 +51,17 @@ class OutOfFold:
         }
 
     def metrics(self, class_names: tuple[str, ...]) -> dict[str, Any]:
-        """Return the metrics over all rows of all seeds together."""
+        """Return the metrics over the rows of all seeds."""
         return classification_metrics(*self.tiled, class_names)
 
     @property
     def tiled(self) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """Return labels (S · n,) and probabilities (S · n, C) of all seeds, one after the other."""
+        """Labels (S · n,) and probabilities (S · n, C) of all seeds, concatenated."""
         seeds, count, classes = self.probabilities.shape
         return np.tile(self.labels, seeds), self.probabilities.reshape(seeds * count, classes)
 
     def each_fold(self, class_names: tuple[str, ...]) -> list[dict[str, Any]]:
-        """Return what each fold of each seed reaches.
+        """Return the result of each fold of each seed.
 
         Per fold: ``seed`` and ``fold`` (from 0), ``images``, ``groups``, ``classes`` (images of each), ``wrong``,
         ``accuracy`` and its Wilson ``interval``.

@@ -1,4 +1,4 @@
-"""The folder of a cross-validation, and its page. The page is made free of torch."""
+"""The folder of a cross-validation, and its page. Rendering the page imports no torch."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from xfeat.featurize.cache.columns import Skipped
 from xfeat.featurize.system.versions import library_versions
 from xfeat.head.crossval.out_of_fold import OutOfFold
 from xfeat.head.reports.formatting import points
-from xfeat.head.reports.mistakes import Answered, worst_mistakes
-from xfeat.head.reports.run_report import few_images, page_template, unread
+from xfeat.head.reports.mistakes import PredictedImages, worst_mistakes
+from xfeat.head.reports.run_report import few_images_caution, page_template, skipped_caution
 from xfeat.head.reports.worker import call_here
 from xfeat.head.runs.reader import PREDICTIONS_FILE, REPORT_FILE
 
@@ -27,14 +27,14 @@ CROSSVAL_FILE = "crossval.json"
 
 @dataclass(frozen=True)
 class CrossvalPage:
-    """All that the page is made of.
+    """The input of the page.
 
     Attributes:
         facts: the content of crossval.json.
-        main: the answers, with whole groups in one fold.
+        main: predictions with whole groups in one fold.
         paths: of the images, relative to the data root.
         data_root: the folder of the images.
-        spec_line: what the features are.
+        spec_line: the settings of the features.
         skipped: images that could not be read.
     """
 
@@ -54,9 +54,9 @@ def save_crossval(
     Args:
         writer: of the folder.
         result: the cross-validation.
-        figures: its :meth:`~xfeat.head.crossval.runner.CrossValidation.to_dict`, and what else is known: specs, audit,
-            baselines.
-        call: what draws; a :class:`xfeat.head.reports.worker.Worker` does it in another process.
+        figures: its :meth:`~xfeat.head.crossval.runner.CrossValidation.to_dict`, with the specs, the audit and the
+            baselines added.
+        call: runs the rendering; a :class:`xfeat.head.reports.worker.Worker` does it in another process.
 
     Returns:
         The content of crossval.json.
@@ -88,30 +88,30 @@ def save_crossval(
 
 
 def render_crossval(page: CrossvalPage) -> str:
-    """Return the page, self-contained."""
+    """Return the page, one self-contained HTML file."""
     from xfeat.head.reports import plots
 
     facts, main = page.facts, page.main
     names = tuple(facts["classes"])
     labels, probabilities = main.tiled
     mean = main.probabilities.mean(axis=0)
-    answered = Answered(page.paths, main.labels, mean, mean.argmax(axis=1))
-    ways = {"by patient" if facts["grouped"] else "by image": facts["accuracy"]["folds"]}
+    predicted = PredictedImages(page.paths, main.labels, mean, mean.argmax(axis=1))
+    divisions = {"by patient" if facts["grouped"] else "by image": facts["accuracy"]["folds"]}
     if facts["by_image"] is not None:
-        ways["by image"] = facts["by_image"]["accuracy"]["folds"]
+        divisions["by image"] = facts["by_image"]["accuracy"]["folds"]
     return page_template("template.html", "xfeat.head.crossval").render(
         page=page,
         facts=facts,
         cautions=_cautions(page),
         figures={
-            "folds": plots.fold_accuracies(ways),
+            "folds": plots.fold_accuracies(divisions),
             "confusion": plots.confusion_matrix_plot(facts["confusion_matrix"], names),
             "reliability": plots.reliability_diagram(labels, probabilities, names),
             "roc": plots.roc_curves(labels, probabilities, names),
             "precision_recall": plots.precision_recall_curves(labels, probabilities, names),
         },
-        mistakes=worst_mistakes(answered, names, page.data_root),
-        wrong=int((answered.decisions != main.labels).sum()),
+        mistakes=worst_mistakes(predicted, names, page.data_root),
+        wrong=int((predicted.decisions != main.labels).sum()),
     )
 
 
@@ -119,13 +119,13 @@ def _cautions(page: CrossvalPage) -> list[str]:
     facts, cautions = page.facts, []
     if not facts["grouped"]:
         cautions.append(
-            "The images have no groups. If patients have several images, these figures are too good: name patients "
-            "with xfeat featurize --groups."
+            "The images have no groups. If patients have several images, these metrics are optimistically biased: "
+            "name the patients with xfeat featurize --groups."
         )
     if facts["by_image"] is not None:
         difference = points(facts["by_image"]["accuracy"]["mean"] - facts["accuracy"]["mean"])
         cautions.append(
-            f"Divided image by image, with patients in several folds, the accuracy is another: {difference} percentage "
-            "points. Quote the figures by patient."
+            f"With image-level folds, which split patients, the accuracy differs by {difference} percentage points. "
+            "Quote the patient-level metrics."
         )
-    return [*cautions, *few_images(facts["images"]), *unread(page.skipped)]
+    return [*cautions, *few_images_caution(facts["images"]), *skipped_caution(page.skipped)]

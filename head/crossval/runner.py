@@ -1,4 +1,4 @@
-"""Cross-validation: every image is tested once by a head that has seen neither it nor its patient."""
+"""Cross-validation: every image is tested once, by a head trained on neither this image nor its patient."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from xfeat.featurize.errors import DataError
 from xfeat.featurize.specs import require
 from xfeat.featurize.system.versions import library_versions
 from xfeat.head.crossval.out_of_fold import OutOfFold
-from xfeat.head.crossval.training import Fold, KeptAnswers, Training, answers_to_folds
+from xfeat.head.crossval.training import Fold, FoldCheckpoints, FoldTraining, train_folds
 from xfeat.head.data.rows import plan_reading
 from xfeat.head.data.splits import check_classes, fewest_groups, group_keys
-from xfeat.head.runs.names import default_name
+from xfeat.head.runs.names import deterministic_name
 from xfeat.head.specs import CrossvalSpec, HeadSpec, MemorySpec, TrainSpec
 from xfeat.head.training.ensemble import check_groups
 
-Progress = Callable[[int, int], None]
-"""Called with heads trained and heads to train."""
+FoldProgress = Callable[[int, int], None]
+"""Called with the number of trained heads and the total."""
 
-# A fifth of the training rows of each fold choose the epoch.
+# A fifth of the training rows of each fold is held out to choose the epoch.
 _INNER_FOLDS = 5
 
 
@@ -37,12 +37,12 @@ class CrossValidation:
     """A finished cross-validation.
 
     Attributes:
-        cache: what it was made on.
-        plan: how often.
-        rows: int64 (n,), row numbers in the cache of the images that took part.
-        grouped: whether the images carry patients or series.
-        main: with whole groups in one fold.
-        by_image: with every image on its own, or ``None`` if that is the same thing or was not asked for.
+        cache: the features.
+        plan: folds and seeds.
+        rows: int64 (n,), the rows of the cache that were used.
+        grouped: whether the images have groups (patients or series).
+        main: predictions with whole groups in one fold.
+        by_image: predictions with image-level folds; ``None`` without groups, or if not asked for.
     """
 
     cache: FeatureCache
@@ -53,7 +53,7 @@ class CrossValidation:
     by_image: OutOfFold | None
 
     def to_dict(self, *, seed: int) -> dict[str, Any]:
-        """Return the figures as plain JSON types."""
+        """Return the results as plain JSON types."""
         names = self.cache.class_names
         metrics = self.main.metrics(names)
         return {
@@ -85,29 +85,30 @@ def cross_validate(
     plan: CrossvalSpec,
     *,
     memory: MemorySpec | None = None,
-    kept: KeptAnswers | None = None,
-    progress: Progress | None = None,
+    checkpoints: FoldCheckpoints | None = None,
+    progress: FoldProgress | None = None,
 ) -> CrossValidation:
-    """Train a head, or an average of heads, per fold and seed; test each on its fold.
+    """Train a head, or an ensemble, per fold and seed; test each on its fold.
 
-    All images with a label take part, whatever split the cache has. Folds are stratified and keep groups and exact
-    copies together. A fifth of each fold's training rows, again whole groups, choose the epoch.
+    All labelled images are used; the split of the cache is ignored. Folds are stratified and keep groups and exact
+    copies together. A fifth of each fold's training rows, again whole groups, is held out to choose the epoch.
 
     Args:
         cache: the features.
         head: the layers.
-        train: the optimisation; its seed is the first, the following are counted up.
+        train: the optimisation; its seed is the first, the others follow it.
         plan: folds and seeds.
-        memory: what features may take; rows that take more are read from the disk, in another order.
-        kept: takes the answers to finished folds, and gives those of an earlier call; see
-            :func:`xfeat.head.crossval.training.kept_answers`.
+        memory: limit for features; more are read from the disk, in another order.
+        checkpoints: stores the predictions of finished folds and restores those of an earlier call; see
+            :func:`xfeat.head.crossval.training.fold_checkpoints`.
         progress: called before the first head is trained, and after each.
 
     Raises:
-        SpecError: if there are not so many seeds.
-        DataError: if there are fewer than two classes, or fewer groups of one than folds or heads to average.
-        OutputError: if answers cannot be kept.
-        CacheError: if features are not finite, or the file is written to in the meantime.
+        SpecError: if a seed is out of range.
+        DataError: if there are fewer than two classes, or a class has fewer groups than there are folds or ensemble
+            members.
+        OutputError: if a checkpoint cannot be written.
+        CacheError: if features are not finite, or the file changes during training.
         DivergedError: if training diverges.
     """
     last = train.seed + plan.seeds - 1
@@ -116,36 +117,37 @@ def cross_validate(
     labels = np.asarray(cache.columns.label)[rows].astype(np.int64)
     check_classes(cache)
     keys = group_keys(cache)[rows]
-    ways = {"grouped": keys}
+    divisions = {"grouped": keys}
     if plan.by_image and len(np.unique(keys)) < len(keys):
-        ways["by-image"] = np.arange(len(rows))
-    # All folds are made before the first head is trained, so that a problem shows at once.
+        divisions["by-image"] = np.arange(len(rows))
+    # All folds are made before the first head is trained, so that problems are reported at once.
     trainings = [
-        Training(way, seed, number, fold, groups)
-        for way, groups in ways.items()
+        FoldTraining(division, seed, number, fold, groups)
+        for division, groups in divisions.items()
         for seed in range(plan.seeds)
         for number, fold in enumerate(_folds(cache, labels, groups, plan, train.seed + seed))
     ]
     classes, total = len(cache.class_names), len(trainings)
-    results = {way: _untested(labels, plan.seeds, classes, groups) for way, groups in ways.items()}
-    tell = progress or (lambda done, total: None)
+    results = {name: _empty_result(labels, plan.seeds, classes, groups) for name, groups in divisions.items()}
+    advance = progress or (lambda done, total: None)
     with unchanged(cache):
         data = plan_reading(cache, len(rows), memory or MemorySpec()).load(cache, rows)
-        fit = partial(answers_to_folds, data=data, head=head, train=train, members=plan.members, classes=classes)
-        tell(0, total)
-        for done, (training, answers) in enumerate((kept or KeptAnswers()).completed(trainings, fit), 1):
-            result = results[training.way]
-            result.probabilities[training.seed, training.fold.test] = answers
+        fit = partial(train_folds, data=data, head=head, train=train, members=plan.members, classes=classes)
+        advance(0, total)
+        finished = (checkpoints or FoldCheckpoints()).complete(trainings, fit)
+        for done, (training, probabilities) in enumerate(finished, 1):
+            result = results[training.division]
+            result.probabilities[training.seed, training.fold.test] = probabilities
             result.fold[training.seed, training.fold.test] = training.number
-            tell(done, total)
+            advance(done, total)
     grouped = any(cache.columns.group[row] for row in rows.tolist())
     return CrossValidation(cache, plan, rows, grouped, results["grouped"], results.get("by-image"))
 
 
-def parts_folder(
+def checkpoint_folder(
     runs: Path, cache: FeatureCache, head: HeadSpec, train: TrainSpec, plan: CrossvalSpec, memory: MemorySpec
 ) -> Path:
-    """Return where finished folds are kept: the same for all that decides about them."""
+    """Return where finished folds are stored; the name follows from everything that determines their results."""
     specs = [spec.to_dict() for spec in (head, train, plan, memory)]
     versions = {name: version for name, version in library_versions().items() if name in ("torch", "scikit-learn")}
     identity = {
@@ -154,10 +156,10 @@ def parts_folder(
         "features": cache.spec.fingerprint,
         "versions": versions,
     }
-    return runs / f"{default_name(identity, 'crossval')}.parts"
+    return runs / f"{deterministic_name(identity, 'crossval')}.parts"
 
 
-def _untested(labels: NDArray[np.int64], seeds: int, classes: int, groups: NDArray[np.int64]) -> OutOfFold:
+def _empty_result(labels: NDArray[np.int64], seeds: int, classes: int, groups: NDArray[np.int64]) -> OutOfFold:
     shape = (seeds, len(labels))
     return OutOfFold(labels, np.empty((*shape, classes), np.float32), np.empty(shape, np.int64), groups)
 
@@ -168,7 +170,7 @@ def _folds(
     fewest = fewest_groups(labels, groups)
     if fewest < plan.folds:
         raise DataError(
-            f"{plan.folds} folds are more than there are patients or images of a class",
+            f"too few patients or images for {plan.folds} folds",
             path=cache.path,
             expected=f"at least {plan.folds} groups of each class",
             found=f"{fewest} of the smallest class",
@@ -179,14 +181,14 @@ def _folds(
         inner = min(_INNER_FOLDS, fewest_groups(labels[rest], groups[rest]))
         if inner < 2 or len(np.unique(labels[rest])) < len(np.unique(labels)):
             raise DataError(
-                "too few patients or images of a class to validate within a fold",
+                "too few patients or images of a class to hold out validation images within a fold",
                 path=cache.path,
                 found=f"{fewest} of the smallest class",
                 fix="add images of that class, or leave it out with xfeat featurize --classes",
             )
         check_groups(labels[rest], groups[rest], plan.members, path=cache.path)
-        kept, valid = next(_divide(labels[rest], groups[rest], inner, seed))
-        folds.append(Fold(rest[kept], rest[valid], test))
+        train, valid = next(_divide(labels[rest], groups[rest], inner, seed))
+        folds.append(Fold(rest[train], rest[valid], test))
     return folds
 
 

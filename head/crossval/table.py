@@ -17,11 +17,11 @@ from xfeat.head.runs.reader import PROBABILITY_PREFIX
 _ELSEWHERE = "choose another place with --predictions"
 
 
-def check_target(path: Path) -> None:
-    """Find out whether a file can be written there, and leave nothing.
+def check_writable(path: Path) -> None:
+    """Check that a file can be written, without creating it.
 
     Raises:
-        OutputError: if it cannot.
+        OutputError: if it cannot be written.
     """
     try:
         if path.is_dir():
@@ -39,7 +39,7 @@ def out_of_fold_columns(result: CrossValidation) -> list[str]:
 
 
 def out_of_fold_lines(result: CrossValidation) -> Iterator[list[Any]]:
-    """Yield a line per image and seed."""
+    """Yield one line per image and seed."""
     names, columns, main = result.cache.class_names, result.cache.columns, result.main
     for seed, (fold, probabilities) in enumerate(zip(main.fold, main.probabilities, strict=True)):
         for place, row in enumerate(result.rows.tolist()):

@@ -1,4 +1,4 @@
-"""The heads of a cross-validation: trained side by side, their answers kept on the disk until all are there."""
+"""The heads of a cross-validation: trained in batches; the predictions of finished folds are stored as checkpoints."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ from xfeat.head.training.fit import FittedHead
 
 logger = logging.getLogger(__name__)
 
-Answers = NDArray[np.float32]
+Probabilities = NDArray[np.float32]
 
 
 class Fold(NamedTuple):
-    """Row numbers (into the rows that take part) of one training."""
+    """Indices of the training, validation and test rows of one fold."""
 
     train: NDArray[np.int64]
     valid: NDArray[np.int64]
@@ -38,18 +38,18 @@ class Fold(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Training:
+class FoldTraining:
     """One training of a cross-validation.
 
     Attributes:
-        way: how rows were kept together.
-        seed: of the repetition, counted from 0.
-        number: of the fold.
-        fold: who trains, who chooses the epoch, who is tested.
-        groups: int64 (n,), what was kept together.
+        division: ``grouped`` or ``by-image``.
+        seed: number of the repetition, from 0.
+        number: of the fold, from 0.
+        fold: its rows.
+        groups: int64 (n,), the groups that are in one fold.
     """
 
-    way: str
+    division: str
     seed: int
     number: int
     fold: Fold
@@ -57,117 +57,122 @@ class Training:
 
     @property
     def name(self) -> str:
-        """Return a name that no other training has."""
-        return f"{self.way}-seed{self.seed}-fold{self.number}"
+        """Its name, unique within the cross-validation."""
+        return f"{self.division}-seed{self.seed}-fold{self.number}"
 
 
-class KeptAnswers:
-    """Answers to finished folds, a file each.
+class FoldCheckpoints:
+    """The predictions of finished folds, one file per fold.
 
     Args:
-        folder: see :func:`kept_answers`; ``None`` keeps nothing.
+        folder: see :func:`fold_checkpoints`; ``None`` stores nothing.
     """
 
     def __init__(self, folder: Path | None = None) -> None:
         self.folder = folder
 
-    def completed(
-        self, trainings: Sequence[Training], train: Callable[[list[Training]], Generator[tuple[Training, Answers]]]
-    ) -> Iterator[tuple[Training, Answers]]:
-        """Yield the answers to all folds: those of an earlier call, and those that ``train`` adds for the others.
+    def complete(
+        self,
+        trainings: Sequence[FoldTraining],
+        train: Callable[[list[FoldTraining]], Generator[tuple[FoldTraining, Probabilities]]],
+    ) -> Iterator[tuple[FoldTraining, Probabilities]]:
+        """Yield the predictions of all folds: stored ones first, then those that ``train`` gives for the others.
 
         Raises:
-            OutputError: if an answer cannot be written.
+            OutputError: if a checkpoint cannot be written.
         """
         rest = []
         for training in trainings:
-            answers = self._read(training)
-            if answers is None:
+            probabilities = self._read(training)
+            if probabilities is None:
                 rest.append(training)
             else:
-                yield training, answers
-        with closing(train(rest)) as fresh:
-            for training, answers in fresh:
-                self._save(training, answers)
-                yield training, answers
+                yield training, probabilities
+        with closing(train(rest)) as trained:
+            for training, probabilities in trained:
+                self._save(training, probabilities)
+                yield training, probabilities
 
-    def _read(self, training: Training) -> Answers | None:
+    def _read(self, training: FoldTraining) -> Probabilities | None:
         if self.folder is None:
             return None
         try:
-            answers: Answers = np.load(self.folder / f"{training.name}.npy", allow_pickle=False)
-        except (OSError, ValueError, EOFError, TypeError, TokenError):  # not there, or damaged
+            probabilities: Probabilities = np.load(self.folder / f"{training.name}.npy", allow_pickle=False)
+        except (OSError, ValueError, EOFError, TypeError, TokenError):  # missing or damaged
             return None
-        whole = answers.ndim == 2 and answers.dtype == np.float32 and len(answers) == len(training.fold.test)
-        return answers if whole else None
+        expected = (2, np.float32, len(training.fold.test))
+        return probabilities if (probabilities.ndim, probabilities.dtype, len(probabilities)) == expected else None
 
-    def _save(self, training: Training, answers: Answers) -> None:
+    def _save(self, training: FoldTraining, probabilities: Probabilities) -> None:
         if self.folder is not None:
             with replacing(self.folder / f"{training.name}.npy", elsewhere=ELSEWHERE) as part, part.open("wb") as file:
-                np.save(file, answers, allow_pickle=False)
+                np.save(file, probabilities, allow_pickle=False)
 
 
 @contextmanager
-def kept_answers(folder: Path) -> Iterator[KeptAnswers]:
-    """Keep answers to finished folds, and other processes out, until the body has done all that it wants of them.
+def fold_checkpoints(folder: Path) -> Iterator[FoldCheckpoints]:
+    """Store the predictions of finished folds, locked against other processes, until the body has finished.
 
-    The folder goes at the end. An exception in the body leaves it if there are answers in it, and says so.
+    The folder is deleted at the end. If the body raises an exception, finished folds are left there and logged.
 
     Args:
         folder: ``runs/<name>.parts``.
 
     Raises:
-        BusyError: if another process is at this cross-validation.
-        OutputError: if the folder cannot be made.
-        Interrupted: on Ctrl-C, with the way to go on.
+        BusyError: if another process is using this cross-validation.
+        OutputError: if the folder cannot be created.
+        Interrupted: on Ctrl-C, with the command that resumes.
     """
-    with resumable_folder(folder, "cross-validation", worth_keeping=lambda: bool(_answers_in(folder))):
+    with resumable_folder(folder, "cross-validation", keep_if=lambda: bool(_checkpoints_in(folder))):
         try:
-            yield KeptAnswers(folder)
+            yield FoldCheckpoints(folder)
         except KeyboardInterrupt as stop:
-            if count := len(_answers_in(folder)):
+            if count := len(_checkpoints_in(folder)):
                 raise Interrupted(
-                    f"stopped: {count} finished folds are in {folder}", fix="run the same command again to go on"
+                    f"stopped: {count} finished folds are stored in {folder}",
+                    fix="run the same command again to resume",
                 ) from stop
             raise
         except Exception as error:
-            if isinstance(error, DivergedError | CacheError):  # another cache or setting has other answers
+            if isinstance(error, DivergedError | CacheError):  # the next attempt has another cache or other settings
                 _clear(folder)
-            elif count := len(_answers_in(folder)):
-                logger.warning("%d finished folds are kept in %s: the same command goes on from them", count, folder)
+            elif count := len(_checkpoints_in(folder)):
+                logger.warning(
+                    "%d finished folds are stored in %s: run the same command again to resume", count, folder
+                )
             raise
         _clear(folder)
 
 
-def _answers_in(folder: Path) -> list[Path]:
+def _checkpoints_in(folder: Path) -> list[Path]:
     return list(folder.glob("*.npy"))
 
 
 def _clear(folder: Path) -> None:
-    for file in _answers_in(folder):
+    for file in _checkpoints_in(folder):
         file.unlink()
 
 
-def answers_to_folds(
-    trainings: Sequence[Training], data: AnyRows, head: HeadSpec, train: TrainSpec, *, members: int, classes: int
-) -> Generator[tuple[Training, Answers]]:
-    """Train a head for each fold; yield probabilities (n, C) of the rows it tests, as they come.
+def train_folds(
+    trainings: Sequence[FoldTraining], data: AnyRows, head: HeadSpec, train: TrainSpec, *, members: int, classes: int
+) -> Generator[tuple[FoldTraining, Probabilities]]:
+    """Train a head for each fold; yield the probabilities (n, C) of its test rows as soon as it is trained.
 
-    Closing the generator ends what is under way.
+    Closing the generator stops the training.
 
     Args:
         trainings: the folds.
-        data: all rows that take part.
+        data: all rows that are used.
         head: the layers.
         train: the optimisation, with the seed of the first repetition.
-        members: heads that are trained and averaged for each; one at a time if that is more than 1.
+        members: heads of the ensemble of each fold; with more than 1, ensembles are trained one at a time.
         classes: number of classes C.
 
     Raises:
         DivergedError: if a head diverges.
     """
 
-    def answers(training: Training, fitted: FittedHead) -> tuple[Training, Answers]:
+    def tested(training: FoldTraining, fitted: FittedHead) -> tuple[FoldTraining, Probabilities]:
         return training, softmax(fitted.logits_of(data.take(training.fold.test)).numpy())
 
     if members > 1:
@@ -175,7 +180,7 @@ def answers_to_folds(
             rest = np.sort(np.concatenate([training.fold.train, training.fold.valid]))
             rows, spec = data.take(rest), replace(train, seed=train.seed + training.seed)
             shares = shares_of(rows.labels.numpy(), training.groups[rest], members, seed=spec.seed)
-            yield answers(training, fit_ensemble(head, spec, shares, rows, classes=classes))
+            yield tested(training, fit_ensemble(head, spec, shares, rows, classes=classes))
         return
     tasks = [
         Task({place: (head, replace(train, seed=train.seed + training.seed))}, partial(_parts, data, training.fold))
@@ -186,7 +191,7 @@ def answers_to_folds(
             for place, outcome in block.outcomes.items():
                 if isinstance(outcome, DivergedError):
                     raise outcome
-                yield answers(trainings[place], outcome)
+                yield tested(trainings[place], outcome)
 
 
 def _parts(data: AnyRows, fold: Fold) -> tuple[AnyRows, AnyRows]:

@@ -1,4 +1,4 @@
-"""The images that a head is most wrong about, with small pictures. Free of torch."""
+"""The images with the worst predictions, with thumbnails. Imports no torch."""
 
 from __future__ import annotations
 
@@ -16,36 +16,36 @@ from xfeat.featurize.datasets.sources import ImageSource, open_source
 from xfeat.featurize.errors import DataError, ImageError
 from xfeat.featurize.images.decode import decode
 
-_WORST = 12
-_THUMBNAIL = (220, 220)
+_MAX_MISTAKES = 12
+_THUMBNAIL_SIZE = (220, 220)
 
 
 class Mistake(NamedTuple):
-    """One wrongly classified image.
+    """One misclassified image.
 
     Attributes:
         path: relative to the data root.
         label: the true class.
-        decided: the class decided on.
-        probability: of the class decided on.
-        picture: a data URL, or empty if the file is gone.
+        predicted: the predicted class.
+        probability: of the predicted class.
+        thumbnail: a data URL, or empty if the file is missing.
     """
 
     path: str
     label: str
-    decided: str
+    predicted: str
     probability: float
-    picture: str
+    thumbnail: str
 
 
-class Answered(NamedTuple):
-    """Images and what was said of them.
+class PredictedImages(NamedTuple):
+    """Images and their predictions.
 
     Attributes:
         paths: n paths, relative to the data root.
         labels: int64 (n,), the true classes.
         probabilities: (n, C).
-        decisions: int64 (n,).
+        decisions: int64 (n,), the predicted classes.
     """
 
     paths: Sequence[str]
@@ -54,19 +54,19 @@ class Answered(NamedTuple):
     decisions: NDArray[np.integer]
 
 
-def worst_mistakes(answered: Answered, names: Sequence[str], data_root: str) -> list[Mistake]:
-    """Return the wrongly decided images with the lowest probability of their true class, twelve at most."""
-    paths, labels, probabilities, decisions = answered
+def worst_mistakes(images: PredictedImages, names: Sequence[str], data_root: str) -> list[Mistake]:
+    """Return the misclassified images with the lowest probability of their true class, at most twelve."""
+    paths, labels, probabilities, decisions = images
     wrong = np.flatnonzero(decisions != labels)
     source = _source(Path(data_root))
-    worst = sorted(wrong.tolist(), key=lambda row: float(probabilities[row, labels[row]]))[:_WORST]
+    worst = sorted(wrong.tolist(), key=lambda row: float(probabilities[row, labels[row]]))[:_MAX_MISTAKES]
     return [
         Mistake(
             path=paths[row],
             label=names[labels[row]],
-            decided=names[decisions[row]],
+            predicted=names[decisions[row]],
             probability=float(probabilities[row, decisions[row]]),
-            picture=_picture(source, paths[row]),
+            thumbnail=_thumbnail(source, paths[row]),
         )
         for row in worst
     ]
@@ -79,14 +79,14 @@ def _source(root: Path) -> ImageSource | None:
         return None
 
 
-def _picture(source: ImageSource | None, path: str) -> str:
+def _thumbnail(source: ImageSource | None, path: str) -> str:
     if source is None:
         return ""
     try:
         image = decode(source.read(path)[0])
     except ImageError:
         return ""
-    image.thumbnail(_THUMBNAIL, Image.Resampling.BILINEAR)
+    image.thumbnail(_THUMBNAIL_SIZE, Image.Resampling.BILINEAR)
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=80)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()

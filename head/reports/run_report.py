@@ -1,4 +1,4 @@
-"""report.html: one page with everything in it, that can be mailed and printed. Free of torch."""
+"""report.html: one self-contained page to mail and print. Imports no torch."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ from xfeat.featurize.cache.reader import FeatureCache
 from xfeat.head.evaluation.metrics import confusion_counts, ratio
 from xfeat.head.evaluation.predictions import Predictions, softmax
 from xfeat.head.reports.formatting import interval, number, percent, points
-from xfeat.head.reports.mistakes import Answered, worst_mistakes
+from xfeat.head.reports.mistakes import PredictedImages, worst_mistakes
 from xfeat.head.training.history import EpochRecord
 
 if TYPE_CHECKING:
     from jinja2 import Template
 
 THRESHOLDS = (0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
-_FEW_IMAGES = 100
+_ENOUGH_IMAGES = 100
 
 
 @dataclass(frozen=True)
 class ReportInput:
-    """All that a report is made of.
+    """The input of a report.
 
     Attributes:
         facts: the content of run.json.
-        history: one record an epoch.
-        predictions: of all rows that take part.
+        history: one record per epoch.
+        predictions: of all rows that are used.
         data_root: the folder of the images.
-        spec_line: what the features are.
-        cautions: what a reader must know before quoting a figure.
+        spec_line: the settings of the features.
+        cautions: what a reader must know before quoting a metric.
         skipped: images that could not be read.
     """
 
@@ -49,7 +49,7 @@ class ReportInput:
     def of(
         cls, cache: FeatureCache, facts: dict[str, Any], history: Sequence[EpochRecord], predictions: Predictions
     ) -> ReportInput:
-        """Take from a cache what a report needs; its features stay where they are."""
+        """Collect what a report needs from a cache, without its features."""
         return cls(
             facts=facts,
             history=history,
@@ -62,7 +62,7 @@ class ReportInput:
 
     @property
     def part(self) -> str:
-        """The part whose figures are shown: test, or valid without one."""
+        """The split whose metrics are shown: test, or valid if there is no test split."""
         return "test" if "test" in self.facts["metrics"] else "valid"
 
 
@@ -93,7 +93,7 @@ def render_report(report: ReportInput) -> str:
             name: threshold_table(shown.labels == code, probabilities[:, code]) for code, name in enumerate(names)
         },
         mistakes=worst_mistakes(
-            Answered(shown.paths, shown.labels, probabilities, shown.decisions), names, report.data_root
+            PredictedImages(shown.paths, shown.labels, probabilities, shown.decisions), names, report.data_root
         ),
         wrong=int((shown.decisions != shown.labels).sum()),
     )
@@ -104,7 +104,7 @@ def threshold_table(positive: np.ndarray, scores: np.ndarray) -> list[dict[str, 
 
     Args:
         positive: bool (n,), whether the row is of the class.
-        scores: (n,), its probability.
+        scores: (n,), the predicted probability of the class.
     """
     rows = []
     for threshold in THRESHOLDS:
@@ -115,8 +115,7 @@ def threshold_table(positive: np.ndarray, scores: np.ndarray) -> list[dict[str, 
 
 
 def page_template(name: str, package: str = "") -> Template:
-    """Load a template of this package, or of another that includes some of these, with the filters that all pages write
-    figures with."""
+    """Load a page template of this package, or of ``package``, with the number filters of all pages."""
     from jinja2 import ChoiceLoader, Environment, PackageLoader
 
     loaders = [PackageLoader("xfeat.head.reports", "templates"), *([PackageLoader(package, ".")] if package else [])]
@@ -128,39 +127,43 @@ def page_template(name: str, package: str = "") -> Template:
     return environment.get_template(name)
 
 
-def few_images(images: int, what: str = "images") -> list[str]:
-    """Return what any page says of figures on so few images, if they are few."""
-    if images >= _FEW_IMAGES:
+def few_images_caution(images: int, what: str = "images") -> list[str]:
+    """Return a caution if there are fewer than 100 images."""
+    if images >= _ENOUGH_IMAGES:
         return []
     return [f"Only {images} {what}: one image is {100 / images:.1f} percentage points."]
 
 
-def unread(skipped: Sequence[Skipped]) -> list[str]:
-    """Return what any page says of images that were skipped, if there are any."""
-    return [f"{len(skipped)} images could not be read and take no part; they are listed below."] if skipped else []
+def skipped_caution(skipped: Sequence[Skipped]) -> list[str]:
+    """Return a caution if images were skipped."""
+    return [f"{len(skipped)} images could not be read and were skipped; they are listed below."] if skipped else []
 
 
 def _cautions(facts: dict[str, Any], predictions: Predictions, cache: FeatureCache) -> list[str]:
     cautions = []
     part = "test" if "test" in facts["metrics"] else "valid"
     if part == "valid":
-        cautions.append("There is no test split. These figures are of the images that chose the epoch: they flatter.")
+        cautions.append(
+            "There is no test split. These metrics are optimistically biased: the epoch was chosen on the same images."
+        )
     images = facts["metrics"][part]["images"]
-    cautions += few_images(images, f"{part} images")
+    cautions += few_images_caution(images, f"{part} images")
     if not any(cache.columns.group):
         cautions.append(
-            "The images have no groups. If one patient has images in two parts, these figures are too good: "
-            "name patients with xfeat featurize --groups."
+            "The images have no groups. If one patient has images in two splits, these metrics are optimistically "
+            "biased: name the patients with xfeat featurize --groups."
         )
-    elif leaks := _groups_in_two_parts(predictions, cache):
-        cautions.append(f"{leaks} groups (patients) have images in more than one part: these figures are too good.")
-    cautions += unread(cache.skipped)
+    elif leaks := _groups_in_two_splits(predictions, cache):
+        cautions.append(
+            f"{leaks} groups (patients) have images in more than one split: these metrics are optimistically biased."
+        )
+    cautions += skipped_caution(cache.skipped)
     if facts["operating_point"] and facts["operating_point"]["note"]:
         cautions.append(f"Operating point: {facts['operating_point']['note']}.")
     return cautions
 
 
-def _groups_in_two_parts(predictions: Predictions, cache: FeatureCache) -> int:
+def _groups_in_two_splits(predictions: Predictions, cache: FeatureCache) -> int:
     group_of = dict(zip(cache.columns.path, cache.columns.group, strict=True))
     parts_of: dict[str, set[str]] = {}
     for path, part in zip(predictions.paths, predictions.split, strict=True):

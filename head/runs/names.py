@@ -1,4 +1,4 @@
-"""Names of folders that the same settings lead to again."""
+"""Folder names that follow from settings, so that the same command finds its folder again."""
 
 from __future__ import annotations
 
@@ -7,6 +7,6 @@ import json
 from typing import Any
 
 
-def default_name(identity: dict[str, Any], kind: str = "sweep") -> str:
-    """Return a name that the same cache and spec lead to again."""
+def deterministic_name(identity: dict[str, Any], kind: str) -> str:
+    """Return a name that depends on ``identity`` alone, such as ``sweep-0123abcd``."""
     return f"{kind}-{hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]}"

@@ -1,4 +1,4 @@
-"""Folders in which a long piece of work keeps what is finished, for the next call to go on with."""
+"""Folders that store finished parts of a long computation, so that the next call resumes from them."""
 
 from __future__ import annotations
 
@@ -14,29 +14,30 @@ ELSEWHERE = "choose another place with --runs"
 
 
 @contextmanager
-def resumable_folder(folder: Path, what: str, *, worth_keeping: Callable[[], bool]) -> Iterator[None]:
-    """Make a folder and keep other processes out of it.
+def resumable_folder(folder: Path, what: str, *, keep_if: Callable[[], bool]) -> Iterator[None]:
+    """Create a folder and lock it against other processes.
 
     Args:
-        folder: where results are kept as they come.
-        what: that results are of, for the message.
-        worth_keeping: asked at the end, however that comes: if not, the folder goes, and so do those made for it.
+        folder: where results are stored as they are finished.
+        what: what the results are of, for the message.
+        keep_if: called at the end, also after an exception: if false, the folder is deleted, with the parents created
+            for it.
 
     Raises:
-        BusyError: if another process is at it.
-        OutputError: if it cannot be made.
+        BusyError: if another process is using it.
+        OutputError: if it cannot be created.
     """
     made = [path for path in folder.parents if not path.exists()]
-    busy = BusyError(f"another process is at this {what}", path=folder, fix="wait for it")
+    busy = BusyError(f"another process is using this {what}", path=folder, fix="wait until it has finished")
     keep = True
     try:
         with locked(folder / ".lock", busy, of=folder, elsewhere=ELSEWHERE):
             try:
                 yield
             finally:
-                keep = worth_keeping()
+                keep = keep_if()
     finally:
-        if not keep:  # only now: Windows removes no file that is open
+        if not keep:  # after the lock is closed: Windows cannot delete open files
             _remove(folder, made)
 
 

@@ -36,7 +36,7 @@ _COLUMNS = (
 
 
 class SweepFolder:
-    """Reads and writes the folder of one sweep.
+    """The folder of one sweep, read and written.
 
     Args:
         folder: ``runs/<sweep>``.
@@ -47,14 +47,14 @@ class SweepFolder:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Make the folder and keep other processes out of it; a new folder without a finished trial goes at the end.
+        """Create the folder and lock it; a new folder without a finished trial is deleted at the end.
 
         Raises:
-            BusyError: if another process is at this sweep.
-            OutputError: if it cannot be made.
+            BusyError: if another process is using this sweep.
+            OutputError: if it cannot be created.
         """
-        there_before = self.folder.exists()
-        with resumable_folder(self.folder, "sweep", worth_keeping=lambda: there_before or self._has_trials()):
+        existed = self.folder.exists()
+        with resumable_folder(self.folder, "sweep", keep_if=lambda: existed or self._has_trials()):
             yield
 
     def _has_trials(self) -> bool:

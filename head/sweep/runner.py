@@ -23,7 +23,7 @@ from xfeat.head.data.rows import AnyRows, Rows, labelled_blocks
 from xfeat.head.data.splits import split_rows
 from xfeat.head.evaluation.metrics import classification_metrics
 from xfeat.head.evaluation.predictions import softmax
-from xfeat.head.runs.names import default_name
+from xfeat.head.runs.names import deterministic_name
 from xfeat.head.runs.reader import RUN_FILE, Run, open_run
 from xfeat.head.runs.writer import checked_name
 from xfeat.head.specs import MemorySpec
@@ -90,8 +90,8 @@ class Sweep:
 
     @property
     def default_name(self) -> str:
-        """Return a name that the same cache and spec lead to again."""
-        return default_name(self.identity)
+        """A name that is the same for the same cache and spec."""
+        return deterministic_name(self.identity, "sweep")
 
     def run(self, *, time_limit_s: float | None = None, progress: Progress | None = None) -> SweepResult:
         """Train all trials that are not finished, rank them, and write the best one as a run.

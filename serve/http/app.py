@@ -7,9 +7,9 @@ import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from importlib.metadata import version
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter, FastAPI
+from fastapi import APIRouter, FastAPI, Query
 from fastapi.exceptions import RequestValidationError
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
@@ -36,6 +36,9 @@ from xfeat.serve.http.uploads import read_images
 from xfeat.serve.inference.heatmap_png import draw_heatmap
 from xfeat.serve.inference.predictor import Predictor
 from xfeat.serve.inference.results import Result, as_json, split_results
+
+ModelName = Annotated[str | None, Query(description="name of the model; by default the first")]
+Heatmap = Annotated[bool, Query(description="whether to return heatmaps")]
 
 _METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -103,7 +106,7 @@ def _predict_routes(service: Service) -> APIRouter:
     form = upload_body(service.spec.max_files)
 
     @router.post("/predict", summary="Classify image files", responses=PREDICT_RESPONSES, openapi_extra=form)
-    async def predict(request: Request, model: str | None = None, heatmap: bool = False) -> Response:
+    async def predict(request: Request, model: ModelName = None, heatmap: Heatmap = False) -> Response:
         served = service.find(model)
         with service.body_limits.admit(request) as body:
             images = await read_images(body, service.spec)
@@ -137,7 +140,7 @@ def _state_routes(service: Service) -> APIRouter:
     router = APIRouter(tags=["State"])
 
     @router.get("/model", summary="Description of a model, and the limits of a request", responses=MODEL_RESPONSES)
-    async def model(model: str | None = None) -> dict[str, Any]:
+    async def model(model: ModelName = None) -> dict[str, Any]:
         return service.describe_model(service.find(model))
 
     @router.get("/health", summary="Whether images are accepted", responses=HEALTH_RESPONSES)

@@ -184,7 +184,9 @@ INFER_RESPONSES: Responses = {
         "description": "Tensors, in the JSON or after it",
         "content": {"application/json": {"schema": {"type": "object"}}, "application/octet-stream": {}},
     },
-    **_errors(400, 404, 408, 413, 415, 500, 503, 504),
+    **_errors(400, 404, 408, 413, 503, 504),
+    415: {"model": ErrorBody, "description": "A compressed request"},
+    500: {"model": ErrorBody, "description": "The model failed on an image"},
 }
 MODEL_RESPONSES: Responses = _errors(404)
 DESCRIBED_RESPONSES: Responses = {

@@ -66,9 +66,9 @@ export function showPrediction(element, prediction, model) {
 // The out-of-distribution score as a sentence.
 export function oodText({ ood, ood_threshold, in_distribution }) {
   if (ood === null) return "";
-  const score = `out-of-distribution score ${ood.toFixed(2)}`;
-  if (in_distribution === null) return `No threshold for the ${score}. The higher, the less reliable the prediction.`;
-  const comparison = `${score}, threshold ${ood_threshold.toFixed(2)}`;
+  const score = ood.toFixed(2);
+  if (in_distribution === null) return `Out-of-distribution score ${score}, without a threshold. The higher, the less reliable the prediction.`;
+  const comparison = `score ${score}, threshold ${ood_threshold.toFixed(2)}`;
   return in_distribution
     ? `No sign of being out of distribution (not a proof): ${comparison}.`
     : `Out of distribution: ${comparison}. Do not rely on this prediction.`;

@@ -11,7 +11,7 @@ function element(name, text, className = "") {
 }
 
 function shapeOf(schema, all, depth = 0) {
-  if (!schema || depth > 4) return "";
+  if (!schema || depth > 4 || schema.$ref?.endsWith("/ErrorBody")) return ""; // the page describes errors at its top
   if (schema.$ref) return shapeOf(all[schema.$ref.split("/").pop()], all, depth);
   if (schema.anyOf) return schema.anyOf.map((each) => shapeOf(each, all, depth)).join(" or ");
   if (schema.type === "array") return `[${shapeOf(schema.items, all, depth + 1)}, …]`;
@@ -20,11 +20,11 @@ function shapeOf(schema, all, depth = 0) {
     return `{${fields.join(", ")}}`;
   }
   if (schema.additionalProperties) return `{name: ${shapeOf(schema.additionalProperties, all, depth + 1)}, …}`;
-  return schema.format === "binary" ? "file" : (schema.type ?? "any");
+  return schema.format === "binary" ? "file" : [schema.type ?? "any"].flat().join(" or ");
 }
 
 function rowsOf(operation, all) {
-  const rows = (operation.parameters ?? []).map((each) => [each.name, `${each.in} parameter`]);
+  const rows = (operation.parameters ?? []).map((each) => [each.name, `${each.in} parameter${each.description ? `: ${each.description}` : ""}`]);
   for (const [type, content] of Object.entries(operation.requestBody?.content ?? {})) {
     rows.push(["body", `${type}: ${shapeOf(content.schema, all)}`]);
   }

@@ -1,4 +1,4 @@
-"""Measurements: which lines there are, what is said of what cannot be measured, and that nothing measured is lost."""
+"""Benchmarks: their rows, warnings for what cannot run, and that no row is lost."""
 
 from __future__ import annotations
 
@@ -47,27 +47,27 @@ def test_bench_measures_every_batch_and_thread_against_torch(xexport: Xexport, e
 def test_models_take_turns(exported: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     order: list[str] = []
 
-    def noting(model: ModelFile, pixels: Any) -> Callable[[], None]:
+    def logged(model: ModelFile, pixels: Any) -> Callable[[], None]:
         return lambda: order.append(model.path.name)
 
-    monkeypatch.setattr(xfeat.export.bench, "_onnx_call", noting)
+    monkeypatch.setattr(xfeat.export.bench, "_onnx_call", logged)
     bench_models([exported.model, exported.core], BenchSpec(batches=(1,), threads=(1,), seconds=0, providers=("cpu",)))
     turns = [name for name, before in zip(order, [None, *order], strict=False) if name != before]
     assert turns == ["model.onnx", "model.core.onnx"] * 5
 
 
-def test_bench_measures_the_gpu_too_where_it_can_run_the_model(
+def test_bench_includes_the_gpu_if_it_can_run_the_model(
     exported: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A session on the CPU stands for one on a GPU: what is held is which lines there are, and what they call."""
+    """A CPU session replaces the GPU session: the rows and the calls are tested."""
     asked = []
 
-    def open_pretended(path: Path, threads: int | None = None, *, device: str = "cpu", **_: Any) -> ModelFile:
+    def open_on_cpu(path: Path, threads: int | None = None, *, device: str = "cpu", **_: Any) -> ModelFile:
         asked.append((device, threads))
         return open_model(path, threads)
 
     monkeypatch.setattr(xfeat.export.bench, "cuda_possible", lambda: True)
-    monkeypatch.setattr(xfeat.export.bench, "open_model", open_pretended)
+    monkeypatch.setattr(xfeat.export.bench, "open_model", open_on_cpu)
     rows = bench_models([exported.core], BenchSpec(batches=(1,), threads=(2, 1), seconds=0))
     assert [(row.provider, row.threads) for row in rows] == [("cpu", 2), ("cpu", 1), ("cuda", 2)]
     assert asked == [("cuda", None), ("cpu", 2), ("cpu", 1), ("cuda", 2)]
@@ -80,11 +80,12 @@ def test_bench_measures_the_gpu_too_where_it_can_run_the_model(
     monkeypatch.setattr(xfeat.export.bench, "open_model", refuse)
     rows = bench_models([exported.core], BenchSpec(batches=(1,), seconds=0))
     assert [row.provider for row in rows] == ["cpu"]
-    assert "the GPU is not measured: onnxruntime cannot use cuda:0\n  found:    no driver" in caplog.text
+    assert "the GPU is not benchmarked: onnxruntime cannot use cuda:0\n  found:    no driver" in caplog.text
 
 
-def test_bench_lets_threads_spin_or_sleep(xexport: Xexport, exported: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Unlike the server, which decodes on the same cores."""
+def test_threads_spin_by_default_and_sleep_with_no_spin(
+    xexport: Xexport, exported: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     asked = []
 
     def opened(path: Path, threads: int | None = None, *, spin: bool = False) -> ModelFile:
@@ -98,26 +99,26 @@ def test_bench_lets_threads_spin_or_sleep(xexport: Xexport, exported: Any, monke
     assert asked == [True, False]
 
 
-def test_bench_refuses_batches_that_are_no_numbers(xexport: Xexport, exported: Any) -> None:
+def test_bench_refuses_batches_that_are_not_numbers(xexport: Xexport, exported: Any) -> None:
     for numbers in (["--batch", "1,many"], ["--batch", "²"], ["--threads", "0"], ["--seconds", "inf"]):
         assert xexport("bench", exported.model, *numbers).exit_code == 2, numbers
 
 
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let onnxruntime have a GPU, for which its CPU stands."""
+    """Simulate a GPU for onnxruntime with the CPU."""
     monkeypatch.setattr(xfeat.export.bench, "cuda_possible", lambda: True)
     monkeypatch.setattr(xfeat.export.bench, "open_model", lambda path, threads=None, **_: open_model(path))
 
 
 @pytest.mark.usefixtures("gpu")
 @pytest.mark.skipif(torch.cuda.is_available(), reason="torch has a GPU here")
-def test_a_gpu_that_torch_cannot_use_is_not_measured_and_named(
+def test_a_gpu_that_torch_cannot_use_is_left_out_with_a_warning(
     exported: Any, xexport: Xexport, caplog: pytest.LogCaptureFixture
 ) -> None:
     rows = bench_models([exported.core], BenchSpec(batches=(1,), seconds=0), exported.run)
     assert [(row.what, row.provider) for row in rows] == [("torch", "cpu"), ("model.core.onnx", "cpu")]
-    assert "the GPU is not measured: torch does not run on cuda" in caplog.text
+    assert "the GPU is not benchmarked: torch does not run on cuda" in caplog.text
     done = xexport("bench", exported.core, "--run", exported.run.folder, "--provider", "cuda", "--seconds", "0")
     assert done.exit_code == 1
     assert done.stderr.startswith("error: torch does not run on cuda in batches of 1")
@@ -125,7 +126,7 @@ def test_a_gpu_that_torch_cannot_use_is_not_measured_and_named(
 
 @pytest.fixture
 def small_gpu(gpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let torch have a GPU too, whose memory is full at two images; its CPU stands for it."""
+    """Simulate a GPU for torch too, whose memory is full with two images."""
 
     def full(*_: object) -> None:
         raise torch.cuda.OutOfMemoryError("CUDA out of memory.\nTried to allocate 2 GiB")
@@ -142,9 +143,7 @@ def small_gpu(gpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("small_gpu")
-def test_too_little_memory_costs_the_lines_it_concerns_and_no_other(
-    exported: Any, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_out_of_memory_loses_only_the_rows_concerned(exported: Any, caplog: pytest.LogCaptureFixture) -> None:
     rows = bench_models([exported.core], BenchSpec(batches=(2, 1), seconds=0), exported.run)
     assert [(row.provider, row.batch) for row in rows] == [("cpu", 1), ("cpu", 1), ("cuda", 1), ("cuda", 1)]
     assert "torch does not run on cuda in batches of 2\n  found:    CUDA out of memory." in caplog.text
@@ -168,12 +167,12 @@ def test_too_little_memory_costs_the_lines_it_concerns_and_no_other(
     ],
     ids=str,
 )
-def test_settings_that_measure_nothing_are_refused(settings: dict[str, Any]) -> None:
+def test_settings_out_of_range_are_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(SpecError, match=f"{next(iter(settings)).removesuffix('s')}"):
         BenchSpec(**settings)
 
 
-def test_a_batch_that_no_memory_holds_is_one_message(xexport: Xexport, exported: Any) -> None:
+def test_a_batch_that_is_too_large_for_memory_is_one_warning(xexport: Xexport, exported: Any) -> None:
     done = xexport("bench", exported.core, "--batch", "1,1000000000000", "--threads", "1", "--seconds", "0", "--json")
     assert done.exit_code == 0
     assert [row["batch"] for row in json.loads(done.stdout)["rows"]] == [1]
@@ -182,18 +181,18 @@ def test_a_batch_that_no_memory_holds_is_one_message(xexport: Xexport, exported:
 
 @pytest.mark.skipif(cuda_driver_present(), reason="this machine has a GPU")
 @pytest.mark.parametrize("provider", [[], ["--provider", "cpu"]])
-def test_graphs_asked_for_without_a_gpu_are_an_error(xexport: Xexport, exported: Any, provider: list[str]) -> None:
+def test_required_graphs_without_a_gpu_are_an_error(xexport: Xexport, exported: Any, provider: list[str]) -> None:
     done = xexport("bench", exported.core, "--cuda-graphs", "on", *provider)
     assert (done.exit_code, done.stdout) == (1, "")
     assert done.stderr.startswith("error: CUDA graphs need a GPU")
 
 
-def test_more_threads_than_a_machine_has_room_for_are_refused() -> None:
+def test_too_many_threads_are_refused() -> None:
     with pytest.raises(SpecError, match="threads out of range"):
         BenchSpec(threads=(1, 100_000))
 
 
-def test_models_of_the_same_name_are_told_apart_by_their_paths(exported: Any, tmp_path: Path) -> None:
+def test_models_of_the_same_name_are_shown_with_their_paths(exported: Any, tmp_path: Path) -> None:
     other = tmp_path / exported.core.name
     other.write_bytes(exported.core.read_bytes())
     rows = bench_models([exported.core, other], BenchSpec(batches=(1,), seconds=0, providers=("cpu",)))

@@ -1,4 +1,4 @@
-"""Pictures of heatmaps."""
+"""Pictures of heatmaps over images."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from xfeat.serve.inference.results import Prediction
 Xexport = Callable[..., Result]
 
 
-def test_where_the_heatmap_is_zero_the_image_shows_as_it_is() -> None:
+def test_where_the_heatmap_is_zero_the_image_is_unchanged() -> None:
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8))
     assert (np.asarray(overlay(image, np.zeros((2, 2), np.float32))) == np.asarray(image)).all()
 
@@ -33,10 +33,10 @@ def test_the_picture_is_brightest_where_the_heatmap_peaks() -> None:
     assert brightness[60:, :20].max() == 0
 
 
-def test_each_image_gets_a_picture_of_the_class_that_xserve_decides_on(
+def test_each_image_gets_a_picture_of_the_class_that_xserve_predicts(
     xexport: Xexport, exported: Any, tmp_path: Path
 ) -> None:
-    """The reference is the server's predictor, on the same files at their own size."""
+    """The reference is the server's predictor, on the same files."""
     done = xexport("explain", exported.model, exported.data / "test", "-o", tmp_path / "seen", "--json")
     assert done.exit_code == 0, done.output
     said = json.loads(done.stdout)["explanations"]
@@ -54,7 +54,7 @@ def test_each_image_gets_a_picture_of_the_class_that_xserve_decides_on(
             assert not caption[:, -4:].any(), "the caption is cut off"
 
 
-def test_a_picture_that_is_stopped_halfway_is_not_left(
+def test_an_interrupted_picture_is_not_left_behind(
     xexport: Xexport, exported: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def stop(_: Image.Image, file: Path, **__: object) -> None:
@@ -67,17 +67,17 @@ def test_a_picture_that_is_stopped_halfway_is_not_left(
     assert list((tmp_path / "seen").iterdir()) == []
 
 
-def test_a_class_asked_for_is_shown_beside_the_decision(xexport: Xexport, exported: Any, tmp_path: Path) -> None:
+def test_the_heatmap_of_a_given_class_is_shown(xexport: Xexport, exported: Any, tmp_path: Path) -> None:
     file = exported.data / "test/disc/0.png"
     done = xexport("explain", exported.model, file, "-o", tmp_path, "--class", "bar", "--json")
     assert json.loads(done.stdout)["explanations"][0]["shown"] == "bar"
 
 
-def test_noise_is_marked_as_unlike_the_training_images(xexport: Xexport, exported: Any, tmp_path: Path) -> None:
+def test_noise_is_marked_as_out_of_distribution(xexport: Xexport, exported: Any, tmp_path: Path) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     Image.fromarray(noise).save(tmp_path / "noise.png")
     done = xexport("explain", exported.model, tmp_path / "noise.png", "-o", tmp_path / "seen")
-    assert "unlike the training images" in done.stdout
+    assert done.stdout.endswith("  out of distribution\n")
 
 
 def test_images_that_cannot_be_read_are_skipped_and_named(xexport: Xexport, exported: Any, tmp_path: Path) -> None:
@@ -94,15 +94,15 @@ def test_images_that_cannot_be_read_are_skipped_and_named(xexport: Xexport, expo
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("{core}", "{image}"), "a model without a heatmap"),
-        (("{model}", "{image}", "--class", "cat"), "no such class"),
+        (("{core}", "{image}"), "the model has no heatmap output"),
+        (("{model}", "{image}", "--class", "cat"), "unknown class"),
         (("{model}", "{tmp}/nowhere.png"), "no such file or folder"),
         (("{model}", "{tmp}"), "no images found"),
         (("{model}", "{certificate}"), "none of the images can be read"),
         (("{model}", "{image}", "-o", "{certificate}/below"), "cannot be written"),
     ],
 )
-def test_what_cannot_be_explained_is_refused_in_one_message(
+def test_an_image_or_model_that_cannot_be_explained_is_one_error(
     xexport: Xexport, exported: Any, tmp_path: Path, arguments: tuple[str, ...], message: str
 ) -> None:
     names = {
@@ -118,17 +118,23 @@ def test_what_cannot_be_explained_is_refused_in_one_message(
     assert done.stderr.count("error: ") == 1
 
 
-def test_images_are_never_replaced_by_their_pictures(xexport: Xexport, copied: Any) -> None:
+def test_images_are_never_overwritten_by_their_pictures(xexport: Xexport, copied: Any) -> None:
     folder = copied.data / "test/disc"
     before = {file: file.read_bytes() for file in folder.iterdir()}
     done = xexport("explain", copied.model, folder, "-o", folder)
     assert done.exit_code == 1
-    assert "a picture would take the place of an image" in done.stderr
+    assert "a picture would overwrite an image" in done.stderr
     assert {file: file.read_bytes() for file in folder.iterdir()} == before
 
 
 def test_a_class_name_of_two_lines_fits_into_the_caption() -> None:
     said = Explanation(
-        path="a", picture="b", label="two\nlines", shown="two\nlines", probability=0.5, ood=None, foreign=False
+        path="a",
+        picture="b",
+        label="two\nlines",
+        shown="two\nlines",
+        probability=0.5,
+        ood=None,
+        out_of_distribution=False,
     )
     assert _with_caption(Image.new("RGB", (64, 64)), said).height == 64 + 18

@@ -1,4 +1,4 @@
-"""A model file against the run that it came from."""
+"""Exported model files against the run they were exported from."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from sklearn.covariance import LedoitWolf
 
 from xfeat.export.export import export_run
 from xfeat.export.model.metadata import ModelMetadata
+from xfeat.export.parity.checks import onnx_probabilities
 from xfeat.featurize.backbones.weights import sha256_of
 from xfeat.featurize.cache.reader import FeatureCache
 from xfeat.featurize.errors import OutputError
@@ -39,7 +40,7 @@ def pixels_of(project: Any, split: str = "test") -> tuple[list[str], np.ndarray]
     )
 
 
-def noted(project: Any, split: str = "test") -> np.ndarray:
+def recorded(project: Any, split: str = "test") -> np.ndarray:
     rows = [row for row in project.run.predictions() if row["split"] == split]
     return np.array([[float(row[f"p_{name}"]) for name in project.run.class_names] for row in rows])
 
@@ -48,11 +49,11 @@ def as_planes(pixels: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(pixels.transpose(0, 3, 1, 2), dtype=np.float32)
 
 
-def test_both_models_give_the_probabilities_that_the_training_noted(exported: Any) -> None:
+def test_both_models_give_the_probabilities_in_predictions_csv(exported: Any) -> None:
     _, pixels = pixels_of(exported)
     full = session(exported.model).run(["probabilities"], {"image": pixels})[0]
     core = session(exported.core).run(["probabilities"], {"image": as_planes(pixels)})[0]
-    np.testing.assert_allclose(full, noted(exported), atol=1e-5)
+    np.testing.assert_allclose(full, recorded(exported), atol=1e-5)
     np.testing.assert_allclose(core, full, atol=1e-6)
 
 
@@ -62,7 +63,7 @@ def test_probabilities_are_the_softmax_of_the_logits(exported: Any) -> None:
     np.testing.assert_allclose(probabilities, torch.softmax(torch.from_numpy(logits), 1).numpy(), atol=1e-6)
 
 
-def test_the_full_model_takes_bytes_of_any_size_and_the_core_model_planes_of_one(exported: Any) -> None:
+def test_the_full_model_takes_uint8_images_of_any_size_and_the_core_model_float32_of_one_size(exported: Any) -> None:
     (image,) = session(exported.model).get_inputs()
     assert (image.name, image.type, image.shape) == ("image", "tensor(uint8)", ["N", "H", "W", 3])
     (image,) = session(exported.core).get_inputs()
@@ -77,17 +78,17 @@ def test_the_outputs_are_those_of_the_contract(exported: Any) -> None:
 
 
 @pytest.mark.parametrize("count", [1, 2, 5])
-def test_any_number_of_images_gives_the_same_answers_as_one_by_one(exported: Any, count: int) -> None:
+def test_any_batch_size_gives_the_same_outputs_as_single_images(exported: Any, count: int) -> None:
     _, pixels = pixels_of(exported)
     model = session(exported.model)
-    together = model.run(None, {"image": pixels[:count]})
+    batched = model.run(None, {"image": pixels[:count]})
     for number in range(count):
-        for all_of_it, alone in zip(together, model.run(None, {"image": pixels[number : number + 1]}), strict=True):
-            np.testing.assert_allclose(all_of_it[number], alone[0], atol=1e-5)
+        for whole, alone in zip(batched, model.run(None, {"image": pixels[number : number + 1]}), strict=True):
+            np.testing.assert_allclose(whole[number], alone[0], atol=1e-5)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (20_000, 20), (20, 20_000), (333, 77)])
-def test_images_of_odd_sizes_are_answered_as_if_pillow_had_resized_them(exported: Any, size: tuple[int, int]) -> None:
+def test_images_of_unusual_sizes_give_the_outputs_of_a_resize_by_pillow(exported: Any, size: tuple[int, int]) -> None:
     image = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
     resized = np.asarray(Image.fromarray(image).resize((exported.side, exported.side), Image.Resampling.BILINEAR))
     model = session(exported.model)
@@ -95,8 +96,8 @@ def test_images_of_odd_sizes_are_answered_as_if_pillow_had_resized_them(exported
     np.testing.assert_allclose(found, model.run(["probabilities"], {"image": resized[None]})[0], atol=0.05)
 
 
-def test_the_distance_is_scikit_learns_from_the_training_features(exported: Any) -> None:
-    """24 training images span fewer directions than are kept, so the reduced covariance is the whole one."""
+def test_the_ood_score_is_scikit_learns_mahalanobis_distance_from_the_training_features(exported: Any) -> None:
+    """24 training images span fewer directions than MAX_AXES, so the reduced covariance is the full one."""
     cache = FeatureCache.open(exported.folder / "features.h5")
     train = np.asarray(cache.features[np.asarray(cache.columns.split) == 0], np.float64)
     std = train.std(0)
@@ -109,7 +110,7 @@ def test_the_distance_is_scikit_learns_from_the_training_features(exported: Any)
     np.testing.assert_allclose(found, expected, rtol=1e-3)
 
 
-def test_the_threshold_leaves_one_in_twenty_validation_images_outside(exported: Any) -> None:
+def test_the_ood_threshold_is_the_95th_percentile_of_the_validation_images(exported: Any) -> None:
     threshold = ModelMetadata.from_props(
         session(exported.model).get_modelmeta().custom_metadata_map, exported.model
     ).ood_threshold
@@ -117,7 +118,7 @@ def test_the_threshold_leaves_one_in_twenty_validation_images_outside(exported: 
     assert threshold == pytest.approx(np.quantile(found, 0.95), rel=1e-3)
 
 
-def test_noise_is_farther_away_than_every_image_of_the_training(exported: Any) -> None:
+def test_noise_has_a_higher_ood_score_than_every_training_image(exported: Any) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (4, exported.side, exported.side, 3), dtype=np.uint8)
     model = session(exported.model)
     train = model.run(["ood"], {"image": pixels_of(exported, "train")[1]})[0]
@@ -150,14 +151,14 @@ def test_no_local_path_and_no_stack_trace_is_in_the_bytes(exported: Any) -> None
             assert trace.encode() not in content
 
 
-def test_the_core_model_weighs_no_more_than_its_weights(exported: Any) -> None:
+def test_the_core_model_is_no_larger_than_its_weights(exported: Any) -> None:
     backbone = (exported.folder / "weights.pth").stat().st_size
     head = (exported.folder / "runs" / "first" / "head.safetensors").stat().st_size
     assert exported.core.stat().st_size < backbone + head
 
 
 @pytest.mark.slow
-def test_a_second_conversion_gives_the_same_bytes(exported: Any, tmp_path: Path) -> None:
+def test_a_second_export_gives_the_same_bytes(exported: Any, tmp_path: Path) -> None:
     export_run(exported.run, tmp_path / "again.onnx")
     assert (tmp_path / "again.onnx").read_bytes() == exported.model.read_bytes()
     assert (tmp_path / "again.core.onnx").read_bytes() == exported.core.read_bytes()
@@ -174,7 +175,7 @@ def test_the_metadata_are_those_of_the_run(exported: Any) -> None:
         assert (said.run, said.metrics, said.precision) == ("first", run.metrics, "float32")
 
 
-def test_the_certificate_names_the_files_and_repeats_what_was_compared(exported: Any) -> None:
+def test_the_certificate_has_the_files_the_checks_and_the_timings(exported: Any) -> None:
     certificate = json.loads(exported.certificate.read_text())
     assert certificate["format"] == "xfeat.certificate"
     assert certificate["schema_version"] == 1
@@ -197,18 +198,18 @@ def test_the_certificate_names_the_files_and_repeats_what_was_compared(exported:
     assert str(exported.folder) not in exported.certificate.read_text()
 
 
-def test_the_reference_answers_in_the_certificate_are_those_of_torch(exported: Any) -> None:
+def test_the_reference_predictions_in_the_certificate_are_those_of_torch(exported: Any) -> None:
     reference = json.loads(exported.certificate.read_text())["reference"]
     paths, _ = pixels_of(exported)
     assert [row["path"] for row in reference] == paths
     assert [row["sha256"] for row in reference] == [sha256_of(exported.data / path) for path in paths]
-    np.testing.assert_allclose([row["probabilities"] for row in reference], noted(exported), atol=1e-5)
+    np.testing.assert_allclose([row["probabilities"] for row in reference], recorded(exported), atol=1e-5)
 
 
-def test_temperature_and_operating_point_of_the_run_decide_in_the_model(
+def test_the_model_has_the_temperature_and_operating_point_of_the_run(
     copied: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The noted predictions are rewritten with numpy for a temperature of 2 and a threshold of 0.7."""
+    """predictions.csv is rewritten with numpy for a temperature of 2 and a threshold of 0.7."""
     _, pixels = pixels_of(copied)
     logits = session(copied.model).run(["logits"], {"image": pixels})[0].astype(np.float64)
     expected = np.exp(logits / 2) / np.exp(logits / 2).sum(1, keepdims=True)
@@ -228,6 +229,22 @@ def test_temperature_and_operating_point_of_the_run_decide_in_the_model(
     np.testing.assert_allclose(found.run(["probabilities"], {"image": pixels})[0], expected, atol=1e-5)
     said = ModelMetadata.from_props(found.get_modelmeta().custom_metadata_map, copied.model)
     assert (said.temperature, said.positive, said.threshold) == (2.0, "disc", 0.7)
+
+
+@pytest.mark.usefixtures("quick_trace")
+def test_each_model_predicts_all_check_images_once_per_export(
+    exported: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs: list[tuple[str, int]] = []
+
+    def counted(session: Any, pixels: np.ndarray, variant: str, advance: Any = lambda done: None) -> np.ndarray:
+        runs.append((variant, len(pixels)))
+        return onnx_probabilities(session, pixels, variant, advance)
+
+    monkeypatch.setattr("xfeat.export.export.onnx_probabilities", counted)
+    monkeypatch.setattr("xfeat.export.parity.checks.onnx_probabilities", counted)
+    export_run(exported.run, tmp_path / "m.onnx")
+    assert [variant for variant, images in runs if images == 12] == ["full", "core"]
 
 
 def test_the_command_prints_one_json_object_with_what_was_checked(
@@ -250,7 +267,7 @@ def test_the_command_prints_one_json_object_with_what_was_checked(
     assert json.loads(Path(said["certificate"]).read_text())["against_torch"] == said["against_torch"]
 
 
-def test_a_target_that_is_no_onnx_file_is_refused_before_any_work(exported: Any, tmp_path: Path) -> None:
+def test_an_output_that_is_not_an_onnx_file_name_is_refused(exported: Any, tmp_path: Path) -> None:
     for target in (tmp_path, tmp_path / "model.txt"):
-        with pytest.raises(OutputError, match="not a name for a model"):
+        with pytest.raises(OutputError, match="not a file name for a model"):
             export_run(exported.run, target)

@@ -1,4 +1,4 @@
-"""Exports that must fail, what they say, and that they leave everything as it was."""
+"""Exports that must fail: their messages, and that they change no file."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def snapshot(folder: Path) -> dict[str, str]:
 
 @pytest.fixture
 def refused(xexport: Xexport) -> Callable[..., str]:
-    """Run an export that must fail; check that no file appeared, changed or vanished; return what it said."""
+    """Run an export that must fail; check that no file appeared, changed or vanished; return its stderr."""
 
     def run(project: Any, *args: object) -> str:
         before = snapshot(project.folder)
@@ -54,7 +54,9 @@ def edit_facts(project: Any, **changes: object) -> None:
     file.write_text(json.dumps(json.loads(file.read_text()) | changes))
 
 
-def test_predictions_that_the_model_does_not_give_fail_and_keep_the_older_model(refused: Refused, copied: Any) -> None:
+def test_an_export_that_disagrees_with_predictions_csv_fails_and_keeps_the_older_model(
+    refused: Refused, copied: Any
+) -> None:
     file = copied.run.folder / "predictions.csv"
     lines = file.read_text().splitlines()
     number = next(i for i, line in enumerate(lines) if line.startswith("test/"))
@@ -63,15 +65,15 @@ def test_predictions_that_the_model_does_not_give_fail_and_keep_the_older_model(
     lines[number] = ",".join(cells)
     file.write_text("\n".join(lines) + "\n")
     said = refused(copied)
-    assert "does not answer as the training noted" in said
+    assert "does not give the predictions of the training" in said
     assert "xhead train again" in said
 
 
-@pytest.mark.parametrize(("noted", "offered"), [(0.02, "--tolerance 0.0"), (0.7, None), (math.nan, None)])
-def test_a_tolerance_is_offered_for_fewer_bits_unless_answers_would_be_opposite(
-    refused: Refused, copied: Any, noted: float, offered: str | None
+@pytest.mark.parametrize(("difference", "offered"), [(0.02, "--tolerance 0.0"), (0.7, None), (math.nan, None)])
+def test_a_tolerance_is_suggested_for_features_of_lower_precision_unless_predictions_may_be_opposite(
+    refused: Refused, copied: Any, difference: float, offered: str | None
 ) -> None:
-    """The probabilities noted are off by ``noted`` from those of the model."""
+    """The probabilities in predictions.csv differ by ``difference`` from those of the model."""
     facts = json.loads((copied.run.folder / "run.json").read_text())
     facts["feature_spec"]["precision"] = "bfloat16"
     edit_facts(copied, feature_spec=facts["feature_spec"])
@@ -80,7 +82,7 @@ def test_a_tolerance_is_offered_for_fewer_bits_unless_answers_would_be_opposite(
     for number, line in enumerate(lines):
         if line.startswith("test/"):
             *cells, first, second = line.split(",")
-            shift = noted if float(first) < float(second) else -noted
+            shift = difference if float(first) < float(second) else -difference
             lines[number] = ",".join([*cells, str(float(first) + shift), str(float(second) - shift)])
     file.write_text("\n".join(lines) + "\n")
     said = refused(copied, "--no-ood", "--allow-changed-cache")
@@ -88,8 +90,8 @@ def test_a_tolerance_is_offered_for_fewer_bits_unless_answers_would_be_opposite(
     assert (offered in said) if offered else ("--tolerance" not in said)
 
 
-def test_a_head_other_than_the_one_that_was_traced_fails_against_torch(refused: Refused, copied: Any) -> None:
-    """The conversion is stood in for by that of the true head, as if the exporter had got the weights wrong."""
+def test_a_model_with_another_head_fails_the_comparison_with_torch(refused: Refused, copied: Any) -> None:
+    """The trace is that of the original head, as if the exporter had used wrong weights."""
     head = copied.run.folder / "head.safetensors"
     tensors = load_file(head)
     last = max(name for name in tensors if name.endswith("weight"))
@@ -97,18 +99,18 @@ def test_a_head_other_than_the_one_that_was_traced_fails_against_torch(refused: 
     save_file(tensors, head)
     edit_facts(copied, head_sha256=sha256_of(head))
     said = refused(copied)
-    assert "does not answer as torch does; nothing was written" in said
+    assert "does not give torch's predictions; nothing was written" in said
     assert "decisions changed" in said
 
 
-def test_answers_that_are_not_numbers_never_agree(refused: Refused, copied: Any) -> None:
+def test_predictions_that_are_not_numbers_never_agree(refused: Refused, copied: Any) -> None:
     head = copied.run.folder / "head.safetensors"
     tensors = load_file(head)
     last = max(name for name in tensors if name.endswith("bias"))
     tensors[last] = np.full_like(tensors[last], np.nan)
     save_file(tensors, head)
     edit_facts(copied, head_sha256=sha256_of(head))
-    assert "does not answer as torch does" in refused(copied)
+    assert "does not give torch's predictions" in refused(copied)
 
 
 def test_a_tampered_head_is_recognised_by_its_hash(refused: Refused, copied: Any) -> None:
@@ -127,41 +129,39 @@ def test_other_backbone_weights_than_those_of_the_run_are_refused(refused: Refus
     assert "--weights FILE" in said
 
 
-def test_weights_that_do_not_exist_are_named(refused: Refused, copied: Any) -> None:
+def test_missing_weights_are_named(refused: Refused, copied: Any) -> None:
     said = refused(copied, "--weights", copied.folder / "nowhere.pth")
     assert "nowhere.pth: no such weights file" in said
-    assert "are gone" not in said
+    assert "are missing" not in said
 
 
-def test_a_cache_made_anew_with_other_settings_is_refused_with_the_way_out(refused: Refused, copied: Any) -> None:
+def test_a_cache_recomputed_with_other_settings_is_refused_with_a_fix(refused: Refused, copied: Any) -> None:
     shutil.rmtree(copied.folder / "runs" / "latest", ignore_errors=True)
     facts = json.loads((copied.run.folder / "run.json").read_text())
     facts["feature_spec"]["pooling"] = "multilevel"
     edit_facts(copied, feature_spec=facts["feature_spec"])
     said = refused(copied)
-    assert "made anew with other settings" in said
+    assert "recomputed with other settings" in said
     assert said.count("--allow-changed-cache") == 1
 
 
-def test_a_changed_cache_that_is_allowed_is_exported_without_the_distance(
-    xexport: Xexport, copied: Any, tmp_path: Path
-) -> None:
+def test_with_allow_changed_cache_the_model_has_no_ood_score(xexport: Xexport, copied: Any, tmp_path: Path) -> None:
     facts = json.loads((copied.run.folder / "run.json").read_text())
     facts["cache"]["content_sha256"] = "0" * 64
     edit_facts(copied, cache=facts["cache"])
     done = xexport("onnx", copied.run.folder, "-o", tmp_path / "m.onnx", "--allow-changed-cache", "--json")
     assert done.exit_code == 0, done.output
-    assert "the distance from it (ood) is left out" in done.stderr
+    assert "the model has no out-of-distribution score" in done.stderr
     assert json.loads(done.stdout)["ood_threshold"] is None
 
 
-def test_a_changed_cache_needs_no_allowing_where_it_is_what_it_was(exported: Any) -> None:
+def test_allow_changed_cache_has_no_effect_on_an_unchanged_cache(exported: Any) -> None:
     distance, threshold = ood_score_from_cache(exported.run, ExportSpec(allow_changed_cache=True))
     assert distance is not None
     assert threshold is not None
 
 
-def test_the_distance_is_not_fitted_to_other_images_than_those_of_the_run(refused: Refused, copied: Any) -> None:
+def test_the_ood_score_is_not_fitted_to_other_images_than_those_of_the_run(refused: Refused, copied: Any) -> None:
     next(copied.data.glob("train/disc/*.png")).unlink()
     done = invoke(
         featurize_main,
@@ -170,20 +170,18 @@ def test_the_distance_is_not_fitted_to_other_images_than_those_of_the_run(refuse
     )
     assert done.exit_code == 0, done.output
     said = refused(copied)
-    assert "made anew since the run, of other images, labels or splits or by another engine" in said
+    assert "recomputed since the run, from other images, labels or splits or by another engine" in said
     assert "xhead train" in said
     assert "--no-ood or --allow-changed-cache" in said
     assert ood_score_from_cache(copied.run, ExportSpec(ood=False)) == (None, None)
 
 
-def test_a_cache_that_is_gone_is_named_with_the_way_out(
-    refused: Refused, xexport: Xexport, copied: Any, tmp_path: Path
-) -> None:
-    """The command that it names makes the same cache again, though there is another class by now."""
+def test_a_missing_cache_is_named_with_a_fix(refused: Refused, xexport: Xexport, copied: Any, tmp_path: Path) -> None:
+    """The suggested command computes the same cache again, although another class has been added."""
     shutil.copytree(copied.data / "train" / "disc", copied.data / "train" / "other")
     (copied.folder / "features.h5").unlink()
     said = refused(copied)
-    assert "are gone" in said
+    assert "are missing" in said
     assert "--no-ood" in said
     [command] = re.findall(r"xfeat (featurize .*), or export", said)
     done = invoke(
@@ -194,7 +192,7 @@ def test_a_cache_that_is_gone_is_named_with_the_way_out(
     assert done.exit_code == 0, done.output
 
 
-def test_without_the_distance_a_run_is_exported_though_its_cache_is_gone(
+def test_without_ood_score_a_run_is_exported_although_its_cache_is_missing(
     xexport: Xexport, copied: Any, tmp_path: Path
 ) -> None:
     (copied.folder / "features.h5").unlink()
@@ -203,28 +201,35 @@ def test_without_the_distance_a_run_is_exported_though_its_cache_is_gone(
     assert json.loads(done.stdout)["ood_threshold"] is None
 
 
-def test_images_that_are_gone_are_asked_for(refused: Refused, copied: Any) -> None:
+def test_missing_images_are_an_error_that_names_data(refused: Refused, copied: Any) -> None:
     shutil.rmtree(copied.data)
     said = refused(copied)
-    assert "none of the images of the run can be read" in said
+    assert "none of the run's 12 images can be read" in said
     assert "--data DIR" in said
 
 
-def test_images_that_moved_are_found_with_data(xexport: Xexport, copied: Any, tmp_path: Path) -> None:
+def test_moved_images_are_found_with_data(xexport: Xexport, copied: Any, tmp_path: Path) -> None:
     moved = shutil.move(copied.data, tmp_path / "elsewhere")
     done = xexport("onnx", copied.run.folder, "-o", tmp_path / "m.onnx", "--data", moved)
     assert done.exit_code == 0, done.output
 
 
-def test_images_that_broke_since_are_left_out_with_a_warning(xexport: Xexport, copied: Any, tmp_path: Path) -> None:
-    next(copied.data.glob("test/disc/*.png")).write_bytes(b"no image")
+def test_unreadable_images_are_left_out_with_a_warning(xexport: Xexport, copied: Any, tmp_path: Path) -> None:
+    """The certificate counts the images of each check, and lists them."""
+    damaged, *missing = sorted(copied.data.glob("test/disc/*.png"))
+    damaged.write_bytes(b"no image")
+    for image in missing:
+        image.unlink()
     done = xexport("onnx", copied.run.folder, "-o", tmp_path / "m.onnx", "--json")
     assert done.exit_code == 0, done.output
-    assert "1 of 12 images can no longer be read" in done.stderr
-    assert json.loads(done.stdout)["against_torch"]["CPUExecutionProvider"]["full"]["images"] == 11
+    counts = "6 of the run's 12 images are missing or unreadable; the model is checked on the other 6"
+    assert f"warning: {copied.data}: {counts}\n" in done.stderr
+    assert json.loads(done.stdout)["against_torch"]["CPUExecutionProvider"]["full"]["images"] == 6
+    certificate = json.loads((tmp_path / "m.certificate.json").read_text())
+    assert certificate["against_training"]["images"] == len(certificate["reference"]) == 6
 
 
-def test_images_exchanged_since_the_training_are_noticed(refused: Refused, copied: Any) -> None:
+def test_images_exchanged_since_the_training_are_detected(refused: Refused, copied: Any) -> None:
     for disc, bar in zip(copied.data.glob("test/disc/*"), copied.data.glob("test/bar/*"), strict=True):
         shutil.copy(disc, bar)
     assert "if the images have changed since" in refused(copied)
@@ -250,7 +255,7 @@ def test_a_run_that_is_damaged_or_of_another_version_is_refused(
     assert snapshot(copied.folder) == before
 
 
-def test_a_run_that_is_not_there_is_refused(xexport: Xexport, tmp_path: Path) -> None:
+def test_a_missing_run_is_refused(xexport: Xexport, tmp_path: Path) -> None:
     done = xexport("onnx", tmp_path / "nowhere", "-o", tmp_path / "m.onnx")
     assert done.exit_code == 1
     assert "not a run folder" in done.stderr
@@ -265,10 +270,12 @@ def test_without_predictions_the_model_cannot_be_checked(refused: Refused, copie
 def test_predictions_of_other_classes_are_refused(refused: Refused, copied: Any) -> None:
     file = copied.run.folder / "predictions.csv"
     file.write_text(file.read_text().replace("p_disc", "p_dot"))
-    assert "does not fit the run" in refused(copied)
+    said = refused(copied)
+    assert "predictions.csv: " in said
+    assert "p_disc" in said
 
 
-def test_a_target_below_a_file_is_refused(xexport: Xexport, copied: Any) -> None:
+def test_an_output_below_a_file_is_refused(xexport: Xexport, copied: Any) -> None:
     (copied.folder / "file").write_text("in the way")
     before = snapshot(copied.folder)
     done = xexport("onnx", copied.run.folder, "-o", copied.folder / "file" / "m.onnx")
@@ -277,7 +284,7 @@ def test_a_target_below_a_file_is_refused(xexport: Xexport, copied: Any) -> None
     assert snapshot(copied.folder) == before
 
 
-def test_a_target_below_a_link_that_leads_nowhere_is_refused_before_any_work(
+def test_an_output_below_a_broken_symbolic_link_is_refused_before_any_work(
     xexport: Xexport, copied: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("xfeat.export.export.ood_score_from_cache", None)
@@ -286,7 +293,7 @@ def test_a_target_below_a_link_that_leads_nowhere_is_refused_before_any_work(
     for place in ("m.onnx", "below/m.onnx"):
         done = xexport("onnx", copied.run.folder, "-o", copied.folder / "link" / place)
         assert done.exit_code == 1
-        assert f"{copied.folder / 'link'}: a link that leads nowhere is in the way" in done.stderr
+        assert f"{copied.folder / 'link'}: output path is a broken symbolic link" in done.stderr
     assert snapshot(copied.folder) == before
 
 
@@ -300,7 +307,7 @@ def test_a_folder_without_permission_is_refused(xexport: Xexport, copied: Any) -
     assert "no permission" in done.stderr
 
 
-def test_ctrl_c_leaves_everything_as_it_was_and_says_how_to_go_on(
+def test_ctrl_c_changes_no_file_and_says_how_to_continue(
     xexport: Xexport, copied: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def stop(*_: object) -> None:
@@ -315,6 +322,13 @@ def test_ctrl_c_leaves_everything_as_it_was_and_says_how_to_go_on(
     assert done.stderr.splitlines()[-1] == "stopped; nothing half-written is left: run the same command again"
     assert snapshot(copied.folder) == before
     assert not list(copied.folder.glob(".model.onnx.*"))
+
+
+def test_a_tolerance_is_refused_for_features_in_float32(xexport: Xexport, copied: Any) -> None:
+    done = xexport("onnx", copied.run.folder, "-o", copied.model, "--tolerance", "0.1")
+    assert done.exit_code == 2
+    assert "--tolerance is for features that were not computed in float32" in done.stderr
+    assert "fix:      leave out --tolerance" in done.stderr
 
 
 def test_usage_errors_exit_with_2(xexport: Xexport) -> None:

@@ -1,4 +1,4 @@
-"""Three files put in place: checked before the work, the certificate last, nothing unfinished left."""
+"""Publishing the three files: paths checked before the work, the certificate last, no unfinished files left."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_a_model_has_its_core_form_and_certificate_beside_it(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_folder_in_the_way_of_any_of_the_three_is_named_before_the_work(tmp_path: Path, name: str) -> None:
+def test_an_output_path_that_is_a_folder_is_refused_before_the_work(tmp_path: Path, name: str) -> None:
     (tmp_path / name).mkdir()
     with pytest.raises(OutputError) as problem:
         output_paths(tmp_path / "model.onnx")
@@ -41,7 +41,7 @@ def test_a_folder_in_the_way_of_any_of_the_three_is_named_before_the_work(tmp_pa
 
 
 @pytest.mark.parametrize("place", ["file/model.onnx", "file/below/model.onnx"])
-def test_a_place_that_nothing_can_be_written_to_is_named_before_the_work(tmp_path: Path, place: str) -> None:
+def test_an_output_path_that_cannot_be_written_is_refused_before_the_work(tmp_path: Path, place: str) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(OutputError, match="cannot be written") as problem:
         output_paths(tmp_path / place)
@@ -49,12 +49,12 @@ def test_a_place_that_nothing_can_be_written_to_is_named_before_the_work(tmp_pat
     assert contents(tmp_path) == {"file": "in the way"}
 
 
-def test_looking_for_a_place_makes_no_folder(tmp_path: Path) -> None:
+def test_checking_the_output_path_creates_no_folder(tmp_path: Path) -> None:
     output_paths(tmp_path / "deep" / "er" / "model.onnx")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_all_are_replaced_and_nothing_is_left_beside_them(tmp_path: Path) -> None:
+def test_all_files_are_replaced_and_nothing_else_is_left(tmp_path: Path) -> None:
     write(tmp_path, "old")
     with publish(targets(tmp_path)) as folder:
         write(folder, "new")
@@ -63,7 +63,7 @@ def test_all_are_replaced_and_nothing_is_left_beside_them(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("problem", [OSError("full"), KeyboardInterrupt()])
-def test_a_failure_keeps_what_was_there(tmp_path: Path, problem: BaseException) -> None:
+def test_a_failure_keeps_the_older_files(tmp_path: Path, problem: BaseException) -> None:
     def fail() -> None:
         with publish(targets(tmp_path)) as folder:
             write(folder, "new")
@@ -81,18 +81,18 @@ def test_everything_is_on_disk_before_the_first_is_replaced_and_the_certificate_
     steps = []
     replace = os.replace
 
-    def noted(source: Path, target: Path) -> None:
+    def recorded(source: Path, target: Path) -> None:
         steps.append(f"replace {target.name}")
         replace(source, target)
 
     monkeypatch.setattr("xfeat.export.publish.flush", lambda path: steps.append(f"flush {path.name}"))
-    monkeypatch.setattr(os, "replace", noted)
+    monkeypatch.setattr(os, "replace", recorded)
     with publish(targets(tmp_path)) as folder:
         write(folder, "new")
     assert steps == [*(f"flush {n}" for n in NAMES), *(f"replace {n}" for n in NAMES), f"flush {tmp_path.name}"]
 
 
-def test_what_a_killed_export_left_goes_after_a_day_and_no_other_folder_does(tmp_path: Path) -> None:
+def test_the_folder_of_a_killed_export_is_removed_after_a_day_and_no_other_folder_is(tmp_path: Path) -> None:
     two_days_ago = time.time() - 2 * 24 * 60 * 60
     kept = [".model.onnx.running.unfinished", ".model.onnx.mine", ".other.onnx.a.unfinished"]
     for name in (".model.onnx.killed.unfinished", *kept):
@@ -105,13 +105,13 @@ def test_what_a_killed_export_left_goes_after_a_day_and_no_other_folder_does(tmp
     assert set(contents(tmp_path)) == {*NAMES, *kept}
 
 
-def test_a_name_that_the_file_system_refuses_is_one_message(tmp_path: Path) -> None:
+def test_a_name_that_the_file_system_refuses_is_one_error(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="cannot be written"):
         output_paths(tmp_path / f"{'x' * 300}.onnx")
     assert not list(tmp_path.iterdir())
 
 
 def test_the_name_of_a_core_model_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(OutputError, match="name of a core model") as problem:
+    with pytest.raises(OutputError, match="reserved for the core model") as problem:
         output_paths(tmp_path / "model.core.onnx")
     assert problem.value.fix == "-o model.onnx"

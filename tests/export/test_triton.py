@@ -1,4 +1,4 @@
-"""Triton repositories, read back with Triton's own protobuf schema and held against the ONNX graphs."""
+"""Triton repositories, read with Triton's own protobuf schema and compared with the ONNX graphs."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def parsed(file: Path) -> Any:
 
 
 def whole_shape(tensor: Any) -> list[int]:
-    """Return the shape that reaches the model, as Triton's documentation has it: its own batch axis, then the rest."""
+    """Return the shape that the model gets according to Triton's documentation: the batch axis, then the others."""
     return [-1, *(tensor.reshape.shape if tensor.HasField("reshape") else tensor.dims)]
 
 
@@ -110,7 +110,7 @@ def test_options_reach_the_config(xexport: Xexport, exported: Any, tmp_path: Pat
 def test_the_warm_up_and_the_cuda_options_are_those_of_the_export(
     xexport: Xexport, exported: Any, tmp_path: Path
 ) -> None:
-    """The warm-up's shape is one that the real session answers; TF32 would change answers that were proven without."""
+    """The session accepts the shape of the warm-up; TF32 would change predictions that were checked without it."""
     assert xexport("triton", exported.core, "-o", tmp_path).exit_code == 0
     config = parsed(tmp_path / "model.core" / "config.pbtxt")
     [accelerator] = config.optimization.execution_accelerators.gpu_execution_accelerator
@@ -157,7 +157,7 @@ def test_the_manifest_asks_for_a_gpu_where_triton_needs_one(xexport: Xexport, ex
     assert model["storageUri"] == "s3://bucket/a: #b"
 
 
-def test_a_second_export_replaces_its_own_files_and_no_others(xexport: Xexport, exported: Any, tmp_path: Path) -> None:
+def test_a_second_call_replaces_its_own_files_and_no_others(xexport: Xexport, exported: Any, tmp_path: Path) -> None:
     (tmp_path / "other" / "1").mkdir(parents=True)
     (tmp_path / "other" / "1" / "model.onnx").write_bytes(b"mine")
     for batch in (4, 8):
@@ -167,7 +167,7 @@ def test_a_second_export_replaces_its_own_files_and_no_others(xexport: Xexport, 
     assert not list(tmp_path.rglob("*.tmp"))
 
 
-def test_a_file_in_the_place_of_the_repository_is_one_message(xexport: Xexport, exported: Any, tmp_path: Path) -> None:
+def test_an_output_path_that_is_a_file_is_one_error(xexport: Xexport, exported: Any, tmp_path: Path) -> None:
     (tmp_path / "taken").write_text("here")
     done = xexport("triton", exported.model, "-o", tmp_path / "taken")
     assert done.exit_code == 1
@@ -176,22 +176,20 @@ def test_a_file_in_the_place_of_the_repository_is_one_message(xexport: Xexport, 
 
 
 @pytest.mark.parametrize("name", ["a/b", "../up", ".hidden", "two words"])
-def test_a_name_that_is_no_folder_of_a_repository_is_refused(
-    xexport: Xexport, exported: Any, tmp_path: Path, name: str
-) -> None:
+def test_an_invalid_model_name_is_refused(xexport: Xexport, exported: Any, tmp_path: Path, name: str) -> None:
     done = xexport("triton", exported.model, "-o", tmp_path / "out", "--name", name)
     assert done.exit_code == 2
-    assert "not a name for a model" in done.stderr
+    assert "not a valid name for a model" in done.stderr
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_model_of_others_is_refused(xexport: Xexport, exported: Any, tmp_path: Path) -> None:
+def test_a_model_without_metadata_is_refused(xexport: Xexport, exported: Any, tmp_path: Path) -> None:
     proto = onnx.load(exported.core)
     del proto.metadata_props[:]
     onnx.save(proto, tmp_path / "theirs.onnx")
     done = xexport("triton", tmp_path / "theirs.onnx", "-o", tmp_path / "out")
     assert done.exit_code == 1
-    assert "without this project's metadata" in done.stderr
+    assert "no xfeat metadata" in done.stderr
     assert not (tmp_path / "out").exists()
 
 
@@ -200,6 +198,6 @@ def test_a_model_of_others_is_refused(xexport: Xexport, exported: Any, tmp_path:
     [{"batch_wait_ms": float("inf")}, {"batch_wait_ms": 1e300}, {"batch_wait_ms": float("nan")}, {"instances": 2**31}],
     ids=str,
 )
-def test_numbers_that_triton_cannot_hold_are_refused(setting: dict[str, Any]) -> None:
+def test_numbers_out_of_tritons_range_are_refused(setting: dict[str, Any]) -> None:
     with pytest.raises(SpecError, match="out of range"):
         TritonSpec(**setting)

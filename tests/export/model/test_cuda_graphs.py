@@ -1,4 +1,4 @@
-"""Fixed places give, to the bit, what ``InferenceSession.run`` gives. A CPU stands for the GPU, but for the graphs."""
+"""Fixed buffers give the same bits as ``InferenceSession.run``. The tests use a CPU for everything but the graphs."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ OUTPUTS = ["probabilities", "logits", "heatmap", "ood"]
 with_gpu = pytest.mark.skipif(not cuda_driver_present(), reason="needs a GPU")
 
 
-class Noting:
-    """A real session that notes which of its runs came with which graph, and in which threads."""
+class LoggedSession:
+    """A real session that records the graph id and the thread of each run."""
 
     def __init__(self, path: Path) -> None:
         self.real = RealSession(path, providers=[CPU])
@@ -60,8 +60,8 @@ class Noting:
 
 
 @pytest.fixture
-def core(exported: Any) -> Noting:
-    return Noting(exported.core)
+def core(exported: Any) -> LoggedSession:
+    return LoggedSession(exported.core)
 
 
 def batch(number: int, seed: int = 0, side: int = 64) -> dict[str, np.ndarray]:
@@ -80,18 +80,16 @@ def same(found: list[np.ndarray], wanted: list[np.ndarray]) -> bool:
 
 @pytest.mark.parametrize("graphs", [False, True])
 @pytest.mark.parametrize("names", [None, ["probabilities"], ["ood", "logits"], OUTPUTS])
-def test_every_batch_is_answered_as_by_a_plain_run_to_the_bit(
-    exported: Any, names: list[str] | None, graphs: bool
-) -> None:
+def test_every_batch_gives_the_same_bits_as_a_plain_run(exported: Any, names: list[str] | None, graphs: bool) -> None:
     plain = RealSession(exported.model, providers=[CPU])
     bound = BoundSession(plain, "cpu", graphs=graphs)
     for number in (1, 4, 2):
-        bound.keep(pixels(number))
-    for seed, number in enumerate([4, 1, 3, 2, 4, 4, 1]):  # 3 is not kept
+        bound.bind(pixels(number))
+    for seed, number in enumerate([4, 1, 3, 2, 4, 4, 1]):  # 3 is not bound
         assert same(bound.run(names, pixels(number, seed)), plain.run(names, pixels(number, seed)))
 
 
-def test_places_are_made_once_a_shape_and_used_ever_after(core: Noting, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_buffers_are_allocated_once_per_shape_and_reused(core: LoggedSession, monkeypatch: pytest.MonkeyPatch) -> None:
     made = []
     honest = ort.OrtValue.ortvalue_from_shape_and_type
     monkeypatch.setattr(
@@ -101,7 +99,7 @@ def test_places_are_made_once_a_shape_and_used_ever_after(core: Noting, monkeypa
     )
     bound = BoundSession(core, "cpu", graphs=True)
     for number in (2, 1, 2):
-        bound.keep(batch(number))
+        bound.bind(batch(number))
     assert made == [(2, 3, 64, 64), (2, 2), (2, 2), (1, 3, 64, 64), (1, 2), (1, 2)]
     for number in (1, 2, 1):
         bound.run(None, batch(number))
@@ -111,37 +109,37 @@ def test_places_are_made_once_a_shape_and_used_ever_after(core: Noting, monkeypa
     assert core.plain[2:] == ["-1"]
 
 
-def test_without_graphs_no_run_asks_for_one(core: Noting) -> None:
+def test_without_graphs_no_run_has_a_graph_id(core: LoggedSession) -> None:
     bound = BoundSession(core, "cpu")
-    bound.keep(batch(1))
+    bound.bind(batch(1))
     bound.run(None, batch(1))
     assert core.plain == core.bound == []
 
 
-def test_answers_are_the_callers_own(core: Noting) -> None:
+def test_returned_outputs_are_not_overwritten_by_the_next_run(core: LoggedSession) -> None:
     bound = BoundSession(core, "cpu")
-    bound.keep(batch(2))
+    bound.bind(batch(2))
     first = bound.run(None, batch(2, seed=1))
-    kept = [answer.copy() for answer in first]
+    copies = [output.copy() for output in first]
     second = bound.run(None, batch(2, seed=2))
-    assert same(first, kept)
+    assert same(first, copies)
     assert not same(first, second)
 
 
-def test_an_array_of_another_type_or_order_is_not_read_as_if_it_were_the_one_kept(core: Noting) -> None:
+def test_an_array_of_another_type_or_memory_order_is_not_misread(core: LoggedSession) -> None:
     bound = BoundSession(core, "cpu")
-    bound.keep(batch(2))
+    bound.bind(batch(2))
     turned = {"image": np.asfortranarray(batch(2, seed=3)["image"])}
     assert same(bound.run(None, turned), core.real.run(None, batch(2, seed=3)))
     with pytest.raises(Exception, match="Unexpected input data type"):
         bound.run(None, {"image": batch(2)["image"].astype(np.float64)})
 
 
-def test_threads_get_the_answers_to_their_own_batches_from_one_thread(core: Noting) -> None:
+def test_callers_in_many_threads_get_their_own_outputs_from_one_session_thread(core: LoggedSession) -> None:
     """A graph belongs to the thread that recorded it."""
     bound = BoundSession(core, "cpu", graphs=True)
     for number in (1, 2):
-        bound.keep(batch(number))
+        bound.bind(batch(number))
     jobs = [(seed % 3 + 1, seed) for seed in range(24)]
     with ThreadPoolExecutor(6) as pool:
         found = list(pool.map(lambda job: bound.run(None, batch(*job)), jobs))
@@ -164,28 +162,28 @@ def picky(tmp_path: Path) -> Path:
 
 def test_a_run_that_fails_leaves_the_session_usable(picky: Path) -> None:
     bound = BoundSession(RealSession(picky, providers=[CPU]), "cpu", graphs=True)
-    bound.keep({"image": np.array([0, 1])})
+    bound.bind({"image": np.array([0, 1])})
     for bad in ([2, 9], [9]):
         with pytest.raises(Exception, match="out of data bounds"):
             bound.run(None, {"image": np.array(bad)})
         assert bound.run(None, {"image": np.array([3, 1])})[0].tolist() == [4, 2]
 
 
-def test_places_that_the_run_does_not_reach_are_found_out(core: Noting, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_buffers_that_a_run_does_not_write_are_detected(core: LoggedSession, monkeypatch: pytest.MonkeyPatch) -> None:
     bound = BoundSession(core, "cpu", graphs=True)
     with monkeypatch.context() as broken:
         broken.setattr(core, "run_with_iobinding", lambda binding, options: None)
-        with pytest.raises(ModelError, match="other answers through fixed places"):
-            bound.keep(batch(2, seed=4))
+        with pytest.raises(ModelError, match="in fixed buffers on cpu differ"):
+            bound.bind(batch(2, seed=4))
     assert same(bound.run(None, batch(2, seed=4)), core.real.run(None, batch(2, seed=4)))
     assert core.bound == []
-    bound.keep(batch(2))
+    bound.bind(batch(2))
     assert core.bound == ["2"]  # what was recorded as 1 is never replayed
 
 
 def test_nothing_else_runs_while_a_graph_is_recorded(exported: Any) -> None:
-    """In each other session the run that is on ends first, and the next begins afterwards."""
-    one, other = Noting(exported.core), Noting(exported.core)
+    """In every other session the current run ends first, and the next one starts afterwards."""
+    one, other = LoggedSession(exported.core), LoggedSession(exported.core)
     recording, serving = BoundSession(one, "cpu", graphs=True), BoundSession(other, "cpu")
     entered, go_on, order = threading.Event(), threading.Event(), []
 
@@ -198,13 +196,13 @@ def test_nothing_else_runs_while_a_graph_is_recorded(exported: Any) -> None:
     with ThreadPoolExecutor() as pool:
         on = pool.submit(serving.run, None, batch(1))
         assert entered.wait(30)
-        kept = pool.submit(recording.keep, batch(1))
+        bound = pool.submit(recording.bind, batch(1))
         while not xfeat.export.model.cuda_graphs._recording.locked():
             time.sleep(0.01)
         other.before = lambda: order.append("the next")
         later = pool.submit(serving.run, None, batch(1))
         go_on.set()
-        for each in (on, kept, later):
+        for each in (on, bound, later):
             each.result(30)
     assert order[0] == "the run that was on"
     assert [each for each in order if each != "the next"] == ["the run that was on", "recording", "recording"]
@@ -213,10 +211,10 @@ def test_nothing_else_runs_while_a_graph_is_recorded(exported: Any) -> None:
 
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """Let a CPU stand for a GPU; return what onnxruntime was asked for, and what it is to refuse."""
+    """Simulate a GPU on the CPU; return what onnxruntime was asked for, and what it shall refuse."""
     facts: dict[str, Any] = {"asked": [], "refuses": None}
 
-    class Pretending(Noting):
+    class SimulatedGpu(LoggedSession):
         def __init__(self, path: Path, options: Any = None, *, providers: list[Any], **_: Any) -> None:
             settings = [each[1] for each in providers if isinstance(each, tuple)]
             facts["asked"] += [each.get("enable_cuda_graph") for each in settings]
@@ -241,7 +239,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     monkeypatch.setattr(
         ort.OrtValue, "ortvalue_from_shape_and_type", lambda shape, kind, device, number: honest(shape, kind, "cpu", 0)
     )
-    monkeypatch.setattr(ort, "InferenceSession", Pretending)
+    monkeypatch.setattr(ort, "InferenceSession", SimulatedGpu)
     monkeypatch.setattr(ort, "preload_dlls", lambda: None)
     monkeypatch.setattr("xfeat.export.parity.checks.cuda_possible", lambda: True)
     return facts
@@ -261,7 +259,7 @@ def graphs_of(session: Any) -> bool:
         ("model", "auto", [None], False),  # it resizes
     ],
 )
-def test_graphs_are_recorded_of_a_model_that_does_not_resize(
+def test_graphs_are_recorded_for_a_model_that_does_not_resize(
     exported: Any, gpu: Any, caplog: pytest.LogCaptureFixture, form: str, graphs: str, asked: list[Any], recorded: bool
 ) -> None:
     session = open_network(getattr(exported, form), device="cuda:1", graphs=graphs)
@@ -269,14 +267,14 @@ def test_graphs_are_recorded_of_a_model_that_does_not_resize(
     assert gpu["asked"] == asked
     assert caplog.text == ""
     feed = batch(2) if form == "core" else pixels(2)
-    session.keep(feed)  # type: ignore[union-attr]
+    session.bind(feed)  # type: ignore[union-attr]
     assert same(session.run(None, feed), RealSession(getattr(exported, form), providers=[CPU]).run(None, feed))
 
 
 @pytest.mark.parametrize(
     ("refuses", "reason"), [("open", "cannot use the graph capture feature"), ("record", "CUDA failure 900")]
 )
-def test_graphs_that_the_driver_refuses_are_a_warning_or_where_asked_for_an_error(
+def test_graphs_that_the_driver_refuses_are_a_warning_by_default_and_an_error_with_on(
     exported: Any, gpu: Any, caplog: pytest.LogCaptureFixture, refuses: str, reason: str
 ) -> None:
     gpu["refuses"] = refuses
@@ -284,32 +282,32 @@ def test_graphs_that_the_driver_refuses_are_a_warning_or_where_asked_for_an_erro
     assert not graphs_of(session)
     assert "without CUDA graphs" in caplog.text
     assert reason in caplog.text
-    session.keep(batch(2))  # type: ignore[union-attr]
+    session.bind(batch(2))  # type: ignore[union-attr]
     assert same(session.run(None, batch(2)), RealSession(exported.core, providers=[CPU]).run(None, batch(2)))
     with pytest.raises(DeviceError, match=reason) as problem:
         open_network(exported.core, device="cuda", graphs="on")
     assert "--cuda-graphs" in str(problem.value)
 
 
-def test_a_model_that_nobody_here_wrote_is_opened_like_any_other(
+def test_a_model_without_this_projects_metadata_is_opened_too(
     picky: Path, gpu: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What it lacks is said by those who know what it should have."""
+    """The metadata are checked elsewhere."""
     assert not graphs_of(open_network(picky, device="cuda"))
     assert caplog.text == ""
 
 
-def test_graphs_asked_for_where_there_can_be_none_are_an_error(exported: Any, gpu: Any) -> None:
+def test_requested_graphs_that_are_impossible_are_an_error(exported: Any, gpu: Any) -> None:
     with pytest.raises(DeviceError, match="it runs on the CPU"):
         open_network(exported.core, graphs="on")
-    with pytest.raises(DeviceError, match="an image of any size"):
+    with pytest.raises(DeviceError, match="images of any size"):
         open_network(exported.model, device="cuda", graphs="on")
-    with pytest.raises(SpecError, match="unknown choice"):
+    with pytest.raises(SpecError, match="unknown setting"):
         open_network(exported.core, graphs="always")
 
 
 @pytest.mark.usefixtures("gpu")
-def test_the_proof_runs_whole_batches_through_the_places_that_service_uses(
+def test_the_parity_check_runs_full_batches_through_the_buffers_used_for_serving(
     xexport: Callable[..., Result], exported: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened = {}
@@ -323,17 +321,17 @@ def test_the_proof_runs_whole_batches_through_the_places_that_service_uses(
     assert done.exit_code == 0, done.output
     assert CUDA in done.stdout
     session = opened[CUDA]._session
-    # One image when it was opened, then the first eight of twelve images, twice; the last four are no whole batch.
+    # One image when the model was opened, then the first 8 of 12 images, twice; the last 4 are not a full batch.
     assert (session.plain, session.bound) == (["-1", "-1", "-1"], ["1", "2", "2"])
 
 
 @pytest.mark.gpu
 @with_gpu
-def test_graphs_on_a_gpu_answer_every_batch_as_the_cpu_does(exported: Any) -> None:
+def test_graphs_on_a_gpu_give_the_outputs_of_the_cpu(exported: Any) -> None:
     session = open_network(exported.core, device="cuda", graphs="on")
     assert graphs_of(session)
     for number in (8, 1, 4, 2):
-        session.keep(batch(number))  # type: ignore[union-attr]
+        session.bind(batch(number))  # type: ignore[union-attr]
     reference = RealSession(exported.core, providers=[CPU])
     for seed, number in enumerate([2, 8, 1, 4, 3, 8, 2]):
         for one, other in zip(
@@ -344,9 +342,7 @@ def test_graphs_on_a_gpu_answer_every_batch_as_the_cpu_does(exported: Any) -> No
 
 @pytest.mark.gpu
 @with_gpu
-def test_a_measurement_on_a_gpu_says_whether_graphs_were_replayed(
-    xexport: Callable[..., Result], exported: Any
-) -> None:
+def test_a_benchmark_on_a_gpu_shows_whether_graphs_were_replayed(xexport: Callable[..., Result], exported: Any) -> None:
     done = xexport("bench", exported.core, "--provider", "cuda", "--cuda-graphs", "on", "--seconds", "0")
     assert done.exit_code == 0, done.output
     assert "cuda+graph" in done.stdout

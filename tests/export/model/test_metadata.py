@@ -1,4 +1,4 @@
-"""What a model says of itself: round trip, refusals, decisions."""
+"""The metadata of a model: round trip, refusals, decisions."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ def metadata(**changes: object) -> ModelMetadata:
         {"ood_threshold": 1.5, "precision": "int8"},
     ],
 )
-def test_metadata_survive_the_file(changes: dict[str, object]) -> None:
+def test_metadata_are_unchanged_by_writing_and_reading(changes: dict[str, object]) -> None:
     written = metadata(**changes)
     assert ModelMetadata.from_props(written.to_props(), "model.onnx") == written
 
 
-def test_metadata_of_a_file_without_the_newer_fields_are_read_with_their_defaults() -> None:
+def test_metadata_without_newer_fields_are_read_with_their_defaults() -> None:
     props = metadata(ood_threshold=2.0).to_props()
     older = json.loads(props["xfeat.metadata"])
     del older["ood_threshold"], older["precision"]
@@ -48,8 +48,8 @@ def test_metadata_of_a_file_without_the_newer_fields_are_read_with_their_default
     assert ModelMetadata.from_props(props, "model.onnx") == metadata()
 
 
-def test_a_foreign_model_is_named_as_such() -> None:
-    with pytest.raises(ModelError, match=r"some\.onnx: a model without this project's metadata") as caught:
+def test_a_model_without_xfeat_metadata_is_refused() -> None:
+    with pytest.raises(ModelError, match=r"some\.onnx: the model has no xfeat metadata") as caught:
         ModelMetadata.from_props({"producer": "x"}, "some.onnx")
     assert "xexport onnx" in str(caught.value)
 
@@ -61,9 +61,9 @@ def test_a_model_of_another_schema_version_is_refused() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"variant": "full"}'])
-def test_unreadable_metadata_are_refused(text: str) -> None:
+def test_damaged_metadata_are_refused(text: str) -> None:
     props = metadata().to_props() | {"xfeat.metadata": text}
-    with pytest.raises(ModelError, match="unreadable metadata"):
+    with pytest.raises(ModelError, match="metadata cannot be read"):
         ModelMetadata.from_props(props, "model.onnx")
 
 
@@ -92,11 +92,11 @@ def test_contradictory_metadata_are_refused(changes: dict[str, object]) -> None:
         metadata(**changes)
 
 
-def test_without_a_threshold_the_most_probable_class_is_decided() -> None:
+def test_without_a_threshold_the_most_probable_class_is_predicted() -> None:
     assert metadata().decide([0.2, 0.5, 0.3]) == "b"
 
 
-def test_the_positive_class_is_decided_from_its_threshold_on_and_never_below() -> None:
+def test_the_positive_class_is_predicted_from_its_threshold_on_and_never_below() -> None:
     said = metadata(positive="a", threshold=0.3)
     assert said.decide([0.3, 0.6, 0.1]) == "a"
     assert said.decide([0.29, 0.41, 0.3]) == "b"

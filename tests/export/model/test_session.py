@@ -1,4 +1,4 @@
-"""Sessions on a GPU are whole or refused; without a GPU, what is refused and how."""
+"""A GPU session runs the whole network or is refused; messages on a machine without a GPU."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ without_gpu = pytest.mark.skipif(cuda_driver_present(), reason="this machine has
 with_gpu = pytest.mark.skipif(not cuda_driver_present(), reason="needs a GPU")
 
 
-def placed_by_onnxruntime(file: Path) -> list[tuple[str, str, str]]:
-    """Return what onnxruntime itself says of each node of a session on the CPU."""
+def placement(file: Path) -> list[tuple[str, str, str]]:
+    """Return where onnxruntime places each node of a session on the CPU."""
     options = ort.SessionOptions()
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     return node_providers(RealSession(file, options, providers=[CPU]))
 
 
 @pytest.mark.parametrize("form", ["model", "core"])
-def test_a_network_on_the_cpu_is_found_out_node_by_node(exported: Any, form: str) -> None:
+def test_every_node_that_runs_on_the_cpu_is_detected(exported: Any, form: str) -> None:
     file = getattr(exported, form)
-    placed = placed_by_onnxruntime(file)
+    placed = placement(file)
     found = " ".join(nodes_on_cpu(placed))
     for operator in ("Conv", "Gemm", "Softmax", "ReduceMean"):
         count = sum(node.op_type == operator for node in onnx.load(file).graph.node)
@@ -43,31 +43,31 @@ def test_a_network_on_the_cpu_is_found_out_node_by_node(exported: Any, form: str
     assert ("(MatMul)" in found) == (form == "model")
 
 
-def test_what_counts_sizes_may_stay_on_the_cpu(exported: Any) -> None:
-    """Everything else on the GPU, as onnxruntime does it: Shape and what follows from it alone stay on the CPU."""
-    about_sizes = {"Shape", "Gather", "Range", "Greater", "Equal"}
+def test_operators_on_tensor_shapes_may_stay_on_the_cpu(exported: Any) -> None:
+    """As in onnxruntime: Shape, and what depends on it alone, stay on the CPU; everything else is on the GPU."""
+    shape_operators = {"Shape", "Gather", "Range", "Greater", "Equal"}
     placed = [
-        (CPU if operator in about_sizes else CUDA, name, operator)
-        for _, name, operator in placed_by_onnxruntime(exported.model)
+        (CPU if operator in shape_operators else CUDA, name, operator)
+        for _, name, operator in placement(exported.model)
     ]
     assert {provider for provider, _, _ in placed} == {CPU, CUDA}
     assert nodes_on_cpu(placed) == []
 
 
 @pytest.mark.parametrize(("spin", "entry"), [(True, "1"), (False, "0")])
-def test_threads_spin_only_where_asked_and_never_after_a_run(exported: Any, spin: bool, entry: str) -> None:
+def test_threads_spin_only_if_asked_to_and_never_after_a_run(exported: Any, spin: bool, entry: str) -> None:
     options = open_session(exported.core, threads=2, spin=spin).get_session_options()
     assert options.get_session_config_entry("session.intra_op.allow_spinning") == entry
     assert options.get_session_config_entry("session.force_spinning_stop") == "1"
 
 
-def test_an_operator_nobody_thought_of_is_not_waved_through() -> None:
+def test_an_unknown_operator_on_the_cpu_is_reported() -> None:
     assert nodes_on_cpu([(CPU, "a", "GridSample"), (CUDA, "b", "Conv")]) == ["a (GridSample)"]
 
 
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch) -> Callable[[list[tuple[str, str]]], None]:
-    """Let onnxruntime say that it has a GPU, and that it placed nodes (provider, operator) so."""
+    """Simulate an onnxruntime with a GPU that places nodes (provider, operator) as given."""
 
     def pretend(nodes: list[tuple[str, str]]) -> None:
         groups = [
@@ -91,7 +91,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Callable[[list[tuple[str, str]]], No
     return pretend
 
 
-def test_a_gpu_that_leaves_a_convolution_to_the_cpu_is_refused(exported: Any, gpu: Any) -> None:
+def test_a_gpu_session_with_a_convolution_on_the_cpu_is_refused(exported: Any, gpu: Any) -> None:
     gpu([(CUDA, "MatMul"), (CPU, "Shape"), (CPU, "QLinearConv")])
     with pytest.raises(DeviceError, match="part of the network") as problem:
         open_session(exported.model, device="cuda")
@@ -99,14 +99,14 @@ def test_a_gpu_that_leaves_a_convolution_to_the_cpu_is_refused(exported: Any, gp
     assert "Shape" not in str(problem.value)
 
 
-def test_a_gpu_that_does_all_but_counting_is_taken(exported: Any, gpu: Any) -> None:
+def test_a_gpu_session_with_only_shape_operators_on_the_cpu_is_accepted(exported: Any, gpu: Any) -> None:
     gpu([(CUDA, "Conv"), (CPU, "Shape")])
     assert CUDA in open_session(exported.model, device="cuda:1").get_providers()
 
 
-def test_what_is_not_asked_to_be_whole_is_not_refused(exported: Any, gpu: Any) -> None:
+def test_nodes_on_the_cpu_are_accepted_if_not_all_have_to_be_on_the_gpu(exported: Any, gpu: Any) -> None:
     gpu([(CPU, "Conv")])
-    assert CUDA in open_session(exported.model, device="cuda", whole=False).get_providers()
+    assert CUDA in open_session(exported.model, device="cuda", all_on_gpu=False).get_providers()
 
 
 @pytest.mark.parametrize(
@@ -124,7 +124,7 @@ def test_what_is_not_asked_to_be_whole_is_not_refused(exported: Any, gpu: Any) -
         ),
     ],
 )
-def test_of_an_error_the_line_for_people_is_shown(said: str, shown: str) -> None:
+def test_the_readable_line_of_an_error_is_shown(said: str, shown: str) -> None:
     assert first_line(RuntimeError(said)) == shown
 
 
@@ -145,7 +145,7 @@ def test_without_a_gpu_require_cuda_is_one_message(
 @pytest.mark.gpu
 @with_gpu
 @pytest.mark.parametrize("form", ["model", "core"])
-def test_on_a_gpu_the_whole_model_runs_there_and_answers_as_proven(xexport: Xexport, exported: Any, form: str) -> None:
+def test_on_a_gpu_the_whole_model_runs_there_and_passes_its_check(xexport: Xexport, exported: Any, form: str) -> None:
     done = xexport("verify", getattr(exported, form), "--data", exported.data, "--require-cuda")
     assert done.exit_code == 0, done.output
     assert CUDA in done.stdout

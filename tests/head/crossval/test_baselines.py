@@ -22,7 +22,7 @@ from xfeat.featurize.errors import CacheError, DataError
 from xfeat.head.cli import main
 from xfeat.head.compare.baselines import LOGISTIC, SVM
 from xfeat.head.crossval import baselines, training
-from xfeat.head.crossval.baselines import check_memory, fold_baselines
+from xfeat.head.crossval.baselines import check_memory, cross_validate_baselines
 from xfeat.head.crossval.runner import cross_validate
 from xfeat.head.specs import CrossvalSpec, HeadSpec, MemorySpec, TrainSpec
 
@@ -33,7 +33,7 @@ def test_baselines_are_tested_on_the_same_folds(make_cache: MakeCache) -> None:
     cache = make_cache(sizes=(90,), groups=groups, labels=labels, separation=0.3)
     result = cross_validate(cache, HeadSpec(hidden=()), TrainSpec(epochs=2), CrossvalSpec(folds=3, seeds=2))
     told: list[tuple[int, int]] = []
-    found = fold_baselines(result, seed=0, progress=lambda done, total: told.append((done, total)))
+    found = cross_validate_baselines(result, seed=0, progress=lambda done, total: told.append((done, total)))
     features = np.asarray(cache.features)
     for row, model in zip(found, (LogisticRegression(max_iter=2000), SVC()), strict=True):
         right = np.zeros((2, 90))
@@ -58,7 +58,7 @@ def test_baselines_look_at_the_clean_view_alone(make_cache: MakeCache) -> None:
     views = np.stack([clean, np.full_like(clean, np.nan)], 1)
     plain = validate(make_cache(sizes=(60,), features=clean, labels=labels))
     viewed = replace(plain, cache=make_cache("views.h5", sizes=(60,), features=views, labels=labels))
-    assert fold_baselines(viewed, seed=0) == fold_baselines(plain, seed=0)
+    assert cross_validate_baselines(viewed, seed=0) == cross_validate_baselines(plain, seed=0)
 
 
 def test_baselines_hold_no_more_than_the_rows_of_a_fold(make_cache: MakeCache, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -70,8 +70,8 @@ def test_baselines_hold_no_more_than_the_rows_of_a_fold(make_cache: MakeCache, m
         return read_rows(cache, rows, **options)
 
     monkeypatch.setattr(baselines, "read_rows", counting)
-    monkeypatch.setattr(baselines, "_TESTED_AT_ONCE", 7)
-    fold_baselines(result, seed=0)
+    monkeypatch.setattr(baselines, "_PREDICT_ROWS", 7)
+    cross_validate_baselines(result, seed=0)
     assert max(asked) == 60
     assert sorted(set(asked)) == [6, 60]
 
@@ -81,7 +81,7 @@ def test_features_that_are_not_finite_are_named_by_baselines(make_cache: MakeCac
     features = np.asarray(plain.cache.features).copy()
     features[5, 3] = np.inf
     with pytest.raises(CacheError, match="0005"):
-        fold_baselines(replace(plain, cache=make_cache("bad.h5", sizes=(60,), features=features)), seed=0)
+        cross_validate_baselines(replace(plain, cache=make_cache("bad.h5", sizes=(60,), features=features)), seed=0)
 
 
 def test_baselines_that_need_more_memory_than_allowed_are_refused_before_anything_is_trained(
@@ -96,7 +96,7 @@ def test_baselines_that_need_more_memory_than_allowed_are_refused_before_anythin
     monkeypatch.setattr(training, "fit_tasks", untrainable)
     done = CliRunner().invoke(main, [*SHORT, "--baselines", "--memory-mb", "0.001"])
     assert done.exit_code == 1
-    assert "features.h5: the baselines need" in done.stderr
+    assert "features.h5: the training features of one fold do not fit into memory" in done.stderr
     assert "--memory-mb 1" in done.stderr
     assert not Path("runs").exists()
 
@@ -111,5 +111,5 @@ def test_the_command_shows_baselines_when_asked(
     answer = json.loads(CliRunner().invoke(main, [*command, "--baselines", "--json"]).stdout)
     assert [row["name"] for row in answer["baselines"]] == [LOGISTIC, SVM]
     text = CliRunner().invoke(main, [*command, "--baselines"]).stdout
-    assert "SVM, RBF kernel (scikit-learn): " in text
-    assert "heads less this: " in text
+    assert "scikit-learn baselines with default settings:\n  logistic regression: " in text
+    assert "; xfeat minus SVM, RBF kernel: " in text

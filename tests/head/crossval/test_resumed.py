@@ -1,4 +1,4 @@
-"""Finished folds: kept until all that was asked for is there, and no longer."""
+"""Checkpoints of finished folds are stored until the cross-validation is complete, and then deleted."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from xfeat.featurize.errors import BusyError, CacheError, DataError, DivergedErr
 from xfeat.head.batched.scheduler import Task, fit_tasks
 from xfeat.head.cli import main
 from xfeat.head.crossval import training
-from xfeat.head.crossval.runner import cross_validate, parts_folder
-from xfeat.head.crossval.table import check_target
-from xfeat.head.crossval.training import kept_answers
+from xfeat.head.crossval.runner import checkpoint_folder, cross_validate
+from xfeat.head.crossval.table import check_writable
+from xfeat.head.crossval.training import fold_checkpoints
 from xfeat.head.runs.resumable import resumable_folder
 from xfeat.head.specs import CrossvalSpec, HeadSpec, MemorySpec, TrainSpec
 
@@ -44,18 +44,18 @@ def test_predictions_that_cannot_be_written_are_named_before_anything_is_trained
     assert not Path("runs").exists()
 
 
-def test_looking_at_a_target_leaves_nothing(tmp_path: Path) -> None:
-    check_target(tmp_path / "a" / "b" / "out.csv")
+def test_checking_an_output_path_creates_nothing(tmp_path: Path) -> None:
+    check_writable(tmp_path / "a" / "b" / "out.csv")
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
-    "fails", ["xfeat.head.crossval.table.save_out_of_fold", "xfeat.head.crossval.baselines.fold_baselines"]
+    "fails", ["xfeat.head.crossval.run.save_out_of_fold", "xfeat.head.crossval.run.cross_validate_baselines"]
 )
-def test_what_fails_after_the_last_fold_costs_no_fold(
+def test_a_failure_after_the_last_fold_loses_no_fold(
     make_cache: MakeCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: str
 ) -> None:
-    """A full disk, say; the second call has the answers of the first, and trains nothing."""
+    """Such as a full disk: the second call uses the checkpoints of the first, and trains nothing."""
     monkeypatch.chdir(tmp_path)
     make_cache()
     command = [*SHORT, "--predictions", "out.csv", "--baselines", "--json"]
@@ -67,7 +67,7 @@ def test_what_fails_after_the_last_fold_costs_no_fold(
         broken.setattr(fails, fail)
         first = CliRunner().invoke(main, command)
     assert first.exit_code == 1
-    assert "2 finished folds are kept in runs" in first.stderr
+    assert "2 finished folds are stored in runs" in first.stderr
 
     def nothing_left(tasks: list[Task], **options: Any) -> Any:
         assert tasks == []
@@ -81,7 +81,7 @@ def test_what_fails_after_the_last_fold_costs_no_fold(
 
 
 class StopAfter:
-    """A Ctrl-C when so many folds are done; counts the folds."""
+    """Raises KeyboardInterrupt after a number of folds; records all calls."""
 
     def __init__(self, count: int) -> None:
         self.count = count
@@ -93,14 +93,14 @@ class StopAfter:
             raise KeyboardInterrupt
 
 
-def test_finished_folds_are_kept_and_the_same_call_trains_only_the_others(
+def test_the_same_call_trains_only_unfinished_folds(
     make_cache: MakeCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cache, plan = make_cache(sizes=(60,)), CrossvalSpec(folds=3, seeds=2)
     whole = cross_validate(cache, HEAD, TRAIN, plan)
     parts = tmp_path / "new" / "c.parts"
-    with pytest.raises(Interrupted, match="4 finished folds") as stop, kept_answers(parts) as kept:
-        cross_validate(cache, HEAD, TRAIN, plan, kept=kept, progress=StopAfter(4))
+    with pytest.raises(Interrupted, match="4 finished folds") as stop, fold_checkpoints(parts) as kept:
+        cross_validate(cache, HEAD, TRAIN, plan, checkpoints=kept, progress=StopAfter(4))
     assert "same command again" in str(stop.value)
     assert len(list(parts.glob("*.npy"))) == 4
     trained: list[int] = []
@@ -110,9 +110,9 @@ def test_finished_folds_are_kept_and_the_same_call_trains_only_the_others(
         return fit_tasks(tasks, **options)
 
     monkeypatch.setattr(training, "fit_tasks", counting)
-    with kept_answers(parts) as kept:
-        again = cross_validate(cache, HEAD, TRAIN, plan, kept=kept)
-        assert len(list(parts.glob("*.npy"))) == 6  # until all that is asked for has been done with them
+    with fold_checkpoints(parts) as kept:
+        again = cross_validate(cache, HEAD, TRAIN, plan, checkpoints=kept)
+        assert len(list(parts.glob("*.npy"))) == 6  # deleted when the body has finished
     assert trained == [2]
     np.testing.assert_array_equal(again.main.probabilities, whole.main.probabilities)
     np.testing.assert_array_equal(again.main.fold, whole.main.fold)
@@ -128,22 +128,22 @@ def test_finished_folds_are_kept_and_the_same_call_trains_only_the_others(
     ],
     ids=["cut short", "another header", "a column"],
 )
-def test_a_damaged_part_is_trained_again(
+def test_a_damaged_checkpoint_is_recomputed(
     make_cache: MakeCache, tmp_path: Path, damage: Callable[[bytes], bytes]
 ) -> None:
     cache, plan = make_cache(sizes=(60,)), CrossvalSpec(folds=3)
-    with pytest.raises(Interrupted), kept_answers(tmp_path / "c.parts") as kept:
-        cross_validate(cache, HEAD, TRAIN, plan, kept=kept, progress=StopAfter(2))
+    with pytest.raises(Interrupted), fold_checkpoints(tmp_path / "c.parts") as kept:
+        cross_validate(cache, HEAD, TRAIN, plan, checkpoints=kept, progress=StopAfter(2))
     for file in (tmp_path / "c.parts").glob("*.npy"):
         whole = file.read_bytes()
         file.write_bytes(damage(whole))
         assert file.read_bytes() != whole
-    with kept_answers(tmp_path / "c.parts") as kept:
-        again = cross_validate(cache, HEAD, TRAIN, plan, kept=kept)
+    with fold_checkpoints(tmp_path / "c.parts") as kept:
+        again = cross_validate(cache, HEAD, TRAIN, plan, checkpoints=kept)
     np.testing.assert_array_equal(again.main.probabilities, validate(cache).main.probabilities)
 
 
-def test_a_cache_written_into_under_a_cross_validation_is_named_and_no_answer_kept(
+def test_a_cache_that_changes_during_cross_validation_is_an_error_and_deletes_the_checkpoints(
     make_cache: MakeCache, tmp_path: Path
 ) -> None:
     cache, content = make_cache(sizes=(60,)), make_cache("b.h5", sizes=(60,), separation=2.0).path.read_bytes()
@@ -152,48 +152,48 @@ def test_a_cache_written_into_under_a_cross_validation_is_named_and_no_answer_ke
         cache.path.write_bytes(content)
 
     plan = CrossvalSpec(folds=3)
-    with pytest.raises(CacheError, match="another cache was written"), kept_answers(tmp_path / "c.parts") as kept:
-        cross_validate(cache, HEAD, TRAIN, plan, kept=kept, progress=overwrite)
+    with pytest.raises(CacheError, match="another cache was written"), fold_checkpoints(tmp_path / "c.parts") as kept:
+        cross_validate(cache, HEAD, TRAIN, plan, checkpoints=kept, progress=overwrite)
     assert not (tmp_path / "c.parts").exists()
 
 
-def test_two_processes_cannot_be_at_one_cross_validation(tmp_path: Path) -> None:
+def test_two_processes_cannot_use_one_cross_validation(tmp_path: Path) -> None:
     folder = tmp_path / "c.parts"
     with (
-        resumable_folder(folder, "cross-validation", worth_keeping=lambda: True),
+        resumable_folder(folder, "cross-validation", keep_if=lambda: True),
         pytest.raises(BusyError, match="cross-validation"),
-        kept_answers(folder),
+        fold_checkpoints(folder),
     ):
         pass
-    assert folder.exists()  # it is the other's
+    assert folder.exists()  # it belongs to the first process
 
 
-def test_what_is_refused_or_stopped_before_the_first_fold_leaves_nothing(make_cache: MakeCache, tmp_path: Path) -> None:
+def test_an_error_or_stop_before_the_first_fold_leaves_nothing(make_cache: MakeCache, tmp_path: Path) -> None:
     cache, parts = make_cache(sizes=(60,)), tmp_path / "new" / "c.parts"
-    with pytest.raises(DataError), kept_answers(parts) as kept:
-        cross_validate(cache, HEAD, TRAIN, CrossvalSpec(folds=40), kept=kept)
-    with pytest.raises(KeyboardInterrupt), kept_answers(parts) as kept:
-        cross_validate(cache, HEAD, TRAIN, CrossvalSpec(folds=3), kept=kept, progress=StopAfter(0))
+    with pytest.raises(DataError), fold_checkpoints(parts) as kept:
+        cross_validate(cache, HEAD, TRAIN, CrossvalSpec(folds=40), checkpoints=kept)
+    with pytest.raises(KeyboardInterrupt), fold_checkpoints(parts) as kept:
+        cross_validate(cache, HEAD, TRAIN, CrossvalSpec(folds=3), checkpoints=kept, progress=StopAfter(0))
     assert not (tmp_path / "new").exists()
 
 
-def test_answers_of_a_training_that_diverges_later_are_of_no_use_and_go(tmp_path: Path) -> None:
+def test_checkpoints_are_deleted_if_a_training_diverges(tmp_path: Path) -> None:
     folder = tmp_path / "c.parts"
 
     def diverge() -> None:
         np.save(folder / "grouped-seed0-fold0.npy", np.zeros(3))
         raise DivergedError("training diverged")
 
-    with pytest.raises(DivergedError), kept_answers(folder):
+    with pytest.raises(DivergedError), fold_checkpoints(folder):
         diverge()
     assert not folder.exists()
 
 
-def test_whatever_decides_about_the_answers_has_a_folder_of_its_own(make_cache: MakeCache, tmp_path: Path) -> None:
+def test_everything_that_affects_the_results_is_part_of_the_folder_name(make_cache: MakeCache, tmp_path: Path) -> None:
     first, second = make_cache(sizes=(60,)), make_cache("b.h5", sizes=(60,), separation=2.0)
     plan, memory = CrossvalSpec(), MemorySpec()
     folders = {
-        parts_folder(tmp_path, *settings)
+        checkpoint_folder(tmp_path, *settings)
         for settings in (
             (first, HEAD, TRAIN, plan, memory),
             (second, HEAD, TRAIN, plan, memory),
@@ -208,7 +208,7 @@ def test_whatever_decides_about_the_answers_has_a_folder_of_its_own(make_cache: 
 
 @pytest.mark.skipif(os.name == "nt", reason="SIGINT reaches a child otherwise there")
 @pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGKILL])
-def test_the_command_goes_on_after_it_was_stopped(make_cache: MakeCache, tmp_path: Path, sign: signal.Signals) -> None:
+def test_a_stopped_command_resumes(make_cache: MakeCache, tmp_path: Path, sign: signal.Signals) -> None:
     cache = make_cache(sizes=(200,), separation=0.3)
     arguments = ["crossval", "--features", str(cache.path), "--runs", str(tmp_path / "runs"), "--seeds", "3"]
     arguments += ["--epochs", "20", "--hidden", "64", "--json"]
@@ -224,7 +224,7 @@ def test_the_command_goes_on_after_it_was_stopped(make_cache: MakeCache, tmp_pat
     kept = list((tmp_path / "runs").glob("crossval-*.parts/*.npy"))
     assert 3 <= len(kept) < 15
     if sign == signal.SIGINT:
-        assert b"run the same command again to go on" in words
+        assert b"run the same command again to resume" in words
     assert process.returncode != 0
     done = CliRunner().invoke(main, arguments)
     answer = json.loads(done.stdout)

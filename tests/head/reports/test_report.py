@@ -122,7 +122,7 @@ def test_nasty_file_names_are_text_and_no_markup(make_cache: MakeCache, tmp_path
         ({"sizes": (100, 40, 0)}, "There is no test split"),
         ({"sizes": (100, 40, 40)}, "Only 40 test images"),
         ({}, "The images have no groups"),
-        ({"groups": ["p0"] * 180}, "1 groups (patients) have images in more than one part"),
+        ({"groups": ["p0"] * 180}, "1 groups (patients) have images in more than one split"),
     ],
 )
 def test_the_page_says_what_to_know_before_quoting_it(

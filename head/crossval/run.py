@@ -1,0 +1,134 @@
+"""A whole cross-validation: from a cache to the folder with its metrics, predictions and page."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from xfeat.featurize.audit.stored import audit_of
+from xfeat.featurize.cache.reader import FeatureCache
+from xfeat.head.crossval.baselines import check_memory, cross_validate_baselines
+from xfeat.head.crossval.report import save_crossval
+from xfeat.head.crossval.runner import FoldProgress, checkpoint_folder, cross_validate
+from xfeat.head.crossval.table import check_writable, save_out_of_fold
+from xfeat.head.crossval.training import fold_checkpoints
+from xfeat.head.reports.worker import call_here
+from xfeat.head.runs.reader import new_run_name
+from xfeat.head.runs.writer import RunWriter
+from xfeat.head.specs import CrossvalSpec, HeadSpec, MemorySpec, TrainSpec
+from xfeat.head.tracking.backends import Tracking, tracked
+from xfeat.head.tracking.records import cache_parameters, head_parameters, part_metrics
+from xfeat.head.tracking.tracker import Tracker
+
+
+def _no_progress(what: str, unit: str) -> AbstractContextManager[FoldProgress]:
+    return nullcontext(lambda done, total: None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CrossvalOptions:
+    """Everything about a cross-validation except its specs.
+
+    Attributes:
+        name: of the folder; by default ``crossval-`` and the time.
+        memory: limit for features.
+        baselines: also test scikit-learn's classifiers, with default settings.
+        predictions: another CSV file for the out-of-fold predictions.
+        open_trackers: called once everything else has been checked; returns where the cross-validation is recorded.
+        progress: opens a progress bar, such as ``("cross-validating", "heads")``.
+        call: runs the rendering; a :class:`xfeat.head.reports.worker.Worker` does it in another process.
+    """
+
+    name: str | None = None
+    memory: MemorySpec = field(default_factory=MemorySpec)
+    baselines: bool = False
+    predictions: Path | None = None
+    open_trackers: Callable[[], Sequence[Tracker]] = tuple
+    progress: Callable[[str, str], AbstractContextManager[FoldProgress]] = _no_progress
+    call: Callable[..., Any] = call_here
+
+
+DEFAULTS = CrossvalOptions()
+
+
+def crossval_run(
+    cache: FeatureCache,
+    head_spec: HeadSpec,
+    train_spec: TrainSpec,
+    plan: CrossvalSpec,
+    *,
+    runs: Path,
+    options: CrossvalOptions = DEFAULTS,
+) -> tuple[Path, dict[str, Any]]:
+    """Cross-validate, resuming from finished folds, and write the folder.
+
+    Args:
+        cache: the features.
+        head_spec: the layers.
+        train_spec: the optimisation, with the first seed.
+        plan: folds and seeds.
+        runs: the folder of all runs.
+        options: everything else.
+
+    Returns:
+        The folder, and the content of its crossval.json.
+
+    Raises:
+        RunError: if the name is invalid or taken.
+        BusyError: if another process is using this cross-validation, or its name.
+        OutputError: if a file cannot be written.
+        Interrupted: on Ctrl-C, with the command that resumes.
+        XfeatError: what :func:`xfeat.head.crossval.runner.cross_validate` raises.
+    """
+    writer = RunWriter(runs, options.name or f"crossval-{new_run_name()}", latest=False)
+    if options.predictions is not None:
+        check_writable(options.predictions)
+    if options.baselines:
+        check_memory(cache, plan, options.memory)
+    specs = {"head_spec": head_spec.to_dict(), "train_spec": train_spec.to_dict(), "audit": audit_of(cache)}
+    parameters = {**head_parameters(head_spec, train_spec), **plan.to_dict(), **cache_parameters(cache)}
+    trackers = options.open_trackers()
+    folder = checkpoint_folder(runs, cache, head_spec, train_spec, plan, options.memory)
+    with tracked(trackers, writer.target.name, parameters) as tracking, fold_checkpoints(folder) as checkpoints:
+        with options.progress("cross-validating", "heads") as advance:
+
+            def after_head(done: int, total: int) -> None:
+                tracking.begin()
+                advance(done, total)
+
+            result = cross_validate(
+                cache,
+                head_spec,
+                train_spec,
+                plan,
+                memory=options.memory,
+                checkpoints=checkpoints,
+                progress=after_head,
+            )
+        if options.predictions is not None:
+            save_out_of_fold(result, options.predictions)
+        figures = {**result.to_dict(seed=train_spec.seed), **specs}
+        if options.baselines:
+            with options.progress("baselines", "fits") as advance:
+                figures["baselines"] = cross_validate_baselines(result, seed=train_spec.seed, progress=advance)
+        with writer:
+            facts = save_crossval(writer, result, figures, call=options.call)
+        also = [] if options.predictions is None else [options.predictions]
+        _track(tracking, figures, [*sorted(writer.target.iterdir()), *also])
+    return writer.target, facts
+
+
+def _track(tracking: Tracking, figures: dict[str, Any], files: list[Path]) -> None:
+    """Record the accuracy of each fold as a curve, and the metrics over all folds."""
+    found = part_metrics(figures["metrics"], "out_of_fold/")
+    divisions = {"grouped": figures["accuracy"]}
+    if figures["by_image"] is not None:
+        divisions["by_image"] = figures["by_image"]["accuracy"]
+    for division, accuracy in divisions.items():
+        found |= {f"{division}/accuracy_{name}": accuracy[name] for name in ("mean", "std")}
+        for fold, value in enumerate(accuracy["folds"]):
+            tracking.record(fold, {f"{division}/accuracy_of_fold": value})
+    tracking.end(found, files)
