@@ -13,6 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+# Part of what makes a sweep or a cross-validation the same one: other numbers would be another one.
+GENERATOR = "prospector32 x 2"
+
 # What numbers are for; the first part of a key behind the seed.
 ORDER, VIEWS, DROPOUT = 1, 2, 3
 # Numbers of the dropout layers in their keys: that before the last layer, and that of the features.

@@ -18,6 +18,7 @@ from xfeat.featurize.system.devices import resolve_device
 from xfeat.featurize.system.versions import library_versions
 from xfeat.head.batched.scheduler import FittedBlock, Task, fit_tasks, tasks_on, threads_for
 from xfeat.head.batched.training import Outcome
+from xfeat.head.data.counter_rng import GENERATOR
 from xfeat.head.data.pooling import pooled
 from xfeat.head.data.rows import AnyRows, Rows, labelled_blocks
 from xfeat.head.data.splits import split_rows
@@ -81,7 +82,7 @@ class Sweep:
         self.cache, self.spec = cache, spec.on(cache)
         self.planned = self.spec.planned
         self._memory, self._split = memory, split_rows(cache, seed=spec.first_seed)
-        self.identity = {**self.spec.identity, "cache_sha256": cache.content_sha256}
+        self.identity = {**self.spec.identity, "cache_sha256": cache.content_sha256, "random_numbers": GENERATOR}
         # Rows that are read in blocks come in an order of their own.
         reading = split_reading(pooled(cache, self.spec.poolings[-1]), self._split, memory)
         if reading.block_rows is not None:

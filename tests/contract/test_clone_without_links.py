@@ -56,9 +56,9 @@ def test_make_says_what_to_do_before_it_sets_anything_up(clone: Path, target: st
     assert sorted(clone.rglob("*")) == before
 
 
-def test_what_it_says_mends_it(clone: Path) -> None:
-    (mend,) = re.findall(r"mend: +(git .*)", run(clone, "make", "demo").stderr)
-    assert run(clone, "bash", "-euc", mend).returncode == 0
+def test_what_it_says_fixes_it(clone: Path) -> None:
+    (fix,) = re.findall(r"fix: +(git .*)", run(clone, "make", "demo").stderr)
+    assert run(clone, "bash", "-euc", fix).returncode == 0
     assert [(clone / "xfeat" / room).is_symlink() for room in ROOMS] == [True] * 4
     assert run(clone, "make", "-n", "test").returncode == 0
 
