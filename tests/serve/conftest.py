@@ -1,7 +1,7 @@
-"""A tiny real model file whose answers a few lines of numpy can work out, and a server that really listens.
+"""A tiny real model file whose outputs a few lines of numpy can compute, and a server on a real port.
 
-The model: mean of each colour over the picture, divided by 255, times WEIGHTS, plus BIAS, softmax. Its drawn pictures
-are of one colour each, so neither decoding nor resizing changes the mean.
+The model: mean of each colour channel, divided by 255, times WEIGHTS, plus BIAS, softmax. The test images have one
+colour each, so neither decoding nor resizing changes the mean.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ SIZE = 32
 CLASSES = ("covid", "normal", "pneumonia")
 WEIGHTS = np.array([[3.0, -1.0, 0.5], [-2.0, 2.5, 0.0], [0.5, -0.5, 2.0]], np.float32)
 BIAS = np.array([0.2, -0.1, 0.0], np.float32)
-# With ``fails_above``, pictures with a brighter mean than this make onnxruntime fail on the whole batch.
+# With ``fails_above``, an image with a brighter mean makes onnxruntime fail on the whole batch.
 FAILS_ABOVE = 200
 
 # With ``heatmap``: class c looks at quarter c of the picture, in reading order.
@@ -47,13 +47,13 @@ Colour = tuple[int, int, int]
 
 
 def reference_probabilities(colour: Colour) -> np.ndarray:
-    """Answer a picture of one colour by hand, in float64."""
+    """Compute the probabilities of an image of one colour in float64."""
     logits = np.array(colour) / 255 @ WEIGHTS.astype(float) + BIAS
     return np.exp(logits) / np.exp(logits).sum()
 
 
 def draw(colour: Colour, size: tuple[int, int] = (48, 40), kind: str = "PNG") -> bytes:
-    """Return the file of a picture of one colour."""
+    """Return the file of an image of one colour."""
     file = io.BytesIO()
     Image.new("RGB", size, colour).save(file, kind)
     return file.getvalue()
@@ -203,7 +203,7 @@ def serving(
 
 @pytest.fixture(scope="session")
 def tiny() -> SimpleNamespace:
-    """Return the facts of the tiny model and the functions that draw for it and answer by hand."""
+    """Return the properties of the tiny model, and functions that draw images and compute its probabilities."""
     return SimpleNamespace(
         classes=CLASSES, size=SIZE, describe=describe, build=build_model, draw=draw, reference=reference_probabilities
     )
@@ -217,7 +217,7 @@ def serve_model() -> Callable[..., contextlib.AbstractContextManager[httpx.Clien
 
 @pytest.fixture
 def client(predictor: Predictor) -> Iterator[httpx.Client]:
-    """Return a client of a server of the tiny model."""
+    """Return a client of a server with the tiny model."""
     with serving(predictor) as ready:
         yield ready
 

@@ -1,4 +1,4 @@
-"""The files for operation name options, variables and folders that there are."""
+"""The deployment files use options, variables and folders that exist."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ UNIT = (ROOT / "deploy/xserve.service").read_text()
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
 
 
-def test_the_settings_file_is_accepted_as_it_stands(monkeypatch):
+def test_the_settings_file_is_accepted_unchanged(monkeypatch):
     monkeypatch.setattr(start, "callback", lambda **settings: seen.update(settings))
     seen: dict[str, object] = {}
     done = CliRunner().invoke(main, ["start", "--config", str(ROOT / "deploy/xserve.toml")])
@@ -34,7 +34,7 @@ def test_the_settings_that_are_commented_out_are_settings_too():
     assert {name.replace("-", "_") for name in commented} <= names
 
 
-def test_every_variable_of_the_image_is_one_that_the_command_reads():
+def test_every_variable_of_the_image_is_read_by_the_command():
     named = set(re.findall(r"XSERVE_\w+", DOCKERFILE))
     assert named
     assert named <= {parameter.envvar for parameter in start.params}

@@ -1,4 +1,4 @@
-"""``deploy/ray_serve.py`` on a Ray of its own: two replicas answer as the library does."""
+"""``deploy/ray_serve.py`` on a local Ray: two replicas give the predictions of the library."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def replicas(address):
 
 @pytest.mark.slow
 @pytest.mark.skipif(not has_ray_serve(), reason="ray[serve] is not installed")
-def test_replicas_answer_files_and_tensors_as_the_library_does(address, predictor, tiny):
+def test_replicas_give_the_predictions_of_the_library(address, predictor, tiny):
     colours = [(255, 0, 0), (0, 255, 0), (12, 99, 200), (250, 250, 250)]
     pictures = [tiny.draw(colour) for colour in colours]
     expected = predictor.predict_bytes(pictures)

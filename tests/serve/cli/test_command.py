@@ -1,4 +1,4 @@
-"""``xserve predict`` and ``xserve start`` as a person runs them."""
+"""``xserve predict`` and ``xserve start`` on the command line."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from click.testing import CliRunner
 from xfeat.serve.cli import main
 
 XSERVE = [sys.executable, "-c", "from xfeat.serve.cli import main; main()"]
-# Everything that training needs and serving must not: importing one of them raises.
+# Needed by training, but not by serving: importing one of them raises an error.
 WITHOUT_TRAINING = (
     "import sys; sys.modules.update(dict.fromkeys(['torch', 'torchvision', 'onnx', 'sklearn', 'h5py', 'matplotlib']));"
     "from xfeat.serve.cli import main; main()"
@@ -39,7 +39,7 @@ def run(*arguments):
     return CliRunner().invoke(main, [str(argument) for argument in arguments])
 
 
-def test_json_is_exactly_the_agreed_object_and_alone_on_stdout(model, pictures, tiny):
+def test_json_output_is_exactly_the_documented_object(model, pictures, tiny):
     (pictures / "text.png").write_bytes(b"text")
     done = run("predict", pictures, "--model", model, "--json")
     assert done.exit_code == 0
@@ -96,7 +96,7 @@ def test_no_readable_image_is_an_error_with_the_reasons(model, tmp_path):
 def test_a_path_that_does_not_exist_is_an_error(model, tmp_path):
     done = run("predict", tmp_path / "gone.png", "--model", model)
     assert done.exit_code == 1
-    assert "gone.png: no such file or folder" in done.stderr
+    assert "gone.png: file or folder not found" in done.stderr
 
 
 def test_prediction_needs_neither_torch_nor_onnx_nor_the_rest_of_training(model, pictures):
@@ -114,7 +114,7 @@ def test_start_without_its_extra_names_the_command_that_installs_it(model):
     assert "Traceback" not in done.stderr
 
 
-def test_a_port_in_use_is_one_message_with_a_way_out(model):
+def test_a_port_in_use_is_one_message_with_a_fix(model):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         done = run("start", model, "--port", port)
@@ -123,14 +123,14 @@ def test_a_port_in_use_is_one_message_with_a_way_out(model):
     assert "--port" in done.stderr
 
 
-def test_an_address_of_nobody_is_one_message(model):
+def test_an_address_of_another_machine_is_one_message(model):
     done = run("start", model, "--host", "203.0.113.1")
     assert done.exit_code == 2
     assert "cannot listen" in done.stderr
 
 
 @pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
-def test_start_serves_until_it_is_told_to_stop_and_ends_in_order(model, tiny, stop):
+def test_start_serves_until_a_signal_and_stops_cleanly(model, tiny, stop):
     command = [sys.executable, "-W", "error", "-c", WITHOUT_TRAINING, "start", str(model), "--port", "0"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:

@@ -1,6 +1,6 @@
-"""What no schema can say, said to schemathesis: how image files look, and how many numbers a shape means.
+"""Tells schemathesis what the schema cannot express: image files, and how many elements a shape has.
 
-``test_description.py`` names this module in SCHEMATHESIS_HOOKS.
+``test_openapi.py`` passes this module in SCHEMATHESIS_HOOKS.
 """
 
 import base64

@@ -1,4 +1,4 @@
-"""What goes wrong in service, made to happen: the guilty alone suffer, and the next request is answered."""
+"""Provoked faults of the server: they affect only the request that causes them, and the next one is answered."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def form(content):
 
 
 class HeldPredictor(Predictor):
-    """The real predictor, except that the network waits for the gate and notes its batches."""
+    """The real predictor, except that the network waits for the gate; it records its batches."""
 
     def __init__(self, session):
         super().__init__(session)
@@ -59,25 +59,25 @@ class HeldPredictor(Predictor):
         return super().infer(names, pixels, **wanted)
 
 
-def test_a_defect_in_a_batch_reaches_only_the_image_that_causes_it(predictor, tiny, monkeypatch):
-    honest = predictor.infer
+def test_an_internal_error_in_a_batch_affects_only_the_image_that_causes_it(predictor, tiny, monkeypatch):
+    original = predictor.infer
 
     def defect(names, pixels, **wanted):
-        if "guilty" in names:
-            raise ZeroDivisionError("a defect of ours")
-        return honest(names, pixels, **wanted)
+        if "faulty" in names:
+            raise ZeroDivisionError("an internal error")
+        return original(names, pixels, **wanted)
 
     monkeypatch.setattr(predictor, "infer", defect)
     batcher = Batcher(predictor, max_queue=20, max_batch=8, batch_wait_s=0.2)
     picture = tiny.draw((5, 5, 5))
-    futures = batcher.submit([(name, picture) for name in ("a", "guilty", "b", "c")])
+    futures = batcher.submit([(name, picture) for name in ("a", "faulty", "b", "c")])
     assert isinstance(futures[1].exception(30), ZeroDivisionError)
     assert all(isinstance(futures[place].result(30), Prediction) for place in (0, 2, 3))
     batcher.close()
     assert batcher.pending == 0
 
 
-def test_the_work_of_a_client_that_has_gone_is_dropped(model, serve_model, tiny):
+def test_images_of_a_client_that_has_disconnected_are_not_computed(model, serve_model, tiny):
     held = HeldPredictor.open(model, device="cpu")
     with serve_model(held, max_batch=1) as client, ThreadPoolExecutor() as pool:
         blocker = pool.submit(client.post, "/predict", files=upload(("blocker.png", tiny.draw((1, 1, 1)))))
@@ -94,20 +94,20 @@ def test_the_work_of_a_client_that_has_gone_is_dropped(model, serve_model, tiny)
     assert held.batches == [["blocker.png"], ["later.png"]]
 
 
-def patience(client, timeout_s):
-    """Let requests wait for their answers so long from now on."""
+def set_answer_timeout(client, timeout_s):
+    """Set the time limit of requests from now on."""
     client.service.spec = replace(client.service.spec, answer_timeout_s=timeout_s)
 
 
-def test_an_answer_that_takes_too_long_is_504_and_is_given_up(model, serve_model, tiny):
+def test_a_prediction_that_takes_too_long_is_504_and_is_cancelled(model, serve_model, tiny):
     held = HeldPredictor.open(model, device="cpu")
     picture = tiny.draw((1, 1, 1))
     with serve_model(held, max_batch=1) as client, ThreadPoolExecutor() as pool:
         running = pool.submit(client.post, "/predict", files=upload(("running", picture)))
         assert held.entered.wait(30)
-        patience(client, 0.05)
+        set_answer_timeout(client, 0.05)
         assert client.post("/predict", files=upload(("waiting", picture))).status_code == 504
-        patience(client, 30)
+        set_answer_timeout(client, 30)
         held.gate.set()
         assert running.result(30).status_code == 200
         assert client.post("/predict", files=upload(("later", picture))).status_code == 200
@@ -138,7 +138,7 @@ def held_drawing(monkeypatch):
     return gate, queued, drawn
 
 
-def test_a_picture_for_a_client_that_has_gone_is_not_drawn(predictor, serve_model, held_drawing):
+def test_a_preview_for_a_client_that_has_disconnected_is_not_drawn(predictor, serve_model, held_drawing):
     gate, queued, drawn = held_drawing
     with serve_model(predictor) as client, ThreadPoolExecutor() as pool:
         first = pool.submit(client.post, "/preview", content=b"first")
@@ -147,14 +147,14 @@ def test_a_picture_for_a_client_that_has_gone_is_not_drawn(predictor, serve_mode
             leaving.sendall(raw_request(b"gone", "Content-Type: image/tiff", "/preview"))
             wait_until(lambda: queued == [[], [b"gone"]])
         wait_until(lambda: '{route="/preview",status="499"} 1.0' in client.get("/metrics").text)
-        assert queued == [[], []]  # its bytes, which nobody counts any more, are gone before its turn comes
+        assert queued == [[], []]  # its bytes, which are no longer counted, are freed before its turn
         gate.set()
         assert first.result(30).content == b"picture"
         assert client.post("/preview", content=b"later").content == b"picture"
     assert drawn == [b"first", b"later"]
 
 
-def test_more_pictures_than_may_wait_are_503(predictor, serve_model, held_drawing, monkeypatch):
+def test_too_many_waiting_previews_are_503(predictor, serve_model, held_drawing, monkeypatch):
     gate, queued, drawn = held_drawing
     monkeypatch.setattr(xfeat.serve.http.preview, "_MAX_WAITING", 1)
     with serve_model(predictor) as client, ThreadPoolExecutor() as pool:
@@ -167,15 +167,15 @@ def test_more_pictures_than_may_wait_are_503(predictor, serve_model, held_drawin
     assert drawn == [b"taken", b"taken"]
 
 
-def test_a_picture_that_takes_too_long_is_504_and_is_given_up(predictor, serve_model, held_drawing):
+def test_a_preview_that_takes_too_long_is_504_and_is_cancelled(predictor, serve_model, held_drawing):
     gate, queued, drawn = held_drawing
     with serve_model(predictor) as client, ThreadPoolExecutor() as pool:
         running = pool.submit(client.post, "/preview", content=b"running")
         wait_until(lambda: drawn)
-        patience(client, 0.05)
+        set_answer_timeout(client, 0.05)
         assert client.post("/preview", content=b"waiting").status_code == 504
         assert queued == [[], []]
-        patience(client, 30)
+        set_answer_timeout(client, 30)
         gate.set()
         assert running.result(30).content == b"picture"
         assert client.post("/preview", content=b"later").content == b"picture"
@@ -197,7 +197,7 @@ def test_requests_that_together_need_too_much_memory_are_503_until_others_are_an
         assert client.post("/predict", files=upload(("c.png", padded))).status_code == 200
 
 
-def test_bodies_leave_no_bytes_behind_however_they_ended(predictor, tiny, serve_model):
+def test_the_byte_count_returns_to_zero_after_every_kind_of_request(predictor, tiny, serve_model):
     with serve_model(predictor, max_body_bytes=5000) as client:
         limits = client.service.body_limits
         for content in (form(tiny.draw((1, 1, 1))), form(b"text"), b"--b damaged", bytes(6000), form(b"")):
@@ -217,7 +217,7 @@ def test_an_upload_needs_no_disk(client, tiny, monkeypatch):
 
 
 @pytest.mark.parametrize("sent", [b"", b"GET /health HT", b"GET /health HTTP/1.1\r\nHost: x\r\nX-Slow: "])
-def test_a_client_that_never_finishes_the_head_of_its_request_is_shut_out(predictor, tiny, serve_model, sent):
+def test_a_client_that_never_finishes_its_headers_is_disconnected(predictor, tiny, serve_model, sent):
     with serve_model(predictor, header_timeout_s=0.2) as client:
         with socket.create_connection((client.base_url.host, client.base_url.port), timeout=30) as slow:
             slow.sendall(sent)
@@ -231,7 +231,7 @@ def test_a_client_that_never_finishes_the_head_of_its_request_is_shut_out(predic
 
 
 @pytest.mark.parametrize("before", [b"", b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"])
-def test_a_head_without_end_is_refused_before_it_fills_the_memory(client, before):
+def test_endless_headers_are_rejected_before_they_fill_the_memory(client, before):
     with socket.create_connection((client.base_url.host, client.base_url.port), timeout=30) as flooding:
         if before:
             flooding.sendall(before)
@@ -246,7 +246,7 @@ def test_a_head_without_end_is_refused_before_it_fills_the_memory(client, before
 
 @pytest.mark.parametrize("where", ["header", "url"])
 @pytest.mark.parametrize("size", [66, 100, 128])
-def test_headers_over_64_kib_are_refused_when_they_arrive_in_one_piece_too(client, size, where):
+def test_headers_over_64_kib_are_rejected_even_in_one_piece(client, size, where):
     filler = b"y" * (size * 1024)
     url, header = (b"/health?" + filler, b"y") if where == "url" else (b"/health", filler)
     with socket.create_connection((client.base_url.host, client.base_url.port), timeout=30) as connection:
@@ -275,7 +275,7 @@ def test_no_thread_for_previews_is_left_when_the_server_has_stopped(predictor, s
     assert not preview_threads()
 
 
-def test_a_request_that_waits_for_its_answer_is_not_taken_for_a_slow_one(model, tiny, serve_model):
+def test_the_header_timeout_does_not_apply_while_a_request_is_processed(model, tiny, serve_model):
     held = HeldPredictor.open(model, device="cpu")
     with serve_model(held, header_timeout_s=0.1) as client, ThreadPoolExecutor() as pool:
         waiting = pool.submit(client.post, "/predict", files=upload(("a.png", tiny.draw((1, 1, 1)))))
@@ -298,7 +298,7 @@ def test_a_request_that_waits_for_its_answer_is_not_taken_for_a_slow_one(model, 
         form(b"x") * 50,
     ],
 )
-def test_a_damaged_form_is_refused_in_words(client, tiny, content):
+def test_a_damaged_form_is_an_error_with_a_message(client, tiny, content):
     reply = client.post("/predict", content=content, headers={"content-type": "multipart/form-data; boundary=b"})
     assert 400 <= reply.status_code < 500
     assert reply.json()["error"]
@@ -306,8 +306,8 @@ def test_a_damaged_form_is_refused_in_words(client, tiny, content):
 
 
 @pytest.mark.parametrize("charset", ["utf-7", "unicode_escape", "hex", "idna", "nonsense", "utf-16"])
-def test_no_character_set_of_a_form_breaks_the_answer(client, tiny, charset):
-    """UTF-7 can spell half a character, which no JSON answer can carry."""
+def test_no_character_set_of_a_form_breaks_the_response(client, tiny, charset):
+    """UTF-7 can encode a lone surrogate, which no JSON response can hold."""
     content = form(tiny.draw((1, 1, 1))).replace(b"a.png", b"+2AA-\\ud800.png")
     content_type = f"multipart/form-data; boundary=b; charset={charset}"
     reply = client.post("/predict", content=content, headers={"content-type": content_type})
@@ -349,14 +349,14 @@ def check(client, reply):
 
 @FUZZ
 @given(mutate=mutations(), kind=st.sampled_from(["PNG", "JPEG", "BMP", "TIFF", "WEBP"]))
-def test_a_mutated_image_is_answered_or_skipped_never_500(fuzz_client, tiny, mutate, kind):
+def test_a_mutated_image_is_classified_or_skipped_never_500(fuzz_client, tiny, mutate, kind):
     content = mutate(tiny.draw((10, 200, 30), kind=kind))
     check(fuzz_client, fuzz_client.post("/predict", files=upload(("a", content))))
 
 
 @FUZZ
 @given(mutate=mutations())
-def test_a_mutated_form_is_answered_or_refused_never_500(fuzz_client, tiny, mutate):
+def test_a_mutated_form_is_answered_or_rejected_never_500(fuzz_client, tiny, mutate):
     content = mutate(form(tiny.draw((10, 200, 30))))
     headers = {"content-type": "multipart/form-data; boundary=b"}
     check(fuzz_client, fuzz_client.post("/predict", content=content, headers=headers))
@@ -364,7 +364,7 @@ def test_a_mutated_form_is_answered_or_refused_never_500(fuzz_client, tiny, muta
 
 @FUZZ
 @given(mutate=mutations(), shift=st.integers(-3, 3))
-def test_a_mutated_tensor_request_is_answered_or_refused_never_500(fuzz_client, tiny, mutate, shift):
+def test_a_mutated_tensor_request_is_answered_or_rejected_never_500(fuzz_client, tiny, mutate, shift):
     picture = tiny.draw((10, 200, 30))
     size = len(picture) + 4
     tensor = {"name": "image", "datatype": "BYTES", "shape": [1], "parameters": {"binary_data_size": size}}
@@ -387,7 +387,7 @@ JSON = st.recursive(
     part=st.sampled_from(["name", "shape", "datatype", "data", "parameters", None]),
     value=JSON,
 )
-def test_any_json_in_any_place_of_a_tensor_request_is_answered_or_refused(fuzz_client, field, part, value):
+def test_any_json_anywhere_in_a_tensor_request_is_answered_or_rejected(fuzz_client, field, part, value):
     tensor = {"name": "image", "datatype": "UINT8", "shape": [1, 1, 1, 3], "data": [1, 2, 3]}
     body = {"inputs": [tensor], field: value} if part is None else {"inputs": [{**tensor, part: value}]}
     check(fuzz_client, fuzz_client.post("/v2/models/model/infer", content=json.dumps(body)))

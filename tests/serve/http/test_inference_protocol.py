@@ -1,4 +1,4 @@
-"""``POST /v2/models/{name}/infer``: the protocol by hand, and two real clients of Triton, unmodified."""
+"""``POST /v2/models/{name}/infer``: requests written by hand, and Triton's two clients, unmodified."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_nested_data_is_the_same_as_flat_data(client):
     assert flat["outputs"] == nested["outputs"]
 
 
-def test_pixels_of_another_size_are_resized_as_a_file_with_the_same_pixels_is(client, tiny):
+def test_pixels_of_another_size_are_resized_like_a_file_with_the_same_pixels(client, tiny):
     """The reference is the preprocessing that caching uses, on a picture whose halves differ."""
     import io
 
@@ -85,7 +85,7 @@ def test_pixels_of_another_size_are_resized_as_a_file_with_the_same_pixels_is(cl
     assert by_tensor == list(by_file["probabilities"].values())
 
 
-def test_files_in_base64_are_answered_as_files(client, tiny):
+def test_files_in_base64_are_classified_like_files(client, tiny):
     data = [base64.b64encode(tiny.draw(colour)).decode() for colour in COLOURS]
     body = {"inputs": [{"name": "image", "datatype": "BYTES", "shape": [3, 1], "data": data}]}
     reply = client.post("/v2/models/model/versions/1/infer", json=body)
@@ -94,7 +94,7 @@ def test_files_in_base64_are_answered_as_files(client, tiny):
     np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
-def test_only_the_outputs_asked_for_come_and_each_in_the_form_asked_for(whole, serve_model):
+def test_only_the_requested_outputs_are_returned_each_in_the_requested_form(whole, serve_model):
     body = {
         "inputs": [tensor(pixels_of(COLOURS))],
         "outputs": [{"name": "ood"}, {"name": "logits", "parameters": {"binary_data": True}}],
@@ -166,7 +166,7 @@ GOOD = tensor(pixels_of(COLOURS[:1], side=2))
         ({"inputs": [{"name": "image", "datatype": "UINT8", "shape": [65, 9, 9, 3], "data": []}]}, 413, "64 images"),
     ],
 )
-def test_what_does_not_keep_to_the_protocol_is_refused_in_words(client, body, status, words):
+def test_a_request_that_violates_the_protocol_is_an_error_with_a_message(client, body, status, words):
     reply = client.post(INFER, content=body if isinstance(body, bytes) else json.dumps(body))
     assert reply.status_code == status
     assert list(reply.json()) == ["error"]
@@ -207,7 +207,7 @@ def test_other_models_and_versions_are_404_and_touch_no_file(client, address):
     assert list(reply.json()) == ["error"]
 
 
-def test_a_compressed_request_is_refused_rather_than_inflated(client):
+def test_a_compressed_request_is_rejected_and_not_decompressed(client):
     reply = client.post(INFER, content=b"x", headers={"Content-Encoding": "gzip"})
     assert reply.status_code == 415
 

@@ -1,4 +1,4 @@
-"""The OpenAPI description tells the truth: schemathesis, which reads nothing else, finds nothing."""
+"""The OpenAPI description matches the server: schemathesis, which reads nothing else, finds no violation."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ KEY = "a-key"
 # More requests: XFEAT_FUZZ=100 pytest tests/serve/http/test_openapi.py
 @pytest.mark.slow
 @pytest.mark.skipif(SCHEMATHESIS is None, reason="schemathesis is not installed")
-def test_schemathesis_finds_nothing_with_all_its_checks(write_model, serve_model, tmp_path):
-    """Valid requests are answered, invalid ones refused, none without the key, and every answer is as described."""
+def test_schemathesis_finds_no_violation_with_all_its_checks(write_model, serve_model, tmp_path):
+    """Valid requests succeed, invalid ones fail, the key is required, and every response matches the description."""
     predictor = Predictor.open(write_model(ood=True, heatmap=True, ood_threshold=0.5), device="cpu")
     with serve_model(predictor, access=AccessOptions(api_key=KEY)) as client:
         command = [SCHEMATHESIS, "run", f"{client.base_url}/openapi.json", "--checks", "all", "--no-color"]
@@ -37,7 +37,7 @@ def test_schemathesis_finds_nothing_with_all_its_checks(write_model, serve_model
 
 
 @pytest.mark.parametrize("key", [None, KEY])
-def test_the_description_asks_for_a_key_where_the_server_does(predictor, serve_model, key):
+def test_the_description_requires_a_key_where_the_server_does(predictor, serve_model, key):
     with serve_model(predictor, access=AccessOptions(api_key=key)) as client:
         description = client.get("/openapi.json").json()
         closed, opened = description["paths"]["/predict"]["post"], description["paths"]["/health"]["get"]

@@ -1,4 +1,4 @@
-"""``xserve start`` in operation: settings from three places, the key, logs, signals."""
+"""``xserve start`` in operation: settings from three sources, the API key, logs, signals."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def limits_of(*arguments, **environment):
     return done, seen
 
 
-def test_an_option_comes_before_the_environment_and_that_before_the_file(tmp_path):
+def test_options_override_the_environment_which_overrides_the_file(tmp_path):
     file = tmp_path / "xserve.toml"
     file.write_text('max-queue = 100\nmax-files = 10\nport = 1\nhost = "0.0.0.0"\njson = true\n')
     _, seen = limits_of("--config", file, "--port", "3", XSERVE_PORT="2", XSERVE_MAX_FILES="20")
@@ -85,7 +85,7 @@ def test_an_option_comes_before_the_environment_and_that_before_the_file(tmp_pat
     assert (seen["port"], seen["host"]) == (8000, "127.0.0.1")
 
 
-def test_the_settings_file_may_be_named_by_the_environment_too(tmp_path):
+def test_the_settings_file_can_be_given_in_the_environment(tmp_path):
     file = tmp_path / "xserve.toml"
     file.write_text("max-queue = 100\n")
     assert limits_of(XSERVE_CONFIG=str(file))[1]["max_queue"] == 100
@@ -121,7 +121,7 @@ def test_without_a_gpu_device_cuda_does_not_start(model):
     assert "cannot use cuda:0" in done.stderr
 
 
-def test_an_empty_key_is_refused_rather_than_open_to_all(model, tmp_path):
+def test_an_empty_key_is_an_error_and_does_not_open_the_server(model, tmp_path):
     (tmp_path / "key").write_text("\n")
     done = CliRunner().invoke(main, ["start", str(model), "--api-key-file", str(tmp_path / "key")])
     assert done.exit_code == 1
@@ -142,7 +142,7 @@ def test_a_key_that_cannot_be_read_is_one_message(model, tmp_path, content, reas
     assert "openssl rand" in done.stderr
 
 
-def test_with_a_key_everything_but_the_page_and_health_asks_for_it(predictor, serve_model, tiny):
+def test_everything_but_the_page_and_health_requires_the_key(predictor, serve_model, tiny):
     from xfeat.serve.http.app import AccessOptions
 
     with serve_model(predictor, access=AccessOptions(api_key="schlüssel")) as client:
@@ -164,7 +164,7 @@ def test_with_a_key_everything_but_the_page_and_health_asks_for_it(predictor, se
             assert client.post("/predict", files=picture, headers=right).status_code == 200
 
 
-def test_a_request_id_comes_back_if_it_is_safe_to_log_and_is_made_otherwise(client):
+def test_a_request_id_is_returned_if_it_is_safe_to_log_and_replaced_otherwise(client):
     assert client.get("/health", headers={"X-Request-ID": "abc-1.2:3"}).headers["x-request-id"] == "abc-1.2:3"
     for unsafe in (b"a b", b'{"x":1}', b"x" * 65, "ä".encode(), b""):
         assert re.fullmatch(
@@ -172,7 +172,7 @@ def test_a_request_id_comes_back_if_it_is_safe_to_log_and_is_made_otherwise(clie
         )
 
 
-def test_json_logs_hold_a_line_a_request_and_neither_images_nor_file_names(model, tiny):
+def test_json_logs_hold_one_line_per_request_and_neither_images_nor_file_names(model, tiny):
     with running(model, "--log-format", "json") as server:
         files = upload(("Frau Muster 1950.png", tiny.draw((255, 0, 0))), ("Herr Muster.png", b"secret content"))
         server.client.post("/predict", files=files, headers={"X-Request-ID": "first"})
@@ -194,14 +194,14 @@ def test_json_logs_hold_a_line_a_request_and_neither_images_nor_file_names(model
     assert "secret" not in server.said
 
 
-def test_text_logs_hold_a_line_a_request(model):
+def test_text_logs_hold_one_line_per_request(model):
     with running(model, XSERVE_LOG_FORMAT="text") as server:
         server.client.get("/health")
         server.end()
     assert "method=GET route=/health status=200" in server.said
 
 
-def test_hangup_takes_a_new_file_and_refuses_garbage(write_model, tiny):
+def test_sighup_loads_a_new_file_and_rejects_garbage(write_model, tiny):
     model = write_model(run="one")
     with running(model) as server:
         assert server.client.get("/model").json()["run"] == "one"

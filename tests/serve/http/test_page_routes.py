@@ -1,4 +1,4 @@
-"""The page and the descriptions: complete without any other address, and closed to other sites."""
+"""The page and the descriptions: they load nothing from other sites, and other sites cannot embed them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ROUTES = (*PAGES, "/openapi.json", "/model", "/health", "/metrics", "/v2", "/v2/
 
 
 @pytest.mark.parametrize("address", ROUTES)
-def test_every_answer_carries_the_security_headers(client, address):
+def test_every_response_has_the_security_headers(client, address):
     headers = client.get(address, headers={"Origin": "https://elsewhere.example"}).headers
     policy = headers["content-security-policy"]
     assert "default-src 'none'" in policy
@@ -46,12 +46,12 @@ def test_the_policy_allows_no_inline_code_and_the_pages_have_none(client):
         assert not re.search(r"<style|\sstyle=|\son\w+=|<script(?![^>]*\ssrc=)", text)
 
 
-def test_every_file_of_the_page_folder_has_its_use():
+def test_every_file_of_the_page_folder_is_used():
     names = {path.name for path in Path(page_files.__file__).with_name("page").iterdir() if path.is_file()}
     assert names == set(PAGE_FILES["server"]) | set(PAGE_FILES["browser"])
 
 
-def test_the_page_says_what_it_is_not(client):
+def test_the_page_says_that_it_is_not_a_medical_device(client):
     assert "not a medical device" in client.get("/").text
 
 
@@ -102,7 +102,7 @@ def test_the_open_inference_protocol_describes_the_model(client):
     assert list(missing.json()) == ["error"]
 
 
-def test_the_numbers_count_what_happened(client, tiny):
+def test_the_metrics_count_requests_and_images(client, tiny):
     files = [("files", ("red.png", tiny.draw((255, 0, 0)))), ("files", ("text.png", b"text"))]
     client.post("/predict", files=files)
     client.get("/nothing")

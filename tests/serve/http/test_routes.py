@@ -1,4 +1,4 @@
-"""``POST /predict`` over a real connection: answers, limits, a full queue, an orderly end."""
+"""``POST /predict`` over a real connection: predictions, limits, a full queue, a clean stop."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def upload(*files):
     return [("files", file) for file in files]
 
 
-def test_answers_come_in_order_with_the_unreadable_listed(client, tiny):
+def test_predictions_are_in_order_and_unreadable_files_are_listed(client, tiny):
     colours = {"red.png": (255, 0, 0), "green.png": (0, 255, 0)}
     files = [(name, tiny.draw(colour)) for name, colour in colours.items()]
     reply = client.post("/predict", files=upload(files[0], ("notes.txt", b"text"), files[1]))
@@ -56,19 +56,19 @@ def test_no_readable_image_is_422_and_says_why(client):
     ],
     ids=["other field", "json", "nothing", "no boundary", "damaged"],
 )
-def test_a_request_without_image_files_is_refused_in_words(client, request_parts, status):
+def test_a_request_without_image_files_is_an_error_with_a_message(client, request_parts, status):
     reply = client.post("/predict", **request_parts)
     assert reply.status_code == status
     assert list(reply.json()) == ["error"]
 
 
-def test_a_part_without_a_file_name_is_a_file_all_the_same(client, tiny):
+def test_a_part_without_a_file_name_is_a_file_too(client, tiny):
     reply = client.post("/predict", files=upload((None, tiny.draw((255, 0, 0))), (None, b"text")))
     assert [image["path"] for image in reply.json()["predictions"]] == ["image 1"]
     assert [image["path"] for image in reply.json()["skipped"]] == ["image 2"]
 
 
-def test_other_methods_and_addresses_are_errors_of_the_same_form(client):
+def test_wrong_methods_and_paths_are_errors_of_the_same_form(client):
     for reply, status in ((client.get("/predict"), 405), (client.get("/nothing"), 404)):
         assert reply.status_code == status
         assert list(reply.json()) == ["error"]
@@ -85,8 +85,8 @@ def test_a_declared_size_over_the_limit_is_413_before_the_body_arrives(predictor
         assert client.get("/health").json()["queue"] == 0
 
 
-def test_the_body_after_an_early_answer_is_no_head_of_a_request(client):
-    """404 comes before the body has been read; the rest of that was once taken for a head that is too large."""
+def test_a_body_after_an_early_response_does_not_count_as_headers(client):
+    """404 is sent before the body has been read; the rest of the body was once counted as headers."""
     with socket.create_connection((client.base_url.host, client.base_url.port), timeout=30) as connection:
         connection.sendall(b"POST /nothing HTTP/1.1\r\nHost: x\r\nContent-Length: 300000\r\n\r\n")
         assert connection.recv(1000).startswith(b"HTTP/1.1 404 ")
@@ -96,7 +96,7 @@ def test_the_body_after_an_early_answer_is_no_head_of_a_request(client):
         assert connection.recv(1000).startswith(b"HTTP/1.1 200 ")
 
 
-def test_a_body_over_the_limit_is_413_though_no_size_was_declared(predictor, serve_model, tiny):
+def test_a_body_over_the_limit_is_413_without_a_declared_size(predictor, serve_model, tiny):
     with serve_model(predictor, max_body_bytes=2000) as client:
         sent = []
 
@@ -119,7 +119,7 @@ def test_more_files_than_allowed_are_413(predictor, serve_model, tiny, number, s
         assert reply.status_code == status
 
 
-def test_a_client_that_sends_too_slowly_is_told_408(predictor, serve_model):
+def test_a_client_that_sends_too_slowly_gets_408(predictor, serve_model):
     with (
         serve_model(predictor, body_timeout_s=0.2) as client,
         socket.create_connection((client.base_url.host, client.base_url.port), timeout=30) as connection,
@@ -163,7 +163,7 @@ def test_a_full_queue_is_503_with_retry_after_while_health_still_answers(model, 
         assert client.post("/predict", files=upload(picture)).status_code == 200
 
 
-def test_an_image_the_model_fails_on_spoils_no_other_request(write_model, serve_model, tiny):
+def test_an_image_that_the_model_fails_on_affects_no_other_request(write_model, serve_model, tiny):
     predictor = Predictor.open(write_model(fails_above=True))
     with serve_model(predictor, batch_wait_ms=100) as client, ThreadPoolExecutor(8) as pool:
         fine, white = ("fine.png", tiny.draw((10, 20, 30))), ("white.png", tiny.draw((255, 255, 255)))
@@ -190,7 +190,7 @@ def test_stopping_answers_what_was_accepted(model, serve_model, tiny):
         assert waiting.result(30).status_code == 200
 
 
-def test_a_defect_of_ours_is_500_without_a_traceback_for_the_client(predictor, serve_model, tiny, monkeypatch):
+def test_an_internal_error_is_500_without_a_traceback_for_the_client(predictor, serve_model, tiny, monkeypatch):
     def defect(names, pixels, **wanted):
         raise ZeroDivisionError("secret")
 
@@ -202,13 +202,13 @@ def test_a_defect_of_ours_is_500_without_a_traceback_for_the_client(predictor, s
     assert reply.headers["x-content-type-options"] == "nosniff"
 
 
-def test_a_file_name_in_any_script_comes_back_as_it_was(client, tiny):
+def test_a_file_name_in_any_script_is_returned_unchanged(client, tiny):
     name = "Röntgen 胸部 <b>.png"
     reply = client.post("/predict", files=upload((name, tiny.draw((5, 5, 5)))))
     assert reply.json()["predictions"][0]["path"] == name
 
 
 @pytest.mark.parametrize("limits", [{"max_queue": 3}, {"max_files": 0}, {"max_batch": 0}, {"batch_wait_ms": -1}])
-def test_limits_that_make_no_sense_are_refused(limits):
+def test_invalid_limits_are_rejected(limits):
     with pytest.raises(SpecError):
         ServeSpec(**limits)

@@ -1,4 +1,4 @@
-"""What answers say beyond the class: whether the image is familiar, and where the network looked."""
+"""Predictions beyond the class: out-of-distribution score and heatmap."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def picture_of(answer):
     return np.asarray(image)
 
 
-def test_an_image_is_familiar_up_to_the_threshold_and_foreign_beyond(write_model, serve_model, tiny):
-    """The distance of the tiny model is the mean of the colour over 255."""
+def test_an_image_is_out_of_distribution_above_the_threshold(write_model, serve_model, tiny):
+    """The out-of-distribution score of the tiny model is the mean of the colour, divided by 255."""
     predictor = Predictor.open(write_model(ood=True, ood_threshold=0.5))
     with serve_model(predictor) as client:
         near, far = ask(client, tiny.draw((60, 60, 60))), ask(client, tiny.draw((200, 200, 200)))
@@ -46,7 +46,7 @@ def test_an_image_is_familiar_up_to_the_threshold_and_foreign_beyond(write_model
     assert (near["in_distribution"], far["in_distribution"]) == (True, False)
 
 
-def test_a_model_without_a_distance_or_a_limit_says_that_it_cannot_tell(write_model, serve_model, tiny):
+def test_without_an_ood_score_or_threshold_in_distribution_is_null(write_model, serve_model, tiny):
     for name, changes in (("none.onnx", {"ood_threshold": 0.5}), ("open.onnx", {"ood": True})):
         with serve_model(Predictor.open(write_model(name, **changes))) as client:
             answer = ask(client, tiny.draw((60, 60, 60)))
@@ -55,7 +55,7 @@ def test_a_model_without_a_distance_or_a_limit_says_that_it_cannot_tell(write_mo
         assert (answer["ood"] is None) == (name == "none.onnx")
 
 
-def test_the_heatmap_is_of_the_class_decided_on_and_lies_where_the_model_says(write_model, serve_model, tiny):
+def test_the_heatmap_is_that_of_the_predicted_class(write_model, serve_model, tiny):
     """The tiny model's map of class 1 (normal) is the brightness of the upper right quarter."""
     with serve_model(Predictor.open(write_model(heatmap=True, positive="normal", threshold=0.0))) as client:
         answer = ask(client, quarters_picture(90, 200, 90, 90), heatmap=1)
@@ -66,7 +66,7 @@ def test_the_heatmap_is_of_the_class_decided_on_and_lies_where_the_model_says(wr
     assert np.unravel_index(alpha.argmax(), alpha.shape)[0] < 16
 
 
-def test_a_heatmap_comes_only_if_asked_for_and_only_from_models_that_give_it(write_model, serve_model, client, tiny):
+def test_a_heatmap_is_returned_only_if_requested_and_available(write_model, serve_model, client, tiny):
     assert "heatmap" not in ask(client, tiny.draw((9, 9, 9)))
     assert ask(client, tiny.draw((9, 9, 9)), heatmap=1)["heatmap"] is None
     assert client.get("/model").json()["heatmaps"] is False
@@ -76,19 +76,19 @@ def test_a_heatmap_comes_only_if_asked_for_and_only_from_models_that_give_it(wri
 
 
 @pytest.mark.parametrize("word", ["perhaps", "", "2"])
-def test_a_parameter_that_is_neither_yes_nor_no_is_422_in_words(client, tiny, word):
+def test_a_parameter_that_is_not_boolean_is_422_with_a_message(client, tiny, word):
     reply = client.post("/predict", params={"heatmap": word}, files={"files": ("a.png", tiny.draw((9, 9, 9)))})
     assert reply.status_code == 422
     assert "heatmap" in reply.json()["error"]
 
 
 @pytest.mark.parametrize("value", [0.0, np.nan])
-def test_a_heatmap_of_nothing_is_wholly_transparent(value):
+def test_a_heatmap_without_a_positive_value_is_transparent(value):
     picture = np.asarray(Image.open(io.BytesIO(draw_heatmap(np.full((7, 7), value, np.float32), 32))))
     assert not picture[..., 3].any()
 
 
-def test_the_strongest_place_of_a_heatmap_is_opaque_red_whatever_its_scale():
+def test_the_maximum_of_a_heatmap_is_opaque_red_at_any_scale():
     levels = np.zeros((4, 4), np.float32)
     levels[1, 2] = 1e-6
     small, large = (np.asarray(Image.open(io.BytesIO(draw_heatmap(levels * by, 4)))) for by in (1, 1e9))
@@ -97,7 +97,7 @@ def test_the_strongest_place_of_a_heatmap_is_opaque_red_whatever_its_scale():
     assert small[1, 2, 0] > 200 > small[1, 2, 1]
 
 
-def test_the_page_hears_how_the_model_was_validated(write_model, serve_model, tiny):
+def test_the_model_description_holds_the_test_results_and_the_audit(write_model, serve_model, tiny):
     metrics = {"test": {"accuracy": 0.5, "accuracy_interval": [0.2, 0.8], "confusion_matrix": [[1, 1], [1, 1]]}}
     with serve_model(Predictor.open(write_model(metrics=metrics, ood=True, ood_threshold=0.5, audit=AUDIT))) as client:
         facts = client.get("/model").json()

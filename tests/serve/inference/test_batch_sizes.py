@@ -1,4 +1,4 @@
-"""Batches in sizes that the device has been warmed with, and several sessions of one model."""
+"""Batch sizes that the device has been warmed up with, and several sessions of one model."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from xfeat.serve.specs import ServerOptions, ServeSpec
 
 @pytest.fixture
 def noted(model, monkeypatch):
-    """Return the tiny model as it would be on a GPU, with the sizes of the batches that reach onnxruntime."""
+    """Return the tiny model with padding, as on a GPU, and the sizes of the batches that reach onnxruntime."""
     predictor = Predictor.open(model, device="cpu", batch_size=12)
     predictor.pads_batches, sizes = True, []
-    honest = predictor.session.run
+    original = predictor.session.run
 
     def run(pixels, **wanted):
         sizes.append(len(pixels))
-        return honest(pixels, **wanted)
+        return original(pixels, **wanted)
 
     monkeypatch.setattr(predictor.session, "run", run)
     return predictor, sizes
@@ -43,7 +43,7 @@ def test_every_batch_fits_into_a_bucket_less_than_twice_its_size(largest):
         assert images <= bucket < 2 * images
 
 
-def test_only_sizes_that_were_warmed_reach_a_device_that_minds(noted):
+def test_a_gpu_gets_only_batch_sizes_that_were_warmed_up(noted):
     predictor, sizes = noted
     predictor.warm_up()
     warmed = set(sizes)
@@ -54,7 +54,7 @@ def test_only_sizes_that_were_warmed_reach_a_device_that_minds(noted):
 
 
 @pytest.mark.parametrize("number", [1, 3, 5, 12])
-def test_filling_a_batch_up_changes_no_answer(noted, model, number):
+def test_padding_a_batch_changes_no_prediction(noted, model, number):
     names = [str(index) for index in range(number)]
     padded = noted[0].infer(names, pixels_of(number))
     exact = Predictor.open(model, device="cpu").infer(names, pixels_of(number))
@@ -64,7 +64,7 @@ def test_filling_a_batch_up_changes_no_answer(noted, model, number):
         assert one.probabilities == pytest.approx(other.probabilities, abs=1e-6)
 
 
-def test_on_a_cpu_no_image_is_computed_that_nobody_asked_for(noted):
+def test_batches_are_not_padded_on_a_cpu(noted):
     predictor, sizes = noted
     predictor.pads_batches = False
     predictor.infer(["a", "b", "c"], pixels_of(3))
@@ -72,7 +72,7 @@ def test_on_a_cpu_no_image_is_computed_that_nobody_asked_for(noted):
 
 
 class MeetingPredictor(Predictor):
-    """Computes only when as many sessions compute as the barrier counts."""
+    """Computes only when as many sessions compute as the barrier requires."""
 
     barrier: threading.Barrier
 
@@ -81,7 +81,7 @@ class MeetingPredictor(Predictor):
         return super().infer(names, pixels, **wanted)
 
 
-def test_sessions_compute_side_by_side_and_each_image_once(model):
+def test_sessions_compute_in_parallel_and_each_image_once(model):
     sessions = [MeetingPredictor.open(model, device="cpu") for _ in range(3)]
     MeetingPredictor.barrier = threading.Barrier(3)
     batcher = Batcher(*sessions, max_queue=20, max_batch=2)
@@ -91,10 +91,10 @@ def test_sessions_compute_side_by_side_and_each_image_once(model):
     assert batcher.pending == 0
 
 
-def test_pixels_of_the_right_size_take_no_turn_in_the_decoding_threads(predictor):
+def test_pixels_of_the_right_size_bypass_the_decoding_threads(predictor):
     batcher = Batcher(predictor, max_queue=20)
     gate = threading.Event()
-    for _ in range(64):  # keeps the decoding threads busy, however many there are
+    for _ in range(64):  # keeps all decoding threads busy
         batcher._decoders.submit(gate.wait, 30)
     try:
         assert batcher.submit([("a", pixels_of(1)[0])])[0].result(30).path == "a"
@@ -120,11 +120,11 @@ def test_pixels_of_the_right_size_take_no_turn_in_the_decoding_threads(predictor
 )
 def test_sessions_occupy_all_cores_unless_their_number_is_given(model, monkeypatch, asked, cores, sessions, threads):
     given = []
-    honest = Predictor.open
+    original = Predictor.open
 
     def note(path, device, threads, **more):
         given.append(threads)
-        return honest(path, device, threads, **more)
+        return original(path, device, threads, **more)
 
     monkeypatch.setattr(Predictor, "open", note)
     monkeypatch.setattr("xfeat.serve.http.server.cores", lambda: cores)

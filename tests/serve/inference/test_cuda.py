@@ -1,4 +1,4 @@
-"""A GPU computes alike wherever it is used: what caches features, what proves a model and what serves it."""
+"""Caching features, the parity check and serving use a GPU with the same options."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ RealSession = ort.InferenceSession
 
 
 class Pretending:
-    """A session that says it runs where it was asked to, and runs on the CPU."""
+    """A session that claims to run on the requested device, but runs on the CPU."""
 
     asked: list[Any]
 
@@ -43,15 +43,17 @@ class Pretending:
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """What onnxruntime is asked for of CUDA, on a machine that pretends to have it."""
+    """Return the CUDA providers that onnxruntime is asked for, on a machine that pretends to have a GPU."""
     Pretending.asked = []
     monkeypatch.setattr(ort, "InferenceSession", Pretending)
     monkeypatch.setattr(ort, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"])
     monkeypatch.setattr(ort, "preload_dlls", lambda: None)
     monkeypatch.setattr("xfeat.featurize.system.onnx_session.cuda_driver_present", lambda: True)
-    honest = ort.OrtValue.ortvalue_from_shape_and_type
+    original = ort.OrtValue.ortvalue_from_shape_and_type
     monkeypatch.setattr(
-        ort.OrtValue, "ortvalue_from_shape_and_type", lambda shape, kind, device, number: honest(shape, kind, "cpu", 0)
+        ort.OrtValue,
+        "ortvalue_from_shape_and_type",
+        lambda shape, kind, device, number: original(shape, kind, "cpu", 0),
     )
     return lambda: [each for each in Pretending.asked if "CUDAExecutionProvider" in each]
 
@@ -63,7 +65,7 @@ def test_the_options_are_full_float32_on_the_gpu_named():
 
 
 @pytest.mark.parametrize("resizes", [True, False])
-def test_serving_and_the_proof_open_the_gpu_with_the_same_options(write_model, asked, resizes):
+def test_serving_and_the_parity_check_open_the_gpu_with_the_same_options(write_model, asked, resizes):
     model = write_model(free_sides=resizes)
     assert ModelSession.open(model, device="cuda:0").device == "cuda:0"
     assert set(open_sessions(model)) == {"CUDAExecutionProvider", "CPUExecutionProvider"}
@@ -74,8 +76,8 @@ def test_serving_and_the_proof_open_the_gpu_with_the_same_options(write_model, a
 
 @pytest.mark.usefixtures("asked")
 @pytest.mark.parametrize("facts", [{"ood": True, "heatmap": True}, {"variant": "core"}], ids=["full", "core"])
-def test_what_is_served_through_fixed_places_is_what_the_cpu_answers(write_model, tiny, facts):
-    """Black images fill batches up; heatmaps are wanted of some batches only."""
+def test_fixed_buffers_give_the_predictions_of_the_cpu(write_model, tiny, facts):
+    """Batches are padded with black images; heatmaps are requested for some batches only."""
     model = write_model("model.onnx", **facts)
     gpu, cpu = Predictor.open(model, "cuda:0", batch_size=4), Predictor.open(model, "cpu")
     gpu.warm_up()
@@ -95,19 +97,19 @@ def test_what_is_served_through_fixed_places_is_what_the_cpu_answers(write_model
 
 
 @pytest.mark.usefixtures("asked")
-def test_a_batch_that_fails_in_fixed_places_costs_the_guilty_image_alone(write_model, tiny):
+def test_a_batch_that_fails_in_fixed_buffers_skips_only_the_image_at_fault(write_model, tiny):
     predictor = Predictor.open(write_model(fails_above=True), "cuda:0", batch_size=4)
     predictor.warm_up()
     dark, bright = (np.full((tiny.size, tiny.size, 3), level, np.uint8) for level in (9, 250))
     for _ in range(2):
-        first, guilty, last = predictor.infer(["a", "guilty", "b"], [dark, bright, dark])
+        first, faulty, last = predictor.infer(["a", "faulty", "b"], [dark, bright, dark])
         assert first.probabilities == last.probabilities
-        assert guilty.by_model
+        assert faulty.by_model
 
 
 @pytest.mark.skipif(cuda_driver_present(), reason="this machine has a GPU")
 @pytest.mark.parametrize(("device", "found"), [("auto", "cannot use cuda:0"), ("cpu", "it runs on the CPU")])
-def test_graphs_asked_for_are_never_left_out(model, device, found):
+def test_requested_cuda_graphs_are_never_omitted(model, device, found):
     done = CliRunner().invoke(main, ["start", str(model), "--device", device, "--cuda-graphs", "on", "--port", "0"])
     assert (done.exit_code, done.stdout) == (1, "")
     assert found in done.stderr
@@ -116,7 +118,7 @@ def test_graphs_asked_for_are_never_left_out(model, device, found):
 @pytest.mark.gpu
 @pytest.mark.skipif(not cuda_driver_present(), reason="needs a GPU")
 @pytest.mark.parametrize("variant", ["full", "core"])
-def test_a_gpu_that_has_been_warmed_answers_as_the_cpu(write_model, tiny, variant):
+def test_a_warmed_up_gpu_gives_the_predictions_of_the_cpu(write_model, tiny, variant):
     model = write_model(variant=variant, free_sides=variant == "full")
     gpu, cpu = Predictor.open(model, "cuda", batch_size=4), Predictor.open(model, "cpu")
     gpu.warm_up()
@@ -125,7 +127,7 @@ def test_a_gpu_that_has_been_warmed_answers_as_the_cpu(write_model, tiny, varian
         assert one.probabilities == pytest.approx(other.probabilities, abs=1e-4)
 
 
-def test_caching_features_opens_the_gpu_with_them(model, asked, monkeypatch):
+def test_caching_features_opens_the_gpu_with_the_same_options(model, asked, monkeypatch):
     monkeypatch.setattr(onnx_engine, "graph_file", lambda spec, weights: model)
     spec = FeatureSpec(backbone="b", weights_sha256="0" * 64, preprocess=PreprocessSpec(size=64))
     engine = onnx_engine.OnnxEngine(spec, Weights("b", model, "0" * 64), device="cuda:2")

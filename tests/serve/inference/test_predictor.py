@@ -1,4 +1,4 @@
-"""Image files to answers: the numbers, the decision, the order, and what becomes of images that have no answer."""
+"""Image files to predictions: probabilities, decision, order, and images without a prediction."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_probabilities_equal_the_arithmetic_by_hand(write_model, tiny, graph):
     assert [list(answer.probabilities) for answer in answers] == [list(tiny.classes)] * len(COLOURS)
 
 
-def test_pictures_of_different_sizes_are_answered_in_one_batch(predictor, tiny):
+def test_images_of_different_sizes_are_classified_in_one_batch(predictor, tiny):
     sizes = [(32, 32), (500, 20), (7, 300), (64, 48)]
     answers = predictor.predict_bytes([tiny.draw((120, 60, 200), size) for size in sizes], batch_size=4)
     for answer in answers:
@@ -33,7 +33,7 @@ def test_pictures_of_different_sizes_are_answered_in_one_batch(predictor, tiny):
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 50])
-def test_batches_of_any_size_answer_as_one_by_one(predictor, tiny, batch_size):
+def test_batches_of_any_size_give_the_same_predictions(predictor, tiny, batch_size):
     images = [tiny.draw(colour) for colour in COLOURS]
     images.insert(2, b"not an image")
     names = [f"picture {number}" for number in range(len(images))]
@@ -47,7 +47,7 @@ def test_batches_of_any_size_answer_as_one_by_one(predictor, tiny, batch_size):
             assert ours.probabilities == pytest.approx(theirs.probabilities, abs=1e-6)
 
 
-def test_the_threshold_decides_though_another_class_is_more_probable(write_model, tiny):
+def test_the_threshold_decides_even_if_another_class_is_more_probable(write_model, tiny):
     colour = (0, 255, 0)
     covid = tiny.reference(colour)[0]
     assert tiny.reference(colour).argmax() != 0
@@ -57,23 +57,23 @@ def test_the_threshold_decides_though_another_class_is_more_probable(write_model
     assert above.predict_bytes([tiny.draw(colour)])[0].label == "normal"
 
 
-def test_a_positive_class_below_its_threshold_is_not_decided_though_it_is_most_probable(write_model, tiny):
+def test_a_positive_class_below_its_threshold_is_not_chosen_even_if_it_is_most_probable(write_model, tiny):
     assert tiny.reference((255, 0, 0)).argmax() == 0
     predictor = Predictor.open(write_model(positive="covid", threshold=0.99))
     assert predictor.predict_bytes([tiny.draw((255, 0, 0))])[0].label == "pneumonia"
 
 
-def test_the_distance_is_given_if_the_model_measures_it_and_is_none_otherwise(write_model, tiny):
+def test_the_ood_score_is_none_if_the_model_has_none(write_model, tiny):
     measuring = Predictor.open(write_model("ood.onnx", ood=True))
     assert measuring.predict_bytes([tiny.draw((30, 60, 90))])[0].ood == pytest.approx(60 / 255)
     assert Predictor.open(write_model()).predict_bytes([tiny.draw((30, 60, 90))])[0].ood is None
 
 
-def test_an_image_the_model_fails_on_takes_no_other_with_it(write_model, tiny):
+def test_an_image_that_the_model_fails_on_affects_no_other(write_model, tiny):
     predictor = Predictor.open(write_model(fails_above=True))
     images = [tiny.draw((100, 100, 100)), tiny.draw((255, 255, 255)), tiny.draw((50, 0, 0))]
-    first, guilty, last = predictor.predict_bytes(images, names=["a", "b", "c"], batch_size=3)
-    assert guilty == SkippedImage(path="b", reason="the model failed on it", by_model=True)
+    first, faulty, last = predictor.predict_bytes(images, names=["a", "b", "c"], batch_size=3)
+    assert faulty == SkippedImage(path="b", reason="the model failed on it", by_model=True)
     np.testing.assert_allclose(list(first.probabilities.values()), tiny.reference((100, 100, 100)), atol=1e-6)
     np.testing.assert_allclose(list(last.probabilities.values()), tiny.reference((50, 0, 0)), atol=1e-6)
 
@@ -109,7 +109,7 @@ def test_a_path_that_does_not_exist_is_an_error_before_anything_runs(predictor, 
     there = tmp_path / "there.png"
     there.write_bytes(tiny.draw((9, 9, 9)))
     seen = []
-    with pytest.raises(DataError, match=r"gone\.png: no such file or folder"):
+    with pytest.raises(DataError, match=r"gone\.png: file or folder not found"):
         predictor.predict_paths([there, tmp_path / "gone.png"], progress=lambda done, total: seen.append(done))
     assert seen == []
 
@@ -127,6 +127,6 @@ def test_progress_ends_at_the_number_of_images(predictor, tiny, tmp_path):
     assert seen == [(number, 5) for number in range(1, 6)]
 
 
-def test_a_batch_size_below_one_is_refused(predictor, tiny):
+def test_a_batch_size_below_one_is_rejected(predictor, tiny):
     with pytest.raises(SpecError, match="batch size"):
         predictor.predict_bytes([tiny.draw((1, 1, 1))], batch_size=0)

@@ -1,4 +1,4 @@
-"""The queue: common batches, a bounded length, nothing accepted is lost. The gate holds the real network back."""
+"""The queue: shared batches, limited length, no accepted image is lost. A gate delays the real network."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from xfeat.serve.models.batching import Batcher, Observer, QueueFullError
 
 
 class GatedPredictor(Predictor):
-    """The real predictor, except that the network waits for the gate and notes its batches."""
+    """The real predictor, except that the network waits for the gate; it records its batches."""
 
     def __init__(self, session):
         super().__init__(session)
@@ -50,7 +50,7 @@ def pictures(tiny, *names):
     return [(name, tiny.draw((len(name), 50, 100))) for name in names]
 
 
-def test_images_of_several_requests_share_a_batch_and_come_back_to_their_own(gated, tiny):
+def test_images_of_several_requests_share_a_batch(gated, tiny):
     batcher = Batcher(gated, max_queue=20, max_batch=8, batch_wait_s=30)
     first = batcher.submit(pictures(tiny, "blocker"))
     assert gated.entered.wait(30)
@@ -75,7 +75,7 @@ def test_no_batch_is_larger_than_its_limit(gated, tiny):
     assert sum(sizes) == 8
 
 
-def test_a_batched_answer_equals_one_alone(predictor, tiny):
+def test_a_prediction_does_not_depend_on_the_batch(predictor, tiny):
     images = pictures(tiny, *(f"{'x' * number}" for number in range(1, 12)))
     batcher = Batcher(predictor, max_queue=20, batch_wait_s=0.05)
     together = [future.result(30) for future in batcher.submit(images)]
@@ -86,7 +86,7 @@ def test_a_batched_answer_equals_one_alone(predictor, tiny):
         assert result.probabilities == pytest.approx(alone.probabilities, abs=1e-6)
 
 
-def test_a_full_queue_refuses_a_request_whole_and_takes_it_later(gated, tiny):
+def test_a_full_queue_rejects_a_whole_request_and_accepts_it_later(gated, tiny):
     batcher = Batcher(gated, max_queue=3, max_batch=1)
     accepted = batcher.submit(pictures(tiny, "a", "b"))
     with pytest.raises(QueueFullError):
@@ -99,7 +99,7 @@ def test_a_full_queue_refuses_a_request_whole_and_takes_it_later(gated, tiny):
     assert batcher.pending == 0
 
 
-def test_unreadable_and_failing_images_leave_the_others_their_answers(write_model, tiny):
+def test_unreadable_and_failing_images_do_not_affect_others(write_model, tiny):
     predictor = Predictor.open(write_model(fails_above=True))
     batcher = Batcher(predictor, max_queue=20, max_batch=8, batch_wait_s=0.2)
     images = [("fine", tiny.draw((9, 9, 9))), ("text", b"text"), ("white", tiny.draw((255, 255, 255)))]
@@ -114,9 +114,9 @@ def test_unreadable_and_failing_images_leave_the_others_their_answers(write_mode
     assert batcher.pending == 0
 
 
-def test_a_defect_reaches_those_who_wait_and_the_queue_lives_on(predictor, tiny, monkeypatch):
+def test_an_internal_error_is_set_on_the_future_and_the_queue_continues(predictor, tiny, monkeypatch):
     def defect(names, pixels, **wanted):
-        raise ZeroDivisionError("a defect of ours")
+        raise ZeroDivisionError("an internal error")
 
     batcher = Batcher(predictor, max_queue=20)
     with monkeypatch.context() as patched:
@@ -127,7 +127,7 @@ def test_a_defect_reaches_those_who_wait_and_the_queue_lives_on(predictor, tiny,
     assert batcher.pending == 0
 
 
-def test_closing_answers_everything_accepted_and_accepts_nothing_more(gated, tiny):
+def test_closing_computes_all_accepted_images_and_rejects_new_ones(gated, tiny):
     batcher = Batcher(gated, max_queue=20, max_batch=2)
     futures = batcher.submit(pictures(tiny, *"abcdefg"))
     closing = threading.Thread(target=batcher.close)
@@ -142,9 +142,9 @@ def test_closing_answers_everything_accepted_and_accepts_nothing_more(gated, tin
     assert [future.result(0).path for future in futures] == list("abcdefg")
 
 
-def test_an_image_given_up_while_it_waits_is_not_computed(gated, tiny):
+def test_an_image_cancelled_in_the_queue_is_not_computed(gated, tiny):
     batcher = Batcher(gated, max_queue=20, max_batch=1)
-    batcher._decoders.submit(gated.gate.wait, 30)  # keeps the decoding threads busy, however many there are
+    batcher._decoders.submit(gated.gate.wait, 30)  # keeps all decoding threads busy
     for _ in range(64):
         batcher._decoders.submit(gated.gate.wait, 30)
     given_up, kept = batcher.submit(pictures(tiny, "given up", "kept"))
@@ -157,11 +157,11 @@ def test_an_image_given_up_while_it_waits_is_not_computed(gated, tiny):
 
 
 @pytest.mark.parametrize("side", [32, 33], ids=["of the model's size", "waiting to be decoded"])
-def test_what_nobody_waits_for_leaves_the_memory_before_its_turn_comes(gated, tiny, side):
+def test_cancelled_images_are_freed_before_their_turn(gated, tiny, side):
     batcher = Batcher(gated, max_queue=20, max_batch=1)
     [blocker] = batcher.submit([("blocker", np.zeros((32, 32, 3), np.uint8))])
     assert gated.entered.wait(30)
-    for _ in range(64):  # keeps the decoding threads busy, however many there are
+    for _ in range(64):  # keeps all decoding threads busy
         batcher._decoders.submit(gated.gate.wait, 30)
     pixels = np.zeros((side, side, 3), np.uint8)
     there = weakref.ref(pixels)

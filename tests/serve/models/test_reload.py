@@ -1,4 +1,4 @@
-"""Models exchanged in service: no request is lost, a bad file changes nothing, a folder is followed."""
+"""Reloads: no request is lost, a bad file changes nothing, files can be added to and removed from a folder."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def runs(models):
     return {name: model.predictor.metadata.run for name, model in models.items()}
 
 
-def test_a_reload_takes_changed_and_new_files_and_drops_those_that_are_gone(place, folder):
+def test_a_reload_loads_changed_and_new_files_and_removes_missing_ones(place, folder):
     place("a.onnx", "one")
     place("b.onnx", "one")
     place("c.onnx", "one")
@@ -65,7 +65,7 @@ def test_a_reload_takes_changed_and_new_files_and_drops_those_that_are_gone(plac
 
 
 @pytest.mark.parametrize("garbage", [b"", b"garbage", b"\x08\x0a" * 500])
-def test_a_file_replaced_by_garbage_leaves_the_old_model_answering_and_says_why(place, folder, tiny, garbage):
+def test_after_a_failed_reload_the_previous_version_is_still_served(place, folder, tiny, garbage):
     file = place("a.onnx", "one")
     models = open_models(folder)
     file.write_bytes(garbage)
@@ -82,7 +82,7 @@ def test_a_file_replaced_by_garbage_leaves_the_old_model_answering_and_says_why(
     models.close()
 
 
-def test_a_new_file_that_cannot_be_loaded_is_tried_once_and_forgotten_when_it_is_gone(place, folder, caplog):
+def test_a_new_file_that_cannot_be_loaded_is_tried_once_and_not_reported_after_its_removal(place, folder, caplog):
     place("a.onnx", "one")
     models = open_models(folder)
     (folder / "b.onnx").write_bytes(b"garbage")
@@ -105,7 +105,7 @@ def test_a_folder_that_was_emptied_keeps_its_models(place, folder):
     models.close()
 
 
-def test_of_the_two_files_of_an_export_a_folder_serves_the_full_one(place, folder):
+def test_a_folder_serves_the_full_model_of_an_export_and_not_the_core_model(place, folder):
     place("a.onnx", "one")
     shutil.copy(folder / "a.onnx", folder / "a.core.onnx")
     shutil.copy(folder / "a.onnx", folder / "b.core.onnx")
@@ -119,8 +119,8 @@ def test_a_folder_without_models_is_an_error(folder):
         open_models(folder)
 
 
-def test_requests_are_answered_all_the_time_while_models_are_exchanged(place, folder, serve_model, tiny):
-    """Every request is sent on a connection of its own and must get 200 from one of the runs, none of them mixed."""
+def test_requests_are_answered_during_reloads(place, folder, serve_model, tiny):
+    """Every request must get 200, whichever version it is computed with."""
     place("a.onnx", "one")
     models = open_models(folder)
     stop = threading.Event()
@@ -165,7 +165,7 @@ def test_reloading_over_http_needs_a_key_on_the_server(client):
     assert "--api-key-file" in reply.json()["error"]
 
 
-def test_several_models_are_asked_by_name_and_the_first_without(place, folder, serve_model, tiny):
+def test_models_are_addressed_by_name_and_the_first_is_the_default(place, folder, serve_model, tiny):
     place("a.onnx", "one", ood=True)
     place("b.onnx", "two", positive="covid", threshold=0.0)
     picture = tiny.draw((0, 255, 0))
@@ -182,7 +182,7 @@ def test_several_models_are_asked_by_name_and_the_first_without(place, folder, s
         assert (missing.status_code, missing.json()) == (404, {"error": "no model called ../a; this server has: a, b"})
 
 
-def test_a_watched_file_is_taken_when_it_has_changed(place, folder):
+def test_a_watched_file_is_reloaded_when_it_has_changed(place, folder):
     place("a.onnx", "one")
     models = open_models(folder)
     with _watch(models, 0.02):

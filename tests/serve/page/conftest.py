@@ -39,8 +39,8 @@ class Browser:
     """One page of Chromium, by the DevTools protocol.
 
     Attributes:
-        complaints: what the page's console has said of errors, and of addresses that its policy forbids.
-        requests: every address that was asked for, by the page and its workers.
+        complaints: errors in the page's console, also of addresses that its policy forbids.
+        requests: every address requested by the page and its workers.
     """
 
     def __init__(self, connection):
@@ -191,7 +191,7 @@ def runtime():
 
 @pytest.fixture
 def write_pixel_model(tmp_path, tiny):
-    """Return a function that writes a model whose answer hangs on every single pixel of the picture, and its place."""
+    """Return a function that writes a model whose outputs depend on the value and position of every pixel."""
 
     def write(**changes):
         metadata = tiny.describe(ood_threshold=0.5, **changes)

@@ -1,4 +1,4 @@
-"""The page without a server, in a real browser: the same answers as the server's, and no image leaves it."""
+"""The page without a server, in a real browser: the same predictions as the server's, and no image is sent anywhere."""
 
 from __future__ import annotations
 
@@ -53,8 +53,8 @@ def draw_all(folder):
     return sorted(folder.iterdir())
 
 
-def ask_the_page(model, files, runtime, folder, browse, serve_folder):
-    """Return what the page saves of these files, a row each, by name."""
+def predictions_of_the_page(model, files, runtime, folder, browse, serve_folder):
+    """Return the rows that the page saves for these files, by file name."""
     write_site(model, folder / "site", runtime)
     seen = {}
 
@@ -71,7 +71,7 @@ def ask_the_page(model, files, runtime, folder, browse, serve_folder):
     return {row["File"]: row for row in csv.DictReader(io.StringIO(seen["csv"].lstrip("\ufeff")))}
 
 
-def test_the_browser_answers_as_the_server_does(write_pixel_model, runtime, tmp_path, browse, serve_folder):
+def test_the_browser_predicts_as_the_server_does(write_pixel_model, runtime, tmp_path, browse, serve_folder):
     """Reference: :class:`Predictor`, which the server uses, on the same files.
 
     Lossless files must agree but for the rounding of float32. JPEG and EXIF are decoded by the browser's own decoder;
@@ -79,7 +79,7 @@ def test_the_browser_answers_as_the_server_does(write_pixel_model, runtime, tmp_
     """
     model = write_pixel_model(positive="covid", threshold=0.4)
     files = draw_all(tmp_path / "images")
-    answers = ask_the_page(model, files, runtime, tmp_path, browse, serve_folder)
+    answers = predictions_of_the_page(model, files, runtime, tmp_path, browse, serve_folder)
     for file, prediction in zip(files, Predictor.open(model, device="cpu").predict_paths(files), strict=True):
         answer = answers[file.name]
         tolerance = 0.02 if file.suffix == ".jpg" else 2e-5
@@ -91,11 +91,11 @@ def test_the_browser_answers_as_the_server_does(write_pixel_model, runtime, tmp_
 
 
 @pytest.mark.skipif("XFEAT_PAGE_MODEL" not in os.environ, reason="needs XFEAT_PAGE_MODEL and XFEAT_PAGE_IMAGES")
-def test_a_model_and_images_of_ones_own_get_the_same_answers(runtime, tmp_path, browse, serve_folder, capsys):
+def test_a_model_and_images_of_ones_own_get_the_same_predictions(runtime, tmp_path, browse, serve_folder, capsys):
     """Reference: :class:`Predictor` on the files of the folder ``XFEAT_PAGE_IMAGES``; prints the largest difference."""
     model = Path(os.environ["XFEAT_PAGE_MODEL"])
     files = list_images([os.environ["XFEAT_PAGE_IMAGES"]])
-    answers = ask_the_page(model, files, runtime, tmp_path, browse, serve_folder)
+    answers = predictions_of_the_page(model, files, runtime, tmp_path, browse, serve_folder)
     largest = {}
     for file, prediction in zip(files, Predictor.open(model, device="cpu").predict_paths(files), strict=True):
         answer = answers[file.name]
@@ -133,7 +133,7 @@ def test_the_heatmap_is_the_one_that_the_server_draws(runtime, tmp_path, write_m
     assert np.abs(found - wanted).max() <= 2
 
 
-def test_without_a_connection_images_are_answered_with_heatmap_warning_table_and_reasons(
+def test_without_a_connection_the_page_shows_predictions_heatmap_warning_table_and_reasons(
     write_model, runtime, tiny, tmp_path, browse, serve_folder
 ):
     audit = {"audited": True, "passed": True, "failures": [], "warnings": ["the border shows the label"]}
@@ -168,7 +168,7 @@ def test_without_a_connection_images_are_answered_with_heatmap_warning_table_and
         browse(serving.enter_context(serve_folder(tmp_path / "site")), visit)
 
 
-def test_loading_is_shown_as_it_goes(model, runtime, tmp_path, browse, serve_folder):
+def test_the_page_shows_the_progress_of_loading(model, runtime, tmp_path, browse, serve_folder):
     write_site(model, tmp_path / "site", runtime)
 
     async def visit(browser):
@@ -208,7 +208,9 @@ def odd_files(folder):
     return words | {name: word for name, (*_, word) in pictures.items()}
 
 
-def test_files_that_a_browser_decodes_otherwise_are_refused_in_words(model, runtime, tmp_path, browse, serve_folder):
+def test_files_that_a_browser_decodes_differently_are_rejected_with_the_reason(
+    model, runtime, tmp_path, browse, serve_folder
+):
     write_site(model, tmp_path / "site", runtime)
     words = odd_files(tmp_path)
 
@@ -223,7 +225,7 @@ def test_files_that_a_browser_decodes_otherwise_are_refused_in_words(model, runt
         browse(address, visit)
 
 
-def test_without_a_connection_an_image_that_the_model_fails_on_leaves_the_next_ones_their_answers(
+def test_without_a_connection_an_image_that_the_model_fails_on_does_not_affect_the_next(
     write_model, runtime, tiny, tmp_path, browse, serve_folder
 ):
     write_site(write_model(fails_above=True), tmp_path / "site", runtime)
@@ -241,8 +243,8 @@ def test_without_a_connection_an_image_that_the_model_fails_on_leaves_the_next_o
         browse(serving.enter_context(serve_folder(tmp_path / "site")), visit)
 
 
-def test_a_worker_that_has_died_is_replaced(model, runtime, tiny, tmp_path, browse, serve_folder):
-    """Its session is made to fail on everything after the first image, as WebAssembly without memory does."""
+def test_a_worker_that_has_crashed_is_replaced(model, runtime, tiny, tmp_path, browse, serve_folder):
+    """Its session is modified to fail on everything after the first image, as WebAssembly without memory does."""
     write_site(model, tmp_path / "site", runtime)
     worker = tmp_path / "site" / "worker.js"
     once = "if (session.used) throw new Error('out of memory'); session.used = true;\n  const outputs ="
@@ -261,7 +263,7 @@ def test_a_worker_that_has_died_is_replaced(model, runtime, tiny, tmp_path, brow
 
 
 @pytest.mark.parametrize("lacking", ["model.json", "onnxruntime.wasm", "onnxruntime.js"])
-def test_a_site_that_lacks_a_file_says_so(model, runtime, tmp_path, browse, serve_folder, lacking):
+def test_a_site_that_lacks_a_file_names_it(model, runtime, tmp_path, browse, serve_folder, lacking):
     write_site(model, tmp_path / "site", runtime)
     (tmp_path / "site" / lacking).unlink()
 
@@ -274,8 +276,8 @@ def test_a_site_that_lacks_a_file_says_so(model, runtime, tmp_path, browse, serv
         browse(address, visit)
 
 
-def test_neither_the_page_nor_its_worker_reaches_another_address(model, runtime, tmp_path, browse, serve_folder):
-    """A worker whose address is a file of the site would: file servers send no policy with it. That is the control."""
+def test_neither_the_page_nor_its_worker_can_connect_to_another_address(model, runtime, tmp_path, browse, serve_folder):
+    """Control: a worker whose address is a file of the site can, because file servers send no policy with it."""
     asked = []
     with serve_folder(tmp_path, asked) as elsewhere, serve_folder(tmp_path / "site") as address:
         write_site(model, tmp_path / "site", runtime)

@@ -1,4 +1,4 @@
-"""``xserve page``: what it writes, and what it refuses. No browser and no npm here: onnxruntime-web is a stand-in."""
+"""``xserve page``: what it writes and what it rejects. Without browser and npm: a dummy replaces onnxruntime-web."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def npm(tmp_path, package, monkeypatch):
     return put
 
 
-def test_the_site_holds_all_that_its_files_name(model, package, tmp_path):
+def test_the_site_holds_all_files_that_its_files_refer_to(model, package, tmp_path):
     site = write_site(model, tmp_path / "site", package)
     written = {path.name: path.read_bytes() for path in site.folder.iterdir()}
     assert (site.files, site.size_bytes) == (len(written), sum(map(len, written.values())))
@@ -74,7 +74,7 @@ def test_the_site_holds_all_that_its_files_name(model, package, tmp_path):
     assert written[facts["file"]["name"]] == model.read_bytes()
 
 
-def test_what_is_told_of_the_model_is_what_a_server_tells(model, package, tmp_path, client):
+def test_the_site_describes_the_model_as_a_server_does(model, package, tmp_path, client):
     write_site(model, tmp_path / "site", package)
     facts = json.loads((tmp_path / "site" / "model.json").read_text())
     known = describe_model(Predictor.open(model, device="cpu"))
@@ -82,7 +82,7 @@ def test_what_is_told_of_the_model_is_what_a_server_tells(model, package, tmp_pa
     assert {name: client.get("/model").json()[name] for name in known} == known
 
 
-def test_the_page_may_connect_to_its_own_address_alone(model, package, tmp_path):
+def test_the_page_may_connect_to_its_own_address_only(model, package, tmp_path):
     write_site(model, tmp_path / "site", package)
     text = (tmp_path / "site" / "index.html").read_text()
     assert f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">' in text
@@ -98,24 +98,24 @@ def test_the_page_may_connect_to_its_own_address_alone(model, package, tmp_path)
     }
 
 
-@pytest.mark.parametrize("form", PAGE_FILES)
-def test_each_form_of_the_page_has_its_own_parts_alone(form):
-    text = page_file("index.html", form).decode()
-    other = {"server": "browser.js", "browser": "server.js"}[form]
-    assert f'src="{form}.js"' in text
+@pytest.mark.parametrize("runs_on", PAGE_FILES)
+def test_each_kind_of_the_page_has_only_its_own_parts(runs_on):
+    text = page_file("index.html", runs_on).decode()
+    other = {"server": "browser.js", "browser": "server.js"}[runs_on]
+    assert f'src="{runs_on}.js"' in text
     assert other not in text
     assert "<!--" not in text
     assert "not a medical device" in text
 
 
-@pytest.mark.parametrize("form", PAGE_FILES)
-def test_no_file_of_the_page_names_another_address(form):
-    for name in PAGE_FILES[form]:
-        text = page_file(name, form).decode().replace('xmlns="http://www.w3.org/2000/svg"', "")
+@pytest.mark.parametrize("runs_on", PAGE_FILES)
+def test_no_file_of_the_page_names_another_address(runs_on):
+    for name in PAGE_FILES[runs_on]:
+        text = page_file(name, runs_on).decode().replace('xmlns="http://www.w3.org/2000/svg"', "")
         assert set(re.findall(r"https?://[\w.-]+", text)) <= {"http://localhost"}, name
 
 
-def test_a_site_is_written_anew_without_the_model_it_had(write_model, package, tmp_path):
+def test_rewriting_a_site_removes_its_previous_model(write_model, package, tmp_path):
     write_site(write_model(), tmp_path / "site", package)
     second = write_model("second.onnx", run="second")
     write_site(second, tmp_path / "site", package)
@@ -125,7 +125,7 @@ def test_a_site_is_written_anew_without_the_model_it_had(write_model, package, t
 
 
 @pytest.mark.parametrize("content", ["{}", '{"format": "other"}', "[]", "text", None])
-def test_a_folder_of_other_things_stays_as_it_is(model, package, tmp_path, content):
+def test_a_folder_of_other_files_is_rejected_and_unchanged(model, package, tmp_path, content):
     folder = tmp_path / "documents"
     folder.mkdir()
     (folder / "index.html").write_text("mine")
@@ -158,7 +158,7 @@ def test_what_a_killed_run_left_in_the_folder_is_removed(model, package, tmp_pat
     assert len(list(folder.iterdir())) == site.files
 
 
-def test_writing_that_was_broken_off_can_be_repeated(model, package, tmp_path, monkeypatch):
+def test_an_interrupted_write_can_be_repeated(model, package, tmp_path, monkeypatch):
     written = []
     plain = write.replacing
 
@@ -177,7 +177,7 @@ def test_writing_that_was_broken_off_can_be_repeated(model, package, tmp_path, m
     assert len(list(site.folder.iterdir())) == site.files
 
 
-def test_a_core_model_is_refused(write_model, package, tmp_path):
+def test_a_core_model_is_rejected(write_model, package, tmp_path):
     with pytest.raises(ModelError, match="the core model"):
         write_site(write_model(variant="core"), tmp_path / "site", package)
     assert not (tmp_path / "site").exists()
@@ -191,7 +191,7 @@ def test_the_package_is_taken_from_an_archive_a_folder_and_the_folder_that_npm_i
         assert onnxruntime_web.find_runtime(place) == FILES
 
 
-def test_a_changed_file_is_refused_wherever_it_comes_from(package, tmp_path):
+def test_a_modified_file_is_rejected_from_any_source(package, tmp_path):
     cached = onnxruntime_web.runtime_cache()
     for folder, place in ((tmp_path / "given", tmp_path / "given"), (cached, None)):
         folder.mkdir(parents=True)
@@ -209,7 +209,7 @@ def test_xfeat_cache_dir_moves_the_cache(package, npm, tmp_path, monkeypatch):
     assert not (tmp_path / "cache").exists()
 
 
-def test_what_is_no_package_is_refused(tmp_path):
+def test_files_and_folders_that_are_not_the_package_are_rejected(tmp_path):
     (tmp_path / "text.tgz").write_text("text")
     with tarfile.open(tmp_path / "other.tgz", "w:gz"):
         pass
@@ -220,7 +220,7 @@ def test_what_is_no_package_is_refused(tmp_path):
         onnxruntime_web.find_runtime(tmp_path)
 
 
-def test_npm_is_asked_once_and_its_answer_is_kept(package, npm, tmp_path):
+def test_npm_is_run_once_and_its_package_is_cached(package, npm, tmp_path):
     npm(f'echo "$*" >> {tmp_path}/asked; cp {package} "$5/package.tgz"')
     for _ in range(2):
         assert onnxruntime_web.find_runtime() == FILES
@@ -236,7 +236,7 @@ def test_npm_is_asked_once_and_its_answer_is_kept(package, npm, tmp_path):
         ('echo other > "$5/package.tgz"', "npm config get registry"),
     ],
 )
-def test_what_npm_cannot_do_is_said_with_what_to_do(npm, line, words):
+def test_an_error_of_npm_is_reported_with_a_fix(npm, line, words):
     npm(line)
     with pytest.raises(MissingExtraError, match=words):
         onnxruntime_web.find_runtime()

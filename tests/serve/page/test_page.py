@@ -1,4 +1,4 @@
-"""The page with a server behind it, in a real browser."""
+"""The page with a server, in a real browser."""
 
 from __future__ import annotations
 
@@ -12,9 +12,7 @@ from xfeat.serve.inference.predictor import Predictor
 AUDIT = {"audited": True, "passed": False, "failures": ["patients are in two splits"], "warnings": []}
 
 
-def test_images_are_answered_on_the_page_with_heatmap_warning_table_and_reasons(
-    write_model, serve_model, tiny, tmp_path, browse
-):
+def test_the_page_shows_predictions_heatmap_warning_table_and_reasons(write_model, serve_model, tiny, tmp_path, browse):
     predictor = Predictor.open(write_model(ood=True, ood_threshold=0.5, heatmap=True, audit=AUDIT), device="cpu")
     colours = {"dark.png": (0, 90, 0), "bright.png": (255, 200, 250)}
     for name, colour in colours.items():
@@ -94,7 +92,7 @@ def test_images_can_be_dropped_and_pasted(predictor, serve_model, tiny, browse):
         browse(str(client.base_url), visit)
 
 
-def test_a_table_and_its_file_hold_the_numbers_unrounded(predictor, serve_model, tiny, tmp_path, browse):
+def test_the_csv_file_holds_unrounded_numbers(predictor, serve_model, tiny, tmp_path, browse):
     """Reference: the answer of ``POST /predict`` to the same file."""
     (tmp_path / "red.png").write_bytes(tiny.draw((255, 0, 0)))
 

@@ -1,4 +1,4 @@
-"""The page for people who use a keyboard or a screen reader, or see little, in both its forms.
+"""Accessibility of both kinds of the page: keyboard, screen reader, low vision.
 
 The rules are those of axe-core, WCAG 2.2 A and AA and its best practices; the versions of them that the installed
 axe-core knows.
@@ -48,7 +48,7 @@ def open_page(request, write_model, tmp_path, serve_model, serve_folder, browse)
 
 
 def write_images(folder, tiny):
-    """Write a familiar image, one unlike the training images, and none; return their paths."""
+    """Write an image in distribution, one out of distribution, and a file that is not an image; return their paths."""
     contents = {"dark.png": tiny.draw((0, 90, 0)), "bright.png": tiny.draw((255, 200, 250)), "text.png": b"text"}
     for name, content in contents.items():
         (folder / name).write_bytes(content)
@@ -59,7 +59,7 @@ async def loaded(browser):
     await browser.until("document.querySelector('#description')?.innerText.includes('Test accuracy')")
 
 
-def test_axe_finds_nothing_in_light_and_dark_on_desk_and_phone(open_page, axe, tiny, tmp_path):
+def test_axe_finds_no_violation_in_light_and_dark_mode_on_desktop_and_phone(open_page, axe, tiny, tmp_path):
     async def visit(browser):
         await loaded(browser)
         await browser.value(f"{axe};0")
@@ -77,7 +77,7 @@ def test_axe_finds_nothing_in_light_and_dark_on_desk_and_phone(open_page, axe, t
     open_page(visit)
 
 
-def test_nothing_has_to_be_scrolled_sideways_on_a_narrow_screen(open_page, tiny, tmp_path):
+def test_nothing_has_to_be_scrolled_horizontally_on_a_narrow_screen(open_page, tiny, tmp_path):
     """320 px is what WCAG 1.4.10 asks for; tables are excepted, and scroll in a frame of their own."""
 
     async def visit(browser):
@@ -92,7 +92,7 @@ def test_nothing_has_to_be_scrolled_sideways_on_a_narrow_screen(open_page, tiny,
     open_page(visit)
 
 
-def test_a_picture_fills_a_phone_when_it_is_enlarged(open_page, tiny, tmp_path):
+def test_an_enlarged_image_fills_the_screen_of_a_phone(open_page, tiny, tmp_path):
     (tmp_path / "large.png").write_bytes(tiny.draw((0, 90, 0), (800, 600)))
 
     async def visit(browser):
@@ -109,14 +109,14 @@ def test_a_picture_fills_a_phone_when_it_is_enlarged(open_page, tiny, tmp_path):
     open_page(visit)
 
 
-def test_all_can_be_done_with_the_keyboard(open_page, tiny, tmp_path):
+def test_everything_works_with_the_keyboard(open_page, tiny, tmp_path):
     focused = "document.activeElement.id || document.activeElement.className || document.activeElement.textContent"
 
     async def tab_to(browser, wanted):
         for _ in range(40):
             await browser.press("Tab")
             if await browser.value(f"({focused}).startsWith('{wanted}')"):
-                # Whoever cannot see where they are cannot go on.
+                # The focus must be visible.
                 ringed = "document.activeElement.id === 'files' ? drop : document.activeElement"
                 assert await browser.value(f"getComputedStyle({ringed}).outlineStyle") != "none", wanted
                 return
@@ -146,7 +146,7 @@ def test_all_can_be_done_with_the_keyboard(open_page, tiny, tmp_path):
     open_page(visit)
 
 
-def test_single_keys_can_be_turned_off_and_stay_off(open_page, tiny, tmp_path):
+def test_keyboard_shortcuts_can_be_turned_off_and_stay_off(open_page, tiny, tmp_path):
     pressed = "document.getElementById('view').getAttribute('aria-pressed')"
 
     async def visit(browser):

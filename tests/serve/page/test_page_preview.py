@@ -1,4 +1,4 @@
-"""Pictures that a browser cannot show: DICOM, TIFF."""
+"""Previews of images that a browser cannot show: DICOM, TIFF."""
 
 from __future__ import annotations
 
@@ -56,25 +56,25 @@ def test_dicom_and_tiff_come_back_as_png(client):
         np.testing.assert_array_equal(pixels_of(answer.content), np.asarray(grey_steps()))
 
 
-def test_sixteen_bits_are_scaled_over_their_whole_range(client):
+def test_16_bit_images_are_scaled_to_8_bits(client):
     deep = Image.fromarray(np.asarray(grey_steps()).astype(np.uint16) * 257)
     answer = client.post("/preview", content=as_file(deep, "PNG"))
     np.testing.assert_array_equal(pixels_of(answer.content), np.asarray(grey_steps()))
 
 
-def test_a_large_picture_keeps_its_shape_and_becomes_as_large_as_a_screen(client):
+def test_a_preview_keeps_the_aspect_ratio_and_has_the_size_of_a_screen(client):
     answer = client.post("/preview", content=as_file(grey_steps((2 * SIDE, SIDE)), "TIFF"))
     assert pixels_of(answer.content).shape == (SIDE // 2, SIDE)
 
 
 @pytest.mark.parametrize("content", [b"", b"text", bytes(128) + b"DICM" + bytes(64), b"II*\0" + bytes(20)])
-def test_what_is_no_picture_is_refused_in_words(client, content):
+def test_a_file_that_is_not_an_image_is_422_with_the_reason(client, content):
     answer = client.post("/preview", content=content)
     assert answer.status_code == 422
     assert answer.json()["error"]
 
 
-def test_a_bomb_is_refused_from_its_header(client):
+def test_a_decompression_bomb_is_rejected_by_its_header(client):
     bomb = as_file(Image.new("1", (20_000, 20_000)), "PNG")
     answer = client.post("/preview", content=bomb)
     assert answer.status_code == 422
@@ -82,7 +82,7 @@ def test_a_bomb_is_refused_from_its_header(client):
 
 
 @pytest.mark.parametrize("kind", ["TIFF", "PNG", "DICOM"])
-def test_damaged_files_have_a_picture_or_a_reason(kind):
+def test_damaged_files_give_a_preview_or_a_reason(kind):
     whole = as_dicom(grey_steps()) if kind == "DICOM" else as_file(grey_steps(), kind)
     rng = np.random.default_rng(0)
     outcomes = set()
@@ -97,7 +97,7 @@ def test_damaged_files_have_a_picture_or_a_reason(kind):
     assert outcomes == {True, False}
 
 
-def test_a_preview_has_the_limits_and_the_key_of_all_requests(predictor, serve_model):
+def test_a_preview_needs_the_key_and_has_the_same_limits_as_other_requests(predictor, serve_model):
     with serve_model(predictor, max_body_bytes=1000, access=AccessOptions(api_key="right")) as client:
         assert client.post("/preview", content=b"x").status_code == 401
         known = {"X-API-Key": "right"}
@@ -105,7 +105,7 @@ def test_a_preview_has_the_limits_and_the_key_of_all_requests(predictor, serve_m
         assert client.post("/preview", content=as_file(grey_steps(), "PNG"), headers=known).status_code == 200
 
 
-def test_the_page_shows_pictures_that_the_browser_cannot_and_answers_them(predictor, serve_model, tmp_path, browse):
+def test_the_page_shows_and_classifies_images_that_the_browser_cannot_decode(predictor, serve_model, tmp_path, browse):
     (tmp_path / "chest.dcm").write_bytes(as_dicom(grey_steps()))
     (tmp_path / "scan.tif").write_bytes(as_file(grey_steps(), "TIFF"))
     (tmp_path / "notes.txt").write_text("text")
@@ -127,7 +127,7 @@ def test_the_page_shows_pictures_that_the_browser_cannot_and_answers_them(predic
         browse(str(client.base_url), visit)
 
 
-def test_a_server_without_pydicom_does_not_promise_dicom(client, monkeypatch):
+def test_a_server_without_pydicom_does_not_list_dicom(client, monkeypatch):
     assert "DICOM" in client.get("/model").json()["formats"]
     monkeypatch.setattr("xfeat.serve.inference.description.find_spec", lambda name: None)
     assert client.get("/model").json()["formats"] == ["JPEG", "PNG", "BMP", "TIFF", "WebP"]
