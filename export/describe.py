@@ -1,4 +1,4 @@
-"""What is inside a model file."""
+"""Describes the content of a model file."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from xfeat.featurize.errors import XfeatError
 
 
 def describe_model(path: Path) -> dict[str, Any]:
-    """Return what is inside a model file, as plain JSON types.
+    """Return the content of a model file, as plain JSON types.
 
     Raises:
-        ModelError: if it is none that this project wrote.
+        ModelError: if it was not written by this project.
     """
     import onnx
 
@@ -31,7 +31,6 @@ def describe_model(path: Path) -> dict[str, Any]:
         "certificate": _certificate_state(model),
         "variant": metadata.variant,
         "precision": metadata.precision,
-        "head_bits": metadata.head_bits,
         "class_names": list(metadata.class_names),
         "positive": metadata.positive,
         "threshold": metadata.threshold,
@@ -57,8 +56,8 @@ def _certificate_state(model: ModelFile) -> str:
     except XfeatError as error:
         return str(error.args[0]).splitlines()[0]
     if sha256_of(model.path) in certificate.models.values():
-        return "these bytes"
-    return "of other bytes: run xexport verify"
+        return "matches this file"
+    return "does not match this file: run xexport verify"
 
 
 def _tensors(nodes: list[Any]) -> list[dict[str, Any]]:

@@ -1,6 +1,7 @@
-"""How all four commands talk: results on stdout, the rest on stderr, errors as one message, exit codes.
+"""The command-line behaviour that all four commands share.
 
-0 done; 1 a problem, named in one message; 2 wrong usage; 130 stopped by Ctrl-C or SIGTERM.
+Results go to stdout, everything else to stderr. Exit codes: 0 done; 1 a problem, reported in one message; 2 wrong
+usage; 130 stopped by Ctrl-C or SIGTERM.
 """
 
 from __future__ import annotations
@@ -27,13 +28,13 @@ EXIT_PROBLEM = 1
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
 _PLAIN_LINE_SECONDS = 5.0
-_MAX_HELP = 300  # characters, longer than any
-# Every file that a command writes appears whole; a command that keeps more of its work raises Interrupted and says so.
-_STOPPED = "stopped; nothing half-written is left: run the same command again"
+_MAX_HELP = 300  # characters, longer than the first sentence of any help
+# Commands write files atomically. A command that also keeps partial work raises Interrupted with a message of its own.
+_STOPPED = "stopped; no incomplete file is left: run the same command again"
 
 
 _stop_signals: list[int] = []
-"""The signals that have asked this process to stop."""
+"""The stop signals that this process has received."""
 
 
 class Commands(click.Group):
@@ -50,7 +51,7 @@ class Commands(click.Group):
         except (KeyboardInterrupt, click.exceptions.Abort):
             _print_and_exit(_STOPPED, EXIT_INTERRUPTED)
         except BrokenPipeError:
-            # The reader of our output has gone (… | head): no more to say, and nothing to flush at exit.
+            # The program that read our stdout has ended (… | head): print nothing more, not even at exit.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(EXIT_PROBLEM)
         except XfeatError as problem:
@@ -61,7 +62,7 @@ class Commands(click.Group):
                 f"error: {problem.name} is not installed\n  fix:      pip install 'xfeat-onnx[all]'", EXIT_PROBLEM
             )
         except ImportError:
-            # A library in C that is stopped while it is loaded says that it cannot be loaded, and not always why.
+            # A C extension that is interrupted while it loads raises ImportError, often without the cause.
             if not _stop_signals:
                 raise
             _print_and_exit(_STOPPED, EXIT_INTERRUPTED)
@@ -74,24 +75,24 @@ class Commands(click.Group):
 
 
 def json_option(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add ``--json`` to a command: it then returns a dict, which is printed alone on stdout."""
+    """Add ``--json`` to a command that returns a dict and a text: with it the dict is printed, else the text."""
 
     @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout and nothing else there.")
     @functools.wraps(command)
     def wrapped(*args: Any, as_json: bool, **kwargs: Any) -> None:
         result, text = command(*args, **kwargs)
-        click.echo(json.dumps(result) if as_json else printable(text))
+        click.echo(json.dumps(result) if as_json else escape_surrogates(text))
 
     return wrapped
 
 
-def printable(text: str) -> str:
-    """Replace what no terminal takes: names of files that are no UTF-8 carry lone surrogates."""
+def escape_surrogates(text: str) -> str:
+    """Escape lone surrogates, which cannot be encoded: they stand for bytes of file names that are not UTF-8."""
     return text.encode("utf-8", "backslashreplace").decode()
 
 
 def default_of(spec: type[Any], name: str) -> Any:
-    """Return a spec's default, so that the command line states it without repeating it."""
+    """Return the default of a spec's field, so that the command line need not repeat it."""
     for spec_field in dataclasses.fields(spec):
         if spec_field.name == name:
             return spec_field.default
@@ -108,11 +109,11 @@ def progress_bar(what: str, unit: str | None = None) -> Iterator[Callable[[int, 
     """Show progress on stderr: a bar with rate and time left on a terminal, a line every few seconds elsewhere.
 
     Args:
-        what: is being done.
-        unit: of the rate; without one no rate is shown.
+        what: the activity, such as ``featurizing``.
+        unit: unit of the rate; without it no rate is shown.
 
     Yields:
-        A function to call with the number done and the number in all.
+        A function to call with the number done and the total.
     """
     if not sys.stderr.isatty():
         yield _plain_lines(what, unit)
@@ -138,9 +139,9 @@ def progress_bar(what: str, unit: str | None = None) -> Iterator[Callable[[int, 
 
 
 def say(text: str) -> None:
-    """Write a line to stderr; a running bar moves out of the way."""
-    # With err=True it would find the stream behind rich's, and write into the line of the bar.
-    click.echo(printable(text), file=sys.stderr)
+    """Write a line to stderr, above a running progress bar."""
+    # rich replaces sys.stderr while a bar runs; err=True would bypass it and write into the line of the bar.
+    click.echo(escape_surrogates(text), file=sys.stderr)
 
 
 def _plain_lines(what: str, unit: str | None) -> Callable[[int, int], None]:
@@ -158,7 +159,7 @@ def _plain_lines(what: str, unit: str | None) -> Callable[[int, int], None]:
 
 
 class _Rate:
-    """Units a second, counted from the first report on: what comes before that is start-up."""
+    """Units per second since the first report, so that start-up does not count."""
 
     def __init__(self, unit: str | None) -> None:
         self._unit = unit
@@ -176,7 +177,7 @@ class _Rate:
 
 
 class _StderrHandler(logging.Handler):
-    """Write what the library logs to stderr, one line each."""
+    """Write each log message of the library to stderr."""
 
     def emit(self, record: logging.LogRecord) -> None:
         prefix = "" if record.levelno < logging.WARNING else "warning: "
@@ -199,10 +200,10 @@ def _stop_on_signals() -> None:
 
     with contextlib.suppress(ValueError):  # only the main thread may set handlers; tests run commands in others
         signal.signal(signal.SIGTERM, stop)
-        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # in the background of a script it is ignored
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # background jobs of a script ignore it
             signal.signal(signal.SIGINT, stop)
 
 
 def _print_and_exit(message: str, code: int) -> None:
-    click.echo(printable(message), err=True)
+    click.echo(escape_surrogates(message), err=True)
     sys.exit(code)

@@ -1,7 +1,8 @@
-"""The exception tree of all four rooms.
+"""The exceptions of all four packages.
 
-Every problem that a user can cause or fix is an :class:`XfeatError`; each child also derives from the built-in that it
-resembles. The message says which file, what was expected, what was found, and the command that fixes it.
+Every problem that a user can cause or fix is an :class:`XfeatError`; each child also derives from the built-in
+exception that it resembles. The message names the file, what was expected, what was found, and the command that fixes
+it.
 """
 
 from __future__ import annotations
@@ -9,11 +10,11 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-_INDENT = "\n" + 12 * " "  # lines of one field stand under one another
+_INDENT = "\n" + 12 * " "  # aligns the lines of a field
 
 
 class XfeatError(Exception):
-    """A problem with a name, for a person to read.
+    """A problem that a user can fix, with a readable message.
 
     Args:
         what: the problem in one phrase.
@@ -72,23 +73,23 @@ class MismatchError(XfeatError, ValueError):
 
 
 class CacheError(XfeatError, OSError):
-    """A ``features.h5`` is missing, is none, is damaged, or is of another version."""
+    """A ``features.h5`` is missing, damaged, of another version, or no feature cache."""
 
 
 class RunError(XfeatError, OSError):
-    """A run folder is missing, is none, is damaged, or is of another version."""
+    """A run folder is missing, damaged, of another version, or no run."""
 
 
 class ModelError(XfeatError, OSError):
-    """A model file is missing, is none, is damaged, or lacks the metadata that this project writes."""
+    """A model file is missing, damaged, no ONNX model, or lacks the metadata that this project writes."""
 
 
 class WeightsError(XfeatError, OSError):
-    """The weights of a backbone cannot be had, or are not of that backbone."""
+    """The weights of a backbone cannot be found or downloaded, or belong to another backbone."""
 
 
 class DeviceError(XfeatError, RuntimeError):
-    """The device or engine that was asked for is not there."""
+    """The requested device or engine is not available."""
 
 
 class OutputError(XfeatError, OSError):
@@ -104,16 +105,16 @@ class BusyError(XfeatError, BlockingIOError):
 
 
 class TrackingError(XfeatError, ConnectionError):
-    """A server or store for experiments, such as MLflow's, cannot be used."""
+    """An experiment tracker, such as an MLflow server, cannot be used."""
 
 
 class ParityError(XfeatError, ArithmeticError):
-    """An exported model does not answer as the trained one does."""
+    """The outputs of an exported model differ from those of the trained model."""
 
 
 class MissingExtraError(XfeatError, ImportError):
-    """An optional part of the installation is needed and absent."""
+    """An optional dependency is needed and not installed."""
 
 
 class Interrupted(XfeatError, KeyboardInterrupt):
-    """Stopped by Ctrl-C or SIGTERM; what was finished is kept and ``fix`` says how to go on."""
+    """Stopped by Ctrl-C or SIGTERM; finished work is kept, and ``fix`` says how to resume."""

@@ -53,7 +53,7 @@ class Spec:
             raise SpecError(
                 f"unknown setting of {cls.__name__}: {', '.join(unknown)}",
                 expected=", ".join(sorted(known)),
-                fix="it was written by another version of xfeat: install that one, or make the file again",
+                fix="the file was written by another version of xfeat: install that version, or create the file again",
             )
         values = {
             key: cls.nested[key].from_dict(value) if key in cls.nested else _tuples(value)
@@ -108,7 +108,12 @@ class PreprocessSpec(Spec):
             expected="bilinear",
             found=self.interpolation,
         )
-        require(len(self.mean) == len(self.std) == 3, "one mean and std a channel", expected="3", found=self.mean)
+        require(
+            len(self.mean) == len(self.std) == 3,
+            "mean and std need one value per channel",
+            expected="3 values",
+            found=self.mean,
+        )
         require(min(self.std) > 0, "std must be positive", expected="> 0", found=self.std)
 
 
@@ -121,9 +126,9 @@ class FeatureSpec(Spec):
         weights_sha256: SHA-256 of the weights file, 64 hexadecimal digits.
         preprocess: how an image becomes the network's input.
         pooling: ``final`` (pooled last layer) or ``multilevel`` (stages 3 to 7 appended).
-        views: views of each image, V: the clean one first, then augmented ones; 1 means the clean image alone.
+        views: number of views per image, V: the unchanged image first, then augmented ones; 1 means no augmented ones.
         dtype: ``float32`` or ``float16``, as stored.
-        precision: ``float32``, ``bfloat16`` or ``float16``, in which the network computes.
+        precision: of the network's arithmetic: ``float32``, ``bfloat16`` or ``float16``.
     """
 
     nested: ClassVar[dict[str, type[Spec]]] = {"preprocess": PreprocessSpec}
@@ -198,7 +203,7 @@ class FeatureSpec(Spec):
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureRequest:
-    """What a user asks for; :func:`xfeat.featurize.pipeline.request.resolve_request` fills in what is left open.
+    """The settings that a user gives; :func:`xfeat.featurize.pipeline.request.resolve_request` fills in the others.
 
     Attributes:
         backbone: a name, or ``auto``.
@@ -207,8 +212,8 @@ class FeatureRequest:
         size: side of the input in pixels; by default the backbone's own.
         normalize: ``half`` or ``imagenet``.
         pooling: as in :class:`FeatureSpec`, like the others.
-        views: of each image, the clean one included.
-        dtype: as stored.
+        views: number of views per image, the unchanged one included.
+        dtype: of the stored features.
         precision: of the network's arithmetic.
     """
 
@@ -228,11 +233,11 @@ class FeatureRequest:
             expected=" or ".join(NORMALIZATIONS),
             found=self.normalize,
         )
-        # The specs refuse what is out of range before a minute is spent on a download.
+        # Ranges are checked before weights are downloaded, which can take a minute.
         self.spec_of(backbone="any", weights_sha256="0" * 64, default_size=PreprocessSpec().size)
 
     def spec_of(self, *, backbone: str, weights_sha256: str, default_size: int) -> FeatureSpec:
-        """Return what is to be computed with a backbone that takes images of ``default_size`` unless told otherwise.
+        """Return the full spec for a backbone; ``default_size`` is its size if the request names none.
 
         Raises:
             SpecError: if a setting is out of range.

@@ -15,27 +15,26 @@ from xfeat.featurize.console import json_option
 @model_argument
 @json_option
 def info(model: Path) -> tuple[dict[str, Any], str]:
-    """Show what is inside MODEL: classes, settings, fingerprints, threshold, size, operators."""
+    """Show the content of MODEL: classes, settings, fingerprints, threshold, size, operators."""
     from xfeat.export.describe import describe_model
 
-    facts = describe_model(model)
-    return facts, _described(facts)
+    description = describe_model(model)
+    return description, _as_text(description)
 
 
-def _described(facts: dict[str, Any]) -> str:
+def _as_text(facts: dict[str, Any]) -> str:
     from xfeat.featurize.specs import FeatureSpec
 
-    decides = f"{facts['positive']} from {facts['threshold']:.4g}" if facts["positive"] else "the most probable class"
-    head = f" (head from {facts['head_bits']} bits)" if facts["head_bits"] else ""
+    decision = f"{facts['positive']} from {facts['threshold']:.4g}" if facts["positive"] else "the most probable class"
     stored = facts["parameters"] / 1e6
     operators = ", ".join(f"{count} {name}" for name, count in facts["operators"].items())
     rows = {
-        "model": f"{facts['model']}, {facts['bytes'] / 1e6:.1f} MB, {stored:.2f} million stored numbers",
-        "form": f"{facts['variant']}, {facts['precision']}{head}, opset {facts['opset']}",
+        "model": f"{facts['model']}, {facts['bytes'] / 1e6:.1f} MB, {stored:.2f} million parameters",
+        "variant": f"{facts['variant']}, {facts['precision']}, opset {facts['opset']}",
         "classes": ", ".join(facts["class_names"]),
-        "decides": decides,
+        "decision": decision,
         "temperature": f"{facts['temperature']:.4g}",
-        "foreign from": "not measured" if facts["ood_threshold"] is None else f"{facts['ood_threshold']:.4g}",
+        "out-of-distribution above": "no score" if facts["ood_threshold"] is None else f"{facts['ood_threshold']:.4g}",
         "features": FeatureSpec.from_dict(facts["feature_spec"]).describe(),
         "run": facts["run"],
         "fingerprints": f"features {facts['feature_fingerprint']}, cache {facts['cache_sha256'][:16]}, "
@@ -45,7 +44,8 @@ def _described(facts: dict[str, Any]) -> str:
         "outputs": _shapes(facts["outputs"]),
         "operators": operators,
     }
-    return "\n".join(f"{name + ':':14}{text}" for name, text in rows.items())
+    width = max(map(len, rows)) + 2
+    return "\n".join(f"{name + ':':{width}}{text}" for name, text in rows.items())
 
 
 def _shapes(tensors: list[dict[str, Any]]) -> str:

@@ -34,27 +34,18 @@ if TYPE_CHECKING:
     type=click.IntRange(min=1),
     default=default_of(QuantizeSpec, "calibration_images"),
     show_default=True,
-    help="Training images on which channels are equalised and the features' mean is put right; 32 of them (more of "
-    "images below 224 pixels, fewer above) are followed through the layers.",
-)
-@click.option(
-    "--float-layers",
-    type=click.IntRange(min=0),
-    metavar="N",
-    help="Exactly so many convolutions stay in float32, those that rounding hurts most.  [default: as few as the gate "
-    "needs]",
+    help="Training images to equalise channels and to correct the mean of each feature. Layers are quantised on 32 of "
+    "them (on more if images are below 224 pixels, on fewer above).",
 )
 @json_option
 def quantize(
     model: Path, output: Path | None, run: Path | None, fp16: bool, **settings: Any
 ) -> tuple[dict[str, Any], str]:
-    """Write MODEL in 8 bits, about a quarter of the size, if it is no worse on the validation images.
+    """Write MODEL in 8 bits, about a quarter of the size, if it passes the accuracy gate.
 
-    Training images of the run calibrate it. Accuracy, sensitivity and AUC are measured before and after. The model is
-    rounded three times, on other images each time, and the one nearest to float32 on the rest is tried first; the
-    head's first matrix has 4 bits a number, or 8. If each loses more than the gate allows, the first block stays in
-    float32, and then the fewest other layers that fix it (minutes). If half of them are not enough: exit code 1, the
-    table, and no file.
+    Training images of the run calibrate it. Accuracy, sensitivity and AUC are measured before and after, on validation
+    images. If all layers in 8 bits lose more than the gate allows, stem and first block stay in float32. If that loses
+    too much as well: exit code 1, a table of both attempts, and no file.
     """
     from xfeat.export.model.file import open_model
     from xfeat.export.quantization.quantize import quantize_model
@@ -64,11 +55,11 @@ def quantize(
     spec = QuantizeSpec(precision="float16" if fp16 else "int8", **settings)
     folder = run or Path(DEFAULT_RUNS) / open_model(model).metadata.run
     if run is None and not folder.exists():
-        raise DataError("the run of the model is not here", path=folder, fix="name its folder with --run")
+        raise DataError("the run of the model was not found", path=folder, fix="name its folder with --run")
     opened = open_run(folder)
     suffix = ".fp16.onnx" if fp16 else ".int8.onnx"
     target = output or model.with_suffix(suffix)
-    done = quantize_model(model, opened, target, spec, lambda what: progress_bar(what, "layers"))
+    done = quantize_model(model, opened, target, spec, lambda what: progress_bar(what, "nodes"))
     return done.to_dict(), _quantized(done)
 
 
@@ -78,17 +69,15 @@ def _quantized(done: Quantized) -> str:
     lines = [
         f"{done.files['full']} and {done.files['core']} written: {done.bytes_after / 1e6:.1f} MB instead of "
         f"{done.bytes_before / 1e6:.1f} MB",
-        f"on {done.images} validation images, largest difference of a probability {done.max_difference:.3f}, mean "
+        f"on {done.images} validation images, probabilities differ by at most {done.max_difference:.3f}, on average by "
         f"{done.mean_difference:.4f}:",
         *scores_table(done.before, done.after),
     ]
     if done.familiar:
         lines.append(
-            "ood: the threshold is {threshold_after:.4g} instead of {threshold_before:.4g}, beyond which "
-            "{beyond_old_threshold:.1%} of them would lie".format(**done.familiar)
+            "out-of-distribution threshold: {threshold_after:.4g} instead of {threshold_before:.4g} "
+            "({beyond_old_threshold:.1%} of the images are above the old one)".format(**done.familiar)
         )
-    if done.head_bits:
-        lines.append(f"first matrix of the head: {done.head_bits} bits a number")
     if done.float_layers:
         lines.append(f"in float32: {', '.join(done.float_layers)}")
     return "\n".join([*lines, f"certificate: {done.certificate}"])

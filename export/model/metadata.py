@@ -1,4 +1,4 @@
-"""What a model file says of itself, in ONNX ``metadata_props``. Read by the server, so neither torch nor onnx here."""
+"""The metadata of a model file, in ONNX ``metadata_props``. Read by the server, so no torch and no onnx here."""
 
 from __future__ import annotations
 
@@ -19,26 +19,24 @@ PRECISIONS = ("float32", "float16", "int8")
 
 @dataclass(frozen=True, kw_only=True)
 class ModelMetadata(Spec):
-    """Everything that a server or an auditor needs to know of a model file.
+    """Everything that a server or an auditor needs to know about a model file.
 
     Attributes:
         variant: ``full`` takes uint8 (N, H, W, 3) pixels of any size, ``core`` float32 (N, 3, S, S) in 0..255.
         class_names: names of the outputs, in order.
         feature_spec: backbone, its weights and the preprocessing.
-        temperature: logits are divided by it before the softmax; 1 leaves them as they are.
-        positive: the class whose threshold decides, or ``None`` for the most probable class.
-        threshold: probability of ``positive`` from which it is decided, 0..1, or ``None``.
+        temperature: logits are divided by it before the softmax; 1 changes nothing.
+        positive: the class that is predicted from its threshold on, or ``None``: the most probable class is predicted.
+        threshold: probability from which ``positive`` is predicted, 0..1, or ``None``.
         cache_sha256: digest of the features the head was trained on.
         head_sha256: digest of the head's weights file.
         run: name of the run folder.
         metrics: of the run, per split, for the model's page.
-        ood_threshold: distance (output ``ood``) that 95 % of the validation images stay below, or ``None`` if the model
-            does not measure it.
-        precision: how the weights of the backbone are stored: ``float32``, ``float16`` or ``int8``.
-        float_layers: convolutions that stayed in float32 in an ``int8`` model, by name.
-        head_bits: of each number of the head's first matrix in an ``int8`` model, 4 or 8; ``None`` where it is too
-            small for 4, and in other models.
-        audit: whether the training data were audited and passed, as the run notes it, or ``None`` if it does not say.
+        ood_threshold: ood score (output ``ood``) that 95 % of the validation images do not exceed, or ``None`` if the
+            model has no such output.
+        precision: of the backbone's weights: ``float32``, ``float16`` or ``int8``.
+        float_layers: names of the convolutions in float32 in an ``int8`` model.
+        audit: result of the audit of the training data, from the run; ``None`` if the run has none.
     """
 
     nested: ClassVar[dict[str, type[Spec]]] = {"feature_spec": FeatureSpec}
@@ -56,27 +54,30 @@ class ModelMetadata(Spec):
     ood_threshold: float | None = None
     precision: str = "float32"
     float_layers: tuple[str, ...] = ()
-    head_bits: int | None = None
     audit: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
         require(self.variant in VARIANTS, "unknown variant", expected=" or ".join(VARIANTS), found=self.variant)
         require(self.precision in PRECISIONS, "unknown precision", expected=", ".join(PRECISIONS), found=self.precision)
-        require(self.head_bits in (None, 4, 8), "unknown bits", expected="4, 8 or none", found=self.head_bits)
         require(len(self.class_names) >= 2, "too few classes", expected="two or more", found=self.class_names)
         require(self.temperature > 0, "temperature must be positive", expected="> 0", found=self.temperature)
         require(
             (self.positive is None) == (self.threshold is None),
-            "a threshold needs a positive class and the reverse",
+            "a threshold and a positive class need each other",
             expected="both or neither",
             found=(self.positive, self.threshold),
         )
         if self.positive is not None and self.threshold is not None:
-            require(self.positive in self.class_names, "no such class", expected="a class", found=self.positive)
+            require(
+                self.positive in self.class_names,
+                "unknown class",
+                expected=", ".join(self.class_names),
+                found=self.positive,
+            )
             require(0 <= self.threshold <= 1, "threshold out of range", expected="0 to 1", found=self.threshold)
 
     def to_props(self) -> dict[str, str]:
-        """Return the entries to write into ``metadata_props``."""
+        """Return the entries of ``metadata_props``."""
         return {
             "xfeat.format": FORMAT,
             "xfeat.schema_version": str(SCHEMA_VERSION),
@@ -92,34 +93,36 @@ class ModelMetadata(Spec):
             path: the file, for messages.
 
         Raises:
-            ModelError: if they are missing, of another version, or unreadable.
+            ModelError: if they are missing, have another version, or cannot be read.
         """
         fix = "export the run again with xexport onnx"
         if props.get("xfeat.format") != FORMAT:
             raise ModelError(
-                "a model without this project's metadata", path=path, expected="a file of xexport onnx", fix=fix
+                "the model has no xfeat metadata", path=path, expected="a file written by xexport onnx", fix=fix
             )
         if props.get("xfeat.schema_version") != str(SCHEMA_VERSION):
             raise ModelError(
-                "a model of another schema version",
+                "a model with another schema version",
                 path=path,
                 expected=str(SCHEMA_VERSION),
                 found=props.get("xfeat.schema_version"),
                 fix=fix,
             )
         try:
-            return cls.from_dict(json.loads(props["xfeat.metadata"]))
+            data = json.loads(props["xfeat.metadata"])
+            data.pop("head_bits", None)  # in INT8 files of version 0.1
+            return cls.from_dict(data)
         except MismatchError as error:
             again = f"{error.fix}, then xhead train and xexport onnx"
             raise MismatchError(error.what, path=path, expected=error.expected, found=error.found, fix=again) from error
         except (KeyError, ValueError, TypeError, AttributeError, SpecError) as error:
-            raise ModelError("unreadable metadata", path=path, found=str(error), fix=fix) from error
+            raise ModelError("metadata cannot be read", path=path, found=str(error), fix=fix) from error
 
     def decide(self, probabilities: list[float]) -> str:
-        """Return the class decided on: by the threshold if there is one, else the most probable.
+        """Return the predicted class: by the threshold if there is one, otherwise the most probable.
 
         Args:
-            probabilities: one a class, in order, adding up to 1.
+            probabilities: one per class, in order, with a sum of 1.
         """
         ranked = sorted(range(len(probabilities)), key=probabilities.__getitem__, reverse=True)
         if self.positive is not None and self.threshold is not None:

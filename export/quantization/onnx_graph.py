@@ -1,8 +1,8 @@
-"""A traced model's graph: who makes a tensor, who reads it, where the backbone ends. ONNX in, ONNX out."""
+"""Reading and changing the graph of a traced model, and running parts of it. ONNX in, ONNX out."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,12 +13,13 @@ from onnxscript import optimizer
 
 from xfeat.export.build.assemble import INPUT
 from xfeat.export.model.batches import batches, to_nchw
-from xfeat.export.model.outputs import CORE_OUTPUTS
+from xfeat.export.model.outputs import LOGITS
 from xfeat.featurize.images.preprocess import Pixels
+from xfeat.featurize.system.onnx_session import open_session
 
 
 class Graph:
-    """A model to look things up in, and to change.
+    """A model with lookups by name.
 
     Attributes:
         proto: the model, changed in place.
@@ -30,20 +31,20 @@ class Graph:
 
     @property
     def nodes(self) -> Sequence[onnx.NodeProto]:
-        """All of them, each behind those it reads from."""
+        """All nodes, in the order of computation."""
         return list(self.proto.graph.node)
 
     @property
     def convolutions(self) -> list[onnx.NodeProto]:
-        """From the input on."""
+        """All convolutions, in the order of computation."""
         return [node for node in self.nodes if node.op_type == "Conv"]
 
     def producers(self) -> dict[str, onnx.NodeProto]:
-        """Return tensor to the node that makes it."""
+        """Return a mapping from tensor to the node that computes it."""
         return {name: node for node in self.nodes for name in node.output}
 
     def readers(self) -> dict[str, list[onnx.NodeProto]]:
-        """Return tensor to the nodes that read it."""
+        """Return a mapping from tensor to the nodes that read it."""
         found: dict[str, list[onnx.NodeProto]] = {}
         for node in self.nodes:
             for name in dict.fromkeys(node.input):
@@ -51,7 +52,7 @@ class Graph:
         return found
 
     def is_weight(self, name: str) -> bool:
-        """Whether a tensor is stored in the model."""
+        """Return whether a tensor is stored in the model."""
         return name in self._weights
 
     def weight(self, name: str) -> NDArray[Any]:
@@ -59,28 +60,31 @@ class Graph:
         return onnx.numpy_helper.to_array(self._weights[name])
 
     def set_weight(self, name: str, values: NDArray[Any]) -> None:
-        """Store a tensor, anew or for the first time."""
+        """Add or replace a stored tensor."""
         if name not in self._weights:
             self._weights[name] = self.proto.graph.initializer.add()
         self._weights[name].CopyFrom(onnx.numpy_helper.from_array(values, name))
 
-    def insert_behind(self, name: str, node: onnx.NodeProto, readers: Sequence[onnx.NodeProto]) -> None:
-        """Put a node of one output behind the tensor ``name``; ``readers`` read the node instead."""
+    def insert_after(self, name: str, node: onnx.NodeProto, readers: Sequence[onnx.NodeProto]) -> None:
+        """Insert a node with one output after the tensor ``name``; ``readers`` then read that output."""
         for reader in readers:
             reader.input[:] = [node.output[0] if each == name else each for each in reader.input]
         places = [place for place, each in enumerate(self.proto.graph.node) if name in each.output]
         self.proto.graph.node.insert(places[0] + 1 if places else 0, node)
 
     def replace_nodes(self, nodes: Sequence[onnx.NodeProto]) -> None:
-        """Put other nodes in place of all; weights that none of them reads leave."""
+        """Replace all nodes, and remove the weights that are then unused."""
         kept = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
         del self.proto.graph.node[:]
         self.proto.graph.node.extend(kept)
         read = {name for node in kept for name in node.input}
-        tensors = [tensor for tensor in self.proto.graph.initializer if tensor.name in read]
-        copies = [onnx.TensorProto.FromString(tensor.SerializeToString()) for tensor in tensors]
+        weights = [
+            onnx.TensorProto.FromString(tensor.SerializeToString())
+            for tensor in self.proto.graph.initializer
+            if tensor.name in read
+        ]
         del self.proto.graph.initializer[:]
-        self.proto.graph.initializer.extend(copies)
+        self.proto.graph.initializer.extend(weights)
         self._weights = {tensor.name: tensor for tensor in self.proto.graph.initializer}
 
 
@@ -98,7 +102,7 @@ def attribute(node: onnx.NodeProto, name: str, default: Any) -> Any:
 
 
 def after_pooling(model: onnx.ModelProto) -> list[onnx.NodeProto]:
-    """Return the nodes behind the last maps: pooling, head, heatmap and distance."""
+    """Return the nodes after the last feature maps: pooling, head, heatmap and ood score."""
     leads_to_convolution: set[str] = set()
     for node in reversed(model.graph.node):
         if node.op_type == "Conv" or leads_to_convolution & set(node.output):
@@ -106,7 +110,7 @@ def after_pooling(model: onnx.ModelProto) -> list[onnx.NodeProto]:
     reached: set[str] = set()
     nodes = []
     for node in model.graph.node:
-        # squeeze-and-excite pools inside the backbone: convolutions follow
+        # squeeze-and-excite also pools, but convolutions follow
         starts = node.op_type in ("ReduceMean", "Reshape") and not leads_to_convolution & set(node.output)
         if starts or reached & set(node.input):
             reached.update(node.output)
@@ -115,18 +119,16 @@ def after_pooling(model: onnx.ModelProto) -> list[onnx.NodeProto]:
 
 
 def features_name(model: onnx.ModelProto) -> str:
-    """Return the name of the features: what the first layer of the head multiplies."""
-    producers = {name: node for node in model.graph.node for name in node.output}
-    node = producers[CORE_OUTPUTS[1]]
-    while True:
-        source = producers[node.input[0]]
-        if source.op_type not in ("Gemm", "Relu", "MatMul", "Add"):
-            return str(node.input[0])
-        node = source
+    """Return the name of the features: the input of the head's first layer."""
+    producers = Graph(model).producers()
+    name = LOGITS
+    while producers[name].op_type in ("Gemm", "Relu", "MatMul", "Add"):
+        name = producers[name].input[0]
+    return name
 
 
 def cut_at(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
-    """Return the part of a model that the tensor ``name`` needs, with it as the only output."""
+    """Return the part of a model that computes the tensor ``name``, its only output."""
     part = copied(model)
     del part.graph.output[:], part.graph.value_info[:]
     part.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
@@ -135,25 +137,49 @@ def cut_at(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
     return part
 
 
-def run_model(model: onnx.ModelProto, pixels: Pixels, names: Sequence[str]) -> list[NDArray[np.float32]]:
-    """Return tensors (n, …) of a model for uint8 (n, S, S, 3), whether it gives them or not."""
+def run_model(
+    model: onnx.ModelProto,
+    pixels: Pixels,
+    names: Sequence[str],
+    reduce: Callable[[NDArray[np.float32]], NDArray[np.float32]] = lambda values: values,
+) -> list[NDArray[np.float32]]:
+    """Return any tensors (n, …) of a model for images uint8 (n, S, S, 3), reduced batch by batch."""
     probe = copied(model)
     del probe.graph.output[:]
     for name in names:
         probe.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
-    session = ort.InferenceSession(probe.SerializeToString(), providers=["CPUExecutionProvider"])
-    answers = [session.run(list(names), {INPUT: to_nchw(block)}) for block in batches(pixels)]
+    session = _open(probe)
+    answers = [map(reduce, session.run(list(names), {INPUT: to_nchw(batch)})) for batch in batches(pixels)]
     return [np.concatenate(each) for each in zip(*answers, strict=True)]
 
 
+def run_node(graph: Graph, node: onnx.NodeProto, *inputs: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
+    """Return the first output of one node for each of some inputs, by name; other inputs are stored weights."""
+    names = [name for name in dict.fromkeys(node.input) if name in inputs[0]]
+    weights = [name for name in dict.fromkeys(node.input) if name and name not in names]
+    tensor, dtype = onnx.helper.make_tensor_value_info, onnx.helper.np_dtype_to_tensor_dtype
+    part = onnx.helper.make_graph(
+        [node],
+        "node",
+        [tensor(name, dtype(inputs[0][name].dtype), None) for name in names],
+        [onnx.helper.make_empty_tensor_value_info(name) for name in node.output],
+        [onnx.numpy_helper.from_array(graph.weight(name), name) for name in weights],
+    )
+    proto = graph.proto
+    session = _open(onnx.helper.make_model(part, opset_imports=proto.opset_import, ir_version=proto.ir_version))
+    return [np.asarray(session.run(None, {name: each[name] for name in names})[0]) for each in inputs]
+
+
+def _open(model: onnx.ModelProto) -> ort.InferenceSession:
+    return open_session(model.SerializeToString())
+
+
 def cleaned(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Take out what describes how a model was made, and opsets it does not use."""
+    """Remove what describes how a model was made, and opsets that it does not use."""
     used = {node.domain for node in model.graph.node}
     kept = [entry for entry in model.opset_import if entry.domain in used or entry.domain == ""]
-    del model.opset_import[:]
+    del model.opset_import[:], model.graph.value_info[:], model.metadata_props[:]
     model.opset_import.extend(kept)
-    del model.graph.value_info[:]
-    del model.metadata_props[:]
     for node in model.graph.node:
         node.doc_string = ""
         del node.metadata_props[:]

@@ -1,109 +1,75 @@
-"""Writing 8 bits into a model: QuantizeLinear and DequantizeLinear around what runtimes then compute in 8 bits."""
+"""Writing 8 bits into a model, as QuantizeLinear and DequantizeLinear nodes around what runtimes compute in 8 bits."""
 
 from __future__ import annotations
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
 
 from xfeat.export.quantization.first_layer import read_grey_levels
-from xfeat.export.quantization.four_bit_head import HalfBytes
 from xfeat.export.quantization.onnx_graph import Graph
-from xfeat.export.quantization.rounding import Layer, Levels, Rounded, nearest_weights
+from xfeat.export.quantization.rounding import ActivationScale, Int8Convolution, QuantizedLayers, channel_scales
 
-# Matrices with fewer numbers stay as they are: they weigh nothing.
-_SMALL = 16_384
+# Smaller matrices stay in float32: storing them in 8 bits would save nothing that shows.
+_MIN_MATRIX = 16_384
 
 
-def write_rounded(model: onnx.ModelProto, rounded: Rounded) -> None:
-    """Put what a pass found into the model: tensors between layers through 8 bits, convolutions with 8-bit weights.
+def write_layers(model: onnx.ModelProto, layers: QuantizedLayers) -> None:
+    """Write quantized layers into the model that they were computed for.
 
-    Biases stay float32: onnxruntime makes the whole numbers that its convolutions add of them when it loads the file.
+    Biases stay float32: onnxruntime converts them to the integers that its convolutions add when it loads the file.
 
     Args:
-        model: the one that was rounded, changed in place.
-        rounded: steps and layers by name.
+        model: changed in place.
+        layers: scales and 8-bit convolutions by name.
     """
     graph = Graph(model)
     sums = {node.output[0] for node in graph.nodes if node.op_type == "Add"}
     nodes = []
     for node in graph.nodes:
-        kept = sums if node.op_type == "Add" else ()
+        exact = sums if node.op_type == "Add" else ()
         node.input[:] = [
-            f"{name}_rounded" if name in rounded.tensors and name not in kept else name for name in node.input
+            f"{name}_quantized" if name in layers.activations and name not in exact else name for name in node.input
         ]
-        if node.name in rounded.layers:
-            nodes.append(_write_layer(graph, node, rounded.layers[node.name]))
+        if node.name in layers.convolutions:
+            nodes.append(_write_convolution(graph, node, layers.convolutions[node.name]))
         nodes.append(node)
         for name in node.output:
-            if name in rounded.tensors:
-                nodes += _write_levels(graph, name, rounded.tensors[name])
+            if name in layers.activations:
+                nodes += _write_activation(graph, name, layers.activations[name])
     graph.replace_nodes(nodes)
     read_grey_levels(model)
-    graph = Graph(model)
-    _keep_in_float(graph, [node for node in graph.convolutions if node.name not in rounded.layers])
 
 
 def store_matrices_in_8_bits(model: onnx.ModelProto) -> None:
-    """Replace the head's and the distance's matrices by 8-bit ones with a scale a column, widened where used."""
-    graph = Graph(model)
-    names = [tensor.name for tensor in model.graph.initializer if len(tensor.dims) == 2]
-    matrices = {name: graph.weight(name) for name in names}
-    large = {name: each for name, each in matrices.items() if each.dtype == np.float32 and each.size >= _SMALL}
-    nodes = []
-    for place, (name, values) in enumerate(large.items()):
-        same = [other for other in list(large)[:place] if np.array_equal(large[other].T, values)]
-        if same:  # folding constants has written one of them twice, the second time turned
-            nodes.append(onnx.helper.make_node("Transpose", [f"{same[0]}_widened"], [f"{name}_widened"], perm=[1, 0]))
-        else:
-            nodes += _widen_once(graph, name, values)
-    for node in graph.nodes:
-        node.input[:] = [f"{each}_widened" if each in large else each for each in node.input]
-    graph.replace_nodes([*nodes, *graph.nodes])
+    """Store the matrices of head and ood score in 8 bits with a scale per column, converted back where they are used.
 
-
-def store_matrix_in_4_bits(model: onnx.ModelProto, name: str, matrix: HalfBytes) -> None:
-    """Store a matrix two numbers to a byte, unpacked where used; the bias of its layer takes what rounding shifts.
-
-    The file has ``16 a + b`` in a signed byte, a in the left half of the columns and b in the right one. Since b is at
-    most 7, rounding a sixteenth of it gives a: operators that every runtime has and computes once, when it loads the
-    file.
-
-    Args:
-        model: changed in place.
-        name: the weight of one Gemm, and of products that read it as well.
-        matrix: what takes its place.
+    Per column, because the head's BatchNorms are folded in and widen the columns of narrow features. Casts and a
+    product convert them: onnxruntime computes these once, when it loads the file, but a DequantizeLinear for every
+    image, which took 29 % of the time of a whole model. The cast to int32 keeps OpenVINO 2026.4 from computing in
+    8 bits itself: with a scale per column it crashes.
     """
     graph = Graph(model)
-    left, right = np.split(matrix.levels, 2, axis=1)
-    stored = {"levels": left * np.int8(16) + right, "rows": matrix.rows, "columns": matrix.columns}
-    for part, values in (stored | {"byte": np.float32(16), "part": np.float32(1 / 16)}).items():
-        graph.set_weight(f"{name}_{part}", np.asarray(values))
-    for node in graph.nodes:
-        if node.op_type == "Gemm" and node.input[1] == name:
-            graph.set_weight(f"{name}_bias_rounded", matrix.bias)
-            node.input[2] = f"{name}_bias_rounded"
-        node.input[:] = [f"{name}_widened" if each == name else each for each in node.input]
-    steps = (
-        ("Mul", ("whole", "part"), "sixteenth"),
-        ("Round", ("sixteenth",), "left"),
-        ("Mul", ("left", "byte"), "left_bits"),
-        ("Sub", ("whole", "left_bits"), "right"),
-        ("Concat", ("left", "right"), "unscaled"),
-        ("Mul", ("unscaled", "rows"), "scaled"),
-        ("Mul", ("scaled", "columns"), "widened"),
-    )
-    nodes = _as_float(name, "whole")
-    for operator, given, made in steps:
-        read = [f"{name}_{each}" for each in given]
-        nodes.append(onnx.helper.make_node(operator, read, [f"{name}_{made}"], name=f"{name}_{made}"))
-        if operator == "Concat":
-            nodes[-1].attribute.append(onnx.helper.make_attribute("axis", 1))
-    graph.replace_nodes([*nodes, *graph.nodes])
+    made = []
+    cast = onnx.helper.make_node
+    for name in [tensor.name for tensor in model.graph.initializer if len(tensor.dims) == 2]:
+        matrix = graph.weight(name)
+        if matrix.dtype != np.float32 or matrix.size < _MIN_MATRIX:
+            continue
+        scale = channel_scales(matrix.T)
+        graph.set_weight(f"{name}_levels", np.rint(matrix / scale).astype(np.int8))
+        graph.set_weight(f"{name}_scale", scale.reshape(1, -1))
+        made += [
+            cast("Cast", [f"{name}_levels"], [f"{name}_int32"], name=f"{name}_int32", to=onnx.TensorProto.INT32),
+            cast("Cast", [f"{name}_int32"], [f"{name}_float"], name=f"{name}_float", to=onnx.TensorProto.FLOAT),
+            cast("Mul", [f"{name}_float", f"{name}_scale"], [f"{name}_dequantized"], name=f"{name}_dequantized"),
+        ]
+        for node in model.graph.node:
+            node.input[:] = [f"{name}_dequantized" if each == name else each for each in node.input]
+    graph.replace_nodes([*made, *graph.nodes])
 
 
 def shorten_names(model: onnx.ModelProto) -> None:
-    """Number the tensors inside a model instead of naming them, which takes as much room as all biases."""
+    """Number the tensors inside a model instead of naming them: names take as much space as all biases."""
     outside = {each.name for each in (*model.graph.input, *model.graph.output)}
     short: dict[str, str] = {"": ""}
     for place, node in enumerate(model.graph.node):
@@ -114,71 +80,23 @@ def shorten_names(model: onnx.ModelProto) -> None:
         tensor.name = short.get(tensor.name, tensor.name)
 
 
-def _keep_in_float(graph: Graph, layers: list[onnx.NodeProto]) -> None:
-    """Stop onnxruntime from rounding layers of its own accord, their weights with one scale for all channels.
-
-    It does so (WeightBiasQuantization in its sources) where a float convolution reads 8 bits and writes 8 bits; a
-    maximum with the lowest number in between changes nothing else.
-    """
-    producers = graph.producers()
-    for node in layers:
-        source = node.input[0]
-        if source in producers and producers[source].op_type == "DequantizeLinear":
-            graph.set_weight("lowest", np.array(np.finfo(np.float32).min))
-            kept = onnx.helper.make_node("Max", [source, "lowest"], [f"{node.name}_in_float"], name=f"{node.name}_max")
-            graph.insert_behind(source, kept, [node])
-
-
-def _write_layer(graph: Graph, node: onnx.NodeProto, layer: Layer) -> onnx.NodeProto:
-    name, bias = node.input[1], f"{node.input[1]}_bias_rounded"
-    graph.set_weight(bias, layer.bias)
-    node.input[1:] = [f"{name}_widened", bias]
-    return _widen(graph, name, layer.weight, layer.scale)
-
-
-def _widen_once(graph: Graph, name: str, values: NDArray[np.float32]) -> list[onnx.NodeProto]:
-    """Store a matrix and return the nodes that make float32 of it when a runtime loads the file, as ``…_widened``.
-
-    A scale a column, because the head's BatchNorms are folded in and widen the columns of narrow features. onnxruntime
-    computes casts and products of constants once, but a DequantizeLinear for every image: that was 29 % of the time of
-    a whole model.
-    """
-    weight, scale = nearest_weights(values.T)
-    graph.set_weight(f"{name}_levels", np.ascontiguousarray(weight.T))
-    graph.set_weight(f"{name}_scale", scale.reshape(1, -1))
-    parts = [f"{name}_unscaled", f"{name}_scale"]
-    scaled = onnx.helper.make_node("Mul", parts, [f"{name}_widened"], name=f"{name}_widen")
-    return [*_as_float(name, "unscaled"), scaled]
-
-
-def _as_float(name: str, made: str) -> list[onnx.NodeProto]:
-    """Return the nodes that make float32 of the int8 levels of a matrix.
-
-    The detour through int32 keeps OpenVINO 2026.4 from computing in 8 bits itself: with a scale a column it crashes.
-    """
-    steps = (("levels", "int32", onnx.TensorProto.INT32), ("int32", made, onnx.TensorProto.FLOAT))
-    return [
-        onnx.helper.make_node("Cast", [f"{name}_{given}"], [f"{name}_{cast}"], name=f"{name}_{cast}", to=to)
-        for given, cast, to in steps
-    ]
-
-
-def _widen(graph: Graph, name: str, weight: NDArray[np.int8], scale: NDArray[np.float32]) -> onnx.NodeProto:
-    """Store a weight and return the node that makes float32 of it, as ``…_widened``."""
-    zeros = f"zeros_{len(scale)}"  # shared by all weights of as many scales
-    for part, values in ((f"{name}_levels", weight), (f"{name}_scale", scale), (zeros, np.zeros(len(scale), np.int8))):
-        graph.set_weight(part, values)
+def _write_convolution(graph: Graph, node: onnx.NodeProto, layer: Int8Convolution) -> onnx.NodeProto:
+    """Store weight and bias, and return the node that converts the weight to float32."""
+    name, zeros = node.input[1], f"zeros_{len(layer.scale)}"  # zero points shared by all weights of as many channels
     parts = [f"{name}_levels", f"{name}_scale", zeros]
-    return onnx.helper.make_node("DequantizeLinear", parts, [f"{name}_widened"], name=f"{name}_widen", axis=0)
+    graph.set_weight(parts[0], layer.weight)
+    graph.set_weight(parts[1], layer.scale)
+    graph.set_weight(zeros, np.zeros(len(layer.scale), np.int8))
+    graph.set_weight(f"{name}_bias_corrected", layer.bias)
+    node.input[1:] = [f"{name}_dequantized", f"{name}_bias_corrected"]
+    return onnx.helper.make_node("DequantizeLinear", parts, [node.input[1]], name=node.input[1], axis=0)
 
 
-def _write_levels(graph: Graph, name: str, levels: Levels) -> list[onnx.NodeProto]:
-    graph.set_weight(f"{name}_step", np.asarray(levels.step))
-    graph.set_weight(f"{name}_zero", np.asarray(levels.zero))
-    parts = [f"{name}_step", f"{name}_zero"]
+def _write_activation(graph: Graph, name: str, scale: ActivationScale) -> list[onnx.NodeProto]:
+    parts, levels, made = [f"{name}_step", f"{name}_zero_point"], f"{name}_levels", f"{name}_quantized"
+    graph.set_weight(parts[0], np.asarray(scale.step))
+    graph.set_weight(parts[1], np.asarray(scale.zero_point))
     return [
-        onnx.helper.make_node("QuantizeLinear", [name, *parts], [f"{name}_levels"], name=f"{name}_quantize"),
-        onnx.helper.make_node(
-            "DequantizeLinear", [f"{name}_levels", *parts], [f"{name}_rounded"], name=f"{name}_dequantize"
-        ),
+        onnx.helper.make_node("QuantizeLinear", [name, *parts], [levels], name=levels),
+        onnx.helper.make_node("DequantizeLinear", [levels, *parts], [made], name=made),
     ]

@@ -1,4 +1,4 @@
-"""Two small pictures laid over each other: a crop or a turn of an image fits it once it has been moved back."""
+"""Image registration of small grey images: finds copies of an image that were cropped or rotated."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from numpy.typing import NDArray
 Pictures = NDArray[np.float32]
 """(n, side, side)."""
 
-# Grey levels (root mean square) of fine detail below which an image is too plain to compare.
+# Root mean square of fine detail, in grey levels, below which an image is too uniform to compare.
 PLAIN = 0.5
-# What a placement may do and still be a crop or a turn: stretch or shrink, and leave part of the points outside.
+# Limits of a plausible crop or rotation: the scaling, and the smallest share of points that overlap.
 _MOST_STRETCH = 1.35
 _LEAST_OVERLAP = 0.6
-# Left out at the edges, as shares of the side: of the picture that stays, where a crop has more than its copy, and of
-# the one that is moved, where a turn leaves black wedges.
+# Ignored at the edges, as shares of the side: in the first image, which a crop does not fully contain, and in the
+# second, where a rotation leaves black wedges.
 _MARGIN = 0.12
 _EDGE = 0.08
-_STEADY = 1e-3  # of the mean diagonal, added to it: pictures with detail along one direction only
+_STEADY = 1e-3  # regularisation, as a share of the mean diagonal: for images with detail in one direction only
 
 
 class _Level(NamedTuple):
-    """One round of fitting: side in pixels, blurs whose difference is looked at (sigma in pixels), and steps."""
+    """One level of the fit: side in pixels, sigmas of the two blurs whose difference is compared, and steps."""
 
     side: int
     fine: float
@@ -31,13 +31,13 @@ class _Level(NamedTuple):
     steps: int
 
 
-# The first reaches as far as ten percent of the side, the second decides.
+# The first level finds shifts of up to ten percent of the side, the second refines them.
 _ROUGH = _Level(32, 1.0, 5.0, 16)
 _EXACT = _Level(64, 0.7, 2.5, 6)
 
 
 class _Placement(NamedTuple):
-    """Where in the second picture each point of the first lies: linear (n, 2, 2) and shift (n, 2), in sides."""
+    """Affine maps from the first image to the second: linear (n, 2, 2) and shift (n, 2), in units of the side."""
 
     linear: NDArray[np.float32]
     shift: NDArray[np.float32]
@@ -46,19 +46,19 @@ class _Placement(NamedTuple):
 def aligned_correlation(
     first: NDArray[np.uint8], second: NDArray[np.uint8]
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """Correlate the fine detail of small grey pictures after laying the second over the first.
+    """Correlate the fine detail of small grey images after registering the second to the first.
 
     Args:
         first: uint8 (n, 64, 64).
         second: uint8 (n, 64, 64).
 
     Returns:
-        Correlation, float32 (n,), where they overlap, 0 where no crop or turn of up to about ten percent or ten degrees
-        explains the fit or an image is too plain; whether the second was mirrored first.
+        Correlation where the two overlap, float32 (n,), 0 if the map is no crop or rotation of up to about ten percent
+        or ten degrees, or an image is too uniform; whether the second was mirrored, bool (n,).
 
     Source:
         Baker and Matthews, "Lucas-Kanade 20 Years On", 2004: the inverse compositional algorithm, affine, on normalised
-        pictures.
+        images.
     """
     one, other = first.astype(np.float32), second.astype(np.float32)
     straight, fit = _place(one, other, _ROUGH, _unmoved(len(one)))
@@ -71,13 +71,13 @@ def aligned_correlation(
 
 
 def equalised(pictures: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Give every picture the same share of all grey levels, so that gamma, brightness and contrast no longer matter.
+    """Equalise histograms, so that gamma, brightness and contrast no longer matter.
 
     Args:
         pictures: uint8 (n, side, side).
 
     Returns:
-        uint8 (n, side, side): each point's rank among the points of its picture.
+        uint8 (n, side, side): the rank of each pixel in its image.
     """
     from scipy.stats import rankdata
 
@@ -104,13 +104,13 @@ def _is_plausible(placement: _Placement) -> NDArray[np.bool_]:
 def _place(
     first: Pictures, second: Pictures, level: _Level, start: _Placement
 ) -> tuple[_Placement, NDArray[np.float32]]:
-    """Improve placements step by step; return them and the correlations (n,) that they give."""
+    """Refine placements step by step; return them and their correlations (n,)."""
     one, other = _band(first, level), _band(second, level)
     x, y = _points(level.side)
     length = np.linalg.norm(_inner(one), axis=1)[:, None, None]
     slope_y, slope_x = np.gradient(one / np.maximum(length, 1e-6), axis=(1, 2))
     down, right = _inner(slope_y) * level.side, _inner(slope_x) * level.side
-    # How the picture changes with each of the six numbers of a placement, and which numbers a difference asks for.
+    # The derivative of the image with respect to the six parameters, and the least-squares solution for a difference.
     changes = np.stack([right * x, right * y, down * x, down * y, right, down], axis=1)
     normal = changes @ changes.transpose(0, 2, 1)
     steady = _STEADY * np.trace(normal, axis1=1, axis2=2) / 6 + 1e-6
@@ -130,7 +130,7 @@ def _place(
 
 
 def _band(pictures: Pictures, level: _Level) -> Pictures:
-    """Return what lies between two blurs, at the side of the level: what is common to all chests is coarser."""
+    """Return the difference of two blurs, at the side of the level: what all chests have in common is coarser."""
     from scipy.ndimage import gaussian_filter
 
     parts = pictures.shape[1] // level.side
@@ -141,21 +141,21 @@ def _band(pictures: Pictures, level: _Level) -> Pictures:
 
 
 def _inner(pictures: Pictures) -> NDArray[np.float32]:
-    """Return the points (n, p) of pictures that are compared."""
+    """Return the pixels (n, p) that are compared."""
     cut = round(_MARGIN * pictures.shape[1])
     points = (pictures.shape[1] - 2 * cut) ** 2
     return np.ascontiguousarray(pictures[:, cut:-cut, cut:-cut]).reshape(len(pictures), points)
 
 
 def _points(side: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Return where those points lie: x and y (p,), in sides from the middle."""
+    """Return the coordinates of those pixels: x and y (p,), from the middle, in units of the side."""
     along = ((np.arange(side, dtype=np.float32) - (side - 1) / 2) / side).astype(np.float32)
     y, x = np.meshgrid(along, along, indexing="ij")
     return _inner(x[None])[0], _inner(y[None])[0]
 
 
 def _moved(pictures: Pictures, placement: _Placement) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Sample pictures, bilinear, where a placement puts the points; return values and which lie inside, (n, p)."""
+    """Sample images, bilinear, at the mapped points; return the values and which points are inside, (n, p)."""
     side = pictures.shape[1]
     x, y = _points(side)
     linear, shift = placement
@@ -177,7 +177,7 @@ def _moved(pictures: Pictures, placement: _Placement) -> tuple[NDArray[np.float3
 
 
 def _unit(values: NDArray[np.float32], seen: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return values (n, p) less their mean and divided by their length, 0 where ``seen`` is."""
+    """Return values (n, p) minus their mean, divided by their norm, and 0 where ``seen`` is 0."""
     mean = (values * seen).sum(axis=1, keepdims=True) / np.maximum(seen.sum(axis=1, keepdims=True), 1)
     centred = (values - mean) * seen
     unit: NDArray[np.float32] = centred / np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-6)

@@ -1,4 +1,4 @@
-"""What the counts say: tiny classes, a test too small to measure with, images that were never read."""
+"""Findings from counts: small or imbalanced classes, missing or small test splits, unreadable files."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from xfeat.featurize.audit.specs import AuditSpec
 from xfeat.featurize.audit.survey import Survey
 from xfeat.featurize.cache.reader import FeatureCache
 
-# One class this many times as frequent as another makes accuracy a poor measure.
+# If one class is so many times as frequent as another, accuracy is a poor measure.
 _IMBALANCE_RATIO = 5
 
 
 def balance_findings(cache: FeatureCache, spec: AuditSpec) -> list[Finding]:
-    """Judge the counts per split and class."""
+    """Check the counts per split and class."""
     counts = {part: {name: n for name, n in row.items() if name != "none"} for part, row in cache.counts.items()}
     train = counts.get("train", counts.get("none", {}))
     findings = []
@@ -24,9 +24,9 @@ def balance_findings(cache: FeatureCache, spec: AuditSpec) -> list[Finding]:
             Finding(
                 kind="balance.tiny-class",
                 severity=WARNING,
-                title="Hardly any training images of " + ", ".join(f"{name} ({n})" for name, n in tiny.items()),
-                meaning=f"From fewer than {spec.few_class_images} images a class is learnt by chance, if at all.",
-                fix="add images of it, or leave the class out with xfeat featurize --classes",
+                title="Very few training images of " + ", ".join(f"{name} ({n})" for name, n in tiny.items()),
+                meaning=f"A class with fewer than {spec.few_class_images} training images is hardly learnt.",
+                fix="add images of it, or exclude the class with xfeat featurize --classes",
             )
         )
     if train and max(train.values()) >= _IMBALANCE_RATIO * max(1, min(train.values())):
@@ -36,23 +36,23 @@ def balance_findings(cache: FeatureCache, spec: AuditSpec) -> list[Finding]:
                 kind="balance.lopsided",
                 severity=WARNING,
                 title=f"{train[most] / max(1, train[least]):.0f} times as many training images of {most} as of {least}",
-                meaning=f"Calling everything {most} would be right in {train[most] / sum(train.values()):.0%} of "
-                "cases: accuracy alone says little here.",
-                fix="read sensitivity per class and AUC instead; try xhead train --class-weight balanced",
+                meaning=f"Predicting {most} for every image would be right in "
+                f"{train[most] / sum(train.values()):.0%} of cases: accuracy alone is misleading here.",
+                fix="use sensitivity per class and AUC instead; try xhead train --class-weight balanced",
             )
         )
     return findings + _test_findings(cache, counts, spec)
 
 
 def file_findings(cache: FeatureCache, survey: Survey) -> list[Finding]:
-    """Report images that were skipped, cut short, changed or are gone."""
+    """Report images that were skipped, truncated, changed or are missing."""
     absent, changed, cut = map(np.flatnonzero, (~survey.present, survey.changed, cache.columns.truncated))
     findings = [
         Finding(
             kind="files.skipped",
             severity=WARNING,
-            title=f"{count_of(len(cache.skipped), 'image')} unreadable and left out",
-            meaning="If they are not a random sample (all from one source, say), the figures are skewed.",
+            title=f"{count_of(len(cache.skipped), 'image')} unreadable and skipped",
+            meaning="If they are not a random sample (for example, all from one source), the metrics are biased.",
             fix="fix or replace the files and run xfeat featurize again",
             lines=[f"{readable(row.path)}: {row.reason}" for row in cache.skipped],
         ),
@@ -61,23 +61,23 @@ def file_findings(cache: FeatureCache, survey: Survey) -> list[Finding]:
             severity=WARNING,
             title=f"{len(absent)} of {count_of(len(cache), 'image')} no longer in {readable(cache.data_root)}",
             meaning="Their pixels could not be checked for duplicates and shortcuts.",
-            fix="put the images back, or run xfeat featurize again where they are now",
+            fix="put the images back, or run xfeat featurize again on their new folder",
             lines=[name_of(cache, int(row)) for row in absent],
         ),
         Finding(
             kind="files.changed",
             severity=WARNING,
             title=f"{count_of(len(changed), 'image')} changed since the features were computed",
-            meaning="The pixels that were checked here are not the ones that the features came from.",
-            fix="run xfeat featurize again, then the audit",
+            meaning="The audit checked other pixels than those the features were computed from.",
+            fix="run xfeat featurize and then xfeat audit again",
             lines=[name_of(cache, int(row)) for row in changed],
         ),
         Finding(
             kind="files.truncated",
             severity=NOTE,
-            title=f"{count_of(len(cut), 'image')} cut short, read as far as the file goes",
-            meaning="The missing part is grey; a model can learn that, if one class has more of them.",
-            fix="fetch these files again",
+            title=f"{count_of(len(cut), 'image')} truncated; the part that is there was used",
+            meaning="The missing part is grey; if one class has more of them, a model can learn that.",
+            fix="download or copy these files again",
             images=[FlaggedImage(int(row), "the end of the file is missing", 0.0) for row in cut],
         ),
     ]
@@ -90,9 +90,9 @@ def _test_findings(cache: FeatureCache, counts: dict[str, dict[str, int]], spec:
             Finding(
                 kind="splits.none",
                 severity=NOTE,
-                title="The data is not divided, so there is no leakage to check",
-                meaning="Training will divide it by itself, image by image where no group is known.",
-                fix="divide it once and for all with xfeat split, and audit the result",
+                title="The data has no splits, so leakage cannot be checked",
+                meaning="xhead train will split it, image by image if no groups are known.",
+                fix="split it with xfeat split, and audit the result",
             )
         ]
     findings = []
@@ -105,8 +105,8 @@ def _test_findings(cache: FeatureCache, counts: dict[str, dict[str, int]], spec:
                 kind="splits.class-missing",
                 severity=WARNING,
                 title="A class is missing from a split: no " + ", ".join(absent),
-                meaning="What a split does not hold it cannot teach or measure.",
-                fix="divide the data with xfeat split, which gives each split every class",
+                meaning="A class that is missing from a split cannot be learnt or measured there.",
+                fix="split the data with xfeat split, which puts every class into every split",
             )
         )
     if not total:
@@ -115,8 +115,8 @@ def _test_findings(cache: FeatureCache, counts: dict[str, dict[str, int]], spec:
                 kind="splits.no-test",
                 severity=WARNING,
                 title="There is no test split",
-                meaning="Figures of the images that chose the epoch are too good.",
-                fix="divide the data with xfeat split",
+                meaning="Metrics on the validation images, which choose the epoch, are optimistically biased.",
+                fix="split the data with xfeat split",
             )
         )
     elif total < spec.few_test_images:
@@ -126,7 +126,7 @@ def _test_findings(cache: FeatureCache, counts: dict[str, dict[str, int]], spec:
                 severity=WARNING,
                 title=f"Only {count_of(total, 'test image')}",
                 meaning=f"One image is {100 / total:.1f} percentage points of accuracy: differences of a few points "
-                "mean nothing.",
+                "are not significant.",
                 fix="measure with xhead crossval, which tests on every image once, or collect more",
             )
         )

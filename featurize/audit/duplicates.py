@@ -1,4 +1,4 @@
-"""The same image twice: the same file, or nearest neighbours in feature space whose pixels agree too."""
+"""Duplicates: equal files, and nearest neighbours in feature space whose pixels agree too."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ logger = logging.getLogger(__name__)
 
 _PAIRS = 8_192
 _PAIRS_LAID_OVER = 256
-# Laying two images over each other takes this long on one core; so many take long enough to be told.
+# Registering a pair of images takes this long on one core; for so many pairs the duration is reported.
 _PAIR_SECONDS = 0.004
 _MANY_PAIRS = 5_000
-# Detail finer than about a twentieth of the side; coarser shapes are alike in all images of one kind.
+# Detail finer than about a twentieth of the side; coarser shapes are similar in all images of one kind.
 _DETAIL_SIGMA = 1.5
-# Correlation above which only the file differs, not the picture.
+# Correlation above which only the file differs, not the image.
 _CERTAIN = 0.97
 
 
@@ -52,7 +52,7 @@ def near_duplicates(
     survey: Survey,
     spec: AuditSpec,
 ) -> tuple[list[Pair], list[Pair]]:
-    """Confirm neighbours on the pixels.
+    """Check by pixels which neighbours are duplicates.
 
     Args:
         rows: int64 (n,), the rows that took part in the search.
@@ -62,8 +62,8 @@ def near_duplicates(
         spec: the thresholds.
 
     Returns:
-        Pairs whose pixels agree, and pairs that are very close in feature space but whose files are gone; each the
-        clearest first.
+        Pairs whose pixels agree, and pairs that are very close in feature space but whose files are missing; the most
+        similar pairs first.
     """
     if not neighbours.size:
         return [], []
@@ -86,7 +86,7 @@ def near_duplicates(
     candidates = np.flatnonzero(comparable & (pixels < spec.same_pixels) & (rank < spec.laid_over))
     if len(candidates) >= _MANY_PAIRS:
         logger.info(
-            "laying %d pairs of images over each other (about %.0f minutes)",
+            "comparing %d pairs of images by registration (about %.0f minutes)",
             len(candidates),
             len(candidates) * _PAIR_SECONDS / 60,
         )
@@ -106,7 +106,7 @@ def near_duplicates(
         for i in np.flatnonzero(comparable & (pixels >= spec.same_pixels))
     ]
     unconfirmed = [
-        Pair(int(first[i]), int(second[i]), "very alike in feature space; not compared", None, float(cosine[i]))
+        Pair(int(first[i]), int(second[i]), "very similar features; pixels not compared", None, float(cosine[i]))
         for i in np.flatnonzero(~comparable & (cosine >= spec.alike_features))
     ]
     return (
@@ -118,9 +118,9 @@ def near_duplicates(
 def overlay_correlation(
     first: NDArray[np.uint8], second: NDArray[np.uint8], spec: AuditSpec
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """Correlate pictures laid over each other; a second time with equal grey levels where that may decide.
+    """Correlate images after registration; borderline pairs a second time with equalised histograms.
 
-    Another gamma changes what fine detail weighs, so that a crop with another gamma comes near the threshold only.
+    Another gamma changes the contrast of fine detail, so that a crop with another gamma only comes near the threshold.
 
     Args:
         first: uint8 (n, 64, 64).
@@ -140,12 +140,13 @@ def overlay_correlation(
 
 
 class DetailMatch(NamedTuple):
-    """How alike pairs of pictures are, n each.
+    """The similarity of n pairs of images.
 
     Attributes:
-        correlation: float32, the largest of the four ways to lay one over the other; 0 where an image is too plain.
-        mirrored: bool, it was that of the mirrored second.
-        inverted: bool, it was that of the second with black and white exchanged.
+        correlation: float32, the largest for the second image as it is, mirrored, inverted, or both; 0 if an image is
+            too uniform.
+        mirrored: bool, the second image was mirrored for it.
+        inverted: bool, black and white of the second image were exchanged for it.
     """
 
     correlation: NDArray[np.float32]
@@ -156,8 +157,8 @@ class DetailMatch(NamedTuple):
 def detail_correlation(first: NDArray[np.uint8], second: NDArray[np.uint8]) -> DetailMatch:
     """Correlate the fine detail of small grey images, as they are and with one of them mirrored, inverted, or both.
 
-    What is common to all images of a kind (a chest is bright at the sides and dark in the lungs) is coarse; subtracting
-    a blurred copy leaves what is particular to one. Brightness and contrast do not matter.
+    All images of a kind have coarse shapes in common (a chest is bright at the sides and dark in the lungs);
+    subtracting a blurred copy leaves the detail of a single image. Brightness and contrast do not matter.
 
     Args:
         first: uint8 (n, 32, 32).
@@ -190,7 +191,7 @@ def _blocks(pairs: NDArray[np.intp], most: int = _PAIRS_LAID_OVER) -> list[NDArr
 def _describe(pixels: np.float32, mirrored: np.bool_, inverted: bool | np.bool_, moved: np.bool_) -> str:
     same = "the same image" if pixels >= _CERTAIN else "nearly the same image"
     if moved:
-        return same + ", cropped, turned or stretched" + (", and mirrored" if mirrored else "")
+        return same + ", cropped, rotated or stretched" + (", and mirrored" if mirrored else "")
     if inverted:
         return same + ", black and white exchanged" + (", and mirrored" if mirrored else "")
     return same + (", mirrored" if mirrored else ", saved again" if pixels >= _CERTAIN else "")

@@ -1,4 +1,4 @@
-"""What an audit says: findings with their evidence, the worst first."""
+"""The findings of an audit, with their evidence, the most severe first."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ SEVERITIES = (FAILURE, WARNING, NOTE)
 
 
 class Pair(NamedTuple):
-    """Two images that should not both be there, or not there.
+    """Two images that should not both be in the data set, or not in different splits.
 
     Attributes:
         first: row of the cache.
         second: row of the cache.
-        how: what they share, in words.
+        how: what they have in common, in words.
         pixels: correlation of their fine detail, if it was measured.
         features: cosine of their features, if it was measured.
     """
@@ -38,7 +38,7 @@ class Pair(NamedTuple):
 
 
 class FlaggedImage(NamedTuple):
-    """One image that deserves a look: its row, why in words, and the score it was ranked by."""
+    """One image that should be looked at: its row, the reason, and the score it was ranked by."""
 
     row: int
     why: str
@@ -47,16 +47,16 @@ class FlaggedImage(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Probe:
-    """How well a linear model predicts the label from one part of the evidence.
+    """How well a linear model predicts the label from one part of the information.
 
     Attributes:
         name: ``border``, ``centre-blacked-out``, ``file``, ``grey-levels`` or ``features``.
-        what: the evidence in words.
+        what: the information it is given, in words.
         auc: area under the ROC curve of each class against the rest, out of fold; one entry if there are two classes.
         standard_error: of the largest of them, from its spread over the folds.
         balanced_accuracy: mean of the classes' sensitivities.
         chance: balanced accuracy of guessing; the AUC of guessing is 0.5.
-        images: how many took part.
+        images: number of images.
     """
 
     name: str
@@ -69,26 +69,26 @@ class Probe:
 
     @property
     def best(self) -> float:
-        """The AUC of the class that shows most."""
+        """The largest AUC of any class."""
         return max(self.auc.values())
 
     @property
     def is_control(self) -> bool:
-        """Whether it sees the whole image and is there for comparison."""
+        """Whether it is given the whole image, for comparison."""
         return self.name == "features"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """One thing to know, with its evidence.
+    """One finding, with its evidence.
 
     Attributes:
         kind: stable name for programs, such as ``leakage.same-file``.
         severity: ``failure``, ``warning`` or ``note``.
         title: what was found, one sentence.
-        meaning: what follows from it.
+        meaning: its consequence.
         fix: what to do about it.
-        pairs: images side by side, the clearest first.
+        pairs: pairs of images, the clearest first.
         images: single images, the clearest first.
         probes: measurements of shortcuts.
         lines: other evidence, one line each.
@@ -107,7 +107,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Audit:
-    """The findings on one cache, worst first, and what was looked at."""
+    """The findings on one cache, most severe first, and the data they are based on."""
 
     cache: FeatureCache
     spec: AuditSpec
@@ -117,22 +117,22 @@ class Audit:
 
     @property
     def images_read(self) -> int:
-        """Images whose pixels were looked at."""
+        """Number of images whose pixels were checked."""
         return int(self.survey.present.sum())
 
     @property
     def failures(self) -> list[str]:
-        """Titles of the findings that fail the gate."""
+        """Titles of the findings that make the audit fail."""
         return [finding.title for finding in self.findings if finding.severity == FAILURE]
 
     @property
     def warnings(self) -> list[str]:
-        """Titles of the findings that do not fail the gate but weigh on the figures."""
+        """Titles of the findings that do not make the audit fail, but affect metrics."""
         return [finding.title for finding in self.findings if finding.severity == WARNING]
 
     @property
     def passed(self) -> bool:
-        """Whether nothing leaks from one split into another."""
+        """Whether no image or group leaks from one split into another."""
         return not self.failures
 
     def to_dict(self) -> dict[str, Any]:
@@ -188,7 +188,7 @@ class Audit:
 
 
 def worst_first(findings: Sequence[Finding]) -> list[Finding]:
-    """Order by severity; findings of one severity stay in the order they came in."""
+    """Sort by severity; findings of one severity keep their order."""
     return sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity))
 
 

@@ -1,4 +1,4 @@
-"""What duplicates and groups mean: leakage from split to split, contradictory labels, or only ballast."""
+"""Findings from duplicates and groups: leakage between splits, contradictory labels, harmless copies."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from xfeat.featurize.cache.columns import Columns
 from xfeat.featurize.datasets.layouts import NO_LABEL, NO_SPLIT
 
 _LEAK = (
-    "A model that has seen an image in training, or another of the same patient, need not understand it to get it "
-    "right: the test figures are too good."
+    "A model can recognise an image that it has seen in training, or another one of the same patient: the test metrics "
+    "are optimistically biased."
 )
-_DIVIDE_AGAIN = "then divide the data again with xfeat split and run xfeat featurize and this audit again"
+_SPLIT_AGAIN = "then split the data again with xfeat split, and run xfeat featurize and xfeat audit again"
 
 
 def duplicate_findings(copies: Sequence[Pair], near: Sequence[Pair], columns: Columns) -> list[Finding]:
-    """Sort pairs of one image by what they do to the figures.
+    """Report pairs of duplicates by their effect on metrics.
 
     Args:
         copies: pairs of exact copies.
@@ -38,9 +38,9 @@ def duplicate_findings(copies: Sequence[Pair], near: Sequence[Pair], columns: Co
                 kind="duplicates.labels",
                 severity=WARNING,
                 title=f"{count_of(len(contradictory), 'pair')} of the same image with different labels",
-                meaning="At least one label of each pair is wrong; a model cannot learn from it and is marked down for "
-                "it in the test.",
-                fix="look at each pair, keep the right copy and remove the other",
+                meaning="At least one label of each pair is wrong; a model cannot learn from such a pair, and it "
+                "counts as an error in the test.",
+                fix="look at each pair, keep the correct copy and remove the other",
                 pairs=contradictory,
             )
         )
@@ -64,7 +64,7 @@ def group_findings(columns: Columns) -> list[Finding]:
                 severity=FAILURE,
                 title=f"{count_of(len(parted), 'group')} (patients or series) with images in more than one split",
                 meaning=_LEAK,
-                fix="divide the data again with xfeat split SRC DST --groups FILE, which keeps groups together, and "
+                fix="split the data again with xfeat split SRC DST --groups FILE, which keeps groups together, and "
                 "run xfeat featurize on DST",
                 pairs=[
                     Pair(rows[0], other, f"group {readable(group)}")
@@ -82,16 +82,16 @@ def group_findings(columns: Columns) -> list[Finding]:
                 kind="groups.unknown",
                 severity=WARNING,
                 title=f"{share}: whether a patient is in two splits cannot be checked",
-                meaning="Two images of one patient in training and test make the test figures too good, and they need "
-                "not look alike enough to be found here.",
-                fix="name the patient or series of each image: xfeat featurize DATA --groups FILE|REGEX",
+                meaning="If images of one patient are in training and test, the test metrics are optimistically "
+                "biased. Such images need not be similar enough to be found here.",
+                fix="give the patient or series of each image: xfeat featurize DATA --groups FILE|REGEX",
             )
         )
     return findings
 
 
 def unconfirmed_finding(pairs: Sequence[Pair], columns: Columns) -> list[Finding]:
-    """Report pairs that are alike in feature space and whose files are gone."""
+    """Report pairs with similar features whose files are missing."""
     crossing = [pair for pair in pairs if _crosses(columns, pair)]
     if not crossing:
         return []
@@ -99,10 +99,10 @@ def unconfirmed_finding(pairs: Sequence[Pair], columns: Columns) -> list[Finding
         Finding(
             kind="leakage.unconfirmed",
             severity=WARNING,
-            title=f"{count_of(len(crossing), 'pair')} of very similar images in two splits; the files are gone, so the "
-            "pixels could not be compared",
-            meaning="If they are the same image, the test figures are too good.",
-            fix="put the images back where they were when the cache was made, and run the audit again",
+            title=f"{count_of(len(crossing), 'pair')} of very similar images in two splits; the files are missing, so "
+            "the pixels could not be compared",
+            meaning="If they are the same image, the test metrics are optimistically biased.",
+            fix="put the images back where they were when the features were computed, and run xfeat audit again",
             pairs=crossing,
         )
     ]
@@ -118,7 +118,7 @@ def _leaks(kind: str, pairs: list[Pair], what: str, columns: Columns) -> list[Fi
             severity=FAILURE,
             title=f"{count_of(len(pairs), 'pair')} of images in two splits are {what} ({images} images)",
             meaning=_LEAK,
-            fix=f"keep one copy of each (xfeat split also keeps exact copies together); {_DIVIDE_AGAIN}",
+            fix=f"keep one copy of each (xfeat split also keeps exact copies together); {_SPLIT_AGAIN}",
             pairs=pairs,
         )
     ]
@@ -135,10 +135,10 @@ def _inside(pairs: list[Pair], columns: Columns) -> Finding:
         + ("before any split" if undivided else "within one split"),
         meaning="A later split may put one copy into training and the other into the test."
         if at_risk
-        else "Copies count twice in training or in the figures; they leak nothing.",
-        fix="give both the same group, or remove one, before the data is divided"
+        else "Copies count twice in training or in metrics, but cause no leakage.",
+        fix="give both the same group, or remove one, before the data is split"
         if at_risk
-        else "remove one of each pair if they are not meant",
+        else "remove one of each pair unless the copies are intended",
         pairs=pairs,
     )
 

@@ -1,4 +1,4 @@
-"""Nearest neighbours in feature space, and a short form of the features; both block by block, so memory stays flat."""
+"""Nearest neighbours in feature space, and principal components; both in blocks, so that memory stays small."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from xfeat.featurize.errors import CacheError
 _BLOCK = 20_000
 _QUERY = 4_096
 _GATHER = 512
-# Components for the search among many: on the X-rays they find a copy among the first ten as often as all features do.
+# Components for the search in large data sets: on the X-rays they find copies as often as all features do.
 _SEARCH_DIM = 128
-# Directions of largest variance that the linear models see; measured in docs/audit.md.
+# Principal components that the linear models are given; measured in docs/audit.md.
 SHORT_DIM = 64
 
 
 def clean_view(cache: FeatureCache) -> NDArray[Any]:
-    """Return (N, D) features: those of the clean image if there are several views."""
+    """Return features (N, D): those of the unchanged image if there are several views."""
     return cache.features[:, 0] if cache.features.ndim == 3 else cache.features
 
 
@@ -31,17 +31,17 @@ def nearest_neighbours(
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """Find the nearest neighbours of each of ``rows`` among the others by cosine.
 
-    Up to 20,000 rows exactly; beyond, the neighbours are those by the 128 principal components (a tenth of the time),
-    and their cosines are still those of the features.
+    The search is exact for up to 20,000 rows. For more, neighbours are found by 128 principal components (in a tenth of
+    the time); their cosines are those of the features.
 
     Args:
         features: (N, D), may be memory-mapped.
-        rows: int64 (n,), which of them take part; ascending.
-        count: neighbours of each; fewer if there are not so many rows.
+        rows: int64 (n,), the rows to search, ascending.
+        count: neighbours per row; fewer if there are fewer rows.
         seed: of the sample that the components are fitted on.
 
     Returns:
-        Neighbours, int64 (n, k), as places in ``rows``; cosines, float32 (n, k), largest first.
+        Neighbours, int64 (n, k), as positions in ``rows``; cosines, float32 (n, k), largest first.
     """
     wanted = min(count, len(rows) - 1)
     if wanted < 1:
@@ -61,14 +61,14 @@ def nearest_neighbours(
 def _search(
     features: NDArray[Any], rows: NDArray[np.int64], wanted: int
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Search block by block: each block of rows is asked for the neighbours of all."""
+    """Search block by block: find the neighbours of all rows in each block."""
     from sklearn.neighbors import NearestNeighbors
 
     found = np.full((len(rows), wanted), -1, np.int64)
     cosines = np.full((len(rows), wanted), -np.inf, np.float32)
     for first in range(0, len(rows), _BLOCK):
         block = _unit_rows(features, rows[first : first + _BLOCK])
-        # On rows of length 1, squared distance = 2 - 2 cosine, and scikit-learn's search for distances is much faster.
+        # For unit vectors, squared distance = 2 - 2 cosine, and scikit-learn's search by distance is much faster.
         search = NearestNeighbors(n_neighbors=min(wanted + 1, len(block)), algorithm="brute").fit(block)
         for query in _blocks(len(rows), _QUERY):
             own = np.arange(len(rows))[query]
@@ -93,7 +93,7 @@ def short_features(features: NDArray[Any], *, seed: int, dim: int = SHORT_DIM) -
     if count > _BLOCK:
         sample = np.sort(np.random.default_rng(seed).choice(count, _BLOCK, replace=False))
     seen = np.asarray(features[sample], np.float32)
-    # Of a few thousand rows, threads that wait for each other on busy cores take longer than one alone.
+    # For a few thousand rows one thread is faster: on busy cores several wait for each other.
     with threadpool_limits(1 if count <= _QUERY else None), np.errstate(invalid="ignore"):
         reduce = PCA(min(dim, *seen.shape), svd_solver="randomized", random_state=seed).fit(seen)
     parts = [reduce.transform(np.asarray(features[rows], np.float32)) for rows in _blocks(count, _QUERY)]
@@ -101,18 +101,18 @@ def short_features(features: NDArray[Any], *, seed: int, dim: int = SHORT_DIM) -
 
 
 def require_finite(cache: FeatureCache) -> None:
-    """Refuse a cache with rows that are not finite.
+    """Check that all rows of a cache are finite.
 
     Raises:
-        CacheError: if there is such a row.
+        CacheError: if a row is not.
     """
     features = clean_view(cache)
     for rows in _blocks(len(cache), _QUERY):
         if not np.isfinite(features[rows]).all():
             raise CacheError(
-                "holds values that are not finite",
+                "the cache contains values that are not finite",
                 path=cache.path,
-                fix=f"xfeat verify {cache.path} names the rows; then delete it and run xfeat featurize again",
+                fix=f"xfeat verify {cache.path} lists the rows; then delete the file and run xfeat featurize again",
             )
 
 

@@ -1,4 +1,4 @@
-"""Linear models that never see the group they are asked about: the one measuring instrument of the audit."""
+"""Cross-validated linear models (probes), with no group in both training and test."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from xfeat.featurize.audit.findings import Probe
 from xfeat.featurize.audit.neighbours import SHORT_DIM
 
 _FOLDS = 5
-# Groups that each class must have; with fewer, an AUC says nothing.
+# Groups per class; with fewer, an AUC is not meaningful.
 MIN_GROUPS = 5
 
 Labels = NDArray[np.integer]
@@ -25,7 +25,7 @@ def has_enough_groups(labels: Labels, groups: NDArray[np.int64]) -> NDArray[np.b
         groups: (n,), equal for rows of one group.
 
     Returns:
-        bool (n,); all false if fewer than two classes have enough.
+        bool (n,); all false if fewer than two classes have enough groups.
     """
     good = [code for code in np.unique(labels[labels >= 0]) if len(np.unique(groups[labels == code])) >= MIN_GROUPS]
     return np.isin(labels, good) if len(good) > 1 else np.zeros(len(labels), np.bool_)
@@ -34,13 +34,13 @@ def has_enough_groups(labels: Labels, groups: NDArray[np.int64]) -> NDArray[np.b
 def out_of_fold(
     values: NDArray[np.floating], labels: Labels, groups: NDArray[np.int64], *, balanced: bool, seed: int
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Predict each row by a logistic regression that has seen none of its group.
+    """Predict each row by a logistic regression that was trained without its group.
 
     Args:
         values: (n, d).
         labels: (n,), 0 to C - 1, each with at least ``MIN_GROUPS`` groups.
         groups: (n,).
-        balanced: weigh the classes alike.
+        balanced: give all classes the same weight.
         seed: of the folds.
 
     Returns:
@@ -57,22 +57,22 @@ def out_of_fold(
     classes = int(labels.max()) + 1
     probabilities = np.full((len(labels), classes), 1 / classes)
     folds = np.zeros(len(labels), np.int64)
-    # A class that misses from one fold's training rows costs a column of zeros there, not the audit.
+    # A class that is missing from the training rows of a fold gets probability 0 there.
     splitter = StratifiedGroupKFold(_FOLDS, shuffle=True, random_state=seed)
     for number, (known, asked) in enumerate(splitter.split(values, labels, groups)):
         folds[asked] = number
         if len(np.unique(labels[known])) < 2:
-            continue  # nothing to learn from: the even odds stay
+            continue  # nothing to learn from: the probabilities stay equal
         scale = [StandardScaler()]
         if values.shape[1] > SHORT_DIM:
             dim = min(SHORT_DIM, len(known) // 2)
             scale = [PCA(dim, svd_solver="randomized", random_state=seed), StandardScaler()]
         weights = "balanced" if balanced else None
         model = make_pipeline(*scale, LogisticRegression(C=0.1, max_iter=500, class_weight=weights))
-        # These matrices are small: on busy cores, threads that wait for each other take several times as long.
-        # Where nothing varies (borders that are all black), PCA divides 0 by 0 for a figure that is not used.
+        # These matrices are small: one thread is faster, as several wait for each other on busy cores.
+        # If nothing varies (all borders are black), PCA divides 0 by 0 for a value that is not used.
         with threadpool_limits(1), np.errstate(invalid="ignore"), warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)  # the last digits of the optimum do not matter here
+            warnings.simplefilter("ignore", ConvergenceWarning)  # an approximate optimum is enough here
             model.fit(values[known], labels[known])
         probabilities[asked] = 0
         probabilities[np.ix_(asked, model.classes_)] = model.predict_proba(values[asked])
@@ -90,7 +90,7 @@ def score(
 
     Args:
         name: of the probe.
-        what: the evidence in words.
+        what: the information it was given, in words.
         labels: (n,), 0 to C - 1.
         class_names: C names.
         predicted: what :func:`out_of_fold` returned.
@@ -98,7 +98,7 @@ def score(
     from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 
     probabilities, folds = predicted
-    # Of two classes, one against the other is the same twice: name the rarer one.
+    # With two classes both AUCs are equal: report that of the rarer class.
     codes = range(len(class_names)) if len(class_names) > 2 else [int(np.argmin(np.bincount(labels, minlength=2)))]
     auc = {class_names[code]: float(roc_auc_score(labels == code, probabilities[:, code])) for code in codes}
     best = class_names.index(max(auc, key=lambda key: auc[key]))

@@ -1,4 +1,4 @@
-"""One audit, from a cache to findings: look at the images, search neighbours, probe, judge."""
+"""One audit, from a cache to findings: read the images, search for neighbours, fit probes, report."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ from xfeat.featurize.cache.reader import FeatureCache
 from xfeat.featurize.datasets.groups import joined_groups
 from xfeat.featurize.errors import MissingExtraError
 
-# Below this AUC a label that the features contradict is no news.
+# Below this AUC, labels that the features contradict are not reported.
 _MIN_AUC = 0.65
 _SOURCE = (
-    "So the accuracy that a model reports here can come from recognising the source of an image (hospital, "
-    "device, crop, markers, sharpness, shape), not the disease. The test split cannot tell the two apart, "
+    "So the accuracy of a model on this data can come from recognising the source of an image (hospital, "
+    "device, crop, markers, sharpness, shape), not the disease. The test split cannot show the difference, "
     "because its images come from the same sources."
 )
 
 
 def audit_cache(cache: FeatureCache, spec: AuditSpec | None = None, *, progress: Progress | None = None) -> Audit:
-    """Look for everything that makes the figures of a model trained on this cache better than it is.
+    """Look for everything that makes metrics of a model trained on this cache optimistically biased.
 
     Args:
-        cache: the features; the images are looked for below its data root.
+        cache: the features; the images are read from its data root.
         spec: the thresholds.
         progress: called with images read and images to read.
 
@@ -66,7 +66,7 @@ def audit_cache(cache: FeatureCache, spec: AuditSpec | None = None, *, progress:
 
 
 def _require_libraries() -> None:
-    """Say what is missing before all images are read, not after."""
+    """Report missing libraries before all images are read."""
     if missing := [name for name in ("cleanlab", "jinja2", "sklearn") if importlib.util.find_spec(name) is None]:
         raise MissingExtraError(f"the audit needs {', '.join(missing)}", fix="pip install 'xfeat-onnx[train]'")
 
@@ -74,7 +74,7 @@ def _require_libraries() -> None:
 def _probe(
     cache: FeatureCache, survey: Survey, labels: Labels, groups: NDArray[np.int64], spec: AuditSpec
 ) -> tuple[list[Probe], list[Finding]]:
-    """Measure shortcuts and label suspects, where there are classes enough."""
+    """Measure shortcuts and find suspicious labels, if there are enough classes."""
     rows = np.flatnonzero(has_enough_groups(labels, groups))
     if not len(rows):
         return [], [_too_few_to_probe(cache)]
@@ -83,7 +83,7 @@ def _probe(
     predicted = out_of_fold(
         short_features(clean_view(cache), seed=spec.seed)[rows], own, groups[rows], balanced=False, seed=spec.seed
     )
-    probes = [score("features", "the whole image, through the network", own, names, predicted)]
+    probes = [score("features", "the features of the whole image", own, names, predicted)]
     suspects = _suspect_finding(rows, own, predicted[0], names, probes[0])
     visible = np.flatnonzero(has_enough_groups(np.where(survey.present, labels, -1), groups))
     seen = sample_rows(visible, spec.probe_images, spec.seed)
@@ -105,11 +105,12 @@ def _shortcut_finding(probes: list[Probe], spec: AuditSpec) -> list[Finding]:
         Finding(
             kind="shortcut",
             severity=WARNING,
-            title=f"The label shows without the subject of the image ({_short_list(strong)}; guessing is 0.5)",
-            meaning="These show little or nothing of the subject, yet a linear model that is given nothing else tells "
-            f"the classes apart this well (AUC); the whole image reaches {whole.best:.3f}. {_SOURCE}",
-            fix="before quoting an accuracy, test on images of another hospital (xhead eval); collect all classes "
-            "from the same sources, and crop frames and burnt-in letters",
+            title=f"The label can be predicted without looking at the anatomy ({_short_list(strong)}; chance is 0.5)",
+            meaning="This information contains little or nothing of the anatomy, yet a linear model that is given "
+            "nothing else predicts the label with this AUC; with the whole image it reaches "
+            f"{whole.best:.3f}. {_SOURCE}",
+            fix="before you report an accuracy, test on images of another hospital (xhead eval); collect all classes "
+            "from the same sources, and crop off frames and burnt-in letters",
             probes=strong,
         )
     ]
@@ -133,9 +134,10 @@ def _suspect_finding(
             Finding(
                 kind="labels.unmeasured",
                 severity=NOTE,
-                title=f"The features do not tell the classes apart (AUC {whole.best:.2f}; guessing is 0.5)",
-                meaning="So nothing can be said about single labels, and a head will not learn much from them either.",
-                fix="check that the folders hold what they say; try another backbone, size or --pooling multilevel",
+                title=f"The features do not separate the classes (AUC {whole.best:.2f}; chance is 0.5)",
+                meaning="So single labels cannot be checked, and a head will not learn much from these features.",
+                fix="check that the images are in the right class folders; "
+                "try another backbone, size or --pooling multilevel",
             )
         ]
     flagged = label_suspects(rows, labels, probabilities, names)
@@ -146,9 +148,9 @@ def _suspect_finding(
         Finding(
             kind="labels.suspect",
             severity=WARNING if share >= 0.01 else NOTE,
-            title=f"{count_of(len(flagged), 'label')} ({share:.1%}) contradicted by the images that look alike",
-            meaning="Some are wrong labels, which cost accuracy and spoil the test; others are hard cases. The least "
-            "credible come first.",
+            title=f"{count_of(len(flagged), 'label')} ({share:.1%}) contradicted by the features",
+            meaning="Some are wrong labels, which reduce accuracy and distort the test; others are hard cases. The "
+            "least likely labels come first.",
             fix="look at the first of them, move wrong ones to the right class folder, and run xfeat featurize again",
             images=flagged,
         )
@@ -163,8 +165,8 @@ def _outlier_finding(rows: NDArray[np.int64], cosines: NDArray[np.float32], labe
         Finding(
             kind="outliers",
             severity=NOTE,
-            title=f"{count_of(len(flagged), 'image')} unlike all others",
-            meaning="They may be something else altogether (a photograph, a side view, a test pattern), or rare cases.",
+            title=f"{count_of(len(flagged), 'image')} out of distribution (outliers)",
+            meaning="They may be images of another kind (a photograph, a side view, a test pattern), or rare cases.",
             fix="remove what does not belong; keep what is rare",
             images=flagged,
         )
@@ -176,6 +178,6 @@ def _too_few_to_probe(cache: FeatureCache) -> Finding:
         kind="shortcut.unmeasured",
         severity=NOTE,
         title="Shortcuts and labels could not be checked: too few groups of at least two classes",
-        meaning="Each class needs five patients (or images of which no patient is known).",
-        fix="add images" if cache.class_names else "featurize class folders",
+        meaning="Each class needs five groups (patients, or images without a known patient).",
+        fix="add images" if cache.class_names else "run xfeat featurize on class folders",
     )

@@ -1,4 +1,4 @@
-"""Can the label be told from what cannot show it? The border, the surroundings, the file, the grey levels."""
+"""Shortcuts: can the label be predicted from the border, the surroundings, the file or the grey levels alone?"""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from xfeat.featurize.audit.probing import Labels, out_of_fold, score
 from xfeat.featurize.audit.specs import AuditSpec
 from xfeat.featurize.audit.survey import SIDE, Survey
 
-# Pixels of 32. On the drawn phantoms, whose classes differ inside the lungs alone, these leave next to nothing of the
-# class (AUC 0.49 and 0.58); one pixel more shows the edge of the lungs (0.77). docs/audit.md has the table.
+# Of 32 pixels. In the drawn phantoms, whose classes differ only inside the lungs, these areas contain almost nothing of
+# the class (AUC 0.49 and 0.58); one pixel more contains the edge of the lungs (0.77). The table is in docs/audit.md.
 _BORDER = 3
 _AROUND = 5
 EVIDENCE = {
     "border": f"the outer {100 * _BORDER / SIDE:.0f} % on each side, alone",
     "centre-blacked-out": f"the image with the middle {100 * (1 - 2 * _AROUND / SIDE):.0f} % of each side blacked out",
     "file": "width, height, format and length of the file",
-    "grey-levels": "mean, spread and percentiles of the grey levels, colour cast",
+    "grey-levels": "mean, standard deviation and percentiles of the grey levels, colour cast",
 }
 
 
@@ -42,7 +42,7 @@ def probe_shortcuts(
     names: list[str],
     spec: AuditSpec,
 ) -> list[Probe]:
-    """Measure how well the label of ``rows`` shows in each kind of evidence.
+    """Measure how well the label of ``rows`` can be predicted from each kind of information.
 
     Args:
         survey: the small images and the facts.
@@ -60,7 +60,7 @@ def probe_shortcuts(
 
 
 def is_strong(probe: Probe, spec: AuditSpec) -> bool:
-    """Tell whether a shortcut is strong: an AUC over the threshold that the spread of the folds cannot explain."""
+    """Tell whether a shortcut is strong: its AUC is over the threshold, and significantly above chance."""
     return not probe.is_control and probe.best >= spec.strong_shortcut and probe.best - 2 * probe.standard_error > 0.5
 
 

@@ -1,4 +1,4 @@
-"""The thresholds of an audit. docs/audit.md says where each comes from."""
+"""The thresholds of an audit. docs/audit.md explains each."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from xfeat.featurize.specs import Spec, require
 
 @dataclass(frozen=True, kw_only=True)
 class AuditSpec(Spec):
-    """What counts as what.
+    """The settings of an audit.
 
     Attributes:
-        neighbours: nearest neighbours in feature space that are looked at for each image.
-        same_pixels: correlation of fine detail from which two images are the same one.
-        laid_over: of the nearest neighbours, so many are also laid over the image: a copy may be cropped or turned.
-        same_laid_over: correlation of fine detail from which they are the same image then.
-        doubtful_laid_over: from here to ``same_laid_over`` they are compared again, all grey levels equally frequent.
-        alike_features: cosine from which a pair is reported although its pixels cannot be compared (files gone).
+        neighbours: nearest neighbours in feature space that are compared with each image.
+        same_pixels: correlation of fine detail from which two images are duplicates.
+        laid_over: so many of the nearest neighbours are also registered: a copy may be cropped or rotated.
+        same_laid_over: correlation of fine detail after registration from which two images are duplicates.
+        doubtful_laid_over: from here to ``same_laid_over``, pairs are compared again with equalised histograms.
+        alike_features: cosine from which a pair is reported if its pixels cannot be compared (files missing).
         strong_shortcut: AUC from which a shortcut is a warning.
-        probe_images: images that take part in the shortcut probes at most, drawn at random.
-        few_test_images: below this the test figures are coarse.
-        few_class_images: below this a class of the train split is tiny.
+        probe_images: the most images for the shortcut probes, drawn at random.
+        few_test_images: below this number, a small test split is reported.
+        few_class_images: below this number, a small class of the train split is reported.
         seed: of folds and samples.
     """
 

@@ -1,4 +1,4 @@
-"""What ``xfeat audit`` found in a cache, read from the file beside it."""
+"""Reads the result of ``xfeat audit`` from the file beside a cache."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ NOT_AUDITED: dict[str, Any] = {"audited": False, "passed": None, "failures": [],
 
 
 def audit_path(cache: Path) -> Path:
-    """Return where the audit of a cache lies: features.h5 has features.audit.json."""
+    """Return the path of the audit of a cache: features.audit.json for features.h5."""
     return cache.with_suffix(".audit.json")
 
 
 def audit_of(cache: FeatureCache) -> dict[str, Any]:
-    """Return ``audited``, ``passed``, ``failures`` and ``warnings``; warn unless the audit is there and passed.
+    """Return ``audited``, ``passed``, ``failures`` and ``warnings``; warn unless the audit exists and passed.
 
-    An audit of other contents than the cache has now counts as none.
+    An audit of another content of the cache counts as missing.
     """
     file = audit_path(cache.path)
     fix = f"xfeat audit {cache.path}"
@@ -46,7 +46,7 @@ def audit_of(cache: FeatureCache) -> dict[str, Any]:
         logger.warning("%s cannot be read (%s): %s", file, error, fix)
         return dict(NOT_AUDITED)
     if not is_current:
-        logger.warning("%s is of other features than %s has now: %s", file, cache.path, fix)
+        logger.warning("%s is outdated: it was made for other features than those in %s: %s", file, cache.path, fix)
         return dict(NOT_AUDITED)
     if not found["passed"]:
         logger.warning("%s failed its audit: %s", cache.path, "; ".join(found["failures"]))

@@ -1,4 +1,4 @@
-"""Every image once, small: what the pixel checks and the shortcut probes look at."""
+"""Reads every image once, at a small size, for the pixel checks and the shortcut probes."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from xfeat.featurize.errors import DataError, ImageError
 from xfeat.featurize.images.decode import FORMATS, MAX_PIXELS, decode
 
 SIDE = 32
-# Side of the pictures that are laid over each other.
+# Side of the images that are registered.
 FINE_SIDE = 64
-# Grey levels are count_of at this side; a JPEG may decode at the nearest larger power-of-two fraction of its size.
+# Grey levels are measured at this side; a large JPEG is decoded at a power-of-two fraction of its size.
 _LEVELS_SIDE = 128
 _PERCENTILES = (1, 5, 25, 50, 75, 95, 99)
 FILE_FACTS = ("width", "height", "aspect", "megapixels", "bytes", "bytes_per_pixel")
@@ -35,7 +35,7 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Survey:
-    """What was seen of N images; rows of absent ones are zero.
+    """Small images and properties of N images; rows of missing ones are zero.
 
     Attributes:
         grey: uint8 (N, 32, 32), squashed to a square.
@@ -43,7 +43,7 @@ class Survey:
         file_facts: float32 (N, len(FILE_FACTS)); sizes and lengths as logarithms.
         level_facts: float32 (N, len(LEVEL_FACTS)), grey levels 0 to 255.
         kind: file format and pixel mode, such as ``JPEG L``.
-        present: bool (N,), the file is there and could be read.
+        present: bool (N,), the file exists and could be read.
         changed: bool (N,), its length differs from when its features were computed.
     """
 
@@ -66,7 +66,7 @@ class _Seen(NamedTuple):
 
 
 def survey_images(cache: FeatureCache, *, progress: Progress | None = None, workers: int | None = None) -> Survey:
-    """Look at every image of a cache, in threads, a bounded number ahead.
+    """Read every image of a cache, in threads, a bounded number ahead.
 
     Args:
         cache: gives paths and the data root.
@@ -74,7 +74,7 @@ def survey_images(cache: FeatureCache, *, progress: Progress | None = None, work
         workers: decoding threads; by default as many as there are cores.
 
     Returns:
-        About 5.2 kB an image.
+        About 5.2 kB per image.
     """
     count = len(cache)
     survey = Survey(
@@ -104,7 +104,7 @@ def survey_images(cache: FeatureCache, *, progress: Progress | None = None, work
 
 
 def source_of(cache: FeatureCache) -> ImageSource | None:
-    """Open the folder or archive that a cache was made from; ``None`` if it is gone."""
+    """Open the folder or archive that a cache was computed from; ``None`` if it does not exist."""
     root = Path(cache.data_root)
     try:
         return open_source(root) if root.exists() else None
@@ -130,7 +130,13 @@ def _look(source: ImageSource, path: str, size_then: int) -> _Seen | None:
     try:
         data, _ = source.read(path)
         kind, width, height, image = _open_small(data)
-    except (ImageError, OSError, ValueError, SyntaxError, MemoryError):  # truncated ones are read as far as they go
+    except (
+        ImageError,
+        OSError,
+        ValueError,
+        SyntaxError,
+        MemoryError,
+    ):  # of truncated files, the part that is there is used
         return None
     colour = np.asarray(image.resize((SIDE, SIDE), Image.Resampling.BOX).convert("RGB"), np.float32)
     grey_image = image.convert("L")
@@ -152,11 +158,11 @@ def _look(source: ImageSource, path: str, size_then: int) -> _Seen | None:
 
 
 def _open_small(data: bytes) -> tuple[str, int, int, Image.Image]:
-    """Return format and mode, width and height as stored, and the image, a large JPEG decoded at a fraction."""
+    """Return format and mode, stored width and height, and the image; a large JPEG is decoded at a smaller size."""
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
     except (UnidentifiedImageError, Image.DecompressionBombError, Image.DecompressionBombWarning):
-        other = decode(data)  # a format that Pillow does not know, or the reason why it cannot be read
+        other = decode(data)  # not a format of Pillow, or an image that cannot be read
         return f"other {other.mode}", *other.size, other
     kind, (width, height) = f"{image.format} {image.mode}", image.size
     if image.format != "JPEG" or width * height > MAX_PIXELS:

@@ -1,4 +1,4 @@
-"""Single images that deserve a look: labels that their likes contradict, and images unlike all others."""
+"""Single images that should be looked at: labels that the features contradict, and outliers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from xfeat.featurize.audit.probing import Labels
 # Tukey's outer fence: beyond it, a value is "far out".
 # Source: J. W. Tukey, Exploratory Data Analysis, 1977, chapter 2.
 _FENCE = 3.0
-# With fewer images of a class, quartiles say little.
+# With fewer images of a class, quartiles are not meaningful.
 _MIN_IMAGES = 20
 
 
@@ -27,7 +27,7 @@ def label_suspects(
         names: the C classes.
 
     Returns:
-        The least credible label first; the score is the probability of the given label.
+        The least likely label first; the score is the probability of the given label.
 
     Source:
         C. G. Northcutt, L. Jiang, I. L. Chuang, Confident Learning: Estimating Uncertainty in Dataset Labels,
@@ -47,16 +47,16 @@ def label_suspects(
 
 
 def outliers(rows: NDArray[np.int64], cosines: NDArray[np.float32], labels: Labels) -> list[FlaggedImage]:
-    """Find the images that are far from all others, farther than is usual in their class.
+    """Find the images whose distance from their neighbours is unusually large for their class.
 
     Args:
         rows: int64 (n,), rows of the cache.
         cosines: float32 (n, k), to the nearest neighbours, whatever their class.
-        labels: (n,), -1 for none; classes differ in how alike their images are.
+        labels: (n,), -1 for none; the spread of images differs between classes.
 
     Returns:
-        The farthest first; the score is the median distance (1 - cosine) to the neighbours, in multiples of the
-        class's usual one.
+        The farthest first; the score is the median distance (1 - cosine) to the neighbours, divided by the median of
+        the class.
     """
     if not cosines.size:
         return []
@@ -69,5 +69,9 @@ def outliers(rows: NDArray[np.int64], cosines: NDArray[np.float32], labels: Labe
             continue
         for i in own[distances[own] > high + _FENCE * (high - low)].tolist():
             times = float(distances[i] / usual)
-            flagged.append(FlaggedImage(int(rows[i]), f"{times:.1f} × as far from its neighbours as usual", times))
+            flagged.append(
+                FlaggedImage(
+                    int(rows[i]), f"{times:.1f} × as far from its neighbours as the median image of its class", times
+                )
+            )
     return sorted(flagged, key=lambda one: -one.score)

@@ -1,4 +1,4 @@
-"""The frozen networks as torch modules. Everything that runs a backbone, in torch or as ONNX, starts here."""
+"""The frozen networks as torch modules, for all code that runs a backbone in torch or exports it to ONNX."""
 
 from __future__ import annotations
 
@@ -75,12 +75,12 @@ class Backbone(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return features (N, dim) of normalised images (N, 3, S, S)."""
-        # Whatever the precision of the maps, their means are taken in float32.
+        # Means are computed in float32, whatever the precision of the maps.
         return torch.cat([pooled.float().mean((2, 3)) for pooled in self.maps(images)], dim=1)
 
 
 class FeatureNetwork(nn.Module):
-    """Pixels to features, as every engine runs it: uint8 (N, S, S, 3) RGB to float32 (N, D)."""
+    """Pixels to features, the network of every engine: uint8 (N, S, S, 3) RGB to float32 (N, D)."""
 
     def __init__(self, backbone: Backbone, spec: PreprocessSpec) -> None:
         super().__init__()
@@ -123,7 +123,9 @@ def _load_state(model: nn.Module, weights: Weights) -> None:
         ) from error
     if not isinstance(found, dict) or not all(isinstance(value, Tensor) for value in found.values()):
         raise _wrong_weights(weights, f"a {type(found).__name__}, not a state dict of tensors")
-    classifier = {key for key in expected if key.startswith("_fc.")}  # unused, and of any width in fine-tuned files
+    classifier = {
+        key for key in expected if key.startswith("_fc.")
+    }  # not used, and of another width in fine-tuned files
     counters = {key for key in expected if key.endswith("num_batches_tracked")}  # absent from old files
     shared = expected.keys() - classifier
     if missing := sorted(shared - counters - found.keys()):
@@ -143,13 +145,13 @@ def _wrong_weights(weights: Weights, found: str) -> WeightsError:
         path=weights.path,
         expected=f"a state dict of {weights.backbone} as efficientnet_pytorch saves it",
         found=found,
-        fix="name the backbone that the file belongs to with --backbone, or another file with --weights",
+        fix="choose the backbone of this file with --backbone, or another file with --weights",
     )
 
 
 def _use_exportable_swish(model: Any) -> None:
     # The memory-efficient swish is a custom autograd function, which does not export. The Lite family has ReLU6
-    # instead, which set_swish would replace without a word, so it must not be called there.
+    # instead, which set_swish would replace silently, so it must not be called there.
     if not isinstance(model._swish, nn.ReLU6):
         model.set_swish(memory_efficient=False)
 

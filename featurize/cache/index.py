@@ -1,4 +1,4 @@
-"""Features that need no computing: those of the finished cache and of the shards that a stopped run left."""
+"""An index of the features that are already stored: in the finished cache and in the shards of a stopped run."""
 
 from __future__ import annotations
 
@@ -20,32 +20,32 @@ NOT_STORED = -1
 
 @dataclass(frozen=True)
 class _Source:
-    """A file with features: the cache or one shard; its rows are the index_rows from ``first`` on."""
+    """A file with features: the cache or one shard; its rows have the index rows from ``first`` on."""
 
     first: int
     origin: FeatureCache | Shard
-    identities: Identities | None  # of the cache only: those of shards go into the dictionary
+    identities: Identities | None  # of the cache only; those of shards are in ``_in_shards``
 
 
 class FeatureIndex:
-    """An index from paths and contents to features that are on disk.
+    """An index from paths and contents to stored features.
 
-    Every row on disk has a number, its index_row: first the rows of the cache, then those of the shards in their order.
+    Every stored row has a number, its index row: first the rows of the cache, then those of the shards in their order.
     """
 
     def __init__(self) -> None:
         self._sources: list[_Source] = []
         self._end = 0
-        self._in_shards: dict[bytes, int] = {}  # digest -> index_row
+        self._in_shards: dict[bytes, int] = {}  # digest -> index row
         self._open: tuple[int, NDArray[Any]] | None = None
-        self._paths: list[tuple[int, Sequence[str], Identities]] = []  # with the first index_row
+        self._paths: list[tuple[int, Sequence[str], Identities]] = []  # each with its first index row
 
     def add_cache(self, cache: FeatureCache, data_root: str) -> None:
-        """Take in every row of a finished cache; before any shard.
+        """Add every row of a finished cache; call this before adding shards.
 
         Args:
             cache: the cache.
-            data_root: where this run's images lie; a cache of another root tells by content alone.
+            data_root: of this run's images; rows of a cache with another root are found by content alone.
         """
         columns = cache.columns
         identities = Identities(
@@ -62,12 +62,12 @@ class FeatureIndex:
         self._end += len(cache)
 
     def add_shard(self, shard: Shard, identities: Identities, paths: Sequence[str] | None = None) -> int:
-        """Take in every row of a shard and return the index_row of its first.
+        """Add every row of a shard and return the index row of the first.
 
         Args:
             shard: the file.
             identities: the states of its images.
-            paths: their paths, if :meth:`find_paths` is to know them.
+            paths: their paths, if :meth:`find_paths` is to find them.
         """
         first = self._end
         self._sources.append(_Source(first, shard, None))
@@ -83,10 +83,10 @@ class FeatureIndex:
 
         Args:
             paths: N paths.
-            identities: N states; those of known paths are filled in with what their features were computed from.
+            identities: N states; those of known paths are set to the states that their features were computed from.
 
         Returns:
-            Place of each path's features, ``NOT_STORED`` if unknown. What was added later wins.
+            Index row of each path's features, or ``NOT_STORED``. Rows that were added later win.
         """
         index_rows = np.full(len(paths), NOT_STORED, np.int64)
         row_of = {path: row for row, path in enumerate(paths)}
@@ -99,17 +99,17 @@ class FeatureIndex:
         return index_rows
 
     def find_content(self, sha256: str) -> int:
-        """Return the index_row of the features of a file with this content, or ``NOT_STORED``."""
+        """Return the index row of the features of a file with this content, or ``NOT_STORED``."""
         index_row = self._in_shards.get(bytes.fromhex(sha256))
         return self._find_in_cache(sha256.encode()) if index_row is None else index_row
 
     def contents(self) -> NDArray[np.bytes_]:
-        """Return the SHA-256 of every content that is known, sorted, 64 hexadecimal digits each."""
+        """Return the SHA-256 of every content with stored features, sorted, 64 hexadecimal digits each."""
         in_shards = np.array([digest.hex() for digest in self._in_shards], "S64")
         return np.union1d(self._cache_index[0], in_shards)
 
     def gather(self, index_rows: IndexRows) -> NDArray[Any]:
-        """Return features (n, D) or (n, V, D) of n index_rows, opening each file once."""
+        """Return the features (n, D) or (n, V, D) of n index rows, opening each file once."""
         source_of = np.array([self._source_of(index_row) for index_row in index_rows.tolist()], np.intp)
         rows: NDArray[Any] | None = None
         for number in dict.fromkeys(source_of.tolist()):
@@ -119,7 +119,7 @@ class FeatureIndex:
                 rows = np.empty((len(index_rows), *found.shape[1:]), found.dtype)
             rows[chosen] = found
         if rows is None:
-            raise ValueError("no index_rows")
+            raise ValueError("no index rows")
         return rows
 
     def _source_of(self, index_row: int) -> int:
@@ -127,7 +127,7 @@ class FeatureIndex:
 
     @cached_property
     def _cache_index(self) -> tuple[NDArray[np.bytes_], NDArray[np.intp]]:
-        """Contents of the cache, sorted, and their index_rows: a run that changes nothing never needs them."""
+        """Contents of the cache, sorted, and their index rows; computed on first use, as many runs do not need them."""
         identities = self._sources[0].identities if self._sources else None
         contents = identities.sha256 if identities is not None else np.zeros(0, "S64")
         order = np.argsort(contents, kind="stable")

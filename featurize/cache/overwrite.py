@@ -1,4 +1,4 @@
-"""What ``--force`` may replace: feature caches, and no file of anybody else."""
+"""What ``--force`` may replace: feature caches, and no other files."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ _SIGNATURE = b"\x89HDF\r\n\x1a\n"
 
 
 def check_replaceable(path: Path) -> None:
-    """Check that ``--force`` may replace what is at ``path``: nothing, a cache, or what a damaged cache left.
+    """Check that ``--force`` may replace the file at ``path``: a cache, a damaged cache, or no file at all.
 
     Raises:
-        CacheError: if it is something else, which would be lost.
+        CacheError: if it is anything else, which would be lost.
     """
     if not path.exists():
         return
@@ -33,7 +33,7 @@ def check_replaceable(path: Path) -> None:
         with h5py.File(path, "r") as file:
             kind = file.attrs.get("format")
     except (OSError, RuntimeError, KeyError, ValueError, TypeError):
-        return  # damaged: there is nothing to be read in it any more
+        return  # damaged: nothing in it can be read
     if kind != FORMAT:
         raise _not_replaceable(path, "an HDF5 file of another program")
 
@@ -44,5 +44,5 @@ def _not_replaceable(path: Path, found: str) -> CacheError:
         path=path,
         expected="an HDF5 file that xfeat featurize wrote",
         found=found,
-        fix="name another file with -o, or move this one away",
+        fix="choose another file with -o, or move this one away",
     )

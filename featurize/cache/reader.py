@@ -1,4 +1,4 @@
-"""``features.h5``, schema version 1, opened and checked. docs/formats.md is its written form."""
+"""Opens and checks ``features.h5``, schema version 1. The format is described in docs/formats.md."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ SCHEMA_VERSION = 1
 
 
 class CacheFileState(NamedTuple):
-    """Which file a path leads to, and when it was last written to."""
+    """Which file a path points to, and when it was last written."""
 
     inode: int
     size: int
@@ -45,7 +45,7 @@ class CacheFileState(NamedTuple):
 
     @classmethod
     def of(cls, path: Path) -> CacheFileState | None:
-        """Return the state of a file; ``None`` if it is gone."""
+        """Return the state of a file; ``None`` if it does not exist."""
         try:
             found = path.stat()
         except OSError:
@@ -64,12 +64,12 @@ class FeatureCache:
         data_root: the folder that paths are relative to, when the cache was made.
         weights_path: the weights file that was used, when the cache was made.
         features: float32 or float16 (N, D), or (N, V, D) with views, memory-mapped and read-only.
-        columns: the other facts of each row.
+        columns: the other columns.
         skipped: images that could not be read.
         content_sha256: digest of features, labels, splits, paths and groups.
         created: time of writing, ISO 8601, UTC.
-        versions: of the libraries that made it.
-        state: of the file, when it was opened.
+        versions: of the libraries that wrote it.
+        state: of the file when it was opened.
     """
 
     path: Path
@@ -98,13 +98,16 @@ class FeatureCache:
         """Open a cache; its features stay on disk until they are used.
 
         Raises:
-            CacheError: if the file is missing, is no cache, is damaged, or is of another schema version.
+            CacheError: if the file is missing, damaged, of another schema version, or not a cache.
+            MismatchError: if its features were computed in a way that this version does not support.
         """
         path = Path(path)
         if path.is_dir():
-            raise CacheError("a folder, not a feature cache", path=path, fix=f"xfeat featurize {path} -o features.h5")
+            raise CacheError(
+                "this is a folder, not a feature cache", path=path, fix=f"xfeat featurize {path} -o features.h5"
+            )
         if not path.is_file():
-            raise CacheError("no such feature cache", path=path, fix=f"xfeat featurize DATA -o {path}")
+            raise CacheError("feature cache not found", path=path, fix=f"xfeat featurize DATA -o {path}")
         state = CacheFileState.of(path)
         with _reading(path) as file:
             _check_format(path, file)
@@ -126,10 +129,10 @@ class FeatureCache:
             )
         states = digest_of_states(self.columns, self.skipped)
         for what, expected, found in (
-            ("the content has changed", self.content_sha256, digest),
+            ("the features or labels have changed", self.content_sha256, digest),
             ("the counts have changed", attributes["counts"], json.dumps(self.counts)),
             # Caches of earlier versions have no such digest.
-            ("what it says of the files has changed", attributes.get("columns_sha256", states), states),
+            ("the file records have changed", attributes.get("columns_sha256", states), states),
         ):
             if expected != found:
                 raise CacheError(
@@ -150,12 +153,12 @@ class FeatureCache:
         return finite, finish_digest(digest, self.columns), attributes
 
 
-_REBUILD = "delete it and run xfeat featurize again, or restore a copy"
+_REBUILD = "delete the file and run xfeat featurize again, or restore a copy"
 
 
 @contextmanager
 def _reading(path: Path) -> Iterator[h5py.File]:
-    """Open an HDF5 file; whatever damage h5py stumbles over becomes a :class:`CacheError`."""
+    """Open an HDF5 file; errors of h5py become a :class:`CacheError`."""
     try:
         with h5py.File(path, "r") as file:
             yield file
@@ -175,11 +178,13 @@ def _reading(path: Path) -> Iterator[h5py.File]:
 
 
 def _unreadable(path: Path, error: OSError) -> CacheError:
-    """Say why a file that may be whole cannot be read."""
+    """Return an error that says why a file cannot be read although it may be intact."""
     if error.errno in (errno.EAGAIN, errno.EWOULDBLOCK):
-        return CacheError("another program has it open for writing", path=path, fix="close it there, and try again")
+        return CacheError(
+            "another program has the file open for writing", path=path, fix="close it there and try again"
+        )
     reason = os.strerror(error.errno or 0)
-    return CacheError(f"cannot be read: {reason}", path=path, fix="check its permissions and the disk it lies on")
+    return CacheError(f"cannot be read: {reason}", path=path, fix="check its permissions and the disk")
 
 
 def _blocks(count: int, rows: int = 4096) -> Iterable[slice]:
@@ -193,16 +198,16 @@ def _check_format(path: Path, file: h5py.File) -> None:
             path=path,
             expected="an HDF5 file that xfeat featurize wrote",
             found="an HDF5 file of another program",
-            fix="name another file, or move it away and run xfeat featurize",
+            fix="choose another file, or move this one away and run xfeat featurize",
         )
     version = int(file.attrs["schema_version"])
     if version != SCHEMA_VERSION:
         raise CacheError(
-            "a cache of another schema version",
+            "the feature cache has another schema version",
             path=path,
             expected=f"version {SCHEMA_VERSION}",
             found=f"version {version}",
-            fix="install the xfeat that wrote it, or run xfeat featurize --force",
+            fix="install the version of xfeat that wrote it, or run xfeat featurize --force",
         )
 
 
@@ -216,8 +221,8 @@ def _read(path: Path, file: h5py.File) -> dict[str, Any]:
     class_names = tuple(json.loads(attrs["class_names"]))
     for what, good in (
         ("a label is outside the class names", _is_within(columns["label"], range(NO_LABEL, len(class_names)))),
-        ("a split is none of those that there are", _is_within(columns["split"], (*range(len(SPLITS)), NO_SPLIT))),
-        ("its fingerprint is not that of its settings", attrs["fingerprint"] == spec.fingerprint),
+        ("a split code is invalid", _is_within(columns["split"], (*range(len(SPLITS)), NO_SPLIT))),
+        ("its fingerprint does not match its settings", attrs["fingerprint"] == spec.fingerprint),
     ):
         if not good:
             raise CacheError(f"damaged: {what}", path=path, fix=_REBUILD)

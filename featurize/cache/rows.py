@@ -18,21 +18,21 @@ from numpy.typing import NDArray
 from xfeat.featurize.cache.reader import CacheFileState, FeatureCache
 from xfeat.featurize.errors import CacheError
 
-# Rows that are looked at together where nothing is learnt from them.
+# Rows that are read at a time where the batch size of training does not apply.
 ROWS_AT_ONCE = 4096
-# Rows so near each other are read in one go, with what lies between them; and so many of them at most.
+# Rows at most this far apart are read in one call, including the rows between them; and at most so many per call.
 _NEAR, _MOST_AT_ONCE = 4, 512
 
 
 def read_rows(
     cache: FeatureCache, rows: NDArray[np.int64], *, views: NDArray[np.int64] | int | None = None
 ) -> NDArray[Any]:
-    """Copy rows of a cache in its own type, and keep no more than them in memory.
+    """Copy rows of a cache in its own dtype, with no more than these in memory.
 
     Args:
         cache: its features are (N, D) or (N, V, D).
         rows: n row numbers.
-        views: which view of each row, of a cache with views; ``None`` for all of them.
+        views: which view of each row, if the cache has views; ``None`` for all of them.
 
     Returns:
         (n, D), or (n, V, D) for all views.
@@ -102,7 +102,7 @@ class _File:
                 raise CacheError("cannot be read", path=self._path, found=str(error), fix=_REBUILD) from error
             if not count:
                 raise CacheError(
-                    "was cut short while it was read",
+                    "the file was cut short while it was read",
                     path=self._path,
                     expected=f"{self._offset + int(np.prod(self._shape)) * self._dtype.itemsize} bytes or more",
                     found=f"{os.fstat(self._handle).st_size} bytes",
@@ -111,11 +111,11 @@ class _File:
             wanted, position = wanted[count:], position + count
 
 
-_REBUILD = "make it again with xfeat featurize, or restore a copy"
+_REBUILD = "run xfeat featurize again, or restore a copy"
 
 
 def _runs(numbers: NDArray[np.int64]) -> Iterator[slice]:
-    """Divide ascending numbers where the next one is far away; in any other order, divide more often."""
+    """Divide row numbers into runs that are read in one call; ascending numbers give the longest runs."""
     steps = np.diff(numbers)
     far = np.flatnonzero((steps < 1) | (steps > _NEAR)) + 1
     edges = np.unique(np.concatenate([far, np.arange(0, len(numbers), _MOST_AT_ONCE), [len(numbers)]]))
@@ -127,9 +127,10 @@ _opening = Lock()
 
 
 def _file_of(cache: FeatureCache) -> _File | None:
-    """Return the file that a cache is mapped from; ``None`` if it is not mapped, or another file has taken its place.
+    """Return the file that a cache is mapped from; ``None`` if it is not mapped, or its path is now another file.
 
-    Nobody can cut short what no path leads to any more. Windows has no ``preadv``, and lets nobody cut a mapped file.
+    A replaced file has no path any more, so nobody can cut it short. Windows has no ``preadv``, and nobody can cut a
+    mapped file short there.
     """
     mapped = _mapped(cache.features)
     if mapped is None or not hasattr(os, "preadv"):
@@ -162,7 +163,7 @@ def _mapped(features: NDArray[Any]) -> np.memmap[Any, Any] | None:
 
 
 def _forget_pages(features: NDArray[Any]) -> None:
-    """Give back what was read: pages of a mapped file count as this process's memory until then."""
+    """Release the pages that were read: pages of a mapped file count as this process's memory until then."""
     mapped = _mapped(features)
     if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
         cast(Any, mapped.base).madvise(mmap.MADV_DONTNEED)
@@ -181,12 +182,12 @@ def _check_finite(cache: FeatureCache, rows: NDArray[np.int64], values: NDArray[
 
 @contextmanager
 def unchanged(cache: FeatureCache) -> Iterator[None]:
-    """Find out at the end whether the file was written to since it was opened: then what was read is of two caches.
+    """Check at the end that the file was not overwritten since it was opened: the rows read would be of two caches.
 
-    A file that was put in its place does no harm: the old one stays mapped.
+    A new file at the same path does no harm: the old one stays mapped.
 
     Raises:
-        CacheError: if it holds something else now.
+        CacheError: if the content of the file has changed.
     """
     yield
     before, after = cache.state, CacheFileState.of(cache.path)
@@ -195,7 +196,7 @@ def unchanged(cache: FeatureCache) -> Iterator[None]:
     found = FeatureCache.open(cache.path)
     if found.content_sha256 != cache.content_sha256:
         raise CacheError(
-            "another cache was written into the file while it was read",
+            "the file was overwritten with another cache while it was read",
             path=cache.path,
             expected=f"content {cache.content_sha256[:16]}…",
             found=f"content {found.content_sha256[:16]}…",

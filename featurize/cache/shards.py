@@ -1,4 +1,4 @@
-"""Finished batches of a run that is not finished yet: ``features.h5.parts/``. A killed run goes on from here."""
+"""Checkpoints of an unfinished run: shards of finished rows in ``features.h5.parts/``, from which a run resumes."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from xfeat.featurize.system.atomic import output_error, replacing
 
 logger = logging.getLogger(__name__)
 
-# An empty file beside the shards of a run with --force: what lay there before has been deleted already.
+# An empty file beside the shards of a run with --force: earlier shards have been deleted already.
 _FORCE_MARKER = "started-anew"
 
 Features = NDArray[np.floating[Any]]
 
 
 class FileIdentity(NamedTuple):
-    """What tells one state of a file from another.
+    """The state of a file when it was read.
 
     Attributes:
         size: bytes.
@@ -52,7 +52,7 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True)
 class Identities:
-    """File states as columns of equal length: a million of them as objects would fill the memory.
+    """File states as columns of equal length: a million objects would need too much memory.
 
     Attributes:
         size: int64, bytes.
@@ -73,7 +73,7 @@ class Identities:
 
     @classmethod
     def empty(cls, count: int) -> Identities:
-        """Return room for ``count`` states."""
+        """Return ``count`` empty states."""
         return cls(
             size=np.zeros(count, np.int64),
             mtime_ns=np.zeros(count, np.int64),
@@ -91,16 +91,16 @@ class Identities:
         return columns
 
     def set(self, row: int, identity: FileIdentity) -> None:
-        """Note one state."""
+        """Set one state."""
         for name, value in identity._asdict().items():
             getattr(self, name)[row] = value
 
     def without_times(self) -> Identities:
-        """Return the same states with no time to rely on: another folder can hold other files of the same age."""
+        """Return the same states without times: in another folder, equal times do not mean equal files."""
         return replace(self, mtime_ns=np.zeros_like(self.mtime_ns))
 
     def copy_from(self, rows: NDArray[np.intp], other: Identities, other_rows: NDArray[np.intp]) -> None:
-        """Take over ``other_rows`` of other columns into ``rows`` of these."""
+        """Copy ``other_rows`` of other columns into ``rows`` of these."""
         for name in FileIdentity._fields:
             getattr(self, name)[rows] = getattr(other, name)[other_rows]
 
@@ -123,7 +123,7 @@ class ShardStore:
     """The shards of one output file and one spec.
 
     Attributes:
-        folder: where they lie.
+        folder: where they are stored.
         fingerprint: of the spec that their features were computed with.
         data_root: the folder or archive that this run's paths are relative to.
     """
@@ -135,7 +135,7 @@ class ShardStore:
         self._next_number = 0
 
     def discard_earlier(self) -> None:
-        """Delete the shards, but for those of a stopped run that had started anew too: it goes on.
+        """Delete earlier shards, for a run with ``--force``; shards of a stopped run with ``--force`` are resumed.
 
         Raises:
             OutputError: if the folder cannot be changed.
@@ -152,29 +152,29 @@ class ShardStore:
             raise output_error(self.folder, error) from error
 
     def resume(self) -> None:
-        """Use whatever shards there are; the next run that starts anew does not keep them."""
+        """Use the shards there are; the next run with ``--force`` deletes them."""
         with suppress(OSError):
             (self.folder / _FORCE_MARKER).unlink()
 
     def load(self) -> Iterator[tuple[Shard, list[str], Identities]]:
-        """Yield what an earlier run left, oldest first; a damaged shard or one of another spec is deleted.
+        """Yield the shards of an earlier run, oldest first; a damaged shard or one of another spec is deleted.
 
-        Images of another data root come without times: only their content tells whether they are the same.
+        Images of another data root have no times: they are compared by content alone.
         """
         for file in sorted(self.folder.glob("*.npz")):
             found = self._read(file) if file.name.startswith(f"{self.fingerprint}-") else None
             if found is None:
-                logger.info("deleting the unusable shard %s", file.name)
+                logger.info("deleting unusable checkpoint %s", file.name)
                 file.unlink()
             else:
                 self._next_number = int(file.stem.rpartition("-")[2]) + 1
                 yield found
 
     def append(self, rows: Sequence[Row]) -> tuple[Shard, Identities]:
-        """Write rows as one more shard, flushed to disk before this returns.
+        """Write rows as a new shard, flushed to disk before this returns.
 
         Raises:
-            OutputError: if it cannot be written; the shards before it stay.
+            OutputError: if it cannot be written; earlier shards stay.
         """
         file = self.folder / f"{self.fingerprint}-{self._next_number:08d}.npz"
         identities = Identities.of([row.identity for row in rows])
@@ -190,7 +190,7 @@ class ShardStore:
         return Shard(file, len(rows)), identities
 
     def delete(self) -> None:
-        """Remove the folder: the finished file holds everything now."""
+        """Remove the folder: the cache contains everything now."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _read(self, file: Path) -> tuple[Shard, list[str], Identities] | None:
@@ -209,5 +209,5 @@ class ShardStore:
 
 
 def _bytes(text: str) -> bytes:
-    # File names are bytes to the operating system; surrogates carry the ones that are no UTF-8.
+    # File names are bytes to the operating system; surrogates stand for those that are not UTF-8.
     return text.encode("utf-8", "surrogateescape")

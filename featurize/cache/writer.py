@@ -1,4 +1,4 @@
-"""Writing ``features.h5``, whole or not at all. docs/formats.md is its written form."""
+"""Writes ``features.h5``, whole or not at all. The format is described in docs/formats.md."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ _SKIPPED = np.dtype([("path", TEXT), ("reason", TEXT)])
 
 @dataclass(frozen=True, kw_only=True)
 class CacheDescription:
-    """What a cache says besides its features.
+    """The content of a cache besides its features.
 
     Attributes:
         spec: what a row of features is.
         class_names: sorted names; labels are indices into it.
         data_root: the folder that paths are relative to.
         weights_path: the weights file that was used.
-        columns: the facts of each row.
+        columns: one value per row each.
         skipped: images that could not be read.
     """
 
@@ -58,19 +58,21 @@ class CacheDescription:
     skipped: Sequence[Skipped]
 
 
-def write_cache(path: Path, facts: CacheDescription, *, blocks: Iterable[tuple[int, NDArray[Any]]], dim: int) -> None:
+def write_cache(
+    path: Path, description: CacheDescription, *, blocks: Iterable[tuple[int, NDArray[Any]]], dim: int
+) -> None:
     """Write a cache, whole or not at all.
 
     Args:
         path: the file to write or replace.
-        facts: all but the features.
+        description: everything but the features.
         blocks: (first row, features (n, D) or (n, V, D)) that together fill all rows, in order.
         dim: D.
 
     Raises:
         OutputError: if it cannot be written.
     """
-    spec, columns = facts.spec, facts.columns
+    spec, columns = description.spec, description.columns
     count = len(columns.path)
     with replacing(path) as partial, _creating(partial) as file:
         # Contiguous, so that readers can map it into memory; see docs/decisions.
@@ -78,30 +80,30 @@ def write_cache(path: Path, facts: CacheDescription, *, blocks: Iterable[tuple[i
         digest = _fill(features, blocks)
         for name in COLUMN_NAMES:
             file.create_dataset(name, data=encode_column(name, getattr(columns, name)))
-        skipped = [tuple(map(to_bytes, row)) for row in facts.skipped]
+        skipped = [tuple(map(to_bytes, row)) for row in description.skipped]
         file.create_dataset("skipped", data=np.array(skipped, dtype=_SKIPPED))
         file.flush()
-        for key, value in _attributes(facts, finish_digest(digest, columns)).items():
+        for key, value in _attributes(description, finish_digest(digest, columns)).items():
             if isinstance(value, str):
                 file.attrs.create(key, to_bytes(value), dtype=TEXT)
             else:
                 file.attrs[key] = value
 
 
-def _attributes(facts: CacheDescription, content_sha256: str) -> dict[str, str | int]:
-    columns = facts.columns
+def _attributes(description: CacheDescription, content_sha256: str) -> dict[str, str | int]:
+    columns = description.columns
     return {
         "format": FORMAT,
         "schema_version": SCHEMA_VERSION,
-        "spec": json.dumps(facts.spec.to_dict()),
-        "fingerprint": facts.spec.fingerprint,
-        "class_names": json.dumps(list(facts.class_names)),
+        "spec": json.dumps(description.spec.to_dict()),
+        "fingerprint": description.spec.fingerprint,
+        "class_names": json.dumps(list(description.class_names)),
         "split_names": json.dumps(SPLITS),
-        "counts": json.dumps(count_images(columns.split, columns.label, facts.class_names)),
-        "data_root": facts.data_root,
-        "weights_path": facts.weights_path,
+        "counts": json.dumps(count_images(columns.split, columns.label, description.class_names)),
+        "data_root": description.data_root,
+        "weights_path": description.weights_path,
         "content_sha256": content_sha256,
-        "columns_sha256": digest_of_states(columns, facts.skipped),
+        "columns_sha256": digest_of_states(columns, description.skipped),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": json.dumps(library_versions()),
     }

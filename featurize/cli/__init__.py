@@ -1,4 +1,4 @@
-"""The command ``xfeat``: a file per command. Each parses, calls one library function and prints."""
+"""The command ``xfeat``: one file per command. Each parses, calls one library function and prints."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from xfeat.featurize.console import Commands
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="xfeat-onnx")
 def main() -> None:
-    """Run a frozen EfficientNet over images once and keep the features in one HDF5 file."""
+    """Run a frozen EfficientNet over images once and store the features in one HDF5 file."""
 
 
 for command in (audit, featurize, info, split, verify):

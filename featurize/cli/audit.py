@@ -20,11 +20,11 @@ from xfeat.featurize.specs import DEFAULT_CACHE
 @click.option("--strict", is_flag=True, help="Exit with 1 if anything leaks from one split into another.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout and nothing else there.")
 def audit(file: Path, output: Path | None, strict: bool, as_json: bool) -> None:
-    """Check whether figures measured on a cache can be believed.
+    """Check whether metrics measured on a cache can be trusted.
 
-    Looks for images and groups in two splits, near-duplicates, doubtful labels, shortcuts (can the label be told from
-    the border, the file or the grey levels alone?), outliers and imbalance. Prints a summary, worst first, and writes a
-    page with the pictures and FILE with .audit.json, which xhead train reads.
+    Looks for images and groups in two splits, near-duplicates, doubtful labels, shortcuts (can the label be predicted
+    from the border, the file or the grey levels alone?), outliers and imbalance. Prints a summary, most
+    severe first, and writes a page with the images and FILE with .audit.json, which xhead train reads.
     """
     from xfeat.featurize.audit.report.page import render_page
     from xfeat.featurize.audit.report.summary import summarize
@@ -33,7 +33,7 @@ def audit(file: Path, output: Path | None, strict: bool, as_json: bool) -> None:
     from xfeat.featurize.system.atomic import replacing
 
     cache = FeatureCache.open(file)
-    with progress_bar("looking at images", "images") as progress:
+    with progress_bar("reading images", "images") as progress:
         done = audit_cache(cache, progress=progress)
     page, facts_file = output or file.with_suffix(".audit.html"), file.with_suffix(".audit.json")
     facts = done.to_dict() | {"page": str(page)}
@@ -42,5 +42,5 @@ def audit(file: Path, output: Path | None, strict: bool, as_json: bool) -> None:
             partial.write_text(text, encoding="utf-8")
     click.echo(json.dumps(facts) if as_json else f"{summarize(done)}\n\npage: {page}\nfacts: {facts_file}")
     if strict and not done.passed:
-        # The result is on stdout as ever; the gate only adds the message and the exit code.
+        # The result is printed in any case; --strict only adds the error and the exit code.
         raise DataError("the audit failed", path=file, found="; ".join(done.failures), fix=f"see {page}")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from xfeat.featurize.backbones.registry import BACKBONES
-from xfeat.featurize.console import comma_list, default_of, json_option, printable, progress_bar
+from xfeat.featurize.console import comma_list, default_of, escape_surrogates, json_option, progress_bar
 from xfeat.featurize.specs import (
     DEFAULT_CACHE,
     DTYPES,
@@ -31,7 +31,7 @@ def _batch_size(_context: click.Context, _option: click.Parameter, text: str | N
     if text is None or text == "auto":
         return "auto" if text else None
     if not text.isdecimal() or int(text) < 1:
-        raise click.BadParameter(f"{text!r} is neither a number from 1 on nor auto")
+        raise click.BadParameter(f"{text!r} is neither a positive integer nor auto")
     return int(text)
 
 
@@ -51,8 +51,8 @@ def _batch_size(_context: click.Context, _option: click.Parameter, text: str | N
     default=default_of(FeatureRequest, "backbone"),
     show_default=True,
     metavar="NAME",
-    help="auto keeps what the output has; else takes efficientnet-b0, or efficientnet-lite0 where b0's weights cannot "
-    "be had. Others: " + ", ".join(BACKBONES),
+    help="auto: the backbone of an existing output; else efficientnet-b0, or efficientnet-lite0 if the weights of b0 "
+    "cannot be downloaded. Others: " + ", ".join(BACKBONES),
 )
 @click.option(
     "--weights",
@@ -86,28 +86,27 @@ def _batch_size(_context: click.Context, _option: click.Parameter, text: str | N
     type=click.Choice(DTYPES),
     default=default_of(FeatureRequest, "dtype"),
     show_default=True,
-    help="How features are stored.",
+    help="Data type of the stored features.",
 )
 @click.option(
     "--precision",
     type=click.Choice(PRECISIONS),
     default=default_of(FeatureRequest, "precision"),
     show_default=True,
-    help="In which the network computes. The exported model computes in float32, and xexport compares.",
+    help="Of the network's arithmetic. The exported model computes in float32; xexport checks the difference.",
 )
 @click.option(
     "--device",
     default="auto",
     show_default=True,
-    help="auto, cpu, cuda or cuda:N; several GPUs with commas. A device asked for is never replaced.",
+    help="auto, cpu, cuda or cuda:N; several GPUs with commas. Fails if the device is missing; no fallback.",
 )
 @click.option(
     "--engine",
     type=click.Choice(ENGINES),
     default="auto",
     show_default=True,
-    help="auto: torch on a GPU and for a --precision other than float32, else onnxruntime. ray: the same on many "
-    "machines.",
+    help="auto: torch on a GPU and for a --precision other than float32, else onnxruntime. ray: on many machines.",
 )
 @click.option(
     "--ray-address",
@@ -118,12 +117,12 @@ def _batch_size(_context: click.Context, _option: click.Parameter, text: str | N
     "--batch-size",
     metavar="N|auto",
     callback=_batch_size,
-    help="Images per call of the network; auto tries which is fastest.  [default: the engine's own]",
+    help="Images per call of the network; auto measures which is fastest.  [default: the engine's own]",
 )
 @click.option(
     "--workers",
     type=click.IntRange(min=1),
-    help="Decoding threads or processes; with --engine ray, cores of the cluster to take at most.  "
+    help="Decoding threads or processes; with --engine ray, the most cores of the cluster to use.  "
     "[default: all cores]",
 )
 @click.option(
@@ -131,7 +130,7 @@ def _batch_size(_context: click.Context, _option: click.Parameter, text: str | N
     type=click.Choice(["auto", "threads", "processes"]),
     default="auto",
     show_default=True,
-    help="auto: processes for more than 8 workers and 2,000 images or more, which one interpreter cannot feed.",
+    help="auto: processes for more than 8 workers and at least 2,000 images, else threads.",
 )
 @click.option(
     "--on-error",
@@ -147,7 +146,7 @@ def _batch_size(_context: click.Context, _option: click.Parameter, text: str | N
     help="Patient or series of each image: a CSV with path,group, or an expression on the path.  "
     "[default: groups.csv in DATA, if there]",
 )
-@click.option("--force", is_flag=True, help="Compute everything anew, replacing a cache of other settings.")
+@click.option("--force", is_flag=True, help="Recompute everything, and replace a cache with other settings.")
 @json_option
 def featurize(
     data: Path,
@@ -168,7 +167,7 @@ def featurize(
 
     DATA is a folder (train|valid|test/CLASS/…, CLASS/…, or images without classes), a zip archive of such a folder,
     or a CSV file with the columns path,label[,split][,group]. A second run computes only what has changed; a stopped
-    one goes on where it was.
+    run resumes.
     """
     from xfeat.featurize.cluster.engine import RayCluster
     from xfeat.featurize.datasets.layouts import open_dataset
@@ -224,11 +223,11 @@ def _as_json(done: Extraction, spec: FeatureSpec) -> dict[str, Any]:
 
 def _as_text(done: Extraction, spec: FeatureSpec) -> str:
     for path in done.truncated[:_SHOWN]:
-        click.echo(printable(f"warning: {path} is truncated and was read as far as it goes"), err=True)
+        click.echo(escape_surrogates(f"warning: {path} is truncated; the part that is there was used"), err=True)
     if len(done.truncated) > _SHOWN:
         click.echo(f"warning: … and {len(done.truncated) - _SHOWN} more truncated images", err=True)
     for path, reason in done.skipped[:_SHOWN]:
-        click.echo(printable(f"warning: skipped {path}: {reason}"), err=True)
+        click.echo(escape_surrogates(f"warning: skipped {path}: {reason}"), err=True)
     if len(done.skipped) > _SHOWN:
         click.echo(f"warning: … and {len(done.skipped) - _SHOWN} more: see xfeat info {done.output}", err=True)
     rate = f" at {done.images_per_second:.0f} images/s ({done.engine})" if done.computed else ""

@@ -1,4 +1,4 @@
-"""``xfeat info`` and ``xfeat verify``: what is in a cache, and whether it is whole."""
+"""``xfeat info`` and ``xfeat verify``: what a cache contains, and whether it is intact."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 @click.argument("file", type=click.Path(path_type=Path), default=DEFAULT_CACHE)
 @json_option
 def info(file: Path) -> tuple[dict[str, Any], str]:
-    """Show what is in a cache: settings, counts per split and class, skipped files."""
+    """Show what a cache contains: settings, counts per split and class, skipped files."""
     from xfeat.featurize.cache.reader import FeatureCache
 
     cache = FeatureCache.open(file)
@@ -45,7 +45,7 @@ def info(file: Path) -> tuple[dict[str, Any], str]:
 @click.argument("file", type=click.Path(path_type=Path), default=DEFAULT_CACHE)
 @json_option
 def verify(file: Path) -> tuple[dict[str, Any], str]:
-    """Check that every row of a cache is finite and as it was written."""
+    """Check that every row of a cache is finite and unchanged since it was written."""
     from xfeat.featurize.cache.reader import FeatureCache
 
     cache = FeatureCache.open(file)

@@ -1,4 +1,4 @@
-"""``xfeat split`` and ``xfeat audit``: the commands about a data set rather than about its features."""
+"""``xfeat split``."""
 
 from __future__ import annotations
 
@@ -43,10 +43,10 @@ def split(
 ) -> tuple[dict[str, Any], str]:
     """Divide the class folders of SRC into DST/train, DST/valid and DST/test.
 
-    SRC is a folder or zip archive with one folder a class, or a CSV file with the columns path,label[,group]. Every
+    SRC is a folder or zip archive with one folder per class, or a CSV file with the columns path,label[,group]. Every
     class keeps its share in every split, images of one group (a patient) stay together, and so do exact copies of a
-    file. DST must be new or empty; it appears whole or not at all. Files of the same name get their folder's name in
-    front.
+    file. DST must be new or empty; it appears whole or not at all. If two files have the same name, the name of their
+    folder is put in front.
     """
     from xfeat.featurize.datasets.layouts import open_dataset
     from xfeat.featurize.datasets.split import SplitSpec, split_dataset

@@ -1,1 +1,1 @@
-"""The same run on a Ray cluster. May import pipeline and what pipeline may import."""
+"""Runs on a Ray cluster. May import pipeline and what pipeline may import."""

@@ -1,4 +1,4 @@
-"""Joining a Ray cluster, and what its machines have room for."""
+"""Connects to a Ray cluster, and plans how many actors fit on its machines."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ logger = logging.getLogger(__name__)
 
 _CONNECT_SECONDS = 10.0
 _LOOK_SECONDS = 120.0
-# More threads than this in one actor wait for each other: small actors use a large machine better.
+# More threads in one actor wait for each other: several small actors use a large machine better.
 _THREADS = 4
 
-# What Ray would send, or print over this program's own words.
+# Switches off usage reports and messages of Ray on the terminal.
 _QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
@@ -37,13 +37,13 @@ _QUIET = {
 
 
 class ActorPlan(NamedTuple):
-    """Room for actors.
+    """How many actors run, and on which machines.
 
     Attributes:
-        actors: how many fit.
-        cpus: of each.
-        gpus: of each, 0 or 1.
-        nodes: identifiers of the machines they fit on.
+        actors: number of actors.
+        cpus: CPUs per actor.
+        gpus: GPUs per actor, 0 or 1.
+        nodes: identifiers of the machines that have room for actors.
     """
 
     actors: int
@@ -54,7 +54,7 @@ class ActorPlan(NamedTuple):
 
 @contextlib.contextmanager
 def connected(address: str | None) -> Iterator[None]:
-    """Join a cluster, or start one on this machine; leave or stop it at the end.
+    """Connect to a cluster, or start one on this machine; disconnect or stop it at the end.
 
     Args:
         address: ``HOST:PORT`` of the cluster's head, or ``auto`` for the one that this machine belongs to; by default
@@ -62,7 +62,7 @@ def connected(address: str | None) -> Iterator[None]:
 
     Raises:
         DeviceError: if there is no cluster at ``address``.
-        SpecError: if ``address`` is none.
+        SpecError: if ``address`` is invalid.
     """
     for variable, value in _QUIET.items():
         os.environ.setdefault(variable, value)
@@ -73,37 +73,37 @@ def connected(address: str | None) -> Iterator[None]:
         return
     _check_reachable(address or os.environ.get("RAY_ADDRESS"))
     with _sigterm_handler_restored(), _stderr_discarded(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Ray warns of its own internals
+        warnings.simplefilter("ignore")  # Ray warns about its own internals
         try:
             ray.init(address=address, logging_level=logging.CRITICAL, log_to_driver=False)
         except (ConnectionError, ValueError, RuntimeError, TimeoutError, ray.exceptions.RayError) as error:
             raise DeviceError(
-                "cannot join the Ray cluster",
+                "cannot connect to the Ray cluster",
                 expected=address or os.environ.get("RAY_ADDRESS"),
                 found=_summary(error),
                 fix="check ray status, that Ray and Python are of the same version there and here, and whether the "
-                "cluster asks for a token: RAY_AUTH_MODE=token, with the head's ~/.ray/auth_token here too",
+                "cluster requires a token: RAY_AUTH_MODE=token, with the head's ~/.ray/auth_token here too",
             ) from error
     try:
         with _errors_logged():
             yield
     finally:
-        # A run that is broken off leaves Ray Data's executor in a reference cycle; if it still lives when Ray goes, Ray
-        # ends this whole process without a word.
+        # A stopped run leaves Ray Data's executor in a reference cycle. If it still exists at shutdown, Ray ends this
+        # process silently.
         gc.collect()
         ray.shutdown()
 
 
 def plan_actors(device: str, cores: int | None) -> ActorPlan:
-    """Count the actors that the machines have room for: four cores each, or a GPU and its share of its machine's.
+    """Plan the actors: up to four cores each, or one GPU and its share of the cores of its machine.
 
     Args:
         device: ``auto`` (GPUs if the cluster has any), ``cpu`` or ``cuda`` (a GPU each).
-        cores: of all actors together, at most.
+        cores: limit for all actors together.
 
     Raises:
-        SpecError: if ``device`` is another.
-        DeviceError: if no machine has what is asked for.
+        SpecError: if ``device`` is none of these.
+        DeviceError: if no machine has the requested devices.
     """
     import ray
 
@@ -129,7 +129,7 @@ def plan_actors(device: str, cores: int | None) -> ActorPlan:
 
 
 def check_machines(nodes: list[str], root: Path) -> None:
-    """Make sure that machines have this version of xfeat and see the images.
+    """Check that the machines have this version of xfeat and can read the images.
 
     Raises:
         DeviceError: if one does not, or does not answer.
@@ -137,7 +137,7 @@ def check_machines(nodes: list[str], root: Path) -> None:
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    # Defined here so that it travels as code: where xfeat is not installed, its modules cannot be imported.
+    # Defined here so that Ray sends its code: xfeat may not be installed there, and could not be imported.
     def look(folder: str) -> tuple[str, str, bool]:
         import importlib.metadata
         import os
@@ -164,7 +164,7 @@ def check_machines(nodes: list[str], root: Path) -> None:
     for host, version, sees in answers:
         if version != here:
             raise DeviceError(
-                f"the machine {host} of the cluster has another xfeat",
+                f"machine {host} of the cluster has another version of xfeat",
                 expected=f"xfeat {here} with the extras train and ray",
                 found=version,
                 fix="install the same version in the Python environment that Ray runs in there",
@@ -174,11 +174,11 @@ def check_machines(nodes: list[str], root: Path) -> None:
 
 
 def cluster_error(error: Exception) -> DeviceError:
-    """Return what a user should know of an error of Ray's."""
+    """Return a readable error for an exception of Ray."""
     return DeviceError(
         "the Ray cluster failed",
         found=_summary(error),
-        fix="check ray status and the machines' logs, then run the same command again: what is finished is kept",
+        fix="check ray status and the logs of the machines, then run the same command again: it resumes",
     )
 
 
@@ -188,13 +188,13 @@ def _gpus(resources: dict[str, Any]) -> int:
 
 def _summary(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-    # A machine's tracebacks begin with the one that is the cause, amid advice; other messages begin with the matter.
+    # In tracebacks the first exception is the cause; other messages begin with the cause.
     named = [line for line in lines if re.match(r"[\w.]*(Error|Exception)\b", line)]
     return (named or lines)[0]
 
 
 def _check_reachable(address: str | None) -> None:
-    """Find out within seconds whether there is anything: Ray itself tries for minutes, and then ends the process."""
+    """Check within seconds whether the address can be reached: Ray tries for minutes, and then ends the process."""
     if address in (None, "", "auto", "local"):
         return
     host, _, port = str(address).rpartition(":")
@@ -208,7 +208,7 @@ def _check_reachable(address: str | None) -> None:
         socket.create_connection((host, int(port)), timeout=_CONNECT_SECONDS).close()
     except (OSError, OverflowError) as error:
         raise DeviceError(
-            "there is no Ray cluster",
+            "no Ray cluster found",
             expected=f"its head at {address}",
             found=str(error),
             fix="check the address with ray status on the head, and that its port can be reached from here",
@@ -217,7 +217,7 @@ def _check_reachable(address: str | None) -> None:
 
 @contextlib.contextmanager
 def _sigterm_handler_restored() -> Iterator[None]:
-    """Keep this process's answer to SIGTERM, which Ray replaces."""
+    """Restore this process's SIGTERM handler, which Ray replaces."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -1,4 +1,4 @@
-"""Many machines through Ray Data: actors hold the network, read images and compute; this process writes."""
+"""Runs on many machines with Ray Data: actors read images and compute features; this process writes."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# Images an actor gets at a time: what is lost with it, and done again elsewhere. So many of the preferred backbone; of
-# a larger one, or with several views, as many as take no longer.
+# Images per chunk: what is lost if an actor dies, and computed again elsewhere. With a larger backbone or several views
+# a chunk has fewer images, so that it takes no longer.
 _CHUNK = 256
 _SMALLEST_CHUNK = 8
-_CHUNKS_AN_ACTOR = 4
-# Ray keeps a few kilobytes of each chunk in this process.
+_CHUNKS_PER_ACTOR = 4
+# Ray needs a few kilobytes per chunk in this process.
 _MOST_CHUNKS = 100_000
-# Ray replaces actors that died and gives the new ones their chunk, for ever. An image that brings down whoever decodes
-# it ends the run all the same, when nothing else is left to do. The first actor must have started within this time, and
-# a chunk be done: 256 images of the preferred backbone take eight seconds on one core. Larger ones get more time.
+# Ray replaces dead actors and retries their chunks without limit. An image that crashes every actor would never finish,
+# so the run fails if no chunk is finished in this time, the start of the first actor included. (256 images take eight
+# seconds on one core with the preferred backbone; more expensive chunks get more time.)
 _GIVE_UP_SECONDS = 1800.0
 
 
@@ -49,9 +49,9 @@ class RayCluster:
     Attributes:
         spec: what to compute.
         weights: the backbone's weights; they are sent to the machines.
-        address: of the cluster; see :func:`xfeat.featurize.cluster.connection.connected`.
+        address: address of the cluster; see :func:`xfeat.featurize.cluster.connection.connected`.
         device: ``auto``, ``cpu``, or ``cuda`` for actors with a GPU each.
-        cores: of the cluster to use at most; by default all.
+        cores: the most cores of the cluster to use; by default all.
         batch_size: images per call of the network.
     """
 
@@ -64,22 +64,22 @@ class RayCluster:
     name: str = "ray"
 
     def outcomes(self, source: ImageSource, root: Path, paths: Sequence[str], known: NDArray[np.bytes_]) -> Outcomes:
-        """Yield the outcome of every image, as they come.
+        """Yield the outcomes of all images, in any order.
 
         Args:
             source: the data root, as this process sees it.
-            root: where it lies; every machine must see the same files there.
+            root: its path; every machine must see the same files there.
             paths: relative to it.
-            known: SHA-256 of content that need not be computed, sorted, 64 hexadecimal digits each.
+            known: SHA-256 of content whose features are stored, sorted, 64 hexadecimal digits each.
 
         Raises:
             MissingExtraError: if Ray is not installed.
-            SpecError: if a setting is not one for a cluster.
-            DeviceError: if there is no cluster, or one of its machines cannot do this.
+            SpecError: if a setting is invalid on a cluster.
+            DeviceError: if there is no cluster, or one of its machines cannot compute this.
         """
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # Ray warns of its own internals
+                warnings.simplefilter("ignore")  # Ray warns about its own internals
                 import ray
                 import ray.data
         except ImportError as error:
@@ -92,10 +92,9 @@ class RayCluster:
             check_machines(plan.nodes, root)
             logger.info("%d actors with %s", plan.actors, _size_of(plan))
             try:
-                for together in self._computed(self._assignment(root, known, plan), paths, plan):
+                for batch in self._computed(self._assignment(root, known, plan), paths, plan):
                     yield [
-                        (at, self._recheck_unreadable(one, host, source, (root, paths[at])))
-                        for at, one, host in together
+                        (at, self._recheck_unreadable(one, host, source, (root, paths[at]))) for at, one, host in batch
                     ]
             except (
                 ray.exceptions.RayError,
@@ -149,7 +148,7 @@ class RayCluster:
             yield from_table(table, self.spec)
 
     def _recheck_unreadable(self, outcome: Outcome, host: str, source: ImageSource, file: tuple[Path, str]) -> Outcome:
-        """Let an image be skipped only if this process cannot read it either: a machine may have lost its files."""
+        """Skip an image only if this process cannot read it either: a machine may have lost its files."""
         if outcome.identity is not None:
             return outcome
         root, path = file
@@ -157,33 +156,33 @@ class RayCluster:
         if image.identity is None:
             return outcome._replace(reason=image.reason)
         raise DeviceError(
-            f"the machine {host} of the cluster cannot read what this one can",
+            f"machine {host} of the cluster cannot read an image that this machine can read",
             path=root / path,
             found=outcome.reason,
-            fix="check what is mounted and installed there, then run the same command again: what is finished is kept",
+            fix="check what is mounted and installed there, then run the same command again: it resumes",
         )
 
 
 def _cost(spec: FeatureSpec) -> float:
-    """Return how many images of the preferred backbone's own size take as long as one of ``spec``; 1 or more."""
+    """Return the cost of an image relative to one of the preferred backbone at its default size; 1 or more."""
     one, preferred = backbone_info(spec.backbone), backbone_info(PREFERRED)
     scale = (spec.preprocess.size / one.default_size) ** 2
     return max(1.0, spec.views * scale * one.giga_macs / preferred.giga_macs)
 
 
 def _chunk_rows(images: int, actors: int, cost: float) -> int:
-    """Return the images of a chunk: few enough that every actor gets some, and that a chunk is done before long."""
+    """Return the images per chunk: few enough that every actor gets some, and that a chunk is finished soon."""
     most = max(1, int(_CHUNK / cost))
-    rows = min(most, max(_SMALLEST_CHUNK, math.ceil(images / (actors * _CHUNKS_AN_ACTOR))))
+    rows = min(most, max(_SMALLEST_CHUNK, math.ceil(images / (actors * _CHUNKS_PER_ACTOR))))
     return max(rows, math.ceil(images / _MOST_CHUNKS))
 
 
 def _chunks(paths: Sequence[str], rows: int) -> Iterator[Any]:
-    """Cut the images into tables."""
+    """Yield the images in tables."""
     import pyarrow as pa
 
     for first in range(0, len(paths), rows):
-        # Names of files are bytes to the operating system; those that are no UTF-8 are no text to Arrow.
+        # Names of files are bytes to the operating system; those that are not UTF-8 are not text for Arrow.
         names = [path.encode("utf-8", "surrogateescape") for path in paths[first : first + rows]]
         positions = range(first, first + len(names))
         yield pa.table({"position": pa.array(positions, pa.int64()), "path": pa.array(names, pa.binary())})
@@ -194,7 +193,7 @@ def _size_of(plan: ActorPlan) -> str:
 
 
 def _silence_ray_data_log() -> None:
-    """Leave Ray Data's log in its files: what matters of it is told in this program's own words."""
+    """Keep the log of Ray Data off the terminal; it is in Ray's log files, and errors are reported by this program."""
     for handler in logging.getLogger("ray.data").handlers:
         if isinstance(handler, logging.StreamHandler) and type(handler).__module__.startswith("ray."):
             handler.setLevel(logging.CRITICAL + 1)

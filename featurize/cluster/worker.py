@@ -1,7 +1,7 @@
-"""What runs on the machines of a cluster: an actor holds the network, reads images and computes their features.
+"""The actor that runs on the machines of a cluster: it reads images and computes their features.
 
-Images travel as tables with the columns ``position`` and ``path`` (bytes: file names need not be text); outcomes come
-back as the table that :func:`to_table` makes.
+Images are sent as tables with the columns ``position`` and ``path`` (bytes: file names need not be text); outcomes are
+returned as the table of :func:`to_table`.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ _NO_FILE = FileIdentity(0, 0, 0, "", truncated=False)
 
 @dataclass(frozen=True, kw_only=True)
 class Assignment:
-    """What an actor is to do.
+    """The task of an actor.
 
     Attributes:
         spec: what to compute.
         weights_sha256: of the weights.
         weights: reference to their bytes in Ray's object store: machines need not see the file.
         root: the data root.
-        known: reference to the SHA-256 of content that need not be computed, sorted.
+        known: reference to the SHA-256 of content whose features are stored, sorted.
         device: ``cpu`` or ``cuda:0``, the only GPU that Ray shows an actor.
         threads: for decoding, and for inference on a CPU.
         batch_size: images per call of the network.
@@ -69,7 +69,7 @@ class ImageWorker:
         self._engine: Engine | None = None
 
     def __call__(self, images: pa.Table) -> pa.Table:
-        """Return the outcome of every image, or the one problem that stops everything."""
+        """Return the outcome of every image, or the error that stops the run."""
         try:
             outcomes = self._outcomes([path.as_py() for path in images["path"]])
             return to_table(images["position"].to_pylist(), list(outcomes))
@@ -115,17 +115,17 @@ def _open_source(root: Path) -> ImageSource:
 
 
 def images_not_found(root: Path, host: str) -> DeviceError:
-    """Return the problem of a machine that lacks the images."""
+    """Return the error of a machine that does not see the images."""
     return DeviceError(
-        f"the machine {host} of the cluster does not see the images",
+        f"machine {host} of the cluster does not see the images",
         path=root,
         expected="the same files under the same path on every machine",
-        fix="put them on a file system that all machines share, mounted at the same place",
+        fix="put them on a file system that all machines share, mounted at the same path",
     )
 
 
 def to_table(positions: Sequence[int], outcomes: Sequence[Outcome]) -> pa.Table:
-    """Pack outcomes: one row each; features as bytes, which are empty where there are none."""
+    """Pack outcomes, one row each; features are bytes, empty if there are none."""
     identities = [outcome.identity or _NO_FILE for outcome in outcomes]
     return _table(
         position=positions,
@@ -143,10 +143,10 @@ def to_table(positions: Sequence[int], outcomes: Sequence[Outcome]) -> pa.Table:
 
 
 def from_table(table: pa.Table, spec: FeatureSpec) -> list[tuple[int, Outcome, str]]:
-    """Unpack what :func:`to_table` packed: positions, outcomes, and the machine that they come from.
+    """Unpack a table of :func:`to_table`: position, outcome and machine of each image.
 
     Raises:
-        XfeatError: the problem of the machine, if it had one.
+        XfeatError: the error of the machine, if it had one.
     """
     unpacked = []
     for row in table.to_pylist():

@@ -1,1 +1,1 @@
-"""Which images there are, where their bytes come from, their groups and splits. May import system."""
+"""The images of a data set: files, classes, groups and splits. May import system."""

@@ -1,4 +1,4 @@
-"""Which images belong together: those of one patient, and copies of each other."""
+"""Groups of images that must stay in one split: images of one patient, and copies of each other."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 
 def joined_groups(names: Sequence[str], hashes: Sequence[str]) -> NDArray[np.int64]:
-    """Number the groups of images: same name or same content, directly or through others, is the same group.
+    """Number the groups of images: images with the same name or content are in one group, also through other images.
 
     Args:
         names: group of each image, empty if it has none.

@@ -1,4 +1,4 @@
-"""Which image files the paths on a command line mean."""
+"""Finds the image files of the paths on a command line."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from xfeat.featurize.errors import DataError
 
 
 def list_images(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
-    """Return the files named, and in place of each folder the images below it, sorted by path.
+    """Return the given files, and for each folder the images in it and its subfolders, sorted by path.
 
-    A file is taken whatever its name ends in; in folders the suffix decides, and hidden files are left out.
+    A given file is taken whatever its suffix; in folders the suffix decides, and hidden files are ignored.
 
     Raises:
         DataError: if a path does not exist, cannot be listed, or is a folder without images.
@@ -25,13 +25,13 @@ def _images_of(path: Path) -> list[Path]:
     if path.is_file():
         return [path]
     if not path.exists():
-        raise DataError("no such file or folder", path=path, fix="check the path")
+        raise DataError("file or folder not found", path=path, fix="check the path")
     images = sorted(path / name for name in names_in_folder(path))
     if not images:
         raise DataError(
             "no images found",
             path=path,
             expected=f"files that end in {', '.join(sorted(IMAGE_SUFFIXES))}",
-            fix="name another folder, or the files themselves",
+            fix="give another folder, or the files themselves",
         )
     return images

@@ -1,4 +1,4 @@
-"""Which images there are: folders, class names, splits, groups, manifests. Only names and sizes are read here."""
+"""Lists the images of a data set: folders, classes, splits, groups, manifests. No image file is opened here."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class ImageEntry(NamedTuple):
         path: relative to the data root, with forward slashes.
         label: index into the class names, or ``NO_LABEL``.
         split: index into ``SPLITS``, or ``NO_SPLIT``.
-        group: patient or series; images of one group belong into one split. Empty if unknown.
+        group: patient or series; images of one group must be in one split. Empty if unknown.
     """
 
     path: str
@@ -62,14 +62,14 @@ class Dataset:
             DataError: if a wanted class is not in the data set.
         """
         if not wanted:
-            raise DataError("no class is named", path=data or self.root, fix="name classes with --classes A,B")
+            raise DataError("no classes are given", path=data or self.root, fix="give classes with --classes A,B")
         if missing := [name for name in wanted if name not in self.class_names]:
             raise DataError(
                 f"no class called {', '.join(missing)}",
                 path=data or self.root,
                 expected=f"some of: {', '.join(self.class_names) or 'none, the images have no labels'}",
                 found=", ".join(wanted),
-                fix="name existing classes with --classes A,B",
+                fix="give existing classes with --classes A,B",
             )
         names = tuple(sorted(set(wanted)))
         index = {self.class_names.index(name): new for new, name in enumerate(names)}
@@ -77,7 +77,7 @@ class Dataset:
         return Dataset(self.root, names, entries)
 
     def with_groups(self, source: str) -> Dataset:
-        """Name the group of each image from a CSV file (path,group) or a regular expression on the path.
+        """Set the group of each image from a CSV file (path,group) or a regular expression on the path.
 
         Raises:
             DataError: if the file lacks a column, the expression is invalid, or no image gets a group.
@@ -94,7 +94,7 @@ class Dataset:
         ungrouped = sum(not entry.group for entry in entries)
         if entries and ungrouped == len(entries):
             raise DataError(
-                f"{source} gives no image a group",
+                f"{source} matches none of the images",
                 path=self.root,
                 expected=f"paths such as {entries[0].path}",
                 fix="check the expression, or that the CSV's paths are relative to the data folder",
@@ -112,14 +112,14 @@ def open_dataset(
     Args:
         data: a folder, a zip archive, or a CSV manifest.
         classes: keep these classes only.
-        groups: CSV file or regular expression that names groups; by default ``groups.csv`` in the folder, if there.
+        groups: CSV file or regular expression for the groups; by default ``groups.csv`` in the folder, if there.
 
     Raises:
-        DataError: if there is no such folder or no image in it.
+        DataError: if the path does not exist, or contains no images.
     """
     root = Path(data)
     if not root.exists():
-        raise DataError("no such folder or file", path=root, expected=LAYOUTS, fix="check the path")
+        raise DataError("folder or file not found", path=root, expected=LAYOUTS, fix="check the path")
     dataset = _read_manifest(root) if root.suffix.lower() == ".csv" else _infer_structure(root, _image_names(root))
     if not dataset.entries:
         raise DataError(
@@ -127,7 +127,7 @@ def open_dataset(
             path=root,
             expected=LAYOUTS,
             found=f"no file that ends in {', '.join(sorted(IMAGE_SUFFIXES))}",
-            fix="put images there, or name another folder",
+            fix="put images there, or give another folder",
         )
     if groups is not None:
         dataset = dataset.with_groups(groups)
@@ -156,7 +156,7 @@ def _with_own_groups(dataset: Dataset) -> Dataset:
 
 def _is_file(source: str) -> bool:
     if source.lower().endswith(".csv") and not Path(source).is_file():
-        raise DataError("no such file", path=source, fix="--groups takes a CSV file or a regular expression")
+        raise DataError("file not found", path=source, fix="--groups takes a CSV file or a regular expression")
     return Path(source).is_file()
 
 
@@ -170,9 +170,9 @@ def _image_names(root: Path) -> list[str]:
 
 
 def names_in_folder(root: Path) -> Iterator[str]:
-    """Yield the image files below a folder, relative to it with forward slashes; hidden ones are left out.
+    """Yield the image files below a folder, relative to it with forward slashes; hidden ones are ignored.
 
-    Links to folders are followed, unless they lead back to where they were reached from.
+    Symbolic links to folders are followed, unless they point to a folder that contains them.
 
     Raises:
         DataError: if a folder cannot be listed.
@@ -192,14 +192,14 @@ def _is_image(name: str) -> bool:
 
 
 def _cannot_list(error: OSError) -> None:
-    # os.walk would leave the folder out without a word.
+    # os.walk would skip the folder silently.
     raise DataError(
         f"cannot be listed: {error.strerror}", path=error.filename, fix="check its permissions, or move it away"
     ) from error
 
 
 def _is_link_loop(directory: str, name: str) -> bool:
-    """Tell whether a folder is a link to one that it lies in or was reached through: following it would never end."""
+    """Tell whether a folder is a link to one of its parent folders: following it would never end."""
     path = os.path.join(directory, name)
     if not os.path.islink(path):
         return False
@@ -209,7 +209,7 @@ def _is_link_loop(directory: str, name: str) -> bool:
 
 
 def _infer_structure(root: Path, names: list[str]) -> Dataset:
-    """Tell splits and classes from the folders in the names."""
+    """Infer splits and classes from the folders in the names."""
     above = "" if root.is_dir() else _folder_around(names)
     parts = {name: name.removeprefix(above).split("/") for name in names}
     splits = {name: _SPLIT_CODES[first[0].lower()] for name, first in parts.items() if _is_split(first)}
@@ -221,7 +221,7 @@ def _infer_structure(root: Path, names: list[str]) -> Dataset:
     classes = [(name, inner[0] if len(inner) > 1 else "", split) for name, inner, split in found]
     class_names = tuple(sorted({label for _, label, _ in classes if label}))
     if class_names and (loose := [name for name, label, _ in classes if not label]):
-        logger.warning("%d images outside the class folders are left out, such as %s", len(loose), loose[0])
+        logger.warning("%d images outside the class folders are ignored, such as %s", len(loose), loose[0])
         classes = [row for row in classes if row[1]]
     index = {name: code for code, name in enumerate(class_names)}
     entries = [ImageEntry(name, index.get(label, NO_LABEL), split) for name, label, split in classes]
@@ -229,7 +229,7 @@ def _infer_structure(root: Path, names: list[str]) -> Dataset:
 
 
 def _folder_around(names: list[str]) -> str:
-    """Return the one folder that an archive has everything in, if there are folders inside it."""
+    """Return the top folder of an archive, if it contains all files and there are subfolders in it."""
     tops = {name.partition("/")[0] for name in names}
     if len(tops) != 1 or any(name.count("/") < 2 for name in names) or next(iter(tops)).lower() in _SPLIT_CODES:
         return ""
@@ -242,7 +242,7 @@ def _is_split(parts: list[str]) -> bool:
 
 def _warn_of_ignored(names: set[str]) -> None:
     for name in sorted(names):
-        logger.warning("%s is left out: it is not in a split (train, valid, test)", name)
+        logger.warning("%s is ignored: it is not in a split (train, valid, test)", name)
 
 
 # Manifests and groups
@@ -282,7 +282,7 @@ def _read_manifest(path: Path) -> Dataset:
     for line, (row, label) in enumerate(zip(rows, labels, strict=True), start=2):
         name = _path_in(row, path, line)
         if name in entries:
-            raise DataError(f"line {line} names {name} a second time", path=path, fix="keep one line an image")
+            raise DataError(f"line {line} repeats the path {name}", path=path, fix="keep one line per image")
         split = (row.get("split") or "").strip().lower()
         if split and split not in _SPLIT_CODES:
             raise DataError(
@@ -301,7 +301,7 @@ def _path_in(row: dict[str, str], file: Path, line: int) -> str:
     name = (row["path"] or "").strip()
     if not name:
         raise DataError(
-            f"line {line} names no path", path=file, fix="name an image in the column path, or remove the line"
+            f"line {line} has no path", path=file, fix="enter an image in the column path, or remove the line"
         )
     return Path(name).as_posix()
 

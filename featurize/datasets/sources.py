@@ -1,4 +1,4 @@
-"""Where the bytes of images come from: a folder, or a zip archive that is read without unpacking it."""
+"""Reads image files from a folder, or from a zip archive without unpacking it."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from typing import NamedTuple, Protocol
 
 from xfeat.featurize.errors import DataError, ImageError
 
-# More than an image: 100 megapixels of RGB are 300 MB, and every decoding thread holds one file.
+# Larger than any image: 100 megapixels of RGB are 300 MB. Every decoding thread has one file in memory.
 MAX_FILE_BYTES = 512 << 20
-# A file changed this shortly before it is read can change again without its time or size telling. FAT counts 2 s.
+# A file that changed so shortly before it was read can change again with the same time and size. FAT has steps of 2 s.
 _SETTLED_NS = 2_000_000_000
-# Archives made to be reproducible date everything 1970; 0 has another meaning here.
+# Reproducible archives date everything 1970; 0 has another meaning here.
 _EPOCH = 1
 _ENCRYPTED = 0x1
 _BROKEN = (
@@ -34,13 +34,13 @@ _BROKEN = (
 
 
 class FileState(NamedTuple):
-    """What tells cheaply whether a file is as it was.
+    """A cheap check for whether a file has changed.
 
     Attributes:
         size: bytes.
         mtime_ns: time of the last change, nanoseconds since 1970; 0 if it was too recent to be relied on.
-        change_mark: what no program can put back as it can a time. Of a file: the operating system's own note of when
-            it last touched it (``st_ctime_ns``), which is the time of creation on Windows. Of a zip member: its CRC.
+        change_mark: a value that, unlike the time, programs cannot set back. Of a file: the time of the last change of
+            data or metadata (``st_ctime_ns``), which is the time of creation on Windows. Of a zip member: its CRC.
     """
 
     size: int
@@ -49,10 +49,10 @@ class FileState(NamedTuple):
 
 
 class ImageSource(Protocol):
-    """A place with image files, safe to use from several threads."""
+    """A folder or archive of image files, safe to use from several threads."""
 
     def state(self, path: str) -> FileState | None:
-        """Return the state of a file without opening it, ``None`` if it is not there."""
+        """Return the state of a file without opening it, ``None`` if it does not exist."""
         ...
 
     def read(self, path: str) -> tuple[bytes, FileState]:
@@ -65,10 +65,10 @@ class ImageSource(Protocol):
 
 
 def open_source(root: Path) -> ImageSource:
-    """Open a folder, or the zip archive if ``root`` is a file; nothing can be read in a folder that is not there.
+    """Open a folder, or a zip archive if ``root`` is a file. A missing folder is opened as an empty one.
 
     Raises:
-        DataError: if it is a file and no zip archive.
+        DataError: if it is a file, but not a zip archive.
     """
     return ZipSource(root) if root.is_file() else FolderSource(root)
 
@@ -80,7 +80,7 @@ class FolderSource:
         self._root = str(root)
 
     def state(self, path: str) -> FileState | None:
-        """Return the state of a file without opening it, ``None`` if it is not there."""
+        """Return the state of a file without opening it, ``None`` if it does not exist."""
         try:
             found = os.stat(os.path.join(self._root, path))
         except (OSError, ValueError):
@@ -107,7 +107,7 @@ class FolderSource:
 
 
 def _settled(found: os.stat_result) -> bool:
-    """Tell whether a file was left alone for long enough before it is read; what clocks of others say is no matter."""
+    """Tell whether a file had not changed for long enough when it was read. Clocks of other machines do not matter."""
     changed = found.st_ctime_ns if found.st_mtime_ns > found.st_ctime_ns else found.st_mtime_ns
     return time.time_ns() - changed > _SETTLED_NS
 
@@ -116,7 +116,7 @@ class ZipSource:
     """Members of a zip archive. Nothing is unpacked: names such as ``../x`` reach no file.
 
     Raises:
-        DataError: if the file is no zip archive.
+        DataError: if the file is not a zip archive.
     """
 
     def __init__(self, path: Path) -> None:
@@ -137,7 +137,7 @@ class ZipSource:
         return list(self._members)
 
     def state(self, path: str) -> FileState | None:
-        """Return the state of a member from the archive's directory, ``None`` if it is not there."""
+        """Return the state of a member from the archive's directory, ``None`` if it does not exist."""
         info = self._members.get(path)
         return _member_state(info) if info is not None else None
 
@@ -156,7 +156,7 @@ class ZipSource:
             raise _too_large(info.file_size)
         try:
             with self._archive.open(info) as file:
-                # The directory may lie about the size: never unpack more than it says.
+                # The size in the directory may be wrong: never unpack more than that.
                 data = file.read(info.file_size + 1)
         except _BROKEN as error:
             raise ImageError(f"cannot be read from the archive: {error}") from error
@@ -164,13 +164,13 @@ class ZipSource:
 
 
 def _member_state(info: zipfile.ZipInfo) -> FileState:
-    # Zip times are steps of 2 s, from 1980 on, in a zone that nobody wrote down.
+    # Zip times have steps of 2 s, start in 1980, and have no time zone.
     try:
         seconds = calendar.timegm((*info.date_time, 0, 0, 0))
     except ValueError:
-        return FileState(info.file_size, _EPOCH, info.CRC)  # some programs write no date: size and CRC decide
+        return FileState(info.file_size, _EPOCH, info.CRC)  # some programs write no date: size and CRC are compared
     return FileState(info.file_size, seconds * 1_000_000_000, info.CRC)
 
 
 def _too_large(size: int) -> ImageError:
-    return ImageError(f"{size / (1 << 20):.0f} MB is more than an image of {MAX_FILE_BYTES >> 20} MB")
+    return ImageError(f"{size / (1 << 20):.0f} MB is more than the limit of {MAX_FILE_BYTES >> 20} MB")

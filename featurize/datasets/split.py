@@ -25,10 +25,10 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True, kw_only=True)
 class SplitSpec(Spec):
-    """How a data set is divided.
+    """How a data set is split.
 
     Attributes:
-        ratios: shares of train, valid and test; any positive scale; valid or test may be 0 and is then not made.
+        ratios: shares of train, valid and test; any positive scale; valid or test may be 0 and is then not created.
         seed: the same seed, images and groups give the same split.
         link: make hard links instead of copies where the file system can.
     """
@@ -40,18 +40,18 @@ class SplitSpec(Spec):
     def __post_init__(self) -> None:
         expected = "three numbers such as 60,20,20: train above 0, the others 0 or more"
         good = len(self.ratios) == 3 and all(np.isfinite(self.ratios)) and min(self.ratios) >= 0 and self.ratios[0] > 0
-        require(good, "ratios cannot be used", expected=expected, found=self.ratios)
-        require(sum(self.ratios[1:]) > 0, "nothing to divide", expected="valid or test above 0", found=self.ratios)
+        require(good, "invalid ratios", expected=expected, found=self.ratios)
+        require(sum(self.ratios[1:]) > 0, "nothing to split", expected="valid or test above 0", found=self.ratios)
         require(self.seed >= 0, "the seed must not be negative", expected="0 or more", found=self.seed)
 
 
 @dataclass(frozen=True)
 class SplitResult:
-    """What was made.
+    """The result of a split.
 
     Attributes:
         output: the new folder.
-        images: one record an image, sorted by new path.
+        images: one record per image, sorted by new path.
         counts: split to class to number of images.
         groups: number of groups, where an image without a group counts as one.
         named_groups: whether groups.csv was written.
@@ -67,7 +67,7 @@ class SplitResult:
 
 
 def split_dataset(dataset: Dataset, output: Path, spec: SplitSpec, *, progress: Progress | None = None) -> SplitResult:
-    """Divide a data set into ``output``, whole or not at all.
+    """Split a data set into ``output``, whole or not at all.
 
     Images of one group stay together, and so do exact copies of one file, whatever their names.
 
@@ -109,7 +109,7 @@ def split_dataset(dataset: Dataset, output: Path, spec: SplitSpec, *, progress: 
 
 
 def assign_splits(labels: NDArray[np.int32], groups: NDArray[np.int64], spec: SplitSpec) -> NDArray[np.uint8]:
-    """Give whole groups to splits so that every class comes close to the ratios in every split.
+    """Assign whole groups to splits so that every class comes close to the ratios in every split.
 
     scikit-learn's ``StratifiedGroupKFold`` makes folds of equal size; this is its greedy rule (large groups first, each
     where the class counts come closest to what they should be) for shares that differ. Before that, each class gets
@@ -142,7 +142,7 @@ def assign_splits(labels: NDArray[np.int32], groups: NDArray[np.int64], spec: Sp
         of_group[group] = split
         has[split] += counts[group]
 
-    for label in np.argsort((counts > 0).sum(axis=0), kind="stable"):  # the class with the fewest groups chooses first
+    for label in np.argsort((counts > 0).sum(axis=0), kind="stable"):  # the class with the fewest groups comes first
         for split in used[np.argsort(shares[used], kind="stable")]:
             free = [group for group in small_first if counts[group, label] and of_group[group] < 0]
             if counts[:, label].any() and not has[split, label] and free:
@@ -150,12 +150,12 @@ def assign_splits(labels: NDArray[np.int32], groups: NDArray[np.int64], spec: Sp
     weight = 1 / np.maximum(wanted[used], 1e-9)
     for group in small_first[::-1]:
         if of_group[group] < 0:
-            # How much each split's chi-squared distance from its wanted counts grows when it takes this group.
+            # How much the chi-squared distance of each split from its wanted counts grows with this group.
             missing = wanted[used] - has[used]
             cost = ((counts[group] ** 2 - 2 * counts[group] * missing) * weight).sum(axis=1)
             give(group, int(used[np.argmin(cost)]))
     if (has[used][:, counts.any(axis=0)] == 0).any():
-        raise DataError("too few groups to give each split each class")
+        raise DataError("too few groups for every class in every split")
     return of_group[group_rows].astype(np.uint8)
 
 
@@ -165,7 +165,7 @@ def _check_source(dataset: Dataset) -> None:
         raise DataError(
             f"{unlabelled} images have no class",
             path=dataset.root,
-            expected="one folder a class, such as covid/ and normal/, or a label in each line of the CSV file",
+            expected="one folder per class, such as covid/ and normal/, or a label in each line of the CSV file",
             fix="move the images into class folders",
         )
 
@@ -173,14 +173,17 @@ def _check_source(dataset: Dataset) -> None:
 def _check_target(dataset: Dataset, output: Path) -> None:
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise OutputError(
-            "is not empty", path=output, expected="a new or empty folder", fix="choose another, or delete this one"
+            "the output folder is not empty",
+            path=output,
+            expected="a new or empty folder",
+            fix="choose another, or delete this one",
         )
     if output.resolve().is_relative_to(dataset.root.resolve()):
         raise OutputError(
-            "lies inside the data that is to be divided",
+            "the output folder is inside the data set",
             path=output,
             expected=f"a folder outside {dataset.root}",
-            fix="choose a folder beside it: it would count as data the next time",
+            fix="choose a folder outside it: the next run would read the output as data",
         )
 
 
@@ -212,9 +215,9 @@ def _too_few_groups(dataset: Dataset, groups: NDArray[np.int64], spec: SplitSpec
     }
     parts = sum(ratio > 0 for ratio in spec.ratios)
     return DataError(
-        "too few groups to give each split each class",
+        "too few groups for every class in every split",
         path=dataset.root,
         expected=f"at least {parts} groups (patients, or different images) of each class",
         found=", ".join(f"{name} {number}" for name, number in found.items()),
-        fix="add images, leave the small class out with --classes, or set a ratio to 0 (such as --ratios 80,0,20)",
+        fix="add images, exclude the small class with --classes, or set a ratio to 0 (such as --ratios 80,0,20)",
     )

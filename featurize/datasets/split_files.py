@@ -1,4 +1,4 @@
-"""The files of a split: new names, links or copies, groups.csv, and a folder that appears whole or not at all."""
+"""Writes the files of a split: new names, links or copies, groups.csv; the folder appears whole or not at all."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 
 class PlacedImage(NamedTuple):
-    """Where one image goes: ``entry`` of the source to ``path`` below the target."""
+    """The new path of one image: ``entry`` of the source goes to ``path`` in the target."""
 
     entry: ImageEntry
     path: str
@@ -32,7 +32,7 @@ class PlacedImage(NamedTuple):
 
 
 def place_images(dataset: Dataset, splits: NDArray[np.uint8], groups: NDArray[np.int64]) -> list[PlacedImage]:
-    """Choose new paths; files of the same name from different folders get the folder's name in front.
+    """Choose new paths; for files of the same name, the name of the folder is put in front.
 
     Args:
         dataset: the images, n of them.
@@ -40,18 +40,18 @@ def place_images(dataset: Dataset, splits: NDArray[np.uint8], groups: NDArray[np
         groups: int64 (n,), equal for images of one group.
 
     Returns:
-        One record an image, sorted by new path.
+        One record per image, sorted by new path.
     """
     name_of: dict[int, str] = {}
     for entry, group in zip(dataset.entries, groups.tolist(), strict=True):
         if entry.group and entry.group != name_of.setdefault(group, entry.group):
-            logger.warning("groups %s and %s share an image and become one", name_of[group], entry.group)
+            logger.warning("groups %s and %s share an image and are merged", name_of[group], entry.group)
     images, taken = [], set()
     for entry, split, group in zip(dataset.entries, splits.tolist(), groups.tolist(), strict=True):
         folder = f"{SPLITS[split]}/{dataset.class_names[entry.label]}"
         path = f"{folder}/{(parts := entry.path.split('/'))[-1]}"
         depth = 1
-        # Compared without case: these files may be carried to a system that does not tell the cases apart.
+        # Case is ignored: the files may be copied to a file system that does.
         while path.casefold() in taken:
             depth += 1
             flat = "-".join(part for part in parts[-depth:] if part != "..")
@@ -69,7 +69,7 @@ def write_split(
     Args:
         dataset: where the files are.
         output: a folder that does not exist or is empty.
-        images: what goes where.
+        images: the new path of each image.
         link: make hard links where the file system can.
         named: write groups.csv.
         step: called with the number of files placed.
@@ -95,7 +95,7 @@ def write_split(
                 linked += _place_file(source, target, link and linked == number - 1)
             step(number)
         if link and linked < len(images):
-            logger.warning("no links can be made to %s: %d files are copies", dataset.root, len(images) - linked)
+            logger.warning("cannot link to files in %s: %d files were copied", dataset.root, len(images) - linked)
         if named:
             _write_groups(partial / GROUPS_FILE, dataset, images)
         if output.exists():
@@ -104,7 +104,7 @@ def write_split(
     except OSError as error:
         raise output_error(output, error) from error
     except KeyboardInterrupt as error:
-        raise Interrupted("stopped; nothing was made", path=output, fix="run the same command again") from error
+        raise Interrupted("stopped; nothing was written", path=output, fix="run the same command again") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return linked
@@ -114,7 +114,7 @@ def _place_file(source: Path, target: Path, link: bool) -> bool:
     if link:
         try:
             os.link(source, target)
-        except OSError:  # another file system, or one without links: a full disk shows in the copy
+        except OSError:  # another file system, or one without links; if the disk is full, the copy fails too
             pass
         else:
             return True

@@ -1,4 +1,4 @@
-"""Runtimes for one and the same frozen network: pixels in, features out. May import system and backbones."""
+"""Runtimes of the frozen network: pixels in, features out. May import system and backbones."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from xfeat.featurize.system.cores import cores
 from xfeat.featurize.system.devices import resolve_devices
 
 BatchSize = int | Literal["auto"] | None
-"""Images per call of the network; ``auto`` finds what is fastest, ``None`` takes what suits the engine."""
+"""Images per call of the network; ``auto`` measures which is fastest, ``None`` takes the default of the engine."""
 
 
 def open_engine(
@@ -39,10 +39,10 @@ def open_engine(
         batch_size: images per call of the network on each device.
 
     Raises:
-        SpecError: if there is no such engine or device, or if the engine does not compute in the spec's precision.
-        DeviceError: if the device that was asked for is not there.
+        SpecError: if the engine or device is unknown, or the engine does not compute in the spec's precision.
+        DeviceError: if the requested device does not exist.
         MissingExtraError: if the engine is not installed.
-        WeightsError: if the weights are not those of the backbone.
+        WeightsError: if the weights belong to another backbone.
     """
     if engine not in ENGINES or engine == "ray":
         raise SpecError("unknown engine", expected=", ".join(name for name in ENGINES if name != "ray"), found=engine)
@@ -58,14 +58,14 @@ def open_engine(
 
 
 def check_precision(engine: str, precision: str) -> None:
-    """Refuse an engine that does not compute in a precision.
+    """Check that an engine can compute in a precision.
 
     Raises:
-        SpecError: if it does not.
+        SpecError: if it cannot.
     """
     if engine == "onnxruntime" and precision != "float32":
         raise SpecError(
-            "onnxruntime computes in float32 here",
+            "onnxruntime computes in float32 only",
             expected="--engine torch or openvino",
             found=f"--precision {precision}",
         )
@@ -93,9 +93,9 @@ def _open_openvino(
     spec: FeatureSpec, weights: Weights, device: str, threads: int | None, batch_size: BatchSize
 ) -> Engine:
     if device not in ("auto", "cpu"):
-        raise SpecError("openvino runs on the CPU here", expected="--device cpu", found=device)
+        raise SpecError("openvino runs on the CPU only", expected="--device cpu", found=device)
     if batch_size == "auto":
-        raise SpecError("openvino's batches are of one size", expected="--batch-size N", found="auto")
+        raise SpecError("openvino needs a fixed batch size", expected="--batch-size N", found="auto")
     from xfeat.featurize.engines.openvino_engine import OpenvinoEngine
 
     return OpenvinoEngine(spec, weights, threads=threads, batch_size=batch_size)

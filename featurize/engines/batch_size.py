@@ -1,4 +1,4 @@
-"""The batch size with which a device is fastest, found by trying."""
+"""The fastest batch size of a device, found by measuring."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ from xfeat.featurize.engines.engine import ResizableEngine
 logger = logging.getLogger(__name__)
 
 _FIRST, _LARGEST = 8, 1024
-# Twice the memory has to bring at least this much.
+# Doubling the batch must be at least so much faster.
 _MIN_GAIN = 1.05
 _CALLS = 3
 
 
 def find_batch_size(engine: ResizableEngine, side: int, *, clock: Callable[[], float] = time.perf_counter) -> int:
-    """Double the batch until that brings no more images a second, or until memory refuses.
+    """Double the batch size until that is no longer faster, or memory runs out.
 
     Args:
-        engine: is left with the size that was found.
+        engine: its batch size is set to the result.
         side: of the network's input in pixels.
         clock: seconds.
 
     Returns:
-        Images per call. It depends on times that were measured: another search may find another.
+        Images per call. It depends on measured times: another search may give another size.
     """
     best_size, best_rate = 1, 0.0
     size = _FIRST
     while size <= _LARGEST:
         engine.batch_size = size
         rate = _images_per_second(engine, side, clock)
-        if engine.batch_size < size:  # memory refused, and it was halved
+        if engine.batch_size < size:  # memory ran out, and the engine halved it
             best_size = engine.batch_size
             break
         if rate < _MIN_GAIN * best_rate:
@@ -42,14 +42,14 @@ def find_batch_size(engine: ResizableEngine, side: int, *, clock: Callable[[], f
         best_size, best_rate = size, rate
         size *= 2
     engine.batch_size = best_size
-    logger.info("batches of %d images suit %s", best_size, engine.name)
+    logger.info("batches of %d images are fastest on %s", best_size, engine.name)
     return best_size
 
 
 def _images_per_second(engine: ResizableEngine, side: int, clock: Callable[[], float]) -> float:
     size = engine.batch_size
     pixels = np.zeros((size, side, side, 3), np.uint8)
-    engine.features(pixels)  # the first call of a shape chooses algorithms and takes memory
+    engine.features(pixels)  # the first call of a shape selects algorithms and allocates memory
     seconds = []
     for _ in range(_CALLS):
         started = clock()

@@ -1,4 +1,4 @@
-"""Torch to ONNX: the one place that calls the exporter, for the feature engine and for ``xexport``."""
+"""Torch to ONNX: the only module that calls the exporter, for the feature engine and for ``xexport``."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ def to_onnx(
 
     Args:
         module: in evaluation mode, with one tensor as input.
-        example: an input; its sizes are fixed in the graph except along ``dynamic``.
+        example: an input; its shape is fixed in the graph except along ``dynamic``.
         input_name: name of the graph's input.
         output_names: names of its outputs.
-        dynamic: axis number to name, of the axes whose size is free.
+        dynamic: axis number to name, for axes of variable size.
 
     Returns:
         The checked model, without stack traces, local paths or stale shapes.
     """
     if module.training:
-        raise ValueError("put the module in evaluation mode before it is exported")
+        raise ValueError("the module must be in evaluation mode")
     shapes = {axis: torch.export.Dim(name) for axis, name in dynamic.items()}
     exporter_log = logging.getLogger("torch.onnx")
     level = exporter_log.level

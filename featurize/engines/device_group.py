@@ -14,16 +14,16 @@ if TYPE_CHECKING:
 
 
 def concurrent_calls_of(engine: Engine) -> int:
-    """Return how many calls an engine takes at a time; one unless it says otherwise."""
+    """Return how many calls of an engine may run at a time; one by default."""
     return getattr(engine, "concurrent_calls", 1)
 
 
 class DeviceGroup:
-    """Several devices, each with the network: a call goes to one that is free.
+    """Several devices, each with the network: a call goes to a free one.
 
     Attributes:
-        members: an engine a device.
-        concurrent_calls: calls that can run at a time, those of all members.
+        members: one engine per device.
+        concurrent_calls: calls that may run at a time, on all members together.
     """
 
     def __init__(self, members: Sequence[ResizableEngine]) -> None:
@@ -38,13 +38,13 @@ class DeviceGroup:
 
     @property
     def batch_size(self) -> int:
-        """Images per call: what all members can hold."""
+        """Images per call: the smallest batch size of the members."""
         return min(member.batch_size for member in self.members)
 
     def features(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Return float32 (N, D) for uint8 (N, S, S, 3) RGB; to be called from one thread a lane."""
+        """Return float32 (N, D) for uint8 (N, S, S, 3) RGB; at most ``concurrent_calls`` threads may call it."""
         engine = self._free.get()
-        # One that ran out of memory sets the size for all: smaller calls would be filled up with black images.
+        # A member that ran out of memory sets the size for all: its calls would otherwise be padded with black images.
         engine.batch_size = self.batch_size
         try:
             return engine.features(pixels)

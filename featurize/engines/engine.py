@@ -1,4 +1,4 @@
-"""What every engine is."""
+"""The interface of an engine."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class Engine(Protocol):
     """Something that turns pixels into features.
 
     Attributes:
-        name: what ran, for people: engine and device.
+        name: engine and device, for messages.
     """
 
     name: str
@@ -28,6 +28,6 @@ class Engine(Protocol):
 
 
 class ResizableEngine(Engine, Protocol):
-    """An engine that takes batches of any size, and halves them by itself if its memory refuses."""
+    """An engine with batches of any size; it halves them if memory runs out."""
 
     batch_size: int

@@ -1,4 +1,4 @@
-"""The OpenVINO engine, for processors that it knows better than onnxruntime does."""
+"""The OpenVINO engine, for processors on which it is faster than onnxruntime."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _HINTS = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}
 
 
 class OpenvinoEngine:
-    """Runs the network in OpenVINO on the CPU, in the precision of the spec, whatever OpenVINO would choose itself.
+    """Runs the network in OpenVINO on the CPU, in the precision of the spec and not in the one OpenVINO prefers.
 
     Raises:
         MissingExtraError: if OpenVINO is not installed.
@@ -55,11 +55,11 @@ class OpenvinoEngine:
 
 
 def _check_precision(wanted: str, taken: str) -> None:
-    """Refuse what OpenVINO does on processors that lack a precision: it takes another without a word."""
+    """Raise if OpenVINO takes another precision: it does so silently on processors that lack the requested one."""
     if taken != _HINTS[wanted]:
         raise DeviceError(
             f"openvino does not compute in {wanted} on this processor",
             expected=_HINTS[wanted],
             found=taken,
-            fix="take --engine torch, or --precision float32",
+            fix="use --engine torch, or --precision float32",
         )

@@ -1,4 +1,4 @@
-"""Every call of a network has the same shape, so that an image's features do not depend on its neighbours."""
+"""Batches of one shape, so that the features of an image do not depend on the number of images beside it."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 def in_batches(
     pixels: NDArray[np.uint8], batch_size: int, run: Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 ) -> NDArray[np.float32]:
-    """Run a network over images in batches of one size, the last filled up with black images.
+    """Run a network over images in batches of one size; the last is padded with black images.
 
-    Libraries choose their algorithms by shape and then differ in the last bits: torch's features of one image in a
-    batch of 3 and in a batch of 8 differ by 1e-5. With one shape a stopped and resumed run gives the same bits.
+    Libraries choose algorithms by shape, and their results differ in the last bits: in torch, features of one image in
+    batches of 3 and of 8 differ by 1e-5. With one shape a stopped and resumed run gives the same bits.
 
     Args:
         pixels: uint8 (N, S, S, 3).

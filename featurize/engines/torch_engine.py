@@ -23,9 +23,7 @@ logger = logging.getLogger(__name__)
 class TorchEngine:
     """Runs the network in torch, in float32 without TF32 on a GPU too, or with autocast to fewer bits.
 
-    docs/decisions/0010-float32-features.md has the reasons.
-
-    What concerns a GPU has not been run on one yet.
+    The reasons are in docs/decisions/0010-float32-features.md. The GPU code has not been run on a GPU yet.
 
     Attributes:
         concurrent_calls: calls of :meth:`features` that may run at a time.
@@ -46,7 +44,7 @@ class TorchEngine:
         # While the GPU computes one batch, a second thread puts the next into pinned memory and queues it.
         self.concurrent_calls = 2 if self.device.type == "cuda" else 1
         self.batch_size = batch_size or (128 if self.device.type == "cuda" else 8)
-        # For the whole process: set around each call, one device's thread would take it back while another computes.
+        # For the whole process: set around each call, one device's thread would reset it while another computes.
         torch.backends.cudnn.allow_tf32 = False
         if threads is not None and self.device.type == "cpu":
             torch.set_num_threads(threads)
@@ -54,10 +52,10 @@ class TorchEngine:
         self._network = network.to(memory_format=torch.channels_last)
 
     def features(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Return float32 (N, D) for uint8 (N, S, S, 3) RGB; a batch that the GPU cannot hold is halved.
+        """Return float32 (N, D) for uint8 (N, S, S, 3) RGB; if GPU memory runs out, the batch is halved.
 
         Raises:
-            DeviceError: if it cannot hold a single image.
+            DeviceError: if a single image does not fit into memory.
         """
         while True:
             size = self.batch_size
@@ -70,13 +68,14 @@ class TorchEngine:
                     raise DeviceError(
                         f"{self.device} is out of memory with a single image",
                         found=next(iter(str(error).splitlines())),
-                        fix="end what else runs there (nvidia-smi), take a smaller --size, or another --device",
+                        fix="free GPU memory by stopping other processes (nvidia-smi), or use a smaller --size or "
+                        "another --device",
                     ) from error
-            # Only here: while the exception is handled, its traceback keeps all that was computed alive.
+            # Only here: inside the except block, the traceback keeps all tensors alive.
             torch.cuda.empty_cache()
-            if self.batch_size >= size:  # the other lane may have halved it meanwhile
+            if self.batch_size >= size:  # another call may have halved it meanwhile
                 self.batch_size = size // 2
-                logger.warning("the GPU is out of memory: going on with batches of %d", self.batch_size)
+                logger.warning("out of GPU memory: continuing with batches of %d", self.batch_size)
 
     def _run(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         lower = torch.autocast(self.device.type, self._lower) if self._lower is not None else nullcontext()
@@ -87,8 +86,8 @@ class TorchEngine:
         return result
 
     def _run_on_gpu(self, batch: Tensor) -> Tensor:
-        """Copy there and back through pinned memory, waiting for this batch alone and not for the other lane's."""
-        # torch's allocator of pinned memory gives none of it to others before the copies that use it have ended.
+        """Copy there and back through pinned memory; wait for this batch, not for that of another call."""
+        # torch reuses pinned memory only after the copies that use it have ended.
         with torch.cuda.device(self.device):
             found = self._network(batch.pin_memory().to(self.device, non_blocking=True))
             result = torch.empty(found.shape, dtype=found.dtype, pin_memory=True)

@@ -1,7 +1,7 @@
-"""Augmented views of an image, the same ones every time: augmentation that survives caching.
+"""Reproducible augmented views of an image, which can be cached.
 
-View 0 is the clean image. The others depend on the image's content and on the number of the view alone, so that a
-resumed run, a moved file or another machine gets the same ones.
+View 0 is the unchanged image. The others depend only on the content of the image and the number of the view, so that a
+resumed run, a moved file or another machine gives the same views.
 """
 
 from __future__ import annotations
@@ -13,35 +13,35 @@ from xfeat.featurize.images.decode import decode
 from xfeat.featurize.images.preprocess import Pixels, resize
 from xfeat.featurize.specs import PreprocessSpec
 
-# Chosen so that a chest X-ray stays one that a radiologist would accept.
+# Chosen so that a radiologist would still accept the image as a chest X-ray.
 MAX_ROTATION_DEGREES = 7.0
 MIN_CROP = 0.85
 MAX_BRIGHTNESS_CHANGE = 0.15
 
 
-def load_views(data: bytes, spec: PreprocessSpec, *, views: int, sha256: str, may_hold_lock: bool = False) -> Pixels:
+def load_views(data: bytes, spec: PreprocessSpec, *, views: int, sha256: str, may_hold_gil: bool = False) -> Pixels:
     """Decode an image file once and make its views.
 
     Args:
         data: content of an image file.
         spec: gives the side S of the result.
-        views: number of views V, the clean one included.
+        views: number of views V, the unchanged one included.
         sha256: of ``data``, 64 hexadecimal digits; seeds the views.
-        may_hold_lock: as in :func:`xfeat.featurize.images.decode.decode`.
+        may_hold_gil: as in :func:`xfeat.featurize.images.decode.decode`.
 
     Returns:
         uint8 array (V, S, S, 3), RGB; the first is :func:`xfeat.featurize.images.preprocess.load_pixels`'s.
 
     Raises:
-        ImageError: if the bytes are no readable image.
+        ImageError: if the bytes cannot be decoded.
     """
-    image = decode(data, may_hold_lock=may_hold_lock)
+    image = decode(data, may_hold_gil=may_hold_gil)
     seed = int(sha256[:16], 16)
-    changed = [_changed(image, spec, np.random.default_rng((seed, view))) for view in range(1, views)]
-    return np.stack([resize(image, spec), *changed])
+    augmented = [_augmented(image, spec, np.random.default_rng((seed, view))) for view in range(1, views)]
+    return np.stack([resize(image, spec), *augmented])
 
 
-def _changed(image: Image.Image, spec: PreprocessSpec, random: np.random.Generator) -> Pixels:
+def _augmented(image: Image.Image, spec: PreprocessSpec, random: np.random.Generator) -> Pixels:
     """Crop, squash with antialiasing, rotate, flip half of them, and change the brightness."""
     crop = random.uniform(MIN_CROP, 1.0)
     left, top = random.uniform(0.0, 1.0 - crop, 2)

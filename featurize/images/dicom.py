@@ -1,4 +1,4 @@
-"""DICOM files to 8-bit pictures, as a viewer shows them. Needs the extra ``dicom``."""
+"""Decodes DICOM files to 8-bit images, as a viewer shows them. Needs the extra ``dicom``."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ def is_dicom(data: bytes) -> bool:
 
 
 def decode_dicom(data: bytes, *, max_pixels: int) -> Image.Image:
-    """Decode one DICOM picture: modality LUT, then VOI LUT or window, then MONOCHROME1 inverted.
+    """Decode a DICOM image: modality LUT, then VOI LUT or window, then MONOCHROME1 inverted.
 
-    Without a window the picture's own darkest and lightest values become black and white.
+    Without a window the darkest and lightest values of the image become black and white.
 
     Args:
         data: content of a DICOM file.
-        max_pixels: larger pictures are refused from their header.
+        max_pixels: larger images are refused.
 
     Returns:
         An image of mode ``L`` or ``RGB``.
 
     Raises:
-        ImageError: if it holds no single picture that can be decoded; the message is the reason.
+        ImageError: if it cannot be decoded, or has several frames; the message is the reason.
 
     Source: DICOM PS3.3 C.7.6.3.1.2 (photometric interpretation), C.11.1 (modality LUT), C.11.2 (VOI LUT).
     """
@@ -52,9 +52,9 @@ def decode_dicom(data: bytes, *, max_pixels: int) -> Image.Image:
     except pydicom.errors.InvalidDicomError as error:
         raise ImageError("not a DICOM file") from error
     except Exception as error:
-        # On broken files pydicom and its decoders raise anything, exceptions of their own without a common base too.
+        # On damaged files pydicom and its decoders raise many exceptions, some of their own and without a common base.
         reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise ImageError(f"DICOM that cannot be decoded: {reason}") from error
+        raise ImageError(f"DICOM file cannot be decoded: {reason}") from error
 
 
 @cache
@@ -70,16 +70,16 @@ def _import_pydicom() -> Any:
 
 def _check_header(picture: Dataset, max_pixels: int) -> str:
     if "PixelData" not in picture and "FloatPixelData" not in picture:
-        raise ImageError("DICOM without a picture")
+        raise ImageError("DICOM file without an image")
     if (frames := int(picture.get("NumberOfFrames") or 1)) > 1:
-        raise ImageError(f"DICOM with {frames} frames: save each frame as a file of its own")
+        raise ImageError(f"DICOM file with {frames} frames: save each frame as a separate file")
     rows, columns = int(picture.Rows), int(picture.Columns)
     if rows * columns > max_pixels:
         raise ImageError(f"{columns}×{rows} is more than {max_pixels // 1_000_000} megapixels")
     photometric = str(picture.PhotometricInterpretation)
     if photometric not in _GREY and (photometric.startswith("PALETTE") or int(picture.BitsAllocated) != 8):
         raise ImageError(
-            f"DICOM in {photometric} with {picture.BitsAllocated} bits: only grey and 8-bit colour are read"
+            f"DICOM in {photometric} with {picture.BitsAllocated} bits: only grey and 8-bit colour are supported"
         )
     return photometric
 
@@ -95,7 +95,7 @@ def _decode_grey(picture: Dataset, *, inverted: bool) -> Image.Image:
 
 
 def _shown_range(picture: Dataset, shown: NDArray[Any]) -> tuple[float, float]:
-    """Return what is black and what is white after :func:`pydicom.pixels.apply_voi_lut`."""
+    """Return the values of black and white after :func:`pydicom.pixels.apply_voi_lut`."""
     if picture.get("VOILUTSequence"):
         return 0.0, float(2 ** int(picture.VOILUTSequence[0].LUTDescriptor[2]) - 1)
     if "WindowCenter" in picture and "WindowWidth" in picture:

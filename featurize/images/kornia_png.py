@@ -1,4 +1,4 @@
-"""Plain PNG files in less than half of Pillow's time, the same pixels: docs/decisions/0016-plain-png.md."""
+"""Decodes simple PNG files in half of Pillow's time, with the same pixels: docs/decisions/0016-plain-png.md."""
 
 from __future__ import annotations
 
@@ -13,23 +13,22 @@ import numpy as np
 from PIL import Image
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
-# Chunks that change no pixel here or in Pillow. EXIF data turn an image, tRNS and acTL make another kind of it, and
-# Pillow refuses a file whose colour profile is damaged: those are left to it.
+# Chunks that change no pixel here or in Pillow. Other files are left to Pillow: EXIF data can rotate an image, tRNS
+# makes it transparent, acTL animates it, and Pillow refuses a file with a damaged colour profile.
 _PLAIN = {b"IHDR", b"IDAT", b"IEND", b"pHYs", b"gAMA", b"cHRM", b"sRGB", b"sBIT", b"tIME", b"tEXt"}
-_HIDDEN_EXIF = b"Raw profile"  # how ImageMagick writes EXIF data into a text
+_HIDDEN_EXIF = b"Raw profile"  # how ImageMagick stores EXIF data in a text chunk
 _MODES = {0: ("L", "mono"), 2: ("RGB", "rgb")}  # PNG's colour type: Pillow's name, kornia-rs's
 _TURN = threading.Lock()
 
 
 def decode_plain_png(data: bytes, *, max_pixels: int) -> Image.Image | None:
-    """Decode a PNG file with kornia-rs, if it is installed, if no other thread does so, and if the file is plain.
+    """Decode a PNG file with kornia-rs, if it is installed, no other thread is doing so, and the file is simple.
 
-    kornia-rs holds the interpreter's lock while it decodes, so a second thread could only wait for the first: it had
-    better use Pillow.
+    kornia-rs holds the GIL while it decodes, so a second thread would have to wait: it uses Pillow instead.
 
     Args:
         data: content of a file.
-        max_pixels: larger images are left to Pillow's path, which refuses them.
+        max_pixels: larger images are left to the code for Pillow, which refuses them.
 
     Returns:
         An image of mode ``L`` or ``RGB``; ``None`` if Pillow is to decode it, damaged files included.
@@ -41,7 +40,7 @@ def decode_plain_png(data: bytes, *, max_pixels: int) -> Image.Image | None:
     width, height, (mode, name) = layout
     try:
         pixels = np.asarray(decoder.decode_image_png_u8(data, (height, width), name))
-    except Exception:  # noqa: BLE001 - it raises nothing more special; Pillow then says what is wrong with the file
+    except Exception:  # noqa: BLE001 - it has no specific exception; Pillow then reports what is wrong
         return None
     finally:
         _TURN.release()
@@ -54,7 +53,7 @@ def _kornia() -> ModuleType | None:
 
 
 def _plain_layout(data: bytes) -> tuple[int, int, tuple[str, str]] | None:
-    """Return width, height and mode of a whole PNG file of 8 bits a channel without anything special, else ``None``."""
+    """Return width, height and mode of a complete, simple PNG file with 8 bits per channel, else ``None``."""
     if not data.startswith(_SIGNATURE):
         return None
     layout = None

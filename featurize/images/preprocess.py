@@ -1,4 +1,4 @@
-"""From decoded pixels to the network's input: the one implementation for caching and for serving."""
+"""Resizes images for the network: the only implementation, for featurizing and for serving."""
 
 from __future__ import annotations
 
@@ -39,6 +39,6 @@ def load_pixels(data: bytes, spec: PreprocessSpec) -> Pixels:
         uint8 array (S, S, 3), RGB.
 
     Raises:
-        ImageError: if the bytes are no readable image.
+        ImageError: if the bytes cannot be decoded.
     """
     return resize(decode(data), spec)

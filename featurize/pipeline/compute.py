@@ -1,4 +1,4 @@
-"""The part of a run that costs time: images that are not known go through the network and into shards."""
+"""The slow part of a run: new images go through the network, and their features into shards."""
 
 from __future__ import annotations
 
@@ -27,23 +27,23 @@ from xfeat.featurize.system.cores import cores
 
 logger = logging.getLogger(__name__)
 
-# A kill loses at most one shard: this many images, or what was computed in this time.
+# A killed run loses at most one shard: so many images, or the work of so many seconds.
 SHARD_ROWS = 512
 SHARD_SECONDS = 20.0
 
 Progress = Callable[[int, int], None]
-"""Called with images done and images to do."""
+"""Called with the number of images done and the total."""
 
 Outcomes = Generator[list[tuple[int, Outcome]], None, None]
-"""Outcomes as they come, each with the position of its image; all that came together are noted together."""
+"""Batches of outcomes, each outcome with the position of its image."""
 
 
 class Cluster(Protocol):
-    """Many machines that read images and compute their features. This process alone writes."""
+    """Several machines that read images and compute their features. Only this process writes."""
 
     @property
     def name(self) -> str:
-        """What ran, for people."""
+        """What ran, for messages."""
         ...
 
     def outcomes(self, source: ImageSource, root: Path, paths: Sequence[str], known: NDArray[np.bytes_]) -> Outcomes:
@@ -51,29 +51,29 @@ class Cluster(Protocol):
 
         Args:
             source: the data root, as this process sees it.
-            root: where it lies.
+            root: its path.
             paths: relative to it.
-            known: SHA-256 of content that need not be computed, sorted, 64 hexadecimal digits each.
+            known: SHA-256 of content whose features are stored, sorted, 64 hexadecimal digits each.
 
         Raises:
-            DeviceError: if there is no cluster, or one that cannot do this.
+            DeviceError: if there is no cluster, or it cannot compute this.
         """
         ...
 
 
 @dataclass
 class RunState:
-    """What a run knows of each of its N images; all columns are in the order of ``paths``.
+    """The state of a run over N images; all columns are in the order of ``paths``.
 
     Attributes:
         paths: relative to the data root.
         identities: the state in which each image was read.
-        index_rows: where its features are, ``NOT_STORED`` as long as there are none.
+        index_rows: where its features are stored, or ``NOT_STORED``.
         skipped: images that could not be read.
         computed: number of images that went through the network.
-        rehashed: number of images that were read again and are what they were.
+        rehashed: number of images that were read again and had not changed.
         seconds: time for reading and computing, without opening the engine.
-        engine: name of the engine that computed, empty if nothing had to be.
+        engine: name of the engine, empty if nothing was computed.
     """
 
     paths: Sequence[str]
@@ -88,16 +88,16 @@ class RunState:
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
-    """How a run is done; none of this changes what is computed.
+    """Options of a run; none of them changes the features.
 
     Attributes:
         open_engine: opens the network; called when the first image needs it.
-        cluster: reads and computes elsewhere; the engine is not opened then.
-        workers: decoding threads or processes; ``None`` takes as many as there are cores.
+        cluster: reads and computes on other machines; the engine is not opened then.
+        workers: decoding threads or processes; ``None`` takes one per core.
         decode_in: ``threads``, ``processes``, or ``auto``: processes where workers and images are many.
         fail_on_error: stop at the first image that cannot be read instead of skipping it.
-        force: replace an existing cache of another spec, and compute everything anew; only what a stopped run with
-            ``force`` finished is kept.
+        force: replace an existing cache of another spec, and recompute everything; only images that a stopped run with
+            ``force`` finished are reused.
         progress: called as images are done.
     """
 
@@ -112,15 +112,15 @@ class RunOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class RunContext:
-    """What a computation works with.
+    """What a computation needs.
 
     Attributes:
         root: the data root.
         source: where image files are read.
         spec: what to compute.
-        store: where finished images are kept.
-        known: where features are found again.
-        options: how it is done.
+        store: where finished images are stored.
+        known: the index of stored features.
+        options: options of the run.
     """
 
     root: Path
@@ -132,33 +132,33 @@ class RunContext:
 
 
 def compute_features(todo: Sequence[int], state: RunState, context: RunContext) -> None:
-    """Bring the images with the numbers in ``todo`` up to date in ``state``.
+    """Compute the images with the numbers in ``todo`` and update ``state``.
 
     Raises:
         DataError: if an image cannot be read and ``fail_on_error`` is set.
         OutputError: if a shard cannot be written.
-        Interrupted: on Ctrl-C or SIGTERM. Whatever is raised, finished images are kept if the disk lets them.
+        Interrupted: on Ctrl-C or SIGTERM. After any error, finished images are stored if the disk allows it.
     """
     run = _Run(state, context, todo)
     started = time.monotonic()
     try:
         with contextlib.closing(run.outcomes()) as outcomes:
-            # Kept before the outcomes are closed: ending a cluster may take a while, or end badly.
+            # Stored before the outcomes are closed: stopping a cluster can take long, or fail.
             try:
-                for together in outcomes:
-                    run.take(together)
+                for batch in outcomes:
+                    run.record(batch)
             except Exception:
-                with contextlib.suppress(OutputError):  # what went wrong first is told
-                    run.keep()
+                with contextlib.suppress(OutputError):  # the first error is reported
+                    run.write_shard()
                 raise
             except KeyboardInterrupt:
-                run.keep()
+                run.write_shard()
                 raise
-            run.keep()
+            run.write_shard()
     except KeyboardInterrupt as error:
         raise Interrupted(
-            f"stopped; {run.done} of {len(todo)} images are finished and kept in {context.store.folder}",
-            fix="run the same command again: it goes on from there",
+            f"stopped; {run.done} of {len(todo)} images are finished and stored in {context.store.folder}",
+            fix="run the same command again: it resumes",
         ) from error
     state.skipped.sort()
     state.seconds = time.monotonic() - started - run.opening_seconds
@@ -174,15 +174,15 @@ class _Run:
         self.done = 0
         self.opening_seconds = 0.0
         self._rows: list[Row] = []
-        self._waiting: dict[str, list[int]] = {}  # content that is in no shard yet -> images that have it
+        self._waiting: dict[str, list[int]] = {}  # content that is in no shard yet -> its images
         self._last_shard = time.monotonic()
 
     def outcomes(self) -> Outcomes:
-        """Read and compute, here or elsewhere."""
+        """Read and compute, here or on a cluster."""
         context, options = self.context, self.context.options
         paths = [self.state.paths[number] for number in self.todo]
         if options.cluster is not None:
-            self._say(options.cluster.name)
+            self._set_engine(options.cluster.name)
             yield from options.cluster.outcomes(context.source, context.root, paths, context.known.contents())
             return
         images = self._read(paths)
@@ -202,17 +202,17 @@ class _Run:
             return read_in_processes(context.root, paths, context.spec, known=context.known.contents(), workers=workers)
         return read_images(context.source, paths, context.spec, is_known=self._is_known, workers=workers)
 
-    def take(self, outcomes: Sequence[tuple[int, Outcome]]) -> None:
-        """Note what became of some images; keep them if there are enough for a shard."""
+    def record(self, outcomes: Sequence[tuple[int, Outcome]]) -> None:
+        """Record the outcomes of some images; write a shard if there are enough."""
         for position, outcome in outcomes:
-            self._note(self.todo[position], outcome)
+            self._record_one(self.todo[position], outcome)
         self.done += len(outcomes)
         if self.context.options.progress is not None:
             self.context.options.progress(self.done, len(self.todo))
         if len(self._rows) >= SHARD_ROWS or time.monotonic() - self._last_shard > SHARD_SECONDS:
-            self.keep()
+            self.write_shard()
 
-    def keep(self) -> None:
+    def write_shard(self) -> None:
         """Write finished images as a shard."""
         if not self._rows:
             return
@@ -224,7 +224,7 @@ class _Run:
         self._rows.clear()
         self._last_shard = time.monotonic()
 
-    def _note(self, number: int, outcome: Outcome) -> None:
+    def _record_one(self, number: int, outcome: Outcome) -> None:
         if outcome.reason or outcome.identity is None:
             self._skip(number, outcome.reason)
             return
@@ -239,14 +239,14 @@ class _Run:
             self._waiting[identity.sha256] = [number]
             self._rows.append(Row(self.state.paths[number], identity, features))
             self.state.computed += 1
-        else:  # its twin was refused
+        else:  # an image with the same content was refused
             self._skip(number, beyond_range(self.context.spec))
 
     def _skip(self, number: int, reason: str) -> None:
         path = self.state.paths[number]
         if self.context.options.fail_on_error:
             raise DataError(
-                reason, path=self.context.root / path, fix="remove it, or leave it out with --on-error skip"
+                reason, path=self.context.root / path, fix="remove the file, or skip it with --on-error skip"
             )
         self.state.skipped.append(Skipped(path, reason))
         self.state.index_rows[number] = NOT_STORED
@@ -257,10 +257,10 @@ class _Run:
     def _open(self) -> Engine:
         started = time.monotonic()
         engine = self.context.options.open_engine()
-        self._say(engine.name)
+        self._set_engine(engine.name)
         self.opening_seconds = time.monotonic() - started
         return engine
 
-    def _say(self, name: str) -> None:
+    def _set_engine(self, name: str) -> None:
         self.state.engine = name
-        logger.info("%d images to look at with %s", len(self.todo), name)
+        logger.info("%d images to read with %s", len(self.todo), name)

@@ -1,4 +1,4 @@
-"""From a data set to ``features.h5``: what is known is reused, the rest is computed, nothing finished is lost."""
+"""From a data set to ``features.h5``: stored features are reused, the rest is computed, finished work is never lost."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ _WRITE_ROWS = 2048
 
 
 class Changes(NamedTuple):
-    """How the images that can be read differ from those of the cache that was there before.
+    """How the readable images differ from those of the previous cache.
 
     Attributes:
-        new: they were not in it.
-        changed: their content is another.
-        vanished: their files are gone; what can no longer be read counts as skipped instead.
+        new: not in the previous cache.
+        changed: with another content.
+        vanished: whose files no longer exist; files that can no longer be read count as skipped instead.
     """
 
     new: int
@@ -47,20 +47,20 @@ class Changes(NamedTuple):
 
 @dataclass(frozen=True)
 class Extraction:
-    """What a run did.
+    """The result of a run.
 
     Attributes:
         output: the cache.
         images: rows in the cache.
         computed: images that went through the network.
-        reused: images whose features were known.
-        rehashed: of those, images that were read again because it was in doubt whether they are as they were; they are.
+        reused: images whose features were stored already.
+        rehashed: of those, images that were read again because they might have changed, and had not.
         changes: images that are new, changed or gone since the last run.
         skipped: images that could not be read.
-        truncated: paths of images whose end is missing.
+        truncated: paths of image files whose end is missing.
         seconds: time for reading and computing, without start-up.
-        engine: name of the engine, empty if nothing had to be computed.
-        up_to_date: the cache was already as it should be and has not been touched.
+        engine: name of the engine, empty if nothing was computed.
+        up_to_date: the cache needed no change and was not written.
     """
 
     output: Path
@@ -77,7 +77,7 @@ class Extraction:
 
     @property
     def images_per_second(self) -> float:
-        """Images computed a second; 0 if none was."""
+        """Images computed per second; 0 if none was."""
         return self.computed / self.seconds if self.computed and self.seconds > 0 else 0.0
 
 
@@ -93,7 +93,7 @@ class _Work(NamedTuple):
 
 
 def parts_folder(output: Path) -> Path:
-    """Return the folder of shards that belongs to a cache."""
+    """Return the folder of the shards of a cache."""
     return output.with_name(output.name + ".parts")
 
 
@@ -103,23 +103,23 @@ def extract_features(
     """Compute the features of a data set into ``output``.
 
     Unchanged images of an existing cache with the same spec are not computed again, nor are those that a stopped run
-    finished. Size and time tell that a file is unchanged only if the data root is the same; files of another root are
-    read, and their content tells. The cache is replaced in one step at the end.
+    finished. If the data root is the same, size and time show that a file is unchanged; files of another root are read
+    and compared by content. The cache is replaced in one step at the end.
 
     Args:
         dataset: the images.
         spec: what to compute.
-        weights: the backbone's weights; only their path is noted here, the engine reads them.
-        output: the cache to write or to bring up to date.
-        options: how.
+        weights: the backbone's weights; only their path is recorded here, the engine reads them.
+        output: the cache to write or update.
+        options: options of the run.
 
     Raises:
-        CacheError: if there is something else at ``output``, or a cache that is damaged and ``force`` is not set.
+        CacheError: if ``output`` is another file, or a damaged cache and ``force`` is not set.
         MismatchError: if ``output`` holds features of another spec.
         BusyError: if another process is writing ``output``.
-        DataError: if an image cannot be read and ``fail_on_error`` is set, or if none can.
-        OutputError: if something cannot be written.
-        Interrupted: on Ctrl-C or SIGTERM; finished images are kept.
+        DataError: if an image cannot be read and ``fail_on_error`` is set, or if no image can be read.
+        OutputError: if the cache or a shard cannot be written.
+        Interrupted: on Ctrl-C or SIGTERM; finished images are stored.
     """
     work = _Work(dataset, spec, weights, output)
     with _locked(output), _resumable():
@@ -137,20 +137,20 @@ def extract_features(
 
 
 def _locked(output: Path) -> AbstractContextManager[None]:
-    fix = "wait for it, or choose another file with -o"
+    fix = "wait until it has finished, or choose another file with -o"
     busy = BusyError("another process is writing this cache", path=output, fix=fix)
     return locked(output.with_name(f".{output.name}.lock"), busy, of=output)
 
 
 @contextmanager
 def _resumable() -> Iterator[None]:
-    """Say how to go on after Ctrl-C, whatever the run was doing."""
+    """Say how to resume after Ctrl-C, whatever the run was doing."""
     try:
         yield
     except Interrupted:
         raise
     except KeyboardInterrupt as error:
-        raise Interrupted("stopped", fix="run the same command again: what is finished is kept") from error
+        raise Interrupted("stopped", fix="run the same command again: it resumes") from error
 
 
 def _known_features(work: _Work, store: ShardStore, *, force: bool) -> tuple[FeatureIndex, FeatureCache | None]:
@@ -162,7 +162,7 @@ def _known_features(work: _Work, store: ShardStore, *, force: bool) -> tuple[Fea
         old = FeatureCache.open(work.output)
         if old.spec.fingerprint != work.spec.fingerprint:
             raise MismatchError(
-                "the cache holds features of another kind",
+                "the cache was computed with other settings",
                 path=work.output,
                 expected=work.spec.describe(),
                 found=old.spec.describe(),
@@ -176,7 +176,7 @@ def _known_features(work: _Work, store: ShardStore, *, force: bool) -> tuple[Fea
         known.add_shard(shard, identities, paths)
         finished += shard.rows
     if finished:
-        logger.info("going on from %d finished images", finished)
+        logger.info("resuming with %d finished images", finished)
     return known, old
 
 
@@ -187,7 +187,7 @@ def _start_state(dataset: Dataset, known: FeatureIndex) -> RunState:
 
 
 def _outdated(source: ImageSource, state: RunState) -> list[int]:
-    """Return the numbers of the images that are not known, or not in the state they were in."""
+    """Return the numbers of the images that are new or may have changed."""
     was = state.identities
     states = list(zip(was.size.tolist(), was.mtime_ns.tolist(), was.change_mark.tolist(), strict=True))
     reliable = ((state.index_rows != NOT_STORED) & (was.mtime_ns != 0)).tolist()
@@ -242,7 +242,7 @@ def _finish(work: _Work, known: FeatureIndex, old: FeatureCache | None, state: R
 def _warn_of_replaced_features(old: FeatureCache, work: _Work, columns: Columns) -> None:
     if old.data_root != work.data_root and set(old.columns.sha256).isdisjoint(columns.sha256):
         logger.warning(
-            "%s held the features of %d images of %s; none of them is in %s, whose features replace them. "
+            "%s contained the features of %d images of %s; none of them is in %s, whose features replace them. "
             "To keep both, give each data set its own file with -o",
             work.output,
             len(old),
@@ -286,7 +286,7 @@ def _is_up_to_date(old: FeatureCache, work: _Work, columns: Columns, skipped: li
         and list(old.columns.sha256) == columns.sha256
         and np.array_equal(old.columns.label, columns.label)
         and np.array_equal(old.columns.split, columns.split)
-        # A time of 0 was too recent to be kept. Now it may be old enough, and is written: the next run reads nothing.
+        # A time of 0 was too recent to be relied on. It may be old enough now; storing it saves the next run a read.
         and np.array_equal(old.columns.mtime_ns, columns.mtime_ns)
         and np.array_equal(old.columns.change_mark, columns.change_mark)
         and old.class_names == work.dataset.class_names

@@ -1,4 +1,4 @@
-"""From read images to features, in order: batches are formed, and several are computed at a time."""
+"""From read images to features, in order: images are batched, and several batches are computed at a time."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from xfeat.featurize.images.preprocess import Pixels
 from xfeat.featurize.pipeline.reading import ReadImage
 from xfeat.featurize.specs import FeatureSpec
 
-# So many images without work for the network are passed on together.
+# So many images without work for the network are passed on at a time.
 _IDLE_IMAGES = 256
 
 
 def beyond_range(spec: FeatureSpec) -> str:
-    """Return the reason why an image is skipped whose features are not finite."""
+    """Return the reason for skipping an image whose features are not finite."""
     narrowest = "float16" if "float16" in (spec.dtype, spec.precision) else spec.dtype
     return f"its features are beyond the range of {narrowest}"
 
 
 class Outcome(NamedTuple):
-    """What became of one image.
+    """The outcome of one image.
 
     Attributes:
         identity: the state the file was read in, or ``None`` if it could not be read.
-        features: (D,) or (V, D), in the type that is stored; ``None`` if the same content has been or is being
+        features: (D,) or (V, D), in the stored dtype; ``None`` if the same content has been or is being
             computed, or if there is a reason.
-        reason: why there are no features, else empty.
+        reason: why the image is skipped, else empty.
     """
 
     identity: FileIdentity | None
@@ -49,15 +49,15 @@ def infer(
     open_engine: Callable[[], Engine],
     is_known: Callable[[str], bool],
 ) -> Generator[list[Outcome], None, None]:
-    """Compute the features of images that have pixels, and yield every image's outcome in the order given.
+    """Compute the features of images that have pixels, and yield the outcome of every image in the given order.
 
-    While the network computes, the next batch is put together; of several devices each has a batch of its own.
+    While the network computes, the next batch is filled; each device computes a batch of its own.
 
     Args:
-        images: read ahead by somebody else.
+        images: read ahead.
         spec: what to compute.
         open_engine: called once, when the first image needs it.
-        is_known: tells from a SHA-256 that content needs no computing although it was decoded.
+        is_known: tells from a SHA-256 whether features are stored; the image may be decoded already.
     """
     batches = _Batches(spec, open_engine, is_known)
     with closing(batches):
@@ -69,7 +69,7 @@ def infer(
 
 
 class _Batches:
-    """Batches on their way: one is being filled, the others are with the engine or wait for their turn."""
+    """Batches: one is being filled, the others are submitted to the engine."""
 
     def __init__(self, spec: FeatureSpec, open_engine: Callable[[], Engine], is_known: Callable[[str], bool]) -> None:
         self._spec = spec
@@ -77,14 +77,14 @@ class _Batches:
         self._is_known = is_known
         self._engine: Engine | None = None
         self._pool: ThreadPoolExecutor | None = None
-        self._max_pending = 0  # batches that need not have finished yet
-        self._next_images: list[tuple[ReadImage, bool]] = []  # with whether its features are to be computed
+        self._max_pending = 0  # unfinished batches
+        self._next_images: list[tuple[ReadImage, bool]] = []  # each with whether its features are to be computed
         self._next_pixels: list[Pixels] = []
-        self._contents: set[str] = set()  # of what is to be computed and has not finished
+        self._contents: set[str] = set()  # of images being computed
         self._submitted: deque[tuple[list[tuple[ReadImage, bool]], Future[Features] | None]] = deque()
 
     def add(self, image: ReadImage) -> None:
-        """Take in one more image; a full batch takes off."""
+        """Add an image; a full batch is submitted."""
         sha256, pixels = image.identity.sha256 if image.identity is not None else "", image.pixels
         if pixels is not None and (sha256 in self._contents or self._is_known(sha256)):
             pixels = None
@@ -97,13 +97,13 @@ class _Batches:
             self._submit()
 
     def finish(self) -> None:
-        """Let the last batch take off; all of them have to land."""
+        """Submit the last batch; from now on :meth:`finished` waits for all."""
         if self._next_images:
             self._submit()
         self._max_pending = 0
 
     def finished(self) -> Generator[list[Outcome], None, None]:
-        """Yield the outcomes of batches that are done, oldest first; wait if too many are on their way."""
+        """Yield the outcomes of finished batches, oldest first; wait if too many are unfinished."""
         while self._submitted:
             images, future = self._submitted[0]
             if len(self._submitted) <= self._max_pending and future is not None and not future.done():
@@ -113,7 +113,7 @@ class _Batches:
             yield [self._outcome(image, next(rows) if computes else None) for image, computes in images]
 
     def close(self) -> None:
-        """Wait for the calls of the network that run; those that wait are dropped."""
+        """Wait for running calls of the network; cancel the others."""
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
 
@@ -122,7 +122,7 @@ class _Batches:
             self._engine = self._open_engine()
             concurrent_calls = concurrent_calls_of(self._engine)
             self._pool = ThreadPoolExecutor(concurrent_calls, thread_name_prefix="infer")
-            self._max_pending = concurrent_calls + 1  # one of them lies ready, so that no device is idle
+            self._max_pending = concurrent_calls + 1  # one batch is ready, so that no device is idle
         return self._engine
 
     def _submit(self) -> None:

@@ -1,4 +1,4 @@
-"""Reading images ahead of the network: files are read, hashed, decoded and resized in threads, in order."""
+"""Reads images ahead of the network: files are read, hashed, decoded and resized in threads, in order."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from xfeat.featurize.images.decode import is_truncated
 from xfeat.featurize.images.preprocess import Pixels
 from xfeat.featurize.specs import FeatureSpec
 
-# With more threads, one that holds the interpreter's lock keeps the others waiting for longer than it gains.
+# With more threads, a decoder that holds the GIL delays the others by more than it gains.
 FEW_WORKERS = 2
 
 
 class ReadImage(NamedTuple):
-    """What became of one file.
+    """The result of reading one file.
 
     Attributes:
         path: relative to the data root.
-        identity: the state the file was read in, or ``None`` if it could not be read.
-        pixels: uint8 (V, S, S, 3), or ``None`` if its features are known already or it could not be read.
+        identity: the state of the file when it was read, or ``None`` if it could not be read.
+        pixels: uint8 (V, S, S, 3), or ``None`` if its features are stored already or it could not be read.
         reason: why it could not be read, else empty.
     """
 
@@ -41,14 +41,14 @@ def read_images(
 ) -> Generator[ReadImage, None, None]:
     """Read images in threads, a bounded number ahead, and yield them in the order given.
 
-    Pillow releases the interpreter's lock while it decodes and resizes, so threads keep all cores busy. Two threads
-    leave room for a decoder that holds it: docs/decisions/0016-plain-png.md.
+    Pillow releases the GIL while it decodes and resizes, so threads keep all cores busy. With up to two threads a
+    faster PNG decoder that holds the GIL is used: docs/decisions/0016-plain-png.md.
 
     Args:
         source: the data root.
         paths: relative to it.
-        spec: the size to resize to, and how many views of each image.
-        is_known: tells from a SHA-256 that the features are known, so that decoding is spared.
+        spec: size, and number of views per image.
+        is_known: tells from a SHA-256 whether features are stored, so that the image need not be decoded.
         workers: number of threads.
     """
     ahead = workers * 8
@@ -66,17 +66,17 @@ def read_images(
 
 
 def read_image(
-    source: ImageSource, path: str, spec: FeatureSpec, is_known: Callable[[str], bool], may_hold_lock: bool
+    source: ImageSource, path: str, spec: FeatureSpec, is_known: Callable[[str], bool], may_hold_gil: bool
 ) -> ReadImage:
     """Read one image; see :func:`read_images`, and :func:`xfeat.featurize.images.decode.decode` for
-    ``may_hold_lock``."""
+    ``may_hold_gil``."""
     try:
         data, state = source.read(path)
         sha256 = hashlib.sha256(data).hexdigest()
         identity = FileIdentity(*state, sha256, is_truncated(data))
         if is_known(sha256):
             return ReadImage(path, identity, None)
-        pixels = load_views(data, spec.preprocess, views=spec.views, sha256=sha256, may_hold_lock=may_hold_lock)
+        pixels = load_views(data, spec.preprocess, views=spec.views, sha256=sha256, may_hold_gil=may_hold_gil)
         return ReadImage(path, identity, pixels)
     except ImageError as error:
         return ReadImage(path, None, None, error.what)

@@ -1,6 +1,6 @@
-"""Reading images in processes: with many cores, threads would wait for the interpreter's lock.
+"""Reads images in processes: with many cores, threads would wait for the GIL.
 
-docs/decisions/0017-decoding-in-processes.md has the figures.
+Measurements: docs/decisions/0017-decoding-in-processes.md.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from xfeat.featurize.pipeline.reading import ReadImage, read_image
 from xfeat.featurize.specs import FeatureSpec
 from xfeat.featurize.system.decoder_warnings import ignore_decoder_warnings
 
-# Threads are enough below: each file takes the lock for a tenth of its time at most.
+# Up to here threads suffice: a file holds the GIL for at most a tenth of its time.
 MANY_WORKERS = 8
-# Starting the processes takes a second or two: fewer images are read sooner by threads.
+# Starting the processes takes one or two seconds: threads are faster for fewer images.
 _MANY_IMAGES = 2_000
 _CHUNK_IMAGES = 8
 _CHUNKS_AHEAD = 2
@@ -47,8 +47,8 @@ def read_in_processes(
     Args:
         root: the data root.
         paths: relative to it.
-        spec: the size to resize to, and how many views of each image.
-        known: SHA-256 of content that need not be decoded, sorted, 64 hexadecimal digits each.
+        spec: size, and number of views per image.
+        known: SHA-256 of content whose features are stored, sorted, 64 hexadecimal digits each.
         workers: number of processes.
 
     Raises:
@@ -59,7 +59,7 @@ def read_in_processes(
     with tempfile.TemporaryDirectory(prefix="xfeat-") as folder:
         file = Path(folder) / "known.npy"
         np.save(file, known)
-        # Not forked: torch and its threads may be running here already.
+        # Not forked: threads of torch may be running already.
         context = multiprocessing.get_context("spawn")
         arguments = (root.absolute(), spec, file)
         pool = ProcessPoolExecutor(workers, context, initializer=_start, initargs=arguments)
@@ -74,9 +74,8 @@ def read_in_processes(
             raise DeviceError(
                 "a process that decodes images died",
                 path=root,
-                found="killed from outside, such as for want of memory, or a decoder crashed",
-                fix="run the same command again, with fewer --workers or with --decode-in threads: what is finished "
-                "is kept",
+                found="it was killed (perhaps out of memory), or a decoder crashed",
+                fix="run the same command again with fewer --workers or with --decode-in threads: it resumes",
             ) from error
         finally:
             pool.shutdown(cancel_futures=True)
@@ -99,14 +98,14 @@ def _start(root: Path, spec: FeatureSpec, known_file: Path) -> None:
         at = int(np.searchsorted(known, sha256.encode()))
         return at < len(known) and bool(known[at] == sha256.encode())
 
-    # Each process has a lock of its own, so the decoder that holds it is welcome.
-    _reader = partial(read_image, source, spec=spec, is_known=is_known, may_hold_lock=True)
+    # Each process has its own GIL, so the decoder that holds it delays nobody.
+    _reader = partial(read_image, source, spec=spec, is_known=is_known, may_hold_gil=True)
 
 
 def _end_with_parent() -> None:
     parent = multiprocessing.parent_process()
     if parent is not None:
-        parent.join()  # returns when it is dead, by SIGKILL too: nobody would end this process then
+        parent.join()  # returns when the parent is dead, even by SIGKILL; nobody else would end this process
         os._exit(1)
 
 

@@ -1,4 +1,4 @@
-"""From what a user asked for to a full spec and the weights for it."""
+"""From the settings that a user gives to a full spec and its weights."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from xfeat.featurize.specs import NORMALIZATIONS, FeatureRequest, FeatureSpec
 def resolve_request(
     output: Path, request: FeatureRequest, *, force: bool = False, progress: DownloadProgress | None = None
 ) -> tuple[FeatureSpec, Weights]:
-    """Choose the backbone, find its weights and say in full what is to be computed.
+    """Choose the backbone, find its weights and return the full spec.
 
     Args:
-        output: the cache to be written; ``auto`` keeps the backbone of one that is there, unless ``force``.
-        request: what is asked for.
+        output: the cache to be written; ``auto`` takes the backbone of an existing cache, unless ``force``.
+        request: the settings.
         force: whether an existing ``output`` is to be replaced.
         progress: called while weights are downloaded.
 
     Raises:
-        WeightsError: if the weights cannot be had.
-        CacheError: if ``output`` exists and is no cache.
-        MismatchError: if ``output`` was made with other weights of the same name.
+        WeightsError: if the weights cannot be found or downloaded.
+        CacheError: if ``output`` exists and is not a cache.
+        MismatchError: if ``output`` was computed with other weights of the same backbone.
     """
     if force:
         check_replaceable(output)
@@ -51,7 +51,7 @@ def resolve_request(
 
 
 def featurize_command(spec: FeatureSpec, data: str, output: Path, class_names: Sequence[str]) -> str:
-    """Return the command line that makes a cache like another: the fix where that one is gone or lacks something.
+    """Return the command that computes a cache with this spec: the fix where a cache is missing or incomplete.
 
     Args:
         spec: of the features.
@@ -59,7 +59,7 @@ def featurize_command(spec: FeatureSpec, data: str, output: Path, class_names: S
         output: the cache to write.
         class_names: of the images, none if they have none.
 
-    Groups that were named by an option, and a weights file of one's own, are not in it: no cache knows them.
+    Options that a cache does not record are left out: ``--groups`` and ``--weights``.
     """
     usual = {setting.name: setting.default for setting in dataclasses.fields(FeatureRequest)}
     usual["size"] = backbone_info(spec.backbone).default_size
@@ -78,9 +78,9 @@ def featurize_command(spec: FeatureSpec, data: str, output: Path, class_names: S
 def _check_same_weights(output: Path, existing: FeatureSpec, found: Weights) -> None:
     if existing.weights_sha256 != found.sha256:
         raise MismatchError(
-            "the cache was made with other weights",
+            "the cache was computed with other weights",
             path=output,
             expected=f"{existing.backbone} with SHA-256 {existing.weights_sha256[:16]}…",
             found=f"{found.path} with {found.sha256[:16]}…",
-            fix="name the file it was made with by --weights, choose another -o, or replace it with --force",
+            fix="give the file of those weights with --weights, choose another -o, or replace the cache with --force",
         )

@@ -17,25 +17,25 @@ _SPACE = "free some space and run the same command again"
 _REASONS = {
     errno.ENOSPC: ("the disk is full", _SPACE),
     errno.EDQUOT: ("the disk quota is used up", _SPACE),
-    errno.EFBIG: ("the file would be larger than is allowed here", "raise the limit (ulimit -f), or {elsewhere}"),
+    errno.EFBIG: ("the file would be larger than the limit", "raise the limit (ulimit -f), or {elsewhere}"),
     errno.EACCES: ("no permission to write there", "{elsewhere}"),
     errno.EPERM: ("no permission to write there", "{elsewhere}"),
     errno.EROFS: ("the file system is read-only", "{elsewhere}"),
-    errno.EISDIR: ("a folder of that name is in the way", "move it away, or {elsewhere}"),
-    errno.EEXIST: ("its folder is a file, or a link to nothing", "{elsewhere}"),
-    errno.ENOTDIR: ("its folder is a file", "{elsewhere}"),
+    errno.EISDIR: ("a folder of that name exists", "move it away, or {elsewhere}"),
+    errno.EEXIST: ("its parent folder is a file or a broken symbolic link", "{elsewhere}"),
+    errno.ENOTDIR: ("its parent folder is a file", "{elsewhere}"),
 }
 
 
 @contextmanager
 def replacing(path: Path, *, elsewhere: str = ELSEWHERE) -> Iterator[Path]:
-    """Give a temporary path beside ``path``; what the body writes there replaces ``path`` if the body ends well.
+    """Yield a temporary path beside ``path``; what the body writes there replaces ``path`` unless the body raises.
 
     The body must only write: an ``OSError`` in it is reported as a problem of ``path``.
 
     Args:
         path: the file to write or replace.
-        elsewhere: how the user names another place for it, if the command has no ``-o``.
+        elsewhere: how the user chooses another path, if the command has no ``-o``.
 
     Raises:
         OutputError: if it cannot be written; ``path`` is then as it was, and nothing is left beside it.
@@ -57,13 +57,13 @@ def replacing(path: Path, *, elsewhere: str = ELSEWHERE) -> Iterator[Path]:
 
 
 def output_error(path: Path, error: OSError, *, elsewhere: str = ELSEWHERE) -> OutputError:
-    """Say in the user's words why ``path`` cannot be written, and ``elsewhere``: how to name another place for it."""
+    """Return an error that says why ``path`` cannot be written; ``elsewhere`` says how to choose another path."""
     reason, fix = _REASONS.get(error.errno or 0, (error.strerror or str(error), "{elsewhere}"))
     return OutputError(f"cannot be written: {reason}", path=path, fix=fix.format(elsewhere=elsewhere))
 
 
 def flush(path: Path) -> None:
-    """Bring a file or folder to disk, so that it is whole even if the power fails."""
+    """Flush a file or folder to disk, so that it survives a power failure."""
     if os.name == "nt" and path.is_dir():
         return  # Windows cannot open a folder to flush it
     handle = os.open(path, os.O_RDONLY)

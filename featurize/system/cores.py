@@ -1,4 +1,4 @@
-"""How many processor cores there are to work with, found out without torch: serving runs where it is not installed."""
+"""The number of usable processor cores, without torch: serving runs where it is not installed."""
 
 from __future__ import annotations
 
@@ -7,6 +7,6 @@ import os
 
 def cores() -> int:
     """Return the number of cores that this process may use."""
-    # In a container the affinity counts, not the machine; not every system has it.
+    # In a container the affinity counts, not the machine. Not every operating system has it.
     affinity = getattr(os, "sched_getaffinity", None)
     return len(affinity(0)) if affinity else os.cpu_count() or 1

@@ -1,4 +1,4 @@
-"""NVIDIA's GPU as onnxruntime uses it, without torch: serving runs where it is not installed."""
+"""NVIDIA GPUs in onnxruntime, without torch: serving runs where it is not installed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def cuda_driver_present() -> bool:
 
 
 def check_device_name(device: str) -> None:
-    """Refuse what is no name of a device.
+    """Reject invalid device names.
 
     Raises:
         SpecError: unless it is ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
@@ -33,15 +33,15 @@ def check_device_name(device: str) -> None:
 def cuda_provider(number: int) -> tuple[str, dict[str, str]]:
     """Return onnxruntime's provider and options for a GPU.
 
-    Caching, proof and serving all take them from here: answers are proven only for the options they were proven with.
+    Features, parity checks and serving use the same options: a check is valid only for the options it ran with.
 
     Args:
         number: of the GPU, from 0.
     """
     return PROVIDER, {
         "device_id": str(number),
-        # TF32 keeps 10 bits of a number's fraction: too few to agree with float32.
+        # TF32 keeps 10 bits of a number's fraction: too few for float32 results.
         "use_tf32": "0",
-        # The exhaustive search takes half a second for each new batch size, and what it finds depends on timings.
+        # The exhaustive search takes half a second for each new batch size, and its choice depends on timings.
         "cudnn_conv_algo_search": "HEURISTIC",
     }

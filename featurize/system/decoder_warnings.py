@@ -1,4 +1,4 @@
-"""Warnings of the image decoders, which a command or a decoding process switches off when it starts."""
+"""Warnings of the image decoders; commands and decoding processes switch them off when they start."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which devices are there, and several of them as one. What was asked for by name is never replaced by another."""
+"""The available devices. A device that was requested by name is never replaced by another."""
 
 from __future__ import annotations
 
@@ -12,18 +12,22 @@ def resolve_devices(devices: str) -> list[str]:
     """Return the devices in a list such as ``cuda:0,cuda:1``, each as ``cpu`` or ``cuda:N``.
 
     Raises:
-        SpecError: if one is no device, if kinds are mixed, or if a GPU is named twice.
-        DeviceError: if a GPU was asked for and there is none of that number.
+        SpecError: if a name is invalid, if CPU and GPU are mixed, or if a GPU is named twice.
+        DeviceError: if a requested GPU does not exist.
     """
     names = [name.strip() for name in devices.split(",")]
     for name in names:
         check_device_name(name)
     if len(names) > 1 and "auto" in names:
-        raise SpecError("auto stands alone", expected="devices by name, such as cuda:0,cuda:1", found=devices)
+        raise SpecError(
+            "auto cannot be combined with other devices",
+            expected="devices by name, such as cuda:0,cuda:1",
+            found=devices,
+        )
     found = [resolve_device(name) for name in names]
     if len({name.partition(":")[0] for name in found}) > 1:
-        # Their results differ in the last digits, and chance would decide which image gets which.
-        raise SpecError("devices of two kinds", expected="GPUs only, or the CPU", found=devices)
+        # Their results differ in the last digits, and which image runs where would be random.
+        raise SpecError("cannot mix CPU and GPU", expected="GPUs only, or the CPU", found=devices)
     if found[0] != "cpu" and len(set(found)) < len(found):
         raise SpecError("a GPU is named twice", expected="each once, such as cuda:0,cuda:1", found=devices)
     return found
@@ -34,10 +38,10 @@ def resolve_device(device: str) -> str:
 
     Raises:
         SpecError: if ``device`` is none of these.
-        DeviceError: if a GPU was asked for and there is none of that number.
+        DeviceError: if the requested GPU does not exist.
     """
     check_device_name(device)
-    # Looking for a GPU costs the import of torch. A machine without NVIDIA's driver is told apart for nothing.
+    # Looking for a GPU needs the import of torch. Whether NVIDIA's driver exists is known without it.
     if device == "cpu" or (
         device == "auto" and (not cuda_driver_present() or importlib.util.find_spec("torch") is None)
     ):
@@ -59,7 +63,7 @@ def resolve_device(device: str) -> str:
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:
-    """Tell whether a GPU's memory was short: for torch itself, or for a library that asks the driver for its own."""
+    """Tell whether GPU memory ran out, in torch or in a library that allocates its own."""
     import torch
 
     return isinstance(error, torch.cuda.OutOfMemoryError) or "_STATUS_ALLOC_FAILED" in str(error)

@@ -14,16 +14,16 @@ from xfeat.featurize.system.atomic import ELSEWHERE, output_error
 
 @contextmanager
 def locked(file: Path, busy: BusyError, *, of: Path, elsewhere: str = ELSEWHERE) -> Iterator[None]:
-    """Hold a lock, and do not wait for it.
+    """Hold a lock; fail at once if another process holds it.
 
     Args:
-        file: the lock; the folder that it lies in is made.
-        busy: raised if another process holds it.
-        of: what it guards, named if it cannot be written.
-        elsewhere: how to name another place for that.
+        file: the lock file; its folder is created.
+        busy: raised if another process holds the lock.
+        of: the output that the lock protects, named if the lock cannot be created.
+        elsewhere: how the user chooses another path for that output.
 
     Raises:
-        OutputError: if the lock cannot be made.
+        OutputError: if the lock cannot be created.
     """
     lock = FileLock(file, timeout=0)
     try:

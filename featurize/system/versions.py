@@ -1,4 +1,4 @@
-"""Versions of the libraries that decide about results."""
+"""Versions of the libraries that results depend on."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 
 
 def library_versions() -> dict[str, str]:
-    """Return the versions of Python and of the installed libraries that decide about results."""
+    """Return the versions of Python and of the installed libraries that results depend on."""
     versions = {"python": sys.version.split()[0]}
     for name in (
         "xfeat-onnx",

@@ -1,4 +1,4 @@
-"""A small project on disk: drawn images, a Lite0 of random weights at 64 pixels, a run, and one export of it."""
+"""A small project on disk: drawn images, a Lite0 with random weights at 64 pixels, a run, and its export."""
 
 from __future__ import annotations
 
@@ -19,10 +19,7 @@ from PIL import Image, ImageDraw
 
 from tests.conftest import MadeOnce
 from xfeat.export.cli import main as export_main
-from xfeat.export.quantization.int8 import Ready, make_ready, round_ready
-from xfeat.export.quantization.rounding import Rounded
 from xfeat.featurize.cli import main as featurize_main
-from xfeat.featurize.specs import PreprocessSpec
 from xfeat.head.cli import main as head_main
 from xfeat.head.runs.reader import Run, open_run
 
@@ -32,7 +29,7 @@ COUNTS = {"train": 12, "valid": 6, "test": 6}
 
 @dataclass(frozen=True)
 class Project:
-    """A folder in which the commands have run."""
+    """A folder with the outputs of the commands."""
 
     folder: Path
     side: int = SIDE
@@ -63,10 +60,10 @@ def invoke(command: object, *args: object) -> Result:
 
 
 def draw(kind: str, rng: np.random.Generator) -> Image.Image:
-    """Draw a disc or a bar on a noisy ground, of a size of its own."""
+    """Draw a disc or a bar on a noisy background, in a random size."""
     width, height = (int(n) for n in rng.integers(70, 130, 2))
-    ground = rng.integers(20, 90, (height, width), dtype=np.uint8)
-    image = Image.fromarray(ground)
+    background = rng.integers(20, 90, (height, width), dtype=np.uint8)
+    image = Image.fromarray(background)
     level = int(rng.integers(150, 250))
     shape = (width // 4, height // 4, 3 * width // 4, 3 * height // 4)
     if kind == "disc":
@@ -77,7 +74,7 @@ def draw(kind: str, rng: np.random.Generator) -> Image.Image:
 
 
 def random_weights(file: Path, images: torch.Tensor) -> None:
-    """Save a Lite0 of random weights whose BatchNorms know its activations: otherwise they vanish."""
+    """Save a Lite0 with random weights and BatchNorm statistics from images: otherwise its activations vanish."""
     from efficientnet_lite_pytorch import EfficientNet
 
     with torch.random.fork_rng(devices=[]):
@@ -156,7 +153,7 @@ def quantized(exported: Project, made_once: MadeOnce) -> tuple[Path, dict[str, A
 
 @pytest.fixture(scope="session")
 def traced(exported: Project) -> onnx.ModelProto:
-    """What tracing the run gives, without the ten seconds: the core form with every output, from the exported file."""
+    """The traced model, from the exported file, to save the ten seconds of tracing."""
     from xfeat.export.build.assemble import INPUT
 
     proto = onnx.load(exported.model)
@@ -174,22 +171,10 @@ def traced(exported: Project) -> onnx.ModelProto:
 
 @pytest.fixture(scope="session")
 def pixels() -> np.ndarray:
-    """Noise uint8 (8, 64, 64, 3), each image around a colour of its own."""
+    """Noise uint8 (8, 64, 64, 3), with another mean colour per image."""
     rng = np.random.default_rng(3)
     colours = rng.integers(0, 256, (8, 1, 1, 3), dtype=np.uint8) // 2
     return colours + rng.integers(0, 128, (8, 64, 64, 3), dtype=np.uint8)
-
-
-@pytest.fixture(scope="session")
-def ready(traced: onnx.ModelProto, pixels: np.ndarray) -> Ready:
-    """The traced model made ready for 8 bits, with the mean and deviation of 0.5 that all channels have by default."""
-    return make_ready(traced, pixels, PreprocessSpec(size=SIDE))
-
-
-@pytest.fixture(scope="session")
-def rounded(ready: Ready) -> Rounded:
-    """What is ready, rounded."""
-    return round_ready(ready)
 
 
 @pytest.fixture
@@ -203,5 +188,5 @@ def copied(exported: Project, tmp_path: Path) -> Project:
 
 @pytest.fixture
 def quick_trace(traced: onnx.ModelProto, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let exports of the same weights skip the conversion."""
+    """Let exports of the same weights skip tracing."""
     monkeypatch.setattr("xfeat.export.export.trace", lambda model, side: traced)

@@ -131,7 +131,7 @@ def test_other_backbone_weights_than_those_of_the_run_are_refused(refused: Refus
 
 def test_missing_weights_are_named(refused: Refused, copied: Any) -> None:
     said = refused(copied, "--weights", copied.folder / "nowhere.pth")
-    assert "nowhere.pth: no such weights file" in said
+    assert "nowhere.pth: weights file not found" in said
     assert "are missing" not in said
 
 
@@ -319,7 +319,7 @@ def test_ctrl_c_changes_no_file_and_says_how_to_continue(
     assert done.exit_code == 130
     assert done.stdout == ""
     # a slow machine shows progress before
-    assert done.stderr.splitlines()[-1] == "stopped; nothing half-written is left: run the same command again"
+    assert done.stderr.splitlines()[-1] == "stopped; no incomplete file is left: run the same command again"
     assert snapshot(copied.folder) == before
     assert not list(copied.folder.glob(".model.onnx.*"))
 

@@ -36,11 +36,11 @@ from xfeat.featurize.cluster import connection as ray_cluster; from xfeat.featur
 compute.SHARD_ROWS = 8
 ray_engine._CHUNK = 8
 ray_cluster._THREADS = 1
-take = compute._Run.take
+record = compute._Run.record
 def slowly(run, outcomes):
-    take(run, outcomes)
+    record(run, outcomes)
     time.sleep(0.5)
-compute._Run.take = slowly
+compute._Run.record = slowly
 main(sys.argv[1:])
 """
 
@@ -87,10 +87,10 @@ def features_of(path: Path) -> np.ndarray:
 
 
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGKILL], ids=["Ctrl-C", "SIGKILL to everything"])
-def test_a_run_on_a_cluster_goes_on_after_its_end(
+def test_a_stopped_run_on_a_cluster_resumes(
     data: Path, environment: dict[str, str], reference: np.ndarray, tmp_path: Path, stop: signal.Signals
 ) -> None:
-    """Ctrl-C reaches all processes of a terminal, and so does the kill. The next run takes over what was finished."""
+    """Ctrl-C reaches all processes of a terminal, and so does the kill. The next run reuses what was finished."""
     output = tmp_path / "features.h5"
     driver = tmp_path / "driver.py"
     driver.write_text(SLOWLY)
@@ -111,10 +111,10 @@ def test_a_run_on_a_cluster_goes_on_after_its_end(
         assert process.returncode == 130, problem
         assert said == ""
         lines = [line for line in problem.splitlines() if not line.startswith("featurizing: ")]
-        assert lines[0] == "60 images to look at with ray"
+        assert lines[0] == "60 images to read with ray"
         assert "actors with 1 CPUs each" in lines[1]
-        assert "images are finished and kept" in lines[2]
-        assert lines[3:] == ["  fix:      run the same command again: it goes on from there"], "Ray printed something"
+        assert "images are finished and stored" in lines[2]
+        assert lines[3:] == ["  fix:      run the same command again: it resumes"], "Ray printed something"
     assert not output.exists()
     assert_gone(cluster)
     told = run_here(data, output, environment)

@@ -178,7 +178,7 @@ def test_images_are_featurized_as_the_run_demands(tmp_path: Path, monkeypatch: p
     ("arguments", "words"),
     [
         (("nowhere", "x.h5"), "not a run folder"),
-        (("runs/r", "x.h5"), "no such feature cache"),
+        (("runs/r", "x.h5"), "feature cache not found"),
         (("runs/r", "nowhere"), "no such folder"),
     ],
 )

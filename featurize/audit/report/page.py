@@ -1,4 +1,4 @@
-"""features.audit.html: one page with everything in it, that can be mailed and printed."""
+"""Renders features.audit.html: one self-contained page that can be mailed and printed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _LINES_SHOWN = 50
 
 
 def render_page(audit: Audit) -> str:
-    """Return the page of an audit; pictures are read from the data root, and missing ones are shown as gone."""
+    """Return the page of an audit; images are read from the data root, and missing files are marked."""
     from jinja2 import Environment, PackageLoader
 
     environment = Environment(

@@ -1,4 +1,4 @@
-"""The pictures of the page, as data URLs: each file is read once, at the size it is shown in."""
+"""The images of the page, as data URLs: each file is read once, at the size in which it is shown."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _MASKED_SIDE = 128
 
 
 class Thumbnails:
-    """Thumbnails of the images of a cache, made when they are first asked for."""
+    """Thumbnails of the images of a cache, created when first needed."""
 
     def __init__(self, cache: FeatureCache) -> None:
         self._cache = cache
@@ -28,13 +28,13 @@ class Thumbnails:
         self._made: dict[int, str] = {}
 
     def of_row(self, row: int) -> str:
-        """Return a data URL, empty if the file is gone or cannot be read."""
+        """Return a data URL, empty if the file is missing or cannot be read."""
         if row not in self._made:
             self._made[row] = self._make(row)
         return self._made[row]
 
     def seen_by(self, evidence: str, row: int) -> str:
-        """Return what a probe sees of an image, the rest black; empty if it does not see pixels."""
+        """Return the part of an image that a probe is given, the rest black; empty if it is given no pixels."""
         masks = {"features": np.ones((SIDE, SIDE), np.bool_), **MASKS}
         image = self._read(row) if evidence in masks else None
         if image is None:

@@ -1,4 +1,4 @@
-"""An audit on a terminal: the verdict, then the findings, the worst first."""
+"""Renders an audit for the terminal: the verdict, then the findings, the most severe first."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ _SHOWN = 3
 def summarize(audit: Audit) -> str:
     """Return the text that ``xfeat audit`` prints."""
     cache = audit.cache
-    verdict = "passed" if audit.passed else "FAILED: figures measured on this data are too good"
-    lines = [f"{cache.path}: audit {verdict}", f"{len(cache)} images, {audit.images_read} looked at", ""]
+    verdict = "passed" if audit.passed else "FAILED: metrics on this data are optimistically biased"
+    lines = [f"{cache.path}: audit {verdict}", f"{len(cache)} images, {audit.images_read} of them read", ""]
     for split, classes in cache.counts.items():
         lines.append(f"{split:>6}  " + "  ".join(f"{name} {number}" for name, number in classes.items()))
     for finding in audit.findings:
@@ -22,7 +22,10 @@ def summarize(audit: Audit) -> str:
     if not audit.findings:
         lines += ["", "nothing found"]
     if audit.probes:
-        lines += ["", "how well a linear model tells the classes apart from … alone (AUC; guessing is 0.5)"]
+        lines += [
+            "",
+            "how well a linear model predicts the label from one source of information alone (AUC; chance is 0.5)",
+        ]
         for probe in audit.probes:
             name, auc = max(probe.auc.items(), key=lambda item: item[1])
             of = f"  ({name} against the rest)" if len(probe.auc) > 1 else ""
@@ -44,12 +47,12 @@ def _describe(finding: Finding, audit: Audit) -> list[str]:
     more = len(finding.pairs) + len(finding.images) + len(finding.lines) - len(evidence)
     if more > 0:
         lines.append(f"    … and {more} more")
-    lines += textwrap.wrap(f"do: {finding.fix}", _WIDTH - 2, initial_indent="  ", subsequent_indent="      ")
+    lines += textwrap.wrap(f"fix: {finding.fix}", _WIDTH - 2, initial_indent="  ", subsequent_indent="       ")
     return lines
 
 
 def _row(audit: Audit, row: int) -> str:
     split, label, name = split_name(audit.cache, row), label_name(audit.cache, row), name_of(audit.cache, row)
-    # Folders mostly say split and class; a manifest's paths need not.
+    # Folders usually name split and class; the paths of a manifest need not.
     said = [word for word in (split, label) if word and word not in name.split("/")]
     return f"{name} [{', '.join(said)}]" if said else name

@@ -53,9 +53,9 @@ class Page(HTMLParser):
 def test_a_leak_is_named_first_with_its_files_and_what_to_do(leaky_file: Path) -> None:
     done = run(leaky_file)
     assert done.exit_code == 0, done.output
-    assert done.stdout.splitlines()[0].endswith("audit FAILED: figures measured on this data are too good")
+    assert done.stdout.splitlines()[0].endswith("audit FAILED: metrics on this data are optimistically biased")
     assert "test/clear/copy.png = train/clear/000.png (the same file)" in done.stdout
-    assert "do: keep one copy of each" in done.stdout
+    assert "fix: keep one copy of each" in done.stdout
     assert done.stdout.index("FAILURE") < done.stdout.index("WARNING")
 
 
@@ -126,7 +126,7 @@ def test_missing_images_are_shown_as_gone(tmp_path: Path, drawing: SimpleNamespa
     done = run(tmp_path / "features.h5")
     assert done.exit_code == 0, done.output
     text = (tmp_path / "features.audit.html").read_text()
-    assert "the file is gone" in text
+    assert "file missing" in text
     assert 'alt="test/clear/copy.png"' not in text
     assert 'alt="train/clear/000.png"' in text
     assert "1 of 17 images no longer in" in done.stdout

@@ -166,7 +166,7 @@ def test_labels_at_random_are_no_suspects(tmp_path: Path, drawing: SimpleNamespa
         drawn.add(f"train/{label}/{number}.png", drawing.draw(number), label=label, split=0, group=f"g{number}")
     audit = audit_cache(drawn.cache(tmp_path / "f.h5"))
     assert "labels.suspect" not in kinds(audit)
-    assert "do not tell the classes apart" in finding(audit, "labels.unmeasured").title
+    assert "do not separate the classes" in finding(audit, "labels.unmeasured").title
 
 
 def test_a_page_can_be_made_of_rows_without_label_and_classes_missing_from_a_split(

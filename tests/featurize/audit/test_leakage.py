@@ -64,7 +64,7 @@ def test_copies_that_were_saved_again_mirrored_brightened_cropped_or_turned_are_
     how |= {leaky_audit.cache.columns.path[pair.second]: pair.how for pair in found.pairs}
     assert how["valid/clear/mirrored.png"] == "the same image, mirrored"
     assert how["test/clear/cropped.jpg"] == how["valid/clear/turned.png"]
-    assert how["test/clear/cropped.jpg"] == "the same image, cropped, turned or stretched"
+    assert how["test/clear/cropped.jpg"] == "the same image, cropped, rotated or stretched"
     assert how["test/clear/saved-again.jpg"] == "the same image, saved again"
 
 
@@ -260,7 +260,7 @@ def test_how_many_pairs_are_laid_over_each_other_is_told_where_it_takes_long(
     monkeypatch.setattr("xfeat.featurize.audit.duplicates._MANY_PAIRS", 50)
     with caplog.at_level("INFO", "xfeat.featurize"):
         audit_cache(leaky)
-    assert " pairs of images over each other (about " in caplog.text
+    assert " pairs of images by registration (about " in caplog.text
 
 
 def test_plain_images_agree_with_nothing() -> None:

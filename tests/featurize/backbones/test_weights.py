@@ -87,7 +87,7 @@ def test_a_file_comes_before_everything_else(hub: Path, tmp_path: Path) -> None:
     (tmp_path / "mine.pth").write_bytes(CONTENT)
     found = find_weights("efficientnet-b0", file=tmp_path / "mine.pth")
     assert (found.path, found.sha256) == (tmp_path / "mine.pth", DIGEST)
-    with pytest.raises(WeightsError, match="no such weights file"):
+    with pytest.raises(WeightsError, match="weights file not found"):
         find_weights("efficientnet-b0", file=tmp_path / "absent.pth")
 
 
@@ -154,8 +154,8 @@ def fetch(server: Server, target: Path, sha256_prefix: str = DIGEST[:8]) -> None
 @pytest.mark.parametrize(
     ("mode", "prefix", "said"),
     [
-        ("good", "00000000", "another file than the official one"),
-        ("breaks", DIGEST[:8], "broke off after 1000 of 40000 bytes"),
+        ("good", "00000000", "not the official file"),
+        ("breaks", DIGEST[:8], "connection lost after 1000 of 40000 bytes"),
         ("absent", DIGEST[:8], "Not Found"),
     ],
 )
@@ -233,7 +233,7 @@ def test_auto_falls_back_to_lite0_and_says_so(
     with caplog.at_level(logging.WARNING):
         assert find_preferred_weights().backbone == "efficientnet-lite0"
     assert len(caplog.messages) == 1
-    assert "taking efficientnet-lite0 instead" in caplog.text
+    assert "using efficientnet-lite0 instead" in caplog.text
 
 
 def test_a_cache_folder_that_cannot_be_written_has_its_own_fix(
@@ -242,7 +242,7 @@ def test_a_cache_folder_that_cannot_be_written_has_its_own_fix(
     fake_official(monkeypatch, server)
     (tmp_path / "file").touch()
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "file"))
-    with pytest.raises(WeightsError, match=r"cannot be kept(.|\n)*TORCH_HOME(.|\n)*--weights") as caught:
+    with pytest.raises(WeightsError, match=r"cannot be stored(.|\n)*TORCH_HOME(.|\n)*--weights") as caught:
         find_weights("efficientnet-b0")
     assert "with -o" not in str(caught.value)
 
@@ -256,7 +256,7 @@ def test_auto_falls_back_where_weights_cannot_be_kept(
     assert find_preferred_weights().backbone == "efficientnet-lite0"
     (said,) = caplog.messages
     assert "cannot be written" in said
-    assert "taking efficientnet-lite0 instead" in said
+    assert "using efficientnet-lite0 instead" in said
 
 
 def test_auto_never_passes_over_damaged_weights(hub: Path, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -171,7 +171,7 @@ def test_verify_finds_a_flipped_bit(tmp_path: Path) -> None:
     content = bytearray(cache.path.read_bytes())
     content[offset + 8 * 16] ^= 1
     cache.path.write_bytes(content)
-    with pytest.raises(CacheError, match=r"content has changed(.|\n)*fix"):
+    with pytest.raises(CacheError, match=r"features or labels have changed(.|\n)*fix"):
         FeatureCache.open(cache.path).verify()
 
 
@@ -264,7 +264,7 @@ def test_a_foreign_file_is_refused(tmp_path: Path, content: bytes) -> None:
 
 
 def test_a_missing_file_says_how_to_make_one(tmp_path: Path) -> None:
-    with pytest.raises(CacheError, match=r"no such feature cache(.|\n)*xfeat featurize DATA -o"):
+    with pytest.raises(CacheError, match=r"feature cache not found(.|\n)*xfeat featurize DATA -o"):
         FeatureCache.open(tmp_path / "c.h5")
     with pytest.raises(CacheError, match=r"a folder, not a feature cache(.|\n)*xfeat featurize"):
         FeatureCache.open(tmp_path)
@@ -288,8 +288,8 @@ def test_hdf5_of_another_program_is_refused(tmp_path: Path) -> None:
         (lambda file: (file.__delitem__("label"), file.create_dataset("label", data=[1])), "differ in length"),
         (lambda file: file["label"].__setitem__(1, 2), "damaged: a label is outside"),
         (lambda file: file["label"].__setitem__(1, -2), "damaged: a label is outside"),
-        (lambda file: file["split"].__setitem__(1, 3), "damaged: a split is none"),
-        (lambda file: file["split"].__setitem__(1, 254), "damaged: a split is none"),
+        (lambda file: file["split"].__setitem__(1, 3), "damaged: a split code is invalid"),
+        (lambda file: file["split"].__setitem__(1, 254), "damaged: a split code is invalid"),
         (lambda file: file.attrs.__setitem__("fingerprint", "0" * 16), "damaged: its fingerprint"),
     ],
     ids=[
@@ -334,7 +334,7 @@ def test_a_target_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="cannot be written"):
         write(tmp_path / "file" / "c.h5", numbers(1, 4))
     (tmp_path / "folder.h5").mkdir()
-    with pytest.raises(OutputError, match="a folder of that name is in the way"):
+    with pytest.raises(OutputError, match="a folder of that name exists"):
         write(tmp_path / "folder.h5", numbers(1, 4))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder.h5"]
 
@@ -344,7 +344,7 @@ def test_a_cache_that_another_program_writes_is_not_called_damaged(tmp_path: Pat
     cache = write(tmp_path / "a.h5", numbers(4, 3))
     with cache.path.open("rb") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        with pytest.raises(CacheError, match=r"another program has it open(.|\n)*close it there"):
+        with pytest.raises(CacheError, match=r"another program has the file open(.|\n)*close it there"):
             FeatureCache.open(cache.path)
     FeatureCache.open(cache.path).verify()
 

@@ -223,7 +223,7 @@ def test_a_machine_that_does_not_see_the_images_is_named(cluster: None, job: Job
 
     nodes = [node["NodeID"] for node in ray.nodes()]
     check_machines(nodes, job.data)
-    with pytest.raises(DeviceError, match=rf"/no/such: the machine {os.uname().nodename} (.|\n)*fix: .*same place"):
+    with pytest.raises(DeviceError, match=rf"/no/such: machine {os.uname().nodename} (.|\n)*fix: .*same place"):
         check_machines(nodes, Path("/no/such"))
     assignment = Assignment(
         spec=job.spec,
@@ -242,7 +242,7 @@ def test_a_machine_that_does_not_see_the_images_is_named(cluster: None, job: Job
 def test_an_image_that_only_a_machine_of_the_cluster_cannot_read_is_not_skipped(job: Job) -> None:
     ray = RayCluster(spec=job.spec, weights=job.weights)
     source, lost = FolderSource(job.data), Outcome(None, None, "cannot be read: No such file")
-    with pytest.raises(DeviceError, match=r"covid/000\.png: the machine far (.|\n)*No such file(.|\n)*mounted"):
+    with pytest.raises(DeviceError, match=r"covid/000\.png: machine far (.|\n)*No such file(.|\n)*mounted"):
         ray._recheck_unreadable(lost, "far", source, (job.data, "covid/000.png"))
     assert ray._recheck_unreadable(lost, "far", source, (job.data, "normal/empty.png")).reason == "the file is empty"
 
@@ -366,7 +366,7 @@ def test_a_cluster_that_cannot_be_reached_is_told_within_seconds(job: Job) -> No
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 1
     assert done.stdout == ""
-    assert "error: there is no Ray cluster\n  expected: its head at 127.0.0.1:9" in done.stderr
+    assert "error: no Ray cluster found\n  expected: its head at 127.0.0.1:9" in done.stderr
     assert "Traceback" not in done.stderr
 
 

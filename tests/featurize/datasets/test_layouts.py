@@ -74,14 +74,14 @@ def test_hidden_and_other_files_are_no_images(tmp_path: Path) -> None:
     assert rows(open_dataset(tmp_path)) == [("covid/a.png", "covid", NO_SPLIT)]
 
 
-def test_what_is_left_out_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_ignored_images_are_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     touch(tmp_path, "train/covid/a.png", "other/b.png", "c.png", "train/d.png")
     with caplog.at_level(logging.WARNING):
         dataset = open_dataset(tmp_path)
     assert rows(dataset) == [("train/covid/a.png", "covid", 0)]
     said = "\n".join(caplog.messages)
-    assert "other/ is left out" in said
-    assert "c.png is left out" in said
+    assert "other/ is ignored" in said
+    assert "c.png is ignored" in said
     assert "train/d.png" in said
 
 
@@ -149,10 +149,10 @@ def test_a_manifest_from_a_spreadsheet_has_a_byte_order_mark(tmp_path: Path) -> 
         ("file,label\na.png,x\n", "column path is missing"),
         ("", "an empty file"),
         ("path,label\n", "no images found"),
-        ("path,label\na.png,x\na.png,y\n", "line 3 names a.png a second time"),
+        ("path,label\na.png,x\na.png,y\n", "line 3 repeats the path a.png"),
         ("path,label,split\na.png,x,holdout\n", "line 2: unknown split"),
-        ("path,label\n,x\n", "line 2 names no path"),
-        ("label,path\nx\n", "line 2 names no path"),
+        ("path,label\n,x\n", "line 2 has no path"),
+        ("label,path\nx\n", "line 2 has no path"),
     ],
 )
 def test_a_broken_manifest_is_named_with_its_line(tmp_path: Path, text: str, said: str) -> None:
@@ -172,7 +172,7 @@ def test_a_manifest_in_another_encoding_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_missing_folder_says_which_layouts_there_are(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"no such folder or file(.|\n)*train\|valid\|test"):
+    with pytest.raises(DataError, match=r"folder or file not found(.|\n)*train\|valid\|test"):
         open_dataset(tmp_path / "nowhere")
 
 
@@ -195,7 +195,7 @@ def test_classes_can_be_chosen_and_labels_follow(tmp_path: Path) -> None:
     assert rows(dataset) == [("covid/a.png", "covid", NO_SPLIT), ("pneumonia/c.png", "pneumonia", NO_SPLIT)]
 
 
-@pytest.mark.parametrize(("classes", "said"), [(["flu", "covid"], "no class called flu"), ([], "no class is named")])
+@pytest.mark.parametrize(("classes", "said"), [(["flu", "covid"], "no class called flu"), ([], "no classes are given")])
 def test_a_class_that_is_not_there_is_named(tmp_path: Path, classes: list[str], said: str) -> None:
     touch(tmp_path, "covid/a.png", "normal/b.png")
     with pytest.raises(DataError, match=said):
@@ -228,9 +228,9 @@ def test_images_without_a_group_are_counted(tmp_path: Path, caplog: pytest.LogCa
 @pytest.mark.parametrize(
     ("groups", "said"),
     [
-        ("absent.csv", "no such file"),
+        ("absent.csv", "file not found"),
         ("(", "neither a file nor a regular expression"),
-        ("nothing-like-it", "gives no image a group"),
+        ("nothing-like-it", "matches none of the images"),
     ],
 )
 def test_groups_that_cannot_be_are_named(tmp_path: Path, groups: str, said: str) -> None:

@@ -118,7 +118,7 @@ def test_it_becomes_the_networks_input() -> None:
     ("data", "reason"),
     [
         (lambda: dicom_file(np.stack([RAMP, RAMP]), NumberOfFrames=2), "2 frames: save each frame"),
-        (lambda: dicom_file(RAMP)[:1000], "DICOM that cannot be decoded|without a picture"),
+        (lambda: dicom_file(RAMP)[:1000], "DICOM file cannot be decoded|without an image"),
         (lambda: dicom_file(RAMP)[:140], "DICOM"),
         (lambda: dicom_file(RAMP, "PALETTE COLOR"), "only grey and 8-bit colour"),
         (lambda: bytes(128) + b"DICM" + bytes(50), "DICOM"),
@@ -134,7 +134,7 @@ def test_a_file_without_a_picture_has_a_reason() -> None:
     del picture.PixelData
     file = io.BytesIO()
     picture.save_as(file)
-    with pytest.raises(ImageError, match="without a picture"):
+    with pytest.raises(ImageError, match="without an image"):
         decode(file.getvalue())
 
 
@@ -158,7 +158,7 @@ def test_an_error_without_words_is_a_reason_too(monkeypatch: pytest.MonkeyPatch)
         raise AttributeError
 
     monkeypatch.setattr(dicom, "_check_header", failing)
-    with pytest.raises(ImageError, match="DICOM that cannot be decoded: AttributeError"):
+    with pytest.raises(ImageError, match="DICOM file cannot be decoded: AttributeError"):
         decode(dicom_file(RAMP))
 
 

@@ -116,7 +116,7 @@ def test_a_damaged_file_has_the_outcome_that_it_has_without(art: SimpleNamespace
             del data[chance.randrange(9, len(data)) :]
         else:
             data[chance.randrange(9, len(data))] = chance.randrange(256)
-        assert outcome(bytes(data), may_hold_lock=True) == outcome(bytes(data))
+        assert outcome(bytes(data), may_hold_gil=True) == outcome(bytes(data))
 
 
 def test_a_file_whose_pixels_do_not_match_their_checksum_is_the_one_known_exception(art: SimpleNamespace) -> None:
@@ -130,7 +130,7 @@ def test_a_file_whose_pixels_do_not_match_their_checksum_is_the_one_known_except
     (length,) = struct.unpack_from(">I", data, at - 4)
     chunk = data[at : at + length] + bytes(4)  # the checksum is the stream's last four bytes
     wrong = data[:at] + chunk + struct.pack(">I", zlib.crc32(chunk)) + data[at + length + 8 :]
-    by_pillow, by_kornia = np.asarray(decode(wrong)), np.asarray(decode(wrong, may_hold_lock=True))
+    by_pillow, by_kornia = np.asarray(decode(wrong)), np.asarray(decode(wrong, may_hold_gil=True))
     assert np.array_equal(by_kornia, pixels)
     assert np.array_equal(by_pillow[:-1], pixels[:-1])
     assert not by_pillow[-1].any()
@@ -139,14 +139,14 @@ def test_a_file_whose_pixels_do_not_match_their_checksum_is_the_one_known_except
 def test_too_many_pixels_are_refused_as_by_pillow(art: SimpleNamespace) -> None:
     data = art.encoded(art.pixels_of(1))
     with pytest.raises(ImageError, match="megapixels"):
-        decode(data, max_pixels=10, may_hold_lock=True)
+        decode(data, max_pixels=10, may_hold_gil=True)
 
 
 def test_only_one_thread_at_a_time_holds_the_lock(art: SimpleNamespace) -> None:
     data = art.encoded(art.pixels_of(1))
     with kornia_png._TURN:
         assert plain(data) is None
-        assert np.array_equal(np.asarray(decode(data, may_hold_lock=True)), art.pixels_of(1))
+        assert np.array_equal(np.asarray(decode(data, may_hold_gil=True)), art.pixels_of(1))
     assert plain(data) is not None
 
 

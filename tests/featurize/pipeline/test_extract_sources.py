@@ -173,14 +173,14 @@ def test_an_archive_that_would_blow_up_is_not_unpacked(
     with zipfile.ZipFile(archive, "a", zipfile.ZIP_DEFLATED) as opened:
         opened.writestr("covid/bomb.png", bytes(1 << 22))
     done = bench.run(data=archive)
-    assert done.skipped == [("covid/bomb.png", "4 MB is more than an image of 1 MB")]
+    assert done.skipped == [("covid/bomb.png", "4 MB is more than the limit of 1 MB")]
 
 
 def test_a_large_file_is_refused_before_it_is_read(bench: Bench) -> None:
     with (bench.data / "covid/huge.png").open("wb") as file:
         file.truncate(1 << 40)  # a hole: it takes no space on the disk
     done = bench.run()
-    assert "more than an image of" in done.skipped[0].reason
+    assert "more than the limit of" in done.skipped[0].reason
 
 
 def test_views_are_seeded_by_the_content(bench: Bench) -> None:

@@ -31,7 +31,7 @@ def test_a_full_disk_is_no_reason_for_another_place() -> None:
 def test_a_file_that_cannot_be_replaced_stays_and_the_mend_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("as it was")
     with (
-        pytest.raises(OutputError, match=r"its folder is a file(.|\n)*set HERE"),
+        pytest.raises(OutputError, match=r"its parent folder is a file(.|\n)*set HERE"),
         replacing(tmp_path / "file" / "new", elsewhere="set HERE") as partial,
     ):
         partial.write_text("never")

@@ -40,8 +40,8 @@ def test_devices_are_named_with_commas(monkeypatch: pytest.MonkeyPatch) -> None:
     assert resolve_devices("cuda:1,cuda:0") == ["cuda:1", "cuda:0"]
     for wrong, said in {
         "cuda:0,cuda": "named twice",
-        "cpu,cuda:0": "two kinds",
-        "auto,cuda:0": "auto stands alone",
+        "cpu,cuda:0": "cannot mix CPU and GPU",
+        "auto,cuda:0": "auto cannot be combined",
         "cuda:0,": "unknown device",
         "cuda:0;cuda:1": "unknown device",
     }.items():
@@ -239,7 +239,7 @@ def test_the_batch_grows_as_long_as_it_pays(seconds: Callable[[int], float], hol
 
 
 def test_openvino_cannot_look_for_a_batch_size(lite0_weights: Weights, lite0_spec: FeatureSpec) -> None:
-    with pytest.raises(SpecError, match="batches are of one size"):
+    with pytest.raises(SpecError, match="needs a fixed batch size"):
         open_engine(lite0_spec, lite0_weights, engine="openvino", batch_size="auto")
 
 
@@ -247,7 +247,7 @@ def test_openvino_cannot_look_for_a_batch_size(lite0_weights: Weights, lite0_spe
 def test_a_batch_size_that_is_none_is_wrong_usage(wrong: str) -> None:
     done = CliRunner().invoke(main, ["featurize", ".", "--batch-size", wrong])
     assert done.exit_code == 2
-    assert "neither a number from 1 on nor auto" in done.output
+    assert "neither a positive integer nor auto" in done.output
 
 
 # Images that are the same

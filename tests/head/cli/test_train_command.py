@@ -81,7 +81,7 @@ def assert_one_message(done: Result, code: int, *words: str) -> None:
 
 
 def test_a_missing_cache_is_named_with_its_fix() -> None:
-    assert_one_message(xhead(), 1, "features.h5: no such feature cache", "xfeat featurize")
+    assert_one_message(xhead(), 1, "features.h5: feature cache not found", "xfeat featurize")
 
 
 def test_a_folder_of_images_as_a_cache_is_named_with_its_fix(tmp_path: Path) -> None:

@@ -243,7 +243,7 @@ def test_a_folder_that_cannot_be_written_is_named(make_cache: MakeCache, tmp_pat
 
 def test_a_file_where_the_runs_should_be_is_named(make_cache: MakeCache, tmp_path: Path) -> None:
     (tmp_path / "runs").write_text("")
-    with pytest.raises(OutputError, match="cannot be written: its folder is a file") as problem:
+    with pytest.raises(OutputError, match="cannot be written: its parent folder is a file") as problem:
         trained(make_cache(), tmp_path)
     assert problem.value.fix == "choose another place with --runs"
 
