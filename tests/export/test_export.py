@@ -205,6 +205,7 @@ def test_the_reference_answers_in_the_certificate_are_those_of_torch(exported: A
     np.testing.assert_allclose([row["probabilities"] for row in reference], noted(exported), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_temperature_and_operating_point_of_the_run_decide_in_the_model(
     copied: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

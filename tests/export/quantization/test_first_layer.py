@@ -73,6 +73,7 @@ def test_a_first_layer_in_float32_is_left_as_it_is(ready: Ready, pixels: Pixels)
     np.testing.assert_array_equal(outputs_of_layer(model, 0, pixels), outputs_of_layer(ready.backbone, 0, pixels))
 
 
+@pytest.mark.slow
 def test_channels_with_means_of_their_own_are_rounded_as_any_tensor(traced: onnx.ModelProto, pixels: Pixels) -> None:
     mean, std = NORMALIZATIONS["imagenet"]
     ready = make_ready(traced, pixels, replace(SPEC, mean=mean, std=std))

@@ -116,6 +116,7 @@ def test_the_original_is_not_replaced(xexport: Xexport, copied: Any) -> None:
     assert copied.model.read_bytes() == before
 
 
+@pytest.mark.slow
 def test_a_refusal_shows_the_attempt_that_lost_least(
     xexport: Xexport, exported: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -105,6 +105,7 @@ def test_the_rounding_nearest_to_float32_on_other_images_comes_first(
     assert [done for done, _ in told] == list(range(1, told[-1][1] + 1))
 
 
+@pytest.mark.slow
 def test_where_all_images_are_followed_there_is_one_rounding(ready: Ready) -> None:
     ((following, _),) = round_repeatedly(ready)
     assert following.followed.tolist() == list(range(len(ready.pixels)))
@@ -189,6 +190,7 @@ def test_layers_are_ranked_on_images_spread_evenly(ready: Ready, rounded: Rounde
     assert feature_error(other, rounded, 8) > 2 * feature_error(ready, rounded, 8)
 
 
+@pytest.mark.slow
 def test_the_bias_of_a_dead_channel_fits_into_32_bits(ready: Ready) -> None:
     """In units of both steps, as onnxruntime's convolutions add it."""
     model = copied(ready.model)

@@ -60,6 +60,7 @@ def test_torch_rounds_as_autocast_does_and_averages_in_float32(
     assert 1e-4 < far(found, plain) < 0.2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", LOWER)
 def test_openvino_computes_in_the_precision_asked_for_or_says_that_it_cannot(
     lite0_weights: Weights, lite0_spec: FeatureSpec, some_pixels: Some, precision: str

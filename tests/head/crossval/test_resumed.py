@@ -50,7 +50,11 @@ def test_looking_at_a_target_leaves_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "fails", ["xfeat.head.crossval.table.save_out_of_fold", "xfeat.head.crossval.baselines.fold_baselines"]
+    "fails",
+    [
+        "xfeat.head.crossval.table.save_out_of_fold",
+        pytest.param("xfeat.head.crossval.baselines.fold_baselines", marks=pytest.mark.slow),
+    ],
 )
 def test_what_fails_after_the_last_fold_costs_no_fold(
     make_cache: MakeCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: str
@@ -207,7 +211,7 @@ def test_whatever_decides_about_the_answers_has_a_folder_of_its_own(make_cache: 
 
 
 @pytest.mark.skipif(os.name == "nt", reason="SIGINT reaches a child otherwise there")
-@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("sign", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGKILL])
 def test_the_command_goes_on_after_it_was_stopped(make_cache: MakeCache, tmp_path: Path, sign: signal.Signals) -> None:
     cache = make_cache(sizes=(200,), separation=0.3)
     arguments = ["crossval", "--features", str(cache.path), "--runs", str(tmp_path / "runs"), "--seeds", "3"]

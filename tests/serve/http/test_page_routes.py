@@ -49,7 +49,7 @@ def test_the_policy_allows_no_inline_code_and_the_pages_have_none(client):
 def test_every_file_of_the_page_folder_has_its_use():
     names = {
         path.name
-        for path in Path(xfeat.serve.http.page_routes.__file__).parents[2].joinpath("page").iterdir()
+        for path in Path(xfeat.serve.http.page_routes.__file__).parents[1].joinpath("page").iterdir()
         if path.is_file()
     }
     assert names == set(FORMS["server"]) | set(FORMS["browser"])
