@@ -86,7 +86,7 @@ def test_onnxruntime_refuses_and_auto_takes_an_engine_that_can(lite0_weights: We
     with pytest.raises(SpecError, match=r"onnxruntime computes in float32(.|\n)*torch or openvino"):
         open_engine(spec, lite0_weights, engine="onnxruntime", device="cpu")
     assert open_engine(spec, lite0_weights, device="cpu").name == "torch on cpu"
-    assert open_engine(lowered(spec, "float32"), lite0_weights, device="cpu").name == "onnxruntime on cpu"
+    assert open_engine(lite0_spec, lite0_weights, device="cpu").name == "onnxruntime on cpu"
 
 
 def test_rows_of_another_precision_are_never_reused(bench: Bench) -> None:

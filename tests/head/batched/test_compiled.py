@@ -86,6 +86,7 @@ def test_factors_are_torchs_to_the_bit_and_the_generator_goes_on_as_it_would(
         assert torch.equal(generator.get_state(), torch.get_rng_state())
 
 
+@pytest.mark.slow
 def test_a_torch_whose_state_lies_otherwise_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dropout, "_NEXT", slice(32, 40))
     dropout._torch_draws_so.cache_clear()
