@@ -4,7 +4,7 @@ BIN := .venv/bin
 SETUP := .venv/.set-up
 
 # A process a core: with more threads in each, they would wait for one another.
-PYTEST := OPENBLAS_NUM_THREADS=1 $(BIN)/pytest -n auto --dist worksteal
+PYTEST := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/pytest -n auto --dist worksteal
 
 .PHONY: demo test test-slow test-all lint bench conformance docs site clean
 

@@ -58,6 +58,23 @@ def graphs(shared_folder: Path) -> Iterator[Path]:
         yield shared_folder / "graphs"
 
 
+@pytest.fixture(scope="session", autouse=True)
+def torch_threads() -> int:
+    """Return how many threads torch has before any test."""
+    import torch
+
+    return int(torch.get_num_threads())
+
+
+@pytest.fixture(autouse=True)
+def _torch_keeps_its_threads(torch_threads: int) -> Iterator[None]:
+    """An engine sets them for the whole process, and with another number the last bits of features are others."""
+    yield
+    import torch
+
+    torch.set_num_threads(torch_threads)
+
+
 @pytest.fixture(scope="session")
 def readme_run(made_once: MadeOnce, graphs: Path) -> Path:
     """Return the folder in which the commands of the README have run, once a test run."""

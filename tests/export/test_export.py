@@ -206,6 +206,7 @@ def test_the_reference_predictions_in_the_certificate_are_those_of_torch(exporte
     np.testing.assert_allclose([row["probabilities"] for row in reference], recorded(exported), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_model_has_the_temperature_and_operating_point_of_the_run(
     copied: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

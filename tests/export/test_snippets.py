@@ -113,6 +113,7 @@ def test_the_browser_snippet_says_what_onnxruntime_says(place: Path, monkeypatch
     assert said["probabilities"] == pytest.approx(expected(place), abs=TOLERANCE)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
 def test_the_cpp_snippet_says_what_onnxruntime_says(place: Path) -> None:
     pytest.importorskip("openvino")

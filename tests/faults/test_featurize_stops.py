@@ -167,7 +167,11 @@ def test_the_command_killed_and_resumed_gives_the_same_bits(
 
 @pytest.mark.parametrize(
     ("stop", "more"),
-    [(signal.SIGINT, ()), (signal.SIGTERM, ()), (signal.SIGINT, ("--force",))],
+    [
+        (signal.SIGINT, ()),
+        pytest.param(signal.SIGTERM, (), marks=pytest.mark.slow),
+        pytest.param(signal.SIGINT, ("--force",), marks=pytest.mark.slow),
+    ],
     ids=["Ctrl-C", "SIGTERM", "Ctrl-C with --force"],
 )
 def test_a_stopped_command_keeps_its_shard_and_says_how_to_go_on(
@@ -215,22 +219,18 @@ def test_a_stopped_command_keeps_its_shard_and_says_how_to_go_on(
 def test_two_writers_of_one_cache_do_not_meet(data: Path, environment: dict[str, str], tmp_path: Path) -> None:
     """The second gets a message; the lock of a process that was killed is free."""
     output = tmp_path / "features.h5"
-    holder = subprocess.Popen(
-        [
-            sys.executable,
-            "-c",
-            "import sys, time\n"
-            "from pathlib import Path\n"
-            "from xfeat.featurize.pipeline.extract import _locked\n"
-            f"with _locked(Path({str(output)!r})):\n"
-            "    print('held', flush=True)\n"
-            "    time.sleep(600)\n",
-        ],
-        stdout=subprocess.PIPE,
-        text=True,
+    driver = tmp_path / "driver.py"
+    driver.write_text(
+        "import sys, time\n"
+        "from xfeat.featurize.cli import main\n"
+        "from xfeat.featurize.engines.onnx_engine import OnnxEngine\n"
+        "OnnxEngine.features = lambda *_: (print('computing', flush=True), time.sleep(600))\n"
+        "main(sys.argv[1:])\n"
     )
+    command = [sys.executable, driver, "featurize", data, "-o", output, *BACKBONE]
+    holder = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     assert holder.stdout is not None
-    assert holder.stdout.readline() == "held\n"
+    assert holder.stdout.readline() == "computing\n"
     try:
         done = xfeat(environment, data, output)
         assert done.returncode == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from PIL import Image
 from tests.caches import write_made_up
 from xfeat.featurize.cache.reader import FeatureCache
 from xfeat.featurize.datasets.layouts import NO_SPLIT
+from xfeat.head.runs.reader import Run, open_run
 
 DIM = 12
 MakeCache = Callable[..., FeatureCache]
@@ -25,8 +27,20 @@ def cloud(labels: np.ndarray, *, separation: float = 1.0, seed: int = 0) -> np.n
     return (rng.normal(size=(len(labels), DIM)) + centres[labels]).astype(np.float32)
 
 
+def copied_run(source: Path, folder: Path) -> Run:
+    """Copy a folder with a cache and one run in ``runs``, and open the run, which then points to the copied cache."""
+    shutil.copytree(source, folder, symlinks=True, dirs_exist_ok=True)
+    [facts] = folder.glob("runs/[!l]*/run.json")
+    facts.write_text(facts.read_text().replace(str(source), str(folder)))
+    return open_run(facts.parent)
+
+
 @pytest.fixture
 def make_cache(tmp_path: Path) -> MakeCache:
+    return cache_maker(tmp_path)
+
+
+def cache_maker(folder: Path) -> MakeCache:
     """Write and open a cache; by default 100 training, 40 validation and 40 test rows of two classes."""
 
     def make(
@@ -53,8 +67,8 @@ def make_cache(tmp_path: Path) -> MakeCache:
             columns["group"] = groups
         views = {"views": rows.shape[1]} if rows.ndim == 3 else {}
         spec = {"dtype": str(rows.dtype), "pooling": pooling, **views}
-        root = data_root or tmp_path / "images"
-        return write_made_up(tmp_path / path, rows, columns, classes, data_root=root, **spec)
+        root = data_root or folder / "images"
+        return write_made_up(folder / path, rows, columns, classes, data_root=root, **spec)
 
     return make
 

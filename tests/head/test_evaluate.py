@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from PIL import Image
 from sklearn.metrics import accuracy_score, confusion_matrix
 
-from tests.head.conftest import MakeCache, cloud
+from tests.head.conftest import MakeCache, cache_maker, cloud, copied_run
 from xfeat.featurize.cache.reader import FeatureCache
 from xfeat.featurize.cli import main as xfeat
 from xfeat.featurize.errors import DataError, MismatchError
@@ -24,11 +24,18 @@ from xfeat.head.specs import HeadSpec, TargetSpec, TrainSpec
 from xfeat.head.train import TrainOptions, train_run
 
 
-@pytest.fixture
-def run(make_cache: MakeCache, tmp_path: Path) -> Run:
+@pytest.fixture(scope="module")
+def trained_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("trained")
     options = TrainOptions(target=TargetSpec(positive="covid", target_sensitivity=0.9))
     specs = HeadSpec(hidden=()), TrainSpec(epochs=6, lr=0.02)
-    return train_run(make_cache(separation=0.5), *specs, runs=tmp_path / "runs", name="r", options=options)
+    train_run(cache_maker(folder)(separation=0.5), *specs, runs=folder / "runs", name="r", options=options)
+    return folder
+
+
+@pytest.fixture
+def run(trained_once: Path, tmp_path: Path) -> Run:
+    return copied_run(trained_once, tmp_path)
 
 
 def test_figures_are_those_of_the_loaded_head(run: Run, make_cache: MakeCache) -> None:

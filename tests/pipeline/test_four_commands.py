@@ -14,8 +14,10 @@ from typing import Any, NamedTuple
 import h5py
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 from tests.pipeline.conftest import BACKBONE, Shell, as_json, shell_in
+from xfeat.export.cli import main as xexport
 
 
 class Pipeline(NamedTuple):
@@ -119,7 +121,9 @@ def test_a_cache_of_another_kind_is_refused_by_the_export(pipeline: Pipeline, tm
     facts = json.loads(facts_file.read_text())
     facts["feature_spec"]["preprocess"]["size"] = 192
     facts_file.write_text(json.dumps(facts))
-    done = pipeline.run("xexport", "onnx", tmp_path / "runs" / "latest", "-o", tmp_path / "m.onnx", exit_code=1)
+    command = ["onnx", str(tmp_path / "runs" / "latest"), "-o", str(tmp_path / "m.onnx")]
+    done = CliRunner().invoke(xexport, command)
+    assert done.exit_code == 1
     assert "made anew with other settings" in done.stderr
     assert "fix:" in done.stderr
     assert not (tmp_path / "m.onnx").exists()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import os
+import random
 import re
 import signal
 import socket
@@ -39,10 +40,17 @@ def has_ray_serve():
     return all(importlib.util.find_spec(name) is not None for name in ("ray", "grpc_reflection"))
 
 
+def free_port():
+    """Return a port that neither Ray nor the system gives away while Ray starts: it binds this one seconds later."""
+    for port in random.Random(os.getpid()).sample(range(20_000, 30_000), 100):
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
+    pytest.fail("no port is free")
+
+
 @pytest.fixture
 def address(model):
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     variables = {"RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(DEPLOY), MARK: str(port)}
     driver = subprocess.Popen(
         [sys.executable, "-c", DRIVER, str(model), str(port)],

@@ -6,9 +6,11 @@ import importlib.util
 import json
 import re
 import shutil
+from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any, NamedTuple
 
 import pytest
 from click.testing import CliRunner, Result
@@ -17,9 +19,46 @@ from xfeat.featurize.cache.reader import FeatureCache
 from xfeat.featurize.cli import main
 
 
-@pytest.fixture
-def leaky_file(leaky: FeatureCache, tmp_path: Path) -> Path:
-    return Path(shutil.copy(leaky.path, tmp_path / "features.h5"))
+class Audited(NamedTuple):
+    """A copy of a cache, and what the command said of it."""
+
+    file: Path
+    done: Result
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        facts = json.loads(self.file.with_suffix(".audit.json").read_text())
+        assert isinstance(facts, dict)
+        return facts
+
+
+@pytest.fixture(scope="module")
+def audit_copy(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Audited]:
+    """Return a function that audits a copy of a cache."""
+
+    def audit(cache: FeatureCache, *options: str) -> Audited:
+        file = Path(shutil.copy(cache.path, tmp_path_factory.mktemp("audited") / "features.h5"))
+        return Audited(file, run(file, *options))
+
+    return audit
+
+
+@pytest.fixture(scope="module")
+def leaked(audit_copy: Callable[..., Audited], leaky: FeatureCache) -> Audited:
+    """The audit of leaks, without options."""
+    return audit_copy(leaky)
+
+
+@pytest.fixture(scope="module")
+def gated(audit_copy: Callable[..., Audited], leaky: FeatureCache) -> Audited:
+    """The audit of leaks as a gate of a program."""
+    return audit_copy(leaky, "--strict", "--json")
+
+
+@pytest.fixture(scope="module")
+def passed(audit_copy: Callable[..., Audited], clean: FeatureCache) -> Audited:
+    """The audit of what has no leaks as a gate of a program."""
+    return audit_copy(clean, "--strict", "--json")
 
 
 @pytest.fixture
@@ -50,8 +89,8 @@ class Page(HTMLParser):
             self.pictures.append(dict(attrs)["src"] or "")
 
 
-def test_a_leak_is_named_first_with_its_files_and_what_to_do(leaky_file: Path) -> None:
-    done = run(leaky_file)
+def test_a_leak_is_named_first_with_its_files_and_what_to_do(leaked: Audited) -> None:
+    done = leaked.done
     assert done.exit_code == 0, done.output
     assert done.stdout.splitlines()[0].endswith("audit FAILED: metrics on this data are optimistically biased")
     assert "test/clear/copy.png = train/clear/000.png (the same file)" in done.stdout
@@ -59,24 +98,20 @@ def test_a_leak_is_named_first_with_its_files_and_what_to_do(leaky_file: Path) -
     assert done.stdout.index("FAILURE") < done.stdout.index("WARNING")
 
 
-def test_strict_exits_with_1_only_when_the_gate_fails(leaky_file: Path, tmp_path: Path, clean: FeatureCache) -> None:
-    failed = run(leaky_file, "--strict")
-    assert failed.exit_code == 1
-    assert failed.stderr.count("error:") == 1
-    assert "the same file" in failed.stderr
-    assert leaky_file.with_suffix(".audit.json").is_file()
-    other = Path(shutil.copy(clean.path, tmp_path / "clean.h5"))
-    assert run(other, "--strict").exit_code == 0
+def test_strict_exits_with_1_only_when_the_gate_fails(gated: Audited, leaked: Audited, passed: Audited) -> None:
+    assert gated.done.exit_code == 1
+    assert gated.done.stderr.count("error:") == 1
+    assert "the same file" in gated.done.stderr
+    assert gated.file.with_suffix(".audit.json").is_file()
+    assert leaked.done.exit_code == passed.done.exit_code == 0
 
 
-def test_json_is_one_object_on_stdout_and_the_same_in_the_file(leaky_file: Path) -> None:
-    done = run(leaky_file, "--json", "--strict")
-    assert json.loads(done.stdout) == json.loads(leaky_file.with_suffix(".audit.json").read_text())
+def test_json_is_one_object_on_stdout_and_the_same_in_the_file(gated: Audited) -> None:
+    assert json.loads(gated.done.stdout) == gated.facts
 
 
-def test_the_facts_have_their_schema(leaky_file: Path, leaky: FeatureCache) -> None:
-    assert run(leaky_file).exit_code == 0
-    facts = json.loads(leaky_file.with_suffix(".audit.json").read_text())
+def test_the_facts_have_their_schema(leaked: Audited, leaky: FeatureCache) -> None:
+    facts = leaked.facts
     assert facts["format"] == "xfeat.audit"
     assert facts["schema_version"] == 1
     assert facts["cache_sha256"] == leaky.content_sha256
@@ -100,16 +135,14 @@ def test_the_facts_have_their_schema(leaky_file: Path, leaky: FeatureCache) -> N
     assert all(0 <= probe["best_auc"] <= 1 and probe["chance_auc"] == 0.5 for probe in facts["shortcuts"])
 
 
-def test_a_passed_audit_says_so(clean_file: Path) -> None:
-    done = run(clean_file, "--json")
-    facts = json.loads(done.stdout)
+def test_a_passed_audit_says_so(passed: Audited) -> None:
+    facts = json.loads(passed.done.stdout)
     assert facts["passed"] is True
     assert facts["failures"] == []
 
 
-def test_the_page_holds_all_its_pictures_and_loads_nothing(leaky_file: Path) -> None:
-    assert run(leaky_file).exit_code == 0
-    text = leaky_file.with_suffix(".audit.html").read_text(encoding="utf-8")
+def test_the_page_holds_all_its_pictures_and_loads_nothing(leaked: Audited) -> None:
+    text = leaked.file.with_suffix(".audit.html").read_text(encoding="utf-8")
     page = Page(text)
     assert all(load.startswith(("data:image/jpeg;base64,", "#")) for load in page.loads)
     assert not re.search(r"https?://|url\(|@import|<script|<link", text)
@@ -179,10 +212,9 @@ def test_a_missing_cache_is_one_message(tmp_path: Path) -> None:
     assert "xfeat featurize" in done.stderr
 
 
-def test_head_believes_the_facts(clean_file: Path) -> None:
+def test_head_believes_the_facts(passed: Audited) -> None:
     """The training room reads this file: what it makes of it is the contract between the two."""
     audited = pytest.importorskip("xfeat.featurize.audit.stored")
-    assert run(clean_file).exit_code == 0
-    seen = audited.audit_of(FeatureCache.open(clean_file))
+    seen = audited.audit_of(FeatureCache.open(passed.file))
     assert seen["audited"] is True
     assert seen["passed"] is True

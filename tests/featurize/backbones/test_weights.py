@@ -99,14 +99,23 @@ def test_the_hub_cache_comes_before_the_network(hub: Path, server: Server, monke
     assert server.asked == []
 
 
-def test_the_hub_cache_is_where_torch_has_it(hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_hub_cache_is_where_torch_has_it(
+    hub: Path, server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     """The reference is torch's own function."""
     import torch
 
-    assert str(module._hub_folder()) == f"{torch.hub.get_dir()}/checkpoints"
-    monkeypatch.delenv("TORCH_HOME")
-    monkeypatch.setenv("XDG_CACHE_HOME", "/x/cache")
-    assert str(module._hub_folder()) == f"{torch.hub.get_dir()}/checkpoints"
+    name = fake_official(monkeypatch, server)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    folders = []
+    for _ in range(2):
+        folders.append(Path(torch.hub.get_dir()) / "checkpoints")
+        folders[-1].mkdir(parents=True)
+        (folders[-1] / name).write_bytes(CONTENT)
+        assert find_weights("efficientnet-b0").path == folders[-1] / name
+        monkeypatch.delenv("TORCH_HOME", raising=False)
+    assert folders == [hub, tmp_path / "cache" / "torch" / "hub" / "checkpoints"]
+    assert server.asked == []
 
 
 def test_a_damaged_file_in_the_hub_cache_is_refused(hub: Path, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -101,6 +101,7 @@ def test_baselines_that_need_more_memory_than_allowed_are_refused_before_anythin
     assert not Path("runs").exists()
 
 
+@pytest.mark.slow
 def test_the_command_shows_baselines_when_asked(
     make_cache: MakeCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

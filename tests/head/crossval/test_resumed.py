@@ -50,7 +50,11 @@ def test_checking_an_output_path_creates_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "fails", ["xfeat.head.crossval.run.save_out_of_fold", "xfeat.head.crossval.run.cross_validate_baselines"]
+    "fails",
+    [
+        "xfeat.head.crossval.run.save_out_of_fold",
+        pytest.param("xfeat.head.crossval.run.cross_validate_baselines", marks=pytest.mark.slow),
+    ],
 )
 def test_a_failure_after_the_last_fold_loses_no_fold(
     make_cache: MakeCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: str
@@ -207,7 +211,7 @@ def test_everything_that_affects_the_results_is_part_of_the_folder_name(make_cac
 
 
 @pytest.mark.skipif(os.name == "nt", reason="SIGINT reaches a child otherwise there")
-@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("sign", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGKILL])
 def test_a_stopped_command_resumes(make_cache: MakeCache, tmp_path: Path, sign: signal.Signals) -> None:
     cache = make_cache(sizes=(200,), separation=0.3)
     arguments = ["crossval", "--features", str(cache.path), "--runs", str(tmp_path / "runs"), "--seeds", "3"]

@@ -133,7 +133,8 @@ def test_training_imports_neither_matplotlib_nor_torchs_compiler(make_cache: Mak
     cache = make_cache()
     code = (
         "import sys; from xfeat.head.cli import main\n"
-        f"try: main(['train', '--features', {str(cache.path)!r}, '--runs', {str(tmp_path / 'runs')!r}])\n"
+        f"try: main(['train', '--features', {str(cache.path)!r}, '--runs', {str(tmp_path / 'runs')!r}, "
+        "'--epochs', '2'])\n"
         "except SystemExit as end: assert not end.code, end.code\n"
         "loaded = {'matplotlib', 'sklearn', 'scipy', 'jinja2', 'torch._dynamo'} & set(sys.modules)\n"
         "assert not loaded, loaded"

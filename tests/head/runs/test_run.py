@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.head.conftest import DIM, MakeCache, cloud
+from tests.head.conftest import DIM, MakeCache, cache_maker, cloud, copied_run
 from xfeat.featurize.cache.reader import FeatureCache
 from xfeat.featurize.errors import BusyError, CacheError, DataError, OutputError, RunError
 from xfeat.head.data.rows import as_rows
@@ -33,9 +33,16 @@ def trained(cache: FeatureCache, tmp_path: Path, name: str | None = "first", **o
     return train_run(cache, SMALL, QUICK, runs=tmp_path / "runs", name=name, options=TrainOptions(**options))
 
 
+@pytest.fixture(scope="module")
+def trained_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("trained")
+    trained(cache_maker(folder)(), folder)
+    return folder
+
+
 @pytest.fixture
-def run(make_cache: MakeCache, tmp_path: Path) -> Run:
-    return trained(make_cache(), tmp_path)
+def run(trained_once: Path, tmp_path: Path) -> Run:
+    return copied_run(trained_once, tmp_path)
 
 
 def test_a_run_folder_holds_what_is_documented(run: Run) -> None:
@@ -48,7 +55,8 @@ def test_a_run_folder_holds_what_is_documented(run: Run) -> None:
     }
 
 
-def test_a_run_read_again_is_the_run_that_was_written(run: Run) -> None:
+def test_a_run_read_again_is_the_run_that_was_written(make_cache: MakeCache, tmp_path: Path) -> None:
+    run = trained(make_cache(), tmp_path)
     again = open_run(run.folder)
     assert again == run
     assert (again.head_spec, again.train_spec, again.dim) == (SMALL, QUICK, DIM)

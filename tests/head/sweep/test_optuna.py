@@ -136,6 +136,7 @@ def test_a_sweep_that_was_cut_goes_on_as_if_it_had_not_been(
     assert len(lines(tmp_path / "a" / "s")) == 2 * ROUND + 3
 
 
+@pytest.mark.slow
 def test_more_trials_go_on_with_fewer(small: tuple[FeatureCache, SweepSpec], tmp_path: Path) -> None:
     cache, sweep = small
     fewer = SweepSpec(axes=sweep.axes, trials=ROUND, sampler="optuna")

@@ -70,7 +70,9 @@ def test_features_that_the_cache_lacks_are_refused_with_the_fix(
     assert not (tmp_path / "runs").exists()
 
 
-@pytest.mark.parametrize("memory_mb", [1000.0, 0.4, 0.3])
+@pytest.mark.parametrize(
+    "memory_mb", [1000.0, pytest.param(0.4, marks=pytest.mark.slow), pytest.param(0.3, marks=pytest.mark.slow)]
+)
 def test_each_trial_reaches_what_its_head_alone_does_on_a_cache_of_its_pooling(
     caches: dict[str, FeatureCache], tmp_path: Path, memory_mb: float
 ) -> None:
@@ -100,6 +102,7 @@ def test_each_trial_reaches_what_its_head_alone_does_on_a_cache_of_its_pooling(
     assert done.run.dim == best.dim
 
 
+@pytest.mark.slow
 def test_train_on_a_part_writes_what_it_writes_on_the_other_cache(
     caches: dict[str, FeatureCache], tmp_path: Path
 ) -> None:
@@ -115,6 +118,7 @@ def test_train_on_a_part_writes_what_it_writes_on_the_other_cache(
     assert part.cache["content_sha256"] == caches["multilevel"].content_sha256
 
 
+@pytest.mark.slow
 def test_crossval_of_a_part_is_that_of_the_other_cache(caches: dict[str, FeatureCache], tmp_path: Path) -> None:
     common = ["crossval", "--runs", f"{tmp_path}/runs", "--hidden", "linear", "--epochs", "1", "--folds", "3", "--json"]
     part, own = (

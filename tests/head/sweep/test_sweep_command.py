@@ -68,6 +68,7 @@ def test_wrong_values_are_wrong_usage(wrong: str, make_cache: MakeCache, tmp_pat
     assert outcome.exit_code == 2
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="SIGINT reaches a child otherwise there")
 def test_ctrl_c_keeps_what_is_finished_and_the_same_command_goes_on(make_cache: MakeCache, tmp_path: Path) -> None:
     make_cache()

@@ -129,6 +129,7 @@ def test_tensorboard_holds_epochs_settings_and_final_figures(make_cache: MakeCac
     assert {"hidden": "512,128", "lr": 5e-4, "pooling": "final"}.items() <= hyperparameters(folder).items()
 
 
+@pytest.mark.slow
 def test_event_files_go_where_they_are_asked_for(make_cache: MakeCache, tmp_path: Path) -> None:
     make_cache()
     assert xhead("train", "--epochs", "1", "--name", "a", "--tensorboard", str(tmp_path / "events")).exit_code == 0
@@ -161,6 +162,7 @@ def test_a_sweep_is_a_run_with_a_run_a_trial_and_a_resumed_one_goes_on_with_it(
     assert all(len(list(child.iterdir())) == 1 for child in folder.iterdir() if child.is_dir())
 
 
+@pytest.mark.slow
 def test_a_sweep_that_was_made_before_is_told_afterwards(make_cache: MakeCache, store: Path) -> None:
     make_cache()
     command = ("sweep", "--lr", "0.001,0.01", "--hidden", "linear", "--dropout", "0", "--epochs", "1")
@@ -169,6 +171,7 @@ def test_a_sweep_that_was_made_before_is_told_afterwards(make_cache: MakeCache, 
     assert len(recorded(store)) == 3
 
 
+@pytest.mark.slow
 def test_a_cross_validation_is_a_run_with_a_step_a_fold(make_cache: MakeCache, store: Path) -> None:
     make_cache()
     options = (
@@ -253,10 +256,17 @@ STOPPABLE = {
     "crossval": ("crossval", "--folds", "3"),
     "crossval of ensembles": ("crossval", "--folds", "3", "--ensemble", "2"),
 }
+QUICK = {("ensemble", "KILLED"), ("crossval", "FAILED"), ("crossval", "FINISHED")}
 
 
-@pytest.mark.parametrize("command", STOPPABLE)
-@pytest.mark.parametrize("ending", ["FAILED", "KILLED", "FINISHED"])
+@pytest.mark.parametrize(
+    ("command", "ending"),
+    [
+        pytest.param(command, ending, marks=() if (command, ending) in QUICK else pytest.mark.slow)
+        for command in STOPPABLE
+        for ending in ("FAILED", "KILLED", "FINISHED")
+    ],
+)
 def test_how_it_ended_is_recorded(
     make_cache: MakeCache, store: Path, monkeypatch: pytest.MonkeyPatch, command: str, ending: str
 ) -> None:
@@ -284,6 +294,7 @@ def test_a_refused_cross_validation_leaves_no_record(make_cache: MakeCache, stor
     assert recorded(store) == []
 
 
+@pytest.mark.slow
 def test_event_files_go_into_the_current_folder_when_a_dot_says_so(make_cache: MakeCache) -> None:
     make_cache()
     command = ("crossval", "--folds", "2", "--epochs", "1", "--hidden", "linear")

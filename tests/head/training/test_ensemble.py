@@ -177,6 +177,7 @@ def test_more_heads_than_patients_are_named_with_the_cache_before_anything_is_tr
     assert not Path("runs").exists()
 
 
+@pytest.mark.slow
 def test_the_commands_take_it(make_cache: MakeCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     make_cache()
