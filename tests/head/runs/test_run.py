@@ -281,7 +281,7 @@ def test_what_a_killed_training_left_is_not_the_latest_run(tmp_path: Path) -> No
 def test_a_cache_written_into_while_a_head_trains_on_it_is_named(make_cache: MakeCache, tmp_path: Path) -> None:
     """As ``cp`` writes: into the file, and not in its place."""
     cache, content = make_cache(), make_cache("other.h5", separation=2.0).path.read_bytes()
-    with pytest.raises(CacheError, match="another cache was written into the file while it was read"):
+    with pytest.raises(CacheError, match="the file was overwritten with another cache while it was read"):
         trained(cache, tmp_path, progress=lambda record: cache.path.write_bytes(content))
     with pytest.raises(CacheError, match="damaged"):
         trained(cache, tmp_path, progress=lambda record: os.truncate(cache.path, len(content) - 1))
@@ -377,7 +377,7 @@ def test_what_trainings_without_locks_left_goes_after_a_week(make_cache: MakeCac
 def test_a_cache_written_into_between_opening_and_training_is_named(make_cache: MakeCache, tmp_path: Path) -> None:
     cache, content = make_cache(), make_cache("other.h5", separation=2.0).path.read_bytes()
     cache.path.write_bytes(content)
-    with pytest.raises(CacheError, match="another cache was written into the file"):
+    with pytest.raises(CacheError, match="overwritten with another cache"):
         trained(cache, tmp_path)
     assert not (tmp_path / "runs").exists()
 

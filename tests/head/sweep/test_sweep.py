@@ -208,7 +208,7 @@ def test_a_cache_written_into_while_a_sweep_trains_costs_the_new_trials_and_no_o
 
     for name, left in (("s", kept), ("new", None)):
         original = cache.path.read_bytes()
-        with pytest.raises(CacheError, match="another cache was written into the file"):
+        with pytest.raises(CacheError, match="overwritten with another cache"):
             run_sweep(FeatureCache.open(cache.path), SPEC, runs=tmp_path, name=name, progress=write_into)
         cache.path.write_bytes(original)
         assert (lines(tmp_path / name) if (tmp_path / name).exists() else None) == left
