@@ -1,13 +1,13 @@
-"""Where an exported model runs: both forms in every runtime that is installed, on real images, against onnxruntime.
+"""Which runtimes run an exported model: both variants in every installed runtime, compared with onnxruntime.
 
     python benchmarks/export_conformance.py [MODEL IMAGES] [--markdown FILE]
 
-By default on what ``make demo`` left, which shows that it runs; figures that mean something need real images.
+By default on the output of ``make demo``, which only shows that it runs; meaningful figures need real images.
 
-MODEL is a full model of ``xexport onnx`` with its core form beside it. A row says by how much the probabilities of a
-runtime differ at most from those of onnxruntime's CPU provider. A runtime that is not installed is named with the
-command that installs it; one that fails, with its reason. onnxruntime-web is looked for in the folder that
-XFEAT_NODE_MODULES names, and the converter to LiteRT is the program that XFEAT_ONNX2TF names.
+MODEL is a full model written by ``xexport onnx``, with its core model beside it. A row shows the largest difference
+between the probabilities of a runtime and those of onnxruntime's CPU provider. A runtime that is not installed is
+listed with the command that installs it; one that fails, with the reason. onnxruntime-web is searched in the folder
+XFEAT_NODE_MODULES; the converter to LiteRT is the program XFEAT_ONNX2TF.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ ROOT = Path(__file__).parents[1]
 BATCHES = (1, 2, 8)
 IMAGES = 16
 ORIGINALS = 6
-OWN_SIZE = "own size"
+ORIGINAL_SIZE = "original size"
 Feed = np.ndarray
 Runner = Callable[[Path, list[Feed]], list[np.ndarray]]
 
 
 @dataclass(frozen=True)
 class Runtime:
-    """A runtime; ``version`` returns ``None`` where it is not installed, and ``install`` says how it would be."""
+    """A runtime; ``version`` returns ``None`` if it is not installed, and ``install`` is the command to install it."""
 
     name: str
     version: Callable[[], str | None]
@@ -52,7 +52,7 @@ class Runtime:
 
 @dataclass(frozen=True)
 class Case:
-    """Inputs of a form of the model, and the probabilities that onnxruntime's CPU provider gives for them."""
+    """Inputs of one variant of the model, and the probabilities from onnxruntime's CPU provider."""
 
     variant: str
     column: str
@@ -75,11 +75,11 @@ def main() -> None:
 
 
 def table(model: Path, images: Path, runtimes: list[Runtime]) -> Iterator[str]:
-    """Yield the lines of the table, each as soon as it is known."""
-    columns = [*map(str, BATCHES), OWN_SIZE]
+    """Yield the lines of the table, each as soon as it is finished."""
+    columns = [*map(str, BATCHES), ORIGINAL_SIZE]
     yield "| runtime | model | " + " | ".join(f"batch {name}" if name.isdigit() else name for name in columns) + " |"
     yield "|---" * (2 + len(columns)) + "|"
-    given = cases(model, images)
+    all_cases = cases(model, images)
     for runtime in runtimes:
         version = runtime.version()
         if version is None:
@@ -87,40 +87,40 @@ def table(model: Path, images: Path, runtimes: list[Runtime]) -> Iterator[str]:
             continue
         for variant in ("core", "full"):
             path = model if variant == "full" else model.with_suffix(".core.onnx")
-            found = outcomes(runtime, path, [case for case in given if case.variant == variant])
+            found = outcomes(runtime, path, [case for case in all_cases if case.variant == variant])
             yield f"| {runtime.name} {version} | {variant} | " + " | ".join(found.get(c, "–") for c in columns) + " |"
 
 
 def outcomes(runtime: Runtime, path: Path, given: list[Case]) -> dict[str, str]:
-    """Return the largest difference in each case, or why there is none."""
+    """Return the largest difference in each case, or the error."""
     found: dict[str, str] = {}
     for number, case in enumerate(given):
         try:
-            answers = np.concatenate(apart(runtime.run, path, case.feeds))
+            outputs = np.concatenate(in_own_process(runtime.run, path, case.feeds))
         except TimeoutError as error:
-            # What takes too long for one batch is not tried for the next.
+            # A conversion that takes too long for one batch size is not tried for the next.
             return found | {left.column: f"fails: {error}" for left in given[number:]}
         except Exception as error:  # noqa: BLE001 - whatever a runtime raises is its result
             text = " ".join(str(error).split()) or type(error).__name__
             found[case.column] = f"fails: {text[:140].replace('|', '/')}"
         else:
-            largest = np.abs(answers - case.expected).max()
+            largest = np.abs(outputs - case.expected).max()
             found[case.column] = f"{largest:.1e}" if np.isfinite(largest) else "fails: not a number"
     return found
 
 
-def apart(run: Runner, path: Path, feeds: list[Feed]) -> list[np.ndarray]:
-    """Run in a process of its own: some runtimes end theirs instead of raising."""
+def in_own_process(run: Runner, path: Path, feeds: list[Feed]) -> list[np.ndarray]:
+    """Run in a separate process: some runtimes exit instead of raising an exception."""
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=context) as pool:
         try:
             return pool.submit(run, path, feeds).result()
         except BrokenProcessPool as error:
-            raise RuntimeError("ends its process") from error
+            raise RuntimeError("the process exits") from error
 
 
 def cases(model: Path, folder: Path) -> list[Case]:
-    """Return every batch size for both forms, and files of their own size for the full one."""
+    """Return a case per batch size and variant, and one with files of original size for the full model."""
     full = open_model(model)
     spec = full.metadata.feature_spec.preprocess
     files = list_images([folder])
@@ -134,8 +134,8 @@ def cases(model: Path, folder: Path) -> list[Case]:
             feeds = blocks if variant == "full" else [to_nchw(block) for block in blocks]
             rows.append(Case(variant, str(batch), feeds, expected[: sum(map(len, blocks))]))
     originals = [np.asarray(image.convert("RGB"))[None] for image in images[:ORIGINALS]]
-    answers = [full.session.run(["probabilities"], {"image": each})[0] for each in originals]
-    return [*rows, Case("full", OWN_SIZE, originals, np.concatenate(answers))]
+    outputs = [full.session.run(["probabilities"], {"image": each})[0] for each in originals]
+    return [*rows, Case("full", ORIGINAL_SIZE, originals, np.concatenate(outputs))]
 
 
 def package(*names: str) -> str | None:
@@ -149,12 +149,12 @@ def package(*names: str) -> str | None:
 
 
 def ncnn_version() -> str | None:
-    """Return the version of ncnn, if its converter is there too."""
+    """Return the version of ncnn, if its converter is installed too."""
     return package("ncnn") if package("pnnx") else None
 
 
 def litert_version() -> str | None:
-    """Return the version of LiteRT, if its converter is there too."""
+    """Return the version of LiteRT, if its converter is installed too."""
     return package("ai-edge-litert") if native.onnx2tf() else None
 
 
@@ -189,7 +189,7 @@ RUNTIMES = [
     Runtime(
         "onnx2tf and LiteRT",
         litert_version,
-        "pip install ai-edge-litert; onnx2tf in an environment of its own, named by XFEAT_ONNX2TF=…/bin/onnx2tf",
+        "pip install ai-edge-litert; onnx2tf in a separate environment, and XFEAT_ONNX2TF=…/bin/onnx2tf",
         native.by_litert,
     ),
 ]

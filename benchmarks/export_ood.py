@@ -1,12 +1,12 @@
-"""Does the distance tell pictures that are no X-rays? AUROC of photos, drawings and noise against X-rays.
+"""Does the ood score detect images that are not X-rays? AUROC of photos, drawings and noise against X-rays.
 
     python benchmarks/export_ood.py [MODEL XRAYS]
 
-By default on what ``make demo`` left, which shows that it runs; figures that mean something need real images.
+By default on the output of ``make demo``, which only shows that it runs; meaningful figures need real images.
 
-MODEL is a full model of ``xexport onnx``; XRAYS a folder of X-rays that it was not trained on. The other pictures are
-those that installed libraries ship (scikit-learn, matplotlib, and scikit-image if it is there), whole and in pieces,
-and drawn ones. The baseline is the confidence in the decided class, measured in the same run.
+MODEL is a full model written by ``xexport onnx``; XRAYS a folder of X-rays that it was not trained on. The other images
+are those of installed libraries (scikit-learn, matplotlib, and scikit-image if available), whole and cropped, and drawn
+ones. The baseline is the confidence in the predicted class, measured in the same run.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from xfeat.featurize.datasets.image_files import list_images
 from xfeat.featurize.images.decode import decode
 
 ROOT = Path(__file__).parents[1]
-PIECES = 6
+CROPS = 6
 
 
 def main() -> None:
@@ -34,37 +34,35 @@ def main() -> None:
     options = parser.parse_args()
     model = open_model(options.model)
     threshold = model.metadata.ood_threshold
-    own = [answer(model, decode(file.read_bytes())) for file in list_images([options.xrays])]
-    print(f"{len(own)} X-rays, {share_beyond(own, threshold):.1%} beyond the threshold of {threshold:.3f}")
-    print(
-        f"{'foreign pictures':20} {'count':>5} {'AUROC distance':>15} {'AUROC confidence':>17} {'beyond threshold':>17}"
-    )
+    xrays = [predict(model, decode(file.read_bytes())) for file in list_images([options.xrays])]
+    print(f"{len(xrays)} X-rays, {share_above(xrays, threshold):.1%} above the threshold of {threshold:.3f}")
+    print(f"{'other images':20} {'count':>5} {'AUROC ood score':>15} {'AUROC confidence':>17} {'above threshold':>17}")
     rng = np.random.default_rng(0)
     kinds = {"photos": photos(rng), "photos, grey": grey(photos(rng)), "drawings": drawings(rng), "noise": noise(rng)}
-    foreign = {kind: [answer(model, image) for image in images] for kind, images in kinds.items()}
-    foreign["all"] = [each for answers in foreign.values() for each in answers]
-    for kind, answers in foreign.items():
-        labels = [0] * len(own) + [1] * len(answers)
-        distance = roc_auc_score(labels, [each[0] for each in own + answers])
-        confidence = roc_auc_score(labels, [-each[1] for each in own + answers])
-        beyond = share_beyond(answers, threshold)
-        print(f"{kind:20} {len(answers):5} {distance:15.4f} {confidence:17.4f} {beyond:17.1%}")
+    others = {kind: [predict(model, image) for image in images] for kind, images in kinds.items()}
+    others["all"] = [each for rows in others.values() for each in rows]
+    for kind, rows in others.items():
+        labels = [0] * len(xrays) + [1] * len(rows)
+        score = roc_auc_score(labels, [each[0] for each in xrays + rows])
+        confidence = roc_auc_score(labels, [-each[1] for each in xrays + rows])
+        above = share_above(rows, threshold)
+        print(f"{kind:20} {len(rows):5} {score:15.4f} {confidence:17.4f} {above:17.1%}")
 
 
-def answer(model: ModelFile, image: Image.Image) -> tuple[float, float]:
+def predict(model: ModelFile, image: Image.Image) -> tuple[float, float]:
     pixels = np.asarray(image.convert("RGB"))[None]
-    distance, probabilities = model.session.run(["ood", "probabilities"], {"image": pixels})
-    return float(distance[0]), float(probabilities.max())
+    score, probabilities = model.session.run(["ood", "probabilities"], {"image": pixels})
+    return float(score[0]), float(probabilities.max())
 
 
-def share_beyond(answers: list[tuple[float, float]], threshold: float | None) -> float:
-    return float(np.mean([each[0] > (threshold or 0) for each in answers]))
+def share_above(rows: list[tuple[float, float]], threshold: float | None) -> float:
+    return float(np.mean([each[0] > (threshold or 0) for each in rows]))
 
 
 def photos(rng: np.random.Generator) -> Iterator[Image.Image]:
     for whole in shipped_photos():
         yield whole
-        for _ in range(PIECES):
+        for _ in range(CROPS):
             width, height = (int(side * rng.uniform(0.4, 0.8)) for side in whole.size)
             left, top = int(rng.integers(whole.width - width)), int(rng.integers(whole.height - height))
             yield whole.crop((left, top, left + width, top + height))
@@ -96,7 +94,7 @@ def shipped_photos() -> Iterator[Image.Image]:
     ):
         try:
             yield Image.fromarray(getattr(skimage.data, name)()).convert("RGB")
-        except (OSError, ModuleNotFoundError, AttributeError):  # not in the wheel, and not to be downloaded
+        except (OSError, ModuleNotFoundError, AttributeError):  # not in the wheel; nothing is downloaded
             continue
 
 

@@ -1,10 +1,10 @@
-"""What another resize than the training's does to a model's answers, on the same images.
+"""How a model's predictions change if images are resized otherwise than in the training.
 
     python benchmarks/export_resize.py [MODEL IMAGES…]
 
-By default on what ``make demo`` left. The baseline is what the training did: Pillow, before the model. Then the same
-images are resized in other ways that deployments use, and once by the model itself. Columns: mean and largest
-difference of a probability, decisions that change, and images that the model takes for unlike its training images.
+By default on the output of ``make demo``. The baseline is the resize of the training: Pillow, before the model. The
+same images are resized in other ways that deployments use, and by the model itself. Columns: mean and largest
+difference of a probability, changed decisions, and images above the out-of-distribution threshold.
 """
 
 from __future__ import annotations
@@ -32,29 +32,31 @@ def main() -> None:
     options = parser.parse_args()
     model = open_model(options.model)
     images = [decode(file.read_bytes()).convert("RGB") for file in list_images(options.images)]
-    baseline, _ = answers(model, images, WAYS["as in the training (Pillow, bilinear, antialiased)"])
+    baseline, _ = predict(model, images, WAYS["as in the training (Pillow, bilinear, antialiased)"])
     print(f"{len(images)} images\n")
-    print("| resize | mean | largest | changed decisions | unlike the training |\n|---|---|---|---|---|")
+    print("| resize | mean | largest | changed decisions | out of distribution |\n|---|---|---|---|---|")
     for name, way in WAYS.items():
-        found, foreign = answers(model, images, way)
+        found, above = predict(model, images, way)
         off = np.abs(found - baseline)
-        changed = sum(decided(model, one) != decided(model, other) for one, other in zip(found, baseline, strict=True))
-        print(f"| {name} | {off.mean():.1e} | {off.max():.1e} | {changed} | {foreign} |", flush=True)
+        changed = sum(
+            decision(model, one) != decision(model, other) for one, other in zip(found, baseline, strict=True)
+        )
+        print(f"| {name} | {off.mean():.1e} | {off.max():.1e} | {changed} | {above} |", flush=True)
 
 
-def answers(model: ModelFile, images: list[Image.Image], way: Resize) -> tuple[np.ndarray, int]:
-    """Return probabilities (n, C), and how many images are beyond the threshold of the distance."""
+def predict(model: ModelFile, images: list[Image.Image], way: Resize) -> tuple[np.ndarray, int]:
+    """Return probabilities (n, C), and the number of images above the ood threshold."""
     side = model.metadata.feature_spec.preprocess.size
-    probabilities, foreign = [], 0
+    probabilities, above = [], 0
     for image in images:
         pixels = np.asarray(way(image, side))[None]
-        row, distance = model.session.run(["probabilities", "ood"], {"image": pixels})
+        row, score = model.session.run(["probabilities", "ood"], {"image": pixels})
         probabilities.append(row[0])
-        foreign += bool(distance[0] > (model.metadata.ood_threshold or np.inf))
-    return np.stack(probabilities), foreign
+        above += bool(score[0] > (model.metadata.ood_threshold or np.inf))
+    return np.stack(probabilities), above
 
 
-def decided(model: ModelFile, probabilities: np.ndarray) -> str:
+def decision(model: ModelFile, probabilities: np.ndarray) -> str:
     return model.metadata.decide(probabilities.tolist())
 
 
@@ -70,7 +72,7 @@ def without_antialias(image: Image.Image, side: int) -> Image.Image:
 
 
 def cropped(image: Image.Image, side: int) -> Image.Image:
-    """Resize the shorter side to 8/7 of the model's and cut the middle out, as ImageNet's transforms do."""
+    """Resize the shorter side to 8/7 of the model's and crop the centre, as ImageNet's transforms do."""
     factor = side * 8 / 7 / min(image.size)
     image = image.resize((round(image.width * factor), round(image.height * factor)), Image.Resampling.BILINEAR)
     left, top = (image.width - side) // 2, (image.height - side) // 2
@@ -78,7 +80,7 @@ def cropped(image: Image.Image, side: int) -> Image.Image:
 
 
 def padded(image: Image.Image, side: int) -> Image.Image:
-    """Keep the aspect ratio and fill up with black."""
+    """Keep the aspect ratio and pad with black."""
     factor = side / max(image.size)
     image = image.resize((round(image.width * factor), round(image.height * factor)), Image.Resampling.BILINEAR)
     square = Image.new("RGB", (side, side))
@@ -92,8 +94,8 @@ WAYS: dict[str, Resize] = {
     "bilinear without antialias (OpenCV, torch)": without_antialias,
     "bicubic, antialiased (Pillow)": by_pillow(Image.Resampling.BICUBIC),
     "nearest": by_pillow(Image.Resampling.NEAREST),
-    "shorter side, then the middle (ImageNet)": cropped,
-    "aspect kept, black borders": padded,
+    "shorter side, then centre crop (ImageNet)": cropped,
+    "same aspect ratio, black borders": padded,
 }
 
 if __name__ == "__main__":

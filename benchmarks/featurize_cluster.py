@@ -1,14 +1,14 @@
-"""What does a cluster cost, and what would so many images take?
+"""What is the overhead of a cluster, and how long would a large data set take?
 
     python benchmarks/featurize_cluster.py [--images 100000000] [--rows 200000] [--folder DIR]
 
-- the same drawn pictures through the local engine and through ``--engine ray`` on the cores of this machine: the ratio
-  is what Ray costs;
-- what one writing process takes: rows that come from nowhere, with its time and its memory a row;
-- from these the time, the disk and the memory of ``--images``. GPUs are not measured.
+- the same drawn images with the local engine and with ``--engine ray`` on the cores of this machine: the ratio is the
+  overhead of Ray;
+- the speed of the writing process with generated rows, and its memory per row;
+- from these, the time, disk space and memory for ``--images``. GPUs are not measured.
 
-Images count against the processor time of this process and all that it started, Ray's own included, from the first
-images on that are done; other programs on the machine do not count. Linux only. 200,000 rows of 1280 features need 2 GB
+Rates are images per second of processor time of this process and all its child processes, Ray included, measured after
+the first images; other programs on the machine do not count. Linux only. 200,000 rows of 1280 features need 2 GB
 on the disk of ``--folder`` for a while.
 """
 
@@ -59,21 +59,21 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         draw(Path(folder, "data"), DRAWN)
         run("local", folder, DRAWN)  # converts the network, once
-        # A busy machine disturbs processor times too: the best of three, in turns.
+        # A busy machine affects processor times too: take the best of three, in turns.
         rates = [[run(step, folder, DRAWN)[0] for step in ("local", "ray")] for _ in range(3)]
         local, ray = (max(rate) for rate in zip(*rates, strict=True))
         few, many = (run("writer", folder, rows) for rows in (options.rows // 4, options.rows))
     writer, memory = many[0], (many[1] - few[1]) / (options.rows - options.rows // 4)
     print(f"{'':34}{'measured':>14}{'ratio':>8}")
-    print(f"{'local engine, images/s a core':34}{local:>14.1f}{1:>8}")
-    print(f"{'ray, images/s a core':34}{ray:>14.1f}{ray / local:>8.2f}")
+    print(f"{'local engine, images/s per core':34}{local:>14.1f}{1:>8}")
+    print(f"{'ray, images/s per core':34}{ray:>14.1f}{ray / local:>8.2f}")
     print(f"{'the writing process, rows/s':34}{writer:>14.0f}{writer / local:>8.0f}")
-    print(f"{'its memory, bytes a row':34}{memory:>14.0f}")
+    print(f"{'its memory, bytes per row':34}{memory:>14.0f}")
     forecast(options.images, ray, writer, memory)
 
 
 def run(step: str, folder: str, count: int) -> tuple[float, float]:
-    """Run one step in a process of its own; return what it did a second (see the top), and its peak memory in bytes."""
+    """Run one step in a process of its own; return its rate (see the top) and its peak memory in bytes."""
     command = [sys.executable, __file__, "--step", step, "--folder", folder, "--count", str(count)]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     rate, peak = done.stdout.split()[-2:]
@@ -81,11 +81,13 @@ def run(step: str, folder: str, count: int) -> tuple[float, float]:
 
 
 def run_step(step: str, folder: Path, count: int) -> tuple[float, int]:
-    """Featurize drawn images, or write rows that come from nowhere."""
+    """Featurize drawn images, or write generated rows."""
     weights = find_preferred_weights()
     spec = FeatureSpec(backbone=weights.backbone, weights_sha256=weights.sha256)
     dataset = open_dataset(folder / "data") if step != "writer" else Dataset(folder / "nowhere", (), no_files(count))
-    cluster = {"local": None, "writer": Nowhere(), "ray": RayCluster(spec=spec, weights=weights, device="cpu")}[step]
+    cluster = {"local": None, "writer": InstantCluster(), "ray": RayCluster(spec=spec, weights=weights, device="cpu")}[
+        step
+    ]
     output = folder / f"{step}.h5"
     seen: list[tuple[float, int]] = []
     clock = time.monotonic if step == "writer" else processor_seconds
@@ -126,14 +128,14 @@ def processor_seconds() -> float:
 
 
 def no_files(count: int) -> list[ImageEntry]:
-    """Return names as a data set of so many images has them."""
+    """Return entries of a data set of ``count`` images."""
     return [ImageEntry(f"train/covid/image-{index:09d}.png", NO_LABEL, NO_SPLIT) for index in range(count)]
 
 
-class Nowhere:
-    """A cluster that has every answer at once."""
+class InstantCluster:
+    """A cluster that returns generated features at once."""
 
-    name = "nowhere"
+    name = "instant"
 
     def outcomes(
         self, source: object, root: Path, paths: list[str], known: object
@@ -154,7 +156,7 @@ class Nowhere:
 
 
 def draw(folder: Path, count: int) -> None:
-    """Draw PNG files of a megapixel with some grain, about as long to decode as X-rays."""
+    """Draw PNG files of a megapixel with some grain, which take about as long to decode as X-rays."""
     folder.mkdir()
     random = np.random.default_rng(0)
     for number in range(count):
@@ -163,7 +165,7 @@ def draw(folder: Path, count: int) -> None:
 
 
 def forecast(images: int, per_core: float, writes: float, memory: float) -> None:
-    """Print what ``images`` would take."""
+    """Print the estimate for ``images``."""
     row = 4 * DIM
     print(f"\n{images:,} images")
     print(f"{'processor time, core hours':34}{images / per_core / 3600:>14,.0f}")

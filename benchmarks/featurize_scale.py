@@ -1,11 +1,11 @@
-"""Does ``xfeat featurize`` stay small and quick on large data sets? Rows are generated; nothing is decoded.
+"""Time and memory of ``xfeat featurize`` on large data sets. Rows are generated; nothing is decoded.
 
     python benchmarks/featurize_scale.py [--rows 1000000] [--dim 1280] [--files 10000] [--folder DIR]
 
 - write, open, verify and index a cache of many rows, each step in a process of its own, with its peak memory;
-- a second run over many unchanged files against a run that has to compute them (with an engine that costs nothing).
+- a second run over many unchanged files, compared with a run that computes them (with an engine that takes no time).
 
-A million rows of 1280 features are 5.2 GB on the disk of ``--folder``; they are removed afterwards.
+A million rows of 1280 features need 5.2 GB in ``--folder``; they are removed afterwards.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def main() -> None:
 
 
 def run_step(step: str, path: Path, rows: int, dim: int) -> None:
-    """Do one step and print its time and the peak memory of this process."""
+    """Run one step and print its time and the peak memory of this process."""
     columns = generated_columns(rows) if step == "write" else None
     started = time.perf_counter()
     if columns is not None:
@@ -93,7 +93,7 @@ def run_step(step: str, path: Path, rows: int, dim: int) -> None:
 
 
 def generated_columns(rows: int) -> Columns:
-    """Return columns as a data set of so many images has them."""
+    """Return the columns of a data set of ``rows`` images."""
     return Columns(
         label=np.zeros(rows, np.int32),
         split=np.zeros(rows, np.uint8),
@@ -115,7 +115,7 @@ def generated_blocks(rows: int, dim: int) -> Iterator[tuple[int, np.ndarray]]:
 
 
 class FreeEngine:
-    """Costs nothing, so that what is left is this project's own work."""
+    """An engine that takes no time, so that only the rest of the run is measured."""
 
     name, batch_size = "free", 32
 
@@ -142,7 +142,7 @@ def compare_runs(folder: Path, count: int) -> None:
             open_dataset(data), spec, weights, folder / "features.h5", RunOptions(open_engine=FreeEngine, workers=2)
         )
         seconds.append(time.perf_counter() - started)
-    assert done.up_to_date, "the second run must find everything as it was"
+    assert done.up_to_date, "the second run must find nothing changed"
     print(
         f"{count:,} files: first run {seconds[0]:.2f} s, second run {seconds[1]:.2f} s: {seconds[0] / seconds[1]:.0f}x"
     )

@@ -1,14 +1,14 @@
-"""How fast is ``xfeat featurize``? Against the tutorial's own loop and against what the machine allows, in one run.
+"""How fast is ``xfeat featurize``, compared with the tutorial's loop and with the limit of the machine?
 
     python benchmarks/featurize_speed.py [--images 144] [--rounds 3] [--backbone efficientnet-b0] [--engine onnxruntime]
 
-Images are those of ``../shared/xray-originals`` (about 1000 px, PNG and JPEG) or, where that folder is absent, drawn
-ones of that size. Each is copied as often as needed with a few bytes appended, so that no two files are the same.
-The weights are random: they do not matter for speed. The best of all rounds counts; only ratios are worth comparing.
-Seconds on the clock suffer from whatever else runs on the machine; seconds of processor time hardly do.
+Images are those of ``../shared/xray-originals`` (about 1000 px, PNG and JPEG) or, if that folder is missing, drawn ones
+of that size. Each is copied several times with a few bytes appended, so that no two files are the same. The weights are
+random: they do not affect the speed. The best of all rounds counts; only ratios are comparable. Other programs on the
+machine affect the elapsed time, but hardly the processor time.
 
 - tutorial: ImageFolder, DataLoader (batch 32), the eager network in train mode, as in the tutorial's training loop;
-- decode, infer: everything with all cores on one of the two; both together in a row are the roofline;
+- decode, infer: only one of the two, on all cores; decoding, then inference is the roofline;
 - xfeat: the library call behind the command, without start-up.
 """
 
@@ -95,7 +95,7 @@ def random_weights(backbone: str, path: Path) -> Weights:
 def measure(
     folder: Path, spec: FeatureSpec, weights: Weights, engine: Engine, rounds: int
 ) -> dict[str, tuple[float, float]]:
-    """Return the best (clock, processor) seconds of each; all take turns, so that a busy moment hits none alone."""
+    """Return the best (elapsed, processor) seconds of each; they take turns, so that a busy moment affects all."""
     files = [path for path in sorted((folder / "data").rglob("*")) if path.is_file()]
     pixels = decode_all(files, spec)
     engine.features(pixels[: engine.batch_size])
@@ -123,11 +123,11 @@ def measure(
 
 
 def decode_all(files: list[Path], spec: FeatureSpec) -> np.ndarray:
-    """Decode and resize everything, on all cores, with the decoders that ``xfeat featurize`` takes there."""
+    """Decode and resize everything, on all cores, with the decoders that ``xfeat featurize`` uses."""
 
     def pixels_of(path: Path) -> np.ndarray:
         return load_views(
-            path.read_bytes(), spec.preprocess, views=1, sha256="0" * 64, may_hold_lock=cores() <= FEW_WORKERS
+            path.read_bytes(), spec.preprocess, views=1, sha256="0" * 64, may_hold_gil=cores() <= FEW_WORKERS
         )
 
     with ThreadPoolExecutor(cores()) as pool:
@@ -165,7 +165,7 @@ def report(best: dict[str, tuple[float, float]], images: int, engine: str) -> No
         ("tutorial's loop", best["tutorial"]),
         ("decode alone", best["decode"]),
         ("infer alone", best["infer"]),
-        ("roofline (one after other)", roofline),
+        ("decoding, then inference", roofline),
         (f"xfeat, {engine}", best["xfeat"]),
     ):
         ratios = f"{best['tutorial'][0] / clock:>12.2f}x{best['tutorial'][1] / processor:>8.2f}x"

@@ -2,13 +2,13 @@
 
     python benchmarks/head_large.py [--rows 100000] [--dim 1280] [--memory-mb 400] [--rounds 2] [--folder DIR]
 
-- peak memory of a whole ``xhead train`` process over all rows, of which it may hold so many megabytes;
-- rows a second of the training loop, one buffer at a time: from memory, from blocks of a file that the operating system
-  has in its cache, and of one that it has to fetch from the disk. The three take turns; the fastest round of each
-  counts, since other programs only make one slower.
+- peak memory of a whole ``xhead train`` process with --memory-mb;
+- rows per second of the training loop over one buffer: from memory, from blocks of a file in the operating system's
+  cache, and from blocks of a file on the disk. The three alternate; the fastest round of each counts, since other
+  programs can only make a round slower.
 
-A million rows (--rows 1000000 --memory-mb 1000) are 2.7 GB on the disk of ``--folder``, and 5 GB of memory for the loop
-that reads from there. They are removed afterwards.
+A million rows (--rows 1000000 --memory-mb 1000) need 2.7 GB on the disk of ``--folder``, and 5 GB of memory for the
+loop in memory. The files are deleted afterwards.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from torch import Tensor
 from xfeat.featurize.cache.reader import Columns, FeatureCache
 from xfeat.featurize.cache.writer import CacheDescription, write_cache
 from xfeat.featurize.specs import FeatureSpec
-from xfeat.head.data.rows import AnyRows, Stretch, labelled_rows, plan_reading
+from xfeat.head.data.rows import AnyRows, EqualBatches, labelled_rows, plan_reading
 from xfeat.head.data.splits import split_rows
 from xfeat.head.specs import HeadSpec, MemorySpec, TrainSpec
 from xfeat.head.training.fit import fit_head
@@ -58,7 +58,7 @@ def main() -> None:
         rows = split_rows(cache, seed=0).rows["train"]
         reading = plan_reading(cache, len(rows), MemorySpec(memory_mb=options.memory_mb))
         if reading.buffer_rows is None:
-            parser.error(f"{len(rows):,} rows fit into --memory-mb {options.memory_mb:g}: nothing is read in blocks")
+            parser.error(f"{len(rows):,} rows fit into --memory-mb {options.memory_mb:g}, so none is read in blocks")
         print(f"a buffer holds {reading.buffer_rows} rows, a block {reading.block_rows}")
         print(f"{'head':>24} {'memory, rows/s':>16} {'blocks, of it':>14} {'from the disk':>14}")
         in_memory, stored = labelled_rows(cache, rows), reading.load(cache, rows)
@@ -68,7 +68,7 @@ def main() -> None:
 
 
 def peak_of_training(path: Path, memory_mb: int) -> float:
-    """Return the peak memory, in MB, of ``xhead train`` over one epoch, without that of its second process."""
+    """Return the peak memory, in MB, of ``xhead train`` over one epoch, without its worker process."""
     command = [str(Path(sys.executable).with_name("xhead")), "train", "--epochs", "1", "--batch-size", "256"]
     command += ["--features", str(path), "--runs", str(path.parent / "runs"), "--memory-mb", str(memory_mb)]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
@@ -81,7 +81,7 @@ def peak_of_training(path: Path, memory_mb: int) -> float:
 
 @dataclass(frozen=True)
 class FirstBatches:
-    """The beginning of an epoch over rows, in place of all of it."""
+    """The first batches of an epoch."""
 
     rows: AnyRows
     count: int
@@ -94,7 +94,7 @@ class FirstBatches:
     def dim(self) -> int:
         return self.rows.dim
 
-    def epoch(self, batch_size: int, seed: int, epoch: int) -> Iterator[Stretch]:
+    def epoch(self, batch_size: int, seed: int, epoch: int) -> Iterator[EqualBatches]:
         first = next(self.rows.epoch(batch_size, seed, epoch))
         yield first._replace(places=first.places[: self.count], labels=first.labels[: self.count])
 
@@ -102,7 +102,7 @@ class FirstBatches:
 def race(
     name: str, in_memory: AnyRows, stored: AnyRows, path: Path, buffer_rows: int, rounds: int
 ) -> tuple[float, float, float]:
-    """Return rows a second from memory, from a cached file and from the disk."""
+    """Return rows per second from memory, from a cached file and from the disk."""
     head, train = HEADS[name]
     count = buffer_rows // train.batch_size
     best = [float("inf")] * 3
@@ -118,14 +118,14 @@ def race(
 
 
 def forget(path: Path) -> None:
-    """Ask the operating system to drop a file from its cache."""
+    """Drop a file from the operating system's cache."""
     with path.open("rb") as file:
         os.fsync(file.fileno())
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def write(path: Path, count: int, dim: int) -> None:
-    """Write a cache sorted by class, as a folder a class makes it; of ten rows, one validates and one tests."""
+    """Write a cache sorted by class, as from class folders; of ten rows, one is for validation and one for test."""
     random = np.random.default_rng(0)
     label = np.sort(np.arange(count) % 2).astype(np.int32)
     means = random.normal(size=(2, dim)) * 0.05

@@ -1,15 +1,15 @@
-"""How long does a whole ``xhead train`` take, imports included? Against importing torch, and against the tutorial.
+"""How long does a whole ``xhead train`` take, compared with importing torch and with the tutorial?
 
     python benchmarks/head_train.py [--rounds 5] [--images 64]
 
 - import: ``python -c "import torch"`` in a new process;
-- xhead train: a new process with all defaults, from the command to the finished run folder and its report, on drawn
+- xhead train: a new process with all defaults, from the command to the finished run folder and its report, on random
   features of the size of the tutorial's data set (539 images, 1280 features);
-- tutorial: its own ten epochs on the same number of images. They would take minutes, so they are estimated: its loop
+- tutorial: its ten epochs on the same number of images. They would take minutes, so they are estimated: its loop
   (ImageFolder, DataLoader, eager EfficientNet-B0 with random weights in train mode, its head, Adam) runs over a few
-  images, training and validation timed apart, and the time per image is multiplied by images and epochs.
+  images, training and validation are timed separately, and the time per image is multiplied by images and epochs.
 
-The first two take turns, and the best of all rounds counts; only ratios are worth comparing.
+The first two alternate, and the best of all rounds counts; only ratios are comparable between machines.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from xfeat.head.specs import HeadSpec, TrainSpec
 from xfeat.head.training.network import build_head
 
 XRAY = Path(__file__).parents[2] / "shared" / "xray" / "train"
-# The tutorial's data set as far as it is still to be had: train, valid and test images of two classes.
+# The part of the tutorial's data set that is still available: train, valid and test images of two classes.
 SIZES = (339, 100, 100)
 EPOCHS = TrainSpec().epochs
 BATCH = TrainSpec().batch_size
@@ -63,7 +63,7 @@ def main() -> None:
 
 
 def time_processes(cache: Path, runs: Path, rounds: int) -> tuple[float, float]:
-    """Return the best seconds of ``import torch`` and of ``xhead train``, which take turns."""
+    """Return the shortest time, in seconds, of ``import torch`` and of ``xhead train``, run alternately."""
     xhead = Path(sys.executable).with_name("xhead")
     commands = {
         "import": [sys.executable, "-c", "import torch"],
@@ -79,7 +79,7 @@ def time_processes(cache: Path, runs: Path, rounds: int) -> tuple[float, float]:
 
 
 def draw_cache(path: Path) -> Path:
-    """Write a cache of random features with the tutorial's numbers of images."""
+    """Write a cache of random features with the tutorial's number of images."""
     count = sum(SIZES)
     random = np.random.default_rng(0)
     label = (np.arange(count) % 2).astype(np.int32)
@@ -111,7 +111,7 @@ def draw_cache(path: Path) -> Path:
 
 
 def draw_images(folder: Path, count: int) -> Path:
-    """Draw images of the size that chest X-rays are published in."""
+    """Draw images of the typical size of published chest X-rays."""
     random = np.random.default_rng(0)
     for index in range(count):
         file = folder / ("a", "b")[index % 2] / f"{index}.jpg"
@@ -122,7 +122,7 @@ def draw_images(folder: Path, count: int) -> Path:
 
 
 def tutorial_seconds(source: Path, count: int) -> tuple[float, float]:
-    """Return the tutorial's seconds per image, training and validating; its imports and set-up are not counted."""
+    """Return the tutorial's seconds per image, for training and for validation, without imports and set-up."""
     scale = transforms.Compose(
         [transforms.Resize((224, 224)), transforms.ToTensor(), transforms.Normalize([0.5] * 3, [0.5] * 3)]
     )

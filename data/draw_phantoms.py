@@ -263,8 +263,8 @@ def draw(phantom: Phantom, seed: int) -> NDArray[np.uint8]:
     return film(shot_rng, beam + devices(shot_rng, x, y))
 
 
-def cast(seed: int) -> Iterator[Phantom]:
-    """Yield every image to draw: patients of one to three shots, each whole within one split and class."""
+def all_phantoms(seed: int) -> Iterator[Phantom]:
+    """Yield every image to draw: patients with one to three images, each patient in one split and class."""
     rng = default_rng([seed, 0])
     numbers = iter(rng.permutation(999) + 1)  # shuffled, so that a file's name does not tell its class
     for split, images in IMAGES_PER_CLASS.items():
@@ -282,13 +282,13 @@ def write(out: Path, seed: int) -> list[Phantom]:
     """Draw the whole set under `out` with its `groups.csv`; return what was drawn, sorted by path.
 
     Raises:
-        FileExistsError: `out` holds pictures that this seed does not draw; the two sets would be mixed up.
+        FileExistsError: `out` contains images that this seed does not draw; the two sets would be mixed up.
     """
-    phantoms = sorted(cast(seed), key=lambda phantom: phantom.path)
+    phantoms = sorted(all_phantoms(seed), key=lambda phantom: phantom.path)
     present = {path.relative_to(out).as_posix() for split in IMAGES_PER_CLASS for path in out.glob(f"{split}/*/*")}
-    strangers = sorted(present - {phantom.path for phantom in phantoms})
-    if strangers:
-        raise FileExistsError(f"{out} holds other pictures ({strangers[0]}, …): give --out an empty folder")
+    others = sorted(present - {phantom.path for phantom in phantoms})
+    if others:
+        raise FileExistsError(f"{out} contains other images ({others[0]}, …): give --out an empty folder")
     for phantom in phantoms:
         save(phantom, out, seed)
     write_groups(phantoms, out)

@@ -1,11 +1,11 @@
-"""The same server on many machines, behind Ray Serve: every replica holds one model with its queue and its limits.
+"""The same server on many machines with Ray Serve: every replica has one model with its own queue and limits.
 
     pip install '.[ray-serve]'    # in a clone of this repository, on every machine
     cd deploy && serve run ray_serve:build model=/path/model.onnx replicas=4 threads=2
 
-Ray starts the replicas, restarts those that die and spreads requests over them. Inside a replica routes, batches,
-answers and metrics are as in ``xserve start``, in one session. What belongs to the connection is Ray's: there is no API
-key, no limit on slow clients and no request log. The model file must be at the same path on every machine.
+Ray starts the replicas, restarts those that fail and distributes requests. Routes, batches, responses and metrics of a
+replica are those of ``xserve start`` with one session. Ray handles the connections: there is no API key, no limit on
+slow clients and no request log. The model file must be at the same path on every machine.
 """
 
 from pathlib import Path
@@ -24,14 +24,14 @@ from xfeat.serve.specs import ServeSpec
 
 
 class Settings(BaseModel):
-    """What ``serve run`` takes as ``name=value``.
+    """Arguments of ``serve run``, as ``name=value``.
 
     Attributes:
-        model: the file of ``xexport onnx``.
-        replicas: processes that answer, on whatever machines have room.
-        threads: CPU cores of each.
-        device: ``cpu``, or ``cuda`` to give each replica a GPU of its own.
-        max_queue: images that wait in a replica.
+        model: a file written by ``xexport onnx``.
+        replicas: processes, on any machines with free resources.
+        threads: CPU cores per replica.
+        device: ``cpu``, or ``cuda`` for one GPU per replica.
+        max_queue: largest number of waiting images per replica.
     """
 
     model: Path
@@ -46,7 +46,7 @@ def build(settings: Settings) -> Application:
     spec = ServeSpec(max_queue=settings.max_queue)
 
     def open_app() -> FastAPI:
-        # Runs in each replica, which is ready when its model has been opened and warmed.
+        # Runs in each replica, which is ready when its model has been opened and warmed up.
         models = ModelRegistry(settings.model, open_model, spec, ServerMetrics())
         return build_app(Service(models, spec))
 
@@ -57,7 +57,7 @@ def build(settings: Settings) -> Application:
         serve.ingress(open_app)(),
         name="xfeat",
         num_replicas=settings.replicas,
-        # Refusing with Retry-After is left to the replica, whose queue counts images and not requests.
+        # The replica itself refuses requests with Retry-After, since its queue counts images and not requests.
         max_ongoing_requests=2 * settings.max_queue,
         max_queued_requests=settings.max_queue,
         ray_actor_options={"num_cpus": settings.threads, "num_gpus": int(settings.device.startswith("cuda"))},

@@ -235,7 +235,7 @@ def _failures(what: str, setting: _Setting) -> Iterator[None]:
 def _onnx_call(model: ModelFile, pixels: Pixels) -> Call:
     feed = {"image": pixels if model.metadata.variant == "full" else to_nchw(pixels)}
     if isinstance(model.session, BoundSession):
-        model.session.keep(feed)
+        model.session.bind(feed)
     return lambda: model.session.run(None, feed)
 
 

@@ -1,4 +1,4 @@
-"""The head as a scikit-learn classifier, for pipelines, grid searches and everything else that takes one."""
+"""The head as a scikit-learn classifier, for pipelines, grid searches and so on."""
 
 from __future__ import annotations
 
@@ -28,31 +28,32 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     """BatchNorm, Linear and ReLU layers, trained with Adam; the defaults are the tutorial's.
 
     Args:
-        hidden: widths of the hidden layers; none makes a linear head.
+        hidden: widths of the hidden layers; empty for a linear head.
         dropout: before the last layer.
-        feature_dropout: before everything else.
-        epochs: passes over the training rows, at most.
+        feature_dropout: before the first layer.
+        epochs: maximum number of passes over the training rows.
         lr: Adam's learning rate.
-        batch_size: rows a step.
+        batch_size: rows per step.
         weight_decay: Adam's L2 penalty.
-        label_smoothing: share of the target that is spread over all classes.
+        label_smoothing: part of the target that is spread evenly over all classes.
         focal_gamma: exponent of the focal loss; 0 is cross entropy.
         schedule: ``constant`` or ``cosine``.
-        patience: stop after so many epochs without a lower validation loss; 0 never stops.
-        average: decay per step of a moving average of the weights; 0 keeps the weights.
-        class_weight: ``None``, ``balanced``, or class to weight.
-        validation_fraction: share of the rows given to ``fit`` that chooses the epoch, stratified; 0, or too few rows
-            to divide, keep the last epoch.
-        ensemble: heads that are trained, each leaving out another part of the rows to choose its epoch by, and averaged
-            into one; with more than one, ``validation_fraction`` has no say.
-        random_state: seed of everything random; same seed, same bits. ``None`` is 0; of a generator one is drawn.
+        patience: stop after this number of epochs without a lower validation loss; 0 never stops early.
+        average: decay per step of a moving average of the weights; 0 is off.
+        class_weight: ``None``, ``balanced``, or a dict of class to weight.
+        validation_fraction: fraction of the rows given to ``fit`` that is held out, stratified, to choose the epoch;
+            with 0, or too few rows to hold out, the last epoch is used.
+        ensemble: number of heads, each holding out a different part of the rows to choose its epoch, averaged into one
+            head; with more than one, ``validation_fraction`` is ignored.
+        random_state: seed of everything random; the same seed gives the same bits. ``None`` is 0; a generator draws
+            one.
 
     Attributes:
         classes_: sorted labels.
         n_features_in_: number of features.
         n_iter_: epochs trained.
-        best_epoch_: epoch kept, from 1; of an ensemble the median.
-        history_: one record an epoch; of an ensemble the means.
+        best_epoch_: epoch whose weights are used, from 1; of an ensemble the median.
+        history_: one record per epoch; of an ensemble the means.
         head_: the trained torch module, from float32 (n, D) to logits (n, C).
     """
 
@@ -76,7 +77,7 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         ensemble: int = 1,
         random_state: int | np.random.RandomState | None = 0,
     ) -> None:
-        # scikit-learn's contract: one attribute an argument, unchanged and unchecked until fit.
+        # scikit-learn's contract: one attribute per argument, unchanged and unchecked until fit.
         self.hidden = hidden
         self.dropout = dropout
         self.feature_dropout = feature_dropout
@@ -104,9 +105,9 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         check_classification_targets(y)
         self.classes_, codes = np.unique(y, return_inverse=True)
         if len(self.classes_) < 2:
-            raise DataError(f"a classifier needs at least two classes, and there is only one class: {self.classes_[0]}")
+            raise DataError(f"a classifier needs at least two classes; there is only one class: {self.classes_[0]}")
         head, train = self._specs()
-        require(self.ensemble >= 1, "too few heads", expected="1 or more", found=self.ensemble)
+        require(self.ensemble >= 1, "too few ensemble members", expected="1 or more", found=self.ensemble)
         require(
             0 <= self.validation_fraction < 1,
             "validation_fraction out of range",
@@ -130,12 +131,12 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return self
 
     def decision_function(self, X: Any) -> NDArray[np.float32]:
-        """Return logits: (n, C), or for two classes (n,), positive for the second."""
+        """Return logits (n, C); for two classes their difference (n,), positive for the second class."""
         logits = self._logits(X)
         return logits[:, 1] - logits[:, 0] if len(self.classes_) == 2 else logits
 
     def predict_proba(self, X: Any) -> NDArray[np.float32]:
-        """Return probabilities (n, C), rows adding up to 1, columns as in ``classes_``."""
+        """Return probabilities (n, C), columns as in ``classes_``."""
         return softmax(self._logits(X))
 
     def predict(self, X: Any) -> NDArray[Any]:
@@ -147,7 +148,7 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def _logits(self, X: Any) -> NDArray[np.float32]:
         check_is_fitted(self)
         X = validate_data(self, X, dtype=np.float32, reset=False)
-        writable = np.require(X, requirements=["C", "W"])  # torch warns of arrays that are not, such as mapped files
+        writable = np.require(X, requirements=["C", "W"])  # torch warns about read-only arrays, such as mapped files
         with torch.inference_mode():
             logits: NDArray[np.float32] = self.head_(torch.from_numpy(writable)).numpy()
         return logits
@@ -169,7 +170,7 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return head, train
 
     def _divide(self, codes: NDArray[np.integer], seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Return training and validation rows; none validate where a class is too rare to be in both."""
+        """Return training and validation rows; no validation rows if a class is too rare to be in both."""
         every = np.arange(len(codes))
         held_out = round(len(codes) * self.validation_fraction)
         classes = len(self.classes_)
@@ -187,7 +188,7 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
 
 def _seed(random_state: int | np.random.RandomState | None) -> int:
-    """Return a seed; a generator gives another one each time, as scikit-learn's convention is."""
+    """Return a seed; by scikit-learn's convention a generator gives a new one each time."""
     if isinstance(random_state, np.random.RandomState):
         return int(random_state.randint(2**31))
     return random_state or 0

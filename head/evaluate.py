@@ -1,4 +1,4 @@
-"""A run on images from elsewhere, and how much worse it is there."""
+"""A run tested on an external data set, and the drop from its own test images."""
 
 from __future__ import annotations
 
@@ -30,16 +30,17 @@ EXTERNAL = "external"
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a run is worth on another set.
+    """The result of a run on an external data set.
 
     Attributes:
         run: the trained head.
-        cache: the set's features.
-        predictions: of the images whose class the run knows.
-        metrics: as :func:`xfeat.head.evaluation.metrics.classification_metrics` gives them.
-        operating_point: the run's threshold on this set, or ``None`` if it has none.
-        left_out: images without a label, or of a class that the run does not know.
-        seen: images that the run was trained on, by content; ``None`` if its cache or its predictions are gone.
+        cache: features of the data set.
+        predictions: of the images of classes that the run was trained on.
+        metrics: from :func:`xfeat.head.evaluation.metrics.classification_metrics`.
+        operating_point: the run's threshold on this data set, or ``None`` if it has none.
+        left_out: number of images without a label, or of a class the run was not trained on.
+        seen: paths of images with the same content as a training image; ``None`` if the run's cache or predictions
+            are missing.
     """
 
     run: Run
@@ -52,11 +53,11 @@ class Evaluation:
 
     @property
     def internal(self) -> dict[str, Any] | None:
-        """Return the run's metrics on its own test split, ``None`` if it had none."""
+        """The run's metrics on its own test split; ``None`` if it had none."""
         return self.run.metrics.get("test")
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the figures as plain JSON types."""
+        """Return the result as plain JSON types."""
         internal = self.internal
         return {
             "run": str(self.run.folder),
@@ -73,14 +74,14 @@ class Evaluation:
 
 
 def evaluate_run(run: Run, cache: FeatureCache) -> Evaluation:
-    """Measure a run on all labelled images of a cache, whatever their split.
+    """Test a run on all labelled images of a cache; the split is ignored.
 
     Classes are matched by name. Temperature and threshold are the run's.
 
     Raises:
-        MismatchError: if the cache's features are not those that the run expects.
-        DataError: if no image is of a class that the run knows.
-        RunError: if the head's weights are damaged.
+        MismatchError: if the features were made with other settings than the run's.
+        DataError: if none of the images has a class this run was trained on.
+        RunError: if the head's weights are missing or damaged.
     """
     cache = pooled(cache, run.feature_spec.pooling)
     _check_spec(run, cache)
@@ -89,13 +90,17 @@ def evaluate_run(run: Run, cache: FeatureCache) -> Evaluation:
     labels = translation[np.asarray(cache.columns.label)]  # -1, no label, picks the last entry
     rows = np.flatnonzero(labels != NO_LABEL)
     if not len(rows):
-        raise _strange_classes(run, cache.class_names, cache.path)
+        raise _no_common_class(run, cache.class_names, cache.path)
     predictions = _predict(run, cache, rows, labels[rows])
     seen = _seen_in_training(run, cache, rows)
     if seen:
-        logger.warning("%d of %d images were in the run's training set: the figures flatter", len(seen), len(rows))
+        logger.warning(
+            "%d of %d images are training images of the run: these metrics are optimistically biased",
+            len(seen),
+            len(rows),
+        )
     if left_out := len(cache) - len(rows):
-        logger.warning("%d images without a label, or of other classes than the run's, take no part", left_out)
+        logger.warning("%d images are left out: no label, or a class this run was not trained on", left_out)
     return Evaluation(
         run=run,
         cache=cache,
@@ -107,29 +112,29 @@ def evaluate_run(run: Run, cache: FeatureCache) -> Evaluation:
     )
 
 
-def check_known(run: Run, dataset: Dataset, data: Path) -> None:
-    """Find out whether a run can be measured on images, before they are featurized.
+def check_classes_match(run: Run, dataset: Dataset, data: Path) -> None:
+    """Check that a run can be tested on a data set, before it is featurized.
 
     Raises:
-        DataError: if none is of a class that the run knows.
+        DataError: if none of the images has a class this run was trained on.
     """
-    known = {code for code, name in enumerate(dataset.class_names) if name in run.class_names}
-    if not any(entry.label in known for entry in dataset.entries):
-        raise _strange_classes(run, dataset.class_names, data)
+    shared = {code for code, name in enumerate(dataset.class_names) if name in run.class_names}
+    if not any(entry.label in shared for entry in dataset.entries):
+        raise _no_common_class(run, dataset.class_names, data)
 
 
-def _strange_classes(run: Run, class_names: Sequence[str], path: Path) -> DataError:
+def _no_common_class(run: Run, class_names: Sequence[str], path: Path) -> DataError:
     return DataError(
-        "no image is of a class that the run knows",
+        "none of the images has a class this run was trained on",
         path=path,
         expected=", ".join(run.class_names),
         found=", ".join(class_names) or "no labels",
-        fix="give the class folders the names that the run uses",
+        fix="name the class folders as in the training data",
     )
 
 
 def drop_between(internal: dict[str, Any], external: dict[str, Any]) -> dict[str, Any]:
-    """Return how much lower ``accuracy``, ``balanced_accuracy`` and ``auc`` are; the accuracy's with an interval."""
+    """Return internal minus external ``accuracy`` (with a confidence interval), ``balanced_accuracy`` and ``auc``."""
     counts = [(round(part["accuracy"] * part["images"]), part["images"]) for part in (internal, external)]
     aucs = internal["auc"], external["auc"]
     return {
@@ -144,16 +149,16 @@ def _check_spec(run: Run, cache: FeatureCache) -> None:
     if _clean(run.feature_spec).fingerprint == _clean(cache.spec).fingerprint:
         return
     raise MismatchError(
-        "the cache's features are not those that the run expects",
+        "the features were made with other settings than those of the run",
         path=cache.path,
         expected=run.feature_spec.describe(),
         found=cache.spec.describe(),
-        fix=f"name the images instead of the cache: xhead eval {run.folder} DATA featurizes them as the run demands",
+        fix=f"give the images, which are then featurized with the settings of the run: xhead eval {run.folder} DATA",
     )
 
 
 def _clean(spec: FeatureSpec) -> FeatureSpec:
-    # The clean view is the same in both, and rounding to half precision is no other feature.
+    # Only the clean view is used, and features rounded to half precision are accepted.
     return replace(spec, views=1, dtype="float32")
 
 
@@ -188,24 +193,24 @@ def _at_threshold(predictions: Predictions, point: OperatingPoint | None) -> dic
 
 
 def _seen_in_training(run: Run, cache: FeatureCache, rows: NDArray[np.int64]) -> list[str] | None:
-    """Return paths of images whose very bytes are among the run's training images, as far as its cache tells."""
+    """Return paths of images with the same content as a training or validation image of the run."""
     try:
         trained = cache if _is_of(run, cache) else FeatureCache.open(Path(run.cache["path"]))
         splits = {row["path"]: row["split"] for row in run.predictions()}
     except XfeatError as error:
-        logger.warning("whether the run was trained on these images cannot be told: %s: %s", error.file, error.what)
+        logger.warning("cannot check whether the run was trained on these images: %s: %s", error.file, error.what)
         return None
     if not _is_of(run, trained):
         logger.warning(
-            "%s has changed since the run was trained on it: images that it does not hold any more are not recognised",
+            "%s has changed since the run was trained on it: training images removed from it are not recognised",
             trained.path,
         )
-    known = {
+    trained_sha256 = {
         sha256
         for path, sha256 in zip(trained.columns.path, trained.columns.sha256, strict=True)
         if splits.get(path) in ("train", "valid")
     }
-    return [cache.columns.path[row] for row in rows.tolist() if cache.columns.sha256[row] in known]
+    return [cache.columns.path[row] for row in rows.tolist() if cache.columns.sha256[row] in trained_sha256]
 
 
 def _is_of(run: Run, cache: FeatureCache) -> bool:

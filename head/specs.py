@@ -1,4 +1,4 @@
-"""What a head is and how it is trained, as frozen dataclasses. The defaults are the tutorial's."""
+"""The layers of a head and its training, as frozen dataclasses. The defaults are the tutorial's."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ class HeadSpec(Spec):
     """The layers: BatchNorm, then Linear, ReLU and BatchNorm per hidden width, then Dropout and Linear.
 
     Attributes:
-        hidden: widths of the hidden layers; none makes a linear head.
-        dropout: probability of zeroing an input of the last layer.
-        feature_dropout: probability of zeroing a feature, before everything else. The tutorial's network has 0.2 there,
-            inside its backbone; cached features come from before it.
+        hidden: widths of the hidden layers; empty for a linear head.
+        dropout: dropout probability of the inputs of the last layer.
+        feature_dropout: dropout probability of the features, before the first layer. The tutorial's network has 0.2
+            there, as part of the backbone; cached features come from before it.
     """
 
     hidden: tuple[int, ...] = (512, 128)
@@ -38,19 +38,19 @@ class HeadSpec(Spec):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainSpec(Spec):
-    """The optimisation: cross entropy and Adam; the weights with the lowest validation loss are kept.
+    """The optimisation: cross entropy and Adam; the weights of the epoch with the lowest validation loss are used.
 
     Attributes:
-        epochs: passes over the training rows, at most.
-        lr: Adam's learning rate, at the start.
-        batch_size: rows a step.
+        epochs: maximum number of passes over the training rows.
+        lr: Adam's initial learning rate.
+        batch_size: rows per step.
         weight_decay: Adam's L2 penalty.
-        class_weight: ``balanced`` weighs classes by the inverse of their frequency.
-        label_smoothing: share of the target that is spread over all classes.
+        class_weight: ``balanced`` weights classes by the inverse of their frequency.
+        label_smoothing: part of the target that is spread evenly over all classes.
         focal_gamma: exponent of the focal loss; 0 is plain cross entropy.
-        schedule: ``constant``, or ``cosine``: the learning rate falls to 0 over ``epochs``, once an epoch.
-        patience: stop after so many epochs without a lower validation loss; 0 never stops.
-        average: decay per step of the moving average of weights that is validated and kept; 0 keeps the weights.
+        schedule: ``constant``, or ``cosine``: the learning rate falls to 0 over ``epochs``, updated once per epoch.
+        patience: stop after this number of epochs without a lower validation loss; 0 never stops early.
+        average: decay per step of the moving average of the weights, which is then validated and used; 0 is off.
         seed: of the initial weights, the order of the rows and dropout.
     """
 
@@ -69,7 +69,7 @@ class TrainSpec(Spec):
     def __post_init__(self) -> None:
         require(self.epochs >= 1, "too few epochs", expected="1 or more", found=self.epochs)
         require(0 < self.lr < math.inf, "learning rate must be positive", expected="> 0", found=self.lr)
-        require(self.batch_size >= 2, "BatchNorm needs two rows a batch", expected="2 or more", found=self.batch_size)
+        require(self.batch_size >= 2, "BatchNorm needs two rows per batch", expected="2 or more", found=self.batch_size)
         for name in ("weight_decay", "focal_gamma"):
             value = getattr(self, name)
             require(0 <= value < math.inf, f"{name} out of range", expected="0 or more, and finite", found=value)
@@ -98,10 +98,10 @@ class TrainSpec(Spec):
 
 @dataclass(frozen=True, kw_only=True)
 class MemorySpec(Spec):
-    """How much memory training may take for features.
+    """How much memory features may use during training.
 
     Attributes:
-        memory_mb: of training and validation rows as float32, in 10^6 bytes; more than that stays on the disk and is
+        memory_mb: limit for training and validation rows as float32, in 10^6 bytes; more rows stay on the disk and are
             read in blocks.
     """
 
@@ -113,11 +113,11 @@ class MemorySpec(Spec):
 
 @dataclass(frozen=True, kw_only=True)
 class TargetSpec(Spec):
-    """What is asked of the operating point.
+    """The wanted operating point.
 
     Attributes:
         positive: the class that must not be missed.
-        target_sensitivity: share of its images to be found, 0 to 1.
+        target_sensitivity: sensitivity to reach, 0 to 1.
     """
 
     positive: str
@@ -134,14 +134,14 @@ class TargetSpec(Spec):
 
 @dataclass(frozen=True, kw_only=True)
 class CrossvalSpec(Spec):
-    """How often a cross-validation divides and trains.
+    """The plan of a cross-validation.
 
     Attributes:
-        folds: parts; each tests once.
-        seeds: repetitions, each with other folds and other initial weights.
-        by_image: whether to repeat it with images of one patient in different folds, to show what that flatters.
-        members: heads that are trained and averaged wherever a head is trained; see
-            :mod:`xfeat.head.training.ensemble`.
+        folds: number of folds; each is tested once.
+        seeds: repetitions, each with different folds and initial weights.
+        by_image: whether to repeat it with image-level folds, which split patients, to show how much higher the
+            accuracy seems.
+        members: heads of the ensemble of each fold; see :mod:`xfeat.head.training.ensemble`.
     """
 
     folds: int = 5
@@ -150,6 +150,6 @@ class CrossvalSpec(Spec):
     members: int = 1
 
     def __post_init__(self) -> None:
-        require(self.members >= 1, "too few heads", expected="1 or more", found=self.members)
+        require(self.members >= 1, "too few ensemble members", expected="1 or more", found=self.members)
         require(self.folds >= 2, "too few folds", expected="2 or more", found=self.folds)
         require(self.seeds >= 1, "too few seeds", expected="1 or more", found=self.seeds)

@@ -1,4 +1,4 @@
-"""From a cache to a run folder: split, fit, predict, assess, report."""
+"""A whole training: from a cache to a run folder, by split, fit, predict, assess, report."""
 
 from __future__ import annotations
 
@@ -37,18 +37,17 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class TrainOptions:
-    """What else there is to say about a training.
+    """Everything about a training except its specs.
 
     Attributes:
-        target: the operating point wanted, if any.
+        target: the wanted operating point, if any.
         calibrate: fit a temperature on the validation rows.
-        split: instead of the cache's own, or the one made with the spec's seed.
-        memory: what features may take; rows that take more are read from the disk, in another order.
-        members: heads that are trained and averaged; more than one leave the validation rows to the temperature and
-            the operating point alone.
+        split: replaces the split of the cache, or the one made with the seed.
+        memory: limit for features; more are read from the disk, in another order.
+        members: heads of the ensemble. With more than one, the validation rows are used for the temperature and the
+            operating point only.
         progress: called after each epoch.
-        call: what runs the measuring and the drawing; a :class:`xfeat.head.reports.worker.Worker` does it in another
-            process.
+        call: runs metrics and plots; a :class:`xfeat.head.reports.worker.Worker` does it in another process.
     """
 
     target: TargetSpec | None = None
@@ -80,19 +79,19 @@ def train_run(
         train_spec: the optimisation.
         runs: the folder of all runs.
         name: of this run; by default the time.
-        options: all else.
+        options: everything else.
 
     Raises:
-        DataError: if the cache's labels or splits do not allow training, or the operating point cannot be chosen.
-        CacheError: if features that are needed are not finite, or the file is written to in the meantime.
+        DataError: if the labels or splits do not allow training, or the operating point cannot be chosen.
+        CacheError: if features are not finite, or the file changes during training.
         DivergedError: if training diverges.
-        RunError: if there is a run of that name.
-        BusyError: if another training will have that name.
+        RunError: if the name is invalid or taken.
+        BusyError: if another training is using the name.
         OutputError: if the folder cannot be written.
     """
     with RunWriter(runs, name or new_run_name()) as writer, unchanged(cache):
         split = options.split or split_rows(cache, seed=train_spec.seed)
-        if options.target is not None:  # asked now, since it would be a pity to train for hours before
+        if options.target is not None:  # checked now rather than after hours of training
             positive_class(options.target, cache.class_names, np.asarray(cache.columns.label)[split.rows["valid"]])
         audit = audit_of(cache)
         _warn_of_departures(cache)
@@ -118,8 +117,8 @@ def train_run(
         }
         if cache.features.ndim == 3:
             averaged = _predict(fitted, cache, split, views_averaged=True)
-            of_views: Assessment = options.call(assess, averaged, cache.class_names, calibrate=options.calibrate)
-            facts["metrics_averaged_views"] = of_views.metrics
+            averaged_views: Assessment = options.call(assess, averaged, cache.class_names, calibrate=options.calibrate)
+            facts["metrics_averaged_views"] = averaged_views.metrics
         writer.save_facts(facts)
         writer.save_table(HISTORY_FILE, EpochRecord._fields, fitted.history)
         save_predictions(writer, assessed.predictions, cache.class_names)
@@ -151,12 +150,12 @@ def _fit(
     reading: Reading,
     options: TrainOptions,
 ) -> FittedHead:
-    """Train one head, or several as one."""
-    several = options.members > 1
-    shares = _shares(cache, split, train_spec, options.members) if several else []
+    """Train one head or an ensemble."""
+    is_ensemble = options.members > 1
+    shares = _shares(cache, split, train_spec, options.members) if is_ensemble else []
     train, valid = (reading.load(cache, split.rows[part]) for part in ("train", "valid"))
     classes, progress = len(cache.class_names), options.progress
-    if several:
+    if is_ensemble:
         return fit_ensemble(head_spec, train_spec, shares, train, classes=classes, progress=progress)
     return fit_head(head_spec, train_spec, train, valid, classes=classes, progress=progress)
 
@@ -169,12 +168,12 @@ def _shares(cache: FeatureCache, split: Split, train_spec: TrainSpec, members: i
 
 def _predict(fitted: FittedHead, cache: FeatureCache, split: Split, *, views_averaged: bool = False) -> Predictions:
     rows, parts = split.used
-    answer = partial(_averaged_logits, fitted) if views_averaged else fitted.logits_of
+    predict = partial(_averaged_logits, fitted) if views_averaged else fitted.logits_of
     return Predictions(
         paths=[cache.columns.path[row] for row in rows.tolist()],
         split=parts,
         labels=np.asarray(cache.columns.label)[rows].astype(np.int64),
-        logits=collected(map(answer, labelled_blocks(cache, rows)), len(rows)).numpy(),
+        logits=collected(map(predict, labelled_blocks(cache, rows)), len(rows)).numpy(),
     )
 
 
@@ -188,12 +187,12 @@ def _averaged_logits(fitted: FittedHead, rows: Rows) -> Tensor:
 def _facts(
     cache: FeatureCache, head_spec: HeadSpec, train_spec: TrainSpec, split: Split, fitted: FittedHead
 ) -> dict[str, Any]:
-    of_members = fitted if isinstance(fitted, FittedEnsemble) else None
+    ensemble = fitted if isinstance(fitted, FittedEnsemble) else None
     return {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "feature_spec": cache.spec.to_dict(),
         "feature_fingerprint": cache.spec.fingerprint,
-        "head_spec": (head_spec if of_members is None else of_members.head).to_dict(),
+        "head_spec": (head_spec if ensemble is None else ensemble.head).to_dict(),
         "train_spec": train_spec.to_dict(),
         "class_names": list(cache.class_names),
         "dim": int(cache.features.shape[-1]),
@@ -206,5 +205,5 @@ def _facts(
         "split": {"source": split.source, "images": {part: len(rows) for part, rows in split.rows.items()}},
         "epochs": len(fitted.history),
         "best_epoch": fitted.best_epoch,
-        "ensemble": None if of_members is None else of_members.facts,
+        "ensemble": None if ensemble is None else ensemble.facts,
     }

@@ -15,7 +15,7 @@ import numpy as np
 Feed = np.ndarray
 CONVERSION_TIMEOUT_S = 60
 TENSORFLOW_TIMEOUT_S = 900
-# onnx2tf finds out how axes are ordered by running the model on these, and fetches them if they are not there.
+# onnx2tf runs the model on these images to find the order of the axes, and downloads them if they are missing.
 _TEST_IMAGES = "calibration_image_sample_data_20x128x128x3_float32.npy"
 
 
@@ -37,30 +37,30 @@ def by_opencv(path: Path, feeds: list[Feed]) -> list[np.ndarray]:
     import cv2
 
     network = cv2.dnn.readNetFromONNX(str(path))
-    answers = []
+    outputs = []
     for feed in feeds:
         network.setInput(feed, "image")
-        answers.append(network.forward("probabilities").copy())
-    return answers
+        outputs.append(network.forward("probabilities").copy())
+    return outputs
 
 
 def by_tract(path: Path, feeds: list[Feed]) -> list[np.ndarray]:
     import tract
 
     prepared: dict[tuple[int, ...], Any] = {}
-    answers = []
+    outputs = []
     for feed in feeds:
         if feed.shape not in prepared:
             model = tract.onnx().load(path)
             kind = "u8" if feed.dtype == np.uint8 else "f32"
             model.set_input_fact(0, ",".join([*map(str, feed.shape), kind]))
             prepared[feed.shape] = model.into_model().into_runnable()
-        answers.append(prepared[feed.shape].run([feed])[0].to_numpy())
-    return answers
+        outputs.append(prepared[feed.shape].run([feed])[0].to_numpy())
+    return outputs
 
 
 def by_ncnn(path: Path, feeds: list[Feed]) -> list[np.ndarray]:
-    """Run what pnnx makes of the model; half precision, which both take by default, is off."""
+    """Run the model converted by pnnx, without half precision, which both use by default."""
     import ncnn
 
     with tempfile.TemporaryDirectory() as name:
@@ -71,24 +71,24 @@ def by_ncnn(path: Path, feeds: list[Feed]) -> list[np.ndarray]:
         network = ncnn.Net()
         network.opt.use_fp16_packed = network.opt.use_fp16_storage = network.opt.use_fp16_arithmetic = False
         if network.load_param(str(folder / "model.ncnn.param")) or network.load_model(str(folder / "model.ncnn.bin")):
-            raise RuntimeError("ncnn does not load what pnnx wrote")
-        answers = []
+            raise RuntimeError("ncnn cannot load the files that pnnx wrote")
+        outputs = []
         for feed in feeds:
             extractor = network.create_extractor()
             extractor.input("in0", ncnn.Mat(feed, batch_index=0).clone())
-            answers.append(extractor.extract("out0")[1].numpy(batch_index=0).copy())
-        return answers
+            outputs.append(extractor.extract("out0")[1].numpy(batch_index=0).copy())
+        return outputs
 
 
 def by_litert(path: Path, feeds: list[Feed]) -> list[np.ndarray]:
-    """Run what onnx2tf makes of the model. Its images have their channels last."""
+    """Run the model converted by onnx2tf, which takes images with channels last."""
     import onnx
     from ai_edge_litert.interpreter import Interpreter
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         model = onnx.load(path)
-        # Without numbers for all sizes it mistakes a convolution's channels; LiteRT resizes the batch again.
+        # With free sizes onnx2tf confuses the channels of a convolution; LiteRT can change the batch size again.
         for axis, size in zip(model.graph.input[0].type.tensor_type.shape.dim, (1, *feeds[0].shape[1:]), strict=True):
             axis.dim_value = size
         for output in model.graph.output:
@@ -103,13 +103,13 @@ def by_litert(path: Path, feeds: list[Feed]) -> list[np.ndarray]:
 
 
 def onnx2tf() -> Path | None:
-    """Return the converter to LiteRT, which wants an environment of its own: XFEAT_ONNX2TF, or this Python's."""
+    """Return the converter to LiteRT, which needs a separate environment: XFEAT_ONNX2TF, or that of this Python."""
     program = Path(os.environ.get("XFEAT_ONNX2TF") or Path(sys.executable).with_name("onnx2tf"))
     return program.absolute() if program.is_file() else None
 
 
 def convert(command: list[str], folder: Path, timeout_s: float | None = None) -> None:
-    """Run a converter of this Python's environment in ``folder``, and end all its processes if it does not end."""
+    """Run a converter of this Python's environment in ``folder``, and kill all its processes after the timeout."""
     timeout_s = timeout_s or CONVERSION_TIMEOUT_S
     program = Path(sys.executable).parent / command[0]
     command = [str(program) if program.exists() else command[0], *command[1:]]
@@ -122,7 +122,7 @@ def convert(command: list[str], folder: Path, timeout_s: float | None = None) ->
             code = process.wait(timeout_s)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
-            raise TimeoutError(f"{Path(command[0]).name} does not end within {timeout_s} s") from None
+            raise TimeoutError(f"{Path(command[0]).name} does not finish within {timeout_s} s") from None
     if code:
         lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
         named = [line for line in lines if "Error" in line]

@@ -1,4 +1,4 @@
-"""onnxruntime-web in Node, and in headless Chromium on a page that a server in this process gives it."""
+"""onnxruntime-web in Node, and in headless Chromium on a page that a server in this process serves."""
 
 from __future__ import annotations
 
@@ -40,19 +40,19 @@ def by_node(path: Path, feeds: list[Feed]) -> list[np.ndarray]:
 def by_chromium(path: Path, feeds: list[Feed]) -> list[np.ndarray]:
     with job(path, feeds) as folder:
         roots = {"node_modules": node_modules(), "page": HERE, "job": folder}
-        said = in_chromium("/page/page.html", roots)
-    if "error" in said:
-        raise RuntimeError(said["error"])
-    return as_arrays(said["answers"], feeds)
+        result = in_chromium("/page/page.html", roots)
+    if "error" in result:
+        raise RuntimeError(result["error"])
+    return as_arrays(result["outputs"], feeds)
 
 
 def node_modules() -> Path:
-    """Return where npm has put packages: XFEAT_NODE_MODULES, or here."""
+    """Return the folder of npm's packages: XFEAT_NODE_MODULES, or ``node_modules`` in the current folder."""
     return Path(os.environ.get("XFEAT_NODE_MODULES", "node_modules")).resolve()
 
 
 def web_version(*programs: str) -> str | None:
-    """Return the version of onnxruntime-web, or ``None`` if it or every one of the programs to run it is missing."""
+    """Return the version of onnxruntime-web, or ``None`` if it is missing, or all of the programs that can run it."""
     file = node_modules() / "onnxruntime-web" / "package.json"
     if not file.is_file() or not any(map(shutil.which, programs)):
         return None
@@ -60,23 +60,23 @@ def web_version(*programs: str) -> str | None:
 
 
 def chromium() -> str | None:
-    """Return the browser's program."""
+    """Return the path of Chromium, if it is installed."""
     return shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
 def chromium_version() -> str | None:
-    """Return the version of onnxruntime-web with that of the browser."""
+    """Return the versions of onnxruntime-web and of the browser."""
     version, program = web_version("chromium", "chromium-browser", "google-chrome"), chromium()
     if version is None or program is None:
         return None
-    said = subprocess.run([program, "--version"], capture_output=True, text=True, check=False).stdout
-    number = re.search(r"\d+", said)
+    printed = subprocess.run([program, "--version"], capture_output=True, text=True, check=False).stdout
+    number = re.search(r"\d+", printed)
     return f"{version}, Chromium {number.group() if number else '?'}"
 
 
 @contextmanager
 def job(path: Path, feeds: list[Feed]) -> Iterator[Path]:
-    """Give a folder with the model and the inputs."""
+    """Yield a temporary folder with the model and the inputs."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "model.onnx").symlink_to(path.resolve())
@@ -87,26 +87,26 @@ def job(path: Path, feeds: list[Feed]) -> Iterator[Path]:
         yield folder
 
 
-def as_arrays(answers: list[list[float]], feeds: list[Feed]) -> list[np.ndarray]:
-    return [np.array(row, np.float32).reshape(len(feed), -1) for row, feed in zip(answers, feeds, strict=True)]
+def as_arrays(outputs: list[list[float]], feeds: list[Feed]) -> list[np.ndarray]:
+    return [np.array(row, np.float32).reshape(len(feed), -1) for row, feed in zip(outputs, feeds, strict=True)]
 
 
 def in_chromium(page: str, roots: dict[str, Path]) -> dict[str, Any]:
-    """Open a page in headless Chromium and return what it posts to ``/said``.
+    """Open a page in headless Chromium and return the JSON that it posts to ``/result``.
 
     Args:
         page: path on the server, such as ``/page/page.html``.
-        roots: first part of a path to the folder that is served under it.
+        roots: first part of a URL path to the folder served under it.
 
     Raises:
-        RuntimeError: if there is no browser, or it says nothing in time.
+        RuntimeError: if there is no browser, or it posts nothing in time.
     """
     program = chromium()
     if program is None:
-        raise RuntimeError("no Chromium")
-    said: queue.Queue[dict[str, Any]] = queue.Queue()
+        raise RuntimeError("Chromium is not installed")
+    results: queue.Queue[dict[str, Any]] = queue.Queue()
     with (
-        ThreadingHTTPServer(("127.0.0.1", 0), _handler(roots, said)) as server,
+        ThreadingHTTPServer(("127.0.0.1", 0), _handler(roots, results)) as server,
         tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile,
     ):
         threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -118,16 +118,16 @@ def in_chromium(page: str, roots: dict[str, Path]) -> dict[str, Any]:
             start_new_session=True,
         )
         try:
-            return said.get(timeout=TIMEOUT_S)
+            return results.get(timeout=TIMEOUT_S)
         except queue.Empty:
-            raise RuntimeError(f"the page said nothing within {TIMEOUT_S} s") from None
+            raise RuntimeError(f"the page posted no result within {TIMEOUT_S} s") from None
         finally:
             os.killpg(browser.pid, signal.SIGKILL)
             browser.wait()
             server.shutdown()
 
 
-def _handler(roots: dict[str, Path], said: queue.Queue[dict[str, Any]]) -> type[SimpleHTTPRequestHandler]:
+def _handler(roots: dict[str, Path], results: queue.Queue[dict[str, Any]]) -> type[SimpleHTTPRequestHandler]:
     class Handler(SimpleHTTPRequestHandler):
         def translate_path(self, path: str) -> str:
             first, _, rest = path.lstrip("/").partition("/")
@@ -137,7 +137,7 @@ def _handler(roots: dict[str, Path], said: queue.Queue[dict[str, Any]]) -> type[
             body = self.rfile.read(int(self.headers["Content-Length"]))
             self.send_response(204)
             self.end_headers()
-            said.put(json.loads(body))
+            results.put(json.loads(body))
 
         def log_message(self, *arguments: object) -> None:
             pass

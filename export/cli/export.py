@@ -57,7 +57,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="Largest difference between a probability of the full model and the one in the run's predictions.csv. Can be "
     "raised only if the features were computed with a --precision other than float32. The comparison with torch has "
-    "tolerances of its own.",
+    "fixed tolerances.",
 )
 @json_option
 def onnx(run: Path | None, output: Path, opset: str, **settings: Any) -> tuple[dict[str, Any], str]:

@@ -48,7 +48,7 @@ def open_model(
     """
     if not path.is_file():
         found = "a folder" if path.is_dir() else None
-        raise ModelError("no such model", path=path, found=found, fix="run xexport onnx, or name another file")
+        raise ModelError("model not found", path=path, found=found, fix="run xexport onnx, or name another file")
     session = open_network(path, device=device, threads=threads, graphs=cuda_graphs, spin=spin)
     metadata = ModelMetadata.from_props(session.get_modelmeta().custom_metadata_map, path)
     return ModelFile(path, session, metadata)

@@ -1,4 +1,4 @@
-"""What a model is worth on labelled images, before and after it got fewer bits."""
+"""Accuracy, sensitivity and AUC of a model, and the loss between two models: the accuracy gate."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import numpy as np
 from xfeat.export.model.metadata import ModelMetadata
 from xfeat.export.parity.agreement import Probabilities
 
-MEASURES = ("accuracy", "sensitivity", "auc")
+SCORES = ("accuracy", "sensitivity", "auc")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scores:
-    """What a model is worth on the validation images; shares from 0 to 1, ``auc`` ``None`` if a class is absent."""
+    """Scores of a model on the validation images, from 0 to 1; ``auc`` is ``None`` if a class is absent."""
 
     accuracy: float
     sensitivity: float
@@ -22,7 +22,7 @@ class Scores:
 
 
 def measure(probabilities: Probabilities, labels: list[str], metadata: ModelMetadata) -> Scores:
-    """Return accuracy, sensitivity and AUC of probabilities (n, C) for n names of classes.
+    """Return accuracy, sensitivity and AUC of probabilities (n, C) for n class names.
 
     Sensitivity is that of the positive class at the model's threshold; without a positive class, the mean over classes.
     """
@@ -41,9 +41,9 @@ def measure(probabilities: Probabilities, labels: list[str], metadata: ModelMeta
 
 
 def scores_table(before: Scores, after: Scores) -> list[str]:
-    """Return lines with each measure before and after, in percent, and the loss in points."""
+    """Return the lines of a table: each score before and after, in percent, and the loss in percentage points."""
     lines = [f"{'':12} {'float32':>8} {'after':>8} {'loss':>7}"]
-    for name in MEASURES:
+    for name in SCORES:
         old, new = getattr(before, name), getattr(after, name)
         if old is not None and new is not None:
             lines.append(f"{name:12} {old:8.2%} {new:8.2%} {(old - new) * 100:7.2f}")
@@ -51,21 +51,21 @@ def scores_table(before: Scores, after: Scores) -> list[str]:
 
 
 def largest_loss(before: Scores, after: Scores) -> float:
-    """Return the largest loss of a measure in points."""
+    """Return the largest loss of a score, in percentage points."""
     return max(losses(before, after).values())
 
 
-def within_gate(before: Scores, after: Scores, most: float) -> bool:
-    """Whether no measure loses more than ``most`` points."""
-    return largest_loss(before, after) <= most + 1e-9
+def within_gate(before: Scores, after: Scores, max_loss: float) -> bool:
+    """Return whether no score loses more than ``max_loss`` percentage points."""
+    return largest_loss(before, after) <= max_loss + 1e-9
 
 
-def gate_in_words(most: float) -> str:
-    """Return what :func:`within_gate` expects, for a message."""
-    return f"a loss of at most {most:g} points in {', '.join(MEASURES)}"
+def gate_in_words(max_loss: float) -> str:
+    """Return the condition of :func:`within_gate`, for a message."""
+    return f"a loss of at most {max_loss:g} points in {', '.join(SCORES)}"
 
 
 def losses(before: Scores, after: Scores) -> dict[str, float]:
-    """Return the loss of each measure in points; negative if it rose."""
-    pairs = {name: (getattr(before, name), getattr(after, name)) for name in MEASURES}
+    """Return the loss of each score in percentage points; negative for a gain."""
+    pairs = {name: (getattr(before, name), getattr(after, name)) for name in SCORES}
     return {name: (old - new) * 100 for name, (old, new) in pairs.items() if old is not None and new is not None}

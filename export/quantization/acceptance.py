@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
-    """A quantized model that is not written yet.
+    """A quantised model that is not written yet.
 
     Attributes:
         name: how it was quantised, for messages.

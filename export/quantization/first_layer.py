@@ -13,7 +13,7 @@ _STEM = {"group": 1, "strides": [2, 2], "dilations": [1, 1], "kernel_shape": [3,
 
 
 def read_grey_levels(model: onnx.ModelProto) -> None:
-    """Let the first convolution of a quantized model read the image's grey levels, which are 8 bits already.
+    """Let the first convolution of a quantised model read the image's grey levels, which are 8 bits already.
 
     The zero point replaces the subtraction of the mean. A convolution of 3 × 3 with stride 2 becomes one of 2 × 2 over
     blocks of 2 × 2 pixels, with 12 input channels instead of 3: onnxruntime's convolutions in 8 bits are fast only if
@@ -21,7 +21,7 @@ def read_grey_levels(model: onnx.ModelProto) -> None:
     are left unchanged.
 
     Args:
-        model: quantized, changed in place.
+        model: quantised, changed in place.
     """
     graph = Graph(model)
     first = graph.convolutions[0]

@@ -29,9 +29,9 @@ def gptq_round(weight: Array, scale: Array, node: onnx.NodeProto, inputs: Array)
 
     Args:
         weight: float (O, I, kh, kw).
-        scale: float (O,), the size of one quantization step.
+        scale: float (O,), the size of one quantisation step.
         node: the convolution.
-        inputs: float32 (N, C, h, w), already quantized.
+        inputs: float32 (N, C, h, w), already quantised.
 
     Source: GPTQ, Frantar et al. 2022 (arXiv:2210.17323), algorithm 1.
     """

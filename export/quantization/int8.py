@@ -1,4 +1,4 @@
-"""A traced model in 8 bits: prepared, its backbone quantized on training images, its features corrected."""
+"""A traced model in 8 bits: prepared, its backbone quantised on training images, its features corrected."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from xfeat.export.model.progress import Progress
 from xfeat.export.quantization.equalization import equalise, fold_normalisation
 from xfeat.export.quantization.onnx_graph import Graph, cleaned, copied, cut_at, features_name, run_model
-from xfeat.export.quantization.qdq import shorten_names, store_matrices_in_8_bits, write_layers
+from xfeat.export.quantization.qdq import store_matrices_in_8_bits, write_layers
 from xfeat.export.quantization.rounding import QuantizedLayers, quantize_layers
 from xfeat.featurize.images.preprocess import Pixels
 from xfeat.featurize.specs import PreprocessSpec
@@ -25,7 +25,7 @@ _MIN_IMAGES = 8
 
 @dataclass(frozen=True, kw_only=True)
 class PreparedModel:
-    """A float32 model, ready to be quantized, and the images to quantize it on.
+    """A float32 model, ready to be quantised, and the images to quantise it on.
 
     Attributes:
         model: ``image`` float32 (N, 3, S, S) and all outputs; channels equalised.
@@ -49,7 +49,7 @@ class PreparedModel:
 
     @property
     def selected(self) -> NDArray[np.intp]:
-        """Indices of the images, spread evenly, that the layers are quantized on."""
+        """Indices of the images, spread evenly, that the layers are quantised on."""
         limit = max(_MIN_IMAGES, _IMAGES * _SIDE**2 // self.pixels.shape[1] ** 2)
         count = min(limit, len(self.pixels))
         places: NDArray[np.intp] = ((np.arange(count) + 0.5) * len(self.pixels) / count).astype(np.intp)
@@ -92,12 +92,12 @@ def prepare(traced: onnx.ModelProto, pixels: Pixels, preprocess: PreprocessSpec)
 def quantize_backbone(
     prepared: PreparedModel, float_layers: Collection[str] = (), progress: Progress | None = None
 ) -> QuantizedLayers:
-    """Quantize the backbone of a prepared model; arguments as for :func:`quantize_layers`."""
+    """Quantise the backbone of a prepared model; arguments as for :func:`quantize_layers`."""
     return quantize_layers(prepared.backbone, prepared.pixels[prepared.selected], float_layers, progress)
 
 
 def write_int8(prepared: PreparedModel, layers: QuantizedLayers) -> onnx.ModelProto:
-    """Return the model with quantized layers, and with the head's matrices stored in 8 bits.
+    """Return the model with quantised layers, and with the head's matrices stored in 8 bits.
 
     Activations are unsigned and weights signed with one scale per channel, the form that CPUs with VNNI compute
     fastest. The remaining mean shift of each feature is added back: a head would take a shift for a finding.
@@ -110,5 +110,4 @@ def write_int8(prepared: PreparedModel, layers: QuantizedLayers) -> onnx.ModelPr
     corrected = onnx.helper.make_node("Add", [features, "feature_shift"], ["corrected_features"], name="correct")
     graph.insert_after(features, corrected, graph.readers()[features])
     store_matrices_in_8_bits(model)
-    shorten_names(model)
     return cleaned(model)

@@ -74,17 +74,13 @@ class Graph:
 
     def replace_nodes(self, nodes: Sequence[onnx.NodeProto]) -> None:
         """Replace all nodes, and remove the weights that are then unused."""
-        kept = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
-        del self.proto.graph.node[:]
-        self.proto.graph.node.extend(kept)
-        read = {name for node in kept for name in node.input}
-        weights = [
-            onnx.TensorProto.FromString(tensor.SerializeToString())
-            for tensor in self.proto.graph.initializer
-            if tensor.name in read
-        ]
-        del self.proto.graph.initializer[:]
-        self.proto.graph.initializer.extend(weights)
+        read = {name for node in nodes for name in node.input}
+        graph, copy = self.proto.graph, onnx.GraphProto()
+        copy.node.extend(nodes)
+        copy.initializer.extend(tensor for tensor in graph.initializer if tensor.name in read)
+        del graph.node[:], graph.initializer[:]
+        graph.node.extend(copy.node)
+        graph.initializer.extend(copy.initializer)
         self._weights = {tensor.name: tensor for tensor in self.proto.graph.initializer}
 
 
@@ -149,7 +145,9 @@ def run_model(
     for name in names:
         probe.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
     session = _open(probe)
-    answers = [map(reduce, session.run(list(names), {INPUT: to_nchw(batch)})) for batch in batches(pixels)]
+    answers = [
+        [reduce(values) for values in session.run(list(names), {INPUT: to_nchw(batch)})] for batch in batches(pixels)
+    ]
     return [np.concatenate(each) for each in zip(*answers, strict=True)]
 
 

@@ -14,7 +14,7 @@ _MIN_MATRIX = 16_384
 
 
 def write_layers(model: onnx.ModelProto, layers: QuantizedLayers) -> None:
-    """Write quantized layers into the model that they were computed for.
+    """Write quantised layers into the model that they were computed for.
 
     Biases stay float32: onnxruntime converts them to the integers that its convolutions add when it loads the file.
 
@@ -66,18 +66,6 @@ def store_matrices_in_8_bits(model: onnx.ModelProto) -> None:
         for node in model.graph.node:
             node.input[:] = [f"{name}_dequantized" if each == name else each for each in node.input]
     graph.replace_nodes([*made, *graph.nodes])
-
-
-def shorten_names(model: onnx.ModelProto) -> None:
-    """Number the tensors inside a model instead of naming them: names take as much space as all biases."""
-    outside = {each.name for each in (*model.graph.input, *model.graph.output)}
-    short: dict[str, str] = {"": ""}
-    for place, node in enumerate(model.graph.node):
-        node.name = f"{node.op_type}{place}"
-        for names in (node.input, node.output):
-            names[:] = [name if name in outside else short.setdefault(name, f"t{len(short)}") for name in names]
-    for tensor in model.graph.initializer:
-        tensor.name = short.get(tensor.name, tensor.name)
 
 
 def _write_convolution(graph: Graph, node: onnx.NodeProto, layer: Int8Convolution) -> onnx.NodeProto:

@@ -181,7 +181,7 @@ def _models(
     prepared = prepare(traced, calibration.pixels, run.feature_spec.preprocess)
     attempts = {"all layers in 8 bits": (), "stem and first block in float32": prepared.first_block}
     for name, float_layers in attempts.items():
-        with stage("quantizing") as progress:
+        with stage("quantising") as progress:
             layers = quantize_backbone(prepared, float_layers, progress)
         yield name, write_int8(prepared, layers), float_layers
 
@@ -191,7 +191,7 @@ def _refusal(gate: Gate, output: Path, spec: QuantizeSpec) -> ParityError:
     if spec.precision == "int8":
         fix = "calibrate on more training images (--calibration-images N), use --fp16, or train on efficientnet-lite0"
     return ParityError(
-        "the quantized model loses more than the gate allows; nothing was written",
+        "the quantised model loses more than the gate allows; nothing was written",
         path=output,
         expected=gate_in_words(gate.max_loss),
         found=gate.table(),

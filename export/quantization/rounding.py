@@ -1,4 +1,4 @@
-"""Quantizing a backbone layer by layer from the input on; each layer corrects the error of those before it."""
+"""Quantising a backbone layer by layer from the input on; each layer corrects the error of those before it."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Int8Convolution:
     Attributes:
         weight: int8, shaped as the float weight.
         scale: float32, one per output channel.
-        bias: float32; it corrects the shift that quantization causes up to here.
+        bias: float32; it corrects the shift that quantisation causes up to here.
     """
 
     weight: NDArray[np.int8]
@@ -65,13 +65,13 @@ class Int8Convolution:
 
 @dataclass(frozen=True)
 class QuantizedLayers:
-    """The result of quantizing a backbone.
+    """The result of quantising a backbone.
 
     Attributes:
         activations: tensor between layers to its scale.
         convolutions: name of a convolution to its 8-bit form.
 
-    Sums are quantized for the convolutions that read them, but not along the skip connections, where errors would add
+    Sums are quantised for the convolutions that read them, but not along the skip connections, where errors would add
     up.
     """
 
@@ -82,10 +82,10 @@ class QuantizedLayers:
 def quantize_layers(
     model: onnx.ModelProto, pixels: Pixels, float_layers: Collection[str] = (), progress: Progress | None = None
 ) -> QuantizedLayers:
-    """Quantize weights and activations of convolutions, computing every image in float32 and in 8 bits side by side.
+    """Quantise weights and activations of convolutions, computing every image in float32 and in 8 bits side by side.
 
     After each convolution a factor and a shift per channel make its output as close as possible to float32's, given
-    inputs that are already quantized. Errors therefore do not accumulate: with only the means corrected, and only at
+    inputs that are already quantised. Errors therefore do not accumulate: with only the means corrected, and only at
     the end, the squared error of the features of X-rays was eight times as large.
 
     Args:
@@ -101,7 +101,7 @@ def quantize_layers(
     wanted = _tensors_to_quantize(graph, float_layers)
     exact: dict[str, Array] = {INPUT: to_nchw(pixels)}  # float32
     found: dict[str, Array] = dict(exact)  # 8 bits
-    sums: dict[str, Array] = {}  # the same, not quantized
+    sums: dict[str, Array] = {}  # the same, not quantised
     nodes = graph.nodes
     last_use = {name: place for place, node in enumerate(nodes) for name in node.input}
     for place, node in enumerate(nodes):
@@ -157,7 +157,7 @@ def _activation_scale(graph: Graph, name: str, values: Array) -> ActivationScale
 def _quantize_convolution(
     graph: Graph, node: onnx.NodeProto, found: dict[str, Array], exact: Array, step: np.float32
 ) -> tuple[Array, Int8Convolution]:
-    """Return the output (N, O, h, w) of a quantized convolution, corrected towards ``exact``, and the convolution."""
+    """Return the output (N, O, h, w) of a quantised convolution, corrected towards ``exact``, and the convolution."""
     float_weight = graph.weight(node.input[1])
     bias = graph.weight(node.input[2]).astype(np.float64)
     # onnxruntime stores a bias in 32 bits, in units of both steps. The tiny steps of dead channels would overflow it.
@@ -193,7 +193,7 @@ def _tensors_to_quantize(graph: Graph, float_layers: Collection[str]) -> set[str
     for node in graph.convolutions:
         if node.name not in float_layers:
             following = readers.get(node.output[0], [])
-            # A Clip after a convolution is part of it: quantizing before it would waste levels.
+            # A Clip after a convolution is part of it: quantising before it would waste levels.
             bounded = len(following) == 1 and following[0].op_type in ("Clip", "Relu")
             wanted |= {node.input[0], following[0].output[0] if bounded else node.output[0]}
     return wanted - {INPUT}

@@ -135,12 +135,12 @@ class BlockTraining:
         spec = self.heads[0].spec
         first_seed, *other_seeds = seeds
         others = [self.rows.epoch(spec.batch_size, seed, epoch) for seed in other_seeds]
-        for stretch in self.rows.epoch(spec.batch_size, first_seed, epoch):
-            stretches = [stretch, *(next(other) for other in others)]
-            features = stretch.features
-            rows = torch.stack([stretch.places for stretch in stretches])
-            labels = torch.stack([stretch.labels for stretch in stretches])
-            del stretch, stretches
+        for first in self.rows.epoch(spec.batch_size, first_seed, epoch):
+            series = [first, *(next(other) for other in others)]
+            features = first.features
+            rows = torch.stack([each.places for each in series])
+            labels = torch.stack([each.labels for each in series])
+            del first, series
             steps = 1 if spec.average else _STEPS_AT_ONCE  # the average follows every step
             for some, own in zip(torch.split(rows, steps, 1), torch.split(labels, steps, 1), strict=True):
                 yield Batches(features, some, own, seeds, self._steps)

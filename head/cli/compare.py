@@ -14,8 +14,7 @@ if TYPE_CHECKING:
     from xfeat.head.compare.comparison import Entry
     from xfeat.head.runs.reader import Run
 
-# xfeat.head.compare.comparison.SORTS, which is not imported here so that --help stays quick; a test holds the two
-# together.
+# Equal to xfeat.head.compare.comparison.SORTS, as a test checks; not imported here so that --help is fast.
 _SORTS = ("accuracy", "balanced_accuracy", "auc", "loss", "name")
 
 
@@ -24,22 +23,28 @@ _SORTS = ("accuracy", "balanced_accuracy", "auc", "loss", "name")
 @runs_option
 @click.option("--sort", type=click.Choice(_SORTS), default=_SORTS[0], show_default=True, help="The best comes first.")
 @click.option(
-    "--baselines", is_flag=True, help="Also fit scikit-learn's logistic regression and SVM to the first run's data."
+    "--baselines",
+    is_flag=True,
+    help="Also fit scikit-learn baselines with tuned settings (logistic regression and SVM) to the first run's data.",
 )
 @click.option("--csv", "csv_file", type=click.Path(path_type=Path), help="Write the table to this file.")
-@click.option("--html", "html_file", type=click.Path(path_type=Path), help="Write a page with all curves to this file.")
+@click.option(
+    "--html",
+    "html_file",
+    type=click.Path(path_type=Path),
+    help="Write an HTML page with training curves.",
+)
 @json_option
 def compare(
     folders: tuple[Path, ...], runs: Path, sort: str, baselines: bool, csv_file: Path | None, html_file: Path | None
 ) -> tuple[dict[str, Any], str]:
-    """Put runs side by side: what differs, what they reach, whether that is more than chance.
+    """Compare runs: their settings, their metrics, and whether a difference is larger than chance.
 
-    RUNS are run folders, or names in --runs; by default all that are there. Each is held against the first by McNemar's
-    exact test on the images that both were tested on, and by a bootstrap over patients where patients have several.
-    Runs without predictions come last and are not compared.
+    RUNS are run folders, or names in --runs; by default all of them. Each is compared with the first by McNemar's exact
+    test on the images that both were tested on, and by a bootstrap over patients if patients have several images. Runs
+    without predictions come last and are not compared.
     """
-    from xfeat.head.compare.comparison import as_entries, common_part, find_runs
-    from xfeat.head.compare.comparison import compare as compare_entries
+    from xfeat.head.compare.comparison import as_entries, common_part, compare_entries, find_runs
     from xfeat.head.compare.table import as_csv, as_json
     from xfeat.head.compare.terminal import comparison_text
     from xfeat.head.runs.reader import open_run
@@ -47,9 +52,9 @@ def compare(
     found = [open_run(_folder(folder, runs)) for folder in folders] if folders else find_runs(runs)
     entries, part = as_entries(found), common_part(found)
     if baselines:
-        from xfeat.head.compare.baselines import baselines as fit_baselines
+        from xfeat.head.compare.baselines import fit_baselines
 
-        entries += fit_baselines(_first_with_answers(entries), part)
+        entries += fit_baselines(_first_with_predictions(entries), part)
     comparison = compare_entries(entries, part, sort=sort)
     if csv_file is not None:
         _write(csv_file, as_csv(comparison), option="--csv")
@@ -60,15 +65,15 @@ def compare(
     return as_json(comparison), comparison_text(comparison)
 
 
-def _first_with_answers(entries: list[Entry]) -> Run:
+def _first_with_predictions(entries: list[Entry]) -> Run:
     from xfeat.featurize.errors import RunError
 
     for entry in entries:
         if entry.run is not None and not entry.problem:
             return entry.run
     raise RunError(
-        "no run has predictions that can be read",
-        expected="a predictions.csv in one of them, for the images of the baselines",
+        "no run has readable predictions, which --baselines needs",
+        expected="a predictions.csv in at least one run folder",
         fix="train a run again with xhead train",
     )
 

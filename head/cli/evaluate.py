@@ -24,7 +24,7 @@ _CACHE_SUFFIXES = (".h5", ".hdf5")
 @click.option(
     "--features",
     type=click.Path(path_type=Path),
-    help="Cache for the features of DATA; a second run goes on from it.  [default: NAME.features.h5, after DATA]",
+    help="Cache for the features of DATA, used again by the next call.  [default: NAME.features.h5, after DATA]",
 )
 @click.option("--groups", metavar="FILE|REGEX", help="Patient or series of each image, as for xfeat featurize.")
 @click.option("--weights", type=click.Path(path_type=Path), help="The backbone's weights file, if it has moved.")
@@ -33,11 +33,11 @@ _CACHE_SUFFIXES = (".h5", ".hdf5")
 def evaluate(
     run_folder: Path, data: Path, features: Path | None, groups: str | None, weights: Path | None, device: str
 ) -> tuple[dict[str, Any], str]:
-    """Measure a run on images from elsewhere and show the drop against its own test images.
+    """Test a run on an external data set and show the drop from its own test images.
 
-    RUN is a run folder, such as runs/latest. DATA is a cache (.h5) with the features that the run expects, or images
-    in any layout of xfeat featurize: they are featurized as the run demands. All labelled images take part, whatever
-    their split; classes are matched by name.
+    RUN is a run folder, such as runs/latest. DATA is a cache (.h5) made with the settings of the run, or images in any
+    layout of xfeat featurize, which are featurized with these settings. All labelled images are used; the split is
+    ignored. Classes are matched by name.
     """
     from xfeat.head.runs.reader import open_run
 
@@ -60,11 +60,11 @@ def _open(
     from xfeat.featurize.engines import open_engine
     from xfeat.featurize.pipeline.compute import RunOptions
     from xfeat.featurize.pipeline.extract import extract_features
-    from xfeat.head.evaluate import check_known
+    from xfeat.head.evaluate import check_classes_match
     from xfeat.head.runs.backbone_weights import weights_of
 
     dataset = open_dataset(data, groups=groups)
-    check_known(run, dataset, data)
+    check_classes_match(run, dataset, data)
     output = features or Path(f"{data.resolve().stem}.features.h5")
     found = weights_of(run, weights)
     with progress_bar("featurizing", "images") as progress:
@@ -80,7 +80,7 @@ def _as_text(done: Evaluation) -> str:
     figures, metrics = done.to_dict(), done.metrics
     names = done.run.class_names
     lines = [f"{done.run.folder} on {figures['images']} images of {done.cache.data_root}"]
-    parts = {"internal test": done.internal, "here": metrics}
+    parts = {"internal test": done.internal, "external": metrics}
     for title, part in parts.items():
         if part is not None:
             accuracy = with_interval(part["accuracy"], part["accuracy_interval"])
@@ -91,7 +91,7 @@ def _as_text(done: Evaluation) -> str:
     lines += class_lines(metrics["classes"])
     if (point := done.operating_point) is not None:
         lines.append(f"operating point, {point['positive']} if probability ≥ {point['threshold']:.4f}:")
-        for title, part in (("internal test", point["internal"]), ("here", point["external"])):
+        for title, part in (("internal test", point["internal"]), ("external", point["external"])):
             if part is not None:
                 lines.append(f"  {title}: {threshold_line(part)}")
     return "\n".join(lines)
@@ -99,7 +99,7 @@ def _as_text(done: Evaluation) -> str:
 
 def _drop_text(drop: dict[str, Any]) -> str:
     low, high = drop["accuracy_interval"]
-    certain = "more than chance" if low > 0 else "less than nothing: it is better here" if high < 0 else "may be chance"
+    certain = "more than chance" if low > 0 else "the external result is better" if high < 0 else "may be chance"
     auc = "" if drop["auc"] is None else f", AUC {number(drop['auc'])}"
     text = f"accuracy {100 * drop['accuracy']:.1f} points ({100 * low:.1f} to {100 * high:.1f}; {certain}){auc}"
     return text.replace("-", "−")

@@ -1,4 +1,4 @@
-"""The options of a head and its optimisation, shared by all commands that train. No heavy imports here."""
+"""Options shared by all commands that train. No heavy imports, so that --help is fast."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from xfeat.featurize.cache.reader import FeatureCache
     from xfeat.head.tracking.tracker import Tracker
 
-# What a second process imports while this one imports torch.
+# Imported by the worker process while the main process imports torch.
 WORKER_MODULES = (
     "xfeat.head.evaluation.assess",
     "xfeat.head.reports.plots",
@@ -52,15 +52,15 @@ def pooling_option(command: Callable[..., Any]) -> Callable[..., Any]:
     return click.option(
         "--pooling",
         type=click.Choice(POOLINGS),
-        help="Features that the head reads: a cache with multilevel holds those of final too.  [default: the cache's]",
+        help="Features that the head uses; a multilevel cache also holds those of final.  [default: the cache's]",
     )(command)
 
 
 def open_cache(file: Path, pooling: str | None) -> FeatureCache:
-    """Open the cache of :func:`features_option`, to be read as :func:`pooling_option` says.
+    """Open the cache of :func:`features_option` with the features of :func:`pooling_option`.
 
     Raises:
-        CacheError: if there is none, or it is damaged.
+        CacheError: if it is missing or damaged.
         MismatchError: if it does not hold these features.
     """
     from xfeat.featurize.cache.reader import FeatureCache
@@ -80,7 +80,7 @@ def ensemble_option(command: Callable[..., Any]) -> Callable[..., Any]:
         default=1,
         show_default=True,
         metavar="N",
-        help="Train N heads, each leaving out another part of the training images, and average them into one.",
+        help="Train N heads, each holding out a different part of the training images, and average them into one.",
     )(command)
 
 
@@ -92,18 +92,18 @@ def tracking_options(command: Callable[..., Any]) -> Callable[..., Any]:
         is_flag=False,
         flag_value="",
         metavar="[DIR]",
-        help="Also write TensorBoard event files.  [DIR without a name: tensorboard in the folder of all runs]",
+        help="Also write TensorBoard event files.  [default of DIR: tensorboard in the folder of all runs]",
     )(command)
     return click.option(
-        "--mlflow", metavar="URI", help="Also record it in MLflow, on a server or in a store: sqlite:///mlflow.db."
+        "--mlflow", metavar="URI", help="Also record in MLflow, on a server or in a store such as sqlite:///mlflow.db."
     )(command)
 
 
 def open_trackers_of(mlflow: str | None, tensorboard: str | None, runs: Path = Path(DEFAULT_RUNS)) -> list[Tracker]:
-    """Find out whether what was asked for with :func:`tracking_options` can be reached.
+    """Open the trackers of :func:`tracking_options`.
 
     Raises:
-        XfeatError: if it cannot; see :func:`xfeat.head.tracking.backends.open_trackers`.
+        XfeatError: see :func:`xfeat.head.tracking.backends.open_trackers`.
     """
     from xfeat.head.tracking.backends import open_trackers
 
@@ -119,7 +119,7 @@ def memory_option(command: Callable[..., Any]) -> Callable[..., Any]:
         default=default_of(MemorySpec, "memory_mb"),
         show_default=True,
         metavar="MB",
-        help="Features that take more than this, as float32, stay on the disk and are read in blocks.",
+        help="Features larger than this, as float32, stay on the disk and are read in blocks.",
     )(command)
 
 
@@ -139,10 +139,10 @@ def _spec_option(spec: type[Any], name: str, kind: Any, text: str) -> Callable[.
 
 
 _OPTIONS = [
-    _spec_option(TrainSpec, "epochs", int, "Passes over the training images."),
+    _spec_option(TrainSpec, "epochs", int, "Maximum number of passes over the training images."),
     _spec_option(TrainSpec, "lr", float, "Adam's learning rate."),
     _spec_option(TrainSpec, "schedule", click.Choice(SCHEDULES), "cosine lowers the learning rate to 0."),
-    _spec_option(TrainSpec, "batch_size", int, "Rows a step."),
+    _spec_option(TrainSpec, "batch_size", int, "Rows per step."),
     _spec_option(TrainSpec, "weight_decay", float, "Adam's L2 penalty."),
     click.option(
         "--hidden",
@@ -152,23 +152,25 @@ _OPTIONS = [
         help="Widths of the hidden layers, or linear for none.",
     ),
     _spec_option(HeadSpec, "dropout", float, "Dropout before the last layer."),
-    _spec_option(HeadSpec, "feature_dropout", float, "Dropout of the features, before everything else."),
+    _spec_option(HeadSpec, "feature_dropout", float, "Dropout of the features, before the first layer."),
     _spec_option(
         TrainSpec,
         "class_weight",
         click.Choice(CLASS_WEIGHTS),
-        "balanced weighs classes by the inverse of their frequency.",
+        "balanced weights classes by the inverse of their frequency.",
     ),
-    _spec_option(TrainSpec, "label_smoothing", float, "Share of the target spread over all classes."),
+    _spec_option(TrainSpec, "label_smoothing", float, "Part of the target spread evenly over all classes."),
     _spec_option(TrainSpec, "focal_gamma", float, "Exponent of the focal loss; 0 is cross entropy."),
-    _spec_option(TrainSpec, "patience", int, "Stop after so many epochs without a lower validation loss; 0: never."),
-    _spec_option(TrainSpec, "average", float, "Decay per step of an average of the weights; 0: none."),
-    _spec_option(TrainSpec, "seed", int, "Same seed, same bits."),
+    _spec_option(
+        TrainSpec, "patience", int, "Stop after this number of epochs without a lower validation loss; 0: never."
+    ),
+    _spec_option(TrainSpec, "average", float, "Decay per step of a moving average of the weights; 0: off."),
+    _spec_option(TrainSpec, "seed", int, "Random seed; the same seed gives the same bits."),
 ]
 
 
 def head_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add an option for every field of :class:`HeadSpec` and :class:`TrainSpec`."""
+    """Add one option per field of :class:`HeadSpec` and :class:`TrainSpec`."""
     for option in reversed(_OPTIONS):
         command = option(command)
     return command

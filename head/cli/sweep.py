@@ -20,7 +20,7 @@ from xfeat.head.sweep.space import DEFAULT_AXES, SAMPLERS, Axis, SweepSpec, axis
 from xfeat.head.sweep.trials import POOLING, RANKINGS, SETTINGS, TrialSpec
 
 if TYPE_CHECKING:
-    from xfeat.head.sweep.ranking import Setting, SweepResult
+    from xfeat.head.sweep.ranking import Combination, SweepResult
     from xfeat.head.sweep.runner import Sweep
     from xfeat.head.sweep.trials import Trial
     from xfeat.head.tracking.backends import Tracking
@@ -57,24 +57,24 @@ def _axis_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @runs_option
 @click.option("--name", help="Name of the sweep.  [default: the same for the same cache and settings]")
 @_axis_options
-@click.option("--seeds", type=int, default=1, show_default=True, help="Train each combination with so many seeds.")
-@click.option("--seed", type=int, default=0, show_default=True, help="The first seed; it also draws the sample.")
-@click.option("--trials", type=int, metavar="N", help="Try N combinations, drawn by chance.  [default: all]")
+@click.option("--seeds", type=int, default=1, show_default=True, help="Number of seeds per combination.")
+@click.option("--seed", type=int, default=0, show_default=True, help="First seed; also used to draw combinations.")
+@click.option("--trials", type=int, metavar="N", help="Try N combinations, drawn at random.  [default: all]")
 @click.option(
     "--sampler",
     type=click.Choice(SAMPLERS),
     default=default_of(SweepSpec, "sampler"),
     show_default=True,
-    help="optuna proposes from what it has seen, a few at a time.",
+    help="optuna proposes combinations from earlier results, a few at a time.",
 )
 @click.option(
-    "--rank", type=click.Choice(RANKINGS), default="loss", show_default=True, help="Figure on the validation images."
+    "--rank", type=click.Choice(RANKINGS), default="loss", show_default=True, help="Validation metric to rank by."
 )
 @click.option(
     "--time-limit",
     type=click.FloatRange(min=0),
     metavar="S",
-    help="Begin no more heads after S seconds; those at work are finished, and some are trained in any case.",
+    help="Start no more heads after S seconds; started ones are finished, and some are always trained.",
 )
 @click.option(
     "--device",
@@ -101,11 +101,11 @@ def sweep(
     tensorboard: str | None,
     **axes: Axis | None,
 ) -> tuple[dict[str, Any], str]:
-    """Train many heads at once and keep the best as a run.
+    """Train many heads at once and write the best one as a run.
 
     VALUES are a list, such as 1e-4,5e-4,1e-3 for --lr or "512,128;256;linear" for --hidden, or a range, such as
-    1e-4..1e-2, from which --trials draws. Trials are ranked on the validation images; the test images are looked at
-    once, with the best. The same command goes on where an earlier one was stopped.
+    1e-4..1e-2, which requires --trials. Trials are ranked on the validation images; only the best one is tested on the
+    test images. The same command resumes an interrupted sweep.
     """
     chosen = {key: axis for key in SETTINGS if (axis := axes[key] or DEFAULT_AXES.get(key))}
     spec = SweepSpec(axes=chosen, seeds=seeds, first_seed=seed, trials=trials, sampler=sampler, rank=rank)
@@ -118,14 +118,14 @@ def sweep(
 
     trackers = open_trackers_of(mlflow, tensorboard, runs)
     work = Sweep(cache, spec, runs=runs, name=name, memory=memory, device=device)
-    same = work.default_name
-    key = hashlib.sha256(f"{name or ''} {same}".encode()).hexdigest()[:16]
-    with tracked(trackers, name or same, _parameters(work), key=key) as tracking:
+    default_name = work.default_name
+    key = hashlib.sha256(f"{name or ''} {default_name}".encode()).hexdigest()[:16]
+    with tracked(trackers, name or default_name, _parameters(work), key=key) as tracking:
         with progress_bar("sweep", "trials") as advance:
-            result = work.run(time_limit_s=time_limit, progress=_Progress(spec, advance, tracking))
+            result = work.run(time_limit_s=time_limit, progress=_TrialReporter(spec, advance, tracking))
         _track_end(tracking, result)
-    if not result.settings:
-        raise _nothing_found(result)
+    if not result.combinations:
+        raise _all_diverged(result)
     return _as_json(result), _as_text(result, features, memory)
 
 
@@ -143,10 +143,10 @@ def _parameters(work: Sweep) -> dict[str, Any]:
     }
 
 
-def _nothing_found(result: SweepResult) -> DivergedError:
-    more = "" if result.state == "complete" else ", or run the same command again to go on"
+def _all_diverged(result: SweepResult) -> DivergedError:
+    more = "" if result.state == "complete" else ", or run the same command again to resume"
     return DivergedError(
-        "no combination has a result: every one diverged",
+        "the sweep has no result: every combination diverged",
         path=result.folder,
         expected="a loss that is a number",
         found=f"{result.diverged} of {len(result.trials)} trials diverged",
@@ -154,26 +154,26 @@ def _nothing_found(result: SweepResult) -> DivergedError:
     )
 
 
-class _Progress:
-    """Counts trials, tells them to whom they shall be told, and says so when there is a new best one."""
+class _TrialReporter:
+    """Advances the bar, sends finished trials to the trackers, and prints a line for each new best one."""
 
     def __init__(self, spec: SweepSpec, advance: Callable[[int, int], None], tracking: Tracking) -> None:
         self._spec, self._advance, self._tracking = spec, advance, tracking
-        self._told = 0
-        self._best: Setting | None = None
+        self._tracked = 0
+        self._best: Combination | None = None
 
     def __call__(self, trials: list[Trial], planned: int) -> None:
-        from xfeat.head.sweep.ranking import rank_settings
+        from xfeat.head.sweep.ranking import rank_combinations
 
         self._advance(len(trials), planned)
         self._tracking.begin()
-        _track(self._tracking, trials[self._told :])
-        self._told = len(trials)
-        settings = rank_settings(trials, self._spec)
-        if settings and settings[0] != self._best:
-            self._best = settings[0]
+        _track(self._tracking, trials[self._tracked :])
+        self._tracked = len(trials)
+        combinations = rank_combinations(trials, self._spec)
+        if combinations and combinations[0] != self._best:
+            self._best = combinations[0]
             done = f"{len(trials)} of {planned}"
-            say(f"{done}: best so far {_describe(self._spec, self._best)}, {_figures(self._best)}")
+            say(f"{done}: best so far {_describe(self._spec, self._best)}, {_metrics_text(self._best)}")
 
 
 def _track(tracking: Tracking, trials: Sequence[Trial]) -> None:
@@ -187,7 +187,7 @@ def _track(tracking: Tracking, trials: Sequence[Trial]) -> None:
 
 
 def _track_end(tracking: Tracking, result: SweepResult) -> None:
-    """Tell what may have been trained before anybody was told, and the best run with its files."""
+    """Record trials of earlier calls, which may not have been tracked, and the best run with its files."""
     from xfeat.head.sweep.results import RESULTS_FILE, SWEEP_FILE
     from xfeat.head.tracking.records import final_metrics
 
@@ -199,21 +199,21 @@ def _track_end(tracking: Tracking, result: SweepResult) -> None:
         tracking.end(final_metrics(result.run.facts), [*files, result.run.folder])
 
 
-def _describe(spec: SweepSpec, setting: Setting) -> str:
+def _describe(spec: SweepSpec, combination: Combination) -> str:
     """Name a combination by the settings that vary."""
     varying = [key for key, axis in spec.axes.items() if not isinstance(axis, tuple) or len(axis) > 1]
     names = varying or list(spec.axes)
-    return " ".join(f"{key.replace('_', '-')} {axis_text(key, (setting.settings[key],))}" for key in names)
+    return " ".join(f"{key.replace('_', '-')} {axis_text(key, (combination.settings[key],))}" for key in names)
 
 
-def _figures(setting: Setting) -> str:
-    metrics = setting.metrics
+def _metrics_text(combination: Combination) -> str:
+    metrics = combination.metrics
     auc = f", AUC {metrics['auc']:.4f}" if "auc" in metrics else ""
     return f"loss {metrics['loss']:.4f}, accuracy {metrics['accuracy']:.4f}{auc}"
 
 
 def _as_json(result: SweepResult) -> dict[str, Any]:
-    best, run = result.settings[0], result.run
+    best, run = result.combinations[0], result.run
     assert run is not None
     return {
         "sweep": str(result.folder),
@@ -224,20 +224,20 @@ def _as_json(result: SweepResult) -> dict[str, Any]:
         "seconds": round(result.seconds, 3),
         "rank": result.spec.rank,
         "valid_images": result.valid_images,
-        "leaders": [_setting_json(setting) for setting in result.settings[:_LEADERS]],
+        "leaders": [_combination_json(combination) for combination in result.combinations[:_LEADERS]],
         "best_trial": best.best_trial.number,
         "standard_error": result.standard_error,
-        "within_standard_error": result.tied,
+        "within_standard_error": result.within_standard_error,
         "run": str(run.folder),
         "metrics": run.metrics,
     }
 
 
-def _setting_json(setting: Setting) -> dict[str, Any]:
+def _combination_json(combination: Combination) -> dict[str, Any]:
     return {
-        "settings": setting.settings,
-        "trials": [trial.number for trial in setting.trials],
-        "valid": setting.metrics,
+        "settings": combination.settings,
+        "trials": [trial.number for trial in combination.trials],
+        "valid": combination.metrics,
     }
 
 
@@ -248,31 +248,32 @@ def _as_text(result: SweepResult, features: Path, memory: MemorySpec) -> str:
         + (f"; {result.diverged} diverged" if result.diverged else "")
     ]
     if result.state != "complete":
-        lines.append("  go on: run the same command again")
+        lines.append("  run the same command again to resume")
     lines.append(f"on {result.valid_images} validation images, the best by {result.spec.rank.replace('_', ' ')}:")
     lines += [
-        f"  {place}. {_describe(result.spec, setting)}: {_figures(setting)}"
-        for place, setting in enumerate(result.settings[:_LEADERS], 1)
+        f"  {place}. {_describe(result.spec, combination)}: {_metrics_text(combination)}"
+        for place, combination in enumerate(result.combinations[:_LEADERS], 1)
     ]
     lines += [*_caution(result, features, memory), *_run_lines(result)]
     return "\n".join(lines)
 
 
 def _caution(result: SweepResult, features: Path, memory: MemorySpec) -> list[str]:
-    """Say what picking the best of many is worth."""
-    count = len(result.settings)
+    """Warn of the bias of picking the best of many."""
+    count = len(result.combinations)
     if count == 1:
         return []
     return [
-        f"picked out of {count} combinations: {result.tied} lie within one standard error of the first, "
+        f"the best of {count} combinations: {result.within_standard_error} are within one standard error of the first, "
         f"{100 * result.standard_error:.1f} points on {result.valid_images} images.",
-        "  Among those the order is mostly chance, and the figures of the first flatter it. On images that chose none:",
+        "  The order of these is mostly chance, and the metrics of the first are optimistically biased.",
+        "  To test it on images that were not used to choose it:",
         f"  {_crossval(result, features, memory)}",
     ]
 
 
 def _crossval(result: SweepResult, features: Path, memory: MemorySpec) -> str:
-    """Write the command that tests the first settings."""
+    """Write the command that tests the best combination."""
     defaults = TrialSpec.of({}, seed=0).settings
     others = {
         "--features": (str(features), DEFAULT_CACHE),
@@ -281,7 +282,7 @@ def _crossval(result: SweepResult, features: Path, memory: MemorySpec) -> str:
         "--seed": (str(result.spec.first_seed), str(SweepSpec(axes={}).first_seed)),
     }
     words = [word for option, (value, default) in others.items() if value != default for word in (option, value)]
-    for name, value in result.settings[0].settings.items():
+    for name, value in result.combinations[0].settings.items():
         if name == POOLING or value != defaults[name]:
             words += [f"--{name.replace('_', '-')}", axis_text(name, (value,))]
     return shlex.join(["xhead", "crossval", *words])
@@ -290,7 +291,7 @@ def _crossval(result: SweepResult, features: Path, memory: MemorySpec) -> str:
 def _run_lines(result: SweepResult) -> list[str]:
     run = result.run
     assert run is not None
-    lines = [f"best run: {run.folder} (trial {result.settings[0].best_trial.number})"]
+    lines = [f"best run: {run.folder} (trial {result.combinations[0].best_trial.number})"]
     if "test" in run.metrics:
         test = run.metrics["test"]
         lines.append(

@@ -40,14 +40,14 @@ if TYPE_CHECKING:
     "--target-sensitivity",
     type=float,
     metavar="P",
-    help="Share of the positive class that the threshold must find.  "
+    help="Sensitivity that the threshold must reach on the validation images.  "
     f"[default: {default_of(TargetSpec, 'target_sensitivity')}; needs --positive]",
 )
 @click.option(
     "--calibrate/--no-calibrate",
     default=True,
     show_default=True,
-    help="Fit a temperature on the validation images, so that probabilities mean what they say.",
+    help="Calibrate the probabilities: fit a temperature on the validation images.",
 )
 @ensemble_option
 @pooling_option
@@ -70,7 +70,7 @@ def train(
 ) -> tuple[dict[str, Any], str]:
     """Train one head and write its run folder with metrics, predictions and a report.
 
-    The epoch with the lowest validation loss is kept; the test split is looked at once, afterwards.
+    The weights of the epoch with the lowest validation loss are used; the test split is used once, afterwards.
     """
     head_spec, train_spec = head_specs(settings)
     target, memory = _target(positive, target_sensitivity), MemorySpec(memory_mb=memory_mb)
@@ -102,7 +102,7 @@ def train(
                 call=worker,
             )
             run = train_run(cache, head_spec, train_spec, runs=runs, name=name, options=options)
-            if members > 1:  # their epochs, one head after the other, make no curve: the means do
+            if members > 1:  # the mean over the members is tracked instead of each one
                 for record in read_history(run):
                     tracking.epoch(record)
             tracking.end(final_metrics(run.facts), sorted(run.folder.iterdir()))

@@ -1,4 +1,4 @@
-"""The answers of one run on one split."""
+"""The predicted classes of one classifier on one split."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from numpy.typing import NDArray
 
 
 @dataclass(frozen=True, kw_only=True)
-class Answers:
-    """What one classifier says of the images of one part.
+class PredictedClasses:
+    """True and predicted classes of the images of one split.
 
     Attributes:
         truth: path to true class.
-        decided: path to most probable class.
+        predicted: path to most probable class.
     """
 
     truth: dict[str, str]
-    decided: dict[str, str]
+    predicted: dict[str, str]
 
     def correct(self, paths: Sequence[str]) -> NDArray[np.bool_]:
-        """Tell for each path whether the answer is right."""
-        return np.array([self.decided[path] == self.truth[path] for path in paths], dtype=bool)
+        """Return for each path whether the prediction is correct."""
+        return np.array([self.predicted[path] == self.truth[path] for path in paths], dtype=bool)

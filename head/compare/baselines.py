@@ -1,4 +1,4 @@
-"""scikit-learn's own classifiers on the same cache and the same split, to hold heads against."""
+"""scikit-learn's classifiers with tuned settings on the cache and split of a run, to compare heads with."""
 
 from __future__ import annotations
 
@@ -10,29 +10,29 @@ from numpy.typing import NDArray
 from xfeat.featurize.cache.reader import FeatureCache
 from xfeat.featurize.cache.rows import read_rows
 from xfeat.featurize.errors import MismatchError, RunError
-from xfeat.head.compare.answers import Answers
+from xfeat.head.compare.answers import PredictedClasses
 from xfeat.head.compare.comparison import Entry
 from xfeat.head.data.pooling import pooled
 from xfeat.head.evaluation.intervals import wilson_interval
 from xfeat.head.runs.reader import Run
 
-# The penalty is chosen on the validation images, as a head's epoch is.
+# The penalty is tuned on the validation images, like the epoch of a head.
 PENALTIES = (0.001, 0.01, 0.1, 1.0, 10.0)
 LOGISTIC, SVM = "logistic regression (scikit-learn)", "SVM, RBF kernel (scikit-learn)"
 
 Parts = dict[str, tuple[list[str], NDArray[np.float32], NDArray[np.int64]]]
 
 
-def baselines(run: Run, part: str) -> list[Entry]:
-    """Fit logistic regression and a support vector machine to the training images of a run.
+def fit_baselines(run: Run, part: str) -> list[Entry]:
+    """Fit logistic regression and an SVM to the training images of a run, tuned on its validation images.
 
     Args:
-        run: whose cache, split and classes are used.
-        part: whose answers the entries carry.
+        run: its cache, split and classes are used.
+        part: the split to compare on.
 
     Raises:
-        CacheError: if the run's cache is gone, or its features are not finite.
-        MismatchError: if the cache is another one by now.
+        CacheError: if the run's cache is missing, or its features are not finite.
+        MismatchError: if the cache has changed since.
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.svm import SVC
@@ -53,26 +53,26 @@ def _entry(name: str, make: Any, parts: Parts, run: Run, part: str) -> Entry:
     fitted = [make_pipeline(StandardScaler(), make(penalty)).fit(features, labels) for penalty in PENALTIES]
     valid = parts["valid"]
     scores = [model.score(valid[1], valid[2]) for model in fitted]
-    best = int(np.argmax(scores))  # of equals the strongest penalty
+    best = int(np.argmax(scores))  # ties: the strongest penalty
     model, penalty = fitted[best], fitted[best][-1].C
     names = run.class_names
     paths, part_features, truth = parts[part]
-    decided = model.predict(part_features)
+    predicted = model.predict(part_features)
     return Entry(
         name=name,
         settings={"C": penalty},
-        metrics={key: _figures(model, *parts[key][1:], len(names)) for key in parts if key != "train"},
-        answers=Answers(
+        metrics={key: _metrics(model, *parts[key][1:], len(names)) for key in parts if key != "train"},
+        predictions=PredictedClasses(
             truth={path: names[label] for path, label in zip(paths, truth, strict=True)},
-            decided={path: names[label] for path, label in zip(paths, decided, strict=True)},
+            predicted={path: names[label] for path, label in zip(paths, predicted, strict=True)},
         ),
     )
 
 
-def _figures(model: Any, features: NDArray[np.float32], labels: NDArray[np.int64], classes: int) -> dict[str, Any]:
+def _metrics(model: Any, features: NDArray[np.float32], labels: NDArray[np.int64], classes: int) -> dict[str, Any]:
     from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 
-    decided = model.predict(features)
+    predicted = model.predict(features)
     scores = model.decision_function(features)
     if scores.ndim == 1:
         scores = np.stack([-scores, scores], 1)
@@ -80,14 +80,14 @@ def _figures(model: Any, features: NDArray[np.float32], labels: NDArray[np.int64
     auc = None
     if len(present) == classes:
         auc = float(np.mean([roc_auc_score(labels == code, scores[:, code]) for code in range(classes)]))
-    right = int((decided == labels).sum())
+    correct = int((predicted == labels).sum())
     return {
         "images": len(labels),
-        "accuracy": right / len(labels),
-        "accuracy_interval": wilson_interval(right, len(labels)),
-        "balanced_accuracy": float(balanced_accuracy_score(labels, decided)),
+        "accuracy": correct / len(labels),
+        "accuracy_interval": wilson_interval(correct, len(labels)),
+        "balanced_accuracy": float(balanced_accuracy_score(labels, predicted)),
         "auc": auc,
-        "loss": None,  # neither is trained for probabilities, and an SVM has none
+        "loss": None,  # an SVM has no probabilities
     }
 
 
@@ -95,7 +95,7 @@ def _parts(run: Run) -> Parts:
     cache = pooled(FeatureCache.open(run.cache["path"]), run.feature_spec.pooling)
     if cache.content_sha256 != run.cache["content_sha256"]:
         raise MismatchError(
-            "the cache is not the one that the run was trained on",
+            "the cache has changed since the run was trained on it",
             path=cache.path,
             expected=run.cache["content_sha256"][:16],
             found=cache.content_sha256[:16],
@@ -109,7 +109,7 @@ def _parts(run: Run) -> Parts:
         rows = {part: [row_of[path] for path in members] for part, members in paths.items()}
     except KeyError as error:
         raise RunError(
-            "its predictions are of other images than its cache",
+            "the predictions of the run and its cache are of different images",
             path=run.folder,
             found=f"{error} is not in {cache.path}",
             fix="train the run again, or compare without --baselines",

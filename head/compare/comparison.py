@@ -1,4 +1,4 @@
-"""Runs side by side: what differs between them, what they reach, and whether that is more than chance."""
+"""Runs side by side: their settings, their metrics, and whether a difference is larger than chance."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 
 from xfeat.featurize.cache.reader import FeatureCache
 from xfeat.featurize.errors import RunError, XfeatError
-from xfeat.head.compare.answers import Answers
+from xfeat.head.compare.answers import PredictedClasses
 from xfeat.head.compare.significance import Difference, paired_difference
 from xfeat.head.runs.reader import PROBABILITY_PREFIX, RUN_FILE, Run, open_run
 
@@ -27,17 +27,17 @@ class Entry:
 
     Attributes:
         name: of the run, or of the baseline.
-        settings: everything that makes it what it is, flat: ``lr``, ``hidden``, ``backbone``, …
-        metrics: part to figures; see :func:`xfeat.head.evaluation.metrics.classification_metrics`.
-        answers: on the part that is compared.
+        settings: all settings in one dict: ``lr``, ``hidden``, ``backbone``, …
+        metrics: of each split; see :func:`xfeat.head.evaluation.metrics.classification_metrics`.
+        predictions: on the split that is compared.
         run: ``None`` for a baseline.
-        problem: why it has no answers and cannot be compared, or empty.
+        problem: why it has no predictions and cannot be compared, or empty.
     """
 
     name: str
     settings: dict[str, Any]
     metrics: dict[str, Any]
-    answers: Answers
+    predictions: PredictedClasses
     run: Run | None = None
     problem: str = ""
 
@@ -48,11 +48,11 @@ class Comparison:
 
     Attributes:
         part: ``test``, or ``valid`` if an entry has no test images.
-        sort: the figure that they are sorted by.
-        entries: the lines; those without answers come last.
-        differing: settings that are not the same in all runs.
-        differences: for each entry, its accuracy against the first entry's; ``None`` for the first itself, if it has
-            answers.
+        sort: the metric they are sorted by.
+        entries: the lines; those without predictions come last.
+        differing: settings that differ between runs.
+        differences: for each entry, its accuracy minus that of the first entry; ``None`` for the first entry itself,
+            if it has predictions.
     """
 
     part: str
@@ -63,41 +63,50 @@ class Comparison:
 
 
 def find_runs(runs: Path) -> list[Run]:
-    """Read all runs in a folder; damaged ones are named in a warning and left out.
+    """Read all runs in a folder; damaged ones are left out with a warning.
 
     Raises:
-        RunError: if there is none.
+        RunError: if there is no run.
     """
     found = []
     for file in sorted(runs.glob(f"*/{RUN_FILE}")):
         if file.parent.is_symlink() or file.parent.name.startswith("."):
-            continue  # ``latest``, or a run in the making
+            continue  # ``latest``, or an unfinished run
         try:
             found.append(open_run(file.parent))
         except RunError as error:
             logger.warning("left out: %s", error)
     if not found:
-        raise RunError("no run there", path=runs, expected="folders of trained heads", fix="xhead train")
+        raise RunError(
+            "no training run found in this folder", path=runs, expected="folders of trained heads", fix="xhead train"
+        )
     return found
 
 
 def as_entries(runs: Sequence[Run]) -> list[Entry]:
-    """Turn runs into entries on a part that they all have.
+    """Turn runs into entries on a split that they all have.
 
-    A run whose predictions are missing or damaged is named in a warning, and has no answers.
+    For a run whose predictions are missing or damaged a warning is logged, and it is not compared.
     """
     part = common_part(runs)
     return [_entry(run, part) for run in runs]
 
 
 def _entry(run: Run, part: str) -> Entry:
-    answers, problem = Answers(truth={}, decided={}), ""
+    predictions, problem = PredictedClasses(truth={}, predicted={}), ""
     try:
-        answers = _answers(run, part)
+        predictions = _predictions(run, part)
     except RunError as error:
         logger.warning("not compared: %s", error)
         problem = error.what
-    return Entry(name=run.name, settings=_settings(run), metrics=run.metrics, answers=answers, run=run, problem=problem)
+    return Entry(
+        name=run.name,
+        settings=_settings(run),
+        metrics=run.metrics,
+        predictions=predictions,
+        run=run,
+        problem=problem,
+    )
 
 
 def common_part(runs: Sequence[Run]) -> str:
@@ -105,12 +114,12 @@ def common_part(runs: Sequence[Run]) -> str:
     return "test" if all("test" in run.metrics for run in runs) else "valid"
 
 
-def compare(entries: Sequence[Entry], part: str, *, sort: str = "accuracy") -> Comparison:
-    """Sort entries and hold each against the first.
+def compare_entries(entries: Sequence[Entry], part: str, *, sort: str = "accuracy") -> Comparison:
+    """Sort entries and compare each with the first.
 
     Args:
         entries: at least one.
-        part: that is compared.
+        part: the split to compare on.
         sort: one of :data:`SORTS`; the lowest loss and the highest of the others come first.
     """
     ordered = sorted(entries, key=lambda entry: (_sort_value(entry, part, sort), entry.name))
@@ -124,16 +133,16 @@ def compare(entries: Sequence[Entry], part: str, *, sort: str = "accuracy") -> C
 def _difference(entry: Entry, first: Entry, groups: dict[str, str]) -> Difference | None:
     if entry.problem:
         return Difference(problem=entry.problem)
-    return None if entry is first else paired_difference(entry.answers, first.answers, groups)
+    return None if entry is first else paired_difference(entry.predictions, first.predictions, groups)
 
 
 def _sort_value(entry: Entry, part: str, sort: str) -> tuple[bool, bool, Any]:
-    no_answers = bool(entry.problem)  # nothing can be held against it
+    not_comparable = bool(entry.problem)
     if sort == "name":
-        return no_answers, False, entry.name
+        return not_comparable, False, entry.name
     value = entry.metrics[part].get(sort)
-    # what has no such figure comes last
-    return no_answers, value is None, 0.0 if value is None else value if sort == "loss" else -value
+    # entries without this metric come last
+    return not_comparable, value is None, 0.0 if value is None else value if sort == "loss" else -value
 
 
 def _settings(run: Run) -> dict[str, Any]:
@@ -142,7 +151,7 @@ def _settings(run: Run) -> dict[str, Any]:
     settings = {**run.head_spec.to_dict(), **run.train_spec.to_dict(), **features, **preprocess}
     if ensemble := run.facts.get("ensemble"):
         members = settings["ensemble"] = ensemble["members"]
-        settings["hidden"] = [width // members for width in run.head_spec.hidden]  # as it was asked for: each head's
+        settings["hidden"] = [width // members for width in run.head_spec.hidden]  # widths of each member
     return {**settings, "cache": run.cache["content_sha256"][:12], "split": run.facts["split"]["source"]}
 
 
@@ -152,18 +161,18 @@ def _differing(entries: Sequence[Entry]) -> list[str]:
     return [name for name in names if any(settings.get(name) != runs[0].get(name) for settings in runs)]
 
 
-def _answers(run: Run, part: str) -> Answers:
+def _predictions(run: Run, part: str) -> PredictedClasses:
     columns = [PROBABILITY_PREFIX + name for name in run.class_names]
-    truth, decided = {}, {}
+    truth, predicted = {}, {}
     for row in run.predictions():
         if row["split"] == part:
             truth[row["path"]] = row["label"]
-            decided[row["path"]] = run.class_names[int(np.argmax([float(row[name]) for name in columns]))]
-    return Answers(truth=truth, decided=decided)
+            predicted[row["path"]] = run.class_names[int(np.argmax([float(row[name]) for name in columns]))]
+    return PredictedClasses(truth=truth, predicted=predicted)
 
 
 def _groups(run: Run, digest: str) -> dict[str, str]:
-    """Return the patient of each path, as far as the run's cache is still there and knows any."""
+    """Return the group of each path, if the run's cache is unchanged and has groups."""
     try:
         cache = FeatureCache.open(run.cache["path"])
     except XfeatError:

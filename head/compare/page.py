@@ -1,4 +1,4 @@
-"""The page of ``xhead compare --html``: the table, and all curves in one picture."""
+"""The page of ``xhead compare --html``: the table and the training curves."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from xfeat.head.training.history import EpochRecord
 
 logger = logging.getLogger(__name__)
 
-# More lines than colours cannot be told apart: the best are drawn.
-MOST_CURVES = len(COLOURS)
+# One colour per curve: only the best runs are drawn.
+MAX_CURVES = len(COLOURS)
 
 
 def render_comparison(comparison: Comparison) -> str:
-    """Return the page, self-contained."""
-    drawn = [entry for entry in comparison.entries if entry.run is not None][:MOST_CURVES]
+    """Return the page, one self-contained HTML file."""
+    drawn = [entry for entry in comparison.entries if entry.run is not None][:MAX_CURVES]
     histories = _histories(drawn)
     return page_template("template.html", "xfeat.head.compare").render(
         comparison=comparison,
@@ -51,15 +51,15 @@ def _histories(entries: Sequence[Entry]) -> dict[str, list[EpochRecord]]:
         try:
             histories |= {} if entry.run is None else {entry.name: read_history(entry.run)}
         except RunError as error:
-            logger.warning("its curves are not drawn: %s", error)
+            logger.warning("curves not drawn: %s", error)
     return histories
 
 
 def overlaid_curves(histories: Mapping[str, Sequence[EpochRecord]], part: str, quantity: str) -> str:
-    """Draw one quantity of several runs per epoch, as SVG; which colour is which is said once, outside.
+    """Draw one quantity of several runs per epoch, as SVG; the legend is part of the page.
 
     Args:
-        histories: name of a run to its epochs; as many as there are :data:`xfeat.head.reports.plots.COLOURS` at most.
+        histories: name of a run to its epochs; at most as many as :data:`xfeat.head.reports.plots.COLOURS`.
         part: ``train`` or ``valid``.
         quantity: ``loss`` or ``accuracy``.
     """

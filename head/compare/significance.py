@@ -1,4 +1,4 @@
-"""Whether one classifier is better than another, or was only luckier with these images."""
+"""Is one classifier better than another, or may the difference be chance?"""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from xfeat.head.evaluation.intervals import Interval, grouped_interval
 
 if TYPE_CHECKING:
-    from xfeat.head.compare.answers import Answers
+    from xfeat.head.compare.answers import PredictedClasses
 
 SIGNIFICANCE = 0.05
 LARGER, CHANCE, NOT_COMPARABLE = "larger than chance", "may be chance", "not comparable"
@@ -20,16 +20,16 @@ LARGER, CHANCE, NOT_COMPARABLE = "larger than chance", "may be chance", "not com
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """Accuracy of one classifier less that of another, on the images that both answered.
+    """Accuracy of one classifier minus that of another, on the same images.
 
     Attributes:
         images: number of shared images; 0 if not comparable.
-        accuracy: the difference, as a share.
-        only_first: images that the first alone has right.
-        only_second: images that the second alone has right.
-        p: of McNemar's exact test.
-        interval: 95 % paired bootstrap interval of the difference over patients, or ``None`` without patients that have
-            several images.
+        accuracy: the difference, -1 to 1.
+        only_first: images that only the first classifies correctly.
+        only_second: images that only the second classifies correctly.
+        p: p-value of McNemar's exact test.
+        interval: 95 % paired bootstrap interval of the difference over patients; ``None`` unless patients have several
+            images.
         problem: why the two cannot be compared, or empty.
     """
 
@@ -46,26 +46,26 @@ class Difference:
         """``larger than chance``, ``may be chance`` or ``not comparable``."""
         if self.problem:
             return NOT_COMPARABLE
-        clear = self.p < SIGNIFICANCE
-        if self.interval is not None:  # images of one patient are no independent witnesses
-            clear = clear and not self.interval[0] <= 0 <= self.interval[1]
-        return LARGER if clear else CHANCE
+        significant = self.p < SIGNIFICANCE
+        if self.interval is not None:  # images of one patient are not independent
+            significant = significant and not self.interval[0] <= 0 <= self.interval[1]
+        return LARGER if significant else CHANCE
 
 
-def paired_difference(first: Answers, second: Answers, groups: Mapping[str, str]) -> Difference:
-    """Hold two classifiers against each other, image by image.
+def paired_difference(first: PredictedClasses, second: PredictedClasses, groups: Mapping[str, str]) -> Difference:
+    """Compare two classifiers, image by image.
 
     Args:
-        first: answers of the one.
-        second: answers of the other.
+        first: predictions of one.
+        second: predictions of the other.
         groups: path to patient, where known.
     """
     if problem := _why_not(first.truth, second.truth):
         return Difference(problem=problem)
     paths = sorted(first.truth)
-    right, other_right = first.correct(paths), second.correct(paths)
-    gains, losses = int((right & ~other_right).sum()), int((~right & other_right).sum())
-    change = right.astype(np.float64) - other_right
+    correct, other_correct = first.correct(paths), second.correct(paths)
+    gains, losses = int((correct & ~other_correct).sum()), int((~correct & other_correct).sum())
+    change = correct.astype(np.float64) - other_correct
     return Difference(
         images=len(paths),
         accuracy=float(change.mean()),
@@ -77,11 +77,11 @@ def paired_difference(first: Answers, second: Answers, groups: Mapping[str, str]
 
 
 def mcnemar(only_first: int, only_second: int) -> float:
-    """Return the two-sided p of McNemar's exact test.
+    """Return the two-sided p-value of McNemar's exact test.
 
     Args:
-        only_first: images that one classifier alone has right.
-        only_second: images that the other alone has right.
+        only_first: images that only one classifier classifies correctly.
+        only_second: images that only the other classifies correctly.
 
     Source:
         McNemar, "Note on the sampling error of the difference between correlated proportions", 1947; exact, through
@@ -96,12 +96,12 @@ def mcnemar(only_first: int, only_second: int) -> float:
 
 def _why_not(first: Mapping[str, str], second: Mapping[str, str]) -> str:
     if not first or not second:
-        return "one has no such images"
+        return "one has no images of this split"
     shared = first.keys() & second.keys()
     if len(shared) != len(first) or len(shared) != len(second):
-        return f"other images: {len(shared)} shared of {len(first)} and {len(second)}"
+        return f"different images: {len(shared)} shared of {len(first)} and {len(second)}"
     if relabelled := sum(first[path] != second[path] for path in shared):
-        return f"other labels: {relabelled} of {len(shared)} images"
+        return f"different labels: {relabelled} of {len(shared)} images"
     return ""
 
 

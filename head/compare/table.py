@@ -1,4 +1,4 @@
-"""The comparison as lines of text, CSV and JSON. Free of matplotlib."""
+"""The comparison as lines of text, CSV and JSON. Imports no matplotlib."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from xfeat.head.compare.significance import NOT_COMPARABLE, Difference
 from xfeat.head.reports.formatting import interval, number, points
 
 COLUMNS = ("accuracy", "balanced_accuracy", "auc", "loss")
-# Of the accuracy: percentage points less the first run with their 95 % interval, McNemar's p, and what follows.
+# Accuracy minus that of the first run in percentage points, its 95 % interval, McNemar's p-value, and the verdict.
 AGAINST_FIRST = ("points", "their interval", "p", "verdict")
 
 
@@ -24,7 +24,7 @@ def headings(comparison: Comparison) -> list[str]:
 
 
 def cells(comparison: Comparison) -> list[list[str]]:
-    """Return the table, an entry a line."""
+    """Return the table, one entry per line."""
     return [
         [
             entry.name,
@@ -39,7 +39,7 @@ def cells(comparison: Comparison) -> list[list[str]]:
 
 
 def as_csv(comparison: Comparison) -> str:
-    """Return the comparison as CSV, figures with all their digits."""
+    """Return the comparison as CSV; numbers have all digits."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     figures = [f"{comparison.part}_{name}" for name in COLUMNS]
@@ -88,30 +88,35 @@ def difference_cells(difference: Difference | None) -> tuple[str, str, str, str]
 
 
 def notes(comparison: Comparison) -> list[str]:
-    """Return what must be known of these figures before one run is preferred to another."""
+    """Return what a reader must know before preferring one run to another."""
     found = []
     if comparison.part == "valid":
         found.append(
-            "Not every run has test images: these are the images that chose the epochs, and the figures flatter"
+            "Not every run has test images: these metrics are optimistically biased, since the epochs were chosen "
+            "on the same images"
         )
     differences = [difference for difference in comparison.differences if difference is not None]
     if apart := sum(difference.verdict == NOT_COMPARABLE for difference in differences):
         found.append(
-            f"{apart} of {len(comparison.entries)} cannot be held against the first, nor their accuracies against its "
-            "accuracy: name runs that were tested on the same images"
+            f"{apart} of {len(comparison.entries)} cannot be compared with the first: choose runs that were tested on "
+            "the same images"
         )
     if differences:
         found.append(
-            "Points are the accuracy less that of the first, in percentage points; their 95 % interval draws whole "
-            "patients, where patients have several images"
+            "Points are the accuracy minus that of the first, in percentage points; their 95 % confidence interval is "
+            "from a bootstrap over patients, if patients have several images"
         )
+    if any(entry.run is None for entry in comparison.entries):
+        found.append("scikit-learn baselines with tuned settings: C is chosen on the validation images")
     if len(comparison.entries) > 2:
-        found.append(f"The p of McNemar's exact test is not corrected for {len(comparison.entries) - 1} comparisons")
+        found.append(
+            f"The p-value of McNemar's exact test is not corrected for {len(comparison.entries) - 1} comparisons"
+        )
     return found
 
 
 def setting_text(name: str, value: Any) -> str:
-    """Write a setting as the command line takes it; a dash for what has none."""
+    """Write a setting as the command line takes it; a missing one is a dash."""
     if value is None:
         return "–"
     if name == "hidden":

@@ -1,4 +1,4 @@
-"""The comparison as a table for a terminal, with as many columns as it has room for, or as plain aligned lines."""
+"""The comparison as a table that fits the terminal, or as plain aligned lines."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from xfeat.head.compare.comparison import Comparison
 from xfeat.head.compare.table import cells, headings, notes
 
 _WIDEST_NAME, _NARROW_NAME, _WIDEST_SETTING, _WIDEST_VERDICT = 32, 10, 14, 32
-# Headings that a narrow terminal goes without, the first of them first.
-_LESS_WANTED = ("balanced", "95 % interval", "loss", "AUC", "their interval")
+# Columns to hide on a narrow terminal, in this order.
+_HIDE_FIRST = ("balanced", "95 % interval", "loss", "AUC", "their interval")
 _ENDLESS = 10_000
 
 
 def comparison_text(comparison: Comparison) -> str:
-    """Return the table and what must be known of it: with lines on a terminal, aligned with blanks elsewhere."""
+    """Return the table and its notes: with rules on a terminal, aligned with blanks elsewhere."""
     console = Console(width=_ENDLESS, no_color=not sys.stdout.isatty())
     if sys.stdout.isatty():
         table, left_out = fitting_table(comparison, Console().width)
@@ -29,27 +29,27 @@ def comparison_text(comparison: Comparison) -> str:
         console.print(table)
     lines = [f"on the {comparison.part} images:", *(line.rstrip() for line in capture.get().splitlines())]
     if left_out:
-        lines.append(f"left out for want of room: {', '.join(left_out)}; a wider terminal, --csv or --html have them")
+        lines.append(f"columns hidden (terminal too narrow): {', '.join(left_out)}; --csv and --html have all columns")
     return "\n".join([*lines, *notes(comparison)])
 
 
 def fitting_table(comparison: Comparison, width: int) -> tuple[Table, tuple[str, ...]]:
-    """Return a table that is ``width`` characters wide or less, if that can be, and the columns that it goes without.
+    """Return a table of at most ``width`` characters, if possible, and the hidden columns.
 
-    With very many settings it stays wider: lines that the terminal breaks are better than cells cut short.
+    With very many settings it is wider: wrapped lines are better than truncated cells.
     """
     endless = Console(width=_ENDLESS)
-    for count in range(len(_LESS_WANTED) + 1):
-        table = _table(comparison, widest=_WIDEST_NAME, left_out=_LESS_WANTED[:count])
+    for count in range(len(_HIDE_FIRST) + 1):
+        table = _table(comparison, widest=_WIDEST_NAME, left_out=_HIDE_FIRST[:count])
         if endless.measure(table).maximum <= width:
-            return table, _LESS_WANTED[:count]
-    table = _table(comparison, widest=_NARROW_NAME, left_out=_LESS_WANTED)
+            return table, _HIDE_FIRST[:count]
+    table = _table(comparison, widest=_NARROW_NAME, left_out=_HIDE_FIRST)
     table.width = max(width, endless.measure(table).minimum)
-    return table, _LESS_WANTED
+    return table, _HIDE_FIRST
 
 
 def _table(comparison: Comparison, *, widest: int | None = None, left_out: tuple[str, ...] = ()) -> Table:
-    """Return the table; with ``widest``, for a terminal, where names of runs and settings take several lines."""
+    """Return the table; with ``widest`` it is for a terminal, where long names of runs and settings are wrapped."""
     terminal = widest is not None
     table = Table(box=box.SIMPLE_HEAD if terminal else None, pad_edge=False, show_edge=False, collapse_padding=terminal)
     names, rows = headings(comparison), cells(comparison)

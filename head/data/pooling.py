@@ -1,4 +1,4 @@
-"""Which features of a cache a head reads: all of them, or of several layers' features those of the last."""
+"""Which features of a cache a head uses: all of them, or, of a multilevel cache, those of the last layer only."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ FINAL, MULTILEVEL = "final", "multilevel"
 
 
 def pooled(cache: FeatureCache, pooling: str) -> FeatureCache:
-    """Return a cache as if it had been featurized with ``pooling``, as far as it holds these features.
+    """Return a view of a cache as if it had been featurized with ``pooling``, if it holds these features.
 
-    The first columns of a cache with ``multilevel`` are what ``final`` gives. Any other cache comes back as it is.
+    The first columns of a ``multilevel`` cache are the features of ``final``. Any other cache is returned unchanged.
     """
     if (cache.spec.pooling, pooling) != (MULTILEVEL, FINAL):
         return cache
@@ -25,7 +25,7 @@ def pooled(cache: FeatureCache, pooling: str) -> FeatureCache:
 
 
 def chosen_pooling(cache: FeatureCache, pooling: str) -> FeatureCache:
-    """Return a cache as :func:`pooled` does, and insist.
+    """Return :func:`pooled`'s view of a cache, or raise.
 
     Raises:
         MismatchError: if the cache does not hold these features.

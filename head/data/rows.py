@@ -1,4 +1,4 @@
-"""The rows a head trains on: in memory, or left on the disk and read in blocks. docs/decisions/0033 says why so."""
+"""The rows a head trains on: in memory, or on the disk and read in blocks. docs/decisions/0033 says why."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from xfeat.head.specs import MemorySpec
 Batch = tuple[Tensor, Tensor]
 """Features float32 (B, D) and labels int64 (B,)."""
 
-# A disk reads pieces of this size nearly as fast as one long piece.
+# A disk reads blocks of this size nearly as fast as one long file.
 _BLOCK_BYTES = 1 << 20
-# Each block of a sweep has a buffer of its own; so many at a time take the memory that is allowed.
+# Heads that are trained at the same time each have their own buffer; this many together use the allowed memory.
 MOST_READERS = 8
-_BLOCKS_A_BUFFER = 16
+_BLOCKS_PER_BUFFER = 16
 
 
-class Stretch(NamedTuple):
-    """Batches of one size, one after the other.
+class EqualBatches(NamedTuple):
+    """Consecutive batches of one size.
 
     Attributes:
-        features: float32 or float16 (n, D), what they are picked from.
-        places: int64 (T, B), which of these each of T batches has.
+        features: float32 or float16 (n, D), from which the batches take their rows.
+        places: int64 (T, B), the row numbers in ``features`` of each of T batches.
         labels: int64 (T, B).
     """
 
@@ -42,14 +42,14 @@ class Stretch(NamedTuple):
 
 
 class Rows(NamedTuple):
-    """Features float32 (n, D), or (n, V, D) with V views, and labels int64 (n,) of one part, in memory."""
+    """Features float32 (n, D), or (n, V, D) with V views, and labels int64 (n,), in memory."""
 
     features: Tensor
     labels: Tensor
 
     @property
     def clean(self) -> Tensor:
-        """Return the features (n, D) of the unchanged images, which are the first view."""
+        """The features (n, D) of the first view, which is the unchanged image."""
         return self.features if self.features.ndim == 2 else self.features[:, 0]
 
     @property
@@ -58,11 +58,11 @@ class Rows(NamedTuple):
         return self.features.shape[-1]
 
     def clean_blocks(self) -> Iterator[Tensor]:
-        """Yield :attr:`clean` in order, some thousand rows at a time."""
+        """Yield :attr:`clean` in order, a few thousand rows at a time."""
         yield from torch.split(self.clean, ROWS_AT_ONCE)
 
-    def epoch(self, batch_size: int, seed: int, epoch: int) -> Iterator[Stretch]:
-        """Yield every row once, in a new order; of several views a random one.
+    def epoch(self, batch_size: int, seed: int, epoch: int) -> Iterator[EqualBatches]:
+        """Yield every row once, in a new random order, with one random view of each.
 
         Args:
             batch_size: rows per batch.
@@ -72,25 +72,25 @@ class Rows(NamedTuple):
         views = _draw_views(self.features.shape, seed, epoch)
         order = permutation(key_of(seed, ORDER, epoch), len(self.labels))
         drawn = None if views is None else views[order]
-        yield from _stretches(self.features, order, drawn, self.labels[order], batch_size)
+        yield from _equal_batches(self.features, order, drawn, self.labels[order], batch_size)
 
     def take(self, places: NDArray[np.int64]) -> RowSubset:
-        """Return some of the rows, given by their places among these."""
+        """Return the rows at ``places``."""
         return RowSubset(self, torch.from_numpy(places))
 
     def to(self, device: torch.device) -> Rows:
-        """Return the same with features on a device; the labels stay, which decide what is sent there."""
+        """Return the rows with features on a device; the labels stay in main memory."""
         return self._replace(features=self.features.to(device))
 
 
 @dataclass(frozen=True)
 class RowSubset:
-    """Some of the rows in memory; what :class:`Rows` does, without a copy of their features.
+    """Some of the rows in memory: :class:`Rows` without a copy of the features.
 
-    Trainings that run side by side, such as folds, share the features.
+    Trainings that run at the same time, such as folds, share the features.
 
     Attributes:
-        whole: the rows that these are some of.
+        whole: all rows.
         places: int64 (n,), row numbers in ``whole``.
     """
 
@@ -112,35 +112,35 @@ class RowSubset:
         clean = self.whole.clean
         yield from (clean[part] for part in torch.split(self.places, ROWS_AT_ONCE))
 
-    def epoch(self, batch_size: int, seed: int, epoch: int) -> Iterator[Stretch]:
-        """Yield every row once, as :meth:`Rows.epoch` does for a copy of them, to the bit."""
+    def epoch(self, batch_size: int, seed: int, epoch: int) -> Iterator[EqualBatches]:
+        """Yield the same batches, to the bit, as :meth:`Rows.epoch` does for a copy of these rows."""
         features, count = self.whole.features, len(self.places)
         views = _draw_views((count, *features.shape[1:]), seed, epoch)
         order = permutation(key_of(seed, ORDER, epoch), count)
         drawn = None if views is None else views[order]
-        yield from _stretches(features, self.places[order], drawn, self.labels[order], batch_size)
+        yield from _equal_batches(features, self.places[order], drawn, self.labels[order], batch_size)
 
     def take(self, places: NDArray[np.int64]) -> RowSubset:
-        """Return some of the rows, given by their places among these."""
+        """Return the rows at ``places``."""
         return RowSubset(self.whole, self.places[places])
 
     def to(self, device: torch.device) -> RowSubset:
-        """Return the same with all features on a device; the labels stay."""
+        """Return the rows with all features on a device; the labels stay in main memory."""
         return RowSubset(self.whole.to(device), self.places)
 
 
 @dataclass(frozen=True)
 class DiskRows:
-    """Rows of a cache that stay on the disk; what :class:`Rows` does, in the memory of one buffer.
+    """Rows of a cache that stay on the disk: :class:`Rows` in the memory of one buffer.
 
-    An epoch's order is drawn over whole blocks of neighbouring rows, and then over the rows of as many blocks as the
-    buffer holds: see :func:`blockwise_order`.
+    Blocks of neighbouring rows are shuffled, and then the rows of as many blocks as fit into the buffer: see
+    :func:`blockwise_order`.
 
     Attributes:
-        cache: whose features are memory-mapped.
+        cache: its features are memory-mapped.
         rows: int64 (n,), row numbers in the cache, ascending.
-        block_rows: neighbours that are read together.
-        buffer_rows: rows that are held at a time.
+        block_rows: rows of a block, which are read together.
+        buffer_rows: rows in memory at a time.
     """
 
     cache: FeatureCache
@@ -167,34 +167,36 @@ class DiskRows:
         for part in _pieces(self.rows):
             yield torch.from_numpy(read_rows(self.cache, part, views=0)).float()
 
-    def epoch(self, batch_size: int, seed: int, epoch: int) -> Iterator[Stretch]:
-        """Yield every row once, as :meth:`Rows.epoch` does, but in a blockwise order.
+    def epoch(self, batch_size: int, seed: int, epoch: int) -> Iterator[EqualBatches]:
+        """Yield every row once, as :meth:`Rows.epoch` does, but in blockwise order.
 
         Raises:
             CacheError: if a value is not finite.
         """
         labels = self.labels
         views = _draw_views((len(self.rows), *self.cache.features.shape[1:]), seed, epoch)
-        # Whole batches a buffer, so that none has to wait for rows of the next one.
+        # A buffer holds whole batches, so that no batch needs rows of two buffers.
         buffer_rows = max(1, self.buffer_rows // batch_size) * batch_size
         for part in blockwise_order(len(self.rows), self.block_rows, buffer_rows, seed, epoch):
-            yield from self._stretches(part, labels, views, batch_size)
+            yield from self._equal_batches(part, labels, views, batch_size)
 
     def take(self, places: NDArray[np.int64]) -> DiskRows:
-        """Return some of the rows, given by their places among these, ascending."""
+        """Return the rows at ``places``, which must be ascending."""
         return DiskRows(self.cache, self.rows[places], self.block_rows, self.buffer_rows)
 
     def to(self, device: torch.device) -> DiskRows:
-        """Return them as they are: their batches are sent to the device that trains."""
+        """Return the rows unchanged: each batch is moved to the device when it is used."""
         return self
 
-    def _stretches(self, part: Tensor, labels: Tensor, views: Tensor | None, batch_size: int) -> Iterator[Stretch]:
+    def _equal_batches(
+        self, part: Tensor, labels: Tensor, views: Tensor | None, batch_size: int
+    ) -> Iterator[EqualBatches]:
         ascending, back = part.sort()
         chosen = None if views is None else views[ascending].numpy()
         buffer = torch.from_numpy(read_rows(self.cache, self.rows[ascending.numpy()], views=chosen))
         place = torch.empty_like(back)
         place[back] = torch.arange(len(back))
-        yield from _stretches(buffer, place, None, labels[part], batch_size)
+        yield from _equal_batches(buffer, place, None, labels[part], batch_size)
 
 
 AnyRows = Rows | RowSubset | DiskRows
@@ -202,20 +204,20 @@ AnyRows = Rows | RowSubset | DiskRows
 
 def single_batches(rows: AnyRows, batch_size: int, seed: int, epoch: int) -> Iterator[Batch]:
     """Yield every row once, batch by batch, in the order of its ``epoch``."""
-    for stretch in rows.epoch(batch_size, seed, epoch):
-        for places, labels in zip(stretch.places, stretch.labels, strict=True):
-            yield stretch.features[places].float(), labels
-        del stretch  # a buffer from the disk goes before the next is read
+    for series in rows.epoch(batch_size, seed, epoch):
+        for places, labels in zip(series.places, series.labels, strict=True):
+            yield series.features[places].float(), labels
+        del series  # frees the buffer before the next is read
 
 
 @dataclass(frozen=True)
 class Reading:
-    """Where training takes its rows from, as run.json says it.
+    """Whether rows are in memory or read in blocks, as stored in run.json.
 
     Attributes:
-        memory_mb: what features may take.
-        block_rows: neighbours that are read together; ``None`` if all rows are in memory.
-        buffer_rows: rows that are held at a time, likewise.
+        memory_mb: the limit for features.
+        block_rows: rows that are read together; ``None`` if all rows are in memory.
+        buffer_rows: rows in memory at a time; ``None`` if all are.
     """
 
     memory_mb: float
@@ -228,10 +230,10 @@ class Reading:
         return {"mode": mode, **vars(self)}
 
     def load(self, cache: FeatureCache, rows: NDArray[np.int64]) -> AnyRows:
-        """Return rows of a cache, given by ascending numbers.
+        """Return rows of a cache, given by ascending row numbers.
 
         Raises:
-            CacheError: if a value is not finite; of rows that stay on the disk, when they are read.
+            CacheError: if a value is not finite; for rows on the disk, when they are read.
         """
         if self.block_rows is None or self.buffer_rows is None:
             return labelled_rows(cache, rows)
@@ -239,14 +241,14 @@ class Reading:
 
 
 def plan_reading(cache: FeatureCache, count: int, memory: MemorySpec) -> Reading:
-    """Decide whether ``count`` rows of a cache fit into memory, and in what pieces they are read if they do not."""
+    """Decide whether ``count`` rows of a cache fit into memory, and the block and buffer sizes if they do not."""
     limit = memory.memory_mb * 1e6
     row_shape = cache.features.shape[1:]
     if count * int(np.prod(row_shape)) * 4 <= limit:
         return Reading(memory.memory_mb)
     row_bytes = row_shape[-1] * cache.features.dtype.itemsize  # one view of each row
     buffer_bytes = int(limit) // MOST_READERS
-    block_rows = max(1, min(_BLOCK_BYTES, buffer_bytes // _BLOCKS_A_BUFFER) // row_bytes)
+    block_rows = max(1, min(_BLOCK_BYTES, buffer_bytes // _BLOCKS_PER_BUFFER) // row_bytes)
     return Reading(memory.memory_mb, block_rows, max(block_rows, buffer_bytes // row_bytes))
 
 
@@ -268,7 +270,7 @@ def labelled_rows(cache: FeatureCache, rows: NDArray[np.int64]) -> Rows:
 
 
 def labelled_blocks(cache: FeatureCache, rows: NDArray[np.int64]) -> Iterator[Rows]:
-    """Load rows of a cache some thousand at a time.
+    """Load rows of a cache, a few thousand at a time.
 
     Raises:
         CacheError: if a value is not finite.
@@ -278,19 +280,20 @@ def labelled_blocks(cache: FeatureCache, rows: NDArray[np.int64]) -> Iterator[Ro
 
 
 def blockwise_order(count: int, block_rows: int, buffer_rows: int, seed: int, epoch: int) -> list[Tensor]:
-    """Draw an order of rows that a disk can follow.
+    """Draw a random order of rows that can be read from a disk efficiently.
 
-    Blocks of neighbours come in a random order; what of it fits into the buffer at a time is shuffled row by row.
+    Blocks of neighbouring rows are shuffled and cut into buffers; then the rows within each buffer are shuffled.
 
     Args:
         count: number of rows n.
         block_rows: rows of a block.
-        buffer_rows: rows of a part.
+        buffer_rows: rows of a buffer.
         seed: of the training.
         epoch: its number.
 
     Returns:
-        Parts, int64 (``buffer_rows``,) each but the last, which together hold 0 to n - 1 once.
+        One int64 array (``buffer_rows``,) per buffer; the last one may have another length. Together they hold each of
+        0 to n - 1 once.
     """
     blocks = torch.split(torch.arange(count), block_rows)
     shuffled = permutation(key_of(seed, ORDER, epoch), len(blocks))
@@ -301,35 +304,35 @@ def blockwise_order(count: int, block_rows: int, buffer_rows: int, seed: int, ep
 
 
 def batches(order: Tensor, batch_size: int) -> Iterator[Tensor]:
-    """Cut ``order`` into batches; a single row left over joins the last one, since BatchNorm needs two."""
+    """Cut ``order`` into batches; a single remaining row joins the last batch, since BatchNorm needs two rows."""
     edge = _whole_batches(len(order), batch_size)
     yield from order[:edge].view(-1, batch_size)
     if edge < len(order):
         yield order[edge:]
 
 
-def _stretches(
+def _equal_batches(
     features: Tensor, places: Tensor, views: Tensor | None, labels: Tensor, batch_size: int
-) -> Iterator[Stretch]:
-    """Cut rows, in their order, into batches, and join those of one size: all, and perhaps the last."""
+) -> Iterator[EqualBatches]:
+    """Cut ordered rows into batches: those of the full size together, then the last one if its size differs."""
     if views is not None:
         places, features = places * features.shape[1] + views, features.flatten(0, 1)
     edge = _whole_batches(len(labels), batch_size)
     for part, width in ((slice(edge), batch_size), (slice(edge, None), len(labels) - edge)):
         if len(labels[part]):
-            yield Stretch(features, places[part].view(-1, width), labels[part].view(-1, width))
+            yield EqualBatches(features, places[part].view(-1, width), labels[part].view(-1, width))
 
 
 def _whole_batches(count: int, batch_size: int) -> int:
-    """Return how many of ``count`` rows come in batches of ``batch_size``; the rest are one smaller or larger by 1."""
+    """Return how many rows are in batches of ``batch_size``; the rest is one batch that is smaller, or larger by 1."""
     rest = count % batch_size
     return max(0, count - rest - batch_size) if rest == 1 else count - rest
 
 
 def collected(blocks: Iterable[Tensor], count: int, dim: int = 0) -> Tensor:
-    """Join blocks along ``dim``, whose length will be ``count``, as they come.
+    """Concatenate blocks along ``dim``, to a total length of ``count``.
 
-    The memory is asked for once: small results kept between large blocks that go would keep the memory of these.
+    The memory is allocated once: small results allocated between large temporary blocks would fragment it.
     """
     result, done = torch.empty(0), 0
     for block in blocks:

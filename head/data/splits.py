@@ -1,4 +1,4 @@
-"""Which rows train, which choose the epoch, which test. Rows of one group never part."""
+"""The rows for training, for validation and for testing. Rows of one group are always in the same split."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ _FOLDS = 5
 
 @dataclass(frozen=True)
 class Split:
-    """Row numbers of each part.
+    """Row numbers of each split.
 
     Attributes:
-        rows: part (``train``, ``valid``, ``test``) to int64 row numbers, ascending; a part may be empty.
+        rows: for ``train``, ``valid`` and ``test`` int64 row numbers, ascending; may be empty.
         source: where the split comes from, for reports.
     """
 
@@ -34,7 +34,7 @@ class Split:
 
     @property
     def used(self) -> tuple[NDArray[np.int64], list[str]]:
-        """Return the row numbers of all parts, ascending, and the part of each."""
+        """The row numbers of all splits, ascending, and the split of each."""
         rows = np.concatenate([self.rows[name] for name in SPLITS])
         names = np.repeat(np.array(SPLITS, object), [len(self.rows[name]) for name in SPLITS])
         order = rows.argsort()
@@ -42,10 +42,10 @@ class Split:
 
 
 def split_rows(cache: FeatureCache, *, seed: int) -> Split:
-    """Take the cache's own split; make the parts it lacks, grouped, stratified and seeded.
+    """Use the split of the cache; missing parts are drawn, grouped, stratified and seeded.
 
     Raises:
-        DataError: if there are fewer than two classes, no training rows, or too few groups to divide.
+        DataError: if there are fewer than two classes, a class has no training rows, or too few groups to divide.
     """
     check_classes(cache)
     labels, codes = np.asarray(cache.columns.label), np.asarray(cache.columns.split).copy()
@@ -61,14 +61,16 @@ def split_rows(cache: FeatureCache, *, seed: int) -> Split:
         made = ["valid from train"]
     rows = {name: np.flatnonzero(labelled & (codes == code)) for code, name in enumerate(SPLITS)}
     _check(cache, rows["train"], labels)
-    _warn_of_absent(cache, rows, labels)
+    _warn_missing_classes(cache, rows, labels)
     left_out = len(cache) - sum(map(len, rows.values()))
     if left_out:
-        logger.warning("%d images without label or split take no part", left_out)
+        logger.warning("%d images without label or split are left out", left_out)
     if not len(rows["test"]):
-        logger.warning("there is no test split: the figures below are those of the validation split")
+        logger.warning("there is no test split: the metrics below are those of the validation split")
     source = (
-        f"made here ({', '.join(made)}; grouped, stratified, seed {seed})" if made else "the data set's own folders"
+        f"made by xfeat ({', '.join(made)}; grouped, stratified, seed {seed})"
+        if made
+        else "the folders of the data set"
     )
     if made:
         logger.info("split %s", source)
@@ -83,20 +85,20 @@ def check_classes(cache: FeatureCache) -> None:
             "a classifier needs at least two classes",
             path=cache.path,
             found=", ".join(cache.class_names[code] for code in present) or "no labels",
-            fix="featurize a folder with one folder a class, such as data/covid/ and data/normal/",
+            fix="featurize a folder with one subfolder per class, such as data/covid/ and data/normal/",
         )
 
 
 def group_keys(cache: FeatureCache) -> NDArray[np.int64]:
-    """Return the group of each row as a number (N,): rows of one patient share it, and so do exact copies of an image.
+    """Return the group of each row as a number (N,), equal for rows of one patient and for copies of one image.
 
-    Copies that carry two patients' names join these patients.
+    Two patients that share a copy are one group.
     """
     return joined_groups(cache.columns.group, cache.columns.sha256)
 
 
 def fewest_groups(labels: NDArray[np.integer], groups: NDArray[np.int64]) -> int:
-    """Return how many groups the class with the fewest has; 0 without rows."""
+    """Return the number of groups of the class with the fewest; 0 without rows."""
     return min((len(np.unique(groups[labels == label])) for label in np.unique(labels)), default=0)
 
 
@@ -112,7 +114,7 @@ def _folds(cache: FeatureCache, rows: NDArray[np.int64], seed: int) -> NDArray[n
             path=cache.path,
             expected=f"at least {_FOLDS} patients or images of each class",
             found=f"{fewest} of the smallest class",
-            fix="add images, or divide them yourself into train/, valid/ and test/",
+            fix="add images, or split them yourself into train/, valid/ and test/",
         )
     folds = np.empty(len(rows), np.int64)
     splitter = StratifiedGroupKFold(_FOLDS, shuffle=True, random_state=seed)
@@ -125,16 +127,16 @@ def _counted(classes: dict[str, int]) -> str:
     return ", ".join(f"{name} {count}" for name, count in classes.items())
 
 
-def _warn_of_absent(cache: FeatureCache, rows: dict[str, NDArray[np.int64]], labels: NDArray[np.int32]) -> None:
+def _warn_missing_classes(cache: FeatureCache, rows: dict[str, NDArray[np.int64]], labels: NDArray[np.int32]) -> None:
     for part in ("valid", "test"):
         present = set(labels[rows[part]].tolist())
         if rows[part].size and (absent := [n for code, n in enumerate(cache.class_names) if code not in present]):
             logger.warning(
-                "%s: no %s image of class %s: figures of that class cannot be given%s",
+                "%s: no %s image of class %s: its metrics cannot be computed%s",
                 cache.path,
                 {"valid": "validation"}.get(part, part),
                 ", ".join(absent),
-                ", and it has no say in which epoch is kept" if part == "valid" else "",
+                ", and it does not influence which epoch is chosen" if part == "valid" else "",
             )
 
 
@@ -146,7 +148,7 @@ def _check(cache: FeatureCache, train: NDArray[np.int64], labels: NDArray[np.int
             path=cache.path,
             expected="each class in the train split",
             found="; ".join(f"{part}: {_counted(classes)}" for part, classes in cache.counts.items()),
-            fix="move images into the train folder, or leave the class out with xfeat featurize --classes",
+            fix="move images into the train folder, or exclude the class with xfeat featurize --classes",
         )
     if len(train) < 2:
         raise DataError(

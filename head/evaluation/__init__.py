@@ -1,1 +1,1 @@
-"""Predictions, calibration, metrics, confidence intervals and the operating point. Imports no other room."""
+"""Predictions, calibration, metrics, confidence intervals and the operating point. Imports no other room of head."""

@@ -1,4 +1,4 @@
-"""Probabilities that mean what they say: temperature scaling, and how far off they are. Arrays in, numbers out."""
+"""Calibration of probabilities: temperature scaling and the calibration error. Arrays in, numbers out."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-# The search ends here; a fit at an end counts as none.
+# Limits of the search; a result at a limit is not used.
 _LOWEST, _HIGHEST = 0.1, 10.0
-_FEWEST_ROWS = 30
+_MIN_ROWS = 30
 _BINS = 15
 
 Labels = NDArray[np.integer]
@@ -19,8 +19,8 @@ class Temperature(NamedTuple):
     """A fitted temperature.
 
     Attributes:
-        value: logits are divided by it; 1 leaves them as they are.
-        note: why it is 1, if it could not be fitted; else empty.
+        value: logits are divided by it; 1 changes nothing.
+        note: why it was not fitted and is 1; otherwise empty.
     """
 
     value: float
@@ -30,13 +30,12 @@ class Temperature(NamedTuple):
 def fit_temperature(labels: Labels, logits: NDArray[np.floating]) -> Temperature:
     """Find the temperature with the lowest cross entropy.
 
-    The targets are not quite 0 and 1 but what Platt's prior makes of n rows, 1 / (n + 2) off for two classes. Without
-    it a hundred rows with one mistake or none would ask for the sharpest probabilities there are; see
-    docs/decisions/0032.
+    The targets are smoothed by Platt's prior, by 1 / (n + 2) for n rows of two classes, instead of 0 and 1. Otherwise
+    a hundred rows with one mistake or none would give the lowest possible temperature; see docs/decisions/0032.
 
     Args:
         labels: true classes (n,).
-        logits: (n, C), of rows that the head has not been trained on.
+        logits: (n, C), of rows that the head was not trained on.
 
     Source:
         Guo et al., "On Calibration of Modern Neural Networks", 2017, section 4.2; Platt, "Probabilistic Outputs for
@@ -44,8 +43,8 @@ def fit_temperature(labels: Labels, logits: NDArray[np.floating]) -> Temperature
     """
     from scipy.optimize import minimize_scalar
 
-    if len(labels) < _FEWEST_ROWS:
-        return Temperature(1.0, f"not fitted: {len(labels)} validation images are fewer than {_FEWEST_ROWS}")
+    if len(labels) < _MIN_ROWS:
+        return Temperature(1.0, f"not fitted: {len(labels)} validation images are fewer than {_MIN_ROWS}")
     if len(np.unique(labels)) < 2:
         return Temperature(1.0, "not fitted: all validation images are of one class")
     spread = 2 / (len(labels) + 2)
@@ -61,7 +60,7 @@ def fit_temperature(labels: Labels, logits: NDArray[np.floating]) -> Temperature
     found = minimize_scalar(cross_entropy, bounds=bounds, method="bounded", options={"xatol": 1e-6})
     value = float(np.exp(found.x))
     if not _LOWEST * 1.01 < value < _HIGHEST / 1.01:
-        return Temperature(1.0, f"not fitted: the best temperature lies outside {_LOWEST} to {_HIGHEST}")
+        return Temperature(1.0, f"not fitted: the best temperature is outside {_LOWEST} to {_HIGHEST}")
     return Temperature(value)
 
 
@@ -70,7 +69,7 @@ def expected_calibration_error(labels: Labels, probabilities: NDArray[np.floatin
 
     Args:
         labels: true classes (n,).
-        probabilities: (n, C); the highest of a row is its confidence.
+        probabilities: (n, C); the highest of each row is its confidence.
         bins: number of bins.
 
     Source:
@@ -78,7 +77,7 @@ def expected_calibration_error(labels: Labels, probabilities: NDArray[np.floatin
     """
     confidence = probabilities.max(axis=1)
     correct = probabilities.argmax(axis=1) == labels
-    # A confidence on an edge belongs to the bin below it.
+    # A confidence on the edge of two bins belongs to the lower one.
     places = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
     gaps = np.abs(np.bincount(places, weights=correct - confidence.astype(np.float64), minlength=bins))
     return float(gaps.sum() / len(labels))

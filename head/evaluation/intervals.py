@@ -1,4 +1,4 @@
-"""How far a figure from few images can be off: 95 % intervals."""
+"""95 % confidence intervals of metrics from a limited number of images."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Interval = tuple[float, float]
 def wilson_interval(successes: int, trials: int) -> Interval | None:
     """Return Wilson's 95 % interval of a proportion, or ``None`` without trials.
 
-    It holds for independent trials: images of one patient are not quite that.
+    It assumes independent trials, which images of one patient are not.
 
     Source:
         Wilson, "Probable inference, the law of succession, and statistical inference", 1927, through scipy.
@@ -33,13 +33,13 @@ def wilson_interval(successes: int, trials: int) -> Interval | None:
 def ratio_interval(upper: float, upper_ends: Interval, lower: float, lower_ends: Interval) -> Interval:
     """Return the 95 % interval of ``upper / lower``, two proportions from different images.
 
-    It is made from the 95 % intervals of both, without asking them to be at their ends together. Proportions of 0 and
-    1 need no correction, as Wilson's interval of them has a width.
+    It is computed from the 95 % intervals of both. Proportions of 0 and 1 need no correction, since their Wilson
+    intervals have a width.
 
     Args:
-        upper: what is divided, 0 to 1.
+        upper: the numerator, 0 to 1.
         upper_ends: its interval.
-        lower: what it is divided by, 0 to 1.
+        lower: the denominator, 0 to 1.
         lower_ends: its interval.
 
     Returns:
@@ -48,7 +48,7 @@ def ratio_interval(upper: float, upper_ends: Interval, lower: float, lower_ends:
     Source:
         MOVER-R: Donner and Zou, "Closed-form confidence intervals for functions of the normal mean and standard
         deviation", 2012; Newcombe, "MOVER-R confidence intervals for ratios and products of two independently
-        estimated quantities", 2016. The lower end is written so that nothing cancels.
+        estimated quantities", 2016. The lower end is rearranged to avoid cancellation.
     """
     product = upper * lower
     low, high = upper_ends
@@ -63,12 +63,12 @@ def ratio_interval(upper: float, upper_ends: Interval, lower: float, lower_ends:
 
 
 def grouped_interval(values: NDArray[np.floating], groups: NDArray[Any], *, seed: int) -> Interval | None:
-    """Return the 95 % percentile bootstrap interval of the mean of ``values``, drawing whole groups.
+    """Return the 95 % percentile bootstrap interval of the mean of ``values``, resampling whole groups.
 
     Args:
-        values: (n,), such as 1 for a right and 0 for a wrong answer.
-        groups: (n,), the patient of each; images of one patient are drawn together.
-        seed: of the draws.
+        values: (n,), such as 1 for a correct and 0 for a wrong prediction.
+        groups: (n,), such as the patient of each image.
+        seed: of the resampling.
 
     Returns:
         The interval, or ``None`` if there are fewer than two groups.
@@ -101,7 +101,7 @@ def _mean_of_groups(
 
 
 def difference_interval(successes: int, trials: int, other_successes: int, other_trials: int) -> Interval:
-    """Return the 95 % interval of the difference of two independent proportions; both need trials.
+    """Return the 95 % interval of the difference of two independent proportions, each with at least one trial.
 
     Source:
         Newcombe, "Interval estimation for the difference between independent proportions", 1998, method 10.

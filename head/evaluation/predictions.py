@@ -1,4 +1,4 @@
-"""What a head says of the rows that take part. Free of torch: it crosses to the process that draws."""
+"""The predictions of a head. Imports no torch, since they are sent to the worker process."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class Predictions:
-    """Logits and what follows from them, row by row.
+    """Logits, and the probabilities and decisions that follow from them.
 
     Attributes:
         paths: n paths, relative to the data root.
-        split: n names of parts.
+        split: n names, such as ``train``.
         labels: int64 (n,).
         logits: float32 (n, C), before the temperature.
         temperature: logits are divided by it before the softmax.
-        positive: the class whose threshold decides, as an index, or ``None`` for the most probable class.
-        threshold: probability of ``positive`` from which it is decided.
+        positive: index of the class with a threshold, or ``None``: the most probable class is predicted.
+        threshold: ``positive`` is predicted if its probability is at least this.
     """
 
     paths: list[str]
@@ -35,16 +35,16 @@ class Predictions:
 
     @property
     def probabilities(self) -> NDArray[np.float32]:
-        """Return float32 (n, C), rows adding up to 1."""
+        """float32 (n, C)."""
         return softmax(self.logits, self.temperature)
 
     @property
     def decisions(self) -> NDArray[np.int64]:
-        """Return int64 (n,): the class decided on."""
+        """int64 (n,), the predicted classes."""
         return decide(self.probabilities, self.positive, self.threshold)
 
     def part(self, name: str) -> Predictions:
-        """Return the rows of one part."""
+        """Return the rows of one split."""
         keep = np.flatnonzero(np.array(self.split) == name)
         return replace(
             self,
@@ -64,9 +64,9 @@ def softmax(logits: NDArray[np.floating], temperature: float = 1.0) -> NDArray[n
 
 
 def decide(probabilities: NDArray[np.floating], positive: int | None, threshold: float) -> NDArray[np.int64]:
-    """Decide on a class (n,): ``positive`` from its threshold on, else the most probable of the others.
+    """Return predicted classes (n,): ``positive`` from its threshold on, else the most probable other class.
 
-    With no positive class it is the most probable of all.
+    Without a positive class it is the most probable one.
     """
     if positive is None:
         return np.asarray(probabilities.argmax(axis=1), np.int64)

@@ -1,4 +1,4 @@
-"""The figures of a report, as SVG text. Arrays in, text out; matplotlib draws, scikit-learn computes the curves."""
+"""The plots of a report, as SVG text: scikit-learn computes the curves, matplotlib draws them. Arrays in, text out."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 
 from xfeat.head.training.history import EpochRecord
 
-# The palette of Okabe and Ito, which readers with any kind of colour vision can tell apart.
+# The palette of Okabe and Ito, whose colours are distinguishable with any kind of colour vision.
 # Source: https://jfly.uni-koeln.de/color/
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#000000")
-_SIZE = (4.2, 3.4)  # inches: two beside each other on a desktop, one below the other on a phone
-# Of the figure: left, bottom, width, height. A layout that matplotlib works out for itself means drawing twice.
-_PLACE = (0.14, 0.14, 0.83, 0.83)
-# For matplotlib.rc_context: what all figures of a page share.
+_SIZE = (4.2, 3.4)  # inches: two side by side on a desktop, one below the other on a phone
+# Left, bottom, width and height of the axes. An automatic layout would draw every figure twice.
+_AXES_BOX = (0.14, 0.14, 0.83, 0.83)
+# For matplotlib.rc_context: the style of all figures.
 STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "xfeat",
@@ -40,22 +40,22 @@ Probabilities = NDArray[np.floating]
 
 
 def training_curve(history: Sequence[EpochRecord], best_epoch: int, quantity: str) -> str:
-    """Draw ``loss`` or ``accuracy`` per epoch, with the kept epoch marked."""
+    """Draw ``loss`` or ``accuracy`` per epoch, with the best epoch marked."""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=_SIZE)
-        axes = figure.add_axes(_PLACE)
+        axes = figure.add_axes(_AXES_BOX)
         epochs = [record.epoch for record in history]
         for colour, part in zip(COLOURS, ("train", "valid"), strict=False):
             values = [getattr(record, f"{part}_{quantity}") for record in history]
             axes.plot(epochs, values, marker="o", markersize=3, color=colour, label=part)
-        axes.axvline(best_epoch, color="#888", linestyle=":", label=f"kept: epoch {best_epoch}")
+        axes.axvline(best_epoch, color="#888", linestyle=":", label=f"best epoch: {best_epoch}")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         label_axes(axes, "epoch", quantity, legend=True)
         return svg_text(figure, f"{quantity} per epoch")
 
 
 def confusion_matrix_plot(matrix: Sequence[Sequence[int]], class_names: Sequence[str]) -> str:
-    """Draw a confusion matrix, shaded by the share of each true class."""
+    """Draw a confusion matrix, shaded by the proportion of each true class."""
     counts = np.asarray(matrix)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     with matplotlib.rc_context({**STYLE, "axes.grid": False}):
@@ -74,12 +74,12 @@ def confusion_matrix_plot(matrix: Sequence[Sequence[int]], class_names: Sequence
 
 
 def roc_curves(labels: Labels, probabilities: Probabilities, class_names: Sequence[str]) -> str:
-    """Draw ROC curves, each class against the rest; classes that are absent are left out."""
+    """Draw one-vs-rest ROC curves; absent classes are left out."""
     from sklearn.metrics import roc_auc_score, roc_curve
 
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=_SIZE)
-        axes = figure.add_axes(_PLACE)
+        axes = figure.add_axes(_AXES_BOX)
         axes.plot([0, 1], [0, 1], color="#888", linestyle=":", label="chance")
         for name, colour, positive, scores in _present(labels, probabilities, class_names):
             false_rate, true_rate, _ = roc_curve(positive, scores)
@@ -89,12 +89,12 @@ def roc_curves(labels: Labels, probabilities: Probabilities, class_names: Sequen
 
 
 def precision_recall_curves(labels: Labels, probabilities: Probabilities, class_names: Sequence[str]) -> str:
-    """Draw precision-recall curves, each class against the rest; classes that are absent are left out."""
+    """Draw one-vs-rest precision-recall curves; absent classes are left out."""
     from sklearn.metrics import average_precision_score, precision_recall_curve
 
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=_SIZE)
-        axes = figure.add_axes(_PLACE)
+        axes = figure.add_axes(_AXES_BOX)
         for name, colour, positive, scores in _present(labels, probabilities, class_names):
             precision, recall, _ = precision_recall_curve(positive, scores)
             average = average_precision_score(positive, scores)
@@ -116,14 +116,14 @@ def _present(
 def reliability_diagram(
     labels: Labels, probabilities: Probabilities, class_names: Sequence[str], uncalibrated: Probabilities | None = None
 ) -> str:
-    """Draw how often a class is right against how probable the model calls it, in up to ten equally filled bins.
+    """Draw the observed frequency of each class against its predicted probability, in up to ten bins of equal count.
 
-    The probabilities before calibration, if given, are drawn as a thin line of the same colour.
+    The probabilities before calibration, if given, are a thin line of the same colour.
     """
     bins = int(np.clip(len(labels) // 10, 2, 10))
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=_SIZE)
-        axes = figure.add_axes(_PLACE)
+        axes = figure.add_axes(_AXES_BOX)
         axes.plot([0, 1], [0, 1], color="#888", linestyle=":", label="calibrated")
         for code, name in enumerate(class_names):
             colour = COLOURS[code % len(COLOURS)]
@@ -133,22 +133,24 @@ def reliability_diagram(
                 axes.plot(mean, share, color=colour, linewidth=0.8, linestyle="--", alpha=0.7, label=label)
             mean, share = _reliability(labels == code, probabilities[:, code], bins)
             axes.plot(mean, share, marker="o", markersize=3, color=colour, label=legend_label(name))
-        label_axes(axes, "predicted probability", "share that is of the class", legend=True)
+        label_axes(axes, "predicted probability", "observed frequency", legend=True)
         return svg_text(figure, "reliability diagram")
 
 
-def fold_accuracies(ways: Mapping[str, Sequence[float]]) -> str:
-    """Draw the accuracy of each fold as a point, and their mean as a line, for each way of dividing."""
+def fold_accuracies(divisions: Mapping[str, Sequence[float]]) -> str:
+    """Draw the accuracy of each fold as a point and their mean as a line, for patient- and image-level folds."""
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(_SIZE[0], 0.9 + 0.7 * len(ways)))
-        axes = figure.add_axes((0.24, 0.4 / (0.9 + 0.7 * len(ways)) + 0.1, 0.73, 0.75 - 0.3 / (0.9 + 0.7 * len(ways))))
-        for place, (colour, accuracies) in enumerate(zip(COLOURS, ways.values(), strict=False)):
-            # beside each other, so that equal folds do not hide each other
+        figure = Figure(figsize=(_SIZE[0], 0.9 + 0.7 * len(divisions)))
+        axes = figure.add_axes(
+            (0.24, 0.4 / (0.9 + 0.7 * len(divisions)) + 0.1, 0.73, 0.75 - 0.3 / (0.9 + 0.7 * len(divisions)))
+        )
+        for place, (colour, accuracies) in enumerate(zip(COLOURS, divisions.values(), strict=False)):
+            # side by side, so that equal folds do not hide each other
             spread = place + np.linspace(-0.15, 0.15, len(accuracies))
             axes.plot(accuracies, spread, "o", color=colour, markersize=5, alpha=0.8)
             axes.vlines(float(np.mean(accuracies)), place - 0.32, place + 0.32, color=colour, linewidth=2)
-        axes.set_yticks(range(len(ways)), list(ways))
-        axes.set_ylim(len(ways) - 0.4, -0.6)
+        axes.set_yticks(range(len(divisions)), list(divisions))
+        axes.set_ylim(len(divisions) - 0.4, -0.6)
         label_axes(axes, "accuracy of each fold, and their mean", "")
         return svg_text(figure, "accuracy of each fold")
 
@@ -161,12 +163,12 @@ def _reliability(positive: NDArray[np.bool_], scores: Probabilities, bins: int) 
 
 
 def legend_label(name: str) -> str:
-    """Return a name as a legend shows it: matplotlib leaves out labels that start with an underscore."""
+    """Return a label that a legend shows: matplotlib hides labels that start with an underscore."""
     return f" {name}" if name.startswith("_") else name
 
 
 def label_axes(axes: Axes, x: str, y: str, *, legend: bool = False) -> None:
-    """Name both axes, and draw the legend if it is wanted and there is something in it."""
+    """Label both axes, and draw the legend if wanted and not empty."""
     axes.set_xlabel(x)
     axes.set_ylabel(y)
     if legend and axes.get_legend_handles_labels()[0]:
@@ -174,12 +176,12 @@ def label_axes(axes: Axes, x: str, y: str, *, legend: bool = False) -> None:
 
 
 def svg_text(figure: Figure, title: str) -> str:
-    """Return a figure as an SVG element that stands in a page; ``title`` is what screen readers say."""
+    """Return a figure as an SVG element for a page; ``title`` is the text for screen readers."""
     buffer = io.StringIO()
     with warnings.catch_warnings():
-        # The reader's browser writes the texts; a glyph that matplotlib's own font lacks does not matter.
+        # The browser renders the text, so glyphs missing from matplotlib's font do not matter.
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Title": title}, transparent=True)
     text = buffer.getvalue()
-    # Several figures share one page: without the XML prologue, and labelled for screen readers.
+    # Embedded in a page: no XML prologue, and a label for screen readers.
     return text[text.index("<svg") :].replace("<svg ", f'<svg role="img" aria-label="{title}" ', 1)

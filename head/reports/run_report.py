@@ -83,7 +83,7 @@ def render_report(report: ReportInput) -> str:
         "precision_recall": plots.precision_recall_curves(shown.labels, probabilities, names),
         "reliability": plots.reliability_diagram(shown.labels, probabilities, names, uncalibrated),
     }
-    return page_template("report_template.html").render(
+    return page_template("report.html").render(
         report=report,
         facts=facts,
         part=part,

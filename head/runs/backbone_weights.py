@@ -1,4 +1,4 @@
-"""The backbone's weights that a run was made with."""
+"""The backbone weights of a run."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from xfeat.head.runs.reader import Run
 
 
 def weights_of(run: Run, file: Path | None = None) -> Weights:
-    """Find the weights of the backbone of a run: in ``file``, where they were, or where ``xfeat`` finds them.
+    """Find the backbone weights of a run: in ``file``, else where they were, else where ``xfeat`` finds them.
 
     Raises:
-        WeightsError: if they cannot be had, or there is no such ``file``.
-        MismatchError: if what is found are other weights.
+        WeightsError: if they cannot be found or downloaded, or ``file`` is missing.
+        MismatchError: if the weights found are not those of the run.
     """
     name, wanted = run.feature_spec.backbone, run.feature_spec.weights_sha256
     used = Path(run.cache["weights_path"])
@@ -26,14 +26,14 @@ def weights_of(run: Run, file: Path | None = None) -> Weights:
         if file is not None:
             raise
         raise WeightsError(
-            f"the weights of {name} that the run was made with are gone", path=used, found=error.what, fix=error.fix
+            f"the weights of {name} used by the run are missing", path=used, found=error.what, fix=error.fix
         ) from error
     if found.sha256 != wanted:
         raise MismatchError(
-            "other backbone weights than those of the run",
+            "these are not the backbone weights of the run",
             path=found.path,
             expected=f"SHA-256 {wanted[:16]}…",
             found=f"{found.sha256[:16]}…",
-            fix="name the right file with --weights FILE",
+            fix="give the right file with --weights FILE",
         )
     return found

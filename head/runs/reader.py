@@ -1,4 +1,4 @@
-"""The run folder ``runs/<run>/``, read. docs/formats.md is its written form. No pickle is ever read."""
+"""Reading the run folder ``runs/<run>/``, which docs/formats.md describes. No pickle is ever read."""
 
 from __future__ import annotations
 
@@ -33,23 +33,23 @@ RUN_FILE, HEAD_FILE, HISTORY_FILE, PREDICTIONS_FILE, REPORT_FILE = (
     "report.html",
 )
 PROBABILITY_PREFIX = "p_"
-_MOST_NAMED = 8
+_MAX_SUGGESTIONS = 8
 
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """A run folder, read.
+    """The content of a run folder.
 
     Attributes:
-        folder: where it lies.
-        feature_spec: what the head expects of its input.
-        head_spec: its layers.
-        train_spec: how it was trained.
-        class_names: its outputs, in order.
+        folder: its path.
+        feature_spec: settings of the features that the head needs.
+        head_spec: the layers of the head.
+        train_spec: the optimisation.
+        class_names: the classes, in the order of the outputs.
         dim: number of features.
-        cache: ``path``, ``content_sha256``, ``data_root`` and ``weights_path`` of the features it was trained on.
+        cache: ``path``, ``content_sha256``, ``data_root`` and ``weights_path`` of the cache it was trained on.
         head_sha256: digest of the head's weights file.
-        metrics: per part, as :func:`xfeat.head.evaluation.metrics.classification_metrics` gives them.
+        metrics: of each split, from :func:`xfeat.head.evaluation.metrics.classification_metrics`.
         facts: everything in run.json.
     """
 
@@ -66,7 +66,7 @@ class Run:
 
     @property
     def name(self) -> str:
-        """Return the run's name."""
+        """The name of the run."""
         return str(self.facts["name"])
 
     @property
@@ -76,7 +76,7 @@ class Run:
 
     @property
     def operating_point(self) -> OperatingPoint | None:
-        """The threshold that decides, or ``None`` if the most probable class does."""
+        """The threshold of the positive class, or ``None``: the most probable class is predicted."""
         stored = self.facts.get("operating_point")
         return None if stored is None else OperatingPoint.from_dict(stored)
 
@@ -84,7 +84,7 @@ class Run:
         """Return the trained head in evaluation mode.
 
         Raises:
-            RunError: if the weights are missing, damaged, or not those that the run was saved with.
+            RunError: if the weights are missing, damaged, or have changed since the run was saved.
         """
         from safetensors import SafetensorError
         from safetensors.torch import load_file
@@ -96,7 +96,7 @@ class Run:
             raise RunError("the head's weights are missing", path=file, fix="train the run again")
         if hashlib.sha256(file.read_bytes()).hexdigest() != self.head_sha256:
             raise RunError(
-                "the head's weights are not those the run was saved with",
+                "the head's weights have changed since the run was saved",
                 path=file,
                 expected=f"SHA-256 {self.head_sha256[:16]}…",
                 fix="train the run again, or restore a copy",
@@ -109,10 +109,10 @@ class Run:
         return model.eval()
 
     def predictions(self) -> list[dict[str, str]]:
-        """Return the rows of predictions.csv: each has a path, a part, a label, a decision and probabilities.
+        """Return the rows of predictions.csv: path, split, label, predicted class and probabilities.
 
         Raises:
-            RunError: if the file is missing, or damaged.
+            RunError: if the file is missing or damaged.
         """
         file = self.folder / PREDICTIONS_FILE
         columns = ["path", "split", "label", "prediction", *(PROBABILITY_PREFIX + name for name in self.class_names)]
@@ -128,7 +128,7 @@ class Run:
             raise RunError("the predictions are missing", path=file, fix="train the run again") from error
         except (KeyError, TypeError, ValueError, csv.Error) as error:
             raise RunError(
-                "damaged predictions: the file does not fit the run",
+                "damaged predictions, or those of another run",
                 path=file,
                 expected=", ".join(columns),
                 found=f"no column {error}" if isinstance(error, KeyError) else str(error),
@@ -141,7 +141,7 @@ def open_run(folder: str | os.PathLike[str]) -> Run:
     """Read a run folder.
 
     Raises:
-        RunError: if there is none, or it is damaged or of another version.
+        RunError: if there is no run, or it is damaged or of another version.
     """
     folder = Path(folder)
     file = folder / RUN_FILE
@@ -169,7 +169,7 @@ def open_run(folder: str | os.PathLike[str]) -> Run:
             metrics=facts["metrics"],
             facts=facts,
         )
-        _ = run.temperature, run.operating_point  # damage shows here
+        _ = run.temperature, run.operating_point  # raises if they are damaged
         return run
     except MismatchError as error:
         fix = f"{error.fix}, then xhead train"
@@ -183,39 +183,44 @@ def open_run(folder: str | os.PathLike[str]) -> Run:
 
 
 def _no_run(folder: Path) -> RunError:
-    """Say what is there instead, and name the runs that may be meant."""
+    """Describe what was found instead, and suggest runs nearby."""
     within = _runs_in(folder)
     near = within or _runs_in(folder.parent) or _runs_in(folder.parent / DEFAULT_RUNS)
     if within:
         what = "not a run, but a folder of runs"
     else:
-        what = "not a run folder" if folder.exists() else "not a run folder: there is nothing of that name"
+        what = "not a run folder" if folder.exists() else "run not found: no such folder"
     return RunError(
         what, path=folder, expected=f"a folder with {RUN_FILE}", fix=_one_of(near) if near else "xhead train"
     )
 
 
 def _runs_in(folder: Path) -> list[Path]:
-    # The folder of a training that is under way or was killed has a hidden name.
+    # The folder of a running or killed training has a hidden name.
     return sorted(file.parent for file in folder.glob(f"*/{RUN_FILE}") if not file.parent.name.startswith("."))
 
 
 def _one_of(folders: list[Path]) -> str:
-    more = f" and {len(folders) - _MOST_NAMED} more" if len(folders) > _MOST_NAMED else ""
-    return f"name one of {', '.join(map(str, folders[:_MOST_NAMED]))}{more}"
+    more = f" and {len(folders) - _MAX_SUGGESTIONS} more" if len(folders) > _MAX_SUGGESTIONS else ""
+    return f"choose one of {', '.join(map(str, folders[:_MAX_SUGGESTIONS]))}{more}"
 
 
 def latest_run(runs: Path) -> Path:
-    """Return the newest run below ``runs``: where ``latest`` points, else the one whose run.json is newest.
+    """Return the newest run in ``runs``: the one ``latest`` points to, else the one with the newest run.json.
 
     Raises:
-        RunError: if there is none.
+        RunError: if there is no run.
     """
     if (runs / LATEST / RUN_FILE).is_file():
         return (runs / LATEST).resolve()
     folders = _runs_in(runs)
     if not folders:
-        raise RunError("no run there", path=runs, expected="the folder of a trained head", fix="xhead train")
+        raise RunError(
+            "no training run found in this folder",
+            path=runs,
+            expected="the folder of a trained head",
+            fix="xhead train",
+        )
     return max(folders, key=lambda folder: (folder / RUN_FILE).stat().st_mtime_ns)
 
 
@@ -237,5 +242,5 @@ def read_history(run: Run) -> list[EpochRecord]:
 
 
 def new_run_name() -> str:
-    """Return a name for a run: the time, and two digits in case two start in the same second."""
+    """Return a name for a run: the time, and two random digits in case two runs start in the same second."""
     return f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(1)}"

@@ -1,4 +1,4 @@
-"""The run folder ``runs/<run>/``, written: whole or not at all."""
+"""Writing the run folder ``runs/<run>/``: it appears whole or not at all."""
 
 from __future__ import annotations
 
@@ -38,27 +38,27 @@ if TYPE_CHECKING:
 
 _ELSEWHERE = "choose another place with --runs"
 _HOST = platform.node()
-# File systems take 255 bytes; names of locks, of a sweep's best trial and of this machine are added to a run's.
-_LONGEST_NAME = 150
-# Folders of trainings, before these had locks: the number of a process, which says nothing across machines.
+# File systems allow 255 bytes; the names of locks, of a sweep's best trial and of this machine are appended.
+_MAX_NAME_BYTES = 150
+# Temporary folders of earlier versions, without a lock; they carry a process id, which is unique on one machine only.
 _WITHOUT_LOCK = re.compile(r"\..+\.\d+-[0-9a-f]{8}\.tmp")
-_SURELY_DEAD_S = 7 * 24 * 3600
+_ABANDONED_AFTER_S = 7 * 24 * 3600
 
 
 def checked_name(name: str) -> str:
-    """Return a name for a folder in the folder of all runs.
+    """Return ``name`` if it is valid for a run.
 
     Raises:
-        RunError: if it is none.
+        RunError: if it is not.
     """
     if not name or name != Path(name).name or name.startswith(".") or name == LATEST:
         raise RunError(
-            "not a name for a run", expected="letters, digits, - and _", found=name, fix="choose another --name"
+            "not a valid name for a run", expected="letters, digits, - and _", found=name, fix="choose another --name"
         )
-    if (length := len(os.fsencode(name))) > _LONGEST_NAME:
+    if (length := len(os.fsencode(name))) > _MAX_NAME_BYTES:
         raise RunError(
-            "too long a name for a run",
-            expected=f"at most {_LONGEST_NAME} bytes",
+            "the name of the run is too long",
+            expected=f"at most {_MAX_NAME_BYTES} bytes",
             found=f"{length} bytes",
             fix="choose a shorter --name",
         )
@@ -66,22 +66,22 @@ def checked_name(name: str) -> str:
 
 
 class RunWriter:
-    """Builds a run folder under a hidden name and shows it when it is whole.
+    """Builds a run folder under a hidden name and renames it when it is complete.
 
     Args:
         runs: the folder of all runs.
-        name: of this one.
-        latest: whether ``runs/latest`` shall lead to it.
+        name: of this run.
+        latest: whether to point ``runs/latest`` to it.
 
     Raises:
-        RunError: if there is a run of that name already.
-        BusyError: on entering, if another training will have that name.
+        RunError: if the name is invalid or taken.
+        BusyError: on entering, if another training is using the name.
     """
 
     def __init__(self, runs: Path, name: str, *, latest: bool = True) -> None:
         self.target, self._latest = runs / checked_name(name), latest
         self._refuse_existing()
-        # Containers and machines may share a disk: a name that nobody else takes, and that says where its lock holds.
+        # Containers and machines may share a disk: the name is unique, and contains the machine its lock belongs to.
         self.folder = runs / f".{name}.{_HOST}-{secrets.token_hex(4)}.tmp"
         self._lock = FileLock(self.folder.with_suffix(".lock"))
         self._name_lock = FileLock(runs / f".{name}.{_HOST}-name.lock", timeout=0)
@@ -117,14 +117,18 @@ class RunWriter:
 
     def _refuse_existing(self) -> None:
         if self.target.exists():
-            raise RunError("there is a run of that name", path=self.target, fix="choose another --name, or delete it")
+            raise RunError(
+                "a run with this name already exists", path=self.target, fix="choose another --name, or delete it"
+            )
 
     def _take_name(self) -> None:
         try:
             self._name_lock.acquire()
         except Timeout as error:
             raise BusyError(
-                "another training will have that name", path=self.target, fix="choose another --name, or wait for it"
+                "another training is using this name",
+                path=self.target,
+                fix="choose another --name, or wait until it has finished",
             ) from error
         self._refuse_existing()
 
@@ -137,14 +141,14 @@ class RunWriter:
         return hashlib.sha256(content).hexdigest()
 
     def save_table(self, file_name: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-        """Write a CSV file with a line of column names."""
+        """Write a CSV file with a header line."""
         with (self.folder / file_name).open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
             writer = csv.writer(file)
             writer.writerow(columns)
             writer.writerows(rows)
 
     def save_facts(self, facts: Mapping[str, Any]) -> None:
-        """Write run.json; format and version are added."""
+        """Write run.json, with format and version."""
         self.save_json(RUN_FILE, {"format": FORMAT, "schema_version": SCHEMA_VERSION, **facts})
 
     def save_json(self, file_name: str, content: Mapping[str, Any]) -> None:
@@ -158,7 +162,7 @@ class RunWriter:
     def _publish(self) -> None:
         for path in (*self.folder.iterdir(), self.folder):
             flush(path)
-        self._refuse_existing()  # written on another machine, where our lock does not reach
+        self._refuse_existing()  # another machine may have written it, where the lock has no effect
         self.folder.rename(self.target)
         if self._latest:
             self._point_latest()
@@ -170,10 +174,10 @@ class RunWriter:
             link.symlink_to(self.target.name, target_is_directory=True)
             link.replace(self.target.parent / LATEST)
         except OSError:
-            link.unlink(missing_ok=True)  # no symbolic links here: latest_run looks at the times instead
+            link.unlink(missing_ok=True)  # without symbolic links latest_run compares times instead
 
     def _clean_up(self) -> None:
-        """Remove what is unfinished, and the folders made for it that are empty."""
+        """Remove unfinished files, and the folders created for them if they are empty."""
         _remove(self.folder, self._lock)
         if self._name_lock.is_locked:
             _remove(self.folder, self._name_lock)
@@ -183,15 +187,15 @@ class RunWriter:
 
 
 def _remove_abandoned(runs: Path) -> None:
-    """Remove what trainings on this machine left that were killed: the system has released their locks.
+    """Remove the temporary folders of killed trainings on this machine, whose locks the system has released.
 
-    Of earlier versions, which had no locks, what nobody has touched for a week.
+    Folders of earlier versions, which had no locks, are removed after a week without changes.
     """
     for file in runs.glob(f".*.{glob.escape(_HOST)}-*.lock"):
         lock = FileLock(file, timeout=0)
         try:
             lock.acquire()
-        except OSError:  # it is held: a training that lives
+        except OSError:  # locked by a running training
             continue
         _remove(file.with_suffix(".tmp"), lock)
     for folder in runs.glob(".*.tmp"):
@@ -202,9 +206,9 @@ def _remove_abandoned(runs: Path) -> None:
 def _untouched(folder: Path) -> bool:
     try:
         last = max(path.stat().st_mtime for path in (folder, *folder.iterdir()))
-    except OSError:  # a file, or gone by now
+    except OSError:  # a file, or removed in the meantime
         return False
-    return time.time() - last > _SURELY_DEAD_S
+    return time.time() - last > _ABANDONED_AFTER_S
 
 
 def _remove(folder: Path, lock: BaseFileLock) -> None:
@@ -215,11 +219,11 @@ def _remove(folder: Path, lock: BaseFileLock) -> None:
 
 
 def save_predictions(writer: RunWriter, predictions: Predictions, class_names: Sequence[str]) -> None:
-    """Write predictions.csv: probabilities after the temperature, and the decision."""
+    """Write predictions.csv: probabilities after the temperature, and predicted classes."""
     table = (
-        # the shortest text of a float32 keeps every bit, so that an exported model can be held against it
-        [path, split, class_names[label], class_names[decided], *(str(p) for p in probabilities)]
-        for path, split, label, decided, probabilities in zip(
+        # str of a float32 preserves every bit, so that an exported model can be compared with it
+        [path, split, class_names[label], class_names[predicted], *(str(p) for p in probabilities)]
+        for path, split, label, predicted, probabilities in zip(
             predictions.paths,
             predictions.split,
             predictions.labels,

@@ -1,7 +1,7 @@
-"""What Optuna would try next. It is asked for a round of combinations at a time, and remembers nothing itself.
+"""Combinations proposed by Optuna, one round at a time. No study is stored.
 
-Each round is drawn from the results of the rounds before it and from the sweep's seed alone, so that a sweep that was
-stopped goes on as if it had not been.
+Each round depends only on the results of earlier rounds and on the seed, so that an interrupted sweep resumes as if it
+had not been interrupted.
 """
 
 from __future__ import annotations
@@ -20,38 +20,38 @@ if TYPE_CHECKING:
     from optuna import Study
     from optuna.distributions import BaseDistribution
 
-# After so many proposals that were made before, the next untried combination of the list is taken.
-_ASK_AGAIN = 50
+# After this many repeated proposals, the next untried combination of the grid is used.
+_MAX_REPEATS = 50
 
 
 def propose(spec: SweepSpec, tried: Sequence[Settings], trials: Sequence[Trial], count: int) -> list[Settings]:
-    """Ask for more combinations by their tree-structured Parzen estimates.
+    """Propose more combinations with a tree-structured Parzen estimator.
 
     Args:
-        spec: the sweep; its ranking figure is what is made better.
-        tried: the combinations of all rounds before.
-        trials: finished trials; of each combination, one a seed.
+        spec: the sweep; its ranking metric is optimised.
+        tried: the combinations of all earlier rounds.
+        trials: finished trials, one per combination and seed.
         count: how many to propose.
 
     Returns:
-        ``count`` combinations that were not tried, or fewer if there are no more.
+        ``count`` untried combinations, or fewer if there are no more.
 
     Raises:
         MissingExtraError: if Optuna is not installed.
 
     Source:
-        Bergstra et al., "Algorithms for Hyper-Parameter Optimization", 2011, as Optuna's TPESampler has it.
+        Bergstra et al., "Algorithms for Hyper-Parameter Optimization", 2011, as implemented by Optuna's TPESampler.
     """
     try:
         import optuna
     except ModuleNotFoundError as error:
         raise MissingExtraError(
-            "optuna is not installed, which --sampler optuna needs", fix="pip install 'xfeat-onnx[optuna]'"
+            "--sampler optuna needs optuna, which is not installed", fix="pip install 'xfeat-onnx[optuna]'"
         ) from error
     seed = int(np.random.SeedSequence([spec.first_seed, len(tried)]).generate_state(1)[0])
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what it calls experimental is what asking for several at a time needs
+        warnings.simplefilter("ignore")  # constant_liar, needed to ask for several at a time, is marked experimental
         study = optuna.create_study(
             direction="minimize" if spec.rank == "loss" else "maximize",
             sampler=optuna.samplers.TPESampler(seed=seed, constant_liar=True),
@@ -67,13 +67,13 @@ def _tell(study: Study, spec: SweepSpec, tried: Sequence[Settings], trials: Sequ
     for place, settings in enumerate(tried):
         seeds = [by_number[place * spec.seeds + seed] for seed in range(spec.seeds)]
         values = [trial.metrics[spec.rank] for trial in seeds if spec.rank in trial.metrics]
-        sound = len(values) == spec.seeds
+        converged = len(values) == spec.seeds
         study.add_trial(
             create_trial(
                 params={name: _as_choice(axis, settings[name]) for name, axis in spec.axes.items()},
                 distributions={name: _distribution(axis) for name, axis in spec.axes.items()},
-                value=float(np.mean(values)) if sound else None,
-                state=TrialState.COMPLETE if sound else TrialState.PRUNED,  # diverged: worse than any that did not
+                value=float(np.mean(values)) if converged else None,
+                state=TrialState.COMPLETE if converged else TrialState.PRUNED,  # pruned ranks below all complete ones
             )
         )
 
@@ -82,7 +82,7 @@ def _ask(study: Study, spec: SweepSpec, tried: Sequence[Settings], count: int) -
     found: list[Settings] = []
     distributions = {name: _distribution(axis) for name, axis in spec.axes.items()}
     for _ in range(count):
-        for _ in range(_ASK_AGAIN):
+        for _ in range(_MAX_REPEATS):
             choices = study.ask(distributions).params
             settings = {name: _from_choice(axis, choices[name]) for name, axis in spec.axes.items()}
             if settings not in tried and settings not in found:

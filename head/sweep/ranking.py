@@ -1,4 +1,4 @@
-"""Which settings of a sweep did best on the validation images, and how much that says."""
+"""Ranking the combinations of a sweep by their validation metrics, and how certain the ranking is."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ COMPLETE, TIME_IS_UP, INTERRUPTED = "complete", "time is up", "interrupted"
 
 
 @dataclass(frozen=True)
-class Setting:
+class Combination:
     """One combination of settings, over its seeds.
 
     Attributes:
-        trials: one a seed.
+        trials: one per seed.
         metrics: means over the seeds.
     """
 
@@ -33,41 +33,41 @@ class Setting:
 
     @property
     def settings(self) -> Settings:
-        """The combination: all settings but the seed."""
+        """All settings except the seed."""
         return self.trials[0].spec.settings
 
     @property
     def best_trial(self) -> Trial:
-        """The seed with the lowest loss."""
+        """The trial with the lowest loss."""
         return min(self.trials, key=lambda trial: trial.metrics["loss"])
 
     def rank_key(self, rank: str) -> tuple[float, float]:
-        """Return what sorts the better first; the loss decides between equals."""
+        """Return a key that sorts the best first; ties are broken by the loss."""
         value = self.metrics.get(rank, -math.inf)
         return (value if rank == "loss" else -value), self.metrics["loss"]
 
 
 @dataclass(frozen=True)
 class SweepResult:
-    """What a sweep found.
+    """The result of a sweep.
 
     Attributes:
         folder: ``runs/<sweep>``.
-        spec: what was asked for.
-        planned: trials in all.
-        trials: those that are finished.
-        settings: their combinations, the best first; those that diverged with any seed are left out.
+        spec: the sweep.
+        planned: total number of trials.
+        trials: the finished ones.
+        combinations: best first; those that diverged with any seed are left out.
         state: ``complete`` or ``time is up``.
         valid_images: number of validation images n.
-        run: the best one, as a run folder; ``None`` if every trial diverged.
-        seconds: that this call took.
+        run: the run of the best trial; ``None`` if every trial diverged.
+        seconds: duration of this call.
     """
 
     folder: Path
     spec: SweepSpec
     planned: int
     trials: list[Trial]
-    settings: list[Setting]
+    combinations: list[Combination]
     state: str
     valid_images: int
     run: Run | None
@@ -75,36 +75,36 @@ class SweepResult:
 
     @property
     def diverged(self) -> int:
-        """Number of trials whose loss was never a number."""
+        """Number of trials that diverged."""
         return sum(trial.status != "ok" for trial in self.trials)
 
     @property
     def standard_error(self) -> float:
-        """Standard error of the best accuracy, as a share, as if the n validation images were independent."""
-        accuracy = self.settings[0].metrics["accuracy"]
-        # Never zero: nobody knows a perfect score on n images better than one mistake among them.
-        doubt = min(max(accuracy, 1 / self.valid_images), 1 - 1 / self.valid_images)
-        return math.sqrt(doubt * (1 - doubt) / self.valid_images)
+        """Standard error of the best accuracy, 0 to 1, as if the n validation images were independent."""
+        accuracy = self.combinations[0].metrics["accuracy"]
+        # Never zero: a perfect score on n images is as uncertain as one mistake among them.
+        clipped = min(max(accuracy, 1 / self.valid_images), 1 - 1 / self.valid_images)
+        return math.sqrt(clipped * (1 - clipped) / self.valid_images)
 
     @property
-    def tied(self) -> int:
-        """Number of settings whose accuracy is within one standard error of the best one's."""
-        least = self.settings[0].metrics["accuracy"] - self.standard_error
-        return sum(setting.metrics["accuracy"] >= least for setting in self.settings)
+    def within_standard_error(self) -> int:
+        """Number of combinations whose accuracy is within one standard error of the best one's."""
+        least = self.combinations[0].metrics["accuracy"] - self.standard_error
+        return sum(combination.metrics["accuracy"] >= least for combination in self.combinations)
 
 
-def rank_settings(trials: Sequence[Trial], spec: SweepSpec) -> list[Setting]:
-    """Bring the seeds of each combination together and sort by the mean of the ranking figure, the best first.
+def rank_combinations(trials: Sequence[Trial], spec: SweepSpec) -> list[Combination]:
+    """Group trials by combination and sort by the mean of the ranking metric over the seeds, best first.
 
-    Combinations that lack a seed count only where none is whole.
+    Combinations with an unfinished seed are ranked only if no combination has all its seeds.
     """
     seeds: dict[tuple[Any, ...], list[Trial]] = {}
     for trial in sorted(trials, key=lambda trial: trial.number):
         seeds.setdefault(tuple(trial.spec.settings.values()), []).append(trial)
-    sound = [group for group in seeds.values() if all(trial.status == "ok" for trial in group)]
-    whole = [group for group in sound if len(group) == spec.seeds] or sound
-    settings = [Setting(tuple(group), _means(group)) for group in whole]
-    return sorted(settings, key=lambda setting: setting.rank_key(spec.rank))
+    converged = [group for group in seeds.values() if all(trial.status == "ok" for trial in group)]
+    complete = [group for group in converged if len(group) == spec.seeds] or converged
+    combinations = [Combination(tuple(group), _means(group)) for group in complete]
+    return sorted(combinations, key=lambda combination: combination.rank_key(spec.rank))
 
 
 def _means(trials: Sequence[Trial]) -> dict[str, float]:

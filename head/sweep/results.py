@@ -1,4 +1,4 @@
-"""The folder ``runs/<sweep>/``: results.csv, a line a trial, and sweep.json. Finished trials are never lost."""
+"""The folder ``runs/<sweep>/``: results.csv with one line per trial, and sweep.json. Finished trials are never lost."""
 
 from __future__ import annotations
 
@@ -64,19 +64,19 @@ class SweepFolder:
             return False
 
     def begin(self, identity: dict[str, Any]) -> list[Trial]:
-        """Start the sweep, or go on with it.
+        """Start the sweep, or resume it.
 
         Returns:
-            The trials that are finished already.
+            The trials that are already finished.
 
         Raises:
             MismatchError: if the folder holds another sweep.
-            RunError: if it is of another version, holds something else, or is damaged.
+            RunError: if it is damaged, of another version, or no sweep.
         """
         facts = self.read_facts()
         if facts is None:
             if {file.name for file in self.folder.iterdir()} - {".lock", RESULTS_FILE}:
-                raise RunError("not a sweep", path=self.folder, expected=f"a {SWEEP_FILE}", fix=_OTHER_NAME)
+                raise RunError("not a sweep folder", path=self.folder, expected=f"a {SWEEP_FILE}", fix=_OTHER_NAME)
             self._write_table("w", [_COLUMNS])
             self.save_facts({"identity": identity, "state": "running"})
             return []
@@ -84,7 +84,7 @@ class SweepFolder:
             old = found if isinstance(found, dict) else {}
             differ = [key for key in {**old, **identity} if old.get(key) != identity.get(key)]
             raise MismatchError(
-                f"a sweep of that name has other settings: {', '.join(differ)}", path=self.folder, fix=_OTHER_NAME
+                f"a sweep with this name has other settings: {', '.join(differ)}", path=self.folder, fix=_OTHER_NAME
             )
         return self.read_trials()
 
@@ -101,22 +101,22 @@ class SweepFolder:
             facts: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
             found = facts.get("format"), facts.get("schema_version")
         except (ValueError, AttributeError) as error:
-            raise RunError("damaged", path=file, found=str(error), fix=_OTHER_NAME) from error
+            raise RunError("damaged sweep.json", path=file, found=str(error), fix=_OTHER_NAME) from error
         if found != (FORMAT, SCHEMA_VERSION):
             raise RunError("a sweep of another format or version", path=file, found=str(found), fix=_OTHER_NAME)
         return facts
 
     def save_facts(self, facts: dict[str, Any]) -> None:
-        """Write sweep.json, whole or not at all; format and version are added."""
+        """Write sweep.json, whole or not at all, with format and version."""
         content = {"format": FORMAT, "schema_version": SCHEMA_VERSION, **facts}
         with replacing(self.folder / SWEEP_FILE, elsewhere=ELSEWHERE) as partial:
             partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
     def read_trials(self) -> list[Trial]:
-        """Read results.csv; a last line that was not written to its end is dropped from the file.
+        """Read results.csv; an incomplete last line is removed from the file.
 
         Raises:
-            RunError: if it is damaged otherwise.
+            RunError: if the file is damaged otherwise.
         """
         file = self.folder / RESULTS_FILE
         try:
@@ -130,11 +130,11 @@ class SweepFolder:
             raise RunError("damaged results", path=file, found=str(error), fix=_OTHER_NAME) from error
 
     def rewrite(self, trials: Sequence[Trial]) -> None:
-        """Keep these finished trials and no others."""
+        """Replace results.csv by these trials."""
         self._write_table("w", [_COLUMNS, *(_line(trial) for trial in trials)])
 
     def append(self, trials: Sequence[Trial]) -> None:
-        """Add finished trials, and return when they are on the disk."""
+        """Add finished trials; they are on the disk when this returns."""
         self._write_table("a", [_line(trial) for trial in trials])
 
     def _write_table(self, mode: str, lines: Sequence[Sequence[Any]]) -> None:
@@ -161,7 +161,7 @@ def _line(trial: Trial) -> list[Any]:
 
 
 def _text(name: str, value: Any) -> Any:
-    return axis_text(name, (value,)) if name == "hidden" else value  # numbers with all their digits
+    return axis_text(name, (value,)) if name == "hidden" else value  # numbers keep all digits
 
 
 def _trial(row: dict[str, str]) -> Trial:

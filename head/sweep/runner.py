@@ -1,4 +1,4 @@
-"""Many trials on one cache: train in blocks, rank on the validation images, write the best as a run."""
+"""Many trials on one cache: train in batches, rank by validation metrics, write the best as a run."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from xfeat.head.runs.names import deterministic_name
 from xfeat.head.runs.reader import RUN_FILE, Run, open_run
 from xfeat.head.runs.writer import checked_name
 from xfeat.head.specs import MemorySpec
-from xfeat.head.sweep.ranking import COMPLETE, INTERRUPTED, TIME_IS_UP, SweepResult, rank_settings
+from xfeat.head.sweep.ranking import COMPLETE, INTERRUPTED, TIME_IS_UP, SweepResult, rank_combinations
 from xfeat.head.sweep.results import SweepFolder
 from xfeat.head.sweep.sampling import rounds
 from xfeat.head.sweep.space import SweepSpec
@@ -37,34 +37,34 @@ from xfeat.head.train import TrainOptions, split_reading, train_run
 
 logger = logging.getLogger(__name__)
 
-# Called as trials finish, with all finished ones and the number in all.
-Progress = Callable[[list[Trial], int], None]
+TrialProgress = Callable[[list[Trial], int], None]
+"""Called when trials finish, with all finished trials and the planned number."""
 
 
 class Sweep:
-    """Many trials on one cache, in a folder of their own.
+    """Many trials on one cache, stored in one folder.
 
-    Trials are ranked on the validation images; the test images are looked at once, with the best. All trials share one
-    split. The best is trained once more, alone, so that its folder holds to the bit what training it alone gives.
+    Trials are ranked on the validation images and share one split; only the best one is tested on the test images. It
+    is trained again, alone, so that its run folder is identical, to the bit, to that of a single training.
 
     Args:
         cache: the features.
         spec: what to try.
-        runs: the folder of all runs; the sweep's own folder is made there.
-        name: of the sweep; by default one that the same cache and spec lead to again.
-        memory: what features may take; rows that take more are read from the disk, in another order.
-        device: ``cpu``, ``cuda``, ``cuda:N`` or ``auto``. A sweep may go on elsewhere: results agree within float
-            tolerance.
+        runs: the folder of all runs; the sweep's folder is created there.
+        name: of the sweep; by default one that is the same for the same cache and spec.
+        memory: limit for features; more are read from the disk, in another order.
+        device: ``cpu``, ``cuda``, ``cuda:N`` or ``auto``. A sweep may resume on another device: results agree within
+            float tolerance.
 
     Attributes:
-        spec: what to try, with what the cache decides where nothing was said.
+        spec: what to try, completed with the pooling of the cache.
         planned: number of trials.
-        identity: what makes it this sweep.
+        identity: the settings that identify the sweep.
 
     Raises:
-        DataError: if the cache's labels or splits do not allow training.
-        MismatchError: if the cache does not hold the features that were asked for.
-        RunError: if that is no name for a folder.
+        DataError: if the labels or splits do not allow training.
+        MismatchError: if the cache does not hold the features of a pooling.
+        RunError: if the name is invalid.
         DeviceError: if there is no such GPU.
     """
 
@@ -79,11 +79,11 @@ class Sweep:
         device: str = "cpu",
     ) -> None:
         self._device = resolve_device(device)
-        self.cache, self.spec = cache, spec.on(cache)
+        self.cache, self.spec = cache, spec.for_cache(cache)
         self.planned = self.spec.planned
         self._memory, self._split = memory, split_rows(cache, seed=spec.first_seed)
         self.identity = {**self.spec.identity, "cache_sha256": cache.content_sha256, "random_numbers": GENERATOR}
-        # Rows that are read in blocks come in an order of their own.
+        # Rows that are read in blocks are trained in another order.
         reading = split_reading(pooled(cache, self.spec.poolings[-1]), self._split, memory)
         if reading.block_rows is not None:
             self.identity["reading"] = reading.to_dict()
@@ -94,23 +94,24 @@ class Sweep:
         """A name that is the same for the same cache and spec."""
         return deterministic_name(self.identity, "sweep")
 
-    def run(self, *, time_limit_s: float | None = None, progress: Progress | None = None) -> SweepResult:
-        """Train all trials that are not finished, rank them, and write the best one as a run.
+    def run(self, *, time_limit_s: float | None = None, progress: TrialProgress | None = None) -> SweepResult:
+        """Train all unfinished trials, rank them, and write the best one as a run.
 
         Args:
-            time_limit_s: after which no block of heads is begun. Those at work are finished, and one is trained in any
-                case, so that each call gets on.
-            progress: called as trials finish.
+            time_limit_s: no block of heads is started after this time. Started blocks are finished, and at least one
+                is trained, so that each call makes progress.
+            progress: called when trials finish.
 
         Raises:
-            MismatchError: if there is another sweep of that name.
-            BusyError: if another process is at this sweep.
-            CacheError: if features are not finite, or the file is written to in the meantime; trials of this call go.
-            Interrupted: on Ctrl-C; what is finished is kept, and the same call goes on.
+            MismatchError: if another sweep has this name.
+            BusyError: if another process is using this sweep.
+            CacheError: if features are not finite, or the file changes during training; trials of this call are
+                discarded.
+            Interrupted: on Ctrl-C; finished trials are stored, and the same call resumes.
         """
         start = time.monotonic()
-        self._say_what_exists()
-        turns = _Turns(None if time_limit_s is None else start + time_limit_s)
+        self._warn_of_few_combinations()
+        deadline = _Deadline(None if time_limit_s is None else start + time_limit_s)
         with self._folder.locked():
             trials = self._folder.begin(self.identity)
             finished_before = list(trials)
@@ -118,11 +119,11 @@ class Sweep:
                 with unchanged(self.cache):
                     if self._missing(trials, self.planned):
                         for _ in labelled_blocks(self.cache, self._split.rows["test"]):
-                            pass  # they are looked at last, and would throw away all trials if they cannot be
-                    self._train(trials, turns, progress)
-                    settings = rank_settings(trials, self.spec)
-                    run = self._write_best(settings[0].best_trial) if settings else None
-            except CacheError:  # nobody knows which of the new trials saw what
+                            pass  # test rows are needed last: unreadable ones must be found before training
+                    self._train(trials, deadline, progress)
+                    combinations = rank_combinations(trials, self.spec)
+                    run = self._write_best(combinations[0].best_trial) if combinations else None
+            except CacheError:  # it is unknown which of the new trials used changed rows
                 self._folder.rewrite(finished_before)
                 raise
             except KeyboardInterrupt as stop:
@@ -130,15 +131,15 @@ class Sweep:
                     raise
                 self._folder.save_facts({"identity": self.identity, "state": INTERRUPTED})
                 raise Interrupted(
-                    f"stopped: {len(trials)} of {self.planned} trials are in {self._folder.folder}",
-                    fix="run the same command again to go on",
+                    f"stopped: {len(trials)} of {self.planned} trials are stored in {self._folder.folder}",
+                    fix="run the same command again to resume",
                 ) from stop
             result = SweepResult(
                 folder=self._folder.folder,
                 spec=self.spec,
-                planned=max(self.planned, len(trials)),  # an earlier call may have asked for more
+                planned=max(self.planned, len(trials)),  # an earlier call may have planned more
                 trials=trials,
-                settings=settings,
+                combinations=combinations,
                 state=COMPLETE if not self._missing(trials, self.planned) else TIME_IS_UP,
                 valid_images=len(self._split.rows["valid"]),
                 run=run,
@@ -147,25 +148,25 @@ class Sweep:
             self._folder.save_facts({"identity": self.identity, **self._facts(result)})
         return result
 
-    def _say_what_exists(self) -> None:
+    def _warn_of_few_combinations(self) -> None:
         combinations, wanted = self.planned // self.spec.seeds, self.spec.trials or 0
         if combinations < wanted:
             logger.warning("there are only %d different combinations, not %d", combinations, wanted)
 
-    def _train(self, trials: list[Trial], turns: _Turns, progress: Progress | None) -> None:
-        """Train what ``trials`` lacks, round by round; add it there and to the folder.
+    def _train(self, trials: list[Trial], deadline: _Deadline, progress: TrialProgress | None) -> None:
+        """Train the unfinished trials round by round; add them to ``trials`` and to the folder.
 
         Raises:
-            MismatchError: if a finished one was made with other settings, as another version may have proposed them.
+            MismatchError: if a finished trial has other settings, as proposed by another version.
         """
         for specs in rounds(self.spec, trials):
             if any(trial.spec != specs[trial.number] for trial in trials if trial.number < len(specs)):
                 raise MismatchError(
-                    "the finished trials have other settings than this version would try",
+                    "the finished trials were proposed by another version, with other settings",
                     path=self._folder.folder,
                     fix="choose another --name, or delete that folder",
                 )
-            self._train_rest(specs, trials, turns, progress)
+            self._train_rest(specs, trials, deadline, progress)
             if self._missing(trials, len(specs)):  # the time is up
                 return
 
@@ -174,7 +175,7 @@ class Sweep:
         return set(range(count)) - {trial.number for trial in trials}
 
     def _train_rest(
-        self, specs: Sequence[TrialSpec], trials: list[Trial], turns: _Turns, progress: Progress | None
+        self, specs: Sequence[TrialSpec], trials: list[Trial], deadline: _Deadline, progress: TrialProgress | None
     ) -> None:
         rest = {number: specs[number] for number in sorted(self._missing(trials, len(specs)))}
         if not rest:
@@ -182,7 +183,9 @@ class Sweep:
         if progress is not None:
             progress(trials, self.planned)
         threads = min(threads_for(train, self._backend) for train, _ in self._parts.values())
-        blocks = fit_tasks(turns.of(self._tasks(rest, threads)), classes=len(self.cache.class_names), threads=threads)
+        blocks = fit_tasks(
+            deadline.limit(self._tasks(rest, threads)), classes=len(self.cache.class_names), threads=threads
+        )
         with closing(blocks):
             for block in blocks:
                 new = self._as_trials(block, rest)
@@ -196,7 +199,7 @@ class Sweep:
         for pooling, parts in self._parts.items():
             jobs = {number: (spec.head, spec.train) for number, spec in rest.items() if spec.pooling == pooling}
             tasks += tasks_on(jobs, *parts, classes=classes, threads=threads, backend=self._backend)
-        # A sweep whose time is up has tried something of every shape.
+        # If the time is up early, heads of every shape have been tried.
         return sorted(tasks, key=lambda task: min(task.jobs))
 
     @property
@@ -214,9 +217,9 @@ class Sweep:
             reading = split_reading(cache, self._split, self._memory)
             own: dict[str, AnyRows] = {}
             for part in ("train", "valid"):
-                there = wider.get(part)
-                if isinstance(there, Rows):  # some columns of what is in memory already take no more of it
-                    own[part] = Rows(there.features[..., :columns], there.labels)
+                loaded = wider.get(part)
+                if isinstance(loaded, Rows):  # a view of the first columns needs no more memory
+                    own[part] = Rows(loaded.features[..., :columns], loaded.labels)
                 else:
                     own[part] = reading.load(cache, self._split.rows[part])
             parts[pooling] = own["train"], own["valid"]
@@ -237,7 +240,7 @@ class Sweep:
         return Trial(number, "ok", spec, outcome.best_epoch, metrics, seconds)
 
     def _write_best(self, best: Trial) -> Run:
-        """Write a trial as a run, unless an earlier call did."""
+        """Write a trial as a run, unless an earlier call has done so."""
         runs, name = self._folder.folder.parent, f"{self._folder.folder.name}-trial{best.number}"
         if (runs / name / RUN_FILE).is_file():
             run = open_run(runs / name)
@@ -249,7 +252,7 @@ class Sweep:
         return train_run(pooled(cache, pooling), head, train, runs=runs, name=name, options=options)
 
     def _facts(self, result: SweepResult) -> dict[str, Any]:
-        """Return what sweep.json says of a result."""
+        """Return the content of sweep.json."""
         return {
             "state": result.state,
             "updated": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -259,21 +262,21 @@ class Sweep:
             "planned": result.planned,
             "finished": len(result.trials),
             "diverged": result.diverged,
-            "best_trial": result.settings[0].best_trial.number if result.settings else None,
+            "best_trial": result.combinations[0].best_trial.number if result.combinations else None,
             "run": result.run.name if result.run else None,
             "versions": library_versions(),
         }
 
 
-class _Turns:
-    """Hands out blocks of heads until the time is up, and one in any case."""
+class _Deadline:
+    """Yields tasks until the time is up, but at least one."""
 
     def __init__(self, until: float | None) -> None:
-        self._until, self._any = until, False
+        self._until, self._started = until, False
 
-    def of(self, tasks: Iterable[Task]) -> Iterator[Task]:
+    def limit(self, tasks: Iterable[Task]) -> Iterator[Task]:
         for task in tasks:
-            if self._any and self._until is not None and time.monotonic() >= self._until:
+            if self._started and self._until is not None and time.monotonic() >= self._until:
                 return
-            self._any = True
+            self._started = True
             yield task

@@ -1,4 +1,4 @@
-"""The trials of a sweep in rounds: all at once, or as Optuna proposes them from the finished ones."""
+"""The trials of a sweep in rounds: all in one round, or as Optuna proposes them from finished trials."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from collections.abc import Iterator, Sequence
 from xfeat.head.sweep.space import SPREAD, SweepSpec
 from xfeat.head.sweep.trials import Settings, Trial, TrialSpec
 
-# Combinations that are proposed at a time: a smaller round learns sooner, a larger one fills the blocks.
+# Combinations per round: smaller rounds use results earlier, larger ones train more heads at the same time.
 ROUND = 8
 
 
 def rounds(spec: SweepSpec, trials: Sequence[Trial]) -> Iterator[list[TrialSpec]]:
-    """Give all trials, or, with Optuna, the first rounds of them, and one more each time.
+    """Yield all trials at once, or, with Optuna, all rounds so far, with one more round each time.
 
     Args:
         spec: what to try.
-        trials: the finished ones, to which those of a round are added before the next is asked for.
+        trials: finished trials; the caller adds those of a round before asking for the next.
     """
     if spec.sampler == SPREAD:
         yield list(spec.trial_specs())

@@ -1,4 +1,4 @@
-"""What a sweep tries: lists and ranges of settings, and the order in which their combinations come."""
+"""The search space of a sweep: lists and ranges of settings, and the order of their combinations."""
 
 from __future__ import annotations
 
@@ -17,40 +17,40 @@ from xfeat.head.sweep.trials import POOLING, RANKINGS, SETTINGS, Settings, Trial
 if TYPE_CHECKING:
     from xfeat.featurize.cache.reader import FeatureCache
 
-# A range that spans more than this factor is searched by its logarithm.
+# A range that spans more than this factor is sampled logarithmically.
 _LOGARITHMIC = 10.0
 _RANGE = ".."
 SPREAD, OPTUNA = SAMPLERS = ("spread", "optuna")
-# Points that are drawn from ranges for each that is wanted: values are rounded, so that a narrow range has few.
+# Attempts to draw enough different points: values are rounded, so a narrow range has few.
 _DRAWS = 16
 
 
 @dataclass(frozen=True)
 class Range:
-    """All values from ``low`` to ``high``, evenly by value, or by logarithm if they lie far apart."""
+    """All values from ``low`` to ``high``, sampled evenly, or logarithmically if they are far apart."""
 
     low: float
     high: float
 
     def __post_init__(self) -> None:
-        require(self.low < self.high, "an empty range", expected="LOW..HIGH", found=str(self))
+        require(self.low < self.high, "empty range", expected="LOW..HIGH", found=str(self))
 
     def __str__(self) -> str:
         return f"{_number(self.low)}{_RANGE}{_number(self.high)}"
 
     def at(self, share: float) -> float:
-        """Return the value at a share, 0 to 1, of the range."""
+        """Return the value at a fraction, 0 to 1, of the range."""
         if self.logarithmic:
             return self.rounded(self.low * math.exp(share * math.log(self.high / self.low)))
         return self.rounded(self.low + share * (self.high - self.low))
 
     @property
     def logarithmic(self) -> bool:
-        """Whether it is searched by its logarithm."""
+        """Whether it is sampled logarithmically."""
         return self.low > 0 and self.high / self.low > _LOGARITHMIC
 
     def rounded(self, value: float) -> float:
-        """Keep three digits, so that the value can be typed, and stay inside."""
+        """Round to three digits, so that the value is easy to type, within the range."""
         return min(max(float(f"{value:.3g}"), self.low), self.high)
 
 
@@ -62,13 +62,12 @@ class SweepSpec:
     """A sweep.
 
     Attributes:
-        axes: setting to its values, for some of :data:`SETTINGS`; the others keep their defaults, and the pooling is
-            the cache's.
-        seeds: how many times each combination is trained, each time with another seed.
-        first_seed: of the seeds; it also draws the sample, and the split where the cache has none.
-        trials: combinations to try, at most; ``None`` for all. More of them start with the same ones.
-        sampler: ``spread``, or ``optuna``, which proposes from what it has seen.
-        rank: which figure on the validation images decides, by its mean over the seeds.
+        axes: values of some of :data:`SETTINGS`; the others have their defaults, and the pooling is the cache's.
+        seeds: number of seeds with which each combination is trained.
+        first_seed: also used to draw combinations, and the split if the cache has none.
+        trials: maximum number of combinations; ``None`` for all. A larger number starts with the same combinations.
+        sampler: ``spread``, or ``optuna``, which proposes combinations from earlier results.
+        rank: the validation metric that ranks combinations, by its mean over the seeds.
     """
 
     axes: dict[str, Axis]
@@ -85,27 +84,30 @@ class SweepSpec:
         last = self.first_seed + self.seeds - 1
         require(self.first_seed >= 0 and last < 2**32, "seed out of range", expected="0 to 4294967295", found=last)
         require(self.trials is None or self.trials >= 1, "too few trials", expected="1 or more", found=self.trials)
-        require(self.rank in RANKINGS, "unknown figure", expected=" or ".join(RANKINGS), found=self.rank)
+        require(self.rank in RANKINGS, "unknown metric", expected=" or ".join(RANKINGS), found=self.rank)
         require(self.sampler in SAMPLERS, "unknown sampler", expected=" or ".join(SAMPLERS), found=self.sampler)
         if self.trials is None and self.sampler == OPTUNA:
-            raise SpecError("Optuna proposes without end", fix="say how many: --trials 50")
+            raise SpecError("--sampler optuna requires --trials", fix="limit the number of trials: --trials 50")
         if self.trials is None and (ranges := [name for name, axis in self.axes.items() if isinstance(axis, Range)]):
-            raise SpecError(f"a range of {', '.join(ranges)} has no end of values", fix="say how many: --trials 50")
+            raise SpecError(
+                f"--trials is required for a continuous range of {', '.join(ranges)}",
+                fix="limit the number of trials: --trials 50",
+            )
         for name, axis in self.axes.items():
             values = (axis.low, axis.high) if isinstance(axis, Range) else axis
             require(bool(values), f"no value of {name}", expected="one or more", found=values)
             for value in values:
                 TrialSpec.of({name: value}, self.first_seed)
 
-    def on(self, cache: FeatureCache) -> SweepSpec:
-        """Return the sweep with the cache's pooling, if none was asked for.
+    def for_cache(self, cache: FeatureCache) -> SweepSpec:
+        """Return the sweep with the pooling of the cache, if no pooling is set.
 
         Raises:
-            MismatchError: if the cache does not hold the features that were asked for.
+            MismatchError: if the cache does not hold the features of a pooling.
         """
         from xfeat.head.data.pooling import chosen_pooling
 
-        # Last, so that saying what is the default anyway changes no sample.
+        # Last, so that naming the default pooling draws the same combinations.
         axes = {name: axis for name, axis in self.axes.items() if name != POOLING}
         spec = replace(self, axes={**axes, POOLING: self.axes.get(POOLING, (cache.spec.pooling,))})
         for pooling in spec.poolings:
@@ -114,40 +116,40 @@ class SweepSpec:
 
     @property
     def poolings(self) -> list[str]:
-        """The poolings that are tried, the one with most features last."""
+        """The poolings to try, the one with most features last."""
         axis = self.axes[POOLING]
-        assert isinstance(axis, tuple)  # no number is a pooling
+        assert isinstance(axis, tuple)  # a pooling is never a range
         return [pooling for pooling in POOLINGS if pooling in axis]
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What makes it this sweep: all but ``trials``, of which there may be more another day."""
+        """The settings that identify the sweep: all except ``trials``, which may be increased later."""
         axes = {name: str(axis) if isinstance(axis, Range) else list(axis) for name, axis in self.axes.items()}
         facts = {"axes": axes, "seeds": self.seeds, "first_seed": self.first_seed, "rank": self.rank}
         if self.sampler != SPREAD:
             facts["sampler"] = self.sampler
-        plain: dict[str, Any] = json.loads(json.dumps(facts))  # as sweep.json gives it back
+        plain: dict[str, Any] = json.loads(json.dumps(facts))  # as read back from sweep.json
         return plain
 
     def trial_specs(self) -> Iterator[TrialSpec]:
-        """Give all trials: the seeds of the first combination, of the second, and so on."""
+        """Yield all trials: all seeds of the first combination, then of the second, and so on."""
         for settings in self.combinations():
             yield from self.with_seeds(settings)
 
     @property
     def planned(self) -> int:
-        """Number of trials in all."""
+        """Total number of trials."""
         return self.seeds * sum(1 for _ in self.combinations())
 
     def with_seeds(self, settings: Settings) -> Iterator[TrialSpec]:
-        """Give a combination once with each seed."""
+        """Yield a combination once with each seed."""
         for seed in range(self.first_seed, self.first_seed + self.seeds):
             yield TrialSpec.of(settings, seed)
 
     def combinations(self) -> Iterator[Settings]:
-        """Give the combinations of a grid, or points spread over ranges, each once, as many as were asked for.
+        """Yield up to ``trials`` different combinations, of a grid or spread over ranges.
 
-        There may be fewer: values are rounded to three digits.
+        Ranges may give fewer, since values are rounded to three digits.
         """
         lists = [axis for axis in self.axes.values() if not isinstance(axis, Range)]
         if len(lists) < len(self.axes):
@@ -156,12 +158,12 @@ class SweepSpec:
         import numpy as np
 
         grid = [dict(zip(self.axes, values, strict=True)) for values in itertools.product(*lists)]
-        # The whole grid comes in the order of its samples too, so that each of them can be gone on with.
+        # Always in the same order, so that a sweep of a part of the grid can be extended to more of it.
         order = np.random.default_rng(self.first_seed).permutation(len(grid))
         yield from (grid[number] for number in order[: self.trials])
 
     def _sample(self) -> Iterator[Settings]:
-        """Spread trials over ranges and lists with a scrambled Halton sequence, whose beginnings are spread as well."""
+        """Spread trials over ranges and lists with a scrambled Halton sequence; every prefix is spread too."""
         import numpy as np
         from scipy.stats.qmc import Halton
 
@@ -182,17 +184,17 @@ class SweepSpec:
 
 
 def parse_axis(name: str, text: str) -> Axis:
-    """Read what was typed for a setting: ``1e-4,1e-3``, ``1e-4..1e-2``, ``512,128;256;linear``.
+    """Parse the values of a setting: ``1e-4,1e-3``, ``1e-4..1e-2``, ``512,128;256;linear``.
 
     Raises:
-        ValueError: if it cannot be read so.
+        ValueError: if they are malformed.
     """
     if name == "hidden":
         return tuple(dict.fromkeys(_widths(part) for part in text.split(";")))
     kind = type(_default(name))
     if _RANGE in text:
         if kind is not float:
-            raise ValueError(f"no range of {name}: list its values")
+            raise ValueError(f"{name} takes no range: list its values")
         low, high = text.split(_RANGE)
         return Range(_value(kind, low), _value(kind, high))
     return tuple(dict.fromkeys(_value(kind, part) for part in text.split(",")))
@@ -214,7 +216,7 @@ def _widths(text: str) -> tuple[int, ...]:
     return () if text.strip() in ("linear", "none", "") else tuple(_value(int, width) for width in text.split(","))
 
 
-# What is tried of settings about which nothing is said: those that matter most, around the tutorial's values.
+# Tried if not given: the settings that matter most, around the tutorial's values.
 DEFAULT_AXES: dict[str, Axis] = {
     "lr": (1e-4, 5e-4, 1e-3),
     "hidden": ((512, 128), (256,), ()),
@@ -223,7 +225,7 @@ DEFAULT_AXES: dict[str, Axis] = {
 
 
 def axis_text(name: str, axis: Axis) -> str:
-    """Write an axis as :func:`parse_axis` reads it."""
+    """Write an axis in the form that :func:`parse_axis` reads."""
     if isinstance(axis, Range):
         return str(axis)
     if name == "hidden":
@@ -232,6 +234,6 @@ def axis_text(name: str, axis: Axis) -> str:
 
 
 def _number(value: float) -> str:
-    """Write a number as short as it can be typed without another one being meant."""
+    """Write a number in the shortest form that is read back exactly."""
     short = f"{value:g}"
     return short if float(short) == value else repr(value)

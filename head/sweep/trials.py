@@ -1,4 +1,4 @@
-"""One trial of a sweep: its settings, and what came of it."""
+"""One trial of a sweep: its settings and its result."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Settings = dict[str, Any]
 
 
 class TrialSpec(NamedTuple):
-    """All that makes a trial: the layers, the optimisation with its seed, and the features that the head reads."""
+    """The settings of a trial: the layers, the optimisation with its seed, and the pooling of the features."""
 
     head: HeadSpec
     train: TrainSpec
@@ -26,7 +26,7 @@ class TrialSpec(NamedTuple):
 
     @classmethod
     def of(cls, settings: Settings, seed: int) -> TrialSpec:
-        """Build it from some of :data:`SETTINGS`; the others keep their defaults.
+        """Build it from some of :data:`SETTINGS`; the others have their defaults.
 
         Raises:
             SpecError: if a value is out of range.
@@ -46,15 +46,15 @@ class TrialSpec(NamedTuple):
 
 @dataclass(frozen=True)
 class Trial:
-    """One trained head of a sweep: a line of results.csv.
+    """One trained head of a sweep, a line of results.csv.
 
     Attributes:
-        number: in the order of the sweep, from 0.
+        number: from 0, in the order of the sweep.
         status: ``ok`` or ``diverged``.
-        spec: what was trained.
-        best_epoch: the epoch that was kept; 0 if it diverged.
-        metrics: ``loss``, ``accuracy``, ``balanced_accuracy`` and ``auc`` on the validation images, where they exist.
-        seconds: its share of the time that its block took.
+        spec: its settings.
+        best_epoch: the epoch with the lowest validation loss; 0 if it diverged.
+        metrics: ``loss``, ``accuracy``, ``balanced_accuracy`` and ``auc`` on the validation images, if defined.
+        seconds: its part of the training time of its block.
     """
 
     number: int

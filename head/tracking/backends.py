@@ -1,6 +1,6 @@
-"""What MLflow and TensorBoard are told of trainings. A tracker that fails is dropped; the training goes on.
+"""Recording trainings in MLflow and TensorBoard. A tracker that fails is dropped; the training continues.
 
-Neither library is imported here: ``tracking_mlflow`` and ``tracking_tensorboard`` do that, when they are asked for.
+Neither library is imported here: ``mlflow_tracker`` and ``tensorboard_tracker`` import them when they are used.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ logger = logging.getLogger(__name__)
 
 
 class Tracking:
-    """Tells all trackers; one that fails is named in a warning and told no more.
+    """Sends a record to all trackers; one that fails is dropped with a warning.
 
-    The record begins with :meth:`begin` or the first step, so that what is refused before that leaves none.
+    The record is created by :meth:`begin` or by the first step, so that an error before training creates none.
 
     Args:
-        trackers: what is told; none is fine.
+        trackers: may be empty.
         name: of the record.
-        parameters: its settings.
+        parameters: the settings of the training.
         key: see :meth:`Tracker.begin`.
     """
 
@@ -33,14 +33,14 @@ class Tracking:
         self._beginning: tuple[str, Parameters, str] | None = (name, parameters, key)
 
     def begin(self) -> None:
-        """Start the record, unless that is done: from here on, what ends early is closed as failed or stopped."""
+        """Create the record, if not done yet; from now on an early end closes it as failed or stopped."""
         if (beginning := self._beginning) is not None:
             self._beginning = None
-            self._tell(lambda tracker: tracker.begin(*beginning))
+            self._send(lambda tracker: tracker.begin(*beginning))
 
     def record(self, step: int, metrics: Metrics) -> None:
-        """Add what was measured in a step."""
-        self._tell(lambda tracker: tracker.record(step, metrics))
+        """Add the metrics of a step."""
+        self._send(lambda tracker: tracker.record(step, metrics))
 
     def epoch(self, record: EpochRecord) -> None:
         """Add an epoch: ``train/loss``, ``train/accuracy``, ``valid/loss`` and ``valid/accuracy``."""
@@ -48,31 +48,33 @@ class Tracking:
         self.record(record.epoch, figures)
 
     def child(self, name: str, parameters: Parameters, metrics: Metrics) -> None:
-        """Add a finished record below this one, unless it is there."""
-        self._tell(lambda tracker: tracker.child(name, parameters, metrics))
+        """Add a finished child record, if it does not exist."""
+        self._send(lambda tracker: tracker.child(name, parameters, metrics))
 
     def end(self, metrics: Metrics, files: Sequence[Path] = ()) -> None:
-        """Close the record with its final figures, and with files and folders to keep."""
-        self._tell(lambda tracker: tracker.end(metrics, files))
+        """Close the record with its final metrics, and with files and folders to store."""
+        self._send(lambda tracker: tracker.end(metrics, files))
 
     def fail(self, *, killed: bool) -> None:
         """Close the record, if there is one, as failed or stopped."""
         if self._beginning is None:
-            self._tell(lambda tracker: tracker.fail(killed=killed))
+            self._send(lambda tracker: tracker.fail(killed=killed))
 
-    def _tell(self, message: Callable[[Tracker], None]) -> None:
+    def _send(self, message: Callable[[Tracker], None]) -> None:
         self.begin()
         for tracker in list(self._trackers):
             try:
                 message(tracker)
-            except Exception as error:  # noqa: BLE001 - whatever it is, it must not cost the training
+            except Exception as error:  # noqa: BLE001 - no error of a tracker may stop the training
                 self._trackers.remove(tracker)
-                said = str(error).strip().split("\n")[0]
-                logger.warning("%s failed and is told no more; what is trained is kept: %s", tracker.title, said)
+                reason = str(error).strip().split("\n")[0]
+                logger.warning(
+                    "tracking in %s failed and stops here; the training continues: %s", tracker.title, reason
+                )
 
 
 def open_trackers(*, mlflow: str | None = None, tensorboard: Path | None = None) -> list[Tracker]:
-    """Find out whether the places that shall be told can be reached.
+    """Open the trackers and check that they can be reached.
 
     Args:
         mlflow: address of a tracking server or store, such as ``sqlite:///mlflow.db``.
@@ -81,7 +83,7 @@ def open_trackers(*, mlflow: str | None = None, tensorboard: Path | None = None)
     Raises:
         MissingExtraError: if the library is not installed.
         TrackingError: if the server or store cannot be used.
-        OutputError: if the folder cannot be made.
+        OutputError: if the folder cannot be created.
     """
     trackers: list[Tracker] = []
     if mlflow is not None:
@@ -97,7 +99,7 @@ def open_trackers(*, mlflow: str | None = None, tensorboard: Path | None = None)
 
 @contextmanager
 def tracked(trackers: Sequence[Tracker], name: str, parameters: Parameters, *, key: str = "") -> Iterator[Tracking]:
-    """Give what is told; an exception in the body closes the record as failed, Ctrl-C as stopped."""
+    """Yield a :class:`Tracking`; an exception in the body closes its record as failed, Ctrl-C as stopped."""
     tracking = Tracking(trackers, name, parameters, key)
     try:
         yield tracking

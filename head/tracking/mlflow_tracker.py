@@ -19,12 +19,12 @@ EXPERIMENT = "xfeat"
 _KEY = "xfeat.key"
 _PARENT = "mlflow.parentRunId"
 _EXTRA = ("mlflow", "sqlalchemy", "alembic")
-# Steps that lie no further apart than this are sent together: epochs often take milliseconds.
+# Metrics are sent at most this often, since epochs often take milliseconds.
 _SEND_EVERY_S = 1.0
-# Source: mlflow.utils.validation, MAX_METRICS_PER_BATCH; and the most that search_runs takes.
-_MOST_METRICS, _MOST_RUNS = 1000, 50_000
-# A server that is down is found out within seconds, not after the minutes that MLflow takes by default; and nothing is
-# reported to its makers. What the user has set stays.
+# Source: mlflow.utils.validation, MAX_METRICS_PER_BATCH; and the maximum of search_runs.
+_MAX_METRICS, _MAX_RUNS = 1000, 50_000
+# A server that is down is an error within seconds instead of minutes, and telemetry is off. Variables that the user has
+# set are not changed.
 _ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
@@ -35,14 +35,14 @@ _ENVIRONMENT = {
 class MlflowTracker:
     """Writes runs to a tracking server or store.
 
-    The experiment is ``xfeat``, or what MLFLOW_EXPERIMENT_NAME says; it is made if it is not there.
+    The experiment is ``xfeat``, or that of MLFLOW_EXPERIMENT_NAME; it is created if it does not exist.
 
     Args:
-        uri: ``http://host:5000``, ``sqlite:///mlflow.db``, or what else MLflow takes.
+        uri: ``http://host:5000``, ``sqlite:///mlflow.db``, or any other URI of MLflow.
 
     Raises:
         MissingExtraError: if MLflow is not installed.
-        TrackingError: if the server does not answer, or the address is none.
+        TrackingError: if the server does not answer, or the URI is invalid.
     """
 
     title = "MLflow"
@@ -62,14 +62,15 @@ class MlflowTracker:
         except ModuleNotFoundError as error:
             package = "'xfeat-onnx[mlflow]'" if error.name in _EXTRA else error.name
             raise MissingExtraError(
-                f"{error.name} is not installed, which --mlflow {shown} needs", fix=f"pip install {package}"
+                f"--mlflow {shown} needs {error.name}, which is not installed", fix=f"pip install {package}"
             ) from error
-        except Exception as error:  # what MLflow, its store and its HTTP library raise has no common root
+        except Exception as error:  # errors of MLflow, its store and its HTTP library have no common base class
             raise TrackingError(
-                "MLflow cannot be reached there",
+                "MLflow cannot be reached at this address",
                 path=shown,
                 expected="a tracking server, such as http://localhost:5000, or a store, such as sqlite:///mlflow.db",
                 found=str(error).strip().split("\n")[0].replace(uri, shown),
+                fix="check the address given with --mlflow, and that its server is running",
             ) from error
         self._run = ""
         self._children: set[str] = set()
@@ -77,7 +78,7 @@ class MlflowTracker:
         self._sent = time.monotonic()
 
     def begin(self, name: str, parameters: Parameters, key: str) -> None:
-        """Start a run; with a key, go on with the run that has it."""
+        """Start a run; with a key, resume the run that has this key."""
         with _quiet():
             if found := self._search(_KEY, key) if key else []:
                 self._run = found[0].info.run_id
@@ -88,13 +89,13 @@ class MlflowTracker:
             self._client.log_batch(self._run, params=_as_params(parameters))
 
     def record(self, step: int, metrics: Metrics) -> None:
-        """Add metrics of a step, and send them if the last were sent a second ago."""
+        """Add the metrics of a step; they are sent at most once per second."""
         self._waiting += _as_metrics(metrics, step)
         if time.monotonic() - self._sent >= _SEND_EVERY_S:
             self._send()
 
     def child(self, name: str, parameters: Parameters, metrics: Metrics) -> None:
-        """Add a finished run below this one."""
+        """Add a finished child run."""
         if name in self._children:
             return
         with _quiet():
@@ -104,7 +105,7 @@ class MlflowTracker:
         self._children.add(name)
 
     def end(self, metrics: Metrics, files: Sequence[Path]) -> None:
-        """Send what is left, the final metrics and the files; finish the run."""
+        """Send the remaining metrics, the final ones and the files; finish the run."""
         self._waiting += _as_metrics(metrics, 0)
         self._send()
         with _quiet():
@@ -116,7 +117,7 @@ class MlflowTracker:
             self._client.set_terminated(self._run)
 
     def fail(self, *, killed: bool) -> None:
-        """Send what is left and close the run as FAILED or KILLED."""
+        """Send the remaining metrics and close the run as FAILED or KILLED."""
         self._send()
         with _quiet():
             self._client.set_terminated(self._run, "KILLED" if killed else "FAILED")
@@ -132,7 +133,7 @@ class MlflowTracker:
 
     def _search(self, tag: str, value: str) -> Sequence[Any]:
         runs: Sequence[Any] = self._client.search_runs(
-            [self._experiment], f"tags.`{tag}` = '{value}'", max_results=_MOST_RUNS
+            [self._experiment], f"tags.`{tag}` = '{value}'", max_results=_MAX_RUNS
         )
         return runs
 
@@ -141,14 +142,14 @@ class MlflowTracker:
 
     def _send(self) -> None:
         with _quiet():
-            for start in range(0, len(self._waiting), _MOST_METRICS):
-                self._client.log_batch(self._run, metrics=self._waiting[start : start + _MOST_METRICS])
+            for start in range(0, len(self._waiting), _MAX_METRICS):
+                self._client.log_batch(self._run, metrics=self._waiting[start : start + _MAX_METRICS])
         self._waiting, self._sent = [], time.monotonic()
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep what libraries say to their developers, and their progress, from our users."""
+    """Hide the warnings of libraries from our users."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield

@@ -1,4 +1,4 @@
-"""What is recorded of a training: its settings and its final metrics, as flat names."""
+"""The recorded settings and final metrics of a training, as flat names."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 _FINAL = ("accuracy", "balanced_accuracy", "loss", "auc", "ece", "brier")
 
 
-# Other characters are refused by MLflow; names of classes may hold them.
-_ODD = re.compile(r"[^\w\-. /]")
+# Characters that class names may contain and MLflow refuses.
+_REFUSED_BY_MLFLOW = re.compile(r"[^\w\-. /]")
 
 
 def cache_parameters(cache: FeatureCache) -> dict[str, Any]:
-    """Return what the features are, flat: ``backbone``, ``size``, ``pooling``, …, and which cache holds them."""
+    """Return the settings of the features as one flat dict: ``backbone``, ``size``, ``pooling``, …, and their cache."""
     features = cache.spec.to_dict()
     return {
         **features.pop("preprocess"),
@@ -31,14 +31,14 @@ def cache_parameters(cache: FeatureCache) -> dict[str, Any]:
 
 
 def head_parameters(head: HeadSpec, train: TrainSpec) -> dict[str, Any]:
-    """Return the settings of a head, flat, with widths as they are typed."""
+    """Return the settings of a head as one flat dict, with widths as typed on the command line."""
     return {**head.to_dict(), "hidden": ",".join(map(str, head.hidden)) or "linear", **train.to_dict()}
 
 
 def final_metrics(facts: Mapping[str, Any]) -> dict[str, float]:
-    """Pick the final figures out of the content of run.json: ``test/accuracy``, ``test/sensitivity/covid``, …
+    """Select the final metrics from the content of run.json: ``test/accuracy``, ``test/sensitivity/covid``, …
 
-    Those of the validation images are called ``valid/final_…``: after the temperature, not one epoch of a curve.
+    Validation metrics are ``valid/final_…``: with the temperature applied, unlike those of the epochs.
     """
     found: dict[str, float] = {"best_epoch": facts["best_epoch"], "temperature": facts["temperature"]}
     for part, start in (("valid", "valid/final_"), ("test", "test/")):
@@ -50,9 +50,9 @@ def final_metrics(facts: Mapping[str, Any]) -> dict[str, float]:
 
 
 def part_metrics(metrics: Mapping[str, Any], start: str) -> dict[str, float]:
-    """Pick the figures of one part out of what :func:`xfeat.head.evaluation.metrics.classification_metrics` gives."""
+    """Select from :func:`xfeat.head.evaluation.metrics.classification_metrics`; names are prefixed by ``start``."""
     found = {start + name: metrics[name] for name in _FINAL}
     for name, row in metrics["classes"].items():
         for figure in ("sensitivity", "specificity"):
-            found[f"{start}{figure}/{_ODD.sub('_', name)}"] = row[figure]
+            found[f"{start}{figure}/{_REFUSED_BY_MLFLOW.sub('_', name)}"] = row[figure]
     return {name: value for name, value in found.items() if value is not None}

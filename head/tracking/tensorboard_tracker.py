@@ -1,4 +1,4 @@
-"""Trainings as TensorBoard event files, through torch's own writer."""
+"""Trainings as TensorBoard event files, written with torch."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ _FAILURE = 2
 
 
 class TensorboardTracker:
-    """Writes a folder of event files a training.
+    """Writes one folder of event files per training.
 
     Args:
         folder: of all trainings, for ``tensorboard --logdir``.
 
     Raises:
         MissingExtraError: if TensorBoard is not installed.
-        OutputError: if the folder cannot be made.
+        OutputError: if the folder cannot be created.
     """
 
     title = "TensorBoard"
@@ -34,7 +34,7 @@ class TensorboardTracker:
     def __init__(self, folder: Path) -> None:
         if importlib.util.find_spec("tensorboard") is None:
             raise MissingExtraError(
-                "tensorboard is not installed, which --tensorboard needs", fix="pip install 'xfeat-onnx[tensorboard]'"
+                "--tensorboard needs tensorboard, which is not installed", fix="pip install 'xfeat-onnx[tensorboard]'"
             )
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -45,7 +45,7 @@ class TensorboardTracker:
         self._parameters: Parameters = {}
 
     def begin(self, name: str, parameters: Parameters, key: str) -> None:
-        """Open an event file; with a key, beside those of the same name."""
+        """Open a new event file in the folder ``name``."""
         self._folder, self._parameters = self._folder / name, parameters
         self._writer = _writer(self._folder)
 
@@ -55,16 +55,16 @@ class TensorboardTracker:
             self._writer.add_scalar(name, value, step)
 
     def child(self, name: str, parameters: Parameters, metrics: Metrics) -> None:
-        """Write a folder below this one's, with settings and figures for the table of hyper-parameters."""
+        """Write a subfolder with settings and metrics for the hyperparameter table."""
         if not (self._folder / name).exists():
             _write_hparams(_writer(self._folder / name), parameters, metrics)
 
     def end(self, metrics: Metrics, files: Sequence[Path]) -> None:
-        """Add settings and final figures, and close the file. Files stay where they are."""
+        """Add settings and final metrics, and close the file; ``files`` are not copied."""
         _write_hparams(self._writer, self._parameters, metrics)
 
     def fail(self, *, killed: bool) -> None:
-        """Add settings and that it failed; TensorBoard knows no other word for what was stopped. Close the file."""
+        """Add settings and the status "failed", and close the file; TensorBoard has no status for stopped trainings."""
         _write_hparams(self._writer, self._parameters, {}, failed=True)
 
 
@@ -75,13 +75,13 @@ def _writer(folder: Path) -> SummaryWriter:
 
 
 def _write_hparams(writer: SummaryWriter, parameters: Parameters, metrics: Metrics, *, failed: bool = False) -> None:
-    """Write what ``SummaryWriter.add_hparams`` writes, but not into a folder of its own, and close the file."""
+    """Do the same as ``SummaryWriter.add_hparams``, but in the same folder, and close the file."""
     from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData  # type: ignore[import-untyped]
     from torch.utils.tensorboard.summary import hparams
 
     plain = {name: value if isinstance(value, bool | int | float) else str(value) for name, value in parameters.items()}
     settings, start, end = hparams(plain, dict(metrics))  # type: ignore[no-untyped-call]
-    if failed:  # torch knows successes only
+    if failed:  # torch always writes the status "success"
         written = end.value[0].metadata.plugin_data
         status = HParamsPluginData.FromString(written.content)
         status.session_end_info.status = _FAILURE

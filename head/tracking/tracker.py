@@ -1,4 +1,4 @@
-"""What a tracker is."""
+"""The interface of a tracker."""
 
 from __future__ import annotations
 
@@ -7,27 +7,25 @@ from pathlib import Path
 from typing import Any, Protocol
 
 Parameters = Mapping[str, Any]
-
-
 Metrics = Mapping[str, float]
 
 
 class Tracker(Protocol):
-    """One place that is told. Any of the methods may fail with any exception."""
+    """A place where trainings are recorded. Each method may raise any exception."""
 
     title: str
 
     def begin(self, name: str, parameters: Parameters, key: str) -> None:
-        """Start a record. With a ``key``, go on with the record that has the same one, if there is any."""
+        """Start a record. With a ``key``, resume the record with the same key, if there is one."""
 
     def record(self, step: int, metrics: Metrics) -> None:
-        """Add what was measured in a step, such as an epoch."""
+        """Add the metrics of a step, such as an epoch."""
 
     def child(self, name: str, parameters: Parameters, metrics: Metrics) -> None:
-        """Add a finished record below this one, unless it has one of that name."""
+        """Add a finished child record, unless there is one of that name."""
 
     def end(self, metrics: Metrics, files: Sequence[Path]) -> None:
-        """Close the record with its final figures, and with files and folders to keep."""
+        """Close the record with its final metrics, and with files and folders to store."""
 
     def fail(self, *, killed: bool) -> None:
-        """Close the record of something that did not come to its end."""
+        """Close the record of a training that ended early."""

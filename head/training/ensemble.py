@@ -1,6 +1,6 @@
-"""Several heads as one: each leaves out another part of the training rows, and their logits are averaged.
+"""Ensembles: several heads, each holding out a different part of the training rows, with averaged logits.
 
-Layers beside each other are one wider layer, so that the average is an ordinary head: docs/decisions/0037.
+The members' layers are joined into wider layers, so that the ensemble is an ordinary head: docs/decisions/0037.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ from xfeat.head.training.history import EpochRecord
 from xfeat.head.training.network import build_head
 
 Share = tuple[NDArray[np.int64], NDArray[np.int64]]
-"""Places of the rows that a head learns from, and of those that choose its epoch."""
+"""Row numbers a member is trained on, and those it holds out to choose its epoch."""
 
-# Far enough apart that two trainings with neighbouring seeds share no member.
+# Large enough that two ensembles with consecutive seeds share no member.
 _SEED_STEP = 1000
 
 
 @dataclass(frozen=True)
 class FittedEnsemble(FittedHead):
-    """Several trained heads as one.
+    """A trained ensemble, as one head.
 
     Attributes:
-        history: means over the heads that were still training.
+        history: per epoch, means over the members that were still training.
         best_epoch: the median of ``best_epochs``.
         head: the layers of ``model``.
-        best_epochs: the epoch that each head kept.
+        best_epochs: the chosen epoch of each member.
     """
 
     head: HeadSpec
@@ -46,7 +46,7 @@ class FittedEnsemble(FittedHead):
 
     @property
     def facts(self) -> dict[str, Any]:
-        """Return what run.json says of it."""
+        """The entry of run.json."""
         return {"members": len(self.best_epochs), "best_epochs": list(self.best_epochs)}
 
 
@@ -62,17 +62,16 @@ def fit_ensemble(
 ) -> FittedEnsemble:
     """Train a head on each share of the rows and average their logits.
 
-    Each head has its own seed, and its epoch is chosen by the rows that it leaves out: every row teaches all heads but
-    one.
+    Each member has its own seed and holds out its own rows to choose its epoch; all other members train on these rows.
 
     Args:
-        head: the layers of each.
-        train: the optimisation of each.
-        shares: see :func:`shares_of`.
+        head: the layers of each member.
+        train: the optimisation of each member.
+        shares: from :func:`shares_of`.
         rows: training rows.
         classes: number of classes C.
-        class_weights: float32 (C,), instead of those that ``train`` asks for.
-        progress: called after each epoch of each head; epochs are counted on from head to head.
+        class_weights: float32 (C,), replaces the weights of ``train``.
+        progress: called after each epoch of each member; epochs are numbered consecutively over all members.
 
     Raises:
         DivergedError: if a head diverges.
@@ -81,9 +80,9 @@ def fit_ensemble(
         Krogh and Vedelsby, "Neural network ensembles, cross validation, and active learning", 1995.
     """
     fitted = []
-    for member, (kept, left_out) in enumerate(shares):
+    for member, (trained, held_out) in enumerate(shares):
         spec = replace(train, seed=(train.seed + _SEED_STEP * member) % 2**32)
-        parts, count = (rows.take(kept), rows.take(left_out)), _counting_on(progress, member * train.epochs)
+        parts, count = (rows.take(trained), rows.take(held_out)), _offset_epochs(progress, member * train.epochs)
         fitted.append(fit_head(head, spec, *parts, classes=classes, class_weights=class_weights, progress=count))
     best = tuple(one.best_epoch for one in fitted)
     return FittedEnsemble(
@@ -98,13 +97,13 @@ def fit_ensemble(
 def shares_of(
     labels: NDArray[np.integer], groups: NDArray[np.int64], members: int, *, seed: int, path: Path | None = None
 ) -> list[Share]:
-    """Divide rows into as many parts as there are heads, stratified; each head leaves out one of them.
+    """Divide rows into stratified parts, one per member; each member holds out one of them.
 
     Args:
         labels: (n,), of the training rows.
-        groups: (n,), what is kept together, such as patients.
-        members: how many heads; two or more.
-        seed: of the division; that of the training.
+        groups: (n,), such as patients; rows of one group are in one part.
+        members: two or more.
+        seed: of the division.
         path: the cache, for the message.
 
     Raises:
@@ -119,10 +118,10 @@ def shares_of(
 def check_groups(
     labels: NDArray[np.integer], groups: NDArray[np.int64], members: int, *, path: Path | None = None
 ) -> None:
-    """Raise what :func:`shares_of` raises, in a fraction of the time; one head needs nothing."""
+    """Raise what :func:`shares_of` raises, without dividing the rows; a single head needs no check."""
     if members > 1 and (fewest := fewest_groups(labels, groups)) < members:
         raise DataError(
-            f"{members} heads are more than there are patients or images of a class to train on",
+            f"too few patients or images of a class for an ensemble of {members} heads",
             path=path,
             expected=f"at least {members} groups of each class",
             found=f"{fewest} of the smallest class",
@@ -131,12 +130,12 @@ def check_groups(
 
 
 def widened(head: HeadSpec, members: int) -> HeadSpec:
-    """Return the layers of ``members`` such heads beside each other."""
+    """Return the layers of an ensemble of such heads, joined into one."""
     return replace(head, hidden=tuple(members * width for width in head.hidden))
 
 
 def average_of(heads: Sequence[nn.Sequential], spec: HeadSpec, *, dim: int, classes: int) -> nn.Sequential:
-    """Build the one head whose logits are the mean of those of several, in evaluation mode.
+    """Build one head, in evaluation mode, whose logits are the mean of the logits of several heads.
 
     Args:
         heads: trained heads.
@@ -149,36 +148,36 @@ def average_of(heads: Sequence[nn.Sequential], spec: HeadSpec, *, dim: int, clas
     layers = list(zip(*columns, strict=True))
     targets = [layer for layer in merged if isinstance(layer, nn.Linear | nn.BatchNorm1d)]
     first = dict(layers[0][0], weight=torch.ones(dim).double(), bias=torch.zeros(dim).double())
-    scales = [_on_top_of(first, own) for own in layers[0]]
+    scales = [_correction(first, own) for own in layers[0]]
     states = [first]
     for place, beside in enumerate(layers[1:], 1):
         if "running_mean" in beside[0]:
             states.append({name: torch.cat([own[name] for own in beside]) for name in beside[0]})
             continue
         weights, biases = [own["weight"] for own in beside], [own["bias"] for own in beside]
-        if place == 1:  # the features are normalised once, as the first head does it; the others' layers make up for it
+        if place == 1:  # features are normalised as in the first head; the other heads' first Linear layers compensate
             biases = [b + w @ shift for w, b, (_, shift) in zip(weights, biases, scales, strict=True)]
             weights = [w * scale for w, (scale, _) in zip(weights, scales, strict=True)]
         states.append(_joined(weights, biases, is_first=place == 1, is_last=place == len(layers) - 1))
     for target, state in zip(targets, states, strict=True):
-        target.load_state_dict(state, strict=False)  # all but a BatchNorm's count of batches
+        target.load_state_dict(state, strict=False)  # except num_batches_tracked of BatchNorm
     return merged
 
 
 def _joined(weights: list[Tensor], biases: list[Tensor], *, is_first: bool, is_last: bool) -> dict[str, Tensor]:
-    """Put Linear layers beside each other: the first see the same features, the last are averaged."""
+    """Join Linear layers into one: first layers have the same input, last layers are averaged."""
     if is_last:
         mean = 1 / len(weights)
         joined = sum(weights[1:], weights[0]) if is_first else torch.cat(weights, 1)
         return {"weight": joined * mean, "bias": sum(biases[1:], biases[0]) * mean}
     if is_first:
         return {"weight": torch.cat(weights), "bias": torch.cat(biases)}
-    # each head sees its own hidden layer: zeros beside the diagonal
+    # each head has its own hidden layer, so the joined matrix is block-diagonal
     return {"weight": torch.block_diag(*weights), "bias": torch.cat(biases)}  # type: ignore[no-untyped-call]
 
 
-def _on_top_of(first: dict[str, Tensor], own: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """Return scale and shift (D,) that turn what the bare first BatchNorm gives into what ``own`` gives."""
+def _correction(first: dict[str, Tensor], own: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """Return scale and shift (D,) that turn the output of BatchNorm ``first`` into that of ``own``."""
     spread, own_spread = ((state["running_var"] + nn.BatchNorm1d(1).eps).sqrt() for state in (first, own))
     scale = own["weight"] * spread / own_spread
     shift = own["weight"] * (first["running_mean"] - own["running_mean"]) / own_spread + own["bias"]
@@ -196,8 +195,8 @@ def _mean_history(histories: Sequence[Sequence[EpochRecord]]) -> list[EpochRecor
     return [EpochRecord(epoch, *values) for epoch, values in enumerate(means, 1)]
 
 
-def _counting_on(progress: Progress | None, before: int) -> Progress | None:
+def _offset_epochs(progress: Progress | None, before: int) -> Progress | None:
     if progress is None:
         return None
-    tell = progress
-    return lambda record: tell(record._replace(epoch=before + record.epoch))
+    report = progress
+    return lambda record: report(record._replace(epoch=before + record.epoch))

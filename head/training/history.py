@@ -1,4 +1,4 @@
-"""What an epoch was worth: one line of history.csv. Free of torch, so that the page can be drawn without it."""
+"""The losses and accuracies of an epoch, a line of history.csv. Imports no torch, since reports need it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 
 class EpochRecord(NamedTuple):
-    """One line of history.csv: means over the rows of each part."""
+    """A line of history.csv: means over the training rows and over the validation rows."""
 
     epoch: int
     train_loss: float

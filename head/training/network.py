@@ -1,4 +1,4 @@
-"""The head as a torch module, built from its spec alone."""
+"""The head as a torch module, built from its spec."""
 
 from __future__ import annotations
 

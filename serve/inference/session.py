@@ -100,7 +100,7 @@ class ModelSession:
         if not path.is_file():
             found = "a folder" if path.is_dir() else None
             raise ModelError(
-                "no such model",
+                "model not found",
                 path=path,
                 found=found,
                 fix="run xexport onnx to write one, or give the path of another model",

@@ -67,7 +67,7 @@ def test_the_same_seed_redraws_the_committed_pixels(
     draw_phantoms: ModuleType, grey: dict[str, np.ndarray], tmp_path: Path
 ) -> None:
     """All names and groups, and the pixels of every third picture: drawing all of them takes ten seconds."""
-    phantoms = sorted(draw_phantoms.cast(0), key=lambda phantom: phantom.path)
+    phantoms = sorted(draw_phantoms.all_phantoms(0), key=lambda phantom: phantom.path)
     assert [phantom.path for phantom in phantoms] == sorted(grey)
     for phantom in phantoms[::3]:
         draw_phantoms.save(phantom, tmp_path, 0)
@@ -78,7 +78,7 @@ def test_the_same_seed_redraws_the_committed_pixels(
 
 
 def test_another_seed_draws_other_pixels(draw_phantoms: ModuleType) -> None:
-    phantom = next(draw_phantoms.cast(0))
+    phantom = next(draw_phantoms.all_phantoms(0))
     assert not np.array_equal(draw_phantoms.draw(phantom, 0), draw_phantoms.draw(phantom, 1))
 
 
@@ -98,7 +98,7 @@ def test_a_second_seed_is_not_mixed_into_the_pictures_of_the_first(tmp_path: Pat
 
 def test_the_class_changes_the_lungs_and_hardly_the_border(draw_phantoms: ModuleType) -> None:
     """The same patient drawn in both classes differs by the finding alone: size and pose stay."""
-    first = next(draw_phantoms.cast(0))
+    first = next(draw_phantoms.all_phantoms(0))
     facts = {"split": "train", "number": first.number, "shot": 1, "suffix": ".png"}
     clear, opacity = (draw_phantoms.draw(draw_phantoms.Phantom(label=label, **facts), 0) for label in CLASSES)
     assert clear.shape == opacity.shape

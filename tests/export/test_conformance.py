@@ -1,4 +1,4 @@
-"""The table of runtimes tells what is not installed from what fails."""
+"""The table of runtimes distinguishes what is not installed from what fails."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ def conformance(monkeypatch: pytest.MonkeyPatch) -> Any:
         del sys.modules[name]
 
 
-def test_a_row_says_how_much_a_runtime_differs_why_it_fails_or_how_it_is_installed(
+def test_a_row_shows_the_difference_of_a_runtime_its_error_or_how_to_install_it(
     conformance: Any, exported: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(conformance, "BATCHES", (2,))
-    monkeypatch.setattr(conformance, "apart", lambda run, path, feeds: run(path, feeds))
+    monkeypatch.setattr(conformance, "in_own_process", lambda run, path, feeds: run(path, feeds))
     runtimes = [
         conformance.Runtime("here", lambda: "1.0", "", conformance.native.by_onnxruntime),
         conformance.Runtime("broken", lambda: "2.0", "", operator.truediv),
         conformance.Runtime("absent", lambda: None, "pip install absent", operator.truediv),
     ]
     heads, _, *rows = conformance.table(exported.model, exported.data, runtimes)
-    assert heads == "| runtime | model | batch 2 | own size |"
+    assert heads == "| runtime | model | batch 2 | original size |"
     assert rows[0] == "| here 1.0 | core | 0.0e+00 | – |"
     assert rows[1] == "| here 1.0 | full | 0.0e+00 | 0.0e+00 |"
     assert rows[3].startswith("| broken 2.0 | full | fails: unsupported operand type(s) for /")
@@ -43,35 +43,33 @@ def test_a_row_says_how_much_a_runtime_differs_why_it_fails_or_how_it_is_install
     assert {row.count("|") for row in rows} == {5}
 
 
-def test_a_runtime_that_ends_its_process_is_said_to(conformance: Any) -> None:
-    """/bin/false takes the place of the process before it has an answer."""
-    assert conformance.apart(operator.add, [1], [2]) == [1, 2]
-    with pytest.raises(RuntimeError, match="ends its process"):
-        conformance.apart(os.execv, shutil.which("false"), ["false"])
+def test_a_runtime_that_exits_is_an_error(conformance: Any) -> None:
+    """/bin/false replaces the process before there is a result."""
+    assert conformance.in_own_process(operator.add, [1], [2]) == [1, 2]
+    with pytest.raises(RuntimeError, match="the process exits"):
+        conformance.in_own_process(os.execv, shutil.which("false"), ["false"])
 
 
-def test_a_converter_that_does_not_end_is_ended(
+def test_a_converter_that_runs_too_long_is_killed(
     conformance: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(conformance.native, "CONVERSION_TIMEOUT_S", 0.2)
-    with pytest.raises(TimeoutError, match="sleep does not end"):
+    with pytest.raises(TimeoutError, match="sleep does not finish"):
         conformance.native.convert(["sleep", "60"], tmp_path)
 
 
-def test_the_last_line_of_a_converter_that_fails_is_the_reason(conformance: Any, tmp_path: Path) -> None:
+def test_the_last_line_of_a_failed_converter_is_the_reason(conformance: Any, tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="sh: no such layer"):
         conformance.native.convert(["sh", "-c", "echo reading; echo no such layer; exit 3"], tmp_path)
 
 
-def test_the_error_of_a_converter_is_its_reason_and_not_what_it_prints_below(conformance: Any, tmp_path: Path) -> None:
+def test_the_error_line_of_a_converter_is_the_reason_not_the_lines_below(conformance: Any, tmp_path: Path) -> None:
     script = "echo reading; echo 'ValueError: no such layer'; echo arguments; exit 1"
     with pytest.raises(RuntimeError, match=r"^sh: ValueError: no such layer$"):
         conformance.native.convert(["sh", "-c", script], tmp_path)
 
 
-def test_litert_is_not_there_without_the_converter_that_is_named(
-    conformance: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_litert_needs_its_converter(conformance: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(conformance, "package", lambda name: "2.0")
     monkeypatch.setenv("XFEAT_ONNX2TF", str(tmp_path / "onnx2tf"))
     assert conformance.litert_version() is None
@@ -79,5 +77,5 @@ def test_litert_is_not_there_without_the_converter_that_is_named(
     assert conformance.litert_version() == "2.0"
 
 
-def test_every_runtime_is_named_with_a_command_that_installs_it(conformance: Any) -> None:
+def test_every_runtime_has_a_command_that_installs_it(conformance: Any) -> None:
     assert all(runtime.install.split()[0] in {"pip", "apt", "npm"} for runtime in conformance.RUNTIMES)

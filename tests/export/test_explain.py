@@ -96,7 +96,7 @@ def test_images_that_cannot_be_read_are_skipped_and_named(xexport: Xexport, expo
     [
         (("{core}", "{image}"), "the model has no heatmap output"),
         (("{model}", "{image}", "--class", "cat"), "unknown class"),
-        (("{model}", "{tmp}/nowhere.png"), "no such file or folder"),
+        (("{model}", "{tmp}/nowhere.png"), "file or folder not found"),
         (("{model}", "{tmp}"), "no images found"),
         (("{model}", "{certificate}"), "none of the images can be read"),
         (("{model}", "{image}", "-o", "{certificate}/below"), "cannot be written"),

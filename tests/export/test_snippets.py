@@ -1,4 +1,4 @@
-"""The snippets of docs/runtimes.md, run as they stand, answer as onnxruntime does."""
+"""The snippets of docs/runtimes.md run unchanged and give the outputs of onnxruntime."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from PIL import Image
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "runtimes.md").read_text()
 TIMEOUT_S = 240
-# Ties between two grey levels may fall otherwise where another runtime resizes.
+# If another runtime resizes, ties between two grey levels may be rounded differently.
 TOLERANCE = 2e-3
 
 
@@ -41,7 +41,7 @@ def run(command: list[Any], folder: Path) -> str:
 def place(exported: Any, tmp_path: Path) -> Path:
     """A folder with the model and an image, as the snippets expect it.
 
-    The image has colours, and a size of its own, so that channels or axes in another order give other answers.
+    The image has colours and is not square, so that another order of channels or axes gives other outputs.
     """
     shutil.copy(exported.model, tmp_path)
     rng = np.random.default_rng(6)
@@ -75,7 +75,7 @@ def linked_modules(folder: Path, *names: str) -> None:
     (folder / "node_modules").symlink_to(modules.resolve())
 
 
-def test_the_python_snippet_needs_none_of_our_packages_and_says_what_the_model_says(place: Path) -> None:
+def test_the_python_snippet_needs_no_package_of_this_project_and_gives_the_models_outputs(place: Path) -> None:
     code = snippet("python")
     modules = {
         (node.module if isinstance(node, ast.ImportFrom) else node.names[0].name)
@@ -89,14 +89,14 @@ def test_the_python_snippet_needs_none_of_our_packages_and_says_what_the_model_s
 
 
 @pytest.mark.skipif(shutil.which("node") is None, reason="needs Node")
-def test_the_node_snippet_says_what_onnxruntime_says(place: Path) -> None:
+def test_the_node_snippet_gives_the_outputs_of_onnxruntime(place: Path) -> None:
     linked_modules(place, "onnxruntime-web", "sharp")
     (place / "answer.mjs").write_text(snippet("js"))
     said = run(["node", "answer.mjs"], place).split()[0]
     assert json.loads(said) == pytest.approx(expected(place), abs=TOLERANCE)
 
 
-def test_the_browser_snippet_says_what_onnxruntime_says(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_browser_snippet_gives_the_outputs_of_onnxruntime(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
     web = importlib.import_module("export_runtimes.web")
     if web.chromium() is None:
@@ -106,7 +106,7 @@ def test_the_browser_snippet_says_what_onnxruntime_says(place: Path, monkeypatch
       const file = await (await fetch("some.png")).blob();
       const said = await predict(file).catch((error) => ({ error: String(error) }));
       const answer = said.error ? said : { probabilities: Array.from(said.probabilities.data) };
-      await fetch("/said", { method: "POST", body: JSON.stringify(answer) });
+      await fetch("/result", { method: "POST", body: JSON.stringify(answer) });
     </script>"""
     (place / "page.html").write_text(snippet("html").replace("</script>", ask))
     said = web.in_chromium("/page/page.html", {"page": place})
@@ -115,7 +115,7 @@ def test_the_browser_snippet_says_what_onnxruntime_says(place: Path, monkeypatch
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
-def test_the_cpp_snippet_says_what_onnxruntime_says(place: Path) -> None:
+def test_the_cpp_snippet_gives_the_outputs_of_onnxruntime(place: Path) -> None:
     pytest.importorskip("openvino")
     (place / "answer.cpp").write_text(snippet("cpp"))
     Image.open(place / "some.png").save(place / "some.ppm")

@@ -231,7 +231,7 @@ def test_a_certificate_of_another_version_is_refused(xexport: Xexport, copied: A
 @pytest.mark.parametrize("command", ["verify", "info", "explain", "bench"])
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(None, "no such model"), (b"no model", "not a model that onnxruntime can read"), (b"", "not a model")],
+    [(None, "model not found"), (b"no model", "not a model that onnxruntime can read"), (b"", "not a model")],
 )
 def test_every_command_names_a_file_that_is_not_a_model(
     xexport: Xexport, tmp_path: Path, command: str, content: bytes | None, message: str

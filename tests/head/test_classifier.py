@@ -67,7 +67,7 @@ def test_an_ensemble_is_the_mean_of_heads_that_leave_out_a_part_each(class_weigh
 
 
 def test_more_heads_than_rows_of_a_class_are_named() -> None:
-    with pytest.raises(ValueError, match="5 heads are more"):
+    with pytest.raises(ValueError, match="too few patients or images of a class for an ensemble of 5 heads"):
         HeadClassifier(ensemble=5).fit(cloud(np.arange(8) % 2), np.arange(8) % 2)
 
 
@@ -111,7 +111,7 @@ def test_a_setting_out_of_range_is_named_at_fit() -> None:
 @pytest.mark.parametrize("wrong", [{"ensemble": 0}, {"validation_fraction": -1}, {"validation_fraction": 2.0}])
 def test_settings_out_of_range_are_refused(wrong: dict[str, float]) -> None:
     labels = np.arange(20) % 2
-    with pytest.raises(ValueError, match=r"out of range|too few heads"):
+    with pytest.raises(ValueError, match=r"out of range|too few ensemble members"):
         HeadClassifier(epochs=1, **wrong).fit(cloud(labels), labels)  # type: ignore[arg-type]
 
 

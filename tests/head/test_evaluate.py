@@ -92,7 +92,7 @@ def test_a_training_cache_that_has_changed_or_is_gone_is_said(
     assert "features.h5 has changed since the run was trained on it" in caplog.text
     Path(run.cache["path"]).unlink()
     assert evaluate_run(run, other).to_dict()["seen_in_training"] is None
-    assert "whether the run was trained on these images cannot be told" in caplog.text
+    assert "cannot check whether the run was trained on these images" in caplog.text
 
 
 def test_classes_are_matched_by_name(run: Run, make_cache: MakeCache) -> None:
@@ -113,7 +113,7 @@ def test_classes_are_matched_by_name(run: Run, make_cache: MakeCache) -> None:
 
 
 def test_a_set_without_the_runs_classes_is_named(run: Run, make_cache: MakeCache) -> None:
-    with pytest.raises(DataError, match="no image is of a class") as problem:
+    with pytest.raises(DataError, match="none of the images has a class") as problem:
         evaluate_run(run, make_cache("other.h5", classes=("cat", "dog")))
     assert "covid, normal" in str(problem.value)
     assert "cat, dog" in str(problem.value)
@@ -122,7 +122,7 @@ def test_a_set_without_the_runs_classes_is_named(run: Run, make_cache: MakeCache
 def test_other_features_are_refused_with_the_fix(run: Run, make_cache: MakeCache) -> None:
     other = make_cache("other.h5")
     other.spec.preprocess.__dict__["size"] = 448
-    with pytest.raises(MismatchError, match="not those that the run expects") as problem:
+    with pytest.raises(MismatchError, match="other settings than those of the run") as problem:
         evaluate_run(run, other)
     assert f"xhead eval {run.folder} DATA" in str(problem.value)
 
@@ -207,6 +207,6 @@ def test_images_of_other_classes_are_refused_before_they_are_featurized(
     Image.new("L", (40, 30), 9).save(tmp_path / "other" / "flu" / "a.png")
     done = CliRunner().invoke(main, ["eval", "runs/r", "other"])
     assert done.exit_code == 1
-    assert "other: no image is of a class that the run knows" in done.stderr
+    assert "other: none of the images has a class this run was trained on" in done.stderr
     assert "found:    flu" in done.stderr
     assert not (tmp_path / "other.features.h5").exists()

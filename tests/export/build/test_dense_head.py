@@ -1,4 +1,4 @@
-"""The folded head against the head itself, and its forward gradient against autograd."""
+"""The folded head against the original head, and its gradients against autograd."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from xfeat.head.training.network import build_head
 DIM, CLASSES = 24, 3
 
 
-def trained_looking(hidden: tuple[int, ...], classes: int = CLASSES) -> nn.Sequential:
-    """Return a head whose BatchNorms have statistics and weights other than 0 and 1."""
+def random_head(hidden: tuple[int, ...], classes: int = CLASSES) -> nn.Sequential:
+    """Return a head with random BatchNorm statistics and weights."""
     torch.manual_seed(3)
     head = build_head(HeadSpec(hidden=hidden), dim=DIM, classes=classes)
     for module in head.modules():
@@ -32,14 +32,14 @@ heads = pytest.mark.parametrize("hidden", [(), (16,), (32, 8), (16, 16, 16)])
 
 @heads
 def test_a_folded_head_gives_the_logits_of_the_head(hidden: tuple[int, ...]) -> None:
-    head = trained_looking(hidden)
+    head = random_head(hidden)
     features = torch.randn(20, DIM)
     torch.testing.assert_close(DenseHead(head)(features), head(features), atol=2e-5, rtol=1e-5)
 
 
 @heads
-def test_a_folded_head_has_no_batchnorm_and_one_linear_a_layer(hidden: tuple[int, ...]) -> None:
-    kinds = [type(module) for module in DenseHead(trained_looking(hidden)).layers]
+def test_a_folded_head_has_no_batchnorm_and_one_linear_per_layer(hidden: tuple[int, ...]) -> None:
+    kinds = [type(module) for module in DenseHead(random_head(hidden)).layers]
     assert kinds.count(nn.Linear) == len(hidden) + 1
     assert kinds.count(nn.ReLU) == len(hidden)
     assert len(kinds) == 2 * len(hidden) + 1
@@ -47,7 +47,7 @@ def test_a_folded_head_has_no_batchnorm_and_one_linear_a_layer(hidden: tuple[int
 
 @heads
 def test_forward_gradients_are_those_of_autograd(hidden: tuple[int, ...]) -> None:
-    head = trained_looking(hidden).double()
+    head = random_head(hidden).double()
     features = torch.randn(5, DIM, dtype=torch.float64, requires_grad=True)
     logits = head(features)
     expected = torch.stack(

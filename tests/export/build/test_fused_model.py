@@ -85,7 +85,7 @@ def test_probabilities_are_those_of_backbone_then_head_then_temperature(backbone
     torch.testing.assert_close(plain, torch.softmax(logits / 2.5, 1))
 
 
-def test_both_layouts_of_the_input_give_the_same_answer(backbone: Backbone) -> None:
+def test_both_input_layouts_give_the_same_outputs(backbone: Backbone) -> None:
     model = FusedModel(backbone, head_for(backbone, HeadSpec(hidden=())), SPEC, 1.0)
     with torch.no_grad():
         as_bytes = model(pixels())

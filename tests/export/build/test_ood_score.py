@@ -1,4 +1,4 @@
-"""The distance against scikit-learn's Mahalanobis distance with the Ledoit-Wolf covariance."""
+"""The ood score against scikit-learn's Mahalanobis distance with the Ledoit-Wolf covariance."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def cloud(rows: int, dim: int, seed: int = 0) -> np.ndarray:
 
 
 @pytest.mark.parametrize(("rows", "dim"), [(200, 20), (60, 100)])  # fewer rows than features: none varies beyond them
-def test_with_all_axes_kept_it_is_scikit_learns_mahalanobis_distance(rows: int, dim: int) -> None:
+def test_with_all_axes_the_score_is_scikit_learns_mahalanobis_distance(rows: int, dim: int) -> None:
     train, other = cloud(rows, dim), cloud(30, dim, seed=1) * 1.5
     mean, std = train.mean(0, dtype=np.float64), train.std(0, dtype=np.float64)
     reference = LedoitWolf().fit((train - mean) / std)
@@ -26,44 +26,44 @@ def test_with_all_axes_kept_it_is_scikit_learns_mahalanobis_distance(rows: int, 
     assert_allclose(fit_ood_score(train)(other), expected, rtol=1e-4)
 
 
-def test_training_rows_lie_at_about_one_and_foreign_rows_further_out() -> None:
-    distance = fit_ood_score(cloud(400, 300))
-    assert 0.5 < np.median(distance(cloud(400, 300))) < 1.2
-    assert distance(cloud(50, 300) + 4).min() > 2 * distance(cloud(400, 300, seed=1)).max()
+def test_training_rows_score_about_one_and_shifted_rows_more() -> None:
+    score = fit_ood_score(cloud(400, 300))
+    assert 0.5 < np.median(score(cloud(400, 300))) < 1.2
+    assert score(cloud(50, 300) + 4).min() > 2 * score(cloud(400, 300, seed=1)).max()
 
 
-def test_leaving_the_kept_axes_altogether_counts_as_far() -> None:
+def test_a_shift_outside_the_principal_axes_has_a_high_score() -> None:
     dim = MAX_AXES + 100
     train = cloud(120, dim)
-    distance = fit_ood_score(train)
+    score = fit_ood_score(train)
     direction = np.linalg.svd(train - train.mean(0))[2][-1]  # no training row varies along it
-    assert distance((train[:5] + 5 * direction).astype(np.float32)).min() > distance(train).max()
+    assert score((train[:5] + 5 * direction).astype(np.float32)).min() > score(train).max()
 
 
 @pytest.mark.parametrize("dim", [20, MAX_AXES + 72])
 def test_the_layer_computes_what_numpy_computes(dim: int) -> None:
-    distance = fit_ood_score(cloud(150, dim))
+    score = fit_ood_score(cloud(150, dim))
     rows = cloud(9, dim, seed=3) * 2
-    found = OodScoreLayer(distance)(torch.from_numpy(rows)).numpy()
-    assert_allclose(found, distance(rows), rtol=1e-4)
+    found = OodScoreLayer(score)(torch.from_numpy(rows)).numpy()
+    assert_allclose(found, score(rows), rtol=1e-4)
 
 
 def test_features_that_never_vary_do_not_divide_by_zero() -> None:
     train = cloud(50, 10)
     train[:, 4] = 0
-    distance = fit_ood_score(train)
-    assert np.isfinite(distance(train)).all()
+    score = fit_ood_score(train)
+    assert np.isfinite(score(train)).all()
     lit = train.copy()
     lit[:, 4] = 100
-    assert distance(lit).min() > distance(train).max()
+    assert score(lit).min() > score(train).max()
 
 
-def test_rows_that_are_all_alike_still_give_finite_distances() -> None:
+def test_identical_rows_give_finite_scores() -> None:
     train = np.ones((5, 8), np.float32)
-    distance = fit_ood_score(train)
-    assert np.isfinite(distance(train)).all()
-    assert distance(train + 1).min() > distance(train).max()
+    score = fit_ood_score(train)
+    assert np.isfinite(score(train)).all()
+    assert score(train + 1).min() > score(train).max()
 
 
-def test_the_threshold_leaves_one_in_twenty_outside() -> None:
+def test_the_threshold_is_the_95th_percentile() -> None:
     assert fit_ood_threshold(np.arange(101, dtype=float)) == 95

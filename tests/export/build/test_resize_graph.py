@@ -52,13 +52,13 @@ def test_noise_of_any_size_is_resized_as_by_pillow(size: tuple[int, int], side: 
     pixels = noise(*size)
     off = np.abs(in_graph(pixels, side) - by_pillow(pixels, side))
     assert (off <= 1).mean() >= 0.9999
-    # enlarging by a simple ratio, many values lie between two grey levels, and float32 decides some of them otherwise
+    # when enlarging by a simple ratio, many values are ties between two grey levels; float32 rounds some differently
     assert (off == 0).mean() >= (0.98 if max(size) > side else 0.94)
 
 
 @given(side=SIDES, height=st.integers(1, 400), width=st.integers(1, 400), seed=st.integers(0, 9))
 @settings(max_examples=60, deadline=None)
-def test_every_size_is_within_a_grey_level_but_for_ties_that_fall_otherwise_twice(
+def test_every_size_is_within_one_grey_level_except_for_ties_in_both_passes(
     side: int, height: int, width: int, seed: int
 ) -> None:
     pixels = noise(height, width, seed=seed)
@@ -69,7 +69,7 @@ def test_every_size_is_within_a_grey_level_but_for_ties_that_fall_otherwise_twic
 
 
 @pytest.mark.parametrize("side", [32, 224, 300])
-def test_an_image_of_the_models_size_passes_unchanged(side: int) -> None:
+def test_an_image_of_the_models_size_is_unchanged(side: int) -> None:
     pixels = noise(side, side, count=2)
     assert (in_graph(pixels, side) == pixels).all()
 
@@ -83,10 +83,10 @@ def test_a_strip_of_20000_pixels_is_resized_as_by_pillow(size: tuple[int, int]) 
 
 
 @pytest.mark.parametrize("size", [(90, 70), (200, 70)])
-def test_the_images_of_a_batch_do_not_touch_each_other(size: tuple[int, int]) -> None:
+def test_the_images_of_a_batch_are_independent(size: tuple[int, int]) -> None:
     pixels = noise(*size, count=5)
-    together = in_graph(pixels, 32)
-    for one, alone in zip(together, pixels, strict=True):
+    batched = in_graph(pixels, 32)
+    for one, alone in zip(batched, pixels, strict=True):
         assert (one == in_graph(alone[None], 32)[0]).all()
 
 

@@ -18,6 +18,7 @@ from xfeat.featurize.system.cuda import cuda_driver_present
 from xfeat.featurize.system.onnx_session import first_line, node_providers, nodes_on_cpu, open_session
 
 Xexport = Callable[..., Result]
+ROOT = Path(__file__).parents[3]
 CPU = "CPUExecutionProvider"
 RealSession = ort.InferenceSession
 
@@ -63,6 +64,18 @@ def test_threads_spin_only_if_asked_to_and_never_after_a_run(exported: Any, spin
 
 def test_an_unknown_operator_on_the_cpu_is_reported() -> None:
     assert nodes_on_cpu([(CPU, "a", "GridSample"), (CUDA, "b", "Conv")]) == ["a (GridSample)"]
+
+
+def test_every_session_is_opened_in_one_module() -> None:
+    files = [file for name in ("featurize", "head", "export", "serve") for file in (ROOT / name).rglob("*.py")]
+    opening = [str(file.relative_to(ROOT)) for file in files if "InferenceSession(" in file.read_text()]
+    assert opening == ["featurize/system/onnx_session.py"]
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_session_has_the_given_number_of_threads_and_takes_a_file_or_its_content(exported: Any, threads: int) -> None:
+    for model in (exported.core, exported.core.read_bytes()):
+        assert open_session(model, threads=threads).get_session_options().intra_op_num_threads == threads
 
 
 @pytest.fixture

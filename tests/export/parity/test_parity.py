@@ -1,4 +1,4 @@
-"""The comparison of answers, on numbers that can be checked by hand."""
+"""The comparison of predictions on numbers that can be checked by hand, and the timing."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from xfeat.export.parity.agreement import Agreement, compare
+from xfeat.export.parity.checks import milliseconds_per_image
 
 
 def decide(row: list[float]) -> str:
@@ -17,7 +18,7 @@ def agreement(expected: list[float], found: list[float], tolerance: float = 1e-4
     return compare(*columns, decide, tolerance)
 
 
-def test_equal_answers_agree() -> None:
+def test_equal_predictions_agree() -> None:
     result = agreement([0.2, 0.9], [0.2, 0.9])
     assert result.holds
     assert (result.images, result.max_difference, result.changed_decisions, result.close_calls) == (2, 0, 0, 0)
@@ -30,17 +31,17 @@ def test_differences_are_the_largest_and_the_mean_of_all_probabilities() -> None
     assert result.holds
 
 
-def test_a_difference_beyond_the_tolerance_does_not_hold_even_if_no_decision_changes() -> None:
+def test_a_difference_above_the_tolerance_fails_even_if_no_decision_changes() -> None:
     assert not agreement([0.2], [0.201]).holds
 
 
-def test_a_decision_on_the_border_is_a_close_call_and_not_a_change() -> None:
+def test_a_changed_decision_within_the_tolerance_is_a_close_call() -> None:
     result = agreement([0.500001, 0.7], [0.499999, 0.7])
     assert result.holds
     assert (result.changed_decisions, result.close_calls) == (0, 1)
 
 
-def test_a_changed_decision_does_not_hold() -> None:
+def test_a_changed_decision_fails() -> None:
     result = agreement([0.6], [0.4], tolerance=0.1)
     assert not result.holds
     assert (result.changed_decisions, result.close_calls) == (1, 0)
@@ -51,3 +52,12 @@ def test_a_value_that_is_not_finite_never_agrees(broken: float) -> None:
     result = agreement([0.2, 0.3], [0.2, broken])
     assert not result.holds
     assert result.max_difference == np.inf
+
+
+def test_the_time_per_image_is_the_median_of_five_calls_after_a_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The durations are 1, 2, 3, 4 and 100 seconds; a batch has 8 of the 20 images."""
+    clock = iter([0, 1, 10, 12, 20, 23, 30, 34, 40, 140])
+    monkeypatch.setattr("xfeat.export.parity.checks.time.perf_counter", lambda: next(clock))
+    batches: list[int] = []
+    assert milliseconds_per_image(lambda pixels: batches.append(len(pixels)), np.zeros((20, 4, 4, 3), np.uint8)) == 375
+    assert batches == [8] * 6

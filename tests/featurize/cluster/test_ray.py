@@ -223,7 +223,7 @@ def test_a_machine_that_does_not_see_the_images_is_named(cluster: None, job: Job
 
     nodes = [node["NodeID"] for node in ray.nodes()]
     check_machines(nodes, job.data)
-    with pytest.raises(DeviceError, match=rf"/no/such: machine {os.uname().nodename} (.|\n)*fix: .*same place"):
+    with pytest.raises(DeviceError, match=rf"/no/such: machine {os.uname().nodename} (.|\n)*fix: .*same path"):
         check_machines(nodes, Path("/no/such"))
     assignment = Assignment(
         spec=job.spec,

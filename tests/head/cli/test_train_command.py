@@ -111,7 +111,7 @@ def test_one_class_is_named(make_cache: MakeCache) -> None:
         (("--lr", "0"), 2, "learning rate must be positive"),
         (("--lr", "fast"), 2, "not a valid float"),
         (("--epochs", "0"), 2, "too few epochs"),
-        (("--batch-size", "1"), 2, "two rows a batch"),
+        (("--batch-size", "1"), 2, "two rows per batch"),
         (("--dropout", "1"), 2, "dropout out of range"),
         (("--hidden", "a,b"), 2, "512,128"),
         (("--hidden", "0"), 2, "bad width"),
@@ -120,7 +120,7 @@ def test_one_class_is_named(make_cache: MakeCache) -> None:
         (("--positive", "covid", "--target-sensitivity", "9"), 2, "0 < P ≤ 1"),
         (("--positive", "flu"), 1, "there is no class flu"),
         (("--lr", "1e38"), 1, "diverged"),
-        (("--name", "a/b"), 1, "not a name for a run"),
+        (("--name", "a/b"), 1, "not a valid name for a run"),
     ],
 )
 def test_a_bad_option_is_one_message_and_leaves_nothing(

@@ -24,9 +24,9 @@ from xfeat.featurize.cache.reader import FeatureCache
 from xfeat.featurize.errors import CacheError, MismatchError, RunError
 from xfeat.head.cli import main
 from xfeat.head.cli.compare import _SORTS
-from xfeat.head.compare.baselines import LOGISTIC, PENALTIES, SVM, baselines
-from xfeat.head.compare.comparison import SORTS, as_entries, common_part, compare, find_runs
-from xfeat.head.compare.page import MOST_CURVES, render_comparison
+from xfeat.head.compare.baselines import LOGISTIC, PENALTIES, SVM
+from xfeat.head.compare.comparison import SORTS, as_entries, common_part, compare_entries, find_runs
+from xfeat.head.compare.page import MAX_CURVES, render_comparison
 from xfeat.head.compare.table import notes
 from xfeat.head.compare.terminal import fitting_table
 from xfeat.head.runs.reader import Run, read_history
@@ -65,7 +65,7 @@ def runs(made: Path, tmp_path: Path) -> Path:
 def test_only_what_differs_is_shown_and_the_best_comes_first(runs: Path) -> None:
     found = find_runs(runs)
     assert [run.name for run in found] == ["good", "linear", "poor"]  # not ``latest``
-    comparison = compare(as_entries(found), "test")
+    comparison = compare_entries(as_entries(found), "test")
     assert comparison.differing == ["hidden", "epochs", "lr"]
     accuracies = [entry.metrics["test"]["accuracy"] for entry in comparison.entries]
     assert accuracies == sorted(accuracies, reverse=True)
@@ -78,7 +78,7 @@ def test_only_what_differs_is_shown_and_the_best_comes_first(runs: Path) -> None
 
 @pytest.mark.parametrize("sort", SORTS)
 def test_every_figure_sorts_the_better_first(runs: Path, sort: str) -> None:
-    entries = compare(as_entries(find_runs(runs)), "test", sort=sort).entries
+    entries = compare_entries(as_entries(find_runs(runs)), "test", sort=sort).entries
     if sort == "name":
         assert [entry.name for entry in entries] == ["good", "linear", "poor"]
     else:
@@ -87,7 +87,7 @@ def test_every_figure_sorts_the_better_first(runs: Path, sort: str) -> None:
 
 
 def test_the_difference_is_that_of_the_reported_accuracies(runs: Path) -> None:
-    comparison = compare(as_entries(find_runs(runs)), "test")
+    comparison = compare_entries(as_entries(find_runs(runs)), "test")
     first = comparison.entries[0].metrics["test"]["accuracy"]
     for entry, difference in zip(comparison.entries[1:], comparison.differences[1:], strict=True):
         assert difference is not None
@@ -100,12 +100,12 @@ def test_runs_of_other_images_are_listed_but_not_compared(write_clouds: WriteClo
     found = find_runs(tmp_path / "runs")
     assert common_part(found) == "valid"
     [a, b] = as_entries(found)
-    assert compare([a, b], "valid").differences[1].verdict != "not comparable"  # type: ignore[union-attr]
+    assert compare_entries([a, b], "valid").differences[1].verdict != "not comparable"  # type: ignore[union-attr]
     [a] = as_entries(found[:1])
-    [difference] = compare([a, b], "valid").differences[1:]
+    [difference] = compare_entries([a, b], "valid").differences[1:]
     assert difference is not None
     assert difference.verdict == "not comparable"
-    assert "cache" in compare([a, b], "valid").differing
+    assert "cache" in compare_entries([a, b], "valid").differing
 
 
 def test_a_damaged_run_is_named_and_left_out(runs: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -120,7 +120,7 @@ def test_damaged_predictions_and_histories_are_named(runs: Path, caplog: pytest.
     (runs / "good" / "history.csv").write_text("epoch,train_loss\n1,fast\n")
     with pytest.raises(RunError, match=r"history\.csv"):
         read_history(found[0])
-    assert render_comparison(compare(as_entries(found), "test")).count("<svg") == 4
+    assert render_comparison(compare_entries(as_entries(found), "test")).count("<svg") == 4
     assert re.search(r"not drawn: .*history\.csv", caplog.text)
     (runs / "good" / "predictions.csv").write_text("path,split,label\na,test,covid\n")
     assert as_entries(found)[0].problem.startswith("damaged predictions")
@@ -150,18 +150,18 @@ def test_baselines_need_one_run_with_predictions(runs: Path) -> None:
     }
     refused = CliRunner().invoke(main, ["compare", "--runs", str(runs), "--baselines"])
     assert refused.exit_code == 1
-    assert "no run has predictions that can be read" in refused.stderr
+    assert "no run has readable predictions" in refused.stderr
 
 
 def test_without_the_cache_patients_are_unknown_and_mcnemar_remains(runs: Path) -> None:
     found = find_runs(runs)
     Path(found[0].cache["path"]).unlink()
-    for difference in compare(as_entries(found), "test").differences[1:]:
+    for difference in compare_entries(as_entries(found), "test").differences[1:]:
         assert difference is not None
         assert difference.interval is None
         assert not difference.problem
     with pytest.raises(CacheError):
-        baselines(found[0], "test")
+        fit_baselines(found[0], "test")
 
 
 def test_baselines_are_scikit_learns_own_on_the_same_images(write_clouds: WriteClouds, runs: Path) -> None:
@@ -174,15 +174,15 @@ def test_baselines_are_scikit_learns_own_on_the_same_images(write_clouds: WriteC
     ]
     best = max(models, key=lambda model: model.score(features[90:120], labels[90:120]))
     decided = best.predict(features[120:])
-    entries = {entry.name: entry for entry in baselines(run, "test")}
+    entries = {entry.name: entry for entry in fit_baselines(run, "test")}
     assert set(entries) == {LOGISTIC, SVM}
     figures = entries[LOGISTIC].metrics["test"]
     assert figures["accuracy"] == pytest.approx((decided == labels[120:]).mean())
     assert figures["balanced_accuracy"] == pytest.approx(balanced_accuracy_score(labels[120:], decided))
-    assert entries[LOGISTIC].answers.truth == as_entries([run])[0].answers.truth
+    assert entries[LOGISTIC].predictions.truth == as_entries([run])[0].predictions.truth
     write_clouds(Path(run.cache["path"]), seed=5)  # the same file, other features
     with pytest.raises(MismatchError):
-        baselines(run, "test")
+        fit_baselines(run, "test")
 
 
 def test_the_command_writes_text_json_csv_and_a_page(runs: Path, tmp_path: Path) -> None:
@@ -218,10 +218,10 @@ def test_a_file_that_cannot_be_written_is_one_message_with_its_option(runs: Path
 
 
 def test_the_page_escapes_names_and_draws_no_more_runs_than_it_has_colours(runs: Path) -> None:
-    names = ["<b>bold</b>", *(f"run{number}" for number in range(MOST_CURVES))]
+    names = ["<b>bold</b>", *(f"run{number}" for number in range(MAX_CURVES))]
     entries = as_entries(find_runs(runs)[:1])
     many = [type(entries[0])(**{**vars(entries[0]), "name": name}) for name in names]
-    page = render_comparison(compare(many, "test", sort="name"))
+    page = render_comparison(compare_entries(many, "test", sort="name"))
     assert "<b>bold" not in page
     assert "1 more" in page
 
@@ -251,7 +251,7 @@ def test_a_terminal_gets_as_many_columns_as_it_has_room_for_and_no_figure_cut_sh
     runs: Path, width: int, left_out: int
 ) -> None:
     entries = as_entries(find_runs(runs))
-    comparison = compare([replace(entry, name=f"a-long-name-for-{entry.name}") for entry in entries], "test")
+    comparison = compare_entries([replace(entry, name=f"a-long-name-for-{entry.name}") for entry in entries], "test")
     table, missing = fitting_table(comparison, width)
     lines = printed(table)
     assert len(missing) == left_out
@@ -266,7 +266,7 @@ def test_many_settings_that_differ_are_whole_on_longer_lines(runs: Path) -> None
     entries = as_entries(find_runs(runs))
     strange = {f"setting_number_{number}": f"value-{number}" for number in range(9)}
     first = replace(entries[0], settings={**entries[0].settings, **strange})
-    comparison = compare([first, *entries[1:]], "test")
+    comparison = compare_entries([first, *entries[1:]], "test")
     table, _ = fitting_table(comparison, 80)
     words = " ".join(printed(table)).split()
     assert {f"value-{number}" for number in range(9)} < set(words)
@@ -275,10 +275,10 @@ def test_many_settings_that_differ_are_whole_on_longer_lines(runs: Path) -> None
 
 def test_runs_that_were_tested_on_other_images_are_counted(runs: Path, write_clouds: WriteClouds) -> None:
     other = train(write_clouds(runs.parent / "other.h5", test=False), runs, "other", epochs=8)
-    comparison = compare(as_entries([*find_runs(runs)[:2], other]), "valid")
-    assert [note for note in notes(comparison) if "cannot be held" in note] == []  # the same validation images
-    comparison = compare([*as_entries(find_runs(runs)[:2]), *as_entries([other])], "valid")
-    assert any("cannot be held against the first" in note for note in notes(comparison))
+    comparison = compare_entries(as_entries([*find_runs(runs)[:2], other]), "valid")
+    assert [note for note in notes(comparison) if "cannot be compared" in note] == []  # the same validation images
+    comparison = compare_entries([*as_entries(find_runs(runs)[:2]), *as_entries([other])], "valid")
+    assert any("cannot be compared with the first" in note for note in notes(comparison))
 
 
 def test_an_ensemble_shows_the_widths_that_were_asked_for(write_clouds: WriteClouds, tmp_path: Path) -> None:

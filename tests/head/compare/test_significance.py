@@ -6,15 +6,15 @@ from math import comb
 
 import pytest
 
-from xfeat.head.compare.answers import Answers
+from xfeat.head.compare.answers import PredictedClasses
 from xfeat.head.compare.significance import Difference, mcnemar, paired_difference
 
 
-def answers(right: list[bool], prefix: str = "") -> Answers:
+def answers(right: list[bool], prefix: str = "") -> PredictedClasses:
     paths = [f"{prefix}{number}.png" for number in range(len(right))]
-    return Answers(
+    return PredictedClasses(
         truth=dict.fromkeys(paths, "covid"),
-        decided={path: "covid" if good else "normal" for path, good in zip(paths, right, strict=True)},
+        predicted={path: "covid" if good else "normal" for path, good in zip(paths, right, strict=True)},
     )
 
 
@@ -64,9 +64,9 @@ def test_a_difference_spread_over_patients_stays_clear() -> None:
 
 def test_other_images_or_labels_are_not_compared_and_the_reason_is_named() -> None:
     ours, theirs = answers([True] * 3), answers([True] * 4)
-    assert "other images: 3 shared of 3 and 4" in paired_difference(ours, theirs, {}).problem
+    assert "different images: 3 shared of 3 and 4" in paired_difference(ours, theirs, {}).problem
     assert "0 shared" in paired_difference(ours, answers([True] * 3, "x"), {}).problem
-    relabelled = Answers(truth={**ours.truth, "0.png": "normal"}, decided=ours.decided)
+    relabelled = PredictedClasses(truth={**ours.truth, "0.png": "normal"}, predicted=ours.predicted)
     difference = paired_difference(ours, relabelled, {})
-    assert difference == Difference(problem="other labels: 1 of 3 images")
+    assert difference == Difference(problem="different labels: 1 of 3 images")
     assert difference.verdict == "not comparable"

@@ -92,7 +92,7 @@ def test_the_worst_mistakes_have_pictures(make_cache: MakeCache, tmp_path: Path,
     assert pictures[0]["alt"] == min(wrong, key=lambda path: mean[path])
     assert len(pictures) == min(12, len(wrong))
     assert all(str(image["src"]).startswith("data:image/jpeg;base64,") for image in pictures)
-    assert f"{len(wrong)} of 60 images are wrong by the mean over the seeds" in " ".join(Page(text).words)
+    assert f"{len(wrong)} of 60 images are misclassified by the mean over the seeds" in " ".join(Page(text).words)
 
 
 def test_the_audit_and_missing_groups_are_on_top(make_cache: MakeCache, tmp_path: Path) -> None:
@@ -148,4 +148,4 @@ def test_a_name_that_is_taken_is_refused_before_anything_is_trained(
     monkeypatch.setattr("xfeat.head.crossval.training.fit_tasks", untrainable)
     done = CliRunner().invoke(main, [*SHORT, "--features", str(cache.path), "--runs", str(runs), "--name", "cv"])
     assert done.exit_code == 1
-    assert "there is a run of that name" in done.stderr
+    assert "a run with this name already exists" in done.stderr

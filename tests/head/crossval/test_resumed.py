@@ -156,7 +156,10 @@ def test_a_cache_that_changes_during_cross_validation_is_an_error_and_deletes_th
         cache.path.write_bytes(content)
 
     plan = CrossvalSpec(folds=3)
-    with pytest.raises(CacheError, match="another cache was written"), fold_checkpoints(tmp_path / "c.parts") as kept:
+    with (
+        pytest.raises(CacheError, match="overwritten with another cache"),
+        fold_checkpoints(tmp_path / "c.parts") as kept,
+    ):
         cross_validate(cache, HEAD, TRAIN, plan, checkpoints=kept, progress=overwrite)
     assert not (tmp_path / "c.parts").exists()
 

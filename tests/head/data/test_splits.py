@@ -38,7 +38,7 @@ def test_a_split_made_here_keeps_patients_together_and_shares_alike(make_cache: 
         rows = split.rows[part]
         assert len(rows) / 300 == pytest.approx(share, abs=0.03)
         assert np.array(labels)[rows].mean() == pytest.approx(0.5, abs=0.05)
-    assert "made here" in split.source
+    assert "made by xfeat" in split.source
     assert "seed 0" in split.source
 
 
@@ -112,4 +112,4 @@ def test_a_class_that_is_absent_from_the_test_split_is_named(
     labels = [0, 1] * 30 + [0] * 10
     with caplog.at_level(logging.WARNING):
         split_rows(make_cache(split=[0] * 40 + [1] * 20 + [2] * 10, labels=labels), seed=0)
-    assert "features.h5: no test image of class normal: figures of that class cannot be given" in caplog.text
+    assert "features.h5: no test image of class normal: its metrics cannot be computed" in caplog.text

@@ -86,7 +86,7 @@ def test_the_worst_mistakes_have_pictures(make_cache: MakeCache, tmp_path: Path,
 def test_pictures_that_are_gone_are_said_to_be_gone(make_cache: MakeCache, tmp_path: Path) -> None:
     _, text = train(make_cache(separation=0.0), tmp_path)
     assert not Page(text).of("img")
-    assert "The file is gone." in text
+    assert "The file is missing." in text
 
 
 def test_without_mistakes_the_page_says_so(make_cache: MakeCache, tmp_path: Path) -> None:

@@ -105,7 +105,7 @@ def test_the_same_seed_writes_the_same_head(make_cache: MakeCache, tmp_path: Pat
 def test_a_name_in_use_is_refused_and_the_run_stays(make_cache: MakeCache, tmp_path: Path) -> None:
     first = trained(make_cache(), tmp_path)
     before = {file.name: file.read_bytes() for file in first.folder.iterdir()}
-    with pytest.raises(RunError, match="there is a run of that name"):
+    with pytest.raises(RunError, match="a run with this name already exists"):
         trained(make_cache("other.h5"), tmp_path)
     assert {file.name: file.read_bytes() for file in first.folder.iterdir()} == before
 
@@ -135,7 +135,7 @@ def test_without_links_the_newest_run_json_is_the_latest(make_cache: MakeCache, 
 
 
 def test_no_run_at_all_is_named(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match="no run there"):
+    with pytest.raises(RunError, match="no training run found in this folder"):
         latest_run(tmp_path)
 
 
@@ -196,11 +196,11 @@ def test_a_folder_of_runs_says_which_are_there(make_cache: MakeCache, tmp_path: 
     (runs / ".a.123-00.tmp" / "run.json").write_text("{}")
     with pytest.raises(RunError, match="a folder of runs") as refused:
         open_run(runs)
-    assert refused.value.fix == f"name one of {runs / 'first'}, {runs / 'latest'}"
+    assert refused.value.fix == f"choose one of {runs / 'first'}, {runs / 'latest'}"
     for wrong in (runs / "frist", tmp_path / "first"):
-        with pytest.raises(RunError, match="nothing of that name") as refused:
+        with pytest.raises(RunError, match="run not found: no such folder") as refused:
             open_run(wrong)
-        assert refused.value.fix == f"name one of {runs / 'first'}, {runs / 'latest'}"
+        assert refused.value.fix == f"choose one of {runs / 'first'}, {runs / 'latest'}"
 
 
 @pytest.mark.parametrize(
@@ -282,14 +282,14 @@ def test_a_run_is_on_disk_before_it_is_shown(tmp_path: Path, monkeypatch: pytest
 def test_what_a_killed_training_left_is_not_the_latest_run(tmp_path: Path) -> None:
     (tmp_path / ".a.123-00.tmp").mkdir()
     (tmp_path / ".a.123-00.tmp" / "run.json").write_text("{}")
-    with pytest.raises(RunError, match="no run there"):
+    with pytest.raises(RunError, match="no training run found in this folder"):
         latest_run(tmp_path)
 
 
 def test_a_cache_written_into_while_a_head_trains_on_it_is_named(make_cache: MakeCache, tmp_path: Path) -> None:
     """As ``cp`` writes: into the file, and not in its place."""
     cache, content = make_cache(), make_cache("other.h5", separation=2.0).path.read_bytes()
-    with pytest.raises(CacheError, match="another cache was written into the file while it was read"):
+    with pytest.raises(CacheError, match="the file was overwritten with another cache while it was read"):
         trained(cache, tmp_path, progress=lambda record: cache.path.write_bytes(content))
     with pytest.raises(CacheError, match="damaged"):
         trained(cache, tmp_path, progress=lambda record: os.truncate(cache.path, len(content) - 1))
@@ -355,16 +355,16 @@ def test_what_a_killed_training_left_goes_with_the_next_and_a_living_one_is_let_
 
 def test_of_two_trainings_with_one_name_the_second_is_refused_at_once(make_cache: MakeCache, tmp_path: Path) -> None:
     with start_writing("taken", tmp_path) as first:
-        with pytest.raises(BusyError, match="another training will have that name"):
+        with pytest.raises(BusyError, match="another training is using this name"):
             trained(make_cache(), tmp_path, "taken")
         first.communicate("")
-    with pytest.raises(RunError, match="there is a run of that name"):
+    with pytest.raises(RunError, match="a run with this name already exists"):
         trained(make_cache(), tmp_path, "taken")
     assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["latest", "taken"]
 
 
 def test_a_name_that_no_file_system_takes_is_refused(make_cache: MakeCache, tmp_path: Path) -> None:
-    with pytest.raises(RunError, match="too long a name"):
+    with pytest.raises(RunError, match="the name of the run is too long"):
         trained(make_cache(), tmp_path, "é" * 76)
     trained(make_cache(), tmp_path, "é" * 75)
 
@@ -385,7 +385,7 @@ def test_what_trainings_without_locks_left_goes_after_a_week(make_cache: MakeCac
 def test_a_cache_written_into_between_opening_and_training_is_named(make_cache: MakeCache, tmp_path: Path) -> None:
     cache, content = make_cache(), make_cache("other.h5", separation=2.0).path.read_bytes()
     cache.path.write_bytes(content)
-    with pytest.raises(CacheError, match="another cache was written into the file"):
+    with pytest.raises(CacheError, match="overwritten with another cache"):
         trained(cache, tmp_path)
     assert not (tmp_path / "runs").exists()
 

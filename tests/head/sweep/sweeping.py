@@ -10,7 +10,7 @@ from typing import Any
 from xfeat.featurize.cache.reader import FeatureCache
 from xfeat.head.sweep.ranking import SweepResult
 from xfeat.head.sweep.results import RESULTS_FILE
-from xfeat.head.sweep.runner import Progress, Sweep
+from xfeat.head.sweep.runner import Sweep, TrialProgress
 from xfeat.head.sweep.space import SweepSpec
 
 MakeCache = Callable[..., FeatureCache]
@@ -33,7 +33,7 @@ def run_sweep(
     spec: SweepSpec,
     *,
     time_limit_s: float | None = None,
-    progress: Progress | None = None,
+    progress: TrialProgress | None = None,
     **where: Any,
 ) -> SweepResult:
     return Sweep(cache, spec, **where).run(time_limit_s=time_limit_s, progress=progress)

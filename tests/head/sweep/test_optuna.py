@@ -161,7 +161,7 @@ def test_trials_of_another_version_are_not_mixed_in(small: tuple[FeatureCache, S
     folder = Sweep(cache, sweep, runs=tmp_path / "runs").run().folder
     rows = (folder / RESULTS_FILE).read_text().replace("0.", "0.0")
     (folder / RESULTS_FILE).write_text(rows)
-    with pytest.raises(MismatchError, match="other settings than this version"):
+    with pytest.raises(MismatchError, match="proposed by another version"):
         Sweep(cache, sweep, runs=tmp_path / "runs").run()
 
 

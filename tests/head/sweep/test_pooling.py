@@ -16,7 +16,7 @@ from tests.head.sweep.conftest import CLASSES
 from xfeat.featurize.cache.reader import FeatureCache
 from xfeat.featurize.errors import MismatchError
 from xfeat.head.cli import main
-from xfeat.head.compare.baselines import baselines
+from xfeat.head.compare.baselines import fit_baselines
 from xfeat.head.data.pooling import chosen_pooling, pooled
 from xfeat.head.data.rows import Rows
 from xfeat.head.evaluate import evaluate_run
@@ -96,7 +96,7 @@ def test_each_trial_reaches_what_its_head_alone_does_on_a_cache_of_its_pooling(
         assert trial.best_epoch == alone.facts["best_epoch"]
         assert trial.metrics["loss"] == pytest.approx(alone.facts["calibration"]["before"]["valid"]["loss"], rel=1e-4)
     assert done.run is not None
-    best = open_run(tmp_path / "alone" / str(done.settings[0].best_trial.number))
+    best = open_run(tmp_path / "alone" / str(done.combinations[0].best_trial.number))
     assert done.run.head_sha256 == best.head_sha256
     assert done.run.feature_spec == best.feature_spec
     assert done.run.dim == best.dim
@@ -134,7 +134,7 @@ def test_a_run_on_a_part_is_tested_on_either_cache(caches: dict[str, FeatureCach
     part = train_run(pooled(caches["multilevel"], "final"), head, train, runs=tmp_path, name="part")
     whole = train_run(caches["multilevel"], head, train, runs=tmp_path, name="whole")
     assert evaluate_run(part, caches["final"]).metrics == evaluate_run(part, caches["multilevel"]).metrics
-    with pytest.raises(MismatchError, match="not those that the run expects"):
+    with pytest.raises(MismatchError, match="other settings than those of the run"):
         evaluate_run(whole, caches["final"])
 
 
@@ -142,7 +142,9 @@ def test_baselines_see_what_the_run_saw(caches: dict[str, FeatureCache], tmp_pat
     head, train = HeadSpec(hidden=()), TrainSpec(epochs=1)
     part = train_run(pooled(caches["multilevel"], "final"), head, train, runs=tmp_path, name="part")
     own = train_run(caches["final"], head, train, runs=tmp_path, name="own")
-    assert [entry.metrics for entry in baselines(part, "test")] == [entry.metrics for entry in baselines(own, "test")]
+    assert [entry.metrics for entry in fit_baselines(part, "test")] == [
+        entry.metrics for entry in fit_baselines(own, "test")
+    ]
 
 
 def test_saying_the_caches_own_pooling_is_the_same_sweep(caches: dict[str, FeatureCache], tmp_path: Path) -> None:

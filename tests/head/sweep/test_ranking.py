@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from xfeat.head.specs import HeadSpec, TrainSpec
-from xfeat.head.sweep.ranking import Setting, rank_settings
+from xfeat.head.sweep.ranking import Combination, rank_combinations
 from xfeat.head.sweep.space import SweepSpec
 from xfeat.head.sweep.trials import Trial, TrialSpec
 
@@ -27,15 +27,15 @@ def test_settings_are_ranked_by_their_mean_over_the_seeds() -> None:
     ]
 
     def order(rank: str) -> list[float]:
-        return [setting.settings["lr"] for setting in rank_settings(trials, SweepSpec(axes={}, seeds=2, rank=rank))]
+        return [setting.settings["lr"] for setting in rank_combinations(trials, SweepSpec(axes={}, seeds=2, rank=rank))]
 
     assert order("loss") == order("accuracy") == [1e-2, 1e-3]
-    [best, _] = rank_settings(trials, SweepSpec(axes={}, seeds=2))
+    [best, _] = rank_combinations(trials, SweepSpec(axes={}, seeds=2))
     assert best.metrics == {"loss": pytest.approx(0.3), "accuracy": pytest.approx(0.8)}
-    assert isinstance(best, Setting)
+    assert isinstance(best, Combination)
 
 
 def test_combinations_without_all_seeds_count_where_none_is_whole() -> None:
     trials = [trial(0, 1e-3, 0, 0.4, 0.9), trial(2, 1e-2, 0, 0.3, 0.8)]
-    settings = rank_settings(trials, SweepSpec(axes={}, seeds=2))
+    settings = rank_combinations(trials, SweepSpec(axes={}, seeds=2))
     assert [setting.settings["lr"] for setting in settings] == [1e-2, 1e-3]

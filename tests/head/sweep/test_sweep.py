@@ -51,7 +51,7 @@ def test_each_line_holds_what_the_trial_alone_reaches_on_the_validation_images(
         auc = roc_auc_score(truth, probabilities, multi_class="ovr")
         assert float(row["valid_auc"]) == pytest.approx(auc, abs=0.01)
     best = min(table, key=lambda row: float(row["valid_loss"]))
-    assert result.settings[0].best_trial.number == int(best["trial"])
+    assert result.combinations[0].best_trial.number == int(best["trial"])
     assert json.loads((tmp_path / "runs" / "s" / SWEEP_FILE).read_text())["best_trial"] == int(best["trial"])
 
 
@@ -60,7 +60,7 @@ def test_the_best_trial_is_a_run_to_the_bit_as_if_trained_alone(make_cache: Make
     result = run_sweep(cache, SPEC, runs=tmp_path / "runs", name="s")
     assert result.run is not None
     assert latest_run(tmp_path / "runs") == result.run.folder.resolve()
-    best = result.settings[0].best_trial
+    best = result.combinations[0].best_trial
     alone = train_run(cache, best.spec.head, best.spec.train, runs=tmp_path / "alone", name="a")
     assert open_run(result.run.folder).head_sha256 == alone.head_sha256
     assert result.run.metrics == alone.metrics
@@ -126,7 +126,7 @@ def test_a_diverging_trial_is_recorded_and_the_others_go_on(make_cache: MakeCach
         "diverged",
     ]
     assert result.diverged == 2
-    assert [setting.settings["lr"] for setting in result.settings] == [1e-3]
+    assert [setting.settings["lr"] for setting in result.combinations] == [1e-3]
 
 
 def test_a_sweep_that_only_diverges_has_no_run_and_says_so(make_cache: MakeCache, tmp_path: Path) -> None:
@@ -134,7 +134,7 @@ def test_a_sweep_that_only_diverges_has_no_run_and_says_so(make_cache: MakeCache
     command = f"sweep --features {tmp_path}/features.h5 --runs {tmp_path}/runs --lr 1e38 --hidden 8 --epochs 1"
     outcome = CliRunner().invoke(main, command.split())
     assert outcome.exit_code == 1
-    assert "no combination has a result" in outcome.stderr
+    assert "the sweep has no result" in outcome.stderr
     assert "fix:      lower learning rates" in outcome.stderr
     assert [row["status"] for row in lines(next((tmp_path / "runs").iterdir()))] == ["diverged"] * 2
     assert not list((tmp_path / "runs").glob("*/run.json"))
@@ -208,7 +208,7 @@ def test_a_cache_written_into_while_a_sweep_trains_costs_the_new_trials_and_no_o
 
     for name, left in (("s", kept), ("new", None)):
         original = cache.path.read_bytes()
-        with pytest.raises(CacheError, match="another cache was written into the file"):
+        with pytest.raises(CacheError, match="overwritten with another cache"):
             run_sweep(FeatureCache.open(cache.path), SPEC, runs=tmp_path, name=name, progress=write_into)
         cache.path.write_bytes(original)
         assert (lines(tmp_path / name) if (tmp_path / name).exists() else None) == left
@@ -218,8 +218,8 @@ def test_fewer_trials_than_there_are_rank_all_that_are_there(make_cache: MakeCac
     first = run_sweep(make_cache(), SPEC, runs=tmp_path, name="s")
     before = (tmp_path / "s" / SWEEP_FILE).read_text()
     again = run_sweep(make_cache(), SweepSpec(axes=SPEC.axes, trials=2), runs=tmp_path, name="s")
-    assert again.settings[0].metrics == first.settings[0].metrics
-    assert len(again.settings) == 8
+    assert again.combinations[0].metrics == first.combinations[0].metrics
+    assert len(again.combinations) == 8
     assert (again.state, again.planned) == ("complete", 8)
     told = [{**json.loads(text), "updated": ""} for text in (before, (tmp_path / "s" / SWEEP_FILE).read_text())]
     assert told[0] == told[1]

@@ -41,7 +41,7 @@ def test_the_command_prints_one_json_object_and_the_best_so_far_on_stderr(
     text = CliRunner().invoke(main, ["sweep", *common])
     assert text.exit_code == 0
     assert "within one standard error" in text.stdout
-    assert "picked out of 8 combinations" in text.stdout
+    assert "the best of 8 combinations" in text.stdout
     [advice] = [line.split() for line in text.stdout.splitlines() if "xhead crossval" in line]
     tested = CliRunner().invoke(main, [*advice[1:], "--folds", "3", "--json"])
     assert tested.exit_code == 0, tested.output
@@ -53,10 +53,10 @@ def test_the_command_prints_one_json_object_and_the_best_so_far_on_stderr(
 
 def test_the_standard_error_is_that_of_a_proportion(make_cache: MakeCache, tmp_path: Path) -> None:
     result = run_sweep(make_cache(), SPEC, runs=tmp_path, name="s")
-    accuracy = np.clip(result.settings[0].metrics["accuracy"], 1 / 18, 17 / 18)
+    accuracy = np.clip(result.combinations[0].metrics["accuracy"], 1 / 18, 17 / 18)
     assert result.valid_images == 18
     assert result.standard_error == pytest.approx(np.std([0, 1]) * 2 * np.sqrt(accuracy * (1 - accuracy) / 18))
-    assert 1 <= result.tied <= 8
+    assert 1 <= result.within_standard_error <= 8
 
 
 @pytest.mark.parametrize(

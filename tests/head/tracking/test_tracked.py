@@ -39,7 +39,7 @@ def test_a_tracker_that_fails_is_told_no_more_and_the_others_are(
         tracking.end({})
     assert strong.told == ["begin", "record", "child", "end"]
     assert weak.told == strong.told[: strong.told.index(fails_at) + 1]
-    assert "a list failed and is told no more; what is trained is kept: gone" in caplog.text
+    assert "tracking in a list failed and stops here; the training continues: gone" in caplog.text
 
 
 @pytest.mark.parametrize(("error", "last"), [(ValueError, "fail"), (KeyboardInterrupt, "fail killed")])

@@ -110,7 +110,7 @@ def test_a_run_of_several_heads_is_an_ordinary_run(make_cache: MakeCache, tmp_pa
     written = [[float(row["p_covid"]), float(row["p_normal"])] for row in run.predictions()]
     assert np.array(written) == pytest.approx(probabilities, abs=1e-6)
     assert len(read_history(run)) == 3
-    assert "3 heads beside each other" in (run.folder / "report.html").read_text()
+    assert "3 heads with averaged logits" in (run.folder / "report.html").read_text()
 
 
 def test_validation_images_have_no_part_in_training_several(make_cache: MakeCache, tmp_path: Path) -> None:
@@ -172,7 +172,7 @@ def test_more_heads_than_patients_are_named_with_the_cache_before_anything_is_tr
     monkeypatch.setattr("xfeat.head.data.rows.read_rows", untrainable)
     done = CliRunner().invoke(main, [command, "--ensemble", "13"])
     assert done.exit_code == 1
-    assert "features.h5: 13 heads are more than there are patients" in done.stderr
+    assert "features.h5: too few patients or images of a class for an ensemble of 13 heads" in done.stderr
     assert f"--ensemble {5 if command == 'train' else 12}" in done.stderr
     assert not Path("runs").exists()
 

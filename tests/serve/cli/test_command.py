@@ -78,7 +78,7 @@ def test_a_missing_model_is_one_message_that_names_the_command_to_run(tmp_path, 
     monkeypatch.chdir(tmp_path)
     done = run(*command)
     assert done.exit_code == 1
-    assert done.stderr.startswith("error: model.onnx: no such model")
+    assert done.stderr.startswith("error: model.onnx: model not found")
     assert "run xexport onnx" in done.stderr
     assert done.stdout == ""
 

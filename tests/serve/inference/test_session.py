@@ -12,7 +12,7 @@ from xfeat.serve.inference.predictor import Predictor
 
 
 def test_a_missing_model_names_the_command_that_writes_one(tmp_path):
-    with pytest.raises(ModelError, match="no such model") as problem:
+    with pytest.raises(ModelError, match="model not found") as problem:
         Predictor.open(tmp_path / "model.onnx")
     assert "xexport onnx" in str(problem.value)
     assert str(tmp_path / "model.onnx") in str(problem.value)

@@ -268,5 +268,5 @@ def test_a_missing_model_is_named_before_anything_is_fetched(npm, tmp_path):
     npm(f"touch {tmp_path}/asked; exit 1")
     done = CliRunner().invoke(main, ["page", "-o", str(tmp_path / "site"), "--model", str(tmp_path / "none.onnx")])
     assert done.exit_code == 1
-    assert "no such model" in done.output
+    assert "model not found" in done.output
     assert not (tmp_path / "asked").exists()

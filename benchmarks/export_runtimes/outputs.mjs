@@ -1,5 +1,5 @@
-// Runs one model on the inputs of a job and returns the probabilities of each; in Node and in browsers.
-export async function answers(ort, load) {
+// Runs one model on the inputs of a job and returns their probabilities, in Node and in browsers.
+export async function outputs(ort, load) {
   const job = JSON.parse(new TextDecoder().decode(await load("job.json")));
   ort.env.wasm.numThreads = 1;
   ort.env.logLevel = "fatal";
