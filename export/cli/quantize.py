@@ -1,4 +1,4 @@
-"""The command ``xexport quantize``."""
+"""The command ``xexport quantise``."""
 
 from __future__ import annotations
 

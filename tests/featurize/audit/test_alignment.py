@@ -91,7 +91,7 @@ def test_equal_shares_of_grey_levels_are_ranks() -> None:
     assert np.array_equal(equalised(picture // 2 * 2), equalised(picture // 2 + 30))
 
 
-def test_the_placement_is_the_one_that_pillow_was_told() -> None:
+def test_the_placement_is_the_one_given_to_pillow() -> None:
     """The reference is Pillow's affine transform: each point of the result is taken from matrix times point."""
     angle, stretch, shift = np.deg2rad(3), 0.96, np.array([0.02, -0.03])
     linear = stretch * np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])

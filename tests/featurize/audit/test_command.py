@@ -150,7 +150,7 @@ def test_the_page_holds_all_its_pictures_and_loads_nothing(leaked: Audited) -> N
     assert len(page.pictures) >= 2 * 5 + 3 + 2
 
 
-def test_missing_images_are_shown_as_gone(tmp_path: Path, drawing: SimpleNamespace) -> None:
+def test_missing_images_are_marked(tmp_path: Path, drawing: SimpleNamespace) -> None:
     drawn = drawing.DrawnSet(tmp_path / "data")
     drawing.fill(drawn, each=8)
     drawn.add("test/clear/copy.png", drawing.encode(drawing.draw(0), "PNG"), label=0, split=2, group="c")

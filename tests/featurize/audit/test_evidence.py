@@ -159,7 +159,7 @@ def test_counts_are_judged(tmp_path: Path, drawing: SimpleNamespace) -> None:
     assert "<td>48<div" in render_page(audit)
 
 
-def test_labels_at_random_are_no_suspects(tmp_path: Path, drawing: SimpleNamespace) -> None:
+def test_random_labels_give_no_suspects(tmp_path: Path, drawing: SimpleNamespace) -> None:
     drawn = drawing.DrawnSet(tmp_path / "data")
     for number in range(80):
         label = number % 2

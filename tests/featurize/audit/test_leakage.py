@@ -239,7 +239,7 @@ def test_detail_correlation_is_the_correlation_of_what_a_blur_takes_away() -> No
     assert inverted[:5].tolist() == [False, False, False, True, True]
 
 
-def test_an_inverted_neighbour_is_the_same_image_and_said_to_be_inverted() -> None:
+def test_an_inverted_neighbour_is_reported_as_an_inverted_duplicate() -> None:
     """As MONOCHROME1 taken for MONOCHROME2: three pictures, of which the second is the first in negative."""
     grey = np.random.default_rng(1).integers(0, 256, (3, 32, 32), dtype=np.uint8)
     grey[1] = 255 - grey[0]
@@ -254,7 +254,7 @@ def test_an_inverted_neighbour_is_the_same_image_and_said_to_be_inverted() -> No
     assert unconfirmed == []
 
 
-def test_how_many_pairs_are_laid_over_each_other_is_told_where_it_takes_long(
+def test_a_long_registration_of_many_pairs_is_announced(
     leaky: FeatureCache, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("xfeat.featurize.audit.duplicates._MANY_PAIRS", 50)

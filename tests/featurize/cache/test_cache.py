@@ -257,7 +257,7 @@ def test_a_damaged_file_is_refused_or_right_but_never_crashes(tmp_path: Path, da
 
 
 @pytest.mark.parametrize("content", [b"", b"not HDF5 at all", b"\x89HDF\r\n\x1a\n" + bytes(100)])
-def test_a_foreign_file_is_refused(tmp_path: Path, content: bytes) -> None:
+def test_a_file_that_is_not_a_cache_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "c.h5").write_bytes(content)
     with pytest.raises(CacheError, match=r"(.|\n)*fix"):
         FeatureCache.open(tmp_path / "c.h5")
@@ -297,7 +297,7 @@ def test_hdf5_of_another_program_is_refused(tmp_path: Path) -> None:
         *("label too high", "label too low", "split too high", "split unknown", "other fingerprint"),
     ],
 )
-def test_what_does_not_fit_is_named(tmp_path: Path, change: Any, said: str) -> None:
+def test_inconsistent_columns_are_reported(tmp_path: Path, change: Any, said: str) -> None:
     cache = write(tmp_path / "c.h5", numbers(3, 4))
     with h5py.File(cache.path, "a") as file:
         change(file)
@@ -350,7 +350,7 @@ def test_a_cache_that_another_program_writes_is_not_called_damaged(tmp_path: Pat
 
 
 @pytest.mark.parametrize(("number", "said"), [(errno.EACCES, "Permission denied"), (errno.EIO, "Input/output error")])
-def test_a_cache_that_cannot_be_read_is_never_told_to_be_deleted(
+def test_the_fix_of_an_unreadable_cache_never_says_to_delete_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, said: str
 ) -> None:
     cache = write(tmp_path / "a.h5", numbers(4, 3))

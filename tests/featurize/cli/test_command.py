@@ -135,7 +135,7 @@ def test_many_skipped_images_are_summed_up(xfeat: Xfeat, data: Path) -> None:
     assert "and 4 more: see xfeat info features.h5" in done.stderr
 
 
-def test_what_changed_is_said(xfeat: Xfeat, data: Path, art: SimpleNamespace) -> None:
+def test_changes_are_printed(xfeat: Xfeat, data: Path, art: SimpleNamespace) -> None:
     xfeat("featurize", data, *LITE0)
     art.draw(data / "covid/000.png", seed=90)
     art.draw(data / "covid/more.png", seed=91)
@@ -143,7 +143,7 @@ def test_what_changed_is_said(xfeat: Xfeat, data: Path, art: SimpleNamespace) ->
     assert "1 new, 1 changed, 1 vanished" in xfeat("featurize", data, *LITE0).stdout
 
 
-def test_what_was_read_again_is_said(xfeat: Xfeat, data: Path) -> None:
+def test_images_read_again_are_printed(xfeat: Xfeat, data: Path) -> None:
     xfeat("featurize", data, *LITE0)
     (data / "covid/000.png").chmod(0o600)
     assert "computed 0, reused 6 (1 read again and unchanged), skipped 0\n" in xfeat("featurize", data, *LITE0).stdout

@@ -359,7 +359,7 @@ def test_ray_that_is_not_installed_says_how_to_get_it(job: Job, monkeypatch: pyt
         job.run()
 
 
-def test_a_cluster_that_cannot_be_reached_is_told_within_seconds(job: Job) -> None:
+def test_an_unreachable_cluster_is_reported_within_seconds(job: Job) -> None:
     """Port 9 answers nobody. The variable of Ray's own name counts as the option does."""
     command = [XFEAT, "featurize", job.data, "-o", job.output, "--engine", "ray", "--backbone", "efficientnet-lite0"]
     environment = {**os.environ, "RAY_ADDRESS": "127.0.0.1:9"}

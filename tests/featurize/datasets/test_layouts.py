@@ -196,7 +196,7 @@ def test_classes_can_be_chosen_and_labels_follow(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("classes", "said"), [(["flu", "covid"], "no class called flu"), ([], "no classes are given")])
-def test_a_class_that_is_not_there_is_named(tmp_path: Path, classes: list[str], said: str) -> None:
+def test_an_unknown_class_is_reported(tmp_path: Path, classes: list[str], said: str) -> None:
     touch(tmp_path, "covid/a.png", "normal/b.png")
     with pytest.raises(DataError, match=said):
         open_dataset(tmp_path, classes=classes)
@@ -206,7 +206,7 @@ def groups_of(dataset: Dataset) -> list[str]:
     return [entry.group for entry in dataset.entries]
 
 
-def test_groups_csv_in_the_folder_is_read_by_itself(tmp_path: Path) -> None:
+def test_groups_csv_in_the_folder_is_read_by_default(tmp_path: Path) -> None:
     touch(tmp_path, "covid/a.png", "covid/b.png")
     manifest(tmp_path / "groups.csv", "path,group\ncovid/a.png,p1\ncovid/b.png,p2\n")
     assert groups_of(open_dataset(tmp_path)) == ["p1", "p2"]
@@ -233,12 +233,12 @@ def test_images_without_a_group_are_counted(tmp_path: Path, caplog: pytest.LogCa
         ("nothing-like-it", "matches none of the images"),
     ],
 )
-def test_groups_that_cannot_be_are_named(tmp_path: Path, groups: str, said: str) -> None:
+def test_invalid_groups_are_reported(tmp_path: Path, groups: str, said: str) -> None:
     with pytest.raises((DataError, SpecError), match=said):
         open_dataset(touch(tmp_path, "covid/a.png"), groups=groups)
 
 
-def test_a_class_that_is_missing_from_a_manifest_is_told_of_the_manifest(tmp_path: Path) -> None:
+def test_an_unknown_class_of_a_manifest_names_the_manifest(tmp_path: Path) -> None:
     (tmp_path / "m.csv").write_text("path,label\na.png,covid\n")
     with pytest.raises(DataError, match=r"m\.csv: no class called flu"):
         open_dataset(tmp_path / "m.csv", classes=["flu"])
@@ -280,7 +280,7 @@ def test_one_folder_around_everything_in_an_archive_is_looked_through(
 
 
 @pytest.mark.parametrize("above", ["", "chest/"])
-def test_groups_csv_in_an_archive_is_read_by_itself(tmp_path: Path, above: str) -> None:
+def test_groups_csv_in_an_archive_is_read_by_default(tmp_path: Path, above: str) -> None:
     packed = archive(tmp_path / "data.zip", f"{above}covid/a.png", f"{above}normal/b.png")
     with zipfile.ZipFile(packed, "a") as file:
         file.writestr(f"{above}groups.csv", "path,group\ncovid/a.png,p1\nnormal/b.png,p2\n")

@@ -204,7 +204,7 @@ def test_another_spec_is_refused_and_nothing_is_touched(bench: Bench) -> None:
     assert FeatureCache.open(bench.output).features.dtype == np.float16
 
 
-def test_force_computes_everything_anew(bench: Bench) -> None:
+def test_force_recomputes_everything(bench: Bench) -> None:
     bench.run()
     done = bench.run(force=True)
     assert (done.computed, done.reused, bench.engine.images) == (12, 0, 24)

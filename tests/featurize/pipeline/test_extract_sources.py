@@ -47,7 +47,7 @@ def test_names_sizes_and_times_tell_nothing_of_another_folder(bench: Bench, art:
     assert bench.run().up_to_date
 
 
-def test_shards_of_another_folder_are_told_apart_too(bench: Bench, art: SimpleNamespace) -> None:
+def test_shards_of_another_folder_are_not_mixed_up(bench: Bench, art: SimpleNamespace) -> None:
     other = draw_twins(bench, art)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("xfeat.featurize.pipeline.extract.write_cache", _interrupt)

@@ -168,7 +168,7 @@ def test_force_replaces_a_damaged_cache(bench: Bench, share: float) -> None:
     bench.check()
 
 
-def test_a_stopped_run_with_force_goes_on_with_the_same_command(bench: Bench) -> None:
+def test_a_stopped_run_with_force_resumes_with_the_same_command(bench: Bench) -> None:
     bench.run()
     stopped_after(bench, 8, force=True)
     before = bench.engine.images

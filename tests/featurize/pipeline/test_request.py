@@ -36,7 +36,7 @@ def test_settings_are_checked_before_weights_are_looked_for(setting: dict[str, A
         FeatureRequest(**setting)
 
 
-def test_what_force_may_not_replace_is_told_before_weights_are_looked_for(
+def test_a_file_that_force_may_not_replace_is_reported_before_weights_are_searched(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(request, "find_preferred_weights", lambda *_a, **_k: pytest.fail("looked for weights"))

@@ -28,7 +28,7 @@ def test_a_full_disk_is_no_reason_for_another_place() -> None:
     assert "ELSEWHERE" not in said
 
 
-def test_a_file_that_cannot_be_replaced_stays_and_the_mend_is_told(tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_replaced_stays_and_the_fix_is_given(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("as it was")
     with (
         pytest.raises(OutputError, match=r"its parent folder is a file(.|\n)*set HERE"),
