@@ -124,6 +124,6 @@ def test_a_cache_of_another_kind_is_refused_by_the_export(pipeline: Pipeline, tm
     command = ["onnx", str(tmp_path / "runs" / "latest"), "-o", str(tmp_path / "m.onnx")]
     done = CliRunner().invoke(xexport, command)
     assert done.exit_code == 1
-    assert "made anew with other settings" in done.stderr
+    assert "recomputed with other settings" in done.stderr
     assert "fix:" in done.stderr
     assert not (tmp_path / "m.onnx").exists()
