@@ -69,7 +69,7 @@ def test_training_images_that_come_back_are_counted(
     done = evaluate_run(run, make_cache("again.h5", separation=0.5))
     assert done.seen is not None
     assert len(done.seen) == 140  # train and valid; test images were never trained on
-    assert "140 of 180 images were in the run's training set" in caplog.text
+    assert "140 of 180 images are training images of the run" in caplog.text
 
 
 def test_the_runs_own_cache_is_recognised_wherever_it_lies_now(run: Run, make_cache: MakeCache) -> None:
@@ -184,9 +184,9 @@ def test_images_are_featurized_as_the_run_demands(tmp_path: Path, monkeypatch: p
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("nowhere", "x.h5"), "not a run folder"),
+        (("nowhere", "x.h5"), "run not found: no such folder"),
         (("runs/r", "x.h5"), "feature cache not found"),
-        (("runs/r", "nowhere"), "no such folder"),
+        (("runs/r", "nowhere"), "folder or file not found"),
     ],
 )
 def test_what_is_not_there_is_one_message(

@@ -24,7 +24,7 @@ from xfeat.featurize.cache.reader import FeatureCache
 from xfeat.featurize.errors import CacheError, MismatchError, RunError
 from xfeat.head.cli import main
 from xfeat.head.cli.compare import _SORTS
-from xfeat.head.compare.baselines import LOGISTIC, PENALTIES, SVM
+from xfeat.head.compare.baselines import LOGISTIC, PENALTIES, SVM, fit_baselines
 from xfeat.head.compare.comparison import SORTS, as_entries, common_part, compare_entries, find_runs
 from xfeat.head.compare.page import MAX_CURVES, render_comparison
 from xfeat.head.compare.table import notes

@@ -120,7 +120,7 @@ def test_a_file_that_is_cut_short_is_an_error_and_no_crash(make_cache: MakeCache
         [sys.executable, "-c", CUT, str(cache.path), when], capture_output=True, text=True, timeout=60
     )
     assert done.returncode == 0, done.stderr
-    assert f"{cache.path}: was cut short while it was read" in done.stdout
+    assert f"{cache.path}: the file was cut short while it was read" in done.stdout
     assert all(word in done.stdout for word in ("expected:", "found:", "fix:"))
 
 

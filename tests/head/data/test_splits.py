@@ -21,7 +21,7 @@ def test_the_data_sets_own_split_is_kept(make_cache: MakeCache) -> None:
         list(range(30, 40)),
         list(range(40, 60)),
     ]
-    assert "own" in split.source
+    assert "folders of the data set" in split.source
 
 
 def test_a_split_made_here_keeps_patients_together_and_shares_alike(make_cache: MakeCache) -> None:

@@ -115,7 +115,7 @@ def test_a_name_that_is_no_folder_name_is_refused(make_cache: MakeCache, tmp_pat
     if name == "":
         assert trained(make_cache(), tmp_path, name="").folder.is_dir()  # an empty name is none: the time is taken
         return
-    with pytest.raises(RunError, match="not a name"):
+    with pytest.raises(RunError, match="not a valid name"):
         trained(make_cache(), tmp_path, name=name)
 
 
