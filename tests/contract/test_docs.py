@@ -1,7 +1,9 @@
-"""The pages: links lead somewhere, decisions say when and whether they hold, and the site builds."""
+"""The pages: links, files, names and messages exist, decisions say when and whether they hold, and the site builds."""
 
 from __future__ import annotations
 
+import ast
+import importlib
 import importlib.util
 import re
 import subprocess
@@ -15,6 +17,12 @@ DOCS = ROOT / "docs"
 AT_THE_TOP = ["README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md", "data/README.md"]
 PAGES = [*(ROOT / name for name in AT_THE_TOP), *sorted(DOCS.rglob("*.md"))]
 RECORDS = sorted((DOCS / "decisions").glob("0*.md"))
+PACKAGES = ("featurize", "head", "export", "serve")
+# What changed and what is superseded may name files that are gone.
+HISTORY = {ROOT / "CHANGELOG.md", *(record for record in RECORDS if "Status: superseded" in record.read_text())}
+CURRENT = [page for page in PAGES if page not in HISTORY]
+FILES = re.compile(r"(?<![\w/.*-])(?:featurize|head|export|serve|tests|benchmarks|deploy)/[\w./-]*\w")
+NAMES = re.compile(rf"\bxfeat\.(?:{'|'.join(PACKAGES)})\b(?:\.\w+)*")
 STATUS = re.compile(r"^Date: (\d{4}-\d{2}-\d{2}) · Status: (accepted|superseded by .+|partly superseded by .+)$")
 
 
@@ -32,6 +40,33 @@ def anchors(page: Path) -> set[str]:
     """Return the names of a page's headings, as code hosts and MkDocs make them."""
     headings = re.findall(r"^#+ (.+)$", page.read_text(), flags=re.M)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
+
+
+def code_of(page: Path) -> list[str]:
+    """Return the code spans of a page, and the lines of its code blocks."""
+    text = page.read_text()
+    blocks = [
+        *re.findall(r"^ *```[^\n]*\n(.*?)^ *```", text, flags=re.S | re.M),
+        *re.findall(r"^    .+$", text, flags=re.M),
+    ]
+    return [*re.findall(r"`([^`\n]+)`", text), *(line for block in blocks for line in block.splitlines())]
+
+
+def is_file_or_module(path: str) -> bool:
+    return (ROOT / path).exists() or (ROOT / f"{path}.py").exists()
+
+
+def can_be_imported(name: str) -> bool:
+    """Return whether a dotted name is a module, or something in one."""
+    module, _, rest = name.partition(".")
+    found: object = importlib.import_module(module)
+    for part in rest.split("."):
+        module = f"{module}.{part}"
+        try:
+            found = getattr(found, part) if hasattr(found, part) else importlib.import_module(module)
+        except ImportError:
+            return False
+    return True
 
 
 def links(page: Path) -> list[str]:
@@ -67,6 +102,45 @@ def test_every_page_can_be_reached_from_the_index() -> None:
         seen.add(page)
         waiting += [(page.parent / link.partition("#")[0]).resolve() for link in links(page) if link[0] != "#"]
     assert set(DOCS.rglob("*.md")) - seen == set()
+
+
+@pytest.mark.parametrize("page", CURRENT, ids=name_of)
+def test_files_that_a_page_names_exist(page: Path) -> None:
+    """Modules may be named without their suffix."""
+    named = [path for line in code_of(page) for path in FILES.findall(line)]
+    assert [path for path in named if not is_file_or_module(path)] == []
+
+
+def test_the_architecture_names_modules_by_room_and_name() -> None:
+    """Its paths of an image, a weight and a request leave the package out: ``images/decode``."""
+    blocks = re.findall(r"```text\n(.*?)```", (DOCS / "architecture.md").read_text(), flags=re.S)
+    named = {path for block in blocks for path in re.findall(r"(?<![\w/])[a-z_]+/[a-z_]+\b(?!/)", block)}
+    assert len(named) > 20
+    places = ("", *(f"{package}/" for package in PACKAGES))
+    assert [path for path in sorted(named) if not any(is_file_or_module(place + path) for place in places)] == []
+
+
+@pytest.mark.parametrize("page", CURRENT, ids=name_of)
+def test_python_names_on_a_page_exist(page: Path) -> None:
+    named = {name for line in code_of(page) for name in NAMES.findall(line)}
+    assert [name for name in sorted(named) if not can_be_imported(name)] == []
+
+
+def test_messages_of_the_common_errors_are_those_of_the_code() -> None:
+    """Each part between dots is in a string of the code, or contains one (the rest of it is filled in)."""
+    table = (DOCS / "practice.md").read_text().partition("## Common errors")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| (`.+?) \|", table, flags=re.M)
+    quoted = [part.strip() for row in rows for text in re.findall(r"`([^`]+)`", row) for part in text.split("…")]
+    assert len(quoted) > 8
+    strings = {
+        node.value.strip()
+        for package in PACKAGES
+        for module in (ROOT / package).rglob("*.py")
+        for node in ast.walk(ast.parse(module.read_text()))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    }
+    long = [text for text in strings if len(text) > len("there is no")]
+    assert [part for part in quoted if part and not any(part in text or text in part for text in long)] == []
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
