@@ -100,7 +100,7 @@ class FoldCheckpoints:
             probabilities: Probabilities = np.load(self.folder / f"{training.name}.npy", allow_pickle=False)
         except (OSError, ValueError, EOFError, TypeError, TokenError):  # missing or damaged
             return None
-        expected = (2, np.float32, len(training.fold.test))
+        expected = (2, np.dtype(np.float32), len(training.fold.test))
         return probabilities if (probabilities.ndim, probabilities.dtype, len(probabilities)) == expected else None
 
     def _save(self, training: FoldTraining, probabilities: Probabilities) -> None:
