@@ -29,7 +29,7 @@ def write_audit(cache: FeatureCache, **changes: Any) -> None:
     audit_path(cache.path).write_text(json.dumps(report))
 
 
-def test_the_audit_lies_beside_the_cache() -> None:
+def test_the_audit_file_is_next_to_the_cache() -> None:
     assert audit_path(Path("a/features.h5")) == Path("a/features.audit.json")
 
 
@@ -65,7 +65,7 @@ def test_a_failed_audit_is_a_warning_and_stays_in_run_and_report(
         ({"failures": None}, "cannot be read"),
     ],
 )
-def test_an_audit_of_something_else_counts_as_none(
+def test_an_audit_of_another_cache_is_ignored(
     make_cache: MakeCache, caplog: pytest.LogCaptureFixture, changes: dict[str, Any], words: str
 ) -> None:
     cache = make_cache()
@@ -77,7 +77,7 @@ def test_an_audit_of_something_else_counts_as_none(
     assert "xfeat audit" in caplog.text
 
 
-def test_a_missing_or_broken_audit_counts_as_none(make_cache: MakeCache, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_missing_or_damaged_audit_is_ignored(make_cache: MakeCache, caplog: pytest.LogCaptureFixture) -> None:
     cache = make_cache()
     with caplog.at_level(logging.WARNING):
         assert audit_of(cache)["audited"] is False

@@ -47,7 +47,7 @@ def test_without_validation_it_is_fit_head() -> None:
 
 
 @pytest.mark.parametrize("class_weight", [None, {0: 1.0, 1: 2.0, 2: 4.0}])
-def test_an_ensemble_is_the_mean_of_heads_that_leave_out_a_part_each(class_weight: dict[int, float] | None) -> None:
+def test_an_ensemble_is_the_mean_of_heads_that_each_hold_out_a_part(class_weight: dict[int, float] | None) -> None:
     """References: scikit-learn's folds, and ``fit_head`` of each."""
     labels = np.arange(60) % 3
     features = cloud(labels, separation=0.3)
@@ -88,7 +88,7 @@ def test_it_works_in_pipelines_and_searches() -> None:
     assert search.best_params_["hidden"] in [(), (8,)]
 
 
-def test_features_that_nobody_may_write_to_are_read_without_a_warning() -> None:
+def test_read_only_features_give_no_warning() -> None:
     """Such as those of a cache, which are mapped; pytest turns torch's warning into an error."""
     labels = np.arange(20) % 2
     features = cloud(labels)
@@ -98,12 +98,12 @@ def test_features_that_nobody_may_write_to_are_read_without_a_warning() -> None:
 
 
 @pytest.mark.parametrize("hidden", [(8.5,), ("8",), (0,), "512"])
-def test_widths_that_are_no_numbers_are_named(hidden: Any) -> None:
+def test_widths_that_are_not_numbers_are_an_error(hidden: Any) -> None:
     with pytest.raises(SpecError, match="bad width"):
         HeadClassifier(hidden=hidden, epochs=1).fit(cloud(np.arange(20) % 2), np.arange(20) % 2)
 
 
-def test_a_setting_out_of_range_is_named_at_fit() -> None:
+def test_a_setting_out_of_range_is_an_error_at_fit() -> None:
     with pytest.raises(SpecError, match="learning rate"):
         HeadClassifier(lr=-1).fit(cloud(np.arange(20) % 2), np.arange(20) % 2)
 
@@ -115,7 +115,7 @@ def test_settings_out_of_range_are_refused(wrong: dict[str, float]) -> None:
         HeadClassifier(epochs=1, **wrong).fit(cloud(labels), labels)  # type: ignore[arg-type]
 
 
-def test_a_generator_gives_a_seed_as_scikit_learns_own_estimators_take_one() -> None:
+def test_a_generator_as_random_state_draws_the_seed() -> None:
     labels = np.arange(20) % 2
     fitted = [
         HeadClassifier(hidden=(), epochs=1, random_state=np.random.RandomState(seed)).fit(cloud(labels), labels)

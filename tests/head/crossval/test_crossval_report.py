@@ -42,7 +42,7 @@ def written(cache: FeatureCache, tmp_path: Path, audit: dict[str, Any] | None = 
     return read, (writer.target / "report.html").read_text()
 
 
-def test_the_figures_are_on_the_page(make_cache: MakeCache, tmp_path: Path) -> None:
+def test_the_metrics_are_on_the_page(make_cache: MakeCache, tmp_path: Path) -> None:
     groups, labels = patients(30, 3)
     cache = make_cache(sizes=(90,), groups=groups, labels=labels, separation=0.2)
     facts, text = written(cache, tmp_path, seeds=2)
@@ -102,7 +102,7 @@ def test_the_audit_and_missing_groups_are_on_top(make_cache: MakeCache, tmp_path
     assert "The images have no groups" in text
 
 
-def test_nasty_names_are_text_and_nothing_is_fetched(make_cache: MakeCache, tmp_path: Path) -> None:
+def test_names_are_escaped_and_nothing_is_fetched(make_cache: MakeCache, tmp_path: Path) -> None:
     cache = make_cache(classes=NASTY, sizes=(120,), separation=0.5)
     cache.columns.path[:] = [f"covid/<img src=x onerror=alert(1)>{row}.png" for row in range(len(cache))]  # type: ignore[index]
     page = Page(written(cache, tmp_path)[1])
@@ -111,7 +111,7 @@ def test_nasty_names_are_text_and_nothing_is_fetched(make_cache: MakeCache, tmp_
     assert all(f"sensitivity, {name}" in " ".join(page.words) for name in NASTY)
 
 
-def test_the_command_leaves_a_folder_that_is_no_run(make_cache: MakeCache, tmp_path: Path) -> None:
+def test_the_command_writes_a_folder_that_is_not_a_run(make_cache: MakeCache, tmp_path: Path) -> None:
     cache = make_cache(sizes=(60,))
     audit_path(cache.path).write_text(
         json.dumps(
@@ -133,7 +133,7 @@ def test_the_command_leaves_a_folder_that_is_no_run(make_cache: MakeCache, tmp_p
     assert told == json.loads((runs / "cv" / CROSSVAL_FILE).read_text())
     assert {file.name for file in (runs / "cv").iterdir()} == {CROSSVAL_FILE, "predictions.csv", "report.html"}
     assert "a shortcut" in (runs / "cv" / "report.html").read_text()
-    with pytest.raises(RunError, match="no run"):
+    with pytest.raises(RunError, match="no training run"):
         latest_run(runs)
     train_run(make_cache("divided.h5"), HeadSpec(hidden=()), TrainSpec(epochs=1), runs=runs, name="a")
     assert [run.name for run in find_runs(runs)] == ["a"]

@@ -24,7 +24,7 @@ def test_the_data_sets_own_split_is_kept(make_cache: MakeCache) -> None:
     assert "folders of the data set" in split.source
 
 
-def test_a_split_made_here_keeps_patients_together_and_shares_alike(make_cache: MakeCache) -> None:
+def test_a_drawn_split_keeps_patients_together_and_is_stratified(make_cache: MakeCache) -> None:
     groups = [f"p{row // 3}" for row in range(300)]
     labels = [(row // 3) % 2 for row in range(300)]
     cache = make_cache(split=[NO_SPLIT] * 300, groups=groups, labels=labels)
@@ -77,7 +77,7 @@ def test_copies_with_two_patients_names_join_the_patients(make_cache: MakeCache)
     assert keys[4] == keys[5] != keys[0]
 
 
-def test_rows_without_a_split_take_no_part_beside_a_split(
+def test_rows_without_a_split_are_left_out_if_others_have_one(
     make_cache: MakeCache, caplog: pytest.LogCaptureFixture
 ) -> None:
     split = [0] * 40 + [1] * 10 + [2] * 10 + [NO_SPLIT] * 5

@@ -55,7 +55,7 @@ def test_an_absent_class_gives_no_figures_and_no_warning() -> None:
     assert found["balanced_accuracy"] == np.mean([found["classes"][name]["sensitivity"] for name in "ab"])
 
 
-def test_a_class_that_is_never_called_has_no_predictive_value() -> None:
+def test_a_class_that_is_never_predicted_has_no_ppv() -> None:
     found = classification_metrics(np.array([0, 1]), np.array([[0.9, 0.1], [0.8, 0.2]]), ["a", "b"])
     assert found["classes"]["b"]["ppv"] is None
 
@@ -116,12 +116,12 @@ def test_the_calibration_error_is_a_loop_over_bins() -> None:
     assert expected_calibration_error(labels, p) == pytest.approx(expected, abs=1e-6)
 
 
-def test_perfect_certainty_has_no_calibration_error() -> None:
+def test_certain_and_correct_predictions_have_no_calibration_error() -> None:
     assert expected_calibration_error(np.array([0, 1]), np.eye(2)) == 0
 
 
 @pytest.mark.parametrize("true", [0.5, 1.0, 2.5])
-def test_the_temperature_that_spoiled_probabilities_is_found_again(true: float) -> None:
+def test_a_known_temperature_is_recovered(true: float) -> None:
     """Labels are drawn from softmax(logits); what is given is logits times ``true``."""
     rng = np.random.default_rng(0)
     logits = rng.normal(size=(20_000, 3)) * 2

@@ -67,7 +67,7 @@ def test_test_rows_do_not_influence_the_threshold() -> None:
     assert first.test != second.test
 
 
-def test_the_figures_are_counted_on_the_decisions() -> None:
+def test_threshold_metrics_are_counted_from_the_decisions() -> None:
     """Reference: counts in a plain loop, Wilson's interval through scipy."""
     rng = np.random.default_rng(0)
     positive, scores = rng.random(50) < 0.4, rng.random(50)
@@ -94,7 +94,7 @@ def test_the_number_of_positives_needed_is_the_fewest_that_suffice(target: float
     assert wilson_interval(needed, needed)[0] >= target > wilson_interval(needed - 1, needed - 1)[0]  # type: ignore[index]
 
 
-def test_no_number_of_images_proves_that_nothing_is_ever_missed() -> None:
+def test_no_number_of_images_supports_a_sensitivity_of_1() -> None:
     assert positives_needed(1.0) is None
 
 
@@ -184,12 +184,12 @@ def test_an_interval_of_a_predictive_value_lies_around_it(
         assert values[name] - 1e-12 <= high <= 1
 
 
-def test_nothing_is_said_of_predictive_values_without_images_of_both_kinds() -> None:
+def test_predictive_values_need_images_of_both_kinds() -> None:
     assert set(predictive_values(proportion(0, 0), proportion(3, 4), 0.1).values()) == {None}
     assert predictive_values(proportion(0, 5), proportion(4, 4), 0.1)["ppv"] is None
 
 
-def test_a_class_that_is_not_there_is_named() -> None:
+def test_an_unknown_class_is_an_error() -> None:
     with pytest.raises(DataError, match="there is no class flu"):
         choose_operating_point(drawn(), NAMES, TargetSpec(positive="flu"))
 

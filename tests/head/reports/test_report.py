@@ -83,7 +83,7 @@ def test_the_worst_mistakes_have_pictures(make_cache: MakeCache, tmp_path: Path,
     assert pictures[0]["alt"] == worst["path"]
 
 
-def test_pictures_that_are_gone_are_said_to_be_gone(make_cache: MakeCache, tmp_path: Path) -> None:
+def test_missing_image_files_are_marked_on_the_page(make_cache: MakeCache, tmp_path: Path) -> None:
     _, text = train(make_cache(separation=0.0), tmp_path)
     assert not Page(text).of("img")
     assert "The file is missing." in text
@@ -98,7 +98,7 @@ def test_without_mistakes_the_page_says_so(make_cache: MakeCache, tmp_path: Path
 NASTY = ("<html>", "a&b", '"q"', "_x", "a$b$", "肺炎")
 
 
-def test_nasty_class_names_are_text_and_no_markup(make_cache: MakeCache, tmp_path: Path) -> None:
+def test_class_names_are_escaped(make_cache: MakeCache, tmp_path: Path) -> None:
     cache = make_cache(classes=NASTY, sizes=(120, 60, 60), separation=0.5)
     _, text = train(cache, tmp_path, target=TargetSpec(positive="<html>"))
     page = Page(text)
@@ -109,7 +109,7 @@ def test_nasty_class_names_are_text_and_no_markup(make_cache: MakeCache, tmp_pat
         assert re.search(rf"{re.escape(name)}, AUC", words), f"{name} is missing in the legend"
 
 
-def test_nasty_file_names_are_text_and_no_markup(make_cache: MakeCache, tmp_path: Path) -> None:
+def test_file_names_are_escaped(make_cache: MakeCache, tmp_path: Path) -> None:
     cache = make_cache(separation=0.0)
     cache.columns.path[:] = [f"covid/<img src=x onerror=alert(1)>{row}.png" for row in range(len(cache))]  # type: ignore[index]
     _, text = train(cache, tmp_path)
@@ -125,7 +125,7 @@ def test_nasty_file_names_are_text_and_no_markup(make_cache: MakeCache, tmp_path
         ({"groups": ["p0"] * 180}, "1 groups (patients) have images in more than one split"),
     ],
 )
-def test_the_page_says_what_to_know_before_quoting_it(
+def test_the_page_warns_of_known_biases(
     make_cache: MakeCache, tmp_path: Path, settings: dict[str, Any], words: str
 ) -> None:
     _, text = train(make_cache(**settings), tmp_path)

@@ -185,12 +185,12 @@ def test_a_tampered_head_is_not_loaded(run: Run, damage: str) -> None:
         run.load_head()
 
 
-def test_a_folder_that_is_no_run_is_named(tmp_path: Path) -> None:
+def test_a_folder_that_is_not_a_run_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="not a run folder"):
         open_run(tmp_path)
 
 
-def test_a_folder_of_runs_says_which_are_there(make_cache: MakeCache, tmp_path: Path) -> None:
+def test_an_error_for_a_folder_of_runs_suggests_its_runs(make_cache: MakeCache, tmp_path: Path) -> None:
     runs = trained(make_cache(), tmp_path).folder.parent
     (runs / ".a.123-00.tmp").mkdir()
     (runs / ".a.123-00.tmp" / "run.json").write_text("{}")
@@ -216,7 +216,7 @@ def test_damaged_predictions_are_named(make_cache: MakeCache, tmp_path: Path, te
             run.predictions()
 
 
-def test_a_failing_training_leaves_nothing(make_cache: MakeCache, tmp_path: Path) -> None:
+def test_a_failed_training_leaves_no_folder(make_cache: MakeCache, tmp_path: Path) -> None:
     features = cloud(np.arange(180) % 2)
     features[5, 3] = np.nan
     with pytest.raises(CacheError, match=r"rows with values that are not finite \(1\): normal/0005\.png"):
@@ -224,7 +224,7 @@ def test_a_failing_training_leaves_nothing(make_cache: MakeCache, tmp_path: Path
     assert not (tmp_path / "runs").exists()
 
 
-def test_an_operating_point_for_no_class_leaves_nothing(make_cache: MakeCache, tmp_path: Path) -> None:
+def test_an_operating_point_for_an_unknown_class_leaves_no_folder(make_cache: MakeCache, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="there is no class flu"):
         trained(make_cache(), tmp_path, target=TargetSpec(positive="flu"))
     assert not (tmp_path / "runs").exists()

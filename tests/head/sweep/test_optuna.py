@@ -165,7 +165,9 @@ def test_trials_of_another_version_are_not_mixed_in(small: tuple[FeatureCache, S
         Sweep(cache, sweep, runs=tmp_path / "runs").run()
 
 
-def test_the_command_says_what_it_needs(make_cache: MakeCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_requires_trials_for_optuna(
+    make_cache: MakeCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     make_cache()
     command = ["sweep", "--sampler", "optuna", "--lr", "1e-4..1e-2", "--epochs", "1", "--hidden", "linear", "--json"]

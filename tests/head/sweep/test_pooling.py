@@ -58,9 +58,7 @@ def test_a_multilevel_cache_is_read_as_the_final_one_to_the_bit(caches: dict[str
     assert pooled(caches["final"], "multilevel") is caches["final"]
 
 
-def test_features_that_the_cache_lacks_are_refused_with_the_fix(
-    caches: dict[str, FeatureCache], tmp_path: Path
-) -> None:
+def test_missing_features_are_an_error_with_a_fix(caches: dict[str, FeatureCache], tmp_path: Path) -> None:
     with pytest.raises(MismatchError, match=r"xfeat featurize .* --pooling multilevel"):
         Sweep(caches["final"], SweepSpec(axes=BOTH), runs=tmp_path / "runs")
     for command in ("train", "crossval", "sweep"):
@@ -147,7 +145,7 @@ def test_baselines_see_what_the_run_saw(caches: dict[str, FeatureCache], tmp_pat
     ]
 
 
-def test_saying_the_caches_own_pooling_is_the_same_sweep(caches: dict[str, FeatureCache], tmp_path: Path) -> None:
+def test_naming_the_pooling_of_the_cache_is_the_same_sweep(caches: dict[str, FeatureCache], tmp_path: Path) -> None:
     for pooling, cache in caches.items():
         said = Sweep(cache, SweepSpec(axes={"pooling": (pooling,), "lr": (1e-3,)}), runs=tmp_path)
         silent = Sweep(cache, SweepSpec(axes={"lr": (1e-3,)}), runs=tmp_path)
@@ -155,7 +153,7 @@ def test_saying_the_caches_own_pooling_is_the_same_sweep(caches: dict[str, Featu
         assert list(said.spec.trial_specs()) == list(silent.spec.trial_specs())
 
 
-def test_rows_of_both_poolings_train_from_one_copy(caches: dict[str, FeatureCache], tmp_path: Path) -> None:
+def test_both_poolings_share_one_copy_of_the_rows(caches: dict[str, FeatureCache], tmp_path: Path) -> None:
     """Reference: rows that were copied from a cache of the other pooling."""
     spec = SweepSpec(axes={"pooling": ("final", "multilevel"), "hidden": ((8,),), "epochs": (2,)})
     parts = Sweep(caches["multilevel"], spec, runs=tmp_path)._parts

@@ -35,7 +35,7 @@ def test_settings_are_ranked_by_their_mean_over_the_seeds() -> None:
     assert isinstance(best, Combination)
 
 
-def test_combinations_without_all_seeds_count_where_none_is_whole() -> None:
+def test_combinations_with_unfinished_seeds_are_ranked_only_if_none_is_complete() -> None:
     trials = [trial(0, 1e-3, 0, 0.4, 0.9), trial(2, 1e-2, 0, 0.3, 0.8)]
     settings = rank_combinations(trials, SweepSpec(axes={}, seeds=2))
     assert [setting.settings["lr"] for setting in settings] == [1e-2, 1e-3]

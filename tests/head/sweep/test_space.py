@@ -45,7 +45,7 @@ def test_a_range_is_sampled_over_all_its_length_and_by_logarithm_where_it_is_lon
     assert list(SweepSpec(axes=axes, trials=10).trial_specs()) == jobs[:10]
 
 
-def test_points_of_a_narrow_range_come_once_each_and_only_those_that_exist() -> None:
+def test_a_narrow_range_gives_each_rounded_value_once() -> None:
     """Values have three digits: four from 0.001 to 0.00103, and 31 from 0.3 to 0.33."""
     narrow = SweepSpec(axes={"lr": Range(1e-3, 1.03e-3)}, trials=50)
     assert sorted(spec.train.lr for spec in narrow.trial_specs()) == [0.001, 0.00101, 0.00102, 0.00103]
@@ -63,7 +63,7 @@ def test_a_range_without_a_number_of_trials_is_refused() -> None:
 
 
 @pytest.mark.parametrize("name", SETTINGS)
-def test_every_setting_can_be_typed_and_written_back(name: str) -> None:
+def test_every_setting_survives_parsing_and_writing(name: str) -> None:
     text = {
         "hidden": "512,128;linear",
         "class_weight": "none,balanced",
@@ -78,7 +78,7 @@ def test_every_setting_can_be_typed_and_written_back(name: str) -> None:
 
 
 @pytest.mark.parametrize(("name", "text"), [("lr", "fast"), ("lr", "1e-4..b"), ("hidden", "8,x"), ("epochs", "1.5")])
-def test_what_is_no_number_is_shown(name: str, text: str) -> None:
+def test_a_value_that_is_not_a_number_is_named(name: str, text: str) -> None:
     with pytest.raises(ValueError, match=r"'(fast|b|x|1.5)' is not a (whole )?number: list values"):
         parse_axis(name, text)
 
@@ -92,7 +92,7 @@ def test_values_keep_their_kinds() -> None:
 @pytest.mark.parametrize(
     ("name", "text"), [("lr", "fast"), ("batch_size", "8..16"), ("hidden", "a"), ("lr", "1e-2..1e-4"), ("epochs", "")]
 )
-def test_what_cannot_be_read_is_refused(name: str, text: str) -> None:
+def test_malformed_values_are_refused(name: str, text: str) -> None:
     with pytest.raises(ValueError, match=r"."):
         parse_axis(name, text)
 
@@ -114,6 +114,6 @@ def test_impossible_sweeps_are_refused_before_anything_is_trained(settings: dict
         SweepSpec(**settings)  # type: ignore[arg-type]
 
 
-def test_the_defaults_are_those_of_the_specs_where_nothing_is_said() -> None:
+def test_settings_without_values_have_the_defaults_of_the_specs() -> None:
     assert list(SweepSpec(axes={}).trial_specs()) == [(HeadSpec(), TrainSpec(), "final")]
     assert len(list(SweepSpec(axes=DEFAULT_AXES).trial_specs())) == 18

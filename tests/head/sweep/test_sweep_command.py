@@ -70,7 +70,7 @@ def test_wrong_values_are_wrong_usage(wrong: str, make_cache: MakeCache, tmp_pat
 
 @pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="SIGINT reaches a child otherwise there")
-def test_ctrl_c_keeps_what_is_finished_and_the_same_command_goes_on(make_cache: MakeCache, tmp_path: Path) -> None:
+def test_ctrl_c_keeps_finished_trials_and_the_same_command_resumes(make_cache: MakeCache, tmp_path: Path) -> None:
     make_cache()
     settings = [
         "--lr",

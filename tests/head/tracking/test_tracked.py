@@ -29,7 +29,7 @@ class Recording:
 
 
 @pytest.mark.parametrize("fails_at", ["begin", "record", "child", "end"])
-def test_a_tracker_that_fails_is_told_no_more_and_the_others_are(
+def test_a_tracker_that_fails_is_dropped_and_the_others_continue(
     fails_at: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     weak, strong = Recording(fails_at), Recording()
@@ -43,7 +43,7 @@ def test_a_tracker_that_fails_is_told_no_more_and_the_others_are(
 
 
 @pytest.mark.parametrize(("error", "last"), [(ValueError, "fail"), (KeyboardInterrupt, "fail killed")])
-def test_what_ends_early_is_closed_as_failed_or_stopped(error: type[BaseException], last: str) -> None:
+def test_a_training_that_ends_early_is_closed_as_failed_or_stopped(error: type[BaseException], last: str) -> None:
     tracker = Recording()
 
     def training() -> None:
@@ -56,14 +56,14 @@ def test_what_ends_early_is_closed_as_failed_or_stopped(error: type[BaseExceptio
     assert tracker.told == ["begin", "record", last]
 
 
-def test_what_ends_before_its_first_step_is_not_recorded() -> None:
+def test_a_training_that_ends_before_its_first_step_is_not_recorded() -> None:
     tracker = Recording()
     with pytest.raises(ValueError, match="early"), tracked([tracker], "a", {}):
         raise ValueError("early")
     assert tracker.told == []
 
 
-def test_no_tracker_is_the_usual_case() -> None:
+def test_tracking_works_without_trackers() -> None:
     tracking = Tracking([], "a", {})
     tracking.record(1, {})
     tracking.end({})

@@ -137,7 +137,7 @@ def test_event_files_go_where_they_are_asked_for(make_cache: MakeCache, tmp_path
     assert not Path("runs", "tensorboard").exists()
 
 
-def test_a_sweep_is_a_run_with_a_run_a_trial_and_a_resumed_one_goes_on_with_it(
+def test_a_sweep_is_a_run_with_one_child_run_per_trial_and_resumes_its_record(
     make_cache: MakeCache, store: Path
 ) -> None:
     make_cache()
@@ -163,7 +163,7 @@ def test_a_sweep_is_a_run_with_a_run_a_trial_and_a_resumed_one_goes_on_with_it(
 
 
 @pytest.mark.slow
-def test_a_sweep_that_was_made_before_is_told_afterwards(make_cache: MakeCache, store: Path) -> None:
+def test_trials_of_an_untracked_sweep_are_recorded_later(make_cache: MakeCache, store: Path) -> None:
     make_cache()
     command = ("sweep", "--lr", "0.001,0.01", "--hidden", "linear", "--dropout", "0", "--epochs", "1")
     assert xhead(*command).exit_code == 0
@@ -172,7 +172,7 @@ def test_a_sweep_that_was_made_before_is_told_afterwards(make_cache: MakeCache, 
 
 
 @pytest.mark.slow
-def test_a_cross_validation_is_a_run_with_a_step_a_fold(make_cache: MakeCache, store: Path) -> None:
+def test_a_cross_validation_is_a_run_with_one_step_per_fold(make_cache: MakeCache, store: Path) -> None:
     make_cache()
     options = (
         "--folds",
@@ -198,7 +198,7 @@ def test_a_cross_validation_is_a_run_with_a_step_a_fold(make_cache: MakeCache, s
 
 
 @pytest.mark.parametrize("command", ["train", "sweep", "crossval"])
-def test_a_server_that_is_down_is_one_message_before_anything_is_trained(make_cache: MakeCache, command: str) -> None:
+def test_an_unreachable_server_is_one_message_before_training(make_cache: MakeCache, command: str) -> None:
     make_cache()
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # bound, but nobody listens
@@ -210,7 +210,7 @@ def test_a_server_that_is_down_is_one_message_before_anything_is_trained(make_ca
 
 
 @pytest.mark.parametrize(("uri", "words"), [("bogus://x", "unsupported URI"), ("mlruns", "sqlite:///mlflow.db")])
-def test_an_address_that_is_none_is_one_message(make_cache: MakeCache, uri: str, words: str) -> None:
+def test_an_invalid_address_is_one_message(make_cache: MakeCache, uri: str, words: str) -> None:
     make_cache()
     done = xhead("train", "--mlflow", uri)
     assert done.exit_code == 1
@@ -304,7 +304,7 @@ def test_event_files_go_into_the_current_folder_when_a_dot_says_so(make_cache: M
     assert not Path("runs", "tensorboard").exists()
 
 
-def test_a_store_that_breaks_down_costs_a_warning_and_no_training(
+def test_a_store_that_fails_is_a_warning_and_does_not_stop_the_training(
     make_cache: MakeCache, store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The tables go after the first check, as a server may."""
@@ -331,7 +331,7 @@ def test_a_store_that_breaks_down_costs_a_warning_and_no_training(
 
 
 @pytest.mark.parametrize(("absent", "extra"), [("mlflow", "mlflow"), ("sqlalchemy", "mlflow"), ("psycopg", "")])
-def test_a_missing_library_is_named_with_what_installs_it(
+def test_a_missing_library_is_named_with_its_extra(
     absent: str, extra: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import mlflow.tracking
@@ -345,7 +345,7 @@ def test_a_missing_library_is_named_with_what_installs_it(
         open_trackers(mlflow="sqlite:///a.db")
 
 
-def test_tensorboard_missing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_tensorboard_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(MissingExtraError, match=r"pip install 'xfeat-onnx\[tensorboard\]'"):
         open_trackers(tensorboard=tmp_path)

@@ -58,7 +58,7 @@ def test_the_merged_head_gives_the_mean_of_the_logits(hidden: tuple[int, ...], f
     assert widened(spec, 3).hidden == tuple(3 * width for width in hidden)
 
 
-def test_a_dead_feature_stays_dead() -> None:
+def test_a_feature_without_variance_in_one_head_is_merged_exactly() -> None:
     """A feature that was always zero has no variance; another head may have seen it move."""
     spec = HeadSpec(hidden=(5,))
     heads = [untrained(spec, seed, dim=3, classes=2) for seed in range(2)]
@@ -127,7 +127,7 @@ def test_validation_images_have_no_part_in_training_several(make_cache: MakeCach
     assert runs[0].head_sha256 == runs[1].head_sha256
 
 
-def test_one_head_is_what_it_always_was(make_cache: MakeCache, tmp_path: Path) -> None:
+def test_an_ensemble_of_one_is_a_single_head(make_cache: MakeCache, tmp_path: Path) -> None:
     cache = make_cache()
     run = train_run(cache, HeadSpec(hidden=(4,)), TRAIN, runs=tmp_path / "runs", options=TrainOptions(members=1))
     assert run.facts["ensemble"] is None
@@ -149,7 +149,7 @@ def test_cross_validation_averages_as_training_does(make_cache: MakeCache) -> No
     assert result.main.probabilities[0, test] == pytest.approx(wanted, abs=1e-6)
 
 
-def test_more_heads_than_patients_are_one_message() -> None:
+def test_more_members_than_patients_are_one_message() -> None:
     labels = np.array([0] * 10 + [1] * 10)
     groups = np.concatenate([np.arange(10), 10 + np.arange(10) // 4])
     with pytest.raises(DataError, match="--ensemble 3"):
@@ -178,7 +178,7 @@ def test_more_heads_than_patients_are_named_with_the_cache_before_anything_is_tr
 
 
 @pytest.mark.slow
-def test_the_commands_take_it(make_cache: MakeCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_commands_take_ensemble(make_cache: MakeCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     make_cache()
     options = ("--ensemble", "3", "--epochs", "2", "--hidden", "8")
