@@ -36,23 +36,24 @@ def gptq_round(weight: Array, scale: Array, node: onnx.NodeProto, inputs: Array)
     Source: GPTQ, Frantar et al. 2022 (arXiv:2210.17323), algorithm 1.
     """
     groups = attribute(node, "group", 1)
-    rows = weight.reshape(groups, len(weight) // groups, -1).astype(np.float64)
+    columns = weight.reshape(groups, len(weight) // groups, -1).transpose(0, 2, 1).astype(np.float64)  # (G, K, O)
     steps = scale.astype(np.float64).reshape(groups, -1)
     covariance = _input_covariance(node, inputs, weight.shape[2:])
     variance = np.diagonal(covariance, axis1=1, axis2=2)
-    covariance = covariance + np.eye(rows.shape[2]) * (_DAMPING * variance.mean(1) + 1e-12).reshape(-1, 1, 1)
-    order = np.argsort(-variance, axis=1, kind="stable")[:, None, :]
-    rows = np.take_along_axis(rows, order, 2)
-    covariance = np.take_along_axis(np.take_along_axis(covariance, order.transpose(0, 2, 1), 1), order, 2)
+    covariance = covariance + np.eye(columns.shape[1]) * (_DAMPING * variance.mean(1) + 1e-12).reshape(-1, 1, 1)
+    order = np.argsort(-variance, axis=1, kind="stable")[:, :, None]
+    columns = np.take_along_axis(columns, order, 1)
+    covariance = np.take_along_axis(np.take_along_axis(covariance, order, 1), order.transpose(0, 2, 1), 2)
     # Row i of the upper Cholesky factor of the inverse says how the later weights best share the error of weight i.
     share = np.linalg.cholesky(np.linalg.inv(covariance)).transpose(0, 2, 1)
-    levels = np.empty(rows.shape, np.int8)
-    for place in range(rows.shape[2]):
-        level = np.rint(rows[:, :, place] / steps).clip(-127, 127)
-        error = (rows[:, :, place] - level * steps) / share[:, place, place, None]
-        rows[:, :, place:] -= error[:, :, None] * share[:, None, place, place:]
-        np.put_along_axis(levels, order[:, :, place : place + 1], level[:, :, None].astype(np.int8), 2)
-    return levels.reshape(weight.shape)
+    for place in range(columns.shape[1]):
+        level = np.rint(columns[:, place] / steps).clip(-127, 127)
+        error = (columns[:, place] - level * steps) / share[:, place, place, None]
+        columns[:, place + 1 :] -= share[:, place, place + 1 :, None] * error[:, None]
+        columns[:, place] = level
+    levels = np.empty_like(columns)
+    np.put_along_axis(levels, order, columns, 1)
+    return levels.transpose(0, 2, 1).reshape(weight.shape).astype(np.int8)
 
 
 def _input_covariance(node: onnx.NodeProto, inputs: Array, kernel: tuple[int, ...]) -> Array:

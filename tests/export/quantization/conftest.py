@@ -20,3 +20,9 @@ def prepared(traced: onnx.ModelProto, pixels: np.ndarray) -> PreparedModel:
 @pytest.fixture(scope="session")
 def layers(prepared: PreparedModel) -> QuantizedLayers:
     return quantize_backbone(prepared)
+
+
+@pytest.fixture(scope="session")
+def layers_after_first_block(prepared: PreparedModel) -> QuantizedLayers:
+    """All but stem and first block."""
+    return quantize_backbone(prepared, prepared.first_block)

@@ -45,8 +45,10 @@ def test_it_reads_blocks_with_twelve_channels(prepared: PreparedModel, layers: Q
     assert "Sub" not in [node.op_type for node in nodes]
 
 
-def test_a_first_block_in_float32_is_unchanged(prepared: PreparedModel, pixels: Pixels) -> None:
-    model = written(prepared, quantize_backbone(prepared, prepared.first_block))
+def test_a_first_block_in_float32_is_unchanged(
+    prepared: PreparedModel, layers_after_first_block: QuantizedLayers, pixels: Pixels
+) -> None:
+    model = written(prepared, layers_after_first_block)
     assert [node.op_type for node in Graph(model).nodes[:2]] == ["Sub", "Conv"]
     np.testing.assert_array_equal(outputs_of_layer(model, 0, pixels), outputs_of_layer(prepared.backbone, 0, pixels))
 

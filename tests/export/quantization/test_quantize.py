@@ -21,9 +21,10 @@ from xfeat.export.model.file import open_model
 from xfeat.export.model.metadata import ModelMetadata
 from xfeat.export.parity.accuracy_loss import Scores, losses, measure
 from xfeat.export.parity.run_images import labelled_images
-from xfeat.export.quantization.int8 import PreparedModel
+from xfeat.export.quantization.int8 import PreparedModel, quantize_backbone
 from xfeat.export.quantization.onnx_graph import copied as copy_of
 from xfeat.export.quantization.qdq import store_matrices_in_8_bits
+from xfeat.export.quantization.rounding import QuantizedLayers
 
 Xexport = Callable[..., Result]
 
@@ -125,6 +126,12 @@ def test_a_loss_over_the_gate_writes_nothing_and_shows_all_attempts(
 def test_stem_and_first_block_stay_in_float32_if_the_gate_refuses_8_bits(
     xexport: Xexport, exported: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """The refused attempt is not quantised, to save time."""
+
+    def only_second(prepared: PreparedModel, float_layers: tuple[str, ...], *_: object) -> QuantizedLayers:
+        return quantize_backbone(prepared, float_layers) if float_layers else QuantizedLayers()
+
+    monkeypatch.setattr("xfeat.export.quantization.quantize.quantize_backbone", only_second)
     monkeypatch.setattr("xfeat.export.quantization.acceptance.Gate.allows", lambda _, model: bool(model.float_layers))
     target = tmp_path / "m.onnx"
     done = xexport("quantize", exported.model, "--run", exported.run.folder, "-o", target, "--json")

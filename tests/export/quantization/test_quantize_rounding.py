@@ -172,10 +172,12 @@ def test_the_bias_of_a_dead_channel_fits_into_32_bits(prepared: PreparedModel) -
     assert layer.bias[0] == pytest.approx(1, abs=0.1)
 
 
-def test_onnxruntime_computes_all_layers_but_the_first_block_in_8_bits(prepared: PreparedModel, tmp_path: Path) -> None:
+def test_onnxruntime_computes_all_layers_but_the_first_block_in_8_bits(
+    prepared: PreparedModel, layers_after_first_block: QuantizedLayers, tmp_path: Path
+) -> None:
     """A float convolution between two layers in 8 bits would be quantised by onnxruntime itself, with one scale."""
     model = copied(prepared.backbone)
-    write_layers(model, quantize_backbone(prepared, prepared.first_block))
+    write_layers(model, layers_after_first_block)
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
     options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
