@@ -264,9 +264,9 @@ def _caution(result: SweepResult, features: Path, memory: MemorySpec) -> list[st
     if count == 1:
         return []
     return [
-        f"the best of {count} combinations: {result.within_standard_error} are within one standard error of the first, "
-        f"{100 * result.standard_error:.1f} points on {result.valid_images} images.",
-        "  The order of these is mostly chance, and the metrics of the first are optimistically biased.",
+        f"the best of {count} combinations; within one standard error of it: {result.within_standard_error} "
+        f"({100 * result.standard_error:.1f} points on {result.valid_images} images).",
+        "  The order within that range is mostly chance, and the metrics of the best are optimistically biased.",
         "  To test it on images that were not used to choose it:",
         f"  {_crossval(result, features, memory)}",
     ]
