@@ -1,1 +1,1 @@
-"""INT8 and half precision; ``quantize`` is where to start reading. May import model, build and parity."""
+"""INT8 and half precision; start reading in ``quantize``. May import model, build and parity."""
