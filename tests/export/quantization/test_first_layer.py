@@ -66,6 +66,7 @@ def test_it_reads_blocks_of_twelve_channels(ready: Ready, rounded: Rounded) -> N
     assert "Sub" not in [node.op_type for node in nodes]
 
 
+@pytest.mark.slow
 def test_a_first_layer_in_float32_is_left_as_it_is(ready: Ready, pixels: Pixels) -> None:
     model = copied(ready.backbone)
     write_rounded(model, round_ready(ready, ready.layers[:3]))

@@ -170,6 +170,7 @@ def test_the_first_block_ends_where_no_bound_follows(ready: Ready) -> None:
     assert first_block(ready) == ("_conv_stem", "_blocks.0._depthwise_conv", "_blocks.0._project_conv")
 
 
+@pytest.mark.slow
 def test_rounding_in_order_costs_less_than_rounding_each_layer_alone(
     ready: Ready, rounded: Rounded, rounded_apart: Rounded
 ) -> None:
@@ -206,6 +207,7 @@ def test_the_bias_of_a_dead_channel_fits_into_32_bits(ready: Ready) -> None:
     assert layer.bias[0] == pytest.approx(1, abs=0.1)
 
 
+@pytest.mark.slow
 def test_onnxruntime_rounds_no_layer_of_its_own_accord(ready: Ready, tmp_path: Path) -> None:
     """Between layers in 8 bits it gives a float layer 8-bit weights with one scale, unless it is stopped."""
     model = folded(ready)
@@ -226,6 +228,7 @@ def test_sums_are_rounded_for_convolutions_and_not_along_the_skips(ready: Ready,
     assert {producers[node.input[0]].op_type for node in Graph(model).convolutions[1:]} == {"DequantizeLinear"}
 
 
+@pytest.mark.slow
 def test_one_layer_alone_is_rounded(ready: Ready, rounded_apart: Rounded) -> None:
     alone = only(ready.backbone, rounded_apart, ready.layers[3])
     assert list(alone.layers) == [ready.layers[3]]

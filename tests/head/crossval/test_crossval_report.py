@@ -111,6 +111,7 @@ def test_nasty_names_are_text_and_nothing_is_fetched(make_cache: MakeCache, tmp_
     assert all(f"sensitivity, {name}" in " ".join(page.words) for name in NASTY)
 
 
+@pytest.mark.slow
 def test_the_command_leaves_a_folder_that_is_no_run(make_cache: MakeCache, tmp_path: Path) -> None:
     cache = make_cache(sizes=(60,))
     audit_path(cache.path).write_text(

@@ -211,7 +211,8 @@ def test_whatever_decides_about_the_answers_has_a_folder_of_its_own(make_cache: 
 
 
 @pytest.mark.skipif(os.name == "nt", reason="SIGINT reaches a child otherwise there")
-@pytest.mark.parametrize("sign", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGKILL])
+@pytest.mark.slow
+@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGKILL])
 def test_the_command_goes_on_after_it_was_stopped(make_cache: MakeCache, tmp_path: Path, sign: signal.Signals) -> None:
     cache = make_cache(sizes=(200,), separation=0.3)
     arguments = ["crossval", "--features", str(cache.path), "--runs", str(tmp_path / "runs"), "--seeds", "3"]

@@ -105,6 +105,7 @@ def test_a_preview_has_the_limits_and_the_key_of_all_requests(predictor, serve_m
         assert client.post("/preview", content=as_file(grey_steps(), "PNG"), headers=known).status_code == 200
 
 
+@pytest.mark.slow
 def test_the_page_shows_pictures_that_the_browser_cannot_and_answers_them(predictor, serve_model, tmp_path, browse):
     (tmp_path / "chest.dcm").write_bytes(as_dicom(grey_steps()))
     (tmp_path / "scan.tif").write_bytes(as_file(grey_steps(), "TIFF"))
