@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -18,7 +19,9 @@ pytestmark = pytest.mark.skipif(
 
 
 def run(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    """Run a command as from a terminal: make, which may have started these tests, leaves its marks."""
+    outside = {name: value for name, value in os.environ.items() if not name.startswith("MAKE") and name != "MFLAGS"}
+    return subprocess.run(command, cwd=folder, env=outside, capture_output=True, text=True, check=False)
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ DATA_FILES = {
     "xfeat/featurize/audit/report/template.html",
     "xfeat/head/compare/template.html",
     "xfeat/head/crossval/template.html",
-    "xfeat/head/reports/templates/report_template.html",
+    "xfeat/head/reports/templates/report.html",
     "xfeat/serve/page/index.html",
 }
 

@@ -83,9 +83,9 @@ def test_the_python_snippet_needs_no_package_of_this_project_and_gives_the_model
         if isinstance(node, ast.Import | ast.ImportFrom)
     }
     assert modules == {"json", "numpy", "onnxruntime", "PIL"}
-    said, foreign = run([sys.executable, "-c", code], place).splitlines()
+    said, out_of_distribution = run([sys.executable, "-c", code], place).splitlines()
     assert ast.literal_eval(said) == pytest.approx(dict(zip(["bar", "disc"], expected(place), strict=True)))
-    assert foreign in {"unlike the training images: True", "unlike the training images: False"}
+    assert out_of_distribution in {"out of distribution: True", "out of distribution: False"}
 
 
 @pytest.mark.skipif(shutil.which("node") is None, reason="needs Node")

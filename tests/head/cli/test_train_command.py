@@ -65,6 +65,7 @@ def test_the_operating_point_is_in_text_json_and_run(make_cache: MakeCache) -> N
     assert "prevalence of 0.01" in text.stdout
 
 
+@pytest.mark.slow
 def test_without_calibration_the_temperature_is_1(make_cache: MakeCache) -> None:
     make_cache()
     answer = json.loads(xhead("--epochs", "1", "--no-calibrate", "--json").stdout)

@@ -111,6 +111,7 @@ def test_names_are_escaped_and_nothing_is_fetched(make_cache: MakeCache, tmp_pat
     assert all(f"sensitivity, {name}" in " ".join(page.words) for name in NASTY)
 
 
+@pytest.mark.slow
 def test_the_command_writes_a_folder_that_is_not_a_run(make_cache: MakeCache, tmp_path: Path) -> None:
     cache = make_cache(sizes=(60,))
     audit_path(cache.path).write_text(

@@ -214,7 +214,8 @@ def test_everything_that_affects_the_results_is_part_of_the_folder_name(make_cac
 
 
 @pytest.mark.skipif(os.name == "nt", reason="SIGINT reaches a child otherwise there")
-@pytest.mark.parametrize("sign", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGKILL])
+@pytest.mark.slow
+@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGKILL])
 def test_a_stopped_command_resumes(make_cache: MakeCache, tmp_path: Path, sign: signal.Signals) -> None:
     cache = make_cache(sizes=(200,), separation=0.3)
     arguments = ["crossval", "--features", str(cache.path), "--runs", str(tmp_path / "runs"), "--seeds", "3"]

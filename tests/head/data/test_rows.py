@@ -270,6 +270,7 @@ def test_what_is_collected_is_what_torch_joins() -> None:
     assert torch.equal(collected(iter(blocks), 9, dim=1), torch.cat(blocks, 1))
 
 
+@pytest.mark.slow
 def test_the_command_records_where_it_read_from_and_what_it_writes_is_whole(
     make_cache: MakeCache, tmp_path: Path
 ) -> None:

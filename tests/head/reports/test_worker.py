@@ -106,6 +106,7 @@ def is_running(pid: int) -> bool:
         return False
 
 
+@pytest.mark.slow
 def test_a_run_made_with_a_worker_is_the_same_run(make_cache: MakeCache, tmp_path: Path) -> None:
     cache = make_cache()
     head, train = HeadSpec(hidden=(8,)), TrainSpec(epochs=2)

@@ -115,6 +115,7 @@ def test_mlflow_holds_settings_epochs_final_figures_and_files(make_cache: MakeCa
     assert (kept / "head.safetensors").read_bytes() == (run.folder / "head.safetensors").read_bytes()
 
 
+@pytest.mark.slow
 def test_tensorboard_holds_epochs_settings_and_final_figures(make_cache: MakeCache) -> None:
     """Reference: the run folder; event files hold float32."""
     make_cache()
@@ -256,7 +257,7 @@ STOPPABLE = {
     "crossval": ("crossval", "--folds", "3"),
     "crossval of ensembles": ("crossval", "--folds", "3", "--ensemble", "2"),
 }
-QUICK = {("ensemble", "KILLED"), ("crossval", "FAILED"), ("crossval", "FINISHED")}
+QUICK = {("ensemble", "KILLED"), ("crossval", "FAILED")}
 
 
 @pytest.mark.parametrize(
@@ -363,6 +364,7 @@ def test_more_metrics_than_a_request_takes_are_sent_in_several(store: Path) -> N
     assert len(connect(store).get_metric_history(found.info.run_id, "b")) == 1000
 
 
+@pytest.mark.slow
 def test_nothing_is_imported_unless_it_is_asked_for(make_cache: MakeCache) -> None:
     make_cache()
     program = (

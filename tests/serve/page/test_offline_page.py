@@ -19,6 +19,8 @@ from xfeat.serve.inference.heatmap_png import draw_heatmap
 from xfeat.serve.inference.predictor import Predictor
 from xfeat.serve.static_site.write import write_site
 
+pytestmark = pytest.mark.slow
+
 LOADED = "document.querySelector('#loading')?.innerText.includes('No connection is needed')"
 
 

@@ -16,6 +16,8 @@ import pytest
 from xfeat.serve.inference.predictor import Predictor
 from xfeat.serve.static_site.write import write_site
 
+pytestmark = pytest.mark.slow
+
 AUDIT = {"audited": True, "passed": False, "failures": ["patients are in two splits"], "warnings": ["the border tells"]}
 TAGS = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
 CHECK = f"""axe.run(document, {{ runOnly: {{ type: 'tag', values: {TAGS} }} }}).then((found) => ({{

@@ -105,6 +105,7 @@ def test_a_preview_needs_the_key_and_has_the_same_limits_as_other_requests(predi
         assert client.post("/preview", content=as_file(grey_steps(), "PNG"), headers=known).status_code == 200
 
 
+@pytest.mark.slow
 def test_the_page_shows_and_classifies_images_that_the_browser_cannot_decode(predictor, serve_model, tmp_path, browse):
     (tmp_path / "chest.dcm").write_bytes(as_dicom(grey_steps()))
     (tmp_path / "scan.tif").write_bytes(as_file(grey_steps(), "TIFF"))
