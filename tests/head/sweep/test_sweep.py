@@ -139,6 +139,7 @@ def test_a_sweep_that_only_diverges_has_no_run_and_says_so(make_cache: MakeCache
     assert not list((tmp_path / "runs").glob("*/run.json"))
 
 
+@pytest.mark.slow
 def test_each_call_gets_on_however_short_its_time_and_loses_nothing(make_cache: MakeCache, tmp_path: Path) -> None:
     cache, finished = make_cache(), [0]
     while finished[-1] < 8:
@@ -194,6 +195,7 @@ def test_a_sweep_without_a_finished_trial_leaves_nothing(make_cache: MakeCache, 
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.slow
 def test_a_cache_written_into_while_a_sweep_trains_costs_the_new_trials_and_no_others(
     make_cache: MakeCache, tmp_path: Path
 ) -> None:
@@ -254,6 +256,7 @@ def test_another_cache_or_other_settings_under_the_same_name_are_refused(make_ca
         run_sweep(make_cache(), SweepSpec(axes={"lr": (1e-3,)}), runs=tmp_path, name="s")
 
 
+@pytest.mark.slow
 def test_rows_read_in_blocks_of_another_size_are_another_sweep(make_cache: MakeCache, tmp_path: Path) -> None:
     """Their order differs, so that heads of both could not be ranked together."""
     cache, small = make_cache(), MemorySpec(memory_mb=0.002)

@@ -304,6 +304,7 @@ def test_event_files_go_into_the_current_folder_when_a_dot_says_so(make_cache: M
     assert not Path("runs", "tensorboard").exists()
 
 
+@pytest.mark.slow
 def test_a_store_that_breaks_down_costs_a_warning_and_no_training(
     make_cache: MakeCache, store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
