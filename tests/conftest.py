@@ -58,6 +58,23 @@ def graphs(shared_folder: Path) -> Iterator[Path]:
         yield shared_folder / "graphs"
 
 
+@pytest.fixture(scope="session")
+def lite0_at_32(made_once: MadeOnce, graphs: Path) -> None:
+    """See to it that Lite0 for pictures of 32 pixels is converted, so that no two processes do it at a time."""
+
+    def convert(folder: Path) -> None:
+        from xfeat.featurize.backbones.weights import find_weights
+        from xfeat.featurize.engines.onnx_engine import graph_file
+        from xfeat.featurize.specs import FeatureSpec, PreprocessSpec
+
+        weights = find_weights("efficientnet-lite0")
+        preprocess = PreprocessSpec(size=32)
+        spec = FeatureSpec(backbone=weights.backbone, weights_sha256=weights.sha256, preprocess=preprocess)
+        assert graph_file(spec, weights).parent == graphs
+
+    made_once("lite0_at_32", convert)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def torch_threads() -> int:
     """Return how many threads torch has before any test."""

@@ -63,6 +63,7 @@ def is_opacity(grey: dict[str, np.ndarray]) -> np.ndarray:
     return np.array([name.split("/")[1] == "opacity" for name in grey])
 
 
+@pytest.mark.slow
 def test_the_same_seed_redraws_the_committed_pixels(
     draw_phantoms: ModuleType, grey: dict[str, np.ndarray], tmp_path: Path
 ) -> None:

@@ -66,7 +66,9 @@ def environment() -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def reference(data: Path, environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> np.ndarray:
+def reference(
+    lite0_at_32: None, data: Path, environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> np.ndarray:
     """Return the features of a run on this machine that nobody disturbed."""
     path = tmp_path_factory.mktemp("reference") / "features.h5"
     run_here(data, path, environment)

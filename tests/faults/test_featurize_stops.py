@@ -102,7 +102,9 @@ def environment() -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def reference(data: Path, environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def reference(
+    lite0_at_32: None, data: Path, environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     """Return the cache of a run that nobody disturbed."""
     path = tmp_path_factory.mktemp("reference") / "features.h5"
     done = xfeat(environment, data, path)

@@ -105,6 +105,7 @@ def test_another_file_format_for_one_class_shows_in_the_file(tmp_path: Path, dra
     assert "file size and format" in finding(audit, "shortcut").title
 
 
+@pytest.mark.slow
 def test_folds_keep_groups_together(tmp_path: Path, drawing: SimpleNamespace) -> None:
     """Six patients, many images each, labels at random by patient: only leaking folds could tell the label."""
     drawn = drawing.DrawnSet(tmp_path / "data")
@@ -159,6 +160,7 @@ def test_counts_are_judged(tmp_path: Path, drawing: SimpleNamespace) -> None:
     assert "<td>48<div" in render_page(audit)
 
 
+@pytest.mark.slow
 def test_random_labels_give_no_suspects(tmp_path: Path, drawing: SimpleNamespace) -> None:
     drawn = drawing.DrawnSet(tmp_path / "data")
     for number in range(80):

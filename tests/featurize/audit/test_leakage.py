@@ -81,6 +81,7 @@ def test_failures_come_first(leaky_audit: Audit) -> None:
     assert order == sorted(order)
 
 
+@pytest.mark.slow
 def test_unrelated_images_that_share_their_coarse_shape_pass(clean: FeatureCache) -> None:
     audit = audit_cache(clean)
     assert audit.passed
@@ -156,6 +157,7 @@ def test_rows_without_group_are_reported_as_unchecked(tmp_path: Path, drawing: S
     assert "--groups" in found.fix
 
 
+@pytest.mark.slow
 def test_the_phantoms_of_the_project_leak_nothing(tmp_path: Path, drawing: SimpleNamespace) -> None:
     from xfeat.featurize.datasets.layouts import open_dataset
 
@@ -254,6 +256,7 @@ def test_an_inverted_neighbour_is_reported_as_an_inverted_duplicate() -> None:
     assert unconfirmed == []
 
 
+@pytest.mark.slow
 def test_a_long_registration_of_many_pairs_is_announced(
     leaky: FeatureCache, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

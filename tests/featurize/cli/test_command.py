@@ -25,7 +25,7 @@ Xfeat = Callable[..., Result]
 
 
 @pytest.fixture
-def xfeat(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Xfeat:
+def xfeat(lite0_at_32: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Xfeat:
     """Return a function that runs xfeat in an empty folder and checks its exit code."""
     monkeypatch.chdir(tmp_path)
 

@@ -129,6 +129,7 @@ def test_a_known_temperature_is_recovered(true: float) -> None:
     assert fit_temperature(labels, logits * true).value == pytest.approx(true, rel=0.05)
 
 
+@pytest.mark.slow
 def test_the_temperature_is_the_minimum_on_a_grid() -> None:
     """Reference: cross entropy against Platt's targets through scikit-learn's log_loss, on a grid."""
     labels, logits = drawn(2, 80)

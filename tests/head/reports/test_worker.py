@@ -129,6 +129,7 @@ def test_metrics_and_plots_need_no_torch() -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_training_imports_neither_matplotlib_nor_torchs_compiler(make_cache: MakeCache, tmp_path: Path) -> None:
     """Importing each takes as long as the training itself; the worker imports the one, and the other is not needed."""
     cache = make_cache()

@@ -120,6 +120,7 @@ def lines(folder: Path) -> list[dict[str, str]]:
         )
 
 
+@pytest.mark.slow
 def test_a_sweep_that_was_cut_goes_on_as_if_it_had_not_been(
     small: tuple[FeatureCache, SweepSpec], tmp_path: Path
 ) -> None:

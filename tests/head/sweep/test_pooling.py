@@ -127,6 +127,7 @@ def test_crossval_of_a_part_is_that_of_the_other_cache(caches: dict[str, Feature
     assert part["feature_fingerprint"] == caches["final"].spec.fingerprint
 
 
+@pytest.mark.slow
 def test_a_run_on_a_part_is_tested_on_either_cache(caches: dict[str, FeatureCache], tmp_path: Path) -> None:
     head, train = HeadSpec(hidden=()), TrainSpec(epochs=1)
     part = train_run(pooled(caches["multilevel"], "final"), head, train, runs=tmp_path, name="part")
@@ -136,6 +137,7 @@ def test_a_run_on_a_part_is_tested_on_either_cache(caches: dict[str, FeatureCach
         evaluate_run(whole, caches["final"])
 
 
+@pytest.mark.slow
 def test_baselines_see_what_the_run_saw(caches: dict[str, FeatureCache], tmp_path: Path) -> None:
     head, train = HeadSpec(hidden=()), TrainSpec(epochs=1)
     part = train_run(pooled(caches["multilevel"], "final"), head, train, runs=tmp_path, name="part")

@@ -140,6 +140,7 @@ def test_a_sweep_in_which_every_trial_diverges_is_an_error(make_cache: MakeCache
     assert not list((tmp_path / "runs").glob("*/run.json"))
 
 
+@pytest.mark.slow
 def test_each_call_makes_progress_even_with_no_time(make_cache: MakeCache, tmp_path: Path) -> None:
     cache, finished = make_cache(), [0]
     while finished[-1] < 8:
@@ -195,6 +196,7 @@ def test_a_sweep_without_a_finished_trial_leaves_nothing(make_cache: MakeCache, 
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.slow
 def test_a_cache_that_changes_during_a_sweep_discards_only_the_new_trials(
     make_cache: MakeCache, tmp_path: Path
 ) -> None:
@@ -255,6 +257,7 @@ def test_another_cache_or_other_settings_under_the_same_name_are_refused(make_ca
         run_sweep(make_cache(), SweepSpec(axes={"lr": (1e-3,)}), runs=tmp_path, name="s")
 
 
+@pytest.mark.slow
 def test_rows_read_in_blocks_of_another_size_are_another_sweep(make_cache: MakeCache, tmp_path: Path) -> None:
     """Their order differs, so that heads of both could not be ranked together."""
     cache, small = make_cache(), MemorySpec(memory_mb=0.002)

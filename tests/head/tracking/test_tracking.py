@@ -305,6 +305,7 @@ def test_event_files_go_into_the_current_folder_when_a_dot_says_so(make_cache: M
     assert not Path("runs", "tensorboard").exists()
 
 
+@pytest.mark.slow
 def test_a_store_that_fails_is_a_warning_and_does_not_stop_the_training(
     make_cache: MakeCache, store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
