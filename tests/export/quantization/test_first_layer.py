@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import onnx
+import pytest
 import torch
 
 from xfeat.export.quantization.int8 import PreparedModel, prepare, quantize_backbone
@@ -14,6 +15,8 @@ from xfeat.export.quantization.qdq import write_layers
 from xfeat.export.quantization.rounding import QuantizedLayers, dequantized
 from xfeat.featurize.images.preprocess import Pixels
 from xfeat.featurize.specs import NORMALIZATIONS, PreprocessSpec
+
+pytestmark = pytest.mark.slow
 
 
 def outputs_of_layer(model: onnx.ModelProto, place: int, pixels: Pixels) -> np.ndarray:

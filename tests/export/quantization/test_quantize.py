@@ -82,6 +82,7 @@ def test_its_convolutions_compute_in_8_bits_with_a_scale_per_channel(quantized: 
         assert list(weights[source.input[1]].dims) == [weights[source.input[0]].dims[0]]
 
 
+@pytest.mark.slow
 def test_openvino_agrees_with_onnxruntime(quantized: tuple[Path, dict[str, Any]], exported: Any) -> None:
     """It may use bfloat16 between layers, so an image near the threshold may differ, but not the average."""
     openvino = pytest.importorskip("openvino")
@@ -123,6 +124,7 @@ def test_a_loss_over_the_gate_writes_nothing_and_shows_all_attempts(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_stem_and_first_block_stay_in_float32_if_the_gate_refuses_8_bits(
     xexport: Xexport, exported: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -157,6 +157,7 @@ def test_correcting_each_layer_reduces_the_error(prepared: PreparedModel, layers
     assert errors[0] < 0.8 * errors[1]
 
 
+@pytest.mark.slow
 def test_the_bias_of_a_dead_channel_fits_into_32_bits(prepared: PreparedModel) -> None:
     """In units of both steps, as onnxruntime's convolutions add it."""
     model = copied(prepared.model)

@@ -60,12 +60,14 @@ def test_a_crop_or_a_turn_fits_once_it_is_laid_over(change: Callable[[Image.Imag
     assert mirrored.all()
 
 
+@pytest.mark.slow
 def test_another_picture_does_not_fit_however_it_is_laid() -> None:
     pictures = seen(*(drawn(seed) for seed in range(60)))
     correlation, _ = aligned_correlation(pictures[:30], pictures[30:])
     assert correlation.max() < 0.9
 
 
+@pytest.mark.slow
 def test_a_crop_with_another_gamma_fits_at_the_second_look_and_other_pictures_do_not() -> None:
     pictures = [drawn(seed) for seed in range(30)]
     gamma = [round(255 * (grey / 255) ** 3) for grey in range(256)]

@@ -66,6 +66,7 @@ def test_flipped_labels_rank_first(tmp_path: Path, drawing: SimpleNamespace) -> 
     assert found.severity == WARNING
 
 
+@pytest.mark.slow
 def test_right_labels_are_not_suspected(clean_audit: Audit) -> None:
     assert "labels.suspect" not in kinds(clean_audit)
     assert auc_of(clean_audit, "features") > 0.99
@@ -92,6 +93,7 @@ def test_without_a_marker_the_border_is_near_chance(clean_audit: Audit) -> None:
     assert all("border" not in one.title and "centre" not in one.title for one in shortcut)
 
 
+@pytest.mark.slow
 def test_another_file_format_for_one_class_shows_in_the_file(tmp_path: Path, drawing: SimpleNamespace) -> None:
     drawn = drawing.DrawnSet(tmp_path / "data")
     for label, name in enumerate(("clear", "disc")):
@@ -125,6 +127,7 @@ def test_folds_keep_groups_together(tmp_path: Path, drawing: SimpleNamespace) ->
     assert auc_of(grouped, "features") < 0.75
 
 
+@pytest.mark.slow
 def test_a_stranger_is_an_outlier(tmp_path: Path, drawing: SimpleNamespace) -> None:
     drawn = drawing.DrawnSet(tmp_path / "data")
     drawing.fill(drawn, each=40)
@@ -136,6 +139,7 @@ def test_a_stranger_is_an_outlier(tmp_path: Path, drawing: SimpleNamespace) -> N
     assert audit.cache.columns.path[found.images[0].row] == "train/clear/board.png"
 
 
+@pytest.mark.slow
 def test_counts_are_judged(tmp_path: Path, drawing: SimpleNamespace) -> None:
     drawn = drawing.DrawnSet(tmp_path / "data", class_names=("clear", "disc", "rare"))
     for number in range(60):

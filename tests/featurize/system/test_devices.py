@@ -183,6 +183,7 @@ def test_tf32_stays_off_while_other_threads_compute(lite0_weights: Weights, lite
     assert not torch.backends.cudnn.allow_tf32
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("lite0_at_32")
 def test_the_command_takes_several_devices_and_a_batch_size_that_it_finds(
     tmp_path: Path, art: SimpleNamespace, lite0_weights: Weights

@@ -138,6 +138,7 @@ def test_event_files_go_where_they_are_asked_for(make_cache: MakeCache, tmp_path
     assert not Path("runs", "tensorboard").exists()
 
 
+@pytest.mark.slow
 def test_a_sweep_is_a_run_with_one_child_run_per_trial_and_resumes_its_record(
     make_cache: MakeCache, store: Path
 ) -> None:
