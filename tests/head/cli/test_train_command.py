@@ -50,6 +50,7 @@ def test_json_is_one_object_with_the_keys_of_the_contract(make_cache: MakeCache)
     assert answer["operating_point"] is None
 
 
+@pytest.mark.slow
 def test_the_operating_point_is_in_text_json_and_run(make_cache: MakeCache) -> None:
     make_cache(separation=0.3)
     options = ("--epochs", "2", "--positive", "covid", "--target-sensitivity", "0.99")
