@@ -42,14 +42,12 @@ class TorchEngine(Engine):
         column = torch.tensor(streams, device=self.device)
         loss_sum = torch.zeros(len(streams), device=self.device)
         correct = torch.zeros(len(streams), dtype=torch.int64, device=self.device)
-        parameters = self._parameters()
+        parameters, dropouts = self._parameters(), self._dropouts(batches, column)
         for step in range(rows.shape[1]):
             values = features[rows[:, step]].float()
             if len(batches.seeds) > 1:
                 values = values[column]
-            factors = [
-                self._dropout_factors(layer, batches, batches.first_step + step, column) for layer in self._dropouts()
-            ]
+            factors = [None if each is None else each.factors(batches.first_step + step) for each in dropouts]
             own_labels = labels[column, step]
             logits = stacked_logits(self.modules, self.state, values, factors)
             losses = self._loss(logits, own_labels)
@@ -77,24 +75,34 @@ class TorchEngine(Engine):
             rows = torch.arange(rows.numel()).view(rows.shape)
         return features, rows.to(self.device), batches.labels.to(self.device)
 
-    def _dropouts(self) -> list[int]:
-        """Return the dropout layers in the order of the modules."""
-        return [FEATURES, LAST_LAYER] if isinstance(self.modules[0], nn.Dropout) else [LAST_LAYER]
+    def _dropouts(self, batches: Batches, column: Tensor) -> list[_Dropout | None]:
+        """Return the dropout layers in the order of the modules; ``None`` for one that drops nothing of any head."""
+        lines = [module for module in self.modules if isinstance(module, nn.Linear)]
+        widths = {LAST_LAYER: lines[-1].in_features}
+        if isinstance(self.modules[0], nn.Dropout):
+            widths = {FEATURES: lines[0].in_features, **widths}
+        rates = {layer: self.dropout_rates(layer) for layer in widths}
+        return [
+            _Dropout(layer, rates[layer], batches, column, width) if any(rates[layer]) else None
+            for layer, width in widths.items()
+        ]
 
-    def _dropout_factors(self, layer: int, batches: Batches, step: int, column: Tensor) -> Tensor | None:
+
+class _Dropout:
+    """One dropout layer of K heads: what of its factors is the same in each of several steps, made once."""
+
+    def __init__(self, layer: int, rates: Sequence[float], batches: Batches, column: Tensor, width: int) -> None:
+        device, rows = column.device, batches.rows.shape[2]
+        self._layer, self._column, self._shape = layer, column, (-1, rows, width)
+        self._seeds = torch.tensor(batches.seeds, device=device).unsqueeze(1)
+        self._index = torch.arange(rows * width, device=device)
+        self._below = torch.tensor([keep_below(rate) for rate in rates], device=device).view(-1, 1, 1)
+        self._scale = torch.tensor([1 / (1 - rate) for rate in rates], device=device).view(-1, 1, 1)
+
+    def factors(self, step: int) -> Tensor:
         """Return float32 (K, B, width): what :func:`~xfeat.head.data.counter_rng.dropout_factors` gives each head."""
-        rates = self.dropout_rates(layer)
-        if not any(rates):
-            return None
-        rows = batches.rows.shape[2]
-        first = 0 if layer == FEATURES else -1
-        width = [module.in_features for module in self.modules if isinstance(module, nn.Linear)][first]
-        index = torch.arange(rows * width, device=self.device)
-        keys = [key_of(seed, DROPOUT, step, layer) for seed in batches.seeds]
-        bits = torch.stack([random_bits(key, index) for key in keys]).view(-1, rows, width)
-        below = torch.tensor([keep_below(rate) for rate in rates], device=self.device).view(-1, 1, 1)
-        scale = torch.tensor([1 / (1 - rate) for rate in rates], device=self.device).view(-1, 1, 1)
-        return (bits[column] < below) * scale
+        bits: Tensor = random_bits(key_of(self._seeds, DROPOUT, step, self._layer), self._index)
+        return (bits.view(self._shape)[self._column] < self._below) * self._scale
 
 
 class _StackedAdam:

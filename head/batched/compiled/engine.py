@@ -72,12 +72,13 @@ class CompiledEngine(Engine):
         self._heads.streams[:] = streams
         features, starts = _laid_out(batches.features, batches.rows)
         steps_done = batches.first_step + np.arange(count)
-        keys = [key_of(seed, DROPOUT, steps_done, layer) for seed in batches.seeds for layer in (LAST_LAYER, FEATURES)]
+        seeds = np.array(batches.seeds, np.int64)[:, None]
+        keys = [np.stack(key_of(seeds, DROPOUT, steps_done, layer), -1) for layer in (LAST_LAYER, FEATURES)]
         steps = Steps(
             features=features,
             starts=starts,
             labels=batches.labels.numpy(),
-            keys=np.ascontiguousarray(np.array(keys).reshape(-1, 2, 2, count).transpose(0, 3, 1, 2)),
+            keys=np.stack(keys, 2),
             rules=self._rules(count, rates),
         )
         losses, hits = np.zeros(len(streams), np.float32), np.zeros(len(streams), np.int64)
