@@ -99,6 +99,14 @@ def default_of(spec: type[Any], name: str) -> Any:
     raise AttributeError(f"{spec.__name__} has no field {name}")
 
 
+def spec_option(
+    spec: type[Any], name: str, kind: Any, text: str, **more: Any
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Return the option of a spec's field: its name with hyphens, of the click type ``kind``, with the spec's default."""
+    settings = {"type": kind, "default": default_of(spec, name), "show_default": True, "help": text, **more}
+    return click.option("--" + name.replace("_", "-"), name, **settings)
+
+
 def comma_list(text: str | None) -> list[str] | None:
     """Split ``A,B`` at its commas; ``None`` stays ``None``."""
     return [part.strip() for part in text.split(",") if part.strip()] if text is not None else None
