@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
 import numpy as np
 
-from xfeat.featurize.audit.findings import NOTE, WARNING, Finding, FlaggedImage, count_of, name_of, readable
+from xfeat.featurize.audit.findings import NOTE, WARNING, Finding, FlaggedImage, count_of, readable
 from xfeat.featurize.audit.specs import AuditSpec
 from xfeat.featurize.audit.survey import Survey
 from xfeat.featurize.cache.reader import FeatureCache
@@ -13,40 +15,79 @@ from xfeat.featurize.cache.reader import FeatureCache
 _IMBALANCE_RATIO = 5
 
 
-def balance_findings(cache: FeatureCache, spec: AuditSpec) -> list[Finding]:
+def balance_findings(cache: FeatureCache, spec: AuditSpec) -> Iterator[Finding]:
     """Check the counts per split and class."""
     counts = {part: {name: n for name, n in row.items() if name != "none"} for part, row in cache.counts.items()}
     train = counts.get("train", counts.get("none", {}))
-    findings = []
     tiny = {name: train.get(name, 0) for name in cache.class_names if train.get(name, 0) < spec.few_class_images}
     if tiny:
-        findings.append(
-            Finding(
-                kind="balance.tiny-class",
-                severity=WARNING,
-                title="Very few training images of " + ", ".join(f"{name} ({n})" for name, n in tiny.items()),
-                meaning=f"A class with fewer than {spec.few_class_images} training images is hardly learnt.",
-                fix="add images of it, or exclude the class with xfeat featurize --classes",
-            )
+        yield Finding(
+            kind="balance.tiny-class",
+            severity=WARNING,
+            title="Very few training images of " + ", ".join(f"{name} ({n})" for name, n in tiny.items()),
+            meaning=f"A class with fewer than {spec.few_class_images} training images is hardly learnt.",
+            fix="add images of it, or exclude the class with xfeat featurize --classes",
         )
     if train and max(train.values()) >= _IMBALANCE_RATIO * max(1, min(train.values())):
         most, least = max(train, key=lambda name: train[name]), min(train, key=lambda name: train[name])
-        findings.append(
-            Finding(
-                kind="balance.lopsided",
-                severity=WARNING,
-                title=f"{train[most] / max(1, train[least]):.0f} times as many training images of {most} as of {least}",
-                meaning=f"Predicting {most} for every image would be right in "
-                f"{train[most] / sum(train.values()):.0%} of cases: accuracy alone is misleading here.",
-                fix="use sensitivity per class and AUC instead; try xhead train --class-weight balanced",
-            )
+        yield Finding(
+            kind="balance.lopsided",
+            severity=WARNING,
+            title=f"{train[most] / max(1, train[least]):.0f} times as many training images of {most} as of {least}",
+            meaning=f"Predicting {most} for every image would be right in "
+            f"{train[most] / sum(train.values()):.0%} of cases: accuracy alone is misleading here.",
+            fix="use sensitivity per class and AUC instead; try xhead train --class-weight balanced",
         )
-    return findings + _test_findings(cache, counts, spec)
+    if list(counts) == ["none"] or not cache.class_names:
+        yield Finding(
+            kind="splits.none",
+            severity=NOTE,
+            title="The data has no splits, so leakage cannot be checked",
+            meaning="xhead train will split it, image by image if no groups are known.",
+            fix="split it with xfeat split, and audit the result",
+        )
+    else:
+        yield from _split_findings(cache.class_names, counts, spec)
+
+
+def _split_findings(
+    class_names: Sequence[str], counts: dict[str, dict[str, int]], spec: AuditSpec
+) -> Iterator[Finding]:
+    if absent := [f"{name} in {split}" for split, row in counts.items() for name in class_names if not row.get(name)]:
+        yield Finding(
+            kind="splits.class-missing",
+            severity=WARNING,
+            title="A class is missing from a split: no " + ", ".join(absent),
+            meaning="A class that is missing from a split cannot be learnt or measured there.",
+            fix="split the data with xfeat split, which puts every class into every split",
+        )
+    total = sum(counts.get("test", {}).values())
+    if not total:
+        yield Finding(
+            kind="splits.no-test",
+            severity=WARNING,
+            title="There is no test split",
+            meaning="Metrics on the validation images, which choose the epoch, are optimistically biased.",
+            fix="split the data with xfeat split",
+        )
+    elif total < spec.few_test_images:
+        yield Finding(
+            kind="splits.small-test",
+            severity=WARNING,
+            title=f"Only {count_of(total, 'test image')}",
+            meaning=f"One image is {100 / total:.1f} percentage points of accuracy: differences of a few points are "
+            "not significant.",
+            fix="measure with xhead crossval, which tests on every image once, or collect more",
+        )
 
 
 def file_findings(cache: FeatureCache, survey: Survey) -> list[Finding]:
     """Report images that were skipped, truncated, changed or are missing."""
-    absent, changed, cut = map(np.flatnonzero, (~survey.present, survey.changed, cache.columns.truncated))
+    cut = np.flatnonzero(cache.columns.truncated)
+    absent, changed = (
+        [readable(cache.columns.path[row]) for row in np.flatnonzero(rows)]
+        for rows in (~survey.present, survey.changed)
+    )
     findings = [
         Finding(
             kind="files.skipped",
@@ -62,7 +103,7 @@ def file_findings(cache: FeatureCache, survey: Survey) -> list[Finding]:
             title=f"{len(absent)} of {count_of(len(cache), 'image')} no longer in {readable(cache.data_root)}",
             meaning="Their pixels could not be checked for duplicates and shortcuts.",
             fix="put the images back, or run xfeat featurize again on their new folder",
-            lines=[name_of(cache, int(row)) for row in absent],
+            lines=absent,
         ),
         Finding(
             kind="files.changed",
@@ -70,7 +111,7 @@ def file_findings(cache: FeatureCache, survey: Survey) -> list[Finding]:
             title=f"{count_of(len(changed), 'image')} changed since the features were computed",
             meaning="The audit checked other pixels than those the features were computed from.",
             fix="run xfeat featurize and then xfeat audit again",
-            lines=[name_of(cache, int(row)) for row in changed],
+            lines=changed,
         ),
         Finding(
             kind="files.truncated",
@@ -82,52 +123,3 @@ def file_findings(cache: FeatureCache, survey: Survey) -> list[Finding]:
         ),
     ]
     return [finding for finding in findings if finding.lines or finding.images]
-
-
-def _test_findings(cache: FeatureCache, counts: dict[str, dict[str, int]], spec: AuditSpec) -> list[Finding]:
-    if list(counts) == ["none"] or not cache.class_names:
-        return [
-            Finding(
-                kind="splits.none",
-                severity=NOTE,
-                title="The data has no splits, so leakage cannot be checked",
-                meaning="xhead train will split it, image by image if no groups are known.",
-                fix="split it with xfeat split, and audit the result",
-            )
-        ]
-    findings = []
-    test = counts.get("test", {})
-    total = sum(test.values())
-    absent = [f"{name} in {split}" for split, row in counts.items() for name in cache.class_names if not row.get(name)]
-    if absent:
-        findings.append(
-            Finding(
-                kind="splits.class-missing",
-                severity=WARNING,
-                title="A class is missing from a split: no " + ", ".join(absent),
-                meaning="A class that is missing from a split cannot be learnt or measured there.",
-                fix="split the data with xfeat split, which puts every class into every split",
-            )
-        )
-    if not total:
-        findings.append(
-            Finding(
-                kind="splits.no-test",
-                severity=WARNING,
-                title="There is no test split",
-                meaning="Metrics on the validation images, which choose the epoch, are optimistically biased.",
-                fix="split the data with xfeat split",
-            )
-        )
-    elif total < spec.few_test_images:
-        findings.append(
-            Finding(
-                kind="splits.small-test",
-                severity=WARNING,
-                title=f"Only {count_of(total, 'test image')}",
-                meaning=f"One image is {100 / total:.1f} percentage points of accuracy: differences of a few points "
-                "are not significant.",
-                fix="measure with xhead crossval, which tests on every image once, or collect more",
-            )
-        )
-    return findings

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from xfeat.featurize.audit.specs import AuditSpec
+from xfeat.featurize.audit.stored import FORMAT, SCHEMA_VERSION
 from xfeat.featurize.audit.survey import Survey
 from xfeat.featurize.cache.reader import FeatureCache
 from xfeat.featurize.datasets.layouts import NO_LABEL, NO_SPLIT, SPLITS
 from xfeat.featurize.system.versions import library_versions
 
-FORMAT = "xfeat.audit"
-SCHEMA_VERSION = 1
 FAILURE, WARNING, NOTE = "failure", "warning", "note"
 SEVERITIES = (FAILURE, WARNING, NOTE)
 
@@ -37,6 +36,14 @@ class Pair(NamedTuple):
     features: float | None = None
 
 
+class ImageName(NamedTuple):
+    """What people know an image by: its path as text that can be printed, its split and its class, if it has them."""
+
+    path: str
+    split: str | None
+    label: str | None
+
+
 class FlaggedImage(NamedTuple):
     """One image that should be looked at: its row, the reason, and the score it was ranked by."""
 
@@ -55,7 +62,7 @@ class Probe:
         auc: area under the ROC curve of each class against the rest, out of fold; one entry if there are two classes.
         standard_error: of the largest of them, from its spread over the folds.
         balanced_accuracy: mean of the classes' sensitivities.
-        chance: balanced accuracy of guessing; the AUC of guessing is 0.5.
+        chance_balanced_accuracy: that of guessing; the AUC of guessing is 0.5.
         images: number of images.
     """
 
@@ -64,7 +71,7 @@ class Probe:
     auc: dict[str, float]
     standard_error: float
     balanced_accuracy: float
-    chance: float
+    chance_balanced_accuracy: float
     images: int
 
     @property
@@ -135,8 +142,18 @@ class Audit:
         """Whether no image or group leaks from one split into another."""
         return not self.failures
 
+    def image(self, row: int) -> ImageName:
+        """Return the names of a row's file, split and class."""
+        split, label = (int(column[row]) for column in (self.cache.columns.split, self.cache.columns.label))
+        return ImageName(
+            readable(self.cache.columns.path[row]),
+            None if split == NO_SPLIT else SPLITS[split],
+            None if label == NO_LABEL else self.cache.class_names[label],
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """Return the content of ``features.audit.json``."""
+        probes = [asdict(probe) | {"best_auc": probe.best, "chance_auc": 0.5} for probe in self.probes]
         return {
             "format": FORMAT,
             "schema_version": SCHEMA_VERSION,
@@ -149,47 +166,35 @@ class Audit:
             "passed": self.passed,
             "failures": self.failures,
             "warnings": self.warnings,
-            "findings": [self._finding(finding) for finding in self.findings],
-            "shortcuts": [_probe(probe) for probe in self.probes],
+            "findings": _rounded([self._finding(finding) for finding in self.findings]),
+            "shortcuts": _rounded(probes),
             "spec": self.spec.to_dict(),
             "versions": library_versions(),
         }
 
     def _finding(self, finding: Finding) -> dict[str, Any]:
+        pairs = [
+            {
+                **dict(zip(("paths", "splits", "labels"), zip(*map(self.image, pair[:2]), strict=True), strict=True)),
+                "how": pair.how,
+                "pixels": pair.pixels,
+                "features": pair.features,
+            }
+            for pair in finding.pairs
+        ]
         return {
             "kind": finding.kind,
             "severity": finding.severity,
             "title": finding.title,
             "meaning": finding.meaning,
             "mend": finding.fix,
-            "pairs": [
-                {
-                    "paths": [name_of(self.cache, row) for row in (pair.first, pair.second)],
-                    "splits": [split_name(self.cache, row) for row in (pair.first, pair.second)],
-                    "labels": [label_name(self.cache, row) for row in (pair.first, pair.second)],
-                    "how": pair.how,
-                    "pixels": _rounded(pair.pixels),
-                    "features": _rounded(pair.features),
-                }
-                for pair in finding.pairs
-            ],
+            "pairs": pairs,
             "images": [
-                {
-                    "path": name_of(self.cache, flagged.row),
-                    "split": split_name(self.cache, flagged.row),
-                    "label": label_name(self.cache, flagged.row),
-                    "why": flagged.why,
-                    "score": _rounded(flagged.score),
-                }
+                {**self.image(flagged.row)._asdict(), "why": flagged.why, "score": flagged.score}
                 for flagged in finding.images
             ],
-            "lines": list(finding.lines),
+            "lines": finding.lines,
         }
-
-
-def worst_first(findings: Sequence[Finding]) -> list[Finding]:
-    """Sort by severity; findings of one severity keep their order."""
-    return sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity))
 
 
 def count_of(number: int, noun: str) -> str:
@@ -202,36 +207,9 @@ def readable(text: str) -> str:
     return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
-def name_of(cache: FeatureCache, row: int) -> str:
-    """Return a row's path as text that can be printed."""
-    return readable(cache.columns.path[row])
-
-
-def split_name(cache: FeatureCache, row: int) -> str | None:
-    """Return the name of a row's split, or ``None``."""
-    code = int(cache.columns.split[row])
-    return None if code == NO_SPLIT else SPLITS[code]
-
-
-def label_name(cache: FeatureCache, row: int) -> str | None:
-    """Return the name of a row's class, or ``None``."""
-    code = int(cache.columns.label[row])
-    return None if code == NO_LABEL else cache.class_names[code]
-
-
-def _probe(probe: Probe) -> dict[str, Any]:
-    return {
-        "name": probe.name,
-        "what": probe.what,
-        "auc": {name: _rounded(value) for name, value in probe.auc.items()},
-        "best_auc": _rounded(probe.best),
-        "standard_error": _rounded(probe.standard_error),
-        "chance_auc": 0.5,
-        "balanced_accuracy": _rounded(probe.balanced_accuracy),
-        "chance_balanced_accuracy": _rounded(probe.chance),
-        "images": probe.images,
-    }
-
-
-def _rounded(value: float | None) -> float | None:
-    return None if value is None else round(float(value), 4)
+def _rounded(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _rounded(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_rounded(inner) for inner in value]
+    return round(value, 4) if isinstance(value, float) else value

@@ -1,4 +1,4 @@
-"""Nearest neighbours in feature space, and principal components; both in blocks, so that memory stays small."""
+"""Nearest neighbours in feature space, and principal components; memory stays small, as features are read in blocks."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from xfeat.featurize.cache.reader import FeatureCache
 from xfeat.featurize.errors import CacheError
 
-# Rows of one block: 20,000 × 1280 float32 are 100 MB.
+# Rows that are in memory with all their features: 20,000 × 1280 float32 are 100 MB.
 _BLOCK = 20_000
 _QUERY = 4_096
 _GATHER = 512
@@ -61,26 +61,12 @@ def nearest_neighbours(
 def _search(
     features: NDArray[Any], rows: NDArray[np.int64], wanted: int
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Search block by block: find the neighbours of all rows in each block."""
     from sklearn.neighbors import NearestNeighbors
 
-    found = np.full((len(rows), wanted), -1, np.int64)
-    cosines = np.full((len(rows), wanted), -np.inf, np.float32)
-    for first in range(0, len(rows), _BLOCK):
-        block = _unit_rows(features, rows[first : first + _BLOCK])
-        # For unit vectors, squared distance = 2 - 2 cosine, and scikit-learn's search by distance is much faster.
-        search = NearestNeighbors(n_neighbors=min(wanted + 1, len(block)), algorithm="brute").fit(block)
-        for query in _blocks(len(rows), _QUERY):
-            own = np.arange(len(rows))[query]
-            distances, places = search.kneighbors(_unit_rows(features, rows[own]))
-            places += first
-            near = np.where(places == own[:, None], -np.inf, 1 - distances**2 / 2)
-            all_places = np.hstack([found[own], places])
-            all_cosines = np.hstack([cosines[own], near])
-            order = np.argsort(-all_cosines, axis=1, kind="stable")[:, :wanted]
-            found[own] = np.take_along_axis(all_places, order, axis=1)
-            cosines[own] = np.take_along_axis(all_cosines, order, axis=1)
-    return found, cosines
+    # For unit vectors, squared distance = 2 - 2 cosine, and scikit-learn's search by distance is much faster.
+    search = NearestNeighbors(n_neighbors=wanted, algorithm="brute").fit(_unit_rows(features, rows))
+    distances, places = search.kneighbors()  # without arguments no row is its own neighbour
+    return places, (1 - distances**2 / 2).astype(np.float32)
 
 
 def short_features(features: NDArray[Any], *, seed: int, dim: int = SHORT_DIM) -> NDArray[np.float32]:
@@ -89,15 +75,19 @@ def short_features(features: NDArray[Any], *, seed: int, dim: int = SHORT_DIM) -
     from threadpoolctl import threadpool_limits
 
     count = len(features)
-    sample = np.arange(count)
-    if count > _BLOCK:
-        sample = np.sort(np.random.default_rng(seed).choice(count, _BLOCK, replace=False))
-    seen = np.asarray(features[sample], np.float32)
+    seen = np.asarray(features[sample_rows(np.arange(count), _BLOCK, seed)], np.float32)
     # For a few thousand rows one thread is faster: on busy cores several wait for each other.
     with threadpool_limits(1 if count <= _QUERY else None), np.errstate(invalid="ignore"):
         reduce = PCA(min(dim, *seen.shape), svd_solver="randomized", random_state=seed).fit(seen)
     parts = [reduce.transform(np.asarray(features[rows], np.float32)) for rows in _blocks(count, _QUERY)]
     return np.vstack(parts).astype(np.float32)
+
+
+def sample_rows(candidates: NDArray[np.int64], most: int, seed: int) -> NDArray[np.int64]:
+    """Return at most ``most`` of ``candidates``, drawn at random, ascending."""
+    if len(candidates) <= most:
+        return candidates
+    return np.sort(np.random.default_rng(seed).choice(candidates, most, replace=False))
 
 
 def require_finite(cache: FeatureCache) -> None:

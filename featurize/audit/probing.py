@@ -113,6 +113,6 @@ def score(
         auc=auc,
         standard_error=float(np.std(of_folds, ddof=1) / np.sqrt(len(of_folds))) if len(of_folds) > 1 else 0.5,
         balanced_accuracy=float(balanced_accuracy_score(labels, probabilities.argmax(axis=1))),
-        chance=1 / len(class_names),
+        chance_balanced_accuracy=1 / len(class_names),
         images=len(labels),
     )

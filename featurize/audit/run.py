@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
 
 from xfeat.featurize.audit.balance import balance_findings, file_findings
 from xfeat.featurize.audit.duplicates import near_duplicates, same_files
-from xfeat.featurize.audit.findings import NOTE, WARNING, Audit, Finding, Probe, count_of, worst_first
+from xfeat.featurize.audit.findings import NOTE, SEVERITIES, WARNING, Audit, Finding, Probe, count_of
 from xfeat.featurize.audit.leakage import duplicate_findings, group_findings, unconfirmed_finding
-from xfeat.featurize.audit.neighbours import clean_view, nearest_neighbours, require_finite, short_features
+from xfeat.featurize.audit.neighbours import (
+    clean_view,
+    nearest_neighbours,
+    require_finite,
+    sample_rows,
+    short_features,
+)
 from xfeat.featurize.audit.probing import Labels, has_enough_groups, out_of_fold, score
-from xfeat.featurize.audit.shortcuts import is_strong, probe_shortcuts, sample_rows
+from xfeat.featurize.audit.shortcuts import EVIDENCE, is_strong, probe_shortcuts
 from xfeat.featurize.audit.specs import AuditSpec
 from xfeat.featurize.audit.survey import Progress, Survey, survey_images
 from xfeat.featurize.audit.suspects import label_suspects, outliers
@@ -23,11 +30,6 @@ from xfeat.featurize.errors import MissingExtraError
 
 # Below this AUC, labels that the features contradict are not reported.
 _MIN_AUC = 0.65
-_SOURCE = (
-    "So the accuracy of a model on this data can come from recognising the source of an image (hospital, "
-    "device, crop, markers, sharpness, shape), not the disease. The test split cannot show the difference, "
-    "because its images come from the same sources."
-)
 
 
 def audit_cache(cache: FeatureCache, spec: AuditSpec | None = None, *, progress: Progress | None = None) -> Audit:
@@ -43,7 +45,9 @@ def audit_cache(cache: FeatureCache, spec: AuditSpec | None = None, *, progress:
         MissingExtraError: if scikit-learn, cleanlab or Jinja is not installed.
     """
     spec = spec or AuditSpec()
-    _require_libraries()
+    # Missing libraries are reported before all images are read.
+    if missing := [name for name in ("cleanlab", "jinja2", "sklearn") if importlib.util.find_spec(name) is None]:
+        raise MissingExtraError(f"the audit needs {', '.join(missing)}", fix="pip install 'xfeat-onnx[train]'")
     require_finite(cache)
     survey = survey_images(cache, progress=progress)
     columns = cache.columns
@@ -62,13 +66,8 @@ def audit_cache(cache: FeatureCache, spec: AuditSpec | None = None, *, progress:
         *file_findings(cache, survey),
         *_outlier_finding(unique, cosines, labels[unique]),
     ]
-    return Audit(cache, spec, worst_first(findings), probes, survey)
-
-
-def _require_libraries() -> None:
-    """Report missing libraries before all images are read."""
-    if missing := [name for name in ("cleanlab", "jinja2", "sklearn") if importlib.util.find_spec(name) is None]:
-        raise MissingExtraError(f"the audit needs {', '.join(missing)}", fix="pip install 'xfeat-onnx[train]'")
+    worst_first = sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity))
+    return Audit(cache, spec, worst_first, probes, survey)
 
 
 def _probe(
@@ -77,75 +76,65 @@ def _probe(
     """Measure shortcuts and find suspicious labels, if there are enough classes."""
     rows = np.flatnonzero(has_enough_groups(labels, groups))
     if not len(rows):
-        return [], [_too_few_to_probe(cache)]
+        return [], [
+            Finding(
+                kind="shortcut.unmeasured",
+                severity=NOTE,
+                title="Shortcuts and labels could not be checked: too few groups of at least two classes",
+                meaning="Each class needs five groups (patients, or images without a known patient).",
+                fix="add images" if cache.class_names else "run xfeat featurize on class folders",
+            )
+        ]
     codes, own = np.unique(labels[rows], return_inverse=True)
     names = [cache.class_names[code] for code in codes]
-    predicted = out_of_fold(
-        short_features(clean_view(cache), seed=spec.seed)[rows], own, groups[rows], balanced=False, seed=spec.seed
-    )
+    values = short_features(clean_view(cache), seed=spec.seed)[rows]
+    predicted = out_of_fold(values, own, groups[rows], balanced=False, seed=spec.seed)
     probes = [score("features", "the features of the whole image", own, names, predicted)]
     suspects = _suspect_finding(rows, own, predicted[0], names, probes[0])
     visible = np.flatnonzero(has_enough_groups(np.where(survey.present, labels, -1), groups))
     seen = sample_rows(visible, spec.probe_images, spec.seed)
     seen = seen[has_enough_groups(labels[seen], groups[seen])]
-    if not len(seen):
-        return probes, suspects
-    seen_codes, seen_own = np.unique(labels[seen], return_inverse=True)
-    seen_names = [cache.class_names[code] for code in seen_codes]
-    probes += probe_shortcuts(survey, seen, seen_own, groups[seen], seen_names, spec)
+    if len(seen):
+        codes, own = np.unique(labels[seen], return_inverse=True)
+        names = [cache.class_names[code] for code in codes]
+        probes += probe_shortcuts(survey, seen, own, groups[seen], names, spec)
     return probes, [*_shortcut_finding(probes, spec), *suspects]
 
 
-def _shortcut_finding(probes: list[Probe], spec: AuditSpec) -> list[Finding]:
+def _shortcut_finding(probes: list[Probe], spec: AuditSpec) -> Iterator[Finding]:
     strong = sorted((probe for probe in probes if is_strong(probe, spec)), key=lambda probe: -probe.best)
-    if not strong:
-        return []
-    whole = probes[0]
-    return [
-        Finding(
+    if strong:
+        short_list = ", ".join(f"{EVIDENCE[probe.name][0]} {probe.best:.3f}" for probe in strong)
+        yield Finding(
             kind="shortcut",
             severity=WARNING,
-            title=f"The label can be predicted without looking at the anatomy ({_short_list(strong)}; chance is 0.5)",
+            title=f"The label can be predicted without looking at the anatomy ({short_list}; chance is 0.5)",
             meaning="This information contains little or nothing of the anatomy, yet a linear model that is given "
-            "nothing else predicts the label with this AUC; with the whole image it reaches "
-            f"{whole.best:.3f}. {_SOURCE}",
+            f"nothing else predicts the label with this AUC; with the whole image it reaches {probes[0].best:.3f}. "
+            "So the accuracy of a model on this data can come from recognising the source of an image (hospital, "
+            "device, crop, markers, sharpness, shape), not the disease. The test split cannot show the difference, "
+            "because its images come from the same sources.",
             fix="before you report an accuracy, test on images of another hospital (xhead eval); collect all classes "
             "from the same sources, and crop off frames and burnt-in letters",
             probes=strong,
         )
-    ]
-
-
-def _short_list(probes: list[Probe]) -> str:
-    words = {
-        "border": "border alone",
-        "centre-blacked-out": "centre blacked out",
-        "file": "file size and format alone",
-        "grey-levels": "grey levels alone",
-    }
-    return ", ".join(f"{words[probe.name]} {probe.best:.3f}" for probe in probes)
 
 
 def _suspect_finding(
     rows: NDArray[np.int64], labels: Labels, probabilities: NDArray[np.float64], names: list[str], whole: Probe
-) -> list[Finding]:
+) -> Iterator[Finding]:
     if whole.best < _MIN_AUC:
-        return [
-            Finding(
-                kind="labels.unmeasured",
-                severity=NOTE,
-                title=f"The features do not separate the classes (AUC {whole.best:.2f}; chance is 0.5)",
-                meaning="So single labels cannot be checked, and a head will not learn much from these features.",
-                fix="check that the images are in the right class folders; "
-                "try another backbone, size or --pooling multilevel",
-            )
-        ]
-    flagged = label_suspects(rows, labels, probabilities, names)
-    if not flagged:
-        return []
-    share = len(flagged) / len(rows)
-    return [
-        Finding(
+        yield Finding(
+            kind="labels.unmeasured",
+            severity=NOTE,
+            title=f"The features do not separate the classes (AUC {whole.best:.2f}; chance is 0.5)",
+            meaning="So single labels cannot be checked, and a head will not learn much from these features.",
+            fix="check that the images are in the right class folders; "
+            "try another backbone, size or --pooling multilevel",
+        )
+    elif flagged := label_suspects(rows, labels, probabilities, names):
+        share = len(flagged) / len(rows)
+        yield Finding(
             kind="labels.suspect",
             severity=WARNING if share >= 0.01 else NOTE,
             title=f"{count_of(len(flagged), 'label')} ({share:.1%}) contradicted by the features",
@@ -154,15 +143,11 @@ def _suspect_finding(
             fix="look at the first of them, move wrong ones to the right class folder, and run xfeat featurize again",
             images=flagged,
         )
-    ]
 
 
-def _outlier_finding(rows: NDArray[np.int64], cosines: NDArray[np.float32], labels: Labels) -> list[Finding]:
-    flagged = outliers(rows, cosines, labels)
-    if not flagged:
-        return []
-    return [
-        Finding(
+def _outlier_finding(rows: NDArray[np.int64], cosines: NDArray[np.float32], labels: Labels) -> Iterator[Finding]:
+    if flagged := outliers(rows, cosines, labels):
+        yield Finding(
             kind="outliers",
             severity=NOTE,
             title=f"{count_of(len(flagged), 'image')} out of distribution (outliers)",
@@ -170,14 +155,3 @@ def _outlier_finding(rows: NDArray[np.int64], cosines: NDArray[np.float32], labe
             fix="remove what does not belong; keep what is rare",
             images=flagged,
         )
-    ]
-
-
-def _too_few_to_probe(cache: FeatureCache) -> Finding:
-    return Finding(
-        kind="shortcut.unmeasured",
-        severity=NOTE,
-        title="Shortcuts and labels could not be checked: too few groups of at least two classes",
-        meaning="Each class needs five groups (patients, or images without a known patient).",
-        fix="add images" if cache.class_names else "run xfeat featurize on class folders",
-    )

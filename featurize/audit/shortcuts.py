@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -16,11 +14,18 @@ from xfeat.featurize.audit.survey import SIDE, Survey
 # the class (AUC 0.49 and 0.58); one pixel more contains the edge of the lungs (0.77). The table is in docs/audit.md.
 _BORDER = 3
 _AROUND = 5
+# Name of a probe to what it is given, in a few words and in full.
 EVIDENCE = {
-    "border": f"the outer {100 * _BORDER / SIDE:.0f} % on each side, alone",
-    "centre-blacked-out": f"the image with the middle {100 * (1 - 2 * _AROUND / SIDE):.0f} % of each side blacked out",
-    "file": "width, height, format and length of the file",
-    "grey-levels": "mean, standard deviation and percentiles of the grey levels, colour cast",
+    "border": ("border alone", f"the outer {100 * _BORDER / SIDE:.0f} % on each side, alone"),
+    "centre-blacked-out": (
+        "centre blacked out",
+        f"the image with the middle {100 * (1 - 2 * _AROUND / SIDE):.0f} % of each side blacked out",
+    ),
+    "file": ("file size and format alone", "width, height, format and length of the file"),
+    "grey-levels": (
+        "grey levels alone",
+        "mean, standard deviation and percentiles of the grey levels, colour cast",
+    ),
 }
 
 
@@ -53,7 +58,7 @@ def probe_shortcuts(
         spec: gives the seed.
     """
     probes = []
-    for name, what in EVIDENCE.items():
+    for name, (_, what) in EVIDENCE.items():
         predicted = out_of_fold(_evidence(name, survey, rows), labels, groups, balanced=True, seed=spec.seed)
         probes.append(score(name, what, labels, names, predicted))
     return probes
@@ -64,21 +69,10 @@ def is_strong(probe: Probe, spec: AuditSpec) -> bool:
     return not probe.is_control and probe.best >= spec.strong_shortcut and probe.best - 2 * probe.standard_error > 0.5
 
 
-def sample_rows(candidates: NDArray[np.int64], most: int, seed: int) -> NDArray[np.int64]:
-    """Return at most ``most`` of ``candidates``, drawn at random, ascending."""
-    if len(candidates) <= most:
-        return candidates
-    return np.sort(np.random.default_rng(seed).choice(candidates, most, replace=False))
-
-
 def _evidence(name: str, survey: Survey, rows: NDArray[np.int64]) -> NDArray[np.float32]:
     if name in MASKS:
         return survey.grey[rows][:, MASKS[name]].astype(np.float32)
     if name == "file":
-        return np.hstack([survey.file_facts[rows], _one_hot([survey.kind[row] for row in rows])])
+        kinds = np.array(survey.kind)[rows]
+        return np.hstack([survey.file_facts[rows], kinds[:, None] == np.unique(kinds)])
     return survey.level_facts[rows]
-
-
-def _one_hot(kinds: Sequence[str]) -> NDArray[np.float32]:
-    is_kind: NDArray[np.bool_] = np.array(kinds)[:, None] == np.unique(kinds)
-    return is_kind.astype(np.float32)

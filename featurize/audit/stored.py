@@ -1,4 +1,4 @@
-"""Reads the result of ``xfeat audit`` from the file beside a cache."""
+"""The file beside a cache that holds the result of ``xfeat audit``: its path, its format, and how it is read."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ logger = logging.getLogger(__name__)
 
 FORMAT = "xfeat.audit"
 SCHEMA_VERSION = 1
-NOT_AUDITED: dict[str, Any] = {"audited": False, "passed": None, "failures": [], "warnings": []}
 
 
 def audit_path(cache: Path) -> Path:
@@ -27,27 +26,21 @@ def audit_of(cache: FeatureCache) -> dict[str, Any]:
     An audit of another content of the cache counts as missing.
     """
     file = audit_path(cache.path)
-    fix = f"xfeat audit {cache.path}"
     try:
         report = json.loads(file.read_text(encoding="utf-8"))
         if (report["format"], report["schema_version"]) != (FORMAT, SCHEMA_VERSION):
             raise ValueError(f"{report['format']} version {report['schema_version']}")
-        found: dict[str, Any] = {
-            "audited": True,
-            "passed": bool(report["passed"]),
-            "failures": [str(text) for text in report["failures"]],
-            "warnings": [str(text) for text in report.get("warnings", [])],
-        }
-        is_current = report["cache_sha256"] == cache.content_sha256
+        failures = [str(text) for text in report["failures"]]
+        warnings = [str(text) for text in report.get("warnings", [])]
+        passed, is_current = bool(report["passed"]), report["cache_sha256"] == cache.content_sha256
+        problem = f"{file} is outdated: it was made for other features than those in {cache.path}"
     except FileNotFoundError:
-        logger.warning("%s has not been audited for leakage and shortcuts: %s", cache.path, fix)
-        return dict(NOT_AUDITED)
+        is_current, problem = False, f"{cache.path} has not been audited for leakage and shortcuts"
     except (OSError, ValueError, KeyError, TypeError) as error:
-        logger.warning("%s cannot be read (%s): %s", file, error, fix)
-        return dict(NOT_AUDITED)
+        is_current, problem = False, f"{file} cannot be read ({error})"
     if not is_current:
-        logger.warning("%s is outdated: it was made for other features than those in %s: %s", file, cache.path, fix)
-        return dict(NOT_AUDITED)
-    if not found["passed"]:
-        logger.warning("%s failed its audit: %s", cache.path, "; ".join(found["failures"]))
-    return found
+        logger.warning("%s: xfeat audit %s", problem, cache.path)
+        return {"audited": False, "passed": None, "failures": [], "warnings": []}
+    if not passed:
+        logger.warning("%s failed its audit: %s", cache.path, "; ".join(failures))
+    return {"audited": True, "passed": passed, "failures": failures, "warnings": warnings}

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import io
 import os
-from collections import deque
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +16,6 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from xfeat.featurize.cache.reader import FeatureCache
 from xfeat.featurize.datasets.sources import ImageSource, open_source
-from xfeat.featurize.errors import DataError, ImageError
 from xfeat.featurize.images.decode import FORMATS, MAX_PIXELS, decode
 
 SIDE = 32
@@ -25,6 +23,7 @@ SIDE = 32
 FINE_SIDE = 64
 # Grey levels are measured at this side; a large JPEG is decoded at a power-of-two fraction of its size.
 _LEVELS_SIDE = 128
+_QUEUED = 4_096  # images handed to the threads at a time
 _PERCENTILES = (1, 5, 25, 50, 75, 95, 99)
 FILE_FACTS = ("width", "height", "aspect", "megapixels", "bytes", "bytes_per_pixel")
 LEVEL_FACTS = ("mean", "deviation", "black", "white", "colour", *(f"p{q}" for q in _PERCENTILES))
@@ -56,22 +55,12 @@ class Survey:
     changed: NDArray[np.bool_]
 
 
-class _Seen(NamedTuple):
-    grey: NDArray[np.uint8]
-    fine: NDArray[np.uint8]
-    file_facts: list[float]
-    level_facts: list[float]
-    kind: str
-    changed: bool
-
-
-def survey_images(cache: FeatureCache, *, progress: Progress | None = None, workers: int | None = None) -> Survey:
-    """Read every image of a cache, in threads, a bounded number ahead.
+def survey_images(cache: FeatureCache, *, progress: Progress | None = None) -> Survey:
+    """Read every image of a cache, in threads.
 
     Args:
         cache: gives paths and the data root.
         progress: called after each image.
-        workers: decoding threads; by default as many as there are cores.
 
     Returns:
         About 5.2 kB per image.
@@ -86,67 +75,33 @@ def survey_images(cache: FeatureCache, *, progress: Progress | None = None, work
         np.zeros(count, np.bool_),
         np.zeros(count, np.bool_),
     )
-    source = source_of(cache)
-    if source is None:
-        return survey
-    for row, seen in enumerate(_look_ahead(cache, source, workers or os.cpu_count() or 1)):
-        if seen is not None:
-            survey.grey[row] = seen.grey
-            survey.fine[row] = seen.fine
-            survey.file_facts[row] = seen.file_facts
-            survey.level_facts[row] = seen.level_facts
-            survey.kind[row] = seen.kind
-            survey.present[row] = True
-            survey.changed[row] = seen.changed
-        if progress is not None:
-            progress(row + 1, count)
+    source = open_source(Path(cache.data_root), broken_ok=True)
+    with ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="look") as pool:
+        for first in range(0, count, _QUEUED):
+            rows = range(first, min(first + _QUEUED, count))
+            for row, _ in zip(rows, pool.map(partial(_look, cache, source, survey), rows), strict=True):
+                if progress is not None:
+                    progress(row + 1, count)
     return survey
 
 
-def source_of(cache: FeatureCache) -> ImageSource | None:
-    """Open the folder or archive that a cache was computed from; ``None`` if it does not exist."""
-    root = Path(cache.data_root)
+def _look(cache: FeatureCache, source: ImageSource, survey: Survey, row: int) -> None:
+    """Read an image and fill in its row; the row of one that cannot be read stays zero."""
     try:
-        return open_source(root) if root.exists() else None
-    except DataError:
-        return None
-
-
-def _look_ahead(cache: FeatureCache, source: ImageSource, workers: int) -> Iterator[_Seen | None]:
-    waiting: deque[Future[_Seen | None]] = deque()
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="look")
-    try:
-        for row, path in enumerate(cache.columns.path):
-            waiting.append(pool.submit(_look, source, path, int(cache.columns.size[row])))
-            if len(waiting) >= 8 * workers:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _look(source: ImageSource, path: str, size_then: int) -> _Seen | None:
-    try:
-        data, _ = source.read(path)
+        data, _ = source.read(cache.columns.path[row])
         kind, width, height, image = _open_small(data)
-    except (
-        ImageError,
-        OSError,
-        ValueError,
-        SyntaxError,
-        MemoryError,
-    ):  # of truncated files, the part that is there is used
-        return None
+    # Of truncated files, the part that is there is used.
+    except (OSError, ValueError, SyntaxError, MemoryError):
+        return
     colour = np.asarray(image.resize((SIDE, SIDE), Image.Resampling.BOX).convert("RGB"), np.float32)
     grey_image = image.convert("L")
-    small, fine, large = (
+    survey.grey[row], survey.fine[row], large = (
         np.asarray(grey_image.resize((side, side), Image.Resampling.BOX)) for side in (SIDE, FINE_SIDE, _LEVELS_SIDE)
     )
     levels = large.astype(np.float32)
     pixels = max(width * height, 1)
-    logs = np.log([width, height, width / height, pixels / 1e6, len(data), len(data) / pixels])
-    level_facts = [
+    survey.file_facts[row] = np.log([width, height, width / height, pixels / 1e6, len(data), len(data) / pixels])
+    survey.level_facts[row] = [
         levels.mean(),
         levels.std(),
         100 * (levels <= 2).mean(),
@@ -154,7 +109,9 @@ def _look(source: ImageSource, path: str, size_then: int) -> _Seen | None:
         (colour.max(axis=2) - colour.min(axis=2)).mean(),
         *np.percentile(levels, _PERCENTILES),
     ]
-    return _Seen(small, fine, logs.tolist(), [float(fact) for fact in level_facts], kind, len(data) != size_then)
+    survey.kind[row] = kind
+    survey.changed[row] = len(data) != cache.columns.size[row]
+    survey.present[row] = True
 
 
 def _open_small(data: bytes) -> tuple[str, int, int, Image.Image]:

@@ -29,13 +29,14 @@ def audit(file: Path, output: Path | None, strict: bool, as_json: bool) -> None:
     from xfeat.featurize.audit.report.page import render_page
     from xfeat.featurize.audit.report.summary import summarize
     from xfeat.featurize.audit.run import audit_cache
+    from xfeat.featurize.audit.stored import audit_path
     from xfeat.featurize.cache.reader import FeatureCache
     from xfeat.featurize.system.atomic import replacing
 
     cache = FeatureCache.open(file)
     with progress_bar("reading images", "images") as progress:
         done = audit_cache(cache, progress=progress)
-    page, facts_file = output or file.with_suffix(".audit.html"), file.with_suffix(".audit.json")
+    page, facts_file = output or file.with_suffix(".audit.html"), audit_path(file)
     facts = done.to_dict() | {"page": str(page)}
     for path, text in ((page, render_page(done)), (facts_file, json.dumps(facts, indent=1) + "\n")):
         with replacing(path) as partial:

@@ -64,13 +64,22 @@ class ImageSource(Protocol):
         ...
 
 
-def open_source(root: Path) -> ImageSource:
-    """Open a folder, or a zip archive if ``root`` is a file. A missing folder is opened as an empty one.
+def open_source(root: Path, *, broken_ok: bool = False) -> ImageSource:
+    """Open a folder, or a zip archive if ``root`` is a file. Of a missing folder, no image can be read.
+
+    Args:
+        root: the folder or archive.
+        broken_ok: open a file that is not a zip archive like a missing folder.
 
     Raises:
         DataError: if it is a file, but not a zip archive.
     """
-    return ZipSource(root) if root.is_file() else FolderSource(root)
+    try:
+        return ZipSource(root) if root.is_file() else FolderSource(root)
+    except DataError:
+        if not broken_ok:
+            raise
+        return FolderSource(root)
 
 
 class FolderSource:

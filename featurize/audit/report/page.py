@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from xfeat.featurize.audit.findings import Audit, Finding, Pair, Probe, label_name, name_of, split_name
+from xfeat.featurize.audit.findings import Audit, Finding, Pair, Probe, readable
 from xfeat.featurize.audit.report.pictures import Thumbnails, class_average
 from xfeat.featurize.audit.shortcuts import is_strong
 from xfeat.featurize.system.versions import library_versions
@@ -31,7 +31,7 @@ def render_page(audit: Audit) -> str:
         name=cache.path.name,
         class_names=cache.class_names,
         spec_line=cache.spec.describe(),
-        data_root=cache.data_root.encode("utf-8", "surrogateescape").decode("utf-8", "replace"),
+        data_root=readable(cache.data_root),
         findings=[_finding(finding, audit, pictures) for finding in audit.findings],
         probes=[_probe(probe, audit, pictures) for probe in audit.probes],
         averages=_class_averages(audit),
@@ -70,10 +70,11 @@ def _pair(pair: Pair, audit: Audit, pictures: Thumbnails) -> dict[str, Any]:
 
 
 def _image(row: int, audit: Audit, pictures: Thumbnails) -> dict[str, Any]:
+    path, split, label = audit.image(row)
     return {
-        "path": name_of(audit.cache, row),
-        "split": split_name(audit.cache, row) or "no split",
-        "label": label_name(audit.cache, row) or "no label",
+        "path": path,
+        "split": split or "no split",
+        "label": label or "no label",
         "picture": pictures.of_row(row),
     }
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import base64
 import io
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from xfeat.featurize.audit.shortcuts import MASKS
-from xfeat.featurize.audit.survey import SIDE, source_of
+from xfeat.featurize.audit.survey import SIDE
 from xfeat.featurize.cache.reader import FeatureCache
+from xfeat.featurize.datasets.sources import open_source
 from xfeat.featurize.errors import ImageError
 from xfeat.featurize.images.decode import decode
 
@@ -23,14 +25,17 @@ class Thumbnails:
     """Thumbnails of the images of a cache, created when first needed."""
 
     def __init__(self, cache: FeatureCache) -> None:
-        self._cache = cache
-        self._source = source_of(cache)
+        self._paths = cache.columns.path
+        self._source = open_source(Path(cache.data_root), broken_ok=True)
         self._made: dict[int, str] = {}
 
     def of_row(self, row: int) -> str:
         """Return a data URL, empty if the file is missing or cannot be read."""
         if row not in self._made:
-            self._made[row] = self._make(row)
+            image = self._read(row)
+            if image is not None:
+                image.thumbnail(_SIDE, Image.Resampling.BILINEAR)
+            self._made[row] = "" if image is None else _data_url(image)
         return self._made[row]
 
     def seen_by(self, evidence: str, row: int) -> str:
@@ -44,18 +49,9 @@ class Thumbnails:
         seen = np.kron(masks[evidence], np.ones((repeat, repeat), np.bool_))
         return _data_url(Image.fromarray(np.where(seen, small, 0).astype(np.uint8)))
 
-    def _make(self, row: int) -> str:
-        image = self._read(row)
-        if image is None:
-            return ""
-        image.thumbnail(_SIDE, Image.Resampling.BILINEAR)
-        return _data_url(image)
-
     def _read(self, row: int) -> Image.Image | None:
-        if self._source is None:
-            return None
         try:
-            return decode(self._source.read(self._cache.columns.path[row])[0])
+            return decode(self._source.read(self._paths[row])[0])
         except (ImageError, OSError):
             return None
 

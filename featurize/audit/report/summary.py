@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 
-from xfeat.featurize.audit.findings import Audit, Finding, label_name, name_of, split_name
+from xfeat.featurize.audit.findings import Audit, Finding
 
 _WIDTH = 100
 _SHOWN = 3
@@ -52,7 +52,7 @@ def _describe(finding: Finding, audit: Audit) -> list[str]:
 
 
 def _row(audit: Audit, row: int) -> str:
-    split, label, name = split_name(audit.cache, row), label_name(audit.cache, row), name_of(audit.cache, row)
+    name, split, label = audit.image(row)
     # Folders usually name split and class; the paths of a manifest need not.
     said = [word for word in (split, label) if word and word not in name.split("/")]
     return f"{name} [{', '.join(said)}]" if said else name

@@ -179,17 +179,11 @@ def test_copies_are_paired_with_the_first_of_their_content() -> None:
 
 
 @settings(deadline=None, max_examples=25)
-@given(rows=st.integers(2, 40), count=st.integers(1, 6), block=st.integers(2, 50), query=st.integers(1, 50))
-def test_neighbours_found_in_blocks_are_those_of_the_whole_matrix(
-    rows: int, count: int, block: int, query: int
-) -> None:
+@given(rows=st.integers(2, 40), count=st.integers(1, 6))
+def test_neighbours_are_those_of_the_whole_matrix(rows: int, count: int) -> None:
     """The reference is a sorted matrix of all cosines."""
     features = np.random.default_rng(rows).normal(size=(rows + 5, 12)).astype(np.float32)
-    taking_part = np.arange(5, rows + 5)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(neighbours_module, "_BLOCK", block)
-        patch.setattr(neighbours_module, "_QUERY", query)
-        found, cosines = neighbours_module._search(features, taking_part, min(count, rows - 1))
+    found, cosines = nearest_neighbours(features, np.arange(5, rows + 5), count)
     unit = features[5:] / np.linalg.norm(features[5:], axis=1, keepdims=True)
     matrix = unit @ unit.T
     np.fill_diagonal(matrix, -np.inf)
