@@ -18,7 +18,7 @@ from xfeat.featurize.specs import FeatureSpec
 from xfeat.head.data.pooling import pooled
 from xfeat.head.data.rows import collected, labelled_blocks
 from xfeat.head.evaluation.intervals import difference_interval
-from xfeat.head.evaluation.metrics import classification_metrics
+from xfeat.head.evaluation.metrics import Metrics, classification_metrics
 from xfeat.head.evaluation.operating_point import OperatingPoint, threshold_metrics
 from xfeat.head.evaluation.predictions import Predictions
 from xfeat.head.runs.reader import Run
@@ -36,7 +36,7 @@ class Evaluation:
         run: the trained head.
         cache: features of the data set.
         predictions: of the images of classes that the run was trained on.
-        metrics: from :func:`xfeat.head.evaluation.metrics.classification_metrics`.
+        metrics: of these predictions.
         operating_point: the run's threshold on this data set, or ``None`` if it has none.
         left_out: number of images without a label, or of a class the run was not trained on.
         seen: paths of images with the same content as a training image; ``None`` if the run's cache or predictions
@@ -46,13 +46,13 @@ class Evaluation:
     run: Run
     cache: FeatureCache
     predictions: Predictions
-    metrics: dict[str, Any]
+    metrics: Metrics
     operating_point: dict[str, Any] | None
     left_out: int
     seen: list[str] | None
 
     @property
-    def internal(self) -> dict[str, Any] | None:
+    def internal(self) -> Metrics | None:
         """The run's metrics on its own test split; ``None`` if it had none."""
         return self.run.metrics.get("test")
 
@@ -133,15 +133,15 @@ def _no_common_class(run: Run, class_names: Sequence[str], path: Path) -> DataEr
     )
 
 
-def drop_between(internal: dict[str, Any], external: dict[str, Any]) -> dict[str, Any]:
+def drop_between(internal: Metrics, external: Metrics) -> dict[str, Any]:
     """Return internal minus external ``accuracy`` (with a confidence interval), ``balanced_accuracy`` and ``auc``."""
     counts = [(round(part["accuracy"] * part["images"]), part["images"]) for part in (internal, external)]
-    aucs = internal["auc"], external["auc"]
+    auc, other_auc = internal["auc"], external["auc"]
     return {
         "accuracy": internal["accuracy"] - external["accuracy"],
         "accuracy_interval": difference_interval(*counts[0], *counts[1]),
         "balanced_accuracy": internal["balanced_accuracy"] - external["balanced_accuracy"],
-        "auc": None if None in aucs else aucs[0] - aucs[1],
+        "auc": None if auc is None or other_auc is None else auc - other_auc,
     }
 
 

@@ -21,11 +21,22 @@ from xfeat.featurize.system.versions import library_versions
 from xfeat.head.data.rows import Reading, Rows, collected, labelled_blocks, plan_reading
 from xfeat.head.data.splits import Split, group_keys, split_rows
 from xfeat.head.evaluation.assess import Assessment, assess
+from xfeat.head.evaluation.metrics import Metrics
 from xfeat.head.evaluation.operating_point import positive_class
 from xfeat.head.evaluation.predictions import Predictions
-from xfeat.head.reports.run_report import ReportInput, render_report
+from xfeat.head.reports.run_report import cautions_of, render_report
 from xfeat.head.reports.worker import call_here
-from xfeat.head.runs.reader import HISTORY_FILE, REPORT_FILE, Run, new_run_name, open_run
+from xfeat.head.runs.reader import (
+    HISTORY_FILE,
+    REPORT_FILE,
+    RUN_FILE,
+    CacheOrigin,
+    Members,
+    Run,
+    SplitOrigin,
+    new_run_name,
+    open_run,
+)
 from xfeat.head.runs.writer import RunWriter, save_predictions
 from xfeat.head.specs import HeadSpec, MemorySpec, TargetSpec, TrainSpec
 from xfeat.head.training.ensemble import FittedEnsemble, Share, fit_ensemble, shares_of
@@ -59,9 +70,6 @@ class TrainOptions:
     call: Callable[..., Any] = call_here
 
 
-DEFAULTS = TrainOptions()
-
-
 def train_run(
     cache: FeatureCache,
     head_spec: HeadSpec,
@@ -69,7 +77,7 @@ def train_run(
     *,
     runs: Path,
     name: str | None = None,
-    options: TrainOptions = DEFAULTS,
+    options: TrainOptions = TrainOptions(),
 ) -> Run:
     """Train a head on a cache and write its run folder, whole or not at all.
 
@@ -106,24 +114,41 @@ def train_run(
         )
         if assessed.operating_point is not None and assessed.operating_point.note:
             logger.warning("%s", assessed.operating_point.note)
-        facts = {
-            "name": writer.target.name,
-            **_facts(cache, head_spec, train_spec, split, fitted),
-            "reading": reading.to_dict(),
-            "audit": audit,
-            **assessed.facts,
-            "head_sha256": writer.save_head(fitted.model),
-            "versions": library_versions(),
-        }
-        if cache.features.ndim == 3:
-            averaged = _predict(fitted, cache, split, views_averaged=True)
-            averaged_views: Assessment = options.call(assess, averaged, cache.class_names, calibrate=options.calibrate)
-            facts["metrics_averaged_views"] = averaged_views.metrics
-        writer.save_facts(facts)
+        run = Run(
+            folder=writer.target,
+            name=writer.target.name,
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            feature_spec=cache.spec,
+            head_spec=fitted.head if isinstance(fitted, FittedEnsemble) else head_spec,
+            train_spec=train_spec,
+            class_names=cache.class_names,
+            dim=int(cache.features.shape[-1]),
+            cache=CacheOrigin(
+                path=str(cache.path.resolve()),
+                content_sha256=cache.content_sha256,
+                data_root=cache.data_root,
+                weights_path=cache.weights_path,
+            ),
+            split=SplitOrigin(source=split.source, images={part: len(rows) for part, rows in split.rows.items()}),
+            epochs=len(fitted.history),
+            best_epoch=fitted.best_epoch,
+            ensemble=_members_of(fitted),
+            reading=reading.to_dict(),
+            audit=audit,
+            metrics=assessed.metrics,
+            temperature=assessed.predictions.temperature,
+            calibration=assessed.calibration,
+            operating_point=assessed.operating_point,
+            head_sha256=writer.save_head(fitted.model),
+            versions=library_versions(),
+            metrics_averaged_views=_metrics_averaged_views(fitted, cache, split, options),
+        )
+        writer.save_json(RUN_FILE, run.to_dict())
         writer.save_table(HISTORY_FILE, EpochRecord._fields, fitted.history)
         save_predictions(writer, assessed.predictions, cache.class_names)
-        report = ReportInput.of(cache, facts, fitted.history, assessed.predictions)
-        writer.save_text(REPORT_FILE, options.call(render_report, report))
+        cautions = cautions_of(run, assessed.predictions, cache)
+        page = options.call(render_report, run, fitted.history, assessed.predictions, cautions, cache.skipped)
+        writer.save_text(REPORT_FILE, page)
     return open_run(writer.target)
 
 
@@ -184,26 +209,17 @@ def _averaged_logits(fitted: FittedHead, rows: Rows) -> Tensor:
     return logits.log_softmax(2).logsumexp(1) - math.log(views)
 
 
-def _facts(
-    cache: FeatureCache, head_spec: HeadSpec, train_spec: TrainSpec, split: Split, fitted: FittedHead
-) -> dict[str, Any]:
-    ensemble = fitted if isinstance(fitted, FittedEnsemble) else None
-    return {
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "feature_spec": cache.spec.to_dict(),
-        "feature_fingerprint": cache.spec.fingerprint,
-        "head_spec": (head_spec if ensemble is None else ensemble.head).to_dict(),
-        "train_spec": train_spec.to_dict(),
-        "class_names": list(cache.class_names),
-        "dim": int(cache.features.shape[-1]),
-        "cache": {
-            "path": str(cache.path.resolve()),
-            "content_sha256": cache.content_sha256,
-            "data_root": cache.data_root,
-            "weights_path": cache.weights_path,
-        },
-        "split": {"source": split.source, "images": {part: len(rows) for part, rows in split.rows.items()}},
-        "epochs": len(fitted.history),
-        "best_epoch": fitted.best_epoch,
-        "ensemble": None if ensemble is None else ensemble.facts,
-    }
+def _metrics_averaged_views(
+    fitted: FittedHead, cache: FeatureCache, split: Split, options: TrainOptions
+) -> dict[str, Metrics] | None:
+    if cache.features.ndim == 2:
+        return None
+    averaged = _predict(fitted, cache, split, views_averaged=True)
+    assessed: Assessment = options.call(assess, averaged, cache.class_names, calibrate=options.calibrate)
+    return assessed.metrics
+
+
+def _members_of(fitted: FittedHead) -> Members | None:
+    if not isinstance(fitted, FittedEnsemble):
+        return None
+    return Members(members=len(fitted.best_epochs), best_epochs=list(fitted.best_epochs))

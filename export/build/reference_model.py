@@ -60,5 +60,5 @@ def metadata_of(run: Run, ood_threshold: float | None) -> ModelMetadata:
         run=run.name,
         metrics=run.metrics,
         ood_threshold=ood_threshold,
-        audit=run.facts.get("audit"),
+        audit=run.audit,
     )

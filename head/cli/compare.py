@@ -40,9 +40,9 @@ def compare(
 ) -> tuple[dict[str, Any], str]:
     """Compare runs: their settings, their metrics, and whether a difference is larger than chance.
 
-    RUNS are run folders, or names in --runs; by default all of them. Each is compared with the first by McNemar's exact
-    test on the images that both were tested on, and by a bootstrap over patients if patients have several images. Runs
-    without predictions come last and are not compared.
+    RUNS are run folders, or names in --runs; by default all of them. Each is compared with the first run by McNemar's
+    exact test on the images that both were tested on, and by a bootstrap over patients if patients have several images.
+    Runs without predictions come last and are not compared.
     """
     from xfeat.head.compare.comparison import as_entries, common_part, compare_entries, find_runs
     from xfeat.head.compare.table import as_csv, as_json

@@ -196,7 +196,7 @@ def _track_end(tracking: Tracking, result: SweepResult) -> None:
     if result.run is None:
         tracking.end({}, files)
     else:
-        tracking.end(final_metrics(result.run.facts), [*files, result.run.folder])
+        tracking.end(final_metrics(result.run), [*files, result.run.folder])
 
 
 def _describe(spec: SweepSpec, combination: Combination) -> str:

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from xfeat.head.runs.reader import Run
     from xfeat.head.training.history import EpochRecord
 
+_PRINTED = ("epochs", "best_epoch", "ensemble", "metrics", "temperature", "calibration", "operating_point", "audit")
+
 
 @click.command()
 @features_option
@@ -105,7 +107,7 @@ def train(
             if members > 1:  # the mean over the members is tracked instead of each one
                 for record in read_history(run):
                     tracking.epoch(record)
-            tracking.end(final_metrics(run.facts), sorted(run.folder.iterdir()))
+            tracking.end(final_metrics(run), sorted(run.folder.iterdir()))
     return _as_json(run), _as_text(run)
 
 
@@ -122,45 +124,39 @@ def _target(positive: str | None, sensitivity: float | None) -> TargetSpec | Non
 
 
 def _as_json(run: Run) -> dict[str, Any]:
+    stored = run.to_dict()
     return {
         "run": str(run.folder),
         "classes": list(run.class_names),
-        "epochs": run.facts["epochs"],
-        "best_epoch": run.facts["best_epoch"],
-        "ensemble": run.facts["ensemble"],
-        "metrics": run.metrics,
-        "temperature": run.facts["temperature"],
-        "calibration": run.facts["calibration"],
-        "operating_point": run.facts["operating_point"],
-        "audit": run.facts["audit"],
+        **{name: stored[name] for name in _PRINTED},
     }
 
 
 def _as_text(run: Run) -> str:
-    part = "test" if "test" in run.metrics else "valid"
+    part = run.shown_part
     metrics = run.metrics[part]
     lines = [
-        f"{run.folder}: {_epochs_text(run.facts)}",
+        f"{run.folder}: {_epochs_text(run)}",
         f"{part}: {metrics['images']} images, accuracy {metrics['accuracy']:.4f} "
         f"({interval(metrics['accuracy_interval'])}), AUC {number(metrics['auc'])}, loss {metrics['loss']:.4f}",
         *confusion_lines(run.class_names, metrics["confusion_matrix"]),
         *class_lines(metrics["classes"]),
-        *_calibration_lines(run.facts, part),
+        *_calibration_lines(run, part),
         *_operating_lines(run.operating_point),
         f"report: {run.folder / 'report.html'}",
     ]
     return "\n".join(lines)
 
 
-def _epochs_text(facts: dict[str, Any]) -> str:
-    if facts["ensemble"] is None:
-        return f"best epoch {facts['best_epoch']} of {facts['epochs']}"
-    best = ", ".join(map(str, facts["ensemble"]["best_epochs"]))
-    return f"{facts['ensemble']['members']} heads averaged, best epochs {best} of {facts['epochs']}"
+def _epochs_text(run: Run) -> str:
+    if run.ensemble is None:
+        return f"best epoch {run.best_epoch} of {run.epochs}"
+    best = ", ".join(map(str, run.ensemble["best_epochs"]))
+    return f"{run.ensemble['members']} heads averaged, best epochs {best} of {run.epochs}"
 
 
-def _calibration_lines(facts: dict[str, Any], part: str) -> list[str]:
-    calibration = facts["calibration"]
+def _calibration_lines(run: Run, part: str) -> list[str]:
+    calibration = run.calibration
     if calibration["note"]:
         return [f"temperature 1 ({calibration['note']})"]
     before, after = calibration["before"][part], calibration["after"][part]

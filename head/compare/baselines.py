@@ -14,6 +14,7 @@ from xfeat.head.compare.answers import PredictedClasses
 from xfeat.head.compare.comparison import Entry
 from xfeat.head.data.pooling import pooled
 from xfeat.head.evaluation.intervals import wilson_interval
+from xfeat.head.evaluation.metrics import mean_auc
 from xfeat.head.runs.reader import Run
 
 # The penalty is tuned on the validation images, like the epoch of a head.
@@ -61,7 +62,7 @@ def _entry(name: str, make: Any, parts: Parts, run: Run, part: str) -> Entry:
     return Entry(
         name=name,
         settings={"C": penalty},
-        metrics={key: _metrics(model, *parts[key][1:], len(names)) for key in parts if key != "train"},
+        metrics={key: _metrics(model, *parts[key][1:]) for key in parts if key != "train"},
         predictions=PredictedClasses(
             truth={path: names[label] for path, label in zip(paths, truth, strict=True)},
             predicted={path: names[label] for path, label in zip(paths, predicted, strict=True)},
@@ -69,24 +70,18 @@ def _entry(name: str, make: Any, parts: Parts, run: Run, part: str) -> Entry:
     )
 
 
-def _metrics(model: Any, features: NDArray[np.float32], labels: NDArray[np.int64], classes: int) -> dict[str, Any]:
-    from sklearn.metrics import balanced_accuracy_score, roc_auc_score
+def _metrics(model: Any, features: NDArray[np.float32], labels: NDArray[np.int64]) -> dict[str, Any]:
+    from sklearn.metrics import balanced_accuracy_score
 
     predicted = model.predict(features)
     scores = model.decision_function(features)
-    if scores.ndim == 1:
-        scores = np.stack([-scores, scores], 1)
-    present = set(labels.tolist())
-    auc = None
-    if len(present) == classes:
-        auc = float(np.mean([roc_auc_score(labels == code, scores[:, code]) for code in range(classes)]))
     correct = int((predicted == labels).sum())
     return {
         "images": len(labels),
         "accuracy": correct / len(labels),
         "accuracy_interval": wilson_interval(correct, len(labels)),
         "balanced_accuracy": float(balanced_accuracy_score(labels, predicted)),
-        "auc": auc,
+        "auc": mean_auc(labels, scores if scores.ndim == 2 else np.stack([-scores, scores], 1)),
         "loss": None,  # an SVM has no probabilities
     }
 

@@ -14,7 +14,7 @@ from xfeat.featurize.cache.reader import FeatureCache
 from xfeat.featurize.errors import RunError, XfeatError
 from xfeat.head.compare.answers import PredictedClasses
 from xfeat.head.compare.significance import Difference, paired_difference
-from xfeat.head.runs.reader import PROBABILITY_PREFIX, RUN_FILE, Run, open_run
+from xfeat.head.runs.reader import PROBABILITY_PREFIX, Run, no_runs_error, open_run, runs_in
 
 logger = logging.getLogger(__name__)
 
@@ -51,8 +51,8 @@ class Comparison:
         sort: the metric they are sorted by.
         entries: the lines; those without predictions come last.
         differing: settings that differ between runs.
-        differences: for each entry, its accuracy minus that of the first entry; ``None`` for the first entry itself,
-            if it has predictions.
+        differences: for each entry, its accuracy minus that of the first run, which may come after a baseline; ``None``
+            for this run itself, if it has predictions.
     """
 
     part: str
@@ -69,17 +69,15 @@ def find_runs(runs: Path) -> list[Run]:
         RunError: if there is no run.
     """
     found = []
-    for file in sorted(runs.glob(f"*/{RUN_FILE}")):
-        if file.parent.is_symlink() or file.parent.name.startswith("."):
-            continue  # ``latest``, or an unfinished run
+    for folder in runs_in(runs):
+        if folder.is_symlink():
+            continue  # ``latest``
         try:
-            found.append(open_run(file.parent))
+            found.append(open_run(folder))
         except RunError as error:
             logger.warning("left out: %s", error)
     if not found:
-        raise RunError(
-            "no training run found in this folder", path=runs, expected="folders of trained heads", fix="xhead train"
-        )
+        raise no_runs_error(runs)
     return found
 
 
@@ -115,10 +113,10 @@ def common_part(runs: Sequence[Run]) -> str:
 
 
 def compare_entries(entries: Sequence[Entry], part: str, *, sort: str = "accuracy") -> Comparison:
-    """Sort entries and compare each with the first.
+    """Sort entries and compare each with the first run.
 
     Args:
-        entries: at least one.
+        entries: of at least one run.
         part: the split to compare on.
         sort: one of :data:`SORTS`; the lowest loss and the highest of the others come first.
     """
@@ -126,7 +124,8 @@ def compare_entries(entries: Sequence[Entry], part: str, *, sort: str = "accurac
     groups: dict[str, str] = {}
     for digest, run in {entry.run.cache["content_sha256"]: entry.run for entry in ordered if entry.run}.items():
         groups |= _groups(run, digest)
-    differences = [_difference(entry, ordered[0], groups) for entry in ordered]
+    first = next(entry for entry in ordered if entry.run is not None)
+    differences = [_difference(entry, first, groups) for entry in ordered]
     return Comparison(part, sort, ordered, _differing(ordered), differences)
 
 
@@ -149,10 +148,10 @@ def _settings(run: Run) -> dict[str, Any]:
     features = run.feature_spec.to_dict()
     preprocess = features.pop("preprocess")
     settings = {**run.head_spec.to_dict(), **run.train_spec.to_dict(), **features, **preprocess}
-    if ensemble := run.facts.get("ensemble"):
-        members = settings["ensemble"] = ensemble["members"]
+    if run.ensemble:
+        members = settings["ensemble"] = run.ensemble["members"]
         settings["hidden"] = [width // members for width in run.head_spec.hidden]  # widths of each member
-    return {**settings, "cache": run.cache["content_sha256"][:12], "split": run.facts["split"]["source"]}
+    return {**settings, "cache": run.cache["content_sha256"][:12], "split": run.split["source"]}
 
 
 def _differing(entries: Sequence[Entry]) -> list[str]:

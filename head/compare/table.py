@@ -98,13 +98,13 @@ def notes(comparison: Comparison) -> list[str]:
     differences = [difference for difference in comparison.differences if difference is not None]
     if apart := sum(difference.verdict == NOT_COMPARABLE for difference in differences):
         found.append(
-            f"{apart} of {len(comparison.entries)} cannot be compared with the first: choose runs that were tested on "
-            "the same images"
+            f"{apart} of {len(comparison.entries)} cannot be compared with the first run: choose runs that were tested "
+            "on the same images"
         )
     if differences:
         found.append(
-            "Points are the accuracy minus that of the first, in percentage points; their 95 % confidence interval is "
-            "from a bootstrap over patients, if patients have several images"
+            "Points are the accuracy minus that of the first run, in percentage points; their 95 % confidence interval "
+            "is from a bootstrap over patients, if patients have several images"
         )
     if any(entry.run is None for entry in comparison.entries):
         found.append("scikit-learn baselines with tuned settings: C is chosen on the validation images")

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xfeat.head.evaluation.intervals import grouped_interval, wilson_interval
-from xfeat.head.evaluation.metrics import classification_metrics
+from xfeat.head.evaluation.metrics import Metrics, classification_metrics
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class OutOfFold:
             "folds": scores,
         }
 
-    def metrics(self, class_names: tuple[str, ...]) -> dict[str, Any]:
+    def metrics(self, class_names: tuple[str, ...]) -> Metrics:
         """Return the metrics over the rows of all seeds."""
         return classification_metrics(*self.tiled, class_names)
 

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from xfeat.featurize.cache.columns import Skipped
+from xfeat.featurize.specs import FeatureSpec
 from xfeat.featurize.system.versions import library_versions
 from xfeat.head.crossval.out_of_fold import OutOfFold
 from xfeat.head.reports.formatting import points
-from xfeat.head.reports.mistakes import PredictedImages, worst_mistakes
+from xfeat.head.reports.mistakes import worst_mistakes
 from xfeat.head.reports.run_report import few_images_caution, page_template, skipped_caution
 from xfeat.head.reports.worker import call_here
 from xfeat.head.runs.reader import PREDICTIONS_FILE, REPORT_FILE
@@ -23,27 +23,6 @@ if TYPE_CHECKING:
 FORMAT = "xfeat.crossval"
 SCHEMA_VERSION = 1
 CROSSVAL_FILE = "crossval.json"
-
-
-@dataclass(frozen=True)
-class CrossvalPage:
-    """The input of the page.
-
-    Attributes:
-        facts: the content of crossval.json.
-        main: predictions with whole groups in one fold.
-        paths: of the images, relative to the data root.
-        data_root: the folder of the images.
-        spec_line: the settings of the features.
-        skipped: images that could not be read.
-    """
-
-    facts: dict[str, Any]
-    main: OutOfFold
-    paths: list[str]
-    data_root: str
-    spec_line: str
-    skipped: list[Skipped]
 
 
 def save_crossval(
@@ -61,7 +40,7 @@ def save_crossval(
     Returns:
         The content of crossval.json.
     """
-    from xfeat.head.crossval.table import out_of_fold_columns, out_of_fold_lines
+    from xfeat.head.crossval.table import out_of_fold_table
 
     cache = result.cache
     facts = {
@@ -80,29 +59,36 @@ def save_crossval(
         "versions": library_versions(),
     }
     writer.save_json(CROSSVAL_FILE, facts)
-    writer.save_table(PREDICTIONS_FILE, out_of_fold_columns(result), out_of_fold_lines(result))
+    writer.save_table(PREDICTIONS_FILE, *out_of_fold_table(result))
     paths = [cache.columns.path[row] for row in result.rows.tolist()]
-    page = CrossvalPage(facts, result.main, paths, cache.data_root, cache.spec.describe(), cache.skipped)
-    writer.save_text(REPORT_FILE, call(render_crossval, page))
+    writer.save_text(REPORT_FILE, call(render_crossval, facts, result.main, paths, cache.skipped))
     return facts
 
 
-def render_crossval(page: CrossvalPage) -> str:
-    """Return the page, one self-contained HTML file."""
+def render_crossval(facts: dict[str, Any], main: OutOfFold, paths: list[str], skipped: Sequence[Skipped]) -> str:
+    """Return the page, one self-contained HTML file.
+
+    Args:
+        facts: the content of crossval.json.
+        main: predictions with whole groups in one fold.
+        paths: of the images, relative to the data root.
+        skipped: images that could not be read.
+    """
     from xfeat.head.reports import plots
 
-    facts, main = page.facts, page.main
     names = tuple(facts["classes"])
     labels, probabilities = main.tiled
     mean = main.probabilities.mean(axis=0)
-    predicted = PredictedImages(page.paths, main.labels, mean, mean.argmax(axis=1))
+    decisions = mean.argmax(axis=1)
     divisions = {"by patient" if facts["grouped"] else "by image": facts["accuracy"]["folds"]}
     if facts["by_image"] is not None:
         divisions["by image"] = facts["by_image"]["accuracy"]["folds"]
     return page_template("template.html", "xfeat.head.crossval").render(
-        page=page,
         facts=facts,
-        cautions=_cautions(page),
+        class_names=names,
+        spec_line=FeatureSpec.from_dict(facts["feature_spec"]).describe(),
+        cautions=[*_cautions(facts), *skipped_caution(skipped)],
+        skipped=skipped,
         figures={
             "folds": plots.fold_accuracies(divisions),
             "confusion": plots.confusion_matrix_plot(facts["confusion_matrix"], names),
@@ -110,13 +96,13 @@ def render_crossval(page: CrossvalPage) -> str:
             "roc": plots.roc_curves(labels, probabilities, names),
             "precision_recall": plots.precision_recall_curves(labels, probabilities, names),
         },
-        mistakes=worst_mistakes(predicted, names, page.data_root),
-        wrong=int((predicted.decisions != main.labels).sum()),
+        mistakes=worst_mistakes(paths, main.labels, mean, decisions, names, facts["cache"]["data_root"]),
+        wrong=int((decisions != main.labels).sum()),
     )
 
 
-def _cautions(page: CrossvalPage) -> list[str]:
-    facts, cautions = page.facts, []
+def _cautions(facts: dict[str, Any]) -> list[str]:
+    cautions = []
     if not facts["grouped"]:
         cautions.append(
             "The images have no groups. If patients have several images, these metrics are optimistically biased: "
@@ -128,4 +114,4 @@ def _cautions(page: CrossvalPage) -> list[str]:
             f"With image-level folds, which split patients, the accuracy differs by {difference} percentage points. "
             "Quote the patient-level metrics."
         )
-    return [*cautions, *few_images_caution(facts["images"]), *skipped_caution(page.skipped)]
+    return [*cautions, *few_images_caution(facts["images"])]

@@ -51,9 +51,6 @@ class CrossvalOptions:
     call: Callable[..., Any] = call_here
 
 
-DEFAULTS = CrossvalOptions()
-
-
 def crossval_run(
     cache: FeatureCache,
     head_spec: HeadSpec,
@@ -61,7 +58,7 @@ def crossval_run(
     plan: CrossvalSpec,
     *,
     runs: Path,
-    options: CrossvalOptions = DEFAULTS,
+    options: CrossvalOptions = CrossvalOptions(),
 ) -> tuple[Path, dict[str, Any]]:
     """Cross-validate, resuming from finished folds, and write the folder.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import errno
 import os
 import tempfile
@@ -13,6 +12,7 @@ from typing import Any
 from xfeat.featurize.system.atomic import output_error, replacing
 from xfeat.head.crossval.runner import CrossValidation
 from xfeat.head.runs.reader import PROBABILITY_PREFIX
+from xfeat.head.runs.writer import write_table
 
 _ELSEWHERE = "choose another place with --predictions"
 
@@ -32,14 +32,13 @@ def check_writable(path: Path) -> None:
         raise output_error(path, error, elsewhere=_ELSEWHERE) from error
 
 
-def out_of_fold_columns(result: CrossValidation) -> list[str]:
-    """Return the column names of :func:`out_of_fold_lines`."""
+def out_of_fold_table(result: CrossValidation) -> tuple[list[str], Iterator[list[Any]]]:
+    """Return the columns, and one line per image and seed."""
     probabilities = [PROBABILITY_PREFIX + name for name in result.cache.class_names]
-    return ["path", "group", "seed", "fold", "label", "prediction", *probabilities]
+    return ["path", "group", "seed", "fold", "label", "prediction", *probabilities], _lines(result)
 
 
-def out_of_fold_lines(result: CrossValidation) -> Iterator[list[Any]]:
-    """Yield one line per image and seed."""
+def _lines(result: CrossValidation) -> Iterator[list[Any]]:
     names, columns, main = result.cache.class_names, result.cache.columns, result.main
     for seed, (fold, probabilities) in enumerate(zip(main.fold, main.probabilities, strict=True)):
         for place, row in enumerate(result.rows.tolist()):
@@ -54,8 +53,5 @@ def save_out_of_fold(result: CrossValidation, path: Path) -> None:
     Raises:
         OutputError: if it cannot be written.
     """
-    output = replacing(path, elsewhere=_ELSEWHERE)
-    with output as partial, partial.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
-        writer = csv.writer(file)
-        writer.writerow(out_of_fold_columns(result))
-        writer.writerows(out_of_fold_lines(result))
+    with replacing(path, elsewhere=_ELSEWHERE) as partial:
+        write_table(partial, *out_of_fold_table(result))

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TypedDict
 
 from xfeat.featurize.datasets.layouts import SPLITS
 from xfeat.head.evaluation.calibration import fit_temperature
-from xfeat.head.evaluation.metrics import classification_metrics
+from xfeat.head.evaluation.metrics import Metrics, classification_metrics
 from xfeat.head.evaluation.operating_point import OperatingPoint, choose_operating_point
 from xfeat.head.evaluation.predictions import Predictions
 from xfeat.head.specs import TargetSpec
 
-CALIBRATION_METRICS = ("loss", "ece", "brier")
+
+class Calibration(TypedDict):
+    """A temperature, why it is 1, or empty, and ``loss``, ``ece`` and ``brier`` of each split before and after it."""
+
+    temperature: float
+    note: str
+    before: dict[str, dict[str, float]]
+    after: dict[str, dict[str, float]]
 
 
 @dataclass(frozen=True)
@@ -21,27 +28,15 @@ class Assessment:
 
     Attributes:
         predictions: with the chosen temperature and threshold.
-        metrics: of each split, from :func:`xfeat.head.evaluation.metrics.classification_metrics`, with the temperature
-            applied.
-        calibration: ``temperature``, ``note``, and ``loss``, ``ece`` and ``brier`` of each split ``before`` and
-            ``after`` it.
+        metrics: of each split, with the temperature applied.
+        calibration: what the temperature changed.
         operating_point: ``None`` if none was asked for.
     """
 
     predictions: Predictions
-    metrics: dict[str, Any]
-    calibration: dict[str, Any]
+    metrics: dict[str, Metrics]
+    calibration: Calibration
     operating_point: OperatingPoint | None
-
-    @property
-    def facts(self) -> dict[str, Any]:
-        """The part that run.json stores."""
-        return {
-            "metrics": self.metrics,
-            "temperature": self.predictions.temperature,
-            "calibration": self.calibration,
-            "operating_point": None if self.operating_point is None else self.operating_point.to_dict(),
-        }
 
 
 def assess(
@@ -66,16 +61,11 @@ def assess(
     point = choose_operating_point(predictions, class_names, target) if target is not None else None
     if point is not None:
         predictions = replace(predictions, positive=class_names.index(point.positive), threshold=point.threshold)
-    calibration = {
-        "temperature": temperature,
-        "note": note,
-        "before": _select(before),
-        "after": _select(after),
-    }
+    calibration = Calibration(temperature=temperature, note=note, before=_select(before), after=_select(after))
     return Assessment(predictions, after, calibration, point)
 
 
-def _metrics(predictions: Predictions, class_names: tuple[str, ...]) -> dict[str, Any]:
+def _metrics(predictions: Predictions, class_names: tuple[str, ...]) -> dict[str, Metrics]:
     return {
         name: classification_metrics(part.labels, part.probabilities, class_names)
         for name in SPLITS
@@ -83,5 +73,5 @@ def _metrics(predictions: Predictions, class_names: tuple[str, ...]) -> dict[str
     }
 
 
-def _select(metrics: dict[str, Any]) -> dict[str, Any]:
-    return {part: {name: row[name] for name in CALIBRATION_METRICS} for part, row in metrics.items()}
+def _select(metrics: dict[str, Metrics]) -> dict[str, dict[str, float]]:
+    return {part: {"loss": row["loss"], "ece": row["ece"], "brier": row["brier"]} for part, row in metrics.items()}

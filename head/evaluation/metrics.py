@@ -3,16 +3,41 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
 
 from xfeat.head.evaluation.calibration import expected_calibration_error
-from xfeat.head.evaluation.intervals import wilson_interval
+from xfeat.head.evaluation.intervals import Interval, wilson_interval
 
 Labels = NDArray[np.integer]
 Probabilities = NDArray[np.floating]
+
+
+class Metrics(TypedDict):
+    """The metrics of the most probable classes, as run.json stores them.
+
+    Attributes:
+        accuracy_interval: Wilson's 95 % interval.
+        balanced_accuracy: over the classes that are present.
+        loss: mean cross entropy.
+        auc: binary, or the one-vs-rest mean; ``None`` if a class is absent.
+        brier: sum of the squared errors over all classes.
+        confusion_matrix: rows are true classes, columns predicted ones.
+        classes: per class ``images``, ``sensitivity``, ``specificity``, ``ppv``, ``npv`` and ``auc``.
+    """
+
+    images: int
+    accuracy: float
+    accuracy_interval: Interval | None
+    balanced_accuracy: float
+    loss: float
+    auc: float | None
+    ece: float
+    brier: float
+    confusion_matrix: list[list[int]]
+    classes: dict[str, dict[str, float | None]]
 
 
 class ConfusionCounts(NamedTuple):
@@ -45,20 +70,13 @@ def confusion_counts(positive: NDArray[np.bool_], predicted: NDArray[np.bool_]) 
     return ConfusionCounts(tp, int(positive.sum()) - tp, fp, int((~positive).sum()) - fp)
 
 
-def classification_metrics(labels: Labels, probabilities: Probabilities, class_names: Sequence[str]) -> dict[str, Any]:
+def classification_metrics(labels: Labels, probabilities: Probabilities, class_names: Sequence[str]) -> Metrics:
     """Measure predictions; the predicted class is the most probable one.
 
     Args:
         labels: true classes (n,), indices into ``class_names``.
         probabilities: (n, C), each row sums to 1.
         class_names: C names.
-
-    Returns:
-        ``images``, ``accuracy``, ``accuracy_interval`` (Wilson, 95 %), ``balanced_accuracy`` (over the classes that are
-        present), ``loss`` (mean cross entropy), ``auc`` (binary, or the one-vs-rest mean; ``None`` if a class is
-        absent), ``ece``, ``brier`` (sum of the squared errors over all classes), ``confusion_matrix`` (rows are true,
-        columns predicted), ``classes``: per class ``images``, ``sensitivity``, ``specificity``, ``ppv``, ``npv``,
-        ``auc``.
     """
     from sklearn.metrics import accuracy_score, brier_score_loss, confusion_matrix, log_loss
 
@@ -70,14 +88,15 @@ def classification_metrics(labels: Labels, probabilities: Probabilities, class_n
         for code, name in enumerate(class_names)
     }
     sensitivities = [row["sensitivity"] for row in per_class.values() if row["sensitivity"] is not None]
-    exact = _renormalized(probabilities)
+    exact = probabilities.astype(np.float64)
+    exact /= exact.sum(axis=1, keepdims=True)  # scikit-learn requires rows that sum to exactly 1
     return {
         "images": len(labels),
         "accuracy": float(accuracy_score(labels, predicted)),
         "accuracy_interval": wilson_interval(int(matrix.trace()), len(labels)),
         "balanced_accuracy": float(np.mean(sensitivities)),
         "loss": float(log_loss(labels, exact, labels=every)),
-        "auc": _overall_auc(per_class),
+        "auc": mean_auc(labels, probabilities),
         "ece": expected_calibration_error(labels, exact),
         # For two classes twice the binary Brier score, so that it is comparable between numbers of classes.
         "brier": float(brier_score_loss(labels, exact, labels=every, scale_by_half=False)),
@@ -86,7 +105,9 @@ def classification_metrics(labels: Labels, probabilities: Probabilities, class_n
     }
 
 
-def _one_vs_rest(positive: NDArray[np.bool_], predicted: NDArray[np.bool_], scores: Probabilities) -> dict[str, Any]:
+def _one_vs_rest(
+    positive: NDArray[np.bool_], predicted: NDArray[np.bool_], scores: Probabilities
+) -> dict[str, float | None]:
     rates = confusion_counts(positive, predicted).rates
     return {
         "images": int(positive.sum()),
@@ -103,19 +124,18 @@ def _auc(positive: NDArray[np.bool_], scores: Probabilities) -> float | None:
     return float(roc_auc_score(positive, scores))
 
 
-def _overall_auc(per_class: dict[str, dict[str, Any]]) -> float | None:
-    # With two classes both values are equal, so their mean is the binary AUC.
-    values = [row["auc"] for row in per_class.values()]
-    return float(np.mean(values)) if None not in values else None
+def mean_auc(labels: Labels, scores: Probabilities) -> float | None:
+    """Return the mean one-vs-rest AUC of scores (n, C), or ``None`` if a class is absent.
+
+    With two classes both values are equal, so that their mean is the binary AUC.
+    """
+    from sklearn.metrics import roc_auc_score
+
+    if len(np.unique(labels)) < scores.shape[1]:
+        return None
+    return float(np.mean([roc_auc_score(labels == code, scores[:, code]) for code in range(scores.shape[1])]))
 
 
 def ratio(part: int, whole: int) -> float | None:
     """Return ``part / whole``, or ``None`` if ``whole`` is 0."""
     return part / whole if whole else None
-
-
-def _renormalized(probabilities: Probabilities) -> NDArray[np.float64]:
-    # scikit-learn requires rows that sum to exactly 1
-    wide = probabilities.astype(np.float64)
-    result: NDArray[np.float64] = wide / wide.sum(axis=1, keepdims=True)
-    return result

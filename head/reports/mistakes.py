@@ -38,25 +38,24 @@ class Mistake(NamedTuple):
     thumbnail: str
 
 
-class PredictedImages(NamedTuple):
-    """Images and their predictions.
+def worst_mistakes(
+    paths: Sequence[str],
+    labels: NDArray[np.integer],
+    probabilities: NDArray[np.floating],
+    decisions: NDArray[np.integer],
+    names: Sequence[str],
+    data_root: str,
+) -> list[Mistake]:
+    """Return the misclassified images with the lowest probability of their true class, at most twelve.
 
-    Attributes:
-        paths: n paths, relative to the data root.
+    Args:
+        paths: n paths, relative to ``data_root``.
         labels: int64 (n,), the true classes.
         probabilities: (n, C).
         decisions: int64 (n,), the predicted classes.
+        names: C class names.
+        data_root: the folder or archive of the images.
     """
-
-    paths: Sequence[str]
-    labels: NDArray[np.integer]
-    probabilities: NDArray[np.floating]
-    decisions: NDArray[np.integer]
-
-
-def worst_mistakes(images: PredictedImages, names: Sequence[str], data_root: str) -> list[Mistake]:
-    """Return the misclassified images with the lowest probability of their true class, at most twelve."""
-    paths, labels, probabilities, decisions = images
     wrong = np.flatnonzero(decisions != labels)
     source = _source(Path(data_root))
     worst = sorted(wrong.tolist(), key=lambda row: float(probabilities[row, labels[row]]))[:_MAX_MISTAKES]

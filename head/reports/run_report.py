@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,7 +12,8 @@ from xfeat.featurize.cache.reader import FeatureCache
 from xfeat.head.evaluation.metrics import confusion_counts, ratio
 from xfeat.head.evaluation.predictions import Predictions, softmax
 from xfeat.head.reports.formatting import interval, number, percent, points
-from xfeat.head.reports.mistakes import PredictedImages, worst_mistakes
+from xfeat.head.reports.mistakes import worst_mistakes
+from xfeat.head.runs.reader import Run
 from xfeat.head.training.history import EpochRecord
 
 if TYPE_CHECKING:
@@ -23,77 +23,49 @@ THRESHOLDS = (0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.9
 _ENOUGH_IMAGES = 100
 
 
-@dataclass(frozen=True)
-class ReportInput:
-    """The input of a report.
+def render_report(
+    run: Run,
+    history: Sequence[EpochRecord],
+    predictions: Predictions,
+    cautions: Sequence[str],
+    skipped: Sequence[Skipped],
+) -> str:
+    """Return the page of a run.
 
-    Attributes:
-        facts: the content of run.json.
+    Args:
+        run: all but the weights of its head.
         history: one record per epoch.
         predictions: of all rows that are used.
-        data_root: the folder of the images.
-        spec_line: the settings of the features.
         cautions: what a reader must know before quoting a metric.
         skipped: images that could not be read.
     """
-
-    facts: dict[str, Any]
-    history: Sequence[EpochRecord]
-    predictions: Predictions
-    data_root: str
-    spec_line: str
-    cautions: list[str]
-    skipped: list[Skipped]
-
-    @classmethod
-    def of(
-        cls, cache: FeatureCache, facts: dict[str, Any], history: Sequence[EpochRecord], predictions: Predictions
-    ) -> ReportInput:
-        """Collect what a report needs from a cache, without its features."""
-        return cls(
-            facts=facts,
-            history=history,
-            predictions=predictions,
-            data_root=cache.data_root,
-            spec_line=cache.spec.describe(),
-            cautions=_cautions(facts, predictions, cache),
-            skipped=cache.skipped,
-        )
-
-    @property
-    def part(self) -> str:
-        """The split whose metrics are shown: test, or valid if there is no test split."""
-        return "test" if "test" in self.facts["metrics"] else "valid"
-
-
-def render_report(report: ReportInput) -> str:
-    """Return the page of a run."""
     from xfeat.head.reports import plots
 
-    facts, part = report.facts, report.part
-    shown = report.predictions.part(part)
-    names = tuple(facts["class_names"])
+    part, names = run.shown_part, run.class_names
+    shown = predictions.part(part)
     uncalibrated = softmax(shown.logits) if shown.temperature != 1 else None
     probabilities = shown.probabilities
     figures = {
-        "loss": plots.training_curve(report.history, facts["best_epoch"], "loss"),
-        "accuracy": plots.training_curve(report.history, facts["best_epoch"], "accuracy"),
-        "confusion": plots.confusion_matrix_plot(facts["metrics"][part]["confusion_matrix"], names),
+        "loss": plots.training_curve(history, run.best_epoch, "loss"),
+        "accuracy": plots.training_curve(history, run.best_epoch, "accuracy"),
+        "confusion": plots.confusion_matrix_plot(run.metrics[part]["confusion_matrix"], names),
         "roc": plots.roc_curves(shown.labels, probabilities, names),
         "precision_recall": plots.precision_recall_curves(shown.labels, probabilities, names),
         "reliability": plots.reliability_diagram(shown.labels, probabilities, names, uncalibrated),
     }
     return page_template("report.html").render(
-        report=report,
-        facts=facts,
+        facts=run,
+        class_names=names,
+        spec_line=run.feature_spec.describe(),
+        cautions=cautions,
+        skipped=skipped,
         part=part,
         figures=figures,
-        point=facts["operating_point"],
         thresholds={
             name: threshold_table(shown.labels == code, probabilities[:, code]) for code, name in enumerate(names)
         },
         mistakes=worst_mistakes(
-            PredictedImages(shown.paths, shown.labels, probabilities, shown.decisions), names, report.data_root
+            shown.paths, shown.labels, probabilities, shown.decisions, names, run.cache["data_root"]
         ),
         wrong=int((shown.decisions != shown.labels).sum()),
     )
@@ -139,15 +111,14 @@ def skipped_caution(skipped: Sequence[Skipped]) -> list[str]:
     return [f"{len(skipped)} images could not be read and were skipped; they are listed below."] if skipped else []
 
 
-def _cautions(facts: dict[str, Any], predictions: Predictions, cache: FeatureCache) -> list[str]:
-    cautions = []
-    part = "test" if "test" in facts["metrics"] else "valid"
+def cautions_of(run: Run, predictions: Predictions, cache: FeatureCache) -> list[str]:
+    """Return what a reader must know before quoting a metric of a run."""
+    part, cautions = run.shown_part, []
     if part == "valid":
         cautions.append(
             "There is no test split. These metrics are optimistically biased: the epoch was chosen on the same images."
         )
-    images = facts["metrics"][part]["images"]
-    cautions += few_images_caution(images, f"{part} images")
+    cautions += few_images_caution(run.metrics[part]["images"], f"{part} images")
     if not any(cache.columns.group):
         cautions.append(
             "The images have no groups. If one patient has images in two splits, these metrics are optimistically "
@@ -158,8 +129,8 @@ def _cautions(facts: dict[str, Any], predictions: Predictions, cache: FeatureCac
             f"{leaks} groups (patients) have images in more than one split: these metrics are optimistically biased."
         )
     cautions += skipped_caution(cache.skipped)
-    if facts["operating_point"] and facts["operating_point"]["note"]:
-        cautions.append(f"Operating point: {facts['operating_point']['note']}.")
+    if run.operating_point and run.operating_point.note:
+        cautions.append(f"Operating point: {run.operating_point.note}.")
     return cautions
 
 

@@ -7,13 +7,15 @@ import hashlib
 import json
 import os
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self, TypedDict
 
 from xfeat.featurize.errors import MismatchError, RunError, SpecError
 from xfeat.featurize.specs import FeatureSpec
+from xfeat.head.evaluation.assess import Calibration
+from xfeat.head.evaluation.metrics import Metrics
 from xfeat.head.evaluation.operating_point import OperatingPoint
 from xfeat.head.specs import DEFAULT_RUNS, HeadSpec, TrainSpec
 from xfeat.head.training.history import EpochRecord
@@ -36,9 +38,34 @@ PROBABILITY_PREFIX = "p_"
 _MAX_SUGGESTIONS = 8
 
 
+class CacheOrigin(TypedDict):
+    """The cache that a run was trained on: its file, digest, and the files it was made from."""
+
+    path: str
+    content_sha256: str
+    data_root: str
+    weights_path: str
+
+
+class SplitOrigin(TypedDict):
+    """Where a split comes from, and the number of images of each part."""
+
+    source: str
+    images: dict[str, int]
+
+
+class Members(TypedDict):
+    """The number of heads averaged into an ensemble, and the epoch chosen by each."""
+
+    members: int
+    best_epochs: list[int]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """The content of a run folder.
+    """A run folder, as run.json and docs/formats.md describe it.
+
+    Fields that a run may lack have a default here, and nowhere else.
 
     Attributes:
         folder: its path.
@@ -47,38 +74,64 @@ class Run:
         train_spec: the optimisation.
         class_names: the classes, in the order of the outputs.
         dim: number of features.
-        cache: ``path``, ``content_sha256``, ``data_root`` and ``weights_path`` of the cache it was trained on.
+        metrics: of each split.
+        temperature: logits are divided by it before the softmax.
+        operating_point: the threshold of the positive class, or ``None``: the most probable class is predicted.
         head_sha256: digest of the head's weights file.
-        metrics: of each split, from :func:`xfeat.head.evaluation.metrics.classification_metrics`.
-        facts: everything in run.json.
     """
 
     folder: Path
+    name: str
+    created: str = ""
     feature_spec: FeatureSpec
     head_spec: HeadSpec
     train_spec: TrainSpec
     class_names: tuple[str, ...]
     dim: int
-    cache: dict[str, str]
+    cache: CacheOrigin
+    split: SplitOrigin
+    epochs: int
+    best_epoch: int
+    ensemble: Members | None = None
+    reading: dict[str, Any] | None = None
+    audit: dict[str, Any] | None = None
+    metrics: dict[str, Metrics]
+    temperature: float = 1.0
+    calibration: Calibration
+    operating_point: OperatingPoint | None = None
     head_sha256: str
-    metrics: dict[str, Any]
-    facts: dict[str, Any]
+    versions: dict[str, str] = field(default_factory=dict)
+    metrics_averaged_views: dict[str, Metrics] | None = None
+
+    @classmethod
+    def from_dict(cls, folder: Path, stored: dict[str, Any]) -> Self:
+        """Build it from :meth:`to_dict`'s form; unknown keys are ignored.
+
+        Raises:
+            KeyError, TypeError, ValueError: if a key is missing or damaged.
+        """
+        values = {known.name: stored[known.name] for known in fields(cls) if known.name in stored}
+        for name, kind in (("feature_spec", FeatureSpec), ("head_spec", HeadSpec), ("train_spec", TrainSpec)):
+            values[name] = kind.from_dict(stored[name])
+        if point := stored.get("operating_point"):
+            values["operating_point"] = OperatingPoint.from_dict(point)
+        values |= {"class_names": tuple(stored["class_names"]), "temperature": float(values.get("temperature", 1))}
+        return cls(**{**values, "folder": folder})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the content of run.json."""
+        stored = {"format": FORMAT, "schema_version": SCHEMA_VERSION, **vars(self)}
+        del stored["folder"]
+        for name in ("feature_spec", "head_spec", "train_spec", "operating_point"):
+            stored[name] = stored[name] and stored[name].to_dict()
+        if self.metrics_averaged_views is None:
+            del stored["metrics_averaged_views"]
+        return {**stored, "feature_fingerprint": self.feature_spec.fingerprint}
 
     @property
-    def name(self) -> str:
-        """The name of the run."""
-        return str(self.facts["name"])
-
-    @property
-    def temperature(self) -> float:
-        """Logits are divided by it before the softmax."""
-        return float(self.facts.get("temperature", 1.0))
-
-    @property
-    def operating_point(self) -> OperatingPoint | None:
-        """The threshold of the positive class, or ``None``: the most probable class is predicted."""
-        stored = self.facts.get("operating_point")
-        return None if stored is None else OperatingPoint.from_dict(stored)
+    def shown_part(self) -> str:
+        """The split whose metrics are shown: test, or valid without test images."""
+        return "test" if "test" in self.metrics else "valid"
 
     def load_head(self) -> nn.Sequential:
         """Return the trained head in evaluation mode.
@@ -118,20 +171,23 @@ class Run:
         columns = ["path", "split", "label", "prediction", *(PROBABILITY_PREFIX + name for name in self.class_names)]
         try:
             with file.open(newline="", encoding="utf-8", errors="surrogateescape") as stream:
-                rows = list(csv.DictReader(stream))
+                table = csv.DictReader(stream)
+                rows = list(table)
+            if missing := [name for name in columns if name not in (table.fieldnames or ())]:
+                raise ValueError(f"no column {', '.join(missing)}")
             for row in rows:
+                if None in row.values():
+                    raise ValueError(f"a short line: {row['path']}")
                 for name in columns[4:]:
                     float(row[name])
-                if row["prediction"] is None:
-                    raise ValueError(f"a short line: {row['path']}")
         except OSError as error:
             raise RunError("the predictions are missing", path=file, fix="train the run again") from error
-        except (KeyError, TypeError, ValueError, csv.Error) as error:
+        except (ValueError, csv.Error) as error:
             raise RunError(
                 "damaged predictions, or those of another run",
                 path=file,
                 expected=", ".join(columns),
-                found=f"no column {error}" if isinstance(error, KeyError) else str(error),
+                found=str(error),
                 fix="train the run again",
             ) from error
         return rows
@@ -157,20 +213,7 @@ def open_run(folder: str | os.PathLike[str]) -> Run:
                 found=f"{facts.get('format')} version {facts.get('schema_version')}",
                 fix="train it again with xhead train",
             )
-        run = Run(
-            folder=folder,
-            feature_spec=FeatureSpec.from_dict(facts["feature_spec"]),
-            head_spec=HeadSpec.from_dict(facts["head_spec"]),
-            train_spec=TrainSpec.from_dict(facts["train_spec"]),
-            class_names=tuple(facts["class_names"]),
-            dim=int(facts["dim"]),
-            cache=facts["cache"],
-            head_sha256=facts["head_sha256"],
-            metrics=facts["metrics"],
-            facts=facts,
-        )
-        _ = run.temperature, run.operating_point  # raises if they are damaged
-        return run
+        return Run.from_dict(folder, facts)
     except MismatchError as error:
         fix = f"{error.fix}, then xhead train"
         raise MismatchError(error.what, path=file, expected=error.expected, found=error.found, fix=fix) from error
@@ -184,8 +227,8 @@ def open_run(folder: str | os.PathLike[str]) -> Run:
 
 def _no_run(folder: Path) -> RunError:
     """Describe what was found instead, and suggest runs nearby."""
-    within = _runs_in(folder)
-    near = within or _runs_in(folder.parent) or _runs_in(folder.parent / DEFAULT_RUNS)
+    within = runs_in(folder)
+    near = within or runs_in(folder.parent) or runs_in(folder.parent / DEFAULT_RUNS)
     if within:
         what = "not a run, but a folder of runs"
     else:
@@ -195,14 +238,21 @@ def _no_run(folder: Path) -> RunError:
     )
 
 
-def _runs_in(folder: Path) -> list[Path]:
-    # The folder of a running or killed training has a hidden name.
+def runs_in(folder: Path) -> list[Path]:
+    """Return the run folders in a folder, by name; that of a running or killed training has a hidden name."""
     return sorted(file.parent for file in folder.glob(f"*/{RUN_FILE}") if not file.parent.name.startswith("."))
 
 
 def _one_of(folders: list[Path]) -> str:
     more = f" and {len(folders) - _MAX_SUGGESTIONS} more" if len(folders) > _MAX_SUGGESTIONS else ""
     return f"choose one of {', '.join(map(str, folders[:_MAX_SUGGESTIONS]))}{more}"
+
+
+def no_runs_error(runs: Path) -> RunError:
+    """Return the error for a folder without runs."""
+    return RunError(
+        "no training run found in this folder", path=runs, expected="the folder of a trained head", fix="xhead train"
+    )
 
 
 def latest_run(runs: Path) -> Path:
@@ -213,14 +263,9 @@ def latest_run(runs: Path) -> Path:
     """
     if (runs / LATEST / RUN_FILE).is_file():
         return (runs / LATEST).resolve()
-    folders = _runs_in(runs)
+    folders = runs_in(runs)
     if not folders:
-        raise RunError(
-            "no training run found in this folder",
-            path=runs,
-            expected="the folder of a trained head",
-            fix="xhead train",
-        )
+        raise no_runs_error(runs)
     return max(folders, key=lambda folder: (folder / RUN_FILE).stat().st_mtime_ns)
 
 

@@ -22,13 +22,10 @@ from filelock import BaseFileLock, FileLock, Timeout
 from xfeat.featurize.errors import BusyError, RunError, XfeatError
 from xfeat.featurize.system.atomic import flush, output_error
 from xfeat.head.runs.reader import (
-    FORMAT,
     HEAD_FILE,
     LATEST,
     PREDICTIONS_FILE,
     PROBABILITY_PREFIX,
-    RUN_FILE,
-    SCHEMA_VERSION,
 )
 
 if TYPE_CHECKING:
@@ -142,14 +139,7 @@ class RunWriter:
 
     def save_table(self, file_name: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
         """Write a CSV file with a header line."""
-        with (self.folder / file_name).open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
-            writer = csv.writer(file)
-            writer.writerow(columns)
-            writer.writerows(rows)
-
-    def save_facts(self, facts: Mapping[str, Any]) -> None:
-        """Write run.json, with format and version."""
-        self.save_json(RUN_FILE, {"format": FORMAT, "schema_version": SCHEMA_VERSION, **facts})
+        write_table(self.folder / file_name, columns, rows)
 
     def save_json(self, file_name: str, content: Mapping[str, Any]) -> None:
         """Write a JSON file."""
@@ -216,6 +206,14 @@ def _remove(folder: Path, lock: BaseFileLock) -> None:
     lock.release()
     with suppress(OSError):
         Path(lock.lock_file).unlink()
+
+
+def write_table(file: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Write a CSV file with a header line."""
+    with file.open("w", newline="", encoding="utf-8", errors="surrogateescape") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(columns)
+        writer.writerows(rows)
 
 
 def save_predictions(writer: RunWriter, predictions: Predictions, class_names: Sequence[str]) -> None:

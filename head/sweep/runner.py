@@ -235,7 +235,7 @@ class Sweep:
             return Trial(number, "diverged", spec, 0, {}, seconds)
         _, valid = self._parts[spec.pooling]
         probabilities = softmax(outcome.logits_of(valid).numpy())
-        figures = classification_metrics(valid.labels.numpy(), probabilities, self.cache.class_names)
+        figures: Mapping[str, Any] = classification_metrics(valid.labels.numpy(), probabilities, self.cache.class_names)
         metrics = {name: figures[name] for name in RANKINGS if figures[name] is not None}
         return Trial(number, "ok", spec, outcome.best_epoch, metrics, seconds)
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from xfeat.featurize.cache.reader import FeatureCache
+    from xfeat.head.runs.reader import Run
     from xfeat.head.specs import HeadSpec, TrainSpec
 
 
@@ -35,17 +36,17 @@ def head_parameters(head: HeadSpec, train: TrainSpec) -> dict[str, Any]:
     return {**head.to_dict(), "hidden": ",".join(map(str, head.hidden)) or "linear", **train.to_dict()}
 
 
-def final_metrics(facts: Mapping[str, Any]) -> dict[str, float]:
-    """Select the final metrics from the content of run.json: ``test/accuracy``, ``test/sensitivity/covid``, …
+def final_metrics(run: Run) -> dict[str, float]:
+    """Select the final metrics of a run: ``test/accuracy``, ``test/sensitivity/covid``, …
 
     Validation metrics are ``valid/final_…``: with the temperature applied, unlike those of the epochs.
     """
-    found: dict[str, float] = {"best_epoch": facts["best_epoch"], "temperature": facts["temperature"]}
+    found: dict[str, float] = {"best_epoch": run.best_epoch, "temperature": run.temperature}
     for part, start in (("valid", "valid/final_"), ("test", "test/")):
-        if part in facts["metrics"]:
-            found |= part_metrics(facts["metrics"][part], start)
-    if (point := facts["operating_point"]) is not None:
-        found["threshold"] = point["threshold"]
+        if part in run.metrics:
+            found |= part_metrics(run.metrics[part], start)
+    if run.operating_point is not None:
+        found["threshold"] = run.operating_point.threshold
     return found
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -43,11 +42,6 @@ class FittedEnsemble(FittedHead):
 
     head: HeadSpec
     best_epochs: tuple[int, ...]
-
-    @property
-    def facts(self) -> dict[str, Any]:
-        """The entry of run.json."""
-        return {"members": len(self.best_epochs), "best_epochs": list(self.best_epochs)}
 
 
 def fit_ensemble(

@@ -49,8 +49,8 @@ def test_a_failed_audit_is_a_warning_and_stays_in_run_and_report(
     with caplog.at_level(logging.WARNING):
         run = train_run(cache, HeadSpec(hidden=()), TrainSpec(epochs=1), runs=tmp_path / "runs")
     assert "7 patients are in train and test" in caplog.text
-    assert run.facts["audit"]["passed"] is False
-    assert run.facts["audit"]["failures"] == ["7 patients are in train and test"]
+    assert run.audit["passed"] is False
+    assert run.audit["failures"] == ["7 patients are in train and test"]
     page = (run.folder / "report.html").read_text()
     assert page.index("7 patients are in train and test") < page.index("test accuracy")
     assert "12 images are blurred" in page

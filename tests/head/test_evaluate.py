@@ -60,7 +60,7 @@ def test_temperature_and_threshold_are_the_runs(run: Run, make_cache: MakeCache)
     names = [run.class_names[code] for code in done.predictions.decisions]
     assert names == [row["prediction"] for row in rows]
     assert done.operating_point is not None
-    assert done.operating_point["threshold"] == run.facts["operating_point"]["threshold"]
+    assert done.operating_point["threshold"] == run.operating_point.threshold
 
 
 def test_training_images_in_the_external_data_are_counted(

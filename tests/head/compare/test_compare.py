@@ -124,7 +124,7 @@ def test_damaged_predictions_and_histories_are_named(runs: Path, caplog: pytest.
     assert re.search(r"not drawn: .*history\.csv", caplog.text)
     (runs / "good" / "predictions.csv").write_text("path,split,label\na,test,covid\n")
     assert as_entries(found)[0].problem.startswith("damaged predictions")
-    assert re.search(r"not compared: .*predictions\.csv.*no column 'p_", caplog.text, re.DOTALL)
+    assert re.search(r"not compared: .*predictions\.csv.*no column prediction, p_", caplog.text, re.DOTALL)
 
 
 @pytest.mark.parametrize("sort", SORTS)
@@ -207,6 +207,20 @@ def test_the_command_writes_text_json_csv_and_a_page(runs: Path, tmp_path: Path)
     assert text.count("<svg") == 4
     assert "good" in text
     assert "http://" not in re.sub(r"http://www\.w3\.org\S*|http://purl\.org\S*|http://creativecommons\S*", "", text)
+
+
+def test_runs_are_compared_with_the_first_run_even_if_a_baseline_is_better(runs: Path) -> None:
+    """The only run does badly, so that both baselines come before it."""
+    [poor] = [run for run in find_runs(runs) if run.name == "poor"]
+    comparison = compare_entries([*as_entries([poor]), *fit_baselines(poor, "test")], "test")
+    *better, last = zip(comparison.entries, comparison.differences, strict=True)
+    assert last == (comparison.entries[2], None)
+    assert comparison.entries[2].run == poor
+    for entry, difference in better:
+        assert difference is not None
+        gain = entry.metrics["test"]["accuracy"] - poor.metrics["test"]["accuracy"]
+        assert difference.accuracy == pytest.approx(gain)
+        assert gain > 0
 
 
 @pytest.mark.parametrize("option", ["--csv", "--html"])

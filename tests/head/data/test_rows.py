@@ -281,8 +281,8 @@ def test_the_command_records_where_it_read_from_and_what_it_writes_is_whole(
         assert outcome.exit_code == 0, outcome.output
         assert set(json.loads(outcome.stdout)["metrics"]) == {"train", "valid", "test"}
     memory, blocks = (open_run(tmp_path / "runs" / name) for name in ("memory", "blocks"))
-    assert memory.facts["reading"]["mode"] == "memory"
-    assert blocks.facts["reading"] == {"mode": "blocks", "memory_mb": 0.005, "block_rows": 1, "buffer_rows": 13}
+    assert memory.reading["mode"] == "memory"
+    assert blocks.reading == {"mode": "blocks", "memory_mb": 0.005, "block_rows": 1, "buffer_rows": 13}
     assert memory.head_sha256 != blocks.head_sha256
     assert [row["path"] for row in memory.predictions()] == [row["path"] for row in blocks.predictions()]
 

@@ -204,12 +204,12 @@ def test_assessing_sets_temperature_and_threshold_and_keeps_the_accuracy() -> No
     predictions = drawn()
     assessed = assess(predictions, NAMES, target=TargetSpec(positive="covid", target_sensitivity=0.9))
     plain = assess(predictions, NAMES, calibrate=False)
-    assert assessed.predictions.temperature == assessed.facts["temperature"] != 1
+    assert assessed.predictions.temperature == assessed.calibration["temperature"] != 1
     assert assessed.predictions.positive == 0
     assert assessed.metrics["test"]["accuracy"] == plain.metrics["test"]["accuracy"]
     assert assessed.calibration["before"]["test"]["loss"] == plain.metrics["test"]["loss"]
     assert assessed.calibration["after"]["valid"]["loss"] < assessed.calibration["before"]["valid"]["loss"]
-    assert plain.facts["temperature"] == 1
+    assert plain.calibration["temperature"] == 1
     assert plain.operating_point is None
 
 

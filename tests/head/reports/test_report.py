@@ -67,7 +67,7 @@ def test_the_figures_of_the_run_are_on_the_page(make_cache: MakeCache, tmp_path:
     assert f"{100 * low:.1f} to {100 * high:.1f} %" in words
     assert f"{metrics['auc']:.4f}" in words
     assert f"{metrics['loss']:.4f}" in words
-    assert run.facts["feature_fingerprint"] in words
+    assert run.feature_spec.fingerprint in words
     assert len(Page(text).of("svg")) == 6
 
 
@@ -136,8 +136,8 @@ def test_the_operating_point_is_on_the_page(make_cache: MakeCache, tmp_path: Pat
     target = TargetSpec(positive="covid", target_sensitivity=0.9)
     run, text = train(make_cache(separation=0.3), tmp_path, target=target)
     words = " ".join(Page(text).words)
-    assert f"covid if probability ≥ {run.facts['operating_point']['threshold']:.4f}" in words
-    assert run.facts["operating_point"]["note"] in words
+    assert f"covid if probability ≥ {run.operating_point.threshold:.4f}" in words
+    assert run.operating_point.note in words
     assert "prevalence" in words
 
 
@@ -153,7 +153,7 @@ def test_views_are_averaged_beside_the_clean_view(make_cache: MakeCache, tmp_pat
     cache = make_cache(features=np.repeat(rows[:, None], 3, axis=1))
     run, text = train(cache, tmp_path)
     assert run.dim == rows.shape[1]
-    assert run.facts["metrics_averaged_views"]["test"]["loss"] == pytest.approx(run.metrics["test"]["loss"], abs=1e-5)
+    assert run.metrics_averaged_views["test"]["loss"] == pytest.approx(run.metrics["test"]["loss"], abs=1e-5)
     assert "averaged over all 3 views" in " ".join(Page(text).words)
 
 

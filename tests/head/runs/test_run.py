@@ -61,8 +61,8 @@ def test_a_run_read_again_is_the_run_that_was_written(make_cache: MakeCache, tmp
     assert again == run
     assert (again.head_spec, again.train_spec, again.dim) == (SMALL, QUICK, DIM)
     assert again.class_names == ("covid", "normal")
-    assert again.facts["audit"]["audited"] is False
-    assert again.facts["operating_point"] is None
+    assert again.audit["audited"] is False
+    assert again.operating_point is None
 
 
 def test_the_saved_head_gives_the_saved_probabilities(make_cache: MakeCache, tmp_path: Path) -> None:
@@ -71,7 +71,7 @@ def test_the_saved_head_gives_the_saved_probabilities(make_cache: MakeCache, tmp
     run = trained(cache, tmp_path)
     with torch.inference_mode():
         logits = run.load_head()(as_rows(cache.features, np.asarray(cache.columns.label)).features)
-    expected = torch.softmax(logits / run.facts["temperature"], 1).numpy()
+    expected = torch.softmax(logits / run.temperature, 1).numpy()
     rows = run.predictions()
     assert [row["path"] for row in rows] == cache.columns.path
     found = np.array([[float(row["p_covid"]), float(row["p_normal"])] for row in rows])
@@ -81,7 +81,7 @@ def test_the_saved_head_gives_the_saved_probabilities(make_cache: MakeCache, tmp
 
 def test_the_threshold_decides_in_the_table_of_predictions(make_cache: MakeCache, tmp_path: Path) -> None:
     run = trained(make_cache(separation=0.2), tmp_path, target=TargetSpec(positive="covid", target_sensitivity=1.0))
-    threshold = run.facts["operating_point"]["threshold"]
+    threshold = run.operating_point.threshold
     for row in run.predictions():
         assert (row["prediction"] == "covid") == (float(row["p_covid"]) >= threshold)
     assert any(row["prediction"] == "covid" and float(row["p_covid"]) < 0.5 for row in run.predictions())
@@ -92,7 +92,7 @@ def test_history_has_a_line_an_epoch(run: Run) -> None:
         rows = list(csv.DictReader(file))
     assert [int(row["epoch"]) for row in rows] == [1, 2, 3]
     losses = [float(row["valid_loss"]) for row in rows]
-    assert run.facts["best_epoch"] == int(np.argmin(losses)) + 1
+    assert run.best_epoch == int(np.argmin(losses)) + 1
 
 
 def test_the_same_seed_writes_the_same_head(make_cache: MakeCache, tmp_path: Path) -> None:
@@ -214,6 +214,25 @@ def test_damaged_predictions_are_named(make_cache: MakeCache, tmp_path: Path, te
         file.write_text(damaged)
         with pytest.raises(RunError, match=r"predictions\.csv: damaged"):
             run.predictions()
+
+
+@pytest.mark.parametrize("column", ["path", "split", "label", "prediction", "p_covid"])
+def test_predictions_without_a_column_are_named(run: Run, column: str) -> None:
+    file = run.folder / "predictions.csv"
+    header, rows = file.read_text().split("\n", 1)
+    file.write_text(f"{header.replace(column, 'other')}\n{rows}")
+    with pytest.raises(RunError, match=rf"predictions\.csv: damaged(.|\n)*no column {column}"):
+        run.predictions()
+
+
+def test_a_run_without_newer_keys_is_read_with_their_defaults(run: Run) -> None:
+    file = run.folder / "run.json"
+    stored = json.loads(file.read_text())
+    newer = ("temperature", "operating_point", "ensemble", "reading", "audit")
+    file.write_text(json.dumps({**{key: value for key, value in stored.items() if key not in newer}, "later": 1}))
+    old = open_run(run.folder)
+    assert (old.temperature, *(getattr(old, key) for key in newer[1:])) == (1.0, None, None, None, None)
+    assert old.metrics == run.metrics
 
 
 def test_a_failed_training_leaves_no_folder(make_cache: MakeCache, tmp_path: Path) -> None:
@@ -394,7 +413,7 @@ def test_one_image_in_a_class_trains(make_cache: MakeCache, tmp_path: Path) -> N
     labels = [0] * 49 + [1] + [0] * 20
     run = trained(make_cache(split=[0] * 50 + [1] * 10 + [2] * 10, labels=labels), tmp_path)
     assert run.metrics["test"]["auc"] is None
-    assert "only" in run.facts["calibration"]["note"] or "fewer" in run.facts["calibration"]["note"]
+    assert "only" in run.calibration["note"] or "fewer" in run.calibration["note"]
 
 
 def test_half_precision_features_train(make_cache: MakeCache, tmp_path: Path) -> None:

@@ -91,8 +91,8 @@ def test_each_trial_reaches_what_its_head_alone_does_on_a_cache_of_its_pooling(
             caches[pooling], head, train, runs=tmp_path / "alone", name=str(trial.number), options=options
         )
         assert rows[trial.number]["pooling"] == pooling
-        assert trial.best_epoch == alone.facts["best_epoch"]
-        assert trial.metrics["loss"] == pytest.approx(alone.facts["calibration"]["before"]["valid"]["loss"], rel=1e-4)
+        assert trial.best_epoch == alone.best_epoch
+        assert trial.metrics["loss"] == pytest.approx(alone.calibration["before"]["valid"]["loss"], rel=1e-4)
     assert done.run is not None
     best = open_run(tmp_path / "alone" / str(done.combinations[0].best_trial.number))
     assert done.run.head_sha256 == best.head_sha256
@@ -112,7 +112,7 @@ def test_train_on_a_part_writes_what_it_writes_on_the_other_cache(
     assert part.head_sha256 == own.head_sha256
     assert part.metrics == own.metrics
     assert (part.feature_spec, part.dim) == (own.feature_spec, FINAL)
-    assert part.facts["feature_fingerprint"] == own.facts["feature_fingerprint"]
+    assert part.feature_spec.fingerprint == own.feature_spec.fingerprint
     assert part.cache["content_sha256"] == caches["multilevel"].content_sha256
 
 

@@ -298,4 +298,4 @@ def test_a_cache_without_a_split_is_divided_once_for_all_trials(make_cache: Make
     spec = SweepSpec(axes={"lr": (1e-3,), "hidden": ((8,),), "epochs": (2,)}, seeds=3, first_seed=4)
     result = run_sweep(make_cache(divided=False), spec, runs=tmp_path, name="s")
     assert result.run is not None
-    assert "seed 4" in result.run.facts["split"]["source"]
+    assert "seed 4" in result.run.split["source"]

@@ -105,7 +105,7 @@ def test_mlflow_holds_settings_epochs_final_figures_and_files(make_cache: MakeCa
         assert found.data.metrics[f"test/{name}"] == run.metrics["test"][name]
         assert found.data.metrics[f"valid/final_{name}"] == run.metrics["valid"][name]
     assert found.data.metrics["test/sensitivity/covid"] == run.metrics["test"]["classes"]["covid"]["sensitivity"]
-    assert found.data.metrics["threshold"] == run.facts["operating_point"]["threshold"]
+    assert found.data.metrics["threshold"] == run.operating_point.threshold
     history = epochs(run)
     for name in ("train_loss", "train_accuracy", "valid_loss", "valid_accuracy"):
         curve = connect(store).get_metric_history(found.info.run_id, name.replace("_", "/"))
@@ -329,7 +329,7 @@ def test_a_store_that_fails_is_a_warning_and_does_not_stop_the_training(
     done = xhead("train", "--epochs", "2", "--mlflow", f"sqlite:///{store}", "--tensorboard")
     assert done.exit_code == 0
     assert done.stderr.count("tracking in MLflow failed and stops here") == 1
-    assert newest().facts["epochs"] == 2
+    assert newest().epochs == 2
     assert len(scalars(Path("runs", "tensorboard", newest().name))["valid/loss"]) == 2
 
 

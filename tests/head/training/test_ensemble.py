@@ -103,10 +103,10 @@ def test_a_run_of_several_heads_is_an_ordinary_run(make_cache: MakeCache, tmp_pa
     cache = make_cache()
     run = train_run(cache, HeadSpec(hidden=(8, 4)), TRAIN, runs=tmp_path / "runs", options=TrainOptions(members=3))
     assert run.head_spec.hidden == (24, 12)
-    assert run.facts["ensemble"]["members"] == len(run.facts["ensemble"]["best_epochs"]) == 3
+    assert run.ensemble["members"] == len(run.ensemble["best_epochs"]) == 3
     with torch.inference_mode():
         logits = run.load_head()(torch.from_numpy(np.array(cache.features)))
-    probabilities = (logits / run.facts["temperature"]).softmax(1).numpy()
+    probabilities = (logits / run.temperature).softmax(1).numpy()
     written = [[float(row["p_covid"]), float(row["p_normal"])] for row in run.predictions()]
     assert np.array(written) == pytest.approx(probabilities, abs=1e-6)
     assert len(read_history(run)) == 3
@@ -130,7 +130,7 @@ def test_validation_images_have_no_part_in_training_several(make_cache: MakeCach
 def test_an_ensemble_of_one_is_a_single_head(make_cache: MakeCache, tmp_path: Path) -> None:
     cache = make_cache()
     run = train_run(cache, HeadSpec(hidden=(4,)), TRAIN, runs=tmp_path / "runs", options=TrainOptions(members=1))
-    assert run.facts["ensemble"] is None
+    assert run.ensemble is None
     assert run.head_spec.hidden == (4,)
 
 
