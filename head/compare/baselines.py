@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from xfeat.featurize.cache.reader import FeatureCache
 from xfeat.featurize.cache.rows import read_rows
 from xfeat.featurize.errors import MismatchError, RunError
-from xfeat.head.compare.answers import PredictedClasses
 from xfeat.head.compare.comparison import Entry
+from xfeat.head.compare.significance import PredictedClasses
 from xfeat.head.data.pooling import pooled
 from xfeat.head.evaluation.intervals import wilson_interval
 from xfeat.head.evaluation.metrics import mean_auc

@@ -12,8 +12,7 @@ import numpy as np
 
 from xfeat.featurize.cache.reader import FeatureCache
 from xfeat.featurize.errors import RunError, XfeatError
-from xfeat.head.compare.answers import PredictedClasses
-from xfeat.head.compare.significance import Difference, paired_difference
+from xfeat.head.compare.significance import Difference, PredictedClasses, paired_difference
 from xfeat.head.runs.reader import PROBABILITY_PREFIX, Run, no_runs_error, open_run, runs_in
 
 logger = logging.getLogger(__name__)

@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from xfeat.head.evaluation.intervals import Interval, grouped_interval
 
-if TYPE_CHECKING:
-    from xfeat.head.compare.answers import PredictedClasses
-
 SIGNIFICANCE = 0.05
 LARGER, CHANCE, NOT_COMPARABLE = "larger than chance", "may be chance", "not comparable"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictedClasses:
+    """True and predicted classes of the images of one split.
+
+    Attributes:
+        truth: path to true class.
+        predicted: path to most probable class.
+    """
+
+    truth: dict[str, str]
+    predicted: dict[str, str]
+
+    def correct(self, paths: Sequence[str]) -> NDArray[np.bool_]:
+        """Return for each path whether the prediction is correct."""
+        return np.array([self.predicted[path] == self.truth[path] for path in paths], dtype=bool)
 
 
 @dataclass(frozen=True, kw_only=True)

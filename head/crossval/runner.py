@@ -21,7 +21,7 @@ from xfeat.head.crossval.out_of_fold import OutOfFold
 from xfeat.head.crossval.training import Fold, FoldCheckpoints, FoldTraining, train_folds
 from xfeat.head.data.rows import plan_reading
 from xfeat.head.data.splits import check_classes, fewest_groups, group_keys
-from xfeat.head.runs.names import deterministic_name
+from xfeat.head.runs.resumable import deterministic_name
 from xfeat.head.specs import CrossvalSpec, HeadSpec, MemorySpec, TrainSpec
 from xfeat.head.training.ensemble import check_groups
 

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from xfeat.featurize.errors import BusyError
 from xfeat.featurize.system.locks import locked
 
 ELSEWHERE = "choose another place with --runs"
+
+
+def deterministic_name(identity: dict[str, Any], kind: str) -> str:
+    """Return a name that depends on ``identity`` alone, such as ``sweep-0123abcd``: the same call finds its folder."""
+    return f"{kind}-{hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]}"
 
 
 @contextmanager
@@ -38,11 +46,7 @@ def resumable_folder(folder: Path, what: str, *, keep_if: Callable[[], bool]) ->
                 keep = keep_if()
     finally:
         if not keep:  # after the lock is closed: Windows cannot delete open files
-            _remove(folder, made)
-
-
-def _remove(folder: Path, made: list[Path]) -> None:
-    shutil.rmtree(folder, ignore_errors=True)
-    for path in made:
-        with suppress(OSError):
-            path.rmdir()
+            shutil.rmtree(folder, ignore_errors=True)
+            for path in made:
+                with suppress(OSError):
+                    path.rmdir()

@@ -8,10 +8,8 @@ import hashlib
 import json
 import os
 import platform
-import re
 import secrets
 import shutil
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -21,25 +19,17 @@ from filelock import BaseFileLock, FileLock, Timeout
 
 from xfeat.featurize.errors import BusyError, RunError, XfeatError
 from xfeat.featurize.system.atomic import flush, output_error
-from xfeat.head.runs.reader import (
-    HEAD_FILE,
-    LATEST,
-    PREDICTIONS_FILE,
-    PROBABILITY_PREFIX,
-)
+from xfeat.head.runs.reader import HEAD_FILE, LATEST, PREDICTIONS_FILE, PROBABILITY_PREFIX
+from xfeat.head.runs.resumable import ELSEWHERE
 
 if TYPE_CHECKING:
     from torch import nn
 
     from xfeat.head.evaluation.predictions import Predictions
 
-_ELSEWHERE = "choose another place with --runs"
 _HOST = platform.node()
 # File systems allow 255 bytes; the names of locks, of a sweep's best trial and of this machine are appended.
 _MAX_NAME_BYTES = 150
-# Temporary folders of earlier versions, without a lock; they carry a process id, which is unique on one machine only.
-_WITHOUT_LOCK = re.compile(r"\..+\.\d+-[0-9a-f]{8}\.tmp")
-_ABANDONED_AFTER_S = 7 * 24 * 3600
 
 
 def checked_name(name: str) -> str:
@@ -78,25 +68,29 @@ class RunWriter:
     def __init__(self, runs: Path, name: str, *, latest: bool = True) -> None:
         self.target, self._latest = runs / checked_name(name), latest
         self._refuse_existing()
-        # Containers and machines may share a disk: the name is unique, and contains the machine its lock belongs to.
+        # Containers and machines may share a disk: the folder is unique, and its lock belongs to this machine.
         self.folder = runs / f".{name}.{_HOST}-{secrets.token_hex(4)}.tmp"
-        self._lock = FileLock(self.folder.with_suffix(".lock"))
-        self._name_lock = FileLock(runs / f".{name}.{_HOST}-name.lock", timeout=0)
+        self._lock = FileLock(runs / f".{name}.{_HOST}-name.lock", timeout=0)
         self._made = [folder for folder in (runs, *runs.parents) if not folder.exists()]
 
     def __enter__(self) -> RunWriter:
         try:
             self.target.parent.mkdir(parents=True, exist_ok=True)
             _remove_abandoned(self.target.parent)
-            self._take_name()
             self._lock.acquire()
+            self._refuse_existing()
             self.folder.mkdir()
-        except XfeatError:
-            self._clean_up()
-            raise
         except OSError as error:
             self._clean_up()
-            raise output_error(self.target, error, elsewhere=_ELSEWHERE) from error
+            if isinstance(error, XfeatError):
+                raise
+            if isinstance(error, Timeout):
+                raise BusyError(
+                    "another training is using this name",
+                    path=self.target,
+                    fix="choose another --name, or wait until it has finished",
+                ) from error
+            raise output_error(self.target, error, elsewhere=ELSEWHERE) from error
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
@@ -106,28 +100,17 @@ class RunWriter:
         except XfeatError:
             raise
         except OSError as problem:
-            raise output_error(self.target, problem, elsewhere=_ELSEWHERE) from problem
+            raise output_error(self.target, problem, elsewhere=ELSEWHERE) from problem
         finally:
             self._clean_up()
         if isinstance(error, OSError) and not isinstance(error, XfeatError):
-            raise output_error(self.target, error, elsewhere=_ELSEWHERE) from error
+            raise output_error(self.target, error, elsewhere=ELSEWHERE) from error
 
     def _refuse_existing(self) -> None:
         if self.target.exists():
             raise RunError(
                 "a run with this name already exists", path=self.target, fix="choose another --name, or delete it"
             )
-
-    def _take_name(self) -> None:
-        try:
-            self._name_lock.acquire()
-        except Timeout as error:
-            raise BusyError(
-                "another training is using this name",
-                path=self.target,
-                fix="choose another --name, or wait until it has finished",
-            ) from error
-        self._refuse_existing()
 
     def save_head(self, model: nn.Module) -> str:
         """Write the head's weights; return the file's SHA-256."""
@@ -168,43 +151,28 @@ class RunWriter:
 
     def _clean_up(self) -> None:
         """Remove unfinished files, and the folders created for them if they are empty."""
-        _remove(self.folder, self._lock)
-        if self._name_lock.is_locked:
-            _remove(self.folder, self._name_lock)
+        shutil.rmtree(self.folder, ignore_errors=True)
+        if self._lock.is_locked:
+            _remove(self._lock)
         for folder in self._made:
             with suppress(OSError):
                 folder.rmdir()
 
 
 def _remove_abandoned(runs: Path) -> None:
-    """Remove the temporary folders of killed trainings on this machine, whose locks the system has released.
-
-    Folders of earlier versions, which had no locks, are removed after a week without changes.
-    """
-    for file in runs.glob(f".*.{glob.escape(_HOST)}-*.lock"):
+    """Remove the temporary folders of killed trainings on this machine, whose locks the system has released."""
+    for file in runs.glob(f".*.{glob.escape(_HOST)}-name.lock"):
         lock = FileLock(file, timeout=0)
-        try:
+        with suppress(OSError):  # locked by a running training
             lock.acquire()
-        except OSError:  # locked by a running training
-            continue
-        _remove(file.with_suffix(".tmp"), lock)
-    for folder in runs.glob(".*.tmp"):
-        if _WITHOUT_LOCK.fullmatch(folder.name) and not folder.with_suffix(".lock").exists() and _untouched(folder):
-            shutil.rmtree(folder, ignore_errors=True)
+            for folder in runs.glob(f"{glob.escape(file.stem.removesuffix('name'))}????????.tmp"):
+                shutil.rmtree(folder, ignore_errors=True)
+            _remove(lock)
 
 
-def _untouched(folder: Path) -> bool:
-    try:
-        last = max(path.stat().st_mtime for path in (folder, *folder.iterdir()))
-    except OSError:  # a file, or removed in the meantime
-        return False
-    return time.time() - last > _ABANDONED_AFTER_S
-
-
-def _remove(folder: Path, lock: BaseFileLock) -> None:
-    shutil.rmtree(folder, ignore_errors=True)
+def _remove(lock: BaseFileLock) -> None:
     lock.release()
-    with suppress(OSError):
+    with suppress(OSError):  # another training may be waiting to use it
         Path(lock.lock_file).unlink()
 
 

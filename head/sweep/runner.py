@@ -24,8 +24,8 @@ from xfeat.head.data.rows import AnyRows, Rows, labelled_blocks
 from xfeat.head.data.splits import split_rows
 from xfeat.head.evaluation.metrics import classification_metrics
 from xfeat.head.evaluation.predictions import softmax
-from xfeat.head.runs.names import deterministic_name
 from xfeat.head.runs.reader import RUN_FILE, Run, open_run
+from xfeat.head.runs.resumable import deterministic_name
 from xfeat.head.runs.writer import checked_name
 from xfeat.head.specs import MemorySpec
 from xfeat.head.sweep.ranking import COMPLETE, INTERRUPTED, TIME_IS_UP, SweepResult, rank_combinations

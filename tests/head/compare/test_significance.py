@@ -6,8 +6,7 @@ from math import comb
 
 import pytest
 
-from xfeat.head.compare.answers import PredictedClasses
-from xfeat.head.compare.significance import Difference, mcnemar, paired_difference
+from xfeat.head.compare.significance import Difference, PredictedClasses, mcnemar, paired_difference
 
 
 def answers(right: list[bool], prefix: str = "") -> PredictedClasses:

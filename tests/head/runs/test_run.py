@@ -8,7 +8,6 @@ import os
 import stat
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -362,7 +361,7 @@ def test_what_a_killed_training_left_goes_with_the_next_and_a_living_one_is_let_
         elsewhere = tmp_path / "runs" / ".a.another-machine-0123abcd.tmp"
         elsewhere.mkdir()
         elsewhere.with_suffix(".lock").touch()
-        assert len(list((tmp_path / "runs").glob(".killed.*"))) == 3  # and the lock of its name
+        assert len(list((tmp_path / "runs").glob(".killed.*"))) == 2  # and the lock of its name
         trained(cache, tmp_path)
         assert not list((tmp_path / "runs").glob(".killed.*"))
         [unfinished] = (tmp_path / "runs").glob(".living.*.tmp")
@@ -386,19 +385,6 @@ def test_a_name_that_no_file_system_takes_is_refused(make_cache: MakeCache, tmp_
     with pytest.raises(RunError, match="the name of the run is too long"):
         trained(make_cache(), tmp_path, "é" * 76)
     trained(make_cache(), tmp_path, "é" * 75)
-
-
-def test_what_trainings_without_locks_left_goes_after_a_week(make_cache: MakeCache, tmp_path: Path) -> None:
-    """Earlier versions named the folder by the number of the process alone."""
-    old, new, other = (tmp_path / "runs" / name for name in (".a.123-0123abcd.tmp", ".a.45-0123abcd.tmp", ".mine.tmp"))
-    for folder in (old, new, other):
-        folder.mkdir(parents=True)
-        (folder / "history.csv").write_text("half")
-        age_s = 0 if folder == new else 8 * 24 * 3600
-        for path in (folder / "history.csv", folder):
-            os.utime(path, (time.time() - age_s,) * 2)
-    trained(make_cache(), tmp_path)
-    assert {path.name for path in (tmp_path / "runs").iterdir()} == {"first", "latest", new.name, other.name}
 
 
 def test_a_cache_written_into_between_opening_and_training_is_named(make_cache: MakeCache, tmp_path: Path) -> None:
