@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Any, Self
 
 import numpy as np
@@ -154,20 +155,11 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return logits
 
     def _specs(self) -> tuple[HeadSpec, TrainSpec]:
-        head = HeadSpec(hidden=tuple(self.hidden), dropout=self.dropout, feature_dropout=self.feature_dropout)
-        train = TrainSpec(
-            epochs=self.epochs,
-            lr=self.lr,
-            batch_size=self.batch_size,
-            weight_decay=self.weight_decay,
-            label_smoothing=self.label_smoothing,
-            focal_gamma=self.focal_gamma,
-            schedule=self.schedule,
-            patience=self.patience,
-            average=self.average,
-            seed=_seed(self.random_state),
-        )
-        return head, train
+        settings = {**vars(self), "hidden": tuple(self.hidden), "seed": _seed(self.random_state)}
+        head = {field.name: settings[field.name] for field in fields(HeadSpec)}
+        # class weights may be a dict here, which TrainSpec has no form for
+        train = {field.name: settings[field.name] for field in fields(TrainSpec) if field.name != "class_weight"}
+        return HeadSpec(**head), TrainSpec(**train)
 
     def _divide(self, codes: NDArray[np.integer], seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return training and validation rows; no validation rows if a class is too rare to be in both."""

@@ -70,30 +70,17 @@ class TrainSpec(Spec):
         require(self.epochs >= 1, "too few epochs", expected="1 or more", found=self.epochs)
         require(0 < self.lr < math.inf, "learning rate must be positive", expected="> 0", found=self.lr)
         require(self.batch_size >= 2, "BatchNorm needs two rows per batch", expected="2 or more", found=self.batch_size)
+        require(0 <= self.seed < 2**32, "seed out of range", expected="0 to 4294967295", found=self.seed)
+        require(self.patience >= 0, "negative patience", expected="0 or more", found=self.patience)
         for name in ("weight_decay", "focal_gamma"):
             value = getattr(self, name)
             require(0 <= value < math.inf, f"{name} out of range", expected="0 or more, and finite", found=value)
-        require(0 <= self.seed < 2**32, "seed out of range", expected="0 to 4294967295", found=self.seed)
-        require(
-            0 <= self.label_smoothing < 1,
-            "label smoothing out of range",
-            expected="0 ≤ label_smoothing < 1",
-            found=self.label_smoothing,
-        )
-        require(self.patience >= 0, "negative patience", expected="0 or more", found=self.patience)
-        require(0 <= self.average < 1, "average out of range", expected="0 ≤ average < 1", found=self.average)
-        require(
-            self.schedule in SCHEDULES,
-            "unknown schedule",
-            expected=" or ".join(SCHEDULES),
-            found=self.schedule,
-        )
-        require(
-            self.class_weight in CLASS_WEIGHTS,
-            "unknown class weight",
-            expected=" or ".join(CLASS_WEIGHTS),
-            found=self.class_weight,
-        )
+        for name in ("label_smoothing", "average"):
+            value = getattr(self, name)
+            require(0 <= value < 1, f"{name} out of range", expected=f"0 ≤ {name} < 1", found=value)
+        for name, known in (("schedule", SCHEDULES), ("class_weight", CLASS_WEIGHTS)):
+            value = getattr(self, name)
+            require(value in known, f"unknown {name}", expected=" or ".join(known), found=value)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
-
-import matplotlib
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from xfeat.featurize.errors import RunError
 from xfeat.head.compare.comparison import Comparison, Entry
 from xfeat.head.compare.significance import LARGER
 from xfeat.head.compare.table import AGAINST_FIRST, COLUMNS, difference_cells, notes, setting_text
-from xfeat.head.reports.plots import COLOURS, STYLE, label_axes, svg_text
+from xfeat.head.reports.plots import COLOURS, overlaid_curves
 from xfeat.head.reports.run_report import page_template
 from xfeat.head.runs.reader import read_history
 from xfeat.head.training.history import EpochRecord
@@ -38,11 +34,12 @@ def render_comparison(comparison: Comparison) -> str:
         drawn=len(histories),
         legend=list(zip(histories, COLOURS, strict=False)),
         left_out=sum(entry.run is not None for entry in comparison.entries) - len(drawn),
-        figures=[overlaid_curves(histories, part, quantity) for quantity in ("loss", "accuracy") for part in _PARTS],
+        figures=[
+            overlaid_curves(list(histories.values()), part, quantity)
+            for quantity in ("loss", "accuracy")
+            for part in ("train", "valid")
+        ],
     )
-
-
-_PARTS = ("train", "valid")
 
 
 def _histories(entries: Sequence[Entry]) -> dict[str, list[EpochRecord]]:
@@ -53,26 +50,6 @@ def _histories(entries: Sequence[Entry]) -> dict[str, list[EpochRecord]]:
         except RunError as error:
             logger.warning("curves not drawn: %s", error)
     return histories
-
-
-def overlaid_curves(histories: Mapping[str, Sequence[EpochRecord]], part: str, quantity: str) -> str:
-    """Draw one quantity of several runs per epoch, as SVG; the legend is part of the page.
-
-    Args:
-        histories: name of a run to its epochs; at most as many as :data:`xfeat.head.reports.plots.COLOURS`.
-        part: ``train`` or ``valid``.
-        quantity: ``loss`` or ``accuracy``.
-    """
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(5.2, 3.6), layout="constrained")
-        axes = figure.add_subplot()
-        for colour, history in zip(COLOURS, histories.values(), strict=False):
-            values = [getattr(record, f"{part}_{quantity}") for record in history]
-            epochs = [record.epoch for record in history]
-            axes.plot(epochs, values, marker="o", markersize=3, color=colour)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        label_axes(axes, "epoch", f"{part} {quantity}")
-        return svg_text(figure, f"{part} {quantity} of each run")
 
 
 def _row(comparison: Comparison, place: int) -> dict[str, Any]:

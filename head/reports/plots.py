@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import matplotlib
@@ -22,8 +23,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F
 _SIZE = (4.2, 3.4)  # inches: two side by side on a desktop, one below the other on a phone
 # Left, bottom, width and height of the axes. An automatic layout would draw every figure twice.
 _AXES_BOX = (0.14, 0.14, 0.83, 0.83)
-# For matplotlib.rc_context: the style of all figures.
-STYLE: Any = {
+_STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "xfeat",
     "text.parse_math": False,  # a class may be called a$b
@@ -41,27 +41,36 @@ Probabilities = NDArray[np.floating]
 
 def training_curve(history: Sequence[EpochRecord], best_epoch: int, quantity: str) -> str:
     """Draw ``loss`` or ``accuracy`` per epoch, with the best epoch marked."""
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=_SIZE)
-        axes = figure.add_axes(_AXES_BOX)
-        epochs = [record.epoch for record in history]
+    with _new_axes() as axes:
         for colour, part in zip(COLOURS, ("train", "valid"), strict=False):
-            values = [getattr(record, f"{part}_{quantity}") for record in history]
-            axes.plot(epochs, values, marker="o", markersize=3, color=colour, label=part)
+            _draw_epochs(axes, history, f"{part}_{quantity}", colour, part)
         axes.axvline(best_epoch, color="#888", linestyle=":", label=f"best epoch: {best_epoch}")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        label_axes(axes, "epoch", quantity, legend=True)
-        return svg_text(figure, f"{quantity} per epoch")
+        return _labelled(axes, f"{quantity} per epoch", "epoch", quantity)
+
+
+def overlaid_curves(histories: Sequence[Sequence[EpochRecord]], part: str, quantity: str) -> str:
+    """Draw ``loss`` or ``accuracy`` of one part per epoch for several runs, at most as many as :data:`COLOURS`."""
+    with _new_axes() as axes:
+        for colour, history in zip(COLOURS, histories, strict=False):
+            _draw_epochs(axes, history, f"{part}_{quantity}", colour)
+        return _labelled(axes, f"{part} {quantity} of each run", "epoch", f"{part} {quantity}")
+
+
+def _draw_epochs(
+    axes: Axes, history: Sequence[EpochRecord], column: str, colour: str, label: str | None = None
+) -> None:
+    values = [getattr(record, column) for record in history]
+    axes.plot([record.epoch for record in history], values, marker="o", markersize=3, color=colour, label=label)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
 def confusion_matrix_plot(matrix: Sequence[Sequence[int]], class_names: Sequence[str]) -> str:
     """Draw a confusion matrix, shaded by the proportion of each true class."""
     counts = np.asarray(matrix)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    with matplotlib.rc_context({**STYLE, "axes.grid": False}):
-        side = 2.2 + 0.6 * len(class_names)
-        figure = Figure(figsize=(side + 0.2, side))
-        axes = figure.add_axes((0.18, 0.16, 0.8, 0.82))
+    side = 2.2 + 0.6 * len(class_names)
+    with _new_axes((side + 0.2, side), (0.18, 0.16, 0.8, 0.82)) as axes:
+        axes.grid(visible=False)
         axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
         for row, column in np.ndindex(*counts.shape):
             colour = "white" if shares[row, column] > 0.5 else "black"
@@ -69,39 +78,32 @@ def confusion_matrix_plot(matrix: Sequence[Sequence[int]], class_names: Sequence
             axes.text(column, row, text, ha="center", va="center", color=colour)
         axes.set_xticks(range(len(class_names)), class_names)
         axes.set_yticks(range(len(class_names)), class_names, rotation=90, va="center")
-        label_axes(axes, "predicted", "true")
-        return svg_text(figure, "confusion matrix")
+        return _labelled(axes, "confusion matrix", "predicted", "true")
 
 
 def roc_curves(labels: Labels, probabilities: Probabilities, class_names: Sequence[str]) -> str:
     """Draw one-vs-rest ROC curves; absent classes are left out."""
     from sklearn.metrics import roc_auc_score, roc_curve
 
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=_SIZE)
-        axes = figure.add_axes(_AXES_BOX)
+    with _new_axes() as axes:
         axes.plot([0, 1], [0, 1], color="#888", linestyle=":", label="chance")
         for name, colour, positive, scores in _present(labels, probabilities, class_names):
             false_rate, true_rate, _ = roc_curve(positive, scores)
             axes.plot(false_rate, true_rate, color=colour, label=f"{name}, AUC {roc_auc_score(positive, scores):.3f}")
-        label_axes(axes, "1 − specificity", "sensitivity", legend=True)
-        return svg_text(figure, "ROC curves")
+        return _labelled(axes, "ROC curves", "1 − specificity", "sensitivity")
 
 
 def precision_recall_curves(labels: Labels, probabilities: Probabilities, class_names: Sequence[str]) -> str:
     """Draw one-vs-rest precision-recall curves; absent classes are left out."""
     from sklearn.metrics import average_precision_score, precision_recall_curve
 
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=_SIZE)
-        axes = figure.add_axes(_AXES_BOX)
+    with _new_axes() as axes:
         for name, colour, positive, scores in _present(labels, probabilities, class_names):
             precision, recall, _ = precision_recall_curve(positive, scores)
             average = average_precision_score(positive, scores)
             axes.plot(recall, precision, color=colour, label=f"{name}, AP {average:.3f}")
         axes.set_ylim(0, 1.03)
-        label_axes(axes, "sensitivity (recall)", "PPV (precision)", legend=True)
-        return svg_text(figure, "precision-recall curves")
+        return _labelled(axes, "precision-recall curves", "sensitivity (recall)", "PPV (precision)")
 
 
 def _present(
@@ -110,7 +112,7 @@ def _present(
     for code, name in enumerate(class_names):
         positive = labels == code
         if positive.any() and not positive.all():
-            yield legend_label(name), COLOURS[code % len(COLOURS)], positive, probabilities[:, code]
+            yield _legend_label(name), COLOURS[code % len(COLOURS)], positive, probabilities[:, code]
 
 
 def reliability_diagram(
@@ -121,9 +123,7 @@ def reliability_diagram(
     The probabilities before calibration, if given, are a thin line of the same colour.
     """
     bins = int(np.clip(len(labels) // 10, 2, 10))
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=_SIZE)
-        axes = figure.add_axes(_AXES_BOX)
+    with _new_axes() as axes:
         axes.plot([0, 1], [0, 1], color="#888", linestyle=":", label="calibrated")
         for code, name in enumerate(class_names):
             colour = COLOURS[code % len(COLOURS)]
@@ -132,18 +132,14 @@ def reliability_diagram(
                 label = "before calibration" if code == 0 else None
                 axes.plot(mean, share, color=colour, linewidth=0.8, linestyle="--", alpha=0.7, label=label)
             mean, share = _reliability(labels == code, probabilities[:, code], bins)
-            axes.plot(mean, share, marker="o", markersize=3, color=colour, label=legend_label(name))
-        label_axes(axes, "predicted probability", "observed frequency", legend=True)
-        return svg_text(figure, "reliability diagram")
+            axes.plot(mean, share, marker="o", markersize=3, color=colour, label=_legend_label(name))
+        return _labelled(axes, "reliability diagram", "predicted probability", "observed frequency")
 
 
 def fold_accuracies(divisions: Mapping[str, Sequence[float]]) -> str:
     """Draw the accuracy of each fold as a point and their mean as a line, for patient- and image-level folds."""
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(_SIZE[0], 0.9 + 0.7 * len(divisions)))
-        axes = figure.add_axes(
-            (0.24, 0.4 / (0.9 + 0.7 * len(divisions)) + 0.1, 0.73, 0.75 - 0.3 / (0.9 + 0.7 * len(divisions)))
-        )
+    height = 0.9 + 0.7 * len(divisions)
+    with _new_axes((_SIZE[0], height), (0.24, 0.4 / height + 0.1, 0.73, 0.75 - 0.3 / height)) as axes:
         for place, (colour, accuracies) in enumerate(zip(COLOURS, divisions.values(), strict=False)):
             # side by side, so that equal folds do not hide each other
             spread = place + np.linspace(-0.15, 0.15, len(accuracies))
@@ -151,8 +147,7 @@ def fold_accuracies(divisions: Mapping[str, Sequence[float]]) -> str:
             axes.vlines(float(np.mean(accuracies)), place - 0.32, place + 0.32, color=colour, linewidth=2)
         axes.set_yticks(range(len(divisions)), list(divisions))
         axes.set_ylim(len(divisions) - 0.4, -0.6)
-        label_axes(axes, "accuracy of each fold, and their mean", "")
-        return svg_text(figure, "accuracy of each fold")
+        return _labelled(axes, "accuracy of each fold", "accuracy of each fold, and their mean", "")
 
 
 def _reliability(positive: NDArray[np.bool_], scores: Probabilities, bins: int) -> tuple[Any, Any]:
@@ -162,26 +157,37 @@ def _reliability(positive: NDArray[np.bool_], scores: Probabilities, bins: int) 
     return mean, share
 
 
-def legend_label(name: str) -> str:
+def _legend_label(name: str) -> str:
     """Return a label that a legend shows: matplotlib hides labels that start with an underscore."""
     return f" {name}" if name.startswith("_") else name
 
 
-def label_axes(axes: Axes, x: str, y: str, *, legend: bool = False) -> None:
-    """Label both axes, and draw the legend if wanted and not empty."""
+@contextmanager
+def _new_axes(size: tuple[float, float] = _SIZE, box: tuple[float, float, float, float] = _AXES_BOX) -> Iterator[Axes]:
+    """Yield the axes of a new figure; what the body draws has the style of all figures."""
+    with matplotlib.rc_context(_STYLE):
+        yield Figure(figsize=size).add_axes(box)
+
+
+def _labelled(axes: Axes, title: str, x: str, y: str) -> str:
+    """Label both axes, draw the legend if it is not empty, and return the figure as an SVG element for a page.
+
+    Args:
+        axes: from :func:`_new_axes`.
+        title: the text for screen readers.
+        x: label of the horizontal axis.
+        y: label of the vertical axis.
+    """
     axes.set_xlabel(x)
     axes.set_ylabel(y)
-    if legend and axes.get_legend_handles_labels()[0]:
+    if axes.get_legend_handles_labels()[0]:
         axes.legend(frameon=False, fontsize=9)
-
-
-def svg_text(figure: Figure, title: str) -> str:
-    """Return a figure as an SVG element for a page; ``title`` is the text for screen readers."""
     buffer = io.StringIO()
     with warnings.catch_warnings():
         # The browser renders the text, so glyphs missing from matplotlib's font do not matter.
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
-        figure.savefig(buffer, format="svg", metadata={"Date": None, "Title": title}, transparent=True)
+        metadata = {"Date": None, "Title": title}
+        axes.get_figure(root=True).savefig(buffer, format="svg", metadata=metadata, transparent=True)
     text = buffer.getvalue()
     # Embedded in a page: no XML prologue, and a label for screen readers.
     return text[text.index("<svg") :].replace("<svg ", f'<svg role="img" aria-label="{title}" ', 1)
