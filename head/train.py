@@ -30,12 +30,12 @@ from xfeat.head.runs.reader import (
     HISTORY_FILE,
     REPORT_FILE,
     RUN_FILE,
-    CacheOrigin,
     Members,
     Run,
     SplitOrigin,
     new_run_name,
     open_run,
+    origin_of,
 )
 from xfeat.head.runs.writer import RunWriter, save_predictions
 from xfeat.head.specs import HeadSpec, MemorySpec, TargetSpec, TrainSpec
@@ -123,12 +123,7 @@ def train_run(
             train_spec=train_spec,
             class_names=cache.class_names,
             dim=int(cache.features.shape[-1]),
-            cache=CacheOrigin(
-                path=str(cache.path.resolve()),
-                content_sha256=cache.content_sha256,
-                data_root=cache.data_root,
-                weights_path=cache.weights_path,
-            ),
+            cache=origin_of(cache),
             split=SplitOrigin(source=split.source, images={part: len(rows) for part, rows in split.rows.items()}),
             epochs=len(fitted.history),
             best_epoch=fitted.best_epoch,
@@ -175,20 +170,15 @@ def _fit(
     reading: Reading,
     options: TrainOptions,
 ) -> FittedHead:
-    """Train one head or an ensemble."""
-    is_ensemble = options.members > 1
-    shares = _shares(cache, split, train_spec, options.members) if is_ensemble else []
+    classes, progress, rows = len(cache.class_names), options.progress, split.rows["train"]
+    shares: list[Share] = []
+    if options.members > 1:
+        labels, groups = np.asarray(cache.columns.label)[rows], group_keys(cache)[rows]
+        shares = shares_of(labels, groups, options.members, seed=train_spec.seed, path=cache.path)
     train, valid = (reading.load(cache, split.rows[part]) for part in ("train", "valid"))
-    classes, progress = len(cache.class_names), options.progress
-    if is_ensemble:
+    if shares:
         return fit_ensemble(head_spec, train_spec, shares, train, classes=classes, progress=progress)
     return fit_head(head_spec, train_spec, train, valid, classes=classes, progress=progress)
-
-
-def _shares(cache: FeatureCache, split: Split, train_spec: TrainSpec, members: int) -> list[Share]:
-    rows = split.rows["train"]
-    labels, groups = np.asarray(cache.columns.label)[rows], group_keys(cache)[rows]
-    return shares_of(labels, groups, members, seed=train_spec.seed, path=cache.path)
 
 
 def _predict(fitted: FittedHead, cache: FeatureCache, split: Split, *, views_averaged: bool = False) -> Predictions:

@@ -45,8 +45,7 @@ def compare(
     Runs without predictions come last and are not compared.
     """
     from xfeat.head.compare.comparison import as_entries, common_part, compare_entries, find_runs
-    from xfeat.head.compare.table import as_csv, as_json
-    from xfeat.head.compare.terminal import comparison_text
+    from xfeat.head.compare.table import as_csv, as_json, comparison_text
     from xfeat.head.runs.reader import open_run
 
     found = [open_run(_folder(folder, runs)) for folder in folders] if folders else find_runs(runs)

@@ -1,28 +1,34 @@
-"""The folder of a cross-validation, and its page. Rendering the page imports no torch."""
+"""The files of a cross-validation: JSON, predictions and the page. Imports no torch."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import errno
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xfeat.featurize.cache.columns import Skipped
 from xfeat.featurize.specs import FeatureSpec
+from xfeat.featurize.system.atomic import output_error, replacing
 from xfeat.featurize.system.versions import library_versions
 from xfeat.head.crossval.out_of_fold import OutOfFold
 from xfeat.head.reports.formatting import points
 from xfeat.head.reports.mistakes import worst_mistakes
 from xfeat.head.reports.run_report import few_images_caution, page_template, skipped_caution
 from xfeat.head.reports.worker import call_here
-from xfeat.head.runs.reader import PREDICTIONS_FILE, REPORT_FILE
+from xfeat.head.runs.reader import PREDICTIONS_FILE, PROBABILITY_PREFIX, REPORT_FILE, origin_of
+from xfeat.head.runs.writer import RunWriter, write_table
 
 if TYPE_CHECKING:
     from xfeat.head.crossval.runner import CrossValidation
-    from xfeat.head.runs.writer import RunWriter
 
 FORMAT = "xfeat.crossval"
 SCHEMA_VERSION = 1
 CROSSVAL_FILE = "crossval.json"
+_ELSEWHERE = "choose another place with --predictions"
 
 
 def save_crossval(
@@ -40,8 +46,6 @@ def save_crossval(
     Returns:
         The content of crossval.json.
     """
-    from xfeat.head.crossval.table import out_of_fold_table
-
     cache = result.cache
     facts = {
         "format": FORMAT,
@@ -51,11 +55,7 @@ def save_crossval(
         **figures,
         "feature_spec": cache.spec.to_dict(),
         "dim": int(cache.features.shape[-1]),
-        "cache": {
-            "path": str(cache.path.resolve()),
-            "content_sha256": cache.content_sha256,
-            "data_root": cache.data_root,
-        },
+        "cache": origin_of(cache),
         "versions": library_versions(),
     }
     writer.save_json(CROSSVAL_FILE, facts)
@@ -63,6 +63,46 @@ def save_crossval(
     paths = [cache.columns.path[row] for row in result.rows.tolist()]
     writer.save_text(REPORT_FILE, call(render_crossval, facts, result.main, paths, cache.skipped))
     return facts
+
+
+def check_writable(path: Path) -> None:
+    """Check that a file can be written, without creating it.
+
+    Raises:
+        OutputError: if it cannot be written.
+    """
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        folder = next(parent for parent in path.absolute().parents if parent.exists())
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise output_error(path, error, elsewhere=_ELSEWHERE) from error
+
+
+def out_of_fold_table(result: CrossValidation) -> tuple[list[str], Iterator[list[Any]]]:
+    """Return the columns, and one line per image and seed."""
+    probabilities = [PROBABILITY_PREFIX + name for name in result.cache.class_names]
+    return ["path", "group", "seed", "fold", "label", "prediction", *probabilities], _lines(result)
+
+
+def _lines(result: CrossValidation) -> Iterator[list[Any]]:
+    names, columns, main = result.cache.class_names, result.cache.columns, result.main
+    for seed, (fold, probabilities) in enumerate(zip(main.fold, main.probabilities, strict=True)):
+        for place, row in enumerate(result.rows.tolist()):
+            p = probabilities[place]
+            facts = [columns.path[row], columns.group[row], seed, fold[place], names[main.labels[place]]]
+            yield [*facts, names[p.argmax()], *(str(value) for value in p)]
+
+
+def save_out_of_fold(result: CrossValidation, path: Path) -> None:
+    """Write the out-of-fold predictions as CSV.
+
+    Raises:
+        OutputError: if it cannot be written.
+    """
+    with replacing(path, elsewhere=_ELSEWHERE) as partial:
+        write_table(partial, *out_of_fold_table(result))
 
 
 def render_crossval(facts: dict[str, Any], main: OutOfFold, paths: list[str], skipped: Sequence[Skipped]) -> str:

@@ -11,9 +11,8 @@ from typing import Any
 from xfeat.featurize.audit.stored import audit_of
 from xfeat.featurize.cache.reader import FeatureCache
 from xfeat.head.crossval.baselines import check_memory, cross_validate_baselines
-from xfeat.head.crossval.report import save_crossval
+from xfeat.head.crossval.report import check_writable, save_crossval, save_out_of_fold
 from xfeat.head.crossval.runner import FoldProgress, checkpoint_folder, cross_validate
-from xfeat.head.crossval.table import check_writable, save_out_of_fold
 from xfeat.head.crossval.training import fold_checkpoints
 from xfeat.head.reports.worker import call_here
 from xfeat.head.runs.reader import new_run_name

@@ -126,20 +126,18 @@ def fold_checkpoints(folder: Path) -> Iterator[FoldCheckpoints]:
     with resumable_folder(folder, "cross-validation", keep_if=lambda: bool(_checkpoints_in(folder))):
         try:
             yield FoldCheckpoints(folder)
-        except KeyboardInterrupt as stop:
-            if count := len(_checkpoints_in(folder)):
+        except (DivergedError, CacheError):  # the next attempt has another cache or other settings
+            _clear(folder)
+            raise
+        except (Exception, KeyboardInterrupt) as error:
+            if not (count := len(_checkpoints_in(folder))):
+                raise
+            if isinstance(error, KeyboardInterrupt):
                 raise Interrupted(
                     f"stopped: {count} finished folds are stored in {folder}",
                     fix="run the same command again to resume",
-                ) from stop
-            raise
-        except Exception as error:
-            if isinstance(error, DivergedError | CacheError):  # the next attempt has another cache or other settings
-                _clear(folder)
-            elif count := len(_checkpoints_in(folder)):
-                logger.warning(
-                    "%d finished folds are stored in %s: run the same command again to resume", count, folder
-                )
+                ) from error
+            logger.warning("%d finished folds are stored in %s: run the same command again to resume", count, folder)
             raise
         _clear(folder)
 

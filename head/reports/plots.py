@@ -182,12 +182,13 @@ def _labelled(axes: Axes, title: str, x: str, y: str) -> str:
     axes.set_ylabel(y)
     if axes.get_legend_handles_labels()[0]:
         axes.legend(frameon=False, fontsize=9)
-    buffer = io.StringIO()
+    buffer, figure = io.StringIO(), axes.get_figure(root=True)
+    assert figure is not None
     with warnings.catch_warnings():
         # The browser renders the text, so glyphs missing from matplotlib's font do not matter.
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
         metadata = {"Date": None, "Title": title}
-        axes.get_figure(root=True).savefig(buffer, format="svg", metadata=metadata, transparent=True)
+        figure.savefig(buffer, format="svg", metadata=metadata, transparent=True)
     text = buffer.getvalue()
     # Embedded in a page: no XML prologue, and a label for screen readers.
     return text[text.index("<svg") :].replace("<svg ", f'<svg role="img" aria-label="{title}" ', 1)

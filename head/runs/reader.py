@@ -23,6 +23,8 @@ from xfeat.head.training.history import EpochRecord
 if TYPE_CHECKING:
     from torch import nn
 
+    from xfeat.featurize.cache.reader import FeatureCache
+
 FORMAT = "xfeat.run"
 SCHEMA_VERSION = 1
 LATEST = "latest"
@@ -45,6 +47,16 @@ class CacheOrigin(TypedDict):
     content_sha256: str
     data_root: str
     weights_path: str
+
+
+def origin_of(cache: FeatureCache) -> CacheOrigin:
+    """Describe a cache, as run.json and crossval.json store it."""
+    return CacheOrigin(
+        path=str(cache.path.resolve()),
+        content_sha256=cache.content_sha256,
+        data_root=cache.data_root,
+        weights_path=cache.weights_path,
+    )
 
 
 class SplitOrigin(TypedDict):

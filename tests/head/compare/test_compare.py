@@ -27,8 +27,7 @@ from xfeat.head.cli.compare import _SORTS
 from xfeat.head.compare.baselines import LOGISTIC, PENALTIES, SVM, fit_baselines
 from xfeat.head.compare.comparison import SORTS, as_entries, common_part, compare_entries, find_runs
 from xfeat.head.compare.page import MAX_CURVES, render_comparison
-from xfeat.head.compare.table import notes
-from xfeat.head.compare.terminal import fitting_table
+from xfeat.head.compare.table import fitting_table, notes
 from xfeat.head.runs.reader import Run, read_history
 from xfeat.head.specs import HeadSpec, TrainSpec
 from xfeat.head.train import TrainOptions, train_run

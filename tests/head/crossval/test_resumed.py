@@ -22,8 +22,8 @@ from xfeat.featurize.errors import BusyError, CacheError, DataError, DivergedErr
 from xfeat.head.batched.scheduler import Task, fit_tasks
 from xfeat.head.cli import main
 from xfeat.head.crossval import training
+from xfeat.head.crossval.report import check_writable
 from xfeat.head.crossval.runner import checkpoint_folder, cross_validate
-from xfeat.head.crossval.table import check_writable
 from xfeat.head.crossval.training import fold_checkpoints
 from xfeat.head.runs.resumable import resumable_folder
 from xfeat.head.specs import CrossvalSpec, HeadSpec, MemorySpec, TrainSpec
