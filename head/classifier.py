@@ -29,18 +29,9 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     """BatchNorm, Linear and ReLU layers, trained with Adam; the defaults are the tutorial's.
 
     Args:
-        hidden: widths of the hidden layers; empty for a linear head.
-        dropout: before the last layer.
-        feature_dropout: before the first layer.
-        epochs: maximum number of passes over the training rows.
-        lr: Adam's learning rate.
-        batch_size: rows per step.
-        weight_decay: Adam's L2 penalty.
-        label_smoothing: part of the target that is spread evenly over all classes.
-        focal_gamma: exponent of the focal loss; 0 is cross entropy.
-        schedule: ``constant`` or ``cosine``.
-        patience: stop after this number of epochs without a lower validation loss; 0 never stops early.
-        average: decay per step of a moving average of the weights; 0 is off.
+        hidden, dropout, feature_dropout: the layers, as in :class:`xfeat.head.specs.HeadSpec`.
+        epochs, lr, batch_size, weight_decay, label_smoothing, focal_gamma, schedule, patience, average: the
+            optimisation, as in :class:`xfeat.head.specs.TrainSpec`.
         class_weight: ``None``, ``balanced``, or a dict of class to weight.
         validation_fraction: fraction of the rows given to ``fit`` that is held out, stratified, to choose the epoch;
             with 0, or too few rows to hold out, the last epoch is used.

@@ -79,15 +79,7 @@ def train_run(
     name: str | None = None,
     options: TrainOptions = TrainOptions(),
 ) -> Run:
-    """Train a head on a cache and write its run folder, whole or not at all.
-
-    Args:
-        cache: the features.
-        head_spec: the layers.
-        train_spec: the optimisation.
-        runs: the folder of all runs.
-        name: of this run; by default the time.
-        options: everything else.
+    """Train a head on a cache and write its folder in ``runs``, whole or not at all; its name is by default the time.
 
     Raises:
         DataError: if the labels or splits do not allow training, or the operating point cannot be chosen.
@@ -102,9 +94,19 @@ def train_run(
         if options.target is not None:  # checked now rather than after hours of training
             positive_class(options.target, cache.class_names, np.asarray(cache.columns.label)[split.rows["valid"]])
         audit = audit_of(cache)
-        _warn_of_departures(cache)
+        if cache.spec.export_differences:
+            logger.warning(
+                "%s was %s; the exported model computes in float32, and its outputs will differ slightly: "
+                "xexport onnx then asks for --tolerance",
+                cache.path,
+                " and ".join(cache.spec.export_differences.values()),
+            )
         reading = split_reading(cache, split, options.memory)
         fitted = _fit(cache, head_spec, train_spec, split, reading, options)
+        members: Members | None = None
+        if isinstance(fitted, FittedEnsemble):
+            head_spec = fitted.head
+            members = Members(members=len(fitted.best_epochs), best_epochs=list(fitted.best_epochs))
         assessed: Assessment = options.call(
             assess,
             _predict(fitted, cache, split),
@@ -119,7 +121,7 @@ def train_run(
             name=writer.target.name,
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             feature_spec=cache.spec,
-            head_spec=fitted.head if isinstance(fitted, FittedEnsemble) else head_spec,
+            head_spec=head_spec,
             train_spec=train_spec,
             class_names=cache.class_names,
             dim=int(cache.features.shape[-1]),
@@ -127,7 +129,7 @@ def train_run(
             split=SplitOrigin(source=split.source, images={part: len(rows) for part, rows in split.rows.items()}),
             epochs=len(fitted.history),
             best_epoch=fitted.best_epoch,
-            ensemble=_members_of(fitted),
+            ensemble=members,
             reading=reading.to_dict(),
             audit=audit,
             metrics=assessed.metrics,
@@ -145,16 +147,6 @@ def train_run(
         page = options.call(render_report, run, fitted.history, assessed.predictions, cautions, cache.skipped)
         writer.save_text(REPORT_FILE, page)
     return open_run(writer.target)
-
-
-def _warn_of_departures(cache: FeatureCache) -> None:
-    if cache.spec.export_differences:
-        logger.warning(
-            "%s was %s; the exported model computes in float32, and its outputs will differ slightly: "
-            "xexport onnx then asks for --tolerance",
-            cache.path,
-            " and ".join(cache.spec.export_differences.values()),
-        )
 
 
 def split_reading(cache: FeatureCache, split: Split, memory: MemorySpec) -> Reading:
@@ -207,9 +199,3 @@ def _metrics_averaged_views(
     averaged = _predict(fitted, cache, split, views_averaged=True)
     assessed: Assessment = options.call(assess, averaged, cache.class_names, calibrate=options.calibrate)
     return assessed.metrics
-
-
-def _members_of(fitted: FittedHead) -> Members | None:
-    if not isinstance(fitted, FittedEnsemble):
-        return None
-    return Members(members=len(fitted.best_epochs), best_epochs=list(fitted.best_epochs))

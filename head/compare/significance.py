@@ -66,13 +66,7 @@ class Difference:
 
 
 def paired_difference(first: PredictedClasses, second: PredictedClasses, groups: Mapping[str, str]) -> Difference:
-    """Compare two classifiers, image by image.
-
-    Args:
-        first: predictions of one.
-        second: predictions of the other.
-        groups: path to patient, where known.
-    """
+    """Compare two classifiers, image by image; ``groups`` is path to patient, where known."""
     if problem := _why_not(first.truth, second.truth):
         return Difference(problem=problem)
     paths = sorted(first.truth)
@@ -90,11 +84,7 @@ def paired_difference(first: PredictedClasses, second: PredictedClasses, groups:
 
 
 def mcnemar(only_first: int, only_second: int) -> float:
-    """Return the two-sided p-value of McNemar's exact test.
-
-    Args:
-        only_first: images that only one classifier classifies correctly.
-        only_second: images that only the other classifies correctly.
+    """Return the two-sided p-value of McNemar's exact test, from the images that only one classifies correctly.
 
     Source:
         McNemar, "Note on the sampling error of the difference between correlated proportions", 1947; exact, through

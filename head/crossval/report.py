@@ -106,14 +106,7 @@ def save_out_of_fold(result: CrossValidation, path: Path) -> None:
 
 
 def render_crossval(facts: dict[str, Any], main: OutOfFold, paths: list[str], skipped: Sequence[Skipped]) -> str:
-    """Return the page, one self-contained HTML file.
-
-    Args:
-        facts: the content of crossval.json.
-        main: predictions with whole groups in one fold.
-        paths: of the images, relative to the data root.
-        skipped: images that could not be read.
-    """
+    """Return the page of crossval.json and its predictions; ``paths`` are those of the images in ``main``."""
     from xfeat.head.reports import plots
 
     names = tuple(facts["classes"])

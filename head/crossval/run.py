@@ -59,15 +59,7 @@ def crossval_run(
     runs: Path,
     options: CrossvalOptions = CrossvalOptions(),
 ) -> tuple[Path, dict[str, Any]]:
-    """Cross-validate, resuming from finished folds, and write the folder.
-
-    Args:
-        cache: the features.
-        head_spec: the layers.
-        train_spec: the optimisation, with the first seed.
-        plan: folds and seeds.
-        runs: the folder of all runs.
-        options: everything else.
+    """Cross-validate, resuming from finished folds, and write a folder in ``runs``.
 
     Returns:
         The folder, and the content of its crossval.json.

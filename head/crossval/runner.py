@@ -127,14 +127,17 @@ def cross_validate(
         for seed in range(plan.seeds)
         for number, fold in enumerate(_folds(cache, labels, groups, plan, train.seed + seed))
     ]
-    classes, total = len(cache.class_names), len(trainings)
-    results = {name: _empty_result(labels, plan.seeds, classes, groups) for name, groups in divisions.items()}
+    classes, total, shape = len(cache.class_names), len(trainings), (plan.seeds, len(rows))
+    results = {
+        name: OutOfFold(labels, np.empty((*shape, classes), np.float32), np.empty(shape, np.int64), groups)
+        for name, groups in divisions.items()
+    }
     advance = progress or (lambda done, total: None)
     with unchanged(cache):
         data = plan_reading(cache, len(rows), memory or MemorySpec()).load(cache, rows)
         fit = partial(train_folds, data=data, head=head, train=train, members=plan.members, classes=classes)
         advance(0, total)
-        finished = (checkpoints or FoldCheckpoints()).complete(trainings, fit)
+        finished = fit(trainings) if checkpoints is None else checkpoints.complete(trainings, fit)
         for done, (training, probabilities) in enumerate(finished, 1):
             result = results[training.division]
             result.probabilities[training.seed, training.fold.test] = probabilities
@@ -148,20 +151,13 @@ def checkpoint_folder(
     runs: Path, cache: FeatureCache, head: HeadSpec, train: TrainSpec, plan: CrossvalSpec, memory: MemorySpec
 ) -> Path:
     """Return where finished folds are stored; the name follows from everything that determines their results."""
-    specs = [spec.to_dict() for spec in (head, train, plan, memory)]
-    versions = {name: version for name, version in library_versions().items() if name in ("torch", "scikit-learn")}
     identity = {
-        "specs": specs,
+        "specs": [spec.to_dict() for spec in (head, train, plan, memory)],
         "cache_sha256": cache.content_sha256,
         "features": cache.spec.fingerprint,
-        "versions": versions,
+        "versions": {name: library_versions()[name] for name in ("torch", "scikit-learn")},
     }
     return runs / f"{deterministic_name(identity, 'crossval')}.parts"
-
-
-def _empty_result(labels: NDArray[np.int64], seeds: int, classes: int, groups: NDArray[np.int64]) -> OutOfFold:
-    shape = (seeds, len(labels))
-    return OutOfFold(labels, np.empty((*shape, classes), np.float32), np.empty(shape, np.int64), groups)
 
 
 def _folds(

@@ -65,10 +65,10 @@ class FoldCheckpoints:
     """The predictions of finished folds, one file per fold.
 
     Args:
-        folder: see :func:`fold_checkpoints`; ``None`` stores nothing.
+        folder: see :func:`fold_checkpoints`.
     """
 
-    def __init__(self, folder: Path | None = None) -> None:
+    def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def complete(
@@ -90,23 +90,18 @@ class FoldCheckpoints:
                 yield training, probabilities
         with closing(train(rest)) as trained:
             for training, probabilities in trained:
-                self._save(training, probabilities)
+                file = self.folder / f"{training.name}.npy"
+                with replacing(file, elsewhere=ELSEWHERE) as part, part.open("wb") as stream:
+                    np.save(stream, probabilities, allow_pickle=False)
                 yield training, probabilities
 
     def _read(self, training: FoldTraining) -> Probabilities | None:
-        if self.folder is None:
-            return None
         try:
             probabilities: Probabilities = np.load(self.folder / f"{training.name}.npy", allow_pickle=False)
         except (OSError, ValueError, EOFError, TypeError, TokenError):  # missing or damaged
             return None
         expected = (2, np.dtype(np.float32), len(training.fold.test))
         return probabilities if (probabilities.ndim, probabilities.dtype, len(probabilities)) == expected else None
-
-    def _save(self, training: FoldTraining, probabilities: Probabilities) -> None:
-        if self.folder is not None:
-            with replacing(self.folder / f"{training.name}.npy", elsewhere=ELSEWHERE) as part, part.open("wb") as file:
-                np.save(file, probabilities, allow_pickle=False)
 
 
 @contextmanager

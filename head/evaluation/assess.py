@@ -44,12 +44,6 @@ def assess(
 ) -> Assessment:
     """Fit the temperature and choose the threshold on the validation rows; measure all splits.
 
-    Args:
-        predictions: of all splits, with the head's logits.
-        class_names: C names.
-        target: the operating point to choose, if any.
-        calibrate: fit a temperature; otherwise it is 1.
-
     Raises:
         DataError: if the operating point cannot be chosen.
     """

@@ -41,31 +41,22 @@ class Metrics(TypedDict):
 
 
 class ConfusionCounts(NamedTuple):
-    """How often a binary decision is right and wrong: true and false positives (tp, fp) and negatives (tn, fn)."""
+    """How often a binary decision is right and wrong."""
 
-    tp: int
-    fn: int
-    fp: int
-    tn: int
+    true_positive: int
+    false_negative: int
+    false_positive: int
+    true_negative: int
 
     @property
     def rates(self) -> dict[str, tuple[int, int]]:
         """``sensitivity``, ``specificity``, ``ppv`` and ``npv``, each as successes and trials."""
-        return {
-            "sensitivity": (self.tp, self.tp + self.fn),
-            "specificity": (self.tn, self.tn + self.fp),
-            "ppv": (self.tp, self.tp + self.fp),
-            "npv": (self.tn, self.tn + self.fn),
-        }
+        tp, fn, fp, tn = self
+        return {"sensitivity": (tp, tp + fn), "specificity": (tn, tn + fp), "ppv": (tp, tp + fp), "npv": (tn, tn + fn)}
 
 
 def confusion_counts(positive: NDArray[np.bool_], predicted: NDArray[np.bool_]) -> ConfusionCounts:
-    """Count a binary decision.
-
-    Args:
-        positive: bool (n,), the truth.
-        predicted: bool (n,), the decision.
-    """
+    """Count the decisions ``predicted`` about the truth ``positive``, both bool (n,)."""
     tp, fp = int((predicted & positive).sum()), int((predicted & ~positive).sum())
     return ConfusionCounts(tp, int(positive.sum()) - tp, fp, int((~positive).sum()) - fp)
 

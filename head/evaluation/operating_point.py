@@ -49,11 +49,10 @@ class OperatingPoint:
         """Build it from :meth:`to_dict`'s form.
 
         Raises:
-            KeyError: if there is no class or no threshold.
+            KeyError, TypeError, ValueError: if there is no class, or no threshold that is a number.
         """
-        names = [field.name for field in fields(cls) if field.name in stored]
-        values = {name: stored[name] for name in ("positive", "threshold", *names)}
-        return cls(**{**values, "threshold": float(stored["threshold"])})
+        known = {field.name: stored[field.name] for field in fields(cls) if field.name in stored}
+        return cls(**{**known, "threshold": float(stored["threshold"])})
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as plain JSON types."""
@@ -94,35 +93,29 @@ def choose_operating_point(
 ) -> OperatingPoint:
     """Choose the threshold on the validation rows and measure it on them and on the test rows.
 
-    Predictive values are computed from the test rows if there are any.
-
-    Args:
-        predictions: of all splits, with the final temperature.
-        class_names: C names.
-        target: the wanted sensitivity.
+    The predictions have the final temperature. Predictive values are computed from the test rows if there are any.
 
     Raises:
         DataError: if there is no such class, or no validation image of it.
     """
-    parts = {name: predictions.part(name) for name in ("valid", "test")}
-    valid = parts["valid"]
+    valid, test = predictions.part("valid"), predictions.part("test")
     code = positive_class(target, class_names, valid.labels)
     threshold = choose_threshold(valid.labels == code, valid.probabilities[:, code], target.target_sensitivity)
-    measured = {
-        name: threshold_metrics(part.labels == code, part.probabilities[:, code], threshold)
-        for name, part in parts.items()
-        if len(part)
-    }
-    shown = measured.get("test", measured["valid"])
-    lower = measured["valid"]["sensitivity"]["interval"][0]
+    measured, tested = (
+        threshold_metrics(part.labels == code, part.probabilities[:, code], threshold) if len(part) else None
+        for part in (valid, test)
+    )
+    assert measured is not None
+    shown = tested or measured
+    lower = measured["sensitivity"]["interval"][0]
     return OperatingPoint(
         positive=target.positive,
         target_sensitivity=target.target_sensitivity,
         threshold=threshold,
         supported=lower >= target.target_sensitivity,
         note=_support_note(int((valid.labels == code).sum()), lower, target.target_sensitivity),
-        valid=measured["valid"],
-        test=measured.get("test"),
+        valid=measured,
+        test=tested,
         prevalences=[
             {"prevalence": share, **predictive_values(shown["sensitivity"], shown["specificity"], share)}
             for share in PREVALENCES
@@ -164,13 +157,7 @@ def threshold_metrics(positive: NDArray[np.bool_], scores: NDArray[np.floating],
         ``ppv`` and ``npv`` as ``{"value", "interval"}``, both ``None`` without trials.
     """
     counts = confusion_counts(positive, scores >= threshold)
-    return {
-        "true_positive": counts.tp,
-        "false_negative": counts.fn,
-        "false_positive": counts.fp,
-        "true_negative": counts.tn,
-        **{name: proportion(*pair) for name, pair in counts.rates.items()},
-    }
+    return {**counts._asdict(), **{name: proportion(*pair) for name, pair in counts.rates.items()}}
 
 
 def proportion(successes: int, trials: int) -> dict[str, Any]:

@@ -21,20 +21,12 @@ _THUMBNAIL_SIZE = (220, 220)
 
 
 class Mistake(NamedTuple):
-    """One misclassified image.
-
-    Attributes:
-        path: relative to the data root.
-        label: the true class.
-        predicted: the predicted class.
-        probability: of the predicted class.
-        thumbnail: a data URL, or empty if the file is missing.
-    """
+    """A misclassified image; ``thumbnail`` is a data URL, or empty if the file is missing."""
 
     path: str
     label: str
     predicted: str
-    probability: float
+    probability: float  # of the predicted class
     thumbnail: str
 
 
@@ -48,13 +40,8 @@ def worst_mistakes(
 ) -> list[Mistake]:
     """Return the misclassified images with the lowest probability of their true class, at most twelve.
 
-    Args:
-        paths: n paths, relative to ``data_root``.
-        labels: int64 (n,), the true classes.
-        probabilities: (n, C).
-        decisions: int64 (n,), the predicted classes.
-        names: C class names.
-        data_root: the folder or archive of the images.
+    ``labels`` and ``decisions`` (n,) are true and predicted classes, ``probabilities`` (n, C); the n ``paths`` are
+    relative to ``data_root``, a folder or an archive.
     """
     wrong = np.flatnonzero(decisions != labels)
     source = _source(Path(data_root))

@@ -30,15 +30,7 @@ def render_report(
     cautions: Sequence[str],
     skipped: Sequence[Skipped],
 ) -> str:
-    """Return the page of a run.
-
-    Args:
-        run: all but the weights of its head.
-        history: one record per epoch.
-        predictions: of all rows that are used.
-        cautions: what a reader must know before quoting a metric.
-        skipped: images that could not be read.
-    """
+    """Return the page of a run, from the predictions of all its images; ``skipped`` could not be read."""
     from xfeat.head.reports import plots
 
     part, names = run.shown_part, run.class_names
@@ -82,7 +74,9 @@ def threshold_table(positive: np.ndarray, scores: np.ndarray) -> list[dict[str, 
     for threshold in THRESHOLDS:
         counts = confusion_counts(positive, scores >= threshold)
         rates = {name: ratio(*pair) for name, pair in counts.rates.items()}
-        rows.append({"threshold": threshold, **rates, "missed": counts.fn, "false_alarms": counts.fp})
+        rows.append(
+            {"threshold": threshold, **rates, "missed": counts.false_negative, "false_alarms": counts.false_positive}
+        )
     return rows
 
 

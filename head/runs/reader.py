@@ -29,13 +29,8 @@ FORMAT = "xfeat.run"
 SCHEMA_VERSION = 1
 LATEST = "latest"
 
-RUN_FILE, HEAD_FILE, HISTORY_FILE, PREDICTIONS_FILE, REPORT_FILE = (
-    "run.json",
-    "head.safetensors",
-    "history.csv",
-    "predictions.csv",
-    "report.html",
-)
+RUN_FILE, HEAD_FILE, REPORT_FILE = "run.json", "head.safetensors", "report.html"
+HISTORY_FILE, PREDICTIONS_FILE = "history.csv", "predictions.csv"
 PROBABILITY_PREFIX = "p_"
 _MAX_SUGGESTIONS = 8
 

@@ -20,12 +20,7 @@ class Tracking:
     """Sends a record to all trackers; one that fails is dropped with a warning.
 
     The record is created by :meth:`begin` or by the first step, so that an error before training creates none.
-
-    Args:
-        trackers: may be empty.
-        name: of the record.
-        parameters: the settings of the training.
-        key: see :meth:`Tracker.begin`.
+    Arguments are those of :meth:`Tracker.begin`.
     """
 
     def __init__(self, trackers: Sequence[Tracker], name: str, parameters: Parameters, key: str = "") -> None:
