@@ -21,7 +21,8 @@ from xfeat.head.runs.reader import Run
 PENALTIES = (0.001, 0.01, 0.1, 1.0, 10.0)
 LOGISTIC, SVM = "logistic regression (scikit-learn)", "SVM, RBF kernel (scikit-learn)"
 
-Parts = dict[str, tuple[list[str], NDArray[np.float32], NDArray[np.int64]]]
+Part = tuple[list[str], NDArray[np.float32], NDArray[np.int64]]
+"""Paths, features (n, D) and labels (n,) of a split."""
 
 
 def fit_baselines(run: Run, part: str) -> list[Entry]:
@@ -46,7 +47,7 @@ def fit_baselines(run: Run, part: str) -> list[Entry]:
     return [_entry(name, make, parts, run, part) for name, make in models.items()]
 
 
-def _entry(name: str, make: Any, parts: Parts, run: Run, part: str) -> Entry:
+def _entry(name: str, make: Any, parts: dict[str, Part], run: Run, part: str) -> Entry:
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
@@ -86,7 +87,7 @@ def _metrics(model: Any, features: NDArray[np.float32], labels: NDArray[np.int64
     }
 
 
-def _parts(run: Run) -> Parts:
+def _parts(run: Run) -> dict[str, Part]:
     cache = pooled(FeatureCache.open(run.cache["path"]), run.feature_spec.pooling)
     if cache.content_sha256 != run.cache["content_sha256"]:
         raise MismatchError(
@@ -97,11 +98,10 @@ def _parts(run: Run) -> Parts:
             fix="train the run again, or compare without --baselines",
         )
     row_of = {path: row for row, path in enumerate(cache.columns.path)}
-    paths: dict[str, list[str]] = {}
-    for line in run.predictions():
-        paths.setdefault(line["split"], []).append(line["path"])
+    rows: dict[str, list[int]] = {}
     try:
-        rows = {part: [row_of[path] for path in members] for part, members in paths.items()}
+        for line in run.predictions():
+            rows.setdefault(line["split"], []).append(row_of[line["path"]])
     except KeyError as error:
         raise RunError(
             "the predictions of the run and its cache are of different images",
@@ -109,9 +109,9 @@ def _parts(run: Run) -> Parts:
             found=f"{error} is not in {cache.path}",
             fix="train the run again, or compare without --baselines",
         ) from error
-    parts = {}
-    for part, members in paths.items():
-        places = np.array(rows[part], np.int64)
-        features = read_rows(cache, places, views=0).astype(np.float32, copy=False)
-        parts[part] = members, features, np.asarray(cache.columns.label)[places].astype(np.int64)
-    return parts
+    return {part: _read_part(cache, np.array(numbers, np.int64)) for part, numbers in rows.items()}
+
+
+def _read_part(cache: FeatureCache, rows: NDArray[np.int64]) -> Part:
+    features = read_rows(cache, rows, views=0).astype(np.float32, copy=False)
+    return [cache.columns.path[row] for row in rows], features, np.asarray(cache.columns.label)[rows].astype(np.int64)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ class Entry:
     name: str
     settings: dict[str, Any]
     metrics: dict[str, Any]
-    predictions: PredictedClasses
+    predictions: PredictedClasses = field(default_factory=PredictedClasses)
     run: Run | None = None
     problem: str = ""
 
@@ -90,20 +90,12 @@ def as_entries(runs: Sequence[Run]) -> list[Entry]:
 
 
 def _entry(run: Run, part: str) -> Entry:
-    predictions, problem = PredictedClasses(truth={}, predicted={}), ""
+    entry = Entry(name=run.name, settings=_settings(run), metrics=dict(run.metrics), run=run)
     try:
-        predictions = _predictions(run, part)
+        return replace(entry, predictions=_predictions(run, part))
     except RunError as error:
         logger.warning("not compared: %s", error)
-        problem = error.what
-    return Entry(
-        name=run.name,
-        settings=_settings(run),
-        metrics=run.metrics,
-        predictions=predictions,
-        run=run,
-        problem=problem,
-    )
+        return replace(entry, problem=error.what)
 
 
 def common_part(runs: Sequence[Run]) -> str:

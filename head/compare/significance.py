@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,8 +23,8 @@ class PredictedClasses:
         predicted: path to most probable class.
     """
 
-    truth: dict[str, str]
-    predicted: dict[str, str]
+    truth: Mapping[str, str] = field(default_factory=dict)
+    predicted: Mapping[str, str] = field(default_factory=dict)
 
     def correct(self, paths: Sequence[str]) -> NDArray[np.bool_]:
         """Return for each path whether the prediction is correct."""

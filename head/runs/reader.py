@@ -240,19 +240,14 @@ def _no_run(folder: Path) -> RunError:
         what = "not a run, but a folder of runs"
     else:
         what = "not a run folder" if folder.exists() else "run not found: no such folder"
-    return RunError(
-        what, path=folder, expected=f"a folder with {RUN_FILE}", fix=_one_of(near) if near else "xhead train"
-    )
+    more = f" and {len(near) - _MAX_SUGGESTIONS} more" if len(near) > _MAX_SUGGESTIONS else ""
+    fix = f"choose one of {', '.join(map(str, near[:_MAX_SUGGESTIONS]))}{more}" if near else "xhead train"
+    return RunError(what, path=folder, expected=f"a folder with {RUN_FILE}", fix=fix)
 
 
 def runs_in(folder: Path) -> list[Path]:
     """Return the run folders in a folder, by name; that of a running or killed training has a hidden name."""
     return sorted(file.parent for file in folder.glob(f"*/{RUN_FILE}") if not file.parent.name.startswith("."))
-
-
-def _one_of(folders: list[Path]) -> str:
-    more = f" and {len(folders) - _MAX_SUGGESTIONS} more" if len(folders) > _MAX_SUGGESTIONS else ""
-    return f"choose one of {', '.join(map(str, folders[:_MAX_SUGGESTIONS]))}{more}"
 
 
 def no_runs_error(runs: Path) -> RunError:
