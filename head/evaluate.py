@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from xfeat.featurize.cache.reader import FeatureCache
 from xfeat.featurize.datasets.layouts import NO_LABEL, Dataset
 from xfeat.featurize.errors import DataError, MismatchError, XfeatError
-from xfeat.featurize.specs import FeatureSpec
 from xfeat.head.data.pooling import pooled
 from xfeat.head.data.rows import collected, labelled_blocks
 from xfeat.head.evaluation.intervals import difference_interval
@@ -33,10 +32,8 @@ class Evaluation:
     """The result of a run on an external data set.
 
     Attributes:
-        run: the trained head.
         cache: features of the data set.
         predictions: of the images of classes that the run was trained on.
-        metrics: of these predictions.
         operating_point: the run's threshold on this data set, or ``None`` if it has none.
         left_out: number of images without a label, or of a class the run was not trained on.
         seen: paths of images with the same content as a training image; ``None`` if the run's cache or predictions
@@ -146,20 +143,17 @@ def drop_between(internal: Metrics, external: Metrics) -> dict[str, Any]:
 
 
 def _check_spec(run: Run, cache: FeatureCache) -> None:
-    if _clean(run.feature_spec).fingerprint == _clean(cache.spec).fingerprint:
-        return
-    raise MismatchError(
-        "the features were made with other settings than those of the run",
-        path=cache.path,
-        expected=run.feature_spec.describe(),
-        found=cache.spec.describe(),
-        fix=f"give the images, which are then featurized with the settings of the run: xhead eval {run.folder} DATA",
-    )
-
-
-def _clean(spec: FeatureSpec) -> FeatureSpec:
     # Only the clean view is used, and features rounded to half precision are accepted.
-    return replace(spec, views=1, dtype="float32")
+    wanted, found = (replace(spec, views=1, dtype="float32") for spec in (run.feature_spec, cache.spec))
+    if wanted.fingerprint != found.fingerprint:
+        raise MismatchError(
+            "the features were made with other settings than those of the run",
+            path=cache.path,
+            expected=run.feature_spec.describe(),
+            found=cache.spec.describe(),
+            fix="give the images, which are then featurized with the settings of the run: "
+            f"xhead eval {run.folder} DATA",
+        )
 
 
 def _predict(run: Run, cache: FeatureCache, rows: NDArray[np.int64], labels: NDArray[np.int64]) -> Predictions:
@@ -194,24 +188,21 @@ def _at_threshold(predictions: Predictions, point: OperatingPoint | None) -> dic
 
 def _seen_in_training(run: Run, cache: FeatureCache, rows: NDArray[np.int64]) -> list[str] | None:
     """Return paths of images with the same content as a training or validation image of the run."""
+
+    def is_of_run(cache: FeatureCache) -> bool:
+        return cache.content_sha256 == run.cache["content_sha256"]
+
     try:
-        trained = cache if _is_of(run, cache) else FeatureCache.open(Path(run.cache["path"]))
-        splits = {row["path"]: row["split"] for row in run.predictions()}
+        trained = cache if is_of_run(cache) else FeatureCache.open(Path(run.cache["path"]))
+        trained_paths = {row["path"] for row in run.predictions() if row["split"] in ("train", "valid")}
     except XfeatError as error:
         logger.warning("cannot check whether the run was trained on these images: %s: %s", error.file, error.what)
         return None
-    if not _is_of(run, trained):
+    if not is_of_run(trained):
         logger.warning(
             "%s has changed since the run was trained on it: training images removed from it are not recognised",
             trained.path,
         )
-    trained_sha256 = {
-        sha256
-        for path, sha256 in zip(trained.columns.path, trained.columns.sha256, strict=True)
-        if splits.get(path) in ("train", "valid")
-    }
+    columns = zip(trained.columns.path, trained.columns.sha256, strict=True)
+    trained_sha256 = {sha256 for path, sha256 in columns if path in trained_paths}
     return [cache.columns.path[row] for row in rows.tolist() if cache.columns.sha256[row] in trained_sha256]
-
-
-def _is_of(run: Run, cache: FeatureCache) -> bool:
-    return cache.content_sha256 == run.cache["content_sha256"]

@@ -130,7 +130,7 @@ def sweep(
 
 
 def _parameters(work: Sweep) -> dict[str, Any]:
-    from xfeat.head.tracking.records import cache_parameters
+    from xfeat.head.tracking.tracker import cache_parameters
 
     spec = work.spec
     axes = {key: axis_text(key, axis) for key, axis in spec.axes.items()}
@@ -177,7 +177,7 @@ class _TrialReporter:
 
 
 def _track(tracking: Tracking, trials: Sequence[Trial]) -> None:
-    from xfeat.head.tracking.records import head_parameters
+    from xfeat.head.tracking.tracker import head_parameters
 
     for trial in trials:
         metrics = {f"valid/{name}": value for name, value in trial.metrics.items()}
@@ -189,7 +189,7 @@ def _track(tracking: Tracking, trials: Sequence[Trial]) -> None:
 def _track_end(tracking: Tracking, result: SweepResult) -> None:
     """Record trials of earlier calls, which may not have been tracked, and the best run with its files."""
     from xfeat.head.sweep.results import RESULTS_FILE, SWEEP_FILE
-    from xfeat.head.tracking.records import final_metrics
+    from xfeat.head.tracking.tracker import final_metrics
 
     _track(tracking, result.trials)
     files = [result.folder / name for name in (RESULTS_FILE, SWEEP_FILE)]

@@ -82,7 +82,7 @@ def train(
         cache = open_cache(features, pooling)
         from xfeat.head.runs.reader import new_run_name, read_history
         from xfeat.head.tracking.backends import tracked
-        from xfeat.head.tracking.records import cache_parameters, final_metrics, head_parameters
+        from xfeat.head.tracking.tracker import cache_parameters, final_metrics, head_parameters
         from xfeat.head.train import TrainOptions, train_run
 
         trackers, name = open_trackers_of(mlflow, tensorboard, runs), name or new_run_name()

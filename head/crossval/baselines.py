@@ -69,17 +69,15 @@ def cross_validate_baselines(
     heads = result.main
     kinds: dict[str, Callable[[], Any]] = {LOGISTIC: lambda: LogisticRegression(max_iter=2000), SVM: SVC}
     predicted = {name: np.zeros_like(heads.probabilities) for name in kinds}  # one-hot
-    folds = [(place, number) for place, fold in enumerate(heads.fold) for number in np.unique(fold)]
-    done = 0
-    for place, number in folds:
-        tested = heads.fold[place] == number
+    folds, done = list(heads.tested), 0
+    for seed_number, _, tested in folds:
         train, test = np.flatnonzero(~tested), np.flatnonzero(tested)
         scaler = StandardScaler(copy=False)
         features = scaler.fit_transform(_features(result, train))
         for name, make in kinds.items():
             model = make().fit(features, heads.labels[train])
             for part in np.array_split(test, -(-len(test) // _PREDICT_ROWS)):
-                predicted[name][place, part, model.predict(scaler.transform(_features(result, part)))] = 1
+                predicted[name][seed_number, part, model.predict(scaler.transform(_features(result, part)))] = 1
             done += 1
             if progress is not None:
                 progress(done, len(folds) * len(kinds))

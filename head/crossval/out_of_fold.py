@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,16 +34,19 @@ class OutOfFold:
         """bool (S, n): whether the most probable class is the true one."""
         return np.asarray(self.probabilities.argmax(axis=2) == self.labels)
 
+    @property
+    def tested(self) -> Iterator[tuple[int, int, NDArray[np.bool_]]]:
+        """The seed and number of each fold, and which rows (n,) it tests."""
+        for seed, fold in enumerate(self.fold):
+            for number in np.unique(fold):
+                yield seed, int(number), fold == number
+
     def accuracy(self, *, seed: int) -> dict[str, Any]:
         """Return ``folds`` (accuracy of each fold of each seed), their ``mean`` and ``std``, and the 95 % ``interval``.
 
         The interval is from a bootstrap over groups, of the accuracy over all images.
         """
-        scores = [
-            float(correct[fold == number].mean())
-            for correct, fold in zip(self.correct, self.fold, strict=True)
-            for number in np.unique(fold)
-        ]
+        scores = [float(self.correct[seed, tested].mean()) for seed, _, tested in self.tested]
         return {
             "mean": float(np.mean(scores)),
             "std": float(np.std(scores, ddof=1)),
@@ -67,22 +71,19 @@ class OutOfFold:
         ``accuracy`` and its Wilson ``interval``.
         """
         rows = []
-        for seed, (fold, correct) in enumerate(zip(self.fold, self.correct, strict=True)):
-            for number in np.unique(fold):
-                tested = fold == number
-                right, images = int(correct[tested].sum()), int(tested.sum())
-                rows.append(
-                    {
-                        "seed": seed,
-                        "fold": int(number),
-                        "images": images,
-                        "groups": len(np.unique(self.groups[tested])),
-                        "classes": {
-                            name: int((self.labels[tested] == code).sum()) for code, name in enumerate(class_names)
-                        },
-                        "wrong": images - right,
-                        "accuracy": right / images,
-                        "interval": wilson_interval(right, images),
-                    }
-                )
+        for seed, number, tested in self.tested:
+            right, images = int(self.correct[seed, tested].sum()), int(tested.sum())
+            classes = {name: int((self.labels[tested] == code).sum()) for code, name in enumerate(class_names)}
+            rows.append(
+                {
+                    "seed": seed,
+                    "fold": number,
+                    "images": images,
+                    "groups": len(np.unique(self.groups[tested])),
+                    "classes": classes,
+                    "wrong": images - right,
+                    "accuracy": right / images,
+                    "interval": wilson_interval(right, images),
+                }
+            )
         return rows

@@ -19,8 +19,7 @@ from xfeat.head.runs.reader import new_run_name
 from xfeat.head.runs.writer import RunWriter
 from xfeat.head.specs import CrossvalSpec, HeadSpec, MemorySpec, TrainSpec
 from xfeat.head.tracking.backends import Tracking, tracked
-from xfeat.head.tracking.records import cache_parameters, head_parameters, part_metrics
-from xfeat.head.tracking.tracker import Tracker
+from xfeat.head.tracking.tracker import Tracker, cache_parameters, head_parameters, part_metrics
 
 
 def _no_progress(what: str, unit: str) -> AbstractContextManager[FoldProgress]:
