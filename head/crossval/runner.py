@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,7 +23,7 @@ from xfeat.head.data.rows import plan_reading
 from xfeat.head.data.splits import check_classes, fewest_groups, group_keys
 from xfeat.head.runs.resumable import deterministic_name
 from xfeat.head.specs import CrossvalSpec, HeadSpec, MemorySpec, TrainSpec
-from xfeat.head.training.ensemble import check_groups
+from xfeat.head.training.ensemble import check_groups, shares_of
 
 FoldProgress = Callable[[int, int], None]
 """Called with the number of trained heads and the total."""
@@ -173,7 +173,7 @@ def _folds(
             fix=f"--folds {fewest}" if fewest >= 3 else "add images of that class",
         )
     folds = []
-    for rest, test in _divide(labels, groups, plan.folds, seed):
+    for rest, test in shares_of(labels, groups, plan.folds, seed=seed):
         inner = min(_INNER_FOLDS, fewest_groups(labels[rest], groups[rest]))
         if inner < 2 or len(np.unique(labels[rest])) < len(np.unique(labels)):
             raise DataError(
@@ -183,15 +183,6 @@ def _folds(
                 fix="add images of that class, or leave it out with xfeat featurize --classes",
             )
         check_groups(labels[rest], groups[rest], plan.members, path=cache.path)
-        train, valid = next(_divide(labels[rest], groups[rest], inner, seed))
+        train, valid = shares_of(labels[rest], groups[rest], inner, seed=seed)[0]
         folds.append(Fold(rest[train], rest[valid], test))
     return folds
-
-
-def _divide(
-    labels: NDArray[np.int64], groups: NDArray[np.int64], folds: int, seed: int
-) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-    from sklearn.model_selection import StratifiedGroupKFold
-
-    splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
-    yield from splitter.split(labels, labels, groups)

@@ -39,21 +39,13 @@ class Fold(NamedTuple):
 
 @dataclass(frozen=True)
 class FoldTraining:
-    """One training of a cross-validation.
+    """One training of a cross-validation."""
 
-    Attributes:
-        division: ``grouped`` or ``by-image``.
-        seed: number of the repetition, from 0.
-        number: of the fold, from 0.
-        fold: its rows.
-        groups: int64 (n,), the groups that are in one fold.
-    """
-
-    division: str
-    seed: int
-    number: int
+    division: str  # ``grouped`` or ``by-image``
+    seed: int  # number of the repetition, from 0
+    number: int  # of the fold, from 0
     fold: Fold
-    groups: NDArray[np.int64]
+    groups: NDArray[np.int64]  # (n,), the groups that are in one fold
 
     @property
     def name(self) -> str:
@@ -151,15 +143,8 @@ def train_folds(
 ) -> Generator[tuple[FoldTraining, Probabilities]]:
     """Train a head for each fold; yield the probabilities (n, C) of its test rows as soon as it is trained.
 
-    Closing the generator stops the training.
-
-    Args:
-        trainings: the folds.
-        data: all rows that are used.
-        head: the layers.
-        train: the optimisation, with the seed of the first repetition.
-        members: heads of the ensemble of each fold; with more than 1, ensembles are trained one at a time.
-        classes: number of classes C.
+    Closing the generator stops the training. With more than 1 of ``members``, ensembles are trained one at a time. The
+    seed of ``train`` is that of the first repetition.
 
     Raises:
         DivergedError: if a head diverges.

@@ -81,7 +81,7 @@ def grouped_interval(values: NDArray[np.floating], groups: NDArray[Any], *, seed
         return None
     result = bootstrap(
         (sums, sizes),
-        _mean_of_groups,
+        lambda sums, sizes, axis=-1: sums.sum(axis=axis) / sizes.sum(axis=axis),
         paired=True,
         vectorized=True,
         n_resamples=_RESAMPLES,
@@ -93,13 +93,6 @@ def grouped_interval(values: NDArray[np.floating], groups: NDArray[Any], *, seed
     return float(result.low), float(result.high)
 
 
-def _mean_of_groups(
-    sums: NDArray[np.floating], sizes: NDArray[np.integer], axis: int = -1
-) -> NDArray[np.floating] | np.floating:
-    result: NDArray[np.floating] | np.floating = sums.sum(axis=axis) / sizes.sum(axis=axis)
-    return result
-
-
 def difference_interval(successes: int, trials: int, other_successes: int, other_trials: int) -> Interval:
     """Return the 95 % interval of the difference of two independent proportions, each with at least one trial.
 
@@ -107,10 +100,8 @@ def difference_interval(successes: int, trials: int, other_successes: int, other
         Newcombe, "Interval estimation for the difference between independent proportions", 1998, method 10.
     """
     first, second = successes / trials, other_successes / other_trials
-    intervals = wilson_interval(successes, trials), wilson_interval(other_successes, other_trials)
-    assert intervals[0] is not None
-    assert intervals[1] is not None
-    (low, high), (other_low, other_high) = intervals[0], intervals[1]
+    low, high = wilson_interval(successes, trials) or (0.0, 1.0)
+    other_low, other_high = wilson_interval(other_successes, other_trials) or (0.0, 1.0)
     difference = first - second
     return (
         difference - math.hypot(first - low, other_high - second),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -44,7 +45,9 @@ def worst_mistakes(
     relative to ``data_root``, a folder or an archive.
     """
     wrong = np.flatnonzero(decisions != labels)
-    source = _source(Path(data_root))
+    source: ImageSource | None = None
+    with suppress(DataError):  # the images have moved
+        source = open_source(Path(data_root))
     worst = sorted(wrong.tolist(), key=lambda row: float(probabilities[row, labels[row]]))[:_MAX_MISTAKES]
     return [
         Mistake(
@@ -56,13 +59,6 @@ def worst_mistakes(
         )
         for row in worst
     ]
-
-
-def _source(root: Path) -> ImageSource | None:
-    try:
-        return open_source(root)
-    except DataError:
-        return None
 
 
 def _thumbnail(source: ImageSource | None, path: str) -> str:
