@@ -27,25 +27,17 @@ _HIDE_FIRST = ("balanced", "95 % interval", "loss", "AUC", "their interval")
 _ENDLESS = 10_000
 
 
-def headings(comparison: Comparison) -> list[str]:
-    """Return the column names of :func:`cells`."""
+def lines(comparison: Comparison) -> list[list[str]]:
+    """Return the headings, and one line per entry."""
     names = ["run", *comparison.differing, "accuracy", "95 % interval", "balanced", "AUC", "loss", *AGAINST_FIRST]
-    return [name.replace("_", " ") for name in names]
-
-
-def cells(comparison: Comparison) -> list[list[str]]:
-    """Return the table, one entry per line."""
-    return [
-        [
-            entry.name,
-            *(setting_text(name, entry.settings.get(name)) for name in comparison.differing),
-            number(entry.metrics[comparison.part]["accuracy"]),
-            interval(entry.metrics[comparison.part]["accuracy_interval"]),
-            *(number(entry.metrics[comparison.part][name]) for name in COLUMNS[1:]),
-            *difference_cells(difference),
-        ]
-        for entry, difference in zip(comparison.entries, comparison.differences, strict=True)
-    ]
+    found = [[name.replace("_", " ") for name in names]]
+    for entry, difference in zip(comparison.entries, comparison.differences, strict=True):
+        metrics = entry.metrics[comparison.part]
+        settings = [setting_text(name, entry.settings.get(name)) for name in comparison.differing]
+        accuracy = [number(metrics["accuracy"]), interval(metrics["accuracy_interval"])]
+        others = [number(metrics[name]) for name in COLUMNS[1:]]
+        found.append([entry.name, *settings, *accuracy, *others, *difference_cells(difference)])
+    return found
 
 
 def as_csv(comparison: Comparison) -> str:
@@ -145,10 +137,10 @@ def comparison_text(comparison: Comparison) -> str:
         table, left_out = _table(comparison), ()
     with console.capture() as capture:
         console.print(table)
-    lines = [f"on the {comparison.part} images:", *(line.rstrip() for line in capture.get().splitlines())]
+    text = [f"on the {comparison.part} images:", *(line.rstrip() for line in capture.get().splitlines())]
     if left_out:
-        lines.append(f"columns hidden (terminal too narrow): {', '.join(left_out)}; --csv and --html have all columns")
-    return "\n".join([*lines, *notes(comparison)])
+        text.append(f"columns hidden (terminal too narrow): {', '.join(left_out)}; --csv and --html have all columns")
+    return "\n".join([*text, *notes(comparison)])
 
 
 def fitting_table(comparison: Comparison, width: int) -> tuple[Table, tuple[str, ...]]:
@@ -170,7 +162,7 @@ def _table(comparison: Comparison, *, widest: int | None = None, left_out: tuple
     """Return the table; with ``widest`` it is for a terminal, where long names of runs and settings are wrapped."""
     terminal = widest is not None
     table = Table(box=box.SIMPLE_HEAD if terminal else None, pad_edge=False, show_edge=False, collapse_padding=terminal)
-    names, rows = headings(comparison), cells(comparison)
+    names, *rows = lines(comparison)
     folding = dict.fromkeys(range(1, len(comparison.differing) + 1), _WIDEST_SETTING)
     folding |= {0: widest or 0, len(names) - 1: _WIDEST_VERDICT}
     shown = [place for place, name in enumerate(names) if name not in left_out]

@@ -5,12 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TypedDict
 
+import numpy as np
+from numpy.typing import NDArray
+
 from xfeat.featurize.datasets.layouts import SPLITS
-from xfeat.head.evaluation.calibration import fit_temperature
 from xfeat.head.evaluation.metrics import Metrics, classification_metrics
 from xfeat.head.evaluation.operating_point import OperatingPoint, choose_operating_point
 from xfeat.head.evaluation.predictions import Predictions
 from xfeat.head.specs import TargetSpec
+
+# Limits of the search for a temperature; a result at a limit is not used.
+_LOWEST, _HIGHEST = 0.1, 10.0
+_MIN_ROWS = 30
 
 
 class Calibration(TypedDict):
@@ -69,3 +75,42 @@ def _metrics(predictions: Predictions, class_names: tuple[str, ...]) -> dict[str
 
 def _select(metrics: dict[str, Metrics]) -> dict[str, dict[str, float]]:
     return {part: {"loss": row["loss"], "ece": row["ece"], "brier": row["brier"]} for part, row in metrics.items()}
+
+
+def fit_temperature(labels: NDArray[np.integer], logits: NDArray[np.floating]) -> tuple[float, str]:
+    """Find the temperature with the lowest cross entropy.
+
+    The targets are smoothed by Platt's prior, by 1 / (n + 2) for n rows of two classes, instead of 0 and 1. Otherwise
+    a hundred rows with one mistake or none would give the lowest possible temperature; see docs/decisions/0032.
+
+    Args:
+        labels: true classes (n,).
+        logits: (n, C), of rows that the head was not trained on.
+
+    Returns:
+        The temperature, and why it was not fitted and is 1, or an empty text.
+
+    Source:
+        Guo et al., "On Calibration of Modern Neural Networks", 2017, section 4.2; Platt, "Probabilistic Outputs for
+        Support Vector Machines", 1999, section 2.2.
+    """
+    from scipy.optimize import minimize_scalar
+    from scipy.special import log_softmax
+
+    if len(labels) < _MIN_ROWS:
+        return 1.0, f"not fitted: {len(labels)} validation images are fewer than {_MIN_ROWS}"
+    if len(np.unique(labels)) < 2:
+        return 1.0, "not fitted: all validation images are of one class"
+    spread = 2 / (len(labels) + 2)
+
+    def cross_entropy(log_temperature: float) -> float:
+        log_probabilities = log_softmax(logits.astype(np.float64) / np.exp(log_temperature), axis=1)
+        true = log_probabilities[np.arange(len(labels)), labels]
+        return float(-np.mean((1 - spread) * true + spread * log_probabilities.mean(axis=1)))
+
+    bounds = (np.log(_LOWEST), np.log(_HIGHEST))
+    found = minimize_scalar(cross_entropy, bounds=bounds, method="bounded", options={"xatol": 1e-6})
+    value = float(np.exp(found.x))
+    if not _LOWEST * 1.01 < value < _HIGHEST / 1.01:
+        return 1.0, f"not fitted: the best temperature is outside {_LOWEST} to {_HIGHEST}"
+    return value, ""

@@ -86,9 +86,7 @@ def page_template(name: str, package: str = "") -> Template:
 
     loaders = [PackageLoader("xfeat.head.reports", "templates"), *([PackageLoader(package, ".")] if package else [])]
     environment = Environment(loader=ChoiceLoader(loaders), autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["percent"] = percent
-    environment.filters["points"] = points
-    environment.filters["number"] = number
+    environment.filters |= {"percent": percent, "points": points, "number": number}
     environment.filters["range"] = lambda ends: "" if ends is None else interval(ends)
     return environment.get_template(name)
 

@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from pathlib import Path
@@ -33,6 +34,11 @@ RUN_FILE, HEAD_FILE, REPORT_FILE = "run.json", "head.safetensors", "report.html"
 HISTORY_FILE, PREDICTIONS_FILE = "history.csv", "predictions.csv"
 PROBABILITY_PREFIX = "p_"
 _MAX_SUGGESTIONS = 8
+
+
+def prediction_columns(class_names: Sequence[str]) -> list[str]:
+    """Return the columns of predictions.csv."""
+    return ["path", "split", "label", "prediction", *(PROBABILITY_PREFIX + name for name in class_names)]
 
 
 class CacheOrigin(TypedDict):
@@ -175,7 +181,7 @@ class Run:
             RunError: if the file is missing or damaged.
         """
         file = self.folder / PREDICTIONS_FILE
-        columns = ["path", "split", "label", "prediction", *(PROBABILITY_PREFIX + name for name in self.class_names)]
+        columns = prediction_columns(self.class_names)
         try:
             with file.open(newline="", encoding="utf-8", errors="surrogateescape") as stream:
                 table = csv.DictReader(stream)

@@ -19,7 +19,7 @@ from filelock import BaseFileLock, FileLock, Timeout
 
 from xfeat.featurize.errors import BusyError, RunError, XfeatError
 from xfeat.featurize.system.atomic import flush, output_error
-from xfeat.head.runs.reader import HEAD_FILE, LATEST, PREDICTIONS_FILE, PROBABILITY_PREFIX
+from xfeat.head.runs.reader import HEAD_FILE, LATEST, PREDICTIONS_FILE, prediction_columns
 from xfeat.head.runs.resumable import ELSEWHERE
 
 if TYPE_CHECKING:
@@ -198,5 +198,4 @@ def save_predictions(writer: RunWriter, predictions: Predictions, class_names: S
             strict=True,
         )
     )
-    columns = ["path", "split", "label", "prediction", *(PROBABILITY_PREFIX + name for name in class_names)]
-    writer.save_table(PREDICTIONS_FILE, columns, table)
+    writer.save_table(PREDICTIONS_FILE, prediction_columns(class_names), table)

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as sk
 
-from xfeat.head.evaluation.calibration import expected_calibration_error, fit_temperature
+from xfeat.head.evaluation.assess import fit_temperature
 from xfeat.head.evaluation.intervals import grouped_interval, wilson_interval
-from xfeat.head.evaluation.metrics import classification_metrics
+from xfeat.head.evaluation.metrics import classification_metrics, expected_calibration_error
 from xfeat.head.evaluation.predictions import decide, softmax
 
 
