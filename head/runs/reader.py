@@ -128,8 +128,9 @@ class Run:
             values[name] = kind.from_dict(stored[name])
         if point := stored.get("operating_point"):
             values["operating_point"] = OperatingPoint.from_dict(point)
-        values |= {"class_names": tuple(stored["class_names"]), "temperature": float(values.get("temperature", 1))}
-        return cls(**{**values, "folder": folder})
+        if "temperature" in stored:
+            values["temperature"] = float(stored["temperature"])
+        return cls(**{**values, "folder": folder, "class_names": tuple(stored["class_names"])})
 
     def to_dict(self) -> dict[str, Any]:
         """Return the content of run.json."""
