@@ -101,13 +101,11 @@ class PreprocessSpec(Spec):
 
     def __post_init__(self) -> None:
         require(32 <= self.size <= 1024, "image size out of range", expected="32 to 1024 pixels", found=self.size)
-        require(self.resize == "squash", "unknown resize mode", expected="squash", found=self.resize)
-        require(
-            self.interpolation == "bilinear",
-            "unknown interpolation",
-            expected="bilinear",
-            found=self.interpolation,
-        )
+        for name, found, only in (
+            ("resize mode", self.resize, "squash"),
+            ("interpolation", self.interpolation, "bilinear"),
+        ):
+            require(found == only, f"unknown {name}", expected=only, found=found)
         require(
             len(self.mean) == len(self.std) == 3,
             "mean and std need one value per channel",

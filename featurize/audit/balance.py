@@ -85,7 +85,7 @@ def file_findings(cache: FeatureCache, survey: Survey) -> list[Finding]:
     """Report images that were skipped, truncated, changed or are missing."""
     cut = np.flatnonzero(cache.columns.truncated)
     absent, changed = (
-        [readable(cache.columns.path[row]) for row in np.flatnonzero(rows)]
+        [readable(cache.columns.path[row]) for row in np.flatnonzero(rows).tolist()]
         for rows in (~survey.present, survey.changed)
     )
     findings = [

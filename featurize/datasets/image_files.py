@@ -6,7 +6,8 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from xfeat.featurize.datasets.layouts import IMAGE_SUFFIXES, names_in_folder
+from xfeat.featurize.datasets.layouts import IMAGE_SUFFIXES, image_names
+from xfeat.featurize.datasets.sources import FolderSource
 from xfeat.featurize.errors import DataError
 
 
@@ -26,7 +27,7 @@ def _images_of(path: Path) -> list[Path]:
         return [path]
     if not path.exists():
         raise DataError("file or folder not found", path=path, fix="check the path")
-    images = sorted(path / name for name in names_in_folder(path))
+    images = sorted(path / name for name in image_names(FolderSource(path)))
     if not images:
         raise DataError(
             "no images found",

@@ -9,8 +9,9 @@ import os
 import time
 import zipfile
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from xfeat.featurize.errors import DataError, ImageError
 
@@ -21,16 +22,7 @@ _SETTLED_NS = 2_000_000_000
 # Reproducible archives date everything 1970; 0 has another meaning here.
 _EPOCH = 1
 _ENCRYPTED = 0x1
-_BROKEN = (
-    OSError,
-    zipfile.BadZipFile,
-    NotImplementedError,
-    RuntimeError,
-    EOFError,
-    ValueError,
-    zlib.error,
-    lzma.LZMAError,
-)
+_BROKEN = (OSError, RuntimeError, EOFError, ValueError, zipfile.BadZipFile, zlib.error, lzma.LZMAError)
 
 
 class FileState(NamedTuple):
@@ -48,45 +40,26 @@ class FileState(NamedTuple):
     change_mark: int
 
 
-class ImageSource(Protocol):
-    """A folder or archive of image files, safe to use from several threads."""
-
-    def state(self, path: str) -> FileState | None:
-        """Return the state of a file without opening it, ``None`` if it does not exist."""
-        ...
-
-    def read(self, path: str) -> tuple[bytes, FileState]:
-        """Return a file's content and the state in which it was read.
-
-        Raises:
-            ImageError: if it cannot be read; the message is the reason.
-        """
-        ...
-
-
-def open_source(root: Path, *, broken_ok: bool = False) -> ImageSource:
-    """Open a folder, or a zip archive if ``root`` is a file. Of a missing folder, no image can be read.
-
-    Args:
-        root: the folder or archive.
-        broken_ok: open a file that is not a zip archive like a missing folder.
-
-    Raises:
-        DataError: if it is a file, but not a zip archive.
-    """
-    try:
-        return ZipSource(root) if root.is_file() else FolderSource(root)
-    except DataError:
-        if not broken_ok:
-            raise
-        return FolderSource(root)
-
-
 class FolderSource:
     """Files below a folder."""
 
     def __init__(self, root: Path) -> None:
         self._root = str(root)
+
+    def names(self) -> Iterator[str]:
+        """Yield the files, relative to the folder with forward slashes, except those in hidden folders.
+
+        Symbolic links to folders are followed, unless they point to a folder that contains them.
+
+        Raises:
+            DataError: if a folder cannot be listed.
+        """
+        for directory, subfolders, files in os.walk(self._root, followlinks=True, onerror=_cannot_list):
+            subfolders[:] = sorted(
+                name for name in subfolders if not name.startswith(".") and not _is_link_loop(directory, name)
+            )
+            prefix = os.path.relpath(directory, self._root).replace(os.sep, "/")
+            yield from files if prefix == "." else (f"{prefix}/{name}" for name in files)
 
     def state(self, path: str) -> FileState | None:
         """Return the state of a file without opening it, ``None`` if it does not exist."""
@@ -115,6 +88,23 @@ class FolderSource:
         return data, FileState(len(data), (found.st_mtime_ns or _EPOCH) if _settled(found) else 0, found.st_ctime_ns)
 
 
+def _cannot_list(error: OSError) -> None:
+    # os.walk would skip the folder silently.
+    raise DataError(
+        f"cannot be listed: {error.strerror}", path=error.filename, fix="check its permissions, or move it away"
+    ) from error
+
+
+def _is_link_loop(directory: str, name: str) -> bool:
+    """Tell whether a folder is a link to one of its parent folders: following it would never end."""
+    path = os.path.join(directory, name)
+    if not os.path.islink(path):
+        return False
+    target = os.path.realpath(path)
+    passed = (os.path.realpath(folder) for folder in (directory, *map(str, Path(directory).parents)))
+    return any(os.path.commonpath([target, folder]) == target for folder in passed)
+
+
 def _settled(found: os.stat_result) -> bool:
     """Tell whether a file had not changed for long enough when it was read. Clocks of other machines do not matter."""
     changed = found.st_ctime_ns if found.st_mtime_ns > found.st_ctime_ns else found.st_mtime_ns
@@ -141,9 +131,9 @@ class ZipSource:
             ) from error
         self._members = {info.filename: info for info in self._archive.infolist() if not info.is_dir()}
 
-    def names(self) -> list[str]:
-        """Return the names of all members that are files."""
-        return list(self._members)
+    def names(self) -> Iterator[str]:
+        """Yield the members that are files."""
+        yield from self._members
 
     def state(self, path: str) -> FileState | None:
         """Return the state of a member from the archive's directory, ``None`` if it does not exist."""
@@ -170,6 +160,28 @@ class ZipSource:
         except _BROKEN as error:
             raise ImageError(f"cannot be read from the archive: {error}") from error
         return data, _member_state(info)
+
+
+ImageSource = FolderSource | ZipSource
+"""Image files by name, safe to use from several threads."""
+
+
+def open_source(root: Path, *, broken_ok: bool = False) -> ImageSource:
+    """Open a folder, or a zip archive if ``root`` is a file. Of a missing folder, no image can be read.
+
+    Args:
+        root: the folder or archive.
+        broken_ok: open a file that is not a zip archive like a missing folder.
+
+    Raises:
+        DataError: if it is a file, but not a zip archive.
+    """
+    try:
+        return ZipSource(root) if root.is_file() else FolderSource(root)
+    except DataError:
+        if not broken_ok:
+            raise
+        return FolderSource(root)
 
 
 def _member_state(info: zipfile.ZipInfo) -> FileState:

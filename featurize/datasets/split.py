@@ -93,10 +93,8 @@ def split_dataset(dataset: Dataset, output: Path, spec: SplitSpec, *, progress: 
     hashes = _hash_files(dataset, step)
     groups = joined_groups([entry.group for entry in dataset.entries], hashes)
     labels = np.array([entry.label for entry in dataset.entries], np.int32)
-    try:
-        splits = assign_splits(labels, groups, spec)
-    except DataError as error:
-        raise _too_few_groups(dataset, groups, spec) from error
+    splits = assign_splits(labels, groups, spec)
+    _check_classes(dataset, labels, groups, splits, spec)
     images = place_images(dataset, splits, groups)
     named = any(entry.group for entry in dataset.entries)
     linked = write_split(
@@ -121,10 +119,7 @@ def assign_splits(labels: NDArray[np.int32], groups: NDArray[np.int64], spec: Sp
         spec: shares and seed.
 
     Returns:
-        uint8 (n,), index into train, valid, test.
-
-    Raises:
-        DataError: if some split would be without some class.
+        uint8 (n,), index into train, valid, test. With too few groups, a split may be without a class.
     """
     names, group_rows = np.unique(groups, return_inverse=True)
     counts = np.zeros((len(names), int(labels.max()) + 1))
@@ -154,8 +149,6 @@ def assign_splits(labels: NDArray[np.int32], groups: NDArray[np.int64], spec: Sp
             missing = wanted[used] - has[used]
             cost = ((counts[group] ** 2 - 2 * counts[group] * missing) * weight).sum(axis=1)
             give(group, int(used[np.argmin(cost)]))
-    if (has[used][:, counts.any(axis=0)] == 0).any():
-        raise DataError("too few groups for every class in every split")
     return of_group[group_rows].astype(np.uint8)
 
 
@@ -208,16 +201,16 @@ def _hash_files(dataset: Dataset, step: Callable[[int], None]) -> list[str]:
     return hashes
 
 
-def _too_few_groups(dataset: Dataset, groups: NDArray[np.int64], spec: SplitSpec) -> DataError:
-    found = {
-        name: len({int(group) for entry, group in zip(dataset.entries, groups, strict=True) if entry.label == code})
-        for code, name in enumerate(dataset.class_names)
-    }
+def _check_classes(
+    dataset: Dataset, labels: NDArray[np.int32], groups: NDArray[np.int64], splits: NDArray[np.uint8], spec: SplitSpec
+) -> None:
     parts = sum(ratio > 0 for ratio in spec.ratios)
-    return DataError(
-        "too few groups for every class in every split",
-        path=dataset.root,
-        expected=f"at least {parts} groups (patients, or different images) of each class",
-        found=", ".join(f"{name} {number}" for name, number in found.items()),
-        fix="add images, exclude the small class with --classes, or set a ratio to 0 (such as --ratios 80,0,20)",
-    )
+    groups_of = {name: len(np.unique(groups[labels == code])) for code, name in enumerate(dataset.class_names)}
+    if len(set(zip(splits.tolist(), labels.tolist(), strict=True))) < parts * len(np.unique(labels)):
+        raise DataError(
+            "too few groups for every class in every split",
+            path=dataset.root,
+            expected=f"at least {parts} groups (patients, or different images) of each class",
+            found=", ".join(f"{name} {number}" for name, number in groups_of.items()),
+            fix="add images, exclude the small class with --classes, or set a ratio to 0 (such as --ratios 80,0,20)",
+        )
