@@ -19,7 +19,7 @@ from xfeat.featurize.cache.reader import FeatureCache
 from xfeat.featurize.cache.rows import unchanged
 from xfeat.featurize.system.versions import library_versions
 from xfeat.head.data.rows import Reading, Rows, collected, labelled_blocks, plan_reading
-from xfeat.head.data.splits import Split, group_keys, split_rows
+from xfeat.head.data.splits import Split, split_rows
 from xfeat.head.evaluation.assess import Assessment, assess
 from xfeat.head.evaluation.metrics import Metrics
 from xfeat.head.evaluation.operating_point import positive_class
@@ -165,7 +165,7 @@ def _fit(
     classes, progress, rows = len(cache.class_names), options.progress, split.rows["train"]
     shares: list[Share] = []
     if options.members > 1:
-        labels, groups = np.asarray(cache.columns.label)[rows], group_keys(cache)[rows]
+        labels, groups = np.asarray(cache.columns.label)[rows], cache.group_keys[rows]
         shares = shares_of(labels, groups, options.members, seed=train_spec.seed, path=cache.path)
     train, valid = (reading.load(cache, split.rows[part]) for part in ("train", "valid"))
     if shares:

@@ -25,7 +25,6 @@ from xfeat.featurize.audit.specs import AuditSpec
 from xfeat.featurize.audit.survey import Progress, Survey, survey_images
 from xfeat.featurize.audit.suspects import label_suspects, outliers
 from xfeat.featurize.cache.reader import FeatureCache
-from xfeat.featurize.datasets.groups import joined_groups
 from xfeat.featurize.errors import MissingExtraError
 
 # Below this AUC, labels that the features contradict are not reported.
@@ -55,7 +54,7 @@ def audit_cache(cache: FeatureCache, spec: AuditSpec | None = None, *, progress:
     neighbours, cosines = nearest_neighbours(clean_view(cache), unique, spec.neighbours, seed=spec.seed)
     near, unconfirmed = near_duplicates(unique, neighbours, cosines, survey, spec)
     labels = np.asarray(columns.label)
-    groups = joined_groups(columns.group, columns.sha256)
+    groups = cache.group_keys
     probes, from_probes = _probe(cache, survey, labels, groups, spec)
     findings = [
         *duplicate_findings(copies, near, columns),

@@ -28,6 +28,7 @@ from xfeat.featurize.cache.columns import (
     finish_digest,
     to_text,
 )
+from xfeat.featurize.datasets.groups import joined_groups
 from xfeat.featurize.datasets.layouts import NO_LABEL, NO_SPLIT, SPLITS
 from xfeat.featurize.errors import CacheError, MismatchError, SpecError, XfeatError
 from xfeat.featurize.specs import FeatureSpec
@@ -92,6 +93,11 @@ class FeatureCache:
     def counts(self) -> dict[str, dict[str, int]]:
         """Number of images per split and class; images without either count under ``none``."""
         return count_images(self.columns.split, self.columns.label, self.class_names)
+
+    @cached_property
+    def group_keys(self) -> NDArray[np.int64]:
+        """The group of each row as a number (N,): equal for rows of one patient, and for copies of one image."""
+        return joined_groups(self.columns.group, self.columns.sha256)
 
     @classmethod
     def open(cls, path: str | Path) -> FeatureCache:

@@ -20,7 +20,7 @@ from xfeat.featurize.system.versions import library_versions
 from xfeat.head.crossval.out_of_fold import OutOfFold
 from xfeat.head.crossval.training import Fold, FoldCheckpoints, FoldTraining, train_folds
 from xfeat.head.data.rows import plan_reading
-from xfeat.head.data.splits import check_classes, fewest_groups, group_keys
+from xfeat.head.data.splits import check_classes, fewest_groups
 from xfeat.head.runs.resumable import deterministic_name
 from xfeat.head.specs import CrossvalSpec, HeadSpec, MemorySpec, TrainSpec
 from xfeat.head.training.ensemble import check_groups, shares_of
@@ -116,7 +116,7 @@ def cross_validate(
     rows = np.flatnonzero(np.asarray(cache.columns.label) != NO_LABEL)
     labels = np.asarray(cache.columns.label)[rows].astype(np.int64)
     check_classes(cache)
-    keys = group_keys(cache)[rows]
+    keys = cache.group_keys[rows]
     divisions = {"grouped": keys}
     if plan.by_image and len(np.unique(keys)) < len(keys):
         divisions["by-image"] = np.arange(len(rows))

@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xfeat.featurize.cache.reader import FeatureCache
-from xfeat.featurize.datasets.groups import joined_groups
 from xfeat.featurize.datasets.layouts import NO_LABEL, NO_SPLIT, SPLITS
 from xfeat.featurize.errors import DataError
 
@@ -89,14 +88,6 @@ def check_classes(cache: FeatureCache) -> None:
         )
 
 
-def group_keys(cache: FeatureCache) -> NDArray[np.int64]:
-    """Return the group of each row as a number (N,), equal for rows of one patient and for copies of one image.
-
-    Two patients that share a copy are one group.
-    """
-    return joined_groups(cache.columns.group, cache.columns.sha256)
-
-
 def fewest_groups(labels: NDArray[np.integer], groups: NDArray[np.int64]) -> int:
     """Return the number of groups of the class with the fewest; 0 without rows."""
     return min((len(np.unique(groups[labels == label])) for label in np.unique(labels)), default=0)
@@ -106,7 +97,7 @@ def _folds(cache: FeatureCache, rows: NDArray[np.int64], seed: int) -> NDArray[n
     """Return the fold number, 0 to 4, of each of ``rows``."""
     from sklearn.model_selection import StratifiedGroupKFold
 
-    labels, groups = np.asarray(cache.columns.label)[rows], group_keys(cache)[rows]
+    labels, groups = np.asarray(cache.columns.label)[rows], cache.group_keys[rows]
     fewest = fewest_groups(labels, groups)
     if fewest < _FOLDS:
         raise DataError(

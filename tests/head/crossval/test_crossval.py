@@ -18,7 +18,6 @@ from xfeat.featurize.errors import DataError, DivergedError, SpecError
 from xfeat.head.cli import main
 from xfeat.head.crossval.runner import OutOfFold, _folds, cross_validate
 from xfeat.head.data.rows import labelled_rows, plan_reading
-from xfeat.head.data.splits import group_keys
 from xfeat.head.evaluation.predictions import softmax
 from xfeat.head.specs import CrossvalSpec, HeadSpec, MemorySpec, TrainSpec
 from xfeat.head.training.fit import fit_head
@@ -27,7 +26,7 @@ from xfeat.head.training.fit import fit_head
 def test_folds_share_no_patient_and_cover_all_rows(make_cache: MakeCache) -> None:
     groups, labels = patients(40, 3)
     cache = make_cache(sizes=(120,), groups=groups, labels=labels)
-    keys, truth = group_keys(cache), np.array(labels)
+    keys, truth = cache.group_keys, np.array(labels)
     folds = _folds(cache, truth, keys, CrossvalSpec(folds=5), seed=0)
     assert sorted(np.concatenate([fold.test for fold in folds]).tolist()) == list(range(120))
     for fold in folds:
@@ -44,7 +43,7 @@ def test_test_rows_do_not_influence_the_training(make_cache: MakeCache) -> None:
     """Features and labels of fold 0 are changed; the head that fold 0 tests answers as before on other rows."""
     cache = make_cache(sizes=(60,))
     truth = np.asarray(cache.columns.label).astype(np.int64)
-    fold = _folds(cache, truth, group_keys(cache), CrossvalSpec(folds=3), seed=0)[0]
+    fold = _folds(cache, truth, cache.group_keys, CrossvalSpec(folds=3), seed=0)[0]
     changed = np.array(cache.features)
     changed[fold.test] = 7.0
     other = make_cache("other.h5", sizes=(60,), features=changed)
@@ -173,7 +172,7 @@ def test_each_fold_has_the_predictions_of_a_head_trained_alone(make_cache: MakeC
     groups, labels = patients(30, 3)
     cache = make_cache(sizes=(90,), groups=groups, labels=labels, separation=0.5)
     result = validate(cache, seeds=2)
-    truth, keys = np.array(labels), group_keys(cache)
+    truth, keys = np.array(labels), cache.group_keys
     for seed in range(2):
         for number, fold in enumerate(_folds(cache, truth, keys, CrossvalSpec(folds=3), seed=seed)):
             assert (result.main.fold[seed, fold.test] == number).all()
@@ -190,7 +189,7 @@ def test_rows_on_the_disk_are_tested_by_heads_that_read_them_there(make_cache: M
     reading = plan_reading(cache, 90, memory)
     assert reading.to_dict()["mode"] == "blocks"
     truth = np.asarray(cache.columns.label).astype(np.int64)
-    fold = _folds(cache, truth, group_keys(cache), CrossvalSpec(folds=3), seed=0)[1]
+    fold = _folds(cache, truth, cache.group_keys, CrossvalSpec(folds=3), seed=0)[1]
     alone = fit_head(HEAD, TRAIN, *(reading.load(cache, part) for part in (fold.train, fold.valid)), classes=2)
     expected = softmax(alone.logits_of(reading.load(cache, fold.test)).numpy())
     np.testing.assert_allclose(result.main.probabilities[0, fold.test], expected, atol=1e-4)

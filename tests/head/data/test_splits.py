@@ -10,7 +10,7 @@ import pytest
 from tests.head.conftest import MakeCache
 from xfeat.featurize.datasets.layouts import NO_SPLIT
 from xfeat.featurize.errors import DataError
-from xfeat.head.data.splits import group_keys, split_rows
+from xfeat.head.data.splits import split_rows
 
 
 def test_the_data_sets_own_split_is_kept(make_cache: MakeCache) -> None:
@@ -72,7 +72,7 @@ def test_copies_with_two_patients_names_join_the_patients(make_cache: MakeCache)
         groups=["anna", "anna", "ben", "ben", "", ""],
         contents=["a", "same", "same", "b", "c", "c"],
     )
-    keys = group_keys(cache).tolist()
+    keys = cache.group_keys.tolist()
     assert len(set(keys[:4])) == 1
     assert keys[4] == keys[5] != keys[0]
 
