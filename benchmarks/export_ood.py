@@ -20,7 +20,7 @@ from PIL import Image, ImageDraw, ImageFilter
 from sklearn.metrics import roc_auc_score
 
 from xfeat.export.model.file import ModelFile, open_model
-from xfeat.featurize.datasets.image_files import list_images
+from xfeat.featurize.datasets.layouts import list_images
 from xfeat.featurize.images.decode import decode
 
 ROOT = Path(__file__).parents[1]

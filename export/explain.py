@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw
 from xfeat.export.model.file import ModelFile
 from xfeat.export.model.outputs import HEATMAP, OOD, PROBABILITIES
 from xfeat.export.model.progress import Progress
-from xfeat.featurize.datasets.image_files import list_images
+from xfeat.featurize.datasets.layouts import list_images
 from xfeat.featurize.errors import DataError, ImageError, ModelError, OutputError
 from xfeat.featurize.images.decode import decode
 from xfeat.featurize.images.preprocess import resize

@@ -106,12 +106,8 @@ class PreprocessSpec(Spec):
             ("interpolation", self.interpolation, "bilinear"),
         ):
             require(found == only, f"unknown {name}", expected=only, found=found)
-        require(
-            len(self.mean) == len(self.std) == 3,
-            "mean and std need one value per channel",
-            expected="3 values",
-            found=self.mean,
-        )
+        channels = len(self.mean) == len(self.std) == 3
+        require(channels, "mean and std need one value per channel", expected="3 values", found=self.mean)
         require(min(self.std) > 0, "std must be positive", expected="> 0", found=self.std)
 
 
@@ -144,12 +140,8 @@ class FeatureSpec(Spec):
         require(self.dtype in DTYPES, "unknown dtype", expected=" or ".join(DTYPES), found=self.dtype)
         require(self.precision in PRECISIONS, "unknown precision", expected=", ".join(PRECISIONS), found=self.precision)
         require(1 <= self.views <= MAX_VIEWS, "views out of range", expected=f"1 to {MAX_VIEWS}", found=self.views)
-        require(
-            len(self.weights_sha256) == 64,
-            "not a SHA-256",
-            expected="64 hex digits",
-            found=self.weights_sha256,
-        )
+        digits = self.weights_sha256
+        require(len(digits) == 64, "not a SHA-256", expected="64 hex digits", found=digits)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as plain JSON types; a precision of float32 is left out, as in the first version."""
@@ -225,12 +217,8 @@ class FeatureRequest:
     precision: str = "float32"
 
     def __post_init__(self) -> None:
-        require(
-            self.normalize in NORMALIZATIONS,
-            "unknown normalization",
-            expected=" or ".join(NORMALIZATIONS),
-            found=self.normalize,
-        )
+        known = " or ".join(NORMALIZATIONS)
+        require(self.normalize in NORMALIZATIONS, "unknown normalization", expected=known, found=self.normalize)
         # Ranges are checked before weights are downloaded, which can take a minute.
         self.spec_of(backbone="any", weights_sha256="0" * 64, default_size=PreprocessSpec().size)
 

@@ -65,9 +65,14 @@ def aligned_correlation(
     flipped, flipped_fit = _place(one, other[:, :, ::-1], _ROUGH, _unmoved(len(one)))
     mirrored = flipped_fit > fit
     other[mirrored] = other[mirrored, :, ::-1]
-    start = _Placement(*(np.where(_like(mirrored, a), b, a) for a, b in zip(straight, flipped, strict=True)))
+    start = _Placement(
+        np.where(mirrored[:, None, None], flipped.linear, straight.linear),
+        np.where(mirrored[:, None], flipped.shift, straight.shift),
+    )
     placement, correlation = _place(one, other, _EXACT, start)
-    return np.where(_is_plausible(placement), correlation, 0).astype(np.float32), mirrored
+    stretch = np.linalg.svd(placement.linear, compute_uv=False)
+    correlation[(stretch.max(axis=1) >= _MOST_STRETCH) | (stretch.min(axis=1) <= 1 / _MOST_STRETCH)] = 0
+    return correlation, mirrored
 
 
 def equalised(pictures: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -89,16 +94,6 @@ def equalised(pictures: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 def _unmoved(count: int) -> _Placement:
     return _Placement(np.tile(np.eye(2, dtype=np.float32), (count, 1, 1)), np.zeros((count, 2), np.float32))
-
-
-def _like(chosen: NDArray[np.bool_], values: NDArray[np.float32]) -> NDArray[np.bool_]:
-    return chosen.reshape(-1, *[1] * (values.ndim - 1))
-
-
-def _is_plausible(placement: _Placement) -> NDArray[np.bool_]:
-    stretch = np.linalg.svd(placement.linear, compute_uv=False)
-    plausible: NDArray[np.bool_] = (stretch.max(axis=1) < _MOST_STRETCH) & (stretch.min(axis=1) > 1 / _MOST_STRETCH)
-    return plausible
 
 
 def _place(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -85,11 +84,8 @@ def near_duplicates(
     moved = np.zeros(len(first), np.bool_)
     candidates = np.flatnonzero(comparable & (pixels < spec.same_pixels) & (rank < spec.laid_over))
     if len(candidates) >= _MANY_PAIRS:
-        logger.info(
-            "comparing %d pairs of images by registration (about %.0f minutes)",
-            len(candidates),
-            len(candidates) * _PAIR_SECONDS / 60,
-        )
+        minutes = len(candidates) * _PAIR_SECONDS / 60
+        logger.info("comparing %d pairs of images by registration (about %.0f minutes)", len(candidates), minutes)
     for block in _blocks(candidates):
         found, flipped = overlay_correlation(survey.fine[first[block]], survey.fine[second[block]], spec)
         moved[block] = found >= spec.same_laid_over
@@ -139,22 +135,9 @@ def overlay_correlation(
     return found, mirrored
 
 
-class DetailMatch(NamedTuple):
-    """The similarity of n pairs of images.
-
-    Attributes:
-        correlation: float32, the largest for the second image as it is, mirrored, inverted, or both; 0 if an image is
-            too uniform.
-        mirrored: bool, the second image was mirrored for it.
-        inverted: bool, black and white of the second image were exchanged for it.
-    """
-
-    correlation: NDArray[np.float32]
-    mirrored: NDArray[np.bool_]
-    inverted: NDArray[np.bool_]
-
-
-def detail_correlation(first: NDArray[np.uint8], second: NDArray[np.uint8]) -> DetailMatch:
+def detail_correlation(
+    first: NDArray[np.uint8], second: NDArray[np.uint8]
+) -> tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.bool_]]:
     """Correlate the fine detail of small grey images, as they are and with one of them mirrored, inverted, or both.
 
     All images of a kind have coarse shapes in common (a chest is bright at the sides and dark in the lungs);
@@ -163,13 +146,17 @@ def detail_correlation(first: NDArray[np.uint8], second: NDArray[np.uint8]) -> D
     Args:
         first: uint8 (n, 32, 32).
         second: uint8 (n, 32, 32).
+
+    Returns:
+        The largest correlation, float32 (n,), 0 if an image is too uniform; whether the second image was mirrored for
+        it, bool (n,); whether its black and white were exchanged for it, bool (n,).
     """
     one, other = _detail(first), _detail(second)
     straight = np.einsum("nij,nij->n", one, other)
     flipped = np.einsum("nij,nij->n", one, other[:, :, ::-1])
     ways = np.stack([straight, flipped, -straight, -flipped])
-    best = ways.argmax(axis=0)
-    return DetailMatch(ways.max(axis=0), best % 2 == 1, (best >= 2) & (ways.max(axis=0) > 0))
+    best, largest = ways.argmax(axis=0), ways.max(axis=0)
+    return largest, best % 2 == 1, (best >= 2) & (largest > 0)
 
 
 def _detail(grey: NDArray[np.uint8]) -> NDArray[np.float32]:

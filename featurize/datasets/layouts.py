@@ -7,6 +7,7 @@ import io
 import logging
 import os
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -129,6 +130,30 @@ def image_names(source: ImageSource) -> list[str]:
         for name in source.names()
         if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES and not _HIDDEN.search(name)
     ]
+
+
+def list_images(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
+    """Return the given files, and for each folder the images in it and its subfolders, sorted by path.
+
+    A given file is taken whatever its suffix; in folders the suffix decides, and hidden files are ignored.
+
+    Raises:
+        DataError: if a path does not exist, cannot be listed, or is a folder without images.
+    """
+    found: list[Path] = []
+    for path in map(Path, paths):
+        if not path.exists():
+            raise DataError("file or folder not found", path=path, fix="check the path")
+        images = [path] if path.is_file() else sorted(path / name for name in image_names(FolderSource(path)))
+        if not images:
+            raise DataError(
+                "no images found",
+                path=path,
+                expected=f"files that end in {', '.join(sorted(IMAGE_SUFFIXES))}",
+                fix="give another folder, or the files themselves",
+            )
+        found += images
+    return found
 
 
 def _infer_structure(root: Path, names: list[str]) -> Dataset:

@@ -8,6 +8,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -112,11 +113,9 @@ def write_split(
 
 def _place_file(source: Path, target: Path, link: bool) -> bool:
     if link:
-        try:
+        # Another file system, or one without links; if the disk is full, the copy fails too.
+        with suppress(OSError):
             os.link(source, target)
-        except OSError:  # another file system, or one without links; if the disk is full, the copy fails too
-            pass
-        else:
             return True
     shutil.copy2(source, target)
     return False

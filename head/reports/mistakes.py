@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from xfeat.featurize.datasets.sources import ImageSource, open_source
-from xfeat.featurize.errors import DataError, ImageError
+from xfeat.featurize.errors import ImageError
 from xfeat.featurize.images.decode import decode
 
 _MAX_MISTAKES = 12
@@ -45,9 +44,7 @@ def worst_mistakes(
     relative to ``data_root``, a folder or an archive.
     """
     wrong = np.flatnonzero(decisions != labels)
-    source: ImageSource | None = None
-    with suppress(DataError):  # the images have moved
-        source = open_source(Path(data_root))
+    source = open_source(Path(data_root), broken_ok=True)  # the images may have moved
     worst = sorted(wrong.tolist(), key=lambda row: float(probabilities[row, labels[row]]))[:_MAX_MISTAKES]
     return [
         Mistake(
@@ -61,9 +58,7 @@ def worst_mistakes(
     ]
 
 
-def _thumbnail(source: ImageSource | None, path: str) -> str:
-    if source is None:
-        return ""
+def _thumbnail(source: ImageSource, path: str) -> str:
     try:
         image = decode(source.read(path)[0])
     except ImageError:

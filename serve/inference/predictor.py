@@ -16,7 +16,7 @@ from PIL import Image
 
 from xfeat.export.model.metadata import ModelMetadata
 from xfeat.export.model.progress import Progress
-from xfeat.featurize.datasets.image_files import list_images
+from xfeat.featurize.datasets.layouts import list_images
 from xfeat.featurize.errors import ImageError, ModelError, SpecError
 from xfeat.featurize.images.preprocess import Pixels, load_pixels, resize
 from xfeat.featurize.system.cores import cores

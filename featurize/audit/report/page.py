@@ -50,9 +50,7 @@ def _finding(finding: Finding, audit: Audit, pictures: Thumbnails) -> dict[str, 
             {**_image(flagged.row, audit, pictures), "why": flagged.why} for flagged in finding.images[:_IMAGES_SHOWN]
         ],
         "lines": finding.lines[:_LINES_SHOWN],
-        "hidden": max(0, len(finding.pairs) - _PAIRS_SHOWN)
-        + max(0, len(finding.images) - _IMAGES_SHOWN)
-        + max(0, len(finding.lines) - _LINES_SHOWN),
+        "hidden": len([*finding.pairs[_PAIRS_SHOWN:], *finding.images[_IMAGES_SHOWN:], *finding.lines[_LINES_SHOWN:]]),
     }
 
 
