@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from xfeat.export.model.batches import to_nchw
 from xfeat.export.model.cuda_graphs import BoundSession
 from xfeat.export.model.file import ModelFile, open_model
 from xfeat.export.model.progress import Progress
@@ -233,7 +232,7 @@ def _failures(what: str, setting: _Setting) -> Iterator[None]:
 
 
 def _onnx_call(model: ModelFile, pixels: Pixels) -> Call:
-    feed = {"image": pixels if model.metadata.variant == "full" else to_nchw(pixels)}
+    feed = model.feed(pixels)
     if isinstance(model.session, BoundSession):
         model.session.bind(feed)
     return lambda: model.session.run(None, feed)

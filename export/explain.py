@@ -6,14 +6,14 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from xfeat.export.model.file import ModelFile
-from xfeat.export.model.outputs import HEATMAP, OOD, PROBABILITIES
+from xfeat.export.model.interface import HEATMAP
 from xfeat.export.model.progress import Progress
 from xfeat.featurize.datasets.layouts import list_images
 from xfeat.featurize.errors import DataError, ImageError, ModelError, OutputError
@@ -82,7 +82,7 @@ def explain_images(
         DataError: if there is no class ``shown``, there are no images, or none can be read.
         OutputError: if a picture cannot be written, or would overwrite one of the images (then nothing is written).
     """
-    if HEATMAP not in model.outputs:
+    if HEATMAP not in model.known_outputs:
         raise ModelError("the model has no heatmap output", path=model.path, fix="name the full model, model.onnx")
     if shown is not None and shown not in model.metadata.class_names:
         raise DataError(
@@ -128,12 +128,12 @@ def _explain(model: ModelFile, file: Path, image: Image.Image, target: Path, sho
     metadata = model.metadata
     # Resized here, as in xserve, and not by the model, so that both give the same digits.
     pixels = resize(image, metadata.feature_spec.preprocess)[None]
-    outputs = dict(zip(model.outputs, model.session.run(None, {"image": pixels}), strict=True))
-    probabilities = outputs[PROBABILITIES][0].tolist()
+    outputs = model.run(pixels, heatmap=True)
+    probabilities = outputs.probabilities[0].tolist()
     label = metadata.decide(probabilities)
     class_name = shown or label
     code = metadata.class_names.index(class_name)
-    ood = float(outputs[OOD][0]) if OOD in outputs else None
+    ood = None if outputs.ood is None else float(outputs.ood[0])
     result = Explanation(
         path=str(file),
         picture=str(target),
@@ -144,7 +144,7 @@ def _explain(model: ModelFile, file: Path, image: Image.Image, target: Path, sho
         out_of_distribution=ood is not None and metadata.ood_threshold is not None and ood > metadata.ood_threshold,
     )
     image.thumbnail((MAX_SIDE, MAX_SIDE))
-    picture = _with_caption(overlay(image, outputs[HEATMAP][0, code]), result)
+    picture = _with_caption(overlay(image, cast(NDArray[np.float32], outputs.heatmap)[0, code]), result)
     with replacing(target) as partial:
         picture.save(partial, format="PNG")
     return result

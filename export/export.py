@@ -15,16 +15,16 @@ from xfeat.export.build.reference_model import load_reference_model, metadata_of
 from xfeat.export.model.metadata import VARIANTS, ModelMetadata
 from xfeat.export.model.progress import Progress, ProgressCounter
 from xfeat.export.parity.agreement import Agreement, Probabilities, compare
-from xfeat.export.parity.certificate import CertifiedModels, certificate_text
+from xfeat.export.parity.certificate import write_certificate
 from xfeat.export.parity.check_images import CheckImages
 from xfeat.export.parity.checks import (
     Checks,
     check_variant,
-    checks_as_json,
     count_predictions,
     milliseconds_per_image,
     onnx_probabilities,
-    open_sessions,
+    open_on_providers,
+    require_agreement,
 )
 from xfeat.export.parity.run_images import images_to_check
 from xfeat.export.publish import output_paths, publish
@@ -88,7 +88,7 @@ def export_run(run: Run, output: Path, spec: ExportSpec | None = None, progress:
     with publish([*targets.values(), certificate]) as folder:
         written = {variant: folder / path.name for variant, path in targets.items()}
         _write(fused, metadata, written, spec.opset)
-        checks, milliseconds, found = _check(written, metadata, images, expected, counter)
+        checks, milliseconds, found = _check(written, images, expected, counter)
         milliseconds["torch"] = milliseconds_per_image(partial(torch_probabilities, reference), images.pixels)
         result = Export(
             files=targets,
@@ -99,15 +99,12 @@ def export_run(run: Run, output: Path, spec: ExportSpec | None = None, progress:
             milliseconds=milliseconds,
         )
         _require_agreement(result)
-        text = certificate_text(
-            CertifiedModels(metadata=metadata, files=written, images=images, expected=expected),
-            {
-                "against_torch": checks_as_json(checks),
-                "against_training": result.training.to_dict(),
-                "milliseconds_an_image": milliseconds,
-            },
-        )
-        (folder / certificate.name).write_text(text, encoding="utf-8", errors="surrogateescape")
+        evidence = {
+            "against_torch": checks,
+            "against_training": result.training,
+            "milliseconds_an_image": milliseconds,
+        }
+        write_certificate(folder / certificate.name, metadata, written, images, expected, evidence)
     return result
 
 
@@ -138,38 +135,25 @@ def _write(fused: FusedModel, metadata: ModelMetadata, files: dict[str, Path], c
 
 
 def _check(
-    files: dict[str, Path],
-    metadata: ModelMetadata,
-    images: CheckImages,
-    expected: Probabilities,
-    counter: ProgressCounter,
+    files: dict[str, Path], images: CheckImages, expected: Probabilities, counter: ProgressCounter
 ) -> tuple[Checks, dict[str, float], Probabilities]:
     """Return the checks, milliseconds per image, and the full model's probabilities on the CPU."""
     checks: Checks = {}
     milliseconds = {}
     found = {}
     for variant, file in files.items():
-        for provider, session in open_sessions(file).items():
-            run = partial(onnx_probabilities, session, variant=variant)
-            embedded = ModelMetadata.from_props(session.get_modelmeta().custom_metadata_map, file)
-            found[variant, provider] = run(images.pixels, advance=counter)
-            checks.setdefault(provider, {}).update(
-                check_variant(session, embedded, images, expected, counter, found=found[variant, provider])
-            )
+        for provider, model in open_on_providers(file).items():
+            run = partial(onnx_probabilities, model)
+            found[variant, provider] = run(images.pixels, counter)
+            agreements = check_variant(model, images, expected, found[variant, provider], counter)
+            checks.setdefault(provider, {}).update(agreements)
             milliseconds[f"{provider} {variant}"] = milliseconds_per_image(run, images.pixels)
     return checks, milliseconds, found["full", CPU]
 
 
 def _require_agreement(result: Export) -> None:
-    for provider, agreements in result.checks.items():
-        for name, agreement in agreements.items():
-            if not agreement.holds:
-                raise ParityError(
-                    f"the exported model ({name}, {provider}) does not give torch's predictions; nothing was written",
-                    path=result.files["full"],
-                    expected=agreement.expected,
-                    found=agreement.found,
-                )
+    message = "the exported model ({}) does not give torch's predictions; nothing was written"
+    require_agreement(result.checks, message, result.files["full"])
     training, export_differences = result.training, result.metadata.feature_spec.export_differences
     if not training.holds:
         what, fix = "", "if the images have changed since training, run xfeat featurize and xhead train again"

@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from xfeat.export.model.file import ModelFile, open_model
-from xfeat.export.model.outputs import PROBABILITIES
+from xfeat.export.model.interface import PROBABILITIES, Tensor
 from xfeat.export.specs import TRITON_KINDS, TritonSpec, require_model_name
 from xfeat.featurize.system.atomic import replacing
 from xfeat.featurize.system.cuda import cuda_provider
@@ -119,33 +118,33 @@ def config_text(opened: ModelFile, name: str, spec: TritonSpec) -> str:
     threshold: Triton returns probabilities and no decision.
     """
     size = opened.metadata.feature_spec.preprocess.size
-    image = opened.session.get_inputs()[0]
+    [image] = opened.inputs
     cuda = {key: value for key, value in cuda_provider(0)[1].items() if key != "device_id"}
     props = opened.metadata.to_props()
     return _CONFIG.format(
         name=_quoted(name),
         max_batch=spec.max_batch,
-        inputs=_tensor(image.name, image.type, image.shape),
-        outputs=",".join(_tensor(each.name, each.type, each.shape) for each in opened.session.get_outputs()),
+        inputs=_tensor(image),
+        outputs=",".join(map(_tensor, opened.outputs)),
         delay=round(spec.batch_wait_ms * 1000),
         instances=spec.instances,
         kind=TRITON_KINDS[spec.device],
         cuda="".join(f"\n  parameters {{ key: {_quoted(key)} value: {_quoted(cuda[key])} }}" for key in cuda),
-        type=_TYPES[image.type],
-        warm_up=[size if isinstance(axis, str) else axis for axis in image.shape[1:]],
+        type=_TYPES[image.kind],
+        warm_up=[size if axis == -1 else axis for axis in image.shape[1:]],
         parameters="\n".join(
             f"parameters {{ key: {_quoted(key)} value {{ string_value: {_quoted(props[key])} }} }}" for key in props
         ),
     )
 
 
-def _tensor(name: str, kind: str, shape: Sequence[int | str]) -> str:
+def _tensor(tensor: Tensor) -> str:
     # Triton adds the batch axis itself. It requires at least one other, which `reshape` removes before the model.
-    dims = [-1 if isinstance(axis, str) else axis for axis in shape[1:]]
+    dims = list(tensor.shape[1:])
     extra = "" if dims else " reshape { shape: [ ] }"
-    if name == PROBABILITIES:
+    if tensor.name == PROBABILITIES:
         extra += f' label_filename: "{_LABELS}"'
-    return f"\n  {{ name: {_quoted(name)} data_type: {_TYPES[kind]} dims: {dims or [1]}{extra} }}"
+    return f"\n  {{ name: {_quoted(tensor.name)} data_type: {_TYPES[tensor.kind]} dims: {dims or [1]}{extra} }}"
 
 
 def _manifest(written: Repository, spec: TritonSpec) -> str:

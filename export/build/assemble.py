@@ -11,11 +11,10 @@ from onnxscript import optimizer
 
 from xfeat.export.build.fused_model import FusedModel
 from xfeat.export.build.resize_graph import PLANES, resize_graph
+from xfeat.export.model.interface import CORE_OUTPUTS, INPUT
 from xfeat.export.model.metadata import ModelMetadata
-from xfeat.export.model.outputs import CORE_OUTPUTS
 from xfeat.featurize.engines.conversion import to_onnx
 
-INPUT = "image"
 _EXAMPLES = 2  # a batch size of one would become a constant of the graph
 
 

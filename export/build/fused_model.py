@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from xfeat.export.build.dense_head import DenseHead
 from xfeat.export.build.ood_score import OodScore, OodScoreLayer
-from xfeat.export.model.outputs import CORE_OUTPUTS, HEATMAP, OOD
+from xfeat.export.model.interface import CORE_OUTPUTS, HEATMAP, OOD
 from xfeat.featurize.backbones.network import Backbone, Normalize
 from xfeat.featurize.specs import PreprocessSpec
 

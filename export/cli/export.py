@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -78,15 +79,14 @@ def onnx(run: Path | None, output: Path, opset: str, **settings: Any) -> tuple[d
 
 
 def _as_json(done: Export, run: str) -> dict[str, Any]:
-    from xfeat.export.parity.checks import checks_as_json
-
+    facts = asdict(done)
     return {
         "run": run,
         "model": str(done.files["full"]),
         "core_model": str(done.files["core"]),
         "certificate": str(done.certificate),
-        "against_torch": checks_as_json(done.checks),
-        "against_training": done.training.to_dict(),
+        "against_torch": facts["checks"],
+        "against_training": facts["training"],
         "ood_threshold": done.metadata.ood_threshold,
     }
 

@@ -1,54 +1,130 @@
-"""An open model file: session and metadata. Needs onnxruntime only."""
+"""An open model file: on the requested device, inputs and outputs checked, errors translated. No torch."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import logging
+import os
 from pathlib import Path
+from typing import Any
 
-from xfeat.export.model.cuda_graphs import Session, open_network
+import numpy as np
+from numpy.typing import NDArray
+
+from xfeat.export.model.batches import to_nchw
+from xfeat.export.model.cuda_graphs import BoundSession, Session, open_network
+from xfeat.export.model.interface import HEATMAP, INPUT, OOD, Outputs, Tensor, check_interface
 from xfeat.export.model.metadata import ModelMetadata
-from xfeat.featurize.errors import ModelError
+from xfeat.featurize.errors import DeviceError, ModelError
+from xfeat.featurize.images.preprocess import Pixels
+from xfeat.featurize.system.cuda import check_device_name
+from xfeat.featurize.system.onnx_session import ORT_ERRORS, cuda_possible, first_line
+
+logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
 class ModelFile:
-    """An open model.
+    """An open model file whose inputs and outputs agree with its metadata.
 
     Attributes:
         path: the file.
-        session: on the requested device.
+        session: on ``device``.
+        device: ``cpu`` or ``cuda:N``, where it actually runs.
         metadata: stored in the file.
+        inputs: of the graph.
+        outputs: of the graph.
+        known_outputs: names of the outputs that are also fields of :class:`Outputs`.
     """
 
-    path: Path
-    session: Session
-    metadata: ModelMetadata
+    def __init__(self, path: Path, session: Session, device: str) -> None:
+        self.path = path
+        self.session = session
+        self.device = device
+        self.metadata = ModelMetadata.from_props(session.get_modelmeta().custom_metadata_map, path)
+        self.inputs = tuple(_tensor(node) for node in session.get_inputs())
+        self.outputs = tuple(_tensor(node) for node in session.get_outputs())
+        check_interface(self.metadata, self.inputs, self.outputs, path)
+        self.known_outputs = frozenset(output.name for output in self.outputs) & frozenset(Outputs._fields)
 
-    @property
-    def outputs(self) -> list[str]:
-        """Return the names of its outputs."""
-        return [output.name for output in self.session.get_outputs()]
+    def feed(self, pixels: Pixels) -> dict[str, NDArray[Any]]:
+        """Return the model's input for images uint8 (N, S, S, 3); a full model also takes other sizes."""
+        return {INPUT: to_nchw(pixels) if self.metadata.variant == "core" else pixels}
+
+    def run(self, pixels: Pixels, *, heatmap: bool = False, bind: bool = False) -> Outputs:
+        """Run the network once.
+
+        Args:
+            pixels: uint8 (N, S, S, 3), RGB; a full model also takes other sizes.
+            heatmap: return heatmaps, if the model has them.
+            bind: on a GPU, run this batch and all later ones of its shape in fixed buffers.
+
+        Raises:
+            ModelError: if onnxruntime fails, or an output has a wrong shape.
+        """
+        wanted = [name for name in Outputs._fields if name in self.known_outputs and (heatmap or name != HEATMAP)]
+        feed = self.feed(pixels)
+        try:
+            if bind and isinstance(self.session, BoundSession):
+                self.session.bind(feed)
+            found = self.session.run(wanted, feed)
+        except ORT_ERRORS as error:
+            raise ModelError("the model failed", path=self.path, found=first_line(error)) from error
+        arrays = {name: np.asarray(array, np.float32) for name, array in zip(wanted, found, strict=True)}
+        if OOD in arrays:
+            arrays[OOD] = arrays[OOD].reshape(-1)
+        for name, array in arrays.items():
+            self._check_shape(name, array, len(pixels))
+        return Outputs(**arrays)
+
+    def _check_shape(self, name: str, array: NDArray[np.float32], count: int) -> None:
+        shape = (count,) if name == OOD else (count, len(self.metadata.class_names))
+        if array.shape[: len(shape)] != shape or array.ndim != (4 if name == HEATMAP else len(shape)):
+            raise ModelError(
+                f"wrong shape of the output {name}", path=self.path, expected=str(shape), found=str(array.shape)
+            )
 
 
 def open_model(
-    path: Path, threads: int | None = None, *, device: str = "cpu", cuda_graphs: str = "auto", spin: bool = False
+    path: str | os.PathLike[str],
+    threads: int | None = None,
+    *,
+    device: str = "cpu",
+    cuda_graphs: str = "auto",
+    all_on_gpu: bool = True,
+    spin: bool = False,
 ) -> ModelFile:
-    """Open a model.
+    """Open a model file.
 
     Args:
-        path: a file written by ``xexport onnx``.
-        threads: of the network; by default one per core that this process may use.
-        device: ``cpu``, ``cuda`` or ``cuda:N``; every node has to run there.
-        cuda_graphs: ``auto``, ``on`` or ``off``; see :func:`xfeat.export.model.cuda_graphs.open_network`.
+        path: a file of ``xexport onnx``.
+        threads: of the network on the CPU; by default one per core that this process may use.
+        device: ``cpu``, ``cuda``, ``cuda:N``, or ``auto``: a GPU if onnxruntime can use one.
+        cuda_graphs: ``auto``, ``on`` (which needs a GPU) or ``off``; see
+            :func:`xfeat.export.model.cuda_graphs.open_network`.
+        all_on_gpu: on a GPU that was asked for, refuse a session that computes part of the network on the CPU.
         spin: let threads spin while they wait for one another; see there.
 
     Raises:
-        ModelError: if there is no such file, or it was not written by this project.
-        DeviceError: if the device cannot be used, or ``cuda_graphs`` is ``on`` and fails.
+        ModelError: if the file does not exist, or was not written by this project.
+        DeviceError: if the requested device, or CUDA graphs on it, are not available; there is no fallback.
+        SpecError: if ``device`` is none of these.
     """
+    path = Path(path)
+    check_device_name(device)
     if not path.is_file():
         found = "a folder" if path.is_dir() else None
-        raise ModelError("model not found", path=path, found=found, fix="run xexport onnx, or name another file")
-    session = open_network(path, device=device, threads=threads, graphs=cuda_graphs, spin=spin)
-    metadata = ModelMetadata.from_props(session.get_modelmeta().custom_metadata_map, path)
-    return ModelFile(path, session, metadata)
+        fix = "run xexport onnx to write one, or give the path of another model"
+        raise ModelError("model not found", path=path, found=found, fix=fix)
+    if device == "auto" and cuda_graphs != "on":
+        if cuda_possible():
+            try:
+                return open_model(path, threads, device="cuda:0", cuda_graphs=cuda_graphs, all_on_gpu=False)
+            except DeviceError as error:
+                logger.warning("the GPU cannot be used, running on the CPU: %s", error.found)
+        return open_model(path, threads, spin=spin)
+    device = "cuda:0" if device in ("auto", "cuda") else device
+    session = open_network(path, device=device, threads=threads, all_on_gpu=all_on_gpu, graphs=cuda_graphs, spin=spin)
+    return ModelFile(path, session, device)
+
+
+def _tensor(node: Any) -> Tensor:
+    return Tensor(node.name, node.type, tuple(axis if isinstance(axis, int) else -1 for axis in node.shape))

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from xfeat.featurize.errors import MismatchError, ModelError, SpecError
 from xfeat.featurize.specs import FeatureSpec, Spec, require
@@ -85,6 +85,17 @@ class ModelMetadata(Spec):
         }
 
     @classmethod
+    def from_dict(cls, settings: dict[str, Any]) -> Self:
+        """Build metadata from :meth:`to_dict`'s form, in a model file or a certificate.
+
+        Raises:
+            SpecError: if a key is unknown or a value is out of range.
+            MismatchError: if the features cannot be computed by this version.
+        """
+        # INT8 files of version 0.1 have head_bits.
+        return super().from_dict({name: value for name, value in settings.items() if name != "head_bits"})
+
+    @classmethod
     def from_props(cls, props: Mapping[str, str], path: str | Path) -> ModelMetadata:
         """Read the entries of a model file.
 
@@ -109,9 +120,7 @@ class ModelMetadata(Spec):
                 fix=fix,
             )
         try:
-            data = json.loads(props["xfeat.metadata"])
-            data.pop("head_bits", None)  # in INT8 files of version 0.1
-            return cls.from_dict(data)
+            return cls.from_dict(json.loads(props["xfeat.metadata"]))
         except MismatchError as error:
             again = f"{error.fix}, then xhead train and xexport onnx"
             raise MismatchError(error.what, path=path, expected=error.expected, found=error.found, fix=again) from error

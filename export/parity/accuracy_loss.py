@@ -43,21 +43,14 @@ def measure(probabilities: Probabilities, labels: list[str], metadata: ModelMeta
 def scores_table(before: Scores, after: Scores) -> list[str]:
     """Return the lines of a table: each score before and after, in percent, and the loss in percentage points."""
     lines = [f"{'':12} {'float32':>8} {'after':>8} {'loss':>7}"]
-    for name in SCORES:
-        old, new = getattr(before, name), getattr(after, name)
-        if old is not None and new is not None:
-            lines.append(f"{name:12} {old:8.2%} {new:8.2%} {(old - new) * 100:7.2f}")
+    for name, loss in losses(before, after).items():
+        lines.append(f"{name:12} {getattr(before, name):8.2%} {getattr(after, name):8.2%} {loss:7.2f}")
     return lines
-
-
-def largest_loss(before: Scores, after: Scores) -> float:
-    """Return the largest loss of a score, in percentage points."""
-    return max(losses(before, after).values())
 
 
 def within_gate(before: Scores, after: Scores, max_loss: float) -> bool:
     """Return whether no score loses more than ``max_loss`` percentage points."""
-    return largest_loss(before, after) <= max_loss + 1e-9
+    return max(losses(before, after).values()) <= max_loss + 1e-9
 
 
 def gate_in_words(max_loss: float) -> str:

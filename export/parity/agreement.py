@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,10 +56,6 @@ class Agreement:
         return (
             f"a difference of {self.max_difference:.2g} and {self.changed_decisions} of {self.images} decisions changed"
         )
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON types."""
-        return asdict(self)
 
 
 def compare(expected: Probabilities, found: Probabilities, decide: Decide, tolerance: float = TOLERANCE) -> Agreement:

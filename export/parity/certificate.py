@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from xfeat.export.model.metadata import ModelMetadata
 from xfeat.export.parity.agreement import TOLERANCES, Probabilities
@@ -28,24 +28,12 @@ class ReferenceImage:
     Attributes:
         path: relative to the folder of the images.
         sha256: of the file's content.
-        probabilities: one per class.
+        probabilities: one per class, finite.
     """
 
     path: str
     sha256: str
-    probabilities: tuple[float, ...]
-
-    @classmethod
-    def from_dict(cls, entry: Mapping[str, Any], classes: int) -> Self:
-        """Read an entry of the certificate.
-
-        Raises:
-            ValueError: if it does not have ``classes`` finite probabilities.
-        """
-        probabilities = tuple(map(float, entry["probabilities"]))
-        if len(probabilities) != classes or not all(map(math.isfinite, probabilities)):
-            raise ValueError(f"{entry['path']} does not have {classes} probabilities")
-        return cls(path=str(entry["path"]), sha256=str(entry["sha256"]), probabilities=probabilities)
+    probabilities: list[float]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,24 +49,14 @@ class Certificate:
 
     path: Path
     models: dict[str, str]
-    metadata: dict[str, Any]
+    metadata: ModelMetadata
     reference: list[ReferenceImage]
 
-    @classmethod
-    def from_dict(cls, content: Mapping[str, Any], path: Path) -> Self:
-        """Read the content of the file ``path``.
-
-        Raises:
-            ValueError, KeyError, TypeError, AttributeError: if something is missing or has another form.
-        """
-        metadata = dict(content["metadata"])
-        classes = len(metadata["class_names"])
-        return cls(
-            path=path,
-            models={variant: str(entry["sha256"]) for variant, entry in content["models"].items()},
-            metadata=metadata,
-            reference=[ReferenceImage.from_dict(entry, classes) for entry in content["reference"]],
-        )
+    def __post_init__(self) -> None:
+        classes = len(self.metadata.class_names)
+        for image in self.reference:
+            if len(image.probabilities) != classes or not all(map(math.isfinite, image.probabilities)):
+                raise ValueError(f"{image.path} does not have {classes} probabilities")
 
 
 def certificate_path(model: Path) -> Path:
@@ -87,43 +65,30 @@ def certificate_path(model: Path) -> Path:
     return model.with_name(f"{stem}.certificate.json")
 
 
-@dataclass(frozen=True, kw_only=True)
-class CertifiedModels:
-    """The models that a certificate is for.
+def write_certificate(
+    path: Path,
+    metadata: ModelMetadata,
+    files: Mapping[str, Path],
+    images: CheckImages,
+    expected: Probabilities,
+    evidence: Mapping[str, Any],
+) -> None:
+    """Write the certificate of models.
 
-    Attributes:
+    Args:
+        path: of the certificate.
         metadata: of the models.
         files: variant to finished model file.
         images: on which they were compared.
         expected: probabilities (n, C) that a repeated check compares with.
+        evidence: further entries by name: plain JSON types and dataclasses.
     """
-
-    metadata: ModelMetadata
-    files: Mapping[str, Path]
-    images: CheckImages
-    expected: Probabilities
-
-
-def certificate_text(certified: CertifiedModels, evidence: Mapping[str, Any]) -> str:
-    """Return the text of a certificate.
-
-    Args:
-        certified: the models and their reference predictions.
-        evidence: further entries by name, plain JSON types.
-    """
-    metadata, images = certified.metadata, certified.images
-    reference = [
-        asdict(ReferenceImage(path=path, sha256=digest, probabilities=tuple(row)))
-        for path, digest, row in zip(images.paths, images.sha256, certified.expected.tolist(), strict=True)
-    ]
     content = {
         "format": FORMAT,
         "schema_version": SCHEMA_VERSION,
         "run": metadata.run,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "models": {
-            variant: {"file": file.name, "sha256": sha256_of(file)} for variant, file in certified.files.items()
-        },
+        "models": {variant: {"file": file.name, "sha256": sha256_of(file)} for variant, file in files.items()},
         # For people: checks take the tolerance of the precision, since a forged tolerance would forgive everything.
         "tolerance": TOLERANCES[metadata.precision],
         **evidence,
@@ -131,9 +96,13 @@ def certificate_text(certified: CertifiedModels, evidence: Mapping[str, Any]) ->
         "head_sha256": metadata.head_sha256,
         "metadata": metadata.to_dict(),
         "versions": library_versions(),
-        "reference": reference,
+        "reference": [
+            ReferenceImage(path=image, sha256=digest, probabilities=row)
+            for (image, digest), row in zip(images.sha256.items(), expected.tolist(), strict=True)
+        ],
     }
-    return json.dumps(content, indent=1) + "\n"
+    text = json.dumps(content, indent=1, default=asdict) + "\n"
+    path.write_text(text, encoding="utf-8", errors="surrogateescape")
 
 
 def read_certificate(path: Path) -> Certificate:
@@ -146,7 +115,12 @@ def read_certificate(path: Path) -> Certificate:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         if (content["format"], content["schema_version"]) == (FORMAT, SCHEMA_VERSION):
-            return Certificate.from_dict(content, path)
+            return Certificate(
+                path=path,
+                models={variant: entry["sha256"] for variant, entry in content["models"].items()},
+                metadata=ModelMetadata.from_dict(content["metadata"]),
+                reference=[ReferenceImage(**entry) for entry in content["reference"]],
+            )
         found = f"{content['format']} version {content['schema_version']}"
     except FileNotFoundError as error:
         raise ModelError("certificate not found", path=path, fix=fix) from error

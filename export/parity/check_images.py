@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+import logging
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
-from xfeat.export.model.progress import Advance
-from xfeat.export.parity.subsample import subsample
+from xfeat.export.model.progress import ProgressCounter
 from xfeat.featurize.datasets.sources import open_source
-from xfeat.featurize.errors import ImageError
+from xfeat.featurize.errors import DataError, ImageError
 from xfeat.featurize.images.decode import decode
 from xfeat.featurize.images.preprocess import Pixels, resize
 from xfeat.featurize.specs import PreprocessSpec
 
+logger = logging.getLogger(__name__)
+
 # Files checked at their original size; each is a batch of its own, since sizes differ.
 MAX_ORIGINALS = 64
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,41 +32,78 @@ class CheckImages:
 
     Attributes:
         root: their folder.
-        paths: of the files that could be read, relative to ``root``.
-        sha256: of their contents.
+        sha256: path relative to ``root`` of each file that is used, to the digest of its content.
         pixels: uint8 (n, S, S, 3), resized by Pillow.
+        missing: number of files that are missing or unreadable, and were left out.
+        changed: number of files that have changed, and were left out.
     """
 
     root: Path
-    paths: list[str]
-    sha256: list[str]
+    sha256: dict[str, str]
     pixels: Pixels
+    missing: int
+    changed: int
 
     def __len__(self) -> int:
-        return len(self.paths)
+        return len(self.sha256)
 
     def originals(self) -> Iterator[tuple[int, Pixels]]:
         """Yield position and uint8 (1, H, W, 3) of at most MAX_ORIGINALS images, evenly spaced, at original size."""
         source = open_source(self.root)
-        for position in subsample(range(len(self)), MAX_ORIGINALS):
-            image = decode(source.read(self.paths[position])[0])
+        for position, path in subsample(list(enumerate(self.sha256)), MAX_ORIGINALS):
+            image = decode(source.read(path)[0])
             yield position, np.asarray(image.convert("RGB"))[None]
 
 
 def load_images(
-    root: Path, paths: Sequence[str], spec: PreprocessSpec, advance: Advance = lambda done: None
+    root: Path, files: Mapping[str, str | None], what: str, spec: PreprocessSpec, counter: ProgressCounter | None
 ) -> CheckImages:
-    """Read image files as the server does, without those that are missing or damaged."""
-    readable, digests, pixels = [], [], []
+    """Read image files as the server does, without those that are missing, damaged or changed.
+
+    Args:
+        root: their folder.
+        files: path relative to ``root`` of each file, to the SHA-256 that it must have; ``None`` for any.
+        what: they are, for messages.
+        spec: how to resize them.
+        counter: counts the images read.
+
+    Raises:
+        DataError: if none of them can be used.
+    """
+    digests, pixels, missing = {}, [], 0
     source = open_source(root)
-    for path in paths:
-        advance(1)
+    counter = counter or ProgressCounter(None)
+    counter.expect(len(files))
+    for path, wanted in files.items():
+        counter(1)
         try:
             content, _ = source.read(path)
-            pixels.append(resize(decode(content), spec))
+            resized = resize(decode(content), spec)
         except ImageError:
+            missing += 1
             continue
-        readable.append(path)
-        digests.append(hashlib.sha256(content).hexdigest())
-    stacked = np.stack(pixels) if pixels else np.empty((0, spec.size, spec.size, 3), np.uint8)
-    return CheckImages(root=root, paths=readable, sha256=digests, pixels=stacked)
+        digest = hashlib.sha256(content).hexdigest()
+        if wanted in (None, digest):
+            digests[path] = digest
+            pixels.append(resized)
+    changed = len(files) - len(digests) - missing
+    if not pixels:
+        problem = f"all of {what} that can be read have changed" if changed else f"none of {what} can be read"
+        raise DataError(
+            f"{problem}, so the model cannot be checked",
+            path=root,
+            expected=f"{len(files)} files such as {next(iter(files), 'none')}",
+            found=f"{changed} changed, {missing} missing or unreadable",
+            fix="name the folder that was featurized with --data DIR",
+        )
+    if missing:
+        logger.warning(
+            "%s: %d of %s are missing or unreadable; the model is checked on the other %d",
+            *(root, missing, what, len(digests)),
+        )
+    return CheckImages(root=root, sha256=digests, pixels=np.stack(pixels), missing=missing, changed=changed)
+
+
+def subsample(rows: Sequence[T], most: int | None) -> Sequence[T]:
+    """Return at most ``most`` of ``rows``, all of them for ``None``; evenly spaced, so not of the first class alone."""
+    return rows[:: -(-len(rows) // most)] if most and len(rows) > most else rows

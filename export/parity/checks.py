@@ -7,17 +7,16 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 import numpy as np
 
-from xfeat.export.model.batches import BATCH_SIZE, batches, to_nchw
-from xfeat.export.model.cuda_graphs import BoundSession, Session, open_network
+from xfeat.export.model.batches import BATCH_SIZE, batches
+from xfeat.export.model.file import ModelFile, open_model
 from xfeat.export.model.metadata import ModelMetadata
 from xfeat.export.model.progress import Advance
 from xfeat.export.parity.agreement import RESIZE_TOLERANCE, TOLERANCES, Agreement, Probabilities, compare
 from xfeat.export.parity.check_images import MAX_ORIGINALS, CheckImages
-from xfeat.featurize.errors import DeviceError
+from xfeat.featurize.errors import DeviceError, ParityError
 from xfeat.featurize.images.preprocess import Pixels
 from xfeat.featurize.system.cuda import PROVIDER as CUDA
 from xfeat.featurize.system.onnx_session import CPU, cuda_possible
@@ -30,76 +29,7 @@ Checks = dict[str, dict[str, Agreement]]
 """Provider to name of a check to agreement."""
 
 
-def checks_as_json(checks: Checks) -> dict[str, Any]:
-    """Return plain JSON types."""
-    return {
-        provider: {name: agreement.to_dict() for name, agreement in agreements.items()}
-        for provider, agreements in checks.items()
-    }
-
-
-def check_variant(
-    session: Session,
-    metadata: ModelMetadata,
-    images: CheckImages,
-    expected: Probabilities,
-    advance: Advance = lambda done: None,
-    *,
-    found: Probabilities | None = None,
-) -> dict[str, Agreement]:
-    """Compare an exported model with expected probabilities (n, C), within the tolerance of its precision.
-
-    Args:
-        session: of the model.
-        metadata: of the model.
-        images: to predict.
-        expected: probabilities (n, C).
-        advance: called with the number of predictions made since the last call.
-        found: the model's probabilities of the images, if they have been computed already.
-
-    Returns:
-        The agreement under the name of the variant. The full model in float32 has a second one, ``resized_inside``:
-        files at their original size, resized in the graph.
-    """
-    variant = metadata.variant
-    if found is None:
-        found = onnx_probabilities(session, images.pixels, variant, advance)
-    agreements = {variant: compare(expected, found, metadata.decide, TOLERANCES[metadata.precision])}
-    if _resizes(metadata):
-        positions, predictions = [], []
-        for position, pixels in images.originals():
-            positions.append(position)
-            predictions.append(onnx_probabilities(session, pixels, variant, advance)[0])
-        agreements["resized_inside"] = compare(
-            expected[positions], np.stack(predictions), metadata.decide, RESIZE_TOLERANCE
-        )
-    return agreements
-
-
-def count_predictions(metadata: ModelMetadata, images: int) -> int:
-    """Return how many predictions :func:`check_variant` makes."""
-    return images + (min(images, MAX_ORIGINALS) if _resizes(metadata) else 0)
-
-
-def _resizes(metadata: ModelMetadata) -> bool:
-    return metadata.variant == "full" and metadata.precision == "float32"
-
-
-def onnx_probabilities(
-    session: Session, pixels: Pixels, variant: str, advance: Advance = lambda done: None
-) -> Probabilities:
-    """Run an exported model: uint8 (n, H, W, 3) to float32 (n, C). ``variant`` decides the layout of its input."""
-    predictions = []
-    for batch in batches(pixels):
-        feed = {"image": batch if variant == "full" else to_nchw(batch)}
-        if len(batch) == BATCH_SIZE and isinstance(session, BoundSession):
-            session.bind(feed)  # full batches run as they do in serving
-        predictions.append(session.run(["probabilities"], feed)[0])
-        advance(len(batch))
-    return np.concatenate(predictions)
-
-
-def open_sessions(file: Path, *, require_cuda: bool = False) -> dict[str, Session]:
+def open_on_providers(file: Path, *, require_cuda: bool = False) -> dict[str, ModelFile]:
     """Open a model once per provider that works on this machine.
 
     Args:
@@ -110,15 +40,83 @@ def open_sessions(file: Path, *, require_cuda: bool = False) -> dict[str, Sessio
         ModelError: if onnxruntime refuses the file.
         DeviceError: if a GPU is required and cannot be used.
     """
-    sessions = {CPU: open_network(file)}
+    models = {CPU: open_model(file)}
     if require_cuda or cuda_possible():
         try:
-            sessions[CUDA] = open_network(file, device="cuda", all_on_gpu=require_cuda)
+            models[CUDA] = open_model(file, device="cuda", all_on_gpu=require_cuda)
         except DeviceError as error:
             if require_cuda:
                 raise
             logger.warning("the model was not checked on the GPU: %s", error.found)
-    return sessions
+    return models
+
+
+def check_variant(
+    model: ModelFile,
+    images: CheckImages,
+    expected: Probabilities,
+    found: Probabilities,
+    advance: Advance = lambda done: None,
+) -> dict[str, Agreement]:
+    """Compare an exported model with expected probabilities, within the tolerance of its precision.
+
+    Args:
+        model: the exported model.
+        images: n images.
+        expected: probabilities (n, C).
+        found: the model's probabilities (n, C).
+        advance: called with the number of predictions made since the last call.
+
+    Returns:
+        The agreement under the name of the variant. The full model in float32 has a second one, ``resized_inside``:
+        files at their original size, resized in the graph.
+    """
+    decide = model.metadata.decide
+    agreements = {model.metadata.variant: compare(expected, found, decide, TOLERANCES[model.metadata.precision])}
+    if _resizes(model.metadata):
+        positions, predictions = [], []
+        for position, pixels in images.originals():
+            positions.append(position)
+            predictions.append(onnx_probabilities(model, pixels, advance)[0])
+        agreements["resized_inside"] = compare(expected[positions], np.stack(predictions), decide, RESIZE_TOLERANCE)
+    return agreements
+
+
+def count_predictions(metadata: ModelMetadata, images: int) -> int:
+    """Return how many predictions a check of a model makes: of all images, and those of :func:`check_variant`."""
+    return images + (min(images, MAX_ORIGINALS) if _resizes(metadata) else 0)
+
+
+def _resizes(metadata: ModelMetadata) -> bool:
+    return metadata.variant == "full" and metadata.precision == "float32"
+
+
+def require_agreement(checks: Checks, message: str, path: Path, fix: str | None = None) -> None:
+    """Require that all checks hold.
+
+    Args:
+        checks: to require.
+        message: with ``{}`` for the name of the check and its provider.
+        path: of the model, for the message.
+        fix: for the message.
+
+    Raises:
+        ParityError: if one does not hold.
+    """
+    for provider, agreements in checks.items():
+        for name, agreement in agreements.items():
+            if not agreement.holds:
+                what = message.format(f"{name}, {provider}")
+                raise ParityError(what, path=path, expected=agreement.expected, found=agreement.found, fix=fix)
+
+
+def onnx_probabilities(model: ModelFile, pixels: Pixels, advance: Advance = lambda done: None) -> Probabilities:
+    """Run an exported model: uint8 (n, H, W, 3) to float32 (n, C); on a GPU, full batches run as they do in serving."""
+    predictions = []
+    for batch in batches(pixels):
+        predictions.append(model.run(batch, bind=len(batch) == BATCH_SIZE).probabilities)
+        advance(len(batch))
+    return np.concatenate(predictions)
 
 
 def milliseconds_per_image(run: Callable[[Pixels], object], pixels: Pixels) -> float:

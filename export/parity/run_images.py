@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 
 import numpy as np
 
 from xfeat.export.model.progress import ProgressCounter
 from xfeat.export.parity.agreement import Probabilities
-from xfeat.export.parity.check_images import CheckImages, load_images
-from xfeat.export.parity.subsample import subsample
-from xfeat.featurize.errors import DataError
+from xfeat.export.parity.check_images import CheckImages, load_images, subsample
 from xfeat.head.runs.reader import PROBABILITY_PREFIX, Run
 
-logger = logging.getLogger(__name__)
+Rows = list[dict[str, str]]
 
 
 def images_to_check(
@@ -31,9 +28,11 @@ def images_to_check(
     Raises:
         DataError: if none of them can be read.
     """
-    recorded = _recorded_probabilities(run, limit)
-    images = _read(run, list(recorded), data, counter, "images")
-    return images, np.array([recorded[path] for path in images.paths], np.float32)
+    rows = run.predictions()
+    rows = [row for row in rows if row["split"] == "test"] or rows
+    images, rows = _read(run, rows, "images", data, limit, counter)
+    columns = [PROBABILITY_PREFIX + name for name in run.class_names]
+    return images, np.array([[row[column] for column in columns] for row in rows], np.float32)
 
 
 def labelled_images(
@@ -47,35 +46,16 @@ def labelled_images(
         DataError: if none of them can be read.
     """
     rows = [row for row in run.predictions() if row["split"] == split]
-    labels = {row["path"]: row["label"] for row in subsample(rows, limit)}
-    images = _read(run, list(labels), data, counter, f"{split} images")
-    return images, [labels[path] for path in images.paths]
+    images, rows = _read(run, rows, f"{split} images", data, limit, counter)
+    return images, [row["label"] for row in rows]
 
 
-def _read(run: Run, paths: list[str], data: Path | None, counter: ProgressCounter | None, what: str) -> CheckImages:
-    """Read images of the run, with a warning if some cannot be read."""
+def _read(
+    run: Run, rows: Rows, what: str, data: Path | None, limit: int | None, counter: ProgressCounter | None
+) -> tuple[CheckImages, Rows]:
+    """Return images of these rows of predictions.csv, and the rows whose images can be read."""
+    by_path = {row["path"]: row for row in subsample(rows, limit)}
     root = data or Path(run.cache["data_root"])
-    counter = counter or ProgressCounter(None)
-    counter.expect(len(paths))
-    images = load_images(root, paths, run.feature_spec.preprocess, counter)
-    if not len(images):
-        raise DataError(
-            f"none of the run's {len(paths)} {what} can be read, so the model cannot be checked",
-            path=root,
-            expected=f"files such as {next(iter(paths), 'those in predictions.csv')}",
-            fix="name the folder of the images with --data DIR",
-        )
-    if missing := len(paths) - len(images):
-        logger.warning(
-            "%s: %d of the run's %d %s are missing or unreadable; the model is checked on the other %d",
-            *(root, missing, len(paths), what, len(images)),
-        )
-    return images
-
-
-def _recorded_probabilities(run: Run, limit: int | None) -> dict[str, list[float]]:
-    """Return path to probabilities in predictions.csv, of the test images or, without a test split, of all."""
-    rows = run.predictions()
-    rows = [row for row in rows if row["split"] == "test"] or rows
-    columns = [PROBABILITY_PREFIX + name for name in run.class_names]
-    return {row["path"]: [float(row[column]) for column in columns] for row in subsample(rows, limit)}
+    what = f"the run's {len(by_path)} {what}"
+    images = load_images(root, dict.fromkeys(by_path), what, run.feature_spec.preprocess, counter)
+    return images, [by_path[path] for path in images.sha256]

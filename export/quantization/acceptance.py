@@ -11,8 +11,8 @@ import onnx
 from numpy.typing import NDArray
 
 from xfeat.export.build.ood_score import fit_ood_threshold
+from xfeat.export.model.interface import OOD, PROBABILITIES
 from xfeat.export.model.metadata import ModelMetadata
-from xfeat.export.model.outputs import OOD, PROBABILITIES
 from xfeat.export.parity.accuracy_loss import Scores, losses, measure, scores_table, within_gate
 from xfeat.export.parity.agreement import Probabilities
 from xfeat.export.parity.check_images import CheckImages

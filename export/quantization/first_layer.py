@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx
 
-from xfeat.export.build.assemble import INPUT
+from xfeat.export.model.interface import INPUT
 from xfeat.export.quantization.equalization import CENTRED, common_mean
 from xfeat.export.quantization.onnx_graph import Graph, attribute
 

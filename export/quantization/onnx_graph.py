@@ -11,9 +11,8 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from onnxscript import optimizer
 
-from xfeat.export.build.assemble import INPUT
 from xfeat.export.model.batches import batches, to_nchw
-from xfeat.export.model.outputs import LOGITS
+from xfeat.export.model.interface import INPUT, LOGITS
 from xfeat.featurize.images.preprocess import Pixels
 from xfeat.featurize.system.onnx_session import open_session
 

@@ -16,8 +16,8 @@ from xfeat.export.model.file import open_model
 from xfeat.export.model.metadata import VARIANTS, ModelMetadata
 from xfeat.export.model.progress import Progress
 from xfeat.export.parity.accuracy_loss import Scores, gate_in_words, measure
-from xfeat.export.parity.certificate import CertifiedModels, certificate_text
-from xfeat.export.parity.checks import Checks, check_variant, checks_as_json, onnx_probabilities, open_sessions
+from xfeat.export.parity.certificate import write_certificate
+from xfeat.export.parity.checks import Checks, check_variant, onnx_probabilities, open_on_providers
 from xfeat.export.parity.run_images import labelled_images
 from xfeat.export.publish import output_paths, publish
 from xfeat.export.quantization.acceptance import Candidate, Gate
@@ -26,6 +26,9 @@ from xfeat.export.quantization.int8 import prepare, quantize_backbone, write_int
 from xfeat.export.specs import QuantizeSpec
 from xfeat.featurize.errors import MismatchError, ModelError, OutputError, ParityError
 from xfeat.head.runs.reader import Run
+
+# What the certificate says of the gate.
+_GATE_FACTS = ("images", "before", "after", "mean_difference", "max_difference", "attempts", "familiar")
 
 Stage = Callable[[str], AbstractContextManager[Progress]]
 """Opens the progress of a stage, by its name."""
@@ -132,8 +135,13 @@ def quantize_model(
             attempts=gate.attempts_as_json(),
             familiar=ood,
         )
-        text = _certificate(metadata, written, gate, chosen, result)
-        (folder / certificate.name).write_text(text, encoding="utf-8", errors="surrogateescape")
+        facts = result.to_dict()
+        evidence = {
+            "against_itself": _checks(written, gate, chosen),
+            "gate": {name: facts[name] for name in _GATE_FACTS},
+        }
+        file = folder / certificate.name
+        write_certificate(file, metadata, written, gate.images, chosen.probabilities, evidence)
     return result
 
 
@@ -159,7 +167,7 @@ def _check_model(path: Path, run: Run) -> ModelMetadata:
 
 def _open_gate(path: Path, run: Run, metadata: ModelMetadata, spec: QuantizeSpec) -> Gate:
     images, labels = labelled_images(run, "valid", spec.data)
-    probabilities = onnx_probabilities(open_model(path).session, images.pixels, "full")
+    probabilities = onnx_probabilities(open_model(path), images.pixels)
     return Gate(
         metadata=metadata,
         images=images,
@@ -199,18 +207,11 @@ def _refusal(gate: Gate, output: Path, spec: QuantizeSpec) -> ParityError:
     )
 
 
-def _certificate(
-    metadata: ModelMetadata, written: dict[str, Path], gate: Gate, chosen: Candidate, result: Quantized
-) -> str:
+def _checks(written: dict[str, Path], gate: Gate, chosen: Candidate) -> Checks:
     checks: Checks = {}
     for file in written.values():
-        embedded = open_model(file).metadata
-        for provider, session in open_sessions(file).items():
-            found = check_variant(session, embedded, gate.images, chosen.probabilities)
-            checks.setdefault(provider, {}).update(found)
-    facts = result.to_dict()
-    names = ("images", "before", "after", "mean_difference", "max_difference", "attempts", "familiar")
-    return certificate_text(
-        CertifiedModels(metadata=metadata, files=written, images=gate.images, expected=chosen.probabilities),
-        {"against_itself": checks_as_json(checks), "gate": {name: facts[name] for name in names}},
-    )
+        for provider, model in open_on_providers(file).items():
+            found = onnx_probabilities(model, gate.images.pixels)
+            agreements = check_variant(model, gate.images, chosen.probabilities, found)
+            checks.setdefault(provider, {}).update(agreements)
+    return checks

@@ -10,8 +10,8 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from xfeat.export.build.assemble import INPUT
 from xfeat.export.model.batches import to_nchw
+from xfeat.export.model.interface import INPUT
 from xfeat.export.model.progress import Progress
 from xfeat.export.quantization.equalization import CENTRED, common_mean
 from xfeat.export.quantization.gptq import gptq_round

@@ -16,12 +16,12 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from xfeat.export.model.interface import INPUT, Outputs
 from xfeat.serve.http.openapi import DESCRIBED_RESPONSES, INFER, INFER_RESPONSES, MODEL_RESPONSES, READY_RESPONSES
 from xfeat.serve.http.service import Service
 from xfeat.serve.http.tensors import InferRequest, TensorError, TooManyImagesError, encode_response, parse_request
 from xfeat.serve.inference.predictor import Predictor
 from xfeat.serve.inference.results import Prediction, Result, split_results
-from xfeat.serve.inference.session import INPUT, Outputs
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
 _VERSION = "1"
@@ -132,7 +132,7 @@ def _header_length(request: Request) -> int | None:
 
 
 def _check_outputs(wanted: InferRequest, predictor: Predictor) -> None:
-    available = predictor.session.known_outputs
+    available = predictor.model.known_outputs
     if unknown := sorted(set(wanted.outputs or ()) - available):
         raise HTTPException(400, f"no output called {unknown[0]!r}; this model has: {', '.join(sorted(available))}")
 
@@ -149,7 +149,7 @@ def _require_all(results: list[Result]) -> list[Prediction]:
 def _arrays(
     predictions: list[Prediction], wanted: InferRequest, predictor: Predictor
 ) -> dict[str, NDArray[np.float32]]:
-    available = [name for name in Outputs._fields if name in predictor.session.known_outputs]
+    available = [name for name in Outputs._fields if name in predictor.model.known_outputs]
     return {name: _array(name, predictions) for name in (available if wanted.outputs is None else wanted.outputs)}
 
 
@@ -162,7 +162,7 @@ def _array(name: str, predictions: list[Prediction]) -> NDArray[np.float32]:
 
 
 def _describe(name: str, predictor: Predictor) -> dict[str, Any]:
-    outputs = {tensor.name: tensor for tensor in predictor.session.outputs}
+    outputs = {tensor.name: tensor for tensor in predictor.model.outputs}
     return {
         "name": name,
         "versions": [_VERSION],
@@ -172,7 +172,7 @@ def _describe(name: str, predictor: Predictor) -> dict[str, Any]:
         "outputs": [
             {"name": output, "datatype": "FP32", "shape": list(outputs[output].shape)}
             for output in Outputs._fields
-            if output in predictor.session.known_outputs
+            if output in predictor.model.known_outputs
         ],
     }
 

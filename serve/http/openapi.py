@@ -7,9 +7,9 @@ from typing import Any
 from fastapi import FastAPI
 from pydantic import BaseModel, Field
 
+from xfeat.export.model.interface import INPUT, Outputs
 from xfeat.serve.http.api_key import KEY_HEADER, PUBLIC_PATHS
 from xfeat.serve.http.uploads import FIELD
-from xfeat.serve.inference.session import INPUT, Outputs
 
 
 class PredictionBody(BaseModel):

@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from xfeat.export.model.interface import INPUT
 from xfeat.serve.inference.predictor import ImageContent
-from xfeat.serve.inference.session import INPUT
 
 _LENGTH_BYTES = 4
 

@@ -25,7 +25,7 @@ def describe_model(predictor: Predictor) -> dict[str, Any]:
         "threshold": metadata.threshold,
         "temperature": metadata.temperature,
         "ood_threshold": predictor.ood_threshold,
-        "heatmaps": "heatmap" in predictor.session.known_outputs,
+        "heatmaps": "heatmap" in predictor.model.known_outputs,
         "test_accuracy": test.get("accuracy"),
         "test_images": sum(map(sum, matrix)) if matrix else None,
         "test_accuracy_interval": test.get("accuracy_interval"),

@@ -8,13 +8,13 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
-from pathlib import Path
 from typing import Self
 
 import numpy as np
 from PIL import Image
 
-from xfeat.export.model.metadata import ModelMetadata
+from xfeat.export.model.file import ModelFile, open_model
+from xfeat.export.model.interface import OOD, Outputs
 from xfeat.export.model.progress import Progress
 from xfeat.featurize.datasets.layouts import list_images
 from xfeat.featurize.errors import ImageError, ModelError, SpecError
@@ -23,7 +23,6 @@ from xfeat.featurize.system.cores import cores
 from xfeat.serve.inference.batch_sizes import bucket_of, bucket_sizes, stack
 from xfeat.serve.inference.isolate import run_isolated
 from xfeat.serve.inference.results import Prediction, Result, SkippedImage
-from xfeat.serve.inference.session import ModelSession, Outputs
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +39,8 @@ class Predictor:
     """A model that classifies image files.
 
     Attributes:
-        path: the model file.
+        model: the open file.
+        path: of the model file.
         metadata: of the model file.
         device: ``cpu`` or ``cuda:N``, where the model actually runs.
         batch_size: most images per call of the network; the default depends on the device.
@@ -48,16 +48,14 @@ class Predictor:
         ood_threshold: an image with a higher score counts as out of distribution; or ``None``.
     """
 
-    def __init__(self, session: ModelSession) -> None:
-        self.session = session
-        self.path: Path = session.path
-        self.metadata: ModelMetadata = session.metadata
-        self.device = session.device
+    def __init__(self, model: ModelFile, batch_size: int | None = None) -> None:
+        self.model = model
+        self.path, self.metadata, self.device = model.path, model.metadata, model.device
         # Without the model's output there is nothing to compare with the threshold.
-        self.ood_threshold: float | None = self.metadata.ood_threshold if "ood" in session.known_outputs else None
+        self.ood_threshold = self.metadata.ood_threshold if OOD in model.known_outputs else None
         # On a CPU a new shape costs nothing, but a padding image costs as much as any other.
-        self.pads_batches = session.device != "cpu"
-        self.batch_size = _BATCH_ON_GPU if self.pads_batches else _BATCH_ON_CPU
+        self.pads_batches = model.device != "cpu"
+        self.batch_size = batch_size or (_BATCH_ON_GPU if self.pads_batches else _BATCH_ON_CPU)
 
     @classmethod
     def open(
@@ -69,23 +67,16 @@ class Predictor:
         batch_size: int | None = None,
         cuda_graphs: str = "auto",
     ) -> Self:
-        """Open a model file.
+        """Open a model file; other arguments and errors as for :func:`xfeat.export.model.file.open_model`.
 
         Args:
             path: a file of ``xexport onnx``.
             device: ``cpu``, ``cuda``, ``cuda:N``, or ``auto``: a GPU if onnxruntime can use one.
             threads: CPU threads for inference; by default all cores.
             batch_size: most images per call of the network; the default depends on the device.
-            cuda_graphs: ``auto``, ``on`` or ``off``; see :func:`xfeat.export.model.cuda_graphs.open_network`.
-
-        Raises:
-            ModelError: if the file does not exist, or was not written by this project.
-            DeviceError: if the requested device, or CUDA graphs on it, are not available; there is no fallback.
-            SpecError: if ``device`` is none of these.
+            cuda_graphs: ``auto``, ``on`` or ``off``.
         """
-        predictor = cls(ModelSession.open(path, device=device, threads=threads, cuda_graphs=cuda_graphs))
-        predictor.batch_size = batch_size or predictor.batch_size
-        return predictor
+        return cls(open_model(path, threads, device=device, cuda_graphs=cuda_graphs), batch_size)
 
     def predict_paths(
         self,
@@ -168,7 +159,7 @@ class Predictor:
 
     def _run(self, batch: Sequence[tuple[str, Pixels]], *, heatmap: bool) -> list[Result]:
         size = bucket_of(len(batch), self.batch_size) if self.pads_batches else len(batch)
-        outputs = self.session.run(stack([pixels for _, pixels in batch], size), heatmap=heatmap)
+        outputs = self.model.run(stack([pixels for _, pixels in batch], size), heatmap=heatmap)
         return [self._result(name, outputs, row) for row, (name, _) in enumerate(batch)]
 
     def _skip(self, name: str, outcome: Result | ModelError) -> Result:
@@ -183,8 +174,9 @@ class Predictor:
         Raises:
             ModelError: if the model cannot be run.
         """
+        side = self.metadata.feature_spec.preprocess.size
         for size in bucket_sizes(self.batch_size):
-            self.session.warm_up(size)
+            self.model.run(np.zeros((size, side, side, 3), np.uint8), bind=True)
 
     def _result(self, name: str, outputs: Outputs, row: int) -> Result:
         probabilities = outputs.probabilities[row].tolist()

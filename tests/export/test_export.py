@@ -18,6 +18,7 @@ from PIL import Image
 from sklearn.covariance import LedoitWolf
 
 from xfeat.export.export import export_run
+from xfeat.export.model.file import ModelFile
 from xfeat.export.model.metadata import ModelMetadata
 from xfeat.export.parity.checks import onnx_probabilities
 from xfeat.featurize.backbones.weights import sha256_of
@@ -238,9 +239,9 @@ def test_each_model_predicts_all_check_images_once_per_export(
 ) -> None:
     runs: list[tuple[str, int]] = []
 
-    def counted(session: Any, pixels: np.ndarray, variant: str, advance: Any = lambda done: None) -> np.ndarray:
-        runs.append((variant, len(pixels)))
-        return onnx_probabilities(session, pixels, variant, advance)
+    def counted(model: ModelFile, pixels: np.ndarray, advance: Any = lambda done: None) -> np.ndarray:
+        runs.append((model.metadata.variant, len(pixels)))
+        return onnx_probabilities(model, pixels, advance)
 
     monkeypatch.setattr("xfeat.export.export.onnx_probabilities", counted)
     monkeypatch.setattr("xfeat.export.parity.checks.onnx_probabilities", counted)

@@ -140,7 +140,7 @@ def test_a_model_of_another_run_is_detected_by_its_metadata(
     ("change", "named"),
     [
         ({"class_names": ("disc", "bar")}, "with different classes\n"),
-        ({"positive": "disc", "threshold": 0.99}, "with different positive class, threshold\n"),
+        ({"positive": "disc", "threshold": 0.99}, "with different threshold, positive class\n"),
         ({"ood_threshold": 99.0}, "with different out-of-distribution threshold\n"),
         ({"metrics": {"test": {"accuracy": 1.0}}}, "with different metadata\n"),
     ],
@@ -170,7 +170,7 @@ def test_changed_images_are_left_out_and_counted(xexport: Xexport, copied: Any) 
 def test_a_folder_without_the_images_is_refused(xexport: Xexport, exported: Any, tmp_path: Path) -> None:
     done = xexport("verify", exported.model, "--data", tmp_path)
     assert done.exit_code == 1
-    assert "none of the certificate's images can be read" in done.stderr
+    assert "none of the certificate's 12 images can be read" in done.stderr
     done = xexport("verify", exported.model, "--data", tmp_path / "nowhere")
     assert done.exit_code == 1
     assert f"{tmp_path / 'nowhere'}: folder not found" in done.stderr
@@ -221,6 +221,9 @@ def test_missing_images_are_counted_in_json_in_text_and_in_a_warning(xexport: Xe
     assert f"warning: {copied.data}: {counts}" in done.stderr
     done = xexport("verify", copied.model, "--data", copied.data)
     assert "left out: 1 images that are missing or unreadable\n" in done.stdout
+    done = xexport("verify", copied.model, "--run", copied.run.folder, "--json")
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["missing_images"] == 1
 
 
 def test_a_certificate_of_another_version_is_refused(xexport: Xexport, copied: Any) -> None:

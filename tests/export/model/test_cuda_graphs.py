@@ -19,7 +19,7 @@ from onnx import TensorProto, helper
 
 import xfeat.export.model.cuda_graphs
 from xfeat.export.model.cuda_graphs import BoundSession, open_network
-from xfeat.export.parity.checks import open_sessions
+from xfeat.export.parity.checks import open_on_providers
 from xfeat.featurize.errors import DeviceError, ModelError, SpecError
 from xfeat.featurize.system.cuda import PROVIDER as CUDA
 from xfeat.featurize.system.cuda import cuda_driver_present
@@ -313,14 +313,14 @@ def test_the_parity_check_runs_full_batches_through_the_buffers_used_for_serving
     opened = {}
 
     def note(*args: Any, **settings: Any) -> Any:
-        opened.update(open_sessions(*args, **settings))
+        opened.update(open_on_providers(*args, **settings))
         return opened
 
-    monkeypatch.setattr("xfeat.export.verify.open_sessions", note)
+    monkeypatch.setattr("xfeat.export.verify.open_on_providers", note)
     done = xexport("verify", exported.core, "--data", exported.data, "--require-cuda")
     assert done.exit_code == 0, done.output
     assert CUDA in done.stdout
-    session = opened[CUDA]._session
+    session = opened[CUDA].session._session
     # One image when the model was opened, then the first 8 of 12 images, twice; the last 4 are not a full batch.
     assert (session.plain, session.bound) == (["-1", "-1", "-1"], ["1", "2", "2"])
 

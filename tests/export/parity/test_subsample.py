@@ -7,7 +7,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xfeat.export.parity.subsample import subsample
+from xfeat.export.parity.check_images import subsample
 
 
 @given(count=st.integers(0, 200), most=st.integers(1, 250))

@@ -259,8 +259,9 @@ def test_the_repeated_gate_counts_missing_images(xexport: Xexport, copied: Any, 
     done = xexport("quantize", copied.model, *options, "-o", tmp_path / "half.onnx", "--fp16", "--json")
     images = json.loads(done.stdout)["images"]
     next(copied.data.glob("valid/disc/*.png")).unlink()
-    done = xexport("verify", tmp_path / "half.onnx", *options)
+    done = xexport("verify", tmp_path / "half.onnx", *options, "--json")
     assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["missing_images"] == 1
     assert f"1 of the run's {images} valid images are missing or unreadable" in done.stderr
 
 

@@ -47,8 +47,8 @@ def form(content):
 class HeldPredictor(Predictor):
     """The real predictor, except that the network waits for the gate; it records its batches."""
 
-    def __init__(self, session):
-        super().__init__(session)
+    def __init__(self, *args):
+        super().__init__(*args)
         self.gate = threading.Event()
         self.entered = threading.Event()
         self.batches = []

@@ -134,8 +134,8 @@ def test_a_client_that_sends_too_slowly_gets_408(predictor, serve_model):
 class HeldPredictor(Predictor):
     """The real predictor, except that the network waits for the gate."""
 
-    def __init__(self, session):
-        super().__init__(session)
+    def __init__(self, *args):
+        super().__init__(*args)
         self.gate = threading.Event()
 
     def infer(self, names, pixels, **wanted):

@@ -19,13 +19,13 @@ def noted(model, monkeypatch):
     """Return the tiny model with padding, as on a GPU, and the sizes of the batches that reach onnxruntime."""
     predictor = Predictor.open(model, device="cpu", batch_size=12)
     predictor.pads_batches, sizes = True, []
-    original = predictor.session.run
+    original = predictor.model.run
 
     def run(pixels, **wanted):
         sizes.append(len(pixels))
         return original(pixels, **wanted)
 
-    monkeypatch.setattr(predictor.session, "run", run)
+    monkeypatch.setattr(predictor.model, "run", run)
     return predictor, sizes
 
 

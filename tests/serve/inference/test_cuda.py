@@ -9,14 +9,14 @@ import onnxruntime as ort
 import pytest
 from click.testing import CliRunner
 
-from xfeat.export.parity.checks import open_sessions
+from xfeat.export.model.file import open_model
+from xfeat.export.parity.checks import open_on_providers
 from xfeat.featurize.backbones.weights import Weights
 from xfeat.featurize.engines import onnx_engine
 from xfeat.featurize.specs import FeatureSpec, PreprocessSpec
 from xfeat.featurize.system.cuda import cuda_driver_present, cuda_provider
 from xfeat.serve.cli import main
 from xfeat.serve.inference.predictor import Predictor
-from xfeat.serve.inference.session import ModelSession
 
 RealSession = ort.InferenceSession
 
@@ -67,8 +67,8 @@ def test_the_options_are_full_float32_on_the_gpu_named():
 @pytest.mark.parametrize("resizes", [True, False])
 def test_serving_and_the_parity_check_open_the_gpu_with_the_same_options(write_model, asked, resizes):
     model = write_model(free_sides=resizes)
-    assert ModelSession.open(model, device="cuda:0").device == "cuda:0"
-    assert set(open_sessions(model)) == {"CUDAExecutionProvider", "CPUExecutionProvider"}
+    assert open_model(model, device="cuda:0").device == "cuda:0"
+    assert set(open_on_providers(model)) == {"CUDAExecutionProvider", "CPUExecutionProvider"}
     name, options = cuda_provider(0)
     once = [(name, options)] if resizes else [(name, options), (name, options | {"enable_cuda_graph": "1"})]
     assert asked() == once * 2
