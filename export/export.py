@@ -7,10 +7,9 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from xfeat.export.build.assemble import finish, trace
+from xfeat.export.build.assemble import trace, write_variants
 from xfeat.export.build.fused_model import FusedModel
 from xfeat.export.build.ood_from_cache import ood_score_from_cache
-from xfeat.export.build.opset import lower_opset
 from xfeat.export.build.reference_model import load_reference_model, metadata_of, torch_probabilities
 from xfeat.export.model.metadata import VARIANTS, ModelMetadata
 from xfeat.export.model.progress import Progress, ProgressCounter
@@ -29,7 +28,6 @@ from xfeat.export.parity.checks import (
 from xfeat.export.parity.run_images import images_to_check
 from xfeat.export.publish import output_paths, publish
 from xfeat.export.specs import ExportSpec
-from xfeat.featurize.engines.conversion import OPSET as NATIVE_OPSET
 from xfeat.featurize.errors import ParityError, SpecError
 from xfeat.featurize.system.onnx_session import CPU, cuda_possible
 from xfeat.head.runs.reader import Run
@@ -87,7 +85,8 @@ def export_run(run: Run, output: Path, spec: ExportSpec | None = None, progress:
     expected = torch_probabilities(reference, images.pixels, counter)
     with publish([*targets.values(), certificate]) as folder:
         written = {variant: folder / path.name for variant, path in targets.items()}
-        _write(fused, metadata, written, spec.opset)
+        traced = trace(fused, run.feature_spec.preprocess.size)
+        write_variants(traced, metadata, written, spec.opset)
         checks, milliseconds, found = _check(written, images, expected, counter)
         milliseconds["torch"] = milliseconds_per_image(partial(torch_probabilities, reference), images.pixels)
         result = Export(
@@ -123,15 +122,6 @@ def _count_steps(metadata: ModelMetadata, images: int) -> int:
     providers = 2 if cuda_possible() else 1
     variants = sum(count_predictions(replace(metadata, variant=variant), images) for variant in VARIANTS)
     return 2 * images + providers * variants
-
-
-def _write(fused: FusedModel, metadata: ModelMetadata, files: dict[str, Path], core_opset: int) -> None:
-    traced = trace(fused, metadata.feature_spec.preprocess.size)
-    for variant in VARIANTS:
-        proto = finish(traced, metadata, variant)
-        if variant == "core" and core_opset != NATIVE_OPSET:
-            proto = lower_opset(proto, core_opset)
-        files[variant].write_bytes(proto.SerializeToString(deterministic=True))
 
 
 def _check(

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 
 import onnx
 import torch
 from onnxscript import optimizer
 
 from xfeat.export.build.fused_model import FusedModel
+from xfeat.export.build.graph import Graph, copied
+from xfeat.export.build.opset import lower_opset
 from xfeat.export.build.resize_graph import PLANES, resize_graph
 from xfeat.export.model.interface import CORE_OUTPUTS, INPUT
 from xfeat.export.model.metadata import ModelMetadata
-from xfeat.featurize.engines.conversion import to_onnx
+from xfeat.featurize.engines.conversion import OPSET, to_onnx, write_model
 
 _EXAMPLES = 2  # a batch size of one would become a constant of the graph
 
@@ -21,65 +24,65 @@ _EXAMPLES = 2  # a batch size of one would become a constant of the graph
 def trace(model: FusedModel, side: int) -> onnx.ModelProto:
     """Convert a fused model to ONNX: ``image`` float32 (N, 3, side, side), RGB in 0..255, and all its outputs."""
     example = torch.zeros((_EXAMPLES, 3, side, side))
-    proto = to_onnx(model, example, input_name=INPUT, output_names=model.output_names, dynamic={0: "N"})
-    proto.graph.name = "xfeat"
-    proto.producer_name, proto.producer_version = "xfeat", ""
-    return proto
+    return to_onnx(model, example, input_name=INPUT, output_names=model.output_names, dynamic={0: "N"})
 
 
-def finish(traced: onnx.ModelProto, metadata: ModelMetadata, variant: str) -> onnx.ModelProto:
-    """Return one variant of a traced model, with its metadata.
+def write_variants(
+    traced: onnx.ModelProto, metadata: ModelMetadata, files: Mapping[str, Path], core_opset: int = OPSET
+) -> None:
+    """Write a traced model with its metadata.
 
     Args:
         traced: from :func:`trace`; it is not changed.
         metadata: of the model; its variant is set here.
-        variant: ``full`` takes uint8 (N, H, W, 3) of any size and has every output; ``core`` takes the traced input and
-            has only probabilities and logits.
+        files: variant to path. ``full`` takes uint8 (N, H, W, 3) of any size and has every output; ``core`` takes the
+            traced input and has only probabilities and logits.
+        core_opset: of the core model.
+
+    Raises:
+        OutputError: if a file cannot be written.
     """
-    proto = onnx.ModelProto()
-    proto.CopyFrom(traced)
-    if variant == "full":
-        _prepend_resize(proto.graph)
-    else:
-        _keep_outputs(proto, CORE_OUTPUTS)
-    onnx.helper.set_model_props(proto, replace(metadata, variant=variant).to_props())
-    onnx.checker.check_model(proto, full_check=True)
-    return proto
+    for variant, file in files.items():
+        proto = copied(traced)
+        if variant == "full":
+            _prepend_resize(proto)
+        else:
+            outputs = [output for output in proto.graph.output if output.name in CORE_OUTPUTS]
+            del proto.graph.output[:]
+            proto.graph.output.extend(outputs)
+            optimizer.remove_unused_nodes(proto)
+        used = {"", *(node.domain for node in proto.graph.node)}
+        opsets = [entry for entry in proto.opset_import if entry.domain in used]
+        del proto.opset_import[:], proto.graph.value_info[:]
+        proto.opset_import.extend(opsets)
+        proto.graph.name = proto.producer_name = "xfeat"
+        proto.producer_version = ""
+        onnx.helper.set_model_props(proto, replace(metadata, variant=variant).to_props())
+        if variant == "core" and core_opset != OPSET:
+            lower_opset(proto, core_opset)
+        onnx.checker.check_model(proto, full_check=True)
+        write_model(proto, file)
 
 
 def detach_resize(full: onnx.ModelProto, side: int) -> onnx.ModelProto:
     """Return a full model without its resize, as it was traced: ``image`` float32 (N, 3, side, side), all outputs."""
-    proto = onnx.ModelProto()
-    proto.CopyFrom(full)
-    graph = proto.graph
-    before = {name for node in resize_graph(side).node for name in node.output} - {PLANES}
-    weights = {tensor.name for tensor in resize_graph(side).initializer}
-    nodes = [node for node in graph.node if not (before | {PLANES}) & set(node.output)]
+    proto = copied(full)
+    resize = {name for node in resize_graph(side).node for name in node.output}
+    nodes = [node for node in proto.graph.node if not resize & set(node.output)]
     for node in nodes:
         node.input[:] = [INPUT if name == PLANES else name for name in node.input]
-    others = [tensor for tensor in graph.initializer if tensor.name not in weights]
-    del graph.node[:], graph.initializer[:]
-    graph.node.extend(nodes)
-    graph.initializer.extend(others)
+    Graph(proto).replace_nodes(nodes)
     shape: list[str | int | None] = ["N", 3, side, side]
-    graph.input[0].CopyFrom(onnx.helper.make_tensor_value_info(INPUT, onnx.TensorProto.FLOAT, shape))
+    proto.graph.input[0].CopyFrom(onnx.helper.make_tensor_value_info(INPUT, onnx.TensorProto.FLOAT, shape))
     return proto
 
 
-def _keep_outputs(proto: onnx.ModelProto, names: Sequence[str]) -> None:
-    outputs = [output for output in proto.graph.output if output.name in names]
-    del proto.graph.output[:]
-    proto.graph.output.extend(outputs)
-    optimizer.remove_unused_nodes(proto)
-
-
-def _prepend_resize(graph: onnx.GraphProto) -> None:
+def _prepend_resize(proto: onnx.ModelProto) -> None:
     """Prepend the resize of uint8 images with channels last."""
-    before = resize_graph(graph.input[0].type.tensor_type.shape.dim[2].dim_value)
+    graph = proto.graph
+    resize = resize_graph(graph.input[0].type.tensor_type.shape.dim[2].dim_value)
     for node in graph.node:
         node.input[:] = [PLANES if name == INPUT else name for name in node.input]
-    graph.input[0].CopyFrom(before.input[0])
-    graph.initializer.extend(before.initializer)
-    nodes = [*before.node, *graph.node]
-    del graph.node[:]
-    graph.node.extend(nodes)
+    graph.input[0].CopyFrom(resize.input[0])
+    graph.initializer.extend(resize.initializer)
+    Graph(proto).replace_nodes([*resize.node, *graph.node])

@@ -16,7 +16,7 @@ from xfeat.export.model.metadata import ModelMetadata
 from xfeat.export.parity.accuracy_loss import Scores, losses, measure, scores_table, within_gate
 from xfeat.export.parity.agreement import Probabilities
 from xfeat.export.parity.check_images import CheckImages
-from xfeat.export.quantization.onnx_graph import run_model
+from xfeat.export.quantization.subgraphs import run_model
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +27,7 @@ class Candidate:
 
     Attributes:
         name: how it was quantised, for messages.
-        model: with all outputs, as :func:`xfeat.export.build.assemble.finish` takes it.
+        model: with all outputs, as :func:`xfeat.export.build.assemble.write_variants` takes it.
         float_layers: convolutions that stayed in float32.
         probabilities: of the validation images, float32 (n, C).
         ood: scores of the same images, float32 (n,), if the model has that output.

@@ -8,8 +8,9 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from xfeat.export.build.graph import Graph, attribute
 from xfeat.export.model.interface import INPUT
-from xfeat.export.quantization.onnx_graph import Graph, attribute, run_model
+from xfeat.export.quantization.subgraphs import run_model
 from xfeat.featurize.images.preprocess import Pixels
 from xfeat.featurize.specs import PreprocessSpec
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import onnx
 
+from xfeat.export.build.graph import Graph, attribute
 from xfeat.export.model.interface import INPUT
 from xfeat.export.quantization.equalization import CENTRED, common_mean
-from xfeat.export.quantization.onnx_graph import Graph, attribute
 
 _STEM = {"group": 1, "strides": [2, 2], "dilations": [1, 1], "kernel_shape": [3, 3], "pads": [0, 0, 1, 1]}
 

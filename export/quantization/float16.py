@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import onnx
 
-from xfeat.export.quantization.onnx_graph import after_pooling, cleaned, copied
+from xfeat.export.build.graph import Graph, copied
+from xfeat.export.quantization.subgraphs import after_pooling
 
 
 def to_float16(traced: onnx.ModelProto) -> onnx.ModelProto:
@@ -13,18 +14,11 @@ def to_float16(traced: onnx.ModelProto) -> onnx.ModelProto:
     from onnxruntime.transformers.onnx_model import OnnxModel
 
     float32_nodes = [node.name for node in after_pooling(traced)]
-    half = convert_float_to_float16(copied(traced), keep_io_types=True, node_block_list=float32_nodes)
-    _remove_duplicate_casts(half.graph)
+    half: onnx.ModelProto = convert_float_to_float16(copied(traced), keep_io_types=True, node_block_list=float32_nodes)
+    # The conversion casts a shared tensor once per reader, each time under the same name.
+    Graph(half).replace_nodes(list({(node.name, tuple(node.output)): node for node in half.graph.node}.values()))
+    # Between two float32 nodes it casts to half precision and back, where squares overflow.
     model = OnnxModel(half)
-    # Between two float32 nodes the conversion casts to half precision and back, where squares overflow.
     model.remove_cascaded_cast_nodes()
     model.topological_sort()
-    return cleaned(model.model)
-
-
-def _remove_duplicate_casts(graph: onnx.GraphProto) -> None:
-    # The conversion casts a shared tensor once per reader, each time under the same name.
-    nodes = {(node.name, tuple(node.output)): node for node in graph.node}
-    unique = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes.values()]
-    del graph.node[:]
-    graph.node.extend(unique)
+    return half

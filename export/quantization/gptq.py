@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from xfeat.export.quantization.onnx_graph import attribute
+from xfeat.export.build.graph import attribute
 
 Array = NDArray[Any]
 

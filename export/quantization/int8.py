@@ -9,11 +9,12 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from xfeat.export.build.graph import Graph, copied
 from xfeat.export.model.progress import Progress
 from xfeat.export.quantization.equalization import equalise, fold_normalisation
-from xfeat.export.quantization.onnx_graph import Graph, cleaned, copied, cut_at, features_name, run_model
 from xfeat.export.quantization.qdq import store_matrices_in_8_bits, write_layers
 from xfeat.export.quantization.rounding import QuantizedLayers, quantize_layers
+from xfeat.export.quantization.subgraphs import cut_at, features_name, run_model
 from xfeat.featurize.images.preprocess import Pixels
 from xfeat.featurize.specs import PreprocessSpec
 
@@ -110,4 +111,4 @@ def write_int8(prepared: PreparedModel, layers: QuantizedLayers) -> onnx.ModelPr
     corrected = onnx.helper.make_node("Add", [features, "feature_shift"], ["corrected_features"], name="correct")
     graph.insert_after(features, corrected, graph.readers()[features])
     store_matrices_in_8_bits(model)
-    return cleaned(model)
+    return model

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import onnx
 
+from xfeat.export.build.graph import Graph
 from xfeat.export.quantization.first_layer import read_grey_levels
-from xfeat.export.quantization.onnx_graph import Graph
 from xfeat.export.quantization.rounding import ActivationScale, Int8Convolution, QuantizedLayers, channel_scales
 
 # Smaller matrices stay in float32: storing them in 8 bits would save nothing that shows.

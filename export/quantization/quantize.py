@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import onnx
 
-from xfeat.export.build.assemble import detach_resize, finish
+from xfeat.export.build.assemble import detach_resize, write_variants
 from xfeat.export.model.file import open_model
-from xfeat.export.model.metadata import VARIANTS, ModelMetadata
+from xfeat.export.model.metadata import ModelMetadata
 from xfeat.export.model.progress import Progress
 from xfeat.export.parity.accuracy_loss import Scores, gate_in_words, measure
 from xfeat.export.parity.certificate import write_certificate
@@ -116,10 +116,7 @@ def quantize_model(
     )
     with publish([*targets.values(), certificate]) as folder:
         written = {variant: folder / target.name for variant, target in targets.items()}
-        for variant in VARIANTS:
-            proto = finish(chosen.model, metadata, variant)
-            del proto.graph.value_info[:]
-            written[variant].write_bytes(proto.SerializeToString(deterministic=True))
+        write_variants(chosen.model, metadata, written)
         difference = np.abs(chosen.probabilities - gate.probabilities)
         result = Quantized(
             files=targets,

@@ -10,12 +10,13 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from xfeat.export.build.graph import Graph
 from xfeat.export.model.batches import to_nchw
 from xfeat.export.model.interface import INPUT
 from xfeat.export.model.progress import Progress
 from xfeat.export.quantization.equalization import CENTRED, common_mean
 from xfeat.export.quantization.gptq import gptq_round
-from xfeat.export.quantization.onnx_graph import Graph, run_node
+from xfeat.export.quantization.subgraphs import run_node
 from xfeat.featurize.images.preprocess import Pixels
 
 Array = NDArray[Any]

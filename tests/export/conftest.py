@@ -154,7 +154,7 @@ def quantized(exported: Project, made_once: MadeOnce) -> tuple[Path, dict[str, A
 @pytest.fixture(scope="session")
 def traced(exported: Project) -> onnx.ModelProto:
     """The traced model, from the exported file, to save the ten seconds of tracing."""
-    from xfeat.export.build.assemble import INPUT
+    from xfeat.export.model.interface import INPUT
 
     proto = onnx.load(exported.model)
     inner = [node for node in proto.graph.node if not node.name.startswith("resize_")]

@@ -9,10 +9,11 @@ import onnx
 import pytest
 import torch
 
+from xfeat.export.build.graph import Graph, copied
 from xfeat.export.quantization.int8 import PreparedModel, prepare, quantize_backbone
-from xfeat.export.quantization.onnx_graph import Graph, copied, run_model
 from xfeat.export.quantization.qdq import write_layers
 from xfeat.export.quantization.rounding import QuantizedLayers, dequantized
+from xfeat.export.quantization.subgraphs import run_model
 from xfeat.featurize.images.preprocess import Pixels
 from xfeat.featurize.specs import NORMALIZATIONS, PreprocessSpec
 

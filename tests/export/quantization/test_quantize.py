@@ -16,13 +16,13 @@ import torch
 from click.testing import Result
 from sklearn.metrics import accuracy_score, recall_score, roc_auc_score
 
+from xfeat.export.build.graph import copied as copy_of
 from xfeat.export.model.batches import to_nchw
 from xfeat.export.model.file import open_model
 from xfeat.export.model.metadata import ModelMetadata
 from xfeat.export.parity.accuracy_loss import Scores, losses, measure
 from xfeat.export.parity.run_images import labelled_images
 from xfeat.export.quantization.int8 import PreparedModel, quantize_backbone
-from xfeat.export.quantization.onnx_graph import copied as copy_of
 from xfeat.export.quantization.qdq import store_matrices_in_8_bits
 from xfeat.export.quantization.rounding import QuantizedLayers
 

@@ -12,12 +12,13 @@ import pytest
 import torch
 from torch.ao.quantization import MinMaxObserver
 
+from xfeat.export.build.graph import Graph, attribute, copied
 from xfeat.export.quantization.equalization import fold_normalisation
 from xfeat.export.quantization.gptq import gptq_round
 from xfeat.export.quantization.int8 import PreparedModel, quantize_backbone
-from xfeat.export.quantization.onnx_graph import Graph, attribute, copied, features_name, run_model
 from xfeat.export.quantization.qdq import write_layers
 from xfeat.export.quantization.rounding import QuantizedLayers, channel_scales, least_squares, min_max_scale
+from xfeat.export.quantization.subgraphs import features_name, run_model
 from xfeat.featurize.specs import NORMALIZATIONS, PreprocessSpec
 
 SPEC = PreprocessSpec(size=64)
