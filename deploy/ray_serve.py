@@ -18,7 +18,6 @@ from ray.serve import Application
 from xfeat.serve.http.app import build_app
 from xfeat.serve.http.service import Service
 from xfeat.serve.inference.predictor import Predictor
-from xfeat.serve.models.metrics import ServerMetrics
 from xfeat.serve.models.registry import ModelRegistry
 from xfeat.serve.specs import ServeSpec
 
@@ -47,8 +46,7 @@ def build(settings: Settings) -> Application:
 
     def open_app() -> FastAPI:
         # Runs in each replica, which is ready when its model has been opened and warmed up.
-        models = ModelRegistry(settings.model, open_model, spec, ServerMetrics())
-        return build_app(Service(models, spec))
+        return build_app(Service(ModelRegistry(settings.model, open_model, spec)))
 
     def open_model(path: Path) -> list[Predictor]:
         return [Predictor.open(path, settings.device, settings.threads)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from typing import Annotated, Any
 
@@ -151,7 +151,7 @@ def _state_routes(service: Service) -> APIRouter:
             "model": default.predictor.path.name,
             "device": default.device,
             "queue": sum(model.pending for model in service.models.values()),
-            "failed_reloads": sorted(service.metrics.failed_reloads),
+            "failed_reloads": service.models.failed_reloads,
         }
         return JSONResponse(state, 200 if service.ready else 503)
 
@@ -172,7 +172,7 @@ def _admin_routes(service: Service, access: AccessOptions) -> APIRouter:
                 403, "reloading over HTTP requires an API key: start with --api-key-file, or send SIGHUP"
             )
         report = await run_in_threadpool(service.models.reload)
-        return JSONResponse(report.to_dict(), 409 if report.kept else 200)
+        return JSONResponse(asdict(report), 409 if report.kept else 200)
 
     return router
 

@@ -25,7 +25,6 @@ from xfeat.serve.http.header_timeout import with_header_timeout
 from xfeat.serve.http.request_log import log_writer
 from xfeat.serve.http.service import Service
 from xfeat.serve.inference.predictor import Predictor
-from xfeat.serve.models.metrics import ServerMetrics
 from xfeat.serve.models.registry import ModelRegistry
 from xfeat.serve.specs import ServerOptions, ServeSpec
 
@@ -67,9 +66,9 @@ def serve(
         DeviceError: if the requested device is not available.
     """
 
-    models = ModelRegistry(source, partial(open_sessions, spec, options), spec, ServerMetrics())
+    models = ModelRegistry(source, partial(open_sessions, spec, options), spec)
     with contextlib.closing(models), contextlib.closing(_listen(options.host, options.port)) as listener:
-        service = Service(models, spec)
+        service = Service(models)
         # These warn of damaged forms and images, which any client can send; the response tells the client.
         logging.getLogger("python_multipart").setLevel(logging.ERROR)
         warnings.filterwarnings("ignore", module=r"PIL\.")

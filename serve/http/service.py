@@ -17,7 +17,6 @@ from xfeat.serve.inference.predictor import ImageContent, Predictor
 from xfeat.serve.inference.results import Result
 from xfeat.serve.models.batching import QueueFullError
 from xfeat.serve.models.registry import ModelRegistry, ServedModel
-from xfeat.serve.specs import ServeSpec
 
 T = TypeVar("T")
 
@@ -36,11 +35,11 @@ class Service:
         stopping: whether the server was told to stop.
     """
 
-    def __init__(self, models: ModelRegistry, spec: ServeSpec) -> None:
+    def __init__(self, models: ModelRegistry) -> None:
         self.models = models
-        self.spec = spec
+        self.spec = models.spec
         self.metrics = models.metrics
-        self.body_limits = BodyLimits(spec, models.metrics)
+        self.body_limits = BodyLimits(models.spec, models.metrics)
         self.stopping = False
 
     @property

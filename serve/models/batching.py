@@ -23,18 +23,13 @@ from xfeat.featurize.system.cores import cores
 from xfeat.serve.inference.isolate import run_isolated
 from xfeat.serve.inference.predictor import ImageContent, Predictor
 from xfeat.serve.inference.results import Result, SkippedImage
+from xfeat.serve.models.metrics import ServerMetrics
 
 logger = logging.getLogger(__name__)
-
-STAGES = ("queue", "decode", "infer")
 
 
 class QueueFullError(Exception):
     """The images do not fit into the queue, or it is closed; no image of the request was accepted."""
-
-
-# The outcome of a cancelled image; nobody reads it.
-_CANCELLED = QueueFullError("cancelled")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -66,27 +61,14 @@ class QueuedImage:
         except IndexError:  # cancelled in between
             return None
 
-    def resolve(self, outcome: Result | Exception) -> None:
-        """Set the result, if somebody still waits for it."""
+    def resolve(self, outcome: Result | Exception | None) -> None:
+        """Set the result, if somebody still waits for it; ``None`` if nobody does."""
         if not self.future.set_running_or_notify_cancel():
             return
         if isinstance(outcome, Exception):
             self.future.set_exception(outcome)
-        else:
+        elif outcome is not None:
             self.future.set_result(outcome)
-
-
-Decoded = tuple[QueuedImage, Pixels]
-
-
-class Observer:
-    """Is notified of batch sizes and times; this base class ignores them."""
-
-    def on_batch(self, images: int) -> None:
-        """Note the size of a batch that was computed."""
-
-    def on_stage(self, stage: str, seconds: float) -> None:
-        """Note how long an image waited (``queue``), or how long its decoding or its batch (``infer``) took."""
 
 
 class Batcher:
@@ -97,7 +79,12 @@ class Batcher:
         max_queue: most images that are accepted and have no result yet.
         max_batch: most images per call of the network; the default depends on the device.
         batch_wait_s: how long the first image of a batch waits while others are being decoded.
-        observer: is notified of batch sizes and times.
+        metrics: count the batches and time the stages; by default metrics that nobody reads.
+
+    Attributes:
+        predictors: as given.
+        pending: number of images that are accepted and have no result yet.
+        closed: whether no more images are accepted.
     """
 
     def __init__(
@@ -106,21 +93,20 @@ class Batcher:
         max_queue: int,
         max_batch: int | None = None,
         batch_wait_s: float = 0.0,
-        observer: Observer | None = None,
+        metrics: ServerMetrics | None = None,
     ) -> None:
-        self._predictor = predictors[0]
+        self.predictors = predictors
+        self.pending = 0
+        self.closed = False
         self._max_queue = max_queue
-        self._max_batch = max_batch or self._predictor.batch_size
+        self._max_batch = max_batch or predictors[0].batch_size
         self._batch_wait_s = batch_wait_s
-        self._observer = observer or Observer()
+        self._metrics = metrics or ServerMetrics()
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)  # only the worker that forms a batch waits on it
         self._forming = threading.Lock()
-        self._pending = 0
         self._decoding = 0
         self._ready: deque[QueuedImage] = deque()
-        self._closed = False
-        self._all_decoded = False
         self._decoders = ThreadPoolExecutor(cores(), thread_name_prefix="decode")
         self._workers = [
             threading.Thread(target=self._run, args=[predictor], name=f"inference-{number}", daemon=True)
@@ -128,16 +114,6 @@ class Batcher:
         ]
         for worker in self._workers:
             worker.start()
-
-    @property
-    def pending(self) -> int:
-        """Number of images that are accepted and have no result yet."""
-        return self._pending
-
-    @property
-    def closed(self) -> bool:
-        """Whether no more images are accepted."""
-        return self._closed
 
     def submit(self, images: Sequence[tuple[str, ImageContent]], *, heatmap: bool = False) -> list[Future[Result]]:
         """Accept all images of a request, or none.
@@ -155,13 +131,13 @@ class Batcher:
         now = time.monotonic()
         queued = [QueuedImage(name=name, content=[data], heatmap=heatmap, submitted_s=now) for name, data in images]
         with self._lock:
-            if self._closed:
+            if self.closed:
                 raise QueueFullError("the server is stopping")
-            if self._pending + len(queued) > self._max_queue:
-                raise QueueFullError(f"{self._pending} images are in the queue")
-            self._pending += len(queued)
+            if self.pending + len(queued) > self._max_queue:
+                raise QueueFullError(f"{self.pending} images are in the queue")
+            self.pending += len(queued)
             for image, (_, data) in zip(queued, images, strict=True):
-                if self._predictor.ready_pixels(data) is not None:
+                if self.predictors[0].ready_pixels(data) is not None:
                     self._ready.append(image)
                 else:
                     self._decoding += 1
@@ -173,29 +149,23 @@ class Batcher:
     def close(self) -> None:
         """Accept no more images, compute those accepted, and stop the threads."""
         with self._lock:
-            if self._closed:
-                return
-            self._closed = True
-        self._decoders.shutdown(wait=True)
-        with self._lock:
-            self._all_decoded = True
+            self.closed = True
             self._changed.notify()
+        self._decoders.shutdown(wait=True)
         for worker in self._workers:
             worker.join()
 
     def _decode(self, image: QueuedImage) -> None:
         started = time.monotonic()
         failure: Result | Exception | None = None
-        content = image.take()
-        if content is None:
-            failure = _CANCELLED
-        else:
-            try:
-                image.content.append(self._predictor.decode(content))
-            except ImageError as error:
-                failure = SkippedImage(path=image.name, reason=error.what)
-            except Exception as error:  # noqa: BLE001 - it is passed on to whoever waits for the future
-                failure = error
+        try:
+            if (content := image.take()) is not None:
+                image.content.append(self.predictors[0].decode(content))
+                self._metrics.stages["decode"].observe(time.monotonic() - started)
+        except ImageError as error:
+            failure = SkippedImage(path=image.name, reason=error.what)
+        except Exception as error:  # noqa: BLE001 - it is passed on to whoever waits for the future
+            failure = error
         with self._lock:
             self._decoding -= 1
             if failure is None:
@@ -204,18 +174,16 @@ class Batcher:
             if len(self._ready) in (1, self._max_batch) or not self._decoding:
                 self._changed.notify()
         if failure is not None:
-            self._finish([(image, failure)])
-        else:
-            self._observer.on_stage("decode", time.monotonic() - started)
+            self._finish(image, failure)
 
     def _run(self, predictor: Predictor) -> None:
-        while batch := self._form_batch():
-            self._process(predictor, batch)
+        while images := self._form_batch():
+            self._process(predictor, images)
 
     def _form_batch(self) -> list[QueuedImage]:
         """Wait for images and take them from the queue; the result is empty after the last one."""
         with self._forming, self._lock:  # one worker at a time: idle ones would split the batch
-            while not self._ready and not self._all_decoded:
+            while not self._ready and not (self.closed and not self._decoding):
                 self._changed.wait()
             deadline = time.monotonic() + self._batch_wait_s
             while len(self._ready) < self._max_batch and self._decoding:
@@ -226,34 +194,33 @@ class Batcher:
             return [self._ready.popleft() for _ in range(min(len(self._ready), self._max_batch))]
 
     def _process(self, predictor: Predictor, images: list[QueuedImage]) -> None:
-        batch: list[Decoded] = []
+        batch: list[tuple[QueuedImage, Pixels]] = []
         for image in images:
             pixels = image.take()
             if pixels is None:
-                self._finish([(image, _CANCELLED)])
+                self._finish(image, None)
             else:
                 batch.append((image, pixels))
         if not batch:
             return
         # Predictor.infer skips images that the model fails on; this handles defects of the program.
         outcomes = run_isolated(partial(self._infer, predictor), batch, Exception)
-        for outcome in outcomes:
+        for (image, _), outcome in zip(batch, outcomes, strict=True):
             if isinstance(outcome, Exception):
                 logger.error("inference failed", exc_info=outcome)
-        self._finish([(image, outcome) for (image, _), outcome in zip(batch, outcomes, strict=True)])
+            self._finish(image, outcome)
 
-    def _infer(self, predictor: Predictor, batch: Sequence[Decoded]) -> list[Result]:
+    def _infer(self, predictor: Predictor, batch: Sequence[tuple[QueuedImage, Pixels]]) -> list[Result]:
         started = time.monotonic()
         heatmap = any(image.heatmap for image, _ in batch)
         results = predictor.infer([image.name for image, _ in batch], [pixels for _, pixels in batch], heatmap=heatmap)
-        self._observer.on_batch(len(batch))
-        self._observer.on_stage("infer", time.monotonic() - started)
+        self._metrics.batches.observe(len(batch))
+        self._metrics.stages["infer"].observe(time.monotonic() - started)
         for image, _ in batch:
-            self._observer.on_stage("queue", started - image.submitted_s)
+            self._metrics.stages["queue"].observe(started - image.submitted_s)
         return results
 
-    def _finish(self, outcomes: Sequence[tuple[QueuedImage, Result | Exception]]) -> None:
+    def _finish(self, image: QueuedImage, outcome: Result | Exception | None) -> None:
         with self._lock:
-            self._pending -= len(outcomes)
-        for image, outcome in outcomes:
-            image.resolve(outcome)
+            self.pending -= 1
+        image.resolve(outcome)

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
 
 from xfeat.featurize.errors import ModelError, XfeatError
 from xfeat.serve.inference.predictor import ImageContent, Predictor
 from xfeat.serve.inference.results import Result
 from xfeat.serve.models.batching import Batcher
-from xfeat.serve.models.metrics import ServerMetrics, device_of
+from xfeat.serve.models.metrics import ServerMetrics
 from xfeat.serve.specs import ServeSpec
 
 logger = logging.getLogger(__name__)
@@ -39,14 +38,10 @@ class Reload:
         kept: models whose new file could not be loaded, with the reason; the previous version, if any, still serves.
     """
 
-    loaded: list[str] = field(default_factory=list)
-    unchanged: list[str] = field(default_factory=list)
-    removed: list[str] = field(default_factory=list)
-    kept: dict[str, str] = field(default_factory=dict)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the lists as plain JSON types."""
-        return asdict(self)
+    loaded: list[str]
+    unchanged: list[str]
+    removed: list[str]
+    kept: dict[str, str]
 
 
 class ServedModel:
@@ -56,35 +51,32 @@ class ServedModel:
         name: the file name without the suffix; used in URLs.
     """
 
-    def __init__(self, name: str, predictors: Sequence[Predictor], spec: ServeSpec, metrics: ServerMetrics) -> None:
+    def __init__(self, name: str, batcher: Batcher, metrics: ServerMetrics) -> None:
         self.name = name
-        self._spec = spec
         self._metrics = metrics
         self._lock = threading.Lock()
-        self._draining: list[Batcher] = []
-        self._predictors = predictors
-        self._batcher = self._start(predictors)
-        metrics.add_model(name, predictors, lambda: self.pending)
+        self._batchers = [batcher]  # the current one, then those that still compute what they have accepted
+        self._report()
 
     @property
     def predictor(self) -> Predictor:
         """The current version of the model; of several sessions the first."""
-        return self._predictors[0]
+        return self._batchers[0].predictors[0]
 
     @property
     def device(self) -> str:
         """Where it actually runs: ``cpu``, ``cuda:0``, or ``cuda:0,cuda:1``."""
-        return device_of(self._predictors)
+        return ",".join(dict.fromkeys(predictor.device for predictor in self._batchers[0].predictors))
 
     @property
     def pending(self) -> int:
         """Number of images that are accepted and have no result yet."""
-        return sum(batcher.pending for batcher in (self._batcher, *self._draining))
+        return sum(batcher.pending for batcher in self._batchers)
 
     @property
     def ready(self) -> bool:
         """Whether images are accepted."""
-        return not self._batcher.closed
+        return not self._batchers[0].closed
 
     def submit(
         self, images: Sequence[tuple[str, ImageContent]], *, heatmap: bool = False
@@ -95,72 +87,54 @@ class ServedModel:
             The model version that will be used, and one future per image.
         """
         with self._lock:  # a reload in between would close this queue
-            return self.predictor, self._batcher.submit(images, heatmap=heatmap)
+            return self.predictor, self._batchers[0].submit(images, heatmap=heatmap)
 
-    def replace(self, predictors: Sequence[Predictor]) -> None:
+    def replace(self, batcher: Batcher) -> None:
         """Use a new version from now on; images accepted before are computed by the old one."""
-        fresh = self._start(predictors)
         with self._lock:
-            old, self._batcher, self._predictors = self._batcher, fresh, predictors
-            self._draining.append(old)
-        self._metrics.add_model(self.name, predictors, lambda: self.pending)
+            old = self._batchers[0]
+            self._batchers.insert(0, batcher)
+        self._report()
         old.close()
-        self._draining.remove(old)
+        self._batchers.remove(old)
 
     def close(self) -> None:
         """Accept no more images and compute those accepted."""
-        self._batcher.close()
+        self._batchers[0].close()
 
-    def _start(self, predictors: Sequence[Predictor]) -> Batcher:
-        return Batcher(
-            *predictors,
-            max_queue=self._spec.max_queue,
-            max_batch=self._spec.max_batch,
-            batch_wait_s=self._spec.batch_wait_ms / 1000,
-            observer=self._metrics,
-        )
+    def _report(self) -> None:
+        self._metrics.add_model(self.name, self.predictor, self.device, lambda: self.pending)
 
 
 class ModelRegistry(Mapping[str, ServedModel]):
-    """All models of a server: one file, or the model files of a folder.
+    """All models of a server: one file, or the model files of a folder. The name of a model is that of its file.
 
     Args:
         source: the file or folder.
         opener: opens the sessions of a model file.
         spec: the limits.
+
+    Attributes:
         metrics: of the server.
+        failed_reloads: names of models whose newest file could not be loaded.
 
     Raises:
         ModelError: if there is no model, or one cannot be loaded.
         DeviceError: if the requested device is not available.
     """
 
-    def __init__(self, source: Path, opener: Opener, spec: ServeSpec, metrics: ServerMetrics) -> None:
+    def __init__(self, source: Path, opener: Opener, spec: ServeSpec) -> None:
         self.source = source
+        self.spec = spec
+        self.metrics = ServerMetrics()
+        self.failed_reloads: list[str] = []
         self._opener = opener
-        self._spec = spec
-        self._metrics = metrics
         self._reloading = threading.Lock()
         self._closed = False
         files = model_files(source)
         self._seen = {path: _signature(path) for path in files}
-        opened = {name_of(path): self._open(path) for path in files}
-        self._models = {name: ServedModel(name, predictors, spec, metrics) for name, predictors in opened.items()}
-
-    @classmethod
-    def from_predictor(cls, predictor: Predictor, spec: ServeSpec) -> Self:
-        """Serve one model that is already open; a reload opens its file again, with the same class."""
-        opened = [predictor]
-
-        def opener(path: Path) -> list[Predictor]:
-            return [opened.pop() if opened else type(predictor).open(path, predictor.device)]
-
-        return cls(predictor.path, opener, spec, ServerMetrics())
-
-    @property
-    def metrics(self) -> ServerMetrics:
-        """The metrics of the server."""
-        return self._metrics
+        opened = {path.stem: self._open(path) for path in files}
+        self._models = {name: ServedModel(name, self._start(opened[name]), self.metrics) for name in opened}
 
     @property
     def default(self) -> ServedModel:
@@ -170,7 +144,7 @@ class ModelRegistry(Mapping[str, ServedModel]):
     def __getitem__(self, name: str) -> ServedModel:
         return self._models[name]
 
-    def __iter__(self) -> Any:
+    def __iter__(self) -> Iterator[str]:
         return iter(sorted(self._models))
 
     def __len__(self) -> int:
@@ -178,24 +152,26 @@ class ModelRegistry(Mapping[str, ServedModel]):
 
     def signatures(self) -> dict[Path, FileSignature]:
         """Return the signature of every model file, as it is now."""
-        return {path: _signature(path) for path in self._files()}
+        try:
+            return {path: _signature(path) for path in model_files(self.source)}
+        except ModelError:
+            return {}  # a folder that is being refilled: the loaded models stay in service
 
     def reload(self) -> Reload:
         """Load new and changed files, and remove models whose files are gone.
 
         Requests are answered during the reload. A model is replaced only when its new version is ready.
         """
+        report = Reload(loaded=[], unchanged=[], removed=[], kept={})
         with self._reloading:
-            report = Reload()
             if self._closed:
                 return report
             signatures = self.signatures()
             for path, signature in signatures.items():
                 self._reload_file(path, signature, report)
-            present = {name_of(path) for path in signatures}
-            self._remove_missing(present, report)
+            self._remove_missing({path.stem for path in signatures}, report)
             self._seen = signatures
-            self._metrics.failed_reloads &= present
+            self.failed_reloads = list(report.kept)
         for verb, names in (("loaded", report.loaded), ("removed", report.removed)):
             if names:
                 logger.info("%s %s", verb, ", ".join(names))
@@ -212,21 +188,24 @@ class ModelRegistry(Mapping[str, ServedModel]):
             for model in self._models.values():
                 model.close()
 
-    def _files(self) -> list[Path]:
-        try:
-            return model_files(self.source)
-        except ModelError:
-            return []  # a folder that is being refilled: the loaded models stay in service
-
     def _open(self, path: Path) -> Sequence[Predictor]:
         predictors = self._opener(path)
         for predictor in predictors:
             predictor.warm_up()
         return predictors
 
+    def _start(self, predictors: Sequence[Predictor]) -> Batcher:
+        return Batcher(
+            *predictors,
+            max_queue=self.spec.max_queue,
+            max_batch=self.spec.max_batch,
+            batch_wait_s=self.spec.batch_wait_ms / 1000,
+            metrics=self.metrics,
+        )
+
     def _reload_file(self, path: Path, signature: FileSignature, report: Reload) -> None:
-        name = name_of(path)
-        if name in self._models and self._seen.get(path) == signature and name not in self._metrics.failed_reloads:
+        name = path.stem
+        if name in self._models and self._seen.get(path) == signature and name not in self.failed_reloads:
             report.unchanged.append(name)
             return
         try:
@@ -235,14 +214,14 @@ class ModelRegistry(Mapping[str, ServedModel]):
             effect = "still serving the previous version" if name in self._models else "the model is not served"
             logger.warning("%s: reload failed; %s: %s", name, effect, problem)
             report.kept[name] = str(problem)
-            self._metrics.note_reload(name, ok=False)
+            self.metrics.reloads.labels(name, "failed").inc()
             return
         if name in self._models:
-            self._models[name].replace(predictors)
+            self._models[name].replace(self._start(predictors))
         else:
-            self._models = {**self._models, name: ServedModel(name, predictors, self._spec, self._metrics)}
+            self._models = {**self._models, name: ServedModel(name, self._start(predictors), self.metrics)}
         report.loaded.append(name)
-        self._metrics.note_reload(name, ok=True)
+        self.metrics.reloads.labels(name, "ok").inc()
 
     def _remove_missing(self, present: set[str], report: Reload) -> None:
         missing = [name for name in self._models if name not in present]
@@ -251,7 +230,7 @@ class ModelRegistry(Mapping[str, ServedModel]):
         for name in missing:
             removed = self._models[name]
             self._models = {other: model for other, model in self._models.items() if other != name}
-            self._metrics.remove_model(name)
+            self.metrics.remove_model(name)
             removed.close()
             report.removed.append(name)
 
@@ -272,11 +251,6 @@ def model_files(source: Path) -> list[Path]:
             "no models in this folder", path=source, fix=f"write one there: xexport onnx -o {source}/model.onnx"
         )
     return files
-
-
-def name_of(path: Path) -> str:
-    """Return the name of a model in URLs."""
-    return path.stem
 
 
 def _signature(path: Path) -> FileSignature:

@@ -179,8 +179,8 @@ def serving(
     spec = ServeSpec(**limits)
     if models is None:
         assert predictor is not None
-        models = ModelRegistry.from_predictor(predictor, spec)
-    service = Service(models, spec)
+        models = ModelRegistry(predictor.path, lambda path: [predictor], spec)
+    service = Service(models)
     app = build_app(service, access)
     logging.getLogger("python_multipart").setLevel(logging.ERROR)  # as xfeat.serve.http.server does
     protocol = with_header_timeout(spec.header_timeout_s)

@@ -12,14 +12,14 @@ import pytest
 
 from xfeat.serve.inference.predictor import Predictor
 from xfeat.serve.inference.results import Prediction, SkippedImage
-from xfeat.serve.models.batching import Batcher, Observer, QueueFullError
+from xfeat.serve.models.batching import Batcher, QueueFullError
 
 
 class GatedPredictor(Predictor):
     """The real predictor, except that the network waits for the gate; it records its batches."""
 
-    def __init__(self, session):
-        super().__init__(session)
+    def __init__(self, *args):
+        super().__init__(*args)
         self.gate = threading.Event()
         self.entered = threading.Event()
         self.batches = []
@@ -29,16 +29,6 @@ class GatedPredictor(Predictor):
         assert self.gate.wait(30)
         self.batches.append(list(names))
         return super().infer(names, pixels, **wanted)
-
-
-class Sizes(Observer):
-    """Notes the sizes of batches."""
-
-    def __init__(self, sizes):
-        self.sizes = sizes
-
-    def on_batch(self, images):
-        self.sizes.append(images)
 
 
 @pytest.fixture
@@ -65,12 +55,12 @@ def test_images_of_several_requests_share_a_batch(gated, tiny):
 
 
 def test_no_batch_is_larger_than_its_limit(gated, tiny):
-    sizes = []
-    batcher = Batcher(gated, max_queue=20, max_batch=3, batch_wait_s=30, observer=Sizes(sizes))
+    batcher = Batcher(gated, max_queue=20, max_batch=3, batch_wait_s=30)
     gated.gate.set()
     futures = batcher.submit(pictures(tiny, *"abcdefgh"))
     batcher.close()
     assert [future.result().path for future in futures] == list("abcdefgh")
+    sizes = [len(batch) for batch in gated.batches]
     assert max(sizes) <= 3
     assert sum(sizes) == 8
 

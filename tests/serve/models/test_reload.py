@@ -6,6 +6,7 @@ import shutil
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
 
 import httpx
@@ -15,7 +16,6 @@ from xfeat.featurize.errors import ModelError
 from xfeat.serve.http.app import AccessOptions
 from xfeat.serve.http.server import _watch
 from xfeat.serve.inference.predictor import Predictor
-from xfeat.serve.models.metrics import ServerMetrics
 from xfeat.serve.models.registry import ModelRegistry, model_files
 from xfeat.serve.specs import ServeSpec
 
@@ -41,7 +41,7 @@ def place(write_model, folder):
 
 
 def open_models(source) -> ModelRegistry:
-    return ModelRegistry(source, lambda path: [Predictor.open(path, "cpu")], ServeSpec(), ServerMetrics())
+    return ModelRegistry(source, lambda path: [Predictor.open(path, "cpu")], ServeSpec())
 
 
 def runs(models):
@@ -59,7 +59,7 @@ def test_a_reload_loads_changed_and_new_files_and_removes_missing_ones(place, fo
     place("d.onnx", "two")
     report = models.reload()
     assert runs(models) == {"a": "one", "b": "two", "d": "two"}
-    assert report.to_dict() == {"loaded": ["b", "d"], "unchanged": ["a"], "removed": ["c"], "kept": {}}
+    assert asdict(report) == {"loaded": ["b", "d"], "unchanged": ["a"], "removed": ["c"], "kept": {}}
     assert 'run="two"' in models.metrics.render().decode()
     models.close()
 
@@ -72,13 +72,13 @@ def test_after_a_failed_reload_the_previous_version_is_still_served(place, folde
     for _ in range(2):  # asked again, it is still named
         report = models.reload()
         assert "a.onnx: not a model" in report.kept["a"]
-    assert models.metrics.failed_reloads == {"a"}
+    assert models.failed_reloads == ["a"]
     _, futures = models["a"].submit([("x", tiny.draw((255, 0, 0)))])
     assert futures[0].result(30).label == "covid"
     place("a.onnx", "three")
     assert models.reload().loaded == ["a"]
     assert runs(models) == {"a": "three"}
-    assert not models.metrics.failed_reloads
+    assert not models.failed_reloads
     models.close()
 
 
@@ -91,7 +91,7 @@ def test_a_new_file_that_cannot_be_loaded_is_tried_once_and_not_reported_after_i
     assert not models.changed()
     (folder / "b.onnx").unlink()
     models.reload()
-    assert not models.metrics.failed_reloads
+    assert not models.failed_reloads
     models.close()
 
 
