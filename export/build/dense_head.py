@@ -25,11 +25,7 @@ class DenseHead(nn.Module):
         super().__init__()
         self.layers = nn.ModuleList(_folded(head))
 
-    def forward(self, features: Tensor) -> Tensor:
-        """Return logits (N, C) of features (N, D)."""
-        return self.with_gradients(features)[0]
-
-    def with_gradients(self, features: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """Return logits, and the gradient of each logit with respect to the features, computed forward.
 
         A ReLU passes a gradient where its input is positive and zero elsewhere, so the gradient of the whole head is a

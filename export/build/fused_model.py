@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from xfeat.export.build.dense_head import DenseHead
-from xfeat.export.build.ood_score import OodScore, OodScoreLayer
+from xfeat.export.build.ood_score import OodScore
 from xfeat.export.model.interface import CORE_OUTPUTS, HEATMAP, OOD
 from xfeat.featurize.backbones.network import Backbone, Normalize
 from xfeat.featurize.specs import PreprocessSpec
@@ -41,7 +41,7 @@ class FusedModel(nn.Module):
         self.backbone = backbone
         self.head = DenseHead(head)
         self.temperature = temperature
-        self.ood_score = OodScoreLayer(ood_score) if ood_score is not None else None
+        self.ood_score = ood_score
         self.output_names = [*CORE_OUTPUTS, HEATMAP, *([OOD] if ood_score is not None else [])]
         self.eval()
 
@@ -49,7 +49,7 @@ class FusedModel(nn.Module):
         """Return probabilities (N, C), logits (N, C), heatmap (N, C, h, w) and, if fitted, ood (N,)."""
         maps = self.backbone.maps(self.normalize(pixels))
         features = torch.cat([pooled.mean((2, 3)) for pooled in maps], dim=1)
-        logits, gradients = self.head.with_gradients(features)
+        logits, gradients = self.head(features)
         outputs = [torch.softmax(logits / self.temperature, dim=1), logits, grad_cam(maps[0], gradients)]
         if self.ood_score is not None:
             outputs.append(self.ood_score(features))

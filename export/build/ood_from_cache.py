@@ -6,6 +6,7 @@ import logging
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from xfeat.export.build.ood_score import OodScore, fit_ood_score, fit_ood_threshold
@@ -52,7 +53,7 @@ def ood_score_from_cache(run: Run, spec: ExportSpec) -> tuple[OodScore, float] |
     if not spec.ood:
         return None, None
     score = fit_ood_score(_features(run, cache, "train"))
-    return score, fit_ood_threshold(score(_features(run, cache, "valid")))
+    return score, fit_ood_threshold(score(torch.from_numpy(_features(run, cache, "valid"))).numpy())
 
 
 def _require_unchanged(run: Run, cache: FeatureCache, *, content: bool) -> None:

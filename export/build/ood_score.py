@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import cast
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+
+Array = NDArray[np.float64]
 
 # Share of the validation images that count as in distribution: the threshold is this quantile of their scores.
 IN_DISTRIBUTION_SHARE = 0.95
@@ -20,31 +19,36 @@ MAX_ROWS = 20_000
 _FLOOR = 0.1
 
 
-@dataclass(frozen=True, kw_only=True)
-class OodScore:
+class OodScore(nn.Module):
     """A normal distribution over features: a variance per principal axis, and a common one for all other directions.
 
-    Attributes:
-        mean: float32 (D,).
-        scale: float32 (D,), standard deviations.
-        axes: float32 (K, D), orthonormal rows, of the standardised features.
-        variance: float32 (K,), along the axes.
+    Args:
+        mean: (D,).
+        scale: (D,), standard deviations.
+        axes: (K, D), orthonormal rows, of the standardised features.
+        variance: (K,), along the axes.
         rest: variance along every other direction.
     """
 
-    mean: NDArray[np.float32]
-    scale: NDArray[np.float32]
-    axes: NDArray[np.float32]
-    variance: NDArray[np.float32]
-    rest: float
+    mean: Tensor
+    inverse_scale: Tensor
+    axes: Tensor
+    precision: Tensor
 
-    def __call__(self, features: NDArray[np.floating]) -> NDArray[np.float64]:
-        """Return ood scores (n,) of features (n, D)."""
-        x = (features.astype(np.float64) - self.mean) / self.scale
-        z = x @ self.axes.T
-        residual = x - z @ self.axes
-        squares = (z**2 / self.variance).sum(1) + (residual**2).sum(1) / self.rest
-        return cast(NDArray[np.float64], np.sqrt(squares / x.shape[1]))
+    def __init__(self, mean: Array, scale: Array, axes: Array, variance: Array, rest: float) -> None:
+        super().__init__()
+        arrays = {"mean": mean, "inverse_scale": 1 / scale, "axes": axes, "precision": 1 / variance}
+        for name, array in arrays.items():
+            self.register_buffer(name, torch.from_numpy(np.ascontiguousarray(array, np.float32)))
+        self.rest = rest
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return ood scores (N,) of features (N, D)."""
+        x = (features - self.mean) * self.inverse_scale
+        z = torch.matmul(x, self.axes.T)
+        residual = x - torch.matmul(z, self.axes)
+        squares = (z * z * self.precision).sum(1) + (residual * residual).sum(1) / self.rest
+        return torch.sqrt(squares / x.shape[1])
 
 
 def fit_ood_score(features: NDArray[np.floating]) -> OodScore:
@@ -71,16 +75,11 @@ def fit_ood_score(features: NDArray[np.floating]) -> OodScore:
     variances = (1 - shrinkage) * variances + shrinkage * average
     # If no feature varied at all, there would be no variance to divide by.
     smallest = max(float(variances[0]) * 1e-6, 1e-12)
-    return OodScore(
-        mean=mean.astype(np.float32),
-        scale=scale.astype(np.float32),
-        axes=np.ascontiguousarray(axes, dtype=np.float32),
-        variance=np.maximum(variances, smallest).astype(np.float32),
-        rest=max(float(dim * average - variances.sum()) / (dim - k), smallest),
-    )
+    rest = max(float(dim * average - variances.sum()) / (dim - k), smallest)
+    return OodScore(mean, scale, axes, np.maximum(variances, smallest), rest)
 
 
-def _principal_axes(x: NDArray[np.float64], k: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _principal_axes(x: Array, k: int) -> tuple[Array, Array]:
     """Return the largest variances (K,) of centred rows (n, D), and their axes (K, D)."""
     count, dim = x.shape
     if count < dim:  # much less work than all axes of the covariance, most of which have variance 0
@@ -93,27 +92,3 @@ def _principal_axes(x: NDArray[np.float64], k: int) -> tuple[NDArray[np.float64]
 def fit_ood_threshold(scores: NDArray[np.floating]) -> float:
     """Return the score above which an image counts as out of distribution, from those of validation images."""
     return float(np.quantile(scores, IN_DISTRIBUTION_SHARE))
-
-
-class OodScoreLayer(nn.Module):
-    """An :class:`OodScore` as a torch module: features (N, D) to scores (N,)."""
-
-    mean: Tensor
-    inverse_scale: Tensor
-    axes: Tensor
-    precision: Tensor
-
-    def __init__(self, score: OodScore) -> None:
-        super().__init__()
-        self.register_buffer("mean", torch.from_numpy(score.mean))
-        self.register_buffer("inverse_scale", torch.from_numpy(1 / score.scale))
-        self.register_buffer("axes", torch.from_numpy(score.axes))
-        self.register_buffer("precision", torch.from_numpy(1 / score.variance))
-        self.rest = score.rest
-
-    def forward(self, features: Tensor) -> Tensor:
-        x = (features - self.mean) * self.inverse_scale
-        z = torch.matmul(x, self.axes.T)
-        residual = x - torch.matmul(z, self.axes)
-        squares = (z * z * self.precision).sum(1) + (residual * residual).sum(1) / self.rest
-        return torch.sqrt(squares / x.shape[1])
