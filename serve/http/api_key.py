@@ -21,16 +21,16 @@ class RequireKey:
 
     Args:
         app: the application.
-        key: ``None`` gives every client access.
+        key: that clients must send.
     """
 
-    def __init__(self, app: ASGIApp, key: str | None = None) -> None:
+    def __init__(self, app: ASGIApp, key: str) -> None:
         self._app = app
-        self._digest = None if key is None else _digest(key)
+        self._digest = _digest(key)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or answer 401."""
-        if scope["type"] != "http" or self._digest is None or scope["path"] in PUBLIC_PATHS or self._has_key(scope):
+        if scope["type"] != "http" or scope["path"] in PUBLIC_PATHS or self._has_key(scope):
             await self._app(scope, receive, send)
             return
         rejection = JSONResponse(
@@ -45,7 +45,7 @@ class RequireKey:
         given = headers.get("authorization", "")
         key = given[len(_SCHEME) :] if given.lower().startswith(_SCHEME) else headers.get(KEY_HEADER, "")
         # All digests have the same length, and the time of compare_digest does not depend on where they differ.
-        return self._digest is not None and hmac.compare_digest(_digest(key), self._digest)
+        return hmac.compare_digest(_digest(key), self._digest)
 
 
 def _digest(key: str) -> bytes:

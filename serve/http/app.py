@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 from collections.abc import AsyncIterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from importlib.metadata import version
 from typing import Annotated, Any
 
@@ -18,24 +18,17 @@ from starlette.responses import JSONResponse, Response
 
 from xfeat.serve.http.api_key import RequireKey
 from xfeat.serve.http.inference_protocol import protocol_routes
-from xfeat.serve.http.measure import MeasureRequests
-from xfeat.serve.http.openapi import (
-    HEALTH_RESPONSES,
-    MODEL_RESPONSES,
-    PREDICT_RESPONSES,
-    RELOAD_RESPONSES,
-    complete_description,
-    upload_body,
-)
+from xfeat.serve.http.middleware import SECURITY_HEADERS, ObserveRequests
+from xfeat.serve.http.openapi import STOPPING, PredictBody, describe_key, errors
 from xfeat.serve.http.page_routes import site_routes
 from xfeat.serve.http.preview import preview_routes, preview_threads
-from xfeat.serve.http.request_log import LogRequests, LogWriter
-from xfeat.serve.http.security_headers import HEADERS, SecurityHeaders
+from xfeat.serve.http.request_log import LogWriter
 from xfeat.serve.http.service import Service
-from xfeat.serve.http.uploads import read_images
+from xfeat.serve.http.uploads import form_body, read_images
 from xfeat.serve.inference.heatmap_png import draw_heatmap
 from xfeat.serve.inference.predictor import Predictor
 from xfeat.serve.inference.results import Result, as_json, split_results
+from xfeat.serve.models.registry import Reload
 
 ModelName = Annotated[str | None, Query(description="name of the model; by default the first")]
 Heatmap = Annotated[bool, Query(description="whether to return heatmaps")]
@@ -43,27 +36,14 @@ Heatmap = Annotated[bool, Query(description="whether to return heatmaps")]
 _METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
-@dataclass(frozen=True, kw_only=True)
-class AccessOptions:
-    """Who has access, and how requests are logged.
-
-    Attributes:
-        api_key: that clients must send; ``None`` gives every client access.
-        log: receives the log fields of each request; ``None`` disables the log.
-    """
-
-    api_key: str | None = None
-    log: LogWriter | None = None
-
-
-def build_app(service: Service, access: AccessOptions | None = None) -> FastAPI:
+def build_app(service: Service, *, api_key: str | None = None, log: LogWriter | None = None) -> FastAPI:
     """Build the application. The end of its lifespan stops the threads of the models and of previews.
 
     Args:
         service: the models and limits.
-        access: API key and log; by default neither.
+        api_key: that clients must send; ``None`` gives every client access.
+        log: receives the log fields of each request; ``None`` disables the log.
     """
-    access = access or AccessOptions()
     threads = preview_threads()
 
     @contextlib.asynccontextmanager
@@ -87,25 +67,36 @@ def build_app(service: Service, access: AccessOptions | None = None) -> FastAPI:
     app.include_router(site_routes())
     app.include_router(preview_routes(service, threads))
     app.include_router(_state_routes(service))
-    app.include_router(_admin_routes(service, access))
+    app.include_router(_admin_routes(service, locked=api_key is not None))
     # The one added last receives a request first.
-    app.add_middleware(RequireKey, key=access.api_key)
-    app.add_middleware(MeasureRequests, metrics=service.metrics)
-    app.add_middleware(SecurityHeaders)
-    app.add_middleware(LogRequests, write=access.log)
+    if api_key is not None:
+        app.add_middleware(RequireKey, key=api_key)
+        describe_key(app)
+    app.add_middleware(ObserveRequests, metrics=service.metrics, log=log)
     app.add_exception_handler(HTTPException, _answer_http_error)
     app.add_exception_handler(RequestValidationError, _answer_wrong_parameter)
     app.add_exception_handler(Exception, _answer_server_error)
-    complete_description(app, locked=access.api_key is not None)
     return app
 
 
 def _predict_routes(service: Service) -> APIRouter:
     router = APIRouter(tags=["Predict"])
 
-    form = upload_body(service.spec.max_files)
-
-    @router.post("/predict", summary="Classify image files", responses=PREDICT_RESPONSES, openapi_extra=form)
+    @router.post(
+        "/predict",
+        summary="Classify image files",
+        response_model=PredictBody,
+        response_description="Predictions; images that cannot be read are listed as skipped",
+        responses=errors(
+            *(400, 404, 408, 413, 503, 504),
+            special={
+                415: "Not a multipart form",
+                422: "A wrong parameter, no files, or none of them is a readable image",
+                500: "The model failed on every image",
+            },
+        ),
+        openapi_extra=form_body(service.spec.max_files),
+    )
     async def predict(request: Request, model: ModelName = None, heatmap: Heatmap = False) -> Response:
         served = service.find(model)
         with service.body_limits.admit(request) as body:
@@ -139,11 +130,13 @@ def _reply(predictor: Predictor, results: list[Result], heatmap: bool) -> JSONRe
 def _state_routes(service: Service) -> APIRouter:
     router = APIRouter(tags=["State"])
 
-    @router.get("/model", summary="Description of a model, and the limits of a request", responses=MODEL_RESPONSES)
+    described = errors(404, special={422: "A wrong parameter"})
+
+    @router.get("/model", summary="Description of a model, and the limits of a request", responses=described)
     async def model(model: ModelName = None) -> dict[str, Any]:
         return service.describe_model(service.find(model))
 
-    @router.get("/health", summary="Whether images are accepted", responses=HEALTH_RESPONSES)
+    @router.get("/health", summary="Whether images are accepted", responses=STOPPING)
     async def health() -> JSONResponse:
         default = service.models.default
         state = {
@@ -162,12 +155,22 @@ def _state_routes(service: Service) -> APIRouter:
     return router
 
 
-def _admin_routes(service: Service, access: AccessOptions) -> APIRouter:
+def _admin_routes(service: Service, *, locked: bool) -> APIRouter:
     router = APIRouter(tags=["Operation"])
+    failed = {
+        "model": Reload,
+        "description": "A new file could not be loaded; the previous version, if any, still serves",
+    }
 
-    @router.post("/admin/reload", summary="Load model files that have changed", responses=RELOAD_RESPONSES)
+    @router.post(
+        "/admin/reload",
+        summary="Load model files that have changed",
+        response_model=Reload,
+        response_description="Done",
+        responses={409: failed, **errors(403)},
+    )
     async def reload() -> JSONResponse:
-        if access.api_key is None:
+        if not locked:
             raise HTTPException(
                 403, "reloading over HTTP requires an API key: start with --api-key-file, or send SIGHUP"
             )
@@ -190,4 +193,4 @@ async def _answer_wrong_parameter(request: Request, error: Exception) -> Respons
 
 async def _answer_server_error(request: Request, error: Exception) -> Response:
     # The traceback is in the log and not in the response. This response bypasses the middleware.
-    return JSONResponse({"error": "internal server error; see the server's log"}, 500, HEADERS)
+    return JSONResponse({"error": "internal server error; see the server's log"}, 500, SECURITY_HEADERS)

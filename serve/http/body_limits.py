@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import NoReturn
 
 from starlette.exceptions import HTTPException
@@ -55,10 +55,7 @@ class BodyLimits:
         self.held_bytes += number
         if self.held_bytes > self.spec.max_memory_bytes:
             self._metrics.refused.labels("memory").inc()
-            wait = str(self.spec.retry_after_s)
-            raise HTTPException(
-                503, f"too busy: too many large requests at once; try again in {wait} s", {"Retry-After": wait, **CLOSE}
-            )
+            raise too_busy(self.spec, "too busy: too many large requests at once", CLOSE)
 
 
 class Body:
@@ -76,8 +73,13 @@ class Body:
         self._limits = limits
 
     async def read(self) -> bytes:
-        """Return the whole body."""
-        return b"".join([chunk async for chunk in self.request.stream()])
+        """Return the whole body.
+
+        Raises:
+            HTTPException: as :meth:`time_limit`.
+        """
+        async with self.time_limit():
+            return b"".join([chunk async for chunk in self.request.stream()])
 
     @contextlib.asynccontextmanager
     async def time_limit(self) -> AsyncIterator[None]:
@@ -103,6 +105,12 @@ class Body:
         if self.received_bytes > self._limits.spec.max_body_bytes:
             _reject_body(self._limits.spec)
         return message
+
+
+def too_busy(spec: ServeSpec, why: str, headers: Mapping[str, str] | None = None) -> HTTPException:
+    """Return a 503 that says when to try again."""
+    wait = str(spec.retry_after_s)
+    return HTTPException(503, f"{why}; try again in {wait} s", {"Retry-After": wait, **(headers or {})})
 
 
 def _reject_body(spec: ServeSpec) -> NoReturn:

@@ -17,23 +17,35 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from xfeat.export.model.interface import INPUT, Outputs
-from xfeat.serve.http.openapi import DESCRIBED_RESPONSES, INFER, INFER_RESPONSES, MODEL_RESPONSES, READY_RESPONSES
+from xfeat.serve.http.body_limits import CLOSE
+from xfeat.serve.http.openapi import STOPPING, ModelBody, errors
 from xfeat.serve.http.service import Service
-from xfeat.serve.http.tensors import InferRequest, TensorError, TooManyImagesError, encode_response, parse_request
+from xfeat.serve.http.tensors import HEADER_LENGTH, INFER_BODY, InferRequest, encode_response, parse_request
 from xfeat.serve.inference.predictor import Predictor
 from xfeat.serve.inference.results import Prediction, Result, split_results
 
-HEADER_LENGTH = "Inference-Header-Content-Length"
 _VERSION = "1"
 # Smaller requests are parsed faster than they are handed to a thread.
 _SMALL_JSON_BYTES = 1 << 14
+_INFER_RESPONSES = {
+    200: {
+        "description": "Tensors, in the JSON or after it",
+        "content": {"application/json": {"schema": {"type": "object"}}, "application/octet-stream": {}},
+    },
+    **errors(
+        *(400, 404, 408, 413, 503, 504),
+        special={415: "A compressed request", 500: "The model failed on an image"},
+    ),
+}
 
 
 def protocol_routes(service: Service) -> APIRouter:
     """Return the routes below ``/v2``."""
     router = APIRouter(prefix="/v2", tags=["Open Inference Protocol"])
 
-    _add_model_routes(router, service)
+    # The version is optional in every path; there is only one.
+    for address in ("/models/{name}", "/models/{name}/versions/{number}"):
+        _add_model_routes(router, service, address)
 
     @router.get("", summary="Name and version of the server")
     async def server() -> dict[str, Any]:
@@ -43,20 +55,14 @@ def protocol_routes(service: Service) -> APIRouter:
     async def live() -> dict[str, bool]:
         return {"live": True}
 
-    @router.get("/health/ready", summary="Whether images are accepted", responses=READY_RESPONSES)
+    @router.get("/health/ready", summary="Whether images are accepted", responses=STOPPING)
     async def ready() -> JSONResponse:
         return JSONResponse({"ready": service.ready}, 200 if service.ready else 503)
 
     return router
 
 
-def _add_model_routes(router: APIRouter, service: Service) -> None:
-    for middle in ("/models/{name}", "/models/{name}/versions/{number}"):
-        # The version is optional in every path; there is only one.
-        _add_routes_below(router, service, middle)
-
-
-def _add_routes_below(router: APIRouter, service: Service, address: str) -> None:
+def _add_model_routes(router: APIRouter, service: Service, address: str) -> None:
     def check(request: Request) -> str:
         name: str = request.path_params["name"]
         service.find(name)
@@ -69,13 +75,20 @@ def _add_routes_below(router: APIRouter, service: Service, address: str) -> None
     @router.post(
         f"{address}/infer",
         summary="Classify images given as tensors",
-        responses=INFER_RESPONSES,
-        openapi_extra=where | INFER,
+        responses=_INFER_RESPONSES,
+        openapi_extra=where | INFER_BODY,
     )
     async def infer(request: Request) -> Response:
         return await _infer(service, check(request), request)
 
-    @router.get(address, summary="Inputs and outputs of the model", responses=DESCRIBED_RESPONSES, openapi_extra=where)
+    @router.get(
+        address,
+        summary="Inputs and outputs of the model",
+        response_model=ModelBody,
+        response_description="As defined by the protocol",
+        responses=errors(404),
+        openapi_extra=where,
+    )
     async def model(request: Request) -> dict[str, Any]:
         name = check(request)
         return _describe(name, service.find(name).predictor)
@@ -83,7 +96,7 @@ def _add_routes_below(router: APIRouter, service: Service, address: str) -> None
     @router.get(
         f"{address}/ready",
         summary="Whether the model accepts images",
-        responses=READY_RESPONSES | MODEL_RESPONSES,
+        responses=STOPPING | errors(404),
         openapi_extra=where,
     )
     async def model_ready(request: Request) -> JSONResponse:
@@ -93,22 +106,20 @@ def _add_routes_below(router: APIRouter, service: Service, address: str) -> None
 
 async def _infer(service: Service, name: str, request: Request) -> Response:
     if request.headers.get("content-encoding", "identity") != "identity":
-        raise HTTPException(415, "compressed requests are not supported", {"Connection": "close"})
+        raise HTTPException(415, "compressed requests are not supported", CLOSE)
     with service.body_limits.admit(request) as body:
-        async with body.time_limit():
-            content = await body.read()
-        try:
-            wanted = await _parse(content, _header_length(request), service.spec.max_files)
-        except TooManyImagesError as error:
-            raise HTTPException(413, str(error)) from error
-        except TensorError as error:
-            raise HTTPException(400, str(error)) from error
+        wanted = await _parse(await body.read(), _header_length(request), service.spec.max_files)
         model = service.find(name)
-        _check_outputs(wanted, model.predictor)
+        available = _outputs_of(model.predictor)
+        if unknown := sorted(set(wanted.outputs or ()) - set(available)):
+            has = ", ".join(sorted(available))
+            raise HTTPException(400, f"no output called {unknown[0]!r}; this model has: {has}")
         heatmap = wanted.outputs is None or "heatmap" in wanted.outputs
         images = [(f"image {number}", image) for number, image in enumerate(wanted.images)]
         predictor, results = await service.predict(request, model, images, heatmap=heatmap)
-    arrays = _arrays(_require_all(results), wanted, predictor)
+    names = _outputs_of(predictor) if wanted.outputs is None else wanted.outputs
+    predictions = _require_all(results)
+    arrays = {output: _array(output, predictions) for output in names}
     reply, header = encode_response({"model_name": name, "model_version": _VERSION}, arrays, wanted)
     if header is None:
         return Response(reply, media_type="application/json")
@@ -131,10 +142,8 @@ def _header_length(request: Request) -> int | None:
     return int(text)
 
 
-def _check_outputs(wanted: InferRequest, predictor: Predictor) -> None:
-    available = predictor.model.known_outputs
-    if unknown := sorted(set(wanted.outputs or ()) - available):
-        raise HTTPException(400, f"no output called {unknown[0]!r}; this model has: {', '.join(sorted(available))}")
+def _outputs_of(predictor: Predictor) -> list[str]:
+    return [name for name in Outputs._fields if name in predictor.model.known_outputs]
 
 
 def _require_all(results: list[Result]) -> list[Prediction]:
@@ -144,13 +153,6 @@ def _require_all(results: list[Result]) -> list[Prediction]:
         worst = next((image for image in skipped if image.by_model), skipped[0])
         raise HTTPException(500 if worst.by_model else 400, f"{worst.path}: {worst.reason}")
     return predictions
-
-
-def _arrays(
-    predictions: list[Prediction], wanted: InferRequest, predictor: Predictor
-) -> dict[str, NDArray[np.float32]]:
-    available = [name for name in Outputs._fields if name in predictor.model.known_outputs]
-    return {name: _array(name, predictions) for name in (available if wanted.outputs is None else wanted.outputs)}
 
 
 def _array(name: str, predictions: list[Prediction]) -> NDArray[np.float32]:
@@ -171,8 +173,7 @@ def _describe(name: str, predictor: Predictor) -> dict[str, Any]:
         "inputs": [{"name": INPUT, "datatype": "UINT8", "shape": [-1, -1, -1, 3]}],
         "outputs": [
             {"name": output, "datatype": "FP32", "shape": list(outputs[output].shape)}
-            for output in Outputs._fields
-            if output in predictor.model.known_outputs
+            for output in _outputs_of(predictor)
         ],
     }
 

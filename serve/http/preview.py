@@ -6,7 +6,6 @@ import asyncio
 import io
 import logging
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 from fastapi import APIRouter
 from PIL import Image
@@ -17,7 +16,8 @@ from starlette.responses import Response
 from xfeat.featurize.errors import ImageError
 from xfeat.featurize.images.decode import decode
 from xfeat.featurize.system.cores import cores
-from xfeat.serve.http.openapi import ErrorBody
+from xfeat.serve.http.body_limits import too_busy
+from xfeat.serve.http.openapi import Responses, errors, request_body
 from xfeat.serve.http.service import Service
 
 logger = logging.getLogger(__name__)
@@ -26,22 +26,10 @@ SIDE = 1024
 # The page asks for one preview at a time; a longer queue comes from many pages, or from other clients.
 _MAX_WAITING = 16  # not counting those that are being drawn
 
-_FILE: dict[str, Any] = {
-    "requestBody": {
-        "required": True,
-        "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary", "minLength": 1}}},
-    }
-}
-_MEANINGS = {
-    408: "The request took too long to arrive",
-    413: "Too many bytes",
-    422: "Not a readable image",
-    503: "Too busy; see Retry-After",
-    504: "No preview in time",
-}
-_RESPONSES: dict[int | str, dict[str, Any]] = {
+_FILE = request_body("application/octet-stream", {"schema": {"type": "string", "format": "binary", "minLength": 1}})
+_RESPONSES: Responses = {
     200: {"description": "The preview", "content": {"image/png": {}}},
-    **{status: {"model": ErrorBody, "description": meaning} for status, meaning in _MEANINGS.items()},
+    **errors(408, 503, special={413: "Too many bytes", 422: "Not a readable image", 504: "No preview in time"}),
 }
 
 
@@ -60,13 +48,10 @@ def preview_routes(service: Service, threads: ThreadPoolExecutor) -> APIRouter:
     async def preview(request: Request) -> Response:
         nonlocal unfinished
         with service.body_limits.admit(request) as body:
-            async with body.time_limit():
-                content = await body.read()
+            waiting = [await body.read()]
             if unfinished >= cores() + _MAX_WAITING:
-                wait = str(service.spec.retry_after_s)
-                raise HTTPException(503, f"too many previews are waiting; try again in {wait} s", {"Retry-After": wait})
+                raise too_busy(service.spec, "too many previews are waiting")
             unfinished += 1
-            waiting = [content]
             future = threads.submit(_draw_waiting, waiting)
             try:
                 png = await service.wait(request, asyncio.wrap_future(future))

@@ -20,7 +20,7 @@ import uvicorn
 
 from xfeat.featurize.errors import BusyError, SpecError
 from xfeat.featurize.system.cores import cores
-from xfeat.serve.http.app import AccessOptions, build_app
+from xfeat.serve.http.app import build_app
 from xfeat.serve.http.header_timeout import with_header_timeout
 from xfeat.serve.http.request_log import log_writer
 from xfeat.serve.http.service import Service
@@ -72,9 +72,8 @@ def serve(
         # These warn of damaged forms and images, which any client can send; the response tells the client.
         logging.getLogger("python_multipart").setLevel(logging.ERROR)
         warnings.filterwarnings("ignore", module=r"PIL\.")
-        access = AccessOptions(api_key=options.api_key, log=log_writer(options.log_format, logger))
         config = uvicorn.Config(
-            build_app(service, access),
+            build_app(service, api_key=options.api_key, log=log_writer(options.log_format, logger)),
             access_log=False,
             log_config=None,
             server_header=False,

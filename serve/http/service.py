@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
-from xfeat.serve.http.body_limits import BodyLimits
-from xfeat.serve.http.request_log import add_log_fields
+from xfeat.serve.http.body_limits import BodyLimits, too_busy
+from xfeat.serve.http.request_log import log_fields
 from xfeat.serve.inference.description import describe_model, readable_formats
 from xfeat.serve.inference.predictor import ImageContent, Predictor
 from xfeat.serve.inference.results import Result
@@ -75,9 +75,8 @@ class Service:
             predictor, futures = model.submit(images, heatmap=heatmap)
         except QueueFullError as full:
             self.metrics.refused.labels("queue").inc()
-            wait = str(self.spec.retry_after_s)
-            raise HTTPException(503, f"too busy: {full}; try again in {wait} s", {"Retry-After": wait}) from full
-        add_log_fields(request, images=len(images), model=model.name)
+            raise too_busy(self.spec, f"too busy: {full}") from full
+        log_fields(request.scope).update(images=len(images), model=model.name)
         gathered: asyncio.Future[list[Result]] = asyncio.gather(*map(asyncio.wrap_future, futures))
         results = await self.wait(request, gathered)
         self.metrics.count(model.name, results)

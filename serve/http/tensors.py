@@ -1,4 +1,4 @@
-"""Requests and responses of the Open Inference Protocol as arrays: JSON, and binary tensors after it. No HTTP here.
+"""Bodies of the Open Inference Protocol, as a schema and as arrays: JSON, and binary tensors after it.
 
 Source: https://github.com/open-inference/open-inference-protocol, specification/protocol/inference_rest.md, and the
 binary tensor data extension of Triton, docs/protocol/extension_binary_data.md.
@@ -17,19 +17,64 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from starlette.exceptions import HTTPException
 
-from xfeat.export.model.interface import INPUT
+from xfeat.export.model.interface import INPUT, Outputs
+from xfeat.serve.http.openapi import request_body
 from xfeat.serve.inference.predictor import ImageContent
 
+HEADER_LENGTH = "Inference-Header-Content-Length"
 _LENGTH_BYTES = 4
 
 
-class TensorError(ValueError):
-    """A request that violates the protocol; the message says where."""
+def _list_of(item: dict[str, Any], **limits: int) -> dict[str, Any]:
+    return {"type": "array", "items": item, "minItems": 1, **limits}
 
 
-class TooManyImagesError(TensorError):
-    """More images than a request may have; detected from the shape, before the data is parsed."""
+def _object_with(required: list[str], **properties: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "object", "required": required, "properties": properties}
+
+
+def _input_tensor(datatype: str, shape: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
+    return _object_with(
+        ["name", "shape", "datatype", "data"],
+        name={"type": "string", "enum": [INPUT]},
+        shape={"type": "array", **shape},
+        datatype={"type": "string", "enum": [datatype]},
+        parameters=_PARAMETERS,
+        data=data,
+    )
+
+
+_PARAMETERS = {"type": "object", "additionalProperties": {"type": ["string", "number", "boolean"]}}
+_SIDE = {"type": "integer", "minimum": 1}
+_LEVEL = {"type": "integer", "minimum": 0, "maximum": 255}
+_NESTED = _list_of(_list_of(_list_of(_list_of(_LEVEL, minItems=3, maxItems=3))))
+_PIXELS = _input_tensor(
+    "UINT8",
+    {"prefixItems": [_SIDE] * 3 + [{"type": "integer", "enum": [3]}], "minItems": 4, "maxItems": 4},
+    {"anyOf": [_list_of(_LEVEL), _NESTED]},
+)
+_FILES = _input_tensor(
+    "BYTES",
+    {"prefixItems": [_SIDE], "items": {"type": "integer", "enum": [1]}, "minItems": 1},
+    _list_of({"type": "string", "contentEncoding": "base64", "contentMediaType": "image/*"}),
+)
+_OUTPUT = _object_with(["name"], name={"type": "string", "enum": list(Outputs._fields)}, parameters=_PARAMETERS)
+INFER_BODY = request_body(
+    "application/json",
+    {
+        "schema": _object_with(
+            ["inputs"],
+            id={"type": ["string", "null"]},
+            parameters=_PARAMETERS,
+            inputs=_list_of({"oneOf": [_PIXELS, _FILES]}, maxItems=1),
+            outputs={"type": ["array", "null"], "items": _OUTPUT},
+        )
+    },
+    description="UINT8 pixels [N, H, W, 3] RGB of any size, or BYTES [N] image files (in JSON: base64). "
+    f"Binary tensors follow the JSON; its length is then in the header {HEADER_LENGTH}.",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,19 +103,18 @@ def parse_request(body: bytes, header_bytes: int | None, max_images: int) -> Inf
         max_images: most images per request.
 
     Raises:
-        TooManyImagesError: if it has more.
-        TensorError: if it violates the protocol.
+        HTTPException: 413 if it has more, 400 if it violates the protocol; the message says where.
     """
     if header_bytes is not None and not 0 <= header_bytes <= len(body):
-        raise TensorError(f"Inference-Header-Content-Length is {header_bytes}, but the body has {len(body)} bytes")
+        raise HTTPException(400, f"{HEADER_LENGTH} is {header_bytes}, but the body has {len(body)} bytes")
     header = _object(_parse_json(body if header_bytes is None else body[:header_bytes]), "the request")
     tail = b"" if header_bytes is None else body[header_bytes:]
     identifier = header.get("id")
     if identifier is not None and not isinstance(identifier, str):
-        raise TensorError("id must be a string")
+        raise HTTPException(400, "id must be a string")
     inputs = header.get("inputs")
     if not isinstance(inputs, list) or len(inputs) != 1:
-        raise TensorError(f"inputs must be a list of one tensor, '{INPUT}'")
+        raise HTTPException(400, f"inputs must be a list of one tensor, '{INPUT}'")
     parameters = _parameters(header, "the request")
     binary = parameters.get("binary_data_output") is True
     return InferRequest(
@@ -112,12 +156,12 @@ def _parse_json(text: bytes) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise TensorError(f"not JSON: {error}") from error
+        raise HTTPException(400, f"not JSON: {error}") from error
 
 
 def _object(value: Any, what: str) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise TensorError(f"{what} must be a JSON object")
+        raise HTTPException(400, f"{what} must be a JSON object")
     return value
 
 
@@ -125,7 +169,7 @@ def _parameters(owner: dict[str, Any], what: str) -> dict[str, str | int | float
     parameters = _object(owner.get("parameters", {}), f"parameters of {what}")
     for name, value in parameters.items():
         if not isinstance(value, str | int | float | bool):
-            raise TensorError(f"parameter {name!r} of {what} must be a string, a number or a boolean")
+            raise HTTPException(400, f"parameter {name!r} of {what} must be a string, a number or a boolean")
     return parameters
 
 
@@ -133,15 +177,15 @@ def _parse_outputs(outputs: Any, binary: bool) -> dict[str, bool] | None:
     if outputs is None or outputs == []:
         return None
     if not isinstance(outputs, list):
-        raise TensorError("outputs must be a list")
+        raise HTTPException(400, "outputs must be a list")
     wanted = {}
     for output in outputs:
         name = _object(output, "an output").get("name")
         parameters = _parameters(output, "an output")
         if not isinstance(name, str):
-            raise TensorError("an output needs a name")
+            raise HTTPException(400, "an output needs a name")
         if "classification" in parameters:
-            raise TensorError("the classification extension is not supported: ask for probabilities")
+            raise HTTPException(400, "the classification extension is not supported: ask for probabilities")
         wanted[name] = parameters.get("binary_data", binary) is True
     return wanted
 
@@ -149,30 +193,30 @@ def _parse_outputs(outputs: Any, binary: bool) -> dict[str, bool] | None:
 def _parse_input(tensor: dict[str, Any], tail: bytes, max_images: int) -> list[ImageContent]:
     name, datatype, shape = (tensor.get(key) for key in ("name", "datatype", "shape"))
     if name != INPUT:
-        raise TensorError(f"no input called {name!r}; this model has: {INPUT}")
+        raise HTTPException(400, f"no input called {name!r}; this model has: {INPUT}")
     if not isinstance(shape, list) or not all(type(axis) is int and axis > 0 for axis in shape):
-        raise TensorError("shape must be a list of positive integers")
+        raise HTTPException(400, "shape must be a list of positive integers")
     if shape and shape[0] > max_images:
-        raise TooManyImagesError(f"more than {max_images} images in one request")
+        raise HTTPException(413, f"more than {max_images} images in one request")
     size = _parameters(tensor, "an input").get("binary_data_size")
     if size is not None and (type(size) is not int or size != len(tail)):
-        raise TensorError(f"binary_data_size is {size}, but {len(tail)} bytes follow the JSON")
+        raise HTTPException(400, f"binary_data_size is {size}, but {len(tail)} bytes follow the JSON")
     if size is None and tail:
-        raise TensorError(f"{len(tail)} bytes follow the JSON, but no tensor has binary_data_size")
+        raise HTTPException(400, f"{len(tail)} bytes follow the JSON, but no tensor has binary_data_size")
     data = tail if size is not None else tensor.get("data")
     if datatype == "UINT8":
         return list(_pixels(data, shape))
     if datatype == "BYTES":
         return list(_files(data, shape))
-    raise TensorError(f"datatype of '{INPUT}' must be UINT8 (pixels) or BYTES (image files), not {datatype!r}")
+    raise HTTPException(400, f"datatype of '{INPUT}' must be UINT8 (pixels) or BYTES (image files), not {datatype!r}")
 
 
 def _pixels(data: Any, shape: list[int]) -> NDArray[np.uint8]:
     if len(shape) != 4 or shape[3] != 3:
-        raise TensorError(f"UINT8 pixels must have shape [N, H, W, 3], not {shape}")
+        raise HTTPException(400, f"UINT8 pixels must have shape [N, H, W, 3], not {shape}")
     array = np.frombuffer(data, np.uint8) if isinstance(data, bytes) else _from_numbers(data)
     if array.size != math.prod(shape):
-        raise TensorError(f"shape {shape} has {math.prod(shape)} elements, but the data has {array.size}")
+        raise HTTPException(400, f"shape {shape} has {math.prod(shape)} elements, but the data has {array.size}")
     return array.reshape(shape)
 
 
@@ -180,9 +224,9 @@ def _from_numbers(data: Any) -> NDArray[np.uint8]:
     try:
         given = np.asarray(data if isinstance(data, list) else None)
     except ValueError as error:
-        raise TensorError("data must be a list of numbers, flat or nested like the shape") from error
+        raise HTTPException(400, "data must be a list of numbers, flat or nested like the shape") from error
     if given.dtype.kind not in "iu" or given.min() < 0 or given.max() > 255 or _has_booleans(data):
-        raise TensorError("data must be integers from 0 to 255")
+        raise HTTPException(400, "data must be integers from 0 to 255")
     return given.astype(np.uint8)
 
 
@@ -196,7 +240,7 @@ def _has_booleans(data: list[Any]) -> bool:
 def _files(data: Any, shape: list[int]) -> list[bytes]:
     files = _split(data, math.prod(shape)) if isinstance(data, bytes) else _from_base64(data)
     if len(files) != math.prod(shape) or shape[:1] != [len(files)]:
-        raise TensorError(f"shape must be [{len(files)}], the number of image files, not {shape}")
+        raise HTTPException(400, f"shape must be [{len(files)}], the number of image files, not {shape}")
     return files
 
 
@@ -208,15 +252,15 @@ def _split(data: bytes, expected: int) -> list[bytes]:
         start = at + _LENGTH_BYTES
         at = start + int.from_bytes(data[at:start], "little")
         if start > len(data) or at > len(data):
-            raise TensorError("the lengths in a BYTES tensor do not add up to its size")
+            raise HTTPException(400, "the lengths in a BYTES tensor do not add up to its size")
         files.append(data[start:at])
     return files
 
 
 def _from_base64(data: Any) -> list[bytes]:
     if not isinstance(data, list) or not all(isinstance(text, str) for text in data):
-        raise TensorError("BYTES data in JSON must be a list of strings: image files in base64")
+        raise HTTPException(400, "BYTES data in JSON must be a list of strings: image files in base64")
     try:
         return [base64.b64decode(text, validate=True) for text in data]
     except (binascii.Error, ValueError) as error:
-        raise TensorError(f"BYTES data in JSON must be base64: {error}") from error
+        raise HTTPException(400, f"BYTES data in JSON must be base64: {error}") from error

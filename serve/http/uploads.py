@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import AsyncGenerator
+from typing import Any
 
 from python_multipart.multipart import parse_options_header
-from starlette.datastructures import FormData, Headers, UploadFile
+from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException, MultiPartParser
-from starlette.requests import Request
 
 from xfeat.serve.http.body_limits import CLOSE, Body
+from xfeat.serve.http.openapi import request_body
 from xfeat.serve.specs import ServeSpec
 
 FIELD = "files"
 _MULTIPART = "multipart/form-data"
+_IMAGE_TYPES = "image/jpeg, image/png, image/bmp, image/tiff, image/webp"
 
 
-class _TooManyFilesError(Exception):
-    """The form holds more files than a request may have."""
+def form_body(max_files: int) -> dict[str, Any]:
+    """Describe a form of image files."""
+    file = {"type": "string", "format": "binary"}
+    files = {"type": "array", "items": file, "minItems": 1, "maxItems": max_files}
+    schema = {"type": "object", "required": [FIELD], "properties": {FIELD: files}}
+    return request_body(_MULTIPART, {"schema": schema, "encoding": {FIELD: {"contentType": _IMAGE_TYPES}}})
 
 
 class _InMemoryParser(MultiPartParser):
@@ -27,31 +34,22 @@ class _InMemoryParser(MultiPartParser):
 
     spool_max_size = sys.maxsize
 
-    def __init__(self, headers: Headers, stream: AsyncGenerator[bytes, None], max_files: int) -> None:
-        # The limit of the base class raises the same error as a damaged form.
-        super().__init__(headers, stream, max_files=sys.maxsize)
-        self._files_left = max_files
-
     def on_headers_finished(self) -> None:
-        """Count the files. Each part of the field is one: a client may omit the file name."""
+        """Take each part of the field as a file: a client may omit the file name."""
         _, options = parse_options_header(self._current_part.content_disposition)
         if options.get(b"name") == FIELD.encode() and b"filename" not in options:
             self._current_part.content_disposition = b'form-data; name="%s"; filename=""' % FIELD.encode()
         super().on_headers_finished()
-        if self._current_part.file is not None:
-            self._files_left -= 1
-            if self._files_left < 0:
-                raise _TooManyFilesError
 
-    async def parse(self) -> FormData:
-        """Return the fields; close all other files if the form is damaged or incomplete."""
-        form = await super().parse()
-        # A last part without its end is in no field, and nothing else would close its file.
-        complete = {id(item.file) for _, item in form.multi_items() if isinstance(item, UploadFile)}
+    @property
+    def too_many_files(self) -> bool:
+        """Whether it stopped for this reason: its error is the same as that of a damaged form."""
+        return self._current_files > self.max_files
+
+    def close(self) -> None:
+        """Close all files, also that of a part without its end, which is in no field."""
         for file in self._files_to_close_on_error:
-            if id(file) not in complete:
-                file.close()
-        return form
+            file.close()
 
 
 async def read_images(body: Body, spec: ServeSpec) -> list[tuple[str, bytes]]:
@@ -63,24 +61,23 @@ async def read_images(body: Body, spec: ServeSpec) -> list[tuple[str, bytes]]:
     """
     if not body.request.headers.get("content-type", "").lower().startswith(_MULTIPART):
         raise HTTPException(415, f"send {_MULTIPART} with image files in the field '{FIELD}'", CLOSE)
-    async with body.time_limit():
-        form = await _read_form(body.request, spec)
-    try:
+    stream: AsyncGenerator[bytes, None] = body.request.stream()
+    parser = _InMemoryParser(body.request.headers, stream, max_files=spec.max_files)
+    with contextlib.closing(parser):
+        async with body.time_limit():
+            form = await _parse_form(parser)
         files = [item for item in form.getlist(FIELD) if isinstance(item, UploadFile)]
         if not files:
             raise HTTPException(422, f"no image files in the form field '{FIELD}'")
         return [(_name(file) or f"image {number}", await file.read()) for number, file in enumerate(files, start=1)]
-    finally:
-        await form.close()
 
 
-async def _read_form(request: Request, spec: ServeSpec) -> FormData:
-    stream: AsyncGenerator[bytes, None] = request.stream()
+async def _parse_form(parser: _InMemoryParser) -> FormData:
     try:
-        return await _InMemoryParser(request.headers, stream, spec.max_files).parse()
-    except _TooManyFilesError as error:
-        raise HTTPException(413, f"more than {spec.max_files} files in one request", CLOSE) from error
+        return await parser.parse()
     except MultiPartException as error:
+        if parser.too_many_files:
+            raise HTTPException(413, f"more than {parser.max_files} files in one request", CLOSE) from error
         raise HTTPException(400, f"damaged form: {error.message}", CLOSE) from error
     except (ValueError, LookupError) as error:
         # A form may name any of Python's codecs for its texts.

@@ -26,7 +26,7 @@ from PIL import Image
 
 from xfeat.export.model.metadata import ModelMetadata
 from xfeat.featurize.specs import FeatureSpec, PreprocessSpec
-from xfeat.serve.http.app import AccessOptions, build_app
+from xfeat.serve.http.app import build_app
 from xfeat.serve.http.header_timeout import with_header_timeout
 from xfeat.serve.http.service import Service
 from xfeat.serve.inference.predictor import Predictor
@@ -172,7 +172,7 @@ def serving(
     predictor: Predictor | None,
     *,
     models: ModelRegistry | None = None,
-    access: AccessOptions | None = None,
+    api_key: str | None = None,
     **limits: Any,
 ) -> Iterator[httpx.Client]:
     """Serve on a free port of this machine, in a thread, and yield a client."""
@@ -181,7 +181,7 @@ def serving(
         assert predictor is not None
         models = ModelRegistry(predictor.path, lambda path: [predictor], spec)
     service = Service(models)
-    app = build_app(service, access)
+    app = build_app(service, api_key=api_key)
     logging.getLogger("python_multipart").setLevel(logging.ERROR)  # as xfeat.serve.http.server does
     protocol = with_header_timeout(spec.header_timeout_s)
     # asyncio sends small answers at once only on sockets that name their protocol; others wait 40 ms for an ACK.

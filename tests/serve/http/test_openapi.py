@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from xfeat.serve.http.app import AccessOptions
 from xfeat.serve.inference.predictor import Predictor
 
 SCHEMATHESIS = shutil.which("schemathesis", path=sysconfig.get_path("scripts"))
@@ -24,7 +23,7 @@ KEY = "a-key"
 def test_schemathesis_finds_no_violation_with_all_its_checks(write_model, serve_model, tmp_path):
     """Valid requests succeed, invalid ones fail, the key is required, and every response matches the description."""
     predictor = Predictor.open(write_model(ood=True, heatmap=True, ood_threshold=0.5), device="cpu")
-    with serve_model(predictor, access=AccessOptions(api_key=KEY)) as client:
+    with serve_model(predictor, api_key=KEY) as client:
         command = [SCHEMATHESIS, "run", f"{client.base_url}/openapi.json", "--checks", "all", "--no-color"]
         command += ["--header", f"Authorization: Bearer {KEY}", "--generation-deterministic"]
         command += ["--max-examples", os.environ.get("XFEAT_FUZZ", "5")]
@@ -38,7 +37,7 @@ def test_schemathesis_finds_no_violation_with_all_its_checks(write_model, serve_
 
 @pytest.mark.parametrize("key", [None, KEY])
 def test_the_description_requires_a_key_where_the_server_does(predictor, serve_model, key):
-    with serve_model(predictor, access=AccessOptions(api_key=key)) as client:
+    with serve_model(predictor, api_key=key) as client:
         description = client.get("/openapi.json").json()
         closed, opened = description["paths"]["/predict"]["post"], description["paths"]["/health"]["get"]
         assert client.post("/predict").status_code == (401 if key else 415)

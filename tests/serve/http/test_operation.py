@@ -143,9 +143,7 @@ def test_a_key_that_cannot_be_read_is_one_message(model, tmp_path, content, reas
 
 
 def test_everything_but_the_page_and_health_requires_the_key(predictor, serve_model, tiny):
-    from xfeat.serve.http.app import AccessOptions
-
-    with serve_model(predictor, access=AccessOptions(api_key="schlüssel")) as client:
+    with serve_model(predictor, api_key="schlüssel") as client:
         picture = {"files": ("a.png", tiny.draw((255, 0, 0)))}
         closed = ("/model", "/metrics", "/v2", "/v2/models/model", "/nothing", "/admin/reload")
         for address in closed:

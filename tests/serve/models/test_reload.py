@@ -13,7 +13,6 @@ import httpx
 import pytest
 
 from xfeat.featurize.errors import ModelError
-from xfeat.serve.http.app import AccessOptions
 from xfeat.serve.http.server import _watch
 from xfeat.serve.inference.predictor import Predictor
 from xfeat.serve.models.registry import ModelRegistry, model_files
@@ -125,7 +124,7 @@ def test_requests_are_answered_during_reloads(place, folder, serve_model, tiny):
     models = open_models(folder)
     stop = threading.Event()
     statuses = []
-    with serve_model(None, models=models, access=AccessOptions(api_key="secret")) as client:
+    with serve_model(None, models=models, api_key="secret") as client:
         address = f"{client.base_url}/predict"
         picture = tiny.draw((10, 200, 30))
 
@@ -150,7 +149,7 @@ def test_requests_are_answered_during_reloads(place, folder, serve_model, tiny):
 
 def test_a_bad_file_is_409_with_its_reason_and_health_names_it(place, folder, serve_model):
     file = place("a.onnx", "one")
-    with serve_model(None, models=open_models(folder), access=AccessOptions(api_key="secret")) as client:
+    with serve_model(None, models=open_models(folder), api_key="secret") as client:
         file.write_bytes(b"garbage")
         reply = client.post("/admin/reload", headers=KEY)
         assert reply.status_code == 409

@@ -15,7 +15,7 @@ from click.testing import CliRunner
 
 from xfeat.featurize.errors import MissingExtraError, ModelError, OutputError, SpecError
 from xfeat.serve.cli import main
-from xfeat.serve.http.security_headers import HEADERS
+from xfeat.serve.http.middleware import SECURITY_HEADERS
 from xfeat.serve.inference.description import describe_model
 from xfeat.serve.inference.predictor import Predictor
 from xfeat.serve.page_files import PAGE_FILES, page_file
@@ -92,7 +92,7 @@ def test_the_page_may_connect_to_its_own_address_only(model, package, tmp_path):
     assert not re.search(r"https?:|\*|'unsafe-", POLICY)
     # The page's own files follow the same policy as on a server, but for what WebAssembly and its worker need.
     own = {part.strip() for part in POLICY.split(";")}
-    assert {part.strip() for part in HEADERS["Content-Security-Policy"].split(";")} - own == {
+    assert {part.strip() for part in SECURITY_HEADERS["Content-Security-Policy"].split(";")} - own == {
         "script-src 'self'",
         "frame-ancestors 'none'",
     }

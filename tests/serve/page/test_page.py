@@ -6,7 +6,6 @@ import base64
 import csv
 import io
 
-from xfeat.serve.http.app import AccessOptions
 from xfeat.serve.inference.predictor import Predictor
 
 AUDIT = {"audited": True, "passed": False, "failures": ["patients are in two splits"], "warnings": []}
@@ -64,7 +63,7 @@ def test_the_page_asks_for_the_key_until_it_is_right(predictor, serve_model, bro
         await browser.value(give("right"))
         await browser.until("document.querySelector('#classes').innerText === 'covid, normal or pneumonia'")
 
-    with serve_model(predictor, access=AccessOptions(api_key="right")) as client:
+    with serve_model(predictor, api_key="right") as client:
         browse(str(client.base_url), visit)
 
 

@@ -9,7 +9,6 @@ import pytest
 from PIL import Image
 
 from xfeat.featurize.errors import ImageError
-from xfeat.serve.http.app import AccessOptions
 from xfeat.serve.http.preview import SIDE, draw_preview
 
 
@@ -98,7 +97,7 @@ def test_damaged_files_give_a_preview_or_a_reason(kind):
 
 
 def test_a_preview_needs_the_key_and_has_the_same_limits_as_other_requests(predictor, serve_model):
-    with serve_model(predictor, max_body_bytes=1000, access=AccessOptions(api_key="right")) as client:
+    with serve_model(predictor, max_body_bytes=1000, api_key="right") as client:
         assert client.post("/preview", content=b"x").status_code == 401
         known = {"X-API-Key": "right"}
         assert client.post("/preview", content=bytes(1001), headers=known).status_code == 413

@@ -1,0 +1,76 @@
+"""What every response passes through: it gets an id and the security headers, is counted, timed and logged."""
+
+from __future__ import annotations
+
+import itertools
+import re
+import time
+import uuid
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from xfeat.serve.http.request_log import LogWriter, log_fields
+from xfeat.serve.models.metrics import ServerMetrics
+
+ID_HEADER = "X-Request-ID"
+# A client's id is written to the log: it must not be able to forge a log line.
+_SAFE_ID = re.compile(r"[\w.:-]{1,64}", re.ASCII)
+
+# They isolate the page: it loads nothing from other sites, and no other site can embed it. blob: is for the chosen
+# images, which are in the browser's memory.
+SECURITY_HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; connect-src 'self'; "
+        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
+
+
+class ObserveRequests:
+    """Middleware that adds :data:`SECURITY_HEADERS` and an id to each response, and counts, times and logs it.
+
+    Args:
+        app: the application.
+        metrics: get status and time per route. All unknown paths count as one route.
+        log: receives the log fields of each request; ``None`` disables the log.
+    """
+
+    def __init__(self, app: ASGIApp, metrics: ServerMetrics, log: LogWriter | None = None) -> None:
+        self._app = app
+        self._metrics = metrics
+        self._log = log
+        self._prefix = uuid.uuid4().hex[:12]
+        self._numbers = itertools.count(1)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, complete the headers of its response and note its status and time."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        given = Headers(scope=scope).get(ID_HEADER, "")
+        identifier = given if _SAFE_ID.fullmatch(given) else f"{self._prefix}-{next(self._numbers)}"
+        started = time.perf_counter()
+        status = 500
+
+        async def complete(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                MutableHeaders(scope=message).update(SECURITY_HEADERS | {ID_HEADER: identifier})
+            await send(message)
+
+        try:
+            await self._app(scope, receive, complete)
+        finally:
+            seconds = time.perf_counter() - started
+            route = getattr(scope.get("route"), "path", "none")
+            self._metrics.requests.labels(route, str(status)).inc()
+            self._metrics.latency.labels(route).observe(seconds)
+            if self._log is not None:
+                line = {"request_id": identifier, "method": scope["method"], "route": route, "status": status}
+                self._log(line | {"seconds": round(seconds, 4)} | log_fields(scope))
