@@ -28,7 +28,7 @@ import torch
 
 from xfeat.head.batched import scheduler
 from xfeat.head.batched.blocks import divide
-from xfeat.head.batched.training import Job
+from xfeat.head.batched.engine import Job
 from xfeat.head.data.rows import Rows
 from xfeat.head.specs import HeadSpec, TrainSpec
 from xfeat.head.sweep.space import DEFAULT_AXES, SweepSpec, axis_text
@@ -65,7 +65,7 @@ def main() -> None:
             chosen = scheduler.NUMBA if scheduler.worth_compiling(jobs[0], rows, 3) else scheduler.TORCH
             for backend, (together, together_cpu) in zip(backends_here(), both, strict=True):
                 room = scheduler.free_bytes(backend) if scheduler.is_gpu(backend) else None
-                block = max(map(len, divide(jobs, options.dim, 3, 1 if room else threads, room=room)))
+                block = max(map(len, divide(dict(enumerate(jobs)), options.dim, 3, 1 if room else threads, room=room)))
                 marked = backend + "*" * (backend == chosen)
                 print(
                     f"{name:>8} {differs:>14} {block:6} {marked:>9} {len(jobs) / alone:14.2f} "

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from itertools import pairwise
 
-from xfeat.head.batched.training import Job
+import numpy as np
+
+from xfeat.head.batched.engine import Job
 from xfeat.head.specs import HeadSpec
 
 # Weights, gradients and two moments of a block, 16 bytes a weight. The step of Adam passes over all of them, and takes
@@ -17,27 +19,27 @@ _MOST_HEADS = 16
 _MOST_HEADS_ON_GPU = 256
 _SHARE_OF_GPU = 0.8
 # Weights, gradients and two moments, all of them twice while some heads leave a block; the best state once.
-_NUMBERS_A_WEIGHT, _NUMBERS_AVERAGED = 9, 2
-# Arrays as wide as each layer: in a step, what goes on is kept for the way back; of validation rows 256 come at a time.
-_ARRAYS_A_STEP, _ARRAYS_VALIDATING, _VALIDATED_AT_ONCE = 10, 5, 256
+_NUMBERS_PER_WEIGHT, _NUMBERS_AVERAGED = 9, 2
+# Arrays as wide as each layer: what goes on in a step is kept for the way back.
+_ARRAYS_PER_ROW = 10
 
 
 def divide(
-    jobs: Sequence[Job],
+    jobs: Mapping[int, Job],
     dim: int,
     classes: int,
     threads: int = 1,
     *,
     one_seed: bool = False,
     room: int | None = None,
-) -> list[list[int]]:
+) -> list[dict[int, Job]]:
     """Divide jobs, by number, into blocks.
 
     Heads with the same seed and feature dropout are neighbours, since they read the same rows. Blocks are made smaller
     where there would be fewer of them than threads.
 
     Args:
-        jobs: layers and optimisation of each.
+        jobs: number to layers and optimisation.
         dim: number of features.
         classes: number of classes.
         threads: how many blocks train at a time.
@@ -45,7 +47,7 @@ def divide(
         room: free bytes of the GPU that trains them; ``None`` for the CPU.
     """
     shapes: dict[object, list[int]] = {}
-    for number, job in enumerate(jobs):
+    for number, job in jobs.items():
         seed = job[1].seed if one_seed else None
         shapes.setdefault((shape_of(job), seed), []).append(number)
     blocks = []
@@ -53,11 +55,10 @@ def divide(
         numbers.sort(key=lambda number: (jobs[number][1].seed, jobs[number][0].feature_dropout, jobs[number][1].lr))
         first = jobs[numbers[0]]
         fitting = block_size(first[0], dim, classes) if room is None else heads_on_gpu(first, dim, classes, room)
-        most = min(fitting, max(1, -(-len(jobs) // threads)))
-        count = -(-len(numbers) // most)
+        count = -(-len(numbers) // min(fitting, -(-len(jobs) // threads)))
         # Blocks as equal as can be: 5 heads make 3 and 2, not 4 and 1.
-        edges = [len(numbers) * block // count for block in range(count + 1)]
-        blocks += [numbers[first:last] for first, last in pairwise(edges)]
+        parts = [part.tolist() for part in np.array_split(numbers, count)]
+        blocks += [{number: jobs[number] for number in part} for part in parts]
     return blocks
 
 
@@ -75,10 +76,10 @@ def block_size(head: HeadSpec, dim: int, classes: int) -> int:
 def heads_on_gpu(job: Job, dim: int, classes: int, room: int) -> int:
     """Return how many such heads train at once on a GPU with so many free bytes; one, whether it fits or not."""
     head, train = job
-    copies = _NUMBERS_A_WEIGHT + _NUMBERS_AVERAGED * (train.average > 0)
-    rows = max(_ARRAYS_A_STEP * train.batch_size, _ARRAYS_VALIDATING * _VALIDATED_AT_ONCE)
-    bytes_a_head = 4 * (copies * matrix_weights(head, dim, classes) + rows * sum([dim, *head.hidden, classes]))
-    return max(1, min(_MOST_HEADS_ON_GPU, int(room * _SHARE_OF_GPU) // bytes_a_head))
+    copies = _NUMBERS_PER_WEIGHT + _NUMBERS_AVERAGED * (train.average > 0)
+    values = _ARRAYS_PER_ROW * train.batch_size * sum([dim, *head.hidden, classes])
+    bytes_per_head = 4 * (copies * matrix_weights(head, dim, classes) + values)
+    return max(1, min(_MOST_HEADS_ON_GPU, int(room * _SHARE_OF_GPU) // bytes_per_head))
 
 
 def matrix_weights(head: HeadSpec, dim: int, classes: int) -> int:

@@ -7,16 +7,16 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import Tensor
+from torch.func import functional_call
 
-from xfeat.head.data.counter_rng import FEATURES
+from xfeat.head.data.counter_rng import keep_below
+from xfeat.head.specs import HeadSpec, TrainSpec
+from xfeat.head.training.network import build_head
 
+Job = tuple[HeadSpec, TrainSpec]
 State = dict[str, Tensor]
 """Name of a weight or statistic, as in a head's ``state_dict``, to the values of all heads (K, …)."""
-
-# Rows that are evaluated at once: each head has its own activations of them.
-_ROWS_AT_ONCE = 256
 
 
 class Batches(NamedTuple):
@@ -25,7 +25,7 @@ class Batches(NamedTuple):
     Heads of one stream have the same seed, so they see the same rows in the same order.
 
     Attributes:
-        features: float32 or float16 (n, D), from which rows are taken.
+        features: float32 or float16 (n, D), from which rows are taken; like rows and labels where the heads are.
         rows: int64 (S, T, B), numbers of rows of ``features``.
         labels: int64 (S, T, B).
         seeds: of the streams, S in all.
@@ -43,25 +43,35 @@ class Engine(ABC):
     """K heads of one shape between their first and their last step.
 
     Args:
-        models: untrained heads with layers of the same sizes; only their dropout may differ. Their own weights are
-            not changed.
+        jobs: layers and optimisation of each; only dropout may differ between the layers.
+        dim: number of features D.
+        class_weights: float32 (K, C), the weight of a row of each class.
         device: where they are computed.
 
     Attributes:
-        models: as given.
+        models: the untrained heads, in evaluation mode; their own weights are not changed.
         state: the weights and statistics of all heads, stacked.
+        keep_below: int64 (K, 2), the bounds of random bits for dropout: before the last layer, and of the features.
+        scales: float32 (K, 2), the factors of values that are kept.
     """
 
-    def __init__(self, models: Sequence[nn.Sequential], device: torch.device | str = "cpu") -> None:
-        self.models = list(models)
-        self.modules = list(models[0])
-        states = [model.state_dict() for model in models]
+    def __init__(
+        self, jobs: Sequence[Job], dim: int, class_weights: Tensor, device: torch.device | str = "cpu"
+    ) -> None:
+        classes = class_weights.shape[1]
+        self.specs = [spec for _, spec in jobs]
+        self.models = [build_head(head, dim=dim, classes=classes, seed=spec.seed).eval() for head, spec in jobs]
+        self.class_weights = class_weights.to(device)
+        states = [model.state_dict() for model in self.models]
         self.state: State = {name: torch.stack([state[name] for state in states]).to(device) for name in states[0]}
+        rates = [(head.dropout, head.feature_dropout) for head, _ in jobs]
+        self.keep_below = torch.tensor([[keep_below(rate) for rate in pair] for pair in rates], device=device)
+        self.scales = torch.tensor([[1 / (1 - rate) for rate in pair] for pair in rates], device=device)
 
     @property
     def device(self) -> torch.device:
         """Where the heads are computed."""
-        return next(iter(self.state.values())).device
+        return self.class_weights.device
 
     @abstractmethod
     def train(self, batches: Batches, streams: Sequence[int], rates: Sequence[float]) -> tuple[Tensor, Tensor]:
@@ -77,72 +87,26 @@ class Engine(ABC):
             both on the engine's device.
         """
 
-    @abstractmethod
     def keep(self, heads: Sequence[int]) -> None:
         """Drop all but some of the heads, given by their present numbers."""
-
-    def dropout_rates(self, layer: int) -> list[float]:
-        """Return the rate of dropout layer ``LAST_LAYER`` or ``FEATURES`` for each head; 0 if it has no such layer."""
-        modules = [model[0 if layer == FEATURES else -2] for model in self.models]
-        return [float(module.p) if isinstance(module, nn.Dropout) else 0.0 for module in modules]
+        chosen = list(heads)
+        self.specs = [self.specs[head] for head in chosen]
+        self.models = [self.models[head] for head in chosen]
+        self.state = {name: values.detach()[chosen] for name, values in self.state.items()}
+        for name in ("class_weights", "keep_below", "scales"):
+            setattr(self, name, getattr(self, name)[chosen])
 
     @torch.no_grad()
-    def logits(self, features: Tensor, state: State | None = None) -> Tensor:
-        """Return logits (K, N, C) of the same features (N, D) for all heads, in evaluation mode.
+    def logits(self, features: Tensor, state: State) -> Tensor:
+        """Return logits (K, N, C) of the same features float32 (N, D) for all heads, in evaluation mode.
 
         Args:
-            features: float32.
-            state: instead of the present weights, such as an average of them.
+            features: where the heads are.
+            state: the present weights, or an average of them.
         """
-        blocks = torch.split(features, _ROWS_AT_ONCE)
-        return torch.cat([stacked_logits(self.modules, state or self.state, block.unsqueeze(0)) for block in blocks], 1)
-
-
-def stacked_logits(
-    modules: Sequence[nn.Module], state: State, values: Tensor, factors: Sequence[Tensor | None] | None = None
-) -> Tensor:
-    """Return logits (K, B, C) of K heads: the forward pass of each, as one program.
-
-    Args:
-        modules: layers of the heads, as :func:`xfeat.head.training.network.build_head` made them.
-        state: their weights and statistics; in training mode the statistics follow those of the batch.
-        values: float32 (K, B, D), the rows of each head, or (1, B, D), the same for all.
-        factors: of each dropout layer (K, B, width), or ``None`` where nothing is dropped; in training mode only.
-    """
-    remaining = iter(factors or ())
-    for index, module in enumerate(modules):
-        own = {name.partition(".")[2]: each for name, each in state.items() if name.startswith(f"{index}.")}
-        if isinstance(module, nn.BatchNorm1d):
-            values = _normalize(module, own, values, training=factors is not None)
-        elif isinstance(module, nn.Linear):
-            # Weights times transposed rows is the faster order for few rows: docs/decisions/0040.
-            rows = values.expand(len(own["weight"]), -1, -1).transpose(1, 2)
-            values = torch.baddbmm(own["bias"].unsqueeze(2), own["weight"], rows).transpose(1, 2)
-        elif isinstance(module, nn.ReLU):
-            values = values.relu()
-        elif factors is not None and (factor := next(remaining)) is not None:
-            values = values * factor
-    return values
-
-
-def _normalize(module: nn.BatchNorm1d, own: State, values: Tensor, *, training: bool) -> Tensor:
-    """Apply batch normalisation to (S, B, W); S may be 1 where all heads have the same rows."""
-    if not training:
-        factor = own["weight"] * (own["running_var"] + module.eps).rsqrt()
-        shift = own["bias"] - own["running_mean"] * factor
-        return torch.addcmul(shift.unsqueeze(1), values, factor.unsqueeze(1))
-    streams, count, width = values.shape
-    mean, variance = own["running_mean"], own["running_var"]
-    normalized = functional.batch_norm(
-        values.transpose(0, 1).reshape(count, streams * width),
-        mean[:streams].view(-1),
-        variance[:streams].view(-1),
-        training=True,
-        momentum=module.momentum or 0.0,
-        eps=module.eps,
-    )
-    if streams < len(mean):  # all heads have seen the same rows since their first step
-        mean[1:], variance[1:] = mean[0], variance[0]
-    own["num_batches_tracked"] += 1
-    normalized = normalized.view(count, streams, width).transpose(0, 1)
-    return torch.addcmul(own["bias"].unsqueeze(1), normalized, own["weight"].unsqueeze(1))
+        return torch.stack(
+            [
+                functional_call(model, {name: values[head] for name, values in state.items()}, (features,))
+                for head, model in enumerate(self.models)
+            ]
+        )

@@ -7,26 +7,26 @@ docs/decisions/0040 has what was measured.
 from __future__ import annotations
 
 import logging
-import queue
 import sys
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache, partial
 from importlib.util import find_spec
 from itertools import islice
+from queue import SimpleQueue
 from threading import Event
 from typing import TypeGuard
 
 import torch
-from torch import Tensor
 
 from xfeat.featurize.errors import DeviceError
 from xfeat.featurize.system.devices import is_out_of_memory
 from xfeat.head.batched.blocks import divide, matrix_weights
+from xfeat.head.batched.engine import Job
 from xfeat.head.batched.torch_engine import TorchEngine
-from xfeat.head.batched.training import BlockTraining, Job, OpenEngine, Outcome
+from xfeat.head.batched.training import BlockTraining, OpenEngine, Outcome
 from xfeat.head.data.rows import MOST_READERS, AnyRows, DiskRows
 
 logger = logging.getLogger(__name__)
@@ -101,27 +101,22 @@ def tasks_on(
     Raises:
         DeviceError: if a GPU cannot hold the features.
     """
-    numbers, room = list(jobs), None
+    room = None
     if is_gpu(backend):
         rows, valid = _on_gpu(rows, backend), None if valid is None else _on_gpu(valid, backend)
         room = free_bytes(backend)
-    one_seed = isinstance(rows, DiskRows)
     tasks = []
-    for block in divide(list(jobs.values()), rows.dim, classes, threads, one_seed=one_seed, room=room):
-        own = {numbers[place]: jobs[numbers[place]] for place in block}
-        chosen = backend or (NUMBA if worth_compiling(own[numbers[block[0]]], rows, classes) else TORCH)
-        tasks.append(Task(own, lambda: (rows, valid), chosen))
+    for block in divide(jobs, rows.dim, classes, threads, one_seed=isinstance(rows, DiskRows), room=room):
+        chosen = backend or (NUMBA if worth_compiling(next(iter(block.values())), rows, classes) else TORCH)
+        if chosen == NUMBA:  # now: in a thread, compiling would count as training and not hear Ctrl-C
+            from xfeat.head.batched.compiled.engine import compile_steps
+
+            compile_steps()
+        tasks.append(Task(block, lambda: (rows, valid), chosen))
     return tasks
 
 
-def fit_tasks(
-    tasks: Iterable[Task],
-    *,
-    classes: int,
-    class_weights: Tensor | None = None,
-    threads: int | None = None,
-    time_limit_s: float | None = None,
-) -> Generator[FittedBlock]:
+def fit_tasks(tasks: Iterable[Task], *, classes: int, threads: int) -> Generator[FittedBlock]:
     """Train several blocks of heads, each on rows of its own, and yield them as they are done.
 
     Closing the generator ends what is under way within some steps.
@@ -129,48 +124,59 @@ def fit_tasks(
     Args:
         tasks: the blocks; the next is asked for when a thread is free.
         classes: number of classes C.
-        class_weights: float32 (C,), instead of those that the specs ask for.
-        threads: blocks at a time; by default as many as torch has threads.
-        time_limit_s: after which unfinished blocks are given up.
+        threads: blocks at a time.
     """
-    stop = Event()
-    deadline = None if time_limit_s is None else time.monotonic() + time_limit_s
+    stop, waiting = Event(), iter(tasks)
     threads_before = torch.get_num_threads()
-    threads = threads or threads_before
-
-    def train(task: Task) -> FittedBlock:
-        start = time.monotonic()
-
-        def outcomes(jobs: Mapping[int, Job]) -> dict[int, Outcome]:
-            open_engine = _engine_of(task.backend)
-            block = BlockTraining(list(jobs.values()), *task.load(), classes, class_weights, open_engine)
-            return dict(zip(jobs, block.run(stop), strict=True))
-
-        return FittedBlock(_in_parts_that_fit(task, outcomes), time.monotonic() - start)
-
-    waiting = _with_compiled_steps(tasks)
     # Not concurrent.futures.wait: Ctrl-C while it takes the futures' locks leaves them taken for ever.
-    done: queue.SimpleQueue[Future[FittedBlock]] = queue.SimpleQueue()
+    done: SimpleQueue[Future[FittedBlock]] = SimpleQueue()
     running = 0
     pool = ThreadPoolExecutor(threads, thread_name_prefix="block", initializer=_start_thread)
     try:
         while True:
             # No more than there are threads: the caller may stop, and then nothing waits in a queue.
             for task in islice(waiting, threads - running):
-                pool.submit(train, task).add_done_callback(done.put)
+                pool.submit(_fit_block, task, classes, stop).add_done_callback(done.put)
                 running += 1
             if not running:
                 return
-            try:
-                future = done.get(timeout=None if deadline is None else max(0.0, deadline - time.monotonic()))
-            except queue.Empty:  # the time is up
-                return
+            future = done.get()
             running -= 1
             yield future.result()
     finally:
         stop.set()
         pool.shutdown()
         torch.set_num_threads(threads_before)
+
+
+def _fit_block(task: Task, classes: int, stop: Event) -> FittedBlock:
+    start = time.monotonic()
+    return FittedBlock(_fit_in_parts(task, task.jobs, classes, stop), time.monotonic() - start)
+
+
+def _fit_in_parts(task: Task, jobs: Mapping[int, Job], classes: int, stop: Event) -> dict[int, Outcome]:
+    """Train a block, or, if a GPU has too little memory for it, its halves one after the other."""
+    try:
+        block = BlockTraining(list(jobs.values()), *task.load(), classes, _engine_of(task.backend))
+        return dict(zip(jobs, block.run(stop), strict=True))
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        shortage = str(error).partition("\n")[0]
+    torch.cuda.empty_cache()  # only here: the exception held all that was computed
+    if len(jobs) == 1:
+        raise DeviceError(
+            f"a head does not fit into the memory of {task.backend}",
+            expected="room for its weights, two moments and a batch",
+            found=shortage,
+            fix="train on the CPU with --device cpu, or free GPU memory by stopping other processes",
+        )
+    logger.warning("%s has no room for %d heads at once: trying half as many", task.backend, len(jobs))
+    numbers = list(jobs)
+    outcomes: dict[int, Outcome] = {}
+    for half in (numbers[::2], numbers[1::2]):
+        outcomes |= _fit_in_parts(task, {number: jobs[number] for number in half}, classes, stop)
+    return outcomes
 
 
 def is_gpu(backend: str | None) -> TypeGuard[str]:
@@ -218,32 +224,6 @@ def _on_gpu(rows: AnyRows, gpu: str) -> AnyRows:
         ) from error
 
 
-def _in_parts_that_fit(task: Task, train: Callable[[Mapping[int, Job]], dict[int, Outcome]]) -> dict[int, Outcome]:
-    """Train a block, or, if a GPU has too little memory for it, its halves one after the other."""
-    parts, found = [dict(task.jobs)], {}
-    while parts:
-        part = parts.pop()
-        try:
-            found.update(train(part))
-            continue
-        except RuntimeError as error:
-            if not is_out_of_memory(error):
-                raise
-            shortage = str(error).partition("\n")[0]
-        torch.cuda.empty_cache()  # only here: the exception held all that was computed
-        if len(part) == 1:
-            raise DeviceError(
-                f"a head does not fit into the memory of {task.backend}",
-                expected="room for its weights, two moments and a batch",
-                found=shortage,
-                fix="train on the CPU with --device cpu, or free GPU memory by stopping other processes",
-            )
-        logger.warning("%s has no room for %d heads at once: trying half as many", task.backend, len(part))
-        numbers = list(part)
-        parts += [{number: part[number] for number in half} for half in (numbers[1::2], numbers[::2])]
-    return {number: found[number] for number in task.jobs}
-
-
 def _engine_of(backend: str) -> OpenEngine:
     if backend == TORCH:
         return TorchEngine
@@ -252,16 +232,6 @@ def _engine_of(backend: str) -> OpenEngine:
     from xfeat.head.batched.compiled.engine import CompiledEngine
 
     return CompiledEngine
-
-
-def _with_compiled_steps(tasks: Iterable[Task]) -> Iterator[Task]:
-    """Yield tasks whose engine is compiled: in a thread, compiling would count as training and not hear Ctrl-C."""
-    for task in tasks:
-        if task.backend == NUMBA:
-            from xfeat.head.batched.compiled.engine import compile_steps
-
-            compile_steps()
-        yield task
 
 
 def _start_thread() -> None:

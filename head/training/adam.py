@@ -1,54 +1,64 @@
 """Adam, as ``torch.optim.Adam(fused=True)`` computes it, to the bit.
 
 The class in torch imports its whole compiler when the first step is taken, which takes as long as importing torch
-itself. This one calls the same public function for the step, and nothing else: see docs/decisions/0030.
+itself. This one calls the same kernel for the step, and nothing else: see docs/decisions/0030.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from itertools import groupby
 
 import torch
 from torch import Tensor
-from torch.optim.adam import adam
 
 # Source: Kingma and Ba, "Adam: A Method for Stochastic Optimization", 2015; also the defaults of torch.optim.Adam.
 BETA1, BETA2, EPS = 0.9, 0.999, 1e-8
 
 
-class FusedAdam:
-    """Adam over a list of parameters.
+class StackedAdam:
+    """Adam over the parameters of K heads, each with a learning rate and a weight decay of its own.
+
+    Neighbours with the same ones are moved by one fused call.
 
     Args:
-        parameters: leaf tensors, changed in place by :meth:`step`.
-        lr: the learning rate; may be set anew between steps.
-        weight_decay: L2 penalty, added to the gradients.
+        parameters: tensors (K, …).
+        weight_decays: K factors of the L2 penalty, which is added to the gradients.
     """
 
-    def __init__(self, parameters: Iterable[Tensor], *, lr: float, weight_decay: float = 0.0) -> None:
-        self.parameters = list(parameters)
-        self.lr = lr
-        self.weight_decay = weight_decay
-        self._means = [torch.zeros_like(p) for p in self.parameters]
-        self._squares = [torch.zeros_like(p) for p in self.parameters]
-        self._steps = [torch.zeros((), device=p.device) for p in self.parameters]
+    def __init__(self, parameters: Sequence[Tensor], weight_decays: Sequence[float]) -> None:
+        self._decays = list(weight_decays)
+        self._means = [torch.zeros_like(values.detach()) for values in parameters]
+        self._squares = [torch.zeros_like(values.detach()) for values in parameters]
+        self._count = torch.zeros((), device=parameters[0].device)
 
-    def step(self, gradients: Sequence[Tensor]) -> None:
-        """Move the parameters against ``gradients``, which are as many and in the same order."""
-        with torch.no_grad():
-            adam(
-                self.parameters,
-                list(gradients),
-                self._means,
-                self._squares,
+    @torch.no_grad()
+    def step(self, parameters: Sequence[Tensor], gradients: Sequence[Tensor], rates: Sequence[float]) -> None:
+        """Move the parameters, in place, against as many gradients, with K learning rates."""
+        self._count += 1
+        settings = list(zip(rates, self._decays, strict=True))
+        for (rate, decay), run in groupby(range(len(settings)), key=settings.__getitem__):
+            heads = list(run)
+            some = slice(heads[0], heads[-1] + 1)
+            torch._fused_adam_(
+                [values[some] for values in parameters],
+                [values[some] for values in gradients],
+                [values[some] for values in self._means],
+                [values[some] for values in self._squares],
                 [],
-                self._steps,
-                fused=True,
-                amsgrad=False,
+                [self._count] * len(parameters),
+                lr=rate,
                 beta1=BETA1,
                 beta2=BETA2,
-                lr=self.lr,
-                weight_decay=self.weight_decay,
+                weight_decay=decay,
                 eps=EPS,
+                amsgrad=False,
                 maximize=False,
             )
+
+    def keep(self, heads: Sequence[int]) -> None:
+        """Drop all but some of the heads, given by their present numbers."""
+        chosen = list(heads)
+        self._decays = [self._decays[head] for head in chosen]
+        self._means = [values[chosen] for values in self._means]
+        self._squares = [values[chosen] for values in self._squares]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import cast
@@ -18,9 +18,9 @@ from xfeat.featurize.errors import DivergedError
 from xfeat.head.data.counter_rng import DROPOUT, FEATURES, LAST_LAYER, dropout_factors, key_of
 from xfeat.head.data.rows import AnyRows, Rows, collected, single_batches
 from xfeat.head.specs import HeadSpec, TrainSpec
-from xfeat.head.training.adam import FusedAdam
+from xfeat.head.training.adam import StackedAdam
 from xfeat.head.training.history import EpochRecord
-from xfeat.head.training.loss import TrainingLoss, balanced_weights, validation_loss
+from xfeat.head.training.loss import TrainingLoss, balanced_weights, validation_figures
 from xfeat.head.training.network import build_head
 
 logger = logging.getLogger(__name__)
@@ -86,25 +86,71 @@ def fit_head(
     """
     if class_weights is None and train.class_weight == "balanced":
         class_weights = balanced_weights(rows.labels, classes)
-    history: list[EpochRecord] = []
-    best_state: dict[str, Tensor] = {}
-    best_epoch, best_loss = 0, math.inf
+    best = BestEpoch(train, validated=valid is not None)
     with _few_threads(train.batch_size), _flushed_denormals():
         training = _Training(head, train, rows, classes, class_weights)
         for epoch in range(1, train.epochs + 1):
-            train_loss, train_accuracy = training.run_epoch(epoch)
-            valid_loss, valid_accuracy = _evaluate(training.result, valid, class_weights)
-            history.append(EpochRecord(epoch, train_loss, train_accuracy, valid_loss, valid_accuracy))
-            if valid_loss < best_loss or (valid is None and math.isfinite(train_loss)):
-                best_epoch, best_loss = epoch, valid_loss
-                best_state = {key: value.clone() for key, value in training.result.state_dict().items()}
+            best.add(
+                EpochRecord(epoch, *training.run_epoch(epoch), *_evaluate(training.result, valid, class_weights)),
+                training.result.state_dict(),
+            )
             if progress is not None:
-                progress(history[-1])
-            if not math.isfinite(train_loss) or (train.patience and epoch - best_epoch >= train.patience):
+                progress(best.history[-1])
+            if best.is_last():
                 break
-    check_convergence(train, history, best_epoch)
-    training.result.load_state_dict(best_state)
-    return FittedHead(training.result.eval(), history, best_epoch)
+    return best.fitted(training.result)
+
+
+class BestEpoch:
+    """The epochs of a head in training, and the weights of the best one.
+
+    Args:
+        spec: how it is trained.
+        validated: whether the validation loss chooses the epoch; otherwise it is the last one.
+    """
+
+    def __init__(self, spec: TrainSpec, *, validated: bool) -> None:
+        self.spec, self._validated = spec, validated
+        self.history: list[EpochRecord] = []
+        self._epoch, self._loss = 0, math.inf
+        self._state: dict[str, Tensor] = {}
+
+    def add(self, record: EpochRecord, state: Mapping[str, Tensor]) -> None:
+        """Add an epoch; its weights are copied if it is the best so far."""
+        self.history.append(record)
+        if record.valid_loss < self._loss or (not self._validated and math.isfinite(record.train_loss)):
+            self._epoch, self._loss = record.epoch, record.valid_loss
+            self._state = {name: values.detach().clone() for name, values in state.items()}
+
+    def is_last(self) -> bool:
+        """Tell whether training stops here: the patience is over, or the loss is no number."""
+        waited = len(self.history) - self._epoch
+        return not math.isfinite(self.history[-1].train_loss) or 0 < self.spec.patience <= waited
+
+    def fitted(self, model: nn.Sequential) -> FittedHead:
+        """Load the weights of the best epoch into a model; warn if the last epoch's loss is not a number.
+
+        Raises:
+            DivergedError: if no epoch's was.
+        """
+        last, rate = self.history[-1], self.spec.lr
+        if not self._epoch:
+            raise DivergedError(
+                "training diverged: the loss is not a number from the first epoch on",
+                expected="a lower learning rate, and finite features",
+                found=f"learning rate {rate:g}",
+                fix="--lr 0.0005, or check the features with xfeat verify",
+            )
+        if not math.isfinite(last.train_loss):
+            logger.warning(
+                "training diverged in epoch %d; epoch %d, the best before it, is kept: "
+                "the learning rate %g is too high",
+                last.epoch,
+                self._epoch,
+                rate,
+            )
+        model.load_state_dict(self._state)
+        return FittedHead(model.eval(), self.history, self._epoch)
 
 
 class _Training:
@@ -115,7 +161,8 @@ class _Training:
         self.model = build_head(head, dim=rows.dim, classes=classes, seed=spec.seed)
         self.loss = TrainingLoss([spec], torch.ones(1, classes) if weights is None else weights.unsqueeze(0))
         self.parameters = list(self.model.parameters())
-        self.optimizer = FusedAdam(self.parameters, lr=spec.lr, weight_decay=spec.weight_decay)
+        self._as_one = [values.detach().unsqueeze(0) for values in self.parameters]
+        self.optimizer = StackedAdam(self._as_one, [spec.weight_decay])
         self.average: AveragedModel | None = None
         if spec.average:
             average = get_ema_multi_avg_fn(spec.average)  # type: ignore[no-untyped-call]
@@ -128,14 +175,15 @@ class _Training:
 
     def run_epoch(self, epoch: int) -> tuple[float, float]:
         """Pass once over the rows in a new order; return the mean loss and accuracy on the way."""
-        self.optimizer.lr = learning_rate(self.spec, epoch)
+        rate = learning_rate(self.spec, epoch)
         self.model.train()
         count = len(self.rows.labels)
         loss_sum, correct = torch.zeros(()), torch.zeros((), dtype=torch.int64)
         for features, labels in single_batches(self.rows, self.spec.batch_size, self.spec.seed, epoch):
             logits = self._training_logits(features)
             loss = self.loss(logits.unsqueeze(0), labels.unsqueeze(0)).squeeze(0)
-            self.optimizer.step(torch.autograd.grad(loss, self.parameters))
+            gradients = torch.autograd.grad(loss, self.parameters)
+            self.optimizer.step(self._as_one, [each.unsqueeze(0) for each in gradients], [rate])
             if self.average is not None:
                 self.average.update_parameters(self.model)
             loss_sum += loss.detach() * len(labels)
@@ -171,31 +219,7 @@ def _evaluate(model: nn.Module, rows: AnyRows | None, weights: Tensor | None) ->
     model.eval()
     with torch.inference_mode():
         logits = collected((model(block) for block in rows.clean_blocks()), len(rows.labels))
-        loss = validation_loss(logits, rows.labels, weights)
-        return float(loss), float((logits.argmax(1) == rows.labels).float().mean())
-
-
-def check_convergence(train: TrainSpec, history: list[EpochRecord], best_epoch: int) -> None:
-    """Warn if the last epoch's loss is not a number.
-
-    Raises:
-        DivergedError: if no epoch's was, that is, ``best_epoch`` is 0.
-    """
-    last = history[-1]
-    if not best_epoch:
-        raise DivergedError(
-            "training diverged: the loss is not a number from the first epoch on",
-            expected="a lower learning rate, and finite features",
-            found=f"learning rate {train.lr:g}",
-            fix="--lr 0.0005, or check the features with xfeat verify",
-        )
-    if not math.isfinite(last.train_loss):
-        logger.warning(
-            "training diverged in epoch %d; epoch %d, the best before it, is kept: the learning rate %g is too high",
-            last.epoch,
-            best_epoch,
-            train.lr,
-        )
+        return validation_figures(logits, rows.labels, weights)
 
 
 @contextmanager

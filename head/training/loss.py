@@ -45,15 +45,14 @@ class TrainingLoss:
             losses = losses * (1 - own.exp()).pow(self._gamma)
         return losses.sum(1) / row_weights.sum(1)
 
-    def keep(self, heads: Sequence[int]) -> None:
-        """Drop all but some of the heads, given by their present numbers."""
-        for name in ("weights", "_smoothing", "_gamma"):
-            setattr(self, name, getattr(self, name)[list(heads)])
 
+def validation_figures(logits: Tensor, labels: Tensor, weights: Tensor | None) -> tuple[float, float]:
+    """Return loss and accuracy of logits (N, C), the loss comparable between runs, whatever they minimise.
 
-def validation_loss(logits: Tensor, labels: Tensor, weights: Tensor | None) -> Tensor:
-    """Return the plain cross entropy, weighted by class: comparable between runs, whatever they minimise."""
-    return functional.cross_entropy(logits, labels, weights)
+    It is the plain cross entropy, weighted by class.
+    """
+    loss = functional.cross_entropy(logits, labels, weights)
+    return float(loss), float((logits.argmax(1) == labels).float().mean())
 
 
 def balanced_weights(labels: Tensor, classes: int) -> Tensor:

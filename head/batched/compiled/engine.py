@@ -20,51 +20,39 @@ from torch import Tensor, nn
 from xfeat.head.batched.compiled.kernels import Plan, Space
 from xfeat.head.batched.compiled.simd import COLUMNS, ROWS
 from xfeat.head.batched.compiled.step import Heads, Steps, train_steps
-from xfeat.head.batched.engine import Batches, Engine
-from xfeat.head.data.counter_rng import DROPOUT, FEATURES, LAST_LAYER, keep_below, key_of
+from xfeat.head.batched.engine import Batches, Engine, Job, State
+from xfeat.head.data.counter_rng import DROPOUT, FEATURES, LAST_LAYER, key_of
 from xfeat.head.specs import HeadSpec, TrainSpec
 from xfeat.head.training.adam import BETA1, BETA2
-from xfeat.head.training.network import build_head
 
 logger = logging.getLogger(__name__)
 
 
 class CompiledEngine(Engine):
-    """Trains K heads; weights and moments of all layers of a head lie in one row of memory.
+    """Trains K heads; weights and moments of all layers of a head lie in one row of memory."""
 
-    Args:
-        models: K untrained heads with layers of the same sizes; only their dropout may differ.
-        specs: how each is trained.
-        class_weights: float32 (K, C), how much a row of each class counts.
-    """
-
-    def __init__(self, models: Sequence[nn.Sequential], specs: Sequence[TrainSpec], class_weights: Tensor) -> None:
-        super().__init__(models)
-        self._sizes = _sizes(self.modules)
+    def __init__(self, jobs: Sequence[Job], dim: int, class_weights: Tensor) -> None:
+        super().__init__(jobs, dim, class_weights)
+        self._sizes = [dim, *jobs[0][0].hidden, class_weights.shape[1]]
         self._spaces: dict[int, tuple[Plan, Space]] = {}
         self._steps = 0
         plan = plan_of(self._sizes, 1)
-        heads, weights, features = len(models), int(plan.lines[-1]), int(plan.spots[-1])
-        dropout = list(zip(self.dropout_rates(LAST_LAYER), self.dropout_rates(FEATURES), strict=True))
-        norm = next(module for module in self.modules if isinstance(module, nn.BatchNorm1d))
+        heads, weights, features = len(jobs), int(plan.lines[-1]), int(plan.spots[-1])
+        norm = next(module for module in self.models[0] if isinstance(module, nn.BatchNorm1d))
         self._heads = Heads(
             weights=np.zeros((heads, weights), np.float32),
             means=np.zeros((heads, weights), np.float32),
             squares=np.zeros((heads, weights), np.float32),
             running=np.zeros((heads, 2, features), np.float32),
             streams=np.zeros(heads, np.int64),
-            keep_below=np.array([[keep_below(rate) for rate in pair] for pair in dropout], np.int64),
-            scales=np.array([[1 / (1 - rate) for rate in pair] for pair in dropout], np.float32),
-            class_weights=np.ascontiguousarray(class_weights.numpy()),
-            losses=np.array([[spec.label_smoothing, spec.focal_gamma] for spec in specs], np.float32),
+            keep_below=self.keep_below.numpy(),
+            scales=self.scales.numpy(),
+            class_weights=self.class_weights.numpy(),
+            losses=np.array([[spec.label_smoothing, spec.focal_gamma] for spec in self.specs], np.float32),
             momentum=np.float32(norm.momentum),
             eps=np.float32(norm.eps),
         )
-        self._decays = [spec.weight_decay for spec in specs]
-        drawn = self.state
         self._view_state()
-        for name, values in self.state.items():
-            values.copy_(drawn[name])
 
     def train(self, batches: Batches, streams: Sequence[int], rates: Sequence[float]) -> tuple[Tensor, Tensor]:
         _, count, rows = batches.rows.shape
@@ -90,7 +78,7 @@ class CompiledEngine(Engine):
 
     def _rules(self, count: int, rates: Sequence[float]) -> NDArray[np.float32]:
         rules = np.empty((count, len(rates), 3), np.float32)
-        rules[:, :, 2] = self._decays
+        rules[:, :, 2] = [spec.weight_decay for spec in self.specs]
         with np.errstate(over="ignore"):  # of a rate that diverges anyway
             for rule in rules:
                 self._steps += 1
@@ -99,46 +87,43 @@ class CompiledEngine(Engine):
         return rules
 
     def keep(self, heads: Sequence[int]) -> None:
+        super().keep(heads)
         rest = list(heads)
-        counts = {name: values[rest] for name, values in self.state.items() if not values.is_floating_point()}
-        self.models = [self.models[head] for head in rest]
-        self.state = {}
-        self._decays = [self._decays[head] for head in rest]
         self._heads = Heads(*(cast(Any, part[rest] if isinstance(part, np.ndarray) else part) for part in self._heads))
         self._view_state()
-        self.state |= counts
 
     def _view_state(self) -> None:
-        """Let the stack's state be views of the arrays here."""
-        plan, state = plan_of(self._sizes, 1), {}
+        """Move the state into the arrays here: all of it but the counts become views of them."""
+        plan = plan_of(self._sizes, 1)
         weights, running = torch.from_numpy(self._heads.weights), torch.from_numpy(self._heads.running)
+        views: State = {}
         norms = lines = 0
-        for index, module in enumerate(self.modules):
+        for index, module in enumerate(self.models[0]):
             if isinstance(module, nn.BatchNorm1d):
                 size, width, place = (int(part[norms]) for part in (plan.sizes, plan.widths, plan.norms))
                 spot = int(plan.spots[norms])
-                state[f"{index}.weight"] = weights[:, place : place + size]
-                state[f"{index}.bias"] = weights[:, place + width : place + width + size]
-                state[f"{index}.running_mean"] = running[:, 0, spot : spot + size]
-                state[f"{index}.running_var"] = running[:, 1, spot : spot + size]
-                state[f"{index}.num_batches_tracked"] = torch.zeros(len(weights), dtype=torch.int64)
+                views[f"{index}.weight"] = weights[:, place : place + size]
+                views[f"{index}.bias"] = weights[:, place + width : place + width + size]
+                views[f"{index}.running_mean"] = running[:, 0, spot : spot + size]
+                views[f"{index}.running_var"] = running[:, 1, spot : spot + size]
                 norms += 1
             elif isinstance(module, nn.Linear):
                 below, above = (int(width) for width in plan.widths[lines : lines + 2])
                 place = int(plan.lines[lines])
-                matrix = weights[:, place : place + above * below].view(-1, above, below)
-                state[f"{index}.weight"] = matrix[:, : module.out_features, : module.in_features]
                 biases = place + above * below
-                state[f"{index}.bias"] = weights[:, biases : biases + module.out_features]
+                matrix = weights[:, place:biases].view(-1, above, below)
+                views[f"{index}.weight"] = matrix[:, : module.out_features, : module.in_features]
+                views[f"{index}.bias"] = weights[:, biases : biases + module.out_features]
                 lines += 1
-        self.state = state
+        for name, view in views.items():
+            view.copy_(self.state[name])
+        self.state |= views
 
 
 @cache
 def compile_steps() -> None:
     """Load what was compiled before, or compile it: 12 s on one core, once on a machine."""
-    spec = HeadSpec(hidden=(1,))
-    engine = CompiledEngine([build_head(spec, dim=1, classes=2)], [TrainSpec()], torch.ones(1, 2))
+    engine = CompiledEngine([(HeadSpec(hidden=(1,)), TrainSpec())], 1, torch.ones(1, 2))
     rows = torch.zeros(1, 1, 2, dtype=torch.int64)
     batches = Batches(features=torch.zeros(1, 1), rows=rows, labels=rows, seeds=[0], first_step=0)
     try:
@@ -203,11 +188,6 @@ def _made(sizes: Sequence[int], count: int) -> tuple[Plan, Space]:
         alike=np.concatenate([np.ones(widest, np.float32), zeros(widest)]),
         scratch=zeros(ROWS * COLUMNS),
     )
-
-
-def _sizes(modules: Sequence[nn.Module]) -> list[int]:
-    lines = [module for module in modules if isinstance(module, nn.Linear)]
-    return [lines[0].in_features, *(line.out_features for line in lines)]
 
 
 def _starts(lengths: Sequence[int]) -> NDArray[np.int64]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import math
 import threading
-import time
 from collections.abc import Generator
 
 import pytest
@@ -15,8 +14,8 @@ from tests.head.batched.fitting import fit_heads
 from tests.head.training.reference import reference_loss
 from xfeat.featurize.errors import DivergedError
 from xfeat.head.batched.blocks import block_size, divide, shape_of
+from xfeat.head.batched.engine import Job
 from xfeat.head.batched.scheduler import NUMBA, TORCH, FittedBlock, fit_tasks, tasks_on
-from xfeat.head.batched.training import Job
 from xfeat.head.data.rows import Rows
 from xfeat.head.specs import HeadSpec, TrainSpec
 from xfeat.head.training.fit import FittedHead, fit_head
@@ -73,7 +72,7 @@ def assert_same(found: FittedHead, expected: FittedHead) -> None:
 @pytest.mark.parametrize("what", BLOCKS)
 def test_each_head_of_a_block_ends_as_it_would_alone(what: str, backend: str, rows: Both) -> None:
     jobs = BLOCKS[what]
-    assert len(divide(jobs, 12, 3)) == 1
+    assert len(divide(dict(enumerate(jobs)), 12, 3)) == 1
     for fitted, job in zip(fit_heads(jobs, *rows, classes=3, backend=backend), jobs, strict=True):
         assert_same(fitted, fit_head(*job, *rows, classes=3))
 
@@ -102,18 +101,9 @@ def test_without_validation_rows_the_last_epoch_is_kept(rows: Both) -> None:
         assert_same(fitted, fit_head(*job, rows[0], None, classes=3))
 
 
-def test_given_class_weights_replace_those_of_the_specs(rows: Both) -> None:
-    weights = torch.tensor([3.0, 1.0, 0.2])
-    jobs = [(SMALL, TrainSpec(epochs=3, batch_size=8, class_weight=name)) for name in ("none", "balanced")]
-    for fitted, job in zip(fit_heads(jobs, *rows, classes=3, class_weights=weights), jobs, strict=True):
-        assert_same(fitted, fit_head(*job, *rows, classes=3, class_weights=weights))
-
-
-def fit_blocks(
-    jobs: list[Job], rows: Both, *, threads: int = 1, time_limit_s: float | None = None, backend: str = TORCH
-) -> Generator[FittedBlock]:
+def fit_blocks(jobs: list[Job], rows: Both, *, threads: int = 1, backend: str = TORCH) -> Generator[FittedBlock]:
     tasks = tasks_on(dict(enumerate(jobs)), *rows, classes=3, threads=threads, backend=backend)
-    return fit_tasks(tasks, classes=3, threads=threads, time_limit_s=time_limit_s)
+    return fit_tasks(tasks, classes=3, threads=threads)
 
 
 @pytest.mark.parametrize("backend", [TORCH, NUMBA])
@@ -147,17 +137,10 @@ def test_closing_ends_what_is_under_way(rows: Both) -> None:
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("block")]
 
 
-def test_the_time_limit_gives_up_unfinished_blocks(rows: Both) -> None:
-    jobs = [(SMALL, TrainSpec(epochs=100_000, batch_size=8))]
-    start = time.monotonic()
-    assert list(fit_blocks(jobs, rows, time_limit_s=0.2)) == []
-    assert time.monotonic() - start < 60
-
-
 def test_blocks_are_as_equal_as_can_be_and_hold_every_job_once() -> None:
     jobs = [(HeadSpec(hidden=(512, 128)), TrainSpec(seed=seed)) for seed in range(5)]
     jobs += [(HeadSpec(hidden=()), TrainSpec(seed=seed)) for seed in range(3)]
-    blocks = divide(jobs, 1280, 3)
+    blocks = divide(dict(enumerate(jobs)), 1280, 3)
     assert sorted(number for block in blocks for number in block) == list(range(8))
     assert sorted(map(len, blocks)) == [1, 2, 2, 3]
     assert block_size(HeadSpec(hidden=(512, 128)), 1280, 3) == 2
@@ -166,7 +149,7 @@ def test_blocks_are_as_equal_as_can_be_and_hold_every_job_once() -> None:
 
 def test_few_jobs_still_occupy_all_threads() -> None:
     jobs = [(HeadSpec(hidden=()), TrainSpec(seed=seed)) for seed in range(4)]
-    assert [len(block) for block in divide(jobs, 12, 3, threads=2)] == [2, 2]
+    assert [len(block) for block in divide(dict(enumerate(jobs)), 12, 3, threads=2)] == [2, 2]
 
 
 @pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0])

@@ -33,7 +33,7 @@ def assert_steps_as_torch(spec: HeadSpec, train: TrainSpec, *, dim: int, classes
     torch.manual_seed(0)
     models = [build_head(spec, dim=dim, classes=classes) for _ in range(2)]
     rates, class_weights = [1e-2, 1e-3], torch.rand(2, classes) + 0.5
-    program = CompiledEngine(models, [train, train], class_weights)
+    program = CompiledEngine([(spec, train)] * 2, dim, class_weights)
     optimizers = [
         torch.optim.Adam(model.parameters(), lr=rate, weight_decay=train.weight_decay)
         for model, rate in zip(models, rates, strict=True)
@@ -96,12 +96,11 @@ def test_losses_and_weight_decay_are_torchs(gamma: float, smoothing: float) -> N
 def test_several_steps_in_one_call_are_those_steps_one_by_one(kind: str) -> None:
     """Reference: the program in torch, a call a batch; rows are picked from what lies in memory as a cache's may."""
     torch.manual_seed(0)
-    models = [build_head(HeadSpec(hidden=(9,)), dim=20, classes=3) for _ in range(2)]
     features, labels = torch.randn(50, 45), torch.randint(3, (50,))
     features = {"float16": features[:, :20].half(), "float32": features[:, :20].contiguous()}.get(
         kind, features[:, 5:25]
     )
-    given = [models, [TrainSpec()] * 2, torch.ones(2, 3)]
+    given = [(HeadSpec(hidden=(9,)), TrainSpec())] * 2, 20, torch.ones(2, 3)
     compiled, plain = CompiledEngine(*given), TorchEngine(*given)
     order = torch.stack([torch.randperm(50)[:48].view(4, 12) for _ in range(2)])
     sums, hits = compiled.train(Batches(features, order, labels[order], [3, 4], 0), [0, 1], [1e-3, 1e-2])

@@ -38,7 +38,7 @@ from xfeat.head.runs.reader import open_run
 from xfeat.head.specs import HeadSpec, MemorySpec, TrainSpec
 from xfeat.head.train import TrainOptions, train_run
 from xfeat.head.training.fit import fit_head
-from xfeat.head.training.loss import validation_loss
+from xfeat.head.training.loss import validation_figures
 from xfeat.head.training.network import build_head
 
 SMALL = HeadSpec(hidden=(16, 8))
@@ -156,7 +156,7 @@ def plain_loop(spec: TrainSpec, features: Tensor, labels: Tensor, valid: Rows) -
                 step += 1
         model.eval()
         with torch.no_grad():
-            losses.append(float(validation_loss(model(valid.features), valid.labels, None)))
+            losses.append(validation_figures(model(valid.features), valid.labels, None)[0])
     return model.state_dict(), losses
 
 
@@ -181,7 +181,8 @@ def test_heads_in_blocks_read_the_disk_as_each_alone_does(make_cache: MakeCache,
     cache = make_cache(sizes=(90, 30))
     train, valid = stored(cache, np.arange(90)), stored(cache, np.arange(90, 120))
     jobs = [(SMALL, TrainSpec(epochs=2, batch_size=8, lr=lr, seed=seed)) for lr in (1e-3, 1e-2) for seed in (0, 1)]
-    assert [[jobs[n][1].seed for n in block] for block in divide(jobs, DIM, 2, one_seed=True)] == [[0, 0], [1, 1]]
+    blocks = divide(dict(enumerate(jobs)), DIM, 2, one_seed=True)
+    assert [[spec.seed for _, spec in block.values()] for block in blocks] == [[0, 0], [1, 1]]
     for fitted, job in zip(fit_heads(jobs, train, valid, classes=2, backend=backend), jobs, strict=True):
         alone = fit_head(*job, train, valid, classes=2)
         assert fitted.best_epoch == alone.best_epoch

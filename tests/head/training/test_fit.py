@@ -20,7 +20,7 @@ from xfeat.featurize.errors import DivergedError
 from xfeat.head.data.counter_rng import ORDER, key_of, permutation
 from xfeat.head.data.rows import Rows, as_rows, batches
 from xfeat.head.specs import HeadSpec, TrainSpec
-from xfeat.head.training.adam import FusedAdam
+from xfeat.head.training.adam import StackedAdam
 from xfeat.head.training.fit import fit_head, learning_rate
 from xfeat.head.training.loss import TrainingLoss, balanced_weights
 from xfeat.head.training.network import build_head
@@ -108,13 +108,14 @@ def test_a_step_of_adam_is_torchs_to_the_bit(weight_decay: float) -> None:
     ours = [torch.randn(5, 3), torch.randn(3)]
     theirs = [value.clone().requires_grad_() for value in ours]
     optimizer = torch.optim.Adam(theirs, lr=0.01, weight_decay=weight_decay, fused=True)
-    adam = FusedAdam(ours, lr=0.01, weight_decay=weight_decay)
+    stacked = [value.unsqueeze(0) for value in ours]
+    adam = StackedAdam(stacked, [weight_decay])
     for _ in range(4):
         gradients = [torch.randn_like(value) for value in ours]
         for value, gradient in zip(theirs, gradients, strict=True):
             value.grad = gradient.clone()
         optimizer.step()
-        adam.step(gradients)
+        adam.step(stacked, [gradient.unsqueeze(0) for gradient in gradients], [0.01])
     assert all(torch.equal(a, b.detach()) for a, b in zip(ours, theirs, strict=True))
 
 
@@ -254,12 +255,13 @@ def test_the_average_of_the_weights_is_a_running_mean_of_all_steps() -> None:
     rows = drawn_rows(64)
     spec = TrainSpec(epochs=1, batch_size=16, average=0.75)
     model = build_head(SMALL, dim=DIM, classes=2, seed=spec.seed)
-    optimizer = FusedAdam(model.parameters(), lr=spec.lr)
+    optimizer = torch.optim.Adam(model.parameters(), lr=spec.lr, fused=True)
     average: dict[str, Tensor] = {}
     for step, batch in enumerate(batches(permutation(key_of(spec.seed, ORDER, 1), 64), 16)):
         logits = reference_logits(model, rows.features[batch], seed=spec.seed, step=step)
-        loss = functional.cross_entropy(logits, rows.labels[batch])
-        optimizer.step(torch.autograd.grad(loss, list(model.parameters())))
+        optimizer.zero_grad()
+        functional.cross_entropy(logits, rows.labels[batch]).backward()
+        optimizer.step()
         for name, value in model.state_dict().items():
             previous = average.get(name, value)
             average[name] = (0.75 * previous + 0.25 * value).detach().clone() if value.is_floating_point() else value
