@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -66,10 +67,6 @@ class Speed:
     against_torch: float | None = None
     against_first: float | None = None
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON types."""
-        return asdict(self)
-
 
 def bench_models(
     models: Sequence[Path], spec: BenchSpec, run: Run | None = None, progress: Progress | None = None
@@ -97,7 +94,7 @@ def bench_models(
         from xfeat.export.build.reference_model import load_reference_model
 
         reference = load_reference_model(run)
-    providers = spec.providers or _usable_providers(models, with_torch=reference is not None)
+    providers = spec.providers or _usable_providers(models, reference)
     graphs_required = spec.cuda_graphs == "on"
     if graphs_required and "cuda" not in providers:
         raise DeviceError("CUDA graphs need a GPU", found=f"--provider {', '.join(providers)}", fix="--provider cuda")
@@ -129,13 +126,13 @@ class _Setting:
     batch: int
 
 
-def _usable_providers(models: Sequence[Path], *, with_torch: bool) -> tuple[str, ...]:
+def _usable_providers(models: Sequence[Path], reference: ReferenceModel | None) -> tuple[str, ...]:
     if not cuda_possible():
         return ("cpu",)
     try:
         for path in models:
             open_model(path, device="cuda", cuda_graphs="off")
-        if with_torch:
+        if reference is not None:
             import torch
 
             with _failures("torch", _Setting("cuda", threads=1, batch=1)):
@@ -149,34 +146,37 @@ def _usable_providers(models: Sequence[Path], *, with_torch: bool) -> tuple[str,
 def _time_all(
     models: Sequence[Path], reference: ReferenceModel | None, setting: _Setting, spec: BenchSpec
 ) -> list[Speed]:
-    opened = [_open(path, setting, spec) for path in models]
+    opened = [
+        open_model(path, setting.threads, spin=spec.spin)
+        if setting.provider == "cpu"
+        else open_model(path, setting.threads, device=setting.provider, cuda_graphs=spec.cuda_graphs)
+        for path in models
+    ]
     calls: list[tuple[str, Call]] = []
     if reference is not None:
         with _failures("torch", setting):
-            noise = _noise(setting.batch, opened[0])
+            noise = _noise(setting, opened[0])
             calls.append(("torch", _torch_call(reference.to(setting.provider), noise, setting.threads)))
     for model in opened:
         with _failures(str(model.path), setting):
-            calls.append((str(model.path), _onnx_call(model, _noise(setting.batch, model))))
+            calls.append((str(model.path), _onnx_call(model, _noise(setting, model))))
     durations = _take_turns(calls, setting, spec.seconds)
-    torch = _speed("torch", setting, durations.pop(0)) if reference is not None else None
-    lines = [_speed(_shown(model, opened), setting, took) for model, took in zip(opened, durations, strict=True)]
-    compared = [
-        replace(
-            line,
-            cuda_graph=isinstance(model.session, BoundSession) and model.session.graphs,
-            against_torch=line.images_per_second / torch.images_per_second if torch else None,
-            against_first=line.images_per_second / lines[0].images_per_second if line is not lines[0] else None,
+    speeds = [_speed(what, setting, took) for (what, _), took in zip(calls, durations, strict=True)]
+    torch = speeds.pop(0) if reference is not None else None
+    first = speeds[0].images_per_second
+    names = Counter(model.path.name for model in opened)
+    rows = [torch] if torch else []
+    for model, speed in zip(opened, speeds, strict=True):
+        rows.append(
+            replace(
+                speed,
+                what=model.path.name if names[model.path.name] == 1 else speed.what,
+                cuda_graph=isinstance(model.session, BoundSession) and model.session.graphs,
+                against_torch=speed.images_per_second / torch.images_per_second if torch else None,
+                against_first=speed.images_per_second / first if speed is not speeds[0] else None,
+            )
         )
-        for line, model in zip(lines, opened, strict=True)
-    ]
-    return [torch, *compared] if torch else compared
-
-
-def _shown(model: ModelFile, opened: Sequence[ModelFile]) -> str:
-    """Return a model's file name, or its path if another model has the same name."""
-    same = sum(other.path.name == model.path.name for other in opened) > 1
-    return str(model.path) if same else model.path.name
+    return rows
 
 
 def _take_turns(calls: Sequence[tuple[str, Call]], setting: _Setting, seconds: float) -> list[list[float]]:
@@ -200,22 +200,16 @@ def _timed(call: Call, seconds: float) -> list[float]:
 
 
 def _speed(what: str, setting: _Setting, durations: Sequence[float]) -> Speed:
-    p50, p95, p99 = np.percentile(durations, [50, 95, 99]) * 1000
+    p50, p95, p99 = map(float, np.percentile(durations, [50, 95, 99]) * 1000)
     return Speed(
         what=what,
         **asdict(setting),
         calls=len(durations),
-        p50_ms=float(p50),
-        p95_ms=float(p95),
-        p99_ms=float(p99),
+        p50_ms=p50,
+        p95_ms=p95,
+        p99_ms=p99,
         images_per_second=setting.batch * len(durations) / sum(durations),
     )
-
-
-def _open(path: Path, setting: _Setting, spec: BenchSpec) -> ModelFile:
-    if setting.provider == "cpu":
-        return open_model(path, setting.threads, spin=spec.spin)
-    return open_model(path, setting.threads, device=setting.provider, cuda_graphs=spec.cuda_graphs)
 
 
 @contextmanager
@@ -252,6 +246,6 @@ def _torch_call(model: ReferenceModel, pixels: Pixels, threads: int) -> Call:
     return call
 
 
-def _noise(count: int, model: ModelFile) -> Pixels:
+def _noise(setting: _Setting, model: ModelFile) -> Pixels:
     side = model.metadata.feature_spec.preprocess.size
-    return np.random.default_rng(0).integers(0, 256, (count, side, side, 3), dtype=np.uint8)
+    return np.random.default_rng(0).integers(0, 256, (setting.batch, side, side, 3), dtype=np.uint8)

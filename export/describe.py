@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -29,23 +30,12 @@ def describe_model(path: Path) -> dict[str, Any]:
         "bytes": path.stat().st_size,
         "sha256": sha256_of(path),
         "certificate": _certificate_state(model),
-        "variant": metadata.variant,
-        "precision": metadata.precision,
-        "class_names": list(metadata.class_names),
-        "positive": metadata.positive,
-        "threshold": metadata.threshold,
-        "temperature": metadata.temperature,
-        "ood_threshold": metadata.ood_threshold,
-        "run": metadata.run,
-        "feature_spec": metadata.feature_spec.to_dict(),
+        **metadata.to_dict(),
         "feature_fingerprint": metadata.feature_spec.fingerprint,
-        "cache_sha256": metadata.cache_sha256,
-        "head_sha256": metadata.head_sha256,
-        "metrics": metadata.metrics,
         "inputs": _tensors(model.session.get_inputs()),
         "outputs": _tensors(model.session.get_outputs()),
         "opset": proto.opset_import[0].version,
-        "parameters": sum(_count(tensor.dims) for tensor in graph.initializer),
+        "parameters": sum(math.prod(tensor.dims) for tensor in graph.initializer),
         "operators": dict(Counter(node.op_type for node in graph.node).most_common()),
     }
 
@@ -62,10 +52,3 @@ def _certificate_state(model: ModelFile) -> str:
 
 def _tensors(nodes: list[Any]) -> list[dict[str, Any]]:
     return [{"name": node.name, "type": node.type, "shape": list(node.shape)} for node in nodes]
-
-
-def _count(dims: Any) -> int:
-    total = 1
-    for size in dims:
-        total *= size
-    return total

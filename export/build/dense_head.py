@@ -15,10 +15,11 @@ class DenseHead(nn.Module):
     """Only Linear layers and ReLUs, equal to a head with BatchNorms in evaluation mode.
 
     Args:
-        head: BatchNorm1d, Linear, ReLU and Dropout, with a Linear after every BatchNorm1d, before any ReLU.
+        head: BatchNorm1d, Linear, ReLU and Dropout, with a Linear after every BatchNorm1d, before any ReLU, and at the
+            end.
 
     Raises:
-        SpecError: if the head has another kind of layer.
+        SpecError: if the head has another kind or order of layers.
     """
 
     def __init__(self, head: nn.Sequential) -> None:
@@ -42,43 +43,33 @@ class DenseHead(nn.Module):
             if isinstance(layer, nn.ReLU):
                 active.append((x > 0).to(x.dtype))
             x = layer(x)
-        logits, gradients = x, None
-        for layer in reversed(self.layers):
+        gradients = cast(nn.Linear, self.layers[-1]).weight.unsqueeze(0)
+        for layer in reversed(self.layers[:-1]):
             if isinstance(layer, nn.ReLU):
-                gradients = _not_none(gradients) * active.pop().unsqueeze(1)
+                gradients = gradients * active.pop().unsqueeze(1)
             else:
-                weight = cast(nn.Linear, layer).weight
-                gradients = weight.unsqueeze(0) if gradients is None else torch.matmul(gradients, weight)
-        return logits, _not_none(gradients)
-
-
-def _not_none(gradients: Tensor | None) -> Tensor:
-    if gradients is None:
-        raise SpecError("a head must end with a Linear layer", expected="Linear", found="ReLU")
-    return gradients
+                gradients = torch.matmul(gradients, cast(nn.Linear, layer).weight)
+        return x, gradients
 
 
 def _folded(head: nn.Sequential) -> Iterator[nn.Module]:
     # In float64, so that the products are rounded only once, at the end.
-    scale: Tensor | None = None
-    shift: Tensor | None = None
+    norm: tuple[Tensor, Tensor] | None = None
+    last: nn.Module | None = None
     for module in head:
         match module:
             case nn.Dropout() | nn.Identity():
                 continue
-            case nn.BatchNorm1d():
-                factor, offset = _affine(module)
-                scale, shift = (
-                    (factor, offset) if scale is None else (scale * factor, _not_none(shift) * factor + offset)
-                )
+            case nn.BatchNorm1d() if norm is None:
+                norm = _affine(module)
             case nn.Linear():
-                weight = module.weight.detach().double()
-                bias = weight.new_zeros(len(weight)) if module.bias is None else module.bias.detach().double()
-                if scale is not None:
-                    weight, bias = weight * scale, bias + weight @ _not_none(shift)
-                scale = shift = None
+                weight, bias = module.weight.detach().double(), module.bias.detach().double()
+                if norm is not None:
+                    scale, shift = norm
+                    weight, bias = weight * scale, bias + weight @ shift
+                norm = None
                 yield _linear(weight, bias)
-            case nn.ReLU() if scale is None:
+            case nn.ReLU() if norm is None:
                 yield nn.ReLU()
             case _:
                 raise SpecError(
@@ -86,19 +77,16 @@ def _folded(head: nn.Sequential) -> Iterator[nn.Module]:
                     expected="Linear → ReLU → BatchNorm → Dropout, repeated, and a Linear at the end",
                     found=repr(module),
                 )
-    if scale is not None:
-        raise SpecError("a head must end with a Linear layer", expected="Linear", found="BatchNorm1d")
+        last = module
+    if not isinstance(last, nn.Linear):
+        raise SpecError("a head must end with a Linear layer", expected="Linear", found=repr(last))
 
 
 def _affine(norm: nn.BatchNorm1d) -> tuple[Tensor, Tensor]:
-    mean, variance = norm.running_mean, norm.running_var
-    if mean is None or variance is None:
-        raise SpecError("a BatchNorm without running statistics", expected="track_running_stats", found=repr(norm))
-    factor = (variance.double() + norm.eps).rsqrt()
-    if norm.affine:
-        factor = factor * norm.weight.detach().double()
-    offset = -mean.double() * factor
-    return factor, offset + norm.bias.detach().double() if norm.affine else offset
+    """Return the factor and the shift (D,) by which a BatchNorm maps features."""
+    mean, variance = cast(Tensor, norm.running_mean).double(), cast(Tensor, norm.running_var).double()
+    factor = (variance + norm.eps).rsqrt() * norm.weight.detach().double()
+    return factor, norm.bias.detach().double() - mean * factor
 
 
 def _linear(weight: Tensor, bias: Tensor) -> nn.Linear:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import click
-
 from xfeat.export.cli.bench import bench
 from xfeat.export.cli.explain import explain
 from xfeat.export.cli.export import onnx
@@ -11,14 +9,9 @@ from xfeat.export.cli.inspect import info
 from xfeat.export.cli.quantize import quantize
 from xfeat.export.cli.triton import triton
 from xfeat.export.cli.verify import verify
-from xfeat.featurize.console import Commands
+from xfeat.featurize.console import program
 
-
-@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="xfeat-onnx")
-def main() -> None:
-    """Turn a trained run into one ONNX file that is checked against the trained model."""
-
-
-for command in (bench, explain, info, onnx, quantize, triton, verify):
-    main.add_command(command)
+main = program(
+    "Turn a trained run into one ONNX file that is checked against the trained model.",
+    *(bench, explain, info, onnx, quantize, triton, verify),
+)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,30 +10,24 @@ import click
 
 from xfeat.export.cli.options import cuda_graphs_option
 from xfeat.export.specs import DEFAULT_MODEL, PROVIDERS, BenchSpec
-from xfeat.featurize.console import comma_list, default_of, json_option, progress_bar
+from xfeat.featurize.console import NOT_NEGATIVE, PATH, comma_list, json_option, progress_bar, spec_option
 
 if TYPE_CHECKING:
     from xfeat.export.bench import Speed
 
-_BATCHES = ",".join(map(str, default_of(BenchSpec, "batches")))
+_BATCHES = ",".join(map(str, BenchSpec.batches))
 
 
 @click.command()
-@click.argument("models", nargs=-1, type=click.Path(path_type=Path), metavar="[MODEL]…")
-@click.option("--run", type=click.Path(path_type=Path), help="Run whose torch model is timed for comparison.")
-@click.option("--batch", "batches", default=_BATCHES, show_default=True, metavar="A,B", help="Images per call.")
+@click.argument("models", nargs=-1, type=PATH, metavar="[MODEL]…")
+@click.option("--run", type=PATH, help="Run whose torch model is timed for comparison.")
+@click.option("--batch", "batches", default=_BATCHES, metavar="A,B", help="Images per call.")
 @click.option(
     "--threads",
     metavar="A,B",
     help="Threads of the network; on a GPU only the largest number is used.  [default: 1 and all cores]",
 )
-@click.option(
-    "--seconds",
-    type=click.FloatRange(min=0),
-    default=default_of(BenchSpec, "seconds"),
-    show_default=True,
-    help="Duration of each measurement.",
-)
+@spec_option(BenchSpec, "seconds", NOT_NEGATIVE, "Duration of each measurement.")
 @click.option(
     "--provider",
     "providers",
@@ -41,22 +36,15 @@ _BATCHES = ",".join(map(str, default_of(BenchSpec, "batches")))
     help="Can be given twice. A named provider has to run the whole network.  [default: all that are available]",
 )
 @cuda_graphs_option
-@click.option(
-    "--spin/--no-spin",
-    default=default_of(BenchSpec, "spin"),
-    show_default=True,
-    help="Threads spin while they wait for one another (onnxruntime's default), or sleep (as in xserve).",
+@spec_option(
+    BenchSpec,
+    "spin",
+    bool,
+    "Threads spin while they wait for one another (onnxruntime's default), or sleep (as in xserve).",
 )
 @json_option
 def bench(
-    models: tuple[Path, ...],
-    run: Path | None,
-    batches: str,
-    threads: str | None,
-    seconds: float,
-    providers: tuple[str, ...],
-    cuda_graphs: str,
-    spin: bool,
+    models: tuple[Path, ...], run: Path | None, batches: str, threads: str | None, **settings: Any
 ) -> tuple[dict[str, Any], str]:
     """Measure the speed of models: latency and images per second, by provider, batch size and threads.
 
@@ -70,15 +58,12 @@ def bench(
     spec = BenchSpec(
         batches=_numbers(batches, "--batch"),
         threads=_numbers(threads, "--threads") if threads else tuple(sorted({1, cores()})),
-        seconds=seconds,
-        providers=providers,
-        cuda_graphs=cuda_graphs,
-        spin=spin,
+        **settings,
     )
     opened = open_run(run) if run is not None else None
     with progress_bar("benchmarking") as progress:
         rows = bench_models(models or (Path(DEFAULT_MODEL),), spec, opened, progress)
-    return {"rows": [row.to_dict() for row in rows]}, _speeds(rows)
+    return {"rows": [asdict(row) for row in rows]}, _speeds(rows)
 
 
 def _numbers(text: str, option: str) -> tuple[int, ...]:

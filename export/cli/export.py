@@ -11,7 +11,7 @@ import click
 from xfeat.export.cli.options import data_option, weights_option
 from xfeat.export.cli.verify import agreement_lines
 from xfeat.export.specs import DEFAULT_MODEL, OPSETS, ExportSpec
-from xfeat.featurize.console import default_of, json_option, progress_bar
+from xfeat.featurize.console import COUNT, PATH, json_option, progress_bar, spec_option
 from xfeat.head.specs import DEFAULT_RUNS
 
 if TYPE_CHECKING:
@@ -19,44 +19,40 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("run", type=click.Path(path_type=Path), required=False)
-@click.option(
-    "-o", "--output", type=click.Path(path_type=Path), default=DEFAULT_MODEL, show_default=True, help="Model to write."
-)
+@click.argument("run", type=PATH, required=False)
+@click.option("-o", "--output", type=PATH, default=DEFAULT_MODEL, help="Model to write.")
 @weights_option
 @data_option
-@click.option(
-    "--check-images",
+@spec_option(
+    ExportSpec,
     "max_check_images",
-    type=click.IntRange(min=1),
-    default=default_of(ExportSpec, "max_check_images"),
-    show_default=True,
-    help="Largest number of test images in the parity check.",
+    COUNT,
+    "Largest number of test images in the parity check.",
+    flag="--check-images",
 )
 @click.option(
     "--allow-changed-cache",
     is_flag=True,
     help="Export although features.h5 has changed since the run; without the out-of-distribution score.",
 )
-@click.option(
-    "--ood/--no-ood",
-    default=True,
-    show_default=True,
-    help="Add the out-of-distribution score (output ood), computed from the training images in features.h5.",
+@spec_option(
+    ExportSpec,
+    "ood",
+    bool,
+    "Add the out-of-distribution score (output ood), computed from the training images in features.h5.",
 )
-@click.option(
-    "--opset",
-    type=click.Choice([str(number) for number in OPSETS]),
-    default=str(default_of(ExportSpec, "opset")),
-    show_default=True,
-    help="Opset of the core model; 13 for older runtimes.",
+@spec_option(
+    ExportSpec,
+    "opset",
+    click.Choice([str(number) for number in OPSETS]),
+    "Opset of the core model; 13 for older runtimes.",
+    default=str(ExportSpec.opset),
 )
-@click.option(
-    "--tolerance",
-    type=float,
-    default=default_of(ExportSpec, "tolerance"),
-    show_default=True,
-    help="Largest difference between a probability of the full model and the one in the run's predictions.csv. Can be "
+@spec_option(
+    ExportSpec,
+    "tolerance",
+    float,
+    "Largest difference between a probability of the full model and the one in the run's predictions.csv. Can be "
     "raised only if the features were computed with a --precision other than float32. The comparison with torch has "
     "fixed tolerances.",
 )

@@ -2,34 +2,27 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import click
 
-from xfeat.export.specs import CUDA_GRAPHS, DEFAULT_MODEL
+from xfeat.export.specs import CUDA_GRAPHS, DEFAULT_MODEL, BenchSpec
+from xfeat.featurize.console import PATH, Decorator, spec_option
 
-model_argument = click.argument("model", type=click.Path(path_type=Path), default=DEFAULT_MODEL)
-
-data_option = click.option(
-    "--data", type=click.Path(path_type=Path), help="Folder of the images.  [default: the one that was featurized]"
-)
-
+model_argument = click.argument("model", type=PATH, default=DEFAULT_MODEL)
+data_option = click.option("--data", type=PATH, help="Folder of the images.  [default: the one that was featurized]")
 weights_option = click.option(
-    "--weights",
-    "weights_file",
-    type=click.Path(path_type=Path),
-    help="The backbone's weights.  [default: those of the run]",
+    "--weights", "weights_file", type=PATH, help="The backbone's weights.  [default: those of the run]"
+)
+cuda_graphs_option = spec_option(
+    BenchSpec,
+    "cuda_graphs",
+    click.Choice(CUDA_GRAPHS),
+    "On a GPU, record a core model once per batch size as a CUDA graph, and replay it. auto continues without graphs, "
+    "with a warning, if that fails.",
 )
 
-require_cuda_option = click.option(
-    "--require-cuda", is_flag=True, help="Run on the GPU, and fail if part of the network would run on the CPU."
-)
 
-cuda_graphs_option = click.option(
-    "--cuda-graphs",
-    type=click.Choice(CUDA_GRAPHS),
-    default=CUDA_GRAPHS[0],
-    show_default=True,
-    help="On a GPU, record a core model once per batch size as a CUDA graph, and replay it. auto continues without "
-    "graphs, with a warning, if that fails.",
-)
+def device_option(default: str) -> Decorator:
+    """Return the option of the device that runs a model."""
+    return click.option(
+        "--device", default=default, help="auto, cpu, cuda or cuda:N. Fails if the device is missing; no fallback."
+    )

@@ -9,7 +9,7 @@ import click
 
 from xfeat.export.cli.options import data_option, model_argument
 from xfeat.export.specs import QuantizeSpec
-from xfeat.featurize.console import default_of, json_option, progress_bar
+from xfeat.featurize.console import COUNT, NOT_NEGATIVE, PATH, json_option, progress_bar, spec_option
 from xfeat.head.specs import DEFAULT_RUNS
 
 if TYPE_CHECKING:
@@ -18,24 +18,17 @@ if TYPE_CHECKING:
 
 @click.command()
 @model_argument
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Model to write.  [default: MODEL.int8.onnx]")
-@click.option("--run", type=click.Path(path_type=Path), help="Run of MODEL.  [default: that of its name in runs/]")
+@click.option("-o", "--output", type=PATH, help="Model to write.  [default: MODEL.int8.onnx]")
+@click.option("--run", type=PATH, help="Run of MODEL.  [default: that of its name in runs/]")
 @data_option
 @click.option("--fp16", is_flag=True, help="Half precision instead of INT8: for GPUs.")
-@click.option(
-    "--gate",
-    type=click.FloatRange(min=0),
-    default=default_of(QuantizeSpec, "gate"),
-    show_default=True,
-    help="Largest loss of accuracy, sensitivity or AUC, in points.",
-)
-@click.option(
-    "--calibration-images",
-    type=click.IntRange(min=1),
-    default=default_of(QuantizeSpec, "calibration_images"),
-    show_default=True,
-    help="Training images to equalise channels and to correct the mean of each feature. Layers are quantised on 32 of "
-    "them (on more if images are below 224 pixels, on fewer above).",
+@spec_option(QuantizeSpec, "gate", NOT_NEGATIVE, "Largest loss of accuracy, sensitivity or AUC, in points.")
+@spec_option(
+    QuantizeSpec,
+    "calibration_images",
+    COUNT,
+    "Training images to equalise channels and to correct the mean of each feature. Layers are quantised on 32 of them "
+    "(on more if images are below 224 pixels, on fewer above).",
 )
 @json_option
 def quantize(

@@ -9,7 +9,7 @@ import click
 
 from xfeat.export.cli.options import model_argument
 from xfeat.export.specs import TRITON_KINDS, TritonSpec
-from xfeat.featurize.console import default_of, json_option
+from xfeat.featurize.console import COUNT, NOT_NEGATIVE, PATH, json_option, spec_option
 
 
 @click.command()
@@ -17,46 +17,20 @@ from xfeat.featurize.console import default_of, json_option
 @click.option(
     "-o",
     "--output",
-    type=click.Path(path_type=Path),
+    type=PATH,
     default="triton",
-    show_default=True,
     help="Model repository to write into; other models in it are not changed.",
 )
 @click.option("--name", help="Name of the model in Triton.  [default: MODEL without its suffix]")
-@click.option(
-    "--model-version",
-    type=click.IntRange(min=1),
-    default=default_of(TritonSpec, "model_version"),
-    show_default=True,
-    help="Triton serves the highest version.",
-)
-@click.option(
-    "--max-batch",
-    type=click.IntRange(min=1),
-    default=default_of(TritonSpec, "max_batch"),
-    show_default=True,
-    help="Largest number of images per call of the network.",
-)
-@click.option(
-    "--batch-wait-ms",
-    type=click.FloatRange(min=0),
-    default=default_of(TritonSpec, "batch_wait_ms"),
-    show_default=True,
-    help="How long an image waits for others of its size.",
-)
-@click.option(
-    "--instances",
-    type=click.IntRange(min=1),
-    default=default_of(TritonSpec, "instances"),
-    show_default=True,
-    help="Copies of the model, per GPU if there are any.",
-)
-@click.option(
-    "--device",
-    type=click.Choice(list(TRITON_KINDS)),
-    default=default_of(TritonSpec, "device"),
-    show_default=True,
-    help="auto uses GPUs if there are any; with gpu, Triton refuses the model if there is none.",
+@spec_option(TritonSpec, "model_version", COUNT, "Triton serves the highest version.")
+@spec_option(TritonSpec, "max_batch", COUNT, "Largest number of images per call of the network.")
+@spec_option(TritonSpec, "batch_wait_ms", NOT_NEGATIVE, "How long an image waits for others of its size.")
+@spec_option(TritonSpec, "instances", COUNT, "Copies of the model, per GPU if there are any.")
+@spec_option(
+    TritonSpec,
+    "device",
+    click.Choice(list(TRITON_KINDS)),
+    "auto uses GPUs if there are any; with gpu, Triton refuses the model if there is none.",
 )
 @click.option(
     "--storage-uri",

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from xfeat.export.cli.options import model_argument, require_cuda_option, weights_option
+from xfeat.export.cli.options import model_argument, weights_option
 from xfeat.export.specs import VerifySpec
-from xfeat.featurize.console import default_of, json_option, progress_bar
+from xfeat.featurize.console import NOT_NEGATIVE, PATH, json_option, progress_bar, spec_option
 
 if TYPE_CHECKING:
     from xfeat.export.parity.checks import Checks
@@ -33,18 +33,19 @@ def agreement_lines(checks: Checks, reference: str) -> list[str]:
 
 @click.command()
 @model_argument
-@click.option("--data", type=click.Path(path_type=Path), help="Folder of the images, to compare predictions as well.")
-@click.option("--run", type=click.Path(path_type=Path), help="Run of MODEL, to compare it with torch again.")
+@click.option("--data", type=PATH, help="Folder of the images, to compare predictions as well.")
+@click.option("--run", type=PATH, help="Run of MODEL, to compare it with torch again.")
 @weights_option
-@click.option("--certificate", type=click.Path(path_type=Path), help="[default: the one beside MODEL]")
-@click.option(
-    "--gate",
-    type=click.FloatRange(min=0),
-    default=default_of(VerifySpec, "gate"),
-    show_default=True,
-    help="With --run, for float16 and int8 models: largest loss of accuracy, sensitivity or AUC, in percentage points.",
+@click.option("--certificate", type=PATH, help="[default: the one beside MODEL]")
+@spec_option(
+    VerifySpec,
+    "gate",
+    NOT_NEGATIVE,
+    "With --run, for float16 and int8 models: largest loss of accuracy, sensitivity or AUC, in percentage points.",
 )
-@require_cuda_option
+@click.option(
+    "--require-cuda", is_flag=True, help="Run on the GPU, and fail if part of the network would run on the CPU."
+)
 @json_option
 def verify(model: Path, run: Path | None, **settings: Any) -> tuple[dict[str, Any], str]:
     """Check that MODEL is the file that was exported, and that it still gives the predictions in its certificate.

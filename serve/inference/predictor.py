@@ -33,6 +33,7 @@ _BATCH_ON_GPU = 64
 Source = tuple[str, Callable[[], bytes]]
 # The content of an image file, or its pixels: uint8 (H, W, 3), RGB.
 ImageContent = bytes | Pixels
+ReadImage = tuple[str, Pixels | SkippedImage]
 
 
 class Predictor:
@@ -142,8 +143,7 @@ class Predictor:
                 # The files come from anywhere, and decoders fail on damaged files in more ways than can be listed.
                 logger.debug("an image cannot be decoded", exc_info=True)
                 raise ImageError(f"cannot be decoded: {error}") from error
-        pixels = self.ready_pixels(content)
-        return pixels if pixels is not None else resize(Image.fromarray(content), preprocess)
+        return resize(Image.fromarray(content), preprocess)
 
     def infer(self, names: Sequence[str], pixels: Sequence[Pixels], *, heatmap: bool = False) -> list[Result]:
         """Run the network on one batch; if it fails, image by image, so that only the images at fault are skipped.
@@ -155,18 +155,18 @@ class Predictor:
         """
         batch = list(zip(names, pixels, strict=True))
         outcomes = run_isolated(partial(self._run, heatmap=heatmap), batch, ModelError)
-        return [self._skip(name, found) for name, found in zip(names, outcomes, strict=True)]
+        results: list[Result] = []
+        for name, found in zip(names, outcomes, strict=True):
+            if isinstance(found, ModelError):
+                logger.warning("the model failed on an image: %s", found)
+                found = SkippedImage(path=name, reason="the model failed on it", by_model=True)
+            results.append(found)
+        return results
 
     def _run(self, batch: Sequence[tuple[str, Pixels]], *, heatmap: bool) -> list[Result]:
         size = bucket_of(len(batch), self.batch_size) if self.pads_batches else len(batch)
         outputs = self.model.run(stack([pixels for _, pixels in batch], size), heatmap=heatmap)
         return [self._result(name, outputs, row) for row, (name, _) in enumerate(batch)]
-
-    def _skip(self, name: str, outcome: Result | ModelError) -> Result:
-        if not isinstance(outcome, ModelError):
-            return outcome
-        logger.warning("the model failed on an image: %s", outcome)
-        return SkippedImage(path=name, reason="the model failed on it", by_model=True)
 
     def warm_up(self) -> None:
         """Run the network on a batch of each bucket size, so that memory, kernels and graphs are ready for requests.
@@ -198,27 +198,27 @@ class Predictor:
         batch_size = batch_size if batch_size is not None else self.batch_size
         if batch_size < 1:
             raise SpecError("batch size out of range", expected="1 or more", found=str(batch_size))
-        results: list[Result | None] = [None] * len(sources)
-        waiting: list[tuple[int, Pixels]] = []
-        for position, decoded in enumerate(self._read_ahead(sources, batch_size)):
-            if isinstance(decoded, SkippedImage):
-                results[position] = decoded
-            else:
-                waiting.append((position, decoded))
-            if waiting and (len(waiting) == batch_size or position == len(sources) - 1):
-                inferred = self.infer([sources[at][0] for at, _ in waiting], [pixels for _, pixels in waiting])
-                for (at, _), result in zip(waiting, inferred, strict=True):
-                    results[at] = result
-                waiting.clear()
+        results: list[Result] = []
+        read: list[ReadImage] = []
+        for done, image in enumerate(self._read_ahead(sources, batch_size), 1):
+            read.append(image)
+            if len(read) == batch_size or done == len(sources):
+                results += self._infer_readable(read)
+                read.clear()
             if progress is not None:
-                progress(position + 1, len(sources))
-        return [result for result in results if result is not None]
+                progress(done, len(sources))
+        return results
 
-    def _read_ahead(self, sources: Sequence[Source], batch_size: int) -> Iterator[Pixels | SkippedImage]:
+    def _infer_readable(self, images: Sequence[ReadImage]) -> list[Result]:
+        readable = [(name, pixels) for name, pixels in images if not isinstance(pixels, SkippedImage)]
+        inferred = iter(self.infer(*zip(*readable, strict=True)) if readable else ())
+        return [image if isinstance(image, SkippedImage) else next(inferred) for _, image in images]
+
+    def _read_ahead(self, sources: Sequence[Source], batch_size: int) -> Iterator[ReadImage]:
         """Decode in threads, in order and at most two batches ahead, so that memory does not grow with the data."""
         workers = cores()
         ahead = max(2 * batch_size, 2 * workers)
-        waiting: deque[Future[Pixels | SkippedImage]] = deque()
+        waiting: deque[Future[ReadImage]] = deque()
         pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
         try:
             for source in sources:
@@ -230,11 +230,11 @@ class Predictor:
         finally:
             pool.shutdown(cancel_futures=True)
 
-    def _read(self, source: Source) -> Pixels | SkippedImage:
+    def _read(self, source: Source) -> ReadImage:
         name, content = source
         try:
-            return self.decode(content())
+            return name, self.decode(content())
         except ImageError as error:
-            return SkippedImage(path=name, reason=error.what)
+            return name, SkippedImage(path=name, reason=error.what)
         except OSError as error:
-            return SkippedImage(path=name, reason=f"cannot be read: {error.strerror or error}")
+            return name, SkippedImage(path=name, reason=f"cannot be read: {error.strerror or error}")
