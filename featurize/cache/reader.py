@@ -28,6 +28,7 @@ from xfeat.featurize.cache.columns import (
     finish_digest,
     to_text,
 )
+from xfeat.featurize.cache.feature_file import FeatureFile
 from xfeat.featurize.datasets.groups import joined_groups
 from xfeat.featurize.datasets.layouts import NO_LABEL, NO_SPLIT, SPLITS
 from xfeat.featurize.errors import CacheError, MismatchError, SpecError, XfeatError
@@ -98,6 +99,11 @@ class FeatureCache:
     def group_keys(self) -> NDArray[np.int64]:
         """The group of each row as a number (N,): equal for rows of one patient, and for copies of one image."""
         return joined_groups(self.columns.group, self.columns.sha256)
+
+    @cached_property
+    def file(self) -> FeatureFile | None:
+        """The file to read rows from without mapping them; ``None`` where only the mapping is left."""
+        return FeatureFile.open(self.path, self.features, self.state.inode if self.state else None)
 
     @classmethod
     def open(cls, path: str | Path) -> FeatureCache:

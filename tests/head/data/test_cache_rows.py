@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from tests.head.conftest import DIM, MakeCache
+from xfeat.featurize.cache import feature_file
 from xfeat.featurize.cache import rows as cache_rows
 from xfeat.featurize.cache.reader import FeatureCache
 from xfeat.featurize.cache.rows import read_rows
@@ -47,7 +48,7 @@ def test_rows_are_those_of_the_array_in_any_order(
 ) -> None:
     """Reference: numpy's own indexing of the features in memory."""
     monkeypatch.setattr(cache_rows, "ROWS_AT_ONCE", 16)
-    monkeypatch.setattr(cache_rows, "_MOST_AT_ONCE", 8)
+    monkeypatch.setattr(feature_file, "_MOST_AT_ONCE", 8)
     features, rows = numbered(100, views), ORDERS[order]
     cache = make_cache(sizes=(100,), features=features)
     np.testing.assert_array_equal(read_rows(cache, rows), features[rows])
