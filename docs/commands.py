@@ -38,7 +38,7 @@ def render() -> str:
                 info_name=f"{program} {name}",
                 terminal_width=WIDTH,
                 max_content_width=WIDTH,
-                help_option_names=["-h", "--help"],
+                **group.context_settings,
             )
             text = "\n".join(line.rstrip() for line in command.get_help(context).splitlines())
             sections.append(f"### {program} {name}\n\n```text\n{text}\n```\n")

@@ -15,9 +15,10 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 
@@ -32,6 +33,14 @@ _MAX_HELP = 300  # characters, longer than the first sentence of any help
 # Commands write files atomically. A command that also keeps partial work raises Interrupted with a message of its own.
 _STOPPED = "stopped; no incomplete file is left: run the same command again"
 
+PATH = click.Path(path_type=Path)
+FILE = click.Path(path_type=Path, dir_okay=False)
+COUNT = click.IntRange(min=1)
+NOT_NEGATIVE = click.FloatRange(min=0)
+POSITIVE = click.FloatRange(min=0, min_open=True)
+
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+S = TypeVar("S")
 
 _stop_signals: list[int] = []
 """The stop signals that this process has received."""
@@ -74,10 +83,22 @@ class Commands(click.Group):
             formatter.write_dl(rows)
 
 
+def program(text: str, *commands: click.Command) -> Commands:
+    """Return the group of a program's commands, with ``text`` as its help."""
+    settings = {"help_option_names": ["-h", "--help"], "show_default": True}
+    group = Commands("main", help=text, commands=commands, context_settings=settings)
+    return click.version_option(package_name="xfeat-onnx")(group)
+
+
+json_flag = click.option(
+    "--json", "as_json", is_flag=True, help="Print one JSON object on stdout and nothing else there."
+)
+
+
 def json_option(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add ``--json`` to a command that returns a dict and a text: with it the dict is printed, else the text."""
 
-    @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout and nothing else there.")
+    @json_flag
     @functools.wraps(command)
     def wrapped(*args: Any, as_json: bool, **kwargs: Any) -> None:
         result, text = command(*args, **kwargs)
@@ -91,20 +112,41 @@ def escape_surrogates(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
-def default_of(spec: type[Any], name: str) -> Any:
-    """Return the default of a spec's field, so that the command line need not repeat it."""
-    for spec_field in dataclasses.fields(spec):
-        if spec_field.name == name:
-            return spec_field.default
-    raise AttributeError(f"{spec.__name__} has no field {name}")
+def spec_option(spec: type[Any], name: str, kind: Any, text: str, *, flag: str = "", **more: Any) -> Decorator:
+    """Return the option of a spec's field, with the spec's default.
+
+    Args:
+        spec: the dataclass.
+        name: of the field, and of the command's argument.
+        kind: click type; ``bool`` makes a pair of flags, ``--name/--no-name``.
+        text: the help.
+        flag: by default ``--`` and the name with hyphens.
+        more: other arguments of :func:`click.option`.
+    """
+    flag = flag or "--" + name.replace("_", "-")
+    pair = f"{flag}/--no-{flag[2:]}" if kind is bool else flag
+    return click.option(pair, name, **{"type": kind, "default": getattr(spec, name), "help": text, **more})
 
 
-def spec_option(
-    spec: type[Any], name: str, kind: Any, text: str, **more: Any
-) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Return the option of a spec's field: its name with hyphens, of the click type ``kind``, with the spec's default."""
-    settings = {"type": kind, "default": default_of(spec, name), "show_default": True, "help": text, **more}
-    return click.option("--" + name.replace("_", "-"), name, **settings)
+def combined(*options: Decorator) -> Decorator:
+    """Return one decorator for several options, which the help lists in this order."""
+
+    def add(command: Callable[..., Any]) -> Callable[..., Any]:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return add
+
+
+def pop_spec(spec: type[S], settings: dict[str, Any], **more: Any) -> S:
+    """Build a spec from those of a command's arguments that are its fields, and remove them from ``settings``.
+
+    Raises:
+        SpecError: if a value is out of range.
+    """
+    names = [field.name for field in dataclasses.fields(spec) if field.name in settings]  # type: ignore[arg-type]
+    return spec(**{name: settings.pop(name) for name in names}, **more)
 
 
 def comma_list(text: str | None) -> list[str] | None:
@@ -123,8 +165,9 @@ def progress_bar(what: str, unit: str | None = None) -> Iterator[Callable[[int, 
     Yields:
         A function to call with the number done and the total.
     """
+    rate = _rate_in(unit)
     if not sys.stderr.isatty():
-        yield _plain_lines(what, unit)
+        yield _plain_lines(what, rate)
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -138,12 +181,7 @@ def progress_bar(what: str, unit: str | None = None) -> Iterator[Callable[[int, 
     )
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(what, total=None, rate="")
-        rate = _Rate(unit)
-
-        def advance(done: int, total: int) -> None:
-            bar.update(task, completed=done, total=total or None, rate=rate.update(done))
-
-        yield advance
+        yield lambda done, total: bar.update(task, completed=done, total=total or None, rate=rate(done))
 
 
 def say(text: str) -> None:
@@ -152,13 +190,18 @@ def say(text: str) -> None:
     click.echo(escape_surrogates(text), file=sys.stderr)
 
 
-def _plain_lines(what: str, unit: str | None) -> Callable[[int, int], None]:
+def warn_skipped(skipped: Iterable[tuple[str, str]]) -> None:
+    """Warn of images that were left out, each with its path and the reason."""
+    for path, reason in skipped:
+        say(f"warning: skipped {path}: {reason}")
+
+
+def _plain_lines(what: str, rate: Callable[[int], str]) -> Callable[[int, int], None]:
     last = time.monotonic()
-    rate = _Rate(unit)
 
     def advance(done: int, total: int) -> None:
         nonlocal last
-        per_second = rate.update(done)
+        per_second = rate(done)
         if time.monotonic() - last >= _PLAIN_LINE_SECONDS:
             last = time.monotonic()
             click.echo(f"{what}: {done} of {total or '?'}" + (f" ({per_second})" if per_second else ""), err=True)
@@ -166,22 +209,20 @@ def _plain_lines(what: str, unit: str | None) -> Callable[[int, int], None]:
     return advance
 
 
-class _Rate:
-    """Units per second since the first report, so that start-up does not count."""
+def _rate_in(unit: str | None) -> Callable[[int], str]:
+    """Return a function that writes units per second since its first call, so that start-up does not count."""
+    first: tuple[float, int] | None = None
 
-    def __init__(self, unit: str | None) -> None:
-        self._unit = unit
-        self._first: tuple[float, int] | None = None
-
-    def update(self, done: int) -> str:
-        if self._unit is None:
-            return ""
+    def rate(done: int) -> str:
+        nonlocal first
         now = time.monotonic()
-        if self._first is None:
-            self._first = (now, done)
-        since, before = self._first
+        if first is None:
+            first = (now, done)
+        since, before = first
         per_second = (done - before) / (now - since) if now > since else 0.0
-        return f"{per_second:.{0 if per_second >= 10 else 1}f} {self._unit}/s"
+        return f"{per_second:.{0 if per_second >= 10 else 1}f} {unit}/s" if unit else ""
+
+    return rate
 
 
 class _StderrHandler(logging.Handler):

@@ -11,6 +11,7 @@ from xfeat.featurize.specs import Spec, require
 DEFAULT_RUNS = "runs"
 CLASS_WEIGHTS = ("none", "balanced")
 SCHEDULES = ("constant", "cosine")
+SORTS = ("accuracy", "balanced_accuracy", "auc", "loss", "name")  # of a comparison
 
 
 @dataclass(frozen=True, kw_only=True)

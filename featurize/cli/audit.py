@@ -7,18 +7,16 @@ from pathlib import Path
 
 import click
 
-from xfeat.featurize.console import progress_bar
+from xfeat.featurize.console import PATH, json_flag, progress_bar
 from xfeat.featurize.errors import DataError
 from xfeat.featurize.specs import DEFAULT_CACHE
 
 
 @click.command()
-@click.argument("file", type=click.Path(path_type=Path), default=DEFAULT_CACHE)
-@click.option(
-    "-o", "--output", type=click.Path(path_type=Path), help="Page to write.  [default: FILE with .audit.html]"
-)
+@click.argument("file", type=PATH, default=DEFAULT_CACHE)
+@click.option("-o", "--output", type=PATH, help="Page to write.  [default: FILE with .audit.html]")
 @click.option("--strict", is_flag=True, help="Exit with 1 if anything leaks from one split into another.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout and nothing else there.")
+@json_flag
 def audit(file: Path, output: Path | None, strict: bool, as_json: bool) -> None:
     """Check whether metrics measured on a cache can be trusted.
 

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
 from xfeat.featurize.backbones.registry import BACKBONES
-from xfeat.featurize.console import comma_list, default_of, escape_surrogates, json_option, progress_bar
+from xfeat.featurize.console import (
+    COUNT,
+    PATH,
+    comma_list,
+    json_option,
+    pop_spec,
+    progress_bar,
+    say,
+    spec_option,
+    warn_skipped,
+)
 from xfeat.featurize.specs import (
     DEFAULT_CACHE,
     DTYPES,
@@ -25,6 +36,7 @@ if TYPE_CHECKING:
     from xfeat.featurize.pipeline.extract import Extraction
 
 _SHOWN = 10
+_request_option = partial(spec_option, FeatureRequest)
 
 
 def _batch_size(_context: click.Context, _option: click.Parameter, text: str | None) -> int | Literal["auto"] | None:
@@ -36,76 +48,45 @@ def _batch_size(_context: click.Context, _option: click.Parameter, text: str | N
 
 
 @click.command()
-@click.argument("data", type=click.Path(path_type=Path))
-@click.option(
-    "-o",
-    "--output",
-    type=click.Path(path_type=Path),
-    default=DEFAULT_CACHE,
-    show_default=True,
-    help="Cache to write or bring up to date.",
-)
-@click.option(
-    "--backbone",
-    type=click.Choice(["auto", *BACKBONES]),
-    default=default_of(FeatureRequest, "backbone"),
-    show_default=True,
+@click.argument("data", type=PATH)
+@click.option("-o", "--output", type=PATH, default=DEFAULT_CACHE, help="Cache to write or bring up to date.")
+@_request_option(
+    "backbone",
+    click.Choice(["auto", *BACKBONES]),
+    "auto: the backbone of an existing output; else efficientnet-b0, or efficientnet-lite0 if the weights of b0 cannot "
+    "be downloaded. Others: " + ", ".join(BACKBONES),
     metavar="NAME",
-    help="auto: the backbone of an existing output; else efficientnet-b0, or efficientnet-lite0 if the weights of b0 "
-    "cannot be downloaded. Others: " + ", ".join(BACKBONES),
 )
-@click.option(
-    "--weights",
-    type=click.Path(path_type=Path),
-    help="Weights file in efficientnet_pytorch's format; with --backbone auto and no output yet, of efficientnet-b0.",
+@_request_option(
+    "weights",
+    PATH,
+    "Weights file in efficientnet_pytorch's format; with --backbone auto and no output yet, of efficientnet-b0.",
 )
-@click.option("--size", type=int, help="Side of the network's input in pixels.  [default: the backbone's own]")
-@click.option(
-    "--pooling",
-    type=click.Choice(POOLINGS),
-    default=default_of(FeatureRequest, "pooling"),
-    show_default=True,
-    help="multilevel appends the pooled stages 3 to 7.",
+@_request_option("size", int, "Side of the network's input in pixels.  [default: the backbone's own]")
+@_request_option("pooling", click.Choice(POOLINGS), "multilevel appends the pooled stages 3 to 7.")
+@_request_option(
+    "views",
+    click.IntRange(1, MAX_VIEWS),
+    "Views of each image: the clean one, then seeded crops, rotations, flips and brightness.",
 )
-@click.option(
-    "--views",
-    type=click.IntRange(1, MAX_VIEWS),
-    default=default_of(FeatureRequest, "views"),
-    show_default=True,
-    help="Views of each image: the clean one, then seeded crops, rotations, flips and brightness.",
+@_request_option(
+    "normalize", click.Choice(list(NORMALIZATIONS)), "Mean and std: 0.5 as in the tutorial, or ImageNet's."
 )
-@click.option(
-    "--normalize",
-    type=click.Choice(list(NORMALIZATIONS)),
-    default=default_of(FeatureRequest, "normalize"),
-    show_default=True,
-    help="Mean and std: 0.5 as in the tutorial, or ImageNet's.",
-)
-@click.option(
-    "--dtype",
-    type=click.Choice(DTYPES),
-    default=default_of(FeatureRequest, "dtype"),
-    show_default=True,
-    help="Data type of the stored features.",
-)
-@click.option(
-    "--precision",
-    type=click.Choice(PRECISIONS),
-    default=default_of(FeatureRequest, "precision"),
-    show_default=True,
-    help="Of the network's arithmetic. The exported model computes in float32; xexport checks the difference.",
+@_request_option("dtype", click.Choice(DTYPES), "Data type of the stored features.")
+@_request_option(
+    "precision",
+    click.Choice(PRECISIONS),
+    "Of the network's arithmetic. The exported model computes in float32; xexport checks the difference.",
 )
 @click.option(
     "--device",
     default="auto",
-    show_default=True,
     help="auto, cpu, cuda or cuda:N; several GPUs with commas. Fails if the device is missing; no fallback.",
 )
 @click.option(
     "--engine",
     type=click.Choice(ENGINES),
     default="auto",
-    show_default=True,
     help="auto: torch on a GPU and for a --precision other than float32, else onnxruntime. ray: on many machines.",
 )
 @click.option(
@@ -121,7 +102,7 @@ def _batch_size(_context: click.Context, _option: click.Parameter, text: str | N
 )
 @click.option(
     "--workers",
-    type=click.IntRange(min=1),
+    type=COUNT,
     help="Decoding threads or processes; with --engine ray, the most cores of the cluster to use.  "
     "[default: all cores]",
 )
@@ -129,15 +110,10 @@ def _batch_size(_context: click.Context, _option: click.Parameter, text: str | N
     "--decode-in",
     type=click.Choice(["auto", "threads", "processes"]),
     default="auto",
-    show_default=True,
     help="auto: processes for more than 8 workers and at least 2,000 images, else threads.",
 )
 @click.option(
-    "--on-error",
-    type=click.Choice(["skip", "fail"]),
-    default="skip",
-    show_default=True,
-    help="What to do with an unreadable image.",
+    "--on-error", type=click.Choice(["skip", "fail"]), default="skip", help="What to do with an unreadable image."
 )
 @click.option("--classes", metavar="A,B", help="Keep these classes only.")
 @click.option(
@@ -149,19 +125,7 @@ def _batch_size(_context: click.Context, _option: click.Parameter, text: str | N
 @click.option("--force", is_flag=True, help="Recompute everything, and replace a cache with other settings.")
 @json_option
 def featurize(
-    data: Path,
-    output: Path,
-    classes: str | None,
-    groups: str | None,
-    on_error: str,
-    force: bool,
-    workers: int | None,
-    decode_in: str,
-    batch_size: int | Literal["auto"] | None,
-    engine: str,
-    ray_address: str | None,
-    device: str,
-    **settings: Any,
+    data: Path, output: Path, classes: str | None, groups: str | None, on_error: str, **settings: Any
 ) -> tuple[dict[str, Any], str]:
     """Compute the features of all images in DATA.
 
@@ -176,27 +140,25 @@ def featurize(
     from xfeat.featurize.pipeline.extract import extract_features
     from xfeat.featurize.pipeline.request import resolve_request
 
+    engine, ray_address = settings.pop("engine"), settings.pop("ray_address")
     if ray_address is not None and engine != "ray":
         raise click.UsageError("--ray-address is for --engine ray")
     dataset = open_dataset(data, classes=comma_list(classes), groups=groups)
-    request = FeatureRequest(**settings)
+    request = pop_spec(FeatureRequest, settings)
     check_precision(engine, request.precision)
     with progress_bar("downloading weights", "bytes") as download_progress:
-        spec, weights = resolve_request(output, request, force=force, progress=download_progress)
+        spec, weights = resolve_request(output, request, force=settings["force"], progress=download_progress)
+    network = {name: settings.pop(name) for name in ("device", "batch_size")}
     cluster = None
     if engine == "ray":
-        cluster = RayCluster(
-            spec=spec, weights=weights, address=ray_address, device=device, cores=workers, batch_size=batch_size
-        )
+        cluster = RayCluster(spec=spec, weights=weights, address=ray_address, cores=settings["workers"], **network)
     with progress_bar("featurizing", "images") as progress:
         options = RunOptions(
-            open_engine=lambda: open_engine(spec, weights, engine=engine, device=device, batch_size=batch_size),
+            open_engine=partial(open_engine, spec, weights, engine=engine, **network),
             cluster=cluster,
-            workers=workers,
-            decode_in=decode_in,
             fail_on_error=on_error == "fail",
-            force=force,
             progress=progress,
+            **settings,
         )
         done = extract_features(dataset, spec, weights, output, options)
     return _as_json(done, spec), _as_text(done, spec)
@@ -223,13 +185,12 @@ def _as_json(done: Extraction, spec: FeatureSpec) -> dict[str, Any]:
 
 def _as_text(done: Extraction, spec: FeatureSpec) -> str:
     for path in done.truncated[:_SHOWN]:
-        click.echo(escape_surrogates(f"warning: {path} is truncated; the part that is there was used"), err=True)
+        say(f"warning: {path} is truncated; the part that is there was used")
     if len(done.truncated) > _SHOWN:
-        click.echo(f"warning: … and {len(done.truncated) - _SHOWN} more truncated images", err=True)
-    for path, reason in done.skipped[:_SHOWN]:
-        click.echo(escape_surrogates(f"warning: skipped {path}: {reason}"), err=True)
+        say(f"warning: … and {len(done.truncated) - _SHOWN} more truncated images")
+    warn_skipped(done.skipped[:_SHOWN])
     if len(done.skipped) > _SHOWN:
-        click.echo(f"warning: … and {len(done.skipped) - _SHOWN} more: see xfeat info {done.output}", err=True)
+        say(f"warning: … and {len(done.skipped) - _SHOWN} more: see xfeat info {done.output}")
     rate = f" at {done.images_per_second:.0f} images/s ({done.engine})" if done.computed else ""
     changes = "".join(f", {number} {kind}" for kind, number in done.changes._asdict().items() if number)
     rehashed = f" ({done.rehashed} read again and unchanged)" if done.rehashed else ""

@@ -7,15 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from xfeat.featurize.console import json_option
+from xfeat.featurize.console import PATH, json_option
 from xfeat.featurize.specs import DEFAULT_CACHE
 
 if TYPE_CHECKING:
     from xfeat.featurize.cache.reader import FeatureCache
 
+_file_argument = click.argument("file", type=PATH, default=DEFAULT_CACHE)
+
 
 @click.command()
-@click.argument("file", type=click.Path(path_type=Path), default=DEFAULT_CACHE)
+@_file_argument
 @json_option
 def info(file: Path) -> tuple[dict[str, Any], str]:
     """Show what a cache contains: settings, counts per split and class, skipped files."""
@@ -38,11 +40,11 @@ def info(file: Path) -> tuple[dict[str, Any], str]:
         "created": cache.created,
         "versions": cache.versions,
     }
-    return facts, _describe(cache)
+    return facts, _as_text(cache, facts["groups"])
 
 
 @click.command()
-@click.argument("file", type=click.Path(path_type=Path), default=DEFAULT_CACHE)
+@_file_argument
 @json_option
 def verify(file: Path) -> tuple[dict[str, Any], str]:
     """Check that every row of a cache is finite and unchanged since it was written."""
@@ -50,21 +52,18 @@ def verify(file: Path) -> tuple[dict[str, Any], str]:
 
     cache = FeatureCache.open(file)
     cache.verify()
-    return {
-        "file": str(file),
-        "images": len(cache),
-        "ok": True,
-    }, f"{file}: {len(cache)} rows, all finite and unchanged"
+    facts = {"file": str(file), "images": len(cache), "ok": True}
+    return facts, f"{file}: {len(cache)} rows, all finite and unchanged"
 
 
-def _describe(cache: FeatureCache) -> str:
+def _as_text(cache: FeatureCache, groups: int) -> str:
     lines = [
         f"{cache.path}: {len(cache)} images × {cache.features.shape[-1]} features, {cache.spec.describe()}",
         f"fingerprint {cache.spec.fingerprint}, made {cache.created} from {cache.data_root}",
     ]
     for split_name, classes in cache.counts.items():
         lines.append(f"{split_name:>6}  " + "  ".join(f"{name} {number}" for name, number in classes.items()))
-    if groups := len(set(cache.columns.group) - {""}):
+    if groups:
         lines.append(f"groups  {groups}")
     lines += [f"skipped {path}: {reason}" for path, reason in cache.skipped]
     return "\n".join(lines)

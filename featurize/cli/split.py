@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from xfeat.featurize.console import comma_list, json_option, progress_bar
+from xfeat.featurize.console import PATH, comma_list, json_option, progress_bar
 from xfeat.featurize.errors import SpecError
 
 if TYPE_CHECKING:
@@ -15,14 +15,10 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("src", type=click.Path(path_type=Path))
-@click.argument("dst", type=click.Path(path_type=Path))
-@click.option(
-    "--ratios", default="60,20,20", show_default=True, help="Shares of train, valid and test; valid or test may be 0."
-)
-@click.option(
-    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="The same seed makes the same split."
-)
+@click.argument("src", type=PATH)
+@click.argument("dst", type=PATH)
+@click.option("--ratios", default="60,20,20", help="Shares of train, valid and test; valid or test may be 0.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, help="The same seed makes the same split.")
 @click.option(
     "--groups",
     metavar="FILE|REGEX",
@@ -32,9 +28,7 @@ if TYPE_CHECKING:
 @click.option("--classes", metavar="A,B", help="Take these classes only.")
 @click.option(
     "--copy/--link",
-    "copy",
     default=True,
-    show_default=True,
     help="Copy the files, or make hard links, which take no space; files that cannot be linked are copied.",
 )
 @json_option

@@ -7,33 +7,26 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from xfeat.featurize.console import json_option
+from xfeat.featurize.console import PATH, json_option
 from xfeat.head.cli.options import runs_option
+from xfeat.head.specs import SORTS
 
 if TYPE_CHECKING:
     from xfeat.head.compare.comparison import Entry
     from xfeat.head.runs.reader import Run
 
-# Equal to xfeat.head.compare.comparison.SORTS, as a test checks; not imported here so that --help is fast.
-_SORTS = ("accuracy", "balanced_accuracy", "auc", "loss", "name")
-
 
 @click.command()
-@click.argument("folders", metavar="[RUNS]...", nargs=-1, type=click.Path(path_type=Path))
+@click.argument("folders", metavar="[RUNS]...", nargs=-1, type=PATH)
 @runs_option
-@click.option("--sort", type=click.Choice(_SORTS), default=_SORTS[0], show_default=True, help="The best comes first.")
+@click.option("--sort", type=click.Choice(SORTS), default=SORTS[0], help="The best comes first.")
 @click.option(
     "--baselines",
     is_flag=True,
     help="Also fit scikit-learn baselines with tuned settings (logistic regression and SVM) to the first run's data.",
 )
-@click.option("--csv", "csv_file", type=click.Path(path_type=Path), help="Write the table to this file.")
-@click.option(
-    "--html",
-    "html_file",
-    type=click.Path(path_type=Path),
-    help="Write an HTML page with training curves.",
-)
+@click.option("--csv", "csv_file", type=PATH, help="Write the table to this file.")
+@click.option("--html", "html_file", type=PATH, help="Write an HTML page with training curves.")
 @json_option
 def compare(
     folders: tuple[Path, ...], runs: Path, sort: str, baselines: bool, csv_file: Path | None, html_file: Path | None

@@ -7,43 +7,31 @@ from typing import Any
 
 import click
 
-from xfeat.featurize.console import default_of, json_option, progress_bar
+from xfeat.featurize.console import PATH, json_option, pop_spec, progress_bar, spec_option
 from xfeat.head.cli.options import (
     WORKER_MODULES,
-    ensemble_option,
     features_option,
     head_options,
-    head_specs,
-    memory_option,
     open_cache,
-    open_trackers_of,
-    pooling_option,
+    run_options,
     runs_option,
-    tracking_options,
+    trackers_opener,
 )
 from xfeat.head.reports.formatting import class_lines, confusion_lines, interval, number, percent, points
-from xfeat.head.specs import CrossvalSpec, MemorySpec
+from xfeat.head.specs import CrossvalSpec, HeadSpec, MemorySpec, TrainSpec
 
 
 @click.command()
 @features_option
 @runs_option
 @click.option("--name", help="Name of the result folder.  [default: crossval- and the time]")
-@click.option(
-    "--folds", type=int, default=default_of(CrossvalSpec, "folds"), show_default=True, help="Number of folds."
-)
-@click.option(
-    "--seeds",
-    type=int,
-    default=default_of(CrossvalSpec, "seeds"),
-    show_default=True,
-    help="Repetitions, each with different folds and initial weights.",
-)
-@click.option(
-    "--by-image/--no-by-image",
-    default=default_of(CrossvalSpec, "by_image"),
-    show_default=True,
-    help="If patients have several images, also use image-level folds, to show how much higher the accuracy seems.",
+@spec_option(CrossvalSpec, "folds", int, "Number of folds.")
+@spec_option(CrossvalSpec, "seeds", int, "Repetitions, each with different folds and initial weights.")
+@spec_option(
+    CrossvalSpec,
+    "by_image",
+    bool,
+    "If patients have several images, also use image-level folds, to show how much higher the accuracy seems.",
 )
 @click.option(
     "--baselines",
@@ -51,31 +39,11 @@ from xfeat.head.specs import CrossvalSpec, MemorySpec
     help="Also test scikit-learn baselines with default settings (logistic regression and SVM) on the same folds. They "
     "need the features of a fold in memory.",
 )
-@click.option(
-    "--predictions", type=click.Path(path_type=Path), help="Also write the out-of-fold predictions to this CSV file."
-)
+@click.option("--predictions", type=PATH, help="Also write the out-of-fold predictions to this CSV file.")
 @head_options
-@ensemble_option
-@pooling_option
-@memory_option
-@tracking_options
+@run_options
 @json_option
-def crossval(
-    features: Path,
-    runs: Path,
-    name: str | None,
-    folds: int,
-    seeds: int,
-    by_image: bool,
-    baselines: bool,
-    predictions: Path | None,
-    members: int,
-    pooling: str | None,
-    memory_mb: float,
-    mlflow: str | None,
-    tensorboard: str | None,
-    **settings: Any,
-) -> tuple[dict[str, Any], str]:
+def crossval(features: Path, runs: Path, pooling: str | None, **settings: Any) -> tuple[dict[str, Any], str]:
     """Test every image once, by a head trained on neither this image nor its patient.
 
     All labelled images are used; the split of the cache is ignored. Folds are stratified, and keep patients (groups)
@@ -85,9 +53,9 @@ def crossval(
     The metrics, the out-of-fold predictions and a page with the worst mistakes are written to a folder in --runs.
     Finished folds are stored there until then: after Ctrl-C, a crash or a full disk, the same command resumes.
     """
-    head_spec, train_spec = head_specs(settings)
-    plan = CrossvalSpec(folds=folds, seeds=seeds, by_image=by_image, members=members)
-    memory = MemorySpec(memory_mb=memory_mb)
+    head_spec, train_spec = pop_spec(HeadSpec, settings), pop_spec(TrainSpec, settings)
+    plan, memory = pop_spec(CrossvalSpec, settings), pop_spec(MemorySpec, settings)
+    open_trackers = trackers_opener(settings, runs)
     cache = open_cache(features, pooling)
     from xfeat.head.reports.worker import Worker
 
@@ -95,13 +63,7 @@ def crossval(
         from xfeat.head.crossval.run import CrossvalOptions, crossval_run
 
         options = CrossvalOptions(
-            name=name,
-            memory=memory,
-            baselines=baselines,
-            predictions=predictions,
-            open_trackers=lambda: open_trackers_of(mlflow, tensorboard, runs),
-            progress=progress_bar,
-            call=worker,
+            memory=memory, open_trackers=open_trackers, progress=progress_bar, call=worker, **settings
         )
         folder, facts = crossval_run(cache, head_spec, train_spec, plan, runs=runs, options=options)
     return {"crossval": str(folder), **facts}, _as_text(facts, folder)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from xfeat.featurize.console import json_option, progress_bar
+from xfeat.featurize.console import PATH, json_option, progress_bar
 from xfeat.head.reports.formatting import class_lines, confusion_lines, number, threshold_line, with_interval
 
 if TYPE_CHECKING:
@@ -19,16 +19,16 @@ _CACHE_SUFFIXES = (".h5", ".hdf5")
 
 
 @click.command(name="eval")
-@click.argument("run_folder", metavar="RUN", type=click.Path(path_type=Path))
-@click.argument("data", type=click.Path(path_type=Path))
+@click.argument("run_folder", metavar="RUN", type=PATH)
+@click.argument("data", type=PATH)
 @click.option(
     "--features",
-    type=click.Path(path_type=Path),
+    type=PATH,
     help="Cache for the features of DATA, used again by the next call.  [default: NAME.features.h5, after DATA]",
 )
 @click.option("--groups", metavar="FILE|REGEX", help="Patient or series of each image, as for xfeat featurize.")
-@click.option("--weights", type=click.Path(path_type=Path), help="The backbone's weights file, if it has moved.")
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N, for featurizing.")
+@click.option("--weights", type=PATH, help="The backbone's weights file, if it has moved.")
+@click.option("--device", default="auto", help="auto, cpu, cuda or cuda:N, for featurizing.")
 @json_option
 def evaluate(
     run_folder: Path, data: Path, features: Path | None, groups: str | None, weights: Path | None, device: str
@@ -68,10 +68,7 @@ def _open(
     output = features or Path(f"{data.resolve().stem}.features.h5")
     found = weights_of(run, weights)
     with progress_bar("featurizing", "images") as progress:
-        options = RunOptions(
-            open_engine=lambda: open_engine(run.feature_spec, found, device=device),
-            progress=progress,
-        )
+        options = RunOptions(open_engine=lambda: open_engine(run.feature_spec, found, device=device), progress=progress)
         extract_features(dataset, run.feature_spec, found, output, options)
     return FeatureCache.open(output)
 

@@ -10,10 +10,19 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from xfeat.featurize.console import default_of, json_option, progress_bar, say
+from xfeat.featurize.console import (
+    NOT_NEGATIVE,
+    Decorator,
+    combined,
+    json_option,
+    pop_spec,
+    progress_bar,
+    say,
+    spec_option,
+)
 from xfeat.featurize.errors import DivergedError
 from xfeat.featurize.specs import DEFAULT_CACHE
-from xfeat.head.cli.options import features_option, memory_option, open_trackers_of, runs_option, tracking_options
+from xfeat.head.cli.options import features_option, memory_option, runs_option, trackers_opener, tracking_options
 from xfeat.head.reports.formatting import interval
 from xfeat.head.specs import DEFAULT_RUNS, MemorySpec
 from xfeat.head.sweep.space import DEFAULT_AXES, SAMPLERS, Axis, SweepSpec, axis_text, parse_axis
@@ -21,7 +30,7 @@ from xfeat.head.sweep.trials import POOLING, RANKINGS, SETTINGS, TrialSpec
 
 if TYPE_CHECKING:
     from xfeat.head.sweep.ranking import Combination, SweepResult
-    from xfeat.head.sweep.runner import Sweep
+    from xfeat.head.sweep.runner import Sweep, TrialProgress
     from xfeat.head.sweep.trials import Trial
     from xfeat.head.tracking.backends import Tracking
 
@@ -38,68 +47,42 @@ def _axis(ctx: click.Context, parameter: click.Parameter, text: str | None) -> A
         raise click.BadParameter(str(error)) from error
 
 
-def _axis_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    defaults = TrialSpec.of({}, seed=0).settings
-    for name in reversed(SETTINGS):
-        default = axis_text(name, DEFAULT_AXES.get(name) or (defaults[name],)) if name != POOLING else "the cache's"
-        command = click.option(
-            f"--{name.replace('_', '-')}",
-            name,
-            callback=_axis,
-            metavar="VALUES",
-            help=f"As in xhead train.  [default: {default}]",
-        )(command)
-    return command
+def _axis_option(name: str) -> Decorator:
+    default = DEFAULT_AXES.get(name) or (TrialSpec.of({}, seed=0).settings[name],)
+    shown = "the cache's" if name == POOLING else axis_text(name, default)
+    text = f"As in xhead train.  [default: {shown}]"
+    return click.option(f"--{name.replace('_', '-')}", name, callback=_axis, metavar="VALUES", help=text)
 
 
 @click.command()
 @features_option
 @runs_option
 @click.option("--name", help="Name of the sweep.  [default: the same for the same cache and settings]")
-@_axis_options
-@click.option("--seeds", type=int, default=1, show_default=True, help="Number of seeds per combination.")
-@click.option("--seed", type=int, default=0, show_default=True, help="First seed; also used to draw combinations.")
-@click.option("--trials", type=int, metavar="N", help="Try N combinations, drawn at random.  [default: all]")
-@click.option(
-    "--sampler",
-    type=click.Choice(SAMPLERS),
-    default=default_of(SweepSpec, "sampler"),
-    show_default=True,
-    help="optuna proposes combinations from earlier results, a few at a time.",
+@combined(*map(_axis_option, SETTINGS))
+@spec_option(SweepSpec, "seeds", int, "Number of seeds per combination.")
+@spec_option(SweepSpec, "first_seed", int, "First seed; also used to draw combinations.", flag="--seed")
+@spec_option(SweepSpec, "trials", int, "Try N combinations, drawn at random.  [default: all]", metavar="N")
+@spec_option(
+    SweepSpec,
+    "sampler",
+    click.Choice(SAMPLERS),
+    "optuna proposes combinations from earlier results, a few at a time.",
 )
-@click.option(
-    "--rank", type=click.Choice(RANKINGS), default="loss", show_default=True, help="Validation metric to rank by."
-)
+@spec_option(SweepSpec, "rank", click.Choice(RANKINGS), "Validation metric to rank by.")
 @click.option(
     "--time-limit",
-    type=click.FloatRange(min=0),
+    type=NOT_NEGATIVE,
     metavar="S",
     help="Start no more heads after S seconds; started ones are finished, and some are always trained.",
 )
 @click.option(
-    "--device",
-    default="cpu",
-    show_default=True,
-    help="cpu, cuda, cuda:N, or auto: a GPU where there is one. Not run on a GPU yet.",
+    "--device", default="cpu", help="cpu, cuda, cuda:N, or auto: a GPU where there is one. Not run on a GPU yet."
 )
 @memory_option
 @tracking_options
 @json_option
 def sweep(
-    features: Path,
-    runs: Path,
-    name: str | None,
-    seeds: int,
-    seed: int,
-    trials: int | None,
-    sampler: str,
-    rank: str,
-    time_limit: float | None,
-    device: str,
-    memory_mb: float,
-    mlflow: str | None,
-    tensorboard: str | None,
-    **axes: Axis | None,
+    features: Path, runs: Path, name: str | None, time_limit: float | None, device: str, **settings: Any
 ) -> tuple[dict[str, Any], str]:
     """Train many heads at once and write the best one as a run.
 
@@ -107,22 +90,21 @@ def sweep(
     1e-4..1e-2, which requires --trials. Trials are ranked on the validation images; only the best one is tested on the
     test images. The same command resumes an interrupted sweep.
     """
-    chosen = {key: axis for key in SETTINGS if (axis := axes[key] or DEFAULT_AXES.get(key))}
-    spec = SweepSpec(axes=chosen, seeds=seeds, first_seed=seed, trials=trials, sampler=sampler, rank=rank)
-    memory = MemorySpec(memory_mb=memory_mb)
+    axes = {key: axis for key in SETTINGS if (axis := settings.pop(key) or DEFAULT_AXES.get(key))}
+    spec, memory = pop_spec(SweepSpec, settings, axes=axes), pop_spec(MemorySpec, settings)
     from xfeat.featurize.cache.reader import FeatureCache
 
     cache = FeatureCache.open(features)
     from xfeat.head.sweep.runner import Sweep
     from xfeat.head.tracking.backends import tracked
 
-    trackers = open_trackers_of(mlflow, tensorboard, runs)
+    trackers = trackers_opener(settings, runs)()
     work = Sweep(cache, spec, runs=runs, name=name, memory=memory, device=device)
     default_name = work.default_name
     key = hashlib.sha256(f"{name or ''} {default_name}".encode()).hexdigest()[:16]
     with tracked(trackers, name or default_name, _parameters(work), key=key) as tracking:
         with progress_bar("sweep", "trials") as advance:
-            result = work.run(time_limit_s=time_limit, progress=_TrialReporter(spec, advance, tracking))
+            result = work.run(time_limit_s=time_limit, progress=_trial_reporter(spec, advance, tracking))
         _track_end(tracking, result)
     if not result.combinations:
         raise _all_diverged(result)
@@ -134,13 +116,7 @@ def _parameters(work: Sweep) -> dict[str, Any]:
 
     spec = work.spec
     axes = {key: axis_text(key, axis) for key, axis in spec.axes.items()}
-    return {
-        **cache_parameters(work.cache),
-        **axes,
-        "seeds": spec.seeds,
-        "sampler": spec.sampler,
-        "rank": spec.rank,
-    }
+    return {**cache_parameters(work.cache), **axes, "seeds": spec.seeds, "sampler": spec.sampler, "rank": spec.rank}
 
 
 def _all_diverged(result: SweepResult) -> DivergedError:
@@ -154,26 +130,25 @@ def _all_diverged(result: SweepResult) -> DivergedError:
     )
 
 
-class _TrialReporter:
-    """Advances the bar, sends finished trials to the trackers, and prints a line for each new best one."""
+def _trial_reporter(spec: SweepSpec, advance: Callable[[int, int], None], tracking: Tracking) -> TrialProgress:
+    """Return what advances the bar, sends finished trials to the trackers, and prints a line for each new best one."""
+    from xfeat.head.sweep.ranking import rank_combinations
 
-    def __init__(self, spec: SweepSpec, advance: Callable[[int, int], None], tracking: Tracking) -> None:
-        self._spec, self._advance, self._tracking = spec, advance, tracking
-        self._tracked = 0
-        self._best: Combination | None = None
+    tracked = 0
+    best: Combination | None = None
 
-    def __call__(self, trials: list[Trial], planned: int) -> None:
-        from xfeat.head.sweep.ranking import rank_combinations
+    def report(trials: list[Trial], planned: int) -> None:
+        nonlocal tracked, best
+        advance(len(trials), planned)
+        tracking.begin()
+        _track(tracking, trials[tracked:])
+        tracked = len(trials)
+        combinations = rank_combinations(trials, spec)
+        if combinations and combinations[0] != best:
+            best = combinations[0]
+            say(f"{tracked} of {planned}: best so far {_describe(spec, best)}, {_metrics_text(best)}")
 
-        self._advance(len(trials), planned)
-        self._tracking.begin()
-        _track(self._tracking, trials[self._tracked :])
-        self._tracked = len(trials)
-        combinations = rank_combinations(trials, self._spec)
-        if combinations and combinations[0] != self._best:
-            self._best = combinations[0]
-            done = f"{len(trials)} of {planned}"
-            say(f"{done}: best so far {_describe(self._spec, self._best)}, {_metrics_text(self._best)}")
+    return report
 
 
 def _track(tracking: Tracking, trials: Sequence[Trial]) -> None:
@@ -224,20 +199,19 @@ def _as_json(result: SweepResult) -> dict[str, Any]:
         "seconds": round(result.seconds, 3),
         "rank": result.spec.rank,
         "valid_images": result.valid_images,
-        "leaders": [_combination_json(combination) for combination in result.combinations[:_LEADERS]],
+        "leaders": [
+            {
+                "settings": combination.settings,
+                "trials": [trial.number for trial in combination.trials],
+                "valid": combination.metrics,
+            }
+            for combination in result.combinations[:_LEADERS]
+        ],
         "best_trial": best.best_trial.number,
         "standard_error": result.standard_error,
         "within_standard_error": result.within_standard_error,
         "run": str(run.folder),
         "metrics": run.metrics,
-    }
-
-
-def _combination_json(combination: Combination) -> dict[str, Any]:
-    return {
-        "settings": combination.settings,
-        "trials": [trial.number for trial in combination.trials],
-        "valid": combination.metrics,
     }
 
 

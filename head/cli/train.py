@@ -7,22 +7,18 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from xfeat.featurize.console import default_of, json_option, progress_bar
+from xfeat.featurize.console import json_option, pop_spec, progress_bar
 from xfeat.head.cli.options import (
     WORKER_MODULES,
-    ensemble_option,
     features_option,
     head_options,
-    head_specs,
-    memory_option,
     open_cache,
-    open_trackers_of,
-    pooling_option,
+    run_options,
     runs_option,
-    tracking_options,
+    trackers_opener,
 )
 from xfeat.head.reports.formatting import class_lines, confusion_lines, interval, number, threshold_line, with_interval
-from xfeat.head.specs import MemorySpec, TargetSpec
+from xfeat.head.specs import HeadSpec, MemorySpec, TargetSpec, TrainSpec
 
 if TYPE_CHECKING:
     from xfeat.head.evaluation.operating_point import OperatingPoint
@@ -43,18 +39,14 @@ _PRINTED = ("epochs", "best_epoch", "ensemble", "metrics", "temperature", "calib
     type=float,
     metavar="P",
     help="Sensitivity that the threshold must reach on the validation images.  "
-    f"[default: {default_of(TargetSpec, 'target_sensitivity')}; needs --positive]",
+    f"[default: {TargetSpec.target_sensitivity}; needs --positive]",
 )
 @click.option(
     "--calibrate/--no-calibrate",
     default=True,
-    show_default=True,
     help="Calibrate the probabilities: fit a temperature on the validation images.",
 )
-@ensemble_option
-@pooling_option
-@memory_option
-@tracking_options
+@run_options
 @json_option
 def train(
     features: Path,
@@ -62,20 +54,17 @@ def train(
     runs: Path,
     positive: str | None,
     target_sensitivity: float | None,
-    calibrate: bool,
     members: int,
     pooling: str | None,
-    memory_mb: float,
-    mlflow: str | None,
-    tensorboard: str | None,
     **settings: Any,
 ) -> tuple[dict[str, Any], str]:
     """Train one head and write its run folder with metrics, predictions and a report.
 
     The weights of the epoch with the lowest validation loss are used; the test split is used once, afterwards.
     """
-    head_spec, train_spec = head_specs(settings)
-    target, memory = _target(positive, target_sensitivity), MemorySpec(memory_mb=memory_mb)
+    head_spec, train_spec = pop_spec(HeadSpec, settings), pop_spec(TrainSpec, settings)
+    memory, open_trackers = pop_spec(MemorySpec, settings), trackers_opener(settings, runs)
+    target = _target(positive, target_sensitivity)
     from xfeat.head.reports.worker import Worker
 
     with Worker(*WORKER_MODULES) as worker:
@@ -85,7 +74,7 @@ def train(
         from xfeat.head.tracking.tracker import cache_parameters, final_metrics, head_parameters
         from xfeat.head.train import TrainOptions, train_run
 
-        trackers, name = open_trackers_of(mlflow, tensorboard, runs), name or new_run_name()
+        trackers, name = open_trackers(), name or new_run_name()
         parameters = {**head_parameters(head_spec, train_spec), "ensemble": members, **cache_parameters(cache)}
         with tracked(trackers, name, parameters) as tracking, progress_bar("training", "epochs") as advance:
 
@@ -96,12 +85,7 @@ def train(
                     tracking.epoch(record)
 
             options = TrainOptions(
-                target=target,
-                calibrate=calibrate,
-                memory=memory,
-                members=members,
-                progress=after_epoch,
-                call=worker,
+                target=target, memory=memory, members=members, progress=after_epoch, call=worker, **settings
             )
             run = train_run(cache, head_spec, train_spec, runs=runs, name=name, options=options)
             if members > 1:  # the mean over the members is tracked instead of each one
@@ -116,11 +100,7 @@ def _target(positive: str | None, sensitivity: float | None) -> TargetSpec | Non
         if sensitivity is not None:
             raise click.UsageError("--target-sensitivity needs --positive CLASS")
         return None
-    return (
-        TargetSpec(positive=positive)
-        if sensitivity is None
-        else TargetSpec(positive=positive, target_sensitivity=sensitivity)
-    )
+    return TargetSpec(positive=positive, **({} if sensitivity is None else {"target_sensitivity": sensitivity}))
 
 
 def _as_json(run: Run) -> dict[str, Any]:

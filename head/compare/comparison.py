@@ -17,7 +17,6 @@ from xfeat.head.runs.reader import PROBABILITY_PREFIX, Run, no_runs_error, open_
 
 logger = logging.getLogger(__name__)
 
-SORTS = ("accuracy", "balanced_accuracy", "auc", "loss", "name")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,7 +108,7 @@ def compare_entries(entries: Sequence[Entry], part: str, *, sort: str = "accurac
     Args:
         entries: of at least one run.
         part: the split to compare on.
-        sort: one of :data:`SORTS`; the lowest loss and the highest of the others come first.
+        sort: one of :data:`xfeat.head.specs.SORTS`; the lowest loss and the highest of the others come first.
     """
     ordered = sorted(entries, key=lambda entry: (_sort_value(entry, part, sort), entry.name))
     groups: dict[str, str] = {}

@@ -2,20 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import click
 
 from xfeat.export.specs import DEFAULT_MODEL, MAX_THREADS
+from xfeat.featurize.console import PATH
 
-model_option = click.option(
-    "--model",
-    type=click.Path(path_type=Path),
-    default=DEFAULT_MODEL,
-    show_default=True,
-    help="Model file written by xexport onnx.",
-)
+THREADS = click.IntRange(1, MAX_THREADS)
 
-threads_option = click.option(
-    "--threads", type=click.IntRange(1, MAX_THREADS), help="CPU threads for the network.  [default: number of cores]"
-)
+model_option = click.option("--model", type=PATH, default=DEFAULT_MODEL, help="Model file written by xexport onnx.")

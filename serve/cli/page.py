@@ -34,7 +34,8 @@ def page(output: Path, model: Path, runtime: Path | None) -> tuple[dict[str, Any
     """
     from xfeat.serve.static_site.write import write_site
 
-    site = write_site(model, output, runtime)
-    result = {"output": str(site.folder), "model": str(model), "files": site.files, "bytes": site.size_bytes}
-    text = f"{site.folder}: {site.files} files, {site.size_bytes / 1e6:.1f} MB"
-    return result, f"{text}\nto open it: python -m http.server -d {site.folder}"
+    sizes = write_site(model, output, runtime)
+    size = sum(sizes.values())
+    result = {"output": str(output), "model": str(model), "files": len(sizes), "bytes": size}
+    text = f"{output}: {len(sizes)} files, {size / 1e6:.1f} MB"
+    return result, f"{text}\nto open it: python -m http.server -d {output}"

@@ -7,31 +7,24 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from xfeat.featurize.console import json_option, progress_bar
-from xfeat.serve.cli.options import model_option, threads_option
+from xfeat.export.cli.options import device_option
+from xfeat.featurize.console import COUNT, PATH, json_option, progress_bar, warn_skipped
+from xfeat.featurize.errors import DataError
+from xfeat.serve.cli.options import THREADS, model_option
 
 if TYPE_CHECKING:
     from xfeat.export.model.metadata import ModelMetadata
-    from xfeat.serve.inference.results import Prediction, SkippedImage
+    from xfeat.serve.inference.results import Prediction
 
 _SHOWN = 10
 
 
 @click.command()
-@click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="PATH…")
+@click.argument("paths", nargs=-1, required=True, type=PATH, metavar="PATH…")
 @model_option
-@click.option(
-    "--device",
-    default="auto",
-    show_default=True,
-    help="auto, cpu, cuda or cuda:N. Fails if the device is missing; no fallback.",
-)
-@threads_option
-@click.option(
-    "--batch-size",
-    type=click.IntRange(min=1),
-    help="Images per call of the network.  [default: 8 on a CPU, 64 on a GPU]",
-)
+@device_option("auto")
+@click.option("--threads", type=THREADS, help="CPU threads for the network.  [default: number of cores]")
+@click.option("--batch-size", type=COUNT, help="Images per call of the network.  [default: 8 on a CPU, 64 on a GPU]")
 @json_option
 def predict(
     paths: tuple[Path, ...], model: Path, device: str, threads: int | None, batch_size: int | None
@@ -47,21 +40,18 @@ def predict(
     with progress_bar("predicting", "images") as progress:
         results = predictor.predict_paths(paths, batch_size=batch_size, progress=progress)
     predictions, skipped = split_results(results)
-    _report_skipped(predictions, skipped)
+    reasons = [(image.path, image.reason) for image in skipped]
+    if not predictions:
+        raise _none_classified(reasons)
+    warn_skipped(reasons)
     return as_json(str(model), results), _as_table(predictions, predictor.metadata)
 
 
-def _report_skipped(predictions: list[Prediction], skipped: list[SkippedImage]) -> None:
-    from xfeat.featurize.errors import DataError
-
-    if predictions:
-        for image in skipped:
-            click.echo(f"warning: skipped {image.path}: {image.reason}", err=True)
-        return
-    reasons = [f"{image.path}: {image.reason}" for image in skipped[:_SHOWN]]
+def _none_classified(skipped: list[tuple[str, str]]) -> DataError:
+    lines = [f"{path}: {reason}" for path, reason in skipped[:_SHOWN]]
     if len(skipped) > _SHOWN:
-        reasons.append(f"… and {len(skipped) - _SHOWN} more")
-    raise DataError("none of the images could be classified", found="\n".join(reasons))
+        lines.append(f"… and {len(skipped) - _SHOWN} more")
+    return DataError("none of the images could be classified", found="\n".join(lines))
 
 
 def _as_table(predictions: list[Prediction], metadata: ModelMetadata) -> str:

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+from xfeat.featurize.console import pop_spec
 from xfeat.featurize.errors import SpecError
 from xfeat.head.cli import main
-from xfeat.head.cli.options import head_specs
 from xfeat.head.specs import HeadSpec, TargetSpec, TrainSpec
 
 
@@ -71,7 +71,7 @@ def test_options_without_values_build_the_default_specs() -> None:
     fields = {field.name for kind in (HeadSpec, TrainSpec) for field in dataclasses.fields(kind)}
     context = main.commands["train"].make_context("train", [])
     settings = {name: value for name, value in context.params.items() if name in fields}
-    assert head_specs(settings) == (HeadSpec(), TrainSpec())
+    assert (pop_spec(HeadSpec, settings), pop_spec(TrainSpec, settings)) == (HeadSpec(), TrainSpec())
 
 
 @pytest.mark.parametrize("text", ["512;128", "wide"])

@@ -143,11 +143,11 @@ def test_the_readable_line_of_an_error_is_shown(said: str, shown: str) -> None:
 
 @without_gpu
 @pytest.mark.parametrize("command", ["verify", "bench", "explain"])
-def test_without_a_gpu_require_cuda_is_one_message(
+def test_without_a_gpu_a_required_one_is_one_message(
     xexport: Xexport, exported: Any, command: str, tmp_path: Path
 ) -> None:
     more = [exported.data, "-o", tmp_path / "pictures"] if command == "explain" else []
-    required = ["--provider", "cuda"] if command == "bench" else ["--require-cuda"]
+    required = {"verify": ["--require-cuda"], "bench": ["--provider", "cuda"], "explain": ["--device", "cuda"]}[command]
     done = xexport(command, exported.model, *more, *required)
     assert done.exit_code == 1
     assert "cannot use cuda:0" in done.stderr

@@ -23,13 +23,12 @@ from sklearn.preprocessing import StandardScaler
 from xfeat.featurize.cache.reader import FeatureCache
 from xfeat.featurize.errors import CacheError, MismatchError, RunError
 from xfeat.head.cli import main
-from xfeat.head.cli.compare import _SORTS
 from xfeat.head.compare.baselines import LOGISTIC, PENALTIES, SVM, fit_baselines
-from xfeat.head.compare.comparison import SORTS, as_entries, common_part, compare_entries, find_runs
+from xfeat.head.compare.comparison import as_entries, common_part, compare_entries, find_runs
 from xfeat.head.compare.page import MAX_CURVES, render_comparison
 from xfeat.head.compare.table import fitting_table, notes
 from xfeat.head.runs.reader import Run, read_history
-from xfeat.head.specs import HeadSpec, TrainSpec
+from xfeat.head.specs import SORTS, HeadSpec, TrainSpec
 from xfeat.head.train import TrainOptions, train_run
 
 WriteClouds = Callable[..., FeatureCache]
@@ -245,10 +244,6 @@ def test_runs_that_are_not_there_are_one_message(runs: Path, tmp_path: Path) -> 
         assert outcome.exit_code == 1
         assert outcome.stderr.startswith("error: ")
         assert "fix:" in outcome.stderr
-
-
-def test_the_sorts_of_the_command_are_those_of_the_library() -> None:
-    assert _SORTS == SORTS
 
 
 def printed(table: Table) -> list[str]:
