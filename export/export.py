@@ -46,7 +46,6 @@ class Export:
         metadata: of the models.
         checks: provider to check to agreement with torch.
         training: agreement of the full model with the probabilities in predictions.csv.
-        milliseconds: per image in batches of 8, by what ran.
     """
 
     files: dict[str, Path]
@@ -54,7 +53,6 @@ class Export:
     metadata: ModelMetadata
     checks: Checks
     training: Agreement
-    milliseconds: dict[str, float]
 
 
 def export_run(run: Run, output: Path, spec: ExportSpec | None = None, progress: Progress | None = None) -> Export:
@@ -81,11 +79,10 @@ def export_run(run: Run, output: Path, spec: ExportSpec | None = None, progress:
     metadata = metadata_of(run, threshold)
     counter = ProgressCounter(progress, partial(_count_steps, metadata))
     images, recorded = images_to_check(run, spec.data, spec.max_check_images, counter)
-    fused = FusedModel(reference.backbone, reference.head, run.feature_spec.preprocess, metadata.temperature, ood_score)
     expected = torch_probabilities(reference, images.pixels, counter)
     with publish([*targets.values(), certificate]) as folder:
         written = {variant: folder / path.name for variant, path in targets.items()}
-        traced = trace(fused, run.feature_spec.preprocess.size)
+        traced = trace(FusedModel(reference, ood_score), run.feature_spec.preprocess.size)
         write_variants(traced, metadata, written, spec.opset)
         checks, milliseconds, found = _check(written, images, expected, counter)
         milliseconds["torch"] = milliseconds_per_image(partial(torch_probabilities, reference), images.pixels)
@@ -95,7 +92,6 @@ def export_run(run: Run, output: Path, spec: ExportSpec | None = None, progress:
             metadata=metadata,
             checks=checks,
             training=compare(recorded, found, metadata.decide, spec.tolerance),
-            milliseconds=milliseconds,
         )
         _require_agreement(result)
         evidence = {

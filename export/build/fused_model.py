@@ -12,35 +12,48 @@ from xfeat.featurize.backbones.network import Backbone, Normalize
 from xfeat.featurize.specs import PreprocessSpec
 
 
+class ReferenceModel(nn.Module):
+    """Backbone and head one after the other, exactly as trained: exported models are compared with it.
+
+    Args:
+        backbone: frozen.
+        head: from features (N, D) to logits (N, C), in evaluation mode.
+        preprocess: mean and std.
+        temperature: logits are divided by it before the softmax.
+    """
+
+    def __init__(self, backbone: Backbone, head: nn.Sequential, preprocess: PreprocessSpec, temperature: float) -> None:
+        super().__init__()
+        self.normalize = Normalize(preprocess)
+        self.backbone = backbone
+        self.head = head
+        self.temperature = temperature
+        self.eval()
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Return probabilities (N, C) of uint8 (N, S, S, 3)."""
+        logits: Tensor = self.head(self.backbone(self.normalize(pixels)))
+        return torch.softmax(logits / self.temperature, dim=1)
+
+
 class FusedModel(nn.Module):
     """From images of the model's size to all outputs.
 
     Takes uint8 (N, S, S, 3) RGB, or float32 (N, 3, S, S) RGB in 0..255.
 
     Args:
-        backbone: frozen.
-        head: the layers from features (N, D) to logits (N, C), in evaluation mode.
-        preprocess: mean and std.
-        temperature: logits are divided by it before the softmax.
+        reference: the model as it was trained.
         ood_score: fitted to the training features; without it there is no output ``ood``.
 
     Attributes:
         output_names: of the tensors that :meth:`forward` returns, in order.
     """
 
-    def __init__(
-        self,
-        backbone: Backbone,
-        head: nn.Sequential,
-        preprocess: PreprocessSpec,
-        temperature: float,
-        ood_score: OodScore | None = None,
-    ) -> None:
+    def __init__(self, reference: ReferenceModel, ood_score: OodScore | None = None) -> None:
         super().__init__()
-        self.normalize = Normalize(preprocess)
-        self.backbone = backbone
-        self.head = DenseHead(head)
-        self.temperature = temperature
+        self.normalize, self.backbone = reference.normalize, reference.backbone
+        self.head = DenseHead(reference.head)
+        self.temperature = reference.temperature
         self.ood_score = ood_score
         self.output_names = [*CORE_OUTPUTS, HEATMAP, *([OOD] if ood_score is not None else [])]
         self.eval()
@@ -75,27 +88,3 @@ def grad_cam(last_maps: Tensor, gradients: Tensor) -> Tensor:
     weights = gradients[:, :, :channels] / (height * width)
     cam = torch.matmul(weights, last_maps.flatten(2))
     return torch.relu(cam).reshape(count, -1, height, width)
-
-
-class ReferenceModel(nn.Module):
-    """Backbone and head one after the other, exactly as trained: exported models are compared with it.
-
-    Args:
-        backbone: frozen.
-        head: from features (N, D) to logits (N, C), in evaluation mode.
-        preprocess: mean and std.
-        temperature: logits are divided by it before the softmax.
-    """
-
-    def __init__(self, backbone: Backbone, head: nn.Sequential, preprocess: PreprocessSpec, temperature: float) -> None:
-        super().__init__()
-        self.normalize = Normalize(preprocess)
-        self.backbone = backbone
-        self.head = head
-        self.temperature = temperature
-        self.eval()
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        """Return probabilities (N, C) of uint8 (N, S, S, 3)."""
-        logits: Tensor = self.head(self.backbone(self.normalize(pixels)))
-        return torch.softmax(logits / self.temperature, dim=1)

@@ -19,6 +19,7 @@ import threading
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -60,7 +61,7 @@ class BoundSession:
     def __init__(self, session: ort.InferenceSession, device: str, *, graphs: bool = False) -> None:
         self.graphs = graphs
         self.get_inputs, self.get_outputs = session.get_inputs, session.get_outputs
-        self.get_modelmeta, self.get_providers = session.get_modelmeta, session.get_providers
+        self.get_modelmeta = session.get_modelmeta
         self._session = session
         self._device = device
         self._bound: dict[object, _Buffers] = {}
@@ -92,11 +93,9 @@ class BoundSession:
 
     def _run(self, names: Sequence[str] | None, feed: Feed) -> list[NDArray[Any]]:
         with self._lock:
-            buffers = self._bound.get(_shape_of(feed))
-            if buffers is None:
-                return list(self._session.run(names, feed, self._options(_NO_GRAPH)))
-            buffers.run(self._session, feed)
-            return buffers.outputs(names)
+            if buffers := self._bound.get(_shape_of(feed)):
+                return buffers.run(names, feed)
+            return list(self._session.run(names, feed, self._options(_NO_GRAPH)))
 
     def _bind(self, feed: Feed) -> None:
         if _shape_of(feed) in self._bound:
@@ -104,8 +103,8 @@ class BoundSession:
         with _exclusive() if self.graphs else self._lock:
             plain = self._session.run(None, feed, self._options(_NO_GRAPH))
             buffers = _Buffers(self._session, self._device, feed, plain, self._options(next(self._graph_ids)))
-            buffers.run(self._session, feed)
-        for one, other in zip(buffers.outputs(None), plain, strict=True):
+            found = buffers.run(None, feed)
+        for one, other in zip(found, plain, strict=True):
             if not np.allclose(one, other, _RELATIVE, _ABSOLUTE, equal_nan=True):
                 raise ModelError(
                     f"outputs in fixed buffers on {self._device} differ from those of a plain run",
@@ -137,8 +136,7 @@ class _Buffers:
         def allocate(like: NDArray[Any]) -> ort.OrtValue:
             return ort.OrtValue.ortvalue_from_shape_and_type(like.shape, like.dtype.type, kind, int(number or 0))
 
-        self._options = options
-        self._binding = session.io_binding()
+        self._session, self._options, self._binding = session, options, session.io_binding()
         self._inputs = {name: allocate(array) for name, array in feed.items()}
         nodes = zip(session.get_outputs(), outputs, strict=True)
         self._outputs = {node.name: allocate(output) for node, output in nodes}
@@ -147,12 +145,10 @@ class _Buffers:
         for name, value in self._outputs.items():
             self._binding.bind_ortvalue_output(name, value)
 
-    def run(self, session: ort.InferenceSession, feed: Feed) -> None:
+    def run(self, names: Sequence[str] | None, feed: Feed) -> list[NDArray[Any]]:
         for name, array in feed.items():
             self._inputs[name].update_inplace(array)
-        session.run_with_iobinding(self._binding, self._options)
-
-    def outputs(self, names: Sequence[str] | None) -> list[NDArray[Any]]:
+        self._session.run_with_iobinding(self._binding, self._options)
         # On a CPU ``numpy()`` is a view of the buffer, which the next run overwrites.
         return [np.array(self._outputs[name].numpy()) for name in (self._outputs if names is None else names)]
 
@@ -191,37 +187,27 @@ def open_network(
             raise _without_graphs(path, "it runs on the CPU")
         on_cpu: Session = open_session(path, threads=threads, spin=spin)
         return on_cpu
-    session = open_session(path, device=device, threads=threads, all_on_gpu=all_on_gpu)
+    opening = partial(open_session, path, device=device, threads=threads, all_on_gpu=all_on_gpu)
+    session = opening()
     plain = BoundSession(session, device)
-    if graphs == "off":
-        return plain
-    if not _has_one_size(session):
-        if graphs == "on":
-            raise _without_graphs(path, f"images of any size: {session.get_inputs()[0].shape}")
+    image, *others = session.get_inputs()
+    resizes = others or image.type not in _TYPES or not all(isinstance(size, int) for size in image.shape[1:])
+    if resizes and graphs == "on":
+        raise _without_graphs(path, f"images of any size: {image.shape}")
+    if resizes or graphs == "off":
         return plain
     try:
-        return _open_recorded(path, device, threads, all_on_gpu)
+        # Whether a graph can be recorded shows only when one is.
+        recorded = BoundSession(opening(graphs=True), device, graphs=True)
+        noise = np.random.default_rng(0).integers(0, 256, (1, *image.shape[1:]))
+        recorded.bind({image.name: noise.astype(_TYPES[image.type])})
+        return recorded
     except ORT_ERRORS as error:
         reason = getattr(error, "found", None) or first_line(error)
         if graphs == "on":
             raise _without_graphs(path, reason) from error
         logger.warning("%s runs on %s without CUDA graphs: %s", path, device, reason)
         return plain
-
-
-def _has_one_size(session: ort.InferenceSession) -> bool:
-    image, *others = session.get_inputs()
-    return not others and image.type in _TYPES and all(isinstance(size, int) for size in image.shape[1:])
-
-
-def _open_recorded(path: Path, device: str, threads: int | None, all_on_gpu: bool) -> BoundSession:
-    """Open a model with CUDA graphs, and record one at once: whether that is possible shows only then."""
-    session = open_session(path, device=device, threads=threads, all_on_gpu=all_on_gpu, graphs=True)
-    recorded = BoundSession(session, device, graphs=True)
-    [image] = session.get_inputs()
-    noise = np.random.default_rng(0).integers(0, 256, (1, *image.shape[1:]))
-    recorded.bind({image.name: noise.astype(_TYPES[image.type])})
-    return recorded
 
 
 def _without_graphs(path: Path, reason: str) -> DeviceError:

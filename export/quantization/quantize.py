@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +18,27 @@ from xfeat.export.build.assemble import detach_resize, write_variants
 from xfeat.export.model.file import open_model
 from xfeat.export.model.metadata import ModelMetadata
 from xfeat.export.model.progress import Progress
-from xfeat.export.parity.accuracy_loss import Scores, gate_in_words, measure
+from xfeat.export.parity.accuracy_loss import Scores, gate_in_words, within_gate
+from xfeat.export.parity.agreement import Probabilities
 from xfeat.export.parity.certificate import write_certificate
+from xfeat.export.parity.check_images import CheckImages
 from xfeat.export.parity.checks import Checks, check_variant, onnx_probabilities, open_on_providers
 from xfeat.export.parity.run_images import labelled_images
 from xfeat.export.publish import output_paths, publish
-from xfeat.export.quantization.acceptance import Candidate, Gate
+from xfeat.export.quantization.acceptance import (
+    Candidate,
+    attempts_as_json,
+    attempts_table,
+    measure_model,
+    ood_thresholds,
+)
 from xfeat.export.quantization.float16 import to_float16
 from xfeat.export.quantization.int8 import prepare, quantize_backbone, write_int8
 from xfeat.export.specs import QuantizeSpec
 from xfeat.featurize.errors import MismatchError, ModelError, OutputError, ParityError
 from xfeat.head.runs.reader import Run
+
+logger = logging.getLogger(__name__)
 
 # What the certificate says of the gate.
 _GATE_FACTS = ("images", "before", "after", "mean_difference", "max_difference", "attempts", "familiar")
@@ -68,12 +81,8 @@ class Quantized:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON types."""
-        files = {variant: str(path) for variant, path in self.files.items()}
-        return asdict(self) | {
-            "files": files,
-            "certificate": str(self.certificate),
-            "float_layers": list(self.float_layers),
-        }
+        plain: dict[str, Any] = json.loads(json.dumps(asdict(self), default=str))
+        return plain
 
 
 def quantize_model(
@@ -100,50 +109,56 @@ def quantize_model(
     targets, certificate = output_paths(output)
     if path.resolve() in {target.resolve() for target in targets.values()}:
         raise OutputError("output would overwrite the input model", path=output, fix="choose another name with -o")
-    metadata = _check_model(path, run)
+    metadata = open_model(path).metadata
+    _check_model(metadata, path, run)
     traced = detach_resize(onnx.load(path), metadata.feature_spec.preprocess.size)
-    gate = _open_gate(path, run, metadata, spec)
-    attempts = (gate.measure(*model) for model in _models(traced, run, spec, stage))
-    chosen = next((attempt for attempt in attempts if gate.allows(attempt)), None)
-    if chosen is None:
-        raise _refusal(gate, output, spec)
-    ood = gate.ood_thresholds(chosen)
+    images, labels = labelled_images(run, "valid", spec.data)
+    measured = partial(measure_model, pixels=images.pixels, labels=labels, metadata=metadata)
+    before = measured("float32", traced, ())
+    attempts = []
+    for model in _models(traced, run, spec, stage):
+        attempts.append(measured(*model))
+        logger.info("%s", attempts_table(attempts[-1:], before.scores))
+        if within_gate(before.scores, attempts[-1].scores, spec.gate):
+            break
+    else:
+        raise _refusal(before.scores, attempts, output, spec)
+    after = attempts[-1]
+    ood = ood_thresholds(after, metadata.ood_threshold)
     metadata = replace(
         metadata,
         precision=spec.precision,
-        float_layers=chosen.float_layers,
+        float_layers=after.float_layers,
         ood_threshold=ood["threshold_after"] if ood else None,
     )
     with publish([*targets.values(), certificate]) as folder:
         written = {variant: folder / target.name for variant, target in targets.items()}
-        write_variants(chosen.model, metadata, written)
-        difference = np.abs(chosen.probabilities - gate.probabilities)
+        write_variants(after.model, metadata, written)
+        difference = np.abs(after.probabilities - before.probabilities)
         result = Quantized(
             files=targets,
             certificate=certificate,
-            images=len(gate.images),
-            before=gate.scores,
-            after=chosen.scores,
+            images=len(images),
+            before=before.scores,
+            after=after.scores,
             bytes_before=path.stat().st_size,
             bytes_after=written["full"].stat().st_size,
             max_difference=float(difference.max()),
             mean_difference=float(difference.mean()),
-            float_layers=chosen.float_layers,
-            attempts=gate.attempts_as_json(),
+            float_layers=after.float_layers,
+            attempts=attempts_as_json(attempts, before.scores),
             familiar=ood,
         )
         facts = result.to_dict()
         evidence = {
-            "against_itself": _checks(written, gate, chosen),
+            "against_itself": _checks(written, images, after.probabilities),
             "gate": {name: facts[name] for name in _GATE_FACTS},
         }
-        file = folder / certificate.name
-        write_certificate(file, metadata, written, gate.images, chosen.probabilities, evidence)
+        write_certificate(folder / certificate.name, metadata, written, images, after.probabilities, evidence)
     return result
 
 
-def _check_model(path: Path, run: Run) -> ModelMetadata:
-    metadata = open_model(path).metadata
+def _check_model(metadata: ModelMetadata, path: Path, run: Run) -> None:
     if metadata.variant != "full" or metadata.precision != "float32":
         raise ModelError(
             "not a full model in float32",
@@ -159,20 +174,6 @@ def _check_model(path: Path, run: Run) -> ModelMetadata:
             found=f"head {metadata.head_sha256[:16]}, run {metadata.run}",
             fix="name the run with --run",
         )
-    return metadata
-
-
-def _open_gate(path: Path, run: Run, metadata: ModelMetadata, spec: QuantizeSpec) -> Gate:
-    images, labels = labelled_images(run, "valid", spec.data)
-    probabilities = onnx_probabilities(open_model(path), images.pixels)
-    return Gate(
-        metadata=metadata,
-        images=images,
-        labels=labels,
-        probabilities=probabilities,
-        scores=measure(probabilities, labels, metadata),
-        max_loss=spec.gate,
-    )
 
 
 def _models(
@@ -191,24 +192,23 @@ def _models(
         yield name, write_int8(prepared, layers), float_layers
 
 
-def _refusal(gate: Gate, output: Path, spec: QuantizeSpec) -> ParityError:
+def _refusal(before: Scores, attempts: list[Candidate], output: Path, spec: QuantizeSpec) -> ParityError:
     fix = "keep the float32 model"
     if spec.precision == "int8":
         fix = "calibrate on more training images (--calibration-images N), use --fp16, or train on efficientnet-lite0"
     return ParityError(
         "the quantised model loses more than the gate allows; nothing was written",
         path=output,
-        expected=gate_in_words(gate.max_loss),
-        found=gate.table(),
+        expected=gate_in_words(spec.gate),
+        found=attempts_table(attempts, before),
         fix=fix,
     )
 
 
-def _checks(written: dict[str, Path], gate: Gate, chosen: Candidate) -> Checks:
+def _checks(written: dict[str, Path], images: CheckImages, expected: Probabilities) -> Checks:
     checks: Checks = {}
     for file in written.values():
         for provider, model in open_on_providers(file).items():
-            found = onnx_probabilities(model, gate.images.pixels)
-            agreements = check_variant(model, gate.images, chosen.probabilities, found)
-            checks.setdefault(provider, {}).update(agreements)
+            found = onnx_probabilities(model, images.pixels)
+            checks.setdefault(provider, {}).update(check_variant(model, images, expected, found))
     return checks

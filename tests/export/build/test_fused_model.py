@@ -65,7 +65,7 @@ def test_the_heatmap_is_the_grad_cam_of_autograd_for_every_class(
     spec = HeadSpec(hidden=hidden, feature_dropout=feature_dropout)
     heads = [head_for(backbone, spec, seed) for seed in range(members)]
     head = heads[0] if members == 1 else average_of(heads, spec, dim=backbone.dim, classes=3)
-    model = FusedModel(backbone, head, SPEC, 1.0)
+    model = FusedModel(ReferenceModel(backbone, head, SPEC, 1.0))
     with torch.no_grad():
         _, _, heatmap = model(pixels())
     expected = grad_cam_by_autograd(backbone, head, model.normalize(pixels()))
@@ -78,7 +78,7 @@ def test_probabilities_are_those_of_backbone_then_head_then_temperature(backbone
     head = head_for(backbone, HeadSpec(hidden=(16,)))
     with torch.no_grad():
         logits = head(backbone(ReferenceModel(backbone, head, SPEC, 1.0).normalize(pixels())))
-        probabilities, found_logits, _ = FusedModel(backbone, head, SPEC, 2.5)(pixels())
+        probabilities, found_logits, _ = FusedModel(ReferenceModel(backbone, head, SPEC, 2.5))(pixels())
         plain = ReferenceModel(backbone, head, SPEC, 2.5)(pixels())
     torch.testing.assert_close(found_logits, logits, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(probabilities, torch.softmax(logits / 2.5, 1), atol=1e-6, rtol=1e-5)
@@ -86,7 +86,7 @@ def test_probabilities_are_those_of_backbone_then_head_then_temperature(backbone
 
 
 def test_both_input_layouts_give_the_same_outputs(backbone: Backbone) -> None:
-    model = FusedModel(backbone, head_for(backbone, HeadSpec(hidden=())), SPEC, 1.0)
+    model = FusedModel(ReferenceModel(backbone, head_for(backbone, HeadSpec(hidden=())), SPEC, 1.0))
     with torch.no_grad():
         as_bytes = model(pixels())
         as_floats = model(pixels().permute(0, 3, 1, 2).float())

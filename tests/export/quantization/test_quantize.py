@@ -134,7 +134,8 @@ def test_stem_and_first_block_stay_in_float32_if_the_gate_refuses_8_bits(
         return quantize_backbone(prepared, float_layers) if float_layers else QuantizedLayers()
 
     monkeypatch.setattr("xfeat.export.quantization.quantize.quantize_backbone", only_second)
-    monkeypatch.setattr("xfeat.export.quantization.acceptance.Gate.allows", lambda _, model: bool(model.float_layers))
+    answers = iter([False, True])
+    monkeypatch.setattr("xfeat.export.quantization.quantize.within_gate", lambda *_: next(answers))
     target = tmp_path / "m.onnx"
     done = xexport("quantize", exported.model, "--run", exported.run.folder, "-o", target, "--json")
     assert done.exit_code == 0, done.output
