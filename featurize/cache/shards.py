@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from xfeat.featurize.cache.columns import to_bytes, to_text
 from xfeat.featurize.system.atomic import output_error, replacing
 
 logger = logging.getLogger(__name__)
@@ -182,8 +183,8 @@ class ShardStore:
             np.savez(
                 stream,
                 features=np.stack([row.features for row in rows]),
-                paths=np.array([_bytes(row.path) for row in rows]),
-                data_root=np.array(_bytes(self.data_root)),
+                paths=np.array([to_bytes(row.path) for row in rows]),
+                data_root=np.array(to_bytes(self.data_root)),
                 **vars(identities),
             )
         self._next_number += 1
@@ -199,15 +200,10 @@ class ShardStore:
                 columns = {name: content[name] for name in FileIdentity._fields if name in content}
                 columns.setdefault("change_mark", np.zeros_like(columns["size"]))  # shards of earlier versions
                 identities = Identities(**columns)
-                if content["data_root"].item() != _bytes(self.data_root):
+                if content["data_root"].item() != to_bytes(self.data_root):
                     identities = identities.without_times()
-                paths = [path.decode("utf-8", "surrogateescape") for path in content["paths"].tolist()]
+                paths = [to_text(path) for path in content["paths"].tolist()]
                 rows = content["features"].shape[0]  # reading it checks its CRC
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
             return None
         return (Shard(file, rows), paths, identities) if rows == len(paths) == len(identities) else None
-
-
-def _bytes(text: str) -> bytes:
-    # File names are bytes to the operating system; surrogates stand for those that are not UTF-8.
-    return text.encode("utf-8", "surrogateescape")
