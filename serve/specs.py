@@ -9,17 +9,6 @@ from xfeat.featurize.specs import Spec, require
 
 MEBIBYTE = 1 << 20
 
-_POSITIVE = (
-    "max_body_bytes",
-    "max_memory_bytes",
-    "max_files",
-    "header_timeout_s",
-    "body_timeout_s",
-    "answer_timeout_s",
-    "drain_timeout_s",
-    "retry_after_s",
-)
-
 
 @dataclass(frozen=True, kw_only=True)
 class ServeSpec(Spec):
@@ -52,28 +41,22 @@ class ServeSpec(Spec):
     retry_after_s: int = 1
 
     def __post_init__(self) -> None:
-        for name in _POSITIVE:
-            value = getattr(self, name)
-            require(value > 0, f"{name} out of range", expected="more than 0", found=value)
-        require(self.batch_wait_ms >= 0, "batch_wait_ms out of range", expected="0 or more", found=self.batch_wait_ms)
-        require(
-            self.max_batch is None or self.max_batch > 0,
-            "max_batch out of range",
-            expected="1 or more",
-            found=self.max_batch,
-        )
-        if self.max_queue < self.max_files:
+        for name, value in vars(self).items():
+            if name == "batch_wait_ms":
+                require(value >= 0, f"{name} out of range", expected="0 or more", found=value)
+            elif value is not None:
+                require(value > 0, f"{name} out of range", expected="more than 0", found=value)
+        self._require_room("queue", "--max-queue", self.max_queue, "--max-files", self.max_files)
+        memory_mb, body_mb = self.max_memory_bytes / MEBIBYTE, self.max_body_bytes / MEBIBYTE
+        self._require_room("memory", "--max-memory-mb", memory_mb, "--max-body-mb", body_mb)
+
+    @staticmethod
+    def _require_room(where: str, total: str, size: float, each: str, needed: float) -> None:
+        if size < needed:
+            has, least = f"{size:.10g}", f"{needed:.10g}"
             raise SpecError(
-                f"--max-queue {self.max_queue} is less than --max-files {self.max_files}: the largest request would "
-                "never fit into the queue",
-                fix=f"raise --max-queue to {self.max_files} or more, or lower --max-files to {self.max_queue} or less",
-            )
-        if self.max_memory_bytes < self.max_body_bytes:
-            memory_mb, body_mb = (f"{size / MEBIBYTE:g}" for size in (self.max_memory_bytes, self.max_body_bytes))
-            raise SpecError(
-                f"--max-memory-mb {memory_mb} is less than --max-body-mb {body_mb}: the largest request would "
-                "never fit into the memory",
-                fix=f"raise --max-memory-mb to {body_mb} or more, or lower --max-body-mb to {memory_mb} or less",
+                f"{total} {has} is less than {each} {least}: the largest request would never fit into the {where}",
+                fix=f"raise {total} to {least} or more, or lower {each} to {has} or less",
             )
 
 

@@ -25,6 +25,7 @@ from xfeat.serve.http.preview import preview_routes, preview_threads
 from xfeat.serve.http.request_log import LogWriter
 from xfeat.serve.http.service import Service
 from xfeat.serve.http.uploads import form_body, read_images
+from xfeat.serve.inference.description import describe_model, readable_formats
 from xfeat.serve.inference.heatmap_png import draw_heatmap
 from xfeat.serve.inference.predictor import Predictor
 from xfeat.serve.inference.results import Result, as_json, split_results
@@ -129,12 +130,18 @@ def _reply(predictor: Predictor, results: list[Result], heatmap: bool) -> JSONRe
 
 def _state_routes(service: Service) -> APIRouter:
     router = APIRouter(tags=["State"])
-
     described = errors(404, special={422: "A wrong parameter"})
 
     @router.get("/model", summary="Description of a model, and the limits of a request", responses=described)
     async def model(model: ModelName = None) -> dict[str, Any]:
-        return service.describe_model(service.find(model))
+        served = service.find(model)
+        return describe_model(served.predictor) | {
+            "name": served.name,
+            "names": list(service.models),
+            "formats": readable_formats(),
+            "device": served.device,
+            "limits": {"max_body_bytes": service.spec.max_body_bytes, "max_files": service.spec.max_files},
+        }
 
     @router.get("/health", summary="Whether images are accepted", responses=STOPPING)
     async def health() -> JSONResponse:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Iterator, Mapping
-from typing import NoReturn
 
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
@@ -38,13 +37,22 @@ class BodyLimits:
             HTTPException: 413 if its Content-Length is over the limit.
         """
         declared = request.headers.get("content-length", "")
-        if declared.isdecimal() and int(declared) > self.spec.max_body_bytes:
-            _reject_body(self.spec)
+        self.check_size(int(declared) if declared.isdecimal() else 0)
         body = Body(request, self)
         try:
             yield body
         finally:
             self.held_bytes -= body.received_bytes
+
+    def check_size(self, number: int) -> None:
+        """Check the size of one request.
+
+        Raises:
+            HTTPException: 413 if it is over the limit.
+        """
+        if number > self.spec.max_body_bytes:
+            limit = f"{self.spec.max_body_bytes / MEBIBYTE:g} MiB"
+            raise HTTPException(413, f"the request is larger than {limit}", CLOSE)
 
     def add(self, number: int) -> None:
         """Count bytes that have arrived.
@@ -102,8 +110,7 @@ class Body:
         number = len(message.get("body", b""))
         self.received_bytes += number
         self._limits.add(number)
-        if self.received_bytes > self._limits.spec.max_body_bytes:
-            _reject_body(self._limits.spec)
+        self._limits.check_size(self.received_bytes)
         return message
 
 
@@ -111,7 +118,3 @@ def too_busy(spec: ServeSpec, why: str, headers: Mapping[str, str] | None = None
     """Return a 503 that says when to try again."""
     wait = str(spec.retry_after_s)
     return HTTPException(503, f"{why}; try again in {wait} s", {"Retry-After": wait, **(headers or {})})
-
-
-def _reject_body(spec: ServeSpec) -> NoReturn:
-    raise HTTPException(413, f"the request is larger than {spec.max_body_bytes / MEBIBYTE:g} MiB", CLOSE)

@@ -12,10 +12,6 @@ _TOO_LARGE = "The request headers are larger than 64 KiB."
 _SEPARATORS = len(": \r\n")
 
 
-class _HeadersTooLargeError(Exception):
-    """Stops the parser, which then asks for :meth:`send_400_response`."""
-
-
 def with_header_timeout(header_timeout_s: float) -> type[HttpToolsProtocol]:
     """Return uvicorn's HTTP protocol with limits on the time until a request's headers have arrived, and on their size.
 
@@ -71,7 +67,7 @@ def with_header_timeout(header_timeout_s: float) -> type[HttpToolsProtocol]:
         def _count_parsed(self, number: int) -> None:
             self._parsed_bytes += number
             if self._parsed_bytes > MAX_HEADER_BYTES:
-                raise _HeadersTooLargeError
+                raise ValueError(_TOO_LARGE)  # stops the parser, which then asks for send_400_response
 
         def _expect_request(self) -> None:
             if self._deadline is None:

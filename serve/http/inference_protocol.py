@@ -20,9 +20,10 @@ from xfeat.export.model.interface import INPUT, Outputs
 from xfeat.serve.http.body_limits import CLOSE
 from xfeat.serve.http.openapi import STOPPING, ModelBody, errors
 from xfeat.serve.http.service import Service
-from xfeat.serve.http.tensors import HEADER_LENGTH, INFER_BODY, InferRequest, encode_response, parse_request
+from xfeat.serve.http.tensors import HEADER_LENGTH, INFER_BODY, build_response, parse_request, split_body
 from xfeat.serve.inference.predictor import Predictor
 from xfeat.serve.inference.results import Prediction, Result, split_results
+from xfeat.serve.models.registry import ServedModel
 
 _VERSION = "1"
 # Smaller requests are parsed faster than they are handed to a thread.
@@ -63,12 +64,11 @@ def protocol_routes(service: Service) -> APIRouter:
 
 
 def _add_model_routes(router: APIRouter, service: Service, address: str) -> None:
-    def check(request: Request) -> str:
-        name: str = request.path_params["name"]
-        service.find(name)
+    def find(request: Request) -> ServedModel:
+        model = service.find(request.path_params["name"])
         if request.path_params.get("number", _VERSION) != _VERSION:
-            raise HTTPException(404, f"the only version of {name} is {_VERSION}")
-        return name
+            raise HTTPException(404, f"the only version of {model.name} is {_VERSION}")
+        return model
 
     where = {"parameters": _path_parameters(address, service.models.default.name)}
 
@@ -79,7 +79,7 @@ def _add_model_routes(router: APIRouter, service: Service, address: str) -> None
         openapi_extra=where | INFER_BODY,
     )
     async def infer(request: Request) -> Response:
-        return await _infer(service, check(request), request)
+        return await _infer(service, find(request), request)
 
     @router.get(
         address,
@@ -90,8 +90,7 @@ def _add_model_routes(router: APIRouter, service: Service, address: str) -> None
         openapi_extra=where,
     )
     async def model(request: Request) -> dict[str, Any]:
-        name = check(request)
-        return _describe(name, service.find(name).predictor)
+        return _describe(find(request))
 
     @router.get(
         f"{address}/ready",
@@ -100,16 +99,18 @@ def _add_model_routes(router: APIRouter, service: Service, address: str) -> None
         openapi_extra=where,
     )
     async def model_ready(request: Request) -> JSONResponse:
-        name = check(request)
-        return JSONResponse({"name": name, "ready": service.ready}, 200 if service.ready else 503)
+        return JSONResponse({"name": find(request).name, "ready": service.ready}, 200 if service.ready else 503)
 
 
-async def _infer(service: Service, name: str, request: Request) -> Response:
+async def _infer(service: Service, model: ServedModel, request: Request) -> Response:
     if request.headers.get("content-encoding", "identity") != "identity":
         raise HTTPException(415, "compressed requests are not supported", CLOSE)
     with service.body_limits.admit(request) as body:
-        wanted = await _parse(await body.read(), _header_length(request), service.spec.max_files)
-        model = service.find(name)
+        header, tail = split_body(await body.read(), request.headers.get(HEADER_LENGTH))
+        if len(header) > _SMALL_JSON_BYTES:  # this takes a while; other requests must not wait for it
+            wanted = await run_in_threadpool(parse_request, header, tail, service.spec.max_files)
+        else:
+            wanted = parse_request(header, tail, service.spec.max_files)
         available = _outputs_of(model.predictor)
         if unknown := sorted(set(wanted.outputs or ()) - set(available)):
             has = ", ".join(sorted(available))
@@ -120,26 +121,7 @@ async def _infer(service: Service, name: str, request: Request) -> Response:
     names = _outputs_of(predictor) if wanted.outputs is None else wanted.outputs
     predictions = _require_all(results)
     arrays = {output: _array(output, predictions) for output in names}
-    reply, header = encode_response({"model_name": name, "model_version": _VERSION}, arrays, wanted)
-    if header is None:
-        return Response(reply, media_type="application/json")
-    return Response(reply, headers={HEADER_LENGTH: str(header)}, media_type="application/octet-stream")
-
-
-async def _parse(content: bytes, header_bytes: int | None, max_images: int) -> InferRequest:
-    if (len(content) if header_bytes is None else header_bytes) <= _SMALL_JSON_BYTES:
-        return parse_request(content, header_bytes, max_images)
-    # Parsing large JSON takes a while; other requests must not wait for it.
-    return await run_in_threadpool(parse_request, content, header_bytes, max_images)
-
-
-def _header_length(request: Request) -> int | None:
-    text = request.headers.get(HEADER_LENGTH)
-    if text is None:
-        return None
-    if not (text.isascii() and text.isdecimal() and len(text) < 16):
-        raise HTTPException(400, f"{HEADER_LENGTH} must be a number")
-    return int(text)
+    return build_response({"model_name": model.name, "model_version": _VERSION}, arrays, wanted)
 
 
 def _outputs_of(predictor: Predictor) -> list[str]:
@@ -163,10 +145,11 @@ def _array(name: str, predictions: list[Prediction]) -> NDArray[np.float32]:
     return np.stack([getattr(each, name) for each in predictions])
 
 
-def _describe(name: str, predictor: Predictor) -> dict[str, Any]:
+def _describe(model: ServedModel) -> dict[str, Any]:
+    predictor = model.predictor
     outputs = {tensor.name: tensor for tensor in predictor.model.outputs}
     return {
-        "name": name,
+        "name": model.name,
         "versions": [_VERSION],
         "platform": "onnxruntime_onnx",
         # Images may have any size, whatever the graph's input: the server resizes them like files.

@@ -65,7 +65,6 @@ def serve(
         ModelError: if a model cannot be loaded.
         DeviceError: if the requested device is not available.
     """
-
     models = ModelRegistry(source, partial(open_sessions, spec, options), spec)
     with contextlib.closing(models), contextlib.closing(_listen(options.host, options.port)) as listener:
         service = Service(models)
@@ -82,7 +81,8 @@ def serve(
             timeout_graceful_shutdown=int(spec.drain_timeout_s),
         )
         with _reload_on_hangup(models), _watch(models, options.watch_s):
-            on_ready(_url(options.host, listener), models)
+            name = f"[{options.host}]" if ":" in options.host else options.host
+            on_ready(f"http://{name}:{listener.getsockname()[1]}", models)
             # After an orderly stop uvicorn raises the signal again, but for a server this is the normal way to stop.
             with contextlib.suppress(KeyboardInterrupt):
                 _Server(config, service).run(sockets=[listener])
@@ -97,7 +97,9 @@ def open_sessions(spec: ServeSpec, options: ServerOptions, path: Path) -> list[P
     """
     devices = [device.strip() for device in options.device.split(",")]
     threads = options.threads or cores()
-    number = options.sessions or _sessions_on_cpu(threads, len(devices))
+    # So many that those of all devices occupy all cores.
+    on_cpu = max(1, min(_MIN_SESSIONS_ON_CPU, cores() // len(devices)), cores() // (threads * len(devices)))
+    number = options.sessions or on_cpu
     sessions = []
     for device in devices:
         open_one = partial(
@@ -107,11 +109,6 @@ def open_sessions(spec: ServeSpec, options: ServerOptions, path: Path) -> list[P
         more = number - 1 if options.sessions or first.device == "cpu" else 0
         sessions += [first, *(open_one() for _ in range(more))]
     return sessions
-
-
-def _sessions_on_cpu(threads: int, devices: int) -> int:
-    """Return how many sessions of so many threads occupy all cores, shared by several devices."""
-    return max(1, min(_MIN_SESSIONS_ON_CPU, cores() // devices), cores() // (threads * devices))
 
 
 @contextlib.contextmanager
@@ -143,7 +140,7 @@ def _watch(models: ModelRegistry, interval_s: float | None) -> Iterator[None]:
         last = models.signatures()
         while not stop.wait(interval_s):
             now = models.signatures()
-            if now == last and models.changed():
+            if now == last != models.seen:
                 models.reload()
             last = now
 
@@ -182,8 +179,3 @@ def _listen(host: str, port: int) -> socket.socket:
             f"cannot listen on port {port} of {host}: {error.strerror}", fix="choose another with --host and --port"
         ) from error
     return listener
-
-
-def _url(host: str, listener: socket.socket) -> str:
-    name = f"[{host}]" if ":" in host else host
-    return f"http://{name}:{listener.getsockname()[1]}"

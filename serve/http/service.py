@@ -12,7 +12,6 @@ from starlette.requests import Request
 
 from xfeat.serve.http.body_limits import BodyLimits, too_busy
 from xfeat.serve.http.request_log import log_fields
-from xfeat.serve.inference.description import describe_model, readable_formats
 from xfeat.serve.inference.predictor import ImageContent, Predictor
 from xfeat.serve.inference.results import Result
 from xfeat.serve.models.batching import QueueFullError
@@ -45,7 +44,7 @@ class Service:
     @property
     def ready(self) -> bool:
         """Whether images are accepted."""
-        return not self.stopping and all(model.ready for model in self.models.values())
+        return not (self.stopping or self.models.closed)
 
     def find(self, name: str | None) -> ServedModel:
         """Return a model by name, or the default one.
@@ -103,17 +102,6 @@ class Service:
         finally:
             result.cancel()
             disconnected.cancel()
-
-    def describe_model(self, model: ServedModel) -> dict[str, Any]:
-        """Return what the page shows of a model, and the limits of a request."""
-        predictor = model.predictor
-        return describe_model(predictor) | {
-            "name": model.name,
-            "names": list(self.models),
-            "formats": readable_formats(),
-            "device": model.device,
-            "limits": {"max_body_bytes": self.spec.max_body_bytes, "max_files": self.spec.max_files},
-        }
 
 
 async def _until_disconnected(request: Request) -> None:

@@ -11,6 +11,7 @@ import binascii
 import itertools
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from starlette.exceptions import HTTPException
+from starlette.responses import Response
 
 from xfeat.export.model.interface import INPUT, Outputs
 from xfeat.serve.http.openapi import request_body
@@ -94,49 +96,63 @@ class InferRequest:
     binary: bool
 
 
-def parse_request(body: bytes, header_bytes: int | None, max_images: int) -> InferRequest:
+def split_body(body: bytes, header_length: str | None) -> tuple[bytes, bytes]:
+    """Return the JSON of a request, and the binary tensors after it.
+
+    Args:
+        body: both together.
+        header_length: value of the header :data:`HEADER_LENGTH`; ``None`` if the body is JSON alone.
+
+    Raises:
+        HTTPException: 400 if the length is none of a part of the body.
+    """
+    if header_length is None:
+        return body, b""
+    if not re.fullmatch("[0-9]{1,15}", header_length) or int(header_length) > len(body):
+        limit = f"a number up to {len(body)}, the size of the body"
+        raise HTTPException(400, f"{HEADER_LENGTH} must be {limit}, not {header_length}")
+    return body[: int(header_length)], body[int(header_length) :]
+
+
+def parse_request(header: bytes, tail: bytes, max_images: int) -> InferRequest:
     """Parse a request.
 
     Args:
-        body: JSON, followed by the binary tensors.
-        header_bytes: length of the JSON, or ``None`` if it is the whole body.
+        header: JSON.
+        tail: the binary tensors.
         max_images: most images per request.
 
     Raises:
         HTTPException: 413 if it has more, 400 if it violates the protocol; the message says where.
     """
-    if header_bytes is not None and not 0 <= header_bytes <= len(body):
-        raise HTTPException(400, f"{HEADER_LENGTH} is {header_bytes}, but the body has {len(body)} bytes")
-    header = _object(_parse_json(body if header_bytes is None else body[:header_bytes]), "the request")
-    tail = b"" if header_bytes is None else body[header_bytes:]
-    identifier = header.get("id")
+    try:
+        request = _object(json.loads(header), "the request")
+    except (ValueError, RecursionError) as error:
+        raise HTTPException(400, f"not JSON: {error}") from error
+    identifier = request.get("id")
     if identifier is not None and not isinstance(identifier, str):
         raise HTTPException(400, "id must be a string")
-    inputs = header.get("inputs")
+    inputs = request.get("inputs")
     if not isinstance(inputs, list) or len(inputs) != 1:
         raise HTTPException(400, f"inputs must be a list of one tensor, '{INPUT}'")
-    parameters = _parameters(header, "the request")
-    binary = parameters.get("binary_data_output") is True
+    binary = _parameters(request, "the request").get("binary_data_output") is True
     return InferRequest(
         id=identifier,
         images=_parse_input(_object(inputs[0], "an input"), tail, max_images),
-        outputs=_parse_outputs(header.get("outputs"), binary),
+        outputs=_parse_outputs(request.get("outputs"), binary),
         binary=binary,
     )
 
 
-def encode_response(
+def build_response(
     model: Mapping[str, Any], arrays: Mapping[str, NDArray[np.float32]], request: InferRequest
-) -> tuple[bytes, int | None]:
-    """Build a response.
+) -> Response:
+    """Build a response: JSON, followed by binary tensors if any are wanted.
 
     Args:
         model: name and version of the model.
         arrays: float32, by output name.
         request: says which outputs are wanted as binary data.
-
-    Returns:
-        The body, and the length of its JSON if binary tensors follow it.
     """
     outputs, tail = [], []
     for name, array in arrays.items():
@@ -149,14 +165,10 @@ def encode_response(
         outputs.append(output)
     identity = {} if request.id is None else {"id": request.id}
     header = json.dumps({**model, **identity, "outputs": outputs}).encode()
-    return b"".join([header, *tail]), len(header) if tail else None
-
-
-def _parse_json(text: bytes) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise HTTPException(400, f"not JSON: {error}") from error
+    if not tail:
+        return Response(header, media_type="application/json")
+    headers = {HEADER_LENGTH: str(len(header))}
+    return Response(b"".join([header, *tail]), headers=headers, media_type="application/octet-stream")
 
 
 def _object(value: Any, what: str) -> dict[str, Any]:

@@ -41,10 +41,21 @@ class _InMemoryParser(MultiPartParser):
             self._current_part.content_disposition = b'form-data; name="%s"; filename=""' % FIELD.encode()
         super().on_headers_finished()
 
-    @property
-    def too_many_files(self) -> bool:
-        """Whether it stopped for this reason: its error is the same as that of a damaged form."""
-        return self._current_files > self.max_files
+    async def parse(self) -> FormData:
+        """Return the fields.
+
+        Raises:
+            HTTPException: 413 for too many files, 400 if the form is damaged.
+        """
+        try:
+            return await super().parse()
+        except MultiPartException as error:
+            if self._current_files > self.max_files:
+                raise HTTPException(413, f"more than {self.max_files} files in one request", CLOSE) from error
+            raise HTTPException(400, f"damaged form: {error.message}", CLOSE) from error
+        except (ValueError, LookupError) as error:
+            # A form may name any of Python's codecs for its texts.
+            raise HTTPException(400, "damaged form: its texts do not match its character set", CLOSE) from error
 
     def close(self) -> None:
         """Close all files, also that of a part without its end, which is in no field."""
@@ -65,23 +76,11 @@ async def read_images(body: Body, spec: ServeSpec) -> list[tuple[str, bytes]]:
     parser = _InMemoryParser(body.request.headers, stream, max_files=spec.max_files)
     with contextlib.closing(parser):
         async with body.time_limit():
-            form = await _parse_form(parser)
+            form = await parser.parse()
         files = [item for item in form.getlist(FIELD) if isinstance(item, UploadFile)]
         if not files:
             raise HTTPException(422, f"no image files in the form field '{FIELD}'")
         return [(_name(file) or f"image {number}", await file.read()) for number, file in enumerate(files, start=1)]
-
-
-async def _parse_form(parser: _InMemoryParser) -> FormData:
-    try:
-        return await parser.parse()
-    except MultiPartException as error:
-        if parser.too_many_files:
-            raise HTTPException(413, f"more than {parser.max_files} files in one request", CLOSE) from error
-        raise HTTPException(400, f"damaged form: {error.message}", CLOSE) from error
-    except (ValueError, LookupError) as error:
-        # A form may name any of Python's codecs for its texts.
-        raise HTTPException(400, "damaged form: its texts do not match its character set", CLOSE) from error
 
 
 def _name(file: UploadFile) -> str:

@@ -102,8 +102,7 @@ class Batcher:
         self._max_batch = max_batch or predictors[0].batch_size
         self._batch_wait_s = batch_wait_s
         self._metrics = metrics or ServerMetrics()
-        self._lock = threading.Lock()
-        self._changed = threading.Condition(self._lock)  # only the worker that forms a batch waits on it
+        self._changed = threading.Condition()  # guards the state; only the worker that forms a batch waits on it
         self._forming = threading.Lock()
         self._decoding = 0
         self._ready: deque[QueuedImage] = deque()
@@ -130,7 +129,7 @@ class Batcher:
         """
         now = time.monotonic()
         queued = [QueuedImage(name=name, content=[data], heatmap=heatmap, submitted_s=now) for name, data in images]
-        with self._lock:
+        with self._changed:
             if self.closed:
                 raise QueueFullError("the server is stopping")
             if self.pending + len(queued) > self._max_queue:
@@ -148,7 +147,7 @@ class Batcher:
 
     def close(self) -> None:
         """Accept no more images, compute those accepted, and stop the threads."""
-        with self._lock:
+        with self._changed:
             self.closed = True
             self._changed.notify()
         self._decoders.shutdown(wait=True)
@@ -166,7 +165,7 @@ class Batcher:
             failure = SkippedImage(path=image.name, reason=error.what)
         except Exception as error:  # noqa: BLE001 - it is passed on to whoever waits for the future
             failure = error
-        with self._lock:
+        with self._changed:
             self._decoding -= 1
             if failure is None:
                 self._ready.append(image)
@@ -182,7 +181,7 @@ class Batcher:
 
     def _form_batch(self) -> list[QueuedImage]:
         """Wait for images and take them from the queue; the result is empty after the last one."""
-        with self._forming, self._lock:  # one worker at a time: idle ones would split the batch
+        with self._forming, self._changed:  # one worker at a time: idle ones would split the batch
             while not self._ready and not (self.closed and not self._decoding):
                 self._changed.wait()
             deadline = time.monotonic() + self._batch_wait_s
@@ -221,6 +220,6 @@ class Batcher:
         return results
 
     def _finish(self, image: QueuedImage, outcome: Result | Exception | None) -> None:
-        with self._lock:
+        with self._changed:
             self.pending -= 1
         image.resolve(outcome)

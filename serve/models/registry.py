@@ -73,11 +73,6 @@ class ServedModel:
         """Number of images that are accepted and have no result yet."""
         return sum(batcher.pending for batcher in self._batchers)
 
-    @property
-    def ready(self) -> bool:
-        """Whether images are accepted."""
-        return not self._batchers[0].closed
-
     def submit(
         self, images: Sequence[tuple[str, ImageContent]], *, heatmap: bool = False
     ) -> tuple[Predictor, list[Future[Result]]]:
@@ -117,6 +112,8 @@ class ModelRegistry(Mapping[str, ServedModel]):
     Attributes:
         metrics: of the server.
         failed_reloads: names of models whose newest file could not be loaded.
+        closed: whether no more images are accepted.
+        seen: the signatures of the model files at the last reload, successful or not.
 
     Raises:
         ModelError: if there is no model, or one cannot be loaded.
@@ -130,9 +127,9 @@ class ModelRegistry(Mapping[str, ServedModel]):
         self.failed_reloads: list[str] = []
         self._opener = opener
         self._reloading = threading.Lock()
-        self._closed = False
+        self.closed = False
         files = model_files(source)
-        self._seen = {path: _signature(path) for path in files}
+        self.seen = {path: _signature(path) for path in files}
         opened = {path.stem: self._open(path) for path in files}
         self._models = {name: ServedModel(name, self._start(opened[name]), self.metrics) for name in opened}
 
@@ -164,27 +161,23 @@ class ModelRegistry(Mapping[str, ServedModel]):
         """
         report = Reload(loaded=[], unchanged=[], removed=[], kept={})
         with self._reloading:
-            if self._closed:
+            if self.closed:
                 return report
             signatures = self.signatures()
             for path, signature in signatures.items():
                 self._reload_file(path, signature, report)
             self._remove_missing({path.stem for path in signatures}, report)
-            self._seen = signatures
+            self.seen = signatures
             self.failed_reloads = list(report.kept)
         for verb, names in (("loaded", report.loaded), ("removed", report.removed)):
             if names:
                 logger.info("%s %s", verb, ", ".join(names))
         return report
 
-    def changed(self) -> bool:
-        """Whether a file has changed since the last reload, successful or not."""
-        return self.signatures() != self._seen
-
     def close(self) -> None:
         """Accept no more images and compute those accepted."""
         with self._reloading:
-            self._closed = True
+            self.closed = True
             for model in self._models.values():
                 model.close()
 
@@ -205,7 +198,7 @@ class ModelRegistry(Mapping[str, ServedModel]):
 
     def _reload_file(self, path: Path, signature: FileSignature, report: Reload) -> None:
         name = path.stem
-        if name in self._models and self._seen.get(path) == signature and name not in self.failed_reloads:
+        if name in self._models and self.seen.get(path) == signature and name not in self.failed_reloads:
             report.unchanged.append(name)
             return
         try:

@@ -68,11 +68,6 @@ def runtime_cache() -> Path:
 
 
 def _read_archive(archive: Path) -> RuntimeFiles:
-    """Return the files from the archive of an npm package.
-
-    Raises:
-        SpecError: if it is not such an archive, or lacks a file.
-    """
     try:
         with tarfile.open(archive, "r:gz") as tar:
             members = {name: tar.extractfile(f"package/dist/{name}") for name in SHA512}

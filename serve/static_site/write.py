@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -33,22 +32,7 @@ _UNFINISHED = re.compile(r"\..*\.tmp")  # what a killed run leaves behind
 _SHOWN_NAMES = 5
 
 
-@dataclass(frozen=True, kw_only=True)
-class Site:
-    """A site that was written.
-
-    Attributes:
-        folder: where it is.
-        files: number of files.
-        size_bytes: total size of the files.
-    """
-
-    folder: Path
-    files: int
-    size_bytes: int
-
-
-def write_site(model: Path, folder: Path, runtime: Path | None = None) -> Site:
+def write_site(model: Path, folder: Path, runtime: Path | None = None) -> dict[str, int]:
     """Write the site of a model file. An earlier site is replaced; a folder with any other file is rejected.
 
     Args:
@@ -56,6 +40,9 @@ def write_site(model: Path, folder: Path, runtime: Path | None = None) -> Site:
         folder: where to write.
         runtime: source of the npm package onnxruntime-web; see
             :func:`xfeat.serve.static_site.onnxruntime_web.find_runtime`.
+
+    Returns:
+        The name of each file, with its size in bytes.
 
     Raises:
         ModelError: if the model does not exist, or is the core variant.
@@ -75,7 +62,7 @@ def write_site(model: Path, folder: Path, runtime: Path | None = None) -> Site:
     name = f"model-{hashlib.sha256(content).hexdigest()[:12]}.onnx"
     files = {name: content} | {RUNTIME_NAMES[part]: data for part, data in find_runtime(runtime).items()}
     files |= {page: page_file(page, "browser").replace(b"$policy", POLICY.encode()) for page in PAGE_FILES["browser"]}
-    description = {DESCRIPTION: json.dumps(_describe_site(predictor, name, content, files), indent=1).encode()}
+    description = {DESCRIPTION: json.dumps(_describe_site(predictor, name, files), indent=1).encode()}
     # In a new folder the description comes first: it marks the folder as a site, so that an interrupted command can be
     # repeated. In an earlier site it comes last: when it changes, all files that it names are there.
     files = files | description if (folder / DESCRIPTION).exists() else description | files
@@ -85,10 +72,10 @@ def write_site(model: Path, folder: Path, runtime: Path | None = None) -> Site:
     for old in folder.iterdir():
         if old.name not in files and _belongs_to_site(old):
             old.unlink()
-    return Site(folder=folder, files=len(files), size_bytes=sum(map(len, files.values())))
+    return {file: len(data) for file, data in files.items()}
 
 
-def _describe_site(predictor: Predictor, name: str, content: bytes, files: dict[str, bytes]) -> dict[str, Any]:
+def _describe_site(predictor: Predictor, name: str, files: dict[str, bytes]) -> dict[str, Any]:
     wasm = RUNTIME_NAMES["ort-wasm-simd-threaded.wasm"]
     return {
         "format": FORMAT,
@@ -100,7 +87,7 @@ def _describe_site(predictor: Predictor, name: str, content: bytes, files: dict[
         "formats": list(IMAGE_FORMATS),
         "device": f"{PACKAGE} {VERSION}",
         "limits": None,
-        "file": {"name": name, "bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()},
+        "file": {"name": name, "bytes": len(files[name]), "sha256": hashlib.sha256(files[name]).hexdigest()},
         "runtime": {"name": wasm, "bytes": len(files[wasm])},
     }
 
