@@ -161,7 +161,8 @@ def _predict(run: Run, cache: FeatureCache, rows: NDArray[np.int64], labels: NDA
 
     head = run.load_head()
     with torch.inference_mode():
-        logits = collected((head(block.clean) for block in labelled_blocks(cache, rows)), len(rows))
+        blocks = (head(block) for part in labelled_blocks(cache, rows) for block in part.clean_blocks())
+        logits = collected(blocks, len(rows))
     point = run.operating_point
     return Predictions(
         paths=[cache.columns.path[row] for row in rows.tolist()],

@@ -211,8 +211,10 @@ def can_compile() -> bool:
 
 
 def _on_gpu(rows: AnyRows, gpu: str) -> AnyRows:
+    if isinstance(rows, DiskRows):  # each buffer is moved when it has been read
+        return rows
     try:
-        return rows.to(torch.device(gpu))
+        return rows._replace(features=rows.features.to(torch.device(gpu)))
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -42,15 +42,19 @@ class EqualBatches(NamedTuple):
 
 
 class Rows(NamedTuple):
-    """Features float32 (n, D), or (n, V, D) with V views, and labels int64 (n,), in memory."""
+    """Rows in memory: all of a tensor, or some of them without a copy.
+
+    Trainings that run at the same time, such as folds, share the features.
+
+    Attributes:
+        features: float32 (N, D), or (N, V, D) with V views, the first of which is the unchanged image.
+        labels: int64 (n,).
+        places: int64 (n,), which of the features belong to the rows; ``None`` for all of them.
+    """
 
     features: Tensor
     labels: Tensor
-
-    @property
-    def clean(self) -> Tensor:
-        """The features (n, D) of the first view, which is the unchanged image."""
-        return self.features if self.features.ndim == 2 else self.features[:, 0]
+    places: Tensor | None = None
 
     @property
     def dim(self) -> int:
@@ -58,8 +62,12 @@ class Rows(NamedTuple):
         return self.features.shape[-1]
 
     def clean_blocks(self) -> Iterator[Tensor]:
-        """Yield :attr:`clean` in order, a few thousand rows at a time."""
-        yield from torch.split(self.clean, ROWS_AT_ONCE)
+        """Yield the features (≤ 4096, D) of the unchanged images, in order."""
+        clean = self.features if self.features.ndim == 2 else self.features[:, 0]
+        if self.places is None:
+            yield from torch.split(clean, ROWS_AT_ONCE)
+        else:
+            yield from (clean[part] for part in torch.split(self.places, ROWS_AT_ONCE))
 
     def epoch(self, batch_size: int, seed: int, epoch: int) -> Iterator[EqualBatches]:
         """Yield every row once, in a new random order, with one random view of each.
@@ -69,64 +77,17 @@ class Rows(NamedTuple):
             seed: of the training.
             epoch: its number; each has an order and views of its own.
         """
-        views = _draw_views(self.features.shape, seed, epoch)
         order = permutation(key_of(seed, ORDER, epoch), len(self.labels))
-        drawn = None if views is None else views[order]
-        yield from _equal_batches(self.features, order, drawn, self.labels[order], batch_size)
+        places = order if self.places is None else self.places[order]
+        features, views = self.features, _draw_views(self.features, len(order), seed, epoch)
+        if views is not None:
+            places, features = places * features.shape[1] + views[order], features.flatten(0, 1)
+        yield from _equal_batches(features, places, self.labels[order], batch_size)
 
-    def take(self, places: NDArray[np.int64]) -> RowSubset:
+    def take(self, places: NDArray[np.int64]) -> Rows:
         """Return the rows at ``places``."""
-        return RowSubset(self, torch.from_numpy(places))
-
-    def to(self, device: torch.device) -> Rows:
-        """Return the rows with features on a device; the labels stay in main memory."""
-        return self._replace(features=self.features.to(device))
-
-
-@dataclass(frozen=True)
-class RowSubset:
-    """Some of the rows in memory: :class:`Rows` without a copy of the features.
-
-    Trainings that run at the same time, such as folds, share the features.
-
-    Attributes:
-        whole: all rows.
-        places: int64 (n,), row numbers in ``whole``.
-    """
-
-    whole: Rows
-    places: Tensor
-
-    @cached_property
-    def labels(self) -> Tensor:
-        """Labels int64 (n,)."""
-        return self.whole.labels[self.places]
-
-    @property
-    def dim(self) -> int:
-        """Return D."""
-        return self.whole.dim
-
-    def clean_blocks(self) -> Iterator[Tensor]:
-        """Yield the features (≤ 4096, D) of the unchanged images, in order."""
-        clean = self.whole.clean
-        yield from (clean[part] for part in torch.split(self.places, ROWS_AT_ONCE))
-
-    def epoch(self, batch_size: int, seed: int, epoch: int) -> Iterator[EqualBatches]:
-        """Yield the same batches, to the bit, as :meth:`Rows.epoch` does for a copy of these rows."""
-        features, count = self.whole.features, len(self.places)
-        views = _draw_views((count, *features.shape[1:]), seed, epoch)
-        order = permutation(key_of(seed, ORDER, epoch), count)
-        drawn = None if views is None else views[order]
-        yield from _equal_batches(features, self.places[order], drawn, self.labels[order], batch_size)
-
-    def take(self, places: NDArray[np.int64]) -> RowSubset:
-        """Return the rows at ``places``."""
-        return RowSubset(self.whole, self.places[places])
-
-    def to(self, device: torch.device) -> RowSubset:
-        """Return the rows with all features on a device; the labels stay in main memory."""
-        return RowSubset(self.whole.to(device), self.places)
+        chosen = torch.from_numpy(places)
+        return Rows(self.features, self.labels[chosen], chosen if self.places is None else self.places[chosen])
 
 
 @dataclass(frozen=True)
@@ -151,7 +112,7 @@ class DiskRows:
     @cached_property
     def labels(self) -> Tensor:
         """Labels int64 (n,)."""
-        return torch.from_numpy(np.asarray(self.cache.columns.label)[self.rows].astype(np.int64))
+        return _labels(self.cache, self.rows)
 
     @property
     def dim(self) -> int:
@@ -173,33 +134,24 @@ class DiskRows:
         Raises:
             CacheError: if a value is not finite.
         """
-        labels = self.labels
-        views = _draw_views((len(self.rows), *self.cache.features.shape[1:]), seed, epoch)
+        views = _draw_views(self.cache.features, len(self.rows), seed, epoch)
         # A buffer holds whole batches, so that no batch needs rows of two buffers.
         buffer_rows = max(1, self.buffer_rows // batch_size) * batch_size
         for part in blockwise_order(len(self.rows), self.block_rows, buffer_rows, seed, epoch):
-            yield from self._equal_batches(part, labels, views, batch_size)
+            yield from self._read_batches(part, views, batch_size)
 
-    def take(self, places: NDArray[np.int64]) -> DiskRows:
-        """Return the rows at ``places``, which must be ascending."""
-        return DiskRows(self.cache, self.rows[places], self.block_rows, self.buffer_rows)
-
-    def to(self, device: torch.device) -> DiskRows:
-        """Return the rows unchanged: each batch is moved to the device when it is used."""
-        return self
-
-    def _equal_batches(
-        self, part: Tensor, labels: Tensor, views: Tensor | None, batch_size: int
-    ) -> Iterator[EqualBatches]:
+    def _read_batches(self, part: Tensor, views: Tensor | None, batch_size: int) -> Iterator[EqualBatches]:
         ascending, back = part.sort()
         chosen = None if views is None else views[ascending].numpy()
         buffer = torch.from_numpy(read_rows(self.cache, self.rows[ascending.numpy()], views=chosen))
-        place = torch.empty_like(back)
-        place[back] = torch.arange(len(back))
-        yield from _equal_batches(buffer, place, None, labels[part], batch_size)
+        yield from _equal_batches(buffer, back.argsort(), self.labels[part], batch_size)
+
+    def take(self, places: NDArray[np.int64]) -> DiskRows:
+        """Return the rows at ``places``, which must be ascending."""
+        return replace(self, rows=self.rows[places])
 
 
-AnyRows = Rows | RowSubset | DiskRows
+AnyRows = Rows | DiskRows
 
 
 def single_batches(rows: AnyRows, batch_size: int, seed: int, epoch: int) -> Iterator[Batch]:
@@ -266,7 +218,7 @@ def labelled_rows(cache: FeatureCache, rows: NDArray[np.int64]) -> Rows:
     features = torch.empty((len(rows), *cache.features.shape[1:]))
     for part, target in zip(_pieces(rows), torch.split(features, ROWS_AT_ONCE), strict=True):
         target.copy_(torch.from_numpy(read_rows(cache, part)))
-    return Rows(features, torch.from_numpy(np.asarray(cache.columns.label)[rows].astype(np.int64)))
+    return Rows(features, _labels(cache, rows))
 
 
 def labelled_blocks(cache: FeatureCache, rows: NDArray[np.int64]) -> Iterator[Rows]:
@@ -280,20 +232,14 @@ def labelled_blocks(cache: FeatureCache, rows: NDArray[np.int64]) -> Iterator[Ro
 
 
 def blockwise_order(count: int, block_rows: int, buffer_rows: int, seed: int, epoch: int) -> list[Tensor]:
-    """Draw a random order of rows that can be read from a disk efficiently.
+    """Draw a random order of ``count`` rows that can be read from a disk efficiently.
 
-    Blocks of neighbouring rows are shuffled and cut into buffers; then the rows within each buffer are shuffled.
-
-    Args:
-        count: number of rows n.
-        block_rows: rows of a block.
-        buffer_rows: rows of a buffer.
-        seed: of the training.
-        epoch: its number.
+    Blocks of ``block_rows`` neighbours are shuffled and cut into buffers; then the rows within each buffer are
+    shuffled.
 
     Returns:
         One int64 array (``buffer_rows``,) per buffer; the last one may have another length. Together they hold each of
-        0 to n - 1 once.
+        0 to ``count`` - 1 once.
     """
     blocks = torch.split(torch.arange(count), block_rows)
     shuffled = permutation(key_of(seed, ORDER, epoch), len(blocks))
@@ -311,12 +257,8 @@ def batches(order: Tensor, batch_size: int) -> Iterator[Tensor]:
         yield order[edge:]
 
 
-def _equal_batches(
-    features: Tensor, places: Tensor, views: Tensor | None, labels: Tensor, batch_size: int
-) -> Iterator[EqualBatches]:
+def _equal_batches(features: Tensor, places: Tensor, labels: Tensor, batch_size: int) -> Iterator[EqualBatches]:
     """Cut ordered rows into batches: those of the full size together, then the last one if its size differs."""
-    if views is not None:
-        places, features = places * features.shape[1] + views, features.flatten(0, 1)
     edge = _whole_batches(len(labels), batch_size)
     for part, width in ((slice(edge), batch_size), (slice(edge, None), len(labels) - edge)):
         if len(labels[part]):
@@ -343,8 +285,12 @@ def collected(blocks: Iterable[Tensor], count: int, dim: int = 0) -> Tensor:
     return result
 
 
-def _draw_views(shape: tuple[int, ...], seed: int, epoch: int) -> Tensor | None:
-    return None if len(shape) == 2 else integers(key_of(seed, VIEWS, epoch), shape[1], shape[0])
+def _draw_views(features: Tensor | NDArray[np.floating], count: int, seed: int, epoch: int) -> Tensor | None:
+    return None if features.ndim == 2 else integers(key_of(seed, VIEWS, epoch), features.shape[1], count)
+
+
+def _labels(cache: FeatureCache, rows: NDArray[np.int64]) -> Tensor:
+    return torch.from_numpy(np.asarray(cache.columns.label)[rows].astype(np.int64))
 
 
 def _pieces(rows: NDArray[np.int64]) -> list[NDArray[np.int64]]:
