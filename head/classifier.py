@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import KW_ONLY, dataclass, fields
 from typing import Any, Self
 
 import numpy as np
@@ -25,6 +25,7 @@ from xfeat.head.training.fit import FittedHead, fit_head
 _HEAD, _TRAIN = HeadSpec(), TrainSpec()
 
 
+@dataclass(eq=False, repr=False)  # both as scikit-learn defines them
 class HeadClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     """BatchNorm, Linear and ReLU layers, trained with Adam; the defaults are the tutorial's.
 
@@ -49,43 +50,24 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         head_: the trained torch module, from float32 (n, D) to logits (n, C).
     """
 
-    def __init__(
-        self,
-        hidden: tuple[int, ...] = _HEAD.hidden,
-        *,
-        dropout: float = _HEAD.dropout,
-        feature_dropout: float = _HEAD.feature_dropout,
-        epochs: int = _TRAIN.epochs,
-        lr: float = _TRAIN.lr,
-        batch_size: int = _TRAIN.batch_size,
-        weight_decay: float = _TRAIN.weight_decay,
-        label_smoothing: float = _TRAIN.label_smoothing,
-        focal_gamma: float = _TRAIN.focal_gamma,
-        schedule: str = _TRAIN.schedule,
-        patience: int = _TRAIN.patience,
-        average: float = _TRAIN.average,
-        class_weight: str | dict[Any, float] | None = None,
-        validation_fraction: float = 0.2,
-        ensemble: int = 1,
-        random_state: int | np.random.RandomState | None = 0,
-    ) -> None:
-        # scikit-learn's contract: one attribute per argument, unchanged and unchecked until fit.
-        self.hidden = hidden
-        self.dropout = dropout
-        self.feature_dropout = feature_dropout
-        self.epochs = epochs
-        self.lr = lr
-        self.batch_size = batch_size
-        self.weight_decay = weight_decay
-        self.label_smoothing = label_smoothing
-        self.focal_gamma = focal_gamma
-        self.schedule = schedule
-        self.patience = patience
-        self.average = average
-        self.class_weight = class_weight
-        self.validation_fraction = validation_fraction
-        self.ensemble = ensemble
-        self.random_state = random_state
+    # The fields are scikit-learn's contract: one attribute per argument, unchanged and unchecked until fit.
+    hidden: tuple[int, ...] = _HEAD.hidden
+    _: KW_ONLY
+    dropout: float = _HEAD.dropout
+    feature_dropout: float = _HEAD.feature_dropout
+    epochs: int = _TRAIN.epochs
+    lr: float = _TRAIN.lr
+    batch_size: int = _TRAIN.batch_size
+    weight_decay: float = _TRAIN.weight_decay
+    label_smoothing: float = _TRAIN.label_smoothing
+    focal_gamma: float = _TRAIN.focal_gamma
+    schedule: str = _TRAIN.schedule
+    patience: int = _TRAIN.patience
+    average: float = _TRAIN.average
+    class_weight: str | dict[Any, float] | None = None
+    validation_fraction: float = 0.2
+    ensemble: int = 1
+    random_state: int | np.random.RandomState | None = 0
 
     def fit(self, X: Any, y: Any) -> Self:
         """Train on features ``X`` (n, D) and labels ``y`` (n,) of any type.
