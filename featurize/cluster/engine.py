@@ -15,13 +15,14 @@ from numpy.typing import NDArray
 
 from xfeat.featurize.backbones.registry import PREFERRED, backbone_info
 from xfeat.featurize.backbones.weights import Weights
+from xfeat.featurize.cache.columns import to_bytes
 from xfeat.featurize.errors import DeviceError, MissingExtraError
 from xfeat.featurize.pipeline.reading import read_images
 from xfeat.featurize.specs import FeatureSpec
 
 if TYPE_CHECKING:
     from xfeat.featurize.cluster.connection import ActorPlan
-    from xfeat.featurize.cluster.worker import Assignment
+    from xfeat.featurize.cluster.worker import Assignment, Result
     from xfeat.featurize.datasets.sources import ImageSource
     from xfeat.featurize.engines import BatchSize
     from xfeat.featurize.pipeline.compute import Outcomes
@@ -119,12 +120,10 @@ class RayCluster:
             batch_size=self.batch_size,
         )
 
-    def _computed(
-        self, assignment: Assignment, paths: Sequence[str], plan: ActorPlan
-    ) -> Iterator[list[tuple[int, Outcome, str]]]:
+    def _computed(self, assignment: Assignment, paths: Sequence[str], plan: ActorPlan) -> Iterator[Result]:
         import ray
 
-        from xfeat.featurize.cluster.worker import ImageWorker, from_table
+        from xfeat.featurize.cluster.worker import ImageWorker, unpack
 
         _silence_ray_data_log()
         with warnings.catch_warnings():
@@ -145,7 +144,7 @@ class RayCluster:
             num_gpus=plan.gpus or None,
         )
         for table in computed.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
-            yield from_table(table, self.spec)
+            yield unpack(table)
 
     def _recheck_unreadable(self, outcome: Outcome, host: str, source: ImageSource, file: tuple[Path, str]) -> Outcome:
         """Skip an image only if this process cannot read it either: a machine may have lost its files."""
@@ -183,7 +182,7 @@ def _chunks(paths: Sequence[str], rows: int) -> Iterator[Any]:
 
     for first in range(0, len(paths), rows):
         # Names of files are bytes to the operating system; those that are not UTF-8 are not text for Arrow.
-        names = [path.encode("utf-8", "surrogateescape") for path in paths[first : first + rows]]
+        names = [to_bytes(path) for path in paths[first : first + rows]]
         positions = range(first, first + len(names))
         yield pa.table({"position": pa.array(positions, pa.int64()), "path": pa.array(names, pa.binary())})
 

@@ -8,6 +8,9 @@ from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 from xfeat.featurize.cache.shards import FileIdentity
 from xfeat.featurize.datasets.sources import ImageSource
 from xfeat.featurize.errors import ImageError
@@ -80,3 +83,9 @@ def read_image(
         return ReadImage(path, identity, pixels)
     except ImageError as error:
         return ReadImage(path, None, None, error.what)
+
+
+def is_among(known: NDArray[np.bytes_], sha256: str) -> bool:
+    """Tell whether a digest is among sorted ones, 64 hexadecimal digits each."""
+    at = int(np.searchsorted(known, sha256.encode()))
+    return at < len(known) and bool(known[at] == sha256.encode())

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from xfeat.featurize.datasets.sources import ImageSource, open_source
 from xfeat.featurize.errors import DeviceError
-from xfeat.featurize.pipeline.reading import ReadImage, read_image
+from xfeat.featurize.pipeline.reading import ReadImage, is_among, read_image
 from xfeat.featurize.specs import FeatureSpec
 from xfeat.featurize.system.decoder_warnings import ignore_decoder_warnings
 
@@ -92,12 +92,7 @@ def _start(root: Path, spec: FeatureSpec, known_file: Path) -> None:
     ignore_decoder_warnings()
     threading.Thread(target=_end_with_parent, daemon=True).start()
     source: ImageSource = open_source(root)
-    known = np.load(known_file)
-
-    def is_known(sha256: str) -> bool:
-        at = int(np.searchsorted(known, sha256.encode()))
-        return at < len(known) and bool(known[at] == sha256.encode())
-
+    is_known = partial(is_among, np.load(known_file))
     # Each process has its own GIL, so the decoder that holds it delays nobody.
     _reader = partial(read_image, source, spec=spec, is_known=is_known, may_hold_gil=True)
 

@@ -219,7 +219,7 @@ def test_a_machine_that_does_not_see_the_images_is_named(cluster: None, job: Job
 
     from xfeat.featurize.cluster.connection import check_machines
     from xfeat.featurize.cluster.engine import _chunks
-    from xfeat.featurize.cluster.worker import Assignment, ImageWorker, from_table
+    from xfeat.featurize.cluster.worker import Assignment, ImageWorker, unpack
 
     nodes = [node["NodeID"] for node in ray.nodes()]
     check_machines(nodes, job.data)
@@ -236,7 +236,7 @@ def test_a_machine_that_does_not_see_the_images_is_named(cluster: None, job: Job
         batch_size=None,
     )
     with pytest.raises(DeviceError, match="does not see the images"):
-        from_table(ImageWorker(assignment)(next(_chunks(["covid/000.png"], 1))), job.spec)
+        unpack(ImageWorker(assignment)(next(_chunks(["covid/000.png"], 1))))
 
 
 def test_an_image_that_only_a_machine_of_the_cluster_cannot_read_is_not_skipped(job: Job) -> None:
@@ -398,10 +398,10 @@ def test_weights_travel_with_the_work(cluster: None, job: Job, tmp_path: Path) -
     work = ray._assignment(job.data, np.zeros(0, "S64"), SimpleNamespace(gpus=0, cpus=1))  # type: ignore[arg-type]
     copy.unlink()
     from xfeat.featurize.cluster.engine import _chunks
-    from xfeat.featurize.cluster.worker import ImageWorker, from_table
+    from xfeat.featurize.cluster.worker import ImageWorker, unpack
 
     (chunk,) = _chunks(paths, len(paths))
-    ((position, outcome, _),) = from_table(ImageWorker(work)(chunk), job.spec)
+    ((position, outcome, _),) = unpack(ImageWorker(work)(chunk))
     assert (position, outcome.features is not None) == (0, True)
 
 
