@@ -147,7 +147,7 @@ def _require_agreement(result: Export) -> None:
             what = f", whose features were {' and '.join(export_differences.values())}"
             fix = f"{fix}; or run both again with {' '.join(export_differences)}"
             if training.max_difference < _OPPOSITE:
-                fix += f", or accept the difference with --tolerance {_rounded_up(training.max_difference)}"
+                fix += f", or accept the difference with --tolerance {math.ceil(training.max_difference * 100) / 100}"
         raise ParityError(
             f"the exported model does not give the predictions of the training{what}; nothing was written",
             path=result.files["full"],
@@ -155,7 +155,3 @@ def _require_agreement(result: Export) -> None:
             found=training.found,
             fix=fix,
         )
-
-
-def _rounded_up(difference: float) -> float:
-    return math.ceil(difference * 100) / 100

@@ -91,14 +91,11 @@ def verify_model(
         _check_run(model, run)
     predictions = partial(count_predictions, model.metadata)
     counter = ProgressCounter(progress, lambda images: images + len(models) * predictions(images))
+    images: CheckImages | None = None
     checks: Checks = {}
     scores: dict[str, tuple[Scores, Scores]] = {}
-    images = None
-    if run is not None and model.metadata.precision != "float32":
-        images, scores = _scores_within_gate(models, run, spec, counter)
-    elif run is not None:
-        images, expected = _torch_predictions(run, spec, counter)
-        checks = _compare(models, images, expected, counter)
+    if run is not None:
+        images, checks, scores = _compare_with_torch(models, run, spec, counter)
     elif spec.data is not None and certificate is not None:
         images, expected = _certified_predictions(model, certificate, spec.data, counter)
         checks = _compare(models, images, expected, counter)
@@ -170,23 +167,18 @@ def _identity(metadata: ModelMetadata) -> dict[str, str]:
     }
 
 
-def _torch_predictions(run: Run, spec: VerifySpec, counter: ProgressCounter) -> tuple[CheckImages, Probabilities]:
-    from xfeat.export.build.reference_model import load_reference_model, torch_probabilities
-    from xfeat.export.parity.run_images import images_to_check
-
-    images, _ = images_to_check(run, spec.data, counter=counter)
-    return images, torch_probabilities(load_reference_model(run, spec.weights_file), images.pixels)
-
-
-def _scores_within_gate(
+def _compare_with_torch(
     models: dict[str, ModelFile], run: Run, spec: VerifySpec, counter: ProgressCounter
-) -> tuple[CheckImages, dict[str, tuple[Scores, Scores]]]:
-    """Repeat the gate of a model of lower precision: its scores on the validation images against torch's."""
+) -> tuple[CheckImages, Checks, dict[str, tuple[Scores, Scores]]]:
+    """Compare predictions with torch's; of a model of lower precision, repeat the gate on the validation images."""
     from xfeat.export.build.reference_model import load_reference_model, torch_probabilities
-    from xfeat.export.parity.run_images import labelled_images
+    from xfeat.export.parity.run_images import images_to_check, labelled_images
 
     metadata = models[CPU].metadata
     reference = load_reference_model(run, spec.weights_file)
+    if metadata.precision == "float32":
+        images, _ = images_to_check(run, spec.data, counter=counter)
+        return images, _compare(models, images, torch_probabilities(reference, images.pixels), counter), {}
     images, labels = labelled_images(run, "valid", spec.data, counter=counter)
     before = measure(torch_probabilities(reference, images.pixels), labels, metadata)
     scores = {}
@@ -202,7 +194,7 @@ def _scores_within_gate(
                 fix="if it was quantised with another --gate, pass that one; otherwise run xexport quantize again",
             )
         scores[provider] = before, after
-    return images, scores
+    return images, {}, scores
 
 
 def _certified_predictions(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import torch
 from onnxscript import optimizer
 
 from xfeat.export.build.fused_model import FusedModel
-from xfeat.export.build.graph import Graph, copied
+from xfeat.export.build.graph import Graph
 from xfeat.export.build.opset import lower_opset
 from xfeat.export.build.resize_graph import PLANES, resize_graph
 from xfeat.export.model.interface import CORE_OUTPUTS, INPUT
@@ -43,7 +44,7 @@ def write_variants(
         OutputError: if a file cannot be written.
     """
     for variant, file in files.items():
-        proto = copied(traced)
+        proto = deepcopy(traced)
         if variant == "full":
             _prepend_resize(proto)
         else:
@@ -66,7 +67,7 @@ def write_variants(
 
 def detach_resize(full: onnx.ModelProto, side: int) -> onnx.ModelProto:
     """Return a full model without its resize, as it was traced: ``image`` float32 (N, 3, side, side), all outputs."""
-    proto = copied(full)
+    proto = deepcopy(full)
     resize = {name for node in resize_graph(side).node for name in node.output}
     nodes = [node for node in proto.graph.node if not resize & set(node.output)]
     for node in nodes:

@@ -75,14 +75,12 @@ class Graph:
         self._weights = {tensor.name: tensor for tensor in self.proto.graph.initializer}
 
 
-def copied(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return a copy that can be changed."""
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    return copy
-
-
 def attribute(node: onnx.NodeProto, name: str, default: Any) -> Any:
     """Return an attribute of a node."""
     found = (onnx.helper.get_attribute_value(each) for each in node.attribute if each.name == name)
     return next(found, default)
+
+
+def make_node(operator: str, inputs: Sequence[str], output: str, **attributes: Any) -> onnx.NodeProto:
+    """Return a node that is named after its output."""
+    return onnx.helper.make_node(operator, inputs, [output], name=output, **attributes)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import onnx
 
-from xfeat.export.build.graph import Graph, attribute
+from xfeat.export.build.graph import Graph, attribute, make_node
 from xfeat.featurize.errors import SpecError
 
 
@@ -39,10 +39,8 @@ def _as_pool(graph: Graph, node: onnx.NodeProto) -> list[onnx.NodeProto]:
     axes = graph.weight(node.input[1]).ravel().tolist() if graph.is_weight(node.input[1]) else node.input[1]
     if axes not in ([2, 3], [-2, -1]):
         raise SpecError("a mean that opset 13 cannot express", expected="over height and width", found=str(axes))
-    name, result = node.name, node.output[0]
+    result = node.output[0]
     if attribute(node, "keepdims", 1):
-        return [onnx.helper.make_node("GlobalAveragePool", [node.input[0]], [result], name=name)]
-    return [
-        onnx.helper.make_node("GlobalAveragePool", [node.input[0]], [f"{result}_pooled"], name=name),
-        onnx.helper.make_node("Flatten", [f"{result}_pooled"], [result], name=f"{name}_flat", axis=1),
-    ]
+        return [make_node("GlobalAveragePool", [node.input[0]], result)]
+    pooled = make_node("GlobalAveragePool", [node.input[0]], f"{result}_pooled")
+    return [pooled, make_node("Flatten", [pooled.name], result, axis=1)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,12 +11,15 @@ import click
 
 from xfeat.export.cli.options import cuda_graphs_option
 from xfeat.export.specs import DEFAULT_MODEL, PROVIDERS, BenchSpec
-from xfeat.featurize.console import NOT_NEGATIVE, PATH, comma_list, json_option, progress_bar, spec_option
+from xfeat.featurize.console import NOT_NEGATIVE, PATH, Printed, comma_list, json_option, progress_bar, spec_option
 
 if TYPE_CHECKING:
     from xfeat.export.bench import Speed
 
 _BATCHES = ",".join(map(str, BenchSpec.batches))
+
+
+_option = partial(spec_option, BenchSpec)
 
 
 @click.command()
@@ -27,7 +31,7 @@ _BATCHES = ",".join(map(str, BenchSpec.batches))
     metavar="A,B",
     help="Threads of the network; on a GPU only the largest number is used.  [default: 1 and all cores]",
 )
-@spec_option(BenchSpec, "seconds", NOT_NEGATIVE, "Duration of each measurement.")
+@_option("seconds", NOT_NEGATIVE, "Duration of each measurement.")
 @click.option(
     "--provider",
     "providers",
@@ -36,16 +40,9 @@ _BATCHES = ",".join(map(str, BenchSpec.batches))
     help="Can be given twice. A named provider has to run the whole network.  [default: all that are available]",
 )
 @cuda_graphs_option
-@spec_option(
-    BenchSpec,
-    "spin",
-    bool,
-    "Threads spin while they wait for one another (onnxruntime's default), or sleep (as in xserve).",
-)
+@_option("spin", bool, "Threads spin while they wait for one another (onnxruntime's default), or sleep (as in xserve).")
 @json_option
-def bench(
-    models: tuple[Path, ...], run: Path | None, batches: str, threads: str | None, **settings: Any
-) -> tuple[dict[str, Any], str]:
+def bench(models: tuple[Path, ...], run: Path | None, batches: str, threads: str | None, **settings: Any) -> Printed:
     """Measure the speed of models: latency and images per second, by provider, batch size and threads.
 
     Without MODEL: model.onnx. Models take turns. The last columns are a model's images per second divided by those of

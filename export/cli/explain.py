@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import click
 
 from xfeat.export.cli.options import device_option
-from xfeat.featurize.console import PATH, json_option, progress_bar, warn_skipped
+from xfeat.featurize.console import PATH, Printed, json_option, progress_bar, warn
 
 
 @click.command()
@@ -18,9 +17,7 @@ from xfeat.featurize.console import PATH, json_option, progress_bar, warn_skippe
 @click.option("--class", "shown", metavar="CLASS", help="Show the heatmap of CLASS.  [default: the predicted class]")
 @device_option("cpu")
 @json_option
-def explain(
-    model: Path, images: tuple[Path, ...], output: Path, shown: str | None, device: str
-) -> tuple[dict[str, Any], str]:
+def explain(model: Path, images: tuple[Path, ...], output: Path, shown: str | None, device: str) -> Printed:
     """Write each image with MODEL's heatmap (Grad-CAM) over it.
 
     IMAGES are files, and folders of them. Bright regions raised the score of the class shown. A heatmap shows where the
@@ -32,7 +29,7 @@ def explain(
     opened = open_model(model, device=device)
     with progress_bar("explaining", "images") as progress:
         done, skipped = explain_images(opened, images, output, shown=shown, progress=progress)
-    warn_skipped(skipped)
+    warn(f"skipped {path}: {reason}" for path, reason in skipped)
     lines = [
         f"{each.picture}  {each.shown} {each.probability:.4f}" + "  out of distribution" * each.out_of_distribution
         for each in done

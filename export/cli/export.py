@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,11 +12,14 @@ import click
 from xfeat.export.cli.options import data_option, weights_option
 from xfeat.export.cli.verify import agreement_lines
 from xfeat.export.specs import DEFAULT_MODEL, OPSETS, ExportSpec
-from xfeat.featurize.console import COUNT, PATH, json_option, progress_bar, spec_option
+from xfeat.featurize.console import COUNT, PATH, Printed, json_option, progress_bar, spec_option
 from xfeat.head.specs import DEFAULT_RUNS
 
 if TYPE_CHECKING:
     from xfeat.export.export import Export
+
+
+_option = partial(spec_option, ExportSpec)
 
 
 @click.command()
@@ -23,33 +27,22 @@ if TYPE_CHECKING:
 @click.option("-o", "--output", type=PATH, default=DEFAULT_MODEL, help="Model to write.")
 @weights_option
 @data_option
-@spec_option(
-    ExportSpec,
-    "max_check_images",
-    COUNT,
-    "Largest number of test images in the parity check.",
-    flag="--check-images",
-)
+@_option("max_check_images", COUNT, "Largest number of test images in the parity check.", flag="--check-images")
 @click.option(
     "--allow-changed-cache",
     is_flag=True,
     help="Export although features.h5 has changed since the run; without the out-of-distribution score.",
 )
-@spec_option(
-    ExportSpec,
-    "ood",
-    bool,
-    "Add the out-of-distribution score (output ood), computed from the training images in features.h5.",
+@_option(
+    "ood", bool, "Add the out-of-distribution score (output ood), computed from the training images in features.h5."
 )
-@spec_option(
-    ExportSpec,
+@_option(
     "opset",
     click.Choice([str(number) for number in OPSETS]),
     "Opset of the core model; 13 for older runtimes.",
     default=str(ExportSpec.opset),
 )
-@spec_option(
-    ExportSpec,
+@_option(
     "tolerance",
     float,
     "Largest difference between a probability of the full model and the one in the run's predictions.csv. Can be "
@@ -57,7 +50,7 @@ if TYPE_CHECKING:
     "fixed tolerances.",
 )
 @json_option
-def onnx(run: Path | None, output: Path, opset: str, **settings: Any) -> tuple[dict[str, Any], str]:
+def onnx(run: Path | None, output: Path, opset: str, **settings: Any) -> Printed:
     """Export RUN (by default the newest in runs/) to an ONNX model.
 
     Beside it are written a core model (.core.onnx) for more runtimes, and a certificate: the models are compared with

@@ -8,13 +8,13 @@ from typing import Any
 import click
 
 from xfeat.export.cli.options import model_argument
-from xfeat.featurize.console import json_option
+from xfeat.featurize.console import Printed, json_option
 
 
 @click.command()
 @model_argument
 @json_option
-def info(model: Path) -> tuple[dict[str, Any], str]:
+def info(model: Path) -> Printed:
     """Show the content of MODEL: classes, settings, fingerprints, threshold, size, operators."""
     from xfeat.export.describe import describe_model
 
@@ -27,7 +27,6 @@ def _as_text(facts: dict[str, Any]) -> str:
 
     decision = f"{facts['positive']} from {facts['threshold']:.4g}" if facts["positive"] else "the most probable class"
     stored = facts["parameters"] / 1e6
-    operators = ", ".join(f"{count} {name}" for name, count in facts["operators"].items())
     rows = {
         "model": f"{facts['model']}, {facts['bytes'] / 1e6:.1f} MB, {stored:.2f} million parameters",
         "variant": f"{facts['variant']}, {facts['precision']}, opset {facts['opset']}",
@@ -42,7 +41,7 @@ def _as_text(facts: dict[str, Any]) -> str:
         "certificate": facts["certificate"],
         "inputs": _shapes(facts["inputs"]),
         "outputs": _shapes(facts["outputs"]),
-        "operators": operators,
+        "operators": ", ".join(f"{count} {name}" for name, count in facts["operators"].items()),
     }
     width = max(map(len, rows)) + 2
     return "\n".join(f"{name + ':':{width}}{text}" for name, text in rows.items())

@@ -9,7 +9,7 @@ import click
 
 from xfeat.export.cli.options import data_option, model_argument
 from xfeat.export.specs import QuantizeSpec
-from xfeat.featurize.console import COUNT, NOT_NEGATIVE, PATH, json_option, progress_bar, spec_option
+from xfeat.featurize.console import COUNT, NOT_NEGATIVE, PATH, Printed, json_option, progress_bar, spec_option
 from xfeat.head.specs import DEFAULT_RUNS
 
 if TYPE_CHECKING:
@@ -31,9 +31,7 @@ if TYPE_CHECKING:
     "(on more if images are below 224 pixels, on fewer above).",
 )
 @json_option
-def quantize(
-    model: Path, output: Path | None, run: Path | None, fp16: bool, **settings: Any
-) -> tuple[dict[str, Any], str]:
+def quantize(model: Path, output: Path | None, run: Path | None, fp16: bool, **settings: Any) -> Printed:
     """Write MODEL in 8 bits, about a quarter of the size, if it passes the accuracy gate.
 
     Training images of the run calibrate it. Accuracy, sensitivity and AUC are measured before and after, on validation
@@ -50,8 +48,7 @@ def quantize(
     if run is None and not folder.exists():
         raise DataError("the run of the model was not found", path=folder, fix="name its folder with --run")
     opened = open_run(folder)
-    suffix = ".fp16.onnx" if fp16 else ".int8.onnx"
-    target = output or model.with_suffix(suffix)
+    target = output or model.with_suffix(".fp16.onnx" if fp16 else ".int8.onnx")
     done = quantize_model(model, opened, target, spec, lambda what: progress_bar(what, "nodes"))
     return done.to_dict(), _quantized(done)
 

@@ -9,7 +9,7 @@ import click
 
 from xfeat.export.cli.options import model_argument
 from xfeat.export.specs import TRITON_KINDS, TritonSpec
-from xfeat.featurize.console import COUNT, NOT_NEGATIVE, PATH, json_option, spec_option
+from xfeat.featurize.console import COUNT, NOT_NEGATIVE, PATH, Printed, json_option, spec_option
 
 
 @click.command()
@@ -37,7 +37,7 @@ from xfeat.featurize.console import COUNT, NOT_NEGATIVE, PATH, json_option, spec
     help="Where KServe finds the repository, such as s3://bucket/triton.  [default: pvc://NAME-OF-THE-FOLDER]",
 )
 @json_option
-def triton(model: Path, output: Path, **settings: Any) -> tuple[dict[str, Any], str]:
+def triton(model: Path, output: Path, **settings: Any) -> Printed:
     """Write MODEL into a model repository for NVIDIA Triton, with a manifest for KServe.
 
     Triton forms batches of images of one size. model.onnx takes images of any size, so each size forms batches of its

@@ -9,7 +9,7 @@ import click
 
 from xfeat.export.cli.options import model_argument, weights_option
 from xfeat.export.specs import VerifySpec
-from xfeat.featurize.console import NOT_NEGATIVE, PATH, json_option, progress_bar, spec_option
+from xfeat.featurize.console import NOT_NEGATIVE, PATH, Printed, json_option, progress_bar, spec_option
 
 if TYPE_CHECKING:
     from xfeat.export.parity.checks import Checks
@@ -47,7 +47,7 @@ def agreement_lines(checks: Checks, reference: str) -> list[str]:
     "--require-cuda", is_flag=True, help="Run on the GPU, and fail if part of the network would run on the CPU."
 )
 @json_option
-def verify(model: Path, run: Path | None, **settings: Any) -> tuple[dict[str, Any], str]:
+def verify(model: Path, run: Path | None, **settings: Any) -> Printed:
     """Check that MODEL is the file that was exported, and that it still gives the predictions in its certificate.
 
     The file is compared with the SHA-256 in the certificate. With --data, the model's predictions of the certificate's

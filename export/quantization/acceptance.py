@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import onnx
@@ -13,7 +12,7 @@ from numpy.typing import NDArray
 from xfeat.export.build.ood_score import fit_ood_threshold
 from xfeat.export.model.interface import OOD, PROBABILITIES
 from xfeat.export.model.metadata import ModelMetadata
-from xfeat.export.parity.accuracy_loss import Scores, losses, measure, scores_table
+from xfeat.export.parity.accuracy_loss import Scores, measure, scores_table
 from xfeat.export.parity.agreement import Probabilities
 from xfeat.export.quantization.subgraphs import run_model
 from xfeat.featurize.images.preprocess import Pixels
@@ -74,11 +73,6 @@ def ood_thresholds(candidate: Candidate, before: float | None) -> dict[str, floa
         "threshold_after": fit_ood_threshold(candidate.ood),
         "beyond_old_threshold": float((candidate.ood > before).mean()),
     }
-
-
-def attempts_as_json(attempts: Sequence[Candidate], before: Scores) -> list[dict[str, Any]]:
-    """Return the loss of each attempt, in plain JSON types."""
-    return [{"float_layers": len(each.float_layers), "losses": losses(before, each.scores)} for each in attempts]
 
 
 def attempts_table(attempts: Sequence[Candidate], before: Scores) -> str:

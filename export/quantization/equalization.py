@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from xfeat.export.build.graph import Graph, attribute
+from xfeat.export.build.graph import Graph, attribute, make_node
 from xfeat.export.model.interface import INPUT
 from xfeat.export.quantization.subgraphs import run_model
 from xfeat.featurize.images.preprocess import Pixels
@@ -71,7 +71,7 @@ def fold_normalisation(model: onnx.ModelProto, preprocess: PreprocessSpec) -> No
     _scale(graph, first.input[1], 1 / deviation)
     graph.set_weight(f"{CENTRED}_by", mean.astype(np.float32))
     following[0].input[0] = CENTRED
-    graph.replace_nodes([onnx.helper.make_node("Sub", [INPUT, f"{CENTRED}_by"], [CENTRED], name=CENTRED), *following])
+    graph.replace_nodes([make_node("Sub", [INPUT, f"{CENTRED}_by"], CENTRED), *following])
 
 
 def common_mean(graph: Graph) -> float | None:
@@ -139,8 +139,7 @@ def _multiply_channels(graph: Graph, name: str, producer: onnx.NodeProto, factor
 def _divide(graph: Graph, name: str, factor: Array, readers: Sequence[onnx.NodeProto]) -> None:
     """Divide a tensor for some of its readers."""
     graph.set_weight(f"{name}_inverse_factor", (1 / factor).astype(np.float32))
-    node = onnx.helper.make_node("Mul", [name, f"{name}_inverse_factor"], [f"{name}_divided"], name=f"{name}_divided")
-    graph.insert_after(name, node, readers)
+    graph.insert_after(name, make_node("Mul", [name, f"{name}_inverse_factor"], f"{name}_divided"), readers)
 
 
 def _scale(graph: Graph, name: str, factor: Array) -> None:

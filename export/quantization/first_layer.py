@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx
 
-from xfeat.export.build.graph import Graph, attribute
+from xfeat.export.build.graph import Graph, attribute, make_node
 from xfeat.export.model.interface import INPUT
 from xfeat.export.quantization.equalization import CENTRED, common_mean
 
@@ -29,14 +29,14 @@ def read_grey_levels(model: onnx.ModelProto) -> None:
         return
     step, mean = f"{CENTRED}_step", f"{CENTRED}_zero_point"
     graph.set_weight("black", np.asarray(np.uint8(0)))
-    make, levels = onnx.helper.make_node, "grey_levels"
-    nodes = [make("QuantizeLinear", [INPUT, step, "black"], [levels], name=levels)]
+    levels = "grey_levels"
+    nodes = [make_node("QuantizeLinear", [INPUT, step, "black"], levels)]
     side = model.graph.input[0].type.tensor_type.shape.dim[2].dim_value
     if side % 2 == 0 and all(attribute(first, name, wanted) == wanted for name, wanted in _STEM.items()):
-        nodes.append(make("SpaceToDepth", [levels], ["grey_blocks"], blocksize=2, name="grey_blocks"))
+        nodes.append(make_node("SpaceToDepth", [levels], "grey_blocks", blocksize=2))
         levels = "grey_blocks"
         _read_blocks(graph, first)
-    nodes.append(make("DequantizeLinear", [levels, step, mean], ["grey"], name="grey"))
+    nodes.append(make_node("DequantizeLinear", [levels, step, mean], "grey"))
     first.input[0] = "grey"
     unused = {CENTRED, f"{CENTRED}_levels", f"{CENTRED}_quantized"}
     graph.replace_nodes([*nodes, *(node for node in graph.nodes if not unused & set(node.output))])

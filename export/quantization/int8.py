@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from copy import deepcopy
 from dataclasses import dataclass
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from xfeat.export.build.graph import Graph, copied
+from xfeat.export.build.graph import Graph, make_node
 from xfeat.export.model.progress import Progress
 from xfeat.export.quantization.equalization import equalise, fold_normalisation
 from xfeat.export.quantization.qdq import store_matrices_in_8_bits, write_layers
@@ -80,7 +81,7 @@ def prepare(traced: onnx.ModelProto, pixels: Pixels, preprocess: PreprocessSpec)
         pixels: uint8 (n, S, S, 3), training images.
         preprocess: the normalisation that the model contains.
     """
-    model = copied(traced)
+    model = deepcopy(traced)
     for node in model.graph.node:
         if node.op_type == "Conv":  # the name of its weight in torch, such as _blocks.3._project_conv
             node.name = node.input[1].removeprefix("backbone.").removeprefix("model.").removesuffix(".weight")
@@ -103,12 +104,12 @@ def write_int8(prepared: PreparedModel, layers: QuantizedLayers) -> onnx.ModelPr
     Activations are unsigned and weights signed with one scale per channel, the form that CPUs with VNNI compute
     fastest. The remaining mean shift of each feature is added back: a head would take a shift for a finding.
     """
-    model, features = copied(prepared.model), prepared.features_name
+    model, features = deepcopy(prepared.model), prepared.features_name
     write_layers(model, layers)
     (found,) = run_model(cut_at(model, features), prepared.pixels, [features])
     graph = Graph(model)
     graph.set_weight("feature_shift", (prepared.features - found).mean(0).astype(np.float32))
-    corrected = onnx.helper.make_node("Add", [features, "feature_shift"], ["corrected_features"], name="correct")
+    corrected = make_node("Add", [features, "feature_shift"], "corrected_features")
     graph.insert_after(features, corrected, graph.readers()[features])
     store_matrices_in_8_bits(model)
     return model

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx
 
-from xfeat.export.build.graph import Graph
+from xfeat.export.build.graph import Graph, make_node
 from xfeat.export.quantization.first_layer import read_grey_levels
 from xfeat.export.quantization.rounding import ActivationScale, Int8Convolution, QuantizedLayers, channel_scales
 
@@ -50,7 +50,6 @@ def store_matrices_in_8_bits(model: onnx.ModelProto) -> None:
     """
     graph = Graph(model)
     made = []
-    cast = onnx.helper.make_node
     for name in [tensor.name for tensor in model.graph.initializer if len(tensor.dims) == 2]:
         matrix = graph.weight(name)
         if matrix.dtype != np.float32 or matrix.size < _MIN_MATRIX:
@@ -59,9 +58,9 @@ def store_matrices_in_8_bits(model: onnx.ModelProto) -> None:
         graph.set_weight(f"{name}_levels", np.rint(matrix / scale).astype(np.int8))
         graph.set_weight(f"{name}_scale", scale.reshape(1, -1))
         made += [
-            cast("Cast", [f"{name}_levels"], [f"{name}_int32"], name=f"{name}_int32", to=onnx.TensorProto.INT32),
-            cast("Cast", [f"{name}_int32"], [f"{name}_float"], name=f"{name}_float", to=onnx.TensorProto.FLOAT),
-            cast("Mul", [f"{name}_float", f"{name}_scale"], [f"{name}_dequantized"], name=f"{name}_dequantized"),
+            make_node("Cast", [f"{name}_levels"], f"{name}_int32", to=onnx.TensorProto.INT32),
+            make_node("Cast", [f"{name}_int32"], f"{name}_float", to=onnx.TensorProto.FLOAT),
+            make_node("Mul", [f"{name}_float", f"{name}_scale"], f"{name}_dequantized"),
         ]
         for node in model.graph.node:
             node.input[:] = [f"{name}_dequantized" if each == name else each for each in node.input]
@@ -77,14 +76,14 @@ def _write_convolution(graph: Graph, node: onnx.NodeProto, layer: Int8Convolutio
     graph.set_weight(zeros, np.zeros(len(layer.scale), np.int8))
     graph.set_weight(f"{name}_bias_corrected", layer.bias)
     node.input[1:] = [f"{name}_dequantized", f"{name}_bias_corrected"]
-    return onnx.helper.make_node("DequantizeLinear", parts, [node.input[1]], name=node.input[1], axis=0)
+    return make_node("DequantizeLinear", parts, node.input[1], axis=0)
 
 
 def _write_activation(graph: Graph, name: str, scale: ActivationScale) -> list[onnx.NodeProto]:
-    parts, levels, made = [f"{name}_step", f"{name}_zero_point"], f"{name}_levels", f"{name}_quantized"
+    parts, levels = [f"{name}_step", f"{name}_zero_point"], f"{name}_levels"
     graph.set_weight(parts[0], np.asarray(scale.step))
     graph.set_weight(parts[1], np.asarray(scale.zero_point))
     return [
-        onnx.helper.make_node("QuantizeLinear", [name, *parts], [levels], name=levels),
-        onnx.helper.make_node("DequantizeLinear", [levels, *parts], [made], name=made),
+        make_node("QuantizeLinear", [name, *parts], levels),
+        make_node("DequantizeLinear", [levels, *parts], f"{name}_quantized"),
     ]

@@ -18,7 +18,7 @@ from xfeat.export.build.assemble import detach_resize, write_variants
 from xfeat.export.model.file import open_model
 from xfeat.export.model.metadata import ModelMetadata
 from xfeat.export.model.progress import Progress
-from xfeat.export.parity.accuracy_loss import Scores, gate_in_words, within_gate
+from xfeat.export.parity.accuracy_loss import Scores, gate_in_words, losses, within_gate
 from xfeat.export.parity.agreement import Probabilities
 from xfeat.export.parity.certificate import write_certificate
 from xfeat.export.parity.check_images import CheckImages
@@ -27,7 +27,6 @@ from xfeat.export.parity.run_images import labelled_images
 from xfeat.export.publish import output_paths, publish
 from xfeat.export.quantization.acceptance import (
     Candidate,
-    attempts_as_json,
     attempts_table,
     measure_model,
     ood_thresholds,
@@ -146,7 +145,10 @@ def quantize_model(
             max_difference=float(difference.max()),
             mean_difference=float(difference.mean()),
             float_layers=after.float_layers,
-            attempts=attempts_as_json(attempts, before.scores),
+            attempts=[
+                {"float_layers": len(each.float_layers), "losses": losses(before.scores, each.scores)}
+                for each in attempts
+            ],
             familiar=ood,
         )
         facts = result.to_dict()

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
 from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 from numpy.typing import NDArray
 from onnxscript import optimizer
 
-from xfeat.export.build.graph import Graph, copied
+from xfeat.export.build.graph import Graph
 from xfeat.export.model.batches import batches, to_nchw
 from xfeat.export.model.interface import INPUT, LOGITS
 from xfeat.featurize.images.preprocess import Pixels
@@ -46,7 +46,7 @@ def features_name(model: onnx.ModelProto) -> str:
 
 def cut_at(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
     """Return the part of a model that computes the tensor ``name``, its only output."""
-    part = copied(model)
+    part = deepcopy(model)
     del part.graph.output[:], part.graph.value_info[:]
     part.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
     optimizer.remove_unused_nodes(part)
@@ -61,11 +61,11 @@ def run_model(
     reduce: Callable[[NDArray[np.float32]], NDArray[np.float32]] = lambda values: values,
 ) -> list[NDArray[np.float32]]:
     """Return any tensors (n, …) of a model for images uint8 (n, S, S, 3), reduced batch by batch."""
-    probe = copied(model)
+    probe = deepcopy(model)
     del probe.graph.output[:]
     for name in names:
         probe.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
-    session = _open(probe)
+    session = open_session(probe.SerializeToString())
     answers = [
         [reduce(values) for values in session.run(list(names), {INPUT: to_nchw(batch)})] for batch in batches(pixels)
     ]
@@ -85,9 +85,6 @@ def run_node(graph: Graph, node: onnx.NodeProto, *inputs: Mapping[str, NDArray[A
         [onnx.numpy_helper.from_array(graph.weight(name), name) for name in weights],
     )
     proto = graph.proto
-    session = _open(onnx.helper.make_model(part, opset_imports=proto.opset_import, ir_version=proto.ir_version))
+    model = onnx.helper.make_model(part, opset_imports=proto.opset_import, ir_version=proto.ir_version)
+    session = open_session(model.SerializeToString())
     return [np.asarray(session.run(None, {name: each[name] for name in names})[0]) for each in inputs]
-
-
-def _open(model: onnx.ModelProto) -> ort.InferenceSession:
-    return open_session(model.SerializeToString())

@@ -34,7 +34,6 @@ def stack(pixels: Sequence[Pixels], size: int) -> NDArray[np.uint8]:
     Returns:
         uint8 (size, S, S, 3).
     """
-    batch = np.empty((size, *pixels[0].shape), np.uint8)
+    batch = np.zeros((size, *pixels[0].shape), np.uint8)
     np.stack(pixels, out=batch[: len(pixels)])
-    batch[len(pixels) :] = 0
     return batch

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import replace
 
 import numpy as np
@@ -9,7 +10,7 @@ import onnx
 import pytest
 import torch
 
-from xfeat.export.build.graph import Graph, copied
+from xfeat.export.build.graph import Graph
 from xfeat.export.quantization.int8 import PreparedModel, prepare, quantize_backbone
 from xfeat.export.quantization.qdq import write_layers
 from xfeat.export.quantization.rounding import QuantizedLayers, dequantized
@@ -25,7 +26,7 @@ def outputs_of_layer(model: onnx.ModelProto, place: int, pixels: Pixels) -> np.n
 
 
 def written(prepared: PreparedModel, layers: QuantizedLayers) -> onnx.ModelProto:
-    model = copied(prepared.backbone)
+    model = deepcopy(prepared.backbone)
     write_layers(model, layers)
     return model
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,6 @@ import torch
 from click.testing import Result
 from sklearn.metrics import accuracy_score, recall_score, roc_auc_score
 
-from xfeat.export.build.graph import copied as copy_of
 from xfeat.export.model.batches import to_nchw
 from xfeat.export.model.file import open_model
 from xfeat.export.model.metadata import ModelMetadata
@@ -106,7 +106,7 @@ def test_a_loss_over_the_gate_writes_nothing_and_shows_all_attempts(
     """The quantised model is replaced by one whose classes are exchanged."""
 
     def exchanged(prepared: PreparedModel, *_: object) -> onnx.ModelProto:
-        model = copy_of(prepared.model)
+        model = deepcopy(prepared.model)
         gemm = next(node for node in model.graph.node if "logits" in node.output)
         for tensor in model.graph.initializer:
             if tensor.name in gemm.input[1:]:

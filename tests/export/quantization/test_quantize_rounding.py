@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pytest
 import torch
 from torch.ao.quantization import MinMaxObserver
 
-from xfeat.export.build.graph import Graph, attribute, copied
+from xfeat.export.build.graph import Graph, attribute
 from xfeat.export.quantization.equalization import fold_normalisation
 from xfeat.export.quantization.gptq import gptq_round
 from xfeat.export.quantization.int8 import PreparedModel, quantize_backbone
@@ -36,7 +37,7 @@ def test_a_prepared_model_computes_the_same(
 def test_the_first_layer_normalises(traced: onnx.ModelProto, pixels: np.ndarray, name: str) -> None:
     """Compared with torch, which divides by the deviation before it convolves."""
     mean, std = NORMALIZATIONS[name]
-    model = copied(traced)
+    model = deepcopy(traced)
     first = Graph(model).convolutions[0]
     weight = torch.tensor(Graph(model).weight(first.input[1]), dtype=torch.float64)
     fold_normalisation(model, replace(SPEC, mean=mean, std=std))
@@ -134,7 +135,7 @@ def test_with_every_layer_in_float32_features_are_the_same(prepared: PreparedMod
     names = [node.name for node in Graph(prepared.model).convolutions]
     layers = quantize_backbone(prepared, names)
     assert layers == QuantizedLayers()
-    model = copied(prepared.backbone)
+    model = deepcopy(prepared.backbone)
     write_layers(model, layers)
     found = run_model(model, pixels, [prepared.features_name])[0]
     assert np.abs(found - prepared.features).max() < 1e-3 * prepared.features.std()
@@ -151,7 +152,7 @@ def test_correcting_each_layer_reduces_the_error(prepared: PreparedModel, layers
         plain.convolutions[node.name] = replace(layers.convolutions[node.name], weight=levels, scale=scale, bias=bias)
     errors = []
     for each in (layers, plain):
-        model = copied(prepared.backbone)
+        model = deepcopy(prepared.backbone)
         write_layers(model, each)
         found = run_model(model, prepared.pixels, [prepared.features_name])[0]
         errors.append(np.square(found - prepared.features).mean())
@@ -161,7 +162,7 @@ def test_correcting_each_layer_reduces_the_error(prepared: PreparedModel, layers
 @pytest.mark.slow
 def test_the_bias_of_a_dead_channel_fits_into_32_bits(prepared: PreparedModel) -> None:
     """In units of both steps, as onnxruntime's convolutions add it."""
-    model = copied(prepared.model)
+    model = deepcopy(prepared.model)
     graph = Graph(model)
     node = graph.convolutions[4]
     weight, bias = (graph.weight(name).copy() for name in node.input[1:])
@@ -178,7 +179,7 @@ def test_onnxruntime_computes_all_layers_but_the_first_block_in_8_bits(
     prepared: PreparedModel, layers_after_first_block: QuantizedLayers, tmp_path: Path
 ) -> None:
     """A float convolution between two layers in 8 bits would be quantised by onnxruntime itself, with one scale."""
-    model = copied(prepared.backbone)
+    model = deepcopy(prepared.backbone)
     write_layers(model, layers_after_first_block)
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
@@ -192,7 +193,7 @@ def test_onnxruntime_computes_all_layers_but_the_first_block_in_8_bits(
 def test_sums_are_quantised_for_convolutions_and_not_along_the_skips(
     prepared: PreparedModel, layers: QuantizedLayers
 ) -> None:
-    model = copied(prepared.backbone)
+    model = deepcopy(prepared.backbone)
     write_layers(model, layers)
     producers = Graph(model).producers()
     added = [producers[name].op_type for node in Graph(model).nodes if node.op_type == "Add" for name in node.input]
