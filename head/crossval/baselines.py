@@ -14,7 +14,6 @@ from xfeat.featurize.cache.rows import read_rows
 from xfeat.featurize.datasets.layouts import NO_LABEL
 from xfeat.featurize.errors import DataError
 from xfeat.head.compare.baselines import LOGISTIC, SVM
-from xfeat.head.crossval.out_of_fold import OutOfFold
 from xfeat.head.crossval.runner import CrossValidation
 from xfeat.head.evaluation.intervals import grouped_interval
 from xfeat.head.specs import CrossvalSpec, MemorySpec
@@ -43,7 +42,7 @@ def check_memory(cache: FeatureCache, plan: CrossvalSpec, memory: MemorySpec) ->
 
 
 def cross_validate_baselines(
-    result: CrossValidation, *, seed: int, progress: Callable[[int, int], None] | None = None
+    result: CrossValidation, progress: Callable[[int, int], None] | None = None
 ) -> list[dict[str, Any]]:
     """Fit logistic regression and an SVM with default settings, on standardised features, for each fold.
 
@@ -51,7 +50,6 @@ def cross_validate_baselines(
 
     Args:
         result: its images and grouped folds are used.
-        seed: of the bootstrap.
         progress: called with the number of fitted classifiers and the total.
 
     Returns:
@@ -81,13 +79,13 @@ def cross_validate_baselines(
             done += 1
             if progress is not None:
                 progress(done, len(folds) * len(kinds))
-    return [_compared(heads, name, replace(heads, probabilities=onehot), seed) for name, onehot in predicted.items()]
-
-
-def _compared(heads: OutOfFold, name: str, baseline: OutOfFold, seed: int) -> dict[str, Any]:
-    better = heads.correct.mean(axis=0) - baseline.correct.mean(axis=0)
-    difference = {"accuracy": float(better.mean()), "interval": grouped_interval(better, heads.groups, seed=seed)}
-    return {"name": name, "accuracy": baseline.accuracy(seed=seed), "difference": difference}
+    compared, seed = [], result.train.seed
+    for name, onehot in predicted.items():
+        baseline = replace(heads, probabilities=onehot)
+        better = heads.correct.mean(axis=0) - baseline.correct.mean(axis=0)
+        difference = {"accuracy": float(better.mean()), "interval": grouped_interval(better, heads.groups, seed=seed)}
+        compared.append({"name": name, "accuracy": baseline.accuracy(seed=seed), "difference": difference})
+    return compared
 
 
 def _features(result: CrossValidation, places: NDArray[np.int64]) -> NDArray[np.float32]:

@@ -10,6 +10,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from xfeat.featurize.cache.columns import Skipped
 from xfeat.featurize.specs import FeatureSpec
 from xfeat.featurize.system.atomic import output_error, replacing
@@ -32,27 +34,51 @@ _ELSEWHERE = "choose another place with --predictions"
 
 
 def save_crossval(
-    writer: RunWriter, result: CrossValidation, figures: dict[str, Any], *, call: Callable[..., Any] = call_here
+    writer: RunWriter,
+    result: CrossValidation,
+    audit: dict[str, Any],
+    baselines: list[dict[str, Any]] | None = None,
+    *,
+    call: Callable[..., Any] = call_here,
 ) -> dict[str, Any]:
-    """Write crossval.json, predictions.csv and report.html.
+    """Write crossval.json, predictions.csv and report.html; return the content of crossval.json.
 
     Args:
         writer: of the folder.
         result: the cross-validation.
-        figures: its :meth:`~xfeat.head.crossval.runner.CrossValidation.to_dict`, with the specs, the audit and the
-            baselines added.
+        audit: of its cache.
+        baselines: from :func:`xfeat.head.crossval.baselines.cross_validate_baselines`.
         call: runs the rendering; a :class:`xfeat.head.reports.worker.Worker` does it in another process.
-
-    Returns:
-        The content of crossval.json.
     """
-    cache = result.cache
+    cache, main, by_image = result.cache, result.main, result.by_image
+    names, seed = cache.class_names, result.train.seed
+    metrics = main.metrics(names)
     facts = {
         "format": FORMAT,
         "schema_version": SCHEMA_VERSION,
         "name": writer.target.name,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        **figures,
+        "accuracy": main.accuracy(seed=seed),
+        "confusion_matrix": metrics["confusion_matrix"],
+        "grouped": result.grouped,
+        "folds": result.plan.folds,
+        "seeds": result.plan.seeds,
+        "ensemble": result.plan.members,
+        "classes": list(names),
+        "images": len(result.rows),
+        "groups": len(np.unique(main.groups)),
+        "metrics": metrics,
+        "each_fold": main.each_fold(names),
+        "by_image": by_image
+        and {
+            "accuracy": by_image.accuracy(seed=seed),
+            "confusion_matrix": by_image.metrics(names)["confusion_matrix"],
+        },
+        "feature_fingerprint": cache.spec.fingerprint,
+        "head_spec": result.head.to_dict(),
+        "train_spec": result.train.to_dict(),
+        "audit": audit,
+        **({} if baselines is None else {"baselines": baselines}),
         "feature_spec": cache.spec.to_dict(),
         "dim": int(cache.features.shape[-1]),
         "cache": origin_of(cache),
@@ -61,7 +87,7 @@ def save_crossval(
     writer.save_json(CROSSVAL_FILE, facts)
     writer.save_table(PREDICTIONS_FILE, *out_of_fold_table(result))
     paths = [cache.columns.path[row] for row in result.rows.tolist()]
-    writer.save_text(REPORT_FILE, call(render_crossval, facts, result.main, paths, cache.skipped))
+    writer.save_text(REPORT_FILE, call(render_crossval, facts, main, paths, cache.skipped))
     return facts
 
 
@@ -82,17 +108,16 @@ def check_writable(path: Path) -> None:
 
 def out_of_fold_table(result: CrossValidation) -> tuple[list[str], Iterator[list[Any]]]:
     """Return the columns, and one line per image and seed."""
-    probabilities = [PROBABILITY_PREFIX + name for name in result.cache.class_names]
-    return ["path", "group", "seed", "fold", "label", "prediction", *probabilities], _lines(result)
-
-
-def _lines(result: CrossValidation) -> Iterator[list[Any]]:
     names, columns, main = result.cache.class_names, result.cache.columns, result.main
-    for seed, (fold, probabilities) in enumerate(zip(main.fold, main.probabilities, strict=True)):
-        for place, row in enumerate(result.rows.tolist()):
-            p = probabilities[place]
-            facts = [columns.path[row], columns.group[row], seed, fold[place], names[main.labels[place]]]
-            yield [*facts, names[p.argmax()], *(str(value) for value in p)]
+
+    def lines() -> Iterator[list[Any]]:
+        for seed, (fold, probabilities) in enumerate(zip(main.fold, main.probabilities, strict=True)):
+            for row, label, number, p in zip(result.rows.tolist(), main.labels, fold, probabilities, strict=True):
+                facts = [columns.path[row], columns.group[row], seed, number, names[label], names[p.argmax()]]
+                yield [*facts, *(str(value) for value in p)]
+
+    header = ["path", "group", "seed", "fold", "label", "prediction"]
+    return [*header, *(PROBABILITY_PREFIX + name for name in names)], lines()
 
 
 def save_out_of_fold(result: CrossValidation, path: Path) -> None:

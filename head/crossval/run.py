@@ -75,7 +75,7 @@ def crossval_run(
         check_writable(options.predictions)
     if options.baselines:
         check_memory(cache, plan, options.memory)
-    specs = {"head_spec": head_spec.to_dict(), "train_spec": train_spec.to_dict(), "audit": audit_of(cache)}
+    audit, baselines = audit_of(cache), None
     parameters = {**head_parameters(head_spec, train_spec), **plan.to_dict(), **cache_parameters(cache)}
     trackers = options.open_trackers()
     folder = checkpoint_folder(runs, cache, head_spec, train_spec, plan, options.memory)
@@ -97,23 +97,22 @@ def crossval_run(
             )
         if options.predictions is not None:
             save_out_of_fold(result, options.predictions)
-        figures = {**result.to_dict(seed=train_spec.seed), **specs}
         if options.baselines:
             with options.progress("baselines", "fits") as advance:
-                figures["baselines"] = cross_validate_baselines(result, seed=train_spec.seed, progress=advance)
+                baselines = cross_validate_baselines(result, advance)
         with writer:
-            facts = save_crossval(writer, result, figures, call=options.call)
+            facts = save_crossval(writer, result, audit, baselines, call=options.call)
         also = [] if options.predictions is None else [options.predictions]
-        _track(tracking, figures, [*sorted(writer.target.iterdir()), *also])
+        _track(tracking, facts, [*sorted(writer.target.iterdir()), *also])
     return writer.target, facts
 
 
-def _track(tracking: Tracking, figures: dict[str, Any], files: list[Path]) -> None:
+def _track(tracking: Tracking, facts: dict[str, Any], files: list[Path]) -> None:
     """Record the accuracy of each fold as a curve, and the metrics over all folds."""
-    found = part_metrics(figures["metrics"], "out_of_fold/")
-    divisions = {"grouped": figures["accuracy"]}
-    if figures["by_image"] is not None:
-        divisions["by_image"] = figures["by_image"]["accuracy"]
+    found = part_metrics(facts["metrics"], "out_of_fold/")
+    divisions = {"grouped": facts["accuracy"]}
+    if facts["by_image"] is not None:
+        divisions["by_image"] = facts["by_image"]["accuracy"]
     for division, accuracy in divisions.items():
         found |= {f"{division}/accuracy_{name}": accuracy[name] for name in ("mean", "std")}
         for fold, value in enumerate(accuracy["folds"]):

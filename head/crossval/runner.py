@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +17,7 @@ from xfeat.featurize.errors import DataError
 from xfeat.featurize.specs import require
 from xfeat.featurize.system.versions import library_versions
 from xfeat.head.crossval.out_of_fold import OutOfFold
-from xfeat.head.crossval.training import Fold, FoldCheckpoints, FoldTraining, train_folds
+from xfeat.head.crossval.training import Fold, FoldTraining, completed, train_folds
 from xfeat.head.data.rows import plan_reading
 from xfeat.head.data.splits import check_classes, fewest_groups
 from xfeat.head.runs.resumable import deterministic_name
@@ -38,6 +37,8 @@ class CrossValidation:
 
     Attributes:
         cache: the features.
+        head: the layers.
+        train: the optimisation; its seed is that of the first repetition.
         plan: folds and seeds.
         rows: int64 (n,), the rows of the cache that were used.
         grouped: whether the images have groups (patients or series).
@@ -46,36 +47,13 @@ class CrossValidation:
     """
 
     cache: FeatureCache
+    head: HeadSpec
+    train: TrainSpec
     plan: CrossvalSpec
     rows: NDArray[np.int64]
     grouped: bool
     main: OutOfFold
     by_image: OutOfFold | None
-
-    def to_dict(self, *, seed: int) -> dict[str, Any]:
-        """Return the results as plain JSON types."""
-        names = self.cache.class_names
-        metrics = self.main.metrics(names)
-        return {
-            "accuracy": self.main.accuracy(seed=seed),
-            "confusion_matrix": metrics["confusion_matrix"],
-            "grouped": self.grouped,
-            "folds": self.plan.folds,
-            "seeds": self.plan.seeds,
-            "ensemble": self.plan.members,
-            "classes": list(names),
-            "images": len(self.rows),
-            "groups": len(np.unique(self.main.groups)),
-            "metrics": metrics,
-            "each_fold": self.main.each_fold(names),
-            "by_image": None
-            if self.by_image is None
-            else {
-                "accuracy": self.by_image.accuracy(seed=seed),
-                "confusion_matrix": self.by_image.metrics(names)["confusion_matrix"],
-            },
-            "feature_fingerprint": self.cache.spec.fingerprint,
-        }
 
 
 def cross_validate(
@@ -85,7 +63,7 @@ def cross_validate(
     plan: CrossvalSpec,
     *,
     memory: MemorySpec | None = None,
-    checkpoints: FoldCheckpoints | None = None,
+    checkpoints: Path | None = None,
     progress: FoldProgress | None = None,
 ) -> CrossValidation:
     """Train a head, or an ensemble, per fold and seed; test each on its fold.
@@ -99,8 +77,7 @@ def cross_validate(
         train: the optimisation; its seed is the first, the others follow it.
         plan: folds and seeds.
         memory: limit for features; more are read from the disk, in another order.
-        checkpoints: stores the predictions of finished folds and restores those of an earlier call; see
-            :func:`xfeat.head.crossval.training.fold_checkpoints`.
+        checkpoints: where finished folds are stored, from :func:`xfeat.head.crossval.training.fold_checkpoints`.
         progress: called before the first head is trained, and after each.
 
     Raises:
@@ -137,14 +114,14 @@ def cross_validate(
         data = plan_reading(cache, len(rows), memory or MemorySpec()).load(cache, rows)
         fit = partial(train_folds, data=data, head=head, train=train, members=plan.members, classes=classes)
         advance(0, total)
-        finished = fit(trainings) if checkpoints is None else checkpoints.complete(trainings, fit)
+        finished = fit(trainings) if checkpoints is None else completed(checkpoints, trainings, fit)
         for done, (training, probabilities) in enumerate(finished, 1):
             result = results[training.division]
             result.probabilities[training.seed, training.fold.test] = probabilities
             result.fold[training.seed, training.fold.test] = training.number
             advance(done, total)
     grouped = any(cache.columns.group[row] for row in rows.tolist())
-    return CrossValidation(cache, plan, rows, grouped, results["grouped"], results.get("by-image"))
+    return CrossValidation(cache, head, train, plan, rows, grouped, results["grouped"], results.get("by-image"))
 
 
 def checkpoint_folder(

@@ -53,54 +53,47 @@ class FoldTraining:
         return f"{self.division}-seed{self.seed}-fold{self.number}"
 
 
-class FoldCheckpoints:
-    """The predictions of finished folds, one file per fold.
+def completed(
+    folder: Path,
+    trainings: Sequence[FoldTraining],
+    train: Callable[[list[FoldTraining]], Generator[tuple[FoldTraining, Probabilities]]],
+) -> Iterator[tuple[FoldTraining, Probabilities]]:
+    """Yield the predictions of all folds: those stored in ``folder`` first, then those that ``train`` gives.
 
-    Args:
-        folder: see :func:`fold_checkpoints`.
+    The latter are stored there, too.
+
+    Raises:
+        OutputError: if a checkpoint cannot be written.
     """
+    rest = []
+    for training in trainings:
+        probabilities = _stored(folder, training)
+        if probabilities is None:
+            rest.append(training)
+        else:
+            yield training, probabilities
+    with closing(train(rest)) as trained:
+        for training, probabilities in trained:
+            file = folder / f"{training.name}.npy"
+            with replacing(file, elsewhere=ELSEWHERE) as part, part.open("wb") as stream:
+                np.save(stream, probabilities, allow_pickle=False)
+            yield training, probabilities
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
 
-    def complete(
-        self,
-        trainings: Sequence[FoldTraining],
-        train: Callable[[list[FoldTraining]], Generator[tuple[FoldTraining, Probabilities]]],
-    ) -> Iterator[tuple[FoldTraining, Probabilities]]:
-        """Yield the predictions of all folds: stored ones first, then those that ``train`` gives for the others.
-
-        Raises:
-            OutputError: if a checkpoint cannot be written.
-        """
-        rest = []
-        for training in trainings:
-            probabilities = self._read(training)
-            if probabilities is None:
-                rest.append(training)
-            else:
-                yield training, probabilities
-        with closing(train(rest)) as trained:
-            for training, probabilities in trained:
-                file = self.folder / f"{training.name}.npy"
-                with replacing(file, elsewhere=ELSEWHERE) as part, part.open("wb") as stream:
-                    np.save(stream, probabilities, allow_pickle=False)
-                yield training, probabilities
-
-    def _read(self, training: FoldTraining) -> Probabilities | None:
-        try:
-            probabilities: Probabilities = np.load(self.folder / f"{training.name}.npy", allow_pickle=False)
-        except (OSError, ValueError, EOFError, TypeError, TokenError):  # missing or damaged
-            return None
-        expected = (2, np.dtype(np.float32), len(training.fold.test))
-        return probabilities if (probabilities.ndim, probabilities.dtype, len(probabilities)) == expected else None
+def _stored(folder: Path, training: FoldTraining) -> Probabilities | None:
+    try:
+        probabilities: Probabilities = np.load(folder / f"{training.name}.npy", allow_pickle=False)
+    except (OSError, ValueError, EOFError, TypeError, TokenError):  # missing or damaged
+        return None
+    expected = (2, np.dtype(np.float32), len(training.fold.test))
+    return probabilities if (probabilities.ndim, probabilities.dtype, len(probabilities)) == expected else None
 
 
 @contextmanager
-def fold_checkpoints(folder: Path) -> Iterator[FoldCheckpoints]:
-    """Store the predictions of finished folds, locked against other processes, until the body has finished.
+def fold_checkpoints(folder: Path) -> Iterator[Path]:
+    """Yield ``folder`` for the predictions of finished folds, locked against other processes.
 
-    The folder is deleted at the end. If the body raises an exception, finished folds are left there and logged.
+    The folder is deleted when the body has finished. If it raises an exception, finished folds are left and logged.
 
     Args:
         folder: ``runs/<name>.parts``.
@@ -112,7 +105,7 @@ def fold_checkpoints(folder: Path) -> Iterator[FoldCheckpoints]:
     """
     with resumable_folder(folder, "cross-validation", keep_if=lambda: bool(_checkpoints_in(folder))):
         try:
-            yield FoldCheckpoints(folder)
+            yield folder
         except (DivergedError, CacheError):  # the next attempt has another cache or other settings
             _clear(folder)
             raise

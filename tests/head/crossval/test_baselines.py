@@ -33,7 +33,7 @@ def test_baselines_are_tested_on_the_same_folds(make_cache: MakeCache) -> None:
     cache = make_cache(sizes=(90,), groups=groups, labels=labels, separation=0.3)
     result = cross_validate(cache, HeadSpec(hidden=()), TrainSpec(epochs=2), CrossvalSpec(folds=3, seeds=2))
     told: list[tuple[int, int]] = []
-    found = cross_validate_baselines(result, seed=0, progress=lambda done, total: told.append((done, total)))
+    found = cross_validate_baselines(result, progress=lambda done, total: told.append((done, total)))
     features = np.asarray(cache.features)
     for row, model in zip(found, (LogisticRegression(max_iter=2000), SVC()), strict=True):
         right = np.zeros((2, 90))
@@ -58,7 +58,7 @@ def test_baselines_use_the_clean_view_only(make_cache: MakeCache) -> None:
     views = np.stack([clean, np.full_like(clean, np.nan)], 1)
     plain = validate(make_cache(sizes=(60,), features=clean, labels=labels))
     viewed = replace(plain, cache=make_cache("views.h5", sizes=(60,), features=views, labels=labels))
-    assert cross_validate_baselines(viewed, seed=0) == cross_validate_baselines(plain, seed=0)
+    assert cross_validate_baselines(viewed) == cross_validate_baselines(plain)
 
 
 def test_baselines_load_no_more_than_the_rows_of_a_fold(make_cache: MakeCache, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,7 +71,7 @@ def test_baselines_load_no_more_than_the_rows_of_a_fold(make_cache: MakeCache, m
 
     monkeypatch.setattr(baselines, "read_rows", counting)
     monkeypatch.setattr(baselines, "_PREDICT_ROWS", 7)
-    cross_validate_baselines(result, seed=0)
+    cross_validate_baselines(result)
     assert max(asked) == 60
     assert sorted(set(asked)) == [6, 60]
 
@@ -81,7 +81,7 @@ def test_features_that_are_not_finite_are_named_by_baselines(make_cache: MakeCac
     features = np.asarray(plain.cache.features).copy()
     features[5, 3] = np.inf
     with pytest.raises(CacheError, match="0005"):
-        cross_validate_baselines(replace(plain, cache=make_cache("bad.h5", sizes=(60,), features=features)), seed=0)
+        cross_validate_baselines(replace(plain, cache=make_cache("bad.h5", sizes=(60,), features=features)))
 
 
 def test_baselines_that_need_more_memory_than_allowed_are_refused_before_anything_is_trained(

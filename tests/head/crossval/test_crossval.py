@@ -106,16 +106,17 @@ def test_image_level_folds_show_the_leakage(make_cache: MakeCache) -> None:
     features = (np.repeat(centres, 4, 0) + rng.normal(size=(240, DIM)) * 0.1).astype(np.float32)
     cache = make_cache(sizes=(240,), groups=groups, labels=np.repeat(classes, 4).tolist(), features=features)
     spec = TrainSpec(epochs=30, lr=0.01)
-    result = cross_validate(cache, HeadSpec(hidden=(64,)), spec, CrossvalSpec(folds=3)).to_dict(seed=0)
-    assert result["grouped"] is True
-    assert result["groups"] == 60
-    assert result["by_image"]["accuracy"]["mean"] > result["accuracy"]["mean"] + 0.2
+    result = cross_validate(cache, HeadSpec(hidden=(64,)), spec, CrossvalSpec(folds=3))
+    assert result.grouped
+    assert len(np.unique(result.main.groups)) == 60
+    assert result.by_image is not None
+    assert result.by_image.correct.mean() > result.main.correct.mean() + 0.2
 
 
 def test_without_groups_there_are_no_image_level_folds(make_cache: MakeCache) -> None:
-    result = validate(make_cache(sizes=(60,))).to_dict(seed=0)
-    assert result["grouped"] is False
-    assert result["by_image"] is None
+    result = validate(make_cache(sizes=(60,)))
+    assert not result.grouped
+    assert result.by_image is None
 
 
 @pytest.mark.parametrize(("count", "fix"), [(8, "--folds 4"), (4, "add images")])

@@ -34,9 +34,8 @@ UNAUDITED: dict[str, Any] = {"audited": False, "passed": None, "failures": [], "
 def written(cache: FeatureCache, tmp_path: Path, audit: dict[str, Any] | None = None, **plan: int) -> tuple[Any, str]:
     """Cross-validate and write the folder; return crossval.json as it was read back, and the page."""
     result = cross_validate(cache, HEAD, TRAIN, CrossvalSpec(folds=3, **plan))
-    specs = {"head_spec": HEAD.to_dict(), "train_spec": TRAIN.to_dict(), "audit": audit or UNAUDITED}
     with RunWriter(tmp_path / "runs", "cv", latest=False) as writer:
-        facts = save_crossval(writer, result, {**result.to_dict(seed=0), **specs})
+        facts = save_crossval(writer, result, audit or UNAUDITED)
     read = json.loads((writer.target / CROSSVAL_FILE).read_text())
     assert read == json.loads(json.dumps(facts))
     return read, (writer.target / "report.html").read_text()
