@@ -36,9 +36,9 @@ def predict(
     from xfeat.serve.inference.predictor import Predictor
     from xfeat.serve.inference.results import as_json, split_results
 
-    predictor = Predictor.open(model, device, threads)
+    predictor = Predictor.open(model, device, threads, batch_size=batch_size)
     with progress_bar("predicting", "images") as progress:
-        results = predictor.predict_paths(paths, batch_size=batch_size, progress=progress)
+        results = predictor.predict_paths(paths, progress=progress)
     predictions, skipped = split_results(results)
     reasons = [(image.path, image.reason) for image in skipped]
     if not predictions:

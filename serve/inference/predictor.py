@@ -17,8 +17,9 @@ from xfeat.export.model.file import ModelFile, open_model
 from xfeat.export.model.interface import OOD, Outputs
 from xfeat.export.model.progress import Progress
 from xfeat.featurize.datasets.layouts import list_images
-from xfeat.featurize.errors import ImageError, ModelError, SpecError
+from xfeat.featurize.errors import ImageError, ModelError
 from xfeat.featurize.images.preprocess import Pixels, load_pixels, resize
+from xfeat.featurize.specs import require
 from xfeat.featurize.system.cores import cores
 from xfeat.serve.inference.batch_sizes import bucket_of, bucket_sizes, stack
 from xfeat.serve.inference.isolate import run_isolated
@@ -56,7 +57,9 @@ class Predictor:
         self.ood_threshold = self.metadata.ood_threshold if OOD in model.known_outputs else None
         # On a CPU a new shape costs nothing, but a padding image costs as much as any other.
         self.pads_batches = model.device != "cpu"
-        self.batch_size = batch_size or (_BATCH_ON_GPU if self.pads_batches else _BATCH_ON_CPU)
+        default = _BATCH_ON_GPU if self.pads_batches else _BATCH_ON_CPU
+        self.batch_size = default if batch_size is None else batch_size
+        require(self.batch_size >= 1, "batch size out of range", expected="1 or more", found=self.batch_size)
 
     @classmethod
     def open(
@@ -80,17 +83,12 @@ class Predictor:
         return cls(open_model(path, threads, device=device, cuda_graphs=cuda_graphs), batch_size)
 
     def predict_paths(
-        self,
-        paths: Iterable[str | os.PathLike[str]],
-        *,
-        batch_size: int | None = None,
-        progress: Progress | None = None,
+        self, paths: Iterable[str | os.PathLike[str]], *, progress: Progress | None = None
     ) -> list[Result]:
         """Classify files, and the images in folders.
 
         Args:
             paths: image files and folders, which are searched to any depth.
-            batch_size: images per call of the network; the default depends on the device.
             progress: called with the number of images done and the total number.
 
         Returns:
@@ -100,24 +98,21 @@ class Predictor:
             DataError: if a path does not exist, or a folder holds no image.
         """
         images = list_images(paths)
-        return self._predict([(str(path), path.read_bytes) for path in images], batch_size, progress)
+        return self._predict([(str(path), path.read_bytes) for path in images], progress)
 
-    def predict_bytes(
-        self, images: Sequence[bytes], *, names: Sequence[str] | None = None, batch_size: int | None = None
-    ) -> list[Result]:
+    def predict_bytes(self, images: Sequence[bytes], *, names: Sequence[str] | None = None) -> list[Result]:
         """Classify images given as the contents of their files.
 
         Args:
             images: contents of image files.
             names: of the images in the results; by default their numbers from 0.
-            batch_size: images per call of the network; the default depends on the device.
 
         Returns:
             One result per image, in the order given.
         """
         names = names if names is not None else [str(number) for number in range(len(images))]
         sources: list[Source] = [(name, partial(bytes, content)) for name, content in zip(names, images, strict=True)]
-        return self._predict(sources, batch_size, None)
+        return self._predict(sources, None)
 
     def ready_pixels(self, content: ImageContent) -> Pixels | None:
         """Return the content if it is already pixels of the model's input size, or ``None`` if it must be decoded."""
@@ -194,15 +189,12 @@ class Predictor:
             heatmap=None if outputs.heatmap is None else outputs.heatmap[row],
         )
 
-    def _predict(self, sources: Sequence[Source], batch_size: int | None, progress: Progress | None) -> list[Result]:
-        batch_size = batch_size if batch_size is not None else self.batch_size
-        if batch_size < 1:
-            raise SpecError("batch size out of range", expected="1 or more", found=str(batch_size))
+    def _predict(self, sources: Sequence[Source], progress: Progress | None) -> list[Result]:
         results: list[Result] = []
         read: list[ReadImage] = []
-        for done, image in enumerate(self._read_ahead(sources, batch_size), 1):
+        for done, image in enumerate(self._read_ahead(sources), 1):
             read.append(image)
-            if len(read) == batch_size or done == len(sources):
+            if len(read) == self.batch_size or done == len(sources):
                 results += self._infer_readable(read)
                 read.clear()
             if progress is not None:
@@ -214,10 +206,10 @@ class Predictor:
         inferred = iter(self.infer(*zip(*readable, strict=True)) if readable else ())
         return [image if isinstance(image, SkippedImage) else next(inferred) for _, image in images]
 
-    def _read_ahead(self, sources: Sequence[Source], batch_size: int) -> Iterator[ReadImage]:
+    def _read_ahead(self, sources: Sequence[Source]) -> Iterator[ReadImage]:
         """Decode in threads, in order and at most two batches ahead, so that memory does not grow with the data."""
         workers = cores()
-        ahead = max(2 * batch_size, 2 * workers)
+        ahead = 2 * max(self.batch_size, workers)
         waiting: deque[Future[ReadImage]] = deque()
         pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
         try:
