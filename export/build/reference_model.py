@@ -14,8 +14,7 @@ from xfeat.export.model.progress import Advance
 from xfeat.export.parity.agreement import Probabilities
 from xfeat.featurize.backbones.network import load_backbone
 from xfeat.featurize.images.preprocess import Pixels
-from xfeat.head.runs.backbone_weights import weights_of
-from xfeat.head.runs.reader import Run
+from xfeat.head.runs.reader import Run, weights_of
 
 
 def load_reference_model(run: Run, weights_file: Path | None = None) -> ReferenceModel:

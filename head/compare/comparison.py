@@ -18,7 +18,6 @@ from xfeat.head.runs.reader import PROBABILITY_PREFIX, Run, no_runs_error, open_
 logger = logging.getLogger(__name__)
 
 
-
 @dataclass(frozen=True, kw_only=True)
 class Entry:
     """A line of the comparison.
@@ -30,6 +29,8 @@ class Entry:
         predictions: on the split that is compared.
         run: ``None`` for a baseline.
         problem: why it has no predictions and cannot be compared, or empty.
+        difference: its accuracy minus that of the first run, which may come after a baseline; ``None`` for this run
+            itself, if it has predictions, and before :func:`compare_entries`.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Entry:
     predictions: PredictedClasses = field(default_factory=PredictedClasses)
     run: Run | None = None
     problem: str = ""
+    difference: Difference | None = None
 
 
 @dataclass(frozen=True)
@@ -49,15 +51,12 @@ class Comparison:
         sort: the metric they are sorted by.
         entries: the lines; those without predictions come last.
         differing: settings that differ between runs.
-        differences: for each entry, its accuracy minus that of the first run, which may come after a baseline; ``None``
-            for this run itself, if it has predictions.
     """
 
     part: str
     sort: str
     entries: list[Entry]
     differing: list[str]
-    differences: list[Difference | None]
 
 
 def find_runs(runs: Path) -> list[Run]:
@@ -115,8 +114,8 @@ def compare_entries(entries: Sequence[Entry], part: str, *, sort: str = "accurac
     for digest, run in {entry.run.cache["content_sha256"]: entry.run for entry in ordered if entry.run}.items():
         groups |= _groups(run, digest)
     first = next(entry for entry in ordered if entry.run is not None)
-    differences = [_difference(entry, first, groups) for entry in ordered]
-    return Comparison(part, sort, ordered, _differing(ordered), differences)
+    compared = [replace(entry, difference=_difference(entry, first, groups)) for entry in ordered]
+    return Comparison(part, sort, compared, _differing(ordered))
 
 
 def _difference(entry: Entry, first: Entry, groups: dict[str, str]) -> Difference | None:

@@ -30,7 +30,7 @@ def render_comparison(comparison: Comparison) -> str:
         columns=COLUMNS,
         against_first=AGAINST_FIRST,
         notes=notes(comparison),
-        rows=[_row(comparison, place) for place in range(len(comparison.entries))],
+        rows=[_row(comparison, entry) for entry in comparison.entries],
         drawn=len(histories),
         legend=list(zip(histories, COLOURS, strict=False)),
         left_out=sum(entry.run is not None for entry in comparison.entries) - len(drawn),
@@ -52,12 +52,11 @@ def _histories(entries: Sequence[Entry]) -> dict[str, list[EpochRecord]]:
     return histories
 
 
-def _row(comparison: Comparison, place: int) -> dict[str, Any]:
-    entry, difference = comparison.entries[place], comparison.differences[place]
+def _row(comparison: Comparison, entry: Entry) -> dict[str, Any]:
     return {
         "name": entry.name,
         "settings": [setting_text(name, entry.settings.get(name)) for name in comparison.differing],
         "metrics": entry.metrics[comparison.part],
-        "is_clear": difference is not None and difference.verdict == LARGER,
-        "against_first": difference_cells(difference),
+        "is_clear": entry.difference is not None and entry.difference.verdict == LARGER,
+        "against_first": difference_cells(entry.difference),
     }

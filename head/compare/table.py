@@ -31,12 +31,12 @@ def lines(comparison: Comparison) -> list[list[str]]:
     """Return the headings, and one line per entry."""
     names = ["run", *comparison.differing, "accuracy", "95 % interval", "balanced", "AUC", "loss", *AGAINST_FIRST]
     found = [[name.replace("_", " ") for name in names]]
-    for entry, difference in zip(comparison.entries, comparison.differences, strict=True):
+    for entry in comparison.entries:
         metrics = entry.metrics[comparison.part]
         settings = [setting_text(name, entry.settings.get(name)) for name in comparison.differing]
         accuracy = [number(metrics["accuracy"]), interval(metrics["accuracy_interval"])]
         others = [number(metrics[name]) for name in COLUMNS[1:]]
-        found.append([entry.name, *settings, *accuracy, *others, *difference_cells(difference)])
+        found.append([entry.name, *settings, *accuracy, *others, *difference_cells(entry.difference)])
     return found
 
 
@@ -46,7 +46,8 @@ def as_csv(comparison: Comparison) -> str:
     writer = csv.writer(stream, lineterminator="\n")
     figures = [f"{comparison.part}_{name}" for name in COLUMNS]
     writer.writerow(["run", *comparison.differing, *figures, "difference", "p", "verdict"])
-    for entry, difference in zip(comparison.entries, comparison.differences, strict=True):
+    for entry in comparison.entries:
+        difference = entry.difference
         against: Sequence[Any] = ("", "", difference.verdict if difference else "")
         if difference and not difference.problem:
             against = (difference.accuracy, difference.p, difference.verdict)
@@ -70,9 +71,9 @@ def as_json(comparison: Comparison) -> dict[str, Any]:
                 "run": str(entry.run.folder) if entry.run else None,
                 "settings": entry.settings,
                 "metrics": {part: _brief(figures) for part, figures in entry.metrics.items()},
-                "against_first": difference and {**asdict(difference), "verdict": difference.verdict},
+                "against_first": entry.difference and {**asdict(entry.difference), "verdict": entry.difference.verdict},
             }
-            for entry, difference in zip(comparison.entries, comparison.differences, strict=True)
+            for entry in comparison.entries
         ],
     }
 
@@ -95,7 +96,7 @@ def notes(comparison: Comparison) -> list[str]:
             "Not every run has test images: these metrics are optimistically biased, since the epochs were chosen "
             "on the same images"
         )
-    differences = [difference for difference in comparison.differences if difference is not None]
+    differences = [entry.difference for entry in comparison.entries if entry.difference is not None]
     if apart := sum(difference.verdict == NOT_COMPARABLE for difference in differences):
         found.append(
             f"{apart} of {len(comparison.entries)} cannot be compared with the first run: choose runs that were tested "

@@ -18,8 +18,7 @@ from xfeat.featurize.system.atomic import output_error, replacing
 from xfeat.featurize.system.versions import library_versions
 from xfeat.head.crossval.out_of_fold import OutOfFold
 from xfeat.head.reports.formatting import points
-from xfeat.head.reports.mistakes import worst_mistakes
-from xfeat.head.reports.run_report import few_images_caution, page_template, skipped_caution
+from xfeat.head.reports.run_report import few_images_caution, page_template, skipped_caution, worst_mistakes
 from xfeat.head.reports.worker import call_here
 from xfeat.head.runs.reader import PREDICTIONS_FILE, PROBABILITY_PREFIX, REPORT_FILE, origin_of
 from xfeat.head.runs.writer import RunWriter, write_table

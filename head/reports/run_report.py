@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import base64
+import io
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
 
 from xfeat.featurize.cache.columns import Skipped
 from xfeat.featurize.cache.reader import FeatureCache
-from xfeat.head.evaluation.metrics import confusion_counts, ratio
+from xfeat.featurize.datasets.sources import ImageSource, open_source
+from xfeat.featurize.errors import ImageError
+from xfeat.featurize.images.decode import decode
+from xfeat.head.evaluation.operating_point import threshold_metrics
 from xfeat.head.evaluation.predictions import Predictions, softmax
 from xfeat.head.reports.formatting import interval, number, percent, points
-from xfeat.head.reports.mistakes import worst_mistakes
 from xfeat.head.runs.reader import Run
 from xfeat.head.training.history import EpochRecord
 
@@ -21,6 +28,8 @@ if TYPE_CHECKING:
 
 THRESHOLDS = (0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
 _ENOUGH_IMAGES = 100
+_MAX_MISTAKES = 12
+_THUMBNAIL_SIZE = (220, 220)
 
 
 def render_report(
@@ -54,7 +63,11 @@ def render_report(
         part=part,
         figures=figures,
         thresholds={
-            name: threshold_table(shown.labels == code, probabilities[:, code]) for code, name in enumerate(names)
+            name: {
+                threshold: threshold_metrics(shown.labels == code, probabilities[:, code], threshold)
+                for threshold in THRESHOLDS
+            }
+            for code, name in enumerate(names)
         },
         mistakes=worst_mistakes(
             shown.paths, shown.labels, probabilities, shown.decisions, names, run.cache["data_root"]
@@ -63,21 +76,44 @@ def render_report(
     )
 
 
-def threshold_table(positive: np.ndarray, scores: np.ndarray) -> list[dict[str, float | None]]:
-    """Return sensitivity, specificity, PPV and NPV at each of :data:`THRESHOLDS`.
+def worst_mistakes(
+    paths: Sequence[str],
+    labels: NDArray[np.integer],
+    probabilities: NDArray[np.floating],
+    decisions: NDArray[np.integer],
+    names: Sequence[str],
+    data_root: str,
+) -> list[dict[str, Any]]:
+    """Return the misclassified images with the lowest probability of their true class, at most twelve.
 
-    Args:
-        positive: bool (n,), whether the row is of the class.
-        scores: (n,), the predicted probability of the class.
+    ``labels`` and ``decisions`` (n,) are true and predicted classes, ``probabilities`` (n, C); the n ``paths`` are
+    relative to ``data_root``, a folder or an archive. Each has ``path``, ``label``, ``predicted``, ``probability`` (of
+    the predicted class) and ``thumbnail``: a data URL, or empty if the file is missing.
     """
-    rows = []
-    for threshold in THRESHOLDS:
-        counts = confusion_counts(positive, scores >= threshold)
-        rates = {name: ratio(*pair) for name, pair in counts.rates.items()}
-        rows.append(
-            {"threshold": threshold, **rates, "missed": counts.false_negative, "false_alarms": counts.false_positive}
-        )
-    return rows
+    wrong = np.flatnonzero(decisions != labels)
+    source = open_source(Path(data_root), broken_ok=True)  # the images may have moved
+    worst = sorted(wrong.tolist(), key=lambda row: float(probabilities[row, labels[row]]))[:_MAX_MISTAKES]
+    return [
+        {
+            "path": paths[row],
+            "label": names[labels[row]],
+            "predicted": names[decisions[row]],
+            "probability": float(probabilities[row, decisions[row]]),
+            "thumbnail": _thumbnail(source, paths[row]),
+        }
+        for row in worst
+    ]
+
+
+def _thumbnail(source: ImageSource, path: str) -> str:
+    try:
+        image = decode(source.read(path)[0])
+    except ImageError:
+        return ""
+    image.thumbnail(_THUMBNAIL_SIZE, Image.Resampling.BILINEAR)
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=80)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
 def page_template(name: str, package: str = "") -> Template:

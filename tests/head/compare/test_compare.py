@@ -68,10 +68,11 @@ def test_only_differing_settings_are_shown_and_the_best_run_is_first(runs: Path)
     accuracies = [entry.metrics["test"]["accuracy"] for entry in comparison.entries]
     assert accuracies == sorted(accuracies, reverse=True)
     assert comparison.entries[-1].name == "poor"
-    assert comparison.differences[0] is None
-    assert comparison.differences[-1] is not None
-    assert comparison.differences[-1].verdict == "larger than chance"
-    assert comparison.differences[-1].interval is not None
+    assert comparison.entries[0].difference is None
+    last = comparison.entries[-1].difference
+    assert last is not None
+    assert last.verdict == "larger than chance"
+    assert last.interval is not None
 
 
 @pytest.mark.parametrize("sort", SORTS)
@@ -87,9 +88,9 @@ def test_every_metric_sorts_the_best_first(runs: Path, sort: str) -> None:
 def test_the_difference_is_that_of_the_reported_accuracies(runs: Path) -> None:
     comparison = compare_entries(as_entries(find_runs(runs)), "test")
     first = comparison.entries[0].metrics["test"]["accuracy"]
-    for entry, difference in zip(comparison.entries[1:], comparison.differences[1:], strict=True):
-        assert difference is not None
-        assert difference.accuracy == pytest.approx(entry.metrics["test"]["accuracy"] - first)
+    for entry in comparison.entries[1:]:
+        assert entry.difference is not None
+        assert entry.difference.accuracy == pytest.approx(entry.metrics["test"]["accuracy"] - first)
 
 
 def test_runs_of_other_images_are_listed_but_not_compared(write_clouds: WriteClouds, tmp_path: Path) -> None:
@@ -98,11 +99,11 @@ def test_runs_of_other_images_are_listed_but_not_compared(write_clouds: WriteClo
     found = find_runs(tmp_path / "runs")
     assert common_part(found) == "valid"
     [a, b] = as_entries(found)
-    assert compare_entries([a, b], "valid").differences[1].verdict != "not comparable"  # type: ignore[union-attr]
+    assert compare_entries([a, b], "valid").entries[1].difference.verdict != "not comparable"  # type: ignore[union-attr]
     [a] = as_entries(found[:1])
-    [difference] = compare_entries([a, b], "valid").differences[1:]
-    assert difference is not None
-    assert difference.verdict == "not comparable"
+    [_, other] = compare_entries([a, b], "valid").entries
+    assert other.difference is not None
+    assert other.difference.verdict == "not comparable"
     assert "cache" in compare_entries([a, b], "valid").differing
 
 
@@ -154,10 +155,10 @@ def test_baselines_need_one_run_with_predictions(runs: Path) -> None:
 def test_without_the_cache_patients_are_unknown_and_mcnemar_remains(runs: Path) -> None:
     found = find_runs(runs)
     Path(found[0].cache["path"]).unlink()
-    for difference in compare_entries(as_entries(found), "test").differences[1:]:
-        assert difference is not None
-        assert difference.interval is None
-        assert not difference.problem
+    for entry in compare_entries(as_entries(found), "test").entries[1:]:
+        assert entry.difference is not None
+        assert entry.difference.interval is None
+        assert not entry.difference.problem
     with pytest.raises(CacheError):
         fit_baselines(found[0], "test")
 
@@ -211,13 +212,14 @@ def test_runs_are_compared_with_the_first_run_even_if_a_baseline_is_better(runs:
     """The only run does badly, so that both baselines come before it."""
     [poor] = [run for run in find_runs(runs) if run.name == "poor"]
     comparison = compare_entries([*as_entries([poor]), *fit_baselines(poor, "test")], "test")
-    *better, last = zip(comparison.entries, comparison.differences, strict=True)
-    assert last == (comparison.entries[2], None)
-    assert comparison.entries[2].run == poor
-    for entry, difference in better:
-        assert difference is not None
+    *better, last = comparison.entries
+    assert last.difference is None
+    assert last.run == poor
+    assert len(better) == 2
+    for entry in better:
+        assert entry.difference is not None
         gain = entry.metrics["test"]["accuracy"] - poor.metrics["test"]["accuracy"]
-        assert difference.accuracy == pytest.approx(gain)
+        assert entry.difference.accuracy == pytest.approx(gain)
         assert gain > 0
 
 

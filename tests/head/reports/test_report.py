@@ -13,7 +13,6 @@ import pytest
 
 from tests.head.conftest import MakeCache, cloud
 from xfeat.featurize.cache.reader import FeatureCache
-from xfeat.head.reports.run_report import threshold_table
 from xfeat.head.runs.reader import Run
 from xfeat.head.specs import HeadSpec, TargetSpec, TrainSpec
 from xfeat.head.train import TrainOptions, train_run
@@ -157,13 +156,18 @@ def test_views_are_averaged_beside_the_clean_view(make_cache: MakeCache, tmp_pat
     assert "averaged over all 3 views" in " ".join(Page(text).words)
 
 
-def test_the_threshold_table_counts() -> None:
-    """Reference: counting in a plain loop."""
-    rng = np.random.default_rng(0)
-    positive, scores = rng.random(70) < 0.5, rng.random(70)
-    for row in threshold_table(positive, scores):
-        called = [score >= row["threshold"] for score in scores]
-        hits = sum(c and p for c, p in zip(called, positive, strict=True))
-        assert row["missed"] == positive.sum() - hits
-        assert row["false_alarms"] == sum(called) - hits
-        assert row["sensitivity"] == hits / positive.sum()
+def test_the_threshold_table_counts(make_cache: MakeCache, tmp_path: Path) -> None:
+    """Reference: predictions.csv, counted in a plain loop."""
+    run, text = train(make_cache(separation=0.2), tmp_path)
+    rows = [row for row in run.predictions() if row["split"] == "test"]
+    tables = dict(re.findall(r"<summary>(\w+)</summary>(.*?)</table>", text, re.DOTALL))
+    assert set(tables) == set(run.class_names)
+    for name, table in tables.items():
+        lines = [re.findall(r"<td>(.*?)</td>", line) for line in table.split("<tr>")[2:]]
+        assert len(lines) == 13
+        for threshold, sensitivity, *_, missed, false_alarms in lines:
+            scores = [float(row[f"p_{name}"]) for row in rows if row["label"] == name]
+            others = [float(row[f"p_{name}"]) for row in rows if row["label"] != name]
+            assert int(missed) == sum(score < float(threshold) for score in scores)
+            assert int(false_alarms) == sum(score >= float(threshold) for score in others)
+            assert sensitivity == f"{100 * (1 - int(missed) / len(scores)):.1f} %"
