@@ -22,7 +22,6 @@ from PIL import Image, ImageOps
 
 from xfeat.featurize.audit.duplicates import detail_correlation, overlay_correlation
 from xfeat.featurize.audit.neighbours import clean_view, nearest_neighbours
-from xfeat.featurize.audit.specs import AuditSpec
 from xfeat.featurize.audit.survey import FINE_SIDE, SIDE, survey_images
 from xfeat.featurize.backbones.weights import find_weights
 from xfeat.featurize.cache.reader import FeatureCache
@@ -98,7 +97,7 @@ def main() -> None:
 
 def compare_others(cache: FeatureCache, grey: Grey, fine: Grey) -> None:
     """Print how far pairs agree that are no copies: neighbours of different groups, and of the same."""
-    found, _ = nearest_neighbours(clean_view(cache), np.arange(len(cache)), NEIGHBOURS, seed=0)
+    found, _ = nearest_neighbours(clean_view(cache), np.arange(len(cache)), NEIGHBOURS)
     own = np.repeat(np.arange(len(cache)), found.shape[1])
     pairs = np.unique(np.sort(np.stack([own, found.ravel()], axis=1), axis=1), axis=0)
     group, content = np.array(cache.columns.group), np.array(cache.columns.sha256)
@@ -125,7 +124,7 @@ def compare_others(cache: FeatureCache, grey: Grey, fine: Grey) -> None:
 def in_blocks(first: Grey, second: Grey) -> NDArray[np.float32]:
     """Run :func:`laid_over` in blocks."""
     blocks = [slice(at, at + BLOCK) for at in range(0, len(first), BLOCK)]
-    return np.concatenate([overlay_correlation(first[block], second[block], AuditSpec())[0] for block in blocks])
+    return np.concatenate([overlay_correlation(first[block], second[block])[0] for block in blocks])
 
 
 def altered(path: Path, alter: Callable[[Picture], Picture], quality: int) -> bytes:

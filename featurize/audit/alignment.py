@@ -36,11 +36,8 @@ _ROUGH = _Level(32, 1.0, 5.0, 16)
 _EXACT = _Level(64, 0.7, 2.5, 6)
 
 
-class _Placement(NamedTuple):
-    """Affine maps from the first image to the second: linear (n, 2, 2) and shift (n, 2), in units of the side."""
-
-    linear: NDArray[np.float32]
-    shift: NDArray[np.float32]
+Placement = NDArray[np.float32]
+"""Affine maps from the first image to the second, (n, 2, 3): linear, then shift; in units of the side."""
 
 
 def aligned_correlation(
@@ -61,16 +58,13 @@ def aligned_correlation(
         images.
     """
     one, other = first.astype(np.float32), second.astype(np.float32)
-    straight, fit = _place(one, other, _ROUGH, _unmoved(len(one)))
-    flipped, flipped_fit = _place(one, other[:, :, ::-1], _ROUGH, _unmoved(len(one)))
+    unmoved = np.tile(np.eye(2, 3, dtype=np.float32), (len(one), 1, 1))
+    straight, fit = _place(one, other, _ROUGH, unmoved)
+    flipped, flipped_fit = _place(one, other[:, :, ::-1], _ROUGH, unmoved)
     mirrored = flipped_fit > fit
     other[mirrored] = other[mirrored, :, ::-1]
-    start = _Placement(
-        np.where(mirrored[:, None, None], flipped.linear, straight.linear),
-        np.where(mirrored[:, None], flipped.shift, straight.shift),
-    )
-    placement, correlation = _place(one, other, _EXACT, start)
-    stretch = np.linalg.svd(placement.linear, compute_uv=False)
+    placement, correlation = _place(one, other, _EXACT, np.where(mirrored[:, None, None], flipped, straight))
+    stretch = np.linalg.svd(placement[:, :, :2], compute_uv=False)
     correlation[(stretch.max(axis=1) >= _MOST_STRETCH) | (stretch.min(axis=1) <= 1 / _MOST_STRETCH)] = 0
     return correlation, mirrored
 
@@ -92,13 +86,9 @@ def equalised(pictures: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return levels
 
 
-def _unmoved(count: int) -> _Placement:
-    return _Placement(np.tile(np.eye(2, dtype=np.float32), (count, 1, 1)), np.zeros((count, 2), np.float32))
-
-
 def _place(
-    first: Pictures, second: Pictures, level: _Level, start: _Placement
-) -> tuple[_Placement, NDArray[np.float32]]:
+    first: Pictures, second: Pictures, level: _Level, placement: Placement
+) -> tuple[Placement, NDArray[np.float32]]:
     """Refine placements step by step; return them and their correlations (n,)."""
     one, other = _band(first, level), _band(second, level)
     x, y = _points(level.side)
@@ -111,17 +101,17 @@ def _place(
     steady = _STEADY * np.trace(normal, axis1=1, axis2=2) / 6 + 1e-6
     normal += steady[:, None, None] * np.eye(6, dtype=np.float32)
     answers = np.linalg.solve(normal, changes)
-    linear, shift = start
     for _ in range(level.steps):
-        moved, seen = _moved(other, _Placement(linear, shift))
+        moved, seen = _moved(other, placement)
         step = (answers @ (_unit(moved, seen) - _unit(_inner(one), seen))[:, :, None])[:, :, 0]
-        linear = linear @ np.linalg.inv(np.eye(2, dtype=np.float32) + step[:, :4].reshape(-1, 2, 2))
-        shift = shift - (linear @ step[:, 4:, None])[:, :, 0]
-    moved, seen = _moved(other, _Placement(linear, shift))
+        linear = placement[:, :, :2] @ np.linalg.inv(np.eye(2, dtype=np.float32) + step[:, :4].reshape(-1, 2, 2))
+        shift = placement[:, :, 2:] - linear @ step[:, 4:, None]
+        placement = np.concatenate([linear, shift], axis=2)
+    moved, seen = _moved(other, placement)
     correlation = np.einsum("np,np->n", _unit(moved, seen), _unit(_inner(one), seen))
     plain = np.minimum(one.std(axis=(1, 2)), other.std(axis=(1, 2))) < PLAIN
     correlation[plain | (seen.mean(axis=1) < _LEAST_OVERLAP)] = 0
-    return _Placement(linear, shift), correlation
+    return placement, correlation
 
 
 def _band(pictures: Pictures, level: _Level) -> Pictures:
@@ -149,16 +139,13 @@ def _points(side: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     return _inner(x[None])[0], _inner(y[None])[0]
 
 
-def _moved(pictures: Pictures, placement: _Placement) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def _moved(pictures: Pictures, placement: Placement) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Sample images, bilinear, at the mapped points; return the values and which points are inside, (n, p)."""
     side = pictures.shape[1]
     x, y = _points(side)
-    linear, shift = placement
     low, high = _EDGE * side, side - 1.001 - _EDGE * side
-    at = [
-        (linear[:, axis, :1] * x + linear[:, axis, 1:] * y + shift[:, axis, None]) * side + (side - 1) / 2
-        for axis in (0, 1)
-    ]
+    maps = [placement[:, axis, :, None] for axis in (0, 1)]
+    at = [(to[:, 0] * x + to[:, 1] * y + to[:, 2]) * side + (side - 1) / 2 for to in maps]
     inside = np.logical_and.reduce([(part >= low) & (part <= high) for part in at]).astype(np.float32)
     at = [np.clip(part, low, high) for part in at]
     column, row = (np.floor(part) for part in at)

@@ -7,25 +7,25 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from xfeat.featurize.audit.findings import NOTE, WARNING, Finding, FlaggedImage, count_of, readable
-from xfeat.featurize.audit.specs import AuditSpec
 from xfeat.featurize.audit.survey import Survey
+from xfeat.featurize.audit.thresholds import THRESHOLDS
 from xfeat.featurize.cache.reader import FeatureCache
 
 # If one class is so many times as frequent as another, accuracy is a poor measure.
 _IMBALANCE_RATIO = 5
 
 
-def balance_findings(cache: FeatureCache, spec: AuditSpec) -> Iterator[Finding]:
+def balance_findings(cache: FeatureCache) -> Iterator[Finding]:
     """Check the counts per split and class."""
     counts = {part: {name: n for name, n in row.items() if name != "none"} for part, row in cache.counts.items()}
     train = counts.get("train", counts.get("none", {}))
-    tiny = {name: train.get(name, 0) for name in cache.class_names if train.get(name, 0) < spec.few_class_images}
+    tiny = {name: train.get(name, 0) for name in cache.class_names if train.get(name, 0) < THRESHOLDS.few_class_images}
     if tiny:
         yield Finding(
             kind="balance.tiny-class",
             severity=WARNING,
             title="Very few training images of " + ", ".join(f"{name} ({n})" for name, n in tiny.items()),
-            meaning=f"A class with fewer than {spec.few_class_images} training images is hardly learnt.",
+            meaning=f"A class with fewer than {THRESHOLDS.few_class_images} training images is hardly learnt.",
             fix="add images of it, or exclude the class with xfeat featurize --classes",
         )
     if train and max(train.values()) >= _IMBALANCE_RATIO * max(1, min(train.values())):
@@ -47,12 +47,10 @@ def balance_findings(cache: FeatureCache, spec: AuditSpec) -> Iterator[Finding]:
             fix="split it with xfeat split, and audit the result",
         )
     else:
-        yield from _split_findings(cache.class_names, counts, spec)
+        yield from _split_findings(cache.class_names, counts)
 
 
-def _split_findings(
-    class_names: Sequence[str], counts: dict[str, dict[str, int]], spec: AuditSpec
-) -> Iterator[Finding]:
+def _split_findings(class_names: Sequence[str], counts: dict[str, dict[str, int]]) -> Iterator[Finding]:
     if absent := [f"{name} in {split}" for split, row in counts.items() for name in class_names if not row.get(name)]:
         yield Finding(
             kind="splits.class-missing",
@@ -70,7 +68,7 @@ def _split_findings(
             meaning="Metrics on the validation images, which choose the epoch, are optimistically biased.",
             fix="split the data with xfeat split",
         )
-    elif total < spec.few_test_images:
+    elif total < THRESHOLDS.few_test_images:
         yield Finding(
             kind="splits.small-test",
             severity=WARNING,

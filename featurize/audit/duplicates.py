@@ -10,13 +10,12 @@ from numpy.typing import NDArray
 
 from xfeat.featurize.audit.alignment import PLAIN, aligned_correlation, equalised
 from xfeat.featurize.audit.findings import Pair
-from xfeat.featurize.audit.specs import AuditSpec
 from xfeat.featurize.audit.survey import SIDE, Survey
+from xfeat.featurize.audit.thresholds import THRESHOLDS
 
 logger = logging.getLogger(__name__)
 
-_PAIRS = 8_192
-_PAIRS_LAID_OVER = 256
+_PAIRS = 256  # compared at a time
 # Registering a pair of images takes this long on one core; for so many pairs the duration is reported.
 _PAIR_SECONDS = 0.004
 _MANY_PAIRS = 5_000
@@ -45,11 +44,7 @@ def same_files(hashes: Sequence[str]) -> tuple[NDArray[np.int64], list[Pair]]:
 
 
 def near_duplicates(
-    rows: NDArray[np.int64],
-    neighbours: NDArray[np.int64],
-    cosines: NDArray[np.float32],
-    survey: Survey,
-    spec: AuditSpec,
+    rows: NDArray[np.int64], neighbours: NDArray[np.int64], cosines: NDArray[np.float32], survey: Survey
 ) -> tuple[list[Pair], list[Pair]]:
     """Check by pixels which neighbours are duplicates.
 
@@ -58,7 +53,6 @@ def near_duplicates(
         neighbours: int64 (n, k), places in ``rows``.
         cosines: float32 (n, k).
         survey: the small grey images.
-        spec: the thresholds.
 
     Returns:
         Pairs whose pixels agree, and pairs that are very close in feature space but whose files are missing; the most
@@ -74,36 +68,33 @@ def near_duplicates(
     first, second, cosine = rows[ends[:, 0]], rows[ends[:, 1]], cosines.ravel()[where]
     comparable = survey.present[first] & survey.present[second]
     pixels = np.zeros(len(first), np.float32)
-    mirrored = np.zeros(len(first), np.bool_)
-    inverted = np.zeros(len(first), np.bool_)
-    seen = np.flatnonzero(comparable)
-    for block in _blocks(seen, _PAIRS):
+    mirrored, inverted, moved = np.zeros((3, len(first)), np.bool_)
+    for block in _blocks(np.flatnonzero(comparable)):
         pixels[block], mirrored[block], inverted[block] = detail_correlation(
             survey.grey[first[block]], survey.grey[second[block]]
         )
-    moved = np.zeros(len(first), np.bool_)
-    candidates = np.flatnonzero(comparable & (pixels < spec.same_pixels) & (rank < spec.laid_over))
+    candidates = np.flatnonzero(comparable & (pixels < THRESHOLDS.same_pixels) & (rank < THRESHOLDS.laid_over))
     if len(candidates) >= _MANY_PAIRS:
         minutes = len(candidates) * _PAIR_SECONDS / 60
         logger.info("comparing %d pairs of images by registration (about %.0f minutes)", len(candidates), minutes)
     for block in _blocks(candidates):
-        found, flipped = overlay_correlation(survey.fine[first[block]], survey.fine[second[block]], spec)
-        moved[block] = found >= spec.same_laid_over
+        found, flipped = overlay_correlation(survey.fine[first[block]], survey.fine[second[block]])
+        moved[block] = found >= THRESHOLDS.same_laid_over
         pixels[block] = np.where(moved[block], found, pixels[block])
         mirrored[block] = np.where(moved[block], flipped, mirrored[block])
     confirmed = [
         Pair(
             int(first[i]),
             int(second[i]),
-            _describe(pixels[i], mirrored[i], inverted[i] and not moved[i], moved[i]),
+            _describe(pixels[i], mirrored[i], inverted[i], moved[i]),
             float(pixels[i]),
             float(cosine[i]),
         )
-        for i in np.flatnonzero(comparable & (pixels >= spec.same_pixels))
+        for i in np.flatnonzero(comparable & (pixels >= THRESHOLDS.same_pixels))
     ]
     unconfirmed = [
         Pair(int(first[i]), int(second[i]), "very similar features; pixels not compared", None, float(cosine[i]))
-        for i in np.flatnonzero(~comparable & (cosine >= spec.alike_features))
+        for i in np.flatnonzero(~comparable & (cosine >= THRESHOLDS.alike_features))
     ]
     return (
         sorted(confirmed, key=lambda pair: -(pair.pixels or 0)),
@@ -112,7 +103,7 @@ def near_duplicates(
 
 
 def overlay_correlation(
-    first: NDArray[np.uint8], second: NDArray[np.uint8], spec: AuditSpec
+    first: NDArray[np.uint8], second: NDArray[np.uint8]
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     """Correlate images after registration; borderline pairs a second time with equalised histograms.
 
@@ -121,16 +112,15 @@ def overlay_correlation(
     Args:
         first: uint8 (n, 64, 64).
         second: uint8 (n, 64, 64).
-        spec: the thresholds.
 
     Returns:
         As :func:`xfeat.featurize.audit.alignment.aligned_correlation`.
     """
     found, mirrored = aligned_correlation(first, second)
-    doubtful = np.flatnonzero((found >= spec.doubtful_laid_over) & (found < spec.same_laid_over))
+    doubtful = np.flatnonzero((found >= THRESHOLDS.doubtful_laid_over) & (found < THRESHOLDS.same_laid_over))
     if len(doubtful):
         again, flipped = aligned_correlation(equalised(first[doubtful]), equalised(second[doubtful]))
-        better = again >= spec.same_laid_over
+        better = again >= THRESHOLDS.same_laid_over
         found[doubtful[better]], mirrored[doubtful[better]] = again[better], flipped[better]
     return found, mirrored
 
@@ -171,14 +161,13 @@ def _detail(grey: NDArray[np.uint8]) -> NDArray[np.float32]:
     return unit
 
 
-def _blocks(pairs: NDArray[np.intp], most: int = _PAIRS_LAID_OVER) -> list[NDArray[np.intp]]:
-    return [pairs[first : first + most] for first in range(0, len(pairs), most)]
+def _blocks(pairs: NDArray[np.intp]) -> list[NDArray[np.intp]]:
+    return [pairs[first : first + _PAIRS] for first in range(0, len(pairs), _PAIRS)]
 
 
-def _describe(pixels: np.float32, mirrored: np.bool_, inverted: bool | np.bool_, moved: np.bool_) -> str:
+def _describe(pixels: np.float32, mirrored: np.bool_, inverted: np.bool_, moved: np.bool_) -> str:
     same = "the same image" if pixels >= _CERTAIN else "nearly the same image"
-    if moved:
-        return same + ", cropped, rotated or stretched" + (", and mirrored" if mirrored else "")
-    if inverted:
-        return same + ", black and white exchanged" + (", and mirrored" if mirrored else "")
+    if moved or inverted:
+        change = ", cropped, rotated or stretched" if moved else ", black and white exchanged"
+        return same + change + (", and mirrored" if mirrored else "")
     return same + (", mirrored" if mirrored else ", saved again" if pixels >= _CERTAIN else "")

@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
-from xfeat.featurize.audit.specs import AuditSpec
 from xfeat.featurize.audit.stored import FORMAT, SCHEMA_VERSION
 from xfeat.featurize.audit.survey import Survey
+from xfeat.featurize.audit.thresholds import THRESHOLDS
 from xfeat.featurize.cache.reader import FeatureCache
 from xfeat.featurize.datasets.layouts import NO_LABEL, NO_SPLIT, SPLITS
 from xfeat.featurize.system.versions import library_versions
@@ -117,7 +117,6 @@ class Audit:
     """The findings on one cache, most severe first, and the data they are based on."""
 
     cache: FeatureCache
-    spec: AuditSpec
     findings: list[Finding]
     probes: list[Probe]
     survey: Survey
@@ -168,7 +167,7 @@ class Audit:
             "warnings": self.warnings,
             "findings": _rounded([self._finding(finding) for finding in self.findings]),
             "shortcuts": _rounded(probes),
-            "spec": self.spec.to_dict(),
+            "spec": asdict(THRESHOLDS),
             "versions": library_versions(),
         }
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from xfeat.featurize.audit.thresholds import THRESHOLDS
 from xfeat.featurize.cache.reader import FeatureCache
 from xfeat.featurize.errors import CacheError
 
@@ -27,7 +28,7 @@ def clean_view(cache: FeatureCache) -> NDArray[Any]:
 
 
 def nearest_neighbours(
-    features: NDArray[Any], rows: NDArray[np.int64], count: int, *, seed: int = 0
+    features: NDArray[Any], rows: NDArray[np.int64], count: int
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """Find the nearest neighbours of each of ``rows`` among the others by cosine.
 
@@ -38,7 +39,6 @@ def nearest_neighbours(
         features: (N, D), may be memory-mapped.
         rows: int64 (n,), the rows to search, ascending.
         count: neighbours per row; fewer if there are fewer rows.
-        seed: of the sample that the components are fitted on.
 
     Returns:
         Neighbours, int64 (n, k), as positions in ``rows``; cosines, float32 (n, k), largest first.
@@ -48,7 +48,7 @@ def nearest_neighbours(
         return np.zeros((len(rows), 0), np.int64), np.zeros((len(rows), 0), np.float32)
     if len(rows) <= _BLOCK:
         return _search(features, rows, wanted)
-    found, _ = _search(short_features(features, seed=seed, dim=_SEARCH_DIM), rows, wanted)
+    found, _ = _search(short_features(features, dim=_SEARCH_DIM), rows, wanted)
     cosines = np.empty(found.shape, np.float32)
     for own in _blocks(len(rows), _GATHER):
         one = _unit_rows(features, rows[own])
@@ -69,25 +69,25 @@ def _search(
     return places, (1 - distances**2 / 2).astype(np.float32)
 
 
-def short_features(features: NDArray[Any], *, seed: int, dim: int = SHORT_DIM) -> NDArray[np.float32]:
+def short_features(features: NDArray[Any], *, dim: int = SHORT_DIM) -> NDArray[np.float32]:
     """Return the features' principal components, float32 (N, at most ``dim``), fitted on at most 20,000 rows."""
     from sklearn.decomposition import PCA
     from threadpoolctl import threadpool_limits
 
     count = len(features)
-    seen = np.asarray(features[sample_rows(np.arange(count), _BLOCK, seed)], np.float32)
+    seen = np.asarray(features[sample_rows(np.arange(count), _BLOCK)], np.float32)
     # For a few thousand rows one thread is faster: on busy cores several wait for each other.
     with threadpool_limits(1 if count <= _QUERY else None), np.errstate(invalid="ignore"):
-        reduce = PCA(min(dim, *seen.shape), svd_solver="randomized", random_state=seed).fit(seen)
+        reduce = PCA(min(dim, *seen.shape), svd_solver="randomized", random_state=THRESHOLDS.seed).fit(seen)
     parts = [reduce.transform(np.asarray(features[rows], np.float32)) for rows in _blocks(count, _QUERY)]
     return np.vstack(parts).astype(np.float32)
 
 
-def sample_rows(candidates: NDArray[np.int64], most: int, seed: int) -> NDArray[np.int64]:
+def sample_rows(candidates: NDArray[np.int64], most: int) -> NDArray[np.int64]:
     """Return at most ``most`` of ``candidates``, drawn at random, ascending."""
     if len(candidates) <= most:
         return candidates
-    return np.sort(np.random.default_rng(seed).choice(candidates, most, replace=False))
+    return np.sort(np.random.default_rng(THRESHOLDS.seed).choice(candidates, most, replace=False))
 
 
 def require_finite(cache: FeatureCache) -> None:

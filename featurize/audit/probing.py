@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from xfeat.featurize.audit.findings import Probe
 from xfeat.featurize.audit.neighbours import SHORT_DIM
+from xfeat.featurize.audit.thresholds import THRESHOLDS
 
 _FOLDS = 5
 # Groups per class; with fewer, an AUC is not meaningful.
@@ -32,7 +33,7 @@ def has_enough_groups(labels: Labels, groups: NDArray[np.int64]) -> NDArray[np.b
 
 
 def out_of_fold(
-    values: NDArray[np.floating], labels: Labels, groups: NDArray[np.int64], *, balanced: bool, seed: int
+    values: NDArray[np.floating], labels: Labels, groups: NDArray[np.int64], *, balanced: bool
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Predict each row by a logistic regression that was trained without its group.
 
@@ -41,7 +42,6 @@ def out_of_fold(
         labels: (n,), 0 to C - 1, each with at least ``MIN_GROUPS`` groups.
         groups: (n,).
         balanced: give all classes the same weight.
-        seed: of the folds.
 
     Returns:
         Probabilities, float64 (n, C); fold, int64 (n,).
@@ -58,17 +58,15 @@ def out_of_fold(
     probabilities = np.full((len(labels), classes), 1 / classes)
     folds = np.zeros(len(labels), np.int64)
     # A class that is missing from the training rows of a fold gets probability 0 there.
-    splitter = StratifiedGroupKFold(_FOLDS, shuffle=True, random_state=seed)
+    splitter = StratifiedGroupKFold(_FOLDS, shuffle=True, random_state=THRESHOLDS.seed)
     for number, (known, asked) in enumerate(splitter.split(values, labels, groups)):
         folds[asked] = number
         if len(np.unique(labels[known])) < 2:
             continue  # nothing to learn from: the probabilities stay equal
-        scale = [StandardScaler()]
-        if values.shape[1] > SHORT_DIM:
-            dim = min(SHORT_DIM, len(known) // 2)
-            scale = [PCA(dim, svd_solver="randomized", random_state=seed), StandardScaler()]
-        weights = "balanced" if balanced else None
-        model = make_pipeline(*scale, LogisticRegression(C=0.1, max_iter=500, class_weight=weights))
+        dim = min(SHORT_DIM, len(known) // 2)
+        shorten = PCA(dim, svd_solver="randomized", random_state=THRESHOLDS.seed)
+        regression = LogisticRegression(C=0.1, max_iter=500, class_weight="balanced" if balanced else None)
+        model = make_pipeline(shorten if values.shape[1] > SHORT_DIM else "passthrough", StandardScaler(), regression)
         # These matrices are small: one thread is faster, as several wait for each other on busy cores.
         # If nothing varies (all borders are black), PCA divides 0 by 0 for a value that is not used.
         with threadpool_limits(1), np.errstate(invalid="ignore"), warnings.catch_warnings():
@@ -92,7 +90,7 @@ def score(
         name: of the probe.
         what: the information it was given, in words.
         labels: (n,), 0 to C - 1.
-        class_names: C names.
+        class_names: the C classes.
         predicted: what :func:`out_of_fold` returned.
     """
     from sklearn.metrics import balanced_accuracy_score, roc_auc_score

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from xfeat.featurize.audit.balance import balance_findings, file_findings
 from xfeat.featurize.audit.duplicates import near_duplicates, same_files
-from xfeat.featurize.audit.findings import NOTE, SEVERITIES, WARNING, Audit, Finding, Probe, count_of
+from xfeat.featurize.audit.findings import NOTE, SEVERITIES, WARNING, Audit, Finding, Probe
 from xfeat.featurize.audit.leakage import duplicate_findings, group_findings, unconfirmed_finding
 from xfeat.featurize.audit.neighbours import (
     clean_view,
@@ -21,29 +21,24 @@ from xfeat.featurize.audit.neighbours import (
 )
 from xfeat.featurize.audit.probing import Labels, has_enough_groups, out_of_fold, score
 from xfeat.featurize.audit.shortcuts import EVIDENCE, is_strong, probe_shortcuts
-from xfeat.featurize.audit.specs import AuditSpec
 from xfeat.featurize.audit.survey import Progress, Survey, survey_images
-from xfeat.featurize.audit.suspects import label_suspects, outliers
+from xfeat.featurize.audit.suspects import label_findings, outlier_findings
+from xfeat.featurize.audit.thresholds import THRESHOLDS
 from xfeat.featurize.cache.reader import FeatureCache
 from xfeat.featurize.errors import MissingExtraError
 
-# Below this AUC, labels that the features contradict are not reported.
-_MIN_AUC = 0.65
 
-
-def audit_cache(cache: FeatureCache, spec: AuditSpec | None = None, *, progress: Progress | None = None) -> Audit:
+def audit_cache(cache: FeatureCache, *, progress: Progress | None = None) -> Audit:
     """Look for everything that makes metrics of a model trained on this cache optimistically biased.
 
     Args:
         cache: the features; the images are read from its data root.
-        spec: the thresholds.
         progress: called with images read and images to read.
 
     Raises:
         CacheError: if a feature is not finite.
         MissingExtraError: if scikit-learn, cleanlab or Jinja is not installed.
     """
-    spec = spec or AuditSpec()
     # Missing libraries are reported before all images are read.
     if missing := [name for name in ("cleanlab", "jinja2", "sklearn") if importlib.util.find_spec(name) is None]:
         raise MissingExtraError(f"the audit needs {', '.join(missing)}", fix="pip install 'xfeat-onnx[train]'")
@@ -51,28 +46,25 @@ def audit_cache(cache: FeatureCache, spec: AuditSpec | None = None, *, progress:
     survey = survey_images(cache, progress=progress)
     columns = cache.columns
     unique, copies = same_files(columns.sha256)
-    neighbours, cosines = nearest_neighbours(clean_view(cache), unique, spec.neighbours, seed=spec.seed)
-    near, unconfirmed = near_duplicates(unique, neighbours, cosines, survey, spec)
-    labels = np.asarray(columns.label)
-    groups = cache.group_keys
-    probes, from_probes = _probe(cache, survey, labels, groups, spec)
+    neighbours, cosines = nearest_neighbours(clean_view(cache), unique, THRESHOLDS.neighbours)
+    near, unconfirmed = near_duplicates(unique, neighbours, cosines, survey)
+    probes, from_probes = _probe(cache, survey)
     findings = [
         *duplicate_findings(copies, near, columns),
         *group_findings(columns),
         *unconfirmed_finding(unconfirmed, columns),
         *from_probes,
-        *balance_findings(cache, spec),
+        *balance_findings(cache),
         *file_findings(cache, survey),
-        *_outlier_finding(unique, cosines, labels[unique]),
+        *outlier_findings(unique, cosines, columns.label[unique]),
     ]
     worst_first = sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity))
-    return Audit(cache, spec, worst_first, probes, survey)
+    return Audit(cache, worst_first, probes, survey)
 
 
-def _probe(
-    cache: FeatureCache, survey: Survey, labels: Labels, groups: NDArray[np.int64], spec: AuditSpec
-) -> tuple[list[Probe], list[Finding]]:
+def _probe(cache: FeatureCache, survey: Survey) -> tuple[list[Probe], list[Finding]]:
     """Measure shortcuts and find suspicious labels, if there are enough classes."""
+    labels, groups = cache.columns.label, cache.group_keys
     rows = np.flatnonzero(has_enough_groups(labels, groups))
     if not len(rows):
         return [], [
@@ -84,24 +76,26 @@ def _probe(
                 fix="add images" if cache.class_names else "run xfeat featurize on class folders",
             )
         ]
-    codes, own = np.unique(labels[rows], return_inverse=True)
-    names = [cache.class_names[code] for code in codes]
-    values = short_features(clean_view(cache), seed=spec.seed)[rows]
-    predicted = out_of_fold(values, own, groups[rows], balanced=False, seed=spec.seed)
+    own, names = _classes_of(cache, rows)
+    predicted = out_of_fold(short_features(clean_view(cache))[rows], own, groups[rows], balanced=False)
     probes = [score("features", "the features of the whole image", own, names, predicted)]
-    suspects = _suspect_finding(rows, own, predicted[0], names, probes[0])
+    suspects = label_findings(rows, own, predicted[0], names, probes[0])
     visible = np.flatnonzero(has_enough_groups(np.where(survey.present, labels, -1), groups))
-    seen = sample_rows(visible, spec.probe_images, spec.seed)
+    seen = sample_rows(visible, THRESHOLDS.probe_images)
     seen = seen[has_enough_groups(labels[seen], groups[seen])]
     if len(seen):
-        codes, own = np.unique(labels[seen], return_inverse=True)
-        names = [cache.class_names[code] for code in codes]
-        probes += probe_shortcuts(survey, seen, own, groups[seen], names, spec)
-    return probes, [*_shortcut_finding(probes, spec), *suspects]
+        probes += probe_shortcuts(survey, seen, *_classes_of(cache, seen), groups[seen])
+    return probes, [*_shortcut_finding(probes), *suspects]
 
 
-def _shortcut_finding(probes: list[Probe], spec: AuditSpec) -> Iterator[Finding]:
-    strong = sorted((probe for probe in probes if is_strong(probe, spec)), key=lambda probe: -probe.best)
+def _classes_of(cache: FeatureCache, rows: NDArray[np.int64]) -> tuple[Labels, list[str]]:
+    """Return the labels of rows as 0 to C - 1, and the names of these C classes."""
+    codes, labels = np.unique(cache.columns.label[rows], return_inverse=True)
+    return labels, [cache.class_names[code] for code in codes]
+
+
+def _shortcut_finding(probes: list[Probe]) -> Iterator[Finding]:
+    strong = sorted((probe for probe in probes if is_strong(probe)), key=lambda probe: -probe.best)
     if strong:
         short_list = ", ".join(f"{EVIDENCE[probe.name][0]} {probe.best:.3f}" for probe in strong)
         yield Finding(
@@ -116,41 +110,4 @@ def _shortcut_finding(probes: list[Probe], spec: AuditSpec) -> Iterator[Finding]
             fix="before you report an accuracy, test on images of another hospital (xhead eval); collect all classes "
             "from the same sources, and crop off frames and burnt-in letters",
             probes=strong,
-        )
-
-
-def _suspect_finding(
-    rows: NDArray[np.int64], labels: Labels, probabilities: NDArray[np.float64], names: list[str], whole: Probe
-) -> Iterator[Finding]:
-    if whole.best < _MIN_AUC:
-        yield Finding(
-            kind="labels.unmeasured",
-            severity=NOTE,
-            title=f"The features do not separate the classes (AUC {whole.best:.2f}; chance is 0.5)",
-            meaning="So single labels cannot be checked, and a head will not learn much from these features.",
-            fix="check that the images are in the right class folders; "
-            "try another backbone, size or --pooling multilevel",
-        )
-    elif flagged := label_suspects(rows, labels, probabilities, names):
-        share = len(flagged) / len(rows)
-        yield Finding(
-            kind="labels.suspect",
-            severity=WARNING if share >= 0.01 else NOTE,
-            title=f"{count_of(len(flagged), 'label')} ({share:.1%}) contradicted by the features",
-            meaning="Some are wrong labels, which reduce accuracy and distort the test; others are hard cases. The "
-            "least likely labels come first.",
-            fix="look at the first of them, move wrong ones to the right class folder, and run xfeat featurize again",
-            images=flagged,
-        )
-
-
-def _outlier_finding(rows: NDArray[np.int64], cosines: NDArray[np.float32], labels: Labels) -> Iterator[Finding]:
-    if flagged := outliers(rows, cosines, labels):
-        yield Finding(
-            kind="outliers",
-            severity=NOTE,
-            title=f"{count_of(len(flagged), 'image')} out of distribution (outliers)",
-            meaning="They may be images of another kind (a photograph, a side view, a test pattern), or rare cases.",
-            fix="remove what does not belong; keep what is rare",
-            images=flagged,
         )

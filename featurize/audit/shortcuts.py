@@ -7,8 +7,8 @@ from numpy.typing import NDArray
 
 from xfeat.featurize.audit.findings import Probe
 from xfeat.featurize.audit.probing import Labels, out_of_fold, score
-from xfeat.featurize.audit.specs import AuditSpec
 from xfeat.featurize.audit.survey import SIDE, Survey
+from xfeat.featurize.audit.thresholds import THRESHOLDS
 
 # Of 32 pixels. In the drawn phantoms, whose classes differ only inside the lungs, these areas contain almost nothing of
 # the class (AUC 0.49 and 0.58); one pixel more contains the edge of the lungs (0.77). The table is in docs/audit.md.
@@ -40,12 +40,7 @@ MASKS = {"border": frame_mask(_BORDER), "centre-blacked-out": frame_mask(_AROUND
 
 
 def probe_shortcuts(
-    survey: Survey,
-    rows: NDArray[np.int64],
-    labels: Labels,
-    groups: NDArray[np.int64],
-    names: list[str],
-    spec: AuditSpec,
+    survey: Survey, rows: NDArray[np.int64], labels: Labels, names: list[str], groups: NDArray[np.int64]
 ) -> list[Probe]:
     """Measure how well the label of ``rows`` can be predicted from each kind of information.
 
@@ -53,20 +48,20 @@ def probe_shortcuts(
         survey: the small images and the facts.
         rows: int64 (n,), present rows of classes with enough groups.
         labels: (n,), 0 to C - 1.
-        groups: (n,), equal for rows of one group.
         names: the C classes.
-        spec: gives the seed.
+        groups: (n,), equal for rows of one group.
     """
     probes = []
     for name, (_, what) in EVIDENCE.items():
-        predicted = out_of_fold(_evidence(name, survey, rows), labels, groups, balanced=True, seed=spec.seed)
+        predicted = out_of_fold(_evidence(name, survey, rows), labels, groups, balanced=True)
         probes.append(score(name, what, labels, names, predicted))
     return probes
 
 
-def is_strong(probe: Probe, spec: AuditSpec) -> bool:
+def is_strong(probe: Probe) -> bool:
     """Tell whether a shortcut is strong: its AUC is over the threshold, and significantly above chance."""
-    return not probe.is_control and probe.best >= spec.strong_shortcut and probe.best - 2 * probe.standard_error > 0.5
+    above_chance = probe.best - 2 * probe.standard_error > 0.5
+    return not probe.is_control and probe.best >= THRESHOLDS.strong_shortcut and above_chance
 
 
 def _evidence(name: str, survey: Survey, rows: NDArray[np.int64]) -> NDArray[np.float32]:

@@ -9,6 +9,7 @@ import numpy as np
 from xfeat.featurize.audit.findings import Audit, Finding, Pair, Probe, readable
 from xfeat.featurize.audit.report.pictures import Thumbnails, class_average
 from xfeat.featurize.audit.shortcuts import is_strong
+from xfeat.featurize.audit.thresholds import THRESHOLDS
 from xfeat.featurize.system.versions import library_versions
 
 _PAIRS_SHOWN = 12
@@ -23,11 +24,12 @@ def render_page(audit: Audit) -> str:
     environment = Environment(
         loader=PackageLoader("xfeat.featurize.audit.report", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
-    pictures = Thumbnails(audit.cache)
     cache = audit.cache
+    pictures = Thumbnails(cache)
     names = [*cache.class_names, *(["none"] if any("none" in row for row in cache.counts.values()) else [])]
     return environment.get_template("template.html").render(
         audit=audit,
+        thresholds=THRESHOLDS,
         name=cache.path.name,
         class_names=cache.class_names,
         spec_line=cache.spec.describe(),
@@ -55,31 +57,21 @@ def _finding(finding: Finding, audit: Audit, pictures: Thumbnails) -> dict[str, 
 
 
 def _pair(pair: Pair, audit: Audit, pictures: Thumbnails) -> dict[str, Any]:
-    measured = [
-        f"{name} {value:.2f}"
-        for name, value in (("pixels agree", pair.pixels), ("features agree", pair.features))
-        if value is not None
-    ]
-    return {
-        "how": pair.how,
-        "measured": ", ".join(measured),
-        "sides": [_image(row, audit, pictures) for row in (pair.first, pair.second)],
-    }
+    values = {"pixels agree": pair.pixels, "features agree": pair.features}
+    measured = ", ".join(f"{name} {value:.2f}" for name, value in values.items() if value is not None)
+    sides = [_image(row, audit, pictures) for row in (pair.first, pair.second)]
+    return {"how": pair.how, "measured": measured, "sides": sides}
 
 
 def _image(row: int, audit: Audit, pictures: Thumbnails) -> dict[str, Any]:
     path, split, label = audit.image(row)
-    return {
-        "path": path,
-        "split": split or "no split",
-        "label": label or "no label",
-        "picture": pictures.of_row(row),
-    }
+    picture = pictures.of_row(row)
+    return {"path": path, "split": split or "no split", "label": label or "no label", "picture": picture}
 
 
 def _probe(probe: Probe, audit: Audit, pictures: Thumbnails) -> dict[str, Any]:
     present = np.flatnonzero(audit.survey.present)
-    strong = is_strong(probe, audit.spec)
+    strong = is_strong(probe)
     return {
         "probe": probe,
         "picture": pictures.seen_by(probe.name, int(present[0])) if len(present) else "",
@@ -87,7 +79,7 @@ def _probe(probe: Probe, audit: Audit, pictures: Thumbnails) -> dict[str, Any]:
             {
                 "name": name,
                 "auc": auc,
-                "strong": strong and auc >= audit.spec.strong_shortcut,
+                "strong": strong and auc >= THRESHOLDS.strong_shortcut,
                 "percent": round(100 * max(0.0, min(1.0, 2 * auc - 1)), 1),
             }
             for name, auc in probe.auc.items()
@@ -96,7 +88,7 @@ def _probe(probe: Probe, audit: Audit, pictures: Thumbnails) -> dict[str, Any]:
 
 
 def _class_averages(audit: Audit) -> list[dict[str, str]]:
-    labels, present = np.asarray(audit.cache.columns.label), audit.survey.present
+    labels, present = audit.cache.columns.label, audit.survey.present
     return [
         {"name": name, "picture": class_average(audit.survey.grey[rows])}
         for code, name in enumerate(audit.cache.class_names)

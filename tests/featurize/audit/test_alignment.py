@@ -9,9 +9,9 @@ import pytest
 from PIL import Image, ImageOps
 from scipy.ndimage import gaussian_filter
 
-from xfeat.featurize.audit.alignment import _EXACT, _ROUGH, _place, _unmoved, aligned_correlation, equalised
+from xfeat.featurize.audit.alignment import _EXACT, _ROUGH, _place, aligned_correlation, equalised
 from xfeat.featurize.audit.duplicates import overlay_correlation
-from xfeat.featurize.audit.specs import AuditSpec
+from xfeat.featurize.audit.thresholds import THRESHOLDS
 
 SIDE = 256
 
@@ -72,15 +72,14 @@ def test_a_crop_with_another_gamma_fits_at_the_second_look_and_other_pictures_do
     pictures = [drawn(seed) for seed in range(30)]
     gamma = [round(255 * (grey / 255) ** 3) for grey in range(256)]
     changed = seen(*(ImageOps.mirror(cropped(image, 0.03).point(gamma)) for image in pictures))
-    spec = AuditSpec()
     first, _ = aligned_correlation(seen(*pictures), changed)
-    found, mirrored = overlay_correlation(seen(*pictures), changed, spec)
-    doubtful = (first >= spec.doubtful_laid_over) & (first < spec.same_laid_over)
+    found, mirrored = overlay_correlation(seen(*pictures), changed)
+    doubtful = (first >= THRESHOLDS.doubtful_laid_over) & (first < THRESHOLDS.same_laid_over)
     assert doubtful.sum() >= 5, "drawn so that the second look has something to decide"
-    assert (found[doubtful] >= spec.same_laid_over).mean() > 0.8
+    assert (found[doubtful] >= THRESHOLDS.same_laid_over).mean() > 0.8
     assert np.array_equal(found[~doubtful], first[~doubtful])
     assert mirrored[doubtful].all()
-    others, _ = overlay_correlation(seen(*pictures), np.roll(changed, 1, axis=0), spec)
+    others, _ = overlay_correlation(seen(*pictures), np.roll(changed, 1, axis=0))
     assert others.max() < 0.9
 
 
@@ -103,10 +102,10 @@ def test_the_placement_is_the_one_given_to_pillow() -> None:
     data = (*linear[0], offset[0], *linear[1], offset[1])
     moved = image.transform(image.size, Image.Transform.AFFINE, data, Image.Resampling.BICUBIC)
     one, other = seen(moved).astype(np.float32), seen(image).astype(np.float32)
-    rough, _ = _place(one, other, _ROUGH, _unmoved(1))
+    rough, _ = _place(one, other, _ROUGH, np.eye(2, 3, dtype=np.float32)[None])
     found, _ = _place(one, other, _EXACT, rough)
-    assert np.abs(found.linear[0] - linear).max() < 0.01
-    assert np.abs(found.shift[0] - shift).max() < 0.005
+    assert np.abs(found[0, :, :2] - linear).max() < 0.01
+    assert np.abs(found[0, :, 2] - shift).max() < 0.005
 
 
 def test_plain_pictures_fit_nothing_and_no_pairs_are_no_problem() -> None:

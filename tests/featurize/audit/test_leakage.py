@@ -17,7 +17,6 @@ from xfeat.featurize.audit.duplicates import detail_correlation, near_duplicates
 from xfeat.featurize.audit.findings import FAILURE, NOTE, WARNING, Audit, Finding
 from xfeat.featurize.audit.neighbours import nearest_neighbours
 from xfeat.featurize.audit.run import audit_cache
-from xfeat.featurize.audit.specs import AuditSpec
 from xfeat.featurize.audit.survey import Survey
 from xfeat.featurize.cache.reader import FeatureCache
 from xfeat.featurize.datasets.layouts import NO_SPLIT
@@ -243,7 +242,7 @@ def test_an_inverted_neighbour_is_reported_as_an_inverted_duplicate() -> None:
     nothing = np.zeros((3, 0), np.float32)
     survey = Survey(grey, fine, nothing, nothing, [""] * 3, np.ones(3, np.bool_), np.zeros(3, np.bool_))
     neighbours, cosines = np.array([[1, 2], [0, 2], [0, 1]]), np.full((3, 2), 0.9, np.float32)
-    confirmed, unconfirmed = near_duplicates(np.arange(3), neighbours, cosines, survey, AuditSpec())
+    confirmed, unconfirmed = near_duplicates(np.arange(3), neighbours, cosines, survey)
     assert [(pair.first, pair.second, pair.how) for pair in confirmed] == [
         (0, 1, "the same image, black and white exchanged")
     ]

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from xfeat.featurize.specs import Spec, require
-
 
 @dataclass(frozen=True, kw_only=True)
-class AuditSpec(Spec):
-    """The settings of an audit.
+class Thresholds:
+    """What an audit compares, and from where on it reports.
 
     Attributes:
         neighbours: nearest neighbours in feature space that are compared with each image.
@@ -37,9 +35,5 @@ class AuditSpec(Spec):
     few_class_images: int = 20
     seed: int = 0
 
-    def __post_init__(self) -> None:
-        require(self.neighbours >= 1, "too few neighbours", expected="1 or more", found=self.neighbours)
-        require(self.laid_over >= 0, "laid_over is negative", expected="0 or more", found=self.laid_over)
-        for name in ("same_pixels", "same_laid_over", "doubtful_laid_over", "alike_features", "strong_shortcut"):
-            require(0 < getattr(self, name) <= 1, f"{name} out of range", expected="0 to 1", found=getattr(self, name))
-        require(self.probe_images >= 50, "too few images to probe", expected="50 or more", found=self.probe_images)
+
+THRESHOLDS = Thresholds()
