@@ -89,7 +89,10 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             found=self.validation_fraction,
         )
         rows = as_rows(X, codes)
-        classes, weights = len(self.classes_), self._weights(y)
+        classes, weights = len(self.classes_), None
+        if self.class_weight is not None:
+            per_class = compute_class_weight(self.class_weight, classes=self.classes_, y=y)
+            weights = torch.from_numpy(np.asarray(per_class, np.float32))
         fitted: FittedHead
         if self.ensemble > 1:
             shares = shares_of(codes, np.arange(len(codes)), self.ensemble, seed=train.seed)
@@ -144,12 +147,6 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         splitter = StratifiedShuffleSplit(1, test_size=held_out, random_state=seed)
         trained, valid = next(splitter.split(every, codes))
         return trained, valid
-
-    def _weights(self, y: NDArray[Any]) -> torch.Tensor | None:
-        if self.class_weight is None:
-            return None
-        weights = compute_class_weight(self.class_weight, classes=self.classes_, y=y)
-        return torch.from_numpy(np.asarray(weights, np.float32))
 
 
 def _seed(random_state: int | np.random.RandomState | None) -> int:

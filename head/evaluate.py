@@ -189,17 +189,14 @@ def _at_threshold(predictions: Predictions, point: OperatingPoint | None) -> dic
 
 def _seen_in_training(run: Run, cache: FeatureCache, rows: NDArray[np.int64]) -> list[str] | None:
     """Return paths of images with the same content as a training or validation image of the run."""
-
-    def is_of_run(cache: FeatureCache) -> bool:
-        return cache.content_sha256 == run.cache["content_sha256"]
-
+    digest = run.cache["content_sha256"]
     try:
-        trained = cache if is_of_run(cache) else FeatureCache.open(Path(run.cache["path"]))
+        trained = cache if cache.content_sha256 == digest else FeatureCache.open(Path(run.cache["path"]))
         trained_paths = {row["path"] for row in run.predictions() if row["split"] in ("train", "valid")}
     except XfeatError as error:
         logger.warning("cannot check whether the run was trained on these images: %s: %s", error.file, error.what)
         return None
-    if not is_of_run(trained):
+    if trained.content_sha256 != digest:
         logger.warning(
             "%s has changed since the run was trained on it: training images removed from it are not recognised",
             trained.path,

@@ -37,7 +37,7 @@ from xfeat.head.runs.reader import (
     open_run,
     origin_of,
 )
-from xfeat.head.runs.writer import RunWriter, save_predictions
+from xfeat.head.runs.writer import RunWriter, save_predictions, write_table
 from xfeat.head.specs import HeadSpec, MemorySpec, TargetSpec, TrainSpec
 from xfeat.head.training.ensemble import FittedEnsemble, Share, fit_ensemble, shares_of
 from xfeat.head.training.fit import FittedHead, Progress, fit_head
@@ -141,7 +141,7 @@ def train_run(
             metrics_averaged_views=_metrics_averaged_views(fitted, cache, split, options),
         )
         writer.save_json(RUN_FILE, run.to_dict())
-        writer.save_table(HISTORY_FILE, EpochRecord._fields, fitted.history)
+        write_table(writer.folder / HISTORY_FILE, EpochRecord._fields, fitted.history)
         save_predictions(writer, assessed.predictions, cache.class_names)
         cautions = cautions_of(run, assessed.predictions, cache)
         page = options.call(render_report, run, fitted.history, assessed.predictions, cautions, cache.skipped)

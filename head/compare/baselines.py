@@ -11,7 +11,6 @@ from xfeat.featurize.cache.reader import FeatureCache
 from xfeat.featurize.cache.rows import read_rows
 from xfeat.featurize.errors import MismatchError, RunError
 from xfeat.head.compare.comparison import Entry
-from xfeat.head.compare.significance import PredictedClasses
 from xfeat.head.data.pooling import pooled
 from xfeat.head.evaluation.intervals import wilson_interval
 from xfeat.head.evaluation.metrics import mean_auc
@@ -58,16 +57,15 @@ def _entry(name: str, make: Any, parts: dict[str, Part], run: Run, part: str) ->
     best = int(np.argmax(scores))  # ties: the strongest penalty
     model, penalty = fitted[best], fitted[best][-1].C
     names = run.class_names
-    paths, part_features, truth = parts[part]
-    predicted = model.predict(part_features)
+    paths, features, truth = parts[part]
+    predicted = model.predict(features)
     return Entry(
         name=name,
         settings={"C": penalty},
         metrics={key: _metrics(model, *parts[key][1:]) for key in parts if key != "train"},
-        predictions=PredictedClasses(
-            truth={path: names[label] for path, label in zip(paths, truth, strict=True)},
-            predicted={path: names[label] for path, label in zip(paths, predicted, strict=True)},
-        ),
+        predictions={
+            path: (names[label], names[code]) for path, label, code in zip(paths, truth, predicted, strict=True)
+        },
     )
 
 

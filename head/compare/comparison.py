@@ -36,7 +36,7 @@ class Entry:
     name: str
     settings: dict[str, Any]
     metrics: dict[str, Any]
-    predictions: PredictedClasses = field(default_factory=PredictedClasses)
+    predictions: PredictedClasses = field(default_factory=dict)
     run: Run | None = None
     problem: str = ""
     difference: Difference | None = None
@@ -151,12 +151,11 @@ def _differing(entries: Sequence[Entry]) -> list[str]:
 
 def _predictions(run: Run, part: str) -> PredictedClasses:
     columns = [PROBABILITY_PREFIX + name for name in run.class_names]
-    truth, predicted = {}, {}
-    for row in run.predictions():
-        if row["split"] == part:
-            truth[row["path"]] = row["label"]
-            predicted[row["path"]] = run.class_names[int(np.argmax([float(row[name]) for name in columns]))]
-    return PredictedClasses(truth=truth, predicted=predicted)
+    return {
+        row["path"]: (row["label"], run.class_names[int(np.argmax([float(row[name]) for name in columns]))])
+        for row in run.predictions()
+        if row["split"] == part
+    }
 
 
 def _groups(run: Run, digest: str) -> dict[str, str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from typing import Any
 
 from xfeat.featurize.errors import RunError
@@ -23,8 +22,14 @@ MAX_CURVES = len(COLOURS)
 
 def render_comparison(comparison: Comparison) -> str:
     """Return the page, one self-contained HTML file."""
-    drawn = [entry for entry in comparison.entries if entry.run is not None][:MAX_CURVES]
-    histories = _histories(drawn)
+    trained = [(entry.name, entry.run) for entry in comparison.entries if entry.run is not None]
+    drawn = trained[:MAX_CURVES]
+    histories: dict[str, list[EpochRecord]] = {}
+    for name, run in drawn:
+        try:
+            histories[name] = read_history(run)
+        except RunError as error:
+            logger.warning("curves not drawn: %s", error)
     return page_template("template.html", "xfeat.head.compare").render(
         comparison=comparison,
         columns=COLUMNS,
@@ -33,23 +38,13 @@ def render_comparison(comparison: Comparison) -> str:
         rows=[_row(comparison, entry) for entry in comparison.entries],
         drawn=len(histories),
         legend=list(zip(histories, COLOURS, strict=False)),
-        left_out=sum(entry.run is not None for entry in comparison.entries) - len(drawn),
+        left_out=len(trained) - len(drawn),
         figures=[
             overlaid_curves(list(histories.values()), part, quantity)
             for quantity in ("loss", "accuracy")
             for part in ("train", "valid")
         ],
     )
-
-
-def _histories(entries: Sequence[Entry]) -> dict[str, list[EpochRecord]]:
-    histories: dict[str, list[EpochRecord]] = {}
-    for entry in entries:
-        try:
-            histories |= {} if entry.run is None else {entry.name: read_history(entry.run)}
-        except RunError as error:
-            logger.warning("curves not drawn: %s", error)
-    return histories
 
 
 def _row(comparison: Comparison, entry: Entry) -> dict[str, Any]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,21 +14,8 @@ SIGNIFICANCE = 0.05
 LARGER, CHANCE, NOT_COMPARABLE = "larger than chance", "may be chance", "not comparable"
 
 
-@dataclass(frozen=True, kw_only=True)
-class PredictedClasses:
-    """True and predicted classes of the images of one split.
-
-    Attributes:
-        truth: path to true class.
-        predicted: path to most probable class.
-    """
-
-    truth: Mapping[str, str] = field(default_factory=dict)
-    predicted: Mapping[str, str] = field(default_factory=dict)
-
-    def correct(self, paths: Sequence[str]) -> NDArray[np.bool_]:
-        """Return for each path whether the prediction is correct."""
-        return np.array([self.predicted[path] == self.truth[path] for path in paths], dtype=bool)
+PredictedClasses = Mapping[str, tuple[str, str]]
+"""Path to the true and the most probable class of each image of a split."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,19 +54,20 @@ class Difference:
 
 def paired_difference(first: PredictedClasses, second: PredictedClasses, groups: Mapping[str, str]) -> Difference:
     """Compare two classifiers, image by image; ``groups`` is path to patient, where known."""
-    if problem := _why_not(first.truth, second.truth):
+    if problem := _why_not(first, second):
         return Difference(problem=problem)
-    paths = sorted(first.truth)
-    correct, other_correct = first.correct(paths), second.correct(paths)
+    correct, other_correct = (
+        np.array([truth == predicted for _, (truth, predicted) in sorted(found.items())]) for found in (first, second)
+    )
     gains, losses = int((correct & ~other_correct).sum()), int((~correct & other_correct).sum())
     change = correct.astype(np.float64) - other_correct
     return Difference(
-        images=len(paths),
+        images=len(first),
         accuracy=float(change.mean()),
         only_first=gains,
         only_second=losses,
         p=mcnemar(gains, losses),
-        interval=_interval_over_patients(change, [groups.get(path, "") for path in paths]),
+        interval=_interval_over_patients(change, [groups.get(path, "") for path in sorted(first)]),
     )
 
 
@@ -97,13 +85,13 @@ def mcnemar(only_first: int, only_second: int) -> float:
     return float(binomtest(only_first, only_first + only_second, 0.5).pvalue)
 
 
-def _why_not(first: Mapping[str, str], second: Mapping[str, str]) -> str:
+def _why_not(first: PredictedClasses, second: PredictedClasses) -> str:
     if not first or not second:
         return "one has no images of this split"
     shared = first.keys() & second.keys()
     if len(shared) != len(first) or len(shared) != len(second):
         return f"different images: {len(shared)} shared of {len(first)} and {len(second)}"
-    if relabelled := sum(first[path] != second[path] for path in shared):
+    if relabelled := sum(first[path][0] != second[path][0] for path in shared):
         return f"different labels: {relabelled} of {len(shared)} images"
     return ""
 

@@ -70,7 +70,10 @@ def as_json(comparison: Comparison) -> dict[str, Any]:
                 "name": entry.name,
                 "run": str(entry.run.folder) if entry.run else None,
                 "settings": entry.settings,
-                "metrics": {part: _brief(figures) for part, figures in entry.metrics.items()},
+                "metrics": {
+                    part: {name: figures[name] for name in ("images", "accuracy_interval", *COLUMNS)}
+                    for part, figures in entry.metrics.items()
+                },
                 "against_first": entry.difference and {**asdict(entry.difference), "verdict": entry.difference.verdict},
             }
             for entry in comparison.entries
@@ -123,10 +126,6 @@ def setting_text(name: str, value: Any) -> str:
     if name == "hidden":
         return ",".join(map(str, value)) or "linear"
     return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _brief(figures: dict[str, Any]) -> dict[str, Any]:
-    return {name: figures[name] for name in ("images", "accuracy_interval", *COLUMNS)}
 
 
 def comparison_text(comparison: Comparison) -> str:

@@ -84,7 +84,7 @@ def save_crossval(
         "versions": library_versions(),
     }
     writer.save_json(CROSSVAL_FILE, facts)
-    writer.save_table(PREDICTIONS_FILE, *out_of_fold_table(result))
+    write_table(writer.folder / PREDICTIONS_FILE, *out_of_fold_table(result))
     paths = [cache.columns.path[row] for row in result.rows.tolist()]
     writer.save_text(REPORT_FILE, call(render_crossval, facts, main, paths, cache.skipped))
     return facts

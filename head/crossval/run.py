@@ -102,8 +102,7 @@ def crossval_run(
                 baselines = cross_validate_baselines(result, advance)
         with writer:
             facts = save_crossval(writer, result, audit, baselines, call=options.call)
-        also = [] if options.predictions is None else [options.predictions]
-        _track(tracking, facts, [*sorted(writer.target.iterdir()), *also])
+        _track(tracking, facts, [*sorted(writer.target.iterdir()), *filter(None, [options.predictions])])
     return writer.target, facts
 
 

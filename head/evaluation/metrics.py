@@ -103,7 +103,7 @@ def _one_vs_rest(
     rates = confusion_counts(positive, predicted).rates
     return {
         "images": int(positive.sum()),
-        **{name: ratio(*counts) for name, counts in rates.items()},
+        **{name: successes / trials if trials else None for name, (successes, trials) in rates.items()},
         "auc": _auc(positive, scores),
     }
 
@@ -121,16 +121,8 @@ def mean_auc(labels: Labels, scores: Probabilities) -> float | None:
 
     With two classes both values are equal, so that their mean is the binary AUC.
     """
-    from sklearn.metrics import roc_auc_score
-
-    if len(np.unique(labels)) < scores.shape[1]:
-        return None
-    return float(np.mean([roc_auc_score(labels == code, scores[:, code]) for code in range(scores.shape[1])]))
-
-
-def ratio(part: int, whole: int) -> float | None:
-    """Return ``part / whole``, or ``None`` if ``whole`` is 0."""
-    return part / whole if whole else None
+    areas = [_auc(labels == code, scores[:, code]) for code in range(scores.shape[1])]
+    return None if None in areas else float(np.mean(areas))  # type: ignore[arg-type]
 
 
 def expected_calibration_error(labels: Labels, probabilities: NDArray[np.floating]) -> float:

@@ -122,16 +122,18 @@ def reliability_diagram(
 
     The probabilities before calibration, if given, are a thin line of the same colour.
     """
+    from sklearn.calibration import calibration_curve
+
     bins = int(np.clip(len(labels) // 10, 2, 10))
     with _new_axes() as axes:
         axes.plot([0, 1], [0, 1], color="#888", linestyle=":", label="calibrated")
         for code, name in enumerate(class_names):
             colour = COLOURS[code % len(COLOURS)]
             if uncalibrated is not None:
-                mean, share = _reliability(labels == code, uncalibrated[:, code], bins)
+                share, mean = calibration_curve(labels == code, uncalibrated[:, code], n_bins=bins, strategy="quantile")
                 label = "before calibration" if code == 0 else None
                 axes.plot(mean, share, color=colour, linewidth=0.8, linestyle="--", alpha=0.7, label=label)
-            mean, share = _reliability(labels == code, probabilities[:, code], bins)
+            share, mean = calibration_curve(labels == code, probabilities[:, code], n_bins=bins, strategy="quantile")
             axes.plot(mean, share, marker="o", markersize=3, color=colour, label=_legend_label(name))
         return _labelled(axes, "reliability diagram", "predicted probability", "observed frequency")
 
@@ -148,13 +150,6 @@ def fold_accuracies(divisions: Mapping[str, Sequence[float]]) -> str:
         axes.set_yticks(range(len(divisions)), list(divisions))
         axes.set_ylim(len(divisions) - 0.4, -0.6)
         return _labelled(axes, "accuracy of each fold", "accuracy of each fold, and their mean", "")
-
-
-def _reliability(positive: NDArray[np.bool_], scores: Probabilities, bins: int) -> tuple[Any, Any]:
-    from sklearn.calibration import calibration_curve
-
-    share, mean = calibration_curve(positive, scores, n_bins=bins, strategy="quantile")
-    return mean, share
 
 
 def _legend_label(name: str) -> str:

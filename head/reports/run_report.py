@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -164,8 +165,5 @@ def cautions_of(run: Run, predictions: Predictions, cache: FeatureCache) -> list
 
 def _groups_in_two_splits(predictions: Predictions, cache: FeatureCache) -> int:
     group_of = dict(zip(cache.columns.path, cache.columns.group, strict=True))
-    parts_of: dict[str, set[str]] = {}
-    for path, part in zip(predictions.paths, predictions.split, strict=True):
-        if group_of[path]:
-            parts_of.setdefault(group_of[path], set()).add(part)
-    return sum(len(parts) > 1 for parts in parts_of.values())
+    used = {(group_of[path], part) for path, part in zip(predictions.paths, predictions.split, strict=True)}
+    return sum(count > 1 for group, count in Counter(group for group, _ in used).items() if group)

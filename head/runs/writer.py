@@ -120,10 +120,6 @@ class RunWriter:
         (self.folder / HEAD_FILE).write_bytes(content)
         return hashlib.sha256(content).hexdigest()
 
-    def save_table(self, file_name: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-        """Write a CSV file with a header line."""
-        write_table(self.folder / file_name, columns, rows)
-
     def save_json(self, file_name: str, content: Mapping[str, Any]) -> None:
         """Write a JSON file."""
         (self.folder / file_name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
@@ -198,4 +194,4 @@ def save_predictions(writer: RunWriter, predictions: Predictions, class_names: S
             strict=True,
         )
     )
-    writer.save_table(PREDICTIONS_FILE, prediction_columns(class_names), table)
+    write_table(writer.folder / PREDICTIONS_FILE, prediction_columns(class_names), table)

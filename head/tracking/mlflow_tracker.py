@@ -131,11 +131,8 @@ class MlflowTracker:
             raise ValueError(f"the experiment {name} was deleted: restore it, or set MLFLOW_EXPERIMENT_NAME")
         return str(found.experiment_id)
 
-    def _search(self, tag: str, value: str) -> Sequence[Any]:
-        runs: Sequence[Any] = self._client.search_runs(
-            [self._experiment], f"tags.`{tag}` = '{value}'", max_results=_MAX_RUNS
-        )
-        return runs
+    def _search(self, tag: str, value: str) -> list[Any]:
+        return list(self._client.search_runs([self._experiment], f"tags.`{tag}` = '{value}'", max_results=_MAX_RUNS))
 
     def _create(self, name: str, tags: dict[str, str]) -> str:
         return str(self._client.create_run(self._experiment, tags=tags, run_name=name).info.run_id)

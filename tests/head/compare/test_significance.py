@@ -10,11 +10,7 @@ from xfeat.head.compare.significance import Difference, PredictedClasses, mcnema
 
 
 def answers(right: list[bool], prefix: str = "") -> PredictedClasses:
-    paths = [f"{prefix}{number}.png" for number in range(len(right))]
-    return PredictedClasses(
-        truth=dict.fromkeys(paths, "covid"),
-        predicted={path: "covid" if good else "normal" for path, good in zip(paths, right, strict=True)},
-    )
+    return {f"{prefix}{number}.png": ("covid", "covid" if good else "normal") for number, good in enumerate(right)}
 
 
 @pytest.mark.parametrize(("gains", "losses"), [(0, 5), (3, 3), (9, 1), (12, 30), (1, 0)])
@@ -65,7 +61,7 @@ def test_other_images_or_labels_are_not_compared_and_the_reason_is_named() -> No
     ours, theirs = answers([True] * 3), answers([True] * 4)
     assert "different images: 3 shared of 3 and 4" in paired_difference(ours, theirs, {}).problem
     assert "0 shared" in paired_difference(ours, answers([True] * 3, "x"), {}).problem
-    relabelled = PredictedClasses(truth={**ours.truth, "0.png": "normal"}, predicted=ours.predicted)
+    relabelled = {**ours, "0.png": ("normal", "covid")}
     difference = paired_difference(ours, relabelled, {})
     assert difference == Difference(problem="different labels: 1 of 3 images")
     assert difference.verdict == "not comparable"
