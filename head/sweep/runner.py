@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
@@ -17,7 +18,6 @@ from xfeat.featurize.errors import CacheError, DivergedError, Interrupted, Misma
 from xfeat.featurize.system.devices import resolve_device
 from xfeat.featurize.system.versions import library_versions
 from xfeat.head.batched.scheduler import FittedBlock, Task, fit_tasks, tasks_on, threads_for
-from xfeat.head.batched.training import Outcome
 from xfeat.head.data.counter_rng import GENERATOR
 from xfeat.head.data.pooling import pooled
 from xfeat.head.data.rows import AnyRows, Rows, labelled_blocks
@@ -79,6 +79,7 @@ class Sweep:
         device: str = "cpu",
     ) -> None:
         self._device = resolve_device(device)
+        self._backend = None if self._device == "cpu" else self._device
         self.cache, self.spec = cache, spec.for_cache(cache)
         self.planned = self.spec.planned
         self._memory, self._split = memory, split_rows(cache, seed=spec.first_seed)
@@ -110,8 +111,10 @@ class Sweep:
             Interrupted: on Ctrl-C; finished trials are stored, and the same call resumes.
         """
         start = time.monotonic()
-        self._warn_of_few_combinations()
-        deadline = _Deadline(None if time_limit_s is None else start + time_limit_s)
+        deadline = math.inf if time_limit_s is None else start + time_limit_s
+        combinations, wanted = self.planned // self.spec.seeds, self.spec.trials or 0
+        if combinations < wanted:
+            logger.warning("there are only %d different combinations, not %d", combinations, wanted)
         with self._folder.locked():
             trials = self._folder.begin(self.identity)
             finished_before = list(trials)
@@ -120,9 +123,9 @@ class Sweep:
                     if self._missing(trials, self.planned):
                         for _ in labelled_blocks(self.cache, self._split.rows["test"]):
                             pass  # test rows are needed last: unreadable ones must be found before training
-                    self._train(trials, deadline, progress)
-                    combinations = rank_combinations(trials, self.spec)
-                    run = self._write_best(combinations[0].best_trial) if combinations else None
+                    self._train(trials, deadline, progress or _silent)
+                    ranked = rank_combinations(trials, self.spec)
+                    run = self._write_best(ranked[0].best_trial) if ranked else None
             except CacheError:  # it is unknown which of the new trials used changed rows
                 self._folder.rewrite(finished_before)
                 raise
@@ -139,7 +142,7 @@ class Sweep:
                 spec=self.spec,
                 planned=max(self.planned, len(trials)),  # an earlier call may have planned more
                 trials=trials,
-                combinations=combinations,
+                combinations=ranked,
                 state=COMPLETE if not self._missing(trials, self.planned) else TIME_IS_UP,
                 valid_images=len(self._split.rows["valid"]),
                 run=run,
@@ -148,17 +151,13 @@ class Sweep:
             self._folder.save_facts({"identity": self.identity, **self._facts(result)})
         return result
 
-    def _warn_of_few_combinations(self) -> None:
-        combinations, wanted = self.planned // self.spec.seeds, self.spec.trials or 0
-        if combinations < wanted:
-            logger.warning("there are only %d different combinations, not %d", combinations, wanted)
-
-    def _train(self, trials: list[Trial], deadline: _Deadline, progress: TrialProgress | None) -> None:
+    def _train(self, trials: list[Trial], deadline: float, progress: TrialProgress) -> None:
         """Train the unfinished trials round by round; add them to ``trials`` and to the folder.
 
         Raises:
             MismatchError: if a finished trial has other settings, as proposed by another version.
         """
+        at_least = 1
         for specs in rounds(self.spec, trials):
             if any(trial.spec != specs[trial.number] for trial in trials if trial.number < len(specs)):
                 raise MismatchError(
@@ -166,33 +165,25 @@ class Sweep:
                     path=self._folder.folder,
                     fix="choose another --name, or delete that folder",
                 )
-            self._train_rest(specs, trials, deadline, progress)
+            rest = {number: specs[number] for number in sorted(self._missing(trials, len(specs)))}
+            if not rest:
+                continue
+            progress(trials, self.planned)
+            threads = min(threads_for(train, self._backend) for train, _ in self._parts.values())
+            tasks = _before(deadline, self._tasks(rest, threads), at_least=at_least)
+            with closing(fit_tasks(tasks, classes=len(self.cache.class_names), threads=threads)) as blocks:
+                for block in blocks:
+                    new = self._as_trials(block, rest)
+                    self._folder.append(new)
+                    trials += new
+                    progress(trials, self.planned)
+            at_least = 0
             if self._missing(trials, len(specs)):  # the time is up
                 return
 
     @staticmethod
     def _missing(trials: Sequence[Trial], count: int) -> set[int]:
         return set(range(count)) - {trial.number for trial in trials}
-
-    def _train_rest(
-        self, specs: Sequence[TrialSpec], trials: list[Trial], deadline: _Deadline, progress: TrialProgress | None
-    ) -> None:
-        rest = {number: specs[number] for number in sorted(self._missing(trials, len(specs)))}
-        if not rest:
-            return
-        if progress is not None:
-            progress(trials, self.planned)
-        threads = min(threads_for(train, self._backend) for train, _ in self._parts.values())
-        blocks = fit_tasks(
-            deadline.limit(self._tasks(rest, threads)), classes=len(self.cache.class_names), threads=threads
-        )
-        with closing(blocks):
-            for block in blocks:
-                new = self._as_trials(block, rest)
-                self._folder.append(new)
-                trials += new
-                if progress is not None:
-                    progress(trials, self.planned)
 
     def _tasks(self, rest: Mapping[int, TrialSpec], threads: int) -> list[Task]:
         classes, tasks = len(self.cache.class_names), []
@@ -202,42 +193,35 @@ class Sweep:
         # If the time is up early, heads of every shape have been tried.
         return sorted(tasks, key=lambda task: min(task.jobs))
 
-    @property
-    def _backend(self) -> str | None:
-        return None if self._device == "cpu" else self._device
-
     @cached_property
     def _parts(self) -> dict[str, tuple[AnyRows, AnyRows]]:
         """Training and validation rows of each pooling."""
         parts: dict[str, tuple[AnyRows, AnyRows]] = {}
-        wider: dict[str, AnyRows] = {}
+        wider: Sequence[AnyRows] = ()
         for pooling in reversed(self.spec.poolings):
             cache = pooled(self.cache, pooling)
-            columns = cache.features.shape[-1]
-            reading = split_reading(cache, self._split, self._memory)
-            own: dict[str, AnyRows] = {}
-            for part in ("train", "valid"):
-                loaded = wider.get(part)
-                if isinstance(loaded, Rows):  # a view of the first columns needs no more memory
-                    own[part] = Rows(loaded.features[..., :columns], loaded.labels)
-                else:
-                    own[part] = reading.load(cache, self._split.rows[part])
-            parts[pooling] = own["train"], own["valid"]
-            wider = own
+            columns, reading = cache.features.shape[-1], split_reading(cache, self._split, self._memory)
+            # A view of the first columns needs no more memory.
+            views = [Rows(rows.features[..., :columns], rows.labels) for rows in wider if isinstance(rows, Rows)]
+            own = (reading.load(cache, self._split.rows[part]) for part in ("train", "valid"))
+            train, valid = views or own
+            parts[pooling] = wider = train, valid
         return parts
 
     def _as_trials(self, block: FittedBlock, rest: Mapping[int, TrialSpec]) -> list[Trial]:
-        share = block.seconds / len(block.outcomes)
-        return [self._as_trial(number, rest[number], outcome, share) for number, outcome in block.outcomes.items()]
-
-    def _as_trial(self, number: int, spec: TrialSpec, outcome: Outcome, seconds: float) -> Trial:
-        if isinstance(outcome, DivergedError):
-            return Trial(number, "diverged", spec, 0, {}, seconds)
-        _, valid = self._parts[spec.pooling]
-        probabilities = softmax(outcome.logits_of(valid).numpy())
-        figures: Mapping[str, Any] = classification_metrics(valid.labels.numpy(), probabilities, self.cache.class_names)
-        metrics = {name: figures[name] for name in RANKINGS if figures[name] is not None}
-        return Trial(number, "ok", spec, outcome.best_epoch, metrics, seconds)
+        seconds, trials = block.seconds / len(block.outcomes), []
+        for number, outcome in block.outcomes.items():
+            spec = rest[number]
+            if isinstance(outcome, DivergedError):
+                trials.append(Trial(number, "diverged", spec, 0, {}, seconds))
+                continue
+            _, valid = self._parts[spec.pooling]
+            probabilities = softmax(outcome.logits_of(valid).numpy())
+            names = self.cache.class_names
+            figures: Mapping[str, Any] = classification_metrics(valid.labels.numpy(), probabilities, names)
+            metrics = {name: figures[name] for name in RANKINGS if figures[name] is not None}
+            trials.append(Trial(number, "ok", spec, outcome.best_epoch, metrics, seconds))
+        return trials
 
     def _write_best(self, best: Trial) -> Run:
         """Write a trial as a run, unless an earlier call has done so."""
@@ -268,15 +252,13 @@ class Sweep:
         }
 
 
-class _Deadline:
-    """Yields tasks until the time is up, but at least one."""
+def _before(deadline: float, tasks: Iterable[Task], *, at_least: int) -> Iterator[Task]:
+    """Yield tasks until the time is up, but at least so many."""
+    for place, task in enumerate(tasks):
+        if place >= at_least and time.monotonic() >= deadline:
+            return
+        yield task
 
-    def __init__(self, until: float | None) -> None:
-        self._until, self._started = until, False
 
-    def limit(self, tasks: Iterable[Task]) -> Iterator[Task]:
-        for task in tasks:
-            if self._started and self._until is not None and time.monotonic() >= self._until:
-                return
-            self._started = True
-            yield task
+def _silent(trials: list[Trial], planned: int) -> None:
+    pass

@@ -190,7 +190,7 @@ def parse_axis(name: str, text: str) -> Axis:
         ValueError: if they are malformed.
     """
     if name == "hidden":
-        return tuple(dict.fromkeys(_widths(part) for part in text.split(";")))
+        return tuple(dict.fromkeys(parse_widths(part) for part in text.split(";")))
     kind = type(_default(name))
     if _RANGE in text:
         if kind is not float:
@@ -212,7 +212,8 @@ def _default(name: str) -> Any:
     return TrialSpec(HeadSpec(), TrainSpec()).settings[name]
 
 
-def _widths(text: str) -> tuple[int, ...]:
+def parse_widths(text: str) -> tuple[int, ...]:
+    """Parse the widths of the hidden layers: ``512,128``, or ``linear`` for none."""
     return () if text.strip() in ("linear", "none", "") else tuple(_value(int, width) for width in text.split(","))
 
 

@@ -102,20 +102,6 @@ class Moved(NamedTuple):
     squares: Floats
 
 
-class Rule(NamedTuple):
-    """How Adam moves a head in this step.
-
-    Attributes:
-        rate: learning rate by the first bias correction.
-        scale: 1 by the root of the second.
-        decay: L2 penalty.
-    """
-
-    rate: np.float32
-    scale: np.float32
-    decay: np.float32
-
-
 class Factors(NamedTuple):
     """A matrix in a flat array: row r, column n is at ``first + r * row + n * column``; rows in multiples of ROWS."""
 
@@ -136,7 +122,7 @@ def multiply(factors: Factors, values: Floats, at: int, out: Floats, to: int) ->
             sums = add_products(sums, factors.values, place, factors.row, values, column)
             place += factors.column
             column += COLUMNS
-        store_tile(out, to + above * COLUMNS, COLUMNS, sums)
+        store_tile(out, to + above * COLUMNS, sums)
 
 
 @compiled
@@ -220,15 +206,15 @@ def move(moved: Moved, place: int, weights: Any, gradient: Any, rule: Any) -> No
 
 
 @compiled
-def move_all(moved: Moved, place: int, gradients: Floats, count: int, rule: Rule) -> None:
+def move_all(moved: Moved, place: int, gradients: Floats, count: int, rule: Floats) -> None:
     """Move ``count`` weights, from a place on, by as many gradients."""
-    vectors = splat(rule.rate), splat(rule.scale), splat(rule.decay)
+    vectors = splat(rule[0]), splat(rule[1]), splat(rule[2])
     for shift in range(0, count, LANES):
         move(moved, place + shift, load(moved.weights, place + shift), load(gradients, shift), vectors)
 
 
 @compiled
-def move_matrix(plan: Plan, space: Space, level: int, moved: Moved, affine: Floats, rule: Rule) -> None:
+def move_matrix(plan: Plan, space: Space, level: int, moved: Moved, affine: Floats, rule: Floats) -> None:
     """Move the weights of the linear layer behind a level; find on the way what its inputs' scales and shifts change.
 
     The gradient of the weights is made tile by tile, used in two ways, and never written down. The layer's inputs are
@@ -237,7 +223,7 @@ def move_matrix(plan: Plan, space: Space, level: int, moved: Moved, affine: Floa
     the gradients of the layer's biases; those of ``affine`` are written to ``gradients``.
     """
     width, above_width = plan.widths[level], plan.widths[level + 1]
-    vectors = splat(rule.rate), splat(rule.scale), splat(rule.decay)
+    vectors = splat(rule[0]), splat(rule[1]), splat(rule[2])
     rows = -(-plan.sizes[level + 1] // ROWS) * ROWS
     for place in range(0, 2 * width, LANES):
         store(space.gradients, place, splat(_ZERO))
@@ -250,7 +236,7 @@ def move_matrix(plan: Plan, space: Space, level: int, moved: Moved, affine: Floa
                 for row in range(min(COLUMNS, plan.rows - tile * COLUMNS)):
                     sums = add_products(sums, space.upstream, place + row, COLUMNS, space.packed, column)
                     column += COLUMNS
-            store_tile(space.scratch, 0, COLUMNS, sums)
+            store_tile(space.scratch, 0, sums)
             for d in range(left, left + COLUMNS, LANES):
                 factor, constant = load(affine, d), load(affine, width + d)
                 of_factor, of_constant = load(space.gradients, d), load(space.gradients, width + d)

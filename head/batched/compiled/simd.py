@@ -165,21 +165,20 @@ def add_products(_: Any, sums: Any, factors: Any, place: Any, stride: Any, value
 
 
 @intrinsic
-def store_tile(_: Any, values: Any, place: Any, stride: Any, sums: Any) -> Any:
-    """Write a tile to a float32 array, whose rows lie ``stride`` apart."""
+def store_tile(_: Any, values: Any, place: Any, sums: Any) -> Any:
+    """Write a tile to a place of a float32 array, row after row."""
 
     def build(context: Any, builder: Any, signature: Any, given: Any) -> Any:
-        values, place, stride, sums = given
-        for row in range(ROWS):
-            for which in (0, 1):
-                spot = builder.add(place, place.type(which * LANES))
-                pointer = _element(context, builder, signature.args[0], values, spot)
-                total = builder.extract_value(sums, 2 * row + which)
-                builder.store(total, builder.bitcast(pointer, _VECTOR.as_pointer()), align=4)
-            place = builder.add(place, stride)
+        values, place, sums = given
+        for spot in range(2 * ROWS):
+            pointer = _element(
+                context, builder, signature.args[0], values, builder.add(place, place.type(spot * LANES))
+            )
+            total = builder.extract_value(sums, spot)
+            builder.store(total, builder.bitcast(pointer, _VECTOR.as_pointer()), align=4)
         return context.get_dummy_value()
 
-    return types.void(values, types.intp, types.intp, tile), build
+    return types.void(values, types.intp, tile), build
 
 
 def _arithmetic(name: str) -> Any:

@@ -12,7 +12,6 @@ from xfeat.head.batched.compiled.kernels import (
     Floats,
     Moved,
     Plan,
-    Rule,
     Space,
     move_all,
     move_matrix,
@@ -68,7 +67,8 @@ class Steps(NamedTuple):
         starts: int64 (S, T, B), where in ``features`` a row begins.
         labels: int64 (S, T, B).
         keys: int64 (S, T, 2, 2), of the random numbers of both dropout layers.
-        rules: float32 (T, K, 3), see :class:`xfeat.head.batched.compiled.kernels.Rule`.
+        rules: float32 (T, K, 3), how Adam moves a head: the learning rate by the first bias correction, 1 by the root
+            of the second, and the L2 penalty.
     """
 
     features: Floats
@@ -86,7 +86,6 @@ def train_steps(plan: Plan, space: Space, heads: Heads, steps: Steps, losses: Fl
         for head in range(len(heads.streams)):
             stream = heads.streams[head]
             moved = Moved(heads.weights[head], heads.means[head], heads.squares[head])
-            rates = steps.rules[step, head]
             if head == 0 or stream != heads.streams[head - 1]:
                 gather_rows(plan, space, steps, step, stream)
                 _drop(plan, 0, space.inputs, heads, head, FEATURES, steps.keys[stream, step])
@@ -98,7 +97,7 @@ def train_steps(plan: Plan, space: Space, heads: Heads, steps: Steps, losses: Fl
             loss, right = _lose(plan, space, heads, head, steps.labels[stream, step])
             losses[head] += loss * np.float32(plan.rows)
             hits[head] += right
-            _backward(plan, space, heads, head, moved, Rule(rates[0], rates[1], rates[2]), keys)
+            _backward(plan, space, heads, head, moved, steps.rules[step, head], keys)
 
 
 @compiled
@@ -227,7 +226,7 @@ def _target(right: bool, own: np.float32, spread: np.float32, smoothing: np.floa
 
 @compiled
 def _backward(
-    plan: Plan, space: Space, heads: Heads, head: int, moved: Moved, rule: Rule, keys: NDArray[np.int64]
+    plan: Plan, space: Space, heads: Heads, head: int, moved: Moved, rule: Floats, keys: NDArray[np.int64]
 ) -> None:
     last = len(plan.sizes) - 1
     for level in range(last - 1, -1, -1):

@@ -15,10 +15,9 @@ from xfeat.featurize.cache.reader import FeatureCache
 from xfeat.featurize.errors import MismatchError, MissingExtraError, SpecError
 from xfeat.head.cli import main
 from xfeat.head.specs import HeadSpec, TrainSpec
-from xfeat.head.sweep.optuna_sampler import propose
 from xfeat.head.sweep.results import RESULTS_FILE
 from xfeat.head.sweep.runner import Sweep
-from xfeat.head.sweep.sampling import ROUND, rounds
+from xfeat.head.sweep.sampling import ROUND, propose, rounds
 from xfeat.head.sweep.space import Range, SweepSpec
 from xfeat.head.sweep.trials import Trial
 
