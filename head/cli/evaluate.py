@@ -61,7 +61,7 @@ def _open(
     from xfeat.featurize.pipeline.compute import RunOptions
     from xfeat.featurize.pipeline.extract import extract_features
     from xfeat.head.evaluate import check_classes_match
-    from xfeat.head.runs.backbone_weights import weights_of
+    from xfeat.head.runs.reader import weights_of
 
     dataset = open_dataset(data, groups=groups)
     check_classes_match(run, dataset, data)
