@@ -15,7 +15,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any, TypeVar
@@ -29,6 +29,7 @@ EXIT_PROBLEM = 1
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
 _PLAIN_LINE_SECONDS = 5.0
+_MAX_LINES = 10
 _MAX_HELP = 300  # characters, longer than the first sentence of any help
 # Commands write files atomically. A command that also keeps partial work raises Interrupted with a message of its own.
 _STOPPED = "stopped; no incomplete file is left: run the same command again"
@@ -40,6 +41,8 @@ NOT_NEGATIVE = click.FloatRange(min=0)
 POSITIVE = click.FloatRange(min=0, min_open=True)
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+Printed = tuple[dict[str, Any], str]
+"""What a command prints with ``--json``, and without it."""
 S = TypeVar("S")
 
 _stop_signals: list[int] = []
@@ -95,8 +98,8 @@ json_flag = click.option(
 )
 
 
-def json_option(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add ``--json`` to a command that returns a dict and a text: with it the dict is printed, else the text."""
+def json_option(command: Callable[..., Printed]) -> Callable[..., Any]:
+    """Add ``--json`` to a command that returns :data:`Printed`."""
 
     @json_flag
     @functools.wraps(command)
@@ -113,15 +116,10 @@ def escape_surrogates(text: str) -> str:
 
 
 def spec_option(spec: type[Any], name: str, kind: Any, text: str, *, flag: str = "", **more: Any) -> Decorator:
-    """Return the option of a spec's field, with the spec's default.
+    """Return the option of a spec's field, with the spec's default and ``text`` as its help.
 
-    Args:
-        spec: the dataclass.
-        name: of the field, and of the command's argument.
-        kind: click type; ``bool`` makes a pair of flags, ``--name/--no-name``.
-        text: the help.
-        flag: by default ``--`` and the name with hyphens.
-        more: other arguments of :func:`click.option`.
+    Its name is that of the field with hyphens, unless ``flag`` names another. The click type ``bool`` makes a pair of
+    flags, ``--name/--no-name``. Other arguments are those of :func:`click.option`.
     """
     flag = flag or "--" + name.replace("_", "-")
     pair = f"{flag}/--no-{flag[2:]}" if kind is bool else flag
@@ -149,6 +147,16 @@ def pop_spec(spec: type[S], settings: dict[str, Any], **more: Any) -> S:
     return spec(**{name: settings.pop(name) for name in names}, **more)
 
 
+def layout_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add ``--layout``, for folders that can be read in two ways."""
+    return click.option(
+        "--layout",
+        type=click.Choice(["splits", "classes", "flat"]),
+        help="What the folders are: splits with classes in them, classes, or neither.  [default: what they allow; "
+        "refused if they can be read in two ways]",
+    )(command)
+
+
 def comma_list(text: str | None) -> list[str] | None:
     """Split ``A,B`` at its commas; ``None`` stays ``None``."""
     return [part.strip() for part in text.split(",") if part.strip()] if text is not None else None
@@ -170,15 +178,9 @@ def progress_bar(what: str, unit: str | None = None) -> Iterator[Callable[[int, 
         yield _plain_lines(what, rate)
         return
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
-        TimeRemainingColumn(),
-    )
+    columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), "{task.fields[rate]}", TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(what, total=None, rate="")
         yield lambda done, total: bar.update(task, completed=done, total=total or None, rate=rate(done))
@@ -190,10 +192,16 @@ def say(text: str) -> None:
     click.echo(escape_surrogates(text), file=sys.stderr)
 
 
-def warn_skipped(skipped: Iterable[tuple[str, str]]) -> None:
-    """Warn of images that were left out, each with its path and the reason."""
-    for path, reason in skipped:
-        say(f"warning: skipped {path}: {reason}")
+def warn(warnings: Iterable[str]) -> None:
+    """Write warnings to stderr."""
+    for warning in warnings:
+        say(f"warning: {warning}")
+
+
+def first_lines(lines: Sequence[str], more: str = "more") -> list[str]:
+    """Return the first ten lines, and one that says how many were left out."""
+    left_out = len(lines) - _MAX_LINES
+    return [*lines[:_MAX_LINES], f"… and {left_out} {more}"] if left_out > 0 else list(lines)
 
 
 def _plain_lines(what: str, rate: Callable[[int], str]) -> Callable[[int, int], None]:
@@ -254,5 +262,5 @@ def _stop_on_signals() -> None:
 
 
 def _print_and_exit(message: str, code: int) -> None:
-    click.echo(escape_surrogates(message), err=True)
+    say(message)
     sys.exit(code)

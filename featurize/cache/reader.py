@@ -68,6 +68,8 @@ class FeatureCache:
         features: float32 or float16 (N, D), or (N, V, D) with views, memory-mapped and read-only.
         columns: the other columns.
         skipped: images that could not be read.
+        layout: how the folders of the data set were read; empty in caches of earlier versions.
+        left_out: per reason, the ``files`` that are not images of the data set, their ``suffixes`` and an ``example``.
         content_sha256: digest of features, labels, splits, paths and groups.
         created: time of writing, ISO 8601, UTC.
         versions: of the libraries that wrote it.
@@ -85,6 +87,8 @@ class FeatureCache:
     content_sha256: str
     created: str
     versions: dict[str, str] = field(default_factory=dict)
+    layout: str = ""
+    left_out: dict[str, Any] = field(default_factory=dict)
     state: CacheFileState | None = field(default=None, compare=False)
 
     def __len__(self) -> int:
@@ -249,6 +253,8 @@ def _read(path: Path, file: h5py.File) -> dict[str, Any]:
         "content_sha256": str(attrs["content_sha256"]),
         "created": str(attrs["created"]),
         "versions": json.loads(attrs["versions"]),
+        "layout": str(attrs.get("layout", "")),
+        "left_out": json.loads(attrs.get("left_out", "{}")),
     }
 
 

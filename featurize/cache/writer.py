@@ -8,7 +8,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -48,6 +48,8 @@ class CacheDescription:
         weights_path: the weights file that was used.
         columns: one value per row each.
         skipped: images that could not be read.
+        layout: how the folders of the data set were read.
+        left_out: files that are not images of the data set, counted by reason.
     """
 
     spec: FeatureSpec
@@ -56,6 +58,8 @@ class CacheDescription:
     weights_path: str
     columns: Columns
     skipped: Sequence[Skipped]
+    layout: str = ""
+    left_out: dict[str, Any] = field(default_factory=dict)
 
 
 def write_cache(
@@ -102,6 +106,8 @@ def _attributes(description: CacheDescription, content_sha256: str) -> dict[str,
         "counts": json.dumps(count_images(columns.split, columns.label, description.class_names)),
         "data_root": description.data_root,
         "weights_path": description.weights_path,
+        "layout": description.layout,
+        "left_out": json.dumps(description.left_out),
         "content_sha256": content_sha256,
         "columns_sha256": digest_of_states(columns, description.skipped),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),

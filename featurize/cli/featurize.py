@@ -8,35 +8,27 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
+from xfeat.featurize import specs
 from xfeat.featurize.backbones.registry import BACKBONES
 from xfeat.featurize.console import (
     COUNT,
     PATH,
+    Printed,
     comma_list,
+    first_lines,
     json_option,
+    layout_option,
     pop_spec,
     progress_bar,
-    say,
     spec_option,
-    warn_skipped,
-)
-from xfeat.featurize.specs import (
-    DEFAULT_CACHE,
-    DTYPES,
-    ENGINES,
-    MAX_VIEWS,
-    NORMALIZATIONS,
-    POOLINGS,
-    PRECISIONS,
-    FeatureRequest,
-    FeatureSpec,
+    warn,
 )
 
 if TYPE_CHECKING:
+    from xfeat.featurize.datasets.layouts import Dataset
     from xfeat.featurize.pipeline.extract import Extraction
 
-_SHOWN = 10
-_request_option = partial(spec_option, FeatureRequest)
+_request_option = partial(spec_option, specs.FeatureRequest)
 
 
 def _batch_size(_context: click.Context, _option: click.Parameter, text: str | None) -> int | Literal["auto"] | None:
@@ -49,7 +41,7 @@ def _batch_size(_context: click.Context, _option: click.Parameter, text: str | N
 
 @click.command()
 @click.argument("data", type=PATH)
-@click.option("-o", "--output", type=PATH, default=DEFAULT_CACHE, help="Cache to write or bring up to date.")
+@click.option("-o", "--output", type=PATH, default=specs.DEFAULT_CACHE, help="Cache to write or bring up to date.")
 @_request_option(
     "backbone",
     click.Choice(["auto", *BACKBONES]),
@@ -63,19 +55,19 @@ def _batch_size(_context: click.Context, _option: click.Parameter, text: str | N
     "Weights file in efficientnet_pytorch's format; with --backbone auto and no output yet, of efficientnet-b0.",
 )
 @_request_option("size", int, "Side of the network's input in pixels.  [default: the backbone's own]")
-@_request_option("pooling", click.Choice(POOLINGS), "multilevel appends the pooled stages 3 to 7.")
+@_request_option("pooling", click.Choice(specs.POOLINGS), "multilevel appends the pooled stages 3 to 7.")
 @_request_option(
     "views",
-    click.IntRange(1, MAX_VIEWS),
+    click.IntRange(1, specs.MAX_VIEWS),
     "Views of each image: the clean one, then seeded crops, rotations, flips and brightness.",
 )
 @_request_option(
-    "normalize", click.Choice(list(NORMALIZATIONS)), "Mean and std: 0.5 as in the tutorial, or ImageNet's."
+    "normalize", click.Choice(list(specs.NORMALIZATIONS)), "Mean and std: 0.5 as in the tutorial, or ImageNet's."
 )
-@_request_option("dtype", click.Choice(DTYPES), "Data type of the stored features.")
+@_request_option("dtype", click.Choice(specs.DTYPES), "Data type of the stored features.")
 @_request_option(
     "precision",
-    click.Choice(PRECISIONS),
+    click.Choice(specs.PRECISIONS),
     "Of the network's arithmetic. The exported model computes in float32; xexport checks the difference.",
 )
 @click.option(
@@ -85,7 +77,7 @@ def _batch_size(_context: click.Context, _option: click.Parameter, text: str | N
 )
 @click.option(
     "--engine",
-    type=click.Choice(ENGINES),
+    type=click.Choice(specs.ENGINES),
     default="auto",
     help="auto: torch on a GPU and for a --precision other than float32, else onnxruntime. ray: on many machines.",
 )
@@ -122,11 +114,18 @@ def _batch_size(_context: click.Context, _option: click.Parameter, text: str | N
     help="Patient or series of each image: a CSV with path,group, or an expression on the path.  "
     "[default: groups.csv in DATA, if there]",
 )
+@layout_option
 @click.option("--force", is_flag=True, help="Recompute everything, and replace a cache with other settings.")
 @json_option
 def featurize(
-    data: Path, output: Path, classes: str | None, groups: str | None, on_error: str, **settings: Any
-) -> tuple[dict[str, Any], str]:
+    data: Path,
+    output: Path,
+    classes: str | None,
+    groups: str | None,
+    layout: str | None,
+    on_error: str,
+    **settings: Any,
+) -> Printed:
     """Compute the features of all images in DATA.
 
     DATA is a folder (train|valid|test/CLASS/…, CLASS/…, or images without classes), a zip archive of such a folder,
@@ -143,8 +142,8 @@ def featurize(
     engine, ray_address = settings.pop("engine"), settings.pop("ray_address")
     if ray_address is not None and engine != "ray":
         raise click.UsageError("--ray-address is for --engine ray")
-    dataset = open_dataset(data, classes=comma_list(classes), groups=groups)
-    request = pop_spec(FeatureRequest, settings)
+    dataset = open_dataset(data, classes=comma_list(classes), groups=groups, layout=layout)
+    request = pop_spec(specs.FeatureRequest, settings)
     check_precision(engine, request.precision)
     with progress_bar("downloading weights", "bytes") as download_progress:
         spec, weights = resolve_request(output, request, force=settings["force"], progress=download_progress)
@@ -161,10 +160,10 @@ def featurize(
             **settings,
         )
         done = extract_features(dataset, spec, weights, output, options)
-    return _as_json(done, spec), _as_text(done, spec)
+    return _as_json(done, spec, dataset), _as_text(done, spec)
 
 
-def _as_json(done: Extraction, spec: FeatureSpec) -> dict[str, Any]:
+def _as_json(done: Extraction, spec: specs.FeatureSpec, dataset: Dataset) -> dict[str, Any]:
     return {
         "output": str(done.output),
         "backbone": spec.backbone,
@@ -180,17 +179,16 @@ def _as_json(done: Extraction, spec: FeatureSpec) -> dict[str, Any]:
         "engine": done.engine,
         "up_to_date": done.up_to_date,
         "fingerprint": spec.fingerprint,
+        "layout": dataset.layout,
+        "left_out": dataset.left_out,
     }
 
 
-def _as_text(done: Extraction, spec: FeatureSpec) -> str:
-    for path in done.truncated[:_SHOWN]:
-        say(f"warning: {path} is truncated; the part that is there was used")
-    if len(done.truncated) > _SHOWN:
-        say(f"warning: … and {len(done.truncated) - _SHOWN} more truncated images")
-    warn_skipped(done.skipped[:_SHOWN])
-    if len(done.skipped) > _SHOWN:
-        say(f"warning: … and {len(done.skipped) - _SHOWN} more: see xfeat info {done.output}")
+def _as_text(done: Extraction, spec: specs.FeatureSpec) -> str:
+    truncated = [f"{path} is truncated; the part that is there was used" for path in done.truncated]
+    skipped = [f"skipped {path}: {reason}" for path, reason in done.skipped]
+    warn(first_lines(truncated, "more truncated images"))
+    warn(first_lines(skipped, f"more: see xfeat info {done.output}"))
     rate = f" at {done.images_per_second:.0f} images/s ({done.engine})" if done.computed else ""
     changes = "".join(f", {number} {kind}" for kind, number in done.changes._asdict().items() if number)
     rehashed = f" ({done.rehashed} read again and unchanged)" if done.rehashed else ""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
-from xfeat.featurize.console import PATH, json_option
+from xfeat.featurize.console import PATH, Printed, json_option
+from xfeat.featurize.datasets.image_files import describe_left_out
 from xfeat.featurize.specs import DEFAULT_CACHE
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ _file_argument = click.argument("file", type=PATH, default=DEFAULT_CACHE)
 @click.command()
 @_file_argument
 @json_option
-def info(file: Path) -> tuple[dict[str, Any], str]:
+def info(file: Path) -> Printed:
     """Show what a cache contains: settings, counts per split and class, skipped files."""
     from xfeat.featurize.cache.reader import FeatureCache
 
@@ -36,6 +37,8 @@ def info(file: Path) -> tuple[dict[str, Any], str]:
         "groups": len(set(cache.columns.group) - {""}),
         "truncated": int(cache.columns.truncated.sum()),
         "skipped": [row._asdict() for row in cache.skipped],
+        "layout": cache.layout,
+        "left_out": cache.left_out,
         "data_root": cache.data_root,
         "created": cache.created,
         "versions": cache.versions,
@@ -46,7 +49,7 @@ def info(file: Path) -> tuple[dict[str, Any], str]:
 @click.command()
 @_file_argument
 @json_option
-def verify(file: Path) -> tuple[dict[str, Any], str]:
+def verify(file: Path) -> Printed:
     """Check that every row of a cache is finite and unchanged since it was written."""
     from xfeat.featurize.cache.reader import FeatureCache
 
@@ -65,5 +68,6 @@ def _as_text(cache: FeatureCache, groups: int) -> str:
         lines.append(f"{split_name:>6}  " + "  ".join(f"{name} {number}" for name, number in classes.items()))
     if groups:
         lines.append(f"groups  {groups}")
+    lines += [f"layout  {cache.layout}"] * bool(cache.layout) + describe_left_out(cache.left_out)
     lines += [f"skipped {path}: {reason}" for path, reason in cache.skipped]
     return "\n".join(lines)

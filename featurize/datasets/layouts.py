@@ -8,24 +8,22 @@ import logging
 import os
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from xfeat.featurize.datasets.image_files import IMAGE_SUFFIXES, choose_images, count_left_out, describe_left_out
 from xfeat.featurize.datasets.sources import FolderSource, ImageSource, open_source
+from xfeat.featurize.datasets.structure import read_structure, split_of
 from xfeat.featurize.errors import DataError, ImageError, SpecError
 
 logger = logging.getLogger(__name__)
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".dcm", ".dicom"})
 SPLITS = ("train", "valid", "test")
 NO_SPLIT = 255
 NO_LABEL = -1
 GROUPS_FILE = "groups.csv"
 
-# Also the folder that macOS adds to archives.
-_HIDDEN = re.compile(r"(^|/)(\.|__MACOSX/)")
-_SPLIT_CODES = {"train": 0, "valid": 1, "val": 1, "validation": 1, "test": 2}
 LAYOUTS = (
     "train|valid|test/<class>/<image>, or <class>/<image>, or images without folders, in a folder or a zip archive, "
     "or a CSV file with the columns path,label[,split][,group]"
@@ -50,11 +48,21 @@ class ImageEntry(NamedTuple):
 
 @dataclass(frozen=True)
 class Dataset:
-    """The images below one root, sorted by path."""
+    """The images below one root, sorted by path.
+
+    Attributes:
+        root: the folder, archive, or folder of the manifest.
+        class_names: sorted; labels are indices into it.
+        entries: the images.
+        layout: how the folders were read, such as ``3 splits × 2 classes, in chest_xray/``.
+        left_out: per reason, the number of ``files``, of each of their ``suffixes``, and an ``example``.
+    """
 
     root: Path
     class_names: tuple[str, ...]
     entries: list[ImageEntry]
+    layout: str = ""
+    left_out: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def of(cls, root: Path, rows: list[tuple[str, str, int, str]]) -> Dataset:
@@ -66,7 +74,11 @@ class Dataset:
 
 
 def open_dataset(
-    data: str | os.PathLike[str], *, classes: list[str] | None = None, groups: str | None = None
+    data: str | os.PathLike[str],
+    *,
+    classes: list[str] | None = None,
+    groups: str | None = None,
+    layout: str | None = None,
 ) -> Dataset:
     """List the images of ``data`` in any of the layouts in :data:`LAYOUTS`.
 
@@ -74,6 +86,7 @@ def open_dataset(
         data: a folder, a zip archive, or a CSV manifest.
         classes: keep these classes only.
         groups: CSV file or regular expression for the groups; by default ``groups.csv`` in the folder, if there.
+        layout: of folders, see :func:`xfeat.featurize.datasets.structure.read_structure`; by default what they allow.
 
     Raises:
         DataError: if the path does not exist, or contains no images.
@@ -82,19 +95,22 @@ def open_dataset(
     if not root.exists():
         raise DataError("folder or file not found", path=root, expected=LAYOUTS, fix="check the path")
     source = None if root.suffix.lower() == ".csv" else open_source(root)
-    dataset = _read_manifest(root) if source is None else _infer_structure(root, image_names(source))
+    dataset, above = (_read_manifest(root), "") if source is None else _read_folders(root, source, layout)
     if not dataset.entries:
         raise DataError(
             "no images found",
             path=root,
             expected=LAYOUTS,
-            found=f"no file that ends in {', '.join(sorted(IMAGE_SUFFIXES))}",
+            found="; ".join(describe_left_out(dataset.left_out)) or "no files",
             fix="put images there, or give another folder",
         )
+    logger.info("layout: %s", dataset.layout)
+    for line in describe_left_out(dataset.left_out):
+        logger.info("%s", line)
     if groups is not None:
         dataset = _with_groups(dataset, _read_groups(dataset, groups), f"--groups {groups}")
     elif source is not None:  # a manifest has a column for them
-        dataset = _with_own_groups(dataset, source)
+        dataset = _with_own_groups(dataset, source, above)
     return dataset if classes is None else _select_classes(dataset, classes, root)
 
 
@@ -113,23 +129,10 @@ def _select_classes(dataset: Dataset, wanted: list[str], data: Path) -> Dataset:
     names = tuple(sorted(set(wanted)))
     index = {dataset.class_names.index(name): new for new, name in enumerate(names)}
     entries = [entry._replace(label=index[entry.label]) for entry in dataset.entries if entry.label in index]
-    return Dataset(dataset.root, names, entries)
+    return replace(dataset, class_names=names, entries=entries)
 
 
 # Folders and archives
-
-
-def image_names(source: ImageSource) -> list[str]:
-    """Return the image files of a folder or archive: known suffixes, and nothing hidden.
-
-    Raises:
-        DataError: if a folder cannot be listed.
-    """
-    return [
-        name
-        for name in source.names()
-        if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES and not _HIDDEN.search(name)
-    ]
 
 
 def list_images(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
@@ -144,7 +147,9 @@ def list_images(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
     for path in map(Path, paths):
         if not path.exists():
             raise DataError("file or folder not found", path=path, fix="check the path")
-        images = [path] if path.is_file() else sorted(path / name for name in image_names(FolderSource(path)))
+        images = (
+            [path] if path.is_file() else sorted(path / name for name in choose_images(FolderSource(path).names())[0])
+        )
         if not images:
             raise DataError(
                 "no images found",
@@ -156,34 +161,16 @@ def list_images(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
     return found
 
 
-def _infer_structure(root: Path, names: list[str]) -> Dataset:
-    """Infer splits and classes from the folders in the names; say which images are left out because of them."""
-    above = _folder_around(root, names)
-    rows = []
-    for name in names:
-        first, *folders = name.removeprefix(above).split("/")
-        split = _SPLIT_CODES.get(first.lower(), NO_SPLIT) if folders else NO_SPLIT
-        inner = [first, *folders] if split == NO_SPLIT else folders
-        rows.append((name, inner[0] if len(inner) > 1 else "", split, ""))
-    if any(split != NO_SPLIT for _, _, split, _ in rows):
-        outside = [name.removeprefix(above).partition("/") for name, _, split, _ in rows if split == NO_SPLIT]
-        for top in sorted({first + slash for first, slash, _ in outside}):
-            logger.warning("%s is ignored: it is not in a split (train, valid, test)", top)
-        rows = [row for row in rows if row[2] != NO_SPLIT]
-    loose = [name for name, label, _, _ in rows if not label]
-    if 0 < len(loose) < len(rows):
-        logger.warning("%d images outside the class folders are ignored, such as %s", len(loose), loose[0])
-        rows = [row for row in rows if row[1]]
-    return Dataset.of(root, rows)
-
-
-def _folder_around(root: Path, names: list[str]) -> str:
-    """Return the top folder of an archive, if it contains all files and there are subfolders in it."""
-    tops = {name.partition("/")[0] for name in names}
-    if root.is_dir() or len(tops) != 1 or any(name.count("/") < 2 for name in names):
-        return ""
-    (top,) = tops
-    return "" if top.lower() in _SPLIT_CODES else f"{top}/"
+def _read_folders(root: Path, source: ImageSource, layout: str | None) -> tuple[Dataset, str]:
+    """Read splits and classes from folders; return the folders around everything, too."""
+    names, left_out = choose_images(source.names())
+    structure = read_structure(root, names, layout)
+    for note in structure.notes:
+        logger.warning("%s", note)
+    code = {"": NO_SPLIT, **{name: code for code, name in enumerate(SPLITS)}}
+    dataset = Dataset.of(root, [(image.path, image.label, code[image.split], "") for image in structure.images])
+    counted = count_left_out(left_out + structure.left_out)
+    return replace(dataset, layout=structure.text, left_out=counted), structure.above
 
 
 # Groups
@@ -220,9 +207,9 @@ def _read_groups(dataset: Dataset, groups: str) -> dict[str, str]:
     return {path: match.group(min(1, expression.groups)) or "" for path, match in matches.items() if match}
 
 
-def _with_own_groups(dataset: Dataset, source: ImageSource) -> Dataset:
+def _with_own_groups(dataset: Dataset, source: ImageSource, above: str) -> Dataset:
     """Read ``groups.csv`` beside the images if there is one, in a folder or in an archive."""
-    above = _folder_around(dataset.root, [entry.path for entry in dataset.entries])
+    above = above if source.state(above + GROUPS_FILE) is not None else ""
     if source.state(above + GROUPS_FILE) is None:
         return dataset
     table = dataset.root / above / GROUPS_FILE
@@ -272,16 +259,17 @@ def _read_manifest(path: Path) -> Dataset:
         if name in rows:
             raise DataError(f"line {line} repeats the path {name}", path=path, fix="keep one line per image")
         label, split, group = ((row.get(column) or "").strip() for column in ("label", "split", "group"))
-        if split and split.lower() not in _SPLIT_CODES:
+        if split and not split_of(split):
             raise DataError(
                 f"line {line}: unknown split",
                 path=path,
-                expected=", ".join(_SPLIT_CODES),
+                expected=", ".join(SPLITS),
                 found=split,
                 fix="rename it, or leave the column empty",
             )
-        rows[name] = (name, label, _SPLIT_CODES.get(split.lower(), NO_SPLIT), group)
-    return Dataset.of(path.parent, list(rows.values()))
+        rows[name] = (name, label, SPLITS.index(split_of(split)) if split else NO_SPLIT, group)
+    dataset = Dataset.of(path.parent, list(rows.values()))
+    return replace(dataset, layout=f"{len(rows)} rows of {path.name}, {len(dataset.class_names)} classes")
 
 
 def _path_in(row: dict[str, str], file: Path, line: int) -> str:

@@ -6,11 +6,13 @@ import calendar
 import errno
 import lzma
 import os
+import stat
 import time
 import zipfile
 import zlib
 from collections.abc import Iterator
-from pathlib import Path
+from contextlib import suppress
+from pathlib import Path, PureWindowsPath
 from typing import NamedTuple
 
 from xfeat.featurize.errors import DataError, ImageError
@@ -21,7 +23,7 @@ MAX_FILE_BYTES = 512 << 20
 _SETTLED_NS = 2_000_000_000
 # Reproducible archives date everything 1970; 0 has another meaning here.
 _EPOCH = 1
-_ENCRYPTED = 0x1
+_ENCRYPTED, _UTF8_NAME = 0x1, 0x800
 _BROKEN = (OSError, RuntimeError, EOFError, ValueError, zipfile.BadZipFile, zlib.error, lzma.LZMAError)
 
 
@@ -76,8 +78,10 @@ class FolderSource:
             ImageError: if it cannot be read.
         """
         try:
-            with open(os.path.join(self._root, path), "rb") as file:
+            with open(os.path.join(self._root, path), "rb", opener=_without_waiting) as file:
                 found = os.fstat(file.fileno())
+                if not stat.S_ISREG(found.st_mode):
+                    raise ImageError("not a regular file: a pipe, socket or device")
                 if found.st_size > MAX_FILE_BYTES:
                     raise _too_large(found.st_size)
                 data = file.read(MAX_FILE_BYTES + 1)
@@ -86,6 +90,11 @@ class FolderSource:
                 raise
             raise ImageError(f"cannot be read: {getattr(error, 'strerror', None) or error}") from error
         return data, FileState(len(data), (found.st_mtime_ns or _EPOCH) if _settled(found) else 0, found.st_ctime_ns)
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    """Open a file; a pipe that nobody writes into would block for ever."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def _cannot_list(error: OSError) -> None:
@@ -129,7 +138,8 @@ class ZipSource:
                 found=str(error),
                 fix="check the file: its end may be missing",
             ) from error
-        self._members = {info.filename: info for info in self._archive.infolist() if not info.is_dir()}
+        members = [info for info in self._archive.infolist() if not info.is_dir()]
+        self._members = dict(zip(_member_names(members), members, strict=True))
 
     def names(self) -> Iterator[str]:
         """Yield the members that are files."""
@@ -182,6 +192,21 @@ def open_source(root: Path, *, broken_ok: bool = False) -> ImageSource:
         if not broken_ok:
             raise
         return FolderSource(root)
+
+
+def _member_names(members: list[zipfile.ZipInfo]) -> list[str]:
+    """Return relative names with forward slashes, decoded as the program that wrote them meant them."""
+    names = [info.filename for info in members]
+    # Without the flag zipfile decodes as CP437; macOS writes UTF-8 nevertheless, and Windows in China GB 2312.
+    unmarked = [n for n, info in enumerate(members) if not info.flag_bits & _UTF8_NAME and not names[n].isascii()]
+    for encoding in ("utf-8", "gb2312"):
+        with suppress(UnicodeError):
+            decoded = [names[n].encode("cp437").decode(encoding) for n in unmarked]
+            for n, name in zip(unmarked, decoded, strict=True):
+                names[n] = name
+            break
+    paths = [PureWindowsPath(name) for name in names]  # knows both slashes, and drives
+    return ["/".join(part for part in path.relative_to(path.anchor).parts if part != ".") for path in paths]
 
 
 def _member_state(info: zipfile.ZipInfo) -> FileState:

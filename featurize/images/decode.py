@@ -17,7 +17,7 @@ from xfeat.featurize.images.kornia_png import decode_plain_png
 # variable of the module, and there is no setting per image.
 ImageFile.LOAD_TRUNCATED_IMAGES = True
 
-FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP")
+FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "GIF", "JPEG2000", "PPM", "AVIF")
 # A 140 kB PNG can hold 144 megapixels. The largest detectors in radiography have about 20.
 MAX_PIXELS = 100_000_000
 
@@ -59,7 +59,7 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS, may_hold_gil: bool = Fa
     over its full range (Pillow's own conversion clips it to white).
 
     Args:
-        data: content of a JPEG, PNG, BMP, TIFF, WebP or DICOM file.
+        data: content of a DICOM file, or of one of :data:`FORMATS`.
         max_pixels: larger images are refused after their header has been read, before they are decoded.
         may_hold_gil: allow a PNG decoder that holds the GIL: the same pixels in less than half of the time, but other
             threads cannot run Python meanwhile.

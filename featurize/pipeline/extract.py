@@ -222,6 +222,8 @@ def _finish(work: _Work, known: FeatureIndex, old: FeatureCache | None, state: R
             weights_path=str(work.weights.path.resolve()),
             columns=columns,
             skipped=state.skipped,
+            layout=work.dataset.layout,
+            left_out=work.dataset.left_out,
         )
         write_cache(work.output, facts, blocks=_blocks(known, index_rows), dim=known.gather(index_rows[:1]).shape[-1])
     return Extraction(
@@ -292,4 +294,5 @@ def _is_up_to_date(old: FeatureCache, work: _Work, columns: Columns, skipped: li
         and old.class_names == work.dataset.class_names
         and old.skipped == skipped
         and old.data_root == work.data_root
+        and (old.layout, old.left_out) == (work.dataset.layout, work.dataset.left_out)
     )

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
-from xfeat.featurize.console import PATH, json_option
+from xfeat.featurize.console import PATH, Printed, json_option
 from xfeat.head.cli.options import runs_option
 from xfeat.head.specs import SORTS
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 @json_option
 def compare(
     folders: tuple[Path, ...], runs: Path, sort: str, baselines: bool, csv_file: Path | None, html_file: Path | None
-) -> tuple[dict[str, Any], str]:
+) -> Printed:
     """Compare runs: their settings, their metrics, and whether a difference is larger than chance.
 
     RUNS are run folders, or names in --runs; by default all of them. Each is compared with the first run by McNemar's
@@ -41,7 +41,8 @@ def compare(
     from xfeat.head.compare.table import as_csv, as_json, comparison_text
     from xfeat.head.runs.reader import open_run
 
-    found = [open_run(_folder(folder, runs)) for folder in folders] if folders else find_runs(runs)
+    named = [folder if folder.exists() or not (runs / folder).exists() else runs / folder for folder in folders]
+    found = [open_run(folder) for folder in named] or find_runs(runs)
     entries, part = as_entries(found), common_part(found)
     if baselines:
         from xfeat.head.compare.baselines import fit_baselines
@@ -68,10 +69,6 @@ def _first_with_predictions(entries: list[Entry]) -> Run:
         expected="a predictions.csv in at least one run folder",
         fix="train a run again with xhead train",
     )
-
-
-def _folder(given: Path, runs: Path) -> Path:
-    return given if given.exists() or not (runs / given).exists() else runs / given
 
 
 def _write(file: Path, text: str, *, option: str) -> None:

@@ -7,23 +7,15 @@ from typing import Any
 
 import click
 
-from xfeat.featurize.console import PATH, json_option, pop_spec, progress_bar, spec_option
-from xfeat.head.cli.options import (
-    WORKER_MODULES,
-    features_option,
-    head_options,
-    open_cache,
-    run_options,
-    runs_option,
-    trackers_opener,
-)
+import xfeat.head.cli.options as options
+from xfeat.featurize.console import PATH, Printed, json_option, pop_spec, progress_bar, spec_option
 from xfeat.head.reports.formatting import class_lines, confusion_lines, interval, number, percent, points
 from xfeat.head.specs import CrossvalSpec, HeadSpec, MemorySpec, TrainSpec
 
 
 @click.command()
-@features_option
-@runs_option
+@options.features_option
+@options.runs_option
 @click.option("--name", help="Name of the result folder.  [default: crossval- and the time]")
 @spec_option(CrossvalSpec, "folds", int, "Number of folds.")
 @spec_option(CrossvalSpec, "seeds", int, "Repetitions, each with different folds and initial weights.")
@@ -40,10 +32,10 @@ from xfeat.head.specs import CrossvalSpec, HeadSpec, MemorySpec, TrainSpec
     "need the features of a fold in memory.",
 )
 @click.option("--predictions", type=PATH, help="Also write the out-of-fold predictions to this CSV file.")
-@head_options
-@run_options
+@options.head_options
+@options.run_options
 @json_option
-def crossval(features: Path, runs: Path, pooling: str | None, **settings: Any) -> tuple[dict[str, Any], str]:
+def crossval(features: Path, runs: Path, pooling: str | None, **settings: Any) -> Printed:
     """Test every image once, by a head trained on neither this image nor its patient.
 
     All labelled images are used; the split of the cache is ignored. Folds are stratified, and keep patients (groups)
@@ -55,17 +47,17 @@ def crossval(features: Path, runs: Path, pooling: str | None, **settings: Any) -
     """
     head_spec, train_spec = pop_spec(HeadSpec, settings), pop_spec(TrainSpec, settings)
     plan, memory = pop_spec(CrossvalSpec, settings), pop_spec(MemorySpec, settings)
-    open_trackers = trackers_opener(settings, runs)
-    cache = open_cache(features, pooling)
+    open_trackers = options.trackers_opener(settings, runs)
+    cache = options.open_cache(features, pooling)
     from xfeat.head.reports.worker import Worker
 
-    with Worker(*WORKER_MODULES) as worker:
+    with Worker(*options.WORKER_MODULES) as worker:
         from xfeat.head.crossval.run import CrossvalOptions, crossval_run
 
-        options = CrossvalOptions(
+        crossval_options = CrossvalOptions(
             memory=memory, open_trackers=open_trackers, progress=progress_bar, call=worker, **settings
         )
-        folder, facts = crossval_run(cache, head_spec, train_spec, plan, runs=runs, options=options)
+        folder, facts = crossval_run(cache, head_spec, train_spec, plan, runs=runs, options=crossval_options)
     return {"crossval": str(folder), **facts}, _as_text(facts, folder)
 
 

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from xfeat.featurize.console import PATH, json_option, progress_bar
+from xfeat.featurize.console import PATH, Printed, json_option, layout_option, progress_bar
 from xfeat.head.reports.formatting import class_lines, confusion_lines, number, threshold_line, with_interval
 
 if TYPE_CHECKING:
-    from xfeat.featurize.cache.reader import FeatureCache
     from xfeat.head.evaluate import Evaluation
-    from xfeat.head.runs.reader import Run
 
 _CACHE_SUFFIXES = (".h5", ".hdf5")
 
@@ -27,50 +26,48 @@ _CACHE_SUFFIXES = (".h5", ".hdf5")
     help="Cache for the features of DATA, used again by the next call.  [default: NAME.features.h5, after DATA]",
 )
 @click.option("--groups", metavar="FILE|REGEX", help="Patient or series of each image, as for xfeat featurize.")
+@layout_option
 @click.option("--weights", type=PATH, help="The backbone's weights file, if it has moved.")
 @click.option("--device", default="auto", help="auto, cpu, cuda or cuda:N, for featurizing.")
 @json_option
 def evaluate(
-    run_folder: Path, data: Path, features: Path | None, groups: str | None, weights: Path | None, device: str
-) -> tuple[dict[str, Any], str]:
+    run_folder: Path,
+    data: Path,
+    features: Path | None,
+    groups: str | None,
+    layout: str | None,
+    weights: Path | None,
+    device: str,
+) -> Printed:
     """Test a run on an external data set and show the drop from its own test images.
 
     RUN is a run folder, such as runs/latest. DATA is a cache (.h5) made with the settings of the run, or images in any
     layout of xfeat featurize, which are featurized with these settings. All labelled images are used; the split is
     ignored. Classes are matched by name.
     """
-    from xfeat.head.runs.reader import open_run
+    from xfeat.featurize.cache.reader import FeatureCache
+    from xfeat.head.runs.reader import open_run, weights_of
 
     run = open_run(run_folder)
-    cache = _open(run, data, features, groups=groups, weights=weights, device=device)
+    if data.suffix.lower() not in _CACHE_SUFFIXES:
+        from xfeat.featurize.datasets.layouts import open_dataset
+        from xfeat.featurize.engines import open_engine
+        from xfeat.featurize.pipeline.compute import RunOptions
+        from xfeat.featurize.pipeline.extract import extract_features
+        from xfeat.head.evaluate import check_classes_match
+
+        dataset = open_dataset(data, groups=groups, layout=layout)
+        check_classes_match(run, dataset, data)
+        spec, found = run.feature_spec, weights_of(run, weights)
+        data = features or Path(f"{data.resolve().stem}.features.h5")
+        with progress_bar("featurizing", "images") as progress:
+            engine = partial(open_engine, spec, found, device=device)
+            extract_features(dataset, spec, found, data, RunOptions(open_engine=engine, progress=progress))
+    cache = FeatureCache.open(data)
     from xfeat.head.evaluate import evaluate_run
 
     done = evaluate_run(run, cache)
     return done.to_dict(), _as_text(done)
-
-
-def _open(
-    run: Run, data: Path, features: Path | None, *, weights: Path | None, device: str, groups: str | None
-) -> FeatureCache:
-    from xfeat.featurize.cache.reader import FeatureCache
-
-    if data.suffix.lower() in _CACHE_SUFFIXES:
-        return FeatureCache.open(data)
-    from xfeat.featurize.datasets.layouts import open_dataset
-    from xfeat.featurize.engines import open_engine
-    from xfeat.featurize.pipeline.compute import RunOptions
-    from xfeat.featurize.pipeline.extract import extract_features
-    from xfeat.head.evaluate import check_classes_match
-    from xfeat.head.runs.reader import weights_of
-
-    dataset = open_dataset(data, groups=groups)
-    check_classes_match(run, dataset, data)
-    output = features or Path(f"{data.resolve().stem}.features.h5")
-    found = weights_of(run, weights)
-    with progress_bar("featurizing", "images") as progress:
-        options = RunOptions(open_engine=lambda: open_engine(run.feature_spec, found, device=device), progress=progress)
-        extract_features(dataset, run.feature_spec, found, output, options)
-    return FeatureCache.open(output)
 
 
 def _as_text(done: Evaluation) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ import click
 from xfeat.featurize.console import COUNT, PATH, combined, spec_option
 from xfeat.featurize.specs import DEFAULT_CACHE, POOLINGS
 from xfeat.head.specs import CLASS_WEIGHTS, DEFAULT_RUNS, SCHEDULES, CrossvalSpec, HeadSpec, MemorySpec, TrainSpec
+from xfeat.head.sweep.space import parse_widths
 
 if TYPE_CHECKING:
     from xfeat.featurize.cache.reader import FeatureCache
@@ -84,54 +86,40 @@ def open_cache(file: Path, pooling: str | None) -> FeatureCache:
 
 def trackers_opener(settings: dict[str, Any], runs: Path) -> Callable[[], list[Tracker]]:
     """Return a function that opens the trackers of :data:`tracking_options`, which are removed from ``settings``."""
+    from xfeat.head.tracking.backends import open_trackers
+
     mlflow, tensorboard = settings.pop("mlflow"), settings.pop("tensorboard")
     folder = None if tensorboard is None else Path(tensorboard or runs / "tensorboard")
-
-    def open_them() -> list[Tracker]:
-        from xfeat.head.tracking.backends import open_trackers
-
-        return open_trackers(mlflow=mlflow, tensorboard=folder)
-
-    return open_them
+    return partial(open_trackers, mlflow=mlflow, tensorboard=folder)
 
 
 def _widths(ctx: click.Context, parameter: click.Parameter, text: str) -> tuple[int, ...]:
-    if text in ("", "linear", "none"):
-        return ()
     try:
-        return tuple(int(width) for width in text.split(","))
+        return parse_widths(text)
     except ValueError as error:
         raise click.BadParameter("widths separated by commas, such as 512,128, or linear") from error
 
 
-# One option per field of HeadSpec and TrainSpec.
+_head, _train = partial(spec_option, HeadSpec), partial(spec_option, TrainSpec)
 head_options = combined(
-    spec_option(TrainSpec, "epochs", int, "Maximum number of passes over the training images."),
-    spec_option(TrainSpec, "lr", float, "Adam's learning rate."),
-    spec_option(TrainSpec, "schedule", click.Choice(SCHEDULES), "cosine lowers the learning rate to 0."),
-    spec_option(TrainSpec, "batch_size", int, "Rows per step."),
-    spec_option(TrainSpec, "weight_decay", float, "Adam's L2 penalty."),
-    spec_option(
-        HeadSpec,
+    _train("epochs", int, "Maximum number of passes over the training images."),
+    _train("lr", float, "Adam's learning rate."),
+    _train("schedule", click.Choice(SCHEDULES), "cosine lowers the learning rate to 0."),
+    _train("batch_size", int, "Rows per step."),
+    _train("weight_decay", float, "Adam's L2 penalty."),
+    _head(
         "hidden",
         str,
         "Widths of the hidden layers, or linear for none.",
         default=",".join(map(str, HeadSpec.hidden)),
         callback=_widths,
     ),
-    spec_option(HeadSpec, "dropout", float, "Dropout before the last layer."),
-    spec_option(HeadSpec, "feature_dropout", float, "Dropout of the features, before the first layer."),
-    spec_option(
-        TrainSpec,
-        "class_weight",
-        click.Choice(CLASS_WEIGHTS),
-        "balanced weights classes by the inverse of their frequency.",
-    ),
-    spec_option(TrainSpec, "label_smoothing", float, "Part of the target spread evenly over all classes."),
-    spec_option(TrainSpec, "focal_gamma", float, "Exponent of the focal loss; 0 is cross entropy."),
-    spec_option(
-        TrainSpec, "patience", int, "Stop after this number of epochs without a lower validation loss; 0: never."
-    ),
-    spec_option(TrainSpec, "average", float, "Decay per step of a moving average of the weights; 0: off."),
-    spec_option(TrainSpec, "seed", int, "Random seed; the same seed gives the same bits."),
+    _head("dropout", float, "Dropout before the last layer."),
+    _head("feature_dropout", float, "Dropout of the features, before the first layer."),
+    _train("class_weight", click.Choice(CLASS_WEIGHTS), "balanced weights classes by the inverse of their frequency."),
+    _train("label_smoothing", float, "Part of the target spread evenly over all classes."),
+    _train("focal_gamma", float, "Exponent of the focal loss; 0 is cross entropy."),
+    _train("patience", int, "Stop after this number of epochs without a lower validation loss; 0: never."),
+    _train("average", float, "Decay per step of a moving average of the weights; 0: off."),
+    _train("seed", int, "Random seed; the same seed gives the same bits."),
 )

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+import xfeat.head.cli.options as options
 from xfeat.featurize.console import (
     NOT_NEGATIVE,
     Decorator,
+    Printed,
     combined,
     json_option,
     pop_spec,
@@ -22,7 +24,6 @@ from xfeat.featurize.console import (
 )
 from xfeat.featurize.errors import DivergedError
 from xfeat.featurize.specs import DEFAULT_CACHE
-from xfeat.head.cli.options import features_option, memory_option, runs_option, trackers_opener, tracking_options
 from xfeat.head.reports.formatting import interval
 from xfeat.head.specs import DEFAULT_RUNS, MemorySpec
 from xfeat.head.sweep.space import DEFAULT_AXES, SAMPLERS, Axis, SweepSpec, axis_text, parse_axis
@@ -55,18 +56,15 @@ def _axis_option(name: str) -> Decorator:
 
 
 @click.command()
-@features_option
-@runs_option
+@options.features_option
+@options.runs_option
 @click.option("--name", help="Name of the sweep.  [default: the same for the same cache and settings]")
 @combined(*map(_axis_option, SETTINGS))
 @spec_option(SweepSpec, "seeds", int, "Number of seeds per combination.")
 @spec_option(SweepSpec, "first_seed", int, "First seed; also used to draw combinations.", flag="--seed")
 @spec_option(SweepSpec, "trials", int, "Try N combinations, drawn at random.  [default: all]", metavar="N")
 @spec_option(
-    SweepSpec,
-    "sampler",
-    click.Choice(SAMPLERS),
-    "optuna proposes combinations from earlier results, a few at a time.",
+    SweepSpec, "sampler", click.Choice(SAMPLERS), "optuna proposes combinations from earlier results, a few at a time."
 )
 @spec_option(SweepSpec, "rank", click.Choice(RANKINGS), "Validation metric to rank by.")
 @click.option(
@@ -78,12 +76,12 @@ def _axis_option(name: str) -> Decorator:
 @click.option(
     "--device", default="cpu", help="cpu, cuda, cuda:N, or auto: a GPU where there is one. Not run on a GPU yet."
 )
-@memory_option
-@tracking_options
+@options.memory_option
+@options.tracking_options
 @json_option
 def sweep(
     features: Path, runs: Path, name: str | None, time_limit: float | None, device: str, **settings: Any
-) -> tuple[dict[str, Any], str]:
+) -> Printed:
     """Train many heads at once and write the best one as a run.
 
     VALUES are a list, such as 1e-4,5e-4,1e-3 for --lr or "512,128;256;linear" for --hidden, or a range, such as
@@ -98,7 +96,7 @@ def sweep(
     from xfeat.head.sweep.runner import Sweep
     from xfeat.head.tracking.backends import tracked
 
-    trackers = trackers_opener(settings, runs)()
+    trackers = options.trackers_opener(settings, runs)()
     work = Sweep(cache, spec, runs=runs, name=name, memory=memory, device=device)
     default_name = work.default_name
     key = hashlib.sha256(f"{name or ''} {default_name}".encode()).hexdigest()[:16]
@@ -228,22 +226,22 @@ def _as_text(result: SweepResult, features: Path, memory: MemorySpec) -> str:
         f"  {place}. {_describe(result.spec, combination)}: {_metrics_text(combination)}"
         for place, combination in enumerate(result.combinations[:_LEADERS], 1)
     ]
-    lines += [*_caution(result, features, memory), *_run_lines(result)]
+    if (count := len(result.combinations)) > 1:  # picking the best of many is biased
+        lines += [
+            f"the best of {count} combinations; within one standard error of it: {result.within_standard_error} "
+            f"({100 * result.standard_error:.1f} points on {result.valid_images} images).",
+            "  The order within that range is mostly chance, and the metrics of the best are optimistically biased.",
+            "  To test it on images that were not used to choose it:",
+            f"  {_crossval(result, features, memory)}",
+        ]
+    assert result.run is not None
+    lines.append(f"best run: {result.run.folder} (trial {result.combinations[0].best_trial.number})")
+    if test := result.run.metrics.get("test"):
+        lines.append(
+            f"test: {test['images']} images, accuracy {test['accuracy']:.4f} ({interval(test['accuracy_interval'])}), "
+            f"loss {test['loss']:.4f}"
+        )
     return "\n".join(lines)
-
-
-def _caution(result: SweepResult, features: Path, memory: MemorySpec) -> list[str]:
-    """Warn of the bias of picking the best of many."""
-    count = len(result.combinations)
-    if count == 1:
-        return []
-    return [
-        f"the best of {count} combinations; within one standard error of it: {result.within_standard_error} "
-        f"({100 * result.standard_error:.1f} points on {result.valid_images} images).",
-        "  The order within that range is mostly chance, and the metrics of the best are optimistically biased.",
-        "  To test it on images that were not used to choose it:",
-        f"  {_crossval(result, features, memory)}",
-    ]
 
 
 def _crossval(result: SweepResult, features: Path, memory: MemorySpec) -> str:
@@ -260,16 +258,3 @@ def _crossval(result: SweepResult, features: Path, memory: MemorySpec) -> str:
         if name == POOLING or value != defaults[name]:
             words += [f"--{name.replace('_', '-')}", axis_text(name, (value,))]
     return shlex.join(["xhead", "crossval", *words])
-
-
-def _run_lines(result: SweepResult) -> list[str]:
-    run = result.run
-    assert run is not None
-    lines = [f"best run: {run.folder} (trial {result.combinations[0].best_trial.number})"]
-    if "test" in run.metrics:
-        test = run.metrics["test"]
-        lines.append(
-            f"test: {test['images']} images, accuracy {test['accuracy']:.4f} ({interval(test['accuracy_interval'])}), "
-            f"loss {test['loss']:.4f}"
-        )
-    return lines

@@ -7,16 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from xfeat.featurize.console import json_option, pop_spec, progress_bar
-from xfeat.head.cli.options import (
-    WORKER_MODULES,
-    features_option,
-    head_options,
-    open_cache,
-    run_options,
-    runs_option,
-    trackers_opener,
-)
+import xfeat.head.cli.options as options
+from xfeat.featurize.console import Printed, json_option, pop_spec, progress_bar
 from xfeat.head.reports.formatting import class_lines, confusion_lines, interval, number, threshold_line, with_interval
 from xfeat.head.specs import HeadSpec, MemorySpec, TargetSpec, TrainSpec
 
@@ -29,10 +21,10 @@ _PRINTED = ("epochs", "best_epoch", "ensemble", "metrics", "temperature", "calib
 
 
 @click.command()
-@features_option
+@options.features_option
 @click.option("--name", help="Name of the run.  [default: the time]")
-@runs_option
-@head_options
+@options.runs_option
+@options.head_options
 @click.option("--positive", metavar="CLASS", help="Choose a threshold for this class, on the validation images.")
 @click.option(
     "--target-sensitivity",
@@ -46,7 +38,7 @@ _PRINTED = ("epochs", "best_epoch", "ensemble", "metrics", "temperature", "calib
     default=True,
     help="Calibrate the probabilities: fit a temperature on the validation images.",
 )
-@run_options
+@options.run_options
 @json_option
 def train(
     features: Path,
@@ -57,18 +49,18 @@ def train(
     members: int,
     pooling: str | None,
     **settings: Any,
-) -> tuple[dict[str, Any], str]:
+) -> Printed:
     """Train one head and write its run folder with metrics, predictions and a report.
 
     The weights of the epoch with the lowest validation loss are used; the test split is used once, afterwards.
     """
     head_spec, train_spec = pop_spec(HeadSpec, settings), pop_spec(TrainSpec, settings)
-    memory, open_trackers = pop_spec(MemorySpec, settings), trackers_opener(settings, runs)
+    memory, open_trackers = pop_spec(MemorySpec, settings), options.trackers_opener(settings, runs)
     target = _target(positive, target_sensitivity)
     from xfeat.head.reports.worker import Worker
 
-    with Worker(*WORKER_MODULES) as worker:
-        cache = open_cache(features, pooling)
+    with Worker(*options.WORKER_MODULES) as worker:
+        cache = options.open_cache(features, pooling)
         from xfeat.head.runs.reader import new_run_name, read_history
         from xfeat.head.tracking.backends import tracked
         from xfeat.head.tracking.tracker import cache_parameters, final_metrics, head_parameters
@@ -84,10 +76,10 @@ def train(
                 if members == 1:
                     tracking.epoch(record)
 
-            options = TrainOptions(
+            train_options = TrainOptions(
                 target=target, memory=memory, members=members, progress=after_epoch, call=worker, **settings
             )
-            run = train_run(cache, head_spec, train_spec, runs=runs, name=name, options=options)
+            run = train_run(cache, head_spec, train_spec, runs=runs, name=name, options=train_options)
             if members > 1:  # the mean over the members is tracked instead of each one
                 for record in read_history(run):
                     tracking.epoch(record)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import click
 
-from xfeat.featurize.console import json_option
+from xfeat.featurize.console import Printed, json_option
 from xfeat.serve.cli.options import model_option
 
 
@@ -27,7 +26,7 @@ from xfeat.serve.cli.options import model_option
     "once with npm]",
 )
 @json_option
-def page(output: Path, model: Path, runtime: Path | None) -> tuple[dict[str, Any], str]:
+def page(output: Path, model: Path, runtime: Path | None) -> Printed:
     """Write a web page that runs the model in the browser: a folder for any file server, without xserve.
 
     The page needs the full model, not the core model. Images never leave the computer on which the page is open.

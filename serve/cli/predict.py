@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from xfeat.export.cli.options import device_option
-from xfeat.featurize.console import COUNT, PATH, json_option, progress_bar, warn_skipped
+from xfeat.featurize.console import COUNT, PATH, Printed, first_lines, json_option, progress_bar, warn
 from xfeat.featurize.errors import DataError
 from xfeat.serve.cli.options import THREADS, model_option
 
 if TYPE_CHECKING:
     from xfeat.export.model.metadata import ModelMetadata
     from xfeat.serve.inference.results import Prediction
-
-_SHOWN = 10
 
 
 @click.command()
@@ -26,9 +24,7 @@ _SHOWN = 10
 @click.option("--threads", type=THREADS, help="CPU threads for the network.  [default: number of cores]")
 @click.option("--batch-size", type=COUNT, help="Images per call of the network.  [default: 8 on a CPU, 64 on a GPU]")
 @json_option
-def predict(
-    paths: tuple[Path, ...], model: Path, device: str, threads: int | None, batch_size: int | None
-) -> tuple[dict[str, Any], str]:
+def predict(paths: tuple[Path, ...], model: Path, device: str, threads: int | None, batch_size: int | None) -> Printed:
     """Classify image files, and all images in folders.
 
     Images that cannot be read are reported on stderr and skipped. It is an error if none can be read.
@@ -40,18 +36,11 @@ def predict(
     with progress_bar("predicting", "images") as progress:
         results = predictor.predict_paths(paths, progress=progress)
     predictions, skipped = split_results(results)
-    reasons = [(image.path, image.reason) for image in skipped]
+    reasons = [f"{image.path}: {image.reason}" for image in skipped]
     if not predictions:
-        raise _none_classified(reasons)
-    warn_skipped(reasons)
+        raise DataError("none of the images could be classified", found="\n".join(first_lines(reasons)))
+    warn(f"skipped {reason}" for reason in reasons)
     return as_json(str(model), results), _as_table(predictions, predictor.metadata)
-
-
-def _none_classified(skipped: list[tuple[str, str]]) -> DataError:
-    lines = [f"{path}: {reason}" for path, reason in skipped[:_SHOWN]]
-    if len(skipped) > _SHOWN:
-        lines.append(f"… and {len(skipped) - _SHOWN} more")
-    return DataError("none of the images could be classified", found="\n".join(lines))
 
 
 def _as_table(predictions: list[Prediction], metadata: ModelMetadata) -> str:

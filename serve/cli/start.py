@@ -47,10 +47,7 @@ if TYPE_CHECKING:
 @cuda_graphs_option
 @spec_option(ServerOptions, "threads", THREADS, "CPU threads per session.  [default: number of cores]")
 @click.option(
-    "--max-body-mb",
-    type=POSITIVE,
-    default=ServeSpec.max_body_bytes / MEBIBYTE,
-    help="Largest request in MiB.",
+    "--max-body-mb", type=POSITIVE, default=ServeSpec.max_body_bytes / MEBIBYTE, help="Largest request in MiB."
 )
 @click.option(
     "--max-memory-mb",

@@ -7,7 +7,7 @@ from typing import Any
 
 from xfeat.serve.inference.predictor import Predictor
 
-_FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WebP")
+_FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WebP", "GIF", "JPEG 2000", "PNM", "AVIF")
 
 
 def describe_model(predictor: Predictor) -> dict[str, Any]:

@@ -1,0 +1,93 @@
+"""Which files of a folder or archive are images of the data set, and why the others are not."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from pathlib import PurePosixPath
+from typing import Any
+
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".dib", ".tif", ".tiff", ".webp", ".gif"})
+IMAGE_SUFFIXES |= {".jp2", ".j2k", ".avif", ".pgm", ".ppm", ".pnm", ".pbm", ".dcm", ".dicom"}
+# Thumbnails and other folders that operating systems, NAS and editors put beside images.
+_SYSTEM_FOLDERS = {"__macosx", "@eadir", "#recycle", "@recycle", "@__thumb", "$recycle.bin", "lost+found", "thumbs"}
+_SYSTEM_FOLDERS |= {"thumbnails", "_gsdata_", "system volume information", "__pycache__"}
+_IMAGE_FOLDERS = re.compile(r"^(images?|imgs?|cxr|originals?|raw|pictures|photos|x)$", re.IGNORECASE)
+_MASK_FOLDERS = re.compile(
+    r"^(.*[_ -])?(masks?|segmentations?|annotations?|labels?|ground[_ -]?truths?|gt|contours?)$", re.IGNORECASE
+)
+_MASK_ENDING = re.compile(r"[_ -](masks?|segmentation|seg|gt)$", re.IGNORECASE)
+
+LeftOut = list[tuple[str, str]]
+"""Path and reason of each file that does not take part."""
+
+
+def choose_images(names: Iterable[str]) -> tuple[list[str], LeftOut]:
+    """Divide the files of a data set into images, and others with the reason why they are left out.
+
+    Args:
+        names: of all files, relative to the root with forward slashes.
+    """
+    images: list[str] = []
+    left_out: LeftOut = []
+    for name in names:
+        folders, _, file = name.rpartition("/")
+        if _SYSTEM_FOLDERS & set(folders.lower().split("/")):
+            left_out.append((name, "in a folder of the system"))
+        elif any(part.startswith(".") for part in name.split("/")):
+            left_out.append((name, "hidden"))
+        elif PurePosixPath(file).suffix.lower() not in IMAGE_SUFFIXES:
+            left_out.append((name, "not a known kind of image"))
+        else:
+            images.append(name)
+    masks = _masks(images)
+    return [name for name in images if name not in masks], left_out + [(name, "a mask") for name in sorted(masks)]
+
+
+def _masks(images: list[str]) -> set[str]:
+    """Return the images that are masks of others: the same name in a folder beside, or with an ending for masks."""
+    known = {_stem(name) for name in images}
+    folders: defaultdict[str, set[str]] = defaultdict(set)
+    for name in images:
+        parts = name.split("/")
+        for depth in range(len(parts) - 1):
+            folders["/".join(parts[:depth])].add(parts[depth])
+    found = set()
+    for name in images:
+        stem = _stem(name)
+        if _MASK_ENDING.search(stem) and _MASK_ENDING.sub("", stem) in known:
+            found.add(name)
+            continue
+        parts = stem.split("/")
+        for depth, folder in enumerate(parts[:-1]):
+            if _MASK_FOLDERS.match(folder):
+                beside = folders["/".join(parts[:depth])]
+                sources = [[other] for other in beside if _IMAGE_FOLDERS.match(other)] + [[]]
+                inner = [*parts[depth + 1 : -1], _MASK_ENDING.sub("", parts[-1])]
+                if any("/".join([*parts[:depth], *source, *inner]) in known for source in sources):
+                    found.add(name)
+    return found
+
+
+def _stem(name: str) -> str:
+    return name[: len(name) - len(PurePosixPath(name).suffix)]
+
+
+def count_left_out(left_out: LeftOut) -> dict[str, Any]:
+    """Count files by reason: how many, of which suffixes, and the first as an example."""
+    counted: dict[str, Any] = {}
+    for name, reason in sorted(left_out):
+        entry = counted.setdefault(reason, {"files": 0, "suffixes": Counter(), "example": name})
+        entry["files"] += 1
+        entry["suffixes"][PurePosixPath(name).suffix.lower() or "none"] += 1
+    return {reason: {**entry, "suffixes": dict(entry["suffixes"].most_common())} for reason, entry in counted.items()}
+
+
+def describe_left_out(counted: dict[str, Any]) -> list[str]:
+    """Return a line for each reason, such as ``left out, a mask: 2 .png, such as a/masks/1.png``."""
+    return [
+        f"left out, {reason}: {', '.join(f'{n} {suffix}' for suffix, n in entry['suffixes'].items())}, "
+        f"such as {entry['example']}"
+        for reason, entry in counted.items()
+    ]

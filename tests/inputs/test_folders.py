@@ -1,0 +1,226 @@
+"""Folders as users bring them: what is taken, what is left out and why, and what is refused because it can be read in
+two ways. A row of a table is a kind that somebody met."""
+
+from __future__ import annotations
+
+import os
+import unicodedata
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from xfeat.featurize.datasets.layouts import NO_LABEL, NO_SPLIT, SPLITS, Dataset, open_dataset
+from xfeat.featurize.datasets.structure import split_of
+from xfeat.featurize.errors import DataError, ImageError
+
+CLASSES = ("covid", "normal")
+
+
+def make(root: Path, *names: str) -> Path:
+    for name in names:
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"only names count here")
+    return root
+
+
+def images_in(*folders: str) -> list[str]:
+    return [f"{folder}/{number}.png" for folder in folders for number in range(2)]
+
+
+def taken(dataset: Dataset) -> dict[str, set[str]]:
+    """Return the classes of each split."""
+    found: dict[str, set[str]] = {}
+    for entry in dataset.entries:
+        split = "" if entry.split == NO_SPLIT else SPLITS[entry.split]
+        found.setdefault(split, set()).add("" if entry.label == NO_LABEL else dataset.class_names[entry.label])
+    return found
+
+
+@pytest.mark.parametrize(
+    ("split", "names"),
+    {
+        "train": "train Train TRAIN training train_set trainset train-data x_train seg_train train2017 TrainSet",
+        "valid": "val valid validation Validation dev val_images VAL dev_set",
+        "test": "test Test testing Testing test_set testset testdata holdout seg_test eval",
+        "": "trainer covid contest normal train_test attest device latest protest",
+    }.items(),
+)
+def test_the_names_of_splits_in_their_forms(split: str, names: str) -> None:
+    assert {name: split_of(name) for name in names.split()} == dict.fromkeys(names.split(), split)
+
+
+FOLDERS = {
+    "usual names": [f"{split}/{name}" for split in ("train", "val", "test") for name in CLASSES],
+    "other forms": [f"{split}/{name}" for split in ("Training", "dev", "Testing") for name in CLASSES],
+    "one folder around": [f"chest/{split}/{name}" for split in ("train", "val", "test") for name in CLASSES],
+    "two folders around": [f"archive/chest/{split}/{name}" for split in ("train", "val", "test") for name in CLASSES],
+    "a split repeated": [f"seg_{s}/seg_{s}/{name}" for s in ("train", "val", "test") for name in CLASSES],
+    "images inside splits": [f"{split}/images/{name}" for split in ("train", "val", "test") for name in CLASSES],
+    "splits inside classes": [f"{name}/{split}" for split in ("train", "val", "test") for name in CLASSES],
+}
+
+
+@pytest.mark.parametrize("kind", FOLDERS)
+@pytest.mark.parametrize("packed", [False, True], ids=["folder", "zip"])
+def test_splits_and_classes_are_found(tmp_path: Path, kind: str, packed: bool) -> None:
+    names = images_in(*FOLDERS[kind])
+    if packed:
+        data = tmp_path / "data.zip"
+        with zipfile.ZipFile(data, "w") as archive:
+            for name in names:
+                archive.writestr(name, b"x")
+    else:
+        data = make(tmp_path, *names)
+    dataset = open_dataset(data)
+    assert taken(dataset) == {split: set(CLASSES) for split in SPLITS}
+    assert dataset.layout.startswith("3 splits × 2 classes")
+    assert not dataset.left_out
+
+
+@pytest.mark.parametrize(
+    ("names", "layout", "classes"),
+    [
+        (images_in("a/covid", "a/normal"), "2 classes, in a/", {"": {"covid", "normal"}}),
+        (images_in("covid/p1", "normal/p1"), "2 classes", {"": {"covid", "normal"}}),
+        (images_in("covid/p1", "covid/p2"), "1 class", {"": {"covid"}}),
+        (images_in("with_mask", "without_mask"), "2 classes", {"": {"with_mask", "without_mask"}}),
+        (images_in("a", "A"), "2 classes", {"": {"a", "A"}}),
+        (["a.png", "b.png"], "no classes", {"": {""}}),
+        (images_in("train", "test"), "2 splits × no classes", {"train": {""}, "test": {""}}),
+    ],
+)
+def test_what_is_taken_is_said(tmp_path: Path, names: list[str], layout: str, classes: dict[str, set[str]]) -> None:
+    dataset = open_dataset(make(tmp_path, *names))
+    assert (dataset.layout, taken(dataset)) == (layout, classes)
+
+
+@pytest.mark.parametrize(
+    ("folders", "said"),
+    [
+        (("train", "car", "bus"), "as splits: train, without the 4 images in bus, car"),
+        (("train/covid", "test/covid", "more/covid"), "as splits: test, train, without the 2 images in more"),
+        (("Entrenar/covid", "Entrenar/normal", "Prueba/covid", "Prueba/normal"), "Entrenar, Prueba, each with"),
+        (("clinic a/covid", "clinic a/normal", "clinic b/covid", "clinic b/normal"), "splits or sources"),
+    ],
+)
+def test_two_readings_are_refused_and_can_be_chosen(tmp_path: Path, folders: tuple[str, ...], said: str) -> None:
+    make(tmp_path, *images_in(*folders))
+    with pytest.raises(DataError, match="in two ways") as caught:
+        open_dataset(tmp_path)
+    assert said in str(caught.value)
+    assert "--layout classes" in str(caught.value)
+    tops = {folder.partition("/")[0] for folder in folders}
+    assert set(open_dataset(tmp_path, layout="classes").class_names) == tops
+    assert open_dataset(tmp_path, layout="flat").class_names == ()
+    if "splits" in said and "train" in tops:
+        assert set(taken(open_dataset(tmp_path, layout="splits"))) == tops & {"train", "test"}
+
+
+def test_a_chosen_layout_without_splits_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no folder is called like a split"):
+        open_dataset(make(tmp_path, *images_in("covid")), layout="splits")
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("covid/@eaDir/0.png/SYNOPHOTO_THUMB_M.jpg", "in a folder of the system"),
+        ("__MACOSX/covid/._0.png", "in a folder of the system"),
+        ("covid/._0.png", "hidden"),
+        ("covid/Thumbs.db", "not a known kind of image"),
+        ("covid/IMG_1.HEIC", "not a known kind of image"),
+        ("covid/0_mask.png", "a mask"),
+        ("covid/masks/0.png", "a mask"),
+        ("masks/covid/0.png", "a mask"),
+        ("preview.png", "in no class folder"),
+    ],
+)
+def test_what_is_left_out_is_counted_by_reason(tmp_path: Path, name: str, reason: str) -> None:
+    dataset = open_dataset(make(tmp_path, *images_in("covid", "normal"), name))
+    assert taken(dataset) == {"": {"covid", "normal"}}
+    assert len(dataset.entries) == 4
+    suffix = Path(name).suffix.lower()
+    assert dataset.left_out[reason] == {"files": 1, "suffixes": {suffix: 1}, "example": name}
+
+
+def test_masks_in_a_folder_beside_the_images_of_a_class(tmp_path: Path) -> None:
+    folders = [f"{name}/{kind}" for name in CLASSES for kind in ("images", "masks")]
+    dataset = open_dataset(make(tmp_path, *images_in(*folders)))
+    assert len(dataset.entries) == 4
+    assert dataset.left_out["a mask"]["files"] == 4
+
+
+def test_images_in_no_class_of_a_split_and_unlabelled_folders_are_left_out(tmp_path: Path) -> None:
+    names = images_in("train/covid", "train/normal", "test/covid", "seg_pred")
+    dataset = open_dataset(make(tmp_path, *names, "test/1.png"))
+    assert {reason: entry["files"] for reason, entry in dataset.left_out.items()} == {
+        "in no class folder": 1,
+        "not in a split": 2,
+    }
+
+
+def test_a_copy_of_the_whole_folder_inside_it_is_left_out(tmp_path: Path) -> None:
+    inner = images_in("train/covid", "train/normal", "test/covid")
+    dataset = open_dataset(make(tmp_path, *inner, *(f"chest/{name}" for name in inner)))
+    assert len(dataset.entries) == len(inner)
+
+
+def test_composed_and_decomposed_letters_are_one_class(tmp_path: Path) -> None:
+    folders = [f"train/{unicodedata.normalize('NFC', 'Käse')}", f"test/{unicodedata.normalize('NFD', 'Käse')}"]
+    assert open_dataset(make(tmp_path, *images_in(*folders))).class_names == (unicodedata.normalize("NFC", "Käse"),)
+
+
+def test_upper_and_lower_case_in_two_splits_are_one_class_and_that_is_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    make(tmp_path, *images_in("train/COVID", "train/normal", "test/Covid", "test/normal"))
+    assert open_dataset(tmp_path).class_names == ("COVID", "normal")
+    assert "COVID, Covid differ only in upper and lower case: they are one class, COVID" in caplog.text
+
+
+ARCHIVES = {
+    "dot": "./train/covid/0.png",
+    "backslashes": "train\\covid\\0.png",
+    "absolute": "/train/covid/0.png",
+    "drive": "C:\\train\\covid\\0.png",
+}
+
+
+@pytest.mark.parametrize("kind", ARCHIVES)
+def test_names_in_archives_of_other_programs(tmp_path: Path, kind: str) -> None:
+    data = tmp_path / "data.zip"
+    with zipfile.ZipFile(data, "w") as archive:
+        for number in range(2):
+            info = zipfile.ZipInfo("x")
+            info.filename = ARCHIVES[kind].replace("0", str(number))
+            archive.writestr(info, b"x")
+    assert taken(open_dataset(data)) == {"train": {"covid"}}
+
+
+@pytest.mark.parametrize(
+    ("encoding", "classes"),
+    [("gbk", ("狗", "猫")), ("utf-8", ("狗", "猫")), ("utf-8", ("Brot", "Käse")), ("cp437", ("Käse", "niño"))],
+)
+def test_names_without_the_flag_for_utf_8(tmp_path: Path, encoding: str, classes: tuple[str, str]) -> None:
+    data = tmp_path / "data.zip"
+    contents = [f"{name}/1.png".encode(encoding) for name in classes]
+    places = [letter * len(content) for letter, content in zip("xy", contents, strict=True)]
+    with zipfile.ZipFile(data, "w") as archive:
+        for place in places:
+            archive.writestr(zipfile.ZipInfo(place), b"")
+    written = data.read_bytes()
+    for place, content in zip(places, contents, strict=True):
+        written = written.replace(place.encode(), content)
+    data.write_bytes(written)
+    assert open_dataset(data).class_names == classes
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_a_named_pipe_is_no_image_and_does_not_hang(tmp_path: Path) -> None:
+    from xfeat.featurize.datasets.sources import FolderSource
+
+    os.mkfifo(tmp_path / "pipe.png")
+    with pytest.raises(ImageError, match="not a regular file"):
+        FolderSource(tmp_path).read("pipe.png")
