@@ -191,7 +191,7 @@ def parse_axis(name: str, text: str) -> Axis:
     """
     if name == "hidden":
         return tuple(dict.fromkeys(parse_widths(part) for part in text.split(";")))
-    kind = type(_default(name))
+    kind = type(TrialSpec(HeadSpec(), TrainSpec()).settings[name])
     if _RANGE in text:
         if kind is not float:
             raise ValueError(f"{name} takes no range: list its values")
