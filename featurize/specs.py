@@ -101,11 +101,9 @@ class PreprocessSpec(Spec):
 
     def __post_init__(self) -> None:
         require(32 <= self.size <= 1024, "image size out of range", expected="32 to 1024 pixels", found=self.size)
-        for name, found, only in (
-            ("resize mode", self.resize, "squash"),
-            ("interpolation", self.interpolation, "bilinear"),
-        ):
-            require(found == only, f"unknown {name}", expected=only, found=found)
+        require(self.resize == "squash", "unknown resize mode", expected="squash", found=self.resize)
+        bilinear = self.interpolation == "bilinear"
+        require(bilinear, "unknown interpolation", expected="bilinear", found=self.interpolation)
         channels = len(self.mean) == len(self.std) == 3
         require(channels, "mean and std need one value per channel", expected="3 values", found=self.mean)
         require(min(self.std) > 0, "std must be positive", expected="> 0", found=self.std)
@@ -145,17 +143,13 @@ class FeatureSpec(Spec):
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as plain JSON types; a precision of float32 is left out, as in the first version."""
-        settings = super().to_dict()
-        if settings["precision"] == "float32":
-            del settings["precision"]
-        return settings
+        return {name: value for name, value in super().to_dict().items() if (name, value) != ("precision", "float32")}
 
     @classmethod
     def from_dict(cls, settings: dict[str, Any]) -> Self:
-        """Build a spec from :meth:`to_dict`'s form.
+        """Build a spec from :meth:`to_dict`'s form, as :meth:`Spec.from_dict` does.
 
         Raises:
-            SpecError: if a key is unknown or a value is out of range.
             MismatchError: if the JPEG files were decoded on a GPU, which version 0.1 could do.
         """
         decoder = settings.get("decoder", "pillow")
@@ -234,8 +228,5 @@ class FeatureRequest:
             backbone=backbone,
             weights_sha256=weights_sha256,
             preprocess=PreprocessSpec(size=size, mean=mean, std=std),
-            pooling=self.pooling,
-            views=self.views,
-            dtype=self.dtype,
-            precision=self.precision,
+            **{name: getattr(self, name) for name in ("pooling", "views", "dtype", "precision")},
         )

@@ -108,13 +108,7 @@ def overlay_correlation(
     """Correlate images after registration; borderline pairs a second time with equalised histograms.
 
     Another gamma changes the contrast of fine detail, so that a crop with another gamma only comes near the threshold.
-
-    Args:
-        first: uint8 (n, 64, 64).
-        second: uint8 (n, 64, 64).
-
-    Returns:
-        As :func:`xfeat.featurize.audit.alignment.aligned_correlation`.
+    Arguments and results are those of :func:`xfeat.featurize.audit.alignment.aligned_correlation`.
     """
     found, mirrored = aligned_correlation(first, second)
     doubtful = np.flatnonzero((found >= THRESHOLDS.doubtful_laid_over) & (found < THRESHOLDS.same_laid_over))

@@ -172,28 +172,15 @@ class Audit:
         }
 
     def _finding(self, finding: Finding) -> dict[str, Any]:
-        pairs = [
-            {
-                **dict(zip(("paths", "splits", "labels"), zip(*map(self.image, pair[:2]), strict=True), strict=True)),
-                "how": pair.how,
-                "pixels": pair.pixels,
-                "features": pair.features,
-            }
-            for pair in finding.pairs
-        ]
-        return {
-            "kind": finding.kind,
-            "severity": finding.severity,
-            "title": finding.title,
-            "meaning": finding.meaning,
-            "mend": finding.fix,
-            "pairs": pairs,
-            "images": [
-                {**self.image(flagged.row)._asdict(), "why": flagged.why, "score": flagged.score}
-                for flagged in finding.images
-            ],
-            "lines": finding.lines,
-        }
+        texts = {name: getattr(finding, name) for name in ("kind", "severity", "title", "meaning")}
+        images = [self.image(row)._asdict() | {"why": why, "score": score} for row, why, score in finding.images]
+        pairs = list(map(self._pair, finding.pairs))
+        return {**texts, "mend": finding.fix, "pairs": pairs, "images": images, "lines": finding.lines}
+
+    def _pair(self, pair: Pair) -> dict[str, Any]:
+        paths, splits, labels = zip(self.image(pair.first), self.image(pair.second), strict=True)
+        measured = {"how": pair.how, "pixels": pair.pixels, "features": pair.features}
+        return {"paths": paths, "splits": splits, "labels": labels, **measured}
 
 
 def count_of(number: int, noun: str) -> str:

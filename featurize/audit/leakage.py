@@ -16,13 +16,7 @@ _LEAK = (
 
 
 def duplicate_findings(copies: Sequence[Pair], near: Sequence[Pair], columns: Columns) -> Iterator[Finding]:
-    """Report pairs of duplicates by their effect on metrics.
-
-    Args:
-        copies: pairs of exact copies.
-        near: pairs whose pixels agree.
-        columns: splits, labels and groups of the rows.
-    """
+    """Report pairs of exact copies, and of images whose pixels agree, by their effect on metrics."""
     for kind, found, what in (
         ("leakage.same-file", copies, "the same file"),
         ("leakage.near-duplicate", near, "nearly the same image"),

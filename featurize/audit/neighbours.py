@@ -91,11 +91,7 @@ def sample_rows(candidates: NDArray[np.int64], most: int) -> NDArray[np.int64]:
 
 
 def require_finite(cache: FeatureCache) -> None:
-    """Check that all rows of a cache are finite.
-
-    Raises:
-        CacheError: if a row is not.
-    """
+    """Raise :class:`CacheError` unless all rows of a cache are finite."""
     features = clean_view(cache)
     for rows in _blocks(len(cache), _QUERY):
         if not np.isfinite(features[rows]).all():

@@ -84,15 +84,7 @@ def score(
     class_names: list[str],
     predicted: tuple[NDArray[np.float64], NDArray[np.int64]],
 ) -> Probe:
-    """Measure out-of-fold predictions.
-
-    Args:
-        name: of the probe.
-        what: the information it was given, in words.
-        labels: (n,), 0 to C - 1.
-        class_names: the C classes.
-        predicted: what :func:`out_of_fold` returned.
-    """
+    """Measure what :func:`out_of_fold` returned for labels (n,), 0 to C - 1; ``what`` was given to the probe."""
     from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 
     probabilities, folds = predicted

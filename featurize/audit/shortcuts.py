@@ -22,10 +22,7 @@ EVIDENCE = {
         f"the image with the middle {100 * (1 - 2 * _AROUND / SIDE):.0f} % of each side blacked out",
     ),
     "file": ("file size and format alone", "width, height, format and length of the file"),
-    "grey-levels": (
-        "grey levels alone",
-        "mean, standard deviation and percentiles of the grey levels, colour cast",
-    ),
+    "grey-levels": ("grey levels alone", "mean, standard deviation and percentiles of the grey levels, colour cast"),
 }
 
 
@@ -42,20 +39,14 @@ MASKS = {"border": frame_mask(_BORDER), "centre-blacked-out": frame_mask(_AROUND
 def probe_shortcuts(
     survey: Survey, rows: NDArray[np.int64], labels: Labels, names: list[str], groups: NDArray[np.int64]
 ) -> list[Probe]:
-    """Measure how well the label of ``rows`` can be predicted from each kind of information.
+    """Measure how well the label of each of n present rows can be predicted from each kind of information.
 
-    Args:
-        survey: the small images and the facts.
-        rows: int64 (n,), present rows of classes with enough groups.
-        labels: (n,), 0 to C - 1.
-        names: the C classes.
-        groups: (n,), equal for rows of one group.
+    The other arguments are those of :func:`~xfeat.featurize.audit.probing.out_of_fold`, and the C classes.
     """
-    probes = []
-    for name, (_, what) in EVIDENCE.items():
-        predicted = out_of_fold(_evidence(name, survey, rows), labels, groups, balanced=True)
-        probes.append(score(name, what, labels, names, predicted))
-    return probes
+    return [
+        score(name, what, labels, names, out_of_fold(_evidence(name, survey, rows), labels, groups, balanced=True))
+        for name, (_, what) in EVIDENCE.items()
+    ]
 
 
 def is_strong(probe: Probe) -> bool:
