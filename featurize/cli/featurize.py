@@ -17,6 +17,7 @@ from xfeat.featurize.console import (
     comma_list,
     first_lines,
     json_option,
+    layout_option,
     pop_spec,
     progress_bar,
     spec_option,
@@ -24,6 +25,7 @@ from xfeat.featurize.console import (
 )
 
 if TYPE_CHECKING:
+    from xfeat.featurize.datasets.layouts import Dataset
     from xfeat.featurize.pipeline.extract import Extraction
 
 _request_option = partial(spec_option, specs.FeatureRequest)
@@ -112,10 +114,17 @@ def _batch_size(_context: click.Context, _option: click.Parameter, text: str | N
     help="Patient or series of each image: a CSV with path,group, or an expression on the path.  "
     "[default: groups.csv in DATA, if there]",
 )
+@layout_option
 @click.option("--force", is_flag=True, help="Recompute everything, and replace a cache with other settings.")
 @json_option
 def featurize(
-    data: Path, output: Path, classes: str | None, groups: str | None, on_error: str, **settings: Any
+    data: Path,
+    output: Path,
+    classes: str | None,
+    groups: str | None,
+    layout: str | None,
+    on_error: str,
+    **settings: Any,
 ) -> Printed:
     """Compute the features of all images in DATA.
 
@@ -133,7 +142,7 @@ def featurize(
     engine, ray_address = settings.pop("engine"), settings.pop("ray_address")
     if ray_address is not None and engine != "ray":
         raise click.UsageError("--ray-address is for --engine ray")
-    dataset = open_dataset(data, classes=comma_list(classes), groups=groups)
+    dataset = open_dataset(data, classes=comma_list(classes), groups=groups, layout=layout)
     request = pop_spec(specs.FeatureRequest, settings)
     check_precision(engine, request.precision)
     with progress_bar("downloading weights", "bytes") as download_progress:
@@ -151,10 +160,10 @@ def featurize(
             **settings,
         )
         done = extract_features(dataset, spec, weights, output, options)
-    return _as_json(done, spec), _as_text(done, spec)
+    return _as_json(done, spec, dataset), _as_text(done, spec)
 
 
-def _as_json(done: Extraction, spec: specs.FeatureSpec) -> dict[str, Any]:
+def _as_json(done: Extraction, spec: specs.FeatureSpec, dataset: Dataset) -> dict[str, Any]:
     return {
         "output": str(done.output),
         "backbone": spec.backbone,
@@ -170,6 +179,8 @@ def _as_json(done: Extraction, spec: specs.FeatureSpec) -> dict[str, Any]:
         "engine": done.engine,
         "up_to_date": done.up_to_date,
         "fingerprint": spec.fingerprint,
+        "layout": dataset.layout,
+        "left_out": dataset.left_out,
     }
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from xfeat.featurize.console import PATH, Printed, json_option
+from xfeat.featurize.datasets.image_files import describe_left_out
 from xfeat.featurize.specs import DEFAULT_CACHE
 
 if TYPE_CHECKING:
@@ -36,6 +37,8 @@ def info(file: Path) -> Printed:
         "groups": len(set(cache.columns.group) - {""}),
         "truncated": int(cache.columns.truncated.sum()),
         "skipped": [row._asdict() for row in cache.skipped],
+        "layout": cache.layout,
+        "left_out": cache.left_out,
         "data_root": cache.data_root,
         "created": cache.created,
         "versions": cache.versions,
@@ -65,5 +68,6 @@ def _as_text(cache: FeatureCache, groups: int) -> str:
         lines.append(f"{split_name:>6}  " + "  ".join(f"{name} {number}" for name, number in classes.items()))
     if groups:
         lines.append(f"groups  {groups}")
+    lines += [f"layout  {cache.layout}"] * bool(cache.layout) + describe_left_out(cache.left_out)
     lines += [f"skipped {path}: {reason}" for path, reason in cache.skipped]
     return "\n".join(lines)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from xfeat.featurize.console import PATH, Printed, comma_list, json_option, progress_bar
+from xfeat.featurize.console import PATH, Printed, comma_list, json_option, layout_option, progress_bar
 from xfeat.featurize.errors import SpecError
 
 if TYPE_CHECKING:
@@ -26,13 +26,23 @@ if TYPE_CHECKING:
     "[default: groups.csv in SRC, if there]",
 )
 @click.option("--classes", metavar="A,B", help="Take these classes only.")
+@layout_option
 @click.option(
     "--copy/--link",
     default=True,
     help="Copy the files, or make hard links, which take no space; files that cannot be linked are copied.",
 )
 @json_option
-def split(src: Path, dst: Path, ratios: str, seed: int, groups: str | None, classes: str | None, copy: bool) -> Printed:
+def split(
+    src: Path,
+    dst: Path,
+    ratios: str,
+    seed: int,
+    groups: str | None,
+    classes: str | None,
+    layout: str | None,
+    copy: bool,
+) -> Printed:
     """Divide the class folders of SRC into DST/train, DST/valid and DST/test.
 
     SRC is a folder or zip archive with one folder per class, or a CSV file with the columns path,label[,group]. Every
@@ -44,7 +54,7 @@ def split(src: Path, dst: Path, ratios: str, seed: int, groups: str | None, clas
     from xfeat.featurize.datasets.split import SplitSpec, split_dataset
 
     spec = SplitSpec(ratios=_parse_ratios(ratios), seed=seed, link=not copy)
-    dataset = open_dataset(src, classes=comma_list(classes), groups=groups)
+    dataset = open_dataset(src, classes=comma_list(classes), groups=groups, layout=layout)
     with progress_bar("dividing", "files") as progress:
         done = split_dataset(dataset, dst, spec, progress=progress)
     facts = {

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from xfeat.featurize.console import PATH, Printed, json_option, progress_bar
+from xfeat.featurize.console import PATH, Printed, json_option, layout_option, progress_bar
 from xfeat.head.reports.formatting import class_lines, confusion_lines, number, threshold_line, with_interval
 
 if TYPE_CHECKING:
@@ -26,11 +26,18 @@ _CACHE_SUFFIXES = (".h5", ".hdf5")
     help="Cache for the features of DATA, used again by the next call.  [default: NAME.features.h5, after DATA]",
 )
 @click.option("--groups", metavar="FILE|REGEX", help="Patient or series of each image, as for xfeat featurize.")
+@layout_option
 @click.option("--weights", type=PATH, help="The backbone's weights file, if it has moved.")
 @click.option("--device", default="auto", help="auto, cpu, cuda or cuda:N, for featurizing.")
 @json_option
 def evaluate(
-    run_folder: Path, data: Path, features: Path | None, groups: str | None, weights: Path | None, device: str
+    run_folder: Path,
+    data: Path,
+    features: Path | None,
+    groups: str | None,
+    layout: str | None,
+    weights: Path | None,
+    device: str,
 ) -> Printed:
     """Test a run on an external data set and show the drop from its own test images.
 
@@ -49,7 +56,7 @@ def evaluate(
         from xfeat.featurize.pipeline.extract import extract_features
         from xfeat.head.evaluate import check_classes_match
 
-        dataset = open_dataset(data, groups=groups)
+        dataset = open_dataset(data, groups=groups, layout=layout)
         check_classes_match(run, dataset, data)
         spec, found = run.feature_spec, weights_of(run, weights)
         data = features or Path(f"{data.resolve().stem}.features.h5")
