@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from xfeat.export.build.fused_model import ReferenceModel
-from xfeat.export.model.batches import batches
+from xfeat.export.model.batches import in_batches
 from xfeat.export.model.metadata import ModelMetadata
 from xfeat.export.model.progress import Advance
 from xfeat.export.parity.agreement import Probabilities
@@ -36,12 +35,8 @@ def load_reference_model(run: Run, weights_file: Path | None = None) -> Referenc
 
 def torch_probabilities(model: ReferenceModel, pixels: Pixels, advance: Advance = lambda done: None) -> Probabilities:
     """Run the torch model: uint8 (n, S, S, 3) to float32 (n, C)."""
-    predictions = []
     with torch.inference_mode():
-        for batch in batches(pixels):
-            predictions.append(model(torch.from_numpy(batch)).numpy())
-            advance(len(batch))
-    return np.concatenate(predictions)
+        return in_batches(lambda batch: model(torch.from_numpy(batch)).numpy(), pixels, advance)
 
 
 def metadata_of(run: Run, ood_threshold: float | None) -> ModelMetadata:

@@ -167,14 +167,12 @@ def open_network(
 ) -> Session:
     """Open a model file to check, benchmark or serve it: on a GPU with fixed buffers and, if possible, CUDA graphs.
 
+    Other arguments as for :func:`xfeat.featurize.system.onnx_session.open_session`; ``spin`` is for the CPU.
+
     Args:
         path: an ONNX file.
-        device: ``cpu``, ``cuda`` or ``cuda:N``.
-        threads: of the network on the CPU; by default one per core that this process may use.
-        all_on_gpu: on a GPU, refuse a session that computes part of the network on the CPU.
         graphs: ``on`` records CUDA graphs or fails; ``auto`` records them for a model that does not resize, and
             continues without them, with a warning, if that fails; ``off`` records none.
-        spin: on the CPU; see :func:`xfeat.featurize.system.onnx_session.open_session`.
 
     Raises:
         ModelError: if onnxruntime cannot read the file.
@@ -185,8 +183,7 @@ def open_network(
     if device == "cpu":
         if graphs == "on":
             raise _without_graphs(path, "it runs on the CPU")
-        on_cpu: Session = open_session(path, threads=threads, spin=spin)
-        return on_cpu
+        return open_session(path, threads=threads, spin=spin)
     opening = partial(open_session, path, device=device, threads=threads, all_on_gpu=all_on_gpu)
     session = opening()
     plain = BoundSession(session, device)

@@ -61,19 +61,12 @@ class ModelMetadata(Spec):
         require(self.precision in PRECISIONS, "unknown precision", expected=", ".join(PRECISIONS), found=self.precision)
         require(len(self.class_names) >= 2, "too few classes", expected="two or more", found=self.class_names)
         require(self.temperature > 0, "temperature must be positive", expected="> 0", found=self.temperature)
-        require(
-            (self.positive is None) == (self.threshold is None),
-            "a threshold and a positive class need each other",
-            expected="both or neither",
-            found=(self.positive, self.threshold),
-        )
+        point = (self.positive, self.threshold)
+        both = (self.positive is None) == (self.threshold is None)
+        require(both, "a threshold and a positive class need each other", expected="both or neither", found=point)
         if self.positive is not None and self.threshold is not None:
-            require(
-                self.positive in self.class_names,
-                "unknown class",
-                expected=", ".join(self.class_names),
-                found=self.positive,
-            )
+            names = ", ".join(self.class_names)
+            require(self.positive in self.class_names, "unknown class", expected=names, found=self.positive)
             require(0 <= self.threshold <= 1, "threshold out of range", expected="0 to 1", found=self.threshold)
 
     def to_props(self) -> dict[str, str]:
@@ -86,12 +79,7 @@ class ModelMetadata(Spec):
 
     @classmethod
     def from_dict(cls, settings: dict[str, Any]) -> Self:
-        """Build metadata from :meth:`to_dict`'s form, in a model file or a certificate.
-
-        Raises:
-            SpecError: if a key is unknown or a value is out of range.
-            MismatchError: if the features cannot be computed by this version.
-        """
+        """Build metadata from :meth:`to_dict`'s form, in a model file or a certificate; errors as in FeatureSpec."""
         # INT8 files of version 0.1 have head_bits.
         return super().from_dict({name: value for name, value in settings.items() if name != "head_bits"})
 

@@ -10,7 +10,7 @@ from statistics import median
 
 import numpy as np
 
-from xfeat.export.model.batches import BATCH_SIZE, batches
+from xfeat.export.model.batches import BATCH_SIZE, in_batches
 from xfeat.export.model.file import ModelFile, open_model
 from xfeat.export.model.metadata import ModelMetadata
 from xfeat.export.model.progress import Advance
@@ -112,11 +112,7 @@ def require_agreement(checks: Checks, message: str, path: Path, fix: str | None 
 
 def onnx_probabilities(model: ModelFile, pixels: Pixels, advance: Advance = lambda done: None) -> Probabilities:
     """Run an exported model: uint8 (n, H, W, 3) to float32 (n, C); on a GPU, full batches run as they do in serving."""
-    predictions = []
-    for batch in batches(pixels):
-        predictions.append(model.run(batch, bind=len(batch) == BATCH_SIZE).probabilities)
-        advance(len(batch))
-    return np.concatenate(predictions)
+    return in_batches(lambda batch: model.run(batch, bind=len(batch) == BATCH_SIZE).probabilities, pixels, advance)
 
 
 def milliseconds_per_image(run: Callable[[Pixels], object], pixels: Pixels) -> float:

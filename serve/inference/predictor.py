@@ -71,14 +71,9 @@ class Predictor:
         batch_size: int | None = None,
         cuda_graphs: str = "auto",
     ) -> Self:
-        """Open a model file; other arguments and errors as for :func:`xfeat.export.model.file.open_model`.
+        """Open a model file; arguments and errors as for :func:`xfeat.export.model.file.open_model`.
 
-        Args:
-            path: a file of ``xexport onnx``.
-            device: ``cpu``, ``cuda``, ``cuda:N``, or ``auto``: a GPU if onnxruntime can use one.
-            threads: CPU threads for inference; by default all cores.
-            batch_size: most images per call of the network; the default depends on the device.
-            cuda_graphs: ``auto``, ``on`` or ``off``.
+        ``batch_size`` is the largest number of images per call of the network; the default depends on the device.
         """
         return cls(open_model(path, threads, device=device, cuda_graphs=cuda_graphs), batch_size)
 
