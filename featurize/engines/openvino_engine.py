@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xfeat.featurize.backbones.weights import Weights
+from xfeat.featurize.engines.engine import in_batches
 from xfeat.featurize.engines.onnx_engine import graph_file
-from xfeat.featurize.engines.padding import in_batches
 from xfeat.featurize.errors import DeviceError, MissingExtraError
 from xfeat.featurize.specs import FeatureSpec
 from xfeat.featurize.system.cores import cores

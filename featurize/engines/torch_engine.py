@@ -12,7 +12,7 @@ from torch import Tensor
 
 from xfeat.featurize.backbones.network import FeatureNetwork, load_backbone
 from xfeat.featurize.backbones.weights import Weights
-from xfeat.featurize.engines.padding import in_batches
+from xfeat.featurize.engines.engine import in_batches
 from xfeat.featurize.errors import DeviceError
 from xfeat.featurize.specs import FeatureSpec
 from xfeat.featurize.system.devices import is_out_of_memory

@@ -15,7 +15,7 @@ import pytest
 
 from xfeat.featurize.backbones.weights import sha256_of
 from xfeat.featurize.cache.reader import FeatureCache
-from xfeat.featurize.engines.padding import in_batches
+from xfeat.featurize.engines.engine import in_batches
 from xfeat.featurize.errors import Interrupted
 from xfeat.featurize.images.decode import decode
 from xfeat.featurize.pipeline.extract import Changes, parts_folder
