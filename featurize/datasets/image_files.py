@@ -19,6 +19,12 @@ _MASK_FOLDERS = re.compile(
 )
 _MASK_ENDING = re.compile(r"[_ -](masks?|segmentation|seg|gt)$", re.IGNORECASE)
 
+
+def is_mask_name(folder: str) -> bool:
+    """Tell whether a folder is called as folders of masks are."""
+    return bool(_MASK_FOLDERS.match(folder))
+
+
 LeftOut = list[tuple[str, str]]
 """Path and reason of each file that does not take part."""
 
@@ -61,7 +67,7 @@ def _masks(images: list[str]) -> set[str]:
             continue
         parts = stem.split("/")
         for depth, folder in enumerate(parts[:-1]):
-            if _MASK_FOLDERS.match(folder):
+            if is_mask_name(folder):
                 beside = folders["/".join(parts[:depth])]
                 sources = [[other] for other in beside if _IMAGE_FOLDERS.match(other)] + [[]]
                 inner = [*parts[depth + 1 : -1], _MASK_ENDING.sub("", parts[-1])]

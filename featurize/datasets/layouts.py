@@ -163,7 +163,7 @@ def list_images(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
 
 def _read_folders(root: Path, source: ImageSource, layout: str | None) -> tuple[Dataset, str]:
     """Read splits and classes from folders; return the folders around everything, too."""
-    names, left_out = choose_images(source.names())
+    names, left_out = choose_images(name for name in source.names() if not name.endswith(GROUPS_FILE))
     structure = read_structure(root, names, layout)
     for note in structure.notes:
         logger.warning("%s", note)

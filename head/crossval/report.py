@@ -18,7 +18,7 @@ from xfeat.featurize.system.atomic import output_error, replacing
 from xfeat.featurize.system.versions import library_versions
 from xfeat.head.crossval.out_of_fold import OutOfFold
 from xfeat.head.reports.formatting import points
-from xfeat.head.reports.run_report import few_images_caution, page_template, skipped_caution, worst_mistakes
+from xfeat.head.reports.run_report import few_images_caution, file_cautions, page_template, worst_mistakes
 from xfeat.head.reports.worker import call_here
 from xfeat.head.runs.reader import PREDICTIONS_FILE, PROBABILITY_PREFIX, REPORT_FILE, origin_of
 from xfeat.head.runs.writer import RunWriter, write_table
@@ -86,7 +86,7 @@ def save_crossval(
     writer.save_json(CROSSVAL_FILE, facts)
     write_table(writer.folder / PREDICTIONS_FILE, *out_of_fold_table(result))
     paths = [cache.columns.path[row] for row in result.rows.tolist()]
-    writer.save_text(REPORT_FILE, call(render_crossval, facts, main, paths, cache.skipped))
+    writer.save_text(REPORT_FILE, call(render_crossval, facts, main, paths, cache.skipped, file_cautions(cache)))
     return facts
 
 
@@ -129,7 +129,9 @@ def save_out_of_fold(result: CrossValidation, path: Path) -> None:
         write_table(partial, *out_of_fold_table(result))
 
 
-def render_crossval(facts: dict[str, Any], main: OutOfFold, paths: list[str], skipped: Sequence[Skipped]) -> str:
+def render_crossval(
+    facts: dict[str, Any], main: OutOfFold, paths: list[str], skipped: Sequence[Skipped], cautions: list[str]
+) -> str:
     """Return the page of crossval.json and its predictions; ``paths`` are those of the images in ``main``."""
     from xfeat.head.reports import plots
 
@@ -144,7 +146,7 @@ def render_crossval(facts: dict[str, Any], main: OutOfFold, paths: list[str], sk
         facts=facts,
         class_names=names,
         spec_line=FeatureSpec.from_dict(facts["feature_spec"]).describe(),
-        cautions=[*_cautions(facts), *skipped_caution(skipped)],
+        cautions=[*_cautions(facts), *cautions],
         skipped=skipped,
         figures={
             "folds": plots.fold_accuracies(divisions),

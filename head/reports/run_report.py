@@ -15,6 +15,7 @@ from PIL import Image
 
 from xfeat.featurize.cache.columns import Skipped
 from xfeat.featurize.cache.reader import FeatureCache
+from xfeat.featurize.datasets.image_files import describe_left_out
 from xfeat.featurize.datasets.sources import ImageSource, open_source
 from xfeat.featurize.errors import ImageError
 from xfeat.featurize.images.decode import decode
@@ -135,9 +136,11 @@ def few_images_caution(images: int, what: str = "images") -> list[str]:
     return [f"Only {images} {what}: one image is {100 / images:.1f} percentage points."]
 
 
-def skipped_caution(skipped: Sequence[Skipped]) -> list[str]:
-    """Return a caution if images were skipped."""
-    return [f"{len(skipped)} images could not be read and were skipped; they are listed below."] if skipped else []
+def file_cautions(cache: FeatureCache) -> list[str]:
+    """Return what became of files that are in no figure: skipped images, and what was left out of the data set."""
+    count = len(cache.skipped)
+    skipped = [f"{count} images could not be read and were skipped; they are listed below."] if count else []
+    return skipped + [line.capitalize() + "." for line in describe_left_out(cache.left_out)]
 
 
 def cautions_of(run: Run, predictions: Predictions, cache: FeatureCache) -> list[str]:
@@ -157,7 +160,7 @@ def cautions_of(run: Run, predictions: Predictions, cache: FeatureCache) -> list
         cautions.append(
             f"{leaks} groups (patients) have images in more than one split: these metrics are optimistically biased."
         )
-    cautions += skipped_caution(cache.skipped)
+    cautions += file_cautions(cache)
     if run.operating_point and run.operating_point.note:
         cautions.append(f"Operating point: {run.operating_point.note}.")
     return cautions

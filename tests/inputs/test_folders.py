@@ -6,13 +6,18 @@ from __future__ import annotations
 import os
 import unicodedata
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from tests.caches import write_made_up
+from xfeat.featurize.audit.balance import balance_findings
 from xfeat.featurize.datasets.layouts import NO_LABEL, NO_SPLIT, SPLITS, Dataset, open_dataset
 from xfeat.featurize.datasets.structure import split_of
 from xfeat.featurize.errors import DataError, ImageError
+from xfeat.head.reports.run_report import file_cautions
 
 CLASSES = ("covid", "normal")
 
@@ -224,3 +229,12 @@ def test_a_named_pipe_is_no_image_and_does_not_hang(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.png")
     with pytest.raises(ImageError, match="not a regular file"):
         FolderSource(tmp_path).read("pipe.png")
+
+
+def test_the_audit_asks_about_classes_called_like_splits_and_the_report_says_what_was_left_out(tmp_path: Path) -> None:
+    columns = {"label": [0, 1], "split": [0, 0], "path": ["a", "b"]}
+    cache = write_made_up(tmp_path / "a.h5", np.zeros((2, 3), np.float32), columns, ["Testing", "covid"])
+    (odd,) = (finding for finding in balance_findings(cache) if finding.kind == "classes.odd-names")
+    assert odd.title == "Classes called Testing"
+    left_out = {"a mask": {"files": 3, "suffixes": {".png": 3}, "example": "masks/1.png"}}
+    assert file_cautions(replace(cache, left_out=left_out)) == ["Left out, a mask: 3 .png, such as masks/1.png."]

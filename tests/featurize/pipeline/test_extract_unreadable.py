@@ -130,3 +130,16 @@ class _OneAtATime:
 
     def shutdown(self, **_kwargs: Any) -> None:
         pass
+
+
+def test_a_cache_keeps_the_layout_and_what_was_left_out(bench: Bench) -> None:
+    (bench.data / "covid" / "IMG_1.HEIC").write_bytes(b"x")
+    bench.run()
+    cache = bench.check()
+    assert cache.layout == "2 classes"
+    assert cache.left_out == {
+        "not a known kind of image": {"files": 1, "suffixes": {".heic": 1}, "example": "covid/IMG_1.HEIC"}
+    }
+    (bench.data / "covid" / "IMG_1.HEIC").unlink()
+    assert not bench.run().up_to_date
+    assert bench.check().left_out == {}
