@@ -147,14 +147,12 @@ def pop_spec(spec: type[S], settings: dict[str, Any], **more: Any) -> S:
     return spec(**{name: settings.pop(name) for name in names}, **more)
 
 
-def layout_option(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add ``--layout``, for folders that can be read in two ways."""
-    return click.option(
-        "--layout",
-        type=click.Choice(["splits", "classes", "flat"]),
-        help="What the folders are: splits with classes in them, classes, or neither.  [default: what they allow; "
-        "refused if they can be read in two ways]",
-    )(command)
+layout_option = click.option(
+    "--layout",
+    type=click.Choice(["splits", "classes", "flat"]),
+    help="What the folders are: splits with classes in them, classes, or neither.  [default: what they allow; refused "
+    "if they can be read in two ways]",
+)
 
 
 def comma_list(text: str | None) -> list[str] | None:
