@@ -64,15 +64,14 @@ def find_weights(
         return Weights(name, carried, sha256_of(carried))
     if info.url is None:
         raise WeightsError(f"the weights of {name} are not installed", fix=_how_to_get(info))
-    url, fix = _url(info), _how_to_get(info)
     try:
-        download(url, cached, sha256_prefix=info.sha256_prefix, fix=fix, progress=progress)
+        download(_url(info), cached, sha256_prefix=info.sha256_prefix, progress=progress)
     except WeightsError as error:
         raise WeightsError(
             f"the weights of {name} cannot be downloaded",
-            expected=f"{url}, with a SHA-256 that starts with {info.sha256_prefix}",
+            expected=f"{_url(info)}, with a SHA-256 that starts with {info.sha256_prefix}",
             found=error.what,
-            fix=fix,
+            fix=_how_to_get(info),
         ) from error
     except OutputError as error:
         raise WeightsError(
@@ -102,26 +101,21 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def download(url: str, target: Path, *, sha256_prefix: str, fix: str, progress: DownloadProgress | None = None) -> None:
+def download(url: str, target: Path, *, sha256_prefix: str, progress: DownloadProgress | None = None) -> None:
     """Fetch ``url`` into ``target``, which appears only if its SHA-256 starts with ``sha256_prefix``.
 
     Raises:
         WeightsError: if the server does not answer within seconds, the connection breaks, or the file is another one.
         OutputError: if ``target`` cannot be written.
     """
-    with _open_url(url, fix) as response, replacing(target, elsewhere=_ANOTHER_FOLDER) as partial:
+    with _open_url(url) as response, replacing(target, elsewhere=_ANOTHER_FOLDER) as partial:
         with partial.open("wb") as file:
-            digest = _copy(response, file.write, url, fix, progress)
+            digest = _copy(response, file.write, url, progress)
         if not digest.startswith(sha256_prefix):
-            raise WeightsError(
-                f"{url}: not the official file",
-                expected=f"a SHA-256 that starts with {sha256_prefix}",
-                found=digest,
-                fix=fix,
-            )
+            raise WeightsError(f"{url}: not the official file, but one with SHA-256 {digest}")
 
 
-def _open_url(url: str, fix: str) -> HTTPResponse:
+def _open_url(url: str) -> HTTPResponse:
     """Open ``url`` or give up after CONNECT_TIMEOUT_S, name look-up included (a socket's timeout leaves that out)."""
     opened: Future[HTTPResponse] = Future()
 
@@ -135,12 +129,12 @@ def _open_url(url: str, fix: str) -> HTTPResponse:
     wait([opened], CONNECT_TIMEOUT_S)
     if not opened.done():
         opened.add_done_callback(_close)  # the look-up cannot be stopped; a connection that still comes is closed
-        raise WeightsError(f"{url}: no answer within {CONNECT_TIMEOUT_S:.0f} s", fix=fix)
+        raise WeightsError(f"{url}: no answer within {CONNECT_TIMEOUT_S:.0f} s")
     error = opened.exception()
     if error is not None:
         if isinstance(error, urllib.error.HTTPError):
             error.close()
-        raise WeightsError(f"{url}: {getattr(error, 'reason', error)}", fix=fix) from error
+        raise WeightsError(f"{url}: {getattr(error, 'reason', error)}") from error
     return opened.result()
 
 
@@ -149,20 +143,14 @@ def _close(opened: Future[HTTPResponse]) -> None:
         opened.result().close()
 
 
-def _copy(
-    response: HTTPResponse,
-    write: Callable[[bytes], object],
-    url: str,
-    fix: str,
-    progress: DownloadProgress | None,
-) -> str:
+def _copy(response: HTTPResponse, write: Callable[[bytes], object], url: str, progress: DownloadProgress | None) -> str:
     total = int(response.headers.get("Content-Length") or 0)
     digest, done = hashlib.sha256(), 0
     while True:
         try:
             chunk = response.read(_CHUNK_BYTES)
         except (OSError, HTTPException) as error:
-            raise WeightsError(f"{url}: connection lost after {done} of {total} bytes: {error}", fix=fix) from error
+            raise WeightsError(f"{url}: connection lost after {done} of {total} bytes: {error}") from error
         if not chunk:
             break
         digest.update(chunk)
@@ -171,7 +159,7 @@ def _copy(
         if progress is not None:
             progress(done, total)
     if done < total:
-        raise WeightsError(f"{url}: connection lost after {done} of {total} bytes", fix=fix)
+        raise WeightsError(f"{url}: connection lost after {done} of {total} bytes")
     return digest.hexdigest()
 
 
