@@ -4,39 +4,19 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.func import functional_call
 
 from xfeat.head.data.counter_rng import keep_below
+from xfeat.head.data.rows import EqualBatches
 from xfeat.head.specs import HeadSpec, TrainSpec
 from xfeat.head.training.network import build_head
 
 Job = tuple[HeadSpec, TrainSpec]
 State = dict[str, Tensor]
 """Name of a weight or statistic, as in a head's ``state_dict``, to the values of all heads (K, …)."""
-
-
-class Batches(NamedTuple):
-    """Batches of one size, one after the other: T batches of B rows for each of S streams.
-
-    Heads of one stream have the same seed, so they see the same rows in the same order.
-
-    Attributes:
-        features: float32 or float16 (n, D), from which rows are taken; like rows and labels where the heads are.
-        rows: int64 (S, T, B), numbers of rows of ``features``.
-        labels: int64 (S, T, B).
-        seeds: of the streams, S in all.
-        first_step: number of the first of these T steps since training began, from 0.
-    """
-
-    features: Tensor
-    rows: Tensor
-    labels: Tensor
-    seeds: Sequence[int]
-    first_step: int
 
 
 class Engine(ABC):
@@ -51,6 +31,7 @@ class Engine(ABC):
     Attributes:
         models: the untrained heads, in evaluation mode; their own weights are not changed.
         state: the weights and statistics of all heads, stacked.
+        steps: number of steps since training began.
         keep_below: int64 (K, 2), the bounds of random bits for dropout: before the last layer, and of the features.
         scales: float32 (K, 2), the factors of values that are kept.
     """
@@ -59,6 +40,7 @@ class Engine(ABC):
         self, jobs: Sequence[Job], dim: int, class_weights: Tensor, device: torch.device | str = "cpu"
     ) -> None:
         classes = class_weights.shape[1]
+        self.steps = 0
         self.specs = [spec for _, spec in jobs]
         self.models = [build_head(head, dim=dim, classes=classes, seed=spec.seed).eval() for head, spec in jobs]
         self.class_weights = class_weights.to(device)
@@ -74,11 +56,16 @@ class Engine(ABC):
         return self.class_weights.device
 
     @abstractmethod
-    def train(self, batches: Batches, streams: Sequence[int], rates: Sequence[float]) -> tuple[Tensor, Tensor]:
+    def train(
+        self, batches: EqualBatches, seeds: Sequence[int], streams: Sequence[int], rates: Sequence[float]
+    ) -> tuple[Tensor, Tensor]:
         """Train all heads for one step per batch.
 
+        Heads of one stream have the same seed, so they see the same rows in the same order.
+
         Args:
-            batches: of S streams.
+            batches: T batches of B rows, on the engine's device; places and labels are (S, T, B), for S streams.
+            seeds: of the streams, S in all.
             streams: the stream of each head, K numbers, ascending.
             rates: K learning rates.
 

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from xfeat.head.batched.engine import Batches, Engine, Job
+from xfeat.head.batched.engine import Engine, Job, State
 from xfeat.head.data.counter_rng import DROPOUT, FEATURES, LAST_LAYER, Key, key_of, random_bits
+from xfeat.head.data.rows import EqualBatches
 from xfeat.head.training.adam import StackedAdam
 from xfeat.head.training.loss import TrainingLoss
 
@@ -25,21 +26,24 @@ class TorchEngine(Engine):
         self._loss = TrainingLoss(self.specs, self.class_weights)
         self._adam = StackedAdam(self._parameters(), [spec.weight_decay for spec in self.specs])
 
-    def train(self, batches: Batches, streams: Sequence[int], rates: Sequence[float]) -> tuple[Tensor, Tensor]:
+    def train(
+        self, batches: EqualBatches, seeds: Sequence[int], streams: Sequence[int], rates: Sequence[float]
+    ) -> tuple[Tensor, Tensor]:
         stream = torch.tensor(streams, device=self.device)
-        seeds = torch.tensor(batches.seeds, device=self.device).unsqueeze(1)
+        column = torch.tensor(seeds, device=self.device).unsqueeze(1)
         loss_sum = torch.zeros(len(streams), device=self.device)
         correct = torch.zeros(len(streams), dtype=torch.int64, device=self.device)
         parameters = self._parameters()
-        for step in range(batches.rows.shape[1]):
-            keys = [key_of(seeds, DROPOUT, batches.first_step + step, layer) for layer in (LAST_LAYER, FEATURES)]
-            values, labels = batches.features[batches.rows[:, step]].float(), batches.labels[stream, step]
+        for step in range(batches.places.shape[1]):
+            keys = [key_of(column, DROPOUT, self.steps, layer) for layer in (LAST_LAYER, FEATURES)]
+            values, labels = batches.features[batches.places[:, step]].float(), batches.labels[stream, step]
             logits = self._logits(values[stream], stream, keys)
             losses = self._loss(logits, labels)
             # The heads share no parameter: the gradient of the sum holds the gradient of each.
             self._adam.step(parameters, torch.autograd.grad(losses.sum(), parameters), rates)
             loss_sum += losses.detach() * labels.shape[1]
             correct += (logits.detach().argmax(2) == labels).sum(1)
+            self.steps += 1
         return loss_sum, correct
 
     def keep(self, heads: Sequence[int]) -> None:
@@ -61,7 +65,7 @@ class TorchEngine(Engine):
         for index, module in enumerate(self.models[0]):
             own = {name: self.state[f"{index}.{name}"] for name in module.state_dict()}
             if isinstance(module, nn.BatchNorm1d):
-                values = _normalize(module, values, **own)
+                values = _normalize(module, values, own)
             elif isinstance(module, nn.Linear):
                 # Weights times transposed rows is the faster order for few rows: docs/decisions/0040.
                 values = torch.baddbmm(own["bias"].unsqueeze(2), own["weight"], values.mT).mT
@@ -75,24 +79,17 @@ class TorchEngine(Engine):
         return values
 
 
-def _normalize(
-    module: nn.BatchNorm1d,
-    values: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    running_mean: Tensor,
-    running_var: Tensor,
-    num_batches_tracked: Tensor,
-) -> Tensor:
+def _normalize(module: nn.BatchNorm1d, values: Tensor, own: State) -> Tensor:
     """Normalise (K, B, W) over the batch, as one layer of K · W features; the running statistics follow."""
     heads, count, width = values.shape
-    num_batches_tracked += 1
+    mean, variance, weight, bias = (own[name].view(-1) for name in ("running_mean", "running_var", "weight", "bias"))
+    own["num_batches_tracked"] += 1
     normalized = functional.batch_norm(
         values.transpose(0, 1).reshape(count, heads * width),
-        running_mean.view(-1),
-        running_var.view(-1),
-        weight.view(-1),
-        bias.view(-1),
+        mean,
+        variance,
+        weight,
+        bias,
         training=True,
         momentum=module.momentum or 0.0,
         eps=module.eps,

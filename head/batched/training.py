@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from xfeat.featurize.errors import DivergedError
-from xfeat.head.batched.engine import Batches, Engine, Job, State
+from xfeat.head.batched.engine import Engine, Job, State
 from xfeat.head.batched.torch_engine import TorchEngine
-from xfeat.head.data.rows import AnyRows, collected
+from xfeat.head.data.rows import AnyRows, EqualBatches, collected
 from xfeat.head.training.fit import BestEpoch, FittedHead, learning_rate
 from xfeat.head.training.history import EpochRecord
 from xfeat.head.training.loss import balanced_weights, validation_figures
@@ -60,7 +60,6 @@ class BlockTraining:
         self._streams = [(spec.seed, head.feature_dropout) for head, spec in jobs]
         self.heads = [BestEpoch(spec, validated=valid is not None) for _, spec in jobs]
         self._average: State | None = None
-        self._steps = 0
 
     def run(self, stop: Event) -> list[Outcome]:
         """Train to the end.
@@ -91,10 +90,11 @@ class BlockTraining:
         # Summed where the heads are, and read once: reading from a GPU waits for all that is under way there.
         loss_sum = torch.zeros(len(columns), device=self._engine.device)
         correct = torch.zeros(len(columns), dtype=torch.int64, device=self._engine.device)
-        for batches in self._batches(epoch, [seed for seed, _ in streams]):
+        seeds = [seed for seed, _ in streams]
+        for batches in self._batches(epoch, seeds):
             if stop.is_set():
                 raise Stopped
-            losses, hits = self._engine.train(batches, columns, rates)
+            losses, hits = self._engine.train(batches, seeds, columns, rates)
             if self._spec.average:
                 self._update_average()
             loss_sum += losses
@@ -102,7 +102,7 @@ class BlockTraining:
             del batches  # a buffer read from disk is freed before the next is read
         return loss_sum.cpu() / len(self._rows.labels), correct.cpu() / len(self._rows.labels)
 
-    def _batches(self, epoch: int, seeds: Sequence[int]) -> Iterator[Batches]:
+    def _batches(self, epoch: int, seeds: Sequence[int]) -> Iterator[EqualBatches]:
         """Yield the batches of an epoch, to each stream in its own order, some steps at a time."""
         device, batch_size = self._engine.device, self._spec.batch_size
         steps = 1 if self._spec.average else _STEPS_AT_ONCE  # the average follows every step
@@ -110,12 +110,11 @@ class BlockTraining:
         for first in orders[0]:
             series = [first, *map(next, orders[1:])]
             features = first.features.to(device)
-            rows = torch.stack([each.places for each in series]).to(device)
+            places = torch.stack([each.places for each in series]).to(device)
             labels = torch.stack([each.labels for each in series]).to(device)
             del first, series
-            for some, own in zip(torch.split(rows, steps, 1), torch.split(labels, steps, 1), strict=True):
-                yield Batches(features, some, own, seeds, self._steps)
-                self._steps += some.shape[1]
+            for some, own in zip(torch.split(places, steps, 1), torch.split(labels, steps, 1), strict=True):
+                yield EqualBatches(features, some, own)
             del features
 
     @torch.no_grad()

@@ -49,29 +49,26 @@ def split_rows(cache: FeatureCache, *, seed: int) -> Split:
     check_classes(cache)
     labels, codes = np.asarray(cache.columns.label), np.asarray(cache.columns.split).copy()
     labelled = labels != NO_LABEL
-    made = []
+    made = ""
     if (codes[labelled] == NO_SPLIT).all():
         folds = _folds(cache, np.flatnonzero(labelled), seed)
         codes[labelled] = np.select([folds == 0, folds == 1], [TEST, VALID], TRAIN)
-        made = ["all parts"]
+        made = "all parts"
     elif not (codes[labelled] == VALID).any():
         train = np.flatnonzero(labelled & (codes == TRAIN))
         codes[train[_folds(cache, train, seed) == 0]] = VALID
-        made = ["valid from train"]
+        made = "valid from train"
     rows = {name: np.flatnonzero(labelled & (codes == code)) for code, name in enumerate(SPLITS)}
-    _check(cache, rows["train"], labels)
-    _warn_missing_classes(cache, rows, labels)
+    _check(cache, rows["train"])
+    _warn_missing_classes(cache, rows)
     left_out = len(cache) - sum(map(len, rows.values()))
     if left_out:
         logger.warning("%d images without label or split are left out", left_out)
     if not len(rows["test"]):
         logger.warning("there is no test split: the metrics below are those of the validation split")
-    source = (
-        f"made by xfeat ({', '.join(made)}; grouped, stratified, seed {seed})"
-        if made
-        else "the folders of the data set"
-    )
+    source = "the folders of the data set"
     if made:
+        source = f"made by xfeat ({made}; grouped, stratified, seed {seed})"
         logger.info("split %s", source)
     return Split(rows, source)
 
@@ -118,24 +115,28 @@ def _counted(classes: dict[str, int]) -> str:
     return ", ".join(f"{name} {count}" for name, count in classes.items())
 
 
-def _warn_missing_classes(cache: FeatureCache, rows: dict[str, NDArray[np.int64]], labels: NDArray[np.int32]) -> None:
+def _absent(cache: FeatureCache, rows: NDArray[np.int64]) -> str:
+    """Name the classes of which none of the rows is."""
+    present = set(np.asarray(cache.columns.label)[rows].tolist())
+    return ", ".join(name for code, name in enumerate(cache.class_names) if code not in present)
+
+
+def _warn_missing_classes(cache: FeatureCache, rows: dict[str, NDArray[np.int64]]) -> None:
     for part in ("valid", "test"):
-        present = set(labels[rows[part]].tolist())
-        if rows[part].size and (absent := [n for code, n in enumerate(cache.class_names) if code not in present]):
+        if rows[part].size and (absent := _absent(cache, rows[part])):
             logger.warning(
                 "%s: no %s image of class %s: its metrics cannot be computed%s",
                 cache.path,
                 {"valid": "validation"}.get(part, part),
-                ", ".join(absent),
+                absent,
                 ", and it does not influence which epoch is chosen" if part == "valid" else "",
             )
 
 
-def _check(cache: FeatureCache, train: NDArray[np.int64], labels: NDArray[np.int32]) -> None:
-    present = set(labels[train].tolist())
-    if absent := [name for code, name in enumerate(cache.class_names) if code not in present]:
+def _check(cache: FeatureCache, train: NDArray[np.int64]) -> None:
+    if absent := _absent(cache, train):
         raise DataError(
-            f"no training image of class {', '.join(absent)}",
+            f"no training image of class {absent}",
             path=cache.path,
             expected="each class in the train split",
             found="; ".join(f"{part}: {_counted(classes)}" for part, classes in cache.counts.items()),

@@ -41,11 +41,6 @@ class Combination:
         """The trial with the lowest loss."""
         return min(self.trials, key=lambda trial: trial.metrics["loss"])
 
-    def rank_key(self, rank: str) -> tuple[float, float]:
-        """Return a key that sorts the best first; ties are broken by the loss."""
-        value = self.metrics.get(rank, -math.inf)
-        return (value if rank == "loss" else -value), self.metrics["loss"]
-
 
 @dataclass(frozen=True)
 class SweepResult:
@@ -104,7 +99,11 @@ def rank_combinations(trials: Sequence[Trial], spec: SweepSpec) -> list[Combinat
     converged = [group for group in seeds.values() if all(trial.status == "ok" for trial in group)]
     complete = [group for group in converged if len(group) == spec.seeds] or converged
     combinations = [Combination(tuple(group), _means(group)) for group in complete]
-    return sorted(combinations, key=lambda combination: combination.rank_key(spec.rank))
+    sign = 1 if spec.rank == "loss" else -1
+    # Ties are broken by the loss; a combination without a defined metric comes last.
+    return sorted(
+        combinations, key=lambda one: (sign * one.metrics.get(spec.rank, sign * math.inf), one.metrics["loss"])
+    )
 
 
 def _means(trials: Sequence[Trial]) -> dict[str, float]:

@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,8 @@ from typing import Any
 from xfeat.featurize.errors import MismatchError, RunError
 from xfeat.featurize.system.atomic import output_error, replacing
 from xfeat.head.runs.resumable import ELSEWHERE, resumable_folder
-from xfeat.head.sweep.space import Axis, Range, axis_text, parse_axis
+from xfeat.head.specs import HeadSpec, TrainSpec
+from xfeat.head.sweep.space import axis_text, parse_widths
 from xfeat.head.sweep.trials import RANKINGS, SETTINGS, Trial, TrialSpec
 
 FORMAT = "xfeat.sweep"
@@ -73,7 +74,7 @@ class SweepFolder:
             MismatchError: if the folder holds another sweep.
             RunError: if it is damaged, of another version, or no sweep.
         """
-        facts = self.read_facts()
+        facts = self._read_facts()
         if facts is None:
             if {file.name for file in self.folder.iterdir()} - {".lock", RESULTS_FILE}:
                 raise RunError("not a sweep folder", path=self.folder, expected=f"a {SWEEP_FILE}", fix=_OTHER_NAME)
@@ -88,12 +89,8 @@ class SweepFolder:
             )
         return self.read_trials()
 
-    def read_facts(self) -> dict[str, Any] | None:
-        """Return the content of sweep.json, or ``None`` if there is none.
-
-        Raises:
-            RunError: if it is damaged or of another version.
-        """
+    def _read_facts(self) -> dict[str, Any] | None:
+        """Return the content of sweep.json, or ``None`` if there is none."""
         file = self.folder / SWEEP_FILE
         if not file.is_file():
             return None
@@ -149,10 +146,11 @@ class SweepFolder:
 
 
 def _line(trial: Trial) -> list[Any]:
+    settings = {**trial.spec.settings, "hidden": axis_text("hidden", (trial.spec.head.hidden,))}
     return [
         trial.number,
         trial.status,
-        *(_text(name, value) for name, value in trial.spec.settings.items()),
+        *settings.values(),
         trial.spec.train.seed,
         trial.best_epoch,
         *(trial.metrics.get(name, "") for name in RANKINGS),
@@ -160,24 +158,15 @@ def _line(trial: Trial) -> list[Any]:
     ]
 
 
-def _text(name: str, value: Any) -> Any:
-    return axis_text(name, (value,)) if name == "hidden" else value  # numbers keep all digits
-
-
 def _trial(row: dict[str, str]) -> Trial:
-    settings = {name: _only(parse_axis(name, row[name])) for name in SETTINGS}
+    defaults = TrialSpec(HeadSpec(), TrainSpec()).settings
+    kinds: dict[str, Callable[[str], Any]] = {name: type(value) for name, value in defaults.items()}
+    kinds["hidden"] = parse_widths
     return Trial(
         int(row["trial"]),
         row["status"],
-        TrialSpec.of(settings, int(row["seed"])),
+        TrialSpec.of({name: kind(row[name]) for name, kind in kinds.items()}, int(row["seed"])),
         int(row["best_epoch"]),
         {name: float(row[f"valid_{name}"]) for name in RANKINGS if row[f"valid_{name}"]},
         float(row["seconds"]),
     )
-
-
-def _only(axis: Axis) -> Any:
-    if isinstance(axis, Range):
-        raise ValueError(f"a range: {axis}")
-    [value] = axis
-    return value

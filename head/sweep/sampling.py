@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -92,7 +92,10 @@ def _tell(study: Study, spec: SweepSpec, tried: Sequence[Settings], trials: Sequ
         converged = len(values) == spec.seeds
         study.add_trial(
             create_trial(
-                params={name: _as_choice(axis, settings[name]) for name, axis in spec.axes.items()},
+                params={
+                    name: settings[name] if isinstance(axis, Range) else axis.index(settings[name])
+                    for name, axis in spec.axes.items()
+                },
                 distributions={name: _distribution(axis) for name, axis in spec.axes.items()},
                 value=float(np.mean(values)) if converged else None,
                 state=TrialState.COMPLETE if converged else TrialState.PRUNED,  # pruned ranks below all complete ones
@@ -106,7 +109,10 @@ def _ask(study: Study, spec: SweepSpec, tried: Sequence[Settings], count: int) -
     for _ in range(count):
         for _ in range(_MAX_REPEATS):
             choices = study.ask(distributions).params
-            settings = {name: _from_choice(axis, choices[name]) for name, axis in spec.axes.items()}
+            settings = {
+                name: axis.rounded(choices[name]) if isinstance(axis, Range) else axis[choices[name]]
+                for name, axis in spec.axes.items()
+            }
             if settings not in tried and settings not in found:
                 found.append(settings)
                 break
@@ -121,11 +127,3 @@ def _distribution(axis: Axis) -> BaseDistribution:
     if isinstance(axis, Range):
         return FloatDistribution(axis.low, axis.high, log=axis.logarithmic)
     return CategoricalDistribution(range(len(axis)))
-
-
-def _as_choice(axis: Axis, value: Any) -> Any:
-    return value if isinstance(axis, Range) else axis.index(value)
-
-
-def _from_choice(axis: Axis, choice: Any) -> Any:
-    return axis.rounded(choice) if isinstance(axis, Range) else axis[choice]

@@ -208,10 +208,6 @@ def _value(kind: type[Any], text: str) -> Any:
         raise ValueError(f"{text!r} is not {what}: list values as in 1,2,3, or fractions as in 1e-4..1e-2") from error
 
 
-def _default(name: str) -> Any:
-    return TrialSpec(HeadSpec(), TrainSpec()).settings[name]
-
-
 def parse_widths(text: str) -> tuple[int, ...]:
     """Parse the widths of the hidden layers: ``512,128``, or ``linear`` for none."""
     return () if text.strip() in ("linear", "none", "") else tuple(_value(int, width) for width in text.split(","))

@@ -76,8 +76,13 @@ def fit_ensemble(
     fitted = []
     for member, (trained, held_out) in enumerate(shares):
         spec = replace(train, seed=(train.seed + _SEED_STEP * member) % 2**32)
-        parts, count = (rows.take(trained), rows.take(held_out)), _offset_epochs(progress, member * train.epochs)
-        fitted.append(fit_head(head, spec, *parts, classes=classes, class_weights=class_weights, progress=count))
+
+        def report(record: EpochRecord, before: int = member * train.epochs) -> None:
+            if progress is not None:
+                progress(record._replace(epoch=before + record.epoch))
+
+        parts = rows.take(trained), rows.take(held_out)
+        fitted.append(fit_head(head, spec, *parts, classes=classes, class_weights=class_weights, progress=report))
     best = tuple(one.best_epoch for one in fitted)
     return FittedEnsemble(
         model=average_of([one.model for one in fitted], head, dim=rows.dim, classes=classes),
@@ -187,10 +192,3 @@ def _mean_history(histories: Sequence[Sequence[EpochRecord]]) -> list[EpochRecor
     rows = [[history[epoch] for history in histories if epoch < len(history)] for epoch in range(longest)]
     means = [np.mean([record[1:] for record in row], 0).tolist() for row in rows]
     return [EpochRecord(epoch, *values) for epoch, values in enumerate(means, 1)]
-
-
-def _offset_epochs(progress: Progress | None, before: int) -> Progress | None:
-    if progress is None:
-        return None
-    report = progress
-    return lambda record: report(record._replace(epoch=before + record.epoch))

@@ -87,7 +87,7 @@ def fit_head(
     if class_weights is None and train.class_weight == "balanced":
         class_weights = balanced_weights(rows.labels, classes)
     best = BestEpoch(train, validated=valid is not None)
-    with _few_threads(train.batch_size), _flushed_denormals():
+    with _quick_arithmetic(train.batch_size):
         training = _Training(head, train, rows, classes, class_weights)
         for epoch in range(1, train.epochs + 1):
             best.add(
@@ -223,22 +223,17 @@ def _evaluate(model: nn.Module, rows: AnyRows | None, weights: Tensor | None) ->
 
 
 @contextmanager
-def _few_threads(batch_size: int) -> Iterator[None]:
-    before = torch.get_num_threads()
+def _quick_arithmetic(batch_size: int) -> Iterator[None]:
+    """Use one thread for small batches, and flush denormal numbers to zero.
+
+    Adam's moments decay into denormals, and they cost 5 to 10 times a normal number.
+    """
+    threads_before, flushed_before = torch.get_num_threads(), sys.float_info.min / 2 == 0
     if batch_size < _ROWS_WORTH_THREADS:
         torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-@contextmanager
-def _flushed_denormals() -> Iterator[None]:
-    """Flush denormal numbers to zero: Adam's moments decay into them, and they cost 5 to 10 times a normal number."""
-    flushed_before = sys.float_info.min / 2 == 0
     torch.set_flush_denormal(True)
     try:
         yield
     finally:
+        torch.set_num_threads(threads_before)
         torch.set_flush_denormal(flushed_before)

@@ -20,8 +20,9 @@ from torch import Tensor, nn
 from xfeat.head.batched.compiled.kernels import Plan, Space
 from xfeat.head.batched.compiled.simd import COLUMNS, ROWS
 from xfeat.head.batched.compiled.step import Heads, Steps, train_steps
-from xfeat.head.batched.engine import Batches, Engine, Job, State
+from xfeat.head.batched.engine import Engine, Job
 from xfeat.head.data.counter_rng import DROPOUT, FEATURES, LAST_LAYER, key_of
+from xfeat.head.data.rows import EqualBatches
 from xfeat.head.specs import HeadSpec, TrainSpec
 from xfeat.head.training.adam import BETA1, BETA2
 
@@ -35,7 +36,6 @@ class CompiledEngine(Engine):
         super().__init__(jobs, dim, class_weights)
         self._sizes = [dim, *jobs[0][0].hidden, class_weights.shape[1]]
         self._spaces: dict[int, tuple[Plan, Space]] = {}
-        self._steps = 0
         plan = plan_of(self._sizes, 1)
         heads, weights, features = len(jobs), int(plan.lines[-1]), int(plan.spots[-1])
         norm = next(module for module in self.models[0] if isinstance(module, nn.BatchNorm1d))
@@ -54,14 +54,15 @@ class CompiledEngine(Engine):
         )
         self._view_state()
 
-    def train(self, batches: Batches, streams: Sequence[int], rates: Sequence[float]) -> tuple[Tensor, Tensor]:
-        _, count, rows = batches.rows.shape
+    def train(
+        self, batches: EqualBatches, seeds: Sequence[int], streams: Sequence[int], rates: Sequence[float]
+    ) -> tuple[Tensor, Tensor]:
+        _, count, rows = batches.places.shape
         plan, space = self._spaces.get(rows) or self._spaces.setdefault(rows, _made(self._sizes, rows))
         self._heads.streams[:] = streams
-        features, starts = _laid_out(batches.features, batches.rows)
-        steps_done = batches.first_step + np.arange(count)
-        seeds = np.array(batches.seeds, np.int64)[:, None]
-        keys = [np.stack(key_of(seeds, DROPOUT, steps_done, layer), -1) for layer in (LAST_LAYER, FEATURES)]
+        features, starts = _laid_out(batches.features, batches.places)
+        steps_done, column = self.steps + np.arange(count), np.array(seeds, np.int64)[:, None]
+        keys = [np.stack(key_of(column, DROPOUT, steps_done, layer), -1) for layer in (LAST_LAYER, FEATURES)]
         steps = Steps(
             features=features,
             starts=starts,
@@ -81,9 +82,9 @@ class CompiledEngine(Engine):
         rules[:, :, 2] = [spec.weight_decay for spec in self.specs]
         with np.errstate(over="ignore"):  # of a rate that diverges anyway
             for rule in rules:
-                self._steps += 1
-                rule[:, 0] = np.array(rates) / (1 - BETA1**self._steps)
-                rule[:, 1] = 1 / math.sqrt(1 - BETA2**self._steps)
+                self.steps += 1
+                rule[:, 0] = np.array(rates) / (1 - BETA1**self.steps)
+                rule[:, 1] = 1 / math.sqrt(1 - BETA2**self.steps)
         return rules
 
     def keep(self, heads: Sequence[int]) -> None:
@@ -94,27 +95,23 @@ class CompiledEngine(Engine):
 
     def _view_state(self) -> None:
         """Move the state into the arrays here: all of it but the counts become views of them."""
-        plan = plan_of(self._sizes, 1)
+        plan, views = plan_of(self._sizes, 1), {}
         weights, running = torch.from_numpy(self._heads.weights), torch.from_numpy(self._heads.running)
-        views: State = {}
-        norms = lines = 0
-        for index, module in enumerate(self.models[0]):
-            if isinstance(module, nn.BatchNorm1d):
-                size, width, place = (int(part[norms]) for part in (plan.sizes, plan.widths, plan.norms))
-                spot = int(plan.spots[norms])
-                views[f"{index}.weight"] = weights[:, place : place + size]
-                views[f"{index}.bias"] = weights[:, place + width : place + width + size]
-                views[f"{index}.running_mean"] = running[:, 0, spot : spot + size]
-                views[f"{index}.running_var"] = running[:, 1, spot : spot + size]
-                norms += 1
-            elif isinstance(module, nn.Linear):
-                below, above = (int(width) for width in plan.widths[lines : lines + 2])
-                place = int(plan.lines[lines])
-                biases = place + above * below
-                matrix = weights[:, place:biases].view(-1, above, below)
-                views[f"{index}.weight"] = matrix[:, : module.out_features, : module.in_features]
-                views[f"{index}.bias"] = weights[:, biases : biases + module.out_features]
-                lines += 1
+        norms, lines = (
+            [index for index, module in enumerate(self.models[0]) if isinstance(module, kind)]
+            for kind in (nn.BatchNorm1d, nn.Linear)
+        )
+        for level, (norm, line) in enumerate(zip(norms, lines, strict=True)):
+            size, above = self._sizes[level : level + 2]
+            width, above_width = plan.widths[level : level + 2].tolist()
+            scales, matrix, spot = (int(part[level]) for part in (plan.norms, plan.lines, plan.spots))
+            shifts, biases = scales + width, matrix + above_width * width
+            views[f"{norm}.weight"] = weights[:, scales : scales + size]
+            views[f"{norm}.bias"] = weights[:, shifts : shifts + size]
+            views[f"{norm}.running_mean"] = running[:, 0, spot : spot + size]
+            views[f"{norm}.running_var"] = running[:, 1, spot : spot + size]
+            views[f"{line}.weight"] = weights[:, matrix:biases].view(-1, above_width, width)[:, :above, :size]
+            views[f"{line}.bias"] = weights[:, biases : biases + above]
         for name, view in views.items():
             view.copy_(self.state[name])
         self.state |= views
@@ -125,12 +122,12 @@ def compile_steps() -> None:
     """Load what was compiled before, or compile it: 12 s on one core, once on a machine."""
     engine = CompiledEngine([(HeadSpec(hidden=(1,)), TrainSpec())], 1, torch.ones(1, 2))
     rows = torch.zeros(1, 1, 2, dtype=torch.int64)
-    batches = Batches(features=torch.zeros(1, 1), rows=rows, labels=rows, seeds=[0], first_step=0)
+    batches = EqualBatches(features=torch.zeros(1, 1), places=rows, labels=rows)
     try:
-        engine.train(batches, [0], [0.0])
+        engine.train(batches, [0], [0], [0.0])
     except OSError as error:  # the file cannot be written; what is in memory is enough for this process
         logger.warning("what was compiled could not be kept for later: %s", error)
-        engine.train(batches, [0], [0.0])
+        engine.train(batches, [0], [0], [0.0])
 
 
 def _laid_out(features: Tensor, places: Tensor) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
@@ -155,8 +152,8 @@ def plan_of(sizes: Sequence[int], count: int) -> Plan:
     return Plan(
         sizes=np.array(sizes),
         widths=np.array(widths),
-        tiled=_starts([width * tiles * COLUMNS for width in widths]),
-        spots=_starts(widths),
+        tiled=np.cumsum([0, *(width * tiles * COLUMNS for width in widths)]),
+        spots=np.cumsum([0, *widths]),
         norms=np.array(norms),
         lines=np.array([*lines, end]),
         rows=count,
@@ -188,7 +185,3 @@ def _made(sizes: Sequence[int], count: int) -> tuple[Plan, Space]:
         alike=np.concatenate([np.ones(widest, np.float32), zeros(widest)]),
         scratch=zeros(ROWS * COLUMNS),
     )
-
-
-def _starts(lengths: Sequence[int]) -> NDArray[np.int64]:
-    return np.cumsum([0, *lengths])

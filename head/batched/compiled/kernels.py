@@ -37,61 +37,36 @@ _EPS = np.float32(EPS)
 
 
 class Plan(NamedTuple):
-    """Where what lies, for L + 1 levels; :func:`xfeat.head.batched.compiled.program.plan_of` makes it.
+    """Where what lies, for L + 1 levels; :func:`xfeat.head.batched.compiled.engine.plan_of` makes it."""
 
-    Attributes:
-        sizes: number of features of each level.
-        widths: sizes with what fills them up.
-        tiled: where a level begins in the arrays of a batch.
-        spots: where it begins in arrays of one value a feature.
-        norms: of levels but the last: where the weights of the normalisation begin, first all scales, then all shifts.
-        lines: likewise of the linear layer behind it (width of the next level, width), and then its biases.
-        rows: of the batch B.
-        tiles: of COLUMNS rows that hold them.
-    """
-
-    sizes: Places
-    widths: Places
-    tiled: Places
-    spots: Places
+    sizes: Places  # number of features of each level
+    widths: Places  # sizes with what fills them up
+    tiled: Places  # where a level begins in the arrays of a batch
+    spots: Places  # where it begins in arrays of one value per feature
+    # Of levels but the last: where the weights of the normalisation begin, first all scales, then all shifts;
     norms: Places
+    # likewise of the linear layer behind it (width of the next level, width), and then its biases.
     lines: Places
-    rows: int
-    tiles: int
+    rows: int  # of the batch, B
+    tiles: int  # of COLUMNS rows that hold them
 
 
 class Space(NamedTuple):
-    """Memory of one step, made once: of a batch, all levels one after the other, if nothing else is said.
+    """Memory of one step, made once: of a batch, all levels one after the other, if nothing else is said."""
 
-    Attributes:
-        inputs: what goes into the normalisation; of the last level, logits.
-        normalized: what comes out, before scale and shift.
-        outputs: and after them, and after dropout.
-        upstream: gradients of the outputs, and then of what went into ReLU; of the last level, of the logits.
-        packed: what a linear layer multiplies with, as :func:`pack` writes it.
-        live: (tiles · COLUMNS,) 1 for each row that there is, and 0 for what fills the last tile up.
-        means: of the batch, a value a feature.
-        variances: likewise.
-        factors: 1 by the standard deviation, likewise.
-        gradients: of scales and then of shifts, of one level.
-        biases: gradients of the biases before one level.
-        alike: as many scales of 1 as the widest level has features, and then shifts of 0.
-        scratch: ROWS · COLUMNS.
-    """
-
-    inputs: Floats
-    normalized: Floats
-    outputs: Floats
-    upstream: Floats
-    packed: Floats
-    live: Floats
-    means: Floats
-    variances: Floats
-    factors: Floats
-    gradients: Floats
-    biases: Floats
-    alike: Floats
-    scratch: Floats
+    inputs: Floats  # what goes into the normalisation; of the last level, logits
+    normalized: Floats  # what comes out, before scale and shift
+    outputs: Floats  # and after them, and after dropout
+    upstream: Floats  # gradients of the outputs, and then of what went into ReLU; of the last level, of the logits
+    packed: Floats  # what a linear layer multiplies with, as :func:`pack` writes it
+    live: Floats  # (tiles · COLUMNS,) 1 for each row that there is, and 0 for what fills the last tile up
+    means: Floats  # of the batch, one value per feature
+    variances: Floats  # likewise
+    factors: Floats  # 1 by the standard deviation, likewise
+    gradients: Floats  # of scales and then of shifts, of one level
+    biases: Floats  # gradients of the biases before one level
+    alike: Floats  # as many scales of 1 as the widest level has features, and then shifts of 0
+    scratch: Floats  # ROWS · COLUMNS
 
 
 class Moved(NamedTuple):

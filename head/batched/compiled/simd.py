@@ -69,7 +69,7 @@ def load(_: Any, values: Any, place: Any) -> Any:
     """Return the vector that begins at a place of a float32 array."""
 
     def build(context: Any, builder: Any, signature: Any, given: Any) -> Any:
-        return _load(builder, _pointer(context, builder, signature, given))
+        return _load(builder, _element(context, builder, signature.args[0], *given))
 
     return vector(values, types.intp), build
 
@@ -79,8 +79,8 @@ def store(_: Any, values: Any, place: Any, what: Any) -> Any:
     """Write a vector to a place of a float32 array."""
 
     def build(context: Any, builder: Any, signature: Any, given: Any) -> Any:
-        pointer = builder.bitcast(_pointer(context, builder, signature, given), _VECTOR.as_pointer())
-        builder.store(given[2], pointer, align=4)
+        pointer = _element(context, builder, signature.args[0], *given[:2])
+        builder.store(given[2], builder.bitcast(pointer, _VECTOR.as_pointer()), align=4)
         return context.get_dummy_value()
 
     return types.void(values, types.intp, vector), build
@@ -205,10 +205,6 @@ for _operator, _name in (
     (operator.truediv, "fdiv"),
 ):
     overload(_operator)(_arithmetic(_name))
-
-
-def _pointer(context: Any, builder: Any, signature: Any, given: Any) -> Any:
-    return _element(context, builder, signature.args[0], given[0], given[1])
 
 
 def _element(context: Any, builder: Any, kind: Any, values: Any, place: Any) -> Any:

@@ -30,51 +30,30 @@ mix = compiled(counter_rng.mix)
 
 
 class Heads(NamedTuple):
-    """K heads, a row each.
+    """K heads, a row each."""
 
-    Attributes:
-        weights: float32 (K, …), as :class:`xfeat.head.batched.compiled.kernels.Plan` says.
-        means: Adam's first moments.
-        squares: and second.
-        running: float32 (K, 2, …) running means and variances of the normalisations.
-        streams: int64 (K,), which rows, labels and keys each head reads, ascending.
-        keep_below: int64 (K, 2), the bounds of random bits for dropout: before the last layer, and of the features.
-        scales: float32 (K, 2), the factors of values that are kept.
-        class_weights: float32 (K, C), how much a row of each class counts.
-        losses: float32 (K, 2), label smoothing and the exponent of the focal loss.
-        momentum: of the running statistics.
-        eps: that is added to variances.
-    """
-
-    weights: Floats
-    means: Floats
-    squares: Floats
-    running: Floats
-    streams: NDArray[np.int64]
-    keep_below: NDArray[np.int64]
-    scales: Floats
-    class_weights: Floats
-    losses: Floats
-    momentum: np.float32
-    eps: np.float32
+    weights: Floats  # float32 (K, …), as :class:`xfeat.head.batched.compiled.kernels.Plan` says
+    means: Floats  # Adam's first moments
+    squares: Floats  # and second
+    running: Floats  # float32 (K, 2, …), running means and variances of the normalisations
+    streams: NDArray[np.int64]  # (K,), which rows, labels and keys each head reads, ascending
+    keep_below: NDArray[np.int64]  # (K, 2), the bounds of random bits for dropout: last layer, and features
+    scales: Floats  # float32 (K, 2), the factors of values that are kept
+    class_weights: Floats  # float32 (K, C), how much a row of each class counts
+    losses: Floats  # float32 (K, 2), label smoothing and the exponent of the focal loss
+    momentum: np.float32  # of the running statistics
+    eps: np.float32  # that is added to variances
 
 
 class Steps(NamedTuple):
-    """What comes in: for S streams T batches of B rows each.
+    """What comes in: for S streams T batches of B rows each."""
 
-    Attributes:
-        features: float32, rows of D one somewhere behind the other.
-        starts: int64 (S, T, B), where in ``features`` a row begins.
-        labels: int64 (S, T, B).
-        keys: int64 (S, T, 2, 2), of the random numbers of both dropout layers.
-        rules: float32 (T, K, 3), how Adam moves a head: the learning rate by the first bias correction, 1 by the root
-            of the second, and the L2 penalty.
-    """
-
-    features: Floats
-    starts: NDArray[np.int64]
-    labels: NDArray[np.int64]
-    keys: NDArray[np.int64]
+    features: Floats  # float32, rows of D one somewhere behind the other
+    starts: NDArray[np.int64]  # (S, T, B), where in ``features`` a row begins
+    labels: NDArray[np.int64]  # (S, T, B)
+    keys: NDArray[np.int64]  # (S, T, 2, 2), of the random numbers of both dropout layers
+    # float32 (T, K, 3), how Adam moves a head: learning rate by the first bias correction, 1 by the root of the second,
+    # and the L2 penalty.
     rules: Floats
 
 

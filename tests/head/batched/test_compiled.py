@@ -14,10 +14,9 @@ from torch import Tensor
 from tests.head.batched.fitting import fit_heads
 from tests.head.training.reference import reference_logits, reference_loss
 from xfeat.head.batched import scheduler
-from xfeat.head.batched.engine import Batches
 from xfeat.head.batched.scheduler import NUMBA, TORCH, tasks_on
 from xfeat.head.batched.torch_engine import TorchEngine
-from xfeat.head.data.rows import Rows
+from xfeat.head.data.rows import EqualBatches, Rows
 from xfeat.head.specs import HeadSpec, TrainSpec
 from xfeat.head.training.network import build_head
 
@@ -42,8 +41,8 @@ def assert_steps_as_torch(spec: HeadSpec, train: TrainSpec, *, dim: int, classes
         features = torch.randn(2, count, dim) * 2 + 1
         labels = torch.randint(classes, (2, count))
         rows = torch.arange(2 * count).view(2, 1, count)
-        batches = Batches(features.flatten(0, 1), rows, labels.unsqueeze(1), seeds=[5, 6], first_step=step)
-        losses, hits = program.train(batches, [0, 1], rates)
+        batches = EqualBatches(features.flatten(0, 1), rows, labels.unsqueeze(1))
+        losses, hits = program.train(batches, [5, 6], [0, 1], rates)
         for head, (model, optimizer) in enumerate(zip(models, optimizers, strict=True)):
             logits = reference_logits(model, features[head], seed=5 + head, step=step)
             loss = reference_loss(logits, labels[head], train, class_weights[head])
@@ -103,12 +102,12 @@ def test_several_steps_in_one_call_are_those_steps_one_by_one(kind: str) -> None
     given = [(HeadSpec(hidden=(9,)), TrainSpec())] * 2, 20, torch.ones(2, 3)
     compiled, plain = CompiledEngine(*given), TorchEngine(*given)
     order = torch.stack([torch.randperm(50)[:48].view(4, 12) for _ in range(2)])
-    sums, hits = compiled.train(Batches(features, order, labels[order], [3, 4], 0), [0, 1], [1e-3, 1e-2])
+    sums, hits = compiled.train(EqualBatches(features, order, labels[order]), [3, 4], [0, 1], [1e-3, 1e-2])
     one_by_one = []
     for step in range(4):
         part = slice(step, step + 1)
-        batches = Batches(features, order[:, part], labels[order[:, part]], [3, 4], step)
-        one_by_one.append(plain.train(batches, [0, 1], [1e-3, 1e-2]))
+        batches = EqualBatches(features, order[:, part], labels[order[:, part]])
+        one_by_one.append(plain.train(batches, [3, 4], [0, 1], [1e-3, 1e-2]))
     torch.testing.assert_close(sums, sum(each for each, _ in one_by_one), rtol=1e-3, atol=1e-3)
     assert torch.equal(hits, sum(each for _, each in one_by_one))
     for name, values in plain.state.items():

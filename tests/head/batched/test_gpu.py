@@ -16,12 +16,11 @@ from tests.head.batched.fitting import fit_heads
 from tests.head.sweep.sweeping import MakeCache
 from xfeat.featurize.errors import DeviceError
 from xfeat.head.batched.blocks import divide, heads_on_gpu
-from xfeat.head.batched.engine import Batches
 from xfeat.head.batched.scheduler import TORCH, is_gpu, tasks_on
 from xfeat.head.batched.torch_engine import TorchEngine
 from xfeat.head.batched.training import BlockTraining, Outcome
 from xfeat.head.cli import main as xhead
-from xfeat.head.data.rows import Rows
+from xfeat.head.data.rows import EqualBatches, Rows
 from xfeat.head.specs import HeadSpec, TrainSpec
 from xfeat.head.training.fit import fit_head
 
@@ -41,10 +40,10 @@ def fake_engine(monkeypatch: pytest.MonkeyPatch) -> TorchEngine:
     return TorchEngine([(SMALL, spec) for spec in specs], 7, torch.ones(3, 3), device=GPU)
 
 
-def some_batches(features: Tensor, streams: int) -> Batches:
+def some_batches(features: Tensor, streams: int) -> EqualBatches:
     """Return two batches of four rows a stream, where the features are."""
     zeros = torch.zeros((streams, 2, 4), dtype=torch.int64, device=features.device)
-    return Batches(features, zeros, zeros, list(range(streams)), 0)
+    return EqualBatches(features, zeros, zeros)
 
 
 def test_everything_that_meets_in_a_step_is_on_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -54,7 +53,7 @@ def test_everything_that_meets_in_a_step_is_on_the_gpu(monkeypatch: pytest.Monke
         assert engine.device == GPU
         for heads in (3, 2):
             batches = some_batches(torch.zeros(9, 7, device=GPU), heads)
-            found = engine.train(batches, range(heads), [1e-3] * heads)
+            found = engine.train(batches, range(heads), range(heads), [1e-3] * heads)
             assert [each.device for each in found] == [GPU, GPU]
             engine.keep([0, heads - 1])
             assert all(values.device == GPU for values in engine.state.values())
@@ -67,7 +66,7 @@ def test_a_tensor_left_behind_is_noticed_by_these_tests(monkeypatch: pytest.Monk
         engine = fake_engine(monkeypatch)
         engine._loss.weights = engine._loss.weights.cpu()
         with pytest.raises(RuntimeError, match="device"):
-            engine.train(some_batches(torch.zeros(9, 7, device=GPU), 3), range(3), [1e-3] * 3)
+            engine.train(some_batches(torch.zeros(9, 7, device=GPU), 3), range(3), range(3), [1e-3] * 3)
 
 
 def test_a_gpu_takes_as_many_heads_as_it_has_room_for() -> None:
