@@ -41,8 +41,8 @@ def test_each_image_gets_a_picture_of_the_class_that_xserve_predicts(
     assert done.exit_code == 0, done.output
     said = json.loads(done.stdout)["explanations"]
     assert len(said) == len({each["picture"] for each in said}) == 12
-    predictor = Predictor.open(exported.model, device="cpu")
-    for each, expected in zip(said, predictor.predict_paths([exported.data / "test"], batch_size=1), strict=True):
+    predictor = Predictor.open(exported.model, device="cpu", batch_size=1)
+    for each, expected in zip(said, predictor.predict_paths([exported.data / "test"]), strict=True):
         assert isinstance(expected, Prediction)
         assert (each["path"], each["label"], each["shown"]) == (expected.path, expected.label, expected.label)
         assert (each["probability"], each["ood"]) == (expected.probabilities[expected.label], expected.ood)
