@@ -28,7 +28,7 @@ from xfeat.featurize.backbones.weights import Weights
 from xfeat.featurize.cache.columns import Columns
 from xfeat.featurize.cache.index import FeatureIndex
 from xfeat.featurize.cache.reader import FeatureCache
-from xfeat.featurize.cache.shards import Identities
+from xfeat.featurize.cache.shards import IDENTITY
 from xfeat.featurize.cache.writer import CacheDescription, write_cache
 from xfeat.featurize.datasets.layouts import open_dataset
 from xfeat.featurize.pipeline.compute import RunOptions
@@ -85,7 +85,7 @@ def run_step(step: str, path: Path, rows: int, dim: int) -> None:
         elif step == "index":
             known = FeatureIndex()
             known.add_cache(cache, cache.data_root)
-            known.find_paths(list(cache.columns.path), Identities.empty(rows))
+            known.find_paths(list(cache.columns.path), np.zeros(rows, IDENTITY))
             known.find_content(cache.columns.sha256[0])
     seconds = time.perf_counter() - started
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024  # kB on Linux

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -12,19 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xfeat.featurize.cache.reader import FeatureCache
-from xfeat.featurize.cache.shards import Identities, Shard
+from xfeat.featurize.cache.shards import IDENTITY, FileIdentity, Identities, Shard
 
 IndexRows = NDArray[np.int64]
 NOT_STORED = -1
-
-
-@dataclass(frozen=True)
-class _Source:
-    """A file with features: the cache or one shard; its rows have the index rows from ``first`` on."""
-
-    first: int
-    origin: FeatureCache | Shard
-    identities: Identities | None  # of the cache only; those of shards are in ``_in_shards``
 
 
 class FeatureIndex:
@@ -34,8 +23,10 @@ class FeatureIndex:
     """
 
     def __init__(self) -> None:
-        self._sources: list[_Source] = []
+        self._sources: list[FeatureCache | Shard] = []
+        self._firsts: list[int] = []  # the first index row of each source
         self._end = 0
+        self._in_cache = np.zeros(0, "S64")  # contents of the cache
         self._in_shards: dict[bytes, int] = {}  # digest -> index row
         self._open: tuple[int, NDArray[Any]] | None = None
         self._paths: list[tuple[int, Sequence[str], Identities]] = []  # each with its first index row
@@ -47,19 +38,13 @@ class FeatureIndex:
             cache: the cache.
             data_root: of this run's images; rows of a cache with another root are found by content alone.
         """
-        columns = cache.columns
-        identities = Identities(
-            size=columns.size,
-            mtime_ns=columns.mtime_ns,
-            change_mark=columns.change_mark,
-            sha256=np.asarray(columns.sha256, "S64"),
-            truncated=columns.truncated,
-        )
+        identities = np.zeros(len(cache), IDENTITY)
+        for name in FileIdentity._fields:
+            identities[name] = getattr(cache.columns, name)
         if cache.data_root != data_root:
-            identities = identities.without_times()
-        self._sources.append(_Source(self._end, cache, identities))
-        self._paths.append((self._end, columns.path, identities))
-        self._end += len(cache)
+            identities["mtime_ns"] = 0
+        self._in_cache = identities["sha256"]
+        self._paths.append((self._add(cache, len(cache)), cache.columns.path, identities))
 
     def add_shard(self, shard: Shard, identities: Identities, paths: Sequence[str] | None = None) -> int:
         """Add every row of a shard and return the index row of the first.
@@ -69,11 +54,9 @@ class FeatureIndex:
             identities: the states of its images.
             paths: their paths, if :meth:`find_paths` is to find them.
         """
-        first = self._end
-        self._sources.append(_Source(first, shard, None))
-        self._end += shard.rows
-        for row, sha256 in enumerate(identities.sha256.tolist()):
-            self._in_shards.setdefault(bytes.fromhex(sha256.decode()), first + row)
+        first = self._add(shard, shard.rows)
+        for index_row, sha256 in enumerate(identities["sha256"].tolist(), start=first):
+            self._in_shards.setdefault(bytes.fromhex(sha256.decode()), index_row)
         if paths is not None:
             self._paths.append((first, paths, identities))
         return first
@@ -94,7 +77,7 @@ class FeatureIndex:
             rows = np.array([row_of.get(path, NOT_STORED) for path in known], np.intp)
             here = np.flatnonzero(rows != NOT_STORED)
             index_rows[rows[here]] = first + here
-            identities.copy_from(rows[here], states, here)
+            identities[rows[here]] = states[here]
         self._paths.clear()
         return index_rows
 
@@ -109,29 +92,29 @@ class FeatureIndex:
         return np.union1d(self._cache_index[0], in_shards)
 
     def gather(self, index_rows: IndexRows) -> NDArray[Any]:
-        """Return the features (n, D) or (n, V, D) of n index rows, opening each file once."""
-        source_of = np.array([self._source_of(index_row) for index_row in index_rows.tolist()], np.intp)
-        rows: NDArray[Any] | None = None
-        for number in dict.fromkeys(source_of.tolist()):
-            chosen = source_of == number
-            found = self._features(number)[index_rows[chosen] - self._sources[number].first]
-            if rows is None:
-                rows = np.empty((len(index_rows), *found.shape[1:]), found.dtype)
-            rows[chosen] = found
-        if rows is None:
-            raise ValueError("no index rows")
+        """Return the features (n, D) or (n, V, D) of n index rows, at least one, opening each file once."""
+        source_of = np.searchsorted(self._firsts, index_rows, side="right") - 1
+        found = [
+            self._features(number)[index_rows[source_of == number] - self._firsts[number]]
+            for number in np.unique(source_of).tolist()
+        ]
+        place = np.argsort(np.argsort(source_of, kind="stable"), kind="stable")  # of each index row in what was found
+        rows: NDArray[Any] = np.concatenate(found)[place]
         return rows
 
-    def _source_of(self, index_row: int) -> int:
-        return bisect_right(self._sources, index_row, key=lambda source: source.first) - 1
+    def _add(self, source: FeatureCache | Shard, rows: int) -> int:
+        """Add a file with features; return its first index row."""
+        first = self._end
+        self._sources.append(source)
+        self._firsts.append(first)
+        self._end += rows
+        return first
 
     @cached_property
     def _cache_index(self) -> tuple[NDArray[np.bytes_], NDArray[np.intp]]:
         """Contents of the cache, sorted, and their index rows; computed on first use, as many runs do not need them."""
-        identities = self._sources[0].identities if self._sources else None
-        contents = identities.sha256 if identities is not None else np.zeros(0, "S64")
-        order = np.argsort(contents, kind="stable")
-        return contents[order], order
+        order = np.argsort(self._in_cache, kind="stable")
+        return self._in_cache[order], order
 
     def _find_in_cache(self, sha256: bytes) -> int:
         contents, order = self._cache_index
@@ -139,9 +122,9 @@ class FeatureIndex:
         return int(order[at]) if at < len(contents) and contents[at] == sha256 else NOT_STORED
 
     def _features(self, number: int) -> NDArray[Any]:
-        origin = self._sources[number].origin
-        if isinstance(origin, FeatureCache):
-            return origin.features
+        source = self._sources[number]
+        if isinstance(source, FeatureCache):
+            return source.features
         if self._open is None or self._open[0] != number:
-            self._open = (number, origin.features())
+            self._open = (number, source.features())
         return self._open[1]

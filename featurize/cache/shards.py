@@ -7,7 +7,7 @@ import shutil
 import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -51,59 +51,12 @@ class Row(NamedTuple):
     features: Features
 
 
-@dataclass(frozen=True)
-class Identities:
-    """File states as columns of equal length: a million objects would need too much memory.
-
-    Attributes:
-        size: int64, bytes.
-        mtime_ns: int64, nanoseconds since 1970.
-        change_mark: int64.
-        sha256: 64 bytes each, hexadecimal digits.
-        truncated: bool.
-    """
-
-    size: NDArray[np.int64]
-    mtime_ns: NDArray[np.int64]
-    change_mark: NDArray[np.int64]
-    sha256: NDArray[np.bytes_]
-    truncated: NDArray[np.bool_]
-
-    def __len__(self) -> int:
-        return len(self.size)
-
-    @classmethod
-    def empty(cls, count: int) -> Identities:
-        """Return ``count`` empty states."""
-        return cls(
-            size=np.zeros(count, np.int64),
-            mtime_ns=np.zeros(count, np.int64),
-            change_mark=np.zeros(count, np.int64),
-            sha256=np.zeros(count, "S64"),
-            truncated=np.zeros(count, np.bool_),
-        )
-
-    @classmethod
-    def of(cls, identities: Sequence[FileIdentity]) -> Identities:
-        """Turn states into columns."""
-        columns = cls.empty(len(identities))
-        for row, identity in enumerate(identities):
-            columns.set(row, identity)
-        return columns
-
-    def set(self, row: int, identity: FileIdentity) -> None:
-        """Set one state."""
-        for name, value in identity._asdict().items():
-            getattr(self, name)[row] = value
-
-    def without_times(self) -> Identities:
-        """Return the same states without times: in another folder, equal times do not mean equal files."""
-        return replace(self, mtime_ns=np.zeros_like(self.mtime_ns))
-
-    def copy_from(self, rows: NDArray[np.intp], other: Identities, other_rows: NDArray[np.intp]) -> None:
-        """Copy ``other_rows`` of other columns into ``rows`` of these."""
-        for name in FileIdentity._fields:
-            getattr(self, name)[rows] = getattr(other, name)[other_rows]
+# Many file states as one array, with the fields of FileIdentity: a million objects would need too much memory.
+IDENTITY = np.dtype(
+    [("size", np.int64), ("mtime_ns", np.int64), ("change_mark", np.int64), ("sha256", "S64"), ("truncated", np.bool_)]
+)
+Identities = NDArray[np.void]
+"""File states of dtype :data:`IDENTITY`."""
 
 
 @dataclass(frozen=True)
@@ -178,15 +131,13 @@ class ShardStore:
             OutputError: if it cannot be written; earlier shards stay.
         """
         file = self.folder / f"{self.fingerprint}-{self._next_number:08d}.npz"
-        identities = Identities.of([row.identity for row in rows])
+        identities = np.array([row.identity for row in rows], IDENTITY)
+        content: dict[str, Any] = {name: identities[name] for name in FileIdentity._fields}
+        content["features"] = np.stack([row.features for row in rows])
+        content["paths"] = np.array([to_bytes(row.path) for row in rows])
+        content["data_root"] = np.array(to_bytes(self.data_root))
         with replacing(file) as partial, partial.open("wb") as stream:
-            np.savez(
-                stream,
-                features=np.stack([row.features for row in rows]),
-                paths=np.array([to_bytes(row.path) for row in rows]),
-                data_root=np.array(to_bytes(self.data_root)),
-                **vars(identities),
-            )
+            np.savez(stream, **content)
         self._next_number += 1
         return Shard(file, len(rows)), identities
 
@@ -197,11 +148,12 @@ class ShardStore:
     def _read(self, file: Path) -> tuple[Shard, list[str], Identities] | None:
         try:
             with file.open("rb") as stream, np.load(stream, allow_pickle=False) as content:
-                columns = {name: content[name] for name in FileIdentity._fields if name in content}
-                columns.setdefault("change_mark", np.zeros_like(columns["size"]))  # shards of earlier versions
-                identities = Identities(**columns)
+                identities = np.zeros(len(content["size"]), IDENTITY)
+                for name in FileIdentity._fields:
+                    if name != "change_mark" or name in content:  # shards of earlier versions have none
+                        identities[name] = content[name]
                 if content["data_root"].item() != to_bytes(self.data_root):
-                    identities = identities.without_times()
+                    identities["mtime_ns"] = 0  # equal times of files in another folder do not mean equal files
                 paths = [to_text(path) for path in content["paths"].tolist()]
                 rows = content["features"].shape[0]  # reading it checks its CRC
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):

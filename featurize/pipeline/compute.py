@@ -229,8 +229,8 @@ class _Run:
             self._skip(number, outcome.reason)
             return
         identity, features = outcome.identity, outcome.features
-        self.state.rehashed += bool(self.state.identities.sha256[number] == identity.sha256.encode())
-        self.state.identities.set(number, identity)
+        self.state.rehashed += bool(self.state.identities["sha256"][number] == identity.sha256.encode())
+        self.state.identities[number] = identity
         if (index_row := self.context.known.find_content(identity.sha256)) != NOT_STORED:
             self.state.index_rows[number] = index_row
         elif identity.sha256 in self._waiting:

@@ -13,11 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xfeat.featurize.backbones.weights import Weights
-from xfeat.featurize.cache.columns import Columns, Skipped
+from xfeat.featurize.cache.columns import Columns, Skipped, decode_column
 from xfeat.featurize.cache.index import NOT_STORED, FeatureIndex, IndexRows
 from xfeat.featurize.cache.overwrite import check_replaceable
 from xfeat.featurize.cache.reader import FeatureCache
-from xfeat.featurize.cache.shards import Identities, ShardStore
+from xfeat.featurize.cache.shards import IDENTITY, FileIdentity, Identities, ShardStore
 from xfeat.featurize.cache.writer import CacheDescription, write_cache
 from xfeat.featurize.datasets.layouts import Dataset
 from xfeat.featurize.datasets.sources import ImageSource, open_source
@@ -182,15 +182,14 @@ def _known_features(work: _Work, store: ShardStore, *, force: bool) -> tuple[Fea
 
 def _start_state(dataset: Dataset, known: FeatureIndex) -> RunState:
     paths = [entry.path for entry in dataset.entries]
-    identities = Identities.empty(len(paths))
+    identities = np.zeros(len(paths), IDENTITY)
     return RunState(paths, identities, known.find_paths(paths, identities))
 
 
 def _outdated(source: ImageSource, state: RunState) -> list[int]:
     """Return the numbers of the images that are new or may have changed."""
-    was = state.identities
-    states = list(zip(was.size.tolist(), was.mtime_ns.tolist(), was.change_mark.tolist(), strict=True))
-    reliable = ((state.index_rows != NOT_STORED) & (was.mtime_ns != 0)).tolist()
+    states = state.identities[["size", "mtime_ns", "change_mark"]].tolist()
+    reliable = ((state.index_rows != NOT_STORED) & (state.identities["mtime_ns"] != 0)).tolist()
     outdated = []
     for number, path in enumerate(state.paths):
         if reliable[number] and source.state(path) == states[number]:
@@ -260,16 +259,13 @@ def _blocks(known: FeatureIndex, index_rows: IndexRows) -> Iterator[tuple[int, N
 
 def _columns(dataset: Dataset, identities: Identities, rows: NDArray[np.intp]) -> Columns:
     entries = [dataset.entries[row] for row in rows]
+    states = {name: decode_column(name, identities[name][rows]) for name in FileIdentity._fields}
     return Columns(
         label=np.array([entry.label for entry in entries], np.int32),
         split=np.array([entry.split for entry in entries], np.uint8),
         path=[entry.path for entry in entries],
         group=[entry.group for entry in entries],
-        sha256=[sha256.decode() for sha256 in identities.sha256[rows].tolist()],
-        size=identities.size[rows],
-        mtime_ns=identities.mtime_ns[rows],
-        change_mark=identities.change_mark[rows],
-        truncated=identities.truncated[rows],
+        **states,
     )
 
 
@@ -277,7 +273,7 @@ def _changes(old: FeatureCache | None, state: RunState) -> Changes:
     before = dict(zip(old.columns.path, old.columns.sha256, strict=True)) if old is not None else {}
     found = sum(path in before for path in state.paths)
     read = [(before.get(state.paths[row]), row) for row in np.flatnonzero(state.index_rows != NOT_STORED).tolist()]
-    changed = sum(sha256 not in (None, state.identities.sha256[row].decode()) for sha256, row in read)
+    changed = sum(sha256 not in (None, state.identities["sha256"][row].decode()) for sha256, row in read)
     return Changes(new=sum(sha256 is None for sha256, _ in read), changed=changed, vanished=len(before) - found)
 
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from xfeat.featurize.cache.index import NOT_STORED, FeatureIndex
-from xfeat.featurize.cache.shards import FileIdentity, Identities, Row, ShardStore
+from xfeat.featurize.cache.shards import IDENTITY, FileIdentity, Row, ShardStore
 
 PRINT = "0123456789abcdef"
 ROOT = "/data"
@@ -35,7 +35,7 @@ def test_shards_come_back_as_they_were(tmp_path: Path) -> None:
     found = list(ShardStore(tmp_path / "parts", PRINT, ROOT).load())
     assert [shard.rows for shard, _, _ in found] == [3, 2]
     assert [path for _, paths, _ in found for path in paths] == [f"x/{number}.png" for number in range(5)]
-    sizes = np.concatenate([identities.size for _, _, identities in found])
+    sizes = np.concatenate([identities["size"] for _, _, identities in found])
     assert sizes.tolist() == [0, 1, 2, 3, 4]
     assert np.array_equal(np.concatenate([shard.features() for shard, _, _ in found])[:, 0], np.arange(5))
 
@@ -77,8 +77,8 @@ def test_times_count_only_below_the_same_data_root(tmp_path: Path) -> None:
     times = {}
     for root in (ROOT, "/elsewhere"):
         ((_, _, identities),) = ShardStore(tmp_path, PRINT, root).load()
-        times[root] = identities.mtime_ns.tolist()
-        assert identities.size.tolist() == [0, 1]
+        times[root] = identities["mtime_ns"].tolist()
+        assert identities["size"].tolist() == [0, 1]
     assert times == {ROOT: [1, 2], "/elsewhere": [0, 0]}
 
 
@@ -98,7 +98,7 @@ def test_a_shard_of_an_earlier_version_has_no_marks_of_change_and_stays(tmp_path
         kept = {name: content[name] for name in content.files if name != "change_mark"}
     np.savez(file, **kept)
     ((_, _, identities),) = ShardStore(tmp_path, PRINT, ROOT).load()
-    assert (identities.mtime_ns.tolist(), identities.change_mark.tolist()) == ([1, 2], [0, 0])
+    assert (identities["mtime_ns"].tolist(), identities["change_mark"].tolist()) == ([1, 2], [0, 0])
 
 
 def test_nothing_to_load_is_no_problem(tmp_path: Path) -> None:
@@ -121,11 +121,11 @@ def test_features_are_gathered_in_the_order_asked_for(
     by_content = np.array([known.find_content(f"{number:064x}") for number in wanted])
     assert known.gather(by_content)[:, 0].tolist() == wanted
     paths = [f"x/{number}.png" for number in dict.fromkeys(wanted)]
-    states = Identities.empty(len(paths) + 1)
+    states = np.zeros(len(paths) + 1, IDENTITY)
     places = known.find_paths([*paths, "unknown.png"], states)
     assert known.gather(places[:-1])[:, 0].tolist() == list(dict.fromkeys(wanted))
     assert places[-1] == NOT_STORED
-    assert states.size[:-1].tolist() == list(dict.fromkeys(wanted))
+    assert states["size"][:-1].tolist() == list(dict.fromkeys(wanted))
     assert known.find_content("f" * 64) == NOT_STORED
 
 
