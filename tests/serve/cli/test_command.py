@@ -52,7 +52,12 @@ def test_json_output_is_exactly_the_documented_object(model, pictures, tiny):
     assert (red["path"], red["label"]) == (str(pictures / "red.jpg"), "covid")
     np.testing.assert_allclose(list(green["probabilities"].values()), tiny.reference((0, 255, 0)), atol=1e-6)
     assert list(green["probabilities"]) == list(tiny.classes)
-    assert body["skipped"] == [{"path": str(pictures / "text.png"), "reason": "not a JPEG, PNG, BMP, TIFF, WEBP image"}]
+    assert body["skipped"] == [
+        {
+            "path": str(pictures / "text.png"),
+            "reason": "not a JPEG, PNG, BMP, TIFF, WEBP, GIF, JPEG2000, PPM, AVIF image",
+        }
+    ]
     assert f"warning: skipped {pictures / 'text.png'}: not a JPEG" in done.stderr
 
 

@@ -113,7 +113,7 @@ def test_one_unreadable_file_fails_the_request_and_is_named(client, tiny):
     data = [base64.b64encode(content).decode() for content in (tiny.draw((1, 2, 3)), b"text")]
     reply = client.post(INFER, json={"inputs": [{"name": "image", "datatype": "BYTES", "shape": [2], "data": data}]})
     assert reply.status_code == 400
-    assert reply.json() == {"error": "image 1: not a JPEG, PNG, BMP, TIFF, WEBP image"}
+    assert reply.json() == {"error": "image 1: not a JPEG, PNG, BMP, TIFF, WEBP, GIF, JPEG2000, PPM, AVIF image"}
 
 
 GOOD = tensor(pixels_of(COLOURS[:1], side=2))

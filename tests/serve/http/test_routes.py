@@ -35,7 +35,9 @@ def test_predictions_are_in_order_and_unreadable_files_are_listed(client, tiny):
         np.testing.assert_allclose(list(prediction["probabilities"].values()), expected, atol=1e-6)
         assert prediction["label"] == tiny.classes[expected.argmax()]
         assert prediction["ood"] is None
-    assert body["skipped"] == [{"path": "notes.txt", "reason": "not a JPEG, PNG, BMP, TIFF, WEBP image"}]
+    assert body["skipped"] == [
+        {"path": "notes.txt", "reason": "not a JPEG, PNG, BMP, TIFF, WEBP, GIF, JPEG2000, PPM, AVIF image"}
+    ]
 
 
 def test_no_readable_image_is_422_and_says_why(client):

@@ -130,4 +130,14 @@ def test_the_page_shows_and_classifies_images_that_the_browser_cannot_decode(pre
 def test_a_server_without_pydicom_does_not_list_dicom(client, monkeypatch):
     assert "DICOM" in client.get("/model").json()["formats"]
     monkeypatch.setattr("xfeat.serve.inference.description.find_spec", lambda name: None)
-    assert client.get("/model").json()["formats"] == ["JPEG", "PNG", "BMP", "TIFF", "WebP"]
+    assert client.get("/model").json()["formats"] == [
+        "JPEG",
+        "PNG",
+        "BMP",
+        "TIFF",
+        "WebP",
+        "GIF",
+        "JPEG 2000",
+        "PNM",
+        "AVIF",
+    ]
