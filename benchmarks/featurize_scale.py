@@ -25,11 +25,11 @@ import numpy as np
 from PIL import Image
 
 from xfeat.featurize.backbones.weights import Weights
-from xfeat.featurize.cache.columns import Columns
+from xfeat.featurize.cache.columns import CacheDescription, Columns
 from xfeat.featurize.cache.index import FeatureIndex
 from xfeat.featurize.cache.reader import FeatureCache
 from xfeat.featurize.cache.shards import IDENTITY
-from xfeat.featurize.cache.writer import CacheDescription, write_cache
+from xfeat.featurize.cache.writer import write_cache
 from xfeat.featurize.datasets.layouts import open_dataset
 from xfeat.featurize.pipeline.compute import RunOptions
 from xfeat.featurize.pipeline.extract import extract_features

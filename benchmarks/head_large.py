@@ -27,8 +27,9 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
+from xfeat.featurize.cache.columns import CacheDescription
 from xfeat.featurize.cache.reader import Columns, FeatureCache
-from xfeat.featurize.cache.writer import CacheDescription, write_cache
+from xfeat.featurize.cache.writer import write_cache
 from xfeat.featurize.specs import FeatureSpec
 from xfeat.head.data.rows import AnyRows, EqualBatches, labelled_rows, plan_reading
 from xfeat.head.data.splits import split_rows

@@ -28,8 +28,8 @@ from PIL import Image
 from torch import nn
 from torchvision import datasets, transforms
 
-from xfeat.featurize.cache.columns import Columns
-from xfeat.featurize.cache.writer import CacheDescription, write_cache
+from xfeat.featurize.cache.columns import CacheDescription, Columns
+from xfeat.featurize.cache.writer import write_cache
 from xfeat.featurize.specs import FeatureSpec
 from xfeat.head.specs import HeadSpec, TrainSpec
 from xfeat.head.training.network import build_head

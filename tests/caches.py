@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from xfeat.featurize.cache.columns import Columns
+from xfeat.featurize.cache.columns import CacheDescription, Columns
 from xfeat.featurize.cache.reader import FeatureCache
-from xfeat.featurize.cache.writer import CacheDescription, write_cache
+from xfeat.featurize.cache.writer import write_cache
 from xfeat.featurize.specs import FeatureSpec
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import h5py
@@ -13,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xfeat.featurize.datasets.layouts import NO_LABEL, NO_SPLIT, SPLITS
+from xfeat.featurize.specs import FeatureSpec
 
 COLUMN_NAMES = ("label", "split", "path", "group", "sha256", "size", "mtime_ns", "change_mark", "truncated")
 TEXT = h5py.string_dtype("utf-8")
@@ -53,6 +55,42 @@ class Columns:
     truncated: NDArray[np.bool_]
 
 
+@dataclass(frozen=True, kw_only=True)
+class CacheDescription:
+    """The content of a cache besides its features.
+
+    Attributes:
+        spec: what a row of features is.
+        class_names: sorted; labels are indices into it.
+        data_root: the folder that paths are relative to, when the cache was made.
+        weights_path: the weights file that was used, when the cache was made.
+        columns: one value per row each.
+        skipped: images that could not be read.
+        layout: how the folders of the data set were read; empty in caches of earlier versions.
+        left_out: per reason, the ``files`` that are not images of the data set, their ``suffixes`` and an ``example``.
+    """
+
+    spec: FeatureSpec
+    class_names: tuple[str, ...]
+    data_root: str
+    weights_path: str
+    columns: Columns
+    skipped: list[Skipped]
+    layout: str = ""
+    left_out: dict[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def counts(self) -> dict[str, dict[str, int]]:
+        """Number of images per split and class; images without either count under ``none``."""
+        pairs = Counter(zip(self.columns.split.tolist(), self.columns.label.tolist(), strict=True))
+        counts: dict[str, dict[str, int]] = {}
+        for (split, label), number in sorted(pairs.items()):
+            split_name = "none" if split == NO_SPLIT else SPLITS[split]
+            class_name = "none" if label == NO_LABEL else self.class_names[label]
+            counts.setdefault(split_name, {})[class_name] = number
+        return counts
+
+
 def finish_digest(digest: hashlib._Hash, columns: Columns) -> str:
     """Finish a digest over all features with labels, splits, paths and groups."""
     digest.update(np.asarray(columns.label, np.int32).tobytes() + np.asarray(columns.split, np.uint8).tobytes())
@@ -70,19 +108,6 @@ def digest_of_states(columns: Columns, skipped: Sequence[Skipped]) -> str:
     digest.update(np.asarray(columns.truncated, np.bool_).tobytes())
     digest.update(b"".join(to_bytes(text) + b"\0" for row in skipped for text in row))
     return digest.hexdigest()
-
-
-def count_images(
-    split: NDArray[np.uint8], label: NDArray[np.int32], class_names: Sequence[str]
-) -> dict[str, dict[str, int]]:
-    """Count images per split and class, both by name."""
-    pairs = Counter(zip(split.tolist(), label.tolist(), strict=True))
-    counts: dict[str, dict[str, int]] = {}
-    for (split_code, label_code), number in sorted(pairs.items()):
-        split_name = "none" if split_code == NO_SPLIT else SPLITS[split_code]
-        class_name = "none" if label_code == NO_LABEL else class_names[label_code]
-        counts.setdefault(split_name, {})[class_name] = number
-    return counts
 
 
 def encode_column(name: str, values: Any) -> Any:

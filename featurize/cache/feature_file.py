@@ -34,7 +34,7 @@ class FeatureFile:
         self._shape, self._dtype, self._offset = mapped.shape, mapped.dtype, int(mapped.offset)
 
     @classmethod
-    def open(cls, path: Path, features: NDArray[Any], inode: int | None) -> FeatureFile | None:
+    def open(cls, path: Path, features: NDArray[Any], inode: int) -> FeatureFile | None:
         """Open the file of these features; ``None`` if they are not mapped, or the path is now another file.
 
         A replaced file has no path any more, so nobody can cut it short. Windows has no ``preadv``, and nobody can cut

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import h5py
 import numpy as np
@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 
 from xfeat.featurize.cache.columns import (
     COLUMN_NAMES,
+    CacheDescription,
     Columns,
     Skipped,
-    count_images,
     decode_column,
     digest_of_states,
     finish_digest,
@@ -36,40 +36,16 @@ from xfeat.featurize.specs import FeatureSpec
 
 FORMAT = "xfeat.features"
 SCHEMA_VERSION = 1
-
-
-class CacheFileState(NamedTuple):
-    """Which file a path points to, and when it was last written."""
-
-    inode: int
-    size: int
-    mtime_ns: int
-
-    @classmethod
-    def of(cls, path: Path) -> CacheFileState | None:
-        """Return the state of a file; ``None`` if it does not exist."""
-        try:
-            found = path.stat()
-        except OSError:
-            return None
-        return cls(found.st_ino, found.st_size, found.st_mtime_ns)
+_ROWS_AT_ONCE = 4096
 
 
 @dataclass(frozen=True, kw_only=True)
-class FeatureCache:
+class FeatureCache(CacheDescription):
     """An opened ``features.h5``.
 
     Attributes:
         path: the file.
-        spec: what a row of features is.
-        class_names: sorted; labels are indices into it.
-        data_root: the folder that paths are relative to, when the cache was made.
-        weights_path: the weights file that was used, when the cache was made.
         features: float32 or float16 (N, D), or (N, V, D) with views, memory-mapped and read-only.
-        columns: the other columns.
-        skipped: images that could not be read.
-        layout: how the folders of the data set were read; empty in caches of earlier versions.
-        left_out: per reason, the ``files`` that are not images of the data set, their ``suffixes`` and an ``example``.
         content_sha256: digest of features, labels, splits, paths and groups.
         created: time of writing, ISO 8601, UTC.
         versions: of the libraries that wrote it.
@@ -77,27 +53,14 @@ class FeatureCache:
     """
 
     path: Path
-    spec: FeatureSpec
-    class_names: tuple[str, ...]
-    data_root: str
-    weights_path: str
     features: NDArray[Any]
-    columns: Columns
-    skipped: list[Skipped]
     content_sha256: str
     created: str
-    versions: dict[str, str] = field(default_factory=dict)
-    layout: str = ""
-    left_out: dict[str, Any] = field(default_factory=dict)
-    state: CacheFileState | None = field(default=None, compare=False)
+    versions: dict[str, str]
+    state: os.stat_result = field(compare=False)
 
     def __len__(self) -> int:
         return len(self.columns.path)
-
-    @cached_property
-    def counts(self) -> dict[str, dict[str, int]]:
-        """Number of images per split and class; images without either count under ``none``."""
-        return count_images(self.columns.split, self.columns.label, self.class_names)
 
     @cached_property
     def group_keys(self) -> NDArray[np.int64]:
@@ -107,7 +70,7 @@ class FeatureCache:
     @cached_property
     def file(self) -> FeatureFile | None:
         """The file to read rows from without mapping them; ``None`` where only the mapping is left."""
-        return FeatureFile.open(self.path, self.features, self.state.inode if self.state else None)
+        return FeatureFile.open(self.path, self.features, self.state.st_ino)
 
     @classmethod
     def open(cls, path: str | Path) -> FeatureCache:
@@ -124,7 +87,7 @@ class FeatureCache:
             )
         if not path.is_file():
             raise CacheError("feature cache not found", path=path, fix=f"xfeat featurize DATA -o {path}")
-        state = CacheFileState.of(path)
+        state = path.stat()
         with _reading(path) as file:
             _check_format(path, file)
             return cls(path=path, state=state, **_read(path, file))
@@ -137,12 +100,7 @@ class FeatureCache:
         """
         finite, digest, attributes = self._scan_rows()
         if not finite.all():
-            bad = [self.columns.path[i] for i in np.flatnonzero(~finite)[:5]]
-            raise CacheError(
-                f"rows with values that are not finite ({int((~finite).sum())}): {', '.join(bad)}",
-                path=self.path,
-                fix=_REBUILD,
-            )
+            raise self.not_finite_error(np.flatnonzero(~finite), fix=_REBUILD)
         states = digest_of_states(self.columns, self.skipped)
         for what, expected, found in (
             ("the features or labels have changed", self.content_sha256, digest),
@@ -155,18 +113,29 @@ class FeatureCache:
                     f"{what} since it was written", path=self.path, expected=expected, found=found, fix=_REBUILD
                 )
 
+    def not_finite_error(self, rows: NDArray[np.int64], *, fix: str) -> CacheError:
+        """Return the error for rows with values that are not finite; it names the first five."""
+        paths = ", ".join(self.columns.path[row] for row in rows[:5])
+        return CacheError(f"rows with values that are not finite ({len(rows)}): {paths}", path=self.path, fix=fix)
+
     def _scan_rows(self) -> tuple[NDArray[np.bool_], str, dict[str, Any]]:
         """Return which rows are finite, the digest of the content, and the attributes."""
         # Read, not mapped: pages of a mapped file would count as this process's memory.
         finite = np.ones(len(self), dtype=bool)
         digest = hashlib.sha256()
         with _reading(self.path) as file:
-            for rows in _blocks(len(self)):
-                block = file["features"][rows]
-                finite[rows] = np.isfinite(block).reshape(len(block), -1).all(axis=1)
+            for first in range(0, len(self), _ROWS_AT_ONCE):
+                block = file["features"][first : first + _ROWS_AT_ONCE]
+                finite[first : first + len(block)] = finite_rows(block)
                 digest.update(np.ascontiguousarray(block).data)
             attributes = dict(file.attrs)
         return finite, finish_digest(digest, self.columns), attributes
+
+
+def finite_rows(features: NDArray[Any]) -> NDArray[np.bool_]:
+    """Return for each row (n,) whether all its values are finite."""
+    found: NDArray[np.bool_] = np.isfinite(features).reshape(len(features), -1).all(axis=1)
+    return found
 
 
 _REBUILD = "delete the file and run xfeat featurize again, or restore a copy"
@@ -201,10 +170,6 @@ def _unreadable(path: Path, error: OSError) -> CacheError:
         )
     reason = os.strerror(error.errno or 0)
     return CacheError(f"cannot be read: {reason}", path=path, fix="check its permissions and the disk")
-
-
-def _blocks(count: int, rows: int = 4096) -> Iterable[slice]:
-    return (slice(first, min(first + rows, count)) for first in range(0, count, rows))
 
 
 def _check_format(path: Path, file: h5py.File) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xfeat.featurize.cache.feature_file import mapped_array
-from xfeat.featurize.cache.reader import CacheFileState, FeatureCache
+from xfeat.featurize.cache.reader import FeatureCache, finite_rows
 from xfeat.featurize.errors import CacheError
 
 # Rows that are read at a time where the batch size of training does not apply.
@@ -41,7 +41,9 @@ def read_rows(
         part = slice(first, first + ROWS_AT_ONCE)
         which = views[part] if isinstance(views, np.ndarray) else views
         found[part] = _copied(cache, rows[part], which)
-        _check_finite(cache, rows[part], found[part])
+        if not np.isfinite(found[part]).all():
+            bad = rows[part][~finite_rows(found[part])]
+            raise cache.not_finite_error(bad, fix="run xfeat featurize --force, and xfeat verify afterwards")
     return found
 
 
@@ -61,17 +63,6 @@ def _forget_pages(features: NDArray[Any]) -> None:
         cast(Any, mapped.base).madvise(mmap.MADV_DONTNEED)
 
 
-def _check_finite(cache: FeatureCache, rows: NDArray[np.int64], values: NDArray[Any]) -> None:
-    if np.isfinite(values).all():
-        return
-    bad = rows[~np.isfinite(values).reshape(len(rows), -1).all(axis=1)]
-    raise CacheError(
-        f"rows with values that are not finite ({len(bad)}): {', '.join(cache.columns.path[row] for row in bad[:3])}",
-        path=cache.path,
-        fix="run xfeat featurize --force, and xfeat verify afterwards",
-    )
-
-
 @contextmanager
 def unchanged(cache: FeatureCache) -> Iterator[None]:
     """Check at the end that the file was not overwritten since it was opened: the rows read would be of two caches.
@@ -82,8 +73,12 @@ def unchanged(cache: FeatureCache) -> Iterator[None]:
         CacheError: if the content of the file has changed.
     """
     yield
-    before, after = cache.state, CacheFileState.of(cache.path)
-    if before is None or after is None or after == before or after.inode != before.inode:
+    try:
+        before, after = cache.state, cache.path.stat()
+    except OSError:
+        return
+    written = (after.st_size, after.st_mtime_ns) != (before.st_size, before.st_mtime_ns)
+    if after.st_ino != before.st_ino or not written:
         return
     found = FeatureCache.open(cache.path)
     if found.content_sha256 != cache.content_sha256:

@@ -6,9 +6,8 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -20,9 +19,7 @@ from numpy.typing import NDArray
 from xfeat.featurize.cache.columns import (
     COLUMN_NAMES,
     TEXT,
-    Columns,
-    Skipped,
-    count_images,
+    CacheDescription,
     digest_of_states,
     encode_column,
     finish_digest,
@@ -30,36 +27,12 @@ from xfeat.featurize.cache.columns import (
 )
 from xfeat.featurize.cache.reader import FORMAT, SCHEMA_VERSION
 from xfeat.featurize.datasets.layouts import SPLITS
-from xfeat.featurize.specs import FeatureSpec
+from xfeat.featurize.errors import CacheError
 from xfeat.featurize.system.atomic import replacing
 from xfeat.featurize.system.versions import library_versions
 
+_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _SKIPPED = np.dtype([("path", TEXT), ("reason", TEXT)])
-
-
-@dataclass(frozen=True, kw_only=True)
-class CacheDescription:
-    """The content of a cache besides its features.
-
-    Attributes:
-        spec: what a row of features is.
-        class_names: sorted names; labels are indices into it.
-        data_root: the folder that paths are relative to.
-        weights_path: the weights file that was used.
-        columns: one value per row each.
-        skipped: images that could not be read.
-        layout: how the folders of the data set were read.
-        left_out: files that are not images of the data set, counted by reason.
-    """
-
-    spec: FeatureSpec
-    class_names: Sequence[str]
-    data_root: str
-    weights_path: str
-    columns: Columns
-    skipped: Sequence[Skipped]
-    layout: str = ""
-    left_out: dict[str, Any] = field(default_factory=dict)
 
 
 def write_cache(
@@ -87,29 +60,61 @@ def write_cache(
         skipped = [tuple(map(to_bytes, row)) for row in description.skipped]
         file.create_dataset("skipped", data=np.array(skipped, dtype=_SKIPPED))
         file.flush()
-        for key, value in _attributes(description, finish_digest(digest, columns)).items():
-            if isinstance(value, str):
-                file.attrs.create(key, to_bytes(value), dtype=TEXT)
-            else:
-                file.attrs[key] = value
+        file.attrs["schema_version"] = SCHEMA_VERSION
+        for key, value in _texts(description, finish_digest(digest, columns)).items():
+            file.attrs.create(key, to_bytes(value), dtype=TEXT)
 
 
-def _attributes(description: CacheDescription, content_sha256: str) -> dict[str, str | int]:
-    columns = description.columns
+def check_replaceable(path: Path) -> None:
+    """Check that ``--force`` may replace the file at ``path``: a cache, a damaged cache, or no file at all.
+
+    Raises:
+        CacheError: if it is anything else, which would be lost.
+    """
+    if not path.exists():
+        return
+    if path.is_dir():
+        raise _not_replaceable(path, "a folder")
+    try:
+        with path.open("rb") as file:
+            start = file.read(len(_SIGNATURE))
+    except OSError as error:
+        raise _not_replaceable(path, error.strerror or str(error)) from error
+    if start != _SIGNATURE:
+        raise _not_replaceable(path, "a file of another kind")
+    try:
+        with h5py.File(path, "r") as file:
+            kind = file.attrs.get("format")
+    except (OSError, RuntimeError, KeyError, ValueError, TypeError):
+        return  # damaged: nothing in it can be read
+    if kind != FORMAT:
+        raise _not_replaceable(path, "an HDF5 file of another program")
+
+
+def _not_replaceable(path: Path, found: str) -> CacheError:
+    return CacheError(
+        "--force replaces only feature caches",
+        path=path,
+        expected="an HDF5 file that xfeat featurize wrote",
+        found=found,
+        fix="choose another file with -o, or move this one away",
+    )
+
+
+def _texts(description: CacheDescription, content_sha256: str) -> dict[str, str]:
     return {
         "format": FORMAT,
-        "schema_version": SCHEMA_VERSION,
         "spec": json.dumps(description.spec.to_dict()),
         "fingerprint": description.spec.fingerprint,
-        "class_names": json.dumps(list(description.class_names)),
+        "class_names": json.dumps(description.class_names),
         "split_names": json.dumps(SPLITS),
-        "counts": json.dumps(count_images(columns.split, columns.label, description.class_names)),
+        "counts": json.dumps(description.counts),
         "data_root": description.data_root,
         "weights_path": description.weights_path,
         "layout": description.layout,
         "left_out": json.dumps(description.left_out),
         "content_sha256": content_sha256,
-        "columns_sha256": digest_of_states(columns, description.skipped),
+        "columns_sha256": digest_of_states(description.columns, description.skipped),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": json.dumps(library_versions()),
     }

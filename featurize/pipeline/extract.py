@@ -13,12 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xfeat.featurize.backbones.weights import Weights
-from xfeat.featurize.cache.columns import Columns, Skipped, decode_column
+from xfeat.featurize.cache.columns import CacheDescription, Columns, Skipped, decode_column
 from xfeat.featurize.cache.index import NOT_STORED, FeatureIndex, IndexRows
-from xfeat.featurize.cache.overwrite import check_replaceable
 from xfeat.featurize.cache.reader import FeatureCache
 from xfeat.featurize.cache.shards import IDENTITY, FileIdentity, Identities, ShardStore
-from xfeat.featurize.cache.writer import CacheDescription, write_cache
+from xfeat.featurize.cache.writer import check_replaceable, write_cache
 from xfeat.featurize.datasets.layouts import Dataset
 from xfeat.featurize.datasets.sources import ImageSource, open_source
 from xfeat.featurize.errors import BusyError, DataError, Interrupted, MismatchError
@@ -214,7 +213,7 @@ def _finish(work: _Work, known: FeatureIndex, old: FeatureCache | None, state: R
     if not up_to_date:
         if old is not None:
             _warn_of_replaced_features(old, work, columns)
-        facts = CacheDescription(
+        description = CacheDescription(
             spec=work.spec,
             class_names=work.dataset.class_names,
             data_root=work.data_root,
@@ -224,7 +223,9 @@ def _finish(work: _Work, known: FeatureIndex, old: FeatureCache | None, state: R
             layout=work.dataset.layout,
             left_out=work.dataset.left_out,
         )
-        write_cache(work.output, facts, blocks=_blocks(known, index_rows), dim=known.gather(index_rows[:1]).shape[-1])
+        write_cache(
+            work.output, description, blocks=_blocks(known, index_rows), dim=known.gather(index_rows[:1]).shape[-1]
+        )
     return Extraction(
         output=work.output,
         images=len(rows),

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from xfeat.featurize.backbones.registry import PREFERRED, backbone_info
 from xfeat.featurize.backbones.weights import DownloadProgress, Weights, find_preferred_weights, find_weights
-from xfeat.featurize.cache.overwrite import check_replaceable
 from xfeat.featurize.cache.reader import FeatureCache
+from xfeat.featurize.cache.writer import check_replaceable
 from xfeat.featurize.errors import MismatchError
 from xfeat.featurize.specs import NORMALIZATIONS, FeatureRequest, FeatureSpec
 

@@ -9,8 +9,8 @@ import h5py
 import numpy as np
 
 from xfeat.export.model.metadata import ModelMetadata
-from xfeat.featurize.cache.columns import Columns
-from xfeat.featurize.cache.writer import CacheDescription, write_cache
+from xfeat.featurize.cache.columns import CacheDescription, Columns
+from xfeat.featurize.cache.writer import write_cache
 from xfeat.featurize.specs import FeatureSpec
 
 PAGE = (Path(__file__).parents[2] / "docs" / "formats.md").read_text()

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from scipy.ndimage import gaussian_filter
 
-from xfeat.featurize.cache.columns import Columns, Skipped
+from xfeat.featurize.cache.columns import CacheDescription, Columns, Skipped
 from xfeat.featurize.cache.reader import FeatureCache
-from xfeat.featurize.cache.writer import CacheDescription, write_cache
+from xfeat.featurize.cache.writer import write_cache
 from xfeat.featurize.datasets.layouts import NO_SPLIT
 from xfeat.featurize.images.decode import decode
 from xfeat.featurize.specs import FeatureSpec

@@ -15,10 +15,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from xfeat.featurize.cache.columns import Columns, Skipped
-from xfeat.featurize.cache.overwrite import check_replaceable
+from xfeat.featurize.cache.columns import CacheDescription, Columns, Skipped
 from xfeat.featurize.cache.reader import FeatureCache
-from xfeat.featurize.cache.writer import CacheDescription, write_cache
+from xfeat.featurize.cache.writer import check_replaceable, write_cache
 from xfeat.featurize.errors import CacheError, MismatchError, OutputError
 from xfeat.featurize.specs import FeatureSpec
 
