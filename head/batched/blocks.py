@@ -53,9 +53,8 @@ def divide(
     blocks = []
     for numbers in shapes.values():
         numbers.sort(key=lambda number: (jobs[number][1].seed, jobs[number][0].feature_dropout, jobs[number][1].lr))
-        first = jobs[numbers[0]]
-        fitting = block_size(first[0], dim, classes) if room is None else heads_on_gpu(first, dim, classes, room)
-        count = -(-len(numbers) // min(fitting, -(-len(jobs) // threads)))
+        most = min(most_heads(jobs[numbers[0]], dim, classes, room), -(-len(jobs) // threads))
+        count = -(-len(numbers) // most)
         # Blocks as equal as can be: 5 heads make 3 and 2, not 4 and 1.
         parts = [part.tolist() for part in np.array_split(numbers, count)]
         blocks += [{number: jobs[number] for number in part} for part in parts]
@@ -68,18 +67,15 @@ def shape_of(job: Job) -> tuple[object, ...]:
     return head.hidden, head.feature_dropout > 0, train.batch_size, train.epochs, train.average > 0
 
 
-def block_size(head: HeadSpec, dim: int, classes: int) -> int:
-    """Return how many heads of this shape train fastest at once on a core."""
-    return max(1, min(_MOST_HEADS, _BLOCK_BYTES // (16 * matrix_weights(head, dim, classes))))
-
-
-def heads_on_gpu(job: Job, dim: int, classes: int, room: int) -> int:
-    """Return how many such heads train at once on a GPU with so many free bytes; one, whether it fits or not."""
+def most_heads(job: Job, dim: int, classes: int, room: int | None = None) -> int:
+    """Return how many such heads train fastest at once on a core, or fit into ``room``, but at least one."""
     head, train = job
+    weights = matrix_weights(head, dim, classes)
+    if room is None:
+        return max(1, min(_MOST_HEADS, _BLOCK_BYTES // (16 * weights)))
     copies = _NUMBERS_PER_WEIGHT + _NUMBERS_AVERAGED * (train.average > 0)
     values = _ARRAYS_PER_ROW * train.batch_size * sum([dim, *head.hidden, classes])
-    bytes_per_head = 4 * (copies * matrix_weights(head, dim, classes) + values)
-    return max(1, min(_MOST_HEADS_ON_GPU, int(room * _SHARE_OF_GPU) // bytes_per_head))
+    return max(1, min(_MOST_HEADS_ON_GPU, int(room * _SHARE_OF_GPU) // (4 * (copies * weights + values))))
 
 
 def matrix_weights(head: HeadSpec, dim: int, classes: int) -> int:

@@ -227,13 +227,11 @@ def _on_gpu(rows: AnyRows, gpu: str) -> AnyRows:
 
 
 def _engine_of(backend: str) -> OpenEngine:
-    if backend == TORCH:
-        return TorchEngine
-    if is_gpu(backend):
-        return partial(TorchEngine, device=backend)
-    from xfeat.head.batched.compiled.engine import CompiledEngine
+    if backend == NUMBA:
+        from xfeat.head.batched.compiled.engine import CompiledEngine
 
-    return CompiledEngine
+        return CompiledEngine
+    return partial(TorchEngine, device=backend if is_gpu(backend) else "cpu")
 
 
 def _start_thread() -> None:

@@ -22,7 +22,6 @@ class TorchEngine(Engine):
         self, jobs: Sequence[Job], dim: int, class_weights: Tensor, device: torch.device | str = "cpu"
     ) -> None:
         super().__init__(jobs, dim, class_weights, device)
-        self._trained = [name for name, _ in self.models[0].named_parameters()]
         self._loss = TrainingLoss(self.specs, self.class_weights)
         self._adam = StackedAdam(self._parameters(), [spec.weight_decay for spec in self.specs])
 
@@ -52,16 +51,10 @@ class TorchEngine(Engine):
         self._adam.keep(heads)
 
     def _parameters(self) -> list[Tensor]:
-        return [self.state[name].requires_grad_() for name in self._trained]
+        return [self.state[name].requires_grad_() for name, _ in self.models[0].named_parameters()]
 
     def _logits(self, values: Tensor, stream: Tensor, keys: Sequence[Key]) -> Tensor:
-        """Return logits (K, B, C) of the rows of each head (K, B, D), in training mode.
-
-        Args:
-            values: the rows.
-            stream: int64 (K,), the stream of each head.
-            keys: of the random numbers of both dropout layers, for each stream (S, 1).
-        """
+        """Return logits (K, B, C) of rows (K, B, D) in training mode; the keys (S, 1) are those of both dropouts."""
         for index, module in enumerate(self.models[0]):
             own = {name: self.state[f"{index}.{name}"] for name in module.state_dict()}
             if isinstance(module, nn.BatchNorm1d):

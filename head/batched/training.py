@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import CancelledError
 from itertools import repeat
 from threading import Event
 
@@ -23,10 +24,6 @@ OpenEngine = Callable[[Sequence[Job], int, Tensor], Engine]
 
 # Steps per call of an engine: enough that the call costs nothing, few enough that Ctrl-C is heard at once.
 _STEPS_AT_ONCE = 16
-
-
-class Stopped(Exception):
-    """The caller wants no more results."""
 
 
 class BlockTraining:
@@ -71,7 +68,7 @@ class BlockTraining:
             In the order of the jobs; a :class:`DivergedError` for a head that diverged in its first epoch.
 
         Raises:
-            Stopped: if ``stop`` was set.
+            CancelledError: if ``stop`` was set.
         """
         heads, models = self.heads, self._engine.models
         for epoch in range(1, self._spec.epochs + 1):
@@ -93,7 +90,7 @@ class BlockTraining:
         seeds = [seed for seed, _ in streams]
         for batches in self._batches(epoch, seeds):
             if stop.is_set():
-                raise Stopped
+                raise CancelledError
             losses, hits = self._engine.train(batches, seeds, columns, rates)
             if self._spec.average:
                 self._update_average()

@@ -17,9 +17,6 @@ from xfeat.featurize.cache.rows import ROWS_AT_ONCE, read_rows
 from xfeat.head.data.counter_rng import ORDER, VIEWS, integers, key_of, permutation
 from xfeat.head.specs import MemorySpec
 
-Batch = tuple[Tensor, Tensor]
-"""Features float32 (B, D) and labels int64 (B,)."""
-
 # A disk reads blocks of this size nearly as fast as one long file.
 _BLOCK_BYTES = 1 << 20
 # Heads that are trained at the same time each have their own buffer; this many together use the allowed memory.
@@ -95,7 +92,7 @@ class DiskRows:
     """Rows of a cache that stay on the disk: :class:`Rows` in the memory of one buffer.
 
     Blocks of neighbouring rows are shuffled, and then the rows of as many blocks as fit into the buffer: see
-    :func:`blockwise_order`.
+    :func:`blockwise_order`. What reads them raises a ``CacheError`` if a value is not finite.
 
     Attributes:
         cache: its features are memory-mapped.
@@ -120,20 +117,12 @@ class DiskRows:
         return int(self.cache.features.shape[-1])
 
     def clean_blocks(self) -> Iterator[Tensor]:
-        """Yield the features float32 (≤ 4096, D) of the unchanged images, in order.
-
-        Raises:
-            CacheError: if a value is not finite.
-        """
+        """Yield the features float32 (≤ 4096, D) of the unchanged images, in order."""
         for part in _pieces(self.rows):
             yield torch.from_numpy(read_rows(self.cache, part, views=0)).float()
 
     def epoch(self, batch_size: int, seed: int, epoch: int) -> Iterator[EqualBatches]:
-        """Yield every row once, as :meth:`Rows.epoch` does, but in blockwise order.
-
-        Raises:
-            CacheError: if a value is not finite.
-        """
+        """Yield every row once, as :meth:`Rows.epoch` does, but in blockwise order."""
         views = _draw_views(self.cache.features, len(self.rows), seed, epoch)
         # A buffer holds whole batches, so that no batch needs rows of two buffers.
         buffer_rows = max(1, self.buffer_rows // batch_size) * batch_size
@@ -154,8 +143,8 @@ class DiskRows:
 AnyRows = Rows | DiskRows
 
 
-def single_batches(rows: AnyRows, batch_size: int, seed: int, epoch: int) -> Iterator[Batch]:
-    """Yield every row once, batch by batch, in the order of its ``epoch``."""
+def single_batches(rows: AnyRows, batch_size: int, seed: int, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield every row once, in the order of ``epoch``: features float32 (B, D) and labels int64 (B,) of each batch."""
     for series in rows.epoch(batch_size, seed, epoch):
         for places, labels in zip(series.places, series.labels, strict=True):
             yield series.features[places].float(), labels
@@ -178,8 +167,7 @@ class Reading:
 
     def to_dict(self) -> dict[str, Any]:
         """Return ``mode`` (``memory`` or ``blocks``) and the attributes as plain JSON types."""
-        mode = "memory" if self.block_rows is None else "blocks"
-        return {"mode": mode, **vars(self)}
+        return {"mode": "memory" if self.block_rows is None else "blocks", **vars(self)}
 
     def load(self, cache: FeatureCache, rows: NDArray[np.int64]) -> AnyRows:
         """Return rows of a cache, given by ascending row numbers.

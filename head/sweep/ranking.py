@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,11 +26,15 @@ class Combination:
 
     Attributes:
         trials: one per seed.
-        metrics: means over the seeds.
     """
 
     trials: tuple[Trial, ...]
-    metrics: dict[str, float]
+
+    @cached_property
+    def metrics(self) -> dict[str, float]:
+        """Means over the seeds, of those that all seeds have."""
+        names = [name for name in RANKINGS if all(name in trial.metrics for trial in self.trials)]
+        return {name: float(np.mean([trial.metrics[name] for trial in self.trials])) for name in names}
 
     @property
     def settings(self) -> Settings:
@@ -98,14 +103,9 @@ def rank_combinations(trials: Sequence[Trial], spec: SweepSpec) -> list[Combinat
         seeds.setdefault(tuple(trial.spec.settings.values()), []).append(trial)
     converged = [group for group in seeds.values() if all(trial.status == "ok" for trial in group)]
     complete = [group for group in converged if len(group) == spec.seeds] or converged
-    combinations = [Combination(tuple(group), _means(group)) for group in complete]
+    combinations = [Combination(tuple(group)) for group in complete]
     sign = 1 if spec.rank == "loss" else -1
     # Ties are broken by the loss; a combination without a defined metric comes last.
     return sorted(
         combinations, key=lambda one: (sign * one.metrics.get(spec.rank, sign * math.inf), one.metrics["loss"])
     )
-
-
-def _means(trials: Sequence[Trial]) -> dict[str, float]:
-    names = [name for name in RANKINGS if all(name in trial.metrics for trial in trials)]
-    return {name: float(np.mean([trial.metrics[name] for trial in trials])) for name in names}

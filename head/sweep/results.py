@@ -23,17 +23,7 @@ SCHEMA_VERSION = 1
 SWEEP_FILE, RESULTS_FILE = "sweep.json", "results.csv"
 
 _OTHER_NAME = "choose another --name, or delete that folder"
-
-
-_COLUMNS = (
-    "trial",
-    "status",
-    *SETTINGS,
-    "seed",
-    "best_epoch",
-    *(f"valid_{name}" for name in RANKINGS),
-    "seconds",
-)
+_COLUMNS = ("trial", "status", *SETTINGS, "seed", "best_epoch", *(f"valid_{name}" for name in RANKINGS), "seconds")
 
 
 class SweepFolder:

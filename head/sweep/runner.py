@@ -123,7 +123,7 @@ class Sweep:
                     if self._missing(trials, self.planned):
                         for _ in labelled_blocks(self.cache, self._split.rows["test"]):
                             pass  # test rows are needed last: unreadable ones must be found before training
-                    self._train(trials, deadline, progress or _silent)
+                    self._train(trials, deadline, progress or (lambda trials, planned: None))
                     ranked = rank_combinations(trials, self.spec)
                     run = self._write_best(ranked[0].best_trial) if ranked else None
             except CacheError:  # it is unknown which of the new trials used changed rows
@@ -258,7 +258,3 @@ def _before(deadline: float, tasks: Iterable[Task], *, at_least: int) -> Iterato
         if place >= at_least and time.monotonic() >= deadline:
             return
         yield task
-
-
-def _silent(trials: list[Trial], planned: int) -> None:
-    pass

@@ -166,13 +166,11 @@ def average_of(heads: Sequence[nn.Sequential], spec: HeadSpec, *, dim: int, clas
 def _joined(weights: list[Tensor], biases: list[Tensor], *, is_first: bool, is_last: bool) -> dict[str, Tensor]:
     """Join Linear layers into one: first layers have the same input, last layers are averaged."""
     if is_last:
-        mean = 1 / len(weights)
-        joined = sum(weights[1:], weights[0]) if is_first else torch.cat(weights, 1)
+        mean, joined = 1 / len(weights), sum(weights[1:], weights[0]) if is_first else torch.cat(weights, 1)
         return {"weight": joined * mean, "bias": sum(biases[1:], biases[0]) * mean}
-    if is_first:
-        return {"weight": torch.cat(weights), "bias": torch.cat(biases)}
-    # each head has its own hidden layer, so the joined matrix is block-diagonal
-    return {"weight": torch.block_diag(*weights), "bias": torch.cat(biases)}  # type: ignore[no-untyped-call]
+    # Each head has its own hidden layer, so the joined matrix is block-diagonal.
+    joined = torch.cat(weights) if is_first else torch.block_diag(*weights)  # type: ignore[no-untyped-call]
+    return {"weight": joined, "bias": torch.cat(biases)}
 
 
 def _correction(first: dict[str, Tensor], own: dict[str, Tensor]) -> tuple[Tensor, Tensor]:

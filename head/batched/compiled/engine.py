@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, partial
 from itertools import pairwise
 from typing import Any, cast
 
@@ -166,10 +166,7 @@ def _made(sizes: Sequence[int], count: int) -> tuple[Plan, Space]:
     widest, features, batch = int(plan.widths.max()), int(plan.spots[-1]), int(plan.tiled[-1])
     live = np.zeros(plan.tiles * COLUMNS, np.float32)
     live[:count] = 1
-
-    def zeros(length: int) -> NDArray[np.float32]:
-        return np.zeros(length, np.float32)
-
+    zeros: Any = partial(np.zeros, dtype=np.float32)
     return plan, Space(
         inputs=zeros(batch),
         normalized=zeros(batch),

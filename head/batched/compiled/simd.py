@@ -23,11 +23,8 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 intrinsic: Callable[[Any], Any] = intrinsic_of_numba  # none of its types fit what it makes
 
-_FEATURES = CPU_FEATURES or get_host_cpu_features()
-WIDE = "+avx512f" in _FEATURES
 # A tile of ROWS times two vectors of sums, beside what is multiplied, fills the registers and no more.
-LANES = 16 if WIDE else 8
-ROWS = 8 if WIDE else 4
+LANES, ROWS = (16, 8) if "+avx512f" in (CPU_FEATURES or get_host_cpu_features()) else (8, 4)
 # Values of both vectors of a tile.
 COLUMNS = 2 * LANES
 

@@ -13,7 +13,7 @@ import torch
 from tests.head.batched.fitting import fit_heads
 from tests.head.training.reference import reference_loss
 from xfeat.featurize.errors import DivergedError
-from xfeat.head.batched.blocks import block_size, divide, shape_of
+from xfeat.head.batched.blocks import divide, most_heads, shape_of
 from xfeat.head.batched.engine import Job
 from xfeat.head.batched.scheduler import NUMBA, TORCH, FittedBlock, fit_tasks, tasks_on
 from xfeat.head.data.rows import Rows
@@ -143,8 +143,8 @@ def test_blocks_are_as_equal_as_can_be_and_hold_every_job_once() -> None:
     blocks = divide(dict(enumerate(jobs)), 1280, 3)
     assert sorted(number for block in blocks for number in block) == list(range(8))
     assert sorted(map(len, blocks)) == [1, 2, 2, 3]
-    assert block_size(HeadSpec(hidden=(512, 128)), 1280, 3) == 2
-    assert block_size(HeadSpec(hidden=(4096, 4096)), 1280, 3) == 1
+    assert most_heads((HeadSpec(hidden=(512, 128)), TrainSpec()), 1280, 3) == 2
+    assert most_heads((HeadSpec(hidden=(4096, 4096)), TrainSpec()), 1280, 3) == 1
 
 
 def test_few_jobs_still_occupy_all_threads() -> None:

@@ -15,7 +15,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from tests.head.batched.fitting import fit_heads
 from tests.head.sweep.sweeping import MakeCache
 from xfeat.featurize.errors import DeviceError
-from xfeat.head.batched.blocks import divide, heads_on_gpu
+from xfeat.head.batched.blocks import divide, most_heads
 from xfeat.head.batched.scheduler import TORCH, is_gpu, tasks_on
 from xfeat.head.batched.torch_engine import TorchEngine
 from xfeat.head.batched.training import BlockTraining, Outcome
@@ -72,11 +72,11 @@ def test_a_tensor_left_behind_is_noticed_by_these_tests(monkeypatch: pytest.Monk
 def test_a_gpu_takes_as_many_heads_as_it_has_room_for() -> None:
     """The default head on 1280 features: 721,000 weights and 1,923 values per row, 26 MB and 2.5 MB in all."""
     job = (HeadSpec(), TrainSpec())
-    assert heads_on_gpu(job, 1280, 3, room=1 << 20) == 1
-    assert heads_on_gpu(job, 1280, 3, room=2 << 30) == 60
-    assert heads_on_gpu(job, 1280, 3, room=80 << 30) == 256
+    assert most_heads(job, 1280, 3, room=1 << 20) == 1
+    assert most_heads(job, 1280, 3, room=2 << 30) == 60
+    assert most_heads(job, 1280, 3, room=80 << 30) == 256
     averaged = (HeadSpec(), TrainSpec(average=0.9))
-    assert heads_on_gpu(averaged, 1280, 3, room=2 << 30) < 60
+    assert most_heads(averaged, 1280, 3, room=2 << 30) < 60
     jobs = [(HeadSpec(), TrainSpec(seed=seed)) for seed in range(100)]
     assert [len(block) for block in divide(dict(enumerate(jobs)), 1280, 3, room=2 << 30)] == [50, 50]
 
