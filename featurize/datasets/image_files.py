@@ -6,6 +6,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from pathlib import PurePosixPath
+from posixpath import splitext
 from typing import Any
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".dib", ".tif", ".tiff", ".webp", ".gif"})
@@ -35,49 +36,51 @@ def choose_images(names: Iterable[str]) -> tuple[list[str], LeftOut]:
     Args:
         names: of all files, relative to the root with forward slashes.
     """
-    images: list[str] = []
-    left_out: LeftOut = []
-    for name in names:
-        folders, _, file = name.rpartition("/")
-        if _SYSTEM_FOLDERS & set(folders.lower().split("/")):
-            left_out.append((name, "in a folder of the system"))
-        elif any(part.startswith(".") for part in name.split("/")):
-            left_out.append((name, "hidden"))
-        elif PurePosixPath(file).suffix.lower() not in IMAGE_SUFFIXES:
-            left_out.append((name, "not a known kind of image"))
-        else:
-            images.append(name)
+    images, left_out = image_names(names)
     masks = _masks(images)
     return [name for name in images if name not in masks], left_out + [(name, "a mask") for name in sorted(masks)]
 
 
+def image_names(names: Iterable[str]) -> tuple[list[str], LeftOut]:
+    """Divide files by their names alone: into images, masks included, and others with the reason."""
+    images: list[str] = []
+    left_out: LeftOut = []
+    for name in names:
+        if _SYSTEM_FOLDERS & set(name.lower().split("/")[:-1]):
+            left_out.append((name, "in a folder of the system"))
+        elif name.startswith(".") or "/." in name:
+            left_out.append((name, "hidden"))
+        elif splitext(name)[1].lower() not in IMAGE_SUFFIXES:
+            left_out.append((name, "not a known kind of image"))
+        else:
+            images.append(name)
+    return images, left_out
+
+
 def _masks(images: list[str]) -> set[str]:
     """Return the images that are masks of others: the same name in a folder beside, or with an ending for masks."""
-    known = {_stem(name) for name in images}
-    folders: defaultdict[str, set[str]] = defaultdict(set)
-    for name in images:
-        parts = name.split("/")
-        for depth in range(len(parts) - 1):
-            folders["/".join(parts[:depth])].add(parts[depth])
+    stems = {splitext(name)[0] for name in images}
+    beside: defaultdict[str, set[str]] = defaultdict(set)  # the folders in each folder
+    for folder in {name.rpartition("/")[0] for name in images}:
+        parts = folder.split("/")
+        for depth, part in enumerate(parts):
+            beside["/".join(parts[:depth])].add(part)
+    called_mask = {folder for inner in beside.values() for folder in inner if is_mask_name(folder)}
     found = set()
     for name in images:
-        stem = _stem(name)
-        if _MASK_ENDING.search(stem) and _MASK_ENDING.sub("", stem) in known:
+        stem = splitext(name)[0]
+        ending = _MASK_ENDING.search(stem)
+        if ending and stem[: ending.start()] in stems:
             found.add(name)
             continue
-        parts = stem.split("/")
-        for depth, folder in enumerate(parts[:-1]):
-            if is_mask_name(folder):
-                beside = folders["/".join(parts[:depth])]
-                sources = [[other] for other in beside if _IMAGE_FOLDERS.match(other)] + [[]]
-                inner = [*parts[depth + 1 : -1], _MASK_ENDING.sub("", parts[-1])]
-                if any("/".join([*parts[:depth], *source, *inner]) in known for source in sources):
+        *folders, file = stem.split("/")
+        for depth, folder in enumerate(folders):
+            if folder in called_mask:
+                above, inner = folders[:depth], [*folders[depth + 1 :], _MASK_ENDING.sub("", file)]
+                sources = [[other] for other in beside["/".join(above)] if _IMAGE_FOLDERS.match(other)] + [[]]
+                if any("/".join([*above, *source, *inner]) in stems for source in sources):
                     found.add(name)
     return found
-
-
-def _stem(name: str) -> str:
-    return name[: len(name) - len(PurePosixPath(name).suffix)]
 
 
 def count_left_out(left_out: LeftOut) -> dict[str, Any]:

@@ -12,7 +12,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from xfeat.featurize.datasets.image_files import IMAGE_SUFFIXES, choose_images, count_left_out, describe_left_out
+from xfeat.featurize.datasets.image_files import (
+    IMAGE_SUFFIXES,
+    choose_images,
+    count_left_out,
+    describe_left_out,
+    image_names,
+)
 from xfeat.featurize.datasets.sources import FolderSource, ImageSource, open_source
 from xfeat.featurize.datasets.structure import read_structure, split_of
 from xfeat.featurize.errors import DataError, ImageError, SpecError
@@ -148,7 +154,7 @@ def list_images(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
         if not path.exists():
             raise DataError("file or folder not found", path=path, fix="check the path")
         images = (
-            [path] if path.is_file() else sorted(path / name for name in choose_images(FolderSource(path).names())[0])
+            [path] if path.is_file() else sorted(path / name for name in image_names(FolderSource(path).names())[0])
         )
         if not images:
             raise DataError(
@@ -209,9 +215,10 @@ def _read_groups(dataset: Dataset, groups: str) -> dict[str, str]:
 
 def _with_own_groups(dataset: Dataset, source: ImageSource, above: str) -> Dataset:
     """Read ``groups.csv`` beside the images if there is one, in a folder or in an archive."""
-    above = above if source.state(above + GROUPS_FILE) is not None else ""
     if source.state(above + GROUPS_FILE) is None:
-        return dataset
+        above = ""
+        if source.state(GROUPS_FILE) is None:
+            return dataset
     table = dataset.root / above / GROUPS_FILE
     logger.info("groups are read from %s", table)
     group_of = _groups_from_csv(table, source, above + GROUPS_FILE)

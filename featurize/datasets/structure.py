@@ -12,7 +12,6 @@ from typing import NamedTuple
 
 from xfeat.featurize.errors import DataError
 
-LAYOUTS = ("splits", "classes", "flat")
 _SPLIT_WORDS = {
     "train": ("train", "training", "trn", "tr", "learn"),
     "valid": ("valid", "val", "validate", "validation", "dev", "development"),
@@ -89,51 +88,56 @@ def read_structure(root: Path, names: Iterable[str], layout: str | None = None) 
     above = _wrapper(names)
     parts = {name: name.removeprefix(above).split("/") for name in names}
     tops = Counter(part[0] for part in parts.values() if len(part) > 1)
-    splits = {top: split_of(top) for top in tops if split_of(top)}
-    if layout == "classes":
-        return _labelled(above, {name: ("", part) for name, part in parts.items()}, [])
-    if layout == "splits":
-        if not splits:
-            raise DataError(
-                "no folder is called like a split",
-                path=root,
-                expected="train, valid or test, also as Training, val, test_set",
-                found=_some(tops),
-                fix="rename the folders, or leave --layout away",
-            )
-    elif splits:
-        others = [top for top in tops if top not in splits and not _words(top) & _UNLABELLED]
-        if others and not _repeat_the_splits(names, above, others):
-            raise _two_readings(root, tops, splits)
-    elif inner := _splits_within(parts):
-        moved = {name: (inner[part[1]], [part[0], *part[2:]]) for name, part in parts.items() if len(part) > 2}
-        return _labelled(above, moved, [name for name in names if name not in moved])
-    else:
-        _refuse_sources(root, parts)
-    placed = {name: (splits.get(part[0], "") if len(part) > 1 else "", part) for name, part in parts.items()}
+    splits = {} if layout == "classes" else {top: split for top in tops if (split := split_of(top))}
+    if layout == "splits" and not splits:
+        raise DataError(
+            "no folder is called like a split",
+            path=root,
+            expected="train, valid or test, also as Training, val, test_set",
+            found=_some(tops),
+            fix="rename the folders, or leave --layout away",
+        )
     if not splits:
-        return _labelled(above, placed, [])
-    inside = {name: (split, part[1:]) for name, (split, part) in placed.items() if split}
+        if layout is None and (inner := _splits_within(parts)):
+            moved = {name: (inner[part[1]], [part[0], *part[2:]]) for name, part in parts.items() if len(part) > 2}
+            return _labelled(above, names, moved)
+        if layout is None:
+            _refuse_sources(root, parts)
+        return _labelled(above, names, {name: ("", part) for name, part in parts.items()})
+    others = [top for top in tops if top not in splits and not _words(top) & _UNLABELLED]
+    if layout is None and others and not _repeat_the_splits(names, above, others):
+        raise _two_readings(root, tops, splits)
+    inside = {name: (splits[part[0]], part[1:]) for name, part in parts.items() if len(part) > 1 and part[0] in splits}
     for top in splits:
         _strip_wrappers(inside, [name for name in inside if parts[name][0] == top], top)
-    return _labelled(above, inside, [name for name in names if name not in inside])
+    return _labelled(above, names, inside)
 
 
-def _labelled(above: str, found: dict[str, tuple[str, list[str]]], outside: list[str]) -> Structure:
-    """Give each image the class that its first folder names; ``outside`` are in no split."""
-    left_out = [(name, "not in a split") for name in outside]
-    labels = {name: _plain(part[0]).strip() if len(part) > 1 else "" for name, (_, part) in found.items()}
-    if any(labels.values()):
+def _labelled(above: str, names: list[str], found: dict[str, tuple[str, list[str]]]) -> Structure:
+    """Give each image the class that its first folder names; images that are not ``found`` are in no split."""
+    left_out = [(name, "not in a split") for name in names if name not in found]
+    firsts = {name: part[0] if len(part) > 1 else "" for name, (_, part) in found.items()}
+    plain = {first: _plain(first).strip() for first in set(firsts.values())}
+    labels = {name: plain[first] for name, first in firsts.items()}
+    if any(plain.values()):
         left_out += [(name, "in no class folder") for name, label in labels.items() if not label]
         labels = {name: label for name, label in labels.items() if label}
-    names, notes = _one_spelling({name: (found[name][0], label) for name, label in labels.items()})
-    return Structure([Placed(name, names[name], found[name][0]) for name in labels], above, left_out, notes)
+    chosen, notes = _one_spelling({(found[name][0], label) for name, label in labels.items()})
+    images = [Placed(name, chosen[label], found[name][0]) for name, label in labels.items()]
+    return Structure(images, above, left_out, notes)
 
 
-def _one_spelling(labels: dict[str, tuple[str, str]]) -> tuple[dict[str, str], list[str]]:
-    """Unify classes that differ in case between splits; in one folder they are classes of their own."""
+def _one_spelling(labels: set[tuple[str, str]]) -> tuple[dict[str, str], list[str]]:
+    """Unify classes that differ in case between splits; in one folder they are classes of their own.
+
+    Args:
+        labels: the splits and the classes in them.
+
+    Returns:
+        The name to take for each class, and what to say of it.
+    """
     splits_of: defaultdict[str, defaultdict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
-    for split, label in labels.values():
+    for split, label in labels:
         splits_of[label.casefold()][label].add(split)
     chosen, notes = {}, []
     for spellings in splits_of.values():
@@ -143,25 +147,27 @@ def _one_spelling(labels: dict[str, tuple[str, str]]) -> tuple[dict[str, str], l
             what = "are classes of their own" if together else f"are one class, {first}"
             notes.append(f"{', '.join(sorted(spellings))} differ only in upper and lower case: they {what}")
         chosen.update({label: label if together else first for label in spellings})
-    return {name: chosen[label] for name, (_, label) in labels.items()}, notes
+    return chosen, sorted(notes)
 
 
 def _wrapper(names: list[str]) -> str:
     """Return the folders around everything, with a slash: they are neither splits nor classes."""
-    above = ""
+    folders = {tuple(name.split("/")[:-1]) for name in names}
+    above: tuple[str, ...] = ()
     while True:
-        inner = [name.removeprefix(above).split("/") for name in names if name.startswith(above)]
-        tops = {part[0] for part in inner if len(part) > 1}
+        inner = [folder[len(above) :] for folder in folders if folder[: len(above)] == above]
+        tops = {folder[0] for folder in inner if folder}
         if len(tops) != 1:
-            return above
+            break
         (top,) = tops
         # Folders with digits below a single one may be the patients of one class.
-        inner_tops = {part[1] for part in inner if len(part) > 2}
+        inner_tops = {folder[1] for folder in inner if len(folder) > 1}
         class_like = len(inner_tops) > 1 and not any(character.isdigit() for character in "".join(inner_tops))
-        holds_splits = any(split_of(folder) for part in inner for folder in part[1:-1])
+        holds_splits = any(map(split_of, {part for folder in inner for part in folder[1:]}))
         if split_of(top) or not (class_like or holds_splits or _is_wrapper(top)):
-            return above
-        above += f"{top}/"
+            break
+        above += (top,)
+    return "".join(f"{folder}/" for folder in above)
 
 
 def _strip_wrappers(inside: dict[str, tuple[str, list[str]]], names: list[str], split: str) -> None:

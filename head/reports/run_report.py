@@ -140,7 +140,7 @@ def file_cautions(cache: FeatureCache) -> list[str]:
     """Return what became of files that are in no figure: skipped images, and what was left out of the data set."""
     count = len(cache.skipped)
     skipped = [f"{count} images could not be read and were skipped; they are listed below."] if count else []
-    return skipped + [line.capitalize() + "." for line in describe_left_out(cache.left_out)]
+    return skipped + [line[0].upper() + line[1:] + "." for line in describe_left_out(cache.left_out)]
 
 
 def cautions_of(run: Run, predictions: Predictions, cache: FeatureCache) -> list[str]:

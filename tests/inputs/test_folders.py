@@ -14,7 +14,7 @@ import pytest
 
 from tests.caches import write_made_up
 from xfeat.featurize.audit.balance import balance_findings
-from xfeat.featurize.datasets.layouts import NO_LABEL, NO_SPLIT, SPLITS, Dataset, open_dataset
+from xfeat.featurize.datasets.layouts import NO_LABEL, NO_SPLIT, SPLITS, Dataset, list_images, open_dataset
 from xfeat.featurize.datasets.structure import split_of
 from xfeat.featurize.errors import DataError, ImageError
 from xfeat.head.reports.run_report import file_cautions
@@ -236,5 +236,11 @@ def test_the_audit_asks_about_classes_called_like_splits_and_the_report_says_wha
     cache = write_made_up(tmp_path / "a.h5", np.zeros((2, 3), np.float32), columns, ["Testing", "covid"])
     (odd,) = (finding for finding in balance_findings(cache) if finding.kind == "classes.odd-names")
     assert odd.title == "Classes called Testing"
-    left_out = {"a mask": {"files": 3, "suffixes": {".png": 3}, "example": "masks/1.png"}}
-    assert file_cautions(replace(cache, left_out=left_out)) == ["Left out, a mask: 3 .png, such as masks/1.png."]
+    left_out = {"a mask": {"files": 3, "suffixes": {".png": 3}, "example": "masks/P1.png"}}
+    assert file_cautions(replace(cache, left_out=left_out)) == ["Left out, a mask: 3 .png, such as masks/P1.png."]
+
+
+def test_masks_are_left_out_of_data_sets_and_not_of_folders_to_predict(tmp_path: Path) -> None:
+    make(tmp_path, "covid/1.png", "covid/1_mask.png")
+    assert [entry.path for entry in open_dataset(tmp_path).entries] == ["covid/1.png"]
+    assert list_images([tmp_path]) == [tmp_path / "covid/1.png", tmp_path / "covid/1_mask.png"]
