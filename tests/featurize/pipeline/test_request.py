@@ -6,6 +6,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 
 from xfeat.featurize.backbones.registry import PREFERRED, backbone_info
@@ -71,7 +72,8 @@ def test_the_command_line_of_a_spec_asks_for_it(settings: dict[str, Any], tmp_pa
     }
     line = featurize_command(asked.spec_of(**found), "some images", tmp_path / "a b.h5", ["covid", "no finding"])
     name, command, *options = shlex.split(line)
-    given = main.commands[command].make_context(name, options).params
+    program = click.Context(main, **main.context_settings)  # click keeps the help option of the first context
+    given = main.commands[command].make_context(name, options, parent=program).params
     assert (str(given["data"]), given["output"], given["classes"]) == (
         "some images",
         tmp_path / "a b.h5",
