@@ -28,6 +28,8 @@ DTYPES = ("float32", "float16")
 PRECISIONS = ("float32", "bfloat16", "float16")
 ENGINES = ("auto", "torch", "onnxruntime", "openvino", "ray")
 MAX_VIEWS = 64
+GREY_BITS = range(8, 17)
+FRAMES = ("first", "middle", "refuse")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,9 +83,13 @@ def require(condition: bool, what: str, *, expected: str, found: object) -> None
         raise SpecError(what, expected=expected, found=repr(found))
 
 
+def _without(settings: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in settings.items() if (name, value) not in defaults.items()}
+
+
 @dataclass(frozen=True, kw_only=True)
 class PreprocessSpec(Spec):
-    """From a decoded RGB image to the network's input.
+    """From an image file to the network's input.
 
     Attributes:
         size: side of the square input, pixels.
@@ -91,6 +97,8 @@ class PreprocessSpec(Spec):
         interpolation: ``bilinear``, antialiased, as Pillow does it.
         mean: subtracted per channel after scaling to 0..1.
         std: divided by per channel afterwards.
+        grey_bits: white is 2 to this power, less 1, in files of 16 bits per channel that do not state another range.
+        frames: which picture of a file with several is read: ``first``, ``middle``, or none: ``refuse``.
     """
 
     size: int = 224
@@ -98,6 +106,8 @@ class PreprocessSpec(Spec):
     interpolation: str = "bilinear"
     mean: Triple = HALF
     std: Triple = HALF
+    grey_bits: int = 16
+    frames: str = "refuse"
 
     def __post_init__(self) -> None:
         require(32 <= self.size <= 1024, "image size out of range", expected="32 to 1024 pixels", found=self.size)
@@ -107,6 +117,18 @@ class PreprocessSpec(Spec):
         channels = len(self.mean) == len(self.std) == 3
         require(channels, "mean and std need one value per channel", expected="3 values", found=self.mean)
         require(min(self.std) > 0, "std must be positive", expected="> 0", found=self.std)
+        bits = self.grey_bits
+        require(bits in GREY_BITS, "number of grey bits out of range", expected="8 to 16", found=bits)
+        require(self.frames in FRAMES, "unknown choice of frames", expected=", ".join(FRAMES), found=self.frames)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the settings as plain JSON types, without those that version 0.1 did not have, at their defaults."""
+        return _without(super().to_dict(), {"grey_bits": 16, "frames": "refuse"})
+
+    @property
+    def of_pixels(self) -> Self:
+        """The settings that matter once the file is decoded."""
+        return dataclasses.replace(self, grey_bits=16, frames="refuse")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,7 +165,8 @@ class FeatureSpec(Spec):
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as plain JSON types; a precision of float32 is left out, as in the first version."""
-        return {name: value for name, value in super().to_dict().items() if (name, value) != ("precision", "float32")}
+        settings = {**super().to_dict(), "preprocess": self.preprocess.to_dict()}
+        return _without(settings, {"precision": "float32"})
 
     @classmethod
     def from_dict(cls, settings: dict[str, Any]) -> Self:
@@ -177,7 +200,10 @@ class FeatureSpec(Spec):
         side = self.preprocess.size
         views = f", {self.views} views" if self.views > 1 else ""
         computed = f", computed in {self.precision}" if self.precision != "float32" else ""
-        kind = f"{self.pooling}, {self.dtype}{views}{computed}"
+        bits, frames = self.preprocess.grey_bits, self.preprocess.frames
+        grey = f", 16-bit images read as {bits}-bit" if bits != 16 else ""
+        chosen = f", {frames} frame of several" if frames != "refuse" else ""
+        kind = f"{self.pooling}, {self.dtype}{views}{computed}{grey}{chosen}"
         return f"{self.backbone} ({self.weights_sha256[:8]}), {side}×{side}, {kind}"
 
     def row_shape(self, dim: int) -> tuple[int, ...]:
@@ -199,6 +225,8 @@ class FeatureRequest:
         views: number of views per image, the unchanged one included.
         dtype: of the stored features.
         precision: of the network's arithmetic.
+        grey_bits: as in :class:`PreprocessSpec`; ``None``: those that the images need.
+        frames: as in :class:`PreprocessSpec`.
     """
 
     backbone: str = "auto"
@@ -209,6 +237,8 @@ class FeatureRequest:
     views: int = 1
     dtype: str = "float32"
     precision: str = "float32"
+    grey_bits: int | None = None
+    frames: str = PreprocessSpec.frames
 
     def __post_init__(self) -> None:
         known = " or ".join(NORMALIZATIONS)
@@ -227,6 +257,12 @@ class FeatureRequest:
         return FeatureSpec(
             backbone=backbone,
             weights_sha256=weights_sha256,
-            preprocess=PreprocessSpec(size=size, mean=mean, std=std),
+            preprocess=PreprocessSpec(
+                size=size,
+                mean=mean,
+                std=std,
+                grey_bits=PreprocessSpec.grey_bits if self.grey_bits is None else self.grey_bits,
+                frames=self.frames,
+            ),
             **{name: getattr(self, name) for name in ("pooling", "views", "dtype", "precision")},
         )

@@ -64,7 +64,7 @@ def graph_file(spec: FeatureSpec, weights: Weights) -> Path:
     Raises:
         OutputError: if there is no place to keep it.
     """
-    recipe = f"{GRAPH_VERSION} {spec.backbone} {weights.sha256} {spec.preprocess.fingerprint} {spec.pooling}"
+    recipe = f"{GRAPH_VERSION} {spec.backbone} {weights.sha256} {spec.preprocess.of_pixels.fingerprint} {spec.pooling}"
     digest = hashlib.sha256(recipe.encode()).hexdigest()[:16]
     path = cache_folder() / f"{spec.backbone}-{spec.preprocess.size}-{digest}.onnx"
     if not path.is_file():

@@ -24,7 +24,7 @@ def load_views(data: bytes, spec: PreprocessSpec, *, views: int, sha256: str, ma
 
     Args:
         data: content of an image file.
-        spec: gives the side S of the result.
+        spec: how it is read, and the side S of the result.
         views: number of views V, the unchanged one included.
         sha256: of ``data``, 64 hexadecimal digits; seeds the views.
         may_hold_gil: as in :func:`xfeat.featurize.images.decode.decode`.
@@ -35,7 +35,7 @@ def load_views(data: bytes, spec: PreprocessSpec, *, views: int, sha256: str, ma
     Raises:
         ImageError: if the bytes cannot be decoded.
     """
-    image = decode(data, may_hold_gil=may_hold_gil)
+    image = decode(data, spec, may_hold_gil=may_hold_gil)
     seed = int(sha256[:16], 16)
     augmented = [_augmented(image, spec, np.random.default_rng((seed, view))) for view in range(1, views)]
     return np.stack([resize(image, spec), *augmented])

@@ -33,7 +33,7 @@ def load_pixels(data: bytes, spec: PreprocessSpec) -> Pixels:
 
     Args:
         data: content of an image file.
-        spec: gives the side S of the result.
+        spec: how it is read, and the side S of the result.
 
     Returns:
         uint8 array (S, S, 3), RGB.
@@ -41,4 +41,4 @@ def load_pixels(data: bytes, spec: PreprocessSpec) -> Pixels:
     Raises:
         ImageError: if the bytes cannot be decoded.
     """
-    return resize(decode(data), spec)
+    return resize(decode(data, spec), spec)

@@ -1,0 +1,86 @@
+"""Tells from the first bytes of a file what it is: a kind of image that is read here, or something else."""
+
+from __future__ import annotations
+
+import re
+
+HEAD_BYTES = 512
+"""So many bytes decide."""
+
+# What xfeat can read. BMP's header has four zero bytes and one of few lengths; "BM" alone begins many a text.
+_IMAGES = (
+    (rb"\xff\xd8\xff", "JPEG"),
+    (rb"\x89PNG\r\n\x1a\n", "PNG"),
+    (rb"GIF8[79]a", "GIF"),
+    (rb"BM.{4}\0{4}.{4}[\x0c\x28\x34\x38\x40\x6c\x7c]\0\0\0", "BMP"),
+    (rb"II[*+]\0|MM\0[*+]", "TIFF"),
+    (rb"RIFF.{4}WEBP", "WebP"),
+    (rb"\0\0\0\x0cjP  |\xff\x4f\xff\x51", "JPEG 2000"),
+    (rb"P[1-6]\s+(#|\d)", "PNM"),
+    (rb".{4}ftyp.{0,60}avi[fs]", "AVIF"),
+    (rb".{4}ftyp(.{4}){0,15}(hei[cxms]|hev[cxms]|mif1|msf1)", "HEIC"),
+    (rb".{128}DICM", "DICOM"),
+)
+# What people also have under the name of an image.
+_OTHERS = (
+    (rb"\0+$", "only zeros"),
+    (rb"\xff\x0a|\0\0\0\x0cJXL ", "JPEG XL"),
+    (rb"\xff\xd8", "damaged JPEG"),
+    (rb"\x89PNG", "damaged PNG"),
+    (rb"8BPS", "Photoshop file"),
+    (rb"%PDF", "PDF"),
+    (rb"%!PS|\xc5\xd0\xd3\xc6", "PostScript"),
+    (rb"\0\0[\x01\x02]\0.\0", "Windows icon"),
+    (rb"PF\s|Pf\s|P7\s", "floating-point PNM"),
+    (rb".{4}ftyp", "video, or a picture in another MP4 container"),
+    (rb"RIFF.{4}(AVI |WAVE)", "AVI or WAV"),
+    (rb"\x1aE\xdf\xa3", "Matroska or WebM video"),
+    (rb"PK\x03\x04", "zip archive"),
+    (rb"\x1f\x8b", "gzip archive (NIfTI images often are)"),
+    (rb"7z\xbc\xaf", "7z archive"),
+    (rb"Rar!", "RAR archive"),
+    (rb"\x5c\x01\0\0.{340}(ni1|n\+1)\0|\0\0\x01\x5c.{340}(ni1|n\+1)\0", "NIfTI"),
+    (rb"NRRD", "NRRD"),
+    (rb"ObjectType|NDims", "MetaImage header"),
+    (rb"SIMPLE  =", "FITS"),
+    (rb"v/1\x01", "OpenEXR"),
+    (rb"#\?RADIANCE", "Radiance HDR"),
+    (rb"qoif", "QOI"),
+    (rb"FUJIFILMCCD-RAW|IIRO|IIRS|IIU\0", "camera raw"),
+    (rb"\x93NUMPY", "NumPy array"),
+    (rb"MATLAB", "MATLAB file"),
+    (rb"\x89HDF", "HDF5"),
+    (rb"version https://git-lfs", "Git LFS pointer: run git lfs pull"),
+    (rb"\s*(<!doctype html|<html)", "HTML page"),
+    (rb"\s*(<\?xml[^>]*>\s*)?(<!--.*?-->\s*)?<svg", "SVG"),
+    (rb"\s*<\?xml", "XML"),
+    (rb'\s*[{\[]\s*["{\[\]}]', "JSON"),
+    (rb"\x7fELF|MZ", "program"),
+)
+
+
+def _compiled(table: tuple[tuple[bytes, str], ...]) -> list[tuple[re.Pattern[bytes], str]]:
+    return [(re.compile(pattern, re.DOTALL | re.IGNORECASE if pattern[:2] == rb"\s" else re.DOTALL), name)
+            for pattern, name in table]  # fmt: skip
+
+
+_IMAGE_PATTERNS, _OTHER_PATTERNS = _compiled(_IMAGES), _compiled(_OTHERS)
+
+
+def image_kind(head: bytes) -> str:
+    """Return the name of a kind of image that xfeat reads, from the beginning of a file; empty if it is none."""
+    return next((name for pattern, name in _IMAGE_PATTERNS if pattern.match(head)), "")
+
+
+def describe_kind(head: bytes) -> str:
+    """Return what a file that is no readable image is, such as ``HTML page``, ``text`` or ``unknown kind of file``.
+
+    Args:
+        head: its first :data:`HEAD_BYTES` bytes.
+    """
+    head = head[:HEAD_BYTES]
+    for pattern, name in _OTHER_PATTERNS:
+        if pattern.match(head):
+            return name
+    printable = sum(byte >= 32 or byte in b"\t\n\r\f" for byte in head)
+    return "text" if head and printable == len(head) else "unknown kind of file"

@@ -1,0 +1,102 @@
+"""What the tags of a TIFF file say about its pixels, where Pillow does not look: it would read some files wrongly."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from typing import Any
+
+from PIL import TiffImagePlugin
+
+from xfeat.featurize.errors import ImageError
+
+# Pillow knows the little-endian twin.
+TiffImagePlugin.OPEN_INFO.setdefault((b"MM", 0, (1,), 1, (16,), ()), ("I;16B", "I;16B"))
+
+# Source: TIFF 6.0, part 1 and 2, and the supplements of Adobe and libtiff.
+WIDTH, STRIPS, TILES = 256, 273, 324
+SUBFILE, OLD_SUBFILE, BITS, COMPRESSION, PHOTOMETRIC, SAMPLES = 254, 255, 258, 259, 262, 277
+FILL_ORDER, MAX_SAMPLE, PLANAR, SAMPLE_FORMAT, SMAX_SAMPLE = 266, 281, 284, 339, 341
+_REDUCED, _MASK, _OLD_REDUCED = 1, 4, 2
+MIN_IS_WHITE, UNSIGNED, SIGNED, SEPARATE = 0, 1, 2, 2
+_CCITT = {2, 3, 4, 32771}
+_FORMATS = {2: "signed", 3: "floating-point", 4: "undefined format", 5: "complex", 6: "complex"}
+_COLOURS = {0: "MinIsWhite", 2: "RGB", 3: "palette", 4: "mask", 5: "CMYK", 6: "YCbCr", 8: "Lab", 9: "Lab"}
+_COLOURS |= {10: "Lab", 32803: "raw sensor data", 32844: "LogLuv", 32845: "LogLuv", 34892: "raw sensor data"}
+_COMPRESSIONS = {5: "LZW", 6: "JPEG", 7: "JPEG", 8: "Deflate", 32773: "PackBits", 32946: "Deflate", 34712: "JPEG 2000"}
+_COMPRESSIONS |= {33003: "JPEG 2000", 33005: "JPEG 2000", 34925: "LZMA", 50000: "Zstandard", 50001: "WebP"}
+_COMPRESSIONS |= {50002: "JPEG XL", 52546: "JPEG XL", 34887: "LERC", 2: "CCITT", 3: "CCITT", 4: "CCITT"}
+
+Tags = Mapping[int, Any]
+
+
+def read_tags(data: bytes) -> Tags:
+    """Return the tags of the first page, for a file that Pillow does not open; empty if they are damaged."""
+    header, big = data[:16], data[2:4] in (b"+\0", b"\0+")
+    tags = TiffImagePlugin.ImageFileDirectory_v2(header if big else header[:8])
+    file = io.BytesIO(data)
+    file.seek(tags.next)
+    tags.load(file)
+    return tags
+
+
+def describe_tiff(tags: Tags) -> str:
+    """Return the layout in words, such as ``TIFF, 5 channels of 16 bits, signed, planar, LZW``."""
+    bits = _numbers(tags, BITS, 1)
+    count = tags.get(SAMPLES, len(bits))
+    size = "/".join(map(str, dict.fromkeys(bits)))
+    parts = [f"{count} channel{'s' if count != 1 else ''} of {size} bit{'s' if size != '1' else ''}"]
+    parts.append(_COLOURS.get(tags.get(PHOTOMETRIC, 1), "" if tags.get(PHOTOMETRIC, 1) == 1 else "unknown colours"))
+    parts += [_FORMATS[kind] for kind in dict.fromkeys(_numbers(tags, SAMPLE_FORMAT, 1)) if kind in _FORMATS]
+    parts.append("planar" if tags.get(PLANAR, 1) == SEPARATE else "")
+    parts.append(_COMPRESSIONS.get(tags.get(COMPRESSION, 1), ""))
+    return ", ".join(["TIFF", *filter(None, parts)])
+
+
+def check_tiff(tags: Tags) -> None:
+    """Refuse layouts that Pillow opens, but reads wrongly.
+
+    Raises:
+        ImageError: with the layout as the reason.
+    """
+    bits, samples = bits_of(tags), tags.get(SAMPLES, 1)
+    if PHOTOMETRIC not in tags and tags.get(COMPRESSION, 1) not in _CCITT:
+        raise ImageError(f"{describe_tiff(tags)}: it does not say whether 0 is black or white")
+    if tags.get(PLANAR, 1) == SEPARATE:
+        # Pillow unpacks a plane as 8 bits; if the only plane is not compressed, without regard to its layout.
+        plain = bits == 8 and (samples > 1 or (tags.get(PHOTOMETRIC), tags.get(FILL_ORDER, 1)) == (1, 1))
+        if not plain and (samples > 1 or tags.get(COMPRESSION, 1) == 1):
+            raise unsupported(tags)
+    if bits <= 8 and is_signed(tags):
+        raise unsupported(tags)
+
+
+def unsupported(tags: Tags) -> ImageError:
+    """Return the error for a layout that cannot be read."""
+    return ImageError(f"{describe_tiff(tags)}: save it as grey or RGB with 8 or 16 bits, not planar")
+
+
+def is_reduced(tags: Tags) -> bool:
+    """Tell whether a page is a smaller copy of another (a thumbnail, a level of a pyramid), or its mask."""
+    return bool(tags.get(SUBFILE, 0) & (_REDUCED | _MASK)) or tags.get(OLD_SUBFILE, 1) == _OLD_REDUCED
+
+
+def is_signed(tags: Tags) -> bool:
+    """Tell whether levels have a sign."""
+    return SIGNED in _numbers(tags, SAMPLE_FORMAT, 1)
+
+
+def bits_of(tags: Tags) -> int:
+    """Return the number of bits per channel, the most if they differ; without tags 16."""
+    return int(max(_numbers(tags, BITS, 1))) if tags else 16
+
+
+def stated_bits(tags: Tags) -> int:
+    """Return the number of bits that the largest value needs, as the file states it; 0 if it does not."""
+    stated = _numbers(tags, MAX_SAMPLE, 0) + _numbers(tags, SMAX_SAMPLE, 0)
+    return int(max(stated)).bit_length()
+
+
+def _numbers(tags: Tags, tag: int, default: int) -> tuple[Any, ...]:
+    value = tags.get(tag, default)
+    return tuple(value) if isinstance(value, (tuple, list)) and len(value) else (default,) if value == () else (value,)
