@@ -13,7 +13,7 @@ from pathlib import Path
 
 from xfeat.export.parity.certificate import certificate_path
 from xfeat.featurize.errors import OutputError, XfeatError
-from xfeat.featurize.system.atomic import flush, output_error
+from xfeat.featurize.system.atomic import flush, output_error, replace
 
 _UNFINISHED = ".unfinished"
 # No export takes this long: an older folder was left by a killed one.
@@ -81,7 +81,7 @@ def publish(targets: list[Path]) -> Iterator[Path]:
         for target in targets:
             flush(folder / target.name)
         for target in targets:
-            os.replace(folder / target.name, target)
+            replace(folder / target.name, target)
         flush(parent)
     except XfeatError:
         raise

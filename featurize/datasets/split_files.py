@@ -19,6 +19,7 @@ from xfeat.featurize.datasets.layouts import GROUPS_FILE, SPLITS, Dataset, Image
 from xfeat.featurize.datasets.sources import open_source
 from xfeat.featurize.errors import Interrupted
 from xfeat.featurize.system.atomic import output_error
+from xfeat.featurize.system.filesystem import TIMES, optional
 
 logger = logging.getLogger(__name__)
 
@@ -117,7 +118,11 @@ def _place_file(source: Path, target: Path, link: bool) -> bool:
         with suppress(OSError):
             os.link(source, target)
             return True
-    shutil.copy2(source, target)
+    # Not copy2: it also copies permissions, which many mounts refuse.
+    shutil.copyfile(source, target)
+    state = source.stat()
+    with optional(TIMES, target):
+        os.utime(target, ns=(state.st_atime_ns, state.st_mtime_ns))
     return False
 
 

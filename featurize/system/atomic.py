@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from xfeat.featurize.errors import OutputError, XfeatError
+from xfeat.featurize.system.filesystem import FLUSH, FLUSH_FOLDER, REPLACE, is_missing, optional
 
 ELSEWHERE = "choose another place with -o"
 
@@ -24,6 +25,12 @@ _REASONS = {
     errno.EISDIR: ("a folder of that name exists", "move it away, or {elsewhere}"),
     errno.EEXIST: ("its parent folder is a file or a broken symbolic link", "{elsewhere}"),
     errno.ENOTDIR: ("its parent folder is a file", "{elsewhere}"),
+    errno.EBUSY: ("another program has it open", "close that program, or {elsewhere}"),
+    errno.ETXTBSY: ("another program has it open", "close that program, or {elsewhere}"),
+    errno.EIO: ("the disk reports an error", "check the disk, or {elsewhere}"),
+    errno.ESTALE: ("the network file system has lost the folder", "mount it again, or {elsewhere}"),
+    errno.ETIMEDOUT: ("the network file system does not answer", "check the connection, or {elsewhere}"),
+    errno.ENAMETOOLONG: ("the name is too long", "choose a shorter one"),
 }
 
 
@@ -45,7 +52,7 @@ def replacing(path: Path, *, elsewhere: str = ELSEWHERE) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield partial
         flush(partial)
-        os.replace(partial, path)
+        replace(partial, path)
         flush(path.parent)
     except XfeatError:
         raise
@@ -62,12 +69,38 @@ def output_error(path: Path, error: OSError, *, elsewhere: str = ELSEWHERE) -> O
     return OutputError(f"cannot be written: {reason}", path=path, fix=fix.format(elsewhere=elsewhere))
 
 
-def flush(path: Path) -> None:
-    """Flush a file or folder to disk, so that it survives a power failure."""
-    if os.name == "nt" and path.is_dir():
-        return  # Windows cannot open a folder to flush it
-    handle = os.open(path, os.O_RDONLY)
+def replace(source: Path, target: Path) -> None:
+    """Rename a file or link over another one, in two steps where the file system cannot do it in one."""
     try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        os.replace(source, target)
+    except OSError as error:
+        if error.errno not in REPLACE.errors or not os.path.lexists(target):
+            raise
+        if target.is_dir() and not target.is_symlink():
+            raise
+        aside = target.with_name(f".{target.name}.{secrets.token_hex(4)}.old")
+        try:
+            os.rename(target, aside)
+        except OSError:
+            raise error from None  # nothing may be changed there: the first error says why
+        try:
+            os.rename(source, target)
+        except OSError:
+            os.rename(aside, target)
+            raise
+        is_missing(REPLACE, error, target)
+        with suppress(OSError):
+            aside.unlink()
+
+
+def flush(path: Path) -> None:
+    """Flush a file or folder to disk, so that it survives a power failure, if the file system can."""
+    is_folder = path.is_dir()
+    if os.name == "nt" and is_folder:
+        return  # Windows cannot open a folder to flush it
+    with optional(FLUSH_FOLDER if is_folder else FLUSH, path):
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

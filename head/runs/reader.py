@@ -155,14 +155,15 @@ class Run:
             RunError: if the weights are missing, damaged, or have changed since the run was saved.
         """
         from safetensors import SafetensorError
-        from safetensors.torch import load_file
+        from safetensors.torch import load
 
         from xfeat.head.training.network import build_head
 
         file = self.folder / HEAD_FILE
         if not file.is_file():
             raise RunError("the head's weights are missing", path=file, fix="train the run again")
-        if hashlib.sha256(file.read_bytes()).hexdigest() != self.head_sha256:
+        content = file.read_bytes()
+        if hashlib.sha256(content).hexdigest() != self.head_sha256:
             raise RunError(
                 "the head's weights have changed since the run was saved",
                 path=file,
@@ -171,7 +172,7 @@ class Run:
             )
         model = build_head(self.head_spec, dim=self.dim, classes=len(self.class_names))
         try:
-            model.load_state_dict(load_file(file))
+            model.load_state_dict(load(content))
         except (SafetensorError, RuntimeError) as error:
             raise RunError("the head's weights are damaged", path=file, found=str(error)) from error
         return model.eval()
@@ -271,7 +272,8 @@ def latest_run(runs: Path) -> Path:
     Raises:
         RunError: if there is no run.
     """
-    if (runs / LATEST / RUN_FILE).is_file():
+    # Without symbolic links, a copied project has a folder of that name, which newer runs do not replace.
+    if (runs / LATEST).is_symlink() and (runs / LATEST / RUN_FILE).is_file():
         return (runs / LATEST).resolve()
     folders = runs_in(runs)
     if not folders:

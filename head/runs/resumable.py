@@ -13,6 +13,7 @@ from typing import Any
 from xfeat.featurize.errors import BusyError
 from xfeat.featurize.system.locks import locked
 
+LOCK_FILE = ".lock"
 ELSEWHERE = "choose another place with --runs"
 
 
@@ -39,7 +40,7 @@ def resumable_folder(folder: Path, what: str, *, keep_if: Callable[[], bool]) ->
     busy = BusyError(f"another process is using this {what}", path=folder, fix="wait until it has finished")
     keep = True
     try:
-        with locked(folder / ".lock", busy, of=folder, elsewhere=ELSEWHERE):
+        with locked(folder / LOCK_FILE, busy, of=folder, elsewhere=ELSEWHERE):
             try:
                 yield
             finally:

@@ -15,10 +15,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from filelock import BaseFileLock, FileLock, Timeout
-
 from xfeat.featurize.errors import BusyError, RunError, XfeatError
-from xfeat.featurize.system.atomic import flush, output_error
+from xfeat.featurize.system.atomic import flush, output_error, replace
+from xfeat.featurize.system.filesystem import SYMBOLIC_LINKS, is_missing
+from xfeat.featurize.system.locks import Lock
 from xfeat.head.runs.reader import HEAD_FILE, LATEST, PREDICTIONS_FILE, prediction_columns
 from xfeat.head.runs.resumable import ELSEWHERE
 
@@ -70,26 +70,28 @@ class RunWriter:
         self._refuse_existing()
         # Containers and machines may share a disk: the folder is unique, and its lock belongs to this machine.
         self.folder = runs / f".{name}.{_HOST}-{secrets.token_hex(4)}.tmp"
-        self._lock = FileLock(runs / f".{name}.{_HOST}-name.lock", timeout=0)
+        self._lock = Lock(runs / f".{name}.{_HOST}-name.lock")
+        self._is_locked = False
         self._made = [folder for folder in (runs, *runs.parents) if not folder.exists()]
 
     def __enter__(self) -> RunWriter:
         try:
             self.target.parent.mkdir(parents=True, exist_ok=True)
             _remove_abandoned(self.target.parent)
-            self._lock.acquire()
+            self._is_locked = self._lock.acquire()
+            if not self._is_locked:
+                raise BusyError(
+                    "another training is using this name",
+                    path=self.target,
+                    found=self._lock.holder(),
+                    fix="choose another --name, or wait until it has finished",
+                )
             self._refuse_existing()
             self.folder.mkdir()
         except OSError as error:
             self._clean_up()
             if isinstance(error, XfeatError):
                 raise
-            if isinstance(error, Timeout):
-                raise BusyError(
-                    "another training is using this name",
-                    path=self.target,
-                    fix="choose another --name, or wait until it has finished",
-                ) from error
             raise output_error(self.target, error, elsewhere=ELSEWHERE) from error
         return self
 
@@ -141,14 +143,17 @@ class RunWriter:
         link = self.target.parent / f".{LATEST}.{secrets.token_hex(8)}"
         try:
             link.symlink_to(self.target.name, target_is_directory=True)
-            link.replace(self.target.parent / LATEST)
-        except OSError:
-            link.unlink(missing_ok=True)  # without symbolic links latest_run compares times instead
+            replace(link, self.target.parent / LATEST)
+        except OSError as error:
+            is_missing(SYMBOLIC_LINKS, error, link)  # latest_run compares times instead
+            for earlier in (link, self.target.parent / LATEST):  # it would name an older run
+                if earlier.is_symlink():
+                    earlier.unlink()
 
     def _clean_up(self) -> None:
         """Remove unfinished files, and the folders created for them if they are empty."""
         shutil.rmtree(self.folder, ignore_errors=True)
-        if self._lock.is_locked:
+        if self._is_locked:
             _remove(self._lock)
         for folder in self._made:
             with suppress(OSError):
@@ -158,18 +163,18 @@ class RunWriter:
 def _remove_abandoned(runs: Path) -> None:
     """Remove the temporary folders of killed trainings on this machine, whose locks the system has released."""
     for file in runs.glob(f".*.{glob.escape(_HOST)}-name.lock"):
-        lock = FileLock(file, timeout=0)
-        with suppress(OSError):  # locked by a running training
-            lock.acquire()
-            for folder in runs.glob(f"{glob.escape(file.stem.removesuffix('name'))}????????.tmp"):
-                shutil.rmtree(folder, ignore_errors=True)
-            _remove(lock)
+        lock = Lock(file)
+        with suppress(OSError):
+            if lock.acquire():  # no training is running
+                for folder in runs.glob(f"{glob.escape(file.stem.removesuffix('name'))}????????.tmp"):
+                    shutil.rmtree(folder, ignore_errors=True)
+                _remove(lock)
 
 
-def _remove(lock: BaseFileLock) -> None:
+def _remove(lock: Lock) -> None:
     lock.release()
     with suppress(OSError):  # another training may be waiting to use it
-        Path(lock.lock_file).unlink()
+        lock.file.unlink()
 
 
 def write_table(file: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:

@@ -5,15 +5,15 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from xfeat.featurize.errors import MismatchError, RunError
-from xfeat.featurize.system.atomic import output_error, replacing
-from xfeat.head.runs.resumable import ELSEWHERE, resumable_folder
+from xfeat.featurize.system.atomic import flush, output_error, replacing
+from xfeat.featurize.system.locks import HELD
+from xfeat.head.runs.resumable import ELSEWHERE, LOCK_FILE, resumable_folder
 from xfeat.head.specs import HeadSpec, TrainSpec
 from xfeat.head.sweep.space import axis_text, parse_widths
 from xfeat.head.sweep.trials import RANKINGS, SETTINGS, Trial, TrialSpec
@@ -66,7 +66,7 @@ class SweepFolder:
         """
         facts = self._read_facts()
         if facts is None:
-            if {file.name for file in self.folder.iterdir()} - {".lock", RESULTS_FILE}:
+            if {file.name for file in self.folder.iterdir()} - {LOCK_FILE, LOCK_FILE + HELD, RESULTS_FILE}:
                 raise RunError("not a sweep folder", path=self.folder, expected=f"a {SWEEP_FILE}", fix=_OTHER_NAME)
             self._write_table("w", [_COLUMNS])
             self.save_facts({"identity": identity, "state": "running"})
@@ -129,8 +129,7 @@ class SweepFolder:
         try:
             with file.open(mode, newline="", encoding="utf-8") as stream:
                 csv.writer(stream, lineterminator="\n").writerows(lines)
-                stream.flush()
-                os.fsync(stream.fileno())
+            flush(file)
         except OSError as error:
             raise output_error(file, error, elsewhere=ELSEWHERE) from error
 
