@@ -24,12 +24,14 @@ import click
 
 from xfeat.featurize.errors import Interrupted, SpecError, XfeatError
 from xfeat.featurize.system.decoder_warnings import ignore_decoder_warnings
+from xfeat.featurize.system.streams import prepare_streams, stdout_fails
+from xfeat.featurize.text import MAX_LISTED, printable, printable_lines
 
 EXIT_PROBLEM = 1
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
 _PLAIN_LINE_SECONDS = 5.0
-_MAX_LINES = 10
+_WITHOUT_CURSOR = ("dumb", "unknown")  # terminals on which a bar would be a new line each time it moves
 _MAX_HELP = 300  # characters, longer than the first sentence of any help
 # Commands write files atomically. A command that also keeps partial work raises Interrupted with a message of its own.
 _STOPPED = "stopped; no incomplete file is left: run the same command again"
@@ -41,8 +43,8 @@ NOT_NEGATIVE = click.FloatRange(min=0)
 POSITIVE = click.FloatRange(min=0, min_open=True)
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
-Printed = tuple[dict[str, Any], str]
-"""What a command prints with ``--json``, and without it."""
+Printed = tuple[dict[str, Any], Sequence[str]]
+"""What a command prints with ``--json``, and its lines without it."""
 S = TypeVar("S")
 
 _stop_signals: list[int] = []
@@ -51,6 +53,16 @@ _stop_signals: list[int] = []
 
 class Commands(click.Group):
     """A click group whose commands report problems in one message instead of a traceback."""
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the program, on whatever stdout and stderr are."""
+        prepare_streams()
+        try:
+            return super().main(*args, **kwargs)
+        except OSError as error:
+            if not stdout_fails():
+                raise
+            _print_and_exit(f"error: cannot write to stdout: {error.strerror}", EXIT_PROBLEM)
 
     def invoke(self, ctx: click.Context) -> Any:
         _start_logging()
@@ -62,10 +74,9 @@ class Commands(click.Group):
             _print_and_exit(str(stop), EXIT_INTERRUPTED)
         except (KeyboardInterrupt, click.exceptions.Abort):
             _print_and_exit(_STOPPED, EXIT_INTERRUPTED)
-        except BrokenPipeError:
-            # The program that read our stdout has ended (… | head): print nothing more, not even at exit.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            sys.exit(EXIT_PROBLEM)
+        except click.ClickException as problem:
+            vars(problem)["message"] = printable_lines(problem.message)  # it quotes arguments, which a * made of names
+            raise
         except XfeatError as problem:
             usage = isinstance(problem, SpecError) and problem.file is None
             _print_and_exit(f"error: {problem}", EXIT_USAGE if usage else EXIT_PROBLEM)
@@ -104,15 +115,15 @@ def json_option(command: Callable[..., Printed]) -> Callable[..., Any]:
     @json_flag
     @functools.wraps(command)
     def wrapped(*args: Any, as_json: bool, **kwargs: Any) -> None:
-        result, text = command(*args, **kwargs)
-        click.echo(json.dumps(result) if as_json else escape_surrogates(text))
+        result, lines = command(*args, **kwargs)
+        print_result(result, lines, as_json=as_json)
 
     return wrapped
 
 
-def escape_surrogates(text: str) -> str:
-    """Escape lone surrogates, which cannot be encoded: they stand for bytes of file names that are not UTF-8."""
-    return text.encode("utf-8", "backslashreplace").decode()
+def print_result(result: dict[str, Any], lines: Sequence[str], *, as_json: bool) -> None:
+    """Write a result to stdout: a JSON object, or printable lines."""
+    click.echo(json.dumps(result) if as_json else "\n".join(map(printable, lines)))
 
 
 def spec_option(spec: type[Any], name: str, kind: Any, text: str, *, flag: str = "", **more: Any) -> Decorator:
@@ -172,7 +183,7 @@ def progress_bar(what: str, unit: str | None = None) -> Iterator[Callable[[int, 
         A function to call with the number done and the total.
     """
     rate = _rate_in(unit)
-    if not sys.stderr.isatty():
+    if not sys.stderr.isatty() or os.environ.get("TERM") in _WITHOUT_CURSOR:
         yield _plain_lines(what, rate)
         return
     from rich.console import Console
@@ -185,21 +196,22 @@ def progress_bar(what: str, unit: str | None = None) -> Iterator[Callable[[int, 
 
 
 def say(text: str) -> None:
-    """Write a line to stderr, above a running progress bar."""
+    """Write printable lines to stderr, above a running progress bar. If stderr is gone, the work goes on."""
     # rich replaces sys.stderr while a bar runs; err=True would bypass it and write into the line of the bar.
-    click.echo(escape_surrogates(text), file=sys.stderr)
+    with contextlib.suppress(OSError):
+        click.echo(printable_lines(text), file=sys.stderr)
 
 
 def warn(warnings: Iterable[str]) -> None:
-    """Write warnings to stderr."""
+    """Write warnings to stderr, a line each."""
     for warning in warnings:
-        say(f"warning: {warning}")
+        say(f"warning: {printable(warning)}")
 
 
 def first_lines(lines: Sequence[str], more: str = "more") -> list[str]:
-    """Return the first ten lines, and one that says how many were left out."""
-    left_out = len(lines) - _MAX_LINES
-    return [*lines[:_MAX_LINES], f"… and {left_out} {more}"] if left_out > 0 else list(lines)
+    """Return the first ten lines, printable, and one that says how many were left out."""
+    left_out = len(lines) - MAX_LISTED
+    return [*map(printable, lines[:MAX_LISTED]), *[f"… and {left_out} {more}"] * (left_out > 0)]
 
 
 def _plain_lines(what: str, rate: Callable[[int], str]) -> Callable[[int, int], None]:
@@ -210,13 +222,16 @@ def _plain_lines(what: str, rate: Callable[[int], str]) -> Callable[[int, int], 
         per_second = rate(done)
         if time.monotonic() - last >= _PLAIN_LINE_SECONDS:
             last = time.monotonic()
-            click.echo(f"{what}: {done} of {total or '?'}" + (f" ({per_second})" if per_second else ""), err=True)
+            say(f"{what}: {done} of {total or '?'}" + (f" ({per_second})" if per_second else ""))
 
     return advance
 
 
 def _rate_in(unit: str | None) -> Callable[[int], str]:
-    """Return a function that writes units per second since its first call, so that start-up does not count."""
+    """Return a function that writes units per second since its first call, so that start-up does not count.
+
+    It returns an empty text until something was done since then.
+    """
     first: tuple[float, int] | None = None
 
     def rate(done: int) -> str:
@@ -225,8 +240,10 @@ def _rate_in(unit: str | None) -> Callable[[int], str]:
         if first is None:
             first = (now, done)
         since, before = first
-        per_second = (done - before) / (now - since) if now > since else 0.0
-        return f"{per_second:.{0 if per_second >= 10 else 1}f} {unit}/s" if unit else ""
+        if unit is None or done <= before or now <= since:
+            return ""
+        per_second = (done - before) / (now - since)
+        return f"{per_second:.{0 if per_second >= 10 else 1}f} {unit}/s"
 
     return rate
 
@@ -236,7 +253,9 @@ class _StderrHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         prefix = "" if record.levelno < logging.WARNING else "warning: "
-        say(prefix + record.getMessage())
+        # Names of files and classes are made one line each; errors have lines of their own.
+        args = tuple(printable(arg) if isinstance(arg, str | Path) else arg for arg in record.args or ())
+        say(prefix + (str(record.msg) % args if args else record.getMessage()))
 
 
 def _start_logging() -> None:

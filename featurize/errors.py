@@ -10,6 +10,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from xfeat.featurize.text import printable
+
 _INDENT = "\n" + 12 * " "  # aligns the lines of a field
 
 
@@ -33,7 +35,7 @@ class XfeatError(Exception):
         found: str | None = None,
         fix: str | None = None,
     ) -> None:
-        lines = [f"{path}: {what}" if path is not None else what]
+        lines = [f"{printable(path)}: {what}" if path is not None else what]
         for name, text in (("expected", expected), ("found", found), ("fix", fix)):
             if text:
                 lines.append(f"  {name + ':':10}{text}".replace("\n", _INDENT))

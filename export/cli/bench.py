@@ -12,6 +12,7 @@ import click
 from xfeat.export.cli.options import cuda_graphs_option
 from xfeat.export.specs import DEFAULT_MODEL, PROVIDERS, BenchSpec
 from xfeat.featurize.console import NOT_NEGATIVE, PATH, Printed, comma_list, json_option, progress_bar, spec_option
+from xfeat.featurize.text import aligned
 
 if TYPE_CHECKING:
     from xfeat.export.bench import Speed
@@ -70,18 +71,15 @@ def _numbers(text: str, option: str) -> tuple[int, ...]:
     return tuple(int(part) for part in parts)
 
 
-def _speeds(rows: list[Speed]) -> str:
-    lines = [
-        f"{'model':24} {'provider':10} {'threads':>7} {'batch':>5} "
-        f"{'p50 ms':>8} {'p95 ms':>8} {'p99 ms':>8} {'images/s':>9} {'× torch':>8} {'× first':>8}"
-    ]
-    lines += [
-        f"{row.what:24} {row.provider + '+graph' * row.cuda_graph:10} {row.threads:7} {row.batch:5} "
-        f"{row.p50_ms:8.1f} {row.p95_ms:8.1f} {row.p99_ms:8.1f} {row.images_per_second:9.1f} "
-        f"{_times(row.against_torch):>8} {_times(row.against_first):>8}"
-        for row in rows
-    ]
-    return "\n".join(line.rstrip() for line in lines)
+def _speeds(rows: list[Speed]) -> list[str]:
+    figures = ("p50 ms", "p95 ms", "p99 ms", "images/s")
+    table = [["model", "provider", "threads", "batch", *figures, "× torch", "× first"]]
+    for row in rows:
+        measured = (row.p50_ms, row.p95_ms, row.p99_ms, row.images_per_second)
+        setting = [row.what, row.provider + "+graph" * row.cuda_graph, str(row.threads), str(row.batch)]
+        ratios = [_times(row.against_torch), _times(row.against_first)]
+        table.append([*setting, *(f"{value:.1f}" for value in measured), *ratios])
+    return aligned(table, left=(0, 1))
 
 
 def _times(ratio: float | None) -> str:

@@ -39,4 +39,4 @@ def explain(model: Path, images: tuple[Path, ...], output: Path, shown: str | No
         "explanations": [each.to_dict() for each in done],
         "skipped": [{"path": path, "reason": reason} for path, reason in skipped],
     }
-    return content, "\n".join(lines)
+    return content, lines

@@ -80,7 +80,7 @@ def _as_json(done: Export, run: str) -> dict[str, Any]:
     }
 
 
-def _as_text(done: Export, run: str) -> str:
+def _as_text(done: Export, run: str) -> list[str]:
     lines = [f"{done.files['full']} and {done.files['core']} written from run {run}"]
     lines += agreement_lines(done.checks, "torch")
     training = done.training
@@ -91,4 +91,4 @@ def _as_text(done: Export, run: str) -> str:
         f"full model against predictions.csv: largest difference {training.max_difference:.1e}, "
         f"changed decisions {training.changed_decisions}{within}"
     )
-    return "\n".join([*lines, f"certificate: {done.certificate}"])
+    return [*lines, f"certificate: {done.certificate}"]

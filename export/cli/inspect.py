@@ -9,6 +9,7 @@ import click
 
 from xfeat.export.cli.options import model_argument
 from xfeat.featurize.console import Printed, json_option
+from xfeat.featurize.text import listed
 
 
 @click.command()
@@ -22,7 +23,7 @@ def info(model: Path) -> Printed:
     return description, _as_text(description)
 
 
-def _as_text(facts: dict[str, Any]) -> str:
+def _as_text(facts: dict[str, Any]) -> list[str]:
     from xfeat.featurize.specs import FeatureSpec
 
     decision = f"{facts['positive']} from {facts['threshold']:.4g}" if facts["positive"] else "the most probable class"
@@ -30,7 +31,7 @@ def _as_text(facts: dict[str, Any]) -> str:
     rows = {
         "model": f"{facts['model']}, {facts['bytes'] / 1e6:.1f} MB, {stored:.2f} million parameters",
         "variant": f"{facts['variant']}, {facts['precision']}, opset {facts['opset']}",
-        "classes": ", ".join(facts["class_names"]),
+        "classes": f"{len(facts['class_names'])}: {listed(facts['class_names'])}",
         "decision": decision,
         "temperature": f"{facts['temperature']:.4g}",
         "out-of-distribution above": "no score" if facts["ood_threshold"] is None else f"{facts['ood_threshold']:.4g}",
@@ -44,7 +45,7 @@ def _as_text(facts: dict[str, Any]) -> str:
         "operators": ", ".join(f"{count} {name}" for name, count in facts["operators"].items()),
     }
     width = max(map(len, rows)) + 2
-    return "\n".join(f"{name + ':':{width}}{text}" for name, text in rows.items())
+    return [f"{name + ':':{width}}{text}" for name, text in rows.items()]
 
 
 def _shapes(tensors: list[dict[str, Any]]) -> str:

@@ -49,7 +49,7 @@ def triton(model: Path, output: Path, **settings: Any) -> Printed:
 
     done = write_repository(model, output, TritonSpec(**settings))
     content = {key: str(value) for key, value in asdict(done).items()}
-    return content, (
-        f"{done.model} and {done.config.name} written: tritonserver --model-repository={done.folder}\n"
-        f"{done.manifest} expects the repository at {done.storage_uri}: change it with --storage-uri URI"
-    )
+    return content, [
+        f"{done.model} and {done.config.name} written: tritonserver --model-repository={done.folder}",
+        f"{done.manifest} expects the repository at {done.storage_uri}: change it with --storage-uri URI",
+    ]

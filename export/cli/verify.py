@@ -64,7 +64,7 @@ def verify(model: Path, run: Path | None, **settings: Any) -> Printed:
     return done.to_dict(), _as_text(done)
 
 
-def _as_text(done: Verification) -> str:
+def _as_text(done: Verification) -> list[str]:
     from xfeat.export.parity.accuracy_loss import scores_table
 
     lines = []
@@ -81,4 +81,4 @@ def _as_text(done: Verification) -> str:
         lines += [f"on the validation images, {provider}, against torch:", *scores_table(before, after)]
     if done.reference is None:
         lines.append("predictions were not compared: name the folder of the images with --data DIR")
-    return "\n".join(lines)
+    return lines

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from xfeat.featurize.console import PATH, json_flag, progress_bar
+from xfeat.featurize.console import PATH, json_flag, print_result, progress_bar
 from xfeat.featurize.errors import DataError
 from xfeat.featurize.specs import DEFAULT_CACHE
 
@@ -39,7 +39,7 @@ def audit(file: Path, output: Path | None, strict: bool, as_json: bool) -> None:
     for path, text in ((page, render_page(done)), (facts_file, json.dumps(facts, indent=1) + "\n")):
         with replacing(path) as partial:
             partial.write_text(text, encoding="utf-8")
-    click.echo(json.dumps(facts) if as_json else f"{summarize(done)}\n\npage: {page}\nfacts: {facts_file}")
+    print_result(facts, [*summarize(done), "", f"page: {page}", f"facts: {facts_file}"], as_json=as_json)
     if strict and not done.passed:
         # The result is printed in any case; --strict only adds the error and the exit code.
         raise DataError("the audit failed", path=file, found="; ".join(done.failures), fix=f"see {page}")

@@ -184,7 +184,7 @@ def _as_json(done: Extraction, spec: specs.FeatureSpec, dataset: Dataset) -> dic
     }
 
 
-def _as_text(done: Extraction, spec: specs.FeatureSpec) -> str:
+def _as_text(done: Extraction, spec: specs.FeatureSpec) -> list[str]:
     truncated = [f"{path} is truncated; the part that is there was used" for path in done.truncated]
     skipped = [f"skipped {path}: {reason}" for path, reason in done.skipped]
     warn(first_lines(truncated, "more truncated images"))
@@ -193,7 +193,7 @@ def _as_text(done: Extraction, spec: specs.FeatureSpec) -> str:
     changes = "".join(f", {number} {kind}" for kind, number in done.changes._asdict().items() if number)
     rehashed = f" ({done.rehashed} read again and unchanged)" if done.rehashed else ""
     state = "is up to date" if done.up_to_date else "written"
-    return (
-        f"{done.output} {state}: {done.images} images, {spec.describe()}\n"
-        f"computed {done.computed}{rate}, reused {done.reused}{rehashed}, skipped {len(done.skipped)}{changes}"
-    )
+    return [
+        f"{done.output} {state}: {done.images} images, {spec.describe()}",
+        f"computed {done.computed}{rate}, reused {done.reused}{rehashed}, skipped {len(done.skipped)}{changes}",
+    ]

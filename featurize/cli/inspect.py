@@ -10,6 +10,7 @@ import click
 from xfeat.featurize.console import PATH, Printed, json_option
 from xfeat.featurize.datasets.image_files import describe_left_out
 from xfeat.featurize.specs import DEFAULT_CACHE
+from xfeat.featurize.text import count_lines
 
 if TYPE_CHECKING:
     from xfeat.featurize.cache.reader import FeatureCache
@@ -56,18 +57,17 @@ def verify(file: Path) -> Printed:
     cache = FeatureCache.open(file)
     cache.verify()
     facts = {"file": str(file), "images": len(cache), "ok": True}
-    return facts, f"{file}: {len(cache)} rows, all finite and unchanged"
+    return facts, [f"{file}: {len(cache)} rows, all finite and unchanged"]
 
 
-def _as_text(cache: FeatureCache, groups: int) -> str:
+def _as_text(cache: FeatureCache, groups: int) -> list[str]:
     lines = [
         f"{cache.path}: {len(cache)} images × {cache.features.shape[-1]} features, {cache.spec.describe()}",
         f"fingerprint {cache.spec.fingerprint}, made {cache.created} from {cache.data_root}",
     ]
-    for split_name, classes in cache.counts.items():
-        lines.append(f"{split_name:>6}  " + "  ".join(f"{name} {number}" for name, number in classes.items()))
+    lines += count_lines(cache.counts)
     if groups:
         lines.append(f"groups  {groups}")
     lines += [f"layout  {cache.layout}"] * bool(cache.layout) + describe_left_out(cache.left_out)
     lines += [f"skipped {path}: {reason}" for path, reason in cache.skipped]
-    return "\n".join(lines)
+    return lines

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,7 @@ import click
 
 from xfeat.featurize.console import PATH, Printed, comma_list, json_option, layout_option, progress_bar
 from xfeat.featurize.errors import SpecError
+from xfeat.featurize.text import MAX_LISTED, aligned, shortened
 
 if TYPE_CHECKING:
     from xfeat.featurize.datasets.split import SplitResult
@@ -79,15 +81,18 @@ def _parse_ratios(text: str) -> tuple[float, float, float]:
     return train, valid, test
 
 
-def _describe_split(done: SplitResult) -> str:
+def _describe_split(done: SplitResult) -> list[str]:
     names = sorted({name for classes in done.counts.values() for name in classes})
-    width = max(7, *(len(name) for name in names)) + 2
-    lines = [f"{done.output} written: {len(done.images)} images in {done.groups} groups, none in two splits"]
-    lines.append(" " * 6 + "".join(f"{name:>{width}}" for name in [*names, "share"]))
-    for part, classes in done.counts.items():
-        share = f"{100 * sum(classes.values()) / len(done.images):.0f} %"
-        lines.append(f"{part:<6}" + "".join(f"{classes.get(name, 0):>{width}}" for name in names) + f"{share:>{width}}")
+    totals = [sum(classes.values()) for classes in done.counts.values()]
+    table = [["", *done.counts]]
+    table += [[shortened(name), *(str(classes.get(name, 0)) for classes in done.counts.values())] for name in names]
+    more = table[1 + MAX_LISTED :]
+    table[1 + MAX_LISTED :] = [[f"… and {len(more)} more classes: see --json", *[""] * len(totals)]] * bool(more)
+    table.append(["share", *(f"{100 * total / len(done.images):.0f} %" for total in totals)])
+    lines = [
+        f"{done.output} written: {len(done.images)} images in {done.groups} groups, none in two splits",
+        *aligned(table),
+    ]
     if done.named_groups:
         lines.append(f"the groups are in {done.output / 'groups.csv'}, where xfeat featurize finds them")
-    lines.append(f"next: xfeat featurize {done.output}")
-    return "\n".join(lines)
+    return [*lines, f"next: {shlex.join(['xfeat', 'featurize', str(done.output)])}"]

@@ -38,7 +38,7 @@ def compare(
     Runs without predictions come last and are not compared.
     """
     from xfeat.head.compare.comparison import as_entries, common_part, compare_entries, find_runs
-    from xfeat.head.compare.table import as_csv, as_json, comparison_text
+    from xfeat.head.compare.table import as_csv, as_json, comparison_lines
     from xfeat.head.runs.reader import open_run
 
     named = [folder if folder.exists() or not (runs / folder).exists() else runs / folder for folder in folders]
@@ -55,7 +55,7 @@ def compare(
         from xfeat.head.compare.page import render_comparison
 
         _write(html_file, render_comparison(comparison), option="--html")
-    return as_json(comparison), comparison_text(comparison)
+    return as_json(comparison), comparison_lines(comparison)
 
 
 def _first_with_predictions(entries: list[Entry]) -> Run:

@@ -9,7 +9,7 @@ import click
 
 import xfeat.head.cli.options as options
 from xfeat.featurize.console import PATH, Printed, json_option, pop_spec, progress_bar, spec_option
-from xfeat.head.reports.formatting import class_lines, confusion_lines, interval, number, percent, points
+from xfeat.head.reports.formatting import class_lines, interval, number, percent, points
 from xfeat.head.specs import CrossvalSpec, HeadSpec, MemorySpec, TrainSpec
 
 
@@ -61,7 +61,7 @@ def crossval(features: Path, runs: Path, pooling: str | None, **settings: Any) -
     return {"crossval": str(folder), **facts}, _as_text(facts, folder)
 
 
-def _as_text(facts: dict[str, Any], folder: Path) -> str:
+def _as_text(facts: dict[str, Any], folder: Path) -> list[str]:
     together = "patients" if facts["grouped"] else "exact copies"
     repeated = f" × {facts['seeds']} seeds" if facts["seeds"] > 1 else ""
     repeated += f", ensembles of {facts['ensemble']} heads" if facts["ensemble"] > 1 else ""
@@ -71,8 +71,7 @@ def _as_text(facts: dict[str, Any], folder: Path) -> str:
         f"{together} are in one fold, and the split of the cache is ignored",
         _accuracy_line("accuracy", facts["accuracy"]),
         f"AUC {number(metrics['auc'])} over all out-of-fold predictions",
-        *confusion_lines(facts["classes"], facts["confusion_matrix"]),
-        *class_lines(metrics["classes"]),
+        *class_lines(facts["confusion_matrix"], metrics["classes"], all_in=str(folder / "crossval.json")),
     ]
     if facts["by_image"] is not None:
         lines.append(_accuracy_line("image-level folds", facts["by_image"]["accuracy"]))
@@ -85,7 +84,7 @@ def _as_text(facts: dict[str, Any], folder: Path) -> str:
     if baselines := facts.get("baselines"):
         lines += ["scikit-learn baselines with default settings:", *map(_baseline_line, baselines)]
     lines.append(f"report: {folder / 'report.html'}")
-    return "\n".join(lines)
+    return lines
 
 
 def _baseline_line(row: dict[str, Any]) -> str:

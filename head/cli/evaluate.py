@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from xfeat.featurize.console import PATH, Printed, json_option, layout_option, progress_bar
-from xfeat.head.reports.formatting import class_lines, confusion_lines, number, threshold_line, with_interval
+from xfeat.head.reports.formatting import class_lines, number, threshold_line, with_interval
 
 if TYPE_CHECKING:
     from xfeat.head.evaluate import Evaluation
@@ -70,9 +70,8 @@ def evaluate(
     return done.to_dict(), _as_text(done)
 
 
-def _as_text(done: Evaluation) -> str:
+def _as_text(done: Evaluation) -> list[str]:
     figures, metrics = done.to_dict(), done.metrics
-    names = done.run.class_names
     lines = [f"{done.run.folder} on {figures['images']} images of {done.cache.data_root}"]
     parts = {"internal test": done.internal, "external": metrics}
     for title, part in parts.items():
@@ -81,14 +80,13 @@ def _as_text(done: Evaluation) -> str:
             lines.append(f"{title + ':':15}accuracy {accuracy}, AUC {number(part['auc'])}, {part['images']} images")
     if (drop := figures["drop"]) is not None:
         lines.append("drop:".ljust(15) + _drop_text(drop))
-    lines += confusion_lines(names, metrics["confusion_matrix"])
-    lines += class_lines(metrics["classes"])
+    lines += class_lines(metrics["confusion_matrix"], metrics["classes"], all_in="--json")
     if (point := done.operating_point) is not None:
         lines.append(f"operating point, {point['positive']} if probability ≥ {point['threshold']:.4f}:")
         for title, part in (("internal test", point["internal"]), ("external", point["external"])):
             if part is not None:
                 lines.append(f"  {title}: {threshold_line(part)}")
-    return "\n".join(lines)
+    return lines
 
 
 def _drop_text(drop: dict[str, Any]) -> str:

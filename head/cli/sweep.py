@@ -213,7 +213,7 @@ def _as_json(result: SweepResult) -> dict[str, Any]:
     }
 
 
-def _as_text(result: SweepResult, features: Path, memory: MemorySpec) -> str:
+def _as_text(result: SweepResult, features: Path, memory: MemorySpec) -> list[str]:
     seeds = f", {result.spec.seeds} seeds each" if result.spec.seeds > 1 else ""
     lines = [
         f"{result.folder}: {len(result.trials)} of {result.planned} trials{seeds}, {result.state}"
@@ -241,7 +241,7 @@ def _as_text(result: SweepResult, features: Path, memory: MemorySpec) -> str:
             f"test: {test['images']} images, accuracy {test['accuracy']:.4f} ({interval(test['accuracy_interval'])}), "
             f"loss {test['loss']:.4f}"
         )
-    return "\n".join(lines)
+    return lines
 
 
 def _crossval(result: SweepResult, features: Path, memory: MemorySpec) -> str:

@@ -9,7 +9,7 @@ import click
 
 import xfeat.head.cli.options as options
 from xfeat.featurize.console import Printed, json_option, pop_spec, progress_bar
-from xfeat.head.reports.formatting import class_lines, confusion_lines, interval, number, threshold_line, with_interval
+from xfeat.head.reports.formatting import class_lines, interval, number, threshold_line, with_interval
 from xfeat.head.specs import HeadSpec, MemorySpec, TargetSpec, TrainSpec
 
 if TYPE_CHECKING:
@@ -104,20 +104,18 @@ def _as_json(run: Run) -> dict[str, Any]:
     }
 
 
-def _as_text(run: Run) -> str:
+def _as_text(run: Run) -> list[str]:
     part = run.shown_part
     metrics = run.metrics[part]
-    lines = [
+    return [
         f"{run.folder}: {_epochs_text(run)}",
         f"{part}: {metrics['images']} images, accuracy {metrics['accuracy']:.4f} "
         f"({interval(metrics['accuracy_interval'])}), AUC {number(metrics['auc'])}, loss {metrics['loss']:.4f}",
-        *confusion_lines(run.class_names, metrics["confusion_matrix"]),
-        *class_lines(metrics["classes"]),
+        *class_lines(metrics["confusion_matrix"], metrics["classes"], all_in=str(run.folder / "run.json")),
         *_calibration_lines(run, part),
         *_operating_lines(run.operating_point),
         f"report: {run.folder / 'report.html'}",
     ]
-    return "\n".join(lines)
 
 
 def _epochs_text(run: Run) -> str:

@@ -128,7 +128,7 @@ def setting_text(name: str, value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def comparison_text(comparison: Comparison) -> str:
+def comparison_lines(comparison: Comparison) -> list[str]:
     """Return the table and its notes: with rules on a terminal, aligned with blanks elsewhere."""
     console = Console(width=_ENDLESS, no_color=not sys.stdout.isatty())
     if sys.stdout.isatty():
@@ -140,7 +140,7 @@ def comparison_text(comparison: Comparison) -> str:
     text = [f"on the {comparison.part} images:", *(line.rstrip() for line in capture.get().splitlines())]
     if left_out:
         text.append(f"columns hidden (terminal too narrow): {', '.join(left_out)}; --csv and --html have all columns")
-    return "\n".join([*text, *notes(comparison)])
+    return [*text, *notes(comparison)]
 
 
 def fitting_table(comparison: Comparison, width: int) -> tuple[Table, tuple[str, ...]]:

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from xfeat.featurize.system.streams import text_width
+from xfeat.featurize.text import MAX_LISTED, aligned, columns_of, printable, shortened
+
 
 def number(value: float | None) -> str:
     """Write a number with four decimals; a missing one is a dash."""
@@ -28,12 +31,39 @@ def with_interval(value: float | None, interval: Sequence[float] | None) -> str:
     return f"{percent(value)} ({100 * interval[0]:.1f} to {100 * interval[1]:.1f})"
 
 
-def class_lines(classes: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Write one line per class, from :func:`xfeat.head.evaluation.metrics.classification_metrics`."""
-    return [
-        f"{name}: sensitivity {percent(row['sensitivity'])}, specificity {percent(row['specificity'])}"
-        for name, row in classes.items()
+def class_lines(matrix: Sequence[Sequence[int]], classes: Mapping[str, Mapping[str, Any]], *, all_in: str) -> list[str]:
+    """Write a confusion matrix, and sensitivity and specificity per class.
+
+    If the matrix is too large for the terminal, the most frequent confusions stand in its place; of more than ten
+    classes, only the hardest are shown.
+
+    Args:
+        matrix: counts (C, C); rows are true classes, columns are predicted ones.
+        classes: C classes, from :func:`xfeat.head.evaluation.metrics.classification_metrics`.
+        all_in: the file or option that has all of it.
+    """
+    names = list(classes)
+    lines = _confusion_table(names, matrix) if len(names) <= MAX_LISTED else []
+    complete = bool(lines) and columns_of(lines) <= text_width()
+    if not complete:
+        lines = _frequent_confusions(names, matrix)
+    shown = hardest_classes(classes)
+    if len(shown) < len(names):
+        lines.append(f"lowest sensitivity of {len(names)} classes:")
+    lines += [
+        f"{printable(name)}: sensitivity {percent(classes[name]['sensitivity'])}, "
+        f"specificity {percent(classes[name]['specificity'])}"
+        for name in shown
     ]
+    return lines if complete else [*lines, f"confusion matrix and all classes: {all_in}"]
+
+
+def hardest_classes(classes: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Return the ten classes of the lowest sensitivity, or all in their order if there are no more."""
+    if len(classes) <= MAX_LISTED:
+        return list(classes)
+    tested = [name for name, row in classes.items() if row["sensitivity"] is not None]
+    return sorted(tested, key=lambda name: classes[name]["sensitivity"])[:MAX_LISTED]
 
 
 def threshold_line(metrics: Mapping[str, Any]) -> str:
@@ -47,13 +77,24 @@ def points(share: float) -> str:
     return f"{100 * share:+.1f}".replace("-", "−")
 
 
-def confusion_lines(names: Sequence[str], matrix: Sequence[Sequence[int]]) -> list[str]:
-    """Write a confusion matrix; rows are true classes, columns are predicted ones."""
-    corner = "true \\ predicted"
-    width = max(len(name) for name in (*names, corner))
-    columns = [max(8, len(name)) for name in names]
-    lines = [corner.ljust(width) + "".join(f"  {name:>{wide}}" for name, wide in zip(names, columns, strict=True))]
-    for name, row in zip(names, matrix, strict=True):
-        cells = "".join(f"  {count:>{wide}}" for count, wide in zip(row, columns, strict=True))
-        lines.append(name.ljust(width) + cells)
-    return lines
+def _confusion_table(names: Sequence[str], matrix: Sequence[Sequence[int]]) -> list[str]:
+    shown = [shortened(name) for name in names]
+    rows = [[name, *map(str, counts)] for name, counts in zip(shown, matrix, strict=True)]
+    return aligned([["true \\ predicted", *shown], *rows])
+
+
+def _frequent_confusions(names: Sequence[str], matrix: Sequence[Sequence[int]]) -> list[str]:
+    pairs = [
+        (count, names[true], names[predicted])
+        for true, counts in enumerate(matrix)
+        for predicted, count in enumerate(counts)
+        if count and predicted != true
+    ]
+    if not pairs:
+        return ["every image was classified correctly"]
+    most = sorted(pairs, key=lambda pair: -pair[0])[:MAX_LISTED]
+    table = [[shortened(true), "->", shortened(predicted), str(count)] for count, true, predicted in most]
+    return [
+        f"most frequent confusions of {sum(count for count, *_ in pairs)}, as true -> predicted:",
+        *(f"  {line}" for line in aligned(table, left=(0, 1, 2))),
+    ]

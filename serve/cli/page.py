@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import click
@@ -36,5 +37,7 @@ def page(output: Path, model: Path, runtime: Path | None) -> Printed:
     sizes = write_site(model, output, runtime)
     size = sum(sizes.values())
     result = {"output": str(output), "model": str(model), "files": len(sizes), "bytes": size}
-    text = f"{output}: {len(sizes)} files, {size / 1e6:.1f} MB"
-    return result, f"{text}\nto open it: python -m http.server -d {output}"
+    return result, [
+        f"{output}: {len(sizes)} files, {size / 1e6:.1f} MB",
+        f"to open it: {shlex.join(['python', '-m', 'http.server', '-d', str(output)])}",
+    ]

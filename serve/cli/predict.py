@@ -10,11 +10,14 @@ import click
 from xfeat.export.cli.options import device_option
 from xfeat.featurize.console import COUNT, PATH, Printed, first_lines, json_option, progress_bar, warn
 from xfeat.featurize.errors import DataError
+from xfeat.featurize.text import MAX_LISTED, aligned, shortened
 from xfeat.serve.cli.options import THREADS, model_option
 
 if TYPE_CHECKING:
     from xfeat.export.model.metadata import ModelMetadata
     from xfeat.serve.inference.results import Prediction
+
+_SHOWN_CLASSES = 3
 
 
 @click.command()
@@ -43,24 +46,31 @@ def predict(paths: tuple[Path, ...], model: Path, device: str, threads: int | No
     return as_json(str(model), results), _as_table(predictions, predictor.metadata)
 
 
-def _as_table(predictions: list[Prediction], metadata: ModelMetadata) -> str:
-    """Return aligned columns: path, label, probability per class, and the out-of-distribution score if there is one."""
+def _as_table(predictions: list[Prediction], metadata: ModelMetadata) -> list[str]:
+    """Return aligned columns: path, label, probabilities, and the out-of-distribution score if there is one.
+
+    Of more than ten classes, only the three most probable ones of each image are shown.
+    """
     has_ood = any(prediction.ood is not None for prediction in predictions)
-    rows = [["path", "label", *metadata.class_names, *(["ood"] if has_ood else [])]]
+    many = len(metadata.class_names) > MAX_LISTED
+    shown = ["most probable"] if many else [shortened(name) for name in metadata.class_names]
+    rows = [["path", "label", *shown, *(["ood"] if has_ood else [])]]
     for prediction in predictions:
-        row = [prediction.path, prediction.label]
-        row += [f"{probability:.4f}" for probability in prediction.probabilities.values()]
+        row = [prediction.path, shortened(prediction.label)]
+        row += _most_probable(prediction) if many else [f"{share:.4f}" for share in prediction.probabilities.values()]
         if has_ood:
             row.append("" if prediction.ood is None else f"{prediction.ood:.2f}")
         rows.append(row)
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = []
-    for row in rows:
-        cells = [cell.ljust(width) for cell, width in zip(row[:2], widths[:2], strict=True)]
-        cells += [cell.rjust(width) for cell, width in zip(row[2:], widths[2:], strict=True)]
-        lines.append("  ".join(cells).rstrip())
+    lines = aligned(rows, left=(0, 1, 2) if many else (0, 1))
+    if many:
+        lines.append(f"all {len(metadata.class_names)} probabilities: --json")
     if metadata.threshold is not None:
         lines.append(f"{metadata.positive} at a probability of {metadata.threshold:.4g} or more")
     if has_ood and metadata.ood_threshold is not None:
         lines.append(f"out-of-distribution above {metadata.ood_threshold:.4g}")
-    return "\n".join(lines)
+    return lines
+
+
+def _most_probable(prediction: Prediction) -> list[str]:
+    best = sorted(prediction.probabilities.items(), key=lambda item: -item[1])[:_SHOWN_CLASSES]
+    return [", ".join(f"{shortened(name)} {share:.4f}" for name, share in best)]

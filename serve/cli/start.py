@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from xfeat.export.cli.options import cuda_graphs_option, model_argument
-from xfeat.featurize.console import COUNT, FILE, NOT_NEGATIVE, POSITIVE, pop_spec, spec_option
+from xfeat.featurize.console import COUNT, FILE, NOT_NEGATIVE, POSITIVE, pop_spec, print_result, say, spec_option
 from xfeat.serve.cli.options import THREADS
 from xfeat.serve.cli.settings import name_environment, read_file, read_key
 from xfeat.serve.specs import MEBIBYTE, ServerOptions, ServeSpec
@@ -110,11 +109,11 @@ def start(model: Path, **settings: Any) -> None:
     def announce(url: str, models: ModelRegistry) -> None:
         device = models.default.device
         ready = {"url": url, "models": list(models), "device": device}
-        click.echo(json.dumps(ready) if settings["json"] else f"serving {model} on {device} at {url}")
-        click.echo("Ctrl-C stops", err=True)
+        print_result(ready, [f"serving {model} on {device} at {url}"], as_json=settings["json"])
+        say("Ctrl-C stops")
 
     serve(model, spec, options, on_ready=announce)
-    click.echo("stopped", err=True)
+    say("stopped")
 
 
 def _log_as_json() -> None:

@@ -5,18 +5,18 @@ from __future__ import annotations
 import textwrap
 
 from xfeat.featurize.audit.findings import Audit, Finding
+from xfeat.featurize.text import count_lines, printable
 
 _WIDTH = 100
 _SHOWN = 3
 
 
-def summarize(audit: Audit) -> str:
-    """Return the text that ``xfeat audit`` prints."""
+def summarize(audit: Audit) -> list[str]:
+    """Return the lines that ``xfeat audit`` prints."""
     cache = audit.cache
     verdict = "passed" if audit.passed else "FAILED: metrics on this data are optimistically biased"
     lines = [f"{cache.path}: audit {verdict}", f"{len(cache)} images, {audit.images_read} of them read", ""]
-    for split, classes in cache.counts.items():
-        lines.append(f"{split:>6}  " + "  ".join(f"{name} {number}" for name, number in classes.items()))
+    lines += count_lines(cache.counts)
     for finding in audit.findings:
         lines += ["", *_describe(finding, audit)]
     if not audit.findings:
@@ -30,12 +30,12 @@ def summarize(audit: Audit) -> str:
             name, auc = max(probe.auc.items(), key=lambda item: item[1])
             of = f"  ({name} against the rest)" if len(probe.auc) > 1 else ""
             lines.append(f"  {auc:.3f}  {probe.what}{of}")
-    return "\n".join(lines)
+    return lines
 
 
 def _describe(finding: Finding, audit: Audit) -> list[str]:
-    lines = textwrap.wrap(f"{finding.severity.upper()}: {finding.title}", _WIDTH)
-    lines += textwrap.wrap(finding.meaning, _WIDTH - 2, initial_indent="  ", subsequent_indent="  ")
+    lines = textwrap.wrap(printable(f"{finding.severity.upper()}: {finding.title}"), _WIDTH)
+    lines += textwrap.wrap(printable(finding.meaning), _WIDTH - 2, initial_indent="  ", subsequent_indent="  ")
     evidence = [
         f"{_row(audit, pair.first)} = {_row(audit, pair.second)} ({pair.how}"
         + (f", {pair.pixels:.2f})" if pair.pixels is not None else ")")
@@ -47,7 +47,9 @@ def _describe(finding: Finding, audit: Audit) -> list[str]:
     more = len(finding.pairs) + len(finding.images) + len(finding.lines) - len(evidence)
     if more > 0:
         lines.append(f"    … and {more} more")
-    lines += textwrap.wrap(f"fix: {finding.fix}", _WIDTH - 2, initial_indent="  ", subsequent_indent="       ")
+    lines += textwrap.wrap(
+        printable(f"fix: {finding.fix}"), _WIDTH - 2, initial_indent="  ", subsequent_indent="       "
+    )
     return lines
 
 

@@ -1,0 +1,86 @@
+"""Text from files, made safe and short enough to print: names, lists of names, columns."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Collection, Iterable, Mapping, Sequence
+
+MAX_LISTED = 10
+_WIDEST_NAME = 32
+_ELLIPSIS = "…"
+
+
+def printable(name: object) -> str:
+    """Return a name in one line, with everything escaped that a terminal would obey or not show.
+
+    That is what :meth:`str.isprintable` refuses, except for blanks: control characters (a file name can move the
+    cursor), line breaks, marks that change the direction of text, characters of no width, and lone surrogates (the
+    bytes of a file name that is not UTF-8).
+    """
+    text = str(name)
+    if text.isprintable():
+        return text
+    return "".join(
+        char if char.isprintable() or unicodedata.category(char) == "Zs" else char.encode("unicode_escape").decode()
+        for char in text
+    )
+
+
+def printable_lines(text: str) -> str:
+    """Return text of several lines, each made :func:`printable`."""
+    return "\n".join(map(printable, text.split("\n")))
+
+
+def shortened(name: object) -> str:
+    """Return a printable name of at most 32 characters for a table: of a longer one, the beginning and the end."""
+    text = printable(name)
+    if len(text) <= _WIDEST_NAME:
+        return text
+    head = _WIDEST_NAME * 2 // 3
+    return text[:head] + _ELLIPSIS + text[head + 1 - _WIDEST_NAME :]
+
+
+def listed(names: Iterable[object], separator: str = ", ") -> str:
+    """Write names in one line: the first ten, and how many more there are."""
+    words = [printable(name) for name in names]
+    more = [f"{_ELLIPSIS} and {len(words) - MAX_LISTED} more"] if len(words) > MAX_LISTED else []
+    return separator.join(words[:MAX_LISTED] + more)
+
+
+def columns_of(lines: Iterable[str]) -> int:
+    """Return the columns that the widest line takes on a terminal, where some characters take two, and some none."""
+    from rich.cells import cell_len
+
+    return max(map(cell_len, lines), default=0)
+
+
+def aligned(rows: Sequence[Sequence[str]], *, left: Collection[int] = (0,)) -> list[str]:
+    """Write a table as lines, by the width that its cells have on a terminal.
+
+    Args:
+        rows: the headings, and the rows below them.
+        left: columns that are aligned to the left; numbers are aligned to the right.
+    """
+    table = [[printable(cell) for cell in row] for row in rows]
+    widths = [columns_of(column) for column in zip(*table, strict=True)]
+    lines = []
+    for row in table:
+        cells = []
+        for place, (cell, width) in enumerate(zip(row, widths, strict=True)):
+            blanks = " " * (width - columns_of([cell]))
+            cells.append(cell + blanks if place in left else blanks + cell)
+        lines.append("  ".join(cells).rstrip())
+    return lines
+
+
+def count_lines(counts: Mapping[str, Mapping[str, int]]) -> list[str]:
+    """Write the images per split and class, a line per split; of more than ten classes, the smallest and largest."""
+    return [f"{split:>6}  {_counts(classes)}" for split, classes in counts.items()]
+
+
+def _counts(classes: Mapping[str, int]) -> str:
+    if len(classes) <= MAX_LISTED:
+        return "  ".join(f"{printable(name)} {number}" for name, number in classes.items())
+    by_size = sorted(classes, key=classes.__getitem__)
+    smallest, largest = (f"{classes[name]} ({printable(name)})" for name in (by_size[0], by_size[-1]))
+    return f"{sum(classes.values())} images of {len(classes)} classes, from {smallest} to {largest}: see --json"
