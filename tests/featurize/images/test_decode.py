@@ -330,8 +330,8 @@ def test_importing_the_decoders_changes_neither_warning_filters_nor_pillows_limi
 import warnings, logging, h5py, numpy, pydicom, pydicom.pixels
 from PIL import Image
 before = list(warnings.filters), Image.MAX_IMAGE_PIXELS, list(logging.getLogger("PIL").handlers)
-import xfeat.featurize.images.augmentation, xfeat.featurize.images.dicom
-xfeat.featurize.images.dicom._import_pydicom()
+import xfeat.featurize.images.augmentation, xfeat.featurize.images.dicom_file
+xfeat.featurize.images.dicom_file.import_pydicom()
 assert before == (list(warnings.filters), Image.MAX_IMAGE_PIXELS, list(logging.getLogger("PIL").handlers))
 """
     subprocess.run([sys.executable, "-c", code], check=True)
