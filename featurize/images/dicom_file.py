@@ -1,0 +1,261 @@
+"""Reads the header of a DICOM file: what its pixels are, and why it is not an image."""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+import struct
+import zlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from xfeat.featurize.errors import ImageError
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
+GREY = ("MONOCHROME1", "MONOCHROME2")
+COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_RCT", "YBR_ICT")
+# Source: DICOM PS3.5 6.2, value representations.
+_VRS = set(re.findall("..", "AEASATCSDADSDTFDFLISLOLTOBODOFOLOVOWPNSHSLSQSSSTSVTMUCUIULUNURUSUTUV"))
+_LONG_VRS = {"OB", "OD", "OF", "OL", "OV", "OW", "SQ", "SV", "UC", "UN", "UR", "UT", "UV"}
+_FIRST_GROUPS = {0x0002, 0x0008, 0x0010, 0x0018, 0x0020, 0x0028}
+_PIXEL_DATA = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
+# Of the two places that give a frame of an enhanced multi-frame file its own tags.
+_FRAME_GROUPS = ("PixelValueTransformationSequence", "FrameVOILUTSequence")
+_HEADER_BYTES = 1 << 24
+# Source: DICOM PS3.6 annex A. Objects without pixels are named by pydicom; these are said better, or have pixels.
+_NOT_IMAGES = {
+    "1.2.840.10008.1.3.10": "DICOMDIR (index of files)",
+    "1.2.840.10008.5.1.4.1.1.104.1": "PDF document",
+    "1.2.840.10008.5.1.4.1.1.66.4": "segmentation",
+    "1.2.840.10008.5.1.4.1.1.66.7": "segmentation",
+    "1.2.840.10008.5.1.4.1.1.481.2": "radiotherapy dose",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """How the pixels of a DICOM file are stored; one frame of them is read.
+
+    Args:
+        rows: height in pixels.
+        columns: width in pixels.
+        samples: 1 for grey and palettes, 3 for colour.
+        allocated: bits of a sample in the file.
+        stored: bits of these that hold the value.
+        high: the highest of these bits, counted from 0.
+        signed: values are in two's complement.
+        photometric: DICOM's photometric interpretation.
+        frames: number of frames in the file.
+        frame: index of the one to read.
+    """
+
+    rows: int
+    columns: int
+    samples: int
+    allocated: int
+    stored: int
+    high: int
+    signed: bool
+    photometric: str
+    frames: int
+    frame: int
+
+    @property
+    def frame_bits(self) -> int:
+        """Return the size of a frame that is not compressed."""
+        samples = 2 if self.photometric == "YBR_FULL_422" else self.samples
+        return self.rows * self.columns * samples * self.allocated
+
+
+def is_dicom(data: bytes) -> bool:
+    """Tell whether bytes are a DICOM file.
+
+    Args:
+        data: at least the first 132 bytes of a file. Either ``DICM`` follows a preamble of 128 bytes, or the file
+            starts with its tags, as data sets without a file header do.
+    """
+    return data[128:132] == b"DICM" or _starts_with_tags(data)
+
+
+def _starts_with_tags(data: bytes) -> bool:
+    """Tell whether data begin with two tags of DICOM's first groups in ascending order, and plausible lengths."""
+    position, previous = 0, (0, 0)
+    while position + 8 <= len(data):
+        tag = struct.unpack_from("<HH", data, position)
+        vr = data[position + 4 : position + 6].decode("latin-1")
+        explicit = vr in _VRS
+        length_at, width = (position + 4, 4) if not explicit else (position + 6, 2)
+        if vr in _LONG_VRS:
+            length_at, width = position + 8, 4
+        length = int.from_bytes(data[length_at : length_at + width], "little")
+        first_groups = {2, 8} if previous == (0, 0) else _FIRST_GROUPS
+        if tag[0] not in first_groups or tag <= previous or (length % 2 and vr != "SQ") or length > 1 << 16:
+            return False
+        if previous != (0, 0):
+            return True
+        previous, position = tag, length_at + width + length
+    return previous != (0, 0) and len(data) >= 132
+
+
+def import_pydicom() -> Any:
+    """Return pydicom, or refuse with the name of the extra that has it."""
+    try:
+        import pydicom
+        import pydicom.encaps
+        import pydicom.errors
+        import pydicom.filereader
+        import pydicom.pixels
+    except ModuleNotFoundError as error:
+        raise ImageError("DICOM files need pip install 'xfeat-onnx[dicom]'") from error
+    return pydicom
+
+
+def read_dicom(data: bytes, *, max_pixels: int, frames: str) -> tuple[Dataset, Layout]:
+    """Read the tags of a DICOM file and check them, before its pixels are touched.
+
+    Args:
+        data: content of a DICOM file, with or without preamble and file header.
+        max_pixels: larger images are refused.
+        frames: ``first`` or ``middle`` of several frames, or ``refuse``.
+
+    Returns:
+        The tags, where those of the frame stand with the others and a transfer syntax is always set, and the layout.
+
+    Raises:
+        ImageError: if it is no image, is too large, or lacks a tag. Damaged files raise whatever pydicom does.
+    """
+    pydicom = import_pydicom()
+    picture = _read_tags(data, max_pixels, frames)
+    if "TransferSyntaxUID" not in picture.file_meta:
+        implicit, little = picture.original_encoding
+        known = pydicom.uid.ExplicitVRLittleEndian if little else pydicom.uid.ExplicitVRBigEndian
+        picture.file_meta.TransferSyntaxUID = pydicom.uid.ImplicitVRLittleEndian if implicit else known
+    layout = _layout(picture, max_pixels, frames)
+    _set_frame_tags(picture, layout.frame)
+    return picture, layout
+
+
+def _read_tags(data: bytes, max_pixels: int, frames: str) -> Dataset:
+    pydicom = import_pydicom()
+    file = io.BytesIO(data)
+    file.seek(132 if data[128:132] == b"DICM" else 0)
+    meta = pydicom.filereader.read_dataset(file, False, True, stop_when=lambda tag, _vr, _length: tag.group != 2)
+    if meta.get("TransferSyntaxUID") != pydicom.uid.DeflatedExplicitVRLittleEndian:
+        plain: Dataset = pydicom.dcmread(io.BytesIO(data), force=True)
+        return plain
+    # pydicom would inflate whatever comes out: 1.5 MB of zeros become 1.5 GB.
+    stream = zlib.decompressobj(-zlib.MAX_WBITS)
+    body = stream.decompress(data[file.tell() :], _HEADER_BYTES)
+    if rest := stream.unconsumed_tail:
+        header = pydicom.filereader.read_dataset(
+            io.BytesIO(body), False, True, stop_when=lambda tag, _vr, _length: tag >= 0x7FE00008
+        )
+        header.file_meta = meta
+        header.PixelData = b""
+        layout = _layout(header, max_pixels, frames)
+        if layout.frames * layout.rows * layout.columns > max_pixels:
+            raise ImageError(f"{layout.frames} deflated frames are more than {max_pixels // 1_000_000} megapixels")
+        body += stream.decompress(rest, layout.frames * layout.frame_bits // 8 + 1)
+    meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+    picture: Dataset = pydicom.filereader.read_dataset(io.BytesIO(body), False, True)
+    picture.file_meta = meta
+    picture.set_original_encoding(False, True)
+    return picture
+
+
+def numbers(picture: Dataset, keyword: str) -> list[float]:
+    """Return the values of a tag; an empty tag is an absent one.
+
+    Raises:
+        ImageError: if one is not a finite number.
+    """
+    try:
+        value = picture.get(keyword)
+        several = value if isinstance(value, (list, tuple)) or hasattr(value, "append") else [value]
+        found = [float(one) for one in several if one is not None and str(one).strip(" \0") != ""]
+        if all(map(math.isfinite, found)):
+            return found
+    except Exception as error:  # whatever pydicom raises for a value that its type does not allow
+        raise ImageError(f"DICOM tag {keyword} is not a number: {_raw_value(picture, keyword)}") from error
+    raise ImageError(f"DICOM tag {keyword} is not a finite number: {_raw_value(picture, keyword)}")
+
+
+def _raw_value(picture: Dataset, keyword: str) -> str:
+    value = getattr(picture.get_item(keyword), "value", None)
+    return value[:40].decode("latin-1").strip() if isinstance(value, bytes) else str(value)[:40]
+
+
+def _integer(picture: Dataset, keyword: str, default: int | None = None) -> int:
+    found = numbers(picture, keyword)
+    if not found and default is None:
+        raise ImageError(f"DICOM file without the tag {keyword}, which an image must have")
+    return int(found[0]) if found or default is None else default
+
+
+def _layout(picture: Dataset, max_pixels: int, frames: str) -> Layout:
+    """Read the tags of the image, and refuse what is none."""
+    _refuse_other_objects(picture)
+    rows, columns = _integer(picture, "Rows"), _integer(picture, "Columns")
+    if rows < 1 or columns < 1:
+        raise ImageError(f"DICOM image of {columns}×{rows} pixels")
+    if rows * columns > max_pixels:
+        raise ImageError(f"{columns}×{rows} is more than {max_pixels // 1_000_000} megapixels")
+    photometric = str(picture.get("PhotometricInterpretation") or "").strip().upper()
+    if not photometric:
+        raise ImageError("DICOM file without the tag PhotometricInterpretation, which an image must have")
+    if photometric not in (*GREY, *COLOUR, "PALETTE COLOR"):
+        raise ImageError(f"DICOM in {photometric}: only {', '.join((*GREY, 'PALETTE COLOR', *COLOUR))} are read")
+    samples = 3 if photometric in COLOUR else 1
+    if (found := _integer(picture, "SamplesPerPixel", samples)) != samples:
+        raise ImageError(f"DICOM in {photometric} with {found} samples per pixel, which must be {samples}")
+    count = max(1, _integer(picture, "NumberOfFrames", 1))
+    if count > 1 and frames == "refuse":
+        raise ImageError(f"{count} frames, not one picture: xfeat featurize --frames first (or middle) reads one")
+    floating = "FloatPixelData" in picture or "DoubleFloatPixelData" in picture
+    allocated = _integer(picture, "BitsAllocated")
+    stored = _integer(picture, "BitsStored", allocated)
+    if allocated not in (1, 8, 16, 32, 64) or not 1 <= stored <= allocated or (allocated == 64 and not floating):
+        raise ImageError(f"DICOM with {stored} bits stored in {allocated}: only 1, 8, 16 and 32 are read")
+    if samples == 3 and allocated not in (8, 16):
+        raise ImageError(f"DICOM in {photometric} with {allocated} bits: colour is read with 8 and 16 bits")
+    high = _integer(picture, "HighBit", stored - 1)
+    return Layout(
+        rows=rows,
+        columns=columns,
+        samples=samples,
+        allocated=allocated,
+        stored=stored,
+        high=high if stored - 1 <= high < allocated else stored - 1,
+        signed=bool(_integer(picture, "PixelRepresentation", 0 if floating or allocated == 1 else None)),
+        photometric=photometric,
+        frames=count,
+        frame=count // 2 if frames == "middle" else 0,
+    )
+
+
+def _refuse_other_objects(picture: Dataset) -> None:
+    kind = str(picture.get("SOPClassUID") or picture.file_meta.get("MediaStorageSOPClassUID") or "")
+    if kind in _NOT_IMAGES:
+        raise ImageError(f"not an image: {_NOT_IMAGES[kind]}")
+    if not any(keyword in picture for keyword in _PIXEL_DATA):
+        if "PixelDataProviderURL" in picture:
+            raise ImageError("DICOM file whose pixels are at another address, not in the file")
+        name = import_pydicom().uid.UID(kind).name.removesuffix(" Storage")
+        if name and name != kind and "Image" not in name and "Capture" not in name:
+            raise ImageError(f"not an image: {name}")
+        raise ImageError("DICOM file without an image: it has no pixel data, or is cut off before them")
+
+
+def _set_frame_tags(picture: Dataset, frame: int) -> None:
+    """Copy rescaling and window of a frame of an enhanced file to where other files have them."""
+    per_frame = picture.get("PerFrameFunctionalGroupsSequence") or []
+    shared = picture.get("SharedFunctionalGroupsSequence") or []
+    for group in [*per_frame[frame : frame + 1], *shared[:1]]:
+        for name in _FRAME_GROUPS:
+            for item in (group.get(name) or [])[:1]:
+                for element in item:
+                    if picture.get(element.keyword) in (None, ""):
+                        picture[element.tag] = element

@@ -1,0 +1,205 @@
+"""From the stored values of a DICOM image to the grey levels that a viewer shows: arrays in, arrays out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xfeat.featurize.errors import ImageError
+from xfeat.featurize.images.dicom_file import Layout, numbers
+from xfeat.featurize.images.dicom_frame import Frame
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
+Floats = NDArray[np.float64]
+# Rows of the image go through the floating point formulas in parts of this many pixels: memory stays small.
+_PART = 1 << 20
+
+
+@dataclass(frozen=True)
+class LookupTable:
+    """A lookup table of DICOM (modality, VOI or palette).
+
+    Args:
+        first: the value that maps to the first entry; smaller values map there too, larger ones to the last.
+        entries: the results.
+        white: largest result that the table's bits allow.
+    """
+
+    first: int
+    entries: NDArray[np.uint16]
+    white: int
+
+    def __call__(self, values: Floats) -> Floats:
+        """Map values, any shape, to results of the same shape."""
+        index = np.clip(np.rint(np.nan_to_num(values)) - self.first, 0, len(self.entries) - 1)
+        found: Floats = self.entries[index.astype(np.int64)].astype(np.float64)
+        return found
+
+
+def read_table(item: Dataset, descriptor: str, data: str, *, negative: bool) -> LookupTable:
+    """Read a lookup table of any depth.
+
+    Args:
+        item: the data set that holds it.
+        descriptor: keyword of its descriptor.
+        data: keyword of its entries: words, or bytes if they fit into 8 bits.
+        negative: values may be below zero; then a large first value is a negative one.
+
+    Raises:
+        ImageError: if it has no entries or no bits.
+
+    Source: DICOM PS3.3 C.11.1.1.1, C.11.2.1.1 and C.7.6.3.1.5.
+    """
+    described = [int(value) for value in numbers(item, descriptor)]
+    content = item.get(data)
+    if len(described) != 3 or content is None or not 1 <= described[2] <= 16:
+        raise ImageError(f"DICOM lookup table {data} without entries or a usable {descriptor}")
+    count, first, bits = described[0] % 65536 or 65536, described[1], described[2]
+    if not isinstance(content, bytes):
+        content = (np.atleast_1d(np.asarray(content, np.int64)) & 0xFFFF).astype("<u2").tobytes()
+    entries = np.frombuffer(content, np.uint8 if len(content) <= count + 1 else "<u2")[:count].astype(np.uint16)
+    if not len(entries):
+        raise ImageError(f"DICOM lookup table {data} without entries or a usable {descriptor}")
+    first = first - 65536 if negative and first > 32767 else first
+    return LookupTable(first, entries, max(2**bits - 1, int(entries.max())))
+
+
+def extract(values: NDArray[Any], frame: Frame) -> NDArray[Any]:
+    """Return only the bits that count, with their sign; other bits may hold anything, overlays too."""
+    if values.dtype.kind == "f":
+        return values
+    bits = values.dtype.itemsize * 8
+    return (values << (bits - 1 - frame.high)) >> (bits - frame.stored)
+
+
+def grey_levels(frame: Frame, picture: Dataset, layout: Layout) -> NDArray[np.uint8]:
+    """Turn stored values into grey levels: modality LUT, VOI LUT or window, MONOCHROME1 inverted.
+
+    Without a window, the darkest and lightest values that are no padding become black and white. Padding is black.
+
+    Args:
+        frame: values (rows, columns).
+        picture: the tags.
+        layout: how the pixels are stored.
+
+    Returns:
+        Array of the same shape.
+
+    Raises:
+        ImageError: if a tag is no number, or a table is unusable.
+
+    Source: DICOM PS3.3 C.7.6.3.1.2 (photometric interpretation), C.7.5.1.1.2 (padding), C.11.1 (modality LUT),
+    C.11.2 (VOI LUT).
+    """
+    modality, voi, is_padding = _modality(picture, layout), _voi(picture, layout), _padding(picture, layout)
+
+    def shown(stored: NDArray[Any]) -> tuple[Floats, NDArray[np.bool_]]:
+        values = extract(stored, frame)
+        background = is_padding(stored) | is_padding(values) | ~np.isfinite(values)
+        return modality(values.astype(np.float64)), background
+
+    flat = frame.values.reshape(-1)
+    parts = [flat[start : start + _PART] for start in range(0, len(flat), _PART)]
+    every = _every_value(flat.dtype)
+    if every is not None:
+        present = np.zeros(len(every), np.bool_)
+        for part in parts:
+            present[_index(part)] = True
+    if voi is None:
+        voi = _full_range(shown, parts if every is None else [every[present]])
+
+    def levels(stored: NDArray[Any]) -> NDArray[np.uint8]:
+        values, background = shown(stored)
+        scaled = np.clip(np.nan_to_num(voi(values)), 0.0, 1.0)
+        if layout.photometric == "MONOCHROME1":
+            scaled = 1.0 - scaled
+        return np.where(background, 0, np.rint(scaled * 255)).astype(np.uint8)
+
+    if every is not None:
+        table = levels(every)
+        done = [table[_index(part)] for part in parts]
+    else:
+        done = [levels(part) for part in parts]
+    return np.concatenate(done).reshape(frame.values.shape)
+
+
+def _every_value(kind: np.dtype[Any]) -> NDArray[Any] | None:
+    """Return all values of an integer type of up to 16 bits, at their index: formulas then run once for each."""
+    if kind.kind not in "iu" or kind.itemsize > 2:
+        return None
+    return np.arange(2 ** (8 * kind.itemsize), dtype=f"u{kind.itemsize}").view(kind)
+
+
+def _index(values: NDArray[Any]) -> NDArray[Any]:
+    return values.view(f"u{values.dtype.itemsize}")
+
+
+def _modality(picture: Dataset, layout: Layout) -> Callable[[Floats], Floats]:
+    if items := picture.get("ModalityLUTSequence"):
+        return read_table(items[0], "LUTDescriptor", "LUTData", negative=layout.signed)
+    # A slope of 0 would make every image black; dcmtk ignores it too.
+    slope = next(iter(numbers(picture, "RescaleSlope")), 1.0) or 1.0
+    intercept = next(iter(numbers(picture, "RescaleIntercept")), 0.0)
+    return lambda values: values * slope + intercept
+
+
+def _voi(picture: Dataset, layout: Layout) -> Callable[[Floats], Floats] | None:
+    """Return the file's mapping to 0 (black) … 1 (white): its VOI LUT, else its first window that is one, else none."""
+    if items := picture.get("VOILUTSequence"):
+        negative = layout.signed or any(value < 0 for value in numbers(picture, "RescaleIntercept"))
+        table = read_table(items[0], "LUTDescriptor", "LUTData", negative=negative)
+        return lambda values: table(values) / table.white
+    function = str(picture.get("VOILUTFunction") or "LINEAR").strip().upper()
+    if function not in ("LINEAR", "LINEAR_EXACT", "SIGMOID"):
+        raise ImageError(f"DICOM window of the unknown form {function[:40]}: LINEAR, LINEAR_EXACT and SIGMOID are read")
+    smallest = 1.0 if function == "LINEAR" else np.finfo(float).tiny
+    windows = zip(numbers(picture, "WindowCenter"), numbers(picture, "WindowWidth"), strict=False)
+    return next((_window(function, center, width) for center, width in windows if width >= smallest), None)
+
+
+def _window(function: str, center: float, width: float) -> Callable[[Floats], Floats]:
+    """Source: DICOM PS3.3 C.11.2.1.2.1 and C.11.2.1.3."""
+    if function == "SIGMOID":
+        return lambda values: 1.0 / (1.0 + np.exp(np.clip(-4.0 * (values - center) / width, -500.0, 500.0)))
+    if function == "LINEAR":
+        center, width = center - 0.5, width - 1.0
+    if width == 0:
+        return lambda values: (values > center).astype(np.float64)
+    return lambda values: (values - center) / width + 0.5
+
+
+def _full_range(
+    shown: Callable[[NDArray[Any]], tuple[Floats, NDArray[np.bool_]]], parts: list[NDArray[Any]]
+) -> Callable[[Floats], Floats]:
+    """Return the mapping for images without a window: from the values of the picture that are no padding."""
+    black, white = np.inf, -np.inf
+    for part in parts:
+        values, background = shown(part)
+        black = min(black, values.min(where=~background, initial=np.inf))
+        white = max(white, values.max(where=~background, initial=-np.inf))
+    span = white - black if white > black else np.inf
+    return lambda values: (values - black) / span
+
+
+def _padding(picture: Dataset, layout: Layout) -> Callable[[NDArray[Any]], NDArray[np.bool_]]:
+    """Return what tells padding from pixels, among stored values with or without their unused bits.
+
+    A negative padding value may be written as an unsigned number, and outside of the bits that are stored.
+    """
+    kinds = ("PixelPadding", "FloatPixelPadding", "DoubleFloatPixelPadding")
+    found = [(numbers(picture, f"{kind}Value"), numbers(picture, f"{kind}RangeLimit")) for kind in kinds]
+    ends = next(([*value[:1], *limit[:1]] for value, limit in found if value), None)
+    if ends is None:
+        return lambda values: np.zeros(values.shape, np.bool_)
+    if layout.signed:
+        ends = [end - 2**layout.allocated if end >= 2 ** (layout.allocated - 1) else end for end in ends]
+    else:
+        ends = [end + 2**layout.allocated if end < 0 and layout.allocated <= 16 else end for end in ends]
+    low, high = min(ends), max(ends)
+    return lambda values: (values >= low) & (values <= high)
