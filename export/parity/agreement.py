@@ -41,6 +41,11 @@ class Agreement:
     tolerance: float
 
     @property
+    def decided_differently(self) -> int:
+        """Number of images with another decision."""
+        return self.changed_decisions + self.close_calls
+
+    @property
     def holds(self) -> bool:
         """Whether all probabilities are within the tolerance and no decision has changed."""
         return self.max_difference <= self.tolerance and self.changed_decisions == 0

@@ -11,15 +11,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 
 from xfeat.export.build.assemble import detach_resize, write_variants
 from xfeat.export.model.file import open_model
 from xfeat.export.model.metadata import ModelMetadata
 from xfeat.export.model.progress import Progress
-from xfeat.export.parity.accuracy_loss import Scores, gate_in_words, losses, within_gate
-from xfeat.export.parity.agreement import Probabilities
+from xfeat.export.parity.accuracy_loss import Scores, acceptable, gate_in_words, losses, within_gate
+from xfeat.export.parity.agreement import Probabilities, compare
 from xfeat.export.parity.certificate import write_certificate
 from xfeat.export.parity.check_images import CheckImages
 from xfeat.export.parity.checks import Checks, check_variant, onnx_probabilities, open_on_providers
@@ -40,7 +39,16 @@ from xfeat.head.runs.reader import Run
 logger = logging.getLogger(__name__)
 
 # What the certificate says of the gate.
-_GATE_FACTS = ("images", "before", "after", "mean_difference", "max_difference", "attempts", "familiar")
+_GATE_FACTS = (
+    "images",
+    "before",
+    "after",
+    "mean_difference",
+    "max_difference",
+    "decided_differently",
+    "attempts",
+    "familiar",
+)
 
 Stage = Callable[[str], AbstractContextManager[Progress]]
 """Opens the progress of a stage, by its name."""
@@ -60,6 +68,7 @@ class Quantized:
         bytes_after: size of the new file.
         max_difference: largest difference of a probability.
         mean_difference: mean difference of a probability.
+        decided_differently: number of these images that the new model decides differently.
         float_layers: convolutions that stayed in float32.
         attempts: number of float32 layers and loss of each attempt, in order; the last one was written.
         familiar: ood threshold before and after; ``None`` for a model without ood score.
@@ -74,6 +83,7 @@ class Quantized:
     bytes_after: int
     max_difference: float
     mean_difference: float
+    decided_differently: int
     float_layers: tuple[str, ...]
     attempts: list[dict[str, Any]]
     familiar: dict[str, float] | None
@@ -90,6 +100,7 @@ def quantize_model(
     """Write a smaller model with its core form and certificate, if its loss on validation images is within the gate.
 
     In INT8 all convolutions have 8 bits. If that loses more than the gate allows, stem and first block stay in float32.
+    The last attempt may change the decision of one image even if that is more than the gate.
 
     Args:
         path: the full float32 model of ``run``.
@@ -114,15 +125,17 @@ def quantize_model(
     images, labels = labelled_images(run, "valid", spec.data)
     measured = partial(measure_model, pixels=images.pixels, labels=labels, metadata=metadata)
     before = measured("float32", traced, ())
-    attempts = []
+    attempts: list[Candidate] = []
     for model in _models(traced, run, spec, stage):
         attempts.append(measured(*model))
-        logger.info("%s", attempts_table(attempts[-1:], before.scores))
+        for line in attempts_table(attempts[-1:], before.scores).splitlines():
+            logger.info("%s", line)
         if within_gate(before.scores, attempts[-1].scores, spec.gate):
             break
-    else:
-        raise _refusal(before.scores, attempts, output, spec)
     after = attempts[-1]
+    agreement = compare(before.probabilities, after.probabilities, metadata.decide)
+    if not acceptable(before.scores, after.scores, spec.gate, agreement.decided_differently):
+        raise _refusal(before.scores, attempts, output, spec)
     ood = ood_thresholds(after, metadata.ood_threshold)
     metadata = replace(
         metadata,
@@ -133,7 +146,6 @@ def quantize_model(
     with publish([*targets.values(), certificate]) as folder:
         written = {variant: folder / target.name for variant, target in targets.items()}
         write_variants(after.model, metadata, written)
-        difference = np.abs(after.probabilities - before.probabilities)
         result = Quantized(
             files=targets,
             certificate=certificate,
@@ -142,8 +154,9 @@ def quantize_model(
             after=after.scores,
             bytes_before=path.stat().st_size,
             bytes_after=written["full"].stat().st_size,
-            max_difference=float(difference.max()),
-            mean_difference=float(difference.mean()),
+            max_difference=agreement.max_difference,
+            mean_difference=agreement.mean_difference,
+            decided_differently=agreement.decided_differently,
             float_layers=after.float_layers,
             attempts=[
                 {"float_layers": len(each.float_layers), "losses": losses(before.scores, each.scores)}

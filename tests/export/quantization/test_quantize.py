@@ -20,7 +20,7 @@ from sklearn.metrics import accuracy_score, recall_score, roc_auc_score
 from xfeat.export.model.batches import to_nchw
 from xfeat.export.model.file import open_model
 from xfeat.export.model.metadata import ModelMetadata
-from xfeat.export.parity.accuracy_loss import Scores, losses, measure
+from xfeat.export.parity.accuracy_loss import Scores, acceptable, losses, measure
 from xfeat.export.parity.run_images import labelled_images
 from xfeat.export.quantization.int8 import PreparedModel, quantize_backbone
 from xfeat.export.quantization.qdq import store_matrices_in_8_bits
@@ -205,6 +205,24 @@ def test_scores_agree_with_scikit_learn(exported: Any, positive: str | None, thr
 def test_losses_are_in_points() -> None:
     before, after = Scores(accuracy=0.99, sensitivity=0.95, auc=None), Scores(accuracy=0.98, sensitivity=0.96, auc=None)
     assert losses(before, after) == {"accuracy": pytest.approx(1.0), "sensitivity": pytest.approx(-1.0)}
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "auc", "decided_differently", "accepted"),
+    [
+        (0.98, 0.95, 1, True),
+        (0.98, None, 1, True),
+        (0.99, 0.95, 9, True),
+        (0.98, 0.95, 2, False),
+        (0.98, 0.94, 1, False),
+    ],
+)
+def test_one_changed_decision_is_accepted_and_two_that_lose_are_not(
+    accuracy: float, auc: float | None, decided_differently: int, accepted: bool
+) -> None:
+    before = Scores(accuracy=0.99, sensitivity=0.95, auc=None if auc is None else 0.95)
+    after = Scores(accuracy=accuracy, sensitivity=0.95, auc=auc)
+    assert acceptable(before, after, 0.5, decided_differently) is accepted
 
 
 def test_matrices_of_the_head_are_rounded_to_the_nearest_level(tmp_path: Path) -> None:
