@@ -12,8 +12,8 @@ import numpy as np
 from xfeat.export.model.file import ModelFile
 from xfeat.export.model.metadata import ModelMetadata
 from xfeat.export.model.progress import Progress, ProgressCounter
-from xfeat.export.parity.accuracy_loss import Scores, gate_in_words, measure, scores_table, within_gate
-from xfeat.export.parity.agreement import Probabilities
+from xfeat.export.parity.accuracy_loss import Scores, acceptable, gate_in_words, measure, scores_table
+from xfeat.export.parity.agreement import Probabilities, compare
 from xfeat.export.parity.certificate import Certificate, certificate_path, read_certificate
 from xfeat.export.parity.check_images import CheckImages, load_images
 from xfeat.export.parity.checks import (
@@ -180,12 +180,15 @@ def _compare_with_torch(
         images, _ = images_to_check(run, spec.data, counter=counter)
         return images, _compare(models, images, torch_probabilities(reference, images.pixels), counter), {}
     images, labels = labelled_images(run, "valid", spec.data, counter=counter)
-    before = measure(torch_probabilities(reference, images.pixels), labels, metadata)
+    expected = torch_probabilities(reference, images.pixels)
+    before = measure(expected, labels, metadata)
     scores = {}
     for provider, model in models.items():
         found = onnx_probabilities(model, images.pixels, counter)
         after = measure(found, labels, metadata)
-        if not (np.isfinite(found).all() and within_gate(before, after, spec.gate)):
+        agreement = compare(expected, found, metadata.decide)
+        accepted = acceptable(before, after, spec.gate, agreement.decided_differently)
+        if not (np.isfinite(found).all() and accepted):
             raise ParityError(
                 f"the model ({metadata.variant}, {provider}) loses more against its run than the gate allows",
                 path=model.path,
