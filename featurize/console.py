@@ -12,24 +12,22 @@ import functools
 import json
 import logging
 import os
-import signal
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from types import FrameType
 from typing import Any, TypeVar
 
 import click
 
 from xfeat.featurize.errors import Interrupted, SpecError, XfeatError
 from xfeat.featurize.system.decoder_warnings import ignore_decoder_warnings
+from xfeat.featurize.system.stop_signals import EXIT_INTERRUPTED, stop_on_signals
 from xfeat.featurize.system.streams import prepare_streams, stdout_fails
 from xfeat.featurize.text import MAX_LISTED, printable, printable_lines
 
 EXIT_PROBLEM = 1
 EXIT_USAGE = 2
-EXIT_INTERRUPTED = 130
 _PLAIN_LINE_SECONDS = 5.0
 _WITHOUT_CURSOR = ("dumb", "unknown")  # terminals on which a bar would be a new line each time it moves
 _MAX_HELP = 300  # characters, longer than the first sentence of any help
@@ -46,9 +44,6 @@ Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 Printed = tuple[dict[str, Any], Sequence[str]]
 """What a command prints with ``--json``, and its lines without it."""
 S = TypeVar("S")
-
-_stop_signals: list[int] = []
-"""The stop signals that this process has received."""
 
 
 class Commands(click.Group):
@@ -67,9 +62,9 @@ class Commands(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         _start_logging()
         ignore_decoder_warnings()
-        _stop_on_signals()
         try:
-            return super().invoke(ctx)
+            with stop_on_signals(_STOPPED):
+                return super().invoke(ctx)
         except Interrupted as stop:
             _print_and_exit(str(stop), EXIT_INTERRUPTED)
         except (KeyboardInterrupt, click.exceptions.Abort):
@@ -84,11 +79,6 @@ class Commands(click.Group):
             _print_and_exit(
                 f"error: {problem.name} is not installed\n  fix:      pip install 'xfeat-onnx[all]'", EXIT_PROBLEM
             )
-        except ImportError:
-            # A C extension that is interrupted while it loads raises ImportError, often without the cause.
-            if not _stop_signals:
-                raise
-            _print_and_exit(_STOPPED, EXIT_INTERRUPTED)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the commands with the whole first sentence of each, where click would cut it off."""
@@ -263,19 +253,6 @@ def _start_logging() -> None:
     if not any(isinstance(handler, _StderrHandler) for handler in logger.handlers):
         logger.addHandler(_StderrHandler())
     logger.setLevel(logging.INFO)
-
-
-def _stop_on_signals() -> None:
-    _stop_signals.clear()
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        _stop_signals.append(number)
-        raise KeyboardInterrupt
-
-    with contextlib.suppress(ValueError):  # only the main thread may set handlers; tests run commands in others
-        signal.signal(signal.SIGTERM, stop)
-        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # background jobs of a script ignore it
-            signal.signal(signal.SIGINT, stop)
 
 
 def _print_and_exit(message: str, code: int) -> None:

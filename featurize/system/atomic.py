@@ -12,6 +12,8 @@ from pathlib import Path
 from xfeat.featurize.errors import OutputError, XfeatError
 from xfeat.featurize.system.filesystem import FLUSH, FLUSH_FOLDER, REPLACE, is_missing, optional
 
+_unfinished: set[Path] = set()
+
 ELSEWHERE = "choose another place with -o"
 
 _SPACE = "free some space and run the same command again"
@@ -50,6 +52,7 @@ def replacing(path: Path, *, elsewhere: str = ELSEWHERE) -> Iterator[Path]:
     partial = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        _unfinished.add(partial)
         yield partial
         flush(partial)
         replace(partial, path)
@@ -59,6 +62,14 @@ def replacing(path: Path, *, elsewhere: str = ELSEWHERE) -> Iterator[Path]:
     except OSError as error:
         raise output_error(path, error, elsewhere=elsewhere) from error
     finally:
+        with suppress(OSError):
+            partial.unlink()
+        _unfinished.discard(partial)
+
+
+def remove_unfinished() -> None:
+    """Delete the temporary files of this process, which must end now."""
+    for partial in list(_unfinished):
         with suppress(OSError):
             partial.unlink()
 

@@ -1,0 +1,87 @@
+"""Ctrl-C and SIGTERM: the first one ends the process within seconds, whatever it is doing.
+
+The main thread gets ``KeyboardInterrupt`` and cleans up. It may not get that far: a library may swallow the exception,
+a disk may not answer, a thread may be waited for that never ends. So another thread hears of the signal too, and ends
+the process when the time is up.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from types import FrameType
+
+from xfeat.featurize.system.atomic import remove_unfinished
+
+EXIT_INTERRUPTED = 130
+_GRACE_S = 4.0
+_CLEAN_UP_S = 0.5
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+_received: list[int] = []
+_farewell: list[str] = []
+
+
+@contextmanager
+def stop_on_signals(farewell: str) -> Iterator[None]:
+    """Raise ``KeyboardInterrupt`` in the body on the first Ctrl-C or SIGTERM, and later ones never.
+
+    Any exception after the signal is its consequence, such as that of a library interrupted while it was loading, and
+    becomes ``KeyboardInterrupt``, too. The handlers stay when the body has ended, until the process has.
+
+    Args:
+        farewell: written to stderr if the main thread is not done in time.
+    """
+    _received.clear()
+    _farewell[:] = [farewell]
+    with suppress(ValueError):  # only the main thread may set handlers; tests run commands in others
+        signal.signal(signal.SIGTERM, _stop)
+        if signal.getsignal(signal.SIGINT) in (signal.default_int_handler, _stop):  # jobs of a script ignore it
+            signal.signal(signal.SIGINT, _stop)
+        _watch()
+    try:
+        yield
+    except Exception as error:
+        if not _received:
+            raise
+        raise KeyboardInterrupt from error
+    finally:
+        _farewell.clear()  # from here on, the caller says that it was stopped
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    if not _received:
+        _received.append(number)
+        raise KeyboardInterrupt
+
+
+def _watch() -> None:
+    """Start the thread that ends the process; Python writes each signal's number into a pipe when it arrives."""
+    numbers, wake_up = os.pipe()
+    os.set_blocking(wake_up, False)
+    earlier = signal.set_wakeup_fd(wake_up, warn_on_full_buffer=False)
+    if earlier != -1:  # an earlier command of this process has a thread already
+        signal.set_wakeup_fd(earlier)
+        os.close(wake_up)
+        os.close(numbers)
+        return
+    threading.Thread(target=_end_in_time, args=[numbers], name="stop", daemon=True).start()
+
+
+def _end_in_time(numbers: int) -> None:
+    while True:
+        number = os.read(numbers, 1)[0]
+        # While a server runs, it has handlers of its own, and finishes the requests that it has accepted.
+        if number in _SIGNALS and signal.getsignal(number) == _stop:
+            break
+    time.sleep(_GRACE_S)
+    clean_up = threading.Thread(target=remove_unfinished, daemon=True)  # the disk may not answer
+    clean_up.start()
+    clean_up.join(_CLEAN_UP_S)
+    with suppress(OSError):
+        os.write(2, "".join(f"{text}\n" for text in _farewell).encode())
+    os._exit(EXIT_INTERRUPTED)
