@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import logging
 import os
 import re
@@ -19,20 +17,23 @@ from xfeat.featurize.datasets.image_files import (
     describe_left_out,
     image_names,
 )
+from xfeat.featurize.datasets.manifest import read_group_table, read_manifest
 from xfeat.featurize.datasets.sources import FolderSource, ImageSource, open_source
-from xfeat.featurize.datasets.structure import read_structure, split_of
-from xfeat.featurize.errors import DataError, ImageError, SpecError
+from xfeat.featurize.datasets.structure import read_structure
+from xfeat.featurize.datasets.tables import TABLE_SUFFIXES
+from xfeat.featurize.errors import DataError, SpecError
 
 logger = logging.getLogger(__name__)
 
 SPLITS = ("train", "valid", "test")
 NO_SPLIT = 255
 NO_LABEL = -1
+_SPLIT_CODES = {"": NO_SPLIT, **{name: code for code, name in enumerate(SPLITS)}}
 GROUPS_FILE = "groups.csv"
 
 LAYOUTS = (
     "train|valid|test/<class>/<image>, or <class>/<image>, or images without folders, in a folder or a zip archive, "
-    "or a CSV file with the columns path,label[,split][,group]"
+    "or a CSV file (comma, semicolon or tab) with the columns path,label[,split][,group]"
 )
 
 
@@ -62,6 +63,7 @@ class Dataset:
         entries: the images.
         layout: how the folders were read, such as ``3 splits × 2 classes, in chest_xray/``.
         left_out: per reason, the number of ``files``, of each of their ``suffixes``, and an ``example``.
+        table: the manifest, if the images come from one.
     """
 
     root: Path
@@ -69,6 +71,7 @@ class Dataset:
     entries: list[ImageEntry]
     layout: str = ""
     left_out: dict[str, Any] = field(default_factory=dict)
+    table: Path | None = None
 
     @classmethod
     def of(cls, root: Path, rows: list[tuple[str, str, int, str]]) -> Dataset:
@@ -100,8 +103,8 @@ def open_dataset(
     root = Path(data)
     if not root.exists():
         raise DataError("folder or file not found", path=root, expected=LAYOUTS, fix="check the path")
-    source = None if root.suffix.lower() == ".csv" else open_source(root)
-    dataset, above = (_read_manifest(root), "") if source is None else _read_folders(root, source, layout)
+    source = None if root.is_file() and root.suffix.lower() in TABLE_SUFFIXES else open_source(root)
+    dataset, above = (_read_table(root), "") if source is None else _read_folders(root, source, layout)
     if not dataset.entries:
         raise DataError(
             "no images found",
@@ -144,7 +147,8 @@ def _select_classes(dataset: Dataset, wanted: list[str], data: Path) -> Dataset:
 def list_images(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
     """Return the given files, and for each folder the images in it and its subfolders, sorted by path.
 
-    A given file is taken whatever its suffix; in folders the suffix decides, and hidden files are ignored.
+    A given file is taken whatever its suffix; in folders the suffix decides, or without one the first bytes. Hidden
+    files are ignored.
 
     Raises:
         DataError: if a path does not exist, cannot be listed, or is a folder without images.
@@ -153,9 +157,7 @@ def list_images(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
     for path in map(Path, paths):
         if not path.exists():
             raise DataError("file or folder not found", path=path, fix="check the path")
-        images = (
-            [path] if path.is_file() else sorted(path / name for name in image_names(FolderSource(path).names())[0])
-        )
+        images = [path] if path.is_file() else _images_in(path)
         if not images:
             raise DataError(
                 "no images found",
@@ -167,16 +169,29 @@ def list_images(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
     return found
 
 
+def _images_in(folder: Path) -> list[Path]:
+    source = FolderSource(folder)
+    return sorted(folder / name for name in image_names(source.names(), source.head)[0])
+
+
 def _read_folders(root: Path, source: ImageSource, layout: str | None) -> tuple[Dataset, str]:
     """Read splits and classes from folders; return the folders around everything, too."""
-    names, left_out = choose_images(name for name in source.names() if not name.endswith(GROUPS_FILE))
+    files = (name for name in source.names() if not name.endswith(GROUPS_FILE))
+    names, left_out = choose_images(files, source.head)
     structure = read_structure(root, names, layout)
     for note in structure.notes:
         logger.warning("%s", note)
-    code = {"": NO_SPLIT, **{name: code for code, name in enumerate(SPLITS)}}
-    dataset = Dataset.of(root, [(image.path, image.label, code[image.split], "") for image in structure.images])
+    dataset = Dataset.of(root, [(image.path, image.label, _SPLIT_CODES[image.split], "") for image in structure.images])
     counted = count_left_out(left_out + structure.left_out)
     return replace(dataset, layout=structure.text, left_out=counted), structure.above
+
+
+def _read_table(path: Path) -> Dataset:
+    listed = read_manifest(path)
+    dataset = Dataset.of(
+        path.parent, [(image.path, image.label, _SPLIT_CODES[image.split], image.group) for image in listed.images]
+    )
+    return replace(dataset, table=path, layout=listed.text, left_out=count_left_out(listed.left_out))
 
 
 # Groups
@@ -202,7 +217,7 @@ def _read_groups(dataset: Dataset, groups: str) -> dict[str, str]:
     """Return path to group, from a CSV file or by a regular expression on the paths."""
     file = Path(groups)
     if file.is_file():
-        return _groups_from_csv(file)
+        return read_group_table(file, [entry.path for entry in dataset.entries], dataset.root)
     if groups.lower().endswith(".csv"):
         raise DataError("file not found", path=groups, fix="--groups takes a CSV file or a regular expression")
     try:
@@ -221,68 +236,6 @@ def _with_own_groups(dataset: Dataset, source: ImageSource, above: str) -> Datas
             return dataset
     table = dataset.root / above / GROUPS_FILE
     logger.info("groups are read from %s", table)
-    group_of = _groups_from_csv(table, source, above + GROUPS_FILE)
+    images = [entry.path.removeprefix(above) for entry in dataset.entries]
+    group_of = read_group_table(table, images, dataset.root / above, source=source, member=above + GROUPS_FILE)
     return _with_groups(dataset, {above + path: group for path, group in group_of.items()}, str(table))
-
-
-def _groups_from_csv(path: Path, source: ImageSource | None = None, member: str = "") -> dict[str, str]:
-    rows = _read_csv(path, ("path", "group"), source, member)
-    return {_path_in(row, path, line): (row["group"] or "").strip() for line, row in enumerate(rows, start=2)}
-
-
-# CSV files
-
-
-def _read_csv(
-    path: Path, required: tuple[str, ...], source: ImageSource | None = None, member: str = ""
-) -> list[dict[str, str]]:
-    """Return the rows of a CSV file, or of the ``member`` of a ``source``, which messages call ``path``."""
-    try:
-        content, _ = (source or FolderSource(path.parent)).read(member or path.name)
-        reader = csv.DictReader(io.StringIO(content.decode("utf-8-sig"), newline=""))
-        columns = reader.fieldnames or []
-        rows = list(reader)
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise DataError(
-            "not a CSV file in UTF-8", path=path, found=str(error), fix="save it as CSV with the encoding UTF-8"
-        ) from error
-    except ImageError as error:
-        raise DataError(error.what, path=path, fix="check the path and its permissions") from error
-    if missing := [name for name in required if name not in columns]:
-        raise DataError(
-            f"the column {', '.join(missing)} is missing",
-            path=path,
-            expected=f"a first line that names the columns {', '.join(required)}",
-            found=", ".join(columns) or "an empty file",
-            fix="add the line or rename the columns",
-        )
-    return rows
-
-
-def _read_manifest(path: Path) -> Dataset:
-    rows: dict[str, tuple[str, str, int, str]] = {}
-    for line, row in enumerate(_read_csv(path, ("path", "label")), start=2):
-        name = _path_in(row, path, line)
-        if name in rows:
-            raise DataError(f"line {line} repeats the path {name}", path=path, fix="keep one line per image")
-        label, split, group = ((row.get(column) or "").strip() for column in ("label", "split", "group"))
-        if split and not split_of(split):
-            raise DataError(
-                f"line {line}: unknown split",
-                path=path,
-                expected=", ".join(SPLITS),
-                found=split,
-                fix="rename it, or leave the column empty",
-            )
-        rows[name] = (name, label, SPLITS.index(split_of(split)) if split else NO_SPLIT, group)
-    dataset = Dataset.of(path.parent, list(rows.values()))
-    return replace(dataset, layout=f"{len(rows)} rows of {path.name}, {len(dataset.class_names)} classes")
-
-
-def _path_in(row: dict[str, str], file: Path, line: int) -> str:
-    name = (row["path"] or "").strip()
-    if not name:
-        raise DataError(
-            f"line {line} has no path", path=file, fix="enter an image in the column path, or remove the line"
-        )
-    return Path(name).as_posix()

@@ -122,12 +122,12 @@ def _labelled(above: str, names: list[str], found: dict[str, tuple[str, list[str
     if any(plain.values()):
         left_out += [(name, "in no class folder") for name, label in labels.items() if not label]
         labels = {name: label for name, label in labels.items() if label}
-    chosen, notes = _one_spelling({(found[name][0], label) for name, label in labels.items()})
+    chosen, notes = unify_spelling({(found[name][0], label) for name, label in labels.items()})
     images = [Placed(name, chosen[label], found[name][0]) for name, label in labels.items()]
     return Structure(images, above, left_out, notes)
 
 
-def _one_spelling(labels: set[tuple[str, str]]) -> tuple[dict[str, str], list[str]]:
+def unify_spelling(labels: set[tuple[str, str]]) -> tuple[dict[str, str], list[str]]:
     """Unify classes that differ in case between splits; in one folder they are classes of their own.
 
     Args:

@@ -1,0 +1,250 @@
+"""What a table says about images: their files, labels, splits and groups. What contradicts itself is refused."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from xfeat.featurize.datasets.file_lookup import find_files, is_outside, is_url, written_path
+from xfeat.featurize.datasets.image_files import LeftOut, choose_images
+from xfeat.featurize.datasets.sources import FolderSource, ImageSource
+from xfeat.featurize.datasets.structure import split_of, unify_spelling
+from xfeat.featurize.datasets.tables import Table, TableRow, name_lines, read_table, shorten
+from xfeat.featurize.errors import DataError
+
+logger = logging.getLogger(__name__)
+
+
+class ListedImage(NamedTuple):
+    """An image that a table lists; ``split`` is train, valid, test or empty; other values are empty if unknown."""
+
+    path: str
+    label: str
+    split: str
+    group: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The images that a table lists.
+
+    Attributes:
+        images: one per file.
+        text: what was read, such as ``16 rows of list.csv (path: image_id), 2 classes``.
+        left_out: path and reason of rows that do not take part.
+    """
+
+    images: list[ListedImage]
+    text: str
+    left_out: LeftOut
+
+
+def read_manifest(path: Path) -> Manifest:
+    """Read a table with one image per row.
+
+    Rows without a label are left out, unless no row has one. Rows whose file is missing stay, so that they are skipped
+    or stop the run as other unreadable images do; if all are missing, the table is refused.
+
+    Raises:
+        DataError: if the table cannot be read, names files in no clear way, or contradicts itself; lines are named.
+    """
+    table = read_table(path, ("path", "label"), ("split", "group"))
+    rows, left_out = _labelled(table)
+    _refuse(table, [row for row in rows if "|" in row.values["label"]], "label", "has several labels in one cell")
+    splits = _splits(table, rows)
+    paths = _locate(table, rows, path.parent)
+    labels = [row.values["label"] for row in rows]
+    spelling, notes = unify_spelling({(split, label) for split, label in zip(splits, labels, strict=True) if label})
+    for note in notes:
+        logger.warning("%s: %s", path, note)
+    groups = [row.values.get("group", "") for row in rows]
+    images = [
+        ListedImage(file, spelling.get(label, ""), split, group)
+        for file, label, split, group in zip(paths, labels, splits, groups, strict=True)
+    ]
+    images = _once(table, rows, images)
+    renamed = ", ".join(f"{use}: {name}" for use, name in table.columns.items() if name.casefold() != use)
+    number = len({image.label for image in images if image.label})
+    classes = f"{number} class{'es' * (number != 1)}" if number else "no classes"
+    text = f"{len(images)} rows of {path.name}{f' ({renamed})' if renamed else ''}, {classes}"
+    return Manifest(images, text, left_out)
+
+
+def read_group_table(
+    path: Path, images: Sequence[str], root: Path, *, source: ImageSource | None = None, member: str = ""
+) -> dict[str, str]:
+    """Read a table of groups, such as patients.
+
+    Args:
+        path: the file, or how messages call the ``member`` of a ``source``.
+        images: of the data set, relative to ``root``.
+        root: the folder that paths in the table are relative to.
+        source: of the table, if it is not a file of its own.
+        member: the table in the ``source``.
+
+    Returns:
+        Path to group, for the images that the table names.
+
+    Raises:
+        DataError: if the table cannot be read, a name fits several images, or an image has two groups.
+    """
+    table = read_table(path, ("path", "group"), source=source, member=member)
+    known = set(images)
+    found = _find(table, table.rows, root, known.__contains__, lambda: images)
+    strangers = [row for row, file in zip(table.rows, found, strict=True) if not file]
+    if 0 < len(strangers) < len(table.rows):
+        count = f"{len(strangers)} of {len(table.rows)} rows"
+        logger.warning("%s: %s name no image of the data set: %s", path, count, _named(strangers, "path"))
+    group_of: dict[str, TableRow] = {}
+    for row, (file, *_) in ((row, file) for row, file in zip(table.rows, found, strict=True) if file):
+        first = group_of.setdefault(file, row)
+        if first.values["group"] != row.values["group"]:
+            raise _two_of(table, file, "group", first, row)
+    return {file: row.values["group"] for file, row in group_of.items()}
+
+
+# Rows
+
+
+def _named(rows: Iterable[TableRow], column: str) -> str:
+    return name_lines([(row.line, row.values[column]) for row in rows])
+
+
+def _refuse(table: Table, rows: list[TableRow], column: str, what: str, fix: str = "") -> None:
+    if rows:
+        raise DataError(
+            f"line {rows[0].line} {what}",
+            path=table.path,
+            found=_named(rows, column),
+            fix=fix or f"give each image one {column}, or remove these lines",
+        )
+
+
+def _labelled(table: Table) -> tuple[list[TableRow], LeftOut]:
+    """Divide the rows into those with a label, and what is left out for want of one."""
+    _refuse(
+        table,
+        [row for row in table.rows if not row.values["path"]],
+        "label",
+        "has no path",
+        f"enter an image in the column {table.columns['path']}, or remove the line",
+    )
+    without = [row for row in table.rows if not row.values["label"]]
+    if without:
+        count = f"{len(without)} of {len(table.rows)} rows have no label"
+        logger.warning("%s: %s: %s", table.path, count, _named(without, "path"))
+    if len(without) == len(table.rows):
+        return table.rows, []
+    return [row for row in table.rows if row.values["label"]], [
+        (written_path(row.values["path"]), "no label in the table") for row in without
+    ]
+
+
+def _splits(table: Table, rows: list[TableRow]) -> list[str]:
+    """Return the split of each row; a column such as ``fold`` without any name of a split is no column of splits."""
+    values = [row.values.get("split", "") for row in rows]
+    named = {value: split_of(value) for value in set(values)}
+    header = table.columns.get("split", "")
+    if header.casefold() != "split" and not any(named.values()):
+        if any(values):
+            logger.warning("%s: column %s names no splits and is not used", table.path, header)
+        return [""] * len(rows)
+    _refuse(
+        table,
+        [row for row in rows if row.values["split"] and not named[row.values["split"]]] if header else [],
+        "split",
+        "has an unknown split",
+        "use train, valid or test, or leave the value empty",
+    )
+    return [named[value] for value in values]
+
+
+def _once(table: Table, rows: list[TableRow], images: list[ListedImage]) -> list[ListedImage]:
+    """Return each file once; refuse two rows that say different things of one file."""
+    first: dict[str, tuple[TableRow, ListedImage]] = {}
+    again = []
+    for row, image in zip(rows, images, strict=True):
+        known, same = first.setdefault(image.path, (row, image))
+        if same != image:
+            differs = next(name for name in ("label", "split", "group") if getattr(same, name) != getattr(image, name))
+            raise _two_of(table, image.path, differs, known, row)
+        if known is not row:
+            again.append(row)
+    if again:
+        logger.warning("%s: %d rows repeat an image and count once: %s", table.path, len(again), _named(again, "path"))
+    return [image for _, image in first.values()]
+
+
+def _two_of(table: Table, file: str, column: str, one: TableRow, other: TableRow) -> DataError:
+    found = ", ".join(f"line {row.line}: {shorten(row.values[column]) or 'none'}" for row in (one, other))
+    return DataError(
+        f"lines {one.line} and {other.line} give {shorten(file)} two {column}s",
+        path=table.path,
+        expected=f"one {column} per image",
+        found=found,
+        fix="remove the wrong line",
+    )
+
+
+# Files
+
+
+def _locate(table: Table, rows: list[TableRow], root: Path) -> list[str]:
+    """Return the path of each row's file; of a missing one, the path as the table has it."""
+
+    def below() -> Iterable[str]:
+        source = FolderSource(root)
+        try:
+            return choose_images(source.names(), source.head)[0]
+        except DataError as error:
+            logger.warning("%s; files are not searched below %s", str(error).splitlines()[0], root)
+            return []
+
+    found = _find(table, rows, root, lambda name: os.path.isfile(root / name), below)
+    missing = [row for row, file in zip(rows, found, strict=True) if not file]
+    if missing and len(missing) == len(rows):
+        raise DataError(
+            f"none of its {len(rows)} images is there",
+            path=table.path,
+            expected=f"paths relative to {root}, or names of files below it",
+            found=_named(missing, "path"),
+            fix="move the table into the folder of the images, or correct the paths",
+        )
+    if missing:
+        count = f"{len(missing)} of {len(rows)} images are not there"
+        logger.warning("%s: %s: %s", table.path, count, _named(missing, "path"))
+    return [file[0] if file else written_path(row.values["path"]) for row, file in zip(rows, found, strict=True)]
+
+
+def _find(
+    table: Table, rows: list[TableRow], root: Path, exists: Callable[[str], bool], files: Callable[[], Iterable[str]]
+) -> list[list[str]]:
+    """Find the files of rows; refuse names that are no files below ``root`` or can mean several."""
+    _refuse(
+        table,
+        [row for row in rows if is_url(row.values["path"])],
+        "path",
+        "has an address in place of a file",
+        "download the images, and write their paths",
+    )
+    _refuse(
+        table,
+        [row for row in rows if is_outside(row.values["path"], root)],
+        "path",
+        f"has an absolute path outside {root}",
+        f"move the table into the folder of the images, or write paths relative to {root}",
+    )
+    found = find_files([row.values["path"] for row in rows], root, exists, files)
+    for row, paths in zip(rows, found, strict=True):
+        if len(paths) > 1:
+            raise DataError(
+                f"line {row.line}: {shorten(row.values['path'])} can mean {len(paths)} files",
+                path=table.path,
+                found=", ".join(map(shorten, sorted(paths)[:4])),
+                fix="write the folder of each image, too",
+            )
+    return found

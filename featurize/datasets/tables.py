@@ -1,0 +1,288 @@
+"""Reads tables (CSV, TSV) as spreadsheets and scripts write them: one reader, whatever the table is for."""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import io
+import logging
+import re
+import unicodedata
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from xfeat.featurize.datasets.sources import FolderSource, ImageSource
+from xfeat.featurize.errors import DataError, ImageError
+
+logger = logging.getLogger(__name__)
+
+# Workbooks are among them, so that they are refused as such, and not as zip archives without images.
+TABLE_SUFFIXES = frozenset({".csv", ".tsv", ".tab", ".txt", ".xlsx", ".xls", ".ods", ".parquet"})
+_SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "vertical bar"}
+# What each column may be called; upper and lower case, spaces, signs and a plural s do not count.
+_ALIASES = {
+    "path": "path file filename image_id image image_name image_path image_file image_filename image_file_path "
+    "image_index file_path x_ray_image_name img img_id img_name img_path img_file name",
+    "label": "label class target finding diagnosis category class_name class_label label_name finding_label dx "
+    "categories",
+    "split": "split set subset fold partition data_split dataset_type",
+    "group": "group patient patient_id subject subject_id group_id",
+}
+# Taken only where there is no better one: most tables have an "id" that is something else.
+_WEAK_ALIASES = {"path": "id id_code"}
+# Source: the texts that pandas writes or reads as missing, without "None", which is a class of some scales.
+_NO_VALUE = frozenset({"nan", "null", "na", "n/a", "<na>", "#n/a", "#na"})
+_BYTE_ORDER_MARKS = (
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF32_LE, "utf-32"),  # before UTF-16, whose mark it starts with
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+_OTHER_FILES = {
+    b"PK\x03\x04": "an Excel or OpenDocument workbook (or another zip archive)",
+    b"\xd0\xcf\x11\xe0": "an old Excel workbook",
+    b"PAR1": "a Parquet file",
+    b"\x1f\x8b": "a gzip file",
+}
+_SAVE_AS_CSV = "save it as CSV with the encoding UTF-8"
+_LINE_END = re.compile(r"\r\n|\r|\n")
+_SHOWN, _SHOWN_CHARACTERS = 5, 60
+
+
+class TableRow(NamedTuple):
+    """A row of a table: the line of the file that it starts in, counted from 1, and its values by column."""
+
+    line: int
+    values: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Table:
+    """The columns of a table that were asked for.
+
+    Attributes:
+        path: the file, for messages.
+        columns: what each column is for (path, label, split, group) to its name in the file.
+        rows: those that are not blank; values are stripped, in composed letters, and empty if they mean "no value".
+    """
+
+    path: Path
+    columns: dict[str, str]
+    rows: list[TableRow]
+
+    def values(self, column: str) -> list[str]:
+        """Return the values of one column."""
+        return [row.values[column] for row in self.rows]
+
+
+def read_table(
+    path: Path,
+    required: Sequence[str],
+    optional: Sequence[str] = (),
+    *,
+    source: ImageSource | None = None,
+    member: str = "",
+) -> Table:
+    """Read a table; its first line names the columns, and decides how they are separated.
+
+    Args:
+        path: the file, or how messages call the ``member``.
+        required: columns that must be there: ``path``, ``label``, ``split`` or ``group``, by any of their usual names.
+        optional: columns that are read if they are there.
+        source: the folder or archive of the ``member``, by default the folder of ``path``.
+        member: the table in the ``source``.
+
+    Raises:
+        DataError: if it is no table, cannot be decoded, lacks a column, has two for one purpose, or a row is damaged.
+    """
+    try:
+        content, _ = (source or FolderSource(path.parent)).read(member or path.name)
+    except ImageError as error:
+        raise DataError(error.what, path=path, fix="check the path and its permissions") from error
+    text = _decoded(path, content)
+    declared = re.match(r'"?sep=([^\w\s"]|\t)"?[ \t]*(\r\n|\r|\n|$)', text, re.IGNORECASE)  # Excel's own first line
+    first = 1 if declared else 0
+    text = text[declared.end() :] if declared else text
+    separator = declared[1] if declared else _separator(text)
+    records = _records(path, text, separator, first)
+    header = [_plain(name) for name in next(records, (0, [""]))[1]]
+    columns = _choose_columns(path, header, required, optional)
+    rows = []
+    for line, cells in records:
+        if any(cell.strip() for cell in cells[len(header) :]):
+            raise DataError(
+                f"line {line} has {len(cells)} values for {len(header)} columns",
+                path=path,
+                expected=f"values separated by {_SEPARATORS.get(separator, separator)}, as in the first line",
+                found=shorten(separator.join(cells)),
+                fix="put values that contain the separator in quotation marks, or name all columns in the first line",
+            )
+        rows.append(TableRow(line, {c: _value(path, line, cells, at, c) for c, at in columns.items()}))
+    return Table(path, {column: header[at] for column, at in columns.items()}, rows)
+
+
+def shorten(text: str) -> str:
+    """Return text for a message: on one line, and cut off where it is too long."""
+    line = text.replace("\n", "\\n").replace("\r", "\\r").replace("\t", "\\t")
+    return line if len(line) <= _SHOWN_CHARACTERS else f"{line[:_SHOWN_CHARACTERS]}…"
+
+
+def name_lines(rows: Sequence[tuple[int, str]]) -> str:
+    """Return ``line 2: a.png, line 5: b.png and 14 more``."""
+    shown = ", ".join(f"line {line}: {shorten(text)}" for line, text in rows[:_SHOWN])
+    return shown + (f" and {len(rows) - _SHOWN} more" if len(rows) > _SHOWN else "")
+
+
+# Bytes to text
+
+
+def _decoded(path: Path, content: bytes) -> str:
+    for start, kind in _OTHER_FILES.items():
+        if content.startswith(start):
+            raise DataError("not a CSV file", path=path, found=kind, fix=_SAVE_AS_CSV)
+    encoding = next((name for mark, name in _BYTE_ORDER_MARKS if content.startswith(mark)), "")
+    if not encoding and b"\0" in content[:2]:  # the first letter of a header is ASCII, so this is UTF-16 without a mark
+        encoding = "utf-16-be" if content[:1] == b"\0" else "utf-16-le"
+    try:
+        text = content.decode(encoding or "utf-8")
+    except UnicodeDecodeError as error:
+        if encoding:
+            raise DataError(
+                f"damaged or cut short: not {encoding.upper()} as its first bytes say",
+                path=path,
+                found=f"{error.reason} at byte {error.start}",
+                fix=_SAVE_AS_CSV,
+            ) from error
+        text = _decoded_as_latin_1(path, content, error.start)
+    if "\0" in text:
+        line = _line_at(text, text.index("\0"))
+        raise DataError(
+            f"line {line} contains NUL bytes", path=path, found="a damaged or binary file", fix=_SAVE_AS_CSV
+        )
+    return text
+
+
+def _decoded_as_latin_1(path: Path, content: bytes, first_bad: int) -> str:
+    """Decode a table that is not UTF-8, and say so. Windows means CP1252 by Latin-1, which has letters more."""
+    line = _line_at(content[:first_bad].decode("latin-1"), first_bad)
+    mixed = [c for c in content.decode("utf-8", "surrogateescape") if ord(c) > 127 and not 0xDC80 <= ord(c) <= 0xDCFF]
+    if mixed:
+        raise DataError(
+            f"line {line} is not UTF-8, but other letters are ({mixed[0]})",
+            path=path,
+            expected="one encoding for the whole file",
+            fix=_SAVE_AS_CSV,
+        )
+    try:
+        text = content.decode("cp1252")
+    except UnicodeDecodeError:
+        text = content.decode("latin-1")
+    example = next(cell for cell in re.split(r"[,;\t|\r\n]", text) if not cell.isascii())
+    logger.warning("%s is not UTF-8 and is read as Latin-1, such as line %d: %s", path, line, shorten(example))
+    return text
+
+
+def _line_at(text: str, position: int) -> int:
+    return len(_LINE_END.findall(text[:position])) + 1
+
+
+# Text to rows
+
+
+def _separator(text: str) -> str:
+    """Return the separator with which the most columns of the header are known; of several, with the most columns."""
+    headers = {}
+    for separator in _SEPARATORS:
+        try:
+            header = next(_records(Path(), text, separator), (0, [""]))[1]
+        except DataError:  # quotation marks that only make sense with another separator
+            header = []
+        known = sum(bool(_called(header, column)) for column in _ALIASES)
+        headers[separator] = (known, len(header))
+    return max(headers, key=lambda separator: headers[separator])
+
+
+def _records(path: Path, text: str, separator: str, line: int = 0) -> Iterator[tuple[int, list[str]]]:
+    """Yield the line and the cells of each row that is not blank; ``line`` lines were read before."""
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=True, strict=True)
+    start = line + 1
+    try:
+        for cells in reader:
+            if any(cell.strip() for cell in cells):
+                yield start, cells
+            start = line + reader.line_num + 1
+    except csv.Error as error:
+        too_long = "field limit" in str(error)
+        what = f"a value is longer than {csv.field_size_limit() >> 10} KiB" if too_long else "wrong quotation marks"
+        raise DataError(
+            f"line {start}: {what}",
+            path=path,
+            found=str(error),
+            fix="close the quotation mark that is open there, or write it twice inside a value",
+        ) from error
+
+
+def _value(path: Path, line: int, cells: list[str], at: int, column: str) -> str:
+    value = cells[at].strip(" \t\xa0\ufeff") if at < len(cells) else ""
+    if column == "path":
+        return value  # as the file system has it
+    value = _plain(value)
+    if "\n" in value or "\r" in value:
+        raise DataError(
+            f"line {line}: the {column} goes over several lines",
+            path=path,
+            found=shorten(value),
+            fix="close the quotation mark that is open there",
+        )
+    return "" if value.casefold() in _NO_VALUE else value
+
+
+def _plain(text: str) -> str:
+    return unicodedata.normalize("NFC", text).strip().strip("\ufeff")
+
+
+# Columns
+
+
+def _called(header: Sequence[str], column: str, aliases: dict[str, str] = _ALIASES) -> list[int]:
+    """Return the positions of the columns that are called like this one."""
+    names = {_letters(alias) for alias in aliases.get(column, "").split()}
+    return [at for at, name in enumerate(header) if _letters(_plain(name)) in names]
+
+
+def _letters(name: str) -> str:
+    return re.sub(r"[\W_]", "", name).casefold().rstrip("s")
+
+
+def _choose_columns(path: Path, header: list[str], required: Sequence[str], optional: Sequence[str]) -> dict[str, int]:
+    chosen = {}
+    for column in (*required, *optional):
+        found = _called(header, column) or _called(header, column, _WEAK_ALIASES)
+        if len(found) > 1:
+            raise DataError(
+                f"{len(found)} columns could be the {column}: {', '.join(header[at] for at in found)}",
+                path=path,
+                expected=f"one column called {column}, or by another usual name",
+                found=_some(header),
+                fix=f"rename or delete those that are not the {column}",
+            )
+        if found:
+            chosen[column] = found[0]
+        elif column in required:
+            raise DataError(
+                f"the column {column} is missing",
+                path=path,
+                expected=f"a first line that names the columns {', '.join(required)}, separated by comma, semicolon or "
+                f"tab; {column} may be called {', '.join(_ALIASES[column].split()[1:6])}",
+                found=_some(header) or "an empty file",
+                fix=f"name the column {column} in the first line",
+            )
+    return chosen
+
+
+def _some(header: list[str]) -> str:
+    names = [shorten(name) or "(no name)" for name in header]
+    return "" if not any(header) else ", ".join(names[:20]) + (f" and {len(names) - 20} more" if names[20:] else "")
