@@ -98,7 +98,7 @@ def explain_images(
     targets = _picture_paths(files, folder)
     for number, (file, target) in enumerate(zip(files, targets, strict=True), 1):
         try:
-            image = decode(file.read_bytes()).convert("RGB")
+            image = decode(file.read_bytes(), model.metadata.feature_spec.preprocess).convert("RGB")
         except (ImageError, OSError) as error:
             skipped.append((str(file), getattr(error, "what", None) or str(error)))
         else:

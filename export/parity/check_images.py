@@ -34,6 +34,7 @@ class CheckImages:
         root: their folder.
         sha256: path relative to ``root`` of each file that is used, to the digest of its content.
         pixels: uint8 (n, S, S, 3), resized by Pillow.
+        spec: how the files are read.
         missing: number of files that are missing or unreadable, and were left out.
         changed: number of files that have changed, and were left out.
     """
@@ -41,6 +42,7 @@ class CheckImages:
     root: Path
     sha256: dict[str, str]
     pixels: Pixels
+    spec: PreprocessSpec
     missing: int
     changed: int
 
@@ -51,7 +53,7 @@ class CheckImages:
         """Yield position and uint8 (1, H, W, 3) of at most MAX_ORIGINALS images, evenly spaced, at original size."""
         source = open_source(self.root)
         for position, path in subsample(list(enumerate(self.sha256)), MAX_ORIGINALS):
-            image = decode(source.read(path)[0])
+            image = decode(source.read(path)[0], self.spec)
             yield position, np.asarray(image.convert("RGB"))[None]
 
 
@@ -64,7 +66,7 @@ def load_images(
         root: their folder.
         files: path relative to ``root`` of each file, to the SHA-256 that it must have; ``None`` for any.
         what: they are, for messages.
-        spec: how to resize them.
+        spec: how to read and resize them.
         counter: counts the images read.
 
     Raises:
@@ -78,7 +80,7 @@ def load_images(
         counter(1)
         try:
             content, _ = source.read(path)
-            resized = resize(decode(content), spec)
+            resized = resize(decode(content, spec), spec)
         except ImageError:
             missing += 1
             continue
@@ -101,7 +103,7 @@ def load_images(
             "%s: %d of %s are missing or unreadable; the model is checked on the other %d",
             *(root, missing, what, len(digests)),
         )
-    return CheckImages(root=root, sha256=digests, pixels=np.stack(pixels), missing=missing, changed=changed)
+    return CheckImages(root=root, sha256=digests, pixels=np.stack(pixels), spec=spec, missing=missing, changed=changed)
 
 
 def subsample(rows: Sequence[T], most: int | None) -> Sequence[T]:

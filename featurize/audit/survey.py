@@ -8,7 +8,6 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +16,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from xfeat.featurize.cache.reader import FeatureCache
 from xfeat.featurize.datasets.sources import ImageSource, open_source
 from xfeat.featurize.images.decode import FORMATS, MAX_PIXELS, decode
+from xfeat.featurize.specs import PreprocessSpec
 
 SIDE = 32
 # Side of the images that are registered.
@@ -56,7 +56,10 @@ class Survey:
 
 
 def survey_images(cache: FeatureCache, *, progress: Progress | None = None) -> Survey:
-    """Read every image of a cache, in threads; the result takes about 5.2 kB per image."""
+    """Read every image of a cache, in threads; the result takes about 5.2 kB per image.
+
+    If the folder of the images is not found, or has other images, none is present.
+    """
     count = len(cache)
     survey = Survey(
         np.zeros((count, SIDE, SIDE), np.uint8),
@@ -67,7 +70,9 @@ def survey_images(cache: FeatureCache, *, progress: Progress | None = None) -> S
         np.zeros(count, np.bool_),
         np.zeros(count, np.bool_),
     )
-    source = open_source(Path(cache.data_root), broken_ok=True)
+    if cache.images.path is None:
+        return survey
+    source = open_source(cache.images.path, broken_ok=True)
     with ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="look") as pool:
         for first in range(0, count, _QUEUED):
             rows = range(first, min(first + _QUEUED, count))
@@ -81,7 +86,7 @@ def _look(cache: FeatureCache, source: ImageSource, survey: Survey, row: int) ->
     """Read an image and fill in its row; the row of one that cannot be read stays zero."""
     try:
         data, _ = source.read(cache.columns.path[row])
-        kind, width, height, image = _open_small(data)
+        kind, width, height, image = _open_small(data, cache.spec.preprocess)
     # Of truncated files, the part that is there is used.
     except (OSError, ValueError, SyntaxError, MemoryError):
         return
@@ -106,15 +111,15 @@ def _look(cache: FeatureCache, source: ImageSource, survey: Survey, row: int) ->
     survey.present[row] = True
 
 
-def _open_small(data: bytes) -> tuple[str, int, int, Image.Image]:
+def _open_small(data: bytes, spec: PreprocessSpec) -> tuple[str, int, int, Image.Image]:
     """Return format and mode, stored width and height, and the image; a large JPEG is decoded at a smaller size."""
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
     except (UnidentifiedImageError, Image.DecompressionBombError, Image.DecompressionBombWarning):
-        other = decode(data)  # not a format of Pillow, or an image that cannot be read
+        other = decode(data, spec)  # not a format of Pillow, or an image that cannot be read
         return f"other {other.mode}", *other.size, other
     kind, (width, height) = f"{image.format} {image.mode}", image.size
     if image.format != "JPEG" or width * height > MAX_PIXELS:
-        return kind, width, height, decode(data)
+        return kind, width, height, decode(data, spec)
     image.draft(None, (2 * _LEVELS_SIDE, 2 * _LEVELS_SIDE))
     return kind, width, height, ImageOps.exif_transpose(image)

@@ -39,6 +39,14 @@ def _batch_size(_context: click.Context, _option: click.Parameter, text: str | N
     return int(text)
 
 
+def _grey_bits(_context: click.Context, _option: click.Parameter, text: str | None) -> int | None:
+    if text in (None, "auto"):
+        return None
+    if not text.isdecimal():
+        raise click.BadParameter(f"{text!r} is neither a number of bits nor auto")
+    return int(text)
+
+
 @click.command()
 @click.argument("data", type=PATH)
 @click.option("-o", "--output", type=PATH, default=specs.DEFAULT_CACHE, help="Cache to write or bring up to date.")
@@ -63,6 +71,17 @@ def _batch_size(_context: click.Context, _option: click.Parameter, text: str | N
 )
 @_request_option(
     "normalize", click.Choice(list(specs.NORMALIZATIONS)), "Mean and std: 0.5 as in the tutorial, or ImageNet's."
+)
+@_request_option(
+    "grey_bits",
+    str,
+    "Range of images with 16 bits per channel: 12 makes 4095 white. auto: the bits that their levels need, once for "
+    "all images.  [default: auto]",
+    metavar="8..16|auto",
+    callback=_grey_bits,
+)
+@_request_option(
+    "frames", click.Choice(specs.FRAMES), "Which picture of a file with several pages or frames is read, if any."
 )
 @_request_option("dtype", click.Choice(specs.DTYPES), "Data type of the stored features.")
 @_request_option(
@@ -137,6 +156,7 @@ def featurize(
     from xfeat.featurize.engines import check_precision, open_engine
     from xfeat.featurize.pipeline.compute import RunOptions
     from xfeat.featurize.pipeline.extract import extract_features
+    from xfeat.featurize.pipeline.grey_range import with_grey_bits
     from xfeat.featurize.pipeline.request import resolve_request
 
     engine, ray_address = settings.pop("engine"), settings.pop("ray_address")
@@ -147,6 +167,9 @@ def featurize(
     check_precision(engine, request.precision)
     with progress_bar("downloading weights", "bytes") as download_progress:
         spec, weights = resolve_request(output, request, force=settings["force"], progress=download_progress)
+    with progress_bar("finding the range of 16-bit images", "images") as progress:
+        overall = {name: settings[name] for name in ("force", "workers")}
+        spec = with_grey_bits(dataset, request, spec, output, progress=progress, **overall)
     network = {name: settings.pop(name) for name in ("device", "batch_size")}
     cluster = None
     if engine == "ray":

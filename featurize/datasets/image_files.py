@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import PurePosixPath
 from posixpath import splitext
 from typing import Any
 
+from xfeat.featurize.images.file_kinds import HEAD_BYTES, image_kind
+
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".dib", ".tif", ".tiff", ".webp", ".gif"})
-IMAGE_SUFFIXES |= {".jp2", ".j2k", ".avif", ".pgm", ".ppm", ".pnm", ".pbm", ".dcm", ".dicom"}
+IMAGE_SUFFIXES |= {".jp2", ".jpg2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx", ".avif", ".pgm", ".ppm", ".pnm", ".pbm"}
+IMAGE_SUFFIXES |= {".apng", ".mpo", ".heic", ".heif", ".hif", ".dcm", ".dicom", ".dic", ".ima"}
+# Exports of PACS have no suffix, or end in a part of a UID, as 1.2.840.113619.2.5 does: their first bytes decide.
+_NO_SUFFIX = re.compile(r"(\.\d*)?")
 # Thumbnails and other folders that operating systems, NAS and editors put beside images.
 _SYSTEM_FOLDERS = {"__macosx", "@eadir", "#recycle", "@recycle", "@__thumb", "$recycle.bin", "lost+found", "thumbs"}
 _SYSTEM_FOLDERS |= {"thumbnails", "_gsdata_", "system volume information", "__pycache__"}
@@ -28,21 +33,27 @@ def is_mask_name(folder: str) -> bool:
 
 LeftOut = list[tuple[str, str]]
 """Path and reason of each file that does not take part."""
+Head = Callable[[str, int], bytes]
+"""Returns the first bytes of a file, by its name and their number."""
 
 
-def choose_images(names: Iterable[str]) -> tuple[list[str], LeftOut]:
+def choose_images(names: Iterable[str], head: Head) -> tuple[list[str], LeftOut]:
     """Divide the files of a data set into images, and others with the reason why they are left out.
 
     Args:
         names: of all files, relative to the root with forward slashes.
+        head: reads the first bytes of a file.
     """
-    images, left_out = image_names(names)
+    images, left_out = image_names(names, head)
     masks = _masks(images)
     return [name for name in images if name not in masks], left_out + [(name, "a mask") for name in sorted(masks)]
 
 
-def image_names(names: Iterable[str]) -> tuple[list[str], LeftOut]:
-    """Divide files by their names alone: into images, masks included, and others with the reason."""
+def image_names(names: Iterable[str], head: Head) -> tuple[list[str], LeftOut]:
+    """Divide files by their names into images, masks included, and others with the reason; arguments as above.
+
+    Of files without a suffix, the first bytes decide.
+    """
     images: list[str] = []
     left_out: LeftOut = []
     for name in names:
@@ -50,11 +61,16 @@ def image_names(names: Iterable[str]) -> tuple[list[str], LeftOut]:
             left_out.append((name, "in a folder of the system"))
         elif name.startswith(".") or "/." in name:
             left_out.append((name, "hidden"))
-        elif splitext(name)[1].lower() not in IMAGE_SUFFIXES:
-            left_out.append((name, "not a known kind of image"))
-        else:
+        elif _is_image(name, head):
             images.append(name)
+        else:
+            left_out.append((name, "not a known kind of image"))
     return images, left_out
+
+
+def _is_image(name: str, head: Head) -> bool:
+    suffix = splitext(name)[1].lower()
+    return suffix in IMAGE_SUFFIXES or bool(_NO_SUFFIX.fullmatch(suffix) and image_kind(head(name, HEAD_BYTES)))
 
 
 def _masks(images: list[str]) -> set[str]:

@@ -95,7 +95,7 @@ def decode(
     if not data:
         raise ImageError("the file is empty")
     if is_dicom(data):
-        return decode_dicom(data, max_pixels=max_pixels)
+        return decode_dicom(data, max_pixels=max_pixels, frames=spec.frames)
     if may_hold_gil and (plain := decode_plain_png(data, max_pixels=max_pixels)) is not None:
         return plain
     with _reasons(data, max_pixels):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from xfeat.featurize.images.dicom import is_dicom
+
 HEAD_BYTES = 512
 """So many bytes decide."""
 
@@ -19,7 +21,6 @@ _IMAGES = (
     (rb"P[1-6]\s+(#|\d)", "PNM"),
     (rb".{4}ftyp.{0,60}avi[fs]", "AVIF"),
     (rb".{4}ftyp(.{4}){0,15}(hei[cxms]|hev[cxms]|mif1|msf1)", "HEIC"),
-    (rb".{128}DICM", "DICOM"),
 )
 # What people also have under the name of an image.
 _OTHERS = (
@@ -69,7 +70,15 @@ _IMAGE_PATTERNS, _OTHER_PATTERNS = _compiled(_IMAGES), _compiled(_OTHERS)
 
 def image_kind(head: bytes) -> str:
     """Return the name of a kind of image that xfeat reads, from the beginning of a file; empty if it is none."""
+    if is_dicom(head):
+        return "DICOM"
     return next((name for pattern, name in _IMAGE_PATTERNS if pattern.match(head)), "")
+
+
+def may_be_deep(head: bytes) -> bool:
+    """Tell whether a file can hold more than 8 bits per channel in a range that it does not state."""
+    kind = image_kind(head)
+    return head[24:25] == b"\x10" if kind == "PNG" else kind in ("TIFF", "JPEG 2000", "PNM")
 
 
 def describe_kind(head: bytes) -> str:

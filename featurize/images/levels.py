@@ -41,6 +41,12 @@ class DeepLevels(NamedTuple):
     inverted: bool = False
     bits: int = 0
 
+    @property
+    def highest(self) -> int:
+        """The highest level, without transparency."""
+        alpha = self.values.ndim == 3 and self.values.shape[2] in (2, 4)
+        return int((self.values[..., :-1] if alpha else self.values).max())
+
 
 def to_8_bits(image: ImageFile.ImageFile, data: bytes, grey_bits: int) -> Image.Image:
     """Return an image in mode ``L`` or ``RGB``.

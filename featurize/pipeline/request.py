@@ -69,8 +69,12 @@ def featurize_command(spec: FeatureSpec, data: str, output: Path, class_names: S
         "size": spec.preprocess.size,
         "normalize": next((name for name, values in NORMALIZATIONS.items() if values == given), usual["normalize"]),
         **{name: getattr(spec, name) for name in ("pooling", "views", "dtype", "precision")},
+        "grey_bits": spec.preprocess.grey_bits,
+        "frames": spec.preprocess.frames,
     }
-    options = [part for name, value in asked.items() if value != usual[name] for part in (f"--{name}", str(value))]
+    usual["grey_bits"] = 16  # of most data sets, where auto finds it too
+    changed = {name.replace("_", "-"): value for name, value in asked.items() if value != usual[name]}
+    options = [part for name, value in changed.items() for part in (f"--{name}", str(value))]
     classes = ["--classes", ",".join(class_names)] if class_names else []
     return shlex.join(["xfeat", "featurize", data, *options, *classes, "-o", str(output)])
 

@@ -15,8 +15,9 @@ from starlette.responses import Response
 
 from xfeat.featurize.errors import ImageError
 from xfeat.featurize.images.decode import decode
+from xfeat.featurize.specs import PreprocessSpec
 from xfeat.featurize.system.cores import cores
-from xfeat.serve.http.body_limits import too_busy
+from xfeat.serve.http.limits.bodies import too_busy
 from xfeat.serve.http.openapi import Responses, errors, request_body
 from xfeat.serve.http.service import Service
 
@@ -29,7 +30,7 @@ _MAX_WAITING = 16  # not counting those that are being drawn
 _FILE = request_body("application/octet-stream", {"schema": {"type": "string", "format": "binary", "minLength": 1}})
 _RESPONSES: Responses = {
     200: {"description": "The preview", "content": {"image/png": {}}},
-    **errors(408, 503, special={413: "Too many bytes", 422: "Not a readable image", 504: "No preview in time"}),
+    **errors(404, 408, 503, special={413: "Too many bytes", 422: "Not a readable image", 504: "No preview in time"}),
 }
 
 
@@ -45,14 +46,15 @@ def preview_routes(service: Service, threads: ThreadPoolExecutor) -> APIRouter:
     summary = f"Preview of an image file: a PNG of at most {SIDE} pixels per side"
 
     @router.post("/preview", summary=summary, response_class=Response, responses=_RESPONSES, openapi_extra=_FILE)
-    async def preview(request: Request) -> Response:
+    async def preview(request: Request, model: str | None = None) -> Response:
         nonlocal unfinished
+        spec = service.find(model).predictor.metadata.feature_spec.preprocess
         with service.body_limits.admit(request) as body:
             waiting = [await body.read()]
             if unfinished >= cores() + _MAX_WAITING:
                 raise too_busy(service.spec, "too many previews are waiting")
             unfinished += 1
-            future = threads.submit(_draw_waiting, waiting)
+            future = threads.submit(_draw_waiting, waiting, spec)
             try:
                 png = await service.wait(request, asyncio.wrap_future(future))
             except ImageError as error:
@@ -66,15 +68,16 @@ def preview_routes(service: Service, threads: ThreadPoolExecutor) -> APIRouter:
     return router
 
 
-def _draw_waiting(waiting: list[bytes]) -> bytes:
-    return draw_preview(waiting.pop())
+def _draw_waiting(waiting: list[bytes], spec: PreprocessSpec) -> bytes:
+    return draw_preview(waiting.pop(), spec)
 
 
-def draw_preview(content: bytes) -> bytes:
+def draw_preview(content: bytes, spec: PreprocessSpec) -> bytes:
     """Decode an image file as for the network, and reduce it to the size of a screen.
 
     Args:
         content: of an image file.
+        spec: how the model reads it.
 
     Returns:
         The content of a PNG file, grey or RGB, with at most :data:`SIDE` pixels per side.
@@ -83,7 +86,7 @@ def draw_preview(content: bytes) -> bytes:
         ImageError: if it is not a readable image.
     """
     try:
-        picture = decode(content)
+        picture = decode(content, spec)
         picture.thumbnail((SIDE, SIDE), Image.Resampling.BOX)
         file = io.BytesIO()
         picture.save(file, "PNG", compress_level=1)

@@ -19,7 +19,7 @@ let modelLoaded = null;
 let refreshTimer = null;
 
 // Starts the page. An engine is {fetchModel(name), predict(file, model), describeDevice(model), concurrency} and optionally
-// load(model, report) and preview(file). Predictions have the fields of POST /predict, with the heatmap as a Blob.
+// load(model, report) and preview(file, model). Predictions have the fields of POST /predict, with the heatmap as a Blob.
 export function start(chosen) {
   engine = chosen;
   document.getElementById("not-started").remove();
@@ -79,7 +79,8 @@ document.addEventListener("drop", (event) => {
 });
 
 function addFiles(files) {
-  const added = files.map((file) => ({ file, element: newCard(file, engine.preview), prediction: null, problem: null }));
+  const preview = engine.preview && ((file) => engine.preview(file, model));
+  const added = files.map((file) => ({ file, element: newCard(file, preview), prediction: null, problem: null }));
   $("results").prepend(...added.map((row) => row.element)); // newest on top, in the order chosen
   rows = [...added, ...rows];
   waiting.push(...added);

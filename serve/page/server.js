@@ -71,8 +71,9 @@ function withHeatmap(prediction) {
 }
 
 // A PNG of a file that the browser cannot show, such as DICOM.
-async function preview(file) {
-  const response = await call("preview", { method: "POST", body: file });
+async function preview(file, model) {
+  const query = new URLSearchParams(model ? { model: model.name } : {});
+  const response = await call(`preview?${query}`, { method: "POST", body: file });
   if (!response.ok) throw new Problem("no preview");
   return response.blob();
 }

@@ -135,7 +135,7 @@ def test_a_chosen_layout_without_splits_is_refused(tmp_path: Path) -> None:
         ("__MACOSX/covid/._0.png", "in a folder of the system"),
         ("covid/._0.png", "hidden"),
         ("covid/Thumbs.db", "not a known kind of image"),
-        ("covid/IMG_1.HEIC", "not a known kind of image"),
+        ("covid/IMG_1.CR2", "not a known kind of image"),
         ("covid/0_mask.png", "a mask"),
         ("covid/masks/0.png", "a mask"),
         ("masks/covid/0.png", "a mask"),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +25,8 @@ class Thumbnails:
 
     def __init__(self, cache: FeatureCache) -> None:
         self._paths = cache.columns.path
-        self._source = open_source(Path(cache.data_root), broken_ok=True)
+        self._spec = cache.spec.preprocess
+        self._source = None if cache.images.path is None else open_source(cache.images.path, broken_ok=True)
         self._made: dict[int, str] = {}
 
     def of_row(self, row: int) -> str:
@@ -50,8 +50,10 @@ class Thumbnails:
         return _data_url(Image.fromarray(np.where(seen, small, 0).astype(np.uint8)))
 
     def _read(self, row: int) -> Image.Image | None:
+        if self._source is None:
+            return None
         try:
-            return decode(self._source.read(self._paths[row])[0])
+            return decode(self._source.read(self._paths[row])[0], self._spec)
         except (ImageError, OSError):
             return None
 

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from xfeat.featurize.errors import ImageError
+from xfeat.featurize.specs import PreprocessSpec
 from xfeat.serve.http.preview import SIDE, draw_preview
 
 
@@ -90,7 +91,7 @@ def test_damaged_files_give_a_preview_or_a_reason(kind):
         places = rng.integers(0, len(damaged), 8)
         damaged[places] = rng.integers(0, 256, 8)
         try:
-            outcomes.add(pixels_of(draw_preview(damaged.tobytes())).ndim > 1)
+            outcomes.add(pixels_of(draw_preview(damaged.tobytes(), PreprocessSpec())).ndim > 1)
         except ImageError:
             outcomes.add(False)
     assert outcomes == {True, False}
