@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 _ROOT = "1.2.840.10008.1.2"
 _NATIVE = {_ROOT, f"{_ROOT}.1", f"{_ROOT}.2", "1.2.840.113619.5.2"}
 _RLE = f"{_ROOT}.5"
-_JPEG = {f"{_ROOT}.4.{end}" for end in (50, 51, 57, 70)}
+_LOSSLESS = {f"{_ROOT}.4.57", f"{_ROOT}.4.70"}
+_JPEG = {f"{_ROOT}.4.50", f"{_ROOT}.4.51"} | _LOSSLESS
 _JPEG_LS = {f"{_ROOT}.4.{end}" for end in (80, 81)}
 _JPEG_2000 = {f"{_ROOT}.4.{end}" for end in (90, 91, 201, 202, 203)}
 # Start of frame in JPEG and JPEG-LS; C4, C8 and CC are other markers. Source: ISO/IEC 10918-1 table B.1, 14495-1 C.1.
@@ -55,8 +56,9 @@ class _Stream:
     width: int
     height: int
     bits: int
-    signed: bool | None = None
+    signed: bool = False
     ybr: bool | None = None
+    scans: int = 1
 
 
 def decode_frame(picture: Dataset, layout: Layout) -> Frame:
@@ -90,6 +92,8 @@ def decode_frame(picture: Dataset, layout: Layout) -> Frame:
                 f"DICOM in {name} holds {stream.width}×{stream.height} pixels, "
                 f"where its tags say {layout.columns}×{layout.rows}"
             )
+        if stream.scans > min(_MAX_SCANS, _MAX_DECODED // (stream.width * stream.height)):
+            raise ImageError(f"DICOM in {name} with {stream.scans} scans, each over the whole image, takes too long")
         if syntax in _JPEG:
             values = codecs.jpeg8_decode(data, colorspace=_raw_space(layout), outcolorspace=_raw_space(layout))
         else:
@@ -101,16 +105,13 @@ def decode_frame(picture: Dataset, layout: Layout) -> Frame:
     shape = (layout.rows, layout.columns) if layout.samples == 1 else (layout.rows, layout.columns, layout.samples)
     if values.shape != shape:
         raise ImageError(f"DICOM in {name} holds an array of {values.shape}, where its tags say {shape}")
-    if layout.signed != bool(stream.signed) and values.dtype.kind in "iu":
+    bits = stream.bits
+    if layout.signed != stream.signed:
         # Only JPEG 2000 knows signs: elsewhere the bits of a negative value come as a large one.
-        values = values.view(values.dtype.str.replace("ui"[not layout.signed], "ui"[layout.signed]))
-    bits = layout.stored if syntax in _JPEG else stream.bits
-    return Frame(
-        values=values,
-        stored=min(bits, values.dtype.itemsize * 8),
-        high=min(bits, values.dtype.itemsize * 8) - 1,
-        ybr=ybr if stream.ybr is None else stream.ybr,
-    )
+        values, bits = values.view(f"{'ui'[layout.signed]}{values.dtype.itemsize}"), min(bits, layout.stored)
+    elif syntax in _LOSSLESS:
+        bits = min(bits, layout.stored)
+    return Frame(values=values, stored=bits, high=bits - 1, ybr=ybr if stream.ybr is None else stream.ybr)
 
 
 def _codecs(name: str) -> Any:
@@ -189,14 +190,12 @@ def _jpeg_header(data: bytes, name: str) -> _Stream:
         position += 2 + length
     else:
         raise ImageError(f"DICOM in {name} cannot be decoded: damaged or cut off")
-    # In the data of a scan FF never stands before DA.
-    if (scans := data.count(b"\xff\xda")) > min(_MAX_SCANS, _MAX_DECODED // max(1, width * height)):
-        raise ImageError(f"DICOM in {name} with {scans} scans, each over the whole image, would take too long")
     # What the data say of their colour counts more than the tag, as in pydicom and dcmtk; lossless data keep the tag.
     ybr: bool | None = None
     if marker not in (0xC3, 0xF7):
         ybr = False if names.upper() == b"RGB" else adobe != 0 if adobe is not None else True if jfif else None
-    return _Stream(width=width, height=height, bits=bits, ybr=ybr)
+    scans = data.count(b"\xff\xda")  # in the data of a scan FF never stands before DA
+    return _Stream(width=width, height=height, bits=bits, ybr=ybr, scans=scans)
 
 
 def _jpeg_2000_header(data: bytes) -> _Stream:
