@@ -16,6 +16,7 @@ from xfeat.export.model.file import ModelFile
 from xfeat.export.model.interface import HEATMAP
 from xfeat.export.model.progress import Progress
 from xfeat.featurize.datasets.layouts import list_images
+from xfeat.featurize.datasets.sources import read_file
 from xfeat.featurize.errors import DataError, ImageError, ModelError, OutputError
 from xfeat.featurize.images.decode import decode
 from xfeat.featurize.images.preprocess import resize
@@ -98,9 +99,9 @@ def explain_images(
     targets = _picture_paths(files, folder)
     for number, (file, target) in enumerate(zip(files, targets, strict=True), 1):
         try:
-            image = decode(file.read_bytes(), model.metadata.feature_spec.preprocess).convert("RGB")
-        except (ImageError, OSError) as error:
-            skipped.append((str(file), getattr(error, "what", None) or str(error)))
+            image = decode(read_file(file)[0], model.metadata.feature_spec.preprocess).convert("RGB")
+        except ImageError as error:
+            skipped.append((str(file), error.what))
         else:
             done.append(_explain(model, file, image, target, shown))
         if progress is not None:

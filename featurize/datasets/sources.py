@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import calendar
 import errno
+import logging
 import lzma
 import os
 import stat
@@ -16,15 +17,21 @@ from pathlib import Path, PureWindowsPath
 from typing import NamedTuple
 
 from xfeat.featurize.errors import DataError, ImageError
+from xfeat.featurize.system.time_limit import limited
 
 # Larger than any image: 100 megapixels of RGB are 300 MB. Every decoding thread has one file in memory.
 MAX_FILE_BYTES = 512 << 20
+# A mount that does not answer, and a file system in user space whose process is stopped, would block for ever.
+_READ_LIMIT_S = 60.0
+NOT_READ = f"not read within {_READ_LIMIT_S:.0f} s"
 # A file that changed so shortly before it was read can change again with the same time and size. FAT has steps of 2 s.
 _SETTLED_NS = 2_000_000_000
 # Reproducible archives date everything 1970; 0 has another meaning here.
 _EPOCH = 1
 _ENCRYPTED, _UTF8_NAME = 0x1, 0x800
 _BROKEN = (OSError, RuntimeError, EOFError, ValueError, zipfile.BadZipFile, zlib.error, lzma.LZMAError)
+
+logger = logging.getLogger(__name__)
 
 
 class FileState(NamedTuple):
@@ -51,17 +58,28 @@ class FolderSource:
     def names(self) -> Iterator[str]:
         """Yield the files, relative to the folder with forward slashes, except those in hidden folders.
 
-        Symbolic links to folders are followed, unless they point to a folder that contains them.
+        Symbolic links to folders are followed, unless they point to a folder that contains them. Each is followed
+        once, even if other links lead to its folder: the number of ways through linked folders has no limit.
 
         Raises:
             DataError: if a folder cannot be listed.
         """
+        followed: set[str] = set()
+        again: list[str] = []
         for directory, subfolders, files in os.walk(self._root, followlinks=True, onerror=_cannot_list):
             subfolders[:] = sorted(
-                name for name in subfolders if not name.startswith(".") and not _is_link_loop(directory, name)
+                name
+                for name in subfolders
+                if not name.startswith(".") and _is_new(os.path.join(directory, name), followed, again)
             )
             prefix = os.path.relpath(directory, self._root).replace(os.sep, "/")
             yield from files if prefix == "." else (f"{prefix}/{name}" for name in files)
+        if again:
+            logger.warning(
+                "%d symbolic links to folders were reached more than once and followed only the first time, such as %s",
+                len(again),
+                again[0],
+            )
 
     def state(self, path: str) -> FileState | None:
         """Return the state of a file without opening it, ``None`` if it does not exist."""
@@ -77,19 +95,37 @@ class FolderSource:
         Raises:
             ImageError: if it cannot be read.
         """
+        return read_file(os.path.join(self._root, path))
+
+    def head(self, path: str, size: int) -> bytes:
+        """Return the first bytes of a file, at most ``size``; none if it cannot be read."""
         try:
             with open(os.path.join(self._root, path), "rb", opener=_without_waiting) as file:
-                found = os.fstat(file.fileno())
-                if not stat.S_ISREG(found.st_mode):
-                    raise ImageError("not a regular file: a pipe, socket or device")
-                if found.st_size > MAX_FILE_BYTES:
-                    raise _too_large(found.st_size)
-                data = file.read(MAX_FILE_BYTES + 1)
-        except (OSError, ValueError) as error:
-            if isinstance(error, ImageError):
-                raise
-            raise ImageError(f"cannot be read: {getattr(error, 'strerror', None) or error}") from error
-        return data, FileState(len(data), (found.st_mtime_ns or _EPOCH) if _settled(found) else 0, found.st_ctime_ns)
+                return file.read(size) if stat.S_ISREG(os.fstat(file.fileno()).st_mode) else b""
+        except (OSError, ValueError):
+            return b""
+
+
+@limited(_READ_LIMIT_S, "read")
+def read_file(path: str | os.PathLike[str]) -> tuple[bytes, FileState]:
+    """Return the content of an image file and the state in which it was read.
+
+    Raises:
+        ImageError: if it cannot be read, is not a regular file, is too large, or is not read in time.
+    """
+    try:
+        with open(path, "rb", opener=_without_waiting) as file:
+            found = os.fstat(file.fileno())
+            if not stat.S_ISREG(found.st_mode):
+                raise ImageError("not a regular file: a pipe, socket or device")
+            if found.st_size > MAX_FILE_BYTES:
+                raise _too_large(found.st_size)
+            data = file.read(MAX_FILE_BYTES + 1)
+    except (OSError, ValueError) as error:
+        if isinstance(error, ImageError):
+            raise
+        raise ImageError(f"cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    return data, FileState(len(data), (found.st_mtime_ns or _EPOCH) if _settled(found) else 0, found.st_ctime_ns)
 
 
 def _without_waiting(path: str, flags: int) -> int:
@@ -104,14 +140,21 @@ def _cannot_list(error: OSError) -> None:
     ) from error
 
 
-def _is_link_loop(directory: str, name: str) -> bool:
-    """Tell whether a folder is a link to one of its parent folders: following it would never end."""
-    path = os.path.join(directory, name)
+def _is_new(path: str, followed: set[str], again: list[str]) -> bool:
+    """Tell whether a subfolder is to be listed: no link to a folder that contains it, nor one that was followed."""
     if not os.path.islink(path):
+        return True
+    directory, name = os.path.split(path)
+    target, real = os.path.realpath(path), os.path.realpath(directory)
+    passed = (real, *(os.path.realpath(folder) for folder in Path(directory).parents))
+    if any(os.path.commonpath([target, folder]) == target for folder in passed):
         return False
-    target = os.path.realpath(path)
-    passed = (os.path.realpath(folder) for folder in (directory, *map(str, Path(directory).parents)))
-    return any(os.path.commonpath([target, folder]) == target for folder in passed)
+    link = os.path.join(real, name)
+    if link in followed:
+        again.append(path)
+        return False
+    followed.add(link)
+    return True
 
 
 def _settled(found: os.stat_result) -> bool:
@@ -163,13 +206,24 @@ class ZipSource:
             raise ImageError("encrypted in the archive")
         if info.file_size > MAX_FILE_BYTES:
             raise _too_large(info.file_size)
+        return self._unpack(info), _member_state(info)
+
+    @limited(_READ_LIMIT_S, "read")
+    def _unpack(self, info: zipfile.ZipInfo) -> bytes:
         try:
             with self._archive.open(info) as file:
                 # The size in the directory may be wrong: never unpack more than that.
-                data = file.read(info.file_size + 1)
+                return file.read(info.file_size + 1)
         except _BROKEN as error:
             raise ImageError(f"cannot be read from the archive: {error}") from error
-        return data, _member_state(info)
+
+    def head(self, path: str, size: int) -> bytes:
+        """Return the first bytes of a member, at most ``size``; none if it cannot be read."""
+        try:
+            with self._archive.open(self._members[path]) as file:
+                return file.read(size)
+        except (KeyError, *_BROKEN):
+            return b""
 
 
 ImageSource = FolderSource | ZipSource
@@ -184,8 +238,16 @@ def open_source(root: Path, *, broken_ok: bool = False) -> ImageSource:
         broken_ok: open a file that is not a zip archive like a missing folder.
 
     Raises:
-        DataError: if it is a file, but not a zip archive.
+        DataError: if it is a file, but not a zip archive, or neither a folder nor a regular file.
     """
+    if root.exists() and not root.is_file() and not root.is_dir():
+        raise DataError(
+            "neither a folder nor a regular file",
+            path=root,
+            expected="a folder, a zip archive or a CSV file",
+            found="a pipe, socket or device",
+            fix="save its content in a file, and give that",
+        )
     try:
         return ZipSource(root) if root.is_file() else FolderSource(root)
     except DataError:

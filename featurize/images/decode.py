@@ -22,6 +22,7 @@ from xfeat.featurize.images.kornia_png import decode_plain_png
 from xfeat.featurize.images.levels import DeepLevels, read_deep, to_8_bits
 from xfeat.featurize.images.tiff_tags import STRIPS, TILES, WIDTH, check_tiff, read_tags, unsupported
 from xfeat.featurize.specs import PreprocessSpec
+from xfeat.featurize.system.time_limit import limited
 
 # As in the tutorial: of an image whose end is missing, the part that is there is used. Pillow's plugins read this
 # variable of the module, and there is no setting per image.
@@ -63,9 +64,12 @@ _TRANSPOSES = {
     8: Image.Transpose.ROTATE_90,
 }
 _ORIENTATION = 0x0112
+# A hundred times as long as any good image takes; some decoders of damaged files do not end.
+_LIMIT_S = 60.0
 _END_MARKERS = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}
 
 
+@limited(_LIMIT_S, "decoded")
 def decode(
     data: bytes,
     spec: PreprocessSpec = DEFAULT_SPEC,

@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
+from pathlib import Path
 from typing import Self
 
 import numpy as np
@@ -17,6 +18,7 @@ from xfeat.export.model.file import ModelFile, open_model
 from xfeat.export.model.interface import OOD, Outputs
 from xfeat.export.model.progress import Progress
 from xfeat.featurize.datasets.layouts import list_images
+from xfeat.featurize.datasets.sources import read_file
 from xfeat.featurize.errors import ImageError, ModelError
 from xfeat.featurize.images.preprocess import Pixels, load_pixels, resize
 from xfeat.featurize.specs import require
@@ -93,7 +95,7 @@ class Predictor:
             DataError: if a path does not exist, or a folder holds no image.
         """
         images = list_images(paths)
-        return self._predict([(str(path), path.read_bytes) for path in images], progress)
+        return self._predict([(str(path), partial(_content_of, path)) for path in images], progress)
 
     def predict_bytes(self, images: Sequence[bytes], *, names: Sequence[str] | None = None) -> list[Result]:
         """Classify images given as the contents of their files.
@@ -223,5 +225,7 @@ class Predictor:
             return name, self.decode(content())
         except ImageError as error:
             return name, SkippedImage(path=name, reason=error.what)
-        except OSError as error:
-            return name, SkippedImage(path=name, reason=f"cannot be read: {error.strerror or error}")
+
+
+def _content_of(file: Path) -> bytes:
+    return read_file(file)[0]
