@@ -143,10 +143,11 @@ def _index(values: NDArray[Any]) -> NDArray[Any]:
 def _modality(picture: Dataset, layout: Layout) -> Callable[[Floats], Floats]:
     if items := picture.get("ModalityLUTSequence"):
         return read_table(items[0], "LUTDescriptor", "LUTData", negative=layout.signed)
-    # A slope of 0 would make every image black; dcmtk ignores it too.
-    slope = next(iter(numbers(picture, "RescaleSlope")), 1.0) or 1.0
-    intercept = next(iter(numbers(picture, "RescaleIntercept")), 0.0)
-    return lambda values: values * slope + intercept
+    slope, intercept = numbers(picture, "RescaleSlope")[:1], numbers(picture, "RescaleIntercept")[:1]
+    # As in pydicom and dcmtk, one without the other is none, and a slope of 0 would make every image black.
+    if not slope or not intercept or slope[0] == 0:
+        return lambda values: values
+    return lambda values: values * slope[0] + intercept[0]
 
 
 def _voi(picture: Dataset, layout: Layout) -> Callable[[Floats], Floats] | None:

@@ -124,7 +124,8 @@ GREY = {
     # Rescaling and modality tables.
     "rescaled": lambda: dicom_file(TWELVE, RescaleSlope="2.5", RescaleIntercept="-1024"),
     "rescaled downwards": lambda: dicom_file(4095 - TWELVE, RescaleSlope="-1", RescaleIntercept="0"),
-    "slope without intercept": lambda: dicom_file(4095 - TWELVE, RescaleSlope="-1"),
+    "slope without intercept": lambda: dicom_file(TWELVE, RescaleSlope="-1"),
+    "intercept without slope": lambda: dicom_file(TWELVE, RescaleIntercept="-9000", **FULL),
     "empty rescaling": lambda: dicom_file(TWELVE, RescaleSlope="", RescaleIntercept=""),
     "slope 0": lambda: dicom_file(TWELVE, RescaleSlope="0", RescaleIntercept="5"),
     **{
