@@ -1,0 +1,162 @@
+"""File systems that lack something: everything works, with one warning that says what is lost."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.faults.file_systems import compiled, lacking
+
+BIN = Path(sys.executable).parent
+
+# Writes and replaces everything this project writes, reads it again, and prints what it warned of.
+USER = """
+import json, logging, os, sys
+from pathlib import Path
+import numpy as np
+from tests.caches import write_made_up
+from xfeat.export.publish import publish
+from xfeat.featurize.cache.reader import FeatureCache
+from xfeat.featurize.cli import main as xfeat
+from xfeat.featurize.errors import BusyError
+from xfeat.featurize.system.atomic import replacing
+from xfeat.featurize.system.locks import locked
+from xfeat.head.runs.reader import latest_run
+from xfeat.head.runs.writer import RunWriter
+from xfeat.head.sweep.results import SweepFolder
+
+warnings = []
+class Listing(logging.Handler):
+    def emit(self, record):
+        if record.levelno >= logging.WARNING:
+            warnings.append(record.getMessage())
+logging.getLogger("xfeat").addHandler(Listing())
+
+root = Path(sys.argv[1])
+features = np.arange(24, dtype=np.float32).reshape(8, 3)
+columns = {"label": [0, 1] * 4, "split": [0] * 8, "path": [f"{n}.png" for n in range(8)]}
+for content in ("earlier", "later"):
+    with replacing(root / "file") as partial:
+        partial.write_text(content)
+    with locked(root / ".lock", BusyError("busy"), of=root / "file"):
+        cache = write_made_up(root / "features.h5", features + len(content), columns, ("a", "b"))
+    assert np.array_equal(cache.features, features + len(content))
+    cache.verify()
+    with RunWriter(root / "runs", content) as writer:
+        writer.save_json("run.json", {"created": content})
+    with publish([root / "model.onnx", root / "model.certificate.json"]) as folder:
+        for name in ("model.onnx", "model.certificate.json"):
+            (folder / name).write_text(content)
+    sweep = SweepFolder(root / "sweep")
+    with sweep.locked():
+        sweep.begin({"identity": 1})
+assert (root / "file").read_text() == (root / "model.onnx").read_text() == "later"
+assert latest_run(root / "runs").name == "later"
+xfeat(["split", str(root / "data"), str(root / "split")], standalone_mode=False)
+assert len(list((root / "split").rglob("*.png"))) == 40
+left = [str(p) for p in root.rglob("*") if p.suffix in (".tmp", ".old", ".unfinished", ".held", ".stale")]
+print(json.dumps([warnings, left]))
+"""
+
+# What is missing, with the error numbers that mounts are known to answer with, and what the warning calls it.
+KINDS = [
+    ("FLOCK", ["ENOSYS", "EOPNOTSUPP", "ENOLCK", "EPERM", "EINVAL"], "no locks"),
+    ("FSYNC", ["ENOSYS", "EOPNOTSUPP", "EINVAL"], "no fsync "),
+    ("FSYNC_FOLDER", ["ENOSYS", "EOPNOTSUPP", "EINVAL", "EPERM", "EACCES", "EBADF", "EISDIR"], "no fsync of folders"),
+    ("CHMOD", ["ENOSYS", "EOPNOTSUPP", "EPERM", "EINVAL"], ""),
+    ("UTIME", ["ENOSYS", "EOPNOTSUPP", "EPERM", "EACCES", "EINVAL"], "no way to set the times"),
+    ("LINK", ["ENOSYS", "EOPNOTSUPP", "EPERM", "EMLINK", "EXDEV"], ""),
+    ("SYMLINK", ["ENOSYS", "EOPNOTSUPP", "EPERM", "EINVAL", "EACCES"], "no symbolic links"),
+    ("MMAP_SHARED", ["ENODEV", "EINVAL", "ENOSYS", "EACCES", "EPERM"], "no mapped files"),
+    ("RENAME_OVER", ["EEXIST", "EPERM", "EACCES", "EBUSY", "ETXTBSY", "EINVAL"], "no rename over a file"),
+]
+ROWS = [pytest.param(name, number, said, id=f"{name}-{number}") for name, all_, said in KINDS for number in all_]
+QUICK = [row for row in ROWS if row.id in ("FLOCK-ENOLCK", "FSYNC_FOLDER-EINVAL", "RENAME_OVER-EBUSY")]
+REST = [pytest.param(*row.values, id=row.id, marks=pytest.mark.slow) for row in ROWS if row not in QUICK]
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return compiled(tmp_path_factory.mktemp("shim"))
+
+
+def draw(folder: Path, count: int = 40) -> None:
+    """Draw images of noise, two classes."""
+    random = np.random.default_rng(0)
+    for index in range(count):
+        path = folder / ("covid", "normal")[index % 2] / f"{index:03d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(random.integers(0, 256, (40, 44), dtype=np.uint8)).save(path)
+
+
+def run_user(root: Path, environment: dict[str, str]) -> tuple[list[str], list[str]]:
+    environment |= {"PYTHONPATH": str(Path(__file__).parents[2])}
+    command = [sys.executable, "-c", USER, str(root)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr
+    warnings, left = json.loads(done.stdout.splitlines()[-1])
+    return [line for line in warnings if "the file system of" in line], left
+
+
+@pytest.mark.parametrize(("name", "number", "said"), QUICK + REST)
+def test_what_a_file_system_lacks_is_done_without(
+    library: Path, tmp_path: Path, name: str, number: str, said: str
+) -> None:
+    draw(tmp_path / "data")
+    code = getattr(errno, number)
+    warnings, left = run_user(tmp_path, lacking(library, tmp_path, **{name: code}))
+    assert len(warnings) == bool(said), warnings
+    assert all(said in line and os.strerror(code) in line for line in warnings)
+    assert not left
+
+
+def test_a_file_system_without_anything(library: Path, tmp_path: Path) -> None:
+    draw(tmp_path / "data")
+    lacks = {name: getattr(errno, numbers[0]) for name, numbers, _ in KINDS}
+    warnings, left = run_user(tmp_path, lacking(library, tmp_path, **lacks))
+    assert len(warnings) == sum(bool(said) for _, _, said in KINDS), warnings
+    assert not left
+
+
+def test_a_failing_disk_is_no_file_system_without_a_service(library: Path, tmp_path: Path) -> None:
+    """A disk that reports an error on fsync has lost data; going on would be silent and wrong."""
+    draw(tmp_path / "data")
+    environment = lacking(library, tmp_path, FSYNC=errno.EIO)
+    command = [sys.executable, "-c", USER, str(tmp_path)]
+    environment |= {"PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "OutputError" in done.stderr
+    assert "the disk reports an error" in done.stderr
+
+
+@pytest.mark.slow
+def test_the_commands_on_a_file_system_without_anything(library: Path, tmp_path: Path) -> None:
+    draw(tmp_path / "data")
+    lacks = {name: getattr(errno, numbers[-1]) for name, numbers, _ in KINDS}
+    environment = lacking(library, tmp_path, **lacks)
+    for command in (
+        ["xfeat", "featurize", "data", "--backbone", "efficientnet-lite0", "--size", "32"],
+        ["xfeat", "verify", "features.h5"],
+        ["xhead", "train", "--epochs", "3"],
+        ["xexport", "onnx"],
+        ["xserve", "predict", "model.onnx", "data"],
+    ):
+        done = subprocess.run(
+            [BIN / command[0], *command[1:]],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        assert "Traceback" not in done.stderr
