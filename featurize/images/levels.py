@@ -16,7 +16,6 @@ from xfeat.featurize.errors import ImageError
 from xfeat.featurize.images import tiff_tags
 
 _FULL = 65535
-_SIGNED_FULL = 32767
 # Visible colours that differ by no more are one colour, rounded: then the picture is in the transparency.
 _ONE_COLOUR = 8
 _SIZ = b"\xff\x4f\xff\x51"  # of JPEG 2000; Source: ITU-T T.800, A.5.1: Ssiz is 40 bytes after the marker SIZ
@@ -29,17 +28,17 @@ class DeepLevels(NamedTuple):
 
     Attributes:
         values: as stored, 0 to 65535, or floating-point 0 to 1: (H, W) grey, or uint16 (H, W, 3 or 4).
-        white: the level of white that the file states; ``None`` if its range is that of the data set.
-        most: the highest level that this kind of file can hold.
+        own_bits: of its range, which the file states; ``None`` if it is that of the data set.
+        most_bits: that this kind of file can hold.
         inverted: 0 is white.
-        bits: that the file states as used; 0 if it does not.
+        used_bits: that the file states as used, of its 16; 0 if it does not.
     """
 
     values: NDArray[Any]
-    white: int | None = None
-    most: int = _FULL
+    own_bits: int | None = None
+    most_bits: int = 16
     inverted: bool = False
-    bits: int = 0
+    used_bits: int = 0
 
     @property
     def highest(self) -> int:
@@ -77,12 +76,12 @@ def _grey_or_rgb(image: Image.Image) -> Image.Image:
 
 
 def _scaled(deep: DeepLevels, grey_bits: int) -> Image.Image:
-    white = min(2**grey_bits - 1, deep.most) if deep.white is None else deep.white
+    bits = min(grey_bits, deep.most_bits) if deep.own_bits is None else deep.own_bits
     if deep.values.dtype.kind == "f":
         levels = np.rint(deep.values * 255).astype(np.uint8)
     else:
-        every = np.minimum(np.arange(_FULL + 1, dtype=np.uint32), white)
-        levels = ((every * 255 + white // 2) // white).astype(np.uint8)[deep.values]
+        # The high bits: 8 bits come back as they were, whether they were shifted or multiplied to fill the range.
+        levels = np.minimum(deep.values >> (bits - 8), 255).astype(np.uint8)
     if levels.ndim == 3 and levels.shape[2] in (2, 4):
         levels[..., -1] = deep.values[..., -1] >> 8  # transparency always has the full range
     return Image.fromarray(255 - levels if deep.inverted else levels)
@@ -131,7 +130,7 @@ def _grey(image: ImageFile.ImageFile, data: bytes) -> DeepLevels:
                 f"floating-point grey levels from {low:g} to {high:g}; white is known for 0 to 1 only: "
                 "save it with 8 or 16 bits"
             )
-        return DeepLevels(values, inverted=_is_inverted(tags), white=1)
+        return DeepLevels(values, own_bits=16, inverted=_is_inverted(tags))
     signed = tiff_tags.is_signed(tags)
     if image.mode == "I" and tags and not signed:
         values = values.view(np.uint32)
@@ -140,11 +139,14 @@ def _grey(image: ImageFile.ImageFile, data: bytes) -> DeepLevels:
         raise ImageError(f"signed grey levels from {low} to {high}: black and white are not known; save it unsigned")
     if high > _FULL:
         raise ImageError(f"32-bit grey levels up to {high}: white is not known; save it with 8 or 16 bits")
-    own_bits = tiff_tags.bits_of(tags)
-    white = _FULL if scaled else 2**own_bits - 1 if 8 < own_bits < 16 else None
-    stated = tiff_tags.stated_bits(tags) or _significant_bits(data)
-    most = _SIGNED_FULL if signed and own_bits == 16 else _FULL
-    return DeepLevels(values.astype(np.uint16), white, most, _is_inverted(tags), stated)
+    stored = tiff_tags.bits_of(tags)
+    return DeepLevels(
+        values.astype(np.uint16),
+        own_bits=16 if scaled else stored if 8 < stored < 16 else None,
+        most_bits=15 if signed and stored == 16 else 16,
+        inverted=_is_inverted(tags),
+        used_bits=tiff_tags.stated_bits(tags) or _significant_bits(data),
+    )
 
 
 def _colours(image: ImageFile.ImageFile, data: bytes) -> DeepLevels | None:
@@ -153,7 +155,7 @@ def _colours(image: ImageFile.ImageFile, data: bytes) -> DeepLevels | None:
     if ";16" not in raw or image.mode not in ("RGB", "RGBA"):
         return None
     if raw == "LA;16B":
-        return DeepLevels(_grey_and_alpha(data), bits=_significant_bits(data))
+        return DeepLevels(_grey_and_alpha(data), used_bits=_significant_bits(data))
     with Image.open(io.BytesIO(data), formats=[str(image.format)]) as other:
         if page := image.tell():
             other.seek(page)
@@ -161,7 +163,7 @@ def _colours(image: ImageFile.ImageFile, data: bytes) -> DeepLevels | None:
         low = np.asarray(other)
     values = np.asarray(image).astype(np.uint16) << 8 | low
     tags: tiff_tags.Tags = image.tag_v2 if isinstance(image, TiffImagePlugin.TiffImageFile) else {}
-    return DeepLevels(values, bits=tiff_tags.stated_bits(tags) or _significant_bits(data))
+    return DeepLevels(values, used_bits=tiff_tags.stated_bits(tags) or _significant_bits(data))
 
 
 def _raw_mode(tile: Any) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import shlex
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -139,29 +138,29 @@ def _range_of(source: ImageSource, path: str, spec: PreprocessSpec) -> GreyRange
         levels = read_levels(source.read(path)[0], spec)
     except ImageError:
         return None  # reported when its features are computed
-    if levels is None or levels.white is not None:
+    if levels is None or levels.own_bits is not None:
         return None
-    return GreyRange(levels.highest, levels.bits, levels.bits > 0)
+    return GreyRange(levels.highest, levels.used_bits, levels.used_bits > 0)
 
 
 def _new_paths(old: FeatureCache, source: ImageSource, paths: Sequence[str]) -> list[str]:
     """Return the images that are not in a cache, or may have changed since."""
-    columns = old.columns
-    states = zip(columns.size.tolist(), columns.mtime_ns.tolist(), columns.change_mark.tolist(), strict=True)
-    known = dict(zip(columns.path, states, strict=True))
-    return [path for path in paths if known.get(path) is None or known[path] != source.state(path)]
+    marks = zip(old.columns.size.tolist(), old.columns.change_mark.tolist(), strict=True)
+    known = dict(zip(old.columns.path, marks, strict=True))
+    found = ((path, source.state(path)) for path in paths)
+    return [path for path, state in found if state is None or known.get(path) != (state.size, state.change_mark)]
 
 
 def _check_fits(output: Path, bits: int, found: GreyRange | None) -> None:
     if found is None or found.bits == bits or found.bits < bits < 16:
         return
-    keep = shlex.join(["--grey-bits", str(bits)])
     raise MismatchError(
         "the range of the 16-bit images differs from that of the cache",
         path=output,
         expected=f"{bits}-bit levels, up to {2**bits - 1}",
         found=f"levels up to {found.highest}, which need {found.bits} bits",
-        fix=f"replace the cache with --force, or keep its range with {keep}: higher levels become white",
+        fix=f"xfeat featurize with --force replaces the cache; with --grey-bits {bits} it keeps the range, and higher "
+        "levels become white",
     )
 
 
