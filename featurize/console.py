@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import functools
 import json
 import logging
@@ -23,13 +24,14 @@ import click
 from xfeat.featurize.errors import Interrupted, SpecError, XfeatError
 from xfeat.featurize.system.decoder_warnings import ignore_decoder_warnings
 from xfeat.featurize.system.stop_signals import EXIT_INTERRUPTED, stop_on_signals
-from xfeat.featurize.system.streams import prepare_streams, stdout_fails
+from xfeat.featurize.system.streams import discard_stdout, prepare_streams
 from xfeat.featurize.text import MAX_LISTED, printable, printable_lines
 
 EXIT_PROBLEM = 1
 EXIT_USAGE = 2
 _PLAIN_LINE_SECONDS = 5.0
 _WITHOUT_CURSOR = ("dumb", "unknown")  # terminals on which a bar would be a new line each time it moves
+_NOT_WRITABLE = (errno.ENOSPC, errno.EIO, errno.EBADF)
 _MAX_HELP = 300  # characters, longer than the first sentence of any help
 # Commands write files atomically. A command that also keeps partial work raises Interrupted with a message of its own.
 _STOPPED = "stopped; no incomplete file is left: run the same command again"
@@ -55,9 +57,11 @@ class Commands(click.Group):
         try:
             return super().main(*args, **kwargs)
         except OSError as error:
-            if not stdout_fails():
+            # Files that this program writes have a name, and errors of their own.
+            if error.filename is not None or error.errno not in _NOT_WRITABLE:
                 raise
-            _print_and_exit(f"error: cannot write to stdout: {error.strerror}", EXIT_PROBLEM)
+            discard_stdout()
+            _print_and_exit(f"error: cannot write the output: {error.strerror}", EXIT_PROBLEM)
 
     def invoke(self, ctx: click.Context) -> Any:
         _start_logging()
@@ -70,8 +74,10 @@ class Commands(click.Group):
         except (KeyboardInterrupt, click.exceptions.Abort):
             _print_and_exit(_STOPPED, EXIT_INTERRUPTED)
         except click.ClickException as problem:
-            vars(problem)["message"] = printable_lines(problem.message)  # it quotes arguments, which a * made of names
-            raise
+            # It quotes arguments, which may be names of files. Without file=, click writes UTF-8 to an ASCII stream.
+            vars(problem)["message"] = printable_lines(problem.message)
+            problem.show(file=sys.stderr)
+            sys.exit(problem.exit_code)
         except XfeatError as problem:
             usage = isinstance(problem, SpecError) and problem.file is None
             _print_and_exit(f"error: {problem}", EXIT_USAGE if usage else EXIT_PROBLEM)
@@ -113,7 +119,8 @@ def json_option(command: Callable[..., Printed]) -> Callable[..., Any]:
 
 def print_result(result: dict[str, Any], lines: Sequence[str], *, as_json: bool) -> None:
     """Write a result to stdout: a JSON object, or printable lines."""
-    click.echo(json.dumps(result) if as_json else "\n".join(map(printable, lines)))
+    # Without file=, click writes UTF-8 to an ASCII stream.
+    click.echo(json.dumps(result) if as_json else "\n".join(map(printable, lines)), file=sys.stdout)
 
 
 def spec_option(spec: type[Any], name: str, kind: Any, text: str, *, flag: str = "", **more: Any) -> Decorator:

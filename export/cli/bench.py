@@ -24,7 +24,7 @@ _option = partial(spec_option, BenchSpec)
 
 
 @click.command()
-@click.argument("models", nargs=-1, type=PATH, metavar="[MODEL]…")
+@click.argument("models", nargs=-1, type=PATH, metavar="[MODEL]...")
 @click.option("--run", type=PATH, help="Run whose torch model is timed for comparison.")
 @click.option("--batch", "batches", default=_BATCHES, metavar="A,B", help="Images per call.")
 @click.option(

@@ -12,7 +12,7 @@ from xfeat.featurize.console import PATH, Printed, json_option, progress_bar, wa
 
 @click.command()
 @click.argument("model", type=PATH)
-@click.argument("images", nargs=-1, required=True, type=PATH, metavar="IMAGES…")
+@click.argument("images", nargs=-1, required=True, type=PATH, metavar="IMAGES...")
 @click.option("-o", "--output", type=PATH, default="explained", help="Folder for the pictures.")
 @click.option("--class", "shown", metavar="CLASS", help="Show the heatmap of CLASS.  [default: the predicted class]")
 @device_option("cpu")

@@ -44,14 +44,9 @@ def prepare_streams() -> None:
             stream.reconfigure(errors=_ERRORS)
 
 
-def stdout_fails() -> bool:
-    """Say whether what was printed cannot be written to stdout; if so, discard it, now and when this process ends."""
-    try:
-        sys.stdout.flush()
-    except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return True
-    return False
+def discard_stdout() -> None:
+    """Discard what is still to be written to stdout, so that this process does not fail again when it ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def text_width() -> int:

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from xfeat.featurize.text import printable
 from xfeat.head.compare.comparison import Comparison
 from xfeat.head.compare.significance import NOT_COMPARABLE, Difference
 from xfeat.head.reports.formatting import interval, number, points
@@ -130,14 +131,14 @@ def setting_text(name: str, value: Any) -> str:
 
 def comparison_lines(comparison: Comparison) -> list[str]:
     """Return the table and its notes: with rules on a terminal, aligned with blanks elsewhere."""
-    console = Console(width=_ENDLESS, no_color=not sys.stdout.isatty())
+    drawn = io.StringIO()
     if sys.stdout.isatty():
         table, left_out = fitting_table(comparison, Console().width)
     else:  # a line of the table is a line of the output, however long
         table, left_out = _table(comparison), ()
-    with console.capture() as capture:
-        console.print(table)
-    text = [f"on the {comparison.part} images:", *(line.rstrip() for line in capture.get().splitlines())]
+    # Not a terminal: whatever FORCE_COLOR says, the lines are escaped when they are printed.
+    Console(file=drawn, width=_ENDLESS, force_terminal=False).print(table)
+    text = [f"on the {comparison.part} images:", *(line.rstrip() for line in drawn.getvalue().splitlines())]
     if left_out:
         text.append(f"columns hidden (terminal too narrow): {', '.join(left_out)}; --csv and --html have all columns")
     return [*text, *notes(comparison)]
@@ -162,7 +163,7 @@ def _table(comparison: Comparison, *, widest: int | None = None, left_out: tuple
     """Return the table; with ``widest`` it is for a terminal, where long names of runs and settings are wrapped."""
     terminal = widest is not None
     table = Table(box=box.SIMPLE_HEAD if terminal else None, pad_edge=False, show_edge=False, collapse_padding=terminal)
-    names, *rows = lines(comparison)
+    names, *rows = [[printable(cell) for cell in line] for line in lines(comparison)]
     folding = dict.fromkeys(range(1, len(comparison.differing) + 1), _WIDEST_SETTING)
     folding |= {0: widest or 0, len(names) - 1: _WIDEST_VERDICT}
     shown = [place for place, name in enumerate(names) if name not in left_out]

@@ -21,7 +21,7 @@ _SHOWN_CLASSES = 3
 
 
 @click.command()
-@click.argument("paths", nargs=-1, required=True, type=PATH, metavar="PATH…")
+@click.argument("paths", nargs=-1, required=True, type=PATH, metavar="PATH...")
 @model_option
 @device_option("auto")
 @click.option("--threads", type=THREADS, help="CPU threads for the network.  [default: number of cores]")
