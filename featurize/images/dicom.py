@@ -64,7 +64,8 @@ def _palette(frame: Frame, picture: Dataset, layout: Layout) -> NDArray[np.uint8
     colours = _segmented(picture, index)
     if colours is None:
         names = [f"{channel}PaletteColorLookupTable" for channel in ("Red", "Green", "Blue")]
-        tables = [read_table(picture, f"{name}Descriptor", f"{name}Data", negative=layout.signed) for name in names]
+        order = {"negative": layout.signed, "big_endian": layout.big_endian}
+        tables = [read_table(picture, f"{name}Descriptor", f"{name}Data", **order) for name in names]
         colours = np.stack([table(index.astype(np.float64)) / table.white for table in tables], axis=-1)
     levels: NDArray[np.uint8] = np.rint(colours * 255).astype(np.uint8)[frame.values.view(every.dtype)]
     return levels

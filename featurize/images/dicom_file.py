@@ -50,6 +50,7 @@ class Layout:
         photometric: DICOM's photometric interpretation.
         frames: number of frames in the file.
         frame: index of the one to read.
+        big_endian: words start with their high byte.
     """
 
     rows: int
@@ -62,6 +63,7 @@ class Layout:
     photometric: str
     frames: int
     frame: int
+    big_endian: bool
 
     @property
     def frame_bits(self) -> int:
@@ -166,8 +168,13 @@ def _read_tags(data: bytes, max_pixels: int, frames: str) -> Dataset:
     return picture
 
 
-def numbers(picture: Dataset, keyword: str) -> list[float]:
+def numbers(picture: Dataset, keyword: str, *, empty: float | None = None) -> list[float]:
     """Return the values of a tag; an empty tag is an absent one.
+
+    Args:
+        picture: the tags.
+        keyword: DICOM's name of the tag.
+        empty: stands for an empty one of several values; left out by default.
 
     Raises:
         ImageError: if one is not a finite number.
@@ -175,9 +182,9 @@ def numbers(picture: Dataset, keyword: str) -> list[float]:
     try:
         value = picture.get(keyword)
         several = value if isinstance(value, (list, tuple)) or hasattr(value, "append") else [value]
-        found = [float(one) for one in several if one is not None and str(one).strip(" \0") != ""]
-        if all(map(math.isfinite, found)):
-            return found
+        found = [None if one is None or str(one).strip(" \0") == "" else float(one) for one in several]
+        if all(one is None or math.isfinite(one) for one in found):
+            return [one for one in (empty if one is None else one for one in found) if one is not None]
     except Exception as error:  # whatever pydicom raises for a value that its type does not allow
         raise ImageError(f"DICOM tag {keyword} is not a number: {_raw_value(picture, keyword)}") from error
     raise ImageError(f"DICOM tag {keyword} is not a finite number: {_raw_value(picture, keyword)}")
@@ -233,6 +240,7 @@ def _layout(picture: Dataset, max_pixels: int, frames: str) -> Layout:
         photometric=photometric,
         frames=count,
         frame=count // 2 if frames == "middle" else 0,
+        big_endian=picture.file_meta.get("TransferSyntaxUID") == import_pydicom().uid.ExplicitVRBigEndian,
     )
 
 

@@ -76,6 +76,8 @@ def decode_frame(picture: Dataset, layout: Layout) -> Frame:
     """
     syntax = picture.file_meta.TransferSyntaxUID
     ybr = layout.photometric in ("YBR_FULL", "YBR_FULL_422")
+    if layout.photometric in ("YBR_RCT", "YBR_ICT") and syntax not in _JPEG_2000:
+        raise ImageError(f"DICOM in {layout.photometric}, which only JPEG 2000 has")
     if syntax in _NATIVE:
         return Frame(values=_native(picture, layout), stored=layout.stored, high=layout.high, ybr=ybr)
     name = syntax.name.split(",")[0] if syntax.name != syntax else f"transfer syntax {syntax}"
@@ -133,7 +135,11 @@ def _native(picture: Dataset, layout: Layout) -> NDArray[Any]:
         raise ImageError(f"DICOM pixel data are cut off: {len(element.value)} of {needed} bytes")
     picture.SamplesPerPixel, picture.NumberOfFrames = layout.samples, layout.frames
     picture.BitsStored, picture.HighBit = layout.stored, layout.stored - 1
-    picture.PhotometricInterpretation = layout.photometric
+    # Ultrasound devices write YBR_FULL_422 also where no colour was left out.
+    whole = (
+        layout.photometric == "YBR_FULL_422" and 2 * len(element.value) >= 3 * layout.frames * layout.frame_bits // 8
+    )
+    picture.PhotometricInterpretation = "YBR_FULL" if whole else layout.photometric
     if layout.samples == 3 and picture.get("PlanarConfiguration") in (None, ""):
         picture.PlanarConfiguration = 0
     values: NDArray[Any] = pydicom.pixels.get_decoder(picture.file_meta.TransferSyntaxUID).as_array(
@@ -203,4 +209,12 @@ def _jpeg_2000_header(data: bytes) -> _Stream:
     start = data.index(b"\xff\x4f\xff\x51", 0, 4096)
     right, bottom, left, top = struct.unpack_from(">IIII", data, start + 8)
     bits = data[start + 42]
-    return _Stream(width=right - left, height=bottom - top, bits=(bits & 0x7F) + 1, signed=bool(bits & 0x80))
+    # Where the colours were transformed, the decoder returns RGB whatever the tag says. Source: ISO/IEC 15444-1 A.6.1.
+    transformed = data[data.index(b"\xff\x52", start) + 8] == 1
+    return _Stream(
+        width=right - left,
+        height=bottom - top,
+        bits=(bits & 0x7F) + 1,
+        signed=bool(bits & 0x80),
+        ybr=False if transformed else None,
+    )

@@ -42,7 +42,7 @@ class LookupTable:
         return found
 
 
-def read_table(item: Dataset, descriptor: str, data: str, *, negative: bool) -> LookupTable:
+def read_table(item: Dataset, descriptor: str, data: str, *, negative: bool, big_endian: bool) -> LookupTable:
     """Read a lookup table of any depth.
 
     Args:
@@ -50,6 +50,7 @@ def read_table(item: Dataset, descriptor: str, data: str, *, negative: bool) -> 
         descriptor: keyword of its descriptor.
         data: keyword of its entries: words, or bytes if they fit into 8 bits.
         negative: values may be below zero; then a large first value is a negative one.
+        big_endian: entries that are stored as bytes have the high byte of each word first.
 
     Raises:
         ImageError: if it has no entries or no bits.
@@ -61,9 +62,14 @@ def read_table(item: Dataset, descriptor: str, data: str, *, negative: bool) -> 
     if len(described) != 3 or content is None or not 1 <= described[2] <= 16:
         raise ImageError(f"DICOM lookup table {data} without entries or a usable {descriptor}")
     count, first, bits = described[0] % 65536 or 65536, described[1], described[2]
-    if not isinstance(content, bytes):
-        content = (np.atleast_1d(np.asarray(content, np.int64)) & 0xFFFF).astype("<u2").tobytes()
-    entries = np.frombuffer(content, np.uint8 if len(content) <= count + 1 else "<u2")[:count].astype(np.uint16)
+    if isinstance(content, bytes):
+        words = np.frombuffer(content + bytes(len(content) % 2), ">u2" if big_endian else "<u2")
+    else:
+        words = np.atleast_1d(np.asarray(content, np.int64)) & 0xFFFF
+    entries = words.astype("<u2")
+    if 2 * len(entries) <= count + 1:
+        entries = entries.view(np.uint8).astype(np.uint16)
+    entries = entries[:count]
     if not len(entries):
         raise ImageError(f"DICOM lookup table {data} without entries or a usable {descriptor}")
     first = first - 65536 if negative and first > 32767 else first
@@ -142,7 +148,7 @@ def _index(values: NDArray[Any]) -> NDArray[Any]:
 
 def _modality(picture: Dataset, layout: Layout) -> Callable[[Floats], Floats]:
     if items := picture.get("ModalityLUTSequence"):
-        return read_table(items[0], "LUTDescriptor", "LUTData", negative=layout.signed)
+        return read_table(items[0], "LUTDescriptor", "LUTData", negative=layout.signed, big_endian=layout.big_endian)
     slope, intercept = numbers(picture, "RescaleSlope")[:1], numbers(picture, "RescaleIntercept")[:1]
     # As in pydicom and dcmtk, one without the other is none, and a slope of 0 would make every image black.
     if not slope or not intercept or slope[0] == 0:
@@ -154,14 +160,15 @@ def _voi(picture: Dataset, layout: Layout) -> Callable[[Floats], Floats] | None:
     """Return the file's mapping to 0 (black) … 1 (white): its VOI LUT, else its first window that is one, else none."""
     if items := picture.get("VOILUTSequence"):
         negative = layout.signed or any(value < 0 for value in numbers(picture, "RescaleIntercept"))
-        table = read_table(items[0], "LUTDescriptor", "LUTData", negative=negative)
+        table = read_table(items[0], "LUTDescriptor", "LUTData", negative=negative, big_endian=layout.big_endian)
         return lambda values: table(values) / table.white
     function = str(picture.get("VOILUTFunction") or "LINEAR").strip().upper()
     if function not in ("LINEAR", "LINEAR_EXACT", "SIGMOID"):
         raise ImageError(f"DICOM window of the unknown form {function[:40]}: LINEAR, LINEAR_EXACT and SIGMOID are read")
     smallest = 1.0 if function == "LINEAR" else np.finfo(float).tiny
-    windows = zip(numbers(picture, "WindowCenter"), numbers(picture, "WindowWidth"), strict=False)
-    return next((_window(function, center, width) for center, width in windows if width >= smallest), None)
+    centers, widths = (numbers(picture, keyword, empty=np.nan) for keyword in ("WindowCenter", "WindowWidth"))
+    usable = [(c, w) for c, w in zip(centers, widths, strict=False) if w >= smallest and c == c]
+    return _window(function, *usable[0]) if usable else None
 
 
 def _window(function: str, center: float, width: float) -> Callable[[Floats], Floats]:
