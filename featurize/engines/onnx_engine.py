@@ -17,7 +17,7 @@ from xfeat.featurize.errors import ModelError
 from xfeat.featurize.specs import FeatureSpec
 from xfeat.featurize.system.cores import cores
 from xfeat.featurize.system.onnx_session import open_session
-from xfeat.featurize.system.user_cache import cache_folder
+from xfeat.featurize.system.user_cache import cache_file
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +66,7 @@ def graph_file(spec: FeatureSpec, weights: Weights) -> Path:
     """
     recipe = f"{GRAPH_VERSION} {spec.backbone} {weights.sha256} {spec.preprocess.of_pixels.fingerprint} {spec.pooling}"
     digest = hashlib.sha256(recipe.encode()).hexdigest()[:16]
-    path = cache_folder() / f"{spec.backbone}-{spec.preprocess.size}-{digest}.onnx"
+    path = cache_file(f"{spec.backbone}-{spec.preprocess.size}-{digest}.onnx")
     if not path.is_file():
         logger.info("converting %s to ONNX, once: it is kept in %s", spec.backbone, path.parent)
         from xfeat.featurize.engines.conversion import convert_feature_network

@@ -8,7 +8,6 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-import tempfile
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
@@ -25,6 +24,7 @@ from xfeat.featurize.errors import DeviceError
 from xfeat.featurize.pipeline.reading import ReadImage, is_among, read_image
 from xfeat.featurize.specs import FeatureSpec
 from xfeat.featurize.system.decoder_warnings import ignore_decoder_warnings
+from xfeat.featurize.system.user_cache import temporary_folder
 
 # Up to here threads suffice: a file holds the GIL for at most a tenth of its time.
 MANY_WORKERS = 8
@@ -56,7 +56,7 @@ def read_in_processes(
     """
     chunks = [paths[first : first + _CHUNK_IMAGES] for first in range(0, len(paths), _CHUNK_IMAGES)]
     waiting: deque[Future[list[ReadImage]]] = deque()
-    with tempfile.TemporaryDirectory(prefix="xfeat-") as folder:
+    with temporary_folder() as folder:
         file = Path(folder) / "known.npy"
         np.save(file, known)
         # Not forked: threads of torch may be running already.

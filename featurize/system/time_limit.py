@@ -1,4 +1,4 @@
-"""Time limits for what Python cannot interrupt: a read from a disk that does not answer, a decoder that does not end."""
+"""Time limits for what Python cannot interrupt: a read from a disk that does not answer, a decoder that never ends."""
 
 from __future__ import annotations
 

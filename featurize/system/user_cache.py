@@ -1,12 +1,87 @@
-"""The folder for files that can be recreated: converted networks, and the runtime of the offline page."""
+"""Folders for files that can be recreated: converted networks, the runtime of the offline page, temporary files."""
 
 from __future__ import annotations
 
+import logging
 import os
+import tempfile
+from functools import cache
 from pathlib import Path
 
+from xfeat.featurize.errors import OutputError
 
-def cache_folder() -> Path:
-    """Return ``$XFEAT_CACHE_DIR``, else ``xfeat`` in the user's cache folder (``$XDG_CACHE_HOME`` or ``~/.cache``)."""
-    folder = os.environ.get("XFEAT_CACHE_DIR")
-    return Path(folder) if folder else Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "xfeat"
+logger = logging.getLogger(__name__)
+
+
+def user_cache() -> Path | None:
+    """Return the user's cache folder (``$XDG_CACHE_HOME`` or ``~/.cache``), or ``None`` if there is no home folder."""
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+    except RuntimeError:  # HOME is not set, and the user is not in the list of users, as in many containers
+        return None
+
+
+def cache_file(name: str) -> Path:
+    """Return the path of a cached file: where it is, or else where it can be written.
+
+    The cache is ``$XFEAT_CACHE_DIR``, else ``xfeat`` in the user's cache folder, else, with a warning, a temporary
+    folder that is deleted when this process ends.
+
+    Args:
+        name: of the file, relative to the cache.
+
+    Raises:
+        OutputError: if none of them can be written.
+    """
+    folder = cache_folder()
+    if folder is not None and ((folder / name).is_file() or _is_writable(folder)):
+        return folder / name
+    return _process_cache(folder) / name
+
+
+def cache_folder() -> Path | None:
+    """Return ``$XFEAT_CACHE_DIR``, else ``xfeat`` in the user's cache folder, or ``None`` if there is neither."""
+    if folder := os.environ.get("XFEAT_CACHE_DIR"):
+        return Path(folder)
+    above = user_cache()
+    return above / "xfeat" if above is not None else None
+
+
+def temporary_folder() -> tempfile.TemporaryDirectory[str]:
+    """Return a new temporary folder, to be used in a ``with`` statement.
+
+    Raises:
+        OutputError: if no folder for temporary files can be written.
+    """
+    try:
+        return tempfile.TemporaryDirectory(prefix="xfeat-", ignore_cleanup_errors=True)
+    except OSError as error:
+        raise OutputError(
+            "no folder for temporary files can be written",
+            found=error.strerror or str(error),
+            fix="set TMPDIR to a folder that can be written",
+        ) from error
+
+
+def _is_writable(folder: Path) -> bool:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError:
+        return False
+    return True
+
+
+@cache
+def _process_cache(instead_of: Path | None) -> Path:
+    what = f"{instead_of} cannot be written" if instead_of is not None else "there is no home folder: HOME is not set"
+    fix = "set XFEAT_CACHE_DIR to a folder that can be written"
+    try:
+        _folders.append(temporary_folder())
+    except OutputError as error:
+        raise OutputError(f"no folder for files that are kept: {what}", found=error.found, fix=fix) from error
+    logger.warning("%s, so that converted networks are not kept: %s", what, fix)
+    return Path(_folders[-1].name)
+
+
+_folders: list[tempfile.TemporaryDirectory[str]] = []

@@ -10,13 +10,12 @@ import hashlib
 import shutil
 import subprocess
 import tarfile
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
 from xfeat.featurize.errors import MissingExtraError, SpecError
 from xfeat.featurize.system.atomic import replacing
-from xfeat.featurize.system.user_cache import cache_folder
+from xfeat.featurize.system.user_cache import cache_file, temporary_folder
 
 PACKAGE = "onnxruntime-web"
 VERSION = "1.30.0"
@@ -64,7 +63,7 @@ def find_runtime(source: Path | None = None) -> RuntimeFiles:
 
 def runtime_cache() -> Path:
     """Return where the files are stored once npm has fetched them."""
-    return cache_folder() / f"{PACKAGE}-{VERSION}"
+    return cache_file(f"{PACKAGE}-{VERSION}/{next(iter(SHA512))}").parent
 
 
 def _read_archive(archive: Path) -> RuntimeFiles:
@@ -102,7 +101,7 @@ def _fetch_with_npm() -> RuntimeFiles:
         raise MissingExtraError(
             f"{PACKAGE} {VERSION} is not in the cache, and npm is not installed", fix=_PACK_ELSEWHERE
         )
-    with tempfile.TemporaryDirectory() as folder:
+    with temporary_folder() as folder:
         try:
             command = [npm, *_NPM_PACK[1:], "--loglevel=error", "--pack-destination", folder]
             subprocess.run(command, check=True, capture_output=True, text=True, timeout=_TIMEOUT_S)
