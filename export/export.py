@@ -30,6 +30,7 @@ from xfeat.export.publish import output_paths, publish
 from xfeat.export.specs import ExportSpec
 from xfeat.featurize.errors import ParityError, SpecError
 from xfeat.featurize.system.onnx_session import CPU, cuda_possible
+from xfeat.head.runs.inputs import with_cache
 from xfeat.head.runs.reader import Run
 
 # With such a difference the two predictions may be opposite: nobody should accept that.
@@ -73,6 +74,8 @@ def export_run(run: Run, output: Path, spec: ExportSpec | None = None, progress:
     """
     spec = spec or ExportSpec()
     _check_tolerance(run, spec.tolerance)
+    if spec.features is not None:
+        [run] = with_cache([run], spec.features)
     targets, certificate = output_paths(output)
     ood_score, threshold = ood_score_from_cache(run, spec)
     reference = load_reference_model(run, spec.weights_file)

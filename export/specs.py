@@ -25,6 +25,7 @@ class ExportSpec:
 
     Attributes:
         weights_file: the backbone's weights; by default the file that was used, or where ``xfeat`` finds them.
+        features: the run's feature cache; by default where it was, or found near the run by its content.
         data: folder of the images; by default the one that was featurized.
         max_check_images: largest number of test images in the parity check.
         allow_changed_cache: export although the feature cache has changed since the run, without the ood score.
@@ -35,6 +36,7 @@ class ExportSpec:
     """
 
     weights_file: Path | None = None
+    features: Path | None = None
     data: Path | None = None
     max_check_images: int = 512
     allow_changed_cache: bool = False

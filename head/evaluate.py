@@ -20,6 +20,7 @@ from xfeat.head.evaluation.intervals import difference_interval
 from xfeat.head.evaluation.metrics import Metrics, classification_metrics
 from xfeat.head.evaluation.operating_point import OperatingPoint, threshold_metrics
 from xfeat.head.evaluation.predictions import Predictions
+from xfeat.head.runs.inputs import open_cache_of
 from xfeat.head.runs.reader import Run
 
 logger = logging.getLogger(__name__)
@@ -191,7 +192,7 @@ def _seen_in_training(run: Run, cache: FeatureCache, rows: NDArray[np.int64]) ->
     """Return paths of images with the same content as a training or validation image of the run."""
     digest = run.cache["content_sha256"]
     try:
-        trained = cache if cache.content_sha256 == digest else FeatureCache.open(Path(run.cache["path"]))
+        trained = cache if cache.content_sha256 == digest else open_cache_of(run)
         trained_paths = {row["path"] for row in run.predictions() if row["split"] in ("train", "valid")}
     except XfeatError as error:
         logger.warning("cannot check whether the run was trained on these images: %s: %s", error.file, error.what)

@@ -26,6 +26,7 @@ from xfeat.head.evaluation.operating_point import positive_class
 from xfeat.head.evaluation.predictions import Predictions
 from xfeat.head.reports.run_report import cautions_of, render_report
 from xfeat.head.reports.worker import call_here
+from xfeat.head.runs.origin import origin_of
 from xfeat.head.runs.reader import (
     HISTORY_FILE,
     REPORT_FILE,
@@ -35,7 +36,6 @@ from xfeat.head.runs.reader import (
     SplitOrigin,
     new_run_name,
     open_run,
-    origin_of,
 )
 from xfeat.head.runs.writer import RunWriter, save_predictions, write_table
 from xfeat.head.specs import HeadSpec, MemorySpec, TargetSpec, TrainSpec
@@ -144,7 +144,8 @@ def train_run(
         write_table(writer.folder / HISTORY_FILE, EpochRecord._fields, fitted.history)
         save_predictions(writer, assessed.predictions, cache.class_names)
         cautions = cautions_of(run, assessed.predictions, cache)
-        page = options.call(render_report, run, fitted.history, assessed.predictions, cautions, cache.skipped)
+        report = (run, fitted.history, assessed.predictions, cautions, cache.skipped, cache.images.path)
+        page = options.call(render_report, *report)
         writer.save_text(REPORT_FILE, page)
     return open_run(writer.target)
 

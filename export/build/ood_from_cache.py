@@ -15,6 +15,7 @@ from xfeat.featurize.cache.reader import FeatureCache
 from xfeat.featurize.errors import DataError, MismatchError
 from xfeat.featurize.pipeline.request import featurize_command
 from xfeat.head.data.pooling import pooled
+from xfeat.head.runs.inputs import search_cache
 from xfeat.head.runs.reader import Run
 
 logger = logging.getLogger(__name__)
@@ -32,15 +33,20 @@ def ood_score_from_cache(run: Run, spec: ExportSpec) -> tuple[OodScore, float] |
         MismatchError: if it was recomputed with other settings, or, if a score is wanted, from other images.
         DataError: if it is missing, or does not have the images of the run.
     """
-    path = Path(run.cache["path"])
-    if not spec.ood and (spec.allow_changed_cache or not path.exists()):
+    search = search_cache(run)
+    path = search.path or search.refused
+    if not spec.ood and (spec.allow_changed_cache or path is None):
         return None, None
-    if not path.exists():
+    if path is None:
+        wanted = Path(run.cache["path"])
+        again = featurize_command(run.feature_spec, run.cache["data_root"], wanted, run.class_names)
         raise DataError(
             "the features that the run was trained on are missing, so the out-of-distribution score cannot be fitted",
-            path=path,
-            fix=f"{featurize_command(run.feature_spec, run.cache['data_root'], path, run.class_names)}, or export "
-            "without the score with --no-ood",
+            path=wanted,
+            expected=f"a feature cache with content of SHA-256 {run.cache['content_sha256'][:16]}…",
+            found=search.report,
+            fix=f"name it with --features PATH, or make it again with {again}, or export without the score with "
+            "--no-ood",
         )
     cache = pooled(FeatureCache.open(path), run.feature_spec.pooling)
     try:
@@ -63,7 +69,8 @@ def _require_unchanged(run: Run, cache: FeatureCache, *, content: bool) -> None:
             path=cache.path,
             expected=run.feature_spec.describe(),
             found=cache.spec.describe(),
-            fix="train on it with xhead train, or export this run without the ood score with --allow-changed-cache",
+            fix="name the cache of the run with --features PATH, or train on this one with xhead train, or export "
+            "without the ood score with --allow-changed-cache",
         )
     if content and cache.content_sha256 != run.cache["content_sha256"]:
         raise MismatchError(
@@ -71,8 +78,8 @@ def _require_unchanged(run: Run, cache: FeatureCache, *, content: bool) -> None:
             path=cache.path,
             expected=f"content of SHA-256 {run.cache['content_sha256'][:16]}…",
             found=f"{cache.content_sha256[:16]}…",
-            fix="train on it with xhead train, or export this run without the ood score with --no-ood or "
-            "--allow-changed-cache",
+            fix="name the cache of the run with --features PATH, or train on this one with xhead train, or export "
+            "without the ood score with --no-ood or --allow-changed-cache",
         )
 
 

@@ -13,7 +13,8 @@ from xfeat.export.model.progress import Advance
 from xfeat.export.parity.agreement import Probabilities
 from xfeat.featurize.backbones.network import load_backbone
 from xfeat.featurize.images.preprocess import Pixels
-from xfeat.head.runs.reader import Run, weights_of
+from xfeat.head.runs.inputs import weights_of
+from xfeat.head.runs.reader import Run
 
 
 def load_reference_model(run: Run, weights_file: Path | None = None) -> ReferenceModel:

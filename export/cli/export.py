@@ -26,6 +26,11 @@ _option = partial(spec_option, ExportSpec)
 @click.argument("run", type=PATH, required=False)
 @click.option("-o", "--output", type=PATH, default=DEFAULT_MODEL, help="Model to write.")
 @weights_option
+@click.option(
+    "--features",
+    type=PATH,
+    help="Cache that the run was trained on.  [default: its own, also if the project has moved]",
+)
 @data_option
 @_option("max_check_images", COUNT, "Largest number of test images in the parity check.", flag="--check-images")
 @click.option(

@@ -62,8 +62,9 @@ class CacheDescription:
     Attributes:
         spec: what a row of features is.
         class_names: sorted; labels are indices into it.
-        data_root: the folder that paths are relative to, when the cache was made.
-        weights_path: the weights file that was used, when the cache was made.
+        data_root: absolute path of the folder or archive that paths are relative to. Of an opened cache: where the
+            stored path leads now; see :attr:`xfeat.featurize.cache.reader.FeatureCache.images`.
+        weights_path: the same of the weights file that was used.
         columns: one value per row each.
         skipped: images that could not be read.
         layout: how the folders of the data set were read; empty in caches of earlier versions.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
@@ -36,12 +37,13 @@ class FeatureIndex:
 
         Args:
             cache: the cache.
-            data_root: of this run's images; rows of a cache with another root are found by content alone.
+            data_root: of this run's images, without links; rows of a cache that had another root when it was written
+                are found by content alone.
         """
         identities = np.zeros(len(cache), IDENTITY)
         for name in FileIdentity._fields:
             identities[name] = getattr(cache.columns, name)
-        if cache.data_root != data_root:
+        if os.path.realpath(cache.stored_root.original) != data_root:
             identities["mtime_ns"] = 0
         self._in_cache = identities["sha256"]
         self._paths.append((self._add(cache, len(cache)), cache.columns.path, identities))

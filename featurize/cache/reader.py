@@ -29,10 +29,13 @@ from xfeat.featurize.cache.columns import (
     to_text,
 )
 from xfeat.featurize.cache.feature_file import FeatureFile
+from xfeat.featurize.cache.images import search_images
 from xfeat.featurize.datasets.groups import joined_groups
 from xfeat.featurize.datasets.layouts import NO_LABEL, NO_SPLIT, SPLITS
 from xfeat.featurize.errors import CacheError, MismatchError, SpecError, XfeatError
 from xfeat.featurize.specs import FeatureSpec
+from xfeat.featurize.system.filesystem import MAPPING, is_missing
+from xfeat.featurize.system.stored_paths import Search, StoredPath, absolute_form
 
 FORMAT = "xfeat.features"
 SCHEMA_VERSION = 1
@@ -49,6 +52,8 @@ class FeatureCache(CacheDescription):
         content_sha256: digest of features, labels, splits, paths and groups.
         created: time of writing, ISO 8601, UTC.
         versions: of the libraries that wrote it.
+        written_in: absolute folder of the file when it was written; empty in caches of earlier versions, and if the
+            data root is stored as an absolute path.
         state: of the file when it was opened.
     """
 
@@ -57,6 +62,7 @@ class FeatureCache(CacheDescription):
     content_sha256: str
     created: str
     versions: dict[str, str]
+    written_in: str
     state: os.stat_result = field(compare=False)
 
     def __len__(self) -> int:
@@ -71,6 +77,16 @@ class FeatureCache(CacheDescription):
     def file(self) -> FeatureFile | None:
         """The file to read rows from without mapping them; ``None`` where only the mapping is left."""
         return FeatureFile.open(self.path, self.features, self.state.st_ino)
+
+    @property
+    def stored_root(self) -> StoredPath:
+        """The data root as it is stored."""
+        return StoredPath(now=self.data_root, folder=self.path.parent, written_in=self.written_in)
+
+    @cached_property
+    def images(self) -> Search:
+        """Where the images are: looked for in the data root, and beside the cache if that has moved."""
+        return search_images(self.columns, [self.stored_root])
 
     @classmethod
     def open(cls, path: str | Path) -> FeatureCache:
@@ -132,6 +148,15 @@ class FeatureCache(CacheDescription):
         return finite, finish_digest(digest, self.columns), attributes
 
 
+def stored_digest(path: Path) -> str | None:
+    """Return the ``content_sha256`` of a cache without reading more of it; ``None`` if the file is not a cache."""
+    try:
+        with h5py.File(path, "r", locking=False) as file:
+            return str(file.attrs["content_sha256"]) if file.attrs.get("format") == FORMAT else None
+    except (OSError, KeyError, ValueError, TypeError, RuntimeError):
+        return None
+
+
 def finite_rows(features: NDArray[Any]) -> NDArray[np.bool_]:
     """Return for each row (n,) whether all its values are finite."""
     found: NDArray[np.bool_] = np.isfinite(features).reshape(len(features), -1).all(axis=1)
@@ -145,7 +170,8 @@ _REBUILD = "delete the file and run xfeat featurize again, or restore a copy"
 def _reading(path: Path) -> Iterator[h5py.File]:
     """Open an HDF5 file; errors of h5py become a :class:`CacheError`."""
     try:
-        with h5py.File(path, "r") as file:
+        # Caches are replaced, never changed in place: HDF5's own lock, which many mounts refuse, protects nothing.
+        with h5py.File(path, "r", locking=False) as file:
             yield file
     except SpecError as error:
         raise CacheError(f"unreadable settings: {error}", path=path, fix=_REBUILD) from error
@@ -198,7 +224,8 @@ def _read(path: Path, file: h5py.File) -> dict[str, Any]:
     lengths = {len(values) for values in columns.values()} | {file["features"].shape[0]}
     if len(lengths) != 1:
         raise CacheError("damaged: its columns differ in length", path=path, fix=_REBUILD)
-    spec = _read_spec(path, json.loads(attrs["spec"]), str(attrs["data_root"]))
+    data_root, weights_path = (absolute_form(str(attrs[name]), path.parent) for name in ("data_root", "weights_path"))
+    spec = _read_spec(path, json.loads(attrs["spec"]), data_root)
     class_names = tuple(json.loads(attrs["class_names"]))
     for what, good in (
         ("a label is outside the class names", _is_within(columns["label"], range(NO_LABEL, len(class_names)))),
@@ -210,8 +237,9 @@ def _read(path: Path, file: h5py.File) -> dict[str, Any]:
     return {
         "spec": spec,
         "class_names": class_names,
-        "data_root": str(attrs["data_root"]),
-        "weights_path": str(attrs["weights_path"]),
+        "data_root": data_root,
+        "weights_path": weights_path,
+        "written_in": "" if data_root == attrs["data_root"] else str(attrs.get("written_in", "")),
         "features": _map_features(path, file["features"]),
         "columns": Columns(**columns),
         "skipped": [Skipped(*(to_text(value) for value in row)) for row in file["skipped"][()]],
@@ -250,4 +278,9 @@ def _map_features(path: Path, dataset: h5py.Dataset) -> NDArray[Any]:
     offset = dataset.id.get_offset()
     if offset is None:  # rewritten by another program with chunks or compression
         return np.asarray(dataset)
-    return np.memmap(path, dtype=dataset.dtype, mode="r", offset=offset, shape=dataset.shape)
+    try:
+        return np.memmap(path, dtype=dataset.dtype, mode="r", offset=offset, shape=dataset.shape)
+    except OSError as error:
+        if not is_missing(MAPPING, error, path):
+            raise
+        return np.asarray(dataset)

@@ -29,6 +29,7 @@ from xfeat.featurize.cache.reader import FORMAT, SCHEMA_VERSION
 from xfeat.featurize.datasets.layouts import SPLITS
 from xfeat.featurize.errors import CacheError
 from xfeat.featurize.system.atomic import replacing
+from xfeat.featurize.system.stored_paths import stored_form
 from xfeat.featurize.system.versions import library_versions
 
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
@@ -61,7 +62,7 @@ def write_cache(
         file.create_dataset("skipped", data=np.array(skipped, dtype=_SKIPPED))
         file.flush()
         file.attrs["schema_version"] = SCHEMA_VERSION
-        for key, value in _texts(description, finish_digest(digest, columns)).items():
+        for key, value in _texts(description, finish_digest(digest, columns), path.parent).items():
             file.attrs.create(key, to_bytes(value), dtype=TEXT)
 
 
@@ -83,7 +84,7 @@ def check_replaceable(path: Path) -> None:
     if start != _SIGNATURE:
         raise _not_replaceable(path, "a file of another kind")
     try:
-        with h5py.File(path, "r") as file:
+        with h5py.File(path, "r", locking=False) as file:
             kind = file.attrs.get("format")
     except (OSError, RuntimeError, KeyError, ValueError, TypeError):
         return  # damaged: nothing in it can be read
@@ -101,7 +102,7 @@ def _not_replaceable(path: Path, found: str) -> CacheError:
     )
 
 
-def _texts(description: CacheDescription, content_sha256: str) -> dict[str, str]:
+def _texts(description: CacheDescription, content_sha256: str, folder: Path) -> dict[str, str]:
     return {
         "format": FORMAT,
         "spec": json.dumps(description.spec.to_dict()),
@@ -109,8 +110,9 @@ def _texts(description: CacheDescription, content_sha256: str) -> dict[str, str]
         "class_names": json.dumps(description.class_names),
         "split_names": json.dumps(SPLITS),
         "counts": json.dumps(description.counts),
-        "data_root": description.data_root,
-        "weights_path": description.weights_path,
+        "data_root": stored_form(description.data_root, folder),
+        "weights_path": stored_form(description.weights_path, folder),
+        "written_in": os.path.abspath(folder),
         "layout": description.layout,
         "left_out": json.dumps(description.left_out),
         "content_sha256": content_sha256,
@@ -138,7 +140,7 @@ def _fill(features: h5py.Dataset, blocks: Iterable[tuple[int, NDArray[Any]]]) ->
 @contextmanager
 def _creating(path: Path) -> Iterator[h5py.File]:
     """Open a new HDF5 file; on a full disk closing it fails too, with another exception than writing."""
-    file = h5py.File(path, "w")
+    file = h5py.File(path, "w", locking=False)
     try:
         yield file
         file.close()

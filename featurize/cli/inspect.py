@@ -40,7 +40,7 @@ def info(file: Path) -> Printed:
         "skipped": [row._asdict() for row in cache.skipped],
         "layout": cache.layout,
         "left_out": cache.left_out,
-        "data_root": cache.data_root,
+        "data_root": str(cache.images.path or cache.data_root),
         "created": cache.created,
         "versions": cache.versions,
     }
@@ -61,9 +61,10 @@ def verify(file: Path) -> Printed:
 
 
 def _as_text(cache: FeatureCache, groups: int) -> list[str]:
+    root = cache.images.path or f"{cache.data_root}, where these images are no longer"
     lines = [
         f"{cache.path}: {len(cache)} images × {cache.features.shape[-1]} features, {cache.spec.describe()}",
-        f"fingerprint {cache.spec.fingerprint}, made {cache.created} from {cache.data_root}",
+        f"fingerprint {cache.spec.fingerprint}, made {cache.created} from {root}",
     ]
     lines += count_lines(cache.counts)
     if groups:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -216,8 +217,8 @@ def _finish(work: _Work, known: FeatureIndex, old: FeatureCache | None, state: R
         description = CacheDescription(
             spec=work.spec,
             class_names=work.dataset.class_names,
-            data_root=work.data_root,
-            weights_path=str(work.weights.path.resolve()),
+            data_root=str(work.dataset.root.absolute()),
+            weights_path=str(work.weights.path.absolute()),
             columns=columns,
             skipped=state.skipped,
             layout=work.dataset.layout,
@@ -242,7 +243,7 @@ def _finish(work: _Work, known: FeatureIndex, old: FeatureCache | None, state: R
 
 
 def _warn_of_replaced_features(old: FeatureCache, work: _Work, columns: Columns) -> None:
-    if old.data_root != work.data_root and set(old.columns.sha256).isdisjoint(columns.sha256):
+    if not _had_this_root(old, work) and set(old.columns.sha256).isdisjoint(columns.sha256):
         logger.warning(
             "%s contained the features of %d images of %s; none of them is in %s, whose features replace them. "
             "To keep both, give each data set its own file with -o",
@@ -278,6 +279,10 @@ def _changes(old: FeatureCache | None, state: RunState) -> Changes:
     return Changes(new=sum(sha256 is None for sha256, _ in read), changed=changed, vanished=len(before) - found)
 
 
+def _had_this_root(old: FeatureCache, work: _Work) -> bool:
+    return work.data_root == os.path.realpath(old.stored_root.original)
+
+
 def _is_up_to_date(old: FeatureCache, work: _Work, columns: Columns, skipped: list[Skipped]) -> bool:
     return (
         list(old.columns.path) == columns.path
@@ -290,6 +295,6 @@ def _is_up_to_date(old: FeatureCache, work: _Work, columns: Columns, skipped: li
         and np.array_equal(old.columns.change_mark, columns.change_mark)
         and old.class_names == work.dataset.class_names
         and old.skipped == skipped
-        and old.data_root == work.data_root
+        and _had_this_root(old, work)
         and (old.layout, old.left_out) == (work.dataset.layout, work.dataset.left_out)
     )

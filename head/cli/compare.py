@@ -25,11 +25,22 @@ if TYPE_CHECKING:
     is_flag=True,
     help="Also fit scikit-learn baselines with tuned settings (logistic regression and SVM) to the first run's data.",
 )
+@click.option(
+    "--features",
+    type=PATH,
+    help="Cache that runs were trained on.  [default: that of each run, also if the project has moved]",
+)
 @click.option("--csv", "csv_file", type=PATH, help="Write the table to this file.")
 @click.option("--html", "html_file", type=PATH, help="Write an HTML page with training curves.")
 @json_option
 def compare(
-    folders: tuple[Path, ...], runs: Path, sort: str, baselines: bool, csv_file: Path | None, html_file: Path | None
+    folders: tuple[Path, ...],
+    runs: Path,
+    sort: str,
+    baselines: bool,
+    features: Path | None,
+    csv_file: Path | None,
+    html_file: Path | None,
 ) -> Printed:
     """Compare runs: their settings, their metrics, and whether a difference is larger than chance.
 
@@ -43,6 +54,10 @@ def compare(
 
     named = [folder if folder.exists() or not (runs / folder).exists() else runs / folder for folder in folders]
     found = [open_run(folder) for folder in named] or find_runs(runs)
+    if features is not None:
+        from xfeat.head.runs.inputs import with_cache
+
+        found = with_cache(found, features)
     entries, part = as_entries(found), common_part(found)
     if baselines:
         from xfeat.head.compare.baselines import fit_baselines

@@ -46,7 +46,8 @@ def evaluate(
     ignored. Classes are matched by name.
     """
     from xfeat.featurize.cache.reader import FeatureCache
-    from xfeat.head.runs.reader import open_run, weights_of
+    from xfeat.head.runs.inputs import weights_of
+    from xfeat.head.runs.reader import open_run
 
     run = open_run(run_folder)
     if data.suffix.lower() not in _CACHE_SUFFIXES:

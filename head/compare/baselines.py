@@ -14,6 +14,7 @@ from xfeat.head.compare.comparison import Entry
 from xfeat.head.data.pooling import pooled
 from xfeat.head.evaluation.intervals import wilson_interval
 from xfeat.head.evaluation.metrics import mean_auc
+from xfeat.head.runs.inputs import open_cache_of
 from xfeat.head.runs.reader import Run
 
 # The penalty is tuned on the validation images, like the epoch of a head.
@@ -86,14 +87,14 @@ def _metrics(model: Any, features: NDArray[np.float32], labels: NDArray[np.int64
 
 
 def _parts(run: Run) -> dict[str, Part]:
-    cache = pooled(FeatureCache.open(run.cache["path"]), run.feature_spec.pooling)
+    cache = pooled(open_cache_of(run), run.feature_spec.pooling)
     if cache.content_sha256 != run.cache["content_sha256"]:
         raise MismatchError(
             "the cache has changed since the run was trained on it",
             path=cache.path,
             expected=run.cache["content_sha256"][:16],
             found=cache.content_sha256[:16],
-            fix="train the run again, or compare without --baselines",
+            fix="name the cache of the run with --features PATH, train the run again, or compare without --baselines",
         )
     row_of = {path: row for row, path in enumerate(cache.columns.path)}
     rows: dict[str, list[int]] = {}

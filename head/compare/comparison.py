@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from xfeat.featurize.cache.reader import FeatureCache
 from xfeat.featurize.errors import RunError, XfeatError
 from xfeat.head.compare.significance import Difference, PredictedClasses, paired_difference
+from xfeat.head.runs.inputs import open_cache_of
 from xfeat.head.runs.reader import PROBABILITY_PREFIX, Run, no_runs_error, open_run, runs_in
 
 logger = logging.getLogger(__name__)
@@ -161,7 +161,7 @@ def _predictions(run: Run, part: str) -> PredictedClasses:
 def _groups(run: Run, digest: str) -> dict[str, str]:
     """Return the group of each path, if the run's cache is unchanged and has groups."""
     try:
-        cache = FeatureCache.open(run.cache["path"])
+        cache = open_cache_of(run)
     except XfeatError:
         return {}
     if cache.content_sha256 != digest:

@@ -20,7 +20,8 @@ from xfeat.head.crossval.out_of_fold import OutOfFold
 from xfeat.head.reports.formatting import points
 from xfeat.head.reports.run_report import few_images_caution, file_cautions, page_template, worst_mistakes
 from xfeat.head.reports.worker import call_here
-from xfeat.head.runs.reader import PREDICTIONS_FILE, PROBABILITY_PREFIX, REPORT_FILE, origin_of
+from xfeat.head.runs.origin import origin_of, stored_origin
+from xfeat.head.runs.reader import PREDICTIONS_FILE, PROBABILITY_PREFIX, REPORT_FILE
 from xfeat.head.runs.writer import RunWriter, write_table
 
 if TYPE_CHECKING:
@@ -80,13 +81,14 @@ def save_crossval(
         **({} if baselines is None else {"baselines": baselines}),
         "feature_spec": cache.spec.to_dict(),
         "dim": int(cache.features.shape[-1]),
-        "cache": origin_of(cache),
+        "cache": stored_origin(origin_of(cache), writer.target),
         "versions": library_versions(),
     }
     writer.save_json(CROSSVAL_FILE, facts)
     write_table(writer.folder / PREDICTIONS_FILE, *out_of_fold_table(result))
     paths = [cache.columns.path[row] for row in result.rows.tolist()]
-    writer.save_text(REPORT_FILE, call(render_crossval, facts, main, paths, cache.skipped, file_cautions(cache)))
+    page = call(render_crossval, facts, main, paths, cache.images.path, cache.skipped, file_cautions(cache))
+    writer.save_text(REPORT_FILE, page)
     return facts
 
 
@@ -130,12 +132,18 @@ def save_out_of_fold(result: CrossValidation, path: Path) -> None:
 
 
 def render_crossval(
-    facts: dict[str, Any], main: OutOfFold, paths: list[str], skipped: Sequence[Skipped], cautions: list[str]
+    facts: dict[str, Any],
+    main: OutOfFold,
+    paths: list[str],
+    images: Path | None,
+    skipped: Sequence[Skipped],
+    cautions: list[str],
 ) -> str:
-    """Return the page of crossval.json and its predictions; ``paths`` are those of the images in ``main``."""
+    """Return the page of crossval.json and its predictions; ``paths`` in ``images`` are those of ``main``."""
     from xfeat.head.reports import plots
 
     names = tuple(facts["classes"])
+    spec = FeatureSpec.from_dict(facts["feature_spec"])
     labels, probabilities = main.tiled
     mean = main.probabilities.mean(axis=0)
     decisions = mean.argmax(axis=1)
@@ -145,7 +153,7 @@ def render_crossval(
     return page_template("template.html", "xfeat.head.crossval").render(
         facts=facts,
         class_names=names,
-        spec_line=FeatureSpec.from_dict(facts["feature_spec"]).describe(),
+        spec_line=spec.describe(),
         cautions=[*_cautions(facts), *cautions],
         skipped=skipped,
         figures={
@@ -155,7 +163,7 @@ def render_crossval(
             "roc": plots.roc_curves(labels, probabilities, names),
             "precision_recall": plots.precision_recall_curves(labels, probabilities, names),
         },
-        mistakes=worst_mistakes(paths, main.labels, mean, decisions, names, facts["cache"]["data_root"]),
+        mistakes=worst_mistakes(paths, main.labels, mean, decisions, names, images, spec.preprocess),
         wrong=int((decisions != main.labels).sum()),
     )
 

@@ -19,6 +19,7 @@ from xfeat.featurize.datasets.image_files import describe_left_out
 from xfeat.featurize.datasets.sources import ImageSource, open_source
 from xfeat.featurize.errors import ImageError
 from xfeat.featurize.images.decode import decode
+from xfeat.featurize.specs import PreprocessSpec
 from xfeat.head.evaluation.operating_point import threshold_metrics
 from xfeat.head.evaluation.predictions import Predictions, softmax
 from xfeat.head.reports.formatting import interval, number, percent, points
@@ -40,8 +41,12 @@ def render_report(
     predictions: Predictions,
     cautions: Sequence[str],
     skipped: Sequence[Skipped],
+    images: Path | None,
 ) -> str:
-    """Return the page of a run, from the predictions of all its images; ``skipped`` could not be read."""
+    """Return the page of a run, from the predictions of all its images; ``skipped`` could not be read.
+
+    Pictures are read from ``images``, the folder or archive; ``None`` if that was not found.
+    """
     from xfeat.head.reports import plots
 
     part, names = run.shown_part, run.class_names
@@ -72,7 +77,7 @@ def render_report(
             for code, name in enumerate(names)
         },
         mistakes=worst_mistakes(
-            shown.paths, shown.labels, probabilities, shown.decisions, names, run.cache["data_root"]
+            shown.paths, shown.labels, probabilities, shown.decisions, names, images, run.feature_spec.preprocess
         ),
         wrong=int((shown.decisions != shown.labels).sum()),
     )
@@ -84,16 +89,18 @@ def worst_mistakes(
     probabilities: NDArray[np.floating],
     decisions: NDArray[np.integer],
     names: Sequence[str],
-    data_root: str,
+    images: Path | None,
+    spec: PreprocessSpec,
 ) -> list[dict[str, Any]]:
     """Return the misclassified images with the lowest probability of their true class, at most twelve.
 
     ``labels`` and ``decisions`` (n,) are true and predicted classes, ``probabilities`` (n, C); the n ``paths`` are
-    relative to ``data_root``, a folder or an archive. Each has ``path``, ``label``, ``predicted``, ``probability`` (of
-    the predicted class) and ``thumbnail``: a data URL, or empty if the file is missing.
+    relative to ``images``, a folder or an archive, and read as ``spec`` says. Each has ``path``, ``label``,
+    ``predicted``, ``probability`` (of the predicted class) and ``thumbnail``: a data URL, or empty if the file is
+    missing.
     """
     wrong = np.flatnonzero(decisions != labels)
-    source = open_source(Path(data_root), broken_ok=True)  # the images may have moved
+    source = None if images is None else open_source(images, broken_ok=True)
     worst = sorted(wrong.tolist(), key=lambda row: float(probabilities[row, labels[row]]))[:_MAX_MISTAKES]
     return [
         {
@@ -101,15 +108,15 @@ def worst_mistakes(
             "label": names[labels[row]],
             "predicted": names[decisions[row]],
             "probability": float(probabilities[row, decisions[row]]),
-            "thumbnail": _thumbnail(source, paths[row]),
+            "thumbnail": _thumbnail(source, paths[row], spec) if source else "",
         }
         for row in worst
     ]
 
 
-def _thumbnail(source: ImageSource, path: str) -> str:
+def _thumbnail(source: ImageSource, path: str, spec: PreprocessSpec) -> str:
     try:
-        image = decode(source.read(path)[0])
+        image = decode(source.read(path)[0], spec)
     except ImageError:
         return ""
     image.thumbnail(_THUMBNAIL_SIZE, Image.Resampling.BILINEAR)

@@ -13,19 +13,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypedDict
 
-from xfeat.featurize.backbones.weights import Weights, find_weights, sha256_of
-from xfeat.featurize.errors import MismatchError, RunError, SpecError, WeightsError
+from xfeat.featurize.errors import MismatchError, RunError, SpecError
 from xfeat.featurize.specs import FeatureSpec
 from xfeat.head.evaluation.assess import Calibration
 from xfeat.head.evaluation.metrics import Metrics
 from xfeat.head.evaluation.operating_point import OperatingPoint
+from xfeat.head.runs.origin import CacheOrigin, opened_origin, stored_origin
 from xfeat.head.specs import DEFAULT_RUNS, HeadSpec, TrainSpec
 from xfeat.head.training.history import EpochRecord
 
 if TYPE_CHECKING:
     from torch import nn
-
-    from xfeat.featurize.cache.reader import FeatureCache
 
 FORMAT = "xfeat.run"
 SCHEMA_VERSION = 1
@@ -40,25 +38,6 @@ _MAX_SUGGESTIONS = 8
 def prediction_columns(class_names: Sequence[str]) -> list[str]:
     """Return the columns of predictions.csv."""
     return ["path", "split", "label", "prediction", *(PROBABILITY_PREFIX + name for name in class_names)]
-
-
-class CacheOrigin(TypedDict):
-    """The cache that a run was trained on: its file, digest, and the files it was made from."""
-
-    path: str
-    content_sha256: str
-    data_root: str
-    weights_path: str
-
-
-def origin_of(cache: FeatureCache) -> CacheOrigin:
-    """Describe a cache, as run.json and crossval.json store it."""
-    return CacheOrigin(
-        path=str(cache.path.resolve()),
-        content_sha256=cache.content_sha256,
-        data_root=cache.data_root,
-        weights_path=cache.weights_path,
-    )
 
 
 class SplitOrigin(TypedDict):
@@ -131,12 +110,14 @@ class Run:
             values["operating_point"] = OperatingPoint.from_dict(point)
         if "temperature" in stored:
             values["temperature"] = float(stored["temperature"])
-        return cls(**{**values, "folder": folder, "class_names": tuple(stored["class_names"])})
+        values |= {"class_names": tuple(stored["class_names"]), "cache": opened_origin(stored["cache"], folder)}
+        return cls(**{**values, "folder": folder})
 
     def to_dict(self) -> dict[str, Any]:
         """Return the content of run.json."""
         stored = {"format": FORMAT, "schema_version": SCHEMA_VERSION, **vars(self)}
         del stored["folder"]
+        stored["cache"] = stored_origin(self.cache, self.folder)
         for name in ("feature_spec", "head_spec", "train_spec", "operating_point"):
             stored[name] = stored[name] and stored[name].to_dict()
         if self.metrics_averaged_views is None:
@@ -256,7 +237,9 @@ def _no_run(folder: Path) -> RunError:
 
 def runs_in(folder: Path) -> list[Path]:
     """Return the run folders in a folder, by name; that of a running or killed training has a hidden name."""
-    return sorted(file.parent for file in folder.glob(f"*/{RUN_FILE}") if not file.parent.name.startswith("."))
+    found = sorted(file.parent for file in folder.glob(f"*/{RUN_FILE}") if not file.parent.name.startswith("."))
+    # Where a project was copied without links, ``latest`` is a copy of one of the others.
+    return [run for run in found if run.name != LATEST or run.is_symlink()] or found
 
 
 def no_runs_error(runs: Path) -> RunError:
@@ -267,7 +250,7 @@ def no_runs_error(runs: Path) -> RunError:
 
 
 def latest_run(runs: Path) -> Path:
-    """Return the newest run in ``runs``: the one ``latest`` points to, else the one with the newest run.json.
+    """Return the newest run in ``runs``: the one ``latest`` points to, else the one that was written last.
 
     Raises:
         RunError: if there is no run.
@@ -278,7 +261,17 @@ def latest_run(runs: Path) -> Path:
     folders = runs_in(runs)
     if not folders:
         raise no_runs_error(runs)
-    return max(folders, key=lambda folder: (folder / RUN_FILE).stat().st_mtime_ns)
+    return max(folders, key=_time_of)
+
+
+def _time_of(folder: Path) -> tuple[str, int]:
+    """Return when a run was written, as it says itself, since a copy may have new times; then as the file says."""
+    file = folder / RUN_FILE
+    try:
+        created = str(json.loads(file.read_text(encoding="utf-8"))["created"])
+    except (OSError, ValueError, KeyError, TypeError):
+        created = ""
+    return created, file.stat().st_mtime_ns
 
 
 def read_history(run: Run) -> list[EpochRecord]:
@@ -301,33 +294,3 @@ def read_history(run: Run) -> list[EpochRecord]:
 def new_run_name() -> str:
     """Return a name for a run: the time, and two random digits in case two runs start in the same second."""
     return f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(1)}"
-
-
-def weights_of(run: Run, file: Path | None = None) -> Weights:
-    """Find the backbone weights of a run: in ``file``, else where they were, else where ``xfeat`` finds them.
-
-    Raises:
-        WeightsError: if they cannot be found or downloaded, or ``file`` is missing.
-        MismatchError: if the weights found are not those of the run.
-    """
-    name, wanted = run.feature_spec.backbone, run.feature_spec.weights_sha256
-    used = Path(run.cache["weights_path"])
-    if file is None and used.is_file() and sha256_of(used) == wanted:
-        return Weights(name, used, wanted)
-    try:
-        found = find_weights(name, file=file)
-    except WeightsError as error:
-        if file is not None:
-            raise
-        raise WeightsError(
-            f"the weights of {name} used by the run are missing", path=used, found=error.what, fix=error.fix
-        ) from error
-    if found.sha256 != wanted:
-        raise MismatchError(
-            "these are not the backbone weights of the run",
-            path=found.path,
-            expected=f"SHA-256 {wanted[:16]}…",
-            found=f"{found.sha256[:16]}…",
-            fix="give the right file with --weights FILE",
-        )
-    return found

@@ -24,6 +24,7 @@ from xfeat.head.data.rows import AnyRows, Rows, labelled_blocks
 from xfeat.head.data.splits import split_rows
 from xfeat.head.evaluation.metrics import classification_metrics
 from xfeat.head.evaluation.predictions import softmax
+from xfeat.head.runs.origin import origin_of, stored_origin
 from xfeat.head.runs.reader import RUN_FILE, Run, open_run
 from xfeat.head.runs.resumable import deterministic_name
 from xfeat.head.runs.writer import checked_name
@@ -240,7 +241,7 @@ class Sweep:
         return {
             "state": result.state,
             "updated": datetime.now(UTC).isoformat(timespec="seconds"),
-            "cache": str(self.cache.path.resolve()),
+            "cache": stored_origin(origin_of(self.cache), self._folder.folder),
             "split": self._split.source,
             "device": self._device,
             "planned": result.planned,

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 from PIL import Image
@@ -74,14 +76,19 @@ def cache_maker(folder: Path) -> MakeCache:
 
 
 @pytest.fixture
-def draw_images() -> Callable[[FeatureCache], None]:
-    """Put a small grey picture where each row of a cache says there is one."""
+def draw_images() -> Callable[[FeatureCache], FeatureCache]:
+    """Put a small grey picture where each row of a cache says there is one, and say in the cache what it is."""
 
-    def draw(cache: FeatureCache) -> None:
-        for row, path in enumerate(cache.columns.path):
-            file = Path(cache.data_root) / path
+    def draw(cache: FeatureCache) -> FeatureCache:
+        files = [Path(cache.data_root) / path for path in cache.columns.path]
+        for row, file in enumerate(files):
             file.parent.mkdir(parents=True, exist_ok=True)
             Image.new("L", (40, 30), row % 256).save(file)
+        contents = [file.read_bytes() for file in files]
+        with h5py.File(cache.path, "r+") as stored:
+            stored["sha256"][:] = [hashlib.sha256(content).hexdigest().encode() for content in contents]
+            stored["size"][:] = [len(content) for content in contents]
+        return FeatureCache.open(cache.path)
 
     return draw
 

@@ -27,7 +27,7 @@ from xfeat.head.runs.writer import RunWriter
 from xfeat.head.specs import CrossvalSpec, HeadSpec, TrainSpec
 from xfeat.head.train import train_run
 
-Draw = Callable[[FeatureCache], None]
+Draw = Callable[[FeatureCache], FeatureCache]
 UNAUDITED: dict[str, Any] = {"audited": False, "passed": None, "failures": [], "warnings": ["one warning"]}
 
 
@@ -78,7 +78,7 @@ def test_each_fold_counts_what_a_loop_counts(make_cache: MakeCache, tmp_path: Pa
 def test_the_worst_mistakes_have_pictures(make_cache: MakeCache, tmp_path: Path, draw_images: Draw) -> None:
     """Reference: the mean of the probabilities in predictions.csv over the seeds."""
     cache = make_cache(sizes=(60,), separation=0.0)
-    draw_images(cache)
+    cache = draw_images(cache)
     _, text = written(cache, tmp_path, seeds=2)
     with (tmp_path / "runs" / "cv" / "predictions.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))

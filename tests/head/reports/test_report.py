@@ -17,7 +17,7 @@ from xfeat.head.runs.reader import Run
 from xfeat.head.specs import HeadSpec, TargetSpec, TrainSpec
 from xfeat.head.train import TrainOptions, train_run
 
-Draw = Callable[[FeatureCache], None]
+Draw = Callable[[FeatureCache], FeatureCache]
 
 
 class Page(HTMLParser):
@@ -47,7 +47,7 @@ def train(cache: FeatureCache, tmp_path: Path, name: str = "first", **options: A
 
 def test_the_page_fetches_nothing_and_runs_nothing(make_cache: MakeCache, tmp_path: Path, draw_images: Draw) -> None:
     cache = make_cache(separation=0.1)
-    draw_images(cache)
+    cache = draw_images(cache)
     page = Page(train(cache, tmp_path)[1])
     assert not page.of("script")
     assert not page.of("link")
@@ -72,7 +72,7 @@ def test_the_figures_of_the_run_are_on_the_page(make_cache: MakeCache, tmp_path:
 
 def test_the_worst_mistakes_have_pictures(make_cache: MakeCache, tmp_path: Path, draw_images: Draw) -> None:
     cache = make_cache(separation=0.0)
-    draw_images(cache)
+    cache = draw_images(cache)
     run, text = train(cache, tmp_path)
     wrong = [row for row in run.predictions() if row["split"] == "test" and row["prediction"] != row["label"]]
     pictures = [image for image in Page(text).of("img") if str(image["src"]).startswith("data:image/jpeg;base64,")]

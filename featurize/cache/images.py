@@ -1,0 +1,69 @@
+"""Finds the images of a cache, also after a move: by place, then by content; others of the same name are refused."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from xfeat.featurize.cache.columns import Columns
+from xfeat.featurize.datasets.sources import ImageSource, open_source
+from xfeat.featurize.errors import ImageError
+from xfeat.featurize.system.stored_paths import Search, StoredPath, find_stored
+
+_SAMPLE = 16
+
+
+def search_images(columns: Columns, places: Sequence[StoredPath]) -> Search:
+    """Find the folder or archive that the paths of a cache are relative to.
+
+    Where a stored path says, one unchanged image is enough: others may have been changed or deleted since. A folder
+    that is found in any other way must have no changed image in a sample, and at least half of it.
+
+    Args:
+        columns: of the cache.
+        places: paths of the folder, as stored in the cache and elsewhere.
+    """
+    named = {place for stored in places for place in stored.named()}
+
+    def refusal(root: Path) -> str:
+        if not similar(root):
+            return "neither a folder nor a zip archive"
+        source = open_source(root, broken_ok=True)
+        if root in named:
+            found = any(_is_unchanged(source, columns, row) for row in _sample_first(len(columns.path)))
+            return "" if found else "none of the images there is unchanged"
+        checked = [_is_unchanged(source, columns, row) for row in _sample(len(columns.path))]
+        if False in checked:
+            return "other images"
+        return "" if 2 * checked.count(True) >= len(checked) else "without most of the images"
+
+    def similar(path: Path) -> bool:
+        return path.is_dir() or path.suffix.lower() == ".zip"
+
+    return find_stored(places, refusal, similar=similar)
+
+
+def _is_unchanged(source: ImageSource, columns: Columns, row: int) -> bool | None:
+    """Tell whether an image has the content that its features were computed from; ``None`` if it cannot be read."""
+    state = source.state(columns.path[row])
+    if state is None:
+        return None
+    if state.size != columns.size[row]:
+        return False
+    try:
+        return hashlib.sha256(source.read(columns.path[row])[0]).hexdigest() == columns.sha256[row]
+    except ImageError:
+        return None
+
+
+def _sample(count: int) -> list[int]:
+    """Return at most 16 rows, evenly spaced."""
+    return list(range(0, count, -(-count // _SAMPLE))) if count else []
+
+
+def _sample_first(count: int) -> Iterator[int]:
+    """Yield all rows, those of the sample first."""
+    sample = dict.fromkeys(_sample(count))
+    yield from sample
+    yield from (row for row in range(count) if row not in sample)

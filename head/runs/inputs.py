@@ -1,0 +1,202 @@
+"""Finds what a run was trained on, also after a move: its cache, its images, the weights of its backbone."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from xfeat.featurize.backbones.weights import Weights, find_weights, sha256_of
+from xfeat.featurize.errors import CacheError, DataError, MismatchError, RunError, WeightsError, XfeatError
+from xfeat.featurize.system.stored_paths import Search, StoredPath, find_stored
+
+if TYPE_CHECKING:
+    from xfeat.featurize.cache.reader import FeatureCache
+    from xfeat.head.runs.reader import Run
+
+logger = logging.getLogger(__name__)
+
+CACHE_SUFFIXES = (".h5", ".hdf5")
+
+
+def search_cache(run: Run) -> Search:
+    """Look for the cache of a run: the file with its content, wherever it is near the run."""
+    from xfeat.featurize.cache.reader import stored_digest
+
+    wanted = run.cache["content_sha256"]
+
+    def refusal(path: Path) -> str:
+        found = stored_digest(path)
+        if found == wanted:
+            return ""
+        return "not a feature cache" if found is None else f"other features, of SHA-256 {found[:16]}…"
+
+    return find_stored([_stored(run, run.cache["path"])], refusal, similar=lambda path: path.suffix in CACHE_SUFFIXES)
+
+
+def open_cache_of(run: Run) -> FeatureCache:
+    """Open the cache of a run; one with other features, if that is what is at its path now.
+
+    Raises:
+        CacheError: if there is none, or it is damaged.
+    """
+    from xfeat.featurize.cache.reader import FeatureCache
+
+    search = search_cache(run)
+    if (file := search.path or search.refused) is None:
+        raise CacheError(
+            "the features that the run was trained on are missing",
+            path=_stored(run, run.cache["path"]).original,
+            expected=f"a feature cache with content of SHA-256 {run.cache['content_sha256'][:16]}…",
+            found=search.report,
+            fix="name it with --features PATH, or put it back",
+        )
+    return FeatureCache.open(file)
+
+
+def with_cache(runs: Sequence[Run], file: Path) -> list[Run]:
+    """Let runs use a cache that the user names, where it is the one they were trained on.
+
+    Raises:
+        CacheError: if it is missing or damaged.
+        MismatchError: if none of them was trained on it.
+    """
+    from xfeat.featurize.cache.reader import FeatureCache
+
+    digest = FeatureCache.open(file).content_sha256
+    wanted = {run.cache["content_sha256"] for run in runs}
+    if digest not in wanted:
+        raise MismatchError(
+            "no run was trained on these features" if len(runs) > 1 else f"run {runs[0].name} was trained on others",
+            path=file,
+            expected=" or ".join(f"content of SHA-256 {each[:16]}…" for each in sorted(wanted)),
+            found=f"{digest[:16]}…",
+            fix="name the cache of the run with --features PATH, or train on this one with xhead train",
+        )
+    named = str(file.absolute())
+    return [
+        replace(run, cache={**run.cache, "path": named}) if run.cache["content_sha256"] == digest else run
+        for run in runs
+    ]
+
+
+def find_run(name: str, head_sha256: str, *, runs: Path, near: Path) -> Path:
+    """Return the folder of a run: ``runs/NAME``, or one near a file, also under another name, with the same head.
+
+    Args:
+        name: of the run.
+        head_sha256: of its head's weights.
+        runs: the folder of all runs.
+        near: a model of the run.
+
+    Raises:
+        RunError: if there is none.
+    """
+    from xfeat.head.runs.reader import RUN_FILE, open_run
+
+    def refusal(folder: Path) -> str:
+        try:
+            found = open_run(folder).head_sha256
+        except XfeatError as error:
+            return error.what
+        return "" if found == head_sha256 else f"another head, of SHA-256 {found[:16]}…"
+
+    stored = StoredPath(now=str((runs / name).absolute()), folder=near.parent)
+    search = find_stored([stored], refusal, similar=lambda folder: (folder / RUN_FILE).is_file())
+    if (found := search.path or search.refused) is None:
+        raise RunError(
+            "the run of the model was not found",
+            path=runs / name,
+            found=search.report,
+            fix="name its folder with --run",
+        )
+    return found
+
+
+def find_images(run: Run, data: Path | None = None) -> Path:
+    """Return the folder or archive of the images of a run: ``data``, or the one that was featurized.
+
+    Raises:
+        DataError: if it is not found, or has other images.
+    """
+    if data is not None:
+        return data
+    from xfeat.featurize.cache.images import search_images
+    from xfeat.featurize.cache.reader import FeatureCache
+
+    places = [_stored(run, run.cache["data_root"])]
+    if (file := search_cache(run).path) is not None:
+        cache = FeatureCache.open(file)
+        search = search_images(cache.columns, [cache.stored_root, *places])
+    else:
+        search = find_stored(places, lambda root: _lacks_images(run, root), similar=None)
+    if search.path is None:
+        raise DataError(
+            "the images of the run were not found",
+            path=places[0].original,
+            expected="the images that were featurized, with the same content",
+            found=search.report,
+            fix="name their folder with --data DIR",
+        )
+    if file is None:
+        logger.warning("%s: not compared with the images of the training, since the cache was not found", search.path)
+    return search.path
+
+
+def _lacks_images(run: Run, root: Path) -> str:
+    from xfeat.featurize.datasets.sources import open_source
+
+    source = open_source(root, broken_ok=True)
+    found = any(source.state(row["path"]) is not None for row in run.predictions())
+    return "" if found else "none of the images of the run"
+
+
+def weights_of(run: Run, file: Path | None = None) -> Weights:
+    """Find the backbone weights of a run: in ``file``, else where they were or beside the run, else as ``xfeat`` does.
+
+    Raises:
+        WeightsError: if they cannot be found or downloaded, or ``file`` is missing.
+        MismatchError: if the weights found are not those of the run.
+    """
+    name, wanted, used = run.feature_spec.backbone, run.feature_spec.weights_sha256, run.cache["weights_path"]
+    if file is None and used:
+        stored = _stored(run, used)
+        search = find_stored(
+            [stored], lambda path: _other_weights(path, wanted), similar=lambda path: _alike(path, used)
+        )
+        if search.path is not None:
+            return Weights(name, search.path, wanted)
+    try:
+        found = find_weights(name, file=file)
+    except WeightsError as error:
+        if file is not None:
+            raise
+        raise WeightsError(
+            f"the weights of {name} used by the run are missing", path=used, found=error.what, fix=error.fix
+        ) from error
+    if found.sha256 != wanted:
+        raise MismatchError(
+            "these are not the backbone weights of the run",
+            path=found.path,
+            expected=f"SHA-256 {wanted[:16]}…",
+            found=f"{found.sha256[:16]}…",
+            fix="give the right file with --weights FILE",
+        )
+    return found
+
+
+def _other_weights(path: Path, wanted: str) -> str:
+    try:
+        return "" if path.is_file() and sha256_of(path) == wanted else "other weights"
+    except OSError as error:
+        return str(error.strerror)
+
+
+def _alike(path: Path, used: str) -> bool:
+    return path.suffix == Path(used).suffix and path.is_file()
+
+
+def _stored(run: Run, path: str) -> StoredPath:
+    return StoredPath(now=path, folder=run.folder, written_in=run.cache["written_in"])
