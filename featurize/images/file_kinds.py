@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import codecs
 import re
+from contextlib import suppress
 
 from xfeat.featurize.images.dicom import is_dicom
 
@@ -91,5 +93,8 @@ def describe_kind(head: bytes) -> str:
     for pattern, name in _OTHER_PATTERNS:
         if pattern.match(head):
             return name
-    printable = sum(byte >= 32 or byte in b"\t\n\r\f" for byte in head)
-    return "text" if head and printable == len(head) else "unknown kind of file"
+    with suppress(UnicodeDecodeError):
+        text = codecs.getincrementaldecoder("utf-8")().decode(head)  # the last letter may be cut
+        if all(letter.isprintable() or letter.isspace() for letter in text.removeprefix("\ufeff")):
+            return "text"
+    return "unknown kind of file"

@@ -10,7 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from xfeat.featurize.errors import MismatchError, SpecError
-from xfeat.featurize.specs import DTYPES, MAX_VIEWS, POOLINGS, PRECISIONS, FeatureSpec, PreprocessSpec
+from xfeat.featurize.specs import (
+    DTYPES,
+    FRAMES,
+    GREY_BITS,
+    MAX_VIEWS,
+    POOLINGS,
+    PRECISIONS,
+    FeatureSpec,
+    PreprocessSpec,
+)
 
 unit = st.floats(0, 1, allow_nan=False)
 positive = st.floats(0.01, 1, allow_nan=False)
@@ -19,6 +28,8 @@ preprocess_specs = st.builds(
     size=st.integers(32, 1024),
     mean=st.tuples(unit, unit, unit),
     std=st.tuples(positive, positive, positive),
+    grey_bits=st.sampled_from(GREY_BITS),
+    frames=st.sampled_from(FRAMES),
 )
 feature_specs = st.builds(
     FeatureSpec,
@@ -51,6 +62,8 @@ def test_fingerprints_are_equal_exactly_when_specs_are(one: FeatureSpec, other: 
         {"weights_sha256": "1" * 64},
         {"preprocess": PreprocessSpec(size=225)},
         {"preprocess": PreprocessSpec(mean=(0.5, 0.5, 0.4))},
+        {"preprocess": PreprocessSpec(grey_bits=12)},
+        {"preprocess": PreprocessSpec(frames="first")},
         {"pooling": "multilevel"},
         {"views": 2},
         {"dtype": "float16"},
@@ -66,6 +79,13 @@ def test_every_setting_changes_the_fingerprint(change: dict[str, object]) -> Non
 def test_the_fingerprint_of_the_defaults_never_changes() -> None:
     """Caches that people have would be refused otherwise; a new setting must keep this value for its default."""
     assert FeatureSpec(backbone="efficientnet-b0", weights_sha256="0" * 64).fingerprint == "49cb2e32d3de4e10"
+
+
+def test_only_what_is_read_differently_needs_another_network() -> None:
+    """A network is converted once for all ways to read files."""
+    spec = PreprocessSpec(size=300, grey_bits=12, frames="middle")
+    assert spec.of_pixels.fingerprint == PreprocessSpec(size=300).fingerprint
+    assert spec.to_dict()["grey_bits"] == 12
 
 
 def test_a_spec_that_names_pillow_reads_as_one_without_a_decoder() -> None:
@@ -95,6 +115,8 @@ def test_the_defaults_are_the_tutorials() -> None:
         ({"interpolation": "nearest"}, "interpolation"),
         ({"std": (0.5, 0.5, 0.0)}, "std"),
         ({"mean": (0.5, 0.5)}, "mean"),
+        ({"grey_bits": 7}, "grey bits"),
+        ({"frames": "last"}, "frames"),
     ],
 )
 def test_a_setting_out_of_range_is_named(settings: dict[str, object], word: str) -> None:

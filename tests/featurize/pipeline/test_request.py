@@ -60,6 +60,7 @@ def test_weights_without_a_backbone_are_those_of_the_preferred_one(tmp_path: Pat
         {"backbone": "efficientnet-b3", "size": 260, "normalize": "imagenet", "dtype": "float16"},
         {"pooling": "multilevel", "views": 3, "precision": "bfloat16"},
         {"size": 224, "backbone": "efficientnet-b3"},
+        {"grey_bits": 12, "frames": "first"},
     ],
     ids=str,
 )
