@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-from xfeat.featurize.errors import MismatchError, SpecError
+from xfeat.featurize.errors import MismatchError, SpecError, XfeatError
+from xfeat.featurize.typed_json import check_types
 
 Triple = tuple[float, float, float]
 
@@ -48,8 +49,11 @@ class Spec:
         """Build a spec from :meth:`to_dict`'s form.
 
         Raises:
-            SpecError: if a key is unknown or a value is out of range.
+            SpecError: if a key is unknown, or a value is of another type or out of range.
         """
+        if not isinstance(settings, dict):
+            raise SpecError(f"settings of {cls.__name__} are not an object", found=repr(settings)[:80])
+        settings = cls._upgraded(settings)
         known = {f.name for f in dataclasses.fields(cls)}
         if unknown := sorted(set(settings) - known):
             raise SpecError(
@@ -62,9 +66,19 @@ class Spec:
             for key, value in settings.items()
         }
         try:
+            check_types(values, cls)
             return cls(**values)
+        except ValueError as error:
+            if isinstance(error, XfeatError):
+                raise
+            raise SpecError(f"a setting of {cls.__name__} has another type: {error}") from error
         except TypeError as error:
             raise SpecError(f"settings of {cls.__name__} are incomplete: {error}") from error
+
+    @classmethod
+    def _upgraded(cls, settings: dict[str, Any]) -> dict[str, Any]:
+        """Return the settings that an earlier version stored, as this version stores them."""
+        return settings
 
     @property
     def fingerprint(self) -> str:
@@ -169,8 +183,8 @@ class FeatureSpec(Spec):
         return _without(settings, {"precision": "float32"})
 
     @classmethod
-    def from_dict(cls, settings: dict[str, Any]) -> Self:
-        """Build a spec from :meth:`to_dict`'s form, as :meth:`Spec.from_dict` does.
+    def _upgraded(cls, settings: dict[str, Any]) -> dict[str, Any]:
+        """Leave out the decoder.
 
         Raises:
             MismatchError: if the JPEG files were decoded on a GPU, which version 0.1 could do.
@@ -183,7 +197,7 @@ class FeatureSpec(Spec):
                 found=f"decoder {decoder}",
                 fix="xfeat featurize DATA --force",
             )
-        return super().from_dict({name: value for name, value in settings.items() if name != "decoder"})
+        return _without(settings, {"decoder": decoder})
 
     @property
     def export_differences(self) -> dict[str, str]:

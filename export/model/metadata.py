@@ -6,10 +6,11 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 from xfeat.featurize.errors import MismatchError, ModelError, SpecError
 from xfeat.featurize.specs import FeatureSpec, Spec, require
+from xfeat.featurize.typed_json import parse_json
 
 FORMAT = "xfeat.model"
 SCHEMA_VERSION = 1
@@ -60,6 +61,8 @@ class ModelMetadata(Spec):
         require(self.variant in VARIANTS, "unknown variant", expected=" or ".join(VARIANTS), found=self.variant)
         require(self.precision in PRECISIONS, "unknown precision", expected=", ".join(PRECISIONS), found=self.precision)
         require(len(self.class_names) >= 2, "too few classes", expected="two or more", found=self.class_names)
+        distinct = len(set(self.class_names)) == len(self.class_names)
+        require(distinct, "a class name stands twice", expected="distinct names", found=self.class_names)
         require(self.temperature > 0, "temperature must be positive", expected="> 0", found=self.temperature)
         point = (self.positive, self.threshold)
         both = (self.positive is None) == (self.threshold is None)
@@ -78,10 +81,9 @@ class ModelMetadata(Spec):
         }
 
     @classmethod
-    def from_dict(cls, settings: dict[str, Any]) -> Self:
-        """Build metadata from :meth:`to_dict`'s form, in a model file or a certificate; errors as in FeatureSpec."""
+    def _upgraded(cls, settings: dict[str, Any]) -> dict[str, Any]:
         # INT8 files of version 0.1 have head_bits.
-        return super().from_dict({name: value for name, value in settings.items() if name != "head_bits"})
+        return {name: value for name, value in settings.items() if name != "head_bits"}
 
     @classmethod
     def from_props(cls, props: Mapping[str, str], path: str | Path) -> ModelMetadata:
@@ -108,7 +110,7 @@ class ModelMetadata(Spec):
                 fix=fix,
             )
         try:
-            return cls.from_dict(json.loads(props["xfeat.metadata"]))
+            return cls.from_dict(parse_json(props["xfeat.metadata"]))
         except MismatchError as error:
             again = f"{error.fix}, then xhead train and xexport onnx"
             raise MismatchError(error.what, path=path, expected=error.expected, found=error.found, fix=again) from error

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -16,6 +15,7 @@ from xfeat.export.parity.check_images import CheckImages
 from xfeat.featurize.backbones.weights import sha256_of
 from xfeat.featurize.errors import ModelError
 from xfeat.featurize.system.versions import library_versions
+from xfeat.featurize.typed_json import check_types, parse_json
 
 FORMAT = "xfeat.certificate"
 SCHEMA_VERSION = 1
@@ -53,9 +53,11 @@ class Certificate:
     reference: list[ReferenceImage]
 
     def __post_init__(self) -> None:
+        check_types(vars(self), Certificate)
         classes = len(self.metadata.class_names)
         for image in self.reference:
-            if len(image.probabilities) != classes or not all(map(math.isfinite, image.probabilities)):
+            check_types(vars(image), ReferenceImage)
+            if len(image.probabilities) != classes:
                 raise ValueError(f"{image.path} does not have {classes} probabilities")
 
 
@@ -113,7 +115,7 @@ def read_certificate(path: Path) -> Certificate:
     """
     fix = "name it with --certificate FILE, or export the run again with xexport onnx"
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_bytes())
         if (content["format"], content["schema_version"]) == (FORMAT, SCHEMA_VERSION):
             return Certificate(
                 path=path,

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from pathlib import Path
 from typing import Any
 
 from xfeat.featurize.cache.reader import FeatureCache
+from xfeat.featurize.typed_json import parse_json
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +27,7 @@ def audit_of(cache: FeatureCache) -> dict[str, Any]:
     """
     file = audit_path(cache.path)
     try:
-        report = json.loads(file.read_text(encoding="utf-8"))
+        report = parse_json(file.read_bytes())
         if (report["format"], report["schema_version"]) != (FORMAT, SCHEMA_VERSION):
             raise ValueError(f"{report['format']} version {report['schema_version']}")
         failures = [str(text) for text in report["failures"]]

@@ -13,6 +13,7 @@ from typing import Any
 from xfeat.featurize.errors import MismatchError, RunError
 from xfeat.featurize.system.atomic import flush, output_error, replacing
 from xfeat.featurize.system.locks import HELD
+from xfeat.featurize.typed_json import parse_json
 from xfeat.head.runs.resumable import ELSEWHERE, LOCK_FILE, resumable_folder
 from xfeat.head.specs import HeadSpec, TrainSpec
 from xfeat.head.sweep.space import axis_text, parse_widths
@@ -85,7 +86,7 @@ class SweepFolder:
         if not file.is_file():
             return None
         try:
-            facts: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+            facts: dict[str, Any] = parse_json(file.read_bytes())
             found = facts.get("format"), facts.get("schema_version")
         except (ValueError, AttributeError) as error:
             raise RunError("damaged sweep.json", path=file, found=str(error), fix=_OTHER_NAME) from error
