@@ -21,6 +21,7 @@ from xfeat.featurize.errors import DataError, ImageError, ModelError, OutputErro
 from xfeat.featurize.images.decode import decode
 from xfeat.featurize.images.preprocess import resize
 from xfeat.featurize.system.atomic import replacing
+from xfeat.featurize.text import listed
 
 MAX_SIDE = 1024
 _STRENGTH = 0.6
@@ -89,7 +90,7 @@ def explain_images(
         raise DataError(
             "unknown class",
             path=model.path,
-            expected=", ".join(model.metadata.class_names),
+            expected=listed(model.metadata.class_names),
             found=shown,
             fix="name one of them with --class",
         )

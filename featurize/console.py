@@ -75,7 +75,7 @@ class Commands(click.Group):
             _print_and_exit(_STOPPED, EXIT_INTERRUPTED)
         except click.ClickException as problem:
             # It quotes arguments, which may be names of files. Without file=, click writes UTF-8 to an ASCII stream.
-            vars(problem)["message"] = printable_lines(problem.message)
+            vars(problem)["message"] = printable(problem.message)
             problem.show(file=sys.stderr)
             sys.exit(problem.exit_code)
         except XfeatError as problem:

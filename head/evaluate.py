@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from xfeat.featurize.cache.reader import FeatureCache
 from xfeat.featurize.datasets.layouts import NO_LABEL, Dataset
 from xfeat.featurize.errors import DataError, MismatchError, XfeatError
+from xfeat.featurize.text import listed
 from xfeat.head.data.pooling import pooled
 from xfeat.head.data.rows import collected, labelled_blocks
 from xfeat.head.evaluation.intervals import difference_interval
@@ -125,8 +126,8 @@ def _no_common_class(run: Run, class_names: Sequence[str], path: Path) -> DataEr
     return DataError(
         "none of the images has a class this run was trained on",
         path=path,
-        expected=", ".join(run.class_names),
-        found=", ".join(class_names) or "no labels",
+        expected=listed(run.class_names),
+        found=listed(class_names) or "no labels",
         fix="name the class folders as in the training data",
     )
 

@@ -12,6 +12,7 @@ from xfeat.featurize.audit.thresholds import THRESHOLDS
 from xfeat.featurize.cache.reader import FeatureCache
 from xfeat.featurize.datasets.image_files import is_mask_name
 from xfeat.featurize.datasets.structure import split_of
+from xfeat.featurize.text import listed
 
 # If one class is so many times as frequent as another, accuracy is a poor measure.
 _IMBALANCE_RATIO = 5
@@ -23,7 +24,7 @@ def balance_findings(cache: FeatureCache) -> Iterator[Finding]:
         yield Finding(
             kind="classes.odd-names",
             severity=WARNING,
-            title=f"Classes called {', '.join(odd)}",
+            title=f"Classes called {listed(odd)}",
             meaning="That is what splits and masks are called: the network would learn to tell these apart.",
             fix="look at the line layout: of xfeat info, and read the folders otherwise with xfeat featurize --layout",
         )
@@ -34,7 +35,7 @@ def balance_findings(cache: FeatureCache) -> Iterator[Finding]:
         yield Finding(
             kind="balance.tiny-class",
             severity=WARNING,
-            title="Very few training images of " + ", ".join(f"{name} ({n})" for name, n in tiny.items()),
+            title="Very few training images of " + listed(f"{name} ({n})" for name, n in tiny.items()),
             meaning=f"A class with fewer than {THRESHOLDS.few_class_images} training images is hardly learnt.",
             fix="add images of it, or exclude the class with xfeat featurize --classes",
         )
@@ -65,7 +66,7 @@ def _split_findings(class_names: Sequence[str], counts: dict[str, dict[str, int]
         yield Finding(
             kind="splits.class-missing",
             severity=WARNING,
-            title="A class is missing from a split: no " + ", ".join(absent),
+            title="A class is missing from a split: no " + listed(absent),
             meaning="A class that is missing from a split cannot be learnt or measured there.",
             fix="split the data with xfeat split, which puts every class into every split",
         )

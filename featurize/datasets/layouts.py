@@ -22,6 +22,7 @@ from xfeat.featurize.datasets.sources import FolderSource, ImageSource, open_sou
 from xfeat.featurize.datasets.structure import read_structure
 from xfeat.featurize.datasets.tables import TABLE_SUFFIXES
 from xfeat.featurize.errors import DataError, SpecError
+from xfeat.featurize.text import listed
 
 logger = logging.getLogger(__name__)
 
@@ -129,10 +130,10 @@ def _select_classes(dataset: Dataset, wanted: list[str], data: Path) -> Dataset:
         raise DataError("no classes are given", path=data, fix="give classes with --classes A,B")
     if missing := [name for name in wanted if name not in dataset.class_names]:
         raise DataError(
-            f"no class called {', '.join(missing)}",
+            f"no class called {listed(missing)}",
             path=data,
-            expected=f"some of: {', '.join(dataset.class_names) or 'none, the images have no labels'}",
-            found=", ".join(wanted),
+            expected=f"some of: {listed(dataset.class_names) or 'none, the images have no labels'}",
+            found=listed(wanted),
             fix="give existing classes with --classes A,B",
         )
     names = tuple(sorted(set(wanted)))

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from xfeat.featurize.errors import DataError
+from xfeat.featurize.text import listed
 
 _SPLIT_WORDS = {
     "train": ("train", "training", "trn", "tr", "learn"),
@@ -145,7 +146,7 @@ def unify_spelling(labels: set[tuple[str, str]]) -> tuple[dict[str, str], list[s
         first = min(spellings, key=lambda label: ("train" not in spellings[label], label))
         if len(spellings) > 1:
             what = "are classes of their own" if together else f"are one class, {first}"
-            notes.append(f"{', '.join(sorted(spellings))} differ only in upper and lower case: they {what}")
+            notes.append(f"{listed(sorted(spellings))} differ only in upper and lower case: they {what}")
         chosen.update({label: label if together else first for label in spellings})
     return chosen, sorted(notes)
 
@@ -248,4 +249,4 @@ def _is_wrapper(name: str) -> bool:
 
 def _some(names: Iterable[str]) -> str:
     shown = sorted(names)
-    return ", ".join(shown[:_SHOWN]) + (f" and {len(shown) - _SHOWN} more" if len(shown) > _SHOWN else "")
+    return listed(shown[:_SHOWN]) + (f" and {len(shown) - _SHOWN} more" if len(shown) > _SHOWN else "")

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from xfeat.featurize.cache.reader import FeatureCache
 from xfeat.featurize.datasets.layouts import NO_LABEL, NO_SPLIT, SPLITS
 from xfeat.featurize.errors import DataError
+from xfeat.featurize.text import listed
 
 logger = logging.getLogger(__name__)
 
@@ -80,7 +81,7 @@ def check_classes(cache: FeatureCache) -> None:
         raise DataError(
             "a classifier needs at least two classes",
             path=cache.path,
-            found=", ".join(cache.class_names[code] for code in present) or "no labels",
+            found=listed(cache.class_names[code] for code in present) or "no labels",
             fix="featurize a folder with one subfolder per class, such as data/covid/ and data/normal/",
         )
 
@@ -112,13 +113,13 @@ def _folds(cache: FeatureCache, rows: NDArray[np.int64], seed: int) -> NDArray[n
 
 
 def _counted(classes: dict[str, int]) -> str:
-    return ", ".join(f"{name} {count}" for name, count in classes.items())
+    return listed(f"{name} {count}" for name, count in classes.items())
 
 
 def _absent(cache: FeatureCache, rows: NDArray[np.int64]) -> str:
     """Name the classes of which none of the rows is."""
     present = set(np.asarray(cache.columns.label)[rows].tolist())
-    return ", ".join(name for code, name in enumerate(cache.class_names) if code not in present)
+    return listed(name for code, name in enumerate(cache.class_names) if code not in present)
 
 
 def _warn_missing_classes(cache: FeatureCache, rows: dict[str, NDArray[np.int64]]) -> None:

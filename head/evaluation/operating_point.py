@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xfeat.featurize.errors import DataError
+from xfeat.featurize.text import listed
 from xfeat.head.evaluation.intervals import ratio_interval, wilson_interval
 from xfeat.head.evaluation.metrics import confusion_counts
 from xfeat.head.evaluation.predictions import Predictions
@@ -132,7 +133,7 @@ def positive_class(target: TargetSpec, class_names: Sequence[str], valid_labels:
     if target.positive not in class_names:
         raise DataError(
             f"there is no class {target.positive}",
-            expected=", ".join(class_names),
+            expected=listed(class_names),
             fix="choose one of the classes with --positive",
         )
     code = class_names.index(target.positive)
