@@ -16,15 +16,15 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from xfeat.serve.http.api_key import RequireKey
-from xfeat.serve.http.inference_protocol import protocol_routes
+from xfeat.serve.http.access.api_key import RequireKey
+from xfeat.serve.http.protocol.routes import protocol_routes
 from xfeat.serve.http.middleware import SECURITY_HEADERS, ObserveRequests
 from xfeat.serve.http.openapi import STOPPING, PredictBody, describe_key, errors
 from xfeat.serve.http.page_routes import site_routes
 from xfeat.serve.http.preview import preview_routes, preview_threads
 from xfeat.serve.http.request_log import LogWriter
 from xfeat.serve.http.service import Service
-from xfeat.serve.http.uploads import form_body, read_images
+from xfeat.serve.http.uploads import read_images, upload_body
 from xfeat.serve.inference.description import describe_model, readable_formats
 from xfeat.serve.inference.heatmap_png import draw_heatmap
 from xfeat.serve.inference.predictor import Predictor
@@ -91,12 +91,12 @@ def _predict_routes(service: Service) -> APIRouter:
         responses=errors(
             *(400, 404, 408, 413, 503, 504),
             special={
-                415: "Not a multipart form",
+                415: "Neither a form nor an image file, or compressed in an unknown way",
                 422: "A wrong parameter, no files, or none of them is a readable image",
                 500: "The model failed on every image",
             },
         ),
-        openapi_extra=form_body(service.spec.max_files),
+        openapi_extra=upload_body(service.spec.max_files),
     )
     async def predict(request: Request, model: ModelName = None, heatmap: Heatmap = False) -> Response:
         served = service.find(model)

@@ -21,7 +21,7 @@ import uvicorn
 from xfeat.featurize.errors import BusyError, SpecError
 from xfeat.featurize.system.cores import cores
 from xfeat.serve.http.app import build_app
-from xfeat.serve.http.header_timeout import with_header_timeout
+from xfeat.serve.http.limits.connections import with_connection_limits
 from xfeat.serve.http.request_log import log_writer
 from xfeat.serve.http.service import Service
 from xfeat.serve.inference.predictor import Predictor
@@ -76,7 +76,7 @@ def serve(
             access_log=False,
             log_config=None,
             server_header=False,
-            http=with_header_timeout(spec.header_timeout_s),
+            http=with_connection_limits(spec.header_timeout_s),
             ws="none",
             timeout_graceful_shutdown=int(spec.drain_timeout_s),
         )

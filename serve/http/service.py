@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
-from xfeat.serve.http.body_limits import BodyLimits, too_busy
+from xfeat.serve.http.limits.bodies import BodyLimits, too_busy
 from xfeat.serve.http.request_log import log_fields
 from xfeat.serve.inference.predictor import ImageContent, Predictor
 from xfeat.serve.inference.results import Result

@@ -27,7 +27,7 @@ from PIL import Image
 from xfeat.export.model.metadata import ModelMetadata
 from xfeat.featurize.specs import FeatureSpec, PreprocessSpec
 from xfeat.serve.http.app import build_app
-from xfeat.serve.http.header_timeout import with_header_timeout
+from xfeat.serve.http.limits.connections import with_connection_limits
 from xfeat.serve.http.service import Service
 from xfeat.serve.inference.predictor import Predictor
 from xfeat.serve.models.registry import ModelRegistry
@@ -183,7 +183,7 @@ def serving(
     service = Service(models)
     app = build_app(service, api_key=api_key)
     logging.getLogger("python_multipart").setLevel(logging.ERROR)  # as xfeat.serve.http.server does
-    protocol = with_header_timeout(spec.header_timeout_s)
+    protocol = with_connection_limits(spec.header_timeout_s)
     # asyncio sends small answers at once only on sockets that name their protocol; others wait 40 ms for an ACK.
     with socket.socket(proto=socket.IPPROTO_TCP) as listener:
         listener.bind(("127.0.0.1", 0))

@@ -124,11 +124,11 @@ def held_drawing(monkeypatch):
     gate, queued, drawn = threading.Event(), [], []
 
     class Noting(ThreadPoolExecutor):
-        def submit(self, work, held):
+        def submit(self, work, held, *more):
             queued.append(held)
-            return super().submit(work, held)
+            return super().submit(work, held, *more)
 
-    def draw(content):
+    def draw(content, *_):
         drawn.append(content)
         assert gate.wait(30)
         return b"picture"

@@ -113,7 +113,7 @@ def test_one_unreadable_file_fails_the_request_and_is_named(client, tiny):
     data = [base64.b64encode(content).decode() for content in (tiny.draw((1, 2, 3)), b"text")]
     reply = client.post(INFER, json={"inputs": [{"name": "image", "datatype": "BYTES", "shape": [2], "data": data}]})
     assert reply.status_code == 400
-    assert reply.json() == {"error": "image 1: not a JPEG, PNG, BMP, TIFF, WEBP, GIF, JPEG2000, PPM, AVIF image"}
+    assert reply.json() == {"error": "image 1: text, not a JPEG, PNG, BMP, TIFF, WEBP, GIF, JPEG2000, PPM, AVIF image"}
 
 
 GOOD = tensor(pixels_of(COLOURS[:1], side=2))
@@ -205,11 +205,6 @@ def test_other_models_and_versions_are_404_and_touch_no_file(client, address):
     reply = client.get(address)
     assert reply.status_code == 404
     assert list(reply.json()) == ["error"]
-
-
-def test_a_compressed_request_is_rejected_and_not_decompressed(client):
-    reply = client.post(INFER, content=b"x", headers={"Content-Encoding": "gzip"})
-    assert reply.status_code == 415
 
 
 # The clients of Triton

@@ -37,7 +37,7 @@ def test_predictions_are_in_order_and_unreadable_files_are_listed(client, tiny):
         assert prediction["label"] == tiny.classes[expected.argmax()]
         assert prediction["ood"] is None
     assert body["skipped"] == [
-        {"path": "notes.txt", "reason": "not a JPEG, PNG, BMP, TIFF, WEBP, GIF, JPEG2000, PPM, AVIF image"}
+        {"path": "notes.txt", "reason": "text, not a JPEG, PNG, BMP, TIFF, WEBP, GIF, JPEG2000, PPM, AVIF image"}
     ]
 
 

@@ -17,10 +17,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from xfeat.export.model.interface import INPUT, Outputs
-from xfeat.serve.http.body_limits import CLOSE
 from xfeat.serve.http.openapi import STOPPING, ModelBody, errors
 from xfeat.serve.http.service import Service
-from xfeat.serve.http.tensors import HEADER_LENGTH, INFER_BODY, build_response, parse_request, split_body
+from xfeat.serve.http.protocol.requests import HEADER_LENGTH, INFER_BODY, build_response, parse_request, split_body
 from xfeat.serve.inference.predictor import Predictor
 from xfeat.serve.inference.results import Prediction, Result, split_results
 from xfeat.serve.models.registry import ServedModel
@@ -35,7 +34,7 @@ _INFER_RESPONSES = {
     },
     **errors(
         *(400, 404, 408, 413, 503, 504),
-        special={415: "A compressed request", 500: "The model failed on an image"},
+        special={415: "Neither JSON nor binary tensors, or compressed in an unknown way", 500: "The model failed on an image"},
     ),
 }
 
@@ -103,8 +102,6 @@ def _add_model_routes(router: APIRouter, service: Service, address: str) -> None
 
 
 async def _infer(service: Service, model: ServedModel, request: Request) -> Response:
-    if request.headers.get("content-encoding", "identity") != "identity":
-        raise HTTPException(415, "compressed requests are not supported", CLOSE)
     with service.body_limits.admit(request) as body:
         header, tail = split_body(await body.read(), request.headers.get(HEADER_LENGTH))
         if len(header) > _SMALL_JSON_BYTES:  # this takes a while; other requests must not wait for it

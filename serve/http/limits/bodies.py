@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator
 
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import Message
 
+from xfeat.serve.http.limits.content_encoding import inflater_for
 from xfeat.serve.models.metrics import ServerMetrics
 from xfeat.serve.specs import MEBIBYTE, ServeSpec
 
-# The rest of a rejected body is not read, so the connection cannot be used for another request.
-CLOSE = {"Connection": "close"}
+# For a client that is too slow. Elsewhere the rest of a rejected body is read and discarded, for a limited time: a
+# client that is still sending would see a reset connection instead of the reason.
+_CLOSE = {"Connection": "close"}
 
 
 class BodyLimits:
@@ -31,10 +33,10 @@ class BodyLimits:
 
     @contextlib.contextmanager
     def admit(self, request: Request) -> Iterator[Body]:
-        """Accept a request; its bytes count until it has been answered.
+        """Accept a request; its bytes, inflated if they are compressed, count until it has been answered.
 
         Raises:
-            HTTPException: 413 if its Content-Length is over the limit.
+            HTTPException: 413 if its Content-Length is over the limit, 415 if its Content-Encoding is not supported.
         """
         declared = request.headers.get("content-length", "")
         self.check_size(int(declared) if declared.isdecimal() else 0)
@@ -52,7 +54,7 @@ class BodyLimits:
         """
         if number > self.spec.max_body_bytes:
             limit = f"{self.spec.max_body_bytes / MEBIBYTE:g} MiB"
-            raise HTTPException(413, f"the request is larger than {limit}", CLOSE)
+            raise HTTPException(413, f"the request is larger than {limit}")
 
     def add(self, number: int) -> None:
         """Count bytes that have arrived.
@@ -63,15 +65,15 @@ class BodyLimits:
         self.held_bytes += number
         if self.held_bytes > self.spec.max_memory_bytes:
             self._metrics.refused.labels("memory").inc()
-            raise too_busy(self.spec, "too busy: too many large requests at once", CLOSE)
+            raise too_busy(self.spec, "too busy: too many large requests at once")
 
 
 class Body:
     """The body of one request.
 
     Attributes:
-        received_bytes: number of bytes that have arrived.
-        request: the same request; reading its body counts the bytes.
+        received_bytes: number of bytes that have been read, after inflating.
+        request: the same request; reading its body inflates and counts it.
     """
 
     def __init__(self, request: Request, limits: BodyLimits) -> None:
@@ -79,6 +81,10 @@ class Body:
         self.request = Request(request.scope, self._receive)
         self._source = request.receive
         self._limits = limits
+        self._inflater = inflater_for(",".join(request.headers.getlist("content-encoding")))
+        self._pieces: Iterator[bytes] = iter(())
+        self._compressed_bytes = 0
+        self._ended = False
 
     async def read(self) -> bytes:
         """Return the whole body.
@@ -103,18 +109,35 @@ class Body:
         except ClientDisconnect as error:
             raise HTTPException(400, "the client disconnected") from error
         except TimeoutError as error:
-            raise HTTPException(408, f"the request took longer than {limit_s:g} seconds", CLOSE) from error
+            raise HTTPException(408, f"the request took longer than {limit_s:g} seconds", _CLOSE) from error
 
     async def _receive(self) -> Message:
+        if self._inflater is None:
+            message = await self._source()
+            self._count(len(message.get("body", b"")))
+            return message
+        for piece in self._pieces:
+            self._count(len(piece))
+            await asyncio.sleep(0)  # other requests have their turn: the next message may need no waiting
+            return {"type": "http.request", "body": piece, "more_body": True}
+        if self._ended:
+            return {"type": "http.request", "body": b"", "more_body": False}
         message = await self._source()
-        number = len(message.get("body", b""))
+        if message["type"] != "http.request":
+            return message
+        self._compressed_bytes += len(message["body"])
+        self._limits.check_size(self._compressed_bytes)
+        self._ended = not message["more_body"]
+        self._pieces = self._inflater.pieces(message["body"], last=self._ended)
+        return {"type": "http.request", "body": b"", "more_body": True}
+
+    def _count(self, number: int) -> None:
         self.received_bytes += number
         self._limits.add(number)
         self._limits.check_size(self.received_bytes)
-        return message
 
 
-def too_busy(spec: ServeSpec, why: str, headers: Mapping[str, str] | None = None) -> HTTPException:
+def too_busy(spec: ServeSpec, why: str) -> HTTPException:
     """Return a 503 that says when to try again."""
     wait = str(spec.retry_after_s)
-    return HTTPException(503, f"{why}; try again in {wait} s", {"Retry-After": wait, **(headers or {})})
+    return HTTPException(503, f"{why}; try again in {wait} s", {"Retry-After": wait})

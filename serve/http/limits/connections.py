@@ -1,0 +1,155 @@
+"""What uvicorn leaves out of HTTP: limits on all that is not a body, reasons for a 400, half-closed clients."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import sys
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from xfeat.serve.http.middleware import SECURITY_HEADERS
+
+# As in most servers. Without a limit, headers of any size would be stored in memory.
+MAX_HEADER_BYTES = 1 << 16
+MAX_PIPELINED = 100
+_TOO_LARGE = "the headers of the request are larger than 64 KiB"
+_SEPARATORS = len(": \r\n")
+# A client that has closed its side may still wait for the answer, or may have gone. Answers that take longer than this
+# are preceded by an interim response, which the system of a client that has gone rejects.
+_PROBE_AFTER_S = 0.25
+_RESET_WITHIN_S = 0.1
+
+
+def with_connection_limits(header_timeout_s: float) -> type[HttpToolsProtocol]:
+    """Return uvicorn's HTTP protocol with limits on the time until a request's headers have arrived, and on their size.
+
+    The size is counted twice: as the bytes arrive, because the parser buffers an unfinished line; and as they are
+    parsed, because complete headers may arrive in one piece, together with the body. Both counts include what a chunked
+    body has beside its content: trailers, which are dropped, and chunk extensions.
+
+    Args:
+        header_timeout_s: from the start of the connection, or from the first byte after the last response. What is
+            left of a body whose request has been answered is discarded for as long.
+    """
+
+    class LimitedProtocol(HttpToolsProtocol):
+        _deadline: asyncio.TimerHandle | None = None
+        _arrived_bytes = 0  # since the last byte of a body, or the last complete headers
+        _parsed_bytes = 0  # of the headers and trailers of one request
+        _in_body = False
+
+        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+            super().connection_made(transport)
+            self._expect_request()
+
+        def data_received(self, data: bytes) -> None:
+            if self.cycle is not None and self.cycle.response_complete:
+                self._expect_request()
+            before = self.cycle
+            self._arrived_bytes += len(data)
+            super().data_received(data)
+            if self.cycle is not before:
+                self._stop_waiting()
+            if self._arrived_bytes > MAX_HEADER_BYTES and not self.transport.is_closing():
+                self.send_400_response(_TOO_LARGE)
+
+        def on_message_begin(self) -> None:
+            if len(self.pipeline) >= MAX_PIPELINED:
+                raise ValueError(f"more than {MAX_PIPELINED} requests wait on one connection")
+            self._parsed_bytes = 0
+            self._in_body = False
+            super().on_message_begin()
+
+        def on_url(self, url: bytes) -> None:
+            self._count_parsed(len(url))
+            super().on_url(url)
+
+        def on_header(self, name: bytes, value: bytes) -> None:
+            self._count_parsed(len(name) + len(value) + _SEPARATORS)
+            if not self._in_body:  # a trailer is no header: a key in it must not count
+                super().on_header(name, value)
+
+        def on_headers_complete(self) -> None:
+            self._arrived_bytes = 0
+            self._in_body = True
+            super().on_headers_complete()
+
+        def on_body(self, body: bytes) -> None:
+            self._arrived_bytes = 0
+            super().on_body(body)
+
+        def on_message_complete(self) -> None:
+            self._arrived_bytes = 0
+            super().on_message_complete()
+
+        def send_400_response(self, msg: str) -> None:
+            """Say what is wrong in the form of all errors, unless another response is being sent."""
+            if self._parsed_bytes > MAX_HEADER_BYTES:
+                msg = _TOO_LARGE
+            elif (error := sys.exception()) is not None:  # the parser's, in uvicorn's handler
+                msg = f"not a valid HTTP/1.1 request: {error.__context__ or error}"
+            if self.cycle is None or self.cycle.response_complete or not self.cycle.response_started:
+                self.transport.write(_bad_request(msg))
+            self.transport.close()
+
+        def eof_received(self) -> bool:  # type: ignore[override]
+            """Keep the connection open for the answer if the client has sent a whole request."""
+            cycle = self.cycle
+            if cycle is None or cycle.response_complete or cycle.more_body:
+                return False
+            cycle.keep_alive = False
+            if cycle.scope["http_version"] == "1.1":
+                self.loop.call_later(_PROBE_AFTER_S, self._probe)
+            return True
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            self._stop_waiting()
+            super().connection_lost(exc)
+
+        def _unsupported_upgrade_warning(self) -> None:
+            """Say nothing: clients that offer HTTP/2 are answered in HTTP/1.1."""
+
+        def _count_parsed(self, number: int) -> None:
+            self._parsed_bytes += number
+            if self._parsed_bytes > MAX_HEADER_BYTES:
+                raise ValueError(_TOO_LARGE)  # stops the parser, which then asks for send_400_response
+
+        def _expect_request(self) -> None:
+            if self._deadline is None:
+                self._deadline = self.loop.call_later(header_timeout_s, self._close_if_idle)
+
+        def _stop_waiting(self) -> None:
+            if self._deadline is not None:
+                self._deadline.cancel()
+                self._deadline = None
+
+        def _close_if_idle(self) -> None:
+            self._deadline = None
+            if self.cycle is None or self.cycle.response_complete:
+                self.transport.close()
+
+        def _probe(self) -> None:
+            if not self.transport.is_closing() and not self.cycle.response_started:
+                self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+                self.loop.call_later(_RESET_WITHIN_S, self._close_if_reset)
+
+        def _close_if_reset(self) -> None:
+            connection = self.transport.get_extra_info("socket")
+            if not self.transport.is_closing() and connection.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+                self.transport.abort()
+
+    return LimitedProtocol
+
+
+def _bad_request(why: str) -> bytes:
+    body = json.dumps({"error": why}).encode()
+    headers = {
+        **SECURITY_HEADERS,
+        "Content-Type": "application/json",
+        "Content-Length": str(len(body)),
+        "Connection": "close",
+    }
+    lines = ["HTTP/1.1 400 Bad Request", *(f"{name}: {value}" for name, value in headers.items())]
+    return "\r\n".join([*lines, "", ""]).encode() + body
