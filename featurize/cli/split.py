@@ -89,10 +89,17 @@ def _describe_split(done: SplitResult) -> list[str]:
     more = table[1 + MAX_LISTED :]
     table[1 + MAX_LISTED :] = [[f"… and {len(more)} more classes: see --json", *[""] * len(totals)]] * bool(more)
     table.append(["share", *(f"{100 * total / len(done.images):.0f} %" for total in totals)])
-    lines = [
-        f"{done.output} written: {len(done.images)} images in {done.groups} groups, none in two splits",
-        *aligned(table),
-    ]
+    lines = [f"{done.output} written: {_describe_groups(done)}", *aligned(table)]
     if done.named_groups:
         lines.append(f"the groups are in {done.output / 'groups.csv'}, where xfeat featurize finds them")
+    else:
+        lines.append("no patients are known: images of one patient may be in two splits; --groups says whose they are")
     return [*lines, f"next: {shlex.join(['xfeat', 'featurize', str(done.output)])}"]
+
+
+def _describe_groups(done: SplitResult) -> str:
+    images = len(done.images)
+    if done.named_groups:
+        return f"{images} images in {done.groups} groups, none in two splits"
+    copies = images - done.groups
+    return f"{images} images" + (f", {copies} of them copies of others, in the split of the others" if copies else "")

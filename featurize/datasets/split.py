@@ -18,6 +18,7 @@ from xfeat.featurize.datasets.sources import open_source
 from xfeat.featurize.datasets.split_files import PlacedImage, place_images, write_split
 from xfeat.featurize.errors import DataError, ImageError, OutputError
 from xfeat.featurize.specs import Spec, require
+from xfeat.featurize.text import listed
 
 Progress = Callable[[int, int], None]
 """Called with files done and files to do."""
@@ -157,7 +158,7 @@ def _check_source(dataset: Dataset) -> None:
     if unlabelled:
         raise DataError(
             f"{unlabelled} images have no class",
-            path=dataset.root,
+            path=dataset.table or dataset.root,
             expected="one folder per class, such as covid/ and normal/, or a label in each line of the CSV file",
             fix="move the images into class folders",
         )
@@ -209,8 +210,8 @@ def _check_classes(
     if len(set(zip(splits.tolist(), labels.tolist(), strict=True))) < parts * len(np.unique(labels)):
         raise DataError(
             "too few groups for every class in every split",
-            path=dataset.root,
+            path=dataset.table or dataset.root,
             expected=f"at least {parts} groups (patients, or different images) of each class",
-            found=", ".join(f"{name} {number}" for name, number in groups_of.items()),
+            found=listed(f"{name} {number}" for name, number in groups_of.items()),
             fix="add images, exclude the small class with --classes, or set a ratio to 0 (such as --ratios 80,0,20)",
         )

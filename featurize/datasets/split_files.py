@@ -104,7 +104,7 @@ def write_split(
             output.rmdir()
         os.rename(partial, output)
     except OSError as error:
-        raise output_error(output, error) from error
+        raise output_error(output, error, elsewhere="choose another DST") from error
     except KeyboardInterrupt as error:
         raise Interrupted("stopped; nothing was written", path=output, fix="run the same command again") from error
     finally:

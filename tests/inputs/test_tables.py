@@ -42,6 +42,10 @@ def taken(dataset: Dataset) -> list[tuple[str, str, str, str]]:
     return [(entry.path, labels[entry.label], splits[entry.split], entry.group) for entry in dataset.entries]
 
 
+def warnings_in(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+
+
 def listing(line: str, header: str = "path,label", end: str = "\n") -> str:
     """Return a table with a line for each image; ``{p}`` is its path, ``{n}`` its name, ``{s}`` that without suffix."""
     lines = [
@@ -225,7 +229,7 @@ def test_latin_1_is_read_where_utf_8_fails_and_that_is_said(tmp_path: Path, capl
     assert "list.csv is not UTF-8 and is read as Latin-1, such as line 2: Kätcat €" in caplog.text
     caplog.clear()
     assert open_dataset(put(tmp_path, listing("{p},Kät{l}"))).class_names == ("Kätcat", "Kätdog")
-    assert not caplog.records
+    assert not warnings_in(caplog)
 
 
 def test_a_name_that_is_latin_1_on_the_disk_too(tmp_path: Path) -> None:
@@ -449,6 +453,5 @@ def test_what_python_writes_is_read_back(
 
 
 def test_the_log_says_nothing_where_there_is_nothing_to_say(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.WARNING):
-        open_dataset(put(make(tmp_path, *NAMES), PLAIN))
-    assert not caplog.records
+    open_dataset(put(make(tmp_path, *NAMES), PLAIN))
+    assert not warnings_in(caplog)

@@ -150,6 +150,37 @@ def test_a_download_from_a_mirror_is_checked_and_kept(
     assert left_in(hub) == [name]
 
 
+MIRRORS = {
+    "folder": "{0}/my mirror",
+    "folder with a slash": "{0}/my mirror/",
+    "relative folder": "my mirror",
+    "folder at home": "~/my mirror",
+    "file URL": "file://{0}/my%20mirror",
+    "file URL with a slash and a space": "file://{0}/my mirror/",
+}
+
+
+@pytest.mark.parametrize("kind", MIRRORS)
+def test_a_mirror_may_be_a_folder(
+    hub: Path, server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, kind: str
+) -> None:
+    name = fake_official(monkeypatch, server)
+    (tmp_path / "my mirror").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv(module.MIRROR_VARIABLE, MIRRORS[kind].format(tmp_path))
+    with pytest.raises(WeightsError, match="No such file or directory") as caught:
+        find_weights("efficientnet-b0")
+    assert name in str(caught.value)
+    (tmp_path / "my mirror" / name).write_bytes(CONTENT[:-1])
+    with pytest.raises(WeightsError, match="not the official file"):
+        find_weights("efficientnet-b0")
+    (tmp_path / "my mirror" / name).write_bytes(CONTENT)
+    found = find_weights("efficientnet-b0")
+    assert (found.path, found.sha256) == (hub / name, DIGEST)
+    assert server.asked == []
+
+
 def test_a_server_that_does_not_say_how_much_is_accepted(
     hub: Path, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:

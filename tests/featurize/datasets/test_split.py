@@ -222,7 +222,7 @@ def test_a_target_inside_the_source_is_refused(tmp_path: Path) -> None:
 
 def test_a_failure_half_way_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = make_folders(tmp_path / "in")
-    real, calls = shutil.copy2, []
+    real, calls = shutil.copyfile, []
 
     def full(source: Path, target: Path) -> None:
         calls.append(target)
@@ -230,7 +230,7 @@ def test_a_failure_half_way_leaves_nothing_behind(tmp_path: Path, monkeypatch: p
             raise OSError(28, "No space left on device")
         real(source, target)
 
-    monkeypatch.setattr("shutil.copy2", full)
+    monkeypatch.setattr("shutil.copyfile", full)
     with pytest.raises(OutputError, match="disk is full"):
         split_dataset(open_dataset(source), tmp_path / "out", SplitSpec())
     assert [path.name for path in tmp_path.iterdir()] == ["in"]
@@ -242,7 +242,7 @@ def test_ctrl_c_half_way_leaves_nothing_behind(tmp_path: Path, monkeypatch: pyte
     def stop(source: Path, target: Path) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("shutil.copy2", stop)
+    monkeypatch.setattr("shutil.copyfile", stop)
     with pytest.raises(Interrupted, match="run the same command again"):
         split_dataset(open_dataset(source), tmp_path / "out", SplitSpec())
     assert [path.name for path in tmp_path.iterdir()] == ["in"]
@@ -284,6 +284,32 @@ def test_the_command_prints_counts_and_one_json_object(tmp_path: Path) -> None:
     text = CliRunner().invoke(main, [*arguments[:2], str(tmp_path / "second"), *arguments[3:]])
     assert "48 images in 24 groups, none in two splits" in text.stdout
     assert f"next: xfeat featurize {tmp_path / 'second'}" in text.stdout
+
+
+def test_without_groups_the_command_does_not_speak_of_patients_it_does_not_know(tmp_path: Path) -> None:
+    source = make_folders(tmp_path / "in")
+    done = CliRunner().invoke(main, ["split", str(source), str(tmp_path / "out")])
+    assert "out written: 48 images\n" in done.stdout
+    assert "no patients are known: images of one patient may be in two splits; --groups" in done.stdout
+    assert "group," not in done.stdout
+    (source / "covid" / "copy.png").write_bytes((source / "covid" / "covid03-0.png").read_bytes())
+    done = CliRunner().invoke(main, ["split", str(source), str(tmp_path / "again")])
+    assert "49 images, 1 of them copies of others, in the split of the others" in done.stdout
+
+
+def test_a_target_that_cannot_be_written_is_no_matter_of_an_option(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    done = CliRunner().invoke(main, ["split", str(make_folders(tmp_path / "in")), str(tmp_path / "file" / "out")])
+    assert done.exit_code == 1
+    assert "choose another DST" in done.stderr
+    assert "with -o" not in done.stderr
+
+
+def test_images_without_a_class_in_a_table_name_the_table(tmp_path: Path) -> None:
+    make_folders(tmp_path)
+    (tmp_path / "list.csv").write_text("path,label\ncovid/covid00-0.png,\n")
+    with pytest.raises(DataError, match=r"list\.csv: 1 images have no class"):
+        split_dataset(open_dataset(tmp_path / "list.csv"), tmp_path.parent / "out", SplitSpec())
 
 
 def test_unreadable_ratios_are_one_message(tmp_path: Path) -> None:
