@@ -16,6 +16,8 @@ IMAGE_SUFFIXES |= {".jp2", ".jpg2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx", ".av
 IMAGE_SUFFIXES |= {".apng", ".mpo", ".heic", ".heif", ".hif", ".dcm", ".dicom", ".dic", ".ima"}
 # Exports of PACS have no suffix, or end in a part of a UID, as 1.2.840.113619.2.5 does: their first bytes decide.
 _NO_SUFFIX = re.compile(r"(\.\d*)?")
+# DICOM has any suffix; of those that a data set has by the thousand, these are never opened for it.
+_NEVER_DICOM = {".txt", ".csv", ".tsv", ".json", ".xml", ".html", ".md", ".yml", ".yaml", ".npy", ".npz", ".pt"}
 # Thumbnails and other folders that operating systems, NAS and editors put beside images.
 _SYSTEM_FOLDERS = {"__macosx", "@eadir", "#recycle", "@recycle", "@__thumb", "$recycle.bin", "lost+found", "thumbs"}
 _SYSTEM_FOLDERS |= {"thumbnails", "_gsdata_", "system volume information", "__pycache__"}
@@ -52,7 +54,7 @@ def choose_images(names: Iterable[str], head: Head) -> tuple[list[str], LeftOut]
 def image_names(names: Iterable[str], head: Head) -> tuple[list[str], LeftOut]:
     """Divide files by their names into images, masks included, and others with the reason; arguments as above.
 
-    Of files without a suffix, the first bytes decide.
+    Of files without a suffix, and of DICOM files with any, the first bytes decide.
     """
     images: list[str] = []
     left_out: LeftOut = []
@@ -61,6 +63,8 @@ def image_names(names: Iterable[str], head: Head) -> tuple[list[str], LeftOut]:
             left_out.append((name, "in a folder of the system"))
         elif name.startswith(".") or "/." in name:
             left_out.append((name, "hidden"))
+        elif name.rpartition("/")[2].upper() == "DICOMDIR":
+            left_out.append((name, "an index of DICOM files"))
         elif _is_image(name, head):
             images.append(name)
         else:
@@ -70,7 +74,10 @@ def image_names(names: Iterable[str], head: Head) -> tuple[list[str], LeftOut]:
 
 def _is_image(name: str, head: Head) -> bool:
     suffix = splitext(name)[1].lower()
-    return suffix in IMAGE_SUFFIXES or bool(_NO_SUFFIX.fullmatch(suffix) and image_kind(head(name, HEAD_BYTES)))
+    if suffix in IMAGE_SUFFIXES or suffix in _NEVER_DICOM:
+        return suffix in IMAGE_SUFFIXES
+    kind = image_kind(head(name, HEAD_BYTES))
+    return kind == "DICOM" or bool(kind and _NO_SUFFIX.fullmatch(suffix))
 
 
 def _masks(images: list[str]) -> set[str]:

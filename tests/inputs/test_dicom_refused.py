@@ -7,6 +7,7 @@ import struct
 import sys
 import tracemalloc
 import zlib
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from pydicom.dataset import Dataset
 from tests.inputs.dicom_files import SYNTAXES, compressed, dataset, dicom_file, put_streams, to_bytes, without_preamble
 from tests.inputs.test_dicom import FULL, GREY, PICTURE, TWELVE, dicom_without_syntax, sequence, shown
 from tests.inputs.test_dicom_colour import COLOUR, YBR
+from xfeat.featurize.datasets.layouts import open_dataset
 from xfeat.featurize.errors import ImageError
 from xfeat.featurize.images.decode import decode
 from xfeat.featurize.images.dicom import is_dicom
@@ -272,3 +274,24 @@ def test_no_damage_lets_anything_but_an_image_error_out(whole: bytes) -> None:
             continue
         read += 1
     assert 0 < read < 150
+
+
+def test_a_folder_from_a_pacs_is_read_without_its_index(tmp_path: Path) -> None:
+    """Names end in parts of UIDs, in the modality or in nothing; files may lack the preamble."""
+    files = {
+        "covid/IM000001": GREY["12 of 16 bits"](),
+        "covid/1.2.840.113619.2.5": GREY["no preamble, implicit"](),
+        "normal/MR.1.2.3.mr": GREY["lossless1 of 12 bits"](),
+        "normal/a.dcm": GREY["no preamble, explicit"](),
+        "normal/viewer.exe": b"MZ" + bytes(600),
+        "DICOMDIR": of_class("1.2.840.10008.1.3.10"),
+        "covid/DICOMDIR": of_class("1.2.840.10008.1.3.10"),
+    }
+    for name, content in files.items():
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(content)
+    dataset = open_dataset(tmp_path)
+    assert [entry.path for entry in dataset.entries] == sorted(list(files)[:4])
+    assert dataset.left_out["an index of DICOM files"]["files"] == 2
+    assert dataset.left_out["not a known kind of image"]["example"] == "normal/viewer.exe"
