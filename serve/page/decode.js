@@ -6,6 +6,8 @@ import { resize } from "./resize.js";
 const MAX_PIXELS = 100e6; // as MAX_PIXELS in featurize/images/decode.py
 const CONVERT = "Save it as an 8-bit PNG or JPEG, or use a server (xserve start).";
 
+const SEVERAL = "an animation of several frames, not one picture. Save one frame as a PNG.";
+
 const startsWith = (bytes, text, at = 0) => [...text].every((letter, i) => bytes[at + i] === letter.charCodeAt(0));
 
 // Why a file cannot be decoded in a browser, or not as on a server; null if it can.
@@ -13,15 +15,28 @@ export function rejection(bytes) {
   if (bytes.length === 0) return "the file is empty";
   if (startsWith(bytes, "DICM", 128)) return `DICOM cannot be read in a browser. ${CONVERT}`;
   if (startsWith(bytes, "II*\0") || startsWith(bytes, "MM\0*")) return `TIFF cannot be read in a browser. ${CONVERT}`;
-  if (startsWith(bytes, "\x89PNG")) return bytes[24] === 16 ? `16-bit PNG: browsers reduce it to 8 bits. ${CONVERT}` : null;
+  if (startsWith(bytes, "\x89PNG")) {
+    if (bytes[24] === 16) return `16-bit PNG: browsers reduce it to 8 bits. ${CONVERT}`;
+    return isAnimatedPng(bytes) ? SEVERAL : null;
+  }
   if (startsWith(bytes, "\xff\xd8")) return jpegComponents(bytes) === 4 ? `CMYK JPEG (for print). ${CONVERT}` : null;
-  if (startsWith(bytes, "RIFF") && startsWith(bytes, "WEBP", 8)) return hasExif(bytes) ? `WebP with EXIF data: browsers ignore its orientation. ${CONVERT}` : null;
+  if (startsWith(bytes, "RIFF") && startsWith(bytes, "WEBP", 8)) return isAnimatedWebp(bytes) ? SEVERAL : hasExif(bytes) ? `WebP with EXIF data: browsers ignore its orientation. ${CONVERT}` : null;
   if (startsWith(bytes, "BM")) return null;
   return "not a JPEG, PNG, BMP or WebP image";
 }
 
 // Source: RFC 9649, section 2.7: the flags of the extended file format.
+const isAnimatedWebp = (bytes) => startsWith(bytes, "VP8X", 12) && (bytes[20] & 2) !== 0;
 const hasExif = (bytes) => startsWith(bytes, "VP8X", 12) && (bytes[20] & 8) !== 0;
+
+// Whether the chunk acTL, which stands before the pixels, announces several frames. Source: the PNG standard, third edition.
+function isAnimatedPng(bytes) {
+  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+  for (let at = 8; at + 12 <= bytes.length && !startsWith(bytes, "IDAT", at + 4); at += 12 + view.getUint32(at)) {
+    if (startsWith(bytes, "acTL", at + 4)) return view.getUint32(at + 8) > 1;
+  }
+  return false;
+}
 
 // The number of colour components, from the frame header (SOF). Source: ITU-T T.81, B.1.1 and B.2.2.
 function jpegComponents(bytes) {
