@@ -5,6 +5,7 @@ docs/decisions/0076-dicom-decoders.md compares the decoders.
 
 from __future__ import annotations
 
+import re
 import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -20,12 +21,21 @@ if TYPE_CHECKING:
 
 # Source: DICOM PS3.6 annex A, table A-1: the last parts of the UIDs below 1.2.840.10008.1.2.
 _ROOT = "1.2.840.10008.1.2"
-_NATIVE = {_ROOT, f"{_ROOT}.1", f"{_ROOT}.2", "1.2.840.113619.5.2"}
+_NATIVE = {_ROOT, f"{_ROOT}.1", f"{_ROOT}.2"}
 _RLE = f"{_ROOT}.5"
 _LOSSLESS = {f"{_ROOT}.4.57", f"{_ROOT}.4.70"}
-_JPEG = {f"{_ROOT}.4.50", f"{_ROOT}.4.51"} | _LOSSLESS
+_JPEG = {f"{_ROOT}.4.{end}" for end in (50, 51, 53, 55)} | _LOSSLESS
+_VIDEO = re.compile(rf"{re.escape(_ROOT)}\.4\.10\d(\.1)?")
 _JPEG_LS = {f"{_ROOT}.4.{end}" for end in (80, 81)}
 _JPEG_2000 = {f"{_ROOT}.4.{end}" for end in (90, 91, 201, 202, 203)}
+# Names that pydicom 3.0 does not know.
+_NAMES = {
+    f"{_ROOT}.4.110": "JPEG XL Lossless",
+    f"{_ROOT}.4.111": "JPEG XL JPEG Recompression",
+    f"{_ROOT}.4.112": "JPEG XL",
+    f"{_ROOT}.8.1": "Deflated Image Frame Compression",
+    "1.2.840.113619.5.2": "Implicit VR Big Endian of GE",
+}
 # Start of frame in JPEG and JPEG-LS; C4, C8 and CC are other markers. Source: ISO/IEC 10918-1 table B.1, 14495-1 C.1.
 _FRAME_MARKERS = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}
 # As for JPEG files.
@@ -80,9 +90,11 @@ def decode_frame(picture: Dataset, layout: Layout) -> Frame:
         raise ImageError(f"DICOM in {layout.photometric}, which only JPEG 2000 has")
     if syntax in _NATIVE:
         return Frame(values=_native(picture, layout), stored=layout.stored, high=layout.high, ybr=ybr)
-    name = syntax.name.split(",")[0] if syntax.name != syntax else f"transfer syntax {syntax}"
+    name = _NAMES.get(syntax) or (syntax.name.split(",")[0] if syntax.name != syntax else f"transfer syntax {syntax}")
     if syntax not in {_RLE} | _JPEG | _JPEG_LS | _JPEG_2000:
-        raise ImageError(f"DICOM in {name} is not read: dcmdjpeg, gdcmconv --raw or a viewer can save it uncompressed")
+        video = _VIDEO.fullmatch(syntax)
+        fix = "save a frame of this video as a picture" if video else "save it uncompressed (gdcmconv --raw)"
+        raise ImageError(f"DICOM in {name} is not read: {fix}")
     codecs = _codecs(name)
     try:
         data = _encapsulated(picture, layout)

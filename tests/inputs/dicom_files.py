@@ -8,6 +8,7 @@ from typing import Any
 import imagecodecs
 import numpy as np
 import pydicom
+from PIL import Image
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate
 from pydicom.filewriter import write_dataset
@@ -80,6 +81,10 @@ def without_preamble(picture: Dataset, *, implicit: bool) -> bytes:
 
 
 def _encoded(values: np.ndarray, kind: str, bits: int) -> bytes:
+    if kind == "progressive":
+        file = io.BytesIO()
+        Image.fromarray(values).save(file, "JPEG", progressive=True, quality=98)
+        return file.getvalue()
     if kind in ("baseline", "extended"):
         quality = {"level": 98, "subsampling": "444"} if values.ndim == 3 else {"level": 98}
         return imagecodecs.jpeg8_encode(values, bitspersample=bits, **quality)
@@ -96,6 +101,7 @@ def _encoded(values: np.ndarray, kind: str, bits: int) -> bytes:
 SYNTAXES = {
     "baseline": JPEGBaseline8Bit,
     "extended": JPEGExtended12Bit,
+    "progressive": pydicom.uid.UID("1.2.840.10008.1.2.4.55"),
     "lossless1": JPEGLosslessSV1,
     "lossless6": JPEGLossless,
     "jpeg-ls": JPEGLSLossless,

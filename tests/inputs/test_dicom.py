@@ -251,6 +251,7 @@ def test_a_grey_picture_comes_out_as_it_is(way: str) -> None:
     ("kind", "pixels", "levels"),
     [
         ("baseline", PICTURE, 6),
+        ("progressive", PICTURE, 6),
         ("extended", TWELVE, 6),
         ("jpeg-ls near", TWELVE, 1),
         ("jpeg-ls near", PICTURE, 3),

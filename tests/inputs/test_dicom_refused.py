@@ -121,8 +121,11 @@ REFUSED = {
     ),
     "palette without entries": (lambda: dicom_file(PICTURE, "PALETTE COLOR"), "RedPalette.*without entries"),
     "too large": (lambda: dicom_file(TWELVE, Rows=20000, Columns=20000), "20000×20000 is more than 100 megapixels"),
-    "MPEG-4": (lambda: in_syntax("1.2.840.10008.1.2.4.102"), r"MPEG-4 AVC/H.264 High Profile.*is not read"),
-    "JPEG XL": (lambda: in_syntax("1.2.840.10008.1.2.4.110"), "is not read: dcmdjpeg, gdcmconv"),
+    "MPEG-4": (lambda: in_syntax("1.2.840.10008.1.2.4.102"), r"MPEG-4 AVC/H.264 High Profile.*save a frame"),
+    "JPEG XL": (
+        lambda: in_syntax("1.2.840.10008.1.2.4.110"),
+        r"^DICOM in JPEG XL Lossless is not read: save it uncompressed \(gdcmconv --raw\)$",
+    ),
     "private": (lambda: in_syntax("1.2.3.4"), r"DICOM in transfer syntax 1\.2\.3\.4 is not read"),
     "compressed, not said": (encapsulated_without_syntax, "compressed pixels whose transfer syntax says"),
     **{
