@@ -10,8 +10,6 @@ from xfeat.featurize.audit.findings import NOTE, WARNING, Finding, FlaggedImage,
 from xfeat.featurize.audit.survey import Survey
 from xfeat.featurize.audit.thresholds import THRESHOLDS
 from xfeat.featurize.cache.reader import FeatureCache
-from xfeat.featurize.datasets.image_files import is_mask_name
-from xfeat.featurize.datasets.structure import split_of
 from xfeat.featurize.text import listed
 
 # If one class is so many times as frequent as another, accuracy is a poor measure.
@@ -19,15 +17,7 @@ _IMBALANCE_RATIO = 5
 
 
 def balance_findings(cache: FeatureCache) -> Iterator[Finding]:
-    """Check the counts per split and class, and the names of the classes."""
-    if odd := [name for name in cache.class_names if split_of(name) or is_mask_name(name)]:
-        yield Finding(
-            kind="classes.odd-names",
-            severity=WARNING,
-            title=f"Classes called {listed(odd)}",
-            meaning="That is what splits and masks are called: the network would learn to tell these apart.",
-            fix="look at the line layout: of xfeat info, and read the folders otherwise with xfeat featurize --layout",
-        )
+    """Check the counts per split and class."""
     counts = {part: {name: n for name, n in row.items() if name != "none"} for part, row in cache.counts.items()}
     train = counts.get("train", counts.get("none", {}))
     tiny = {name: train.get(name, 0) for name in cache.class_names if train.get(name, 0) < THRESHOLDS.few_class_images}

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xfeat.featurize.audit.balance import balance_findings, file_findings
+from xfeat.featurize.audit.class_names import name_findings
 from xfeat.featurize.audit.duplicates import near_duplicates, same_files
 from xfeat.featurize.audit.findings import NOTE, SEVERITIES, WARNING, Audit, Finding, Probe
 from xfeat.featurize.audit.leakage import duplicate_findings, group_findings, unconfirmed_finding
@@ -54,6 +55,7 @@ def audit_cache(cache: FeatureCache, *, progress: Progress | None = None) -> Aud
         *group_findings(columns),
         *unconfirmed_finding(unconfirmed, columns),
         *from_probes,
+        *name_findings(cache),
         *balance_findings(cache),
         *file_findings(cache, survey),
         *outlier_findings(unique, cosines, columns.label[unique]),

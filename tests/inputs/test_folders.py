@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from tests.caches import write_made_up
-from xfeat.featurize.audit.balance import balance_findings
+from xfeat.featurize.audit.class_names import name_findings
 from xfeat.featurize.datasets.layouts import NO_LABEL, NO_SPLIT, SPLITS, Dataset, list_images, open_dataset
 from xfeat.featurize.datasets.structure import split_of
 from xfeat.featurize.errors import DataError, ImageError
@@ -234,10 +234,42 @@ def test_a_named_pipe_is_no_image_and_does_not_hang(tmp_path: Path) -> None:
 def test_the_audit_asks_about_classes_called_like_splits_and_the_report_says_what_was_left_out(tmp_path: Path) -> None:
     columns = {"label": [0, 1], "split": [0, 0], "path": ["a", "b"]}
     cache = write_made_up(tmp_path / "a.h5", np.zeros((2, 3), np.float32), columns, ["Testing", "covid"])
-    (odd,) = (finding for finding in balance_findings(cache) if finding.kind == "classes.odd-names")
+    (odd,) = name_findings(cache)
+    assert odd.kind == "classes.odd-names"
     assert odd.title == "Classes called Testing"
     left_out = {"a mask": {"files": 3, "suffixes": {".png": 3}, "example": "masks/P1.png"}}
     assert file_cautions(replace(cache, left_out=left_out)) == ["Left out, a mask: 3 .png, such as masks/P1.png."]
+
+
+@pytest.mark.parametrize(
+    ("paths", "asked"),
+    [
+        (["hospital_a/1", "hospital_b/1"], ["hospital_a: hospital_a", "hospital_b: hospital_b"]),
+        (["NIH/1", "MIMIC-CXR/1"], ["MIMIC-CXR: MIMIC-CXR", "NIH: NIH"]),
+        (["train/CheXpert/1", "test/kaggle/1"], ["CheXpert: CheXpert", "kaggle: kaggle"]),
+        (["covid_github/1", "normal/1"], ["covid_github: covid_github"]),
+        (["siteA/1", "siteB/1"], ["siteA: siteA", "siteB: siteB"]),
+        (["covid/cohen/1", "covid/cohen/2", "normal/nih/1"], ["covid: cohen", "normal: nih"]),
+        (["covid/p1/cohen/1", "covid/p2/cohen/1", "normal/nih/1"], ["covid: cohen", "normal: nih"]),
+        (["covid/nih/1", "normal/nih/1"], []),
+        (["covid/nih/1", "covid/rsna/1", "normal/rsna/1", "normal/nih/1"], []),
+        (["covid/nih/1", "covid/2", "normal/1"], []),
+        (["covid/1", "normal/1"], []),
+        (["center1/1", "center_2/1"], ["center1: center1", "center_2: center_2"]),
+        (["center/1", "left/1", "pleural collection/1"], []),
+        (["opposite/1", "centered/1", "parasite/1", "composite/1"], []),
+    ],
+)
+def test_the_audit_asks_whether_each_class_comes_from_one_source(
+    tmp_path: Path, paths: list[str], asked: list[str]
+) -> None:
+    names = [next(part for part in path.split("/") if not split_of(part)) for path in paths]
+    classes = sorted(set(names))
+    columns = {"label": [classes.index(name) for name in names], "split": [NO_SPLIT] * len(paths), "path": paths}
+    cache = write_made_up(tmp_path / "a.h5", np.zeros((len(paths), 3), np.float32), columns, classes)
+    findings = list(name_findings(cache))
+    assert [line for finding in findings for line in finding.lines] == asked
+    assert [finding.kind for finding in findings] == ["classes.sources"] * bool(asked)
 
 
 def test_masks_are_left_out_of_data_sets_and_not_of_folders_to_predict(tmp_path: Path) -> None:
