@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,11 +10,10 @@ from typing import Any
 import numpy as np
 
 from xfeat.export.model.file import ModelFile
-from xfeat.export.model.metadata import ModelMetadata
 from xfeat.export.model.progress import Progress, ProgressCounter
 from xfeat.export.parity.accuracy_loss import Scores, acceptable, gate_in_words, measure, scores_table
 from xfeat.export.parity.agreement import Probabilities, compare
-from xfeat.export.parity.certificate import Certificate, certificate_path, read_certificate
+from xfeat.export.parity.certificate import INTACT_COPY, Certificate, matching_certificate
 from xfeat.export.parity.check_images import CheckImages, load_images
 from xfeat.export.parity.checks import (
     Checks,
@@ -25,12 +24,9 @@ from xfeat.export.parity.checks import (
     require_agreement,
 )
 from xfeat.export.specs import VerifySpec
-from xfeat.featurize.backbones.weights import sha256_of
 from xfeat.featurize.errors import DataError, MismatchError, ParityError
 from xfeat.featurize.system.onnx_session import CPU
 from xfeat.head.runs.reader import Run
-
-_FIX = "use an intact copy, or export the run again with xexport onnx"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +82,7 @@ def verify_model(
     spec = spec or VerifySpec()
     models = open_on_providers(path, require_cuda=spec.require_cuda)
     model = models[CPU]
-    certificate = _matching_certificate(model, spec.certificate, needed=run is None)
+    certificate = matching_certificate(model, spec.certificate, needed=run is None)
     if run is not None:
         _check_run(model, run)
     predictions = partial(count_predictions, model.metadata)
@@ -111,38 +107,11 @@ def verify_model(
     )
 
 
-def _matching_certificate(model: ModelFile, given: Path | None, *, needed: bool) -> Certificate | None:
-    file = given or certificate_path(model.path)
-    if not needed and given is None and not file.exists():
-        return None
-    certificate = read_certificate(file)
-    digest = sha256_of(model.path)
-    expected = certificate.models.get(model.metadata.variant)
-    if digest != expected:
-        raise MismatchError(
-            "the model file does not match its certificate",
-            path=model.path,
-            expected=f"SHA-256 {str(expected)[:16]}… ({certificate.path.name})",
-            found=f"{digest[:16]}…, {_differences(model.metadata, certificate.metadata)}",
-            fix=_FIX,
-        )
-    return certificate
-
-
-def _differences(found: ModelMetadata, expected: ModelMetadata) -> str:
-    """Return which metadata differ between a model and its certificate, for a message."""
-    wanted = _identity(expected)
-    names = [what for what, text in _identity(found).items() if text != wanted[what]]
-    if names or replace(found, variant=expected.variant) != expected:
-        return f"with different {', '.join(names) or 'metadata'}"
-    return "with the same metadata"
-
-
 def _check_run(model: ModelFile, run: Run) -> None:
     from xfeat.export.build.reference_model import metadata_of
 
-    wanted = _identity(metadata_of(run, model.metadata.ood_threshold))
-    for what, found in _identity(model.metadata).items():
+    wanted = metadata_of(run, model.metadata.ood_threshold).identity
+    for what, found in model.metadata.identity.items():
         if found != wanted[what]:
             raise MismatchError(
                 f"the model was not exported from run {run.name}: different {what}",
@@ -151,20 +120,6 @@ def _check_run(model: ModelFile, run: Run) -> None:
                 found=found,
                 fix="name the run of the model with --run, or use an intact copy of the model",
             )
-
-
-def _identity(metadata: ModelMetadata) -> dict[str, str]:
-    """Return what a model computes, by name; comparing predictions would miss some of it, such as the threshold."""
-    return {
-        "classes": ", ".join(metadata.class_names),
-        "backbone settings": metadata.feature_spec.describe(),
-        "feature fingerprint": metadata.feature_spec.fingerprint,
-        "head": metadata.head_sha256[:16],
-        "temperature": str(metadata.temperature),
-        "threshold": str(metadata.threshold),
-        "positive class": str(metadata.positive),
-        "out-of-distribution threshold": str(metadata.ood_threshold),
-    }
 
 
 def _compare_with_torch(
@@ -221,5 +176,5 @@ def _compare(
         found = onnx_probabilities(model, images.pixels, counter)
         checks[provider] = check_variant(model, images, expected, found, counter)
     message = "the model ({}) no longer gives the reference predictions"
-    require_agreement(checks, message, models[CPU].path, _FIX)
+    require_agreement(checks, message, models[CPU].path, INTACT_COPY)
     return checks

@@ -74,6 +74,7 @@ class ServerOptions:
         threads: CPU threads per session; by default the number of cores.
         api_key: that clients must send, or ``None``.
         log_format: of the log line per request: ``off``, ``text`` or ``json``.
+        allow_unverified: serve a model that does not match its certificate.
         watch_s: interval for checking whether model files have changed; ``None`` disables the check.
     """
 
@@ -85,4 +86,5 @@ class ServerOptions:
     threads: int | None = None
     api_key: str | None = None
     log_format: str = "off"
+    allow_unverified: bool = False
     watch_s: float | None = None

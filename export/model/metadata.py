@@ -72,6 +72,20 @@ class ModelMetadata(Spec):
             require(self.positive in self.class_names, "unknown class", expected=names, found=self.positive)
             require(0 <= self.threshold <= 1, "threshold out of range", expected="0 to 1", found=self.threshold)
 
+    @property
+    def identity(self) -> dict[str, str]:
+        """What a model computes, by name; comparing predictions would miss some of it, such as the threshold."""
+        return {
+            "classes": ", ".join(self.class_names),
+            "backbone settings": self.feature_spec.describe(),
+            "feature fingerprint": self.feature_spec.fingerprint,
+            "head": self.head_sha256[:16],
+            "temperature": str(self.temperature),
+            "threshold": str(self.threshold),
+            "positive class": str(self.positive),
+            "out-of-distribution threshold": str(self.ood_threshold),
+        }
+
     def to_props(self) -> dict[str, str]:
         """Return the entries of ``metadata_props``."""
         return {

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from xfeat.export.model.file import ModelFile
 from xfeat.export.model.metadata import ModelMetadata
 from xfeat.export.parity.agreement import TOLERANCES, Probabilities
 from xfeat.export.parity.check_images import CheckImages
 from xfeat.featurize.backbones.weights import sha256_of
-from xfeat.featurize.errors import ModelError
+from xfeat.featurize.errors import MismatchError, ModelError
 from xfeat.featurize.system.versions import library_versions
 from xfeat.featurize.typed_json import check_types, parse_json
 
 FORMAT = "xfeat.certificate"
 SCHEMA_VERSION = 1
+INTACT_COPY = "use an intact copy, or export the run again with xexport onnx"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,3 +132,43 @@ def read_certificate(path: Path) -> Certificate:
         raise ModelError("certificate cannot be read", path=path, found=str(error), fix=fix) from error
     expected = f"{FORMAT} version {SCHEMA_VERSION}"
     raise ModelError("a certificate of another format or version", path=path, expected=expected, found=found, fix=fix)
+
+
+def matching_certificate(model: ModelFile, given: Path | None = None, *, needed: bool = False) -> Certificate | None:
+    """Read the certificate of a model and compare digest and metadata of the model with it.
+
+    Args:
+        model: the open file.
+        given: path of the certificate, by default beside the model.
+        needed: whether it is an error if there is none beside the model.
+
+    Returns:
+        ``None`` if there is none beside the model.
+
+    Raises:
+        ModelError: if it cannot be read, or is missing.
+        MismatchError: if it does not belong to the file.
+    """
+    file = given or certificate_path(model.path)
+    if not needed and given is None and not file.exists():
+        return None
+    certificate = read_certificate(file)
+    digest, expected = sha256_of(model.path), certificate.models.get(model.metadata.variant)
+    differences = _differences(model.metadata, certificate.metadata)
+    if digest != expected or differences:
+        raise MismatchError(
+            "the model file does not match its certificate",
+            path=model.path,
+            expected=f"SHA-256 {str(expected)[:16]}… ({certificate.path.name})",
+            found=f"{digest[:16]}…, {differences or 'with the same metadata'}",
+            fix=INTACT_COPY,
+        )
+    return certificate
+
+
+def _differences(found: ModelMetadata, expected: ModelMetadata) -> str:
+    """Return which metadata differ between a model and its certificate; empty if none do."""
+    if replace(found, variant=expected.variant) == expected:
+        return ""
+    names = [what for what, text in found.identity.items() if text != expected.identity[what]]
+    return f"with different {', '.join(names) or 'metadata'}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -11,7 +11,7 @@ from xfeat.export.cli.options import device_option
 from xfeat.featurize.console import COUNT, PATH, Printed, first_lines, json_option, progress_bar, warn
 from xfeat.featurize.errors import DataError
 from xfeat.featurize.text import MAX_LISTED, aligned, shortened
-from xfeat.serve.cli.options import THREADS, model_option
+from xfeat.serve.cli.options import THREADS, allow_unverified_option, model_option
 
 if TYPE_CHECKING:
     from xfeat.export.model.metadata import ModelMetadata
@@ -26,8 +26,9 @@ _SHOWN_CLASSES = 3
 @device_option("auto")
 @click.option("--threads", type=THREADS, help="CPU threads for the network.  [default: number of cores]")
 @click.option("--batch-size", type=COUNT, help="Images per call of the network.  [default: 8 on a CPU, 64 on a GPU]")
+@allow_unverified_option
 @json_option
-def predict(paths: tuple[Path, ...], model: Path, device: str, threads: int | None, batch_size: int | None) -> Printed:
+def predict(paths: tuple[Path, ...], model: Path, **settings: Any) -> Printed:
     """Classify image files, and all images in folders.
 
     Images that cannot be read are reported on stderr and skipped. It is an error if none can be read.
@@ -35,7 +36,7 @@ def predict(paths: tuple[Path, ...], model: Path, device: str, threads: int | No
     from xfeat.serve.inference.predictor import Predictor
     from xfeat.serve.inference.results import as_json, split_results
 
-    predictor = Predictor.open(model, device, threads, batch_size=batch_size)
+    predictor = Predictor.open(model, **settings)
     with progress_bar("predicting", "images") as progress:
         results = predictor.predict_paths(paths, progress=progress)
     predictions, skipped = split_results(results)

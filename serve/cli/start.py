@@ -9,7 +9,7 @@ import click
 
 from xfeat.export.cli.options import cuda_graphs_option, model_argument
 from xfeat.featurize.console import COUNT, FILE, NOT_NEGATIVE, POSITIVE, pop_spec, print_result, say, spec_option
-from xfeat.serve.cli.options import THREADS
+from xfeat.serve.cli.options import THREADS, allow_unverified_option
 from xfeat.serve.cli.settings import name_environment, read_file, read_key
 from xfeat.serve.specs import MEBIBYTE, ServerOptions, ServeSpec
 
@@ -77,6 +77,7 @@ if TYPE_CHECKING:
     click.Choice(["off", "text", "json"]),
     "Log one line per request on stderr, without images and file names.",
 )
+@allow_unverified_option
 @spec_option(
     ServerOptions,
     "watch_s",

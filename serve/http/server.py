@@ -103,7 +103,13 @@ def open_sessions(spec: ServeSpec, options: ServerOptions, path: Path) -> list[P
     sessions = []
     for device in devices:
         open_one = partial(
-            Predictor.open, path, device, threads, batch_size=spec.max_batch, cuda_graphs=options.cuda_graphs
+            Predictor.open,
+            path,
+            device,
+            threads,
+            batch_size=spec.max_batch,
+            cuda_graphs=options.cuda_graphs,
+            allow_unverified=options.allow_unverified,
         )
         first = open_one()
         more = number - 1 if options.sessions or first.device == "cpu" else 0

@@ -30,6 +30,7 @@ def describe_model(predictor: Predictor) -> dict[str, Any]:
         "test_images": sum(map(sum, matrix)) if matrix else None,
         "test_accuracy_interval": test.get("accuracy_interval"),
         "audit": metadata.audit,
+        "certificate": predictor.certificate,
     }
 
 

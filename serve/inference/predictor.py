@@ -24,6 +24,7 @@ from xfeat.featurize.images.preprocess import Pixels, load_pixels, resize
 from xfeat.featurize.specs import require
 from xfeat.featurize.system.cores import cores
 from xfeat.serve.inference.batch_sizes import bucket_of, bucket_sizes, stack
+from xfeat.serve.inference.certificate import compare_with_certificate
 from xfeat.serve.inference.isolate import run_isolated
 from xfeat.serve.inference.results import Prediction, Result, SkippedImage
 
@@ -50,10 +51,12 @@ class Predictor:
         batch_size: most images per call of the network; the default depends on the device.
         pads_batches: whether batches are padded to a size that the device has been warmed up with.
         ood_threshold: an image with a higher score counts as out of distribution; or ``None``.
+        certificate: ``matches``, ``none`` (there is none beside the model), or ``differs`` (only if that is allowed).
     """
 
-    def __init__(self, model: ModelFile, batch_size: int | None = None) -> None:
+    def __init__(self, model: ModelFile, batch_size: int | None = None, certificate: str = "none") -> None:
         self.model = model
+        self.certificate = certificate
         self.path, self.metadata, self.device = model.path, model.metadata, model.device
         # Without the model's output there is nothing to compare with the threshold.
         self.ood_threshold = self.metadata.ood_threshold if OOD in model.known_outputs else None
@@ -72,12 +75,25 @@ class Predictor:
         *,
         batch_size: int | None = None,
         cuda_graphs: str = "auto",
+        allow_unverified: bool = False,
     ) -> Self:
-        """Open a model file; arguments and errors as for :func:`xfeat.export.model.file.open_model`.
+        """Open a model file and compare it with its certificate, if there is one beside it.
 
-        ``batch_size`` is the largest number of images per call of the network; the default depends on the device.
+        Args:
+            path: of the file; it and the other arguments as for :func:`xfeat.export.model.file.open_model`.
+            device: where it runs.
+            threads: on the CPU.
+            batch_size: most images per call of the network; the default depends on the device.
+            cuda_graphs: on a GPU.
+            allow_unverified: warn, instead of raising, if the certificate does not belong to the file.
+
+        Raises:
+            MismatchError: if the certificate does not belong to the file.
+            ModelError: if the model or its certificate cannot be read.
+            DeviceError: if the device is not available.
         """
-        return cls(open_model(path, threads, device=device, cuda_graphs=cuda_graphs), batch_size)
+        model = open_model(path, threads, device=device, cuda_graphs=cuda_graphs)
+        return cls(model, batch_size, compare_with_certificate(model, allow_unverified=allow_unverified))
 
     def predict_paths(
         self, paths: Iterable[str | os.PathLike[str]], *, progress: Progress | None = None

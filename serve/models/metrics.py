@@ -45,6 +45,9 @@ class ServerMetrics:
         self.batches = Histogram("xfeat_batch_images", "Images per batch", buckets=_BATCH_BUCKETS, registry=within)
         self._pending = Gauge("xfeat_queue_images", "Images accepted, without a result yet", ["model"], registry=within)
         self._model = Gauge("xfeat_model_info", "The loaded models", _MODEL_LABELS, registry=within)
+        self._verified = Gauge(
+            "xfeat_model_verified", "Whether the model file matches its certificate", ["model"], registry=within
+        )
         self.reloads = Counter("xfeat_reloads", "Reloads of model files", ["model", "result"], registry=within)
         self._model_labels: dict[str, tuple[str, ...]] = {}
         for cause in ("image", "model"):
@@ -62,6 +65,7 @@ class ServerMetrics:
         labels = (name, predictor.path.name, metadata.run, backbone, metadata.fingerprint, device)
         self._model_labels[name] = labels
         self._model.labels(*labels).set(1)
+        self._verified.labels(name).set(predictor.certificate == "matches")
         self._pending.labels(name).set_function(pending)
         for label in metadata.class_names:
             self.images.labels(name, label)
@@ -70,6 +74,7 @@ class ServerMetrics:
         """Stop reporting a model."""
         if name in self._model_labels:
             self._model.remove(*self._model_labels.pop(name))
+            self._verified.remove(name)
             self._pending.remove(name)
 
     def count(self, model: str, results: list[Result]) -> None:

@@ -4,6 +4,12 @@ import { percent, textElement } from "./cards.js";
 
 const $ = (id) => document.getElementById(id);
 
+const CERTIFICATES = {
+  matches: "matches the model file",
+  none: "none beside the model file",
+  differs: "does not match the model file: predictions may differ from what was checked",
+};
+
 export const counted = (number, what) => `${number} ${what}${number === 1 ? "" : "s"}`;
 const either = (names) => new Intl.ListFormat("en-GB", { type: "disjunction" }).format(names);
 
@@ -21,6 +27,7 @@ export function showModel(model, device) {
     ["Backbone", `${model.backbone}, ${model.input_size} × ${model.input_size}`],
     ["Test accuracy", accuracyOf(model)],
     ["Data audit", auditOf(model.audit)],
+    ["Certificate", CERTIFICATES[model.certificate] ?? "unknown"],
     ["Runs on", device],
     ["Decision", model.positive === null ? "the most probable class" : `${model.positive} at ${percent(model.threshold)} or more (the mark on its bar)`],
   ];

@@ -55,7 +55,7 @@ def test_json_output_is_exactly_the_documented_object(model, pictures, tiny):
     assert body["skipped"] == [
         {
             "path": str(pictures / "text.png"),
-            "reason": "not a JPEG, PNG, BMP, TIFF, WEBP, GIF, JPEG2000, PPM, AVIF image",
+            "reason": "text, not a JPEG, PNG, BMP, TIFF, WEBP, GIF, JPEG2000, PPM, AVIF image",
         }
     ]
     assert f"warning: skipped {pictures / 'text.png'}: not a JPEG" in done.stderr
