@@ -6,7 +6,7 @@ import codecs
 import re
 from contextlib import suppress
 
-from xfeat.featurize.images.dicom import is_dicom
+from xfeat.featurize.images.dicom_file import is_dicom
 
 HEAD_BYTES = 512
 """So many bytes decide."""
