@@ -17,11 +17,11 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from xfeat.serve.http.access.api_key import RequireKey
-from xfeat.serve.http.protocol.routes import protocol_routes
 from xfeat.serve.http.middleware import SECURITY_HEADERS, ObserveRequests
 from xfeat.serve.http.openapi import STOPPING, PredictBody, describe_key, errors
 from xfeat.serve.http.page_routes import site_routes
 from xfeat.serve.http.preview import preview_routes, preview_threads
+from xfeat.serve.http.protocol.routes import protocol_routes
 from xfeat.serve.http.request_log import LogWriter
 from xfeat.serve.http.service import Service
 from xfeat.serve.http.uploads import read_images, upload_body

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
@@ -13,7 +14,7 @@ from starlette.requests import Request
 from xfeat.serve.http.limits.bodies import BodyLimits, too_busy
 from xfeat.serve.http.request_log import log_fields
 from xfeat.serve.inference.predictor import ImageContent, Predictor
-from xfeat.serve.inference.results import Result
+from xfeat.serve.inference.results import Prediction, Result
 from xfeat.serve.models.batching import QueueFullError
 from xfeat.serve.models.registry import ModelRegistry, ServedModel
 
@@ -77,7 +78,12 @@ class Service:
             raise too_busy(self.spec, f"too busy: {full}") from full
         log_fields(request.scope).update(images=len(images), model=model.name)
         gathered: asyncio.Future[list[Result]] = asyncio.gather(*map(asyncio.wrap_future, futures))
-        results = await self.wait(request, gathered)
+        statistics, started, outcome = model.statistics, time.monotonic(), "fail"
+        try:
+            results = await self.wait(request, gathered)
+            outcome = "success" if any(isinstance(result, Prediction) for result in results) else "fail"
+        finally:
+            statistics.add(outcome, time.monotonic() - started)
         self.metrics.count(model.name, results)
         return predictor, results
 

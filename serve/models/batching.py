@@ -24,6 +24,7 @@ from xfeat.serve.inference.isolate import run_isolated
 from xfeat.serve.inference.predictor import ImageContent, Predictor
 from xfeat.serve.inference.results import Result, SkippedImage
 from xfeat.serve.models.metrics import ServerMetrics
+from xfeat.serve.models.statistics import ModelStatistics
 
 logger = logging.getLogger(__name__)
 
@@ -85,6 +86,7 @@ class Batcher:
         predictors: as given.
         pending: number of images that are accepted and have no result yet.
         closed: whether no more images are accepted.
+        statistics: counts and times.
     """
 
     def __init__(
@@ -98,6 +100,7 @@ class Batcher:
         self.predictors = predictors
         self.pending = 0
         self.closed = False
+        self.statistics = ModelStatistics()
         self._max_queue = max_queue
         self._max_batch = max_batch or predictors[0].batch_size
         self._batch_wait_s = batch_wait_s
@@ -160,7 +163,9 @@ class Batcher:
         try:
             if (content := image.take()) is not None:
                 image.content.append(self.predictors[0].decode(content))
-                self._metrics.stages["decode"].observe(time.monotonic() - started)
+                seconds = time.monotonic() - started
+                self._metrics.stages["decode"].observe(seconds)
+                self.statistics.add("compute_input", seconds)
         except ImageError as error:
             failure = SkippedImage(path=image.name, reason=error.what)
         except Exception as error:  # noqa: BLE001 - it is passed on to whoever waits for the future
@@ -214,9 +219,12 @@ class Batcher:
         heatmap = any(image.heatmap for image, _ in batch)
         results = predictor.infer([image.name for image, _ in batch], [pixels for _, pixels in batch], heatmap=heatmap)
         self._metrics.batches.observe(len(batch))
-        self._metrics.stages["infer"].observe(time.monotonic() - started)
+        seconds = time.monotonic() - started
+        self._metrics.stages["infer"].observe(seconds)
+        self.statistics.add_batch(len(batch), seconds)
         for image, _ in batch:
             self._metrics.stages["queue"].observe(started - image.submitted_s)
+            self.statistics.add("queue", started - image.submitted_s)
         return results
 
     def _finish(self, image: QueuedImage, outcome: Result | Exception | None) -> None:

@@ -9,11 +9,13 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 
+from xfeat.export.parity.certificate import certificate_path
 from xfeat.featurize.errors import ModelError, XfeatError
 from xfeat.serve.inference.predictor import ImageContent, Predictor
 from xfeat.serve.inference.results import Result
 from xfeat.serve.models.batching import Batcher
 from xfeat.serve.models.metrics import ServerMetrics
+from xfeat.serve.models.statistics import ModelStatistics
 from xfeat.serve.specs import ServeSpec
 
 logger = logging.getLogger(__name__)
@@ -23,8 +25,8 @@ _CORE_SUFFIX = ".core.onnx"
 
 # Opens a model file in one session, or in several that compute in parallel.
 Opener = Callable[[Path], Sequence[Predictor]]
-# Changes when a file is rewritten or replaced: inode, size, modification time.
-FileSignature = tuple[int, int, int] | None
+# Inode, size and modification time of a model file and of its certificate: they change when a file is replaced.
+FileSignature = tuple[tuple[int, int, int] | None, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +74,11 @@ class ServedModel:
     def pending(self) -> int:
         """Number of images that are accepted and have no result yet."""
         return sum(batcher.pending for batcher in self._batchers)
+
+    @property
+    def statistics(self) -> ModelStatistics:
+        """Counts and times of the current version."""
+        return self._batchers[0].statistics
 
     def submit(
         self, images: Sequence[tuple[str, ImageContent]], *, heatmap: bool = False
@@ -247,6 +254,10 @@ def model_files(source: Path) -> list[Path]:
 
 
 def _signature(path: Path) -> FileSignature:
+    return tuple(map(_state, (path, certificate_path(path))))
+
+
+def _state(path: Path) -> tuple[int, int, int] | None:
     try:
         state = path.stat()
     except OSError:

@@ -1,4 +1,4 @@
-"""Compressed request bodies: gzip and deflate, inflated in small pieces, so that their size is known before it is spent."""
+"""Compressed request bodies: gzip and deflate, inflated in small pieces, each of which is counted."""
 
 from __future__ import annotations
 

@@ -1,82 +1,44 @@
-"""Bodies of the Open Inference Protocol, as a schema and as arrays: JSON, and binary tensors after it.
+"""Requests of the Open Inference Protocol: JSON, and binary tensors after it.
 
 Source: https://github.com/open-inference/open-inference-protocol, specification/protocol/inference_rest.md, and the
-binary tensor data extension of Triton, docs/protocol/extension_binary_data.md.
+extensions of Triton for binary tensor data and classification, docs/protocol/extension_binary_data.md and
+extension_classification.md.
 """
 
 from __future__ import annotations
 
-import base64
-import binascii
 import itertools
-import json
 import math
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from starlette.exceptions import HTTPException
-from starlette.responses import Response
 
-from xfeat.export.model.interface import INPUT, Outputs
-from xfeat.serve.http.openapi import request_body
+from xfeat.export.model.interface import INPUT
+from xfeat.serve.http.protocol.json_body import LongValues, parse_json, read_base64, read_levels
+from xfeat.serve.http.protocol.schema import HEADER_LENGTH
 from xfeat.serve.inference.predictor import ImageContent
 
-HEADER_LENGTH = "Inference-Header-Content-Length"
 _LENGTH_BYTES = 4
+_MAX_AXES = 8
+_MAX_AXIS = 2**31 - 1
+_LAYOUT = "UINT8 pixels must have shape [N, H, W, 3]: whole numbers from 0 to 255, RGB"
 
 
-def _list_of(item: dict[str, Any], **limits: int) -> dict[str, Any]:
-    return {"type": "array", "items": item, "minItems": 1, **limits}
+@dataclass(frozen=True, kw_only=True)
+class WantedOutput:
+    """The form of an output.
 
+    Attributes:
+        binary: whether it is wanted as binary data.
+        classes: if more than 0, it is wanted as so many texts ``value:index:class``, the largest values first.
+    """
 
-def _object_with(required: list[str], **properties: dict[str, Any]) -> dict[str, Any]:
-    return {"type": "object", "required": required, "properties": properties}
-
-
-def _input_tensor(datatype: str, shape: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
-    return _object_with(
-        ["name", "shape", "datatype", "data"],
-        name={"type": "string", "enum": [INPUT]},
-        shape={"type": "array", **shape},
-        datatype={"type": "string", "enum": [datatype]},
-        parameters=_PARAMETERS,
-        data=data,
-    )
-
-
-_PARAMETERS = {"type": "object", "additionalProperties": {"type": ["string", "number", "boolean"]}}
-_SIDE = {"type": "integer", "minimum": 1}
-_LEVEL = {"type": "integer", "minimum": 0, "maximum": 255}
-_NESTED = _list_of(_list_of(_list_of(_list_of(_LEVEL, minItems=3, maxItems=3))))
-_PIXELS = _input_tensor(
-    "UINT8",
-    {"prefixItems": [_SIDE] * 3 + [{"type": "integer", "enum": [3]}], "minItems": 4, "maxItems": 4},
-    {"anyOf": [_list_of(_LEVEL), _NESTED]},
-)
-_FILES = _input_tensor(
-    "BYTES",
-    {"prefixItems": [_SIDE], "items": {"type": "integer", "enum": [1]}, "minItems": 1},
-    _list_of({"type": "string", "contentEncoding": "base64", "contentMediaType": "image/*"}),
-)
-_OUTPUT = _object_with(["name"], name={"type": "string", "enum": list(Outputs._fields)}, parameters=_PARAMETERS)
-INFER_BODY = request_body(
-    "application/json",
-    {
-        "schema": _object_with(
-            ["inputs"],
-            id={"type": ["string", "null"]},
-            parameters=_PARAMETERS,
-            inputs=_list_of({"oneOf": [_PIXELS, _FILES]}, maxItems=1),
-            outputs={"type": ["array", "null"], "items": _OUTPUT},
-        )
-    },
-    description="UINT8 pixels [N, H, W, 3] RGB of any size, or BYTES [N] image files (in JSON: base64). "
-    f"Binary tensors follow the JSON; its length is then in the header {HEADER_LENGTH}.",
-)
+    binary: bool
+    classes: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,13 +48,13 @@ class InferRequest:
     Attributes:
         id: to be returned in the response, or ``None``.
         images: contents of image files, or uint8 (H, W, 3) RGB.
-        outputs: requested outputs, and whether each is wanted as binary data; ``None`` for all outputs.
+        outputs: requested outputs and their forms; ``None`` for all outputs.
         binary: whether the outputs are wanted as binary data if ``outputs`` is ``None``.
     """
 
     id: str | None
     images: list[ImageContent]
-    outputs: dict[str, bool] | None
+    outputs: dict[str, WantedOutput] | None
     binary: bool
 
 
@@ -110,12 +72,12 @@ def split_body(body: bytes, header_length: str | None) -> tuple[bytes, bytes]:
         return body, b""
     if not re.fullmatch("[0-9]{1,15}", header_length) or int(header_length) > len(body):
         limit = f"a number up to {len(body)}, the size of the body"
-        raise HTTPException(400, f"{HEADER_LENGTH} must be {limit}, not {header_length}")
+        raise HTTPException(400, f"{HEADER_LENGTH} must be {limit}, not {header_length[:100]}")
     return body[: int(header_length)], body[int(header_length) :]
 
 
 def parse_request(header: bytes, tail: bytes, max_images: int) -> InferRequest:
-    """Parse a request.
+    """Parse a request. A field that is null counts as absent, as clients with typed objects write it.
 
     Args:
         header: JSON.
@@ -125,50 +87,21 @@ def parse_request(header: bytes, tail: bytes, max_images: int) -> InferRequest:
     Raises:
         HTTPException: 413 if it has more, 400 if it violates the protocol; the message says where.
     """
-    try:
-        request = _object(json.loads(header), "the request")
-    except (ValueError, RecursionError) as error:
-        raise HTTPException(400, f"not JSON: {error}") from error
+    parsed, long = parse_json(header)
+    request = _object(parsed, "the request")
     identifier = request.get("id")
-    if identifier is not None and not isinstance(identifier, str):
-        raise HTTPException(400, "id must be a string")
+    if identifier is not None and (not isinstance(identifier, str) or identifier in long):
+        raise HTTPException(400, "id must be a string of at most 64 KiB")
     inputs = request.get("inputs")
     if not isinstance(inputs, list) or len(inputs) != 1:
         raise HTTPException(400, f"inputs must be a list of one tensor, '{INPUT}'")
     binary = _parameters(request, "the request").get("binary_data_output") is True
     return InferRequest(
         id=identifier,
-        images=_parse_input(_object(inputs[0], "an input"), tail, max_images),
+        images=_parse_input(_object(inputs[0], "an input"), long, tail, max_images),
         outputs=_parse_outputs(request.get("outputs"), binary),
         binary=binary,
     )
-
-
-def build_response(
-    model: Mapping[str, Any], arrays: Mapping[str, NDArray[np.float32]], request: InferRequest
-) -> Response:
-    """Build a response: JSON, followed by binary tensors if any are wanted.
-
-    Args:
-        model: name and version of the model.
-        arrays: float32, by output name.
-        request: says which outputs are wanted as binary data.
-    """
-    outputs, tail = [], []
-    for name, array in arrays.items():
-        output: dict[str, Any] = {"name": name, "datatype": "FP32", "shape": list(array.shape)}
-        if request.binary if request.outputs is None else request.outputs[name]:
-            tail.append(np.ascontiguousarray(array, "<f4").tobytes())
-            output["parameters"] = {"binary_data_size": len(tail[-1])}
-        else:
-            output["data"] = [value if math.isfinite(value) else None for value in array.ravel().tolist()]
-        outputs.append(output)
-    identity = {} if request.id is None else {"id": request.id}
-    header = json.dumps({**model, **identity, "outputs": outputs}).encode()
-    if not tail:
-        return Response(header, media_type="application/json")
-    headers = {HEADER_LENGTH: str(len(header))}
-    return Response(b"".join([header, *tail]), headers=headers, media_type="application/octet-stream")
 
 
 def _object(value: Any, what: str) -> dict[str, Any]:
@@ -178,14 +111,17 @@ def _object(value: Any, what: str) -> dict[str, Any]:
 
 
 def _parameters(owner: dict[str, Any], what: str) -> dict[str, str | int | float | bool]:
-    parameters = _object(owner.get("parameters", {}), f"parameters of {what}")
+    given = owner.get("parameters")
+    parameters = {} if given is None else _object(given, f"parameters of {what}")
     for name, value in parameters.items():
-        if not isinstance(value, str | int | float | bool):
-            raise HTTPException(400, f"parameter {name!r} of {what} must be a string, a number or a boolean")
-    return parameters
+        if not isinstance(value, str | int | float | bool | None):
+            raise HTTPException(400, f"parameter {name[:100]!r} of {what} must be a string, a number or a boolean")
+        if name.startswith("shared_memory"):
+            raise HTTPException(400, "shared memory is not supported: send the tensors in the request")
+    return {name: value for name, value in parameters.items() if value is not None}
 
 
-def _parse_outputs(outputs: Any, binary: bool) -> dict[str, bool] | None:
+def _parse_outputs(outputs: Any, binary: bool) -> dict[str, WantedOutput] | None:
     if outputs is None or outputs == []:
         return None
     if not isinstance(outputs, list):
@@ -196,64 +132,60 @@ def _parse_outputs(outputs: Any, binary: bool) -> dict[str, bool] | None:
         parameters = _parameters(output, "an output")
         if not isinstance(name, str):
             raise HTTPException(400, "an output needs a name")
-        if "classification" in parameters:
-            raise HTTPException(400, "the classification extension is not supported: ask for probabilities")
-        wanted[name] = parameters.get("binary_data", binary) is True
+        classes = parameters.get("classification", 0)
+        if type(classes) is not int or not 0 <= classes <= _MAX_AXIS:
+            raise HTTPException(400, "parameter 'classification' of an output must be the number of classes to return")
+        wanted[name] = WantedOutput(binary=parameters.get("binary_data", binary) is True, classes=classes)
     return wanted
 
 
-def _parse_input(tensor: dict[str, Any], tail: bytes, max_images: int) -> list[ImageContent]:
+def _parse_input(tensor: dict[str, Any], long: LongValues, tail: bytes, max_images: int) -> list[ImageContent]:
     name, datatype, shape = (tensor.get(key) for key in ("name", "datatype", "shape"))
     if name != INPUT:
-        raise HTTPException(400, f"no input called {name!r}; this model has: {INPUT}")
-    if not isinstance(shape, list) or not all(type(axis) is int and axis > 0 for axis in shape):
-        raise HTTPException(400, "shape must be a list of positive integers")
+        raise HTTPException(400, f"no input called {_short(name)}; this model has: {INPUT}")
+    # The product of axes of thousands of digits takes seconds.
+    if not isinstance(shape, list) or not all(type(axis) is int and 0 < axis <= _MAX_AXIS for axis in shape):
+        raise HTTPException(400, "shape must be a list of positive integers below 2^31")
+    if len(shape) > _MAX_AXES:
+        raise HTTPException(400, f"shape must have at most {_MAX_AXES} axes, not {len(shape)}")
     if shape and shape[0] > max_images:
         raise HTTPException(413, f"more than {max_images} images in one request")
     size = _parameters(tensor, "an input").get("binary_data_size")
     if size is not None and (type(size) is not int or size != len(tail)):
-        raise HTTPException(400, f"binary_data_size is {size}, but {len(tail)} bytes follow the JSON")
+        raise HTTPException(400, f"binary_data_size is {_short(size)}, but {len(tail)} bytes follow the JSON")
     if size is None and tail:
         raise HTTPException(400, f"{len(tail)} bytes follow the JSON, but no tensor has binary_data_size")
     data = tail if size is not None else tensor.get("data")
     if datatype == "UINT8":
-        return list(_pixels(data, shape))
+        return list(_pixels(data, long, shape))
     if datatype == "BYTES":
-        return list(_files(data, shape))
-    raise HTTPException(400, f"datatype of '{INPUT}' must be UINT8 (pixels) or BYTES (image files), not {datatype!r}")
+        return list(_files(data, long, shape))
+    hint = f"; {_LAYOUT}" if datatype in ("FP32", "FP64", "FP16", "INT8", "INT32", "INT64") else ""
+    raise HTTPException(
+        400, f"datatype of '{INPUT}' must be UINT8 (pixels) or BYTES (image files), not {_short(datatype)}{hint}"
+    )
 
 
-def _pixels(data: Any, shape: list[int]) -> NDArray[np.uint8]:
+def _short(value: Any) -> str:
+    return repr(value)[:100] if not isinstance(value, int) or abs(value) < 10**20 else "a number of over 20 digits"
+
+
+def _pixels(data: Any, long: LongValues, shape: list[int]) -> NDArray[np.uint8]:
     if len(shape) != 4 or shape[3] != 3:
-        raise HTTPException(400, f"UINT8 pixels must have shape [N, H, W, 3], not {shape}")
-    array = np.frombuffer(data, np.uint8) if isinstance(data, bytes) else _from_numbers(data)
+        hint = "; transpose from [N, 3, H, W]" if len(shape) == 4 and shape[1] == 3 else ""
+        raise HTTPException(400, f"{_LAYOUT}, not shape {shape}{hint}")
+    array = np.frombuffer(data, np.uint8) if isinstance(data, bytes) else read_levels(data, long, shape)
     if array.size != math.prod(shape):
         raise HTTPException(400, f"shape {shape} has {math.prod(shape)} elements, but the data has {array.size}")
     return array.reshape(shape)
 
 
-def _from_numbers(data: Any) -> NDArray[np.uint8]:
-    try:
-        given = np.asarray(data if isinstance(data, list) else None)
-    except ValueError as error:
-        raise HTTPException(400, "data must be a list of numbers, flat or nested like the shape") from error
-    if given.dtype.kind not in "iu" or given.min() < 0 or given.max() > 255 or _has_booleans(data):
-        raise HTTPException(400, "data must be integers from 0 to 255")
-    return given.astype(np.uint8)
-
-
-def _has_booleans(data: list[Any]) -> bool:
-    """Return whether a regularly nested list holds true or false, which numpy would convert to 1 and 0."""
-    while isinstance(data[0], list):
-        data = list(itertools.chain.from_iterable(data))
-    return bool in set(map(type, data))
-
-
-def _files(data: Any, shape: list[int]) -> list[bytes]:
-    files = _split(data, math.prod(shape)) if isinstance(data, bytes) else _from_base64(data)
-    if len(files) != math.prod(shape) or shape[:1] != [len(files)]:
+def _files(data: Any, long: LongValues, shape: list[int]) -> list[bytes]:
+    number = math.prod(shape)
+    files = _split(data, number) if isinstance(data, bytes) else _texts(data)
+    if len(files) != number or shape[:1] != [number]:
         raise HTTPException(400, f"shape must be [{len(files)}], the number of image files, not {shape}")
-    return files
+    return [file if isinstance(file, bytes) else read_base64(file, long) for file in files]
 
 
 def _split(data: bytes, expected: int) -> list[bytes]:
@@ -269,10 +201,11 @@ def _split(data: bytes, expected: int) -> list[bytes]:
     return files
 
 
-def _from_base64(data: Any) -> list[bytes]:
-    if not isinstance(data, list) or not all(isinstance(text, str) for text in data):
+def _texts(data: Any) -> list[str]:
+    """Return the strings of a list, flat or nested, or of one string."""
+    texts = [data] if isinstance(data, str) else data
+    while isinstance(texts, list) and texts and all(isinstance(each, list) for each in texts):
+        texts = list(itertools.chain.from_iterable(texts))
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
         raise HTTPException(400, "BYTES data in JSON must be a list of strings: image files in base64")
-    try:
-        return [base64.b64decode(text, validate=True) for text in data]
-    except (binascii.Error, ValueError) as error:
-        raise HTTPException(400, f"BYTES data in JSON must be base64: {error}") from error
+    return texts

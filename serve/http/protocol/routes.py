@@ -1,6 +1,7 @@
-"""Open Inference Protocol, version 2: health, model description, inference.
+"""Open Inference Protocol, version 2: health, model description, inference, and extensions that Triton's clients use.
 
-Source: https://github.com/open-inference/open-inference-protocol, specification/protocol/inference_rest.md
+Source: https://github.com/open-inference/open-inference-protocol, specification/protocol/inference_rest.md; Triton,
+docs/protocol/extension_model_configuration.md, extension_statistics.md and extension_model_repository.md.
 """
 
 from __future__ import annotations
@@ -16,17 +17,21 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from xfeat.export.model.interface import INPUT, Outputs
 from xfeat.serve.http.openapi import STOPPING, ModelBody, errors
+from xfeat.serve.http.protocol.describe import VERSION, describe_config, describe_model, describe_outputs
+from xfeat.serve.http.protocol.requests import parse_request, split_body
+from xfeat.serve.http.protocol.responses import build_response, check_outputs
+from xfeat.serve.http.protocol.schema import HEADER_LENGTH, INFER_BODY, path_parameters
 from xfeat.serve.http.service import Service
-from xfeat.serve.http.protocol.requests import HEADER_LENGTH, INFER_BODY, build_response, parse_request, split_body
-from xfeat.serve.inference.predictor import Predictor
 from xfeat.serve.inference.results import Prediction, Result, split_results
 from xfeat.serve.models.registry import ServedModel
 
-_VERSION = "1"
-# Smaller requests are parsed faster than they are handed to a thread.
+_EXTENSIONS = ["binary_tensor_data", "classification", "model_configuration", "statistics"]
+# Smaller requests and responses are handled faster than they are handed to a thread.
 _SMALL_JSON_BYTES = 1 << 14
+_SMALL_OUTPUT_BYTES = 1 << 14
+# A page of another site can send these without being asked by the browser whether it may, so they cannot mean JSON.
+_FORM_TYPES = {"application/x-www-form-urlencoded", "multipart/form-data", "text/plain"}
 _INFER_RESPONSES = {
     200: {
         "description": "Tensors, in the JSON or after it",
@@ -34,7 +39,10 @@ _INFER_RESPONSES = {
     },
     **errors(
         *(400, 404, 408, 413, 503, 504),
-        special={415: "Neither JSON nor binary tensors, or compressed in an unknown way", 500: "The model failed on an image"},
+        special={
+            415: "Neither JSON nor binary tensors, or compressed in an unknown way",
+            500: "The model failed on an image",
+        },
     ),
 }
 
@@ -42,14 +50,13 @@ _INFER_RESPONSES = {
 def protocol_routes(service: Service) -> APIRouter:
     """Return the routes below ``/v2``."""
     router = APIRouter(prefix="/v2", tags=["Open Inference Protocol"])
-
     # The version is optional in every path; there is only one.
     for address in ("/models/{name}", "/models/{name}/versions/{number}"):
         _add_model_routes(router, service, address)
 
     @router.get("", summary="Name and version of the server")
     async def server() -> dict[str, Any]:
-        return {"name": "xfeat", "version": version("xfeat-onnx"), "extensions": ["binary_tensor_data"]}
+        return {"name": "xfeat", "version": version("xfeat-onnx"), "extensions": _EXTENSIONS}
 
     @router.get("/health/live", summary="Whether the server is running")
     async def live() -> dict[str, bool]:
@@ -59,17 +66,22 @@ def protocol_routes(service: Service) -> APIRouter:
     async def ready() -> JSONResponse:
         return JSONResponse({"ready": service.ready}, 200 if service.ready else 503)
 
+    @router.post("/repository/index", summary="Names and states of the models")
+    async def index() -> list[dict[str, str]]:
+        state, reason = ("READY", "") if service.ready else ("UNAVAILABLE", "the server is stopping")
+        return [{"name": name, "version": VERSION, "state": state, "reason": reason} for name in service.models]
+
     return router
 
 
 def _add_model_routes(router: APIRouter, service: Service, address: str) -> None:
     def find(request: Request) -> ServedModel:
         model = service.find(request.path_params["name"])
-        if request.path_params.get("number", _VERSION) != _VERSION:
-            raise HTTPException(404, f"the only version of {model.name} is {_VERSION}")
+        if request.path_params.get("number", VERSION) != VERSION:
+            raise HTTPException(404, f"the only version of {model.name} is {VERSION}")
         return model
 
-    where = {"parameters": _path_parameters(address, service.models.default.name)}
+    where = {"parameters": path_parameters(address, service.models.default.name)}
 
     @router.post(
         f"{address}/infer",
@@ -89,7 +101,10 @@ def _add_model_routes(router: APIRouter, service: Service, address: str) -> None
         openapi_extra=where,
     )
     async def model(request: Request) -> dict[str, Any]:
-        return _describe(find(request))
+        # The address of the statistics of all models has the form of a model's.
+        if request.path_params == {"name": "stats"} and "stats" not in service.models:
+            return _statistics(*service.models.values())
+        return describe_model(find(request))
 
     @router.get(
         f"{address}/ready",
@@ -100,29 +115,43 @@ def _add_model_routes(router: APIRouter, service: Service, address: str) -> None
     async def model_ready(request: Request) -> JSONResponse:
         return JSONResponse({"name": find(request).name, "ready": service.ready}, 200 if service.ready else 503)
 
+    @router.get(
+        f"{address}/config", summary="Configuration as Triton has it", responses=errors(404), openapi_extra=where
+    )
+    async def config(request: Request) -> dict[str, Any]:
+        return describe_config(find(request), service.spec.max_files)
+
+    @router.get(f"{address}/stats", summary="Counts and times", responses=errors(404), openapi_extra=where)
+    async def stats(request: Request) -> dict[str, Any]:
+        return _statistics(find(request))
+
+
+def _statistics(*models: ServedModel) -> dict[str, Any]:
+    return {"model_stats": [{"name": model.name, "version": VERSION, **model.statistics.to_dict()} for model in models]}
+
 
 async def _infer(service: Service, model: ServedModel, request: Request) -> Response:
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind in _FORM_TYPES:
+        raise HTTPException(415, f"Content-Type must be application/json or application/octet-stream, not {kind}")
     with service.body_limits.admit(request) as body:
         header, tail = split_body(await body.read(), request.headers.get(HEADER_LENGTH))
         if len(header) > _SMALL_JSON_BYTES:  # this takes a while; other requests must not wait for it
             wanted = await run_in_threadpool(parse_request, header, tail, service.spec.max_files)
         else:
             wanted = parse_request(header, tail, service.spec.max_files)
-        available = _outputs_of(model.predictor)
-        if unknown := sorted(set(wanted.outputs or ()) - set(available)):
-            has = ", ".join(sorted(available))
-            raise HTTPException(400, f"no output called {unknown[0]!r}; this model has: {has}")
+        check_outputs(wanted.outputs or {}, describe_outputs(model.predictor))
         heatmap = wanted.outputs is None or "heatmap" in wanted.outputs
         images = [(f"image {number}", image) for number, image in enumerate(wanted.images)]
         predictor, results = await service.predict(request, model, images, heatmap=heatmap)
-    names = _outputs_of(predictor) if wanted.outputs is None else wanted.outputs
+    names = describe_outputs(predictor) if wanted.outputs is None else wanted.outputs
     predictions = _require_all(results)
     arrays = {output: _array(output, predictions) for output in names}
-    return build_response({"model_name": model.name, "model_version": _VERSION}, arrays, wanted)
-
-
-def _outputs_of(predictor: Predictor) -> list[str]:
-    return [name for name in Outputs._fields if name in predictor.model.known_outputs]
+    identity = {"model_name": model.name, "model_version": VERSION}
+    classes = predictor.metadata.class_names
+    if sum(array.nbytes for array in arrays.values()) > _SMALL_OUTPUT_BYTES:
+        return await run_in_threadpool(build_response, identity, arrays, wanted, classes)
+    return build_response(identity, arrays, wanted, classes)
 
 
 def _require_all(results: list[Result]) -> list[Prediction]:
@@ -140,25 +169,3 @@ def _array(name: str, predictions: list[Prediction]) -> NDArray[np.float32]:
     if name == "ood":
         return np.array([np.nan if each.ood is None else each.ood for each in predictions], np.float32)
     return np.stack([getattr(each, name) for each in predictions])
-
-
-def _describe(model: ServedModel) -> dict[str, Any]:
-    predictor = model.predictor
-    outputs = {tensor.name: tensor for tensor in predictor.model.outputs}
-    return {
-        "name": model.name,
-        "versions": [_VERSION],
-        "platform": "onnxruntime_onnx",
-        # Images may have any size, whatever the graph's input: the server resizes them like files.
-        "inputs": [{"name": INPUT, "datatype": "UINT8", "shape": [-1, -1, -1, 3]}],
-        "outputs": [
-            {"name": output, "datatype": "FP32", "shape": list(outputs[output].shape)}
-            for output in _outputs_of(predictor)
-        ],
-    }
-
-
-def _path_parameters(address: str, model: str) -> list[dict[str, Any]]:
-    name = {"name": "name", "in": "path", "required": True, "schema": {"type": "string"}, "example": model}
-    number = {"name": "number", "in": "path", "required": True, "schema": {"type": "string", "enum": [_VERSION]}}
-    return [name, number] if "{number}" in address else [name]

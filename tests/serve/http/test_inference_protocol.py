@@ -136,10 +136,11 @@ GOOD = tensor(pixels_of(COLOURS[:1], side=2))
         ({"inputs": [{**GOOD, "shape": [1, 2, 2]}]}, 400, "shape"),
         ({"inputs": [{**GOOD, "shape": [1, 2, 2, 4]}]}, 400, "shape"),
         ({"inputs": [{**GOOD, "shape": [0, 2, 2, 3]}]}, 400, "shape"),
-        ({"inputs": [{**GOOD, "shape": [1, 2**70, 2, 3]}]}, 400, "elements"),
+        ({"inputs": [{**GOOD, "shape": [1, 2**70, 2, 3]}]}, 400, "shape"),
         ({"inputs": [{**GOOD, "shape": [1, True, 2, 3]}]}, 400, "shape"),
-        ({"inputs": [{**GOOD, "data": [1, 2]}]}, 400, "elements"),
-        ({"inputs": [{**GOOD, "data": [[1], [2, 3]]}]}, 400, "numbers"),
+        ({"inputs": [{**GOOD, "shape": [1] * 9}]}, 400, "8 axes"),
+        ({"inputs": [{**GOOD, "data": [1, 2]}]}, 400, "12 integers"),
+        ({"inputs": [{**GOOD, "data": [[1], [2, 3]]}]}, 400, "integers"),
         ({"inputs": [{**GOOD, "data": [256] * 12}]}, 400, "0 to 255"),
         ({"inputs": [{**GOOD, "data": [10**30] * 12}]}, 400, "0 to 255"),
         ({"inputs": [{**GOOD, "data": [0.5] * 12}]}, 400, "0 to 255"),
@@ -147,7 +148,7 @@ GOOD = tensor(pixels_of(COLOURS[:1], side=2))
         ({"inputs": [{**GOOD, "data": None}]}, 400, "0 to 255"),
         ({"inputs": [{**GOOD, "shape": [1, 1, 1, 3], "data": 0}]}, 400, "0 to 255"),
         ({"inputs": [{**GOOD, "shape": [1, 1, 1, 3], "data": [[[[True, 0, 0]]]]}]}, 400, "0 to 255"),
-        ({"inputs": [GOOD], "parameters": {"a": None}}, 400, "parameter 'a'"),
+        ({"inputs": [GOOD], "parameters": {"a": []}}, 400, "parameter 'a'"),
         ({"inputs": [{**GOOD, "parameters": {"a": {}}}]}, 400, "parameter 'a'"),
         ({"inputs": [GOOD], "outputs": [{"name": "logits", "parameters": {"a": []}}]}, 400, "parameter 'a'"),
         ({"inputs": [{**GOOD, "parameters": {"binary_data_size": 12}}]}, 400, "binary_data_size"),
@@ -157,11 +158,17 @@ GOOD = tensor(pixels_of(COLOURS[:1], side=2))
         ({"inputs": [GOOD], "outputs": [{"name": "heatmap"}]}, 400, "no output called 'heatmap'"),
         ({"inputs": [GOOD], "outputs": {}}, 400, "outputs"),
         ({"inputs": [GOOD], "outputs": [{}]}, 400, "name"),
-        (
-            {"inputs": [GOOD], "outputs": [{"name": "logits", "parameters": {"classification": 2}}]},
-            400,
-            "classification",
+        *(
+            (
+                {"inputs": [GOOD], "outputs": [{"name": "logits", "parameters": {"classification": wrong}}]},
+                400,
+                "number",
+            )
+            for bad in (-1, 1.5, "2", True, 2**40)
         ),
+        ({"inputs": [{**GOOD, "parameters": {"shared_memory_region": "a"}}]}, 400, "shared memory"),
+        ({"inputs": [{**GOOD, "shape": [1, 3, 2, 2]}]}, 400, "transpose"),
+        ({"inputs": [{**GOOD, "datatype": "FP32"}]}, 400, "0 to 255"),
         ({"inputs": [tensor(pixels_of([(1, 2, 3)] * 65, side=1))]}, 413, "64 images"),
         ({"inputs": [{"name": "image", "datatype": "UINT8", "shape": [65, 9, 9, 3], "data": []}]}, 413, "64 images"),
     ],
@@ -222,7 +229,7 @@ def test_the_synchronous_client_of_triton_works_unmodified(triton, whole, serve_
         assert client.is_server_ready()
         assert client.is_model_ready("model")
         assert not client.is_model_ready("other")
-        assert client.get_server_metadata()["extensions"] == ["binary_tensor_data"]
+        assert client.get_server_metadata()["extensions"][:2] == ["binary_tensor_data", "classification"]
         assert [each["name"] for each in client.get_model_metadata("model")["inputs"]] == ["image"]
         array = pixels_of(COLOURS)
         expected = [tiny.reference(colour) for colour in COLOURS]
