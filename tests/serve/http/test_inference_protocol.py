@@ -160,7 +160,7 @@ GOOD = tensor(pixels_of(COLOURS[:1], side=2))
         ({"inputs": [GOOD], "outputs": [{}]}, 400, "name"),
         *(
             (
-                {"inputs": [GOOD], "outputs": [{"name": "logits", "parameters": {"classification": wrong}}]},
+                {"inputs": [GOOD], "outputs": [{"name": "logits", "parameters": {"classification": bad}}]},
                 400,
                 "number",
             )
