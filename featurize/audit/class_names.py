@@ -37,8 +37,8 @@ def name_findings(cache: FeatureCache) -> Iterator[Finding]:
             kind="classes.sources",
             severity=WARNING,
             title=f"Does each class come from a source of its own? {_count(sources)} named after one",
-            meaning="Then the network can learn to tell hospitals, devices or collections apart in place of findings, and "
-            "no split of this data set shows it.",
+            meaning="Then the network can learn to tell hospitals, devices or collections apart in place of findings, "
+            "and no split of this data set shows it.",
             fix="if so, make the findings the classes, take images of every class from every source, and test on "
             "another source with xhead eval; if these are findings, nothing needs to be done",
             lines=[f"{readable(name)}: {readable(folder)}" for name, folder in sources.items()],

@@ -180,7 +180,7 @@ def _read_folders(root: Path, source: ImageSource, layout: str | None) -> tuple[
     files = (name for name in source.names() if not name.endswith(GROUPS_FILE))
     names, left_out = choose_images(files, source.head)
     structure = read_structure(root, names, layout)
-    for note in structure.notes:
+    for note in (*source.doubts, *structure.notes):
         logger.warning("%s", note)
     dataset = Dataset.of(root, [(image.path, image.label, _SPLIT_CODES[image.split], "") for image in structure.images])
     counted = count_left_out(left_out + structure.left_out)

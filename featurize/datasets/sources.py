@@ -7,11 +7,12 @@ import errno
 import logging
 import lzma
 import os
+import re
 import stat
 import time
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path, PureWindowsPath
 from typing import NamedTuple
@@ -29,6 +30,8 @@ _SETTLED_NS = 2_000_000_000
 # Reproducible archives date everything 1970; 0 has another meaning here.
 _EPOCH = 1
 _ENCRYPTED, _UTF8_NAME = 0x1, 0x800
+# Lines for drawing boxes, and Greek and mathematical signs: half of CP437, and in names a sign of another encoding.
+_NO_NAME_IN_CP437 = re.compile("[\u0370-\u03ff\u2200-\u25ff]")
 _BROKEN = (OSError, RuntimeError, EOFError, ValueError, zipfile.BadZipFile, zlib.error, lzma.LZMAError)
 
 logger = logging.getLogger(__name__)
@@ -51,6 +54,8 @@ class FileState(NamedTuple):
 
 class FolderSource:
     """Files below a folder."""
+
+    doubts: Sequence[str] = ()
 
     def __init__(self, root: Path) -> None:
         self._root = str(root)
@@ -166,6 +171,9 @@ def _settled(found: os.stat_result) -> bool:
 class ZipSource:
     """Members of a zip archive. Nothing is unpacked: names such as ``../x`` reach no file.
 
+    Attributes:
+        doubts: what the user should know of how names were read.
+
     Raises:
         DataError: if the file is not a zip archive.
     """
@@ -182,7 +190,8 @@ class ZipSource:
                 fix="check the file: its end may be missing",
             ) from error
         members = [info for info in self._archive.infolist() if not info.is_dir()]
-        self._members = dict(zip(_member_names(members), members, strict=True))
+        names, self.doubts = _member_names(members)
+        self._members = dict(zip(names, members, strict=True))
 
     def names(self) -> Iterator[str]:
         """Yield the members that are files."""
@@ -256,19 +265,24 @@ def open_source(root: Path, *, broken_ok: bool = False) -> ImageSource:
         return FolderSource(root)
 
 
-def _member_names(members: list[zipfile.ZipInfo]) -> list[str]:
-    """Return relative names with forward slashes, decoded as the program that wrote them meant them."""
+def _member_names(members: list[zipfile.ZipInfo]) -> tuple[list[str], list[str]]:
+    """Return relative names with forward slashes, decoded as the program that wrote them meant them, and doubts."""
     names = [info.filename for info in members]
-    # Without the flag zipfile decodes as CP437; macOS writes UTF-8 nevertheless, and Windows in China GB 2312.
+    # Without the flag zipfile decodes as CP437; macOS writes UTF-8 nevertheless, and Windows in China GB 2312 or GBK.
     unmarked = [n for n, info in enumerate(members) if not info.flag_bits & _UTF8_NAME and not names[n].isascii()]
-    for encoding in ("utf-8", "gb2312"):
+    strange = [n for n in unmarked if _NO_NAME_IN_CP437.search(names[n])]
+    chosen = "CP437"
+    for encoding in ("UTF-8", "GB2312", *["GBK"] * bool(strange)):
         with suppress(UnicodeError):
             decoded = [names[n].encode("cp437").decode(encoding) for n in unmarked]
             for n, name in zip(unmarked, decoded, strict=True):
                 names[n] = name
+            chosen = encoding
             break
+    doubt = f"the archive does not say how its names are encoded; they are read as {chosen}, such as "
+    doubts = [doubt + names[strange[0]]] if strange and chosen in ("CP437", "GBK") else []
     paths = [PureWindowsPath(name) for name in names]  # knows both slashes, and drives
-    return ["/".join(part for part in path.relative_to(path.anchor).parts if part != ".") for path in paths]
+    return ["/".join(part for part in path.relative_to(path.anchor).parts if part != ".") for path in paths], doubts
 
 
 def _member_state(info: zipfile.ZipInfo) -> FileState:

@@ -206,9 +206,29 @@ def test_names_in_archives_of_other_programs(tmp_path: Path, kind: str) -> None:
 
 @pytest.mark.parametrize(
     ("encoding", "classes"),
-    [("gbk", ("狗", "猫")), ("utf-8", ("狗", "猫")), ("utf-8", ("Brot", "Käse")), ("cp437", ("Käse", "niño"))],
+    [
+        ("gbk", ("狗", "猫")),
+        ("gbk", ("陰性", "陽性")),  # not in GB 2312
+        ("utf-8", ("狗", "猫")),
+        ("utf-8", ("Brot", "Käse")),
+        ("cp437", ("Käse", "niño")),
+    ],
 )
 def test_names_without_the_flag_for_utf_8(tmp_path: Path, encoding: str, classes: tuple[str, str]) -> None:
+    assert open_dataset(unmarked(tmp_path, encoding, classes)).class_names == classes
+
+
+def test_names_in_an_archive_that_are_in_doubt_are_shown(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    open_dataset(unmarked(tmp_path, "gbk", ("猫", "狗")))
+    assert "encoded" not in caplog.text
+    open_dataset(unmarked(tmp_path, "gbk", ("陰性", "陽性")))
+    assert "does not say how its names are encoded; they are read as GBK, such as 陰性/1.png" in caplog.text
+    open_dataset(unmarked(tmp_path, "cp866", ("кот", "пёс")))
+    assert "they are read as CP437" in caplog.text
+
+
+def unmarked(tmp_path: Path, encoding: str, classes: tuple[str, str]) -> Path:
+    """Write an archive whose names are in an encoding that it does not state."""
     data = tmp_path / "data.zip"
     contents = [f"{name}/1.png".encode(encoding) for name in classes]
     places = [letter * len(content) for letter, content in zip("xy", contents, strict=True)]
@@ -219,7 +239,7 @@ def test_names_without_the_flag_for_utf_8(tmp_path: Path, encoding: str, classes
     for place, content in zip(places, contents, strict=True):
         written = written.replace(place.encode(), content)
     data.write_bytes(written)
-    assert open_dataset(data).class_names == classes
+    return data
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
