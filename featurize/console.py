@@ -22,6 +22,7 @@ from typing import Any, TypeVar
 import click
 
 from xfeat.featurize.errors import Interrupted, SpecError, XfeatError
+from xfeat.featurize.system.atomic import no_temporary_folder
 from xfeat.featurize.system.decoder_warnings import ignore_decoder_warnings
 from xfeat.featurize.system.stop_signals import EXIT_INTERRUPTED, stop_on_signals
 from xfeat.featurize.system.streams import discard_stdout, prepare_streams
@@ -81,6 +82,10 @@ class Commands(click.Group):
         except XfeatError as problem:
             usage = isinstance(problem, SpecError) and problem.file is None
             _print_and_exit(f"error: {problem}", EXIT_USAGE if usage else EXIT_PROBLEM)
+        except FileNotFoundError as problem:
+            if (no_folder := no_temporary_folder(problem)) is None:
+                raise
+            _print_and_exit(f"error: {no_folder}", EXIT_PROBLEM)
         except ModuleNotFoundError as problem:
             _print_and_exit(
                 f"error: {problem.name} is not installed\n  fix:      pip install 'xfeat-onnx[all]'", EXIT_PROBLEM

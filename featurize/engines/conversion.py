@@ -14,6 +14,7 @@ from xfeat.featurize.backbones.network import FeatureNetwork, load_backbone
 from xfeat.featurize.backbones.weights import Weights
 from xfeat.featurize.specs import FeatureSpec
 from xfeat.featurize.system.atomic import ELSEWHERE, replacing
+from xfeat.featurize.system.user_cache import temporary_folder
 
 OPSET = 18
 
@@ -45,7 +46,8 @@ def to_onnx(
     level = exporter_log.level
     exporter_log.setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings():
+        # Without a place for temporary files, the exporter fails with an error about something else.
+        with temporary_folder(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the exporter warns of its own deprecated internals
             program = torch.onnx.export(
                 module,

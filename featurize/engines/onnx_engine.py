@@ -68,7 +68,7 @@ def graph_file(spec: FeatureSpec, weights: Weights) -> Path:
     digest = hashlib.sha256(recipe.encode()).hexdigest()[:16]
     path = cache_file(f"{spec.backbone}-{spec.preprocess.size}-{digest}.onnx")
     if not path.is_file():
-        logger.info("converting %s to ONNX, once: it is kept in %s", spec.backbone, path.parent)
+        logger.info("converting %s to ONNX, in %s", spec.backbone, path.parent)
         from xfeat.featurize.engines.conversion import convert_feature_network
 
         convert_feature_network(spec, weights, path)

@@ -76,8 +76,18 @@ def remove_unfinished() -> None:
 
 def output_error(path: Path, error: OSError, *, elsewhere: str = ELSEWHERE) -> OutputError:
     """Return an error that says why ``path`` cannot be written; ``elsewhere`` says how to choose another path."""
+    if (problem := no_temporary_folder(error)) is not None:
+        return problem
     reason, fix = _REASONS.get(error.errno or 0, (error.strerror or str(error), "{elsewhere}"))
     return OutputError(f"cannot be written: {reason}", path=path, fix=fix.format(elsewhere=elsewhere))
+
+
+def no_temporary_folder(error: OSError) -> OutputError | None:
+    """Return what to report if an error is Python's, that it finds no folder for temporary files; else ``None``."""
+    if error.errno != errno.ENOENT or "temporary directory" not in str(error.strerror):
+        return None
+    fix = "set TMPDIR to a folder that can be written"
+    return OutputError("no folder for temporary files can be written", found=error.strerror, fix=fix)
 
 
 def replace(source: Path, target: Path) -> None:

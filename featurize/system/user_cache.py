@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 
 from xfeat.featurize.errors import OutputError
+from xfeat.featurize.system.atomic import output_error
 
 logger = logging.getLogger(__name__)
 
@@ -56,11 +57,7 @@ def temporary_folder() -> tempfile.TemporaryDirectory[str]:
     try:
         return tempfile.TemporaryDirectory(prefix="xfeat-", ignore_cleanup_errors=True)
     except OSError as error:
-        raise OutputError(
-            "no folder for temporary files can be written",
-            found=error.strerror or str(error),
-            fix="set TMPDIR to a folder that can be written",
-        ) from error
+        raise output_error(Path(tempfile.tempdir or "/tmp"), error, elsewhere="set TMPDIR to another folder") from error
 
 
 def _is_writable(folder: Path) -> bool:

@@ -8,14 +8,23 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import matplotlib
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
+from xfeat.featurize.errors import OutputError
 from xfeat.head.training.history import EpochRecord
+
+try:
+    import matplotlib
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+except OSError as error:
+    raise OutputError(
+        "matplotlib needs a folder that can be written",
+        found=str(error),
+        fix="set MPLCONFIGDIR or TMPDIR to a folder that can be written",
+    ) from error
 
 # The palette of Okabe and Ito, whose colours are distinguishable with any kind of colour vision.
 # Source: https://jfly.uni-koeln.de/color/

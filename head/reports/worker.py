@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any, ParamSpec, TypeVar
 
-from xfeat.featurize.errors import WorkerError
+from xfeat.featurize.errors import OutputError, WorkerError
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -39,6 +39,7 @@ class Worker:
             [sys.executable, "-m", __name__, *modules],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
+            start_new_session=True,  # Ctrl-C reaches all processes of a terminal; this one ends when its pipe is closed
             env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
         )
 
@@ -85,12 +86,10 @@ def _send(pipe: IO[bytes], message: Any) -> None:
 
 
 def _serve(modules: list[str]) -> None:
-    # Ctrl-C reaches the whole process group; the main process handles it and closes the pipe.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     calls, answers = sys.stdin.buffer, os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     sys.stdout = sys.stderr  # output of libraries must not mix with the results
     for module in modules:
-        with contextlib.suppress(ImportError):  # the call that needs it reports this
+        with contextlib.suppress(ImportError, OutputError):  # the call that needs it reports this
             importlib.import_module(module)
     while True:
         try:
