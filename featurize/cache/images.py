@@ -27,21 +27,33 @@ def search_images(columns: Columns, places: Sequence[StoredPath]) -> Search:
     named = {place for stored in places for place in stored.named()}
 
     def refusal(root: Path) -> str:
-        if not similar(root):
-            return "neither a folder nor a zip archive"
-        source = open_source(root, broken_ok=True)
-        if root in named:
-            found = any(_is_unchanged(source, columns, row) for row in _sample_first(len(columns.path)))
-            return "" if found else "none of the images there is unchanged"
-        checked = [_is_unchanged(source, columns, row) for row in _sample(len(columns.path))]
-        if False in checked:
-            return "other images"
-        return "" if 2 * checked.count(True) >= len(checked) else "without most of the images"
+        return other_images(columns, root) if root in named else _too_few_images(columns, root)
 
-    def similar(path: Path) -> bool:
-        return path.is_dir() or path.suffix.lower() == ".zip"
+    return find_stored(places, refusal, similar=_may_hold_images)
 
-    return find_stored(places, refusal, similar=similar)
+
+def other_images(columns: Columns, root: Path) -> str:
+    """Return why a folder or archive is not that of a cache: it has none of its images. Nothing if it has one."""
+    if not _may_hold_images(root):
+        return "neither a folder nor a zip archive"
+    source = open_source(root, broken_ok=True)
+    if any(_is_unchanged(source, columns, row) for row in _sample_first(len(columns.path))):
+        return ""
+    return "none of the images, or all have another content"
+
+
+def _too_few_images(columns: Columns, root: Path) -> str:
+    if not _may_hold_images(root):
+        return "neither a folder nor a zip archive"
+    source = open_source(root, broken_ok=True)
+    checked = [_is_unchanged(source, columns, row) for row in _sample(len(columns.path))]
+    if False in checked:
+        return "images with another content"
+    return "" if 2 * checked.count(True) >= len(checked) else "most of the images are not there"
+
+
+def _may_hold_images(path: Path) -> bool:
+    return path.is_dir() or (path.is_file() and path.suffix.lower() == ".zip")
 
 
 def _is_unchanged(source: ImageSource, columns: Columns, row: int) -> bool | None:

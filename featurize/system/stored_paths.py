@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path, PurePath, PurePosixPath, PureWindowsPath
 
-# A run lies two folders below its project. Folders above are not listed: they may be a home or a whole disk.
-_FOLDERS_LISTED = 3
+# Folders further above may be a home or a whole disk, and are not listed.
+_MOST_ABOVE = 2
 _MOST_LISTED, _MOST_SHOWN = 10_000, 8
 
 Refusal = Callable[[Path], str]
@@ -66,11 +66,13 @@ class StoredPath:
         folder: of the file.
         written_in: absolute folder of the file when it was written; empty if that is not known, or for a path that is
             stored as an absolute one.
+        above: how many folders above the file its project is, where ``written_in`` is not known.
     """
 
     now: str
     folder: Path
     written_in: str = ""
+    above: int = 0
 
     @property
     def original(self) -> str:
@@ -106,14 +108,17 @@ class StoredPath:
                     yield from (folder.joinpath(*parts[first:]) for first in range(len(parts)))
 
     def listed(self) -> Iterator[Path]:
-        """Yield what is in the folder of the file and the two above it, and then what is in folders there."""
+        """Yield what is in the project, and what is in folders there.
+
+        The project is the folder that the file and what it names had in common.
+        """
+        above = self._relative.split("/").count("..") if self.written_in else self.above
         start = self._folders[0]
-        folders = [each for each in (start, *start.parents)[:_FOLDERS_LISTED] if each != Path(each.anchor)]
-        for folder in folders:
-            inside = _content(folder)
-            yield from inside
-            for each in inside:
-                yield from _content(each)
+        project = (start, *start.parents)[min(above, _MOST_ABOVE, len(start.parents))]
+        inside = _content(project) if project != Path(project.anchor) else []
+        yield from inside
+        for each in inside:
+            yield from _content(each)
 
 
 @dataclass(frozen=True)
@@ -132,9 +137,8 @@ class Search:
 
     @property
     def report(self) -> str:
-        """Where was looked: a line per place, at most eight of them."""
-        more = len(self.looked) - _MOST_SHOWN
-        return "\n".join([*self.looked[:_MOST_SHOWN], *([f"and {more} more places"] if more > 0 else [])])
+        """Where was looked, a line per place."""
+        return "\n".join(self.looked)
 
 
 def find_stored(paths: Sequence[StoredPath], refusal: Refusal, *, similar: Callable[[Path], bool] | None) -> Search:
@@ -155,21 +159,25 @@ def find_stored(paths: Sequence[StoredPath], refusal: Refusal, *, similar: Calla
             return Search(path)
         else:
             refused, looked[path] = refused or path, reason
-    nearby: list[Iterable[Path]] = []
-    if similar is not None:
-        nearby = [stored.beside() for stored in paths]
-        nearby += [filter(similar, islice(stored.listed(), _MOST_LISTED)) for stored in paths]
-    for path in _distinct(place for places in nearby for place in places):
-        if path in looked or not os.path.exists(path):
-            continue
-        if not (reason := refusal(path)):
+    if similar is None:
+        return Search(None, refused, _lines(looked))
+    for path in _distinct(place for stored in paths for place in stored.beside()):
+        if path not in looked and os.path.exists(path):
+            if not (reason := refusal(path)):
+                return Search(path)
+            looked[path] = reason
+    for path in _distinct(place for stored in paths for place in islice(stored.listed(), _MOST_LISTED)):
+        if path not in looked and similar(path) and not refusal(path):
             return Search(path)
-        looked[path] = reason
+    folders = dict.fromkeys(os.path.abspath(stored.folder) for stored in paths)
+    nearby = f"nothing with that content nearby: in {' and '.join(folders)}, and in the folders above"
+    return Search(None, refused, (*_lines(looked), nearby))
+
+
+def _lines(looked: dict[Path, str]) -> tuple[str, ...]:
     lines = [f"{path}: {reason}" for path, reason in looked.items()]
-    if similar is not None:
-        folders = dict.fromkeys(os.path.abspath(stored.folder) for stored in paths)
-        lines.insert(0, f"nothing of that name or content in {' and '.join(folders)}, and in the folders above")
-    return Search(None, refused, tuple(lines))
+    more = len(lines) - _MOST_SHOWN
+    return (*lines[:_MOST_SHOWN], *([f"and {more} more places"] if more > 0 else []))
 
 
 def _distinct(paths: Iterable[Path]) -> Iterator[Path]:

@@ -65,7 +65,7 @@ def with_cache(runs: Sequence[Run], file: Path) -> list[Run]:
     """
     from xfeat.featurize.cache.reader import FeatureCache
 
-    digest = FeatureCache.open(file).content_sha256
+    digest = FeatureCache.open(file, check=False).content_sha256
     wanted = {run.cache["content_sha256"] for run in runs}
     if digest not in wanted:
         raise MismatchError(
@@ -121,14 +121,23 @@ def find_images(run: Run, data: Path | None = None) -> Path:
     Raises:
         DataError: if it is not found, or has other images.
     """
-    if data is not None:
-        return data
-    from xfeat.featurize.cache.images import search_images
+    from xfeat.featurize.cache.images import other_images, search_images
     from xfeat.featurize.cache.reader import FeatureCache
 
     places = [_stored(run, run.cache["data_root"])]
-    if (file := search_cache(run).path) is not None:
-        cache = FeatureCache.open(file)
+    file = search_cache(run).path
+    cache = None if file is None else FeatureCache.open(file)
+    if data is not None:
+        if cache is not None and data.exists() and (reason := other_images(cache.columns, data)):
+            raise DataError(
+                "these are not the images of the run",
+                path=data,
+                expected=f"images with the content that {cache.path} was computed from",
+                found=reason,
+                fix="name the folder that was featurized with --data DIR",
+            )
+        return data
+    if cache is not None:
         search = search_images(cache.columns, [cache.stored_root, *places])
     else:
         search = find_stored(places, lambda root: _lacks_images(run, root), similar=None)
@@ -140,7 +149,7 @@ def find_images(run: Run, data: Path | None = None) -> Path:
             found=search.report,
             fix="name their folder with --data DIR",
         )
-    if file is None:
+    if cache is None:
         logger.warning("%s: not compared with the images of the training, since the cache was not found", search.path)
     return search.path
 
@@ -199,4 +208,4 @@ def _alike(path: Path, used: str) -> bool:
 
 
 def _stored(run: Run, path: str) -> StoredPath:
-    return StoredPath(now=path, folder=run.folder, written_in=run.cache["written_in"])
+    return StoredPath(now=path, folder=run.folder, written_in=run.cache["written_in"], above=2)

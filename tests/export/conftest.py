@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import onnx
 import pytest
@@ -179,10 +180,12 @@ def pixels() -> np.ndarray:
 
 @pytest.fixture
 def copied(exported: Project, tmp_path: Path) -> Project:
-    """A copy of the exported project that a test may damage; its run points to the copied cache, images and weights."""
+    """A copy of the exported project that a test may damage; its run and cache do not know the original."""
     shutil.copytree(exported.folder, tmp_path / "copy")
     facts = tmp_path / "copy" / "runs" / "first" / "run.json"
     facts.write_text(facts.read_text().replace(str(exported.folder), str(tmp_path / "copy")))
+    with h5py.File(tmp_path / "copy" / "features.h5", "r+") as cache:
+        cache.attrs["written_in"] = str(tmp_path / "copy")
     return Project(tmp_path / "copy")
 
 

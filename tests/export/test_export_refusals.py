@@ -204,7 +204,8 @@ def test_without_ood_score_a_run_is_exported_although_its_cache_is_missing(
 def test_missing_images_are_an_error_that_names_data(refused: Refused, copied: Any) -> None:
     shutil.rmtree(copied.data)
     said = refused(copied)
-    assert "none of the run's 12 images can be read" in said
+    assert "the images of the run were not found" in said
+    assert f"{copied.data}: nothing there" in said
     assert "--data DIR" in said
 
 
