@@ -47,10 +47,10 @@ def split(
 ) -> Printed:
     """Divide the class folders of SRC into DST/train, DST/valid and DST/test.
 
-    SRC is a folder or zip archive with one folder per class, or a CSV file with the columns path,label[,group]. Every
-    class keeps its share in every split, images of one group (a patient) stay together, and so do exact copies of a
-    file. DST must be new or empty; it appears whole or not at all. If two files have the same name, the name of their
-    folder is put in front.
+    SRC is a folder or zip archive with one folder per class, or a table (CSV) with the columns path,label[,group].
+    Every class keeps its share in every split, images of one group (a patient) stay together, and so do exact copies of
+    a file. DST is an argument, there is no -o: it must be new or empty, and appears whole or not at all. If two files
+    have the same name, the name of their folder is put in front.
     """
     from xfeat.featurize.datasets.layouts import open_dataset
     from xfeat.featurize.datasets.split import SplitSpec, split_dataset

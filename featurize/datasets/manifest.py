@@ -67,7 +67,8 @@ def read_manifest(path: Path) -> Manifest:
         for file, label, split, group in zip(paths, labels, splits, groups, strict=True)
     ]
     images = _once(table, rows, images)
-    renamed = ", ".join(f"{use}: {name}" for use, name in table.columns.items() if name.casefold() != use)
+    used = {use: name for use, name in table.columns.items() if use != "split" or any(splits)}
+    renamed = ", ".join(f"{use}: {name}" for use, name in used.items() if name.casefold() != use)
     number = len({image.label for image in images if image.label})
     classes = f"{number} class{'es' * (number != 1)}" if number else "no classes"
     text = f"{len(images)} rows of {path.name}{f' ({renamed})' if renamed else ''}, {classes}"
@@ -98,7 +99,7 @@ def read_group_table(
     strangers = [row for row, file in zip(table.rows, found, strict=True) if not file]
     if 0 < len(strangers) < len(table.rows):
         count = f"{len(strangers)} of {len(table.rows)} rows"
-        logger.warning("%s: %s name no image of the data set: %s", path, count, _named(strangers, "path"))
+        logger.warning("%s: no image of the data set in %s: %s", path, count, _named(strangers, "path"))
     group_of: dict[str, TableRow] = {}
     for row, (file, *_) in ((row, file) for row, file in zip(table.rows, found, strict=True) if file):
         first = group_of.setdefault(file, row)
@@ -135,8 +136,8 @@ def _labelled(table: Table) -> tuple[list[TableRow], LeftOut]:
     )
     without = [row for row in table.rows if not row.values["label"]]
     if without:
-        count = f"{len(without)} of {len(table.rows)} rows have no label"
-        logger.warning("%s: %s: %s", table.path, count, _named(without, "path"))
+        count = f"{len(without)} of {len(table.rows)} rows"
+        logger.warning("%s: no label in %s: %s", table.path, count, _named(without, "path"))
     if len(without) == len(table.rows):
         return table.rows, []
     return [row for row in table.rows if row.values["label"]], [
@@ -175,7 +176,7 @@ def _once(table: Table, rows: list[TableRow], images: list[ListedImage]) -> list
         if known is not row:
             again.append(row)
     if again:
-        logger.warning("%s: %d rows repeat an image and count once: %s", table.path, len(again), _named(again, "path"))
+        logger.warning("%s: repeated images count once, rows: %d: %s", table.path, len(again), _named(again, "path"))
     return [image for _, image in first.values()]
 
 
@@ -215,8 +216,8 @@ def _locate(table: Table, rows: list[TableRow], root: Path) -> list[str]:
             fix="move the table into the folder of the images, or correct the paths",
         )
     if missing:
-        count = f"{len(missing)} of {len(rows)} images are not there"
-        logger.warning("%s: %s: %s", table.path, count, _named(missing, "path"))
+        count = f"{len(missing)} of {len(rows)} images"
+        logger.warning("%s: missing: %s: %s", table.path, count, _named(missing, "path"))
     return [file[0] if file else written_path(row.values["path"]) for row, file in zip(rows, found, strict=True)]
 
 

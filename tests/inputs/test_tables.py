@@ -294,7 +294,7 @@ def test_missing_files_are_named_with_their_lines_and_their_number(
     gone = "".join(f"gone/{number}.png,cat\n" for number in range(7))
     dataset = open_dataset(put(make(tmp_path, *NAMES), PLAIN + gone))
     assert len(dataset.entries) == 11  # reading skips them with the reason, or stops with --on-error fail
-    assert "list.csv: 7 of 11 images are not there: line 6: gone/0.png, line 7: gone/1.png" in caplog.text
+    assert "list.csv: missing: 7 of 11 images: line 6: gone/0.png, line 7: gone/1.png" in caplog.text
     assert "and 2 more" in caplog.text
 
 
@@ -305,14 +305,14 @@ def test_rows_without_a_label_are_left_out_and_named(
     make(tmp_path, *NAMES)
     dataset = open_dataset(put(tmp_path, PLAIN.replace("images/cat_1.png,cat", f"images/cat_1.png,{empty}")))
     assert taken(dataset) == [row for row in READ if row[0] != "images/cat_1.png"]
-    assert "list.csv: 1 of 4 rows have no label: line 3: images/cat_1.png" in caplog.text
+    assert "list.csv: no label in 1 of 4 rows: line 3: images/cat_1.png" in caplog.text
     assert dataset.left_out["no label in the table"]["files"] == 1
 
 
 def test_a_table_without_any_label_is_features_only(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     dataset = open_dataset(put(make(tmp_path, *NAMES), listing("{p},")))
     assert [label for _, label, *_ in taken(dataset)] == [""] * 4
-    assert "4 of 4 rows have no label" in caplog.text
+    assert "no label in 4 of 4 rows" in caplog.text
     assert dataset.layout == "4 rows of list.csv, no classes"
 
 
@@ -328,11 +328,13 @@ def test_the_class_none_is_a_class(tmp_path: Path) -> None:
 def test_a_repeated_row_counts_once_and_that_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     dataset = open_dataset(put(make(tmp_path, *NAMES), PLAIN + "images/cat_0.png,cat\ncat_0,cat\n"))
     assert taken(dataset) == READ
-    assert "list.csv: 2 rows repeat an image and count once: line 6: images/cat_0.png, line 7: cat_0" in caplog.text
+    assert "list.csv: repeated images count once, rows: 2: line 6: images/cat_0.png, line 7: cat_0" in caplog.text
 
 
 def test_a_column_of_folds_is_no_column_of_splits(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    assert taken(open_dataset(put(make(tmp_path, *NAMES), listing("{p},{l},3", "path,label,fold")))) == READ
+    dataset = open_dataset(put(make(tmp_path, *NAMES), listing("{p},{l},3", "path,label,fold")))
+    assert taken(dataset) == READ
+    assert dataset.layout == "4 rows of list.csv, 2 classes"
     assert "list.csv: column fold names no splits and is not used" in caplog.text
 
 
@@ -407,7 +409,7 @@ def test_groups_that_contradict_themselves_are_refused(tmp_path: Path, text: str
 def test_rows_of_groups_without_an_image_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     data = make(tmp_path / "data", "a/1.png", "b/1.png")
     open_dataset(data, groups=str(put(tmp_path, "path,group\na/1.png,p1\nb/2.png,p2\n", "g.csv")))
-    assert "g.csv: 1 of 2 rows name no image of the data set: line 3: b/2.png" in caplog.text
+    assert "g.csv: no image of the data set in 1 of 2 rows: line 3: b/2.png" in caplog.text
     assert "1 of 2 images have no group" in caplog.text
 
 
