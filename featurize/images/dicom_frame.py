@@ -65,6 +65,7 @@ class _Stream:
 
     width: int
     height: int
+    samples: int
     bits: int
     signed: bool = False
     ybr: bool | None = None
@@ -101,11 +102,10 @@ def decode_frame(picture: Dataset, layout: Layout) -> Frame:
         if syntax == _RLE:
             return Frame(values=_rle(codecs, data, layout), stored=layout.stored, high=layout.high, ybr=ybr)
         stream = _jpeg_2000_header(data) if syntax in _JPEG_2000 else _jpeg_header(data, name)
-        if (stream.width, stream.height) != (layout.columns, layout.rows):
-            raise ImageError(
-                f"DICOM in {name} holds {stream.width}×{stream.height} pixels, "
-                f"where its tags say {layout.columns}×{layout.rows}"
-            )
+        found, said = (stream.width, stream.height, stream.samples), (layout.columns, layout.rows, layout.samples)
+        if found != said:
+            found_text, said_text = (f"{width}×{height} with {n} samples" for width, height, n in (found, said))
+            raise ImageError(f"DICOM in {name} holds {found_text} per pixel, where its tags say {said_text}")
         if stream.scans > min(_MAX_SCANS, _MAX_DECODED // (stream.width * stream.height)):
             raise ImageError(f"DICOM in {name} with {stream.scans} scans, each over the whole image, takes too long")
         if syntax in _JPEG:
@@ -188,7 +188,7 @@ def _raw_space(layout: Layout) -> str:
 
 def _jpeg_header(data: bytes, name: str) -> _Stream:
     """Read the frame header of JPEG or JPEG-LS data, without decoding."""
-    if b"\xff\xd9" not in data[-64:]:
+    if b"\xff\xd9" not in data[-4096:]:
         raise ImageError(f"DICOM in {name} is cut off: the end of the data is missing")
     position, jfif, adobe = 2, False, None
     while data[position] == 0xFF:
@@ -199,7 +199,7 @@ def _jpeg_header(data: bytes, name: str) -> _Stream:
         content = data[position + 4 : position + 2 + length]
         if marker == 0xE0 and content.startswith(b"JFIF"):
             jfif = True
-        if marker == 0xEE and content.startswith(b"Adobe"):
+        if marker == 0xEE and content.startswith(b"Adobe") and len(content) >= 12:
             adobe = content[11]
         if marker in _FRAME_MARKERS:
             bits, height, width, parts = struct.unpack_from(">BHHB", content)
@@ -213,19 +213,20 @@ def _jpeg_header(data: bytes, name: str) -> _Stream:
     if marker not in (0xC3, 0xF7):
         ybr = False if names.upper() == b"RGB" else adobe != 0 if adobe is not None else True if jfif else None
     scans = data.count(b"\xff\xda")  # in the data of a scan FF never stands before DA
-    return _Stream(width=width, height=height, bits=bits, ybr=ybr, scans=scans)
+    return _Stream(width=width, height=height, samples=parts, bits=bits, ybr=ybr, scans=scans)
 
 
 def _jpeg_2000_header(data: bytes) -> _Stream:
     """Read the size marker of JPEG 2000 data, also if they are wrapped in a JP2 file."""
     start = data.index(b"\xff\x4f\xff\x51", 0, 4096)
     right, bottom, left, top = struct.unpack_from(">IIII", data, start + 8)
-    bits = data[start + 42]
+    samples, bits = struct.unpack_from(">HB", data, start + 40)
     # Where the colours were transformed, the decoder returns RGB whatever the tag says. Source: ISO/IEC 15444-1 A.6.1.
     transformed = data[data.index(b"\xff\x52", start) + 8] == 1
     return _Stream(
         width=right - left,
         height=bottom - top,
+        samples=samples,
         bits=(bits & 0x7F) + 1,
         signed=bool(bits & 0x80),
         ybr=False if transformed else None,

@@ -146,9 +146,15 @@ def _index(values: NDArray[Any]) -> NDArray[Any]:
     return values.view(f"u{values.dtype.itemsize}")
 
 
+def _table_item(picture: Dataset, keyword: str) -> Dataset | None:
+    """Return the first table of a sequence; one without entries is none."""
+    item = next(iter(picture.get(keyword) or []), None)
+    return item if item and item.get("LUTData") else None
+
+
 def _modality(picture: Dataset, layout: Layout) -> Callable[[Floats], Floats]:
-    if items := picture.get("ModalityLUTSequence"):
-        return read_table(items[0], "LUTDescriptor", "LUTData", negative=layout.signed, big_endian=layout.big_endian)
+    if item := _table_item(picture, "ModalityLUTSequence"):
+        return read_table(item, "LUTDescriptor", "LUTData", negative=layout.signed, big_endian=layout.big_endian)
     slope, intercept = numbers(picture, "RescaleSlope")[:1], numbers(picture, "RescaleIntercept")[:1]
     # As in pydicom and dcmtk, one without the other is none, and a slope of 0 would make every image black.
     if not slope or not intercept or slope[0] == 0:
@@ -158,9 +164,9 @@ def _modality(picture: Dataset, layout: Layout) -> Callable[[Floats], Floats]:
 
 def _voi(picture: Dataset, layout: Layout) -> Callable[[Floats], Floats] | None:
     """Return the file's mapping to 0 (black) … 1 (white): its VOI LUT, else its first window that is one, else none."""
-    if items := picture.get("VOILUTSequence"):
+    if item := _table_item(picture, "VOILUTSequence"):
         negative = layout.signed or any(value < 0 for value in numbers(picture, "RescaleIntercept"))
-        table = read_table(items[0], "LUTDescriptor", "LUTData", negative=negative, big_endian=layout.big_endian)
+        table = read_table(item, "LUTDescriptor", "LUTData", negative=negative, big_endian=layout.big_endian)
         return lambda values: table(values) / table.white
     function = str(picture.get("VOILUTFunction") or "LINEAR").strip().upper()
     if function not in ("LINEAR", "LINEAR_EXACT", "SIGMOID"):
@@ -205,9 +211,10 @@ def _padding(picture: Dataset, layout: Layout) -> Callable[[NDArray[Any]], NDArr
     ends = next(([*value[:1], *limit[:1]] for value, limit in found if value), None)
     if ends is None:
         return lambda values: np.zeros(values.shape, np.bool_)
+    half = 2 ** (layout.allocated - 1)
     if layout.signed:
-        ends = [end - 2**layout.allocated if end >= 2 ** (layout.allocated - 1) else end for end in ends]
-    else:
-        ends = [end + 2**layout.allocated if end < 0 and layout.allocated <= 16 else end for end in ends]
+        ends = [(end + half) % (2 * half) - half for end in ends]
+    elif layout.allocated <= 16:
+        ends = [end + 2 * half if end < 0 else end for end in ends]
     low, high = min(ends), max(ends)
     return lambda values: (values >= low) & (values <= high)

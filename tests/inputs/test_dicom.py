@@ -193,6 +193,7 @@ GREY = {
         ROOT, syntax=pydicom.uid.ExplicitVRBigEndian, VOILUTSequence=sequence(table(curve(12), 0, 12, order=">"))
     ),
     "VOI table of words": lambda: dicom_file(ROOT, VOILUTSequence=sequence(in_words(curve(12)))),
+    "VOI table without entries, and window": lambda: dicom_file(TWELVE, VOILUTSequence=sequence(Dataset()), **FULL),
     "empty VOI sequence": lambda: dicom_file(TWELVE, VOILUTSequence=sequence(), **FULL),
     "VOI table of 65536 entries": lambda: dicom_file(
         WIDE, BitsStored=16, VOILUTSequence=sequence(table(np.arange(65536) // 16, 0, 12))

@@ -21,7 +21,7 @@ import pydicom
 from pydicom.dataset import Dataset
 
 from tests.inputs.dicom_files import SYNTAXES, compressed, dataset, dicom_file, put_streams, to_bytes, without_preamble
-from tests.inputs.test_dicom import FULL, GREY, PICTURE, TWELVE, dicom_without_syntax, sequence, shown
+from tests.inputs.test_dicom import FULL, GREY, PICTURE, TWELVE, dicom_without_syntax, sequence, shown, table
 from tests.inputs.test_dicom_colour import COLOUR, YBR
 from xfeat.featurize.datasets.layouts import open_dataset
 from xfeat.featurize.errors import ImageError
@@ -116,7 +116,7 @@ REFUSED = {
         "unknown form CUBIC: LINEAR, LINEAR_EXACT and SIGMOID",
     ),
     "table without entries": (
-        lambda: dicom_file(TWELVE, VOILUTSequence=sequence(Dataset())),
+        lambda: dicom_file(TWELVE, VOILUTSequence=sequence(table(np.arange(9), 0, 0))),
         "LUTData without entries",
     ),
     "palette without entries": (lambda: dicom_file(PICTURE, "PALETTE COLOR"), "RedPalette.*without entries"),
@@ -142,7 +142,10 @@ REFUSED = {
         }.items()
     },
     **{
-        f"{kind}, larger than said": (lambda kind=kind: with_stream(kind, larger), "holds 60000×60000 pixels, where")
+        f"{kind}, larger than said": (
+            lambda kind=kind: with_stream(kind, larger),
+            "holds 60000×60000 with 1 samples per pixel, where",
+        )
         for kind in ("lossless1", "jpeg-ls")
     },
     "JPEG with noise": (lambda: with_stream("lossless1", lambda _: b"\xff\xd8" + bytes(60) + b"\xff\xd9"), "damaged"),
