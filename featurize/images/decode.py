@@ -138,7 +138,7 @@ def _open(data: bytes, spec: PreprocessSpec, max_pixels: int) -> ImageFile.Image
     most_scans = min(_MOST_SCANS, _MOST_DECODED // max(1, image.width * image.height))
     if jpeg is not None and jpeg.scans > most_scans:
         raise ImageError(f"JPEG of more than {most_scans} scans, each over the whole image, would take too long")
-    choose_frame(image, spec.frames, most_pixels=_MOST_DECODED)
+    choose_frame(image, data, spec.frames, most_pixels=_MOST_DECODED)
     _check_size(image, max_pixels)
     if isinstance(image, TiffImagePlugin.TiffImageFile):
         check_tiff(image.tag_v2)

@@ -2,42 +2,76 @@
 
 from __future__ import annotations
 
-from PIL import Image, TiffImagePlugin
+import re
+
+from PIL import ImageFile, TiffImagePlugin
 
 from xfeat.featurize.errors import ImageError
 from xfeat.featurize.images.tiff_tags import is_reduced
 
 # Cameras add previews and depth maps; the file names the picture that is meant.
 _ONE_PICTURE = ("MPO", "HEIF")
+# Every page takes as long as a small image: a file of a megabyte can have ten thousand.
+_MOST_PAGES = 1000
+_NEXT_PNM = re.compile(rb"\s*P[1-6]\s")
 
 
-def choose_frame(image: Image.Image, frames: str, *, most_pixels: float) -> None:
+def choose_frame(image: ImageFile.ImageFile, data: bytes, frames: str, *, most_pixels: float) -> None:
     """Go to the picture to be read.
 
     Thumbnails, levels of a pyramid and masks, which TIFF files mark as such, do not count.
 
     Args:
         image: as Pillow opened it.
+        data: content of its file.
         frames: ``first``, ``middle``, or ``refuse``: as :class:`xfeat.featurize.specs.PreprocessSpec` has it.
         most_pixels: that may be decoded on the way to the frame: those of an animation build on one another.
 
     Raises:
         ImageError: if there are several and ``refuse``.
     """
-    if image.format in _ONE_PICTURE or not getattr(image, "is_animated", False):
-        return
-    pages = list(range(getattr(image, "n_frames", 1)))
     if isinstance(image, TiffImagePlugin.TiffImageFile):
-        pages = [page for page in pages if not _is_reduced(image, page)] or [0]
-    if len(pages) > 1 and frames == "refuse":
-        name = "pages" if image.format == "TIFF" else "frames"
-        raise ImageError(f"{len(pages)} {name}, not one picture: xfeat featurize --frames first (or middle) reads one")
-    page = pages[len(pages) // 2 if frames == "middle" else 0]
-    if image.format != "TIFF" and page * image.width * image.height > most_pixels:
-        raise ImageError(f"frame {page} of {len(pages)} with {image.width}×{image.height} pixels takes too long")
-    image.seek(page)
+        pages = _pages(image, only_first=frames == "first")
+        _check_number(len(pages), "pages", frames)
+        image.seek(pages[len(pages) // 2 if frames == "middle" else 0])
+    elif image.format == "PPM" and frames != "first" and _has_next_pnm(image, data):
+        raise ImageError("several pictures, one after another: xfeat featurize --frames first reads one")
+    elif image.format not in _ONE_PICTURE and getattr(image, "is_animated", False):
+        count = int(getattr(image, "n_frames", 1))
+        _check_number(count, "frames", frames)
+        number = count // 2 if frames == "middle" else 0
+        if number * image.width * image.height > most_pixels:
+            raise ImageError(f"{count} frames of {image.width}×{image.height} pixels: the middle one takes too long")
+        image.seek(number)
 
 
-def _is_reduced(image: TiffImagePlugin.TiffImageFile, page: int) -> bool:
-    image.seek(page)
-    return is_reduced(image.tag_v2)
+def _check_number(count: int, name: str, frames: str) -> None:
+    if count > _MOST_PAGES and name == "pages":
+        raise ImageError(f"more than {_MOST_PAGES} pages: save one of them as a file")
+    if count > 1 and frames == "refuse":
+        raise ImageError(f"{count} {name}, not one picture: xfeat featurize --frames first (or middle) reads one")
+
+
+def _pages(image: TiffImagePlugin.TiffImageFile, *, only_first: bool) -> list[int]:
+    """Return the pages that are pictures of their own, and end with the first one or one over the limit."""
+    pages: list[int] = []
+    for page in range(10 * _MOST_PAGES):
+        try:
+            image.seek(page)
+        except EOFError:
+            break
+        if not is_reduced(image.tag_v2):
+            pages.append(page)
+        if len(pages) > (0 if only_first else _MOST_PAGES):
+            break
+    return pages or [0]
+
+
+def _has_next_pnm(image: ImageFile.ImageFile, data: bytes) -> bool:
+    """Tell whether another header follows the pixels of a PNM file in its binary forms."""
+    tile = image.tile[0]
+    if tile.codec_name == "ppm_plain":
+        return False
+    is_wide = ";16" in tile.args if isinstance(tile.args, str) else bool(tile.args and tile.args[1] > 255)
+    row = (image.width + 7) // 8 if image.mode == "1" else image.width * len(image.getbands()) * (1 + is_wide)
+    return _NEXT_PNM.match(data, tile.offset + row * image.height) is not None

@@ -152,6 +152,8 @@ def _grey(image: ImageFile.ImageFile, data: bytes) -> DeepLevels:
 def _colours(image: ImageFile.ImageFile, data: bytes) -> DeepLevels | None:
     """Read 16 bits per channel: the high bytes with Pillow, and the low ones with the byte order exchanged."""
     raw = _raw_mode(image.tile[0]) if image.tile else ""
+    if image.format == "PPM" and image.mode == "RGB" and tuple(image.tile[0].args or ())[1:2] == (_FULL,):
+        return DeepLevels(_ppm(image, data))
     if ";16" not in raw or image.mode not in ("RGB", "RGBA"):
         return None
     if raw == "LA;16B":
@@ -164,6 +166,15 @@ def _colours(image: ImageFile.ImageFile, data: bytes) -> DeepLevels | None:
     values = np.asarray(image).astype(np.uint16) << 8 | low
     tags: tiff_tags.Tags = image.tag_v2 if isinstance(image, TiffImagePlugin.TiffImageFile) else {}
     return DeepLevels(values, used_bits=tiff_tags.stated_bits(tags) or _significant_bits(data))
+
+
+def _ppm(image: ImageFile.ImageFile, data: bytes) -> NDArray[np.uint16]:
+    count, offset = image.width * image.height * 3, image.tile[0].offset
+    if image.tile[0].codec_name == "ppm":
+        values = np.frombuffer(data, ">u2", count, offset)
+    else:
+        values = np.array(data[offset:].split(maxsplit=count)[:count], np.uint16)
+    return values.reshape(image.height, image.width, 3).astype(np.uint16)
 
 
 def _raw_mode(tile: Any) -> str:

@@ -18,7 +18,8 @@ WIDTH, STRIPS, TILES = 256, 273, 324
 SUBFILE, OLD_SUBFILE, BITS, COMPRESSION, PHOTOMETRIC, SAMPLES = 254, 255, 258, 259, 262, 277
 FILL_ORDER, MAX_SAMPLE, PLANAR, SAMPLE_FORMAT, SMAX_SAMPLE = 266, 281, 284, 339, 341
 _REDUCED, _MASK, _OLD_REDUCED = 1, 4, 2
-MIN_IS_WHITE, UNSIGNED, SIGNED, SEPARATE = 0, 1, 2, 2
+MIN_IS_WHITE, CMYK = 0, 5
+SIGNED, SEPARATE = 2, 2
 _CCITT = {2, 3, 4, 32771}
 _FORMATS = {2: "signed", 3: "floating-point", 4: "undefined format", 5: "complex", 6: "complex"}
 _COLOURS = {0: "MinIsWhite", 2: "RGB", 3: "palette", 4: "mask", 5: "CMYK", 6: "YCbCr", 8: "Lab", 9: "Lab"}
@@ -67,7 +68,8 @@ def check_tiff(tags: Tags) -> None:
         plain = bits == 8 and (samples > 1 or (tags.get(PHOTOMETRIC), tags.get(FILL_ORDER, 1)) == (1, 1))
         if not plain and (samples > 1 or tags.get(COMPRESSION, 1) == 1):
             raise unsupported(tags)
-    if bits <= 8 and is_signed(tags):
+    # Pillow keeps 8 bits of 16-bit ink, whose range may be smaller.
+    if (bits <= 8 and is_signed(tags)) or (bits > 8 and tags.get(PHOTOMETRIC) == CMYK):
         raise unsupported(tags)
 
 
