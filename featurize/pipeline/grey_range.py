@@ -79,7 +79,7 @@ def with_grey_bits(
         return spec
     source = open_source(dataset.root)
     paths = [entry.path for entry in dataset.entries]
-    old = FeatureCache.open(output) if output.exists() and not force else None
+    old = FeatureCache.open(output, check=False) if output.exists() and not force else None
     if old is not None:
         bits = old.spec.preprocess.grey_bits
         if measure(source, _new_paths(old, source, paths), spec.preprocess, workers) is not None:
@@ -98,6 +98,20 @@ def with_grey_bits(
             2**found.bits - 1,
         )
     return _with_bits(spec, found.bits)
+
+
+def warn_of_other_range(dataset: Dataset, spec: FeatureSpec) -> None:
+    """Warn if 16-bit images have another range than a model reads them in."""
+    found = measure(open_source(dataset.root), [entry.path for entry in dataset.entries], spec.preprocess)
+    bits = spec.preprocess.grey_bits
+    if found is not None and not _fits(found, bits):
+        logger.warning(
+            "16-bit images hold levels up to %d, which need %d bits; the model was trained on %d-bit levels and reads "
+            "them as such",
+            found.highest,
+            found.bits,
+            bits,
+        )
 
 
 def measure(
@@ -152,7 +166,7 @@ def _new_paths(old: FeatureCache, source: ImageSource, paths: Sequence[str]) -> 
 
 
 def _check_fits(output: Path, bits: int, found: GreyRange | None) -> None:
-    if found is None or found.bits == bits or found.bits < bits < 16:
+    if found is None or _fits(found, bits):
         return
     raise MismatchError(
         "the range of the 16-bit images differs from that of the cache",
@@ -162,6 +176,11 @@ def _check_fits(output: Path, bits: int, found: GreyRange | None) -> None:
         fix=f"xfeat featurize with --force replaces the cache; with --grey-bits {bits} it keeps the range, and higher "
         "levels become white",
     )
+
+
+def _fits(found: GreyRange, bits: int) -> bool:
+    """Tell whether levels have a range; those of fewer bits have not the full one, which may be that of no image."""
+    return found.bits == bits or found.bits < bits < 16
 
 
 def _with_bits(spec: FeatureSpec, bits: int) -> FeatureSpec:

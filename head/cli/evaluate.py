@@ -55,11 +55,13 @@ def evaluate(
         from xfeat.featurize.engines import open_engine
         from xfeat.featurize.pipeline.compute import RunOptions
         from xfeat.featurize.pipeline.extract import extract_features
+        from xfeat.featurize.pipeline.grey_range import warn_of_other_range
         from xfeat.head.evaluate import check_classes_match
 
         dataset = open_dataset(data, groups=groups, layout=layout)
         check_classes_match(run, dataset, data)
         spec, found = run.feature_spec, weights_of(run, weights)
+        warn_of_other_range(dataset, spec)
         data = features or Path(f"{data.resolve().stem}.features.h5")
         with progress_bar("featurizing", "images") as progress:
             engine = partial(open_engine, spec, found, device=device)

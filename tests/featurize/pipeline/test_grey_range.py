@@ -17,7 +17,7 @@ from xfeat.featurize.cache.reader import FeatureCache
 from xfeat.featurize.datasets.layouts import open_dataset
 from xfeat.featurize.datasets.sources import FolderSource
 from xfeat.featurize.errors import MismatchError, SpecError
-from xfeat.featurize.pipeline.grey_range import GreyRange, measure, with_grey_bits
+from xfeat.featurize.pipeline.grey_range import GreyRange, measure, warn_of_other_range, with_grey_bits
 from xfeat.featurize.specs import FeatureRequest, FeatureSpec, PreprocessSpec
 
 LEVELS = np.arange(32 * 32, dtype=np.uint16).reshape(32, 32) % 256  # 0 to 255
@@ -165,6 +165,14 @@ def test_dark_images_are_not_added_in_silence_to_a_cache_of_the_full_range(
     (deep / "covid" / "1.png").rename(next(project.data.rglob("*.png")).with_name("ten.png"))
     with pytest.raises(MismatchError, match=r"levels up to 1020, which need 10 bits(.|\n)*--grey-bits 16"):
         project.run()
+
+
+@pytest.mark.parametrize(("bits", "warned"), [(16, True), (12, False), (10, False), (8, True)])
+def test_images_for_a_model_of_another_range_are_warned_about(
+    project: Project, caplog: pytest.LogCaptureFixture, bits: int, warned: bool
+) -> None:
+    warn_of_other_range(open_dataset(project.data), project.spec(grey_bits=bits))
+    assert ("hold levels up to 1020, which need 10 bits; the model was trained on" in caplog.text) == warned
 
 
 def test_several_pages_are_measured_as_they_are_read(tmp_path: Path) -> None:
