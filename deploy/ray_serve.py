@@ -19,7 +19,7 @@ from xfeat.serve.http.app import build_app
 from xfeat.serve.http.service import Service
 from xfeat.serve.inference.predictor import Predictor
 from xfeat.serve.models.registry import ModelRegistry
-from xfeat.serve.specs import ServeSpec
+from xfeat.serve.specs import AccessOptions, ServeSpec
 
 
 class Settings(BaseModel):
@@ -31,6 +31,7 @@ class Settings(BaseModel):
         threads: CPU cores per replica.
         device: ``cpu``, or ``cuda`` for one GPU per replica.
         max_queue: largest number of waiting images per replica.
+        allowed_host: a public name under which clients ask; ``*`` for all.
     """
 
     model: Path
@@ -38,15 +39,17 @@ class Settings(BaseModel):
     threads: int = 1
     device: str = "cpu"
     max_queue: int = 256
+    allowed_host: str | None = None
 
 
 def build(settings: Settings) -> Application:
     """Return the application that Ray Serve runs. Ray reads the annotation, so it must not become a string."""
     spec = ServeSpec(max_queue=settings.max_queue)
+    access = AccessOptions(allowed_host=(settings.allowed_host,) if settings.allowed_host else ())
 
     def open_app() -> FastAPI:
         # Runs in each replica, which is ready when its model has been opened and warmed up.
-        return build_app(Service(ModelRegistry(settings.model, open_model, spec)))
+        return build_app(Service(ModelRegistry(settings.model, open_model, spec)), access)
 
     def open_model(path: Path) -> list[Predictor]:
         return [Predictor.open(path, settings.device, settings.threads)]

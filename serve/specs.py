@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from xfeat.featurize.errors import SpecError
@@ -61,6 +62,37 @@ class ServeSpec(Spec):
 
 
 @dataclass(frozen=True, kw_only=True)
+class AccessOptions:
+    """Who may ask, and under which address.
+
+    Attributes:
+        api_key: that clients must send; ``None`` gives every client access.
+        root_path: path below which a reverse proxy publishes the server, such as ``/xray``.
+        trust_forwarded_prefix: take that path from ``X-Forwarded-Prefix``, which clients can send as well.
+        cors_origin: origins whose pages may send requests, such as ``https://example.org``; ``*`` for all.
+        allowed_host: names under which the server answers, besides addresses and private names; ``*`` for all.
+    """
+
+    api_key: str | None = None
+    root_path: str = ""
+    trust_forwarded_prefix: bool = False
+    cors_origin: tuple[str, ...] = ()
+    allowed_host: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        self._require_form("--root-path", r"(/[\w.~-]+)*/?", "a path such as /xray", self.root_path)
+        for origin in self.cors_origin:
+            form = r"\*|null|[a-z][a-z0-9+.-]*://[^/\s]+"
+            self._require_form("--cors-origin", form, "an origin such as https://example.org, or *", origin)
+        for name in self.allowed_host:
+            self._require_form("--allowed-host", r"\*|[\w.-]+|\[?[0-9a-fA-F:]+\]?", "a name without a port, or *", name)
+
+    @staticmethod
+    def _require_form(option: str, form: str, expected: str, found: str) -> None:
+        require(bool(re.fullmatch(form, found, re.ASCII)), f"{option} cannot be used", expected=expected, found=found)
+
+
+@dataclass(frozen=True, kw_only=True)
 class ServerOptions:
     """Where a server listens, which devices it uses, and what it logs.
 
@@ -72,7 +104,7 @@ class ServerOptions:
         sessions: per model and device; they compute in parallel. By default one on a GPU; on a CPU as many as occupy
             all cores, and at least two if there are two cores.
         threads: CPU threads per session; by default the number of cores.
-        api_key: that clients must send, or ``None``.
+        access: who may ask.
         log_format: of the log line per request: ``off``, ``text`` or ``json``.
         allow_unverified: serve a model that does not match its certificate.
         watch_s: interval for checking whether model files have changed; ``None`` disables the check.
@@ -84,7 +116,7 @@ class ServerOptions:
     cuda_graphs: str = "auto"
     sessions: int | None = None
     threads: int | None = None
-    api_key: str | None = None
+    access: AccessOptions = AccessOptions()
     log_format: str = "off"
     allow_unverified: bool = False
     watch_s: float | None = None

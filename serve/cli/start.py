@@ -11,7 +11,7 @@ from xfeat.export.cli.options import cuda_graphs_option, model_argument
 from xfeat.featurize.console import COUNT, FILE, NOT_NEGATIVE, POSITIVE, pop_spec, print_result, say, spec_option
 from xfeat.serve.cli.options import THREADS, allow_unverified_option
 from xfeat.serve.cli.settings import name_environment, read_file, read_key
-from xfeat.serve.specs import MEBIBYTE, ServerOptions, ServeSpec
+from xfeat.serve.specs import MEBIBYTE, AccessOptions, ServerOptions, ServeSpec
 
 if TYPE_CHECKING:
     from xfeat.serve.models.registry import ModelRegistry
@@ -71,6 +71,27 @@ if TYPE_CHECKING:
     type=FILE,
     help="File with the key that clients must send. Or set XSERVE_API_KEY to the key itself.",
 )
+@spec_option(AccessOptions, "root_path", str, "Path below which a reverse proxy publishes the server, such as /xray.")
+@click.option(
+    "--trust-forwarded-prefix",
+    is_flag=True,
+    help="Take that path from X-Forwarded-Prefix. Only behind a proxy that sets it: clients can send it too.",
+)
+@spec_option(
+    AccessOptions,
+    "cors_origin",
+    str,
+    "Web site whose pages may send requests, such as https://example.org; * for all. Can be repeated.",
+    multiple=True,
+)
+@spec_option(
+    AccessOptions,
+    "allowed_host",
+    str,
+    "Public name of the server, such as a proxy passes on; * for all. IP addresses and private names are always "
+    "allowed. Can be repeated.",
+    multiple=True,
+)
 @spec_option(
     ServerOptions,
     "log_format",
@@ -103,7 +124,8 @@ def start(model: Path, **settings: Any) -> None:
         max_memory_bytes=int(settings.pop("max_memory_mb") * MEBIBYTE),
         max_batch=settings.pop("batch_size"),
     )
-    options = pop_spec(ServerOptions, settings, api_key=read_key(settings.pop("api_key_file")))
+    access = pop_spec(AccessOptions, settings, api_key=read_key(settings.pop("api_key_file")))
+    options = pop_spec(ServerOptions, settings, access=access)
     if options.log_format == "json":
         _log_as_json()
 

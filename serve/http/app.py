@@ -13,15 +13,20 @@ from fastapi import APIRouter, FastAPI, Query
 from fastapi.exceptions import RequestValidationError
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
+from starlette.routing import Match
 
-from xfeat.serve.http.access.api_key import RequireKey
-from xfeat.serve.http.middleware import SECURITY_HEADERS, ObserveRequests
+from xfeat.serve.http.access.api_key import KEY_HEADER, RequireKey
+from xfeat.serve.http.access.browsers import CheckHost, RefuseCrossSite
+from xfeat.serve.http.access.prefix import MountUnderPrefix
+from xfeat.serve.http.middleware import ID_HEADER, SECURITY_HEADERS, CompressResponses, ObserveRequests
 from xfeat.serve.http.openapi import STOPPING, PredictBody, describe_key, errors
 from xfeat.serve.http.page_routes import site_routes
 from xfeat.serve.http.preview import preview_routes, preview_threads
 from xfeat.serve.http.protocol.routes import protocol_routes
+from xfeat.serve.http.protocol.schema import HEADER_LENGTH
 from xfeat.serve.http.request_log import LogWriter
 from xfeat.serve.http.service import Service
 from xfeat.serve.http.uploads import read_images, upload_body
@@ -30,6 +35,7 @@ from xfeat.serve.inference.heatmap_png import draw_heatmap
 from xfeat.serve.inference.predictor import Predictor
 from xfeat.serve.inference.results import Result, as_json, split_results
 from xfeat.serve.models.registry import Reload
+from xfeat.serve.specs import AccessOptions
 
 ModelName = Annotated[str | None, Query(description="name of the model; by default the first")]
 Heatmap = Annotated[bool, Query(description="whether to return heatmaps")]
@@ -37,14 +43,15 @@ Heatmap = Annotated[bool, Query(description="whether to return heatmaps")]
 _METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
-def build_app(service: Service, *, api_key: str | None = None, log: LogWriter | None = None) -> FastAPI:
+def build_app(service: Service, access: AccessOptions | None = None, *, log: LogWriter | None = None) -> FastAPI:
     """Build the application. The end of its lifespan stops the threads of the models and of previews.
 
     Args:
         service: the models and limits.
-        api_key: that clients must send; ``None`` gives every client access.
+        access: who may ask; by default every client without a web page of another site.
         log: receives the log fields of each request; ``None`` disables the log.
     """
+    access = access or AccessOptions()
     threads = preview_threads()
 
     @contextlib.asynccontextmanager
@@ -60,6 +67,7 @@ def build_app(service: Service, *, api_key: str | None = None, log: LogWriter | 
         docs_url=None,
         redoc_url=None,
         lifespan=lifespan,
+        redirect_slashes=False,
     )
     app.state.service = service
     # FastAPI tries the routes in this order, which takes time: the most used come first.
@@ -68,16 +76,33 @@ def build_app(service: Service, *, api_key: str | None = None, log: LogWriter | 
     app.include_router(site_routes())
     app.include_router(preview_routes(service, threads))
     app.include_router(_state_routes(service))
-    app.include_router(_admin_routes(service, locked=api_key is not None))
-    # The one added last receives a request first.
-    if api_key is not None:
-        app.add_middleware(RequireKey, key=api_key)
-        describe_key(app)
+    app.include_router(_admin_routes(service, locked=access.api_key is not None))
+    _add_middleware(app, access)
     app.add_middleware(ObserveRequests, metrics=service.metrics, log=log)
     app.add_exception_handler(HTTPException, _answer_http_error)
     app.add_exception_handler(RequestValidationError, _answer_wrong_parameter)
     app.add_exception_handler(Exception, _answer_server_error)
     return app
+
+
+def _add_middleware(app: FastAPI, access: AccessOptions) -> None:
+    # The one added last receives a request first.
+    if access.api_key is not None:
+        app.add_middleware(RequireKey, key=access.api_key)
+        describe_key(app)
+    app.add_middleware(CompressResponses)
+    app.add_middleware(RefuseCrossSite, origins=access.cors_origin)
+    if access.cors_origin:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=access.cors_origin,
+            allow_methods=["GET", "HEAD", "POST"],
+            allow_headers=["Authorization", KEY_HEADER, "Content-Encoding", HEADER_LENGTH, ID_HEADER],
+            expose_headers=["Retry-After", HEADER_LENGTH, ID_HEADER],
+            allow_private_network=True,
+        )
+    app.add_middleware(CheckHost, allowed=access.allowed_host)
+    app.add_middleware(MountUnderPrefix, root_path=access.root_path, trust_forwarded=access.trust_forwarded_prefix)
 
 
 def _predict_routes(service: Service) -> APIRouter:
@@ -189,7 +214,25 @@ def _admin_routes(service: Service, *, locked: bool) -> APIRouter:
 
 async def _answer_http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    return JSONResponse({"error": str(error.detail)}, error.status_code, error.headers)
+    path, what, headers = request.scope["path"][:200], str(error.detail), dict(error.headers or {})
+    if error.status_code == 405:
+        methods = _methods_at(request)
+        headers["Allow"] = ", ".join(methods)
+        if request.method == "OPTIONS":
+            return Response(status_code=204, headers=headers)
+        what = f"{request.method} is not possible at {path}; use {methods[0]}"
+    elif error.status_code == 404 and what == "Not Found":  # from the router
+        what = f"there is nothing at {path}; /docs lists the routes"
+    return JSONResponse({"error": what}, error.status_code, headers)
+
+
+def _methods_at(request: Request) -> list[str]:
+    def is_at(method: str) -> bool:
+        scope = {**request.scope, "method": method}
+        return any(route.matches(scope)[0] == Match.FULL for route in request.app.routes)
+
+    methods = [method for method in ("GET", "POST") if is_at(method)]
+    return [*methods, *(["HEAD"] if "GET" in methods else []), "OPTIONS"]
 
 
 async def _answer_wrong_parameter(request: Request, error: Exception) -> Response:

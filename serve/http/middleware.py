@@ -8,6 +8,7 @@ import time
 import uuid
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.middleware.gzip import GZipMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from xfeat.serve.http.request_log import LogWriter, log_fields
@@ -16,6 +17,9 @@ from xfeat.serve.models.metrics import ServerMetrics
 ID_HEADER = "X-Request-ID"
 # A client's id is written to the log: it must not be able to forge a log line.
 _SAFE_ID = re.compile(r"[\w.:-]{1,64}", re.ASCII)
+
+# Starlette looks for the word alone.
+_REFUSES_GZIP = re.compile(r"gzip\s*;\s*q=0(\.0*)?\s*(,|$)", re.IGNORECASE)
 
 # They isolate the page: it loads nothing from other sites, and no other site can embed it. blob: is for the chosen
 # images, which are in the browser's memory.
@@ -31,8 +35,24 @@ SECURITY_HEADERS = {
 }
 
 
+class CompressResponses(GZipMiddleware):
+    """Middleware that compresses long responses for clients that accept gzip, in threads if they are very long."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        super().__init__(app, minimum_size=4096, compresslevel=1)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, and compress its response."""
+        if scope["type"] == "http" and _REFUSES_GZIP.search(Headers(scope=scope).get("accept-encoding", "")):
+            await self.app(scope, receive, send)
+        else:
+            await super().__call__(scope, receive, send)
+
+
 class ObserveRequests:
     """Middleware that adds :data:`SECURITY_HEADERS` and an id to each response, and counts, times and logs it.
+
+    HEAD is answered as GET: the server leaves out the body.
 
     Args:
         app: the application.
@@ -52,6 +72,9 @@ class ObserveRequests:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        method = scope["method"]
+        if method == "HEAD":
+            scope = {**scope, "method": "GET"}  # a copy, because the server looks into its own
         given = Headers(scope=scope).get(ID_HEADER, "")
         identifier = given if _SAFE_ID.fullmatch(given) else f"{self._prefix}-{next(self._numbers)}"
         started = time.perf_counter()
@@ -72,5 +95,5 @@ class ObserveRequests:
             self._metrics.requests.labels(route, str(status)).inc()
             self._metrics.latency.labels(route).observe(seconds)
             if self._log is not None:
-                line = {"request_id": identifier, "method": scope["method"], "route": route, "status": status}
+                line = {"request_id": identifier, "method": method, "route": route, "status": status}
                 self._log(line | {"seconds": round(seconds, 4)} | log_fields(scope))

@@ -72,7 +72,7 @@ def serve(
         logging.getLogger("python_multipart").setLevel(logging.ERROR)
         warnings.filterwarnings("ignore", module=r"PIL\.")
         config = uvicorn.Config(
-            build_app(service, api_key=options.api_key, log=log_writer(options.log_format, logger)),
+            build_app(service, options.access, log=log_writer(options.log_format, logger)),
             access_log=False,
             log_config=None,
             server_header=False,

@@ -31,7 +31,7 @@ from xfeat.serve.http.limits.connections import with_connection_limits
 from xfeat.serve.http.service import Service
 from xfeat.serve.inference.predictor import Predictor
 from xfeat.serve.models.registry import ModelRegistry
-from xfeat.serve.specs import ServeSpec
+from xfeat.serve.specs import AccessOptions, ServeSpec
 
 SIZE = 32
 CLASSES = ("covid", "normal", "pneumonia")
@@ -172,6 +172,7 @@ def serving(
     predictor: Predictor | None,
     *,
     models: ModelRegistry | None = None,
+    access: AccessOptions | None = None,
     api_key: str | None = None,
     **limits: Any,
 ) -> Iterator[httpx.Client]:
@@ -181,7 +182,7 @@ def serving(
         assert predictor is not None
         models = ModelRegistry(predictor.path, lambda path: [predictor], spec)
     service = Service(models)
-    app = build_app(service, api_key=api_key)
+    app = build_app(service, access or AccessOptions(api_key=api_key))
     logging.getLogger("python_multipart").setLevel(logging.ERROR)  # as xfeat.serve.http.server does
     protocol = with_connection_limits(spec.header_timeout_s)
     # asyncio sends small answers at once only on sockets that name their protocol; others wait 40 ms for an ACK.

@@ -30,15 +30,19 @@ class RequireKey:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or answer 401."""
-        if scope["type"] != "http" or scope["path"] in PUBLIC_PATHS or self._has_key(scope):
+        if scope["type"] != "http" or self._is_public(scope) or self._has_key(scope):
             await self._app(scope, receive, send)
             return
         rejection = JSONResponse(
             {"error": "this server requires an API key: send Authorization: Bearer KEY"},
             401,
-            {"WWW-Authenticate": "Bearer", "Connection": "close"},
+            {"WWW-Authenticate": "Bearer"},
         )
         await rejection(scope, receive, send)
+
+    @staticmethod
+    def _is_public(scope: Scope) -> bool:
+        return scope["path"].removeprefix(scope.get("root_path", "")) in PUBLIC_PATHS
 
     def _has_key(self, scope: Scope) -> bool:
         headers = Headers(scope=scope)
