@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
+import xfeat  # noqa: F401  # before onnxruntime, which tests import first: it would report them
 from tests.readme import run_shown
 
 # A shell that starts the tests in the background makes them, and every program that they start, deaf to Ctrl-C.

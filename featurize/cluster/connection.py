@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 from xfeat.featurize.cluster.worker import images_not_found
 from xfeat.featurize.errors import DeviceError, SpecError
+from xfeat.featurize.processes import outside_current_folder
 
 logger = logging.getLogger(__name__)
 
@@ -28,9 +29,8 @@ _LOOK_SECONDS = 120.0
 # More threads in one actor wait for each other: several small actors use a large machine better.
 _THREADS = 4
 
-# Switches off usage reports and messages of Ray on the terminal.
+# Switches off messages of Ray on the terminal.
 _QUIET = {
-    "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_BACKEND_LOG_LEVEL": "fatal",
 }
@@ -75,7 +75,8 @@ def connected(address: str | None) -> Iterator[None]:
     with _sigterm_handler_restored(), _stderr_discarded(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Ray warns about its own internals
         try:
-            ray.init(address=address, logging_level=logging.CRITICAL, log_to_driver=False)
+            with outside_current_folder():
+                ray.init(address=address, logging_level=logging.CRITICAL, log_to_driver=False)
         except (ConnectionError, ValueError, RuntimeError, TimeoutError, ray.exceptions.RayError) as error:
             raise DeviceError(
                 "cannot connect to the Ray cluster",

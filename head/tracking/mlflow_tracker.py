@@ -23,12 +23,10 @@ _EXTRA = ("mlflow", "sqlalchemy", "alembic")
 _SEND_EVERY_S = 1.0
 # Source: mlflow.utils.validation, MAX_METRICS_PER_BATCH; and the maximum of search_runs.
 _MAX_METRICS, _MAX_RUNS = 1000, 50_000
-# A server that is down is an error within seconds instead of minutes, and telemetry is off. Variables that the user has
-# set are not changed.
+# A server that is down is an error within seconds instead of minutes. Variables that the user has set are not changed.
 _ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
-    "MLFLOW_DISABLE_TELEMETRY": "true",
 }
 
 
