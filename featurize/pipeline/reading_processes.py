@@ -10,10 +10,12 @@ import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from functools import partial
+from multiprocessing import resource_tracker
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +24,7 @@ from numpy.typing import NDArray
 from xfeat.featurize.datasets.sources import ImageSource, open_source
 from xfeat.featurize.errors import DeviceError
 from xfeat.featurize.pipeline.reading import ReadImage, is_among, read_image
+from xfeat.featurize.processes import ignoring_current_folder
 from xfeat.featurize.specs import FeatureSpec
 from xfeat.featurize.system.decoder_warnings import ignore_decoder_warnings
 from xfeat.featurize.system.user_cache import temporary_folder
@@ -62,10 +65,12 @@ def read_in_processes(
         # Not forked: threads of torch may be running already.
         context = multiprocessing.get_context("spawn")
         arguments = (root.absolute(), spec, file)
-        pool = ProcessPoolExecutor(workers, context, initializer=_start, initargs=arguments)
+        with ignoring_current_folder():
+            pool = ProcessPoolExecutor(workers, context, initializer=_start, initargs=arguments)
         try:
             for number, chunk in enumerate(chunks):
-                waiting.append(pool.submit(_read_chunk, chunk))
+                with ignoring_current_folder(), _deaf_to_ctrl_c():
+                    waiting.append(pool.submit(_read_chunk, chunk))
                 if number + 1 >= workers * _CHUNKS_AHEAD:
                     yield from waiting.popleft().result()
             while waiting:
@@ -81,6 +86,20 @@ def read_in_processes(
             pool.shutdown(cancel_futures=True)
 
 
+@contextmanager
+def _deaf_to_ctrl_c() -> Iterator[None]:
+    """Block Ctrl-C for the processes that are started meanwhile: a terminal sends it to all; this one decides."""
+    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    resource_tracker.ensure_running()  # which would unblock it when it starts
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 # What follows runs in the processes.
 
 _reader: Callable[[str], ReadImage] | None = None
@@ -88,7 +107,6 @@ _reader: Callable[[str], ReadImage] | None = None
 
 def _start(root: Path, spec: FeatureSpec, known_file: Path) -> None:
     global _reader  # the only way from an initializer to the calls
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends Ctrl-C to all; the parent decides
     ignore_decoder_warnings()
     threading.Thread(target=_end_with_parent, daemon=True).start()
     source: ImageSource = open_source(root)
