@@ -228,6 +228,8 @@ def _layout(picture: Dataset, max_pixels: int, frames: str) -> Layout:
         raise ImageError(f"DICOM with {stored} bits stored in {allocated}: only 1, 8, 16 and 32 are read")
     if samples == 3 and allocated not in (8, 16):
         raise ImageError(f"DICOM in {photometric} with {allocated} bits: colour is read with 8 and 16 bits")
+    if (size := rows * columns * samples * allocated // 8) > 4 * max_pixels:
+        raise ImageError(f"{columns}×{rows} with {samples * allocated} bits per pixel is {size // 1_000_000} MB")
     high = _integer(picture, "HighBit", stored - 1)
     return Layout(
         rows=rows,

@@ -121,6 +121,10 @@ REFUSED = {
     ),
     "palette without entries": (lambda: dicom_file(PICTURE, "PALETTE COLOR"), "RedPalette.*without entries"),
     "too large": (lambda: dicom_file(TWELVE, Rows=20000, Columns=20000), "20000×20000 is more than 100 megapixels"),
+    "too many bytes": (
+        lambda: dicom_file(TWELVE.astype(np.float64), Rows=9000, Columns=9000),
+        "9000×9000 with 64 bits per pixel is 648 MB",
+    ),
     "MPEG-4": (lambda: in_syntax("1.2.840.10008.1.2.4.102"), r"MPEG-4 AVC/H.264 High Profile.*save a frame"),
     "JPEG XL": (
         lambda: in_syntax("1.2.840.10008.1.2.4.110"),

@@ -29,6 +29,8 @@ from tests.inputs.test_dicom import (
     table,
 )
 from tests.inputs.test_dicom_colour import COLOUR, IN_COLOUR
+from xfeat.featurize.errors import ImageError
+from xfeat.featurize.images.dicom import is_dicom
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 WINDOWS = [(2048, 1000), (500, 200), (2048, 20000), (-100, 50), (9000, 100), (2048.5, 1), (2000, 1.5), (100, 4096)]
@@ -139,3 +141,35 @@ def test_colour_as_in_dcmtk(way: str, tmp_path: Path) -> None:
         return
     program = "dcml2pnm" if "JPEG-LS" in way else "dcmj2pnm" if "JPEG" in way else "dcm2pnm"
     assert np.abs(shown(data) - in_dcmtk(data, tmp_path, program=program)).max() <= 2
+
+
+NOT_READ = {"MR_truncated.dcm", "JPEG2000-embedded-sequence-delimiter.dcm"}  # the latter changes the size
+NOT_READ |= {"SC_rgb_rle_32bit.dcm", "SC_rgb_rle_32bit_2frame.dcm"}
+
+
+def from_scanners() -> list[Path]:
+    """Return the files of scanners and viewers that come with pydicom."""
+    folder = Path(str(pydicom.__file__)).parent / "data" / "test_files"
+    return sorted(path for path in folder.rglob("*") if path.is_file() and is_dicom(path.read_bytes()))
+
+
+@pytest.mark.parametrize("path", from_scanners(), ids=lambda path: path.name)
+def test_a_file_from_a_scanner_is_read_as_in_dcmtk_or_refused_with_a_reason(path: Path, tmp_path: Path) -> None:
+    picture = pydicom.dcmread(path, force=True)
+    name = picture.file_meta.TransferSyntaxUID.name if "TransferSyntaxUID" in picture.file_meta else ""
+    kind = picture.SOPClassUID.name if "SOPClassUID" in picture else ""
+    if "PixelData" not in picture or "Dose" in kind or "Segmentation" in kind:
+        with pytest.raises(ImageError, match=r"not an image|without an image|without the tag"):
+            shown(path.read_bytes(), "first")
+        return
+    if path.name in NOT_READ:
+        with pytest.raises(ImageError, match=r"cut off|where its tags say|with 32 bits"):
+            shown(path.read_bytes(), "first")
+        return
+    found = shown(path.read_bytes(), "first")
+    if shutil.which("dcm2pnm") is None or "2000" in name or path.name == "SC_rgb_jpeg.dcm":
+        return
+    voi = ["+Wl", "1"] if "VOILUTSequence" in picture else ["+Wi", "1"] if picture.get("WindowWidth") else ["+Wm"]
+    program = "dcml2pnm" if "JPEG-LS" in name else "dcmj2pnm" if "JPEG" in name else "dcm2pnm"
+    expected = in_dcmtk(path.read_bytes(), tmp_path, "-O", *(voi if found.ndim == 2 else []), program=program)
+    assert np.abs(found - (expected if found.ndim == 3 else expected[..., 0])).max() <= 2
