@@ -1,7 +1,7 @@
 /* A file system that lacks something, as LD_PRELOAD: calls on paths below $SHIM_ROOT fail with the errno in a variable.
 
    SHIM_FLOCK, SHIM_FSYNC, SHIM_FSYNC_FOLDER, SHIM_CHMOD, SHIM_UTIME, SHIM_LINK, SHIM_SYMLINK, SHIM_MMAP_SHARED,
-   SHIM_RENAME_OVER (only if the target exists). SHIM_STALL is a path whose reads last SHIM_STALL_S seconds. */
+   SHIM_RENAME_OVER (only if the target exists). Reads of paths that begin with SHIM_STALL last SHIM_STALL_S seconds. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
@@ -118,7 +118,7 @@ void *mmap64(void *at, size_t length, int access, int flags, int file, off64_t o
 ssize_t read(int file, void *buffer, size_t count) {
     const char *stalled = getenv("SHIM_STALL");
     char full[PATH_MAX];
-    if (stalled && path_of(file, NULL, full) && strcmp(full, stalled) == 0) {
+    if (stalled && path_of(file, NULL, full) && strncmp(full, stalled, strlen(stalled)) == 0) {
         struct timespec wait = {atoi(getenv("SHIM_STALL_S")), 0};
         while (nanosleep(&wait, &wait)) {}
     }
