@@ -14,10 +14,10 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import IO, Any, ParamSpec, TypeVar
 
 from xfeat.featurize.errors import OutputError, WorkerError
+from xfeat.featurize.processes import ignoring_current_folder, module_command
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -33,15 +33,12 @@ class Worker:
     """
 
     def __init__(self, *modules: str) -> None:
-        # The worker imports this project from the same place, whatever the current folder is.
-        paths = [str(Path(__file__).absolute().parents[3]), *filter(None, [os.environ.get("PYTHONPATH")])]
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", __name__, *modules],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            start_new_session=True,  # Ctrl-C reaches all processes of a terminal; this one ends when its pipe is closed
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
-        )
+        command = module_command(__name__, *modules)
+        # Ctrl-C reaches all processes of a terminal: this one has its own session, and ends when its pipe is closed.
+        with ignoring_current_folder():
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
+            )
 
     def __enter__(self) -> Worker:
         return self
