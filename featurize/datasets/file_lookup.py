@@ -9,10 +9,13 @@ import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from pathlib import Path, PureWindowsPath
+from functools import cache, partial
+from pathlib import Path
 
 from xfeat.featurize.datasets.image_files import IMAGE_SUFFIXES
 
+# A slash, a drive, or the name of a Windows server and its share.
+_ANCHOR = re.compile(r"[a-z]:[/\\]*|[/\\]{2}[^/\\]+[/\\][^/\\]+[/\\]|[/\\]", re.IGNORECASE)
 _URL = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 
 
@@ -38,27 +41,24 @@ def find_files(
     found = [_as_written(name, root, exists) for name in names]
     if all(found):
         return found
-    paths = [PureWindowsPath(name) for name in names]  # knows both slashes, and drives
-    parts = [[_key(part) for part in path.relative_to(path.anchor).parts] for path in paths]
-    foreign = [part[:-1] for part, path, ready in zip(parts, paths, found, strict=True) if path.anchor and not ready]
+    foreign = [_parts(name)[:-1] for name, ready in zip(names, found, strict=True) if _ANCHOR.match(name) and not ready]
     shared = min((_same_start(foreign[0], folders) for folders in foreign), default=0)
-    by_name, by_stem = _index(files())
-    above = [_key(part) for part in root.resolve().parts]
+    above = _parts(root.resolve().as_posix())
+    listed = [(path, [*above, *_key(path).split("/")]) for path in files()]
+    index = cache(partial(_by_end, listed))
 
-    def search(part: list[str], written: str, absolute: bool) -> list[str]:
-        if not part:
-            return []
-        needed = len(part) - shared if absolute else len(part)
-        candidates = by_name.get(part[-1]) or by_stem.get(part[-1]) or []
-        ends = {path: _same_start(part[::-1], (above + parts_below)[::-1]) for path, parts_below in candidates}
-        longest = max([needed, *ends.values()])
-        meant = [path for path, end in ends.items() if end == longest]
-        return [path for path in meant if posixpath.basename(path) == written] or meant
+    @cache  # of a name such as image.png, there may be as many files as rows
+    def search(name: str) -> list[str]:
+        parts = _parts(name)
+        needed = len(parts) - shared if _ANCHOR.match(name) else len(parts)
+        with_suffix, without = index(needed)
+        end = "/".join(parts[-needed:])
+        same = {path: _same_start(parts[::-1], other[::-1]) for path, other in with_suffix[end] or without[end]}
+        longest = max(same.values(), default=0)
+        meant = [path for path, length in same.items() if length == longest]
+        return [path for path in meant if name.endswith(posixpath.basename(path))] or meant
 
-    return [
-        ready or search(part, path.name, bool(path.anchor))
-        for ready, part, path in zip(found, parts, paths, strict=True)
-    ]
+    return [ready or search(name) for ready, name in zip(found, names, strict=True)]
 
 
 def is_url(name: str) -> bool:
@@ -95,20 +95,21 @@ def _relative(name: str, root: Path) -> str | None:
     return None
 
 
-_Index = dict[str, list[tuple[str, list[str]]]]
+_Listed = list[tuple[str, list[str]]]
+"""Paths, and their parts as they are compared."""
 
 
-def _index(files: Iterable[str]) -> tuple[_Index, _Index]:
-    """Return the files by their names, and by their names without the suffix of an image."""
-    by_name: _Index = defaultdict(list)
-    by_stem: _Index = defaultdict(list)
-    for path in files:
-        parts = [_key(part) for part in path.split("/")]
-        by_name[parts[-1]].append((path, parts))
-        stem, suffix = posixpath.splitext(parts[-1])
-        if suffix in IMAGE_SUFFIXES:
-            by_stem[stem].append((path, [*parts[:-1], stem]))
-    return by_name, by_stem
+def _by_end(listed: _Listed, size: int) -> tuple[defaultdict[str, _Listed], defaultdict[str, _Listed]]:
+    """Return the files by the last ``size`` parts of their paths, with and without the suffix of an image."""
+    with_suffix: defaultdict[str, _Listed] = defaultdict(list)
+    without: defaultdict[str, _Listed] = defaultdict(list)
+    for path, parts in listed:
+        end = "/".join(parts[-size:])
+        with_suffix[end].append((path, parts))
+        stem, dot, suffix = end.rpartition(".")
+        if dot + suffix in IMAGE_SUFFIXES:
+            without[stem].append((path, [*parts[:-1], stem.rpartition("/")[2]]))
+    return with_suffix, without
 
 
 def _same_start(one: list[str], other: list[str]) -> int:
@@ -116,9 +117,18 @@ def _same_start(one: list[str], other: list[str]) -> int:
     return next((n for n, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
 
 
-def _key(part: str) -> str:
+def _parts(name: str) -> list[str]:
+    """Return the parts of a name, without a drive or server, as they are compared."""
+    anchor = _ANCHOR.match(name)
+    slashed = _key(name[anchor.end() :] if anchor else name).replace("\\", "/")
+    return [part for part in slashed.split("/") if part not in ("", ".")]
+
+
+def _key(name: str) -> str:
     """Return what names are compared by; bytes that are not UTF-8 count as Latin-1, as they do in tables."""
-    raw = part.encode("utf-8", "surrogateescape")
+    if name.isascii():
+        return name.lower().strip()
+    raw = name.encode("utf-8", "surrogateescape")
     try:
         text = raw.decode()
     except UnicodeDecodeError:

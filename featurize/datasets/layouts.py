@@ -104,7 +104,7 @@ def open_dataset(
     root = Path(data)
     if not root.exists():
         raise DataError("folder or file not found", path=root, expected=LAYOUTS, fix="check the path")
-    source = None if root.is_file() and root.suffix.lower() in TABLE_SUFFIXES else open_source(root)
+    source = None if os.path.isfile(root) and root.suffix.lower() in TABLE_SUFFIXES else open_source(root)
     dataset, above = (_read_table(root), "") if source is None else _read_folders(root, source, layout)
     if not dataset.entries:
         raise DataError(
@@ -217,10 +217,10 @@ def _with_groups(dataset: Dataset, group_of: dict[str, str], source: str) -> Dat
 def _read_groups(dataset: Dataset, groups: str) -> dict[str, str]:
     """Return path to group, from a CSV file or by a regular expression on the paths."""
     file = Path(groups)
-    if file.is_file():
+    if os.path.isfile(groups):  # False for an expression that is too long for a name
         return read_group_table(file, [entry.path for entry in dataset.entries], dataset.root)
-    if groups.lower().endswith(".csv"):
-        raise DataError("file not found", path=groups, fix="--groups takes a CSV file or a regular expression")
+    if file.suffix.lower() in TABLE_SUFFIXES:
+        raise DataError("file not found", path=groups, fix="--groups takes a table (CSV) or a regular expression")
     try:
         expression = re.compile(groups)
     except re.error as error:

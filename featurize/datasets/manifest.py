@@ -205,7 +205,7 @@ def _locate(table: Table, rows: list[TableRow], root: Path) -> list[str]:
             logger.warning("%s; files are not searched below %s", str(error).splitlines()[0], root)
             return []
 
-    found = _find(table, rows, root, lambda name: os.path.isfile(root / name), below)
+    found = _find(table, rows, root, lambda name: os.path.isfile(os.path.join(root, name)), below)
     missing = [row for row, file in zip(rows, found, strict=True) if not file]
     if missing and len(missing) == len(rows):
         raise DataError(

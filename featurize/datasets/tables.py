@@ -241,7 +241,7 @@ def _value(path: Path, line: int, cells: list[str], at: int, column: str) -> str
 
 
 def _plain(text: str) -> str:
-    return unicodedata.normalize("NFC", text).strip().strip("\ufeff")
+    return (text if text.isascii() else unicodedata.normalize("NFC", text)).strip().strip("\ufeff")
 
 
 # Columns

@@ -192,6 +192,7 @@ def test_what_was_read_is_said_with_the_names_of_the_columns(tmp_path: Path) -> 
         ("path,label\n/,cat\n", "line 2 has an absolute path outside"),
         ("path,label\nimages/gone.png,cat\n", "none of its 1 images is there(.|\n)*line 2: images/gone.png"),
         ("path,label\nimages,cat\n", "none of its 1 images is there"),
+        ("path,label\nC:\\,cat\n..,cat\n.,cat\n", "none of its 3 images is there"),
         ("path,label\nother/cat_0.png,cat\n", "none of its 1 images is there"),
         ("path,label\ntwice.png,cat\n", r"line 2: twice.png can mean 2 files(.|\n)*a/twice.png, b/twice.png"),
         ("path,label\ntwice,cat\n", "line 2: twice can mean 2 files"),

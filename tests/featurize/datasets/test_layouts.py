@@ -187,6 +187,8 @@ def test_images_without_a_group_are_counted(tmp_path: Path, caplog: pytest.LogCa
     ("groups", "said"),
     [
         ("absent.csv", "file not found"),
+        ("absent.TSV", "file not found"),
+        ("x" * 5000, "matches none of the images"),
         ("(", "neither a file nor a regular expression"),
         ("nothing-like-it", "matches none of the images"),
     ],
