@@ -160,3 +160,31 @@ def test_the_commands_on_a_file_system_without_anything(library: Path, tmp_path:
         )
         assert done.returncode == 0, done.stderr
         assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_a_file_that_is_not_read_in_time_is_skipped(library: Path, tmp_path: Path) -> None:
+    """The run ends although the read never does."""
+    draw(tmp_path / "data", 6)
+    stalled = tmp_path / "data" / "covid" / "002.png"
+    done = featurize_stalled(library, tmp_path, stalled)
+    assert done.returncode == 0, done.stderr
+    assert "covid/002.png: not read within 60 s" in done.stdout + done.stderr
+    assert "5 images" in done.stdout
+
+
+@pytest.mark.slow
+def test_a_disk_that_does_not_answer_ends_the_run(library: Path, tmp_path: Path) -> None:
+    draw(tmp_path / "data", 40)
+    done = featurize_stalled(library, tmp_path, tmp_path / "data" / "normal")
+    assert done.returncode == 1
+    assert "8 files in a row were not read within 60 s" in done.stderr
+    assert "it resumes" in done.stderr
+
+
+def featurize_stalled(library: Path, folder: Path, stalled: Path) -> subprocess.CompletedProcess[str]:
+    environment = lacking(library, folder, STALL=str(stalled), STALL_S=3600)
+    command = [BIN / "xfeat", "featurize", "data", "--backbone", "efficientnet-lite0", "--size", "32", "--workers", "8"]
+    return subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=400
+    )
