@@ -46,7 +46,7 @@ def class_lines(matrix: Sequence[Sequence[int]], classes: Mapping[str, Mapping[s
     lines = _confusion_table(names, matrix) if len(names) <= MAX_LISTED else []
     complete = bool(lines) and columns_of(lines) <= text_width()
     if not complete:
-        lines = _frequent_confusions(names, matrix)
+        lines = _confusion_list(names, matrix)
     shown = hardest_classes(classes)
     if len(shown) < len(names):
         lines.append(f"lowest sensitivity of {len(names)} classes:")
@@ -83,18 +83,26 @@ def _confusion_table(names: Sequence[str], matrix: Sequence[Sequence[int]]) -> l
     return aligned([["true \\ predicted", *shown], *rows])
 
 
-def _frequent_confusions(names: Sequence[str], matrix: Sequence[Sequence[int]]) -> list[str]:
+def frequent_confusions(names: Sequence[str], matrix: Sequence[Sequence[int]]) -> list[tuple[str, str, int]]:
+    """Return the ten most frequent confusions: true class, predicted class, number of images."""
     pairs = [
-        (count, names[true], names[predicted])
+        (names[true], names[predicted], count)
         for true, counts in enumerate(matrix)
         for predicted, count in enumerate(counts)
         if count and predicted != true
     ]
-    if not pairs:
+    return sorted(pairs, key=lambda pair: -pair[2])[:MAX_LISTED]
+
+
+def _confusion_list(names: Sequence[str], matrix: Sequence[Sequence[int]]) -> list[str]:
+    wrong = sum(map(sum, matrix)) - sum(counts[place] for place, counts in enumerate(matrix))
+    if not wrong:
         return ["every image was classified correctly"]
-    most = sorted(pairs, key=lambda pair: -pair[0])[:MAX_LISTED]
-    table = [[shortened(true), "->", shortened(predicted), str(count)] for count, true, predicted in most]
+    table = [
+        [shortened(true), "->", shortened(predicted), str(count)]
+        for true, predicted, count in frequent_confusions(names, matrix)
+    ]
     return [
-        f"most frequent confusions of {sum(count for count, *_ in pairs)}, as true -> predicted:",
+        f"most frequent confusions of {wrong}, as true -> predicted:",
         *(f"  {line}" for line in aligned(table, left=(0, 1, 2))),
     ]

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xfeat.featurize.errors import OutputError
+from xfeat.featurize.text import MAX_LISTED, shortened
 from xfeat.head.training.history import EpochRecord
 
 try:
@@ -74,19 +75,23 @@ def _draw_epochs(
 
 
 def confusion_matrix_plot(matrix: Sequence[Sequence[int]], class_names: Sequence[str]) -> str:
-    """Draw a confusion matrix, shaded by the proportion of each true class."""
+    """Draw a confusion matrix, shaded by the proportion of each true class; numbers and names only for few classes."""
     counts = np.asarray(matrix)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    side = 2.2 + 0.6 * len(class_names)
+    many = len(class_names) > MAX_LISTED
+    side = 2.2 + 0.6 * min(len(class_names), MAX_LISTED)
     with _new_axes((side + 0.2, side), (0.18, 0.16, 0.8, 0.82)) as axes:
         axes.grid(visible=False)
         axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+        if many:
+            return _labelled(axes, "confusion matrix", "predicted", "true")
         for row, column in np.ndindex(*counts.shape):
             colour = "white" if shares[row, column] > 0.5 else "black"
             text = f"{counts[row, column]}\n{100 * shares[row, column]:.0f} %"
             axes.text(column, row, text, ha="center", va="center", color=colour)
-        axes.set_xticks(range(len(class_names)), class_names)
-        axes.set_yticks(range(len(class_names)), class_names, rotation=90, va="center")
+        shown = [shortened(name) for name in class_names]
+        axes.set_xticks(range(len(shown)), shown)
+        axes.set_yticks(range(len(shown)), shown, rotation=90, va="center")
         return _labelled(axes, "confusion matrix", "predicted", "true")
 
 
@@ -118,10 +123,23 @@ def precision_recall_curves(labels: Labels, probabilities: Probabilities, class_
 def _present(
     labels: Labels, probabilities: Probabilities, class_names: Sequence[str]
 ) -> Iterator[tuple[str, str, NDArray[np.bool_], Probabilities]]:
-    for code, name in enumerate(class_names):
+    for number, code in enumerate(_drawn(labels, probabilities)):
         positive = labels == code
         if positive.any() and not positive.all():
-            yield _legend_label(name), COLOURS[code % len(COLOURS)], positive, probabilities[:, code]
+            colour = COLOURS[number % len(COLOURS)]
+            yield _legend_label(class_names[code]), colour, positive, probabilities[:, code]
+
+
+def _drawn(labels: Labels, probabilities: Probabilities) -> list[int]:
+    """Return the classes to draw: all, or of more than ten those of the lowest sensitivity."""
+    classes = probabilities.shape[1]
+    if classes <= MAX_LISTED:
+        return list(range(classes))
+    images = np.bincount(labels, minlength=classes)
+    found = np.bincount(labels[probabilities.argmax(axis=1) == labels], minlength=classes)
+    tested = np.flatnonzero(images)
+    order = np.argsort(found[tested] / images[tested], kind="stable")
+    return [int(code) for code in tested[order][:MAX_LISTED]]
 
 
 def reliability_diagram(
@@ -136,14 +154,14 @@ def reliability_diagram(
     bins = int(np.clip(len(labels) // 10, 2, 10))
     with _new_axes() as axes:
         axes.plot([0, 1], [0, 1], color="#888", linestyle=":", label="calibrated")
-        for code, name in enumerate(class_names):
-            colour = COLOURS[code % len(COLOURS)]
+        for number, code in enumerate(_drawn(labels, probabilities)):
+            colour = COLOURS[number % len(COLOURS)]
             if uncalibrated is not None:
                 share, mean = calibration_curve(labels == code, uncalibrated[:, code], n_bins=bins, strategy="quantile")
-                label = "before calibration" if code == 0 else None
+                label = "before calibration" if number == 0 else None
                 axes.plot(mean, share, color=colour, linewidth=0.8, linestyle="--", alpha=0.7, label=label)
             share, mean = calibration_curve(labels == code, probabilities[:, code], n_bins=bins, strategy="quantile")
-            axes.plot(mean, share, marker="o", markersize=3, color=colour, label=_legend_label(name))
+            axes.plot(mean, share, marker="o", markersize=3, color=colour, label=_legend_label(class_names[code]))
         return _labelled(axes, "reliability diagram", "predicted probability", "observed frequency")
 
 
@@ -163,7 +181,7 @@ def fold_accuracies(divisions: Mapping[str, Sequence[float]]) -> str:
 
 def _legend_label(name: str) -> str:
     """Return a label that a legend shows: matplotlib hides labels that start with an underscore."""
-    return f" {name}" if name.startswith("_") else name
+    return f" {shortened(name)}" if name.startswith("_") else shortened(name)
 
 
 @contextmanager

@@ -20,9 +20,10 @@ from xfeat.featurize.datasets.sources import ImageSource, open_source
 from xfeat.featurize.errors import ImageError
 from xfeat.featurize.images.decode import decode
 from xfeat.featurize.specs import PreprocessSpec
+from xfeat.featurize.text import MAX_LISTED, listed
 from xfeat.head.evaluation.operating_point import threshold_metrics
 from xfeat.head.evaluation.predictions import Predictions, softmax
-from xfeat.head.reports.formatting import interval, number, percent, points
+from xfeat.head.reports.formatting import frequent_confusions, hardest_classes, interval, number, percent, points
 from xfeat.head.runs.reader import Run
 from xfeat.head.training.history import EpochRecord
 
@@ -50,6 +51,7 @@ def render_report(
     from xfeat.head.reports import plots
 
     part, names = run.shown_part, run.class_names
+    hardest = hardest_classes(run.metrics[part]["classes"])
     shown = predictions.part(part)
     uncalibrated = softmax(shown.logits) if shown.temperature != 1 else None
     probabilities = shown.probabilities
@@ -75,6 +77,7 @@ def render_report(
                 for threshold in THRESHOLDS
             }
             for code, name in enumerate(names)
+            if name in hardest
         },
         mistakes=worst_mistakes(
             shown.paths, shown.labels, probabilities, shown.decisions, names, images, run.feature_spec.preprocess
@@ -132,6 +135,8 @@ def page_template(name: str, package: str = "") -> Template:
     loaders = [PackageLoader("xfeat.head.reports", "templates"), *([PackageLoader(package, ".")] if package else [])]
     environment = Environment(loader=ChoiceLoader(loaders), autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {"percent": percent, "points": points, "number": number}
+    environment.filters |= {"hardest": hardest_classes, "listed": listed}
+    environment.globals |= {"max_classes": MAX_LISTED, "frequent_confusions": frequent_confusions}
     environment.filters["range"] = lambda ends: "" if ends is None else interval(ends)
     return environment.get_template(name)
 
