@@ -48,6 +48,8 @@ lint: $(SETUP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/bandit --quiet --configfile pyproject.toml --recursive featurize head export serve xfeat docs deploy
+	$(BIN)/python docs/licences.py
 
 bench: $(SETUP) demo/model.onnx
 	@for file in benchmarks/*.py; do printf "\n== %s\n" "$$file"; $(BIN)/python $$file || exit 1; done
@@ -60,6 +62,7 @@ demo/model.onnx:
 
 docs: $(SETUP)
 	$(BIN)/python docs/commands.py
+	$(BIN)/python docs/licences.py --write
 
 # Strict: a link that leads nowhere, or a page that the navigation lacks, fails the build.
 site: $(SETUP)

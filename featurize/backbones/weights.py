@@ -127,7 +127,8 @@ def _open_url(url: str) -> HTTPResponse:
 
     def connect() -> None:
         try:
-            opened.set_result(urllib.request.urlopen(url, timeout=CONNECT_TIMEOUT_S))
+            # The address is the project's own or the user's mirror, which may be a folder; the digest is checked.
+            opened.set_result(urllib.request.urlopen(url, timeout=CONNECT_TIMEOUT_S))  # nosec B310
         except (OSError, HTTPException, ValueError) as error:
             opened.set_exception(error)
 

@@ -57,7 +57,8 @@ def temporary_folder() -> tempfile.TemporaryDirectory[str]:
     try:
         return tempfile.TemporaryDirectory(prefix="xfeat-", ignore_cleanup_errors=True)
     except OSError as error:
-        raise output_error(Path(tempfile.tempdir or "/tmp"), error, elsewhere="set TMPDIR to another folder") from error
+        folder = Path(tempfile.tempdir or "/tmp")  # nosec B108  # only named in the message
+        raise output_error(folder, error, elsewhere="set TMPDIR to another folder") from error
 
 
 def _is_writable(folder: Path) -> bool:

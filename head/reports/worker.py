@@ -36,7 +36,7 @@ class Worker:
         command = module_command(__name__, *modules)
         # Ctrl-C reaches all processes of a terminal: this one has its own session, and ends when its pipe is closed.
         with ignoring_current_folder():
-            self._process = subprocess.Popen(
+            self._process = subprocess.Popen(  # nosec B603  # this Python with a module of this project
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
             )
 
@@ -57,7 +57,7 @@ class Worker:
         assert self._process.stdout is not None
         try:
             _send(self._process.stdin, (function.__module__, function.__qualname__, args, kwargs))
-            succeeded, answer = pickle.load(self._process.stdout)
+            succeeded, answer = pickle.load(self._process.stdout)  # nosec B301  # from this process's own child
         except (OSError, EOFError) as error:
             code = self._process.wait()
             reason = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
@@ -90,7 +90,7 @@ def _serve(modules: list[str]) -> None:
             importlib.import_module(module)
     while True:
         try:
-            module, name, args, kwargs = pickle.load(calls)
+            module, name, args, kwargs = pickle.load(calls)  # nosec B301  # from the parent, over its pipe
         except EOFError:
             return
         try:

@@ -104,7 +104,8 @@ def _fetch_with_npm() -> RuntimeFiles:
     with temporary_folder() as folder:
         try:
             command = [npm, *_NPM_PACK[1:], "--loglevel=error", "--pack-destination", folder]
-            subprocess.run(command, check=True, capture_output=True, text=True, timeout=_TIMEOUT_S)
+            # Nothing in it comes from the user.
+            subprocess.run(command, check=True, capture_output=True, text=True, timeout=_TIMEOUT_S)  # nosec B603
             archive = next(Path(folder).glob("*.tgz"))
         except (OSError, subprocess.SubprocessError, StopIteration) as error:
             found = "; ".join((getattr(error, "stderr", None) or str(error)).strip().splitlines()[:_SHOWN_LINES])
