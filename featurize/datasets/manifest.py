@@ -207,6 +207,8 @@ def _locate(table: Table, rows: list[TableRow], root: Path) -> list[str]:
 
     found = _find(table, rows, root, lambda name: os.path.isfile(os.path.join(root, name)), below)
     missing = [row for row, file in zip(rows, found, strict=True) if not file]
+    folders = [row for row in missing if os.path.isdir(root / written_path(row.values["path"]))]
+    _refuse(table, folders, "path", "names a folder", "give each image a row")
     if missing and len(missing) == len(rows):
         raise DataError(
             f"none of its {len(rows)} images is there",

@@ -13,9 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xfeat.featurize.datasets.groups import joined_groups
+from xfeat.featurize.datasets.image_files import choose_images
 from xfeat.featurize.datasets.layouts import NO_LABEL, SPLITS, Dataset, ImageEntry
 from xfeat.featurize.datasets.sources import open_source
 from xfeat.featurize.datasets.split_files import PlacedImage, place_images, write_split
+from xfeat.featurize.datasets.structure import read_structure
 from xfeat.featurize.errors import DataError, ImageError, OutputError
 from xfeat.featurize.specs import Spec, require
 from xfeat.featurize.text import listed
@@ -79,7 +81,8 @@ def split_dataset(dataset: Dataset, output: Path, spec: SplitSpec, *, progress: 
         progress: called while files are hashed and placed.
 
     Raises:
-        DataError: if images have no class, a class has fewer groups than there are splits, or a file cannot be read.
+        DataError: if images have no class, a class has fewer groups than there are splits or cannot be a folder, or a
+            file cannot be read.
         OutputError: if ``output`` is not empty or cannot be written.
         Interrupted: on Ctrl-C; nothing is left behind.
     """
@@ -97,6 +100,7 @@ def split_dataset(dataset: Dataset, output: Path, spec: SplitSpec, *, progress: 
     splits = assign_splits(labels, groups, spec)
     _check_classes(dataset, labels, groups, splits, spec)
     images = place_images(dataset, splits, groups)
+    _check_read_back(dataset, images)
     named = any(entry.group for entry in dataset.entries)
     linked = write_split(
         dataset, output, images, link=spec.link, named=named, step=lambda done: step(len(images) + done)
@@ -215,3 +219,23 @@ def _check_classes(
             found=listed(f"{name} {number}" for name, number in groups_of.items()),
             fix="add images, exclude the small class with --classes, or set a ratio to 0 (such as --ratios 80,0,20)",
         )
+
+
+def _check_read_back(dataset: Dataset, images: list[PlacedImage]) -> None:
+    """Refuse images that xfeat featurize would not find again with their class: classes of tables may be any text."""
+    source = open_source(dataset.root)
+    entry_of = {image.path: image.entry for image in images}
+    names, left_out = choose_images(entry_of, lambda name, size: source.head(entry_of[name].path, size))
+    structure = read_structure(dataset.root, names, "splits")
+    labels = {placed.path: placed.label for placed in structure.images}
+    reasons = dict(left_out + structure.left_out)
+    for image in images:
+        name = dataset.class_names[image.entry.label]
+        if labels.get(image.path) != name:
+            raise DataError(
+                f"as a file of class folders, {image.entry.path} would be read otherwise",
+                path=dataset.table or dataset.root,
+                expected=f"a class that can be the name of a folder, and a file that is read as an image: {name}",
+                found=f"{image.path}, {reasons.get(image.path) or f'class {labels.get(image.path)}'}",
+                fix="rename the class in the table, or the file",
+            )

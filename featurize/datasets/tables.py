@@ -181,7 +181,8 @@ def _decoded_as_latin_1(path: Path, content: bytes, first_bad: int) -> str:
     except UnicodeDecodeError:
         text = content.decode("latin-1")
     example = next(cell for cell in re.split(r"[,;\t|\r\n]", text) if not cell.isascii())
-    logger.warning("%s is not UTF-8 and is read as Latin-1, such as line %d: %s", path, line, shorten(example))
+    advice = "if that is wrong, save it as UTF-8"
+    logger.warning("%s is not UTF-8 and is read as Latin-1; line %d: %s (%s)", path, line, shorten(example), advice)
     return text
 
 

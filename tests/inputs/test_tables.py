@@ -191,8 +191,10 @@ def test_what_was_read_is_said_with_the_names_of_the_columns(tmp_path: Path) -> 
         ("path,label\ns3://bucket/a.png,cat\n", "line 2 has an address in place of a file"),
         ("path,label\n/,cat\n", "line 2 has an absolute path outside"),
         ("path,label\nimages/gone.png,cat\n", "none of its 1 images is there(.|\n)*line 2: images/gone.png"),
-        ("path,label\nimages,cat\n", "none of its 1 images is there"),
-        ("path,label\nC:\\,cat\n..,cat\n.,cat\n", "none of its 3 images is there"),
+        ("path,label\nimages,cat\n", "line 2 names a folder"),
+        ("path,label\nimages\\,cat\n", "line 2 names a folder"),
+        ("path,label\nimages/cat_0.png,cat\n.,cat\n", "line 3 names a folder"),
+        ("path,label\nC:\\,cat\nC:,cat\n\\,cat\n", "none of its 3 images is there|line 4 names a folder"),
         ("path,label\nother/cat_0.png,cat\n", "none of its 1 images is there"),
         ("path,label\ntwice.png,cat\n", r"line 2: twice.png can mean 2 files(.|\n)*a/twice.png, b/twice.png"),
         ("path,label\ntwice,cat\n", "line 2: twice can mean 2 files"),
@@ -227,7 +229,10 @@ def test_latin_1_is_read_where_utf_8_fails_and_that_is_said(tmp_path: Path, capl
     make(tmp_path, *NAMES)
     dataset = open_dataset(put(tmp_path, listing("{p},Kät{l} €").encode("cp1252")))
     assert dataset.class_names == ("Kätcat €", "Kätdog €")
-    assert "list.csv is not UTF-8 and is read as Latin-1, such as line 2: Kätcat €" in caplog.text
+    assert (
+        "list.csv is not UTF-8 and is read as Latin-1; line 2: Kätcat € (if that is wrong, save it as UTF-8)"
+        in caplog.text
+    )
     caplog.clear()
     assert open_dataset(put(tmp_path, listing("{p},Kät{l}"))).class_names == ("Kätcat", "Kätdog")
     assert not warnings_in(caplog)

@@ -312,6 +312,40 @@ def test_images_without_a_class_in_a_table_name_the_table(tmp_path: Path) -> Non
         split_dataset(open_dataset(tmp_path / "list.csv"), tmp_path.parent / "out", SplitSpec())
 
 
+@pytest.mark.parametrize(
+    ("label", "said"),
+    [
+        ("Pneumonia/Viral", "class Pneumonia"),
+        ("../../..", "hidden"),
+        ("..", "hidden"),
+        (".", "hidden"),
+        (".x", "hidden"),
+        ("/tmp", "in no class folder"),
+        ("Thumbs", "in a folder of the system"),
+    ],
+)
+def test_a_class_of_a_table_that_cannot_be_a_folder_is_refused(tmp_path: Path, label: str, said: str) -> None:
+    make_folders(tmp_path / "in")
+    rows = [(name, label if name.startswith("covid") else "normal") for name in files_of(tmp_path / "in")]
+    (tmp_path / "in" / "list.csv").write_text("path,label\n" + "".join(f"{name},{label}\n" for name, label in rows))
+    with pytest.raises(DataError, match=said) as caught:
+        split_dataset(open_dataset(tmp_path / "in" / "list.csv"), tmp_path / "out", SplitSpec())
+    assert "list.csv: as a file of class folders" in str(caught.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]
+
+
+@pytest.mark.parametrize(
+    "labels", [("a b", "ä, c"), ("=x", '"q"'), ("test", "train"), ("1", "images"), ("COVID", "covid")]
+)
+def test_classes_of_a_table_come_back_from_the_folders(tmp_path: Path, labels: tuple[str, str]) -> None:
+    make_folders(tmp_path / "in")
+    with (tmp_path / "in" / "list.csv").open("w", newline="") as file:
+        rows = [(name, labels[name.startswith("covid")]) for name in files_of(tmp_path / "in")]
+        csv.writer(file).writerows([("path", "label"), *rows])
+    split_dataset(open_dataset(tmp_path / "in" / "list.csv"), tmp_path / "out", SplitSpec())
+    assert open_dataset(tmp_path / "out").class_names == tuple(sorted(labels))
+
+
 def test_unreadable_ratios_are_one_message(tmp_path: Path) -> None:
     done = CliRunner().invoke(main, ["split", str(make_folders(tmp_path / "in")), str(tmp_path / "o"), "--ratios", "6"])
     assert done.exit_code == 2
