@@ -11,6 +11,7 @@ from xfeat.featurize.audit.report.pictures import Thumbnails, class_average
 from xfeat.featurize.audit.shortcuts import is_strong
 from xfeat.featurize.audit.thresholds import THRESHOLDS
 from xfeat.featurize.system.versions import library_versions
+from xfeat.featurize.text import MAX_LISTED
 
 _PAIRS_SHOWN = 12
 _IMAGES_SHOWN = 18
@@ -37,8 +38,8 @@ def render_page(audit: Audit) -> str:
         findings=[_finding(finding, audit, pictures) for finding in audit.findings],
         probes=[_probe(probe, audit, pictures) for probe in audit.probes],
         averages=_class_averages(audit),
-        counts=[(split, [row.get(name, 0) for name in names]) for split, row in cache.counts.items()],
-        count_names=names,
+        counts=[(name, [row.get(name, 0) for row in cache.counts.values()]) for name in names],
+        totals={split: sum(row.values()) for split, row in cache.counts.items()},
         largest=max((number for row in cache.counts.values() for number in row.values()), default=1),
         versions=library_versions(),
     )
@@ -82,9 +83,14 @@ def _probe(probe: Probe, audit: Audit, pictures: Thumbnails) -> dict[str, Any]:
                 "strong": strong and auc >= THRESHOLDS.strong_shortcut,
                 "percent": round(100 * max(0.0, min(1.0, 2 * auc - 1)), 1),
             }
-            for name, auc in probe.auc.items()
+            for name, auc in _shown(probe.auc)
         ],
     }
+
+
+def _shown(auc: dict[str, float]) -> list[tuple[str, float]]:
+    """Return all classes, or of more than ten those that are predicted best."""
+    return list(auc.items()) if len(auc) <= MAX_LISTED else sorted(auc.items(), key=lambda item: -item[1])[:MAX_LISTED]
 
 
 def _class_averages(audit: Audit) -> list[dict[str, str]]:
