@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 import ntpath
 import os
 import posixpath
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import islice
 from pathlib import Path, PurePath, PurePosixPath, PureWindowsPath
 
 # Folders further above may be a home or a whole disk, and are not listed.
 _MOST_ABOVE = 2
 _MOST_LISTED, _MOST_SHOWN = 10_000, 8
+
+logger = logging.getLogger(__name__)
 
 Refusal = Callable[[Path], str]
 """Returns why an existing file or folder is not the wanted one, or nothing if it is."""
@@ -152,11 +156,12 @@ def find_stored(paths: Sequence[StoredPath], refusal: Refusal, *, similar: Calla
     """
     looked: dict[Path, str] = {}
     refused = None
+    wanted = paths[0].now
     for path in _distinct(place for stored in paths for place in stored.named()):
         if not os.path.exists(path):
             looked[path] = "nothing there"
         elif not (reason := refusal(path)):
-            return Search(path)
+            return _found(path, wanted)
         else:
             refused, looked[path] = refused or path, reason
     if similar is None:
@@ -164,14 +169,25 @@ def find_stored(paths: Sequence[StoredPath], refusal: Refusal, *, similar: Calla
     for path in _distinct(place for stored in paths for place in stored.beside()):
         if path not in looked and os.path.exists(path):
             if not (reason := refusal(path)):
-                return Search(path)
+                return _found(path, wanted)
             looked[path] = reason
     for path in _distinct(place for stored in paths for place in islice(stored.listed(), _MOST_LISTED)):
         if path not in looked and similar(path) and not refusal(path):
-            return Search(path)
+            return _found(path, wanted)
     folders = dict.fromkeys(os.path.abspath(stored.folder) for stored in paths)
     nearby = f"nothing with that content nearby: in {' and '.join(folders)}, and in the folders above"
     return Search(None, refused, (*_lines(looked), nearby))
+
+
+def _found(path: Path, wanted: str) -> Search:
+    if path != Path(wanted):
+        _say_once(path, wanted)
+    return Search(path)
+
+
+@lru_cache
+def _say_once(path: Path, wanted: str) -> None:
+    logger.info("using %s: it has the content that was at %s", path, wanted)
 
 
 def _lines(looked: dict[Path, str]) -> tuple[str, ...]:

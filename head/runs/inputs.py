@@ -48,7 +48,7 @@ def open_cache_of(run: Run) -> FeatureCache:
     if (file := search.path or search.refused) is None:
         raise CacheError(
             "the features that the run was trained on are missing",
-            path=_stored(run, run.cache["path"]).original,
+            path=run.cache["path"],
             expected=f"a feature cache with content of SHA-256 {run.cache['content_sha256'][:16]}…",
             found=search.report,
             fix="name it with --features PATH, or put it back",
@@ -109,6 +109,7 @@ def find_run(name: str, head_sha256: str, *, runs: Path, near: Path) -> Path:
         raise RunError(
             "the run of the model was not found",
             path=runs / name,
+            expected=f"a run with a head of SHA-256 {head_sha256[:16]}…",
             found=search.report,
             fix="name its folder with --run",
         )
@@ -144,7 +145,7 @@ def find_images(run: Run, data: Path | None = None) -> Path:
     if search.path is None:
         raise DataError(
             "the images of the run were not found",
-            path=places[0].original,
+            path=places[0].now,
             expected="the images that were featurized, with the same content",
             found=search.report,
             fix="name their folder with --data DIR",

@@ -11,12 +11,16 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from xfeat.featurize.errors import MissingExtraError, TrackingError
 from xfeat.head.tracking.tracker import Metrics, Parameters
 
+logger = logging.getLogger(__name__)
+
 EXPERIMENT = "xfeat"
 _KEY = "xfeat.key"
+_FILES = "mlruns"  # MLflow's default folder for files
 _PARENT = "mlflow.parentRunId"
 _EXTRA = ("mlflow", "sqlalchemy", "alembic")
 # Metrics are sent at most this often, since epochs often take milliseconds.
@@ -56,7 +60,7 @@ class MlflowTracker:
                 for name in ("mlflow", "alembic"):
                     logging.getLogger(name).setLevel(logging.WARNING)
                 self._client = MlflowClient(tracking_uri=uri)
-                self._experiment = self._find_experiment()
+                self._experiment = self._find_experiment(uri)
         except ModuleNotFoundError as error:
             package = "'xfeat-onnx[mlflow]'" if error.name in _EXTRA else error.name
             raise MissingExtraError(
@@ -120,13 +124,14 @@ class MlflowTracker:
         with _quiet():
             self._client.set_terminated(self._run, "KILLED" if killed else "FAILED")
 
-    def _find_experiment(self) -> str:
+    def _find_experiment(self, uri: str) -> str:
         name = os.environ.get("MLFLOW_EXPERIMENT_NAME", EXPERIMENT)
         found = self._client.get_experiment_by_name(name)
         if found is None:
             return str(self._client.create_experiment(name))
         if found.lifecycle_stage != "active":
             raise ValueError(f"the experiment {name} was deleted: restore it, or set MLFLOW_EXPERIMENT_NAME")
+        _warn_if_moved(uri, found.artifact_location)
         return str(found.experiment_id)
 
     def _search(self, tag: str, value: str) -> list[Any]:
@@ -140,6 +145,20 @@ class MlflowTracker:
             for start in range(0, len(self._waiting), _MAX_METRICS):
                 self._client.log_batch(self._run, metrics=self._waiting[start : start + _MAX_METRICS])
         self._waiting, self._sent = [], time.monotonic()
+
+
+def _warn_if_moved(uri: str, location: str) -> None:
+    """Warn if a local store is not where it was made: MLflow makes that folder anew, and stores files of runs there."""
+    store, files = urlsplit(uri), urlsplit(location)
+    if store.scheme not in ("sqlite", "file", "") or files.scheme not in ("file", ""):
+        return
+    here = Path(store.path.removeprefix("/") if store.scheme == "sqlite" else store.path).absolute().parent
+    if (here / _FILES).is_dir() and not Path(files.path).is_relative_to(here):
+        logger.warning(
+            "the MLflow store was moved: MLflow writes the files of runs to %s, where it was made; "
+            "set MLFLOW_EXPERIMENT_NAME to a new name, and they are stored in %s",
+            *(files.path, here / _FILES),
+        )
 
 
 @contextmanager

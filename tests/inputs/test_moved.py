@@ -13,6 +13,7 @@ from click.testing import CliRunner, Result
 
 from tests.conftest import MadeOnce
 from tests.inputs.moved_projects import MOVES, SWEEP, Move, make_moved, stored_paths
+from tests.pipeline.conftest import shell_in
 from xfeat.export.cli import main as xexport
 from xfeat.featurize.cache.reader import FeatureCache
 from xfeat.featurize.cli import main as xfeat
@@ -201,7 +202,7 @@ def test_every_command_works_in_a_moved_project(
     said = {name: answer(*command) for name, command in COMMANDS.items()}
     featurized = json.loads(said["featurize"])
     assert (featurized["computed"], featurized["reused"]) == (0, 48)
-    assert str(moved / "data") in said["info"]
+    assert str(moved.resolve() / "data") in said["info"]
     assert next(moved.glob("runs/sweep-*/results.csv")).read_bytes() == trials, "nothing is trained again"
     assert json.loads(said["eval"])["seen_in_training"], "the images of the training are known"
     assert "logistic regression" in said["compare"]
@@ -209,6 +210,17 @@ def test_every_command_works_in_a_moved_project(
     assert json.loads(said["onnx"])["against_torch"]["CPUExecutionProvider"]["full"]["images"] == 12
     assert Path("model.fp16.onnx").is_file()
     assert "absent" not in said["audit"]
+
+
+@pytest.mark.slow
+def test_a_moved_store_of_mlflow_says_where_it_writes(project: Path, free: Path) -> None:
+    """Reference: the folder that MLflow makes anew. In processes of their own, since MLflow keeps a store open."""
+    pytest.importorskip("mlflow")
+    train = ("xhead", "train", "--epochs", "1", "--mlflow", "sqlite:///mlflow.db")
+    assert "store was moved" not in shell_in(project)(*train).stderr
+    moved = project.rename(free / "moved")
+    assert f"writes the files of runs to {project / 'mlruns'}" in shell_in(moved)(*train).stderr
+    assert (project / "mlruns").is_dir()
 
 
 def test_a_moved_project_is_updated_by_featurize(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
