@@ -256,7 +256,7 @@ def _refuse_other_objects(picture: Dataset) -> None:
         name = import_pydicom().uid.UID(kind).name.removesuffix(" Storage")
         if name and name != kind and "Image" not in name and "Capture" not in name:
             raise ImageError(f"not an image: {name}")
-        raise ImageError("DICOM file without an image: it has no pixel data, or is cut off before them")
+        raise ImageError("DICOM file without an image: it has no pixel data, or is cut off")
 
 
 def _set_frame_tags(picture: Dataset, frame: int) -> None:

@@ -84,6 +84,7 @@ def extract(values: NDArray[Any], frame: Frame) -> NDArray[Any]:
     return (values << (bits - 1 - frame.high)) >> (bits - frame.stored)
 
 
+@np.errstate(over="ignore", invalid="ignore")  # a narrow window far from the values; infinite floats
 def grey_levels(frame: Frame, picture: Dataset, layout: Layout) -> NDArray[np.uint8]:
     """Turn stored values into grey levels: modality LUT, VOI LUT or window, MONOCHROME1 inverted.
 
@@ -159,6 +160,8 @@ def _modality(picture: Dataset, layout: Layout) -> Callable[[Floats], Floats]:
     # As in pydicom and dcmtk, one without the other is none, and a slope of 0 would make every image black.
     if not slope or not intercept or slope[0] == 0:
         return lambda values: values
+    if not np.isfinite(slope[0] * 2.0**64):
+        raise ImageError(f"DICOM tag RescaleSlope is out of range: {slope[0]:g}")
     return lambda values: values * slope[0] + intercept[0]
 
 

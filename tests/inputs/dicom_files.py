@@ -10,7 +10,7 @@ import numpy as np
 import pydicom
 from PIL import Image
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.encaps import encapsulate
+from pydicom.encaps import encapsulate, encapsulate_extended
 from pydicom.filewriter import write_dataset
 from pydicom.uid import (
     JPEG2000,
@@ -132,6 +132,19 @@ def compressed(kind: str, frames: list[np.ndarray], photometric: str = "MONOCHRO
     file = io.BytesIO()
     picture.save_as(file, enforce_file_format=True)
     return file.getvalue()
+
+
+def in_fragments(kind: str, frames: list[np.ndarray], fragments: int, table: str) -> bytes:
+    """Return compressed frames, each in several pieces, with a table of their places (basic, extended or none)."""
+    picture = dataset(np.stack(frames), NumberOfFrames=len(frames))
+    streams = [_encoded(frame, kind, picture.BitsStored) for frame in frames]
+    put_streams(picture, kind, streams)
+    if table == "extended":
+        found = encapsulate_extended(streams)
+        picture.PixelData, picture.ExtendedOffsetTable, picture.ExtendedOffsetTableLengths = found
+    else:
+        picture.PixelData = encapsulate(streams, fragments_per_frame=fragments, has_bot=table == "basic")
+    return to_bytes(picture, SYNTAXES[kind])
 
 
 def put_streams(picture: Dataset, kind: str, streams: list[bytes]) -> None:

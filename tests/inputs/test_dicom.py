@@ -18,7 +18,7 @@ import pydicom
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 
-from tests.inputs.dicom_files import SYNTAXES, compressed, dataset, dicom_file, to_bytes, without_preamble
+from tests.inputs.dicom_files import SYNTAXES, compressed, dataset, dicom_file, in_fragments, to_bytes, without_preamble
 from xfeat.featurize.errors import ImageError
 from xfeat.featurize.images.decode import decode
 from xfeat.featurize.images.preprocess import load_pixels
@@ -83,6 +83,13 @@ def grouped(place: str) -> bytes:
     else:
         picture.PerFrameFunctionalGroupsSequence = sequence(other, group)
     return to_bytes(picture)
+
+
+def other_header(*, implicit: bool) -> bytes:
+    said = pydicom.uid.ExplicitVRLittleEndian if implicit else pydicom.uid.ImplicitVRLittleEndian
+    whole = dicom_file(TWELVE, syntax=said)
+    start = 144 + int.from_bytes(whole[140:144], "little")
+    return whole[:start] + without_preamble(dataset(TWELVE), implicit=implicit)
 
 
 def big_endian_words() -> bytes:
@@ -224,6 +231,12 @@ GREY = {
         }.items()
         for bits in depths
     },
+    "pixels in pieces": lambda: in_fragments("jpeg-ls", [TWELVE], 5, "none"),
+    "pixels in pieces, with their places": lambda: in_fragments("lossless1", [WIDE // 16, TWELVE], 2, "basic"),
+    "pixels in pieces, places unknown": lambda: in_fragments("lossless1", [WIDE // 16, TWELVE], 2, "none"),
+    "extended table of places": lambda: in_fragments("jpeg-ls", [WIDE // 16, TWELVE], 1, "extended"),
+    "a header that says explicit, tags implicit": lambda: other_header(implicit=True),
+    "a header that says implicit, tags explicit": lambda: other_header(implicit=False),
     "rle with a sign": lambda: compressed("rle", [SIGNED]),
     "lossless with a sign": lambda: compressed("lossless1", [UNSIGNED], PixelRepresentation=1),
     "jpeg-ls with a sign": lambda: compressed("jpeg-ls", [UNSIGNED], PixelRepresentation=1),

@@ -111,6 +111,8 @@ REFUSED = {
     "word for a number": (lambda: raw_tag("WindowCenter", b"normal"), "tag WindowCenter is not a number: normal"),
     "decimal comma": (lambda: raw_tag("RescaleSlope", b"1,5"), "tag RescaleSlope is not a number: 1,5"),
     "not a number": (lambda: raw_tag("RescaleSlope", b"nan"), "tag RescaleSlope is not a finite number: nan"),
+    "endless slope": (lambda: dicom_file(TWELVE, RescaleSlope="1e308", RescaleIntercept="0"), "out of range: 1e"),
+    "compressed, the end is missing": (lambda: compressed("jpeg-ls", [TWELVE])[:-8], "or is cut off$"),
     "unknown window": (
         lambda: dicom_file(TWELVE, VOILUTFunction="CUBIC", **FULL),
         "unknown form CUBIC: LINEAR, LINEAR_EXACT and SIGMOID",
