@@ -7,6 +7,7 @@ import json
 import socket
 import sys
 
+import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from xfeat.serve.http.middleware import SECURITY_HEADERS
@@ -14,6 +15,9 @@ from xfeat.serve.http.middleware import SECURITY_HEADERS
 # As in most servers. Without a limit, headers of any size would be stored in memory.
 MAX_HEADER_BYTES = 1 << 16
 MAX_PIPELINED = 100
+# Each chunk costs a few microseconds, and no other client is answered meanwhile.
+MAX_TINY_CHUNKS = 10_000
+TINY_CHUNK_BYTES = 16
 _TOO_LARGE = "the headers of the request are larger than 64 KiB"
 _SEPARATORS = len(": \r\n")
 # A client that has closed its side may still wait for the answer, or may have gone. Answers that take longer than this
@@ -39,6 +43,9 @@ def with_connection_limits(header_timeout_s: float) -> type[HttpToolsProtocol]:
         _arrived_bytes = 0  # since the last byte of a body, or the last complete headers
         _parsed_bytes = 0  # of the headers and trailers of one request
         _in_body = False
+        _data = b""
+        _chunks = 0
+        _body_bytes = 0
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
@@ -48,8 +55,10 @@ def with_connection_limits(header_timeout_s: float) -> type[HttpToolsProtocol]:
             if self.cycle is not None and self.cycle.response_complete:
                 self._expect_request()
             before = self.cycle
+            self._data = data
             self._arrived_bytes += len(data)
             super().data_received(data)
+            self._data = b""
             if self.cycle is not before:
                 self._stop_waiting()
             if self._arrived_bytes > MAX_HEADER_BYTES and not self.transport.is_closing():
@@ -60,6 +69,7 @@ def with_connection_limits(header_timeout_s: float) -> type[HttpToolsProtocol]:
                 raise ValueError(f"more than {MAX_PIPELINED} requests wait on one connection")
             self._parsed_bytes = 0
             self._in_body = False
+            self._chunks = self._body_bytes = 0
             super().on_message_begin()
 
         def on_url(self, url: bytes) -> None:
@@ -73,16 +83,25 @@ def with_connection_limits(header_timeout_s: float) -> type[HttpToolsProtocol]:
 
         def on_headers_complete(self) -> None:
             self._arrived_bytes = 0
+            if self.parser.should_upgrade():
+                return  # see _unsupported_upgrade_warning
             self._in_body = True
             super().on_headers_complete()
 
+        def on_chunk_header(self) -> None:
+            self._chunks += 1
+            if self._chunks > MAX_TINY_CHUNKS and self._body_bytes < TINY_CHUNK_BYTES * self._chunks:
+                raise ValueError(f"chunks of a body must have at least {TINY_CHUNK_BYTES} bytes")
+
         def on_body(self, body: bytes) -> None:
             self._arrived_bytes = 0
+            self._body_bytes += len(body)
             super().on_body(body)
 
         def on_message_complete(self) -> None:
             self._arrived_bytes = 0
-            super().on_message_complete()
+            if not self.parser.should_upgrade():
+                super().on_message_complete()
 
         def send_400_response(self, msg: str) -> None:
             """Say what is wrong in the form of all errors, unless another response is being sent."""
@@ -109,7 +128,24 @@ def with_connection_limits(header_timeout_s: float) -> type[HttpToolsProtocol]:
             super().connection_lost(exc)
 
         def _unsupported_upgrade_warning(self) -> None:
-            """Say nothing: clients that offer HTTP/2 are answered in HTTP/1.1."""
+            """Parse the request again without its offer of another protocol, to which the parser gives its body.
+
+            Clients such as Java's HttpClient and curl --http2 offer HTTP/2 with every request.
+            """
+            stopped = sys.exception()  # in uvicorn's handler
+            if self.parser.get_method() == b"CONNECT" or not isinstance(stopped, httptools.HttpParserUpgrade):
+                self.send_400_response("this server is not a proxy")
+                return
+            head = [b"%s %s HTTP/1.1" % (self.parser.get_method(), self.url)]
+            for name, value in self.headers:
+                if name == b"connection":
+                    value = b"close" if b"close" in value.lower() else b"keep-alive"
+                if name != b"upgrade":
+                    head.append(b"%s: %s" % (name, value))
+            rest = self._data[stopped.args[0] :]
+            self.parser = httptools.HttpRequestParser(self)
+            self._data = b"\r\n".join([*head, b"", b""]) + rest
+            super().data_received(self._data)
 
         def _count_parsed(self, number: int) -> None:
             self._parsed_bytes += number

@@ -12,6 +12,7 @@ _GZIP = 16 + zlib.MAX_WBITS
 # A slice of input inflates to at most 1032 times its size; it is taken out in pieces.
 _SLICE_BYTES = 1 << 14
 _PIECE_BYTES = 1 << 18
+_MAX_MEMBERS = 1000  # each costs 25 microseconds, however little it holds; bgzip writes one per 64 KiB
 
 
 def inflater_for(content_encoding: str) -> Inflater | None:
@@ -41,6 +42,7 @@ class Inflater:
         self._coding = coding
         self._inflate = zlib.decompressobj(zlib.MAX_WBITS if coding == "deflate" else _GZIP)
         self._started = False
+        self._members = 1
 
     def pieces(self, data: bytes, *, last: bool) -> Iterator[bytes]:
         """Yield what some bytes of the body inflate to, at most 256 KiB at a time; a piece may be empty.
@@ -66,6 +68,9 @@ class Inflater:
             if data and self._inflate.eof:
                 if self._coding == "deflate":
                     raise zlib.error("data after the end")
+                self._members += 1
+                if self._members > _MAX_MEMBERS:
+                    raise HTTPException(400, f"the body has more than {_MAX_MEMBERS} gzip members")
                 self._inflate = zlib.decompressobj(_GZIP)  # gzip data may be several members in a row
             elif not self._started and self._coding == "deflate" and data[0] & 15 != zlib.DEFLATED:
                 self._inflate = zlib.decompressobj(-zlib.MAX_WBITS)  # some clients leave out the header of zlib

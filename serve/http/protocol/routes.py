@@ -50,6 +50,11 @@ _INFER_RESPONSES = {
 def protocol_routes(service: Service) -> APIRouter:
     """Return the routes below ``/v2``."""
     router = APIRouter(prefix="/v2", tags=["Open Inference Protocol"])
+
+    @router.get("/models/stats", summary="Counts and times of all models")  # first: "stats" could be a model's name
+    async def stats() -> dict[str, Any]:
+        return _statistics(*service.models.values())
+
     # The version is optional in every path; there is only one.
     for address in ("/models/{name}", "/models/{name}/versions/{number}"):
         _add_model_routes(router, service, address)
@@ -101,9 +106,6 @@ def _add_model_routes(router: APIRouter, service: Service, address: str) -> None
         openapi_extra=where,
     )
     async def model(request: Request) -> dict[str, Any]:
-        # The address of the statistics of all models has the form of a model's.
-        if request.path_params == {"name": "stats"} and "stats" not in service.models:
-            return _statistics(*service.models.values())
         return describe_model(find(request))
 
     @router.get(
