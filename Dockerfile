@@ -3,13 +3,18 @@
 #   docker run --rm -p 8000:8000 -v "$PWD/models:/models:ro" xfeat-serve
 FROM python:3.11-slim AS build
 WORKDIR /src
+# Nothing is installed but files whose digests are in requirements/ (make lock).
+COPY requirements/build.txt requirements/serve.txt requirements/
+RUN python -m venv /opt/xfeat && /opt/xfeat/bin/pip install --no-cache-dir --no-deps --require-hashes \
+    -r requirements/build.txt -r requirements/serve.txt
 COPY pyproject.toml README.md LICENSE ./
 COPY xfeat xfeat
 COPY featurize featurize
 COPY head head
 COPY export export
 COPY serve serve
-RUN python -m venv /opt/xfeat && /opt/xfeat/bin/pip install --no-cache-dir ".[serve]"
+RUN /opt/xfeat/bin/pip install --no-cache-dir --no-deps --no-build-isolation . \
+    && /opt/xfeat/bin/pip uninstall --yes setuptools
 
 FROM python:3.11-slim
 RUN useradd --system --uid 10001 --no-create-home xfeat

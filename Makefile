@@ -6,7 +6,10 @@ SETUP := .venv/.set-up
 # A process a core: with more threads in each, they would wait for one another.
 PYTEST := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/pytest -n auto --dist worksteal
 
-.PHONY: demo test test-slow test-all lint bench conformance docs site clean
+# requirements/ names every file that may be installed, by its digest. They are complete: pip looks for nothing else.
+LOCKED := $(BIN)/pip install --quiet --disable-pip-version-check --no-compile --no-deps --require-hashes
+
+.PHONY: demo test test-slow test-all lint bench conformance docs site lock clean
 
 # xfeat/ holds links to the four folders. Where symbolic links are turned off, git writes each as a text file.
 LINKS := xfeat/featurize xfeat/head xfeat/export xfeat/serve
@@ -20,6 +23,13 @@ endef
 ifneq ($(UNLINKED),)
 $(error $(NO_LINKS))
 endif
+
+# For a Python or a system for which a pinned release has no files.
+define NOT_LOCKED
+one of the releases in requirements/dev.txt cannot be installed here
+  fix:      make $(MAKECMDGOALS) NEWEST=1 takes the newest releases instead, without checking their digests
+endef
+export NOT_LOCKED
 
 demo: $(SETUP)
 	@mkdir -p demo
@@ -69,17 +79,33 @@ site: $(SETUP)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	@echo "build/site/index.html: look at it with $(BIN)/mkdocs serve"
 
+# After a change of the dependencies: what is pinned stays pinned. UPGRADE=1 takes the newest releases of everything.
+COMPILE = UV_CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/uv pip compile --quiet --universal --python-version 3.11 \
+	--generate-hashes --no-annotate --no-strip-extras $(if $(UPGRADE),--upgrade)
+
+lock: $(SETUP)
+	$(COMPILE) pyproject.toml --extra dev --output-file requirements/dev.txt
+	$(COMPILE) pyproject.toml --extra serve --constraint requirements/dev.txt --output-file requirements/serve.txt
+	echo setuptools | $(COMPILE) - --constraint requirements/dev.txt --output-file requirements/build.txt
+
 clean:
 	rm -rf .venv demo build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 # The stamp makes the set-up run again when the dependencies change, and only then.
-$(SETUP): pyproject.toml
+$(SETUP): pyproject.toml requirements/build.txt requirements/dev.txt
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed: install it, or run make PYTHON=/path/to/python"; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "Python 3.11 or newer is needed, this is $$($(PYTHON) --version): run make PYTHON=/path/to/python3.11"; exit 1; }
 	@echo "setting up .venv: the first time this takes minutes and about 6 GB, most of it torch with CUDA"
 	$(PYTHON) -m venv .venv
+ifdef NEWEST
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-compile -e '.[dev]'
+else
+	@# The build tool first, since pip would otherwise fetch one for each source archive, without a digest.
+	$(LOCKED) -r requirements/build.txt
+	$(LOCKED) --use-pep517 --no-build-isolation -r requirements/dev.txt || { echo "$$NOT_LOCKED"; exit 1; }
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+endif
 	@# pip would compile on one core. Some packages bring files for other Pythons: what they print is of no use here.
 	@$(BIN)/python -W ignore -m compileall -qq -j 0 .venv/lib || true
 	@touch $(SETUP)
