@@ -112,15 +112,17 @@ class StoredPath:
                     yield from (folder.joinpath(*parts[first:]) for first in range(len(parts)))
 
     def listed(self) -> Iterator[Path]:
-        """Yield what is in the project, and what is in folders there.
+        """Yield the project, what is in it, and what is in folders there.
 
         The project is the folder that the file and what it names had in common.
         """
         above = self._relative.split("/").count("..") if self.written_in else self.above
         start = self._folders[0]
         project = (start, *start.parents)[min(above, _MOST_ABOVE, len(start.parents))]
-        inside = _content(project) if project != Path(project.anchor) else []
-        yield from inside
+        if project == Path(project.anchor):
+            return
+        yield project
+        yield from (inside := _content(project))
         for each in inside:
             yield from _content(each)
 

@@ -127,6 +127,13 @@ def with_data_packed(project: Path, free: Path) -> Path:
     return project
 
 
+def with_data_unpacked_beside_the_cache(project: Path, free: Path) -> Path:
+    for folder in (project / "data").iterdir():
+        folder.rename(project / folder.name)
+    (project / "data").rmdir()
+    return project
+
+
 def with_data_behind_a_link(project: Path, free: Path) -> Path:
     (project / "data").rename(free / "disk")
     (project / "data").symlink_to(free / "disk")
@@ -223,6 +230,7 @@ MOVES: dict[str, Move] = {
         with_data_in_a_folder,
         with_data_above,
         with_data_packed,
+        with_data_unpacked_beside_the_cache,
         with_data_behind_a_link,
         with_runs_in_a_folder,
         with_runs_behind_a_link,
