@@ -20,7 +20,15 @@ from xfeat.featurize.images.frames import choose_frame
 from xfeat.featurize.images.jpeg_header import read_jpeg_header
 from xfeat.featurize.images.kornia_png import decode_plain_png
 from xfeat.featurize.images.levels import DeepLevels, read_deep, to_8_bits
-from xfeat.featurize.images.tiff_tags import STRIPS, TILES, WIDTH, check_tiff, read_tags, unsupported
+from xfeat.featurize.images.tiff_tags import (
+    STRIPS,
+    TILES,
+    WIDTH,
+    check_tiff,
+    correct_byte_order,
+    read_tags,
+    unsupported,
+)
 from xfeat.featurize.specs import PreprocessSpec
 from xfeat.featurize.system.time_limit import limited
 
@@ -142,6 +150,7 @@ def _open(data: bytes, spec: PreprocessSpec, max_pixels: int) -> ImageFile.Image
     _check_size(image, max_pixels)
     if isinstance(image, TiffImagePlugin.TiffImageFile):
         check_tiff(image.tag_v2)
+        correct_byte_order(image)
     return image
 
 

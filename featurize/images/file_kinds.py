@@ -28,6 +28,7 @@ _IMAGES = (
 _OTHERS = (
     (rb"\0+$", "only zeros"),
     (rb"\xff\x0a|\0\0\0\x0cJXL ", "JPEG XL"),
+    (rb"II\xbc", "JPEG XR"),
     (rb"\xff\xd8", "damaged JPEG"),
     (rb"\x89PNG", "damaged PNG"),
     (rb"8BPS", "Photoshop file"),

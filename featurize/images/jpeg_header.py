@@ -6,9 +6,9 @@ import re
 from typing import NamedTuple
 
 _SOI, _SOS, _EOI = b"\xff\xd8", 0xDA, 0xD9
-# Source: ITU-T T.81, table B.1: frames other than DHT (C4), JPG (C8) and DAC (CC).
-_FRAMES = set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
-_LOSSLESS = {0xC3, 0xC7, 0xCB, 0xCF}
+# Source: ITU-T T.81, table B.1: frames other than DHT (C4), JPG (C8) and DAC (CC); T.87: JPEG-LS (F7).
+_FRAMES = set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC} | {0xF7}
+_LOSSLESS = {0xC3, 0xC7, 0xCB, 0xCF, 0xF7}
 # In the data of a scan FF is followed by 00 or is a restart marker; anything else ends the scan.
 _NEXT_MARKER = re.compile(rb"\xff+[\x01-\xcf\xd8-\xfe]")
 
@@ -19,7 +19,7 @@ class JpegHeader(NamedTuple):
     Attributes:
         scans: passes over the image; a progressive file of a camera or editor has about ten.
         bits: per channel; 0 if the file does not say.
-        lossless: compressed without loss, as in JPEG Lossless of DICOM.
+        lossless: compressed without loss: JPEG Lossless, as DICOM has it, or JPEG-LS.
     """
 
     scans: int

@@ -113,6 +113,10 @@ def read_deep(image: ImageFile.ImageFile, data: bytes, *, colours: bool) -> Deep
     """
     if image.mode.startswith("I") or image.mode == "F":
         return _grey(image, data)
+    if image.format == "JPEG2000" and _jpeg_2000_bits(data) == 16:
+        raise ImageError(
+            "JPEG 2000, colours of 16 bits: Pillow keeps 8, of which a range cannot be found; save it as PNG"
+        )
     return _colours(image, data) if colours else None
 
 
@@ -120,7 +124,7 @@ def _grey(image: ImageFile.ImageFile, data: bytes) -> DeepLevels:
     # Pillow scales it by the white that the file states.
     scaled = bool(image.tile) and image.tile[0].codec_name == "ppm"
     if image.format == "JPEG2000":
-        scaled = 8 < (data[data.find(_SIZ) + _SSIZ] & 127) + 1 < 16
+        scaled = 8 < _jpeg_2000_bits(data) < 16
     tags: tiff_tags.Tags = image.tag_v2 if isinstance(image, TiffImagePlugin.TiffImageFile) else {}
     values = np.asarray(image)
     if image.mode == "F":
@@ -166,6 +170,11 @@ def _colours(image: ImageFile.ImageFile, data: bytes) -> DeepLevels | None:
     values = np.asarray(image).astype(np.uint16) << 8 | low
     tags: tiff_tags.Tags = image.tag_v2 if isinstance(image, TiffImagePlugin.TiffImageFile) else {}
     return DeepLevels(values, used_bits=tiff_tags.stated_bits(tags) or _significant_bits(data))
+
+
+def _jpeg_2000_bits(data: bytes) -> int:
+    at = data.find(_SIZ) + _SSIZ
+    return (data[at] & 127) + 1 if _SSIZ <= at < len(data) else 8
 
 
 def _ppm(image: ImageFile.ImageFile, data: bytes) -> NDArray[np.uint16]:

@@ -10,8 +10,12 @@ from PIL import TiffImagePlugin
 
 from xfeat.featurize.errors import ImageError
 
-# Pillow knows the little-endian twin.
+# Pillow knows their little-endian twins.
 TiffImagePlugin.OPEN_INFO.setdefault((b"MM", 0, (1,), 1, (16,), ()), ("I;16B", "I;16B"))
+TiffImagePlugin.OPEN_INFO.setdefault((b"MM", 1, (1,), 1, (32,), ()), ("I", "I;32B"))
+# What libtiff has unpacked is in the order of this machine; Pillow knows that of unsigned 16 bits only.
+_NATIVE = {"I;16S": "I;16NS", "I;16BS": "I;16NS", "I;32S": "I;32NS", "I;32BS": "I;32NS", "I;32B": "I;32N"}
+_NATIVE |= {"F;32F": "F;32NF", "F;32BF": "F;32NF"}
 
 # Source: TIFF 6.0, part 1 and 2, and the supplements of Adobe and libtiff.
 WIDTH, STRIPS, TILES = 256, 273, 324
@@ -71,6 +75,14 @@ def check_tiff(tags: Tags) -> None:
     # Pillow keeps 8 bits of 16-bit ink, whose range may be smaller.
     if (bits <= 8 and is_signed(tags)) or (bits > 8 and tags.get(PHOTOMETRIC) == CMYK):
         raise unsupported(tags)
+
+
+def correct_byte_order(image: TiffImagePlugin.TiffImageFile) -> None:
+    """Have compressed levels read in the order in which libtiff gives them."""
+    if image.tile and image.tile[0].codec_name == "libtiff":
+        (tile,) = image.tile
+        raw, *others = tuple(tile.args or ())
+        image.tile = [tile._replace(args=(_NATIVE.get(raw, raw), *others))]
 
 
 def unsupported(tags: Tags) -> ImageError:

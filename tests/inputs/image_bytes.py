@@ -32,10 +32,11 @@ def tiff(
     order: str = "<",
     extra: Sequence[int] = (),
     bits: int = 0,
+    deflate: bool = False,
     tags: Sequence[Sequence[tuple[int, int]]] = (),
     left_out: Sequence[int] = (),
 ) -> bytes:
-    """Return an uncompressed TIFF.
+    """Return a TIFF, one strip per page or plane.
 
     Args:
         pages: (H, W) or (H, W, C); with ``bits`` the bytes (H, B) of packed rows.
@@ -44,6 +45,7 @@ def tiff(
         order: of bytes, ``<`` or ``>``.
         extra: tag ExtraSamples.
         bits: per sample, for packed rows.
+        deflate: compress the pixels.
         tags: more tags of each page, with their values (LONG).
         left_out: tags that are not written.
     """
@@ -53,6 +55,7 @@ def tiff(
         channels = 1 if page.ndim == 2 else page.shape[2]
         stored = page if planar == 1 else np.moveaxis(page, 2, 0)
         data = stored.astype(page.dtype.newbyteorder(order)).tobytes()
+        data = zlib.compress(data) if deflate else data
         start, parts = len(out), channels if planar == 2 else 1
         out += data + bytes(len(data) % 2)
         kind = {"u": 1, "i": 2, "f": 3}[page.dtype.kind]
@@ -60,7 +63,7 @@ def tiff(
             256: ("I", [width]),
             257: ("I", [height]),
             258: ("H", [bits or page.dtype.itemsize * 8] * channels),
-            259: ("H", [1]),
+            259: ("H", [8 if deflate else 1]),
             262: ("H", [photometric]),
             273: ("I", [start + part * (len(data) // parts) for part in range(parts)]),
             277: ("H", [channels]),

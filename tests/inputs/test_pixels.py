@@ -8,6 +8,7 @@ import io
 from pathlib import Path
 from typing import Any
 
+import imagecodecs
 import numpy as np
 import pytest
 from PIL import Image
@@ -36,6 +37,15 @@ def encoded(pixels: np.ndarray | Image.Image, kind: str, **options: Any) -> byte
 
 def pgm(levels: np.ndarray, white: int) -> bytes:
     return b"P5 64 64 %d\n" % white + levels.astype(">u2").tobytes()
+
+
+def jpeg_2000(levels: np.ndarray, bits: int, codecformat: str = "jp2") -> bytes:
+    """Return a JPEG 2000 file of any number of bits; Pillow writes 8 and 16 only."""
+    return bytes(
+        imagecodecs.jpeg2k_encode(
+            levels.astype(np.uint16), level=0, reversible=True, bitspersample=bits, codecformat=codecformat
+        )
+    )
 
 
 def packed_12(levels: np.ndarray) -> np.ndarray:
@@ -130,6 +140,23 @@ READ: dict[str, tuple[Any, ...]] = {
     ),
     "TIFF, RGB, 8 bits, planar": (tiff(COLOUR, photometric=2, planar=2), COLOUR),
     "TIFF, grey and another channel": (tiff(np.dstack([GREY, BLACK]), extra=[0]), GREY),
+    **{
+        f"TIFF, {name}, Deflate, {'big' if order == '>' else 'little'}-endian": (
+            tiff(levels, order=order, deflate=True, photometric=photometric),
+            GREY,
+            {"grey_bits": 12},
+        )
+        for order in "<>"
+        for name, levels, photometric in (
+            ("16 bits", WIDE * 16, 1),
+            ("16 bits, MinIsWhite", 4095 - WIDE * 16, 0),
+            ("16 bits, signed", WIDE.astype(np.int16) * 16, 1),
+            ("32 bits", GREY.astype(np.uint32) * 16, 1),
+            ("32 bits, signed", GREY.astype(np.int32) * 16, 1),
+            ("floating-point", GREY.astype(np.float32) / 255, 1),
+        )
+    },
+    "TIFF, 32 bits, big-endian": (tiff(GREY.astype(np.uint32) * 256, order=">"), GREY),
     "TIFF, LZW, 12 of 16 bits": (encoded(WIDE * 16, "TIFF", compression="tiff_lzw"), GREY, {"grey_bits": 12}),
     "TIFF, Group 4": (
         encoded(Image.fromarray(GREY > 127), "TIFF", compression="group4"),
@@ -174,6 +201,9 @@ READ: dict[str, tuple[Any, ...]] = {
     "JPEG 2000": (encoded(GREY, "JPEG2000", irreversible=False), GREY),
     "JPEG 2000, 16 bits": (encoded(WIDE * 257, "JPEG2000", irreversible=False), GREY),
     "JPEG 2000, 10 of 16 bits": (encoded(WIDE * 4, "JPEG2000", irreversible=False), GREY, {"grey_bits": 10}),
+    "JPEG 2000, 12 bits": (jpeg_2000(WIDE * 16, 12), GREY, {"grey_bits": 8}),
+    "JPEG 2000, RGB, 12 bits": (jpeg_2000(WIDE_COLOUR * 16, 12), COLOUR, {"grey_bits": 8}),
+    "JPEG 2000, a codestream": (jpeg_2000(WIDE * 4, 10, codecformat="j2k"), GREY),
     "PGM, white at 1023": (pgm(WIDE * 1023.0 / 255 + 0.5, 1023), GREY, {"grey_bits": 8}),
     "PGM, white at 65535": (pgm(WIDE * 257, 65535), GREY),
     "PGM, 10 of 16 bits": (pgm(WIDE * 4, 65535), GREY, {"grey_bits": 10}),
@@ -229,6 +259,9 @@ REFUSED: dict[str, tuple[Any, ...]] = {
         encoded(GREY, "JPEG").replace(b"\xff\xc0\0\x0b\x08", b"\xff\xc1\0\x0b\x0c"),
         "JPEG with 12 bits per channel",
     ),
+    "JPEG-LS": (encoded(GREY, "JPEG").replace(b"\xff\xc0\0\x0b", b"\xff\xf7\0\x0b"), "lossless JPEG with 8 bits"),
+    "JPEG XR": (b"II\xbc\x01" + bytes(range(200)), "JPEG XR, not a JPEG"),
+    "JPEG 2000, RGB, 16 bits": (jpeg_2000(WIDE_COLOUR * 16, 16), "JPEG 2000, colours of 16 bits"),
     "JPEG, lossless": (
         encoded(GREY, "JPEG").replace(b"\xff\xc0\0\x0b\x08", b"\xff\xc3\0\x0b\x08"),
         "lossless JPEG with 8 bits per channel",
