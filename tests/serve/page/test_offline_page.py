@@ -191,6 +191,7 @@ def odd_files(folder):
     grey = np.full((40, 40), 300, np.uint16)
     exif = Image.Exif()
     exif[0x0112] = 6
+    two_frames = {"save_all": True, "append_images": [noise((40, 40), seed=1)]}
     glass = noise((40, 40), "RGBA")
     glass.putalpha(200)
     pictures = {
@@ -200,6 +201,8 @@ def odd_files(folder):
         "turned.webp": (noise((40, 40)), {"exif": exif}, "EXIF"),
         "glass.png": (glass, {}, "transparent"),
         "moving.gif": (noise((40, 40)), {}, "not a JPEG"),
+        "moving.png": (noise((40, 40)), two_frames, "animation"),
+        "moving.webp": (noise((40, 40)), two_frames, "animation"),
     }
     for name, (picture, options, _) in pictures.items():
         picture.save(folder / name, **options)
