@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import tempfile
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
+
+from filelock import FileLock
 
 from xfeat.featurize.errors import OutputError
 from xfeat.featurize.system.atomic import output_error
 
 logger = logging.getLogger(__name__)
+
+_PREFIX = "xfeat-"
+_IN_USE = ".in-use"
 
 
 def user_cache() -> Path | None:
@@ -49,16 +56,52 @@ def cache_folder() -> Path | None:
 
 
 def temporary_folder() -> tempfile.TemporaryDirectory[str]:
-    """Return a new temporary folder, to be used in a ``with`` statement.
+    """Return a new temporary folder, to be used in a ``with`` statement; delete those that killed processes left.
 
     Raises:
         OutputError: if no folder for temporary files can be written.
     """
     try:
-        return tempfile.TemporaryDirectory(prefix="xfeat-", ignore_cleanup_errors=True)
+        _delete_abandoned(Path(tempfile.gettempdir()))
+        return _TemporaryFolder()
     except OSError as error:
         folder = Path(tempfile.tempdir or "/tmp")  # nosec B108  # only named in the message
         raise output_error(folder, error, elsewhere="set TMPDIR to another folder") from error
+
+
+class _TemporaryFolder(tempfile.TemporaryDirectory[str]):
+    """A temporary folder with a file that is locked until the folder or its process is gone."""
+
+    def __init__(self) -> None:
+        super().__init__(prefix=_PREFIX, ignore_cleanup_errors=True)
+        being_made = Path(self.name) / f"{_IN_USE}.new"
+        self._in_use = _lock(being_made)
+        with suppress(OSError):  # without locks there, and on Windows, only this process deletes the folder
+            self._in_use.acquire()
+            os.rename(being_made, being_made.with_suffix(""))  # never visible without being locked
+
+    def cleanup(self) -> None:
+        self._in_use.release()  # Windows does not delete a locked file
+        super().cleanup()
+
+
+def _delete_abandoned(above: Path) -> None:
+    """Delete temporary folders that this user's processes have left; one that somebody holds, or may hold, stays."""
+    for folder in above.glob(f"{_PREFIX}*"):
+        with suppress(OSError):  # another process deletes it, or uses it (Timeout)
+            if folder.is_symlink() or not (folder / _IN_USE).is_file() or not _is_own(folder):
+                continue
+            with _lock(folder / _IN_USE):
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def _lock(file: Path) -> FileLock:
+    # Released by the system when its process dies; never a soft lock, which would tell nothing about the process.
+    return FileLock(file, timeout=0, fallback_to_soft=False)
+
+
+def _is_own(folder: Path) -> bool:
+    return os.name == "nt" or folder.stat().st_uid == os.getuid()  # Windows: the folder above is the user's own
 
 
 def _is_writable(folder: Path) -> bool:

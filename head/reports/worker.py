@@ -18,6 +18,7 @@ from typing import IO, Any, ParamSpec, TypeVar
 
 from xfeat.featurize.errors import OutputError, WorkerError
 from xfeat.featurize.processes import ignoring_current_folder, module_command
+from xfeat.featurize.system.user_cache import temporary_folder
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -34,10 +35,16 @@ class Worker:
 
     def __init__(self, *modules: str) -> None:
         command = module_command(__name__, *modules)
+        # What its libraries leave there when it is killed (matplotlib, where there is no home folder) goes with it.
+        self._temporary = temporary_folder()
         # Ctrl-C reaches all processes of a terminal: this one has its own session, and ends when its pipe is closed.
         with ignoring_current_folder():
             self._process = subprocess.Popen(  # nosec B603  # this Python with a module of this project
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                start_new_session=True,
+                env={**os.environ, "TMPDIR": self._temporary.name},
             )
 
     def __enter__(self) -> Worker:
@@ -46,6 +53,7 @@ class Worker:
     def __exit__(self, *exception: object) -> None:
         self._process.kill()
         self._process.communicate()
+        self._temporary.cleanup()
 
     def __call__(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Run a module-level function in the worker; return its result or raise its exception.
