@@ -210,6 +210,34 @@ def _layout(picture: Dataset, max_pixels: int, frames: str) -> Layout:
         raise ImageError(f"DICOM image of {columns}×{rows} pixels")
     if rows * columns > max_pixels:
         raise ImageError(f"{columns}×{rows} is more than {max_pixels // 1_000_000} megapixels")
+    photometric, samples = _photometric(picture)
+    count = max(1, _integer(picture, "NumberOfFrames", 1))
+    if count > 1 and frames == "refuse":
+        raise ImageError(f"{count} frames, not one picture: xfeat featurize --frames first (or middle) reads one")
+    floating = "FloatPixelData" in picture or "DoubleFloatPixelData" in picture
+    allocated, stored = _bits(picture, photometric, floating=floating)
+    if (size := rows * columns * samples * allocated // 8) > 4 * max_pixels:
+        raise ImageError(f"{columns}×{rows} with {samples * allocated} bits per pixel is {size // 1_000_000} MB")
+    high = _integer(picture, "HighBit", stored - 1)
+    unsigned = floating or allocated == 1 or samples == 3
+    return Layout(
+        rows=rows,
+        columns=columns,
+        samples=samples,
+        allocated=allocated,
+        stored=stored,
+        high=high if stored - 1 <= high < allocated else stored - 1,
+        # Colour and single bits have no sign, whatever the tag says.
+        signed=not unsigned and bool(_integer(picture, "PixelRepresentation")),
+        photometric=photometric,
+        frames=count,
+        frame=count // 2 if frames == "middle" else 0,
+        big_endian=picture.file_meta.get("TransferSyntaxUID") == import_pydicom().uid.ExplicitVRBigEndian,
+    )
+
+
+def _photometric(picture: Dataset) -> tuple[str, int]:
+    """Return the photometric interpretation and its samples per pixel."""
     photometric = str(picture.get("PhotometricInterpretation") or "").strip().upper()
     if not photometric:
         raise ImageError("DICOM file without the tag PhotometricInterpretation, which an image must have")
@@ -218,32 +246,18 @@ def _layout(picture: Dataset, max_pixels: int, frames: str) -> Layout:
     samples = 3 if photometric in COLOUR else 1
     if (found := _integer(picture, "SamplesPerPixel", samples)) != samples:
         raise ImageError(f"DICOM in {photometric} with {found} samples per pixel, which must be {samples}")
-    count = max(1, _integer(picture, "NumberOfFrames", 1))
-    if count > 1 and frames == "refuse":
-        raise ImageError(f"{count} frames, not one picture: xfeat featurize --frames first (or middle) reads one")
-    floating = "FloatPixelData" in picture or "DoubleFloatPixelData" in picture
+    return photometric, samples
+
+
+def _bits(picture: Dataset, photometric: str, *, floating: bool) -> tuple[int, int]:
+    """Return the bits allocated and stored."""
     allocated = _integer(picture, "BitsAllocated")
     stored = _integer(picture, "BitsStored", allocated)
     if allocated not in (1, 8, 16, 32, 64) or not 1 <= stored <= allocated or (allocated == 64 and not floating):
         raise ImageError(f"DICOM with {stored} bits stored in {allocated}: only 1, 8, 16 and 32 are read")
-    if samples == 3 and allocated not in (8, 16):
+    if photometric in COLOUR and allocated not in (8, 16):
         raise ImageError(f"DICOM in {photometric} with {allocated} bits: colour is read with 8 and 16 bits")
-    if (size := rows * columns * samples * allocated // 8) > 4 * max_pixels:
-        raise ImageError(f"{columns}×{rows} with {samples * allocated} bits per pixel is {size // 1_000_000} MB")
-    high = _integer(picture, "HighBit", stored - 1)
-    return Layout(
-        rows=rows,
-        columns=columns,
-        samples=samples,
-        allocated=allocated,
-        stored=stored,
-        high=high if stored - 1 <= high < allocated else stored - 1,
-        signed=bool(_integer(picture, "PixelRepresentation", 0 if floating or allocated == 1 else None)),
-        photometric=photometric,
-        frames=count,
-        frame=count // 2 if frames == "middle" else 0,
-        big_endian=picture.file_meta.get("TransferSyntaxUID") == import_pydicom().uid.ExplicitVRBigEndian,
-    )
+    return allocated, stored
 
 
 def _refuse_other_objects(picture: Dataset) -> None:

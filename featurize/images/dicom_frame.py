@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 # Source: DICOM PS3.6 annex A, table A-1: the last parts of the UIDs below 1.2.840.10008.1.2.
 _ROOT = "1.2.840.10008.1.2"
 _NATIVE = {_ROOT, f"{_ROOT}.1", f"{_ROOT}.2"}
+_YBR = ("YBR_FULL", "YBR_FULL_422")
 _RLE = f"{_ROOT}.5"
 _LOSSLESS = {f"{_ROOT}.4.57", f"{_ROOT}.4.70"}
 _JPEG = {f"{_ROOT}.4.{end}" for end in (50, 51, 53, 55)} | _LOSSLESS
@@ -86,7 +87,7 @@ def decode_frame(picture: Dataset, layout: Layout) -> Frame:
         ImageError: if the data are damaged, cut off, or compressed in a way that is not read; the reason has its name.
     """
     syntax = picture.file_meta.TransferSyntaxUID
-    ybr = layout.photometric in ("YBR_FULL", "YBR_FULL_422")
+    ybr = layout.photometric in _YBR
     if layout.photometric in ("YBR_RCT", "YBR_ICT") and syntax not in _JPEG_2000:
         raise ImageError(f"DICOM in {layout.photometric}, which only JPEG 2000 has")
     if syntax in _NATIVE:
@@ -101,31 +102,37 @@ def decode_frame(picture: Dataset, layout: Layout) -> Frame:
         data = _encapsulated(picture, layout)
         if syntax == _RLE:
             return Frame(values=_rle(codecs, data, layout), stored=layout.stored, high=layout.high, ybr=ybr)
-        stream = _jpeg_2000_header(data) if syntax in _JPEG_2000 else _jpeg_header(data, name)
-        found, said = (stream.width, stream.height, stream.samples), (layout.columns, layout.rows, layout.samples)
-        if found != said:
-            found_text, said_text = (f"{width}×{height} with {n} samples" for width, height, n in (found, said))
-            raise ImageError(f"DICOM in {name} holds {found_text} per pixel, where its tags say {said_text}")
-        if stream.scans > min(_MAX_SCANS, _MAX_DECODED // (stream.width * stream.height)):
-            raise ImageError(f"DICOM in {name} with {stream.scans} scans, each over the whole image, takes too long")
-        if syntax in _JPEG:
-            values = codecs.jpeg8_decode(data, colorspace=_raw_space(layout), outcolorspace=_raw_space(layout))
-        else:
-            values = (codecs.jpegls_decode if syntax in _JPEG_LS else codecs.jpeg2k_decode)(data)
+        return _decode_stream(codecs, data, syntax, name, layout)
     except ImageError:
         raise
     except Exception as error:  # each codec has an exception of its own
         raise ImageError(f"DICOM in {name} cannot be decoded: damaged or cut off") from error
+
+
+def _decode_stream(codecs: Any, data: bytes, syntax: str, name: str, layout: Layout) -> Frame:
+    """Decode JPEG, JPEG-LS or JPEG 2000, after a look at the size that it claims."""
+    stream = _jpeg_2000_header(data) if syntax in _JPEG_2000 else _jpeg_header(data, name)
+    found, said = (stream.width, stream.height, stream.samples), (layout.columns, layout.rows, layout.samples)
+    if found != said:
+        found_text, said_text = (f"{width}×{height} with {n} samples" for width, height, n in (found, said))
+        raise ImageError(f"DICOM in {name} holds {found_text} per pixel, where its tags say {said_text}")
+    if stream.scans > min(_MAX_SCANS, _MAX_DECODED // (stream.width * stream.height)):
+        raise ImageError(f"DICOM in {name} with {stream.scans} scans, each over the whole image, takes too long")
+    if syntax in _JPEG:
+        values = codecs.jpeg8_decode(data, colorspace=_raw_space(layout), outcolorspace=_raw_space(layout))
+    else:
+        values = (codecs.jpegls_decode if syntax in _JPEG_LS else codecs.jpeg2k_decode)(data)
     shape = (layout.rows, layout.columns) if layout.samples == 1 else (layout.rows, layout.columns, layout.samples)
     if values.shape != shape:
         raise ImageError(f"DICOM in {name} holds an array of {values.shape}, where its tags say {shape}")
+    tag_ybr = layout.photometric in _YBR
     bits = stream.bits
     if layout.signed != stream.signed:
         # Only JPEG 2000 knows signs: elsewhere the bits of a negative value come as a large one.
         values, bits = values.view(f"{'ui'[layout.signed]}{values.dtype.itemsize}"), min(bits, layout.stored)
     elif syntax in _LOSSLESS:
         bits = min(bits, layout.stored)
-    return Frame(values=values, stored=bits, high=bits - 1, ybr=ybr if stream.ybr is None else stream.ybr)
+    return Frame(values=values, stored=bits, high=bits - 1, ybr=tag_ybr if stream.ybr is None else stream.ybr)
 
 
 def _codecs(name: str) -> Any:
@@ -147,6 +154,7 @@ def _native(picture: Dataset, layout: Layout) -> NDArray[Any]:
         raise ImageError(f"DICOM pixel data are cut off: {len(element.value)} of {needed} bytes")
     picture.SamplesPerPixel, picture.NumberOfFrames = layout.samples, layout.frames
     picture.BitsStored, picture.HighBit = layout.stored, layout.stored - 1
+    picture.PixelRepresentation = int(layout.signed)
     # Ultrasound devices write YBR_FULL_422 also where no colour was left out.
     whole = (
         layout.photometric == "YBR_FULL_422" and 2 * len(element.value) >= 3 * layout.frames * layout.frame_bits // 8

@@ -66,6 +66,7 @@ IN_COLOUR = {
     "RGB": (lambda: dicom_file(COLOUR, "RGB"), 0),
     "RGB by plane": (lambda: by_colour_plane(COLOUR), 0),
     "RGB without a planar configuration": (lambda: dicom_file(COLOUR, "RGB", PlanarConfiguration=None), 0),
+    "RGB that says it has a sign": (lambda: dicom_file(COLOUR, "RGB", PixelRepresentation=1), 0),
     "RGB of 16 bits": (lambda: dicom_file(COLOUR.astype(np.uint16) * 257, "RGB", BitsStored=16), 1),
     "RGB of 12 bits": (lambda: dicom_file(np.rint(COLOUR * (4095 / 255)).astype(np.uint16), "RGB"), 1),
     "RGB, big endian": (lambda: dicom_file(COLOUR, "RGB", syntax=pydicom.uid.ExplicitVRBigEndian), 0),
