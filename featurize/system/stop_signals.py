@@ -40,7 +40,8 @@ def stop_on_signals(farewell: str) -> Iterator[None]:
     _farewell[:] = [farewell]
     with suppress(ValueError):  # only the main thread may set handlers; tests run commands in others
         signal.signal(signal.SIGTERM, _stop)
-        if signal.getsignal(signal.SIGINT) in (signal.default_int_handler, _stop):  # jobs of a script ignore it
+        # Background jobs of a script ignore it.
+        if signal.getsignal(signal.SIGINT) in (signal.default_int_handler, signal.SIG_DFL, _stop):
             signal.signal(signal.SIGINT, _stop)
         _watch()
     try:
