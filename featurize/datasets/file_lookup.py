@@ -71,6 +71,22 @@ def is_outside(name: str, root: Path) -> bool:
     return os.path.isabs(name) and os.path.exists(name) and _relative(name, root) is None
 
 
+def name_as_text(path: str) -> str:
+    """Return a path as a table in UTF-8 can hold it: parts that are not UTF-8 are read as Latin-1, as tables are."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return "/".join(_part_as_text(part.encode("utf-8", "surrogateescape")) for part in path.split("/"))
+    return path
+
+
+def _part_as_text(raw: bytes) -> str:
+    try:
+        return raw.decode()
+    except UnicodeDecodeError:
+        return raw.decode("latin-1")
+
+
 def written_path(name: str) -> str:
     """Return a name with forward slashes and without ``./``, for a file that is not there."""
     return posixpath.normpath(name.replace("\\", "/"))
@@ -125,12 +141,7 @@ def _parts(name: str) -> list[str]:
 
 
 def _key(name: str) -> str:
-    """Return what names are compared by; bytes that are not UTF-8 count as Latin-1, as they do in tables."""
-    if name.isascii():
-        return name.lower().strip()
-    raw = name.encode("utf-8", "surrogateescape")
-    try:
-        text = raw.decode()
-    except UnicodeDecodeError:
-        text = raw.decode("latin-1")
-    return unicodedata.normalize("NFC", text).casefold().strip()
+    """Return what names are compared by."""
+    return (
+        name.lower().strip() if name.isascii() else unicodedata.normalize("NFC", name_as_text(name)).casefold().strip()
+    )

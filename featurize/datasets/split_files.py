@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from xfeat.featurize.datasets.file_lookup import name_as_text
 from xfeat.featurize.datasets.layouts import GROUPS_FILE, SPLITS, Dataset, ImageEntry
 from xfeat.featurize.datasets.sources import open_source
 from xfeat.featurize.errors import Interrupted
@@ -127,9 +128,11 @@ def _place_file(source: Path, target: Path, link: bool) -> bool:
 
 
 def _write_groups(path: Path, dataset: Dataset, images: list[PlacedImage]) -> None:
-    with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+    with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(("path", "label", "group"))
         writer.writerows(
-            (image.path, dataset.class_names[image.entry.label], image.group) for image in images if image.group
+            (name_as_text(image.path), dataset.class_names[image.entry.label], name_as_text(image.group))
+            for image in images
+            if image.group
         )

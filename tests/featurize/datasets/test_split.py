@@ -346,6 +346,21 @@ def test_classes_of_a_table_come_back_from_the_folders(tmp_path: Path, labels: t
     assert open_dataset(tmp_path / "out").class_names == tuple(sorted(labels))
 
 
+def test_names_that_are_not_utf_8_keep_their_groups(tmp_path: Path) -> None:
+    make_folders(tmp_path / "in", classes=("covid", "Mélanome"))
+    try:
+        for patient in range(4):
+            (tmp_path / "in" / "Mélanome" / os.fsdecode(b"\xff\xfe%d-0.png" % patient)).write_bytes(b"%d" % patient)
+    except OSError:
+        pytest.skip("this file system takes UTF-8 names only")
+    (tmp_path / "in" / "covid" / 'a, "b"\n-0.png').write_bytes(b"a line break")
+    split_dataset(open_dataset(tmp_path / "in", groups=r"([^/]+)-\d\.png"), tmp_path / "out", SplitSpec())
+    again = open_dataset(tmp_path / "out")
+    assert len(again.entries) == 53
+    assert all(entry.group for entry in again.entries)
+    assert len({entry.group for entry in again.entries}) == 29
+
+
 def test_unreadable_ratios_are_one_message(tmp_path: Path) -> None:
     done = CliRunner().invoke(main, ["split", str(make_folders(tmp_path / "in")), str(tmp_path / "o"), "--ratios", "6"])
     assert done.exit_code == 2
