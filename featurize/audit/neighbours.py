@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from xfeat.featurize.audit.thresholds import THRESHOLDS
 from xfeat.featurize.cache.reader import FeatureCache
-from xfeat.featurize.errors import CacheError
 
 # Rows that are in memory with all their features: 20,000 × 1280 float32 are 100 MB.
 _BLOCK = 20_000
@@ -88,18 +87,6 @@ def sample_rows(candidates: NDArray[np.int64], most: int) -> NDArray[np.int64]:
     if len(candidates) <= most:
         return candidates
     return np.sort(np.random.default_rng(THRESHOLDS.seed).choice(candidates, most, replace=False))
-
-
-def require_finite(cache: FeatureCache) -> None:
-    """Raise :class:`CacheError` unless all rows of a cache are finite."""
-    features = clean_view(cache)
-    for rows in _blocks(len(cache), _QUERY):
-        if not np.isfinite(features[rows]).all():
-            raise CacheError(
-                "the cache contains values that are not finite",
-                path=cache.path,
-                fix=f"xfeat verify {cache.path} lists the rows; then delete the file and run xfeat featurize again",
-            )
 
 
 def _unit_rows(features: NDArray[Any], rows: NDArray[np.int64]) -> NDArray[np.float32]:

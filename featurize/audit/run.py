@@ -16,7 +16,6 @@ from xfeat.featurize.audit.leakage import duplicate_findings, group_findings, un
 from xfeat.featurize.audit.neighbours import (
     clean_view,
     nearest_neighbours,
-    require_finite,
     sample_rows,
     short_features,
 )
@@ -37,13 +36,11 @@ def audit_cache(cache: FeatureCache, *, progress: Progress | None = None) -> Aud
         progress: called with images read and images to read.
 
     Raises:
-        CacheError: if a feature is not finite.
         MissingExtraError: if scikit-learn, cleanlab or Jinja is not installed.
     """
     # Missing libraries are reported before all images are read.
     if missing := [name for name in ("cleanlab", "jinja2", "sklearn") if importlib.util.find_spec(name) is None]:
         raise MissingExtraError(f"the audit needs {', '.join(missing)}", fix="pip install 'xfeat-onnx[train]'")
-    require_finite(cache)
     survey = survey_images(cache, progress=progress)
     columns = cache.columns
     unique, copies = same_files(columns.sha256)

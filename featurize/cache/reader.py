@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
@@ -40,6 +39,8 @@ from xfeat.featurize.system.stored_paths import Search, StoredPath, absolute_for
 FORMAT = "xfeat.features"
 SCHEMA_VERSION = 1
 _ROWS_AT_ONCE = 4096
+# The square of it, times a billion rows, fits into float32. Features of the backbones are below 1,000.
+_LARGEST = 1e14
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,8 +90,12 @@ class FeatureCache(CacheDescription):
         return search_images(self.columns, [self.stored_root])
 
     @classmethod
-    def open(cls, path: str | Path) -> FeatureCache:
+    def open(cls, path: str | Path, *, check: bool = True) -> FeatureCache:
         """Open a cache; its features stay on disk until they are used.
+
+        Args:
+            path: the file.
+            check: read it once and compare all rows with their digest, as :meth:`verify` does.
 
         Raises:
             CacheError: if the file is missing, damaged, of another schema version, or not a cache.
@@ -106,7 +111,10 @@ class FeatureCache(CacheDescription):
         state = path.stat()
         with _reading(path) as file:
             _check_format(path, file)
-            return cls(path=path, state=state, **_read(path, file))
+            cache = cls(path=path, state=state, **_read(path, file))
+        if check:
+            cache.verify()
+        return cache
 
     def verify(self) -> None:
         """Check every row.
@@ -132,7 +140,8 @@ class FeatureCache(CacheDescription):
     def not_finite_error(self, rows: NDArray[np.int64], *, fix: str) -> CacheError:
         """Return the error for rows with values that are not finite; it names the first five."""
         paths = ", ".join(self.columns.path[row] for row in rows[:5])
-        return CacheError(f"rows with values that are not finite ({len(rows)}): {paths}", path=self.path, fix=fix)
+        what = f"rows with values that are not finite, or above {_LARGEST:g} ({len(rows)}): {paths}"
+        return CacheError(what, path=self.path, fix=fix)
 
     def _scan_rows(self) -> tuple[NDArray[np.bool_], str, dict[str, Any]]:
         """Return which rows are finite, the digest of the content, and the attributes."""
@@ -158,8 +167,9 @@ def stored_digest(path: Path) -> str | None:
 
 
 def finite_rows(features: NDArray[Any]) -> NDArray[np.bool_]:
-    """Return for each row (n,) whether all its values are finite."""
-    found: NDArray[np.bool_] = np.isfinite(features).reshape(len(features), -1).all(axis=1)
+    """Return for each row (n,) whether all its values are finite, and so small that sums of their squares are."""
+    most = min(_LARGEST, float(np.finfo(features.dtype).max))
+    found: NDArray[np.bool_] = (np.abs(features) <= most).reshape(len(features), -1).all(axis=1)
     return found
 
 
@@ -190,10 +200,6 @@ def _reading(path: Path) -> Iterator[h5py.File]:
 
 def _unreadable(path: Path, error: OSError) -> CacheError:
     """Return an error that says why a file cannot be read although it may be intact."""
-    if error.errno in (errno.EAGAIN, errno.EWOULDBLOCK):
-        return CacheError(
-            "another program has the file open for writing", path=path, fix="close it there and try again"
-        )
     reason = os.strerror(error.errno or 0)
     return CacheError(f"cannot be read: {reason}", path=path, fix="check its permissions and the disk")
 

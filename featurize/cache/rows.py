@@ -41,8 +41,8 @@ def read_rows(
         part = slice(first, first + ROWS_AT_ONCE)
         which = views[part] if isinstance(views, np.ndarray) else views
         found[part] = _copied(cache, rows[part], which)
-        if not np.isfinite(found[part]).all():
-            bad = rows[part][~finite_rows(found[part])]
+        if not (finite := finite_rows(found[part])).all():
+            bad = rows[part][~finite]
             raise cache.not_finite_error(bad, fix="run xfeat featurize --force, and xfeat verify afterwards")
     return found
 
@@ -80,7 +80,7 @@ def unchanged(cache: FeatureCache) -> Iterator[None]:
     written = (after.st_size, after.st_mtime_ns) != (before.st_size, before.st_mtime_ns)
     if after.st_ino != before.st_ino or not written:
         return
-    found = FeatureCache.open(cache.path)
+    found = FeatureCache.open(cache.path, check=False)
     if found.content_sha256 != cache.content_sha256:
         raise CacheError(
             "the file was overwritten with another cache while it was read",

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from xfeat.featurize.cache.reader import finite_rows
 from xfeat.featurize.cache.shards import Features, FileIdentity
 from xfeat.featurize.engines import Engine
 from xfeat.featurize.engines.device_group import concurrent_calls_of
@@ -140,6 +141,6 @@ class _Batches:
         if row is None or image.identity is None:
             return Outcome(image.identity, None, image.reason)
         self._contents.discard(image.identity.sha256)
-        if not np.isfinite(row).all():
+        if not finite_rows(row[None]).all():
             return Outcome(image.identity, None, beyond_range(self._spec))
         return Outcome(image.identity, row)

@@ -34,7 +34,7 @@ def resolve_request(
     if force:
         check_replaceable(output)
     chooses, file = request.backbone == "auto", request.weights
-    existing = FeatureCache.open(output).spec if chooses and not force and output.exists() else None
+    existing = FeatureCache.open(output, check=False).spec if chooses and not force and output.exists() else None
     if existing is not None:
         found = find_weights(existing.backbone, file=file, progress=progress)
         _check_same_weights(output, existing, found)

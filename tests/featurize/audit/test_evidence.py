@@ -238,7 +238,7 @@ def test_values_that_are_not_finite_are_refused(tmp_path: Path, drawing: SimpleN
     drawn.cache(tmp_path / "f.h5")
     with h5py.File(tmp_path / "f.h5", "r+") as file:
         file["features"][3, 7] = np.nan
-    with pytest.raises(CacheError, match="xfeat verify"):
+    with pytest.raises(CacheError, match="not finite"):
         audit_cache(FeatureCache.open(tmp_path / "f.h5"))
 
 

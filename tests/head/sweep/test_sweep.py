@@ -230,8 +230,7 @@ def test_fewer_trials_than_there_are_rank_all_that_are_there(make_cache: MakeCac
 def test_an_error_keeps_finished_trials(make_cache: MakeCache, tmp_path: Path) -> None:
     run_sweep(make_cache(), SPEC, runs=tmp_path, name="s", time_limit_s=0)
     kept = lines(tmp_path / "s")
-    features = np.full((90, 12), np.nan)
-    bad = make_cache("bad.h5", features=features)
+    bad = make_cache("bad.h5", features=np.ones((90, 12)))
     os.replace(bad.path, tmp_path / "features.h5")
     with pytest.raises(MismatchError, match="cache_sha256"):
         run_sweep(FeatureCache.open(tmp_path / "features.h5"), SPEC, runs=tmp_path, name="s")
