@@ -24,7 +24,6 @@ _FIELDS = {f"{name}{many}" for name in (FIELD, "file", "images", "image") for ma
 _MULTIPART = "multipart/form-data"
 _BINARY = "application/octet-stream"
 _IMAGE_TYPES = "image/jpeg, image/png, image/bmp, image/tiff, image/webp"
-_MAX_PART_HEADER_BYTES = 1 << 14
 # Source: RFC 8187, section 3.2.1, which requires UTF-8; the other one is of its predecessor RFC 5987.
 _EXTENDED = re.compile(rb"""filename\*\s*=\s*"?(utf-8|iso-8859-1)'[^']*'([^\s;"]+)""", re.IGNORECASE)
 
@@ -43,23 +42,6 @@ class _InMemoryParser(MultiPartParser):
     """Starlette's parser without temporary files; :class:`BodyLimits` limits the memory."""
 
     spool_max_size = sys.maxsize
-    _header_bytes = 0
-
-    def on_part_begin(self) -> None:
-        self._header_bytes = 0
-        super().on_part_begin()
-
-    def on_header_field(self, data: bytes, start: int, end: int) -> None:
-        self._count_header(end - start)
-        super().on_header_field(data, start, end)
-
-    def on_header_value(self, data: bytes, start: int, end: int) -> None:
-        self._count_header(end - start)
-        super().on_header_value(data, start, end)
-
-    def on_header_end(self) -> None:
-        self._count_header(1)  # so that the number of headers is limited too
-        super().on_header_end()
 
     def on_headers_finished(self) -> None:
         """Take each part of the field as a file: a client may omit the file name, or write it as RFC 8187 says.
@@ -102,11 +84,6 @@ class _InMemoryParser(MultiPartParser):
         """Close all files, also that of a part without its end, which is in no field."""
         for file in self._files_to_close_on_error:
             file.close()
-
-    def _count_header(self, number: int) -> None:
-        self._header_bytes += number
-        if self._header_bytes > _MAX_PART_HEADER_BYTES:
-            raise MultiPartException("the headers of a part are larger than 16 KiB")
 
 
 async def read_images(body: Body, spec: ServeSpec) -> list[tuple[str, bytes]]:

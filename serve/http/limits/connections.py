@@ -107,7 +107,7 @@ def with_connection_limits(header_timeout_s: float) -> type[HttpToolsProtocol]:
             """Say what is wrong in the form of all errors, unless another response is being sent."""
             if self._parsed_bytes > MAX_HEADER_BYTES:
                 msg = _TOO_LARGE
-            elif (error := sys.exception()) is not None:  # the parser's, in uvicorn's handler
+            elif isinstance(error := sys.exception(), httptools.HttpParserError):  # in uvicorn's handler
                 msg = f"not a valid HTTP/1.1 request: {error.__context__ or error}"
             if self.cycle is None or self.cycle.response_complete or not self.cycle.response_started:
                 self.transport.write(_bad_request(msg))
