@@ -31,6 +31,11 @@ def printable_lines(text: str) -> str:
     return "\n".join(map(printable, text.split("\n")))
 
 
+def printable_value(value: object) -> object:
+    """Return a value of a page: texts with what a browser would obey escaped, markup and everything else as it is."""
+    return printable_lines(value) if type(value) is str else value
+
+
 def shortened(name: object) -> str:
     """Return a printable name of at most 32 characters for a table: of a longer one, the beginning and the end."""
     text = printable(name)

@@ -147,7 +147,7 @@ def featurize(
 ) -> Printed:
     """Compute the features of all images in DATA.
 
-    DATA is a folder (train|valid|test/CLASS/…, CLASS/…, or images without classes), a zip archive of such a folder,
+    DATA is a folder (train|valid|test/CLASS/..., CLASS/..., or images without classes), a zip archive of such a folder,
     or a CSV file with the columns path,label[,split][,group]. A second run computes only what has changed; a stopped
     run resumes.
     """
@@ -212,7 +212,8 @@ def _as_text(done: Extraction, spec: specs.FeatureSpec) -> list[str]:
     skipped = [f"skipped {path}: {reason}" for path, reason in done.skipped]
     warn(first_lines(truncated, "more truncated images"))
     warn(first_lines(skipped, f"more: see xfeat info {done.output}"))
-    rate = f" at {done.images_per_second:.0f} images/s ({done.engine})" if done.computed else ""
+    per_second = f"{done.images_per_second:.{0 if done.images_per_second >= 10 else 1}f}"
+    rate = f" at {per_second} images/s ({done.engine})" if done.computed else ""
     changes = "".join(f", {number} {kind}" for kind, number in done.changes._asdict().items() if number)
     rehashed = f" ({done.rehashed} read again and unchanged)" if done.rehashed else ""
     state = "is up to date" if done.up_to_date else "written"

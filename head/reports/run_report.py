@@ -20,7 +20,7 @@ from xfeat.featurize.datasets.sources import ImageSource, open_source
 from xfeat.featurize.errors import ImageError
 from xfeat.featurize.images.decode import decode
 from xfeat.featurize.specs import PreprocessSpec
-from xfeat.featurize.text import MAX_LISTED, listed
+from xfeat.featurize.text import MAX_LISTED, listed, printable_value
 from xfeat.head.evaluation.operating_point import threshold_metrics
 from xfeat.head.evaluation.predictions import Predictions, softmax
 from xfeat.head.reports.formatting import frequent_confusions, hardest_classes, interval, number, percent, points
@@ -133,7 +133,13 @@ def page_template(name: str, package: str = "") -> Template:
     from jinja2 import ChoiceLoader, Environment, PackageLoader
 
     loaders = [PackageLoader("xfeat.head.reports", "templates"), *([PackageLoader(package, ".")] if package else [])]
-    environment = Environment(loader=ChoiceLoader(loaders), autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment = Environment(
+        loader=ChoiceLoader(loaders),
+        autoescape=True,
+        finalize=printable_value,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
     environment.filters |= {"percent": percent, "points": points, "number": number}
     environment.filters |= {"hardest": hardest_classes, "listed": listed}
     environment.globals |= {"max_classes": MAX_LISTED, "frequent_confusions": frequent_confusions}

@@ -11,7 +11,7 @@ from xfeat.featurize.audit.report.pictures import Thumbnails, class_average
 from xfeat.featurize.audit.shortcuts import is_strong
 from xfeat.featurize.audit.thresholds import THRESHOLDS
 from xfeat.featurize.system.versions import library_versions
-from xfeat.featurize.text import MAX_LISTED
+from xfeat.featurize.text import MAX_LISTED, printable_value
 
 _PAIRS_SHOWN = 12
 _IMAGES_SHOWN = 18
@@ -23,7 +23,11 @@ def render_page(audit: Audit) -> str:
     from jinja2 import Environment, PackageLoader
 
     environment = Environment(
-        loader=PackageLoader("xfeat.featurize.audit.report", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True
+        loader=PackageLoader("xfeat.featurize.audit.report", "."),
+        autoescape=True,
+        finalize=printable_value,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     cache = audit.cache
     pictures = Thumbnails(cache)
