@@ -8,7 +8,7 @@ import re
 import struct
 import zlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from xfeat.featurize.errors import ImageError
 
@@ -79,20 +79,20 @@ def is_dicom(data: bytes) -> bool:
         data: at least the first 132 bytes of a file. Either ``DICM`` follows a preamble of 128 bytes, or the file
             starts with its tags, as data sets without a file header do.
     """
-    return data[128:132] == b"DICM" or _starts_with_tags(data)
+    return data[128:132] == b"DICM" or _starts_with_tags(data, "little") or _starts_with_tags(data, "big")
 
 
-def _starts_with_tags(data: bytes) -> bool:
+def _starts_with_tags(data: bytes, order: Literal["little", "big"]) -> bool:
     """Tell whether data begin with two tags of DICOM's first groups in ascending order, and plausible lengths."""
     position, previous = 0, (0, 0)
     while position + 8 <= len(data):
-        tag = struct.unpack_from("<HH", data, position)
+        tag = struct.unpack_from("<HH" if order == "little" else ">HH", data, position)
         vr = data[position + 4 : position + 6].decode("latin-1")
         explicit = vr in _VRS
         length_at, width = (position + 4, 4) if not explicit else (position + 6, 2)
         if vr in _LONG_VRS:
             length_at, width = position + 8, 4
-        length = int.from_bytes(data[length_at : length_at + width], "little")
+        length = int.from_bytes(data[length_at : length_at + width], order)
         first_groups = {2, 8} if previous == (0, 0) else _FIRST_GROUPS
         if tag[0] not in first_groups or tag <= previous or (length % 2 and vr != "SQ") or length > 1 << 16:
             return False

@@ -70,12 +70,12 @@ def dicom_file(values: np.ndarray, photometric: str = "MONOCHROME2", syntax: str
     return to_bytes(dataset(values, photometric, **tags), syntax)
 
 
-def without_preamble(picture: Dataset, *, implicit: bool) -> bytes:
+def without_preamble(picture: Dataset, *, implicit: bool, big_endian: bool = False) -> bytes:
     """Return the tags alone, as data sets stored without a file header are."""
     tags = Dataset()
     tags.update(picture)
     file = pydicom.filebase.DicomBytesIO()
-    file.is_little_endian, file.is_implicit_VR = True, implicit
+    file.is_little_endian, file.is_implicit_VR = not big_endian, implicit
     write_dataset(file, tags)
     return file.getvalue()
 

@@ -214,6 +214,7 @@ GREY = {
     "deflated": lambda: dicom_file(TWELVE, syntax=pydicom.uid.DeflatedExplicitVRLittleEndian),
     "no preamble, implicit": lambda: without_preamble(dataset(TWELVE), implicit=True),
     "no preamble, explicit": lambda: without_preamble(dataset(TWELVE), implicit=False),
+    "no preamble, big endian": lambda: without_preamble(dataset(TWELVE.byteswap()), implicit=False, big_endian=True),
     "no preamble but a file header": lambda: dicom_file(TWELVE)[132:],
     "no transfer syntax": lambda: dicom_without_syntax(dataset(TWELVE)),
     # Compression.
