@@ -18,8 +18,8 @@ from types import FrameType
 from xfeat.featurize.system.atomic import remove_unfinished
 
 EXIT_INTERRUPTED = 130
-_GRACE_S = 4.0
-_CLEAN_UP_S = 0.5
+_GRACE_S = 3.5
+_CLEAN_UP_S = 0.3
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 _received: list[int] = []
