@@ -101,7 +101,7 @@ $(SETUP): pyproject.toml requirements/build.txt requirements/dev.txt
 ifdef NEWEST
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-compile -e '.[dev]'
 else
-	@# The build tool first, since pip would otherwise fetch one for each source archive, without a digest.
+	@# The build tool first, since pip would otherwise fetch one for a source archive, without a digest.
 	$(LOCKED) -r requirements/build.txt
 	$(LOCKED) --use-pep517 --no-build-isolation -r requirements/dev.txt || { echo "$$NOT_LOCKED"; exit 1; }
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .

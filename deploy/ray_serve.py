@@ -1,7 +1,7 @@
 """The same server on many machines with Ray Serve: every replica has one model with its own queue and limits.
 
     pip install '.[ray-serve]'    # in a clone of this repository, on every machine
-    cd deploy && serve run ray_serve:build model=/path/model.onnx replicas=4 threads=2
+    cd deploy && RAY_USAGE_STATS_ENABLED=0 serve run ray_serve:build model=/path/model.onnx replicas=4 threads=2
 
 Ray starts the replicas, restarts those that fail and distributes requests. Routes, batches, responses and metrics of a
 replica are those of ``xserve start`` with one session. Ray handles the connections: there is no API key, no limit on
