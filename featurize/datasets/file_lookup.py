@@ -103,6 +103,8 @@ def _as_written(name: str, root: Path, exists: Callable[[str], bool]) -> list[st
 def _relative(name: str, root: Path) -> str | None:
     """Return a normal path relative to ``root``, ``None`` for an absolute one that is not below it."""
     path = posixpath.normpath(name)
+    if path.startswith(".."):  # it may come back in
+        return _relative(os.path.join(os.path.abspath(root), path), root) or path
     if not os.path.isabs(path):
         return path
     for base in (Path(os.path.abspath(root)), root.resolve()):

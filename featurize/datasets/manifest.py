@@ -71,7 +71,7 @@ def read_manifest(path: Path) -> Manifest:
     renamed = ", ".join(f"{use}: {name}" for use, name in used.items() if name.casefold() != use)
     number = len({image.label for image in images if image.label})
     classes = f"{number} class{'es' * (number != 1)}" if number else "no classes"
-    text = f"{len(images)} rows of {path.name}{f' ({renamed})' if renamed else ''}, {classes}"
+    text = f"{len(images)} row{'s' * (len(images) != 1)} of {path.name}{f' ({renamed})' if renamed else ''}, {classes}"
     return Manifest(images, text, left_out)
 
 
@@ -211,7 +211,7 @@ def _locate(table: Table, rows: list[TableRow], root: Path) -> list[str]:
     _refuse(table, folders, "path", "names a folder", "give each image a row")
     if missing and len(missing) == len(rows):
         raise DataError(
-            f"none of its {len(rows)} images is there",
+            "none of its images is there",
             path=table.path,
             expected=f"paths relative to {root}, or names of files below it",
             found=_named(missing, "path"),

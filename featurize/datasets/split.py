@@ -161,7 +161,7 @@ def _check_source(dataset: Dataset) -> None:
     unlabelled = sum(entry.label == NO_LABEL for entry in dataset.entries)
     if unlabelled:
         raise DataError(
-            f"{unlabelled} images have no class",
+            f"images without a class: {unlabelled} of {len(dataset.entries)}",
             path=dataset.table or dataset.root,
             expected="one folder per class, such as covid/ and normal/, or a label in each line of the CSV file",
             fix="move the images into class folders",

@@ -112,6 +112,8 @@ def read_table(
     columns = _choose_columns(path, header, required, optional)
     rows = []
     for line, cells in records:
+        if [_plain(cell) for cell in cells] == header:  # tables that were put together repeat it
+            continue
         if any(cell.strip() for cell in cells[len(header) :]):
             raise DataError(
                 f"line {line} has {len(cells)} values for {len(header)} columns",
@@ -126,7 +128,7 @@ def read_table(
 
 def shorten(text: str) -> str:
     """Return text for a message: on one line, and cut off where it is too long."""
-    line = text.replace("\n", "\\n").replace("\r", "\\r").replace("\t", "\\t")
+    line = "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
     return line if len(line) <= _SHOWN_CHARACTERS else f"{line[:_SHOWN_CHARACTERS]}…"
 
 
@@ -162,7 +164,7 @@ def _decoded(path: Path, content: bytes) -> str:
         raise DataError(
             f"line {line} contains NUL bytes", path=path, found="a damaged or binary file", fix=_SAVE_AS_CSV
         )
-    return text
+    return text.rstrip("\x1a")  # the end of a file in DOS
 
 
 def _decoded_as_latin_1(path: Path, content: bytes, first_bad: int) -> str:
@@ -227,7 +229,7 @@ def _records(path: Path, text: str, separator: str, line: int = 0) -> Iterator[t
 
 
 def _value(path: Path, line: int, cells: list[str], at: int, column: str) -> str:
-    value = cells[at].strip(" \t\xa0\ufeff") if at < len(cells) else ""
+    value = cells[at].strip(" \t\xa0\u200b\ufeff") if at < len(cells) else ""
     if column == "path":
         return value  # as the file system has it
     value = _plain(value)
@@ -242,7 +244,7 @@ def _value(path: Path, line: int, cells: list[str], at: int, column: str) -> str
 
 
 def _plain(text: str) -> str:
-    return (text if text.isascii() else unicodedata.normalize("NFC", text)).strip().strip("\ufeff")
+    return (text if text.isascii() else unicodedata.normalize("NFC", text)).strip().strip("\u200b\ufeff")
 
 
 # Columns

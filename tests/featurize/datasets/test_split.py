@@ -308,7 +308,7 @@ def test_a_target_that_cannot_be_written_is_no_matter_of_an_option(tmp_path: Pat
 def test_images_without_a_class_in_a_table_name_the_table(tmp_path: Path) -> None:
     make_folders(tmp_path)
     (tmp_path / "list.csv").write_text("path,label\ncovid/covid00-0.png,\n")
-    with pytest.raises(DataError, match=r"list\.csv: 1 images have no class"):
+    with pytest.raises(DataError, match=r"list\.csv: images without a class: 1 of 1"):
         split_dataset(open_dataset(tmp_path / "list.csv"), tmp_path.parent / "out", SplitSpec())
 
 
