@@ -133,13 +133,13 @@ class _OneAtATime:
 
 
 def test_a_cache_keeps_the_layout_and_what_was_left_out(bench: Bench) -> None:
-    (bench.data / "covid" / "IMG_1.HEIC").write_bytes(b"x")
+    (bench.data / "covid" / "IMG_1.CR2").write_bytes(b"x")
     bench.run()
     cache = bench.check()
     assert cache.layout == "2 classes"
     assert cache.left_out == {
-        "not a known kind of image": {"files": 1, "suffixes": {".heic": 1}, "example": "covid/IMG_1.HEIC"}
+        "not a known kind of image": {"files": 1, "suffixes": {".cr2": 1}, "example": "covid/IMG_1.CR2"}
     }
-    (bench.data / "covid" / "IMG_1.HEIC").unlink()
+    (bench.data / "covid" / "IMG_1.CR2").unlink()
     assert not bench.run().up_to_date
     assert bench.check().left_out == {}

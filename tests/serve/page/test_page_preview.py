@@ -62,6 +62,17 @@ def test_16_bit_images_are_scaled_to_8_bits(client):
     np.testing.assert_array_equal(pixels_of(answer.content), np.asarray(grey_steps()))
 
 
+def test_a_preview_has_the_range_of_the_model() -> None:
+    deep = np.asarray(grey_steps()).astype(np.uint16) * 4
+    shown = draw_preview(as_file(Image.fromarray(deep), "PNG"), PreprocessSpec(grey_bits=10))
+    assert np.array_equal(pixels_of(shown), np.asarray(grey_steps()))
+
+
+def test_a_preview_for_a_model_that_is_not_there_is_not_found(client):
+    answer = client.post("/preview?model=none", content=as_file(grey_steps(), "TIFF"))
+    assert answer.status_code == 404
+
+
 def test_a_preview_keeps_the_aspect_ratio_and_has_the_size_of_a_screen(client):
     answer = client.post("/preview", content=as_file(grey_steps((2 * SIDE, SIDE)), "TIFF"))
     assert pixels_of(answer.content).shape == (SIDE // 2, SIDE)
