@@ -18,13 +18,13 @@ from pathlib import Path, PureWindowsPath
 from typing import NamedTuple
 
 from xfeat.featurize.errors import DataError, ImageError
-from xfeat.featurize.system.time_limit import limited
+from xfeat.featurize.system.time_limit import TimeLimitError, limited
 
 # Larger than any image: 100 megapixels of RGB are 300 MB. Every decoding thread has one file in memory.
 MAX_FILE_BYTES = 512 << 20
 # A mount that does not answer, and a file system in user space whose process is stopped, would block for ever.
 _READ_LIMIT_S = 60.0
-NOT_READ = f"not read within {_READ_LIMIT_S:.0f} s"
+_MOST_IN_A_ROW = 8
 # A file that changed so shortly before it was read can change again with the same time and size. FAT has steps of 2 s.
 _SETTLED_NS = 2_000_000_000
 # Reproducible archives date everything 1970; 0 has another meaning here.
@@ -105,13 +105,12 @@ class FolderSource:
     def head(self, path: str, size: int) -> bytes:
         """Return the first bytes of a file, at most ``size``; none if it cannot be read."""
         try:
-            with open(os.path.join(self._root, path), "rb", opener=_without_waiting) as file:
-                return file.read(size) if stat.S_ISREG(os.fstat(file.fileno()).st_mode) else b""
-        except (OSError, ValueError):
+            return _first_bytes(os.path.join(self._root, path), size)
+        except (OSError, TimeLimitError):
             return b""
 
 
-@limited(_READ_LIMIT_S, "read")
+@limited(_READ_LIMIT_S, "read", most_in_a_row=_MOST_IN_A_ROW)
 def read_file(path: str | os.PathLike[str]) -> tuple[bytes, FileState]:
     """Return the content of an image file and the state in which it was read.
 
@@ -131,6 +130,15 @@ def read_file(path: str | os.PathLike[str]) -> tuple[bytes, FileState]:
             raise
         raise ImageError(f"cannot be read: {getattr(error, 'strerror', None) or error}") from error
     return data, FileState(len(data), (found.st_mtime_ns or _EPOCH) if _settled(found) else 0, found.st_ctime_ns)
+
+
+@limited(_READ_LIMIT_S, "read", most_in_a_row=_MOST_IN_A_ROW)
+def _first_bytes(path: str, size: int) -> bytes:
+    try:
+        with open(path, "rb", opener=_without_waiting) as file:
+            return file.read(size) if stat.S_ISREG(os.fstat(file.fileno()).st_mode) else b""
+    except ValueError:
+        return b""
 
 
 def _without_waiting(path: str, flags: int) -> int:
@@ -217,7 +225,7 @@ class ZipSource:
             raise _too_large(info.file_size)
         return self._unpack(info), _member_state(info)
 
-    @limited(_READ_LIMIT_S, "read")
+    @limited(_READ_LIMIT_S, "read", most_in_a_row=_MOST_IN_A_ROW)
     def _unpack(self, info: zipfile.ZipInfo) -> bytes:
         try:
             with self._archive.open(info) as file:

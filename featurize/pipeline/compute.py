@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from xfeat.featurize.cache.columns import Skipped
 from xfeat.featurize.cache.index import NOT_STORED, FeatureIndex, IndexRows
 from xfeat.featurize.cache.shards import Identities, Row, ShardStore
-from xfeat.featurize.datasets.sources import NOT_READ, ImageSource
+from xfeat.featurize.datasets.sources import ImageSource
 from xfeat.featurize.engines import Engine
 from xfeat.featurize.errors import DataError, Interrupted, OutputError
 from xfeat.featurize.pipeline.inference import Outcome, beyond_range, infer
@@ -30,8 +30,6 @@ logger = logging.getLogger(__name__)
 # A killed run loses at most one shard: so many images, or the work of so many seconds.
 SHARD_ROWS = 512
 SHARD_SECONDS = 20.0
-# One slow file is skipped; when so many do not come, none will, and each would be waited for.
-_MOST_NOT_READ = 8
 
 Progress = Callable[[int, int], None]
 """Called with the number of images done and the total."""
@@ -178,7 +176,6 @@ class _Run:
         self._rows: list[Row] = []
         self._waiting: dict[str, list[int]] = {}  # content that is in no shard yet -> its images
         self._last_shard = time.monotonic()
-        self._not_read = 0  # in a row, before the time was over
 
     def outcomes(self) -> Outcomes:
         """Read and compute, here or on a cluster."""
@@ -232,7 +229,6 @@ class _Run:
             self._skip(number, outcome.reason)
             return
         identity, features = outcome.identity, outcome.features
-        self._not_read = 0
         self.state.rehashed += bool(self.state.identities["sha256"][number] == identity.sha256.encode())
         self.state.identities[number] = identity
         if (index_row := self.context.known.find_content(identity.sha256)) != NOT_STORED:
@@ -248,15 +244,6 @@ class _Run:
 
     def _skip(self, number: int, reason: str) -> None:
         path = self.state.paths[number]
-        if reason == NOT_READ:
-            self._not_read += 1
-            if self._not_read >= _MOST_NOT_READ:
-                raise DataError(
-                    f"{self._not_read} files in a row were {reason}",
-                    path=self.context.root / path,
-                    found="the disk, or the network that it is mounted over, does not answer",
-                    fix="check the mount, and run the same command again: it resumes",
-                )
         if self.context.options.fail_on_error:
             raise DataError(
                 reason, path=self.context.root / path, fix="remove the file, or skip it with --on-error skip"

@@ -179,7 +179,6 @@ def test_a_disk_that_does_not_answer_ends_the_run(library: Path, tmp_path: Path)
     done = featurize_stalled(library, tmp_path, tmp_path / "data" / "normal")
     assert done.returncode == 1
     assert "8 files in a row were not read within 60 s" in done.stderr
-    assert "it resumes" in done.stderr
 
 
 def featurize_stalled(library: Path, folder: Path, stalled: Path) -> subprocess.CompletedProcess[str]:

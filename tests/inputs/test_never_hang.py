@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import threading
@@ -110,6 +111,18 @@ def test_nobody_waits_for_a_call_that_was_given_up() -> None:
     waiting = [thread for thread in threading.enumerate() if thread.name == "decoded"]
     assert waiting
     assert all(thread.daemon for thread in waiting)
+
+
+def test_a_disk_that_does_not_answer_is_said_once_and_not_waited_for_by_file() -> None:
+    reading, writing = os.pipe()
+    read = limited(0.05, "read", most_in_a_row=3)(lambda blocks: os.read(reading, 1) if blocks else b"")
+    for blocks in (True, True, False, True, True):  # one that is read in between shows that the disk answers
+        with contextlib.suppress(TimeLimitError):
+            assert read(blocks) == b""
+    with pytest.raises(DataError, match=r"3 files in a row were not read within 0 s(.|\n)*does not answer"):
+        read(True)
+    os.write(writing, b"xxxxx")
+    os.close(writing)
 
 
 # Symbolic links between folders
