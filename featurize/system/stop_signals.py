@@ -46,6 +46,8 @@ def stop_on_signals(farewell: str) -> Iterator[None]:
         _watch()
     try:
         yield
+    except KeyboardInterrupt:  # also Interrupted, which says how to resume
+        raise
     except Exception as error:
         if not _received:
             raise
