@@ -81,7 +81,19 @@ def watched(command: str, folder: Path) -> subprocess.Popen[str]:
     executable = Path(sys.executable).with_name(program)
     calls = "connect,sendto,sendmsg,sendmmsg"
     # As a grandchild (-D), so that signals reach the command. It holds stdout open until its notes are complete.
-    watch = ["strace", "-D", "-f", "-qq", "-e", f"trace={calls}", "-e", "signal=none", "-o", "calls.txt"]
+    watch = [
+        "strace",
+        "-D",
+        "-f",
+        "--seccomp-bpf",
+        "-qq",
+        "-e",
+        f"trace={calls}",
+        "-e",
+        "signal=none",
+        "-o",
+        "calls.txt",
+    ]
     return subprocess.Popen(
         [*watch, *([executable, *arguments] if executable.exists() else [sys.executable, "-c", command])],
         cwd=folder,
