@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ _OF_CLASSES = {"probabilities", "logits"}
 _PIECE = 1 << 14  # numbers per call of json.dumps, which holds the interpreter's lock; takes about 20 ms
 
 
-def check_outputs(wanted: Mapping[str, WantedOutput], available: Sequence[str]) -> None:
+def check_outputs(wanted: Mapping[str, WantedOutput], available: Collection[str]) -> None:
     """Check that a model has the requested outputs in their forms.
 
     Raises:

@@ -40,7 +40,7 @@ _PIXELS = _input_tensor(
 )
 _FILES = _input_tensor(
     "BYTES",
-    {"prefixItems": [_SIDE], "items": {"type": "integer", "enum": [1]}, "minItems": 1},
+    {"prefixItems": [_SIDE], "items": {"type": "integer", "enum": [1]}, "minItems": 1, "maxItems": 8},
     _list_of({"type": "string", "contentEncoding": "base64", "contentMediaType": "image/*"}),
 )
 _OUTPUT = _object_with(["name"], name={"type": "string", "enum": list(Outputs._fields)}, parameters=_PARAMETERS)
