@@ -127,7 +127,7 @@ def find_images(run: Run, data: Path | None = None) -> Path:
 
     places = [_stored(run, run.cache["data_root"])]
     file = search_cache(run).path
-    cache = None if file is None else FeatureCache.open(file)
+    cache = None if file is None else FeatureCache.open(file, check=False)
     if data is not None:
         if cache is not None and data.exists() and (reason := other_images(cache.columns, data)):
             raise DataError(

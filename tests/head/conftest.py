@@ -88,6 +88,7 @@ def draw_images() -> Callable[[FeatureCache], FeatureCache]:
         with h5py.File(cache.path, "r+") as stored:
             stored["sha256"][:] = [hashlib.sha256(content).hexdigest().encode() for content in contents]
             stored["size"][:] = [len(content) for content in contents]
+            del stored.attrs["columns_sha256"]  # as in caches of earlier versions
         return FeatureCache.open(cache.path)
 
     return draw

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import h5py
+import numpy as np
 
+from tests.caches import write_made_up
 from tests.export.conftest import invoke, make_project
 from xfeat.head.cli import main as xhead
 
@@ -202,9 +204,8 @@ def relative_of_windows(project: Path, free: Path) -> Path:
 def with_another_cache_in_its_place(project: Path, free: Path) -> Path:
     """The cache has been renamed, and another one has its name now."""
     (project / "features.h5").rename(project / "old.h5")
-    shutil.copy(project / "old.h5", project / "features.h5")
-    with h5py.File(project / "features.h5", "r+") as cache:
-        cache.attrs["content_sha256"] = "0" * 64
+    columns = {"label": [0, 1], "split": [0, 0], "path": ["a.png", "b.png"]}
+    write_made_up(project / "features.h5", np.eye(2, 4, dtype=np.float32), columns, ["bar", "disc"])
     return project
 
 

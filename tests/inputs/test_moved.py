@@ -110,9 +110,10 @@ def test_other_features_are_refused(project: Path) -> None:
     run = run_in(project)
     other = MOVES["with_another_cache_in_its_place"](project, project) / "features.h5"
     (project / "old.h5").unlink()
+    digest_there = FeatureCache.open(other).content_sha256
     search = search_cache(run)
     assert (search.path, search.refused) == (None, other)
-    assert f"{other}: other features, of SHA-256 0000" in search.report
+    assert f"{other}: other features, of SHA-256 {digest_there[:16]}" in search.report
     with pytest.raises(MismatchError, match="run first was trained on others"):
         with_cache([run], other)
 
