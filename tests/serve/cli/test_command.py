@@ -58,7 +58,7 @@ def test_json_output_is_exactly_the_documented_object(model, pictures, tiny):
             "reason": "text, not a JPEG, PNG, BMP, TIFF, WEBP, GIF, JPEG2000, PPM, AVIF image",
         }
     ]
-    assert f"warning: skipped {pictures / 'text.png'}: not a JPEG" in done.stderr
+    assert f"warning: skipped {pictures / 'text.png'}: text, not a JPEG" in done.stderr
 
 
 def test_text_is_a_table_with_aligned_columns(write_model, pictures, tiny):
@@ -95,7 +95,7 @@ def test_no_readable_image_is_an_error_with_the_reasons(model, tmp_path):
     assert done.exit_code == 1
     assert done.stdout == ""
     assert done.stderr.count("error:") == 1
-    assert f"{bad}: not a JPEG" in done.stderr
+    assert f"{bad}: text, not a JPEG" in done.stderr
 
 
 def test_a_path_that_does_not_exist_is_an_error(model, tmp_path):
