@@ -26,10 +26,11 @@ def run(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture
 def clone(tmp_path: Path) -> Path:
-    """Clone a repository of the Makefile, ``xfeat/`` and empty rooms, without symbolic links."""
+    """Clone a repository of the Makefile, what it names, ``xfeat/`` and empty rooms, without symbolic links."""
     original, clone = tmp_path / "original", tmp_path / "clone"
     (original / "xfeat").mkdir(parents=True)
     shutil.copy(ROOT / "Makefile", original)
+    shutil.copytree(ROOT / "requirements", original / "requirements")
     (original / "pyproject.toml").touch()
     for room in ROOMS:
         (original / room).mkdir()
