@@ -1,1 +1,1 @@
-"""The machine: cores, CUDA, devices, onnxruntime sessions, file locks, atomic writes. Imports no other subpackage."""
+"""The machine: cores, CUDA, onnxruntime sessions, locks, atomic writes, telemetry. Imports no other subpackage."""
