@@ -15,7 +15,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from xfeat.featurize.cache.reader import FeatureCache
 from xfeat.featurize.datasets.sources import ImageSource, open_source
-from xfeat.featurize.images.decode import FORMATS, MAX_PIXELS, decode
+from xfeat.featurize.images.decode import FORMATS, decode
+from xfeat.featurize.images.limits import MAX_PIXELS
 from xfeat.featurize.specs import PreprocessSpec
 
 SIDE = 32

@@ -5,8 +5,6 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import io
-import struct
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
@@ -14,18 +12,21 @@ from functools import cache
 from PIL import Image, ImageFile, TiffImagePlugin, UnidentifiedImageError
 
 from xfeat.featurize.errors import ImageError
-from xfeat.featurize.images.dicom import decode_dicom, is_dicom
-from xfeat.featurize.images.file_kinds import HEAD_BYTES, describe_kind, image_kind
+from xfeat.featurize.images.dicom.decode import decode_dicom
+from xfeat.featurize.images.dicom.header import is_dicom
+from xfeat.featurize.images.file_kinds import describe_kind, image_kind
 from xfeat.featurize.images.frames import choose_frame
-from xfeat.featurize.images.jpeg_header import read_jpeg_header
+from xfeat.featurize.images.jpeg_headers import check_scans, read_jpeg_header
 from xfeat.featurize.images.kornia_png import decode_plain_png
-from xfeat.featurize.images.levels import DeepLevels, read_deep, to_8_bits
+from xfeat.featurize.images.levels import DeepLevels, check_jpeg_2000, read_deep, to_8_bits
+from xfeat.featurize.images.limits import MAX_PIXELS, check_size
 from xfeat.featurize.images.tiff_tags import (
     STRIPS,
     TILES,
     WIDTH,
     check_tiff,
     correct_byte_order,
+    describe_tiff,
     read_tags,
     unsupported,
 )
@@ -37,30 +38,7 @@ from xfeat.featurize.system.time_limit import limited
 ImageFile.LOAD_TRUNCATED_IMAGES = True
 
 FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "GIF", "JPEG2000", "PPM", "AVIF")
-# A 140 kB PNG can hold 144 megapixels. The largest detectors in radiography have about 20.
-MAX_PIXELS = 100_000_000
 DEFAULT_SPEC = PreprocessSpec()
-# A progressive JPEG of 150 kB can have 2,000 scans, which take half a minute; cameras and editors write about ten. An
-# image may be gone over so often that together it is 20 of the largest.
-_MOST_SCANS = 100
-_MOST_DECODED = 20 * MAX_PIXELS
-
-# The exceptions that Pillow raises for damaged files.
-_DECODING_ERRORS = (
-    OSError,
-    ValueError,
-    SyntaxError,
-    EOFError,
-    MemoryError,
-    TypeError,
-    AttributeError,
-    LookupError,
-    ArithmeticError,
-    AssertionError,
-    RuntimeError,
-    struct.error,
-    zlib.error,
-)
 # Source: the EXIF standard, tag Orientation.
 _TRANSPOSES = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -74,17 +52,12 @@ _TRANSPOSES = {
 _ORIENTATION = 0x0112
 # A hundred times as long as any good image takes; some decoders of damaged files do not end.
 _LIMIT_S = 60.0
-_END_MARKERS = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}
+# How JPEG and PNG files begin, and what ends them. Some cameras write a few bytes after that.
+_END_MARKERS = {b"\xff\xd8": b"\xff\xd9", b"\x89PNG": b"IEND"}
 
 
 @limited(_LIMIT_S, "decoded")
-def decode(
-    data: bytes,
-    spec: PreprocessSpec = DEFAULT_SPEC,
-    *,
-    max_pixels: int = MAX_PIXELS,
-    may_hold_gil: bool = False,
-) -> Image.Image:
+def decode(data: bytes, spec: PreprocessSpec = DEFAULT_SPEC, *, may_hold_gil: bool = False) -> Image.Image:
     """Decode an image file to 8-bit grey or RGB, upright.
 
     Grey images stay grey (mode ``L``): resizing one channel and then repeating it gives the same pixels as resizing
@@ -92,9 +65,9 @@ def decode(
     More than 8 bits are scaled to 8 by the white that the file states, or else by that of the spec.
 
     Args:
-        data: content of a DICOM file, or of one of :data:`FORMATS`.
+        data: content of a DICOM file, or of one of :data:`FORMATS`. Images of more than 100 megapixels are refused
+            after their header has been read, before they are decoded.
         spec: how it is read; see :class:`xfeat.featurize.specs.PreprocessSpec`.
-        max_pixels: larger images are refused after their header has been read, before they are decoded.
         may_hold_gil: allow a PNG decoder that holds the GIL: the same pixels in less than half of the time, but other
             threads cannot run Python meanwhile.
 
@@ -107,11 +80,11 @@ def decode(
     if not data:
         raise ImageError("the file is empty")
     if is_dicom(data):
-        return decode_dicom(data, max_pixels=max_pixels, frames=spec.frames)
-    if may_hold_gil and (plain := decode_plain_png(data, max_pixels=max_pixels)) is not None:
+        return decode_dicom(data, spec.frames)
+    if may_hold_gil and (plain := decode_plain_png(data)) is not None:
         return plain
-    with _reasons(data, max_pixels):
-        image = _open(data, spec, max_pixels)
+    with _reasons(data):
+        image = _open(data, spec)
         return _upright(image, to_8_bits(image, data, spec.grey_bits))
 
 
@@ -130,57 +103,54 @@ def read_levels(data: bytes, spec: PreprocessSpec = DEFAULT_SPEC) -> DeepLevels 
     """
     if is_dicom(data):
         return None
-    with _reasons(data, MAX_PIXELS):
-        image = _open(data, spec, MAX_PIXELS)
-        return read_deep(image, data, colours=True)
+    with _reasons(data):
+        return read_deep(_open(data, spec), data, colours=True)
 
 
-def _open(data: bytes, spec: PreprocessSpec, max_pixels: int) -> ImageFile.ImageFile:
+def _open(data: bytes, spec: PreprocessSpec) -> ImageFile.ImageFile:
     """Open an image with Pillow and go to the frame to be read; check what can be checked before decoding."""
-    jpeg = read_jpeg_header(data, most_scans=_MOST_SCANS)
-    if jpeg is not None and (jpeg.lossless or jpeg.bits not in (0, 8)):
+    jpeg = read_jpeg_header(data)
+    if jpeg is not None and (jpeg.lossless or jpeg.bits != 8):
         compressed = "lossless JPEG" if jpeg.lossless else "JPEG"
         raise ImageError(f"{compressed} with {jpeg.bits} bits per channel: save it as PNG, or as JPEG with 8 bits")
     image = Image.open(io.BytesIO(data), formats=(*FORMATS, *_heif_formats()))
-    _check_size(image, max_pixels)
-    most_scans = min(_MOST_SCANS, _MOST_DECODED // max(1, image.width * image.height))
-    if jpeg is not None and jpeg.scans > most_scans:
-        raise ImageError(f"JPEG of more than {most_scans} scans, each over the whole image, would take too long")
-    choose_frame(image, data, spec.frames, most_pixels=_MOST_DECODED)
-    _check_size(image, max_pixels)
+    check_size(*image.size)
+    if jpeg is not None:
+        check_scans(data, "JPEG", pixels=image.width * image.height)
+    choose_frame(image, data, spec.frames)
+    check_size(*image.size)
     if isinstance(image, TiffImagePlugin.TiffImageFile):
         check_tiff(image.tag_v2)
         correct_byte_order(image)
+    if image.format == "JPEG2000":
+        check_jpeg_2000(image, data)
     return image
 
 
-def _check_size(image: Image.Image, max_pixels: int) -> None:
-    width, height = image.size
-    if width * height > max_pixels:
-        raise ImageError(f"{width}×{height} is more than {max_pixels / 1e6:.0f} megapixels")
-
-
 @contextmanager
-def _reasons(data: bytes, max_pixels: int) -> Iterator[None]:
+def _reasons(data: bytes) -> Iterator[None]:
     """Turn the errors of Pillow into reasons."""
     try:
         yield
     except ImageError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise ImageError(f"more than {max_pixels / 1e6:.0f} megapixels") from error
+        raise ImageError(f"more than {MAX_PIXELS // 1_000_000} megapixels") from error
     except UnidentifiedImageError as error:
         raise _unidentified(data) from error
-    except _DECODING_ERRORS as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise ImageError(f"{image_kind(data[:HEAD_BYTES])} cannot be decoded: {reason}".lstrip()) from error
+    except Exception as error:  # Pillow raises many exceptions on damaged files, without a common base
+        kind, reason = image_kind(data), next(iter(str(error).splitlines()), type(error).__name__)
+        if kind == "TIFF":
+            with suppress(Exception):
+                kind = describe_tiff(read_tags(data))
+        raise ImageError(f"{kind} cannot be decoded: {reason}".lstrip()) from error
 
 
 def _unidentified(data: bytes) -> ImageError:
     """Return the error for a file that Pillow does not open: it names what the file is."""
-    kind = image_kind(data[:HEAD_BYTES])
+    kind = image_kind(data)
     if kind == "TIFF":
-        with suppress(*_DECODING_ERRORS):
+        with suppress(Exception):  # the tags may be damaged
             tags = read_tags(data)
             if WIDTH in tags and not {STRIPS, TILES}.isdisjoint(tags):
                 return unsupported(tags)
@@ -203,9 +173,7 @@ def _heif_formats() -> tuple[str, ...]:
 
 def is_truncated(data: bytes) -> bool:
     """Tell whether a JPEG or PNG lacks its end marker; other formats count as complete."""
-    kind = "JPEG" if data[:2] == b"\xff\xd8" else "PNG" if data[:4] == b"\x89PNG" else None
-    # Some cameras write a few bytes after the marker.
-    return kind is not None and _END_MARKERS[kind] not in data[-4096:]
+    return any(data.startswith(start) and end not in data[-4096:] for start, end in _END_MARKERS.items())
 
 
 def _upright(image: Image.Image, levels: Image.Image) -> Image.Image:
@@ -214,8 +182,7 @@ def _upright(image: Image.Image, levels: Image.Image) -> Image.Image:
     ``ImageOps.exif_transpose`` also rewrites the EXIF data, and fails on any damaged tag. The image is loaded: Pillow
     rotates TIFF images itself then, and removes the tag.
     """
-    try:
+    transpose = None
+    with suppress(Exception):
         transpose = _TRANSPOSES.get(image.getexif().get(_ORIENTATION, 1))
-    except _DECODING_ERRORS:
-        return levels
     return levels if transpose is None else levels.transpose(transpose)

@@ -6,7 +6,7 @@ import codecs
 import re
 from contextlib import suppress
 
-from xfeat.featurize.images.dicom_file import is_dicom
+from xfeat.featurize.images.dicom.header import is_dicom
 
 HEAD_BYTES = 512
 """So many bytes decide."""
@@ -17,7 +17,7 @@ _IMAGES = (
     (rb"\x89PNG\r\n\x1a\n", "PNG"),
     (rb"GIF8[79]a", "GIF"),
     (rb"BM.{4}\0{4}.{4}[\x0c\x28\x34\x38\x40\x6c\x7c]\0\0\0", "BMP"),
-    (rb"II[*+]\0|MM\0[*+]", "TIFF"),
+    (rb"II[*+]\0|MM\0\*", "TIFF"),
     (rb"RIFF.{4}WEBP", "WebP"),
     (rb"\0\0\0\x0cjP  |\xff\x4f\xff\x51", "JPEG 2000"),
     (rb"P[1-6]\s+(#|\d)", "PNM"),
@@ -29,13 +29,15 @@ _OTHERS = (
     (rb"\0+$", "only zeros"),
     (rb"\xff\x0a|\0\0\0\x0cJXL ", "JPEG XL"),
     (rb"II\xbc", "JPEG XR"),
+    (rb"MM\0\+", "BigTIFF with big-endian numbers"),
     (rb"\xff\xd8", "damaged JPEG"),
     (rb"\x89PNG", "damaged PNG"),
     (rb"8BPS", "Photoshop file"),
     (rb"%PDF", "PDF"),
     (rb"%!PS|\xc5\xd0\xd3\xc6", "PostScript"),
     (rb"\0\0[\x01\x02]\0.\0", "Windows icon"),
-    (rb"PF\s|Pf\s|P7\s", "floating-point PNM"),
+    (rb"P7\s", "PAM"),
+    (rb"P[Ff]\s", "floating-point PNM"),
     (rb".{4}ftyp", "video, or a picture in another MP4 container"),
     (rb"RIFF.{4}(AVI |WAVE)", "AVI or WAV"),
     (rb"\x1aE\xdf\xa3", "Matroska or WebM video"),

@@ -7,6 +7,7 @@ import re
 from PIL import ImageFile, TiffImagePlugin
 
 from xfeat.featurize.errors import ImageError
+from xfeat.featurize.images.limits import MAX_DECODED_PIXELS
 from xfeat.featurize.images.tiff_tags import is_reduced
 
 # Cameras add previews and depth maps; the file names the picture that is meant.
@@ -16,7 +17,7 @@ _MOST_PAGES = 1000
 _NEXT_PNM = re.compile(rb"\s*P[1-6]\s")
 
 
-def choose_frame(image: ImageFile.ImageFile, data: bytes, frames: str, *, most_pixels: float) -> None:
+def choose_frame(image: ImageFile.ImageFile, data: bytes, frames: str) -> None:
     """Go to the picture to be read.
 
     Thumbnails, levels of a pyramid and masks, which TIFF files mark as such, do not count.
@@ -25,7 +26,6 @@ def choose_frame(image: ImageFile.ImageFile, data: bytes, frames: str, *, most_p
         image: as Pillow opened it.
         data: content of its file.
         frames: ``first``, ``middle``, or ``refuse``: as :class:`xfeat.featurize.specs.PreprocessSpec` has it.
-        most_pixels: that may be decoded on the way to the frame: those of an animation build on one another.
 
     Raises:
         ImageError: if there are several and ``refuse``.
@@ -40,7 +40,7 @@ def choose_frame(image: ImageFile.ImageFile, data: bytes, frames: str, *, most_p
         count = int(getattr(image, "n_frames", 1))
         _check_number(count, "frames", frames)
         number = count // 2 if frames == "middle" else 0
-        if number * image.width * image.height > most_pixels:
+        if number * image.width * image.height > MAX_DECODED_PIXELS:  # they build on one another
             raise ImageError(f"{count} frames of {image.width}×{image.height} pixels: the middle one takes too long")
         image.seek(number)
 

@@ -12,6 +12,8 @@ from types import ModuleType
 import numpy as np
 from PIL import Image
 
+from xfeat.featurize.images.limits import MAX_PIXELS
+
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 # Chunks that change no pixel here or in Pillow. Other files are left to Pillow: EXIF data can rotate an image, tRNS
 # makes it transparent, acTL animates it, and Pillow refuses a file with a damaged colour profile.
@@ -21,21 +23,21 @@ _MODES = {0: ("L", "mono"), 2: ("RGB", "rgb")}  # PNG's colour type: Pillow's na
 _TURN = threading.Lock()
 
 
-def decode_plain_png(data: bytes, *, max_pixels: int) -> Image.Image | None:
+def decode_plain_png(data: bytes) -> Image.Image | None:
     """Decode a PNG file with kornia-rs, if it is installed, no other thread is doing so, and the file is simple.
 
     kornia-rs holds the GIL while it decodes, so a second thread would have to wait: it uses Pillow instead.
 
     Args:
         data: content of a file.
-        max_pixels: larger images are left to the code for Pillow, which refuses them.
 
     Returns:
-        An image of mode ``L`` or ``RGB``; ``None`` if Pillow is to decode it, damaged files included.
+        An image of mode ``L`` or ``RGB``; ``None`` if Pillow is to decode it, or to refuse it: files that are damaged
+        or too large, too.
     """
     layout = _plain_layout(data)
     decoder = _kornia() if layout is not None else None
-    if layout is None or decoder is None or layout[0] * layout[1] > max_pixels or not _TURN.acquire(blocking=False):
+    if layout is None or decoder is None or layout[0] * layout[1] > MAX_PIXELS or not _TURN.acquire(blocking=False):
         return None
     width, height, (mode, name) = layout
     try:

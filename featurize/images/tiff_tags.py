@@ -21,8 +21,9 @@ _NATIVE |= {"F;32F": "F;32NF", "F;32BF": "F;32NF"}
 WIDTH, STRIPS, TILES = 256, 273, 324
 SUBFILE, OLD_SUBFILE, BITS, COMPRESSION, PHOTOMETRIC, SAMPLES = 254, 255, 258, 259, 262, 277
 FILL_ORDER, MAX_SAMPLE, PLANAR, SAMPLE_FORMAT, SMAX_SAMPLE = 266, 281, 284, 339, 341
+YCBCR_SUBSAMPLING, IMAGE_DEPTH = 530, 32997
 _REDUCED, _MASK, _OLD_REDUCED = 1, 4, 2
-MIN_IS_WHITE, CMYK = 0, 5
+MIN_IS_WHITE, CMYK, YCBCR = 0, 5, 6
 SIGNED, SEPARATE = 2, 2
 _CCITT = {2, 3, 4, 32771}
 _FORMATS = {2: "signed", 3: "floating-point", 4: "undefined format", 5: "complex", 6: "complex"}
@@ -54,7 +55,9 @@ def describe_tiff(tags: Tags) -> str:
     parts.append(_COLOURS.get(tags.get(PHOTOMETRIC, 1), "" if tags.get(PHOTOMETRIC, 1) == 1 else "unknown colours"))
     parts += [_FORMATS[kind] for kind in dict.fromkeys(_numbers(tags, SAMPLE_FORMAT, 1)) if kind in _FORMATS]
     parts.append("planar" if tags.get(PLANAR, 1) == SEPARATE else "")
-    parts.append(_COMPRESSIONS.get(tags.get(COMPRESSION, 1), ""))
+    compression = tags.get(COMPRESSION, 1)
+    parts.append("" if compression == 1 else _COMPRESSIONS.get(compression, f"compression {compression}"))
+    parts.append(f"{tags[IMAGE_DEPTH]} slices" if tags.get(IMAGE_DEPTH, 1) != 1 else "")
     return ", ".join(["TIFF", *filter(None, parts)])
 
 
@@ -72,8 +75,12 @@ def check_tiff(tags: Tags) -> None:
         plain = bits == 8 and (samples > 1 or (tags.get(PHOTOMETRIC), tags.get(FILL_ORDER, 1)) == (1, 1))
         if not plain and (samples > 1 or tags.get(COMPRESSION, 1) == 1):
             raise unsupported(tags)
-    # Pillow keeps 8 bits of 16-bit ink, whose range may be smaller.
-    if (bits <= 8 and is_signed(tags)) or (bits > 8 and tags.get(PHOTOMETRIC) == CMYK):
+    # Pillow reads a colour for each pixel, where the default is one for four.
+    shared_colours = tags.get(PHOTOMETRIC) == YCBCR and set(_numbers(tags, YCBCR_SUBSAMPLING, 2)) != {1}
+    if shared_colours and tags.get(COMPRESSION, 1) == 1:
+        raise unsupported(tags)
+    # Pillow keeps 8 bits of 16-bit ink, whose range may be smaller; and the first slice of a volume.
+    if (bits <= 8 and is_signed(tags)) or (bits > 8 and tags.get(PHOTOMETRIC) == CMYK) or tags.get(IMAGE_DEPTH, 1) > 1:
         raise unsupported(tags)
 
 
@@ -100,9 +107,14 @@ def is_signed(tags: Tags) -> bool:
     return SIGNED in _numbers(tags, SAMPLE_FORMAT, 1)
 
 
+def is_inverted(tags: Tags) -> bool:
+    """Tell whether 0 is white."""
+    return tags.get(PHOTOMETRIC) == MIN_IS_WHITE
+
+
 def bits_of(tags: Tags) -> int:
-    """Return the number of bits per channel, the most if they differ; without tags 16."""
-    return int(max(_numbers(tags, BITS, 1))) if tags else 16
+    """Return the number of bits per channel, the most if they differ."""
+    return int(max(_numbers(tags, BITS, 1)))
 
 
 def stated_bits(tags: Tags) -> int:

@@ -245,6 +245,9 @@ GREY = {
     "jpeg2000 without the sign of the tag": lambda: compressed(
         "jpeg2000", [UNSIGNED], PixelRepresentation=1
     ),
+    "jpeg2000 with a sign that the tag denies": lambda: compressed(
+        "jpeg2000", [SIGNED * 16], BitsStored=16, PixelRepresentation=0
+    ),
     "lossless, inverted, with a window": lambda: compressed("lossless1", [4095 - TWELVE], "MONOCHROME1", **FULL),
     "enhanced, shared": lambda: grouped("shared"),
     "enhanced, for each frame": lambda: grouped("per frame"),

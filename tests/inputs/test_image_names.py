@@ -90,6 +90,7 @@ def test_what_the_first_bytes_say(content: bytes, name: str) -> None:
         (b"PK\x03\x04", "zip archive"),
         (b"\x89HDF\r\n\x1a\n", "HDF5"),
         (b"8BPS\0\1", "Photoshop"),
+        (b"MM\0+\0\x08\0\0", "BigTIFF with big-endian numbers"),
         (b"\x5c\x01\0\0" + bytes(340) + b"n+1\0", "NIfTI"),
         (b"\x80\x81\x82", "unknown kind of file"),
     ],

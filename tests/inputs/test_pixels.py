@@ -138,6 +138,21 @@ READ: dict[str, tuple[Any, ...]] = {
         COLOUR,
         {"grey_bits": 12},
     ),
+    **{
+        f"TIFF, RGBA, 12 of 16 bits, premultiplied, {order}": (
+            tiff(np.dstack([WIDE_COLOUR * 8, OPAQUE // 2]), photometric=2, extra=[1], order=order),
+            COLOUR,
+            {"grey_bits": 12},
+            1,
+        )
+        for order in "<>"
+    },
+    "TIFF, YCbCr": (
+        tiff(np.asarray(Image.fromarray(COLOUR).convert("YCbCr")), photometric=6, tags=[[(530, 1)]]),
+        COLOUR,
+        {},
+        3,
+    ),
     "TIFF, RGB, 8 bits, planar": (tiff(COLOUR, photometric=2, planar=2), COLOUR),
     "TIFF, grey and another channel": (tiff(np.dstack([GREY, BLACK]), extra=[0]), GREY),
     **{
@@ -176,6 +191,11 @@ READ: dict[str, tuple[Any, ...]] = {
     ),
     "PPM, RGB, text, 12 of 16 bits": (
         b"P3 64 64 65535\n" + " ".join(map(str, (WIDE_COLOUR * 16).ravel())).encode(),
+        COLOUR,
+        {"grey_bits": 12},
+    ),
+    "PPM, RGB, text with a comment, 12 of 16 bits": (
+        b"P3 64 64 65535\n# 12 bits\n" + " ".join(map(str, (WIDE_COLOUR * 16).ravel())).encode(),
         COLOUR,
         {"grey_bits": 12},
     ),
@@ -235,6 +255,14 @@ REFUSED: dict[str, tuple[Any, ...]] = {
     ),
     "thousands of pages": (tiff(*[GREY[:1, :1]] * 1100), "more than 1000 pages"),
     "two PGM in one file": (pgm(WIDE * 257, 65535) * 2, "several pictures, one after another"),
+    "YCbCr, a colour for four pixels": (tiff(COLOUR, photometric=6), "TIFF, 3 channels of 8 bits, YCbCr:"),
+    "a volume": (tiff(GREY, tags=[[(32997, 32)]]), "TIFF, 1 channel of 8 bits, 32 slices"),
+    "unknown compression": (tiff(GREY, tags=[[(259, 34933)]]), "TIFF, 1 channel of 8 bits, compression 34933"),
+    "damaged pixels": (
+        tiff(GREY, tags=[[(259, 8)]]),
+        "TIFF, 1 channel of 8 bits, Deflate cannot be decoded",
+    ),
+    "PAM": (b"P7\nWIDTH 64\n", "PAM, not a JPEG"),
     "raw sensor data": (tiff(WIDE, photometric=32803), "TIFF, 1 channel of 16 bits, raw sensor data"),
     "BigTIFF, five channels": (
         encoded(GREY, "TIFF", big_tiff=True).replace(
@@ -261,6 +289,11 @@ REFUSED: dict[str, tuple[Any, ...]] = {
     ),
     "JPEG-LS": (encoded(GREY, "JPEG").replace(b"\xff\xc0\0\x0b", b"\xff\xf7\0\x0b"), "lossless JPEG with 8 bits"),
     "JPEG XR": (b"II\xbc\x01" + bytes(range(200)), "JPEG XR, not a JPEG"),
+    "JPEG 2000, 4 bits": (jpeg_2000(WIDE // 16, 4), "JPEG 2000 of 4 bits per channel: save it"),
+    "JPEG 2000, signed": (
+        bytes(imagecodecs.jpeg2k_encode(WIDE.astype(np.int16), level=0, reversible=True)),
+        "JPEG 2000 of 16 bits per channel with a sign",
+    ),
     "JPEG 2000, RGB, 16 bits": (jpeg_2000(WIDE_COLOUR * 16, 16), "JPEG 2000, colours of 16 bits"),
     "JPEG, lossless": (
         encoded(GREY, "JPEG").replace(b"\xff\xc0\0\x0b\x08", b"\xff\xc3\0\x0b\x08"),

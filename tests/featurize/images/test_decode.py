@@ -171,11 +171,13 @@ def test_a_decompression_bomb_is_refused_from_its_header(side: int) -> None:
         decode(png_header(side, side))
 
 
-def test_the_limit_is_on_pixels(art: SimpleNamespace) -> None:
+def test_the_limit_is_on_pixels(art: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
     data = art.encoded(art.pixels_of(1))
-    assert decode(data, max_pixels=60 * 50).size == (60, 50)
+    monkeypatch.setattr("xfeat.featurize.images.limits.MAX_PIXELS", 60 * 50)
+    assert decode(data).size == (60, 50)
+    monkeypatch.setattr("xfeat.featurize.images.limits.MAX_PIXELS", 60 * 50 - 1)
     with pytest.raises(ImageError, match="60×50 is more than"):
-        decode(data, max_pixels=60 * 50 - 1)
+        decode(data)
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
@@ -330,8 +332,8 @@ def test_importing_the_decoders_changes_neither_warning_filters_nor_pillows_limi
 import warnings, logging, h5py, numpy, pydicom, pydicom.pixels
 from PIL import Image
 before = list(warnings.filters), Image.MAX_IMAGE_PIXELS, list(logging.getLogger("PIL").handlers)
-import xfeat.featurize.images.augmentation, xfeat.featurize.images.dicom_file
-xfeat.featurize.images.dicom_file.import_pydicom()
+import xfeat.featurize.images.augmentation, xfeat.featurize.images.dicom.header
+xfeat.featurize.images.dicom.header.import_pydicom()
 assert before == (list(warnings.filters), Image.MAX_IMAGE_PIXELS, list(logging.getLogger("PIL").handlers))
 """
     subprocess.run([sys.executable, "-c", code], check=True)

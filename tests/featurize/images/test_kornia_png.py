@@ -17,8 +17,8 @@ from PIL import Image, PngImagePlugin
 
 from xfeat.featurize.datasets.sources import FolderSource
 from xfeat.featurize.errors import ImageError
-from xfeat.featurize.images import kornia_png
-from xfeat.featurize.images.decode import MAX_PIXELS, decode
+from xfeat.featurize.images import kornia_png, limits
+from xfeat.featurize.images.decode import decode
 from xfeat.featurize.images.kornia_png import decode_plain_png
 from xfeat.featurize.pipeline.reading import read_images
 from xfeat.featurize.specs import FeatureSpec, PreprocessSpec
@@ -27,7 +27,7 @@ pytest.importorskip("kornia_rs", reason="kornia-rs is not installed: pip install
 
 
 def plain(data: bytes) -> np.ndarray | None:
-    image = decode_plain_png(data, max_pixels=MAX_PIXELS)
+    image = decode_plain_png(data)
     return None if image is None else np.asarray(image)
 
 
@@ -55,7 +55,7 @@ def test_it_gives_pillows_pixels(
     Image.fromarray(slope if smooth else noise).convert(mode).save(file, "PNG", compress_level=compression)
     data = file.getvalue() + trailing
     reference = Image.open(io.BytesIO(data))
-    found = decode_plain_png(data, max_pixels=MAX_PIXELS)
+    found = decode_plain_png(data)
     assert found is not None
     assert found.mode == reference.mode == mode
     assert np.array_equal(np.asarray(found), np.asarray(reference))
@@ -136,10 +136,12 @@ def test_a_file_whose_pixels_do_not_match_their_checksum_is_the_one_known_except
     assert not by_pillow[-1].any()
 
 
-def test_too_many_pixels_are_refused_as_by_pillow(art: SimpleNamespace) -> None:
+def test_too_many_pixels_are_refused_as_by_pillow(art: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
     data = art.encoded(art.pixels_of(1))
+    for module in (kornia_png, limits):
+        monkeypatch.setattr(module, "MAX_PIXELS", 10)
     with pytest.raises(ImageError, match="megapixels"):
-        decode(data, max_pixels=10, may_hold_gil=True)
+        decode(data, may_hold_gil=True)
 
 
 def test_only_one_thread_at_a_time_holds_the_lock(art: SimpleNamespace) -> None:
@@ -157,9 +159,9 @@ def test_reading_uses_it_where_threads_are_few(
     (tmp_path / "a.png").write_bytes(art.encoded(art.pixels_of(1)))
     calls = []
 
-    def spy(data: bytes, **options: int) -> Image.Image | None:
+    def spy(data: bytes) -> Image.Image | None:
         calls.append(data)
-        return decode_plain_png(data, **options)
+        return decode_plain_png(data)
 
     monkeypatch.setattr("xfeat.featurize.images.decode.decode_plain_png", spy)
     spec = FeatureSpec(backbone="efficientnet-lite0", weights_sha256="0" * 64, preprocess=PreprocessSpec(size=32))

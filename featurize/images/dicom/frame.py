@@ -6,15 +6,14 @@ docs/decisions/0076-dicom-decoders.md compares the decoders.
 from __future__ import annotations
 
 import re
-import struct
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from xfeat.featurize.errors import ImageError
-from xfeat.featurize.images.dicom_file import Layout, import_pydicom
+from xfeat.featurize.images.dicom.header import Layout, import_pydicom
+from xfeat.featurize.images.jpeg_headers import check_scans, read_jpeg_2000_header, read_jpeg_header
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -37,17 +36,12 @@ _NAMES = {
     f"{_ROOT}.8.1": "Deflated Image Frame Compression",
     "1.2.840.113619.5.2": "Implicit VR Big Endian of GE",
 }
-# Start of frame in JPEG and JPEG-LS; C4, C8 and CC are other markers. Source: ISO/IEC 10918-1 table B.1, 14495-1 C.1.
-_FRAME_MARKERS = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}
-# As for JPEG files.
-_MAX_SCANS, _MAX_DECODED = 100, 2_000_000_000
 
 
-@dataclass(frozen=True, kw_only=True)
-class Frame:
+class Frame(NamedTuple):
     """Pixels of one frame as they are stored.
 
-    Args:
+    Attributes:
         values: (rows, columns) or (rows, columns, 3), in native byte order.
         stored: bits of each value that count.
         high: the highest of these bits.
@@ -58,19 +52,6 @@ class Frame:
     stored: int
     high: int
     ybr: bool
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Stream:
-    """The header of compressed data; ``ybr`` is ``None`` if it does not say."""
-
-    width: int
-    height: int
-    samples: int
-    bits: int
-    signed: bool = False
-    ybr: bool | None = None
-    scans: int = 1
 
 
 def decode_frame(picture: Dataset, layout: Layout) -> Frame:
@@ -91,7 +72,7 @@ def decode_frame(picture: Dataset, layout: Layout) -> Frame:
     if layout.photometric in ("YBR_RCT", "YBR_ICT") and syntax not in _JPEG_2000:
         raise ImageError(f"DICOM in {layout.photometric}, which only JPEG 2000 has")
     if syntax in _NATIVE:
-        return Frame(values=_native(picture, layout), stored=layout.stored, high=layout.high, ybr=ybr)
+        return Frame(_native(picture, layout), layout.stored, layout.high, ybr)
     name = _NAMES.get(syntax) or (syntax.name.split(",")[0] if syntax.name != syntax else f"transfer syntax {syntax}")
     if syntax not in {_RLE} | _JPEG | _JPEG_LS | _JPEG_2000:
         video = _VIDEO.fullmatch(syntax)
@@ -101,7 +82,7 @@ def decode_frame(picture: Dataset, layout: Layout) -> Frame:
     try:
         data = _encapsulated(picture, layout)
         if syntax == _RLE:
-            return Frame(values=_rle(codecs, data, layout), stored=layout.stored, high=layout.high, ybr=ybr)
+            return Frame(_rle(codecs, data, layout), layout.stored, layout.high, ybr)
         return _decode_stream(codecs, data, syntax, name, layout)
     except ImageError:
         raise
@@ -111,28 +92,34 @@ def decode_frame(picture: Dataset, layout: Layout) -> Frame:
 
 def _decode_stream(codecs: Any, data: bytes, syntax: str, name: str, layout: Layout) -> Frame:
     """Decode JPEG, JPEG-LS or JPEG 2000, after a look at the size that it claims."""
-    stream = _jpeg_2000_header(data) if syntax in _JPEG_2000 else _jpeg_header(data, name)
-    found, said = (stream.width, stream.height, stream.samples), (layout.columns, layout.rows, layout.samples)
+    if syntax not in _JPEG_2000 and b"\xff\xd9" not in data[-4096:]:
+        raise ImageError(f"DICOM in {name} is cut off: the end of the data is missing")
+    header = read_jpeg_2000_header(data) if syntax in _JPEG_2000 else read_jpeg_header(data)
+    if header is None:
+        raise ImageError(f"DICOM in {name} cannot be decoded: damaged or cut off")
+    found, said = header[:3], (layout.columns, layout.rows, layout.samples)
     if found != said:
         found_text, said_text = (f"{width}×{height} with {n} samples" for width, height, n in (found, said))
         raise ImageError(f"DICOM in {name} holds {found_text} per pixel, where its tags say {said_text}")
-    if stream.scans > min(_MAX_SCANS, _MAX_DECODED // (stream.width * stream.height)):
-        raise ImageError(f"DICOM in {name} with {stream.scans} scans, each over the whole image, takes too long")
     if syntax in _JPEG:
-        values = codecs.jpeg8_decode(data, colorspace=_raw_space(layout), outcolorspace=_raw_space(layout))
+        check_scans(data, f"DICOM in {name}", pixels=layout.rows * layout.columns)
+        # The same name for both sides: libjpeg then converts no colour.
+        space = "GRAYSCALE" if layout.samples == 1 else "YCBCR"
+        values = codecs.jpeg8_decode(data, colorspace=space, outcolorspace=space)
     else:
         values = (codecs.jpegls_decode if syntax in _JPEG_LS else codecs.jpeg2k_decode)(data)
-    shape = (layout.rows, layout.columns) if layout.samples == 1 else (layout.rows, layout.columns, layout.samples)
+    shape = (layout.rows, layout.columns, layout.samples)[: 2 if layout.samples == 1 else 3]
     if values.shape != shape:
         raise ImageError(f"DICOM in {name} holds an array of {values.shape}, where its tags say {shape}")
-    tag_ybr = layout.photometric in _YBR
-    bits = stream.bits
-    if layout.signed != stream.signed:
-        # Only JPEG 2000 knows signs: elsewhere the bits of a negative value come as a large one.
-        values, bits = values.view(f"{'ui'[layout.signed]}{values.dtype.itemsize}"), min(bits, layout.stored)
+    bits = header.bits
+    if header.signed and not layout.signed:  # as in pydicom: the lowest value becomes 0
+        values = (values.astype(np.int64) + 2 ** (bits - 1)).astype(f"u{values.dtype.itemsize}")
+    elif layout.signed and not header.signed:  # the bits of a negative value come as a large one
+        values, bits = values.view(f"i{values.dtype.itemsize}"), min(bits, layout.stored)
     elif syntax in _LOSSLESS:
         bits = min(bits, layout.stored)
-    return Frame(values=values, stored=bits, high=bits - 1, ybr=tag_ybr if stream.ybr is None else stream.ybr)
+    # What the data say of their colour counts more than the tag, as in pydicom and dcmtk; lossless data keep the tag.
+    return Frame(values, bits, bits - 1, ybr=layout.photometric in _YBR if header.ybr is None else header.ybr)
 
 
 def _codecs(name: str) -> Any:
@@ -187,55 +174,3 @@ def _rle(codecs: Any, data: bytes, layout: Layout) -> NDArray[Any]:
     if layout.samples == 1:
         return values.reshape(layout.rows, layout.columns)
     return np.moveaxis(values.reshape(layout.samples, layout.rows, layout.columns), 0, -1)
-
-
-def _raw_space(layout: Layout) -> str:
-    # The same name for both sides: libjpeg then converts no colour.
-    return "GRAYSCALE" if layout.samples == 1 else "YCBCR"
-
-
-def _jpeg_header(data: bytes, name: str) -> _Stream:
-    """Read the frame header of JPEG or JPEG-LS data, without decoding."""
-    if b"\xff\xd9" not in data[-4096:]:
-        raise ImageError(f"DICOM in {name} is cut off: the end of the data is missing")
-    position, jfif, adobe = 2, False, None
-    while data[position] == 0xFF:
-        marker, length = struct.unpack_from(">xBH", data, position)
-        if marker == 0xFF:
-            position += 1
-            continue
-        content = data[position + 4 : position + 2 + length]
-        if marker == 0xE0 and content.startswith(b"JFIF"):
-            jfif = True
-        if marker == 0xEE and content.startswith(b"Adobe") and len(content) >= 12:
-            adobe = content[11]
-        if marker in _FRAME_MARKERS:
-            bits, height, width, parts = struct.unpack_from(">BHHB", content)
-            names = content[6 : 6 + 3 * parts : 3]
-            break
-        position += 2 + length
-    else:
-        raise ImageError(f"DICOM in {name} cannot be decoded: damaged or cut off")
-    # What the data say of their colour counts more than the tag, as in pydicom and dcmtk; lossless data keep the tag.
-    ybr: bool | None = None
-    if marker not in (0xC3, 0xF7):
-        ybr = False if names.upper() == b"RGB" else adobe != 0 if adobe is not None else True if jfif else None
-    scans = data.count(b"\xff\xda")  # in the data of a scan FF never stands before DA
-    return _Stream(width=width, height=height, samples=parts, bits=bits, ybr=ybr, scans=scans)
-
-
-def _jpeg_2000_header(data: bytes) -> _Stream:
-    """Read the size marker of JPEG 2000 data, also if they are wrapped in a JP2 file."""
-    start = data.index(b"\xff\x4f\xff\x51", 0, 4096)
-    right, bottom, left, top = struct.unpack_from(">IIII", data, start + 8)
-    samples, bits = struct.unpack_from(">HB", data, start + 40)
-    # Where the colours were transformed, the decoder returns RGB whatever the tag says. Source: ISO/IEC 15444-1 A.6.1.
-    transformed = data[data.index(b"\xff\x52", start) + 8] == 1
-    return _Stream(
-        width=right - left,
-        height=bottom - top,
-        samples=samples,
-        bits=(bits & 0x7F) + 1,
-        signed=bool(bits & 0x80),
-        ybr=False if transformed else None,
-    )

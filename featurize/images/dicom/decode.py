@@ -9,22 +9,19 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from xfeat.featurize.errors import ImageError
-from xfeat.featurize.images.dicom_file import GREY, Layout, import_pydicom, is_dicom, read_dicom
-from xfeat.featurize.images.dicom_frame import Frame, decode_frame
-from xfeat.featurize.images.dicom_grey import extract, grey_levels, read_table
+from xfeat.featurize.images.dicom.frame import Frame, decode_frame
+from xfeat.featurize.images.dicom.grey import extract, grey_levels, read_table
+from xfeat.featurize.images.dicom.header import GREY, Layout, import_pydicom, read_dicom
 
 if TYPE_CHECKING:
     from pydicom import Dataset
 
-__all__ = ["decode_dicom", "is_dicom"]
 
-
-def decode_dicom(data: bytes, *, max_pixels: int, frames: str = "refuse") -> Image.Image:
+def decode_dicom(data: bytes, frames: str) -> Image.Image:
     """Decode a DICOM image: grey through its modality LUT, VOI LUT or window; palettes and YCbCr to RGB.
 
     Args:
         data: content of a DICOM file, with or without preamble and file header.
-        max_pixels: larger images are refused.
         frames: ``first`` or ``middle`` of several frames, or ``refuse``.
 
     Returns:
@@ -34,7 +31,7 @@ def decode_dicom(data: bytes, *, max_pixels: int, frames: str = "refuse") -> Ima
         ImageError: if it cannot be decoded or is no image; the message is the reason.
     """
     try:
-        picture, layout = read_dicom(data, max_pixels=max_pixels, frames=frames)
+        picture, layout = read_dicom(data, frames)
         frame = decode_frame(picture, layout)
         if layout.photometric in GREY:
             return Image.fromarray(grey_levels(frame, picture, layout))

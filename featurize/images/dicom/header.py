@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from xfeat.featurize.errors import ImageError
+from xfeat.featurize.images.limits import MAX_PIXELS, check_size
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -115,12 +116,11 @@ def import_pydicom() -> Any:
     return pydicom
 
 
-def read_dicom(data: bytes, *, max_pixels: int, frames: str) -> tuple[Dataset, Layout]:
+def read_dicom(data: bytes, frames: str) -> tuple[Dataset, Layout]:
     """Read the tags of a DICOM file and check them, before its pixels are touched.
 
     Args:
         data: content of a DICOM file, with or without preamble and file header.
-        max_pixels: larger images are refused.
         frames: ``first`` or ``middle`` of several frames, or ``refuse``.
 
     Returns:
@@ -130,17 +130,17 @@ def read_dicom(data: bytes, *, max_pixels: int, frames: str) -> tuple[Dataset, L
         ImageError: if it is no image, is too large, or lacks a tag. Damaged files raise whatever pydicom does.
     """
     pydicom = import_pydicom()
-    picture = _read_tags(data, max_pixels, frames)
+    picture = _read_tags(data, frames)
     if "TransferSyntaxUID" not in picture.file_meta:
         implicit, little = picture.original_encoding
         known = pydicom.uid.ExplicitVRLittleEndian if little else pydicom.uid.ExplicitVRBigEndian
         picture.file_meta.TransferSyntaxUID = pydicom.uid.ImplicitVRLittleEndian if implicit else known
-    layout = _layout(picture, max_pixels, frames)
+    layout = _layout(picture, frames)
     _set_frame_tags(picture, layout.frame)
     return picture, layout
 
 
-def _read_tags(data: bytes, max_pixels: int, frames: str) -> Dataset:
+def _read_tags(data: bytes, frames: str) -> Dataset:
     pydicom = import_pydicom()
     file = io.BytesIO(data)
     file.seek(132 if data[128:132] == b"DICM" else 0)
@@ -157,9 +157,9 @@ def _read_tags(data: bytes, max_pixels: int, frames: str) -> Dataset:
         )
         header.file_meta = meta
         header.PixelData = b""
-        layout = _layout(header, max_pixels, frames)
-        if layout.frames * layout.rows * layout.columns > max_pixels:
-            raise ImageError(f"{layout.frames} deflated frames are more than {max_pixels // 1_000_000} megapixels")
+        layout = _layout(header, frames)
+        if layout.frames * layout.rows * layout.columns > MAX_PIXELS:
+            raise ImageError(f"{layout.frames} deflated frames are more than {MAX_PIXELS // 1_000_000} megapixels")
         body += stream.decompress(rest, layout.frames * layout.frame_bits // 8 + 1)
     meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
     picture: Dataset = pydicom.filereader.read_dataset(io.BytesIO(body), False, True)
@@ -202,21 +202,20 @@ def _integer(picture: Dataset, keyword: str, default: int | None = None) -> int:
     return int(found[0]) if found or default is None else default
 
 
-def _layout(picture: Dataset, max_pixels: int, frames: str) -> Layout:
+def _layout(picture: Dataset, frames: str) -> Layout:
     """Read the tags of the image, and refuse what is none."""
     _refuse_other_objects(picture)
     rows, columns = _integer(picture, "Rows"), _integer(picture, "Columns")
     if rows < 1 or columns < 1:
         raise ImageError(f"DICOM image of {columns}×{rows} pixels")
-    if rows * columns > max_pixels:
-        raise ImageError(f"{columns}×{rows} is more than {max_pixels // 1_000_000} megapixels")
+    check_size(columns, rows)
     photometric, samples = _photometric(picture)
     count = max(1, _integer(picture, "NumberOfFrames", 1))
     if count > 1 and frames == "refuse":
         raise ImageError(f"{count} frames, not one picture: xfeat featurize --frames first (or middle) reads one")
     floating = "FloatPixelData" in picture or "DoubleFloatPixelData" in picture
     allocated, stored = _bits(picture, photometric, floating=floating)
-    if (size := rows * columns * samples * allocated // 8) > 4 * max_pixels:
+    if (size := rows * columns * samples * allocated // 8) > 4 * MAX_PIXELS:
         raise ImageError(f"{columns}×{rows} with {samples * allocated} bits per pixel is {size // 1_000_000} MB")
     high = _integer(picture, "HighBit", stored - 1)
     unsigned = floating or allocated == 1 or samples == 3

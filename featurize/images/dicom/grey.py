@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xfeat.featurize.errors import ImageError
-from xfeat.featurize.images.dicom_file import Layout, numbers
-from xfeat.featurize.images.dicom_frame import Frame
+from xfeat.featurize.images.dicom.frame import Frame
+from xfeat.featurize.images.dicom.header import Layout, numbers
 
 if TYPE_CHECKING:
     from pydicom import Dataset
