@@ -208,7 +208,7 @@ def _wheel_file(wheel: tuple[str, str]) -> Path | None:
 def _url(info: BackboneInfo) -> str:
     mirror = os.environ.get(MIRROR_VARIABLE)
     if mirror and "://" not in mirror:
-        return Path(mirror).expanduser().absolute().joinpath(info.file_name).as_uri()
+        return Path(os.path.abspath(os.path.expanduser(mirror)), info.file_name).as_uri()
     return f"{mirror.rstrip('/')}/{info.file_name}" if mirror else str(info.url)
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from functools import cache
 from pathlib import PurePosixPath
 from posixpath import splitext
-from typing import Any
+from typing import Any, NamedTuple
 
 from xfeat.featurize.images.file_kinds import HEAD_BYTES, image_kind
 
@@ -20,21 +22,52 @@ _NO_SUFFIX = re.compile(r"(\.\d*)?")
 _NEVER_DICOM = {".txt", ".csv", ".tsv", ".json", ".xml", ".html", ".md", ".yml", ".yaml", ".npy", ".npz", ".pt"}
 # Thumbnails and other folders that operating systems, NAS and editors put beside images.
 _SYSTEM_FOLDERS = {"__macosx", "@eadir", "#recycle", "@recycle", "@__thumb", "$recycle.bin", "lost+found", "thumbs"}
-_SYSTEM_FOLDERS |= {"thumbnails", "_gsdata_", "system volume information", "__pycache__"}
-_IMAGE_FOLDERS = re.compile(r"^(images?|imgs?|cxr|originals?|raw|pictures|photos|x)$", re.IGNORECASE)
-_MASK_FOLDERS = re.compile(
-    r"^(.*[_ -])?(masks?|segmentations?|annotations?|labels?|ground[_ -]?truths?|gt|contours?)$", re.IGNORECASE
-)
-_MASK_ENDING = re.compile(r"[_ -](masks?|segmentation|seg|gt)$", re.IGNORECASE)
-
-
-def is_mask_name(folder: str) -> bool:
-    """Tell whether a folder is called as folders of masks are."""
-    return bool(_MASK_FOLDERS.match(folder))
-
+_SYSTEM_FOLDERS |= {"thumbnails", "_gsdata_", "system volume information", "__pycache__", "@tmp", "#snapshot"}
+_SYSTEM_FOLDERS |= {"~snapshot", "@recently-snapshot"}
+_IMAGE_FOLDERS = re.compile(r"(images?|imgs?|cxr|originals?|raw|pictures|photos|x)", re.IGNORECASE)
+_MASK = r"(?i:masks?|segmentations?|seg|annotations?|labels?|ground[_ -]?truths?|gt|contours?)"
+_MASK_FOLDERS = re.compile(rf"(.*[_ -]|.*[a-z](?=[A-Z]))?{_MASK}")
+_MASK_ENDING = re.compile(rf"[_ -]{_MASK}([_ -]?\d+)?$")
 
 LeftOut = list[tuple[str, str]]
 """Path and reason of each file that does not take part."""
+
+
+class ListedImage(NamedTuple):
+    """An image as its folders or a table list it.
+
+    Attributes:
+        path: relative to the data root, with forward slashes.
+        label: its class, empty if it has none.
+        split: train, valid, test, or empty.
+        group: patient or series, empty if unknown.
+    """
+
+    path: str
+    label: str
+    split: str
+    group: str = ""
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The images of a data set, and how its folders or table were read.
+
+    Attributes:
+        images: those that take part.
+        text: what was taken, such as ``3 splits × 2 classes, in chest_xray/``.
+        left_out: what does not take part.
+        notes: what the user should know of how names were read.
+        above: the folders around everything, empty or with a slash at the end.
+    """
+
+    images: list[ListedImage]
+    text: str
+    left_out: LeftOut = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    above: str = ""
+
+
 Head = Callable[[str, int], bytes]
 """Returns the first bytes of a file, by its name and their number."""
 
@@ -80,30 +113,34 @@ def _is_image(name: str, head: Head) -> bool:
     return kind == "DICOM" or bool(kind and _NO_SUFFIX.fullmatch(suffix))
 
 
+@cache
+def is_mask_name(folder: str) -> bool:
+    """Tell whether a folder is called as folders of masks are."""
+    return bool(_MASK_FOLDERS.fullmatch(folder))
+
+
 def _masks(images: list[str]) -> set[str]:
     """Return the images that are masks of others: the same name in a folder beside, or with an ending for masks."""
     stems = {splitext(name)[0] for name in images}
-    beside: defaultdict[str, set[str]] = defaultdict(set)  # the folders in each folder
-    for folder in {name.rpartition("/")[0] for name in images}:
-        parts = folder.split("/")
-        for depth, part in enumerate(parts):
-            beside["/".join(parts[:depth])].add(part)
-    called_mask = {folder for inner in beside.values() for folder in inner if is_mask_name(folder)}
-    found = set()
-    for name in images:
-        stem = splitext(name)[0]
-        ending = _MASK_ENDING.search(stem)
-        if ending and stem[: ending.start()] in stems:
-            found.add(name)
-            continue
+    folders_used = {part for stem in stems for part in stem.split("/")[:-1]}
+    beside = [[], *([folder] for folder in folders_used if _IMAGE_FOLDERS.fullmatch(folder))]
+
+    def is_mask(stem: str) -> bool:
         *folders, file = stem.split("/")
+        image = _MASK_ENDING.sub("", file)
+        possible = [[*folders, image]] if image != file else []
         for depth, folder in enumerate(folders):
-            if folder in called_mask:
-                above, inner = folders[:depth], [*folders[depth + 1 :], _MASK_ENDING.sub("", file)]
-                sources = [[other] for other in beside["/".join(above)] if _IMAGE_FOLDERS.match(other)] + [[]]
-                if any("/".join([*above, *source, *inner]) in stems for source in sources):
-                    found.add(name)
-    return found
+            if is_mask_name(folder):
+                possible += [[*folders[:depth], *other, *folders[depth + 1 :], image] for other in beside]
+        return any("/".join(parts) in stems for parts in possible)
+
+    return {name for name in images if is_mask(splitext(name)[0])}
+
+
+def count_classes(images: Iterable[ListedImage]) -> str:
+    """Return ``2 classes``, ``1 class`` or ``no classes``."""
+    number = len({image.label for image in images if image.label})
+    return f"{number} class{'es' * (number != 1)}" if number else "no classes"
 
 
 def count_left_out(left_out: LeftOut) -> dict[str, Any]:

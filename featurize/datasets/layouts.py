@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from xfeat.featurize.datasets.image_files import (
     IMAGE_SUFFIXES,
+    Listing,
     choose_images,
     count_left_out,
     describe_left_out,
@@ -29,7 +30,6 @@ logger = logging.getLogger(__name__)
 SPLITS = ("train", "valid", "test")
 NO_SPLIT = 255
 NO_LABEL = -1
-_SPLIT_CODES = {"": NO_SPLIT, **{name: code for code, name in enumerate(SPLITS)}}
 GROUPS_FILE = "groups.csv"
 
 LAYOUTS = (
@@ -75,12 +75,15 @@ class Dataset:
     table: Path | None = None
 
     @classmethod
-    def of(cls, root: Path, rows: list[tuple[str, str, int, str]]) -> Dataset:
-        """Number the classes; a row is path, class (empty if none), split and group."""
-        class_names = tuple(sorted({label for _, label, _, _ in rows if label}))
-        code = {"": NO_LABEL, **{name: code for code, name in enumerate(class_names)}}
-        entries = sorted(ImageEntry(path, code[label], split, group) for path, label, split, group in rows)
-        return cls(root, class_names, entries)
+    def of(cls, root: Path, listing: Listing, table: Path | None = None) -> Dataset:
+        """Number the classes of the images in a listing, and sort the images."""
+        class_names = tuple(sorted({image.label for image in listing.images if image.label}))
+        labels = {"": NO_LABEL, **{name: code for code, name in enumerate(class_names)}}
+        splits = {"": NO_SPLIT, **{name: code for code, name in enumerate(SPLITS)}}
+        entries = sorted(
+            ImageEntry(image.path, labels[image.label], splits[image.split], image.group) for image in listing.images
+        )
+        return cls(root, class_names, entries, listing.text, count_left_out(listing.left_out), table)
 
 
 def open_dataset(
@@ -104,23 +107,29 @@ def open_dataset(
     root = Path(data)
     if not root.exists():
         raise DataError("folder or file not found", path=root, expected=LAYOUTS, fix="check the path")
-    source = None if os.path.isfile(root) and root.suffix.lower() in TABLE_SUFFIXES else open_source(root)
-    dataset, above = (_read_table(root), "") if source is None else _read_folders(root, source, layout)
+    is_table = os.path.isfile(root) and root.suffix.lower() in TABLE_SUFFIXES
+    if is_table and layout is not None:
+        raise SpecError(f"--layout {layout} is for folders", found=f"{root}, a table", fix="leave --layout away")
+    source = open_source(root.parent if is_table else root)
+    listing = read_manifest(root) if is_table else _read_folders(root, source, layout)
+    dataset = Dataset.of(root.parent, listing, root) if is_table else Dataset.of(root, listing)
+    lines = describe_left_out(dataset.left_out)
     if not dataset.entries:
         raise DataError(
             "no images found",
             path=root,
             expected=LAYOUTS,
-            found="; ".join(describe_left_out(dataset.left_out)) or "no files",
+            found="; ".join(lines) or ("no rows" if is_table else "no files"),
             fix="put images there, or give another folder",
         )
-    logger.info("layout: %s", dataset.layout)
-    for line in describe_left_out(dataset.left_out):
+    for note in listing.notes:
+        logger.warning("%s", note)
+    for line in (f"layout: {dataset.layout}", *lines):
         logger.info("%s", line)
     if groups is not None:
         dataset = _with_groups(dataset, _read_groups(dataset, groups), f"--groups {groups}")
-    elif source is not None:  # a manifest has a column for them
-        dataset = _with_own_groups(dataset, source, above)
+    elif not is_table:  # which has a column for them
+        dataset = _with_own_groups(dataset, source, listing.above)
     return dataset if classes is None else _select_classes(dataset, classes, root)
 
 
@@ -175,24 +184,12 @@ def _images_in(folder: Path) -> list[Path]:
     return sorted(folder / name for name in image_names(source.names(), source.head)[0])
 
 
-def _read_folders(root: Path, source: ImageSource, layout: str | None) -> tuple[Dataset, str]:
-    """Read splits and classes from folders; return the folders around everything, too."""
-    files = (name for name in source.names() if not name.endswith(GROUPS_FILE))
-    names, left_out = choose_images(files, source.head)
-    structure = read_structure(root, names, layout)
-    for note in (*source.doubts, *structure.notes):
-        logger.warning("%s", note)
-    dataset = Dataset.of(root, [(image.path, image.label, _SPLIT_CODES[image.split], "") for image in structure.images])
-    counted = count_left_out(left_out + structure.left_out)
-    return replace(dataset, layout=structure.text, left_out=counted), structure.above
-
-
-def _read_table(path: Path) -> Dataset:
-    listed = read_manifest(path)
-    dataset = Dataset.of(
-        path.parent, [(image.path, image.label, _SPLIT_CODES[image.split], image.group) for image in listed.images]
-    )
-    return replace(dataset, table=path, layout=listed.text, left_out=count_left_out(listed.left_out))
+def _read_folders(root: Path, source: ImageSource, layout: str | None) -> Listing:
+    names, left_out = choose_images(source.names(), source.head)
+    listing = read_structure(root, names, layout)
+    groups = _groups_file(source, listing.above)
+    left_out = [(name, reason) for name, reason in left_out if name != groups]
+    return replace(listing, left_out=left_out + listing.left_out, notes=[*source.doubts, *listing.notes])
 
 
 # Groups
@@ -229,14 +226,17 @@ def _read_groups(dataset: Dataset, groups: str) -> dict[str, str]:
     return {path: match.group(min(1, expression.groups)) or "" for path, match in matches.items() if match}
 
 
+def _groups_file(source: ImageSource, above: str) -> str | None:
+    """Return the name of ``groups.csv`` beside the images, in a folder or in an archive, if there is one."""
+    return next((name for name in (above + GROUPS_FILE, GROUPS_FILE) if source.state(name) is not None), None)
+
+
 def _with_own_groups(dataset: Dataset, source: ImageSource, above: str) -> Dataset:
-    """Read ``groups.csv`` beside the images if there is one, in a folder or in an archive."""
-    if source.state(above + GROUPS_FILE) is None:
-        above = ""
-        if source.state(GROUPS_FILE) is None:
-            return dataset
-    table = dataset.root / above / GROUPS_FILE
+    name = _groups_file(source, above)
+    if name is None:
+        return dataset
+    table, folder = dataset.root / name, name.removesuffix(GROUPS_FILE)
     logger.info("groups are read from %s", table)
-    images = [entry.path.removeprefix(above) for entry in dataset.entries]
-    group_of = read_group_table(table, images, dataset.root / above, source=source, member=above + GROUPS_FILE)
-    return _with_groups(dataset, {above + path: group for path, group in group_of.items()}, str(table))
+    images = [entry.path.removeprefix(folder) for entry in dataset.entries]
+    group_of = read_group_table(table, images, table.parent, source=source, member=name)
+    return _with_groups(dataset, {folder + path: group for path, group in group_of.items()}, str(table))

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 from xfeat.featurize.datasets.file_lookup import find_files, is_outside, is_url, written_path
-from xfeat.featurize.datasets.image_files import LeftOut, choose_images
+from xfeat.featurize.datasets.image_files import LeftOut, ListedImage, Listing, choose_images, count_classes
 from xfeat.featurize.datasets.sources import FolderSource, ImageSource
 from xfeat.featurize.datasets.structure import split_of, unify_spelling
 from xfeat.featurize.datasets.tables import Table, TableRow, name_lines, read_table, shorten
@@ -19,31 +18,7 @@ from xfeat.featurize.errors import DataError
 logger = logging.getLogger(__name__)
 
 
-class ListedImage(NamedTuple):
-    """An image that a table lists; ``split`` is train, valid, test or empty; other values are empty if unknown."""
-
-    path: str
-    label: str
-    split: str
-    group: str
-
-
-@dataclass(frozen=True)
-class Manifest:
-    """The images that a table lists.
-
-    Attributes:
-        images: one per file.
-        text: what was read, such as ``16 rows of list.csv (path: image_id), 2 classes``.
-        left_out: path and reason of rows that do not take part.
-    """
-
-    images: list[ListedImage]
-    text: str
-    left_out: LeftOut
-
-
-def read_manifest(path: Path) -> Manifest:
+def read_manifest(path: Path) -> Listing:
     """Read a table with one image per row.
 
     Rows without a label are left out, unless no row has one. Rows whose file is missing stay, so that they are skipped
@@ -54,13 +29,11 @@ def read_manifest(path: Path) -> Manifest:
     """
     table = read_table(path, ("path", "label"), ("split", "group"))
     rows, left_out = _labelled(table)
-    _refuse(table, [row for row in rows if "|" in row.values["label"]], "label", "has several labels in one cell")
+    _refuse(table, _with_several_labels(rows), "label", "has several labels in one cell")
     splits = _splits(table, rows)
     paths = _locate(table, rows, path.parent)
     labels = [row.values["label"] for row in rows]
     spelling, notes = unify_spelling({(split, label) for split, label in zip(splits, labels, strict=True) if label})
-    for note in notes:
-        logger.warning("%s: %s", path, note)
     groups = [row.values.get("group", "") for row in rows]
     images = [
         ListedImage(file, spelling.get(label, ""), split, group)
@@ -69,10 +42,8 @@ def read_manifest(path: Path) -> Manifest:
     images = _once(table, rows, images)
     used = {use: name for use, name in table.columns.items() if use != "split" or any(splits)}
     renamed = ", ".join(f"{use}: {name}" for use, name in used.items() if name.casefold() != use)
-    number = len({image.label for image in images if image.label})
-    classes = f"{number} class{'es' * (number != 1)}" if number else "no classes"
-    text = f"{len(images)} row{'s' * (len(images) != 1)} of {path.name}{f' ({renamed})' if renamed else ''}, {classes}"
-    return Manifest(images, text, left_out)
+    rows_read = f"{len(images)} row{'s' * (len(images) != 1)} of {path.name}{f' ({renamed})' if renamed else ''}"
+    return Listing(images, f"{rows_read}, {count_classes(images)}", left_out, [f"{path}: {note}" for note in notes])
 
 
 def read_group_table(
@@ -143,6 +114,19 @@ def _labelled(table: Table) -> tuple[list[TableRow], LeftOut]:
     return [row for row in table.rows if row.values["label"]], [
         (written_path(row.values["path"]), "no label in the table") for row in without
     ]
+
+
+def _with_several_labels(rows: list[TableRow]) -> list[TableRow]:
+    """Return the rows such as ``cat|dog``, and ``cat, dog`` or ``['cat', 'dog']`` where these are classes elsewhere."""
+    parts_of = {
+        label: [part.strip(" []'\"") for part in re.split(r"[,;|]", label)]
+        for label in {row.values["label"] for row in rows}
+    }
+    single = {parts[0] for parts in parts_of.values() if len(parts) == 1}
+    several = {
+        label for label, parts in parts_of.items() if "|" in label or (len(parts) > 1 and single.issuperset(parts))
+    }
+    return [row for row in rows if row.values["label"] in several]
 
 
 def _splits(table: Table, rows: list[TableRow]) -> list[str]:

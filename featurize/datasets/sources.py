@@ -195,11 +195,13 @@ class ZipSource:
                 path=path,
                 expected="a folder, a zip archive or a CSV file",
                 found=str(error),
-                fix="check the file: its end may be missing",
+                fix="check the file: its end may be missing, or it is of another kind",
             ) from error
-        members = [info for info in self._archive.infolist() if not info.is_dir()]
+        members = [info for info in self._archive.infolist() if not info.filename.endswith(("/", "\\"))]
         names, self.doubts = _member_names(members)
         self._members = dict(zip(names, members, strict=True))
+        if again := len(names) - len(self._members):
+            self.doubts.append(f"{again} files of the archive have the name of another; the last one with it is read")
 
     def names(self) -> Iterator[str]:
         """Yield the members that are files."""

@@ -44,6 +44,9 @@ class SplitSpec(Spec):
         expected = "three numbers such as 60,20,20: train above 0, the others 0 or more"
         good = len(self.ratios) == 3 and all(np.isfinite(self.ratios)) and min(self.ratios) >= 0 and self.ratios[0] > 0
         require(good, "invalid ratios", expected=expected, found=self.ratios)
+        require(
+            np.isfinite(sum(self.ratios)), "ratios too large", expected="shares such as 60,20,20", found=self.ratios
+        )
         require(sum(self.ratios[1:]) > 0, "nothing to split", expected="valid or test above 0", found=self.ratios)
         require(self.seed >= 0, "the seed must not be negative", expected="0 or more", found=self.seed)
 
@@ -226,9 +229,9 @@ def _check_read_back(dataset: Dataset, images: list[PlacedImage]) -> None:
     source = open_source(dataset.root)
     entry_of = {image.path: image.entry for image in images}
     names, left_out = choose_images(entry_of, lambda name, size: source.head(entry_of[name].path, size))
-    structure = read_structure(dataset.root, names, "splits")
-    labels = {placed.path: placed.label for placed in structure.images}
-    reasons = dict(left_out + structure.left_out)
+    listing = read_structure(dataset.root, names, "splits")
+    labels = {image.path: image.label for image in listing.images}
+    reasons = dict(left_out + listing.left_out)
     for image in images:
         name = dataset.class_names[image.entry.label]
         if labels.get(image.path) != name:

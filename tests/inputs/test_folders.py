@@ -16,7 +16,7 @@ from tests.caches import write_made_up
 from xfeat.featurize.audit.class_names import name_findings
 from xfeat.featurize.datasets.layouts import NO_LABEL, NO_SPLIT, SPLITS, Dataset, list_images, open_dataset
 from xfeat.featurize.datasets.structure import split_of
-from xfeat.featurize.errors import DataError, ImageError
+from xfeat.featurize.errors import DataError, ImageError, SpecError
 from xfeat.head.reports.run_report import file_cautions
 
 CLASSES = ("covid", "normal")
@@ -46,8 +46,9 @@ def taken(dataset: Dataset) -> dict[str, set[str]]:
 @pytest.mark.parametrize(
     ("split", "names"),
     {
-        "train": "train Train TRAIN training train_set trainset train-data x_train seg_train train2017 TrainSet",
-        "valid": "val valid validation Validation dev val_images VAL dev_set",
+        "train": "train Train TRAIN training train_set trainset train-data x_train seg_train train2017 TrainSet "
+        "TRAINset trainingset xtrain 01_train",
+        "valid": "val valid validation Validation dev val_images VAL dev_set validationset",
         "test": "test Test testing Testing test_set testset testdata holdout seg_test eval",
         "": "trainer covid contest normal train_test attest device latest protest",
     }.items(),
@@ -88,6 +89,7 @@ def test_splits_and_classes_are_found(tmp_path: Path, kind: str, packed: bool) -
     ("names", "layout", "classes"),
     [
         (images_in("a/covid", "a/normal"), "2 classes, in a/", {"": {"covid", "normal"}}),
+        (images_in("a/b/c/covid", "a/b/c/normal"), "2 classes, in a/b/c/", {"": {"covid", "normal"}}),
         (images_in("covid/p1", "normal/p1"), "2 classes", {"": {"covid", "normal"}}),
         (images_in("covid/p1", "covid/p2"), "1 class", {"": {"covid"}}),
         (images_in("with_mask", "without_mask"), "2 classes", {"": {"with_mask", "without_mask"}}),
@@ -108,6 +110,13 @@ def test_what_is_taken_is_said(tmp_path: Path, names: list[str], layout: str, cl
         (("train/covid", "test/covid", "more/covid"), "as splits: test, train, without the 2 images in more"),
         (("Entrenar/covid", "Entrenar/normal", "Prueba/covid", "Prueba/normal"), "Entrenar, Prueba, each with"),
         (("clinic a/covid", "clinic a/normal", "clinic b/covid", "clinic b/normal"), "splits or sources"),
+        (("nih/covid", "nih/normal", "rsna/covid", "rsna/normal", "rsna/tb"), "nih, rsna, each with"),
+        (("amazon/images/bag", "amazon/images/mug", "dslr/images/bag", "dslr/images/mug"), "amazon, dslr, each with"),
+        (("a/train/covid", "a/train/normal", "b/test/covid", "b/test/normal"), "a, b, each with the folders covid"),
+        (("covid/train", "covid/test", "covid/extra", "normal/train"), "covid/test, covid/train: either as splits, or"),
+        (("covid/p1/train", "covid/p2/test", "normal/p3"), "covid/p1/train, covid/p2/test: either"),
+        (("train_covid", "train_normal", "test_covid"), "test_covid, train_covid: either"),
+        (("train.v1/covid", "test.v1/covid"), "test.v1/covid, train.v1/covid: either"),
     ],
 )
 def test_two_readings_are_refused_and_can_be_chosen(tmp_path: Path, folders: tuple[str, ...], said: str) -> None:
@@ -119,7 +128,7 @@ def test_two_readings_are_refused_and_can_be_chosen(tmp_path: Path, folders: tup
     tops = {folder.partition("/")[0] for folder in folders}
     assert set(open_dataset(tmp_path, layout="classes").class_names) == tops
     assert open_dataset(tmp_path, layout="flat").class_names == ()
-    if "splits" in said and "train" in tops:
+    if said.startswith("as splits"):
         assert set(taken(open_dataset(tmp_path, layout="splits"))) == tops & {"train", "test"}
 
 
@@ -139,6 +148,10 @@ def test_a_chosen_layout_without_splits_is_refused(tmp_path: Path) -> None:
         ("covid/0_mask.png", "a mask"),
         ("covid/masks/0.png", "a mask"),
         ("masks/covid/0.png", "a mask"),
+        ("covid/0_mask_1.png", "a mask"),
+        ("LungMask/covid/0.png", "a mask"),
+        ("#snapshot/daily/covid/0.png", "in a folder of the system"),
+        ("covid/groups.csv", "not a known kind of image"),
         ("preview.png", "in no class folder"),
     ],
 )
@@ -148,6 +161,26 @@ def test_what_is_left_out_is_counted_by_reason(tmp_path: Path, name: str, reason
     assert len(dataset.entries) == 4
     suffix = Path(name).suffix.lower()
     assert dataset.left_out[reason] == {"files": 1, "suffixes": {suffix: 1}, "example": name}
+
+
+@pytest.mark.parametrize(
+    ("folders", "reason"),
+    [(("covid", "normal"), "in no class folder"), (("train/covid", "test/covid"), "not in a split")],
+)
+def test_an_image_beside_a_folder_that_is_looked_through_is_in_none(
+    tmp_path: Path, folders: tuple[str, ...], reason: str
+) -> None:
+    names = images_in(*(f"archive/chest/{folder}" for folder in folders))
+    dataset = open_dataset(make(tmp_path, *names, "archive/preview.png"))
+    assert dataset.layout.endswith("in archive/chest/")
+    assert len(dataset.entries) == len(names)
+    assert dataset.left_out[reason]["example"] == "archive/preview.png"
+
+
+def test_a_layout_of_folders_is_refused_for_a_table(tmp_path: Path) -> None:
+    (make(tmp_path, "a.png") / "list.csv").write_text("path,label\na.png,covid\n")
+    with pytest.raises(SpecError, match="--layout splits is for folders"):
+        open_dataset(tmp_path / "list.csv", layout="splits")
 
 
 def test_masks_in_a_folder_beside_the_images_of_a_class(tmp_path: Path) -> None:
@@ -202,6 +235,18 @@ def test_names_in_archives_of_other_programs(tmp_path: Path, kind: str) -> None:
             info.filename = ARCHIVES[kind].replace("0", str(number))
             archive.writestr(info, b"x")
     assert taken(open_dataset(data)) == {"train": {"covid"}}
+
+
+def test_names_that_an_archive_has_twice_are_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with zipfile.ZipFile(tmp_path / "data.zip", "w") as archive:
+        for name in ("covid\\", "covid/0.png", "covid\\0.png", "normal/0.png"):
+            info = zipfile.ZipInfo("x")
+            info.filename = name
+            archive.writestr(info, b"x")
+    dataset = open_dataset(tmp_path / "data.zip")
+    assert [entry.path for entry in dataset.entries] == ["covid/0.png", "normal/0.png"]
+    assert "1 files of the archive have the name of another; the last one with it is read" in caplog.text
+    assert not dataset.left_out
 
 
 @pytest.mark.parametrize(

@@ -161,7 +161,7 @@ def test_what_was_read_is_said_with_the_names_of_the_columns(tmp_path: Path) -> 
     [
         ("", "found: *an empty file"),
         ("\n\n", "found: *an empty file"),
-        ("path,label\n", "no images found"),
+        ("path,label\n", "no images found(.|\n)*found: *no rows"),
         ("images/cat_0.png,cat\n", "column path is missing(.|\n)*found: *images/cat_0.png, cat"),
         ("path\nimages/cat_0.png\n", "column label is missing(.|\n)*class, target, finding"),
         ("path,cat,dog\nimages/cat_0.png,1,0\n", "column label is missing(.|\n)*found: *path, cat, dog"),
@@ -191,6 +191,8 @@ def test_what_was_read_is_said_with_the_names_of_the_columns(tmp_path: Path) -> 
         ("path,label,split\nimages/cat_0.png,cat,fold3\n", "line 2 has an unknown split"),
         ("path,label,fold\nimages/cat_0.png,cat,3\nimages/cat_1.png,cat,test\n", "line 2 has an unknown split"),
         ("path,label\nimages/cat_0.png,cat|dog\n", "line 2 has several labels in one cell"),
+        ('path,label\ncat_0,cat\ndog_0,dog\ncat_1,"cat, dog"\n', "line 4 has several labels in one cell"),
+        ("path,label\ncat_0,['cat']\ndog_0,['dog']\ncat_1,\"['cat', 'dog']\"\n", "line 4 has several labels"),
         ("path,label\nhttps://example.org/a.png,cat\n", "line 2 has an address in place of a file"),
         ("path,label\ns3://bucket/a.png,cat\n", "line 2 has an address in place of a file"),
         ("path,label\n/,cat\n", "line 2 has an absolute path outside"),
@@ -331,6 +333,11 @@ def test_a_table_without_any_label_is_features_only(tmp_path: Path, caplog: pyte
 def test_a_missing_value_is_no_patient_and_no_split(tmp_path: Path) -> None:
     data = put(make(tmp_path, *NAMES), listing("{p},{l},nan,NaN", "path,label,patient,split"))
     assert taken(open_dataset(data)) == READ
+
+
+def test_a_comma_alone_does_not_make_several_labels(tmp_path: Path) -> None:
+    data = put(make(tmp_path, *NAMES), 'path,label\ncat_0,"cat, tabby"\ndog_0,dog\n')
+    assert open_dataset(data).class_names == ("cat, tabby", "dog")
 
 
 def test_the_class_none_is_a_class(tmp_path: Path) -> None:

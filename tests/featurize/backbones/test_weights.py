@@ -155,6 +155,7 @@ MIRRORS = {
     "folder with a slash": "{0}/my mirror/",
     "relative folder": "my mirror",
     "folder at home": "~/my mirror",
+    "a folder that looks like a home": "~nobody at all/../my mirror",
     "file URL": "file://{0}/my%20mirror",
     "file URL with a slash and a space": "file://{0}/my mirror/",
 }

@@ -266,7 +266,7 @@ def test_a_file_that_vanishes_is_named(tmp_path: Path) -> None:
         split_dataset(dataset, tmp_path / "out", SplitSpec())
 
 
-@pytest.mark.parametrize("ratios", [(0, 50, 50), (60, -1, 20), (1, 0, 0), (float("nan"), 1, 1)])
+@pytest.mark.parametrize("ratios", [(0, 50, 50), (60, -1, 20), (1, 0, 0), (float("nan"), 1, 1), (1e308,) * 3])
 def test_ratios_that_divide_nothing_are_refused(ratios: tuple[float, float, float]) -> None:
     with pytest.raises(SpecError):
         SplitSpec(ratios=ratios)
