@@ -289,7 +289,10 @@ REFUSED: dict[str, tuple[Any, ...]] = {
     ),
     "JPEG-LS": (encoded(GREY, "JPEG").replace(b"\xff\xc0\0\x0b", b"\xff\xf7\0\x0b"), "lossless JPEG with 8 bits"),
     "JPEG XR": (b"II\xbc\x01" + bytes(range(200)), "JPEG XR, not a JPEG"),
-    "JPEG 2000, 4 bits": (jpeg_2000(WIDE // 16, 4), "JPEG 2000 of 4 bits per channel: save it"),
+    "JPEG 2000, 4 bits": (
+        bytes(imagecodecs.jpeg2k_encode(GREY // 16, level=0, reversible=True, bitspersample=4)),
+        "JPEG 2000 of 4 bits per channel: save it",
+    ),
     "JPEG 2000, signed": (
         bytes(imagecodecs.jpeg2k_encode(WIDE.astype(np.int16), level=0, reversible=True)),
         "JPEG 2000 of 16 bits per channel with a sign",
