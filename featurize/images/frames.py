@@ -32,28 +32,26 @@ def choose_frame(image: ImageFile.ImageFile, data: bytes, frames: str) -> None:
     """
     if isinstance(image, TiffImagePlugin.TiffImageFile):
         pages = _pages(image, only_first=frames == "first")
-        _check_number(len(pages), "pages", frames)
+        _refuse_several(len(pages), "pages", frames)
         image.seek(pages[len(pages) // 2 if frames == "middle" else 0])
     elif image.format == "PPM" and frames != "first" and _has_next_pnm(image, data):
         raise ImageError("several pictures, one after another: xfeat featurize --frames first reads one")
     elif image.format not in _ONE_PICTURE and getattr(image, "is_animated", False):
         count = int(getattr(image, "n_frames", 1))
-        _check_number(count, "frames", frames)
+        _refuse_several(count, "frames", frames)
         number = count // 2 if frames == "middle" else 0
         if number * image.width * image.height > MAX_DECODED_PIXELS:  # they build on one another
             raise ImageError(f"{count} frames of {image.width}×{image.height} pixels: the middle one takes too long")
         image.seek(number)
 
 
-def _check_number(count: int, name: str, frames: str) -> None:
-    if count > _MOST_PAGES and name == "pages":
-        raise ImageError(f"more than {_MOST_PAGES} pages: save one of them as a file")
+def _refuse_several(count: int, name: str, frames: str) -> None:
     if count > 1 and frames == "refuse":
         raise ImageError(f"{count} {name}, not one picture: xfeat featurize --frames first (or middle) reads one")
 
 
 def _pages(image: TiffImagePlugin.TiffImageFile, *, only_first: bool) -> list[int]:
-    """Return the pages that are pictures of their own, and end with the first one or one over the limit."""
+    """Return the pages that are pictures of their own; refuse a file with too many of them."""
     pages: list[int] = []
     for page in range(10 * _MOST_PAGES):
         try:
@@ -62,8 +60,10 @@ def _pages(image: TiffImagePlugin.TiffImageFile, *, only_first: bool) -> list[in
             break
         if not is_reduced(image.tag_v2):
             pages.append(page)
-        if len(pages) > (0 if only_first else _MOST_PAGES):
+        if only_first and pages:
             break
+        if len(pages) > _MOST_PAGES:
+            raise ImageError(f"more than {_MOST_PAGES} pages: save one of them as a file")
     return pages or [0]
 
 

@@ -136,7 +136,8 @@ def measure(
             block = paths[first : first + _QUEUED]
             ranges = pool.map(lambda path: _range_of(source, path, spec), block)
             for number, one in enumerate(ranges, start=first + 1):
-                found += [one] if one is not None else []
+                if one is not None:
+                    found.append(one)
                 if progress is not None:
                     progress(number, len(paths))
     if not found:
@@ -179,7 +180,7 @@ def _check_fits(output: Path, bits: int, found: GreyRange | None) -> None:
 
 
 def _fits(found: GreyRange, bits: int) -> bool:
-    """Tell whether levels have a range; those of fewer bits have not the full one, which may be that of no image."""
+    """Tell whether levels have a range; those of fewer bits have not the one of 16, which is that of 8-bit images."""
     return found.bits == bits or found.bits < bits < 16
 
 

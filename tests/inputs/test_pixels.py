@@ -113,6 +113,7 @@ READ: dict[str, tuple[Any, ...]] = {
     "PNG, one bit": (encoded(GREY > 127, "PNG"), np.where(GREY > 127, 255, 0)),
     "PNG, opaque": (encoded(np.dstack([COLOUR, BLACK + 255]), "PNG"), COLOUR),
     "PNG, half transparent picture": (encoded(np.dstack([COLOUR, GREY]), "PNG"), COLOUR),
+    "PNG, grey with alpha": (encoded(np.dstack([GREY, 255 - GREY]), "PNG"), GREY),
     "PNG, black ink in alpha": (encoded(alpha_of(0, 255 - GREY), "PNG"), GREY),
     "PNG, white ink in alpha": (encoded(alpha_of(255, GREY), "PNG"), GREY),
     "PNG, grey ink in alpha": (encoded(np.dstack([BLACK, 255 - GREY]), "PNG"), GREY),

@@ -10,7 +10,7 @@ from PIL import Image
 
 from xfeat.featurize.errors import ImageError
 from xfeat.featurize.images.dicom.frame import Frame, decode_frame
-from xfeat.featurize.images.dicom.grey import extract, grey_levels, read_table
+from xfeat.featurize.images.dicom.grey import as_index, every_value, extract, grey_levels, read_table
 from xfeat.featurize.images.dicom.header import GREY, Layout, import_pydicom, read_dicom
 
 if TYPE_CHECKING:
@@ -54,23 +54,17 @@ def _colour(frame: Frame) -> Image.Image:
 
 
 def _palette(frame: Frame, picture: Dataset, layout: Layout) -> NDArray[np.uint8]:
-    every = np.arange(2 ** (8 * frame.values.dtype.itemsize), dtype=f"u{frame.values.dtype.itemsize}")
-    if frame.values.dtype.itemsize > 2:
+    every = every_value(frame.values.dtype)
+    if every is None:
         raise ImageError("DICOM in PALETTE COLOR with more than 16 bits")
-    index = extract(every.view(frame.values.dtype), frame)
-    colours = _segmented(picture, index)
-    if colours is None:
+    index = extract(every, frame)
+    colours: NDArray[Any]  # 0 … 1
+    if "SegmentedRedPaletteColorLookupTableData" in picture:
+        colours = import_pydicom().pixels.apply_color_lut(index, picture)[..., :3]
+        colours = colours / np.iinfo(colours.dtype).max
+    else:
         names = [f"{channel}PaletteColorLookupTable" for channel in ("Red", "Green", "Blue")]
-        order = {"negative": layout.signed, "big_endian": layout.big_endian}
-        tables = [read_table(picture, f"{name}Descriptor", f"{name}Data", **order) for name in names]
+        tables = [read_table(picture, name, layout, negative=layout.signed) for name in names]
         colours = np.stack([table(index.astype(np.float64)) / table.white for table in tables], axis=-1)
-    levels: NDArray[np.uint8] = np.rint(colours * 255).astype(np.uint8)[frame.values.view(every.dtype)]
+    levels: NDArray[np.uint8] = np.rint(colours * 255).astype(np.uint8)[as_index(frame.values)]
     return levels
-
-
-def _segmented(picture: Dataset, index: NDArray[Any]) -> NDArray[Any] | None:
-    """Return colours 0 … 1 of a palette in segments, which pydicom expands."""
-    if "SegmentedRedPaletteColorLookupTableData" not in picture:
-        return None
-    colours: NDArray[Any] = import_pydicom().pixels.apply_color_lut(index, picture)[..., :3]
-    return colours / np.iinfo(colours.dtype).max

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xfeat.featurize.errors import ImageError
-from xfeat.featurize.images.dicom.header import Layout, import_pydicom
+from xfeat.featurize.images.dicom.header import PIXEL_DATA, Layout, import_pydicom
 from xfeat.featurize.images.jpeg_headers import check_scans, read_jpeg_2000_header, read_jpeg_header
 
 if TYPE_CHECKING:
@@ -132,7 +132,7 @@ def _codecs(name: str) -> Any:
 
 def _native(picture: Dataset, layout: Layout) -> NDArray[Any]:
     pydicom = import_pydicom()
-    keyword = next(name for name in ("PixelData", "FloatPixelData", "DoubleFloatPixelData") if name in picture)
+    keyword = next(name for name in PIXEL_DATA if name in picture)
     element = picture[keyword]
     if element.is_undefined_length or element.value is None:
         raise ImageError("DICOM with compressed pixels whose transfer syntax says that they are not compressed")

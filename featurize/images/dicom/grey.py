@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -42,36 +42,33 @@ class LookupTable:
         return found
 
 
-def read_table(item: Dataset, descriptor: str, data: str, *, negative: bool, big_endian: bool) -> LookupTable:
+def read_table(item: Dataset, name: str, layout: Layout, *, negative: bool) -> LookupTable:
     """Read a lookup table of any depth.
 
     Args:
         item: the data set that holds it.
-        descriptor: keyword of its descriptor.
-        data: keyword of its entries: words, or bytes if they fit into 8 bits.
+        name: what the keywords of its descriptor and of its entries begin with.
+        layout: gives the byte order of words that are stored as bytes.
         negative: values may be below zero; then a large first value is a negative one.
-        big_endian: entries that are stored as bytes have the high byte of each word first.
 
     Raises:
         ImageError: if it has no entries or no bits.
 
     Source: DICOM PS3.3 C.11.1.1.1, C.11.2.1.1 and C.7.6.3.1.5.
     """
-    described = [int(value) for value in numbers(item, descriptor)]
-    content = item.get(data)
-    if len(described) != 3 or content is None or not 1 <= described[2] <= 16:
-        raise ImageError(f"DICOM lookup table {data} without entries or a usable {descriptor}")
+    described = [int(value) for value in numbers(item, f"{name}Descriptor")]
+    content = item.get(f"{name}Data")
+    if len(described) != 3 or not content or not 1 <= described[2] <= 16:
+        raise ImageError(f"DICOM lookup table {name}Data without entries or a usable {name}Descriptor")
     count, first, bits = described[0] % 65536 or 65536, described[1], described[2]
     if isinstance(content, bytes):
-        words = np.frombuffer(content + bytes(len(content) % 2), ">u2" if big_endian else "<u2")
+        words = np.frombuffer(content + bytes(len(content) % 2), ">u2" if layout.big_endian else "<u2")
     else:
         words = np.atleast_1d(np.asarray(content, np.int64)) & 0xFFFF
     entries = words.astype("<u2")
-    if 2 * len(entries) <= count + 1:
+    if 2 * len(entries) <= count + 1:  # two entries of 8 bits in a word
         entries = entries.view(np.uint8).astype(np.uint16)
     entries = entries[:count]
-    if not len(entries):
-        raise ImageError(f"DICOM lookup table {data} without entries or a usable {descriptor}")
     first = first - 65536 if negative and first > 32767 else first
     return LookupTable(first, entries, max(2**bits - 1, int(entries.max())))
 
@@ -106,45 +103,52 @@ def grey_levels(frame: Frame, picture: Dataset, layout: Layout) -> NDArray[np.ui
     """
     modality, voi, is_padding = _modality(picture, layout), _voi(picture, layout), _padding(picture, layout)
 
-    def shown(stored: NDArray[Any]) -> tuple[Floats, NDArray[np.bool_]]:
+    def rescaled(stored: NDArray[Any]) -> tuple[Floats, NDArray[np.bool_]]:
         values = extract(stored, frame)
         background = is_padding(stored) | is_padding(values) | ~np.isfinite(values)
         return modality(values.astype(np.float64)), background
 
     flat = frame.values.reshape(-1)
     parts = [flat[start : start + _PART] for start in range(0, len(flat), _PART)]
-    every = _every_value(flat.dtype)
-    if every is not None:
-        present = np.zeros(len(every), np.bool_)
-        for part in parts:
-            present[_index(part)] = True
+    every = every_value(flat.dtype)
     if voi is None:
-        voi = _full_range(shown, parts if every is None else [every[present]])
+        voi = _full_range(map(rescaled, parts if every is None else [_present(every, parts)]))
 
     def levels(stored: NDArray[Any]) -> NDArray[np.uint8]:
-        values, background = shown(stored)
+        values, background = rescaled(stored)
         scaled = np.clip(np.nan_to_num(voi(values)), 0.0, 1.0)
         if layout.photometric == "MONOCHROME1":
             scaled = 1.0 - scaled
         return np.where(background, 0, np.rint(scaled * 255)).astype(np.uint8)
 
-    if every is not None:
-        table = levels(every)
-        done = [table[_index(part)] for part in parts]
-    else:
+    if every is None:
         done = [levels(part) for part in parts]
+    else:
+        table = levels(every)
+        done = [table[as_index(part)] for part in parts]
     return np.concatenate(done).reshape(frame.values.shape)
 
 
-def _every_value(kind: np.dtype[Any]) -> NDArray[Any] | None:
-    """Return all values of an integer type of up to 16 bits, at their index: formulas then run once for each."""
+def every_value(kind: np.dtype[Any]) -> NDArray[Any] | None:
+    """Return all values of an integer type, at their index: formulas then run once for each.
+
+    ``None`` for other types, and for those of more than 16 bits.
+    """
     if kind.kind not in "iu" or kind.itemsize > 2:
         return None
     return np.arange(2 ** (8 * kind.itemsize), dtype=f"u{kind.itemsize}").view(kind)
 
 
-def _index(values: NDArray[Any]) -> NDArray[Any]:
+def as_index(values: NDArray[Any]) -> NDArray[Any]:
+    """Return the places of integers among those of :func:`every_value`."""
     return values.view(f"u{values.dtype.itemsize}")
+
+
+def _present(every: NDArray[Any], parts: list[NDArray[Any]]) -> NDArray[Any]:
+    found = np.zeros(len(every), np.bool_)
+    for part in parts:
+        found[as_index(part)] = True
+    return every[found]
 
 
 def _table_item(picture: Dataset, keyword: str) -> Dataset | None:
@@ -155,7 +159,7 @@ def _table_item(picture: Dataset, keyword: str) -> Dataset | None:
 
 def _modality(picture: Dataset, layout: Layout) -> Callable[[Floats], Floats]:
     if item := _table_item(picture, "ModalityLUTSequence"):
-        return read_table(item, "LUTDescriptor", "LUTData", negative=layout.signed, big_endian=layout.big_endian)
+        return read_table(item, "LUT", layout, negative=layout.signed)
     slope, intercept = numbers(picture, "RescaleSlope")[:1], numbers(picture, "RescaleIntercept")[:1]
     # As in pydicom and dcmtk, one without the other is none, and a slope of 0 would make every image black.
     if not slope or not intercept or slope[0] == 0:
@@ -169,7 +173,7 @@ def _voi(picture: Dataset, layout: Layout) -> Callable[[Floats], Floats] | None:
     """Return the file's mapping to 0 (black) … 1 (white): its VOI LUT, else its first window that is one, else none."""
     if item := _table_item(picture, "VOILUTSequence"):
         negative = layout.signed or any(value < 0 for value in numbers(picture, "RescaleIntercept"))
-        table = read_table(item, "LUTDescriptor", "LUTData", negative=negative, big_endian=layout.big_endian)
+        table = read_table(item, "LUT", layout, negative=negative)
         return lambda values: table(values) / table.white
     function = str(picture.get("VOILUTFunction") or "LINEAR").strip().upper()
     if function not in ("LINEAR", "LINEAR_EXACT", "SIGMOID"):
@@ -191,13 +195,10 @@ def _window(function: str, center: float, width: float) -> Callable[[Floats], Fl
     return lambda values: (values - center) / width + 0.5
 
 
-def _full_range(
-    shown: Callable[[NDArray[Any]], tuple[Floats, NDArray[np.bool_]]], parts: list[NDArray[Any]]
-) -> Callable[[Floats], Floats]:
+def _full_range(parts: Iterable[tuple[Floats, NDArray[np.bool_]]]) -> Callable[[Floats], Floats]:
     """Return the mapping for images without a window: from the values of the picture that are no padding."""
     black, white = np.inf, -np.inf
-    for part in parts:
-        values, background = shown(part)
+    for values, background in parts:
         black = min(black, values.min(where=~background, initial=np.inf))
         white = max(white, values.max(where=~background, initial=-np.inf))
     span = white - black if white > black else np.inf

@@ -7,6 +7,7 @@ import math
 import re
 import struct
 import zlib
+from collections.abc import MutableSequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -22,7 +23,7 @@ COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_RCT", "YBR_ICT")
 _VRS = set(re.findall("..", "AEASATCSDADSDTFDFLISLOLTOBODOFOLOVOWPNSHSLSQSSSTSVTMUCUIULUNURUSUTUV"))
 _LONG_VRS = {"OB", "OD", "OF", "OL", "OV", "OW", "SQ", "SV", "UC", "UN", "UR", "UT", "UV"}
 _FIRST_GROUPS = {0x0002, 0x0008, 0x0010, 0x0018, 0x0020, 0x0028}
-_PIXEL_DATA = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
+PIXEL_DATA = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 # Of the two places that give a frame of an enhanced multi-frame file its own tags.
 _FRAME_GROUPS = ("PixelValueTransformationSequence", "FrameVOILUTSequence")
 _HEADER_BYTES = 1 << 24
@@ -181,13 +182,13 @@ def numbers(picture: Dataset, keyword: str, *, empty: float | None = None) -> li
     """
     try:
         value = picture.get(keyword)
-        several = value if isinstance(value, (list, tuple)) or hasattr(value, "append") else [value]
-        found = [None if one is None or str(one).strip(" \0") == "" else float(one) for one in several]
-        if all(one is None or math.isfinite(one) for one in found):
-            return [one for one in (empty if one is None else one for one in found) if one is not None]
+        several = value if isinstance(value, MutableSequence) else [value]
+        found = [None if one is None or not str(one).strip(" \0") else float(one) for one in several]
     except Exception as error:  # whatever pydicom raises for a value that its type does not allow
         raise ImageError(f"DICOM tag {keyword} is not a number: {_raw_value(picture, keyword)}") from error
-    raise ImageError(f"DICOM tag {keyword} is not a finite number: {_raw_value(picture, keyword)}")
+    if not all(one is None or math.isfinite(one) for one in found):
+        raise ImageError(f"DICOM tag {keyword} is not a finite number: {_raw_value(picture, keyword)}")
+    return [one for one in (empty if one is None else one for one in found) if one is not None]
 
 
 def _raw_value(picture: Dataset, keyword: str) -> str:
@@ -197,9 +198,11 @@ def _raw_value(picture: Dataset, keyword: str) -> str:
 
 def _integer(picture: Dataset, keyword: str, default: int | None = None) -> int:
     found = numbers(picture, keyword)
-    if not found and default is None:
+    if found:
+        return int(found[0])
+    if default is None:
         raise ImageError(f"DICOM file without the tag {keyword}, which an image must have")
-    return int(found[0]) if found or default is None else default
+    return default
 
 
 def _layout(picture: Dataset, frames: str) -> Layout:
@@ -213,7 +216,7 @@ def _layout(picture: Dataset, frames: str) -> Layout:
     count = max(1, _integer(picture, "NumberOfFrames", 1))
     if count > 1 and frames == "refuse":
         raise ImageError(f"{count} frames, not one picture: xfeat featurize --frames first (or middle) reads one")
-    floating = "FloatPixelData" in picture or "DoubleFloatPixelData" in picture
+    floating = any(keyword in picture for keyword in PIXEL_DATA[1:])
     allocated, stored = _bits(picture, photometric, floating=floating)
     if (size := rows * columns * samples * allocated // 8) > 4 * MAX_PIXELS:
         raise ImageError(f"{columns}×{rows} with {samples * allocated} bits per pixel is {size // 1_000_000} MB")
@@ -263,7 +266,7 @@ def _refuse_other_objects(picture: Dataset) -> None:
     kind = str(picture.get("SOPClassUID") or picture.file_meta.get("MediaStorageSOPClassUID") or "")
     if kind in _NOT_IMAGES:
         raise ImageError(f"not an image: {_NOT_IMAGES[kind]}")
-    if not any(keyword in picture for keyword in _PIXEL_DATA):
+    if not any(keyword in picture for keyword in PIXEL_DATA):
         if "PixelDataProviderURL" in picture:
             raise ImageError("DICOM file whose pixels are at another address, not in the file")
         name = import_pydicom().uid.UID(kind).name.removesuffix(" Storage")

@@ -45,17 +45,6 @@ def test_grey_stays_grey(art: SimpleNamespace) -> None:
     assert decode(art.encoded(art.pixels_of(1))).mode == "L"
 
 
-def test_alpha_is_dropped(art: SimpleNamespace) -> None:
-    pixels = art.pixels_of(1, channels=4)
-    assert np.array_equal(rgb(art.encoded(pixels)), pixels[..., :3])
-
-
-def test_grey_with_alpha_becomes_grey(art: SimpleNamespace) -> None:
-    grey, alpha = art.pixels_of(1), art.pixels_of(2)
-    image = Image.merge("LA", (Image.fromarray(grey), Image.fromarray(alpha)))
-    assert np.array_equal(np.asarray(decode(art.encoded(image))), grey)
-
-
 def test_a_palette_becomes_its_colours(art: SimpleNamespace) -> None:
     image = Image.fromarray(art.pixels_of(1, channels=3)).quantize(16)
     assert np.array_equal(rgb(art.encoded(image)), np.asarray(image.convert("RGB")))
@@ -66,59 +55,6 @@ def test_a_palette_with_transparency_becomes_its_colours(art: SimpleNamespace) -
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert decode(art.encoded(image, transparency=bytes(range(16)))).mode == "RGB"
-
-
-def test_cmyk_becomes_rgb(art: SimpleNamespace) -> None:
-    image = Image.fromarray(art.pixels_of(1, channels=3)).convert("CMYK")
-    data = art.encoded(image, "JPEG", quality=95)
-    assert np.array_equal(rgb(data), np.asarray(Image.open(io.BytesIO(data)).convert("RGB")))
-
-
-def test_one_bit_becomes_black_and_white(art: SimpleNamespace) -> None:
-    image = Image.fromarray(art.pixels_of(1) > 127)
-    assert image.mode == "1"
-    assert np.array_equal(np.asarray(decode(art.encoded(image))), np.where(art.pixels_of(1) > 127, 255, 0))
-
-
-@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
-def test_16_bit_grey_keeps_its_range(art: SimpleNamespace, kind: str) -> None:
-    """Pillow's own conversion to RGB clips almost everything to white."""
-    values = np.linspace(0, 65535, 60 * 50).reshape(50, 60).astype(np.uint16)
-    grey = np.asarray(decode(art.encoded(values, kind)))
-    assert grey.dtype == np.uint8
-    assert (grey.min(), grey.max()) == (0, 255)
-    assert np.array_equal(grey, values // 256)
-
-
-def test_32_bit_grey_beyond_16_bits_is_refused(art: SimpleNamespace) -> None:
-    values = np.full((8, 8), 70000, np.int32)
-    with pytest.raises(ImageError, match="32-bit grey levels"):
-        decode(art.encoded(values, "TIFF"))
-
-
-def test_floating_point_beyond_0_to_1_is_refused(art: SimpleNamespace) -> None:
-    with pytest.raises(ImageError, match="floating-point grey levels from 2 to 2"):
-        decode(art.encoded(np.full((8, 8), 2, np.float32), "TIFF"))
-
-
-@pytest.mark.parametrize("orientation", range(1, 9))
-def test_an_image_is_turned_upright(art: SimpleNamespace, orientation: int) -> None:
-    """The reference is the definition of the EXIF tag 0x0112, written with numpy."""
-    pixels = art.pixels_of(1)
-    upright = {
-        1: pixels,
-        2: pixels[:, ::-1],
-        3: pixels[::-1, ::-1],
-        4: pixels[::-1],
-        5: pixels.T,
-        6: np.rot90(pixels, -1),
-        7: np.rot90(pixels, -1)[:, ::-1][::-1, ::-1].T[::-1, ::-1].T,
-        8: np.rot90(pixels, 1),
-    }
-    upright[7] = np.rot90(pixels, 2).T
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    assert np.array_equal(np.asarray(decode(art.encoded(pixels, "PNG", exif=exif))), upright[orientation])
 
 
 def test_a_truncated_jpeg_is_read_as_far_as_it_goes(art: SimpleNamespace) -> None:
@@ -144,7 +80,6 @@ def test_a_truncated_png_is_read_as_far_as_it_goes(art: SimpleNamespace) -> None
     ("data", "reason"),
     [
         (b"", "the file is empty"),
-        (b"this is a text file called .jpg", "not a JPEG, PNG"),
         (b"\x89PNG\r\n\x1a\n" + bytes(100), "damaged PNG"),
         (b"\xff\xd8\xff\xe0" + bytes(20), "damaged JPEG|cannot be decoded"),
         (b"GIF89a" + bytes(50), "damaged GIF"),
@@ -178,23 +113,6 @@ def test_the_limit_is_on_pixels(art: SimpleNamespace, monkeypatch: pytest.Monkey
     monkeypatch.setattr("xfeat.featurize.images.limits.MAX_PIXELS", 60 * 50 - 1)
     with pytest.raises(ImageError, match="60×50 is more than"):
         decode(data)
-
-
-@pytest.mark.filterwarnings("ignore::UserWarning")
-@settings(max_examples=60, deadline=None)
-@given(st.data())
-def test_a_damaged_file_is_read_or_refused_but_never_crashes(art: SimpleNamespace, data: st.DataObject) -> None:
-    kind = data.draw(st.sampled_from(["JPEG", "PNG", "TIFF", "BMP", "WEBP"]))
-    content = bytearray(art.encoded(art.pixels_of(1, channels=3), kind))
-    for _ in range(data.draw(st.integers(1, 8))):
-        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
-    content = content[: data.draw(st.integers(0, len(content)))]
-    try:
-        pixels = load_pixels(bytes(content), PreprocessSpec(size=32))
-    except ImageError:
-        return
-    assert pixels.shape == (32, 32, 3)
-    assert pixels.dtype == np.uint8
 
 
 def with_exif(art: SimpleNamespace, kind: str, orientation: int = 6) -> bytes:
@@ -247,7 +165,7 @@ def test_damaged_exif_costs_no_pixel(art: SimpleNamespace, kind: str, exif: byte
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::RuntimeWarning")
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF", "BMP"])
 def test_no_damage_lets_anything_but_an_image_error_out(art: SimpleNamespace, kind: str) -> None:
     """Seeded: single bytes, all of the head where EXIF data and tags are, and cuts."""
     whole = with_exif(art, kind)
@@ -265,9 +183,11 @@ def test_no_damage_lets_anything_but_an_image_error_out(art: SimpleNamespace, ki
         if random.random() < 0.1:
             content = content[: random.integers(len(content))]
         try:
-            decode(bytes(content))
+            pixels = load_pixels(bytes(content), PreprocessSpec(size=32))
         except ImageError:
             continue
+        assert pixels.shape == (32, 32, 3)
+        assert pixels.dtype == np.uint8
         read += 1
     assert 0 < read < 600
 
