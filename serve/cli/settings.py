@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import tomllib
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -52,9 +51,9 @@ def read_key(path: Path | None) -> str | None:
     """Return the API key from a file, or else from the environment; ``None`` if there is neither.
 
     Raises:
-        SpecError: if the file cannot be read, or the key is empty.
+        SpecError: if the file cannot be read, or the key is empty or cannot be sent.
     """
-    key: Any = os.environ.get(KEY_VARIABLE)
+    key = os.environ.get(KEY_VARIABLE)
     if path is not None:
         try:
             key = path.read_text(encoding="utf-8")
@@ -64,6 +63,9 @@ def read_key(path: Path | None) -> str | None:
             raise SpecError("API key file is not UTF-8 text", path=path, fix=_WRITE_KEY) from error
     if key is None:
         return None
-    if not key.strip():
+    key = key.strip()
+    if not key:
         raise SpecError("the API key is empty", path=path, fix=_WRITE_KEY)
-    return str(key.strip())
+    if not key.isprintable():
+        raise SpecError("the API key has several lines, or invisible characters", path=path, fix=_WRITE_KEY)
+    return key

@@ -18,9 +18,14 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Match
 
-from xfeat.serve.http.access.api_key import KEY_HEADER, RequireKey
-from xfeat.serve.http.access.browsers import CheckHost, RefuseCrossSite
-from xfeat.serve.http.access.prefix import MountUnderPrefix
+from xfeat.serve.http.access import (
+    KEY_HEADER,
+    CheckRequests,
+    mount_under,
+    refuse_other_sites,
+    require_key,
+    require_own_host,
+)
 from xfeat.serve.http.middleware import ID_HEADER, SECURITY_HEADERS, CompressResponses, ObserveRequests
 from xfeat.serve.http.openapi import STOPPING, PredictBody, describe_key, errors
 from xfeat.serve.http.page_routes import site_routes
@@ -88,10 +93,10 @@ def build_app(service: Service, access: AccessOptions | None = None, *, log: Log
 def _add_middleware(app: FastAPI, access: AccessOptions) -> None:
     # The one added last receives a request first.
     if access.api_key is not None:
-        app.add_middleware(RequireKey, key=access.api_key)
+        app.add_middleware(CheckRequests, check=require_key(access.api_key))
         describe_key(app)
     app.add_middleware(CompressResponses)
-    app.add_middleware(RefuseCrossSite, origins=access.cors_origin)
+    app.add_middleware(CheckRequests, check=refuse_other_sites(access.cors_origin))
     if access.cors_origin:
         app.add_middleware(
             CORSMiddleware,
@@ -101,8 +106,9 @@ def _add_middleware(app: FastAPI, access: AccessOptions) -> None:
             expose_headers=["Retry-After", HEADER_LENGTH, ID_HEADER],
             allow_private_network=True,
         )
-    app.add_middleware(CheckHost, allowed=access.allowed_host)
-    app.add_middleware(MountUnderPrefix, root_path=access.root_path, trust_forwarded=access.trust_forwarded_prefix)
+    app.add_middleware(CheckRequests, check=require_own_host(access.allowed_host))
+    prefix = mount_under(access.root_path, trust_forwarded=access.trust_forwarded_prefix)
+    app.add_middleware(CheckRequests, check=prefix)
 
 
 def _predict_routes(service: Service) -> APIRouter:
@@ -215,6 +221,8 @@ def _admin_routes(service: Service, *, locked: bool) -> APIRouter:
 async def _answer_http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     path, what, headers = request.scope["path"][:200], str(error.detail), dict(error.headers or {})
+    if request.method == "OPTIONS" and path == "*":
+        return Response(status_code=204)
     if error.status_code == 405:
         methods = _methods_at(request)
         headers["Allow"] = ", ".join(methods)

@@ -8,7 +8,7 @@ from typing import Any
 from fastapi import FastAPI
 from pydantic import BaseModel, Field
 
-from xfeat.serve.http.access.api_key import KEY_HEADER, PUBLIC_PATHS
+from xfeat.serve.http.access import KEY_HEADER, PUBLIC_PATHS
 
 
 class PredictionBody(BaseModel):

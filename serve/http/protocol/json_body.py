@@ -20,8 +20,6 @@ from starlette.exceptions import HTTPException
 _LONG_BYTES = 1 << 16
 _MAX_REST_BYTES = 1 << 20
 _PIECE_BYTES = 1 << 18  # takes about 10 ms
-# Stands for a value that was cut out. Nobody can guess it, so no client can refer to a value of another.
-_MARK = secrets.token_hex(16)
 _SPACE = b" \t\r\n\v\f"
 _FROM_URL_ALPHABET = bytes.maketrans(b"-_", b"+/")
 
@@ -51,6 +49,8 @@ def parse_json(text: bytes) -> tuple[Any, LongValues]:
 def _cut(text: bytes) -> tuple[bytes, LongValues]:
     kept: list[bytes] = []
     long: LongValues = {}
+    # Stands for a value that was cut out; also in error messages. No client can know it, and use one value many times.
+    mark = f"a value of over 64 KiB, {secrets.token_hex(8)}"
     left = _MAX_REST_BYTES
 
     def keep(start: int, end: int) -> None:
@@ -61,9 +61,9 @@ def _cut(text: bytes) -> tuple[bytes, LongValues]:
         kept.append(text[start:end])
 
     def cut(start: int, end: int) -> None:
-        mark = f"{_MARK}{len(long)}"
-        long[mark] = text[start:end]
-        kept.append(f'"{mark}"'.encode())
+        name = f"{mark}-{len(long)}"
+        long[name] = text[start:end]
+        kept.append(f'"{name}"'.encode())
 
     at = 0
     while at < len(text):

@@ -32,7 +32,16 @@ def ask(client, method="GET", address="/v2/health/live", body=b"", headers=()):
 
 
 OWN_HOSTS = [
-    *("localhost", "localhost:8000", "LOCALHOST.", "127.0.0.1:8000", "192.168.7.9", "[::1]:8000", "[fe80::1]"),
+    *(
+        "localhost",
+        "localhost:8000",
+        "localhost:",
+        "LOCALHOST.",
+        "127.0.0.1:8000",
+        "192.168.7.9",
+        "[::1]:8000",
+        "[fe80::1]",
+    ),
     *("xserve", "xserve:8000", "server.local", "xfeat.ns.svc.internal", "a.localhost"),
 ]
 OTHER_HOSTS = [

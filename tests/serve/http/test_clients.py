@@ -384,6 +384,12 @@ def test_a_half_closed_client_waits_for_a_slow_answer(model, serve_model, tiny):
 UPGRADE = ("Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAMAAABkAARAAAAAAAIAAAAA")
 
 
+def test_options_of_the_whole_server_is_204(connect):
+    with connect() as connection:
+        connection.sendall(request("OPTIONS", "*"))
+        assert read(connection) == (204, b"")
+
+
 def test_an_offer_of_http_2_is_declined_and_the_connection_goes_on(connect, tiny):
     """As curl --http2 and Java's HttpClient send every request on a connection without TLS."""
     with connect() as connection:

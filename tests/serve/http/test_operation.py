@@ -131,9 +131,15 @@ def test_an_empty_key_is_an_error_and_does_not_open_the_server(model, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "reason"), [(None, "cannot be read: No such file"), (b"\xff", "is not UTF-8 text")]
+    ("content", "reason"),
+    [
+        (None, "cannot be read: No such file"),
+        (b"\xff", "is not UTF-8 text"),
+        (b"one\ntwo\n", "has several lines"),
+        (b"\xef\xbb\xbfkey", "invisible characters"),
+    ],
 )
-def test_a_key_that_cannot_be_read_is_one_message(model, tmp_path, content, reason):
+def test_a_key_that_no_client_could_send_is_one_message(model, tmp_path, content, reason):
     if content is not None:
         (tmp_path / "key").write_bytes(content)
     done = CliRunner().invoke(main, ["start", str(model), "--api-key-file", str(tmp_path / "key")])
@@ -157,6 +163,7 @@ def test_everything_but_the_page_and_health_requires_the_key(predictor, serve_mo
             assert refused.headers["x-content-type-options"] == "nosniff"
         for right in (
             {"Authorization": "Bearer schlüssel".encode("latin-1")},
+            {"Authorization": "bearer schlüssel".encode()},
             {"X-API-Key": "schlüssel".encode("latin-1")},
         ):
             assert client.post("/predict", files=picture, headers=right).status_code == 200
