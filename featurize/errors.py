@@ -36,7 +36,9 @@ class XfeatError(Exception):
         fix: str | None = None,
     ) -> None:
         lines = [f"{printable(path)}: {what}" if path is not None else what]
-        for name, text in (("expected", expected), ("found", found), ("fix", fix)):
+        # Only what was found may have several lines; a line break elsewhere is part of a file's name.
+        texts = {"expected": printable(expected or ""), "found": found, "fix": printable(fix or "")}
+        for name, text in texts.items():
             if text:
                 lines.append(f"  {name + ':':10}{text}".replace("\n", _INDENT))
         super().__init__("\n".join(lines))

@@ -15,6 +15,7 @@ from xfeat.export.parity.agreement import TOLERANCES, Probabilities
 from xfeat.export.parity.check_images import CheckImages
 from xfeat.featurize.backbones.weights import sha256_of
 from xfeat.featurize.errors import MismatchError, ModelError
+from xfeat.featurize.system.regular_files import read_regular
 from xfeat.featurize.system.versions import library_versions
 from xfeat.featurize.typed_json import check_types, parse_json
 
@@ -117,7 +118,7 @@ def read_certificate(path: Path) -> Certificate:
     """
     fix = "name it with --certificate FILE, or export the run again with xexport onnx"
     try:
-        content = parse_json(path.read_bytes())
+        content = parse_json(read_regular(path))
         if (content["format"], content["schema_version"]) == (FORMAT, SCHEMA_VERSION):
             return Certificate(
                 path=path,

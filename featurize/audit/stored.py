@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from xfeat.featurize.cache.reader import FeatureCache
+from xfeat.featurize.system.regular_files import read_regular
 from xfeat.featurize.typed_json import parse_json
 
 logger = logging.getLogger(__name__)
@@ -27,7 +28,7 @@ def audit_of(cache: FeatureCache) -> dict[str, Any]:
     """
     file = audit_path(cache.path)
     try:
-        report = parse_json(file.read_bytes())
+        report = parse_json(read_regular(file))
         if (report["format"], report["schema_version"]) != (FORMAT, SCHEMA_VERSION):
             raise ValueError(f"{report['format']} version {report['schema_version']}")
         failures = [str(text) for text in report["failures"]]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from xfeat.featurize.cache.columns import Columns
@@ -25,28 +26,22 @@ def search_images(columns: Columns, places: Sequence[StoredPath]) -> Search:
         places: paths of the folder, as stored in the cache and elsewhere.
     """
     named = {place for stored in places for place in stored.named()}
-
-    def refusal(root: Path) -> str:
-        return other_images(columns, root) if root in named else _too_few_images(columns, root)
-
-    return find_stored(places, refusal, similar=_may_hold_images)
+    return find_stored(
+        places, lambda root: other_images(columns, root, one_is_enough=root in named), similar=_may_hold_images
+    )
 
 
-def other_images(columns: Columns, root: Path) -> str:
-    """Return why a folder or archive is not that of a cache: it has none of its images. Nothing if it has one."""
+def other_images(columns: Columns, root: Path, *, one_is_enough: bool = True) -> str:
+    """Return why a folder or archive is not that of a cache; nothing if it is."""
     if not _may_hold_images(root):
         return "neither a folder nor a zip archive"
-    source = open_source(root, broken_ok=True)
-    if any(_is_unchanged(source, columns, row) for row in _sample_first(len(columns.path))):
-        return ""
-    return "none of the images, or all have another content"
-
-
-def _too_few_images(columns: Columns, root: Path) -> str:
-    if not _may_hold_images(root):
-        return "neither a folder nor a zip archive"
-    source = open_source(root, broken_ok=True)
-    checked = [_is_unchanged(source, columns, row) for row in _sample(len(columns.path))]
+    unchanged = functools.partial(_is_unchanged, open_source(root, broken_ok=True), columns)
+    count = len(columns.path)
+    sample = range(0, count, -(-count // _SAMPLE) or 1)  # at most 16 rows, evenly spaced
+    if one_is_enough:
+        found = any(map(unchanged, (*sample, *range(count))))
+        return "" if found else "none of the images, or all have another content"
+    checked = [unchanged(row) for row in sample]
     if False in checked:
         return "images with another content"
     return "" if 2 * checked.count(True) >= len(checked) else "most of the images are not there"
@@ -67,15 +62,3 @@ def _is_unchanged(source: ImageSource, columns: Columns, row: int) -> bool | Non
         return hashlib.sha256(source.read(columns.path[row])[0]).hexdigest() == columns.sha256[row]
     except ImageError:
         return None
-
-
-def _sample(count: int) -> list[int]:
-    """Return at most 16 rows, evenly spaced."""
-    return list(range(0, count, -(-count // _SAMPLE))) if count else []
-
-
-def _sample_first(count: int) -> Iterator[int]:
-    """Yield all rows, those of the sample first."""
-    sample = dict.fromkeys(_sample(count))
-    yield from sample
-    yield from (row for row in range(count) if row not in sample)

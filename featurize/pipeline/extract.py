@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,7 +21,7 @@ from xfeat.featurize.cache.shards import IDENTITY, FileIdentity, Identities, Sha
 from xfeat.featurize.cache.writer import check_replaceable, write_cache
 from xfeat.featurize.datasets.layouts import Dataset
 from xfeat.featurize.datasets.sources import ImageSource, open_source
-from xfeat.featurize.errors import BusyError, DataError, Interrupted, MismatchError
+from xfeat.featurize.errors import DataError, Interrupted, MismatchError
 from xfeat.featurize.pipeline.compute import RunContext, RunOptions, RunState, compute_features
 from xfeat.featurize.specs import FeatureSpec
 from xfeat.featurize.system.locks import locked
@@ -122,7 +122,8 @@ def extract_features(
         Interrupted: on Ctrl-C or SIGTERM; finished images are stored.
     """
     work = _Work(dataset, spec, weights, output)
-    with _locked(output), _resumable():
+    lock_file = output.with_name(f".{output.name}.lock")
+    with locked(lock_file, "another process is writing this cache", of=output), _resumable():
         source = open_source(dataset.root)
         store = ShardStore(parts_folder(output), spec.fingerprint, work.data_root)
         known, old = _known_features(work, store, force=options.force)
@@ -134,12 +135,6 @@ def extract_features(
         result = _finish(work, known, old, state)
         store.delete()
         return result
-
-
-def _locked(output: Path) -> AbstractContextManager[None]:
-    fix = "wait until it has finished, or choose another file with -o"
-    busy = BusyError("another process is writing this cache", path=output, fix=fix)
-    return locked(output.with_name(f".{output.name}.lock"), busy, of=output)
 
 
 @contextmanager

@@ -1,1 +1,1 @@
-"""The machine: cores, CUDA, onnxruntime sessions, locks, atomic writes, telemetry. Imports no other subpackage."""
+"""The machine: cores, devices, files that appear whole, locks, time limits, signals. Imports no other subpackage."""

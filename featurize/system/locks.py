@@ -25,6 +25,7 @@ from filelock import FileLock, Timeout
 from xfeat.featurize.errors import BusyError
 from xfeat.featurize.system.atomic import ELSEWHERE, output_error
 from xfeat.featurize.system.filesystem import LOCKS, is_missing
+from xfeat.featurize.system.regular_files import read_regular
 
 _RENEWED_S = 2.0
 # Ten times as long: a process that was suspended or starved for seconds keeps its lock.
@@ -36,6 +37,34 @@ HELD = ".held"
 logger = logging.getLogger(__name__)
 
 
+@contextmanager
+def locked(file: Path, busy: str, *, of: Path, elsewhere: str = ELSEWHERE) -> Iterator[None]:
+    """Hold a lock; fail if another process holds it.
+
+    Args:
+        file: the lock file; its folder is created.
+        busy: what to say if another process holds the lock.
+        of: the output that the lock protects.
+        elsewhere: how the user chooses another path for that output.
+
+    Raises:
+        BusyError: if another process holds the lock; it names the holder's host, process and time.
+        OutputError: if the lock cannot be created.
+    """
+    lock = Lock(file)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        is_free = lock.acquire()
+    except OSError as error:
+        raise output_error(of, error, elsewhere=elsewhere) from error
+    if not is_free:
+        raise BusyError(busy, path=of, found=lock.holder(), fix=f"wait until it has finished, or {elsewhere}")
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 class Lock:
     """A lock on a file, held from :meth:`acquire` to :meth:`release`.
 
@@ -45,8 +74,7 @@ class Lock:
 
     def __init__(self, file: Path) -> None:
         self.file = file
-        self._native = FileLock(file, timeout=0, fallback_to_soft=False)
-        self._marker: _Marker | None = None
+        self._lock: FileLock | _HeldFile = FileLock(file, timeout=0, fallback_to_soft=False)
 
     def acquire(self) -> bool:
         """Take the lock; return whether it was free.
@@ -55,78 +83,43 @@ class Lock:
             OSError: if the lock file cannot be written.
         """
         try:
-            self._native.acquire()
+            self._lock.acquire()
         except Timeout:
             return False
         except OSError as error:
             if not is_missing(LOCKS, error, self.file):
                 raise
-            marker = _Marker(self.file.with_name(self.file.name + HELD))
-            if not marker.acquire():
-                return False
-            self._marker = marker
-        else:
-            with suppress(OSError):  # Windows does not let anybody write a locked file
-                self.file.write_bytes(_encoded(_facts()))
+            self._lock = held = _HeldFile(self.file.with_name(self.file.name + HELD))
+            return held.acquire()
+        with suppress(OSError):  # Windows does not let anybody write a locked file
+            self.file.write_bytes(_encoded(_description()))
         return True
 
     def release(self) -> None:
         """Release the lock."""
-        if self._marker is not None:
-            self._marker.release()
-            self._marker = None
-        self._native.release()
+        self._lock.release()
 
     def holder(self) -> str:
         """Return who holds the lock, such as ``process 123 on host gauss, since 2026-11-29 10:02:11 UTC``."""
-        held = self.file.with_name(self.file.name + HELD)
-        return _describe(_read(held) or _read(self.file))
+        return _describe(_read(Path(self._lock.lock_file)))
 
 
-@contextmanager
-def locked(file: Path, busy: BusyError, *, of: Path, elsewhere: str = ELSEWHERE) -> Iterator[None]:
-    """Hold a lock; fail if another process holds it.
-
-    Args:
-        file: the lock file; its folder is created.
-        busy: raised, with the holder's host, process and time, if another process holds the lock.
-        of: the output that the lock protects, named if the lock cannot be created.
-        elsewhere: how the user chooses another path for that output.
-
-    Raises:
-        OutputError: if the lock cannot be created.
-    """
-    lock = Lock(file)
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        if not lock.acquire():
-            raise BusyError(busy.what, path=busy.file, found=lock.holder(), fix=busy.fix)
-    except BusyError:
-        raise
-    except OSError as error:
-        raise output_error(of, error, elsewhere=elsewhere) from error
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-class _Marker:
+class _HeldFile:
     """A lock file that its holder renews, for file systems without locks."""
 
     def __init__(self, file: Path) -> None:
-        self._file = file
-        self._facts = _facts()
+        self.lock_file = file
+        self._holder = _description()
         self._stop = threading.Event()
         self._renewing = threading.Thread(target=self._renew, name="lock", daemon=True)
 
     def acquire(self) -> bool:
         """Create the file, or take over a stale one; return whether that was possible."""
         if not self._create():
-            seen = _read(self._file)
-            if _is_renewed(self._file, seen) or not _set_aside(self._file, seen) or not self._create():
+            seen = _read(self.lock_file)
+            if _is_renewed(self.lock_file, seen) or not _set_aside(self.lock_file, seen) or not self._create():
                 return False
-            logger.warning("%s was left by %s and is taken over", self._file, _describe(seen))
+            logger.warning("%s was left by %s and is taken over", self.lock_file, _describe(seen))
         self._renewing.start()
         return True
 
@@ -136,12 +129,12 @@ class _Marker:
         self._renewing.join(_RENEWED_S)
         with suppress(OSError):
             if self._is_ours():
-                self._file.unlink()
+                self.lock_file.unlink()
 
     def _create(self) -> bool:
         try:
-            with self._file.open("xb") as stream:
-                stream.write(_encoded(self._facts))
+            with self.lock_file.open("xb") as stream:
+                stream.write(_encoded(self._holder))
         except FileExistsError:
             return False
         return True
@@ -150,20 +143,20 @@ class _Marker:
         while not self._stop.wait(_RENEWED_S):
             with suppress(OSError):  # a network that fails for a moment: the next renewal may succeed
                 if not self._is_ours():
-                    logger.warning("%s was taken over by %s", self._file, _describe(_read(self._file)))
+                    logger.warning("%s was taken over by %s", self.lock_file, _describe(_read(self.lock_file)))
                     return
-                self._facts["renewals"] += 1
-                with self._file.open("r+b") as stream:  # never shorter than before, so it is never cut
-                    stream.write(_encoded(self._facts))
+                self._holder["renewals"] += 1
+                with self.lock_file.open("r+b") as stream:  # never shorter than before, so it is never cut
+                    stream.write(_encoded(self._holder))
 
     def _is_ours(self) -> bool:
-        return bool(_decoded(_read(self._file)).get("token") == self._facts["token"])
+        return bool(_decoded(_read(self.lock_file)).get("token") == self._holder["token"])
 
 
 def _is_renewed(file: Path, seen: bytes) -> bool:
     """Tell whether somebody holds the lock: at once if its process is known to be gone, else by watching."""
-    facts = _decoded(seen)
-    if facts.get("namespace") and facts["namespace"] == _namespace() and not Path(f"/proc/{facts['pid']}").exists():
+    holder, here = _decoded(seen), _namespace()
+    if here and holder.get("namespace") == here and not Path(f"/proc/{holder['pid']}").exists():
         return False
     logger.info("%s is held by %s: waiting up to %.0f s for a sign of life", file, _describe(seen), _STALE_S)
     end = time.monotonic() + _STALE_S
@@ -189,7 +182,7 @@ def _set_aside(file: Path, seen: bytes) -> bool:
     return True
 
 
-def _facts() -> dict[str, Any]:
+def _description() -> dict[str, Any]:
     return {
         "host": platform.node(),
         "pid": os.getpid(),
@@ -215,7 +208,7 @@ def _decoded(record: bytes) -> dict[str, Any]:
 
 def _read(file: Path) -> bytes:
     try:
-        return file.read_bytes()
+        return read_regular(file)
     except OSError:
         return b""
 

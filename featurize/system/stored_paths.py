@@ -6,16 +6,19 @@ import logging
 import ntpath
 import os
 import posixpath
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path, PurePath, PurePosixPath, PureWindowsPath
+
+from xfeat.featurize.text import listed, printable
 
 # Folders further above may be a home or a whole disk, and are not listed.
 _MOST_ABOVE = 2
 _MOST_LISTED, _MOST_SHOWN = 10_000, 8
+_NOTHING = "nothing there"
 
 logger = logging.getLogger(__name__)
 
@@ -134,17 +137,12 @@ class Search:
     Attributes:
         path: what was found, or ``None``.
         refused: what is at a place that the path names, but is not what was wanted; ``None`` if nothing is there.
-        looked: places, and why what was wanted is not there.
+        report: places, and why what was wanted is not there, a line per place.
     """
 
     path: Path | None
     refused: Path | None = None
-    looked: tuple[str, ...] = ()
-
-    @property
-    def report(self) -> str:
-        """Where was looked, a line per place."""
-        return "\n".join(self.looked)
+    report: str = ""
 
 
 def find_stored(paths: Sequence[StoredPath], refusal: Refusal, *, similar: Callable[[Path], bool] | None) -> Search:
@@ -157,28 +155,25 @@ def find_stored(paths: Sequence[StoredPath], refusal: Refusal, *, similar: Calla
             name or content, because ``refusal`` cannot tell.
     """
     looked: dict[Path, str] = {}
-    refused = None
-    wanted = paths[0].now
-    for path in _distinct(place for stored in paths for place in stored.named()):
-        if not os.path.exists(path):
-            looked[path] = "nothing there"
-        elif not (reason := refusal(path)):
-            return _found(path, wanted)
-        else:
-            refused, looked[path] = refused or path, reason
+    named = [place for stored in paths for place in stored.named()]
+    for path in named:
+        if path not in looked:
+            looked[path] = refusal(path) if os.path.exists(path) else _NOTHING
+        if not looked[path]:
+            return _found(path, paths[0].now)
+    refused = next((path for path in named if looked[path] != _NOTHING), None)
     if similar is None:
-        return Search(None, refused, _lines(looked))
-    for path in _distinct(place for stored in paths for place in stored.beside()):
-        if path not in looked and os.path.exists(path):
-            if not (reason := refusal(path)):
-                return _found(path, wanted)
-            looked[path] = reason
-    for path in _distinct(place for stored in paths for place in islice(stored.listed(), _MOST_LISTED)):
-        if path not in looked and similar(path) and not refusal(path):
-            return _found(path, wanted)
+        return Search(None, refused, _report(looked))
+    beside = (place for stored in paths for place in stored.beside() if os.path.exists(place))
+    similar_ones = (place for stored in paths for place in islice(stored.listed(), _MOST_LISTED) if similar(place))
+    for path in chain(beside, similar_ones):
+        if path not in looked:
+            looked[path] = refusal(path)
+            if not looked[path]:
+                return _found(path, paths[0].now)
     folders = dict.fromkeys(os.path.abspath(stored.folder) for stored in paths)
-    nearby = f"nothing with that content nearby: in {' and '.join(folders)}, and in the folders above"
-    return Search(None, refused, (*_lines(looked), nearby))
+    nearby = f"nothing with that content nearby: in {listed(folders, ' and ')}, and in the folders above"
+    return Search(None, refused, f"{_report(looked)}\n{nearby}")
 
 
 def _found(path: Path, wanted: str) -> Search:
@@ -192,18 +187,10 @@ def _say_once(path: Path, wanted: str) -> None:
     logger.info("using %s: it has the content that was at %s", path, wanted)
 
 
-def _lines(looked: dict[Path, str]) -> tuple[str, ...]:
-    lines = [f"{path}: {reason}" for path, reason in looked.items()]
-    more = len(lines) - _MOST_SHOWN
-    return (*lines[:_MOST_SHOWN], *([f"and {more} more places"] if more > 0 else []))
-
-
-def _distinct(paths: Iterable[Path]) -> Iterator[Path]:
-    seen = set()
-    for path in paths:
-        if path not in seen:
-            seen.add(path)
-            yield path
+def _report(looked: dict[Path, str]) -> str:
+    lines = [f"{printable(path)}: {reason}" for path, reason in looked.items()]
+    more = [f"and {len(lines) - _MOST_SHOWN} more places"] if len(lines) > _MOST_SHOWN else []
+    return "\n".join(lines[:_MOST_SHOWN] + more)
 
 
 def _content(folder: Path) -> list[Path]:

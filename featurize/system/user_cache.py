@@ -24,9 +24,10 @@ _IN_USE = ".in-use"
 def user_cache() -> Path | None:
     """Return the user's cache folder (``$XDG_CACHE_HOME`` or ``~/.cache``), or ``None`` if there is no home folder."""
     try:
-        return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+        folder = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
     except RuntimeError:  # HOME is not set, and the user is not in the list of users, as in many containers
         return None
+    return folder if folder.is_absolute() else None  # a relative one would be another folder for each current folder
 
 
 def cache_file(name: str) -> Path:
@@ -44,7 +45,7 @@ def cache_file(name: str) -> Path:
     folder = cache_folder()
     if folder is not None and ((folder / name).is_file() or _is_writable(folder)):
         return folder / name
-    return _process_cache(folder) / name
+    return Path(_process_cache(folder).name, name)
 
 
 def cache_folder() -> Path | None:
@@ -113,16 +114,13 @@ def _is_writable(folder: Path) -> bool:
     return True
 
 
-@cache
-def _process_cache(instead_of: Path | None) -> Path:
-    what = f"{instead_of} cannot be written" if instead_of is not None else "there is no home folder: HOME is not set"
+@cache  # which keeps the folder until this process ends
+def _process_cache(instead_of: Path | None) -> tempfile.TemporaryDirectory[str]:
+    what = f"{instead_of} cannot be written" if instead_of is not None else "there is no home folder (HOME)"
     fix = "set XFEAT_CACHE_DIR to a folder that can be written"
     try:
-        _folders.append(temporary_folder())
+        folder = temporary_folder()
     except OutputError as error:
         raise OutputError(f"no folder for files that are kept: {what}", found=error.found, fix=fix) from error
     logger.warning("%s, so that converted networks are not kept: %s", what, fix)
-    return Path(_folders[-1].name)
-
-
-_folders: list[tempfile.TemporaryDirectory[str]] = []
+    return folder

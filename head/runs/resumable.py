@@ -10,7 +10,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from xfeat.featurize.errors import BusyError
 from xfeat.featurize.system.locks import locked
 
 LOCK_FILE = ".lock"
@@ -37,10 +36,9 @@ def resumable_folder(folder: Path, what: str, *, keep_if: Callable[[], bool]) ->
         OutputError: if it cannot be created.
     """
     made = [path for path in folder.parents if not path.exists()]
-    busy = BusyError(f"another process is using this {what}", path=folder, fix="wait until it has finished")
     keep = True
     try:
-        with locked(folder / LOCK_FILE, busy, of=folder, elsewhere=ELSEWHERE):
+        with locked(folder / LOCK_FILE, f"another process is using this {what}", of=folder, elsewhere=ELSEWHERE):
             try:
                 yield
             finally:

@@ -13,6 +13,7 @@ from typing import Any
 from xfeat.featurize.errors import MismatchError, RunError
 from xfeat.featurize.system.atomic import flush, output_error, replacing
 from xfeat.featurize.system.locks import HELD
+from xfeat.featurize.system.regular_files import read_regular
 from xfeat.featurize.typed_json import parse_json
 from xfeat.head.runs.resumable import ELSEWHERE, LOCK_FILE, resumable_folder
 from xfeat.head.specs import HeadSpec, TrainSpec
@@ -51,7 +52,7 @@ class SweepFolder:
 
     def _has_trials(self) -> bool:
         try:
-            return (self.folder / RESULTS_FILE).read_bytes().count(b"\n") > 1
+            return read_regular(self.folder / RESULTS_FILE).count(b"\n") > 1
         except OSError:
             return False
 
@@ -108,7 +109,7 @@ class SweepFolder:
         """
         file = self.folder / RESULTS_FILE
         try:
-            content = file.read_bytes()
+            content = read_regular(file)
             whole = content[: content.rfind(b"\n") + 1]
             if whole != content:
                 with replacing(file) as partial:

@@ -26,7 +26,6 @@ from tests.caches import write_made_up
 from xfeat.export.publish import publish
 from xfeat.featurize.cache.reader import FeatureCache
 from xfeat.featurize.cli import main as xfeat
-from xfeat.featurize.errors import BusyError
 from xfeat.featurize.system.atomic import replacing
 from xfeat.featurize.system.locks import locked
 from xfeat.head.runs.reader import latest_run
@@ -46,7 +45,7 @@ columns = {"label": [0, 1] * 4, "split": [0] * 8, "path": [f"{n}.png" for n in r
 for content in ("earlier", "later"):
     with replacing(root / "file") as partial:
         partial.write_text(content)
-    with locked(root / ".lock", BusyError("busy"), of=root / "file"):
+    with locked(root / ".lock", "busy", of=root / "file"):
         cache = write_made_up(root / "features.h5", features + len(content), columns, ("a", "b"))
     assert np.array_equal(cache.features, features + len(content))
     cache.verify()

@@ -31,7 +31,7 @@ if machine:
     locks._namespace = lambda: machine
     locks.platform.node = lambda: machine
 try:
-    with locked(file, BusyError("busy", fix="wait"), of=file):
+    with locked(file, "busy", of=file):
         print("held", flush=True)
         time.sleep(seconds)
 except BusyError as busy:

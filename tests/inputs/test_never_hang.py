@@ -12,9 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from xfeat.export.parity.certificate import read_certificate
 from xfeat.featurize.datasets.sources import FolderSource, open_source
-from xfeat.featurize.errors import DataError, ImageError
+from xfeat.featurize.errors import DataError, ImageError, XfeatError
 from xfeat.featurize.system.time_limit import TimeLimitError, limited
+from xfeat.head.sweep.results import RESULTS_FILE, SweepFolder
 from xfeat.serve.inference.predictor import _content_of
 
 # Files that are no regular files
@@ -83,6 +85,24 @@ def test_a_data_set_is_a_folder_or_a_regular_file(tmp_path: Path, make: Callable
     make(tmp_path / "data")
     with pytest.raises(DataError, match=r"neither a folder nor a regular file(.|\n)*a pipe, socket or device"):
         open_source(tmp_path / "data")
+
+
+@pytest.mark.parametrize(
+    ("make", "read"),
+    [
+        (fifo, read_certificate),
+        (fifo, lambda path: SweepFolder(path.parent).read_trials()),
+        (device, read_certificate),
+    ],
+    ids=["certificate", "trials", "device"],
+)
+def test_files_of_a_project_are_regular_files(
+    tmp_path: Path, make: Callable[[Path], None], read: Callable[[Path], object]
+) -> None:
+    file = tmp_path / RESULTS_FILE
+    make(file)
+    with pytest.raises(XfeatError, match="not a regular file"):
+        read(file)
 
 
 # Time limits

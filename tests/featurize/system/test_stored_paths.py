@@ -97,11 +97,11 @@ def test_the_nearest_of_equal_names_is_taken_and_others_are_named(tmp_path: Path
     assert search.path == tmp_path / "data"
     search = find_stored([stored], lambda path: "another content", similar=Path.is_dir)
     assert (search.path, search.refused) == (None, None)
-    assert search.looked[:3] == (
+    assert search.report.splitlines()[:3] == [
         "/nowhere/data: nothing there",
         f"{tmp_path / 'a' / 'data'}: another content",
         f"{tmp_path / 'data'}: another content",
-    )
+    ]
 
 
 def test_a_file_named_like_a_windows_path_is_not_looked_for_here(

@@ -10,6 +10,9 @@ import pytest
 from xfeat.featurize.system import user_cache
 from xfeat.featurize.system.user_cache import cache_file, cache_folder
 
+# Between tests, the folder of this process is given up; outside of tests it stays until the process ends.
+pytestmark = pytest.mark.filterwarnings("ignore:Implicitly cleaning up:ResourceWarning")
+
 UNWRITABLE = "/proc/xfeat"  # even for root
 
 
@@ -33,6 +36,7 @@ def test_the_cache_is_below_the_users_cache(monkeypatch: pytest.MonkeyPatch, tmp
         ("XDG_CACHE_HOME", UNWRITABLE, "/proc/xfeat/xfeat cannot be written"),
         ("XDG_CACHE_HOME", "/dev/null/cache", "/dev/null/cache/xfeat cannot be written"),
         ("XDG_CACHE_HOME", "~no-such-user/cache", "there is no home folder"),
+        ("XDG_CACHE_HOME", "relative", "there is no home folder"),
     ],
 )
 def test_without_a_folder_files_are_temporary(
