@@ -1,1 +1,1 @@
-"""Image bytes to pixels of the network's input size. Imports no other room."""
+"""Image bytes to pixels of the network's input size. Of other rooms, it imports only ``system``."""

@@ -20,16 +20,7 @@ from xfeat.featurize.images.jpeg_headers import check_scans, read_jpeg_header
 from xfeat.featurize.images.kornia_png import decode_plain_png
 from xfeat.featurize.images.levels import DeepLevels, check_jpeg_2000, read_deep, to_8_bits
 from xfeat.featurize.images.limits import MAX_PIXELS, check_size
-from xfeat.featurize.images.tiff_tags import (
-    STRIPS,
-    TILES,
-    WIDTH,
-    check_tiff,
-    correct_byte_order,
-    describe_tiff,
-    read_tags,
-    unsupported,
-)
+from xfeat.featurize.images.tiff_tags import check_tiff, correct_byte_order, layout_of, unsupported
 from xfeat.featurize.specs import PreprocessSpec
 from xfeat.featurize.system.time_limit import limited
 
@@ -140,20 +131,15 @@ def _reasons(data: bytes) -> Iterator[None]:
         raise _unidentified(data) from error
     except Exception as error:  # Pillow raises many exceptions on damaged files, without a common base
         kind, reason = image_kind(data), next(iter(str(error).splitlines()), type(error).__name__)
-        if kind == "TIFF":
-            with suppress(Exception):
-                kind = describe_tiff(read_tags(data))
-        raise ImageError(f"{kind} cannot be decoded: {reason}".lstrip()) from error
+        layout = layout_of(data) if kind == "TIFF" else ""
+        raise ImageError(f"{layout or kind} cannot be decoded: {reason}".lstrip()) from error
 
 
 def _unidentified(data: bytes) -> ImageError:
     """Return the error for a file that Pillow does not open: it names what the file is."""
     kind = image_kind(data)
-    if kind == "TIFF":
-        with suppress(Exception):  # the tags may be damaged
-            tags = read_tags(data)
-            if WIDTH in tags and not {STRIPS, TILES}.isdisjoint(tags):
-                return unsupported(tags)
+    if kind == "TIFF" and (layout := layout_of(data)):
+        return unsupported(layout)
     if kind == "HEIC" and not _heif_formats():
         return ImageError("HEIC files need pip install 'xfeat-onnx[heic]'")
     if kind:

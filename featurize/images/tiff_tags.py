@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 from PIL import TiffImagePlugin
@@ -36,14 +37,17 @@ _COMPRESSIONS |= {50002: "JPEG XL", 52546: "JPEG XL", 34887: "LERC", 2: "CCITT",
 Tags = Mapping[int, Any]
 
 
-def read_tags(data: bytes) -> Tags:
-    """Return the tags of the first page, for a file that Pillow does not open; empty if they are damaged."""
-    header, big = data[:16], data[2:4] in (b"+\0", b"\0+")
-    tags = TiffImagePlugin.ImageFileDirectory_v2(header if big else header[:8])
-    file = io.BytesIO(data)
-    file.seek(tags.next)
-    tags.load(file)
-    return tags
+def layout_of(data: bytes) -> str:
+    """Return the layout of the first page of a file that Pillow does not read, in words; empty if it is damaged."""
+    header, big = data[:16], data[2:4] == b"+\0"
+    with suppress(Exception):  # Pillow raises many exceptions on damaged tags, without a common base
+        tags = TiffImagePlugin.ImageFileDirectory_v2(header if big else header[:8])
+        file = io.BytesIO(data)
+        file.seek(tags.next)
+        tags.load(file)
+        if WIDTH in tags and (STRIPS in tags or TILES in tags):
+            return describe_tiff(tags)
+    return ""
 
 
 def describe_tiff(tags: Tags) -> str:
@@ -67,21 +71,24 @@ def check_tiff(tags: Tags) -> None:
     Raises:
         ImageError: with the layout as the reason.
     """
-    bits, samples = bits_of(tags), tags.get(SAMPLES, 1)
-    if PHOTOMETRIC not in tags and tags.get(COMPRESSION, 1) not in _CCITT:
+    bits, samples, planar = bits_of(tags), tags.get(SAMPLES, 1), tags.get(PLANAR, 1) == SEPARATE
+    photometric, compression = tags.get(PHOTOMETRIC), tags.get(COMPRESSION, 1)
+    if photometric is None and compression not in _CCITT:
         raise ImageError(f"{describe_tiff(tags)}: it does not say whether 0 is black or white")
-    if tags.get(PLANAR, 1) == SEPARATE:
-        # Pillow unpacks a plane as 8 bits; if the only plane is not compressed, without regard to its layout.
-        plain = bits == 8 and (samples > 1 or (tags.get(PHOTOMETRIC), tags.get(FILL_ORDER, 1)) == (1, 1))
-        if not plain and (samples > 1 or tags.get(COMPRESSION, 1) == 1):
-            raise unsupported(tags)
-    # Pillow reads a colour for each pixel, where the default is one for four.
-    shared_colours = tags.get(PHOTOMETRIC) == YCBCR and set(_numbers(tags, YCBCR_SUBSAMPLING, 2)) != {1}
-    if shared_colours and tags.get(COMPRESSION, 1) == 1:
-        raise unsupported(tags)
-    # Pillow keeps 8 bits of 16-bit ink, whose range may be smaller; and the first slice of a volume.
-    if (bits <= 8 and is_signed(tags)) or (bits > 8 and tags.get(PHOTOMETRIC) == CMYK) or tags.get(IMAGE_DEPTH, 1) > 1:
-        raise unsupported(tags)
+    read_wrongly = (
+        # Planes are unpacked as 8 bits; a single one that is not compressed, without regard to its layout.
+        planar and samples > 1 and bits != 8,
+        planar and samples == 1 and compression == 1 and (bits, photometric, tags.get(FILL_ORDER, 1)) != (8, 1, 1),
+        # A colour is read for each pixel, where the default is one for four.
+        photometric == YCBCR and compression == 1 and set(_numbers(tags, YCBCR_SUBSAMPLING, 2)) != {1},
+        # 8 bits are kept of 16-bit ink, whose range may be smaller.
+        photometric == CMYK and bits > 8,
+        bits <= 8 and is_signed(tags),
+        # The first slice of a volume is read.
+        tags.get(IMAGE_DEPTH, 1) > 1,
+    )
+    if any(read_wrongly):
+        raise unsupported(describe_tiff(tags))
 
 
 def correct_byte_order(image: TiffImagePlugin.TiffImageFile) -> None:
@@ -92,9 +99,9 @@ def correct_byte_order(image: TiffImagePlugin.TiffImageFile) -> None:
         image.tile = [tile._replace(args=(_NATIVE.get(raw, raw), *others))]
 
 
-def unsupported(tags: Tags) -> ImageError:
+def unsupported(layout: str) -> ImageError:
     """Return the error for a layout that cannot be read."""
-    return ImageError(f"{describe_tiff(tags)}: save it as grey or RGB with 8 or 16 bits, not planar")
+    return ImageError(f"{layout}: save it as grey or RGB with 8 or 16 bits, not planar")
 
 
 def is_reduced(tags: Tags) -> bool:

@@ -180,7 +180,7 @@ def _check_fits(output: Path, bits: int, found: GreyRange | None) -> None:
 
 
 def _fits(found: GreyRange, bits: int) -> bool:
-    """Tell whether levels have a range; those of fewer bits have not the one of 16, which is that of 8-bit images."""
+    """Tell whether levels fit a range: they need its bits, or fewer. 16 may be the default, so fewer do not fit it."""
     return found.bits == bits or found.bits < bits < 16
 
 

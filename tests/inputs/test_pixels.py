@@ -88,7 +88,7 @@ HEIC = base64.b64decode(
     "DeN+dFYNU8+zd+0ZVOrOqyI15SuXlOqANMZ7vCuir/Ykwl+CB8x08mnP"
 )
 
-# Name of a way to store the picture: file, what is seen, options of the spec, and the levels that it may differ by.
+# Name of a way to store the picture: file, what is seen, and if need be options of the spec, and levels that differ.
 READ: dict[str, tuple[Any, ...]] = {
     "PNG, 16 bits": (png_16(WIDE * 257), GREY),
     "PNG, 16 bits, shifted": (png_16(WIDE * 256), GREY),
@@ -308,7 +308,9 @@ REFUSED: dict[str, tuple[Any, ...]] = {
 
 @pytest.mark.parametrize("way", READ)
 def test_the_same_picture_is_seen_however_it_is_stored(way: str) -> None:
-    data, expected, options, tolerance = (*READ[way], {}, 0)[:4] if len(READ[way]) < 3 else (*READ[way], 0)[:4]
+    data, expected, *others = READ[way]
+    options = others[0] if others else {}
+    tolerance = others[1] if len(others) > 1 else 0
     for may_hold_gil in (False, True):
         image = decode(data, PreprocessSpec(**options), may_hold_gil=may_hold_gil)
         assert image.mode in ("L", "RGB")
