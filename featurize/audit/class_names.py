@@ -33,10 +33,11 @@ def name_findings(cache: FeatureCache) -> Iterator[Finding]:
             fix="look at the line layout: of xfeat info, and read the folders otherwise with xfeat featurize --layout",
         )
     if sources := _sources(cache):
+        count = "One class is" if len(sources) == 1 else f"{len(sources)} classes are"
         yield Finding(
             kind="classes.sources",
             severity=WARNING,
-            title=f"Does each class come from a source of its own? {_count(sources)} named after one",
+            title=f"Does each class come from a source of its own? {count} named after one",
             meaning="Then the network can learn to tell hospitals, devices or collections apart in place of findings, "
             "and no split of this data set shows it.",
             fix="if so, make the findings the classes, take images of every class from every source, and test on "
@@ -50,26 +51,22 @@ def _sources(cache: FeatureCache) -> dict[str, str]:
 
     Of a table, the name of the class counts, too.
     """
-    folders: defaultdict[int, set[str]] = defaultdict(set)
+    shared: dict[int, set[str]] = {}  # the folders that all images of a class are in
+    used: defaultdict[int, set[str]] = defaultdict(set)  # those that some are in
     for path, label in zip(cache.columns.path, cache.columns.label.tolist(), strict=True):
         if label != NO_LABEL:
-            folders[label].add(path.rpartition("/")[0])
-    parts = {
-        label: set.intersection(*(set(folder.split("/")) for folder in inner)) | {cache.class_names[label]}
-        for label, inner in folders.items()
-    }
-    elsewhere = {
-        label: {part for other, inner in folders.items() if other != label for one in inner for part in one.split("/")}
-        for label in folders
-    }
-    named = {label: sorted(filter(_is_source, parts[label] - elsewhere[label])) for label in sorted(parts)}
-    return {cache.class_names[label]: found[0] for label, found in named.items() if found}
+            folders = set(path.split("/")[:-1])
+            shared[label] = shared.get(label, folders) & folders
+            used[label] |= folders
+    found = {}
+    for label in sorted(shared):
+        name = cache.class_names[label]
+        elsewhere = {folder for other, folders in used.items() if other != label for folder in folders}
+        if sources := sorted(filter(_is_source, (shared[label] | {name}) - elsewhere)):
+            found[name] = sources[0]
+    return found
 
 
 def _is_source(name: str) -> bool:
     words = re.findall(r"[a-z]+", name.lower()) + re.findall(r"[A-Z]?[a-z]+|[A-Z]+", name)
     return bool(_NUMBERED.search(name)) or any(_SOURCES.fullmatch(word.lower().removesuffix("s")) for word in words)
-
-
-def _count(sources: dict[str, str]) -> str:
-    return "One class is" if len(sources) == 1 else f"{len(sources)} classes are"

@@ -16,6 +16,8 @@ from xfeat.featurize.datasets.image_files import IMAGE_SUFFIXES
 
 # A slash, a drive, or the name of a Windows server and its share.
 _ANCHOR = re.compile(r"[a-z]:[/\\]*|[/\\]{2}[^/\\]+[/\\][^/\\]+[/\\]|[/\\]", re.IGNORECASE)
+# Python reads bytes of names that are not UTF-8 as these lone surrogates.
+_BYTES_AS_LATIN_1 = {0xDC00 + byte: chr(byte) for byte in range(0x80, 0x100)}
 _URL = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 
 
@@ -72,19 +74,8 @@ def is_outside(name: str, root: Path) -> bool:
 
 
 def name_as_text(path: str) -> str:
-    """Return a path as a table in UTF-8 can hold it: parts that are not UTF-8 are read as Latin-1, as tables are."""
-    try:
-        path.encode()
-    except UnicodeEncodeError:
-        return "/".join(_part_as_text(part.encode("utf-8", "surrogateescape")) for part in path.split("/"))
-    return path
-
-
-def _part_as_text(raw: bytes) -> str:
-    try:
-        return raw.decode()
-    except UnicodeDecodeError:
-        return raw.decode("latin-1")
+    """Return a path as a table in UTF-8 can hold it: bytes that are not UTF-8 are read as Latin-1, as tables are."""
+    return path.translate(_BYTES_AS_LATIN_1)
 
 
 def written_path(name: str) -> str:
@@ -122,11 +113,11 @@ def _by_end(listed: _Listed, size: int) -> tuple[defaultdict[str, _Listed], defa
     with_suffix: defaultdict[str, _Listed] = defaultdict(list)
     without: defaultdict[str, _Listed] = defaultdict(list)
     for path, parts in listed:
-        end = "/".join(parts[-size:])
-        with_suffix[end].append((path, parts))
-        stem, dot, suffix = end.rpartition(".")
-        if dot + suffix in IMAGE_SUFFIXES:
-            without[stem].append((path, [*parts[:-1], stem.rpartition("/")[2]]))
+        with_suffix["/".join(parts[-size:])].append((path, parts))
+        stem, suffix = posixpath.splitext(parts[-1])
+        if suffix in IMAGE_SUFFIXES:
+            bare = [*parts[:-1], stem]
+            without["/".join(bare[-size:])].append((path, bare))
     return with_suffix, without
 
 
@@ -144,6 +135,5 @@ def _parts(name: str) -> list[str]:
 
 def _key(name: str) -> str:
     """Return what names are compared by."""
-    return (
-        name.lower().strip() if name.isascii() else unicodedata.normalize("NFC", name_as_text(name)).casefold().strip()
-    )
+    composed = name if name.isascii() else unicodedata.normalize("NFC", name_as_text(name))
+    return composed.casefold().strip()

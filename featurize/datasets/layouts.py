@@ -107,19 +107,23 @@ def open_dataset(
     root = Path(data)
     if not root.exists():
         raise DataError("folder or file not found", path=root, expected=LAYOUTS, fix="check the path")
-    is_table = os.path.isfile(root) and root.suffix.lower() in TABLE_SUFFIXES
-    if is_table and layout is not None:
-        raise SpecError(f"--layout {layout} is for folders", found=f"{root}, a table", fix="leave --layout away")
-    source = open_source(root.parent if is_table else root)
-    listing = read_manifest(root) if is_table else _read_folders(root, source, layout)
-    dataset = Dataset.of(root.parent, listing, root) if is_table else Dataset.of(root, listing)
+    source = None
+    if os.path.isfile(root) and root.suffix.lower() in TABLE_SUFFIXES:
+        if layout is not None:
+            raise SpecError(f"--layout {layout} is for folders", found=f"{root}, a table", fix="leave --layout away")
+        listing = read_manifest(root)
+        dataset = Dataset.of(root.parent, listing, root)
+    else:
+        source = open_source(root)
+        listing = _read_folders(root, source, layout)
+        dataset = Dataset.of(root, listing)
     lines = describe_left_out(dataset.left_out)
     if not dataset.entries:
         raise DataError(
             "no images found",
             path=root,
             expected=LAYOUTS,
-            found="; ".join(lines) or ("no rows" if is_table else "no files"),
+            found="; ".join(lines) or ("no files" if source else "no rows"),
             fix="put images there, or give another folder",
         )
     for note in listing.notes:
@@ -128,7 +132,7 @@ def open_dataset(
         logger.info("%s", line)
     if groups is not None:
         dataset = _with_groups(dataset, _read_groups(dataset, groups), f"--groups {groups}")
-    elif not is_table:  # which has a column for them
+    elif source is not None:  # a table has a column for them
         dataset = _with_own_groups(dataset, source, listing.above)
     return dataset if classes is None else _select_classes(dataset, classes, root)
 
@@ -167,21 +171,20 @@ def list_images(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
     for path in map(Path, paths):
         if not path.exists():
             raise DataError("file or folder not found", path=path, fix="check the path")
-        images = [path] if path.is_file() else _images_in(path)
-        if not images:
+        if path.is_file():
+            found.append(path)
+            continue
+        source = FolderSource(path)
+        names, _ = image_names(source.names(), source.head)
+        if not names:
             raise DataError(
                 "no images found",
                 path=path,
                 expected=f"files that end in {', '.join(sorted(IMAGE_SUFFIXES))}",
                 fix="give another folder, or the files themselves",
             )
-        found += images
+        found += sorted(path / name for name in names)
     return found
-
-
-def _images_in(folder: Path) -> list[Path]:
-    source = FolderSource(folder)
-    return sorted(folder / name for name in image_names(source.names(), source.head)[0])
 
 
 def _read_folders(root: Path, source: ImageSource, layout: str | None) -> Listing:
@@ -238,5 +241,5 @@ def _with_own_groups(dataset: Dataset, source: ImageSource, above: str) -> Datas
     table, folder = dataset.root / name, name.removesuffix(GROUPS_FILE)
     logger.info("groups are read from %s", table)
     images = [entry.path.removeprefix(folder) for entry in dataset.entries]
-    group_of = read_group_table(table, images, table.parent, source=source, member=name)
+    group_of = read_group_table(table, images, table.parent, read=lambda _: source.read(name))
     return _with_groups(dataset, {folder + path: group for path, group in group_of.items()}, str(table))

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from xfeat.featurize.datasets.file_lookup import find_files, is_outside, is_url, written_path
 from xfeat.featurize.datasets.image_files import LeftOut, ListedImage, Listing, choose_images, count_classes
-from xfeat.featurize.datasets.sources import FolderSource, ImageSource
+from xfeat.featurize.datasets.sources import FolderSource, read_file
 from xfeat.featurize.datasets.structure import split_of, unify_spelling
-from xfeat.featurize.datasets.tables import Table, TableRow, name_lines, read_table, shorten
+from xfeat.featurize.datasets.tables import Read, Table, TableRow, name_lines, read_table, shorten
 from xfeat.featurize.errors import DataError
 
 logger = logging.getLogger(__name__)
@@ -29,34 +29,29 @@ def read_manifest(path: Path) -> Listing:
     """
     table = read_table(path, ("path", "label"), ("split", "group"))
     rows, left_out = _labelled(table)
-    _refuse(table, _with_several_labels(rows), "label", "has several labels in one cell")
     splits = _splits(table, rows)
     paths = _locate(table, rows, path.parent)
-    labels = [row.values["label"] for row in rows]
-    spelling, notes = unify_spelling({(split, label) for split, label in zip(splits, labels, strict=True) if label})
-    groups = [row.values.get("group", "") for row in rows]
-    images = [
-        ListedImage(file, spelling.get(label, ""), split, group)
-        for file, label, split, group in zip(paths, labels, splits, groups, strict=True)
+    listed = [
+        ListedImage(file, row.values["label"], split, row.values.get("group", ""))
+        for file, row, split in zip(paths, rows, splits, strict=True)
     ]
-    images = _once(table, rows, images)
+    images = _once(table, rows, listed)
+    spelling, notes = unify_spelling({(image.split, image.label) for image in images})
+    images = [image._replace(label=spelling[image.label]) for image in images]
     used = {use: name for use, name in table.columns.items() if use != "split" or any(splits)}
     renamed = ", ".join(f"{use}: {name}" for use, name in used.items() if name.casefold() != use)
     rows_read = f"{len(images)} row{'s' * (len(images) != 1)} of {path.name}{f' ({renamed})' if renamed else ''}"
     return Listing(images, f"{rows_read}, {count_classes(images)}", left_out, [f"{path}: {note}" for note in notes])
 
 
-def read_group_table(
-    path: Path, images: Sequence[str], root: Path, *, source: ImageSource | None = None, member: str = ""
-) -> dict[str, str]:
+def read_group_table(path: Path, images: Sequence[str], root: Path, *, read: Read = read_file) -> dict[str, str]:
     """Read a table of groups, such as patients.
 
     Args:
-        path: the file, or how messages call the ``member`` of a ``source``.
+        path: the file.
         images: of the data set, relative to ``root``.
         root: the folder that paths in the table are relative to.
-        source: of the table, if it is not a file of its own.
-        member: the table in the ``source``.
+        read: returns the content of the file, for one in an archive.
 
     Returns:
         Path to group, for the images that the table names.
@@ -64,7 +59,7 @@ def read_group_table(
     Raises:
         DataError: if the table cannot be read, a name fits several images, or an image has two groups.
     """
-    table = read_table(path, ("path", "group"), source=source, member=member)
+    table = read_table(path, ("path", "group"), read=read)
     known = set(images)
     found = _find(table, table.rows, root, known.__contains__, lambda: images)
     strangers = [row for row, file in zip(table.rows, found, strict=True) if not file]
@@ -86,18 +81,13 @@ def _named(rows: Iterable[TableRow], column: str) -> str:
     return name_lines([(row.line, row.values[column]) for row in rows])
 
 
-def _refuse(table: Table, rows: list[TableRow], column: str, what: str, fix: str = "") -> None:
+def _refuse(table: Table, rows: list[TableRow], column: str, what: str, fix: str) -> None:
     if rows:
-        raise DataError(
-            f"line {rows[0].line} {what}",
-            path=table.path,
-            found=_named(rows, column),
-            fix=fix or f"give each image one {column}, or remove these lines",
-        )
+        raise DataError(f"line {rows[0].line} {what}", path=table.path, found=_named(rows, column), fix=fix)
 
 
 def _labelled(table: Table) -> tuple[list[TableRow], LeftOut]:
-    """Divide the rows into those with a label, and what is left out for want of one."""
+    """Divide the rows into those with one label, and what is left out for want of one."""
     _refuse(
         table,
         [row for row in table.rows if not row.values["path"]],
@@ -105,15 +95,21 @@ def _labelled(table: Table) -> tuple[list[TableRow], LeftOut]:
         "has no path",
         f"enter an image in the column {table.columns['path']}, or remove the line",
     )
+    _refuse(
+        table,
+        _with_several_labels(table.rows),
+        "label",
+        "has several labels in one cell",
+        "give each image one label, or remove these lines",
+    )
     without = [row for row in table.rows if not row.values["label"]]
     if without:
         count = f"{len(without)} of {len(table.rows)} rows"
         logger.warning("%s: no label in %s: %s", table.path, count, _named(without, "path"))
     if len(without) == len(table.rows):
         return table.rows, []
-    return [row for row in table.rows if row.values["label"]], [
-        (written_path(row.values["path"]), "no label in the table") for row in without
-    ]
+    left_out = [(written_path(row.values["path"]), "no label in the table") for row in without]
+    return [row for row in table.rows if row.values["label"]], left_out
 
 
 def _with_several_labels(rows: list[TableRow]) -> list[TableRow]:
@@ -140,7 +136,7 @@ def _splits(table: Table, rows: list[TableRow]) -> list[str]:
         return [""] * len(rows)
     _refuse(
         table,
-        [row for row in rows if row.values["split"] and not named[row.values["split"]]] if header else [],
+        [row for row, value in zip(rows, values, strict=True) if value and not named[value]],
         "split",
         "has an unknown split",
         "use train, valid or test, or leave the value empty",
@@ -211,20 +207,11 @@ def _find(
     table: Table, rows: list[TableRow], root: Path, exists: Callable[[str], bool], files: Callable[[], Iterable[str]]
 ) -> list[list[str]]:
     """Find the files of rows; refuse names that are no files below ``root`` or can mean several."""
-    _refuse(
-        table,
-        [row for row in rows if is_url(row.values["path"])],
-        "path",
-        "has an address in place of a file",
-        "download the images, and write their paths",
-    )
-    _refuse(
-        table,
-        [row for row in rows if is_outside(row.values["path"], root)],
-        "path",
-        f"has an absolute path outside {root}",
-        f"move the table into the folder of the images, or write paths relative to {root}",
-    )
+    urls = [row for row in rows if is_url(row.values["path"])]
+    outside = [row for row in rows if is_outside(row.values["path"], root)]
+    move = f"move the table into the folder of the images, or write paths relative to {root}"
+    _refuse(table, urls, "path", "has an address in place of a file", "download the images, and write their paths")
+    _refuse(table, outside, "path", f"has an absolute path outside {root}", move)
     found = find_files([row.values["path"] for row in rows], root, exists, files)
     for row, paths in zip(rows, found, strict=True):
         if len(paths) > 1:

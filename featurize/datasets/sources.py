@@ -8,7 +8,6 @@ import logging
 import lzma
 import os
 import re
-import stat
 import time
 import zipfile
 import zlib
@@ -18,7 +17,8 @@ from pathlib import Path, PureWindowsPath
 from typing import NamedTuple
 
 from xfeat.featurize.errors import DataError, ImageError
-from xfeat.featurize.system.time_limit import TimeLimitError, limited
+from xfeat.featurize.system.regular_files import open_regular
+from xfeat.featurize.system.time_limit import limited
 
 # Larger than any image: 100 megapixels of RGB are 300 MB. Every decoding thread has one file in memory.
 MAX_FILE_BYTES = 512 << 20
@@ -105,45 +105,34 @@ class FolderSource:
     def head(self, path: str, size: int) -> bytes:
         """Return the first bytes of a file, at most ``size``; none if it cannot be read."""
         try:
-            return _first_bytes(os.path.join(self._root, path), size)
-        except (OSError, TimeLimitError):
+            return _read(os.path.join(self._root, path), size)[0]
+        except ImageError:
             return b""
 
 
-@limited(_READ_LIMIT_S, "read", most_in_a_row=_MOST_IN_A_ROW)
 def read_file(path: str | os.PathLike[str]) -> tuple[bytes, FileState]:
     """Return the content of an image file and the state in which it was read.
 
     Raises:
         ImageError: if it cannot be read, is not a regular file, is too large, or is not read in time.
     """
-    try:
-        with open(path, "rb", opener=_without_waiting) as file:
-            found = os.fstat(file.fileno())
-            if not stat.S_ISREG(found.st_mode):
-                raise ImageError("not a regular file: a pipe, socket or device")
-            if found.st_size > MAX_FILE_BYTES:
-                raise _too_large(found.st_size)
-            data = file.read(MAX_FILE_BYTES + 1)
-    except (OSError, ValueError) as error:
-        if isinstance(error, ImageError):
-            raise
-        raise ImageError(f"cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    data, found = _read(path, MAX_FILE_BYTES + 1)
     return data, FileState(len(data), (found.st_mtime_ns or _EPOCH) if _settled(found) else 0, found.st_ctime_ns)
 
 
 @limited(_READ_LIMIT_S, "read", most_in_a_row=_MOST_IN_A_ROW)
-def _first_bytes(path: str, size: int) -> bytes:
+def _read(path: str | os.PathLike[str], size: int) -> tuple[bytes, os.stat_result]:
+    """Return the first bytes of a file, at most ``size``; nothing of one that is larger than a size over the limit."""
     try:
-        with open(path, "rb", opener=_without_waiting) as file:
-            return file.read(size) if stat.S_ISREG(os.fstat(file.fileno()).st_mode) else b""
-    except ValueError:
-        return b""
-
-
-def _without_waiting(path: str, flags: int) -> int:
-    """Open a file; a pipe that nobody writes into would block for ever."""
-    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+        with open_regular(path) as file:
+            found = os.fstat(file.fileno())
+            too_large = found.st_size >= size > MAX_FILE_BYTES
+            data = b"" if too_large else file.read(size)
+    except (OSError, ValueError) as error:
+        raise ImageError(f"cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    if too_large:
+        raise _too_large(found.st_size)
+    return data, found
 
 
 def _cannot_list(error: OSError) -> None:
@@ -201,7 +190,7 @@ class ZipSource:
         names, self.doubts = _member_names(members)
         self._members = dict(zip(names, members, strict=True))
         if again := len(names) - len(self._members):
-            self.doubts.append(f"{again} files of the archive have the name of another; the last one with it is read")
+            self.doubts.append(f"names that the archive has more than once, of which the last file is read: {again}")
 
     def names(self) -> Iterator[str]:
         """Yield the members that are files."""

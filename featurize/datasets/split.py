@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from xfeat.featurize.datasets.groups import joined_groups
 from xfeat.featurize.datasets.image_files import choose_images
 from xfeat.featurize.datasets.layouts import NO_LABEL, SPLITS, Dataset, ImageEntry
-from xfeat.featurize.datasets.sources import open_source
+from xfeat.featurize.datasets.sources import ImageSource, open_source
 from xfeat.featurize.datasets.split_files import PlacedImage, place_images, write_split
 from xfeat.featurize.datasets.structure import read_structure
 from xfeat.featurize.errors import DataError, ImageError, OutputError
@@ -97,17 +97,16 @@ def split_dataset(dataset: Dataset, output: Path, spec: SplitSpec, *, progress: 
         if progress is not None:
             progress(done, total)
 
-    hashes = _hash_files(dataset, step)
+    source = open_source(dataset.root)
+    hashes = _hash_files(dataset, source, step)
     groups = joined_groups([entry.group for entry in dataset.entries], hashes)
     labels = np.array([entry.label for entry in dataset.entries], np.int32)
     splits = assign_splits(labels, groups, spec)
     _check_classes(dataset, labels, groups, splits, spec)
     images = place_images(dataset, splits, groups)
-    _check_read_back(dataset, images)
+    _check_read_back(dataset, source, images)
     named = any(entry.group for entry in dataset.entries)
-    linked = write_split(
-        dataset, output, images, link=spec.link, named=named, step=lambda done: step(len(images) + done)
-    )
+    linked = write_split(dataset, source, output, images, link=spec.link, step=lambda done: step(len(images) + done))
     counts: dict[str, dict[str, int]] = {}
     for (split, label), number in sorted(Counter((image.split, image.entry.label) for image in images).items()):
         counts.setdefault(SPLITS[split], {})[dataset.class_names[label]] = number
@@ -188,9 +187,7 @@ def _check_target(dataset: Dataset, output: Path) -> None:
         )
 
 
-def _hash_files(dataset: Dataset, step: Callable[[int], None]) -> list[str]:
-    source = open_source(dataset.root)
-
+def _hash_files(dataset: Dataset, source: ImageSource, step: Callable[[int], None]) -> list[str]:
     def digest(entry: ImageEntry) -> str:
         try:
             return hashlib.sha256(source.read(entry.path)[0]).hexdigest()
@@ -224,9 +221,8 @@ def _check_classes(
         )
 
 
-def _check_read_back(dataset: Dataset, images: list[PlacedImage]) -> None:
+def _check_read_back(dataset: Dataset, source: ImageSource, images: list[PlacedImage]) -> None:
     """Refuse images that xfeat featurize would not find again with their class: classes of tables may be any text."""
-    source = open_source(dataset.root)
     entry_of = {image.path: image.entry for image in images}
     names, left_out = choose_images(entry_of, lambda name, size: source.head(entry_of[name].path, size))
     listing = read_structure(dataset.root, names, "splits")

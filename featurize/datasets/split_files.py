@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from xfeat.featurize.datasets.file_lookup import name_as_text
 from xfeat.featurize.datasets.layouts import GROUPS_FILE, SPLITS, Dataset, ImageEntry
-from xfeat.featurize.datasets.sources import open_source
+from xfeat.featurize.datasets.sources import ImageSource, ZipSource
 from xfeat.featurize.errors import Interrupted
 from xfeat.featurize.system.atomic import output_error
 from xfeat.featurize.system.filesystem import TIMES, optional
@@ -65,16 +65,22 @@ def place_images(dataset: Dataset, splits: NDArray[np.uint8], groups: NDArray[np
 
 
 def write_split(
-    dataset: Dataset, output: Path, images: list[PlacedImage], *, link: bool, named: bool, step: Callable[[int], None]
+    dataset: Dataset,
+    source: ImageSource,
+    output: Path,
+    images: list[PlacedImage],
+    *,
+    link: bool,
+    step: Callable[[int], None],
 ) -> int:
-    """Fill a folder beside ``output`` and rename it.
+    """Fill a folder beside ``output`` and rename it; write groups.csv if images have groups.
 
     Args:
-        dataset: where the files are.
+        dataset: the images.
+        source: where the files are.
         output: a folder that does not exist or is empty.
         images: the new path of each image.
         link: make hard links where the file system can.
-        named: write groups.csv.
         step: called with the number of files placed.
 
     Returns:
@@ -86,20 +92,19 @@ def write_split(
     """
     partial = output.parent / f".{output.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp"
     linked = 0
-    archive = None if dataset.root.is_dir() else open_source(dataset.root)
     try:
         for number, image in enumerate(images, start=1):
             target = partial / image.path
             target.parent.mkdir(parents=True, exist_ok=True)
-            if archive is not None:
-                target.write_bytes(archive.read(image.entry.path)[0])
+            if isinstance(source, ZipSource):
+                target.write_bytes(source.read(image.entry.path)[0])
             else:
-                source = (dataset.root / image.entry.path).resolve()
-                linked += _place_file(source, target, link and linked == number - 1)
+                file = (dataset.root / image.entry.path).resolve()
+                linked += _place_file(file, target, link and linked == number - 1)
             step(number)
         if link and linked < len(images):
             logger.warning("cannot link to files in %s: %d files were copied", dataset.root, len(images) - linked)
-        if named:
+        if any(image.group for image in images):
             _write_groups(partial / GROUPS_FILE, dataset, images)
         if output.exists():
             output.rmdir()

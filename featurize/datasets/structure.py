@@ -30,7 +30,9 @@ _UNLABELLED = {"pred", "prediction", "predict", "unlabeled", "unlabelled", "subm
 _LAYOUTS = "train|valid|test/<class>/<image>, or <class>/<image>"
 
 _Parts = dict[str, list[str]]
-"""The folders and the file of each image, without those that were read already."""
+"""The folders and the file of each image, without the folders around everything."""
+_Found = dict[str, tuple[str, list[str]]]
+"""The split of each image, and its other folders and its file."""
 
 
 def split_of(name: str) -> str:
@@ -71,33 +73,26 @@ def read_structure(root: Path, names: Iterable[str], layout: str | None = None) 
             found=listed(sorted(tops)),
             fix="rename the folders, or leave --layout away",
         )
-    inner = {} if splits or layout else _splits_within(parts)
     if splits:
-        if layout is None:
-            _refuse_others(root, parts, tops, splits)
-        split_by_name, parts = _inside_splits(parts, splits)
-    elif inner:
-        parts = {name: part for name, part in parts.items() if len(part) > 2}
-        split_by_name = {name: inner[part[1]] for name, part in parts.items()}
-        parts = {name: [part[0], *part[2:]] for name, part in parts.items()}
+        found = _inside_splits(parts, splits)
+    elif layout is None and (inner := _splits_within(parts)):
+        found = {name: (inner[part[1]], [part[0], *part[2:]]) for name, part in parts.items() if len(part) > 2}
     else:
-        if layout is None:
-            _refuse_hidden_splits(root, parts)
-        split_by_name = dict.fromkeys(names, "")
+        found = {name: ("", part) for name, part in parts.items()}
     if layout is None:
-        _refuse_sources(root, parts, "splits" if splits else "classes")
-    return _labelled(names, split_by_name, parts, above)
+        _refuse_two_readings(root, parts, tops, splits, found)
+    return _labelled(names, found, above)
 
 
-def _labelled(names: list[str], split_by_name: dict[str, str], parts: _Parts, above: str) -> Listing:
-    """Give each image the class that its first folder names; images without parts are in no split."""
-    left_out = [(name, "not in a split") for name in names if name not in parts]
-    labels = {name: _composed(part[0]).strip() if len(part) > 1 else "" for name, part in parts.items()}
+def _labelled(names: list[str], found: _Found, above: str) -> Listing:
+    """Give each image the class that its first folder names; images that are not found are in no split."""
+    left_out = [(name, "not in a split") for name in names if name not in found]
+    labels = {name: _composed(part[0]).strip() if len(part) > 1 else "" for name, (_, part) in found.items()}
     if any(labels.values()):
         left_out += [(name, "in no class folder") for name, label in labels.items() if not label]
         labels = {name: label for name, label in labels.items() if label}
-    chosen, notes = unify_spelling({(split_by_name[name], label) for name, label in labels.items()})
-    images = [ListedImage(name, chosen[label], split_by_name[name]) for name, label in labels.items()]
+    chosen, notes = unify_spelling({(found[name][0], label) for name, label in labels.items()})
+    images = [ListedImage(name, chosen[label], found[name][0]) for name, label in labels.items()]
     splits = len({image.split for image in images if image.split})
     text = f"{splits} split{'s' * (splits != 1)} × " if splits else ""
     text += count_classes(images) + (f", in {above}" if above else "")
@@ -146,9 +141,9 @@ def _wrapper(names: list[str]) -> str:
     return "".join(f"{folder}/" for folder in chain)
 
 
-def _inside_splits(parts: _Parts, splits: dict[str, str]) -> tuple[dict[str, str], _Parts]:
-    """Return the split of each image, and its parts without folders that repeat the split or only say ``images``."""
-    found: _Parts = {}
+def _inside_splits(parts: _Parts, splits: dict[str, str]) -> _Found:
+    """Take the split away from each path, with folders in it that repeat its name or only say ``images``."""
+    found: _Found = {}
     for top, split in splits.items():
         own = {name: part[1:] for name, part in parts.items() if len(part) > 1 and part[0] == top}
         while True:
@@ -157,8 +152,8 @@ def _inside_splits(parts: _Parts, splits: dict[str, str]) -> tuple[dict[str, str
             if firsts or not (_is_wrapper(first) or split_of(first) == split):
                 break
             own = {name: part[1:] for name, part in own.items()}
-        found |= own
-    return {name: splits[parts[name][0]] for name in found}, found
+        found |= {name: (split, part) for name, part in own.items()}
+    return found
 
 
 def _splits_within(parts: _Parts) -> dict[str, str]:
@@ -168,6 +163,14 @@ def _splits_within(parts: _Parts) -> dict[str, str]:
 
 
 # Two readings
+
+
+def _refuse_two_readings(root: Path, parts: _Parts, tops: Counter[str], splits: dict[str, str], found: _Found) -> None:
+    if splits:
+        _refuse_others(root, parts, tops, splits)
+    elif not any(split for split, _ in found.values()):
+        _refuse_hidden_splits(root, parts)
+    _refuse_sources(root, [part for _, part in found.values()], "splits" if splits else "classes")
 
 
 def _refuse_others(root: Path, parts: _Parts, tops: Counter[str], splits: dict[str, str]) -> None:
@@ -207,10 +210,10 @@ def _refuse_hidden_splits(root: Path, parts: _Parts) -> None:
             )
 
 
-def _refuse_sources(root: Path, parts: _Parts, layout: str) -> None:
+def _refuse_sources(root: Path, parts: list[list[str]], layout: str) -> None:
     """Refuse folders that contain the same folders: they are splits by another name, or sources."""
     tops_of: defaultdict[str, set[str]] = defaultdict(set)
-    for part in parts.values():
+    for part in parts:
         inner = next((folder for folder in part[1:-1] if not _is_wrapper(folder)), "")
         tops_of[_composed(inner).casefold()].add(part[0])
     shared = [name for name, tops in tops_of.items() if name and len(tops) > 1 and not _has_digit(name)]

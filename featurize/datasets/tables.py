@@ -8,13 +8,14 @@ import io
 import logging
 import re
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from xfeat.featurize.datasets.sources import FolderSource, ImageSource
+from xfeat.featurize.datasets.sources import FileState, read_file
 from xfeat.featurize.errors import DataError, ImageError
+from xfeat.featurize.text import listed, printable
 
 logger = logging.getLogger(__name__)
 
@@ -52,6 +53,10 @@ _LINE_END = re.compile(r"\r\n|\r|\n")
 _SHOWN, _SHOWN_CHARACTERS = 5, 60
 
 
+Read = Callable[[Path], tuple[bytes, FileState]]
+"""Returns the content of a file, and its state, which does not matter here."""
+
+
 class TableRow(NamedTuple):
     """A row of a table: the line of the file that it starts in, counted from 1, and its values by column."""
 
@@ -73,33 +78,21 @@ class Table:
     columns: dict[str, str]
     rows: list[TableRow]
 
-    def values(self, column: str) -> list[str]:
-        """Return the values of one column."""
-        return [row.values[column] for row in self.rows]
 
-
-def read_table(
-    path: Path,
-    required: Sequence[str],
-    optional: Sequence[str] = (),
-    *,
-    source: ImageSource | None = None,
-    member: str = "",
-) -> Table:
+def read_table(path: Path, required: Sequence[str], optional: Sequence[str] = (), *, read: Read = read_file) -> Table:
     """Read a table; its first line names the columns, and decides how they are separated.
 
     Args:
-        path: the file, or how messages call the ``member``.
+        path: the file.
         required: columns that must be there: ``path``, ``label``, ``split`` or ``group``, by any of their usual names.
         optional: columns that are read if they are there.
-        source: the folder or archive of the ``member``, by default the folder of ``path``.
-        member: the table in the ``source``.
+        read: returns the content of the file, for one in an archive.
 
     Raises:
         DataError: if it is no table, cannot be decoded, lacks a column, has two for one purpose, or a row is damaged.
     """
     try:
-        content, _ = (source or FolderSource(path.parent)).read(member or path.name)
+        content, _ = read(path)
     except ImageError as error:
         raise DataError(error.what, path=path, fix="check the path and its permissions") from error
     text = _decoded(path, content)
@@ -128,7 +121,7 @@ def read_table(
 
 def shorten(text: str) -> str:
     """Return text for a message: on one line, and cut off where it is too long."""
-    line = "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
+    line = printable(text)
     return line if len(line) <= _SHOWN_CHARACTERS else f"{line[:_SHOWN_CHARACTERS]}…"
 
 
@@ -262,6 +255,7 @@ def _letters(name: str) -> str:
 
 def _choose_columns(path: Path, header: list[str], required: Sequence[str], optional: Sequence[str]) -> dict[str, int]:
     chosen = {}
+    names = listed(shorten(name) or "(no name)" for name in header) if any(header) else "an empty file"
     for column in (*required, *optional):
         found = _called(header, column) or _called(header, column, _WEAK_ALIASES)
         if len(found) > 1:
@@ -269,7 +263,7 @@ def _choose_columns(path: Path, header: list[str], required: Sequence[str], opti
                 f"{len(found)} columns could be the {column}: {', '.join(header[at] for at in found)}",
                 path=path,
                 expected=f"one column called {column}, or by another usual name",
-                found=_some(header),
+                found=names,
                 fix=f"rename or delete those that are not the {column}",
             )
         if found:
@@ -280,12 +274,7 @@ def _choose_columns(path: Path, header: list[str], required: Sequence[str], opti
                 path=path,
                 expected=f"a first line that names the columns {', '.join(required)}, separated by comma, semicolon or "
                 f"tab; {column} may be called {', '.join(_ALIASES[column].split()[1:6])}",
-                found=_some(header) or "an empty file",
+                found=names,
                 fix=f"name the column {column} in the first line",
             )
     return chosen
-
-
-def _some(header: list[str]) -> str:
-    names = [shorten(name) or "(no name)" for name in header]
-    return "" if not any(header) else ", ".join(names[:20]) + (f" and {len(names) - 20} more" if names[20:] else "")

@@ -245,7 +245,7 @@ def test_names_that_an_archive_has_twice_are_counted(tmp_path: Path, caplog: pyt
             archive.writestr(info, b"x")
     dataset = open_dataset(tmp_path / "data.zip")
     assert [entry.path for entry in dataset.entries] == ["covid/0.png", "normal/0.png"]
-    assert "1 files of the archive have the name of another; the last one with it is read" in caplog.text
+    assert "names that the archive has more than once, of which the last file is read: 1" in caplog.text
     assert not dataset.left_out
 
 

@@ -464,8 +464,8 @@ def test_what_python_writes_is_read_back(
         writer.writerow(("path", "label", "note"))
         writer.writerows(rows)
     table = read_table(path, ("path", "label"))
-    assert table.values("path") == [path.strip(" \t\xa0") for path, _, _ in rows]
-    assert table.values("label") == [label for _, label, _ in rows]
+    read = [(row.values["path"], row.values["label"]) for row in table.rows]
+    assert read == [(path.strip(" \t\xa0"), label) for path, label, _ in rows]
     lines, line = [], 2
     for row in rows:
         lines.append(line)

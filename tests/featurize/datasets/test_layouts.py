@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from xfeat.featurize.datasets.layouts import NO_LABEL, NO_SPLIT, Dataset, ImageEntry, open_dataset
+from xfeat.featurize.datasets.layouts import NO_SPLIT, Dataset, open_dataset
 from xfeat.featurize.errors import DataError, SpecError
 
 
@@ -25,48 +25,6 @@ def rows(dataset: Dataset) -> list[tuple[str, str, int]]:
     """Return (path, class name, split) of each image."""
     names = (*dataset.class_names, "-")
     return [(entry.path, names[entry.label], entry.split) for entry in dataset.entries]
-
-
-def manifest(path: Path, text: str) -> Path:
-    path.write_text(text, encoding="utf-8")
-    return path
-
-
-@pytest.mark.parametrize("valid", ["valid", "val", "validation", "VAL"])
-def test_split_folders_give_splits_and_classes(tmp_path: Path, valid: str) -> None:
-    touch(tmp_path, "train/covid/a.png", "train/normal/b.jpg", f"{valid}/covid/c.jpeg", "test/normal/sub/d.TIFF")
-    dataset = open_dataset(tmp_path)
-    assert dataset.class_names == ("covid", "normal")
-    assert sorted(rows(dataset)) == sorted(
-        [
-            ("test/normal/sub/d.TIFF", "normal", 2),
-            ("train/covid/a.png", "covid", 0),
-            ("train/normal/b.jpg", "normal", 0),
-            (f"{valid}/covid/c.jpeg", "covid", 1),
-        ]
-    )
-
-
-def test_class_folders_have_no_split(tmp_path: Path) -> None:
-    touch(tmp_path, "covid/a.png", "normal/b.webp", "normal/c.bmp", "normal/d.dcm")
-    assert rows(open_dataset(tmp_path)) == [
-        ("covid/a.png", "covid", NO_SPLIT),
-        ("normal/b.webp", "normal", NO_SPLIT),
-        ("normal/c.bmp", "normal", NO_SPLIT),
-        ("normal/d.dcm", "normal", NO_SPLIT),
-    ]
-
-
-def test_loose_images_have_neither_class_nor_split(tmp_path: Path) -> None:
-    touch(tmp_path, "b.png", "a.png")
-    dataset = open_dataset(tmp_path)
-    assert dataset.class_names == ()
-    assert dataset.entries == [ImageEntry("a.png", NO_LABEL, NO_SPLIT), ImageEntry("b.png", NO_LABEL, NO_SPLIT)]
-
-
-def test_images_in_splits_without_classes_keep_their_split(tmp_path: Path) -> None:
-    touch(tmp_path, "train/a.png", "test/b.png")
-    assert rows(open_dataset(tmp_path)) == [("test/b.png", "-", 2), ("train/a.png", "-", 0)]
 
 
 def test_hidden_and_other_files_are_no_images(tmp_path: Path) -> None:
@@ -107,25 +65,6 @@ def test_a_folder_that_cannot_be_listed_is_an_error(tmp_path: Path, monkeypatch:
         open_dataset(tmp_path)
 
 
-# Manifests
-
-
-def test_a_manifest_gives_labels_splits_and_groups(tmp_path: Path) -> None:
-    touch(tmp_path, "x/a.png", "x/b.png", "x/c.png")
-    file = manifest(
-        tmp_path / "list.csv",
-        "path,label,split,group\nx/b.png, normal ,train,p1\nx/a.png,covid,val,p2\nx/c.png,covid,,\n",
-    )
-    dataset = open_dataset(file)
-    assert dataset.root == tmp_path
-    assert dataset.class_names == ("covid", "normal")
-    assert dataset.entries == [
-        ImageEntry("x/a.png", 0, 1, "p2"),
-        ImageEntry("x/b.png", 1, 0, "p1"),
-        ImageEntry("x/c.png", 0, NO_SPLIT, ""),
-    ]
-
-
 # Nothing to read
 
 
@@ -162,12 +101,6 @@ def test_an_unknown_class_is_reported(tmp_path: Path, classes: list[str], said: 
 
 def groups_of(dataset: Dataset) -> list[str]:
     return [entry.group for entry in dataset.entries]
-
-
-def test_groups_csv_in_the_folder_is_read_by_default(tmp_path: Path) -> None:
-    touch(tmp_path, "covid/a.png", "covid/b.png")
-    manifest(tmp_path / "groups.csv", "path,group\ncovid/a.png,p1\ncovid/b.png,p2\n")
-    assert groups_of(open_dataset(tmp_path)) == ["p1", "p2"]
 
 
 @pytest.mark.parametrize(("expression", "expected"), [(r"p\d+", ["p1", "p1", "p2"]), (r"(\d+)-", ["1", "1", "2"])])
@@ -219,33 +152,7 @@ def test_an_archive_has_the_same_layouts_as_a_folder(tmp_path: Path) -> None:
     names = ("train/covid/a.png", "test/normal/b.png")
     packed = open_dataset(archive(tmp_path / "data.zip", *names, "train/covid/.x.png", "__MACOSX/train/covid/a.png"))
     unpacked = open_dataset(touch(tmp_path / "data", *names))
-    assert packed.entries == unpacked.entries
-    assert packed.class_names == unpacked.class_names
-
-
-@pytest.mark.parametrize(
-    ("names", "expected"),
-    [
-        (("chest/train/covid/a.png", "chest/test/covid/b.png"), [("covid", 2), ("covid", 0)]),
-        (("chest/covid/a.png", "chest/normal/b.png"), [("covid", NO_SPLIT), ("normal", NO_SPLIT)]),
-        (("covid/a.png", "covid/b.png"), [("covid", NO_SPLIT), ("covid", NO_SPLIT)]),
-        (("train/covid/a.png", "train/normal/b.png"), [("covid", 0), ("normal", 0)]),
-    ],
-)
-def test_one_folder_around_everything_in_an_archive_is_looked_through(
-    tmp_path: Path, names: tuple[str, ...], expected: list[tuple[str, int]]
-) -> None:
-    dataset = open_dataset(archive(tmp_path / "data.zip", *names))
-    assert [(label, split) for _, label, split in rows(dataset)] == expected
-    assert {entry.path for entry in dataset.entries} == set(names)
-
-
-@pytest.mark.parametrize("above", ["", "chest/"])
-def test_groups_csv_in_an_archive_is_read_by_default(tmp_path: Path, above: str) -> None:
-    packed = archive(tmp_path / "data.zip", f"{above}covid/a.png", f"{above}normal/b.png")
-    with zipfile.ZipFile(packed, "a") as file:
-        file.writestr(f"{above}groups.csv", "path,group\ncovid/a.png,p1\nnormal/b.png,p2\n")
-    assert groups_of(open_dataset(packed)) == ["p1", "p2"]
+    assert rows(packed) == rows(unpacked) == [("test/normal/b.png", "normal", 2), ("train/covid/a.png", "covid", 0)]
 
 
 def test_a_broken_archive_is_an_error(tmp_path: Path) -> None:
