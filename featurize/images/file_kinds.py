@@ -57,27 +57,17 @@ _OTHERS = (
     (rb"MATLAB", "MATLAB file"),
     (rb"\x89HDF", "HDF5"),
     (rb"version https://git-lfs", "Git LFS pointer: run git lfs pull"),
-    (rb"\s*(<!doctype html|<html)", "HTML page"),
-    (rb"\s*(<\?xml[^>]*>\s*)?(<!--.*?-->\s*)?<svg", "SVG"),
-    (rb"\s*<\?xml", "XML"),
-    (rb'\s*[{\[]\s*["{\[\]}]', "JSON"),
+    (rb"(?i)\s*(<!doctype html|<html)", "HTML page"),
+    (rb"(?i)\s*(<\?xml[^>]*>\s*)?(<!--.*?-->\s*)?<svg", "SVG"),
+    (rb"(?i)\s*<\?xml", "XML"),
+    (rb'(?i)\s*[{\[]\s*["{\[\]}]', "JSON"),
     (rb"\x7fELF|MZ", "program"),
 )
 
 
-def _compiled(table: tuple[tuple[bytes, str], ...]) -> list[tuple[re.Pattern[bytes], str]]:
-    return [(re.compile(pattern, re.DOTALL | re.IGNORECASE if pattern[:2] == rb"\s" else re.DOTALL), name)
-            for pattern, name in table]  # fmt: skip
-
-
-_IMAGE_PATTERNS, _OTHER_PATTERNS = _compiled(_IMAGES), _compiled(_OTHERS)
-
-
 def image_kind(head: bytes) -> str:
     """Return the name of a kind of image that xfeat reads, from the beginning of a file; empty if it is none."""
-    if is_dicom(head):
-        return "DICOM"
-    return next((name for pattern, name in _IMAGE_PATTERNS if pattern.match(head)), "")
+    return "DICOM" if is_dicom(head) else _first_match(_IMAGES, head)
 
 
 def may_be_deep(head: bytes) -> bool:
@@ -93,11 +83,14 @@ def describe_kind(head: bytes) -> str:
         head: its first :data:`HEAD_BYTES` bytes.
     """
     head = head[:HEAD_BYTES]
-    for pattern, name in _OTHER_PATTERNS:
-        if pattern.match(head):
-            return name
+    if name := _first_match(_OTHERS, head):
+        return name
     with suppress(UnicodeDecodeError):
         text = codecs.getincrementaldecoder("utf-8")().decode(head)  # the last letter may be cut
         if all(letter.isprintable() or letter.isspace() for letter in text.removeprefix("\ufeff")):
             return "text"
     return "unknown kind of file"
+
+
+def _first_match(table: tuple[tuple[bytes, str], ...], head: bytes) -> str:
+    return next((name for pattern, name in table if re.match(pattern, head, re.DOTALL)), "")

@@ -84,20 +84,25 @@ def with_grey_bits(
         bits = old.spec.preprocess.grey_bits
         if measure(source, _new_paths(old, source, paths), spec.preprocess, workers) is not None:
             _check_fits(output, bits, measure(source, paths, spec.preprocess, workers, progress))
-        return _with_bits(spec, bits)
-    found = measure(source, paths, spec.preprocess, workers, progress)
-    if found is None:
-        return spec
-    if found.bits < 16 and found.all_state:
-        logger.info("16-bit images state %d bits: %d is white", found.bits, 2**found.bits - 1)
-    elif found.bits < 16:
+    else:
+        found = measure(source, paths, spec.preprocess, workers, progress)
+        bits = spec.preprocess.grey_bits if found is None else found.bits
+        if found is not None and bits < 16:
+            _say_range(found)
+    return dataclasses.replace(spec, preprocess=dataclasses.replace(spec.preprocess, grey_bits=bits))
+
+
+def _say_range(found: GreyRange) -> None:
+    white = 2**found.bits - 1
+    if found.all_state:
+        logger.info("16-bit images state %d bits: %d is white", found.bits, white)
+    else:
         logger.warning(
             "16-bit images hold levels up to %d: read as %d-bit, %d is white; this is a guess, --grey-bits sets it",
             found.highest,
             found.bits,
-            2**found.bits - 1,
+            white,
         )
-    return _with_bits(spec, found.bits)
 
 
 def warn_of_other_range(dataset: Dataset, spec: FeatureSpec) -> None:
@@ -182,7 +187,3 @@ def _check_fits(output: Path, bits: int, found: GreyRange | None) -> None:
 def _fits(found: GreyRange, bits: int) -> bool:
     """Tell whether levels fit a range: they need its bits, or fewer. 16 may be the default, so fewer do not fit it."""
     return found.bits == bits or found.bits < bits < 16
-
-
-def _with_bits(spec: FeatureSpec, bits: int) -> FeatureSpec:
-    return dataclasses.replace(spec, preprocess=dataclasses.replace(spec.preprocess, grey_bits=bits))
