@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -15,6 +15,7 @@ import numpy as np
 from torch import Tensor
 
 from xfeat.featurize.audit.stored import audit_of
+from xfeat.featurize.backbones.weights import sha256_of
 from xfeat.featurize.cache.reader import FeatureCache
 from xfeat.featurize.cache.rows import unchanged
 from xfeat.featurize.system.versions import library_versions
@@ -29,6 +30,7 @@ from xfeat.head.reports.worker import call_here
 from xfeat.head.runs.origin import origin_of
 from xfeat.head.runs.reader import (
     HISTORY_FILE,
+    PREDICTIONS_FILE,
     REPORT_FILE,
     RUN_FILE,
     Members,
@@ -140,9 +142,11 @@ def train_run(
             versions=library_versions(),
             metrics_averaged_views=_metrics_averaged_views(fitted, cache, split, options),
         )
-        writer.save_json(RUN_FILE, run.to_dict())
         write_table(writer.folder / HISTORY_FILE, EpochRecord._fields, fitted.history)
         save_predictions(writer, assessed.predictions, cache.class_names)
+        digests = {name: sha256_of(writer.folder / name) for name in (HISTORY_FILE, PREDICTIONS_FILE)}
+        run = replace(run, file_sha256=digests)
+        writer.save_json(RUN_FILE, run.to_dict())
         cautions = cautions_of(run, assessed.predictions, cache)
         report = (run, fitted.history, assessed.predictions, cautions, cache.skipped, cache.images.path)
         page = options.call(render_report, *report)

@@ -8,13 +8,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-import onnxruntime as ort
 from numpy.typing import NDArray
 
-from xfeat.featurize.backbones.weights import Weights
+from xfeat.featurize.backbones.weights import Weights, sha256_of
 from xfeat.featurize.engines.engine import in_batches
-from xfeat.featurize.errors import ModelError
 from xfeat.featurize.specs import FeatureSpec
+from xfeat.featurize.system.atomic import replacing
 from xfeat.featurize.system.cores import cores
 from xfeat.featurize.system.onnx_session import open_session
 from xfeat.featurize.system.user_cache import cache_file
@@ -42,7 +41,7 @@ class OnnxEngine:
         batch_size: int | None = None,
     ) -> None:
         self.name = f"onnxruntime on {device}"
-        self._session = _open_cached_graph(spec, weights, device)
+        self._session = open_session(graph_file(spec, weights), device=device, threads=1, all_on_gpu=False)
         workers = threads or cores()
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="infer") if device == "cpu" else None
         self.batch_size = batch_size or (64 if self._pool is None else 4 * workers)
@@ -67,20 +66,21 @@ def graph_file(spec: FeatureSpec, weights: Weights) -> Path:
     recipe = f"{GRAPH_VERSION} {spec.backbone} {weights.sha256} {spec.preprocess.of_pixels.fingerprint} {spec.pooling}"
     digest = hashlib.sha256(recipe.encode()).hexdigest()[:16]
     path = cache_file(f"{spec.backbone}-{spec.preprocess.size}-{digest}.onnx")
-    if not path.is_file():
+    record = path.with_suffix(".sha256")
+    if not _matches(path, record):
+        if path.exists() and record.exists():
+            logger.warning("%s has changed since it was converted, and is converted again", path)
         logger.info("converting %s to ONNX, in %s", spec.backbone, path.parent)
         from xfeat.featurize.engines.conversion import convert_feature_network
 
         convert_feature_network(spec, weights, path)
+        with replacing(record) as partial:
+            partial.write_text(sha256_of(path))
     return path
 
 
-def _open_cached_graph(spec: FeatureSpec, weights: Weights, device: str) -> ort.InferenceSession:
-    path = graph_file(spec, weights)
+def _matches(path: Path, record: Path) -> bool:
     try:
-        return open_session(path, device=device, threads=1, all_on_gpu=False)
-    except ModelError:
-        # Cached graphs are only copies: a damaged one is converted again.
-        logger.warning("%s is damaged and is converted again", path)
-        path.unlink(missing_ok=True)
-        return open_session(graph_file(spec, weights), device=device, threads=1, all_on_gpu=False)
+        return record.read_text() == sha256_of(path)
+    except (OSError, ValueError):
+        return False

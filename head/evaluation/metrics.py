@@ -8,7 +8,7 @@ from typing import NamedTuple, TypedDict
 import numpy as np
 from numpy.typing import NDArray
 
-from xfeat.head.evaluation.intervals import Interval, wilson_interval
+from xfeat.head.evaluation.intervals import wilson_interval
 
 _CALIBRATION_BINS = 15
 
@@ -31,7 +31,7 @@ class Metrics(TypedDict):
 
     images: int
     accuracy: float
-    accuracy_interval: Interval | None
+    accuracy_interval: Sequence[float] | None
     balanced_accuracy: float
     loss: float
     auc: float | None

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from xfeat.featurize.errors import DataError
 from xfeat.featurize.text import listed
+from xfeat.featurize.typed_json import check_types
 from xfeat.head.evaluation.intervals import ratio_interval, wilson_interval
 from xfeat.head.evaluation.metrics import confusion_counts
 from xfeat.head.evaluation.predictions import Predictions
@@ -53,7 +54,8 @@ class OperatingPoint:
             KeyError, TypeError, ValueError: if there is no class, or no threshold that is a number.
         """
         known = {field.name: stored[field.name] for field in fields(cls) if field.name in stored}
-        return cls(**{**known, "threshold": float(stored["threshold"])})
+        check_types(known, cls)
+        return cls(**known)
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as plain JSON types."""

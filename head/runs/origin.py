@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from xfeat.featurize.system.stored_paths import absolute_form, stored_form
+from xfeat.featurize.typed_json import check_types
 
 if TYPE_CHECKING:
     from xfeat.featurize.cache.reader import FeatureCache
@@ -51,7 +52,10 @@ def opened_origin(stored: dict[str, Any], folder: Path) -> CacheOrigin:
     """Return what a file in ``folder`` says of a cache.
 
     Raises:
-        KeyError, TypeError: if something is missing.
+        KeyError, TypeError, ValueError: if something is missing, or is not text.
     """
+    if not isinstance(stored, dict):
+        raise TypeError("cache: not an object")
+    check_types(stored, CacheOrigin)
     paths = {name: absolute_form(stored[name], folder) for name in _PATHS}
     return CacheOrigin(**{"written_in": "", **stored, **paths})  # type: ignore[typeddict-item]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
 import json
 import os
 import secrets
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Self, TypedDict
 
 from xfeat.featurize.errors import MismatchError, RunError, SpecError
 from xfeat.featurize.specs import FeatureSpec
+from xfeat.featurize.typed_json import check_types, parse_json
 from xfeat.head.evaluation.assess import Calibration
 from xfeat.head.evaluation.metrics import Metrics
 from xfeat.head.evaluation.operating_point import OperatingPoint
@@ -32,6 +34,11 @@ LATEST = "latest"
 RUN_FILE, HEAD_FILE, REPORT_FILE = "run.json", "head.safetensors", "report.html"
 HISTORY_FILE, PREDICTIONS_FILE = "history.csv", "predictions.csv"
 PROBABILITY_PREFIX = "p_"
+_SUBJECTS = {
+    HEAD_FILE: "the head's weights are",
+    HISTORY_FILE: "the history is",
+    PREDICTIONS_FILE: "the predictions are",
+}
 _MAX_SUGGESTIONS = 8
 
 
@@ -71,6 +78,7 @@ class Run:
         temperature: logits are divided by it before the softmax.
         operating_point: the threshold of the positive class, or ``None``: the most probable class is predicted.
         head_sha256: digest of the head's weights file.
+        file_sha256: digests of history.csv and predictions.csv; runs of earlier versions have none.
     """
 
     folder: Path
@@ -93,6 +101,7 @@ class Run:
     calibration: Calibration
     operating_point: OperatingPoint | None = None
     head_sha256: str
+    file_sha256: dict[str, str] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     metrics_averaged_views: dict[str, Metrics] | None = None
 
@@ -101,16 +110,17 @@ class Run:
         """Build it from :meth:`to_dict`'s form; unknown keys are ignored.
 
         Raises:
-            KeyError, TypeError, ValueError: if a key is missing or damaged.
+            KeyError, TypeError, ValueError: if a key is missing or damaged, or anything has changed.
         """
+        if stored.get("content_sha256", digest := _content_digest(stored)) != digest:
+            raise ValueError("it has changed since the run was saved: its content has another SHA-256")
         values = {known.name: stored[known.name] for known in fields(cls) if known.name in stored}
         for name, kind in (("feature_spec", FeatureSpec), ("head_spec", HeadSpec), ("train_spec", TrainSpec)):
             values[name] = kind.from_dict(stored[name])
         if point := stored.get("operating_point"):
             values["operating_point"] = OperatingPoint.from_dict(point)
-        if "temperature" in stored:
-            values["temperature"] = float(stored["temperature"])
         values |= {"class_names": tuple(stored["class_names"]), "cache": opened_origin(stored["cache"], folder)}
+        check_types(values, cls)
         return cls(**{**values, "folder": folder})
 
     def to_dict(self) -> dict[str, Any]:
@@ -122,7 +132,8 @@ class Run:
             stored[name] = stored[name] and stored[name].to_dict()
         if self.metrics_averaged_views is None:
             del stored["metrics_averaged_views"]
-        return {**stored, "feature_fingerprint": self.feature_spec.fingerprint}
+        stored["feature_fingerprint"] = self.feature_spec.fingerprint
+        return {**stored, "content_sha256": _content_digest(stored)}
 
     @property
     def shown_part(self) -> str:
@@ -141,22 +152,37 @@ class Run:
         from xfeat.head.training.network import build_head
 
         file = self.folder / HEAD_FILE
-        if not file.is_file():
-            raise RunError("the head's weights are missing", path=file, fix="train the run again")
-        content = file.read_bytes()
-        if hashlib.sha256(content).hexdigest() != self.head_sha256:
-            raise RunError(
-                "the head's weights have changed since the run was saved",
-                path=file,
-                expected=f"SHA-256 {self.head_sha256[:16]}…",
-                fix="train the run again, or restore a copy",
-            )
+        content = self.read_file(HEAD_FILE)
         model = build_head(self.head_spec, dim=self.dim, classes=len(self.class_names))
         try:
             model.load_state_dict(load(content))
         except (SafetensorError, RuntimeError) as error:
             raise RunError("the head's weights are damaged", path=file, found=str(error)) from error
         return model.eval()
+
+    def read_file(self, name: str) -> bytes:
+        """Return the content of a file of the run.
+
+        Raises:
+            RunError: if it is missing, or has changed since the run was saved.
+        """
+        file = self.folder / name
+        try:
+            content = file.read_bytes()
+        except OSError as error:
+            what = f"{_SUBJECTS[name]} missing"
+            raise RunError(what, path=file, found=error.strerror, fix="train the run again") from error
+        digest = hashlib.sha256(content).hexdigest()
+        expected = {**self.file_sha256, HEAD_FILE: self.head_sha256}.get(name, digest)
+        if digest != expected:
+            raise RunError(
+                f"{_SUBJECTS[name]} not what the run was saved with",
+                path=file,
+                expected=f"SHA-256 {expected[:16]}…",
+                found=f"{digest[:16]}…",
+                fix="train the run again, or restore a copy",
+            )
+        return content
 
     def predictions(self) -> list[dict[str, str]]:
         """Return the rows of predictions.csv: path, split, label, predicted class and probabilities.
@@ -166,10 +192,10 @@ class Run:
         """
         file = self.folder / PREDICTIONS_FILE
         columns = prediction_columns(self.class_names)
+        text = self.read_file(PREDICTIONS_FILE).decode("utf-8", "surrogateescape")
         try:
-            with file.open(newline="", encoding="utf-8", errors="surrogateescape") as stream:
-                table = csv.DictReader(stream)
-                rows = list(table)
+            table = csv.DictReader(io.StringIO(text, newline=""))
+            rows = list(table)
             if missing := [name for name in columns if name not in (table.fieldnames or ())]:
                 raise ValueError(f"no column {', '.join(missing)}")
             for row in rows:
@@ -177,8 +203,6 @@ class Run:
                     raise ValueError(f"a short line: {row['path']}")
                 for name in columns[4:]:
                     float(row[name])
-        except OSError as error:
-            raise RunError("the predictions are missing", path=file, fix="train the run again") from error
         except (ValueError, csv.Error) as error:
             raise RunError(
                 "damaged predictions, or those of another run",
@@ -188,6 +212,12 @@ class Run:
                 fix="train the run again",
             ) from error
         return rows
+
+
+def _content_digest(stored: dict[str, Any]) -> str:
+    """Return the digest of run.json without its entry of it."""
+    rest = {name: value for name, value in stored.items() if name != "content_sha256"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
 def open_run(folder: str | os.PathLike[str]) -> Run:
@@ -201,7 +231,7 @@ def open_run(folder: str | os.PathLike[str]) -> Run:
     if not file.is_file():
         raise _no_run(folder)
     try:
-        facts = json.loads(file.read_text(encoding="utf-8"))
+        facts = parse_json(file.read_bytes())
         if facts.get("format") != FORMAT or facts.get("schema_version") != SCHEMA_VERSION:
             raise RunError(
                 "a run of another format or version",
@@ -268,7 +298,7 @@ def _time_of(folder: Path) -> tuple[str, int]:
     """Return when a run was written, as it says itself, since a copy may have new times; then as the file says."""
     file = folder / RUN_FILE
     try:
-        created = str(json.loads(file.read_text(encoding="utf-8"))["created"])
+        created = str(parse_json(file.read_bytes())["created"])
     except (OSError, ValueError, KeyError, TypeError):
         created = ""
     return created, file.stat().st_mtime_ns
@@ -280,15 +310,15 @@ def read_history(run: Run) -> list[EpochRecord]:
     Raises:
         RunError: if it is missing or damaged.
     """
-    file = run.folder / HISTORY_FILE
+    content = run.read_file(HISTORY_FILE)
     try:
-        with file.open(newline="", encoding="utf-8") as stream:
-            return [
-                EpochRecord(int(row.pop("epoch")), **{name: float(value) for name, value in row.items()})
-                for row in csv.DictReader(stream)
-            ]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RunError("missing or damaged", path=file, found=str(error), fix="train the run again") from error
+        return [
+            EpochRecord(int(row.pop("epoch")), **{name: float(value) for name, value in row.items()})
+            for row in csv.DictReader(io.StringIO(content.decode(), newline=""))
+        ]
+    except (ValueError, KeyError, TypeError, csv.Error) as error:
+        file = run.folder / HISTORY_FILE
+        raise RunError("damaged", path=file, found=str(error), fix="train the run again") from error
 
 
 def new_run_name() -> str:

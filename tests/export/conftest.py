@@ -19,6 +19,7 @@ from click.testing import CliRunner, Result
 from PIL import Image, ImageDraw
 
 from tests.conftest import MadeOnce
+from tests.edited_runs import edit_run
 from xfeat.export.cli import main as export_main
 from xfeat.featurize.cli import main as featurize_main
 from xfeat.head.cli import main as head_main
@@ -184,6 +185,7 @@ def copied(exported: Project, tmp_path: Path) -> Project:
     shutil.copytree(exported.folder, tmp_path / "copy")
     facts = tmp_path / "copy" / "runs" / "first" / "run.json"
     facts.write_text(facts.read_text().replace(str(exported.folder), str(tmp_path / "copy")))
+    edit_run(facts.parent)
     with h5py.File(tmp_path / "copy" / "features.h5", "r+") as cache:
         cache.attrs["written_in"] = str(tmp_path / "copy")
     return Project(tmp_path / "copy")

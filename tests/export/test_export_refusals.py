@@ -17,6 +17,7 @@ import pytest
 from click.testing import Result
 from safetensors.numpy import load_file, save_file
 
+from tests.edited_runs import edit_run
 from tests.export.conftest import invoke
 from xfeat.export.build.ood_from_cache import ood_score_from_cache
 from xfeat.export.specs import ExportSpec
@@ -50,8 +51,7 @@ def refused(xexport: Xexport) -> Callable[..., str]:
 
 
 def edit_facts(project: Any, **changes: object) -> None:
-    file = project.folder / "runs" / "first" / "run.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+    edit_run(project.folder / "runs" / "first", **changes)
 
 
 def test_an_export_that_disagrees_with_predictions_csv_fails_and_keeps_the_older_model(
@@ -118,7 +118,7 @@ def test_a_tampered_head_is_recognised_by_its_hash(refused: Refused, copied: Any
     content = bytearray(head.read_bytes())
     content[-1] ^= 1
     head.write_bytes(content)
-    assert "since the run was saved" in refused(copied)
+    assert "not what the run was saved with" in refused(copied)
 
 
 def test_other_backbone_weights_than_those_of_the_run_are_refused(refused: Refused, copied: Any) -> None:

@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from tests.caches import write_made_up
+from tests.edited_runs import edit_run
 from xfeat.featurize.cache.reader import FeatureCache
 from xfeat.featurize.datasets.layouts import NO_SPLIT
 from xfeat.head.runs.reader import Run, open_run
@@ -34,6 +35,7 @@ def copied_run(source: Path, folder: Path) -> Run:
     shutil.copytree(source, folder, symlinks=True, dirs_exist_ok=True)
     [facts] = folder.glob("runs/[!l]*/run.json")
     facts.write_text(facts.read_text().replace(str(source), str(folder)))
+    edit_run(facts.parent)
     return open_run(facts.parent)
 
 

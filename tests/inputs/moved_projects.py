@@ -13,6 +13,7 @@ import h5py
 import numpy as np
 
 from tests.caches import write_made_up
+from tests.edited_runs import edit_run
 from tests.export.conftest import invoke, make_project
 from xfeat.head.cli import main as xhead
 
@@ -55,7 +56,7 @@ def store(project: Path, *, written_in: Path | None = None, absolute: str = "") 
         else:
             facts["cache"]["written_in"] = str(written_in / "runs" / "first")
             cache.attrs["written_in"] = str(written_in)
-    run_file.write_text(json.dumps(facts))
+    edit_run(run_file.parent, cache=facts["cache"])
 
 
 def stored_paths(project: Path) -> dict[str, Any]:
@@ -197,7 +198,7 @@ def relative_of_windows(project: Path, free: Path) -> Path:
     for name in ("path", "data_root", "weights_path"):
         facts["cache"][name] = facts["cache"][name].replace("/", "\\")
     facts["cache"]["written_in"] = r"D:\study\runs\first"
-    run_file.write_text(json.dumps(facts))
+    edit_run(run_file.parent, cache=facts["cache"])
     return project
 
 

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from tests.edited_runs import edit_run
 from tests.pipeline.conftest import BACKBONE, Shell, as_json, shell_in
 from xfeat.export.cli import main as xexport
 
@@ -120,7 +121,7 @@ def test_a_cache_of_another_kind_is_refused_by_the_export(pipeline: Pipeline, tm
     facts_file = (tmp_path / "runs" / "latest").resolve() / "run.json"
     facts = json.loads(facts_file.read_text())
     facts["feature_spec"]["preprocess"]["size"] = 192
-    facts_file.write_text(json.dumps(facts))
+    edit_run(facts_file.parent, feature_spec=facts["feature_spec"])
     command = ["onnx", str(tmp_path / "runs" / "latest"), "-o", str(tmp_path / "m.onnx")]
     done = CliRunner().invoke(xexport, command)
     assert done.exit_code == 1

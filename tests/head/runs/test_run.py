@@ -8,6 +8,7 @@ import os
 import stat
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -156,17 +157,38 @@ def test_a_setting_of_a_later_version_is_named(run: Run) -> None:
     file = run.folder / "run.json"
     facts = json.loads(file.read_text())
     facts["head_spec"]["attention"] = 8
+    facts.pop("content_sha256", None)
     file.write_text(json.dumps(facts))
     with pytest.raises(RunError, match="attention"):
         open_run(run.folder)
 
 
-@pytest.mark.parametrize("damaged", [{"temperature": "warm"}, {"operating_point": {"positive": "covid"}}])
+@pytest.mark.parametrize(
+    "damaged",
+    [
+        {"temperature": "warm"},
+        {"temperature": None},
+        {"operating_point": {"positive": "covid"}},
+        {"operating_point": {"positive": "covid", "threshold": None}},
+        {"class_names": [1, 2]},
+        {"dim": "12"},
+        {"metrics": {"test": {}}},
+        {"metrics": []},
+        {"cache": None},
+        {"versions": {"torch": 2}},
+        {"split": "train"},
+    ],
+)
 def test_a_damaged_temperature_or_operating_point_is_named(
     make_cache: MakeCache, tmp_path: Path, damaged: dict[str, object]
 ) -> None:
     file = trained(make_cache(), tmp_path).folder / "run.json"
-    file.write_text(json.dumps({**json.loads(file.read_text()), **damaged}))
+    facts = {**json.loads(file.read_text()), **damaged}
+    file.write_text(json.dumps(facts))
+    with pytest.raises(RunError, match="it has changed since the run was saved"):
+        open_run(file.parent)
+    del facts["content_sha256"]  # as a run of an earlier version
+    file.write_text(json.dumps(facts))
     with pytest.raises(RunError, match=r"damaged run\.json"):
         open_run(file.parent)
 
@@ -180,7 +202,7 @@ def test_a_tampered_head_is_not_loaded(run: Run, damage: str) -> None:
     else:
         content[-1] ^= 1
         file.write_bytes(content if damage == "flip" else content[:-100])
-    with pytest.raises(RunError, match="weights"):
+    with pytest.raises(RunError, match=r"the head's weights are (missing|not what)"):
         run.load_head()
 
 
@@ -206,7 +228,7 @@ def test_an_error_for_a_folder_of_runs_suggests_its_runs(make_cache: MakeCache, 
     "text", ["foo,bar\n1,2\n", "path,split,label,prediction,p_covid\na,test,covid,covid,1\n", "x" * 200_000]
 )
 def test_damaged_predictions_are_named(make_cache: MakeCache, tmp_path: Path, text: str) -> None:
-    run = trained(make_cache(), tmp_path)
+    run = replace(trained(make_cache(), tmp_path), file_sha256={})  # as a run of an earlier version
     file = run.folder / "predictions.csv"
     whole = file.read_text()
     for damaged in (text + "\n1", whole[:-30], whole.replace("0.", "zero")):
@@ -217,6 +239,7 @@ def test_damaged_predictions_are_named(make_cache: MakeCache, tmp_path: Path, te
 
 @pytest.mark.parametrize("column", ["path", "split", "label", "prediction", "p_covid"])
 def test_predictions_without_a_column_are_named(run: Run, column: str) -> None:
+    run = replace(run, file_sha256={})
     file = run.folder / "predictions.csv"
     header, rows = file.read_text().split("\n", 1)
     file.write_text(f"{header.replace(column, 'other')}\n{rows}")
@@ -332,6 +355,7 @@ def test_a_cache_that_is_replaced_while_a_head_trains_on_it_does_no_harm(
 
 LONG = """
 import sys
+from dataclasses import replace
 from pathlib import Path
 from xfeat.head.runs.writer import RunWriter
 with RunWriter(Path("runs"), sys.argv[1]) as writer:
