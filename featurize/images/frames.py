@@ -17,6 +17,22 @@ _MOST_PAGES = 1000
 _NEXT_PNM = re.compile(rb"\s*P[1-6]\s")
 
 
+def frame_number(count: int, name: str, frames: str) -> int:
+    """Return which of several pictures is read.
+
+    Args:
+        count: of pictures.
+        name: what they are called in the message.
+        frames: ``first``, ``middle``, or ``refuse``: as :class:`xfeat.featurize.specs.PreprocessSpec` has it.
+
+    Raises:
+        ImageError: if there are several and ``refuse``.
+    """
+    if count > 1 and frames == "refuse":
+        raise ImageError(f"{count} {name}, not one picture: xfeat featurize --frames first (or middle) reads one")
+    return count // 2 if frames == "middle" else 0
+
+
 def choose_frame(image: ImageFile.ImageFile, data: bytes, frames: str) -> None:
     """Go to the picture to be read.
 
@@ -25,29 +41,22 @@ def choose_frame(image: ImageFile.ImageFile, data: bytes, frames: str) -> None:
     Args:
         image: as Pillow opened it.
         data: content of its file.
-        frames: ``first``, ``middle``, or ``refuse``: as :class:`xfeat.featurize.specs.PreprocessSpec` has it.
+        frames: as above.
 
     Raises:
-        ImageError: if there are several and ``refuse``.
+        ImageError: if there are several and ``refuse``, or too many.
     """
     if isinstance(image, TiffImagePlugin.TiffImageFile):
         pages = _pages(image, only_first=frames == "first")
-        _refuse_several(len(pages), "pages", frames)
-        image.seek(pages[len(pages) // 2 if frames == "middle" else 0])
+        image.seek(pages[frame_number(len(pages), "pages", frames)])
     elif image.format == "PPM" and frames != "first" and _has_next_pnm(image, data):
         raise ImageError("several pictures, one after another: xfeat featurize --frames first reads one")
     elif image.format not in _ONE_PICTURE and getattr(image, "is_animated", False):
         count = int(getattr(image, "n_frames", 1))
-        _refuse_several(count, "frames", frames)
-        number = count // 2 if frames == "middle" else 0
+        number = frame_number(count, "frames", frames)
         if number * image.width * image.height > MAX_DECODED_PIXELS:  # they build on one another
             raise ImageError(f"{count} frames of {image.width}×{image.height} pixels: the middle one takes too long")
         image.seek(number)
-
-
-def _refuse_several(count: int, name: str, frames: str) -> None:
-    if count > 1 and frames == "refuse":
-        raise ImageError(f"{count} {name}, not one picture: xfeat featurize --frames first (or middle) reads one")
 
 
 def _pages(image: TiffImagePlugin.TiffImageFile, *, only_first: bool) -> list[int]:

@@ -121,24 +121,10 @@ READ: dict[str, tuple[Any, ...]] = {
     "WebP, black ink in alpha": (encoded(alpha_of(0, 255 - GREY), "WEBP", lossless=True, exact=True), GREY),
     "TIFF, 8 bits, MinIsWhite": (tiff(255 - GREY, photometric=0), GREY),
     "TIFF, 16 bits": (tiff(WIDE * 257), GREY),
-    "TIFF, 16 bits, big-endian": (tiff(WIDE * 257, order=">"), GREY),
-    "TIFF, 16 bits, MinIsWhite": (tiff(65535 - WIDE * 257, photometric=0), GREY),
-    "TIFF, 16 bits, MinIsWhite, big-endian": (tiff(65535 - WIDE * 257, photometric=0, order=">"), GREY),
-    "TIFF, 12 of 16 bits, MinIsWhite": (tiff(4095 - WIDE * 16, photometric=0), GREY, {"grey_bits": 12}),
     "TIFF, 12 bits, packed": (tiff(packed_12(WIDE * 16), bits=12), GREY, {"grey_bits": 8}),
     "TIFF, signed, without negative levels": (tiff(WIDE.astype(np.int16) * 128), GREY),
-    "TIFF, 12 of 16 bits, signed": (tiff(WIDE.astype(np.int16) * 16), GREY, {"grey_bits": 12}),
-    "TIFF, 32 bits, up to 4095": (tiff(GREY.astype(np.uint32) * 16), GREY, {"grey_bits": 12}),
-    "TIFF, 32 bits, signed, big-endian": (tiff(GREY.astype(np.int32) * 256, order=">"), GREY),
-    "TIFF, floating-point, 0 to 1": (tiff(GREY.astype(np.float32) / 255), GREY),
     "TIFF, floating-point, MinIsWhite": (tiff(1 - GREY.astype(np.float32) / 255, photometric=0), GREY),
     "TIFF, RGB, 16 bits": (tiff(WIDE_COLOUR * 257, photometric=2), COLOUR),
-    "TIFF, RGB, 12 of 16 bits": (tiff(WIDE_COLOUR * 16, photometric=2), COLOUR, {"grey_bits": 12}),
-    "TIFF, RGB, 12 of 16 bits, big-endian": (
-        tiff(WIDE_COLOUR * 16, photometric=2, order=">"),
-        COLOUR,
-        {"grey_bits": 12},
-    ),
     **{
         f"TIFF, RGBA, 12 of 16 bits, premultiplied, {order}": (
             tiff(np.dstack([WIDE_COLOUR * 8, OPAQUE // 2]), photometric=2, extra=[1], order=order),
@@ -157,18 +143,20 @@ READ: dict[str, tuple[Any, ...]] = {
     "TIFF, RGB, 8 bits, planar": (tiff(COLOUR, photometric=2, planar=2), COLOUR),
     "TIFF, grey and another channel": (tiff(np.dstack([GREY, BLACK]), extra=[0]), GREY),
     **{
-        f"TIFF, {name}, Deflate, {'big' if order == '>' else 'little'}-endian": (
-            tiff(levels, order=order, deflate=True, photometric=photometric),
-            GREY,
+        f"TIFF, {name}, {'Deflate' if deflate else 'plain'}, {'big' if order == '>' else 'little'}-endian": (
+            tiff(levels, order=order, deflate=deflate, photometric=photometric),
+            COLOUR if photometric == 2 else GREY,
             {"grey_bits": 12},
         )
         for order in "<>"
+        for deflate in (False, True)
         for name, levels, photometric in (
-            ("16 bits", WIDE * 16, 1),
-            ("16 bits, MinIsWhite", 4095 - WIDE * 16, 0),
-            ("16 bits, signed", WIDE.astype(np.int16) * 16, 1),
-            ("32 bits", GREY.astype(np.uint32) * 16, 1),
-            ("32 bits, signed", GREY.astype(np.int32) * 16, 1),
+            ("12 of 16 bits", WIDE * 16, 1),
+            ("12 of 16 bits, MinIsWhite", 4095 - WIDE * 16, 0),
+            ("12 of 16 bits, signed", WIDE.astype(np.int16) * 16, 1),
+            ("12 of 16 bits, RGB", WIDE_COLOUR * 16, 2),
+            ("12 of 32 bits", GREY.astype(np.uint32) * 16, 1),
+            ("12 of 32 bits, signed", GREY.astype(np.int32) * 16, 1),
             ("floating-point", GREY.astype(np.float32) / 255, 1),
         )
     },

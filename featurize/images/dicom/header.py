@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from xfeat.featurize.errors import ImageError
+from xfeat.featurize.images.frames import frame_number
 from xfeat.featurize.images.limits import MAX_PIXELS, check_size
 
 if TYPE_CHECKING:
@@ -109,7 +110,6 @@ def import_pydicom() -> Any:
     try:
         import pydicom
         import pydicom.encaps
-        import pydicom.errors
         import pydicom.filereader
         import pydicom.pixels
     except ModuleNotFoundError as error:
@@ -214,8 +214,7 @@ def _layout(picture: Dataset, frames: str) -> Layout:
     check_size(columns, rows)
     photometric, samples = _photometric(picture)
     count = max(1, _integer(picture, "NumberOfFrames", 1))
-    if count > 1 and frames == "refuse":
-        raise ImageError(f"{count} frames, not one picture: xfeat featurize --frames first (or middle) reads one")
+    frame = frame_number(count, "frames", frames)
     floating = any(keyword in picture for keyword in PIXEL_DATA[1:])
     allocated, stored = _bits(picture, photometric, floating=floating)
     if (size := rows * columns * samples * allocated // 8) > 4 * MAX_PIXELS:
@@ -233,7 +232,7 @@ def _layout(picture: Dataset, frames: str) -> Layout:
         signed=not unsigned and bool(_integer(picture, "PixelRepresentation")),
         photometric=photometric,
         frames=count,
-        frame=count // 2 if frames == "middle" else 0,
+        frame=frame,
         big_endian=picture.file_meta.get("TransferSyntaxUID") == import_pydicom().uid.ExplicitVRBigEndian,
     )
 
