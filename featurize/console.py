@@ -24,9 +24,9 @@ import click
 from xfeat.featurize.errors import Interrupted, SpecError, XfeatError
 from xfeat.featurize.system.atomic import no_temporary_folder
 from xfeat.featurize.system.decoder_warnings import ignore_decoder_warnings
-from xfeat.featurize.system.stop_signals import EXIT_INTERRUPTED, stop_on_signals
+from xfeat.featurize.system.stop_signals import EXIT_INTERRUPTED, STOPPED, stop_on_signals
 from xfeat.featurize.system.streams import discard_stdout, prepare_streams
-from xfeat.featurize.text import MAX_LISTED, printable, printable_lines
+from xfeat.featurize.text import printable, printable_lines
 
 EXIT_PROBLEM = 1
 EXIT_USAGE = 2
@@ -34,8 +34,6 @@ _PLAIN_LINE_SECONDS = 5.0
 _WITHOUT_CURSOR = ("dumb", "unknown")  # terminals on which a bar would be a new line each time it moves
 _NOT_WRITABLE = (errno.ENOSPC, errno.EIO, errno.EBADF)
 _MAX_HELP = 300  # characters, longer than the first sentence of any help
-# Commands write files atomically. A command that also keeps partial work raises Interrupted with a message of its own.
-_STOPPED = "stopped; no incomplete file is left: run the same command again"
 
 PATH = click.Path(path_type=Path)
 FILE = click.Path(path_type=Path, dir_okay=False)
@@ -68,12 +66,12 @@ class Commands(click.Group):
         _start_logging()
         ignore_decoder_warnings()
         try:
-            with stop_on_signals(_STOPPED):
+            with stop_on_signals():
                 return super().invoke(ctx)
         except Interrupted as stop:
             _print_and_exit(str(stop), EXIT_INTERRUPTED)
         except (KeyboardInterrupt, click.exceptions.Abort):
-            _print_and_exit(_STOPPED, EXIT_INTERRUPTED)
+            _print_and_exit(STOPPED, EXIT_INTERRUPTED)
         except click.ClickException as problem:
             # It quotes arguments, which may be names of files. Without file=, click writes UTF-8 to an ASCII stream.
             vars(problem)["message"] = printable(problem.message)
@@ -208,12 +206,6 @@ def warn(warnings: Iterable[str]) -> None:
     """Write warnings to stderr, a line each."""
     for warning in warnings:
         say(f"warning: {printable(warning)}")
-
-
-def first_lines(lines: Sequence[str], more: str = "more") -> list[str]:
-    """Return the first ten lines, printable, and one that says how many were left out."""
-    left_out = len(lines) - MAX_LISTED
-    return [*map(printable, lines[:MAX_LISTED]), *[f"… and {left_out} {more}"] * (left_out > 0)]
 
 
 def _plain_lines(what: str, rate: Callable[[int], str]) -> Callable[[int, int], None]:

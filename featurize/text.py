@@ -45,11 +45,16 @@ def shortened(name: object) -> str:
     return text[:head] + _ELLIPSIS + text[head + 1 - _WIDEST_NAME :]
 
 
+def first_ten(names: Iterable[object], more: str = "more") -> list[str]:
+    """Return the first ten names, or lines that contain some, printable; then how many more there are."""
+    texts = [printable(name) for name in names]
+    left_out = len(texts) - MAX_LISTED
+    return texts if left_out <= 0 else [*texts[:MAX_LISTED], f"{_ELLIPSIS} and {left_out} {more}"]
+
+
 def listed(names: Iterable[object], separator: str = ", ") -> str:
     """Write names in one line: the first ten, and how many more there are."""
-    words = [printable(name) for name in names]
-    more = [f"{_ELLIPSIS} and {len(words) - MAX_LISTED} more"] if len(words) > MAX_LISTED else []
-    return separator.join(words[:MAX_LISTED] + more)
+    return separator.join(first_ten(names))
 
 
 def columns_of(lines: Iterable[str]) -> int:

@@ -15,7 +15,6 @@ from xfeat.featurize.console import (
     PATH,
     Printed,
     comma_list,
-    first_lines,
     json_option,
     layout_option,
     pop_spec,
@@ -23,6 +22,7 @@ from xfeat.featurize.console import (
     spec_option,
     warn,
 )
+from xfeat.featurize.text import first_ten
 
 if TYPE_CHECKING:
     from xfeat.featurize.datasets.layouts import Dataset
@@ -210,8 +210,8 @@ def _as_json(done: Extraction, spec: specs.FeatureSpec, dataset: Dataset) -> dic
 def _as_text(done: Extraction, spec: specs.FeatureSpec) -> list[str]:
     truncated = [f"{path} is truncated; the part that is there was used" for path in done.truncated]
     skipped = [f"skipped {path}: {reason}" for path, reason in done.skipped]
-    warn(first_lines(truncated, "more truncated images"))
-    warn(first_lines(skipped, f"more: see xfeat info {done.output}"))
+    warn(first_ten(truncated, "more truncated images"))
+    warn(first_ten(skipped, f"more: see xfeat info {done.output}"))
     per_second = f"{done.images_per_second:.{0 if done.images_per_second >= 10 else 1}f}"
     rate = f" at {per_second} images/s ({done.engine})" if done.computed else ""
     changes = "".join(f", {number} {kind}" for kind, number in done.changes._asdict().items() if number)

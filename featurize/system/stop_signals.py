@@ -18,26 +18,25 @@ from types import FrameType
 from xfeat.featurize.system.atomic import remove_unfinished
 
 EXIT_INTERRUPTED = 130
+# Commands write files atomically. A command that also keeps partial work raises Interrupted with a message of its own.
+STOPPED = "stopped; no incomplete file is left: run the same command again"
 _GRACE_S = 3.5
 _CLEAN_UP_S = 0.3
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 _received: list[int] = []
-_farewell: list[str] = []
+_under_way = threading.Event()
 
 
 @contextmanager
-def stop_on_signals(farewell: str) -> Iterator[None]:
+def stop_on_signals() -> Iterator[None]:
     """Raise ``KeyboardInterrupt`` in the body on the first Ctrl-C or SIGTERM, and later ones never.
 
     Any exception after the signal is its consequence, such as that of a library interrupted while it was loading, and
     becomes ``KeyboardInterrupt``, too. The handlers stay when the body has ended, until the process has.
-
-    Args:
-        farewell: written to stderr if the main thread is not done in time.
     """
     _received.clear()
-    _farewell[:] = [farewell]
+    _under_way.set()
     with suppress(ValueError):  # only the main thread may set handlers; tests run commands in others
         signal.signal(signal.SIGTERM, _stop)
         # Background jobs of a script ignore it.
@@ -53,7 +52,7 @@ def stop_on_signals(farewell: str) -> Iterator[None]:
             raise
         raise KeyboardInterrupt from error
     finally:
-        _farewell.clear()  # from here on, the caller says that it was stopped
+        _under_way.clear()  # from here on, the caller says that it was stopped
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
@@ -85,6 +84,7 @@ def _end_in_time(numbers: int) -> None:
     clean_up = threading.Thread(target=remove_unfinished, daemon=True)  # the disk may not answer
     clean_up.start()
     clean_up.join(_CLEAN_UP_S)
-    with suppress(OSError):
-        os.write(2, "".join(f"{text}\n" for text in _farewell).encode())
+    if _under_way.is_set():
+        with suppress(OSError):
+            os.write(2, f"{STOPPED}\n".encode())
     os._exit(EXIT_INTERRUPTED)

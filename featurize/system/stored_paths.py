@@ -13,11 +13,11 @@ from functools import lru_cache
 from itertools import chain, islice
 from pathlib import Path, PurePath, PurePosixPath, PureWindowsPath
 
-from xfeat.featurize.text import listed, printable
+from xfeat.featurize.text import first_ten, listed
 
 # Folders further above may be a home or a whole disk, and are not listed.
 _MOST_ABOVE = 2
-_MOST_LISTED, _MOST_SHOWN = 10_000, 8
+_MOST_LISTED = 10_000
 _NOTHING = "nothing there"
 
 logger = logging.getLogger(__name__)
@@ -188,9 +188,7 @@ def _say_once(path: Path, wanted: str) -> None:
 
 
 def _report(looked: dict[Path, str]) -> str:
-    lines = [f"{printable(path)}: {reason}" for path, reason in looked.items()]
-    more = [f"and {len(lines) - _MOST_SHOWN} more places"] if len(lines) > _MOST_SHOWN else []
-    return "\n".join(lines[:_MOST_SHOWN] + more)
+    return "\n".join(first_ten((f"{path}: {reason}" for path, reason in looked.items()), "more places"))
 
 
 def _content(folder: Path) -> list[Path]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import threading
 from collections.abc import Callable
-from queue import Empty, SimpleQueue
+from concurrent.futures import Future, wait
 from typing import ParamSpec, TypeVar
 
 from xfeat.featurize.errors import DataError, ImageError
@@ -40,36 +40,28 @@ def limited(limit_s: float, what: str, *, most_in_a_row: int = 0) -> Callable[[C
         @functools.wraps(function)
         def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
             nonlocal in_a_row
-            outcome: SimpleQueue[tuple[R | None, BaseException | None]] = SimpleQueue()
+            future: Future[R] = Future()
 
             def call() -> None:
                 try:
-                    outcome.put((function(*args, **kwargs), None))
+                    future.set_result(function(*args, **kwargs))
                 except BaseException as error:  # noqa: BLE001 - it is raised again in the thread that waits
-                    outcome.put((None, error))
+                    future.set_exception(error)
 
             threading.Thread(target=call, name=what, daemon=True).start()
-            try:
-                result, error = outcome.get(timeout=limit_s)
-            except Empty:
-                in_a_row += 1
-                if in_a_row == most_in_a_row:
-                    in_a_row = 0
-                    raise _does_not_answer(most_in_a_row, what, limit_s) from None
-                raise TimeLimitError(f"not {what} within {limit_s:.0f} s") from None
-            in_a_row = 0
-            if error is not None:
-                raise error
-            return result  # type: ignore[return-value]
+            if wait([future], limit_s).done:
+                in_a_row = 0
+                return future.result()
+            in_a_row += 1
+            if in_a_row == most_in_a_row:
+                in_a_row = 0
+                raise DataError(
+                    f"{most_in_a_row} files in a row were not {what} within {limit_s:.0f} s",
+                    found="the disk, or the network that it is mounted over, does not answer",
+                    fix="check the mount, and run the same command again",
+                )
+            raise TimeLimitError(f"not {what} within {limit_s:.0f} s")
 
         return wrapped
 
     return decorate
-
-
-def _does_not_answer(count: int, what: str, limit_s: float) -> DataError:
-    return DataError(
-        f"{count} files in a row were not {what} within {limit_s:.0f} s",
-        found="the disk, or the network that it is mounted over, does not answer",
-        fix="check the mount, and run the same command again",
-    )

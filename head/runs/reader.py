@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Self, TypedDict
 
 from xfeat.featurize.errors import MismatchError, RunError, SpecError
 from xfeat.featurize.specs import FeatureSpec
+from xfeat.featurize.system.regular_files import read_regular
 from xfeat.featurize.typed_json import check_types, parse_json
 from xfeat.head.evaluation.assess import Calibration
 from xfeat.head.evaluation.metrics import Metrics
@@ -168,7 +169,7 @@ class Run:
         """
         file = self.folder / name
         try:
-            content = file.read_bytes()
+            content = read_regular(file)
         except OSError as error:
             what = f"{_SUBJECTS[name]} missing"
             raise RunError(what, path=file, found=error.strerror, fix="train the run again") from error

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from xfeat.export.cli.options import device_option
-from xfeat.featurize.console import COUNT, PATH, Printed, first_lines, json_option, progress_bar, warn
+from xfeat.featurize.console import COUNT, PATH, Printed, json_option, progress_bar, warn
 from xfeat.featurize.errors import DataError
-from xfeat.featurize.text import MAX_LISTED, aligned, shortened
+from xfeat.featurize.text import MAX_LISTED, aligned, first_ten, shortened
 from xfeat.serve.cli.options import THREADS, allow_unverified_option, model_option
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def predict(paths: tuple[Path, ...], model: Path, **settings: Any) -> Printed:
     predictions, skipped = split_results(results)
     reasons = [f"{image.path}: {image.reason}" for image in skipped]
     if not predictions:
-        raise DataError("none of the images could be classified", found="\n".join(first_lines(reasons)))
+        raise DataError("none of the images could be classified", found="\n".join(first_ten(reasons)))
     warn(f"skipped {reason}" for reason in reasons)
     return as_json(str(model), results), _as_table(predictions, predictor.metadata)
 

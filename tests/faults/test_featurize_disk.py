@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,6 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+
+from tests.faults.noise import draw_noise
 
 # Featurizes with an engine of many features; a first argument limits the size of any file this process writes.
 RUN = """
@@ -59,12 +60,7 @@ def run(data: Path, output: Path, limit: int = 0) -> subprocess.CompletedProcess
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    random = np.random.default_rng(0)
-    folder = tmp_path / "data"
-    folder.mkdir()
-    for index in range(40):
-        Image.fromarray(random.integers(0, 256, (40, 44), dtype=np.uint8)).save(folder / f"{index:03d}.png")
-    return folder
+    return draw_noise(tmp_path / "data", classes=())
 
 
 @pytest.fixture
@@ -134,7 +130,3 @@ def test_a_file_where_the_folder_should_be_is_one_message(data: Path, tmp_path: 
     (tmp_path / "file").touch()
     done = run(data, tmp_path / "file" / "features.h5")
     assert (done.returncode, done.stdout.split()[0]) == (1, "OutputError")
-
-
-def test_the_limit_of_this_process_is_untouched() -> None:
-    assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] == resource.RLIM_INFINITY

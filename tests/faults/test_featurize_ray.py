@@ -11,10 +11,10 @@ import sys
 import time
 from pathlib import Path
 
-import h5py
 import numpy as np
 import pytest
-from PIL import Image
+
+from tests.faults.noise import draw_noise, features_of
 
 pytestmark = [
     pytest.mark.slow,
@@ -47,14 +47,7 @@ main(sys.argv[1:])
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Draw 60 images of noise."""
-    random = np.random.default_rng(0)
-    folder = tmp_path_factory.mktemp("data")
-    for index in range(60):
-        path = folder / f"{index:03d}.png"
-        Image.fromarray(random.integers(0, 256, (40, 44), dtype=np.uint8)).save(path)
-        os.utime(path, (1_600_000_000, 1_600_000_000))
-    return folder
+    return draw_noise(tmp_path_factory.mktemp("data"), 60, classes=())
 
 
 @pytest.fixture(scope="module")
@@ -81,11 +74,6 @@ def run_here(data: Path, output: Path, environment: dict[str, str]) -> dict[str,
     assert done.returncode == 0, done.stderr
     told: dict[str, object] = json.loads(done.stdout)
     return told
-
-
-def features_of(path: Path) -> np.ndarray:
-    with h5py.File(path) as file:
-        return np.asarray(file["features"])
 
 
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGKILL], ids=["Ctrl-C", "SIGKILL to everything"])

@@ -10,10 +10,10 @@ import sys
 import time
 from pathlib import Path
 
-import h5py
 import numpy as np
 import pytest
-from PIL import Image
+
+from tests.faults.noise import draw_noise, features_of
 
 XFEAT = Path(sys.executable).with_name("xfeat")
 BACKBONE = ("--backbone", "efficientnet-lite0", "--size", "32")
@@ -80,20 +80,9 @@ print(killed, survived)
 """
 
 
-def draw_folder(root: Path, count: int = 40) -> Path:
-    """Draw images of noise, two classes, settled long ago."""
-    random = np.random.default_rng(0)
-    for index in range(count):
-        path = root / ("covid", "normal")[index % 2] / f"{index:03d}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(random.integers(0, 256, (40, 44), dtype=np.uint8)).save(path)
-        os.utime(path, (1_600_000_000, 1_600_000_000))
-    return root
-
-
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return draw_folder(tmp_path_factory.mktemp("data"))
+    return draw_noise(tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture(scope="module")
@@ -115,11 +104,6 @@ def reference(
 def xfeat(environment: dict[str, str], data: Path, output: Path, *more: str) -> subprocess.CompletedProcess[str]:
     command = [XFEAT, "featurize", data, "-o", output, *BACKBONE, *more]
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-
-
-def features_of(path: Path) -> np.ndarray:
-    with h5py.File(path) as file:
-        return np.asarray(file["features"])
 
 
 @pytest.mark.slow
@@ -208,7 +192,8 @@ def test_a_stopped_command_keeps_its_shard_and_says_how_to_go_on(
     said, problem = process.communicate(timeout=60)
     assert process.returncode == 130, problem
     assert said == ""
-    assert "run the same command again" in problem
+    assert "images are finished and stored in" in problem
+    assert "run the same command again: it resumes" in problem
     assert "Traceback" not in problem
     assert not output.exists()
     kept = len(list((tmp_path / "features.h5.parts").glob("*.npz")))

@@ -9,11 +9,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 
-from tests.faults.file_systems import compiled, lacking
+from tests.faults.conftest import lacking
+from tests.faults.noise import draw_noise
 
 BIN = Path(sys.executable).parent
 
@@ -82,24 +81,14 @@ QUICK = [row for row in ROWS if row.id in ("FLOCK-ENOLCK", "FSYNC_FOLDER-EINVAL"
 REST = [pytest.param(*row.values, id=row.id, marks=pytest.mark.slow) for row in ROWS if row not in QUICK]
 
 
-@pytest.fixture(scope="module")
-def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return compiled(tmp_path_factory.mktemp("shim"))
-
-
-def draw(folder: Path, count: int = 40) -> None:
-    """Draw images of noise, two classes."""
-    random = np.random.default_rng(0)
-    for index in range(count):
-        path = folder / ("covid", "normal")[index % 2] / f"{index:03d}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(random.integers(0, 256, (40, 44), dtype=np.uint8)).save(path)
+def start_user(root: Path, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    environment |= {"PYTHONPATH": str(Path(__file__).parents[2])}
+    command = [sys.executable, "-c", USER, str(root)]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=300)
 
 
 def run_user(root: Path, environment: dict[str, str]) -> tuple[list[str], list[str]]:
-    environment |= {"PYTHONPATH": str(Path(__file__).parents[2])}
-    command = [sys.executable, "-c", USER, str(root)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=300)
+    done = start_user(root, environment)
     assert done.returncode == 0, done.stderr
     warnings, left = json.loads(done.stdout.splitlines()[-1])
     return [line for line in warnings if "the file system of" in line], left
@@ -109,7 +98,7 @@ def run_user(root: Path, environment: dict[str, str]) -> tuple[list[str], list[s
 def test_what_a_file_system_lacks_is_done_without(
     library: Path, tmp_path: Path, name: str, number: str, said: str
 ) -> None:
-    draw(tmp_path / "data")
+    draw_noise(tmp_path / "data")
     code = getattr(errno, number)
     warnings, left = run_user(tmp_path, lacking(library, tmp_path, **{name: code}))
     assert len(warnings) == bool(said), warnings
@@ -118,7 +107,7 @@ def test_what_a_file_system_lacks_is_done_without(
 
 
 def test_a_file_system_without_anything(library: Path, tmp_path: Path) -> None:
-    draw(tmp_path / "data")
+    draw_noise(tmp_path / "data")
     lacks = {name: getattr(errno, numbers[0]) for name, numbers, _ in KINDS}
     warnings, left = run_user(tmp_path, lacking(library, tmp_path, **lacks))
     assert len(warnings) == sum(bool(said) for _, _, said in KINDS), warnings
@@ -127,11 +116,8 @@ def test_a_file_system_without_anything(library: Path, tmp_path: Path) -> None:
 
 def test_a_failing_disk_is_no_file_system_without_a_service(library: Path, tmp_path: Path) -> None:
     """A disk that reports an error on fsync has lost data; going on would be silent and wrong."""
-    draw(tmp_path / "data")
-    environment = lacking(library, tmp_path, FSYNC=errno.EIO)
-    command = [sys.executable, "-c", USER, str(tmp_path)]
-    environment |= {"PYTHONPATH": str(Path(__file__).parents[2])}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    draw_noise(tmp_path / "data")
+    done = start_user(tmp_path, lacking(library, tmp_path, FSYNC=errno.EIO))
     assert done.returncode == 1
     assert "OutputError" in done.stderr
     assert "the disk reports an error" in done.stderr
@@ -139,7 +125,7 @@ def test_a_failing_disk_is_no_file_system_without_a_service(library: Path, tmp_p
 
 @pytest.mark.slow
 def test_the_commands_on_a_file_system_without_anything(library: Path, tmp_path: Path) -> None:
-    draw(tmp_path / "data")
+    draw_noise(tmp_path / "data")
     lacks = {name: getattr(errno, numbers[-1]) for name, numbers, _ in KINDS}
     environment = lacking(library, tmp_path, **lacks)
     for command in (
@@ -147,7 +133,7 @@ def test_the_commands_on_a_file_system_without_anything(library: Path, tmp_path:
         ["xfeat", "verify", "features.h5"],
         ["xhead", "train", "--epochs", "3"],
         ["xexport", "onnx"],
-        ["xserve", "predict", "model.onnx", "data"],
+        ["xserve", "predict", "data"],
     ):
         done = subprocess.run(
             [BIN / command[0], *command[1:]],
@@ -164,7 +150,7 @@ def test_the_commands_on_a_file_system_without_anything(library: Path, tmp_path:
 @pytest.mark.slow
 def test_a_file_that_is_not_read_in_time_is_skipped(library: Path, tmp_path: Path) -> None:
     """The run ends although the read never does."""
-    draw(tmp_path / "data", 6)
+    draw_noise(tmp_path / "data", 6)
     done = featurize_stalled(library, tmp_path, "data/covid/002.png")
     assert done.returncode == 0, done.stderr
     assert "covid/002.png: not read within 3 s" in done.stdout + done.stderr
@@ -173,7 +159,7 @@ def test_a_file_that_is_not_read_in_time_is_skipped(library: Path, tmp_path: Pat
 
 @pytest.mark.slow
 def test_a_disk_that_does_not_answer_ends_the_run(library: Path, tmp_path: Path) -> None:
-    draw(tmp_path / "data", 40)
+    draw_noise(tmp_path / "data", 40)
     done = featurize_stalled(library, tmp_path, "data/normal")
     assert done.returncode == 1
     assert "8 files in a row were not read within 3 s" in done.stderr

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.file_systems import compiled, lacking
+from tests.faults.conftest import lacking
 
 # Takes a lock for some seconds. On a second machine, another process number says nothing: its namespace differs.
 HOLDER = """
@@ -37,11 +37,6 @@ try:
 except BusyError as busy:
     print(busy)
 """
-
-
-@pytest.fixture(scope="module")
-def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return compiled(tmp_path_factory.mktemp("shim"))
 
 
 @pytest.fixture(params=["with locks", "without locks"])

@@ -12,12 +12,13 @@ import pytest
 SOURCE = Path(__file__).with_name("file_system.c")
 
 
-def compiled(folder: Path) -> Path:
-    """Compile the shim into a folder; skip the test where that is impossible."""
+@pytest.fixture(scope="session")
+def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Compile the shim; skip the test where that is impossible."""
     compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
     if compiler is None:
         pytest.skip("no C compiler: the file systems of these tests are a C library")
-    library = folder / "file_system.so"
+    library = tmp_path_factory.mktemp("shim") / "file_system.so"
     command = [compiler, "-shared", "-fPIC", "-Wall", "-Wextra", "-o", library, SOURCE, "-ldl"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
