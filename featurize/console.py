@@ -22,8 +22,8 @@ from typing import Any, TypeVar
 import click
 
 from xfeat.featurize.errors import Interrupted, SpecError, XfeatError
+from xfeat.featurize.images.decoder_warnings import ignore_decoder_warnings
 from xfeat.featurize.system.atomic import no_temporary_folder
-from xfeat.featurize.system.decoder_warnings import ignore_decoder_warnings
 from xfeat.featurize.system.stop_signals import EXIT_INTERRUPTED, STOPPED, stop_on_signals
 from xfeat.featurize.system.streams import discard_stdout, prepare_streams
 from xfeat.featurize.text import printable, printable_lines

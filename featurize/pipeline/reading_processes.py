@@ -23,10 +23,10 @@ from numpy.typing import NDArray
 
 from xfeat.featurize.datasets.sources import ImageSource, open_source
 from xfeat.featurize.errors import DeviceError
+from xfeat.featurize.images.decoder_warnings import ignore_decoder_warnings
 from xfeat.featurize.pipeline.reading import ReadImage, is_among, read_image
 from xfeat.featurize.processes import ignoring_current_folder
 from xfeat.featurize.specs import FeatureSpec
-from xfeat.featurize.system.decoder_warnings import ignore_decoder_warnings
 from xfeat.featurize.system.user_cache import temporary_folder
 
 # Up to here threads suffice: a file holds the GIL for at most a tenth of its time.

@@ -260,7 +260,7 @@ assert before == (list(warnings.filters), Image.MAX_IMAGE_PIXELS, list(logging.g
 
 
 def test_a_command_ignores_warnings_of_pillow_and_no_others() -> None:
-    from xfeat.featurize.system.decoder_warnings import ignore_decoder_warnings
+    from xfeat.featurize.images.decoder_warnings import ignore_decoder_warnings
 
     with warnings.catch_warnings():
         warnings.simplefilter("error")
