@@ -60,18 +60,15 @@ def read_group_table(path: Path, images: Sequence[str], root: Path, *, read: Rea
         DataError: if the table cannot be read, a name fits several images, or an image has two groups.
     """
     table = read_table(path, ("path", "group"), read=read)
-    known = set(images)
-    found = _find(table, table.rows, root, known.__contains__, lambda: images)
+    found = _find(table, table.rows, root, set(images).__contains__, lambda: images)
     strangers = [row for row, file in zip(table.rows, found, strict=True) if not file]
-    if 0 < len(strangers) < len(table.rows):
-        count = f"{len(strangers)} of {len(table.rows)} rows"
-        logger.warning("%s: no image of the data set in %s: %s", path, count, _named(strangers, "path"))
-    group_of: dict[str, TableRow] = {}
-    for row, (file, *_) in ((row, file) for row, file in zip(table.rows, found, strict=True) if file):
-        first = group_of.setdefault(file, row)
-        if first.values["group"] != row.values["group"]:
-            raise _two_of(table, file, "group", first, row)
-    return {file: row.values["group"] for file, row in group_of.items()}
+    if len(strangers) < len(table.rows):
+        _warn(table, strangers, f"no image of the data set in {len(strangers)} of {len(table.rows)} rows")
+    rows = [row for row, file in zip(table.rows, found, strict=True) if file]
+    listed = [
+        ListedImage(file, "", "", row.values["group"]) for row, file in zip(rows, filter(None, found), strict=True)
+    ]
+    return {image.path: image.group for image in _once(table, rows, listed)}
 
 
 # Rows
@@ -84,6 +81,11 @@ def _named(rows: Iterable[TableRow], column: str) -> str:
 def _refuse(table: Table, rows: list[TableRow], column: str, what: str, fix: str) -> None:
     if rows:
         raise DataError(f"line {rows[0].line} {what}", path=table.path, found=_named(rows, column), fix=fix)
+
+
+def _warn(table: Table, rows: list[TableRow], what: str) -> None:
+    if rows:
+        logger.warning("%s: %s: %s", table.path, what, _named(rows, "path"))
 
 
 def _labelled(table: Table) -> tuple[list[TableRow], LeftOut]:
@@ -103,9 +105,7 @@ def _labelled(table: Table) -> tuple[list[TableRow], LeftOut]:
         "give each image one label, or remove these lines",
     )
     without = [row for row in table.rows if not row.values["label"]]
-    if without:
-        count = f"{len(without)} of {len(table.rows)} rows"
-        logger.warning("%s: no label in %s: %s", table.path, count, _named(without, "path"))
+    _warn(table, without, f"no label in {len(without)} of {len(table.rows)} rows")
     if len(without) == len(table.rows):
         return table.rows, []
     left_out = [(written_path(row.values["path"]), "no label in the table") for row in without]
@@ -152,23 +152,17 @@ def _once(table: Table, rows: list[TableRow], images: list[ListedImage]) -> list
         known, same = first.setdefault(image.path, (row, image))
         if same != image:
             differs = next(name for name in ("label", "split", "group") if getattr(same, name) != getattr(image, name))
-            raise _two_of(table, image.path, differs, known, row)
+            raise DataError(
+                f"lines {known.line} and {row.line} give {shorten(image.path)} two {differs}s",
+                path=table.path,
+                expected=f"one {differs} per image",
+                found=", ".join(f"line {one.line}: {shorten(one.values[differs]) or 'none'}" for one in (known, row)),
+                fix="remove the wrong line",
+            )
         if known is not row:
             again.append(row)
-    if again:
-        logger.warning("%s: repeated images count once, rows: %d: %s", table.path, len(again), _named(again, "path"))
+    _warn(table, again, f"repeated images count once, rows: {len(again)}")
     return [image for _, image in first.values()]
-
-
-def _two_of(table: Table, file: str, column: str, one: TableRow, other: TableRow) -> DataError:
-    found = ", ".join(f"line {row.line}: {shorten(row.values[column]) or 'none'}" for row in (one, other))
-    return DataError(
-        f"lines {one.line} and {other.line} give {shorten(file)} two {column}s",
-        path=table.path,
-        expected=f"one {column} per image",
-        found=found,
-        fix="remove the wrong line",
-    )
 
 
 # Files
@@ -197,16 +191,14 @@ def _locate(table: Table, rows: list[TableRow], root: Path) -> list[str]:
             found=_named(missing, "path"),
             fix="move the table into the folder of the images, or correct the paths",
         )
-    if missing:
-        count = f"{len(missing)} of {len(rows)} images"
-        logger.warning("%s: missing: %s: %s", table.path, count, _named(missing, "path"))
-    return [file[0] if file else written_path(row.values["path"]) for row, file in zip(rows, found, strict=True)]
+    _warn(table, missing, f"missing: {len(missing)} of {len(rows)} images")
+    return [file or written_path(row.values["path"]) for row, file in zip(rows, found, strict=True)]
 
 
 def _find(
     table: Table, rows: list[TableRow], root: Path, exists: Callable[[str], bool], files: Callable[[], Iterable[str]]
-) -> list[list[str]]:
-    """Find the files of rows; refuse names that are no files below ``root`` or can mean several."""
+) -> list[str]:
+    """Find each row's file, empty if missing; refuse names that are no files below ``root`` or mean several."""
     urls = [row for row in rows if is_url(row.values["path"])]
     outside = [row for row in rows if is_outside(row.values["path"], root)]
     move = f"move the table into the folder of the images, or write paths relative to {root}"
@@ -221,4 +213,4 @@ def _find(
                 found=", ".join(map(shorten, sorted(paths)[:4])),
                 fix="write the folder of each image, too",
             )
-    return found
+    return [paths[0] if paths else "" for paths in found]

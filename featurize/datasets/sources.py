@@ -214,24 +214,23 @@ class ZipSource:
             raise ImageError("encrypted in the archive")
         if info.file_size > MAX_FILE_BYTES:
             raise _too_large(info.file_size)
-        return self._unpack(info), _member_state(info)
-
-    @limited(_READ_LIMIT_S, "read", most_in_a_row=_MOST_IN_A_ROW)
-    def _unpack(self, info: zipfile.ZipInfo) -> bytes:
-        try:
-            with self._archive.open(info) as file:
-                # The size in the directory may be wrong: never unpack more than that.
-                return file.read(info.file_size + 1)
-        except _BROKEN as error:
-            raise ImageError(f"cannot be read from the archive: {error}") from error
+        # The size in the directory may be wrong: never unpack more than that.
+        return self._unpack(info, info.file_size + 1), _member_state(info)
 
     def head(self, path: str, size: int) -> bytes:
         """Return the first bytes of a member, at most ``size``; none if it cannot be read."""
         try:
-            with self._archive.open(self._members[path]) as file:
-                return file.read(size)
-        except (KeyError, *_BROKEN):
+            return self._unpack(self._members[path], size)
+        except ImageError:
             return b""
+
+    @limited(_READ_LIMIT_S, "read", most_in_a_row=_MOST_IN_A_ROW)
+    def _unpack(self, info: zipfile.ZipInfo, size: int) -> bytes:
+        try:
+            with self._archive.open(info) as file:
+                return file.read(size)
+        except _BROKEN as error:
+            raise ImageError(f"cannot be read from the archive: {error}") from error
 
 
 ImageSource = FolderSource | ZipSource

@@ -97,10 +97,9 @@ def read_table(path: Path, required: Sequence[str], optional: Sequence[str] = ()
         raise DataError(error.what, path=path, fix="check the path and its permissions") from error
     text = _decoded(path, content)
     declared = re.match(r'"?sep=([^\w\s"]|\t)"?[ \t]*(\r\n|\r|\n|$)', text, re.IGNORECASE)  # Excel's own first line
-    first = 1 if declared else 0
     text = text[declared.end() :] if declared else text
     separator = declared[1] if declared else _separator(text)
-    records = _records(path, text, separator, first)
+    records = _records(path, text, separator, line=1 if declared else 0)
     header = [_plain(name) for name in next(records, (0, [""]))[1]]
     columns = _choose_columns(path, header, required, optional)
     rows = []
@@ -163,10 +162,10 @@ def _decoded(path: Path, content: bytes) -> str:
 def _decoded_as_latin_1(path: Path, content: bytes, first_bad: int) -> str:
     """Decode a table that is not UTF-8, and say so. Windows means CP1252 by Latin-1, which has letters more."""
     line = _line_at(content[:first_bad].decode("latin-1"), first_bad)
-    mixed = [c for c in content.decode("utf-8", "surrogateescape") if ord(c) > 127 and not 0xDC80 <= ord(c) <= 0xDCFF]
-    if mixed:
+    others = [letter for letter in content.decode("utf-8", "ignore") if not letter.isascii()]
+    if others:
         raise DataError(
-            f"line {line} is not UTF-8, but other letters are ({mixed[0]})",
+            f"line {line} is not UTF-8, but other letters are ({others[0]})",
             path=path,
             expected="one encoding for the whole file",
             fix=_SAVE_AS_CSV,
@@ -190,15 +189,15 @@ def _line_at(text: str, position: int) -> int:
 
 def _separator(text: str) -> str:
     """Return the separator with which the most columns of the header are known; of several, with the most columns."""
-    headers = {}
-    for separator in _SEPARATORS:
+
+    def columns_of(separator: str) -> tuple[int, int]:
         try:
-            header = next(_records(Path(), text, separator), (0, [""]))[1]
+            _, header = next(_records(Path(), text, separator), (0, []))
         except DataError:  # quotation marks that only make sense with another separator
-            header = []
-        known = sum(bool(_called(header, column)) for column in _ALIASES)
-        headers[separator] = (known, len(header))
-    return max(headers, key=lambda separator: headers[separator])
+            return 0, 0
+        return sum(bool(_called(header, column)) for column in _ALIASES), len(header)
+
+    return max(_SEPARATORS, key=columns_of)
 
 
 def _records(path: Path, text: str, separator: str, line: int = 0) -> Iterator[tuple[int, list[str]]]:

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from tests.caches import write_made_up
+from tests.inputs.data_sets import make
 from xfeat.featurize.audit.class_names import name_findings
 from xfeat.featurize.datasets.layouts import NO_LABEL, NO_SPLIT, SPLITS, Dataset, list_images, open_dataset
 from xfeat.featurize.datasets.structure import split_of
@@ -20,14 +21,6 @@ from xfeat.featurize.errors import DataError, ImageError, SpecError
 from xfeat.head.reports.run_report import file_cautions
 
 CLASSES = ("covid", "normal")
-
-
-def make(root: Path, *names: str) -> Path:
-    for name in names:
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(b"only names count here")
-    return root
 
 
 def images_in(*folders: str) -> list[str]:

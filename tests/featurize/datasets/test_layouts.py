@@ -8,17 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.inputs.data_sets import make
 from xfeat.featurize.datasets.layouts import NO_SPLIT, Dataset, open_dataset
 from xfeat.featurize.errors import DataError, SpecError
-
-
-def touch(root: Path, *names: str) -> Path:
-    """Make empty files: nothing here reads images."""
-    for name in names:
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
-    return root
 
 
 def rows(dataset: Dataset) -> list[tuple[str, str, int]]:
@@ -28,20 +20,20 @@ def rows(dataset: Dataset) -> list[tuple[str, str, int]]:
 
 
 def test_hidden_and_other_files_are_no_images(tmp_path: Path) -> None:
-    touch(tmp_path, "covid/a.png", "covid/.hidden.png", ".git/x.png", "covid/notes.txt", "covid/._a.png")
+    make(tmp_path, "covid/a.png", "covid/.hidden.png", ".git/x.png", "covid/notes.txt", "covid/._a.png")
     assert rows(open_dataset(tmp_path)) == [("covid/a.png", "covid", NO_SPLIT)]
 
 
 def test_a_link_to_a_folder_is_followed_and_one_that_leads_back_is_not(tmp_path: Path) -> None:
-    data = touch(tmp_path / "data", "covid/a.png")
-    touch(tmp_path / "elsewhere", "b.png")
+    data = make(tmp_path / "data", "covid/a.png")
+    make(tmp_path / "elsewhere", "b.png")
     (data / "normal").symlink_to(tmp_path / "elsewhere")
     (data / "covid" / "loop").symlink_to(data)
     assert [entry.path for entry in open_dataset(data).entries] == ["covid/a.png", "normal/b.png"]
 
 
 def test_a_name_that_is_not_utf8_is_kept(tmp_path: Path) -> None:
-    touch(tmp_path, "covid/a.png")
+    make(tmp_path, "covid/a.png")
     try:
         (tmp_path / "covid" / b"\xff.png".decode("utf-8", "surrogateescape")).touch()
     except OSError:
@@ -52,7 +44,7 @@ def test_a_name_that_is_not_utf8_is_kept(tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_listed_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import os
 
-    touch(tmp_path, "covid/a.png", "locked/b.png")
+    make(tmp_path, "covid/a.png", "locked/b.png")
     scandir = os.scandir
 
     def refusing(path: str) -> object:
@@ -75,26 +67,26 @@ def test_a_missing_folder_says_which_layouts_there_are(tmp_path: Path) -> None:
 
 def test_an_empty_folder_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no images found"):
-        open_dataset(touch(tmp_path, "covid/readme.txt"))
+        open_dataset(make(tmp_path, "covid/readme.txt"))
 
 
 def test_an_image_as_data_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"expected: *a folder, a zip archive or a CSV file"):
-        open_dataset(touch(tmp_path, "a.png") / "a.png")
+        open_dataset(make(tmp_path, "a.png") / "a.png")
 
 
 # Classes and groups
 
 
 def test_classes_can_be_chosen_and_labels_follow(tmp_path: Path) -> None:
-    touch(tmp_path, "covid/a.png", "normal/b.png", "pneumonia/c.png")
+    make(tmp_path, "covid/a.png", "normal/b.png", "pneumonia/c.png")
     dataset = open_dataset(tmp_path, classes=["pneumonia", "covid"])
     assert rows(dataset) == [("covid/a.png", "covid", NO_SPLIT), ("pneumonia/c.png", "pneumonia", NO_SPLIT)]
 
 
 @pytest.mark.parametrize(("classes", "said"), [(["flu", "covid"], "no class called flu"), ([], "no classes are given")])
 def test_an_unknown_class_is_reported(tmp_path: Path, classes: list[str], said: str) -> None:
-    touch(tmp_path, "covid/a.png", "normal/b.png")
+    make(tmp_path, "covid/a.png", "normal/b.png")
     with pytest.raises(DataError, match=said):
         open_dataset(tmp_path, classes=classes)
 
@@ -105,12 +97,12 @@ def groups_of(dataset: Dataset) -> list[str]:
 
 @pytest.mark.parametrize(("expression", "expected"), [(r"p\d+", ["p1", "p1", "p2"]), (r"(\d+)-", ["1", "1", "2"])])
 def test_groups_come_from_an_expression(tmp_path: Path, expression: str, expected: list[str]) -> None:
-    touch(tmp_path, "covid/p1-1.png", "covid/p1-2.png", "covid/p2-1.png")
+    make(tmp_path, "covid/p1-1.png", "covid/p1-2.png", "covid/p2-1.png")
     assert groups_of(open_dataset(tmp_path, groups=expression)) == expected
 
 
 def test_images_without_a_group_are_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    touch(tmp_path, "covid/p1.png", "covid/x.png")
+    make(tmp_path, "covid/p1.png", "covid/x.png")
     with caplog.at_level(logging.WARNING):
         assert groups_of(open_dataset(tmp_path, groups=r"p\d")) == ["p1", ""]
     assert "1 of 2 images have no group" in caplog.text
@@ -128,11 +120,11 @@ def test_images_without_a_group_are_counted(tmp_path: Path, caplog: pytest.LogCa
 )
 def test_invalid_groups_are_reported(tmp_path: Path, groups: str, said: str) -> None:
     with pytest.raises((DataError, SpecError), match=said):
-        open_dataset(touch(tmp_path, "covid/a.png"), groups=groups)
+        open_dataset(make(tmp_path, "covid/a.png"), groups=groups)
 
 
 def test_an_unknown_class_of_a_manifest_names_the_manifest(tmp_path: Path) -> None:
-    touch(tmp_path, "a.png")
+    make(tmp_path, "a.png")
     (tmp_path / "m.csv").write_text("path,label\na.png,covid\n")
     with pytest.raises(DataError, match=r"m\.csv: no class called flu"):
         open_dataset(tmp_path / "m.csv", classes=["flu"])
@@ -151,7 +143,7 @@ def archive(path: Path, *names: str) -> Path:
 def test_an_archive_has_the_same_layouts_as_a_folder(tmp_path: Path) -> None:
     names = ("train/covid/a.png", "test/normal/b.png")
     packed = open_dataset(archive(tmp_path / "data.zip", *names, "train/covid/.x.png", "__MACOSX/train/covid/a.png"))
-    unpacked = open_dataset(touch(tmp_path / "data", *names))
+    unpacked = open_dataset(make(tmp_path / "data", *names))
     assert rows(packed) == rows(unpacked) == [("test/normal/b.png", "normal", 2), ("train/covid/a.png", "covid", 0)]
 
 
