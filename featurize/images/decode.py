@@ -13,13 +13,12 @@ from PIL import Image, ImageFile, TiffImagePlugin, UnidentifiedImageError
 
 from xfeat.featurize.errors import ImageError
 from xfeat.featurize.images.dicom.decode import decode_dicom
-from xfeat.featurize.images.dicom.header import is_dicom
-from xfeat.featurize.images.file_kinds import describe_kind, image_kind
+from xfeat.featurize.images.file_kinds import describe_kind, image_kind, is_dicom
 from xfeat.featurize.images.frames import choose_frame
 from xfeat.featurize.images.jpeg_headers import check_scans, read_jpeg_header
 from xfeat.featurize.images.kornia_png import decode_plain_png
 from xfeat.featurize.images.levels import DeepLevels, check_jpeg_2000, read_deep, to_8_bits
-from xfeat.featurize.images.limits import MAX_PIXELS, check_size
+from xfeat.featurize.images.limits import MAX_PIXELS, BoundedFile, check_size
 from xfeat.featurize.images.tiff_tags import check_tiff, correct_byte_order, layout_of, unsupported
 from xfeat.featurize.specs import PreprocessSpec
 from xfeat.featurize.system.time_limit import limited
@@ -104,7 +103,7 @@ def _open(data: bytes, spec: PreprocessSpec) -> ImageFile.ImageFile:
     if jpeg is not None and (jpeg.lossless or jpeg.bits != 8):
         compressed = "lossless JPEG" if jpeg.lossless else "JPEG"
         raise ImageError(f"{compressed} with {jpeg.bits} bits per channel: save it as PNG, or as JPEG with 8 bits")
-    image = Image.open(io.BytesIO(data), formats=(*FORMATS, *_heif_formats()))
+    image = Image.open(BoundedFile(data), formats=(*FORMATS, *_heif_formats()))
     check_size(*image.size)
     if jpeg is not None:
         check_scans(data, "JPEG", pixels=image.width * image.height)

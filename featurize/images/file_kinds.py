@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import codecs
 import re
+import struct
 from contextlib import suppress
-
-from xfeat.featurize.images.dicom.header import is_dicom
+from typing import Literal
 
 HEAD_BYTES = 512
 """So many bytes decide."""
@@ -63,6 +63,10 @@ _OTHERS = (
     (rb'(?i)\s*[{\[]\s*["{\[\]}]', "JSON"),
     (rb"\x7fELF|MZ", "program"),
 )
+# Source: DICOM PS3.5 6.2, value representations.
+_VRS = set(re.findall("..", "AEASATCSDADSDTFDFLISLOLTOBODOFOLOVOWPNSHSLSQSSSTSVTMUCUIULUNURUSUTUV"))
+_LONG_VRS = {"OB", "OD", "OF", "OL", "OV", "OW", "SQ", "SV", "UC", "UN", "UR", "UT", "UV"}
+_FIRST_GROUPS = {0x0002, 0x0008, 0x0010, 0x0018, 0x0020, 0x0028}
 
 
 def image_kind(head: bytes) -> str:
@@ -94,3 +98,33 @@ def describe_kind(head: bytes) -> str:
 
 def _first_match(table: tuple[tuple[bytes, str], ...], head: bytes) -> str:
     return next((name for pattern, name in table if re.match(pattern, head, re.DOTALL)), "")
+
+
+def is_dicom(data: bytes) -> bool:
+    """Tell whether bytes are a DICOM file.
+
+    Args:
+        data: at least the first 132 bytes of a file. Either ``DICM`` follows a preamble of 128 bytes, or the file
+            starts with its tags, as data sets without a file header do.
+    """
+    return data[128:132] == b"DICM" or _starts_with_tags(data, "little") or _starts_with_tags(data, "big")
+
+
+def _starts_with_tags(data: bytes, order: Literal["little", "big"]) -> bool:
+    """Tell whether data begin with two tags of DICOM's first groups in ascending order, and plausible lengths."""
+    position, previous = 0, (0, 0)
+    while position + 8 <= len(data):
+        tag = struct.unpack_from("<HH" if order == "little" else ">HH", data, position)
+        vr = data[position + 4 : position + 6].decode("latin-1")
+        explicit = vr in _VRS
+        length_at, width = (position + 4, 4) if not explicit else (position + 6, 2)
+        if vr in _LONG_VRS:
+            length_at, width = position + 8, 4
+        length = int.from_bytes(data[length_at : length_at + width], order)
+        first_groups = {2, 8} if previous == (0, 0) else _FIRST_GROUPS
+        if tag[0] not in first_groups or tag <= previous or (length % 2 and vr != "SQ") or length > 1 << 16:
+            return False
+        if previous != (0, 0):
+            return True
+        previous, position = tag, length_at + width + length
+    return previous != (0, 0) and len(data) >= 132

@@ -16,7 +16,10 @@ _FRAMES = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}
 _LOSSLESS = {0xC3, 0xC7, 0xCB, 0xCF, 0xF7}
 _SOS, _EOI, _APP0, _APP14 = 0xDA, 0xD9, 0xE0, 0xEE
 # In the data of a scan FF is followed by 00 or is a restart marker; anything else ends the scan.
-_NEXT_MARKER = re.compile(rb"\xff+[\x01-\xcf\xd8-\xfe]")
+_NEXT_MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")
+# A search holds the interpreter's lock: for a piece about 10 ms.
+_PIECE_BYTES = 1 << 20
+_MAX_SEGMENTS = 100_000
 # A progressive JPEG of 150 kB can have 2,000 scans, which take half a minute; cameras and editors write about ten.
 _MOST_SCANS = 100
 
@@ -105,10 +108,19 @@ def check_scans(data: bytes, kind: str, *, pixels: int) -> None:
 
 
 def _segments(data: bytes) -> Iterator[tuple[int, int]]:
-    """Yield each marker after the first, with the place of what follows it, up to the end of the image."""
+    """Yield each marker after the first, with the place of what follows it, up to the end of the image.
+
+    Raises:
+        ImageError: if there are more than 100,000; cameras write about ten.
+    """
     position = 2
-    while (found := _NEXT_MARKER.search(data, position)) is not None and data[found.end() - 1] != _EOI:
+    for _ in range(_MAX_SEGMENTS):
+        pieces = range(position, len(data), _PIECE_BYTES)
+        found = next(filter(None, (_NEXT_MARKER.search(data, at, at + _PIECE_BYTES + 1) for at in pieces)), None)
+        if found is None or data[found.end() - 1] == _EOI:
+            return
         position = found.end()
         yield data[position - 1], position
         # A segment starts with its length; a damaged one of less than 2 must not stop the walk.
         position += max(2, int.from_bytes(data[position : position + 2], "big"))
+    raise ImageError(f"JPEG of more than {_MAX_SEGMENTS} segments")

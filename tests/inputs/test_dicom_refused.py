@@ -26,7 +26,7 @@ from tests.inputs.test_dicom_colour import COLOUR, YBR
 from xfeat.featurize.datasets.layouts import open_dataset
 from xfeat.featurize.errors import ImageError
 from xfeat.featurize.images.decode import decode
-from xfeat.featurize.images.dicom.header import is_dicom
+from xfeat.featurize.images.file_kinds import is_dicom
 from xfeat.featurize.specs import PreprocessSpec
 
 pytestmark = pytest.mark.filterwarnings("ignore")

@@ -30,7 +30,7 @@ from tests.inputs.test_dicom import (
 )
 from tests.inputs.test_dicom_colour import COLOUR, IN_COLOUR
 from xfeat.featurize.errors import ImageError
-from xfeat.featurize.images.dicom.header import is_dicom
+from xfeat.featurize.images.file_kinds import is_dicom
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 WINDOWS = [(2048, 1000), (500, 200), (2048, 20000), (-100, 50), (9000, 100), (2048.5, 1), (2000, 1.5), (100, 4096)]

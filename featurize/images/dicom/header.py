@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import io
 import math
-import re
-import struct
 import zlib
 from collections.abc import MutableSequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from xfeat.featurize.errors import ImageError
 from xfeat.featurize.images.frames import frame_number
@@ -20,10 +18,6 @@ if TYPE_CHECKING:
 
 GREY = ("MONOCHROME1", "MONOCHROME2")
 COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_RCT", "YBR_ICT")
-# Source: DICOM PS3.5 6.2, value representations.
-_VRS = set(re.findall("..", "AEASATCSDADSDTFDFLISLOLTOBODOFOLOVOWPNSHSLSQSSSTSVTMUCUIULUNURUSUTUV"))
-_LONG_VRS = {"OB", "OD", "OF", "OL", "OV", "OW", "SQ", "SV", "UC", "UN", "UR", "UT", "UV"}
-_FIRST_GROUPS = {0x0002, 0x0008, 0x0010, 0x0018, 0x0020, 0x0028}
 PIXEL_DATA = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 # Of the two places that give a frame of an enhanced multi-frame file its own tags.
 _FRAME_GROUPS = ("PixelValueTransformationSequence", "FrameVOILUTSequence")
@@ -73,36 +67,6 @@ class Layout:
         """Return the size of a frame that is not compressed."""
         samples = 2 if self.photometric == "YBR_FULL_422" else self.samples
         return self.rows * self.columns * samples * self.allocated
-
-
-def is_dicom(data: bytes) -> bool:
-    """Tell whether bytes are a DICOM file.
-
-    Args:
-        data: at least the first 132 bytes of a file. Either ``DICM`` follows a preamble of 128 bytes, or the file
-            starts with its tags, as data sets without a file header do.
-    """
-    return data[128:132] == b"DICM" or _starts_with_tags(data, "little") or _starts_with_tags(data, "big")
-
-
-def _starts_with_tags(data: bytes, order: Literal["little", "big"]) -> bool:
-    """Tell whether data begin with two tags of DICOM's first groups in ascending order, and plausible lengths."""
-    position, previous = 0, (0, 0)
-    while position + 8 <= len(data):
-        tag = struct.unpack_from("<HH" if order == "little" else ">HH", data, position)
-        vr = data[position + 4 : position + 6].decode("latin-1")
-        explicit = vr in _VRS
-        length_at, width = (position + 4, 4) if not explicit else (position + 6, 2)
-        if vr in _LONG_VRS:
-            length_at, width = position + 8, 4
-        length = int.from_bytes(data[length_at : length_at + width], order)
-        first_groups = {2, 8} if previous == (0, 0) else _FIRST_GROUPS
-        if tag[0] not in first_groups or tag <= previous or (length % 2 and vr != "SQ") or length > 1 << 16:
-            return False
-        if previous != (0, 0):
-            return True
-        previous, position = tag, length_at + width + length
-    return previous != (0, 0) and len(data) >= 132
 
 
 def import_pydicom() -> Any:
