@@ -12,9 +12,10 @@ from PIL import Image
 pytest.importorskip("pydicom", reason="needs the extra dicom")
 pytest.importorskip("imagecodecs", reason="needs the extra dicom")
 
+import imagecodecs
 import pydicom
 
-from tests.inputs.dicom_files import compressed, dataset, dicom_file, to_bytes
+from tests.inputs.dicom_files import SYNTAXES, compressed, dataset, dicom_file, put_streams, to_bytes
 from tests.inputs.test_dicom import PICTURE, shown
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -62,6 +63,14 @@ def by_colour_plane(values: np.ndarray, **tags: Any) -> bytes:
     return dicom_file(np.moveaxis(values, -1, 0).reshape(values.shape), "RGB", PlanarConfiguration=1, **tags)
 
 
+def with_bits_allocated() -> bytes:
+    """Return 12 bits in JPEG 2000 data that say 16."""
+    values = np.rint(COLOUR * (4095 / 255)).astype(np.uint16)
+    picture = dataset(values, "RGB")
+    put_streams(picture, "jpeg2000", [imagecodecs.jpeg2k_encode(values, level=0, reversible=True, codecformat="j2k")])
+    return to_bytes(picture, SYNTAXES["jpeg2000"])
+
+
 IN_COLOUR = {
     "RGB": (lambda: dicom_file(COLOUR, "RGB"), 0),
     "RGB by plane": (lambda: by_colour_plane(COLOUR), 0),
@@ -83,6 +92,7 @@ IN_COLOUR = {
     "JPEG-LS": (lambda: compressed("jpeg-ls", [COLOUR], "RGB"), 0),
     "JPEG 2000": (lambda: compressed("jpeg2000", [COLOUR], "YBR_RCT"), 0),
     "JPEG 2000 with a wrong tag": (lambda: compressed("jpeg2000", [COLOUR], "YBR_FULL"), 0),
+    "JPEG 2000 of 12 bits that says 16": (with_bits_allocated, 1),
     "HTJ2K": (lambda: compressed("htj2k", [COLOUR], "RGB"), 0),
     "palette of 16 bits": (lambda: palette(PICTURE, 16), 0),
     "palette of 8 bits": (lambda: palette(PICTURE, 8), 0),

@@ -116,8 +116,8 @@ def _decode_stream(codecs: Any, data: bytes, syntax: str, name: str, layout: Lay
         values = (values.astype(np.int64) + 2 ** (bits - 1)).astype(f"u{values.dtype.itemsize}")
     elif layout.signed and not header.signed:  # the bits of a negative value come as a large one
         values, bits = values.view(f"i{values.dtype.itemsize}"), min(bits, layout.stored)
-    elif syntax in _LOSSLESS:
-        bits = min(bits, layout.stored)
+    elif syntax in _LOSSLESS or (not layout.signed and values.max() < 2**layout.stored):
+        bits = min(bits, layout.stored)  # some encoders state the bits allocated
     # What the data say of their colour counts more than the tag, as in pydicom and dcmtk; lossless data keep the tag.
     return Frame(values, bits, bits - 1, ybr=layout.photometric in _YBR if header.ybr is None else header.ybr)
 
