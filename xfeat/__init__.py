@@ -1,7 +1,6 @@
 """Image classifiers from a frozen EfficientNet: featurize, head, export, serve."""
 
 import os
-import signal
 import sys
 
 from xfeat.featurize.system.privacy import turn_off_telemetry
@@ -9,6 +8,8 @@ from xfeat.featurize.system.privacy import turn_off_telemetry
 turn_off_telemetry()  # here, since every command, worker and import of this package begins with this file
 
 # Ctrl-C while a program is still importing its modules: no traceback. Its commands have handlers of their own.
-_is_program = os.path.basename("".join(sys.argv[:1])) in ("xfeat", "xhead", "xexport", "xserve")
-if _is_program and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+if os.path.basename("".join(sys.argv[:1])) in ("xfeat", "xhead", "xexport", "xserve"):
+    import signal  # not above: with python -m xfeat, it could still be a file of the current folder
+
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
