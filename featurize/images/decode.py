@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import io
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
@@ -26,6 +25,8 @@ from xfeat.featurize.system.time_limit import limited
 # As in the tutorial: of an image whose end is missing, the part that is there is used. Pillow's plugins read this
 # variable of the module, and there is no setting per image.
 ImageFile.LOAD_TRUNCATED_IMAGES = True
+# For each Pillow copies up to a megabyte.
+_MOST_COMMENTS = 1000
 
 FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "GIF", "JPEG2000", "PPM", "AVIF")
 DEFAULT_SPEC = PreprocessSpec()
@@ -105,6 +106,8 @@ def _open(data: bytes, spec: PreprocessSpec) -> ImageFile.ImageFile:
         raise ImageError(f"{compressed} with {jpeg.bits} bits per channel: save it as PNG, or as JPEG with 8 bits")
     image = Image.open(BoundedFile(data), formats=(*FORMATS, *_heif_formats()))
     check_size(*image.size)
+    if image.format == "PPM" and image.tile[0].codec_name == "ppm_plain" and data.count(b"#") > _MOST_COMMENTS:
+        raise ImageError(f"PPM of more than {_MOST_COMMENTS} comments")
     if jpeg is not None:
         check_scans(data, "JPEG", pixels=image.width * image.height)
     choose_frame(image, data, spec.frames)

@@ -42,7 +42,7 @@ OWN_HOSTS = [
         "[::1]:8000",
         "[fe80::1]",
     ),
-    *("xserve", "xserve:8000", "server.local", "xfeat.ns.svc.internal", "a.localhost"),
+    *("[fe80::1]", "xserve", "xserve:8000", "server.local", "xfeat.ns.svc.internal", "a.localhost"),
 ]
 OTHER_HOSTS = [
     *("evil.example", "evil.example:8000", "localhost.evil.example", "127.0.0.1.evil.example", "evil.example."),

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import re
 import socket
 import tracemalloc
 
 import pytest
+from PIL import Image
 from starlette.exceptions import HTTPException
 
 from xfeat.serve.http.protocol.requests import parse_request
@@ -198,3 +200,31 @@ def test_costly_forms_are_refused(client, kind):
     reply = client.post("/predict", content=content, headers={"content-type": "multipart/form-data; boundary=b"})
     assert (reply.status_code, words in reply.json()["error"]) == (status, True), reply.text
     assert client.get("/health").status_code == 200
+
+
+def picture(kind):
+    file = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(file, kind)
+    return file.getvalue()
+
+
+JPEG, GIF = picture("JPEG"), picture("GIF")
+PIECES = 3 << 20
+IMAGES = {
+    "JPEG of fill bytes": (JPEG[:2] + b"\xff" * PIECES, "too many small pieces"),
+    "JPEG of fill bytes before a segment": (JPEG[:2] + b"\xff" * PIECES + JPEG[2:], "too many small pieces"),
+    "JPEG of zeros between segments": (JPEG[:2] + b"\xff\x00" * PIECES + JPEG[2:], "too many small pieces"),
+    "JPEG of empty segments": (JPEG[:2] + b"\xff\xe5\x00\x02" * 100_001 + JPEG[2:], "more than 100000 segments"),
+    "GIF of empty comments": (GIF[:-1] + b"\x21\xfe\x00" * PIECES + GIF[-1:], "too many small pieces"),
+    "PPM of comments": (b"P3\n9 9 255\n" + b"#\n" * PIECES, "more than 1000 comments"),
+    "a line of pixels": (b"P5 65536 1 255\n" + bytes(65536), "65535 pixels on a side"),
+}
+
+
+@pytest.mark.parametrize("kind", IMAGES)
+def test_image_files_of_endless_small_parts_end_soon(client, kind):
+    """Each took from ten seconds to for ever, some of them without letting anybody else be answered."""
+    content, words = IMAGES[kind]
+    reply = client.post("/predict", content=content, headers={"content-type": "image/png"})
+    assert client.get("/health").status_code == 200
+    assert (reply.status_code, words in reply.text) == (422, True), reply.text
