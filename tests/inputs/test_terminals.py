@@ -128,6 +128,8 @@ def test_every_way_out_escapes_names(kind: str, capsys: pytest.CaptureFixture[st
         "warning": lambda: console.warn([f"skipped {name}: no image"]),
         "log": lambda: console.logging.getLogger("xfeat.test").warning("%s: %d, %s", Path(name), 3, name),
         "error": lambda: console.say(f"error: {DataError('no image', path=name, found=listed([name]))}"),
+        "expected": lambda: console.say(str(DataError("no image", expected=f"the image {name}"))),
+        "fix": lambda: console.say(str(DataError("no image", fix=f"xfeat featurize {name}"))),
         "list": lambda: console.say("\n".join(first_ten([name]))),
     }
     for way, leave in ways.items():
