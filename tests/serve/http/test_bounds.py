@@ -130,6 +130,11 @@ def converse(client, parts, *, limit=20 << 20):
 CHUNKED = b"POST /preview HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
 ENDLESS = {
     "headers": (b"GET / HTTP/1.1\r\nHost: x\r\n", b"X-A: b\r\n" * 1000, b"larger than 64 KiB"),
+    "headers of a second request": (
+        b"GET /health HTTP/1.1\r\nHost: x\r\n\r\nGET / HTTP/1.1\r\nHost: x\r\n",
+        b"X-A: b\r\n" * 1000,
+        b"larger than 64 KiB",
+    ),
     "one header": (b"GET / HTTP/1.1\r\nHost: x\r\nX-A: ", b"a" * 8000, b"larger than 64 KiB"),
     "address": (b"GET /", b"a" * 8000, b"larger than 64 KiB"),
     "trailers": (CHUNKED + b"1\r\na\r\n0\r\n", b"X-A: b\r\n" * 1000, b"larger than 64 KiB"),

@@ -233,22 +233,8 @@ def test_a_client_that_never_finishes_its_headers_is_disconnected(predictor, tin
         assert client.post("/predict", files=upload(("a.png", tiny.draw((1, 1, 1))))).status_code == 200
 
 
-@pytest.mark.parametrize("before", [b"", b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"])
-def test_endless_headers_are_rejected_before_they_fill_the_memory(client, before):
-    with socket.create_connection((client.base_url.host, client.base_url.port), timeout=30) as flooding:
-        if before:
-            flooding.sendall(before)
-            assert flooding.recv(10000).startswith(b"HTTP/1.1 200 ")
-        flooding.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n")
-        with contextlib.suppress(ConnectionError):
-            for number in range(20_000):
-                flooding.sendall(b"X-%d: %s\r\n" % (number, b"y" * 100))
-            pytest.fail("two megabytes of headers were taken")
-    assert client.get("/health").status_code == 200
-
-
 @pytest.mark.parametrize("where", ["header", "url"])
-@pytest.mark.parametrize("size", [66, 100, 128])
+@pytest.mark.parametrize("size", [66, 128])
 def test_headers_over_64_kib_are_rejected_even_in_one_piece(client, size, where):
     filler = b"y" * (size * 1024)
     url, header = (b"/health?" + filler, b"y") if where == "url" else (b"/health", filler)

@@ -57,15 +57,6 @@ def test_json_tensors_are_answered_with_all_outputs_and_the_id(whole, serve_mode
     np.testing.assert_allclose(outputs["ood"]["data"], np.mean(COLOURS, axis=1) / 255, atol=1e-6)
 
 
-def test_nested_data_is_the_same_as_flat_data(client):
-    array = pixels_of(COLOURS[:2])
-    flat, nested = (
-        client.post(INFER, json={"inputs": [tensor(array, data=data)]}).json()
-        for data in (array.ravel().tolist(), array.tolist())
-    )
-    assert flat["outputs"] == nested["outputs"]
-
-
 def test_pixels_of_another_size_are_resized_like_a_file_with_the_same_pixels(client, tiny):
     """The reference is the preprocessing that caching uses, on a picture whose halves differ."""
     import io

@@ -65,18 +65,6 @@ def test_a_request_without_image_files_is_an_error_with_a_message(client, reques
     assert list(reply.json()) == ["error"]
 
 
-def test_a_part_without_a_file_name_is_a_file_too(client, tiny):
-    reply = client.post("/predict", files=upload((None, tiny.draw((255, 0, 0))), (None, b"text")))
-    assert [image["path"] for image in reply.json()["predictions"]] == ["image 1"]
-    assert [image["path"] for image in reply.json()["skipped"]] == ["image 2"]
-
-
-def test_wrong_methods_and_paths_are_errors_of_the_same_form(client):
-    for reply, status in ((client.get("/predict"), 405), (client.get("/nothing"), 404)):
-        assert reply.status_code == status
-        assert list(reply.json()) == ["error"]
-
-
 def test_a_declared_size_over_the_limit_is_413_before_the_body_arrives(predictor, serve_model):
     with serve_model(predictor, max_body_bytes=1000) as client:
         with socket.create_connection((client.base_url.host, client.base_url.port), timeout=30) as connection:
