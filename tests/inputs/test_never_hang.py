@@ -200,7 +200,7 @@ def link_to_itself(root: Path) -> None:
         (link_to_grandparent_outside, 1, 1),
         (links_to_each_other, 2, 4),
         (fan, 12, 12 * 13),
-        (doubling, 40, 400),
+        pytest.param(doubling, 40, 400, marks=pytest.mark.slow),
         (link_to_itself, 1, 1),
     ],
 )

@@ -141,6 +141,7 @@ def test_every_way_out_escapes_names(kind: str, capsys: pytest.CaptureFixture[st
         assert not any(line.startswith("forged") for line in text.splitlines()), way
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("encoding", ENCODINGS)
 @pytest.mark.parametrize("command", ["xfeat info bad.h5", "xfeat info missing\x1b[2J.h5"])
 def test_a_command_prints_in_any_encoding(folder: Path, command: str, encoding: str) -> None:
@@ -152,6 +153,7 @@ def test_a_command_prints_in_any_encoding(folder: Path, command: str, encoding: 
     assert b"Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "command",
     ["xhead train --features bad.h5 --epochs 1 --runs {tmp}", "xhead compare --runs runs"],
@@ -162,6 +164,7 @@ def test_what_heads_print_is_in_any_encoding(folder: Path, tmp_path: Path, comma
     assert unprintable(done.stdout.decode("ascii")) == set()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("encoding", ["ascii", "cp1252", "utf-8"])
 def test_json_is_json_in_any_encoding(folder: Path, encoding: str) -> None:
     done = run(folder, "xfeat info bad.h5 --json", PYTHONIOENCODING=encoding)
@@ -179,6 +182,7 @@ STREAMS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stream", STREAMS)
 @pytest.mark.parametrize(
     "command", ["xfeat info bad.h5", "PYTHONUNBUFFERED=1 xfeat info bad.h5", "python -m xfeat info -h"]
@@ -193,6 +197,7 @@ def test_a_stream_that_cannot_be_written_is_no_traceback(folder: Path, command: 
         assert b"cannot write the output: No space left on device" in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stream", ["all closed", "stderr full", "a pipe nobody reads"])
 def test_the_work_is_done_whether_or_not_anybody_listens(folder: Path, tmp_path: Path, stream: str) -> None:
     before = (folder / "bad.h5").read_bytes()
@@ -202,6 +207,7 @@ def test_the_work_is_done_whether_or_not_anybody_listens(folder: Path, tmp_path:
     assert (folder / "bad.h5").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_arguments_are_escaped_in_messages_about_usage(folder: Path) -> None:
     done = run(folder, f"xfeat info {shlex.quote(chr(27) + '[2J')} {shlex.quote('b' + chr(10) + 'Error: c')} ü 2>&1")
     assert b"arguments (b\\nError: c" in done.stdout
@@ -214,6 +220,7 @@ def on_terminal(folder: Path, command: str, columns: int, **environment: str) ->
     main, terminal = pty.openpty()
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
     own = {**os.environ, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "TERM": "xterm", **environment}
+    own.pop("COLUMNS", None)  # as pytest's processes may set it; the terminal has a size of its own
     process = subprocess.Popen(
         shlex.split(command), cwd=folder, env=own, stdin=terminal, stdout=terminal, stderr=terminal
     )
@@ -229,6 +236,7 @@ def on_terminal(folder: Path, command: str, columns: int, **environment: str) ->
     return written.decode()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("columns", "command"),
     [
@@ -247,6 +255,7 @@ def test_tables_fit_the_terminal(folder: Path, tmp_path: Path, command: str, col
     assert all(columns_of([line]) <= columns for line in tables), tables
 
 
+@pytest.mark.slow
 def test_no_color_and_a_terminal_without_a_cursor_get_plain_lines(folder: Path, tmp_path: Path) -> None:
     train = f"xhead train --features many.h5 --epochs 3 --runs {tmp_path}"
     with_bar = on_terminal(folder, f"{train} --name a", 80, NO_COLOR="1")
@@ -256,6 +265,7 @@ def test_no_color_and_a_terminal_without_a_cursor_get_plain_lines(folder: Path, 
     assert "\x1b" not in on_terminal(folder, "xhead compare --runs runs", 80, FORCE_COLOR="1")
 
 
+@pytest.mark.slow
 def test_of_200_classes_the_important_ones_are_printed_and_all_are_in_the_files(folder: Path, tmp_path: Path) -> None:
     done = run(folder, f"xhead train --features many.h5 --epochs 1 --runs {tmp_path} --name run")
     text = done.stdout.decode()
@@ -333,6 +343,7 @@ def test_help_is_ascii(program: click.Group) -> None:
         assert command.get_help(click.Context(command, parent=context, info_name=name)).isascii(), name
 
 
+@pytest.mark.slow
 def test_a_real_folder_with_names_that_move_the_cursor(lite0_at_32: None, tmp_path: Path) -> None:
     for split in ("train", "valid", "test"):
         for number, name in enumerate(("a\x1b[2Jb", "Käse")):

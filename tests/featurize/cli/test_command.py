@@ -117,7 +117,7 @@ def test_skipped_images_are_named_in_the_summary_and_in_the_cache(
     whole = art.encoded(art.pixels_of(9, 200, 200), "JPEG")
     (data / "covid/cut.jpg").write_bytes(whole[: len(whole) // 2])
     done = xfeat("featurize", data, *LITE0)
-    assert "warning: skipped covid/notes.jpg: not a JPEG" in done.stderr
+    assert "warning: skipped covid/notes.jpg: text, not a JPEG" in done.stderr
     assert "warning: covid/cut.jpg is truncated" in done.stderr
     assert "skipped 1" in done.stdout
     assert "covid/notes.jpg" in xfeat("info").stdout
@@ -156,7 +156,7 @@ def test_names_that_are_not_utf8_can_be_shown(xfeat: Xfeat, data: Path) -> None:
     except OSError:
         pytest.skip("this file system takes UTF-8 names only")
     xfeat("featurize", data, *LITE0)
-    assert ".jpg: not a JPEG" in xfeat("info").stdout
+    assert ".jpg: text, not a JPEG" in xfeat("info").stdout
     assert as_json(xfeat("info", "--json"))["skipped"][0]["path"] == "covid/\udcff.jpg"
 
 

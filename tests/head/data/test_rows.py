@@ -228,10 +228,12 @@ def test_never_more_than_a_buffer_is_read_at_a_time(make_cache: MakeCache, monke
     assert sum(sizes) == 2 * (200 + 60)
 
 
-def test_values_that_are_not_finite_are_named_when_they_are_read(make_cache: MakeCache) -> None:
+def test_values_that_are_not_finite_are_named_when_they_are_read(make_cache: MakeCache, tmp_path: Path) -> None:
     features = half(60)
     features[33, 4] = np.inf
-    cache = make_cache(sizes=(60,), features=features)
+    with pytest.raises(CacheError, match=r"0033\.png"):
+        make_cache(sizes=(60,), features=features)
+    cache = FeatureCache.open(tmp_path / "features.h5", check=False)
     with pytest.raises(CacheError, match=r"0033\.png"):
         fit_head(SMALL, TrainSpec(epochs=1), stored(cache, np.arange(60)), None, classes=2)
     with pytest.raises(CacheError, match=r"0033\.png"):

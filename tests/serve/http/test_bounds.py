@@ -61,6 +61,7 @@ COSTLY = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", COSTLY)
 def test_costly_json_is_refused_in_memory_of_a_few_times_its_size(kind):
     body, status, words = COSTLY[kind]
@@ -76,6 +77,7 @@ def test_costly_json_is_refused_in_memory_of_a_few_times_its_size(kind):
     assert peak < 20 * len(body) + (16 << 20)
 
 
+@pytest.mark.slow
 def test_what_stands_for_a_long_value_cannot_be_used_for_another():
     """An error message shows it. With it, 64 images could share one text, which would be decoded 64 times."""
     with pytest.raises(HTTPException) as refused:
@@ -86,6 +88,7 @@ def test_what_stands_for_a_long_value_cannot_be_used_for_another():
         parse_request(tensor(data, b"[2]", b"BYTES"), b"", 64)
 
 
+@pytest.mark.slow
 def test_a_large_image_in_json_needs_memory_of_a_few_times_its_size():
     side = 590
     body = tensor(many(b"200", 4 * side * side * 3), b"[1,%d,%d,3]" % (side, side))
@@ -103,6 +106,7 @@ def client(fuzz_client):
     return fuzz_client
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", COSTLY)
 def test_others_are_answered_after_costly_json(client, kind):
     body, status, words = COSTLY[kind]
@@ -145,6 +149,7 @@ ENDLESS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ENDLESS)
 def test_nothing_beside_a_body_may_be_endless(client, kind):
     start, more, words = ENDLESS[kind]
@@ -154,6 +159,7 @@ def test_nothing_beside_a_body_may_be_endless(client, kind):
     assert client.get("/health").status_code == 200
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("sent", "words"),
     [
@@ -173,6 +179,7 @@ def test_what_is_not_http_is_400_with_the_reason_and_the_security_headers(client
         assert header in head
 
 
+@pytest.mark.slow
 def test_a_key_in_a_trailer_is_no_key(predictor, serve_model):
     with serve_model(predictor, api_key="key") as client:
         for key, status in (("", b"401"), ("Authorization: Bearer key\r\n", b"401")):
@@ -180,6 +187,7 @@ def test_a_key_in_a_trailer_is_no_key(predictor, serve_model):
             assert converse(client, [sent]).split(b" ", 2)[1] == status
 
 
+@pytest.mark.slow
 def test_trailers_that_are_short_are_allowed(client, tiny):
     picture = tiny.draw((1, 2, 3))
     sent = CHUNKED + b"%x\r\n%s\r\n0\r\nX-Checksum: 1\r\n\r\n" % (len(picture), picture)
@@ -199,6 +207,7 @@ FORMS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", FORMS)
 def test_costly_forms_are_refused(client, kind):
     content, status, words = FORMS[kind]
@@ -226,6 +235,7 @@ IMAGES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", IMAGES)
 def test_image_files_of_endless_small_parts_end_soon(client, kind):
     """Each took from ten seconds to for ever, some of them without letting anybody else be answered."""

@@ -29,7 +29,7 @@ def test_the_page_shows_predictions_heatmap_warning_table_and_reasons(write_mode
         dark, bright, broken = [await browser.text(f".card:nth-child({at})") for at in (1, 2, 3)]
         assert "No sign of being out of distribution" in dark
         assert "Do not rely on this prediction" in bright
-        assert "No prediction: not a JPEG" in broken
+        assert "No prediction: text, not a JPEG" in broken
         await browser.until("document.querySelector('.card .heat').naturalWidth === 32")
         assert await browser.value("getComputedStyle(document.querySelector('.card .heat')).opacity") == "0.5"
         await browser.value("document.body.dispatchEvent(new KeyboardEvent('keydown', {key: 'h', bubbles: true}))")

@@ -133,7 +133,7 @@ def test_the_page_shows_and_classifies_images_that_the_browser_cannot_decode(pre
         decisions = "[...document.querySelectorAll('.decision')].map((each) => each.innerText)"
         chest, scan, notes = await browser.value(decisions)
         assert chest == scan
-        assert notes.startswith("No prediction: not a JPEG")
+        assert notes.startswith("No prediction: text, not a JPEG")
 
     with serve_model(predictor) as client:
         browse(str(client.base_url), visit)
