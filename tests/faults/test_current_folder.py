@@ -79,6 +79,7 @@ def trapped(made_once: MadeOnce, lite0_at_32: None) -> Path:
     return made_once("trapped", make)
 
 
+@pytest.mark.slow
 def test_decoding_processes_and_the_drawing_process(trapped: Path) -> None:
     assert (trapped / "runs/run/report.html").is_file()
 

