@@ -149,7 +149,7 @@ def count_left_out(left_out: LeftOut) -> dict[str, Any]:
     for name, reason in sorted(left_out):
         entry = counted.setdefault(reason, {"files": 0, "suffixes": Counter(), "example": name})
         entry["files"] += 1
-        entry["suffixes"][PurePosixPath(name).suffix.lower() or "none"] += 1
+        entry["suffixes"][PurePosixPath(name).suffix.lower() or "without suffix"] += 1
     return {reason: {**entry, "suffixes": dict(entry["suffixes"].most_common())} for reason, entry in counted.items()}
 
 
