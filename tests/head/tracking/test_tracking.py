@@ -317,8 +317,8 @@ def test_a_store_that_fails_is_a_warning_and_does_not_stop_the_training(
 
     reached = mlflow_tracker.MlflowTracker._find_experiment
 
-    def reached_once(tracker: mlflow_tracker.MlflowTracker) -> str:
-        found = reached(tracker)
+    def reached_once(tracker: mlflow_tracker.MlflowTracker, uri: str) -> str:
+        found = reached(tracker, uri)
         connection = sqlite3.connect(store)
         connection.execute("DROP TABLE runs")
         connection.close()
