@@ -3,6 +3,8 @@
 The main thread gets ``KeyboardInterrupt`` and cleans up. It may not get that far: a library may swallow the exception,
 a disk may not answer, a thread may be waited for that never ends. So another thread hears of the signal too, and ends
 the process when the time is up.
+
+While a module is imported, the exception waits: a library that loads its C++ part aborts the process on any exception.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ import os
 import signal
 import threading
 import time
+from _thread import interrupt_main
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
@@ -22,9 +25,12 @@ EXIT_INTERRUPTED = 130
 STOPPED = "stopped; no incomplete file is left: run the same command again"
 _GRACE_S = 3.5
 _CLEAN_UP_S = 0.3
+_AGAIN_S = 0.1
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_IMPORT = "<frozen importlib._bootstrap>"
 
-_received: list[int] = []
+_received = threading.Event()
+_raised = threading.Event()
 _under_way = threading.Event()
 
 
@@ -32,10 +38,11 @@ _under_way = threading.Event()
 def stop_on_signals() -> Iterator[None]:
     """Raise ``KeyboardInterrupt`` in the body on the first Ctrl-C or SIGTERM, and later ones never.
 
-    Any exception after the signal is its consequence, such as that of a library interrupted while it was loading, and
+    Any exception after the signal is its consequence, such as that of a library whose child process was stopped, and
     becomes ``KeyboardInterrupt``, too. The handlers stay when the body has ended, until the process has.
     """
     _received.clear()
+    _raised.clear()
     _under_way.set()
     with suppress(ValueError):  # only the main thread may set handlers; tests run commands in others
         signal.signal(signal.SIGTERM, _stop)
@@ -48,7 +55,7 @@ def stop_on_signals() -> Iterator[None]:
     except KeyboardInterrupt:  # also Interrupted, which says how to resume
         raise
     except Exception as error:
-        if not _received:
+        if not _received.is_set():
             raise
         raise KeyboardInterrupt from error
     finally:
@@ -56,9 +63,18 @@ def stop_on_signals() -> Iterator[None]:
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
-    if not _received:
-        _received.append(number)
+    _received.set()
+    if not _raised.is_set() and not _is_importing(frame):
+        _raised.set()
         raise KeyboardInterrupt
+
+
+def _is_importing(frame: FrameType | None) -> bool:
+    while frame is not None:
+        if frame.f_code.co_filename == _IMPORT:
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _watch() -> None:
@@ -80,7 +96,11 @@ def _end_in_time(numbers: int) -> None:
         # While a server runs, it has handlers of its own, and finishes the requests that it has accepted.
         if number in _SIGNALS and signal.getsignal(number) == _stop:
             break
-    time.sleep(_GRACE_S)
+    end = time.monotonic() + _GRACE_S
+    while time.monotonic() < end:
+        time.sleep(_AGAIN_S)
+        if not _raised.is_set():
+            interrupt_main(signal.Signals(number))
     clean_up = threading.Thread(target=remove_unfinished, daemon=True)  # the disk may not answer
     clean_up.start()
     clean_up.join(_CLEAN_UP_S)
