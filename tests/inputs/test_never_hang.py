@@ -128,7 +128,7 @@ def test_nobody_waits_for_a_call_that_was_given_up() -> None:
     reading, _ = os.pipe()
     with pytest.raises(TimeLimitError):
         limited(0.1, "decoded")(os.read)(reading, 1)
-    waiting = [thread for thread in threading.enumerate() if thread.name == "decoded"]
+    waiting = [thread for thread in threading.enumerate() if thread.name == "time-limited"]
     assert waiting
     assert all(thread.daemon for thread in waiting)
 
