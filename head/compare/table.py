@@ -1,4 +1,4 @@
-"""The comparison as a table that fits the terminal, as plain aligned lines, CSV and JSON. Imports no matplotlib."""
+"""The comparison as aligned lines, CSV and JSON. Imports no matplotlib."""
 
 from __future__ import annotations
 
@@ -9,12 +9,8 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from rich import box
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
-
-from xfeat.featurize.text import printable
+from xfeat.featurize.system.streams import text_width
+from xfeat.featurize.text import aligned, columns_of
 from xfeat.head.compare.comparison import Comparison
 from xfeat.head.compare.significance import NOT_COMPARABLE, Difference
 from xfeat.head.reports.formatting import interval, number, points
@@ -22,10 +18,8 @@ from xfeat.head.reports.formatting import interval, number, points
 COLUMNS = ("accuracy", "balanced_accuracy", "auc", "loss")
 # Accuracy minus that of the first run in percentage points, its 95 % interval, McNemar's p-value, and the verdict.
 AGAINST_FIRST = ("points", "their interval", "p", "verdict")
-_WIDEST_NAME, _NARROW_NAME, _WIDEST_SETTING, _WIDEST_VERDICT = 32, 10, 14, 32
 # Columns to hide on a narrow terminal, in this order.
 _HIDE_FIRST = ("balanced", "95 % interval", "loss", "AUC", "their interval")
-_ENDLESS = 10_000
 
 
 def lines(comparison: Comparison) -> list[list[str]]:
@@ -130,54 +124,17 @@ def setting_text(name: str, value: Any) -> str:
 
 
 def comparison_lines(comparison: Comparison) -> list[str]:
-    """Return the table and its notes: with rules on a terminal, aligned with blanks elsewhere."""
-    drawn = io.StringIO()
-    if sys.stdout.isatty():
-        table, left_out = fitting_table(comparison, Console().width)
-    else:  # a line of the table is a line of the output, however long
-        table, left_out = _table(comparison), ()
-    # Not a terminal: whatever FORCE_COLOR says, the lines are escaped when they are printed.
-    Console(file=drawn, width=_ENDLESS, force_terminal=False).print(table)
-    text = [f"on the {comparison.part} images:", *(line.rstrip() for line in drawn.getvalue().splitlines())]
-    if left_out:
-        text.append(f"columns hidden (terminal too narrow): {', '.join(left_out)}; --csv and --html have all columns")
-    return [*text, *notes(comparison)]
-
-
-def fitting_table(comparison: Comparison, width: int) -> tuple[Table, tuple[str, ...]]:
-    """Return a table of at most ``width`` characters, if possible, and the hidden columns.
-
-    With very many settings it is wider: wrapped lines are better than truncated cells.
-    """
-    endless = Console(width=_ENDLESS)
+    """Return the aligned table and its notes; columns that a terminal has no room for are hidden, and named."""
+    names, *rows = lines(comparison)
+    # Elsewhere, a line of the table is a line of the output, however long.
+    width = text_width() if sys.stdout.isatty() else sys.maxsize
     for count in range(len(_HIDE_FIRST) + 1):
-        table = _table(comparison, widest=_WIDEST_NAME, left_out=_HIDE_FIRST[:count])
-        if endless.measure(table).maximum <= width:
-            return table, _HIDE_FIRST[:count]
-    table = _table(comparison, widest=_NARROW_NAME, left_out=_HIDE_FIRST)
-    table.width = max(width, endless.measure(table).minimum)
-    return table, _HIDE_FIRST
-
-
-def _table(comparison: Comparison, *, widest: int | None = None, left_out: tuple[str, ...] = ()) -> Table:
-    """Return the table; with ``widest`` it is for a terminal, where long names of runs and settings are wrapped."""
-    terminal = widest is not None
-    table = Table(box=box.SIMPLE_HEAD if terminal else None, pad_edge=False, show_edge=False, collapse_padding=terminal)
-    names, *rows = [[printable(cell) for cell in line] for line in lines(comparison)]
-    folding = dict.fromkeys(range(1, len(comparison.differing) + 1), _WIDEST_SETTING)
-    folding |= {0: widest or 0, len(names) - 1: _WIDEST_VERDICT}
-    shown = [place for place, name in enumerate(names) if name not in left_out]
-    for place in shown:
-        fold = terminal and place in folding
-        longest = max(len(word) for text in (names[place], *(row[place] for row in rows)) for word in text.split())
-        table.add_column(
-            names[place],
-            justify="left" if place in (0, len(names) - 1) else "right",
-            min_width=min(longest, folding[place]) if fold else None,
-            max_width=folding[place] if fold else None,
-            no_wrap=not fold,
-            overflow="fold",
-        )
-    for row in rows:
-        table.add_row(*(Text(row[place]) for place in shown))
-    return table
+        shown = [place for place, name in enumerate(names) if name not in _HIDE_FIRST[:count]]
+        table = aligned([[row[place] for place in shown] for row in (names, *rows)], left=(0, len(shown) - 1))
+        if columns_of(table) <= width:
+            break
+    text = [f"on the {comparison.part} images:", *table]
+    if count:
+        hidden = ", ".join(_HIDE_FIRST[:count])
+        text.append(f"columns hidden (terminal too narrow): {hidden}; --csv and --html have all columns")
+    return [*text, *notes(comparison)]
