@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+from xfeat.featurize.errors import DeviceError
+from xfeat.featurize.gpu.memory import is_out_of_memory
+from xfeat.featurize.system.onnx_session import first_line
+
+logger = logging.getLogger(__name__)
+
+Run = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 
 
 class Engine(Protocol):
@@ -25,9 +34,48 @@ class Engine(Protocol):
         ...
 
 
-def in_batches(
-    pixels: NDArray[np.uint8], batch_size: int, run: Callable[[NDArray[np.uint8]], NDArray[np.float32]]
+def halving_batches(
+    engine: Engine, pixels: NDArray[np.uint8], run: Run, *, free: Callable[[], None] = lambda: None
 ) -> NDArray[np.float32]:
+    """Run a network over images in batches; whenever GPU memory runs out, halve the engine's batch size.
+
+    Args:
+        engine: its ``batch_size`` is used and halved.
+        pixels: uint8 (N, S, S, 3).
+        run: as for :func:`in_batches`.
+        free: gives back the memory that a failed batch held.
+
+    Returns:
+        float32 (N, D).
+
+    Raises:
+        DeviceError: if a single image does not fit into memory.
+    """
+    while True:
+        size = engine.batch_size
+        try:
+            return in_batches(pixels, size, run)
+        except Exception as error:  # onnxruntime's have no common root
+            if not is_out_of_memory(error):
+                raise
+            if size == 1:
+                raise out_of_memory(f"{engine.name}: out of memory with a single image", error) from error
+        free()  # only here: inside the except block, the traceback keeps all tensors alive
+        if engine.batch_size >= size:  # another call may have halved it meanwhile
+            engine.batch_size = size // 2
+            logger.warning("out of GPU memory: continuing with batches of %d", engine.batch_size)
+
+
+def out_of_memory(what: str, error: Exception) -> DeviceError:
+    """Return the message for GPU memory that cannot hold what is needed at least."""
+    return DeviceError(
+        what,
+        found=first_line(error),
+        fix="free GPU memory by stopping other processes (nvidia-smi), or use a smaller --size or another --device",
+    )
+
+
+def in_batches(pixels: NDArray[np.uint8], batch_size: int, run: Run) -> NDArray[np.float32]:
     """Run a network over images in batches of one size; the last is padded with black images.
 
     Libraries choose algorithms by shape, and their results differ in the last bits: in torch, features of one image in

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xfeat.featurize.backbones.weights import Weights, sha256_of
-from xfeat.featurize.engines.engine import in_batches
+from xfeat.featurize.engines.engine import halving_batches
 from xfeat.featurize.specs import FeatureSpec
 from xfeat.featurize.system.atomic import replacing
 from xfeat.featurize.system.cores import cores
@@ -47,9 +47,13 @@ class OnnxEngine:
         self.batch_size = batch_size or (64 if self._pool is None else 4 * workers)
 
     def features(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Return float32 (N, D) for uint8 (N, S, S, 3) RGB."""
+        """Return float32 (N, D) for uint8 (N, S, S, 3) RGB; if GPU memory runs out, the batch is halved.
+
+        Raises:
+            DeviceError: if a single image does not fit into memory.
+        """
         if self._pool is None:
-            return in_batches(pixels, self.batch_size, self._run)
+            return halving_batches(self, pixels, self._run)
         return np.concatenate(list(self._pool.map(self._run, np.split(pixels, len(pixels)))))
 
     def _run(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from contextlib import nullcontext
 
 import numpy as np
@@ -12,12 +11,9 @@ from torch import Tensor
 
 from xfeat.featurize.backbones.network import FeatureNetwork, load_backbone
 from xfeat.featurize.backbones.weights import Weights
-from xfeat.featurize.engines.engine import in_batches
-from xfeat.featurize.errors import DeviceError
+from xfeat.featurize.engines.engine import halving_batches, out_of_memory
+from xfeat.featurize.gpu.memory import is_out_of_memory
 from xfeat.featurize.specs import FeatureSpec
-from xfeat.featurize.system.devices import is_out_of_memory
-
-logger = logging.getLogger(__name__)
 
 
 class TorchEngine:
@@ -45,11 +41,16 @@ class TorchEngine:
         self.concurrent_calls = 2 if self.device.type == "cuda" else 1
         self.batch_size = batch_size or (128 if self.device.type == "cuda" else 8)
         # For the whole process: set around each call, one device's thread would reset it while another computes.
-        torch.backends.cudnn.allow_tf32 = False
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
         if threads is not None and self.device.type == "cpu":
             torch.set_num_threads(threads)
-        network = FeatureNetwork(load_backbone(spec, weights), spec.preprocess).to(self.device)
-        self._network = network.to(memory_format=torch.channels_last)
+        network = FeatureNetwork(load_backbone(spec, weights), spec.preprocess)
+        try:
+            self._network = network.to(self.device).to(memory_format=torch.channels_last)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            raise out_of_memory(f"{self.device} has no room for the network", error) from error
 
     def features(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return float32 (N, D) for uint8 (N, S, S, 3) RGB; if GPU memory runs out, the batch is halved.
@@ -57,25 +58,7 @@ class TorchEngine:
         Raises:
             DeviceError: if a single image does not fit into memory.
         """
-        while True:
-            size = self.batch_size
-            try:
-                return in_batches(pixels, size, self._run)
-            except RuntimeError as error:
-                if not is_out_of_memory(error):
-                    raise
-                if size == 1:
-                    raise DeviceError(
-                        f"{self.device} is out of memory with a single image",
-                        found=next(iter(str(error).splitlines())),
-                        fix="free GPU memory by stopping other processes (nvidia-smi), or use a smaller --size or "
-                        "another --device",
-                    ) from error
-            # Only here: inside the except block, the traceback keeps all tensors alive.
-            torch.cuda.empty_cache()
-            if self.batch_size >= size:  # another call may have halved it meanwhile
-                self.batch_size = size // 2
-                logger.warning("out of GPU memory: continuing with batches of %d", self.batch_size)
+        return halving_batches(self, pixels, self._run, free=torch.cuda.empty_cache)
 
     def _run(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         lower = torch.autocast(self.device.type, self._lower) if self._lower is not None else nullcontext()

@@ -60,10 +60,3 @@ def resolve_device(device: str) -> str:
             fix="check nvidia-smi, or run with --device cpu",
         )
     return f"cuda:{number}"
-
-
-def is_out_of_memory(error: RuntimeError) -> bool:
-    """Tell whether GPU memory ran out, in torch or in a library that allocates its own."""
-    import torch
-
-    return isinstance(error, torch.cuda.OutOfMemoryError) or "_STATUS_ALLOC_FAILED" in str(error)

@@ -22,7 +22,7 @@ from typing import TypeGuard
 import torch
 
 from xfeat.featurize.errors import DeviceError
-from xfeat.featurize.system.devices import is_out_of_memory
+from xfeat.featurize.gpu.memory import is_out_of_memory
 from xfeat.head.batched.blocks import divide, matrix_weights
 from xfeat.head.batched.engine import Job
 from xfeat.head.batched.torch_engine import TorchEngine

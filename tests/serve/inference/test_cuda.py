@@ -58,12 +58,6 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> Any:
     return lambda: [each for each in Pretending.asked if "CUDAExecutionProvider" in each]
 
 
-def test_the_options_are_full_float32_on_the_gpu_named():
-    name, options = cuda_provider(3)
-    assert name == "CUDAExecutionProvider"
-    assert (options["device_id"], options["use_tf32"]) == ("3", "0")
-
-
 @pytest.mark.parametrize("resizes", [True, False])
 def test_serving_and_the_parity_check_open_the_gpu_with_the_same_options(write_model, asked, resizes):
     model = write_model(free_sides=resizes)
