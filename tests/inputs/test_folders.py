@@ -3,7 +3,6 @@ two ways. A row of a table is a kind that somebody met."""
 
 from __future__ import annotations
 
-import os
 import unicodedata
 import zipfile
 from dataclasses import replace
@@ -17,7 +16,7 @@ from tests.inputs.data_sets import make
 from xfeat.featurize.audit.class_names import name_findings
 from xfeat.featurize.datasets.layouts import NO_LABEL, NO_SPLIT, SPLITS, Dataset, list_images, open_dataset
 from xfeat.featurize.datasets.structure import split_of
-from xfeat.featurize.errors import DataError, ImageError, SpecError
+from xfeat.featurize.errors import DataError, SpecError
 from xfeat.head.reports.run_report import file_cautions
 
 CLASSES = ("covid", "normal")
@@ -278,15 +277,6 @@ def unmarked(tmp_path: Path, encoding: str, classes: tuple[str, str]) -> Path:
         written = written.replace(place.encode(), content)
     data.write_bytes(written)
     return data
-
-
-@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
-def test_a_named_pipe_is_no_image_and_does_not_hang(tmp_path: Path) -> None:
-    from xfeat.featurize.datasets.sources import FolderSource
-
-    os.mkfifo(tmp_path / "pipe.png")
-    with pytest.raises(ImageError, match="not a regular file"):
-        FolderSource(tmp_path).read("pipe.png")
 
 
 def test_the_audit_asks_about_classes_called_like_splits_and_the_report_says_what_was_left_out(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from xfeat.head.cli import main as xhead
 from xfeat.head.runs.inputs import find_images, find_run, open_cache_of, search_cache, weights_of, with_cache
 from xfeat.head.runs.reader import Run, latest_run, open_run
 
+pytestmark = pytest.mark.slow
 FEATURIZE = ("--backbone", "efficientnet-lite0", "--weights", "weights.pth", "--size", "64", "--engine", "torch")
 
 
@@ -61,7 +62,6 @@ def digest(file: Path) -> str:
     return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
-@pytest.mark.slow
 def test_paths_within_a_project_are_stored_relative(elsewhere: Path) -> None:
     stored = stored_paths(elsewhere)
     assert len(stored) == 11
@@ -69,7 +69,6 @@ def test_paths_within_a_project_are_stored_relative(elsewhere: Path) -> None:
     assert {path.rpartition("/")[2] for path in stored.values()} == {"features.h5", "data", "weights.pth"}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("move", MOVES.values(), ids=MOVES)
 def test_what_a_run_names_is_found_after_a_move(move: Move, project: Path, free: Path) -> None:
     """Reference: the bytes of what the original project had."""
@@ -89,7 +88,6 @@ def test_what_a_run_names_is_found_after_a_move(move: Move, project: Path, free:
     assert digest(weights_of(run).path) == weights
 
 
-@pytest.mark.slow
 def test_a_copy_beside_the_original_uses_its_own_files(project: Path, free: Path) -> None:
     run = run_in(MOVES["beside_the_original"](project, free))
     copy = free / "copy"
@@ -99,7 +97,6 @@ def test_a_copy_beside_the_original_uses_its_own_files(project: Path, free: Path
     assert (search_cache(run).path, find_images(run)) == (copy / "features.h5", copy / "data")
 
 
-@pytest.mark.slow
 def test_a_copy_of_latest_does_not_hide_newer_runs(project: Path, free: Path) -> None:
     """File systems without links turn ``latest`` into a folder, and copies may all have the same time."""
     moved = Path(shutil.copytree(project, free / "copy", symlinks=False, copy_function=shutil.copyfile))
@@ -110,7 +107,6 @@ def test_a_copy_of_latest_does_not_hide_newer_runs(project: Path, free: Path) ->
     assert (open_run(found).created, found.name) == (newest, open_run(found).name)
 
 
-@pytest.mark.slow
 def test_other_features_are_refused(project: Path) -> None:
     run = run_in(project)
     other = MOVES["with_another_cache_in_its_place"](project, project) / "features.h5"
@@ -123,7 +119,6 @@ def test_other_features_are_refused(project: Path) -> None:
         with_cache([run], other)
 
 
-@pytest.mark.slow
 def test_other_images_are_refused(project: Path) -> None:
     run = run_in(MOVES["with_other_images_in_their_place"](project, project))
     shutil.rmtree(project / "old")
@@ -134,7 +129,6 @@ def test_other_images_are_refused(project: Path) -> None:
     assert open_cache_of(run).images.path is None
 
 
-@pytest.mark.slow
 def test_what_is_gone_is_an_error_that_says_where_was_looked(project: Path) -> None:
     run = run_in(project)
     shutil.rmtree(project / "data")
@@ -151,7 +145,6 @@ def test_what_is_gone_is_an_error_that_says_where_was_looked(project: Path) -> N
         find_run("second", "0" * 64, runs=project / "runs", near=project / "model.onnx")
 
 
-@pytest.mark.slow
 def test_without_the_cache_images_are_taken_from_their_place_only_and_that_is_said(
     project: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -164,7 +157,6 @@ def test_without_the_cache_images_are_taken_from_their_place_only_and_that_is_sa
         find_images(run)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ["runs/first", "renamed", "runs/other name"])
 def test_the_run_of_a_model_is_found_beside_it(project: Path, name: str, tmp_path: Path) -> None:
     run = run_in(project)
@@ -189,20 +181,11 @@ COMMANDS = {
     "quantize": (xexport, "quantize", "model.onnx", "--fp16", "--gate", "100"),
     "explain": (xexport, "explain", "model.onnx", "data/test/disc/0.png"),
 }
-SLOW = pytest.mark.slow
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "move",
-    [
-        "deeper",
-        pytest.param("copied_without_times", marks=SLOW),
-        pytest.param("renamed", marks=SLOW),
-        pytest.param("seen_through_a_link", marks=SLOW),
-        pytest.param("of_an_earlier_version", marks=SLOW),
-        pytest.param("of_windows", marks=SLOW),
-    ],
+    ["deeper", "copied_without_times", "renamed", "seen_through_a_link", "of_an_earlier_version", "of_windows"],
 )
 def test_every_command_works_in_a_moved_project(
     move: str, project: Path, free: Path, monkeypatch: pytest.MonkeyPatch
@@ -223,7 +206,6 @@ def test_every_command_works_in_a_moved_project(
     assert "absent" not in said["audit"]
 
 
-@pytest.mark.slow
 def test_a_moved_store_of_mlflow_says_where_it_writes(project: Path, free: Path) -> None:
     """Reference: the folder that MLflow makes anew. In processes of their own, since MLflow keeps a store open."""
     pytest.importorskip("mlflow")
@@ -234,7 +216,6 @@ def test_a_moved_store_of_mlflow_says_where_it_writes(project: Path, free: Path)
     assert (project / "mlruns").is_dir()
 
 
-@pytest.mark.slow
 def test_a_moved_project_is_updated_by_featurize(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Times are trusted again after the images have been read once in their new place."""
     monkeypatch.chdir(project)

@@ -108,6 +108,7 @@ READ: dict[str, tuple[Any, ...]] = {
         GREY,
         {"grey_bits": 10},
     ),
+    "PNG, RGB": (encoded(COLOUR, "PNG"), COLOUR),
     "PNG, turned by EXIF": (exif_turned("PNG", COLOUR), COLOUR),
     "PNG, palette": (encoded(Image.fromarray(GREY).convert("P"), "PNG"), GREY),
     "PNG, one bit": (encoded(GREY > 127, "PNG"), np.where(GREY > 127, 255, 0)),
@@ -272,6 +273,10 @@ REFUSED: dict[str, tuple[Any, ...]] = {
     "zeros": (bytes(5000), "only zeros"),
     "NumPy": (b"\x93NUMPY\x01\0", "NumPy array"),
     "cut PNG": (png_16(WIDE)[:20], "PNG cannot be decoded"),
+    "nothing": (b"", "the file is empty"),
+    "zeros after the name of a PNG": (b"\x89PNG\r\n\x1a\n" + bytes(100), "damaged PNG"),
+    "zeros after the name of a JPEG": (b"\xff\xd8\xff\xe0" + bytes(20), "JPEG"),
+    "zeros after the name of a GIF": (b"GIF89a" + bytes(50), "damaged GIF"),
     "JPEG, 12 bits": (
         encoded(GREY, "JPEG").replace(b"\xff\xc0\0\x0b\x08", b"\xff\xc1\0\x0b\x0c"),
         "JPEG with 12 bits per channel",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import zipfile
 from pathlib import Path
 
@@ -17,19 +16,6 @@ def rows(dataset: Dataset) -> list[tuple[str, str, int]]:
     """Return (path, class name, split) of each image."""
     names = (*dataset.class_names, "-")
     return [(entry.path, names[entry.label], entry.split) for entry in dataset.entries]
-
-
-def test_hidden_and_other_files_are_no_images(tmp_path: Path) -> None:
-    make(tmp_path, "covid/a.png", "covid/.hidden.png", ".git/x.png", "covid/notes.txt", "covid/._a.png")
-    assert rows(open_dataset(tmp_path)) == [("covid/a.png", "covid", NO_SPLIT)]
-
-
-def test_a_link_to_a_folder_is_followed_and_one_that_leads_back_is_not(tmp_path: Path) -> None:
-    data = make(tmp_path / "data", "covid/a.png")
-    make(tmp_path / "elsewhere", "b.png")
-    (data / "normal").symlink_to(tmp_path / "elsewhere")
-    (data / "covid" / "loop").symlink_to(data)
-    assert [entry.path for entry in open_dataset(data).entries] == ["covid/a.png", "normal/b.png"]
 
 
 def test_a_name_that_is_not_utf8_is_kept(tmp_path: Path) -> None:
@@ -101,13 +87,6 @@ def test_groups_come_from_an_expression(tmp_path: Path, expression: str, expecte
     assert groups_of(open_dataset(tmp_path, groups=expression)) == expected
 
 
-def test_images_without_a_group_are_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    make(tmp_path, "covid/p1.png", "covid/x.png")
-    with caplog.at_level(logging.WARNING):
-        assert groups_of(open_dataset(tmp_path, groups=r"p\d")) == ["p1", ""]
-    assert "1 of 2 images have no group" in caplog.text
-
-
 @pytest.mark.parametrize(
     ("groups", "said"),
     [
@@ -138,13 +117,6 @@ def archive(path: Path, *names: str) -> Path:
         for name in names:
             file.writestr(name, b"")
     return path
-
-
-def test_an_archive_has_the_same_layouts_as_a_folder(tmp_path: Path) -> None:
-    names = ("train/covid/a.png", "test/normal/b.png")
-    packed = open_dataset(archive(tmp_path / "data.zip", *names, "train/covid/.x.png", "__MACOSX/train/covid/a.png"))
-    unpacked = open_dataset(make(tmp_path / "data", *names))
-    assert rows(packed) == rows(unpacked) == [("test/normal/b.png", "normal", 2), ("train/covid/a.png", "covid", 0)]
 
 
 def test_a_broken_archive_is_an_error(tmp_path: Path) -> None:

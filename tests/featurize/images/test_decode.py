@@ -27,27 +27,8 @@ def rgb(data: bytes) -> np.ndarray:
     return np.asarray(decode(data).convert("RGB"))
 
 
-@pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF", "WEBP"])
-@pytest.mark.parametrize("channels", [1, 3])
-def test_lossless_formats_come_out_as_they_went_in(art: SimpleNamespace, kind: str, channels: int) -> None:
-    pixels = art.pixels_of(1, channels=channels)
-    options = {"lossless": True} if kind == "WEBP" else {}
-    expected = pixels if channels == 3 else np.repeat(pixels[..., None], 3, axis=2)
-    assert np.array_equal(rgb(art.encoded(pixels, kind, **options)), expected)
-
-
-def test_a_jpeg_is_decoded_as_pillow_does(art: SimpleNamespace) -> None:
-    data = art.encoded(art.pixels_of(1, channels=3), "JPEG", quality=80)
-    assert np.array_equal(rgb(data), np.asarray(Image.open(io.BytesIO(data)).convert("RGB")))
-
-
 def test_grey_stays_grey(art: SimpleNamespace) -> None:
     assert decode(art.encoded(art.pixels_of(1))).mode == "L"
-
-
-def test_a_palette_becomes_its_colours(art: SimpleNamespace) -> None:
-    image = Image.fromarray(art.pixels_of(1, channels=3)).quantize(16)
-    assert np.array_equal(rgb(art.encoded(image)), np.asarray(image.convert("RGB")))
 
 
 def test_a_palette_with_transparency_becomes_its_colours(art: SimpleNamespace) -> None:
@@ -57,37 +38,16 @@ def test_a_palette_with_transparency_becomes_its_colours(art: SimpleNamespace) -
         assert decode(art.encoded(image, transparency=bytes(range(16)))).mode == "RGB"
 
 
-def test_a_truncated_jpeg_is_read_as_far_as_it_goes(art: SimpleNamespace) -> None:
-    whole = art.encoded(art.pixels_of(1, 200, 200), "JPEG", quality=95)
-    cut = whole[: len(whole) * 2 // 3]
+@pytest.mark.parametrize(("kind", "share"), [("JPEG", 2 / 3), ("PNG", 1 / 2)])
+def test_a_truncated_file_is_read_as_far_as_it_goes(art: SimpleNamespace, kind: str, share: float) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (200, 200), dtype=np.uint8)
+    whole = art.encoded(noise, kind)
+    cut = whole[: int(len(whole) * share)]
     assert is_truncated(cut)
     assert not is_truncated(whole)
     got, expected = np.asarray(decode(cut)), np.asarray(decode(whole))
-    assert got.shape == expected.shape
-    assert np.array_equal(got[:64], expected[:64])
+    assert np.array_equal(got[:50], expected[:50])
     assert not np.array_equal(got, expected)
-
-
-def test_a_truncated_png_is_read_as_far_as_it_goes(art: SimpleNamespace) -> None:
-    noise = np.random.default_rng(0).integers(0, 256, (200, 200), dtype=np.uint8)
-    whole = art.encoded(noise)
-    cut = whole[: len(whole) // 2]
-    assert is_truncated(cut)
-    assert np.array_equal(np.asarray(decode(cut))[:50], noise[:50])
-
-
-@pytest.mark.parametrize(
-    ("data", "reason"),
-    [
-        (b"", "the file is empty"),
-        (b"\x89PNG\r\n\x1a\n" + bytes(100), "damaged PNG"),
-        (b"\xff\xd8\xff\xe0" + bytes(20), "damaged JPEG|cannot be decoded"),
-        (b"GIF89a" + bytes(50), "damaged GIF"),
-    ],
-)
-def test_what_is_no_image_has_a_reason(data: bytes, reason: str) -> None:
-    with pytest.raises(ImageError, match=reason):
-        decode(data)
 
 
 def png_header(width: int, height: int) -> bytes:
@@ -195,7 +155,7 @@ def test_no_damage_lets_anything_but_an_image_error_out(art: SimpleNamespace, ki
 # Preprocessing
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(width=st.integers(1, 300), height=st.integers(1, 300), size=st.integers(32, 96), grey=st.booleans())
 def test_pixels_are_those_of_torchvision(art: SimpleNamespace, width: int, height: int, size: int, grey: bool) -> None:
     """The reference is the tutorial's ``Resize((S, S))`` on the image converted to RGB first."""
