@@ -9,7 +9,6 @@ from typing import Any
 
 from xfeat.export.model.file import ModelFile, open_model
 from xfeat.export.parity.certificate import certificate_path, read_certificate
-from xfeat.featurize.backbones.weights import sha256_of
 from xfeat.featurize.errors import XfeatError
 
 
@@ -22,13 +21,14 @@ def describe_model(path: Path) -> dict[str, Any]:
     import onnx
 
     model = open_model(path)
-    proto = onnx.load(path)
+    content = model.read()
+    proto = onnx.load_from_string(content)
     graph = proto.graph
     metadata = model.metadata
     return {
         "model": str(path),
-        "bytes": path.stat().st_size,
-        "sha256": sha256_of(path),
+        "bytes": len(content),
+        "sha256": model.sha256,
         "certificate": _certificate_state(model),
         **metadata.to_dict(),
         "feature_fingerprint": metadata.feature_spec.fingerprint,
@@ -45,7 +45,7 @@ def _certificate_state(model: ModelFile) -> str:
         certificate = read_certificate(certificate_path(model.path))
     except XfeatError as error:
         return str(error.args[0]).splitlines()[0]
-    if sha256_of(model.path) in certificate.models.values():
+    if model.sha256 in certificate.models.values():
         return "matches this file"
     return "does not match this file: run xexport verify"
 

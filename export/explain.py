@@ -15,6 +15,7 @@ from PIL import Image, ImageDraw
 from xfeat.export.model.file import ModelFile
 from xfeat.export.model.interface import HEATMAP
 from xfeat.export.model.progress import Progress
+from xfeat.export.parity.certificate import matching_certificate
 from xfeat.featurize.datasets.layouts import list_images
 from xfeat.featurize.datasets.sources import read_file
 from xfeat.featurize.errors import DataError, ImageError, ModelError, OutputError
@@ -81,9 +82,11 @@ def explain_images(
 
     Raises:
         ModelError: if the model has no heatmap.
+        MismatchError: if it does not match the certificate beside it.
         DataError: if there is no class ``shown``, there are no images, or none can be read.
         OutputError: if a picture cannot be written, or would overwrite one of the images (then nothing is written).
     """
+    matching_certificate(model)
     if HEATMAP not in model.known_outputs:
         raise ModelError("the model has no heatmap output", path=model.path, fix="name the full model, model.onnx")
     if shown is not None and shown not in model.metadata.class_names:

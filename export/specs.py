@@ -6,8 +6,12 @@ import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from xfeat.featurize.specs import require
+
+if TYPE_CHECKING:
+    from minisign import PublicKey
 
 DEFAULT_MODEL = "model.onnx"
 OPSETS = (13, 18)
@@ -57,6 +61,7 @@ class VerifySpec:
         data: folder of the images; without it (and without a run) no predictions are compared.
         weights_file: the backbone's weights; by default those of the run.
         certificate: by default the one beside the model.
+        require_signature: the key that must have signed the certificate; ``None`` if none has to.
         gate: largest loss of accuracy, sensitivity or AUC on the validation images against torch, in percentage
             points. Only for models of lower precision that are compared with a run.
         require_cuda: fail without a GPU, or if part of the network would run on the CPU.
@@ -65,6 +70,7 @@ class VerifySpec:
     data: Path | None = None
     weights_file: Path | None = None
     certificate: Path | None = None
+    require_signature: PublicKey | None = None
     gate: float = 0.5
     require_cuda: bool = False
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from xfeat.export.model.file import ModelFile, open_model
 from xfeat.export.model.interface import PROBABILITIES, Tensor
+from xfeat.export.parity.certificate import matching_certificate
 from xfeat.export.specs import TRITON_KINDS, TritonSpec, require_model_name
 from xfeat.featurize.system.atomic import replacing
 from xfeat.featurize.system.cuda import cuda_provider
@@ -82,11 +82,13 @@ def write_repository(model: Path, folder: Path, spec: TritonSpec | None = None) 
 
     Raises:
         ModelError: if the file was not written by this project.
+        MismatchError: if it does not match the certificate beside it.
         SpecError: if the file's name is not valid for a model in Triton.
         OutputError: if something cannot be written.
     """
     spec = spec or TritonSpec()
     opened = open_model(model)
+    matching_certificate(opened)
     name = require_model_name(spec.name or model.stem)
     home = folder / name
     written = Repository(
@@ -107,7 +109,7 @@ def write_repository(model: Path, folder: Path, spec: TritonSpec | None = None) 
         with replacing(path) as partial:
             partial.write_text(text, encoding="utf-8", errors="surrogateescape")
     with replacing(written.model) as partial:
-        shutil.copyfile(model, partial)
+        partial.write_bytes(opened.read())
     return written
 
 

@@ -13,7 +13,7 @@ from xfeat.export.model.file import ModelFile
 from xfeat.export.model.progress import Progress, ProgressCounter
 from xfeat.export.parity.accuracy_loss import Scores, acceptable, gate_in_words, measure, scores_table
 from xfeat.export.parity.agreement import Probabilities, compare
-from xfeat.export.parity.certificate import INTACT_COPY, Certificate, matching_certificate
+from xfeat.export.parity.certificate import INTACT_COPY, Certificate, matching_certificate, require_certificate
 from xfeat.export.parity.check_images import CheckImages, load_images
 from xfeat.export.parity.checks import (
     Checks,
@@ -36,6 +36,7 @@ class Verification:
     Attributes:
         model: the file.
         certificate: the one it was compared with, or ``None``.
+        signed: whether its signature was required, and is valid.
         run: name of the run it was compared with, or ``None``.
         reference: ``torch``, ``certificate``, or ``None`` if no predictions were compared.
         missing_images: images of the run or certificate that are missing or unreadable, and were left out.
@@ -47,6 +48,7 @@ class Verification:
 
     model: str
     certificate: str | None
+    signed: bool
     run: str | None
     reference: str | None
     missing_images: int
@@ -73,8 +75,8 @@ def verify_model(
         progress: called with the number of finished steps and their total; a step reads or predicts one image.
 
     Raises:
-        ModelError: if the model or the certificate cannot be read.
-        MismatchError: if the bytes, the classes, the weights or the settings differ.
+        ModelError: if the model or the certificate cannot be read, or a required signature is missing.
+        MismatchError: if the signature is not valid, or the bytes, the classes, the weights or the settings differ.
         ParityError: if a prediction differs.
         DataError: if there is no image to compare predictions on.
         DeviceError: if a GPU is required and cannot be used.
@@ -82,7 +84,11 @@ def verify_model(
     spec = spec or VerifySpec()
     models = open_on_providers(path, require_cuda=spec.require_cuda)
     model = models[CPU]
-    certificate = matching_certificate(model, spec.certificate, needed=run is None)
+    # With its run, a model needs no certificate, unless one was asked for.
+    if run is not None and spec.certificate is None and spec.require_signature is None:
+        certificate = matching_certificate(model)
+    else:
+        certificate = require_certificate(model, spec.certificate, public_key=spec.require_signature)
     if run is not None:
         _check_run(model, run)
     predictions = partial(count_predictions, model.metadata)
@@ -98,6 +104,7 @@ def verify_model(
     return Verification(
         model=str(path),
         certificate=str(certificate.path) if certificate else None,
+        signed=spec.require_signature is not None,
         run=run.name if run else None,
         reference=None if images is None else "torch" if run else "certificate",
         missing_images=images.missing if images else 0,

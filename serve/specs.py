@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from xfeat.featurize.errors import SpecError
 from xfeat.featurize.specs import Spec, require
+
+if TYPE_CHECKING:
+    from minisign import PublicKey
 
 MEBIBYTE = 1 << 20
 
@@ -23,7 +27,7 @@ class ServeSpec(Spec):
         max_batch: images per call of the network; the default depends on the device.
         batch_wait_ms: how long the first image of a batch waits for others.
         header_timeout_s: time for a client to send the headers of a request; then the connection is closed.
-        body_timeout_s: time for a client to send the body; then 408.
+        body_timeout_s: time for a client to send the body, then 408; and to read the response, then it is disconnected.
         answer_timeout_s: time for an accepted request to be answered; then 504.
         drain_timeout_s: time for running requests to finish after the server was told to stop.
         retry_after_s: value of Retry-After.
@@ -107,6 +111,7 @@ class ServerOptions:
         access: who may ask.
         log_format: of the log line per request: ``off``, ``text`` or ``json``.
         allow_unverified: serve a model that does not match its certificate.
+        require_signature: the key that must have signed the certificate of a model; ``None`` if none has to.
         watch_s: interval for checking whether model files have changed; ``None`` disables the check.
     """
 
@@ -119,4 +124,5 @@ class ServerOptions:
     access: AccessOptions = AccessOptions()
     log_format: str = "off"
     allow_unverified: bool = False
+    require_signature: PublicKey | None = None
     watch_s: float | None = None

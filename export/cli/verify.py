@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from xfeat.export.cli.options import model_argument, weights_option
+from xfeat.export.cli.options import model_argument, require_signature_option, weights_option
 from xfeat.export.specs import VerifySpec
 from xfeat.featurize.console import NOT_NEGATIVE, PATH, Printed, json_option, progress_bar, spec_option
 
@@ -37,6 +37,7 @@ def agreement_lines(checks: Checks, reference: str) -> list[str]:
 @click.option("--run", type=PATH, help="Run of MODEL, to compare it with torch again.")
 @weights_option
 @click.option("--certificate", type=PATH, help="[default: the one beside MODEL]")
+@require_signature_option
 @spec_option(
     VerifySpec,
     "gate",
@@ -69,7 +70,8 @@ def _as_text(done: Verification) -> list[str]:
 
     lines = []
     if done.certificate is not None:
-        lines.append(f"{done.model} matches {done.certificate}")
+        signed = ", whose signature is valid" if done.signed else ""
+        lines.append(f"{done.model} matches {done.certificate}{signed}")
     if done.run is not None:
         lines.append(f"{done.model} has the classes, settings, head, temperature and threshold of run {done.run}")
     if done.changed_images:

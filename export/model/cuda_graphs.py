@@ -157,8 +157,9 @@ Session: TypeAlias = ort.InferenceSession | BoundSession
 
 
 def open_network(
-    path: Path,
+    model: Path | bytes,
     *,
+    path: Path | None = None,
     device: str = "cpu",
     threads: int | None = None,
     all_on_gpu: bool = True,
@@ -170,7 +171,8 @@ def open_network(
     Other arguments as for :func:`xfeat.featurize.system.onnx_session.open_session`; ``spin`` is for the CPU.
 
     Args:
-        path: an ONNX file.
+        model: an ONNX file, or its content.
+        path: where the content comes from, for messages.
         graphs: ``on`` records CUDA graphs or fails; ``auto`` records them for a model that does not resize, and
             continues without them, with a warning, if that fails; ``off`` records none.
 
@@ -179,12 +181,13 @@ def open_network(
         DeviceError: if the GPU cannot be used, or not for the whole network, or ``graphs`` is ``on`` and fails.
         SpecError: if ``graphs`` is none of the three.
     """
+    path = path if isinstance(model, bytes) else model
     require(graphs in CUDA_GRAPHS, "unknown setting of CUDA graphs", expected=", ".join(CUDA_GRAPHS), found=graphs)
     if device == "cpu":
         if graphs == "on":
             raise _without_graphs(path, "it runs on the CPU")
-        return open_session(path, threads=threads, spin=spin)
-    opening = partial(open_session, path, device=device, threads=threads, all_on_gpu=all_on_gpu)
+        return open_session(model, path=path, threads=threads, spin=spin)
+    opening = partial(open_session, model, path=path, device=device, threads=threads, all_on_gpu=all_on_gpu)
     session = opening()
     plain = BoundSession(session, device)
     image, *others = session.get_inputs()
@@ -207,7 +210,7 @@ def open_network(
         return plain
 
 
-def _without_graphs(path: Path, reason: str) -> DeviceError:
+def _without_graphs(path: Path | None, reason: str) -> DeviceError:
     return DeviceError(
         "the model cannot be recorded as CUDA graphs",
         path=path,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 from pathlib import Path
@@ -18,6 +19,7 @@ from xfeat.featurize.errors import DeviceError, ModelError
 from xfeat.featurize.images.preprocess import Pixels
 from xfeat.featurize.system.cuda import check_device_name
 from xfeat.featurize.system.onnx_session import ORT_ERRORS, cuda_possible, first_line
+from xfeat.featurize.system.regular_files import read_regular
 
 logger = logging.getLogger(__name__)
 
@@ -27,6 +29,7 @@ class ModelFile:
 
     Attributes:
         path: the file.
+        sha256: of the bytes that were loaded, whatever is at ``path`` now.
         session: on ``device``.
         device: ``cpu`` or ``cuda:N``, where it actually runs.
         metadata: stored in the file.
@@ -35,8 +38,9 @@ class ModelFile:
         known_outputs: names of the outputs that are also fields of :class:`Outputs`.
     """
 
-    def __init__(self, path: Path, session: Session, device: str) -> None:
+    def __init__(self, path: Path, sha256: str, session: Session, device: str) -> None:
         self.path = path
+        self.sha256 = sha256
         self.session = session
         self.device = device
         self.metadata = ModelMetadata.from_props(session.get_modelmeta().custom_metadata_map, path)
@@ -44,6 +48,23 @@ class ModelFile:
         self.outputs = tuple(_tensor(node) for node in session.get_outputs())
         check_interface(self.metadata, self.inputs, self.outputs, path)
         self.known_outputs = frozenset(output.name for output in self.outputs) & frozenset(Outputs._fields)
+
+    def read(self) -> bytes:
+        """Return the bytes of the file, as they were loaded.
+
+        Raises:
+            ModelError: if the file has changed since.
+        """
+        content = _read(self.path)
+        if (found := hashlib.sha256(content).hexdigest()) != self.sha256:
+            raise ModelError(
+                "the model file has changed since it was opened",
+                path=self.path,
+                expected=f"SHA-256 {self.sha256[:16]}…",
+                found=f"{found[:16]}…",
+                fix="run the same command again",
+            )
+        return content
 
     def feed(self, pixels: Pixels) -> dict[str, NDArray[Any]]:
         """Return the model's input for images uint8 (N, S, S, 3); a full model also takes other sizes."""
@@ -92,7 +113,7 @@ def open_model(
     all_on_gpu: bool = True,
     spin: bool = False,
 ) -> ModelFile:
-    """Open a model file.
+    """Open a model file, which is read once: its digest is that of the bytes that run.
 
     Args:
         path: a file of ``xexport onnx``.
@@ -104,26 +125,38 @@ def open_model(
         spin: let threads spin while they wait for one another; see there.
 
     Raises:
-        ModelError: if the file does not exist, or was not written by this project.
+        ModelError: if the file does not exist, was not written by this project, or keeps weights in another file.
         DeviceError: if the requested device, or CUDA graphs on it, are not available; there is no fallback.
         SpecError: if ``device`` is none of these.
     """
     path = Path(path)
     check_device_name(device)
-    if not path.is_file():
-        found = "a folder" if path.is_dir() else None
-        fix = "run xexport onnx to write one, or give the path of another model"
-        raise ModelError("model not found", path=path, found=found, fix=fix)
+    content = _read(path)
+
+    def opened(device: str, *, all_on_gpu: bool = True) -> ModelFile:
+        session = open_network(
+            content, path=path, device=device, threads=threads, all_on_gpu=all_on_gpu, graphs=cuda_graphs, spin=spin
+        )
+        return ModelFile(path, hashlib.sha256(content).hexdigest(), session, device)
+
     if device == "auto" and cuda_graphs != "on":
         if cuda_possible():
             try:
-                return open_model(path, threads, device="cuda:0", cuda_graphs=cuda_graphs, all_on_gpu=False)
+                return opened("cuda:0", all_on_gpu=False)
             except DeviceError as error:
                 logger.warning("the GPU cannot be used, running on the CPU: %s", error.found)
-        return open_model(path, threads, spin=spin)
-    device = "cuda:0" if device in ("auto", "cuda") else device
-    session = open_network(path, device=device, threads=threads, all_on_gpu=all_on_gpu, graphs=cuda_graphs, spin=spin)
-    return ModelFile(path, session, device)
+        return opened("cpu")
+    return opened("cuda:0" if device in ("auto", "cuda") else device, all_on_gpu=all_on_gpu)
+
+
+def _read(path: Path) -> bytes:
+    fix = "run xexport onnx to write one, or give the path of another model"
+    try:
+        return read_regular(path)
+    except FileNotFoundError as error:
+        raise ModelError("model not found", path=path, fix=fix) from error
+    except OSError as error:
+        raise ModelError("model cannot be read", path=path, found=error.strerror, fix=fix) from error
 
 
 def _tensor(node: Any) -> Tensor:

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from xfeat.export.model.file import ModelFile
 from xfeat.export.model.metadata import ModelMetadata
 from xfeat.export.parity.agreement import TOLERANCES, Probabilities
 from xfeat.export.parity.check_images import CheckImages
+from xfeat.export.parity.signature import check_signature
 from xfeat.featurize.backbones.weights import sha256_of
 from xfeat.featurize.errors import MismatchError, ModelError
 from xfeat.featurize.system.regular_files import read_regular
 from xfeat.featurize.system.versions import library_versions
 from xfeat.featurize.typed_json import check_types, parse_json
+
+if TYPE_CHECKING:
+    from minisign import PublicKey
 
 FORMAT = "xfeat.certificate"
 SCHEMA_VERSION = 1
@@ -45,12 +50,14 @@ class Certificate:
 
     Attributes:
         path: the file.
+        content: of the file.
         models: variant to SHA-256 of the model file.
         metadata: of the models when they were written.
         reference: predictions by torch (for models of lower precision, by the model itself) of the compared images.
     """
 
     path: Path
+    content: bytes = field(repr=False)
     models: dict[str, str]
     metadata: ModelMetadata
     reference: list[ReferenceImage]
@@ -110,58 +117,72 @@ def write_certificate(
     path.write_text(text, encoding="utf-8", errors="surrogateescape")
 
 
-def read_certificate(path: Path) -> Certificate:
-    """Read a certificate.
+def read_certificate(path: Path, public_key: PublicKey | None = None) -> Certificate:
+    """Read a certificate; with a public key, only if that has signed the very bytes that are read.
 
     Raises:
-        ModelError: if it is missing, cannot be read, or has another version.
+        ModelError: if it is missing, cannot be read, has another version, or no signature where one is required.
+        MismatchError: if the signature is not valid.
     """
-    fix = "name it with --certificate FILE, or export the run again with xexport onnx"
+    fix = "use an intact copy, or export the run again with xexport onnx"
     try:
-        content = parse_json(read_regular(path))
+        data = read_regular(path)
+    except FileNotFoundError as error:
+        raise ModelError("certificate not found", path=path, fix=fix) from error
+    except OSError as error:
+        raise ModelError("certificate cannot be read", path=path, found=error.strerror, fix=fix) from error
+    if public_key is not None:
+        check_signature(path, data, public_key)
+    try:
+        content = parse_json(data)
         if (content["format"], content["schema_version"]) == (FORMAT, SCHEMA_VERSION):
             return Certificate(
                 path=path,
+                content=data,
                 models={variant: entry["sha256"] for variant, entry in content["models"].items()},
                 metadata=ModelMetadata.from_dict(content["metadata"]),
                 reference=[ReferenceImage(**entry) for entry in content["reference"]],
             )
         found = f"{content['format']} version {content['schema_version']}"
-    except FileNotFoundError as error:
-        raise ModelError("certificate not found", path=path, fix=fix) from error
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelError("certificate cannot be read", path=path, found=str(error), fix=fix) from error
     expected = f"{FORMAT} version {SCHEMA_VERSION}"
     raise ModelError("a certificate of another format or version", path=path, expected=expected, found=found, fix=fix)
 
 
-def matching_certificate(model: ModelFile, given: Path | None = None, *, needed: bool = False) -> Certificate | None:
-    """Read the certificate of a model and compare digest and metadata of the model with it.
+def matching_certificate(model: ModelFile) -> Certificate | None:
+    """Compare a model with the certificate beside it; ``None`` if there is none.
+
+    Raises:
+        ModelError, MismatchError: as :func:`require_certificate`.
+    """
+    # A broken link is an error, and not a model without a certificate.
+    return require_certificate(model) if os.path.lexists(certificate_path(model.path)) else None
+
+
+def require_certificate(
+    model: ModelFile, file: Path | None = None, *, public_key: PublicKey | None = None
+) -> Certificate:
+    """Read the certificate of a model, and compare digest and metadata of the model with it.
 
     Args:
         model: the open file.
-        given: path of the certificate, by default beside the model.
-        needed: whether it is an error if there is none beside the model.
-
-    Returns:
-        ``None`` if there is none beside the model.
+        file: the certificate, by default beside the model.
+        public_key: that must have signed it.
 
     Raises:
-        ModelError: if it cannot be read, or is missing.
-        MismatchError: if it does not belong to the file.
+        ModelError: if it is missing or cannot be read, or has no signature where one is required.
+        MismatchError: if it does not belong to the file, or the signature is not valid.
     """
-    file = given or certificate_path(model.path)
-    if not needed and given is None and not file.exists():
-        return None
-    certificate = read_certificate(file)
-    digest, expected = sha256_of(model.path), certificate.models.get(model.metadata.variant)
+    certificate = read_certificate(file or certificate_path(model.path), public_key)
+    expected = certificate.models.get(model.metadata.variant)
     differences = _differences(model.metadata, certificate.metadata)
-    if digest != expected or differences:
+    if model.sha256 != expected or differences:
         raise MismatchError(
             "the model file does not match its certificate",
             path=model.path,
             expected=f"SHA-256 {str(expected)[:16]}… ({certificate.path.name})",
-            found=f"{digest[:16]}…, {differences or 'with the same metadata'}",
+            found=f"{model.sha256[:16]}…, {differences or 'with the same metadata'}",
             fix=INTACT_COPY,
         )
     return certificate

@@ -19,7 +19,7 @@ from xfeat.export.model.metadata import ModelMetadata
 from xfeat.export.model.progress import Progress
 from xfeat.export.parity.accuracy_loss import Scores, acceptable, gate_in_words, losses, within_gate
 from xfeat.export.parity.agreement import Probabilities, compare
-from xfeat.export.parity.certificate import write_certificate
+from xfeat.export.parity.certificate import matching_certificate, write_certificate
 from xfeat.export.parity.check_images import CheckImages
 from xfeat.export.parity.checks import Checks, check_variant, onnx_probabilities, open_on_providers
 from xfeat.export.parity.run_images import labelled_images
@@ -111,7 +111,7 @@ def quantize_model(
 
     Raises:
         ModelError: if ``path`` is not a full float32 model.
-        MismatchError: if it belongs to another run.
+        MismatchError: if it belongs to another run, or does not match the certificate beside it.
         DataError: if the images cannot be read.
         ParityError: if every attempt loses more than the gate allows; nothing is then written.
         OutputError: if the files cannot be written, or would overwrite ``path``.
@@ -119,9 +119,12 @@ def quantize_model(
     targets, certificate = output_paths(output)
     if path.resolve() in {target.resolve() for target in targets.values()}:
         raise OutputError("output would overwrite the input model", path=output, fix="choose another name with -o")
-    metadata = open_model(path).metadata
+    opened = open_model(path)
+    metadata = opened.metadata
+    matching_certificate(opened)
     _check_model(metadata, path, run)
-    traced = detach_resize(onnx.load(path), metadata.feature_spec.preprocess.size)
+    original = opened.read()
+    traced = detach_resize(onnx.load_from_string(original), metadata.feature_spec.preprocess.size)
     images, labels = labelled_images(run, "valid", spec.data)
     measured = partial(measure_model, pixels=images.pixels, labels=labels, metadata=metadata)
     before = measured("float32", traced, ())
@@ -152,7 +155,7 @@ def quantize_model(
             images=len(images),
             before=before.scores,
             after=after.scores,
-            bytes_before=path.stat().st_size,
+            bytes_before=len(original),
             bytes_after=written["full"].stat().st_size,
             max_difference=agreement.max_difference,
             mean_difference=agreement.mean_difference,

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import re
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +51,7 @@ def cuda_possible() -> bool:
 def open_session(
     model: Path | bytes,
     *,
+    path: Path | None = None,
     device: str = "cpu",
     threads: int | None = None,
     all_on_gpu: bool = True,
@@ -58,7 +61,8 @@ def open_session(
     """Open an ONNX model.
 
     Args:
-        model: an ONNX file, or its content.
+        model: an ONNX file, or its content, which must hold all weights.
+        path: where the content comes from, for messages.
         device: ``cpu``, ``cuda`` or ``cuda:N``.
         threads: of the network on the CPU; by default one per core that this process may use.
         all_on_gpu: on a GPU, refuse a session that computes part of the network on the CPU.
@@ -70,20 +74,22 @@ def open_session(
         ModelError: if onnxruntime cannot read the model.
         DeviceError: if the GPU cannot be used, or not for the whole network.
     """
+    path = path if isinstance(model, bytes) else model
+    start = partial(_start, model, path, threads)
     if device == "cpu":
-        return _start(model, threads, [], spin=spin)
+        return start([], spin=spin)
     number = int(device.partition(":")[2] or 0)
     name, settings = cuda_provider(number)
     with _quiet():
         try:
-            session = _start(model, threads, [(name, settings | {"enable_cuda_graph": "1"} if graphs else settings)])
+            session = start([(name, settings | {"enable_cuda_graph": "1"} if graphs else settings)])
         except ModelError as error:
-            _start(model, threads, [])  # if this fails too, the cause is the file and not the device
+            start([])  # if this fails too, the cause is the file and not the device
             raise _cuda_error(number, first_line(error.__cause__ or error)) from error
     if CUDA not in session.get_providers():
         raise _cuda_error(number, f"onnxruntime {ort.__version__} runs on {', '.join(session.get_providers())}")
     if all_on_gpu:
-        _require_all_on_gpu(session, model, number)
+        _require_all_on_gpu(session, path, number)
     return session
 
 
@@ -124,7 +130,7 @@ def first_line(error: BaseException) -> str:
 
 
 def _start(
-    model: Path | bytes, threads: int | None, providers: list[Any], *, spin: bool = False
+    model: Path | bytes, path: Path | None, threads: int | None, providers: list[Any], *, spin: bool = False
 ) -> ort.InferenceSession:
     options = ort.SessionOptions()
     # In a container onnxruntime would count the cores of the machine.
@@ -133,6 +139,8 @@ def _start(
     options.add_session_config_entry("session.force_spinning_stop", "1")  # at the end of a run
     # Its log would mix with this project's messages; the exceptions say what matters.
     options.log_severity_level = _SILENT
+    if isinstance(model, bytes):  # or a graph could take its weights from files in the current folder
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", os.devnull)
     if providers:
         options.add_session_config_entry(_RECORD_PLACEMENT, "1")
     try:
@@ -140,15 +148,11 @@ def _start(
     except ORT_ERRORS as error:
         raise ModelError(
             "not a model that onnxruntime can read",
-            path=_path_of(model),
+            path=path,
             expected="a complete ONNX file written by xexport onnx",
             found=first_line(error),
             fix="write it again with xexport onnx",
         ) from error
-
-
-def _path_of(model: Path | bytes) -> Path | None:
-    return None if isinstance(model, bytes) else model
 
 
 @contextlib.contextmanager
@@ -172,12 +176,12 @@ def _cuda_error(number: int, failure: str) -> DeviceError:
     )
 
 
-def _require_all_on_gpu(session: ort.InferenceSession, model: Path | bytes, number: int) -> None:
+def _require_all_on_gpu(session: ort.InferenceSession, path: Path | None, number: int) -> None:
     if found := nodes_on_cpu(node_providers(session)):
         more = f" and {len(found) - _MAX_NODES_LISTED} more" if len(found) > _MAX_NODES_LISTED else ""
         raise DeviceError(
             f"part of the network would run on the CPU instead of cuda:{number}",
-            path=_path_of(model),
+            path=path,
             expected=f"{CUDA} for every node",
             found=f"on the CPU: {', '.join(found[:_MAX_NODES_LISTED])}{more}",
             fix="use the float32 model, or run on the CPU",

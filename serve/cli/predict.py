@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from xfeat.export.cli.options import device_option
+from xfeat.export.cli.options import device_option, require_signature_option
 from xfeat.featurize.console import COUNT, PATH, Printed, json_option, progress_bar, warn
 from xfeat.featurize.errors import DataError
 from xfeat.featurize.text import MAX_LISTED, aligned, first_ten, shortened
@@ -27,6 +27,7 @@ _SHOWN_CLASSES = 3
 @click.option("--threads", type=THREADS, help="CPU threads for the network.  [default: number of cores]")
 @click.option("--batch-size", type=COUNT, help="Images per call of the network.  [default: 8 on a CPU, 64 on a GPU]")
 @allow_unverified_option
+@require_signature_option
 @json_option
 def predict(paths: tuple[Path, ...], model: Path, **settings: Any) -> Printed:
     """Classify image files, and all images in folders.

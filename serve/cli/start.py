@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from xfeat.export.cli.options import cuda_graphs_option, model_argument
+from xfeat.export.cli.options import cuda_graphs_option, model_argument, require_signature_option
 from xfeat.featurize.console import COUNT, FILE, NOT_NEGATIVE, POSITIVE, pop_spec, print_result, say, spec_option
 from xfeat.serve.cli.options import THREADS, allow_unverified_option
 from xfeat.serve.cli.settings import name_environment, read_file, read_key
@@ -99,6 +99,7 @@ if TYPE_CHECKING:
     "Log one line per request on stderr, without images and file names.",
 )
 @allow_unverified_option
+@require_signature_option
 @spec_option(
     ServerOptions,
     "watch_s",

@@ -110,6 +110,7 @@ def open_sessions(spec: ServeSpec, options: ServerOptions, path: Path) -> list[P
             batch_size=spec.max_batch,
             cuda_graphs=options.cuda_graphs,
             allow_unverified=options.allow_unverified,
+            require_signature=options.require_signature,
         )
         first = open_one()
         more = number - 1 if options.sessions or first.device == "cpu" else 0

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 from PIL import Image
@@ -27,6 +27,9 @@ from xfeat.serve.inference.batch_sizes import bucket_of, bucket_sizes, stack
 from xfeat.serve.inference.certificate import compare_with_certificate
 from xfeat.serve.inference.isolate import run_isolated
 from xfeat.serve.inference.results import Prediction, Result, SkippedImage
+
+if TYPE_CHECKING:
+    from minisign import PublicKey
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +54,7 @@ class Predictor:
         batch_size: most images per call of the network; the default depends on the device.
         pads_batches: whether batches are padded to a size that the device has been warmed up with.
         ood_threshold: an image with a higher score counts as out of distribution; or ``None``.
-        certificate: ``matches``, ``none`` (there is none beside the model), or ``differs`` (only if that is allowed).
+        certificate: see :func:`xfeat.serve.inference.certificate.compare_with_certificate`.
     """
 
     def __init__(self, model: ModelFile, batch_size: int | None = None, certificate: str = "none") -> None:
@@ -76,6 +79,7 @@ class Predictor:
         batch_size: int | None = None,
         cuda_graphs: str = "auto",
         allow_unverified: bool = False,
+        require_signature: PublicKey | None = None,
     ) -> Self:
         """Open a model file and compare it with its certificate, if there is one beside it.
 
@@ -86,14 +90,16 @@ class Predictor:
             batch_size: most images per call of the network; the default depends on the device.
             cuda_graphs: on a GPU.
             allow_unverified: warn, instead of raising, if the certificate does not belong to the file.
+            require_signature: the key that must have signed the certificate.
 
         Raises:
-            MismatchError: if the certificate does not belong to the file.
-            ModelError: if the model or its certificate cannot be read.
+            MismatchError: if the certificate does not belong to the file, or its signature is not valid.
+            ModelError: if the model or its certificate cannot be read, or there is no signature.
             DeviceError: if the device is not available.
         """
         model = open_model(path, threads, device=device, cuda_graphs=cuda_graphs)
-        return cls(model, batch_size, compare_with_certificate(model, allow_unverified=allow_unverified))
+        certificate = compare_with_certificate(model, allow_unverified=allow_unverified, public_key=require_signature)
+        return cls(model, batch_size, certificate)
 
     def predict_paths(
         self, paths: Iterable[str | os.PathLike[str]], *, progress: Progress | None = None

@@ -48,6 +48,9 @@ class ServerMetrics:
         self._verified = Gauge(
             "xfeat_model_verified", "Whether the model file matches its certificate", ["model"], registry=within
         )
+        self._signed = Gauge(
+            "xfeat_model_signed", "Whether its signature was required and is valid", ["model"], registry=within
+        )
         self.reloads = Counter("xfeat_reloads", "Reloads of model files", ["model", "result"], registry=within)
         self._model_labels: dict[str, tuple[str, ...]] = {}
         for cause in ("image", "model"):
@@ -65,7 +68,8 @@ class ServerMetrics:
         labels = (name, predictor.path.name, metadata.run, backbone, metadata.fingerprint, device)
         self._model_labels[name] = labels
         self._model.labels(*labels).set(1)
-        self._verified.labels(name).set(predictor.certificate == "matches")
+        self._verified.labels(name).set(predictor.certificate in ("matches", "signed"))
+        self._signed.labels(name).set(predictor.certificate == "signed")
         self._pending.labels(name).set_function(pending)
         for label in metadata.class_names:
             self.images.labels(name, label)
@@ -75,6 +79,7 @@ class ServerMetrics:
         if name in self._model_labels:
             self._model.remove(*self._model_labels.pop(name))
             self._verified.remove(name)
+            self._signed.remove(name)
             self._pending.remove(name)
 
     def count(self, model: str, results: list[Result]) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from xfeat.export.parity.certificate import certificate_path
+from xfeat.export.parity.signature import signature_path
 from xfeat.featurize.errors import ModelError, XfeatError
 from xfeat.serve.inference.predictor import ImageContent, Predictor
 from xfeat.serve.inference.results import Result
@@ -25,7 +26,7 @@ _CORE_SUFFIX = ".core.onnx"
 
 # Opens a model file in one session, or in several that compute in parallel.
 Opener = Callable[[Path], Sequence[Predictor]]
-# Inode, size and modification time of a model file and of its certificate: they change when a file is replaced.
+# Inode, size and modification time of a model file, its certificate and its signature: they change with the files.
 FileSignature = tuple[tuple[int, int, int] | None, ...]
 
 
@@ -190,6 +191,8 @@ class ModelRegistry(Mapping[str, ServedModel]):
 
     def _open(self, path: Path) -> Sequence[Predictor]:
         predictors = self._opener(path)
+        if len({predictor.model.sha256 for predictor in predictors}) > 1:
+            raise ModelError("the model file was replaced while it was being opened", path=path, fix="load it again")
         for predictor in predictors:
             predictor.warm_up()
         return predictors
@@ -254,7 +257,8 @@ def model_files(source: Path) -> list[Path]:
 
 
 def _signature(path: Path) -> FileSignature:
-    return tuple(map(_state, (path, certificate_path(path))))
+    certificate = certificate_path(path)
+    return tuple(map(_state, (path, certificate, signature_path(certificate))))
 
 
 def _state(path: Path) -> tuple[int, int, int] | None:

@@ -5,6 +5,7 @@ import { percent, textElement } from "./cards.js";
 const $ = (id) => document.getElementById(id);
 
 const CERTIFICATES = {
+  signed: "signed, and matches the model file",
   matches: "matches the model file",
   none: "none beside the model file",
   differs: "does not match the model file: predictions may differ from what was checked",

@@ -46,6 +46,7 @@ def write_site(model: Path, folder: Path, runtime: Path | None = None) -> dict[s
 
     Raises:
         ModelError: if the model does not exist, or is the core variant.
+        MismatchError: if it does not match the certificate beside it.
         OutputError: if the folder holds other files, or cannot be written.
         SpecError, MissingExtraError: if onnxruntime-web is not available.
     """
@@ -57,9 +58,9 @@ def write_site(model: Path, folder: Path, runtime: Path | None = None) -> dict[s
             path=model,
             fix="pass the full model (without .core in its name) to --model",
         )
-    content = model.read_bytes()
+    content = predictor.model.read()
     # The name depends on the content: a browser never takes a cached older model for this one.
-    name = f"model-{hashlib.sha256(content).hexdigest()[:12]}.onnx"
+    name = f"model-{predictor.model.sha256[:12]}.onnx"
     files = {name: content} | {RUNTIME_NAMES[part]: data for part, data in find_runtime(runtime).items()}
     files |= {page: page_file(page, "browser").replace(b"$policy", POLICY.encode()) for page in PAGE_FILES["browser"]}
     description = {DESCRIPTION: json.dumps(_describe_site(predictor, name, files), indent=1).encode()}

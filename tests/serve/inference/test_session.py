@@ -19,7 +19,7 @@ def test_a_missing_model_names_the_command_that_writes_one(tmp_path):
 
 
 def test_a_folder_is_not_a_model(tmp_path):
-    with pytest.raises(ModelError, match="a folder"):
+    with pytest.raises(ModelError, match="Is a directory"):
         Predictor.open(tmp_path)
 
 
