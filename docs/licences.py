@@ -20,7 +20,7 @@ RUNTIME = "xfeat-onnx[all,ray-serve]"
 # Nothing but notices is asked of who passes these on; of MPL-2.0, also the source of changed files.
 ALLOWED = {
     *("0BSD", "Apache-2.0", "Apache-2.0 WITH LLVM-exception", "BSD", "BSD-2-Clause", "BSD-3-Clause", "BSL-1.0"),
-    *("CC0-1.0", "MIT", "MIT-0", "MIT-CMU", "MPL-2.0", "PSF-2.0", "Zlib"),
+    *("CC0-1.0", "ISC", "MIT", "MIT-0", "MIT-CMU", "MPL-2.0", "PSF-2.0", "Zlib"),
 }
 # What packages without an SPDX expression write, in small letters, as their licence or classifier.
 SPELLINGS = {
