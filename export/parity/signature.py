@@ -40,7 +40,8 @@ def read_public_key(path: Path) -> PublicKey:
     except OSError as error:
         raise SpecError("public key cannot be read", path=path, found=error.strerror, fix=fix) from error
     except minisign.Error as error:
-        found = "a secret key" if b"secret key" in content.partition(b"\n")[0] else str(error)
+        comment = content.partition(b"\n")[0]
+        found = "a secret key" if b"secret key" in comment and b"signature" not in comment else str(error)
         raise SpecError("not a public key of minisign", path=path, found=found, fix=fix) from error
 
 
