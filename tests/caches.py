@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 
 from xfeat.featurize.cache.columns import CacheDescription, Columns
+from xfeat.featurize.cache.layout import read_header, rest_digest, user_block
 from xfeat.featurize.cache.reader import FeatureCache
 from xfeat.featurize.cache.writer import write_cache
 from xfeat.featurize.specs import FeatureSpec
@@ -60,3 +63,65 @@ def write_made_up(
         dim=features.shape[-1],
     )
     return FeatureCache.open(path)
+
+
+def edit_cache(path: Path, arrays: dict[str, Any] | None = None, **header: Any) -> None:
+    """Change a cache and its digest of everything but the features, as who knows the format can.
+
+    Args:
+        path: the file.
+        arrays: new values by name, of the same type and shape.
+        header: new values by key.
+    """
+    with path.open("r+b") as file:
+        _, stored = read_header(file, path)
+        for name, values in (arrays or {}).items():
+            place = stored["arrays"][name]
+            file.seek(place["offset"])
+            file.write(np.asarray(values, place["dtype"]).reshape(place["shape"]).tobytes())
+        text = json.dumps({**stored, **header}).encode()
+        offset = file.seek(0, 2)
+        file.write(text)
+        file.flush()
+        block = user_block(offset, len(text), rest_digest(file, stored["arrays"]["features"]))
+        file.seek(0)
+        file.write(block)
+
+
+def header_of(path: Path) -> dict[str, Any]:
+    """Return the header of a cache."""
+    with path.open("rb") as file:
+        return dict(read_header(file, path)[1])
+
+
+def as_schema1(path: Path, **attributes: str) -> Path:
+    """Write a cache again as 0.1 did: text in HDF5's heaps, settings in attributes; return its path."""
+    cache = FeatureCache.open(path)
+    header, text = header_of(path), h5py.string_dtype("utf-8")
+    columns, skipped = cache.columns, [tuple(map(_encoded, row)) for row in cache.skipped]
+    states = [columns.size, columns.mtime_ns, columns.change_mark, columns.truncated]
+    digest = hashlib.sha256("".join(columns.sha256).encode() + b"".join(values.tobytes() for values in states))
+    digest.update(b"".join(value + b"\0" for row in skipped for value in row))
+    features = np.array(cache.features)
+    path.unlink()
+    with h5py.File(path, "w", libver=("earliest", "latest")) as file:
+        file.create_dataset("features", data=features)
+        for name, values in vars(columns).items():
+            coded = np.array([_encoded(value) for value in values], text) if name in ("path", "group") else values
+            file.create_dataset(name, data=np.array(values, "S64") if name == "sha256" else coded)
+        file.create_dataset("skipped", data=np.array(skipped, np.dtype([("path", text), ("reason", text)])))
+        file.attrs["schema_version"] = 1
+        stored = {
+            "format": "xfeat.features",
+            "counts": json.dumps(cache.counts),
+            "columns_sha256": digest.hexdigest(),
+            **{name: value if isinstance(value, str) else json.dumps(value) for name, value in header.items()},
+            **attributes,
+        }
+        for name in stored.keys() - {"arrays", "extra", "skipped"}:
+            file.attrs.create(name, _encoded(stored[name]), dtype=text)
+    return path
+
+
+def _encoded(text: str) -> bytes:
+    return text.encode("utf-8", "surrogateescape")

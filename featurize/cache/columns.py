@@ -9,15 +9,11 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple
 
-import h5py
 import numpy as np
 from numpy.typing import NDArray
 
 from xfeat.featurize.datasets.layouts import NO_LABEL, NO_SPLIT, SPLITS
 from xfeat.featurize.specs import FeatureSpec
-
-COLUMN_NAMES = ("label", "split", "path", "group", "sha256", "size", "mtime_ns", "change_mark", "truncated")
-TEXT = h5py.string_dtype("utf-8")
 
 
 class Skipped(NamedTuple):
@@ -53,6 +49,21 @@ class Columns:
     mtime_ns: NDArray[np.int64]
     change_mark: NDArray[np.int64]
     truncated: NDArray[np.bool_]
+
+
+class ExtraColumn(NamedTuple):
+    """A column that no command of this version reads: the file has a place for it.
+
+    Attributes:
+        kind: ``number`` (float64, NaN if unknown), ``category`` (int32, index into ``names``, -1 if unknown),
+            ``text`` (UTF-8 bytes of one width), or ``labels`` (int8 (N, len(names)): 1 yes, 0 no, -1 unknown).
+        values: (N,), or (N, L) for ``labels``.
+        names: of the categories or labels.
+    """
+
+    kind: str
+    values: NDArray[Any]
+    names: Sequence[str] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,41 +103,33 @@ class CacheDescription:
         return counts
 
 
-def finish_digest(digest: hashlib._Hash, columns: Columns) -> str:
+def content_digest(features: hashlib._Hash, columns: Columns) -> str:
     """Finish a digest over all features with labels, splits, paths and groups."""
-    digest.update(np.asarray(columns.label, np.int32).tobytes() + np.asarray(columns.split, np.uint8).tobytes())
+    features.update(np.asarray(columns.label, np.int32).tobytes() + np.asarray(columns.split, np.uint8).tobytes())
     for texts in (columns.path, columns.group):
-        digest.update("\0".join(texts).encode("utf-8", "surrogateescape") + b"\0\0")
-    return digest.hexdigest()
+        features.update("\0".join(texts).encode("utf-8", "surrogateescape") + b"\0\0")
+    return features.hexdigest()
 
 
-def digest_of_states(columns: Columns, skipped: Sequence[Skipped]) -> str:
-    """Return a digest of the file records: file states, content digests, and skipped images."""
-    digest = hashlib.sha256("".join(columns.sha256).encode())
-    digest.update(np.asarray(columns.size, np.int64).tobytes() + np.asarray(columns.mtime_ns, np.int64).tobytes())
-    if columns.change_mark.any():  # caches of earlier versions have none
-        digest.update(np.asarray(columns.change_mark, np.int64).tobytes())
-    digest.update(np.asarray(columns.truncated, np.bool_).tobytes())
-    digest.update(b"".join(to_bytes(text) + b"\0" for row in skipped for text in row))
-    return digest.hexdigest()
-
-
-def encode_column(name: str, values: Any) -> Any:
+def encode_column(name: str, values: Any) -> NDArray[Any]:
+    """Return a column as it is stored: text as bytes of one width."""
     if name in ("path", "group"):
-        return np.array([to_bytes(text) for text in values], dtype=TEXT)
-    return np.array(values, dtype="S64") if name == "sha256" else values
+        return np.array([to_bytes(text) for text in values], "S")
+    return np.array(values, "S64") if name == "sha256" else np.asarray(values)
 
 
 def decode_column(name: str, values: NDArray[Any]) -> Any:
-    if name in ("path", "group"):
-        return [to_text(value) for value in values]
-    return [value.decode() for value in values.tolist()] if name == "sha256" else values
+    """Return a column as :class:`Columns` has it."""
+    if name in ("path", "group", "sha256"):
+        return [to_text(value) for value in values.tolist()]
+    return values
 
 
 def to_bytes(text: str) -> bytes:
-    # File names are bytes to the operating system; surrogates stand for those that are not UTF-8.
+    """Encode a file name, which is bytes to the operating system; surrogates stand for those that are not UTF-8."""
     return text.encode("utf-8", "surrogateescape")
 
 
 def to_text(value: bytes) -> str:
+    """Decode :func:`to_bytes`."""
     return value.decode("utf-8", "surrogateescape")

@@ -1,56 +1,57 @@
-"""The features of a cache, read from the file that they are mapped from."""
+"""The features of a cache in its file. Read, and not mapped: a mapped file that is cut short kills the process."""
 
 from __future__ import annotations
 
-import mmap
 import os
+import threading
 import weakref
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
+from xfeat.featurize.cache.layout import REBUILD, Place
 from xfeat.featurize.errors import CacheError
+from xfeat.featurize.system.filesystem import MAPPING, is_missing
 
 # Rows at most this far apart are read in one call, including the rows between them; and at most so many per call.
 _NEAR, _MOST_AT_ONCE = 4, 512
-_REBUILD = "run xfeat featurize again, or restore a copy"
 
 
 class FeatureFile:
     """All features of a cache in its opened file, which stays open as long as this object.
 
     Args:
-        path: the file.
-        mapped: its features, mapped.
+        path: of the file, for messages.
+        file: the file, opened; another one may be at its path by now.
+        place: of the features.
     """
 
-    def __init__(self, path: Path, mapped: np.memmap[Any, Any]) -> None:
-        self._path, self._file = path, path.open("rb", buffering=0)
-        weakref.finalize(self, self._file.close)
-        self._shape, self._dtype, self._offset = mapped.shape, mapped.dtype, int(mapped.offset)
+    def __init__(self, path: Path, file: BinaryIO, place: Place) -> None:
+        self._path, self._descriptor = path, os.dup(file.fileno())
+        weakref.finalize(self, os.close, self._descriptor)
+        self._shape, self._dtype, self._offset = tuple(place["shape"]), np.dtype(place["dtype"]), place["offset"]
+        self._seeking = threading.Lock()
 
-    @classmethod
-    def open(cls, path: Path, features: NDArray[Any], inode: int) -> FeatureFile | None:
-        """Open the file of these features; ``None`` if they are not mapped, or the path is now another file.
-
-        A replaced file has no path any more, so nobody can cut it short. Windows has no ``preadv``, and nobody can cut
-        a mapped file short there.
-        """
-        mapped = mapped_array(features)
-        if mapped is None or not hasattr(os, "preadv"):
-            return None
+    def mapped(self) -> NDArray[Any]:
+        """Return all features, mapped and read-only; in memory where a file system cannot map files."""
         try:
-            file = cls(path, mapped)
-        except OSError:
-            return None
-        return file if os.fstat(file._file.fileno()).st_ino == inode else None
+            with os.fdopen(os.dup(self._descriptor), "rb") as file:
+                return np.memmap(file, dtype=self._dtype, mode="r", offset=self._offset, shape=self._shape)
+        except OSError as error:
+            if not is_missing(MAPPING, error, self._path):
+                raise
+            return self.read(np.arange(self._shape[0]), None)
 
     def read(self, rows: NDArray[np.int64], views: NDArray[np.int64] | int | None) -> NDArray[Any]:
-        """Return rows (n, D), or (n, V, D) if ``views`` is ``None`` and there are several."""
+        """Return rows (n, D), or (n, V, D) if ``views`` is ``None`` and there are several.
+
+        Raises:
+            CacheError: if the file cannot be read, or was cut short.
+        """
         numbers, shape = rows, self._shape[1:]
         if len(shape) == 2 and views is not None:
             numbers, shape = rows * shape[0] + views, shape[1:]
@@ -72,18 +73,27 @@ class FeatureFile:
         position = self._offset + first * target[0].nbytes
         while wanted:
             try:
-                count = os.preadv(self._file.fileno(), [wanted], position)
+                count = self._read_into(wanted, position)
             except OSError as error:
-                raise CacheError("cannot be read", path=self._path, found=str(error), fix=_REBUILD) from error
+                raise CacheError("cannot be read", path=self._path, found=str(error), fix=REBUILD) from error
             if not count:
                 raise CacheError(
                     "the file was cut short while it was read",
                     path=self._path,
                     expected=f"{self._offset + int(np.prod(self._shape)) * self._dtype.itemsize} bytes or more",
-                    found=f"{os.fstat(self._file.fileno()).st_size} bytes",
-                    fix=_REBUILD,
+                    found=f"{os.fstat(self._descriptor).st_size} bytes",
+                    fix=REBUILD,
                 )
             wanted, position = wanted[count:], position + count
+
+    def _read_into(self, target: memoryview, position: int) -> int:
+        if hasattr(os, "preadv"):
+            return os.preadv(self._descriptor, [target], position)
+        with self._seeking:  # Windows
+            os.lseek(self._descriptor, position, os.SEEK_SET)
+            data = os.read(self._descriptor, len(target))
+        target[: len(data)] = data
+        return len(data)
 
 
 def _runs(numbers: NDArray[np.int64]) -> Iterator[slice]:
@@ -92,11 +102,3 @@ def _runs(numbers: NDArray[np.int64]) -> Iterator[slice]:
     far = np.flatnonzero((steps < 1) | (steps > _NEAR)) + 1
     edges = np.unique(np.concatenate([far, np.arange(0, len(numbers), _MOST_AT_ONCE), [len(numbers)]]))
     return (slice(start, end) for start, end in pairwise(edges.tolist()))
-
-
-def mapped_array(features: NDArray[Any]) -> np.memmap[Any, Any] | None:
-    """Return the mapped array that features are all or the first columns of."""
-    found: Any = features
-    while isinstance(found, np.ndarray) and not isinstance(found.base, mmap.mmap):
-        found = found.base
-    return found if isinstance(found, np.memmap) else None

@@ -97,7 +97,7 @@ class FeatureIndex:
         """Return the features (n, D) or (n, V, D) of n index rows, at least one, opening each file once."""
         source_of = np.searchsorted(self._firsts, index_rows, side="right") - 1
         found = [
-            self._features(number)[index_rows[source_of == number] - self._firsts[number]]
+            self._read(number, index_rows[source_of == number] - self._firsts[number])
             for number in np.unique(source_of).tolist()
         ]
         place = np.argsort(np.argsort(source_of, kind="stable"), kind="stable")  # of each index row in what was found
@@ -123,10 +123,10 @@ class FeatureIndex:
         at = int(np.searchsorted(contents, sha256))
         return int(order[at]) if at < len(contents) and contents[at] == sha256 else NOT_STORED
 
-    def _features(self, number: int) -> NDArray[Any]:
+    def _read(self, number: int, rows: IndexRows) -> NDArray[Any]:
         source = self._sources[number]
         if isinstance(source, FeatureCache):
-            return source.features
+            return source.file.read(rows, None)
         if self._open is None or self._open[0] != number:
             self._open = (number, source.features())
-        return self._open[1]
+        return self._open[1][rows]

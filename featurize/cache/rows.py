@@ -1,16 +1,14 @@
-"""Rows of a cache, copied from its file. Read, and not mapped: a mapped file that is cut short kills the process."""
+"""Rows of a cache, copied from its file."""
 
 from __future__ import annotations
 
-import mmap
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from xfeat.featurize.cache.feature_file import mapped_array
 from xfeat.featurize.cache.reader import FeatureCache, finite_rows
 from xfeat.featurize.errors import CacheError
 
@@ -40,27 +38,11 @@ def read_rows(
     for first in range(0, len(rows), ROWS_AT_ONCE):
         part = slice(first, first + ROWS_AT_ONCE)
         which = views[part] if isinstance(views, np.ndarray) else views
-        found[part] = _copied(cache, rows[part], which)
+        found[part] = cache.file.read(rows[part], which)[..., : features.shape[-1]]
         if not (finite := finite_rows(found[part])).all():
             bad = rows[part][~finite]
-            raise cache.not_finite_error(bad, fix="run xfeat featurize --force, and xfeat verify afterwards")
+            raise cache.not_finite_error(bad.tolist(), fix="run xfeat featurize --force, and xfeat verify afterwards")
     return found
-
-
-def _copied(cache: FeatureCache, rows: NDArray[np.int64], views: NDArray[np.int64] | int | None) -> NDArray[Any]:
-    features = cache.features
-    if cache.file is not None:
-        return cache.file.read(rows, views)[..., : features.shape[-1]]
-    copied: NDArray[Any] = features[rows] if features.ndim == 2 or views is None else features[rows, views]
-    _forget_pages(features)
-    return copied
-
-
-def _forget_pages(features: NDArray[Any]) -> None:
-    """Release the pages that were read: pages of a mapped file count as this process's memory until then."""
-    mapped = mapped_array(features)
-    if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
-        cast(Any, mapped.base).madvise(mmap.MADV_DONTNEED)
 
 
 @contextmanager

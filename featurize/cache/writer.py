@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,28 +16,34 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from xfeat.featurize.cache.columns import (
-    COLUMN_NAMES,
-    TEXT,
-    CacheDescription,
-    digest_of_states,
-    encode_column,
-    finish_digest,
-    to_bytes,
+from xfeat.featurize.cache.columns import CacheDescription, ExtraColumn, content_digest, encode_column
+from xfeat.featurize.cache.layout import (
+    ARRAYS,
+    BLOCK_BYTES,
+    FORMAT,
+    HDF5_SIGNATURE,
+    SCHEMA_VERSION,
+    Header,
+    Place,
+    is_current,
+    rest_digest,
+    user_block,
 )
-from xfeat.featurize.cache.reader import FORMAT, SCHEMA_VERSION
+from xfeat.featurize.cache.schema1 import may_be_schema1
 from xfeat.featurize.datasets.layouts import SPLITS
 from xfeat.featurize.errors import CacheError
 from xfeat.featurize.system.atomic import replacing
 from xfeat.featurize.system.stored_paths import stored_form
 from xfeat.featurize.system.versions import library_versions
 
-_SIGNATURE = b"\x89HDF\r\n\x1a\n"
-_SKIPPED = np.dtype([("path", TEXT), ("reason", TEXT)])
-
 
 def write_cache(
-    path: Path, description: CacheDescription, *, blocks: Iterable[tuple[int, NDArray[Any]]], dim: int
+    path: Path,
+    description: CacheDescription,
+    *,
+    blocks: Iterable[tuple[int, NDArray[Any]]],
+    dim: int,
+    extra: Mapping[str, ExtraColumn] | None = None,
 ) -> None:
     """Write a cache, whole or not at all.
 
@@ -46,24 +52,32 @@ def write_cache(
         description: everything but the features.
         blocks: (first row, features (n, D) or (n, V, D)) that together fill all rows, in order.
         dim: D.
+        extra: further columns by name.
 
     Raises:
         OutputError: if it cannot be written.
     """
-    spec, columns = description.spec, description.columns
-    count = len(columns.path)
-    with replacing(path) as partial, _creating(partial) as file:
-        # Contiguous, so that readers can map it into memory; see docs/decisions.
-        features = file.create_dataset("features", shape=(count, *spec.row_shape(dim)), dtype=spec.dtype)
-        digest = _fill(features, blocks)
-        for name in COLUMN_NAMES:
-            file.create_dataset(name, data=encode_column(name, getattr(columns, name)))
-        skipped = [tuple(map(to_bytes, row)) for row in description.skipped]
-        file.create_dataset("skipped", data=np.array(skipped, dtype=_SKIPPED))
-        file.flush()
-        file.attrs["schema_version"] = SCHEMA_VERSION
-        for key, value in _texts(description, finish_digest(digest, columns), path.parent).items():
-            file.attrs.create(key, to_bytes(value), dtype=TEXT)
+    spec = description.spec
+    columns = {name: encode_column(name, getattr(description.columns, name)) for name in ARRAYS if name != "features"}
+    extra = extra or {}
+    columns |= {f"extra/{name}": column.values for name, column in extra.items()}
+    with replacing(path) as partial:
+        with _creating(partial) as file:
+            # Contiguous, so that readers can map it into memory; see docs/decisions.
+            shape = (len(columns["label"]), *spec.row_shape(dim))
+            features = file.create_dataset("features", shape=shape, dtype=spec.dtype)
+            digest = content_digest(_fill(features, blocks), description.columns)
+            arrays = {"features": _place(features)}
+            for name, values in columns.items():
+                arrays[name] = _add(file, name, values)
+            header = json.dumps(_header(description, digest, path.parent, arrays, extra)).encode()
+            place = _add(file, "header", np.array(header))
+            # For readers of version 1, which say then that they know no version 2.
+            file.attrs["format"], file.attrs["schema_version"] = FORMAT, SCHEMA_VERSION
+        with partial.open("r+b") as raw:
+            block = user_block(place["offset"], len(header), rest_digest(raw, arrays["features"]))
+            raw.seek(0)
+            raw.write(block)
 
 
 def check_replaceable(path: Path) -> None:
@@ -78,18 +92,13 @@ def check_replaceable(path: Path) -> None:
         raise _not_replaceable(path, "a folder")
     try:
         with path.open("rb") as file:
-            start = file.read(len(_SIGNATURE))
+            if is_current(file) or may_be_schema1(file):
+                return
+            file.seek(0)
+            hdf5 = file.read(len(HDF5_SIGNATURE)) == HDF5_SIGNATURE
     except OSError as error:
         raise _not_replaceable(path, error.strerror or str(error)) from error
-    if start != _SIGNATURE:
-        raise _not_replaceable(path, "a file of another kind")
-    try:
-        with h5py.File(path, "r", locking=False) as file:
-            kind = file.attrs.get("format")
-    except (OSError, RuntimeError, KeyError, ValueError, TypeError):
-        return  # damaged: nothing in it can be read
-    if kind != FORMAT:
-        raise _not_replaceable(path, "an HDF5 file of another program")
+    raise _not_replaceable(path, "an HDF5 file of another program, or damaged" if hdf5 else "a file of another kind")
 
 
 def _not_replaceable(path: Path, found: str) -> CacheError:
@@ -102,24 +111,42 @@ def _not_replaceable(path: Path, found: str) -> CacheError:
     )
 
 
-def _texts(description: CacheDescription, content_sha256: str, folder: Path) -> dict[str, str]:
+def _header(
+    description: CacheDescription,
+    content_sha256: str,
+    folder: Path,
+    arrays: dict[str, Place],
+    extra: Mapping[str, ExtraColumn],
+) -> Header:
     return {
-        "format": FORMAT,
-        "spec": json.dumps(description.spec.to_dict()),
+        "spec": description.spec.to_dict(),
         "fingerprint": description.spec.fingerprint,
-        "class_names": json.dumps(description.class_names),
-        "split_names": json.dumps(SPLITS),
-        "counts": json.dumps(description.counts),
+        "class_names": list(description.class_names),
+        "split_names": list(SPLITS),
         "data_root": stored_form(description.data_root, folder),
         "weights_path": stored_form(description.weights_path, folder),
         "written_in": os.path.abspath(folder),
         "layout": description.layout,
-        "left_out": json.dumps(description.left_out),
+        "left_out": description.left_out,
+        "skipped": [list(row) for row in description.skipped],
         "content_sha256": content_sha256,
-        "columns_sha256": digest_of_states(description.columns, description.skipped),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "versions": json.dumps(library_versions()),
+        "versions": library_versions(),
+        "arrays": arrays,
+        "extra": {name: {"kind": column.kind, "names": list(column.names)} for name, column in extra.items()},
     }
+
+
+def _add(file: h5py.File, name: str, values: NDArray[Any]) -> Place:
+    """Add an array to a file, bytes as UTF-8 text except for digests and the header."""
+    if values.dtype.kind == "S" and name not in ("sha256", "header"):
+        values = values.astype(h5py.string_dtype("utf-8", values.dtype.itemsize))
+    return _place(file.create_dataset(name, data=values))
+
+
+def _place(dataset: h5py.Dataset) -> Place:
+    dtype = dataset.dtype.newbyteorder("<")
+    return {"dtype": dtype.str, "shape": list(dataset.shape), "offset": dataset.id.get_offset()}
 
 
 def _fill(features: h5py.Dataset, blocks: Iterable[tuple[int, NDArray[Any]]]) -> hashlib._Hash:
@@ -140,7 +167,7 @@ def _fill(features: h5py.Dataset, blocks: Iterable[tuple[int, NDArray[Any]]]) ->
 @contextmanager
 def _creating(path: Path) -> Iterator[h5py.File]:
     """Open a new HDF5 file; on a full disk closing it fails too, with another exception than writing."""
-    file = h5py.File(path, "w", locking=False)
+    file = h5py.File(path, "w", locking=False, userblock_size=BLOCK_BYTES)
     try:
         yield file
         file.close()

@@ -28,6 +28,7 @@ def info(file: Path) -> Printed:
     cache = FeatureCache.open(file, check=False)
     facts = {
         "file": str(file),
+        "schema_version": cache.schema_version,
         "images": len(cache),
         "features": cache.features.shape[-1],
         "views": cache.spec.views,
@@ -60,10 +61,14 @@ def verify(file: Path) -> Printed:
 
 
 def _as_text(cache: FeatureCache, groups: int) -> list[str]:
+    from xfeat.featurize.cache.layout import SCHEMA_VERSION
+
     root = cache.images.path or f"{cache.data_root}, where these images are no longer"
     lines = [
         f"{cache.path}: {len(cache)} images × {cache.features.shape[-1]} features, {cache.spec.describe()}",
         f"fingerprint {cache.spec.fingerprint}, made {cache.created} from {root}",
+        f"schema version {cache.schema_version}"
+        + ", which xfeat featurize writes anew as version 2" * (cache.schema_version < SCHEMA_VERSION),
     ]
     lines += count_lines(cache.counts)
     if groups:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import calendar
 import errno
+import hashlib
 import logging
 import lzma
 import os
@@ -13,6 +14,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path, PureWindowsPath
 from typing import NamedTuple
 
@@ -29,6 +31,7 @@ _MOST_IN_A_ROW = 8
 _SETTLED_NS = 2_000_000_000
 # Reproducible archives date everything 1970; 0 has another meaning here.
 _EPOCH = 1
+_file_systems: dict[int, int] = {}
 _ENCRYPTED, _UTF8_NAME = 0x1, 0x800
 # Lines for drawing boxes, and Greek and mathematical signs: half of CP437, and in names a sign of another encoding.
 _NO_NAME_IN_CP437 = re.compile("[\u0370-\u03ff\u2200-\u25ff]")
@@ -43,8 +46,9 @@ class FileState(NamedTuple):
     Attributes:
         size: bytes.
         mtime_ns: time of the last change, nanoseconds since 1970; 0 if it was too recent to be relied on.
-        change_mark: a value that, unlike the time, programs cannot set back. Of a file: the time of the last change of
-            data or metadata (``st_ctime_ns``), which is the time of creation on Windows. Of a zip member: its CRC.
+        change_mark: a number for what programs cannot set back, unlike the time: which file it is (file system and
+            inode), and when its data or metadata last changed (``st_ctime_ns``; the time of creation on Windows). Of a
+            zip member: that of the archive, with the member's CRC.
     """
 
     size: int
@@ -88,11 +92,12 @@ class FolderSource:
 
     def state(self, path: str) -> FileState | None:
         """Return the state of a file without opening it, ``None`` if it does not exist."""
+        file = os.path.join(self._root, path)
         try:
-            found = os.stat(os.path.join(self._root, path))
+            found = os.stat(file)
         except (OSError, ValueError):
             return None
-        return FileState(found.st_size, found.st_mtime_ns or _EPOCH, found.st_ctime_ns)
+        return FileState(found.st_size, found.st_mtime_ns or _EPOCH, _change_mark(file, found))
 
     def read(self, path: str) -> tuple[bytes, FileState]:
         """Return a file's content and the state in which it was read.
@@ -117,7 +122,8 @@ def read_file(path: str | os.PathLike[str]) -> tuple[bytes, FileState]:
         ImageError: if it cannot be read, is not a regular file, is too large, or is not read in time.
     """
     data, found = _read(path, MAX_FILE_BYTES + 1)
-    return data, FileState(len(data), (found.st_mtime_ns or _EPOCH) if _settled(found) else 0, found.st_ctime_ns)
+    mtime_ns = (found.st_mtime_ns or _EPOCH) if _settled(found) else 0
+    return data, FileState(len(data), mtime_ns, _change_mark(path, found))
 
 
 @limited(_READ_LIMIT_S, "read", most_in_a_row=_MOST_IN_A_ROW)
@@ -159,8 +165,25 @@ def _is_new(path: str, followed: set[str], again: list[str]) -> bool:
     return True
 
 
+def _change_mark(path: str | os.PathLike[str], found: os.stat_result, *more: int) -> int:
+    told = (_file_system(path, found.st_dev), found.st_ino, found.st_ctime_ns, *more)
+    return int.from_bytes(hashlib.blake2b(repr(told).encode(), digest_size=8).digest(), "little", signed=True)
+
+
+def _file_system(path: str | os.PathLike[str], device: int) -> int:
+    """Return a number of a file system that, unlike that of its device, other machines and a restart do not change."""
+    if device not in _file_systems:
+        try:
+            _file_systems[device] = os.statvfs(path).f_fsid
+        except (AttributeError, OSError):  # Windows, where the number of the device belongs to the file system
+            _file_systems[device] = device
+    return _file_systems[device]
+
+
 def _settled(found: os.stat_result) -> bool:
     """Tell whether a file had not changed for long enough when it was read. Clocks of other machines do not matter."""
+    if not found.st_ino:  # of file systems that do not tell files apart
+        return False
     changed = found.st_ctime_ns if found.st_mtime_ns > found.st_ctime_ns else found.st_mtime_ns
     return time.time_ns() - changed > _SETTLED_NS
 
@@ -186,6 +209,8 @@ class ZipSource:
                 found=str(error),
                 fix="check the file: its end may be missing, or it is of another kind",
             ) from error
+        assert self._archive.fp is not None
+        self._mark = partial(_change_mark, path, os.fstat(self._archive.fp.fileno()))
         members = [info for info in self._archive.infolist() if not info.filename.endswith(("/", "\\"))]
         names, self.doubts = _member_names(members)
         self._members = dict(zip(names, members, strict=True))
@@ -199,7 +224,7 @@ class ZipSource:
     def state(self, path: str) -> FileState | None:
         """Return the state of a member from the archive's directory, ``None`` if it does not exist."""
         info = self._members.get(path)
-        return _member_state(info) if info is not None else None
+        return self._state(info) if info is not None else None
 
     def read(self, path: str) -> tuple[bytes, FileState]:
         """Return a member's content, checked against its CRC, and its state.
@@ -215,7 +240,7 @@ class ZipSource:
         if info.file_size > MAX_FILE_BYTES:
             raise _too_large(info.file_size)
         # The size in the directory may be wrong: never unpack more than that.
-        return self._unpack(info, info.file_size + 1), _member_state(info)
+        return self._unpack(info, info.file_size + 1), self._state(info)
 
     def head(self, path: str, size: int) -> bytes:
         """Return the first bytes of a member, at most ``size``; none if it cannot be read."""
@@ -223,6 +248,13 @@ class ZipSource:
             return self._unpack(self._members[path], size)
         except ImageError:
             return b""
+
+    def _state(self, info: zipfile.ZipInfo) -> FileState:
+        # Zip times have steps of 2 s, start in 1980, and have no time zone; some programs write none.
+        seconds = 0
+        with suppress(ValueError):
+            seconds = calendar.timegm((*info.date_time, 0, 0, 0))
+        return FileState(info.file_size, seconds * 1_000_000_000 or _EPOCH, self._mark(info.CRC))
 
     @limited(_READ_LIMIT_S, "read", most_in_a_row=_MOST_IN_A_ROW)
     def _unpack(self, info: zipfile.ZipInfo, size: int) -> bytes:
@@ -281,15 +313,6 @@ def _member_names(members: list[zipfile.ZipInfo]) -> tuple[list[str], list[str]]
     doubts = [doubt + names[strange[0]]] if strange and chosen in ("CP437", "GBK") else []
     paths = [PureWindowsPath(name) for name in names]  # knows both slashes, and drives
     return ["/".join(part for part in path.relative_to(path.anchor).parts if part != ".") for path in paths], doubts
-
-
-def _member_state(info: zipfile.ZipInfo) -> FileState:
-    # Zip times have steps of 2 s, start in 1980, and have no time zone.
-    try:
-        seconds = calendar.timegm((*info.date_time, 0, 0, 0))
-    except ValueError:
-        return FileState(info.file_size, _EPOCH, info.CRC)  # some programs write no date: size and CRC are compared
-    return FileState(info.file_size, seconds * 1_000_000_000, info.CRC)
 
 
 def _too_large(size: int) -> ImageError:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from xfeat.featurize.backbones.weights import Weights
 from xfeat.featurize.cache.columns import CacheDescription, Columns, Skipped, decode_column
 from xfeat.featurize.cache.index import NOT_STORED, FeatureIndex, IndexRows
+from xfeat.featurize.cache.layout import SCHEMA_VERSION
 from xfeat.featurize.cache.reader import FeatureCache
 from xfeat.featurize.cache.shards import IDENTITY, FileIdentity, Identities, ShardStore
 from xfeat.featurize.cache.writer import check_replaceable, write_cache
@@ -184,10 +185,11 @@ def _start_state(dataset: Dataset, known: FeatureIndex) -> RunState:
 def _outdated(source: ImageSource, state: RunState) -> list[int]:
     """Return the numbers of the images that are new or may have changed."""
     states = state.identities[["size", "mtime_ns", "change_mark"]].tolist()
-    reliable = ((state.index_rows != NOT_STORED) & (state.identities["mtime_ns"] != 0)).tolist()
+    stored = (state.index_rows != NOT_STORED).tolist()
     outdated = []
     for number, path in enumerate(state.paths):
-        if reliable[number] and source.state(path) == states[number]:
+        # A time of 0, which was too recent to be relied on, is that of no file.
+        if stored[number] and source.state(path) == states[number]:
             continue
         state.index_rows[number] = NOT_STORED
         outdated.append(number)
@@ -280,7 +282,8 @@ def _had_this_root(old: FeatureCache, work: _Work) -> bool:
 
 def _is_up_to_date(old: FeatureCache, work: _Work, columns: Columns, skipped: list[Skipped]) -> bool:
     return (
-        list(old.columns.path) == columns.path
+        old.schema_version == SCHEMA_VERSION
+        and list(old.columns.path) == columns.path
         and list(old.columns.group) == columns.group
         and list(old.columns.sha256) == columns.sha256
         and np.array_equal(old.columns.label, columns.label)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -26,7 +27,7 @@ def first_column(text: str) -> set[str]:
     return {name for cell in cells for name in re.findall(r"`([^`]+)`", cell)}
 
 
-def test_features_h5_has_the_documented_datasets_and_attributes(tmp_path: Path) -> None:
+def test_features_h5_has_the_documented_datasets_and_header(tmp_path: Path) -> None:
     path = tmp_path / "features.h5"
     columns = Columns(
         label=np.zeros(1, np.int32),
@@ -48,8 +49,10 @@ def test_features_h5_has_the_documented_datasets_and_attributes(tmp_path: Path) 
         dim=4,
     )
     with h5py.File(path) as file:
-        written = set(file) | set(file.attrs)
+        written = set(file) | set(json.loads(file["header"][()]))
+        also = set(file.attrs) | set(json.loads(path.read_bytes()[: file.userblock_size]))
     assert first_column(section("features.h5")) == written
+    assert all(f"`{name}`" in section("features.h5") for name in also)
 
 
 def test_the_model_metadata_keys_are_documented() -> None:

@@ -10,7 +10,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 import onnx
 import pytest
@@ -18,6 +17,7 @@ import torch
 from click.testing import CliRunner, Result
 from PIL import Image, ImageDraw
 
+from tests.caches import edit_cache
 from tests.conftest import MadeOnce
 from tests.edited_runs import edit_run
 from xfeat.export.cli import main as export_main
@@ -186,8 +186,7 @@ def copied(exported: Project, tmp_path: Path) -> Project:
     facts = tmp_path / "copy" / "runs" / "first" / "run.json"
     facts.write_text(facts.read_text().replace(str(exported.folder), str(tmp_path / "copy")))
     edit_run(facts.parent)
-    with h5py.File(tmp_path / "copy" / "features.h5", "r+") as cache:
-        cache.attrs["written_in"] = str(tmp_path / "copy")
+    edit_cache(tmp_path / "copy" / "features.h5", written_in=str(tmp_path / "copy"))
     return Project(tmp_path / "copy")
 
 

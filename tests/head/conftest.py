@@ -8,12 +8,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 import pytest
 from PIL import Image
 
-from tests.caches import write_made_up
+from tests.caches import edit_cache, write_made_up
 from tests.edited_runs import edit_run
 from xfeat.featurize.cache.reader import FeatureCache
 from xfeat.featurize.datasets.layouts import NO_SPLIT
@@ -87,10 +86,8 @@ def draw_images() -> Callable[[FeatureCache], FeatureCache]:
             file.parent.mkdir(parents=True, exist_ok=True)
             Image.new("L", (40, 30), row % 256).save(file)
         contents = [file.read_bytes() for file in files]
-        with h5py.File(cache.path, "r+") as stored:
-            stored["sha256"][:] = [hashlib.sha256(content).hexdigest().encode() for content in contents]
-            stored["size"][:] = [len(content) for content in contents]
-            del stored.attrs["columns_sha256"]  # as in caches of earlier versions
+        digests = [hashlib.sha256(content).hexdigest() for content in contents]
+        edit_cache(cache.path, {"sha256": digests, "size": [len(content) for content in contents]})
         return FeatureCache.open(cache.path)
 
     return draw

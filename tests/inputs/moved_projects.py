@@ -9,10 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 
-from tests.caches import write_made_up
+from tests.caches import edit_cache, header_of, write_made_up
 from tests.edited_runs import edit_run
 from tests.export.conftest import invoke, make_project
 from xfeat.head.cli import main as xhead
@@ -44,18 +43,17 @@ def store(project: Path, *, written_in: Path | None = None, absolute: str = "") 
     separator = "\\" if "\\" in absolute else "/"
     run_file = project / "runs" / "first" / "run.json"
     facts = json.loads(run_file.read_text())
-    with h5py.File(project / "features.h5", "r+") as cache:
-        if absolute:
-            facts["cache"] |= {
-                name: separator.join((absolute, file))
-                for name, file in (("path", "features.h5"), ("data_root", "data"), ("weights_path", "weights.pth"))
-            }
-            del facts["cache"]["written_in"], cache.attrs["written_in"]
-            cache.attrs["data_root"] = facts["cache"]["data_root"]
-            cache.attrs["weights_path"] = facts["cache"]["weights_path"]
-        else:
-            facts["cache"]["written_in"] = str(written_in / "runs" / "first")
-            cache.attrs["written_in"] = str(written_in)
+    if absolute:
+        facts["cache"] |= {
+            name: separator.join((absolute, file))
+            for name, file in (("path", "features.h5"), ("data_root", "data"), ("weights_path", "weights.pth"))
+        }
+        del facts["cache"]["written_in"]
+        paths = {name: facts["cache"][name] for name in ("data_root", "weights_path")}
+        edit_cache(project / "features.h5", written_in="", **paths)
+    else:
+        facts["cache"]["written_in"] = str(written_in / "runs" / "first")
+        edit_cache(project / "features.h5", written_in=str(written_in))
     edit_run(run_file.parent, cache=facts["cache"])
 
 
@@ -68,8 +66,7 @@ def stored_paths(project: Path) -> dict[str, Any]:
         *sorted(map(str, project.glob("runs/sweep-*/sweep.json"))),
     ):
         found[name] = json.loads((project / name).read_text())["cache"]
-    with h5py.File(project / "features.h5") as cache:
-        found["features.h5"] = dict(cache.attrs)
+    found["features.h5"] = header_of(project / "features.h5")
     return {
         f"{name}: {key}": facts[key]
         for name, facts in found.items()

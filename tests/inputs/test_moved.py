@@ -7,10 +7,10 @@ import json
 import shutil
 from pathlib import Path
 
-import h5py
 import pytest
 from click.testing import CliRunner, Result
 
+from tests.caches import header_of
 from tests.conftest import MadeOnce
 from tests.inputs.moved_projects import MOVES, SWEEP, Move, make_moved, stored_paths
 from tests.pipeline.conftest import shell_in
@@ -222,6 +222,6 @@ def test_a_moved_project_is_updated_by_featurize(project: Path, monkeypatch: pyt
     for rehashed, up_to_date in ((48, False), (0, True)):
         found = json.loads(answer(xfeat, "featurize", "data", *FEATURIZE, "--json"))
         assert (found["computed"], found["rehashed"], found["up_to_date"]) == (0, rehashed, up_to_date)
-    with h5py.File("features.h5") as cache:
-        assert (cache.attrs["data_root"], cache.attrs["written_in"]) == ("data", str(project))
+    stored = header_of(Path("features.h5"))
+    assert (stored["data_root"], stored["written_in"]) == ("data", str(project))
     assert run_in(project).cache["content_sha256"] == FeatureCache.open("features.h5").content_sha256

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.caches import edit_cache
 from xfeat.featurize.audit.findings import NOTE, WARNING, Audit, Finding
 from xfeat.featurize.audit.report.page import render_page
 from xfeat.featurize.audit.run import audit_cache
@@ -197,8 +198,7 @@ def test_images_in_an_archive_are_looked_at_without_unpacking(tmp_path: Path, dr
     drawing.fill(drawn, each=10)
     drawn.cache(tmp_path / "f.h5")
     shutil.make_archive(str(tmp_path / "packed"), "zip", tmp_path / "data")
-    with h5py.File(tmp_path / "f.h5", "r+") as file:
-        file.attrs["data_root"] = str(tmp_path / "packed.zip")
+    edit_cache(tmp_path / "f.h5", data_root=str(tmp_path / "packed.zip"))
     shutil.rmtree(tmp_path / "data")
     assert audit_cache(FeatureCache.open(tmp_path / "f.h5")).images_read == 20
 

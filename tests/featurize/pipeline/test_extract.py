@@ -9,11 +9,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
-import h5py
 import numpy as np
 import pytest
 
-from xfeat.featurize.cache.columns import digest_of_states
+from tests.caches import as_schema1, edit_cache
 from xfeat.featurize.cache.reader import FeatureCache
 from xfeat.featurize.errors import MismatchError
 from xfeat.featurize.pipeline import compute
@@ -132,17 +131,16 @@ def test_a_file_whose_rights_changed_is_hashed_once_and_not_decoded(
     assert (bench.run().rehashed, bench.opened) == (0, 1)
 
 
-def test_a_cache_without_marks_of_change_is_hashed_and_not_computed(bench: Bench) -> None:
-    """Caches of earlier versions have no such column, and a digest that does not cover it."""
+def test_a_cache_of_version_1_is_hashed_and_not_computed(bench: Bench) -> None:
+    """Its marks of change are of another kind. What was computed from it finds the same content in version 2."""
     bench.run()
     old = FeatureCache.open(bench.output)
-    without = dataclasses.replace(old.columns, change_mark=np.zeros(len(old), np.int64))
-    with h5py.File(bench.output, "a") as file:
-        del file["change_mark"]
-        file.attrs["columns_sha256"] = digest_of_states(without, old.skipped)
-    FeatureCache.open(bench.output).verify()
+    times = [(bench.data / path).stat().st_ctime_ns for path in old.columns.path]
+    edit_cache(bench.output, {"change_mark": times})
+    as_schema1(bench.output)
     done = bench.run()
     assert (done.computed, done.rehashed, bench.opened) == (0, 12, 1)
+    assert (bench.check().schema_version, bench.check().content_sha256) == (2, old.content_sha256)
     assert np.array_equal(bench.check().columns.change_mark, old.columns.change_mark)
     assert (bench.run().rehashed, bench.run().up_to_date) == (0, True)
 

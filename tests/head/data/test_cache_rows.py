@@ -125,18 +125,6 @@ def test_a_file_that_is_cut_short_is_an_error_and_no_crash(make_cache: MakeCache
     assert all(word in done.stdout for word in ("expected:", "found:", "fix:"))
 
 
-def test_a_cache_in_chunks_is_read_as_well(make_cache: MakeCache, tmp_path: Path) -> None:
-    """As another program may have written it; then nothing is mapped."""
-    import h5py
-
-    features = numbered(30)
-    with h5py.File(make_cache(sizes=(30,), features=features).path, "r+") as file:
-        del file["features"]
-        file.create_dataset("features", data=features, chunks=(5, DIM), compression="gzip")
-    cache = FeatureCache.open(tmp_path / "features.h5")
-    np.testing.assert_array_equal(read_rows(cache, np.arange(3, 20)), features[3:20])
-
-
 def test_an_unreadable_disk_is_named(make_cache: MakeCache, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*arguments: object) -> int:
         raise OSError(5, "Input/output error")
