@@ -12,6 +12,7 @@ import errno
 import functools
 import json
 import logging
+import math
 import os
 import sys
 import time
@@ -38,8 +39,20 @@ _MAX_HELP = 300  # characters, longer than the first sentence of any help
 PATH = click.Path(path_type=Path)
 FILE = click.Path(path_type=Path, dir_okay=False)
 COUNT = click.IntRange(min=1)
-NOT_NEGATIVE = click.FloatRange(min=0)
-POSITIVE = click.FloatRange(min=0, min_open=True)
+
+
+class _FiniteRange(click.FloatRange):
+    """A range of numbers; in click's own, NaN is within every range."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        number = float(super().convert(value, param, ctx))
+        if not math.isfinite(number):
+            self.fail(f"{value} is not a finite number.", param, ctx)
+        return number
+
+
+NOT_NEGATIVE = _FiniteRange(min=0)
+POSITIVE = _FiniteRange(min=0, min_open=True)
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 Printed = tuple[dict[str, Any], Sequence[str]]

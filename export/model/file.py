@@ -43,9 +43,15 @@ class ModelFile:
         self.sha256 = sha256
         self.session = session
         self.device = device
-        self.metadata = ModelMetadata.from_props(session.get_modelmeta().custom_metadata_map, path)
-        self.inputs = tuple(_tensor(node) for node in session.get_inputs())
-        self.outputs = tuple(_tensor(node) for node in session.get_outputs())
+        try:
+            props = session.get_modelmeta().custom_metadata_map
+            self.inputs = tuple(_tensor(node) for node in session.get_inputs())
+            self.outputs = tuple(_tensor(node) for node in session.get_outputs())
+        except UnicodeDecodeError as error:  # onnxruntime does not look at texts
+            raise ModelError(
+                "damaged: a text is not UTF-8", path=path, found=str(error), fix="use an intact copy"
+            ) from error
+        self.metadata = ModelMetadata.from_props(props, path)
         check_interface(self.metadata, self.inputs, self.outputs, path)
         self.known_outputs = frozenset(output.name for output in self.outputs) & frozenset(Outputs._fields)
 
@@ -144,7 +150,7 @@ def open_model(
             try:
                 return opened("cuda:0", all_on_gpu=False)
             except DeviceError as error:
-                logger.warning("the GPU cannot be used, running on the CPU: %s", error.found)
+                logger.warning("the GPU cannot be used, running on the CPU: %s", error)
         return opened("cpu")
     return opened("cuda:0" if device in ("auto", "cuda") else device, all_on_gpu=all_on_gpu)
 

@@ -26,6 +26,7 @@ from xfeat.featurize.errors import BusyError
 from xfeat.featurize.system.atomic import ELSEWHERE, output_error
 from xfeat.featurize.system.filesystem import LOCKS, is_missing
 from xfeat.featurize.system.regular_files import read_regular
+from xfeat.featurize.typed_json import parse_json
 
 _RENEWED_S = 2.0
 # Ten times as long: a process that was suspended or starved for seconds keeps its lock.
@@ -200,7 +201,7 @@ def _encoded(facts: dict[str, Any]) -> bytes:
 def _decoded(record: bytes) -> dict[str, Any]:
     """Return the facts in a lock file; empty if it holds none, as those of earlier versions."""
     try:
-        facts = json.loads(record)
+        facts = parse_json(record)
     except ValueError:
         return {}
     return facts if isinstance(facts, dict) and isinstance(facts.get("pid"), int) else {}

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ SWEEP_FILE, RESULTS_FILE = "sweep.json", "results.csv"
 
 _OTHER_NAME = "choose another --name, or delete that folder"
 _COLUMNS = ("trial", "status", *SETTINGS, "seed", "best_epoch", *(f"valid_{name}" for name in RANKINGS), "seconds")
+_DIGEST = "line_sha256"  # of the other cells and of what the sweep is
 
 
 class SweepFolder:
@@ -37,6 +39,7 @@ class SweepFolder:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._identity = ""
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -67,10 +70,11 @@ class SweepFolder:
             RunError: if it is damaged, of another version, or no sweep.
         """
         facts = self._read_facts()
+        self._identity = json.dumps(identity, sort_keys=True)
         if facts is None:
             if {file.name for file in self.folder.iterdir()} - {LOCK_FILE, LOCK_FILE + HELD, RESULTS_FILE}:
                 raise RunError("not a sweep folder", path=self.folder, expected=f"a {SWEEP_FILE}", fix=_OTHER_NAME)
-            self._write_table("w", [_COLUMNS])
+            self.rewrite([])
             self.save_facts({"identity": identity, "state": "running"})
             return []
         if (found := facts.get("identity")) != identity:
@@ -114,17 +118,33 @@ class SweepFolder:
             if whole != content:
                 with replacing(file) as partial:
                     partial.write_bytes(whole)
-            return [_trial(row) for row in csv.DictReader(io.StringIO(whole.decode(), newline=""))]
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            rows = list(csv.DictReader(io.StringIO(whole.decode(), newline="")))
+            for row in rows:
+                if row.get(_DIGEST, digest := self._digest(row[name] for name in _COLUMNS)) != digest:
+                    raise ValueError(f"trial {row['trial']} has changed since it was saved")
+            trials = [_trial(row) for row in rows]
+            if len({trial.number for trial in trials}) < len(trials):
+                raise ValueError("a trial has two lines")
+            if any(_DIGEST not in row for row in rows):  # of an earlier version
+                self.rewrite(trials)
+            return trials
+        except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
             raise RunError("damaged results", path=file, found=str(error), fix=_OTHER_NAME) from error
 
     def rewrite(self, trials: Sequence[Trial]) -> None:
         """Replace results.csv by these trials."""
-        self._write_table("w", [_COLUMNS, *(_line(trial) for trial in trials)])
+        self._write_table("w", [[*_COLUMNS, _DIGEST], *map(self._line, trials)])
 
     def append(self, trials: Sequence[Trial]) -> None:
         """Add finished trials; they are on the disk when this returns."""
-        self._write_table("a", [_line(trial) for trial in trials])
+        self._write_table("a", [self._line(trial) for trial in trials])
+
+    def _line(self, trial: Trial) -> list[str]:
+        cells = [str(cell) for cell in _cells(trial)]
+        return [*cells, self._digest(cells)]
+
+    def _digest(self, cells: Iterable[str]) -> str:
+        return hashlib.sha256("\n".join([self._identity, *cells]).encode()).hexdigest()[:16]
 
     def _write_table(self, mode: str, lines: Sequence[Sequence[Any]]) -> None:
         file = self.folder / RESULTS_FILE
@@ -136,7 +156,7 @@ class SweepFolder:
             raise output_error(file, error, elsewhere=ELSEWHERE) from error
 
 
-def _line(trial: Trial) -> list[Any]:
+def _cells(trial: Trial) -> list[Any]:
     settings = {**trial.spec.settings, "hidden": axis_text("hidden", (trial.spec.head.hidden,))}
     return [
         trial.number,

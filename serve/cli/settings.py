@@ -37,14 +37,29 @@ def read_file(ctx: click.Context, parameter: click.Parameter, path: Path | None)
         settings = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise SpecError(f"cannot be read: {error.strerror}", path=path, fix=fix) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise SpecError("not a TOML file", path=path, found=str(error), fix=fix) from error
-    names = {option.name for option in ctx.command.params if option.name != parameter.name}
+    options = {option.name: option for option in ctx.command.params if option.name != parameter.name}
     given = {name.replace("-", "_"): value for name, value in settings.items()}
-    if unknown := sorted(set(given) - names):
-        known = ", ".join(sorted(str(name).replace("_", "-") for name in names))
+    if unknown := sorted(set(given) - options.keys()):
+        known = ", ".join(sorted(str(name).replace("_", "-") for name in options))
         raise SpecError(f"unknown setting {unknown[0].replace('_', '-')}", path=path, expected=known)
+    for name, value in given.items():
+        _check_kind(options[name], value, path)
     ctx.default_map = {**(ctx.default_map or {}), **given}
+
+
+def _check_kind(option: click.Parameter, value: object, path: Path) -> None:
+    """Check that a value is one that click converts: it takes true for 1, and fails with a traceback on objects."""
+    if option.multiple if isinstance(option, click.Option) else False:
+        expected, good = "a list of texts", isinstance(value, list) and all(isinstance(each, str) for each in value)
+    elif isinstance(option.type, click.types.BoolParamType):
+        expected, good = "true or false", isinstance(value, bool)
+    else:
+        expected, good = "a text or a number", isinstance(value, str | int | float) and not isinstance(value, bool)
+    if not good:
+        name = str(option.name).replace("_", "-")
+        raise SpecError(f"setting {name} has another type", path=path, expected=expected, found=repr(value)[:80])
 
 
 def read_key(path: Path | None) -> str | None:

@@ -1,0 +1,214 @@
+"""What reads the files of a project: commands in this process, and readers whose commands take longer than a second."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+from click.testing import CliRunner
+
+from tests.fuzz.project import SWEEP, cross_validated, featurized
+from xfeat.export.build.reference_model import metadata_of
+from xfeat.export.cli import main as export_main
+from xfeat.export.parity.certificate import certificate_path
+from xfeat.featurize.audit.stored import audit_of
+from xfeat.featurize.backbones.weights import sha256_of
+from xfeat.featurize.cache.reader import FeatureCache
+from xfeat.featurize.cli import main as featurize_main
+from xfeat.featurize.datasets.layouts import open_dataset
+from xfeat.featurize.errors import XfeatError
+from xfeat.featurize.system.locks import Lock, locked
+from xfeat.head.cli import main as head_main
+from xfeat.head.runs.digests import content_digest
+from xfeat.head.runs.reader import latest_run, open_run
+from xfeat.serve.cli import main as serve_main
+
+Command = Callable[[Path], Any]
+"""Does something in a project, and returns what must stay the same, as plain values."""
+
+torch.set_num_threads(1)
+_warnings: list[str] = []
+
+
+class Refused(Exception):
+    """An error with a message, as a user sees it."""
+
+
+class _Collect(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.levelno >= logging.WARNING:
+            _warnings.append(record.getMessage())
+
+
+@contextlib.contextmanager
+def collected_warnings() -> Iterator[list[str]]:
+    """Yield a list to which warnings are added."""
+    logger, handler = logging.getLogger("xfeat"), _Collect()
+    _warnings.clear()
+    logger.addHandler(handler)
+    try:
+        yield _warnings
+    finally:
+        logger.removeHandler(handler)
+
+
+def _printed(program: click.Command, *arguments: object) -> Any:
+    done = CliRunner().invoke(program, [str(argument) for argument in arguments])
+    if done.exception is not None and not isinstance(done.exception, SystemExit):
+        raise done.exception
+    if done.exit_code:
+        if "Traceback" in done.output or not done.stderr.strip():
+            raise AssertionError(f"exit code {done.exit_code} without a message: {done.output}")
+        raise Refused(done.stderr)
+    _warnings.extend(line for line in done.stderr.splitlines() if line.startswith("warning: "))
+    return json.loads(done.stdout)
+
+
+def _library(read: Command) -> Command:
+    def command(folder: Path) -> Any:
+        try:
+            return read(folder)
+        except XfeatError as error:
+            raise Refused(str(error)) from error
+
+    return command
+
+
+def _compare(folder: Path) -> Any:
+    return _printed(head_main, "compare", folder / "runs/first", folder / "runs/second", "--json")
+
+
+def _compare_all(folder: Path) -> Any:
+    page = folder / "comparison.html"
+    return _printed(head_main, "compare", "--runs", folder / "runs", "--json", "--html", page), page.read_text()
+
+
+def _evaluate(folder: Path) -> Any:
+    return _printed(head_main, "eval", folder / "runs/first", folder / "features.h5", "--json")
+
+
+def _sweep(folder: Path) -> Any:
+    places = ("--features", folder / "features.h5", "--runs", folder / "runs")
+    found = _printed(head_main, "sweep", *places, *SWEEP, "--json")
+    return {name: value for name, value in found.items() if "seconds" not in name}
+
+
+def _checkpoints(folder: Path) -> Any:
+    return cross_validated(folder).main.probabilities.tolist()
+
+
+def _predict(folder: Path) -> Any:
+    images = [folder / "data/covid/00.png", folder / "data/normal"]
+    return _printed(serve_main, "predict", *images, "--model", folder / "model.onnx", "--device", "cpu", "--json")
+
+
+def _info(folder: Path) -> Any:
+    found = _printed(export_main, "info", folder / "model.onnx", "--json")
+    if found["certificate"] != "matches this file":
+        _warnings.append(found["certificate"])
+    return found
+
+
+def _verify(folder: Path) -> Any:
+    return _printed(export_main, "verify", folder / "model.onnx", "--data", folder / "data", "--json")
+
+
+def _featurize(folder: Path) -> Any:
+    featurized(folder)
+    cache = FeatureCache.open(folder / "few.h5")
+    return [list(cache.columns.path), cache.features.tolist(), list(cache.columns.sha256)]
+
+
+def _cache(folder: Path) -> Any:
+    cache = FeatureCache.open(folder / "features.h5")
+    columns = {name: list(map(str, values)) for name, values in vars(cache.columns).items()}
+    return [repr(cache.spec), cache.class_names, columns, hashlib.sha256(cache.features.tobytes()).hexdigest()]
+
+
+def _cache_info(folder: Path) -> Any:
+    return _printed(featurize_main, "info", folder / "features.h5", "--json")
+
+
+def _dataset(**options: str) -> Command:
+    def read(folder: Path) -> Any:
+        places = {name: str(folder / value) for name, value in options.items()}
+        found = open_dataset(Path(places.pop("data")), **places)  # type: ignore[arg-type]
+        return [repr(entry) for entry in found.entries], list(found.class_names)
+
+    return read
+
+
+def _held_lock(folder: Path) -> Any:
+    file = folder / "some.lock"
+    content = file.read_bytes()
+    lock = Lock(file)
+    assert lock.acquire()
+    file.write_bytes(content)
+    try:
+        with locked(file, "in use", of=folder):
+            return "taken twice"
+    finally:
+        lock.release()
+
+
+def _start(*option: str) -> Command:
+    """Return ``xserve start`` with a file of options; it ends where it looks for the model."""
+
+    def read(folder: Path) -> Any:
+        return _printed(serve_main, "start", folder / "missing.onnx", *(option[0], folder / option[1]))
+
+    return read
+
+
+COMMANDS: dict[str, Command] = {
+    "xhead compare": _compare,
+    "xhead compare, all runs": _compare_all,
+    "xhead eval": _evaluate,
+    "xhead sweep": _sweep,
+    "xexport info": _info,
+    "xexport verify --data": _verify,
+    "xserve predict": _predict,
+    "xserve start --config": _start("--config", "serve.toml"),
+    "xserve start --api-key-file": _start("--api-key-file", "key"),
+    "xfeat info": _cache_info,
+    "features": _library(_cache),
+    "run": _library(lambda folder: json.dumps(open_run(folder / "runs/first").to_dict(), sort_keys=True)),
+    "metadata of a run": _library(lambda folder: metadata_of(open_run(folder / "runs/first"), 0.5).to_props()),
+    "latest run": _library(lambda folder: open_run(latest_run(folder / "runs")).name),
+    "cross-validation": _library(_checkpoints),
+    "audit": _library(lambda folder: audit_of(FeatureCache.open(folder / "features.h5"))),
+    "xfeat featurize, resumed": _library(_featurize),
+    "table of labels": _library(_dataset(data="data/labels.csv")),
+    "table of groups": _library(_dataset(data="data", groups="data/groups.csv")),
+    "lock": _library(_held_lock),
+}
+
+
+# Digests written anew, as somebody would who hides a change
+
+
+def _seal_run(folder: Path) -> None:
+    file = folder / "runs/first/run.json"
+    with contextlib.suppress(ValueError, AttributeError, TypeError, KeyError, RecursionError):
+        stored = json.loads(file.read_bytes())
+        if isinstance(stored.get("file_sha256"), dict):
+            stored["file_sha256"] = {name: sha256_of(file.parent / name) for name in stored["file_sha256"]}
+        stored["head_sha256"] = sha256_of(file.parent / "head.safetensors")
+        file.write_text(json.dumps({**stored, "content_sha256": content_digest(stored)}))
+
+
+def _seal_model(folder: Path) -> None:
+    file = certificate_path(folder / "model.onnx")
+    stored = json.loads(file.read_bytes())
+    stored["models"]["full"]["sha256"] = sha256_of(folder / "model.onnx")
+    file.write_text(json.dumps(stored))
+
+
+SEALS: dict[str, Callable[[Path], None]] = {"run": _seal_run, "model": _seal_model, "none": lambda folder: None}

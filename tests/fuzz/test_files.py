@@ -1,0 +1,107 @@
+"""Files with changed bytes or values are refused in a sentence, or answered as before: every kind, every command.
+
+``FUZZ_CASES=1000 pytest tests/fuzz`` tries as many changes of each, and other ones each time.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from hypothesis import given
+
+from tests.fuzz.child import LIMIT_S, Case, Child, Outcome
+from tests.fuzz.conftest import FUZZ
+from tests.fuzz.mutations import MUTATIONS, Change, Mutation, change_json, change_table
+from tests.fuzz.structures import change_hdf5, change_model, change_npz, change_safetensors, change_toml
+
+pytestmark = pytest.mark.slow
+
+
+class Kind(NamedTuple):
+    """A kind of file.
+
+    Attributes:
+        file: the one that is changed, in the project.
+        other: another one of the same kind, for parts of it.
+        commands: what reads it.
+        structure: how its values are changed, and not only its bytes.
+        seal: what writes the digest anew that would tell of a change.
+    """
+
+    file: str
+    other: str
+    commands: tuple[str, ...]
+    structure: Change | None = None
+    seal: str = ""
+
+
+_OF_RUNS = ("xhead compare", "xhead eval", "run", "metadata of a run")
+_OF_MODELS = ("xserve predict", "xexport info", "xexport verify --data")
+_RUN, _OTHER_RUN = "runs/first", "runs/second"
+KINDS = {
+    "run.json": Kind(f"{_RUN}/run.json", f"{_OTHER_RUN}/run.json", (*_OF_RUNS, "latest run"), change_json),
+    "head": Kind(f"{_RUN}/head.safetensors", f"{_OTHER_RUN}/head.safetensors", ("xhead eval",), change_safetensors),
+    "history": Kind(f"{_RUN}/history.csv", f"{_OTHER_RUN}/history.csv", ("xhead compare, all runs",), change_table),
+    "predictions": Kind(f"{_RUN}/predictions.csv", f"{_OTHER_RUN}/predictions.csv", _OF_RUNS[:2], change_table),
+    "sweep.json": Kind("runs/sweep/sweep.json", f"{_RUN}/run.json", ("xhead sweep",), change_json),
+    "results of a sweep": Kind("runs/sweep/results.csv", f"{_RUN}/history.csv", ("xhead sweep",), change_table),
+    "finished folds": Kind("checkpoints/*fold0.*", "checkpoints/*fold1.*", ("cross-validation",)),
+    "audit": Kind("features.audit.json", f"{_RUN}/run.json", ("audit",), change_json),
+    "certificate": Kind("model.certificate.json", "other.certificate.json", _OF_MODELS, change_json),
+    "model": Kind("model.onnx", "other.onnx", _OF_MODELS, change_model),
+    "shards": Kind("few.h5.parts/*0.npz", "few.h5.parts/*1.npz", ("xfeat featurize, resumed",)),
+    "features": Kind("features.h5", "other.h5", ("features", "xfeat info"), change_hdf5),
+}
+# Whoever writes the digest anew, too, is not noticed, but gets no traceback either.
+SEALED = {
+    **{name: KINDS[name]._replace(seal="run") for name in ("head", "history", "predictions")},
+    "run.json": KINDS["run.json"]._replace(commands=_OF_RUNS, seal="run"),
+    "model": KINDS["model"]._replace(seal="model"),
+    "finished folds": KINDS["finished folds"]._replace(structure=change_npz, seal="none"),
+    "shards": KINDS["shards"]._replace(structure=change_npz, seal="none"),
+}
+# Every change of a file of the user's is meant.
+INPUTS = {
+    "labels": Kind("data/labels.csv", "data/groups.csv", ("table of labels",), change_table),
+    "groups": Kind("data/groups.csv", "data/labels.csv", ("table of groups",), change_table),
+    "options of the server": Kind("serve.toml", "other.toml", ("xserve start --config",), change_toml),
+    "key": Kind("key", "serve.toml", ("xserve start --api-key-file",)),
+    "lock": Kind("some.lock", "features.audit.json", ("lock",), change_json),
+}
+ROWS = [
+    pytest.param(kind, command, kinds is KINDS, id=f"{name}{more}: {command}")
+    for kinds, more in ((KINDS, ""), (SEALED, ", digest anew"), (INPUTS, ""))
+    for name, kind in kinds.items()
+    for command in kind.commands
+]
+
+
+@pytest.mark.parametrize(("kind", "command", "is_noticed"), ROWS)
+def test_a_changed_file_is_refused_or_answered_as_before(
+    child: Child, project: Path, kind: Kind, command: str, is_noticed: bool
+) -> None:
+    child.run(Case(command, {}))  # loads the libraries
+    expected = child.run(Case(command, {}))
+    assert expected.kind != "traceback", expected.answer
+    [file], [other] = project.glob(kind.file), project.glob(kind.other)
+    content, another = file.read_bytes(), other.read_bytes()
+    name, seals = file.relative_to(project).as_posix(), tuple(filter(None, [kind.seal]))
+
+    @FUZZ
+    @given(mutation=MUTATIONS)
+    def check(mutation: Mutation) -> None:
+        changed = mutation.apply(content, another, kind.structure)
+        found = child.run(Case(command, {name: changed}, seals))
+        _check(found, expected if is_noticed else None, len(changed))
+
+    check()
+
+
+def _check(found: Outcome, expected: Outcome | None, size: int) -> None:
+    assert found.kind != "traceback", found.answer
+    assert found.seconds < LIMIT_S
+    assert found.grown_mb < 256 + 20 * size / 2**20
+    if expected is not None and found.kind == "answered" and set(found.warnings) <= set(expected.warnings):
+        assert (expected.kind, found.answer) == (expected.kind, expected.answer), "another answer without a word"
