@@ -95,6 +95,9 @@ class WeightsError(XfeatError, OSError):
 class DeviceError(XfeatError, RuntimeError):
     """The requested device or engine is not available."""
 
+    def __str__(self) -> str:
+        return f"{super().__str__()}\n  see:      xfeat doctor"
+
 
 class OutputError(XfeatError, OSError):
     """A result cannot be written: no permission, no space, no such folder."""

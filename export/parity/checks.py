@@ -47,7 +47,7 @@ def open_on_providers(file: Path, *, require_cuda: bool = False) -> dict[str, Mo
         except DeviceError as error:
             if require_cuda:
                 raise
-            logger.warning("the model was not checked on the GPU: %s", error.found)
+            logger.warning("the model was not checked on the GPU: %s", error)
     return models
 
 

@@ -54,7 +54,7 @@ def open_engine(
         from xfeat.featurize.engines.openvino_engine import OpenvinoEngine
 
         return OpenvinoEngine(spec, weights, threads=threads, batch_size=batch_size)
-    devices = resolve_devices(device)
+    devices = resolve_devices(device, engine)
     if len(devices) > 1 and devices[0] == "cpu":
         threads = max(1, (threads or cores()) // len(devices))
     first = _open_one(spec, weights, engine, devices[0], threads, batch_size)

@@ -31,6 +31,8 @@ from xfeat.featurize.system.user_cache import temporary_folder
 
 # Up to here threads suffice: a file holds the GIL for at most a tenth of its time.
 MANY_WORKERS = 8
+# ProcessPoolExecutor refuses more on Windows; this process cannot take the images of more anywhere.
+MOST_PROCESSES = 61
 # Starting the processes takes one or two seconds: threads are faster for fewer images.
 _MANY_IMAGES = 2_000
 _CHUNK_IMAGES = 8
@@ -58,6 +60,7 @@ def read_in_processes(
         DeviceError: if one of the processes dies.
     """
     chunks = [paths[first : first + _CHUNK_IMAGES] for first in range(0, len(paths), _CHUNK_IMAGES)]
+    workers = min(workers, MOST_PROCESSES)
     waiting: deque[Future[list[ReadImage]]] = deque()
     with temporary_folder() as folder:
         file = Path(folder) / "known.npy"

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import functools
+import importlib.util
 import io
 import os
 import re
+import sys
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnxruntime as ort
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
 
 from xfeat.featurize.errors import DeviceError, ModelError
+from xfeat.featurize.gpu.explain import Build, device_error
 from xfeat.featurize.system.cores import cores
 from xfeat.featurize.system.cuda import PROVIDER as CUDA
-from xfeat.featurize.system.cuda import cuda_driver_present, cuda_provider
+from xfeat.featurize.system.cuda import cuda_driver_present, cuda_provider, gpu_number
 
 CPU = "CPUExecutionProvider"
 
@@ -32,6 +38,22 @@ _SILENT = 4  # onnxruntime's severities go from 0 (verbose) to 4 (fatal)
 _WARNING = 2
 _RECORD_PLACEMENT = "session.record_ep_graph_assignment_info"
 _MAX_NODES_LISTED = 5
+_CUDNN = "cudnn64_9.dll" if sys.platform == "win32" else "libcudnn.so.9"
+
+# Compute capabilities with machine code in libonnxruntime_providers_cuda.so, by the version of CUDA. Source: headers of
+# its fat binaries, in the wheels 1.31.1 (CUDA 13) and 1.26.0 (CUDA 12, which also has PTX code for newer cards).
+_CODE_FOR = {
+    12: ((6, 0), (7, 0), (7, 5), (8, 0), (8, 6), (9, 0)),
+    13: ((7, 5), (8, 0), (8, 6), (8, 9), (9, 0), (12, 0)),
+}
+
+# One convolution, y = conv(x, w), all of shape (1, 1, 1, 1): the smallest network that needs cuDNN. ONNX, opset 13.
+_SHAPE = b"\x12\x16\n\x14\x08\x01\x12\x10" + 4 * b"\n\x02\x08\x01"
+CONVOLUTION = (
+    b'\x08\x08:k\n\x0f\n\x01x\n\x01w\x12\x01y"\x04Conv\x12\x01g'
+    + (b"Z\x1b\n\x01x" + _SHAPE + b"Z\x1b\n\x01w" + _SHAPE + b"b\x1b\n\x01y" + _SHAPE)
+    + b"B\x04\n\x00\x10\r"
+)
 
 # Beside a GPU, onnxruntime deliberately computes tensor shapes on the CPU: copying a few integers would take longer.
 # (`session.disable_cpu_ep_fallback` refuses these nodes too, and with them every model that resizes.) All of these
@@ -78,19 +100,96 @@ def open_session(
     start = partial(_start, model, path, threads)
     if device == "cpu":
         return start([], spin=spin)
-    number = int(device.partition(":")[2] or 0)
-    name, settings = cuda_provider(number)
-    with _quiet():
-        try:
+    name, settings = cuda_provider(gpu_number(device))
+    try:
+        check_gpu(device)
+        with _quiet():
             session = start([(name, settings | {"enable_cuda_graph": "1"} if graphs else settings)])
-        except ModelError as error:
-            start([])  # if this fails too, the cause is the file and not the device
-            raise _cuda_error(number, first_line(error.__cause__ or error)) from error
+    except (DeviceError, ModelError) as error:
+        start([])  # if this fails too, the cause is the file and not the device
+        if isinstance(error, DeviceError):
+            raise
+        raise _refused(device, path, first_line(error.__cause__ or error)) from error
     if CUDA not in session.get_providers():
-        raise _cuda_error(number, f"onnxruntime {ort.__version__} runs on {', '.join(session.get_providers())}")
+        raise _refused(device, path, _runs_on(session))
     if all_on_gpu:
-        _require_all_on_gpu(session, path, number)
+        _require_all_on_gpu(session, path, device)
     return session
+
+
+@functools.cache  # once per GPU, if it succeeds
+def check_gpu(device: str) -> None:
+    """Compute a convolution on a GPU with onnxruntime: only that shows whether driver, libraries and card fit.
+
+    Args:
+        device: ``cuda`` or ``cuda:N``.
+
+    Raises:
+        DeviceError: if it cannot, with the cause.
+    """
+    missing = load_cuda_libraries()
+    one = np.ones((1, 1, 1, 1), np.float32)
+    try:
+        with _quiet():
+            session = _start(CONVOLUTION, None, 1, [cuda_provider(gpu_number(device))])
+            # Without a library that it needs, onnxruntime runs on the CPU and says so in its log only.
+            if CUDA in session.get_providers():
+                session.run(None, {"x": one, "w": one})
+                return
+        failure = "\n".join(missing) or _runs_on(session)
+    except ORT_ERRORS as error:  # a ModelError is an OSError
+        failure = first_line(error.__cause__ or error)
+    raise device_error(onnxruntime_build(), device, failure)
+
+
+@functools.cache
+def load_cuda_libraries() -> tuple[str, ...]:
+    """Load the libraries of CUDA and cuDNN that onnxruntime needs; return why, for each that cannot be loaded.
+
+    onnxruntime finds them beside itself and in the folders of the system. They may also be in another folder of Python
+    packages, or in that of torch.
+    """
+    if missing := _preload():
+        folders = [Path(folder) for name in ("nvidia", "torch") for folder in _package_folders(name)]
+        for reason in missing:
+            name = Path(reason.partition(":")[0].removeprefix("Failed to load ")).name
+            for file in (file for folder in folders for file in folder.rglob(name)):
+                with contextlib.suppress(OSError):
+                    ctypes.CDLL(str(file))
+        missing = _preload()
+    return tuple(missing)
+
+
+def _preload() -> list[str]:
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        ort.preload_dlls()
+    missing = [line for line in said.getvalue().splitlines() if line.startswith("Failed to load ")]
+    try:
+        if onnxruntime_build().cuda is not None:
+            ctypes.CDLL(_CUDNN)
+    except OSError as error:  # which preload_dlls takes for optional; convolutions need it
+        missing.append(f"Failed to load {_CUDNN}: {error}")
+    return missing
+
+
+def _package_folders(name: str) -> list[str]:
+    spec = importlib.util.find_spec(name)  # imports nothing
+    return list(spec.submodule_search_locations or ()) if spec is not None else []
+
+
+def onnxruntime_build() -> Build:
+    """Return for which CUDA and which cards the installed onnxruntime was built."""
+    major, _, minor = getattr(ort, "cuda_version", "").partition(".")
+    cuda = (int(major), int(minor or 0)) if major.isdigit() else None
+    remove = "" if cuda else "pip uninstall -y onnxruntime && "
+    return Build(
+        name=f"{getattr(ort, 'package_name', 'onnxruntime')} {ort.__version__}",
+        cuda=cuda,
+        code_for=_CODE_FOR.get(cuda[0], ()) if cuda else (),
+        also_newer=cuda is not None and cuda[0] == 12,
+        install=f"{remove}pip install 'onnxruntime-gpu[cuda,cudnn]'",
+        install_cuda12=f"{remove}pip install 'onnxruntime-gpu[cuda,cudnn]<1.27'",
+    )
 
 
 def nodes_on_cpu(placed: list[tuple[str, str, str]]) -> list[str]:
@@ -123,8 +222,9 @@ def node_providers(session: ort.InferenceSession) -> list[tuple[str, str, str]]:
 
 def first_line(error: BaseException) -> str:
     """Return the first line of an exception's message, without onnxruntime's error codes."""
-    if failure := re.search(r"CU\w+ failure \d+: [^;]*[^; ]", str(error)):
-        return failure.group()  # from a CUDA library: file, line and expression surround it
+    # From a library of CUDA, or from onnxruntime's memory: file, line and expression surround it.
+    if failure := re.search(r"CU\w+ failure \d+: [^;]*[^; ]|Failed to allocate memory for [\w ]+", str(error)):
+        return failure.group()
     line = (str(error).strip().splitlines() or [type(error).__name__])[0]
     return re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", line)
 
@@ -157,30 +257,28 @@ def _start(
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep stdout for results while CUDA's libraries are loaded, and stderr for this project's messages."""
+    """Keep stderr for this project's messages while CUDA is started: a session is asked what went wrong."""
     try:
         ort.set_default_logger_severity(_SILENT)
-        with contextlib.redirect_stdout(io.StringIO()):  # preload_dlls prints
-            ort.preload_dlls()
         yield
     finally:
         ort.set_default_logger_severity(_WARNING)
 
 
-def _cuda_error(number: int, failure: str) -> DeviceError:
-    return DeviceError(
-        f"onnxruntime cannot use cuda:{number}",
-        expected=CUDA,
-        found=failure,
-        fix="check nvidia-smi and pip show onnxruntime-gpu, or run on the CPU",
-    )
+def _runs_on(session: ort.InferenceSession) -> str:
+    return f"it runs on {', '.join(session.get_providers())}"
 
 
-def _require_all_on_gpu(session: ort.InferenceSession, path: Path | None, number: int) -> None:
+def _refused(device: str, path: Path | None, failure: str) -> DeviceError:
+    fix = "free GPU memory by stopping other processes (nvidia-smi), or run on the CPU"
+    return DeviceError(f"onnxruntime cannot open the model on {device}", path=path, found=failure, fix=fix)
+
+
+def _require_all_on_gpu(session: ort.InferenceSession, path: Path | None, device: str) -> None:
     if found := nodes_on_cpu(node_providers(session)):
         more = f" and {len(found) - _MAX_NODES_LISTED} more" if len(found) > _MAX_NODES_LISTED else ""
         raise DeviceError(
-            f"part of the network would run on the CPU instead of cuda:{number}",
+            f"part of the network would run on the CPU instead of {device}",
             path=path,
             expected=f"{CUDA} for every node",
             found=f"on the CPU: {', '.join(found[:_MAX_NODES_LISTED])}{more}",

@@ -240,7 +240,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         ort.OrtValue, "ortvalue_from_shape_and_type", lambda shape, kind, device, number: honest(shape, kind, "cpu", 0)
     )
     monkeypatch.setattr(ort, "InferenceSession", SimulatedGpu)
-    monkeypatch.setattr(ort, "preload_dlls", lambda: None)
+    monkeypatch.setattr("xfeat.featurize.system.onnx_session.check_gpu", lambda device: None)
     monkeypatch.setattr("xfeat.export.parity.checks.cuda_possible", lambda: True)
     return facts
 

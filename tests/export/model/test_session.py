@@ -99,7 +99,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Callable[[list[tuple[str, str]]], No
             )
 
         monkeypatch.setattr(ort, "InferenceSession", session)
-        monkeypatch.setattr(ort, "preload_dlls", lambda: None)
+        monkeypatch.setattr("xfeat.featurize.system.onnx_session.check_gpu", lambda device: None)
 
     return pretend
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-import onnxruntime as ort
 import pytest
 import torch
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
@@ -16,7 +14,7 @@ from xfeat.featurize.engines import open_engine
 from xfeat.featurize.engines.batch_size import find_batch_size
 from xfeat.featurize.engines.engine import Engine
 from xfeat.featurize.engines.torch_engine import TorchEngine
-from xfeat.featurize.errors import DeviceError, ModelError
+from xfeat.featurize.errors import DeviceError
 from xfeat.featurize.gpu.memory import is_out_of_memory
 from xfeat.featurize.specs import FeatureSpec
 

@@ -35,6 +35,19 @@ def told(image: ReadImage) -> tuple[object, ...]:
     return image.path, image.identity, image.reason, None if image.pixels is None else image.pixels.tobytes()
 
 
+def test_many_cores_start_no_more_processes_than_windows_allows(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Started(Exception):
+        pass
+
+    def start(workers: int, *_: object, **__: object) -> None:
+        raise Started(workers)
+
+    monkeypatch.setattr("xfeat.featurize.pipeline.reading_processes.ProcessPoolExecutor", start)
+    for workers, started in {2: 2, 61: 61, 62: 61, 256: 61}.items():
+        with pytest.raises(Started, match=rf"^{started}$"):
+            next(read_in_processes(bench.data, paths_of(bench), bench.spec, known=NOTHING, workers=workers))
+
+
 def test_processes_give_what_threads_give_in_their_order(bench: Bench) -> None:
     (bench.data / "covid/broken.png").write_bytes(b"no image")
     spec, paths = dataclasses.replace(bench.spec, views=2), [*paths_of(bench), "covid/absent.png"]

@@ -32,8 +32,11 @@ Some = Callable[[int, int], np.ndarray]
 
 
 def test_devices_are_named_with_commas(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    def works(device: str) -> None:
+        if device not in ("cuda:0", "cuda:1"):
+            raise DeviceError(f"torch cannot use {device}")
+
+    monkeypatch.setattr("xfeat.featurize.system.devices.check_gpu_in_torch", works)
     assert resolve_devices("cpu") == ["cpu"]
     assert resolve_devices("cpu, cpu") == ["cpu", "cpu"]
     assert resolve_devices("cuda") == ["cuda:0"]
@@ -47,7 +50,7 @@ def test_devices_are_named_with_commas(monkeypatch: pytest.MonkeyPatch) -> None:
     }.items():
         with pytest.raises(SpecError, match=said):
             resolve_devices(wrong)
-    with pytest.raises(DeviceError, match="there is no device cuda:2"):
+    with pytest.raises(DeviceError, match="cannot use cuda:2"):
         resolve_devices("cuda:0,cuda:2")
 
 

@@ -47,7 +47,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> Any:
     Pretending.asked = []
     monkeypatch.setattr(ort, "InferenceSession", Pretending)
     monkeypatch.setattr(ort, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"])
-    monkeypatch.setattr(ort, "preload_dlls", lambda: None)
+    monkeypatch.setattr("xfeat.featurize.system.onnx_session.check_gpu", lambda device: None)
     monkeypatch.setattr("xfeat.featurize.system.onnx_session.cuda_driver_present", lambda: True)
     original = ort.OrtValue.ortvalue_from_shape_and_type
     monkeypatch.setattr(
