@@ -32,6 +32,7 @@ class Service:
         spec: the limits.
         metrics: of the server.
         body_limits: counts the bytes of requests.
+        parsing: held while a large request is parsed: one at a time, so that memory and others' waits stay small.
         stopping: whether the server was told to stop.
     """
 
@@ -40,6 +41,7 @@ class Service:
         self.spec = models.spec
         self.metrics = models.metrics
         self.body_limits = BodyLimits(models.spec, models.metrics)
+        self.parsing = asyncio.Lock()
         self.stopping = False
 
     @property

@@ -184,7 +184,7 @@ def serving(
     service = Service(models)
     app = build_app(service, access or AccessOptions(api_key=api_key))
     logging.getLogger("python_multipart").setLevel(logging.ERROR)  # as xfeat.serve.http.server does
-    protocol = with_connection_limits(spec.header_timeout_s)
+    protocol = with_connection_limits(service.body_limits)
     # asyncio sends small answers at once only on sockets that name their protocol; others wait 40 ms for an ACK.
     with socket.socket(proto=socket.IPPROTO_TCP) as listener:
         listener.bind(("127.0.0.1", 0))

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Iterator
 
+from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import Message
@@ -93,7 +94,9 @@ class Body:
             HTTPException: as :meth:`time_limit`.
         """
         async with self.time_limit():
-            return b"".join([chunk async for chunk in self.request.stream()])
+            chunks = [chunk async for chunk in self.request.stream()]
+        # In a thread it lets others be answered: it releases the interpreter's lock, as Python does from 1 MiB on.
+        return await run_in_threadpool(b"".join, chunks) if self.received_bytes > MEBIBYTE else b"".join(chunks)
 
     @contextlib.asynccontextmanager
     async def time_limit(self) -> AsyncIterator[None]:

@@ -1,15 +1,18 @@
-"""What uvicorn leaves out of HTTP: limits on all that is not a body, reasons for a 400, half-closed clients."""
+"""What uvicorn leaves out of HTTP: limits on headers and on slow readers, reasons for a 400, half-closed clients."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import socket
+import struct
 import sys
 
 import httptools
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn._types import ASGI3Application
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+from xfeat.serve.http.limits.bodies import BodyLimits
 from xfeat.serve.http.middleware import SECURITY_HEADERS
 
 # As in most servers. Without a limit, headers of any size would be stored in memory.
@@ -24,18 +27,21 @@ _SEPARATORS = len(": \r\n")
 # are preceded by an interim response, which the system of a client that has gone rejects.
 _PROBE_AFTER_S = 0.25
 _RESET_WITHIN_S = 0.1
+# struct linger: on, for 0 seconds.
+_DISCARD = struct.pack("ii", 1, 0)
 
 
-def with_connection_limits(header_timeout_s: float) -> type[HttpToolsProtocol]:
-    """Return uvicorn's HTTP protocol with limits on the time until a request's headers have arrived, and on their size.
+def with_connection_limits(limits: BodyLimits) -> type[HttpToolsProtocol]:
+    """Return uvicorn's HTTP protocol with limits on the headers of a request, and on the time for reading responses.
 
     The size is counted twice: as the bytes arrive, because the parser buffers an unfinished line; and as they are
     parsed, because complete headers may arrive in one piece, together with the body. Both counts include what a chunked
     body has beside its content: trailers, which are dropped, and chunk extensions.
 
     Args:
-        header_timeout_s: from the start of the connection, or from the first byte after the last response. What is
-            left of a body whose request has been answered is discarded for as long.
+        limits: of the server. ``header_timeout_s`` runs from the start of the connection, or from the first byte after
+            the last response; what is left of a body whose request has been answered is discarded for as long. A client
+            has ``body_timeout_s`` for reading a response; what it has not read counts as held memory.
     """
 
     class LimitedProtocol(HttpToolsProtocol):
@@ -46,9 +52,13 @@ def with_connection_limits(header_timeout_s: float) -> type[HttpToolsProtocol]:
         _data = b""
         _chunks = 0
         _body_bytes = 0
+        _unread_bytes = 0  # of responses
+        _answering: RequestResponseCycle | None = None
+        _read_deadline: asyncio.TimerHandle | None = None
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
+            transport.set_write_buffer_limits(0)  # so that writing pauses when a byte is unread, until all are read
             self._expect_request()
 
         def data_received(self, data: bytes) -> None:
@@ -125,7 +135,40 @@ def with_connection_limits(header_timeout_s: float) -> type[HttpToolsProtocol]:
 
         def connection_lost(self, exc: Exception | None) -> None:
             self._stop_waiting()
+            self._stop_answering()
             super().connection_lost(exc)
+            self._count_unread(0)
+
+        def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+            self._answering = cycle
+            super()._start_asgi_task(cycle, app)
+
+        def _stop_answering(self) -> None:
+            if self._answering is not None:  # not always self.cycle, which is that of the last request
+                self._answering.disconnected = True
+                self._answering.message_event.set()
+
+        def pause_writing(self) -> None:
+            super().pause_writing()
+            self._count_unread(self.transport.get_write_buffer_size())
+            self._read_deadline = self.loop.call_later(limits.spec.body_timeout_s, self._reset)
+
+        def resume_writing(self) -> None:
+            self._count_unread(0)
+            super().resume_writing()
+
+        def _reset(self) -> None:
+            self._stop_answering()
+            connection = self.transport.get_extra_info("socket")
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _DISCARD)  # also what the system holds
+            self.transport.abort()
+
+        def _count_unread(self, number: int) -> None:
+            limits.held_bytes += number - self._unread_bytes
+            self._unread_bytes = number
+            if self._read_deadline is not None:
+                self._read_deadline.cancel()
+                self._read_deadline = None
 
         def _unsupported_upgrade_warning(self) -> None:
             """Parse the request again without its offer of another protocol, to which the parser gives its body.
@@ -154,7 +197,7 @@ def with_connection_limits(header_timeout_s: float) -> type[HttpToolsProtocol]:
 
         def _expect_request(self) -> None:
             if self._deadline is None:
-                self._deadline = self.loop.call_later(header_timeout_s, self._close_if_idle)
+                self._deadline = self.loop.call_later(limits.spec.header_timeout_s, self._close_if_idle)
 
         def _stop_waiting(self) -> None:
             if self._deadline is not None:

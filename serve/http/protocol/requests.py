@@ -58,7 +58,7 @@ class InferRequest:
     binary: bool
 
 
-def split_body(body: bytes, header_length: str | None) -> tuple[bytes, bytes]:
+def split_body(body: bytes, header_length: str | None) -> tuple[bytes, memoryview]:
     """Return the JSON of a request, and the binary tensors after it.
 
     Args:
@@ -69,14 +69,14 @@ def split_body(body: bytes, header_length: str | None) -> tuple[bytes, bytes]:
         HTTPException: 400 if the length is none of a part of the body.
     """
     if header_length is None:
-        return body, b""
+        return body, memoryview(b"")
     if not re.fullmatch("[0-9]{1,15}", header_length) or int(header_length) > len(body):
         limit = f"a number up to {len(body)}, the size of the body"
         raise HTTPException(400, f"{HEADER_LENGTH} must be {limit}, not {header_length[:100]}")
-    return body[: int(header_length)], body[int(header_length) :]
+    return body[: int(header_length)], memoryview(body)[int(header_length) :]
 
 
-def parse_request(header: bytes, tail: bytes, max_images: int) -> InferRequest:
+def parse_request(header: bytes, tail: memoryview, max_images: int) -> InferRequest:
     """Parse a request. A field that is null counts as absent, as clients with typed objects write it.
 
     Args:
@@ -139,7 +139,7 @@ def _parse_outputs(outputs: Any, binary: bool) -> dict[str, WantedOutput] | None
     return wanted
 
 
-def _parse_input(tensor: dict[str, Any], long: LongValues, tail: bytes, max_images: int) -> list[ImageContent]:
+def _parse_input(tensor: dict[str, Any], long: LongValues, tail: memoryview, max_images: int) -> list[ImageContent]:
     name, datatype, shape = (tensor.get(key) for key in ("name", "datatype", "shape"))
     if name != INPUT:
         raise HTTPException(400, f"no input called {_short(name)}; this model has: {INPUT}")
@@ -173,7 +173,7 @@ def _pixels(data: Any, long: LongValues, shape: list[int]) -> NDArray[np.uint8]:
     if len(shape) != 4 or shape[3] != 3:
         hint = "; transpose from [N, 3, H, W]" if len(shape) == 4 and shape[1] == 3 else ""
         raise HTTPException(400, f"{_LAYOUT}, not shape {shape}{hint}")
-    array = np.frombuffer(data, np.uint8) if isinstance(data, bytes) else read_levels(data, long, shape)
+    array = np.frombuffer(data, np.uint8) if isinstance(data, memoryview) else read_levels(data, long, shape)
     if array.size != math.prod(shape):
         raise HTTPException(400, f"shape {shape} has {math.prod(shape)} elements, but the data has {array.size}")
     return array.reshape(shape)
@@ -181,13 +181,13 @@ def _pixels(data: Any, long: LongValues, shape: list[int]) -> NDArray[np.uint8]:
 
 def _files(data: Any, long: LongValues, shape: list[int]) -> list[bytes]:
     number = math.prod(shape)
-    files = _split(data, number) if isinstance(data, bytes) else _texts(data)
+    files = _split(data, number) if isinstance(data, memoryview) else _texts(data)
     if len(files) != number or shape[:1] != [number]:
         raise HTTPException(400, f"shape must be [{len(files)}], the number of image files, not {shape}")
     return [file if isinstance(file, bytes) else read_base64(file, long) for file in files]
 
 
-def _split(data: bytes, expected: int) -> list[bytes]:
+def _split(data: memoryview, expected: int) -> list[bytes]:
     """Split at the length prefixes. It stops at one file more than expected, which is enough for an error."""
     files: list[bytes] = []
     at = 0
@@ -196,7 +196,7 @@ def _split(data: bytes, expected: int) -> list[bytes]:
         at = start + int.from_bytes(data[at:start], "little")
         if start > len(data) or at > len(data):
             raise HTTPException(400, "the lengths in a BYTES tensor do not add up to its size")
-        files.append(data[start:at])
+        files.append(bytes(data[start:at]))
     return files
 
 

@@ -139,7 +139,8 @@ async def _infer(service: Service, model: ServedModel, request: Request) -> Resp
     with service.body_limits.admit(request) as body:
         header, tail = split_body(await body.read(), request.headers.get(HEADER_LENGTH))
         if len(header) > _SMALL_JSON_BYTES:  # this takes a while; other requests must not wait for it
-            wanted = await run_in_threadpool(parse_request, header, tail, service.spec.max_files)
+            async with service.parsing:
+                wanted = await run_in_threadpool(parse_request, header, tail, service.spec.max_files)
         else:
             wanted = parse_request(header, tail, service.spec.max_files)
         check_outputs(wanted.outputs or {}, describe_outputs(model.predictor))

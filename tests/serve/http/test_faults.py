@@ -233,6 +233,52 @@ def test_a_client_that_never_finishes_its_headers_is_disconnected(predictor, tin
         assert client.post("/predict", files=upload(("a.png", tiny.draw((1, 1, 1))))).status_code == 200
 
 
+IDENTIFIED = json.dumps(
+    {"id": "7" * 60_000, "inputs": [{"name": "image", "datatype": "UINT8", "shape": [1, 1, 1, 3], "data": [1, 2, 3]}]}
+).encode()
+UNREAD = {
+    "pages": b"GET /page.js HTTP/1.1\r\nHost: x\r\n\r\n",
+    "descriptions": b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n",
+    "tensors": raw_request(IDENTIFIED, "Content-Type: application/json", "/v2/models/model/infer"),
+    "errors": b"GET /" + b"x" * 8000 + b" HTTP/1.1\r\nHost: x\r\n\r\n",
+}
+
+
+def connect_without_reading(client):
+    connection = socket.socket()
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1024)
+    connection.connect((client.base_url.host, client.base_url.port))
+    return connection
+
+
+def send_for_ever(connection, request):
+    connection.settimeout(30)
+    while True:  # at first the systems of both ends store the responses
+        connection.sendall(request)
+        time.sleep(0.001)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", UNREAD)
+def test_a_client_that_never_reads_its_responses_is_disconnected(predictor, serve_model, kind):
+    with serve_model(predictor, body_timeout_s=1) as client, connect_without_reading(client) as deaf:
+        with pytest.raises(ConnectionError):
+            send_for_ever(deaf, UNREAD[kind])
+        wait_until(lambda: client.service.body_limits.held_bytes == 0)
+        assert client.get("/health").status_code == 200
+
+
+@pytest.mark.slow
+def test_a_client_may_take_its_time_for_reading(predictor, serve_model):
+    with serve_model(predictor, body_timeout_s=2) as client, connect_without_reading(client) as slow:
+        slow.sendall(UNREAD["tensors"] * 60)
+        read = 0
+        while read < 60 * 60_000:  # less than the server sends
+            read += len(slow.recv(60_000))
+            time.sleep(0.0005)
+        assert client.service.body_limits.held_bytes < 60_000
+
+
 @pytest.mark.parametrize("where", ["header", "url"])
 @pytest.mark.parametrize("size", [66, 128])
 def test_headers_over_64_kib_are_rejected_even_in_one_piece(client, size, where):
