@@ -1,6 +1,9 @@
 # The server alone: no torch, no training. Build it where the model is not, and mount the model:
 #   docker build -t xfeat-serve .
 #   docker run --rm -p 8000:8000 -v "$PWD/models:/models:ro" xfeat-serve
+# For an NVIDIA GPU (a driver for CUDA 13, and the NVIDIA Container Toolkit on the machine):
+#   docker build --target gpu -t xfeat-serve-gpu .
+#   docker run --rm --gpus all -p 8000:8000 -v "$PWD/models:/models:ro" xfeat-serve-gpu --device cuda /models
 FROM python:3.11-slim AS build
 WORKDIR /src
 # Nothing is installed but files whose digests are in requirements/ (make lock).
@@ -16,9 +19,13 @@ COPY serve serve
 RUN /opt/xfeat/bin/pip install --no-cache-dir --no-deps --no-build-isolation . \
     && /opt/xfeat/bin/pip uninstall --yes setuptools
 
-FROM python:3.11-slim
+# The libraries of CUDA and cuDNN. The driver comes from the machine.
+FROM build AS build-gpu
+COPY requirements/serve-gpu.txt requirements/
+RUN /opt/xfeat/bin/pip install --no-cache-dir --no-deps --require-hashes -r requirements/serve-gpu.txt
+
+FROM python:3.11-slim AS server
 RUN useradd --system --uid 10001 --no-create-home xfeat
-COPY --from=build /opt/xfeat /opt/xfeat
 ENV PATH=/opt/xfeat/bin:$PATH PYTHONUNBUFFERED=1 XSERVE_HOST=0.0.0.0 XSERVE_LOG_FORMAT=json
 USER xfeat
 EXPOSE 8000
@@ -29,3 +36,10 @@ HEALTHCHECK --interval=30s --timeout=5s --start-period=30s CMD ["python", "-c", 
 STOPSIGNAL SIGTERM
 ENTRYPOINT ["xserve", "start"]
 CMD ["/models"]
+
+FROM server AS gpu
+ENV NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
+COPY --from=build-gpu /opt/xfeat /opt/xfeat
+
+FROM server
+COPY --from=build /opt/xfeat /opt/xfeat

@@ -15,7 +15,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[2]
-LOCKS = {"dev": "dev.txt", "serve": "serve.txt"}
+LOCKS = {"dev": "dev.txt", "serve": "serve.txt", "serve-gpu": "serve-gpu.txt"}
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 SYSTEMS = {
     "Linux": {"sys_platform": "linux", "platform_machine": "x86_64", "python_full_version": "3.11.2"},
@@ -78,7 +78,7 @@ def test_every_pin_has_its_digests(file: str) -> None:
 
 def test_the_image_has_the_releases_that_the_tests_ran_with() -> None:
     tested = {(pin.name, str(pin.specifier)): digests for pin, digests in pins("dev.txt").items()}
-    for file in ("serve.txt", "build.txt"):
+    for file in ("serve.txt", "serve-gpu.txt", "build.txt"):
         for pin, digests in pins(file).items():
             assert tested.get((pin.name, str(pin.specifier))) == digests, pin
 
