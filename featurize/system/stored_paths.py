@@ -6,7 +6,7 @@ import logging
 import ntpath
 import os
 import posixpath
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
@@ -85,7 +85,10 @@ class StoredPath:
     def original(self) -> str:
         """The absolute path when the file was written; ``now`` if that is not known."""
         relative = self._relative
-        return _normal(_flavour(self.written_in) / relative) if self.written_in and relative else self.now
+        if not self.written_in or not relative:
+            return self.now
+        path = _flavour(self.written_in) / relative
+        return str((ntpath if isinstance(path, PureWindowsPath) else posixpath).normpath(str(path)))
 
     @property
     def _relative(self) -> str:
@@ -154,41 +157,30 @@ def find_stored(paths: Sequence[StoredPath], refusal: Refusal, *, similar: Calla
         similar: whether a file or folder nearby may be the wanted one under another name; ``None``: do not look by
             name or content, because ``refusal`` cannot tell.
     """
-    looked: dict[Path, str] = {}
     named = [place for stored in paths for place in stored.named()]
-    for path in named:
+    nearby: Iterable[Path] = ()
+    if similar is not None:
+        beside = (place for stored in paths for place in stored.beside() if os.path.exists(place))
+        contents = (place for stored in paths for place in islice(stored.listed(), _MOST_LISTED))
+        nearby = chain(beside, filter(similar, contents))
+    looked: dict[Path, str] = {}
+    for path in chain(named, nearby):
         if path not in looked:
             looked[path] = refusal(path) if os.path.exists(path) else _NOTHING
         if not looked[path]:
-            return _found(path, paths[0].now)
-    refused = next((path for path in named if looked[path] != _NOTHING), None)
-    if similar is None:
-        return Search(None, refused, _report(looked))
-    beside = (place for stored in paths for place in stored.beside() if os.path.exists(place))
-    similar_ones = (place for stored in paths for place in islice(stored.listed(), _MOST_LISTED) if similar(place))
-    for path in chain(beside, similar_ones):
-        if path not in looked:
-            looked[path] = refusal(path)
-            if not looked[path]:
-                return _found(path, paths[0].now)
-    folders = dict.fromkeys(os.path.abspath(stored.folder) for stored in paths)
-    nearby = f"nothing with that content nearby: in {listed(folders, ' and ')}, and in the folders above"
-    return Search(None, refused, f"{_report(looked)}\n{nearby}")
-
-
-def _found(path: Path, wanted: str) -> Search:
-    if path != Path(wanted):
-        _say_once(path, wanted)
-    return Search(path)
+            _say_once(path, Path(paths[0].now))
+            return Search(path)
+    report = first_ten((f"{path}: {reason}" for path, reason in looked.items()), "more places")
+    if similar is not None:
+        folders = dict.fromkeys(os.path.abspath(stored.folder) for stored in paths)
+        report.append(f"nothing with that content nearby: in {listed(folders, ' and ')}, and in the folders above")
+    return Search(None, next((path for path in named if looked[path] != _NOTHING), None), "\n".join(report))
 
 
 @lru_cache
-def _say_once(path: Path, wanted: str) -> None:
-    logger.info("using %s: it has the content that was at %s", path, wanted)
-
-
-def _report(looked: dict[Path, str]) -> str:
-    return "\n".join(first_ten((f"{path}: {reason}" for path, reason in looked.items()), "more places"))
+def _say_once(path: Path, wanted: Path) -> None:
+    if path != wanted:
+        logger.info("using %s: it has the content that was at %s", path, wanted)
 
 
 def _content(folder: Path) -> list[Path]:
@@ -201,10 +193,6 @@ def _flavour(text: str) -> PurePath:
     """Return a path as the system that wrote it understands it: Windows if it has a drive, or backslashes alone."""
     windows = PureWindowsPath(text)
     return windows if windows.drive or ("\\" in text and "/" not in text) else PurePosixPath(text)
-
-
-def _normal(path: PurePath) -> str:
-    return str((ntpath if isinstance(path, PureWindowsPath) else posixpath).normpath(str(path)))
 
 
 def _is_same(first: Path, second: Path) -> bool:

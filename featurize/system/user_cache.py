@@ -75,7 +75,7 @@ class _TemporaryFolder(tempfile.TemporaryDirectory[str]):
 
     def __init__(self) -> None:
         super().__init__(prefix=_PREFIX, ignore_cleanup_errors=True)
-        being_made = Path(self.name) / f"{_IN_USE}.new"
+        being_made = Path(self.name, f"{_IN_USE}.new")
         self._in_use = _lock(being_made)
         with suppress(OSError):  # without locks there, and on Windows, only this process deletes the folder
             self._in_use.acquire()
@@ -90,19 +90,15 @@ def _delete_abandoned(above: Path) -> None:
     """Delete temporary folders that this user's processes have left; one that somebody holds, or may hold, stays."""
     for folder in above.glob(f"{_PREFIX}*"):
         with suppress(OSError):  # another process deletes it, or uses it (Timeout)
-            if folder.is_symlink() or not (folder / _IN_USE).is_file() or not _is_own(folder):
-                continue
-            with _lock(folder / _IN_USE):
-                shutil.rmtree(folder, ignore_errors=True)
+            is_own = os.name == "nt" or folder.stat().st_uid == os.getuid()  # Windows: the folder above is the user's
+            if is_own and not folder.is_symlink() and (folder / _IN_USE).is_file():
+                with _lock(folder / _IN_USE):
+                    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _lock(file: Path) -> FileLock:
     # Released by the system when its process dies; never a soft lock, which would tell nothing about the process.
     return FileLock(file, timeout=0, fallback_to_soft=False)
-
-
-def _is_own(folder: Path) -> bool:
-    return os.name == "nt" or folder.stat().st_uid == os.getuid()  # Windows: the folder above is the user's own
 
 
 def _is_writable(folder: Path) -> bool:
