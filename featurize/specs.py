@@ -97,6 +97,26 @@ def require(condition: bool, what: str, *, expected: str, found: object) -> None
         raise SpecError(what, expected=expected, found=repr(found))
 
 
+def check_decision(
+    class_names: tuple[str, ...], temperature: float, positive: str | None, threshold: float | None
+) -> None:
+    """Check what turns the logits of a head into a class.
+
+    Raises:
+        SpecError: if a value is out of range, or contradicts another.
+    """
+    require(len(class_names) >= 2, "too few classes", expected="two or more", found=class_names)
+    distinct = len(set(class_names)) == len(class_names)
+    require(distinct, "a class name stands twice", expected="distinct names", found=class_names)
+    require(temperature > 0, "temperature must be positive", expected="> 0", found=temperature)
+    both = (positive is None) == (threshold is None)
+    found = (positive, threshold)
+    require(both, "a threshold and a positive class need each other", expected="both or neither", found=found)
+    if positive is not None and threshold is not None:
+        require(positive in class_names, "unknown class", expected=", ".join(class_names), found=positive)
+        require(0 <= threshold <= 1, "threshold out of range", expected="0 to 1", found=threshold)
+
+
 def _without(settings: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in settings.items() if (name, value) not in defaults.items()}
 

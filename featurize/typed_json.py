@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
-from typing import Any, get_type_hints
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, get_type_hints
+
+if TYPE_CHECKING:
+    from typeguard import TypeCheckMemo
 
 
 def parse_json(text: str | bytes) -> Any:
@@ -23,6 +26,8 @@ def parse_json(text: str | bytes) -> Any:
 def check_types(values: Mapping[str, Any], kind: type) -> None:
     """Check values against the annotations of a dataclass or typed dictionary, down to the items of lists.
 
+    A list counts as a tuple, which JSON does not have.
+
     Args:
         values: by name of the field; fields that are missing, and names that are no field, are not checked.
         kind: the class.
@@ -30,14 +35,36 @@ def check_types(values: Mapping[str, Any], kind: type) -> None:
     Raises:
         ValueError: if a value has another type; the message names the field.
     """
-    from typeguard import CollectionCheckStrategy, TypeCheckError, check_type
+    from typeguard import CollectionCheckStrategy, TypeCheckError, check_type, checker_lookup_functions
 
+    if _find_checker not in checker_lookup_functions:
+        checker_lookup_functions.insert(0, _find_checker)
     hints = get_type_hints(kind)
     for name in hints.keys() & values.keys():
         try:
             check_type(values[name], hints[name], collection_check_strategy=CollectionCheckStrategy.ALL_ITEMS)
         except TypeCheckError as error:
             raise ValueError(f"{name}: {' '.join(str(error).split())}, but {_short(values[name])}") from error
+
+
+def _find_checker(origin: Any, args: tuple[Any, ...], extras: tuple[Any, ...]) -> Callable[..., None] | None:
+    return _check_tuple if origin is tuple else None
+
+
+def _check_tuple(value: Any, origin: Any, args: tuple[Any, ...], memo: TypeCheckMemo) -> None:
+    from typeguard import TypeCheckError, check_type_internal
+
+    if not isinstance(value, tuple | list):
+        raise TypeCheckError("is not a tuple")
+    kinds = len(value) * args[:1] if args[1:] == (...,) else args
+    if len(kinds) != len(value):
+        raise TypeCheckError(f"has {len(value)} items instead of {len(kinds)}")
+    for number, (item, kind) in enumerate(zip(value, kinds, strict=True)):
+        try:
+            check_type_internal(item, kind, memo)
+        except TypeCheckError as error:
+            error.append_path_element(f"item {number}")
+            raise
 
 
 def _finite(number: str) -> float:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from xfeat.featurize.errors import MismatchError, ModelError, SpecError
-from xfeat.featurize.specs import FeatureSpec, Spec, require
+from xfeat.featurize.specs import FeatureSpec, Spec, check_decision, require
 from xfeat.featurize.typed_json import parse_json
 
 FORMAT = "xfeat.model"
@@ -60,17 +60,7 @@ class ModelMetadata(Spec):
     def __post_init__(self) -> None:
         require(self.variant in VARIANTS, "unknown variant", expected=" or ".join(VARIANTS), found=self.variant)
         require(self.precision in PRECISIONS, "unknown precision", expected=", ".join(PRECISIONS), found=self.precision)
-        require(len(self.class_names) >= 2, "too few classes", expected="two or more", found=self.class_names)
-        distinct = len(set(self.class_names)) == len(self.class_names)
-        require(distinct, "a class name stands twice", expected="distinct names", found=self.class_names)
-        require(self.temperature > 0, "temperature must be positive", expected="> 0", found=self.temperature)
-        point = (self.positive, self.threshold)
-        both = (self.positive is None) == (self.threshold is None)
-        require(both, "a threshold and a positive class need each other", expected="both or neither", found=point)
-        if self.positive is not None and self.threshold is not None:
-            names = ", ".join(self.class_names)
-            require(self.positive in self.class_names, "unknown class", expected=names, found=self.positive)
-            require(0 <= self.threshold <= 1, "threshold out of range", expected="0 to 1", found=self.threshold)
+        check_decision(self.class_names, self.temperature, self.positive, self.threshold)
 
     @property
     def identity(self) -> dict[str, str]:

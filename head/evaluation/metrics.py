@@ -31,7 +31,7 @@ class Metrics(TypedDict):
 
     images: int
     accuracy: float
-    accuracy_interval: Sequence[float] | None
+    accuracy_interval: tuple[float, float] | None
     balanced_accuracy: float
     loss: float
     auc: float | None

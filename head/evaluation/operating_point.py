@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, Self
+from typing import Any, Self, TypedDict, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,26 @@ from xfeat.head.specs import TargetSpec
 
 # From screening, where the disease is rare, to a clinic where every second patient has it.
 PREVALENCES = (0.001, 0.01, 0.05, 0.1, 0.2, 0.5)
+
+
+class Proportion(TypedDict):
+    """A proportion and its Wilson interval; both are ``None`` without trials."""
+
+    value: float | None
+    interval: tuple[float, float] | None
+
+
+class ThresholdMetrics(TypedDict):
+    """What a threshold does to the images of a split: the four confusion counts, and four proportions."""
+
+    true_positive: int
+    false_negative: int
+    false_positive: int
+    true_negative: int
+    sensitivity: Proportion
+    specificity: Proportion
+    ppv: Proportion
+    npv: Proportion
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,8 +62,8 @@ class OperatingPoint:
     threshold: float
     supported: bool = False
     note: str = ""
-    valid: dict[str, Any] | None = None
-    test: dict[str, Any] | None = None
+    valid: ThresholdMetrics | None = None
+    test: ThresholdMetrics | None = None
     prevalences: Sequence[dict[str, Any]] = ()
 
     @classmethod
@@ -109,8 +129,9 @@ def choose_operating_point(
         for part in (valid, test)
     )
     assert measured is not None
-    shown = tested or measured
-    lower = measured["sensitivity"]["interval"][0]
+    shown, interval = tested or measured, measured["sensitivity"]["interval"]
+    assert interval is not None
+    lower = interval[0]
     return OperatingPoint(
         positive=target.positive,
         target_sensitivity=target.target_sensitivity,
@@ -147,28 +168,27 @@ def positive_class(target: TargetSpec, class_names: Sequence[str], valid_labels:
     return code
 
 
-def threshold_metrics(positive: NDArray[np.bool_], scores: NDArray[np.floating], threshold: float) -> dict[str, Any]:
-    """Measure a threshold: the four confusion counts, and four proportions with Wilson's intervals.
+def threshold_metrics(positive: NDArray[np.bool_], scores: NDArray[np.floating], threshold: float) -> ThresholdMetrics:
+    """Measure a threshold.
 
     Args:
         positive: bool (n,), whether a row is of the class.
         scores: (n,), the predicted probability of the class.
         threshold: a row is predicted positive from this probability on.
-
-    Returns:
-        ``true_positive``, ``false_negative``, ``false_positive``, ``true_negative``; ``sensitivity``, ``specificity``,
-        ``ppv`` and ``npv`` as ``{"value", "interval"}``, both ``None`` without trials.
     """
     counts = confusion_counts(positive, scores >= threshold)
-    return {**counts._asdict(), **{name: proportion(*pair) for name, pair in counts.rates.items()}}
+    rates = {name: proportion(*pair) for name, pair in counts.rates.items()}
+    return cast(ThresholdMetrics, {**counts._asdict(), **rates})
 
 
-def proportion(successes: int, trials: int) -> dict[str, Any]:
-    """Return a proportion as ``value``, with its Wilson ``interval``; both are ``None`` without trials."""
+def proportion(successes: int, trials: int) -> Proportion:
+    """Measure a proportion."""
     return {"value": successes / trials if trials else None, "interval": wilson_interval(successes, trials)}
 
 
-def predictive_values(sensitivity: dict[str, Any], specificity: dict[str, Any], prevalence: float) -> dict[str, Any]:
+def predictive_values(
+    sensitivity: Mapping[str, Any], specificity: Mapping[str, Any], prevalence: float
+) -> dict[str, Any]:
     """Return PPV and NPV at a prevalence, by Bayes' rule.
 
     Args:
