@@ -43,11 +43,11 @@ def far(found: np.ndarray, expected: np.ndarray) -> float:
 def test_torch_rounds_as_autocast_does_and_averages_in_float32(
     lite0_weights: Weights, lite0_spec: FeatureSpec, some_pixels: Some, precision: str
 ) -> None:
-    """The reference is the same network with the maps of torch's own autocast, averaged in float64 by numpy."""
-    from xfeat.featurize.backbones.network import FeatureNetwork, load_backbone
+    """The reference is torch's own autocast of the same network in float32, its maps averaged in float64 by numpy."""
+    from xfeat.featurize.backbones.inference_network import InferenceNetwork
 
     spec, pixels = lowered(lite0_spec, precision), some_pixels(4, 64)
-    network = FeatureNetwork(load_backbone(spec, lite0_weights), spec.preprocess).to(memory_format=torch.channels_last)
+    network = InferenceNetwork(lowered(spec, "float32"), lite0_weights, torch.channels_last)
     with torch.inference_mode(), torch.autocast("cpu", getattr(torch, precision)):
         (maps,) = network.backbone.maps(network.normalize(torch.from_numpy(pixels)))
     assert maps.dtype == getattr(torch, precision)
