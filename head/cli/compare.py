@@ -9,6 +9,7 @@ import click
 
 from xfeat.featurize.console import PATH, Printed, json_option
 from xfeat.head.cli.options import runs_option
+from xfeat.head.reports.formatting import accuracy_line
 from xfeat.head.specs import SORTS
 
 if TYPE_CHECKING:
@@ -44,16 +45,21 @@ def compare(
 ) -> Printed:
     """Compare runs: their settings, their metrics, and whether a difference is larger than chance.
 
-    RUNS are run folders, or names in --runs; by default all of them. Each is compared with the first run by McNemar's
-    exact test on the images that both were tested on, and by a bootstrap over patients if patients have several images.
-    Runs without predictions come last and are not compared.
+    RUNS are folders of runs and cross-validations, or names in --runs; by default all of them. Each run is compared
+    with the first by McNemar's exact test on the images that both were tested on, and by a bootstrap over patients if
+    patients have several images. Runs without predictions come last and are not compared. Cross-validations are listed
+    below the table.
     """
     from xfeat.head.compare.comparison import as_entries, common_part, compare_entries, find_runs
     from xfeat.head.compare.table import as_csv, as_json, comparison_lines
+    from xfeat.head.crossval.report import CROSSVAL_FILE
+    from xfeat.head.crossval.stored import find_crossvals, open_crossval
     from xfeat.head.runs.reader import open_run
 
     named = [folder if folder.exists() or not (runs / folder).exists() else runs / folder for folder in folders]
-    found = [open_run(folder) for folder in named] or find_runs(runs)
+    crossvals = [folder for folder in named if (folder / CROSSVAL_FILE).is_file()]
+    found = [open_run(folder) for folder in named if folder not in crossvals] or find_runs(runs)
+    validated = list(map(open_crossval, crossvals)) if named else find_crossvals(runs)
     if features is not None:
         from xfeat.head.runs.inputs import with_cache
 
@@ -70,7 +76,8 @@ def compare(
         from xfeat.head.compare.page import render_comparison
 
         _write(html_file, render_comparison(comparison), option="--html")
-    return as_json(comparison), comparison_lines(comparison)
+    lines = [f"{each['name']}: {accuracy_line('cross-validated accuracy', each['accuracy'])}" for each in validated]
+    return {**as_json(comparison), "crossvals": validated}, [*comparison_lines(comparison), *lines]
 
 
 def _first_with_predictions(entries: list[Entry]) -> Run:

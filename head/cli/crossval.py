@@ -9,7 +9,7 @@ import click
 
 import xfeat.head.cli.options as options
 from xfeat.featurize.console import PATH, Printed, json_option, pop_spec, progress_bar, spec_option
-from xfeat.head.reports.formatting import class_lines, interval, number, percent, points
+from xfeat.head.reports.formatting import accuracy_line, class_lines, number, points
 from xfeat.head.specs import CrossvalSpec, HeadSpec, MemorySpec, TrainSpec
 
 
@@ -69,12 +69,12 @@ def _as_text(facts: dict[str, Any], folder: Path) -> list[str]:
     lines = [
         f"{facts['images']} labelled images in {facts['groups']} groups, {facts['folds']} folds{repeated}; "
         f"{together} are in one fold, and the split of the cache is ignored",
-        _accuracy_line("accuracy", facts["accuracy"]),
+        accuracy_line("accuracy", facts["accuracy"]),
         f"AUC {number(metrics['auc'])} over all out-of-fold predictions",
         *class_lines(facts["confusion_matrix"], metrics["classes"], all_in=str(folder / "crossval.json")),
     ]
     if facts["by_image"] is not None:
-        lines.append(_accuracy_line("image-level folds", facts["by_image"]["accuracy"]))
+        lines.append(accuracy_line("image-level folds", facts["by_image"]["accuracy"]))
         difference = points(facts["by_image"]["accuracy"]["mean"] - facts["accuracy"]["mean"])
         lines.append(f"difference: {difference} percentage points; image-level folds split patients")
     elif not facts["grouped"]:
@@ -91,11 +91,4 @@ def _baseline_line(row: dict[str, Any]) -> str:
     name, difference = row["name"].removesuffix(" (scikit-learn)"), row["difference"]
     ends = "" if difference["interval"] is None else " ({} to {})".format(*map(points, difference["interval"]))
     less = f"xfeat minus {name}: {points(difference['accuracy'])} points{ends}"
-    return f"  {_accuracy_line(name, row['accuracy'])}; {less}"
-
-
-def _accuracy_line(name: str, accuracy: dict[str, Any]) -> str:
-    return (
-        f"{name}: {percent(accuracy['mean'])} ± {100 * accuracy['std']:.1f} over the folds, "
-        f"95 % confidence interval {interval(accuracy['interval'])}"
-    )
+    return f"  {accuracy_line(name, row['accuracy'])}; {less}"

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
 
 from xfeat.head.evaluation.intervals import grouped_interval, wilson_interval
 from xfeat.head.evaluation.metrics import Metrics, classification_metrics
+
+
+class FoldAccuracy(TypedDict):
+    """Accuracy of each fold of each seed, their mean and standard deviation, and a 95 % interval of all images."""
+
+    mean: float
+    std: float
+    interval: Sequence[float] | None
+    folds: list[float]
 
 
 @dataclass(frozen=True)
@@ -41,18 +50,15 @@ class OutOfFold:
             for number in np.unique(fold):
                 yield seed, int(number), fold == number
 
-    def accuracy(self, *, seed: int) -> dict[str, Any]:
-        """Return ``folds`` (accuracy of each fold of each seed), their ``mean`` and ``std``, and the 95 % ``interval``.
-
-        The interval is from a bootstrap over groups, of the accuracy over all images.
-        """
+    def accuracy(self, *, seed: int) -> FoldAccuracy:
+        """Return the accuracy; its interval is from a bootstrap over groups."""
         scores = [float(self.correct[seed, tested].mean()) for seed, _, tested in self.tested]
-        return {
-            "mean": float(np.mean(scores)),
-            "std": float(np.std(scores, ddof=1)),
-            "interval": grouped_interval(self.correct.mean(axis=0), self.groups, seed=seed),
-            "folds": scores,
-        }
+        return FoldAccuracy(
+            mean=float(np.mean(scores)),
+            std=float(np.std(scores, ddof=1)),
+            interval=grouped_interval(self.correct.mean(axis=0), self.groups, seed=seed),
+            folds=scores,
+        )
 
     def metrics(self, class_names: tuple[str, ...]) -> Metrics:
         """Return the metrics over the rows of all seeds."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from xfeat.featurize.backbones.weights import sha256_of
 from xfeat.featurize.cache.columns import Skipped
 from xfeat.featurize.specs import FeatureSpec
 from xfeat.featurize.system.atomic import output_error, replacing
@@ -20,6 +21,7 @@ from xfeat.head.crossval.out_of_fold import OutOfFold
 from xfeat.head.reports.formatting import points
 from xfeat.head.reports.run_report import few_images_caution, file_cautions, page_template, worst_mistakes
 from xfeat.head.reports.worker import call_here
+from xfeat.head.runs.digests import with_digest
 from xfeat.head.runs.origin import origin_of, stored_origin
 from xfeat.head.runs.reader import PREDICTIONS_FILE, PROBABILITY_PREFIX, REPORT_FILE
 from xfeat.head.runs.writer import RunWriter, write_table
@@ -84,11 +86,13 @@ def save_crossval(
         "cache": stored_origin(origin_of(cache), writer.target),
         "versions": library_versions(),
     }
-    writer.save_json(CROSSVAL_FILE, facts)
     write_table(writer.folder / PREDICTIONS_FILE, *out_of_fold_table(result))
     paths = [cache.columns.path[row] for row in result.rows.tolist()]
     page = call(render_crossval, facts, main, paths, cache.images.path, cache.skipped, file_cautions(cache))
     writer.save_text(REPORT_FILE, page)
+    facts["file_sha256"] = {name: sha256_of(writer.folder / name) for name in (PREDICTIONS_FILE, REPORT_FILE)}
+    facts = with_digest(facts)
+    writer.save_json(CROSSVAL_FILE, facts)
     return facts
 
 

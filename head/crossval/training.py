@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import logging
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from tokenize import TokenError
 from typing import NamedTuple
 
 import numpy as np
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 
 from xfeat.featurize.errors import CacheError, DivergedError, Interrupted
 from xfeat.featurize.system.atomic import replacing
+from xfeat.featurize.system.regular_files import read_regular
 from xfeat.head.batched.scheduler import Task, fit_tasks, threads_for
 from xfeat.head.data.rows import AnyRows
 from xfeat.head.evaluation.predictions import softmax
@@ -74,19 +76,29 @@ def completed(
             yield training, probabilities
     with closing(train(rest)) as trained:
         for training, probabilities in trained:
-            file = folder / f"{training.name}.npy"
-            with replacing(file, elsewhere=ELSEWHERE) as part, part.open("wb") as stream:
-                np.save(stream, probabilities, allow_pickle=False)
+            array = io.BytesIO()
+            np.save(array, probabilities, allow_pickle=False)
+            with replacing(_checkpoint(folder, training, array.getvalue()), elsewhere=ELSEWHERE) as part:
+                part.write_bytes(array.getvalue())
             yield training, probabilities
 
 
 def _stored(folder: Path, training: FoldTraining) -> Probabilities | None:
-    try:
-        probabilities: Probabilities = np.load(folder / f"{training.name}.npy", allow_pickle=False)
-    except (OSError, ValueError, EOFError, TypeError, TokenError):  # missing or damaged
-        return None
-    expected = (2, np.dtype(np.float32), len(training.fold.test))
-    return probabilities if (probabilities.ndim, probabilities.dtype, len(probabilities)) == expected else None
+    for file in folder.glob(f"{training.name}-*.npy"):
+        try:
+            content = read_regular(file)
+        except OSError:
+            continue
+        if file == _checkpoint(folder, training, content):  # else it has changed, or is of another fold
+            probabilities: Probabilities = np.load(io.BytesIO(content), allow_pickle=False)
+            return probabilities
+    return None
+
+
+def _checkpoint(folder: Path, training: FoldTraining, content: bytes) -> Path:
+    """Return the file of a finished fold, whose name has a digest of all that determines its content."""
+    digest = hashlib.sha256(f"{folder.name} {training.name}\n".encode() + content).hexdigest()
+    return folder / f"{training.name}-{digest[:16]}.npy"
 
 
 @contextmanager

@@ -106,3 +106,11 @@ def _confusion_list(names: Sequence[str], matrix: Sequence[Sequence[int]]) -> li
         f"most frequent confusions of {wrong}, as true -> predicted:",
         *(f"  {line}" for line in aligned(table, left=(0, 1, 2))),
     ]
+
+
+def accuracy_line(name: str, accuracy: Mapping[str, Any]) -> str:
+    """Return the accuracy of a cross-validation in words."""
+    return (
+        f"{name}: {percent(accuracy['mean'])} ± {100 * accuracy['std']:.1f} over the folds, "
+        f"95 % confidence interval {interval(accuracy['interval'])}"
+    )

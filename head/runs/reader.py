@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
-import json
+import math
 import os
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypedDict
 
 from xfeat.featurize.errors import MismatchError, RunError, SpecError
-from xfeat.featurize.specs import FeatureSpec
-from xfeat.featurize.system.regular_files import read_regular
+from xfeat.featurize.specs import FeatureSpec, check_decision, require
 from xfeat.featurize.typed_json import check_types, parse_json
 from xfeat.head.evaluation.assess import Calibration
 from xfeat.head.evaluation.metrics import Metrics
 from xfeat.head.evaluation.operating_point import OperatingPoint
+from xfeat.head.runs.digests import read_unchanged, require_unchanged, with_digest
 from xfeat.head.runs.origin import CacheOrigin, opened_origin, stored_origin
 from xfeat.head.specs import DEFAULT_RUNS, HeadSpec, TrainSpec
 from xfeat.head.training.history import EpochRecord
@@ -106,6 +107,17 @@ class Run:
     versions: dict[str, str] = field(default_factory=dict)
     metrics_averaged_views: dict[str, Metrics] | None = None
 
+    def __post_init__(self) -> None:
+        point = self.operating_point
+        check_decision(self.class_names, self.temperature, point and point.positive, point and point.threshold)
+        require(self.dim >= 1, "too few features", expected="1 or more", found=self.dim)
+        require("valid" in self.metrics, "no metrics of the validation images", expected="valid", found=[*self.metrics])
+        for part, metrics in self.metrics.items():
+            is_possible = metrics["images"] >= 1 and 0 <= metrics["accuracy"] <= 1
+            require(is_possible, f"impossible metrics of {part}", expected="images, and an accuracy", found=metrics)
+        members = self.ensemble and self.ensemble["members"]
+        require(members is None or members >= 1, "too few ensemble members", expected="1 or more", found=members)
+
     @classmethod
     def from_dict(cls, folder: Path, stored: dict[str, Any]) -> Self:
         """Build it from :meth:`to_dict`'s form; unknown keys are ignored.
@@ -113,8 +125,7 @@ class Run:
         Raises:
             KeyError, TypeError, ValueError: if a key is missing or damaged, or anything has changed.
         """
-        if stored.get("content_sha256", digest := _content_digest(stored)) != digest:
-            raise ValueError("it has changed since the run was saved: its content has another SHA-256")
+        require_unchanged(stored)
         values = {known.name: stored[known.name] for known in fields(cls) if known.name in stored}
         for name, kind in (("feature_spec", FeatureSpec), ("head_spec", HeadSpec), ("train_spec", TrainSpec)):
             values[name] = kind.from_dict(stored[name])
@@ -134,7 +145,7 @@ class Run:
         if self.metrics_averaged_views is None:
             del stored["metrics_averaged_views"]
         stored["feature_fingerprint"] = self.feature_spec.fingerprint
-        return {**stored, "content_sha256": _content_digest(stored)}
+        return with_digest(stored)
 
     @property
     def shown_part(self) -> str:
@@ -154,11 +165,18 @@ class Run:
 
         file = self.folder / HEAD_FILE
         content = self.read_file(HEAD_FILE)
+        damaged = partial(RunError, "the head's weights are damaged", path=file, fix="train the run again")
+        widths = (self.dim, *self.head_spec.hidden, len(self.class_names))
+        needed = 4 * sum(math.prod(pair) for pair in pairwise(widths))
+        if needed > len(content):  # before memory is taken for them
+            raise damaged(expected=f"more than {needed} bytes, for layers of {widths}", found=f"{len(content)} bytes")
         model = build_head(self.head_spec, dim=self.dim, classes=len(self.class_names))
         try:
             model.load_state_dict(load(content))
         except (SafetensorError, RuntimeError) as error:
-            raise RunError("the head's weights are damaged", path=file, found=str(error)) from error
+            raise damaged(found=str(error)) from error
+        if not all(values.isfinite().all() for values in model.state_dict().values()):
+            raise damaged(expected="finite numbers", found="NaN or infinity")
         return model.eval()
 
     def read_file(self, name: str) -> bytes:
@@ -167,23 +185,8 @@ class Run:
         Raises:
             RunError: if it is missing, or has changed since the run was saved.
         """
-        file = self.folder / name
-        try:
-            content = read_regular(file)
-        except OSError as error:
-            what = f"{_SUBJECTS[name]} missing"
-            raise RunError(what, path=file, found=error.strerror, fix="train the run again") from error
-        digest = hashlib.sha256(content).hexdigest()
-        expected = {**self.file_sha256, HEAD_FILE: self.head_sha256}.get(name, digest)
-        if digest != expected:
-            raise RunError(
-                f"{_SUBJECTS[name]} not what the run was saved with",
-                path=file,
-                expected=f"SHA-256 {expected[:16]}…",
-                found=f"{digest[:16]}…",
-                fix="train the run again, or restore a copy",
-            )
-        return content
+        expected = {**self.file_sha256, HEAD_FILE: self.head_sha256}.get(name)
+        return read_unchanged(self.folder / name, expected, subject=_SUBJECTS[name], fix="train the run again")
 
     def predictions(self) -> list[dict[str, str]]:
         """Return the rows of predictions.csv: path, split, label, predicted class and probabilities.
@@ -213,12 +216,6 @@ class Run:
                 fix="train the run again",
             ) from error
         return rows
-
-
-def _content_digest(stored: dict[str, Any]) -> str:
-    """Return the digest of run.json without its entry of it."""
-    rest = {name: value for name, value in stored.items() if name != "content_sha256"}
-    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
 def open_run(folder: str | os.PathLike[str]) -> Run:

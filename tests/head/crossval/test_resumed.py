@@ -129,10 +129,11 @@ def test_the_same_call_trains_only_unfinished_folds(
         lambda content: content[:50],
         lambda content: content.replace(b"{'descr'", b"{('descr'"),  # numpy reads the header as Python
         lambda content: content.replace(b", 2)", b",)  "),
+        lambda content: content[:-4] + np.float32(0.5).tobytes(),
     ],
-    ids=["cut short", "another header", "a column"],
+    ids=["cut short", "another header", "a column", "a probability"],
 )
-def test_a_damaged_checkpoint_is_recomputed(
+def test_a_changed_checkpoint_is_recomputed(
     make_cache: MakeCache, tmp_path: Path, damage: Callable[[bytes], bytes]
 ) -> None:
     cache, plan = make_cache(sizes=(60,)), CrossvalSpec(folds=3)
@@ -142,6 +143,28 @@ def test_a_damaged_checkpoint_is_recomputed(
         whole = file.read_bytes()
         file.write_bytes(damage(whole))
         assert file.read_bytes() != whole
+    with fold_checkpoints(tmp_path / "c.parts") as kept:
+        again = cross_validate(cache, HEAD, TRAIN, plan, checkpoints=kept)
+    np.testing.assert_array_equal(again.main.probabilities, validate(cache).main.probabilities)
+
+
+@pytest.mark.parametrize("of", ["another fold", "other settings"])
+def test_a_checkpoint_in_the_place_of_another_is_recomputed(make_cache: MakeCache, tmp_path: Path, of: str) -> None:
+    """All folds have the same number of images."""
+    cache, plan = make_cache(sizes=(60,)), CrossvalSpec(folds=3)
+    for folder, head in (("other.parts", HeadSpec(hidden=(4,))), ("c.parts", HEAD)):
+        with pytest.raises(Interrupted), fold_checkpoints(tmp_path / folder) as kept:
+            cross_validate(cache, head, TRAIN, plan, checkpoints=kept, progress=StopAfter(2))
+    first, second = sorted((tmp_path / "c.parts").glob("*.npy"))
+    if of == "another fold":
+        content = first.read_bytes()
+        first.write_bytes(second.read_bytes())
+        second.write_bytes(content)
+    else:
+        for file in (first, second):
+            file.unlink()
+        for file in (tmp_path / "other.parts").glob("*.npy"):
+            file.replace(tmp_path / "c.parts" / file.name)
     with fold_checkpoints(tmp_path / "c.parts") as kept:
         again = cross_validate(cache, HEAD, TRAIN, plan, checkpoints=kept)
     np.testing.assert_array_equal(again.main.probabilities, validate(cache).main.probabilities)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from xfeat.head.specs import HeadSpec, MemorySpec, TrainSpec
 from xfeat.head.sweep.results import RESULTS_FILE, SWEEP_FILE, SweepFolder
 from xfeat.head.sweep.runner import Sweep
 from xfeat.head.sweep.space import Range, SweepSpec
-from xfeat.head.sweep.trials import Trial
+from xfeat.head.sweep.trials import Trial, TrialSpec
 from xfeat.head.train import train_run
 from xfeat.head.training.fit import fit_head
 
@@ -94,6 +94,52 @@ def test_a_line_cut_short_by_a_crash_is_trained_again(make_cache: MakeCache, tmp
     table = lines(runs / "s")
     assert len(table) == 8
     assert table[-1]["trial"] == lost.decode()
+
+
+CHANGES: dict[str, Callable[[list[str], list[str]], list[str]]] = {
+    "a smaller loss": lambda table, other: [table[0], table[1].replace("0.", "0.0"), *table[2:]],
+    "another status": lambda table, other: [table[0], table[1].replace("ok", "diverged"), *table[2:]],
+    "a line twice": lambda table, other: [*table, table[-1]],
+    "a line of another sweep": lambda table, other: [table[0], *other[1:]],
+    "numbers exchanged": lambda table, other: [
+        table[0],
+        table[2].split(",")[0] + "," + table[1].partition(",")[2],
+        table[1].split(",")[0] + "," + table[2].partition(",")[2],
+        *table[3:],
+    ],
+    "a line without its digest": lambda table, other: [table[0], table[1].rpartition(",")[0], *table[2:]],
+}
+
+
+def saved(folder: Path, **identity: object) -> SweepFolder:
+    """Save three trials of a sweep, whose losses are 0.5, 0.25 and 0.125."""
+    folder.mkdir()
+    sweep = SweepFolder(folder)
+    assert sweep.begin(identity) == []
+    specs = [TrialSpec.of({"lr": 10.0**-number}, seed=0) for number in range(1, 4)]
+    sweep.append([Trial(place, "ok", spec, 1, {"loss": 0.5**place}, 0.1) for place, spec in enumerate(specs, 1)])
+    return sweep
+
+
+@pytest.mark.parametrize("what", CHANGES)
+def test_results_that_were_changed_are_refused(tmp_path: Path, what: str) -> None:
+    sweep = saved(tmp_path / "s", axes="lr")
+    other = saved(tmp_path / "other", axes="lr", seeds=2)
+    tables = [(each.folder / RESULTS_FILE).read_text().splitlines() for each in (sweep, other)]
+    changed = CHANGES[what](*tables)
+    assert changed != tables[0]
+    (sweep.folder / RESULTS_FILE).write_text("\n".join(changed) + "\n")
+    with pytest.raises(RunError, match="damaged results"):
+        SweepFolder(sweep.folder).begin({"axes": "lr"})
+
+
+def test_results_of_an_earlier_version_are_read_and_get_their_digests(tmp_path: Path) -> None:
+    file = saved(tmp_path / "s", axes="lr").folder / RESULTS_FILE
+    whole = file.read_text()
+    file.write_text("".join(line.rpartition(",")[0] + "\n" for line in whole.splitlines()))
+    trials = SweepFolder(file.parent).begin({"axes": "lr"})
+    assert [trial.metrics["loss"] for trial in trials] == [0.5, 0.25, 0.125]
+    assert file.read_text() == whole
 
 
 def test_results_are_on_the_disk_block_by_block_when_the_sweep_stops(make_cache: MakeCache, tmp_path: Path) -> None:
