@@ -65,12 +65,15 @@ def write_made_up(
     return FeatureCache.open(path)
 
 
-def edit_cache(path: Path, arrays: dict[str, Any] | None = None, **header: Any) -> None:
+def edit_cache(
+    path: Path, arrays: dict[str, Any] | None = None, *, replaced: dict[str, Any] | bytes | None = None, **header: Any
+) -> None:
     """Change a cache and its digest of everything but the features, as who knows the format can.
 
     Args:
         path: the file.
         arrays: new values by name, of the same type and shape.
+        replaced: the whole header, or what is there instead.
         header: new values by key.
     """
     with path.open("r+b") as file:
@@ -79,7 +82,7 @@ def edit_cache(path: Path, arrays: dict[str, Any] | None = None, **header: Any) 
             place = stored["arrays"][name]
             file.seek(place["offset"])
             file.write(np.asarray(values, place["dtype"]).reshape(place["shape"]).tobytes())
-        text = json.dumps({**stored, **header}).encode()
+        text = replaced if isinstance(replaced, bytes) else json.dumps(replaced or {**stored, **header}).encode()
         offset = file.seek(0, 2)
         file.write(text)
         file.flush()

@@ -216,7 +216,10 @@ def typed(text: bytes, kind: type) -> Any:
     Raises:
         ValueError: if it is not valid JSON, or a value is missing or has another type.
     """
-    values = parse_json(text)
+    try:
+        values = parse_json(text)
+    except ValueError as error:
+        raise ValueError("the header is not valid JSON") from error
     if not isinstance(values, dict):
         raise ValueError("the header is not an object")
     if missing := sorted(get_type_hints(kind).keys() - values.keys()):
