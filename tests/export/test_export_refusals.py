@@ -103,14 +103,14 @@ def test_a_model_with_another_head_fails_the_comparison_with_torch(refused: Refu
     assert "decisions changed" in said
 
 
-def test_predictions_that_are_not_numbers_never_agree(refused: Refused, copied: Any) -> None:
+def test_weights_that_are_not_numbers_are_refused(refused: Refused, copied: Any) -> None:
     head = copied.run.folder / "head.safetensors"
     tensors = load_file(head)
     last = max(name for name in tensors if name.endswith("bias"))
     tensors[last] = np.full_like(tensors[last], np.nan)
     save_file(tensors, head)
     edit_facts(copied, head_sha256=sha256_of(head))
-    assert "does not give torch's predictions" in refused(copied)
+    assert "head's weights are damaged" in refused(copied)
 
 
 def test_a_tampered_head_is_recognised_by_its_hash(refused: Refused, copied: Any) -> None:
