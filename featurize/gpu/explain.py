@@ -71,7 +71,7 @@ def _cause(build: Build, driver: Driver | None, number: int, failure: str) -> tu
     if driver.cuda[0] < build.cuda[0]:
         oldest = _OLDEST_DRIVER.get(build.cuda[0], "a newer one")
         expected = f"a driver for CUDA {build.cuda[0]}: {oldest} or newer"
-        return expected, str(driver), f"update the driver, or take builds for CUDA 12 ({build.install_cuda12})"
+        return expected, str(driver), f"update the driver, or take a build for CUDA 12: {build.install_cuda12}"
     if number >= len(driver.gpus):
         found = ", ".join(f"cuda:{index} {gpu.name}" for index, gpu in enumerate(driver.gpus)) or "no GPU"
         if (visible := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:

@@ -104,6 +104,6 @@ def torch_build() -> Build:
         cuda=(int(major), int(minor or 0)) if major else None,
         code_for=tuple((int(found[1]), int(found[2])) for found in machine if found),
         also_newer=any(code.startswith("compute_") for code in codes),
-        install="install torch and torchvision for CUDA as pytorch.org shows (Get started)",
-        install_cuda12="install torch and torchvision for CUDA 12.6 as pytorch.org shows (Get started)",
+        install="install torch and torchvision for CUDA as pytorch.org shows",
+        install_cuda12="install torch and torchvision for CUDA 12.6 as pytorch.org shows",
     )

@@ -10,7 +10,7 @@ import io
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -79,6 +79,7 @@ def open_session(
     all_on_gpu: bool = True,
     graphs: bool = False,
     spin: bool = False,
+    sizes: Mapping[str, int] | None = None,
 ) -> ort.InferenceSession:
     """Open an ONNX model.
 
@@ -91,13 +92,14 @@ def open_session(
         graphs: on a GPU, let runs be recorded as CUDA graphs.
         spin: let threads spin while they wait for one another during a run: faster, unless something else needs the
             cores, such as another session or threads that decode images.
+        sizes: fixed sizes of axes that the model leaves free, by their names.
 
     Raises:
         ModelError: if onnxruntime cannot read the model.
         DeviceError: if the GPU cannot be used, or not for the whole network.
     """
     path = path if isinstance(model, bytes) else model
-    start = partial(_start, model, path, threads)
+    start = partial(_start, model, path, threads, sizes=sizes)
     if device == "cpu":
         return start([], spin=spin)
     name, settings = cuda_provider(gpu_number(device))
@@ -136,7 +138,7 @@ def check_gpu(device: str) -> None:
             if CUDA in session.get_providers():
                 session.run(None, {"x": one, "w": one})
                 return
-        failure = "\n".join(missing) or _runs_on(session)
+        failure = missing[0] if missing else _runs_on(session)
     except ORT_ERRORS as error:  # a ModelError is an OSError
         failure = first_line(error.__cause__ or error)
     raise device_error(onnxruntime_build(), device, failure)
@@ -230,7 +232,13 @@ def first_line(error: BaseException) -> str:
 
 
 def _start(
-    model: Path | bytes, path: Path | None, threads: int | None, providers: list[Any], *, spin: bool = False
+    model: Path | bytes,
+    path: Path | None,
+    threads: int | None,
+    providers: list[Any],
+    *,
+    spin: bool = False,
+    sizes: Mapping[str, int] | None = None,
 ) -> ort.InferenceSession:
     options = ort.SessionOptions()
     # In a container onnxruntime would count the cores of the machine.
@@ -239,6 +247,8 @@ def _start(
     options.add_session_config_entry("session.force_spinning_stop", "1")  # at the end of a run
     # Its log would mix with this project's messages; the exceptions say what matters.
     options.log_severity_level = _SILENT
+    for axis, size in (sizes or {}).items():
+        options.add_free_dimension_override_by_name(axis, size)
     if isinstance(model, bytes):  # or a graph could take its weights from files in the current folder
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", os.devnull)
     if providers:

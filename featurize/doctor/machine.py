@@ -1,0 +1,168 @@
+"""The lines on cores, memory, folders, and what the file system of the current folder offers."""
+
+from __future__ import annotations
+
+import errno
+import mmap
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
+from pathlib import Path
+
+from filelock import FileLock
+
+from xfeat.featurize.doctor.report import FAIL, NOTE, OK, Line
+from xfeat.featurize.system import filesystem
+from xfeat.featurize.system.cores import cores
+from xfeat.featurize.system.user_cache import cache_folder
+
+_GB = 1e9
+_CONTROL_GROUP = Path("/sys/fs/cgroup")
+
+
+def cores_and_memory(control_group: Path = _CONTROL_GROUP) -> Iterator[Line]:
+    """Say how many cores and how much memory there are, and what a container allows of them.
+
+    Source: the kernel's documentation of control groups, version 2 (``cpu.max``, ``memory.max``) and 1.
+    """
+    usable, all_cores = cores(), os.cpu_count() or 1
+    limit = _core_limit(control_group)
+    found = f"{usable} of {all_cores} may be used" if usable < all_cores else f"{usable}"
+    if limit is not None and limit < usable:
+        less = max(1, round(limit))
+        fix = f"give the commands --threads {less} and --workers {less}: more would wait for one another"
+        yield Line("cores", NOTE, f"{found}, but the container gets the time of {limit:g}", fix)
+    else:
+        yield Line("cores", OK, found)
+    memory = _first_number(Path("/proc/meminfo"), "MemTotal:")
+    allowed = _first_number(control_group / "memory.max") or _first_number(
+        control_group / "memory/memory.limit_in_bytes"
+    )
+    if memory is not None:
+        found = f"{memory * 1024 / _GB:.1f} GB"
+        limited = allowed is not None and allowed < memory * 1024
+        yield Line("memory", OK, found + (f", of which the container may use {(allowed or 0) / _GB:.1f}" * limited))
+
+
+def _core_limit(control_group: Path) -> float | None:
+    try:
+        quota, period = (control_group / "cpu.max").read_text().split()
+    except (OSError, ValueError):
+        quota, period = (
+            str(_first_number(control_group / "cpu" / name)) for name in ("cpu.cfs_quota_us", "cpu.cfs_period_us")
+        )
+    return int(quota) / int(period) if quota.isdigit() and period.isdigit() else None  # "max" or -1: no limit
+
+
+def _first_number(file: Path, label: str = "") -> int | None:
+    try:
+        text = file.read_text()
+    except OSError:
+        return None
+    words = text.partition(label)[2].split() if label else text.split()
+    return int(words[0]) if words and words[0].isdigit() else None
+
+
+def folders() -> Iterator[Line]:
+    """Say where files are kept that can be made again, and whether there is room."""
+    folder = cache_folder()
+    fix = "set XFEAT_CACHE_DIR to a folder that can be written"
+    if folder is None:
+        yield Line("cache folder", NOTE, "there is no home folder: networks are converted each time", fix)
+    elif not _writable(_nearest(folder)):
+        yield Line("cache folder", NOTE, f"{folder} cannot be written: networks are converted each time", fix)
+    else:
+        yield Line("cache folder", OK, str(folder))
+    try:
+        temporary = Path(tempfile.gettempdir())
+    except FileNotFoundError as error:
+        yield Line("temporary files", FAIL, str(error.strerror), "set TMPDIR to a folder that can be written")
+    else:
+        yield Line("temporary files", OK, f"{temporary}, {shutil.disk_usage(temporary).free / _GB:.0f} GB free")
+    if find_spec("numba") is not None:
+        yield _numba_folder()
+
+
+def _numba_folder() -> Line:
+    """Say where numba keeps compiled code: ``NUMBA_CACHE_DIR``, beside the source, or in the user's cache.
+
+    Source: numba/core/caching.py of numba 0.68.
+    """
+    given = os.environ.get("NUMBA_CACHE_DIR")
+    compiled = Path(__file__).parents[2] / "head/batched/compiled/__pycache__"
+    places = [Path(given)] if given else [compiled, *filter(None, [cache_folder()])]
+    for place in places:
+        if _writable(_nearest(place)):
+            return Line("numba's cache", OK, str(place))
+    fix = "set NUMBA_CACHE_DIR to a folder that can be written"
+    return Line("numba's cache", NOTE, "no folder can be written: sweeps cannot use numba", fix)
+
+
+def _nearest(folder: Path) -> Path:
+    """Return the folder, or the nearest one above it that exists."""
+    return next(place for place in (folder, *folder.absolute().parents) if place.is_dir())
+
+
+def _writable(folder: Path) -> bool:
+    try:
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError:
+        return False
+    return True
+
+
+def file_system() -> Iterator[Line]:
+    """Try what the file system of the current folder offers, in a folder that is deleted again."""
+    here = Path.cwd()
+    try:
+        tried = tempfile.TemporaryDirectory(prefix=".xfeat-doctor-", dir=here)
+    except OSError as error:
+        reason = {errno.EROFS: "read-only", errno.ENOSPC: "full", errno.EACCES: "not writable"}.get(error.errno or 0)
+        found = f"{here} is {reason or error.strerror}: images are read from it, results need another place"
+        yield Line("current folder", NOTE, found, "give commands -o FILE")
+        return
+    with tried as folder:
+        lacking = [line for service in _SERVICES for line in _try(service, Path(folder))]
+    yield Line("current folder", OK, f"{here}, {shutil.disk_usage(here).free / _GB:.0f} GB free")
+    yield from lacking or [Line("file system", OK, "offers locks, links and everything else that is used")]
+
+
+def _try(service: filesystem.Service, folder: Path) -> Iterator[Line]:
+    """Say what is lost without a service, if it is not there."""
+    file = folder / "file"
+    file.write_bytes(b"x")
+    try:
+        _SERVICES[service](file)
+    except OSError as error:
+        yield Line("file system", NOTE, f"has no {service.name} ({error.strerror}): {service.lost}")
+
+
+def _lock(file: Path) -> None:
+    with FileLock(file.with_suffix(".lock"), timeout=0, fallback_to_soft=False):
+        pass
+
+
+def _flush(path: Path) -> None:
+    number = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)
+
+
+def _map(file: Path) -> None:
+    with file.open("r+b") as opened:
+        mmap.mmap(opened.fileno(), 0).close()
+
+
+_SERVICES: dict[filesystem.Service, Callable[[Path], None]] = {
+    filesystem.LOCKS: _lock,
+    filesystem.FLUSH: _flush,
+    filesystem.FLUSH_FOLDER: lambda file: _flush(file.parent),
+    filesystem.REPLACE: lambda file: os.replace(file, file.with_name("other")),
+    filesystem.TIMES: lambda file: os.utime(file, (0, 0)),
+    filesystem.SYMBOLIC_LINKS: lambda file: file.with_name("link").symlink_to("file"),
+    filesystem.MAPPING: _map,
+}
