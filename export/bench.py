@@ -228,7 +228,7 @@ def _failures(what: str, setting: _Setting) -> Iterator[None]:
 def _onnx_call(model: ModelFile, pixels: Pixels) -> Call:
     feed = model.feed(pixels)
     if isinstance(model.session, BoundSession):
-        model.session.bind(feed)
+        model.session.bind([feed])
     return lambda: model.session.run(None, feed)
 
 

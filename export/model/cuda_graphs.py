@@ -1,23 +1,25 @@
-"""Sessions on a GPU: inputs and outputs in fixed buffers on the device, and batches replayed as CUDA graphs.
+"""Sessions on a GPU: one per batch shape, with inputs and outputs in fixed buffers, replayed as a CUDA graph.
 
-A CUDA graph reads and writes the addresses that it was recorded with, so each batch shape has buffers of its own.
-onnxruntime keeps a graph in the thread that recorded it, and during a recording no other thread of the process may
-allocate or copy on a GPU. So each session has one thread, and while one session records, no other runs or records.
+onnxruntime keeps one plan per convolution, that of the last shape, so in a session of its own no batch waits for new
+plans. With all sizes fixed, the full model's resize is folded away too, and the model can be recorded as a CUDA graph.
+
+A CUDA graph reads and writes the addresses that it was recorded with. onnxruntime keeps it in the thread that recorded
+it, and during a recording no other thread of the process may allocate or copy on a GPU. So a model has one thread, and
+while one records, no other runs or records.
 
 Not tested on a GPU. Everything except the graphs also runs on a CPU, where the tests run it.
 
 Source: https://onnxruntime.ai/docs/execution-providers/CUDA-ExecutionProvider.html, "Using CUDA Graphs";
-onnxruntime/core/providers/cuda/cuda_graph.cc (``cudaStreamCaptureModeGlobal``).
+onnxruntime/core/providers/cuda/nn/conv.cc (``last_x_dims``) and cuda_graph.cc (``cudaStreamCaptureModeGlobal``).
 """
 
 from __future__ import annotations
 
 import contextlib
-import itertools
 import logging
 import threading
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -35,52 +37,54 @@ from xfeat.featurize.system.onnx_session import ORT_ERRORS, first_line, open_ses
 logger = logging.getLogger(__name__)
 
 Feed = Mapping[str, NDArray[Any]]
+Opening = Callable[..., ort.InferenceSession]
 
-_GRAPH_ID = "gpu_graph_id"
-_NO_GRAPH = -1
 # A replay does the same arithmetic as the recorded run; a larger difference means a wrong address.
 _RELATIVE, _ABSOLUTE = 1e-2, 1e-3
-_TYPES = {"tensor(uint8)": np.uint8, "tensor(float)": np.float32}
 
 _recording = threading.Lock()
 _alive: weakref.WeakSet[BoundSession] = weakref.WeakSet()
 
 
 class BoundSession:
-    """Runs like an ``onnxruntime.InferenceSession``; batches of bound shapes go through fixed buffers.
+    """Runs like an ``onnxruntime.InferenceSession``; batches of bound shapes go through sessions of their own.
 
     Args:
-        session: opened on ``device``, with CUDA graphs enabled if ``graphs``.
+        opening: opens a session on ``device``, with the given sizes of free axes, for CUDA graphs or not.
         device: where the buffers are: ``cpu``, ``cuda`` or ``cuda:N``.
-        graphs: record a CUDA graph for each bound shape.
+        path: of the model, for messages.
+        graphs: ``on``, ``auto`` or ``off``; see :func:`open_network`.
 
     Attributes:
-        graphs: whether graphs are recorded.
+        graphs: whether bound shapes are recorded as CUDA graphs.
     """
 
-    def __init__(self, session: ort.InferenceSession, device: str, *, graphs: bool = False) -> None:
-        self.graphs = graphs
-        self.get_inputs, self.get_outputs = session.get_inputs, session.get_outputs
-        self.get_modelmeta = session.get_modelmeta
-        self._session = session
+    def __init__(self, opening: Opening, device: str, *, path: Path | None = None, graphs: str = "off") -> None:
+        self.graphs = False
+        self._path = path
+        self._wanted = graphs
+        self._opening = opening
+        self._session = opening(sizes={}, graphs=False)
+        self.get_inputs, self.get_outputs = self._session.get_inputs, self._session.get_outputs
+        self.get_modelmeta = self._session.get_modelmeta
         self._device = device
         self._bound: dict[object, _Buffers] = {}
-        # No id is used twice: onnxruntime would replay the earlier graph, whose buffers may have been freed.
-        self._graph_ids = itertools.count(1)
         self._lock = threading.Lock()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"network-{device}")
         _alive.add(self)
 
-    def bind(self, feed: Feed) -> None:
-        """Run a batch, and allocate the buffers that all later batches of its shape use.
+    def bind(self, feeds: Sequence[Feed]) -> None:
+        """Run batches, and open the sessions that all later batches of their shapes use.
 
         Args:
-            feed: name to array of each input.
+            feeds: name to array of each input, for each batch.
 
         Raises:
             ModelError: if the outputs in the buffers differ from those of a plain run.
+            DeviceError: if CUDA graphs are required and cannot be recorded.
         """
-        self._thread.submit(self._bind, feed).result()
+        if new := [feed for feed in feeds if _shape_of(feed) not in self._bound]:
+            self._thread.submit(self._bind, new).result()
 
     def run(self, names: Sequence[str] | None, feed: Feed) -> list[NDArray[Any]]:
         """Run the network once; the arrays returned are the caller's own.
@@ -95,48 +99,70 @@ class BoundSession:
         with self._lock:
             if buffers := self._bound.get(_shape_of(feed)):
                 return buffers.run(names, feed)
-            return list(self._session.run(names, feed, self._options(_NO_GRAPH)))
+            return list(self._session.run(names, feed))
 
-    def _bind(self, feed: Feed) -> None:
-        if _shape_of(feed) in self._bound:
-            return
-        with _exclusive() if self.graphs else self._lock:
-            plain = self._session.run(None, feed, self._options(_NO_GRAPH))
-            buffers = _Buffers(self._session, self._device, feed, plain, self._options(next(self._graph_ids)))
-            found = buffers.run(None, feed)
+    def _bind(self, feeds: Sequence[Feed]) -> None:
+        with self._lock:
+            batches = [(feed, self._session.run(None, feed)) for feed in feeds]
+        if self._wanted != "off":
+            try:
+                # Whether a graph can be recorded shows only when one is.
+                self._open_sessions(batches, graphs=True)
+                self.graphs = True
+                return
+            except ORT_ERRORS as error:
+                reason = getattr(error, "found", None) or first_line(error)
+                if self._wanted == "on":
+                    raise _without_graphs(self._path, reason) from error
+                logger.warning("%s runs on %s without CUDA graphs: %s", self._path, self._device, reason)
+            self._wanted, self.graphs = "off", False
+        self._open_sessions(batches, graphs=False)
+
+    def _open_sessions(self, batches: Sequence[tuple[Feed, list[NDArray[Any]]]], *, graphs: bool) -> None:
+        opened = [self._opening(sizes=self._free_sizes(feed), graphs=graphs) for feed, _ in batches]
+        with _exclusive() if graphs else self._lock:
+            bound = [
+                _Buffers(session, self._device, feed, plain)
+                for session, (feed, plain) in zip(opened, batches, strict=True)
+            ]
+            for buffers, (feed, _) in zip(bound, batches, strict=True):
+                buffers.run(None, feed)
+            # Compared only now: a recording could have taken the memory of an earlier one.
+            for buffers, (feed, plain) in zip(bound, batches, strict=True):
+                buffers.overwrite_outputs()
+                self._compare(buffers.run(None, feed), plain)
+        self._bound |= {_shape_of(feed): buffers for buffers, (feed, _) in zip(bound, batches, strict=True)}
+
+    def _compare(self, found: Sequence[NDArray[Any]], plain: Sequence[NDArray[Any]]) -> None:
         for one, other in zip(found, plain, strict=True):
             if not np.allclose(one, other, _RELATIVE, _ABSOLUTE, equal_nan=True):
                 raise ModelError(
                     f"outputs in fixed buffers on {self._device} differ from those of a plain run",
+                    path=self._path,
                     expected="the same values",
                     found=f"a difference of {np.abs(one - other).max():.2g}",
                 )
-        self._bound[_shape_of(feed)] = buffers
 
-    def _options(self, graph_id: int) -> ort.RunOptions:
-        options = ort.RunOptions()
-        if self.graphs:
-            options.add_run_config_entry(_GRAPH_ID, str(graph_id))
-        return options
+    def _free_sizes(self, feed: Feed) -> dict[str, int]:
+        """Return name and size of the axes that the graph leaves free."""
+        return {
+            axis: size
+            for node in self.get_inputs()
+            for axis, size in zip(node.shape, feed[node.name].shape, strict=True)
+            if isinstance(axis, str)
+        }
 
 
 class _Buffers:
-    """Buffers for a batch of one shape and for its outputs, and the run that reads and writes them."""
+    """A session for batches of one shape, with buffers for a batch and its outputs."""
 
-    def __init__(
-        self,
-        session: ort.InferenceSession,
-        device: str,
-        feed: Feed,
-        outputs: Sequence[NDArray[Any]],
-        options: ort.RunOptions,
-    ) -> None:
+    def __init__(self, session: ort.InferenceSession, device: str, feed: Feed, outputs: Sequence[NDArray[Any]]) -> None:
         kind, _, number = device.partition(":")
 
         def allocate(like: NDArray[Any]) -> ort.OrtValue:
             return ort.OrtValue.ortvalue_from_shape_and_type(like.shape, like.dtype.type, kind, int(number or 0))
 
-        self._session, self._options, self._binding = session, options, session.io_binding()
+        self._session, self._binding = session, session.io_binding()
         self._inputs = {name: allocate(array) for name, array in feed.items()}
         nodes = zip(session.get_outputs(), outputs, strict=True)
         self._outputs = {node.name: allocate(output) for node, output in nodes}
@@ -145,10 +171,15 @@ class _Buffers:
         for name, value in self._outputs.items():
             self._binding.bind_ortvalue_output(name, value)
 
+    def overwrite_outputs(self) -> None:
+        """Put numbers there that no model returns: a run that does not write its outputs would leave right ones."""
+        for value in self._outputs.values():
+            value.update_inplace(np.full_like(value.numpy(), -1))
+
     def run(self, names: Sequence[str] | None, feed: Feed) -> list[NDArray[Any]]:
         for name, array in feed.items():
             self._inputs[name].update_inplace(array)
-        self._session.run_with_iobinding(self._binding, self._options)
+        self._session.run_with_iobinding(self._binding)
         # On a CPU ``numpy()`` is a view of the buffer, which the next run overwrites.
         return [np.array(self._outputs[name].numpy()) for name in (self._outputs if names is None else names)]
 
@@ -166,19 +197,19 @@ def open_network(
     graphs: str = "auto",
     spin: bool = False,
 ) -> Session:
-    """Open a model file to check, benchmark or serve it: on a GPU with fixed buffers and, if possible, CUDA graphs.
+    """Open a model file to check, benchmark or serve it; on a GPU, for batches of bound shapes.
 
     Other arguments as for :func:`xfeat.featurize.system.onnx_session.open_session`; ``spin`` is for the CPU.
 
     Args:
         model: an ONNX file, or its content.
         path: where the content comes from, for messages.
-        graphs: ``on`` records CUDA graphs or fails; ``auto`` records them for a model that does not resize, and
-            continues without them, with a warning, if that fails; ``off`` records none.
+        graphs: of bound shapes: ``on`` records CUDA graphs or fails; ``auto`` records them, and continues without
+            them, with a warning, if that fails; ``off`` records none.
 
     Raises:
         ModelError: if onnxruntime cannot read the file.
-        DeviceError: if the GPU cannot be used, or not for the whole network, or ``graphs`` is ``on`` and fails.
+        DeviceError: if the GPU cannot be used, or not for the whole network, or ``graphs`` is ``on`` on a CPU.
         SpecError: if ``graphs`` is none of the three.
     """
     path = path if isinstance(model, bytes) else model
@@ -188,33 +219,14 @@ def open_network(
             raise _without_graphs(path, "it runs on the CPU")
         return open_session(model, path=path, threads=threads, spin=spin)
     opening = partial(open_session, model, path=path, device=device, threads=threads, all_on_gpu=all_on_gpu)
-    session = opening()
-    plain = BoundSession(session, device)
-    image, *others = session.get_inputs()
-    resizes = others or image.type not in _TYPES or not all(isinstance(size, int) for size in image.shape[1:])
-    if resizes and graphs == "on":
-        raise _without_graphs(path, f"images of any size: {image.shape}")
-    if resizes or graphs == "off":
-        return plain
-    try:
-        # Whether a graph can be recorded shows only when one is.
-        recorded = BoundSession(opening(graphs=True), device, graphs=True)
-        noise = np.random.default_rng(0).integers(0, 256, (1, *image.shape[1:]))
-        recorded.bind({image.name: noise.astype(_TYPES[image.type])})
-        return recorded
-    except ORT_ERRORS as error:
-        reason = getattr(error, "found", None) or first_line(error)
-        if graphs == "on":
-            raise _without_graphs(path, reason) from error
-        logger.warning("%s runs on %s without CUDA graphs: %s", path, device, reason)
-        return plain
+    return BoundSession(opening, device, path=path, graphs=graphs)
 
 
 def _without_graphs(path: Path | None, reason: str) -> DeviceError:
     return DeviceError(
         "the model cannot be recorded as CUDA graphs",
         path=path,
-        expected="a model.core.onnx that runs on a GPU as a whole",
+        expected="a float32 model that runs on a GPU as a whole",
         found=reason,
         fix="leave out --cuda-graphs to run without them",
     )

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -76,31 +78,50 @@ class ModelFile:
         """Return the model's input for images uint8 (N, S, S, 3); a full model also takes other sizes."""
         return {INPUT: to_nchw(pixels) if self.metadata.variant == "core" else pixels}
 
-    def run(self, pixels: Pixels, *, heatmap: bool = False, bind: bool = False) -> Outputs:
+    def bind(self, batches: Sequence[Pixels]) -> None:
+        """Run batches once, so that later ones of their shapes find everything ready; on a GPU, in fixed buffers.
+
+        Args:
+            batches: uint8 (N, S, S, 3) each, RGB.
+
+        Raises:
+            ModelError: if onnxruntime fails, or outputs in the buffers differ.
+            DeviceError: if CUDA graphs are required and cannot be recorded.
+        """
+        if isinstance(self.session, BoundSession):
+            with self._failures():
+                self.session.bind([self.feed(pixels) for pixels in batches])
+        for pixels in batches:
+            self.run(pixels)
+
+    def run(self, pixels: Pixels, *, heatmap: bool = False) -> Outputs:
         """Run the network once.
 
         Args:
             pixels: uint8 (N, S, S, 3), RGB; a full model also takes other sizes.
             heatmap: return heatmaps, if the model has them.
-            bind: on a GPU, run this batch and all later ones of its shape in fixed buffers.
 
         Raises:
             ModelError: if onnxruntime fails, or an output has a wrong shape.
         """
         wanted = [name for name in Outputs._fields if name in self.known_outputs and (heatmap or name != HEATMAP)]
-        feed = self.feed(pixels)
-        try:
-            if bind and isinstance(self.session, BoundSession):
-                self.session.bind(feed)
-            found = self.session.run(wanted, feed)
-        except ORT_ERRORS as error:
-            raise ModelError("the model failed", path=self.path, found=first_line(error)) from error
+        with self._failures():
+            found = self.session.run(wanted, self.feed(pixels))
         arrays = {name: np.asarray(array, np.float32) for name, array in zip(wanted, found, strict=True)}
         if OOD in arrays:
             arrays[OOD] = arrays[OOD].reshape(-1)
         for name, array in arrays.items():
             self._check_shape(name, array, len(pixels))
         return Outputs(**arrays)
+
+    @contextmanager
+    def _failures(self) -> Iterator[None]:
+        try:
+            yield
+        except (ModelError, DeviceError):
+            raise
+        except ORT_ERRORS as error:
+            raise ModelError("the model failed", path=self.path, found=first_line(error)) from error
 
     def _check_shape(self, name: str, array: NDArray[np.float32], count: int) -> None:
         shape = (count,) if name == OOD else (count, len(self.metadata.class_names))

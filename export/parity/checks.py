@@ -112,7 +112,9 @@ def require_agreement(checks: Checks, message: str, path: Path, fix: str | None 
 
 def onnx_probabilities(model: ModelFile, pixels: Pixels, advance: Advance = lambda done: None) -> Probabilities:
     """Run an exported model: uint8 (n, H, W, 3) to float32 (n, C); on a GPU, full batches run as they do in serving."""
-    return in_batches(lambda batch: model.run(batch, bind=len(batch) == BATCH_SIZE).probabilities, pixels, advance)
+    if len(pixels) >= BATCH_SIZE:
+        model.bind([pixels[:BATCH_SIZE]])
+    return in_batches(lambda batch: model.run(batch).probabilities, pixels, advance)
 
 
 def milliseconds_per_image(run: Callable[[Pixels], object], pixels: Pixels) -> float:

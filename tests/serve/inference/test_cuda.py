@@ -9,7 +9,6 @@ import onnxruntime as ort
 import pytest
 from click.testing import CliRunner
 
-from xfeat.export.model.file import open_model
 from xfeat.export.parity.checks import open_on_providers
 from xfeat.featurize.backbones.weights import Weights
 from xfeat.featurize.engines import onnx_engine
@@ -59,13 +58,17 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 @pytest.mark.parametrize("resizes", [True, False])
-def test_serving_and_the_parity_check_open_the_gpu_with_the_same_options(write_model, asked, resizes):
+def test_serving_and_the_parity_check_open_the_gpu_with_the_same_options(write_model, tiny, asked, resizes):
     model = write_model(free_sides=resizes)
-    assert open_model(model, device="cuda:0").device == "cuda:0"
-    assert set(open_on_providers(model)) == {"CUDAExecutionProvider", "CPUExecutionProvider"}
+    batch = np.zeros((8, tiny.size, tiny.size, 3), np.uint8)
+    served = Predictor.open(model, "cuda:0", batch_size=8).model
+    assert served.device == "cuda:0"
+    served.bind([batch])
+    checked = open_on_providers(model)
+    assert set(checked) == {"CUDAExecutionProvider", "CPUExecutionProvider"}
+    checked["CUDAExecutionProvider"].bind([batch])
     name, options = cuda_provider(0)
-    once = [(name, options)] if resizes else [(name, options), (name, options | {"enable_cuda_graph": "1"})]
-    assert asked() == once * 2
+    assert asked() == [(name, options), (name, options | {"enable_cuda_graph": "1"})] * 2
 
 
 @pytest.mark.usefixtures("asked")
