@@ -74,18 +74,6 @@ def test_a_data_folder_that_was_moved_is_read_and_not_computed(bench: Bench, cap
     assert "replace" not in caplog.text
 
 
-def test_a_copy_of_the_data_folder_in_its_place_is_read_and_not_computed(bench: Bench) -> None:
-    """As a backup that is put back: names, sizes and times of change are kept, the files are others."""
-    bench.run()
-    shutil.copytree(bench.data, bench.data.with_name("copy"))
-    shutil.rmtree(bench.data)
-    bench.data.with_name("copy").rename(bench.data)
-    done = bench.run()
-    assert (done.computed, done.rehashed, done.changes) == (0, 12, Changes(0, 0, 0))
-    bench.check()
-    assert (bench.run().rehashed, bench.opened) == (0, 1)
-
-
 def test_a_cache_of_quite_other_images_is_replaced_with_a_warning(
     bench: Bench, art: SimpleNamespace, caplog: pytest.LogCaptureFixture
 ) -> None:
