@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import math
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -10,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from xfeat.export.model.file import ModelFile
+from xfeat.export.model.metadata import ModelMetadata
 from xfeat.export.model.progress import Progress, ProgressCounter
 from xfeat.export.parity.accuracy_loss import Scores, acceptable, gate_in_words, measure, scores_table
 from xfeat.export.parity.agreement import Probabilities, compare
@@ -23,10 +26,15 @@ from xfeat.export.parity.checks import (
     open_on_providers,
     require_agreement,
 )
-from xfeat.export.specs import VerifySpec
-from xfeat.featurize.errors import DataError, MismatchError, ParityError
+from xfeat.export.specs import ExportSpec, VerifySpec
+from xfeat.featurize.errors import CacheError, DataError, MismatchError, ParityError
 from xfeat.featurize.system.onnx_session import CPU
 from xfeat.head.runs.reader import Run
+
+logger = logging.getLogger(__name__)
+
+# Of a threshold fitted on another machine, whose arithmetic rounds differently.
+_OOD_TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,7 +125,7 @@ def verify_model(
 def _check_run(model: ModelFile, run: Run) -> None:
     from xfeat.export.build.reference_model import metadata_of
 
-    wanted = metadata_of(run, model.metadata.ood_threshold).identity
+    wanted = metadata_of(run, _ood_threshold(model.metadata, run)).identity
     for what, found in model.metadata.identity.items():
         if found != wanted[what]:
             raise MismatchError(
@@ -127,6 +135,21 @@ def _check_run(model: ModelFile, run: Run) -> None:
                 found=found,
                 fix="name the run of the model with --run, or use an intact copy of the model",
             )
+
+
+def _ood_threshold(metadata: ModelMetadata, run: Run) -> float | None:
+    """Return the threshold that the model must have: fitted again, if the features of the run are found."""
+    stored = metadata.ood_threshold
+    if stored is None or metadata.precision != "float32":  # xexport quantize sets it anew, on images
+        return stored
+    from xfeat.export.build.ood_from_cache import ood_score_from_cache
+
+    try:
+        _, fitted = ood_score_from_cache(run, ExportSpec())
+    except (CacheError, DataError, MismatchError) as error:
+        logger.warning("the out-of-distribution threshold was not compared: %s", error.what)
+        return stored
+    return stored if fitted is not None and math.isclose(stored, fitted, rel_tol=_OOD_TOLERANCE) else fitted
 
 
 def _compare_with_torch(

@@ -112,45 +112,49 @@ def test_the_tolerance_in_a_certificate_is_not_used(xexport: Xexport, copied: An
         assert "no longer gives the reference predictions" in done.stderr
 
 
-@pytest.mark.parametrize(
-    ("change", "what"),
-    [
-        (lambda said: {"class_names": ("disc", "bar")}, "classes"),
-        (lambda said: {"head_sha256": "0" * 64}, "head"),
-        (
-            lambda said: {"feature_spec": replace(said, preprocess=replace(said.preprocess, mean=(0.4, 0.4, 0.4)))},
-            "feature fingerprint",
-        ),
-        (lambda said: {"feature_spec": replace(said, weights_sha256="0" * 64)}, "backbone settings"),
-        (lambda said: {"temperature": 3.0}, "temperature"),
-        (lambda said: {"positive": "disc", "threshold": 0.99}, "threshold"),
-    ],
-)
-def test_a_model_of_another_run_is_detected_by_its_metadata(
-    xexport: Xexport, copied: Any, change: Callable[[Any], dict[str, object]], what: str
+# What a model says of itself, and a change of it.
+CHANGED: dict[str, Callable[[Any], dict[str, object]]] = {
+    "classes": lambda spec: {"class_names": ("disc", "bar")},
+    "head": lambda spec: {"head_sha256": "0" * 64},
+    "feature fingerprint": lambda spec: {
+        "feature_spec": replace(spec, preprocess=replace(spec.preprocess, mean=(0.4, 0.4, 0.4)))
+    },
+    "backbone settings": lambda spec: {"feature_spec": replace(spec, weights_sha256="0" * 64)},
+    "temperature": lambda spec: {"temperature": 3.0},
+    "threshold": lambda spec: {"positive": "disc", "threshold": 0.99},
+    "out-of-distribution threshold": lambda spec: {"ood_threshold": 99.0},
+}
+
+
+@pytest.mark.parametrize("against", ["certificate", "certificate with a forged digest", "run"])
+@pytest.mark.parametrize("what", CHANGED)
+def test_what_a_model_says_of_itself_is_compared_with_its_certificate_and_its_run(
+    xexport: Xexport, copied: Any, what: str, against: str
 ) -> None:
-    rewrite(copied.model, change_metadata(**change(copied.run.feature_spec)))
-    copied.certificate.unlink()
-    done = xexport("verify", copied.model, "--run", copied.run.folder)
+    rewrite(copied.model, change_metadata(**CHANGED[what](copied.run.feature_spec)))
+    if against == "run":
+        copied.certificate.unlink()
+        done = xexport("verify", copied.model, "--run", copied.run.folder)
+        assert f"the model was not exported from run first: different {what}\n" in done.stderr
+    else:
+        if against != "certificate":
+            forge_certificate(copied)
+        done = xexport("verify", copied.model, "--data", copied.data)
+        found = done.stderr.partition("with different ")[2].partition("\n")[0].split(", ")
+        assert what in found
     assert done.exit_code == 1
-    assert f"the model was not exported from run first: different {what}\n" in done.stderr
 
 
-@pytest.mark.parametrize(
-    ("change", "named"),
-    [
-        ({"class_names": ("disc", "bar")}, "with different classes\n"),
-        ({"positive": "disc", "threshold": 0.99}, "with different threshold, positive class\n"),
-        ({"ood_threshold": 99.0}, "with different out-of-distribution threshold\n"),
-        ({"metrics": {"test": {"accuracy": 1.0}}}, "with different metadata\n"),
-    ],
-    ids=["classes", "threshold", "ood threshold", "metrics"],
-)
-def test_different_metadata_are_named_when_the_bytes_differ(
-    xexport: Xexport, copied: Any, change: dict[str, object], named: str
-) -> None:
-    rewrite(copied.model, change_metadata(**change))
-    assert named in xexport("verify", copied.model).stderr
+def test_other_metadata_are_compared_as_well(xexport: Xexport, copied: Any) -> None:
+    rewrite(copied.model, change_metadata(metrics={"test": {"accuracy": 1.0}}))
+    assert "with different metadata\n" in xexport("verify", copied.model).stderr
+
+
+def test_without_the_features_of_the_run_the_ood_threshold_is_not_compared(xexport: Xexport, copied: Any) -> None:
+    (copied.folder / "features.h5").unlink()
+    done = xexport("verify", copied.model, "--run", copied.run.folder)
+    assert done.exit_code == 0, done.output
+    assert "the out-of-distribution threshold was not compared" in done.stderr
 
 
 def test_exchanged_weights_leave_the_metadata_unchanged(xexport: Xexport, copied: Any) -> None:

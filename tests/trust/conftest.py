@@ -34,13 +34,13 @@ def project(original: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     return folder
 
 
+def run_line(line: str) -> tuple[int, str]:
+    """Run a command line in this process; return its exit code and all that it says."""
+    command, *arguments = line.split()
+    done = invoke(COMMANDS[command], *arguments)
+    return done.exit_code, done.output
+
+
 @pytest.fixture
 def say() -> Say:
-    """Run a command line in this process; return its exit code and all that it says."""
-
-    def run(line: str) -> tuple[int, str]:
-        command, *arguments = line.split()
-        done = invoke(COMMANDS[command], *arguments)
-        return done.exit_code, done.output
-
-    return run
+    return run_line
