@@ -5,20 +5,24 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import minisign
 import pytest
 from click.testing import CliRunner
 
 from xfeat.export.model.file import open_model
 from xfeat.export.parity.certificate import FORMAT, SCHEMA_VERSION, certificate_path
+from xfeat.export.parity.signature import read_public_key, sign_certificate, signature_path
 from xfeat.featurize.backbones.weights import sha256_of
 from xfeat.featurize.errors import MismatchError, ModelError, XfeatError
 from xfeat.serve.cli import main
+from xfeat.serve.http.server import open_sessions
 from xfeat.serve.inference.predictor import Predictor
 from xfeat.serve.models.registry import ModelRegistry
-from xfeat.serve.specs import ServeSpec
+from xfeat.serve.specs import ServerOptions, ServeSpec
 
 
 def certify(model: Path, **changes: Any) -> Path:
@@ -106,16 +110,79 @@ def test_a_model_that_does_not_match_is_refused_unless_it_is_allowed(
     assert "it is used because of --allow-unverified" in caplog.text
 
 
-@pytest.mark.parametrize(("certified", "shown", "metric"), [(True, "matches", "1.0"), (False, "none", "0.0")])
-def test_the_page_and_the_metrics_tell_whether_the_certificate_matches(
-    certified: bool, shown: str, metric: str, write_model: Callable[..., Path], serve_model: Any
+@pytest.fixture
+def keys(tmp_path: Path) -> tuple[Path, Path]:
+    """The files of a secret and a public key."""
+    pair, files = minisign.KeyPair.generate(), (tmp_path / "minisign.key", tmp_path / "minisign.pub")
+    for file, key in zip(files, (pair.secret_key, pair.public_key), strict=True):
+        file.write_bytes(bytes(key))
+    return files
+
+
+def sign(model: Path, secret: Path) -> None:
+    certificate = certificate_path(model)
+    sign_certificate(certificate, certificate.read_bytes(), secret)
+
+
+@pytest.mark.parametrize(
+    ("shown", "verified", "signed"), [("none", "0.0", "0.0"), ("matches", "1.0", "0.0"), ("signed", "1.0", "1.0")]
+)
+def test_model_and_metrics_tell_whether_the_certificate_matches_and_is_signed(
+    shown: str,
+    verified: str,
+    signed: str,
+    keys: tuple[Path, Path],
+    write_model: Callable[..., Path],
+    serve_model: Any,
 ) -> None:
     model = write_model()
-    if certified:
+    if shown != "none":
         certify(model)
-    with serve_model(Predictor.open(model, "cpu")) as client:
+        sign(model, keys[0])  # where no signature is asked for, it changes nothing
+    required = read_public_key(keys[1]) if shown == "signed" else None
+    with serve_model(Predictor.open(model, "cpu", require_signature=required)) as client:
         assert client.get("/model").json()["certificate"] == shown
-        assert f'xfeat_model_verified{{model="model"}} {metric}' in client.get("/metrics").text
+        metrics = client.get("/metrics").text
+    assert f'xfeat_model_verified{{model="model"}} {verified}' in metrics
+    assert f'xfeat_model_signed{{model="model"}} {signed}' in metrics
+
+
+def test_a_reload_keeps_the_old_version_until_the_new_one_is_signed(
+    keys: tuple[Path, Path], write_model: Callable[..., Path]
+) -> None:
+    model = write_model("model.onnx", run="one")
+    certify(model)
+    sign(model, keys[0])
+    options = ServerOptions(device="cpu", sessions=2, require_signature=read_public_key(keys[1]))
+    models = ModelRegistry(model, partial(open_sessions, ServeSpec(), options), ServeSpec())
+    write_model("next.onnx", run="two").replace(model)
+    certify(model)
+    keys[1].write_text("another key: the file is read once, at the start")
+    [reason] = models.reload().kept.values()
+    assert "the signature is not valid" in reason
+    assert models["model"].predictor.metadata.run == "one"
+    before = models.signatures()
+    sign(model, keys[0])
+    assert models.signatures() != before, "the watcher sees the new signature"
+    assert models.reload().loaded == ["model"]
+    assert models["model"].predictor.metadata.run == "two"
+    signature_path(certificate_path(model)).unlink()
+    assert list(models.reload().kept) == ["model"]
+    models.close()
+
+
+def test_the_option_can_be_set_in_all_three_places(
+    keys: tuple[Path, Path], write_model: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = write_model()
+    certify(model)
+    config = tmp_path / "xserve.toml"
+    config.write_text(f'require-signature = "{keys[1]}"\n')
+    for arguments in (["--require-signature", str(keys[1])], ["--config", str(config)], []):
+        if not arguments:
+            monkeypatch.setenv("XSERVE_REQUIRE_SIGNATURE", str(keys[1]))
+        done = CliRunner().invoke(main, ["start", str(model), "--port", "0", *arguments])
+        assert (done.exit_code, "the certificate has no signature" in done.output) == (1, True), done.output
 
 
 def test_a_reload_waits_for_the_certificate_of_the_new_file(write_model: Callable[..., Path]) -> None:
