@@ -53,7 +53,7 @@ def test_everything_that_meets_in_a_step_is_on_the_gpu(monkeypatch: pytest.Monke
         assert engine.device == GPU
         for heads in (3, 2):
             batches = some_batches(torch.zeros(9, 7, device=GPU), heads)
-            found = engine.train(batches, range(heads), range(heads), [1e-3] * heads)
+            found = engine.train(batches, range(heads), range(heads), [1e-3, 1e-2, 1e-4][:heads])
             assert [each.device for each in found] == [GPU, GPU]
             engine.keep([0, heads - 1])
             assert all(values.device == GPU for values in engine.state.values())

@@ -119,6 +119,28 @@ def test_a_step_of_adam_is_torchs_to_the_bit(weight_decay: float) -> None:
     assert all(torch.equal(a, b.detach()) for a, b in zip(ours, theirs, strict=True))
 
 
+@pytest.mark.parametrize("weight_decays", [[0.0, 0.0, 0.0], [0.1, 0.0, 0.3]])
+def test_the_step_of_a_gpu_moves_all_heads_as_one_call_per_head_would(weight_decays: list[float]) -> None:
+    """With other rates in each step, as schedules give them, and with a head less after two."""
+    torch.manual_seed(0)
+    one = [torch.randn(3, 5, 4), torch.randn(3, 4)]
+    other = [values.clone() for values in one]
+    per_head, at_once = StackedAdam(one, weight_decays), StackedAdam(other, weight_decays)
+    rates = [0.01, 0.1, 0.003]
+    for step in range(5):
+        if step == 2:
+            one, other, rates = [values[:2] for values in one], [values[:2] for values in other], rates[:2]
+            per_head.keep([0, 1])
+            at_once.keep([0, 1])
+        gradients = [torch.randn_like(values) for values in one]
+        now = [rate / (step // 2 + 1) for rate in rates]
+        per_head.step(one, gradients, now)
+        at_once._count += 1
+        at_once._step_at_once(other, gradients, list(zip(now, at_once._decays, strict=True)))
+    for values, expected in zip(other, one, strict=True):
+        torch.testing.assert_close(values, expected, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize(
     "changes", [{}, {"average": 0.9}, {"focal_gamma": 2.0, "label_smoothing": 0.1, "schedule": "cosine"}]
 )
