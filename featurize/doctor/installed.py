@@ -8,16 +8,16 @@ import platform
 from collections.abc import Iterator
 from importlib import metadata
 from importlib.util import find_spec
-
-from packaging.requirements import Requirement
-from PIL import Image, features
+from typing import TYPE_CHECKING
 
 from xfeat.featurize.backbones.registry import FALLBACK, PREFERRED
 from xfeat.featurize.backbones.weights import cached_weights, check_connection, weights_address
 from xfeat.featurize.doctor.report import FAIL, NOTE, OK, Line
 from xfeat.featurize.errors import WeightsError
-from xfeat.featurize.images.decode import FORMATS, decode
 from xfeat.featurize.system.versions import library_versions
+
+if TYPE_CHECKING:
+    from packaging.requirements import Requirement
 
 _PROJECT = "xfeat-onnx"
 _OF_DEVELOPERS = ("dev", "all", "ray-serve")
@@ -60,6 +60,8 @@ def extras() -> Iterator[Line]:
 
 def _needs(name: str, extra: str) -> Iterator[Requirement]:
     """Yield what a package asks for with an extra, and what it asks for through extras of others."""
+    from packaging.requirements import Requirement
+
     for need in map(Requirement, metadata.requires(name) or []):
         if need.marker is None or need.marker.evaluate({"extra": extra}):
             if need.name != _PROJECT:
@@ -77,6 +79,10 @@ def _version(name: str) -> str | None:
 
 def decoders() -> Iterator[Line]:
     """Say which formats can be decoded: a small image of each is written and read."""
+    from PIL import Image, features
+
+    from xfeat.featurize.images.decode import FORMATS, decode
+
     works, missing = [], []
     for name in FORMATS:
         content = io.BytesIO()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import mmap
 import os
 import shutil
@@ -115,13 +114,16 @@ def _writable(folder: Path) -> bool:
 
 def file_system() -> Iterator[Line]:
     """Try what the file system of the current folder offers, in a folder that is deleted again."""
-    here = Path.cwd()
+    try:
+        here = Path.cwd()
+    except OSError:
+        yield Line("current folder", FAIL, "it was deleted, or may not be entered", "change to another folder")
+        return
     try:
         tried = tempfile.TemporaryDirectory(prefix=".xfeat-doctor-", dir=here)
     except OSError as error:
-        reason = {errno.EROFS: "read-only", errno.ENOSPC: "full", errno.EACCES: "not writable"}.get(error.errno or 0)
-        found = f"{here} is {reason or error.strerror}: images are read from it, results need another place"
-        yield Line("current folder", NOTE, found, "give commands -o FILE")
+        found = f"{here} cannot be written ({error.strerror}): images can be read from it"
+        yield Line("current folder", NOTE, found, "give the commands another place with -o")
         return
     with tried as folder:
         lacking = [line for service in _SERVICES for line in _try(service, Path(folder))]

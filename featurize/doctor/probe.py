@@ -12,11 +12,10 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from xfeat.featurize.errors import DeviceError
+from xfeat.featurize.errors import DeviceError, XfeatError
 from xfeat.featurize.gpu.driver import free_memory, read_driver
 from xfeat.featurize.processes import module_command
-from xfeat.featurize.system.devices import check_gpu_in_torch, resolve_device, torch_build
-from xfeat.featurize.system.onnx_session import CONVOLUTION, check_gpu, onnxruntime_build, open_session
+from xfeat.featurize.system.versions import library_versions
 
 _LIMIT_S = 30.0
 _RESULT = "result of the probe: "  # libraries print, too
@@ -29,7 +28,7 @@ def ask(name: str) -> Callable[[], dict[str, Any]]:
         name: ``driver``, ``torch``, ``onnxruntime`` or ``numba``.
 
     The function raises:
-        RuntimeError: if the probe crashed, hung, or raised.
+        XfeatError: if the probe crashed, hung, or raised.
     """
     command = module_command("xfeat.featurize.doctor.probe", name)
     process = subprocess.Popen(  # nosec B603
@@ -41,14 +40,21 @@ def ask(name: str) -> Callable[[], dict[str, Any]]:
             stdout, stderr = process.communicate(timeout=_LIMIT_S)
         except subprocess.TimeoutExpired:
             process.kill()
-            raise RuntimeError(f"no answer within {_LIMIT_S:.0f} s") from None
+            raise _broken(name, f"no answer within {_LIMIT_S:.0f} s") from None
         if _RESULT not in stdout:
             last = (stderr.strip().splitlines() or ["no message"])[-1]
-            raise RuntimeError(last if process.returncode > 0 else f"ended by signal {-process.returncode}: {last}")
+            signal = f"ended by signal {-process.returncode}, " if process.returncode < 0 else ""
+            raise _broken(name, signal + last)
         found: dict[str, Any] = json.loads(stdout.rpartition(_RESULT)[2])
         return found
 
     return answer
+
+
+def _broken(name: str, found: str) -> XfeatError:
+    package = next((package for package in library_versions() if package.startswith(name)), name)
+    fix = "nvidia-smi must work" if name == "driver" else f"pip install --force-reinstall {package}"
+    return XfeatError(f"{name} does not work", found=found, fix=fix)
 
 
 def main() -> None:
@@ -76,12 +82,20 @@ def _free(number: int) -> int | str:
         return str(error)
 
 
+# The libraries are imported here and not above: one that is broken is a line of the report.
+
+
 def _torch() -> dict[str, Any]:
+    from xfeat.featurize.system.devices import check_gpu_in_torch, torch_build
+
     build = torch_build()
     return {"name": build.name, "cuda": build.cuda, **_gpus("torch", check_gpu_in_torch)}
 
 
 def _onnxruntime() -> dict[str, Any]:
+    from xfeat.featurize.gpu.libraries import onnxruntime_build
+    from xfeat.featurize.system.onnx_session import CONVOLUTION, check_gpu, open_session
+
     build = onnxruntime_build()
     open_session(CONVOLUTION)
     return {"name": build.name, "cuda": build.cuda, **_gpus("onnxruntime", check_gpu)}
@@ -89,6 +103,8 @@ def _onnxruntime() -> dict[str, Any]:
 
 def _gpus(engine: str, check: Callable[[str], None]) -> dict[str, Any]:
     """Return what ``auto`` chooses, and for each GPU why it cannot be used, or ``None``."""
+    from xfeat.featurize.system.devices import resolve_device
+
     driver = read_driver()
     problems: dict[str, Any] = {}
     for device in [f"cuda:{number}" for number in range(len(driver.gpus) if driver is not None else 0)]:

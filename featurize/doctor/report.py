@@ -48,9 +48,9 @@ def _guarded(name: str, check: Check) -> Iterator[Line]:
     try:
         yield from check()
     except XfeatError as error:
-        yield Line(name, FAIL, f"{error.what}: {error.found or error.expected or error.file}", error.fix or "")
+        yield Line(name, FAIL, ": ".join(filter(None, (error.what, error.found))), error.fix or "")
     except (Exception, SystemExit) as error:  # noqa: BLE001  a library may raise anything
-        yield Line(name, FAIL, f"{type(error).__name__}: {error}")
+        yield Line(name, FAIL, f"{type(error).__name__}: {error}", "install it again, if it is a package")
 
 
 def as_json(topics: Mapping[str, list[Line]]) -> dict[str, Any]:

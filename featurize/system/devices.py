@@ -10,7 +10,6 @@ import warnings
 from xfeat.featurize.errors import DeviceError, SpecError
 from xfeat.featurize.gpu.explain import Build, device_error
 from xfeat.featurize.system.cuda import check_device_name, cuda_driver_present, gpu_number
-from xfeat.featurize.system.onnx_session import check_gpu, first_line
 
 logger = logging.getLogger(__name__)
 
@@ -59,13 +58,24 @@ def resolve_device(device: str, engine: str = "torch") -> str:
         return "cpu"
     name = f"cuda:{gpu_number(device)}"
     try:
-        check_gpu(name) if engine == "onnxruntime" else check_gpu_in_torch(name)
+        check_gpu_in_onnxruntime(name) if engine == "onnxruntime" else check_gpu_in_torch(name)
     except DeviceError as error:
         if device != "auto":
             raise
         logger.warning("the GPU is not used, running on the CPU: %s", error)
         return "cpu"
     return name
+
+
+def check_gpu_in_onnxruntime(device: str) -> None:
+    """Compute a convolution on a GPU with onnxruntime.
+
+    Raises:
+        DeviceError: if it cannot, with the cause.
+    """
+    from xfeat.featurize.system.onnx_session import check_gpu  # not above: torch works without onnxruntime
+
+    check_gpu(device)
 
 
 def check_gpu_in_torch(device: str) -> None:
@@ -86,10 +96,10 @@ def check_gpu_in_torch(device: str) -> None:
                 one = torch.ones((1, 1, 1, 1), device=device)
                 torch.nn.functional.conv2d(one, one).item()
                 return
-            failure = first_line(said[0].message) if said else "torch sees no such GPU"  # type: ignore[arg-type]
+            failure = str(said[0].message) if said else "torch sees no such GPU"
         except RuntimeError as error:
-            failure = first_line(error)
-    raise device_error(torch_build(), device, failure)
+            failure = str(error)
+    raise device_error(torch_build(), device, failure.partition("\n")[0])
 
 
 def torch_build() -> Build:

@@ -12,7 +12,7 @@ import pytest
 from xfeat.featurize.gpu import driver
 
 SOURCE = Path(__file__).with_name("driver.c")
-NAMES = ("FAKE_CUDA", "FAKE_DRIVER", "FAKE_GPUS", "FAKE_INIT", "FAKE_CONTEXT")
+NAMES = ("FAKE_CUDA", "FAKE_DRIVER", "FAKE_GPUS", "FAKE_INIT", "FAKE_CONTEXT", "FAKE_CRASH")
 
 UseDriver = Callable[..., dict[str, str]]
 

@@ -3,6 +3,7 @@
  * FAKE_DRIVER=580.65.06  its own version; without it there is no management library
  * FAKE_GPUS=NAME:70,...  name and compute capability of each card
  * FAKE_INIT=999          the error with which it does not start
+ * FAKE_CRASH=1           it ends the process
  * FAKE_CONTEXT=2         the error with which no program may use a card
  */
 #include <stdio.h>
@@ -23,7 +24,11 @@ static const char *card(int number) {
 static int capability(int device) { return atoi(strchr(card(device), ':') + 1); }
 
 int cuDriverGetVersion(int *version) { *version = atoi(setting("FAKE_CUDA", "13000")); return 0; }
-int cuInit(unsigned flags) { (void)flags; return card(0) ? atoi(setting("FAKE_INIT", "0")) : atoi(setting("FAKE_INIT", "100")); }
+int cuInit(unsigned flags) {
+    (void)flags;
+    if (getenv("FAKE_CRASH")) abort();
+    return atoi(setting("FAKE_INIT", card(0) ? "0" : "100"));
+}
 int cuDeviceGetCount(int *count) { for (*count = 0; card(*count); ++*count); return 0; }
 int cuDeviceGet(int *device, int number) { *device = number; return card(number) ? 0 : 101; }
 int cuDeviceGetName(char *name, int size, int device) {
@@ -42,7 +47,10 @@ int cuCtxPushCurrent_v2(void *context) { (void)context; return 0; }
 int cuCtxPopCurrent_v2(void **context) { *context = NULL; return 0; }
 int cuMemGetInfo_v2(size_t *available, size_t *total) { *available = 12ul << 30; *total = 16ul << 30; return 0; }
 int cuGetErrorString(int error, const char **text) {
-    *text = error == 2 ? "out of memory" : error == 803 ? "system has unsupported display driver / cuda driver combination" : error == 999 ? "unknown error" : NULL;
+    *text = error == 2     ? "out of memory"
+            : error == 803 ? "system has unsupported display driver / cuda driver combination"
+            : error == 999 ? "unknown error"
+                           : NULL;
     return *text ? 0 : 1;
 }
 int nvmlInit_v2(void) { return getenv("FAKE_DRIVER") ? 0 : 1; }

@@ -15,12 +15,14 @@ import torch
 from onnx import TensorProto, helper
 
 from xfeat.featurize.errors import DeviceError
+from xfeat.featurize.gpu import libraries
 from xfeat.featurize.gpu.driver import Gpu, free_memory, read_driver
 from xfeat.featurize.gpu.explain import Build, device_error
-from xfeat.featurize.system import devices, onnx_session
+from xfeat.featurize.gpu.libraries import onnxruntime_build
+from xfeat.featurize.system import onnx_session
 from xfeat.featurize.system.cuda import cuda_driver_present
 from xfeat.featurize.system.devices import resolve_device, torch_build
-from xfeat.featurize.system.onnx_session import CONVOLUTION, check_gpu, onnxruntime_build
+from xfeat.featurize.system.onnx_session import CONVOLUTION, check_gpu
 
 TURING_ON = ((7, 5), (8, 0), (8, 6), (9, 0), (12, 0))
 CUDA13 = Build("lib 2", (13, 0), TURING_ON, "install lib", "install lib<2")
@@ -198,7 +200,7 @@ def test_a_torch_without_cuda_beside_a_card_is_told(
 
 def test_onnxruntime_is_asked_and_not_torch(use_driver: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     use_driver(**NOTHING)
-    monkeypatch.setattr(devices, "check_gpu", lambda device: None)
+    monkeypatch.setattr(onnx_session, "check_gpu", lambda device: None)
     monkeypatch.setitem(sys.modules, "torch", None)
     assert resolve_device("cuda", "onnxruntime") == resolve_device("auto", "onnxruntime") == "cuda:0"
 
@@ -209,9 +211,9 @@ def test_onnxruntime_is_asked_and_not_torch(use_driver: Any, monkeypatch: pytest
 @pytest.fixture
 def fresh() -> Any:
     """Ask for the libraries again, before and after."""
-    onnx_session.load_cuda_libraries.cache_clear()
+    libraries.load_cuda_libraries.cache_clear()
     yield
-    onnx_session.load_cuda_libraries.cache_clear()
+    libraries.load_cuda_libraries.cache_clear()
 
 
 def without(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -242,9 +244,9 @@ def test_libraries_are_found_in_any_folder_of_packages(
     for name in ("libcublasLt.so.13", "libcudnn.so.9"):
         (tmp_path / folder).mkdir(parents=True, exist_ok=True)
         (tmp_path / folder / name).touch()
-    monkeypatch.setattr(onnx_session, "_package_folders", lambda name: [str(tmp_path / name)])
+    monkeypatch.setattr(libraries, "_package_folders", lambda name: [str(tmp_path / name)])
     without("libcublasLt.so.13", monkeypatch)
-    assert onnx_session.load_cuda_libraries() == ()
+    assert libraries.load_cuda_libraries() == ()
 
 
 @pytest.mark.usefixtures("fresh")
@@ -253,7 +255,7 @@ def test_the_first_library_that_is_missing_is_the_reason(
 ) -> None:
     use_driver(**NOTHING)
     read_driver()
-    monkeypatch.setattr(onnx_session, "_package_folders", lambda name: [])
+    monkeypatch.setattr(libraries, "_package_folders", lambda name: [])
     without("libcublasLt.so.13", monkeypatch)
     with pytest.raises(DeviceError) as problem:
         check_gpu("cuda:0")
