@@ -16,6 +16,7 @@ import urllib.request
 from pathlib import Path
 
 import click
+import minisign
 import pytest
 
 from tests.contract.test_privacy import environment
@@ -47,7 +48,8 @@ COMMANDS = (
     "xexport explain model.onnx data/test",
     "xexport triton model.onnx",
     "xexport quantize model.onnx",
-    "xserve predict data/test",
+    "xexport sign model.onnx --key minisign.key",
+    "xserve predict data/test --require-signature minisign.pub",
 )
 # These are asked to: one listens, the other fetches onnxruntime-web with npm, once per machine.
 CONNECTING = ("xserve start", "xserve page")
@@ -72,6 +74,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             for file in sorted(source.iterdir())[:6]:
                 shutil.copy(file, target)
     (folder / "home").mkdir()
+    pair = minisign.KeyPair.generate()
+    (folder / "minisign.key").write_bytes(bytes(pair.secret_key))
+    (folder / "minisign.pub").write_bytes(bytes(pair.public_key))
     return folder
 
 
