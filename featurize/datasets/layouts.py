@@ -19,7 +19,7 @@ from xfeat.featurize.datasets.image_files import (
     image_names,
 )
 from xfeat.featurize.datasets.manifest import read_group_table, read_manifest
-from xfeat.featurize.datasets.sources import FolderSource, ImageSource, open_source
+from xfeat.featurize.datasets.sources import FolderSource, ImageSource, open_source, refuse_pipes
 from xfeat.featurize.datasets.structure import read_structure
 from xfeat.featurize.datasets.tables import TABLE_SUFFIXES
 from xfeat.featurize.errors import DataError, SpecError
@@ -162,15 +162,13 @@ def list_images(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
     """Return the given files, and for each folder the images in it and its subfolders, sorted by path.
 
     A given file is taken whatever its suffix; in folders the suffix decides, or without one the first bytes. Hidden
-    files are ignored.
-
-    Raises:
-        DataError: if a path does not exist, cannot be listed, or is a folder without images.
+    files are ignored. :class:`DataError` if a path does not exist, cannot be listed, or is a folder without images.
     """
     found: list[Path] = []
     for path in map(Path, paths):
         if not path.exists():
             raise DataError("file or folder not found", path=path, fix="check the path")
+        refuse_pipes(path)
         if path.is_file():
             found.append(path)
             continue

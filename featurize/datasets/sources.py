@@ -27,6 +27,7 @@ MAX_FILE_BYTES = 512 << 20
 # A mount that does not answer, and a file system in user space whose process is stopped, would block for ever.
 _READ_LIMIT_S = 60.0
 _MOST_IN_A_ROW = 8
+_HEAD_BYTES = 1 << 16
 # A file that changed so shortly before it was read can change again with the same time and size. FAT has steps of 2 s.
 _SETTLED_NS = 2_000_000_000
 # Reproducible archives date everything 1970; 0 has another meaning here.
@@ -133,7 +134,8 @@ def _read(path: str | os.PathLike[str], size: int) -> tuple[bytes, os.stat_resul
         with open_regular(path) as file:
             found = os.fstat(file.fileno())
             too_large = found.st_size >= size > MAX_FILE_BYTES
-            data = b"" if too_large else file.read(size)
+            # Not more than there is: Python reserves what it is asked to read.
+            data = b"" if too_large else file.read(min(size, max(found.st_size, _HEAD_BYTES) + 1))
     except (OSError, ValueError) as error:
         raise ImageError(f"cannot be read: {getattr(error, 'strerror', None) or error}") from error
     if too_large:
@@ -272,27 +274,33 @@ ImageSource = FolderSource | ZipSource
 def open_source(root: Path, *, broken_ok: bool = False) -> ImageSource:
     """Open a folder, or a zip archive if ``root`` is a file. Of a missing folder, no image can be read.
 
-    Args:
-        root: the folder or archive.
-        broken_ok: open a file that is not a zip archive like a missing folder.
+    With ``broken_ok``, a file that is not a zip archive is opened like a missing folder.
 
     Raises:
         DataError: if it is a file, but not a zip archive, or neither a folder nor a regular file.
     """
-    if root.exists() and not root.is_file() and not root.is_dir():
-        raise DataError(
-            "neither a folder nor a regular file",
-            path=root,
-            expected="a folder, a zip archive or a CSV file",
-            found="a pipe, socket or device",
-            fix="save its content in a file, and give that",
-        )
+    refuse_pipes(root)
     try:
         return ZipSource(root) if root.is_file() else FolderSource(root)
     except DataError:
         if not broken_ok:
             raise
         return FolderSource(root)
+
+
+def refuse_pipes(path: Path) -> None:
+    """Refuse what is there, but is neither a folder nor a regular file.
+
+    Raises:
+        DataError: if it is a pipe, a socket or a device.
+    """
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise DataError(
+            "neither a folder nor a regular file",
+            path=path,
+            found="a pipe, socket or device",
+            fix="save its content in a file, and give that",
+        )
 
 
 def _member_names(members: list[zipfile.ZipInfo]) -> tuple[list[str], list[str]]:

@@ -102,11 +102,7 @@ def _labelled(names: list[str], found: _Found, above: str) -> Listing:
 def unify_spelling(labels: set[tuple[str, str]]) -> tuple[dict[str, str], list[str]]:
     """Unify classes that differ in case between splits; in one folder they are classes of their own.
 
-    Args:
-        labels: the splits and the classes in them.
-
-    Returns:
-        The name to take for each class, and what to say of it.
+    From pairs of split and class, return the name to take for each class, and what to say of it.
     """
     splits_of: defaultdict[str, defaultdict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
     for split, label in labels:

@@ -18,12 +18,12 @@ _NEXT_PNM = re.compile(rb"\s*P[1-6]\s")
 
 
 def frame_number(count: int, name: str, frames: str) -> int:
-    """Return which of several pictures is read.
+    """Return which of several pictures is read: the ``first``, the ``middle`` one, or none: ``refuse``.
 
     Args:
         count: of pictures.
         name: what they are called in the message.
-        frames: ``first``, ``middle``, or ``refuse``: as :class:`xfeat.featurize.specs.PreprocessSpec` has it.
+        frames: as :class:`xfeat.featurize.specs.PreprocessSpec` has it.
 
     Raises:
         ImageError: if there are several and ``refuse``.
@@ -34,14 +34,9 @@ def frame_number(count: int, name: str, frames: str) -> int:
 
 
 def choose_frame(image: ImageFile.ImageFile, data: bytes, frames: str) -> None:
-    """Go to the picture to be read.
+    """Go to the picture to be read, in an image as Pillow opened it from ``data``; ``frames`` is as above.
 
     Thumbnails, levels of a pyramid and masks, which TIFF files mark as such, do not count.
-
-    Args:
-        image: as Pillow opened it.
-        data: content of its file.
-        frames: as above.
 
     Raises:
         ImageError: if there are several and ``refuse``, or too many.

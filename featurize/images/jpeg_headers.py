@@ -89,16 +89,7 @@ def read_jpeg_2000_header(data: bytes) -> ImageHeader | None:
 
 
 def check_scans(data: bytes, kind: str, *, pixels: int) -> None:
-    """Refuse JPEG data that go over the image so often that decoding them takes minutes.
-
-    Args:
-        data: JPEG data.
-        kind: how they are called in the message.
-        pixels: of the image.
-
-    Raises:
-        ImageError: with the number of scans that are allowed.
-    """
+    """Refuse JPEG data, called ``kind``, that go over an image of so many pixels so often that it takes minutes."""
     most = min(_MOST_SCANS, MAX_DECODED_PIXELS // max(1, pixels))
     if data.count(b"\xff\xda") <= most:  # fast, and true of nearly all; a thumbnail inside has markers, too
         return
@@ -108,11 +99,7 @@ def check_scans(data: bytes, kind: str, *, pixels: int) -> None:
 
 
 def _segments(data: bytes) -> Iterator[tuple[int, int]]:
-    """Yield each marker after the first, with the place of what follows it, up to the end of the image.
-
-    Raises:
-        ImageError: if there are more than 100,000; cameras write about ten.
-    """
+    """Yield each marker after the first, with the place of what follows it, up to the end of the image."""
     position = 2
     for _ in range(_MAX_SEGMENTS):
         pieces = range(position, len(data), _PIECE_BYTES)

@@ -52,10 +52,10 @@ class DeepLevels(NamedTuple):
 
 
 def to_8_bits(image: ImageFile.ImageFile, data: bytes, grey_bits: int) -> Image.Image:
-    """Return an image in mode ``L`` or ``RGB``.
+    """Return an image in mode ``L`` or ``RGB``; it is loaded here.
 
     Args:
-        image: as Pillow opened it; it is loaded here.
+        image: as Pillow opened it.
         data: content of its file.
         grey_bits: range of files with 16 bits per channel whose own range is not known; higher levels become white.
 
@@ -101,11 +101,7 @@ def _without_alpha(image: Image.Image) -> Image.Image:
 
 
 def check_jpeg_2000(image: ImageFile.ImageFile, data: bytes) -> None:
-    """Refuse JPEG 2000 files that Pillow opens, but reads wrongly.
-
-    Raises:
-        ImageError: if they have signs, or a number of bits of which Pillow keeps too few.
-    """
+    """Refuse JPEG 2000 files that Pillow opens, but reads wrongly: with signs, or of too few or too many bits."""
     header = read_jpeg_2000_header(data)
     if header is None:
         return

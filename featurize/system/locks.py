@@ -49,7 +49,7 @@ def locked(file: Path, busy: str, *, of: Path, elsewhere: str = ELSEWHERE) -> It
         elsewhere: how the user chooses another path for that output.
 
     Raises:
-        BusyError: if another process holds the lock; it names the holder's host, process and time.
+        BusyError: with the host, process and time of the holder.
         OutputError: if the lock cannot be created.
     """
     lock = Lock(file)
@@ -67,22 +67,14 @@ def locked(file: Path, busy: str, *, of: Path, elsewhere: str = ELSEWHERE) -> It
 
 
 class Lock:
-    """A lock on a file, held from :meth:`acquire` to :meth:`release`.
-
-    Args:
-        file: the lock file; its folder must exist.
-    """
+    """A lock on a file in a folder that exists, held from :meth:`acquire` to :meth:`release`."""
 
     def __init__(self, file: Path) -> None:
         self.file = file
         self._lock: FileLock | _HeldFile = FileLock(file, timeout=0, fallback_to_soft=False)
 
     def acquire(self) -> bool:
-        """Take the lock; return whether it was free.
-
-        Raises:
-            OSError: if the lock file cannot be written.
-        """
+        """Take the lock; return whether it was free. If the lock file cannot be written, ``OSError`` is raised."""
         try:
             self._lock.acquire()
         except Timeout:

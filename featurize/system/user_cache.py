@@ -31,16 +31,10 @@ def user_cache() -> Path | None:
 
 
 def cache_file(name: str) -> Path:
-    """Return the path of a cached file: where it is, or else where it can be written.
+    """Return the path of a file ``name`` of the cache: where it is, or else where it can be written.
 
     The cache is ``$XFEAT_CACHE_DIR``, else ``xfeat`` in the user's cache folder, else, with a warning, a temporary
-    folder that is deleted when this process ends.
-
-    Args:
-        name: of the file, relative to the cache.
-
-    Raises:
-        OutputError: if none of them can be written.
+    folder that is deleted when this process ends. :class:`OutputError` if none of them can be written.
     """
     folder = cache_folder()
     if folder is not None and ((folder / name).is_file() or _is_writable(folder)):
@@ -57,7 +51,7 @@ def cache_folder() -> Path | None:
 
 
 def temporary_folder() -> tempfile.TemporaryDirectory[str]:
-    """Return a new temporary folder, to be used in a ``with`` statement; delete those that killed processes left.
+    """Return a new temporary folder, for a ``with`` statement; delete those that killed processes left.
 
     Raises:
         OutputError: if no folder for temporary files can be written.

@@ -70,12 +70,7 @@ run_options = combined(
 
 
 def open_cache(file: Path, pooling: str | None) -> FeatureCache:
-    """Open a cache with the features of a pooling, by default its own.
-
-    Raises:
-        CacheError: if it is missing or damaged.
-        MismatchError: if it does not hold these features.
-    """
+    """Open a cache with the features of a pooling, which it must hold; by default its own."""
     from xfeat.featurize.cache.reader import FeatureCache
 
     cache = FeatureCache.open(file)

@@ -60,11 +60,7 @@ class Comparison:
 
 
 def find_runs(runs: Path) -> list[Run]:
-    """Read all runs in a folder; damaged ones are left out with a warning.
-
-    Raises:
-        RunError: if there is no run.
-    """
+    """Read all runs in a folder; damaged ones are left out with a warning. :class:`RunError` if there is none."""
     found = []
     for folder in runs_in(runs):
         if folder.is_symlink():
@@ -102,12 +98,9 @@ def common_part(runs: Sequence[Run]) -> str:
 
 
 def compare_entries(entries: Sequence[Entry], part: str, *, sort: str = "accuracy") -> Comparison:
-    """Sort entries and compare each with the first run.
+    """Sort entries, of at least one run, and compare each with the first run on the split ``part``.
 
-    Args:
-        entries: of at least one run.
-        part: the split to compare on.
-        sort: one of :data:`xfeat.head.specs.SORTS`; the lowest loss and the highest of the others come first.
+    ``sort`` is one of :data:`xfeat.head.specs.SORTS`; the lowest loss and the highest of the others come first.
     """
     ordered = sorted(entries, key=lambda entry: (_sort_value(entry, part, sort), entry.name))
     groups: dict[str, str] = {}

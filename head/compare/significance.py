@@ -74,9 +74,8 @@ def paired_difference(first: PredictedClasses, second: PredictedClasses, groups:
 def mcnemar(only_first: int, only_second: int) -> float:
     """Return the two-sided p-value of McNemar's exact test, from the images that only one classifies correctly.
 
-    Source:
-        McNemar, "Note on the sampling error of the difference between correlated proportions", 1947; exact, through
-        scipy's binomial test.
+    Source: McNemar, "Note on the sampling error of the difference between correlated proportions", 1947; exact, through
+    scipy's binomial test.
     """
     from scipy.stats import binomtest
 

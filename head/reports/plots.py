@@ -194,11 +194,7 @@ def _new_axes(size: tuple[float, float] = _SIZE, box: tuple[float, float, float,
 def _labelled(axes: Axes, title: str, x: str, y: str) -> str:
     """Label both axes, draw the legend if it is not empty, and return the figure as an SVG element for a page.
 
-    Args:
-        axes: from :func:`_new_axes`.
-        title: the text for screen readers.
-        x: label of the horizontal axis.
-        y: label of the vertical axis.
+    ``title`` is for screen readers; the axes are from :func:`_new_axes`.
     """
     axes.set_xlabel(x)
     axes.set_ylabel(y)

@@ -98,9 +98,8 @@ def worst_mistakes(
     """Return the misclassified images with the lowest probability of their true class, at most twelve.
 
     ``labels`` and ``decisions`` (n,) are true and predicted classes, ``probabilities`` (n, C); the n ``paths`` are
-    relative to ``images``, a folder or an archive, and read as ``spec`` says. Each has ``path``, ``label``,
-    ``predicted``, ``probability`` (of the predicted class) and ``thumbnail``: a data URL, or empty if the file is
-    missing.
+    relative to ``images``, a folder or an archive, and read as ``spec`` says. ``probability`` is that of the predicted
+    class, ``thumbnail`` a data URL, or empty if the file is missing.
     """
     wrong = np.flatnonzero(decisions != labels)
     source = None if images is None else open_source(images, broken_ok=True)

@@ -39,8 +39,7 @@ def search_cache(run: Run) -> Search:
 def open_cache_of(run: Run) -> FeatureCache:
     """Open the cache of a run; one with other features, if that is what is at its path now.
 
-    Raises:
-        CacheError: if there is none, or it is damaged.
+    :class:`CacheError` if there is none, or it is damaged.
     """
     from xfeat.featurize.cache.reader import FeatureCache
 
@@ -60,7 +59,6 @@ def with_cache(runs: Sequence[Run], file: Path) -> list[Run]:
     """Let runs use a cache that the user names, where it is the one they were trained on.
 
     Raises:
-        CacheError: if it is missing or damaged.
         MismatchError: if none of them was trained on it.
     """
     from xfeat.featurize.cache.reader import FeatureCache

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Self, TypedDict
 
 from xfeat.featurize.errors import MismatchError, RunError, SpecError
 from xfeat.featurize.specs import FeatureSpec, check_decision, require
+from xfeat.featurize.text import listed
 from xfeat.featurize.typed_json import check_types, parse_json
 from xfeat.head.evaluation.assess import Calibration
 from xfeat.head.evaluation.metrics import Metrics
@@ -41,7 +42,6 @@ _SUBJECTS = {
     HISTORY_FILE: "the history is",
     PREDICTIONS_FILE: "the predictions are",
 }
-_MAX_SUGGESTIONS = 8
 
 
 def prediction_columns(class_names: Sequence[str]) -> list[str]:
@@ -254,12 +254,9 @@ def _no_run(folder: Path) -> RunError:
     """Describe what was found instead, and suggest runs nearby."""
     within = runs_in(folder)
     near = within or runs_in(folder.parent) or runs_in(folder.parent / DEFAULT_RUNS)
-    if within:
-        what = "not a run, but a folder of runs"
-    else:
-        what = "not a run folder" if folder.exists() else "run not found: no such folder"
-    more = f" and {len(near) - _MAX_SUGGESTIONS} more" if len(near) > _MAX_SUGGESTIONS else ""
-    fix = f"choose one of {', '.join(map(str, near[:_MAX_SUGGESTIONS]))}{more}" if near else "xhead train"
+    what = "not a run folder" if folder.exists() else "run not found: no such folder"
+    what = "not a run, but a folder of runs" if within else what
+    fix = f"choose one of {listed(near)}" if near else "xhead train"
     return RunError(what, path=folder, expected=f"a folder with {RUN_FILE}", fix=fix)
 
 

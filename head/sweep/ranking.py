@@ -22,11 +22,7 @@ COMPLETE, TIME_IS_UP, INTERRUPTED = "complete", "time is up", "interrupted"
 
 @dataclass(frozen=True)
 class Combination:
-    """One combination of settings, over its seeds.
-
-    Attributes:
-        trials: one per seed.
-    """
+    """One combination of settings, with a trial per seed."""
 
     trials: tuple[Trial, ...]
 

@@ -31,11 +31,7 @@ _DIGEST = "line_sha256"  # of the other cells and of what the sweep is
 
 
 class SweepFolder:
-    """The folder of one sweep, read and written.
-
-    Args:
-        folder: ``runs/<sweep>``.
-    """
+    """The folder ``runs/<sweep>`` of one sweep, read and written."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -47,7 +43,6 @@ class SweepFolder:
 
         Raises:
             BusyError: if another process is using this sweep.
-            OutputError: if it cannot be created.
         """
         existed = self.folder.exists()
         with resumable_folder(self.folder, "sweep", keep_if=lambda: existed or self._has_trials()):
@@ -60,10 +55,7 @@ class SweepFolder:
             return False
 
     def begin(self, identity: dict[str, Any]) -> list[Trial]:
-        """Start the sweep, or resume it.
-
-        Returns:
-            The trials that are already finished.
+        """Start the sweep, or resume it; return the trials that are already finished.
 
         Raises:
             MismatchError: if the folder holds another sweep.
@@ -106,11 +98,7 @@ class SweepFolder:
             partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
     def read_trials(self) -> list[Trial]:
-        """Read results.csv; an incomplete last line is removed from the file.
-
-        Raises:
-            RunError: if the file is damaged otherwise.
-        """
+        """Read results.csv; an incomplete last line is removed. :class:`RunError` if it is damaged otherwise."""
         file = self.folder / RESULTS_FILE
         try:
             content = read_regular(file)

@@ -153,11 +153,7 @@ class Sweep:
         return result
 
     def _train(self, trials: list[Trial], deadline: float, progress: TrialProgress) -> None:
-        """Train the unfinished trials round by round; add them to ``trials`` and to the folder.
-
-        Raises:
-            MismatchError: if a finished trial has other settings, as proposed by another version.
-        """
+        """Train the unfinished trials round by round; add them to ``trials`` and to the folder."""
         at_least = 1
         for specs in rounds(self.spec, trials):
             if any(trial.spec != specs[trial.number] for trial in trials if trial.number < len(specs)):

@@ -35,12 +35,9 @@ _ENVIRONMENT = {
 
 
 class MlflowTracker:
-    """Writes runs to a tracking server or store.
+    """Writes runs to a tracking server or store: ``http://host:5000``, ``sqlite:///mlflow.db``, or any other of MLflow.
 
     The experiment is ``xfeat``, or that of MLFLOW_EXPERIMENT_NAME; it is created if it does not exist.
-
-    Args:
-        uri: ``http://host:5000``, ``sqlite:///mlflow.db``, or any other URI of MLflow.
 
     Raises:
         MissingExtraError: if MLflow is not installed.

@@ -11,6 +11,7 @@ from typing import Any
 
 from xfeat.featurize.errors import ModelError, OutputError
 from xfeat.featurize.system.atomic import replacing
+from xfeat.featurize.text import listed
 from xfeat.serve.inference.description import describe_model
 from xfeat.serve.inference.predictor import Predictor
 from xfeat.serve.page_files import PAGE_FILES, page_file
@@ -29,7 +30,6 @@ POLICY = (
 )
 _MODEL_NAME = re.compile(r"model-[0-9a-f]{12}\.onnx")
 _UNFINISHED = re.compile(r"\..*\.tmp")  # what a killed run leaves behind
-_SHOWN_NAMES = 5
 
 
 def write_site(model: Path, folder: Path, runtime: Path | None = None) -> dict[str, int]:
@@ -101,25 +101,21 @@ def _require_site_folder(folder: Path) -> None:
     """
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return
-    if not _is_site(folder):
+    try:
+        is_site = json.loads((folder / DESCRIPTION).read_bytes())["format"] == FORMAT
+    except (OSError, ValueError, LookupError, TypeError):
+        is_site = False
+    if not is_site:
         raise OutputError(
             "not an empty folder, and not a page written by xserve page", path=folder, fix="choose another with -o"
         )
     if others := sorted(path.name for path in folder.iterdir() if not _belongs_to_site(path)):
-        more = f" and {len(others) - _SHOWN_NAMES} more" if len(others) > _SHOWN_NAMES else ""
         raise OutputError(
             "the folder holds other files than the page",
             path=folder,
-            found=", ".join(others[:_SHOWN_NAMES]) + more,
+            found=listed(others),
             fix="move them away, or choose another folder with -o",
         )
-
-
-def _is_site(folder: Path) -> bool:
-    try:
-        return bool(json.loads((folder / DESCRIPTION).read_bytes())["format"] == FORMAT)
-    except (OSError, ValueError, LookupError, TypeError):
-        return False
 
 
 def _belongs_to_site(path: Path) -> bool:

@@ -83,17 +83,9 @@ def extract(values: NDArray[Any], frame: Frame) -> NDArray[Any]:
 
 @np.errstate(over="ignore", invalid="ignore")  # a narrow window far from the values; infinite floats
 def grey_levels(frame: Frame, picture: Dataset, layout: Layout) -> NDArray[np.uint8]:
-    """Turn stored values into grey levels: modality LUT, VOI LUT or window, MONOCHROME1 inverted.
+    """Turn stored values (rows, columns) into grey levels: modality LUT, VOI LUT or window, MONOCHROME1 inverted.
 
     Without a window, the darkest and lightest values that are no padding become black and white. Padding is black.
-
-    Args:
-        frame: values (rows, columns).
-        picture: the tags.
-        layout: how the pixels are stored.
-
-    Returns:
-        Array of the same shape.
 
     Raises:
         ImageError: if a tag is no number, or a table is unusable.
@@ -130,9 +122,9 @@ def grey_levels(frame: Frame, picture: Dataset, layout: Layout) -> NDArray[np.ui
 
 
 def every_value(kind: np.dtype[Any]) -> NDArray[Any] | None:
-    """Return all values of an integer type, at their index: formulas then run once for each.
+    """Return all values of an integer type of at most 16 bits, at their index; ``None`` for other types.
 
-    ``None`` for other types, and for those of more than 16 bits.
+    Formulas then run once for each.
     """
     if kind.kind not in "iu" or kind.itemsize > 2:
         return None
