@@ -14,7 +14,7 @@ import pytest
 from click.testing import CliRunner
 
 from tests.head.conftest import MakeCache
-from xfeat.featurize.errors import RunError, WorkerError
+from xfeat.featurize.errors import RunError
 from xfeat.head.cli import main
 from xfeat.head.evaluation.predictions import softmax
 from xfeat.head.reports.formatting import percent
@@ -48,16 +48,6 @@ def test_output_of_a_function_does_not_mix_with_results(capfd: pytest.CaptureFix
         assert worker(print, "hello") is None
         assert worker(percent, 0.25) == "25.0 %"
     assert capfd.readouterr().err == "hello\n"
-
-
-def test_a_killed_worker_is_an_error_with_a_fix() -> None:
-    with Worker() as worker:
-        pid = worker(os.getpid)
-        os.kill(pid, signal.SIGKILL)
-        with pytest.raises(WorkerError, match="killed by SIGKILL") as refused:
-            worker(percent, 0.5)
-    assert refused.value.fix is not None
-    assert "run the same command again" in refused.value.fix
 
 
 def test_a_killed_worker_is_one_message_and_leaves_nothing(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
-import stat
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -110,12 +110,12 @@ def test_a_name_in_use_is_refused_and_the_run_stays(make_cache: MakeCache, tmp_p
     assert {file.name: file.read_bytes() for file in first.folder.iterdir()} == before
 
 
-@pytest.mark.parametrize("name", ["", "a/b", "..", ".hidden", "latest"])
+@pytest.mark.parametrize("name", ["", "a/b", "..", ".hidden", "latest", "é" * 76])
 def test_a_name_that_is_no_folder_name_is_refused(make_cache: MakeCache, tmp_path: Path, name: str) -> None:
     if name == "":
         assert trained(make_cache(), tmp_path, name="").folder.is_dir()  # an empty name is none: the time is taken
         return
-    with pytest.raises(RunError, match="not a valid name"):
+    with pytest.raises(RunError, match=r"not a valid name|name of the run is too long"):
         trained(make_cache(), tmp_path, name=name)
 
 
@@ -132,11 +132,6 @@ def test_without_links_the_newest_run_json_is_the_latest(make_cache: MakeCache, 
         os.utime(trained(cache, tmp_path, name).folder / "run.json", (age, age))
     (tmp_path / "runs" / "latest").unlink()
     assert latest_run(tmp_path / "runs").name == "a"
-
-
-def test_no_run_at_all_is_named(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match="no training run found in this folder"):
-        latest_run(tmp_path)
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"format": "xfeat.run", "schema_version": 1}', "\udcff"])
@@ -180,9 +175,9 @@ def test_a_setting_of_a_later_version_is_named(run: Run) -> None:
     ],
 )
 def test_a_damaged_temperature_or_operating_point_is_named(
-    make_cache: MakeCache, tmp_path: Path, damaged: dict[str, object]
+    trained_once: Path, tmp_path: Path, damaged: dict[str, object]
 ) -> None:
-    file = trained(make_cache(), tmp_path).folder / "run.json"
+    file = Path(shutil.copytree(trained_once / "runs" / "first", tmp_path / "first")) / "run.json"
     facts = {**json.loads(file.read_text()), **damaged}
     file.write_text(json.dumps(facts))
     with pytest.raises(RunError, match="it has changed since it was saved"):
@@ -206,13 +201,8 @@ def test_a_tampered_head_is_not_loaded(run: Run, damage: str) -> None:
         run.load_head()
 
 
-def test_a_folder_that_is_not_a_run_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match="not a run folder"):
-        open_run(tmp_path)
-
-
-def test_an_error_for_a_folder_of_runs_suggests_its_runs(make_cache: MakeCache, tmp_path: Path) -> None:
-    runs = trained(make_cache(), tmp_path).folder.parent
+def test_an_error_for_a_folder_of_runs_suggests_its_runs(run: Run, tmp_path: Path) -> None:
+    runs = run.folder.parent
     (runs / ".a.123-00.tmp").mkdir()
     (runs / ".a.123-00.tmp" / "run.json").write_text("{}")
     with pytest.raises(RunError, match="a folder of runs") as refused:
@@ -227,8 +217,8 @@ def test_an_error_for_a_folder_of_runs_suggests_its_runs(make_cache: MakeCache, 
 @pytest.mark.parametrize(
     "text", ["foo,bar\n1,2\n", "path,split,label,prediction,p_covid\na,test,covid,covid,1\n", "x" * 200_000]
 )
-def test_damaged_predictions_are_named(make_cache: MakeCache, tmp_path: Path, text: str) -> None:
-    run = replace(trained(make_cache(), tmp_path), file_sha256={})  # as a run of an earlier version
+def test_damaged_predictions_are_named(run: Run, text: str) -> None:
+    run = replace(run, file_sha256={})  # as a run of an earlier version
     file = run.folder / "predictions.csv"
     whole = file.read_text()
     for damaged in (text + "\n1", whole[:-30], whole.replace("0.", "zero")):
@@ -265,12 +255,6 @@ def test_a_failed_training_leaves_no_folder(make_cache: MakeCache, tmp_path: Pat
     assert not (tmp_path / "runs").exists()
 
 
-def test_an_operating_point_for_an_unknown_class_leaves_no_folder(make_cache: MakeCache, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="there is no class flu"):
-        trained(make_cache(), tmp_path, target=TargetSpec(positive="flu"))
-    assert not (tmp_path / "runs").exists()
-
-
 def test_an_operating_point_that_cannot_be_chosen_is_refused_before_the_first_epoch(
     make_cache: MakeCache, tmp_path: Path
 ) -> None:
@@ -281,13 +265,7 @@ def test_an_operating_point_that_cannot_be_chosen_is_refused_before_the_first_ep
         with pytest.raises(DataError, match=words):
             train_run(cache, HeadSpec(hidden=()), TrainSpec(epochs=1), runs=tmp_path / "runs", options=options)
     assert not epochs
-
-
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_a_folder_that_cannot_be_written_is_named(make_cache: MakeCache, tmp_path: Path) -> None:
-    (tmp_path / "runs").mkdir(mode=stat.S_IRUSR | stat.S_IXUSR)
-    with pytest.raises(OutputError, match="cannot be written"):
-        trained(make_cache(), tmp_path)
+    assert not (tmp_path / "runs").exists()
 
 
 def test_a_file_where_the_runs_should_be_is_named(make_cache: MakeCache, tmp_path: Path) -> None:
@@ -332,7 +310,7 @@ def test_a_cache_written_into_while_a_head_trains_on_it_is_named(make_cache: Mak
     cache, content = make_cache(), make_cache("other.h5", separation=2.0).path.read_bytes()
     with pytest.raises(CacheError, match="the file was overwritten with another cache while it was read"):
         trained(cache, tmp_path, progress=lambda record: cache.path.write_bytes(content))
-    with pytest.raises(CacheError, match="damaged|have changed"):
+    with pytest.raises(CacheError, match=r"damaged|have changed"):
         trained(cache, tmp_path, progress=lambda record: os.truncate(cache.path, len(content) - 1))
     assert not (tmp_path / "runs").exists()
 
@@ -403,20 +381,6 @@ def test_of_two_trainings_with_one_name_the_second_is_refused_at_once(make_cache
     with pytest.raises(RunError, match="a run with this name already exists"):
         trained(make_cache(), tmp_path, "taken")
     assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["latest", "taken"]
-
-
-def test_a_name_that_no_file_system_takes_is_refused(make_cache: MakeCache, tmp_path: Path) -> None:
-    with pytest.raises(RunError, match="the name of the run is too long"):
-        trained(make_cache(), tmp_path, "é" * 76)
-    trained(make_cache(), tmp_path, "é" * 75)
-
-
-def test_a_cache_written_into_between_opening_and_training_is_named(make_cache: MakeCache, tmp_path: Path) -> None:
-    cache, content = make_cache(), make_cache("other.h5", separation=2.0).path.read_bytes()
-    cache.path.write_bytes(content)
-    with pytest.raises(CacheError, match="overwritten with another cache"):
-        trained(cache, tmp_path)
-    assert not (tmp_path / "runs").exists()
 
 
 def test_one_image_in_a_class_trains(make_cache: MakeCache, tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+from tests.head.sweep.sweeping import lines
 from xfeat.featurize.cache.reader import FeatureCache
 from xfeat.featurize.errors import MismatchError, MissingExtraError, SpecError
 from xfeat.head.cli import main
@@ -111,14 +111,6 @@ def small(make_cache: MakeCache) -> tuple[FeatureCache, SweepSpec]:
     return make_cache(), spec(2 * ROUND + 3, axes=axes)
 
 
-def lines(folder: Path) -> list[dict[str, str]]:
-    with (folder / RESULTS_FILE).open(newline="") as file:
-        return sorted(
-            ({k: v for k, v in row.items() if k != "seconds"} for row in csv.DictReader(file)),
-            key=lambda row: int(row["trial"]),
-        )
-
-
 @pytest.mark.slow
 def test_a_sweep_that_was_cut_goes_on_as_if_it_had_not_been(
     small: tuple[FeatureCache, SweepSpec], tmp_path: Path
@@ -132,8 +124,12 @@ def test_a_sweep_that_was_cut_goes_on_as_if_it_had_not_been(
     file.write_bytes(b"".join(kept) + b"19,ok,lin")
     done = Sweep(cache, sweep, runs=tmp_path / "b", name="s").run()
     assert done.state == "complete"
-    assert lines(tmp_path / "b" / "s") == lines(tmp_path / "a" / "s")
-    assert len(lines(tmp_path / "a" / "s")) == 2 * ROUND + 3
+    whole, resumed = (
+        sorted(({**row, "seconds": ""} for row in lines(tmp_path / name / "s")), key=lambda row: int(row["trial"]))
+        for name in "ab"
+    )
+    assert resumed == whole
+    assert len(whole) == 2 * ROUND + 3
 
 
 @pytest.mark.slow
@@ -143,7 +139,7 @@ def test_more_trials_go_on_with_fewer(small: tuple[FeatureCache, SweepSpec], tmp
     first = Sweep(cache, fewer, runs=tmp_path / "runs").run()
     more = Sweep(cache, sweep, runs=tmp_path / "runs").run()
     assert more.folder == first.folder
-    assert lines(more.folder)[:ROUND] == lines(first.folder)[:ROUND]
+    assert more.trials[:ROUND] == first.trials
     spread = SweepSpec(axes=sweep.axes, trials=ROUND)
     assert Sweep(cache, spread, runs=tmp_path / "runs").run().folder != first.folder
 

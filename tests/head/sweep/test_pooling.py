@@ -16,7 +16,6 @@ from tests.head.sweep.conftest import CLASSES
 from xfeat.featurize.cache.reader import FeatureCache
 from xfeat.featurize.errors import MismatchError
 from xfeat.head.cli import main
-from xfeat.head.compare.baselines import fit_baselines
 from xfeat.head.data.pooling import chosen_pooling, pooled
 from xfeat.head.data.rows import Rows
 from xfeat.head.evaluate import evaluate_run
@@ -135,16 +134,6 @@ def test_a_run_on_a_part_is_tested_on_either_cache(caches: dict[str, FeatureCach
     assert evaluate_run(part, caches["final"]).metrics == evaluate_run(part, caches["multilevel"]).metrics
     with pytest.raises(MismatchError, match="other settings than those of the run"):
         evaluate_run(whole, caches["final"])
-
-
-@pytest.mark.slow
-def test_baselines_see_what_the_run_saw(caches: dict[str, FeatureCache], tmp_path: Path) -> None:
-    head, train = HeadSpec(hidden=()), TrainSpec(epochs=1)
-    part = train_run(pooled(caches["multilevel"], "final"), head, train, runs=tmp_path, name="part")
-    own = train_run(caches["final"], head, train, runs=tmp_path, name="own")
-    assert [entry.metrics for entry in fit_baselines(part, "test")] == [
-        entry.metrics for entry in fit_baselines(own, "test")
-    ]
 
 
 def test_naming_the_pooling_of_the_cache_is_the_same_sweep(caches: dict[str, FeatureCache], tmp_path: Path) -> None:

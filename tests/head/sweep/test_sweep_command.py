@@ -72,21 +72,8 @@ def test_wrong_values_are_wrong_usage(wrong: str, make_cache: MakeCache, tmp_pat
 @pytest.mark.skipif(os.name == "nt", reason="SIGINT reaches a child otherwise there")
 def test_ctrl_c_keeps_finished_trials_and_the_same_command_resumes(make_cache: MakeCache, tmp_path: Path) -> None:
     make_cache()
-    settings = [
-        "--lr",
-        "1e-4..1e-2",
-        "--trials",
-        "4000",
-        "--hidden",
-        "8;linear",
-        "--epochs",
-        "3",
-        "--batch-size",
-        "8",
-        "--name",
-        "s",
-    ]
-    command = [sys.executable, "-c", "from xfeat.head.cli import main; main()", "sweep", *settings]
+    settings = "--lr 1e-4..1e-2 --trials 4000 --hidden 8;linear --epochs 3 --batch-size 8 --name s"
+    command = [sys.executable, "-c", "from xfeat.head.cli import main; main()", "sweep", *settings.split()]
     process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     results = tmp_path / "runs" / "s" / RESULTS_FILE
     until = time.monotonic() + 60
