@@ -85,12 +85,12 @@ def write_certificate(
     expected: Probabilities,
     evidence: Mapping[str, Any],
 ) -> None:
-    """Write the certificate of models.
+    """Write the certificate of finished model files, by variant.
 
     Args:
         path: of the certificate.
         metadata: of the models.
-        files: variant to finished model file.
+        files: variant to model file.
         images: on which they were compared.
         expected: probabilities (n, C) that a repeated check compares with.
         evidence: further entries by name: plain JSON types and dataclasses.

@@ -32,13 +32,9 @@ Checks = dict[str, dict[str, Agreement]]
 def open_on_providers(file: Path, *, require_cuda: bool = False) -> dict[str, ModelFile]:
     """Open a model once per provider that works on this machine.
 
-    Args:
-        file: the model.
-        require_cuda: fail without a GPU, or if the GPU leaves nodes to the CPU.
-
     Raises:
         ModelError: if onnxruntime refuses the file.
-        DeviceError: if a GPU is required and cannot be used.
+        DeviceError: if a GPU is required and cannot be used for the whole network.
     """
     models = {CPU: open_model(file)}
     if require_cuda or cuda_possible():
@@ -58,14 +54,7 @@ def check_variant(
     found: Probabilities,
     advance: Advance = lambda done: None,
 ) -> dict[str, Agreement]:
-    """Compare an exported model with expected probabilities, within the tolerance of its precision.
-
-    Args:
-        model: the exported model.
-        images: n images.
-        expected: probabilities (n, C).
-        found: the model's probabilities (n, C).
-        advance: called with the number of predictions made since the last call.
+    """Compare the probabilities (n, C) of an exported model with the expected ones, within its precision's tolerance.
 
     Returns:
         The agreement under the name of the variant. The full model in float32 has a second one, ``resized_inside``:
@@ -92,16 +81,9 @@ def _resizes(metadata: ModelMetadata) -> bool:
 
 
 def require_agreement(checks: Checks, message: str, path: Path, fix: str | None = None) -> None:
-    """Require that all checks hold.
+    """Require that all checks hold; else raise a :class:`ParityError`.
 
-    Args:
-        checks: to require.
-        message: with ``{}`` for the name of the check and its provider.
-        path: of the model, for the message.
-        fix: for the message.
-
-    Raises:
-        ParityError: if one does not hold.
+    Its ``message`` has ``{}`` for the name of the check and its provider.
     """
     for provider, agreements in checks.items():
         for name, agreement in agreements.items():

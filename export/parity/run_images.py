@@ -20,11 +20,7 @@ def images_to_check(
 ) -> tuple[CheckImages, Probabilities]:
     """Read the run's test images (all images if it has no test split) and their probabilities in predictions.csv.
 
-    Args:
-        run: the run.
-        data: folder of the images; by default the one that was featurized.
-        limit: largest number of images; they are evenly spaced.
-        counter: counts the images read.
+    At most ``limit`` images, evenly spaced, are read from ``data``, or the folder that was featurized.
 
     Raises:
         DataError: if none of them can be read.

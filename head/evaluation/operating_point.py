@@ -86,12 +86,7 @@ def choose_threshold(positive: NDArray[np.bool_], scores: NDArray[np.floating], 
     """Return the highest threshold whose sensitivity is at least ``target``.
 
     It is midway between the lowest probability that is predicted positive and the next lower one, so that rounding of
-    a probability changes no decision.
-
-    Args:
-        positive: bool (n,), at least one true.
-        scores: probability (n,) of the positive class.
-        target: 0 to 1.
+    a probability changes no decision. Of rows (n,), at least one is ``positive``; ``scores`` are their probabilities.
     """
     wanted = max(1, math.ceil(target * int(positive.sum()) - 1e-9))
     lowest = float(np.sort(scores[positive])[::-1][wanted - 1])
@@ -169,13 +164,7 @@ def positive_class(target: TargetSpec, class_names: Sequence[str], valid_labels:
 
 
 def threshold_metrics(positive: NDArray[np.bool_], scores: NDArray[np.floating], threshold: float) -> ThresholdMetrics:
-    """Measure a threshold.
-
-    Args:
-        positive: bool (n,), whether a row is of the class.
-        scores: (n,), the predicted probability of the class.
-        threshold: a row is predicted positive from this probability on.
-    """
+    """Measure a threshold, from which on a row is predicted positive: bool (n,), and their probabilities (n,)."""
     counts = confusion_counts(positive, scores >= threshold)
     rates = {name: proportion(*pair) for name, pair in counts.rates.items()}
     return cast(ThresholdMetrics, {**counts._asdict(), **rates})
@@ -189,16 +178,10 @@ def proportion(successes: int, trials: int) -> Proportion:
 def predictive_values(
     sensitivity: Mapping[str, Any], specificity: Mapping[str, Any], prevalence: float
 ) -> dict[str, Any]:
-    """Return PPV and NPV at a prevalence, by Bayes' rule.
+    """Return PPV and NPV and their 95 % intervals at a prevalence, which is taken as exact, by Bayes' rule.
 
-    Args:
-        sensitivity: from :func:`proportion`.
-        specificity: from :func:`proportion`.
-        prevalence: share of positives among those examined, between 0 and 1; it is taken as exact.
-
-    Returns:
-        ``ppv``, ``npv``, ``ppv_interval`` and ``npv_interval`` (95 %, from the intervals of both proportions); each is
-        ``None`` where it is undefined.
+    ``sensitivity`` and ``specificity`` are from :func:`proportion`; the intervals follow from theirs. Each value is
+    ``None`` where it is undefined.
     """
     found: dict[str, Any] = {"ppv": None, "npv": None, "ppv_interval": None, "npv_interval": None}
     if sensitivity["value"] is None or specificity["value"] is None:

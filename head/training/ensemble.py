@@ -96,7 +96,7 @@ def fit_ensemble(
 def shares_of(
     labels: NDArray[np.integer], groups: NDArray[np.int64], members: int, *, seed: int, path: Path | None = None
 ) -> list[Share]:
-    """Divide rows into stratified parts, one per member; each member holds out one of them.
+    """Divide rows into stratified parts, one per member of two or more; each member holds out one of them.
 
     Args:
         labels: (n,), of the training rows.
@@ -134,14 +134,7 @@ def widened(head: HeadSpec, members: int) -> HeadSpec:
 
 
 def average_of(heads: Sequence[nn.Sequential], spec: HeadSpec, *, dim: int, classes: int) -> nn.Sequential:
-    """Build one head, in evaluation mode, whose logits are the mean of the logits of several heads.
-
-    Args:
-        heads: trained heads.
-        spec: the layers of each.
-        dim: number of features D.
-        classes: number of classes C.
-    """
+    """Build one head, in evaluation mode, whose logits (N, C) are the mean of those of several trained heads."""
     merged = build_head(widened(spec, len(heads)), dim=dim, classes=classes).eval()
     columns = [[_doubled(layer) for layer in head if isinstance(layer, nn.Linear | nn.BatchNorm1d)] for head in heads]
     layers = list(zip(*columns, strict=True))
