@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import shutil
 import zipfile
 from collections.abc import Iterator, Sequence
@@ -87,6 +88,7 @@ class ShardStore:
         self.fingerprint = fingerprint
         self.data_root = data_root
         self._next_number = 0
+        self._row_shape: tuple[int, ...] = ()
 
     def discard_earlier(self) -> None:
         """Delete earlier shards, for a run with ``--force``; shards of a stopped run with ``--force`` are resumed.
@@ -116,12 +118,14 @@ class ShardStore:
         Images of another data root have no times: they are compared by content alone.
         """
         for file in sorted(self.folder.glob("*.npz")):
-            found = self._read(file) if file.name.startswith(f"{self.fingerprint}-") else None
-            if found is None:
+            name = re.fullmatch(rf"{self.fingerprint}-(\d{{8,18}})", file.stem, re.ASCII)
+            found = self._read(file) if name is not None else None
+            if name is None or found is None:
                 logger.info("deleting unusable checkpoint %s", file.name)
-                file.unlink()
+                with suppress(OSError):
+                    file.unlink()
             else:
-                self._next_number = int(file.stem.rpartition("-")[2]) + 1
+                self._next_number = int(name[1]) + 1
                 yield found
 
     def append(self, rows: Sequence[Row]) -> tuple[Shard, Identities]:
@@ -147,15 +151,22 @@ class ShardStore:
 
     def _read(self, file: Path) -> tuple[Shard, list[str], Identities] | None:
         try:
+            with zipfile.ZipFile(file) as archive:
+                if any(info.compress_type != zipfile.ZIP_STORED for info in archive.infolist()):
+                    return None  # written so by another program: it could inflate without end
             with file.open("rb") as stream, np.load(stream, allow_pickle=False) as content:
-                identities = np.zeros(len(content["size"]), IDENTITY)
+                shape = content["features"].shape  # reading it checks its CRC
+                identities = np.zeros(shape[0], IDENTITY)
                 for name in FileIdentity._fields:
                     if name != "change_mark" or name in content:  # shards of earlier versions have none
-                        identities[name] = content[name]
+                        values = content[name].astype(IDENTITY[name], casting="no")
+                        identities[name] = values.reshape(shape[0])
                 if content["data_root"].item() != to_bytes(self.data_root):
                     identities["mtime_ns"] = 0  # equal times of files in another folder do not mean equal files
                 paths = [to_text(path) for path in content["paths"].tolist()]
-                rows = content["features"].shape[0]  # reading it checks its CRC
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+                digests = {len(bytes.fromhex(digest.decode())) for digest in identities["sha256"].tolist()}
+        except Exception:  # noqa: BLE001 - whatever is wrong with it, its images are computed again
             return None
-        return (Shard(file, rows), paths, identities) if rows == len(paths) == len(identities) else None
+        self._row_shape = self._row_shape or shape[1:]
+        right = len(paths) == len(identities) and digests == {32} and shape[1:] == self._row_shape != ()
+        return (Shard(file, shape[0]), paths, identities) if right else None

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import io
+import shutil
+import zipfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -48,22 +53,84 @@ def test_a_resumed_store_does_not_write_over_what_is_there(tmp_path: Path) -> No
     assert [shard.rows for shard, _, _ in ShardStore(tmp_path / "parts", PRINT, ROOT).load()] == [2, 2, 1]
 
 
-@pytest.mark.parametrize("damage", ["cut", "flip", "empty", "other"])
-def test_a_damaged_shard_is_deleted_and_the_others_stay(tmp_path: Path, damage: str) -> None:
+def _flipped(content: bytes) -> bytes:
+    at = content.index(np.float32(2).tobytes() * 4)
+    return content[:at] + b"\1" + content[at + 1 :]
+
+
+DAMAGES: dict[str, Callable[[bytes], bytes]] = {
+    "cut": lambda content: content[: len(content) // 2],
+    "flipped": _flipped,
+    "empty": lambda _: b"",
+    "of another kind": lambda _: b"PK something else",
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+def test_a_damaged_shard_is_deleted_and_the_others_stay(tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
     filled(tmp_path, 2, 2, 2)
     victim = sorted(tmp_path.glob("*.npz"))[1]
-    content = bytearray(victim.read_bytes())
-    if damage == "cut":
-        del content[len(content) // 2 :]
-    elif damage == "flip":
-        content[content.index(np.float32(2).tobytes() * 4)] ^= 1
-    elif damage == "empty":
-        content.clear()
-    else:
-        content[:] = b"PK something else"
-    victim.write_bytes(content)
+    victim.write_bytes(damage(victim.read_bytes()))
     assert [shard.rows for shard, _, _ in ShardStore(tmp_path, PRINT, ROOT).load()] == [2, 2]
     assert not victim.exists()
+
+
+def claimed(rows: int) -> bytes:
+    """Return an array whose header says that it has more rows than there are."""
+    np.lib.format.write_array_header_1_0(
+        stream := io.BytesIO(), {"descr": "<f4", "fortran_order": False, "shape": (rows, 4)}
+    )
+    return stream.getvalue() + bytes(32)
+
+
+FORGED: dict[str, dict[str, Any]] = {
+    "a column that is missing": {"size": None},
+    "a column that is shorter": {"size": np.zeros(1, np.int64)},
+    "a column of another type": {"size": np.zeros(2)},
+    "times that are text": {"mtime_ns": np.array(["1", "2"])},
+    "digests that are no digests": {"sha256": np.array([b"x" * 64] * 2)},
+    "digests that are short": {"sha256": np.array([b"ab"] * 2, "S64")},
+    "fewer paths": {"paths": np.array([b"a"])},
+    "paths that are numbers": {"paths": np.arange(2)},
+    "features without columns": {"features": np.zeros(2, np.float32)},
+    "features of no dimension": {"features": np.float32(1)},
+    "features of another width": {"features": np.zeros((2, 5), np.float32)},
+    "Python objects": {"paths": np.array([{}, {}])},
+    "no data root": {"data_root": None},
+}
+
+
+@pytest.mark.parametrize("changes", FORGED.values(), ids=FORGED)
+def test_a_forged_shard_is_deleted(tmp_path: Path, changes: dict[str, Any]) -> None:
+    filled(tmp_path, 2, 2)
+    victim = sorted(tmp_path.glob("*.npz"))[1]
+    with np.load(victim) as content:
+        values = {name: value for name, value in {**content, **changes}.items() if value is not None}
+    np.savez(victim, **values)
+    assert [shard.rows for shard, _, _ in ShardStore(tmp_path, PRINT, ROOT).load()] == [2]
+    assert not victim.exists()
+
+
+@pytest.mark.parametrize("kind", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+@pytest.mark.parametrize("rows", [10**6, 10**12, 10**18])
+def test_a_shard_that_claims_more_than_it_has_is_deleted(tmp_path: Path, kind: int, rows: int) -> None:
+    filled(tmp_path, 2)
+    (victim,) = tmp_path.glob("*.npz")
+    with zipfile.ZipFile(victim) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(victim, "w", kind) as archive:
+        for name, content in members.items():
+            archive.writestr(name, claimed(rows) if name == "features.npy" else content)
+    assert list(ShardStore(tmp_path, PRINT, ROOT).load()) == []
+
+
+def test_files_of_others_among_the_shards_do_not_stop_a_run(tmp_path: Path) -> None:
+    filled(tmp_path, 2)
+    shutil.copy(tmp_path / f"{PRINT}-00000000.npz", tmp_path / f"{PRINT}-00000000 (copy).npz")
+    shutil.copy(tmp_path / f"{PRINT}-00000000.npz", tmp_path / f"{PRINT}-.npz")
+    (tmp_path / f"{PRINT}-00000007.npz").mkdir()
+    (tmp_path / "notes.txt").touch()
+    assert [shard.rows for shard, _, _ in ShardStore(tmp_path, PRINT, ROOT).load()] == [2]
 
 
 def test_shards_of_another_spec_are_deleted(tmp_path: Path) -> None:
@@ -80,15 +147,6 @@ def test_times_count_only_below_the_same_data_root(tmp_path: Path) -> None:
         times[root] = identities["mtime_ns"].tolist()
         assert identities["size"].tolist() == [0, 1]
     assert times == {ROOT: [1, 2], "/elsewhere": [0, 0]}
-
-
-def test_a_shard_that_does_not_name_its_data_root_is_deleted(tmp_path: Path) -> None:
-    filled(tmp_path, 2)
-    (file,) = tmp_path.glob("*.npz")
-    with np.load(file) as content:
-        kept = {name: content[name] for name in content.files if name != "data_root"}
-    np.savez(file, **kept)
-    assert list(ShardStore(tmp_path, PRINT, ROOT).load()) == []
 
 
 def test_a_shard_of_an_earlier_version_has_no_marks_of_change_and_stays(tmp_path: Path) -> None:
