@@ -118,7 +118,7 @@ class QuantizeSpec:
     Attributes:
         precision: ``int8`` or ``float16``.
         gate: largest loss of accuracy, sensitivity or AUC on the validation images, in percentage points.
-        calibration_images: training images on which the mean of the features is corrected.
+        calibration_images: training images on which channels are equalised and the mean of the features is corrected.
             Layers are quantised on a part of them: 32 at 224 pixels, more of smaller images, fewer of larger ones.
         data: folder of the images; by default the one that was featurized.
     """

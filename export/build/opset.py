@@ -9,10 +9,14 @@ from xfeat.featurize.errors import SpecError
 
 
 def lower_opset(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
-    """Rewrite a core model of opset 18, in place, for an older one: 13.
+    """Rewrite a core model of opset 18 for an older one.
 
     Between 13 and 18, only ReduceMean (axes as an attribute before) and Reshape (``allowzero``) changed among the
     operators of a core model. A mean over height and width becomes GlobalAveragePool, which every runtime supports.
+
+    Args:
+        model: a core model, changed in place.
+        opset: 13.
 
     Raises:
         SpecError: if the model has an operator that cannot be expressed.

@@ -18,7 +18,11 @@ from xfeat.head.runs.reader import Run
 
 
 def load_reference_model(run: Run, weights_file: Path | None = None) -> ReferenceModel:
-    """Return the model exactly as it was trained; its weights are in ``weights_file``, or where they are found.
+    """Return the model exactly as it was trained.
+
+    Args:
+        run: the trained head.
+        weights_file: the backbone's weights; by default the file that was used, or where ``xfeat`` finds them.
 
     Raises:
         MismatchError: if the weights are not those of the run.

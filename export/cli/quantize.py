@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     QuantizeSpec,
     "calibration_images",
     COUNT,
-    "Training images that correct the mean of each feature. Layers are quantised on 32 of them (on more if images are "
-    "below 224 pixels, on fewer above).",
+    "Training images to equalise channels and to correct the mean of each feature. Layers are quantised on 32 of them "
+    "(on more if images are below 224 pixels, on fewer above).",
 )
 @json_option
 def quantize(model: Path, output: Path | None, run: Path | None, fp16: bool, **settings: Any) -> Printed:

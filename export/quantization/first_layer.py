@@ -7,29 +7,9 @@ import onnx
 
 from xfeat.export.build.graph import Graph, attribute, make_node
 from xfeat.export.model.interface import INPUT
-from xfeat.featurize.specs import PreprocessSpec
+from xfeat.export.quantization.equalization import CENTRED, common_mean
 
-# The image minus its mean.
-CENTRED = "centred"
 _STEM = {"group": 1, "strides": [2, 2], "dilations": [1, 1], "kernel_shape": [3, 3], "pads": [0, 0, 1, 1]}
-
-
-def fold_normalisation(model: onnx.ModelProto, preprocess: PreprocessSpec) -> None:
-    """Replace the normalisation by a subtraction of the mean; the first weights absorb the standard deviation."""
-    graph = Graph(model)
-    first = graph.convolutions[0]
-    following = graph.nodes[graph.nodes.index(first) :]
-    mean, deviation = (255 * np.reshape(each, (1, -1, 1, 1)) for each in (preprocess.mean, preprocess.std))
-    graph.set_weight(first.input[1], (graph.weight(first.input[1]) / deviation).astype(np.float32))
-    graph.set_weight(f"{CENTRED}_by", mean.astype(np.float32))
-    following[0].input[0] = CENTRED
-    graph.replace_nodes([make_node("Sub", [INPUT, f"{CENTRED}_by"], CENTRED), *following])
-
-
-def common_mean(graph: Graph) -> float | None:
-    """Return the mean that a prepared model subtracts from grey levels; ``None`` if it differs between channels."""
-    means = np.unique(graph.weight(f"{CENTRED}_by"))
-    return float(means[0]) if len(means) == 1 else None
 
 
 def read_grey_levels(model: onnx.ModelProto) -> None:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from xfeat.export.build.graph import Graph, make_node
 from xfeat.export.model.progress import Progress
-from xfeat.export.quantization.first_layer import fold_normalisation
+from xfeat.export.quantization.equalization import equalise, fold_normalisation
 from xfeat.export.quantization.qdq import store_matrices_in_8_bits, write_layers
 from xfeat.export.quantization.rounding import QuantizedLayers, quantize_layers
 from xfeat.export.quantization.subgraphs import cut_at, features_name, run_model
@@ -30,7 +30,7 @@ class PreparedModel:
     """A float32 model, ready to be quantised, and the images to quantise it on.
 
     Attributes:
-        model: ``image`` float32 (N, 3, S, S) and all outputs.
+        model: ``image`` float32 (N, 3, S, S) and all outputs; channels equalised.
         pixels: uint8 (n, S, S, 3), training images.
         features: of the float32 model for these images, float32 (n, D).
     """
@@ -74,7 +74,7 @@ class PreparedModel:
 
 
 def prepare(traced: onnx.ModelProto, pixels: Pixels, preprocess: PreprocessSpec) -> PreparedModel:
-    """Fold the normalisation of a traced model, without changing what it computes.
+    """Equalise a traced model and fold its normalisation, without changing what it computes.
 
     Args:
         traced: ``image`` float32 (N, 3, S, S) and all outputs, float32.
@@ -86,6 +86,7 @@ def prepare(traced: onnx.ModelProto, pixels: Pixels, preprocess: PreprocessSpec)
         if node.op_type == "Conv":  # the name of its weight in torch, such as _blocks.3._project_conv
             node.name = node.input[1].removeprefix("backbone.").removeprefix("model.").removesuffix(".weight")
     (features,) = run_model(model, pixels, [features_name(model)])
+    equalise(model, pixels)
     fold_normalisation(model, preprocess)
     return PreparedModel(model=model, pixels=pixels, features=features)
 

@@ -14,9 +14,13 @@ _MIN_MATRIX = 16_384
 
 
 def write_layers(model: onnx.ModelProto, layers: QuantizedLayers) -> None:
-    """Write quantised layers into the model that they were computed for, in place.
+    """Write quantised layers into the model that they were computed for.
 
     Biases stay float32: onnxruntime converts them to the integers that its convolutions add when it loads the file.
+
+    Args:
+        model: changed in place.
+        layers: scales and 8-bit convolutions by name.
     """
     graph = Graph(model)
     sums = {node.output[0] for node in graph.nodes if node.op_type == "Add"}

@@ -14,7 +14,8 @@ from xfeat.export.build.graph import Graph
 from xfeat.export.model.batches import to_nchw
 from xfeat.export.model.interface import INPUT
 from xfeat.export.model.progress import Progress
-from xfeat.export.quantization.first_layer import CENTRED, common_mean
+from xfeat.export.quantization.equalization import CENTRED, common_mean
+from xfeat.export.quantization.gptq import gptq_round
 from xfeat.export.quantization.subgraphs import run_node
 from xfeat.featurize.images.preprocess import Pixels
 
@@ -163,7 +164,7 @@ def _quantize_convolution(
     # onnxruntime stores a bias in 32 bits, in units of both steps. The tiny steps of dead channels would overflow it.
     scale = np.maximum(channel_scales(float_weight), (np.abs(bias) / (float(step) * _MAX_BIAS_LEVEL)))
     scale = scale.astype(np.float32)
-    weight = np.rint(float_weight / scale.reshape(-1, 1, 1, 1)).clip(-127, 127).astype(np.int8)
+    weight = gptq_round(float_weight, scale, node, found[node.input[0]])
     (output,) = run_node(graph, node, found | {node.input[1]: dequantized(weight, scale)})
     factor, shift = least_squares(output, exact)
     convolution = Int8Convolution(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from typing import Any
 
@@ -54,14 +54,21 @@ def cut_at(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
     return part
 
 
-def run_model(model: onnx.ModelProto, pixels: Pixels, names: Sequence[str]) -> list[NDArray[np.float32]]:
-    """Return any tensors (n, …) of a model for images uint8 (n, S, S, 3)."""
+def run_model(
+    model: onnx.ModelProto,
+    pixels: Pixels,
+    names: Sequence[str],
+    reduce: Callable[[NDArray[np.float32]], NDArray[np.float32]] = lambda values: values,
+) -> list[NDArray[np.float32]]:
+    """Return any tensors (n, …) of a model for images uint8 (n, S, S, 3), reduced batch by batch."""
     probe = deepcopy(model)
     del probe.graph.output[:]
     for name in names:
         probe.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
     session = open_session(probe.SerializeToString())
-    answers = [session.run(list(names), {INPUT: to_nchw(batch)}) for batch in batches(pixels)]
+    answers = [
+        [reduce(values) for values in session.run(list(names), {INPUT: to_nchw(batch)})] for batch in batches(pixels)
+    ]
     return [np.concatenate(each) for each in zip(*answers, strict=True)]
 
 

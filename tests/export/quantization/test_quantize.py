@@ -251,7 +251,6 @@ def test_matrices_of_the_head_are_rounded_to_the_nearest_level(tmp_path: Path) -
     assert [node.op_type for node in onnx.load(tmp_path / "optimised.onnx").graph.node] == ["MatMul"]
 
 
-@pytest.mark.slow
 def test_verify_with_the_run_repeats_the_gate(
     xexport: Xexport, exported: Any, quantized: tuple[Path, dict[str, Any]], tmp_path: Path
 ) -> None:
@@ -274,7 +273,6 @@ def test_verify_with_the_run_repeats_the_gate(
     assert "loses more against its run than the gate allows" in done.stderr
 
 
-@pytest.mark.slow
 def test_the_repeated_gate_counts_missing_images(xexport: Xexport, copied: Any, tmp_path: Path) -> None:
     options = ("--run", copied.run.folder, "--gate", "100")
     done = xexport("quantize", copied.model, *options, "-o", tmp_path / "half.onnx", "--fp16", "--json")

@@ -14,7 +14,8 @@ import torch
 from torch.ao.quantization import MinMaxObserver
 
 from xfeat.export.build.graph import Graph, attribute
-from xfeat.export.quantization.first_layer import fold_normalisation
+from xfeat.export.quantization.equalization import fold_normalisation
+from xfeat.export.quantization.gptq import gptq_round
 from xfeat.export.quantization.int8 import PreparedModel, quantize_backbone
 from xfeat.export.quantization.qdq import write_layers
 from xfeat.export.quantization.rounding import QuantizedLayers, channel_scales, least_squares, min_max_scale
@@ -47,6 +48,17 @@ def test_the_first_layer_normalises(traced: onnx.ModelProto, pixels: np.ndarray,
     expected = torch.nn.functional.conv2d(padded, weight, stride=2)
     expected += torch.tensor(Graph(model).weight(first.input[2])).view(1, -1, 1, 1)
     np.testing.assert_allclose(run_model(model, pixels, [first.output[0]])[0], expected, atol=1e-4)
+
+
+def test_channels_without_a_bound_have_the_same_range(prepared: PreparedModel, pixels: np.ndarray) -> None:
+    """In a sum, the widest channel of all summands counts."""
+    graph = Graph(prepared.backbone)
+    names = [node.output[0] for node in graph.convolutions if "project" in node.name]
+    alone = [name for name in names if not any(node.op_type == "Add" for node in graph.readers()[name])]
+    assert len(names) > len(alone) > 1
+    for values in run_model(prepared.model, pixels, alone):
+        largest = np.abs(values).max((0, 2, 3))
+        np.testing.assert_allclose(largest, largest.max(), rtol=1e-2)
 
 
 @pytest.mark.parametrize(("images", "side", "selected"), [(300, 224, 32), (40, 224, 32), (9, 224, 9), (300, 448, 8)])
@@ -84,6 +96,35 @@ def test_factor_and_shift_per_channel_are_by_least_squares() -> None:
     for channel in range(2):
         expected = np.polyfit(given[:, channel].ravel(), wanted[:, channel].ravel(), 1)
         np.testing.assert_allclose([factor[channel], shift[channel]], expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("groups", "side", "stride"), [(1, 1, 1), (1, 3, 2), (6, 3, 1)])
+def test_later_weights_compensate_a_rounded_weight(groups: int, side: int, stride: int) -> None:
+    """Compared with a plain loop: after each weight, the least-squares change of those left, over all patches."""
+    rng = np.random.default_rng(0)
+    inputs = (rng.normal(size=(4, 6, 1, 1)) + 0.3 * rng.normal(size=(4, 6, 9, 9))).astype(np.float32)
+    weight = rng.normal(size=(6, 6 // groups, side, side)).astype(np.float32)
+    scale = 8 * channel_scales(weight)  # few levels, so that there is much to compensate
+    pad = side // 2  # after the last row and column only, so that no two inputs of a window have the same variance
+    node = onnx.helper.make_node("Conv", ["x", "w"], ["y"], group=groups, strides=[stride] * 2, pads=[0, 0, pad, pad])
+    found = gptq_round(weight, scale, node, inputs)
+    padded = torch.nn.functional.pad(torch.from_numpy(inputs), (0, pad, 0, pad))
+    unfolded = torch.nn.functional.unfold(padded, side, stride=stride)
+    patches = unfolded.transpose(1, 2).reshape(-1, groups, weight[0].size).double().numpy()
+    for row in range(6):
+        x = patches[:, row // (6 // groups)]
+        x = x - x.mean(0)
+        covariance = x.T @ x / len(x)
+        covariance += np.eye(len(covariance)) * (0.01 * np.diag(covariance).mean() + 1e-12)
+        wanted, left = weight[row].ravel().astype(np.float64), list(np.argsort(-np.diag(covariance), kind="stable"))
+        expected = np.empty(len(wanted))
+        while left:
+            place = left.pop(0)
+            expected[place] = np.rint(wanted[place] / scale[row])
+            error = wanted[place] - expected[place] * scale[row]
+            if left:
+                wanted[left] += np.linalg.solve(covariance[np.ix_(left, left)], covariance[left, place]) * error
+        np.testing.assert_array_equal(found[row].ravel(), expected)
 
 
 def test_the_first_block_ends_with_the_first_layer_without_activation(prepared: PreparedModel) -> None:
