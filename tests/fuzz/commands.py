@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
 import torch
 from click.testing import CliRunner
 
@@ -20,13 +21,14 @@ from xfeat.export.cli import main as export_main
 from xfeat.export.parity.certificate import certificate_path
 from xfeat.featurize.audit.stored import audit_of
 from xfeat.featurize.backbones.weights import sha256_of
+from xfeat.featurize.cache.layout import BLOCK_BYTES, read_header, rest_digest, user_block
 from xfeat.featurize.cache.reader import FeatureCache
 from xfeat.featurize.cli import main as featurize_main
 from xfeat.featurize.datasets.layouts import open_dataset
-from xfeat.featurize.errors import XfeatError
+from xfeat.featurize.errors import CacheError, XfeatError
 from xfeat.featurize.system.locks import Lock, locked
 from xfeat.head.cli import main as head_main
-from xfeat.head.runs.digests import content_digest
+from xfeat.head.runs.digests import with_digest
 from xfeat.head.runs.reader import latest_run, open_run
 from xfeat.serve.cli import main as serve_main
 
@@ -126,10 +128,19 @@ def _featurize(folder: Path) -> Any:
     return [list(cache.columns.path), cache.features.tolist(), list(cache.columns.sha256)]
 
 
-def _cache(folder: Path) -> Any:
-    cache = FeatureCache.open(folder / "features.h5")
-    columns = {name: list(map(str, values)) for name, values in vars(cache.columns).items()}
-    return [repr(cache.spec), cache.class_names, columns, hashlib.sha256(cache.features.tobytes()).hexdigest()]
+def _cache(name: str) -> Command:
+    def read(folder: Path) -> Any:
+        cache = FeatureCache.open(folder / name)
+        columns = {name: list(map(str, values)) for name, values in vars(cache.columns).items()}
+        return [
+            repr(cache.spec),
+            cache.class_names,
+            columns,
+            cache.group_keys.tolist(),
+            np.array(cache.features).tolist(),
+        ]
+
+    return read
 
 
 def _cache_info(folder: Path) -> Any:
@@ -178,7 +189,8 @@ COMMANDS: dict[str, Command] = {
     "xserve start --config": _start("--config", "serve.toml"),
     "xserve start --api-key-file": _start("--api-key-file", "key"),
     "xfeat info": _cache_info,
-    "features": _library(_cache),
+    "FeatureCache.open": _library(_cache("features.h5")),
+    "FeatureCache.open, schema 1": _library(_cache("schema1.h5")),
     "run": _library(lambda folder: json.dumps(open_run(folder / "runs/first").to_dict(), sort_keys=True)),
     "metadata of a run": _library(lambda folder: metadata_of(open_run(folder / "runs/first"), 0.5).to_props()),
     "latest run": _library(lambda folder: open_run(latest_run(folder / "runs")).name),
@@ -201,7 +213,7 @@ def _seal_run(folder: Path) -> None:
         if isinstance(stored.get("file_sha256"), dict):
             stored["file_sha256"] = {name: sha256_of(file.parent / name) for name in stored["file_sha256"]}
         stored["head_sha256"] = sha256_of(file.parent / "head.safetensors")
-        file.write_text(json.dumps({**stored, "content_sha256": content_digest(stored)}))
+        file.write_text(json.dumps(with_digest(stored)))
 
 
 def _seal_model(folder: Path) -> None:
@@ -211,4 +223,25 @@ def _seal_model(folder: Path) -> None:
     file.write_text(json.dumps(stored))
 
 
-SEALS: dict[str, Callable[[Path], None]] = {"run": _seal_run, "model": _seal_model, "none": lambda folder: None}
+def _seal_cache(folder: Path) -> None:
+    with (folder / "features.h5").open("r+b") as file, contextlib.suppress(ValueError, KeyError, TypeError, CacheError):
+        block = json.loads(file.read(BLOCK_BYTES))
+        places = read_header(file, Path(file.name))[1]["arrays"]
+        file.seek(0)
+        file.write(user_block(block["header_offset"], block["header_bytes"], rest_digest(file, places["features"])))
+
+
+def _seal_folds(folder: Path) -> None:
+    for file in (folder / "checkpoints").glob("*.npy"):
+        name = file.stem.rpartition("-")[0]
+        digest = hashlib.sha256(f"checkpoints {name}\n".encode() + file.read_bytes()).hexdigest()
+        file.rename(file.with_name(f"{name}-{digest[:16]}.npy"))
+
+
+SEALS: dict[str, Callable[[Path], None]] = {
+    "run": _seal_run,
+    "model": _seal_model,
+    "cache": _seal_cache,
+    "folds": _seal_folds,
+    "none": lambda folder: None,  # a checksum that is part of the file
+}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 import onnx
 from click.testing import CliRunner
 
-from tests.caches import write_made_up
+from tests.caches import as_schema1, write_made_up
 from tests.featurize.conftest import CountingEngine
 from tests.serve.conftest import BIAS, CLASSES, SIZE, WEIGHTS, build_model, draw, reference_probabilities
 from xfeat.export.build.reference_model import metadata_of
@@ -68,6 +69,8 @@ def make_project(folder: Path) -> None:
     _write_model(folder)
     _write_tables(folder, paths, labels, groups)
     _stop_featurizing(folder)
+    shutil.copy(folder / "features.h5", folder / "schema1.h5")
+    as_schema1(folder / "schema1.h5")
     for name, text in OPTIONS.items():
         (folder / name).write_text(text)
 

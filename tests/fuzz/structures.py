@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import random
 import zipfile
 from typing import Any
@@ -12,6 +13,7 @@ import numpy as np
 import onnx
 
 from tests.fuzz.mutations import WRONG_JSON, change_json
+from xfeat.featurize.cache.layout import BLOCK_BYTES
 
 _ELSEWHERE = "/etc/passwd"
 _LENGTHS = (0, 1, 3, 10**6, 10**12, 2**62)
@@ -105,6 +107,22 @@ def change_model(chance: random.Random, content: bytes, other: bytes) -> bytes:
             node = chance.choice(graph.node)
             node.CopyFrom(chance.choice(another.graph.node))
     return bytes(model.SerializeToString())
+
+
+def change_header(chance: random.Random, content: bytes, other: bytes) -> bytes:
+    """Change the header of a cache, or what the user block says of it."""
+    block, old = json.loads(content[:BLOCK_BYTES]), json.loads(other[:BLOCK_BYTES])
+    if chance.randrange(4):
+        header, another = (
+            each[of["header_offset"] :][: of["header_bytes"]] for each, of in ((content, block), (other, old))
+        )
+        text = change_json(chance, header, another)
+        block |= {"header_offset": len(content), "header_bytes": len(text)}
+        changed = json.dumps(block).encode()
+        content += text
+    else:
+        changed = change_json(chance, json.dumps(block).encode(), json.dumps(old).encode())
+    return changed.ljust(BLOCK_BYTES - 1)[: BLOCK_BYTES - 1] + b"\n" + content[BLOCK_BYTES:]
 
 
 def change_hdf5(chance: random.Random, content: bytes, _: bytes) -> bytes:

@@ -14,7 +14,15 @@ from hypothesis import given
 from tests.fuzz.child import LIMIT_S, Case, Child, Outcome
 from tests.fuzz.conftest import FUZZ
 from tests.fuzz.mutations import MUTATIONS, Change, Mutation, change_json, change_table
-from tests.fuzz.structures import change_hdf5, change_model, change_npz, change_safetensors, change_toml
+from tests.fuzz.structures import (
+    change_hdf5,
+    change_header,
+    change_model,
+    change_npy,
+    change_npz,
+    change_safetensors,
+    change_toml,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -47,19 +55,21 @@ KINDS = {
     "predictions": Kind(f"{_RUN}/predictions.csv", f"{_OTHER_RUN}/predictions.csv", _OF_RUNS[:2], change_table),
     "sweep.json": Kind("runs/sweep/sweep.json", f"{_RUN}/run.json", ("xhead sweep",), change_json),
     "results of a sweep": Kind("runs/sweep/results.csv", f"{_RUN}/history.csv", ("xhead sweep",), change_table),
-    "finished folds": Kind("checkpoints/*fold0.*", "checkpoints/*fold1.*", ("cross-validation",)),
+    "finished folds": Kind("checkpoints/*fold0*", "checkpoints/*fold1*", ("cross-validation",)),
     "audit": Kind("features.audit.json", f"{_RUN}/run.json", ("audit",), change_json),
     "certificate": Kind("model.certificate.json", "other.certificate.json", _OF_MODELS, change_json),
     "model": Kind("model.onnx", "other.onnx", _OF_MODELS, change_model),
     "shards": Kind("few.h5.parts/*0.npz", "few.h5.parts/*1.npz", ("xfeat featurize, resumed",)),
-    "features": Kind("features.h5", "other.h5", ("features", "xfeat info"), change_hdf5),
+    "features": Kind("features.h5", "other.h5", ("FeatureCache.open", "xfeat info"), change_header),
+    "features of schema 1": Kind("schema1.h5", "other.h5", ("FeatureCache.open, schema 1",), change_hdf5),
 }
 # Whoever writes the digest anew, too, is not noticed, but gets no traceback either.
 SEALED = {
     **{name: KINDS[name]._replace(seal="run") for name in ("head", "history", "predictions")},
     "run.json": KINDS["run.json"]._replace(commands=_OF_RUNS, seal="run"),
+    "features": KINDS["features"]._replace(seal="cache"),
     "model": KINDS["model"]._replace(seal="model"),
-    "finished folds": KINDS["finished folds"]._replace(structure=change_npz, seal="none"),
+    "finished folds": KINDS["finished folds"]._replace(structure=change_npy, seal="folds"),
     "shards": KINDS["shards"]._replace(structure=change_npz, seal="none"),
 }
 # Every change of a file of the user's is meant.
