@@ -59,6 +59,17 @@ def _package_folders(name: str) -> list[str]:
     return list(spec.submodule_search_locations or ()) if spec is not None else []
 
 
+def why_not_loaded() -> str | None:
+    """Return why the system cannot load onnxruntime's library for CUDA, which onnxruntime writes into its log only."""
+    pattern = "onnxruntime_providers_{}.dll" if sys.platform == "win32" else "libonnxruntime_providers_{}.so"
+    try:
+        for name in ("shared", "cuda"):
+            ctypes.CDLL(str(Path(ort.__file__).parent / "capi" / pattern.format(name)), ctypes.RTLD_GLOBAL)
+    except OSError as error:
+        return str(error)
+    return None
+
+
 def onnxruntime_build() -> Build:
     """Return for which CUDA and which cards the installed onnxruntime was built."""
     major, _, minor = getattr(ort, "cuda_version", "").partition(".")

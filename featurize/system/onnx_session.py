@@ -17,7 +17,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
 
 from xfeat.featurize.errors import DeviceError, ModelError
 from xfeat.featurize.gpu.explain import device_error
-from xfeat.featurize.gpu.libraries import load_cuda_libraries, onnxruntime_build
+from xfeat.featurize.gpu.libraries import load_cuda_libraries, onnxruntime_build, why_not_loaded
 from xfeat.featurize.system.cores import cores
 from xfeat.featurize.system.cuda import PROVIDER as CUDA
 from xfeat.featurize.system.cuda import cuda_driver_present, cuda_provider, gpu_number
@@ -127,7 +127,7 @@ def check_gpu(device: str) -> None:
             if CUDA in session.get_providers():
                 session.run(None, {"x": one, "w": one})
                 return
-        failure = missing[0] if missing else _runs_on(session)
+        failure = missing[0] if missing else why_not_loaded() or _runs_on(session)
     except ORT_ERRORS as error:  # a ModelError is an OSError
         failure = first_line(error.__cause__ or error)
     raise device_error(onnxruntime_build(), device, failure)
