@@ -9,7 +9,7 @@ import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from functools import cache, partial
+from functools import cache, lru_cache, partial
 from pathlib import Path
 
 from xfeat.featurize.datasets.image_files import IMAGE_SUFFIXES
@@ -18,12 +18,13 @@ from xfeat.featurize.datasets.image_files import IMAGE_SUFFIXES
 _ANCHOR = re.compile(r"[a-z]:[/\\]*|[/\\]{2}[^/\\]+[/\\][^/\\]+[/\\]|[/\\]", re.IGNORECASE)
 # Python reads bytes of names that are not UTF-8 as these lone surrogates.
 _BYTES_AS_LATIN_1 = {0xDC00 + byte: chr(byte) for byte in range(0x80, 0x100)}
+_SEARCHED = 1 << 14
 _URL = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 
 
 def find_files(
     names: Sequence[str], root: Path, exists: Callable[[str], bool], files: Callable[[], Iterable[str]]
-) -> list[list[str]]:
+) -> list[Sequence[str]]:
     """Find files by name.
 
     A name is taken as it is written if there is such a file. Otherwise it must be the end of a path below ``root``,
@@ -40,7 +41,7 @@ def find_files(
         For each name the paths it can mean, relative to ``root``: one; none if it is missing; several if only more
         folders would tell which.
     """
-    found = [_as_written(name, root, exists) for name in names]
+    found: list[Sequence[str]] = [_as_written(name, root, exists) for name in names]
     if all(found):
         return found
     foreign = [_parts(name)[:-1] for name, ready in zip(names, found, strict=True) if _ANCHOR.match(name) and not ready]
@@ -49,18 +50,22 @@ def find_files(
     listed = [(path, [*above, *_key(path).split("/")]) for path in files()]
     index = cache(partial(_by_end, listed))
 
-    @cache  # of a name such as image.png, there may be as many files as rows
-    def search(name: str) -> list[str]:
+    @lru_cache(_SEARCHED)  # of a name such as image.png, there may be as many files as rows
+    def search(name: str) -> Sequence[str]:
         parts = _parts(name)
         needed = len(parts) - shared if _ANCHOR.match(name) else len(parts)
         with_suffix, without = index(needed)
         end = "/".join(parts[-needed:])
-        same = {path: _same_start(parts[::-1], other[::-1]) for path, other in with_suffix[end] or without[end]}
+        same = {
+            path: _same_start(parts[::-1], other[::-1]) for path, other in with_suffix.get(end) or without.get(end, [])
+        }
         longest = max(same.values(), default=0)
         meant = [path for path, length in same.items() if length == longest]
-        return [path for path in meant if name.endswith(posixpath.basename(path))] or meant
+        return [path for path in meant if name.endswith(posixpath.basename(path))] or meant or ()
 
-    return [ready or search(name) for ready, name in zip(found, names, strict=True)]
+    for row, name in enumerate(names):
+        found[row] = found[row] or search(name)
+    return found
 
 
 def is_url(name: str) -> bool:
@@ -83,12 +88,12 @@ def written_path(name: str) -> str:
     return posixpath.normpath(name.replace("\\", "/"))
 
 
-def _as_written(name: str, root: Path, exists: Callable[[str], bool]) -> list[str]:
+def _as_written(name: str, root: Path, exists: Callable[[str], bool]) -> tuple[str, ...]:
     for text in dict.fromkeys((name, name.replace("\\", "/"))):  # a backslash may also be part of a file's name
         path = _relative(text, root)
         if path is not None and exists(path):
-            return [path]
-    return []
+            return (path,)
+    return ()
 
 
 def _relative(name: str, root: Path) -> str | None:

@@ -32,8 +32,7 @@ def read_manifest(path: Path) -> Listing:
     splits = _splits(table, rows)
     paths = _locate(table, rows, path.parent)
     listed = [
-        ListedImage(file, row.values["label"], split, row.values.get("group", ""))
-        for file, row, split in zip(paths, rows, splits, strict=True)
+        ListedImage(file, row.label, split, row.group) for file, row, split in zip(paths, rows, splits, strict=True)
     ]
     images = _once(table, rows, listed)
     spelling, notes = unify_spelling({(image.split, image.label) for image in images})
@@ -65,9 +64,7 @@ def read_group_table(path: Path, images: Sequence[str], root: Path, *, read: Rea
     if len(strangers) < len(table.rows):
         _warn(table, strangers, f"no image of the data set in {len(strangers)} of {len(table.rows)} rows")
     rows = [row for row, file in zip(table.rows, found, strict=True) if file]
-    listed = [
-        ListedImage(file, "", "", row.values["group"]) for row, file in zip(rows, filter(None, found), strict=True)
-    ]
+    listed = [ListedImage(file, "", "", row.group) for row, file in zip(rows, filter(None, found), strict=True)]
     return {image.path: image.group for image in _once(table, rows, listed)}
 
 
@@ -75,7 +72,7 @@ def read_group_table(path: Path, images: Sequence[str], root: Path, *, read: Rea
 
 
 def _named(rows: Iterable[TableRow], column: str) -> str:
-    return name_lines([(row.line, row.values[column]) for row in rows])
+    return name_lines([(row.line, getattr(row, column)) for row in rows])
 
 
 def _refuse(table: Table, rows: list[TableRow], column: str, what: str, fix: str) -> None:
@@ -92,7 +89,7 @@ def _labelled(table: Table) -> tuple[list[TableRow], LeftOut]:
     """Divide the rows into those with one label, and what is left out for want of one."""
     _refuse(
         table,
-        [row for row in table.rows if not row.values["path"]],
+        [row for row in table.rows if not row.path],
         "label",
         "has no path",
         f"enter an image in the column {table.columns['path']}, or remove the line",
@@ -104,30 +101,29 @@ def _labelled(table: Table) -> tuple[list[TableRow], LeftOut]:
         "has several labels in one cell",
         "give each image one label, or remove these lines",
     )
-    without = [row for row in table.rows if not row.values["label"]]
+    without = [row for row in table.rows if not row.label]
     _warn(table, without, f"no label in {len(without)} of {len(table.rows)} rows")
     if len(without) == len(table.rows):
         return table.rows, []
-    left_out = [(written_path(row.values["path"]), "no label in the table") for row in without]
-    return [row for row in table.rows if row.values["label"]], left_out
+    left_out = [(written_path(row.path), "no label in the table") for row in without]
+    return [row for row in table.rows if row.label], left_out
 
 
 def _with_several_labels(rows: list[TableRow]) -> list[TableRow]:
     """Return the rows such as ``cat|dog``, and ``cat, dog`` or ``['cat', 'dog']`` where these are classes elsewhere."""
     parts_of = {
-        label: [part.strip(" []'\"") for part in re.split(r"[,;|]", label)]
-        for label in {row.values["label"] for row in rows}
+        label: [part.strip(" []'\"") for part in re.split(r"[,;|]", label)] for label in {row.label for row in rows}
     }
     single = {parts[0] for parts in parts_of.values() if len(parts) == 1}
     several = {
         label for label, parts in parts_of.items() if "|" in label or (len(parts) > 1 and single.issuperset(parts))
     }
-    return [row for row in rows if row.values["label"] in several]
+    return [row for row in rows if row.label in several]
 
 
 def _splits(table: Table, rows: list[TableRow]) -> list[str]:
     """Return the split of each row; a column such as ``fold`` without any name of a split is no column of splits."""
-    values = [row.values.get("split", "") for row in rows]
+    values = [row.split for row in rows]
     named = {value: split_of(value) for value in set(values)}
     header = table.columns.get("split", "")
     if header.casefold() != "split" and not any(named.values()):
@@ -156,7 +152,7 @@ def _once(table: Table, rows: list[TableRow], images: list[ListedImage]) -> list
                 f"lines {known.line} and {row.line} give {shorten(image.path)} two {differs}s",
                 path=table.path,
                 expected=f"one {differs} per image",
-                found=", ".join(f"line {one.line}: {shorten(one.values[differs]) or 'none'}" for one in (known, row)),
+                found=", ".join(f"line {one.line}: {shorten(getattr(one, differs)) or 'none'}" for one in (known, row)),
                 fix="remove the wrong line",
             )
         if known is not row:
@@ -181,7 +177,7 @@ def _locate(table: Table, rows: list[TableRow], root: Path) -> list[str]:
 
     found = _find(table, rows, root, lambda name: os.path.isfile(os.path.join(root, name)), below)
     missing = [row for row, file in zip(rows, found, strict=True) if not file]
-    folders = [row for row in missing if os.path.isdir(root / written_path(row.values["path"]))]
+    folders = [row for row in missing if os.path.isdir(os.path.join(root, written_path(row.path)))]
     _refuse(table, folders, "path", "names a folder", "give each image a row")
     if missing and len(missing) == len(rows):
         raise DataError(
@@ -192,23 +188,23 @@ def _locate(table: Table, rows: list[TableRow], root: Path) -> list[str]:
             fix="move the table into the folder of the images, or correct the paths",
         )
     _warn(table, missing, f"missing: {len(missing)} of {len(rows)} images")
-    return [file or written_path(row.values["path"]) for row, file in zip(rows, found, strict=True)]
+    return [file or written_path(row.path) for row, file in zip(rows, found, strict=True)]
 
 
 def _find(
     table: Table, rows: list[TableRow], root: Path, exists: Callable[[str], bool], files: Callable[[], Iterable[str]]
 ) -> list[str]:
     """Find each row's file, empty if missing; refuse names that are no files below ``root`` or mean several."""
-    urls = [row for row in rows if is_url(row.values["path"])]
-    outside = [row for row in rows if is_outside(row.values["path"], root)]
+    urls = [row for row in rows if is_url(row.path)]
+    outside = [row for row in rows if is_outside(row.path, root)]
     move = f"move the table into the folder of the images, or write paths relative to {root}"
     _refuse(table, urls, "path", "has an address in place of a file", "download the images, and write their paths")
     _refuse(table, outside, "path", f"has an absolute path outside {root}", move)
-    found = find_files([row.values["path"] for row in rows], root, exists, files)
+    found = find_files([row.path for row in rows], root, exists, files)
     for row, paths in zip(rows, found, strict=True):
         if len(paths) > 1:
             raise DataError(
-                f"line {row.line}: {shorten(row.values['path'])} can mean {len(paths)} files",
+                f"line {row.line}: {shorten(row.path)} can mean {len(paths)} files",
                 path=table.path,
                 found=", ".join(map(shorten, sorted(paths)[:4])),
                 fix="write the folder of each image, too",

@@ -6,7 +6,6 @@ import calendar
 import errno
 import hashlib
 import logging
-import lzma
 import os
 import re
 import time
@@ -20,7 +19,7 @@ from typing import NamedTuple
 
 from xfeat.featurize.errors import DataError, ImageError
 from xfeat.featurize.system.regular_files import open_regular
-from xfeat.featurize.system.time_limit import limited
+from xfeat.featurize.system.time_limit import TimeLimitError, limited
 
 # Larger than any image: 100 megapixels of RGB are 300 MB. Every decoding thread has one file in memory.
 MAX_FILE_BYTES = 512 << 20
@@ -36,7 +35,14 @@ _file_systems: dict[int, int] = {}
 _ENCRYPTED, _UTF8_NAME = 0x1, 0x800
 # Lines for drawing boxes, and Greek and mathematical signs: half of CP437, and in names a sign of another encoding.
 _NO_NAME_IN_CP437 = re.compile("[\u0370-\u03ff\u2200-\u25ff]")
-_BROKEN = (OSError, RuntimeError, EOFError, ValueError, zipfile.BadZipFile, zlib.error, lzma.LZMAError)
+_METHODS = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}
+# Source: APPNOTE.TXT of PKWARE, 4.4.5. Python reads some of them, without a limit on what a few bytes inflate to.
+_OTHER_METHODS = {9: "Deflate64", 12: "bzip2", 14: "LZMA", 93: "Zstandard", 95: "xz", 98: "PPMd", 99: "AES encryption"}
+_LOCAL_HEADER_BYTES = 30
+_MAX_NAME = 4096  # as in file systems
+# A small image may inflate a thousandfold, and a large one that does is no image.
+_SMALL_BYTES, _MAX_RATIO = 64 << 20, 20
+_BROKEN = (OSError, RuntimeError, EOFError, ValueError, zipfile.BadZipFile, zlib.error)
 
 logger = logging.getLogger(__name__)
 
@@ -197,13 +203,15 @@ class ZipSource:
         doubts: what the user should know of how names were read.
 
     Raises:
-        DataError: if the file is not a zip archive.
+        DataError: if the file is not a zip archive, is not read in time, or its files share bytes.
     """
 
     def __init__(self, path: Path) -> None:
         try:
-            self._archive = zipfile.ZipFile(path)
-        except (OSError, zipfile.BadZipFile, NotImplementedError, ValueError) as error:
+            self._archive = limited(_READ_LIMIT_S, "read")(zipfile.ZipFile)(path)
+        except TimeLimitError as error:
+            raise DataError(f"its list of files was {error.what}", path=path, fix="check the disk or mount") from error
+        except (*_BROKEN, OverflowError, MemoryError) as error:
             raise DataError(
                 "not a zip archive",
                 path=path,
@@ -214,6 +222,7 @@ class ZipSource:
         assert self._archive.fp is not None
         self._mark = partial(_change_mark, path, os.fstat(self._archive.fp.fileno()))
         members = [info for info in self._archive.infolist() if not info.filename.endswith(("/", "\\"))]
+        _refuse_impossible(path, members)
         names, self.doubts = _member_names(members)
         self._members = dict(zip(names, members, strict=True))
         if again := len(names) - len(self._members):
@@ -237,10 +246,6 @@ class ZipSource:
         info = self._members.get(path)
         if info is None:
             raise ImageError(f"cannot be read: {os.strerror(errno.ENOENT)} in the archive")
-        if info.flag_bits & _ENCRYPTED:
-            raise ImageError("encrypted in the archive")
-        if info.file_size > MAX_FILE_BYTES:
-            raise _too_large(info.file_size)
         # The size in the directory may be wrong: never unpack more than that.
         return self._unpack(info, info.file_size + 1), self._state(info)
 
@@ -260,6 +265,16 @@ class ZipSource:
 
     @limited(_READ_LIMIT_S, "read", most_in_a_row=_MOST_IN_A_ROW)
     def _unpack(self, info: zipfile.ZipInfo, size: int) -> bytes:
+        if info.flag_bits & _ENCRYPTED:
+            raise ImageError("encrypted in the archive: unpack it with its password, and use the folder")
+        if info.compress_type not in _METHODS:
+            method = _OTHER_METHODS.get(info.compress_type, f"method {info.compress_type}")
+            raise ImageError(f"compressed with {method} in the archive: pack it with Deflate, or use the folder")
+        if info.file_size > MAX_FILE_BYTES:
+            raise _too_large(info.file_size)
+        if info.file_size > max(_SMALL_BYTES, _MAX_RATIO * info.compress_size):
+            ratio = info.file_size // max(1, info.compress_size)
+            raise ImageError(f"inflates to {info.file_size >> 20} MB, {ratio} times its size in the archive")
         try:
             with self._archive.open(info) as file:
                 return file.read(size)
@@ -286,6 +301,23 @@ def open_source(root: Path, *, broken_ok: bool = False) -> ImageSource:
         if not broken_ok:
             raise
         return FolderSource(root)
+
+
+def _refuse_impossible(path: Path, members: list[zipfile.ZipInfo]) -> None:
+    """Refuse an archive in which files share bytes, with which few bytes hold any number of files, and endless names."""
+    end = 0
+    for info in sorted(members, key=lambda info: info.header_offset):
+        length = len(info.filename)
+        if info.header_offset < end or length > _MAX_NAME:
+            shared = "files of the archive share the same bytes"
+            raise DataError(
+                shared if length <= _MAX_NAME else f"the archive has a name of {length} characters",
+                path=path,
+                expected=f"files one after the other, with names of at most {_MAX_NAME} characters",
+                found=f"{info.filename[:100]}{'…' * (length > 100)}",
+                fix="pack the images again",
+            )
+        end = info.header_offset + _LOCAL_HEADER_BYTES + info.compress_size
 
 
 def refuse_pipes(path: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import codecs
 import csv
-import io
 import logging
 import re
 import unicodedata
@@ -50,6 +49,18 @@ _OTHER_FILES = {
 }
 _SAVE_AS_CSV = "save it as CSV with the encoding UTF-8"
 _LINE_END = re.compile(r"\r\n|\r|\n")
+_NOT_ASCII = re.compile(r"[^\x00-\x7f]")
+_CELL_END = re.compile(r"[,;\t|\r\n]")
+# Of one row, over however many lines: so many of its longest values (csv.field_size_limit) fit.
+_MAX_ROW_CHARACTERS = 1 << 20
+_MAX_COLUMNS = 1 << 14  # as in spreadsheets
+_TOO_LONG = {
+    "field limit": f"a value is longer than {csv.field_size_limit() >> 10} KiB",
+    "characters": "a row is longer than 1 MiB",
+    "values": f"a row has more than {_MAX_COLUMNS} values",
+}
+# A row takes 240 bytes of memory, however short it is; so many images have longer names.
+_MANY_ROWS, _MIN_ROW_CHARACTERS = 500_000, 12
 _SHOWN, _SHOWN_CHARACTERS = 5, 60
 
 
@@ -58,10 +69,13 @@ Read = Callable[[Path], tuple[bytes, FileState]]
 
 
 class TableRow(NamedTuple):
-    """A row of a table: the line of the file that it starts in, counted from 1, and its values by column."""
+    """A row of a table: the line of the file that it starts in, counted from 1, and its values, empty if there are none."""
 
     line: int
-    values: dict[str, str]
+    path: str = ""
+    label: str = ""
+    split: str = ""
+    group: str = ""
 
 
 @dataclass(frozen=True)
@@ -92,17 +106,17 @@ def read_table(path: Path, required: Sequence[str], optional: Sequence[str] = ()
         DataError: if it is no table, cannot be decoded, lacks a column, has two for one purpose, or a row is damaged.
     """
     try:
-        content, _ = read(path)
+        text = _decoded(path, read(path)[0])
     except ImageError as error:
         raise DataError(error.what, path=path, fix="check the path and its permissions") from error
-    text = _decoded(path, content)
     declared = re.match(r'"?sep=([^\w\s"]|\t)"?[ \t]*(\r\n|\r|\n|$)', text, re.IGNORECASE)  # Excel's own first line
     text = text[declared.end() :] if declared else text
     separator = declared[1] if declared else _separator(text)
     records = _records(path, text, separator, line=1 if declared else 0)
     header = [_plain(name) for name in next(records, (0, [""]))[1]]
     columns = _choose_columns(path, header, required, optional)
-    rows = []
+    rows: list[TableRow] = []
+    seen: dict[str, str] = {}  # equal labels, splits and groups share their memory
     for line, cells in records:
         if [_plain(cell) for cell in cells] == header:  # tables that were put together repeat it
             continue
@@ -114,7 +128,16 @@ def read_table(path: Path, required: Sequence[str], optional: Sequence[str] = ()
                 found=shorten(separator.join(cells)),
                 fix="put values that contain the separator in quotation marks, or name all columns in the first line",
             )
-        rows.append(TableRow(line, {c: _value(path, line, cells, at, c) for c, at in columns.items()}))
+        values = {column: _value(path, line, cells, at, column) for column, at in columns.items()}
+        rows.append(TableRow(line, **{c: v if c == "path" else seen.setdefault(v, v) for c, v in values.items()}))
+        if len(rows) > max(_MANY_ROWS, len(text) // _MIN_ROW_CHARACTERS):
+            raise DataError(
+                f"more than {_MANY_ROWS} rows, of less than {_MIN_ROW_CHARACTERS} characters on average",
+                path=path,
+                expected="one row for each image",
+                found=f"line {line}: {shorten(separator.join(cells))}",
+                fix="remove the rows that are repeated or name no image",
+            )
     return Table(path, {column: header[at] for column, at in columns.items()}, rows)
 
 
@@ -162,10 +185,9 @@ def _decoded(path: Path, content: bytes) -> str:
 def _decoded_as_latin_1(path: Path, content: bytes, first_bad: int) -> str:
     """Decode a table that is not UTF-8, and say so. Windows means CP1252 by Latin-1, which has letters more."""
     line = _line_at(content[:first_bad].decode("latin-1"), first_bad)
-    others = [letter for letter in content.decode("utf-8", "ignore") if not letter.isascii()]
-    if others:
+    if other := _NOT_ASCII.search(content.decode("utf-8", "ignore")):
         raise DataError(
-            f"line {line} is not UTF-8, but other letters are ({others[0]})",
+            f"line {line} is not UTF-8, but other letters are ({other[0]})",
             path=path,
             expected="one encoding for the whole file",
             fix=_SAVE_AS_CSV,
@@ -174,14 +196,16 @@ def _decoded_as_latin_1(path: Path, content: bytes, first_bad: int) -> str:
         text = content.decode("cp1252")
     except UnicodeDecodeError:
         text = content.decode("latin-1")
-    example = next(cell for cell in re.split(r"[,;\t|\r\n]", text) if not cell.isascii())
+    at = next(_NOT_ASCII.finditer(text)).start()
+    before, after = text[max(0, at - _SHOWN_CHARACTERS) : at], text[at : at + _SHOWN_CHARACTERS + 1]
+    example = _CELL_END.split(before)[-1] + _CELL_END.split(after)[0]
     advice = "if that is wrong, save it as UTF-8"
     logger.warning("%s is not UTF-8 and is read as Latin-1; line %d: %s (%s)", path, line, shorten(example), advice)
     return text
 
 
 def _line_at(text: str, position: int) -> int:
-    return len(_LINE_END.findall(text[:position])) + 1
+    return sum(1 for _ in _LINE_END.finditer(text, 0, position)) + 1
 
 
 # Text to rows
@@ -202,16 +226,30 @@ def _separator(text: str) -> str:
 
 def _records(path: Path, text: str, separator: str, line: int = 0) -> Iterator[tuple[int, list[str]]]:
     """Yield the line and the cells of each row that is not blank; ``line`` lines were read before."""
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=True, strict=True)
-    start = line + 1
+    start, read = line + 1, 0
+
+    def lines() -> Iterator[str]:
+        nonlocal read
+        at = 0
+        while at < len(text):
+            end = _LINE_END.search(text, at, at + _MAX_ROW_CHARACTERS)
+            stop = end.end() if end else at + _MAX_ROW_CHARACTERS
+            read += stop - at
+            if read > _MAX_ROW_CHARACTERS:
+                raise csv.Error(f"more than {_MAX_ROW_CHARACTERS >> 20} million characters")
+            yield text[at:stop]
+            at = stop
+
+    reader = csv.reader(lines(), delimiter=separator, skipinitialspace=True, strict=True)
     try:
         for cells in reader:
+            if len(cells) > _MAX_COLUMNS:
+                raise csv.Error(f"{len(cells)} values")
             if any(cell.strip() for cell in cells):
                 yield start, cells
-            start = line + reader.line_num + 1
+            start, read = line + reader.line_num + 1, 0
     except csv.Error as error:
-        too_long = "field limit" in str(error)
-        what = f"a value is longer than {csv.field_size_limit() >> 10} KiB" if too_long else "wrong quotation marks"
+        what = next((what for word, what in _TOO_LONG.items() if word in str(error)), "wrong quotation marks")
         raise DataError(
             f"line {start}: {what}",
             path=path,

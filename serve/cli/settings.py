@@ -9,10 +9,15 @@ from pathlib import Path
 import click
 
 from xfeat.featurize.errors import SpecError
+from xfeat.featurize.system.time_limit import TimeLimitError, limited
 
+# A pipe is read as well, such as bash gives for <(pass show key); one that nobody writes to is given up.
+_WAIT_S = 10.0
+_MAX_BYTES = 1 << 20
 PREFIX = "XSERVE_"
 KEY_VARIABLE = f"{PREFIX}API_KEY"
 _WRITE_KEY = "write one: openssl rand -hex 24 > key"
+_WRITE_SETTINGS = "write lines such as: port = 8080"
 
 
 def name_environment(command: click.Command) -> click.Command:
@@ -32,13 +37,11 @@ def read_file(ctx: click.Context, parameter: click.Parameter, path: Path | None)
     """
     if path is None:
         return
-    fix = "write lines such as: port = 8080"
+    text = _read_text(path, "settings file", _WRITE_SETTINGS)
     try:
-        settings = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise SpecError(f"cannot be read: {error.strerror}", path=path, fix=fix) from error
+        settings = tomllib.loads(text)
     except (ValueError, RecursionError) as error:
-        raise SpecError("not a TOML file", path=path, found=str(error), fix=fix) from error
+        raise SpecError("not a TOML file", path=path, found=str(error), fix=_WRITE_SETTINGS) from error
     options = {option.name: option for option in ctx.command.params if option.name != parameter.name}
     given = {name.replace("-", "_"): value for name, value in settings.items()}
     if unknown := sorted(set(given) - options.keys()):
@@ -70,12 +73,7 @@ def read_key(path: Path | None) -> str | None:
     """
     key = os.environ.get(KEY_VARIABLE)
     if path is not None:
-        try:
-            key = path.read_text(encoding="utf-8")
-        except OSError as error:
-            raise SpecError(f"API key file cannot be read: {error.strerror}", path=path, fix=_WRITE_KEY) from error
-        except UnicodeDecodeError as error:
-            raise SpecError("API key file is not UTF-8 text", path=path, fix=_WRITE_KEY) from error
+        key = _read_text(path, "API key file", _WRITE_KEY)
     if key is None:
         return None
     key = key.strip()
@@ -84,3 +82,24 @@ def read_key(path: Path | None) -> str | None:
     if not key.isprintable():
         raise SpecError("the API key has several lines, or invisible characters", path=path, fix=_WRITE_KEY)
     return key
+
+
+def _read_text(path: Path, what: str, fix: str) -> str:
+    try:
+        content = _read(path)
+        if len(content) > _MAX_BYTES:
+            raise SpecError(f"{what} is larger than 1 MiB", path=path, fix=fix)
+        return content.decode()
+    except OSError as error:
+        raise SpecError(f"{what} cannot be read: {error.strerror}", path=path, fix=fix) from error
+    except TimeLimitError as error:
+        found = "a pipe that nobody writes to, or a disk that does not answer"
+        raise SpecError(f"{what} was {error.what}", path=path, found=found, fix=fix) from error
+    except UnicodeDecodeError as error:
+        raise SpecError(f"{what} is not UTF-8 text", path=path, fix=fix) from error
+
+
+@limited(_WAIT_S, "read")
+def _read(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(_MAX_BYTES + 1)

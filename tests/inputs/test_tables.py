@@ -454,7 +454,7 @@ def test_what_python_writes_is_read_back(
         writer.writerow(("path", "label", "note"))
         writer.writerows(rows)
     table = read_table(path, ("path", "label"))
-    read = [(row.values["path"], row.values["label"]) for row in table.rows]
+    read = [(row.path, row.label) for row in table.rows]
     assert read == [(path.strip(" \t\xa0"), label) for path, label, _ in rows]
     lines, line = [], 2
     for row in rows:

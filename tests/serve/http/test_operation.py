@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import click
 import httpx
@@ -18,7 +19,8 @@ import pytest
 from click.testing import CliRunner
 
 from xfeat.featurize.system.cuda import cuda_driver_present
-from xfeat.serve.cli import main
+from xfeat.featurize.system.time_limit import limited
+from xfeat.serve.cli import main, settings
 from xfeat.serve.cli.start import start
 
 XSERVE = [sys.executable, "-c", "from xfeat.serve.cli import main; main()"]
@@ -112,6 +114,33 @@ def test_the_help_names_the_variable_of_every_option():
     text = CliRunner().invoke(main, ["start", "--help"]).stdout
     for name in ("CONFIG", "HOST", "PORT", "DEVICE", "JSON", "MAX_MEMORY_MB", "API_KEY_FILE", "LOG_FORMAT"):
         assert f"XSERVE_{name}" in text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("option", ["--api-key-file", "--config"])
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (os.mkfifo, "was not read within 1 s"),
+        (lambda path: path.symlink_to("/dev/zero"), "is larger than 1 MiB"),
+        (lambda path: path.write_bytes(b"#" * (1 << 20) + b"#"), "is larger than 1 MiB"),
+        (lambda path: path.symlink_to(path.name), "cannot be read: Too many levels of symbolic links"),
+        (lambda path: path.write_bytes(b"\xff"), "is not UTF-8 text"),
+    ],
+    ids=["pipe", "device", "large", "link to itself", "not text"],
+)
+def test_a_file_of_settings_that_never_ends_is_refused(monkeypatch, model, tmp_path, option, make, reason):
+    monkeypatch.setattr(settings, "_read", limited(1, "read")(settings._read.__wrapped__))
+    make(tmp_path / "given")
+    done = CliRunner().invoke(main, ["start", str(model), option, str(tmp_path / "given")])
+    assert (done.exit_code, reason in done.stderr) == (1, True), done.stderr
+
+
+def test_the_key_may_come_from_a_pipe():
+    reading, writing = os.pipe()
+    os.write(writing, b"key\n")
+    os.close(writing)
+    assert settings.read_key(Path(f"/proc/self/fd/{reading}")) == "key"
 
 
 @pytest.mark.skipif(cuda_driver_present(), reason="this machine has a GPU")
