@@ -390,6 +390,7 @@ def test_one_image_in_a_class_trains(make_cache: MakeCache, tmp_path: Path) -> N
     assert "only" in run.calibration["note"] or "fewer" in run.calibration["note"]
 
 
+@pytest.mark.slow
 def test_half_precision_features_train(make_cache: MakeCache, tmp_path: Path) -> None:
     cache = make_cache()
     halved = trained(make_cache("half.h5", features=np.asarray(cache.features, np.float16)), tmp_path, "half")

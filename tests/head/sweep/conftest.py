@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 from tests.caches import write_made_up
+from tests.head.sweep.sweeping import SPEC, run_sweep
 from xfeat.featurize.cache.reader import FeatureCache
 from xfeat.head.data.rows import Rows
 
@@ -32,6 +34,24 @@ def _rows(count: int, seed: int) -> Rows:
 
 @pytest.fixture
 def make_cache(tmp_path: Path) -> Callable[..., FeatureCache]:
+    return cache_maker(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of runs with the finished sweep ``s`` of :data:`SPEC`."""
+    folder = tmp_path_factory.mktemp("finished")
+    run_sweep(cache_maker(folder)(), SPEC, runs=folder / "runs", name="s")
+    return folder / "runs"
+
+
+@pytest.fixture
+def swept(finished: Path, tmp_path: Path) -> Path:
+    """A copy of it; the cache of :func:`make_cache` has the same content."""
+    return Path(shutil.copytree(finished, tmp_path / "runs", symlinks=True))
+
+
+def cache_maker(folder: Path) -> Callable[..., FeatureCache]:
     """Return a function that writes a cache of 90 images: 54 train, 18 valid, 18 test, or no split."""
 
     def make(
@@ -49,6 +69,6 @@ def make_cache(tmp_path: Path) -> Callable[..., FeatureCache]:
             "path": [f"{number:03d}.png" for number in range(count)],
             "group": [f"patient {number}" for number in range(count)],
         }
-        return write_made_up(tmp_path / name, features.astype(np.float32), columns, CLASSES)
+        return write_made_up(folder / name, features.astype(np.float32), columns, CLASSES)
 
     return make

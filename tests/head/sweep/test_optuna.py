@@ -144,6 +144,7 @@ def test_more_trials_go_on_with_fewer(small: tuple[FeatureCache, SweepSpec], tmp
     assert Sweep(cache, spread, runs=tmp_path / "runs").run().folder != first.folder
 
 
+@pytest.mark.slow
 def test_time_that_is_up_ends_the_rounds(small: tuple[FeatureCache, SweepSpec], tmp_path: Path) -> None:
     cache, sweep = small
     done = Sweep(cache, sweep, runs=tmp_path / "runs").run(time_limit_s=0)
@@ -152,6 +153,7 @@ def test_time_that_is_up_ends_the_rounds(small: tuple[FeatureCache, SweepSpec], 
     assert Sweep(cache, sweep, runs=tmp_path / "runs").run().state == "complete"
 
 
+@pytest.mark.slow
 def test_trials_of_another_version_are_not_mixed_in(small: tuple[FeatureCache, SweepSpec], tmp_path: Path) -> None:
     cache, sweep = small
     folder = Sweep(cache, sweep, runs=tmp_path / "runs").run().folder

@@ -51,8 +51,8 @@ def test_the_command_prints_one_json_object_and_the_best_so_far_on_stderr(
     assert tested_specs["train_spec"] == best.train_spec.to_dict()
 
 
-def test_the_standard_error_is_that_of_a_proportion(make_cache: MakeCache, tmp_path: Path) -> None:
-    result = run_sweep(make_cache(), SPEC, runs=tmp_path, name="s")
+def test_the_standard_error_is_that_of_a_proportion(make_cache: MakeCache, swept: Path) -> None:
+    result = run_sweep(make_cache(), SPEC, runs=swept, name="s")
     accuracy = np.clip(result.combinations[0].metrics["accuracy"], 1 / 18, 17 / 18)
     assert result.valid_images == 18
     assert result.standard_error == pytest.approx(np.std([0, 1]) * 2 * np.sqrt(accuracy * (1 - accuracy) / 18))
