@@ -134,11 +134,14 @@ def file_system() -> Iterator[Line]:
 def _try(service: filesystem.Service, folder: Path) -> Iterator[Line]:
     """Say what is lost without a service, if it is not there."""
     file = folder / "file"
-    file.write_bytes(b"x")
+    file.write_bytes(b"x")  # again each time: an empty file cannot be mapped
     try:
         _SERVICES[service](file)
     except OSError as error:
-        yield Line("file system", NOTE, f"has no {service.name} ({error.strerror}): {service.lost}")
+        if error.errno in service.errors:
+            yield Line("file system", NOTE, f"has no {service.name} ({error.strerror}): {service.lost}")
+        else:
+            yield Line("file system", FAIL, f"{service.name}: {error.strerror}", "check the disk, or use another one")
 
 
 def _lock(file: Path) -> None:
@@ -155,15 +158,21 @@ def _flush(path: Path) -> None:
 
 
 def _map(file: Path) -> None:
-    with file.open("r+b") as opened:
-        mmap.mmap(opened.fileno(), 0).close()
+    with file.open("rb") as opened:
+        mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ).close()
+
+
+def _replace(file: Path) -> None:
+    other = file.with_name("other")
+    other.touch()
+    os.replace(other, file)
 
 
 _SERVICES: dict[filesystem.Service, Callable[[Path], None]] = {
     filesystem.LOCKS: _lock,
     filesystem.FLUSH: _flush,
     filesystem.FLUSH_FOLDER: lambda file: _flush(file.parent),
-    filesystem.REPLACE: lambda file: os.replace(file, file.with_name("other")),
+    filesystem.REPLACE: _replace,
     filesystem.TIMES: lambda file: os.utime(file, (0, 0)),
     filesystem.SYMBOLIC_LINKS: lambda file: file.with_name("link").symlink_to("file"),
     filesystem.MAPPING: _map,

@@ -86,7 +86,11 @@ def _cause(build: Build, driver: Driver | None, number: int, failure: str) -> tu
         return "free memory", f"{failure} ({gpu.name})", "stop other processes on the GPU (nvidia-smi shows them)"
     if _MISSING_LIBRARY.search(failure):
         return f"the libraries of CUDA {build.cuda[0]} and cuDNN 9", failure, build.install
-    return "a GPU that computes", f"{failure} ({gpu.name})", "restart the machine if nothing on it can use the GPU"
+    return (
+        "a GPU that computes",
+        f"{failure} ({gpu.name})",
+        "see whether another process holds the card (nvidia-smi)",
+    )
 
 
 def version(numbers: tuple[int, int]) -> str:

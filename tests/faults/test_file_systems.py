@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import errno
 import json
 import os
@@ -112,6 +113,20 @@ def test_a_file_system_without_anything(library: Path, tmp_path: Path) -> None:
     warnings, left = run_user(tmp_path, lacking(library, tmp_path, **lacks))
     assert len(warnings) == sum(bool(said) for _, _, said in KINDS), warnings
     assert not left
+
+
+def test_the_doctor_names_what_a_file_system_lacks(library: Path, tmp_path: Path) -> None:
+    lacks = {name: getattr(errno, numbers[0]) for name, numbers, said in KINDS if said}
+    code = "from xfeat.featurize.doctor.machine import file_system as f; print([tuple(line[1:3]) for line in f()])"
+    for variables, states in ((lacks, {"ok", "note"}), ({"FSYNC": errno.EIO}, {"ok", "FAIL"})):
+        done = subprocess.check_output(
+            [sys.executable, "-c", code], cwd=tmp_path, env=lacking(library, tmp_path, **variables), text=True
+        )
+        found = dict(reversed(line) for line in ast.literal_eval(done))
+        assert set(found.values()) == states
+        said = [words for name, _, words in KINDS if name in variables and words]
+        assert "FAIL" in states or all(any(words in line for line in found) for words in said), done
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_failing_disk_is_no_file_system_without_a_service(library: Path, tmp_path: Path) -> None:
