@@ -85,7 +85,7 @@ def train_run(
 
     Raises:
         DataError: if the labels or splits do not allow training, or the operating point cannot be chosen.
-        CacheError: if features are not finite, or the file changes during training.
+        CacheError: if the file changes during training.
         DivergedError: if training diverges.
         RunError: if the name is invalid or taken.
         BusyError: if another training is using the name.

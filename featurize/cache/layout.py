@@ -44,6 +44,7 @@ ARRAYS = {
     "change_mark": r"<i8",
     "truncated": r"\|b1",
 }
+COLUMNS = tuple(name for name in ARRAYS if name != "features")
 
 
 class Block(TypedDict):
@@ -155,7 +156,7 @@ def read_header(file: BinaryIO, path: Path) -> tuple[Block, Header]:
         header: Header = typed(file.read(length), Header)
         for name, place in header["arrays"].items():
             _check_inside(name, place["offset"], _byte_count(name, place), size)
-        _check_shapes(header)
+        check_lengths({name: place["shape"] for name, place in header["arrays"].items()})
     except ValueError as error:
         if isinstance(error, CacheError):
             raise
@@ -179,7 +180,7 @@ def read_stored(file: BinaryIO, path: Path) -> Stored:
             found=found,
             fix=REBUILD,
         )
-    columns = {name: _read_array(file, header["arrays"][name]) for name in ARRAYS if name != "features"}
+    columns = {name: _read_array(file, header["arrays"][name]) for name in COLUMNS}
     return Stored(header, columns, features)
 
 
@@ -242,23 +243,18 @@ def _byte_count(name: str, place: Place) -> int:
     return math.prod(place["shape"]) * int(place["dtype"][2:])
 
 
-def _check_shapes(header: Header) -> None:
-    arrays = header["arrays"]
-    if missing := sorted(ARRAYS.keys() - arrays.keys()):
-        raise ValueError(f"nothing is stored for {', '.join(missing)}")
-    check_lengths({name: arrays[name]["shape"] for name in ARRAYS})
-
-
 def check_lengths(shapes: Mapping[str, Sequence[int]]) -> None:
-    """Check that columns are (N,), and features (N, D) or (N, V, D), all with the same N.
+    """Check that all arrays are there: columns (N,), and features (N, D) or (N, V, D), with the same N.
 
     Raises:
         ValueError: if they are not.
     """
+    if missing := sorted(ARRAYS.keys() - shapes.keys()):
+        raise ValueError(f"nothing is stored for {', '.join(missing)}")
     shape = shapes["features"]
     if len(shape) not in (2, 3) or min(shape) < 1:
         raise ValueError(f"features has the shape {list(shape)[:4]}")
-    for name in ARRAYS.keys() - {"features"}:
+    for name in COLUMNS:
         if list(shapes[name]) != [shape[0]]:
             raise ValueError(f"its columns differ in length: {name} has the shape {list(shapes[name])[:4]}")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -15,13 +15,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from xfeat.featurize.cache.columns import (
-    CacheDescription,
-    Columns,
-    Skipped,
-    content_digest,
-    decode_column,
-)
+from xfeat.featurize.cache.columns import CacheDescription, Columns, Skipped, content_digest, decode_column
 from xfeat.featurize.cache.feature_file import FeatureFile
 from xfeat.featurize.cache.images import search_images
 from xfeat.featurize.cache.layout import (
@@ -118,8 +112,8 @@ class FeatureCache(CacheDescription):
                 cache = cls(path=path, state=state, file=features, features=features.mapped(), **_checked(path, stored))
         except XfeatError:
             raise
-        except OSError as error:
-            reason = error.strerror or str(error)
+        except (OSError, ValueError) as error:  # a ValueError if it was cut short meanwhile
+            reason = getattr(error, "strerror", None) or error
             raise CacheError(
                 f"cannot be read: {reason}", path=path, fix="check its permissions and the disk"
             ) from error
@@ -140,7 +134,9 @@ class FeatureCache(CacheDescription):
             bad += rows[~finite_rows(block)].tolist()
             digest.update(block.data)
         if bad:
-            raise self.not_finite_error(bad, fix=REBUILD)
+            paths = ", ".join(self.columns.path[row] for row in bad[:5])
+            what = f"rows with values that are not finite, or above {_LARGEST:g} ({len(bad)}): {paths}"
+            raise CacheError(what, path=self.path, fix=REBUILD)
         if (found := content_digest(digest, self.columns)) != self.content_sha256:
             raise CacheError(
                 "the features or labels have changed since it was written",
@@ -149,12 +145,6 @@ class FeatureCache(CacheDescription):
                 found=found,
                 fix=REBUILD,
             )
-
-    def not_finite_error(self, rows: Sequence[int], *, fix: str) -> CacheError:
-        """Return the error for rows with values that are not finite; it names the first five."""
-        paths = ", ".join(self.columns.path[row] for row in rows[:5])
-        what = f"rows with values that are not finite, or above {_LARGEST:g} ({len(rows)}): {paths}"
-        return CacheError(what, path=self.path, fix=fix)
 
 
 def stored_digest(path: Path) -> str | None:
@@ -194,6 +184,7 @@ def _checked(path: Path, stored: Stored) -> dict[str, Any]:
     labels = range(NO_LABEL, len(header["class_names"]))
     for what, good in (
         ("a label is outside the class names", _is_within(columns["label"], labels)),
+        ("it has other splits", header["split_names"] == list(SPLITS)),
         ("a split code is invalid", _is_within(columns["split"], (*range(len(SPLITS)), NO_SPLIT))),
         ("its fingerprint does not match its settings", header["fingerprint"] == spec.fingerprint),
         ("its features have another type than its settings", np.dtype(dtype) == spec.dtype),

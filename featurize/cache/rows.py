@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from xfeat.featurize.cache.reader import FeatureCache, finite_rows
+from xfeat.featurize.cache.reader import FeatureCache
 from xfeat.featurize.errors import CacheError
 
 # Rows that are read at a time where the batch size of training does not apply.
@@ -30,7 +30,7 @@ def read_rows(
         (n, D), or (n, V, D) for all views.
 
     Raises:
-        CacheError: if a value is not finite, or the file was cut short.
+        CacheError: if the file cannot be read, or was cut short.
     """
     features = cache.features
     one_view = features.ndim == 2 or views is not None
@@ -39,9 +39,6 @@ def read_rows(
         part = slice(first, first + ROWS_AT_ONCE)
         which = views[part] if isinstance(views, np.ndarray) else views
         found[part] = cache.file.read(rows[part], which)[..., : features.shape[-1]]
-        if not (finite := finite_rows(found[part])).all():
-            bad = rows[part][~finite]
-            raise cache.not_finite_error(bad.tolist(), fix="run xfeat featurize --force, and xfeat verify afterwards")
     return found
 
 

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from xfeat.featurize.cache.layout import (
     ARRAYS,
+    COLUMNS,
     FORMAT,
     HDF5_SIGNATURE,
     SCHEMA_VERSION,
@@ -141,7 +142,7 @@ def _content(file: Any, columns: dict[str, NDArray[Any]]) -> dict[str, Any]:
     optional = {name: _attribute(file, name, default) for name, default in _OPTIONAL.items()}
     features = _dataset(file, "features")
     place = Place(dtype=features.dtype.str, shape=list(features.shape), offset=features.id.get_offset())
-    for name in ARRAYS.keys() - {"features"}:
+    for name in COLUMNS:
         columns[name] = _column(file, name)
     check_lengths({"features": features.shape, **{name: values.shape for name, values in columns.items()}})
     skipped = _dataset(file, "skipped")[()].tolist()

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from xfeat.featurize.cache.columns import CacheDescription, ExtraColumn, content_digest, encode_column
 from xfeat.featurize.cache.layout import (
-    ARRAYS,
     BLOCK_BYTES,
+    COLUMNS,
     FORMAT,
     HDF5_SIGNATURE,
     SCHEMA_VERSION,
@@ -58,7 +58,7 @@ def write_cache(
         OutputError: if it cannot be written.
     """
     spec = description.spec
-    columns = {name: encode_column(name, getattr(description.columns, name)) for name in ARRAYS if name != "features"}
+    columns = {name: encode_column(name, getattr(description.columns, name)) for name in COLUMNS}
     extra = extra or {}
     columns |= {f"extra/{name}": column.values for name, column in extra.items()}
     with replacing(path) as partial:

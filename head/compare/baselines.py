@@ -31,7 +31,7 @@ def fit_baselines(run: Run, part: str) -> list[Entry]:
     Its cache, split and classes are used; ``part`` is the split to compare on.
 
     Raises:
-        CacheError: if the run's cache is missing, or its features are not finite.
+        CacheError: if the run's cache is missing or damaged.
         MismatchError: if the cache has changed since.
     """
     from sklearn.linear_model import LogisticRegression

@@ -85,7 +85,7 @@ def cross_validate(
         DataError: if there are fewer than two classes, or a class has fewer groups than there are folds or ensemble
             members.
         OutputError: if a checkpoint cannot be written.
-        CacheError: if features are not finite, or the file changes during training.
+        CacheError: if the file changes during training.
         DivergedError: if training diverges.
     """
     last = train.seed + plan.seeds - 1

@@ -92,7 +92,7 @@ class DiskRows:
     """Rows of a cache that stay on the disk: :class:`Rows` in the memory of one buffer.
 
     Blocks of neighbouring rows are shuffled, and then the rows of as many blocks as fit into the buffer: see
-    :func:`blockwise_order`. What reads them raises a ``CacheError`` if a value is not finite.
+    :func:`blockwise_order`.
 
     Attributes:
         cache: its features are memory-mapped.
@@ -173,7 +173,7 @@ class Reading:
         """Return rows of a cache, given by ascending row numbers.
 
         Raises:
-            CacheError: if a value is not finite; for rows on the disk, when they are read.
+            CacheError: if the file cannot be read; for rows on the disk, when they are read.
         """
         if self.block_rows is None or self.buffer_rows is None:
             return labelled_rows(cache, rows)
@@ -201,7 +201,7 @@ def labelled_rows(cache: FeatureCache, rows: NDArray[np.int64]) -> Rows:
     """Load rows of a cache into memory.
 
     Raises:
-        CacheError: if a value is not finite.
+        CacheError: if the file cannot be read.
     """
     features = torch.empty((len(rows), *cache.features.shape[1:]))
     for part, target in zip(_pieces(rows), torch.split(features, ROWS_AT_ONCE), strict=True):
@@ -213,7 +213,7 @@ def labelled_blocks(cache: FeatureCache, rows: NDArray[np.int64]) -> Iterator[Ro
     """Load rows of a cache, a few thousand at a time.
 
     Raises:
-        CacheError: if a value is not finite.
+        CacheError: if the file cannot be read.
     """
     for part in _pieces(rows):
         yield labelled_rows(cache, part)

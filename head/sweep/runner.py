@@ -20,7 +20,7 @@ from xfeat.featurize.system.versions import library_versions
 from xfeat.head.batched.scheduler import FittedBlock, Task, fit_tasks, tasks_on, threads_for
 from xfeat.head.data.counter_rng import GENERATOR
 from xfeat.head.data.pooling import pooled
-from xfeat.head.data.rows import AnyRows, Rows, labelled_blocks
+from xfeat.head.data.rows import AnyRows, Rows
 from xfeat.head.data.splits import split_rows
 from xfeat.head.evaluation.metrics import classification_metrics
 from xfeat.head.evaluation.predictions import softmax
@@ -107,8 +107,7 @@ class Sweep:
         Raises:
             MismatchError: if another sweep has this name.
             BusyError: if another process is using this sweep.
-            CacheError: if features are not finite, or the file changes during training; trials of this call are
-                discarded.
+            CacheError: if the file changes during training; trials of this call are discarded.
             Interrupted: on Ctrl-C; finished trials are stored, and the same call resumes.
         """
         start = time.monotonic()
@@ -121,9 +120,6 @@ class Sweep:
             finished_before = list(trials)
             try:
                 with unchanged(self.cache):
-                    if self._missing(trials, self.planned):
-                        for _ in labelled_blocks(self.cache, self._split.rows["test"]):
-                            pass  # test rows are needed last: unreadable ones must be found before training
                     self._train(trials, deadline, progress or (lambda trials, planned: None))
                     ranked = rank_combinations(trials, self.spec)
                     run = self._write_best(ranked[0].best_trial) if ranked else None

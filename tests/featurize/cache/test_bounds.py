@@ -92,6 +92,7 @@ FORGED = {
     "another fingerprint": key("fingerprint", "0" * 16),
     "class names that are numbers": key("class_names", [1, 2]),
     "fewer class names than labels": key("class_names", ["a"]),
+    "splits in another order": key("split_names", ["valid", "train", "test"]),
     "no class names": key("class_names", None),
     "a skipped image without a reason": key("skipped", [["a.png"]]),
     "a skipped image that is a number": key("skipped", [1]),

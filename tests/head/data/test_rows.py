@@ -17,7 +17,7 @@ from tests.head.conftest import DIM, MakeCache, cloud
 from tests.head.training.reference import reference_logits, reference_loss
 from xfeat.featurize.cache.reader import FeatureCache
 from xfeat.featurize.cache.rows import read_rows
-from xfeat.featurize.errors import CacheError, SpecError
+from xfeat.featurize.errors import SpecError
 from xfeat.head.batched.blocks import divide
 from xfeat.head.batched.scheduler import NUMBA, TORCH
 from xfeat.head.cli import main
@@ -226,18 +226,6 @@ def test_never_more_than_a_buffer_is_read_at_a_time(make_cache: MakeCache, monke
     )
     assert max(sizes) == 24
     assert sum(sizes) == 2 * (200 + 60)
-
-
-def test_values_that_are_not_finite_are_named_when_they_are_read(make_cache: MakeCache, tmp_path: Path) -> None:
-    features = half(60)
-    features[33, 4] = np.inf
-    with pytest.raises(CacheError, match=r"0033\.png"):
-        make_cache(sizes=(60,), features=features)
-    cache = FeatureCache.open(tmp_path / "features.h5", check=False)
-    with pytest.raises(CacheError, match=r"0033\.png"):
-        fit_head(SMALL, TrainSpec(epochs=1), stored(cache, np.arange(60)), None, classes=2)
-    with pytest.raises(CacheError, match=r"0033\.png"):
-        labelled_rows(cache, np.arange(60))
 
 
 def test_the_size_of_the_cache_against_the_memory_decides(make_cache: MakeCache) -> None:
