@@ -44,21 +44,22 @@ def find_files(
     found: list[Sequence[str]] = [_as_written(name, root, exists) for name in names]
     if all(found):
         return found
-    foreign = [_parts(name)[:-1] for name, ready in zip(names, found, strict=True) if _ANCHOR.match(name) and not ready]
-    shared = min((_same_start(foreign[0], folders) for folders in foreign), default=0)
+    foreign = (_parts(name)[:-1] for name, ready in zip(names, found, strict=True) if _ANCHOR.match(name) and not ready)
+    first = next(foreign, [])
+    shared = min((_same_start(first, folders) for folders in foreign), default=len(first))
     above = _parts(root.resolve().as_posix())
     listed = [(path, [*above, *_key(path).split("/")]) for path in files()]
+    deepest = max((len(parts) for _, parts in listed), default=0)
     index = cache(partial(_by_end, listed))
 
     @lru_cache(_SEARCHED)  # of a name such as image.png, there may be as many files as rows
     def search(name: str) -> Sequence[str]:
         parts = _parts(name)
         needed = len(parts) - shared if _ANCHOR.match(name) else len(parts)
-        with_suffix, without = index(needed)
+        with_suffix, without = index(min(needed, deepest))
         end = "/".join(parts[-needed:])
-        same = {
-            path: _same_start(parts[::-1], other[::-1]) for path, other in with_suffix.get(end) or without.get(end, [])
-        }
+        possible = with_suffix.get(end) or without.get(end, [])
+        same = {path: _same_start(parts[::-1], other[::-1]) for path, other in possible}
         longest = max(same.values(), default=0)
         meant = [path for path, length in same.items() if length == longest]
         return [path for path in meant if name.endswith(posixpath.basename(path))] or meant or ()

@@ -304,7 +304,7 @@ def open_source(root: Path, *, broken_ok: bool = False) -> ImageSource:
 
 
 def _refuse_impossible(path: Path, members: list[zipfile.ZipInfo]) -> None:
-    """Refuse an archive in which files share bytes, with which few bytes hold any number of files, and endless names."""
+    """Refuse an archive in which files share bytes, so that few bytes hold many files, and endless names."""
     end = 0
     for info in sorted(members, key=lambda info: info.header_offset):
         length = len(info.filename)

@@ -69,7 +69,7 @@ Read = Callable[[Path], tuple[bytes, FileState]]
 
 
 class TableRow(NamedTuple):
-    """A row of a table: the line of the file that it starts in, counted from 1, and its values, empty if there are none."""
+    """A row of a table: the line of the file that it starts in, counted from 1, and its values; empty means none."""
 
     line: int
     path: str = ""
@@ -254,7 +254,7 @@ def _records(path: Path, text: str, separator: str, line: int = 0) -> Iterator[t
             f"line {start}: {what}",
             path=path,
             found=str(error),
-            fix="close the quotation mark that is open there, or write it twice inside a value",
+            fix="give each image one line; close a quotation mark that is open there, or write it twice inside a value",
         ) from error
 
 

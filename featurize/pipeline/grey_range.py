@@ -6,15 +6,15 @@ import dataclasses
 import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
 
 from xfeat.featurize.cache.reader import FeatureCache
 from xfeat.featurize.datasets.layouts import Dataset
 from xfeat.featurize.datasets.sources import ImageSource, open_source
 from xfeat.featurize.errors import ImageError, MismatchError
-from xfeat.featurize.images.decode import read_levels
 from xfeat.featurize.images.file_kinds import HEAD_BYTES, may_be_deep
+from xfeat.featurize.images.grey_range import GreyRange, warn_if_other
 from xfeat.featurize.specs import FeatureRequest, FeatureSpec, PreprocessSpec
 from xfeat.featurize.system.cores import cores
 
@@ -23,29 +23,7 @@ logger = logging.getLogger(__name__)
 Progress = Callable[[int, int], None]
 """Called with the number of images done and the total."""
 
-# Detectors and formats have these numbers of bits.
-_USUAL_BITS = (8, 10, 12, 14, 16)
 _QUEUED = 1024
-
-
-class GreyRange(NamedTuple):
-    """The levels of images with 16 bits per channel that do not state their white.
-
-    Attributes:
-        highest: of all levels.
-        stated_bits: the most that a file states as used; 0 if none does.
-        all_state: every file states its bits.
-    """
-
-    highest: int
-    stated_bits: int
-    all_state: bool
-
-    @property
-    def bits(self) -> int:
-        """The usual number of bits that holds all levels."""
-        needed = max(self.highest.bit_length(), self.stated_bits)
-        return next((bits for bits in _USUAL_BITS if bits >= needed), 16) if self.highest else 16
 
 
 def with_grey_bits(
@@ -107,16 +85,8 @@ def _say_range(found: GreyRange) -> None:
 
 def warn_of_other_range(dataset: Dataset, spec: FeatureSpec) -> None:
     """Warn if 16-bit images have another range than a model reads them in."""
-    found = measure(open_source(dataset.root), [entry.path for entry in dataset.entries], spec.preprocess)
-    bits = spec.preprocess.grey_bits
-    if found is not None and not _fits(found, bits):
-        logger.warning(
-            "16-bit images hold levels up to %d, which need %d bits; the model was trained on %d-bit levels and reads "
-            "them as such",
-            found.highest,
-            found.bits,
-            bits,
-        )
+    paths = [entry.path for entry in dataset.entries]
+    warn_if_other(measure(open_source(dataset.root), paths, spec.preprocess), spec.preprocess)
 
 
 def measure(
@@ -145,22 +115,15 @@ def measure(
                     found.append(one)
                 if progress is not None:
                     progress(number, len(paths))
-    if not found:
-        return None
-    highest, stated, all_state = zip(*found, strict=True)
-    return GreyRange(max(highest), max(stated), all(all_state))
+    return GreyRange.of_all(found)
 
 
 def _range_of(source: ImageSource, path: str, spec: PreprocessSpec) -> GreyRange | None:
     if not may_be_deep(source.head(path, HEAD_BYTES)):
         return None
-    try:
-        levels = read_levels(source.read(path)[0], spec)
-    except ImageError:
-        return None  # reported when its features are computed
-    if levels is None or levels.own_bits is not None:
-        return None
-    return GreyRange(levels.highest, levels.used_bits, levels.used_bits > 0)
+    with suppress(ImageError):  # reported when its features are computed
+        return GreyRange.of(source.read(path)[0], spec)
+    return None
 
 
 def _new_paths(old: FeatureCache, source: ImageSource, paths: Sequence[str]) -> list[str]:
@@ -172,7 +135,7 @@ def _new_paths(old: FeatureCache, source: ImageSource, paths: Sequence[str]) -> 
 
 
 def _check_fits(output: Path, bits: int, found: GreyRange | None) -> None:
-    if found is None or _fits(found, bits):
+    if found is None or found.fits(bits):
         return
     raise MismatchError(
         "the range of the 16-bit images differs from that of the cache",
@@ -182,8 +145,3 @@ def _check_fits(output: Path, bits: int, found: GreyRange | None) -> None:
         fix=f"xfeat featurize with --force replaces the cache; with --grey-bits {bits} it keeps the range, and higher "
         "levels become white",
     )
-
-
-def _fits(found: GreyRange, bits: int) -> bool:
-    """Tell whether levels fit a range: they need its bits, or fewer. 16 may be the default, so fewer do not fit it."""
-    return found.bits == bits or found.bits < bits < 16

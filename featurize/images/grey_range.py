@@ -1,0 +1,73 @@
+"""The range of images with 16 bits per channel that do not state their white."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from typing import NamedTuple, Self
+
+from xfeat.featurize.images.decode import read_levels
+from xfeat.featurize.images.file_kinds import HEAD_BYTES, may_be_deep
+from xfeat.featurize.specs import PreprocessSpec
+
+logger = logging.getLogger(__name__)
+
+# Detectors and formats have these numbers of bits.
+_USUAL_BITS = (8, 10, 12, 14, 16)
+
+
+class GreyRange(NamedTuple):
+    """The levels of images with 16 bits per channel that do not state their white.
+
+    Attributes:
+        highest: of all levels.
+        stated_bits: the most that a file states as used; 0 if none does.
+        all_state: every file states its bits.
+    """
+
+    highest: int
+    stated_bits: int
+    all_state: bool
+
+    @property
+    def bits(self) -> int:
+        """The usual number of bits that holds all levels."""
+        needed = max(self.highest.bit_length(), self.stated_bits)
+        return next((bits for bits in _USUAL_BITS if bits >= needed), 16) if self.highest else 16
+
+    def fits(self, bits: int) -> bool:
+        """Tell whether the levels need the bits of a range, or fewer. 16 may be the default, so fewer do not fit it."""
+        return self.bits == bits or self.bits < bits < 16
+
+    @classmethod
+    def of(cls, content: bytes, spec: PreprocessSpec) -> Self | None:
+        """Return the range of one image file; ``None`` if it states its own, or has 8 bits.
+
+        Raises:
+            ImageError: if it cannot be decoded.
+        """
+        levels = read_levels(content, spec) if may_be_deep(content[:HEAD_BYTES]) else None
+        if levels is None or levels.own_bits is not None:
+            return None
+        return cls(levels.highest, levels.used_bits, levels.used_bits > 0)
+
+    @classmethod
+    def of_all(cls, ranges: Iterable[Self | None]) -> Self | None:
+        """Return the range of several images; ``None`` if none of them has one."""
+        found = [one for one in ranges if one is not None]
+        if not found:
+            return None
+        highest, stated, all_state = zip(*found, strict=True)
+        return cls(max(highest), max(stated), all(all_state))
+
+
+def warn_if_other(found: GreyRange | None, spec: PreprocessSpec) -> None:
+    """Warn if 16-bit images have another range than a model reads them in."""
+    if found is not None and not found.fits(spec.grey_bits):
+        logger.warning(
+            "16-bit images hold levels up to %d, which need %d bits; the model was trained on %d-bit levels and reads "
+            "them as such",
+            found.highest,
+            found.bits,
+            spec.grey_bits,
+        )
