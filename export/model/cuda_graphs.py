@@ -74,10 +74,7 @@ class BoundSession:
         _alive.add(self)
 
     def bind(self, feeds: Sequence[Feed]) -> None:
-        """Run batches, and open the sessions that all later batches of their shapes use.
-
-        Args:
-            feeds: name to array of each input, for each batch.
+        """Run batches, each a mapping from input to array, and open the sessions that later ones of their shapes use.
 
         Raises:
             ModelError: if the outputs in the buffers differ from those of a plain run.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,13 +17,15 @@ from xfeat.export.model.batches import to_nchw
 from xfeat.export.model.cuda_graphs import BoundSession, Session, open_network
 from xfeat.export.model.interface import HEATMAP, INPUT, OOD, Outputs, Tensor, check_interface
 from xfeat.export.model.metadata import ModelMetadata
-from xfeat.featurize.errors import DeviceError, ModelError
+from xfeat.featurize.errors import DeviceError, MismatchError, ModelError
 from xfeat.featurize.images.preprocess import Pixels
 from xfeat.featurize.system.cuda import check_device_name
 from xfeat.featurize.system.onnx_session import ORT_ERRORS, cuda_possible, first_line
 from xfeat.featurize.system.regular_files import read_regular
 
 logger = logging.getLogger(__name__)
+
+INTACT_COPY = "use an intact copy, or export the run again with xexport onnx"
 
 
 class ModelFile:
@@ -79,10 +81,9 @@ class ModelFile:
         return {INPUT: to_nchw(pixels) if self.metadata.variant == "core" else pixels}
 
     def bind(self, batches: Sequence[Pixels]) -> None:
-        """Run batches once, so that later ones of their shapes find everything ready; on a GPU, in fixed buffers.
+        """Run batches uint8 (N, S, S, 3) once, so that later ones of their shapes find everything ready.
 
-        Args:
-            batches: uint8 (N, S, S, 3) each, RGB.
+        On a GPU, they run in fixed buffers.
 
         Raises:
             ModelError: if onnxruntime fails, or outputs in the buffers differ.
@@ -95,11 +96,9 @@ class ModelFile:
             self.run(pixels)
 
     def run(self, pixels: Pixels, *, heatmap: bool = False) -> Outputs:
-        """Run the network once.
+        """Run the network once on uint8 (N, S, S, 3), RGB; a full model also takes other sizes.
 
-        Args:
-            pixels: uint8 (N, S, S, 3), RGB; a full model also takes other sizes.
-            heatmap: return heatmaps, if the model has them.
+        Heatmaps are returned if they are wanted, and if the model has them.
 
         Raises:
             ModelError: if onnxruntime fails, or an output has a wrong shape.
@@ -139,6 +138,7 @@ def open_model(
     cuda_graphs: str = "auto",
     all_on_gpu: bool = True,
     spin: bool = False,
+    digests: Collection[str] | None = None,
 ) -> ModelFile:
     """Open a model file, which is read once: its digest is that of the bytes that run.
 
@@ -150,8 +150,10 @@ def open_model(
             :func:`xfeat.export.model.cuda_graphs.open_network`.
         all_on_gpu: on a GPU that was asked for, refuse a session that computes part of the network on the CPU.
         spin: let threads spin while they wait for one another; see there.
+        digests: SHA-256 of the files that may be opened: others do not reach onnxruntime. ``None`` for all.
 
     Raises:
+        MismatchError: if the file is none of these.
         ModelError: if the file does not exist, was not written by this project, or keeps weights in another file.
         DeviceError: if the requested device, or CUDA graphs on it, are not available; there is no fallback.
         SpecError: if ``device`` is none of these.
@@ -159,19 +161,28 @@ def open_model(
     path = Path(path)
     check_device_name(device)
     content = _read(path)
+    sha256 = hashlib.sha256(content).hexdigest()
+    if digests is not None and sha256 not in digests:
+        raise MismatchError(
+            "the model file does not match its certificate",
+            path=path,
+            expected=f"SHA-256 {' or '.join(f'{each[:16]}…' for each in digests)}",
+            found=f"{sha256[:16]}…",
+            fix=INTACT_COPY,
+        )
 
     def opened(device: str, *, all_on_gpu: bool = True) -> ModelFile:
         session = open_network(
             content, path=path, device=device, threads=threads, all_on_gpu=all_on_gpu, graphs=cuda_graphs, spin=spin
         )
-        return ModelFile(path, hashlib.sha256(content).hexdigest(), session, device)
+        return ModelFile(path, sha256, session, device)
 
     if device == "auto" and cuda_graphs != "on":
         if cuda_possible():
             try:
                 return opened("cuda:0", all_on_gpu=False)
             except DeviceError as error:
-                logger.warning("the GPU cannot be used, running on the CPU: %s", error)
+                logger.warning("the GPU is not used, running on the CPU: %s", error)
         return opened("cpu")
     return opened("cuda:0" if device in ("auto", "cuda") else device, all_on_gpu=all_on_gpu)
 

@@ -37,16 +37,9 @@ class Engine(Protocol):
 def halving_batches(
     engine: Engine, pixels: NDArray[np.uint8], run: Run, *, free: Callable[[], None] = lambda: None
 ) -> NDArray[np.float32]:
-    """Run a network over images in batches; whenever GPU memory runs out, halve the engine's batch size.
+    """Run a network over images uint8 (N, S, S, 3) in batches: float32 (N, D).
 
-    Args:
-        engine: its ``batch_size`` is used and halved.
-        pixels: uint8 (N, S, S, 3).
-        run: as for :func:`in_batches`.
-        free: gives back the memory that a failed batch held.
-
-    Returns:
-        float32 (N, D).
+    Whenever GPU memory runs out, ``free`` gives back what the failed batch held, and the engine's batch size is halved.
 
     Raises:
         DeviceError: if a single image does not fit into memory.
@@ -76,18 +69,10 @@ def out_of_memory(what: str, error: Exception) -> DeviceError:
 
 
 def in_batches(pixels: NDArray[np.uint8], batch_size: int, run: Run) -> NDArray[np.float32]:
-    """Run a network over images in batches of one size; the last is padded with black images.
+    """Run a network over images uint8 (N, S, S, 3) in batches of one size, padded with black ones: float32 (N, D).
 
     Libraries choose algorithms by shape, and their results differ in the last bits: in torch, features of one image in
     batches of 3 and of 8 differ by 1e-5. With one shape a stopped and resumed run gives the same bits.
-
-    Args:
-        pixels: uint8 (N, S, S, 3).
-        batch_size: images per call.
-        run: takes uint8 (batch_size, S, S, 3), returns float32 (batch_size, D).
-
-    Returns:
-        float32 (N, D).
     """
     results = []
     for first in range(0, len(pixels), batch_size):

@@ -59,16 +59,9 @@ class BlockTraining:
         self._average: State | None = None
 
     def run(self, stop: Event) -> list[Outcome]:
-        """Train to the end.
+        """Train to the end; return outcomes in the order of the jobs: a :class:`DivergedError` for a diverged head.
 
-        Args:
-            stop: when set, training ends within a few steps.
-
-        Returns:
-            In the order of the jobs; a :class:`DivergedError` for a head that diverged in its first epoch.
-
-        Raises:
-            CancelledError: if ``stop`` was set.
+        :class:`CancelledError` if ``stop`` was set, after which training ends within a few steps.
         """
         heads, models = self.heads, self._engine.models
         for epoch in range(1, self._spec.epochs + 1):

@@ -20,11 +20,12 @@ from xfeat.export.model.progress import Progress
 from xfeat.featurize.datasets.layouts import list_images
 from xfeat.featurize.datasets.sources import read_file
 from xfeat.featurize.errors import ImageError, ModelError
+from xfeat.featurize.images.grey_range import GreyRange, warn_if_other
 from xfeat.featurize.images.preprocess import Pixels, load_pixels, resize
 from xfeat.featurize.specs import require
 from xfeat.featurize.system.cores import cores
 from xfeat.serve.inference.batch_sizes import bucket_of, bucket_sizes, stack
-from xfeat.serve.inference.certificate import compare_with_certificate
+from xfeat.serve.inference.certificate import open_certified
 from xfeat.serve.inference.isolate import run_isolated
 from xfeat.serve.inference.results import Prediction, Result, SkippedImage
 
@@ -54,7 +55,7 @@ class Predictor:
         batch_size: most images per call of the network; the default depends on the device.
         pads_batches: whether batches are padded to a size that the device has been warmed up with.
         ood_threshold: an image with a higher score counts as out of distribution; or ``None``.
-        certificate: see :func:`xfeat.serve.inference.certificate.compare_with_certificate`.
+        certificate: see :func:`xfeat.serve.inference.certificate.open_certified`.
     """
 
     def __init__(self, model: ModelFile, batch_size: int | None = None, certificate: str = "none") -> None:
@@ -97,21 +98,16 @@ class Predictor:
             ModelError: if the model or its certificate cannot be read, or there is no signature.
             DeviceError: if the device is not available.
         """
-        model = open_model(path, threads, device=device, cuda_graphs=cuda_graphs)
-        certificate = compare_with_certificate(model, allow_unverified=allow_unverified, public_key=require_signature)
+        opener = partial(open_model, threads=threads, device=device, cuda_graphs=cuda_graphs)
+        model, certificate = open_certified(
+            Path(path), opener, allow_unverified=allow_unverified, public_key=require_signature
+        )
         return cls(model, batch_size, certificate)
 
     def predict_paths(
         self, paths: Iterable[str | os.PathLike[str]], *, progress: Progress | None = None
     ) -> list[Result]:
-        """Classify files, and the images in folders.
-
-        Args:
-            paths: image files and folders, which are searched to any depth.
-            progress: called with the number of images done and the total number.
-
-        Returns:
-            One result per image, in the order of ``paths``; within a folder sorted by name.
+        """Classify files, and the images in folders, which are searched to any depth; there they are sorted by name.
 
         Raises:
             DataError: if a path does not exist, or a folder holds no image.
@@ -120,15 +116,7 @@ class Predictor:
         return self._predict([(str(path), partial(_content_of, path)) for path in images], progress)
 
     def predict_bytes(self, images: Sequence[bytes], *, names: Sequence[str] | None = None) -> list[Result]:
-        """Classify images given as the contents of their files.
-
-        Args:
-            images: contents of image files.
-            names: of the images in the results; by default their numbers from 0.
-
-        Returns:
-            One result per image, in the order given.
-        """
+        """Classify images given as the contents of their files; by default, their names are numbers from 0."""
         names = names if names is not None else [str(number) for number in range(len(images))]
         sources: list[Source] = [(name, partial(bytes, content)) for name, content in zip(names, images, strict=True)]
         return self._predict(sources, None)
@@ -139,10 +127,7 @@ class Predictor:
         return content if not isinstance(content, bytes) and content.shape[:2] == (side, side) else None
 
     def decode(self, content: ImageContent) -> Pixels:
-        """Return uint8 (S, S, 3) RGB for an image.
-
-        Args:
-            content: of an image file, or uint8 (H, W, 3) RGB, which is resized like the pixels of a file.
+        """Return uint8 (S, S, 3) RGB for the content of an image file, or for uint8 (H, W, 3) RGB, which is resized.
 
         Raises:
             ImageError: if it is not a readable image.
@@ -160,12 +145,9 @@ class Predictor:
         return resize(Image.fromarray(content), preprocess)
 
     def infer(self, names: Sequence[str], pixels: Sequence[Pixels], *, heatmap: bool = False) -> list[Result]:
-        """Run the network on one batch; if it fails, image by image, so that only the images at fault are skipped.
+        """Run the network on one batch of uint8 (S, S, 3) RGB each, with heatmaps if wanted and available.
 
-        Args:
-            names: of the images.
-            pixels: uint8 (S, S, 3) RGB each, as many as names.
-            heatmap: include heatmaps in the predictions, if the model has them.
+        If it fails, it runs image by image, so that only the images at fault are skipped.
         """
         batch = list(zip(names, pixels, strict=True))
         outcomes = run_isolated(partial(self._run, heatmap=heatmap), batch, ModelError)
@@ -213,13 +195,15 @@ class Predictor:
     def _predict(self, sources: Sequence[Source], progress: Progress | None) -> list[Result]:
         results: list[Result] = []
         read: list[ReadImage] = []
-        for done, image in enumerate(self._read_ahead(sources), 1):
+        ranges: list[GreyRange | None] = []
+        for done, image in enumerate(self._read_ahead(sources, ranges), 1):
             read.append(image)
             if len(read) == self.batch_size or done == len(sources):
                 results += self._infer_readable(read)
                 read.clear()
             if progress is not None:
                 progress(done, len(sources))
+        warn_if_other(GreyRange.of_all(ranges), self.metadata.feature_spec.preprocess)
         return results
 
     def _infer_readable(self, images: Sequence[ReadImage]) -> list[Result]:
@@ -227,7 +211,7 @@ class Predictor:
         inferred = iter(self.infer(*zip(*readable, strict=True)) if readable else ())
         return [image if isinstance(image, SkippedImage) else next(inferred) for _, image in images]
 
-    def _read_ahead(self, sources: Sequence[Source]) -> Iterator[ReadImage]:
+    def _read_ahead(self, sources: Sequence[Source], ranges: list[GreyRange | None]) -> Iterator[ReadImage]:
         """Decode in threads, in order and at most two batches ahead, so that memory does not grow with the data."""
         workers = cores()
         ahead = 2 * max(self.batch_size, workers)
@@ -235,7 +219,7 @@ class Predictor:
         pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
         try:
             for source in sources:
-                waiting.append(pool.submit(self._read, source))
+                waiting.append(pool.submit(self._read, source, ranges))
                 if len(waiting) >= ahead:
                     yield waiting.popleft().result()
             while waiting:
@@ -243,10 +227,13 @@ class Predictor:
         finally:
             pool.shutdown(cancel_futures=True)
 
-    def _read(self, source: Source) -> ReadImage:
-        name, content = source
+    def _read(self, source: Source, ranges: list[GreyRange | None]) -> ReadImage:
+        name, read = source
         try:
-            return name, self.decode(content())
+            content = read()
+            pixels = self.decode(content)
+            ranges.append(GreyRange.of(content, self.metadata.feature_spec.preprocess))
+            return name, pixels
         except ImageError as error:
             return name, SkippedImage(path=name, reason=error.what)
 
