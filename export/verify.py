@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -11,12 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from xfeat.export.model.file import ModelFile
+from xfeat.export.model.file import INTACT_COPY, ModelFile
 from xfeat.export.model.metadata import ModelMetadata
 from xfeat.export.model.progress import Progress, ProgressCounter
 from xfeat.export.parity.accuracy_loss import Scores, acceptable, gate_in_words, measure, scores_table
 from xfeat.export.parity.agreement import Probabilities, compare
-from xfeat.export.parity.certificate import INTACT_COPY, Certificate, matching_certificate, require_certificate
+from xfeat.export.parity.certificate import Certificate, certificate_path, read_certificate, require_match
 from xfeat.export.parity.check_images import CheckImages, load_images
 from xfeat.export.parity.checks import (
     Checks,
@@ -90,13 +91,16 @@ def verify_model(
         DeviceError: if a GPU is required and cannot be used.
     """
     spec = spec or VerifySpec()
-    models = open_on_providers(path, require_cuda=spec.require_cuda)
+    file, key = spec.certificate or certificate_path(path), spec.require_signature
+    certificate = None if key is None else read_certificate(file, key)  # before onnxruntime reads the model
+    digests = None if certificate is None else certificate.models.values()
+    models = open_on_providers(path, require_cuda=spec.require_cuda, digests=digests)
     model = models[CPU]
-    # With its run, a model needs no certificate, unless one was asked for.
-    if run is not None and spec.certificate is None and spec.require_signature is None:
-        certificate = matching_certificate(model)
-    else:
-        certificate = require_certificate(model, spec.certificate, public_key=spec.require_signature)
+    # With its run, a model needs no certificate, unless one is named.
+    if certificate is None and (run is None or spec.certificate or os.path.lexists(file)):
+        certificate = read_certificate(file)
+    if certificate is not None:
+        require_match(model, certificate)
     if run is not None:
         _check_run(model, run)
     predictions = partial(count_predictions, model.metadata)

@@ -21,9 +21,10 @@ def sign(model: Path, key: Path) -> Printed:
     model.certificate.json does the same, also with a password. xserve --require-signature checks it.
     """
     from xfeat.export.model.file import open_model
-    from xfeat.export.parity.certificate import require_certificate
+    from xfeat.export.parity.certificate import certificate_path, read_certificate, require_match
     from xfeat.export.parity.signature import sign_certificate
 
-    certificate = require_certificate(open_model(model))
+    certificate = read_certificate(certificate_path(model))
+    require_match(open_model(model), certificate)
     signature = sign_certificate(certificate.path, certificate.content, key)
     return {"model": str(model), "signature": str(signature)}, [f"{signature} written"]

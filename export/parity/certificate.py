@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from xfeat.export.model.file import ModelFile
+from xfeat.export.model.file import INTACT_COPY, ModelFile
 from xfeat.export.model.metadata import ModelMetadata
 from xfeat.export.parity.agreement import TOLERANCES, Probabilities
 from xfeat.export.parity.check_images import CheckImages
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 FORMAT = "xfeat.certificate"
 SCHEMA_VERSION = 1
-INTACT_COPY = "use an intact copy, or export the run again with xexport onnx"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,7 +123,7 @@ def read_certificate(path: Path, public_key: PublicKey | None = None) -> Certifi
         ModelError: if it is missing, cannot be read, has another version, or no signature where one is required.
         MismatchError: if the signature is not valid.
     """
-    fix = "use an intact copy, or export the run again with xexport onnx"
+    fix = INTACT_COPY
     try:
         data = read_regular(path)
     except FileNotFoundError as error:
@@ -154,27 +153,23 @@ def matching_certificate(model: ModelFile) -> Certificate | None:
     """Compare a model with the certificate beside it; ``None`` if there is none.
 
     Raises:
-        ModelError, MismatchError: as :func:`require_certificate`.
+        ModelError: if the certificate cannot be read.
+        MismatchError: if it does not belong to the file.
     """
-    # A broken link is an error, and not a model without a certificate.
-    return require_certificate(model) if os.path.lexists(certificate_path(model.path)) else None
+    path = certificate_path(model.path)
+    if not os.path.lexists(path):  # a broken link is an error, and not a model without a certificate
+        return None
+    certificate = read_certificate(path)
+    require_match(model, certificate)
+    return certificate
 
 
-def require_certificate(
-    model: ModelFile, file: Path | None = None, *, public_key: PublicKey | None = None
-) -> Certificate:
-    """Read the certificate of a model, and compare digest and metadata of the model with it.
-
-    Args:
-        model: the open file.
-        file: the certificate, by default beside the model.
-        public_key: that must have signed it.
+def require_match(model: ModelFile, certificate: Certificate) -> None:
+    """Compare digest and metadata of a model with a certificate.
 
     Raises:
-        ModelError: if it is missing or cannot be read, or has no signature where one is required.
-        MismatchError: if it does not belong to the file, or the signature is not valid.
+        MismatchError: if it does not belong to the file.
     """
-    certificate = read_certificate(file or certificate_path(model.path), public_key)
     expected = certificate.models.get(model.metadata.variant)
     differences = _differences(model.metadata, certificate.metadata)
     if model.sha256 != expected or differences:
@@ -185,7 +180,6 @@ def require_certificate(
             found=f"{model.sha256[:16]}…, {differences or 'with the same metadata'}",
             fix=INTACT_COPY,
         )
-    return certificate
 
 
 def _differences(found: ModelMetadata, expected: ModelMetadata) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from statistics import median
 
@@ -29,17 +29,20 @@ Checks = dict[str, dict[str, Agreement]]
 """Provider to name of a check to agreement."""
 
 
-def open_on_providers(file: Path, *, require_cuda: bool = False) -> dict[str, ModelFile]:
-    """Open a model once per provider that works on this machine.
+def open_on_providers(
+    file: Path, *, require_cuda: bool = False, digests: Collection[str] | None = None
+) -> dict[str, ModelFile]:
+    """Open a model once per provider that works on this machine; ``digests`` as for ``open_model``.
 
     Raises:
         ModelError: if onnxruntime refuses the file.
+        MismatchError: if it has none of the digests.
         DeviceError: if a GPU is required and cannot be used for the whole network.
     """
-    models = {CPU: open_model(file)}
+    models = {CPU: open_model(file, digests=digests)}
     if require_cuda or cuda_possible():
         try:
-            models[CUDA] = open_model(file, device="cuda", all_on_gpu=require_cuda)
+            models[CUDA] = open_model(file, device="cuda", all_on_gpu=require_cuda, digests=[models[CPU].sha256])
         except DeviceError as error:
             if require_cuda:
                 raise

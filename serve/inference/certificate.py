@@ -1,12 +1,14 @@
-"""Whether a model file is the one that its certificate was written for, and who signed that."""
+"""Opens a model file, and compares it with the certificate beside it."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from xfeat.export.model.file import ModelFile
-from xfeat.export.parity.certificate import matching_certificate, require_certificate
+from xfeat.export.parity.certificate import certificate_path, matching_certificate, read_certificate, require_match
 from xfeat.featurize.errors import MismatchError, ModelError, SpecError
 
 if TYPE_CHECKING:
@@ -15,30 +17,36 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-def compare_with_certificate(model: ModelFile, *, allow_unverified: bool, public_key: PublicKey | None) -> str:
-    """Compare digest and metadata of a model with the certificate beside it.
+def open_certified(
+    path: Path, opener: Callable[..., ModelFile], *, allow_unverified: bool, public_key: PublicKey | None
+) -> tuple[ModelFile, str]:
+    """Open a model file whose digest and metadata are those of its certificate.
 
     Args:
-        model: the open file.
+        path: of the file.
+        opener: :func:`xfeat.export.model.file.open_model` with all arguments but ``path`` and ``digests``.
         allow_unverified: warn, instead of raising, if it does not match.
-        public_key: whose signature is required.
+        public_key: whose signature is required. The file reaches onnxruntime only if it is signed.
 
     Returns:
-        ``signed`` (if that is required), ``matches``, ``none`` if there is no certificate, or ``differs`` if that is
-        allowed.
+        The model, and ``signed`` (if that is required), ``matches``, ``none`` if there is no certificate, or
+        ``differs`` if that is allowed.
 
     Raises:
         MismatchError: if the certificate does not belong to the file, or the signature is not valid.
-        ModelError: if the certificate cannot be read, or has no signature.
+        ModelError: if the model or its certificate cannot be read, or there is no signature.
         SpecError: if a signature is required, and models without are allowed.
     """
-    if allow_unverified and public_key is not None:
-        raise SpecError("--allow-unverified cannot be combined with --require-signature", fix="leave out one of them")
     if public_key is not None:
-        require_certificate(model, public_key=public_key)
-        return "signed"
+        if allow_unverified:
+            raise SpecError("--allow-unverified cannot be combined with --require-signature", fix="leave out one")
+        certificate = read_certificate(certificate_path(path), public_key)
+        model = opener(path, digests=certificate.models.values())
+        require_match(model, certificate)
+        return model, "signed"
+    model = opener(path)
     try:
-        return "none" if matching_certificate(model) is None else "matches"
+        return model, "none" if matching_certificate(model) is None else "matches"
     except (MismatchError, ModelError) as error:
         if not allow_unverified:
             fix = f"{error.fix}, or accept the file with --allow-unverified"
@@ -46,4 +54,4 @@ def compare_with_certificate(model: ModelFile, *, allow_unverified: bool, public
                 error.what, path=error.file, expected=error.expected, found=error.found, fix=fix
             ) from error
         logger.warning("%s: %s; it is used because of --allow-unverified", model.path, error.what)
-        return "differs"
+        return model, "differs"

@@ -17,7 +17,7 @@ from tests.caches import edit_cache
 from tests.conftest import MadeOnce
 from tests.trust.conftest import Say, run_line
 from xfeat.export.model.file import open_model
-from xfeat.export.parity.certificate import require_certificate
+from xfeat.export.parity.certificate import read_certificate, require_match
 from xfeat.featurize.backbones.weights import sha256_of
 from xfeat.featurize.cache.reader import FeatureCache
 from xfeat.featurize.errors import MismatchError, ModelError
@@ -309,12 +309,12 @@ def _swapped(project: Path, say: Say) -> None:
         link.unlink()
         link.symlink_to(replaced)
         if opened is good:
-            require_certificate(model)
+            require_match(model, read_certificate(project / "model.certificate.json"))
             with pytest.raises(ModelError, match="has changed since it was opened"):
                 model.read()
         else:
             with pytest.raises(MismatchError):
-                require_certificate(model)
+                require_match(model, read_certificate(project / "model.certificate.json"))
 
     def two_sessions(path: Path) -> list[Predictor]:
         first = Predictor.open(path, "cpu", allow_unverified=True)
