@@ -33,8 +33,14 @@ class FeatureFile:
     def __init__(self, path: Path, file: BinaryIO, place: Place) -> None:
         self._path, self._descriptor = path, os.dup(file.fileno())
         weakref.finalize(self, os.close, self._descriptor)
+        self._opened = os.fstat(self._descriptor)
         self._shape, self._dtype, self._offset = tuple(place["shape"]), np.dtype(place["dtype"]), place["offset"]
         self._seeking = threading.Lock()
+
+    def is_as_opened(self) -> bool:
+        """Tell whether nobody has written into the file since it was opened."""
+        now = os.fstat(self._descriptor)
+        return (now.st_size, now.st_mtime_ns) == (self._opened.st_size, self._opened.st_mtime_ns)
 
     def mapped(self) -> NDArray[Any]:
         """Return all features, mapped and read-only; in memory where a file system cannot map files."""

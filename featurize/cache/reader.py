@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import shlex
 from collections.abc import Iterable
 from contextlib import suppress
@@ -54,7 +53,6 @@ class FeatureCache(CacheDescription):
         versions: of the libraries that wrote it.
         written_in: absolute folder of the file when it was written; empty in caches of earlier versions, and if the
             data root is stored as an absolute path.
-        state: of the file when it was opened.
     """
 
     path: Path
@@ -65,7 +63,6 @@ class FeatureCache(CacheDescription):
     created: str
     versions: dict[str, str]
     written_in: str
-    state: os.stat_result = field(compare=False)
 
     def __len__(self) -> int:
         return len(self.columns.path)
@@ -106,10 +103,9 @@ class FeatureCache(CacheDescription):
             raise CacheError("feature cache not found", path=path, fix=f"xfeat featurize DATA -o {path}")
         try:
             with path.open("rb") as file:
-                state = os.fstat(file.fileno())
                 stored = _read_stored(file, path)
                 features = FeatureFile(path, file, stored.features)
-                cache = cls(path=path, state=state, file=features, features=features.mapped(), **_checked(path, stored))
+                cache = cls(path=path, file=features, features=features.mapped(), **_checked(path, stored))
         except XfeatError:
             raise
         except (OSError, ValueError) as error:  # a ValueError if it was cut short meanwhile

@@ -46,26 +46,21 @@ def read_rows(
 def unchanged(cache: FeatureCache) -> Iterator[None]:
     """Check at the end that the file was not overwritten since it was opened: the rows read would be of two caches.
 
-    A new file at the same path does no harm: the old one stays mapped.
+    A new file at the same path does no harm: the old one stays open.
 
     Raises:
-        CacheError: if the content of the file has changed.
+        CacheError: if the rows of the file have changed.
     """
     yield
+    if cache.file.is_as_opened():
+        return
     try:
-        before, after = cache.state, cache.path.stat()
-    except OSError:
-        return
-    written = (after.st_size, after.st_mtime_ns) != (before.st_size, before.st_mtime_ns)
-    if after.st_ino != before.st_ino or not written:
-        return
-    found = FeatureCache.open(cache.path, check=False)
-    if found.content_sha256 != cache.content_sha256:
+        cache.verify()
+    except CacheError as error:
         raise CacheError(
             "the file was overwritten with another cache while it was read",
             path=cache.path,
             expected=f"content {cache.content_sha256[:16]}…",
-            found=f"content {found.content_sha256[:16]}…",
+            found=error.what,
             fix="run the same command again",
-        )
-    found.verify()
+        ) from error

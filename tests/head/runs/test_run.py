@@ -310,8 +310,8 @@ def test_a_cache_written_into_while_a_head_trains_on_it_is_named(make_cache: Mak
     cache, content = make_cache(), make_cache("other.h5", separation=2.0).path.read_bytes()
     with pytest.raises(CacheError, match="the file was overwritten with another cache while it was read"):
         trained(cache, tmp_path, progress=lambda record: cache.path.write_bytes(content))
-    with pytest.raises(CacheError, match=r"damaged|have changed"):
-        trained(cache, tmp_path, progress=lambda record: os.truncate(cache.path, len(content) - 1))
+    with pytest.raises(CacheError, match="cut short"):
+        trained(make_cache(), tmp_path, progress=lambda record: os.truncate(cache.path, 4096))
     assert not (tmp_path / "runs").exists()
 
 
