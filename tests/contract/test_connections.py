@@ -33,6 +33,7 @@ COMMANDS = (
     FEATURIZE,
     f"{FEATURIZE} -o torch.h5 --engine torch",
     f"{FEATURIZE} -o openvino.h5 --engine openvino",
+    "xfeat doctor",
     "xfeat info",
     "xfeat verify",
     "xfeat audit",
