@@ -62,7 +62,10 @@ lint: $(SETUP)
 	$(BIN)/python docs/licences.py
 
 bench: $(SETUP) demo/model.onnx
-	@for file in benchmarks/*.py; do printf "\n== %s\n" "$$file"; $(BIN)/python $$file || exit 1; done
+	@for file in $(filter-out benchmarks/gpu_check.py,$(wildcard benchmarks/*.py)); do printf "\n== %s\n" "$$file"; $(BIN)/python $$file || exit 1; done
+
+gpu-check: $(SETUP)
+	$(BIN)/python benchmarks/gpu_check.py
 
 conformance: $(SETUP) demo/model.onnx
 	$(BIN)/python benchmarks/export_conformance.py

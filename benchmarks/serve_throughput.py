@@ -113,13 +113,13 @@ def _bare_loop(model: Path, pixels: list[np.ndarray], sessions: int, seconds: fl
     batches = [np.stack(pixels[start : start + size]) for start in range(0, len(pixels) - size + 1, size)]
     done = [0] * sessions
     for predictor in predictors:
-        predictor.session.run(batches[0])
+        predictor.model.run(batches[0])
     started, cpu = time.perf_counter(), time.process_time()
 
     def loop(number: int) -> None:
         while time.perf_counter() - started < seconds:
             for batch in batches:
-                predictors[number].session.run(batch)
+                predictors[number].model.run(batch)
                 done[number] += len(batch)
 
     threads = [threading.Thread(target=loop, args=[number]) for number in range(sessions)]

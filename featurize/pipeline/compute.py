@@ -6,6 +6,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 
 from xfeat.featurize.cache.columns import Skipped
 from xfeat.featurize.cache.index import NOT_STORED, FeatureIndex, IndexRows
-from xfeat.featurize.cache.shards import Identities, Row, ShardStore
+from xfeat.featurize.cache.shards import Identities, Row, Shard, ShardStore
 from xfeat.featurize.datasets.sources import ImageSource
 from xfeat.featurize.engines import Engine
 from xfeat.featurize.errors import DataError, Interrupted, OutputError
@@ -149,12 +150,12 @@ def compute_features(todo: Sequence[int], state: RunState, context: RunContext) 
                     run.record(batch)
             except Exception:
                 with contextlib.suppress(OutputError):  # the first error is reported
-                    run.write_shard()
+                    run.finish_shards()
                 raise
             except KeyboardInterrupt:
-                run.write_shard()
+                run.finish_shards()
                 raise
-            run.write_shard()
+            run.finish_shards()
     except KeyboardInterrupt as error:
         raise Interrupted(
             f"stopped; {run.done} of {len(todo)} images are finished and stored in {context.store.folder}",
@@ -176,6 +177,9 @@ class _Run:
         self._rows: list[Row] = []
         self._waiting: dict[str, list[int]] = {}  # content that is in no shard yet -> its images
         self._last_shard = time.monotonic()
+        # One shard is flushed to disk while the next one fills.
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="shards")
+        self._being_written: tuple[list[Row], Future[tuple[Shard, Identities]]] | None = None
 
     def outcomes(self) -> Outcomes:
         """Read and compute, here or on a cluster."""
@@ -213,16 +217,31 @@ class _Run:
             self.write_shard()
 
     def write_shard(self) -> None:
-        """Write finished images as a shard."""
-        if not self._rows:
+        """Write finished images as a shard, once the last one is written."""
+        self._finish_shard()
+        if self._rows:
+            self._being_written = self._rows, self._writer.submit(self.context.store.append, self._rows)
+            self._rows = []
+        self._last_shard = time.monotonic()
+
+    def finish_shards(self) -> None:
+        """Write all finished images; they are on disk when this returns."""
+        try:
+            self.write_shard()
+        finally:
+            self._finish_shard()
+            self._writer.shutdown()
+
+    def _finish_shard(self) -> None:
+        if self._being_written is None:
             return
-        shard, identities = self.context.store.append(self._rows)
-        first = self.context.known.add_shard(shard, identities)
-        for index_row, row in enumerate(self._rows, start=first):
+        rows, future = self._being_written
+        wait([future])  # Ctrl-C may end this; then it is waited for again
+        self._being_written = None
+        first = self.context.known.add_shard(*future.result())
+        for index_row, row in enumerate(rows, start=first):
             for number in self._waiting.pop(row.identity.sha256, []):
                 self.state.index_rows[number] = index_row
-        self._rows.clear()
-        self._last_shard = time.monotonic()
 
     def _record_one(self, number: int, outcome: Outcome) -> None:
         if outcome.reason or outcome.identity is None:

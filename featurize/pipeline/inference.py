@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,6 +20,11 @@ from xfeat.featurize.images.preprocess import Pixels
 from xfeat.featurize.pipeline.reading import ReadImage
 from xfeat.featurize.specs import FeatureSpec
 
+logger = logging.getLogger(__name__)
+
+# A hint is given after so many seconds, if so much of them was spent waiting for the network.
+_LONG_RUN_S = 30.0
+_LIMITING = 0.5
 # So many images without work for the network are passed on at a time.
 _IDLE_IMAGES = 256
 
@@ -67,6 +74,7 @@ def infer(
             yield from batches.finished()
         batches.finish()
         yield from batches.finished()
+        batches.log_hint()
 
 
 class _Batches:
@@ -82,6 +90,7 @@ class _Batches:
         self._next_images: list[tuple[ReadImage, bool]] = []  # each with whether its features are to be computed
         self._next_pixels: list[Pixels] = []
         self._contents: set[str] = set()  # of images being computed
+        self._opened_s = self._waited_s = 0.0
         self._submitted: deque[tuple[list[tuple[ReadImage, bool]], Future[Features] | None]] = deque()
 
     def add(self, image: ReadImage) -> None:
@@ -109,9 +118,27 @@ class _Batches:
             images, future = self._submitted[0]
             if len(self._submitted) <= self._max_pending and future is not None and not future.done():
                 return
+            started = time.monotonic()
             rows = iter(future.result() if future is not None else ())
+            self._waited_s += time.monotonic() - started
             self._submitted.popleft()
             yield [self._outcome(image, next(rows) if computes else None) for image, computes in images]
+
+    def log_hint(self) -> None:
+        """Name the faster precision if a long run mostly waited for a GPU that computes in float32."""
+        seconds = time.monotonic() - self._opened_s
+        on_gpu = self._engine is not None and "cuda" in self._engine.name
+        if (
+            on_gpu
+            and self._spec.precision == "float32"
+            and seconds > _LONG_RUN_S
+            and self._waited_s > _LIMITING * seconds
+        ):
+            logger.info(
+                "%.0f %% of the time was spent waiting for the GPU: --precision float16 would be faster, but the "
+                "exported model computes in float32",
+                100 * self._waited_s / seconds,
+            )
 
     def close(self) -> None:
         """Wait for running calls of the network; cancel the others."""
@@ -121,6 +148,7 @@ class _Batches:
     def _open(self) -> Engine:
         if self._engine is None:
             self._engine = self._open_engine()
+            self._opened_s = time.monotonic()
             concurrent_calls = concurrent_calls_of(self._engine)
             self._pool = ThreadPoolExecutor(concurrent_calls, thread_name_prefix="infer")
             self._max_pending = concurrent_calls + 1  # one batch is ready, so that no device is idle

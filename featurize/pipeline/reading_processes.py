@@ -35,7 +35,8 @@ MANY_WORKERS = 8
 MOST_PROCESSES = 61
 # Starting the processes takes one or two seconds: threads are faster for fewer images.
 _MANY_IMAGES = 2_000
-_CHUNK_IMAGES = 8
+# Each chunk costs this process a message; of small sets every process gets some.
+_CHUNK_IMAGES = 32
 _CHUNKS_AHEAD = 2
 
 
@@ -59,8 +60,9 @@ def read_in_processes(
     Raises:
         DeviceError: if one of the processes dies.
     """
-    chunks = [paths[first : first + _CHUNK_IMAGES] for first in range(0, len(paths), _CHUNK_IMAGES)]
     workers = min(workers, MOST_PROCESSES)
+    size = max(1, min(_CHUNK_IMAGES, len(paths) // (workers * _CHUNKS_AHEAD)))
+    chunks = [paths[first : first + size] for first in range(0, len(paths), size)]
     waiting: deque[Future[list[ReadImage]]] = deque()
     with temporary_folder() as folder:
         file = Path(folder) / "known.npy"
