@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterable
 from typing import NamedTuple, Self
 
+from xfeat.featurize.errors import ImageError
 from xfeat.featurize.images.decode import read_levels
 from xfeat.featurize.images.file_kinds import HEAD_BYTES, may_be_deep
 from xfeat.featurize.specs import PreprocessSpec
@@ -14,6 +15,7 @@ logger = logging.getLogger(__name__)
 
 # Detectors and formats have these numbers of bits.
 _USUAL_BITS = (8, 10, 12, 14, 16)
+_WATCHED = 20
 
 
 class GreyRange(NamedTuple):
@@ -41,12 +43,11 @@ class GreyRange(NamedTuple):
 
     @classmethod
     def of(cls, content: bytes, spec: PreprocessSpec) -> Self | None:
-        """Return the range of one image file; ``None`` if it states its own, or has 8 bits.
-
-        Raises:
-            ImageError: if it cannot be decoded.
-        """
-        levels = read_levels(content, spec) if may_be_deep(content[:HEAD_BYTES]) else None
+        """Return the range of one image file; ``None`` if it states its own, has 8 bits, or cannot be decoded."""
+        try:
+            levels = read_levels(content, spec) if may_be_deep(content[:HEAD_BYTES]) else None
+        except ImageError:  # reported where the image itself is decoded
+            return None
         if levels is None or levels.own_bits is not None:
             return None
         return cls(levels.highest, levels.used_bits, levels.used_bits > 0)
@@ -59,6 +60,28 @@ class GreyRange(NamedTuple):
             return None
         highest, stated, all_state = zip(*found, strict=True)
         return cls(max(highest), max(stated), all(all_state))
+
+
+class RangeWatch:
+    """Warns once if the first 16-bit images that a server is sent have another range than its model reads.
+
+    Levels over the range are white, whatever comes later; levels below it may be those of a dark image, so that several
+    images are waited for.
+    """
+
+    def __init__(self, spec: PreprocessSpec) -> None:
+        self._spec = spec
+        self._ranges: list[GreyRange] = []
+        self._done = False
+
+    def look_at(self, content: bytes) -> None:
+        """Look at the content of an image file."""
+        if self._done or (one := GreyRange.of(content, self._spec)) is None:
+            return
+        self._ranges.append(one)
+        self._done = len(self._ranges) >= _WATCHED or one.bits > self._spec.grey_bits
+        if self._done:
+            warn_if_other(GreyRange.of_all(self._ranges), self._spec)
 
 
 def warn_if_other(found: GreyRange | None, spec: PreprocessSpec) -> None:

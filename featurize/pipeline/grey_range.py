@@ -108,7 +108,7 @@ def measure(
 def _range_of(source: ImageSource, path: str, spec: PreprocessSpec) -> GreyRange | None:
     if not may_be_deep(source.head(path, HEAD_BYTES)):
         return None
-    with suppress(ImageError):  # reported when its features are computed
+    with suppress(ImageError):  # of the read; reported when its features are computed
         return GreyRange.of(source.read(path)[0], spec)
     return None
 

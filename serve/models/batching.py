@@ -18,6 +18,7 @@ from functools import partial
 from typing import Any
 
 from xfeat.featurize.errors import ImageError
+from xfeat.featurize.images.grey_range import RangeWatch
 from xfeat.featurize.images.preprocess import Pixels
 from xfeat.featurize.system.cores import cores
 from xfeat.serve.inference.isolate import run_isolated
@@ -105,6 +106,7 @@ class Batcher:
         self._max_batch = max_batch or predictors[0].batch_size
         self._batch_wait_s = batch_wait_s
         self._metrics = metrics or ServerMetrics()
+        self._range_watch = RangeWatch(predictors[0].metadata.feature_spec.preprocess)
         self._changed = threading.Condition()  # guards the state; only the worker that forms a batch waits on it
         self._forming = threading.Lock()
         self._decoding = 0
@@ -163,6 +165,8 @@ class Batcher:
         try:
             if (content := image.take()) is not None:
                 image.content.append(self.predictors[0].decode(content))
+                if isinstance(content, bytes):
+                    self._range_watch.look_at(content)
                 seconds = time.monotonic() - started
                 self._metrics.stages["decode"].observe(seconds)
                 self.statistics.add("compute_input", seconds)

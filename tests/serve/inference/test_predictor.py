@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from xfeat.featurize.errors import DataError, SpecError
+from xfeat.featurize.specs import FeatureSpec, PreprocessSpec
 from xfeat.serve.inference.predictor import Predictor
 from xfeat.serve.inference.results import Prediction, SkippedImage
+from xfeat.serve.models.batching import Batcher
 
 COLOURS = [(255, 0, 0), (0, 255, 0), (0, 0, 255), (120, 60, 200), (10, 20, 30), (255, 255, 255), (0, 0, 0)]
 
@@ -130,3 +134,37 @@ def test_progress_ends_at_the_number_of_images(predictor, tiny, tmp_path):
 def test_a_batch_size_below_one_is_rejected(predictor):
     with pytest.raises(SpecError, match="batch size"):
         Predictor(predictor.model, 0)
+
+
+@pytest.mark.parametrize(
+    ("stored_bits", "model_bits", "warned"),
+    [
+        (16, 16, False),
+        (12, 16, True),
+        (10, 12, False),  # darker images of the same detector
+        (12, 12, False),
+        (14, 12, True),
+        (16, 12, True),
+        (8, 16, True),
+    ],
+)
+def test_16_bit_images_of_another_range_than_the_model_s_are_warned_about(
+    write_model, tmp_path, caplog, stored_bits, model_bits, warned
+):
+    preprocess = PreprocessSpec(size=32, grey_bits=model_bits)
+    spec = FeatureSpec(backbone="efficientnet-lite0", weights_sha256="0" * 64, preprocess=preprocess)
+    predictor = Predictor.open(write_model(feature_spec=spec))
+    levels = np.linspace(0, 2**stored_bits - 1, 48 * 40).reshape(48, 40).astype(np.uint16)
+    for name, share in (("dark.png", 8), ("bright.png", 1)):
+        Image.fromarray(levels // share).save(tmp_path / name)
+    (tmp_path / "broken.png").write_bytes((tmp_path / "dark.png").read_bytes()[:200])
+    assert len(predictor.predict_paths([tmp_path / name for name in ("dark.png", "bright.png", "broken.png")])) == 3
+    said = f"hold levels up to {2**stored_bits - 1}, which need {stored_bits} bits"
+    assert (said in caplog.text) == warned
+    caplog.clear()
+    with contextlib.closing(Batcher(predictor, max_queue=1000)) as batcher:
+        contents = [(tmp_path / name).read_bytes() for name in ("dark.png", "bright.png", "broken.png")]
+        futures = [batcher.submit([(str(number), content)])[0] for number in range(20) for content in contents]
+        for future in futures:
+            future.result(30)
+    assert caplog.text.count("hold levels up to") == warned
