@@ -18,13 +18,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import xfeat.serve.http.preview
-from xfeat.serve.inference.predictor import Predictor
+from tests.serve.sharing import HeldPredictor, upload
 from xfeat.serve.inference.results import Prediction
 from xfeat.serve.models.batching import Batcher
-
-
-def upload(*files):
-    return [("files", file) for file in files]
 
 
 def wait_until(true, timeout_s=30):
@@ -42,22 +38,6 @@ def raw_request(content, headers="Content-Type: multipart/form-data; boundary=b"
 def form(content):
     head = b'--b\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\n\r\n'
     return head + content + b"\r\n--b--\r\n"
-
-
-class HeldPredictor(Predictor):
-    """The real predictor, except that the network waits for the gate; it records its batches."""
-
-    def __init__(self, *args):
-        super().__init__(*args)
-        self.gate = threading.Event()
-        self.entered = threading.Event()
-        self.batches = []
-
-    def infer(self, names, pixels, **wanted):
-        self.entered.set()
-        assert self.gate.wait(30)
-        self.batches.append(list(names))
-        return super().infer(names, pixels, **wanted)
 
 
 def test_an_internal_error_in_a_batch_affects_only_the_image_that_causes_it(predictor, tiny, monkeypatch):

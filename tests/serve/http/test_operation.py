@@ -18,6 +18,7 @@ import httpx
 import pytest
 from click.testing import CliRunner
 
+from tests.serve.sharing import upload
 from xfeat.featurize.system.cuda import cuda_driver_present
 from xfeat.featurize.system.time_limit import limited
 from xfeat.serve.cli import main, settings
@@ -55,10 +56,6 @@ def running(*arguments, **environment):
     finally:
         process.kill()
         process.communicate()
-
-
-def upload(*files):
-    return [("files", file) for file in files]
 
 
 def limits_of(*arguments, **environment):

@@ -12,13 +12,10 @@ import httpx
 import numpy as np
 import pytest
 
+from tests.serve.sharing import HeldPredictor, upload
 from xfeat.featurize.errors import SpecError
 from xfeat.serve.inference.predictor import Predictor
 from xfeat.serve.specs import ServeSpec
-
-
-def upload(*files):
-    return [("files", file) for file in files]
 
 
 def test_predictions_are_in_order_and_unreadable_files_are_listed(client, tiny):
@@ -128,18 +125,6 @@ def test_a_client_that_sends_too_slowly_gets_408(predictor, serve_model):
             b"Content-Length: 100\r\n\r\n--b"
         )
         assert connection.recv(100).startswith(b"HTTP/1.1 408 ")
-
-
-class HeldPredictor(Predictor):
-    """The real predictor, except that the network waits for the gate."""
-
-    def __init__(self, *args):
-        super().__init__(*args)
-        self.gate = threading.Event()
-
-    def infer(self, names, pixels, **wanted):
-        assert self.gate.wait(30)
-        return super().infer(names, pixels, **wanted)
 
 
 def wait_for_queue(client, length):

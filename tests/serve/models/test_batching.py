@@ -10,30 +10,15 @@ from concurrent.futures import wait
 import numpy as np
 import pytest
 
+from tests.serve.sharing import HeldPredictor
 from xfeat.serve.inference.predictor import Predictor
 from xfeat.serve.inference.results import Prediction, SkippedImage
 from xfeat.serve.models.batching import Batcher, QueueFullError
 
 
-class GatedPredictor(Predictor):
-    """The real predictor, except that the network waits for the gate; it records its batches."""
-
-    def __init__(self, *args):
-        super().__init__(*args)
-        self.gate = threading.Event()
-        self.entered = threading.Event()
-        self.batches = []
-
-    def infer(self, names, pixels, **wanted):
-        self.entered.set()
-        assert self.gate.wait(30)
-        self.batches.append(list(names))
-        return super().infer(names, pixels, **wanted)
-
-
 @pytest.fixture
 def gated(model):
-    return GatedPredictor.open(model, device="cpu")
+    return HeldPredictor.open(model, device="cpu")
 
 
 def pictures(tiny, *names):
