@@ -14,7 +14,7 @@ Capability = tuple[int, int]
 
 # The oldest driver for each major version of CUDA, on Linux and Windows. Source: NVIDIA's release notes of the CUDA
 # Toolkit, "Minimum Required Driver Version for CUDA Minor Version Compatibility".
-_OLDEST_DRIVER = {11: 450, 12: 525, 13: 580}
+_OLDEST_DRIVER = {12: 525, 13: 580}
 _MISSING_LIBRARY = re.compile(r"cannot open shared object file|Failed to load|LoadLibrary failed|Could not (find|load)")
 
 

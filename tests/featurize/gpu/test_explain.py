@@ -24,6 +24,9 @@ from xfeat.featurize.system.cuda import cuda_driver_present
 from xfeat.featurize.system.devices import resolve_device, torch_build
 from xfeat.featurize.system.onnx_session import CONVOLUTION, check_gpu
 
+# Where the real libraries find a card of their own, the driver of these tests does not decide.
+without_gpu = pytest.mark.skipif(cuda_driver_present(), reason="this machine has a GPU")
+
 TURING_ON = ((7, 5), (8, 0), (8, 6), (9, 0), (12, 0))
 CUDA13 = Build("lib 2", (13, 0), TURING_ON, "install lib", "install lib<2")
 CUDA12 = Build("lib 1", (12, 8), ((6, 0), (7, 0), (8, 6), (9, 0)), "install lib", "install lib<2", also_newer=True)
@@ -164,6 +167,7 @@ def test_the_convolution_that_is_tried_is_one() -> None:
     assert model.SerializeToString() == CONVOLUTION
 
 
+@without_gpu
 @pytest.mark.parametrize("engine", ["torch", "onnxruntime"])
 @pytest.mark.parametrize("settings", [NOTHING | {"GPUS": "Tesla V100:70"}, NOTHING | {"CUDA": 12040}])
 def test_auto_takes_the_cpu_and_says_why_and_cuda_fails(
@@ -186,6 +190,7 @@ def test_auto_is_quiet_without_a_gpu(use_driver: Any, caplog: pytest.LogCaptureF
     assert caplog.text == ""
 
 
+@without_gpu
 def test_a_torch_without_cuda_beside_a_card_is_told(
     use_driver: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -249,6 +254,7 @@ def test_libraries_are_found_in_any_folder_of_packages(
     assert libraries.load_cuda_libraries() == ()
 
 
+@without_gpu
 @pytest.mark.usefixtures("fresh")
 def test_the_first_library_that_is_missing_is_the_reason(
     use_driver: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -263,3 +269,11 @@ def test_the_first_library_that_is_missing_is_the_reason(
     assert "found:    Failed to load libcublasLt.so.13: libcublasLt.so.13: cannot open shared object file" in text
     assert "fix:      pip install 'onnxruntime-gpu[cuda,cudnn]'" in text
     assert capsys.readouterr() == ("", ""), "stdout is for results, such as --json"
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not cuda_driver_present(), reason="needs an NVIDIA GPU")
+@pytest.mark.parametrize("engine", ["torch", "onnxruntime"])
+def test_a_real_card_is_chosen(engine: str) -> None:
+    assert resolve_device("auto", engine) == resolve_device("cuda", engine) == "cuda:0"
+    assert read_driver().gpus[0].memory >= free_memory(0) > 0  # type: ignore[union-attr]
