@@ -41,8 +41,11 @@ def cores_and_memory(control_group: Path = _CONTROL_GROUP) -> Iterator[Line]:
     )
     if memory is not None:
         found = f"{memory * 1024 / _GB:.1f} GB"
-        limited = allowed is not None and allowed < memory * 1024
-        yield Line("memory", OK, found + (f", of which the container may use {(allowed or 0) / _GB:.1f}" * limited))
+        if allowed is not None and allowed < memory * 1024:
+            found += f", of which the container may use {allowed / _GB:.1f} GB"
+        elif (free := _first_number(Path("/proc/meminfo"), "MemAvailable:")) is not None:
+            found += f", {free * 1024 / _GB:.1f} GB free"
+        yield Line("memory", OK, found)
 
 
 def _core_limit(control_group: Path) -> float | None:
@@ -101,7 +104,9 @@ def _numba_folder() -> Line:
 
 def _nearest(folder: Path) -> Path:
     """Return the folder, or the nearest one above it that exists."""
-    return next(place for place in (folder, *folder.absolute().parents) if place.is_dir())
+    return next(
+        place for place in (folder, *folder.absolute().parents) if os.path.isdir(place)
+    )  # False without permission
 
 
 def _writable(folder: Path) -> bool:

@@ -166,6 +166,15 @@ def test_without_a_home_folder_it_goes_on(monkeypatch: pytest.MonkeyPatch) -> No
     assert states(machine.folders())["cache folder"] == NOTE
 
 
+def test_without_a_folder_for_temporary_files_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none() -> str:
+        raise FileNotFoundError(2, "No usable temporary directory found in ['/tmp', '/var/tmp']")
+
+    monkeypatch.setattr("tempfile.gettempdir", none)
+    [line] = [line for line in machine.folders() if line.state == FAIL]
+    assert (line.name, "TMPDIR" in line.fix) == ("temporary files", True)
+
+
 # Packages
 
 
