@@ -1,7 +1,8 @@
-"""JSON that comes from a file: parsed strictly, and types checked before a value is used."""
+"""JSON that comes from a file: parsed strictly, and digest and types checked before a value is used."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Callable, Mapping
@@ -45,6 +46,27 @@ def check_types(values: Mapping[str, Any], kind: type) -> None:
             check_type(values[name], hints[name], collection_check_strategy=CollectionCheckStrategy.ALL_ITEMS)
         except TypeCheckError as error:
             raise ValueError(f"{name}: {' '.join(str(error).split())}, but {_short(values[name])}") from error
+
+
+def with_digest(content: dict[str, Any]) -> dict[str, Any]:
+    """Return a JSON object with ``content_sha256``, the digest of everything else in it."""
+    return {**content, "content_sha256": _content_digest(content)}
+
+
+def _content_digest(stored: dict[str, Any]) -> str:
+    """Return the digest of a JSON object without its entry ``content_sha256``."""
+    rest = {name: value for name, value in stored.items() if name != "content_sha256"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+
+
+def require_unchanged(stored: dict[str, Any]) -> None:
+    """Require that a JSON object has its digest; those of earlier versions have none.
+
+    Raises:
+        ValueError: if it has another one.
+    """
+    if stored.get("content_sha256", digest := _content_digest(stored)) != digest:
+        raise ValueError("it has changed since it was saved: its content has another SHA-256")
 
 
 def _find_checker(origin: Any, args: tuple[Any, ...], extras: tuple[Any, ...]) -> Callable[..., None] | None:

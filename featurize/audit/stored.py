@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from xfeat.featurize.cache.reader import FeatureCache
 from xfeat.featurize.system.regular_files import read_regular
-from xfeat.featurize.typed_json import parse_json
+from xfeat.featurize.typed_json import check_types, parse_json, require_unchanged
 
 logger = logging.getLogger(__name__)
 
 FORMAT = "xfeat.audit"
 SCHEMA_VERSION = 1
+
+
+class _Result(TypedDict):
+    passed: bool
+    failures: list[str]
+    warnings: list[str]
 
 
 def audit_path(cache: Path) -> Path:
@@ -31,9 +37,10 @@ def audit_of(cache: FeatureCache) -> dict[str, Any]:
         report = parse_json(read_regular(file))
         if (report["format"], report["schema_version"]) != (FORMAT, SCHEMA_VERSION):
             raise ValueError(f"{report['format']} version {report['schema_version']}")
-        failures = [str(text) for text in report["failures"]]
-        warnings = [str(text) for text in report.get("warnings", [])]
-        passed, is_current = bool(report["passed"]), report["cache_sha256"] == cache.content_sha256
+        require_unchanged(report)
+        found = _Result(passed=report["passed"], failures=report["failures"], warnings=report.get("warnings", []))
+        check_types(found, _Result)
+        is_current = report["cache_sha256"] == cache.content_sha256
         problem = f"{file} is outdated: it was made for other features than those in {cache.path}"
     except FileNotFoundError:
         is_current, problem = False, f"{cache.path} has not been audited for leakage and shortcuts"
@@ -42,6 +49,6 @@ def audit_of(cache: FeatureCache) -> dict[str, Any]:
     if not is_current:
         logger.warning("%s: xfeat audit %s", problem, cache.path)
         return {"audited": False, "passed": None, "failures": [], "warnings": []}
-    if not passed:
-        logger.warning("%s failed its audit: %s", cache.path, "; ".join(failures))
-    return {"audited": True, "passed": passed, "failures": failures, "warnings": warnings}
+    if not found["passed"]:
+        logger.warning("%s failed its audit: %s", cache.path, "; ".join(found["failures"]))
+    return {"audited": True, **found}

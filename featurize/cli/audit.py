@@ -30,12 +30,13 @@ def audit(file: Path, output: Path | None, strict: bool, as_json: bool) -> None:
     from xfeat.featurize.audit.stored import audit_path
     from xfeat.featurize.cache.reader import FeatureCache
     from xfeat.featurize.system.atomic import replacing
+    from xfeat.featurize.typed_json import with_digest
 
     cache = FeatureCache.open(file)
     with progress_bar("reading images", "images") as progress:
         done = audit_cache(cache, progress=progress)
     page, facts_file = output or file.with_suffix(".audit.html"), audit_path(file)
-    facts = done.to_dict() | {"page": str(page)}
+    facts = with_digest(done.to_dict() | {"page": str(page)})
     for path, text in ((page, render_page(done)), (facts_file, json.dumps(facts, indent=1) + "\n")):
         with replacing(path) as partial:
             partial.write_text(text, encoding="utf-8")

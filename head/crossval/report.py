@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-import os
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,13 +12,12 @@ import numpy as np
 from xfeat.featurize.backbones.weights import sha256_of
 from xfeat.featurize.cache.columns import Skipped
 from xfeat.featurize.specs import FeatureSpec
-from xfeat.featurize.system.atomic import output_error, replacing
 from xfeat.featurize.system.versions import library_versions
+from xfeat.featurize.typed_json import with_digest
 from xfeat.head.crossval.out_of_fold import OutOfFold
 from xfeat.head.reports.formatting import points
 from xfeat.head.reports.run_report import few_images_caution, file_cautions, page_template, worst_mistakes
 from xfeat.head.reports.worker import call_here
-from xfeat.head.runs.digests import with_digest
 from xfeat.head.runs.origin import origin_of, stored_origin
 from xfeat.head.runs.reader import PREDICTIONS_FILE, PROBABILITY_PREFIX, REPORT_FILE
 from xfeat.head.runs.writer import RunWriter, write_table
@@ -32,7 +28,6 @@ if TYPE_CHECKING:
 FORMAT = "xfeat.crossval"
 SCHEMA_VERSION = 1
 CROSSVAL_FILE = "crossval.json"
-_ELSEWHERE = "choose another place with --predictions"
 
 
 def save_crossval(
@@ -81,7 +76,7 @@ def save_crossval(
         "cache": stored_origin(origin_of(cache), writer.target),
         "versions": library_versions(),
     }
-    write_table(writer.folder / PREDICTIONS_FILE, *out_of_fold_table(result))
+    write_table(writer.folder / PREDICTIONS_FILE, *_out_of_fold_table(result))
     paths = [cache.columns.path[row] for row in result.rows.tolist()]
     page = call(render_crossval, facts, main, paths, cache.images.path, cache.skipped, file_cautions(cache))
     writer.save_text(REPORT_FILE, page)
@@ -91,22 +86,7 @@ def save_crossval(
     return facts
 
 
-def check_writable(path: Path) -> None:
-    """Check that a file can be written, without creating it.
-
-    Raises:
-        OutputError: if it cannot be written.
-    """
-    try:
-        if path.is_dir():
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-        folder = next(parent for parent in path.absolute().parents if parent.exists())
-        tempfile.TemporaryFile(dir=folder).close()
-    except OSError as error:
-        raise output_error(path, error, elsewhere=_ELSEWHERE) from error
-
-
-def out_of_fold_table(result: CrossValidation) -> tuple[list[str], Iterator[list[Any]]]:
+def _out_of_fold_table(result: CrossValidation) -> tuple[list[str], Iterator[list[Any]]]:
     """Return the columns, and one line per image and seed."""
     names, columns, main = result.cache.class_names, result.cache.columns, result.main
 
@@ -118,16 +98,6 @@ def out_of_fold_table(result: CrossValidation) -> tuple[list[str], Iterator[list
 
     header = ["path", "group", "seed", "fold", "label", "prediction"]
     return [*header, *(PROBABILITY_PREFIX + name for name in names)], lines()
-
-
-def save_out_of_fold(result: CrossValidation, path: Path) -> None:
-    """Write the out-of-fold predictions as CSV.
-
-    Raises:
-        OutputError: if it cannot be written.
-    """
-    with replacing(path, elsewhere=_ELSEWHERE) as partial:
-        write_table(partial, *out_of_fold_table(result))
 
 
 def render_crossval(

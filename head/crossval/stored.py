@@ -8,10 +8,10 @@ from typing import TypedDict
 
 from xfeat.featurize.errors import RunError
 from xfeat.featurize.system.regular_files import read_regular
-from xfeat.featurize.typed_json import check_types, parse_json
+from xfeat.featurize.typed_json import check_types, parse_json, require_unchanged
 from xfeat.head.crossval.out_of_fold import FoldAccuracy
 from xfeat.head.crossval.report import CROSSVAL_FILE, FORMAT, SCHEMA_VERSION
-from xfeat.head.runs.digests import read_unchanged, require_unchanged
+from xfeat.head.runs.digests import read_unchanged
 from xfeat.head.runs.reader import PREDICTIONS_FILE, REPORT_FILE
 
 logger = logging.getLogger(__name__)

@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Any, Self, TypedDict
 from xfeat.featurize.errors import MismatchError, RunError, SpecError
 from xfeat.featurize.specs import FeatureSpec, check_decision, require
 from xfeat.featurize.text import listed
-from xfeat.featurize.typed_json import check_types, parse_json
+from xfeat.featurize.typed_json import check_types, parse_json, require_unchanged, with_digest
 from xfeat.head.evaluation.assess import Calibration
 from xfeat.head.evaluation.metrics import Metrics
 from xfeat.head.evaluation.operating_point import OperatingPoint
-from xfeat.head.runs.digests import read_unchanged, require_unchanged, with_digest
+from xfeat.head.runs.digests import read_unchanged
 from xfeat.head.runs.origin import CacheOrigin, opened_origin, stored_origin
 from xfeat.head.specs import DEFAULT_RUNS, HeadSpec, TrainSpec
 from xfeat.head.training.history import EpochRecord
@@ -109,7 +109,8 @@ class Run:
 
     def __post_init__(self) -> None:
         point = self.operating_point
-        check_decision(self.class_names, self.temperature, point and point.positive, point and point.threshold)
+        decided = (point.positive, point.threshold) if point else (None, None)
+        check_decision(self.class_names, self.temperature, *decided)
         require(self.dim >= 1, "too few features", expected="1 or more", found=self.dim)
         require("valid" in self.metrics, "no metrics of the validation images", expected="valid", found=[*self.metrics])
         for part, metrics in self.metrics.items():

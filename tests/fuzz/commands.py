@@ -27,8 +27,8 @@ from xfeat.featurize.cli import main as featurize_main
 from xfeat.featurize.datasets.layouts import open_dataset
 from xfeat.featurize.errors import CacheError, XfeatError
 from xfeat.featurize.system.locks import Lock, locked
+from xfeat.featurize.typed_json import with_digest
 from xfeat.head.cli import main as head_main
-from xfeat.head.runs.digests import with_digest
 from xfeat.head.runs.reader import latest_run, open_run
 from xfeat.serve.cli import main as serve_main
 
@@ -87,9 +87,10 @@ def _compare(folder: Path) -> Any:
     return _printed(head_main, "compare", folder / "runs/first", folder / "runs/second", "--json")
 
 
-def _compare_all(folder: Path) -> Any:
+def _compare_as_page(folder: Path) -> Any:
     page = folder / "comparison.html"
-    return _printed(head_main, "compare", "--runs", folder / "runs", "--json", "--html", page), page.read_text()
+    found = _printed(head_main, "compare", folder / "runs/first", folder / "runs/second", "--json", "--html", page)
+    return found, page.read_text()
 
 
 def _evaluate(folder: Path) -> Any:
@@ -119,7 +120,10 @@ def _info(folder: Path) -> Any:
 
 
 def _verify(folder: Path) -> Any:
-    return _printed(export_main, "verify", folder / "model.onnx", "--data", folder / "data", "--json")
+    found = _printed(export_main, "verify", folder / "model.onnx", "--data", folder / "data", "--json")
+    if found["changed_images"] or found["missing_images"]:
+        _warnings.append("images are left out")
+    return found
 
 
 def _featurize(folder: Path) -> Any:
@@ -180,7 +184,7 @@ def _start(*option: str) -> Command:
 
 COMMANDS: dict[str, Command] = {
     "xhead compare": _compare,
-    "xhead compare, all runs": _compare_all,
+    "xhead compare --html": _compare_as_page,
     "xhead eval": _evaluate,
     "xhead sweep": _sweep,
     "xexport info": _info,

@@ -51,7 +51,7 @@ _RUN, _OTHER_RUN = "runs/first", "runs/second"
 KINDS = {
     "run.json": Kind(f"{_RUN}/run.json", f"{_OTHER_RUN}/run.json", (*_OF_RUNS, "latest run"), change_json),
     "head": Kind(f"{_RUN}/head.safetensors", f"{_OTHER_RUN}/head.safetensors", ("xhead eval",), change_safetensors),
-    "history": Kind(f"{_RUN}/history.csv", f"{_OTHER_RUN}/history.csv", ("xhead compare, all runs",), change_table),
+    "history": Kind(f"{_RUN}/history.csv", f"{_OTHER_RUN}/history.csv", ("xhead compare --html",), change_table),
     "predictions": Kind(f"{_RUN}/predictions.csv", f"{_OTHER_RUN}/predictions.csv", _OF_RUNS[:2], change_table),
     "sweep.json": Kind("runs/sweep/sweep.json", f"{_RUN}/run.json", ("xhead sweep",), change_json),
     "results of a sweep": Kind("runs/sweep/results.csv", f"{_RUN}/history.csv", ("xhead sweep",), change_table),

@@ -173,6 +173,14 @@ def _other_features(project: Path, say: Say) -> None:
     refused(say, SWEEP, "other settings: cache_sha256")
 
 
+@row("`features.audit.json`")
+def _audit(project: Path, say: Say) -> None:
+    assert say("xfeat audit")[0] == 0
+    edit_json(project / "features.audit.json", lambda audit: audit.update(passed=not audit["passed"]))
+    code, output = say(f"{TRAIN} --name audited")
+    assert (code, "it has changed since it was saved" in output) == (0, True), output
+
+
 @row("the backbone's weights")
 def _weights(project: Path, say: Say) -> None:
     flip(project / "weights.pth")
