@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 
 
@@ -12,3 +13,13 @@ def make(root: Path, *names: str) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"only names count here")
     return root
+
+
+def pack(archive: Path, *names: str) -> Path:
+    """Write an archive with a file of each name, as it is, and return it."""
+    with zipfile.ZipFile(archive, "w") as file:
+        for name in names:
+            info = zipfile.ZipInfo("x")
+            info.filename = name  # zipfile would normalise it
+            file.writestr(info, b"only names count here")
+    return archive

@@ -4,7 +4,6 @@ two ways. A row of a table is a kind that somebody met."""
 from __future__ import annotations
 
 import unicodedata
-import zipfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import numpy as np
 import pytest
 
 from tests.caches import write_made_up
-from tests.inputs.data_sets import make
+from tests.inputs.data_sets import make, pack
 from xfeat.featurize.audit.class_names import name_findings
 from xfeat.featurize.datasets.layouts import NO_LABEL, NO_SPLIT, SPLITS, Dataset, list_images, open_dataset
 from xfeat.featurize.datasets.structure import split_of
@@ -64,14 +63,7 @@ FOLDERS = {
 @pytest.mark.parametrize("packed", [False, True], ids=["folder", "zip"])
 def test_splits_and_classes_are_found(tmp_path: Path, kind: str, packed: bool) -> None:
     names = images_in(*FOLDERS[kind])
-    if packed:
-        data = tmp_path / "data.zip"
-        with zipfile.ZipFile(data, "w") as archive:
-            for name in names:
-                archive.writestr(name, b"x")
-    else:
-        data = make(tmp_path, *names)
-    dataset = open_dataset(data)
+    dataset = open_dataset(pack(tmp_path / "data.zip", *names) if packed else make(tmp_path, *names))
     assert taken(dataset) == {split: set(CLASSES) for split in SPLITS}
     assert dataset.layout.startswith("3 splits × 2 classes")
     assert not dataset.left_out
@@ -220,22 +212,13 @@ ARCHIVES = {
 
 @pytest.mark.parametrize("kind", ARCHIVES)
 def test_names_in_archives_of_other_programs(tmp_path: Path, kind: str) -> None:
-    data = tmp_path / "data.zip"
-    with zipfile.ZipFile(data, "w") as archive:
-        for number in range(2):
-            info = zipfile.ZipInfo("x")
-            info.filename = ARCHIVES[kind].replace("0", str(number))
-            archive.writestr(info, b"x")
+    data = pack(tmp_path / "data.zip", ARCHIVES[kind], ARCHIVES[kind].replace("0", "1"))
     assert taken(open_dataset(data)) == {"train": {"covid"}}
 
 
 def test_names_that_an_archive_has_twice_are_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    with zipfile.ZipFile(tmp_path / "data.zip", "w") as archive:
-        for name in ("covid\\", "covid/0.png", "covid\\0.png", "normal/0.png"):
-            info = zipfile.ZipInfo("x")
-            info.filename = name
-            archive.writestr(info, b"x")
-    dataset = open_dataset(tmp_path / "data.zip")
+    names = ("covid\\", "covid/0.png", "covid\\0.png", "normal/0.png")
+    dataset = open_dataset(pack(tmp_path / "data.zip", *names))
     assert [entry.path for entry in dataset.entries] == ["covid/0.png", "normal/0.png"]
     assert "names that the archive has more than once, of which the last file is read: 1" in caplog.text
     assert not dataset.left_out
@@ -269,10 +252,7 @@ def unmarked(tmp_path: Path, encoding: str, classes: tuple[str, str]) -> Path:
     data = tmp_path / "data.zip"
     contents = [f"{name}/1.png".encode(encoding) for name in classes]
     places = [letter * len(content) for letter, content in zip("xy", contents, strict=True)]
-    with zipfile.ZipFile(data, "w") as archive:
-        for place in places:
-            archive.writestr(zipfile.ZipInfo(place), b"")
-    written = data.read_bytes()
+    written = pack(data, *places).read_bytes()
     for place, content in zip(places, contents, strict=True):
         written = written.replace(place.encode(), content)
     data.write_bytes(written)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import zipfile
 from pathlib import Path
 
 import pytest
 
-from tests.inputs.data_sets import make
+from tests.inputs.data_sets import make, pack
 from xfeat.featurize.datasets.layouts import NO_SPLIT, Dataset, open_dataset
 from xfeat.featurize.errors import DataError, SpecError
 
@@ -112,15 +111,8 @@ def test_an_unknown_class_of_a_manifest_names_the_manifest(tmp_path: Path) -> No
 # Archives
 
 
-def archive(path: Path, *names: str) -> Path:
-    with zipfile.ZipFile(path, "w") as file:
-        for name in names:
-            file.writestr(name, b"")
-    return path
-
-
 def test_a_broken_archive_is_an_error(tmp_path: Path) -> None:
-    whole = archive(tmp_path / "data.zip", "covid/a.png").read_bytes()
+    whole = pack(tmp_path / "data.zip", "covid/a.png").read_bytes()
     (tmp_path / "data.zip").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(DataError, match="not a zip archive"):
         open_dataset(tmp_path / "data.zip")
