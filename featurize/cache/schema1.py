@@ -78,7 +78,7 @@ def read_schema1(path: Path) -> Stored:
     except subprocess.TimeoutExpired as error:
         raise damaged(path, f"HDF5 did not read it within {error.timeout:.0f} s") from error
     if done.returncode:
-        raise damaged(path, f"HDF5 took more than {cpu_s:.1f} s of processor time, or crashed")
+        raise damaged(path, f"HDF5 took more than {cpu_s:.1f} s of processor time, too much memory, or crashed")
     with np.load(io.BytesIO(done.stdout), allow_pickle=False) as content:
         columns = {name: content[name] for name in content.files}
     answer = columns.pop("answer").tobytes()

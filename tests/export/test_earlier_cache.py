@@ -36,6 +36,7 @@ def test_every_command_uses_a_cache_of_version_1(copied: Project) -> None:
     before = answer(xhead, "eval", folder / "runs" / "first", file)
     trained = answer(xhead, "train", "--features", file, "--runs", folder / "runs", "--name", "again", "--epochs", 2)
     assert trained["run"].endswith("again")
+    file = file.rename(folder / "renamed.h5")  # found by its content
     done = invoke(xexport, "onnx", folder / "runs" / "first", "-o", folder / "again.onnx")
     assert done.exit_code == 0, done.output
     options = ("--backbone", "efficientnet-lite0", "--weights", folder / "weights.pth", "--size", SIDE)
@@ -44,4 +45,4 @@ def test_every_command_uses_a_cache_of_version_1(copied: Project) -> None:
     cache = FeatureCache.open(file)
     assert (cache.schema_version, cache.content_sha256) == (2, expected.content_sha256)
     assert np.array_equal(cache.features, expected.features)
-    assert answer(xhead, "eval", folder / "runs" / "first", file) == before
+    assert answer(xhead, "eval", folder / "runs" / "first", file) | {"data": ""} == before | {"data": ""}
