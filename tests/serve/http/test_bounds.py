@@ -106,16 +106,6 @@ def client(fuzz_client):
     return fuzz_client
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", COSTLY)
-def test_others_are_answered_after_costly_json(client, kind):
-    body, status, words = COSTLY[kind]
-    reply = client.post("/v2/models/model/infer", content=body, headers={"content-type": "application/json"})
-    assert (reply.status_code, words in reply.json()["error"]) == (status, True)
-    assert client.get("/health").status_code == 200
-    assert client.service.body_limits.held_bytes == 0
-
-
 def converse(client, parts, *, limit=20 << 20):
     """Send until the server closes the connection, and return its reply."""
     with socket.create_connection((client.base_url.host, client.base_url.port), timeout=30) as connection:
