@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from xfeat.export.model.file import ModelFile, open_model
-from xfeat.export.parity.certificate import certificate_path, read_certificate
+from xfeat.export.parity.certificate import matching_certificate
 from xfeat.featurize.errors import XfeatError
 
 
@@ -42,12 +42,9 @@ def describe_model(path: Path) -> dict[str, Any]:
 
 def _certificate_state(model: ModelFile) -> str:
     try:
-        certificate = read_certificate(certificate_path(model.path))
+        return "matches this file" if matching_certificate(model) else "none beside the model"
     except XfeatError as error:
-        return str(error.args[0]).splitlines()[0]
-    if model.sha256 in certificate.models.values():
-        return "matches this file"
-    return "does not match this file: run xexport verify"
+        return error.what
 
 
 def _tensors(nodes: list[Any]) -> list[dict[str, Any]]:

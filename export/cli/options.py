@@ -37,8 +37,8 @@ cuda_graphs_option = spec_option(
     BenchSpec,
     "cuda_graphs",
     click.Choice(CUDA_GRAPHS),
-    "On a GPU, record the model once per batch size as a CUDA graph, and replay it. auto continues without graphs, with "
-    "a warning, if that fails.",
+    "On a GPU, record the model once per batch size as a CUDA graph, and replay it. auto continues without graphs, "
+    "with a warning, if that fails.",
 )
 
 

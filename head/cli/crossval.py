@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 import xfeat.head.cli.options as options
-from xfeat.featurize.console import PATH, Printed, json_option, pop_spec, progress_bar, spec_option
+from xfeat.featurize.console import Printed, json_option, pop_spec, progress_bar, spec_option
 from xfeat.head.reports.formatting import accuracy_line, class_lines, number, points
 from xfeat.head.specs import CrossvalSpec, HeadSpec, MemorySpec, TrainSpec
 
@@ -31,7 +31,6 @@ from xfeat.head.specs import CrossvalSpec, HeadSpec, MemorySpec, TrainSpec
     help="Also test scikit-learn baselines with default settings (logistic regression and SVM) on the same folds. They "
     "need the features of a fold in memory.",
 )
-@click.option("--predictions", type=PATH, help="Also write the out-of-fold predictions to this CSV file.")
 @options.head_options
 @options.run_options
 @json_option

@@ -11,7 +11,7 @@ from typing import Any
 from xfeat.featurize.audit.stored import audit_of
 from xfeat.featurize.cache.reader import FeatureCache
 from xfeat.head.crossval.baselines import check_memory, cross_validate_baselines
-from xfeat.head.crossval.report import check_writable, save_crossval, save_out_of_fold
+from xfeat.head.crossval.report import save_crossval
 from xfeat.head.crossval.runner import FoldProgress, checkpoint_folder, cross_validate
 from xfeat.head.crossval.training import fold_checkpoints
 from xfeat.head.reports.worker import call_here
@@ -34,7 +34,6 @@ class CrossvalOptions:
         name: of the folder; by default ``crossval-`` and the time.
         memory: limit for features.
         baselines: also test scikit-learn's classifiers, with default settings.
-        predictions: another CSV file for the out-of-fold predictions.
         open_trackers: called once everything else has been checked; returns where the cross-validation is recorded.
         progress: opens a progress bar, such as ``("cross-validating", "heads")``.
         call: runs the rendering; a :class:`xfeat.head.reports.worker.Worker` does it in another process.
@@ -43,7 +42,6 @@ class CrossvalOptions:
     name: str | None = None
     memory: MemorySpec = field(default_factory=MemorySpec)
     baselines: bool = False
-    predictions: Path | None = None
     open_trackers: Callable[[], Sequence[Tracker]] = tuple
     progress: Callable[[str, str], AbstractContextManager[FoldProgress]] = _no_progress
     call: Callable[..., Any] = call_here
@@ -71,8 +69,6 @@ def crossval_run(
         XfeatError: what :func:`xfeat.head.crossval.runner.cross_validate` raises.
     """
     writer = RunWriter(runs, options.name or f"crossval-{new_run_name()}", latest=False)
-    if options.predictions is not None:
-        check_writable(options.predictions)
     if options.baselines:
         check_memory(cache, plan, options.memory)
     audit, baselines = audit_of(cache), None
@@ -95,14 +91,12 @@ def crossval_run(
                 checkpoints=checkpoints,
                 progress=after_head,
             )
-        if options.predictions is not None:
-            save_out_of_fold(result, options.predictions)
         if options.baselines:
             with options.progress("baselines", "fits") as advance:
                 baselines = cross_validate_baselines(result, advance)
         with writer:
             facts = save_crossval(writer, result, audit, baselines, call=options.call)
-        _track(tracking, facts, [*sorted(writer.target.iterdir()), *filter(None, [options.predictions])])
+        _track(tracking, facts, sorted(writer.target.iterdir()))
     return writer.target, facts
 
 

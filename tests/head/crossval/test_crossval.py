@@ -149,15 +149,14 @@ def test_a_plan_out_of_range_is_refused(settings: dict[str, int]) -> None:
 def test_the_command_prints_the_contract_and_writes_the_predictions(make_cache: MakeCache, tmp_path: Path) -> None:
     groups, labels = patients(30, 3)
     cache = make_cache(sizes=(90,), groups=groups, labels=labels)
-    table = tmp_path / "out.csv"
     places = ["--features", str(cache.path), "--runs", str(tmp_path / "runs")]
     arguments = ["crossval", *places, "--folds", "3", "--epochs", "2", "--hidden", "linear"]
-    done = CliRunner().invoke(main, [*arguments, "--predictions", str(table), "--json"])
+    done = CliRunner().invoke(main, [*arguments, "--json"])
     answer = json.loads(done.stdout)
     assert {"mean", "std", "interval"} <= set(answer["accuracy"])
     assert np.sum(answer["confusion_matrix"]) == 90
     assert (answer["grouped"], answer["folds"], answer["seeds"]) == (True, 3, 1)
-    with table.open(newline="") as file:
+    with Path(answer["crossval"], "predictions.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 90
     right = np.mean([row["prediction"] == row["label"] for row in rows])

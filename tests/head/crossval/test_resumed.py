@@ -17,58 +17,31 @@ import pytest
 from click.testing import CliRunner
 
 from tests.head.conftest import MakeCache
-from tests.head.crossval.crossvalidated import HEAD, SHORT, TRAIN, untrainable, validate
+from tests.head.crossval.crossvalidated import HEAD, SHORT, TRAIN, validate
 from xfeat.featurize.errors import BusyError, CacheError, DataError, DivergedError, Interrupted, OutputError
 from xfeat.head.batched.scheduler import Task, fit_tasks
 from xfeat.head.cli import main
 from xfeat.head.crossval import training
-from xfeat.head.crossval.report import check_writable
 from xfeat.head.crossval.runner import checkpoint_folder, cross_validate
 from xfeat.head.crossval.training import fold_checkpoints
 from xfeat.head.runs.resumable import resumable_folder
 from xfeat.head.specs import CrossvalSpec, HeadSpec, MemorySpec, TrainSpec
 
 
-@pytest.mark.parametrize("target", ["features.h5/out.csv", "folder", "new/out.csv/"])
-def test_predictions_that_cannot_be_written_are_named_before_anything_is_trained(
-    make_cache: MakeCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: str
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    make_cache()
-    Path("folder").mkdir()
-    Path("new", "out.csv").mkdir(parents=True)
-    monkeypatch.setattr(training, "fit_tasks", untrainable)
-    done = CliRunner().invoke(main, [*SHORT, "--predictions", target])
-    assert done.exit_code == 1
-    assert "choose another place with --predictions" in done.stderr
-    assert not Path("runs").exists()
-
-
-def test_checking_an_output_path_creates_nothing(tmp_path: Path) -> None:
-    check_writable(tmp_path / "a" / "b" / "out.csv")
-    assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize(
-    "fails",
-    [
-        "xfeat.head.crossval.run.save_out_of_fold",
-        pytest.param("xfeat.head.crossval.run.cross_validate_baselines", marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.parametrize("fails", ["save_crossval", pytest.param("cross_validate_baselines", marks=pytest.mark.slow)])
 def test_a_failure_after_the_last_fold_loses_no_fold(
     make_cache: MakeCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: str
 ) -> None:
     """Such as a full disk: the second call uses the checkpoints of the first, and trains nothing."""
     monkeypatch.chdir(tmp_path)
     make_cache()
-    command = [*SHORT, "--predictions", "out.csv", "--baselines", "--json"]
+    command = [*SHORT, "--baselines", "--json"]
 
     def fail(*arguments: object, **options: object) -> None:
-        raise OutputError("cannot be written: the disk is full", path="out.csv")
+        raise OutputError("cannot be written: the disk is full", path="runs")
 
     with monkeypatch.context() as broken:
-        broken.setattr(fails, fail)
+        broken.setattr(f"xfeat.head.crossval.run.{fails}", fail)
         first = CliRunner().invoke(main, command)
     assert first.exit_code == 1
     assert "2 finished folds are stored in runs" in first.stderr
@@ -80,7 +53,6 @@ def test_a_failure_after_the_last_fold_loses_no_fold(
     monkeypatch.setattr(training, "fit_tasks", nothing_left)
     second = CliRunner().invoke(main, command)
     assert second.exit_code == 0, second.output
-    assert Path("out.csv").is_file()
     assert [folder.name for folder in Path("runs").iterdir()] == [Path(json.loads(second.stdout)["crossval"]).name]
 
 

@@ -168,7 +168,7 @@ def test_trials_of_an_untracked_sweep_are_recorded_later(make_cache: MakeCache, 
 @pytest.mark.slow
 def test_a_cross_validation_is_a_run_with_one_step_per_fold(make_cache: MakeCache, store: Path) -> None:
     make_cache()
-    options = "--folds 3 --seeds 2 --epochs 1 --hidden linear --predictions p.csv --json"
+    options = "--folds 3 --seeds 2 --epochs 1 --hidden linear --json"
     done = xhead("crossval", *options.split(), "--mlflow", f"sqlite:///{store}")
     answer, [found] = json.loads(done.stdout), recorded(store)
     curve = connect(store).get_metric_history(found.info.run_id, "grouped/accuracy_of_fold")
@@ -176,7 +176,8 @@ def test_a_cross_validation_is_a_run_with_one_step_per_fold(make_cache: MakeCach
     assert found.data.metrics["grouped/accuracy_mean"] == answer["accuracy"]["mean"]
     assert found.data.metrics["out_of_fold/auc"] == answer["metrics"]["auc"]
     assert found.data.params["folds"] == "3"
-    assert (Path(found.info.artifact_uri) / "p.csv").read_text() == Path("p.csv").read_text()
+    stored = Path(found.info.artifact_uri, "predictions.csv").read_bytes()
+    assert stored == Path(answer["crossval"], "predictions.csv").read_bytes()
 
 
 @pytest.mark.parametrize("command", ["train", "sweep", "crossval"])
