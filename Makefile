@@ -9,7 +9,7 @@ PYTEST := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/pytest -n auto --dist 
 # requirements/ names every file that may be installed, by its digest. They are complete: pip looks for nothing else.
 LOCKED := $(BIN)/pip install --quiet --disable-pip-version-check --no-compile --no-deps --require-hashes
 
-.PHONY: demo test test-slow test-all lint bench conformance docs site lock clean
+.PHONY: demo test test-slow test-all lint bench gpu-check conformance docs site lock clean
 
 # xfeat/ holds links to the four folders. Where symbolic links are turned off, git writes each as a text file.
 LINKS := xfeat/featurize xfeat/head xfeat/export xfeat/serve
