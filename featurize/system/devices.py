@@ -58,24 +58,18 @@ def resolve_device(device: str, engine: str = "torch") -> str:
         return "cpu"
     name = f"cuda:{gpu_number(device)}"
     try:
-        check_gpu_in_onnxruntime(name) if engine == "onnxruntime" else check_gpu_in_torch(name)
+        if engine == "onnxruntime":
+            from xfeat.featurize.system.onnx_session import check_gpu  # not above: torch works without onnxruntime
+
+            check_gpu(name)
+        else:
+            check_gpu_in_torch(name)
     except DeviceError as error:
         if device != "auto":
             raise
         logger.warning("the GPU is not used, running on the CPU: %s", error)
         return "cpu"
     return name
-
-
-def check_gpu_in_onnxruntime(device: str) -> None:
-    """Compute a convolution on a GPU with onnxruntime.
-
-    Raises:
-        DeviceError: if it cannot, with the cause.
-    """
-    from xfeat.featurize.system.onnx_session import check_gpu  # not above: torch works without onnxruntime
-
-    check_gpu(device)
 
 
 def check_gpu_in_torch(device: str) -> None:

@@ -13,11 +13,13 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from xfeat.featurize.backbones.inference_network import InferenceNetwork
 from xfeat.featurize.backbones.network import FeatureNetwork, load_backbone
 from xfeat.featurize.backbones.weights import Weights
+from xfeat.featurize.engines import replayed_network
 from xfeat.featurize.engines.engine import halving_batches
 from xfeat.featurize.engines.replayed_network import ReplayedNetwork
 from xfeat.featurize.engines.torch_engine import layout_of
@@ -75,6 +77,36 @@ def test_every_convolution_gets_its_layout_and_precision_and_little_else_is_left
     assert not any(isinstance(module, nn.BatchNorm2d) for module in network.modules())
     padded = [module for module in convolutions if isinstance(module.static_padding, nn.ZeroPad2d)]
     assert {module.stride[0] for module in padded} == {2}, "only a stride makes paddings that are not symmetric"
+
+
+@pytest.mark.parametrize(
+    ("precision", "layout"), [("float32", torch.contiguous_format), ("float16", torch.channels_last)]
+)
+def test_on_a_gpu_everything_stays_there_in_one_layout(
+    lite0_weights: Weights, lite0_spec: FeatureSpec, precision: str, layout: Any
+) -> None:
+    """torch's fake tensors know their device and the strides that cuDNN gives, and raise where two devices meet."""
+    network = InferenceNetwork(dataclasses.replace(lite0_spec, precision=precision), lite0_weights, layout)
+    seen = []
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            module.register_forward_hook(lambda _, inputs, output: seen.append(output))
+    with FakeTensorMode(allow_non_fake_inputs=True) as fake:
+        state = {name: fake.from_tensor(value).to("cuda:0") for name, value in network.state_dict().items()}
+        pixels = torch.zeros((4, 64, 64, 3), dtype=torch.uint8, device="cuda:0")
+        with torch.no_grad():
+            features = torch.func.functional_call(network, state, (pixels,))
+    assert (features.device, features.dtype) == (torch.device("cuda:0"), torch.float32)
+    assert {maps.device for maps in seen} == {torch.device("cuda:0")}
+    assert all(maps.is_contiguous(memory_format=layout) for maps in seen)
+
+
+def test_torchs_cache_is_not_emptied_during_a_recording(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch raises then, on any GPU of the process."""
+    locked = []
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: locked.append(replayed_network._recording.locked()))
+    replayed_network.free_cache()
+    assert locked == [True]
 
 
 class RecordedGraph:

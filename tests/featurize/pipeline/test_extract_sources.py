@@ -18,7 +18,7 @@ from xfeat.featurize.cache.reader import FeatureCache
 from xfeat.featurize.engines.engine import in_batches
 from xfeat.featurize.errors import Interrupted
 from xfeat.featurize.images.decode import decode
-from xfeat.featurize.pipeline.extract import Changes, parts_folder
+from xfeat.featurize.pipeline.extract import parts_folder
 
 if TYPE_CHECKING:
     from conftest import Bench

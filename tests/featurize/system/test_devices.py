@@ -135,8 +135,12 @@ def test_a_failed_batch_is_freed_before_the_next_is_tried(
 def test_a_filled_card_is_one_message(
     lite0_weights: Weights, lite0_spec: FeatureSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(self: torch.nn.Module, *_: Any, **__: Any) -> None:
-        raise torch.AcceleratorError("CUDA error: out of memory\nSearch for `cudaErrorMemoryAllocation'")
+    move = torch.nn.Module.to
+
+    def full(self: torch.nn.Module, *where: Any, **more: Any) -> torch.nn.Module:
+        if where and isinstance(where[0], torch.device):
+            raise torch.AcceleratorError("CUDA error: out of memory\nSearch for `cudaErrorMemoryAllocation'")
+        return move(self, *where, **more)
 
     monkeypatch.setattr(torch.nn.Module, "to", full)
     with pytest.raises(DeviceError, match="no room for the network"):
