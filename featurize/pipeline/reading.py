@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
@@ -18,6 +17,7 @@ from xfeat.featurize.images.augmentation import load_views
 from xfeat.featurize.images.decode import is_truncated
 from xfeat.featurize.images.preprocess import Pixels
 from xfeat.featurize.specs import FeatureSpec
+from xfeat.featurize.system.cores import look_ahead
 
 # With more threads, a decoder that holds the GIL delays the others by more than it gains.
 FEW_WORKERS = 2
@@ -54,16 +54,13 @@ def read_images(
         is_known: tells from a SHA-256 whether features are stored, so that the image need not be decoded.
         workers: number of threads.
     """
-    ahead = workers * 8
-    waiting: deque[Future[ReadImage]] = deque()
     pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
+
+    def submit(path: str) -> Future[ReadImage]:
+        return pool.submit(read_image, source, path, spec, is_known, workers <= FEW_WORKERS)
+
     try:
-        for path in paths:
-            waiting.append(pool.submit(read_image, source, path, spec, is_known, workers <= FEW_WORKERS))
-            if len(waiting) >= ahead:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+        yield from look_ahead(submit, paths, 8 * workers)
     finally:
         pool.shutdown(cancel_futures=True)
 

@@ -9,7 +9,6 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -27,6 +26,7 @@ from xfeat.featurize.images.decoder_warnings import ignore_decoder_warnings
 from xfeat.featurize.pipeline.reading import ReadImage, is_among, read_image
 from xfeat.featurize.processes import ignoring_current_folder
 from xfeat.featurize.specs import FeatureSpec
+from xfeat.featurize.system.cores import look_ahead
 from xfeat.featurize.system.user_cache import temporary_folder
 
 # Up to here threads suffice: a file holds the GIL for at most a tenth of its time.
@@ -63,7 +63,6 @@ def read_in_processes(
     workers = min(workers, MOST_PROCESSES)
     size = max(1, min(_CHUNK_IMAGES, len(paths) // (workers * _CHUNKS_AHEAD)))
     chunks = [paths[first : first + size] for first in range(0, len(paths), size)]
-    waiting: deque[Future[list[ReadImage]]] = deque()
     with temporary_folder() as folder:
         file = Path(folder) / "known.npy"
         np.save(file, known)
@@ -72,14 +71,14 @@ def read_in_processes(
         arguments = (root.absolute(), spec, file)
         with ignoring_current_folder():
             pool = ProcessPoolExecutor(workers, context, initializer=_start, initargs=arguments)
+
+        def submit(chunk: Sequence[str]) -> Future[list[ReadImage]]:
+            with ignoring_current_folder(), _deaf_to_ctrl_c():  # it may start a process
+                return pool.submit(_read_chunk, chunk)
+
         try:
-            for number, chunk in enumerate(chunks):
-                with ignoring_current_folder(), _deaf_to_ctrl_c():
-                    waiting.append(pool.submit(_read_chunk, chunk))
-                if number + 1 >= workers * _CHUNKS_AHEAD:
-                    yield from waiting.popleft().result()
-            while waiting:
-                yield from waiting.popleft().result()
+            for images in look_ahead(submit, chunks, workers * _CHUNKS_AHEAD):
+                yield from images
         except BrokenProcessPool as error:
             raise DeviceError(
                 "a process that decodes images died",

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
@@ -23,7 +22,7 @@ from xfeat.featurize.errors import ImageError, ModelError
 from xfeat.featurize.images.grey_range import GreyRange, warn_if_other
 from xfeat.featurize.images.preprocess import Pixels, load_pixels, resize
 from xfeat.featurize.specs import require
-from xfeat.featurize.system.cores import cores
+from xfeat.featurize.system.cores import cores, look_ahead
 from xfeat.serve.inference.batch_sizes import bucket_of, bucket_sizes, stack
 from xfeat.serve.inference.certificate import open_certified
 from xfeat.serve.inference.isolate import run_isolated
@@ -213,17 +212,10 @@ class Predictor:
 
     def _read_ahead(self, sources: Sequence[Source], ranges: list[GreyRange | None]) -> Iterator[ReadImage]:
         """Decode in threads, in order and at most two batches ahead, so that memory does not grow with the data."""
-        workers = cores()
-        ahead = 2 * max(self.batch_size, workers)
-        waiting: deque[Future[ReadImage]] = deque()
-        pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
+        pool = ThreadPoolExecutor(cores(), thread_name_prefix="decode")
         try:
-            for source in sources:
-                waiting.append(pool.submit(self._read, source, ranges))
-                if len(waiting) >= ahead:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
+            ahead = 2 * max(self.batch_size, cores())
+            yield from look_ahead(lambda source: pool.submit(self._read, source, ranges), sources, ahead)
         finally:
             pool.shutdown(cancel_futures=True)
 
