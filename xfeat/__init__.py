@@ -7,8 +7,8 @@ from xfeat.featurize.system.privacy import turn_off_telemetry
 
 turn_off_telemetry()  # here, since every command, worker and import of this package begins with this file
 
-# NVIDIA's libraries read it when they load. Where no other plan builds, onnxruntime's convolutions take TF32 though they
-# are told not to (onnxruntime/core/providers/cuda/nn/conv.cc), and features would have 10 bits without a word.
+# NVIDIA's libraries read it when they load. Where no other plan builds, onnxruntime's convolutions take TF32 although
+# they are told not to (onnxruntime/core/providers/cuda/nn/conv.cc): features would have 10 bits, without a word.
 os.environ["NVIDIA_TF32_OVERRIDE"] = "0"
 
 # Ctrl-C while a program is still importing its modules: no traceback. Its commands have handlers of their own.
