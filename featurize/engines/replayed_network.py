@@ -20,8 +20,14 @@ logger = logging.getLogger(__name__)
 # A replay does the same arithmetic as the recorded run; a larger difference means a wrong address.
 _RELATIVE, _ABSOLUTE = 1e-2, 1e-3
 
-# torch allows one recording at a time in a process.
+# torch allows one recording at a time in a process, and no emptying of its cache meanwhile.
 _recording = threading.Lock()
+
+
+def free_cache() -> None:
+    """Give memory that torch keeps for later back to the GPU."""
+    with _recording:
+        torch.cuda.empty_cache()
 
 
 class ReplayedNetwork:

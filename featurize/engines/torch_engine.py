@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from xfeat.featurize.backbones.inference_network import InferenceNetwork
 from xfeat.featurize.backbones.weights import Weights
 from xfeat.featurize.engines.engine import halving_batches, out_of_memory
-from xfeat.featurize.engines.replayed_network import ReplayedNetwork
+from xfeat.featurize.engines.replayed_network import ReplayedNetwork, free_cache
 from xfeat.featurize.gpu.memory import is_out_of_memory
 from xfeat.featurize.specs import FeatureSpec
 
@@ -63,7 +63,7 @@ class TorchEngine:
         Raises:
             DeviceError: if a single image does not fit into memory.
         """
-        return halving_batches(self, pixels, self._run, free=torch.cuda.empty_cache)
+        return halving_batches(self, pixels, self._run, free=free_cache)
 
     @torch.inference_mode()
     def _run(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -79,6 +79,7 @@ def test_every_convolution_gets_its_layout_and_precision_and_little_else_is_left
     assert {module.stride[0] for module in padded} == {2}, "only a stride makes paddings that are not symmetric"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("precision", "layout"), [("float32", torch.contiguous_format), ("float16", torch.channels_last)]
 )
