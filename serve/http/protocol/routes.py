@@ -30,6 +30,7 @@ _EXTENSIONS = ["binary_tensor_data", "classification", "model_configuration", "s
 # Smaller requests and responses are handled faster than they are handed to a thread.
 _SMALL_JSON_BYTES = 1 << 14
 _SMALL_OUTPUT_BYTES = 1 << 14
+_LARGE_TAIL_BYTES = 1 << 20
 # A page of another site can send these without being asked by the browser whether it may, so they cannot mean JSON.
 _FORM_TYPES = {"application/x-www-form-urlencoded", "multipart/form-data", "text/plain"}
 _INFER_RESPONSES = {
@@ -138,7 +139,8 @@ async def _infer(service: Service, model: ServedModel, request: Request) -> Resp
         raise HTTPException(415, f"Content-Type must be application/json or application/octet-stream, not {kind}")
     with service.body_limits.admit(request) as body:
         header, tail = split_body(await body.read(), request.headers.get(HEADER_LENGTH))
-        if len(header) > _SMALL_JSON_BYTES:  # this takes a while; other requests must not wait for it
+        # This takes a while; other requests must not wait for it.
+        if len(header) > _SMALL_JSON_BYTES or len(tail) > _LARGE_TAIL_BYTES:
             async with service.parsing:
                 wanted = await run_in_threadpool(parse_request, header, tail, service.spec.max_files)
         else:
