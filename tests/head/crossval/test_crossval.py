@@ -57,9 +57,9 @@ def test_test_rows_do_not_influence_the_training(make_cache: MakeCache) -> None:
 
 
 def test_all_labelled_rows_are_used_and_the_split_is_ignored(make_cache: MakeCache) -> None:
-    cache = make_cache(sizes=(40, 20, 10), labels=[0, 1] * 35)
-    cache.columns.label[5] = NO_LABEL
-    result = validate(cache)
+    labels = [0, 1] * 35
+    labels[5] = NO_LABEL
+    result = validate(make_cache(sizes=(40, 20, 10), labels=labels))
     assert len(result.rows) == 69
     assert 5 not in result.rows
 
