@@ -179,6 +179,7 @@ def _checked(path: Path, stored: Stored) -> dict[str, Any]:
     shape, dtype = stored.features["shape"], stored.features["dtype"]
     labels = range(NO_LABEL, len(header["class_names"]))
     for what, good in (
+        ("its columns differ in length", len(columns["path"]) == len(columns["group"]) == shape[0]),
         ("a label is outside the class names", _is_within(columns["label"], labels)),
         ("it has other splits", header["split_names"] == list(SPLITS)),
         ("a split code is invalid", _is_within(columns["split"], (*range(len(SPLITS)), NO_SPLIT))),

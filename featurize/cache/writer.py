@@ -69,9 +69,9 @@ def write_cache(
             digest = content_digest(_fill(features, blocks), description.columns)
             arrays = {"features": _place(features)}
             for name, values in columns.items():
-                arrays[name] = _add(file, name, values)
+                arrays[name] = _place(file.create_dataset(name, data=values))
             header = json.dumps(_header(description, digest, path.parent, arrays, extra)).encode()
-            place = _add(file, "header", np.array(header))
+            place = _place(file.create_dataset("header", data=np.bytes_(header)))
             # For readers of version 1, which say then that they know no version 2.
             file.attrs["format"], file.attrs["schema_version"] = FORMAT, SCHEMA_VERSION
         with partial.open("r+b") as raw:
@@ -135,13 +135,6 @@ def _header(
         "arrays": arrays,
         "extra": {name: {"kind": column.kind, "names": list(column.names)} for name, column in extra.items()},
     }
-
-
-def _add(file: h5py.File, name: str, values: NDArray[Any]) -> Place:
-    """Add an array to a file, bytes as UTF-8 text except for digests and the header."""
-    if values.dtype.kind == "S" and name not in ("sha256", "header"):
-        values = values.astype(h5py.string_dtype("utf-8", values.dtype.itemsize))
-    return _place(file.create_dataset(name, data=values))
 
 
 def _place(dataset: h5py.Dataset) -> Place:
