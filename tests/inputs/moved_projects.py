@@ -6,6 +6,7 @@ import json
 import shutil
 import zipfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -91,34 +92,6 @@ def copied_without_times(project: Path, free: Path) -> Path:
     return free / "copy"
 
 
-def with_cache_elsewhere(project: Path, free: Path) -> Path:
-    (project / "caches").mkdir()
-    (project / "features.h5").rename(project / "caches" / "b0.h5")
-    return project
-
-
-def with_cache_in_a_folder(project: Path, free: Path) -> Path:
-    (project / "caches").mkdir()
-    (project / "features.h5").rename(project / "caches" / "features.h5")
-    return project
-
-
-def with_data_renamed(project: Path, free: Path) -> Path:
-    (project / "data").rename(project / "pictures")
-    return project
-
-
-def with_data_in_a_folder(project: Path, free: Path) -> Path:
-    (project / "sets").mkdir()
-    (project / "data").rename(project / "sets" / "xray")
-    return project
-
-
-def with_data_above(project: Path, free: Path) -> Path:
-    (project / "data").rename(project.parent / "data")
-    return project
-
-
 def with_data_packed(project: Path, free: Path) -> Path:
     with zipfile.ZipFile(project / "data.zip", "w") as archive:
         for file in sorted((project / "data").rglob("*.png")):
@@ -131,24 +104,6 @@ def with_data_unpacked_beside_the_cache(project: Path, free: Path) -> Path:
     for folder in (project / "data").iterdir():
         folder.rename(project / folder.name)
     (project / "data").rmdir()
-    return project
-
-
-def with_data_behind_a_link(project: Path, free: Path) -> Path:
-    (project / "data").rename(free / "disk")
-    (project / "data").symlink_to(free / "disk")
-    return project
-
-
-def with_runs_in_a_folder(project: Path, free: Path) -> Path:
-    (project / "results" / "2026").mkdir(parents=True)
-    (project / "runs").rename(project / "results" / "2026" / "runs")
-    return project
-
-
-def with_runs_behind_a_link(project: Path, free: Path) -> Path:
-    (project / "runs").rename(free / "runs on another disk")
-    (project / "runs").symlink_to(free / "runs on another disk")
     return project
 
 
@@ -217,22 +172,39 @@ def with_other_images_in_their_place(project: Path, free: Path) -> Path:
     return project
 
 
-MOVES: dict[str, Move] = {
+# What is renamed within a project, or above it.
+RENAMED = {
+    "with_cache_elsewhere": ("features.h5", "caches/b0.h5"),
+    "with_cache_in_a_folder": ("features.h5", "caches/features.h5"),
+    "with_data_renamed": ("data", "pictures"),
+    "with_data_in_a_folder": ("data", "sets/xray"),
+    "with_data_above": ("data", "../data"),
+    "with_runs_in_a_folder": ("runs", "results/2026/runs"),
+}
+
+
+def rename(project: Path, free: Path, *, before: str, after: str) -> Path:
+    (project / after).parent.mkdir(parents=True, exist_ok=True)
+    (project / before).rename(project / after)
+    return project
+
+
+def put_behind_a_link(project: Path, free: Path, *, name: str) -> Path:
+    (project / name).rename(free / "on another disk")
+    (project / name).symlink_to(free / "on another disk")
+    return project
+
+
+MOVES: dict[str, Move] = {name: partial(rename, before=one, after=other) for name, (one, other) in RENAMED.items()}
+MOVES |= {f"with_{name}_behind_a_link": partial(put_behind_a_link, name=name) for name in ("data", "runs")}
+MOVES |= {
     move.__name__: move
     for move in (
         renamed,
         deeper,
         copied_without_times,
-        with_cache_elsewhere,
-        with_cache_in_a_folder,
-        with_data_renamed,
-        with_data_in_a_folder,
-        with_data_above,
         with_data_packed,
         with_data_unpacked_beside_the_cache,
-        with_data_behind_a_link,
-        with_runs_in_a_folder,
-        with_runs_behind_a_link,
         seen_through_a_link,
         run_alone_elsewhere,
         beside_the_original,

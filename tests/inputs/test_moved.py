@@ -8,10 +8,10 @@ import shutil
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner, Result
 
 from tests.caches import header_of
 from tests.conftest import MadeOnce
+from tests.export.conftest import invoke
 from tests.inputs.moved_projects import MOVES, SWEEP, Move, make_moved, stored_paths
 from tests.pipeline.conftest import shell_in
 from xfeat.export.cli import main as xexport
@@ -43,12 +43,8 @@ def free(tmp_path: Path) -> Path:
     return tmp_path / "free"
 
 
-def say(command: object, *arguments: object) -> Result:
-    return CliRunner().invoke(command, list(map(str, arguments)), catch_exceptions=False)
-
-
 def answer(command: object, *arguments: object) -> str:
-    done = say(command, *arguments)
+    done = invoke(command, *arguments)
     assert done.exit_code == 0, done.output
     return done.stdout
 
