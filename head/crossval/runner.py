@@ -114,7 +114,7 @@ def cross_validate(
         data = plan_reading(cache, len(rows), memory or MemorySpec()).load(cache, rows)
         fit = partial(train_folds, data=data, head=head, train=train, members=plan.members, classes=classes)
         advance(0, total)
-        finished = fit(trainings) if checkpoints is None else completed(checkpoints, trainings, fit)
+        finished = fit(trainings) if checkpoints is None else completed(checkpoints, trainings, fit, classes=classes)
         for done, (training, probabilities) in enumerate(finished, 1):
             result = results[training.division]
             result.probabilities[training.seed, training.fold.test] = probabilities

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import logging
+import math
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
@@ -29,6 +29,7 @@ from xfeat.head.training.fit import FittedHead
 logger = logging.getLogger(__name__)
 
 Probabilities = NDArray[np.float32]
+_SUFFIX = ".float32"  # of a checkpoint: the probabilities, row by row
 
 
 class Fold(NamedTuple):
@@ -59,6 +60,8 @@ def completed(
     folder: Path,
     trainings: Sequence[FoldTraining],
     train: Callable[[list[FoldTraining]], Generator[tuple[FoldTraining, Probabilities]]],
+    *,
+    classes: int,
 ) -> Iterator[tuple[FoldTraining, Probabilities]]:
     """Yield the predictions of all folds: those stored in ``folder`` first, then those that ``train`` gives.
 
@@ -69,36 +72,37 @@ def completed(
     """
     rest = []
     for training in trainings:
-        probabilities = _stored(folder, training)
+        probabilities = _stored(folder, training, classes)
         if probabilities is None:
             rest.append(training)
         else:
             yield training, probabilities
     with closing(train(rest)) as trained:
         for training, probabilities in trained:
-            array = io.BytesIO()
-            np.save(array, probabilities, allow_pickle=False)
-            with replacing(_checkpoint(folder, training, array.getvalue()), elsewhere=ELSEWHERE) as part:
-                part.write_bytes(array.getvalue())
+            content = probabilities.tobytes()
+            with replacing(_checkpoint(folder, training, content), elsewhere=ELSEWHERE) as part:
+                part.write_bytes(content)
             yield training, probabilities
 
 
-def _stored(folder: Path, training: FoldTraining) -> Probabilities | None:
-    for file in folder.glob(f"{training.name}-*.npy"):
+def _stored(folder: Path, training: FoldTraining, classes: int) -> Probabilities | None:
+    shape = len(training.fold.test), classes
+    for file in folder.glob(f"{training.name}-*{_SUFFIX}"):
         try:
             content = read_regular(file)
         except OSError:
             continue
-        if file == _checkpoint(folder, training, content):  # else it has changed, or is of another fold
-            probabilities: Probabilities = np.load(io.BytesIO(content), allow_pickle=False)
-            return probabilities
-    return None
+        if file == _checkpoint(folder, training, content) and len(content) == 4 * math.prod(shape):
+            probabilities = np.frombuffer(content, np.float32).reshape(shape)
+            if np.isfinite(probabilities).all():
+                return probabilities
+    return None  # none yet, or it has changed, or is of another fold
 
 
 def _checkpoint(folder: Path, training: FoldTraining, content: bytes) -> Path:
     """Return the file of a finished fold, whose name has a digest of all that determines its content."""
     digest = hashlib.sha256(f"{folder.name} {training.name}\n".encode() + content).hexdigest()
-    return folder / f"{training.name}-{digest[:16]}.npy"
+    return folder / f"{training.name}-{digest[:16]}{_SUFFIX}"
 
 
 @contextmanager
@@ -135,7 +139,7 @@ def fold_checkpoints(folder: Path) -> Iterator[Path]:
 
 
 def _checkpoints_in(folder: Path) -> list[Path]:
-    return list(folder.glob("*.npy"))
+    return list(folder.glob(f"*{_SUFFIX}"))
 
 
 def _clear(folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 import logging
@@ -11,11 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import click
+import httpx
 import numpy as np
 import torch
 from click.testing import CliRunner
 
 from tests.fuzz.project import SWEEP, cross_validated, featurized
+from tests.serve.conftest import serving
 from xfeat.export.build.reference_model import metadata_of
 from xfeat.export.cli import main as export_main
 from xfeat.export.parity.certificate import certificate_path
@@ -29,8 +32,9 @@ from xfeat.featurize.errors import CacheError, XfeatError
 from xfeat.featurize.system.locks import Lock, locked
 from xfeat.featurize.typed_json import with_digest
 from xfeat.head.cli import main as head_main
-from xfeat.head.runs.reader import latest_run, open_run
+from xfeat.head.runs.reader import latest_run, open_run, read_history
 from xfeat.serve.cli import main as serve_main
+from xfeat.serve.inference.predictor import Predictor
 
 Command = Callable[[Path], Any]
 """Does something in a project, and returns what must stay the same, as plain values."""
@@ -182,6 +186,33 @@ def _start(*option: str) -> Command:
     return read
 
 
+_servers = contextlib.ExitStack()
+
+
+@functools.cache
+def _client(model: Path) -> httpx.Client:
+    """Return a client of a server that runs as long as this process."""
+    return _servers.enter_context(serving(Predictor.open(model, device="cpu")))
+
+
+def _post(route: str, file: str, **headers: str) -> Command:
+    def send(folder: Path) -> Any:
+        client, body = _client(folder / "model.onnx"), (folder / "requests" / file).read_bytes()
+        if file == "binary":
+            length = bytes(byte for byte in body[:8] if 32 < byte < 127)  # what httpx sends
+            headers["inference_header_content_length"], body = length.decode(), body[8:]
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        reply = client.post(route, content=body, headers=named)
+        assert client.get("/health").json()["status"] == "ok"
+        assert reply.status_code < 500, reply.text
+        if reply.status_code >= 400:
+            raise Refused(reply.json()["error"])
+        return len(reply.content)
+
+    return send
+
+
+_INFER = "/v2/models/model/infer"
 COMMANDS: dict[str, Command] = {
     "xhead compare": _compare,
     "xhead compare --html": _compare_as_page,
@@ -197,6 +228,7 @@ COMMANDS: dict[str, Command] = {
     "FeatureCache.open, schema 1": _library(_cache("schema1.h5")),
     "run": _library(lambda folder: json.dumps(open_run(folder / "runs/first").to_dict(), sort_keys=True)),
     "metadata of a run": _library(lambda folder: metadata_of(open_run(folder / "runs/first"), 0.5).to_props()),
+    "history": _library(lambda folder: list(map(list, read_history(open_run(folder / "runs/first"))))),
     "latest run": _library(lambda folder: open_run(latest_run(folder / "runs")).name),
     "cross-validation": _library(_checkpoints),
     "audit": _library(lambda folder: audit_of(FeatureCache.open(folder / "features.h5"))),
@@ -204,7 +236,19 @@ COMMANDS: dict[str, Command] = {
     "table of labels": _library(_dataset(data="data/labels.csv")),
     "table of groups": _library(_dataset(data="data", groups="data/groups.csv")),
     "lock": _library(_held_lock),
+    "POST /predict, form": _post("/predict?heatmap=1", "form", content_type="multipart/form-data; boundary=b"),
+    "POST /predict": _post("/predict", "image.png", content_type="image/png"),
+    "POST /predict, JPEG": _post("/predict", "image.jpg", content_type="application/octet-stream"),
+    "POST /preview": _post("/preview", "image.png", content_type="image/png"),
+    "POST infer": _post(_INFER, "numbers.json", content_type="application/json"),
+    "POST infer, base64": _post(_INFER, "base64.json", content_type="application/json"),
+    "POST infer, gzip": _post(_INFER, "numbers.json.gz", content_type="application/json", content_encoding="gzip"),
+    "POST infer, binary": _post(_INFER, "binary", content_type="application/octet-stream"),
 }
+
+
+# About half a second each: a tenth of the cases has to do.
+SLOW = {"xhead compare --html", "FeatureCache.open, schema 1"}
 
 
 # Digests written anew, as somebody would who hides a change
@@ -236,10 +280,10 @@ def _seal_cache(folder: Path) -> None:
 
 
 def _seal_folds(folder: Path) -> None:
-    for file in (folder / "checkpoints").glob("*.npy"):
+    for file in (folder / "checkpoints").glob("*.float32"):
         name = file.stem.rpartition("-")[0]
         digest = hashlib.sha256(f"checkpoints {name}\n".encode() + file.read_bytes()).hexdigest()
-        file.rename(file.with_name(f"{name}-{digest[:16]}.npy"))
+        file.rename(file.with_name(f"{name}-{digest[:16]}.float32"))
 
 
 SEALS: dict[str, Callable[[Path], None]] = {

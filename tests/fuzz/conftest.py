@@ -16,7 +16,6 @@ from tests.fuzz.project import make_project
 
 CASES = int(os.environ.get("FUZZ_CASES", "50"))
 FUZZ = settings(
-    max_examples=CASES,
     derandomize="FUZZ_CASES" not in os.environ,
     database=None,
     deadline=None,

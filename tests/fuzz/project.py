@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import csv
+import gzip
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -73,6 +76,7 @@ def make_project(folder: Path) -> None:
     as_schema1(folder / "schema1.h5")
     for name, text in OPTIONS.items():
         (folder / name).write_text(text)
+    _write_requests(folder / "requests")
 
 
 def _audit(folder: Path) -> None:
@@ -104,6 +108,33 @@ def _write_model(folder: Path) -> None:
     for name in ("model.onnx", "other.onnx"):
         model = folder / name
         write_certificate(certificate_path(model), metadata, {"full": model}, images, expected, {})
+
+
+def _write_requests(folder: Path) -> None:
+    """Write bodies of requests, as clients of each protocol send them."""
+    folder.mkdir()
+    picture, jpeg = draw((10, 200, 30)), draw((200, 30, 10), kind="JPEG")
+    head = '--b\r\nContent-Disposition: form-data; name="files"; filename="{}"\r\n\r\n'
+    parts = [head.format(name).encode() + data + b"\r\n" for name, data in (("ä.png", picture), ("b.jpg", jpeg))]
+    tensor = {"name": "image", "datatype": "UINT8", "shape": [2, 1, 1, 3], "data": [[1, 2, 3], [4, 5, 6]]}
+    text = {"name": "image", "datatype": "BYTES", "shape": [1], "data": [base64.b64encode(picture).decode()]}
+    outputs = [{"name": "logits", "parameters": {"classification": 2}}, {"name": "ood"}]
+    binary = {**text, "parameters": {"binary_data_size": len(picture) + 4}}
+    del binary["data"]
+    header = json.dumps({"id": "7", "inputs": [binary], "outputs": outputs}).encode()
+    numbers = json.dumps({"id": "7", "inputs": [tensor], "outputs": outputs}).encode()
+    bodies = {
+        "image.png": picture,
+        "image.jpg": jpeg,
+        "form": b"".join(parts) + b"--b--\r\n",
+        "numbers.json": numbers,
+        "base64.json": json.dumps({"inputs": [text], "parameters": {"x": 1}}).encode(),
+        "numbers.json.gz": gzip.compress(numbers),
+        # The length of the header, which goes into a header of HTTP, comes first.
+        "binary": b"%08d" % len(header) + header + len(picture).to_bytes(4, "little") + picture,
+    }
+    for name, body in bodies.items():
+        (folder / name).write_bytes(body)
 
 
 def _some_images(folder: Path) -> list[str]:

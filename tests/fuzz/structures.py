@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import random
@@ -30,6 +31,13 @@ def change_safetensors(chance: random.Random, content: bytes, other: bytes) -> b
     return len(header).to_bytes(8, "little") + header + content[8 + length :]
 
 
+def change_numbers(chance: random.Random, content: bytes, _: bytes) -> bytes:
+    """Change one of the numbers of an array that is stored without a header."""
+    numbers = np.frombuffer(content, np.float32).copy()
+    numbers[chance.randrange(len(numbers))] = chance.choice((np.nan, np.inf, -1, 1e30))
+    return numbers.tobytes()
+
+
 def change_npz(chance: random.Random, content: bytes, other: bytes) -> bytes:
     """Remove an array, or give it another type, shape or claim; checksums are right again."""
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
@@ -41,7 +49,7 @@ def change_npz(chance: random.Random, content: bytes, other: bytes) -> bytes:
         case 1:
             members[chance.choice(list(members))] = members[name]
         case _:
-            members[name] = change_npy(chance, members[name], members[name])
+            members[name] = _change_npy(chance, members[name])
     changed = io.BytesIO()
     with zipfile.ZipFile(changed, "w", chance.choice((zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED))) as archive:
         for each, data in members.items():
@@ -49,7 +57,7 @@ def change_npz(chance: random.Random, content: bytes, other: bytes) -> bytes:
     return changed.getvalue()
 
 
-def change_npy(chance: random.Random, content: bytes, _: bytes) -> bytes:
+def _change_npy(chance: random.Random, content: bytes) -> bytes:
     """Give an array another type or shape, or a header that claims more than there is."""
     array = np.load(io.BytesIO(content))
     stored = io.BytesIO()
@@ -176,6 +184,18 @@ def _put_wrong(chance: random.Random, stored: h5py.File, name: str, array: np.nd
             stored.create_dataset(name, data=array, compression="gzip", chunks=True, shuffle=True)
         case _:
             stored.create_group(name)
+
+
+def change_compressed(chance: random.Random, content: bytes, other: bytes) -> bytes:
+    """Change JSON that is compressed."""
+    return gzip.compress(change_json(chance, gzip.decompress(content), other))
+
+
+def change_binary(chance: random.Random, content: bytes, other: bytes) -> bytes:
+    """Change the JSON in front of binary tensors, whose length is right again."""
+    end = 8 + int(content[:8])
+    header = change_json(chance, content[8:end], other)
+    return b"%08d" % len(header) + header + content[end:]
 
 
 def change_toml(chance: random.Random, content: bytes, other: bytes) -> bytes:

@@ -9,17 +9,20 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 
 from tests.fuzz.child import LIMIT_S, Case, Child, Outcome
-from tests.fuzz.conftest import FUZZ
+from tests.fuzz.commands import SLOW
+from tests.fuzz.conftest import CASES, FUZZ
 from tests.fuzz.mutations import MUTATIONS, Change, Mutation, change_json, change_table
 from tests.fuzz.structures import (
+    change_binary,
+    change_compressed,
     change_hdf5,
     change_header,
     change_model,
-    change_npy,
     change_npz,
+    change_numbers,
     change_safetensors,
     change_toml,
 )
@@ -51,7 +54,9 @@ _RUN, _OTHER_RUN = "runs/first", "runs/second"
 KINDS = {
     "run.json": Kind(f"{_RUN}/run.json", f"{_OTHER_RUN}/run.json", (*_OF_RUNS, "latest run"), change_json),
     "head": Kind(f"{_RUN}/head.safetensors", f"{_OTHER_RUN}/head.safetensors", ("xhead eval",), change_safetensors),
-    "history": Kind(f"{_RUN}/history.csv", f"{_OTHER_RUN}/history.csv", ("xhead compare --html",), change_table),
+    "history": Kind(
+        f"{_RUN}/history.csv", f"{_OTHER_RUN}/history.csv", ("history", "xhead compare --html"), change_table
+    ),
     "predictions": Kind(f"{_RUN}/predictions.csv", f"{_OTHER_RUN}/predictions.csv", _OF_RUNS[:2], change_table),
     "sweep.json": Kind("runs/sweep/sweep.json", f"{_RUN}/run.json", ("xhead sweep",), change_json),
     "results of a sweep": Kind("runs/sweep/results.csv", f"{_RUN}/history.csv", ("xhead sweep",), change_table),
@@ -69,7 +74,7 @@ SEALED = {
     "run.json": KINDS["run.json"]._replace(commands=_OF_RUNS, seal="run"),
     "features": KINDS["features"]._replace(seal="cache"),
     "model": KINDS["model"]._replace(seal="model"),
-    "finished folds": KINDS["finished folds"]._replace(structure=change_npy, seal="folds"),
+    "finished folds": KINDS["finished folds"]._replace(structure=change_numbers, seal="folds"),
     "shards": KINDS["shards"]._replace(structure=change_npz, seal="none"),
 }
 # Every change of a file of the user's is meant.
@@ -78,6 +83,13 @@ INPUTS = {
     "groups": Kind("data/groups.csv", "data/labels.csv", ("table of groups",), change_table),
     "options of the server": Kind("serve.toml", "other.toml", ("xserve start --config",), change_toml),
     "key": Kind("key", "serve.toml", ("xserve start --api-key-file",)),
+    "form": Kind("requests/form", "requests/image.jpg", ("POST /predict, form",)),
+    "image": Kind("requests/image.png", "requests/image.jpg", ("POST /predict", "POST /preview")),
+    "JPEG image": Kind("requests/image.jpg", "requests/image.png", ("POST /predict, JPEG",)),
+    "numbers": Kind("requests/numbers.json", "requests/base64.json", ("POST infer",), change_json),
+    "base64": Kind("requests/base64.json", "requests/numbers.json", ("POST infer, base64",), change_json),
+    "compressed": Kind("requests/numbers.json.gz", "requests/base64.json", ("POST infer, gzip",), change_compressed),
+    "binary": Kind("requests/binary", "requests/base64.json", ("POST infer, binary",), change_binary),
     "lock": Kind("some.lock", "features.audit.json", ("lock",), change_json),
 }
 ROWS = [
@@ -99,7 +111,7 @@ def test_a_changed_file_is_refused_or_answered_as_before(
     content, another = file.read_bytes(), other.read_bytes()
     name, seals = file.relative_to(project).as_posix(), tuple(filter(None, [kind.seal]))
 
-    @FUZZ
+    @settings(FUZZ, max_examples=CASES // 10 if command in SLOW else CASES)
     @given(mutation=MUTATIONS)
     def check(mutation: Mutation) -> None:
         changed = mutation.apply(content, another, kind.structure)

@@ -272,7 +272,7 @@ def _fold(project: Path, say: Say) -> None:
     folder = checkpoint_folder(project / "runs", cache, *specs, MemorySpec())
     folder.mkdir()
     whole = cross_validate(cache, *specs, checkpoints=folder).main.probabilities
-    for file in folder.glob("*.npy"):
+    for file in folder.glob("*.float32"):
         flip(file, -1)
     np.testing.assert_array_equal(cross_validate(cache, *specs, checkpoints=folder).main.probabilities, whole)
 

@@ -78,7 +78,7 @@ def test_the_same_call_trains_only_unfinished_folds(
     with pytest.raises(Interrupted, match="4 finished folds") as stop, fold_checkpoints(parts) as kept:
         cross_validate(cache, HEAD, TRAIN, plan, checkpoints=kept, progress=StopAfter(4))
     assert "same command again" in str(stop.value)
-    assert len(list(parts.glob("*.npy"))) == 4
+    assert len(list(parts.glob("*.float32"))) == 4
     trained: list[int] = []
 
     def counting(tasks: list[Task], **options: Any) -> Any:
@@ -88,7 +88,7 @@ def test_the_same_call_trains_only_unfinished_folds(
     monkeypatch.setattr(training, "fit_tasks", counting)
     with fold_checkpoints(parts) as kept:
         again = cross_validate(cache, HEAD, TRAIN, plan, checkpoints=kept)
-        assert len(list(parts.glob("*.npy"))) == 6  # deleted when the body has finished
+        assert len(list(parts.glob("*.float32"))) == 6  # deleted when the body has finished
     assert trained == [2]
     np.testing.assert_array_equal(again.main.probabilities, whole.main.probabilities)
     np.testing.assert_array_equal(again.main.fold, whole.main.fold)
@@ -99,11 +99,9 @@ def test_the_same_call_trains_only_unfinished_folds(
     "damage",
     [
         lambda content: content[:50],
-        lambda content: content.replace(b"{'descr'", b"{('descr'"),  # numpy reads the header as Python
-        lambda content: content.replace(b", 2)", b",)  "),
         lambda content: content[:-4] + np.float32(0.5).tobytes(),
     ],
-    ids=["cut short", "another header", "a column", "a probability"],
+    ids=["cut short", "a probability"],
 )
 def test_a_changed_checkpoint_is_recomputed(
     make_cache: MakeCache, tmp_path: Path, damage: Callable[[bytes], bytes]
@@ -111,7 +109,7 @@ def test_a_changed_checkpoint_is_recomputed(
     cache, plan = make_cache(sizes=(60,)), CrossvalSpec(folds=3)
     with pytest.raises(Interrupted), fold_checkpoints(tmp_path / "c.parts") as kept:
         cross_validate(cache, HEAD, TRAIN, plan, checkpoints=kept, progress=StopAfter(2))
-    for file in (tmp_path / "c.parts").glob("*.npy"):
+    for file in (tmp_path / "c.parts").glob("*.float32"):
         whole = file.read_bytes()
         file.write_bytes(damage(whole))
         assert file.read_bytes() != whole
@@ -127,7 +125,7 @@ def test_a_checkpoint_in_the_place_of_another_is_recomputed(make_cache: MakeCach
     for folder, head in (("other.parts", HeadSpec(hidden=(4,))), ("c.parts", HEAD)):
         with pytest.raises(Interrupted), fold_checkpoints(tmp_path / folder) as kept:
             cross_validate(cache, head, TRAIN, plan, checkpoints=kept, progress=StopAfter(2))
-    first, second = sorted((tmp_path / "c.parts").glob("*.npy"))
+    first, second = sorted((tmp_path / "c.parts").glob("*.float32"))
     if of == "another fold":
         content = first.read_bytes()
         first.write_bytes(second.read_bytes())
@@ -135,7 +133,7 @@ def test_a_checkpoint_in_the_place_of_another_is_recomputed(make_cache: MakeCach
     else:
         for file in (first, second):
             file.unlink()
-        for file in (tmp_path / "other.parts").glob("*.npy"):
+        for file in (tmp_path / "other.parts").glob("*.float32"):
             file.replace(tmp_path / "c.parts" / file.name)
     with fold_checkpoints(tmp_path / "c.parts") as kept:
         again = cross_validate(cache, HEAD, TRAIN, plan, checkpoints=kept)
@@ -183,7 +181,7 @@ def test_checkpoints_are_deleted_if_a_training_diverges(tmp_path: Path) -> None:
     folder = tmp_path / "c.parts"
 
     def diverge() -> None:
-        np.save(folder / "grouped-seed0-fold0.npy", np.zeros(3))
+        (folder / "grouped-seed0-fold0.float32").write_bytes(bytes(12))
         raise DivergedError("training diverged")
 
     with pytest.raises(DivergedError), fold_checkpoints(folder):
@@ -220,11 +218,11 @@ def test_a_stopped_command_resumes(make_cache: MakeCache, tmp_path: Path, sign: 
         [sys.executable, "-c", code, *arguments], stderr=subprocess.PIPE, stdout=subprocess.PIPE, cwd=tmp_path
     ) as process:
         deadline = time.monotonic() + 60
-        while len(list((tmp_path / "runs").glob("crossval-*.parts/*.npy"))) < 3 and time.monotonic() < deadline:
+        while len(list((tmp_path / "runs").glob("crossval-*.parts/*.float32"))) < 3 and time.monotonic() < deadline:
             time.sleep(0.02)
         process.send_signal(sign)
         _, words = process.communicate()
-    kept = list((tmp_path / "runs").glob("crossval-*.parts/*.npy"))
+    kept = list((tmp_path / "runs").glob("crossval-*.parts/*.float32"))
     assert 3 <= len(kept) < 15
     if sign == signal.SIGINT:
         assert b"run the same command again to resume" in words

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
-import os
 import socket
 import tempfile
 import threading
@@ -14,8 +13,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 import xfeat.serve.http.preview
 from tests.serve.sharing import HeldPredictor, upload
@@ -327,82 +324,3 @@ def test_no_character_set_of_a_form_breaks_the_response(client, tiny, charset):
     content_type = f"multipart/form-data; boundary=b; charset={charset}"
     reply = client.post("/predict", content=content, headers={"content-type": content_type})
     assert reply.status_code in (200, 400, 422)
-
-
-# More of them: XFEAT_FUZZ=2000 pytest tests/serve/http/test_faults.py -k "mutated or any_json"
-FUZZ = settings(
-    max_examples=int(os.environ.get("XFEAT_FUZZ", "60")),
-    deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
-
-
-@st.composite
-def mutations(draw, max_changes=8):
-    """Return a function that changes a few bytes, cuts something out, or doubles a part."""
-    spots = draw(st.lists(st.tuples(st.floats(0, 1), st.integers(0, 255)), max_size=max_changes))
-    cut = draw(st.none() | st.tuples(st.floats(0, 1), st.floats(0, 1)))
-    twice = draw(st.booleans())
-
-    def mutate(content):
-        changed = bytearray(content)
-        for place, value in spots:
-            changed[int(place * (len(changed) - 1))] = value
-        if cut is not None:
-            low, high = sorted(int(share * len(changed)) for share in cut)
-            changed[low:high] = changed[low:high] * 2 if twice else b""
-        return bytes(changed)
-
-    return mutate
-
-
-def check(client, reply):
-    assert reply.status_code < 500, reply.text
-    assert isinstance(reply.json(), dict)
-    assert client.get("/health").json()["status"] == "ok"
-
-
-@FUZZ
-@given(mutate=mutations(), kind=st.sampled_from(["PNG", "JPEG", "BMP", "TIFF", "WEBP"]))
-def test_a_mutated_image_is_classified_or_skipped_never_500(fuzz_client, tiny, mutate, kind):
-    content = mutate(tiny.draw((10, 200, 30), kind=kind))
-    check(fuzz_client, fuzz_client.post("/predict", files=upload(("a", content))))
-
-
-@FUZZ
-@given(mutate=mutations())
-def test_a_mutated_form_is_answered_or_rejected_never_500(fuzz_client, tiny, mutate):
-    content = mutate(form(tiny.draw((10, 200, 30))))
-    headers = {"content-type": "multipart/form-data; boundary=b"}
-    check(fuzz_client, fuzz_client.post("/predict", content=content, headers=headers))
-
-
-@FUZZ
-@given(mutate=mutations(), shift=st.integers(-3, 3))
-def test_a_mutated_tensor_request_is_answered_or_rejected_never_500(fuzz_client, tiny, mutate, shift):
-    picture = tiny.draw((10, 200, 30))
-    size = len(picture) + 4
-    tensor = {"name": "image", "datatype": "BYTES", "shape": [1], "parameters": {"binary_data_size": size}}
-    head = json.dumps({"id": "7", "inputs": [tensor], "outputs": [{"name": "logits"}]}).encode()
-    content = mutate(head + len(picture).to_bytes(4, "little") + picture)
-    headers = {"Inference-Header-Content-Length": str(max(0, len(head) + shift))}
-    check(fuzz_client, fuzz_client.post("/v2/models/model/infer", content=content, headers=headers))
-
-
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=4),
-    max_leaves=8,
-)
-
-
-@FUZZ
-@given(
-    field=st.sampled_from(["id", "inputs", "outputs", "parameters"]),
-    part=st.sampled_from(["name", "shape", "datatype", "data", "parameters", None]),
-    value=JSON,
-)
-def test_any_json_anywhere_in_a_tensor_request_is_answered_or_rejected(fuzz_client, field, part, value):
-    tensor = {"name": "image", "datatype": "UINT8", "shape": [1, 1, 1, 3], "data": [1, 2, 3]}
-    body = {"inputs": [tensor], field: value} if part is None else {"inputs": [{**tensor, part: value}]}
-    check(fuzz_client, fuzz_client.post("/v2/models/model/infer", content=json.dumps(body)))
