@@ -28,7 +28,7 @@ from xfeat.featurize.cache.layout import BLOCK_BYTES, read_header, rest_digest, 
 from xfeat.featurize.cache.reader import FeatureCache
 from xfeat.featurize.cli import main as featurize_main
 from xfeat.featurize.datasets.layouts import open_dataset
-from xfeat.featurize.errors import CacheError, XfeatError
+from xfeat.featurize.errors import BusyError, CacheError, XfeatError
 from xfeat.featurize.system.locks import Lock, locked
 from xfeat.featurize.typed_json import with_digest
 from xfeat.head.cli import main as head_main
@@ -172,7 +172,9 @@ def _held_lock(folder: Path) -> Any:
     file.write_bytes(content)
     try:
         with locked(file, "in use", of=folder):
-            return "taken twice"
+            raise AssertionError("taken twice")
+    except BusyError as error:
+        return str(error)
     finally:
         lock.release()
 
@@ -181,7 +183,12 @@ def _start(*option: str) -> Command:
     """Return ``xserve start`` with a file of options; it ends where it looks for the model."""
 
     def read(folder: Path) -> Any:
-        return _printed(serve_main, "start", folder / "missing.onnx", *(option[0], folder / option[1]))
+        try:
+            return _printed(serve_main, "start", folder / "missing.onnx", *(option[0], folder / option[1]))
+        except Refused as error:
+            if "model not found" in str(error):
+                return "read"
+            raise
 
     return read
 

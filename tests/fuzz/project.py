@@ -116,7 +116,7 @@ def _write_requests(folder: Path) -> None:
     picture, jpeg = draw((10, 200, 30)), draw((200, 30, 10), kind="JPEG")
     head = '--b\r\nContent-Disposition: form-data; name="files"; filename="{}"\r\n\r\n'
     parts = [head.format(name).encode() + data + b"\r\n" for name, data in (("ä.png", picture), ("b.jpg", jpeg))]
-    tensor = {"name": "image", "datatype": "UINT8", "shape": [2, 1, 1, 3], "data": [[1, 2, 3], [4, 5, 6]]}
+    tensor = {"name": "image", "datatype": "UINT8", "shape": [2, 1, 1, 3], "data": [1, 2, 3, 4, 5, 6]}
     text = {"name": "image", "datatype": "BYTES", "shape": [1], "data": [base64.b64encode(picture).decode()]}
     outputs = [{"name": "logits", "parameters": {"classification": 2}}, {"name": "ood"}]
     binary = {**text, "parameters": {"binary_data_size": len(picture) + 4}}
