@@ -67,9 +67,8 @@ def test_missing_features_are_an_error_with_a_fix(caches: dict[str, FeatureCache
     assert not (tmp_path / "runs").exists()
 
 
-@pytest.mark.parametrize(
-    "memory_mb", [1000.0, pytest.param(0.4, marks=pytest.mark.slow), pytest.param(0.3, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("memory_mb", [1000.0, 0.4, 0.3])
 def test_each_trial_reaches_what_its_head_alone_does_on_a_cache_of_its_pooling(
     caches: dict[str, FeatureCache], tmp_path: Path, memory_mb: float
 ) -> None:

@@ -64,6 +64,7 @@ def test_the_best_trial_is_a_run_to_the_bit_as_if_trained_alone(
     assert result.run.metrics == alone.metrics
 
 
+@pytest.mark.slow
 def test_the_same_sweep_again_trains_nothing_and_more_trials_train_only_the_rest(
     make_cache: MakeCache, tmp_path: Path
 ) -> None:
