@@ -73,7 +73,7 @@ def read_schema1(path: Path) -> Stored:
     cpu_s = _CPU_S + path.stat().st_size / _BYTES_PER_CPU_S
     command = module_command("xfeat.featurize.cache.schema1", str(path), str(cpu_s))
     try:
-        done = subprocess.run(
+        done = subprocess.run(  # nosec B603  # this Python with this module
             command, stdin=subprocess.DEVNULL, capture_output=True, timeout=cpu_s * _WALL_TIMES_CPU, check=False
         )
     except subprocess.TimeoutExpired as error:
