@@ -81,14 +81,14 @@ def decoders() -> Iterator[Line]:
     """Say which formats can be decoded: a small image of each is written and read."""
     from PIL import Image, features
 
-    from xfeat.featurize.images.decode import FORMATS, decode
+    from xfeat.featurize.images.decode import DEFAULT_SPEC, FORMATS, decode
 
     works, missing = [], []
     for name in FORMATS:
         content = io.BytesIO()
         try:
             Image.new("L", (8, 8), 128).save(content, name)
-            decode(content.getvalue())
+            decode(content.getvalue(), DEFAULT_SPEC)
         except (OSError, KeyError, ValueError):  # of ValueError: the project's ImageError
             missing.append(name)
         else:
