@@ -22,10 +22,14 @@ _ONLY_FOR = re.compile(r"(\s*)<!-- (\w+) -->(.*?)<!-- /\2 -->", re.DOTALL)
 
 
 def page_file(name: str, runs_on: str) -> bytes:
-    """Return the content of a file of the page, one of ``PAGE_FILES[runs_on]``.
+    """Return the content of a file of the page.
 
     The HTML files are shared. A part for one of the two only is between ``<!-- server -->`` and ``<!-- /server -->``,
     or between the same marks with ``browser``.
+
+    Args:
+        name: of the file, one of ``PAGE_FILES[runs_on]``.
+        runs_on: where the model runs, ``server`` or ``browser``.
     """
     content = (_FOLDER / name).read_bytes()
     if not name.endswith(".html"):

@@ -91,7 +91,11 @@ class ModelMetadata(Spec):
 
     @classmethod
     def from_props(cls, props: Mapping[str, str], path: str | Path) -> ModelMetadata:
-        """Read the entries of a model file, its ``metadata_props`` as a mapping; ``path`` is for messages.
+        """Read the entries of a model file.
+
+        Args:
+            props: ``metadata_props`` as a mapping (onnxruntime: ``session.get_modelmeta().custom_metadata_map``).
+            path: the file, for messages.
 
         Raises:
             ModelError: if they are missing, have another version, or cannot be read.

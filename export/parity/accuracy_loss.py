@@ -56,8 +56,14 @@ def within_gate(before: Scores, after: Scores, max_loss: float) -> bool:
 def acceptable(before: Scores, after: Scores, max_loss: float, decided_differently: int) -> bool:
     """Return whether the loss is within the gate, or due to a single image while AUC is within the gate.
 
-    A single image is the smallest loss of accuracy that can be measured, and can be more than the gate, ``max_loss`` in
-    percentage points: 1 point of 100 images.
+    A single image is the smallest loss of accuracy that can be measured, and can be more than the gate: 1 point of 100
+    images.
+
+    Args:
+        before: scores of the reference.
+        after: scores of the model to judge.
+        max_loss: the gate in percentage points.
+        decided_differently: number of images that the two models decide differently.
     """
     if within_gate(before, after, max_loss):
         return True

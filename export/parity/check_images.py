@@ -62,8 +62,12 @@ def load_images(
 ) -> CheckImages:
     """Read image files as the server does, without those that are missing, damaged or changed.
 
-    ``files`` are paths relative to ``root``, with the SHA-256 that each must have, or ``None`` for any; ``what`` is
-    for messages.
+    Args:
+        root: their folder.
+        files: path relative to ``root`` of each file, to the SHA-256 that it must have; ``None`` for any.
+        what: they are, for messages.
+        spec: how to read and resize them.
+        counter: counts the images read.
 
     Raises:
         DataError: if none of them can be used.

@@ -57,7 +57,14 @@ def check_variant(
     found: Probabilities,
     advance: Advance = lambda done: None,
 ) -> dict[str, Agreement]:
-    """Compare the probabilities (n, C) of an exported model with the expected ones, within its precision's tolerance.
+    """Compare an exported model with expected probabilities, within the tolerance of its precision.
+
+    Args:
+        model: the exported model.
+        images: n images.
+        expected: probabilities (n, C).
+        found: the model's probabilities (n, C).
+        advance: called with the number of predictions made since the last call.
 
     Returns:
         The agreement under the name of the variant. The full model in float32 has a second one, ``resized_inside``:
@@ -84,9 +91,16 @@ def _resizes(metadata: ModelMetadata) -> bool:
 
 
 def require_agreement(checks: Checks, message: str, path: Path, fix: str | None = None) -> None:
-    """Require that all checks hold; else raise a :class:`ParityError`.
+    """Require that all checks hold.
 
-    Its ``message`` has ``{}`` for the name of the check and its provider.
+    Args:
+        checks: to require.
+        message: with ``{}`` for the name of the check and its provider.
+        path: of the model, for the message.
+        fix: for the message.
+
+    Raises:
+        ParityError: if one does not hold.
     """
     for provider, agreements in checks.items():
         for name, agreement in agreements.items():

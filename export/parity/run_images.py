@@ -20,7 +20,11 @@ def images_to_check(
 ) -> tuple[CheckImages, Probabilities]:
     """Read the run's test images (all images if it has no test split) and their probabilities in predictions.csv.
 
-    At most ``limit`` images, evenly spaced, are read from ``data``, or the folder that was featurized.
+    Args:
+        run: the run.
+        data: folder of the images; by default the one that was featurized.
+        limit: largest number of images; they are evenly spaced.
+        counter: counts the images read.
 
     Raises:
         DataError: if none of them can be read.

@@ -72,7 +72,11 @@ def aligned_correlation(
 def equalised(pictures: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Equalise histograms, so that gamma, brightness and contrast no longer matter.
 
-    Of pictures uint8 (n, side, side), the result has the rank of each pixel in its image, in the same form.
+    Args:
+        pictures: uint8 (n, side, side).
+
+    Returns:
+        uint8 (n, side, side): the rank of each pixel in its image.
     """
     from scipy.stats import rankdata
 

@@ -26,7 +26,10 @@ _CERTAIN = 0.97
 
 
 def same_files(hashes: Sequence[str]) -> tuple[NDArray[np.int64], list[Pair]]:
-    """Pair the exact copies of a file with its first occurrence, by the digest of each row's file.
+    """Pair the exact copies of a file with its first occurrence.
+
+    Args:
+        hashes: digest of each row's file.
 
     Returns:
         int64, the first row of each content, ascending; one pair for each further row.

@@ -19,9 +19,14 @@ Labels = NDArray[np.integer]
 
 
 def has_enough_groups(labels: Labels, groups: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Mark the rows, bool (n,), of classes that have enough groups to be predicted out of fold.
+    """Mark the rows of classes that have enough groups to be predicted out of fold.
 
-    Labels (n,) are -1 for none. All are false if fewer than two classes have enough groups.
+    Args:
+        labels: (n,), -1 for none.
+        groups: (n,), equal for rows of one group.
+
+    Returns:
+        bool (n,); all false if fewer than two classes have enough groups.
     """
     good = [code for code in np.unique(labels[labels >= 0]) if len(np.unique(groups[labels == code])) >= MIN_GROUPS]
     return np.isin(labels, good) if len(good) > 1 else np.zeros(len(labels), np.bool_)

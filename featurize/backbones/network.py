@@ -56,9 +56,13 @@ class Backbone(nn.Module):
         return super().train(False)
 
     def maps(self, images: Tensor) -> list[Tensor]:
-        """Return the feature maps that pooling averages, (N, C_i, h_i, w_i), of normalised float32 (N, 3, S, S).
+        """Return the feature maps that pooling averages: the last layer's, then those of stages 3 to 7 if multilevel.
 
-        The last layer's comes first, then those of stages 3 to 7 if multilevel.
+        Args:
+            images: normalised float32 (N, 3, S, S).
+
+        Returns:
+            float32 tensors (N, C_i, h_i, w_i).
         """
         model = self.model
         x = model._swish(model._bn0(model._conv_stem(images)))

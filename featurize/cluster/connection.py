@@ -56,12 +56,13 @@ class ActorPlan(NamedTuple):
 def connected(address: str | None) -> Iterator[None]:
     """Connect to a cluster, or start one on this machine; disconnect or stop it at the end.
 
-    The address is ``HOST:PORT`` of the cluster's head, or ``auto`` for the one that this machine belongs to; by default
-    ``RAY_ADDRESS``, else the cluster of this machine, else a new one.
+    Args:
+        address: ``HOST:PORT`` of the cluster's head, or ``auto`` for the one that this machine belongs to; by default
+            ``RAY_ADDRESS``, else the cluster of this machine, else a new one.
 
     Raises:
-        DeviceError: if there is no cluster at the address.
-        SpecError: if the address is invalid.
+        DeviceError: if there is no cluster at ``address``.
+        SpecError: if ``address`` is invalid.
     """
     for variable, value in _QUIET.items():
         os.environ.setdefault(variable, value)

@@ -65,9 +65,13 @@ class RayCluster:
     name: str = "ray"
 
     def outcomes(self, source: ImageSource, root: Path, paths: Sequence[str], known: NDArray[np.bytes_]) -> Outcomes:
-        """Yield the outcomes of all images, in any order; every machine must see the same files at ``root``.
+        """Yield the outcomes of all images, in any order.
 
-        ``known`` are the SHA-256 of content whose features are stored, sorted, 64 hexadecimal digits each.
+        Args:
+            source: the data root, as this process sees it.
+            root: its path; every machine must see the same files there.
+            paths: relative to it.
+            known: SHA-256 of content whose features are stored, sorted, 64 hexadecimal digits each.
 
         Raises:
             MissingExtraError: if Ray is not installed.

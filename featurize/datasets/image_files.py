@@ -75,7 +75,9 @@ Head = Callable[[str, int], bytes]
 def choose_images(names: Iterable[str], head: Head) -> tuple[list[str], LeftOut]:
     """Divide the files of a data set into images, and others with the reason why they are left out.
 
-    The names are relative to the root with forward slashes; ``head`` reads the first bytes of a file.
+    Args:
+        names: of all files, relative to the root with forward slashes.
+        head: reads the first bytes of a file.
     """
     images, left_out = image_names(names, head)
     masks = _masks(images)

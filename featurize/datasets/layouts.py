@@ -162,7 +162,10 @@ def list_images(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
     """Return the given files, and for each folder the images in it and its subfolders, sorted by path.
 
     A given file is taken whatever its suffix; in folders the suffix decides, or without one the first bytes. Hidden
-    files are ignored. :class:`DataError` if a path does not exist, cannot be listed, or is a folder without images.
+    files are ignored.
+
+    Raises:
+        DataError: if a path does not exist, cannot be listed, or is a folder without images.
     """
     found: list[Path] = []
     for path in map(Path, paths):

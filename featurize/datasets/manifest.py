@@ -44,9 +44,16 @@ def read_manifest(path: Path) -> Listing:
 
 
 def read_group_table(path: Path, images: Sequence[str], root: Path, *, read: Read = read_file) -> dict[str, str]:
-    """Read a table of groups, such as patients: path to group, for the images that it names.
+    """Read a table of groups, such as patients.
 
-    Paths in the table and of the images are relative to ``root``; ``read`` returns the content of a file in an archive.
+    Args:
+        path: the file.
+        images: of the data set, relative to ``root``.
+        root: the folder that paths in the table are relative to.
+        read: returns the content of the file, for one in an archive.
+
+    Returns:
+        Path to group, for the images that the table names.
 
     Raises:
         DataError: if the table cannot be read, a name fits several images, or an image has two groups.

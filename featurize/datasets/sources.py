@@ -289,7 +289,9 @@ ImageSource = FolderSource | ZipSource
 def open_source(root: Path, *, broken_ok: bool = False) -> ImageSource:
     """Open a folder, or a zip archive if ``root`` is a file. Of a missing folder, no image can be read.
 
-    With ``broken_ok``, a file that is not a zip archive is opened like a missing folder.
+    Args:
+        root: the folder or archive.
+        broken_ok: open a file that is not a zip archive like a missing folder.
 
     Raises:
         DataError: if it is a file, but not a zip archive, or neither a folder nor a regular file.

@@ -73,10 +73,15 @@ class SplitResult:
 
 
 def split_dataset(dataset: Dataset, output: Path, spec: SplitSpec, *, progress: Progress | None = None) -> SplitResult:
-    """Split a data set, whose own splits are ignored, into a new or empty folder, whole or not at all.
+    """Split a data set into ``output``, whole or not at all.
 
-    Images of one group stay together, and so do exact copies of one file, whatever their names. ``progress`` is called
-    while files are hashed and placed.
+    Images of one group stay together, and so do exact copies of one file, whatever their names.
+
+    Args:
+        dataset: the labelled images; its own splits, if any, are ignored.
+        output: a folder that does not exist or is empty.
+        spec: shares, seed, and how files are placed.
+        progress: called while files are hashed and placed.
 
     Raises:
         DataError: if images have no class, a class has fewer groups than there are splits or cannot be a folder, or a
@@ -115,8 +120,13 @@ def assign_splits(labels: NDArray[np.int32], groups: NDArray[np.int64], spec: Sp
     where the class counts come closest to what they should be) for shares that differ. Before that, each class gets
     one of its smallest groups in each split, so that no split is without a class.
 
-    Of class and group of each image, (n,), the result is its index into train, valid, test, uint8 (n,). With too few
-    groups, a split may be without a class.
+    Args:
+        labels: int32 (n,), the class of each image.
+        groups: int64 (n,), the number of each image's group.
+        spec: shares and seed.
+
+    Returns:
+        uint8 (n,), index into train, valid, test. With too few groups, a split may be without a class.
     """
     names, group_rows = np.unique(groups, return_inverse=True)
     counts = np.zeros((len(names), int(labels.max()) + 1))

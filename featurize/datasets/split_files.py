@@ -35,12 +35,15 @@ class PlacedImage(NamedTuple):
 
 
 def place_images(dataset: Dataset, splits: NDArray[np.uint8], groups: NDArray[np.int64]) -> list[PlacedImage]:
-    """Choose new paths, sorted; for files of the same name, the name of the folder is put in front.
+    """Choose new paths; for files of the same name, the name of the folder is put in front.
 
     Args:
         dataset: the images, n of them.
         splits: uint8 (n,), index into train, valid, test.
         groups: int64 (n,), equal for images of one group.
+
+    Returns:
+        One record per image, sorted by new path.
     """
     name_of: dict[int, str] = {}
     for entry, group in zip(dataset.entries, groups.tolist(), strict=True):
@@ -70,15 +73,18 @@ def write_split(
     link: bool,
     step: Callable[[int], None],
 ) -> int:
-    """Fill a folder beside ``output`` and rename it; write groups.csv if images have groups. Return how many are links.
+    """Fill a folder beside ``output`` and rename it; write groups.csv if images have groups.
 
     Args:
-        dataset: the images, in ``source``.
+        dataset: the images.
         source: where the files are.
         output: a folder that does not exist or is empty.
         images: the new path of each image.
         link: make hard links where the file system can.
         step: called with the number of files placed.
+
+    Returns:
+        How many files are links.
 
     Raises:
         OutputError: if something cannot be written.

@@ -102,7 +102,11 @@ def _labelled(names: list[str], found: _Found, above: str) -> Listing:
 def unify_spelling(labels: set[tuple[str, str]]) -> tuple[dict[str, str], list[str]]:
     """Unify classes that differ in case between splits; in one folder they are classes of their own.
 
-    From pairs of split and class, return the name to take for each class, and what to say of it.
+    Args:
+        labels: the splits and the classes in them.
+
+    Returns:
+        The name to take for each class, and what to say of it.
     """
     splits_of: defaultdict[str, defaultdict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
     for split, label in labels:

@@ -19,9 +19,14 @@ _CALLS = 3
 
 
 def find_batch_size(engine: Engine, side: int, *, clock: Callable[[], float] = time.perf_counter) -> None:
-    """Double an engine's batch size, for images of so many pixels a side, until that is no faster, or memory runs out.
+    """Double an engine's batch size until that is no longer faster, or memory runs out.
 
-    The size depends on times, which ``clock`` measures in seconds: another search may give another one.
+    The size depends on measured times: another search may give another one.
+
+    Args:
+        engine: its batch size is set.
+        side: of the network's input in pixels.
+        clock: seconds.
     """
     best_size, best_rate = 1, 0.0
     size = _FIRST

@@ -27,14 +27,17 @@ def to_onnx(
     output_names: list[str],
     dynamic: dict[int, str],
 ) -> onnx.ModelProto:
-    """Trace a module in evaluation mode into a clean ONNX model, opset 18, without stack traces or local paths.
+    """Trace a module into a clean ONNX model, opset 18.
 
     Args:
-        module: with one tensor as input.
+        module: in evaluation mode, with one tensor as input.
         example: an input; its shape is fixed in the graph except along ``dynamic``.
         input_name: name of the graph's input.
         output_names: names of its outputs.
         dynamic: axis number to name, for axes of variable size.
+
+    Returns:
+        The checked model, without stack traces, local paths or stale shapes.
     """
     if module.training:
         raise ValueError("the module must be in evaluation mode")

@@ -20,14 +20,20 @@ MAX_BRIGHTNESS_CHANGE = 0.15
 
 
 def load_views(data: bytes, spec: PreprocessSpec, *, views: int, sha256: str, may_hold_gil: bool = False) -> Pixels:
-    """Decode an image file once and make its views: uint8 (V, S, S, 3), RGB, the unchanged one first.
+    """Decode an image file once and make its views.
 
     Args:
-        data: content of an image file; :class:`ImageError` if it cannot be decoded.
-        spec: how it is read, and the side S.
-        views: number of views V.
+        data: content of an image file.
+        spec: how it is read, and the side S of the result.
+        views: number of views V, the unchanged one included.
         sha256: of ``data``, 64 hexadecimal digits; seeds the views.
         may_hold_gil: as in :func:`xfeat.featurize.images.decode.decode`.
+
+    Returns:
+        uint8 array (V, S, S, 3), RGB; the first is :func:`xfeat.featurize.images.preprocess.load_pixels`'s.
+
+    Raises:
+        ImageError: if the bytes cannot be decoded.
     """
     image = decode(data, spec, may_hold_gil=may_hold_gil)
     seed = int(sha256[:16], 16)

@@ -80,9 +80,14 @@ def decode(data: bytes, spec: PreprocessSpec = DEFAULT_SPEC, *, may_hold_gil: bo
 
 
 def read_levels(data: bytes, spec: PreprocessSpec = DEFAULT_SPEC) -> DeepLevels | None:
-    """Return the levels of an image file with more than 8 bits per channel, as stored; ``None`` for other files.
+    """Return the levels of an image file with more than 8 bits per channel, as stored.
 
-    DICOM files are others, too: they state their range. ``spec`` says which of several frames is read.
+    Args:
+        data: content of a file.
+        spec: which of several frames is read.
+
+    Returns:
+        ``None`` if it has 8 bits per channel, or is a DICOM file: those state their range.
 
     Raises:
         ImageError: if the bytes cannot be decoded.

@@ -81,7 +81,11 @@ def may_be_deep(head: bytes) -> bool:
 
 
 def describe_kind(head: bytes) -> str:
-    """Return what a file that is no readable image is, such as ``HTML page``, ``text`` or ``unknown kind of file``."""
+    """Return what a file that is no readable image is, such as ``HTML page``, ``text`` or ``unknown kind of file``.
+
+    Args:
+        head: its first :data:`HEAD_BYTES` bytes.
+    """
     head = head[:HEAD_BYTES]
     if name := _first_match(_OTHERS, head):
         return name
@@ -97,9 +101,11 @@ def _first_match(table: tuple[tuple[bytes, str], ...], head: bytes) -> str:
 
 
 def is_dicom(data: bytes) -> bool:
-    """Tell whether bytes, at least the first 132 of a file, are DICOM.
+    """Tell whether bytes are a DICOM file.
 
-    Either ``DICM`` follows a preamble of 128 bytes, or the file starts with its tags, as those without a header do.
+    Args:
+        data: at least the first 132 bytes of a file. Either ``DICM`` follows a preamble of 128 bytes, or the file
+            starts with its tags, as data sets without a file header do.
     """
     return data[128:132] == b"DICM" or _starts_with_tags(data, "little") or _starts_with_tags(data, "big")
 

@@ -34,9 +34,14 @@ def frame_number(count: int, name: str, frames: str) -> int:
 
 
 def choose_frame(image: ImageFile.ImageFile, data: bytes, frames: str) -> None:
-    """Go to the picture to be read, in an image as Pillow opened it from ``data``; ``frames`` is as above.
+    """Go to the picture to be read.
 
     Thumbnails, levels of a pyramid and masks, which TIFF files mark as such, do not count.
+
+    Args:
+        image: as Pillow opened it.
+        data: content of its file.
+        frames: as above.
 
     Raises:
         ImageError: if there are several and ``refuse``, or too many.

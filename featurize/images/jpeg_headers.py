@@ -89,7 +89,16 @@ def read_jpeg_2000_header(data: bytes) -> ImageHeader | None:
 
 
 def check_scans(data: bytes, kind: str, *, pixels: int) -> None:
-    """Refuse JPEG data, called ``kind``, that go over an image of so many pixels so often that it takes minutes."""
+    """Refuse JPEG data that go over the image so often that decoding them takes minutes.
+
+    Args:
+        data: JPEG data.
+        kind: how they are called in the message.
+        pixels: of the image.
+
+    Raises:
+        ImageError: with the number of scans that are allowed.
+    """
     most = min(_MOST_SCANS, MAX_DECODED_PIXELS // max(1, pixels))
     if data.count(b"\xff\xda") <= most:  # fast, and true of nearly all; a thumbnail inside has markers, too
         return

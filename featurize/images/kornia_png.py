@@ -26,8 +26,14 @@ _TURN = threading.Lock()
 def decode_plain_png(data: bytes) -> Image.Image | None:
     """Decode a PNG file with kornia-rs, if it is installed, no other thread is doing so, and the file is simple.
 
-    kornia-rs holds the GIL while it decodes, so a second thread would have to wait: it uses Pillow instead. ``None`` if
-    Pillow is to decode the file, or to refuse it: files that are damaged or too large, too.
+    kornia-rs holds the GIL while it decodes, so a second thread would have to wait: it uses Pillow instead.
+
+    Args:
+        data: content of a file.
+
+    Returns:
+        An image of mode ``L`` or ``RGB``; ``None`` if Pillow is to decode it, or to refuse it: files that are damaged
+        or too large, too.
     """
     layout = _plain_layout(data)
     decoder = _kornia() if layout is not None else None

@@ -101,7 +101,11 @@ def _without_alpha(image: Image.Image) -> Image.Image:
 
 
 def check_jpeg_2000(image: ImageFile.ImageFile, data: bytes) -> None:
-    """Refuse JPEG 2000 files that Pillow opens, but reads wrongly: with signs, or of too few or too many bits."""
+    """Refuse JPEG 2000 files that Pillow opens, but reads wrongly.
+
+    Raises:
+        ImageError: if they have signs, or a number of bits of which Pillow keeps too few.
+    """
     header = read_jpeg_2000_header(data)
     if header is None:
         return

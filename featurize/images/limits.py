@@ -15,7 +15,11 @@ MAX_DECODED_PIXELS = 20 * MAX_PIXELS
 
 
 def check_size(width: int, height: int) -> None:
-    """Refuse an image of more than :data:`MAX_PIXELS`, or of a side over :data:`MAX_SIDE`, before it is decoded."""
+    """Refuse an image of more than :data:`MAX_PIXELS`, or of a side over :data:`MAX_SIDE`, before it is decoded.
+
+    Raises:
+        ImageError: with its size.
+    """
     if width * height > MAX_PIXELS:
         raise ImageError(f"{width}×{height} is more than {MAX_PIXELS // 1_000_000} megapixels")
     if max(width, height) > MAX_SIDE:

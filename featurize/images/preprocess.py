@@ -13,9 +13,14 @@ Pixels = NDArray[np.uint8]
 
 
 def resize(image: Image.Image, spec: PreprocessSpec) -> Pixels:
-    """Squash an image of mode ``L`` or ``RGB`` to uint8 (S, S, 3), RGB, bilinear with antialiasing; S is the spec's.
+    """Squash an image to the network's size, bilinear with antialiasing.
 
-    The same pixels as ``torchvision.transforms.Resize((S, S))`` on the RGB image.
+    Args:
+        image: mode ``L`` or ``RGB``, any size.
+        spec: gives the side S of the result.
+
+    Returns:
+        uint8 array (S, S, 3), RGB; the same pixels as ``torchvision.transforms.Resize((S, S))`` on the RGB image.
     """
     side = (spec.size, spec.size)
     if image.size != side:
@@ -24,7 +29,14 @@ def resize(image: Image.Image, spec: PreprocessSpec) -> Pixels:
 
 
 def load_pixels(data: bytes, spec: PreprocessSpec) -> Pixels:
-    """Decode the bytes of an image file and resize it as ``spec`` says: uint8 (S, S, 3), RGB.
+    """Decode the bytes of an image file and resize it.
+
+    Args:
+        data: content of an image file.
+        spec: how it is read, and the side S of the result.
+
+    Returns:
+        uint8 array (S, S, 3), RGB.
 
     Raises:
         ImageError: if the bytes cannot be decoded.

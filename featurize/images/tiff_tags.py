@@ -66,7 +66,11 @@ def describe_tiff(tags: Tags) -> str:
 
 
 def check_tiff(tags: Tags) -> None:
-    """Refuse layouts that Pillow opens, but reads wrongly, with an :class:`ImageError` that describes them."""
+    """Refuse layouts that Pillow opens, but reads wrongly.
+
+    Raises:
+        ImageError: with the layout as the reason.
+    """
     bits, samples, planar = bits_of(tags), tags.get(SAMPLES, 1), tags.get(PLANAR, 1) == SEPARATE
     photometric, compression = tags.get(PHOTOMETRIC), tags.get(COMPRESSION, 1)
     if photometric is None and compression not in _CCITT:

@@ -38,8 +38,16 @@ def with_grey_bits(
 ) -> FeatureSpec:
     """Return the spec with the range of the data set's 16-bit images.
 
-    The range of an existing cache at ``output`` is kept, unless it is replaced (``force``); images that it lacks must
-    fit. If the request gives the number of bits, no image is read.
+    The range of an existing cache is kept; images that it does not hold yet must fit.
+
+    Args:
+        dataset: the images.
+        request: if it gives the number of bits, no image is read.
+        spec: without the range.
+        output: the cache to be written.
+        force: whether an existing ``output`` is to be replaced.
+        workers: reading threads; ``None`` takes one per core.
+        progress: called as images are looked at.
 
     Raises:
         MismatchError: if new images do not fit the range of the cache.
@@ -90,7 +98,12 @@ def measure(
 ) -> GreyRange | None:
     """Read the images that may have 16 bits per channel; ``None`` if the range of none is open.
 
-    Of most files only the first bytes are read, by so many threads; by default one per core.
+    Args:
+        source: the data root.
+        paths: relative to it; of most files only the first bytes are read.
+        spec: which of several frames is read.
+        workers: reading threads; ``None`` takes one per core.
+        progress: called as images are looked at.
     """
     found: list[GreyRange] = []
     with ThreadPoolExecutor(workers or cores(), thread_name_prefix="range") as pool:

@@ -53,6 +53,12 @@ def resolve_request(
 def featurize_command(spec: FeatureSpec, data: str, output: Path, class_names: Sequence[str]) -> str:
     """Return the command that computes a cache with this spec: the fix where a cache is missing or incomplete.
 
+    Args:
+        spec: of the features.
+        data: folder, archive or manifest of the images.
+        output: the cache to write.
+        class_names: of the images, none if they have none.
+
     Options that a cache does not record are left out: ``--groups`` and ``--weights``.
     """
     usual = {setting.name: setting.default for setting in dataclasses.fields(FeatureRequest)}

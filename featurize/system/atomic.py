@@ -40,8 +40,14 @@ _REASONS = {
 def replacing(path: Path, *, elsewhere: str = ELSEWHERE) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; what the body writes there replaces ``path`` unless the body raises.
 
-    The body must only write: an ``OSError`` in it is reported as a problem of ``path``, an :class:`OutputError` that
-    says ``elsewhere`` how the user chooses another path. ``path`` is then as it was, and nothing is left beside it.
+    The body must only write: an ``OSError`` in it is reported as a problem of ``path``.
+
+    Args:
+        path: the file to write or replace.
+        elsewhere: how the user chooses another path, if the command has no ``-o``.
+
+    Raises:
+        OutputError: if it cannot be written; ``path`` is then as it was, and nothing is left beside it.
     """
     partial = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:

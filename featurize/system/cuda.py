@@ -32,9 +32,12 @@ def gpu_number(device: str) -> int:
 
 
 def cuda_provider(number: int) -> tuple[str, dict[str, str]]:
-    """Return onnxruntime's provider and options for the GPU of a number, from 0.
+    """Return onnxruntime's provider and options for a GPU.
 
     Features, parity checks and serving use the same options: a check is valid only for the options it ran with.
+
+    Args:
+        number: of the GPU, from 0.
     """
     return PROVIDER, {
         "device_id": str(number),

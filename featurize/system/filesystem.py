@@ -67,7 +67,13 @@ _warned: set[str] = set()
 
 
 def is_missing(service: Service, error: OSError, path: Path) -> bool:
-    """Tell whether an error for ``path`` means that its file system lacks a service; if so, warn once per process."""
+    """Tell whether an error means that a file system lacks a service; if so, warn once per process.
+
+    Args:
+        service: what was tried.
+        error: what the call raised.
+        path: the file or folder, for the warning.
+    """
     if error.errno not in service.errors:
         return False
     if service.name not in _warned:
@@ -81,7 +87,11 @@ def is_missing(service: Service, error: OSError, path: Path) -> bool:
 
 @contextmanager
 def optional(service: Service, path: Path) -> Iterator[None]:
-    """Run a body that the file system may refuse; without the service, go on with a warning."""
+    """Run a body that the file system may refuse; without the service, go on with a warning.
+
+    Raises:
+        OSError: if the body fails for another reason.
+    """
     try:
         yield
     except OSError as error:

@@ -67,14 +67,22 @@ def locked(file: Path, busy: str, *, of: Path, elsewhere: str = ELSEWHERE) -> It
 
 
 class Lock:
-    """A lock on a file in a folder that exists, held from :meth:`acquire` to :meth:`release`."""
+    """A lock on a file, held from :meth:`acquire` to :meth:`release`.
+
+    Args:
+        file: the lock file; its folder must exist.
+    """
 
     def __init__(self, file: Path) -> None:
         self.file = file
         self._lock: FileLock | _HeldFile = FileLock(file, timeout=0, fallback_to_soft=False)
 
     def acquire(self) -> bool:
-        """Take the lock; return whether it was free. If the lock file cannot be written, ``OSError`` is raised."""
+        """Take the lock; return whether it was free.
+
+        Raises:
+            OSError: if the lock file cannot be written.
+        """
         try:
             self._lock.acquire()
         except Timeout:

@@ -10,7 +10,11 @@ from typing import BinaryIO
 
 
 def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
-    """Open a regular file for reading; ``OSError`` if it cannot be opened, or is a pipe, socket, device or folder."""
+    """Open a regular file for reading.
+
+    Raises:
+        OSError: if it cannot be opened, or is a pipe, a socket, a device or a folder.
+    """
     # A pipe that nobody writes into would block for ever.
     flags = getattr(os, "O_NONBLOCK", 0)
     file = open(path, "rb", opener=lambda path, mode: os.open(path, mode | flags))  # noqa: SIM115 - the caller closes it
@@ -21,6 +25,10 @@ def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
 
 
 def read_regular(path: Path) -> bytes:
-    """Return the content of a regular file; ``OSError`` as :func:`open_regular`."""
+    """Return the content of a regular file.
+
+    Raises:
+        OSError: as :func:`open_regular`.
+    """
     with open_regular(path) as file:
         return file.read()

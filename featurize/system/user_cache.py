@@ -31,10 +31,16 @@ def user_cache() -> Path | None:
 
 
 def cache_file(name: str) -> Path:
-    """Return the path of a file ``name`` of the cache: where it is, or else where it can be written.
+    """Return the path of a cached file: where it is, or else where it can be written.
 
     The cache is ``$XFEAT_CACHE_DIR``, else ``xfeat`` in the user's cache folder, else, with a warning, a temporary
-    folder that is deleted when this process ends. :class:`OutputError` if none of them can be written.
+    folder that is deleted when this process ends.
+
+    Args:
+        name: of the file, relative to the cache.
+
+    Raises:
+        OutputError: if none of them can be written.
     """
     folder = cache_folder()
     if folder is not None and ((folder / name).is_file() or _is_writable(folder)):

@@ -59,9 +59,16 @@ class BlockTraining:
         self._average: State | None = None
 
     def run(self, stop: Event) -> list[Outcome]:
-        """Train to the end; return outcomes in the order of the jobs: a :class:`DivergedError` for a diverged head.
+        """Train to the end.
 
-        :class:`CancelledError` if ``stop`` was set, after which training ends within a few steps.
+        Args:
+            stop: when set, training ends within a few steps.
+
+        Returns:
+            In the order of the jobs; a :class:`DivergedError` for a head that diverged in its first epoch.
+
+        Raises:
+            CancelledError: if ``stop`` was set.
         """
         heads, models = self.heads, self._engine.models
         for epoch in range(1, self._spec.epochs + 1):

@@ -70,7 +70,12 @@ run_options = combined(
 
 
 def open_cache(file: Path, pooling: str | None) -> FeatureCache:
-    """Open a cache with the features of a pooling, which it must hold; by default its own."""
+    """Open a cache with the features of a pooling, by default its own.
+
+    Raises:
+        CacheError: if it is missing or damaged.
+        MismatchError: if it does not hold these features.
+    """
     from xfeat.featurize.cache.reader import FeatureCache
 
     cache = FeatureCache.open(file)

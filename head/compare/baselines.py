@@ -28,10 +28,12 @@ Part = tuple[list[str], NDArray[np.float32], NDArray[np.int64]]
 def fit_baselines(run: Run, part: str) -> list[Entry]:
     """Fit logistic regression and an SVM to the training images of a run, tuned on its validation images.
 
-    Its cache, split and classes are used; ``part`` is the split to compare on.
+    Args:
+        run: its cache, split and classes are used.
+        part: the split to compare on.
 
     Raises:
-        CacheError: if the run's cache is missing or damaged.
+        CacheError: if the run's cache is missing, or its features are not finite.
         MismatchError: if the cache has changed since.
     """
     from sklearn.linear_model import LogisticRegression

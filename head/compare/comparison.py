@@ -60,7 +60,11 @@ class Comparison:
 
 
 def find_runs(runs: Path) -> list[Run]:
-    """Read all runs in a folder; damaged ones are left out with a warning. :class:`RunError` if there is none."""
+    """Read all runs in a folder; damaged ones are left out with a warning.
+
+    Raises:
+        RunError: if there is no run.
+    """
     found = []
     for folder in runs_in(runs):
         if folder.is_symlink():
@@ -98,9 +102,12 @@ def common_part(runs: Sequence[Run]) -> str:
 
 
 def compare_entries(entries: Sequence[Entry], part: str, *, sort: str = "accuracy") -> Comparison:
-    """Sort entries, of at least one run, and compare each with the first run on the split ``part``.
+    """Sort entries and compare each with the first run.
 
-    ``sort`` is one of :data:`xfeat.head.specs.SORTS`; the lowest loss and the highest of the others come first.
+    Args:
+        entries: of at least one run.
+        part: the split to compare on.
+        sort: one of :data:`xfeat.head.specs.SORTS`; the lowest loss and the highest of the others come first.
     """
     ordered = sorted(entries, key=lambda entry: (_sort_value(entry, part, sort), entry.name))
     groups: dict[str, str] = {}

@@ -56,6 +56,9 @@ def cross_validate_baselines(
         For each baseline ``name``, ``accuracy`` (see :meth:`xfeat.head.crossval.out_of_fold.OutOfFold.accuracy`), and
         ``difference``: the accuracy of the heads minus that of the baseline, over all images and seeds, with its 95 %
         ``interval`` from a bootstrap over groups.
+
+    Raises:
+        CacheError: if features are not finite.
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.preprocessing import StandardScaler

@@ -40,7 +40,12 @@ def save_crossval(
 ) -> dict[str, Any]:
     """Write crossval.json, predictions.csv and report.html; return the content of crossval.json.
 
-    ``call`` runs the rendering; a :class:`xfeat.head.reports.worker.Worker` does it in another process.
+    Args:
+        writer: of the folder.
+        result: the cross-validation.
+        audit: of its cache.
+        baselines: from :func:`xfeat.head.crossval.baselines.cross_validate_baselines`.
+        call: runs the rendering; a :class:`xfeat.head.reports.worker.Worker` does it in another process.
     """
     cache, main, by_image = result.cache, result.main, result.by_image
     names, seed = cache.class_names, result.train.seed

@@ -78,7 +78,7 @@ def _select(metrics: dict[str, Metrics]) -> dict[str, dict[str, float]]:
 
 
 def fit_temperature(labels: NDArray[np.integer], logits: NDArray[np.floating]) -> tuple[float, str]:
-    """Return the temperature with the lowest cross entropy, and why it was not fitted and is 1, or an empty text.
+    """Find the temperature with the lowest cross entropy.
 
     The targets are smoothed by Platt's prior, by 1 / (n + 2) for n rows of two classes, instead of 0 and 1. Otherwise
     a hundred rows with one mistake or none would give the lowest possible temperature; see docs/decisions/0032.
@@ -86,6 +86,9 @@ def fit_temperature(labels: NDArray[np.integer], logits: NDArray[np.floating]) -
     Args:
         labels: true classes (n,).
         logits: (n, C), of rows that the head was not trained on.
+
+    Returns:
+        The temperature, and why it was not fitted and is 1, or an empty text.
 
     Source:
         Guo et al., "On Calibration of Modern Neural Networks", 2017, section 4.2; Platt, "Probabilistic Outputs for

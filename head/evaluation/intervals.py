@@ -31,10 +31,19 @@ def wilson_interval(successes: int, trials: int) -> Interval | None:
 
 
 def ratio_interval(upper: float, upper_ends: Interval, lower: float, lower_ends: Interval) -> Interval:
-    """Return the 95 % interval of ``upper / lower``, two proportions, 0 to 1, from different images.
+    """Return the 95 % interval of ``upper / lower``, two proportions from different images.
 
     It is computed from the 95 % intervals of both. Proportions of 0 and 1 need no correction, since their Wilson
-    intervals have a width. The upper end is infinite if ``lower`` may be 0.
+    intervals have a width.
+
+    Args:
+        upper: the numerator, 0 to 1.
+        upper_ends: its interval.
+        lower: the denominator, 0 to 1.
+        lower_ends: its interval.
+
+    Returns:
+        The interval; its upper end is infinite if ``lower`` may be 0.
 
     Source:
         MOVER-R: Donner and Zou, "Closed-form confidence intervals for functions of the normal mean and standard
@@ -54,9 +63,15 @@ def ratio_interval(upper: float, upper_ends: Interval, lower: float, lower_ends:
 
 
 def grouped_interval(values: NDArray[np.floating], groups: NDArray[Any], *, seed: int) -> Interval | None:
-    """Return the 95 % percentile bootstrap interval of the mean of ``values`` (n,), resampling whole ``groups`` (n,).
+    """Return the 95 % percentile bootstrap interval of the mean of ``values``, resampling whole groups.
 
-    ``None`` if there are fewer than two groups, such as patients.
+    Args:
+        values: (n,), such as 1 for a correct and 0 for a wrong prediction.
+        groups: (n,), such as the patient of each image.
+        seed: of the resampling.
+
+    Returns:
+        The interval, or ``None`` if there are fewer than two groups.
     """
     from scipy.stats import bootstrap
 

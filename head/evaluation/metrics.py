@@ -63,7 +63,13 @@ def confusion_counts(positive: NDArray[np.bool_], predicted: NDArray[np.bool_]) 
 
 
 def classification_metrics(labels: Labels, probabilities: Probabilities, class_names: Sequence[str]) -> Metrics:
-    """Measure predictions, probabilities (n, C) of labels (n,); the predicted class is the most probable one."""
+    """Measure predictions; the predicted class is the most probable one.
+
+    Args:
+        labels: true classes (n,), indices into ``class_names``.
+        probabilities: (n, C), each row sums to 1.
+        class_names: C names.
+    """
     from sklearn.metrics import accuracy_score, brier_score_loss, confusion_matrix, log_loss
 
     every = np.arange(len(class_names))
@@ -120,7 +126,11 @@ def mean_auc(labels: Labels, scores: Probabilities) -> float | None:
 
 
 def expected_calibration_error(labels: Labels, probabilities: NDArray[np.floating]) -> float:
-    """Return the mean gap between confidence, the highest probability (n, C), and accuracy, over bins of equal width.
+    """Return the mean gap between confidence and accuracy, 0 to 1, over bins of equal width.
+
+    Args:
+        labels: true classes (n,).
+        probabilities: (n, C); the highest of each row is its confidence.
 
     Source:
         Naeini et al., "Obtaining Well Calibrated Probabilities Using Bayesian Binning", 2015; 15 bins as in Guo et al.

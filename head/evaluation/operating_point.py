@@ -86,7 +86,12 @@ def choose_threshold(positive: NDArray[np.bool_], scores: NDArray[np.floating], 
     """Return the highest threshold whose sensitivity is at least ``target``.
 
     It is midway between the lowest probability that is predicted positive and the next lower one, so that rounding of
-    a probability changes no decision. Of rows (n,), at least one is ``positive``; ``scores`` are their probabilities.
+    a probability changes no decision.
+
+    Args:
+        positive: bool (n,), at least one true.
+        scores: probability (n,) of the positive class.
+        target: 0 to 1.
     """
     wanted = max(1, math.ceil(target * int(positive.sum()) - 1e-9))
     lowest = float(np.sort(scores[positive])[::-1][wanted - 1])

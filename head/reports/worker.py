@@ -27,7 +27,10 @@ R = TypeVar("R")
 class Worker:
     """A process that runs functions of this project, one at a time.
 
-    It starts immediately and imports ``modules``, by name, before the first call.
+    It starts immediately and imports ``modules`` before the first call.
+
+    Args:
+        modules: names of modules that the calls will need.
     """
 
     def __init__(self, *modules: str) -> None:
@@ -55,7 +58,8 @@ class Worker:
     def __call__(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Run a module-level function in the worker; return its result or raise its exception.
 
-        :class:`WorkerError` if the worker has ended; its own output is on stderr.
+        Raises:
+            WorkerError: if the worker has ended; its own output is on stderr.
         """
         assert self._process.stdin is not None
         assert self._process.stdout is not None

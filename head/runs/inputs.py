@@ -39,7 +39,8 @@ def search_cache(run: Run) -> Search:
 def open_cache_of(run: Run) -> FeatureCache:
     """Open the cache of a run; one with other features, if that is what is at its path now.
 
-    :class:`CacheError` if there is none, or it is damaged.
+    Raises:
+        CacheError: if there is none, or it is damaged.
     """
     from xfeat.featurize.cache.reader import FeatureCache
 

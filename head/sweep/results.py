@@ -31,7 +31,11 @@ _DIGEST = "line_sha256"  # of the other cells and of what the sweep is
 
 
 class SweepFolder:
-    """The folder ``runs/<sweep>`` of one sweep, read and written."""
+    """The folder of one sweep, read and written.
+
+    Args:
+        folder: ``runs/<sweep>``.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -55,7 +59,10 @@ class SweepFolder:
             return False
 
     def begin(self, identity: dict[str, Any]) -> list[Trial]:
-        """Start the sweep, or resume it; return the trials that are already finished.
+        """Start the sweep, or resume it.
+
+        Returns:
+            The trials that are already finished.
 
         Raises:
             MismatchError: if the folder holds another sweep.
@@ -98,7 +105,11 @@ class SweepFolder:
             partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
     def read_trials(self) -> list[Trial]:
-        """Read results.csv; an incomplete last line is removed. :class:`RunError` if it is damaged otherwise."""
+        """Read results.csv; an incomplete last line is removed from the file.
+
+        Raises:
+            RunError: if the file is damaged otherwise.
+        """
         file = self.folder / RESULTS_FILE
         try:
             content = read_regular(file)

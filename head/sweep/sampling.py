@@ -29,7 +29,9 @@ _MAX_REPEATS = 50
 def rounds(spec: SweepSpec, trials: Sequence[Trial]) -> Iterator[list[TrialSpec]]:
     """Yield all trials at once, or, with Optuna, all rounds so far, with one more round each time.
 
-    The caller adds finished ``trials`` of a round before asking for the next.
+    Args:
+        spec: what to try.
+        trials: finished trials; the caller adds those of a round before asking for the next.
     """
     if spec.sampler == SPREAD:
         yield list(spec.trial_specs())

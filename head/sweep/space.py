@@ -100,7 +100,11 @@ class SweepSpec:
                 TrialSpec.of({name: value}, self.first_seed)
 
     def for_cache(self, cache: FeatureCache) -> SweepSpec:
-        """Return the sweep with the pooling of the cache, if none is set; the cache must hold the features of each."""
+        """Return the sweep with the pooling of the cache, if no pooling is set.
+
+        Raises:
+            MismatchError: if the cache does not hold the features of a pooling.
+        """
         from xfeat.head.data.pooling import chosen_pooling
 
         # Last, so that naming the default pooling draws the same combinations.

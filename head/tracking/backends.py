@@ -69,7 +69,11 @@ class Tracking:
 
 
 def open_trackers(*, mlflow: str | None = None, tensorboard: Path | None = None) -> list[Tracker]:
-    """Open trackers: MLflow on a server or store, such as ``sqlite:///mlflow.db``, and a folder of event files.
+    """Open the trackers and check that they can be reached.
+
+    Args:
+        mlflow: address of a tracking server or store, such as ``sqlite:///mlflow.db``.
+        tensorboard: folder for event files.
 
     Raises:
         MissingExtraError: if the library is not installed.

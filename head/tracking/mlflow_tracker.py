@@ -35,9 +35,12 @@ _ENVIRONMENT = {
 
 
 class MlflowTracker:
-    """Writes runs to a tracking server or store: ``http://host:5000``, ``sqlite:///mlflow.db``, or any other of MLflow.
+    """Writes runs to a tracking server or store.
 
     The experiment is ``xfeat``, or that of MLFLOW_EXPERIMENT_NAME; it is created if it does not exist.
+
+    Args:
+        uri: ``http://host:5000``, ``sqlite:///mlflow.db``, or any other URI of MLflow.
 
     Raises:
         MissingExtraError: if MLflow is not installed.

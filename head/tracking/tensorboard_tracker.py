@@ -19,7 +19,10 @@ _FAILURE = 2
 
 
 class TensorboardTracker:
-    """Writes one folder of event files per training into ``folder``, for ``tensorboard --logdir``.
+    """Writes one folder of event files per training.
+
+    Args:
+        folder: of all trainings, for ``tensorboard --logdir``.
 
     Raises:
         MissingExtraError: if TensorBoard is not installed.

@@ -134,7 +134,14 @@ def widened(head: HeadSpec, members: int) -> HeadSpec:
 
 
 def average_of(heads: Sequence[nn.Sequential], spec: HeadSpec, *, dim: int, classes: int) -> nn.Sequential:
-    """Build one head, in evaluation mode, whose logits (N, C) are the mean of those of several trained heads."""
+    """Build one head, in evaluation mode, whose logits are the mean of the logits of several heads.
+
+    Args:
+        heads: trained heads.
+        spec: the layers of each.
+        dim: number of features D.
+        classes: number of classes C.
+    """
     merged = build_head(widened(spec, len(heads)), dim=dim, classes=classes).eval()
     columns = [[_doubled(layer) for layer in head if isinstance(layer, nn.Linear | nn.BatchNorm1d)] for head in heads]
     layers = list(zip(*columns, strict=True))

@@ -11,10 +11,16 @@ from xfeat.head.specs import HeadSpec
 
 
 def build_head(spec: HeadSpec, *, dim: int, classes: int, seed: int = 0) -> nn.Sequential:
-    """Build an untrained head, from float32 (N, D) to logits (N, C).
+    """Build an untrained head; torch's global random state is neither used nor changed.
 
-    The initial weights are drawn as torch's own layers draw them, by a generator with ``seed``: torch's global random
-    state is neither used nor changed.
+    Args:
+        spec: its layers.
+        dim: number of features D.
+        classes: number of classes C.
+        seed: of the initial weights, which are drawn as torch's own layers draw them.
+
+    Returns:
+        A module from float32 (N, D) to logits (N, C).
     """
     generator = torch.Generator().manual_seed(seed)
     layers: list[nn.Module] = [nn.Dropout(spec.feature_dropout)] if spec.feature_dropout else []

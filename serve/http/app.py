@@ -51,7 +51,10 @@ _METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 def build_app(service: Service, access: AccessOptions | None = None, *, log: LogWriter | None = None) -> FastAPI:
     """Build the application. The end of its lifespan stops the threads of the models and of previews.
 
-    By default every client without a web page of another site may ask, and there is no log.
+    Args:
+        service: the models and limits.
+        access: who may ask; by default every client without a web page of another site.
+        log: receives the log fields of each request; ``None`` disables the log.
     """
     access = access or AccessOptions()
     threads = preview_threads()

@@ -73,7 +73,14 @@ def _draw_waiting(waiting: list[bytes], spec: PreprocessSpec) -> bytes:
 
 
 def draw_preview(content: bytes, spec: PreprocessSpec) -> bytes:
-    """Decode an image file as for the network, and return it as a PNG file of at most :data:`SIDE` pixels per side.
+    """Decode an image file as for the network, and reduce it to the size of a screen.
+
+    Args:
+        content: of an image file.
+        spec: how the model reads it.
+
+    Returns:
+        The content of a PNG file, grey or RGB, with at most :data:`SIDE` pixels per side.
 
     Raises:
         ImageError: if it is not a readable image.

@@ -25,7 +25,15 @@ def bucket_of(images: int, largest: int) -> int:
 
 
 def stack(pixels: Sequence[Pixels], size: int) -> NDArray[np.uint8]:
-    """Stack images, uint8 (S, S, 3) each and at least one, to a batch of ``size``, padded with black images."""
+    """Stack images to a batch of a given size, padded with black images.
+
+    Args:
+        pixels: uint8 (S, S, 3) each, at least one.
+        size: of the batch, at least the number of images.
+
+    Returns:
+        uint8 (size, S, S, 3).
+    """
     batch = np.zeros((size, *pixels[0].shape), np.uint8)
     np.stack(pixels, out=batch[: len(pixels)])
     return batch

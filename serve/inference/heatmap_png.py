@@ -14,10 +14,17 @@ _COLOURS = np.array([(40, 70, 200), (40, 190, 210), (250, 215, 60), (215, 30, 30
 
 
 def draw_heatmap(heatmap: NDArray[np.float32], side: int) -> bytes:
-    """Draw the heatmap of one class, float32 (h, w), 0 or more, as a PNG file, RGBA, ``side`` pixels square.
+    """Draw the heatmap of one class.
 
     The highest value is opaque red; a heatmap of zeros is fully transparent. The network's input is the image squashed
     to a square, so the picture fits when it is stretched over the whole image.
+
+    Args:
+        heatmap: float32 (h, w), 0 or more.
+        side: width and height of the picture in pixels.
+
+    Returns:
+        The content of a PNG file, RGBA, ``side`` pixels square.
     """
     levels = np.clip(np.nan_to_num(heatmap, posinf=0.0), 0, None).astype(np.float32)
     if levels.max() > 0:

@@ -13,7 +13,13 @@ E = TypeVar("E", bound=Exception)
 def run_isolated(run: Callable[[Sequence[T]], Sequence[R]], batch: Sequence[T], error_type: type[E]) -> list[R | E]:
     """Run a batch. If it fails, run its items one by one, so that only those at fault have no result.
 
-    Of each item, return its result, or the error of ``error_type`` that it raised alone; other errors are raised.
+    Args:
+        run: returns one result per item.
+        batch: the items.
+        error_type: errors of ``run`` that are handled in this way; others are raised.
+
+    Returns:
+        Per item its result, or the error that it raised alone.
     """
     try:
         return list(run(batch))

@@ -106,7 +106,14 @@ class Predictor:
     def predict_paths(
         self, paths: Iterable[str | os.PathLike[str]], *, progress: Progress | None = None
     ) -> list[Result]:
-        """Classify files, and the images in folders, which are searched to any depth; there they are sorted by name.
+        """Classify files, and the images in folders.
+
+        Args:
+            paths: image files and folders, which are searched to any depth.
+            progress: called with the number of images done and the total number.
+
+        Returns:
+            One result per image, in the order of ``paths``; within a folder sorted by name.
 
         Raises:
             DataError: if a path does not exist, or a folder holds no image.
@@ -115,7 +122,15 @@ class Predictor:
         return self._predict([(str(path), partial(_content_of, path)) for path in images], progress)
 
     def predict_bytes(self, images: Sequence[bytes], *, names: Sequence[str] | None = None) -> list[Result]:
-        """Classify images given as the contents of their files; by default, their names are numbers from 0."""
+        """Classify images given as the contents of their files.
+
+        Args:
+            images: contents of image files.
+            names: of the images in the results; by default their numbers from 0.
+
+        Returns:
+            One result per image, in the order given.
+        """
         names = names if names is not None else [str(number) for number in range(len(images))]
         sources: list[Source] = [(name, partial(bytes, content)) for name, content in zip(names, images, strict=True)]
         return self._predict(sources, None)
@@ -126,7 +141,10 @@ class Predictor:
         return content if not isinstance(content, bytes) and content.shape[:2] == (side, side) else None
 
     def decode(self, content: ImageContent) -> Pixels:
-        """Return uint8 (S, S, 3) RGB for the content of an image file, or for uint8 (H, W, 3) RGB, which is resized.
+        """Return uint8 (S, S, 3) RGB for an image.
+
+        Args:
+            content: of an image file, or uint8 (H, W, 3) RGB, which is resized like the pixels of a file.
 
         Raises:
             ImageError: if it is not a readable image.
@@ -144,9 +162,12 @@ class Predictor:
         return resize(Image.fromarray(content), preprocess)
 
     def infer(self, names: Sequence[str], pixels: Sequence[Pixels], *, heatmap: bool = False) -> list[Result]:
-        """Run the network on one batch of uint8 (S, S, 3) RGB each, with heatmaps if wanted and available.
+        """Run the network on one batch; if it fails, image by image, so that only the images at fault are skipped.
 
-        If it fails, it runs image by image, so that only the images at fault are skipped.
+        Args:
+            names: of the images.
+            pixels: uint8 (S, S, 3) RGB each, as many as names.
+            heatmap: include heatmaps in the predictions, if the model has them.
         """
         batch = list(zip(names, pixels, strict=True))
         outcomes = run_isolated(partial(self._run, heatmap=heatmap), batch, ModelError)

@@ -18,11 +18,14 @@ if TYPE_CHECKING:
 
 
 def decode_dicom(data: bytes, frames: str) -> Image.Image:
-    """Decode a DICOM image to mode ``L`` or ``RGB``: grey through its tables or window; palettes and YCbCr.
+    """Decode a DICOM image: grey through its modality LUT, VOI LUT or window; palettes and YCbCr to RGB.
 
     Args:
         data: content of a DICOM file, with or without preamble and file header.
         frames: ``first`` or ``middle`` of several frames, or ``refuse``.
+
+    Returns:
+        An image of mode ``L`` or ``RGB``.
 
     Raises:
         ImageError: if it cannot be decoded or is no image; the message is the reason.

@@ -55,7 +55,14 @@ class Frame(NamedTuple):
 
 
 def decode_frame(picture: Dataset, layout: Layout) -> Frame:
-    """Decode the frame that the layout names, and no other: the stored values, before rescaling and windows.
+    """Decode the frame that the layout names, and no other.
+
+    Args:
+        picture: the tags of the file.
+        layout: how the pixels are stored.
+
+    Returns:
+        The stored values, before rescaling and windows.
 
     Raises:
         ImageError: if the data are damaged, cut off, or compressed in a way that is not read; the reason has its name.

@@ -83,9 +83,17 @@ def extract(values: NDArray[Any], frame: Frame) -> NDArray[Any]:
 
 @np.errstate(over="ignore", invalid="ignore")  # a narrow window far from the values; infinite floats
 def grey_levels(frame: Frame, picture: Dataset, layout: Layout) -> NDArray[np.uint8]:
-    """Turn stored values (rows, columns) into grey levels: modality LUT, VOI LUT or window, MONOCHROME1 inverted.
+    """Turn stored values into grey levels: modality LUT, VOI LUT or window, MONOCHROME1 inverted.
 
     Without a window, the darkest and lightest values that are no padding become black and white. Padding is black.
+
+    Args:
+        frame: values (rows, columns).
+        picture: the tags.
+        layout: how the pixels are stored.
+
+    Returns:
+        Array of the same shape.
 
     Raises:
         ImageError: if a tag is no number, or a table is unusable.

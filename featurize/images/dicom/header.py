@@ -134,9 +134,12 @@ def _read_tags(data: bytes, frames: str) -> Dataset:
 
 
 def numbers(picture: Dataset, keyword: str, *, empty: float | None = None) -> list[float]:
-    """Return the values of a tag by its keyword; an empty tag is an absent one.
+    """Return the values of a tag; an empty tag is an absent one.
 
-    Of several values, ``empty`` stands for an empty one, which is left out by default.
+    Args:
+        picture: the tags.
+        keyword: DICOM's name of the tag.
+        empty: stands for an empty one of several values; left out by default.
 
     Raises:
         ImageError: if one is not a finite number.
