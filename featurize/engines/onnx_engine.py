@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 
 from xfeat.featurize.backbones.weights import Weights, sha256_of
 from xfeat.featurize.engines.engine import halving_batches
+from xfeat.featurize.errors import ModelError
 from xfeat.featurize.specs import FeatureSpec
 from xfeat.featurize.system.atomic import replacing
 from xfeat.featurize.system.cores import cores
-from xfeat.featurize.system.onnx_session import open_session
+from xfeat.featurize.system.onnx_session import ORT_ERRORS, first_line, open_session
 from xfeat.featurize.system.user_cache import cache_file
 
 logger = logging.getLogger(__name__)
@@ -41,7 +42,8 @@ class OnnxEngine:
         batch_size: int | None = None,
     ) -> None:
         self.name = f"onnxruntime on {device}"
-        self._session = open_session(graph_file(spec, weights), device=device, threads=1, all_on_gpu=False)
+        self._graph = graph_file(spec, weights)
+        self._session = open_session(self._graph, device=device, threads=1, all_on_gpu=False)
         workers = threads or cores()
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="infer") if device == "cpu" else None
         self.batch_size = batch_size or (64 if self._pool is None else 4 * workers)
@@ -51,13 +53,21 @@ class OnnxEngine:
 
         Raises:
             DeviceError: if a single image does not fit into memory.
+            ModelError: if the network cannot be run.
         """
         if self._pool is None:
             return halving_batches(self, pixels, self._run)
         return np.concatenate(list(self._pool.map(self._run, np.split(pixels, len(pixels)))))
 
     def _run(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        features: NDArray[np.float32] = self._session.run(["features"], {"image": pixels})[0]
+        try:
+            features: NDArray[np.float32] = self._session.run(["features"], {"image": pixels})[0]
+        except ORT_ERRORS as error:
+            if self._pool is None:  # memory of a GPU, maybe
+                raise
+            fix = f"delete {self._graph}, which is then converted again"
+            what = "the converted network failed"
+            raise ModelError(what, path=self._graph, found=first_line(error), fix=fix) from error
         return features
 
 

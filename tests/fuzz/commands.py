@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from click.testing import CliRunner
 
-from tests.fuzz.project import SWEEP, cross_validated, featurized
+from tests.fuzz.project import SWEEP, converted, cross_validated, featurized
 from tests.serve.conftest import serving
 from xfeat.export.build.reference_model import metadata_of
 from xfeat.export.cli import main as export_main
@@ -32,6 +32,7 @@ from xfeat.featurize.errors import BusyError, CacheError, XfeatError
 from xfeat.featurize.system.locks import Lock, locked
 from xfeat.featurize.typed_json import with_digest
 from xfeat.head.cli import main as head_main
+from xfeat.head.crossval.stored import find_crossvals
 from xfeat.head.runs.reader import latest_run, open_run, read_history
 from xfeat.serve.cli import main as serve_main
 from xfeat.serve.inference.predictor import Predictor
@@ -114,6 +115,15 @@ def _checkpoints(folder: Path) -> Any:
 def _predict(folder: Path) -> Any:
     images = [folder / "data/covid/00.png", folder / "data/normal"]
     return _printed(serve_main, "predict", *images, "--model", folder / "model.onnx", "--device", "cpu", "--json")
+
+
+def _predict_signed(folder: Path) -> Any:
+    options = ("--model", folder / "model.onnx", "--require-signature", folder / "minisign.pub", "--device", "cpu")
+    return _printed(serve_main, "predict", folder / "data/covid/00.png", *options, "--json")
+
+
+def _sign(folder: Path) -> Any:
+    return _printed(export_main, "sign", folder / "model.onnx", "--key", folder / "minisign.key", "--json")
 
 
 def _info(folder: Path) -> Any:
@@ -228,6 +238,8 @@ COMMANDS: dict[str, Command] = {
     "xexport info": _info,
     "xexport verify --data": _verify,
     "xserve predict": _predict,
+    "xserve predict --require-signature": _predict_signed,
+    "xexport sign": _sign,
     "xserve start --config": _start("--config", "serve.toml"),
     "xserve start --api-key-file": _start("--api-key-file", "key"),
     "xfeat info": _cache_info,
@@ -237,6 +249,8 @@ COMMANDS: dict[str, Command] = {
     "metadata of a run": _library(lambda folder: metadata_of(open_run(folder / "runs/first"), 0.5).to_props()),
     "history": _library(lambda folder: list(map(list, read_history(open_run(folder / "runs/first"))))),
     "latest run": _library(lambda folder: open_run(latest_run(folder / "runs")).name),
+    "crossval.json": _library(lambda folder: find_crossvals(folder / "runs")),
+    "converted network": _library(lambda folder: converted(folder).tolist()),
     "cross-validation": _library(_checkpoints),
     "audit": _library(lambda folder: audit_of(FeatureCache.open(folder / "features.h5"))),
     "xfeat featurize, resumed": _library(_featurize),
@@ -293,10 +307,23 @@ def _seal_folds(folder: Path) -> None:
         file.rename(file.with_name(f"{name}-{digest[:16]}.float32"))
 
 
+def _seal_crossval(folder: Path) -> None:
+    file = folder / "runs/cv/crossval.json"
+    with contextlib.suppress(ValueError, AttributeError, TypeError, RecursionError):
+        file.write_text(json.dumps(with_digest(json.loads(file.read_bytes()))))
+
+
+def _seal_network(folder: Path) -> None:
+    [network] = folder.glob("graphs/*.onnx")
+    network.with_suffix(".sha256").write_text(sha256_of(network))
+
+
 SEALS: dict[str, Callable[[Path], None]] = {
     "run": _seal_run,
     "model": _seal_model,
     "cache": _seal_cache,
+    "crossval": _seal_crossval,
+    "network": _seal_network,
     "folds": _seal_folds,
     "none": lambda folder: None,  # a checksum that is part of the file
 }

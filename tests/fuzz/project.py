@@ -10,9 +10,12 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import minisign
 import numpy as np
 import onnx
+import pytest
 from click.testing import CliRunner
+from onnx import TensorProto, helper, numpy_helper
 
 from tests.caches import as_schema1, write_made_up
 from tests.featurize.conftest import CountingEngine
@@ -20,10 +23,13 @@ from tests.serve.conftest import BIAS, CLASSES, SIZE, WEIGHTS, build_model, draw
 from xfeat.export.build.reference_model import metadata_of
 from xfeat.export.parity.certificate import certificate_path, write_certificate
 from xfeat.export.parity.check_images import load_images
+from xfeat.export.parity.signature import sign_certificate
 from xfeat.featurize.backbones.weights import Weights, sha256_of
 from xfeat.featurize.cache.reader import FeatureCache
 from xfeat.featurize.cli import main as featurize_main
 from xfeat.featurize.datasets.layouts import open_dataset
+from xfeat.featurize.engines import conversion
+from xfeat.featurize.engines.onnx_engine import OnnxEngine
 from xfeat.featurize.errors import Interrupted
 from xfeat.featurize.pipeline.compute import RunOptions
 from xfeat.featurize.pipeline.extract import Extraction, extract_features
@@ -66,6 +72,7 @@ def make_project(folder: Path) -> None:
     for name, more in (("first", ("--positive", CLASSES[0])), ("second", ("--seed", "1"))):
         _head(folder, "train", "--name", name, *_RUN, *more)
     _head(folder, "sweep", *SWEEP)
+    _head(folder, "crossval", "--name", "cv", "--folds", "2", "--epochs", "1", "--hidden", "linear")
     checkpoints = folder / "checkpoints"
     checkpoints.mkdir()
     cross_validated(folder)
@@ -77,6 +84,8 @@ def make_project(folder: Path) -> None:
     for name, text in OPTIONS.items():
         (folder / name).write_text(text)
     _write_requests(folder / "requests")
+    _sign(folder)
+    converted(folder)
 
 
 def _audit(folder: Path) -> None:
@@ -108,6 +117,38 @@ def _write_model(folder: Path) -> None:
     for name in ("model.onnx", "other.onnx"):
         model = folder / name
         write_certificate(certificate_path(model), metadata, {"full": model}, images, expected, {})
+
+
+def _sign(folder: Path) -> None:
+    pair = minisign.KeyPair.generate()
+    (folder / "minisign.pub").write_bytes(bytes(pair.public_key) + b"\n")
+    (folder / "minisign.key").write_bytes(bytes(pair.secret_key) + b"\n")
+    for name in ("model", "other"):
+        certificate = folder / f"{name}.certificate.json"
+        sign_certificate(certificate, certificate.read_bytes(), folder / "minisign.key")
+
+
+def converted(folder: Path) -> np.ndarray:
+    """Compute features with the converted network in ``graphs``: the mean of each colour, in place of a backbone."""
+    (weights := folder / "weights.pth").touch()
+    found = Weights("efficientnet-lite0", weights, sha256_of(weights))
+    spec = FeatureSpec(backbone=found.backbone, weights_sha256=found.sha256, preprocess=PREPROCESS)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XFEAT_CACHE_DIR", str(folder / "graphs"))
+        patch.setattr(conversion, "convert_feature_network", _convert)
+        return OnnxEngine(spec, found, device="cpu", threads=1).features(np.full((2, SIZE, SIZE, 3), 7, np.uint8))
+
+
+def _convert(spec: FeatureSpec, weights: Weights, path: Path) -> None:
+    nodes = [
+        helper.make_node("Cast", ["image"], ["pixels"], to=TensorProto.FLOAT),
+        helper.make_node("ReduceMean", ["pixels", "axes"], ["features"], keepdims=0),
+    ]
+    image = helper.make_tensor_value_info("image", TensorProto.UINT8, ["N", SIZE, SIZE, 3])
+    features = helper.make_tensor_value_info("features", TensorProto.FLOAT, ["N", 3])
+    axes = numpy_helper.from_array(np.array([1, 2]), "axes")
+    graph = helper.make_graph(nodes, "means", [image], [features], [axes])
+    conversion.write_model(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), path)
 
 
 def _write_requests(folder: Path) -> None:

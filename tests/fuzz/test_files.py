@@ -64,6 +64,13 @@ KINDS = {
     "audit": Kind("features.audit.json", f"{_RUN}/run.json", ("audit",), change_json),
     "certificate": Kind("model.certificate.json", "other.certificate.json", _OF_MODELS, change_json),
     "model": Kind("model.onnx", "other.onnx", _OF_MODELS, change_model),
+    "crossval.json": Kind("runs/cv/crossval.json", f"{_RUN}/run.json", ("crossval.json",), change_json),
+    "signature": Kind(
+        "model.certificate.json.minisig", "other.certificate.json.minisig", ("xserve predict --require-signature",)
+    ),
+    "public key": Kind("minisign.pub", "minisign.key", ("xserve predict --require-signature",)),
+    "converted network": Kind("graphs/*.onnx", "model.onnx", ("converted network",)),
+    "digest of a converted network": Kind("graphs/*.sha256", "key", ("converted network",)),
     "shards": Kind("few.h5.parts/*0.npz", "few.h5.parts/*1.npz", ("xfeat featurize, resumed",)),
     "features": Kind("features.h5", "other.h5", ("FeatureCache.open", "xfeat info"), change_header),
     "features of schema 1": Kind("schema1.h5", "other.h5", ("FeatureCache.open, schema 1",), change_hdf5),
@@ -74,6 +81,8 @@ SEALED = {
     "run.json": KINDS["run.json"]._replace(commands=_OF_RUNS, seal="run"),
     "features": KINDS["features"]._replace(seal="cache"),
     "model": KINDS["model"]._replace(seal="model"),
+    "crossval.json": KINDS["crossval.json"]._replace(seal="crossval"),
+    "converted network": KINDS["converted network"]._replace(structure=change_model, seal="network"),
     "finished folds": KINDS["finished folds"]._replace(structure=change_numbers, seal="folds"),
     "shards": KINDS["shards"]._replace(structure=change_npz, seal="none"),
 }
@@ -82,6 +91,7 @@ INPUTS = {
     "labels": Kind("data/labels.csv", "data/groups.csv", ("table of labels",), change_table),
     "groups": Kind("data/groups.csv", "data/labels.csv", ("table of groups",), change_table),
     "options of the server": Kind("serve.toml", "other.toml", ("xserve start --config",), change_toml),
+    "secret key": Kind("minisign.key", "minisign.pub", ("xexport sign",)),
     "key": Kind("key", "serve.toml", ("xserve start --api-key-file",)),
     "form": Kind("requests/form", "requests/image.jpg", ("POST /predict, form",)),
     "image": Kind("requests/image.png", "requests/image.jpg", ("POST /predict", "POST /preview")),
