@@ -105,6 +105,7 @@ def run_process(name: str, function: str, device: str, work: Path, limit_s: floa
     command = [sys.executable, __file__, "--run", name, function, "--device", device, "--work", str(work)]
     # The cache folder keeps converted networks: one of this run, not the user's.
     environment = {**os.environ, "XFEAT_CACHE_DIR": str(work / "cache"), "PYTHONFAULTHANDLER": "1"}
+    environment["PYTHONPATH"] = os.pathsep.join([str(HERE.parent), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
     if device == "cpu":
         environment["OMP_NUM_THREADS"] = "1"  # torch's threads spin, and would wait for one another on busy cores
     process = subprocess.Popen(command, env=environment, start_new_session=True)

@@ -217,6 +217,8 @@ def _failures(what: str, setting: _Setting) -> Iterator[None]:
     """Name what failed and where: out of memory, a library built for another device."""
     try:
         yield
+    except DeviceError:
+        raise
     except _FAILURES as error:
         raise DeviceError(
             f"{what} does not run on {setting.provider} in batches of {setting.batch}",
@@ -226,9 +228,8 @@ def _failures(what: str, setting: _Setting) -> Iterator[None]:
 
 
 def _onnx_call(model: ModelFile, pixels: Pixels) -> Call:
+    model.bind([pixels])
     feed = model.feed(pixels)
-    if isinstance(model.session, BoundSession):
-        model.session.bind([feed])
     return lambda: model.session.run(None, feed)
 
 

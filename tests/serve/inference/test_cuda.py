@@ -115,13 +115,16 @@ def test_requested_cuda_graphs_are_never_omitted(model, device, found):
 @pytest.mark.gpu
 @pytest.mark.skipif(not cuda_driver_present(), reason="needs a GPU")
 @pytest.mark.parametrize("variant", ["full", "core"])
-def test_a_warmed_up_gpu_gives_the_predictions_of_the_cpu(write_model, tiny, variant):
+def test_a_gpu_gives_the_predictions_of_the_cpu_before_and_after_it_is_warmed_up(write_model, tiny, variant):
     model = write_model(variant=variant, free_sides=variant == "full")
     gpu, cpu = Predictor.open(model, "cuda", batch_size=4), Predictor.open(model, "cpu")
-    gpu.warm_up()
     images = [tiny.draw((25 * number, 200, 10)) for number in range(10)]
-    for one, other in zip(gpu.predict_bytes(images), cpu.predict_bytes(images), strict=True):
-        assert one.probabilities == pytest.approx(other.probabilities, abs=1e-4)
+    expected = cpu.predict_bytes(images)
+    for warms_up in (False, True):
+        if warms_up:
+            gpu.warm_up()
+        for one, other in zip(gpu.predict_bytes(images), expected, strict=True):
+            assert one.probabilities == pytest.approx(other.probabilities, abs=1e-4)
 
 
 def test_caching_features_opens_the_gpu_with_the_same_options(model, asked, monkeypatch):

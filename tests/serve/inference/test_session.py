@@ -110,12 +110,3 @@ def test_auto_says_where_it_runs(model):
     predictor = Predictor.open(model)
     assert predictor.device == ("cpu" if not cuda_driver_present() else predictor.device)
     assert predictor.batch_size == (8 if predictor.device == "cpu" else 64)
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not cuda_driver_present(), reason="needs a GPU")
-def test_the_gpu_gives_the_predictions_of_the_cpu(model, tiny):
-    images = [tiny.draw((200, 10, 60)), tiny.draw((0, 90, 10))]
-    ours, theirs = (Predictor.open(model, device=device).predict_bytes(images) for device in ("cuda", "cpu"))
-    for one, other in zip(ours, theirs, strict=True):
-        assert one.probabilities == pytest.approx(other.probabilities, abs=1e-4)
