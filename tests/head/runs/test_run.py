@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.edited_runs import edit_run
 from tests.head.conftest import DIM, MakeCache, cache_maker, cloud, copied_run
 from xfeat.featurize.cache.reader import FeatureCache
 from xfeat.featurize.errors import BusyError, CacheError, DataError, OutputError, RunError
@@ -165,6 +166,14 @@ def test_a_setting_of_a_later_version_is_named(run: Run) -> None:
         {"temperature": None},
         {"operating_point": {"positive": "covid"}},
         {"operating_point": {"positive": "covid", "threshold": None}},
+        {"operating_point": {"positive": "covid", "threshold": 2}},
+        {"operating_point": {"positive": "unknown", "threshold": 0.5}},
+        {"operating_point": {"positive": "covid", "threshold": 0.5, "test": {"sensitivity": 1}}},
+        {"temperature": 0},
+        {"class_names": ["covid", "covid"]},
+        {"dim": 0},
+        {"metrics": {}},
+        {"ensemble": {"members": 0, "best_epochs": []}},
         {"class_names": [1, 2]},
         {"dim": "12"},
         {"metrics": {"test": {}}},
@@ -186,6 +195,21 @@ def test_a_damaged_temperature_or_operating_point_is_named(
     file.write_text(json.dumps(facts))
     with pytest.raises(RunError, match=r"damaged run\.json"):
         open_run(file.parent)
+
+
+@pytest.mark.parametrize("hidden", [[10**9], [1] * 100_000, [10**30]])
+def test_layers_larger_than_the_file_of_the_head_take_no_memory(run: Run, hidden: list[int]) -> None:
+    edit_run(run.folder, head_spec={**run.head_spec.to_dict(), "hidden": hidden})
+    with pytest.raises(RunError, match="the head's weights are damaged"):
+        open_run(run.folder).load_head()
+
+
+@pytest.mark.parametrize("part", ["valid", "test"])
+@pytest.mark.parametrize("wrong", [{"images": 0}, {"accuracy": 1.5}, {"accuracy_interval": [0.5]}])
+def test_impossible_metrics_of_a_run_are_named(run: Run, part: str, wrong: dict[str, object]) -> None:
+    edit_run(run.folder, metrics={**run.metrics, part: {**run.metrics[part], **wrong}})
+    with pytest.raises(RunError, match=r"damaged run\.json"):
+        open_run(run.folder)
 
 
 @pytest.mark.parametrize("damage", ["flip", "cut", "gone"])

@@ -96,6 +96,16 @@ def test_the_settings_file_can_be_given_in_the_environment(tmp_path):
         ("max-cue = 1", 1, "unknown setting max-cue"),
         ("max-queue =", 1, "not a TOML file"),
         ("port = 99999", 2, "port"),
+        ("port = true", 1, "setting port has another type"),
+        ("max-queue = {a = 1}", 1, "setting max-queue has another type"),
+        ("max-queue = 2026-01-01", 1, "setting max-queue has another type"),
+        ("json = 1", 1, "expected: true or false"),
+        ("cors-origin = 'https://a.example'", 1, "expected: a list of texts"),
+        ("allowed-host = [1]", 1, "expected: a list of texts"),
+        ("batch-wait-ms = nan", 2, "not a finite number"),
+        ("answer-timeout-s = inf", 2, "not a finite number"),
+        ("host = " + 100_000 * "[", 1, "not a TOML file"),
+        ("port = " + 5_000 * "9", 1, "not a TOML file"),
     ],
 )
 def test_a_wrong_settings_file_is_named(tmp_path, text, code, words):
