@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Iterable
 from typing import NamedTuple, Self
 
@@ -73,15 +74,19 @@ class RangeWatch:
         self._spec = spec
         self._ranges: list[GreyRange] = []
         self._done = False
+        self._lock = threading.Lock()  # images are decoded in several threads
 
     def look_at(self, content: bytes) -> None:
         """Look at the content of an image file."""
         if self._done or (one := GreyRange.of(content, self._spec)) is None:
             return
-        self._ranges.append(one)
-        self._done = len(self._ranges) >= _WATCHED or one.bits > self._spec.grey_bits
-        if self._done:
-            warn_if_other(GreyRange.of_all(self._ranges), self._spec)
+        with self._lock:
+            if self._done:
+                return
+            self._ranges.append(one)
+            self._done = len(self._ranges) >= _WATCHED or one.bits > self._spec.grey_bits
+            if self._done:
+                warn_if_other(GreyRange.of_all(self._ranges), self._spec)
 
 
 def warn_if_other(found: GreyRange | None, spec: PreprocessSpec) -> None:
