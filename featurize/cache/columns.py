@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from xfeat.featurize.cache.layout import TEXTS, ended_texts
 from xfeat.featurize.datasets.layouts import NO_LABEL, NO_SPLIT, SPLITS
 from xfeat.featurize.specs import FeatureSpec
 
@@ -56,9 +55,8 @@ class ExtraColumn(NamedTuple):
     """A column that no command of this version reads: the file has a place for it.
 
     Attributes:
-        kind: ``number`` (float64, NaN if unknown), ``category`` (int32, index into ``names``, -1 if unknown), ``text``
-            (as :func:`xfeat.featurize.cache.layout.ended_texts` stores it), or ``labels`` (int8 (N, len(names)): 1 yes,
-            0 no, -1 unknown).
+        kind: ``number`` (float64, NaN if unknown), ``category`` (int32, index into ``names``, -1 if unknown),
+            ``text`` (UTF-8 bytes of one width), or ``labels`` (int8 (N, len(names)): 1 yes, 0 no, -1 unknown).
         values: (N,), or (N, L) for ``labels``.
         names: of the categories or labels.
     """
@@ -114,17 +112,17 @@ def content_digest(features: hashlib._Hash, columns: Columns) -> str:
 
 
 def encode_column(name: str, values: Any) -> NDArray[Any]:
-    """Return a column as it is stored."""
-    if name in TEXTS:
-        return ended_texts(map(to_bytes, values))
+    """Return a column as it is stored: text as bytes of one width."""
+    if name in ("path", "group"):
+        return np.array([to_bytes(text) for text in values], "S")
     return np.array(values, "S64") if name == "sha256" else np.asarray(values)
 
 
 def decode_column(name: str, values: NDArray[Any]) -> Any:
     """Return a column as :class:`Columns` has it."""
-    if name in TEXTS:
-        return to_text(values.tobytes()).split("\0")[:-1]
-    return [to_text(value) for value in values.tolist()] if name == "sha256" else values
+    if name in ("path", "group", "sha256"):
+        return [to_text(value) for value in values.tolist()]
+    return values
 
 
 def to_bytes(text: str) -> bytes:

@@ -12,7 +12,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, TypedDict, get_type_hints
@@ -36,15 +36,14 @@ ARRAYS = {
     "features": r"<f[24]",
     "label": r"<i4",
     "split": r"\|u1",
-    "path": r"\|u1",
-    "group": r"\|u1",
+    "path": r"\|S\d+",
+    "group": r"\|S\d+",
     "sha256": r"\|S64",
     "size": r"<i8",
     "mtime_ns": r"<i8",
     "change_mark": r"<i8",
     "truncated": r"\|b1",
 }
-TEXTS = ("path", "group")
 COLUMNS = tuple(name for name in ARRAYS if name != "features")
 
 
@@ -185,11 +184,6 @@ def read_stored(file: BinaryIO, path: Path) -> Stored:
     return Stored(header, columns, features)
 
 
-def ended_texts(texts: Iterable[bytes]) -> NDArray[np.uint8]:
-    """Return texts one after the other, each ended by a NUL: of one width, a single long one would fill the memory."""
-    return np.frombuffer(b"".join(text + b"\0" for text in texts), np.uint8)
-
-
 def rest_digest(file: BinaryIO, features: Place) -> str:
     """Return the SHA-256 of a file without the user block and the features."""
     digest = hashlib.sha256()
@@ -250,7 +244,7 @@ def _byte_count(name: str, place: Place) -> int:
 
 
 def check_lengths(shapes: Mapping[str, Sequence[int]]) -> None:
-    """Check that all arrays are there: columns (N,), texts of any length, and features (N, D) or (N, V, D).
+    """Check that all arrays are there: columns (N,), and features (N, D) or (N, V, D), with the same N.
 
     Raises:
         ValueError: if they are not.
@@ -261,7 +255,7 @@ def check_lengths(shapes: Mapping[str, Sequence[int]]) -> None:
     if len(shape) not in (2, 3) or min(shape) < 1:
         raise ValueError(f"features has the shape {list(shape)[:4]}")
     for name in COLUMNS:
-        if len(shapes[name]) != 1 or (name not in TEXTS and shapes[name][0] != shape[0]):
+        if list(shapes[name]) != [shape[0]]:
             raise ValueError(f"its columns differ in length: {name} has the shape {list(shapes[name])[:4]}")
 
 

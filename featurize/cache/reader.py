@@ -179,13 +179,13 @@ def _checked(path: Path, stored: Stored) -> dict[str, Any]:
     shape, dtype = stored.features["shape"], stored.features["dtype"]
     labels = range(NO_LABEL, len(header["class_names"]))
     for what, good in (
-        ("its columns differ in length", len(columns["path"]) == len(columns["group"]) == shape[0]),
         ("a label is outside the class names", _is_within(columns["label"], labels)),
         ("it has other splits", header["split_names"] == list(SPLITS)),
         ("a split code is invalid", _is_within(columns["split"], (*range(len(SPLITS)), NO_SPLIT))),
         ("its fingerprint does not match its settings", header["fingerprint"] == spec.fingerprint),
         ("its features have another type than its settings", np.dtype(dtype) == spec.dtype),
         ("its views are others than its settings say", shape[1:-1] == [*spec.row_shape(1)[:-1]]),
+        ("a text contains NUL", not any("\0" in text for name in ("path", "group") for text in columns[name])),
         ("a skipped image has no reason", all(len(row) == len(Skipped._fields) for row in header["skipped"])),
     ):
         if not good:

@@ -29,13 +29,11 @@ from xfeat.featurize.cache.layout import (
     FORMAT,
     HDF5_SIGNATURE,
     SCHEMA_VERSION,
-    TEXTS,
     Header,
     Place,
     Stored,
     check_lengths,
     damaged,
-    ended_texts,
     newer,
     not_a_cache,
     typed,
@@ -49,6 +47,7 @@ _MEMORY_BYTES, _MEMORY_TIMES_SIZE = 64 << 20, 20
 # Of a process that waits for a disk, or for other processes.
 _WALL_TIMES_CPU = 30
 _TAIL_BYTES = 1 << 20
+_TEXTS = ("path", "group")
 _TEXT_BYTES = 16  # of the place of a text in a heap
 _OPTIONAL = {"written_in": "", "layout": "", "left_out": "{}", "columns_sha256": ""}  # absent in the first caches
 _ATTRIBUTES = ("fingerprint", "data_root", "weights_path", "content_sha256", "created")
@@ -178,7 +177,7 @@ def _dataset(file: Any, name: str) -> Any:
     if not isinstance(dataset, h5py.Dataset) or not _is_of_type(name, dataset.dtype):
         raise ValueError(f"{name} is of another type: {getattr(dataset, 'dtype', 'a group')}")
     stored = dataset.id.get_create_plist()
-    item = {"skipped": 2 * _TEXT_BYTES, **dict.fromkeys(TEXTS, _TEXT_BYTES)}.get(name, dataset.dtype.itemsize)
+    item = {"skipped": 2 * _TEXT_BYTES, **dict.fromkeys(_TEXTS, _TEXT_BYTES)}.get(name, dataset.dtype.itemsize)
     wanted = math.prod(dataset.shape or ()) * item
     whole = stored.get_layout() == h5py.h5d.CONTIGUOUS and not stored.get_external_count()
     end = (dataset.id.get_offset() or 0) + wanted
@@ -193,7 +192,7 @@ def _is_of_type(name: str, dtype: np.dtype[Any]) -> bool:
     if name == "skipped":
         return dtype.names == ("path", "reason") and all(_is_of_type("path", dtype[part]) for part in dtype.names)
     text = h5py.check_string_dtype(dtype)
-    if name in TEXTS:
+    if name in _TEXTS:
         return text is not None and text.length is None
     return re.fullmatch(ARRAYS[name], dtype.str) is not None
 
@@ -202,11 +201,7 @@ def _column(file: Any, name: str) -> NDArray[Any]:
     if name == "change_mark" and name not in file:  # of 0.1.0's first caches
         return np.zeros(file["label"].shape, np.int64)
     values = _dataset(file, name)[()]
-    if name in TEXTS:
-        if any(b"\0" in text for text in values) or len(values) != len(file["label"]):
-            raise ValueError(f"its columns differ in length: {name} has {len(values)} texts")
-        return ended_texts(values)
-    return np.asarray(values)
+    return np.array(values.tolist(), "S") if name in _TEXTS else np.asarray(values)
 
 
 def _digest_of_states(columns: dict[str, NDArray[Any]], skipped: Sequence[tuple[bytes, bytes]]) -> str:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,7 +16,14 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from xfeat.featurize.cache.columns import CacheDescription, ExtraColumn, content_digest, encode_column
+from xfeat.featurize.cache.columns import (
+    CacheDescription,
+    ExtraColumn,
+    Skipped,
+    content_digest,
+    encode_column,
+    to_bytes,
+)
 from xfeat.featurize.cache.layout import (
     BLOCK_BYTES,
     COLUMNS,
@@ -69,9 +76,10 @@ def write_cache(
             digest = content_digest(_fill(features, blocks), description.columns)
             arrays = {"features": _place(features)}
             for name, values in columns.items():
-                arrays[name] = _place(file.create_dataset(name, data=values))
+                arrays[name] = _add(file, name, values)
             header = json.dumps(_header(description, digest, path.parent, arrays, extra)).encode()
-            place = _place(file.create_dataset("header", data=np.bytes_(header)))
+            place = _add(file, "header", np.array(header))
+            file.create_dataset("skipped", data=_skipped_table(description.skipped))
             # For readers of version 1, which say then that they know no version 2.
             file.attrs["format"], file.attrs["schema_version"] = FORMAT, SCHEMA_VERSION
         with partial.open("r+b") as raw:
@@ -135,6 +143,22 @@ def _header(
         "arrays": arrays,
         "extra": {name: {"kind": column.kind, "names": list(column.names)} for name, column in extra.items()},
     }
+
+
+def _add(file: h5py.File, name: str, values: NDArray[Any]) -> Place:
+    """Add an array to a file, bytes as UTF-8 text except for digests and the header."""
+    if values.dtype.kind == "S" and name not in ("sha256", "header"):
+        values = values.astype(h5py.string_dtype("utf-8", values.dtype.itemsize))
+    return _place(file.create_dataset(name, data=values))
+
+
+def _skipped_table(skipped: Sequence[Skipped]) -> NDArray[Any]:
+    """Return the table of skipped images for other programs; xfeat reads it from the header."""
+    rows = [tuple(map(to_bytes, image)) for image in skipped]
+    widths = [max([1, *map(len, column)]) for column in zip(*rows, strict=True)] or [1, 1]
+    return np.array(
+        rows, [(name, h5py.string_dtype("utf-8", width)) for name, width in zip(Skipped._fields, widths, strict=True)]
+    )
 
 
 def _place(dataset: h5py.Dataset) -> Place:

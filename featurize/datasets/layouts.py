@@ -23,7 +23,7 @@ from xfeat.featurize.datasets.sources import FolderSource, ImageSource, open_sou
 from xfeat.featurize.datasets.structure import read_structure
 from xfeat.featurize.datasets.tables import TABLE_SUFFIXES
 from xfeat.featurize.errors import DataError, SpecError
-from xfeat.featurize.text import listed
+from xfeat.featurize.text import listed, shortened
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +31,7 @@ SPLITS = ("train", "valid", "test")
 NO_SPLIT = 255
 NO_LABEL = -1
 GROUPS_FILE = "groups.csv"
+MAX_NAME_BYTES = 4096  # of a path or group; Linux opens no longer path
 
 LAYOUTS = (
     "train|valid|test/<class>/<image>, or <class>/<image>, or images without folders, in a folder or a zip archive, "
@@ -134,7 +135,22 @@ def open_dataset(
         dataset = _with_groups(dataset, _read_groups(dataset, groups), f"--groups {groups}")
     elif source is not None:  # a table has a column for them
         dataset = _with_own_groups(dataset, source, listing.above)
+    _check_widths(dataset)
     return dataset if classes is None else _select_classes(dataset, classes, root)
+
+
+def _check_widths(dataset: Dataset) -> None:
+    """Refuse names that a cache, which stores all in the width of the longest, cannot hold."""
+    for what in ("path", "group"):
+        longest = max((getattr(entry, what) for entry in dataset.entries), key=len)
+        if (width := len(longest.encode("utf-8", "surrogateescape"))) > MAX_NAME_BYTES:
+            raise DataError(
+                f"the name of a {what} is too long",
+                path=dataset.table or dataset.root,
+                expected=f"at most {MAX_NAME_BYTES:,} bytes",
+                found=f"{width:,}: {shortened(longest)}",
+                fix="shorten it",
+            )
 
 
 def _select_classes(dataset: Dataset, wanted: list[str], data: Path) -> Dataset:

@@ -73,12 +73,12 @@ FORGED = {
     "labels of another type": place("label", dtype="<i8", shape=[ROWS]),
     "labels in a table": place("label", shape=[ROWS, 1]),
     "paths of a gigabyte": place("path", shape=[1 << 30]),
-    "paths of a fixed width": place("path", dtype="|S8"),
+    "paths of another width": place("path", dtype="|S2"),
+    "paths as bytes": place("path", dtype="|u1"),
     "paths as numbers": place("path", dtype="<i8"),
     "paths in a table": place("path", shape=[ROWS, 1]),
-    "fewer paths": place("path", shape=[6]),
-    "a path without its end": place("path", shape=[29]),
-    "paths that end early": place("path", shape=[0]),
+    "fewer paths": place("path", shape=[ROWS - 1]),
+    "no paths": place("path", shape=[0]),
     "digests without a width": place("sha256", dtype="|S"),
     "digests of no width": place("sha256", dtype="|S0"),
     "digests of another width": place("sha256", dtype="|S32"),
@@ -153,6 +153,12 @@ def test_a_header_that_is_not_the_expected_json_is_one_error(path: Path, text: b
     edit_cache(path, replaced=text)
     with pytest.raises(CacheError, match=r"(?s)damaged.*fix"):
         FeatureCache.open(path)
+
+
+def test_a_text_with_nul_is_one_error(path: Path) -> None:
+    edit_cache(path, {"path": np.array([b"a\0b"] * ROWS)})
+    with pytest.raises(CacheError, match="a text contains NUL"):
+        FeatureCache.open(path, check=False)
 
 
 def test_a_byte_of_a_truth_value_that_is_neither_0_nor_1_is_true(path: Path) -> None:

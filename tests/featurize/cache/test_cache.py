@@ -17,7 +17,6 @@ from hypothesis import strategies as st
 
 from tests.caches import edit_cache
 from xfeat.featurize.cache.columns import CacheDescription, Columns, ExtraColumn, Skipped
-from xfeat.featurize.cache.layout import ended_texts
 from xfeat.featurize.cache.reader import FeatureCache
 from xfeat.featurize.cache.writer import check_replaceable, write_cache
 from xfeat.featurize.errors import CacheError, MismatchError, OutputError
@@ -122,14 +121,18 @@ def test_views_are_a_third_dimension(tmp_path: Path) -> None:
 
 
 def test_hdf5_tools_read_all_of_it(tmp_path: Path) -> None:
-    """Text is UTF-8, each ended by a NUL, and what is no array is JSON."""
-    features = numbers(2, 4)
-    cache = write(tmp_path / "c.h5", features, columns=columns_of(2, path=["Käse.png", "b.png"], group=["", "p"]))
+    """Text is UTF-8 of one width, skipped images are a table, and what is no array is JSON."""
+    features, skipped = numbers(2, 4), [Skipped("ä.png", "not an image")]
+    columns = columns_of(2, path=["Käse.png", "b.png"], group=["", "p"])
+    cache = write(tmp_path / "c.h5", features, columns=columns, skipped=skipped)
     with h5py.File(cache.path) as file:
         assert np.array_equal(file["features"], features)
-        assert file["path"][()].tobytes().decode() == "Käse.png\0b.png\0"
-        assert file["group"][()].tobytes() == b"\0p\0"
+        assert file["path"].asstr()[:].tolist() == ["Käse.png", "b.png"]
+        assert file["group"].asstr()[:].tolist() == ["", "p"]
+        assert file["skipped"].dtype.names == ("path", "reason")
+        assert [tuple(map(bytes.decode, row)) for row in file["skipped"][:]] == [tuple(image) for image in skipped]
         assert json.loads(file["header"][()])["class_names"] == ["covid", "normal"]
+        assert all(file[name].chunks is None for name in ("features", "path", "skipped"))
 
 
 def test_a_file_with_further_columns_opens_and_their_digest_is_checked(tmp_path: Path) -> None:
@@ -137,14 +140,14 @@ def test_a_file_with_further_columns_opens_and_their_digest_is_checked(tmp_path:
     extra = {
         "age": ExtraColumn("number", np.array([61.5, np.nan, 0])),
         "sex": ExtraColumn("category", np.array([0, 1, -1], np.int32), ("f", "m")),
-        "source": ExtraColumn("text", ended_texts(["Zürich".encode(), b"", b"B"])),
+        "source": ExtraColumn("text", np.array(["Zürich".encode(), b"", b"B"])),
         "findings": ExtraColumn("labels", np.array([[1, 0], [-1, -1], [0, 1]], np.int8), ("effusion", "nodule")),
     }
     plain = write(path, numbers(3, 4))
     write_cache(path, plain, blocks=[(0, numbers(3, 4))], dim=4, extra=extra)
     assert FeatureCache.open(path).content_sha256 == plain.content_sha256
     with h5py.File(path, "r+") as file:
-        assert file["extra/source"][()].tobytes().decode() == "Zürich\0\0B\0"
+        assert file["extra/source"].asstr()[:].tolist() == ["Zürich", "", "B"]
         file["extra/age"][0] = 16.5
     with pytest.raises(CacheError, match="have changed since it was written"):
         FeatureCache.open(path, check=False)
