@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from xfeat.featurize.cache.reader import FeatureCache
 from xfeat.featurize.datasets.layouts import NO_LABEL, Dataset
-from xfeat.featurize.errors import DataError, MismatchError, XfeatError
+from xfeat.featurize.errors import DataError, MismatchError, RunError, XfeatError
 from xfeat.featurize.text import listed
 from xfeat.head.data.pooling import pooled
 from xfeat.head.data.rows import collected, labelled_blocks
@@ -80,7 +80,7 @@ def evaluate_run(run: Run, cache: FeatureCache) -> Evaluation:
     Raises:
         MismatchError: if the features were made with other settings than the run's.
         DataError: if none of the images has a class this run was trained on.
-        RunError: if the head's weights are missing or damaged.
+        RunError: if the head's weights are missing or damaged, or its predictions are not finite.
     """
     cache = pooled(cache, run.feature_spec.pooling)
     _check_spec(run, cache)
@@ -165,6 +165,8 @@ def _predict(run: Run, cache: FeatureCache, rows: NDArray[np.int64], labels: NDA
     with torch.inference_mode():
         blocks = (head(block) for part in labelled_blocks(cache, rows) for block in part.clean_blocks())
         logits = collected(blocks, len(rows))
+    if not logits.isfinite().all():
+        raise RunError("the head's predictions are not finite", path=run.folder, fix="train the run again")
     point = run.operating_point
     return Predictions(
         paths=[cache.columns.path[row] for row in rows.tolist()],

@@ -9,17 +9,20 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from PIL import Image
+from safetensors.torch import save_file
 from sklearn.metrics import accuracy_score, confusion_matrix
 
+from tests.edited_runs import edit_run
 from tests.head.conftest import MakeCache, cache_maker, cloud, copied_run
+from xfeat.featurize.backbones.weights import sha256_of
 from xfeat.featurize.cache.reader import FeatureCache
 from xfeat.featurize.cli import main as xfeat
-from xfeat.featurize.errors import DataError, MismatchError
+from xfeat.featurize.errors import DataError, MismatchError, RunError
 from xfeat.head.cli import main
 from xfeat.head.data.rows import as_rows
 from xfeat.head.evaluate import drop_between, evaluate_run
 from xfeat.head.evaluation.intervals import difference_interval, wilson_interval
-from xfeat.head.runs.reader import Run
+from xfeat.head.runs.reader import Run, open_run
 from xfeat.head.specs import HeadSpec, TargetSpec, TrainSpec
 from xfeat.head.train import TrainOptions, train_run
 
@@ -125,6 +128,17 @@ def test_other_features_are_refused_with_the_fix(run: Run, make_cache: MakeCache
     with pytest.raises(MismatchError, match="other settings than those of the run") as problem:
         evaluate_run(run, other)
     assert f"xhead eval {run.folder} DATA" in str(problem.value)
+
+
+def test_weights_that_overflow_are_an_error(run: Run, make_cache: MakeCache) -> None:
+    tensors = {name: tensor.clone() for name, tensor in run.load_head().state_dict().items()}
+    for tensor in tensors.values():
+        if tensor.is_floating_point():
+            tensor.fill_(3e38)
+    save_file(tensors, run.folder / "head.safetensors")
+    edit_run(run.folder, head_sha256=sha256_of(run.folder / "head.safetensors"))
+    with pytest.raises(RunError, match="predictions are not finite"):
+        evaluate_run(open_run(run.folder), make_cache("other.h5"))
 
 
 def test_half_precision_and_more_views_are_accepted(run: Run, make_cache: MakeCache) -> None:
