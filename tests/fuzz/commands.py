@@ -277,7 +277,7 @@ SLOW = {"xhead compare --html", "FeatureCache.open, schema 1"}
 
 def _seal_run(folder: Path) -> None:
     file = folder / "runs/first/run.json"
-    with contextlib.suppress(ValueError, AttributeError, TypeError, KeyError, RecursionError):
+    with contextlib.suppress(ValueError, AttributeError, TypeError, KeyError, RecursionError, OSError):
         stored = json.loads(file.read_bytes())
         if isinstance(stored.get("file_sha256"), dict):
             stored["file_sha256"] = {name: sha256_of(file.parent / name) for name in stored["file_sha256"]}
