@@ -53,13 +53,14 @@ def read_file(ctx: click.Context, parameter: click.Parameter, path: Path | None)
 
 
 def _check_kind(option: click.Parameter, value: object, path: Path) -> None:
-    """Check that a value is one that click converts: it takes true for 1, and fails with a traceback on objects."""
+    """Check that a value is one that click converts: it takes true for 1 and 2.5 for 2, and fails with a traceback on objects."""
     if option.multiple if isinstance(option, click.Option) else False:
         expected, good = "a list of texts", isinstance(value, list) and all(isinstance(each, str) for each in value)
     elif isinstance(option.type, click.types.BoolParamType):
         expected, good = "true or false", isinstance(value, bool)
     else:
-        expected, good = "a text or a number", isinstance(value, str | int | float) and not isinstance(value, bool)
+        kinds = str | int | float if isinstance(option.type, click.FloatRange) else str | int
+        expected, good = "a text or a number", isinstance(value, kinds) and not isinstance(value, bool)
     if not good:
         name = str(option.name).replace("_", "-")
         raise SpecError(f"setting {name} has another type", path=path, expected=expected, found=repr(value)[:80])

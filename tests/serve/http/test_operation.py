@@ -102,6 +102,8 @@ def test_the_settings_file_can_be_given_in_the_environment(tmp_path):
         ("json = 1", 1, "expected: true or false"),
         ("cors-origin = 'https://a.example'", 1, "expected: a list of texts"),
         ("allowed-host = [1]", 1, "expected: a list of texts"),
+        ("port = inf", 1, "setting port has another type"),
+        ("threads = 2.5", 1, "setting threads has another type"),
         ("batch-wait-ms = nan", 2, "not a finite number"),
         ("answer-timeout-s = inf", 2, "not a finite number"),
         ("host = " + 100_000 * "[", 1, "not a TOML file"),
