@@ -9,6 +9,7 @@ import sys
 from gpu.inputs import ROOT, command, pixels
 from gpu.report import Report, seconds_per_call
 
+from xfeat.featurize.doctor.report import FAIL
 from xfeat.featurize.system.cores import cores
 
 
@@ -24,7 +25,7 @@ def machine(report: Report) -> None:
     with report.part("xfeat doctor"):
         done = command("featurize", "doctor", "--json", cwd=report.work)
         for line in json.loads(done.stdout)["topics"]["GPU"]:
-            report.add(f"xfeat doctor: {line['name']}", line["found"][:120], ok=line["state"] != "error")
+            report.add(f"xfeat doctor: {line['name']}", line["found"][:120], ok=line["state"] != FAIL)
     if report.small:
         return
     with report.part("GPU"):

@@ -1,4 +1,4 @@
-"""The columns of a cache besides the features: in memory, as stored in HDF5, and their digests."""
+"""The columns of a cache besides the features: in memory, as they are stored, and their digests."""
 
 from __future__ import annotations
 

@@ -121,7 +121,7 @@ def not_a_cache(path: Path, found: str) -> CacheError:
     )
 
 
-def newer(path: Path, version: int) -> CacheError:
+def other_version(path: Path, version: int) -> CacheError:
     """Return the error for a file of a schema version that is not known here."""
     return CacheError(
         "the feature cache has another schema version",
@@ -132,7 +132,7 @@ def newer(path: Path, version: int) -> CacheError:
     )
 
 
-def is_current(file: BinaryIO) -> bool:
+def has_user_block(file: BinaryIO) -> bool:
     """Tell whether a file begins with our user block, of this or a later version."""
     file.seek(0)
     return file.read(len(_BLOCK_START)) == _BLOCK_START
@@ -147,19 +147,19 @@ def read_header(file: BinaryIO, path: Path) -> tuple[Block, Header]:
     size = os.fstat(file.fileno()).st_size
     file.seek(0)
     try:
-        block: Block = typed(file.read(BLOCK_BYTES), Block)
+        block: Block = parse_object(file.read(BLOCK_BYTES), Block)
         if block["schema_version"] != SCHEMA_VERSION:
-            raise newer(path, block["schema_version"])
+            raise other_version(path, block["schema_version"])
         offset, length = block["header_offset"], block["header_bytes"]
         _check_inside("the header", offset, length, size)
         file.seek(offset)
-        header: Header = typed(file.read(length), Header)
+        header: Header = parse_object(file.read(length), Header)
         for name, place in header["arrays"].items():
             _check_inside(name, place["offset"], _byte_count(name, place), size)
         check_lengths({name: place["shape"] for name, place in header["arrays"].items()})
+    except CacheError:
+        raise
     except ValueError as error:
-        if isinstance(error, CacheError):
-            raise
         raise damaged(path, str(error)) from error
     return block, header
 
@@ -211,7 +211,7 @@ def user_block(header_offset: int, header_bytes: int, sha256: str) -> bytes:
     return json.dumps(block).encode().ljust(BLOCK_BYTES - 1) + b"\n"
 
 
-def typed(text: bytes, kind: type) -> Any:
+def parse_object(text: bytes, kind: type) -> Any:
     """Parse an object of a kind.
 
     Raises:

@@ -22,7 +22,7 @@ from xfeat.featurize.cache.layout import (
     REBUILD,
     Stored,
     damaged,
-    is_current,
+    has_user_block,
     not_a_cache,
     read_header,
     read_stored,
@@ -146,7 +146,7 @@ class FeatureCache(CacheDescription):
 def stored_digest(path: Path) -> str | None:
     """Return the ``content_sha256`` of a cache without reading more of it; ``None`` if the file is not a cache."""
     with suppress(OSError, CacheError), path.open("rb") as file:
-        if is_current(file):
+        if has_user_block(file):
             return read_header(file, path)[1]["content_sha256"]
         if may_be_schema1(file):
             return read_schema1(path).header["content_sha256"]
@@ -161,7 +161,7 @@ def finite_rows(features: NDArray[Any]) -> NDArray[np.bool_]:
 
 
 def _read_stored(file: BinaryIO, path: Path) -> Stored:
-    if is_current(file):
+    if has_user_block(file):
         return read_stored(file, path)
     file.seek(0)
     start = file.read(len(HDF5_SIGNATURE))

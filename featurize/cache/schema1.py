@@ -34,9 +34,9 @@ from xfeat.featurize.cache.layout import (
     Stored,
     check_lengths,
     damaged,
-    newer,
     not_a_cache,
-    typed,
+    other_version,
+    parse_object,
 )
 from xfeat.featurize.processes import module_command
 from xfeat.featurize.typed_json import parse_json
@@ -84,13 +84,13 @@ def read_schema1(path: Path) -> Stored:
     answer = columns.pop("answer").tobytes()
     found = json.loads(answer)
     if "version" in found:
-        raise newer(path, found["version"])
+        raise other_version(path, found["version"])
     if "kind" in found:
         raise not_a_cache(path, found["kind"])
     if "damage" in found:
         raise damaged(path, found["damage"])
     try:
-        header: Header = typed(answer, Header)
+        header: Header = parse_object(answer, Header)
     except ValueError as error:
         raise damaged(path, str(error)) from error
     return Stored(header, columns, header["arrays"]["features"], schema_version=1)

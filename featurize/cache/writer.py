@@ -32,7 +32,7 @@ from xfeat.featurize.cache.layout import (
     SCHEMA_VERSION,
     Header,
     Place,
-    is_current,
+    has_user_block,
     rest_digest,
     user_block,
 )
@@ -100,7 +100,7 @@ def check_replaceable(path: Path) -> None:
         raise _not_replaceable(path, "a folder")
     try:
         with path.open("rb") as file:
-            if is_current(file) or may_be_schema1(file):
+            if has_user_block(file) or may_be_schema1(file):
                 return
             file.seek(0)
             hdf5 = file.read(len(HDF5_SIGNATURE)) == HDF5_SIGNATURE

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from functools import partial
 from importlib.util import find_spec
@@ -9,10 +10,9 @@ from typing import Any
 
 from xfeat.featurize.doctor.probe import ask
 from xfeat.featurize.doctor.report import FAIL, NOTE, OK, Check, Line
-from xfeat.featurize.gpu.explain import version
+from xfeat.featurize.gpu.explain import RESTART, version
 
 _GB = 1e9
-Answer = Callable[[], dict[str, Any]]
 
 
 def gpu_checks() -> tuple[dict[str, Check], dict[str, Check]]:
@@ -46,14 +46,12 @@ def _driver(found: dict[str, Any]) -> Iterator[Line]:
         yield Line("driver", NOTE, "no NVIDIA driver: everything runs on the CPU")
         return
     if found["failure"]:
-        fix = "restart the machine after an update of the driver; nvidia-smi must work"
-        yield Line("driver", FAIL, f"{found['found']} does not start: {found['failure']}", fix)
+        yield Line("driver", FAIL, f"{found['found']} does not start: {found['failure']}", RESTART)
         return
     yield Line("driver", OK, found["found"])
     if not found["gpus"]:
-        yield Line(
-            "cards", NOTE, "none that this process may use", "see CUDA_VISIBLE_DEVICES; a container needs --gpus"
-        )
+        fix = "see CUDA_VISIBLE_DEVICES; a container needs --gpus"
+        yield Line("cards", NOTE, "none that this process may use", fix)
     for number, gpu in enumerate(found["gpus"]):
         about = f"{gpu['name']}, compute capability {version(tuple(gpu['capability']))}, {gpu['memory'] / _GB:.0f} GB"
         if isinstance(gpu["free"], str):
@@ -66,14 +64,15 @@ def _library(answer: Callable[[str], dict[str, Any]], name: str, *, has_torch: b
     """Say on which GPUs a library computes; that is promised where CUDA's libraries were installed with it."""
     found = answer(name)
     built = f"built for CUDA {version(tuple(found['cuda']))}" if found["cuda"] else "built for the CPU only"
-    works = [device for device, problem in found["gpus"].items() if problem is None]
-    if works or not found["gpus"]:
-        yield Line(name, OK, f"{found['name']}, {built}: computes on {', '.join(['cpu', *works])}")
     promised = found["cuda"] is not None and (has_torch or find_spec("nvidia") is not None)
-    devices_of: dict[tuple[str, str, str], list[str]] = {}
+    works, devices_of = ["cpu"], defaultdict[tuple[str, ...], list[str]](list)
     for device, problem in found["gpus"].items():
-        if problem is not None:
-            devices_of.setdefault(tuple(problem.values()), []).append(device)
+        if problem is None:
+            works.append(device)
+        else:
+            devices_of[tuple(problem.values())].append(device)
+    if len(works) > 1 or not found["gpus"]:
+        yield Line(name, OK, f"{found['name']}, {built}: computes on {', '.join(works)}")
     for (expected, reason, fix), devices in devices_of.items():
         text = f"{found['name']}, {built}: cannot use {', '.join(devices)}\nexpected {expected}\nfound {reason}"
         yield Line(name, FAIL if promised else NOTE, text, fix)
@@ -82,10 +81,9 @@ def _library(answer: Callable[[str], dict[str, Any]], name: str, *, has_torch: b
 def _same_cuda(torch: dict[str, Any], onnxruntime: dict[str, Any]) -> Iterator[Line]:
     ours, other = onnxruntime["cuda"], torch["cuda"]
     if ours and other and ours[0] != other[0]:
-        found = f"onnxruntime is built for CUDA {version(tuple(ours))}, torch for {version(tuple(other))}: one process "
-        yield Line(
-            "versions", NOTE, found + "loads cuDNN for one of them only", "docs/gpu.md says which belong together"
-        )
+        built = f"onnxruntime is built for CUDA {version(tuple(ours))}, torch for {version(tuple(other))}"
+        found = f"{built}: one process loads cuDNN for one of them only"
+        yield Line("versions of CUDA", NOTE, found, "docs/gpu.md says which belong together")
 
 
 def _featurize(answer: Callable[[str], dict[str, Any]], engines: list[str]) -> Iterator[Line]:

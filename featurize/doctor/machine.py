@@ -104,9 +104,8 @@ def _numba_folder() -> Line:
 
 def _nearest(folder: Path) -> Path:
     """Return the folder, or the nearest one above it that exists."""
-    return next(
-        place for place in (folder, *folder.absolute().parents) if os.path.isdir(place)
-    )  # False without permission
+    above = (folder, *folder.absolute().parents)
+    return next(place for place in above if os.path.isdir(place))  # False without permission
 
 
 def _writable(folder: Path) -> bool:

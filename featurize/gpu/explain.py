@@ -12,6 +12,7 @@ from xfeat.featurize.gpu.memory import is_out_of_memory
 
 Capability = tuple[int, int]
 
+RESTART = "restart the machine after an update of the driver; nvidia-smi must work"
 # The oldest driver for each major version of CUDA, on Linux and Windows. Source: NVIDIA's release notes of the CUDA
 # Toolkit, "Minimum Required Driver Version for CUDA Minor Version Compatibility".
 _OLDEST_DRIVER = {12: 525, 13: 580}
@@ -64,8 +65,7 @@ def _cause(build: Build, driver: Driver | None, number: int, failure: str) -> tu
         expected, found = "an NVIDIA GPU and its driver", f"no driver ({CUDA_LIBRARY} cannot be loaded)"
         return expected, found, "install NVIDIA's driver until nvidia-smi shows the card (a container needs --gpus all)"
     if driver.failure is not None:
-        found = f"{driver}, and does not start: {driver.failure}"
-        return "a driver that works", found, "restart the machine after an update of the driver; nvidia-smi must work"
+        return "a driver that works", f"{driver}, and does not start: {driver.failure}", RESTART
     if build.cuda is None:
         return "a build for CUDA", f"a build for the CPU only, and {driver}", build.install
     if driver.cuda[0] < build.cuda[0]:
@@ -86,11 +86,7 @@ def _cause(build: Build, driver: Driver | None, number: int, failure: str) -> tu
         return "free memory", f"{failure} ({gpu.name})", "stop other processes on the GPU (nvidia-smi shows them)"
     if _MISSING_LIBRARY.search(failure):
         return f"the libraries of CUDA {build.cuda[0]} and cuDNN 9", failure, build.install
-    return (
-        "a GPU that computes",
-        f"{failure} ({gpu.name})",
-        "see whether another process holds the card (nvidia-smi)",
-    )
+    return "a GPU that computes", f"{failure} ({gpu.name})", "see whether another process holds the card (nvidia-smi)"
 
 
 def version(numbers: tuple[int, int]) -> str:

@@ -147,11 +147,7 @@ def nodes_on_cpu(placed: list[tuple[str, str, str]]) -> list[str]:
 
 
 def node_providers(session: ort.InferenceSession) -> list[tuple[str, str, str]]:
-    """Return provider, name and operator of each node of a session that was opened for a GPU.
-
-    Raises:
-        DeviceError: if this version of onnxruntime does not report it.
-    """
+    """Return provider, name and operator of each node of a session that was opened for a GPU."""
     groups = session.get_provider_graph_assignment_info()
     return [(group.ep_name, node.name, node.op_type) for group in groups for node in group.get_nodes()]
 
