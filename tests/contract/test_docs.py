@@ -184,6 +184,7 @@ def test_the_index_lists_every_record_with_its_status() -> None:
         assert status.startswith(word), f"{name}: {status}"
 
 
+@pytest.mark.slow
 def test_the_site_builds_strictly(tmp_path: Path) -> None:
     if importlib.util.find_spec("mkdocs") is None or importlib.util.find_spec("material") is None:
         pytest.skip("mkdocs-material is not installed: pip install '.[dev]'")

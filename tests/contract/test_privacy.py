@@ -54,12 +54,14 @@ def no_network() -> tuple[str, ...]:
     pytest.skip("no network namespace can be made here (unshare --net): what would be sent, would be sent")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("library", LIBRARIES)
 def test_a_library_does_not_report_once_xfeat_is_imported(library: str, tmp_path: Path) -> None:
     use, reports = LIBRARIES[library]
     assert run(f"import xfeat; {use}; print({reports})", tmp_path) == "False"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("library", LIBRARIES)
 def test_without_xfeat_it_would_report(library: str, tmp_path: Path, no_network: tuple[str, ...]) -> None:
     use, reports = LIBRARIES[library]

@@ -104,6 +104,7 @@ def test_workers_of_ray(trapped: Path) -> None:
     run(trapped, "xfeat", "featurize", "data", *LITE0, "-o", "ray.h5", "--engine", "ray")
 
 
+@pytest.mark.slow
 def test_python_m(trapped: Path, tmp_path: Path) -> None:
     """``python -m`` itself imports a few modules before it comes to this project, from the current folder."""
     (tmp_path / "probe.py").write_text("import sys; print(*sys.modules)")
@@ -138,5 +139,6 @@ assert sys.path[0] == ""
 """
 
 
+@pytest.mark.slow
 def test_a_notebook_which_has_the_current_folder_on_its_path(trapped: Path) -> None:
     run(trapped, "python", "-c", NOTEBOOK)
