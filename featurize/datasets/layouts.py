@@ -103,7 +103,8 @@ def open_dataset(
         layout: of folders, see :func:`xfeat.featurize.datasets.structure.read_structure`; by default what they allow.
 
     Raises:
-        DataError: if the path does not exist, or contains no images.
+        DataError: if the path does not exist, contains no images, or has names that a cache cannot hold.
+        SpecError: if there is a ``layout``, and ``data`` is a table.
     """
     root = Path(data)
     if not root.exists():
@@ -142,8 +143,8 @@ def open_dataset(
 def _check_widths(dataset: Dataset) -> None:
     """Refuse names that a cache, which stores all in the width of the longest, cannot hold."""
     for what in ("path", "group"):
-        longest = max((getattr(entry, what) for entry in dataset.entries), key=len)
-        if (width := len(longest.encode("utf-8", "surrogateescape"))) > MAX_NAME_BYTES:
+        longest = max((getattr(entry, what) for entry in dataset.entries), key=_byte_count)
+        if (width := _byte_count(longest)) > MAX_NAME_BYTES:
             raise DataError(
                 f"the name of a {what} is too long",
                 path=dataset.table or dataset.root,
@@ -151,6 +152,10 @@ def _check_widths(dataset: Dataset) -> None:
                 found=f"{width:,}: {shortened(longest)}",
                 fix="shorten it",
             )
+
+
+def _byte_count(name: str) -> int:
+    return len(name.encode("utf-8", "surrogateescape"))
 
 
 def _select_classes(dataset: Dataset, wanted: list[str], data: Path) -> Dataset:

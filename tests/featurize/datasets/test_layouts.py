@@ -101,11 +101,12 @@ def test_invalid_groups_are_reported(tmp_path: Path, groups: str, said: str) -> 
         open_dataset(make(tmp_path, "covid/a.png"), groups=groups)
 
 
-def test_a_group_that_is_too_long_for_a_cache_is_refused_before_work(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("long", "other"), [(5000 * "p", "q"), (2500 * "é", 3000 * "q")], ids=["letters", "bytes"])
+def test_a_group_that_is_too_long_for_a_cache_is_refused_before_work(tmp_path: Path, long: str, other: str) -> None:
     for name in ("a.png", "b.png"):
         (tmp_path / name).touch()
     table = tmp_path / "table.csv"
-    table.write_text(f"path,label,group\na.png,x,{'p' * 5000}\nb.png,x,q\n")
+    table.write_text(f"path,label,group\na.png,x,{long}\nb.png,x,{other}\n")
     with pytest.raises(DataError) as problem:
         open_dataset(table)
     assert (problem.value.file, problem.value.expected) == (table, "at most 4,096 bytes")
