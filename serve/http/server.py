@@ -156,9 +156,9 @@ def _watch(models: ModelRegistry, interval_s: float | None) -> Iterator[None]:
     stop = threading.Event()
 
     def check_files() -> None:
-        last = models.signatures()
+        last = models.file_states()
         while not stop.wait(interval_s):
-            now = models.signatures()
+            now = models.file_states()
             if now == last != models.seen:
                 models.reload()
             last = now

@@ -27,7 +27,7 @@ _CORE_SUFFIX = ".core.onnx"
 # Opens a model file in one session, or in several that compute in parallel.
 Opener = Callable[[Path], Sequence[Predictor]]
 # Inode, size and modification time of a model file, its certificate and its signature: they change with the files.
-FileSignature = tuple[tuple[int, int, int] | None, ...]
+FileStates = tuple[tuple[int, int, int] | None, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,7 +121,7 @@ class ModelRegistry(Mapping[str, ServedModel]):
         metrics: of the server.
         failed_reloads: names of models whose newest file could not be loaded.
         closed: whether no more images are accepted.
-        seen: the signatures of the model files at the last reload, successful or not.
+        seen: the states of the model files at the last reload, successful or not.
 
     Raises:
         ModelError: if there is no model, or one cannot be loaded.
@@ -137,7 +137,7 @@ class ModelRegistry(Mapping[str, ServedModel]):
         self._reloading = threading.Lock()
         self.closed = False
         files = model_files(source)
-        self.seen = {path: _signature(path) for path in files}
+        self.seen = {path: _states(path) for path in files}
         opened = {path.stem: self._open(path) for path in files}
         self._models = {name: ServedModel(name, self._start(opened[name]), self.metrics) for name in opened}
 
@@ -155,10 +155,10 @@ class ModelRegistry(Mapping[str, ServedModel]):
     def __len__(self) -> int:
         return len(self._models)
 
-    def signatures(self) -> dict[Path, FileSignature]:
-        """Return the signature of every model file, as it is now."""
+    def file_states(self) -> dict[Path, FileStates]:
+        """Return the state of every model file, as it is now."""
         try:
-            return {path: _signature(path) for path in model_files(self.source)}
+            return {path: _states(path) for path in model_files(self.source)}
         except ModelError:
             return {}  # a folder that is being refilled: the loaded models stay in service
 
@@ -171,11 +171,11 @@ class ModelRegistry(Mapping[str, ServedModel]):
         with self._reloading:
             if self.closed:
                 return report
-            signatures = self.signatures()
-            for path, signature in signatures.items():
-                self._reload_file(path, signature, report)
-            self._remove_missing({path.stem for path in signatures}, report)
-            self.seen = signatures
+            states = self.file_states()
+            for path, state in states.items():
+                self._reload_file(path, state, report)
+            self._remove_missing({path.stem for path in states}, report)
+            self.seen = states
             self.failed_reloads = list(report.kept)
         for verb, names in (("loaded", report.loaded), ("removed", report.removed)):
             if names:
@@ -206,9 +206,9 @@ class ModelRegistry(Mapping[str, ServedModel]):
             metrics=self.metrics,
         )
 
-    def _reload_file(self, path: Path, signature: FileSignature, report: Reload) -> None:
+    def _reload_file(self, path: Path, state: FileStates, report: Reload) -> None:
         name = path.stem
-        if name in self._models and self.seen.get(path) == signature and name not in self.failed_reloads:
+        if name in self._models and self.seen.get(path) == state and name not in self.failed_reloads:
             report.unchanged.append(name)
             return
         try:
@@ -256,7 +256,7 @@ def model_files(source: Path) -> list[Path]:
     return files
 
 
-def _signature(path: Path) -> FileSignature:
+def _states(path: Path) -> FileStates:
     certificate = certificate_path(path)
     return tuple(map(_state, (path, certificate, signature_path(certificate))))
 

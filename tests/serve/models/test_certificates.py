@@ -161,9 +161,9 @@ def test_a_reload_keeps_the_old_version_until_the_new_one_is_signed(
     [reason] = models.reload().kept.values()
     assert "the signature is not valid" in reason
     assert models["model"].predictor.metadata.run == "one"
-    before = models.signatures()
+    before = models.file_states()
     sign(model, keys[0])
-    assert models.signatures() != before, "the watcher sees the new signature"
+    assert models.file_states() != before, "the watcher sees the new signature"
     assert models.reload().loaded == ["model"]
     assert models["model"].predictor.metadata.run == "two"
     signature_path(certificate_path(model)).unlink()
@@ -194,9 +194,9 @@ def test_a_reload_waits_for_the_certificate_of_the_new_file(write_model: Callabl
     report = models.reload()
     assert list(report.kept) == models.failed_reloads == ["model"]
     assert models["model"].predictor.metadata.run == "one"
-    before = models.signatures()
+    before = models.file_states()
     certify(model)
-    assert models.signatures() != before, "the watcher sees the new certificate"
+    assert models.file_states() != before, "the watcher sees the new certificate"
     assert models.reload().loaded == ["model"]
     assert models["model"].predictor.metadata.run == "two"
     models.close()

@@ -87,7 +87,7 @@ def test_a_new_file_that_cannot_be_loaded_is_tried_once_and_not_reported_after_i
     (folder / "b.onnx").write_bytes(b"garbage")
     assert "b" in models.reload().kept
     assert "b: reload failed; the model is not served: " in caplog.text
-    assert models.signatures() == models.seen
+    assert models.file_states() == models.seen
     (folder / "b.onnx").unlink()
     models.reload()
     assert not models.failed_reloads
