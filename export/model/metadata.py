@@ -99,6 +99,7 @@ class ModelMetadata(Spec):
 
         Raises:
             ModelError: if they are missing, have another version, or cannot be read.
+            MismatchError: if the features are computed in a way that this version does not support.
         """
         fix = "export the run again with xexport onnx"
         if props.get("xfeat.format") != FORMAT:

@@ -56,6 +56,7 @@ def check_signature(certificate: Path, content: bytes, key: PublicKey) -> None:
     Raises:
         ModelError: if there is no signature, or it cannot be read.
         MismatchError: if it is of another content, by another key, or its trusted comment has changed.
+        MissingExtraError: if py-minisign is not installed.
     """
     minisign, path = _minisign(), signature_path(certificate)
     fix = f"sign the certificate with the key that is trusted: minisign -Sm {certificate}"

@@ -218,7 +218,7 @@ class _Run:
 
     def write_shard(self) -> None:
         """Write finished images as a shard, once the last one is written."""
-        self._finish_shard()
+        self._wait_for_shard()
         if self._rows:
             self._being_written = self._rows, self._writer.submit(self.context.store.append, self._rows)
             self._rows = []
@@ -229,10 +229,10 @@ class _Run:
         try:
             self.write_shard()
         finally:
-            self._finish_shard()
+            self._wait_for_shard()
             self._writer.shutdown()
 
-    def _finish_shard(self) -> None:
+    def _wait_for_shard(self) -> None:
         if self._being_written is None:
             return
         rows, future = self._being_written

@@ -13,7 +13,7 @@ from xfeat.featurize.errors import DataError, ImageError
 P = ParamSpec("P")
 R = TypeVar("R")
 
-_kept = threading.local()
+_idle = threading.local()
 
 
 class TimeLimitError(ImageError):
@@ -42,7 +42,7 @@ def limited(limit_s: float, what: str, *, most_in_a_row: int = 0) -> Callable[[C
         @functools.wraps(function)
         def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
             nonlocal in_a_row
-            helper = _kept.__dict__.pop("helper", None)
+            helper = _idle.__dict__.pop("helper", None)
             if helper is None or not helper.thread.is_alive():  # threads do not follow into a forked process
                 helper = _Helper()
             helper.calls.put(functools.partial(function, *args, **kwargs))
@@ -58,7 +58,7 @@ def limited(limit_s: float, what: str, *, most_in_a_row: int = 0) -> Callable[[C
                         fix="check the mount, and run the same command again",
                     ) from None
                 raise TimeLimitError(f"not {what} within {limit_s:.0f} s") from None
-            _kept.helper, in_a_row = helper, 0
+            _idle.helper, in_a_row = helper, 0
             try:
                 if succeeded:
                     return outcome  # type: ignore[no-any-return]

@@ -224,6 +224,7 @@ def open_run(folder: str | os.PathLike[str]) -> Run:
 
     Raises:
         RunError: if there is no run, or it is damaged or of another version.
+        MismatchError: if its features are computed in a way that this version does not support.
     """
     folder = Path(folder)
     file = folder / RUN_FILE

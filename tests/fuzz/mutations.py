@@ -84,7 +84,7 @@ def change_json(chance: random.Random, content: bytes, other: bytes) -> bytes:
     """Remove a value, replace it, put it into a list or a text, or take that of the other file."""
     document = json.loads(content)
     holder, key = chance.choice(list(_places(document)))
-    value, others = holder[key], dict(_flat(json.loads(other)))
+    value = holder[key]
     match chance.randrange(8):
         case 0:
             del holder[key]
@@ -93,7 +93,7 @@ def change_json(chance: random.Random, content: bytes, other: bytes) -> bytes:
         case 2:
             holder[key] = json.dumps(value)
         case 3:
-            holder[key] = chance.choice(list(others.values()))
+            holder[key] = chance.choice([others[place] for others, place in _places(json.loads(other))])
         case 4 if isinstance(value, list) and value:
             holder[key] = chance.choice((value * 2, value[::-1], value[1:], [*value, value]))
         case _:
@@ -108,10 +108,6 @@ def _places(value: Any) -> Iterator[tuple[Any, Any]]:
     for key in value if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ():
         yield value, key
         yield from _places(value[key])
-
-
-def _flat(value: Any) -> Iterator[tuple[str, Any]]:
-    return ((str(place), holder[key]) for place, (holder, key) in enumerate(_places(value)))
 
 
 # Tables
