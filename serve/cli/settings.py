@@ -54,7 +54,7 @@ def read_file(ctx: click.Context, parameter: click.Parameter, path: Path | None)
 
 def _check_kind(option: click.Parameter, value: object, path: Path) -> None:
     """Check a value for which click has no message: it takes true for 1 and 2.5 for 2, and fails on objects."""
-    if option.multiple if isinstance(option, click.Option) else False:
+    if isinstance(option, click.Option) and option.multiple:
         expected, good = "a list of texts", isinstance(value, list) and all(isinstance(each, str) for each in value)
     elif isinstance(option.type, click.types.BoolParamType):
         expected, good = "true or false", isinstance(value, bool)

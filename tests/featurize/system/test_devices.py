@@ -307,5 +307,5 @@ def test_two_gpus_give_the_features_of_one(lite0_weights: Weights, lite0_spec: F
     one = open_engine(lite0_spec, lite0_weights, device="cuda:0", batch_size=4)
     two = open_engine(lite0_spec, lite0_weights, device="cuda:0,cuda:1", batch_size=4)
     assert isinstance(two, DeviceGroup)
-    for member in two.members:
-        assert np.allclose(member.features(pixels), one.features(pixels), atol=1e-4)
+    for _ in range(2):  # calls take turns
+        assert np.allclose(two.features(pixels), one.features(pixels), atol=1e-4)
