@@ -42,7 +42,7 @@ class Stage:
     limit_s: float
 
 
-# In the order of their worth.
+# The most important first.
 STAGES = {
     "machine": Stage("gpu.machine:machine", 60),
     "parity": Stage("gpu.features:parity", 120),

@@ -59,8 +59,8 @@ def memory(report: Report) -> None:
             )
             del held
             said = (done.stdout or done.stderr).strip().splitlines()
-            said_well = done.returncode == 0
-            report.add(f"{megabytes} MB left by others", said[-1][:200], "halved, or a message", said_well)
+            what = f"{megabytes} MB left by others"
+            report.add(what, said[-1][:200], "halved, or a message", done.returncode == 0)
 
 
 def fill(device: str, work: str) -> None:

@@ -68,7 +68,7 @@ def _as_text(cache: FeatureCache, groups: int) -> list[str]:
         f"{cache.path}: {len(cache)} images × {cache.features.shape[-1]} features, {cache.spec.describe()}",
         f"fingerprint {cache.spec.fingerprint}, made {cache.created} from {root}",
         f"schema version {cache.schema_version}"
-        + ", which xfeat featurize writes anew as version 2" * (cache.schema_version < SCHEMA_VERSION),
+        + ", which xfeat featurize rewrites as version 2" * (cache.schema_version < SCHEMA_VERSION),
     ]
     lines += count_lines(cache.counts)
     if groups:

@@ -109,7 +109,7 @@ def _serve(answer: Callable[[str], dict[str, Any]]) -> Iterator[Line]:
 
 
 def _choice(command: str, engine: str, asked: str, found: dict[str, Any]) -> Line:
-    """Say what ``auto`` chooses; that a GPU lies idle is a note."""
+    """Say what ``auto`` chooses; that a GPU is not used is a note."""
     if found["auto"] != "cpu":
         return Line(command, OK, f"{engine} on {found['auto']}, which {asked} can use")
     idle = f"the GPU is not used, since {asked} cannot" if found["gpus"] else "there is no GPU"

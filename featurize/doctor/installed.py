@@ -24,7 +24,7 @@ _OF_DEVELOPERS = ("dev", "all", "ray-serve")
 
 
 def versions() -> Iterator[Line]:
-    """Say which versions run, and whether two packages are in each other's way."""
+    """Say which versions run, and whether two packages are in conflict."""
     found = library_versions()
     yield Line("xfeat", OK, f"{found.pop('xfeat', 'not installed')} on {platform.platform(terse=True)}")
     yield Line("libraries", OK, ", ".join(f"{name} {version}" for name, version in found.items()))

@@ -272,7 +272,7 @@ COMMANDS: dict[str, Command] = {
 SLOW = {"xhead compare --html", "FeatureCache.open, schema 1"}
 
 
-# Digests written anew, as somebody would who hides a change
+# New digests that match, as somebody would write who hides a change
 
 
 def _seal_run(folder: Path) -> None:

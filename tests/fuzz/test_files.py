@@ -38,7 +38,7 @@ class Kind(NamedTuple):
         other: another one of the same kind, for parts of it.
         commands: what reads it.
         structure: how its values are changed, and not only its bytes.
-        seal: what writes the digest anew that would tell of a change.
+        seal: what updates the digest that would reveal a change.
     """
 
     file: str
@@ -75,7 +75,7 @@ KINDS = {
     "features": Kind("features.h5", "other.h5", ("FeatureCache.open", "xfeat info"), change_header),
     "features of schema 1": Kind("schema1.h5", "other.h5", ("FeatureCache.open, schema 1",), change_hdf5),
 }
-# Whoever writes the digest anew, too, is not noticed, but gets no traceback either.
+# A change with a digest that matches is not noticed, but is no traceback either.
 SEALED = {
     **{name: KINDS[name]._replace(seal="run") for name in ("head", "history", "predictions")},
     "run.json": KINDS["run.json"]._replace(commands=_OF_RUNS, seal="run"),
@@ -104,7 +104,7 @@ INPUTS = {
 }
 ROWS = [
     pytest.param(kind, command, kinds is KINDS, id=f"{name}{more}: {command}")
-    for kinds, more in ((KINDS, ""), (SEALED, ", digest anew"), (INPUTS, ""))
+    for kinds, more in ((KINDS, ""), (SEALED, ", digest updated"), (INPUTS, ""))
     for name, kind in kinds.items()
     for command in kind.commands
 ]

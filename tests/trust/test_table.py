@@ -28,7 +28,7 @@ from xfeat.serve.specs import ServeSpec
 
 pytestmark = pytest.mark.slow
 PAGE = Path(__file__).parents[2] / "docs" / "trust.md"
-TABLE = PAGE.read_text().partition("## From image to answer")[2].partition("\n\n**Who changes")[0]
+TABLE = PAGE.read_text().partition("## From image to answer")[2].partition("\n\n**A change of")[0]
 ROWS = [line.split(" | ")[0].removeprefix("| ") for line in TABLE.splitlines() if line.startswith("| ")][1:]
 
 FEATURIZE = "xfeat featurize data -o features.h5 --backbone efficientnet-lite0 --weights weights.pth --size 64"
