@@ -6,6 +6,7 @@ import unicodedata
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
 MAX_LISTED = 10
+LONGEST_QUOTE = 60
 _WIDEST_NAME = 32
 _ELLIPSIS = "…"
 
@@ -43,6 +44,12 @@ def shortened(name: object) -> str:
         return text
     head = _WIDEST_NAME * 2 // 3
     return text[:head] + _ELLIPSIS + text[head + 1 - _WIDEST_NAME :]
+
+
+def quote(text: object) -> str:
+    """Return the first 60 characters of a text, printable, for a message."""
+    line = printable(text)
+    return line if len(line) <= LONGEST_QUOTE else line[:LONGEST_QUOTE] + _ELLIPSIS
 
 
 def first_ten(names: Iterable[object], more: str = "more") -> list[str]:

@@ -8,6 +8,8 @@ import math
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, get_type_hints
 
+from xfeat.featurize.text import quote
+
 if TYPE_CHECKING:
     from typeguard import TypeCheckMemo
 
@@ -45,7 +47,7 @@ def check_types(values: Mapping[str, Any], kind: type) -> None:
         try:
             check_type(values[name], hints[name], collection_check_strategy=CollectionCheckStrategy.ALL_ITEMS)
         except TypeCheckError as error:
-            raise ValueError(f"{name}: {' '.join(str(error).split())}, but {_short(values[name])}") from error
+            raise ValueError(f"{name}: {' '.join(str(error).split())}, but {quote(repr(values[name]))}") from error
 
 
 def with_digest(content: dict[str, Any]) -> dict[str, Any]:
@@ -94,8 +96,3 @@ def _finite(number: str) -> float:
     if not math.isfinite(value):
         raise ValueError(f"{number} is not a finite number")
     return value
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:60]}…"

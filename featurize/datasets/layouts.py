@@ -23,7 +23,7 @@ from xfeat.featurize.datasets.sources import FolderSource, ImageSource, open_sou
 from xfeat.featurize.datasets.structure import read_structure
 from xfeat.featurize.datasets.tables import TABLE_SUFFIXES
 from xfeat.featurize.errors import DataError, SpecError
-from xfeat.featurize.text import listed, shortened
+from xfeat.featurize.text import listed, quote
 
 logger = logging.getLogger(__name__)
 
@@ -149,7 +149,7 @@ def _check_widths(dataset: Dataset) -> None:
                 f"the name of a {what} is too long",
                 path=dataset.table or dataset.root,
                 expected=f"at most {MAX_NAME_BYTES:,} bytes",
-                found=f"{width:,}: {shortened(longest)}",
+                found=f"{width:,}: {quote(longest)}",
                 fix="shorten it",
             )
 

@@ -12,8 +12,9 @@ from xfeat.featurize.datasets.file_lookup import find_files, is_outside, is_url,
 from xfeat.featurize.datasets.image_files import LeftOut, ListedImage, Listing, choose_images, count_classes
 from xfeat.featurize.datasets.sources import FolderSource, read_file
 from xfeat.featurize.datasets.structure import split_of, unify_spelling
-from xfeat.featurize.datasets.tables import Read, Table, TableRow, name_lines, read_table, shorten
+from xfeat.featurize.datasets.tables import Read, Table, TableRow, name_lines, read_table
 from xfeat.featurize.errors import DataError
+from xfeat.featurize.text import quote
 
 logger = logging.getLogger(__name__)
 
@@ -149,10 +150,10 @@ def _once(table: Table, rows: list[TableRow], images: list[ListedImage]) -> list
         if same != image:
             differs = next(name for name in ("label", "split", "group") if getattr(same, name) != getattr(image, name))
             raise DataError(
-                f"lines {known.line} and {row.line} give {shorten(image.path)} two {differs}s",
+                f"lines {known.line} and {row.line} give {quote(image.path)} two {differs}s",
                 path=table.path,
                 expected=f"one {differs} per image",
-                found=", ".join(f"line {one.line}: {shorten(getattr(one, differs)) or 'none'}" for one in (known, row)),
+                found=", ".join(f"line {one.line}: {quote(getattr(one, differs)) or 'none'}" for one in (known, row)),
                 fix="remove the wrong line",
             )
         if known is not row:
@@ -204,9 +205,9 @@ def _find(
     for row, paths in zip(rows, found, strict=True):
         if len(paths) > 1:
             raise DataError(
-                f"line {row.line}: {shorten(row.path)} can mean {len(paths)} files",
+                f"line {row.line}: {quote(row.path)} can mean {len(paths)} files",
                 path=table.path,
-                found=", ".join(map(shorten, sorted(paths)[:4])),
+                found=", ".join(map(quote, sorted(paths)[:4])),
                 fix="write the folder of each image, too",
             )
     return [paths[0] if paths else "" for paths in found]

@@ -20,6 +20,7 @@ from typing import NamedTuple
 from xfeat.featurize.errors import DataError, ImageError
 from xfeat.featurize.system.regular_files import open_regular
 from xfeat.featurize.system.time_limit import TimeLimitError, limited
+from xfeat.featurize.text import quote
 
 # Larger than any image: 100 megapixels of RGB are 300 MB. Every decoding thread has one file in memory.
 MAX_FILE_BYTES = 512 << 20
@@ -309,14 +310,15 @@ def _refuse_impossible(path: Path, members: list[zipfile.ZipInfo]) -> None:
     """Refuse an archive in which files share bytes, so that few bytes hold many files, and endless names."""
     end = 0
     for info in sorted(members, key=lambda info: info.header_offset):
-        length = len(info.filename)
-        if info.header_offset < end or length > _MAX_NAME:
-            shared = "files of the archive share the same bytes"
+        problem = "files of the archive share the same bytes" if info.header_offset < end else ""
+        if len(info.filename) > _MAX_NAME:
+            problem = f"the archive has a name of {len(info.filename)} characters"
+        if problem:
             raise DataError(
-                shared if length <= _MAX_NAME else f"the archive has a name of {length} characters",
+                problem,
                 path=path,
                 expected=f"files one after the other, with names of at most {_MAX_NAME} characters",
-                found=f"{info.filename[:100]}{'…' * (length > 100)}",
+                found=quote(info.filename),
                 fix="pack the images again",
             )
         end = info.header_offset + _LOCAL_HEADER_BYTES + info.compress_size

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from xfeat.featurize.datasets.sources import FileState, read_file
 from xfeat.featurize.errors import DataError, ImageError
-from xfeat.featurize.text import listed, printable
+from xfeat.featurize.text import LONGEST_QUOTE, listed, quote
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +61,7 @@ _TOO_LONG = {
 }
 # A row takes 240 bytes of memory, however short it is; so many images have longer names.
 _MANY_ROWS, _MIN_ROW_CHARACTERS = 500_000, 12
-_SHOWN, _SHOWN_CHARACTERS = 5, 60
+_LINES_NAMED = 5
 
 
 Read = Callable[[Path], tuple[bytes, FileState]]
@@ -125,7 +125,7 @@ def read_table(path: Path, required: Sequence[str], optional: Sequence[str] = ()
                 f"line {line} has {len(cells)} values for {len(header)} columns",
                 path=path,
                 expected=f"values separated by {_SEPARATORS.get(separator, separator)}, as in the first line",
-                found=shorten(separator.join(cells)),
+                found=quote(separator.join(cells)),
                 fix="put values that contain the separator in quotation marks, or name all columns in the first line",
             )
         values = {column: _value(path, line, cells, at, column) for column, at in columns.items()}
@@ -135,22 +135,16 @@ def read_table(path: Path, required: Sequence[str], optional: Sequence[str] = ()
                 f"more than {_MANY_ROWS} rows, of less than {_MIN_ROW_CHARACTERS} characters on average",
                 path=path,
                 expected="one row for each image",
-                found=f"line {line}: {shorten(separator.join(cells))}",
+                found=f"line {line}: {quote(separator.join(cells))}",
                 fix="remove the rows that are repeated or name no image",
             )
     return Table(path, {column: header[at] for column, at in columns.items()}, rows)
 
 
-def shorten(text: str) -> str:
-    """Return text for a message: on one line, and cut off where it is too long."""
-    line = printable(text)
-    return line if len(line) <= _SHOWN_CHARACTERS else f"{line[:_SHOWN_CHARACTERS]}…"
-
-
 def name_lines(rows: Sequence[tuple[int, str]]) -> str:
     """Return ``line 2: a.png, line 5: b.png and 14 more``."""
-    shown = ", ".join(f"line {line}: {shorten(text)}" for line, text in rows[:_SHOWN])
-    return shown + (f" and {len(rows) - _SHOWN} more" if len(rows) > _SHOWN else "")
+    shown = ", ".join(f"line {line}: {quote(text)}" for line, text in rows[:_LINES_NAMED])
+    return shown + (f" and {len(rows) - _LINES_NAMED} more" if len(rows) > _LINES_NAMED else "")
 
 
 # Bytes to text
@@ -197,10 +191,10 @@ def _decoded_as_latin_1(path: Path, content: bytes, first_bad: int) -> str:
     except UnicodeDecodeError:
         text = content.decode("latin-1")
     at = next(_NOT_ASCII.finditer(text)).start()
-    before, after = text[max(0, at - _SHOWN_CHARACTERS) : at], text[at : at + _SHOWN_CHARACTERS + 1]
+    before, after = text[max(0, at - LONGEST_QUOTE) : at], text[at : at + LONGEST_QUOTE + 1]
     example = _CELL_END.split(before)[-1] + _CELL_END.split(after)[0]
     advice = "if that is wrong, save it as UTF-8"
-    logger.warning("%s is not UTF-8 and is read as Latin-1; line %d: %s (%s)", path, line, shorten(example), advice)
+    logger.warning("%s is not UTF-8 and is read as Latin-1; line %d: %s (%s)", path, line, quote(example), advice)
     return text
 
 
@@ -267,7 +261,7 @@ def _value(path: Path, line: int, cells: list[str], at: int, column: str) -> str
         raise DataError(
             f"line {line}: the {column} goes over several lines",
             path=path,
-            found=shorten(value),
+            found=quote(value),
             fix="close the quotation mark that is open there",
         )
     return "" if value.casefold() in _NO_VALUE else value
@@ -292,7 +286,7 @@ def _letters(name: str) -> str:
 
 def _choose_columns(path: Path, header: list[str], required: Sequence[str], optional: Sequence[str]) -> dict[str, int]:
     chosen = {}
-    names = listed(shorten(name) or "(no name)" for name in header) if any(header) else "an empty file"
+    names = listed(quote(name) or "(no name)" for name in header) if any(header) else "an empty file"
     for column in (*required, *optional):
         found = _called(header, column) or _called(header, column, _WEAK_ALIASES)
         if len(found) > 1:
