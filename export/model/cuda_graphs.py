@@ -7,7 +7,7 @@ A CUDA graph reads and writes the addresses that it was recorded with. onnxrunti
 it, and during a recording no other thread of the process may allocate or copy on a GPU. So a model has one thread, and
 while one records, no other runs or records.
 
-Not tested on a GPU. Everything except the graphs also runs on a CPU, where the tests run it.
+Not run on a GPU yet. Everything except the graphs also runs on a CPU, where the tests run it.
 
 Source: https://onnxruntime.ai/docs/execution-providers/CUDA-ExecutionProvider.html, "Using CUDA Graphs";
 onnxruntime/core/providers/cuda/nn/conv.cc (``last_x_dims``) and cuda_graph.cc (``cudaStreamCaptureModeGlobal``).

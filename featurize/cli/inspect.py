@@ -64,11 +64,11 @@ def _as_text(cache: FeatureCache, groups: int) -> list[str]:
     from xfeat.featurize.cache.layout import SCHEMA_VERSION
 
     root = cache.images.path or f"{cache.data_root}, where these images are no longer"
+    old = f", which xfeat featurize rewrites as version {SCHEMA_VERSION}"
     lines = [
         f"{cache.path}: {len(cache)} images × {cache.features.shape[-1]} features, {cache.spec.describe()}",
         f"fingerprint {cache.spec.fingerprint}, made {cache.created} from {root}",
-        f"schema version {cache.schema_version}"
-        + ", which xfeat featurize rewrites as version 2" * (cache.schema_version < SCHEMA_VERSION),
+        f"schema version {cache.schema_version}{old if cache.schema_version < SCHEMA_VERSION else ''}",
     ]
     lines += count_lines(cache.counts)
     if groups:

@@ -63,7 +63,7 @@ def read_driver() -> Driver | None:
     gpus: tuple[Gpu, ...] = ()
     failure = None
     try:
-        _call(library, library.cuInit, 0)
+        _call(library.cuInit, 0)
         gpus = tuple(_gpu(library, number) for number in range(_integer(library.cuDeviceGetCount)))
     except AttributeError as error:
         failure = str(error)
@@ -80,42 +80,42 @@ def free_memory(number: int) -> int:
     """
     library = ctypes.CDLL(CUDA_LIBRARY)
     context, free, total = ctypes.c_void_p(), ctypes.c_size_t(), ctypes.c_size_t()
-    _call(library, library.cuInit, 0)
+    _call(library.cuInit, 0)
     device = _integer(library.cuDeviceGet, number)
-    _call(library, library.cuDevicePrimaryCtxRetain, ctypes.byref(context), device)
+    _call(library.cuDevicePrimaryCtxRetain, ctypes.byref(context), device)
     try:
-        _call(library, library.cuCtxPushCurrent_v2, context)
-        _call(library, library.cuMemGetInfo_v2, ctypes.byref(free), ctypes.byref(total))
-        _call(library, library.cuCtxPopCurrent_v2, ctypes.byref(context))
+        _call(library.cuCtxPushCurrent_v2, context)
+        _call(library.cuMemGetInfo_v2, ctypes.byref(free), ctypes.byref(total))
+        _call(library.cuCtxPopCurrent_v2, ctypes.byref(context))
     finally:
-        _call(library, library.cuDevicePrimaryCtxRelease_v2, device)
+        _call(library.cuDevicePrimaryCtxRelease_v2, device)
     return free.value
 
 
 class _DriverError(RuntimeError):
-    def __init__(self, library: ctypes.CDLL, number: int) -> None:
+    def __init__(self, number: int) -> None:
         self.number = number
-        text = ctypes.c_char_p()
+        library, text = ctypes.CDLL(CUDA_LIBRARY), ctypes.c_char_p()
         known = library.cuGetErrorString(number, ctypes.byref(text)) == 0 and text.value is not None
         super().__init__(f"CUDA error {number}: {(text.value or b'').decode() if known else 'unknown'}")
 
 
-def _call(library: ctypes.CDLL, function: Callable[..., int], *arguments: object) -> None:
+def _call(function: Callable[..., int], *arguments: object) -> None:
     if number := function(*arguments):
-        raise _DriverError(library, number)
+        raise _DriverError(number)
 
 
 def _integer(function: Callable[..., int], *arguments: int) -> int:
     found = ctypes.c_int()
-    _call(ctypes.CDLL(CUDA_LIBRARY), function, ctypes.byref(found), *arguments)
+    _call(function, ctypes.byref(found), *arguments)
     return found.value
 
 
 def _gpu(library: ctypes.CDLL, number: int) -> Gpu:
     device = _integer(library.cuDeviceGet, number)
     name, memory = ctypes.create_string_buffer(_TEXT_BYTES), ctypes.c_size_t()
-    _call(library, library.cuDeviceGetName, name, _TEXT_BYTES, device)
-    _call(library, library.cuDeviceTotalMem_v2, ctypes.byref(memory), device)
+    _call(library.cuDeviceGetName, name, _TEXT_BYTES, device)
+    _call(library.cuDeviceTotalMem_v2, ctypes.byref(memory), device)
     major, minor = (
         _integer(library.cuDeviceGetAttribute, which, device) for which in (_CAPABILITY_MAJOR, _CAPABILITY_MINOR)
     )
