@@ -102,6 +102,12 @@ def check_decision(
 ) -> None:
     """Check what turns the logits of a head into a class.
 
+    Args:
+        class_names: in the order of the logits.
+        temperature: that the logits are divided by.
+        positive: the class with a threshold, or ``None``: the most probable class is predicted.
+        threshold: probability of ``positive`` from which it is predicted, 0 to 1.
+
     Raises:
         SpecError: if a value is out of range, or contradicts another.
     """

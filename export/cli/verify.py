@@ -23,6 +23,7 @@ _CHECKS = {
 
 
 def agreement_lines(checks: Checks, reference: str) -> list[str]:
+    """Return a line per provider and check; ``reference`` names what the predictions were compared with."""
     return [
         f"{_CHECKS[name]} against {reference} on {agreement.images} images, {provider}: largest difference "
         f"{agreement.max_difference:.1e}, changed decisions {agreement.changed_decisions}"
