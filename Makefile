@@ -51,7 +51,7 @@ test: $(SETUP)
 test-slow: $(SETUP)
 	$(PYTEST) -m slow || test $$? -eq 5
 
-# Changes 1,000 files of each kind, others each time, where test-slow changes the same 50.
+# Changes 1,000 files of each kind, others each time, where test-slow changes the same 20.
 test-all: $(SETUP)
 	FUZZ_CASES=1000 $(PYTEST)
 

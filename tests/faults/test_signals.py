@@ -29,7 +29,7 @@ BIN = Path(sys.executable).parent
 BACKBONE = ("--backbone", "efficientnet-lite0", "--size", "96")
 LIMIT_S = 5.0
 TRAINING_IMAGES = 240
-MOMENTS = (signal.SIGINT, signal.SIGTERM, signal.SIGINT, signal.SIGTERM)  # each is sent at a random time
+MOMENTS = (signal.SIGINT, signal.SIGTERM)  # each is sent at a random time
 # Exit code, and whether "stopped" is said. Only the signal itself ends a process before Python listens, and at the end.
 # 0: it was done; a server that was ready says that it has stopped.
 ENDS = {(130, True), (0, False), (0, True), (-signal.SIGINT, False), (-signal.SIGTERM, False)}

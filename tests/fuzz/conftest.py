@@ -14,7 +14,7 @@ from tests.conftest import MadeOnce
 from tests.fuzz.child import Child
 from tests.fuzz.project import make_project
 
-CASES = int(os.environ.get("FUZZ_CASES", "50"))
+CASES = int(os.environ.get("FUZZ_CASES", "20"))
 FUZZ = settings(
     derandomize="FUZZ_CASES" not in os.environ,
     database=None,
