@@ -20,7 +20,7 @@ def cores() -> int:
 
 
 def look_ahead(submit: Callable[[T], Future[R]], items: Iterable[T], most: int) -> Iterator[R]:
-    """Yield the results of tasks in order; at most ``most`` are submitted ahead, so that memory does not grow with them."""
+    """Yield the results of tasks in order; at most ``most`` are submitted ahead, so memory is bounded."""
     waiting: deque[Future[R]] = deque()
     for item in items:
         waiting.append(submit(item))
