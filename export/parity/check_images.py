@@ -98,11 +98,11 @@ def load_images(
             found=f"{changed} changed, {missing} missing or unreadable",
             fix="name the folder that was featurized with --data DIR",
         )
-    if missing:
-        logger.warning(
-            "%s: %d of %s are missing or unreadable; the model is checked on the other %d",
-            *(root, missing, what, len(digests)),
-        )
+    for count, why in ((missing, "are missing or unreadable"), (changed, "have changed")):
+        if count:
+            logger.warning(
+                "%s: %d of %s %s; the model is checked on the other %d", *(root, count, what, why, len(digests))
+            )
     return CheckImages(root=root, sha256=digests, pixels=np.stack(pixels), spec=spec, missing=missing, changed=changed)
 
 

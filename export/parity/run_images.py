@@ -9,7 +9,7 @@ import numpy as np
 from xfeat.export.model.progress import ProgressCounter
 from xfeat.export.parity.agreement import Probabilities
 from xfeat.export.parity.check_images import CheckImages, load_images, subsample
-from xfeat.head.runs.inputs import find_images
+from xfeat.head.runs.inputs import find_images, image_digests
 from xfeat.head.runs.reader import PROBABILITY_PREFIX, Run
 
 Rows = list[dict[str, str]]
@@ -54,9 +54,11 @@ def labelled_images(
 def _read(
     run: Run, rows: Rows, what: str, data: Path | None, limit: int | None, counter: ProgressCounter | None
 ) -> tuple[CheckImages, Rows]:
-    """Return images of these rows of predictions.csv, and the rows whose images can be read."""
+    """Return images of these rows of predictions.csv that have not changed, and their rows."""
     by_path = {row["path"]: row for row in subsample(rows, limit)}
     root = find_images(run, data)
     what = f"the run's {len(by_path)} {what}"
-    images = load_images(root, dict.fromkeys(by_path), what, run.feature_spec.preprocess, counter)
+    digests = image_digests(run)
+    wanted = {path: digests.get(path) for path in by_path}
+    images = load_images(root, wanted, what, run.feature_spec.preprocess, counter)
     return images, [by_path[path] for path in images.sha256]

@@ -85,7 +85,7 @@ def file_findings(cache: FeatureCache, survey: Survey) -> list[Finding]:
     cut = np.flatnonzero(cache.columns.truncated)
     absent, changed = (
         [readable(cache.columns.path[row]) for row in np.flatnonzero(rows).tolist()]
-        for rows in (~survey.present, survey.changed)
+        for rows in (~survey.present & ~survey.changed, survey.changed)
     )
     findings = [
         Finding(
@@ -108,7 +108,7 @@ def file_findings(cache: FeatureCache, survey: Survey) -> list[Finding]:
             kind="files.changed",
             severity=WARNING,
             title=f"{count_of(len(changed), 'image')} changed since the features were computed",
-            meaning="The audit checked other pixels than those the features were computed from.",
+            meaning="They were left out of the checks of pixels, for duplicates and shortcuts.",
             fix="run xfeat featurize and then xfeat audit again",
             lines=changed,
         ),

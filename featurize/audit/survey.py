@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 from collections.abc import Callable
@@ -35,7 +36,7 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Survey:
-    """Small images and properties of N images; rows of missing ones are zero.
+    """Small images and properties of N images; rows of missing and changed ones are zero.
 
     Attributes:
         grey: uint8 (N, 32, 32), squashed to a square.
@@ -43,8 +44,8 @@ class Survey:
         file_facts: float32 (N, len(FILE_FACTS)); sizes and lengths as logarithms.
         level_facts: float32 (N, len(LEVEL_FACTS)), grey levels 0 to 255.
         kind: file format and pixel mode, such as ``JPEG L``.
-        present: bool (N,), the file exists and could be read.
-        changed: bool (N,), its length differs from when its features were computed.
+        present: bool (N,), the file exists, could be read, and has not changed.
+        changed: bool (N,), its content is not the one whose features were computed.
     """
 
     grey: NDArray[np.uint8]
@@ -84,9 +85,12 @@ def survey_images(cache: FeatureCache, *, progress: Progress | None = None) -> S
 
 
 def _look(cache: FeatureCache, source: ImageSource, survey: Survey, row: int) -> None:
-    """Read an image and fill in its row; the row of one that cannot be read stays zero."""
+    """Read an image and fill in its row; the row of one that cannot be read or has changed stays zero."""
     try:
         data, _ = source.read(cache.columns.path[row])
+        survey.changed[row] = hashlib.sha256(data).hexdigest() != cache.columns.sha256[row]
+        if survey.changed[row]:
+            return
         kind, width, height, image = _open_small(data, cache.spec.preprocess)
     # Of truncated files, the part that is there is used.
     except (OSError, ValueError, SyntaxError, MemoryError):
@@ -108,7 +112,6 @@ def _look(cache: FeatureCache, source: ImageSource, survey: Survey, row: int) ->
         *np.percentile(levels, _PERCENTILES),
     ]
     survey.kind[row] = kind
-    survey.changed[row] = len(data) != cache.columns.size[row]
     survey.present[row] = True
 
 

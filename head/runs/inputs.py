@@ -115,6 +115,17 @@ def find_run(name: str, head_sha256: str, *, runs: Path, near: Path) -> Path:
     return found
 
 
+def image_digests(run: Run) -> dict[str, str]:
+    """Return path to SHA-256 of each image that was featurized; empty if the cache of the run is not found."""
+    from xfeat.featurize.cache.reader import FeatureCache
+
+    file = search_cache(run).path
+    if file is None:
+        return {}
+    columns = FeatureCache.open(file, check=False).columns
+    return dict(zip(columns.path, columns.sha256, strict=True))
+
+
 def find_images(run: Run, data: Path | None = None) -> Path:
     """Return the folder or archive of the images of a run: ``data``, or the one that was featurized.
 

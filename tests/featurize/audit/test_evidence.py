@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -185,12 +186,20 @@ def test_a_page_can_be_made_of_rows_without_label_and_classes_missing_from_a_spl
     assert "<th>none</th>" in render_page(audit_cache(drawn.cache(tmp_path / "f.h5")))
 
 
-def test_a_file_that_changed_since_is_reported(tmp_path: Path, drawing: SimpleNamespace) -> None:
+@pytest.mark.parametrize(
+    "change", [lambda old, new: new, lambda old, new: old + b"x", lambda old, new: old[:-1] + b"x"]
+)
+def test_a_file_that_changed_since_is_reported_and_left_out(
+    tmp_path: Path, drawing: SimpleNamespace, change: Callable[[bytes, bytes], bytes]
+) -> None:
     drawn = drawing.DrawnSet(tmp_path / "data")
     drawing.fill(drawn, each=10)
     cache = drawn.cache(tmp_path / "f.h5")
-    (tmp_path / "data" / "train" / "clear" / "000.png").write_bytes(drawing.encode(drawing.draw(9999), "JPEG"))
-    assert list(finding(audit_cache(cache), "files.changed").lines) == ["train/clear/000.png"]
+    image = tmp_path / "data" / "train" / "clear" / "000.png"
+    image.write_bytes(change(image.read_bytes(), drawing.encode(drawing.draw(9999), "JPEG")))
+    audit = audit_cache(cache)
+    assert list(finding(audit, "files.changed").lines) == ["train/clear/000.png"]
+    assert (audit.images_read, "files.gone" in kinds(audit)) == (len(cache) - 1, False)
 
 
 def test_images_in_an_archive_are_looked_at_without_unpacking(tmp_path: Path, drawing: SimpleNamespace) -> None:
