@@ -80,6 +80,7 @@ class Commands(click.Group):
         ignore_decoder_warnings()
         try:
             with stop_on_signals():
+                _require_current_folder()
                 return super().invoke(ctx)
         except Interrupted as stop:
             _print_and_exit(str(stop), EXIT_INTERRUPTED)
@@ -107,6 +108,14 @@ class Commands(click.Group):
         rows = [(name, command.get_short_help_str(_MAX_HELP)) for name, command in sorted(self.commands.items())]
         with formatter.section("Commands"):
             formatter.write_dl(rows)
+
+
+def _require_current_folder() -> None:
+    """Refuse to run in a folder that was deleted, where torch and Pillow fail with other reasons."""
+    try:
+        os.getcwd()
+    except FileNotFoundError as error:
+        raise XfeatError("the current folder was deleted", fix="change to another folder") from error
 
 
 def program(text: str, *commands: click.Command) -> Commands:

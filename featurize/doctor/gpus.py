@@ -38,7 +38,7 @@ def gpu_checks() -> tuple[dict[str, Check], dict[str, Check]]:
 
 
 def _installed(name: str) -> bool:
-    return name == "driver" or find_spec(name) is not None
+    return name in ("driver", "onnxruntime") or find_spec(name) is not None  # xfeat needs onnxruntime everywhere
 
 
 def _driver(found: dict[str, Any]) -> Iterator[Line]:

@@ -47,6 +47,8 @@ def extras() -> Iterator[Line]:
         for need, there in versions.items():
             if there is not None and not need.specifier.contains(there, prereleases=True):
                 yield Line(need.name, FAIL, f"{there}, where {need.specifier} is needed", install)
+            if there is not None and _lacks_files(need.name):
+                yield Line(need.name, FAIL, "its files are missing", f"pip install --force-reinstall {need.name}")
         if extra and len(missing) == len(asked):
             absent.append(extra)
         elif missing:
@@ -75,6 +77,12 @@ def _version(name: str) -> str | None:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
         return None
+
+
+def _lacks_files(name: str) -> bool:
+    """Say whether a package is registered as installed, without the files that make it importable."""
+    modules = [file for file in metadata.files(name) or [] if len(file.parts) == 2 and file.name == "__init__.py"]
+    return not all(file.locate().exists() for file in modules)
 
 
 def decoders() -> Iterator[Line]:

@@ -118,11 +118,7 @@ def _writable(folder: Path) -> bool:
 
 def file_system() -> Iterator[Line]:
     """Try what the file system of the current folder offers, in a folder that is deleted again."""
-    try:
-        here = Path.cwd()
-    except OSError:
-        yield Line("current folder", FAIL, "it was deleted, or may not be entered", "change to another folder")
-        return
+    here = Path.cwd()
     try:
         tried = tempfile.TemporaryDirectory(prefix=".xfeat-doctor-", dir=here)
     except OSError as error:

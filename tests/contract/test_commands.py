@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
 import re
 import subprocess
 import sys
@@ -45,6 +46,19 @@ def test_help_loads_nothing_heavy(program: str) -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "Usage:" in done.stdout
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_a_current_folder_that_was_deleted_is_one_message(
+    program: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # and back at the end
+    (tmp_path / "gone").mkdir()
+    os.chdir("gone")
+    (tmp_path / "gone").rmdir()
+    group = importlib.import_module(PROGRAMS[program]).main
+    result = CliRunner().invoke(group, [next(iter(group.commands))])
+    assert (result.exit_code, "error: the current folder was deleted\n" in result.output) == (1, True), result.output
 
 
 @pytest.mark.parametrize(("name", "command"), COMMANDS, ids=[name for name, _ in COMMANDS])
