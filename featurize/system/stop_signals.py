@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 import time
 from _thread import interrupt_main
@@ -66,6 +67,8 @@ def _stop(number: int, frame: FrameType | None) -> None:
     _received.set()
     if not _raised.is_set() and not _is_importing(frame):
         _raised.set()
+        # An object of a library that was interrupted while it was made may fail again when it is deleted.
+        sys.unraisablehook = lambda unraisable: None
         raise KeyboardInterrupt
 
 

@@ -14,7 +14,7 @@ from xfeat.featurize.errors import DataError
 
 pytestmark = pytest.mark.slow
 
-SIZE = 8 << 20
+SIZE = 4 << 20
 HEADER = b"path,label\n"
 
 
@@ -30,7 +30,7 @@ def numbered(row: bytes, size: int = SIZE) -> bytes:
 # What it is, its content, and words of the message.
 TABLES: dict[str, tuple[Callable[[], bytes], str]] = {
     "distinct rows": (lambda: numbered(b"%d.png,a\n"), "none of its images is there"),
-    "distinct short rows": (lambda: numbered(b"%d,a\n"), "more than 500000 rows"),
+    "distinct short rows": (lambda: numbered(b"%d,a\n", 2 * SIZE), "more than 500000 rows"),
     "distinct labels": (lambda: numbered(b"%d.png,l%d\n"), "none of its images is there"),
     "paths of another machine": (lambda: numbered(b"/data/x/%d.png,a\n"), "none of its images is there"),
     "paths of Windows": (lambda: numbered(rb"C:\data\%d.png,a" + b"\n"), "none of its images is there"),
