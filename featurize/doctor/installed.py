@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import io
+import os
 import platform
 from collections.abc import Iterator
 from importlib import metadata
@@ -35,7 +36,7 @@ def versions() -> Iterator[Line]:
 
 def extras() -> Iterator[Line]:
     """Say which extras are installed as a whole, what the others lack, and which packages have a wrong version."""
-    complete, absent = [], []
+    complete, absent, broken = [], [], set()
     base = set(_needs(_PROJECT, ""))
     for extra in ("", *(metadata.metadata(_PROJECT).get_all("Provides-Extra") or [])):
         if extra in _OF_DEVELOPERS:
@@ -48,13 +49,15 @@ def extras() -> Iterator[Line]:
             if there is not None and not need.specifier.contains(there, prereleases=True):
                 yield Line(need.name, FAIL, f"{there}, where {need.specifier} is needed", install)
             if there is not None and _lacks_files(need.name):
-                yield Line(need.name, FAIL, "its files are missing", f"pip install --force-reinstall {need.name}")
+                broken.add(need.name)
         if extra and len(missing) == len(asked):
             absent.append(extra)
         elif missing:
             yield Line(extra or _PROJECT, NOTE if extra else FAIL, f"lacks {', '.join(missing)}", install)
         elif extra:
             complete.append(extra)
+    for name in sorted(broken):
+        yield Line(name, FAIL, "its files are missing", f"pip install --force-reinstall {name}")
     yield Line("extras", OK, ", ".join(complete) or "none")
     if absent:
         yield Line("other extras", NOTE, f"not installed: {', '.join(absent)}", f"pip install '{_PROJECT}[NAME]'")
@@ -82,7 +85,7 @@ def _version(name: str) -> str | None:
 def _lacks_files(name: str) -> bool:
     """Say whether a package is registered as installed, without the files that make it importable."""
     modules = [file for file in metadata.files(name) or [] if len(file.parts) == 2 and file.name == "__init__.py"]
-    return not all(file.locate().exists() for file in modules)
+    return not all(os.path.exists(file.locate()) for file in modules)
 
 
 def decoders() -> Iterator[Line]:
