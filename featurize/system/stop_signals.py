@@ -14,7 +14,6 @@ import signal
 import sys
 import threading
 import time
-from _thread import interrupt_main
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
@@ -102,8 +101,9 @@ def _end_in_time(numbers: int) -> None:
     end = time.monotonic() + _GRACE_S
     while time.monotonic() < end:
         time.sleep(_AGAIN_S)
-        if not _raised.is_set():
-            interrupt_main(signal.Signals(number))
+        if not _raised.is_set() and os.name != "nt":
+            # A real signal, which ends what the main thread waits for.
+            signal.pthread_kill(threading.main_thread().ident or 0, number)
     clean_up = threading.Thread(target=remove_unfinished, daemon=True)  # the disk may not answer
     clean_up.start()
     clean_up.join(_CLEAN_UP_S)
