@@ -21,6 +21,7 @@ def shape(line: str) -> str:
     return re.sub(r"\s+", " ", re.sub(r"\d[\d.]*(e[-+]\d+)?", "#", line)).strip()
 
 
+@pytest.mark.slow
 def test_the_commands_of_the_readme_run_and_say_what_it_shows(readme_run: Path) -> None:
     sessions, said = shown_sessions(), said_in(readme_run)
     assert {command.split()[0] for command in said} == {"xfeat", "xhead", "xexport", "xserve"}
@@ -30,6 +31,7 @@ def test_the_commands_of_the_readme_run_and_say_what_it_shows(readme_run: Path) 
     assert {command for command, _ in sessions} - set(said) <= {"xserve start"}
 
 
+@pytest.mark.slow
 def test_the_python_example_of_the_readme_runs_on_what_the_commands_left(readme_run: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(readme_run, tmp_path / "run", symlinks=True)
     examples = re.findall(r"```python\n(.*?)```", README, flags=re.S)
@@ -41,6 +43,7 @@ def test_the_python_example_of_the_readme_runs_on_what_the_commands_left(readme_
         assert done.stdout.count("data/test/clear/") == len(list((folder / "data" / "test" / "clear").iterdir()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["runs/latest/run.json", "model.certificate.json"])
 def test_every_key_of_a_written_file_is_documented(readme_run: Path, name: str) -> None:
     page = (ROOT / "docs" / "formats.md").read_text()

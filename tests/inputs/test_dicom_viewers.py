@@ -105,6 +105,7 @@ def program_for(way: str) -> str:
     return IN_JPEG.get(way.split(" ")[0].strip(","), "dcm2pnm")
 
 
+@pytest.mark.slow
 @with_dcmtk
 @pytest.mark.parametrize(
     "way", [way for way in GREY if not any(word in way for word in ("2000", "j2k", "enhanced", "places", "pieces"))]
@@ -122,6 +123,7 @@ def test_grey_as_in_dcmtk(way: str, tmp_path: Path) -> None:
     assert np.abs(found[..., 0] - shown(GREY[way](), "middle")).max() <= 1
 
 
+@pytest.mark.slow
 @with_dcmtk
 @pytest.mark.parametrize("function", ["LINEAR", "SIGMOID"])
 @pytest.mark.parametrize(("center", "width"), WINDOWS)
@@ -131,6 +133,7 @@ def test_windows_as_in_dcmtk(function: str, center: float, width: float, photome
     assert np.abs(shown(data) - in_dcmtk(data, tmp_path, "+Wi", "1")[..., 0]).max() <= 1
 
 
+@pytest.mark.slow
 @with_dcmtk
 @pytest.mark.parametrize(
     "way", [way for way in IN_COLOUR if not any(word in way for word in ("2000", "HTJ2K", "says", "leaves"))]
@@ -156,6 +159,7 @@ def from_scanners() -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file() and is_dicom(path.read_bytes()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", from_scanners(), ids=lambda path: path.name)
 def test_a_file_from_a_scanner_is_read_as_in_dcmtk_or_refused_with_a_reason(path: Path, tmp_path: Path) -> None:
     picture = pydicom.dcmread(path, force=True)

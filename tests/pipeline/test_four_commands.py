@@ -20,6 +20,8 @@ from tests.edited_runs import edit_run
 from tests.pipeline.conftest import BACKBONE, Shell, as_json, shell_in
 from xfeat.export.cli import main as xexport
 
+pytestmark = pytest.mark.slow
+
 
 class Pipeline(NamedTuple):
     folder: Path

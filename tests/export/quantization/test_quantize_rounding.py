@@ -141,6 +141,7 @@ def test_with_every_layer_in_float32_features_are_the_same(prepared: PreparedMod
     assert np.abs(found - prepared.features).max() < 1e-3 * prepared.features.std()
 
 
+@pytest.mark.slow
 def test_correcting_each_layer_reduces_the_error(prepared: PreparedModel, layers: QuantizedLayers) -> None:
     """Compared with nearest levels of the same scales and the float32 biases, by numpy."""
     graph = Graph(prepared.backbone)
@@ -175,6 +176,7 @@ def test_the_bias_of_a_dead_channel_fits_into_32_bits(prepared: PreparedModel) -
     assert layer.bias[0] == pytest.approx(1, abs=0.1)
 
 
+@pytest.mark.slow
 def test_onnxruntime_computes_all_layers_but_the_first_block_in_8_bits(
     prepared: PreparedModel, layers_after_first_block: QuantizedLayers, tmp_path: Path
 ) -> None:

@@ -90,6 +90,7 @@ def hyperparameters(folder: Path) -> dict[str, Any]:
     return {name: getattr(value, str(value.WhichOneof("kind"))) for name, value in values.items()}
 
 
+@pytest.mark.slow
 def test_mlflow_holds_settings_epochs_final_figures_and_files(make_cache: MakeCache, store: Path) -> None:
     """Reference: the run folder."""
     cache = make_cache()
