@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 # A signature has two comments, the longer one of at most 8 KiB.
 _MAX_BYTES = 16 * 1024
 _MAKE_KEYS = "make a pair of keys with minisign -G"
+_MAKE_PLAIN_KEYS = f"{_MAKE_KEYS} -W"
 
 
 def signature_path(certificate: Path) -> Path:
@@ -97,16 +98,16 @@ def sign_certificate(certificate: Path, content: bytes, key: Path) -> Path:
     try:
         secret = minisign.SecretKey.from_bytes(_read(key))
     except OSError as error:
-        raise SpecError("secret key cannot be read", path=key, found=error.strerror, fix=_MAKE_KEYS) from error
+        raise SpecError("secret key cannot be read", path=key, found=error.strerror, fix=_MAKE_PLAIN_KEYS) from error
     except minisign.Error as error:
-        raise SpecError("not a secret key of minisign", path=key, found=str(error), fix=_MAKE_KEYS) from error
+        raise SpecError("not a secret key of minisign", path=key, found=str(error), fix=_MAKE_PLAIN_KEYS) from error
     with secret:
         if secret.is_encrypted():
             fix = f"minisign -S -s {key} -m {certificate} asks for it"
             raise SpecError("the secret key has a password", path=key, fix=fix)
         signature = secret.sign(content)
     path = signature_path(certificate)
-    with replacing(path) as partial:
+    with replacing(path, elsewhere="copy the model and its certificate to another folder") as partial:
         partial.write_bytes(bytes(signature) + b"\n")
     return path
 
