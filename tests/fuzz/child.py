@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import resource
+import sys
 import time
 import traceback
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from types import TracebackType
 from typing import Any, Self
 
 LIMIT_S = 5
+_ROOT = str(Path(__file__).parents[2])
 _HUNG_S = 60  # other processes may have the cores
 _MEBIBYTE = 1 << 20
 # Beyond this, memory that is asked for and not used counts too, and the machine of the tests stays usable.
@@ -62,7 +64,11 @@ class Child:
         context = multiprocessing.get_context("spawn")
         self._connection, other = context.Pipe()
         self._process = context.Process(target=_serve, args=(other, self._project), daemon=True)
-        self._process.start()
+        sys.path.insert(0, _ROOT)  # the process gets this path, and finds the tests there
+        try:
+            self._process.start()
+        finally:
+            sys.path.remove(_ROOT)
         other.close()
 
     def run(self, case: Case) -> Outcome:
