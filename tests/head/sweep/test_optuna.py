@@ -125,7 +125,10 @@ def test_a_sweep_that_was_cut_goes_on_as_if_it_had_not_been(
     done = Sweep(cache, sweep, runs=tmp_path / "b", name="s").run()
     assert done.state == "complete"
     whole, resumed = (
-        sorted(({**row, "seconds": ""} for row in lines(tmp_path / name / "s")), key=lambda row: int(row["trial"]))
+        sorted(
+            ({**row, "seconds": "", "line_sha256": ""} for row in lines(tmp_path / name / "s")),
+            key=lambda row: int(row["trial"]),
+        )
         for name in "ab"
     )
     assert resumed == whole
@@ -139,7 +142,8 @@ def test_more_trials_go_on_with_fewer(small: tuple[FeatureCache, SweepSpec], tmp
     first = Sweep(cache, fewer, runs=tmp_path / "runs").run()
     more = Sweep(cache, sweep, runs=tmp_path / "runs").run()
     assert more.folder == first.folder
-    assert more.trials[:ROUND] == first.trials
+    assert [trial.spec for trial in more.trials[:ROUND]] == [trial.spec for trial in first.trials]
+    assert [trial.metrics for trial in more.trials[:ROUND]] == [trial.metrics for trial in first.trials]
     spread = SweepSpec(axes=sweep.axes, trials=ROUND)
     assert Sweep(cache, spread, runs=tmp_path / "runs").run().folder != first.folder
 
