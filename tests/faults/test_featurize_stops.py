@@ -118,6 +118,7 @@ def test_a_run_killed_at_random_moments_gives_the_same_bits(data: Path, tmp_path
     assert survived >= 1
 
 
+@pytest.mark.slow
 def test_the_command_killed_and_resumed_gives_the_same_bits(
     data: Path, environment: dict[str, str], reference: Path, tmp_path: Path
 ) -> None:
@@ -203,6 +204,7 @@ def test_a_stopped_command_keeps_its_shard_and_says_how_to_go_on(
     assert np.array_equal(features_of(output), features_of(reference))
 
 
+@pytest.mark.slow
 def test_two_writers_of_one_cache_do_not_meet(data: Path, environment: dict[str, str], tmp_path: Path) -> None:
     """The second gets a message; the lock of a process that was killed is free."""
     output = tmp_path / "features.h5"

@@ -214,6 +214,7 @@ def test_folders_linked_in_any_way_are_walked_to_an_end(
     assert len(real) == least, "every image is found"
 
 
+@pytest.mark.slow
 def test_links_that_were_not_followed_again_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     fan(tmp_path / "root")
     list(FolderSource(tmp_path / "root").names())

@@ -191,6 +191,7 @@ def test_a_cache_written_into_while_a_head_trains_on_it_is_named(make_cache: Mak
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", ["replaced", "touched", "gone"])
 def test_a_cache_that_is_replaced_while_a_head_trains_on_it_does_no_harm(
     make_cache: MakeCache, tmp_path: Path, change: str

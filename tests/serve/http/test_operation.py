@@ -265,6 +265,7 @@ def test_sighup_loads_a_new_file_and_rejects_garbage(write_model, tiny):
     assert "not a model" in server.said
 
 
+@pytest.mark.slow
 def test_sigterm_under_load_answers_every_request_that_was_accepted(model, tiny):
     """What the server logged is what it accepted: all of it was answered with 200 and has reached its client."""
     picture = tiny.draw((9, 90, 9), size=(1500, 1500))
