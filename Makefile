@@ -3,8 +3,10 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 SETUP := .venv/.set-up
 
-# A process a core: with more threads in each, they would wait for one another.
-PYTEST := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/pytest -n auto --dist worksteal
+# A process a core: with more threads in each, they would wait for one another. Quick tests have one process more, since
+# some wait for a server or a file; slow ones measure times.
+PYTEST := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/pytest --dist worksteal -n
+CORES := $(shell nproc 2>/dev/null || getconf _NPROCESSORS_ONLN || echo 1)
 
 # requirements/ names every file that may be installed, by its digest. They are complete: pip looks for nothing else.
 LOCKED := $(BIN)/pip install --quiet --disable-pip-version-check --no-compile --no-deps --require-hashes
@@ -45,15 +47,15 @@ demo: $(SETUP)
 
 # Before each commit.
 test: $(SETUP)
-	$(PYTEST) -m "not slow"
+	$(PYTEST) $(shell expr $(CORES) + 1) -m "not slow"
 
 # The rest. Pytest's exit code 5 says that there was nothing to run.
 test-slow: $(SETUP)
-	$(PYTEST) -m slow || test $$? -eq 5
+	$(PYTEST) auto -m slow || test $$? -eq 5
 
 # Changes 1,000 files of each kind, others each time, where test-slow changes the same 20.
 test-all: $(SETUP)
-	FUZZ_CASES=1000 $(PYTEST)
+	FUZZ_CASES=1000 $(PYTEST) auto
 
 lint: $(SETUP)
 	$(BIN)/ruff check .
