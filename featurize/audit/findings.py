@@ -24,7 +24,7 @@ class Pair(NamedTuple):
     Attributes:
         first: row of the cache.
         second: row of the cache.
-        how: what they have in common, in words.
+        how: what they have in common.
         pixels: correlation of their fine detail, if it was measured.
         features: cosine of their features, if it was measured.
     """

@@ -15,6 +15,7 @@ from PIL import Image
 
 from tests.caches import edit_cache
 from tests.conftest import MadeOnce
+from tests.trust.changes import edit_json, exchange, flip
 from tests.trust.conftest import Say, run_line
 from xfeat.export.model.file import open_model
 from xfeat.export.parity.certificate import read_certificate, require_match
@@ -101,24 +102,6 @@ def refused(say: Say, line: str, *reasons: str) -> None:
     code, output = say(line)
     assert code in (1, 2), f"{line}\n{output}"
     assert any(reason in output for reason in reasons), f"{line}\n{output}"
-
-
-def edit_json(file: Path, change: Callable[[dict], object]) -> None:  # type: ignore[type-arg]
-    facts = json.loads(file.read_text())
-    change(facts)
-    file.write_text(json.dumps(facts))
-
-
-def flip(file: Path, place: int | None = None) -> None:
-    content = bytearray(file.read_bytes())
-    content[len(content) // 2 if place is None else place] ^= 1
-    file.write_bytes(content)
-
-
-def exchange(one: Path, other: Path) -> None:
-    content = one.read_bytes()
-    one.write_bytes(other.read_bytes())
-    other.write_bytes(content)
 
 
 @row("an image after it was featurized")

@@ -17,8 +17,8 @@ pytest.importorskip("imagecodecs", reason="needs the extra dicom")
 import pydicom
 import pydicom.pixels
 
-from tests.inputs.dicom_files import compressed, dicom_file
-from tests.inputs.test_dicom import (
+from tests.inputs.dicom.files import compressed, dicom_file
+from tests.inputs.dicom.test_dicom import (
     GREY,
     ROOT,
     SIGNED,
@@ -28,7 +28,7 @@ from tests.inputs.test_dicom import (
     shown,
     table,
 )
-from tests.inputs.test_dicom_colour import COLOUR, IN_COLOUR
+from tests.inputs.dicom.test_dicom_colour import COLOUR, IN_COLOUR
 from xfeat.featurize.errors import ImageError
 from xfeat.featurize.images.file_kinds import is_dicom
 

@@ -15,8 +15,8 @@ pytest.importorskip("imagecodecs", reason="needs the extra dicom")
 import imagecodecs
 import pydicom
 
-from tests.inputs.dicom_files import SYNTAXES, compressed, dataset, dicom_file, put_streams, to_bytes
-from tests.inputs.test_dicom import PICTURE, shown
+from tests.inputs.dicom.files import SYNTAXES, compressed, dataset, dicom_file, put_streams, to_bytes
+from tests.inputs.dicom.test_dicom import PICTURE, shown
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

@@ -19,9 +19,9 @@ pytest.importorskip("imagecodecs", reason="needs the extra dicom")
 import pydicom
 from pydicom.dataset import Dataset
 
-from tests.inputs.dicom_files import SYNTAXES, compressed, dataset, dicom_file, put_streams, to_bytes, without_preamble
-from tests.inputs.test_dicom import FULL, GREY, PICTURE, TWELVE, dicom_without_syntax, sequence, shown, table
-from tests.inputs.test_dicom_colour import COLOUR, YBR
+from tests.inputs.dicom.files import SYNTAXES, compressed, dataset, dicom_file, put_streams, to_bytes, without_preamble
+from tests.inputs.dicom.test_dicom import FULL, GREY, PICTURE, TWELVE, dicom_without_syntax, sequence, shown, table
+from tests.inputs.dicom.test_dicom_colour import COLOUR, YBR
 from xfeat.featurize.datasets.layouts import open_dataset
 from xfeat.featurize.errors import ImageError
 from xfeat.featurize.images.decode import decode

@@ -18,7 +18,7 @@ import pydicom
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 
-from tests.inputs.dicom_files import SYNTAXES, compressed, dataset, dicom_file, in_fragments, to_bytes, without_preamble
+from tests.inputs.dicom.files import SYNTAXES, compressed, dataset, dicom_file, in_fragments, to_bytes, without_preamble
 from xfeat.featurize.errors import ImageError
 from xfeat.featurize.images.decode import decode
 from xfeat.featurize.images.preprocess import load_pixels
