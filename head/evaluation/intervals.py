@@ -1,4 +1,4 @@
-"""95 % confidence intervals of metrics from a limited number of images."""
+"""95 % confidence intervals of metrics from a limited number of images. Needs numpy alone, as ``xserve eval`` does."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 CONFIDENCE = 0.95
+_Z = 1.959963984540054  # 97.5 % quantile of the normal distribution
 _RESAMPLES = 2000
+_BATCH = 200  # resamples held in memory at one time
 
 Interval = tuple[float, float]
 
@@ -20,14 +22,15 @@ def wilson_interval(successes: int, trials: int) -> Interval | None:
     It assumes independent trials, which images of one patient are not.
 
     Source:
-        Wilson, "Probable inference, the law of succession, and statistical inference", 1927, through scipy.
+        Wilson, "Probable inference, the law of succession, and statistical inference", 1927.
     """
-    from scipy.stats import binomtest
-
     if not trials:
         return None
-    interval = binomtest(successes, trials).proportion_ci(CONFIDENCE, method="wilson")
-    return float(interval.low), float(interval.high)
+    share, squared = successes / trials, _Z**2
+    centre = share + squared / (2 * trials)
+    reach = _Z * math.sqrt(share * (1 - share) / trials + squared / (4 * trials**2))
+    low, high = ((centre + side) / (1 + squared / trials) for side in (-reach, reach))
+    return (low if successes else 0.0), (high if successes < trials else 1.0)
 
 
 def ratio_interval(upper: float, upper_ends: Interval, lower: float, lower_ends: Interval) -> Interval:
@@ -73,24 +76,15 @@ def grouped_interval(values: NDArray[np.floating], groups: NDArray[Any], *, seed
     Returns:
         The interval, or ``None`` if there are fewer than two groups.
     """
-    from scipy.stats import bootstrap
-
     _, codes = np.unique(groups, return_inverse=True)
     sums, sizes = np.bincount(codes, weights=values), np.bincount(codes)
     if len(sums) < 2:
         return None
-    result = bootstrap(
-        (sums, sizes),
-        lambda sums, sizes, axis=-1: sums.sum(axis=axis) / sizes.sum(axis=axis),
-        paired=True,
-        vectorized=True,
-        n_resamples=_RESAMPLES,
-        batch=200,
-        confidence_level=CONFIDENCE,
-        method="percentile",
-        rng=np.random.default_rng(seed),
-    ).confidence_interval
-    return float(result.low), float(result.high)
+    rng = np.random.default_rng(seed)
+    batches = (rng.integers(0, len(sums), (_BATCH, len(sums))) for _ in range(_RESAMPLES // _BATCH))
+    means = np.concatenate([sums[drawn].sum(axis=1) / sizes[drawn].sum(axis=1) for drawn in batches])
+    low, high = np.quantile(means, ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2))
+    return float(low), float(high)
 
 
 def difference_interval(successes: int, trials: int, other_successes: int, other_trials: int) -> Interval:

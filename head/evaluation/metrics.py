@@ -1,4 +1,4 @@
-"""Metrics of predictions, computed with scikit-learn. Arrays in, plain numbers out."""
+"""Metrics of predictions: arrays in, plain numbers out. Needs numpy alone, as ``xserve eval`` does."""
 
 from __future__ import annotations
 
@@ -70,31 +70,38 @@ def classification_metrics(labels: Labels, probabilities: Probabilities, class_n
         probabilities: (n, C), each row sums to 1.
         class_names: C names.
     """
-    from sklearn.metrics import accuracy_score, brier_score_loss, confusion_matrix, log_loss
-
-    every = np.arange(len(class_names))
     predicted = probabilities.argmax(axis=1)
-    matrix = confusion_matrix(labels, predicted, labels=every)
+    matrix = confusion_matrix(labels, predicted, len(class_names))
+    true = np.eye(len(class_names))[labels]
     per_class = {
         name: _one_vs_rest(labels == code, predicted == code, probabilities[:, code])
         for code, name in enumerate(class_names)
     }
     sensitivities = [row["sensitivity"] for row in per_class.values() if row["sensitivity"] is not None]
     exact = probabilities.astype(np.float64)
-    exact /= exact.sum(axis=1, keepdims=True)  # scikit-learn requires rows that sum to exactly 1
+    exact /= exact.sum(axis=1, keepdims=True)
+    of_label = np.maximum(exact[np.arange(len(labels)), labels], np.finfo(np.float64).eps)
     return {
         "images": len(labels),
-        "accuracy": float(accuracy_score(labels, predicted)),
+        "accuracy": float((predicted == labels).mean()),
         "accuracy_interval": wilson_interval(int(matrix.trace()), len(labels)),
         "balanced_accuracy": float(np.mean(sensitivities)),
-        "loss": float(log_loss(labels, exact, labels=every)),
+        "loss": float(-np.log(of_label).mean()),
         "auc": mean_auc(labels, probabilities),
         "ece": expected_calibration_error(labels, exact),
         # For two classes twice the binary Brier score, so that it is comparable between numbers of classes.
-        "brier": float(brier_score_loss(labels, exact, labels=every, scale_by_half=False)),
+        "brier": float(((exact - true) ** 2).sum(axis=1).mean()),
         "confusion_matrix": matrix.tolist(),
         "classes": per_class,
     }
+
+
+def confusion_matrix(labels: Labels, predicted: Labels, classes: int) -> NDArray[np.int64]:
+    """Count predictions: int64 (classes, classes), rows are true classes, columns predicted ones."""
+    matrix: NDArray[np.int64] = np.bincount(labels * classes + predicted, minlength=classes**2).reshape(
+        classes, classes
+    )
+    return matrix
 
 
 def _one_vs_rest(
@@ -109,11 +116,16 @@ def _one_vs_rest(
 
 
 def _auc(positive: NDArray[np.bool_], scores: Probabilities) -> float | None:
-    from sklearn.metrics import roc_auc_score
+    """Return the share of pairs of a positive and a negative in which the positive has the higher score.
 
+    Pairs with equal scores count half. This is the area under the ROC curve.
+    """
     if positive.all() or not positive.any():
         return None
-    return float(roc_auc_score(positive, scores))
+    values, places = np.unique(scores, return_inverse=True)
+    positives, negatives = (np.bincount(places[part], minlength=len(values)) for part in (positive, ~positive))
+    lower = np.cumsum(negatives) - negatives / 2
+    return float((positives * lower).sum() / (positives.sum() * negatives.sum()))
 
 
 def mean_auc(labels: Labels, scores: Probabilities) -> float | None:

@@ -18,9 +18,20 @@ MAY_IMPORT = {
     "featurize": {"featurize"},
     "head": {"featurize", "head"},
     "export": {"featurize", "head", "export"},
-    "serve": {"featurize", "export", "serve"},
+    "serve": {"featurize", "head", "export", "serve"},
 }
-ABSENT_WHERE_SERVED = {"torch", "torchvision", "onnx", "onnxscript", "sklearn", "matplotlib", "h5py", "safetensors"}
+SERVE_MAY_IMPORT_OF_HEAD = "xfeat.head.evaluation"
+ABSENT_WHERE_SERVED = {
+    "torch",
+    "torchvision",
+    "onnx",
+    "onnxscript",
+    "sklearn",
+    "scipy",
+    "matplotlib",
+    "h5py",
+    "safetensors",
+}
 MOST_FILES = 16
 MOST_LINES = 400
 
@@ -77,6 +88,11 @@ def test_a_package_imports_only_packages_before_it(package: str) -> None:
         used = {name.removeprefix("xfeat.").partition(".")[0] for name in imported_modules(file, for_types=False)}
         too_far = (used & set(PACKAGES)) - MAY_IMPORT[package]
         assert not too_far, f"{file.relative_to(ROOT)} imports {too_far}"
+
+
+def test_serve_imports_of_head_only_the_figures() -> None:
+    used = {name for file in module_files("serve") for name in imported_modules(file, for_types=False)}
+    assert [name for name in used if name.startswith("xfeat.head") and SERVE_MAY_IMPORT_OF_HEAD not in name] == []
 
 
 def test_no_files_import_one_another_in_a_circle() -> None:

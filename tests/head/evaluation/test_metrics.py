@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import binomtest, bootstrap
 from sklearn import metrics as sk
 
 from xfeat.head.evaluation.assess import fit_temperature
@@ -42,6 +43,24 @@ def test_metrics_are_scikit_learns(classes: int) -> None:
         assert row["specificity"] == pytest.approx(sk.recall_score(labels != code, predicted != code))
         assert row["ppv"] == pytest.approx(sk.precision_score(labels == code, predicted == code))
         assert row["npv"] == pytest.approx(sk.precision_score(labels != code, predicted != code))
+
+
+@given(data=st.data())
+@settings(max_examples=30, deadline=None)
+def test_certain_and_tied_predictions_have_scikit_learns_figures(data: st.DataObject) -> None:
+    """Few distinct probabilities, 0 and 1 among them."""
+    shares = data.draw(st.lists(st.sampled_from([0.0, 0.25, 0.5, 1.0]), min_size=4, max_size=20))
+    labels = np.array(
+        [0, 1, *data.draw(st.lists(st.integers(0, 1), min_size=len(shares) - 2, max_size=len(shares) - 2))]
+    )
+    p = np.array([(1 - share, share) for share in shares])
+    found = classification_metrics(labels, p, ["a", "b"])
+    assert found["auc"] == pytest.approx(sk.roc_auc_score(labels, p[:, 1]))
+    assert found["loss"] == pytest.approx(sk.log_loss(labels, p))
+    assert found["brier"] == pytest.approx(sk.brier_score_loss(labels, p, scale_by_half=False))
+    assert found["accuracy_interval"] == pytest.approx(
+        binomtest(int((p.argmax(1) == labels).sum()), len(labels)).proportion_ci(method="wilson"), abs=1e-12
+    )
 
 
 def test_an_absent_class_gives_no_figures_and_no_warning() -> None:
@@ -98,6 +117,23 @@ def test_the_grouped_interval_is_that_of_a_plain_bootstrap() -> None:
     ]
     found = grouped_interval(values, groups.astype(str), seed=0)
     assert found == pytest.approx(np.percentile(means, [2.5, 97.5]), abs=0.02)
+
+
+def test_the_grouped_interval_is_scipys_bootstrap() -> None:
+    rng = np.random.default_rng(4)
+    values, groups = rng.integers(0, 2, 90).astype(float), rng.integers(0, 30, 90)
+    sums, sizes = np.bincount(groups, weights=values), np.bincount(groups)
+    sums, sizes = sums[sizes > 0], sizes[sizes > 0]
+    right = bootstrap(
+        (sums, sizes),
+        lambda sums, sizes, axis=-1: sums.sum(axis=axis) / sizes.sum(axis=axis),
+        paired=True,
+        n_resamples=2000,
+        batch=200,
+        method="percentile",
+        rng=np.random.default_rng(7),
+    ).confidence_interval
+    assert grouped_interval(values, groups, seed=7) == pytest.approx((right.low, right.high), abs=1e-12)
 
 
 def test_one_group_has_no_interval() -> None:
