@@ -29,8 +29,12 @@ DTYPES = ("float32", "float16")
 PRECISIONS = ("float32", "bfloat16", "float16")
 ENGINES = ("auto", "torch", "onnxruntime", "openvino", "ray")
 MAX_VIEWS = 64
+RESIZES = ("squash", "crop")
+INTERPOLATIONS = ("bilinear", "bicubic")
 GREY_BITS = range(8, 17)
 FRAMES = ("first", "middle", "refuse")
+# Shares of a side are whole millionths, so that Python, JavaScript and an ONNX graph cut off the same pixels.
+CROP_PARTS = 1_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,22 +131,32 @@ def _without(settings: dict[str, Any], defaults: dict[str, Any]) -> dict[str, An
     return {name: value for name, value in settings.items() if (name, value) not in defaults.items()}
 
 
+_OF_LEVELS = {
+    "mean": "0 to 1: pixels are scaled to 0..1 first, so divide a mean of 0..255 by 255",
+    "std": "more than 0, at most 1: pixels are scaled to 0..1 first, so divide one of 0..255 by 255",
+}
+
+
 @dataclass(frozen=True, kw_only=True)
 class PreprocessSpec(Spec):
     """From an image file to the network's input.
 
     Attributes:
         size: side of the square input, pixels.
-        resize: ``squash`` changes the aspect ratio, as ``torchvision.transforms.Resize((size, size))`` does.
-        interpolation: ``bilinear``, antialiased, as Pillow does it.
-        mean: subtracted per channel after scaling to 0..1.
-        std: divided by per channel afterwards.
+        resize: ``squash`` changes the aspect ratio, as ``torchvision.transforms.Resize((size, size))`` does; ``crop``
+            keeps it: only the centred square is resized.
+        crop: share of the width that is cut off at the left and at the right, and of the height at the top and at the
+            bottom, before anything else: 0 to less than 0.5; stored in whole millionths. See :meth:`box`.
+        interpolation: ``bilinear`` or ``bicubic``, antialiased, as Pillow does it.
+        mean: subtracted per channel after scaling to 0..1; 0 to 1.
+        std: divided by per channel afterwards; more than 0, at most 1.
         grey_bits: white is 2 to this power, less 1, in files of 16 bits per channel that do not state another range.
         frames: which picture of a file with several is read: ``first``, ``middle``, or none: ``refuse``.
     """
 
     size: int = 224
     resize: str = "squash"
+    crop: float = 0.0
     interpolation: str = "bilinear"
     mean: Triple = HALF
     std: Triple = HALF
@@ -151,24 +165,72 @@ class PreprocessSpec(Spec):
 
     def __post_init__(self) -> None:
         require(32 <= self.size <= 1024, "image size out of range", expected="32 to 1024 pixels", found=self.size)
-        require(self.resize == "squash", "unknown resize mode", expected="squash", found=self.resize)
-        bilinear = self.interpolation == "bilinear"
-        require(bilinear, "unknown interpolation", expected="bilinear", found=self.interpolation)
-        channels = len(self.mean) == len(self.std) == 3
-        require(channels, "mean and std need one value per channel", expected="3 values", found=self.mean)
-        require(min(self.std) > 0, "std must be positive", expected="> 0", found=self.std)
+        require(self.resize in RESIZES, "unknown resize mode", expected=" or ".join(RESIZES), found=self.resize)
+        known = self.interpolation in INTERPOLATIONS
+        require(known, "unknown interpolation", expected=" or ".join(INTERPOLATIONS), found=self.interpolation)
+        share = self.crop
+        fits = 0 <= share < 0.5 and round(share, 6) < 0.5
+        require(fits, "crop out of range", expected="0 to less than 0.5, such as 0.12: of each side", found=share)
+        object.__setattr__(self, "crop", round(share, 6))
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            require(len(values) == 3, f"{name} needs one value per channel", expected="3 values", found=values)
+            fits = all(0 <= value <= 1 and (value > 0 or name == "mean") for value in values)
+            require(fits, f"{name} out of range", expected=_OF_LEVELS[name], found=values)
         bits = self.grey_bits
         require(bits in GREY_BITS, "number of grey bits out of range", expected="8 to 16", found=bits)
         require(self.frames in FRAMES, "unknown choice of frames", expected=", ".join(FRAMES), found=self.frames)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as plain JSON types, without those that version 0.1 did not have, at their defaults."""
-        return _without(super().to_dict(), {"grey_bits": 16, "frames": "refuse"})
+        return _without(super().to_dict(), {"crop": 0.0, "grey_bits": 16, "frames": "refuse"})
 
     @property
-    def of_pixels(self) -> Self:
-        """The settings that matter once the file is decoded."""
-        return dataclasses.replace(self, grey_bits=16, frames="refuse")
+    def of_pixels(self) -> PreprocessSpec:
+        """The settings that matter once a file has become pixels of the network's size."""
+        return PreprocessSpec(size=self.size, mean=self.mean, std=self.std)
+
+    @property
+    def cuts(self) -> bool:
+        """Whether parts of an image are cut off before it is resized."""
+        return self.crop > 0 or self.resize == "crop"
+
+    def box(self, width: int, height: int) -> tuple[int, int, int, int]:
+        """Return the part of an image that the network is given, in whole pixels.
+
+        Of each side, ``crop`` times its length is cut off, rounded to the nearest pixel and half up, but so little that
+        one pixel is left. With ``resize="crop"`` the centred square of the rest is taken; where it cannot be centred,
+        it lies half a pixel to the left or to the top.
+
+        Args:
+            width: of the upright image, pixels, 1 or more.
+            height: likewise.
+
+        Returns:
+            left, top, right and bottom; right and bottom are the first pixels outside.
+        """
+        lengths = (width, height)
+        cut = [min((length * self.crop_parts + CROP_PARTS // 2) // CROP_PARTS, (length - 1) // 2) for length in lengths]
+        left_over = [length - 2 * off for length, off in zip(lengths, cut, strict=True)]
+        if self.resize == "crop":
+            side = min(left_over)
+            cut = [off + (length - side) // 2 for off, length in zip(cut, left_over, strict=True)]
+            left_over = [side, side]
+        left, top = cut
+        return left, top, left + left_over[0], top + left_over[1]
+
+    @property
+    def crop_parts(self) -> int:
+        """``crop`` in millionths."""
+        return round(self.crop * CROP_PARTS)
+
+    def describe(self) -> str:
+        """Return what differs from the usual way, for people: empty, or each part after a comma and a space."""
+        cut = f", {100 * self.crop:.4g} % cut off at each side" if self.crop else ""
+        square = ", centred square" if self.resize == "crop" else ""
+        bicubic = ", bicubic" if self.interpolation == "bicubic" else ""
+        grey = f", 16-bit images read as {self.grey_bits}-bit" if self.grey_bits != 16 else ""
+        chosen = f", {self.frames} frame of several" if self.frames != "refuse" else ""
+        return f"{cut}{square}{bicubic}{grey}{chosen}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -240,10 +302,7 @@ class FeatureSpec(Spec):
         side = self.preprocess.size
         views = f", {self.views} views" if self.views > 1 else ""
         computed = f", computed in {self.precision}" if self.precision != "float32" else ""
-        bits, frames = self.preprocess.grey_bits, self.preprocess.frames
-        grey = f", 16-bit images read as {bits}-bit" if bits != 16 else ""
-        chosen = f", {frames} frame of several" if frames != "refuse" else ""
-        kind = f"{self.pooling}, {self.dtype}{views}{computed}{grey}{chosen}"
+        kind = f"{self.pooling}, {self.dtype}{views}{computed}{self.preprocess.describe()}"
         return f"{self.backbone} ({self.weights_sha256[:8]}), {side}×{side}, {kind}"
 
     def row_shape(self, dim: int) -> tuple[int, ...]:
@@ -255,12 +314,19 @@ class FeatureSpec(Spec):
 class FeatureRequest:
     """The settings that a user gives; :func:`xfeat.featurize.pipeline.request.resolve_request` fills in the others.
 
+    Where a setting of the preprocessing is ``None``, that of the backbone is used.
+
     Attributes:
         backbone: a name, or ``auto``.
         weights: a file of weights; with ``auto`` those of the backbone of an existing cache, or else of
             :data:`xfeat.featurize.backbones.registry.PREFERRED`.
-        size: side of the input in pixels; by default the backbone's own.
-        normalize: ``half`` or ``imagenet``.
+        size: as in :class:`PreprocessSpec`, like the next five.
+        resize: ``squash`` or ``crop``.
+        crop: share of each side that is cut off.
+        interpolation: ``bilinear`` or ``bicubic``.
+        mean: per channel; overrides that of ``normalize``.
+        std: likewise.
+        normalize: a key of :data:`NORMALIZATIONS`, a short form of ``mean`` and ``std``.
         pooling: as in :class:`FeatureSpec`, like the others.
         views: number of views per image, the unchanged one included.
         dtype: of the stored features.
@@ -272,7 +338,12 @@ class FeatureRequest:
     backbone: str = "auto"
     weights: Path | None = None
     size: int | None = None
-    normalize: str = "half"
+    resize: str | None = None
+    crop: float | None = None
+    interpolation: str | None = None
+    mean: Triple | None = None
+    std: Triple | None = None
+    normalize: str | None = None
     pooling: str = "final"
     views: int = 1
     dtype: str = "float32"
@@ -281,28 +352,24 @@ class FeatureRequest:
     frames: str = PreprocessSpec.frames
 
     def __post_init__(self) -> None:
-        known = " or ".join(NORMALIZATIONS)
-        require(self.normalize in NORMALIZATIONS, "unknown normalization", expected=known, found=self.normalize)
+        known = self.normalize is None or self.normalize in NORMALIZATIONS
+        names = " or ".join(NORMALIZATIONS)
+        require(known, "unknown normalization", expected=names, found=self.normalize)
         # Ranges are checked before weights are downloaded, which can take a minute.
-        self.spec_of(backbone="any", weights_sha256="0" * 64, default_size=PreprocessSpec().size)
+        self.spec_of(backbone="any", weights_sha256="0" * 64, defaults=PreprocessSpec())
 
-    def spec_of(self, *, backbone: str, weights_sha256: str, default_size: int) -> FeatureSpec:
-        """Return the full spec for a backbone; ``default_size`` is its size if the request names none.
+    def spec_of(self, *, backbone: str, weights_sha256: str, defaults: PreprocessSpec) -> FeatureSpec:
+        """Return the full spec for a backbone; ``defaults`` are its own, used where the request says nothing.
 
         Raises:
             SpecError: if a setting is out of range.
         """
-        mean, std = NORMALIZATIONS[self.normalize]
-        size = default_size if self.size is None else self.size
+        names = ("size", "resize", "crop", "interpolation", "mean", "std", "grey_bits", "frames")
+        given = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        short = dict(zip(("mean", "std"), NORMALIZATIONS[self.normalize], strict=True)) if self.normalize else {}
         return FeatureSpec(
             backbone=backbone,
             weights_sha256=weights_sha256,
-            preprocess=PreprocessSpec(
-                size=size,
-                mean=mean,
-                std=std,
-                grey_bits=PreprocessSpec.grey_bits if self.grey_bits is None else self.grey_bits,
-                frames=self.frames,
-            ),
+            preprocess=dataclasses.replace(defaults, **short | given),
             **{name: getattr(self, name) for name in ("pooling", "views", "dtype", "precision")},
         )

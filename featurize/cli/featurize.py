@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
+import xfeat
 from xfeat.featurize import specs
 from xfeat.featurize.backbones.registry import BACKBONES
 from xfeat.featurize.console import (
@@ -17,16 +18,14 @@ from xfeat.featurize.console import (
     comma_list,
     json_option,
     layout_option,
-    pop_spec,
-    progress_bar,
+    progress_bars,
     spec_option,
     warn,
 )
 from xfeat.featurize.text import first_ten
 
 if TYPE_CHECKING:
-    from xfeat.featurize.datasets.layouts import Dataset
-    from xfeat.featurize.pipeline.extract import Extraction
+    from xfeat.featurize.pipeline.extracted import ExtractedCache
 
 _request_option = partial(spec_option, specs.FeatureRequest)
 
@@ -47,6 +46,19 @@ def _grey_bits(_context: click.Context, _option: click.Parameter, text: str | No
     return int(text)
 
 
+def _per_channel(_context: click.Context, _option: click.Parameter, text: str | None) -> specs.Triple | None:
+    if text is None:
+        return None
+    try:
+        values = [float(part) for part in text.split(",")]
+    except ValueError:
+        values = []
+    if len(values) not in (1, 3):
+        raise click.BadParameter(f"{text!r} is neither a number nor three with commas between them")
+    red, green, blue = values * (3 // len(values))
+    return red, green, blue
+
+
 @click.command()
 @click.argument("data", type=PATH)
 @click.option("-o", "--output", type=PATH, default=specs.DEFAULT_CACHE, help="Cache to write or bring up to date.")
@@ -62,7 +74,28 @@ def _grey_bits(_context: click.Context, _option: click.Parameter, text: str | No
     PATH,
     "Weights file in efficientnet_pytorch's format; with --backbone auto and no output yet, of efficientnet-b0.",
 )
-@_request_option("size", int, "Side of the network's input in pixels.  [default: the backbone's own]")
+@_request_option(
+    "size", int, "Side of the network's input in pixels.  [default: the backbone's own, like the next six]"
+)
+@_request_option(
+    "resize",
+    click.Choice(specs.RESIZES),
+    "squash changes the aspect ratio; crop resizes the centred square only.",
+)
+@_request_option(
+    "crop",
+    float,
+    "Share of each side of the image that is cut off first, such as 0.12 against frames and burnt-in letters.",
+)
+@_request_option("interpolation", click.Choice(specs.INTERPOLATIONS), "Both are antialiased, as Pillow does it.")
+@_request_option(
+    "mean",
+    str,
+    "Subtracted from the pixels, which are scaled to 0..1; one number stands for three.",
+    metavar="R,G,B",
+    callback=_per_channel,
+)
+@_request_option("std", str, "The pixels are divided by it afterwards.", metavar="R,G,B", callback=_per_channel)
 @_request_option("pooling", click.Choice(specs.POOLINGS), "multilevel appends the pooled stages 3 to 7.")
 @_request_option(
     "views",
@@ -70,7 +103,9 @@ def _grey_bits(_context: click.Context, _option: click.Parameter, text: str | No
     "Views of each image: the clean one, then seeded crops, rotations, flips and brightness.",
 )
 @_request_option(
-    "normalize", click.Choice(list(specs.NORMALIZATIONS)), "Mean and std: 0.5 as in the tutorial, or ImageNet's."
+    "normalize",
+    click.Choice(list(specs.NORMALIZATIONS)),
+    "Short for --mean and --std: half is 0.5 for both, as in the tutorial; imagenet is ImageNet's.",
 )
 @_request_option(
     "grey_bits",
@@ -151,45 +186,24 @@ def featurize(
     or a CSV file with the columns path,label[,split][,group]. A second run computes only what has changed; a stopped
     run resumes.
     """
-    from xfeat.featurize.cluster.engine import RayCluster
-    from xfeat.featurize.datasets.layouts import open_dataset
-    from xfeat.featurize.engines import check_precision, open_engine
-    from xfeat.featurize.pipeline.compute import RunOptions
-    from xfeat.featurize.pipeline.extract import extract_features
-    from xfeat.featurize.pipeline.grey_range import with_grey_bits
-    from xfeat.featurize.pipeline.request import resolve_request
-
-    engine, ray_address = settings.pop("engine"), settings.pop("ray_address")
-    if ray_address is not None and engine != "ray":
-        raise click.UsageError("--ray-address is for --engine ray")
-    dataset = open_dataset(data, classes=comma_list(classes), groups=groups, layout=layout)
-    request = pop_spec(specs.FeatureRequest, settings)
-    check_precision(engine, request.precision)
-    with progress_bar("downloading weights", "bytes") as download_progress:
-        spec, weights = resolve_request(output, request, force=settings["force"], progress=download_progress)
-    with progress_bar("finding the range of 16-bit images", "images") as progress:
-        overall = {name: settings[name] for name in ("force", "workers")}
-        spec = with_grey_bits(dataset, request, spec, output, progress=progress, **overall)
-    network = {name: settings.pop(name) for name in ("device", "batch_size")}
-    cluster = None
-    if engine == "ray":
-        cluster = RayCluster(spec=spec, weights=weights, address=ray_address, cores=settings["workers"], **network)
-    with progress_bar("featurizing", "images") as progress:
-        options = RunOptions(
-            open_engine=partial(open_engine, spec, weights, engine=engine, **network),
-            cluster=cluster,
-            fail_on_error=on_error == "fail",
+    with progress_bars() as progress:
+        cache = xfeat.extract(
+            *(data, output),
+            classes=comma_list(classes),
+            groups=groups,
+            layout=layout,
+            on_error=on_error,
             progress=progress,
             **settings,
         )
-        done = extract_features(dataset, spec, weights, output, options)
-    return _as_json(done, spec, dataset), _as_text(done, spec)
+    return _as_json(cache), _as_text(cache)
 
 
-def _as_json(done: Extraction, spec: specs.FeatureSpec, dataset: Dataset) -> dict[str, Any]:
+def _as_json(cache: ExtractedCache) -> dict[str, Any]:
+    done = cache.extraction
     return {
         "output": str(done.output),
-        "backbone": spec.backbone,
+        "backbone": cache.spec.backbone,
         "images": done.images,
         "computed": done.computed,
         "reused": done.reused,
@@ -201,13 +215,14 @@ def _as_json(done: Extraction, spec: specs.FeatureSpec, dataset: Dataset) -> dic
         "images_per_second": round(done.images_per_second, 2),
         "engine": done.engine,
         "up_to_date": done.up_to_date,
-        "fingerprint": spec.fingerprint,
-        "layout": dataset.layout,
-        "left_out": dataset.left_out,
+        "fingerprint": cache.spec.fingerprint,
+        "layout": cache.layout,
+        "left_out": cache.left_out,
     }
 
 
-def _as_text(done: Extraction, spec: specs.FeatureSpec) -> list[str]:
+def _as_text(cache: ExtractedCache) -> list[str]:
+    done = cache.extraction
     truncated = [f"{path} is truncated; the part that is there was used" for path in done.truncated]
     skipped = [f"skipped {path}: {reason}" for path, reason in done.skipped]
     warn(first_ten(truncated, "more truncated images"))
@@ -218,6 +233,6 @@ def _as_text(done: Extraction, spec: specs.FeatureSpec) -> list[str]:
     rehashed = f" ({done.rehashed} read again and unchanged)" if done.rehashed else ""
     state = "is up to date" if done.up_to_date else "written"
     return [
-        f"{done.output} {state}: {done.images} images, {spec.describe()}",
+        f"{done.output} {state}: {done.images} images, {cache.spec.describe()}",
         f"computed {done.computed}{rate}, reused {done.reused}{rehashed}, skipped {len(done.skipped)}{changes}",
     ]

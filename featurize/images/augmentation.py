@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from xfeat.featurize.images.decode import decode
-from xfeat.featurize.images.preprocess import Pixels, resize
+from xfeat.featurize.images.preprocess import FILTERS, Pixels, cut, squash
 from xfeat.featurize.specs import PreprocessSpec
 
 # Chosen so that a radiologist would still accept the image as a chest X-ray.
@@ -35,10 +35,10 @@ def load_views(data: bytes, spec: PreprocessSpec, *, views: int, sha256: str, ma
     Raises:
         ImageError: if the bytes cannot be decoded.
     """
-    image = decode(data, spec, may_hold_gil=may_hold_gil)
+    image = cut(decode(data, spec, may_hold_gil=may_hold_gil), spec)
     seed = int(sha256[:16], 16)
     augmented = [_augmented(image, spec, np.random.default_rng((seed, view))) for view in range(1, views)]
-    return np.stack([resize(image, spec), *augmented])
+    return np.stack([squash(image, spec), *augmented])
 
 
 def _augmented(image: Image.Image, spec: PreprocessSpec, random: np.random.Generator) -> Pixels:
@@ -50,7 +50,7 @@ def _augmented(image: Image.Image, spec: PreprocessSpec, random: np.random.Gener
     brightness = random.uniform(1.0 - MAX_BRIGHTNESS_CHANGE, 1.0 + MAX_BRIGHTNESS_CHANGE)
     width, height = image.size
     box = (left * width, top * height, (left + crop) * width, (top + crop) * height)
-    view = image.resize((spec.size, spec.size), Image.Resampling.BILINEAR, box=box)
+    view = image.resize((spec.size, spec.size), FILTERS[spec.interpolation], box=box)
     view = view.rotate(angle, Image.Resampling.BILINEAR)
     if flip:
         view = view.transpose(Image.Transpose.FLIP_LEFT_RIGHT)

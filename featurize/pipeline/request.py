@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +13,9 @@ from xfeat.featurize.backbones.weights import DownloadProgress, Weights, find_pr
 from xfeat.featurize.cache.reader import FeatureCache
 from xfeat.featurize.cache.writer import check_replaceable
 from xfeat.featurize.errors import MismatchError
-from xfeat.featurize.specs import NORMALIZATIONS, FeatureRequest, FeatureSpec
+from xfeat.featurize.specs import NORMALIZATIONS, FeatureRequest, FeatureSpec, PreprocessSpec
+
+logger = logging.getLogger(__name__)
 
 
 def resolve_request(
@@ -42,12 +45,24 @@ def resolve_request(
         found = find_preferred_weights(progress)
     else:
         found = find_weights(PREFERRED if chooses else request.backbone, file=file, progress=progress)
+    if request.normalize and (request.mean or request.std):
+        given = " and ".join(f"--{name}" for name in ("mean", "std") if getattr(request, name))
+        logger.warning("%s overrides what --normalize %s stands for", given, request.normalize)
     spec = request.spec_of(
         backbone=found.backbone,
         weights_sha256=found.sha256,
-        default_size=backbone_info(found.backbone).default_size,
+        defaults=backbone_defaults(found.backbone),
     )
     return spec, found
+
+
+def backbone_defaults(backbone: str) -> PreprocessSpec:
+    """Return how images are prepared for a backbone if the user says nothing.
+
+    Raises:
+        SpecError: if the backbone is unknown.
+    """
+    return PreprocessSpec(size=backbone_info(backbone).default_size)
 
 
 def featurize_command(spec: FeatureSpec, data: str, output: Path, class_names: Sequence[str]) -> str:
@@ -62,21 +77,27 @@ def featurize_command(spec: FeatureSpec, data: str, output: Path, class_names: S
     Options that a cache does not record are left out: ``--groups`` and ``--weights``.
     """
     usual = {setting.name: setting.default for setting in dataclasses.fields(FeatureRequest)}
-    usual["size"] = backbone_info(spec.backbone).default_size
-    given = (spec.preprocess.mean, spec.preprocess.std)
-    asked = {
-        "backbone": spec.backbone,
-        "size": spec.preprocess.size,
-        "normalize": next((name for name, values in NORMALIZATIONS.items() if values == given), usual["normalize"]),
-        **{name: getattr(spec, name) for name in ("pooling", "views", "dtype", "precision")},
-        "grey_bits": spec.preprocess.grey_bits,
-        "frames": spec.preprocess.frames,
-    }
-    usual["grey_bits"] = 16  # of most data sets, where auto finds it too
+    own = backbone_defaults(spec.backbone)
+    asked = {"backbone": spec.backbone, **_options_of(spec.preprocess, own)}
+    asked |= {name: getattr(spec, name) for name in ("pooling", "views", "dtype", "precision")}
     changed = {name.replace("_", "-"): value for name, value in asked.items() if value != usual[name]}
     options = [part for name, value in changed.items() for part in (f"--{name}", str(value))]
     classes = ["--classes", ",".join(class_names)] if class_names else []
     return shlex.join(["xfeat", "featurize", data, *options, *classes, "-o", str(output)])
+
+
+def _options_of(preprocess: PreprocessSpec, own: PreprocessSpec) -> dict[str, str]:
+    """Return name and value of the options that turn a backbone's own preprocessing into this one."""
+    names = [field.name for field in dataclasses.fields(own)]
+    other = [name for name in names if getattr(preprocess, name) != getattr(own, name)]
+    levels = (preprocess.mean, preprocess.std)
+    short = next((name for name, values in NORMALIZATIONS.items() if values == levels), None)
+    options = {name: getattr(preprocess, name) for name in other}
+    if short and {"mean", "std"} & options.keys():
+        options = {name: value for name, value in options.items() if name not in ("mean", "std")} | {"normalize": short}
+    return {
+        name: ",".join(map(str, value)) if isinstance(value, tuple) else str(value) for name, value in options.items()
+    }
 
 
 def _check_same_weights(output: Path, existing: FeatureSpec, found: Weights) -> None:

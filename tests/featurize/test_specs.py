@@ -14,9 +14,11 @@ from xfeat.featurize.specs import (
     DTYPES,
     FRAMES,
     GREY_BITS,
+    INTERPOLATIONS,
     MAX_VIEWS,
     POOLINGS,
     PRECISIONS,
+    RESIZES,
     FeatureSpec,
     PreprocessSpec,
 )
@@ -26,6 +28,9 @@ positive = st.floats(0.01, 1, allow_nan=False)
 preprocess_specs = st.builds(
     PreprocessSpec,
     size=st.integers(32, 1024),
+    resize=st.sampled_from(RESIZES),
+    crop=st.integers(0, 499_999).map(lambda parts: parts / 1e6),
+    interpolation=st.sampled_from(INTERPOLATIONS),
     mean=st.tuples(unit, unit, unit),
     std=st.tuples(positive, positive, positive),
     grey_bits=st.sampled_from(GREY_BITS),
@@ -62,6 +67,9 @@ def test_fingerprints_are_equal_exactly_when_specs_are(one: FeatureSpec, other: 
         {"weights_sha256": "1" * 64},
         {"preprocess": PreprocessSpec(size=225)},
         {"preprocess": PreprocessSpec(mean=(0.5, 0.5, 0.4))},
+        {"preprocess": PreprocessSpec(resize="crop")},
+        {"preprocess": PreprocessSpec(crop=0.000001)},
+        {"preprocess": PreprocessSpec(interpolation="bicubic")},
         {"preprocess": PreprocessSpec(grey_bits=12)},
         {"preprocess": PreprocessSpec(frames="first")},
         {"pooling": "multilevel"},
@@ -83,7 +91,7 @@ def test_the_fingerprint_of_the_defaults_never_changes() -> None:
 
 def test_only_what_is_read_differently_needs_another_network() -> None:
     """A network is converted once for all ways to read files."""
-    spec = PreprocessSpec(size=300, grey_bits=12, frames="middle")
+    spec = PreprocessSpec(size=300, resize="crop", crop=0.1, interpolation="bicubic", grey_bits=12, frames="middle")
     assert spec.of_pixels.fingerprint == PreprocessSpec(size=300).fingerprint
     assert spec.to_dict()["grey_bits"] == 12
 
@@ -111,7 +119,9 @@ def test_the_defaults_are_the_tutorials() -> None:
     [
         ({"size": 31}, "size"),
         ({"size": 1025}, "size"),
-        ({"resize": "crop"}, "resize"),
+        ({"resize": "pad"}, "resize"),
+        ({"crop": 0.5}, "crop"),
+        ({"crop": 0.4999999}, "crop"),
         ({"interpolation": "nearest"}, "interpolation"),
         ({"std": (0.5, 0.5, 0.0)}, "std"),
         ({"mean": (0.5, 0.5)}, "mean"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 import shlex
 from pathlib import Path
 from typing import Any
@@ -9,11 +11,11 @@ from typing import Any
 import click
 import pytest
 
-from xfeat.featurize.backbones.registry import PREFERRED, backbone_info
+from xfeat.featurize.backbones.registry import PREFERRED
 from xfeat.featurize.cli import main
 from xfeat.featurize.errors import CacheError, SpecError
 from xfeat.featurize.pipeline import request
-from xfeat.featurize.pipeline.request import featurize_command, resolve_request
+from xfeat.featurize.pipeline.request import backbone_defaults, featurize_command, resolve_request
 from xfeat.featurize.specs import FeatureRequest
 
 
@@ -28,12 +30,20 @@ from xfeat.featurize.specs import FeatureRequest
         {"pooling": "max"},
         {"normalize": "x"},
         {"precision": "int8"},
+        {"resize": "pad"},
+        {"crop": 0.5},
+        {"crop": -0.01},
+        {"crop": math.nan},
+        {"crop": math.inf},
+        {"interpolation": "lanczos"},
+        {"mean": (123.675, 116.28, 103.53)},
+        {"std": (0.2, 0.0, 0.2)},
     ],
     ids=str,
 )
 def test_settings_are_checked_before_weights_are_looked_for(setting: dict[str, Any]) -> None:
     """A request that is out of range cannot be made, and only one that was made is resolved."""
-    with pytest.raises(SpecError, match=next(iter(setting.values())).__repr__()):
+    with pytest.raises(SpecError, match=re.escape(repr(next(iter(setting.values()))))):
         FeatureRequest(**setting)
 
 
@@ -61,6 +71,11 @@ def test_weights_without_a_backbone_are_those_of_the_preferred_one(tmp_path: Pat
         {"pooling": "multilevel", "views": 3, "precision": "bfloat16"},
         {"size": 224, "backbone": "efficientnet-b3"},
         {"grey_bits": 12, "frames": "first"},
+        {"crop": 0.12},
+        {"crop": (1 - 0.9) / 2, "resize": "crop", "interpolation": "bicubic"},
+        {"mean": (0.1, 0.2, 0.3), "std": (1 / 3, 1e-3, 1.0)},
+        {"normalize": "imagenet", "std": (0.5, 0.5, 0.5)},
+        {"normalize": "half"},
     ],
     ids=str,
 )
@@ -69,7 +84,7 @@ def test_the_command_line_of_a_spec_asks_for_it(settings: dict[str, Any], tmp_pa
     found = {
         "backbone": asked.backbone,
         "weights_sha256": "0" * 64,
-        "default_size": backbone_info(asked.backbone).default_size,
+        "defaults": backbone_defaults(asked.backbone),
     }
     line = featurize_command(asked.spec_of(**found), "some images", tmp_path / "a b.h5", ["covid", "no finding"])
     name, command, *options = shlex.split(line)
