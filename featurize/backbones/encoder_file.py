@@ -1,0 +1,343 @@
+"""An encoder as an ONNX file: what it takes, what its output is, and whether it can be used. No torch here.
+
+The kind of the output is decided here, from its rank. Whatever a file declares, it is run once: what it does counts.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import math
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xfeat.featurize.backbones.weights import sha256_of
+from xfeat.featurize.errors import MissingExtraError, ModelError
+from xfeat.featurize.system.onnx_session import ORT_ERRORS, first_line, open_session
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import onnx
+    import onnxruntime as ort
+
+OutputKind = Literal["vector", "map", "tokens"]
+
+DEFAULT_SIDE = 224
+MOST_FEATURES = 32_768
+# Tokens before the grid: a class token, a distillation token, registers. Source: DINOv2 has 4 registers, DeiT 2 tokens.
+_MOST_PREFIX_TOKENS = 8
+# Of the largest feature. In batches of another size onnxruntime gives 1e-5; batch statistics change features by 1e-1.
+_TOLERANCE = 1e-3
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderFile:
+    """An encoder in an ONNX file: normalised float32 (N, 3, S, S) in, features out.
+
+    Attributes:
+        path: the ONNX file.
+        sha256: of the file, 64 hexadecimal digits; if it keeps data in other files, of their digests too.
+        input_name: name of the graph's input.
+        output_name: name of the output that is used.
+        kind: ``vector`` (N, D), ``map`` (N, D, h, w) or ``tokens`` (N, T, D).
+        dim: D, the number of features after pooling.
+        grid: (h, w) of a map or of the tokens, else ``None``.
+        tokens: T, 0 for other kinds.
+        batch: N, if the graph fixes it.
+        side: S, if the graph fixes it, in pixels.
+        data_files: files beside ``path`` that hold its data, sorted.
+        is_probabilities: whether the output is a probability of each class.
+        metadata: properties that the file carries.
+    """
+
+    path: Path
+    sha256: str
+    input_name: str
+    output_name: str
+    kind: OutputKind
+    dim: int
+    grid: tuple[int, int] | None
+    tokens: int
+    batch: int | None
+    side: int | None
+    data_files: tuple[Path, ...]
+    is_probabilities: bool
+    metadata: dict[str, str]
+
+    @property
+    def prefix_tokens(self) -> int:
+        """Number of tokens before those of the grid: the class token, and registers."""
+        return self.tokens - math.prod(self.grid) if self.grid is not None and self.tokens else 0
+
+
+def split_output(encoder: str) -> tuple[str, str | None]:
+    """Return file and output of ``FILE.onnx#OUTPUT``, or the name unchanged and ``None``."""
+    file, mark, output = encoder.rpartition("#")
+    return (file, output) if mark else (encoder, None)
+
+
+def inspect_encoder(path: Path, *, output: str | None = None, size: int | None = None) -> EncoderFile:
+    """Read an encoder, run it once on random images, and return what it is.
+
+    Args:
+        path: an ONNX file.
+        output: name of the output to use; needed if there are several.
+        size: side of the images in pixels, where the graph does not fix it; by default :data:`DEFAULT_SIDE`.
+
+    Raises:
+        ModelError: if the file cannot be read, or is no encoder that can be used; the message says why.
+        MissingExtraError: if the package onnx is not installed.
+    """
+    files = [path, *external_files(path)]
+    # The state of the files: they are hashed and run again only if they have changed.
+    states = tuple((file, file.stat().st_size, file.stat().st_mtime_ns) for file in files)
+    return _inspect(path, output, size, states)
+
+
+def encoder_sha256(path: Path) -> str:
+    """Return the SHA-256 of an ONNX file, 64 hexadecimal digits.
+
+    If it keeps data in other files, it is the SHA-256 of the lines ``DIGEST  NAME``, as ``sha256sum`` prints them.
+
+    Raises:
+        ModelError: if the file or its data cannot be read.
+    """
+    data = external_files(path)
+    if not data:
+        return sha256_of(path)
+    lines = [f"{sha256_of(path)}  model", *(f"{sha256_of(file)}  {file.name}" for file in data)]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def external_files(path: Path) -> tuple[Path, ...]:
+    """Return the files that hold the data of an ONNX file, sorted.
+
+    Raises:
+        ModelError: if the file cannot be read, or one of them is missing or outside its folder.
+        MissingExtraError: if the package onnx is not installed.
+    """
+    names = {
+        entry.value
+        for tensor in _tensors(_read_proto(path))
+        if tensor.data_location == tensor.EXTERNAL
+        for entry in tensor.external_data
+        if entry.key == "location"
+    }
+    for name in sorted(names):
+        # onnxruntime would refuse it too; it must not be hashed or sent to another machine either.
+        if PurePosixPath(name).is_absolute() or ".." in Path(name).parts:
+            raise _unusable(path, "its data is outside its folder", expected="a file beside it", found=name)
+        if not (path.parent / name).is_file():
+            fix = f"put {name} beside it, or export it again into one file"
+            raise ModelError("a data file of the encoder is missing", path=path.parent / name, fix=fix)
+    return tuple(path.parent / name for name in sorted(names))
+
+
+def _read_proto(path: Path) -> onnx.ModelProto:
+    """Read the graph, without data in other files."""
+    try:
+        import onnx
+        from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+    except ModuleNotFoundError as error:
+        raise MissingExtraError("onnx is not installed", fix="pip install 'xfeat-onnx[train]'") from error
+    if not path.is_file():
+        raise ModelError("encoder file not found", path=path, fix="check the path given to --backbone or --weights")
+    try:
+        model = onnx.load(path, load_external_data=False)
+    except (DecodeError, ValueError, OSError) as error:
+        raise _not_onnx(path, first_line(error)) from error
+    if not model.graph.node:
+        raise _not_onnx(path, "no graph")
+    return model
+
+
+def _tensors(message: Any) -> Iterator[onnx.TensorProto]:
+    """Yield all tensors, in subgraphs, attributes and functions too."""
+    import onnx
+
+    for field, value in message.ListFields():
+        if field.message_type is not None:
+            for child in [value] if hasattr(value, "ListFields") else value:
+                if isinstance(child, onnx.TensorProto):
+                    yield child
+                else:
+                    yield from _tensors(child)
+
+
+@functools.lru_cache(maxsize=8)
+def _inspect(path: Path, output: str | None, size: int | None, states: tuple[object, ...]) -> EncoderFile:
+    try:
+        session = open_session(path)
+    except ModelError as error:
+        raise _not_onnx(path, error.found or error.what) from error
+    input_name, batch, side = _checked_input(path, session)
+    output_name = _checked_output(path, session, output)
+    if size is not None and side is not None and size != side:
+        fix = f"leave out --size, or export the encoder for {size} × {size} pixels or any size"
+        raise _unusable(path, "the encoder has a fixed input size", f"--size {side}", f"--size {size}", fix)
+    probe = _Probe(path, session, input_name, output_name, side or size or DEFAULT_SIDE, batch)
+    rows = probe.rows()
+    kind, dim, grid, tokens = _kind_of(path, rows.shape)
+    properties = session.get_modelmeta().custom_metadata_map
+    return EncoderFile(
+        path=path,
+        sha256=encoder_sha256(path),
+        input_name=input_name,
+        output_name=output_name,
+        kind=kind,
+        dim=dim,
+        grid=grid,
+        tokens=tokens,
+        batch=batch,
+        side=side,
+        data_files=external_files(path),
+        is_probabilities=kind == "vector" and bool(rows.min() >= 0 and np.allclose(rows.sum(1), 1, atol=1e-3)),
+        metadata=dict(properties),
+    )
+
+
+def _checked_input(path: Path, session: ort.InferenceSession) -> tuple[str, int | None, int | None]:
+    """Return name, fixed batch and fixed side of the only input."""
+    inputs = session.get_inputs()
+    expected = "one input: float32 (N, 3, S, S)"
+    found = "; ".join(f"{one.name}: {_describe(one)}" for one in inputs)
+    if len(inputs) != 1:
+        raise _unusable(path, "the encoder has more than one input" if inputs else "no input", expected, found)
+    (image,) = inputs
+    if image.type != "tensor(float)":
+        fix = "export it in float32, without the preprocessing, which xfeat does itself"
+        raise _unusable(path, "the encoder takes another type of number", expected, found, fix)
+    shape = [size if isinstance(size, int) and size > 0 else None for size in image.shape]
+    if len(shape) == 4 and shape[1] != 3 and shape[3] == 3:
+        fix = "export it with the channels first; torch does by default, for TensorFlow: tf2onnx --inputs-as-nchw"
+        raise _unusable(path, "the encoder takes the channels last", expected, found, fix)
+    if len(shape) != 4 or shape[1] not in (3, None):
+        raise _unusable(path, "the encoder does not take colour images", expected, found)
+    batch, _, height, width = shape
+    if height != width:
+        raise _unusable(path, "the encoder does not take square images of one size", expected, found)
+    return image.name, batch, height
+
+
+def _checked_output(path: Path, session: ort.InferenceSession, name: str | None) -> str:
+    """Return the name of the output that is used."""
+    outputs = {one.name: one for one in session.get_outputs()}
+    listed = "; ".join(f"{one.name}: {_describe(one)}" for one in outputs.values())
+    if name is None and len(outputs) > 1:
+        fix = f"name one: --backbone '{path.name}#{next(iter(outputs))}'"
+        raise _unusable(path, "the encoder has several outputs", "one output, or its name after #", listed, fix)
+    name = next(iter(outputs)) if name is None else name
+    if name not in outputs:
+        raise _unusable(path, f"the encoder has no output {name}", "the name of an output after #", listed)
+    if outputs[name].type != "tensor(float)":
+        expected = "float32 (N, D), (N, D, h, w) or (N, T, D)"
+        fix = "export it in float32"
+        raise _unusable(path, "the output is of another type of number", expected, listed, fix)
+    return name
+
+
+@dataclass(frozen=True)
+class _Probe:
+    """Runs an encoder on two random images."""
+
+    path: Path
+    session: ort.InferenceSession
+    input_name: str
+    output_name: str
+    side: int
+    batch: int | None
+
+    def rows(self) -> NDArray[np.float32]:
+        """Return the output of two images, after checks on them."""
+        images = np.random.default_rng(0).standard_normal((2, 3, self.side, self.side)).astype(np.float32)
+        first, second = images[:1], images[1:]
+        # One image in two batches: alone or first, and last beside another one.
+        alone = self._run(np.repeat(first, self.batch or 1, axis=0))[0]
+        beside = self._run(np.concatenate([np.repeat(second, max(1, (self.batch or 2) - 1), axis=0), first]))
+        if self.batch == 1:
+            beside = np.stack([self._run(second)[0], self._run(first)[0]])
+        if not np.isfinite(beside).all():
+            raise _unusable(self.path, "the features are not finite", "finite numbers", "NaN or infinity")
+        difference = float(np.abs(alone - beside[-1]).max())
+        if difference > _TOLERANCE * float(np.abs(alone).max()):
+            raise _unusable(
+                self.path,
+                "the features of an image are random, or depend on the other images of its batch",
+                expected=f"the same features to {_TOLERANCE:g}, alone or beside another image",
+                found=f"a difference of {difference:.2g}",
+                fix="export it in evaluation mode (model.eval()), and not with dynamic quantization",
+            )
+        return np.stack([alone, beside[0]])
+
+    def _run(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
+        images = images[: self.batch] if self.batch else images
+        shape = f"float32 {images.shape}"
+        try:
+            result = self.session.run([self.output_name], {self.input_name: images})[0]
+        except ORT_ERRORS as error:
+            what = f"the encoder fails on {shape}"
+            fix = "name the --size that it was made for, or export it with a batch of any size"
+            raise _unusable(self.path, what, "an output", first_line(error), fix) from error
+        if result.ndim == 0 or len(result) != len(images):
+            raise _unusable(
+                self.path,
+                "the output has another number of rows than the input",
+                expected=f"({len(images)}, …) for {shape}",
+                found=str(result.shape),
+                fix="export it with a batch of any size, or with one that the input declares",
+            )
+        return np.asarray(result)
+
+
+def _kind_of(path: Path, shape: tuple[int, ...]) -> tuple[OutputKind, int, tuple[int, int] | None, int]:
+    """Return kind, number of features, grid and number of tokens of an output."""
+    expected = f"(N, D), (N, D, h, w) or (N, T, D), D up to {MOST_FEATURES:,}"
+    found = f"(N, {', '.join(map(str, shape[1:]))})"
+    result: tuple[OutputKind, int, tuple[int, int] | None, int]
+    if len(shape) == 2:
+        result = "vector", shape[1], None, 0
+    elif len(shape) == 3:
+        result = "tokens", shape[2], _token_grid(shape[1]), shape[1]
+    elif len(shape) == 4 and shape[2] == shape[3]:
+        result = "map", shape[1], (shape[2], shape[3]), 0
+    elif len(shape) == 4:
+        # A square image has a square map, unless the channels are last.
+        fix = "export it with a Transpose to (N, D, h, w) at its end"
+        raise _unusable(path, "the output is no square map with the channels first", expected, found, fix)
+    else:
+        raise _unusable(path, "the output is neither a vector, a map nor tokens", expected, found)
+    if not 1 <= result[1] <= MOST_FEATURES or 0 in shape:
+        fix = "export it with pooling, or name another output after #"
+        raise _unusable(path, "the output has an unusable number of features", expected, found, fix)
+    return result
+
+
+def _token_grid(tokens: int) -> tuple[int, int] | None:
+    """Return the largest square grid of the last tokens, if few are before it."""
+    side = math.isqrt(tokens)
+    before = tokens - side * side
+    return (side, side) if before <= _MOST_PREFIX_TOKENS and before < side * side else None
+
+
+def _describe(value: Any) -> str:
+    kind = str(value.type).removeprefix("tensor(").removesuffix(")")
+    return f"{kind} ({', '.join(str(size) for size in value.shape)})"
+
+
+def _not_onnx(path: Path, found: str) -> ModelError:
+    return ModelError(
+        "not an encoder that onnxruntime can read",
+        path=path,
+        expected="a complete ONNX file",
+        found=found,
+        fix="export it again, for example with torch.onnx.export(model.eval(), images, 'encoder.onnx')",
+    )
+
+
+def _unusable(path: Path, what: str, expected: str, found: str, fix: str = "export it again") -> ModelError:
+    return ModelError(what, path=path, expected=expected, found=found, fix=fix)
