@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import h5py
 import numpy as np
 
 from xfeat.featurize.cache.columns import CacheDescription, Columns
+from xfeat.featurize.cache.extra import ExtraColumn
 from xfeat.featurize.cache.layout import read_header, rest_digest, user_block
 from xfeat.featurize.cache.reader import FeatureCache
 from xfeat.featurize.cache.writer import write_cache
@@ -25,6 +26,7 @@ def write_made_up(
     class_names: Sequence[str],
     *,
     data_root: Path | None = None,
+    extra: Mapping[str, ExtraColumn] | None = None,
     **spec: Any,
 ) -> FeatureCache:
     """Write and open a cache.
@@ -36,6 +38,7 @@ def write_made_up(
             files' contents, by default the paths).
         class_names: names of the classes.
         data_root: by default the folder of the cache.
+        extra: further columns, made by :func:`extra_column`.
         spec: what of the specification matters.
     """
     count = len(features)
@@ -61,8 +64,27 @@ def write_made_up(
         ),
         blocks=[(0, features)],
         dim=features.shape[-1],
+        extra=extra,
     )
     return FeatureCache.open(path)
+
+
+def extra_column(kind: str, values: Sequence[Any], source: str = "patients.csv") -> ExtraColumn:
+    """Make a further column for :func:`write_made_up`; ``None`` is an unknown value.
+
+    Args:
+        kind: ``number``, ``category``, ``text``, or ``date``.
+        values: numbers, texts, or dates as ``2024-12-31``.
+        source: where the column comes from.
+    """
+    if kind == "category":
+        names = sorted({value for value in values if value is not None})
+        return ExtraColumn(
+            kind, np.array([names.index(v) if v is not None else -1 for v in values], "i4"), names, source
+        )
+    empty, dtype = {"number": (np.nan, "f8"), "text": (b"", "S"), "date": ("NaT", "M8[D]")}[kind]
+    stored = [value.encode() if kind == "text" and value is not None else value for value in values]
+    return ExtraColumn(kind, np.array([empty if value is None else value for value in stored], dtype), (), source)
 
 
 def edit_cache(

@@ -51,21 +51,6 @@ class Columns:
     truncated: NDArray[np.bool_]
 
 
-class ExtraColumn(NamedTuple):
-    """A column that no command of this version reads: the file has a place for it.
-
-    Attributes:
-        kind: ``number`` (float64, NaN if unknown), ``category`` (int32, index into ``names``, -1 if unknown),
-            ``text`` (UTF-8 bytes of one width), or ``labels`` (int8 (N, len(names)): 1 yes, 0 no, -1 unknown).
-        values: (N,), or (N, L) for ``labels``.
-        names: of the categories or labels.
-    """
-
-    kind: str
-    values: NDArray[Any]
-    names: Sequence[str] = ()
-
-
 @dataclass(frozen=True, kw_only=True)
 class CacheDescription:
     """The content of a cache besides its features.

@@ -31,11 +31,22 @@ class FeatureFile:
     """
 
     def __init__(self, path: Path, file: BinaryIO, place: Place) -> None:
-        self._path, self._descriptor = path, os.dup(file.fileno())
+        self.path, self._descriptor = path, os.dup(file.fileno())
         weakref.finalize(self, os.close, self._descriptor)
         self._opened = os.fstat(self._descriptor)
         self._shape, self._dtype, self._offset = tuple(place["shape"]), np.dtype(place["dtype"]), place["offset"]
         self._seeking = threading.Lock()
+
+    def read_array(self, place: Place) -> NDArray[Any]:
+        """Return another array of the file.
+
+        Raises:
+            CacheError: if the file cannot be read, or was cut short.
+        """
+        found = np.empty(place["shape"], place["dtype"])
+        if found.size:
+            self._fill(found, place["offset"])
+        return found
 
     def is_as_opened(self) -> bool:
         """Tell whether nobody has written into the file since it was opened."""
@@ -48,7 +59,7 @@ class FeatureFile:
             with os.fdopen(os.dup(self._descriptor), "rb") as file:
                 return np.memmap(file, dtype=self._dtype, mode="r", offset=self._offset, shape=self._shape)
         except OSError as error:
-            if not is_missing(MAPPING, error, self._path):
+            if not is_missing(MAPPING, error, self.path):
                 raise
             return self.read(np.arange(self._shape[0]), None)
 
@@ -62,31 +73,33 @@ class FeatureFile:
         if len(shape) == 2 and views is not None:
             numbers, shape = rows * shape[0] + views, shape[1:]
         found = np.empty((len(rows), *shape), self._dtype)
+        item_bytes = int(np.prod(shape)) * self._dtype.itemsize
         for part in _runs(numbers):
             wanted = numbers[part]
             first, count = int(wanted[0]), int(wanted[-1] - wanted[0]) + 1
+            position = self._offset + first * item_bytes
             if count == len(wanted):
-                self._fill(found[part], first)
+                self._fill(found[part], position)
             else:
                 whole = np.empty((count, *shape), self._dtype)
-                self._fill(whole, first)
+                self._fill(whole, position)
                 found[part] = whole[wanted - first]
         return found
 
-    def _fill(self, target: NDArray[Any], first: int) -> None:
-        """Read ``target``, of which each item is a row of the file, from the row ``first`` on."""
+    def _fill(self, target: NDArray[Any], position: int) -> None:
+        """Read ``target`` from a position in the file on."""
         wanted: memoryview = target.reshape(-1).view(np.uint8).data
-        position = self._offset + first * target[0].nbytes
+        end = position + target.nbytes
         while wanted:
             try:
                 count = self._read_into(wanted, position)
             except OSError as error:
-                raise CacheError("cannot be read", path=self._path, found=str(error), fix=REBUILD) from error
+                raise CacheError("cannot be read", path=self.path, found=str(error), fix=REBUILD) from error
             if not count:
                 raise CacheError(
                     "the file was cut short while it was read",
-                    path=self._path,
-                    expected=f"{self._offset + int(np.prod(self._shape)) * self._dtype.itemsize} bytes or more",
+                    path=self.path,
+                    expected=f"{end} bytes or more",
                     found=f"{os.fstat(self._descriptor).st_size} bytes",
                     fix=REBUILD,
                 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shlex
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xfeat.featurize.cache.columns import CacheDescription, Columns, Skipped, content_digest, decode_column
+from xfeat.featurize.cache.extra import ExtraColumn, StoredColumns, check_extra
 from xfeat.featurize.cache.feature_file import FeatureFile
 from xfeat.featurize.cache.images import search_images
 from xfeat.featurize.cache.layout import (
@@ -47,6 +48,7 @@ class FeatureCache(CacheDescription):
         path: the file.
         features: float32 or float16 (N, D), or (N, V, D) with views, memory-mapped and read-only.
         file: the same, to read rows from without mapping them.
+        extra: further columns by name, each read when it is used first.
         schema_version: of the file.
         content_sha256: digest of features, labels, splits, paths and groups.
         created: time of writing, ISO 8601, UTC.
@@ -58,6 +60,7 @@ class FeatureCache(CacheDescription):
     path: Path
     features: NDArray[Any]
     file: FeatureFile = field(compare=False)
+    extra: Mapping[str, ExtraColumn]
     schema_version: int
     content_sha256: str
     created: str
@@ -105,7 +108,13 @@ class FeatureCache(CacheDescription):
             with path.open("rb") as file:
                 stored = _read_stored(file, path)
                 features = FeatureFile(path, file, stored.features)
-                cache = cls(path=path, file=features, features=features.mapped(), **_checked(path, stored))
+                cache = cls(
+                    path=path,
+                    file=features,
+                    features=features.mapped(),
+                    extra=StoredColumns(features, stored.header),
+                    **_checked(path, stored),
+                )
         except XfeatError:
             raise
         except (OSError, ValueError) as error:  # a ValueError if it was cut short meanwhile
@@ -173,6 +182,10 @@ def _read_stored(file: BinaryIO, path: Path) -> Stored:
 def _checked(path: Path, stored: Stored) -> dict[str, Any]:
     """Return the fields of a cache, with values that can be right together."""
     header = stored.header
+    try:
+        check_extra(header)
+    except ValueError as error:
+        raise damaged(path, str(error)) from error
     columns = {name: decode_column(name, values) for name, values in stored.columns.items()}
     data_root, weights_path = (absolute_form(header[name], path.parent) for name in ("data_root", "weights_path"))
     spec = _read_spec(path, header["spec"], data_root)

@@ -18,12 +18,12 @@ from numpy.typing import NDArray
 
 from xfeat.featurize.cache.columns import (
     CacheDescription,
-    ExtraColumn,
     Skipped,
     content_digest,
     encode_column,
     to_bytes,
 )
+from xfeat.featurize.cache.extra import ExtraColumn, dataset_name, stored_arrays
 from xfeat.featurize.cache.layout import (
     BLOCK_BYTES,
     COLUMNS,
@@ -67,7 +67,7 @@ def write_cache(
     spec = description.spec
     columns = {name: encode_column(name, getattr(description.columns, name)) for name in COLUMNS}
     extra = extra or {}
-    columns |= {f"extra/{name}": column.values for name, column in extra.items()}
+    columns |= stored_arrays(extra)
     with replacing(path) as partial:
         with _creating(partial) as file:
             # Contiguous, so that readers can map it into memory; see docs/decisions.
@@ -141,7 +141,10 @@ def _header(
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": library_versions(),
         "arrays": arrays,
-        "extra": {name: {"kind": column.kind, "names": list(column.names)} for name, column in extra.items()},
+        "extra": {
+            name: {"kind": column.kind, "names": list(column.names), "source": column.source}
+            for name, column in extra.items()
+        },
     }
 
 
@@ -149,7 +152,7 @@ def _add(file: h5py.File, name: str, values: NDArray[Any]) -> Place:
     """Add an array to a file, bytes as UTF-8 text except for digests and the header."""
     if values.dtype.kind == "S" and name not in ("sha256", "header"):
         values = values.astype(h5py.string_dtype("utf-8", values.dtype.itemsize))
-    return _place(file.create_dataset(name, data=values))
+    return _place(file.create_dataset(dataset_name(name), data=values))
 
 
 def _skipped_table(skipped: Sequence[Skipped]) -> NDArray[Any]:

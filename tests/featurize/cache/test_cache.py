@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.caches import edit_cache
-from xfeat.featurize.cache.columns import CacheDescription, Columns, ExtraColumn, Skipped
+from xfeat.featurize.cache.columns import CacheDescription, Columns, Skipped
 from xfeat.featurize.cache.reader import FeatureCache
 from xfeat.featurize.cache.writer import check_replaceable, write_cache
 from xfeat.featurize.errors import CacheError, MismatchError, OutputError
@@ -133,24 +133,6 @@ def test_hdf5_tools_read_all_of_it(tmp_path: Path) -> None:
         assert [tuple(map(bytes.decode, row)) for row in file["skipped"][:]] == [tuple(image) for image in skipped]
         assert json.loads(file["header"][()])["class_names"] == ["covid", "normal"]
         assert all(file[name].chunks is None for name in ("features", "path", "skipped"))
-
-
-def test_a_file_with_further_columns_opens_and_their_digest_is_checked(tmp_path: Path) -> None:
-    path = tmp_path / "c.h5"
-    extra = {
-        "age": ExtraColumn("number", np.array([61.5, np.nan, 0])),
-        "sex": ExtraColumn("category", np.array([0, 1, -1], np.int32), ("f", "m")),
-        "source": ExtraColumn("text", np.array(["Zürich".encode(), b"", b"B"])),
-        "findings": ExtraColumn("labels", np.array([[1, 0], [-1, -1], [0, 1]], np.int8), ("effusion", "nodule")),
-    }
-    plain = write(path, numbers(3, 4))
-    write_cache(path, plain, blocks=[(0, numbers(3, 4))], dim=4, extra=extra)
-    assert FeatureCache.open(path).content_sha256 == plain.content_sha256
-    with h5py.File(path, "r+") as file:
-        assert file["extra/source"].asstr()[:].tolist() == ["Zürich", "", "B"]
-        file["extra/age"][0] = 16.5
-    with pytest.raises(CacheError, match="have changed since it was written"):
-        FeatureCache.open(path, check=False)
 
 
 def test_counts_are_by_split_and_class(tmp_path: Path) -> None:
