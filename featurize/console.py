@@ -217,6 +217,39 @@ def progress_bar(what: str, unit: str | None = None) -> Iterator[Callable[[int, 
         yield lambda done, total: bar.update(task, completed=done, total=total or None, rate=rate(done))
 
 
+# Units of the rate, where an activity has one.
+_UNITS = {
+    "downloading weights": "bytes",
+    "dividing": "files",
+    "training": "epochs",
+    "cross-validating": "heads",
+    "baselines": "fits",
+    "sweep": "trials",
+    "checking": None,
+    "benchmarking": None,
+}
+
+
+@contextlib.contextmanager
+def progress_bars() -> Iterator[Callable[[str, int, int], None]]:
+    """Show one bar after another, as :func:`progress_bar` does: for the public functions.
+
+    Yields:
+        A function to call with the activity, the number done and the total. Another activity ends the bar of the last.
+    """
+    with contextlib.ExitStack() as stack:
+        shown: dict[str, Callable[[int, int], None]] = {}
+
+        def advance(activity: str, done: int, total: int) -> None:
+            if activity not in shown:
+                stack.close()
+                shown.clear()
+                shown[activity] = stack.enter_context(progress_bar(activity, _UNITS.get(activity, "images")))
+            shown[activity](done, total)
+
+        yield advance
+
+
 def say(text: str) -> None:
     """Write printable lines to stderr, above a running progress bar. If stderr is gone, the work goes on."""
     # rich replaces sys.stderr while a bar runs; err=True would bypass it and write into the line of the bar.

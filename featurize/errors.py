@@ -68,6 +68,10 @@ class SpecError(XfeatError, ValueError):
     """
 
 
+class ArgumentError(XfeatError, TypeError):
+    """A Python program gave a function an argument that it does not have, or of another type."""
+
+
 class DivergedError(XfeatError, ArithmeticError):
     """The loss of a training is not a number."""
 

@@ -1,4 +1,4 @@
-"""Image classifiers from a frozen EfficientNet: featurize, head, export, serve."""
+"""Image classifiers from a frozen network: featurize, head, export, serve. docs/python.md describes the public names."""
 
 import os
 import sys
@@ -17,3 +17,35 @@ if os.path.basename("".join(sys.argv[:1])) in ("xfeat", "xhead", "xexport", "xse
 
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+# The public names, by the module that has them. __init__.pyi has their types, for editors and type checkers.
+_MODULES = {
+    "xfeat.featurize.errors": ("XfeatError",),
+    "xfeat.featurize.public": ("audit", "doctor", "extract", "open_cache", "split"),
+}
+_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
+__all__ = sorted(_MODULE_OF)  # noqa: PLE0605  # the names are those of the table
+
+
+def __getattr__(name: str) -> object:
+    """Import the module of a public name when it is used: ``import xfeat`` alone imports none of them."""
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module 'xfeat' has no attribute {name!r}")
+    import importlib
+
+    try:
+        module = importlib.import_module(_MODULE_OF[name])
+    except ModuleNotFoundError as error:
+        from xfeat.featurize.errors import MissingExtraError
+
+        if (error.name or "xfeat").partition(".")[0] == "xfeat":
+            raise
+        raise MissingExtraError(
+            f"xfeat.{name} needs {error.name}, which is not installed", fix="pip install 'xfeat-onnx[all]'"
+        ) from error
+    globals()[name] = value = getattr(module, name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from xfeat.featurize.audit.stored import FORMAT, SCHEMA_VERSION
@@ -114,12 +115,23 @@ class Finding:
 
 @dataclass(frozen=True)
 class Audit:
-    """The findings on one cache, most severe first, and the data they are based on."""
+    """The findings on one cache, most severe first, and the data they are based on.
+
+    Attributes:
+        cache: the features.
+        findings: most severe first.
+        probes: how well the label can be predicted from parts of the images.
+        survey: what was read of the images.
+        page: the HTML page with the images, once it is written.
+        created: when, ISO 8601, UTC.
+    """
 
     cache: FeatureCache
     findings: list[Finding]
     probes: list[Probe]
     survey: Survey
+    page: Path | None = None
+    created: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
 
     @property
     def images_read(self) -> int:
@@ -158,7 +170,7 @@ class Audit:
             "schema_version": SCHEMA_VERSION,
             "cache": str(self.cache.path),
             "cache_sha256": self.cache.content_sha256,
-            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "created": self.created,
             "images": len(self.cache),
             "images_read": self.images_read,
             "counts": self.cache.counts,
@@ -169,6 +181,7 @@ class Audit:
             "shortcuts": _rounded(probes),
             "spec": asdict(THRESHOLDS),
             "versions": library_versions(),
+            **({} if self.page is None else {"page": str(self.page)}),
         }
 
     def _finding(self, finding: Finding) -> dict[str, Any]:

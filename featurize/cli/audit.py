@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import click
 
-from xfeat.featurize.console import PATH, json_flag, print_result, progress_bar
+import xfeat
+from xfeat.featurize.console import PATH, json_flag, print_result, progress_bars
 from xfeat.featurize.errors import DataError
 from xfeat.featurize.specs import DEFAULT_CACHE
 
@@ -24,23 +24,14 @@ def audit(file: Path, output: Path | None, strict: bool, as_json: bool) -> None:
     from the border, the file or the grey levels alone?), outliers and imbalance. Prints a summary, most
     severe first, and writes a page with the images and FILE with .audit.json, which xhead train reads.
     """
-    from xfeat.featurize.audit.report.page import render_page
+    with progress_bars() as progress:
+        done = xfeat.audit(file, output, progress=progress)
     from xfeat.featurize.audit.report.summary import summarize
-    from xfeat.featurize.audit.run import audit_cache
     from xfeat.featurize.audit.stored import audit_path
-    from xfeat.featurize.cache.reader import FeatureCache
-    from xfeat.featurize.system.atomic import replacing
     from xfeat.featurize.typed_json import with_digest
 
-    cache = FeatureCache.open(file)
-    with progress_bar("reading images", "images") as progress:
-        done = audit_cache(cache, progress=progress)
-    page, facts_file = output or file.with_suffix(".audit.html"), audit_path(file)
-    facts = with_digest(done.to_dict() | {"page": str(page)})
-    for path, text in ((page, render_page(done)), (facts_file, json.dumps(facts, indent=1) + "\n")):
-        with replacing(path) as partial:
-            partial.write_text(text, encoding="utf-8")
-    print_result(facts, [*summarize(done), "", f"page: {page}", f"facts: {facts_file}"], as_json=as_json)
+    lines = [*summarize(done), "", f"page: {done.page}", f"facts: {audit_path(file)}"]
+    print_result(with_digest(done.to_dict()), lines, as_json=as_json)
     if strict and not done.passed:
         # The result is printed in any case; --strict only adds the error and the exit code.
-        raise DataError("the audit failed", path=file, found="; ".join(done.failures), fix=f"see {page}")
+        raise DataError("the audit failed", path=file, found="; ".join(done.failures), fix=f"see {done.page}")

@@ -6,6 +6,7 @@ import sys
 
 import click
 
+import xfeat
 from xfeat.featurize.console import EXIT_PROBLEM, json_flag, print_result
 
 
@@ -18,11 +19,10 @@ def doctor(*, connect: bool, as_json: bool) -> None:
     Everything is tried, not looked up: the GPU computes, sessions are opened, images decoded, files locked. Exit code 1
     if something that is installed does not work. What was not installed is a note.
     """
-    from xfeat.featurize.doctor.examination import examine
+    topics = xfeat.doctor(connect=connect)
     from xfeat.featurize.doctor.report import as_json as report
     from xfeat.featurize.doctor.report import as_text, failures
 
-    topics = examine(connect=connect)
     print_result(report(topics), as_text(topics), as_json=as_json)
     if failures(topics):
         sys.exit(EXIT_PROBLEM)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+import xfeat
 from xfeat.featurize.console import PATH, Printed, json_option
 from xfeat.featurize.datasets.image_files import describe_left_out
 from xfeat.featurize.specs import DEFAULT_CACHE
@@ -23,9 +24,7 @@ _file_argument = click.argument("file", type=PATH, default=DEFAULT_CACHE)
 @json_option
 def info(file: Path) -> Printed:
     """Show what a cache contains: settings, counts per split and class, skipped files."""
-    from xfeat.featurize.cache.reader import FeatureCache
-
-    cache = FeatureCache.open(file, check=False)
+    cache = xfeat.open_cache(file, check=False)
     facts = {
         "file": str(file),
         "schema_version": cache.schema_version,
@@ -53,9 +52,7 @@ def info(file: Path) -> Printed:
 @json_option
 def verify(file: Path) -> Printed:
     """Check that every row of a cache is finite and unchanged since it was written."""
-    from xfeat.featurize.cache.reader import FeatureCache
-
-    cache = FeatureCache.open(file)
+    cache = xfeat.open_cache(file)
     facts = {"file": str(file), "images": len(cache), "ok": True}
     return facts, [f"{file}: {len(cache)} rows, all finite and unchanged"]
 

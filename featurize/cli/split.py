@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from xfeat.featurize.console import PATH, Printed, comma_list, json_option, layout_option, progress_bar
+import xfeat
+from xfeat.featurize.console import PATH, Printed, comma_list, json_option, layout_option, progress_bars
 from xfeat.featurize.errors import SpecError
 from xfeat.featurize.text import MAX_LISTED, aligned, shortened
 
@@ -52,13 +53,18 @@ def split(
     a file. DST is an argument, there is no -o: it must be new or empty, and appears whole or not at all. If two files
     have the same name, the name of their folder is put in front.
     """
-    from xfeat.featurize.datasets.layouts import open_dataset
-    from xfeat.featurize.datasets.split import SplitSpec, split_dataset
-
-    spec = SplitSpec(ratios=_parse_ratios(ratios), seed=seed, link=not copy)
-    dataset = open_dataset(src, classes=comma_list(classes), groups=groups, layout=layout)
-    with progress_bar("dividing", "files") as progress:
-        done = split_dataset(dataset, dst, spec, progress=progress)
+    shares = _parse_ratios(ratios)
+    with progress_bars() as progress:
+        done = xfeat.split(
+            *(src, dst),
+            ratios=shares,
+            seed=seed,
+            link=not copy,
+            groups=groups,
+            classes=comma_list(classes),
+            layout=layout,
+            progress=progress,
+        )
     facts = {
         "output": str(done.output),
         "images": len(done.images),
@@ -67,8 +73,8 @@ def split(
         "groups_file": done.named_groups,
         "linked": done.linked,
         "copied": len(done.images) - done.linked,
-        "ratios": list(spec.ratios),
-        "seed": spec.seed,
+        "ratios": list(shares),
+        "seed": seed,
     }
     return facts, _describe_split(done)
 

@@ -1,0 +1,104 @@
+"""Public functions take the fields of a spec as keyword arguments of their own; inside they have the spec."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import inspect
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from xfeat.featurize.errors import ArgumentError, SpecError
+from xfeat.featurize.text import quote
+from xfeat.featurize.typed_json import check_types
+
+R = TypeVar("R")
+
+
+def keyword_settings(**specs: type[Any]) -> Callable[[Callable[..., R]], Callable[..., R]]:
+    """Replace parameters that are specs by keyword-only arguments with the names and defaults of the spec's fields.
+
+    The signature and the docstring of the function list them, so that notebooks and ``help`` show them.
+
+    Args:
+        specs: parameter to the dataclass that it takes.
+    """
+
+    def decorate(function: Callable[..., R]) -> Callable[..., R]:
+        public = _public_signature(function, specs)
+        owners = {field.name: name for name, spec in specs.items() for field in dataclasses.fields(spec)}
+
+        @functools.wraps(function)
+        def wrapped(*args: Any, **kwargs: Any) -> R:
+            arguments = bound_arguments(public, function.__name__, *args, **kwargs)
+            given: dict[str, dict[str, Any]] = {name: {} for name in specs}
+            for name in owners.keys() & arguments.keys():
+                given[owners[name]][name] = arguments.pop(name)
+            return function(**arguments, **{name: spec_from(spec, given[name]) for name, spec in specs.items()})
+
+        wrapped.__signature__ = public  # type: ignore[attr-defined]
+        wrapped.__doc__ = inspect.cleandoc(function.__doc__ or "") + "".join(map(_described, specs.values()))
+        return wrapped
+
+    return decorate
+
+
+def bound_arguments(signature: inspect.Signature, name: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
+    """Return the arguments of a call by name, without those that are left out.
+
+    Raises:
+        ArgumentError: if one is unknown, missing, or given twice.
+    """
+    try:
+        return dict(signature.bind(*args, **kwargs).arguments)
+    except TypeError as error:
+        raise ArgumentError(f"{name}(): {error}", expected=", ".join(signature.parameters)) from error
+
+
+def spec_from(spec: type[R], values: dict[str, Any]) -> R:
+    """Build a spec from values as Python programs have them: lists for tuples, text for paths, numbers of numpy.
+
+    Raises:
+        SpecError: if a value is of another type, or out of range.
+    """
+    kinds = {field.name: str(field.type) for field in dataclasses.fields(spec)}  # type: ignore[arg-type]
+    plain = {name: _plain(value, kinds[name]) for name, value in values.items()}
+    for name, value in plain.items():
+        try:
+            check_types({name: value}, spec)
+        except ValueError as error:
+            raise SpecError(f"{name} has another type", expected=kinds[name], found=quote(repr(value))) from error
+    return spec(**plain)
+
+
+def _plain(value: Any, kind: str) -> Any:
+    if isinstance(value, list):
+        return tuple(_plain(item, "") for item in value)
+    if "Path" in kind and isinstance(value, str | os.PathLike):
+        return Path(value)
+    if type(value).__module__ == "numpy" and getattr(value, "shape", None) == ():
+        return value.item()
+    if kind.startswith("float") and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    return value
+
+
+def _public_signature(function: Callable[..., Any], specs: dict[str, type[Any]]) -> inspect.Signature:
+    signature = inspect.signature(function)
+    own = [parameter for name, parameter in signature.parameters.items() if name not in specs]
+    fields = [_parameter(field) for spec in specs.values() for field in dataclasses.fields(spec)]
+    return signature.replace(parameters=sorted([*own, *fields], key=lambda parameter: parameter.kind))
+
+
+def _parameter(field: dataclasses.Field[Any]) -> inspect.Parameter:
+    default = field.default
+    if default is dataclasses.MISSING:
+        default = inspect.Parameter.empty
+    return inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=field.type)
+
+
+def _described(spec: type[Any]) -> str:
+    _, _, attributes = inspect.cleandoc(spec.__doc__ or "").partition("Attributes:\n")
+    return f"\n\nSettings of {spec.__name__}:\n{attributes}"

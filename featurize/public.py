@@ -1,0 +1,219 @@
+"""The public functions of this package: what ``import xfeat`` offers, and what its commands call."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from xfeat.featurize.errors import SpecError
+from xfeat.featurize.keyword_settings import keyword_settings
+from xfeat.featurize.specs import DEFAULT_CACHE, FeatureRequest
+
+if TYPE_CHECKING:
+    from xfeat.featurize.audit.findings import Audit
+    from xfeat.featurize.cache.reader import FeatureCache
+    from xfeat.featurize.datasets.split import SplitResult
+    from xfeat.featurize.doctor.report import Line
+    from xfeat.featurize.engines import BatchSize
+    from xfeat.featurize.pipeline.extracted import ExtractedCache
+
+StrPath = str | os.PathLike[str]
+Progress = Callable[[str, int, int], None]
+"""Called with the activity (``featurizing``), the number of steps done, and their total; 0 if that is unknown."""
+
+
+def steps_of(progress: Progress | None, activity: str) -> Callable[[int, int], None] | None:
+    """Return what reports the steps of one activity."""
+    return None if progress is None else partial(progress, activity)
+
+
+@keyword_settings(request=FeatureRequest)
+def extract(
+    data: StrPath,
+    output: StrPath = DEFAULT_CACHE,
+    *,
+    request: FeatureRequest,
+    classes: Sequence[str] | None = None,
+    groups: str | None = None,
+    layout: str | None = None,
+    device: str = "auto",
+    engine: str = "auto",
+    ray_address: str | None = None,
+    batch_size: BatchSize = None,
+    workers: int | None = None,
+    decode_in: str = "auto",
+    on_error: str = "skip",
+    force: bool = False,
+    progress: Progress | None = None,
+) -> ExtractedCache:
+    """Compute the features of all images in ``data`` into a cache: ``xfeat featurize``.
+
+    Unchanged images of an existing cache are not computed again. A stopped run resumes.
+
+    Args:
+        data: folder, zip archive or manifest (CSV) of the images.
+        output: the cache to write or bring up to date.
+        classes: keep these classes only.
+        groups: CSV file or regular expression for the patients or series.
+        layout: ``splits``, ``classes`` or ``flat``; by default what the folders allow.
+        device: ``auto``, ``cpu``, ``cuda``, ``cuda:N``; several GPUs with commas.
+        engine: ``auto``, ``torch``, ``onnxruntime``, ``openvino`` or ``ray``.
+        ray_address: of the cluster, for ``ray``.
+        batch_size: images per call of the network; ``auto`` measures which is fastest.
+        workers: decoding threads or processes; by default one per core.
+        decode_in: ``auto``, ``threads`` or ``processes``.
+        on_error: ``skip`` unreadable images, or ``fail``.
+        force: compute everything again, and replace a cache with other settings.
+        progress: called while weights are downloaded, the range of 16-bit images is found, and images are featurized.
+
+    Returns:
+        The cache; its attribute ``extraction`` says what was computed, reused and skipped.
+
+    Raises:
+        XfeatError: as :func:`xfeat.featurize.pipeline.extract.extract_features`, ``open_dataset``, ``resolve_request``
+            and ``open_engine`` say.
+    """
+    from xfeat.featurize.cluster.engine import RayCluster
+    from xfeat.featurize.datasets.layouts import open_dataset
+    from xfeat.featurize.engines import check_precision, open_engine
+    from xfeat.featurize.pipeline.compute import RunOptions
+    from xfeat.featurize.pipeline.extract import extract_features
+    from xfeat.featurize.pipeline.extracted import ExtractedCache
+    from xfeat.featurize.pipeline.grey_range import with_grey_bits
+    from xfeat.featurize.pipeline.request import resolve_request
+
+    if ray_address is not None and engine != "ray":
+        raise SpecError("--ray-address is for --engine ray")
+    output = Path(output)
+    dataset = open_dataset(data, classes=None if classes is None else list(classes), groups=groups, layout=layout)
+    check_precision(engine, request.precision)
+    spec, weights = resolve_request(output, request, force=force, progress=steps_of(progress, "downloading weights"))
+    finding = steps_of(progress, "finding the range of 16-bit images")
+    spec = with_grey_bits(dataset, request, spec, output, force=force, workers=workers, progress=finding)
+    cluster = None
+    if engine == "ray":
+        cluster = RayCluster(
+            spec=spec, weights=weights, address=ray_address, cores=workers, device=device, batch_size=batch_size
+        )
+    options = RunOptions(
+        open_engine=partial(open_engine, spec, weights, engine=engine, device=device, batch_size=batch_size),
+        cluster=cluster,
+        fail_on_error=on_error == "fail",
+        force=force,
+        workers=workers,
+        decode_in=decode_in,
+        progress=steps_of(progress, "featurizing"),
+    )
+    return ExtractedCache.of(extract_features(dataset, spec, weights, output, options))
+
+
+def open_cache(path: StrPath = DEFAULT_CACHE, *, check: bool = True) -> FeatureCache:
+    """Open a cache: ``xfeat info`` and ``xfeat verify``.
+
+    Args:
+        path: the file.
+        check: read it once, and compare all rows with the digest that it was written with.
+
+    Returns:
+        The cache; its features stay on disk until they are used.
+
+    Raises:
+        CacheError: if the file is missing, damaged, of another schema version, or not a cache.
+        MismatchError: if its features were computed in a way that this version does not support.
+    """
+    from xfeat.featurize.cache.reader import FeatureCache
+
+    return FeatureCache.open(Path(path), check=check)
+
+
+def audit(cache: StrPath = DEFAULT_CACHE, page: StrPath | None = None, *, progress: Progress | None = None) -> Audit:
+    """Check whether metrics measured on a cache can be trusted: ``xfeat audit``.
+
+    Args:
+        cache: the file; the result is written beside it as ``.audit.json``, which :func:`xfeat.train` reads.
+        page: HTML page to write; by default beside the cache.
+        progress: called as images are read.
+
+    Returns:
+        The findings, most severe first; ``passed`` is false if an image or a group leaks from one split into another.
+
+    Raises:
+        CacheError: if the cache cannot be read.
+        MissingExtraError: if scikit-learn, cleanlab or Jinja is not installed.
+        OutputError: if a file cannot be written.
+    """
+    from xfeat.featurize.audit.report.page import render_page
+    from xfeat.featurize.audit.run import audit_cache
+    from xfeat.featurize.audit.stored import audit_path
+    from xfeat.featurize.system.atomic import replacing
+    from xfeat.featurize.typed_json import with_digest
+
+    opened = open_cache(cache)
+    page = opened.path.with_suffix(".audit.html") if page is None else Path(page)
+    done = replace(audit_cache(opened, progress=steps_of(progress, "reading images")), page=page)
+    facts = json.dumps(with_digest(done.to_dict()), indent=1) + "\n"
+    for path, text in ((page, render_page(done)), (audit_path(opened.path), facts)):
+        with replacing(path) as partial_file:
+            partial_file.write_text(text, encoding="utf-8")
+    return done
+
+
+def split(
+    src: StrPath,
+    dst: StrPath,
+    *,
+    ratios: Sequence[float] = (60, 20, 20),
+    seed: int = 0,
+    link: bool = False,
+    groups: str | None = None,
+    classes: Sequence[str] | None = None,
+    layout: str | None = None,
+    progress: Progress | None = None,
+) -> SplitResult:
+    """Divide class folders into train, valid and test: ``xfeat split``.
+
+    Args:
+        src: folder or zip archive with one folder per class, or a manifest (CSV).
+        dst: folder to write, new or empty.
+        ratios: shares of train, valid and test; valid or test may be 0.
+        seed: the same seed makes the same split.
+        link: make hard links instead of copies, where the file system can.
+        groups: CSV file or regular expression for the patients or series, which stay together.
+        classes: take these classes only.
+        layout: ``splits``, ``classes`` or ``flat``; by default what the folders allow.
+        progress: called as files are read and placed.
+
+    Returns:
+        What was written.
+
+    Raises:
+        SpecError: if the ratios cannot be used.
+        DataError: if images have no class, or a class has too few groups.
+        OutputError: if ``dst`` is not empty or cannot be written.
+    """
+    from xfeat.featurize.datasets.layouts import open_dataset
+    from xfeat.featurize.datasets.split import SplitSpec, split_dataset
+    from xfeat.featurize.keyword_settings import spec_from
+
+    spec = spec_from(SplitSpec, {"ratios": [float(share) for share in ratios], "seed": seed, "link": link})
+    dataset = open_dataset(src, classes=None if classes is None else list(classes), groups=groups, layout=layout)
+    return split_dataset(dataset, Path(dst), spec, progress=steps_of(progress, "dividing"))
+
+
+def doctor(*, connect: bool = False) -> dict[str, list[Line]]:
+    """Try what works on this machine: ``xfeat doctor``.
+
+    Args:
+        connect: also try to reach the server that weights are downloaded from.
+
+    Returns:
+        Topic to lines, each with a state and a text.
+    """
+    from xfeat.featurize.doctor.examination import examine
+
+    return examine(connect=connect)
