@@ -36,14 +36,50 @@ class ReferenceModel(nn.Module):
         return torch.softmax(logits / self.temperature, dim=1)
 
 
+class Tail(nn.Module):
+    """From features to all outputs of the model.
+
+    Args:
+        reference: the model as it was trained.
+        ood_score: fitted to the training features; without it there is no output ``ood``.
+        heatmap: whether there are maps of which the features are means; without them there is no output ``heatmap``.
+
+    Attributes:
+        output_names: of the tensors that :meth:`forward` returns, in order.
+    """
+
+    def __init__(self, reference: ReferenceModel, ood_score: OodScore | None, *, heatmap: bool = True) -> None:
+        super().__init__()
+        self.head = DenseHead(reference.head)
+        self.temperature = reference.temperature
+        self.ood_score = ood_score
+        has = {HEATMAP: heatmap, OOD: ood_score is not None}
+        self.output_names = [*CORE_OUTPUTS, *(name for name, present in has.items() if present)]
+
+    def forward(self, features: Tensor, maps: Tensor | None) -> tuple[Tensor, ...]:
+        """Return probabilities (N, C), logits (N, C) and, if there are such, heatmap (N, C, h, w) and ood (N,).
+
+        Args:
+            features: float32 (N, D).
+            maps: float32 (N, K, h, w), whose means are the first K features; ``None`` without a heatmap.
+        """
+        logits, gradients = self.head(features)
+        outputs = [torch.softmax(logits / self.temperature, dim=1), logits]
+        if maps is not None:
+            outputs.append(grad_cam(maps, gradients))
+        if self.ood_score is not None:
+            outputs.append(self.ood_score(features))
+        return tuple(outputs)
+
+
 class FusedModel(nn.Module):
-    """From images of the model's size to all outputs.
+    """From images of the model's size to all outputs, with a network of this project.
 
     Takes uint8 (N, S, S, 3) RGB, or float32 (N, 3, S, S) RGB in 0..255.
 
     Args:
         reference: the model as it was trained.
-        ood_score: fitted to the training features; without it there is no output ``ood``.
+        ood_score: as for :class:`Tail`.
 
     Attributes:
         output_names: of the tensors that :meth:`forward` returns, in order.
@@ -52,21 +88,16 @@ class FusedModel(nn.Module):
     def __init__(self, reference: ReferenceModel, ood_score: OodScore | None = None) -> None:
         super().__init__()
         self.normalize, self.backbone = reference.normalize, reference.backbone
-        self.head = DenseHead(reference.head)
-        self.temperature = reference.temperature
-        self.ood_score = ood_score
-        self.output_names = [*CORE_OUTPUTS, HEATMAP, *([OOD] if ood_score is not None else [])]
+        self.tail = Tail(reference, ood_score)
+        self.output_names = self.tail.output_names
         self.eval()
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
         """Return probabilities (N, C), logits (N, C), heatmap (N, C, h, w) and, if fitted, ood (N,)."""
         maps = self.backbone.maps(self.normalize(pixels))
         features = torch.cat([pooled.mean((2, 3)) for pooled in maps], dim=1)
-        logits, gradients = self.head(features)
-        outputs = [torch.softmax(logits / self.temperature, dim=1), logits, grad_cam(maps[0], gradients)]
-        if self.ood_score is not None:
-            outputs.append(self.ood_score(features))
-        return tuple(outputs)
+        outputs: tuple[Tensor, ...] = self.tail(features, maps[0])
+        return outputs
 
 
 def grad_cam(last_maps: Tensor, gradients: Tensor) -> Tensor:

@@ -1,0 +1,250 @@
+"""Composes one graph: normalisation, the ONNX file of an encoder, and the tail of the model."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import cast
+
+import onnx
+import onnx.compose
+import onnx.inliner
+import onnx.parser
+import onnx.version_converter
+import torch
+from onnx.external_data_helper import uses_external_data
+from onnxscript import optimizer
+from torch import Tensor, nn
+
+from xfeat.export.build.fused_model import Tail
+from xfeat.export.model.interface import INPUT
+from xfeat.featurize.backbones.encoder_file import EncoderFile
+from xfeat.featurize.backbones.network import Normalize
+from xfeat.featurize.engines.conversion import OPSET, to_onnx
+from xfeat.featurize.errors import ModelError
+from xfeat.featurize.specs import PreprocessSpec
+
+ENCODED = "encoded"
+"""Name of the encoder's output in a composed graph: everything before it is the encoder, everything after the tail."""
+
+_NORMALISED = "normalised"
+_EXAMPLES = 2  # a batch size of one would become a constant of the graph
+# protobuf's limit is 2^31 bytes per file; the rest is for the other parts of the model.
+_MAX_BYTES = 2**31 - 2**27
+
+# Runs an encoder of fixed batch size on any number of images: the last batch is filled up with zeros.
+# Source: https://onnx.ai/onnx/operators/onnx__Scan.html
+_IN_BATCHES = """
+in_batches (float[N, 3, {side}, {side}] images) => (float[N, {rest}] joined) <
+    int64[1] first = {{0}}, int64[1] one = {{1}}, int64[1] none = {{0}}, int64[1] batch = {{{batch}}}, float zero = {{0}},
+    int64[5] batched_shape = {{-1, {batch}, 3, {side}, {side}}}, int64[{rank}] joined_shape = {{-1, {rest}}}
+> {{
+    shape = Shape (images)
+    count = Slice (shape, first, one)
+    negative = Neg (count)
+    missing = Mod (negative, batch)
+    pads = Concat <axis = 0> (none, missing)
+    filled = Pad (images, pads, zero, first)
+    batched = Reshape (filled, batched_shape)
+    encoded_batches = Scan <num_scan_inputs = 1> (batched)
+    joined_batches = Reshape (encoded_batches, joined_shape)
+    joined = Slice (joined_batches, first, count)
+}}
+"""
+
+
+class EncoderTail(nn.Module):
+    """From the output of an encoder to all outputs of the model.
+
+    Args:
+        encoder: what its output is.
+        pooling: how its output becomes features: ``final``, or of tokens ``cls`` or ``mean``.
+        tail: made with ``heatmap`` as :func:`has_maps` says.
+    """
+
+    def __init__(self, encoder: EncoderFile, pooling: str, tail: Tail) -> None:
+        super().__init__()
+        self.kind, self.grid, self.prefix = encoder.kind, encoder.grid, encoder.prefix_tokens
+        self.pooling = pooling
+        self.tail = tail
+        self.eval()
+
+    def forward(self, encoded: Tensor) -> tuple[Tensor, ...]:
+        """Return what :meth:`Tail.forward` does, of float32 (N, D), (N, D, h, w) or (N, T, D)."""
+        maps = None
+        if self.kind == "vector":
+            features = encoded
+        elif self.kind == "map":
+            maps, features = encoded, encoded.mean((2, 3))
+        elif self.pooling == "cls":
+            features = encoded[:, 0]
+        else:
+            tokens = encoded[:, self.prefix :]
+            features = tokens.mean(1)
+            maps = None if self.grid is None else tokens.transpose(1, 2).unflatten(2, self.grid)
+        return cast(tuple[Tensor, ...], self.tail(features, maps))
+
+
+def has_maps(encoder: EncoderFile, pooling: str) -> bool:
+    """Return whether features are means over places of the image, so that a heatmap can be computed exactly.
+
+    A class token is no mean: of the last tokens, it is the only one that the features depend on.
+    """
+    return encoder.grid is not None and (encoder.kind == "map" or pooling == "mean")
+
+
+def compose(encoder: EncoderFile, pooling: str, preprocess: PreprocessSpec, tail: Tail) -> onnx.ModelProto:
+    """Compose a model, as :func:`xfeat.export.build.assemble.trace` makes one of a network of this project.
+
+    Args:
+        encoder: inspected at the size of ``preprocess``.
+        pooling: as for :class:`EncoderTail`.
+        preprocess: size, mean and std.
+        tail: everything after the features.
+
+    Returns:
+        ``image`` float32 (N, 3, S, S), RGB in 0..255, and all outputs; the tensor between encoder and tail is ENCODED.
+
+    Raises:
+        ModelError: if the encoder cannot be part of a model that runs elsewhere.
+    """
+    middle, rest = _read(encoder), _shape_after_batch(encoder)
+    if encoder.batch is not None:
+        middle = _in_batches(middle, encoder.batch, preprocess.size, rest)
+    _rename_output(middle, ENCODED)
+    image = torch.zeros((_EXAMPLES, 3, preprocess.size, preprocess.size))
+    first = to_onnx(
+        Normalize(preprocess).eval(), image, input_name=INPUT, output_names=[_NORMALISED], dynamic={0: "N"}
+    )
+    first = onnx.compose.add_prefix(first, "normalise_", rename_inputs=False, rename_outputs=False)
+    last = to_onnx(
+        EncoderTail(encoder, pooling, tail),
+        torch.zeros((_EXAMPLES, *rest)),
+        input_name=ENCODED,
+        output_names=tail.output_names,
+        dynamic={0: "N"},
+    )
+    opset = _opset(middle)
+    first, last = (onnx.version_converter.convert_version(part, opset) for part in (first, last))
+    for part in (first, middle, last):
+        part.ir_version = max(first.ir_version, middle.ir_version)
+    model = onnx.compose.merge_models(first, middle, io_map=[(_NORMALISED, middle.graph.input[0].name)])
+    model = onnx.compose.merge_models(model, last, io_map=[(ENCODED, ENCODED)])
+    optimizer.remove_unused_nodes(model)
+    return model
+
+
+def _shape_after_batch(encoder: EncoderFile) -> tuple[int, ...]:
+    match encoder.kind, encoder.grid:
+        case "map", (height, width):
+            return (encoder.dim, height, width)
+        case "tokens", _:
+            return (encoder.tokens, encoder.dim)
+        case _:
+            return (encoder.dim,)
+
+
+def _read(encoder: EncoderFile) -> onnx.ModelProto:
+    """Read an encoder with all its data: one input, one output, opset 18 or higher, names of its own."""
+    _check_size(encoder)
+    model = onnx.load(encoder.path)
+    if model.functions:
+        model = onnx.inliner.inline_local_functions(model)
+    graph = model.graph
+    _check_domains(encoder, model)
+    for kept, name in ((graph.input, encoder.input_name), (graph.output, encoder.output_name)):
+        values = [value for value in kept if value.name == name]  # weights may stand among the inputs
+        del kept[:]
+        kept.extend(values)
+    del model.metadata_props[:], graph.metadata_props[:], graph.value_info[:]
+    for number, node in enumerate(graph.node):
+        del node.metadata_props[:]  # and local paths in them
+        node.doc_string, node.name = "", f"{number}_{node.op_type}"
+    optimizer.remove_unused_nodes(model)
+    if _opset(model) < OPSET:
+        model = _raised(encoder, model)
+    return onnx.compose.add_prefix(model, "encoder_")
+
+
+def _rename_output(model: onnx.ModelProto, wanted: str) -> None:
+    name = model.graph.output[0].name
+    for node in model.graph.node:
+        for names in (node.input, node.output):
+            names[:] = [wanted if each == name else each for each in names]
+    model.graph.output[0].name = wanted
+
+
+def _check_size(encoder: EncoderFile) -> None:
+    graph = onnx.load(encoder.path, load_external_data=False).graph
+    outside = sum(
+        math.prod(tensor.dims) * onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+        for tensor in graph.initializer
+        if uses_external_data(tensor)
+    )
+    size = encoder.path.stat().st_size + outside
+    if size > _MAX_BYTES:
+        raise ModelError(
+            "the encoder is too large for one ONNX file",
+            path=encoder.path,
+            expected=f"at most {_MAX_BYTES / 1e9:.1f} GB with its data",
+            found=f"{size / 1e9:.1f} GB",
+            fix="xfeat featurize with a smaller encoder; features and heads of this one can be used without a model",
+        )
+
+
+def _check_domains(encoder: EncoderFile, model: onnx.ModelProto) -> None:
+    for each in (*model.opset_import, *model.graph.node):
+        if each.domain == "ai.onnx":  # another name of the default domain
+            each.domain = ""
+    others = sorted({f"{node.domain}.{node.op_type}" for node in _nodes(model.graph.node) if node.domain})
+    if others:
+        raise ModelError(
+            "the encoder has operators that are not ONNX's own, which other runtimes do not have",
+            path=encoder.path,
+            expected="operators of ONNX",
+            found=", ".join(others),
+            fix=_again("without them (they are written by optimisation tools, such as onnxruntime's)"),
+        )
+    opsets = [entry for entry in model.opset_import if entry.domain == ""]
+    del model.opset_import[:]
+    model.opset_import.extend(opsets)
+
+
+def _nodes(nodes: Sequence[onnx.NodeProto]) -> list[onnx.NodeProto]:
+    """Return nodes and those of their subgraphs."""
+    inner = [attribute.g.node for node in nodes for attribute in node.attribute if attribute.HasField("g")]
+    return [*nodes, *(node for each in inner for node in _nodes(each))]
+
+
+def _opset(model: onnx.ModelProto) -> int:
+    return next(entry.version for entry in model.opset_import if entry.domain == "")
+
+
+def _raised(encoder: EncoderFile, model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a model in opset 18. That it computes the same is part of the check of the whole model."""
+    try:
+        return onnx.version_converter.convert_version(model, OPSET)
+    except (RuntimeError, ValueError) as error:  # ConvertError is a RuntimeError
+        raise ModelError(
+            f"the encoder's opset {_opset(model)} cannot be raised to {OPSET}",
+            path=encoder.path,
+            expected=f"opset {OPSET}, or operators that onnx.version_converter knows",
+            found=(str(error).strip().splitlines() or ["no reason given"])[-1],
+            fix=_again(f"opset_version={OPSET}"),
+        ) from error
+
+
+def _in_batches(encoder: onnx.ModelProto, batch: int, side: int, rest: tuple[int, ...]) -> onnx.ModelProto:
+    """Return a model for any number of images, which an encoder of fixed batch size computes batch by batch."""
+    text = _IN_BATCHES.format(batch=batch, side=side, rest=", ".join(map(str, rest)), rank=1 + len(rest))
+    graph = onnx.parser.parse_graph(text)
+    for node in graph.node:
+        node.name = node.output[0]
+        if node.op_type == "Scan":
+            node.attribute.append(onnx.helper.make_attribute("body", encoder.graph))
+    graph = onnx.compose.add_prefix_graph(graph, "in_batches_")
+    return onnx.helper.make_model(graph, opset_imports=encoder.opset_import, ir_version=encoder.ir_version)
+
+
+def _again(how: str) -> str:
+    return f"export the encoder to ONNX again {how}, then xfeat featurize and xhead train"
