@@ -6,28 +6,29 @@ The kind of the output is decided here, from its rank. Whatever a file declares,
 from __future__ import annotations
 
 import functools
-import hashlib
+import json
 import math
+import re
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from xfeat.featurize.backbones.weights import sha256_of
-from xfeat.featurize.errors import MissingExtraError, ModelError
+from xfeat.featurize.backbones.encoder_data import encoder_sha256, external_files, not_onnx
+from xfeat.featurize.backbones.weights import Weights
+from xfeat.featurize.errors import ModelError, WeightsError
+from xfeat.featurize.specs import IMAGENET_MEAN, IMAGENET_STD, FeatureSpec, PreprocessSpec
 from xfeat.featurize.system.onnx_session import ORT_ERRORS, first_line, open_session
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    import onnx
     import onnxruntime as ort
 
 OutputKind = Literal["vector", "map", "tokens"]
 
 DEFAULT_SIDE = 224
+_METADATA = "xfeat.encoder"
 MOST_FEATURES = 32_768
 # Tokens before the grid: a class token, a distillation token, registers. Source: DINOv2 has 4 registers, DeiT 2 tokens.
 _MOST_PREFIX_TOKENS = 8
@@ -52,7 +53,9 @@ class EncoderFile:
         side: S, if the graph fixes it, in pixels.
         data_files: files beside ``path`` that hold its data, sorted.
         is_probabilities: whether the output is a probability of each class.
-        metadata: properties that the file carries.
+        preprocess: how images are prepared for it: as the file says in its metadata, else ImageNet's mean and std.
+        pooling: as the file says, ``cls`` or ``mean``, else empty.
+        states_preprocess: whether the file says it.
     """
 
     path: Path
@@ -67,7 +70,9 @@ class EncoderFile:
     side: int | None
     data_files: tuple[Path, ...]
     is_probabilities: bool
-    metadata: dict[str, str]
+    preprocess: PreprocessSpec
+    pooling: str
+    states_preprocess: bool
 
     @property
     def prefix_tokens(self) -> int:
@@ -75,10 +80,34 @@ class EncoderFile:
         return self.tokens - math.prod(self.grid) if self.grid is not None and self.tokens else 0
 
 
-def split_output(encoder: str) -> tuple[str, str | None]:
-    """Return file and output of ``FILE.onnx#OUTPUT``, or the name unchanged and ``None``."""
-    file, mark, output = encoder.rpartition("#")
-    return (file, output) if mark else (encoder, None)
+def split_output(encoder: str) -> tuple[str, str | None] | None:
+    """Return file and output of ``FILE.onnx`` or ``FILE.onnx#OUTPUT``; ``None`` for a name of another form."""
+    found = re.fullmatch(r"(.*\.onnx)(?:#(.+))?", encoder, re.IGNORECASE | re.DOTALL)
+    return (found[1], found[2]) if found else None
+
+
+def encoder_of(spec: FeatureSpec, weights: Weights) -> EncoderFile:
+    """Return the encoder that features of ``spec`` are computed with.
+
+    Args:
+        spec: with a backbone for which :func:`is_foreign` holds.
+        weights: its ONNX file.
+
+    Raises:
+        ModelError: if the file cannot be used.
+        WeightsError: if it has another digest.
+    """
+    output = spec.backbone.partition("#")[2] or None if spec.backbone.startswith("onnx:") else None
+    encoder = inspect_encoder(weights.path, output=output, size=spec.preprocess.size)
+    if encoder.sha256 != spec.weights_sha256:
+        raise WeightsError(
+            "this is not the encoder of the features",
+            path=weights.path,
+            expected=f"{spec.backbone} with SHA-256 {spec.weights_sha256[:16]}…",
+            found=f"SHA-256 {encoder.sha256[:16]}…",
+            fix="give the right file with --weights FILE.onnx",
+        )
+    return encoder
 
 
 def inspect_encoder(path: Path, *, output: str | None = None, size: int | None = None) -> EncoderFile:
@@ -99,82 +128,12 @@ def inspect_encoder(path: Path, *, output: str | None = None, size: int | None =
     return _inspect(path, output, size, states)
 
 
-def encoder_sha256(path: Path) -> str:
-    """Return the SHA-256 of an ONNX file, 64 hexadecimal digits.
-
-    If it keeps data in other files, it is the SHA-256 of the lines ``DIGEST  NAME``, as ``sha256sum`` prints them.
-
-    Raises:
-        ModelError: if the file or its data cannot be read.
-    """
-    data = external_files(path)
-    if not data:
-        return sha256_of(path)
-    lines = [f"{sha256_of(path)}  model", *(f"{sha256_of(file)}  {file.name}" for file in data)]
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
-
-
-def external_files(path: Path) -> tuple[Path, ...]:
-    """Return the files that hold the data of an ONNX file, sorted.
-
-    Raises:
-        ModelError: if the file cannot be read, or one of them is missing or outside its folder.
-        MissingExtraError: if the package onnx is not installed.
-    """
-    names = {
-        entry.value
-        for tensor in _tensors(_read_proto(path))
-        if tensor.data_location == tensor.EXTERNAL
-        for entry in tensor.external_data
-        if entry.key == "location"
-    }
-    for name in sorted(names):
-        # onnxruntime would refuse it too; it must not be hashed or sent to another machine either.
-        if PurePosixPath(name).is_absolute() or ".." in Path(name).parts:
-            raise _unusable(path, "its data is outside its folder", expected="a file beside it", found=name)
-        if not (path.parent / name).is_file():
-            fix = f"put {name} beside it, or export it again into one file"
-            raise ModelError("a data file of the encoder is missing", path=path.parent / name, fix=fix)
-    return tuple(path.parent / name for name in sorted(names))
-
-
-def _read_proto(path: Path) -> onnx.ModelProto:
-    """Read the graph, without data in other files."""
-    try:
-        import onnx
-        from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
-    except ModuleNotFoundError as error:
-        raise MissingExtraError("onnx is not installed", fix="pip install 'xfeat-onnx[train]'") from error
-    if not path.is_file():
-        raise ModelError("encoder file not found", path=path, fix="check the path given to --backbone or --weights")
-    try:
-        model = onnx.load(path, load_external_data=False)
-    except (DecodeError, ValueError, OSError) as error:
-        raise _not_onnx(path, first_line(error)) from error
-    if not model.graph.node:
-        raise _not_onnx(path, "no graph")
-    return model
-
-
-def _tensors(message: Any) -> Iterator[onnx.TensorProto]:
-    """Yield all tensors, in subgraphs, attributes and functions too."""
-    import onnx
-
-    for field, value in message.ListFields():
-        if field.message_type is not None:
-            for child in [value] if hasattr(value, "ListFields") else value:
-                if isinstance(child, onnx.TensorProto):
-                    yield child
-                else:
-                    yield from _tensors(child)
-
-
 @functools.lru_cache(maxsize=8)
 def _inspect(path: Path, output: str | None, size: int | None, states: tuple[object, ...]) -> EncoderFile:
     try:
         session = open_session(path)
     except ModelError as error:
-        raise _not_onnx(path, error.found or error.what) from error
+        raise not_onnx(path, error.found or error.what) from error
     input_name, batch, side = _checked_input(path, session)
     output_name = _checked_output(path, session, output)
     if size is not None and side is not None and size != side:
@@ -183,7 +142,8 @@ def _inspect(path: Path, output: str | None, size: int | None, states: tuple[obj
     probe = _Probe(path, session, input_name, output_name, side or size or DEFAULT_SIDE, batch)
     rows = probe.rows()
     kind, dim, grid, tokens = _kind_of(path, rows.shape)
-    properties = session.get_modelmeta().custom_metadata_map
+    stated = _stated(path, session.get_modelmeta().custom_metadata_map)
+    usual = PreprocessSpec(size=side or DEFAULT_SIDE, mean=IMAGENET_MEAN, std=IMAGENET_STD)
     return EncoderFile(
         path=path,
         sha256=encoder_sha256(path),
@@ -197,8 +157,35 @@ def _inspect(path: Path, output: str | None, size: int | None, states: tuple[obj
         side=side,
         data_files=external_files(path),
         is_probabilities=kind == "vector" and bool(rows.min() >= 0 and np.allclose(rows.sum(1), 1, atol=1e-3)),
-        metadata=dict(properties),
+        preprocess=stated[0] if stated else usual,
+        pooling=stated[1] if stated else "",
+        states_preprocess=stated is not None,
     )
+
+
+def to_metadata(preprocess: PreprocessSpec, pooling: str) -> tuple[str, str]:
+    """Return key and value of the metadata in which an ONNX file says how its images are prepared.
+
+    Args:
+        preprocess: of the images.
+        pooling: of tokens, ``cls`` or ``mean``; else empty.
+    """
+    return _METADATA, json.dumps({"preprocess": preprocess.to_dict(), "pooling": pooling})
+
+
+def _stated(path: Path, metadata: dict[str, str]) -> tuple[PreprocessSpec, str] | None:
+    """Return what the file says of preprocessing and pooling."""
+    if _METADATA not in metadata:
+        return None
+    try:
+        stated = json.loads(metadata[_METADATA])
+        preprocess, pooling = PreprocessSpec.from_dict(stated["preprocess"]), stated.get("pooling", "")
+    except (ValueError, TypeError, KeyError) as error:
+        expected = '{"preprocess": {"size": …, "mean": …, …}, "pooling": "cls", "mean" or ""}'
+        raise _unusable(path, f"its metadata {_METADATA} cannot be read", expected, first_line(error)) from error
+    if pooling not in ("", "cls", "mean"):
+        raise _unusable(path, f"its metadata {_METADATA} has an unknown pooling", "cls, mean or empty", repr(pooling))
+    return preprocess, pooling
 
 
 def _checked_input(path: Path, session: ort.InferenceSession) -> tuple[str, int | None, int | None]:
@@ -327,16 +314,6 @@ def _token_grid(tokens: int) -> tuple[int, int] | None:
 def _describe(value: Any) -> str:
     kind = str(value.type).removeprefix("tensor(").removesuffix(")")
     return f"{kind} ({', '.join(str(size) for size in value.shape)})"
-
-
-def _not_onnx(path: Path, found: str) -> ModelError:
-    return ModelError(
-        "not an encoder that onnxruntime can read",
-        path=path,
-        expected="a complete ONNX file",
-        found=found,
-        fix="export it again, for example with torch.onnx.export(model.eval(), images, 'encoder.onnx')",
-    )
 
 
 def _unusable(path: Path, what: str, expected: str, found: str, fix: str = "export it again") -> ModelError:

@@ -1,4 +1,4 @@
-"""The supported networks: names, sizes, and where their weights come from. No torch here."""
+"""The EfficientNets: names, sizes, and where their weights come from; names of other encoders. No torch here."""
 
 from __future__ import annotations
 
@@ -82,6 +82,13 @@ BACKBONES: dict[str, BackboneInfo] = {
 
 PREFERRED = "efficientnet-b0"
 FALLBACK = "efficientnet-lite0"
+FOREIGN_KINDS = ("onnx", "timm", "torch", "plugin")
+FORMS = "FILE.onnx, FILE.onnx#OUTPUT, timm:NAME, torch:MODULE:FUNCTION or plugin:NAME"
+
+
+def is_foreign(backbone: str) -> bool:
+    """Tell whether a name is that of an encoder in an ONNX file, such as ``onnx:STEM``, and not of an EfficientNet."""
+    return backbone.partition(":")[0] in FOREIGN_KINDS and ":" in backbone
 
 
 def backbone_info(name: str) -> BackboneInfo:
@@ -91,5 +98,5 @@ def backbone_info(name: str) -> BackboneInfo:
         SpecError: if there is no such backbone.
     """
     if name not in BACKBONES:
-        raise SpecError("unknown backbone", expected=", ".join(BACKBONES), found=name)
+        raise SpecError("unknown backbone", expected=f"{', '.join(BACKBONES)}; {FORMS}", found=name)
     return BACKBONES[name]
