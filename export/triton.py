@@ -22,7 +22,7 @@ TRITON_VERSION = "25.12-py3"
 
 _LABELS = "labels.txt"
 _MODEL = "model.onnx"
-_TYPES = {"tensor(uint8)": "TYPE_UINT8", "tensor(float)": "TYPE_FP32"}
+_TYPES = {"tensor(uint8)": "TYPE_UINT8", "tensor(float)": "TYPE_FP32", "tensor(int64)": "TYPE_INT64"}
 
 # Dynamic batching combines requests of one shape; each image size forms batches of its own.
 _CONFIG = """\
@@ -117,7 +117,8 @@ def config_text(opened: ModelFile, name: str, spec: TritonSpec) -> str:
     """Return ``config.pbtxt``: Triton's ModelConfig in protobuf's text format.
 
     CUDA has the options of the parity check. The metadata are among the parameters, where clients find classes and
-    threshold: Triton returns probabilities and no decision.
+    threshold. The input ``threshold`` is left out, since every input of a batch has the batch axis: ``decision`` is by
+    the model's own.
     """
     size = opened.metadata.feature_spec.preprocess.size
     [image] = opened.inputs

@@ -67,6 +67,7 @@ class BoundSession:
         self._session = opening(sizes={}, graphs=False)
         self.get_inputs, self.get_outputs = self._session.get_inputs, self._session.get_outputs
         self.get_modelmeta = self._session.get_modelmeta
+        self.get_overridable_initializers = self._session.get_overridable_initializers
         self._device = device
         self._bound: dict[object, _Buffers] = {}
         self._lock = threading.Lock()

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from xfeat.export.model.batches import to_nchw
 from xfeat.export.model.cuda_graphs import BoundSession, Session, open_network
-from xfeat.export.model.interface import HEATMAP, INPUT, OOD, Outputs, Tensor, check_interface
+from xfeat.export.model.interface import DECISION, HEATMAP, INPUT, OOD, THRESHOLD, Outputs, Tensor, check_interface
 from xfeat.export.model.metadata import ModelMetadata
 from xfeat.featurize.errors import DeviceError, MismatchError, ModelError
 from xfeat.featurize.images.preprocess import Pixels
@@ -38,6 +38,7 @@ class ModelFile:
         device: ``cpu`` or ``cuda:N``, where it actually runs.
         metadata: stored in the file.
         inputs: of the graph.
+        optional_inputs: inputs that may be left out.
         outputs: of the graph.
         known_outputs: names of the outputs that are also fields of :class:`Outputs`.
     """
@@ -50,6 +51,7 @@ class ModelFile:
         try:
             props = session.get_modelmeta().custom_metadata_map
             self.inputs = tuple(_tensor(node) for node in session.get_inputs())
+            self.optional_inputs = tuple(_tensor(node) for node in session.get_overridable_initializers())
             self.outputs = tuple(_tensor(node) for node in session.get_outputs())
         except UnicodeDecodeError as error:  # onnxruntime does not look at texts
             raise ModelError(
@@ -76,9 +78,14 @@ class ModelFile:
             )
         return content
 
-    def feed(self, pixels: Pixels) -> dict[str, NDArray[Any]]:
-        """Return the model's input for images uint8 (N, S, S, 3); a full model also takes other sizes."""
-        return {INPUT: to_nchw(pixels) if self.metadata.variant == "core" else pixels}
+    def feed(self, pixels: Pixels, *, whole: bool = False) -> dict[str, NDArray[Any]]:
+        """Return the model's input for images, as :meth:`run` takes them."""
+        if self.metadata.variant == "core":
+            return {INPUT: to_nchw(pixels)}
+        spec = self.metadata.feature_spec.preprocess
+        if spec.cuts and not whole:  # one row, so that the model does not cut them again: xfeat.export.build.box_graph
+            return {INPUT: pixels.reshape(len(pixels), 1, spec.size**2, 3)}
+        return {INPUT: pixels}
 
     def bind(self, batches: Sequence[Pixels]) -> None:
         """Run batches uint8 (N, S, S, 3) once, so that later ones of their shapes find everything ready.
@@ -95,18 +102,26 @@ class ModelFile:
         for pixels in batches:
             self.run(pixels)
 
-    def run(self, pixels: Pixels, *, heatmap: bool = False) -> Outputs:
-        """Run the network once on uint8 (N, S, S, 3), RGB; a full model also takes other sizes.
+    def run(
+        self, pixels: Pixels, *, heatmap: bool = False, threshold: np.float32 | None = None, whole: bool = False
+    ) -> Outputs:
+        """Run the network once on uint8 (N, S, S, 3), RGB: pixels that were cut and resized.
 
-        Heatmaps are returned if they are wanted, and if the model has them.
+        A full model also takes ``whole`` images (N, H, W, 3) of any one size, which it cuts and resizes itself.
+        Heatmaps are returned if they are wanted, and if the model has them. A threshold other than the model's own is
+        for models that have this input.
 
         Raises:
             ModelError: if onnxruntime fails, or an output has a wrong shape.
         """
         wanted = [name for name in Outputs._fields if name in self.known_outputs and (heatmap or name != HEATMAP)]
         with self._failures():
-            found = self.session.run(wanted, self.feed(pixels))
-        arrays = {name: np.asarray(array, np.float32) for name, array in zip(wanted, found, strict=True)}
+            feed = self.feed(pixels, whole=whole) | ({} if threshold is None else {THRESHOLD: np.asarray(threshold)})
+            found = self.session.run(wanted, feed)
+        arrays: dict[str, Any] = {
+            name: np.asarray(array, np.int64 if name == DECISION else np.float32)
+            for name, array in zip(wanted, found, strict=True)
+        }
         if OOD in arrays:
             arrays[OOD] = arrays[OOD].reshape(-1)
         for name, array in arrays.items():
@@ -122,8 +137,8 @@ class ModelFile:
         except ORT_ERRORS as error:
             raise ModelError("the model failed", path=self.path, found=first_line(error)) from error
 
-    def _check_shape(self, name: str, array: NDArray[np.float32], count: int) -> None:
-        shape = (count,) if name == OOD else (count, len(self.metadata.class_names))
+    def _check_shape(self, name: str, array: NDArray[Any], count: int) -> None:
+        shape = (count,) if name in (OOD, DECISION) else (count, len(self.metadata.class_names))
         if array.shape[: len(shape)] != shape or array.ndim != (4 if name == HEATMAP else len(shape)):
             raise ModelError(
                 f"wrong shape of the output {name}", path=self.path, expected=str(shape), found=str(array.shape)

@@ -16,6 +16,8 @@ from xfeat.featurize.errors import ModelError
 INPUT = "image"
 PROBABILITIES, LOGITS, HEATMAP, OOD = "probabilities", "logits", "heatmap", "ood"
 CORE_OUTPUTS = (PROBABILITIES, LOGITS)
+# Of full models since version 0.2: the predicted class, and the input that moves its threshold.
+DECISION, THRESHOLD = "decision", "threshold"
 
 
 class Outputs(NamedTuple):
@@ -26,12 +28,14 @@ class Outputs(NamedTuple):
         logits: float32 (N, C).
         ood: float32 (N,), out-of-distribution score.
         heatmap: float32 (N, C, h, w), 0 or more.
+        decision: int64 (N,), index of the predicted class; -1 where a probability is not a number.
     """
 
     probabilities: NDArray[np.float32]
     logits: NDArray[np.float32] | None = None
     ood: NDArray[np.float32] | None = None
     heatmap: NDArray[np.float32] | None = None
+    decision: NDArray[np.int64] | None = None
 
 
 @dataclass(frozen=True)
@@ -63,9 +67,12 @@ def check_interface(metadata: ModelMetadata, inputs: Sequence[Tensor], outputs: 
     if metadata.variant == "core":
         image = Tensor(INPUT, "tensor(float)", (-1, 3, side, side))
     probabilities = Tensor(PROBABILITIES, "tensor(float)", (-1, len(metadata.class_names)))
+    decision = Tensor(DECISION, "tensor(int64)", (-1,))
+    named = [output for output in outputs if output.name == DECISION]
     for what, found, wanted, matches in (
         ("inputs", inputs, image, len(inputs) == 1 and inputs[0].accepts(image)),
         ("outputs", outputs, probabilities, any(output.accepts(probabilities) for output in outputs)),
+        ("outputs", outputs, decision, all(output.accepts(decision) for output in named)),
     ):
         if not matches:
             raise ModelError(

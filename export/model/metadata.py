@@ -122,16 +122,20 @@ class ModelMetadata(Spec):
         except (KeyError, ValueError, TypeError, AttributeError, SpecError) as error:
             raise ModelError("metadata cannot be read", path=path, found=str(error), fix=fix) from error
 
-    def decide(self, probabilities: list[float]) -> str:
+    def decide(self, probabilities: list[float], threshold: float | None = None) -> str:
         """Return the predicted class: by the threshold if there is one, otherwise the most probable.
+
+        Of equally probable classes it is the first.
 
         Args:
             probabilities: one per class, in order, with a sum of 1.
+            threshold: instead of the model's own, for models with a positive class.
         """
         ranked = sorted(range(len(probabilities)), key=probabilities.__getitem__, reverse=True)
-        if self.positive is not None and self.threshold is not None:
+        threshold = self.threshold if threshold is None else threshold
+        if self.positive is not None and threshold is not None:
             positive = self.class_names.index(self.positive)
-            if probabilities[positive] >= self.threshold:
+            if probabilities[positive] >= threshold:
                 return self.positive
             ranked.remove(positive)
         return self.class_names[ranked[0]]

@@ -16,6 +16,7 @@ from xfeat.export.model.metadata import ModelMetadata
 from xfeat.export.model.progress import Advance
 from xfeat.export.parity.agreement import RESIZE_TOLERANCE, TOLERANCES, Agreement, Probabilities, compare
 from xfeat.export.parity.check_images import MAX_ORIGINALS, CheckImages
+from xfeat.export.parity.decisions import check_decisions, require_decisions
 from xfeat.featurize.errors import DeviceError, ParityError
 from xfeat.featurize.images.preprocess import Pixels
 from xfeat.featurize.system.cuda import PROVIDER as CUDA
@@ -69,14 +70,18 @@ def check_variant(
     Returns:
         The agreement under the name of the variant. The full model in float32 has a second one, ``resized_inside``:
         files at their original size, resized in the graph.
+
+    Raises:
+        ParityError: if its decisions do not follow from its probabilities.
     """
+    check_decisions(model, images.pixels)
     decide = model.metadata.decide
     agreements = {model.metadata.variant: compare(expected, found, decide, TOLERANCES[model.metadata.precision])}
     if _resizes(model.metadata):
         positions, predictions = [], []
         for position, pixels in images.originals():
             positions.append(position)
-            predictions.append(onnx_probabilities(model, pixels, advance)[0])
+            predictions.append(onnx_probabilities(model, pixels, advance, whole=True)[0])
         agreements["resized_inside"] = compare(expected[positions], np.stack(predictions), decide, RESIZE_TOLERANCE)
     return agreements
 
@@ -109,11 +114,25 @@ def require_agreement(checks: Checks, message: str, path: Path, fix: str | None 
                 raise ParityError(what, path=path, expected=agreement.expected, found=agreement.found, fix=fix)
 
 
-def onnx_probabilities(model: ModelFile, pixels: Pixels, advance: Advance = lambda done: None) -> Probabilities:
-    """Run an exported model: uint8 (n, H, W, 3) to float32 (n, C); on a GPU, full batches run as they do in serving."""
-    if len(pixels) >= BATCH_SIZE:
+def onnx_probabilities(
+    model: ModelFile, pixels: Pixels, advance: Advance = lambda done: None, *, whole: bool = False
+) -> Probabilities:
+    """Run an exported model: uint8 (n, H, W, 3) to float32 (n, C); on a GPU, full batches run as they do in serving.
+
+    The pixels are as for :meth:`xfeat.export.model.file.ModelFile.run`.
+
+    Raises:
+        ParityError: if its decisions do not follow from its probabilities.
+    """
+    if len(pixels) >= BATCH_SIZE and not whole:
         model.bind([pixels[:BATCH_SIZE]])
-    return in_batches(lambda batch: model.run(batch).probabilities, pixels, advance)
+
+    def run(batch: Pixels) -> Probabilities:
+        outputs = model.run(batch, whole=whole)
+        require_decisions(model, outputs)
+        return outputs.probabilities
+
+    return in_batches(run, pixels, advance)
 
 
 def milliseconds_per_image(run: Callable[[Pixels], object], pixels: Pixels) -> float:

@@ -46,6 +46,7 @@ def whole_shape(tensor: Any) -> list[int]:
 
 def shapes(values: Any) -> dict[str, tuple[str, list[int]]]:
     kinds = {onnx.TensorProto.UINT8: "TYPE_UINT8", onnx.TensorProto.FLOAT: "TYPE_FP32"}
+    kinds[onnx.TensorProto.INT64] = "TYPE_INT64"
     return {
         value.name: (
             kinds[value.type.tensor_type.elem_type],
