@@ -11,6 +11,7 @@ import onnx
 import torch
 from onnxscript import optimizer
 
+from xfeat.export.build.decision import add_decision, remove_decision
 from xfeat.export.build.fused_model import FusedModel
 from xfeat.export.build.graph import Graph
 from xfeat.export.build.opset import lower_opset
@@ -18,6 +19,7 @@ from xfeat.export.build.resize_graph import PLANES, resize_graph
 from xfeat.export.model.interface import CORE_OUTPUTS, INPUT
 from xfeat.export.model.metadata import ModelMetadata
 from xfeat.featurize.engines.conversion import OPSET, to_onnx, write_model
+from xfeat.featurize.specs import PreprocessSpec
 
 _EXAMPLES = 2  # a batch size of one would become a constant of the graph
 
@@ -36,8 +38,8 @@ def write_variants(
     Args:
         traced: from :func:`trace`; it is not changed.
         metadata: of the model; its variant is set here.
-        files: variant to path. ``full`` takes uint8 (N, H, W, 3) of any size and has every output; ``core`` takes the
-            traced input and has only probabilities and logits.
+        files: variant to path. ``full`` takes uint8 (N, H, W, 3) of any size and has every output and the decision;
+            ``core`` takes the traced input and has only probabilities and logits.
         core_opset: of the core model.
 
     Raises:
@@ -46,7 +48,8 @@ def write_variants(
     for variant, file in files.items():
         proto = deepcopy(traced)
         if variant == "full":
-            _prepend_resize(proto)
+            _prepend_resize(proto, metadata.feature_spec.preprocess)
+            add_decision(proto, metadata)
         else:
             outputs = [output for output in proto.graph.output if output.name in CORE_OUTPUTS]
             del proto.graph.output[:]
@@ -65,23 +68,24 @@ def write_variants(
         write_model(proto, file)
 
 
-def detach_resize(full: onnx.ModelProto, side: int) -> onnx.ModelProto:
-    """Return a full model without its resize, as it was traced: ``image`` float32 (N, 3, side, side), all outputs."""
+def detach_resize(full: onnx.ModelProto, spec: PreprocessSpec) -> onnx.ModelProto:
+    """Return a full model without resize and decision, as it was traced: ``image`` float32 (N, 3, side, side)."""
     proto = deepcopy(full)
-    resize = {name for node in resize_graph(side).node for name in node.output}
+    remove_decision(proto)
+    resize = {name for node in resize_graph(spec).node for name in node.output}
     nodes = [node for node in proto.graph.node if not resize & set(node.output)]
     for node in nodes:
         node.input[:] = [INPUT if name == PLANES else name for name in node.input]
     Graph(proto).replace_nodes(nodes)
-    shape: list[str | int | None] = ["N", 3, side, side]
+    shape: list[str | int | None] = ["N", 3, spec.size, spec.size]
     proto.graph.input[0].CopyFrom(onnx.helper.make_tensor_value_info(INPUT, onnx.TensorProto.FLOAT, shape))
     return proto
 
 
-def _prepend_resize(proto: onnx.ModelProto) -> None:
-    """Prepend the resize of uint8 images with channels last."""
+def _prepend_resize(proto: onnx.ModelProto, spec: PreprocessSpec) -> None:
+    """Prepend the box and the resize of uint8 images with channels last."""
     graph = proto.graph
-    resize = resize_graph(graph.input[0].type.tensor_type.shape.dim[2].dim_value)
+    resize = resize_graph(spec)
     for node in graph.node:
         node.input[:] = [PLANES if name == INPUT else name for name in node.input]
     graph.input[0].CopyFrom(resize.input[0])

@@ -1,4 +1,4 @@
-"""Pillow's antialiased bilinear resize as an ONNX graph of basic operators, for images of any size.
+"""Pillow's antialiased resize as an ONNX graph of basic operators, for images of any size; first the spec's box.
 
 ONNX has ``Resize(antialias=1)``, but OpenVINO and OpenCV ignore the attribute without a word. Two matrix products with
 weights computed from the image's height and width need only operators that every runtime has.
@@ -10,9 +10,14 @@ import onnx
 import onnx.compose
 import onnx.parser
 
-PLANES = "planes"
+from xfeat.export.build.box_graph import box_graph
+from xfeat.export.model.interface import INPUT
+from xfeat.featurize.specs import PreprocessSpec
 
-# Source: Pillow, src/libImaging/Resample.c, precompute_coeffs: a triangle around the centre of each output pixel, as
+PLANES = "planes"
+_ENDS_KEEP_NAMES = {"rename_inputs": False, "rename_outputs": False}
+
+# Source: Pillow, src/libImaging/Resample.c, precompute_coeffs: a kernel around the centre of each output pixel, as
 # wide as an output pixel measured in input pixels but at least 1; weights add up to 1. Centres are at
 # (2i + 1) · length / 2S, whose numerator is exact in float32. Pillow rounds weights to 22 fractional bits; otherwise,
 # ties between grey levels would be rounded differently. Images that already have the model's size are not resized:
@@ -36,17 +41,34 @@ _WEIGHTS = """
     {axis}_relative = Div ({axis}_distance, {axis}_reach)
     {axis}_slope = Sub (one, {axis}_relative)
     {axis}_triangle = Relu ({axis}_slope)
-    {axis}_sum = ReduceSum <keepdims = 1> ({axis}_triangle, first_axis)
-    {axis}_share = Div ({axis}_triangle, {axis}_sum)
+    {bicubic}
+    {axis}_sum = ReduceSum <keepdims = 1> ({axis}_{kernel}, first_axis)
+    {axis}_share = Div ({axis}_{kernel}, {axis}_sum)
     {axis}_scaled = Mul ({axis}_share, fixed_point)
     {axis}_scaled_up = Add ({axis}_scaled, half)
     {axis}_whole = Floor ({axis}_scaled_up)
     {axis}_columns = Div ({axis}_whole, fixed_point)
 """
 
+# Source: Pillow, bicubic_filter with a = -1/2. Its two polynomials of the distance x are written as one, without a
+# branch: u²(u - 1)/2 + v²(1 - 2v) with u = max(2 - x, 0) and v = max(1 - x, 0).
+_BICUBIC = """
+    {axis}_far_slope = Sub (two_pixels, {axis}_relative)
+    {axis}_far = Relu ({axis}_far_slope)
+    {axis}_far_square = Mul ({axis}_far, {axis}_far)
+    {axis}_far_less = Sub ({axis}_far, one)
+    {axis}_far_half = Mul ({axis}_far_less, half)
+    {axis}_far_part = Mul ({axis}_far_square, {axis}_far_half)
+    {axis}_near_square = Mul ({axis}_triangle, {axis}_triangle)
+    {axis}_near_twice = Add ({axis}_triangle, {axis}_triangle)
+    {axis}_near_less = Sub (one, {axis}_near_twice)
+    {axis}_near_part = Mul ({axis}_near_square, {axis}_near_less)
+    {axis}_cubic = Add ({axis}_far_part, {axis}_near_part)
+"""
+
 # All images of a batch have one size, so one of three branches gets all of them and the others an empty batch, which
 # costs nothing. The graph has no If, which several runtimes lack.
-BATCH = """
+_BATCH = """
     {order}_images = Slice (image, {start}, {order}_end, {axes})
     {order}_planes = Transpose <perm = [{perm}]> ({order}_images)
     {order}_levels = Cast <to = 1> ({order}_planes)
@@ -63,17 +85,21 @@ _TWO_PASSES = """
     {order}_one = MatMul ({order}_levels, {first}_columns)
     {order}_turned = Transpose <perm = [0, 1, 3, 2]> ({order}_one)
     {order}_turned_up = Add ({order}_turned, half)
-    {order}_turned_levels = Floor ({order}_turned_up)
+    {clip_turned}
+    {order}_turned_levels = Floor ({order}_turned_{level})
     {order}_two = MatMul ({order}_turned_levels, {second}_columns)
     {order}_two_up = Add ({order}_two, half)
-    {order}_resized = Floor ({order}_two_up)
+    {clip_two}
+    {order}_resized = Floor ({order}_two_{level})
 """
+# Weights below 0 lead out of the grey levels; Pillow clips after both passes.
+_CLIP = "{order}_{of}_within = Clip ({order}_{of}_up, half, white)"
 
 _GRAPH = """
 resize (uint8[N, H, W, 3] image) => (float[N, 3, {side}, {side}] {planes})
 <
     float side = {{{side}}}, float two_sides = {{{two_sides}}}, float one = {{1}}, float half = {{0.5}},
-    float fixed_point = {{4194304}},
+    float fixed_point = {{4194304}},{bicubic_constants}
     int64 first = {{0}}, int64 step = {{1}}, int64 two = {{2}}, int64 whole_side = {{{side}}},
     int64 count_index = {{0}}, int64 down_index = {{1}}, int64 across_index = {{2}},
     int64[3] plane_shape = {{3, {side}, {side}}},
@@ -116,33 +142,52 @@ _ORDER = """
 """
 
 
-def resize_graph(side: int) -> onnx.GraphProto:
-    """Return a graph from ``image`` uint8 (N, H, W, 3) to ``planes`` float32 (N, 3, side, side), whole numbers 0..255.
+def resize_graph(spec: PreprocessSpec) -> onnx.GraphProto:
+    """Return a graph from ``image`` uint8 (N, H, W, 3) to ``planes`` float32 (N, 3, S, S), whole numbers 0..255.
 
-    N, H and W are free. Images of size (side, side) keep every pixel.
+    N, H and W are free, S is the spec's size. Where the spec cuts nothing off, images of S × S pixels keep every pixel;
+    where it does, :func:`xfeat.export.build.box_graph.box_graph` says how such images are passed.
     """
+    # The prefixes keep names distinct from those of the graph that follows.
+    resize = onnx.compose.add_prefix_graph(_resize(spec.size, spec.interpolation), "resize_", **_ENDS_KEEP_NAMES)
+    if not spec.cuts:
+        return resize
+    box = onnx.compose.add_prefix_graph(box_graph(spec), "box_", **_ENDS_KEEP_NAMES)
+    return onnx.compose.merge_graphs(box, resize, [("picture", INPUT)])
+
+
+def _resize(side: int, interpolation: str) -> onnx.GraphProto:
+    bicubic = interpolation == "bicubic"
+    kernel = "cubic" if bicubic else "triangle"
+    axes = [(axis, _BICUBIC.format(axis=axis) if bicubic else "") for axis in ("across", "down")]
     body = [
         _ORDER,
-        _WEIGHTS.format(axis="across"),
-        _WEIGHTS.format(axis="down"),
-        BATCH.format(order="same", start="first_axis", axes="first_axis", perm="0, 3, 1, 2"),
+        *(_WEIGHTS.format(axis=axis, kernel=kernel, bicubic=more) for axis, more in axes),
+        _BATCH.format(order="same", start="first_axis", axes="first_axis", perm="0, 3, 1, 2"),
     ]
     for first, second, perm in (("across", "down", "0, 3, 1, 2"), ("down", "across", "0, 3, 2, 1")):
         order = f"{first}_first"
         body += [
             _END.format(order=order),
-            BATCH.format(order=order, start="corner", axes="image_axes", perm=perm),
-            _TWO_PASSES.format(order=order, first=first, second=second),
+            _BATCH.format(order=order, start="corner", axes="image_axes", perm=perm),
+            _TWO_PASSES.format(
+                order=order,
+                first=first,
+                second=second,
+                level="within" if bicubic else "up",
+                clip_turned=_CLIP.format(order=order, of="turned") if bicubic else "",
+                clip_two=_CLIP.format(order=order, of="two") if bicubic else "",
+            ),
         ]
     text = _GRAPH.format(
         side=side,
         two_sides=2 * side,
         planes=PLANES,
         odd_numbers=", ".join(str(2 * i + 1) for i in range(side)),
+        bicubic_constants=" float two_pixels = {2}, float white = {255.5}," if bicubic else "",
         body="".join(body),
     )
     graph = onnx.parser.parse_graph(text)
     for node in graph.node:
         node.name = node.output[0]
-    # The prefix keeps its names distinct from those of the graph that follows.
-    return onnx.compose.add_prefix_graph(graph, "resize_", rename_inputs=False, rename_outputs=False)
+    return graph

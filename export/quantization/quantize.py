@@ -124,7 +124,7 @@ def quantize_model(
     matching_certificate(opened)
     _check_model(metadata, path, run)
     original = opened.read()
-    traced = detach_resize(onnx.load_from_string(original), metadata.feature_spec.preprocess.size)
+    traced = detach_resize(onnx.load_from_string(original), metadata.feature_spec.preprocess)
     images, labels = labelled_images(run, "valid", spec.data)
     measured = partial(measure_model, pixels=images.pixels, labels=labels, metadata=metadata)
     before = measured("float32", traced, ())

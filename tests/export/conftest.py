@@ -20,8 +20,11 @@ from PIL import Image, ImageDraw
 from tests.caches import edit_cache
 from tests.conftest import MadeOnce
 from tests.edited_runs import edit_run
+from xfeat.export.build.assemble import detach_resize
 from xfeat.export.cli import main as export_main
 from xfeat.featurize.cli import main as featurize_main
+from xfeat.featurize.specs import PreprocessSpec
+from xfeat.featurize.specs import PreprocessSpec
 from xfeat.head.cli import main as head_main
 from xfeat.head.runs.reader import Run, open_run
 
@@ -156,19 +159,7 @@ def quantized(exported: Project, made_once: MadeOnce) -> tuple[Path, dict[str, A
 @pytest.fixture(scope="session")
 def traced(exported: Project) -> onnx.ModelProto:
     """The traced model, from the exported file, to save the ten seconds of tracing."""
-    from xfeat.export.model.interface import INPUT
-
-    proto = onnx.load(exported.model)
-    inner = [node for node in proto.graph.node if not node.name.startswith("resize_")]
-    for node in inner:
-        node.input[:] = [INPUT if name == "planes" else name for name in node.input]
-    del proto.graph.node[:]
-    proto.graph.node.extend(inner)
-    weights = [tensor for tensor in proto.graph.initializer if not tensor.name.startswith("resize_")]
-    del proto.graph.initializer[:]
-    proto.graph.initializer.extend(weights)
-    proto.graph.input[0].CopyFrom(onnx.load(exported.core).graph.input[0])
-    return proto
+    return detach_resize(onnx.load(exported.model), PreprocessSpec(size=exported.side))
 
 
 @pytest.fixture(scope="session")

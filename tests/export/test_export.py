@@ -73,7 +73,13 @@ def test_the_full_model_takes_uint8_images_of_any_size_and_the_core_model_float3
 
 def test_the_outputs_are_those_of_the_contract(exported: Any) -> None:
     full = {output.name: output.shape for output in session(exported.model).get_outputs()}
-    assert full == {"probabilities": ["N", 2], "logits": ["N", 2], "heatmap": ["N", 2, 2, 2], "ood": ["N"]}
+    assert full == {
+        "probabilities": ["N", 2],
+        "logits": ["N", 2],
+        "heatmap": ["N", 2, 2, 2],
+        "ood": ["N"],
+        "decision": ["N"],
+    }
     core = {output.name: output.shape for output in session(exported.core).get_outputs()}
     assert core == {"probabilities": ["N", 2], "logits": ["N", 2]}
 
@@ -239,9 +245,9 @@ def test_each_model_predicts_all_check_images_once_per_export(
 ) -> None:
     runs: list[tuple[str, int]] = []
 
-    def counted(model: ModelFile, pixels: np.ndarray, advance: Any = lambda done: None) -> np.ndarray:
+    def counted(model: ModelFile, pixels: np.ndarray, *rest: Any, **more: Any) -> np.ndarray:
         runs.append((model.metadata.variant, len(pixels)))
-        return onnx_probabilities(model, pixels, advance)
+        return onnx_probabilities(model, pixels, *rest, **more)
 
     monkeypatch.setattr("xfeat.export.export.onnx_probabilities", counted)
     monkeypatch.setattr("xfeat.export.parity.checks.onnx_probabilities", counted)
