@@ -18,12 +18,13 @@ from xfeat.featurize.audit.stored import audit_of
 from xfeat.featurize.backbones.weights import sha256_of
 from xfeat.featurize.cache.reader import FeatureCache
 from xfeat.featurize.cache.rows import unchanged
+from xfeat.featurize.specs import require
 from xfeat.featurize.system.versions import library_versions
 from xfeat.head.data.rows import Reading, Rows, collected, labelled_blocks, plan_reading
 from xfeat.head.data.splits import Split, split_rows
 from xfeat.head.evaluation.assess import Assessment, assess
 from xfeat.head.evaluation.metrics import Metrics
-from xfeat.head.evaluation.operating_point import positive_class
+from xfeat.head.evaluation.operating_point import ChosenThreshold, positive_class
 from xfeat.head.evaluation.predictions import Predictions
 from xfeat.head.reports.run_report import cautions_of, render_report
 from xfeat.head.reports.worker import call_here
@@ -53,7 +54,7 @@ class TrainOptions:
     """Everything about a training except its specs.
 
     Attributes:
-        target: the wanted operating point, if any.
+        target: the wanted operating point, or a chosen threshold, if any.
         calibrate: fit a temperature on the validation rows.
         split: replaces the split of the cache, or the one made with the seed.
         memory: limit for features; more are read from the disk, in another order.
@@ -63,7 +64,7 @@ class TrainOptions:
         call: runs metrics and plots; a :class:`xfeat.head.reports.worker.Worker` does it in another process.
     """
 
-    target: TargetSpec | None = None
+    target: TargetSpec | ChosenThreshold | None = None
     calibrate: bool = True
     split: Split | None = None
     memory: MemorySpec = field(default_factory=MemorySpec)
@@ -94,7 +95,7 @@ def train_run(
     with RunWriter(runs, name or new_run_name()) as writer, unchanged(cache):
         split = options.split or split_rows(cache, seed=train_spec.seed)
         if options.target is not None:  # checked now rather than after hours of training
-            positive_class(options.target, cache.class_names, np.asarray(cache.columns.label)[split.rows["valid"]])
+            _check_target(options, cache, split, head_spec)
         audit = audit_of(cache)
         if cache.spec.export_differences:
             logger.warning(
@@ -138,6 +139,7 @@ def train_run(
             temperature=assessed.predictions.temperature,
             calibration=assessed.calibration,
             operating_point=assessed.operating_point,
+            crossval=options.target.crossval if isinstance(options.target, ChosenThreshold) else None,
             head_sha256=writer.save_head(fitted.model),
             versions=library_versions(),
             metrics_averaged_views=_metrics_averaged_views(fitted, cache, split, options),
@@ -152,6 +154,23 @@ def train_run(
         page = options.call(render_report, *report)
         writer.save_text(REPORT_FILE, page)
     return open_run(writer.target)
+
+
+def _check_target(options: TrainOptions, cache: FeatureCache, split: Split, head_spec: HeadSpec) -> None:
+    target = options.target
+    assert target is not None
+    point = target.point if isinstance(target, ChosenThreshold) else target
+    positive_class(point, cache.class_names, np.asarray(cache.columns.label)[split.rows["valid"]])
+    if not isinstance(target, ChosenThreshold) or target.crossval is None:
+        return
+    require(
+        options.calibrate,
+        "the threshold was chosen on calibrated probabilities",
+        expected="a calibrated head",
+        found="--no-calibrate",
+    )
+    if HeadSpec.from_dict(target.crossval["head_spec"]) != head_spec:
+        logger.warning("the threshold was chosen for heads with other layers: it may not reach its sensitivity here")
 
 
 def split_reading(cache: FeatureCache, split: Split, memory: MemorySpec) -> Reading:
@@ -185,6 +204,7 @@ def _predict(fitted: FittedHead, cache: FeatureCache, split: Split, *, views_ave
         paths=[cache.columns.path[row] for row in rows.tolist()],
         split=parts,
         labels=np.asarray(cache.columns.label)[rows].astype(np.int64),
+        groups=cache.group_keys[rows],
         logits=collected(map(predict, labelled_blocks(cache, rows)), len(rows)).numpy(),
     )
 

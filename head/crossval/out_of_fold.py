@@ -4,13 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, TypedDict
+from functools import cached_property
+from typing import Any, NamedTuple, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
 
+from xfeat.head.evaluation.assess import fit_temperature
 from xfeat.head.evaluation.intervals import grouped_interval, wilson_interval
 from xfeat.head.evaluation.metrics import Metrics, classification_metrics
+from xfeat.head.evaluation.predictions import softmax
+
+# The smallest positive float32: a probability of 0 was rounded.
+_SMALLEST = 1e-45
 
 
 class FoldAccuracy(TypedDict):
@@ -20,6 +26,24 @@ class FoldAccuracy(TypedDict):
     std: float
     interval: Sequence[float] | None
     folds: list[float]
+
+
+class Combined(NamedTuple):
+    """The out-of-fold predictions of all folds and seeds as one prediction per image.
+
+    The logits of each fold are divided by a temperature fitted on the other folds of its seed, so that the heads of all
+    folds give calibrated probabilities, of which a threshold means the same. Then the mean over the seeds is taken, of
+    log-probabilities.
+
+    Attributes:
+        probabilities: float32 (n, C).
+        temperature: fitted on all folds and seeds, for a head whose own validation rows are too few.
+        note: why it is 1, or empty.
+    """
+
+    probabilities: NDArray[np.float32]
+    temperature: float
+    note: str
 
 
 @dataclass(frozen=True)
@@ -37,6 +61,11 @@ class OutOfFold:
     probabilities: NDArray[np.float32]
     fold: NDArray[np.int64]
     groups: NDArray[np.int64]
+
+    @property
+    def patients(self) -> NDArray[np.int64]:
+        """The group of each row, int64 (n,), numbered from 0 without gaps."""
+        return np.unique(self.groups, return_inverse=True)[1].astype(np.int64)
 
     @property
     def correct(self) -> NDArray[np.bool_]:
@@ -60,15 +89,22 @@ class OutOfFold:
             folds=scores,
         )
 
-    def metrics(self, class_names: tuple[str, ...]) -> Metrics:
-        """Return the metrics over the rows of all seeds."""
-        return classification_metrics(*self.tiled, class_names)
+    @cached_property
+    def combined(self) -> Combined:
+        """One prediction per image, as if a head had been trained and calibrated for it; see :class:`Combined`."""
+        logits = np.log(np.maximum(self.probabilities.astype(np.float64), _SMALLEST))
+        calibrated = np.empty_like(logits)
+        for seed, _, tested in self.tested:
+            calibrated[seed, tested] = (
+                logits[seed, tested] / fit_temperature(self.labels[~tested], logits[seed, ~tested])[0]
+            )
+        calibrated -= np.log(np.exp(calibrated).sum(axis=2, keepdims=True))
+        temperature, note = fit_temperature(np.tile(self.labels, len(logits)), np.concatenate(logits))
+        return Combined(softmax(calibrated.mean(axis=0)), temperature, note)
 
-    @property
-    def tiled(self) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """Labels (S · n,) and probabilities (S · n, C) of all seeds, concatenated."""
-        seeds, count, classes = self.probabilities.shape
-        return np.tile(self.labels, seeds), self.probabilities.reshape(seeds * count, classes)
+    def metrics(self, class_names: tuple[str, ...]) -> Metrics:
+        """Return the metrics of the combined predictions: each image counts once."""
+        return classification_metrics(self.labels, self.combined.probabilities, class_names)
 
     def each_fold(self, class_names: tuple[str, ...]) -> list[dict[str, Any]]:
         """Return the result of each fold of each seed.

@@ -15,12 +15,14 @@ from xfeat.featurize.specs import FeatureSpec
 from xfeat.featurize.system.versions import library_versions
 from xfeat.featurize.typed_json import with_digest
 from xfeat.head.crossval.out_of_fold import OutOfFold
+from xfeat.head.evaluation.operating_point import point_at_target, positive_class
 from xfeat.head.reports.formatting import points
 from xfeat.head.reports.run_report import few_images_caution, file_cautions, page_template, worst_mistakes
 from xfeat.head.reports.worker import call_here
 from xfeat.head.runs.origin import origin_of, stored_origin
 from xfeat.head.runs.reader import PREDICTIONS_FILE, PROBABILITY_PREFIX, REPORT_FILE
 from xfeat.head.runs.writer import RunWriter, write_table
+from xfeat.head.specs import TargetSpec
 
 if TYPE_CHECKING:
     from xfeat.head.crossval.runner import CrossValidation
@@ -36,6 +38,7 @@ def save_crossval(
     audit: dict[str, Any],
     baselines: list[dict[str, Any]] | None = None,
     *,
+    target: TargetSpec | None = None,
     call: Callable[..., Any] = call_here,
 ) -> dict[str, Any]:
     """Write crossval.json, predictions.csv and report.html; return the content of crossval.json.
@@ -45,11 +48,15 @@ def save_crossval(
         result: the cross-validation.
         audit: of its cache.
         baselines: from :func:`xfeat.head.crossval.baselines.cross_validate_baselines`.
+        target: the wanted operating point, chosen on the combined predictions of all images.
         call: runs the rendering; a :class:`xfeat.head.reports.worker.Worker` does it in another process.
     """
     cache, main, by_image = result.cache, result.main, result.by_image
     names, seed = cache.class_names, result.train.seed
-    metrics = main.metrics(names)
+    metrics, point = main.metrics(names), None
+    if target is not None:
+        code = positive_class(target, names, main.labels)
+        point = point_at_target(main.labels == code, main.combined.probabilities[:, code], main.patients, target)
     facts = {
         "format": FORMAT,
         "schema_version": SCHEMA_VERSION,
@@ -65,6 +72,8 @@ def save_crossval(
         "images": len(result.rows),
         "groups": len(np.unique(main.groups)),
         "metrics": metrics,
+        "temperature": main.combined.temperature,
+        "operating_point": point and point.to_dict(),
         "each_fold": main.each_fold(names),
         "by_image": by_image
         and {
@@ -118,9 +127,8 @@ def render_crossval(
 
     names = tuple(facts["classes"])
     spec = FeatureSpec.from_dict(facts["feature_spec"])
-    labels, probabilities = main.tiled
-    mean = main.probabilities.mean(axis=0)
-    decisions = mean.argmax(axis=1)
+    labels, probabilities = main.labels, main.combined.probabilities
+    decisions = probabilities.argmax(axis=1)
     divisions = {"by patient" if facts["grouped"] else "by image": facts["accuracy"]["folds"]}
     if facts["by_image"] is not None:
         divisions["by image"] = facts["by_image"]["accuracy"]["folds"]
@@ -137,8 +145,8 @@ def render_crossval(
             "roc": plots.roc_curves(labels, probabilities, names),
             "precision_recall": plots.precision_recall_curves(labels, probabilities, names),
         },
-        mistakes=worst_mistakes(paths, main.labels, mean, decisions, names, images, spec.preprocess),
-        wrong=int((decisions != main.labels).sum()),
+        mistakes=worst_mistakes(paths, labels, probabilities, decisions, names, images, spec.preprocess),
+        wrong=int((decisions != labels).sum()),
     )
 
 

@@ -6,7 +6,9 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from xfeat.featurize.audit.stored import audit_of
 from xfeat.featurize.cache.reader import FeatureCache
@@ -14,10 +16,11 @@ from xfeat.head.crossval.baselines import check_memory, cross_validate_baselines
 from xfeat.head.crossval.report import save_crossval
 from xfeat.head.crossval.runner import FoldProgress, checkpoint_folder, cross_validate
 from xfeat.head.crossval.training import fold_checkpoints
+from xfeat.head.evaluation.operating_point import positive_class
 from xfeat.head.reports.worker import call_here
 from xfeat.head.runs.reader import new_run_name
 from xfeat.head.runs.writer import RunWriter
-from xfeat.head.specs import CrossvalSpec, HeadSpec, MemorySpec, TrainSpec
+from xfeat.head.specs import CrossvalSpec, HeadSpec, MemorySpec, TargetSpec, TrainSpec
 from xfeat.head.tracking.backends import Tracking, tracked
 from xfeat.head.tracking.tracker import Tracker, cache_parameters, head_parameters, part_metrics
 
@@ -33,6 +36,7 @@ class CrossvalOptions:
     Attributes:
         name: of the folder; by default ``crossval-`` and the time.
         memory: limit for features.
+        target: the wanted operating point, if any.
         baselines: also test scikit-learn's classifiers, with default settings.
         open_trackers: called once everything else has been checked; returns where the cross-validation is recorded.
         progress: opens a progress bar, such as ``("cross-validating", "heads")``.
@@ -41,10 +45,23 @@ class CrossvalOptions:
 
     name: str | None = None
     memory: MemorySpec = field(default_factory=MemorySpec)
+    target: TargetSpec | None = None
     baselines: bool = False
     open_trackers: Callable[[], Sequence[Tracker]] = tuple
     progress: Callable[[str, str], AbstractContextManager[FoldProgress]] = _no_progress
     call: Callable[..., Any] = call_here
+
+
+class SavedCrossval(NamedTuple):
+    """A cross-validation in its folder.
+
+    Attributes:
+        folder: with crossval.json, predictions.csv and report.html.
+        facts: the content of crossval.json.
+    """
+
+    folder: Path
+    facts: dict[str, Any]
 
 
 def crossval_run(
@@ -55,7 +72,7 @@ def crossval_run(
     *,
     runs: Path,
     options: CrossvalOptions = CrossvalOptions(),
-) -> tuple[Path, dict[str, Any]]:
+) -> SavedCrossval:
     """Cross-validate, resuming from finished folds, and write a folder in ``runs``.
 
     Returns:
@@ -69,6 +86,8 @@ def crossval_run(
         XfeatError: what :func:`xfeat.head.crossval.runner.cross_validate` raises.
     """
     writer = RunWriter(runs, options.name or f"crossval-{new_run_name()}", latest=False)
+    if options.target is not None:
+        positive_class(options.target, cache.class_names, np.asarray(cache.columns.label))
     if options.baselines:
         check_memory(cache, plan, options.memory)
     audit, baselines = audit_of(cache), None
@@ -95,9 +114,9 @@ def crossval_run(
             with options.progress("baselines", "fits") as advance:
                 baselines = cross_validate_baselines(result, advance)
         with writer:
-            facts = save_crossval(writer, result, audit, baselines, call=options.call)
+            facts = save_crossval(writer, result, audit, baselines, target=options.target, call=options.call)
         _track(tracking, facts, sorted(writer.target.iterdir()))
-    return writer.target, facts
+    return SavedCrossval(writer.target, facts)
 
 
 def _track(tracking: Tracking, facts: dict[str, Any], files: list[Path]) -> None:

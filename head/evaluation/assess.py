@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
 
 from xfeat.featurize.datasets.layouts import SPLITS
 from xfeat.head.evaluation.metrics import Metrics, classification_metrics
-from xfeat.head.evaluation.operating_point import OperatingPoint, choose_operating_point
+from xfeat.head.evaluation.operating_point import (
+    OUT_OF_FOLD,
+    VALIDATION,
+    ChosenThreshold,
+    OperatingPoint,
+    choose_operating_point,
+)
 from xfeat.head.evaluation.predictions import Predictions
 from xfeat.head.specs import TargetSpec
 
@@ -20,10 +26,14 @@ _MIN_ROWS = 30
 
 
 class Calibration(TypedDict):
-    """A temperature, why it is 1, or empty, and ``loss``, ``ece`` and ``brier`` of each split before and after it."""
+    """A temperature, and ``loss``, ``ece`` and ``brier`` of each split before and after it.
+
+    ``note`` says why the temperature is 1, or is empty; ``fitted_on`` is absent in runs of earlier versions.
+    """
 
     temperature: float
     note: str
+    fitted_on: NotRequired[str]
     before: dict[str, dict[str, float]]
     after: dict[str, dict[str, float]]
 
@@ -46,22 +56,35 @@ class Assessment:
 
 
 def assess(
-    predictions: Predictions, class_names: tuple[str, ...], *, target: TargetSpec | None = None, calibrate: bool = True
+    predictions: Predictions,
+    class_names: tuple[str, ...],
+    *,
+    target: TargetSpec | ChosenThreshold | None = None,
+    calibrate: bool = True,
 ) -> Assessment:
-    """Fit the temperature and choose the threshold on the validation rows; measure all splits.
+    """Fit the temperature on the validation rows, choose the threshold there or take a chosen one; measure all splits.
+
+    Where the validation rows are too few for a temperature, that of the cross-validation which chose the threshold is
+    taken: a threshold means the same only for probabilities that are calibrated alike.
 
     Raises:
         DataError: if the operating point cannot be chosen.
     """
     valid = predictions.part("valid")
     temperature, note = fit_temperature(valid.labels, valid.logits) if calibrate else (1.0, "calibration is off")
+    fitted_on = VALIDATION
+    wanted = target.point if isinstance(target, ChosenThreshold) else target
+    if isinstance(target, ChosenThreshold) and note and target.temperature is not None:
+        temperature, note, fitted_on = target.temperature, "", OUT_OF_FOLD
     before = _metrics(predictions, class_names)
     predictions = replace(predictions, temperature=temperature)
     after = _metrics(predictions, class_names)
-    point = choose_operating_point(predictions, class_names, target) if target is not None else None
+    point = choose_operating_point(predictions, class_names, wanted) if wanted is not None else None
     if point is not None:
         predictions = replace(predictions, positive=class_names.index(point.positive), threshold=point.threshold)
-    calibration = Calibration(temperature=temperature, note=note, before=_select(before), after=_select(after))
+    calibration = Calibration(
+        temperature=temperature, note=note, fitted_on=fitted_on, before=_select(before), after=_select(after)
+    )
     return Assessment(predictions, after, calibration, point)
 
 

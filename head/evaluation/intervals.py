@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 CONFIDENCE = 0.95
-_Z = 1.959963984540054  # 97.5 % quantile of the normal distribution
+Z = 1.959963984540054  # 97.5 % quantile of the normal distribution
 _RESAMPLES = 2000
 _BATCH = 200  # resamples held in memory at one time
 
@@ -24,13 +24,16 @@ def wilson_interval(successes: int, trials: int) -> Interval | None:
     Source:
         Wilson, "Probable inference, the law of succession, and statistical inference", 1927.
     """
-    if not trials:
-        return None
-    share, squared = successes / trials, _Z**2
+    return wilson(successes / trials, trials) if trials else None
+
+
+def wilson(share: float, trials: float, z: float = Z) -> Interval:
+    """Return Wilson's interval of a proportion with ``z`` standard errors; ``trials`` may be an effective number."""
+    squared = z**2
     centre = share + squared / (2 * trials)
-    reach = _Z * math.sqrt(share * (1 - share) / trials + squared / (4 * trials**2))
+    reach = z * math.sqrt(share * (1 - share) / trials + squared / (4 * trials**2))
     low, high = ((centre + side) / (1 + squared / trials) for side in (-reach, reach))
-    return (low if successes else 0.0), (high if successes < trials else 1.0)
+    return (low if share > 0 else 0.0), (high if share < 1 else 1.0)
 
 
 def ratio_interval(upper: float, upper_ends: Interval, lower: float, lower_ends: Interval) -> Interval:

@@ -20,6 +20,7 @@ class Predictions:
         temperature: logits are divided by it before the softmax.
         positive: index of the class with a threshold, or ``None``: the most probable class is predicted.
         threshold: ``positive`` is predicted if its probability is at least this.
+        groups: int64 (n,), such as patients; ``None``: every image is on its own.
     """
 
     paths: list[str]
@@ -29,6 +30,13 @@ class Predictions:
     temperature: float = 1.0
     positive: int | None = None
     threshold: float = 0.5
+    groups: NDArray[np.int64] | None = None
+
+    @property
+    def patients(self) -> NDArray[np.int64]:
+        """The group of each row, int64 (n,), numbered from 0 without gaps."""
+        groups = np.arange(len(self)) if self.groups is None else self.groups
+        return np.unique(groups, return_inverse=True)[1].astype(np.int64)
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -52,6 +60,7 @@ class Predictions:
             split=[name] * len(keep),
             labels=self.labels[keep],
             logits=self.logits[keep],
+            groups=None if self.groups is None else self.groups[keep],
         )
 
 

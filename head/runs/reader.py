@@ -79,6 +79,7 @@ class Run:
         metrics: of each split.
         temperature: logits are divided by it before the softmax.
         operating_point: the threshold of the positive class, or ``None``: the most probable class is predicted.
+        crossval: name, digest and specs of the cross-validation that chose the threshold, or ``None``.
         head_sha256: digest of the head's weights file.
         file_sha256: digests of history.csv and predictions.csv; runs of earlier versions have none.
     """
@@ -102,6 +103,7 @@ class Run:
     temperature: float = 1.0
     calibration: Calibration
     operating_point: OperatingPoint | None = None
+    crossval: dict[str, Any] | None = None
     head_sha256: str
     file_sha256: dict[str, str] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)

@@ -37,24 +37,85 @@ def drawn(valid: int = 200, test: int = 100, seed: int = 0) -> Predictions:
     return Predictions([f"{row}.png" for row in range(count)], ["valid"] * valid + ["test"] * test, labels, logits)
 
 
+def brute_force(positive: np.ndarray, scores: np.ndarray, target: float) -> set[tuple[int, int]]:
+    """Return the best numbers of false alarms and of positives found: every score and more are tried in float32."""
+    counts = []
+    for threshold in {0.0, *scores.tolist(), *np.nextafter(scores, np.float32(2)).tolist()}:
+        called = scores >= np.float32(threshold)
+        if called[positive].sum() >= target * positive.sum() - 1e-9 and called[positive].any():
+            counts.append((int(called[~positive].sum()), -int(called[positive].sum())))
+    return {min(counts)}
+
+
+PROBABILITIES = st.one_of(
+    st.integers(0, 8).map(lambda share: share / 8),
+    st.floats(0, 1, width=32),
+    st.sampled_from([0.0, 1.0, 1e-45, 1 - 2.0**-24, 0.5, 0.5 + 2.0**-24]),
+)
+
+
 @given(
-    st.lists(st.tuples(st.booleans(), st.integers(0, 50)), min_size=1, max_size=60).filter(
+    st.lists(st.tuples(st.booleans(), PROBABILITIES), min_size=1, max_size=40).filter(
         lambda rows: any(positive for positive, _ in rows)
     ),
     st.sampled_from([0.01, 0.5, 0.8, 0.9, 0.95, 0.99, 1.0]),
 )
 @settings(deadline=None)
-def test_the_threshold_is_the_highest_that_reaches_the_target(rows: list[tuple[bool, int]], target: float) -> None:
-    """Reference: every probability that occurs, tried as a threshold."""
+def test_the_threshold_has_the_highest_specificity_and_then_sensitivity_that_reach_the_target(
+    rows: list[tuple[bool, float]], target: float
+) -> None:
+    """Reference: all thresholds that decide differently, tried one by one."""
     positive = np.array([is_positive for is_positive, _ in rows])
-    scores = np.array([score / 50 for _, score in rows], np.float32)
+    scores = np.array([score for _, score in rows], np.float32)
     threshold = choose_threshold(positive, scores, target)
-    reaching = [s for s in np.unique(scores) if (scores[positive] >= s).mean() >= target - 1e-9]
-    assert ((scores >= threshold) == (scores >= max(reaching))).all()
+    assert threshold == np.float32(threshold)
+    for called in (scores >= threshold, scores.astype(np.float64) >= threshold, [p >= threshold for p in scores]):
+        called = np.asarray(called)
+        assert {(int(called[~positive].sum()), -int(called[positive].sum()))} == brute_force(positive, scores, target)
 
 
-def test_the_threshold_lies_between_two_probabilities() -> None:
-    assert choose_threshold(np.array([True, False]), np.array([0.8, 0.4]), 0.9) == pytest.approx(0.6)
+def logit(p: float) -> float:
+    return float(np.log(p / (1 - p)))
+
+
+@pytest.mark.parametrize(
+    ("positives", "negatives", "target", "lowest_called", "highest_not"),
+    [
+        ([0.86, 0.9, 0.95], [0.1, 0.2], 0.95, 0.86, 0.2),
+        ([0.75] + [0.9] * 19, [0.26, 0.1], 0.95, 0.75, 0.26),  # 95 % would do: all of them cost no false alarm
+        ([0.3] + [0.9] * 19, [0.4, 0.1], 0.95, 0.9, 0.4),  # the last positive would cost one
+        ([0.8], [0.4], 0.9, 0.8, 0.4),  # one positive
+        ([0.6, 0.7], [0.6, 0.5], 1.0, 0.6, 0.5),  # a tie of both classes is called positive
+        ([0.9, 0.9, 0.9], [0.9, 0.2], 0.5, 0.9, 0.2),
+        ([0.9999], [0.99], 0.95, 0.9999, 0.99),
+    ],
+)
+def test_the_threshold_is_the_middle_of_the_gap_in_logits(
+    positives: list[float], negatives: list[float], target: float, lowest_called: float, highest_not: float
+) -> None:
+    positive = np.array([True] * len(positives) + [False] * len(negatives))
+    found = choose_threshold(positive, np.array(positives + negatives), target)
+    assert logit(found) == pytest.approx((logit(lowest_called) + logit(highest_not)) / 2, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("positives", "negatives", "called"),
+    [
+        ([0.1, 0.2], [0.8, 0.9], 4),  # all positives below all negatives: everything is called positive
+        ([0.0], [0.5], 2),
+        ([0.3], [], 1),
+        ([1.0], [1.0 - 2.0**-24], 1),  # neighbours in float32
+        ([1.0, 1.0], [0.0], 2),
+    ],
+)
+def test_a_threshold_at_the_edge_decides_what_it_was_chosen_for(
+    positives: list[float], negatives: list[float], called: int
+) -> None:
+    positive = np.array([True] * len(positives) + [False] * len(negatives))
+    scores = np.array(positives + negatives, np.float32)
+    threshold = choose_threshold(positive, scores, 1.0)
+    assert 0 <= threshold <= 1
+    assert int((scores >= threshold).sum()) == called
 
 
 def test_test_rows_do_not_influence_the_threshold() -> None:
@@ -101,13 +162,13 @@ def test_no_number_of_images_supports_a_sensitivity_of_1() -> None:
 def test_too_few_positives_are_named() -> None:
     found = choose_operating_point(drawn(valid=40), NAMES, TargetSpec(positive="covid", target_sensitivity=0.99))
     assert found.supported is False
-    assert "20 positive validation images" in found.note
+    assert "20 positive images" in found.note
     assert "at least 381" in found.note
 
 
 def test_enough_positives_need_no_note() -> None:
-    found = choose_operating_point(drawn(valid=2000), NAMES, TargetSpec(positive="covid", target_sensitivity=0.5))
-    # the threshold sits where exactly half are found, so the interval always reaches a little below the target
+    found = choose_operating_point(drawn(valid=2000), NAMES, TargetSpec(positive="covid", target_sensitivity=0.95))
+    # the threshold sits where little more than the target is found, so the interval always reaches a little below the target
     assert found.supported is False
     sure = drawn(valid=2000)
     sure = replace(sure, logits=(20 * np.eye(2)[sure.labels]).astype(np.float32))

@@ -1,0 +1,277 @@
+"""Proportions, AUC and calibration with 95 % intervals by patient: images of one patient are not independent.
+
+Each estimate has an influence per patient: how far this patient moves it. Their squares add up to its variance, and
+the products of two estimates' influences to their covariance. Nothing is drawn at random, so that no seed is needed;
+docs/decisions/0100 says why this is not a bootstrap.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xfeat.head.evaluation.intervals import Interval, Z, wilson
+
+_STEPS = 50  # of Newton's method, which needs about six
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """An estimate from the images of patients.
+
+    Attributes:
+        value: ``None`` if it is undefined, such as a sensitivity without positives.
+        influence: float64 (G,), per patient; the variance is the sum of their squares.
+        limits: returns the interval of ``value`` ± that many standard errors, or ``None``.
+    """
+
+    value: float | None
+    influence: NDArray[np.float64]
+    limits: Callable[[float], Interval | None]
+
+    def to_dict(self) -> dict[str, float | Interval | None]:
+        """Return ``value`` and the 95 % ``interval``."""
+        return {"value": self.value, "interval": self.limits(Z)}
+
+
+def undefined(patients: int) -> Estimate:
+    """Return an estimate without value."""
+    return Estimate(None, np.zeros(patients), lambda z: None)
+
+
+def proportion_of(successes: NDArray[np.bool_], among: NDArray[np.bool_], patients: NDArray[np.int64]) -> Estimate:
+    """Estimate a proportion of images.
+
+    Its interval is Wilson's for as many independent images as these are worth: their number by the design effect, 1 or
+    more. For this, one patient with every image right and one with every image wrong are added, so that a proportion of
+    1 does not look as if images of one patient were independent.
+
+    Args:
+        successes: bool (n,).
+        among: bool (n,), the images that count.
+        patients: int64 (n,), from 0 without gaps.
+
+    Source:
+        Rao and Scott, "A simple method for the analysis of clustered binary data", 1992.
+    """
+    size = int(patients.max(initial=-1)) + 1
+    trials = np.bincount(patients, weights=among, minlength=size)
+    if not (total := trials.sum()):
+        return undefined(size)
+    hits = np.bincount(patients, weights=successes & among, minlength=size)
+    value, seen = float(hits.sum() / total), int((trials > 0).sum())
+    effective = total
+    if seen < total:
+        mean = total / seen
+        tried, right = np.append(trials, [mean, mean]), np.append(hits, [mean, 0])
+        share = right.sum() / tried.sum()
+        variance = ((right - share * tried) ** 2).sum() / tried.sum() ** 2
+        effective = total / max(1.0, variance * tried.sum() / (share * (1 - share)))
+    return Estimate(
+        value, _corrected((hits - value * trials) / total, seen), lambda z: wilson(value, float(effective), z)
+    )
+
+
+def auc_of(positive: NDArray[np.bool_], scores: NDArray[np.floating], patients: NDArray[np.int64]) -> Estimate:
+    """Estimate the area under the ROC curve of scores (n,), with DeLong's variance for clustered images.
+
+    The interval is symmetric in logits; that of an area of 0 or 1, whose variance is 0, is Newcombe's for as many
+    images as there are patients.
+
+    Source:
+        Obuchowski, "Nonparametric analysis of clustered ROC curve data", 1997; Newcombe, "Confidence intervals for an
+        effect size measure based on the Mann–Whitney statistic", part 2, 2006, method 5.
+    """
+    size = int(patients.max(initial=-1)) + 1
+    ones, zeros = int(positive.sum()), int((~positive).sum())
+    if not ones or not zeros:
+        return undefined(size)
+    ranks = _midranks(scores)
+    above = np.empty(len(scores))  # the share of the other class on the right side of each image
+    above[positive] = (ranks[positive] - _midranks(scores[positive])) / zeros
+    above[~positive] = 1 - (ranks[~positive] - _midranks(scores[~positive])) / ones
+    value = float(above[positive].mean())
+    parts, counts = [], []
+    for part, number in ((positive, ones), (~positive, zeros)):
+        counts.append(len(np.unique(patients[part])))
+        sums = np.bincount(patients[part], weights=(above[part] - value) / number, minlength=size)
+        parts.append(_corrected(sums, counts[-1]))
+    influence = parts[0] + parts[1]
+    error = math.sqrt((influence**2).sum())
+
+    def limits(z: float) -> Interval | None:
+        if min(counts) < 2:
+            return None
+        if not 0 < value < 1 or not error:
+            return newcombe(value, counts[0], counts[1], z)
+        middle, half = math.log(value / (1 - value)), z * error / (value * (1 - value))
+        return _expit(middle - half), _expit(middle + half)
+
+    return Estimate(value, influence, limits)
+
+
+def newcombe(area: float, positives: int, negatives: int, z: float) -> Interval:
+    """Return Newcombe's interval of an area under the ROC curve, his method 5.
+
+    Source:
+        Newcombe, "Confidence intervals for an effect size measure based on the Mann–Whitney statistic", part 2, 2006.
+    """
+    half = (positives + negatives) / 2 - 1
+
+    def is_outside(true: float) -> bool:
+        spread = 1 + half * ((1 - true) / (2 - true) + true / (1 + true))
+        return (true - area) ** 2 > z * z * true * (1 - true) * spread / (positives * negatives)
+
+    ends = []
+    for end in (0.0, 1.0):
+        inside, outside = area, end
+        for _ in range(_STEPS):
+            middle = (inside + outside) / 2
+            inside, outside = (inside, middle) if is_outside(middle) else (middle, outside)
+        ends.append(outside)
+    return ends[0], ends[1]
+
+
+@dataclass(frozen=True)
+class CalibrationFit:
+    """How predicted probabilities relate to what happened.
+
+    Attributes:
+        slope: 1 is right; below 1, high probabilities are too high and low ones too low.
+        intercept: in log-odds, with a slope of 1; 0 is right, above 0 probabilities are too low on the whole.
+    """
+
+    slope: Estimate
+    intercept: Estimate
+
+
+def calibration_of(
+    positive: NDArray[np.bool_], log_odds: NDArray[np.float64], patients: NDArray[np.int64]
+) -> CalibrationFit:
+    """Fit the calibration slope and intercept by logistic regression of the truth on predicted log-odds (n,).
+
+    Both are undefined if one class is absent, and the slope if a threshold divides the classes without a mistake.
+
+    Source:
+        Van Calster et al., "Calibration: the Achilles heel of predictive analytics", 2019; the variance is the
+        sandwich estimator for clusters, Liang and Zeger, 1986.
+    """
+    size, ones = int(patients.max(initial=-1)) + 1, np.ones_like(log_odds)
+    nothing = undefined(size)
+    if positive.all() or not positive.any():
+        return CalibrationFit(nothing, nothing)
+    truth = positive.astype(np.float64)
+    intercept = _logistic(ones[:, None], truth, log_odds, patients)[0]
+    separated = log_odds[positive].min() >= log_odds[~positive].max() or log_odds.min() == log_odds.max()
+    slope = nothing if separated else _logistic(np.stack([ones, log_odds], 1), truth, 0 * ones, patients)[1]
+    return CalibrationFit(slope, intercept)
+
+
+def _logistic(
+    inputs: NDArray[np.float64], truth: NDArray[np.float64], offset: NDArray[np.float64], patients: NDArray[np.int64]
+) -> list[Estimate]:
+    """Fit a logistic regression by Newton's method; return its coefficients."""
+    seen, coefficients = int(patients.max()) + 1, np.zeros(inputs.shape[1])
+
+    def log_likelihood(at: NDArray[np.float64]) -> float:
+        margins = np.where(truth > 0, 1, -1) * (offset + inputs @ at)
+        return float(-np.logaddexp(0, -margins).sum())
+
+    best = log_likelihood(coefficients)
+    for _ in range(_STEPS):
+        chance = _expit_of(offset + inputs @ coefficients)
+        scores = inputs * (truth - chance)[:, None]
+        information = inputs.T @ (inputs * (chance * (1 - chance))[:, None])
+        if not np.isfinite(information).all() or np.linalg.cond(information) > 1e12:
+            return [undefined(seen)] * inputs.shape[1]
+        step = np.linalg.solve(information, scores.sum(0))
+        while (now := log_likelihood(coefficients + step)) < best - 1e-9:
+            step = step / 2
+        coefficients, best = coefficients + step, now
+        if np.abs(step).max() < 1e-10:
+            break
+    moved = scores @ np.linalg.inv(information)
+    return [
+        _wald(float(value), np.bincount(patients, weights=moved[:, place], minlength=seen))
+        for place, value in enumerate(coefficients)
+    ]
+
+
+def _wald(value: float, sums: NDArray[np.float64]) -> Estimate:
+    influence = _corrected(sums, len(sums))
+    error = math.sqrt((influence**2).sum())
+    return Estimate(value, influence, lambda z: (value - z * error, value + z * error) if len(sums) > 1 else None)
+
+
+def mean_of(estimates: list[Estimate]) -> Estimate:
+    """Return the mean of areas under ROC curves; undefined if one of them is."""
+    values = [each.value for each in estimates if each.value is not None]
+    if len(values) < len(estimates):
+        return undefined(len(estimates[0].influence))
+    if all(each is estimates[0] for each in estimates):
+        return estimates[0]
+    value, influence = float(np.mean(values)), np.mean([each.influence for each in estimates], axis=0)
+    error = math.sqrt((influence**2).sum())
+
+    def limits(z: float) -> Interval | None:
+        ends = [each.limits(z) for each in estimates]
+        if any(each is None for each in ends):
+            return None
+        if not 0 < value < 1 or not error:
+            return float(np.mean([each[0] for each in ends if each])), float(
+                np.mean([each[1] for each in ends if each])
+            )
+        middle, half = math.log(value / (1 - value)), z * error / (value * (1 - value))
+        return _expit(middle - half), _expit(middle + half)
+
+    return Estimate(value, influence, limits)
+
+
+def difference(first: Estimate, second: Estimate, z: float = Z, *, paired: bool = True) -> Interval | None:
+    """Return the interval of ``first`` minus ``second``, or ``None`` if one of them has none.
+
+    Args:
+        first: an estimate.
+        second: another one.
+        z: number of standard errors.
+        paired: the influences of both are of the same patients, who may contribute to both.
+
+    Source:
+        MOVER: Zou and Donner, "Construction of confidence limits about effect measures", 2008.
+    """
+    ends, others = first.limits(z), second.limits(z)
+    if first.value is None or second.value is None or ends is None or others is None:
+        return None
+    apart, correlation = first.value - second.value, 0.0
+    if paired and (scale := math.sqrt((first.influence**2).sum() * (second.influence**2).sum())):
+        correlation = float(np.clip((first.influence * second.influence).sum() / scale, -1, 1))
+
+    def reach(one: float, other: float) -> float:
+        return math.sqrt(max(0.0, one * one + other * other - 2 * correlation * one * other))
+
+    return (
+        apart - reach(first.value - ends[0], others[1] - second.value),
+        apart + reach(ends[1] - first.value, second.value - others[0]),
+    )
+
+
+def _corrected(sums: NDArray[np.float64], patients: int) -> NDArray[np.float64]:
+    return sums * math.sqrt(patients / (patients - 1)) if patients > 1 else sums
+
+
+def _midranks(scores: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Return ranks from 1; equal scores share the mean of theirs."""
+    _, places, counts = np.unique(scores, return_inverse=True, return_counts=True)
+    return np.asarray((np.cumsum(counts) - (counts - 1) / 2)[places])
+
+
+def _expit(value: float) -> float:
+    return float(_expit_of(np.array(value)))
+
+
+def _expit_of(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.asarray(0.5 + 0.5 * np.tanh(values / 2))
