@@ -18,7 +18,7 @@ from xfeat.export.build.decision import add_decision, float32_threshold, remove_
 from xfeat.export.model.file import open_model
 from xfeat.export.model.metadata import ModelMetadata
 from xfeat.featurize.errors import ModelError
-from xfeat.featurize.specs import FeatureSpec, PreprocessSpec, PreprocessSpec
+from xfeat.featurize.specs import FeatureSpec, PreprocessSpec
 
 NAMES = ("first", "second", "third")
 
