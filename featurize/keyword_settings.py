@@ -32,7 +32,7 @@ def keyword_settings(**specs: type[Any]) -> Callable[[Callable[..., R]], Callabl
 
         @functools.wraps(function)
         def wrapped(*args: Any, **kwargs: Any) -> R:
-            arguments = bound_arguments(public, function.__name__, *args, **kwargs)
+            arguments = bound_arguments(public, function.__name__, args, kwargs)
             given: dict[str, dict[str, Any]] = {name: {} for name in specs}
             for name in owners.keys() & arguments.keys():
                 given[owners[name]][name] = arguments.pop(name)
@@ -45,7 +45,9 @@ def keyword_settings(**specs: type[Any]) -> Callable[[Callable[..., R]], Callabl
     return decorate
 
 
-def bound_arguments(signature: inspect.Signature, name: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
+def bound_arguments(
+    signature: inspect.Signature, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> dict[str, Any]:
     """Return the arguments of a call by name, without those that are left out.
 
     Raises:

@@ -7,10 +7,11 @@ from typing import Any
 
 import click
 
+import xfeat
 import xfeat.head.cli.options as options
-from xfeat.featurize.console import Printed, json_option, pop_spec, progress_bar, spec_option
+from xfeat.featurize.console import Printed, json_option, progress_bars, spec_option
 from xfeat.head.reports.formatting import accuracy_line, class_lines, number, points
-from xfeat.head.specs import CrossvalSpec, HeadSpec, MemorySpec, TrainSpec
+from xfeat.head.specs import CrossvalSpec
 
 
 @click.command()
@@ -25,6 +26,7 @@ from xfeat.head.specs import CrossvalSpec, HeadSpec, MemorySpec, TrainSpec
     bool,
     "If patients have several images, also use image-level folds, to show how much higher the accuracy seems.",
 )
+@options.target_options
 @click.option(
     "--baselines",
     is_flag=True,
@@ -34,7 +36,7 @@ from xfeat.head.specs import CrossvalSpec, HeadSpec, MemorySpec, TrainSpec
 @options.head_options
 @options.run_options
 @json_option
-def crossval(features: Path, runs: Path, pooling: str | None, **settings: Any) -> Printed:
+def crossval(features: Path, runs: Path, **settings: Any) -> Printed:
     """Test every image once, by a head trained on neither this image nor its patient.
 
     All labelled images are used; the split of the cache is ignored. Folds are stratified, and keep patients (groups)
@@ -44,19 +46,8 @@ def crossval(features: Path, runs: Path, pooling: str | None, **settings: Any) -
     The metrics, the out-of-fold predictions and a page with the worst mistakes are written to a folder in --runs.
     Finished folds are stored there until then: after Ctrl-C, a crash or a full disk, the same command resumes.
     """
-    head_spec, train_spec = pop_spec(HeadSpec, settings), pop_spec(TrainSpec, settings)
-    plan, memory = pop_spec(CrossvalSpec, settings), pop_spec(MemorySpec, settings)
-    open_trackers = options.trackers_opener(settings, runs)
-    cache = options.open_cache(features, pooling)
-    from xfeat.head.reports.worker import Worker
-
-    with Worker(*options.WORKER_MODULES) as worker:
-        from xfeat.head.crossval.run import CrossvalOptions, crossval_run
-
-        crossval_options = CrossvalOptions(
-            memory=memory, open_trackers=open_trackers, progress=progress_bar, call=worker, **settings
-        )
-        folder, facts = crossval_run(cache, head_spec, train_spec, plan, runs=runs, options=crossval_options)
+    with progress_bars() as progress:
+        folder, facts = xfeat.cross_validate(features, runs, progress=progress, **settings)
     return {"crossval": str(folder), **facts}, _as_text(facts, folder)
 
 

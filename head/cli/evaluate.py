@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from xfeat.featurize.console import PATH, Printed, json_option, layout_option, progress_bar
+import xfeat
+from xfeat.featurize.console import PATH, Printed, json_option, layout_option, progress_bars
 from xfeat.head.reports.formatting import class_lines, number, threshold_line, with_interval
 
 if TYPE_CHECKING:
     from xfeat.head.evaluate import Evaluation
-
-_CACHE_SUFFIXES = (".h5", ".hdf5")
 
 
 @click.command(name="eval")
@@ -30,46 +28,15 @@ _CACHE_SUFFIXES = (".h5", ".hdf5")
 @click.option("--weights", type=PATH, help="The backbone's weights file, if it has moved.")
 @click.option("--device", default="auto", help="auto, cpu, cuda or cuda:N, for featurizing.")
 @json_option
-def evaluate(
-    run_folder: Path,
-    data: Path,
-    features: Path | None,
-    groups: str | None,
-    layout: str | None,
-    weights: Path | None,
-    device: str,
-) -> Printed:
+def evaluate(run_folder: Path, data: Path, **settings: Any) -> Printed:
     """Test a run on an external data set and show the drop from its own test images.
 
     RUN is a run folder, such as runs/latest. DATA is a cache (.h5) made with the settings of the run, or images in any
     layout of xfeat featurize, which are featurized with these settings. All labelled images are used; the split is
     ignored. Classes are matched by name.
     """
-    from xfeat.featurize.cache.reader import FeatureCache
-    from xfeat.head.runs.inputs import weights_of
-    from xfeat.head.runs.reader import open_run
-
-    run = open_run(run_folder)
-    if data.suffix.lower() not in _CACHE_SUFFIXES:
-        from xfeat.featurize.datasets.layouts import open_dataset
-        from xfeat.featurize.engines import open_engine
-        from xfeat.featurize.pipeline.compute import RunOptions
-        from xfeat.featurize.pipeline.extract import extract_features
-        from xfeat.featurize.pipeline.grey_range import warn_of_other_range
-        from xfeat.head.evaluate import check_classes_match
-
-        dataset = open_dataset(data, groups=groups, layout=layout)
-        check_classes_match(run, dataset, data)
-        spec, found = run.feature_spec, weights_of(run, weights)
-        warn_of_other_range(dataset, spec)
-        data = features or Path(f"{data.resolve().stem}.features.h5")
-        with progress_bar("featurizing", "images") as progress:
-            engine = partial(open_engine, spec, found, device=device)
-            extract_features(dataset, spec, found, data, RunOptions(open_engine=engine, progress=progress))
-    cache = FeatureCache.open(data)
-    from xfeat.head.evaluate import evaluate_run
-
-    done = evaluate_run(run, cache)
+    with progress_bars() as progress:
+        done = xfeat.evaluate(run_folder, data, progress=progress, **settings)
     return done.to_dict(), _as_text(done)
 
 

@@ -2,31 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import click
 
 from xfeat.featurize.console import COUNT, PATH, combined, spec_option
 from xfeat.featurize.specs import DEFAULT_CACHE, POOLINGS
-from xfeat.head.specs import CLASS_WEIGHTS, DEFAULT_RUNS, SCHEDULES, CrossvalSpec, HeadSpec, MemorySpec, TrainSpec
-from xfeat.head.sweep.space import parse_widths
-
-if TYPE_CHECKING:
-    from xfeat.featurize.cache.reader import FeatureCache
-    from xfeat.head.tracking.tracker import Tracker
-
-# Imported by the worker process while the main process imports torch.
-WORKER_MODULES = (
-    "xfeat.head.evaluation.assess",
-    "xfeat.head.reports.plots",
-    "sklearn.metrics",
-    "sklearn.calibration",
-    "scipy.optimize",
-    "jinja2",
+from xfeat.head.specs import (
+    CLASS_WEIGHTS,
+    DEFAULT_RUNS,
+    SCHEDULES,
+    CrossvalSpec,
+    HeadSpec,
+    MemorySpec,
+    TargetSpec,
+    TrainSpec,
 )
+from xfeat.head.sweep.space import parse_widths
 
 features_option = click.option("--features", type=PATH, default=DEFAULT_CACHE, help="Cache to train on.")
 runs_option = click.option("--runs", type=PATH, default=DEFAULT_RUNS, help="Folder of all runs.")
@@ -36,6 +28,18 @@ memory_option = spec_option(
     float,
     "Features larger than this, as float32, stay on the disk and are read in blocks.",
     metavar="MB",
+)
+target_options = combined(
+    click.option(
+        "--positive", metavar="CLASS", help="The class that must not be missed: a threshold is chosen for it."
+    ),
+    click.option(
+        "--target-sensitivity",
+        type=float,
+        metavar="P",
+        help="Sensitivity that the threshold must reach: train chooses it on the validation images, crossval on "
+        f"out-of-fold predictions of all images.  [default: {TargetSpec.target_sensitivity}; needs --positive]",
+    ),
 )
 tracking_options = combined(
     click.option(
@@ -67,30 +71,6 @@ run_options = combined(
     memory_option,
     tracking_options,
 )
-
-
-def open_cache(file: Path, pooling: str | None) -> FeatureCache:
-    """Open a cache with the features of a pooling, by default its own.
-
-    Raises:
-        CacheError: if it is missing or damaged.
-        MismatchError: if it does not hold these features.
-    """
-    from xfeat.featurize.cache.reader import FeatureCache
-
-    cache = FeatureCache.open(file)
-    from xfeat.head.data.pooling import chosen_pooling
-
-    return cache if pooling is None else chosen_pooling(cache, pooling)
-
-
-def trackers_opener(settings: dict[str, Any], runs: Path) -> Callable[[], list[Tracker]]:
-    """Return a function that opens the trackers of :data:`tracking_options`, which are removed from ``settings``."""
-    from xfeat.head.tracking.backends import open_trackers
-
-    mlflow, tensorboard = settings.pop("mlflow"), settings.pop("tensorboard")
-    folder = None if tensorboard is None else Path(tensorboard or runs / "tensorboard")
-    return partial(open_trackers, mlflow=mlflow, tensorboard=folder)
 
 
 def _widths(ctx: click.Context, parameter: click.Parameter, text: str) -> tuple[int, ...]:

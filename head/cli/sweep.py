@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import shlex
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+import xfeat
 import xfeat.head.cli.options as options
 from xfeat.featurize.console import (
     NOT_NEGATIVE,
@@ -17,12 +16,9 @@ from xfeat.featurize.console import (
     Printed,
     combined,
     json_option,
-    pop_spec,
-    progress_bar,
-    say,
+    progress_bars,
     spec_option,
 )
-from xfeat.featurize.errors import DivergedError
 from xfeat.featurize.specs import DEFAULT_CACHE
 from xfeat.head.reports.formatting import interval
 from xfeat.head.specs import DEFAULT_RUNS, MemorySpec
@@ -30,10 +26,7 @@ from xfeat.head.sweep.space import DEFAULT_AXES, SAMPLERS, Axis, SweepSpec, axis
 from xfeat.head.sweep.trials import POOLING, RANKINGS, SETTINGS, TrialSpec
 
 if TYPE_CHECKING:
-    from xfeat.head.sweep.ranking import Combination, SweepResult
-    from xfeat.head.sweep.runner import Sweep, TrialProgress
-    from xfeat.head.sweep.trials import Trial
-    from xfeat.head.tracking.backends import Tracking
+    from xfeat.head.sweep.ranking import SweepResult
 
 _LEADERS = 5
 
@@ -88,101 +81,11 @@ def sweep(
     1e-4..1e-2, which requires --trials. Trials are ranked on the validation images; only the best one is tested on the
     test images. The same command resumes an interrupted sweep.
     """
-    axes = {key: axis for key in SETTINGS if (axis := settings.pop(key) or DEFAULT_AXES.get(key))}
-    spec, memory = pop_spec(SweepSpec, settings, axes=axes), pop_spec(MemorySpec, settings)
-    from xfeat.featurize.cache.reader import FeatureCache
-
-    cache = FeatureCache.open(features)
-    from xfeat.head.sweep.runner import Sweep
-    from xfeat.head.tracking.backends import tracked
-
-    trackers = options.trackers_opener(settings, runs)()
-    work = Sweep(cache, spec, runs=runs, name=name, memory=memory, device=device)
-    default_name = work.default_name
-    key = hashlib.sha256(f"{name or ''} {default_name}".encode()).hexdigest()[:16]
-    with tracked(trackers, name or default_name, _parameters(work), key=key) as tracking:
-        with progress_bar("sweep", "trials") as advance:
-            result = work.run(time_limit_s=time_limit, progress=_trial_reporter(spec, advance, tracking))
-        _track_end(tracking, result)
-    if not result.combinations:
-        raise _all_diverged(result)
-    return _as_json(result), _as_text(result, features, memory)
-
-
-def _parameters(work: Sweep) -> dict[str, Any]:
-    from xfeat.head.tracking.tracker import cache_parameters
-
-    spec = work.spec
-    axes = {key: axis_text(key, axis) for key, axis in spec.axes.items()}
-    return {**cache_parameters(work.cache), **axes, "seeds": spec.seeds, "sampler": spec.sampler, "rank": spec.rank}
-
-
-def _all_diverged(result: SweepResult) -> DivergedError:
-    more = "" if result.state == "complete" else ", or run the same command again to resume"
-    return DivergedError(
-        "the sweep has no result: every combination diverged",
-        path=result.folder,
-        expected="a loss that is a number",
-        found=f"{result.diverged} of {len(result.trials)} trials diverged",
-        fix=f"lower learning rates with --lr{more}",
-    )
-
-
-def _trial_reporter(spec: SweepSpec, advance: Callable[[int, int], None], tracking: Tracking) -> TrialProgress:
-    """Return what advances the bar, sends finished trials to the trackers, and prints a line for each new best one."""
-    from xfeat.head.sweep.ranking import rank_combinations
-
-    tracked = 0
-    best: Combination | None = None
-
-    def report(trials: list[Trial], planned: int) -> None:
-        nonlocal tracked, best
-        advance(len(trials), planned)
-        tracking.begin()
-        _track(tracking, trials[tracked:])
-        tracked = len(trials)
-        combinations = rank_combinations(trials, spec)
-        if combinations and combinations[0] != best:
-            best = combinations[0]
-            say(f"{tracked} of {planned}: best so far {_describe(spec, best)}, {_metrics_text(best)}")
-
-    return report
-
-
-def _track(tracking: Tracking, trials: Sequence[Trial]) -> None:
-    from xfeat.head.tracking.tracker import head_parameters
-
-    for trial in trials:
-        metrics = {f"valid/{name}": value for name, value in trial.metrics.items()}
-        head, train, pooling = trial.spec
-        parameters = {**head_parameters(head, train), POOLING: pooling, "status": trial.status}
-        tracking.child(f"trial-{trial.number:05d}", parameters, {**metrics, "best_epoch": trial.best_epoch})
-
-
-def _track_end(tracking: Tracking, result: SweepResult) -> None:
-    """Record trials of earlier calls, which may not have been tracked, and the best run with its files."""
-    from xfeat.head.sweep.results import RESULTS_FILE, SWEEP_FILE
-    from xfeat.head.tracking.tracker import final_metrics
-
-    _track(tracking, result.trials)
-    files = [result.folder / name for name in (RESULTS_FILE, SWEEP_FILE)]
-    if result.run is None:
-        tracking.end({}, files)
-    else:
-        tracking.end(final_metrics(result.run), [*files, result.run.folder])
-
-
-def _describe(spec: SweepSpec, combination: Combination) -> str:
-    """Name a combination by the settings that vary."""
-    varying = [key for key, axis in spec.axes.items() if not isinstance(axis, tuple) or len(axis) > 1]
-    names = varying or list(spec.axes)
-    return " ".join(f"{key.replace('_', '-')} {axis_text(key, (combination.settings[key],))}" for key in names)
-
-
-def _metrics_text(combination: Combination) -> str:
-    metrics = combination.metrics
-    auc = f", AUC {metrics['auc']:.4f}" if "auc" in metrics else ""
-    return f"loss {metrics['loss']:.4f}, accuracy {metrics['accuracy']:.4f}{auc}"
+    with progress_bars() as progress:
+        result = xfeat.sweep(
+            *(features, runs), name=name, time_limit=time_limit, device=device, progress=progress, **settings
+        )
+    return _as_json(result), _as_text(result, features, settings["memory_mb"])
 
 
 def _as_json(result: SweepResult) -> dict[str, Any]:
@@ -213,7 +116,9 @@ def _as_json(result: SweepResult) -> dict[str, Any]:
     }
 
 
-def _as_text(result: SweepResult, features: Path, memory: MemorySpec) -> list[str]:
+def _as_text(result: SweepResult, features: Path, memory_mb: float) -> list[str]:
+    from xfeat.head.sweep.ranking import setting_text
+
     seeds = f", {result.spec.seeds} seeds each" if result.spec.seeds > 1 else ""
     lines = [
         f"{result.folder}: {len(result.trials)} of {result.planned} trials{seeds}, {result.state}"
@@ -223,7 +128,7 @@ def _as_text(result: SweepResult, features: Path, memory: MemorySpec) -> list[st
         lines.append("  run the same command again to resume")
     lines.append(f"on {result.valid_images} validation images, the best by {result.spec.rank.replace('_', ' ')}:")
     lines += [
-        f"  {place}. {_describe(result.spec, combination)}: {_metrics_text(combination)}"
+        f"  {place}. {setting_text(result.spec, combination)}: {combination.metrics_text}"
         for place, combination in enumerate(result.combinations[:_LEADERS], 1)
     ]
     if (count := len(result.combinations)) > 1:  # picking the best of many is biased
@@ -232,7 +137,7 @@ def _as_text(result: SweepResult, features: Path, memory: MemorySpec) -> list[st
             f"({100 * result.standard_error:.1f} points on {result.valid_images} images).",
             "  The order within that range is mostly chance, and the metrics of the best are optimistically biased.",
             "  To test it on images that were not used to choose it:",
-            f"  {_crossval(result, features, memory)}",
+            f"  {_crossval(result, features, memory_mb)}",
         ]
     assert result.run is not None
     lines.append(f"best run: {result.run.folder} (trial {result.combinations[0].best_trial.number})")
@@ -244,13 +149,13 @@ def _as_text(result: SweepResult, features: Path, memory: MemorySpec) -> list[st
     return lines
 
 
-def _crossval(result: SweepResult, features: Path, memory: MemorySpec) -> str:
+def _crossval(result: SweepResult, features: Path, memory_mb: float) -> str:
     """Write the command that tests the best combination."""
     defaults = TrialSpec.of({}, seed=0).settings
     others = {
         "--features": (str(features), DEFAULT_CACHE),
         "--runs": (str(result.folder.parent), DEFAULT_RUNS),
-        "--memory-mb": (f"{memory.memory_mb:g}", f"{MemorySpec().memory_mb:g}"),
+        "--memory-mb": (f"{memory_mb:g}", f"{MemorySpec().memory_mb:g}"),
         "--seed": (str(result.spec.first_seed), str(SweepSpec(axes={}).first_seed)),
     }
     words = [word for option, (value, default) in others.items() if value != default for word in (option, value)]

@@ -12,6 +12,7 @@ import numpy as np
 
 from xfeat.featurize.errors import RunError, XfeatError
 from xfeat.head.compare.significance import Difference, PredictedClasses, paired_difference
+from xfeat.head.crossval.stored import StoredCrossval
 from xfeat.head.runs.inputs import open_cache_of
 from xfeat.head.runs.reader import PROBABILITY_PREFIX, Run, no_runs_error, open_run, runs_in
 
@@ -51,12 +52,14 @@ class Comparison:
         sort: the metric they are sorted by.
         entries: the lines; those without predictions come last.
         differing: settings that differ between runs.
+        crossvals: cross-validations, which are listed below.
     """
 
     part: str
     sort: str
     entries: list[Entry]
     differing: list[str]
+    crossvals: Sequence[StoredCrossval] = ()
 
 
 def find_runs(runs: Path) -> list[Run]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from xfeat.head.sweep.space import SweepSpec
+from xfeat.head.sweep.space import SweepSpec, axis_text
 from xfeat.head.sweep.trials import RANKINGS, Settings, Trial
 
 if TYPE_CHECKING:
@@ -41,6 +41,12 @@ class Combination:
     def best_trial(self) -> Trial:
         """The trial with the lowest loss."""
         return min(self.trials, key=lambda trial: trial.metrics["loss"])
+
+    @property
+    def metrics_text(self) -> str:
+        """The metrics in one line."""
+        auc = f", AUC {self.metrics['auc']:.4f}" if "auc" in self.metrics else ""
+        return f"loss {self.metrics['loss']:.4f}, accuracy {self.metrics['accuracy']:.4f}{auc}"
 
 
 @dataclass(frozen=True)
@@ -105,3 +111,10 @@ def rank_combinations(trials: Sequence[Trial], spec: SweepSpec) -> list[Combinat
     return sorted(
         combinations, key=lambda one: (sign * one.metrics.get(spec.rank, sign * math.inf), one.metrics["loss"])
     )
+
+
+def setting_text(spec: SweepSpec, combination: Combination) -> str:
+    """Name a combination by the settings that vary."""
+    varying = [key for key, axis in spec.axes.items() if not isinstance(axis, tuple) or len(axis) > 1]
+    names = varying or list(spec.axes)
+    return " ".join(f"{key.replace('_', '-')} {axis_text(key, (combination.settings[key],))}" for key in names)

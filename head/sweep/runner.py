@@ -59,6 +59,7 @@ class Sweep:
 
     Attributes:
         spec: what to try, completed with the pooling of the cache.
+        name: as given.
         planned: number of trials.
         identity: the settings that identify the sweep.
 
@@ -79,7 +80,7 @@ class Sweep:
         memory: MemorySpec = MemorySpec(),  # noqa: B008  frozen
         device: str = "cpu",
     ) -> None:
-        self._device = resolve_device(device)
+        self.name, self._device = name, resolve_device(device)
         self._backend = None if self._device == "cpu" else self._device
         self.cache, self.spec = cache, spec.for_cache(cache)
         self.planned = self.spec.planned

@@ -10,9 +10,11 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from xfeat.featurize.errors import SpecError
+from xfeat.featurize.keyword_settings import spec_from
 from xfeat.featurize.specs import POOLINGS, require
+from xfeat.featurize.text import quote
 from xfeat.head.specs import HeadSpec, TrainSpec
-from xfeat.head.sweep.trials import POOLING, RANKINGS, SETTINGS, Settings, TrialSpec
+from xfeat.head.sweep.trials import HEAD_SETTINGS, POOLING, RANKINGS, SETTINGS, Settings, TrialSpec
 
 if TYPE_CHECKING:
     from xfeat.featurize.cache.reader import FeatureCache
@@ -198,6 +200,31 @@ def parse_axis(name: str, text: str) -> Axis:
         low, high = text.split(_RANGE)
         return Range(_value(kind, low), _value(kind, high))
     return tuple(dict.fromkeys(_value(kind, part) for part in text.split(",")))
+
+
+def as_axis(name: str, values: Any) -> Axis:
+    """Return the values of a setting as Python programs give them: one, a list of them, a range, or the text of one.
+
+    A sequence of numbers is one value of ``hidden``, and several of any other setting.
+
+    Raises:
+        SpecError: if a value is of another type or out of range.
+    """
+    if isinstance(values, Range):
+        return values
+    if isinstance(values, str):
+        try:
+            return parse_axis(name, values)
+        except ValueError as error:
+            raise SpecError(f"values of {name} cannot be read", expected=str(error), found=quote(values)) from error
+    listed = values.tolist() if hasattr(values, "tolist") else values
+    several = isinstance(listed, list | tuple) and not (
+        name == "hidden" and all(isinstance(one, int) for one in listed)
+    )
+    if name == POOLING:
+        return tuple(listed if several else (listed,))
+    owner: type[HeadSpec | TrainSpec] = HeadSpec if name in HEAD_SETTINGS else TrainSpec
+    return tuple(getattr(spec_from(owner, {name: value}), name) for value in (listed if several else [listed]))
 
 
 def _value(kind: type[Any], text: str) -> Any:
