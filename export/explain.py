@@ -17,10 +17,10 @@ from xfeat.export.model.interface import HEATMAP
 from xfeat.export.model.progress import Progress
 from xfeat.export.parity.certificate import matching_certificate
 from xfeat.featurize.datasets.layouts import list_images
-from xfeat.featurize.datasets.sources import read_file
 from xfeat.featurize.errors import DataError, ImageError, ModelError, OutputError
 from xfeat.featurize.images.decode import decode
 from xfeat.featurize.images.preprocess import resize
+from xfeat.featurize.sources.folder import read_file
 from xfeat.featurize.system.atomic import replacing
 from xfeat.featurize.text import listed
 
@@ -117,11 +117,17 @@ def explain_images(
     return done, skipped
 
 
-def overlay(image: Image.Image, heatmap: NDArray[np.floating]) -> Image.Image:
-    """Draw a heatmap (h, w), 0 or more, over an RGB image; where it is 0, the image is unchanged."""
+def overlay(image: Image.Image, heatmap: NDArray[np.floating], box: tuple[int, int, int, int]) -> Image.Image:
+    """Draw a heatmap (h, w), 0 or more, over the box of an RGB image; outside and where it is 0, nothing changes.
+
+    The box is left, top, right and bottom, in pixels of the image.
+    """
     peak = float(heatmap.max())
     share = Image.fromarray((heatmap / peak if peak > 0 else heatmap).astype(np.float32))
-    spread = np.asarray(share.resize(image.size, Image.Resampling.BICUBIC)).clip(0, 1)
+    left, top, right, bottom = box
+    spread = np.zeros((image.height, image.width), np.float32)
+    spread[top:bottom, left:right] = share.resize((right - left, bottom - top), Image.Resampling.BICUBIC)
+    spread = spread.clip(0, 1)
     positions = np.linspace(0, 1, len(_COLOURS))
     colours = np.stack([np.interp(spread, positions, channel) for channel in _COLOURS.T], axis=-1)
     weight = _STRENGTH * spread[..., None]
@@ -149,7 +155,9 @@ def _explain(model: ModelFile, file: Path, image: Image.Image, target: Path, sho
         out_of_distribution=ood is not None and metadata.ood_threshold is not None and ood > metadata.ood_threshold,
     )
     image.thumbnail((MAX_SIDE, MAX_SIDE))
-    picture = _with_caption(overlay(image, cast(NDArray[np.float32], outputs.heatmap)[0, code]), result)
+    # Of the smaller picture: at most a pixel beside the box of the image.
+    box = metadata.feature_spec.preprocess.box(*image.size)
+    picture = _with_caption(overlay(image, cast(NDArray[np.float32], outputs.heatmap)[0, code], box), result)
     with replacing(target) as partial:
         picture.save(partial, format="PNG")
     return result

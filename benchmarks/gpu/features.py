@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 
 from xfeat.featurize.backbones.inference_network import InferenceNetwork
 from xfeat.featurize.backbones.network import FeatureNetwork, load_backbone
-from xfeat.featurize.datasets.sources import open_source
 from xfeat.featurize.engines.replayed_network import ReplayedNetwork
 from xfeat.featurize.engines.torch_engine import TorchEngine
 from xfeat.featurize.pipeline.reading import read_images
 from xfeat.featurize.pipeline.reading_processes import read_in_processes
+from xfeat.featurize.sources.opening import open_source
 from xfeat.featurize.specs import FeatureSpec
 from xfeat.featurize.system.cores import cores
 

@@ -12,10 +12,10 @@ from typing import TypeVar
 import numpy as np
 
 from xfeat.export.model.progress import ProgressCounter
-from xfeat.featurize.datasets.sources import open_source
 from xfeat.featurize.errors import DataError, ImageError
 from xfeat.featurize.images.decode import decode
 from xfeat.featurize.images.preprocess import Pixels, resize
+from xfeat.featurize.sources.opening import open_source
 from xfeat.featurize.specs import PreprocessSpec
 
 logger = logging.getLogger(__name__)

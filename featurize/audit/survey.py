@@ -15,9 +15,11 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from xfeat.featurize.cache.reader import FeatureCache
-from xfeat.featurize.datasets.sources import ImageSource, open_source
 from xfeat.featurize.images.decode import FORMATS, decode
 from xfeat.featurize.images.limits import MAX_PIXELS
+from xfeat.featurize.images.preprocess import cut
+from xfeat.featurize.sources.image_source import ImageSource
+from xfeat.featurize.sources.opening import open_source
 from xfeat.featurize.specs import PreprocessSpec
 
 SIDE = 32
@@ -37,6 +39,9 @@ Progress = Callable[[int, int], None]
 @dataclass(frozen=True)
 class Survey:
     """Small images and properties of N images; rows of missing and changed ones are zero.
+
+    Of an image, only what the network is given counts: the box of :meth:`PreprocessSpec.box`. Properties of the file are
+    those of the whole file.
 
     Attributes:
         grey: uint8 (N, 32, 32), squashed to a square.
@@ -92,6 +97,7 @@ def _look(cache: FeatureCache, source: ImageSource, survey: Survey, row: int) ->
         if survey.changed[row]:
             return
         kind, width, height, image = _open_small(data, cache.spec.preprocess)
+        image = cut(image, cache.spec.preprocess)
     # Of truncated files, the part that is there is used.
     except (OSError, ValueError, SyntaxError, MemoryError):
         return

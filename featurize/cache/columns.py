@@ -35,7 +35,7 @@ class Columns:
         sha256: of the file's content, 64 hexadecimal digits.
         size: int64, bytes.
         mtime_ns: int64, nanoseconds since 1970.
-        change_mark: int64, of :class:`xfeat.featurize.datasets.sources.FileState`; 0 in caches of
+        change_mark: int64, of :class:`xfeat.featurize.sources.image_source.FileState`; 0 in caches of
             earlier versions.
         truncated: bool, the end of the image file is missing.
     """

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from xfeat.featurize.cache.columns import Columns
-from xfeat.featurize.datasets.sources import ImageSource, open_source
 from xfeat.featurize.errors import ImageError
+from xfeat.featurize.sources.image_source import ImageSource
+from xfeat.featurize.sources.opening import open_source
 from xfeat.featurize.system.stored_paths import Search, StoredPath, find_stored
 
 _SAMPLE = 16

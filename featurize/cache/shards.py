@@ -32,7 +32,7 @@ class FileIdentity(NamedTuple):
     Attributes:
         size: bytes.
         mtime_ns: time of the last change, nanoseconds since 1970; 0 if it was too recent to be relied on.
-        change_mark: see :class:`xfeat.featurize.datasets.sources.FileState`.
+        change_mark: see :class:`xfeat.featurize.sources.image_source.FileState`.
         sha256: of the content, 64 hexadecimal digits.
         truncated: whether the end of the image is missing.
     """

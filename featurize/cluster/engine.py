@@ -23,10 +23,10 @@ from xfeat.featurize.specs import FeatureSpec
 if TYPE_CHECKING:
     from xfeat.featurize.cluster.connection import ActorPlan
     from xfeat.featurize.cluster.worker import Assignment, Result
-    from xfeat.featurize.datasets.sources import ImageSource
     from xfeat.featurize.engines import BatchSize
     from xfeat.featurize.pipeline.compute import Outcomes
     from xfeat.featurize.pipeline.inference import Outcome
+    from xfeat.featurize.sources.image_source import ImageSource
 
 logger = logging.getLogger(__name__)
 

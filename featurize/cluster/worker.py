@@ -19,12 +19,13 @@ import pyarrow as pa
 
 from xfeat.featurize.backbones.weights import Weights
 from xfeat.featurize.cache.columns import to_text
-from xfeat.featurize.datasets.sources import ImageSource, open_source
 from xfeat.featurize.engines import BatchSize, Engine, open_engine
 from xfeat.featurize.errors import DeviceError, XfeatError
 from xfeat.featurize.images.decoder_warnings import ignore_decoder_warnings
 from xfeat.featurize.pipeline.inference import Outcome, infer
 from xfeat.featurize.pipeline.reading import is_among, read_images
+from xfeat.featurize.sources.image_source import ImageSource
+from xfeat.featurize.sources.opening import open_source
 from xfeat.featurize.specs import FeatureSpec
 from xfeat.featurize.system.user_cache import temporary_folder
 

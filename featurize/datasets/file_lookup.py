@@ -19,7 +19,6 @@ _ANCHOR = re.compile(r"[a-z]:[/\\]*|[/\\]{2}[^/\\]+[/\\][^/\\]+[/\\]|[/\\]", re.
 # Python reads bytes of names that are not UTF-8 as these lone surrogates.
 _BYTES_AS_LATIN_1 = {0xDC00 + byte: chr(byte) for byte in range(0x80, 0x100)}
 _SEARCHED = 1 << 14
-_URL = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 
 
 def find_files(
@@ -67,11 +66,6 @@ def find_files(
     for row, name in enumerate(names):
         found[row] = found[row] or search(name)
     return found
-
-
-def is_url(name: str) -> bool:
-    """Tell whether a name is an address such as ``https://…`` or ``s3://…``."""
-    return bool(_URL.match(name))
 
 
 def is_outside(name: str, root: Path) -> bool:

@@ -19,10 +19,12 @@ from xfeat.featurize.datasets.image_files import (
     image_names,
 )
 from xfeat.featurize.datasets.manifest import read_group_table, read_manifest
-from xfeat.featurize.datasets.sources import FolderSource, ImageSource, open_source, refuse_pipes
 from xfeat.featurize.datasets.structure import read_structure
 from xfeat.featurize.datasets.tables import TABLE_SUFFIXES
 from xfeat.featurize.errors import DataError, SpecError
+from xfeat.featurize.sources.folder import FolderSource
+from xfeat.featurize.sources.image_source import ImageSource
+from xfeat.featurize.sources.opening import open_source, refuse_pipes
 from xfeat.featurize.text import listed, quote
 
 logger = logging.getLogger(__name__)

@@ -8,13 +8,14 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from xfeat.featurize.datasets.file_lookup import find_files, is_outside, is_url, written_path
+from xfeat.featurize.datasets.file_lookup import find_files, is_outside, written_path
 from xfeat.featurize.datasets.image_files import LeftOut, ListedImage, Listing, choose_images, count_classes
-from xfeat.featurize.datasets.sources import FolderSource, read_file
 from xfeat.featurize.datasets.structure import split_of, unify_spelling
 from xfeat.featurize.datasets.tables import Read, Table, TableRow, name_lines, read_table
 from xfeat.featurize.errors import DataError
+from xfeat.featurize.sources.folder import FolderSource, read_file
 from xfeat.featurize.text import quote
+from xfeat.featurize.urls import is_url
 
 logger = logging.getLogger(__name__)
 

@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 from xfeat.featurize.datasets.groups import joined_groups
 from xfeat.featurize.datasets.image_files import choose_images
 from xfeat.featurize.datasets.layouts import NO_LABEL, SPLITS, Dataset, ImageEntry
-from xfeat.featurize.datasets.sources import ImageSource, open_source
 from xfeat.featurize.datasets.split_files import PlacedImage, place_images, write_split
 from xfeat.featurize.datasets.structure import read_structure
 from xfeat.featurize.errors import DataError, ImageError, OutputError
+from xfeat.featurize.sources.image_source import ImageSource
+from xfeat.featurize.sources.opening import open_source
 from xfeat.featurize.specs import Spec, require
 from xfeat.featurize.text import listed
 

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from xfeat.featurize.datasets.sources import FileState, read_file
 from xfeat.featurize.errors import DataError, ImageError
+from xfeat.featurize.sources.folder import read_file
+from xfeat.featurize.sources.image_source import FileState
 from xfeat.featurize.text import LONGEST_QUOTE, listed, quote
 
 logger = logging.getLogger(__name__)

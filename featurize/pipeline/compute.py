@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 from xfeat.featurize.cache.columns import Skipped
 from xfeat.featurize.cache.index import NOT_STORED, FeatureIndex, IndexRows
 from xfeat.featurize.cache.shards import Identities, Row, Shard, ShardStore
-from xfeat.featurize.datasets.sources import ImageSource
 from xfeat.featurize.engines import Engine
 from xfeat.featurize.errors import DataError, Interrupted, OutputError
 from xfeat.featurize.pipeline.inference import Outcome, beyond_range, infer
 from xfeat.featurize.pipeline.reading import ReadImage, read_images
 from xfeat.featurize.pipeline.reading_processes import read_in_processes, suits_processes
+from xfeat.featurize.sources.image_source import ImageSource
 from xfeat.featurize.specs import FeatureSpec
 from xfeat.featurize.system.cores import cores
 

@@ -21,9 +21,10 @@ from xfeat.featurize.cache.reader import FeatureCache
 from xfeat.featurize.cache.shards import IDENTITY, FileIdentity, Identities, ShardStore
 from xfeat.featurize.cache.writer import check_replaceable, write_cache
 from xfeat.featurize.datasets.layouts import Dataset
-from xfeat.featurize.datasets.sources import ImageSource, open_source
 from xfeat.featurize.errors import DataError, Interrupted, MismatchError
 from xfeat.featurize.pipeline.compute import RunContext, RunOptions, RunState, compute_features
+from xfeat.featurize.sources.image_source import ImageSource
+from xfeat.featurize.sources.opening import open_source
 from xfeat.featurize.specs import FeatureSpec
 from xfeat.featurize.system.locks import locked
 

@@ -11,10 +11,11 @@ from pathlib import Path
 
 from xfeat.featurize.cache.reader import FeatureCache
 from xfeat.featurize.datasets.layouts import Dataset
-from xfeat.featurize.datasets.sources import ImageSource, open_source
 from xfeat.featurize.errors import ImageError, MismatchError
 from xfeat.featurize.images.file_kinds import HEAD_BYTES, may_be_deep
 from xfeat.featurize.images.grey_range import GreyRange, warn_if_other
+from xfeat.featurize.sources.image_source import ImageSource
+from xfeat.featurize.sources.opening import open_source
 from xfeat.featurize.specs import FeatureRequest, FeatureSpec, PreprocessSpec
 from xfeat.featurize.system.cores import cores
 

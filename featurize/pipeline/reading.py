@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xfeat.featurize.cache.shards import FileIdentity
-from xfeat.featurize.datasets.sources import ImageSource
 from xfeat.featurize.errors import ImageError
 from xfeat.featurize.images.augmentation import load_views
 from xfeat.featurize.images.decode import is_truncated
 from xfeat.featurize.images.preprocess import Pixels
+from xfeat.featurize.sources.image_source import ImageSource
 from xfeat.featurize.specs import FeatureSpec
 from xfeat.featurize.system.cores import look_ahead
 

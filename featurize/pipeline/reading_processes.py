@@ -20,11 +20,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from xfeat.featurize.datasets.sources import ImageSource, open_source
 from xfeat.featurize.errors import DeviceError
 from xfeat.featurize.images.decoder_warnings import ignore_decoder_warnings
 from xfeat.featurize.pipeline.reading import ReadImage, is_among, read_image
 from xfeat.featurize.processes import ignoring_current_folder
+from xfeat.featurize.sources.image_source import ImageSource
+from xfeat.featurize.sources.opening import open_source
 from xfeat.featurize.specs import FeatureSpec
 from xfeat.featurize.system.cores import look_ahead
 from xfeat.featurize.system.user_cache import temporary_folder

@@ -16,9 +16,11 @@ from PIL import Image
 from xfeat.featurize.cache.columns import Skipped
 from xfeat.featurize.cache.reader import FeatureCache
 from xfeat.featurize.datasets.image_files import describe_left_out
-from xfeat.featurize.datasets.sources import ImageSource, open_source
 from xfeat.featurize.errors import ImageError
 from xfeat.featurize.images.decode import decode
+from xfeat.featurize.images.preprocess import cut
+from xfeat.featurize.sources.image_source import ImageSource
+from xfeat.featurize.sources.opening import open_source
 from xfeat.featurize.specs import PreprocessSpec
 from xfeat.featurize.text import MAX_LISTED, listed, printable_value
 from xfeat.head.evaluation.operating_point import threshold_metrics
@@ -118,7 +120,7 @@ def worst_mistakes(
 
 def _thumbnail(source: ImageSource, path: str, spec: PreprocessSpec) -> str:
     try:
-        image = decode(source.read(path)[0], spec)
+        image = cut(decode(source.read(path)[0], spec), spec)
     except ImageError:
         return ""
     image.thumbnail(_THUMBNAIL_SIZE, Image.Resampling.BILINEAR)

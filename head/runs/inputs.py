@@ -8,7 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from xfeat.featurize.backbones.weights import Weights, find_weights, sha256_of
+from xfeat.featurize.backbones.encoder_data import find_any_weights, weights_sha256
+from xfeat.featurize.backbones.weights import Weights
 from xfeat.featurize.errors import CacheError, DataError, MismatchError, RunError, WeightsError, XfeatError
 from xfeat.featurize.system.stored_paths import Search, StoredPath, find_stored
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+LOADED = "loaded:"  # how backbones begin in caches of xfeat load
 CACHE_SUFFIXES = (".h5", ".hdf5")
 
 
@@ -166,7 +168,7 @@ def find_images(run: Run, data: Path | None = None) -> Path:
 
 
 def _lacks_images(run: Run, root: Path) -> str:
-    from xfeat.featurize.datasets.sources import open_source
+    from xfeat.featurize.sources.opening import open_source
 
     source = open_source(root, broken_ok=True)
     found = any(source.state(row["path"]) is not None for row in run.predictions())
@@ -178,18 +180,27 @@ def weights_of(run: Run, file: Path | None = None) -> Weights:
 
     Raises:
         WeightsError: if they cannot be found or downloaded, or ``file`` is missing.
-        MismatchError: if the weights found are not those of the run.
+        MismatchError: if the weights found are not those of the run, or its features were computed elsewhere.
     """
     name, wanted, used = run.feature_spec.backbone, run.feature_spec.weights_sha256, run.cache["weights_path"]
+    if name.startswith(LOADED):
+        cache = run.cache["path"]
+        raise MismatchError(
+            "the features of the run were computed elsewhere, by an encoder that xfeat does not know",
+            path=cache,
+            expected="features of an encoder that xfeat can run",
+            found=name,
+            fix=f"xfeat load TABLE -o {cache} --backbone ENCODER.onnx --size S --mean R,G,B --std R,G,B; xhead train",
+        )
     if file is None and used:
         stored = _stored(run, used)
         search = find_stored(
-            [stored], lambda path: _other_weights(path, wanted), similar=lambda path: _alike(path, used)
+            [stored], lambda path: _other_weights(name, path, wanted), similar=lambda path: _alike(path, used)
         )
         if search.path is not None:
             return Weights(name, search.path, wanted)
     try:
-        found = find_weights(name, file=file)
+        found = find_any_weights(name, file=file)
     except WeightsError as error:
         if file is not None:
             raise
@@ -207,9 +218,11 @@ def weights_of(run: Run, file: Path | None = None) -> Weights:
     return found
 
 
-def _other_weights(path: Path, wanted: str) -> str:
+def _other_weights(name: str, path: Path, wanted: str) -> str:
     try:
-        return "" if path.is_file() and sha256_of(path) == wanted else "other weights"
+        return "" if path.is_file() and weights_sha256(name, path) == wanted else "other weights"
+    except XfeatError as error:
+        return error.what
     except OSError as error:
         return str(error.strerror)
 

@@ -17,10 +17,10 @@ from xfeat.export.model.file import ModelFile, open_model
 from xfeat.export.model.interface import OOD, Outputs
 from xfeat.export.model.progress import Progress
 from xfeat.featurize.datasets.layouts import list_images
-from xfeat.featurize.datasets.sources import read_file
 from xfeat.featurize.errors import ImageError, ModelError
 from xfeat.featurize.images.grey_range import GreyRange, warn_if_other
 from xfeat.featurize.images.preprocess import Pixels, load_pixels, resize
+from xfeat.featurize.sources.folder import read_file
 from xfeat.featurize.specs import require
 from xfeat.featurize.system.cores import cores, look_ahead
 from xfeat.serve.inference.batch_sizes import bucket_of, bucket_sizes, stack
@@ -136,15 +136,17 @@ class Predictor:
         return self._predict(sources, None)
 
     def ready_pixels(self, content: ImageContent) -> Pixels | None:
-        """Return the content if it is already pixels of the model's input size, or ``None`` if it must be decoded."""
-        side = self.metadata.feature_spec.preprocess.size
-        return content if not isinstance(content, bytes) and content.shape[:2] == (side, side) else None
+        """Return the content if it is already the network's input, or ``None`` if it must be decoded, cut or resized."""
+        spec = self.metadata.feature_spec.preprocess
+        if isinstance(content, bytes) or spec.cuts or content.shape[:2] != (spec.size, spec.size):
+            return None
+        return content
 
     def decode(self, content: ImageContent) -> Pixels:
         """Return uint8 (S, S, 3) RGB for an image.
 
         Args:
-            content: of an image file, or uint8 (H, W, 3) RGB, which is resized like the pixels of a file.
+            content: of an image file, or uint8 (H, W, 3) RGB, which is cut and resized like the pixels of a file.
 
         Raises:
             ImageError: if it is not a readable image.

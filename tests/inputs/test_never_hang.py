@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from xfeat.export.parity.certificate import read_certificate
-from xfeat.featurize.datasets.sources import FolderSource, open_source
 from xfeat.featurize.errors import DataError, ImageError, XfeatError
+from xfeat.featurize.sources.folder import FolderSource
+from xfeat.featurize.sources.opening import open_source
 from xfeat.featurize.system.time_limit import TimeLimitError, limited
 from xfeat.head.sweep.results import RESULTS_FILE, SweepFolder
 from xfeat.serve.inference.predictor import _content_of

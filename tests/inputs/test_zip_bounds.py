@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from xfeat.featurize.datasets import sources
 from xfeat.featurize.datasets.layouts import open_dataset
-from xfeat.featurize.datasets.sources import ZipSource
 from xfeat.featurize.errors import DataError, ImageError
+from xfeat.featurize.sources import zip_archive
+from xfeat.featurize.sources.folder import local_file
+from xfeat.featurize.sources.zip_archive import ZipSource
 from xfeat.featurize.system.time_limit import limited
 
 
@@ -88,7 +89,7 @@ MEMBERS = [
 
 @pytest.mark.parametrize(("make", "reason"), MEMBERS, ids=[reason[-28:] for _, reason in MEMBERS])
 def test_what_cannot_be_unpacked_has_a_reason(tmp_path: Path, make: Callable[[Path], Path], reason: str) -> None:
-    source = ZipSource(make(tmp_path / "data.zip"))
+    source = ZipSource(local_file(make(tmp_path / "data.zip")))
     with pytest.raises(ImageError, match=reason):
         source.read("a/1.png")
     assert len(source.head("a/1.png", 100)) <= 100
@@ -148,7 +149,7 @@ def test_an_archive_on_a_disk_that_does_not_answer_is_given_up(tmp_path: Path, m
         silent.wait()
 
     monkeypatch.setattr(zipfile.ZipFile, "_RealGetContents", read)
-    monkeypatch.setattr(sources, "limited", lambda _limit, what: limited(0.2, what))
+    monkeypatch.setattr(zip_archive, "limited", lambda _limit, what: limited(0.2, what))
     with pytest.raises(DataError, match="its list of files was not read within"):
-        ZipSource(path)
+        ZipSource(local_file(path))
     silent.set()

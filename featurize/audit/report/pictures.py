@@ -12,16 +12,17 @@ from PIL import Image
 from xfeat.featurize.audit.shortcuts import MASKS
 from xfeat.featurize.audit.survey import SIDE
 from xfeat.featurize.cache.reader import FeatureCache
-from xfeat.featurize.datasets.sources import open_source
 from xfeat.featurize.errors import ImageError
 from xfeat.featurize.images.decode import decode
+from xfeat.featurize.images.preprocess import cut
+from xfeat.featurize.sources.opening import open_source
 
 _SIDE = (240, 240)
 _MASKED_SIDE = 128
 
 
 class Thumbnails:
-    """Thumbnails of the images of a cache, created when first needed."""
+    """Thumbnails of the images of a cache, as far as the network sees them, created when first needed."""
 
     def __init__(self, cache: FeatureCache) -> None:
         self._paths = cache.columns.path
@@ -53,7 +54,7 @@ class Thumbnails:
         if self._source is None:
             return None
         try:
-            return decode(self._source.read(self._paths[row])[0], self._spec)
+            return cut(decode(self._source.read(self._paths[row])[0], self._spec), self._spec)
         except (ImageError, OSError):
             return None
 

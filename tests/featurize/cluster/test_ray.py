@@ -28,12 +28,12 @@ from xfeat.featurize.cache.reader import FeatureCache
 from xfeat.featurize.cache.shards import FileIdentity
 from xfeat.featurize.cluster.engine import RayCluster
 from xfeat.featurize.datasets.layouts import open_dataset
-from xfeat.featurize.datasets.sources import FolderSource
 from xfeat.featurize.engines import open_engine
 from xfeat.featurize.errors import DataError, DeviceError, MissingExtraError, SpecError
 from xfeat.featurize.pipeline.compute import RunOptions
 from xfeat.featurize.pipeline.extract import Extraction, extract_features, parts_folder
 from xfeat.featurize.pipeline.inference import Outcome
+from xfeat.featurize.sources.folder import FolderSource
 from xfeat.featurize.specs import FeatureSpec
 
 pytestmark = [

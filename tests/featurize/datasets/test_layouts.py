@@ -56,7 +56,7 @@ def test_an_empty_folder_is_an_error(tmp_path: Path) -> None:
 
 
 def test_an_image_as_data_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"expected: *a folder, a zip archive or a CSV file"):
+    with pytest.raises(DataError, match=r"expected: *a folder, an archive"):
         open_dataset(make(tmp_path, "a.png") / "a.png")
 
 

@@ -15,12 +15,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, PngImagePlugin
 
-from xfeat.featurize.datasets.sources import FolderSource
 from xfeat.featurize.errors import ImageError
 from xfeat.featurize.images import kornia_png, limits
 from xfeat.featurize.images.decode import decode
 from xfeat.featurize.images.kornia_png import decode_plain_png
 from xfeat.featurize.pipeline.reading import read_images
+from xfeat.featurize.sources.folder import FolderSource
 from xfeat.featurize.specs import FeatureSpec, PreprocessSpec
 
 pytest.importorskip("kornia_rs", reason="kornia-rs is not installed: pip install 'xfeat-onnx[fast]'")

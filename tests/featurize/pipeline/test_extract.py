@@ -149,7 +149,7 @@ def test_a_change_within_the_clocks_resolution_is_noticed(
     bench: Bench, art: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Same size, same time, other content: only possible for files that were new when they were read."""
-    monkeypatch.setattr("xfeat.featurize.datasets.sources._SETTLED_NS", 10**18)
+    monkeypatch.setattr("xfeat.featurize.sources.folder._SETTLED_NS", 10**18)
     victim = art.draw(bench.data / "covid/fresh.bmp", seed=1)
     times = victim.stat()
     bench.run()
@@ -172,9 +172,9 @@ def test_files_that_were_new_are_hashed_once_more_and_then_believed(
     for path in bench.data.rglob("*.png"):
         os.utime(path, ns=(dated, dated))
     with monkeypatch.context() as meanwhile:
-        meanwhile.setattr("xfeat.featurize.datasets.sources._settled", lambda _: False)
+        meanwhile.setattr("xfeat.featurize.sources.folder._settled", lambda _: False)
         assert bench.run().computed == 12
-    monkeypatch.setattr("xfeat.featurize.datasets.sources._SETTLED_NS", -1)
+    monkeypatch.setattr("xfeat.featurize.sources.folder._SETTLED_NS", -1)
     assert [bench.run().rehashed for _ in range(3)] == [12, 0, 0]
     assert bench.run().up_to_date
     bench.check()

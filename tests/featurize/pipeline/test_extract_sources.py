@@ -156,7 +156,7 @@ def test_members_without_a_date_are_read_and_believed(bench: Bench, tmp_path: Pa
 def test_an_archive_that_would_blow_up_is_not_unpacked(
     bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("xfeat.featurize.datasets.sources.MAX_FILE_BYTES", 1 << 20)
+    monkeypatch.setattr("xfeat.featurize.sources.image_source.MAX_FILE_BYTES", 1 << 20)
     archive = pack(bench.data, tmp_path / "data.zip")
     with zipfile.ZipFile(archive, "a", zipfile.ZIP_DEFLATED) as opened:
         opened.writestr("covid/bomb.png", bytes(1 << 22))

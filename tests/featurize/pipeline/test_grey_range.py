@@ -15,9 +15,9 @@ import pytest
 from tests.inputs.image_bytes import png_16, tiff
 from xfeat.featurize.cache.reader import FeatureCache
 from xfeat.featurize.datasets.layouts import open_dataset
-from xfeat.featurize.datasets.sources import FolderSource
 from xfeat.featurize.errors import MismatchError, SpecError
 from xfeat.featurize.pipeline.grey_range import GreyRange, measure, warn_of_other_range, with_grey_bits
+from xfeat.featurize.sources.folder import FolderSource
 from xfeat.featurize.specs import FeatureRequest, FeatureSpec, PreprocessSpec
 
 LEVELS = np.arange(32 * 32, dtype=np.uint16).reshape(32, 32) % 256  # 0 to 255

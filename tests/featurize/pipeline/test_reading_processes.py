@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 
 from xfeat.featurize.cache.reader import FeatureCache
-from xfeat.featurize.datasets.sources import FolderSource
 from xfeat.featurize.errors import DeviceError
 from xfeat.featurize.pipeline.reading import ReadImage, read_images
 from xfeat.featurize.pipeline.reading_processes import read_in_processes, suits_processes
+from xfeat.featurize.sources.folder import FolderSource
 
 if TYPE_CHECKING:
     from conftest import Bench
