@@ -1,15 +1,14 @@
-"""Describes the content of a model file."""
+"""Describes the content of a model file. Needs onnxruntime, and neither onnx nor torch."""
 
 from __future__ import annotations
 
-import math
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from xfeat.export.model.file import ModelFile, open_model
+from xfeat.export.model.file import INTACT_COPY, ModelFile, open_model
+from xfeat.export.model.graph_summary import summarize_graph
 from xfeat.export.parity.certificate import matching_certificate
-from xfeat.featurize.errors import XfeatError
+from xfeat.featurize.errors import ModelError, XfeatError
 
 
 def describe_model(path: Path) -> dict[str, Any]:
@@ -18,12 +17,12 @@ def describe_model(path: Path) -> dict[str, Any]:
     Raises:
         ModelError: if it was not written by this project.
     """
-    import onnx
-
     model = open_model(path)
     content = model.read()
-    proto = onnx.load_from_string(content)
-    graph = proto.graph
+    try:
+        graph = summarize_graph(content)
+    except ValueError as error:
+        raise ModelError("the file's graph cannot be read", path=path, found=str(error), fix=INTACT_COPY) from error
     metadata = model.metadata
     return {
         "model": str(path),
@@ -33,10 +32,11 @@ def describe_model(path: Path) -> dict[str, Any]:
         **metadata.to_dict(),
         "feature_fingerprint": metadata.feature_spec.fingerprint,
         "inputs": _tensors(model.session.get_inputs()),
+        "optional_inputs": _tensors(model.session.get_overridable_initializers()),
         "outputs": _tensors(model.session.get_outputs()),
-        "opset": proto.opset_import[0].version,
-        "parameters": sum(math.prod(tensor.dims) for tensor in graph.initializer),
-        "operators": dict(Counter(node.op_type for node in graph.node).most_common()),
+        "opset": graph.opset,
+        "parameters": graph.parameters,
+        "operators": graph.operators,
     }
 
 

@@ -44,6 +44,8 @@ def _as_text(facts: dict[str, Any]) -> list[str]:
         "outputs": _shapes(facts["outputs"]),
         "operators": ", ".join(f"{count} {name}" for name, count in facts["operators"].items()),
     }
+    if facts["optional_inputs"]:
+        rows["inputs"] += f", and if another threshold is wanted {_shapes(facts['optional_inputs'])}"
     width = max(map(len, rows)) + 2
     return [f"{name + ':':{width}}{text}" for name, text in rows.items()]
 
