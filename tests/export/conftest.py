@@ -24,7 +24,6 @@ from xfeat.export.build.assemble import detach_resize
 from xfeat.export.cli import main as export_main
 from xfeat.featurize.cli import main as featurize_main
 from xfeat.featurize.specs import PreprocessSpec
-from xfeat.featurize.specs import PreprocessSpec
 from xfeat.head.cli import main as head_main
 from xfeat.head.runs.reader import Run, open_run
 

@@ -26,7 +26,7 @@ def with_threshold(exported: Any, tmp_path: Path) -> onnx.ModelProto:
 
     proto = onnx.load(exported.model)
     remove_decision(proto)
-    about = replace(open_model(exported.model).metadata, positive="bar", threshold=0.3)
+    about = replace(open_model(exported.model).metadata, positive="bar", threshold=1e-6)
     add_decision(proto, about)
     onnx.helper.set_model_props(proto, about.to_props())
     return proto
