@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -10,7 +9,7 @@ import click
 
 import xfeat
 from xfeat.featurize import specs
-from xfeat.featurize.backbones.registry import BACKBONES
+from xfeat.featurize.cli.request_options import request_options
 from xfeat.featurize.console import (
     COUNT,
     PATH,
@@ -19,15 +18,12 @@ from xfeat.featurize.console import (
     json_option,
     layout_option,
     progress_bars,
-    spec_option,
     warn,
 )
 from xfeat.featurize.text import first_ten
 
 if TYPE_CHECKING:
     from xfeat.featurize.pipeline.extracted import ExtractedCache
-
-_request_option = partial(spec_option, specs.FeatureRequest)
 
 
 def _batch_size(_context: click.Context, _option: click.Parameter, text: str | None) -> int | Literal["auto"] | None:
@@ -38,92 +34,10 @@ def _batch_size(_context: click.Context, _option: click.Parameter, text: str | N
     return int(text)
 
 
-def _grey_bits(_context: click.Context, _option: click.Parameter, text: str | None) -> int | None:
-    if text in (None, "auto"):
-        return None
-    if not text.isdecimal():
-        raise click.BadParameter(f"{text!r} is neither a number of bits nor auto")
-    return int(text)
-
-
-def _per_channel(_context: click.Context, _option: click.Parameter, text: str | None) -> specs.Triple | None:
-    if text is None:
-        return None
-    try:
-        values = [float(part) for part in text.split(",")]
-    except ValueError:
-        values = []
-    if len(values) not in (1, 3):
-        raise click.BadParameter(f"{text!r} is neither a number nor three with commas between them")
-    red, green, blue = values * (3 // len(values))
-    return red, green, blue
-
-
 @click.command()
 @click.argument("data", type=PATH)
 @click.option("-o", "--output", type=PATH, default=specs.DEFAULT_CACHE, help="Cache to write or bring up to date.")
-@_request_option(
-    "backbone",
-    click.Choice(["auto", *BACKBONES]),
-    "auto: the backbone of an existing output; else efficientnet-b0, or efficientnet-lite0 if the weights of b0 cannot "
-    "be downloaded. Others: " + ", ".join(BACKBONES),
-    metavar="NAME",
-)
-@_request_option(
-    "weights",
-    PATH,
-    "Weights file in efficientnet_pytorch's format; with --backbone auto and no output yet, of efficientnet-b0.",
-)
-@_request_option(
-    "size", int, "Side of the network's input in pixels.  [default: the backbone's own, like the next six]"
-)
-@_request_option(
-    "resize",
-    click.Choice(specs.RESIZES),
-    "squash changes the aspect ratio; crop resizes the centred square only.",
-)
-@_request_option(
-    "crop",
-    float,
-    "Share of each side of the image that is cut off first, such as 0.12 against frames and burnt-in letters.",
-)
-@_request_option("interpolation", click.Choice(specs.INTERPOLATIONS), "Both are antialiased, as Pillow does it.")
-@_request_option(
-    "mean",
-    str,
-    "Subtracted from the pixels, which are scaled to 0..1; one number stands for three.",
-    metavar="R,G,B",
-    callback=_per_channel,
-)
-@_request_option("std", str, "The pixels are divided by it afterwards.", metavar="R,G,B", callback=_per_channel)
-@_request_option("pooling", click.Choice(specs.POOLINGS), "multilevel appends the pooled stages 3 to 7.")
-@_request_option(
-    "views",
-    click.IntRange(1, specs.MAX_VIEWS),
-    "Views of each image: the clean one, then seeded crops, rotations, flips and brightness.",
-)
-@_request_option(
-    "normalize",
-    click.Choice(list(specs.NORMALIZATIONS)),
-    "Short for --mean and --std: half is 0.5 for both, as in the tutorial; imagenet is ImageNet's.",
-)
-@_request_option(
-    "grey_bits",
-    str,
-    "Range of images with 16 bits per channel: 12 makes 4095 white. auto: the bits that their levels need, once for "
-    "all images.  [default: auto]",
-    metavar="8..16|auto",
-    callback=_grey_bits,
-)
-@_request_option(
-    "frames", click.Choice(specs.FRAMES), "Which picture of a file with several pages or frames is read, if any."
-)
-@_request_option("dtype", click.Choice(specs.DTYPES), "Data type of the stored features.")
-@_request_option(
-    "precision",
-    click.Choice(specs.PRECISIONS),
-    "Of the network's arithmetic. The exported model computes in float32; xexport checks the difference.",
-)
+@request_options
 @click.option(
     "--device",
     default="auto",

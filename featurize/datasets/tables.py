@@ -1,4 +1,4 @@
-"""Reads tables (CSV, TSV) as spreadsheets and scripts write them: one reader, whatever the table is for."""
+"""Reads tables (CSV, TSV, Excel) as spreadsheets and scripts write them: one reader, whatever the table is for."""
 
 from __future__ import annotations
 
@@ -12,15 +12,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from xfeat.featurize.datasets.column_choice import ColumnChoice, find_name, further_names
+from xfeat.featurize.datasets.workbook import is_workbook, workbook_rows
 from xfeat.featurize.errors import DataError, ImageError
 from xfeat.featurize.sources.folder import read_file
-from xfeat.featurize.sources.image_source import FileState
-from xfeat.featurize.text import LONGEST_QUOTE, listed, quote
+from xfeat.featurize.sources.image_source import MAX_FILE_BYTES, FileState
+from xfeat.featurize.text import LONGEST_QUOTE, first_ten, listed, quote
 
 logger = logging.getLogger(__name__)
 
-# Workbooks are among them, so that they are refused as such, and not as zip archives without images.
-TABLE_SUFFIXES = frozenset({".csv", ".tsv", ".tab", ".txt", ".xlsx", ".xls", ".ods", ".parquet"})
+# Those that cannot be read are among them, so that they are refused as such, and not as archives without images.
+TABLE_SUFFIXES = frozenset({".csv", ".tsv", ".tab", ".txt", ".xlsx", ".xlsm", ".xls", ".ods", ".parquet"})
 _SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "vertical bar"}
 # What each column may be called; upper and lower case, spaces, signs and a plural s do not count.
 _ALIASES = {
@@ -34,7 +36,7 @@ _ALIASES = {
 # Taken only where there is no better one: most tables have an "id" that is something else.
 _WEAK_ALIASES = {"path": "id id_code"}
 # Source: the texts that pandas writes or reads as missing, without "None", which is a class of some scales.
-_NO_VALUE = frozenset({"nan", "null", "na", "n/a", "<na>", "#n/a", "#na"})
+NO_VALUE = frozenset({"nan", "null", "na", "n/a", "<na>", "#n/a", "#na"})
 _BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
     (codecs.BOM_UTF32_LE, "utf-32"),  # before UTF-16, whose mark it starts with
@@ -43,7 +45,7 @@ _BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
 _OTHER_FILES = {
-    b"PK\x03\x04": "an Excel or OpenDocument workbook (or another zip archive)",
+    b"PK\x03\x04": "an OpenDocument workbook, or another zip archive",
     b"\xd0\xcf\x11\xe0": "an old Excel workbook",
     b"PAR1": "a Parquet file",
     b"\x1f\x8b": "a gzip file",
@@ -70,13 +72,17 @@ Read = Callable[[Path], tuple[bytes, FileState]]
 
 
 class TableRow(NamedTuple):
-    """A row of a table: the line of the file that it starts in, counted from 1, and its values; empty means none."""
+    """A row of a table: the line of the file that it starts in, counted from 1, and its values; empty means none.
+
+    ``further`` are the values of the further columns, in their order.
+    """
 
     line: int
     path: str = ""
     label: str = ""
     split: str = ""
     group: str = ""
+    further: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -86,36 +92,54 @@ class Table:
     Attributes:
         path: the file, for messages.
         columns: what each column is for (path, label, split, group) to its name in the file.
-        rows: those that are not blank; values are stripped, in composed letters, and empty if they mean "no value".
+        rows: those that are not blank; values are stripped, in composed letters, and empty if they mean "no value". Those
+            of further columns are as they are written.
+        header: all names in the file.
+        further: what the other columns are called here.
     """
 
     path: Path
     columns: dict[str, str]
     rows: list[TableRow]
+    header: list[str]
+    further: list[str]
 
 
-def read_table(path: Path, required: Sequence[str], optional: Sequence[str] = (), *, read: Read = read_file) -> Table:
+def read_table(
+    path: Path,
+    required: Sequence[str],
+    optional: Sequence[str] = (),
+    *,
+    literal: Sequence[str] = (),
+    choice: ColumnChoice = ColumnChoice(),
+    read: Read = read_file,
+) -> Table:
     """Read a table; its first line names the columns, and decides how they are separated.
 
     Args:
         path: the file.
         required: columns that must be there: ``path``, ``label``, ``split`` or ``group``, by any of their usual names.
         optional: columns that are read if they are there.
+        literal: the same, of columns that are called exactly so.
+        choice: what the user says of the columns.
         read: returns the content of the file, for one in an archive.
 
     Raises:
         DataError: if it is no table, cannot be decoded, lacks a column, has two for one purpose, or a row is damaged.
     """
     try:
-        text = _decoded(path, read(path)[0])
+        content = read(path)[0]
     except ImageError as error:
         raise DataError(error.what, path=path, fix="check the path and its permissions") from error
-    declared = re.match(r'"?sep=([^\w\s"]|\t)"?[ \t]*(\r\n|\r|\n|$)', text, re.IGNORECASE)  # Excel's own first line
-    text = text[declared.end() :] if declared else text
-    separator = declared[1] if declared else _separator(text)
-    records = _records(path, text, separator, line=1 if declared else 0)
+    if is_workbook(content):
+        records, separator, characters = workbook_rows(path, content), ";", MAX_FILE_BYTES
+    else:
+        records, separator, characters = _text_records(path, content, choice)
     header = [_plain(name) for name in next(records, (0, [""]))[1]]
-    columns = _choose_columns(path, header, required, optional)
+    columns = choose_columns(path, header, required, optional, literal, choice)
+    names, notes = further_names(header, columns, choice)
+    if notes:
+        logger.warning("%s: %s", path, "; ".join(first_ten(notes)))
     rows: list[TableRow] = []
     seen: dict[str, str] = {}  # equal labels, splits and groups share their memory
     for line, cells in records:
@@ -130,8 +154,11 @@ def read_table(path: Path, required: Sequence[str], optional: Sequence[str] = ()
                 fix="put values that contain the separator in quotation marks, or name all columns in the first line",
             )
         values = {column: _value(path, line, cells, at, column) for column, at in columns.items()}
-        rows.append(TableRow(line, **{c: v if c == "path" else seen.setdefault(v, v) for c, v in values.items()}))
-        if len(rows) > max(_MANY_ROWS, len(text) // _MIN_ROW_CHARACTERS):
+        found = [" ".join(_plain(cells[at]).splitlines()) if at < len(cells) else "" for at in names]
+        further = tuple(seen.setdefault(value, value) for value in found)
+        shared = {c: v if c == "path" else seen.setdefault(v, v) for c, v in values.items()}
+        rows.append(TableRow(line, further=further, **shared))
+        if len(rows) > max(_MANY_ROWS, characters // _MIN_ROW_CHARACTERS):
             raise DataError(
                 f"more than {_MANY_ROWS} rows, of less than {_MIN_ROW_CHARACTERS} characters on average",
                 path=path,
@@ -139,7 +166,13 @@ def read_table(path: Path, required: Sequence[str], optional: Sequence[str] = ()
                 found=f"line {line}: {quote(separator.join(cells))}",
                 fix="remove the rows that are repeated or name no image",
             )
-    return Table(path, {column: header[at] for column, at in columns.items()}, rows)
+    roles = {column: header[at] for column, at in columns.items()}
+    blank = [n for n, at in enumerate(names) if not header[at] and not any(row.further[n] for row in rows)]
+    if not blank:
+        return Table(path, roles, rows, header, list(names.values()))
+    left = [n for n in range(len(names)) if n not in blank]
+    rows = [row._replace(further=tuple(row.further[n] for n in left)) for row in rows]
+    return Table(path, roles, rows, header, [list(names.values())[n] for n in left])
 
 
 def name_lines(rows: Sequence[tuple[int, str]]) -> str:
@@ -206,7 +239,16 @@ def _line_at(text: str, position: int) -> int:
 # Text to rows
 
 
-def _separator(text: str) -> str:
+def _text_records(path: Path, content: bytes, choice: ColumnChoice) -> tuple[Iterator[tuple[int, list[str]]], str, int]:
+    """Return the rows of a text file, what separates their cells, and the number of its characters."""
+    text = _decoded(path, content)
+    declared = re.match(r'"?sep=([^\w\s"]|\t)"?[ \t]*(\r\n|\r|\n|$)', text, re.IGNORECASE)  # Excel's own first line
+    text = text[declared.end() :] if declared else text
+    separator = declared[1] if declared else _separator(text, choice)
+    return _records(path, text, separator, line=1 if declared else 0), separator, len(text)
+
+
+def _separator(text: str, choice: ColumnChoice) -> str:
     """Return the separator with which the most columns of the header are known; of several, with the most columns."""
 
     def columns_of(separator: str) -> tuple[int, int]:
@@ -214,7 +256,8 @@ def _separator(text: str) -> str:
             _, header = next(_records(Path(), text, separator), (0, []))
         except DataError:  # quotation marks that only make sense with another separator
             return 0, 0
-        return sum(bool(_called(header, column)) for column in _ALIASES), len(header)
+        chosen = sum(bool(find_name(name, header)) for name in choice.names.values())
+        return sum(bool(_called(header, column)) for column in _ALIASES) + chosen, len(header)
 
     return max(_SEPARATORS, key=columns_of)
 
@@ -265,7 +308,7 @@ def _value(path: Path, line: int, cells: list[str], at: int, column: str) -> str
             found=quote(value),
             fix="close the quotation mark that is open there",
         )
-    return "" if value.casefold() in _NO_VALUE else value
+    return "" if value.casefold() in NO_VALUE else value
 
 
 def _plain(text: str) -> str:
@@ -285,18 +328,30 @@ def _letters(name: str) -> str:
     return re.sub(r"[\W_]", "", name).casefold().rstrip("s")
 
 
-def _choose_columns(path: Path, header: list[str], required: Sequence[str], optional: Sequence[str]) -> dict[str, int]:
+def choose_columns(
+    path: Path,
+    header: list[str],
+    required: Sequence[str],
+    optional: Sequence[str],
+    literal: Sequence[str],
+    choice: ColumnChoice,
+) -> dict[str, int]:
+    """Return the position of each column: where the user says, else by its usual names."""
+    asked = {new: find_name(old, header) for new, old in choice.names.items()}
+    elsewhere = {at for new, found in asked.items() for at in found}
     chosen = {}
     names = listed(quote(name) or "(no name)" for name in header) if any(header) else "an empty file"
-    for column in (*required, *optional):
-        found = _called(header, column) or _called(header, column, _WEAK_ALIASES)
+    for column in (*required, *optional, *literal):
+        found = asked.get(column, [])
+        for aliases in ({column: column},) if column in literal else (_ALIASES, _WEAK_ALIASES):
+            found = found or [at for at in _called(header, column, aliases) if at not in elsewhere]
         if len(found) > 1:
             raise DataError(
                 f"{len(found)} columns could be the {column}: {', '.join(header[at] for at in found)}",
                 path=path,
                 expected=f"one column called {column}, or by another usual name",
                 found=names,
-                fix=f"rename or delete those that are not the {column}",
+                fix=f"name it with --columns {column}=NAME, or rename or delete those that are not the {column}",
             )
         if found:
             chosen[column] = found[0]
@@ -307,6 +362,6 @@ def _choose_columns(path: Path, header: list[str], required: Sequence[str], opti
                 expected=f"a first line that names the columns {', '.join(required)}, separated by comma, semicolon or "
                 f"tab; {column} may be called {', '.join(_ALIASES[column].split()[1:6])}",
                 found=names,
-                fix=f"name the column {column} in the first line",
+                fix=f"name the column {column} in the first line, or with --columns {column}=NAME",
             )
     return chosen
