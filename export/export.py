@@ -7,9 +7,14 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+from onnx import ModelProto
+
 from xfeat.export.build.assemble import trace, write_variants
-from xfeat.export.build.fused_model import FusedModel
+from xfeat.export.build.compose import compose
+from xfeat.export.build.encoder_network import EncoderNetwork
+from xfeat.export.build.fused_model import FusedModel, ReferenceModel, Tail
 from xfeat.export.build.ood_from_cache import ood_score_from_cache
+from xfeat.export.build.ood_score import OodScore
 from xfeat.export.build.reference_model import load_reference_model, metadata_of, torch_probabilities
 from xfeat.export.model.metadata import VARIANTS, ModelMetadata
 from xfeat.export.model.progress import Progress, ProgressCounter
@@ -29,6 +34,7 @@ from xfeat.export.parity.run_images import images_to_check
 from xfeat.export.publish import output_paths, publish
 from xfeat.export.specs import ExportSpec
 from xfeat.featurize.errors import ParityError, SpecError
+from xfeat.featurize.specs import PreprocessSpec
 from xfeat.featurize.system.onnx_session import CPU, cuda_possible
 from xfeat.head.runs.inputs import with_cache
 from xfeat.head.runs.reader import Run
@@ -47,6 +53,7 @@ class Export:
         metadata: of the models.
         checks: provider to check to agreement with torch.
         training: agreement of the full model with the probabilities in predictions.csv.
+        missing_heatmap: why the full model has no heatmap, or ``None`` if it has one.
     """
 
     files: dict[str, Path]
@@ -54,6 +61,7 @@ class Export:
     metadata: ModelMetadata
     checks: Checks
     training: Agreement
+    missing_heatmap: str | None
 
 
 def export_run(run: Run, output: Path, spec: ExportSpec | None = None, progress: Progress | None = None) -> Export:
@@ -85,7 +93,7 @@ def export_run(run: Run, output: Path, spec: ExportSpec | None = None, progress:
     expected = torch_probabilities(reference, images.pixels, counter)
     with publish([*targets.values(), certificate]) as folder:
         written = {variant: folder / path.name for variant, path in targets.items()}
-        traced = trace(FusedModel(reference, ood_score), run.feature_spec.preprocess.size)
+        traced = _traced(reference, ood_score, run.feature_spec.preprocess)
         write_variants(traced, metadata, written, spec.opset)
         checks, milliseconds, found = _check(written, images, expected, counter)
         milliseconds["torch"] = milliseconds_per_image(partial(torch_probabilities, reference), images.pixels)
@@ -95,6 +103,7 @@ def export_run(run: Run, output: Path, spec: ExportSpec | None = None, progress:
             metadata=metadata,
             checks=checks,
             training=compare(recorded, found, metadata.decide, spec.tolerance),
+            missing_heatmap=getattr(reference.backbone, "missing_heatmap", None),
         )
         _require_agreement(result)
         evidence = {
@@ -104,6 +113,13 @@ def export_run(run: Run, output: Path, spec: ExportSpec | None = None, progress:
         }
         write_certificate(folder / certificate.name, metadata, written, images, expected, evidence)
     return result
+
+
+def _traced(reference: ReferenceModel, ood_score: OodScore | None, preprocess: PreprocessSpec) -> ModelProto:
+    network = reference.backbone
+    if isinstance(network, EncoderNetwork):
+        return compose(network, Tail(reference, ood_score, heatmap=network.missing_heatmap is None), preprocess)
+    return trace(FusedModel(reference, ood_score), preprocess.size)
 
 
 def _check_tolerance(run: Run, tolerance: float) -> None:

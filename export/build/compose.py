@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import cast
 
 import onnx
 import onnx.compose
@@ -14,8 +13,8 @@ import onnx.version_converter
 import torch
 from onnx.external_data_helper import uses_external_data
 from onnxscript import optimizer
-from torch import Tensor, nn
 
+from xfeat.export.build.encoder_network import EncoderNetwork, EncoderTail
 from xfeat.export.build.fused_model import Tail
 from xfeat.export.model.interface import INPUT
 from xfeat.featurize.backbones.encoder_file import EncoderFile
@@ -36,14 +35,14 @@ _MAX_BYTES = 2**31 - 2**27
 # Source: https://onnx.ai/onnx/operators/onnx__Scan.html
 _IN_BATCHES = """
 in_batches (float[N, 3, {side}, {side}] images) => (float[N, {rest}] joined) <
-    int64[1] first = {{0}}, int64[1] one = {{1}}, int64[1] none = {{0}}, int64[1] batch = {{{batch}}}, float zero = {{0}},
+    int64[1] first = {{0}}, int64[1] one = {{1}}, float zero = {{0}}, int64[1] batch = {{{batch}}},
     int64[5] batched_shape = {{-1, {batch}, 3, {side}, {side}}}, int64[{rank}] joined_shape = {{-1, {rest}}}
 > {{
     shape = Shape (images)
     count = Slice (shape, first, one)
     negative = Neg (count)
     missing = Mod (negative, batch)
-    pads = Concat <axis = 0> (none, missing)
+    pads = Concat <axis = 0> (first, missing)
     filled = Pad (images, pads, zero, first)
     batched = Reshape (filled, batched_shape)
     encoded_batches = Scan <num_scan_inputs = 1> (batched)
@@ -53,54 +52,13 @@ in_batches (float[N, 3, {side}, {side}] images) => (float[N, {rest}] joined) <
 """
 
 
-class EncoderTail(nn.Module):
-    """From the output of an encoder to all outputs of the model.
-
-    Args:
-        encoder: what its output is.
-        pooling: how its output becomes features: ``final``, or of tokens ``cls`` or ``mean``.
-        tail: made with ``heatmap`` as :func:`has_maps` says.
-    """
-
-    def __init__(self, encoder: EncoderFile, pooling: str, tail: Tail) -> None:
-        super().__init__()
-        self.kind, self.grid, self.prefix = encoder.kind, encoder.grid, encoder.prefix_tokens
-        self.pooling = pooling
-        self.tail = tail
-        self.eval()
-
-    def forward(self, encoded: Tensor) -> tuple[Tensor, ...]:
-        """Return what :meth:`Tail.forward` does, of float32 (N, D), (N, D, h, w) or (N, T, D)."""
-        maps = None
-        if self.kind == "vector":
-            features = encoded
-        elif self.kind == "map":
-            maps, features = encoded, encoded.mean((2, 3))
-        elif self.pooling == "cls":
-            features = encoded[:, 0]
-        else:
-            tokens = encoded[:, self.prefix :]
-            features = tokens.mean(1)
-            maps = None if self.grid is None else tokens.transpose(1, 2).unflatten(2, self.grid)
-        return cast(tuple[Tensor, ...], self.tail(features, maps))
-
-
-def has_maps(encoder: EncoderFile, pooling: str) -> bool:
-    """Return whether features are means over places of the image, so that a heatmap can be computed exactly.
-
-    A class token is no mean: of the last tokens, it is the only one that the features depend on.
-    """
-    return encoder.grid is not None and (encoder.kind == "map" or pooling == "mean")
-
-
-def compose(encoder: EncoderFile, pooling: str, preprocess: PreprocessSpec, tail: Tail) -> onnx.ModelProto:
+def compose(network: EncoderNetwork, tail: Tail, preprocess: PreprocessSpec) -> onnx.ModelProto:
     """Compose a model, as :func:`xfeat.export.build.assemble.trace` makes one of a network of this project.
 
     Args:
-        encoder: inspected at the size of ``preprocess``.
-        pooling: as for :class:`EncoderTail`.
+        network: the encoder and its pooling.
+        tail: everything after the features, as for :class:`EncoderTail`.
         preprocess: size, mean and std.
-        tail: everything after the features.
 
     Returns:
         ``image`` float32 (N, 3, S, S), RGB in 0..255, and all outputs; the tensor between encoder and tail is ENCODED.
@@ -108,17 +66,16 @@ def compose(encoder: EncoderFile, pooling: str, preprocess: PreprocessSpec, tail
     Raises:
         ModelError: if the encoder cannot be part of a model that runs elsewhere.
     """
+    encoder = network.encoder
     middle, rest = _read(encoder), _shape_after_batch(encoder)
     if encoder.batch is not None:
         middle = _in_batches(middle, encoder.batch, preprocess.size, rest)
     _rename_output(middle, ENCODED)
     image = torch.zeros((_EXAMPLES, 3, preprocess.size, preprocess.size))
-    first = to_onnx(
-        Normalize(preprocess).eval(), image, input_name=INPUT, output_names=[_NORMALISED], dynamic={0: "N"}
-    )
+    first = to_onnx(Normalize(preprocess).eval(), image, input_name=INPUT, output_names=[_NORMALISED], dynamic={0: "N"})
     first = onnx.compose.add_prefix(first, "normalise_", rename_inputs=False, rename_outputs=False)
     last = to_onnx(
-        EncoderTail(encoder, pooling, tail),
+        EncoderTail(network, tail),
         torch.zeros((_EXAMPLES, *rest)),
         input_name=ENCODED,
         output_names=tail.output_names,

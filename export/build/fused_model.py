@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 
@@ -13,18 +15,20 @@ from xfeat.featurize.specs import PreprocessSpec
 
 
 class ReferenceModel(nn.Module):
-    """Backbone and head one after the other, exactly as trained: exported models are compared with it.
+    """Encoder and head one after the other, exactly as trained: exported models are compared with it.
 
     Args:
-        backbone: frozen.
+        backbone: frozen, from normalised images (N, 3, S, S), or pixels (N, S, S, 3), to features (N, D).
         head: from features (N, D) to logits (N, C), in evaluation mode.
-        preprocess: mean and std.
+        preprocess: mean and std; ``None`` if the backbone takes pixels.
         temperature: logits are divided by it before the softmax.
     """
 
-    def __init__(self, backbone: Backbone, head: nn.Sequential, preprocess: PreprocessSpec, temperature: float) -> None:
+    def __init__(
+        self, backbone: nn.Module, head: nn.Sequential, preprocess: PreprocessSpec | None, temperature: float
+    ) -> None:
         super().__init__()
-        self.normalize = Normalize(preprocess)
+        self.normalize = nn.Identity() if preprocess is None else Normalize(preprocess)
         self.backbone = backbone
         self.head = head
         self.temperature = temperature
@@ -87,7 +91,7 @@ class FusedModel(nn.Module):
 
     def __init__(self, reference: ReferenceModel, ood_score: OodScore | None = None) -> None:
         super().__init__()
-        self.normalize, self.backbone = reference.normalize, reference.backbone
+        self.normalize, self.backbone = reference.normalize, cast(Backbone, reference.backbone)
         self.tail = Tail(reference, ood_score)
         self.output_names = self.tail.output_names
         self.eval()

@@ -6,12 +6,14 @@ from pathlib import Path
 
 import torch
 
+from xfeat.export.build.encoder_network import EncoderNetwork
 from xfeat.export.build.fused_model import ReferenceModel
 from xfeat.export.model.batches import in_batches
 from xfeat.export.model.metadata import ModelMetadata
 from xfeat.export.model.progress import Advance
 from xfeat.export.parity.agreement import Probabilities
 from xfeat.featurize.backbones.network import load_backbone
+from xfeat.featurize.backbones.registry import is_foreign
 from xfeat.featurize.images.preprocess import Pixels
 from xfeat.head.runs.inputs import weights_of
 from xfeat.head.runs.reader import Run
@@ -27,11 +29,14 @@ def load_reference_model(run: Run, weights_file: Path | None = None) -> Referenc
     Raises:
         MismatchError: if the weights are not those of the run.
         WeightsError: if they are missing.
+        ModelError: if the file of an encoder cannot be used.
         RunError: if the head's weights are missing or damaged.
     """
-    head = run.load_head()
-    backbone = load_backbone(run.feature_spec, weights_of(run, weights_file))
-    return ReferenceModel(backbone, head, run.feature_spec.preprocess, run.temperature)
+    spec, head = run.feature_spec, run.load_head()
+    weights = weights_of(run, weights_file)
+    if is_foreign(spec.backbone):
+        return ReferenceModel(EncoderNetwork(spec, weights), head, None, run.temperature)
+    return ReferenceModel(load_backbone(spec, weights), head, spec.preprocess, run.temperature)
 
 
 def torch_probabilities(model: ReferenceModel, pixels: Pixels, advance: Advance = lambda done: None) -> Probabilities:

@@ -81,6 +81,7 @@ def _as_json(done: Export, run: str) -> dict[str, Any]:
         "certificate": str(done.certificate),
         "against_torch": facts["checks"],
         "against_training": facts["training"],
+        "missing_heatmap": done.missing_heatmap,
         "ood_threshold": done.metadata.ood_threshold,
     }
 
@@ -96,4 +97,6 @@ def _as_text(done: Export, run: str) -> list[str]:
         f"full model against predictions.csv: largest difference {training.max_difference:.1e}, "
         f"changed decisions {training.changed_decisions}{within}"
     )
+    if done.missing_heatmap:
+        lines.append(f"no heatmap: {done.missing_heatmap}")
     return [*lines, f"certificate: {done.certificate}"]

@@ -102,13 +102,25 @@ def write_int8(prepared: PreparedModel, layers: QuantizedLayers) -> onnx.ModelPr
     """Return the model with quantised layers, and with the head's matrices stored in 8 bits.
 
     Activations are unsigned and weights signed with one scale per channel, the form that CPUs with VNNI compute
-    fastest. The remaining mean shift of each feature is added back: a head would take a shift for a finding.
+    fastest.
     """
-    model, features = deepcopy(prepared.model), prepared.features_name
+    model = deepcopy(prepared.model)
     write_layers(model, layers)
-    (found,) = run_model(cut_at(model, features), prepared.pixels, [features])
+    return finish_int8(model, prepared.features, prepared.pixels)
+
+
+def finish_int8(model: onnx.ModelProto, wanted: NDArray[np.float32], pixels: Pixels) -> onnx.ModelProto:
+    """Add the mean shift of each feature back, which a head would take for a finding, and store matrices in 8 bits.
+
+    Args:
+        model: with an encoder in 8 bits; changed in place, and returned.
+        wanted: features float32 (n, D) of the float32 model.
+        pixels: uint8 (n, S, S, 3), the images of ``wanted``.
+    """
+    features = features_name(model)
+    (found,) = run_model(cut_at(model, features), pixels, [features])
     graph = Graph(model)
-    graph.set_weight("feature_shift", (prepared.features - found).mean(0).astype(np.float32))
+    graph.set_weight("feature_shift", (wanted - found).mean(0).astype(np.float32))
     corrected = make_node("Add", [features, "feature_shift"], "corrected_features")
     graph.insert_after(features, corrected, graph.readers()[features])
     store_matrices_in_8_bits(model)

@@ -11,6 +11,7 @@ import onnx
 from numpy.typing import NDArray
 from onnxscript import optimizer
 
+from xfeat.export.build.compose import ENCODED
 from xfeat.export.build.graph import Graph
 from xfeat.export.model.batches import batches, to_nchw
 from xfeat.export.model.interface import INPUT, LOGITS
@@ -19,7 +20,10 @@ from xfeat.featurize.system.onnx_session import open_session
 
 
 def after_pooling(model: onnx.ModelProto) -> list[onnx.NodeProto]:
-    """Return the nodes after the last feature maps: pooling, head, heatmap and ood score."""
+    """Return the nodes after the encoder or the last feature maps: pooling, head, heatmap and ood score."""
+    if is_composed(model):
+        encoder = {node.name for node in cut_at(model, ENCODED).graph.node}
+        return [node for node in model.graph.node if node.name not in encoder]
     leads_to_convolution: set[str] = set()
     for node in reversed(model.graph.node):
         if node.op_type == "Conv" or leads_to_convolution & set(node.output):
@@ -35,11 +39,16 @@ def after_pooling(model: onnx.ModelProto) -> list[onnx.NodeProto]:
     return nodes
 
 
+def is_composed(model: onnx.ModelProto) -> bool:
+    """Return whether a model has the encoder of another file."""
+    return any(ENCODED in node.output for node in model.graph.node)
+
+
 def features_name(model: onnx.ModelProto) -> str:
     """Return the name of the features: the input of the head's first layer."""
     producers = Graph(model).producers()
     name = LOGITS
-    while producers[name].op_type in ("Gemm", "Relu", "MatMul", "Add"):
+    while name != ENCODED and producers[name].op_type in ("Gemm", "Relu", "MatMul", "Add"):
         name = producers[name].input[0]
     return name
 

@@ -268,6 +268,7 @@ def test_the_command_prints_one_json_object_with_what_was_checked(
         "certificate",
         "against_torch",
         "against_training",
+        "missing_heatmap",
         "ood_threshold",
     }
     assert Path(said["model"]).is_file()

@@ -1,0 +1,96 @@
+"""The encoder of a composed model in 8 bits, by onnxruntime's own static quantisation."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from pathlib import Path
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
+from onnxruntime.quantization.shape_inference import quant_pre_process
+
+from xfeat.export.build.compose import ENCODED
+from xfeat.export.build.graph import Graph
+from xfeat.export.model.batches import to_nchw
+from xfeat.export.model.interface import INPUT
+from xfeat.export.quantization.int8 import finish_int8
+from xfeat.export.quantization.subgraphs import after_pooling, cut_at, features_name, run_model
+from xfeat.featurize.errors import ModelError
+from xfeat.featurize.images.preprocess import Pixels
+from xfeat.featurize.system.onnx_session import first_line
+from xfeat.featurize.system.user_cache import temporary_folder
+
+METHODS = {"smallest and largest values": CalibrationMethod.MinMax, "percentiles": CalibrationMethod.Percentile}
+
+
+def quantize_encoder(traced: onnx.ModelProto, pixels: Pixels, method: CalibrationMethod) -> onnx.ModelProto:
+    """Return a composed model with its encoder in 8 bits, and the head's matrices stored in 8 bits.
+
+    Activations are unsigned, weights signed with one scale per channel. The mean shift of each feature is added back.
+
+    Args:
+        traced: from :func:`xfeat.export.build.compose.compose`.
+        pixels: uint8 (n, S, S, 3), training images, from which the ranges of activations come.
+        method: how they come from the images.
+
+    Raises:
+        ModelError: if onnxruntime cannot quantise the encoder.
+    """
+    (features,) = run_model(traced, pixels, [features_name(traced)])
+    with temporary_folder() as folder:
+        quantized = _quantized(cut_at(traced, ENCODED), pixels, method, Path(folder))
+    model = deepcopy(traced)
+    graph = Graph(model)
+    for tensor in quantized.graph.initializer:
+        graph.set_weight(tensor.name, onnx.numpy_helper.to_array(tensor))
+    graph.replace_nodes([*quantized.graph.node, *after_pooling(traced)])
+    return finish_int8(model, features, pixels)
+
+
+class _Images(CalibrationDataReader):
+    """The images of a calibration, one per call, as the quantiser asks for them."""
+
+    def __init__(self, pixels: Pixels) -> None:
+        self._images = iter(pixels)
+
+    def get_next(self) -> dict[str, NDArray[np.float32]] | None:
+        """Return the next input; ``None`` after the last one."""
+        image = next(self._images, None)
+        return None if image is None else {INPUT: to_nchw(image[None])}
+
+
+def _quantized(encoder: onnx.ModelProto, pixels: Pixels, method: CalibrationMethod, folder: Path) -> onnx.ModelProto:
+    prepared, result = folder / "prepared.onnx", folder / "quantized.onnx"
+    operators = {node.op_type for node in encoder.graph.node}
+    if "Scan" in operators:
+        raise _not_quantized("the encoder takes a fixed number of images, and runs inside a Scan")
+    if "QuantizeLinear" in operators:
+        raise _not_quantized("parts of the encoder are in 8 bits already")
+    try:
+        quant_pre_process(encoder, prepared, skip_symbolic_shape=True)
+        names = [node.name for node in onnx.load(prepared).graph.node]
+        quantize_static(
+            prepared,
+            result,
+            _Images(pixels),
+            quant_format=QuantFormat.QDQ,
+            per_channel=True,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+            nodes_to_exclude=[name for name in names if not name.startswith("encoder_")],
+            calibrate_method=method,
+        )
+    except Exception as error:  # the quantiser has no errors of its own
+        raise _not_quantized(first_line(error)) from error
+    return onnx.load(result)
+
+
+def _not_quantized(reason: str) -> ModelError:
+    return ModelError(
+        "the encoder of the model cannot be quantised",
+        expected="an encoder in float32 for any number of images, which onnxruntime's quantize_static accepts",
+        found=reason,
+        fix="keep the float32 model, or use --fp16",
+    )
