@@ -13,13 +13,17 @@ _FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WebP", "GIF", "JPEG 2000", "PNM", "AV
 def describe_model(predictor: Predictor) -> dict[str, Any]:
     """Return the properties of a model as plain JSON types: the part that ``GET /model`` and a static page share."""
     metadata = predictor.metadata
+    preprocess = metadata.feature_spec.preprocess
     test = metadata.metrics.get("test") or {}
     matrix = test.get("confusion_matrix")
     return {
         "model": predictor.path.name,
         "run": metadata.run,
         "backbone": metadata.feature_spec.backbone,
-        "input_size": metadata.feature_spec.preprocess.size,
+        "input_size": preprocess.size,
+        "resize": preprocess.resize,
+        "crop": preprocess.crop,
+        "interpolation": preprocess.interpolation,
         "classes": list(metadata.class_names),
         "positive": metadata.positive,
         "threshold": metadata.threshold,

@@ -16,8 +16,9 @@ _COLOURS = np.array([(40, 70, 200), (40, 190, 210), (250, 215, 60), (215, 30, 30
 def draw_heatmap(heatmap: NDArray[np.float32], side: int) -> bytes:
     """Draw the heatmap of one class.
 
-    The highest value is opaque red; a heatmap of zeros is fully transparent. The network's input is the image squashed
-    to a square, so the picture fits when it is stretched over the whole image.
+    The highest value is opaque red; a heatmap of zeros is fully transparent. The network's input is the image's box
+    (:meth:`PreprocessSpec.box`, mostly the whole image) squashed to a square, so the picture fits when it is stretched
+    over that.
 
     Args:
         heatmap: float32 (h, w), 0 or more.

@@ -73,7 +73,7 @@ function stopWorker() {
 async function run(file, model) {
   if (!parts) throw new Problem("the model has not been loaded");
   await ensureWorker();
-  return post({ task: "run", file, side: model.input_size, heatmap: model.heatmaps }).catch((problem) => {
+  return post({ task: "run", file, model, heatmap: model.heatmaps }).catch((problem) => {
     if (problem.hasCrashed) stopWorker(); // the next image gets a new worker
     throw problem;
   });

@@ -1,5 +1,7 @@
 // One card per image: the image with its heatmap, the predicted class, one bar per class, and the out-of-distribution score.
 
+import { boxOf } from "./box.js";
+
 export function percent(share) {
   if (share > 0 && share < 0.001) return "< 0.1 %";
   if (share < 1 && share > 0.999) return "> 99.9 %";
@@ -60,7 +62,7 @@ export function showPrediction(element, prediction, model) {
   const bars = Object.entries(prediction.probabilities).map(([name, share]) => newBar(name, share, name === prediction.label, model));
   element.querySelector(".bars").replaceChildren(...bars);
   showOod(element, prediction);
-  showHeatmap(element, prediction);
+  showHeatmap(element, prediction, model);
 }
 
 // The out-of-distribution score as a sentence.
@@ -81,12 +83,23 @@ function showOod(element, prediction) {
   remark.classList.toggle("ood", prediction.in_distribution === false);
 }
 
-function showHeatmap(element, prediction) {
+function showHeatmap(element, prediction, model) {
   const heat = element.querySelector(".heat");
   if (!heat || !prediction.heatmap) return;
   heat.src = URL.createObjectURL(prediction.heatmap);
   heat.alt = `Heatmap for ${prediction.label}`;
   heat.hidden = false;
+  const image = element.querySelector(".image");
+  const place = () => {
+    const box = boxOf(image.naturalWidth, image.naturalHeight, model);
+    const percentOf = (length, whole) => `${(100 * length) / whole}%`;
+    heat.style.left = percentOf(box.left, image.naturalWidth);
+    heat.style.top = percentOf(box.top, image.naturalHeight);
+    heat.style.width = percentOf(box.width, image.naturalWidth);
+    heat.style.height = percentOf(box.height, image.naturalHeight);
+  };
+  if (image.naturalWidth) place();
+  else image.addEventListener("load", place, { once: true });
 }
 
 function newBar(name, share, chosen, model) {

@@ -1,7 +1,8 @@
-// From an image file to the same network input as on a server: no colour management, EXIF orientation applied, resized.
+// From an image file to the same network input as on a server: no colour management, EXIF orientation applied, cut and resized.
 
+import { boxOf } from "./box.js";
 import { Problem } from "./problem.js";
-import { resize } from "./resize.js";
+import { squash } from "./resize.js";
 
 const MAX_PIXELS = 100e6; // as MAX_PIXELS in featurize/images/decode.py
 const CONVERT = "Save it as an 8-bit PNG or JPEG, or use a server (xserve start).";
@@ -49,8 +50,8 @@ function jpegComponents(bytes) {
   return 0;
 }
 
-// Returns side · side · 3 RGB values.
-export async function decode(file, side) {
+// Returns input_size · input_size · 3 RGB values for the model of this description.
+export async function decode(file, model) {
   const bytes = new Uint8Array(await file.arrayBuffer());
   const reason = rejection(bytes);
   if (reason) throw new Problem(reason);
@@ -63,8 +64,9 @@ export async function decode(file, side) {
   const context = new OffscreenCanvas(width, height).getContext("2d", { willReadFrequently: true, colorSpace: "srgb" });
   context.drawImage(bitmap, 0, 0);
   bitmap.close();
-  const { data } = context.getImageData(0, 0, width, height);
+  const box = boxOf(width, height, model);
+  const { data } = context.getImageData(box.left, box.top, box.width, box.height);
   // The server uses the colours of transparent pixels, which a canvas does not return.
   for (let at = 3; at < data.length; at += 4) if (data[at] !== 255) throw new Problem(`some pixels are transparent. ${CONVERT}`);
-  return resize(data, width, height, side);
+  return squash(data, box.width, box.height, model);
 }

@@ -1,19 +1,9 @@
 // A heatmap as a picture, as in serve/inference/heatmap_png.py: transparent where the value is 0, opaque red where it is highest.
 
-import { weightsOf } from "./resize.js";
+import { BICUBIC, weightsOf } from "./resize.js";
 
 const STOPS = [0, 0.35, 0.7, 1];
 const COLOURS = [[40, 70, 200], [40, 190, 210], [250, 215, 60], [215, 30, 30]];
-
-// Source: Pillow, src/libImaging/Resample.c, bicubic_filter with a = -0.5.
-const BICUBIC = {
-  reach: 2,
-  weight(x) {
-    const far = Math.abs(x);
-    if (far < 1) return (1.5 * far - 2.5) * far * far + 1;
-    return far < 2 ? ((-0.5 * far + 2.5) * far - 4) * far + 2 : 0;
-  },
-};
 
 // Resizes rows of `width` numbers to `side` numbers and transposes the result: applied twice, it resizes both axes.
 function resizeAndTranspose(levels, height, width, side) {

@@ -25,7 +25,7 @@ export function showModel(model, device) {
   const lines = [
     ["Model", model.model],
     ["Run", model.run],
-    ["Backbone", `${model.backbone}, ${model.input_size} × ${model.input_size}`],
+    ["Backbone", `${model.backbone}, ${model.input_size} × ${model.input_size}${boxText(model)}`],
     ["Test accuracy", accuracyOf(model)],
     ["Data audit", auditOf(model.audit)],
     ["Certificate", CERTIFICATES[model.certificate] ?? "unknown"],
@@ -42,6 +42,11 @@ export function showModel(model, device) {
   $("heat-tool").hidden = !model.heatmaps;
   $("which").hidden = model.names.length < 2;
   $("names").replaceChildren(...model.names.map((name) => new Option(name, name, false, name === model.name)));
+}
+
+function boxText({ crop, resize }) {
+  const cut = crop > 0 ? `, ${Number((100 * crop).toPrecision(4))} % cut off at each side` : "";
+  return cut + (resize === "crop" ? ", centred square" : "");
 }
 
 function accuracyOf(model) {

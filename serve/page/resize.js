@@ -3,7 +3,19 @@
 
 const FRACTION_BITS = 22; // of a fixed-point weight
 
-export const BILINEAR = { reach: 1, weight: (x) => Math.max(0, 1 - Math.abs(x)) };
+const BILINEAR = { reach: 1, weight: (x) => Math.max(0, 1 - Math.abs(x)) };
+
+// bicubic_filter with a = -0.5.
+export const BICUBIC = {
+  reach: 2,
+  weight(x) {
+    const far = Math.abs(x);
+    if (far < 1) return (1.5 * far - 2.5) * far * far + 1;
+    return far < 2 ? (((far - 5) * far + 8) * far - 4) * -0.5 : 0;
+  },
+};
+
+const FILTERS = { bilinear: BILINEAR, bicubic: BICUBIC };
 
 // For each of `to` output positions: the first of its input positions (of `from`), and their weights, which add up to 1.
 export function weightsOf(from, to, { reach, weight }) {
@@ -20,9 +32,9 @@ export function weightsOf(from, to, { reach, weight }) {
 }
 
 // Resizes lines of pixels (rows or columns). `step` is the distance from pixel to pixel, `stride` from line to line.
-function resizeLines(from, to) {
-  weightsOf(from.length, to.length, BILINEAR).forEach(({ first, weights }, at) => {
-    const whole = Int32Array.from(weights, (each) => Math.trunc(0.5 + each * (1 << FRACTION_BITS)));
+function resizeLines(from, to, filter) {
+  weightsOf(from.length, to.length, filter).forEach(({ first, weights }, at) => {
+    const whole = Int32Array.from(weights, (each) => Math.trunc((each < 0 ? -0.5 : 0.5) + each * (1 << FRACTION_BITS)));
     for (let line = 0; line < from.lines; line++) {
       for (let channel = 0; channel < 3; channel++) {
         let sum = 1 << (FRACTION_BITS - 1);
@@ -36,17 +48,17 @@ function resizeLines(from, to) {
 
 const rowsOf = ({ data, width, height, size }) => ({ data, lines: height, length: width, step: size, stride: size * width });
 const columnsOf = ({ data, width, height, size }) => ({ data, lines: width, length: height, step: size * width, stride: size });
-const newPicture = (width, height) => ({ data: new Uint8Array(width * height * 3), width, height, size: 3 });
+const newPicture = (width, height) => ({ data: new Uint8ClampedArray(width * height * 3), width, height, size: 3 });
 
-// From RGBA pixels of any size to `side` · `side` · 3 RGB values; the aspect ratio is not preserved.
-export function resize(rgba, width, height, side) {
+// From RGBA pixels of any size, already cut, to `side` · `side` · 3 RGB values; the aspect ratio is not preserved.
+export function squash(rgba, width, height, { input_size: side, interpolation }) {
   const whole = { data: rgba, width, height, size: 4 };
   // Pillow resizes the columns first if that is less work; the order matters, because each pass rounds.
   const columnsFirst = height > Math.max(2 * width - side, side);
   const half = columnsFirst ? newPicture(width, side) : newPicture(side, height);
   const small = newPicture(side, side);
   const passes = columnsFirst ? [columnsOf, rowsOf] : [rowsOf, columnsOf];
-  resizeLines(passes[0](whole), passes[0](half));
-  resizeLines(passes[1](half), passes[1](small));
-  return small.data;
+  resizeLines(passes[0](whole), passes[0](half), FILTERS[interpolation]);
+  resizeLines(passes[1](half), passes[1](small), FILTERS[interpolation]);
+  return new Uint8Array(small.data.buffer);
 }

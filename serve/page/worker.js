@@ -15,23 +15,25 @@ const tasks = {
     session = await ort.InferenceSession.create(new Uint8Array(await model.arrayBuffer()));
   },
 
-  async run({ file, side, heatmap }) {
+  async run({ file, model, heatmap }) {
     // The model can resize too, but in floating point, and that is rounded differently here than on a server.
-    const pixels = await decode(file, side);
+    const pixels = await decode(file, model);
     const wanted = session.outputNames.filter((name) => name === "probabilities" || name === "ood" || (heatmap && name === "heatmap"));
     try {
-      return await infer(pixels, side, wanted);
+      return await infer(pixels, model, wanted);
     } catch (error) {
       console.error(error);
       // After a crash WebAssembly fails on every image, even on a black one.
-      const hasCrashed = await infer(new Uint8Array(pixels.length), side, wanted).then(() => false, () => true);
+      const hasCrashed = await infer(new Uint8Array(pixels.length), model, wanted).then(() => false, () => true);
       throw Object.assign(new Problem("the model failed on it"), { hasCrashed });
     }
   },
 };
 
-async function infer(pixels, side, wanted) {
-  const outputs = await session.run({ image: new ort.Tensor("uint8", pixels, [1, side, side, 3]) }, wanted);
+async function infer(pixels, { input_size: side, crop, resize }, wanted) {
+  // A model that cuts images takes those that were cut already as one row: see export/build/box_graph.py.
+  const shape = crop > 0 || resize === "crop" ? [1, 1, side * side, 3] : [1, side, side, 3];
+  const outputs = await session.run({ image: new ort.Tensor("uint8", pixels, shape) }, wanted);
   return Object.fromEntries(wanted.map((name) => [name, { data: outputs[name].data, dims: outputs[name].dims }]));
 }
 

@@ -60,13 +60,12 @@ def draw(colour: Colour, size: tuple[int, int] = (48, 40), kind: str = "PNG") ->
 
 
 def describe(**changes: Any) -> ModelMetadata:
-    """Return the metadata of the tiny model."""
+    """Return the metadata of the tiny model; ``preprocess`` are settings of its :class:`PreprocessSpec`."""
+    preprocess = PreprocessSpec(size=SIZE, **changes.pop("preprocess", {}))
     facts: dict[str, Any] = {
         "variant": "full",
         "class_names": CLASSES,
-        "feature_spec": FeatureSpec(
-            backbone="efficientnet-lite0", weights_sha256="0" * 64, preprocess=PreprocessSpec(size=SIZE)
-        ),
+        "feature_spec": FeatureSpec(backbone="efficientnet-lite0", weights_sha256="0" * 64, preprocess=preprocess),
         "cache_sha256": "1" * 64,
         "head_sha256": "2" * 64,
         "run": "tiny",

@@ -19,8 +19,11 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from xfeat.export.build.resize_graph import PLANES, resize_graph
 from xfeat.serve.static_site.onnxruntime_web import runtime_cache
 
+# Of this machine: while tests run, the cache is a folder of theirs.
+RUNTIME = runtime_cache()
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 FLAGS = [
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
@@ -183,10 +186,9 @@ def browse(tmp_path_factory):
 @pytest.fixture
 def runtime():
     """Return the folder with onnxruntime-web."""
-    folder = runtime_cache()
-    if not folder.is_dir():
+    if not RUNTIME.is_dir():
         pytest.skip("needs onnxruntime-web: xserve page fetches it with npm, once per machine")
-    return folder
+    return RUNTIME
 
 
 @pytest.fixture
@@ -195,24 +197,27 @@ def write_pixel_model(tmp_path, tiny):
 
     def write(**changes):
         metadata = tiny.describe(ood_threshold=0.5, **changes)
+        resize = resize_graph(metadata.feature_spec.preprocess)
         weights = np.random.default_rng(0).normal(0, 1, (tiny.size**2 * 3, len(tiny.classes))).astype(np.float32)
         constants = {"flat": np.array([0, -1]), "white": np.float32(255), "weights": weights, "last": np.array([1])}
         nodes = [
-            helper.make_node("Cast", ["image"], ["levels"], to=TensorProto.FLOAT),
-            helper.make_node("Div", ["levels", "white"], ["shares"]),
-            helper.make_node("Reshape", ["shares", "flat"], ["row"]),
+            *resize.node,
+            helper.make_node("Div", [PLANES, "white"], ["heatmap"]),
+            helper.make_node("Reshape", ["heatmap", "flat"], ["row"]),
             helper.make_node("MatMul", ["row", "weights"], ["logits"]),
             helper.make_node("Softmax", ["logits"], ["probabilities"]),
             helper.make_node("ReduceMean", ["row", "last"], ["ood"], keepdims=0),
-            helper.make_node("Transpose", ["shares"], ["heatmap"], perm=[0, 3, 1, 2]),
         ]
         shapes = {"probabilities": ["N", 3], "ood": ["N"], "heatmap": ["N", 3, tiny.size, tiny.size]}
         graph = helper.make_graph(
             nodes,
             "pixels",
-            [helper.make_tensor_value_info("image", TensorProto.UINT8, ["N", tiny.size, tiny.size, 3])],
+            resize.input,
             [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in shapes.items()],
-            [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
+            [
+                *resize.initializer,
+                *(numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()),
+            ],
         )
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
         helper.set_model_props(model, metadata.to_props())

@@ -73,13 +73,20 @@ def predictions_of_the_page(model, files, runtime, folder, browse, serve_folder)
     return {row["File"]: row for row in csv.DictReader(io.StringIO(seen["csv"].lstrip("\ufeff")))}
 
 
-def test_the_browser_predicts_as_the_server_does(write_pixel_model, runtime, tmp_path, browse, serve_folder):
+@pytest.mark.parametrize(
+    "preprocess",
+    [{}, {"crop": 0.12, "interpolation": "bicubic"}, {"resize": "crop", "crop": 0.0625}, {"crop": 0.49}],
+    ids=str,
+)
+def test_the_browser_predicts_as_the_server_does(
+    preprocess, write_pixel_model, runtime, tmp_path, browse, serve_folder
+):
     """Reference: :class:`Predictor`, which the server uses, on the same files.
 
     Lossless files must agree but for the rounding of float32. JPEG and EXIF are decoded by the browser's own decoder;
     Chromium's was found to give the same pixels as Pillow's, and a grey level of difference is allowed here.
     """
-    model = write_pixel_model(positive="covid", threshold=0.4)
+    model = write_pixel_model(positive="covid", threshold=0.4, preprocess=preprocess)
     files = draw_all(tmp_path / "images")
     answers = predictions_of_the_page(model, files, runtime, tmp_path, browse, serve_folder)
     for file, prediction in zip(files, Predictor.open(model, device="cpu").predict_paths(files), strict=True):
