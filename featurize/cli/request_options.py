@@ -38,8 +38,8 @@ request_options = combined(
     _request_option(
         "backbone",
         click.Choice(["auto", *BACKBONES]),
-        "auto: the backbone of an existing output; else efficientnet-b0, or efficientnet-lite0 if the weights of b0 cannot "
-        "be downloaded. Others: " + ", ".join(BACKBONES),
+        "auto: the backbone of an existing output; else efficientnet-b0, or efficientnet-lite0 if the weights of b0 "
+        "cannot be downloaded. Others: " + ", ".join(BACKBONES),
         metavar="NAME",
     ),
     _request_option(
@@ -83,8 +83,8 @@ request_options = combined(
     _request_option(
         "grey_bits",
         str,
-        "Range of images with 16 bits per channel: 12 makes 4095 white. auto: the bits that their levels need, once for "
-        "all images.  [default: auto]",
+        "Range of images with 16 bits per channel: 12 makes 4095 white. auto: the bits that their levels need, once "
+        "for all images.  [default: auto]",
         metavar="8..16|auto",
         callback=_grey_bits,
     ),
