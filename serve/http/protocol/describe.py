@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from xfeat.export.model.interface import INPUT, Outputs
+from xfeat.export.model.interface import DECISION, INPUT, Outputs
 from xfeat.serve.inference.predictor import Predictor
 from xfeat.serve.models.registry import ServedModel
 
@@ -15,9 +15,16 @@ _ANY_IMAGE = [-1, -1, 3]
 
 
 def describe_outputs(predictor: Predictor) -> dict[str, list[int]]:
-    """Return the shapes of the outputs by their names, in the protocol's order; -1 is an axis of any length."""
-    shapes = {tensor.name: list(tensor.shape) for tensor in predictor.model.outputs}
-    return {name: shapes[name] for name in Outputs._fields if name in predictor.model.known_outputs}
+    """Return the shapes of the outputs by their names, in the protocol's order; -1 is an axis of any length.
+
+    Every model has a decision here: the server decides by the probabilities, where the file has no such output.
+    """
+    shapes = {tensor.name: list(tensor.shape) for tensor in predictor.model.outputs} | {DECISION: [-1]}
+    return {name: shapes[name] for name in Outputs._fields if name in {*predictor.model.known_outputs, DECISION}}
+
+
+def _datatype(name: str) -> str:
+    return "INT64" if name == DECISION else "FP32"
 
 
 def describe_model(model: ServedModel) -> dict[str, Any]:
@@ -28,7 +35,7 @@ def describe_model(model: ServedModel) -> dict[str, Any]:
         "platform": _PLATFORM,
         "inputs": [{"name": INPUT, "datatype": "UINT8", "shape": [-1, *_ANY_IMAGE]}],
         "outputs": [
-            {"name": name, "datatype": "FP32", "shape": shape}
+            {"name": name, "datatype": _datatype(name), "shape": shape}
             for name, shape in describe_outputs(model.predictor).items()
         ],
     }
@@ -48,7 +55,7 @@ def describe_config(model: ServedModel, max_images: int) -> dict[str, Any]:
         "max_batch_size": max_images,
         "input": [{"name": INPUT, "data_type": "TYPE_UINT8", "dims": _ANY_IMAGE}],
         "output": [
-            {"name": name, "data_type": "TYPE_FP32", "dims": shape[1:]}
+            {"name": name, "data_type": f"TYPE_{_datatype(name)}", "dims": shape[1:]}
             for name, shape in describe_outputs(model.predictor).items()
         ],
     }

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from starlette.exceptions import HTTPException
 
-from xfeat.export.model.interface import INPUT
+from xfeat.export.model.interface import INPUT, THRESHOLD
 from xfeat.serve.http.protocol.json_body import LongValues, parse_json, read_base64, read_levels
 from xfeat.serve.http.protocol.schema import HEADER_LENGTH
 from xfeat.serve.inference.predictor import ImageContent
@@ -50,12 +50,14 @@ class InferRequest:
         images: contents of image files, or uint8 (H, W, 3) RGB.
         outputs: requested outputs and their forms; ``None`` for all outputs.
         binary: whether the outputs are wanted as binary data if ``outputs`` is ``None``.
+        threshold: for the output ``decision``, instead of the model's own; ``None`` for that.
     """
 
     id: str | None
     images: list[ImageContent]
     outputs: dict[str, WantedOutput] | None
     binary: bool
+    threshold: float | None = None
 
 
 def split_body(body: bytes, header_length: str | None) -> tuple[bytes, memoryview]:
@@ -95,12 +97,17 @@ def parse_request(header: bytes, tail: memoryview, max_images: int) -> InferRequ
     inputs = request.get("inputs")
     if not isinstance(inputs, list) or len(inputs) != 1:
         raise HTTPException(400, f"inputs must be a list of one tensor, '{INPUT}'")
-    binary = _parameters(request, "the request").get("binary_data_output") is True
+    parameters = _parameters(request, "the request")
+    binary = parameters.get("binary_data_output") is True
+    threshold = parameters.get(THRESHOLD)
+    if threshold is not None and not (type(threshold) in (int, float) and 0 <= float(threshold) <= 1):
+        raise HTTPException(400, f"parameter '{THRESHOLD}' must be a number from 0 to 1, not {_short(threshold)}")
     return InferRequest(
         id=identifier,
         images=_parse_input(_object(inputs[0], "an input"), long, tail, max_images),
         outputs=_parse_outputs(request.get("outputs"), binary),
         binary=binary,
+        threshold=None if threshold is None else float(threshold),
     )
 
 

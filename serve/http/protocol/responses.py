@@ -37,7 +37,7 @@ def check_outputs(wanted: Mapping[str, WantedOutput], available: Collection[str]
 
 def build_response(
     model: Mapping[str, Any],
-    arrays: Mapping[str, NDArray[np.float32]],
+    arrays: Mapping[str, NDArray[Any]],
     request: InferRequest,
     class_names: Sequence[str],
 ) -> Response:
@@ -45,7 +45,7 @@ def build_response(
 
     Args:
         model: name and version of the model.
-        arrays: float32, by output name.
+        arrays: float32 or int64, by output name.
         request: says which outputs are wanted as binary data, or as classes.
         class_names: in the model's order.
     """
@@ -54,7 +54,8 @@ def build_response(
         form = WantedOutput(binary=request.binary) if request.outputs is None else request.outputs[name]
         texts = _largest(array, form.classes, class_names) if form.classes else None
         shape = list(array.shape) if texts is None else [len(array), len(texts) // len(array)]
-        output: dict[str, Any] = {"name": name, "datatype": "FP32" if texts is None else "BYTES", "shape": shape}
+        datatype = "BYTES" if texts is not None else "INT64" if array.dtype == np.int64 else "FP32"
+        output: dict[str, Any] = {"name": name, "datatype": datatype, "shape": shape}
         if form.binary:
             tail.append(_as_binary(array) if texts is None else _with_lengths(texts))
             output["parameters"] = {"binary_data_size": len(tail[-1])}
@@ -79,15 +80,15 @@ def _largest(array: NDArray[np.float32], number: int, class_names: Sequence[str]
     ]
 
 
-def _numbers(array: NDArray[np.float32]) -> Iterator[str]:
+def _numbers(array: NDArray[Any]) -> Iterator[str]:
     flat = array.ravel()
     for start in range(0, flat.size, _PIECE):
         values = flat[start : start + _PIECE].tolist()
         yield json.dumps([value if math.isfinite(value) else None for value in values])[1:-1]
 
 
-def _as_binary(array: NDArray[np.float32]) -> bytes:
-    return np.ascontiguousarray(array, "<f4").tobytes()
+def _as_binary(array: NDArray[Any]) -> bytes:
+    return np.ascontiguousarray(array, array.dtype.newbyteorder("<")).tobytes()
 
 
 def _with_lengths(texts: Sequence[str]) -> bytes:

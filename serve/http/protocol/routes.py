@@ -6,6 +6,8 @@ docs/protocol/extension_model_configuration.md, extension_statistics.md and exte
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from functools import partial
 from importlib.metadata import version
 from typing import Any
 
@@ -17,6 +19,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from xfeat.export.model.interface import DECISION, OOD, PROBABILITIES
 from xfeat.serve.http.openapi import STOPPING, ModelBody, errors
 from xfeat.serve.http.protocol.describe import VERSION, describe_config, describe_model, describe_outputs
 from xfeat.serve.http.protocol.requests import parse_request, split_body
@@ -146,12 +149,15 @@ async def _infer(service: Service, model: ServedModel, request: Request) -> Resp
         else:
             wanted = parse_request(header, tail, service.spec.max_files)
         check_outputs(wanted.outputs or {}, describe_outputs(model.predictor))
+        if wanted.threshold is not None and model.predictor.metadata.positive is None:
+            raise HTTPException(400, f"{model.name} has no threshold: it predicts the most probable class")
         heatmap = wanted.outputs is None or "heatmap" in wanted.outputs
         images = [(f"image {number}", image) for number, image in enumerate(wanted.images)]
         predictor, results = await service.predict(request, model, images, heatmap=heatmap)
     names = describe_outputs(predictor) if wanted.outputs is None else wanted.outputs
     predictions = _require_all(results)
-    arrays = {output: _array(output, predictions) for output in names}
+    decide = partial(predictor.metadata.decide, threshold=wanted.threshold)
+    arrays = {output: _array(output, predictions, predictor.metadata.class_names, decide) for output in names}
     identity = {"model_name": model.name, "model_version": VERSION}
     classes = predictor.metadata.class_names
     if sum(array.nbytes for array in arrays.values()) > _SMALL_OUTPUT_BYTES:
@@ -168,9 +174,14 @@ def _require_all(results: list[Result]) -> list[Prediction]:
     return predictions
 
 
-def _array(name: str, predictions: list[Prediction]) -> NDArray[np.float32]:
-    if name == "probabilities":
-        return np.array([list(each.probabilities.values()) for each in predictions], np.float32)
-    if name == "ood":
+def _array(
+    name: str, predictions: list[Prediction], class_names: Sequence[str], decide: Callable[[list[float]], str]
+) -> NDArray[Any]:
+    probabilities = [list(each.probabilities.values()) for each in predictions]
+    if name == PROBABILITIES:
+        return np.array(probabilities, np.float32)
+    if name == DECISION:
+        return np.array([class_names.index(decide(row)) for row in probabilities], np.int64)
+    if name == OOD:
         return np.array([np.nan if each.ood is None else each.ood for each in predictions], np.float32)
     return np.stack([getattr(each, name) for each in predictions])

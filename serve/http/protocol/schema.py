@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from xfeat.export.model.interface import INPUT, Outputs
+from xfeat.export.model.interface import INPUT, THRESHOLD, Outputs
 from xfeat.serve.http.openapi import request_body
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
@@ -50,7 +50,8 @@ INFER_BODY = request_body(
         "schema": _object_with(
             ["inputs"],
             id={"type": ["string", "null"]},
-            parameters=_PARAMETERS,
+            parameters=_PARAMETERS
+            | {"properties": {THRESHOLD: {"type": ["number", "null"], "minimum": 0, "maximum": 1}}},
             inputs=_list_of({"oneOf": [_PIXELS, _FILES]}, maxItems=1),
             outputs={"type": ["array", "null"], "items": _OUTPUT},
         )

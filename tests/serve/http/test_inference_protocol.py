@@ -51,7 +51,10 @@ def test_json_tensors_are_answered_with_all_outputs_and_the_id(whole, serve_mode
         ("logits", [3, 3]),
         ("ood", [3]),
         ("heatmap", [3, 3, 2, 2]),
+        ("decision", [3]),
     ]
+    assert outputs["decision"]["datatype"] == "INT64"
+    assert outputs["decision"]["data"] == [int(tiny.reference(colour).argmax()) for colour in COLOURS]
     expected = [tiny.reference(colour) for colour in COLOURS]
     np.testing.assert_allclose(np.reshape(outputs["probabilities"]["data"], (3, 3)), expected, atol=1e-6)
     np.testing.assert_allclose(outputs["ood"]["data"], np.mean(COLOURS, axis=1) / 255, atol=1e-6)
@@ -98,6 +101,39 @@ def test_only_the_requested_outputs_are_returned_each_in_the_requested_form(whol
     assert (ood["name"], len(ood["data"])) == ("ood", 3)
     assert logits["parameters"] == {"binary_data_size": 36}
     assert len(reply.content) == length + 36
+
+
+@pytest.mark.parametrize("binary", [False, True])
+@pytest.mark.parametrize(
+    ("threshold", "decided"), [(None, [0, 1, 1]), (0, [0, 0, 0]), (0.05, [0, 1, 0]), (1, [1, 1, 1]), (0.9, [0, 1, 1])]
+)
+def test_the_threshold_of_the_decision_can_be_moved(write_model, serve_model, threshold, decided, binary):
+    """Of the colours, covid has a probability of 0.93, 0.01 and 0.13; 1 stands for another class."""
+    path = write_model(positive="covid", threshold=0.5)
+    parameters = {"binary_data_output": binary} | ({} if threshold is None else {"threshold": threshold})
+    body = {"inputs": [tensor(pixels_of(COLOURS))], "outputs": [{"name": "decision"}], "parameters": parameters}
+    with serve_model(Predictor.open(path, device="cpu")) as client:
+        reply = client.post(INFER, json=body)
+    if binary:
+        found = np.frombuffer(reply.content[int(reply.headers["inference-header-content-length"]) :], "<i8").tolist()
+    else:
+        found = outputs_of(reply)["decision"]["data"]
+    assert [min(code, 1) for code in found] == decided
+
+
+@pytest.mark.parametrize("threshold", [-0.1, 1.5, True, "0.5", 1e999])
+def test_a_threshold_that_is_none_is_refused(write_model, serve_model, threshold):
+    path = write_model(positive="covid", threshold=0.5)
+    body = {"inputs": [tensor(pixels_of(COLOURS))], "parameters": {"threshold": threshold}}
+    with serve_model(Predictor.open(path, device="cpu")) as client:
+        reply = client.post(INFER, content=json.dumps(body), headers={"content-type": "application/json"})
+    assert (reply.status_code, "error" in reply.json()) == (400, True)
+
+
+def test_a_model_without_a_positive_class_has_no_threshold(client):
+    reply = client.post(INFER, json={"inputs": [tensor(pixels_of(COLOURS))], "parameters": {"threshold": 0.5}})
+    assert reply.status_code == 400
+    assert reply.json() == {"error": "model has no threshold: it predicts the most probable class"}
 
 
 def test_one_unreadable_file_fails_the_request_and_is_named(client, tiny):
