@@ -12,13 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xfeat.featurize.cache.extra import ExtraColumn
+from xfeat.featurize.datasets.column_choice import MISSING
 from xfeat.featurize.text import quote
 
-KINDS = ("number", "category", "text", "date", "date-dmy", "date-mdy", "ignore")
-# Compared without case.
-_MISSING = "na n/a n.a. nan <na> nat null none nil - -- – — . ? unknown missing (null) #na #n/a"
-_ERRORS = "#ref! #div/0! #value! #name? #num! #null!"  # of spreadsheets
-MISSING = frozenset(f"{_MISSING} {_ERRORS}".split())
 MAX_NAMES = 1_000
 MAX_TEXT_BYTES = 4_096
 _MAX_COLUMN_BYTES = 256 << 20  # all texts take the room of the longest
@@ -52,7 +48,8 @@ def typed_column(name: str, cells: Sequence[str], *, kind: str = "", source: str
     Args:
         name: of the column: day numbers of a spreadsheet are dates in ``scan_date``, numbers text in ``patient_id``.
         cells: the text of each of N rows, stripped.
-        kind: one of :data:`KINDS` that the user asks for; by default what all texts are.
+        kind: that the user asks for, see :class:`~xfeat.featurize.datasets.column_choice.ColumnChoice`; by default what
+            all texts are.
         source: where they come from.
     """
     found = Counter(cells)

@@ -41,12 +41,28 @@ class ListedImage(NamedTuple):
         label: its class, empty if it has none.
         split: train, valid, test, or empty.
         group: patient or series, empty if unknown.
+        further: the texts of further columns.
     """
 
     path: str
     label: str
     split: str
     group: str = ""
+    further: tuple[str, ...] = ()
+
+
+class TableColumn(NamedTuple):
+    """A further column that a table has for the images.
+
+    Attributes:
+        name: what it is called here.
+        source: name of the table.
+        kind: that the user asks for; empty: what its texts are.
+    """
+
+    name: str
+    source: str
+    kind: str = ""
 
 
 @dataclass(frozen=True)
@@ -59,6 +75,8 @@ class Listing:
         left_out: what does not take part.
         notes: what the user should know of how names were read.
         above: the folders around everything, empty or with a slash at the end.
+        columns: further columns; each image has a text for each.
+        headers: the names of all columns of the tables.
     """
 
     images: list[ListedImage]
@@ -66,6 +84,8 @@ class Listing:
     left_out: LeftOut = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     above: str = ""
+    columns: tuple[TableColumn, ...] = ()
+    headers: tuple[str, ...] = ()
 
 
 Head = Callable[[str, int], bytes]

@@ -5,20 +5,23 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from xfeat.featurize.datasets.column_choice import AS_WRITTEN, DICOM_COLUMNS, ColumnChoice
 from xfeat.featurize.datasets.image_files import (
     IMAGE_SUFFIXES,
     Listing,
+    TableColumn,
     choose_images,
     count_left_out,
     describe_left_out,
     image_names,
 )
 from xfeat.featurize.datasets.manifest import read_group_table, read_manifest
+from xfeat.featurize.datasets.metadata import join_metadata
 from xfeat.featurize.datasets.structure import read_structure
 from xfeat.featurize.datasets.tables import TABLE_SUFFIXES
 from xfeat.featurize.errors import DataError, SpecError
@@ -49,12 +52,14 @@ class ImageEntry(NamedTuple):
         label: index into the class names, or ``NO_LABEL``.
         split: index into ``SPLITS``, or ``NO_SPLIT``.
         group: patient or series; images of one group must be in one split. Empty if unknown.
+        further: the texts of further columns.
     """
 
     path: str
     label: int
     split: int
     group: str = ""
+    further: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -68,6 +73,7 @@ class Dataset:
         layout: how the folders were read, such as ``3 splits × 2 classes, in chest_xray/``.
         left_out: per reason, the number of ``files``, of each of their ``suffixes``, and an ``example``.
         table: the manifest, if the images come from one.
+        columns: further columns; each entry has a text for each.
     """
 
     root: Path
@@ -76,6 +82,7 @@ class Dataset:
     layout: str = ""
     left_out: dict[str, Any] = field(default_factory=dict)
     table: Path | None = None
+    columns: tuple[TableColumn, ...] = ()
 
     @classmethod
     def of(cls, root: Path, listing: Listing, table: Path | None = None) -> Dataset:
@@ -84,9 +91,10 @@ class Dataset:
         labels = {"": NO_LABEL, **{name: code for code, name in enumerate(class_names)}}
         splits = {"": NO_SPLIT, **{name: code for code, name in enumerate(SPLITS)}}
         entries = sorted(
-            ImageEntry(image.path, labels[image.label], splits[image.split], image.group) for image in listing.images
+            ImageEntry(image.path, labels[image.label], splits[image.split], image.group, image.further)
+            for image in listing.images
         )
-        return cls(root, class_names, entries, listing.text, count_left_out(listing.left_out), table)
+        return cls(root, class_names, entries, listing.text, count_left_out(listing.left_out), table, listing.columns)
 
 
 def open_dataset(
@@ -95,6 +103,8 @@ def open_dataset(
     classes: list[str] | None = None,
     groups: str | None = None,
     layout: str | None = None,
+    metadata: str | os.PathLike[str] | None = None,
+    columns: ColumnChoice = AS_WRITTEN,
 ) -> Dataset:
     """List the images of ``data`` in any of the layouts in :data:`LAYOUTS`.
 
@@ -103,43 +113,50 @@ def open_dataset(
         classes: keep these classes only.
         groups: CSV file or regular expression for the groups; by default ``groups.csv`` in the folder, if there.
         layout: of folders, see :func:`xfeat.featurize.datasets.structure.read_structure`; by default what they allow.
+        metadata: table of further columns, joined by path, base name or group.
+        columns: what the user says of the columns of the manifest and of ``metadata``.
 
     Raises:
         DataError: if the path does not exist, contains no images, or has names that a cache cannot hold.
-        SpecError: if there is a ``layout``, and ``data`` is a table.
+        SpecError: if there is a ``layout``, and ``data`` is a table, or ``columns`` names one that is not there.
     """
     root = Path(data)
     if not root.exists():
         raise DataError("folder or file not found", path=root, expected=LAYOUTS, fix="check the path")
-    source = None
+    source, table = None, None
     if os.path.isfile(root) and root.suffix.lower() in TABLE_SUFFIXES:
         if layout is not None:
             raise SpecError(f"--layout {layout} is for folders", found=f"{root}, a table", fix="leave --layout away")
-        listing = read_manifest(root)
-        dataset = Dataset.of(root.parent, listing, root)
+        listing, table, root = read_manifest(root, columns), root, root.parent
     else:
         source = open_source(root)
         listing = _read_folders(root, source, layout)
-        dataset = Dataset.of(root, listing)
-    lines = describe_left_out(dataset.left_out)
-    if not dataset.entries:
+    lines = describe_left_out(count_left_out(listing.left_out))
+    if not listing.images:
         raise DataError(
             "no images found",
-            path=root,
+            path=table or root,
             expected=LAYOUTS,
             found="; ".join(lines) or ("no files" if source else "no rows"),
             fix="put images there, or give another folder",
         )
     for note in listing.notes:
         logger.warning("%s", note)
-    for line in (f"layout: {dataset.layout}", *lines):
+    for line in (f"layout: {listing.text}", *lines):
         logger.info("%s", line)
     if groups is not None:
-        dataset = _with_groups(dataset, _read_groups(dataset, groups), f"--groups {groups}")
+        group_of, header = _read_groups(listing, root, groups, columns)
+        listing = _with_groups(
+            replace(listing, headers=(*listing.headers, *header)), root, group_of, f"--groups {groups}"
+        )
     elif source is not None:  # a table has a column for them
-        dataset = _with_own_groups(dataset, source, listing.above)
+        listing = _with_own_groups(listing, root, source)
+    if metadata is not None:
+        listing = join_metadata(listing, Path(metadata), root, columns)
+    columns.check_used([column.name for column in listing.columns], listing.headers, DICOM_COLUMNS)
+    dataset = Dataset.of(root, listing, table)
     _check_widths(dataset)
-    return dataset if classes is None else _select_classes(dataset, classes, root)
+    return dataset if classes is None else _select_classes(dataset, classes, table or root)
 
 
 def _check_widths(dataset: Dataset) -> None:
@@ -222,35 +239,37 @@ def _read_folders(root: Path, source: ImageSource, layout: str | None) -> Listin
 # Groups
 
 
-def _with_groups(dataset: Dataset, group_of: dict[str, str], source: str) -> Dataset:
+def _with_groups(listing: Listing, root: Path, group_of: dict[str, str], source: str) -> Listing:
     """Set the groups of the images with these paths; ``source`` is named in messages."""
-    entries = [entry._replace(group=group_of.get(entry.path, entry.group)) for entry in dataset.entries]
-    ungrouped = sum(not entry.group for entry in entries)
-    if ungrouped == len(entries):
+    images = [image._replace(group=group_of.get(image.path, image.group)) for image in listing.images]
+    ungrouped = sum(not image.group for image in images)
+    if ungrouped == len(images):
         raise DataError(
             f"{source} matches none of the images",
-            path=dataset.root,
-            expected=f"paths such as {entries[0].path}",
+            path=root,
+            expected=f"paths such as {images[0].path}",
             fix="check the expression, or that the CSV's paths are relative to the data folder",
         )
     if ungrouped:
-        logger.warning("%d of %d images have no group; each counts as its own", ungrouped, len(entries))
-    return replace(dataset, entries=entries)
+        logger.warning("%d of %d images have no group; each counts as its own", ungrouped, len(images))
+    return replace(listing, images=images)
 
 
-def _read_groups(dataset: Dataset, groups: str) -> dict[str, str]:
-    """Return path to group, from a CSV file or by a regular expression on the paths."""
+def _read_groups(
+    listing: Listing, root: Path, groups: str, choice: ColumnChoice
+) -> tuple[dict[str, str], Sequence[str]]:
+    """Return path to group, from a table, whose header follows, or by a regular expression on the paths."""
     file = Path(groups)
     if os.path.isfile(groups):  # False for an expression that is too long for a name
-        return read_group_table(file, [entry.path for entry in dataset.entries], dataset.root)
+        return read_group_table(file, [image.path for image in listing.images], root, choice)
     if file.suffix.lower() in TABLE_SUFFIXES:
         raise DataError("file not found", path=groups, fix="--groups takes a table (CSV) or a regular expression")
     try:
         expression = re.compile(groups)
     except re.error as error:
         raise SpecError(f"--groups {groups} is neither a file nor a regular expression", found=str(error)) from error
-    matches = {entry.path: expression.search(entry.path) for entry in dataset.entries}
-    return {path: match.group(min(1, expression.groups)) or "" for path, match in matches.items() if match}
+    matches = {image.path: expression.search(image.path) for image in listing.images}
+    return {path: match.group(min(1, expression.groups)) or "" for path, match in matches.items() if match}, ()
 
 
 def _groups_file(source: ImageSource, above: str) -> str | None:
@@ -258,12 +277,12 @@ def _groups_file(source: ImageSource, above: str) -> str | None:
     return next((name for name in (above + GROUPS_FILE, GROUPS_FILE) if source.state(name) is not None), None)
 
 
-def _with_own_groups(dataset: Dataset, source: ImageSource, above: str) -> Dataset:
-    name = _groups_file(source, above)
+def _with_own_groups(listing: Listing, root: Path, source: ImageSource) -> Listing:
+    name = _groups_file(source, listing.above)
     if name is None:
-        return dataset
-    table, folder = dataset.root / name, name.removesuffix(GROUPS_FILE)
+        return listing
+    table, folder = root / name, name.removesuffix(GROUPS_FILE)
     logger.info("groups are read from %s", table)
-    images = [entry.path.removeprefix(folder) for entry in dataset.entries]
-    group_of = read_group_table(table, images, table.parent, read=lambda _: source.read(name))
-    return _with_groups(dataset, {folder + path: group for path, group in group_of.items()}, str(table))
+    images = [image.path.removeprefix(folder) for image in listing.images]
+    group_of, _ = read_group_table(table, images, table.parent, read=lambda _: source.read(name))
+    return _with_groups(listing, root, {folder + path: group for path, group in group_of.items()}, str(table))

@@ -8,8 +8,16 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+from xfeat.featurize.datasets.column_choice import AS_WRITTEN, ROLES, ColumnChoice
 from xfeat.featurize.datasets.file_lookup import find_files, is_outside, written_path
-from xfeat.featurize.datasets.image_files import LeftOut, ListedImage, Listing, choose_images, count_classes
+from xfeat.featurize.datasets.image_files import (
+    LeftOut,
+    ListedImage,
+    Listing,
+    TableColumn,
+    choose_images,
+    count_classes,
+)
 from xfeat.featurize.datasets.structure import split_of, unify_spelling
 from xfeat.featurize.datasets.tables import Read, Table, TableRow, name_lines, read_table
 from xfeat.featurize.errors import DataError
@@ -20,7 +28,7 @@ from xfeat.featurize.urls import is_url
 logger = logging.getLogger(__name__)
 
 
-def read_manifest(path: Path) -> Listing:
+def read_manifest(path: Path, choice: ColumnChoice = AS_WRITTEN) -> Listing:
     """Read a table with one image per row.
 
     Rows without a label are left out, unless no row has one. Rows whose file is missing stay, so that they are skipped
@@ -29,12 +37,13 @@ def read_manifest(path: Path) -> Listing:
     Raises:
         DataError: if the table cannot be read, names files in no clear way, or contradicts itself; lines are named.
     """
-    table = read_table(path, ("path", "label"), ("split", "group"))
+    table = read_table(path, ("path", "label"), ("split", "group"), choice=choice)
     rows, left_out = _labelled(table)
     splits = _splits(table, rows)
     paths = _locate(table, rows, path.parent)
     listed = [
-        ListedImage(file, row.label, split, row.group) for file, row, split in zip(paths, rows, splits, strict=True)
+        ListedImage(file, row.label, split, row.group, row.further)
+        for file, row, split in zip(paths, rows, splits, strict=True)
     ]
     images = _once(table, rows, listed)
     spelling, notes = unify_spelling({(image.split, image.label) for image in images})
@@ -42,32 +51,42 @@ def read_manifest(path: Path) -> Listing:
     used = {use: name for use, name in table.columns.items() if use != "split" or any(splits)}
     renamed = ", ".join(f"{use}: {name}" for use, name in used.items() if name.casefold() != use)
     rows_read = f"{len(images)} row{'s' * (len(images) != 1)} of {path.name}{f' ({renamed})' if renamed else ''}"
-    return Listing(images, f"{rows_read}, {count_classes(images)}", left_out, [f"{path}: {note}" for note in notes])
+    return Listing(
+        images,
+        f"{rows_read}, {count_classes(images)}",
+        left_out,
+        [f"{path}: {note}" for note in notes],
+        columns=tuple(TableColumn(name, path.name, choice.kinds.get(name, "")) for name in table.further),
+        headers=tuple(table.header),
+    )
 
 
-def read_group_table(path: Path, images: Sequence[str], root: Path, *, read: Read = read_file) -> dict[str, str]:
+def read_group_table(
+    path: Path, images: Sequence[str], root: Path, choice: ColumnChoice = AS_WRITTEN, *, read: Read = read_file
+) -> tuple[dict[str, str], list[str]]:
     """Read a table of groups, such as patients.
 
     Args:
         path: the file.
         images: of the data set, relative to ``root``.
         root: the folder that paths in the table are relative to.
+        choice: what the user says of the columns.
         read: returns the content of the file, for one in an archive.
 
     Returns:
-        Path to group, for the images that the table names.
+        Path to group, for the images that the table names; and the names of its columns.
 
     Raises:
         DataError: if the table cannot be read, a name fits several images, or an image has two groups.
     """
-    table = read_table(path, ("path", "group"), read=read)
+    table = read_table(path, ("path", "group"), choice=choice, read=read)
     found = _find(table, table.rows, root, set(images).__contains__, lambda: images)
     strangers = [row for row, file in zip(table.rows, found, strict=True) if not file]
     if len(strangers) < len(table.rows):
         _warn(table, strangers, f"no image of the data set in {len(strangers)} of {len(table.rows)} rows")
     rows = [row for row, file in zip(table.rows, found, strict=True) if file]
     listed = [ListedImage(file, "", "", row.group) for row, file in zip(rows, filter(None, found), strict=True)]
-    return {image.path: image.group for image in _once(table, rows, listed)}
+    return {image.path: image.group for image in _once(table, rows, listed)}, table.header
 
 
 # Rows
@@ -149,18 +168,26 @@ def _once(table: Table, rows: list[TableRow], images: list[ListedImage]) -> list
     for row, image in zip(rows, images, strict=True):
         known, same = first.setdefault(image.path, (row, image))
         if same != image:
-            differs = next(name for name in ("label", "split", "group") if getattr(same, name) != getattr(image, name))
-            raise DataError(
-                f"lines {known.line} and {row.line} give {quote(image.path)} two {differs}s",
-                path=table.path,
-                expected=f"one {differs} per image",
-                found=", ".join(f"line {one.line}: {quote(getattr(one, differs)) or 'none'}" for one in (known, row)),
-                fix="remove the wrong line",
-            )
+            raise contradiction(table, known, row, image.path)
         if known is not row:
             again.append(row)
     _warn(table, again, f"repeated images count once, rows: {len(again)}")
     return [image for _, image in first.values()]
+
+
+def contradiction(table: Table, one: TableRow, other: TableRow, of: str) -> DataError:
+    """Return the error of two rows that say different things of one image or group."""
+    columns = [("label", one.label, other.label), ("split", one.split, other.split), ("group", one.group, other.group)]
+    columns += zip(table.further, one.further, other.further, strict=True)
+    name, first, second = next(column for column in columns if column[1] != column[2])
+    values = f"{name}s" if name in ROLES else f"values of {quote(name)}"
+    return DataError(
+        f"lines {one.line} and {other.line} give {quote(of)} two {values}",
+        path=table.path,
+        expected=f"one {quote(name)} for each",
+        found=f"line {one.line}: {quote(first) or 'none'}, line {other.line}: {quote(second) or 'none'}",
+        fix="remove the wrong line",
+    )
 
 
 # Files

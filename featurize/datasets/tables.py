@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from xfeat.featurize.datasets.column_choice import ColumnChoice, find_name, further_names
+from xfeat.featurize.datasets.column_choice import AS_WRITTEN, ColumnChoice, find_name, further_names
 from xfeat.featurize.datasets.workbook import is_workbook, workbook_rows
 from xfeat.featurize.errors import DataError, ImageError
 from xfeat.featurize.sources.folder import read_file
@@ -45,7 +45,7 @@ _BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
 _OTHER_FILES = {
-    b"PK\x03\x04": "an OpenDocument workbook, or another zip archive",
+    b"PK\x03\x04": "a damaged Excel workbook, an OpenDocument workbook, or another zip archive",
     b"\xd0\xcf\x11\xe0": "an old Excel workbook",
     b"PAR1": "a Parquet file",
     b"\x1f\x8b": "a gzip file",
@@ -92,8 +92,8 @@ class Table:
     Attributes:
         path: the file, for messages.
         columns: what each column is for (path, label, split, group) to its name in the file.
-        rows: those that are not blank; values are stripped, in composed letters, and empty if they mean "no value". Those
-            of further columns are as they are written.
+        rows: those that are not blank; values are stripped, in composed letters, and empty if they mean "no value".
+            Those of further columns are as they are written.
         header: all names in the file.
         further: what the other columns are called here.
     """
@@ -111,7 +111,7 @@ def read_table(
     optional: Sequence[str] = (),
     *,
     literal: Sequence[str] = (),
-    choice: ColumnChoice = ColumnChoice(),
+    choice: ColumnChoice = AS_WRITTEN,
     read: Read = read_file,
 ) -> Table:
     """Read a table; its first line names the columns, and decides how they are separated.

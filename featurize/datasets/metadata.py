@@ -1,0 +1,261 @@
+"""Joins a table of further columns to the images: by path or base name, or by group. What does not join is said."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from xfeat.featurize.datasets.column_choice import MISSING, ColumnChoice
+from xfeat.featurize.datasets.file_lookup import find_files
+from xfeat.featurize.datasets.image_files import ListedImage, Listing, TableColumn
+from xfeat.featurize.datasets.manifest import contradiction
+from xfeat.featurize.datasets.structure import split_of
+from xfeat.featurize.datasets.tables import Table, TableRow, name_lines, read_table
+from xfeat.featurize.errors import DataError
+from xfeat.featurize.text import listed, quote
+
+logger = logging.getLogger(__name__)
+
+_LABEL_FIX = "correct it, or give the column another name: --columns finding=label"
+
+
+def join_metadata(listing: Listing, path: Path, root: Path, choice: ColumnChoice) -> Listing:
+    """Add the columns of a table to the images.
+
+    A column ``label`` or ``split`` gives the images theirs if none has any, and must agree otherwise. One of groups
+    fills in those that are unknown.
+
+    Args:
+        listing: the images.
+        path: of the table; by its usual names, one column has the images or the groups.
+        root: the folder that paths in the table are relative to.
+        choice: what the user says of the columns.
+
+    Raises:
+        DataError: if the table cannot be read, nothing joins, or it contradicts itself or the images' labels.
+    """
+    table = read_table(path, (), ("path", "group"), literal=("label", "split"), choice=choice)
+    rows = _join(table, listing.images, root)
+    images = listing.images
+    for column, fix in (("label", _LABEL_FIX), ("split", "correct it, or leave the column out")):
+        if column in table.columns:
+            images = _with_same(table, images, rows, column, fix)
+    if "path" in table.columns and "group" in table.columns:
+        images = _with_groups(table, images, rows)
+    listing = replace(listing, images=images, headers=(*listing.headers, *table.header))
+    return _with_columns(listing, table, rows, choice)
+
+
+_Rows = Sequence[TableRow | None]
+"""The row of each image."""
+
+
+# Which row belongs to which image
+
+
+def _join(table: Table, images: Sequence[ListedImage], root: Path) -> _Rows:
+    """Find each image's row, by path if any joins so, else by group."""
+    if not {"path", "group"} & table.columns.keys():
+        raise DataError(
+            "no column names images or groups",
+            path=table.path,
+            expected="a column called path, filename, image_id or the like, or group, patient_id or the like",
+            found=listed(table.header),
+            fix="name it: --columns path=NAME or --columns group=NAME",
+        )
+    for column, find in (("path", _by_path), ("group", _by_group)):
+        if column not in table.columns:
+            continue
+        keys, found = find(table, images, root)
+        if any(found):
+            rows = _one_row_each(table, images, found)
+            _say_what_is_left(table, images, column, keys, found, rows)
+            return rows
+    has_groups = any(image.group for image in images)
+    raise DataError(
+        "none of its rows belongs to an image",
+        path=table.path,
+        expected=f"paths such as {quote(images[0].path)}"
+        + (f", or groups such as {quote(next(i.group for i in images if i.group))}" if has_groups else ""),
+        found=name_lines([(row.line, row.path or row.group) for row in table.rows]),
+        fix="check which column names the images: --columns path=NAME, or --columns group=NAME with --groups",
+    )
+
+
+_Found = tuple[list[str], list[Sequence[int]]]
+"""The key of each row, and the images that each row belongs to; several of a path if it is ambiguous."""
+
+
+def _by_path(table: Table, images: Sequence[ListedImage], root: Path) -> _Found:
+    keys = [row.path for row in table.rows]
+    numbers = {image.path: number for number, image in enumerate(images)}
+    named = [key or "\0" for key in keys]
+    paths = find_files(named, root, numbers.__contains__, lambda: numbers)
+    return keys, [[numbers[path] for path in found] for found in paths]
+
+
+def _by_group(table: Table, images: Sequence[ListedImage], root: Path) -> _Found:
+    keys = [row.group for row in table.rows]
+    members: dict[str, list[int]] = {}
+    for number, image in enumerate(images):
+        if image.group:
+            members.setdefault(image.group, []).append(number)
+    shorter = _unique_without_zeros(members)
+    written = set(keys)
+    other = {key: shorter[_without_zeros(key)] for key in keys if key not in members and _without_zeros(key) in shorter}
+    other = {key: group for key, group in other.items() if group not in written}
+    if other:
+        examples = listed(f"{quote(key)} as {quote(group)}" for key, group in other.items())
+        logger.warning("%s: groups are found with or without leading zeros: %s", table.path, examples)
+    return keys, [members.get(key) or members.get(other.get(key, ""), []) for key in keys]
+
+
+def _without_zeros(group: str) -> str:
+    """Return what remains of ``007`` in a spreadsheet that takes it for a number."""
+    whole = group.removesuffix(".0")
+    return whole.lstrip("0") or "0" if whole.isdecimal() else group
+
+
+def _unique_without_zeros(groups: dict[str, list[int]]) -> dict[str, str]:
+    found: dict[str, list[str]] = {}
+    for group in groups:
+        found.setdefault(_without_zeros(group), []).append(group)
+    return {key: same[0] for key, same in found.items() if len(same) == 1}
+
+
+def _one_row_each(table: Table, images: Sequence[ListedImage], found: Sequence[Sequence[int]]) -> _Rows:
+    """Return each image's row; a second row fills in what the first does not know, and must not contradict it."""
+    by_path = "path" in table.columns
+    rows: list[TableRow | None] = [None] * len(images)
+    for row, numbers in zip(table.rows, found, strict=True):
+        if by_path and len(numbers) > 1 and row.path:
+            continue
+        for number in numbers:
+            known = rows[number]
+            rows[number] = row if known is None else _merged(table, known, row, images[number].path)
+    return rows
+
+
+def _merged(table: Table, one: TableRow, other: TableRow, of: str) -> TableRow:
+    values = [
+        second if is_missing(first) else first
+        for first, second in zip((*one[2:5], *one.further), (*other[2:5], *other.further), strict=True)
+    ]
+    merged = one._replace(label=values[0], split=values[1], group=values[2], further=tuple(values[3:]))
+    again = [
+        first if is_missing(second) else second
+        for first, second in zip(values, (*other[2:5], *other.further), strict=True)
+    ]
+    if again != values:
+        raise contradiction(table, merged, other._replace(further=tuple(again[3:])), of)
+    return merged
+
+
+def is_missing(text: str) -> bool:
+    """Tell whether a text means that a value is unknown."""
+    return not text or text.casefold() in MISSING
+
+
+def _say_what_is_left(
+    table: Table,
+    images: Sequence[ListedImage],
+    column: str,
+    keys: Sequence[str],
+    found: Sequence[Sequence[int]],
+    rows: _Rows,
+) -> None:
+    """Say, in one message, which rows have no image, which images have no row, and which rows fit several images."""
+    pairs = list(zip(table.rows, keys, found, strict=True))
+    strange = [(row.line, key) for row, key, numbers in pairs if not numbers]
+    doubtful = [(row.line, key) for row, key, numbers in pairs if column == "path" and len(numbers) > 1]
+    without = [image.path for image, row in zip(images, rows, strict=True) if row is None]
+    parts = []
+    if strange:
+        parts.append(f"{len(strange)} of {len(pairs)} rows have no image ({name_lines(strange)})")
+    if doubtful:
+        parts.append(f"{len(doubtful)} rows fit several images and are left out ({name_lines(doubtful)})")
+    if without:
+        parts.append(f"{len(without)} of {len(images)} images have no row ({listed(without)})")
+    log = logger.warning if parts else logger.info
+    log(
+        "%s: joined by %s (column %s)%s",
+        table.path,
+        column,
+        table.columns[column],
+        ": " * bool(parts) + "; ".join(parts),
+    )
+
+
+# What a row gives an image
+
+
+def _with_same(table: Table, images: list[ListedImage], rows: _Rows, column: str, fix: str) -> list[ListedImage]:
+    """Return images with the labels or splits of their rows; refuse those that contradict what the images have."""
+    read: Callable[[str], str] = split_of if column == "split" else str
+    values = [read(getattr(row, column)) if row else "" for row in rows]
+    if not any(getattr(image, column) for image in images):
+        return [image._replace(**{column: value}) for image, value in zip(images, values, strict=True)]
+    pairs = zip(images, values, strict=True)
+    wrong = [
+        f"{quote(image.path)}: {quote(getattr(image, column))}, in the table {quote(value)}"
+        for image, value in pairs
+        if value and getattr(image, column).casefold() != value.casefold()
+    ]
+    if wrong:
+        raise DataError(
+            f"column {quote(table.columns[column])} contradicts the {column} of {len(wrong)} of {len(images)} images",
+            path=table.path,
+            expected=f"the same {column}s, or none",
+            found=listed(wrong[:3], "; "),
+            fix=fix,
+        )
+    return images
+
+
+def _with_groups(table: Table, images: list[ListedImage], rows: _Rows) -> list[ListedImage]:
+    """Return images with the groups of their rows where they have none; others stay."""
+    groups = [row.group if row else "" for row in rows]
+    other = [
+        image.path for image, group in zip(images, groups, strict=True) if group and image.group not in ("", group)
+    ]
+    if other:
+        what = f"{len(other)} images have another group, which stays"
+        logger.warning("%s: column %s: %s (%s)", table.path, table.columns["group"], what, listed(other))
+    return [image._replace(group=image.group or group) for image, group in zip(images, groups, strict=True)]
+
+
+def _with_columns(listing: Listing, table: Table, rows: _Rows, choice: ColumnChoice) -> Listing:
+    """Return a listing with the table's columns; one that is there already is filled in if the two agree."""
+    texts = [list(image.further) for image in listing.images]
+    names = [column.name.casefold() for column in listing.columns]
+    columns = list(listing.columns)
+    for at, name in enumerate(table.further):
+        values = [row.further[at] if row else "" for row in rows]
+        if name.casefold() in names:
+            place = names.index(name.casefold())
+            pairs = list(zip(texts, values, strict=True))
+            differ = sum(not (is_missing(has[place]) or is_missing(new) or has[place] == new) for has, new in pairs)
+            if not differ:
+                for has, new in pairs:
+                    has[place] = new if is_missing(has[place]) else has[place]
+                continue
+            name, other = _free(name, names), columns[place]
+            what = (
+                f"column {other.name} differs from that of {other.source} in {differ} images, and is called {name} here"
+            )
+            logger.warning("%s: %s", table.path, what)
+        names.append(name.casefold())
+        columns.append(TableColumn(name, table.path.name, choice.kinds.get(name, "")))
+        for has, new in zip(texts, values, strict=True):
+            has.append(new)
+    images = [image._replace(further=tuple(has)) for image, has in zip(listing.images, texts, strict=True)]
+    return replace(listing, images=images, columns=tuple(columns))
+
+
+def _free(name: str, names: Sequence[str]) -> str:
+    number = 2
+    while f"{name}_{number}".casefold() in names:
+        number += 1
+    return f"{name}_{number}"
