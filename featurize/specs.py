@@ -24,7 +24,8 @@ NORMALIZATIONS: dict[str, tuple[Triple, Triple]] = {
     "imagenet": (IMAGENET_MEAN, IMAGENET_STD),
 }
 DEFAULT_CACHE = "features.h5"
-POOLINGS = ("final", "multilevel")
+TOKEN_POOLINGS = ("cls", "mean")
+POOLINGS = ("final", "multilevel", *TOKEN_POOLINGS)
 DTYPES = ("float32", "float16")
 PRECISIONS = ("float32", "bfloat16", "float16")
 ENGINES = ("auto", "torch", "onnxruntime", "openvino", "ray")
@@ -238,10 +239,12 @@ class FeatureSpec(Spec):
     """What a row of features is.
 
     Attributes:
-        backbone: name of the network, a key of :data:`xfeat.featurize.backbones.registry.BACKBONES`.
+        backbone: name of the network: a key of :data:`xfeat.featurize.backbones.registry.BACKBONES`, or of an encoder:
+            ``onnx:STEM``, ``timm:NAME``, ``torch:MODULE:FUNCTION`` or ``plugin:NAME``.
         weights_sha256: SHA-256 of the weights file, 64 hexadecimal digits.
         preprocess: how an image becomes the network's input.
-        pooling: ``final`` (pooled last layer) or ``multilevel`` (stages 3 to 7 appended).
+        pooling: ``final`` (pooled last layer) or ``multilevel`` (stages 3 to 7 appended); of tokens ``cls`` (the first)
+            or ``mean`` (of those of the image).
         views: number of views per image, V: the unchanged image first, then augmented ones; 1 means no augmented ones.
         dtype: ``float32`` or ``float16``, as stored.
         precision: of the network's arithmetic: ``float32``, ``bfloat16`` or ``float16``.

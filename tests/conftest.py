@@ -74,7 +74,7 @@ def lite0_at_32(made_once: MadeOnce, graphs: Path) -> None:
 
     def convert(folder: Path) -> None:
         from xfeat.featurize.backbones.weights import find_weights
-        from xfeat.featurize.engines.onnx_engine import graph_file
+        from xfeat.featurize.engines.feature_graph import graph_file
         from xfeat.featurize.specs import FeatureSpec, PreprocessSpec
 
         weights = find_weights("efficientnet-lite0")

@@ -289,7 +289,7 @@ def _kind_of(path: Path, shape: tuple[int, ...]) -> tuple[OutputKind, int, tuple
     if len(shape) == 2:
         result = "vector", shape[1], None, 0
     elif len(shape) == 3:
-        result = "tokens", shape[2], _token_grid(shape[1]), shape[1]
+        result = "tokens", shape[2], token_grid(shape[1]), shape[1]
     elif len(shape) == 4 and shape[2] == shape[3]:
         result = "map", shape[1], (shape[2], shape[3]), 0
     elif len(shape) == 4:
@@ -304,8 +304,8 @@ def _kind_of(path: Path, shape: tuple[int, ...]) -> tuple[OutputKind, int, tuple
     return result
 
 
-def _token_grid(tokens: int) -> tuple[int, int] | None:
-    """Return the largest square grid of the last tokens, if few are before it."""
+def token_grid(tokens: int) -> tuple[int, int] | None:
+    """Return the largest square grid of the last tokens, if few tokens are before it; else ``None``."""
     side = math.isqrt(tokens)
     before = tokens - side * side
     return (side, side) if before <= _MOST_PREFIX_TOKENS and before < side * side else None

@@ -7,7 +7,7 @@ from functools import partial
 import click
 
 from xfeat.featurize import specs
-from xfeat.featurize.backbones.registry import BACKBONES
+from xfeat.featurize.backbones.registry import BACKBONES, FORMS
 from xfeat.featurize.console import PATH, combined, spec_option
 
 _request_option = partial(spec_option, specs.FeatureRequest)
@@ -37,15 +37,16 @@ def _per_channel(_context: click.Context, _option: click.Parameter, text: str | 
 request_options = combined(
     _request_option(
         "backbone",
-        click.Choice(["auto", *BACKBONES]),
+        str,
         "auto: the backbone of an existing output; else efficientnet-b0, or efficientnet-lite0 if the weights of b0 "
-        "cannot be downloaded. Others: " + ", ".join(BACKBONES),
-        metavar="NAME",
+        f"cannot be downloaded. Others: {', '.join(BACKBONES)}. Any encoder: {FORMS}.",
+        metavar="NAME|FILE",
     ),
     _request_option(
         "weights",
         PATH,
-        "Weights file in efficientnet_pytorch's format; with --backbone auto and no output yet, of efficientnet-b0.",
+        "Weights file in efficientnet_pytorch's format; with --backbone auto and no output yet, of efficientnet-b0. Of "
+        "another encoder: its ONNX file; for timm:NAME also a checkpoint.",
     ),
     _request_option(
         "size", int, "Side of the network's input in pixels.  [default: the backbone's own, like the next six]"
@@ -69,7 +70,11 @@ request_options = combined(
         callback=_per_channel,
     ),
     _request_option("std", str, "The pixels are divided by it afterwards.", metavar="R,G,B", callback=_per_channel),
-    _request_option("pooling", click.Choice(specs.POOLINGS), "multilevel appends the pooled stages 3 to 7."),
+    _request_option(
+        "pooling",
+        click.Choice(specs.POOLINGS),
+        "multilevel appends the pooled stages 3 to 7; cls and mean are for encoders whose output is tokens.",
+    ),
     _request_option(
         "views",
         click.IntRange(1, specs.MAX_VIEWS),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+from xfeat.featurize.backbones.registry import is_foreign
 from xfeat.featurize.backbones.weights import Weights
 from xfeat.featurize.engines.batch_size import find_batch_size
 from xfeat.featurize.engines.device_group import DeviceGroup
@@ -32,7 +33,7 @@ def open_engine(
         spec: what to compute.
         weights: the backbone's weights.
         engine: ``torch``, ``onnxruntime`` (float32 only), ``openvino`` (CPU only), or ``auto``: torch on a GPU and for
-            a precision other than float32, else onnxruntime.
+            a precision other than float32, else onnxruntime; onnxruntime for an encoder in an ONNX file.
         device: ``cpu``, ``cuda``, ``cuda:N``, several with commas, or ``auto``: a GPU if there is one.
         threads: CPU threads for inference; by default all cores.
         batch_size: images per call of the network on each device.
@@ -45,6 +46,14 @@ def open_engine(
     """
     if engine not in ENGINES or engine == "ray":
         raise SpecError("unknown engine", expected=", ".join(name for name in ENGINES if name != "ray"), found=engine)
+    if is_foreign(spec.backbone):
+        engine = "onnxruntime" if engine == "auto" else engine
+        if engine == "torch":
+            raise SpecError(
+                "torch cannot run an ONNX file",
+                expected="--engine onnxruntime or openvino",
+                found=f"{spec.backbone} with --engine torch",
+            )
     check_precision(engine, spec.precision)
     if engine == "openvino":
         if device not in ("auto", "cpu"):

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from xfeat.featurize.backbones.weights import Weights
 from xfeat.featurize.engines.engine import in_batches
-from xfeat.featurize.engines.onnx_engine import graph_file
+from xfeat.featurize.engines.feature_graph import feature_graph
 from xfeat.featurize.errors import DeviceError, MissingExtraError
 from xfeat.featurize.specs import FeatureSpec
 from xfeat.featurize.system.cores import cores
@@ -30,12 +30,12 @@ class OpenvinoEngine:
             import openvino
         except ModuleNotFoundError as error:
             raise MissingExtraError("openvino is not installed", fix="pip install 'xfeat-onnx[openvino]'") from error
-        self.batch_size = batch_size or 8
+        self._graph = feature_graph(spec, weights)
+        self.batch_size = self._graph.batch or batch_size or 8
         core = openvino.Core()
         self.name = "openvino on cpu"
-        model = core.read_model(graph_file(spec, weights))
-        side = spec.preprocess.size
-        model.reshape([self.batch_size, side, side, 3])
+        model = core.read_model(self._graph.path)
+        model.reshape(self._graph.input_shape(self.batch_size))
         options = {
             "INFERENCE_PRECISION_HINT": _HINTS[spec.precision],
             "INFERENCE_NUM_THREADS": threads or cores(),
@@ -50,8 +50,9 @@ class OpenvinoEngine:
         return in_batches(pixels, self.batch_size, self._run)
 
     def _run(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        result = self._request.infer({0: pixels})[0]
-        return np.array(result, np.float32)  # a copy: the next call writes into the same memory
+        result = self._request.infer({0: self._graph.prepared(pixels)})[self._graph.output_name]
+        # A copy: the next call writes into the same memory.
+        return np.array(self._graph.features(result), np.float32)
 
 
 def _check_precision(wanted: str, taken: str) -> None:

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import os
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from xfeat.featurize.backbones.registry import PREFERRED, backbone_info
+from xfeat.featurize.backbones.registry import PREFERRED, backbone_info, is_foreign
 from xfeat.featurize.backbones.weights import DownloadProgress, Weights, find_preferred_weights, find_weights
 from xfeat.featurize.cache.reader import FeatureCache
 from xfeat.featurize.cache.writer import check_replaceable
-from xfeat.featurize.errors import MismatchError
-from xfeat.featurize.specs import NORMALIZATIONS, FeatureRequest, FeatureSpec, PreprocessSpec
+from xfeat.featurize.encoders.find import find_encoder, names_encoder
+from xfeat.featurize.encoders.settings import encoder_spec
+from xfeat.featurize.errors import MismatchError, SpecError
+from xfeat.featurize.specs import NORMALIZATIONS, TOKEN_POOLINGS, FeatureRequest, FeatureSpec, PreprocessSpec
 
 logger = logging.getLogger(__name__)
 
@@ -30,34 +34,44 @@ def resolve_request(
         progress: called while weights are downloaded.
 
     Raises:
+        SpecError: if there is no such backbone, or a setting is impossible with it.
         WeightsError: if the weights cannot be found or downloaded.
+        ModelError: if the file of an encoder cannot be used.
         CacheError: if ``output`` exists and is not a cache.
         MismatchError: if ``output`` was computed with other weights of the same backbone.
     """
     if force:
         check_replaceable(output)
     chooses, file = request.backbone == "auto", request.weights
-    existing = FeatureCache.open(output, check=False).spec if chooses and not force and output.exists() else None
-    if existing is not None:
-        found = find_weights(existing.backbone, file=file, progress=progress)
-        _check_same_weights(output, existing, found)
-    elif chooses and file is None:
-        found = find_preferred_weights(progress)
-    else:
-        found = find_weights(PREFERRED if chooses else request.backbone, file=file, progress=progress)
+    existing = FeatureCache.open(output, check=False) if chooses and not force and output.exists() else None
+    name = existing.spec.backbone if existing is not None else PREFERRED if chooses else request.backbone
     if request.normalize and (request.mean or request.std):
         given = " and ".join(f"--{name}" for name in ("mean", "std") if getattr(request, name))
         logger.warning("%s overrides what --normalize %s stands for", given, request.normalize)
-    spec = request.spec_of(
-        backbone=found.backbone,
-        weights_sha256=found.sha256,
-        defaults=backbone_defaults(found.backbone),
-    )
+    if names_encoder(name):
+        if existing is not None and file is None and os.path.isfile(existing.weights_path):
+            file = Path(existing.weights_path)
+        found, encoder = find_encoder(name, file=file, size=request.size)
+        spec = encoder_spec(request, found, encoder)
+    else:
+        if request.pooling in TOKEN_POOLINGS:
+            raise SpecError(
+                f"pooling {request.pooling} is for encoders whose output is tokens",
+                expected=f"--pooling final or multilevel for {name}",
+                found=request.pooling,
+            )
+        unnamed = chooses and existing is None and file is None
+        found = find_preferred_weights(progress) if unnamed else find_weights(name, file=file, progress=progress)
+        spec = request.spec_of(
+            backbone=found.backbone, weights_sha256=found.sha256, defaults=backbone_defaults(found.backbone)
+        )
+    if existing is not None:
+        _check_same_weights(output, existing.spec, found)
     return spec, found
 
 
 def backbone_defaults(backbone: str) -> PreprocessSpec:
-    """Return how images are prepared for a backbone if the user says nothing.
+    """Return how images are prepared for an EfficientNet if the user says nothing.
 
     Raises:
         SpecError: if the backbone is unknown.
@@ -65,7 +79,9 @@ def backbone_defaults(backbone: str) -> PreprocessSpec:
     return PreprocessSpec(size=backbone_info(backbone).default_size)
 
 
-def featurize_command(spec: FeatureSpec, data: str, output: Path, class_names: Sequence[str]) -> str:
+def featurize_command(
+    spec: FeatureSpec, data: str, output: Path, class_names: Sequence[str], weights_path: str = ""
+) -> str:
     """Return the command that computes a cache with this spec: the fix where a cache is missing or incomplete.
 
     Args:
@@ -73,12 +89,16 @@ def featurize_command(spec: FeatureSpec, data: str, output: Path, class_names: S
         data: folder, archive or manifest of the images.
         output: the cache to write.
         class_names: of the images, none if they have none.
+        weights_path: file of the weights, which is named if it is that of an encoder other than the EfficientNets.
 
-    Options that a cache does not record are left out: ``--groups`` and ``--weights``.
+    Options that a cache does not record are left out: ``--groups``, and ``--weights`` of an EfficientNet.
     """
-    usual = {setting.name: setting.default for setting in dataclasses.fields(FeatureRequest)}
-    own = backbone_defaults(spec.backbone)
+    usual: dict[str, Any] = {setting.name: setting.default for setting in dataclasses.fields(FeatureRequest)}
+    foreign = is_foreign(spec.backbone)
+    own = None if foreign else backbone_defaults(spec.backbone)
     asked = {"backbone": spec.backbone, **_options_of(spec.preprocess, own)}
+    if foreign and weights_path:
+        asked["weights"] = weights_path
     asked |= {name: getattr(spec, name) for name in ("pooling", "views", "dtype", "precision")}
     changed = {name.replace("_", "-"): value for name, value in asked.items() if value != usual[name]}
     options = [part for name, value in changed.items() for part in (f"--{name}", str(value))]
@@ -86,10 +106,10 @@ def featurize_command(spec: FeatureSpec, data: str, output: Path, class_names: S
     return shlex.join(["xfeat", "featurize", data, *options, *classes, "-o", str(output)])
 
 
-def _options_of(preprocess: PreprocessSpec, own: PreprocessSpec) -> dict[str, str]:
-    """Return name and value of the options that turn a backbone's own preprocessing into this one."""
-    names = [field.name for field in dataclasses.fields(own)]
-    other = [name for name in names if getattr(preprocess, name) != getattr(own, name)]
+def _options_of(preprocess: PreprocessSpec, own: PreprocessSpec | None) -> dict[str, str]:
+    """Return name and value of the options that turn a backbone's own preprocessing, if it is known, into this one."""
+    names = [field.name for field in dataclasses.fields(preprocess)]
+    other = [name for name in names if own is None or getattr(preprocess, name) != getattr(own, name)]
     levels = (preprocess.mean, preprocess.std)
     short = next((name for name, values in NORMALIZATIONS.items() if values == levels), None)
     options = {name: getattr(preprocess, name) for name in other}

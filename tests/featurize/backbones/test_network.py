@@ -17,7 +17,8 @@ from xfeat.featurize.backbones.weights import Weights, find_weights
 from xfeat.featurize.engines import Engine, open_engine
 from xfeat.featurize.engines.conversion import convert_feature_network
 from xfeat.featurize.engines.engine import in_batches
-from xfeat.featurize.engines.onnx_engine import OnnxEngine, graph_file
+from xfeat.featurize.engines.feature_graph import graph_file
+from xfeat.featurize.engines.onnx_engine import OnnxEngine
 from xfeat.featurize.errors import DeviceError, MissingExtraError, SpecError, WeightsError
 from xfeat.featurize.specs import FeatureSpec, PreprocessSpec
 from xfeat.featurize.system.devices import resolve_device

@@ -111,9 +111,8 @@ def on_card(
             engine: Any = TorchEngine(lite0_spec, lite0_weights, device="cpu", threads=1, batch_size=8)
             monkeypatch.setattr(engine, "_network", card)
             return engine
-        module = "xfeat.featurize.engines.onnx_engine"
-        monkeypatch.setattr(f"{module}.graph_file", lambda spec, weights: "model")
-        monkeypatch.setattr(f"{module}.open_session", lambda *_, **__: card)
+        monkeypatch.setattr("xfeat.featurize.engines.feature_graph.graph_file", lambda spec, weights: "model")
+        monkeypatch.setattr("xfeat.featurize.engines.onnx_engine.open_session", lambda *_, **__: card)
         monkeypatch.setattr("xfeat.featurize.engines.resolve_devices", lambda *_: ["cuda:0"])
         return open_engine(lite0_spec, lite0_weights, engine="onnxruntime", device="cuda", batch_size=8)
 

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 
 from xfeat.export.parity.checks import open_on_providers
 from xfeat.featurize.backbones.weights import Weights
-from xfeat.featurize.engines import onnx_engine
+from xfeat.featurize.engines import feature_graph, onnx_engine
 from xfeat.featurize.specs import FeatureSpec, PreprocessSpec
 from xfeat.featurize.system.cuda import cuda_driver_present, cuda_provider
 from xfeat.serve.cli import main
@@ -128,7 +128,7 @@ def test_a_gpu_gives_the_predictions_of_the_cpu_before_and_after_it_is_warmed_up
 
 
 def test_caching_features_opens_the_gpu_with_the_same_options(model, asked, monkeypatch):
-    monkeypatch.setattr(onnx_engine, "graph_file", lambda spec, weights: model)
+    monkeypatch.setattr(feature_graph, "graph_file", lambda spec, weights: model)
     spec = FeatureSpec(backbone="b", weights_sha256="0" * 64, preprocess=PreprocessSpec(size=64))
     engine = onnx_engine.OnnxEngine(spec, Weights("b", model, "0" * 64), device="cuda:2")
     assert engine.name == "onnxruntime on cuda:2"

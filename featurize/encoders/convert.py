@@ -1,0 +1,107 @@
+"""A torch module to the ONNX file of an encoder."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from xfeat.featurize.backbones.encoder_file import to_metadata
+from xfeat.featurize.engines.conversion import to_onnx
+from xfeat.featurize.errors import ModelError
+from xfeat.featurize.specs import PreprocessSpec
+from xfeat.featurize.system.atomic import replacing
+from xfeat.featurize.system.onnx_session import ORT_ERRORS, first_line, open_session
+from xfeat.featurize.system.user_cache import cache_file
+
+# A file in protobuf's format has at most 2 GB.
+_MOST_BYTES = 2_000_000_000
+# Of the largest number in the output.
+_TOLERANCE = 1e-3
+
+
+def convert_module(module: nn.Module, name: str, preprocess: PreprocessSpec, pooling: str) -> bytes:
+    """Convert an encoder to ONNX: ``image`` float32 (N, 3, S, S), normalised, to ``features``.
+
+    Args:
+        module: returns one tensor; it is set to evaluation mode.
+        name: of the encoder, for messages.
+        preprocess: of its images; stored in the file, like ``pooling``.
+        pooling: of tokens: ``cls`` or ``mean``; else empty.
+
+    Returns:
+        The content of the file.
+
+    Raises:
+        ModelError: if it cannot be converted, or computes something else than the module.
+    """
+    module = module.eval().requires_grad_(False).float().cpu()
+    count = sum(tensor.numel() * tensor.element_size() for tensor in module.state_dict().values())
+    if count > _MOST_BYTES:
+        raise _not_converted(name, "it is larger than 2 GB, the limit of a single file", f"{count / 1e9:.1f} GB")
+    images = torch.randn((2, 3, preprocess.size, preprocess.size), generator=torch.Generator().manual_seed(0))
+    try:
+        with torch.inference_mode():
+            expected = module(images)
+    except Exception as error:
+        raise _not_converted(name, f"it fails on float32 {tuple(images.shape)}", _summary(error)) from error
+    if not isinstance(expected, torch.Tensor):
+        raise _not_converted(name, "it does not return one tensor", type(expected).__name__)
+    try:
+        model = to_onnx(module, images, input_name="image", output_names=["features"], dynamic={0: "N"})
+    except Exception as error:
+        raise _not_converted(name, "torch cannot export it to ONNX", _summary(error)) from error
+    key, value = to_metadata(preprocess, pooling)
+    model.metadata_props.add(key=key, value=value)
+    content = model.SerializeToString(deterministic=True)
+    _compare(name, content, images, expected)
+    return content
+
+
+def write_converted(name: str, content: bytes) -> Path:
+    """Write a converted encoder to the user's cache folder, under a name that has its digest."""
+    path = cache_file(f"{file_stem(name)}-{hashlib.sha256(content).hexdigest()[:16]}.onnx")
+    if not (path.is_file() and path.read_bytes() == content):
+        with replacing(path, elsewhere="set XFEAT_CACHE_DIR to a folder that can be written") as partial:
+            partial.write_bytes(content)
+    return path
+
+
+def file_stem(name: str) -> str:
+    """Return the name of an encoder with those characters only that every file system takes."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", name)[:100]
+
+
+def _compare(name: str, content: bytes, images: torch.Tensor, expected: torch.Tensor) -> None:
+    try:
+        (found,) = open_session(content).run(["features"], {"image": images.numpy()})
+    except ORT_ERRORS as error:
+        raise _not_converted(name, "onnxruntime cannot run it", first_line(error)) from error
+    wanted = expected.numpy()
+    largest = float(np.abs(wanted).max(initial=0))
+    # A NaN is neither larger nor smaller: the file is refused where it is read.
+    if found.shape != wanted.shape or float(np.abs(found - wanted).max(initial=0)) > _TOLERANCE * largest:
+        raise _not_converted(name, "the ONNX file does not compute what the module does", f"shape {found.shape}")
+
+
+def _summary(error: Exception) -> str:
+    """Return type, first line and place of an exception that foreign code raised."""
+    place: Any = error.__traceback__
+    while place.tb_next is not None:
+        place = place.tb_next
+    line = f"{Path(place.tb_frame.f_code.co_filename).name}, line {place.tb_lineno}"
+    return f"{type(error).__name__}: {first_line(error)} ({line})"
+
+
+def _not_converted(name: str, what: str, found: str) -> ModelError:
+    return ModelError(
+        f"{name} cannot be converted: {what}",
+        expected="a torch module: float32 (N, 3, S, S) to one tensor",
+        found=found,
+        fix="export it with torch.onnx.export, and name the file: --backbone FILE.onnx",
+    )
