@@ -227,6 +227,7 @@ _UNITS = {
     "sweep": "trials",
     "checking": None,
     "benchmarking": None,
+    "quantising": "nodes",
 }
 
 

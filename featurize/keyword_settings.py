@@ -20,7 +20,8 @@ R = TypeVar("R")
 def keyword_settings(**specs: type[Any]) -> Callable[[Callable[..., R]], Callable[..., R]]:
     """Replace parameters that are specs by keyword-only arguments with the names and defaults of the spec's fields.
 
-    The signature and the docstring of the function list them, so that notebooks and ``help`` show them.
+    The signature and the docstring of the function list them, so that notebooks and ``help`` show them. A spec with a
+    field that is called as an earlier parameter is given that one's spec.
 
     Args:
         specs: parameter to the dataclass that it takes.
@@ -28,7 +29,12 @@ def keyword_settings(**specs: type[Any]) -> Callable[[Callable[..., R]], Callabl
 
     def decorate(function: Callable[..., R]) -> Callable[..., R]:
         public = _public_signature(function, specs)
-        owners = {field.name: name for name, spec in specs.items() for field in dataclasses.fields(spec)}
+        owners = {
+            field.name: name
+            for name, spec in specs.items()
+            for field in dataclasses.fields(spec)
+            if field.name not in specs
+        }
 
         @functools.wraps(function)
         def wrapped(*args: Any, **kwargs: Any) -> R:
@@ -36,7 +42,11 @@ def keyword_settings(**specs: type[Any]) -> Callable[[Callable[..., R]], Callabl
             given: dict[str, dict[str, Any]] = {name: {} for name in specs}
             for name in owners.keys() & arguments.keys():
                 given[owners[name]][name] = arguments.pop(name)
-            return function(**arguments, **{name: spec_from(spec, given[name]) for name, spec in specs.items()})
+            built: dict[str, Any] = {}
+            for name, spec in specs.items():
+                inner = {field.name: built[field.name] for field in dataclasses.fields(spec) if field.name in built}
+                built[name] = spec_from(spec, given[name] | inner)
+            return function(**arguments, **built)
 
         wrapped.__signature__ = public  # type: ignore[attr-defined]
         wrapped.__doc__ = inspect.cleandoc(function.__doc__ or "") + "".join(map(_described, specs.values()))
@@ -90,7 +100,9 @@ def _plain(value: Any, kind: str) -> Any:
 def _public_signature(function: Callable[..., Any], specs: dict[str, type[Any]]) -> inspect.Signature:
     signature = inspect.signature(function)
     own = [parameter for name, parameter in signature.parameters.items() if name not in specs]
-    fields = [_parameter(field) for spec in specs.values() for field in dataclasses.fields(spec)]
+    fields = [
+        _parameter(field) for spec in specs.values() for field in dataclasses.fields(spec) if field.name not in specs
+    ]
     return signature.replace(parameters=sorted([*own, *fields], key=lambda parameter: parameter.kind))
 
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from xfeat.featurize.errors import SpecError
 from xfeat.featurize.specs import Spec, require
 
 if TYPE_CHECKING:
     from minisign import PublicKey
+else:
+    PublicKey = Any  # py-minisign is optional
 
 MEBIBYTE = 1 << 20
 

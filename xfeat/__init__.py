@@ -22,7 +22,12 @@ if os.path.basename("".join(sys.argv[:1])) in ("xfeat", "xhead", "xexport", "xse
 _MODULES = {
     "xfeat.featurize.errors": ("XfeatError",),
     "xfeat.featurize.public": ("audit", "doctor", "extract", "open_cache", "split"),
+    "xfeat.export.public": (
+        *("bench", "describe", "explain", "export_run", "quantize", "sign", "verify", "write_triton"),
+    ),
     "xfeat.head.public": ("compare", "cross_validate", "evaluate", "open_run", "sweep", "train"),
+    "xfeat.serve.inference.predictor": ("Predictor",),
+    "xfeat.serve.public": ("start_server", "write_page"),
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 __all__ = sorted(_MODULE_OF)

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+import xfeat
 from xfeat.export.cli.options import cuda_graphs_option
 from xfeat.export.specs import DEFAULT_MODEL, PROVIDERS, BenchSpec
-from xfeat.featurize.console import NOT_NEGATIVE, PATH, Printed, comma_list, json_option, progress_bar, spec_option
+from xfeat.featurize.console import NOT_NEGATIVE, PATH, Printed, comma_list, json_option, progress_bars, spec_option
 from xfeat.featurize.text import aligned
 
 if TYPE_CHECKING:
@@ -49,18 +50,12 @@ def bench(models: tuple[Path, ...], run: Path | None, batches: str, threads: str
     Without MODEL: model.onnx. Models take turns. The last columns are a model's images per second divided by those of
     eager torch (with --run) and of the first MODEL (if there are several).
     """
-    from xfeat.export.bench import bench_models
     from xfeat.featurize.system.cores import cores
-    from xfeat.head.runs.reader import open_run
 
-    spec = BenchSpec(
-        batches=_numbers(batches, "--batch"),
-        threads=_numbers(threads, "--threads") if threads else tuple(sorted({1, cores()})),
-        **settings,
-    )
-    opened = open_run(run) if run is not None else None
-    with progress_bar("benchmarking") as progress:
-        rows = bench_models(models or (Path(DEFAULT_MODEL),), spec, opened, progress)
+    settings["batches"] = _numbers(batches, "--batch")
+    settings["threads"] = _numbers(threads, "--threads") if threads else tuple(sorted({1, cores()}))
+    with progress_bars() as progress:
+        rows = xfeat.bench(models or [DEFAULT_MODEL], run, progress=progress, **settings)
     return {"rows": [asdict(row) for row in rows]}, _speeds(rows)
 
 

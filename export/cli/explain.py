@@ -6,8 +6,9 @@ from pathlib import Path
 
 import click
 
+import xfeat
 from xfeat.export.cli.options import device_option
-from xfeat.featurize.console import PATH, Printed, json_option, progress_bar, warn
+from xfeat.featurize.console import PATH, Printed, json_option, progress_bars, warn
 
 
 @click.command()
@@ -23,12 +24,8 @@ def explain(model: Path, images: tuple[Path, ...], output: Path, shown: str | No
     IMAGES are files, and folders of them. Bright regions raised the score of the class shown. A heatmap shows where the
     last layer of the network responded, not why, and is no evidence of a finding.
     """
-    from xfeat.export.explain import explain_images
-    from xfeat.export.model.file import open_model
-
-    opened = open_model(model, device=device)
-    with progress_bar("explaining", "images") as progress:
-        done, skipped = explain_images(opened, images, output, shown=shown, progress=progress)
+    with progress_bars() as progress:
+        done, skipped = xfeat.explain(model, images, output=output, shown=shown, device=device, progress=progress)
     warn(f"skipped {path}: {reason}" for path, reason in skipped)
     lines = [
         f"{each.picture}  {each.shown} {each.probability:.4f}" + "  out of distribution" * each.out_of_distribution

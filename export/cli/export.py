@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+import xfeat
 from xfeat.export.cli.options import data_option, weights_option
 from xfeat.export.cli.verify import agreement_lines
 from xfeat.export.specs import DEFAULT_MODEL, OPSETS, ExportSpec
-from xfeat.featurize.console import COUNT, PATH, Printed, json_option, progress_bar, spec_option
-from xfeat.head.specs import DEFAULT_RUNS
+from xfeat.featurize.console import COUNT, PATH, Printed, json_option, progress_bars, spec_option
 
 if TYPE_CHECKING:
     from xfeat.export.export import Export
@@ -61,15 +61,9 @@ def onnx(run: Path | None, output: Path, opset: str, **settings: Any) -> Printed
     Beside it are written a core model (.core.onnx) for more runtimes, and a certificate: the models are compared with
     Pillow and torch on the run's test images. If a prediction differs, nothing is written.
     """
-    from xfeat.head.runs.reader import latest_run, open_run
-
-    opened = open_run(run or latest_run(Path(DEFAULT_RUNS)))
-    from xfeat.export.export import export_run
-
-    spec = ExportSpec(opset=int(opset), **settings)
-    with progress_bar("checking") as progress:
-        done = export_run(opened, output, spec, progress)
-    return _as_json(done, opened.name), _as_text(done, opened.name)
+    with progress_bars() as progress:
+        done = xfeat.export_run(run, output, opset=int(opset), progress=progress, **settings)
+    return _as_json(done, done.metadata.run), _as_text(done, done.metadata.run)
 
 
 def _as_json(done: Export, run: str) -> dict[str, Any]:

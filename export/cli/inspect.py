@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+import xfeat
 from xfeat.export.cli.options import model_argument
 from xfeat.featurize.console import Printed, json_option
 from xfeat.featurize.text import listed
@@ -17,9 +18,7 @@ from xfeat.featurize.text import listed
 @json_option
 def info(model: Path) -> Printed:
     """Show the content of MODEL: classes, settings, fingerprints, threshold, size, operators."""
-    from xfeat.export.describe import describe_model
-
-    description = describe_model(model)
+    description = xfeat.describe(model)
     return description, _as_text(description)
 
 

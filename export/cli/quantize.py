@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+import xfeat
 from xfeat.export.cli.options import data_option, model_argument
 from xfeat.export.specs import QuantizeSpec
-from xfeat.featurize.console import COUNT, NOT_NEGATIVE, PATH, Printed, json_option, progress_bar, spec_option
-from xfeat.head.specs import DEFAULT_RUNS
+from xfeat.featurize.console import COUNT, NOT_NEGATIVE, PATH, Printed, json_option, progress_bars, spec_option
 
 if TYPE_CHECKING:
     from xfeat.export.quantization.quantize import Quantized
@@ -39,18 +39,9 @@ def quantize(model: Path, output: Path | None, run: Path | None, fp16: bool, **s
     then be decided differently, even if it is more than the gate. If the loss is larger: exit code 1, a table of both
     attempts, and no file.
     """
-    from xfeat.export.model.file import open_model
-    from xfeat.export.quantization.quantize import quantize_model
-    from xfeat.head.runs.inputs import find_run
-    from xfeat.head.runs.reader import open_run
-
-    spec = QuantizeSpec(precision="float16" if fp16 else "int8", **settings)
-    metadata = open_model(model).metadata
-    opened = open_run(
-        run or find_run(metadata.run, metadata.head_sha256, runs=Path(DEFAULT_RUNS), near=model.absolute())
-    )
-    target = output or model.with_suffix(".fp16.onnx" if fp16 else ".int8.onnx")
-    done = quantize_model(model, opened, target, spec, lambda what: progress_bar(what, "nodes"))
+    precision = "float16" if fp16 else "int8"
+    with progress_bars() as progress:
+        done = xfeat.quantize(model, output, run=run, precision=precision, progress=progress, **settings)
     return done.to_dict(), _quantized(done)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+import xfeat
 from xfeat.export.cli.options import model_argument
 from xfeat.export.specs import TRITON_KINDS, TritonSpec
 from xfeat.featurize.console import COUNT, NOT_NEGATIVE, PATH, Printed, json_option, spec_option
@@ -45,9 +46,7 @@ def triton(model: Path, output: Path, **settings: Any) -> Printed:
     """
     from dataclasses import asdict
 
-    from xfeat.export.triton import write_repository
-
-    done = write_repository(model, output, TritonSpec(**settings))
+    done = xfeat.write_triton(model, output, **settings)
     content = {key: str(value) for key, value in asdict(done).items()}
     return content, [
         f"{done.model} and {done.config.name} written: tritonserver --model-repository={done.folder}",

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+import xfeat
 from xfeat.export.cli.options import model_argument, require_signature_option, weights_option
 from xfeat.export.specs import VerifySpec
-from xfeat.featurize.console import NOT_NEGATIVE, PATH, Printed, json_option, progress_bar, spec_option
+from xfeat.featurize.console import NOT_NEGATIVE, PATH, Printed, json_option, progress_bars, spec_option
 
 if TYPE_CHECKING:
     from xfeat.export.parity.checks import Checks
@@ -57,12 +58,8 @@ def verify(model: Path, run: Path | None, **settings: Any) -> Printed:
     model differs from torch by more than rounding, so with --run its accuracy, sensitivity and AUC on the validation
     images are compared instead. Exit code 1 if anything differs.
     """
-    from xfeat.export.verify import verify_model
-    from xfeat.head.runs.reader import open_run
-
-    opened = open_run(run) if run is not None else None
-    with progress_bar("verifying", "images") as progress:
-        done = verify_model(model, VerifySpec(**settings), run=opened, progress=progress)
+    with progress_bars() as progress:
+        done = xfeat.verify(model, run=run, progress=progress, **settings)
     return done.to_dict(), _as_text(done)
 
 

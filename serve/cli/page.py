@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+import xfeat
 from xfeat.featurize.console import Printed, json_option
 from xfeat.serve.cli.options import model_option
 
@@ -32,9 +33,7 @@ def page(output: Path, model: Path, runtime: Path | None) -> Printed:
 
     The page needs the full model, not the core model. Images never leave the computer on which the page is open.
     """
-    from xfeat.serve.static_site.write import write_site
-
-    sizes = write_site(model, output, runtime)
+    sizes = xfeat.write_page(model, output, runtime=runtime)
     size = sum(sizes.values())
     result = {"output": str(output), "model": str(model), "files": len(sizes), "bytes": size}
     return result, [

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+import xfeat
 from xfeat.export.cli.options import device_option, require_signature_option
 from xfeat.featurize.console import COUNT, PATH, Printed, json_option, progress_bar, warn
 from xfeat.featurize.errors import DataError
@@ -34,10 +35,9 @@ def predict(paths: tuple[Path, ...], model: Path, **settings: Any) -> Printed:
 
     Images that cannot be read are reported on stderr and skipped. It is an error if none can be read.
     """
-    from xfeat.serve.inference.predictor import Predictor
+    predictor = xfeat.Predictor(model, **settings)
     from xfeat.serve.inference.results import as_json, split_results
 
-    predictor = Predictor.open(model, **settings)
     with progress_bar("predicting", "images") as progress:
         results = predictor.predict_paths(paths, progress=progress)
     predictions, skipped = split_results(results)

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+import xfeat
 from xfeat.export.cli.options import cuda_graphs_option, model_argument, require_signature_option
-from xfeat.featurize.console import COUNT, FILE, NOT_NEGATIVE, POSITIVE, pop_spec, print_result, say, spec_option
+from xfeat.featurize.console import COUNT, FILE, NOT_NEGATIVE, POSITIVE, print_result, say, spec_option
 from xfeat.serve.cli.options import THREADS, allow_unverified_option
 from xfeat.serve.cli.settings import name_environment, read_file, read_key
 from xfeat.serve.specs import MEBIBYTE, AccessOptions, ServerOptions, ServeSpec
@@ -117,26 +118,23 @@ def start(model: Path, **settings: Any) -> None:
     MODEL is a file of xexport onnx, by default model.onnx, or a folder of such files. SIGHUP reloads changed files
     while requests are being answered. Ctrl-C stops the server after all accepted requests have been answered.
     """
-    serve = _import_server()
-    spec = pop_spec(
-        ServeSpec,
-        settings,
-        max_body_bytes=int(settings.pop("max_body_mb") * MEBIBYTE),
-        max_memory_bytes=int(settings.pop("max_memory_mb") * MEBIBYTE),
-        max_batch=settings.pop("batch_size"),
-    )
-    access = pop_spec(AccessOptions, settings, api_key=read_key(settings.pop("api_key_file")))
-    options = pop_spec(ServerOptions, settings, access=access)
-    if options.log_format == "json":
+    as_json = settings.pop("json")
+    settings |= {
+        "max_body_bytes": int(settings.pop("max_body_mb") * MEBIBYTE),
+        "max_memory_bytes": int(settings.pop("max_memory_mb") * MEBIBYTE),
+        "max_batch": settings.pop("batch_size"),
+        "api_key": read_key(settings.pop("api_key_file")),
+    }
+    if settings["log_format"] == "json":
         _log_as_json()
 
     def announce(url: str, models: ModelRegistry) -> None:
         device = models.default.device
         ready = {"url": url, "models": list(models), "device": device}
-        print_result(ready, [f"serving {model} on {device} at {url}"], as_json=settings["json"])
+        print_result(ready, [f"serving {model} on {device} at {url}"], as_json=as_json)
         say("Ctrl-C stops")
 
-    serve(model, spec, options, on_ready=announce)
+    xfeat.start_server(model, announce, **settings)
     say("stopped")
 
 
@@ -150,15 +148,3 @@ def _log_as_json() -> None:
     for name in ("xfeat", "uvicorn"):
         logging.getLogger(name).handlers[:] = [handler]
         logging.getLogger(name).propagate = False
-
-
-def _import_server() -> Any:
-    from xfeat.featurize.errors import MissingExtraError
-
-    try:
-        from xfeat.serve.http.server import serve
-    except ModuleNotFoundError as error:
-        raise MissingExtraError(
-            f"xserve start needs {error.name}, which is not installed", fix="pip install 'xfeat-onnx[serve]'"
-        ) from error
-    return serve

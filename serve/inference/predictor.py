@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from PIL import Image
@@ -44,7 +44,21 @@ ReadImage = tuple[str, Pixels | SkippedImage]
 
 
 class Predictor:
-    """A model that classifies image files.
+    """A model that classifies images. Its file is compared with the certificate beside it, if there is one.
+
+    Args:
+        model: the file, or one that is open already.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        threads: on the CPU; by default the number of cores.
+        batch_size: most images per call of the network; the default depends on the device.
+        cuda_graphs: on a GPU: ``auto``, ``on`` or ``off``.
+        allow_unverified: warn, instead of raising, if the certificate does not belong to the file.
+        require_signature: the key that must have signed the certificate.
+
+    Raises:
+        MismatchError: if the certificate does not belong to the file, or its signature is not valid.
+        ModelError: if the model or its certificate cannot be read, or there is no signature.
+        DeviceError: if the device is not available.
 
     Attributes:
         model: the open file.
@@ -57,9 +71,24 @@ class Predictor:
         certificate: see :func:`xfeat.serve.inference.certificate.open_certified`.
     """
 
-    def __init__(self, model: ModelFile, batch_size: int | None = None, certificate: str = "none") -> None:
+    def __init__(
+        self,
+        model: str | os.PathLike[str] | ModelFile,
+        device: str = "auto",
+        threads: int | None = None,
+        *,
+        batch_size: int | None = None,
+        cuda_graphs: str = "auto",
+        allow_unverified: bool = False,
+        require_signature: PublicKey | None = None,
+    ) -> None:
+        self.certificate = "none"
+        if not isinstance(model, ModelFile):
+            opener = partial(open_model, threads=threads, device=device, cuda_graphs=cuda_graphs)
+            model, self.certificate = open_certified(
+                Path(model), opener, allow_unverified=allow_unverified, public_key=require_signature
+            )
         self.model = model
-        self.certificate = certificate
         self.path, self.metadata, self.device = model.path, model.metadata, model.device
         # Without the model's output there is nothing to compare with the threshold.
         self.ood_threshold = self.metadata.ood_threshold if OOD in model.known_outputs else None
@@ -70,38 +99,9 @@ class Predictor:
         require(self.batch_size >= 1, "batch size out of range", expected="1 or more", found=self.batch_size)
 
     @classmethod
-    def open(
-        cls,
-        path: str | os.PathLike[str],
-        device: str = "auto",
-        threads: int | None = None,
-        *,
-        batch_size: int | None = None,
-        cuda_graphs: str = "auto",
-        allow_unverified: bool = False,
-        require_signature: PublicKey | None = None,
-    ) -> Self:
-        """Open a model file and compare it with its certificate, if there is one beside it.
-
-        Args:
-            path: of the file; it and the other arguments as for :func:`xfeat.export.model.file.open_model`.
-            device: where it runs.
-            threads: on the CPU.
-            batch_size: most images per call of the network; the default depends on the device.
-            cuda_graphs: on a GPU.
-            allow_unverified: warn, instead of raising, if the certificate does not belong to the file.
-            require_signature: the key that must have signed the certificate.
-
-        Raises:
-            MismatchError: if the certificate does not belong to the file, or its signature is not valid.
-            ModelError: if the model or its certificate cannot be read, or there is no signature.
-            DeviceError: if the device is not available.
-        """
-        opener = partial(open_model, threads=threads, device=device, cuda_graphs=cuda_graphs)
-        model, certificate = open_certified(
-            Path(path), opener, allow_unverified=allow_unverified, public_key=require_signature
-        )
-        return cls(model, batch_size, certificate)
+    def open(cls, *arguments: Any, **settings: Any) -> Self:
+        """Open a model as the constructor does; version 0.1 had this name for it."""
+        return cls(*arguments, **settings)
 
     def predict_paths(
         self, paths: Iterable[str | os.PathLike[str]], *, progress: Progress | None = None

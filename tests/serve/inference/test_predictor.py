@@ -31,7 +31,7 @@ def test_probabilities_equal_the_arithmetic_by_hand(write_model, tiny, graph):
 
 def test_images_of_different_sizes_are_classified_in_one_batch(predictor, tiny):
     sizes = [(32, 32), (500, 20), (7, 300), (64, 48)]
-    answers = Predictor(predictor.model, 4).predict_bytes([tiny.draw((120, 60, 200), size) for size in sizes])
+    answers = Predictor(predictor.model, batch_size=4).predict_bytes([tiny.draw((120, 60, 200), size) for size in sizes])
     for answer in answers:
         np.testing.assert_allclose(list(answer.probabilities.values()), tiny.reference((120, 60, 200)), atol=1e-6)
 
@@ -41,7 +41,7 @@ def test_batches_of_any_size_give_the_same_predictions(predictor, tiny, batch_si
     images = [tiny.draw(colour) for colour in COLOURS]
     images.insert(2, b"not an image")
     names = [f"picture {number}" for number in range(len(images))]
-    together = Predictor(predictor.model, batch_size).predict_bytes(images, names=names)
+    together = Predictor(predictor.model, batch_size=batch_size).predict_bytes(images, names=names)
     one_by_one = [predictor.predict_bytes([image], names=[name])[0] for image, name in zip(images, names, strict=True)]
     assert [result.path for result in together] == names
     for ours, theirs in zip(together, one_by_one, strict=True):
@@ -76,7 +76,7 @@ def test_the_ood_score_is_none_if_the_model_has_none(write_model, tiny):
 def test_an_image_that_the_model_fails_on_affects_no_other(write_model, tiny):
     predictor = Predictor.open(write_model(fails_above=True))
     images = [tiny.draw((100, 100, 100)), tiny.draw((255, 255, 255)), tiny.draw((50, 0, 0))]
-    first, faulty, last = Predictor(predictor.model, 3).predict_bytes(images, names=["a", "b", "c"])
+    first, faulty, last = Predictor(predictor.model, batch_size=3).predict_bytes(images, names=["a", "b", "c"])
     assert faulty == SkippedImage(path="b", reason="the model failed on it", by_model=True)
     np.testing.assert_allclose(list(first.probabilities.values()), tiny.reference((100, 100, 100)), atol=1e-6)
     np.testing.assert_allclose(list(last.probabilities.values()), tiny.reference((50, 0, 0)), atol=1e-6)
@@ -127,13 +127,13 @@ def test_progress_ends_at_the_number_of_images(predictor, tiny, tmp_path):
     for number in range(5):
         (tmp_path / f"{number}.png").write_bytes(tiny.draw((number, 0, 0)))
     seen = []
-    Predictor(predictor.model, 2).predict_paths([tmp_path], progress=lambda done, total: seen.append((done, total)))
+    Predictor(predictor.model, batch_size=2).predict_paths([tmp_path], progress=lambda done, total: seen.append((done, total)))
     assert seen == [(number, 5) for number in range(1, 6)]
 
 
 def test_a_batch_size_below_one_is_rejected(predictor):
     with pytest.raises(SpecError, match="batch size"):
-        Predictor(predictor.model, 0)
+        Predictor(predictor.model, batch_size=0)
 
 
 @pytest.mark.parametrize(
