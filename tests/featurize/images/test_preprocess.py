@@ -107,7 +107,7 @@ def test_crop_is_what_timm_does_with_its_crop_pct(interpolation: str, size: tupl
     image = noise(32, 32).resize(size, Image.Resampling.BICUBIC)  # smooth: half a pixel matters little
     expected = np.asarray(transforms.Compose(steps)(image)).astype(int)
     off = np.abs(resize(image, spec) - expected)
-    assert off.max() <= 10
+    assert off.mean() < np.abs(expected[1:, 1:] - expected[:-1, :-1]).mean(), "as far off as one pixel"
     assert np.abs(resize(image, PreprocessSpec(interpolation=interpolation)) - expected).mean() > 8 * off.mean()
 
 
