@@ -39,7 +39,9 @@ def ood_score_from_cache(run: Run, spec: ExportSpec) -> tuple[OodScore, float] |
         return None, None
     if path is None:
         wanted = Path(run.cache["path"])
-        again = featurize_command(run.feature_spec, run.cache["data_root"], wanted, run.class_names)
+        again = featurize_command(
+            *(run.feature_spec, run.cache["data_root"], wanted, run.class_names, run.cache["weights_path"])
+        )
         raise DataError(
             "the features that the run was trained on are missing, so the out-of-distribution score cannot be fitted",
             path=wanted,

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from xfeat.featurize.backbones.registry import PREFERRED, backbone_info
+from xfeat.featurize.backbones.encoder_data import external_files
+from xfeat.featurize.backbones.registry import PREFERRED, backbone_info, is_foreign
 from xfeat.featurize.backbones.weights import Weights
 from xfeat.featurize.cache.columns import to_bytes
 from xfeat.featurize.errors import DeviceError, MissingExtraError
@@ -49,7 +50,7 @@ class RayCluster:
 
     Attributes:
         spec: what to compute.
-        weights: the backbone's weights; they are sent to the machines.
+        weights: the backbone's weights, or the file of an encoder; they are sent to the machines.
         address: address of the cluster; see :func:`xfeat.featurize.cluster.connection.connected`.
         device: ``auto``, ``cpu``, or ``cuda`` for actors with a GPU each.
         cores: the most cores of the cluster to use; by default all.
@@ -112,7 +113,7 @@ class RayCluster:
         return Assignment(
             spec=self.spec,
             weights_sha256=self.weights.sha256,
-            weights=ray.put(self.weights.path.read_bytes()),
+            weights=ray.put([(name, file.read_bytes()) for name, file in _files(self.weights).items()]),
             root=str(root),
             known=ray.put(known),
             device="cuda:0" if plan.gpus else "cpu",
@@ -128,7 +129,7 @@ class RayCluster:
         _silence_ray_data_log()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            cost = _cost(self.spec)
+            cost = _cost(self.spec, self.weights)
             rows = _chunk_rows(len(paths), plan.actors, cost)
             images = ray.data.from_arrow(list(_chunks(paths, rows)))
         images.context.enable_progress_bars = False
@@ -162,11 +163,23 @@ class RayCluster:
         )
 
 
-def _cost(spec: FeatureSpec) -> float:
+def _files(weights: Weights) -> dict[str, Path]:
+    """Return the file of the weights, and those beside it that hold data of an encoder, by their names there."""
+    data = external_files(weights.path) if is_foreign(weights.backbone) else ()
+    return {str(file.relative_to(weights.path.parent)): file for file in (weights.path, *data)}
+
+
+def _cost(spec: FeatureSpec, weights: Weights) -> float:
     """Return the cost of an image relative to one of the preferred backbone at its default size; 1 or more."""
-    one, preferred = backbone_info(spec.backbone), backbone_info(PREFERRED)
-    scale = (spec.preprocess.size / one.default_size) ** 2
-    return max(1.0, spec.views * scale * one.giga_macs / preferred.giga_macs)
+    preferred = backbone_info(PREFERRED)
+    if is_foreign(spec.backbone):
+        # Nothing states the operations of an encoder. Per weight ResNet-50 has 160, ViT-B/16 200, at 224 pixels.
+        bytes_of_weights = sum(file.stat().st_size for file in _files(weights).values())
+        giga_macs, side = 200 * bytes_of_weights / 4 / 1e9, preferred.default_size
+    else:
+        one = backbone_info(spec.backbone)
+        giga_macs, side = one.giga_macs, one.default_size
+    return max(1.0, spec.views * (spec.preprocess.size / side) ** 2 * giga_macs / preferred.giga_macs)
 
 
 def _chunk_rows(images: int, actors: int, cost: float) -> int:

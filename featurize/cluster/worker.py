@@ -40,7 +40,8 @@ class Assignment:
     Attributes:
         spec: what to compute.
         weights_sha256: of the weights.
-        weights: reference to their bytes in Ray's object store: machines need not see the file.
+        weights: reference to names and bytes of their files in Ray's object store: machines need not see the files. The
+            first is the file of the weights; others hold data of an encoder.
         root: the data root.
         known: reference to the SHA-256 of content whose features are stored, sorted.
         device: ``cpu`` or ``cuda:0``, the only GPU that Ray shows an actor.
@@ -98,9 +99,11 @@ class ImageWorker:
 
             task = self._assignment
             with temporary_folder() as folder:
-                file = Path(folder) / "weights"
-                file.write_bytes(ray.get(task.weights))
-                weights = Weights(task.spec.backbone, file, task.weights_sha256)
+                files = [(Path(folder) / name, content) for name, content in ray.get(task.weights)]
+                for file, content in files:
+                    file.parent.mkdir(parents=True, exist_ok=True)
+                    file.write_bytes(content)
+                weights = Weights(task.spec.backbone, files[0][0], task.weights_sha256)
                 self._engine = open_engine(
                     task.spec, weights, device=task.device, threads=task.threads, batch_size=task.batch_size
                 )

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from xfeat.featurize.backbones.registry import backbone_info
+from xfeat.featurize.backbones.registry import BACKBONES, backbone_info, is_foreign
 from xfeat.featurize.cache.reader import FeatureCache
 from xfeat.featurize.errors import MismatchError
 from xfeat.featurize.pipeline.request import featurize_command
+from xfeat.featurize.specs import TOKEN_POOLINGS
 
 FINAL, MULTILEVEL = "final", "multilevel"
 
@@ -32,12 +33,16 @@ def chosen_pooling(cache: FeatureCache, pooling: str) -> FeatureCache:
     """
     chosen = pooled(cache, pooling)
     if chosen.spec.pooling != pooling:
-        wanted = replace(cache.spec, pooling=pooling)
+        backbone = cache.spec.backbone
+        poolings = TOKEN_POOLINGS if is_foreign(backbone) else (FINAL, MULTILEVEL) if backbone in BACKBONES else ()
+        possible = {pooling, cache.spec.pooling} <= {*poolings}
+        wanted, other = replace(cache.spec, pooling=pooling), Path(f"{cache.path.stem}-{pooling}.h5")
+        again = (wanted, cache.data_root, other, cache.class_names, cache.weights_path)
         raise MismatchError(
             f"the cache does not hold the features of pooling {pooling}",
             path=cache.path,
             expected=pooling,
             found=cache.spec.pooling,
-            fix=featurize_command(wanted, cache.data_root, Path(f"{cache.path.stem}-{pooling}.h5"), cache.class_names),
+            fix=featurize_command(*again) if possible else "leave out --pooling",
         )
     return chosen

@@ -228,7 +228,7 @@ def test_a_machine_that_does_not_see_the_images_is_named(cluster: None, job: Job
     assignment = Assignment(
         spec=job.spec,
         weights_sha256=job.weights.sha256,
-        weights=ray.put(b""),
+        weights=ray.put([]),
         root="/no/such",
         known=ray.put(np.zeros(0, "S64")),
         device="cpu",

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from xfeat.featurize.backbones.weights import Weights
 from xfeat.featurize.specs import FeatureSpec, PreprocessSpec
 
 pytest.importorskip("ray", reason="ray is not installed: pip install 'xfeat-onnx[ray]'")
@@ -67,4 +69,5 @@ def test_a_chunk_takes_about_as_long_whatever_is_computed(
     from xfeat.featurize.cluster.engine import _chunk_rows, _cost
 
     spec = dataclasses.replace(FeatureSpec(backbone="efficientnet-b0", weights_sha256="0" * 64), **change)
-    assert _chunk_rows(images, actors, _cost(spec)) == expected
+    weights = Weights(spec.backbone, Path("unused.pth"), spec.weights_sha256)
+    assert _chunk_rows(images, actors, _cost(spec, weights)) == expected
