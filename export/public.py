@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from xfeat.export.specs import DEFAULT_MODEL, BenchSpec, ExportSpec, QuantizeSpec, TritonSpec, VerifySpec
 from xfeat.featurize.keyword_settings import keyword_settings
-from xfeat.featurize.public import Progress, StrPath, steps_of
+from xfeat.featurize.progress import Progress, StrPath, steps_of
+from xfeat.head.public_runs import as_run
 from xfeat.head.specs import DEFAULT_RUNS
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ def export_run(
     """
     from xfeat.head.runs.reader import latest_run
 
-    opened = _open_run(latest_run(Path(DEFAULT_RUNS)) if run is None else run)
+    opened = as_run(latest_run(Path(DEFAULT_RUNS)) if run is None else run)
     from xfeat.export.export import export_run as export
 
     return export(opened, Path(output), spec, steps_of(progress, "checking"))
@@ -98,7 +99,7 @@ def verify(
         gate=gate,
         require_cuda=require_cuda,
     )
-    opened = None if run is None else _open_run(run)
+    opened = None if run is None else as_run(run)
     return verify_model(Path(model), spec, run=opened, progress=steps_of(progress, "verifying"))
 
 
@@ -138,7 +139,7 @@ def quantize(
     def stage(what: str) -> AbstractContextManager[Callable[[int, int], None]]:
         return nullcontext(steps_of(progress, what) or (lambda done, total: None))
 
-    return quantize_model(model, _open_run(run), target, spec, stage)
+    return quantize_model(model, as_run(run), target, spec, stage)
 
 
 @keyword_settings(spec=BenchSpec)
@@ -165,7 +166,7 @@ def bench(
     """
     from xfeat.export.bench import bench_models
 
-    opened = None if run is None else _open_run(run)
+    opened = None if run is None else as_run(run)
     return bench_models([Path(model) for model in models], spec, opened, steps_of(progress, "benchmarking"))
 
 
@@ -269,12 +270,6 @@ def public_key(key: StrPath | PublicKey | None) -> PublicKey | None:
     from xfeat.export.parity.signature import read_public_key
 
     return read_public_key(Path(key))
-
-
-def _open_run(run: StrPath | Run) -> Run:
-    from xfeat.head.runs.reader import Run, open_run
-
-    return run if isinstance(run, Run) else open_run(run)
 
 
 def _path(path: StrPath | None) -> Path | None:

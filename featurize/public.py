@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from xfeat.featurize.errors import SpecError
 from xfeat.featurize.keyword_settings import keyword_settings
+from xfeat.featurize.progress import Progress, StrPath, steps_of
 from xfeat.featurize.specs import DEFAULT_CACHE, FeatureRequest
 
 if TYPE_CHECKING:
@@ -21,15 +21,6 @@ if TYPE_CHECKING:
     from xfeat.featurize.doctor.report import Line
     from xfeat.featurize.engines import BatchSize
     from xfeat.featurize.pipeline.extracted import ExtractedCache
-
-StrPath = str | os.PathLike[str]
-Progress = Callable[[str, int, int], None]
-"""Called with the activity (``featurizing``), the number of steps done, and their total; 0 if that is unknown."""
-
-
-def steps_of(progress: Progress | None, activity: str) -> Callable[[int, int], None] | None:
-    """Return what reports the steps of one activity."""
-    return None if progress is None else partial(progress, activity)
 
 
 @keyword_settings(request=FeatureRequest)

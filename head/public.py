@@ -11,14 +11,12 @@ from typing import TYPE_CHECKING, Any
 from xfeat.featurize.cache.reader import FeatureCache
 from xfeat.featurize.errors import ArgumentError, SpecError
 from xfeat.featurize.keyword_settings import keyword_settings, spec_from
-from xfeat.featurize.public import Progress, StrPath, steps_of
+from xfeat.featurize.progress import Progress, StrPath, steps_of
 from xfeat.featurize.specs import DEFAULT_CACHE
-from xfeat.head.specs import DEFAULT_RUNS, SORTS, CrossvalSpec, HeadSpec, MemorySpec, TargetSpec, TrainSpec
+from xfeat.head.specs import DEFAULT_RUNS, CrossvalSpec, HeadSpec, MemorySpec, TargetSpec, TrainSpec
 
 if TYPE_CHECKING:
-    from xfeat.head.compare.comparison import Comparison
     from xfeat.head.crossval.run import SavedCrossval
-    from xfeat.head.evaluate import Evaluation
     from xfeat.head.evaluation.operating_point import ChosenThreshold
     from xfeat.head.runs.reader import Run
     from xfeat.head.sweep.ranking import SweepResult
@@ -51,6 +49,7 @@ def train(
     positive: str | None = None,
     target_sensitivity: float | None = None,
     threshold_from: StrPath | float | None = None,
+    bins: Bins | None = None,
     calibrate: bool = True,
     members: int = 1,
     pooling: str | None = None,
@@ -69,6 +68,7 @@ def train(
         positive: class for which a threshold is chosen, on the validation images.
         target_sensitivity: that the threshold must reach there; 0.95 by default.
         threshold_from: a cross-validation with ``positive``, whose threshold is taken instead, or a number.
+        bins: upper ends of the bins of further columns of numbers, for subgroups; by default quartiles.
         calibrate: fit a temperature on the validation images.
         members: heads of an ensemble, each holding out a different part, averaged into one.
         pooling: features that the head uses; by default the cache's.
@@ -84,13 +84,20 @@ def train(
         XfeatError: as :func:`xfeat.head.train.train_run` says; what was asked of a tracker that cannot be used.
     """
     target: TargetSpec | ChosenThreshold | None = None
-    if threshold_from is None or target_sensitivity is not None:
+    if threshold_from is None:
         target = _target(positive, target_sensitivity)
+    elif target_sensitivity is not None:
+        raise ArgumentError(
+            "a threshold is either taken or chosen",
+            expected="threshold_from, or target_sensitivity",
+            found="both",
+            fix="give --target-sensitivity to xhead crossval, or leave out --threshold-from",
+        )
     open_trackers = _trackers_opener(mlflow, tensorboard, runs)
     from xfeat.head.reports.worker import Worker
 
     with Worker(*_WORKER_MODULES) as worker:
-        cache = _open_features(features, pooling)
+        cache = open_features(features, pooling)
         if threshold_from is not None:
             from xfeat.head.crossval.stored import threshold_from as threshold_of
 
@@ -112,7 +119,13 @@ def train(
                     tracking.epoch(record)
 
             options = TrainOptions(
-                target=target, calibrate=calibrate, memory=memory, members=members, progress=after_epoch, call=worker
+                target=target,
+                calibrate=calibrate,
+                memory=memory,
+                members=members,
+                bins=bins,
+                progress=after_epoch,
+                call=worker,
             )
             run = train_run(cache, head, training, runs=Path(runs), name=name, options=options)
             if members > 1:  # the mean over the members is tracked instead of each one
@@ -134,6 +147,7 @@ def cross_validate(
     name: str | None = None,
     positive: str | None = None,
     target_sensitivity: float | None = None,
+    bins: Bins | None = None,
     baselines: bool = False,
     pooling: str | None = None,
     mlflow: str | None = None,
@@ -151,6 +165,7 @@ def cross_validate(
         name: of the result folder; by default ``crossval-`` and the time.
         positive: class for which a threshold is chosen, on the out-of-fold predictions of all images.
         target_sensitivity: that the threshold must reach there; 0.95 by default.
+        bins: upper ends of the bins of further columns of numbers, for subgroups; by default quartiles.
         baselines: also test scikit-learn's classifiers with default settings on the same folds.
         pooling: features that the head uses; by default the cache's.
         mlflow: server or store to record in as well.
@@ -164,7 +179,7 @@ def cross_validate(
         XfeatError: as :func:`xfeat.head.crossval.run.crossval_run` says.
     """
     target, open_trackers = _target(positive, target_sensitivity), _trackers_opener(mlflow, tensorboard, runs)
-    cache = _open_features(features, pooling)
+    cache = open_features(features, pooling)
     from xfeat.head.reports.worker import Worker
 
     with Worker(*_WORKER_MODULES) as worker:
@@ -176,6 +191,7 @@ def cross_validate(
         options = CrossvalOptions(
             name=name,
             target=target,
+            bins=bins,
             memory=memory,
             baselines=baselines,
             open_trackers=open_trackers,
@@ -243,7 +259,7 @@ def sweep(
     tried = {key: axis for key in SETTINGS if (axis := given.get(key) or DEFAULT_AXES.get(key))}
     choices = {"seeds": seeds, "first_seed": first_seed, "trials": trials, "sampler": sampler, "rank": rank}
     spec, memory = spec_from(SweepSpec, {"axes": tried, **choices}), spec_from(MemorySpec, {"memory_mb": memory_mb})
-    cache = _open_features(features)
+    cache = open_features(features)
     trackers = _trackers_opener(mlflow, tensorboard, runs)()
     from xfeat.head.sweep.run import sweep_run
     from xfeat.head.sweep.runner import Sweep
@@ -252,136 +268,8 @@ def sweep(
     return sweep_run(work, trackers, time_limit_s=time_limit, progress=steps_of(progress, "sweep") or _ignore)
 
 
-def evaluate(
-    run: StrPath | Run,
-    data: Features,
-    *,
-    features: StrPath | None = None,
-    groups: str | None = None,
-    layout: str | None = None,
-    weights: StrPath | None = None,
-    device: str = "auto",
-    progress: Progress | None = None,
-) -> Evaluation:
-    """Test a run on an external data set and show the drop from its own test images: ``xhead eval``.
-
-    All labelled images are used; the split is ignored. Classes are matched by name.
-
-    Args:
-        run: the run, or its folder.
-        data: a cache made with the settings of the run, or images in any layout of :func:`xfeat.extract`, which are
-            featurized with these settings.
-        features: cache for the features of images, used again by the next call; by default NAME.features.h5.
-        groups: CSV file or regular expression for the patients or series.
-        layout: ``splits``, ``classes`` or ``flat``; by default what the folders allow.
-        weights: the backbone's weights file, if it has moved.
-        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``, for featurizing.
-        progress: called as images are featurized.
-
-    Returns:
-        Metrics on these images beside those on the run's own test images.
-
-    Raises:
-        XfeatError: as :func:`xfeat.head.evaluate.evaluate_run` says.
-    """
-    opened = _open_run(run)
-    if not isinstance(data, FeatureCache) and Path(data).suffix.lower() not in (".h5", ".hdf5"):
-        from xfeat.featurize.datasets.layouts import open_dataset
-        from xfeat.featurize.engines import open_engine
-        from xfeat.featurize.pipeline.compute import RunOptions
-        from xfeat.featurize.pipeline.extract import extract_features
-        from xfeat.featurize.pipeline.grey_range import warn_of_other_range
-        from xfeat.head.evaluate import check_classes_match
-        from xfeat.head.runs.inputs import weights_of
-
-        dataset = open_dataset(data, groups=groups, layout=layout)
-        check_classes_match(opened, dataset, Path(data))
-        spec, found = opened.feature_spec, weights_of(opened, None if weights is None else Path(weights))
-        warn_of_other_range(dataset, spec)
-        output = Path(features or f"{Path(data).resolve().stem}.features.h5")
-        engine = partial(open_engine, spec, found, device=device)
-        steps = steps_of(progress, "featurizing")
-        extract_features(dataset, spec, found, output, RunOptions(open_engine=engine, progress=steps))
-        data = output
-    cache = _open_features(data)
-    from xfeat.head.evaluate import evaluate_run
-
-    return evaluate_run(opened, cache)
-
-
-def compare(
-    runs: Sequence[StrPath | Run] = (),
-    folder: StrPath = DEFAULT_RUNS,
-    *,
-    sort: str = SORTS[0],
-    baselines: bool = False,
-    features: StrPath | None = None,
-    csv_file: StrPath | None = None,
-    html_file: StrPath | None = None,
-) -> Comparison:
-    """Compare runs: their settings, their metrics, and whether a difference is larger than chance: ``xhead compare``.
-
-    Each run is compared with the first by McNemar's exact test on the images that both were tested on, and by a
-    bootstrap over patients if patients have several images.
-
-    Args:
-        runs: runs and cross-validations: their folders, or their names in ``folder``; by default all in it.
-        folder: of all runs.
-        sort: the metric whose best comes first.
-        baselines: also fit scikit-learn's classifiers, tuned, to the first run's data.
-        features: the cache that runs were trained on; by default that of each run.
-        csv_file: table to write.
-        html_file: page to write.
-
-    Returns:
-        An entry per run, the best first, and the cross-validations.
-
-    Raises:
-        SpecError: if there is no such metric.
-        RunError: if there is no run, or one is damaged.
-        OutputError: if a file cannot be written.
-    """
-    from xfeat.head.compare.command import compare_runs
-    from xfeat.head.runs.reader import Run
-
-    if sort not in SORTS:
-        raise SpecError("unknown metric", expected=", ".join(SORTS), found=repr(sort))
-    return compare_runs(
-        [each if isinstance(each, Run) else Path(each) for each in runs],
-        Path(folder),
-        sort=sort,
-        baselines=baselines,
-        features=None if features is None else Path(features),
-        csv_file=None if csv_file is None else Path(csv_file),
-        html_file=None if html_file is None else Path(html_file),
-    )
-
-
-def open_run(folder: StrPath = f"{DEFAULT_RUNS}/latest") -> Run:
-    """Read a run folder.
-
-    Args:
-        folder: of the run.
-
-    Returns:
-        Its settings, metrics, predictions and weights.
-
-    Raises:
-        RunError: if there is no run, or it is damaged or of another version.
-        MismatchError: if its features are computed in a way that this version does not support.
-    """
-    from xfeat.head.runs.reader import open_run as read
-
-    return read(folder)
-
-
-def _open_run(run: StrPath | Run) -> Run:
-    from xfeat.head.runs.reader import Run
-
-    return run if isinstance(run, Run) else open_run(run)
-
-
-def _open_features(features: Features, pooling: str | None = None) -> FeatureCache:
+def open_features(features: Features, pooling: str | None = None) -> FeatureCache:
+    """Return a cache with the features of a pooling, by default its own."""
     cache = features if isinstance(features, FeatureCache) else FeatureCache.open(features)
     if pooling is None:
         return cache

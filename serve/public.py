@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from xfeat.export.specs import DEFAULT_MODEL
 from xfeat.featurize.keyword_settings import keyword_settings
-from xfeat.featurize.public import StrPath
+from xfeat.featurize.progress import StrPath
 from xfeat.serve.specs import AccessOptions, ServerOptions, ServeSpec
 
 if TYPE_CHECKING:

@@ -25,7 +25,8 @@ _MODULES = {
     "xfeat.export.public": (
         *("bench", "describe", "explain", "export_run", "quantize", "sign", "verify", "write_triton"),
     ),
-    "xfeat.head.public": ("compare", "cross_validate", "evaluate", "open_run", "sweep", "train"),
+    "xfeat.head.public": ("cross_validate", "sweep", "train"),
+    "xfeat.head.public_runs": ("compare", "evaluate", "open_run"),
     "xfeat.serve.inference.predictor": ("Predictor",),
     "xfeat.serve.public": ("start_server", "write_page"),
 }

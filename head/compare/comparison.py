@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,6 @@ import numpy as np
 
 from xfeat.featurize.errors import RunError, XfeatError
 from xfeat.head.compare.significance import Difference, PredictedClasses, paired_difference
-from xfeat.head.crossval.stored import StoredCrossval
 from xfeat.head.runs.inputs import open_cache_of
 from xfeat.head.runs.reader import PROBABILITY_PREFIX, Run, no_runs_error, open_run, runs_in
 
@@ -59,7 +58,7 @@ class Comparison:
     sort: str
     entries: list[Entry]
     differing: list[str]
-    crossvals: Sequence[StoredCrossval] = ()
+    crossvals: Sequence[Mapping[str, Any]] = ()
 
 
 def find_runs(runs: Path) -> list[Run]:

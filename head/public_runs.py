@@ -1,0 +1,149 @@
+"""The public functions for finished runs: opened, tested on other images, compared."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from xfeat.featurize.cache.reader import FeatureCache
+from xfeat.featurize.errors import SpecError
+from xfeat.featurize.progress import Progress, StrPath, steps_of
+from xfeat.head.public import Features, open_features
+from xfeat.head.specs import DEFAULT_RUNS, SORTS
+
+if TYPE_CHECKING:
+    from xfeat.head.compare.comparison import Comparison
+    from xfeat.head.evaluate import Evaluation
+    from xfeat.head.runs.reader import Run
+
+
+def evaluate(
+    run: StrPath | Run,
+    data: Features,
+    *,
+    features: StrPath | None = None,
+    groups: str | None = None,
+    layout: str | None = None,
+    weights: StrPath | None = None,
+    device: str = "auto",
+    progress: Progress | None = None,
+) -> Evaluation:
+    """Test a run on an external data set and show the drop from its own test images: ``xhead eval``.
+
+    All labelled images are used; the split is ignored. Classes are matched by name.
+
+    Args:
+        run: the run, or its folder.
+        data: a cache made with the settings of the run, or images in any layout of :func:`xfeat.extract`, which are
+            featurized with these settings.
+        features: cache for the features of images, used again by the next call; by default NAME.features.h5.
+        groups: CSV file or regular expression for the patients or series.
+        layout: ``splits``, ``classes`` or ``flat``; by default what the folders allow.
+        weights: the backbone's weights file, if it has moved.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``, for featurizing.
+        progress: called as images are featurized.
+
+    Returns:
+        Metrics on these images beside those on the run's own test images.
+
+    Raises:
+        XfeatError: as :func:`xfeat.head.evaluate.evaluate_run` says.
+    """
+    opened = as_run(run)
+    if not isinstance(data, FeatureCache) and Path(data).suffix.lower() not in (".h5", ".hdf5"):
+        from xfeat.featurize.datasets.layouts import open_dataset
+        from xfeat.featurize.engines import open_engine
+        from xfeat.featurize.pipeline.compute import RunOptions
+        from xfeat.featurize.pipeline.extract import extract_features
+        from xfeat.featurize.pipeline.grey_range import warn_of_other_range
+        from xfeat.head.evaluate import check_classes_match
+        from xfeat.head.runs.inputs import weights_of
+
+        dataset = open_dataset(data, groups=groups, layout=layout)
+        check_classes_match(opened, dataset, Path(data))
+        spec, found = opened.feature_spec, weights_of(opened, None if weights is None else Path(weights))
+        warn_of_other_range(dataset, spec)
+        output = Path(features or f"{Path(data).resolve().stem}.features.h5")
+        engine = partial(open_engine, spec, found, device=device)
+        steps = steps_of(progress, "featurizing")
+        extract_features(dataset, spec, found, output, RunOptions(open_engine=engine, progress=steps))
+        data = output
+    cache = open_features(data)
+    from xfeat.head.evaluate import evaluate_run
+
+    return evaluate_run(opened, cache)
+
+
+def compare(
+    runs: Sequence[StrPath | Run] = (),
+    folder: StrPath = DEFAULT_RUNS,
+    *,
+    sort: str = SORTS[0],
+    baselines: bool = False,
+    features: StrPath | None = None,
+    csv_file: StrPath | None = None,
+    html_file: StrPath | None = None,
+) -> Comparison:
+    """Compare runs: their settings, their metrics, and whether a difference is larger than chance: ``xhead compare``.
+
+    Each run is compared with the first by McNemar's exact test on the images that both were tested on, and by a
+    bootstrap over patients if patients have several images.
+
+    Args:
+        runs: runs and cross-validations: their folders, or their names in ``folder``; by default all in it.
+        folder: of all runs.
+        sort: the metric whose best comes first.
+        baselines: also fit scikit-learn's classifiers, tuned, to the first run's data.
+        features: the cache that runs were trained on; by default that of each run.
+        csv_file: table to write.
+        html_file: page to write.
+
+    Returns:
+        An entry per run, the best first, and the cross-validations.
+
+    Raises:
+        SpecError: if there is no such metric.
+        RunError: if there is no run, or one is damaged.
+        OutputError: if a file cannot be written.
+    """
+    from xfeat.head.compare_runs import compare_runs
+    from xfeat.head.runs.reader import Run
+
+    if sort not in SORTS:
+        raise SpecError("unknown metric", expected=", ".join(SORTS), found=repr(sort))
+    return compare_runs(
+        [each if isinstance(each, Run) else Path(each) for each in runs],
+        Path(folder),
+        sort=sort,
+        baselines=baselines,
+        features=None if features is None else Path(features),
+        csv_file=None if csv_file is None else Path(csv_file),
+        html_file=None if html_file is None else Path(html_file),
+    )
+
+
+def open_run(folder: StrPath = f"{DEFAULT_RUNS}/latest") -> Run:
+    """Read a run folder.
+
+    Args:
+        folder: of the run.
+
+    Returns:
+        Its settings, metrics, predictions and weights.
+
+    Raises:
+        RunError: if there is no run, or it is damaged or of another version.
+        MismatchError: if its features are computed in a way that this version does not support.
+    """
+    from xfeat.head.runs.reader import open_run as read
+
+    return read(folder)
+
+
+def as_run(run: StrPath | Run) -> Run:
+    """Return a run that is given, or read from its folder."""
+    from xfeat.head.runs.reader import Run
+
+    return run if isinstance(run, Run) else open_run(run)
