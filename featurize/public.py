@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from xfeat.featurize.datasets.split import SplitResult
     from xfeat.featurize.doctor.report import Line
     from xfeat.featurize.engines import BatchSize
+    from xfeat.featurize.exchange.load import Loaded
     from xfeat.featurize.pipeline.extracted import ExtractedCache
 
 
@@ -32,6 +33,8 @@ def extract(
     classes: Sequence[str] | None = None,
     groups: str | None = None,
     layout: str | None = None,
+    metadata: StrPath | None = None,
+    columns: str | None = None,
     device: str = "auto",
     engine: str = "auto",
     ray_address: str | None = None,
@@ -52,6 +55,8 @@ def extract(
         classes: keep these classes only.
         groups: CSV file or regular expression for the patients or series.
         layout: ``splits``, ``classes`` or ``flat``; by default what the folders allow.
+        metadata: table (CSV or Excel) of further columns, joined by path, base name or group.
+        columns: what the columns of tables are: ``path=filename,sex=Geschlecht,age:number``.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:N``; several GPUs with commas.
         engine: ``auto``, ``torch``, ``onnxruntime``, ``openvino`` or ``ray``.
         ray_address: of the cluster, for ``ray``.
@@ -70,6 +75,7 @@ def extract(
             and ``open_engine`` say.
     """
     from xfeat.featurize.cluster.engine import RayCluster
+    from xfeat.featurize.datasets.column_choice import ColumnChoice
     from xfeat.featurize.datasets.layouts import open_dataset
     from xfeat.featurize.engines import check_precision, open_engine
     from xfeat.featurize.pipeline.compute import RunOptions
@@ -81,7 +87,14 @@ def extract(
     if ray_address is not None and engine != "ray":
         raise SpecError("--ray-address is for --engine ray")
     output = Path(output)
-    dataset = open_dataset(data, classes=None if classes is None else list(classes), groups=groups, layout=layout)
+    dataset = open_dataset(
+        data,
+        classes=None if classes is None else list(classes),
+        groups=groups,
+        layout=layout,
+        metadata=metadata,
+        columns=ColumnChoice.parse(columns),
+    )
     check_precision(engine, request.precision)
     spec, weights = resolve_request(output, request, force=force, progress=steps_of(progress, "downloading weights"))
     finding = steps_of(progress, "finding the range of 16-bit images")
@@ -120,6 +133,81 @@ def open_cache(path: StrPath = DEFAULT_CACHE, *, check: bool = True) -> FeatureC
     from xfeat.featurize.cache.reader import FeatureCache
 
     return FeatureCache.open(Path(path), check=check)
+
+
+def dump(cache: StrPath, table: StrPath) -> list[str]:
+    """Write a cache as a table for other programs: ``xfeat dump``.
+
+    Args:
+        cache: the file.
+        table: file to write: ``.parquet``, ``.npz`` or ``.csv``.
+
+    Returns:
+        The names of its columns besides the features.
+
+    Raises:
+        CacheError: if the cache cannot be read.
+        SpecError: if the name of the table ends otherwise.
+        OutputError: if the table cannot be written.
+        MissingExtraError: if pyarrow is not installed.
+    """
+    from xfeat.featurize.exchange.dump import dump_cache
+
+    return dump_cache(open_cache(cache), Path(table))
+
+
+@keyword_settings(request=FeatureRequest)
+def load(
+    table: StrPath,
+    output: StrPath = DEFAULT_CACHE,
+    *,
+    request: FeatureRequest,
+    columns: str | None = None,
+    name: str | None = None,
+    data: StrPath | None = None,
+    check: bool = True,
+    force: bool = False,
+    progress: Progress | None = None,
+) -> Loaded:
+    """Make a cache of features that were computed elsewhere, or dumped: ``xfeat load``.
+
+    Args:
+        table: ``.parquet``, ``.npz`` or ``.csv``, with path, label and features.
+        output: the cache to write.
+        columns: names of its columns, as in ``path=filename,label=finding``.
+        name: of the features, if no ``backbone`` is named.
+        data: folder of the images; by default that of the table.
+        check: compute the features of a few images with the ``backbone``, and compare them.
+        force: replace an existing cache.
+        progress: called while weights are downloaded, and images are read.
+
+    Returns:
+        The cache, and what was compared.
+
+    Raises:
+        XfeatError: as :func:`xfeat.featurize.exchange.load.load_table` and ``resolve_request`` say.
+    """
+    from xfeat.featurize.datasets.column_choice import ColumnChoice
+    from xfeat.featurize.exchange.load import LoadOptions, load_table
+    from xfeat.featurize.exchange.named_encoder import NamedEncoder
+    from xfeat.featurize.pipeline.request import resolve_request
+    from xfeat.featurize.urls import root_of
+
+    output, encoder = Path(output), None
+    if request.backbone != "auto":
+        downloading = steps_of(progress, "downloading weights")
+        spec, weights = resolve_request(output, request, force=force, progress=downloading)
+        encoder = NamedEncoder(spec=spec, weights=weights, check=check, progress=steps_of(progress, "reading images"))
+    elif request != FeatureRequest():
+        raise SpecError("settings of an encoder, but no encoder", expected="its name with --backbone")
+    options = LoadOptions(
+        choice=ColumnChoice.parse(columns),
+        name=name,
+        data=None if data is None else root_of(data),
+        encoder=encoder,
+        force=force,
+    )
+    return load_table(Path(table), output, options)
 
 
 def audit(cache: StrPath = DEFAULT_CACHE, page: StrPath | None = None, *, progress: Progress | None = None) -> Audit:

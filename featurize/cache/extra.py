@@ -58,6 +58,10 @@ class ExtraColumn(NamedTuple):
         )
         return [text if known else "" for text, known in zip(written, self.known.tolist(), strict=True)]
 
+    def take(self, rows: Sequence[int]) -> ExtraColumn:
+        """Return the column of some rows."""
+        return self._replace(values=self.values[np.asarray(rows, np.intp)])
+
     def same_as(self, other: ExtraColumn | None) -> bool:
         """Tell whether two columns are equal in every respect; unknown values are equal."""
         return (

@@ -15,7 +15,8 @@ from xfeat.featurize.images.file_kinds import HEAD_BYTES, image_kind
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".dib", ".tif", ".tiff", ".webp", ".gif"})
 IMAGE_SUFFIXES |= {".jp2", ".jpg2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx", ".avif", ".pgm", ".ppm", ".pnm", ".pbm"}
-IMAGE_SUFFIXES |= {".apng", ".mpo", ".heic", ".heif", ".hif", ".dcm", ".dicom", ".dic", ".ima"}
+DICOM_SUFFIXES = frozenset({".dcm", ".dicom", ".dic", ".ima"})
+IMAGE_SUFFIXES |= {".apng", ".mpo", ".heic", ".heif", ".hif", *DICOM_SUFFIXES}
 # Exports of PACS have no suffix, or end in a part of a UID, as 1.2.840.113619.2.5 does: their first bytes decide.
 _NO_SUFFIX = re.compile(r"(\.\d*)?")
 # DICOM has any suffix; of those that a data set has by the thousand, these are never opened for it.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -74,6 +74,7 @@ class Dataset:
         left_out: per reason, the number of ``files``, of each of their ``suffixes``, and an ``example``.
         table: the manifest, if the images come from one.
         columns: further columns; each entry has a text for each.
+        column_kinds: kinds that the user asks for, by the names of columns.
     """
 
     root: Path
@@ -83,6 +84,7 @@ class Dataset:
     left_out: dict[str, Any] = field(default_factory=dict)
     table: Path | None = None
     columns: tuple[TableColumn, ...] = ()
+    column_kinds: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def of(cls, root: Path, listing: Listing, table: Path | None = None) -> Dataset:
@@ -154,7 +156,7 @@ def open_dataset(
     if metadata is not None:
         listing = join_metadata(listing, Path(metadata), root, columns)
     columns.check_used([column.name for column in listing.columns], listing.headers, DICOM_COLUMNS)
-    dataset = Dataset.of(root, listing, table)
+    dataset = replace(Dataset.of(root, listing, table), column_kinds=columns.kinds)
     _check_widths(dataset)
     return dataset if classes is None else _select_classes(dataset, classes, table or root)
 

@@ -20,6 +20,7 @@ from xfeat.featurize.cache.layout import SCHEMA_VERSION
 from xfeat.featurize.cache.reader import FeatureCache
 from xfeat.featurize.cache.shards import IDENTITY, FileIdentity, Identities, ShardStore
 from xfeat.featurize.cache.writer import check_replaceable, write_cache
+from xfeat.featurize.columns.gather import Gathered, gather, table_columns
 from xfeat.featurize.datasets.layouts import Dataset
 from xfeat.featurize.errors import DataError, Interrupted, MismatchError
 from xfeat.featurize.pipeline.compute import RunContext, RunOptions, RunState, compute_features
@@ -129,12 +130,16 @@ def extract_features(
         source = open_source(dataset.root)
         store = ShardStore(parts_folder(output), spec.fingerprint, work.data_root)
         known, old = _known_features(work, store, force=options.force)
+        tables = table_columns(dataset)
         state = _start_state(dataset, known)
         todo = _outdated(source, state)
         if todo:
             context = RunContext(root=dataset.root, source=source, spec=spec, store=store, known=known, options=options)
             compute_features(todo, state, context)
-        result = _finish(work, known, old, state)
+        rows = np.flatnonzero(state.index_rows != NOT_STORED).tolist()
+        contents = [sha256.decode() for sha256 in state.identities["sha256"][rows].tolist()]
+        further = gather(dataset, tables, rows, contents, source, old)
+        result = _finish(work, known, old, state, further)
         store.delete()
         return result
 
@@ -197,7 +202,9 @@ def _outdated(source: ImageSource, state: RunState) -> list[int]:
     return outdated
 
 
-def _finish(work: _Work, known: FeatureIndex, old: FeatureCache | None, state: RunState) -> Extraction:
+def _finish(
+    work: _Work, known: FeatureIndex, old: FeatureCache | None, state: RunState, further: Gathered
+) -> Extraction:
     rows = np.flatnonzero(state.index_rows != NOT_STORED)
     if not len(rows):
         raise DataError(
@@ -206,9 +213,9 @@ def _finish(work: _Work, known: FeatureIndex, old: FeatureCache | None, state: R
             found="; ".join(f"{path}: {reason}" for path, reason in state.skipped[:3]),
             fix="check that these files are images",
         )
-    columns = _columns(work.dataset, state.identities, rows)
+    columns = _columns(work.dataset, state.identities, rows, further.groups)
     index_rows = state.index_rows[rows]
-    up_to_date = old is not None and not state.computed and _is_up_to_date(old, work, columns, state.skipped)
+    up_to_date = old is not None and not state.computed and _is_up_to_date(old, work, columns, state.skipped, further)
     if not up_to_date:
         if old is not None:
             _warn_of_replaced_features(old, work, columns)
@@ -223,7 +230,11 @@ def _finish(work: _Work, known: FeatureIndex, old: FeatureCache | None, state: R
             left_out=work.dataset.left_out,
         )
         write_cache(
-            work.output, description, blocks=_blocks(known, index_rows), dim=known.gather(index_rows[:1]).shape[-1]
+            work.output,
+            description,
+            blocks=_blocks(known, index_rows),
+            dim=known.gather(index_rows[:1]).shape[-1],
+            extra=further.extra,
         )
     return Extraction(
         output=work.output,
@@ -257,14 +268,14 @@ def _blocks(known: FeatureIndex, index_rows: IndexRows) -> Iterator[tuple[int, N
         yield first, known.gather(index_rows[first : first + _WRITE_ROWS])
 
 
-def _columns(dataset: Dataset, identities: Identities, rows: NDArray[np.intp]) -> Columns:
+def _columns(dataset: Dataset, identities: Identities, rows: NDArray[np.intp], groups: list[str]) -> Columns:
     entries = [dataset.entries[row] for row in rows]
     states = {name: decode_column(name, identities[name][rows]) for name in FileIdentity._fields}
     return Columns(
         label=np.array([entry.label for entry in entries], np.int32),
         split=np.array([entry.split for entry in entries], np.uint8),
         path=[entry.path for entry in entries],
-        group=[entry.group for entry in entries],
+        group=groups,
         **states,
     )
 
@@ -281,11 +292,13 @@ def _had_this_root(old: FeatureCache, work: _Work) -> bool:
     return work.data_root == os.path.realpath(old.stored_root.original)
 
 
-def _is_up_to_date(old: FeatureCache, work: _Work, columns: Columns, skipped: list[Skipped]) -> bool:
+def _is_up_to_date(old: FeatureCache, work: _Work, columns: Columns, skipped: list[Skipped], further: Gathered) -> bool:
     return (
         old.schema_version == SCHEMA_VERSION
         and list(old.columns.path) == columns.path
         and list(old.columns.group) == columns.group
+        and old.extra.keys() == further.extra.keys()
+        and all(column.same_as(old.extra[name]) for name, column in further.extra.items())
         and list(old.columns.sha256) == columns.sha256
         and np.array_equal(old.columns.label, columns.label)
         and np.array_equal(old.columns.split, columns.split)
