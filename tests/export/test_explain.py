@@ -21,13 +21,13 @@ Xexport = Callable[..., Result]
 
 def test_where_the_heatmap_is_zero_the_image_is_unchanged() -> None:
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8))
-    assert (np.asarray(overlay(image, np.zeros((2, 2), np.float32))) == np.asarray(image)).all()
+    assert (np.asarray(overlay(image, np.zeros((2, 2), np.float32), (0, 0, 60, 40))) == np.asarray(image)).all()
 
 
 def test_the_picture_is_brightest_where_the_heatmap_peaks() -> None:
     heatmap = np.zeros((7, 7), np.float32)
     heatmap[1, 5] = 3.0
-    brightness = np.asarray(overlay(Image.new("RGB", (70, 70)), heatmap).convert("L"))
+    brightness = np.asarray(overlay(Image.new("RGB", (70, 70)), heatmap, (0, 0, 70, 70)).convert("L"))
     row, column = np.unravel_index(brightness.argmax(), brightness.shape)
     assert (row // 10, column // 10) == (1, 5)
     assert brightness[60:, :20].max() == 0
