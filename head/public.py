@@ -18,6 +18,7 @@ from xfeat.head.specs import DEFAULT_RUNS, CrossvalSpec, HeadSpec, MemorySpec, T
 if TYPE_CHECKING:
     from xfeat.head.crossval.run import SavedCrossval
     from xfeat.head.evaluation.operating_point import ChosenThreshold
+    from xfeat.head.evaluation.subgroups import Bins
     from xfeat.head.runs.reader import Run
     from xfeat.head.sweep.ranking import SweepResult
     from xfeat.head.tracking.tracker import Tracker
@@ -87,7 +88,7 @@ def train(
     if threshold_from is None:
         target = _target(positive, target_sensitivity)
     elif target_sensitivity is not None:
-        raise ArgumentError(
+        raise SpecError(
             "a threshold is either taken or chosen",
             expected="threshold_from, or target_sensitivity",
             found="both",

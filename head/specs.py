@@ -130,12 +130,15 @@ class CrossvalSpec(Spec):
         by_image: whether to repeat it with image-level folds, which split patients, to show how much higher the
             accuracy seems.
         members: heads of the ensemble of each fold; see :mod:`xfeat.head.training.ensemble`.
+        leave_out: a further column of the cache, such as a hospital; each of its values is also tested by heads that
+            were trained without it.
     """
 
     folds: int = 5
     seeds: int = 1
     by_image: bool = True
     members: int = 1
+    leave_out: str | None = None
 
     def __post_init__(self) -> None:
         require(self.members >= 1, "too few ensemble members", expected="1 or more", found=self.members)

@@ -22,10 +22,11 @@ from xfeat.featurize.specs import require
 from xfeat.featurize.system.versions import library_versions
 from xfeat.head.data.rows import Reading, Rows, collected, labelled_blocks, plan_reading
 from xfeat.head.data.splits import Split, split_rows
-from xfeat.head.evaluation.assess import Assessment, assess
+from xfeat.head.evaluation.assess import Assessment, assess, study_parts
 from xfeat.head.evaluation.metrics import Metrics
 from xfeat.head.evaluation.operating_point import ChosenThreshold, positive_class
 from xfeat.head.evaluation.predictions import Predictions
+from xfeat.head.evaluation.subgroups import Bins, check_bins
 from xfeat.head.reports.run_report import cautions_of, render_report
 from xfeat.head.reports.worker import call_here
 from xfeat.head.runs.origin import origin_of
@@ -60,6 +61,7 @@ class TrainOptions:
         memory: limit for features; more are read from the disk, in another order.
         members: heads of the ensemble. With more than one, the validation rows are used for the temperature and the
             operating point only.
+        bins: of numbers in the further columns of the cache, for the figures of subgroups.
         progress: called after each epoch.
         call: runs metrics and plots; a :class:`xfeat.head.reports.worker.Worker` does it in another process.
     """
@@ -69,6 +71,7 @@ class TrainOptions:
     split: Split | None = None
     memory: MemorySpec = field(default_factory=MemorySpec)
     members: int = 1
+    bins: Bins | None = None
     progress: Progress | None = None
     call: Callable[..., Any] = call_here
 
@@ -96,6 +99,7 @@ def train_run(
         split = options.split or split_rows(cache, seed=train_spec.seed)
         if options.target is not None:  # checked now rather than after hours of training
             _check_target(options, cache, split, head_spec)
+        check_bins(options.bins, cache.extra)
         audit = audit_of(cache)
         if cache.spec.export_differences:
             logger.warning(
@@ -119,6 +123,14 @@ def train_run(
         )
         if assessed.operating_point is not None and assessed.operating_point.note:
             logger.warning("%s", assessed.operating_point.note)
+        statistics, subgroups = options.call(
+            study_parts,
+            assessed.predictions,
+            cache.class_names,
+            dict(cache.extra),
+            split.used[0],
+            options.bins,
+        )
         run = Run(
             folder=writer.target,
             name=writer.target.name,
@@ -140,6 +152,8 @@ def train_run(
             calibration=assessed.calibration,
             operating_point=assessed.operating_point,
             crossval=options.target.crossval if isinstance(options.target, ChosenThreshold) else None,
+            statistics=statistics,
+            subgroups=subgroups,
             head_sha256=writer.save_head(fitted.model),
             versions=library_versions(),
             metrics_averaged_views=_metrics_averaged_views(fitted, cache, split, options),

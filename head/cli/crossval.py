@@ -10,7 +10,9 @@ import click
 import xfeat
 import xfeat.head.cli.options as options
 from xfeat.featurize.console import Printed, json_option, progress_bars, spec_option
-from xfeat.head.reports.formatting import accuracy_line, class_lines, number, points
+from xfeat.featurize.text import printable
+from xfeat.head.reports.formatting import accuracy_line, percent, points
+from xfeat.head.reports.study_text import elsewhere_lines, study_lines, subgroup_lines
 from xfeat.head.specs import CrossvalSpec
 
 
@@ -27,6 +29,14 @@ from xfeat.head.specs import CrossvalSpec
     "If patients have several images, also use image-level folds, to show how much higher the accuracy seems.",
 )
 @options.target_options
+@spec_option(
+    CrossvalSpec,
+    "leave_out",
+    str,
+    "Also train without each value of this further column in turn, such as hospital, and test on it.",
+    metavar="COLUMN",
+)
+@options.bins_option
 @click.option(
     "--baselines",
     is_flag=True,
@@ -55,13 +65,11 @@ def _as_text(facts: dict[str, Any], folder: Path) -> list[str]:
     together = "patients" if facts["grouped"] else "exact copies"
     repeated = f" × {facts['seeds']} seeds" if facts["seeds"] > 1 else ""
     repeated += f", ensembles of {facts['ensemble']} heads" if facts["ensemble"] > 1 else ""
-    metrics = facts["metrics"]
     lines = [
         f"{facts['images']} labelled images in {facts['groups']} groups, {facts['folds']} folds{repeated}; "
         f"{together} are in one fold, and the split of the cache is ignored",
         accuracy_line("accuracy", facts["accuracy"]),
-        f"AUC {number(metrics['auc'])} over all out-of-fold predictions",
-        *class_lines(facts["confusion_matrix"], metrics["classes"], all_in=str(folder / "crossval.json")),
+        *study_lines("out of fold", facts["statistics"], all_in=str(folder / "crossval.json")),
     ]
     if facts["by_image"] is not None:
         lines.append(accuracy_line("image-level folds", facts["by_image"]["accuracy"]))
@@ -73,8 +81,21 @@ def _as_text(facts: dict[str, Any], folder: Path) -> list[str]:
         )
     if baselines := facts.get("baselines"):
         lines += ["scikit-learn baselines with default settings:", *map(_baseline_line, baselines)]
+    lines += [*_threshold_lines(facts["operating_point"], folder), *subgroup_lines(facts["subgroups"])]
+    lines += elsewhere_lines(facts["elsewhere"])
     lines.append(f"report: {folder / 'report.html'}")
     return lines
+
+
+def _threshold_lines(point: dict[str, Any] | None, folder: Path) -> list[str]:
+    if point is None:
+        return []
+    return [
+        f"threshold: {printable(point['positive'])} if probability ≥ {point['threshold']:.4f}, "
+        f"chosen for a sensitivity of {percent(point['target_sensitivity'])} on {point['chosen_on']}",
+        *([point["note"]] if point["note"] else []),
+        f"to train a head with it: xhead train --threshold-from {folder}",
+    ]
 
 
 def _baseline_line(row: dict[str, Any]) -> str:

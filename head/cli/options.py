@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 
 import click
@@ -41,6 +42,14 @@ target_options = combined(
         f"out-of-fold predictions of all images.  [default: {TargetSpec.target_sensitivity}; needs --positive]",
     ),
 )
+bins_option = click.option(
+    "--bins",
+    multiple=True,
+    callback=lambda ctx, parameter, texts: _bins(texts),
+    metavar="COLUMN=N,N,…",
+    help="Divide a further column of numbers at these values, such as age=18,40,65, for the figures of subgroups. "
+    "Repeatable.  [default: quartiles]",
+)
 tracking_options = combined(
     click.option(
         "--mlflow", metavar="URI", help="Also record in MLflow, on a server or in a store such as sqlite:///mlflow.db."
@@ -71,6 +80,14 @@ run_options = combined(
     memory_option,
     tracking_options,
 )
+
+
+def _bins(texts: Sequence[str]) -> dict[str, list[float]]:
+    try:
+        parts = [text.rpartition("=") for text in texts]
+        return {name: [float(end) for end in ends.split(",")] for name, _, ends in parts}
+    except ValueError as error:
+        raise click.BadParameter("a column and numbers, such as age=18,40,65") from error
 
 
 def _widths(ctx: click.Context, parameter: click.Parameter, text: str) -> tuple[int, ...]:

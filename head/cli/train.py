@@ -10,13 +10,25 @@ import click
 import xfeat
 import xfeat.head.cli.options as options
 from xfeat.featurize.console import Printed, json_option, progress_bars
-from xfeat.head.reports.formatting import class_lines, interval, number, threshold_line, with_interval
+from xfeat.head.reports.formatting import percent, threshold_line, with_interval
+from xfeat.head.reports.study_text import study_lines, subgroup_lines
 
 if TYPE_CHECKING:
     from xfeat.head.evaluation.operating_point import OperatingPoint
     from xfeat.head.runs.reader import Run
 
-_PRINTED = ("epochs", "best_epoch", "ensemble", "metrics", "temperature", "calibration", "operating_point", "audit")
+_PRINTED = (
+    "epochs",
+    "best_epoch",
+    "ensemble",
+    "metrics",
+    "temperature",
+    "calibration",
+    "operating_point",
+    "audit",
+    "statistics",
+    "subgroups",
+)
 
 
 @click.command()
@@ -30,6 +42,7 @@ _PRINTED = ("epochs", "best_epoch", "ensemble", "metrics", "temperature", "calib
     metavar="CROSSVAL|NUMBER",
     help="Take the threshold of a cross-validation with --positive, which chose it on all images, or this number.",
 )
+@options.bins_option
 @click.option(
     "--calibrate/--no-calibrate",
     default=True,
@@ -58,14 +71,12 @@ def _as_json(run: Run) -> dict[str, Any]:
 
 def _as_text(run: Run) -> list[str]:
     part = run.shown_part
-    metrics = run.metrics[part]
     return [
         f"{run.folder}: {_epochs_text(run)}",
-        f"{part}: {metrics['images']} images, accuracy {metrics['accuracy']:.4f} "
-        f"({interval(metrics['accuracy_interval'])}), AUC {number(metrics['auc'])}, loss {metrics['loss']:.4f}",
-        *class_lines(metrics["confusion_matrix"], metrics["classes"], all_in=str(run.folder / "run.json")),
+        *study_lines(part, run.statistics[part], all_in=str(run.folder / "run.json")),
         *_calibration_lines(run, part),
         *_operating_lines(run.operating_point),
+        *subgroup_lines(run.subgroups),
         f"report: {run.folder / 'report.html'}",
     ]
 
@@ -84,21 +95,21 @@ def _calibration_lines(run: Run, part: str) -> list[str]:
     before, after = calibration["before"][part], calibration["after"][part]
     return [
         f"temperature {calibration['temperature']:.3f}: {part} calibration error "
-        f"{before['ece']:.4f} → {after['ece']:.4f}, loss {before['loss']:.4f} → {after['loss']:.4f}"
+        f"{percent(before['ece'])} → {percent(after['ece'])}, loss {before['loss']:.4f} → {after['loss']:.4f}"
     ]
 
 
 def _operating_lines(point: OperatingPoint | None) -> list[str]:
     if point is None:
         return []
-    wanted = "" if point.target_sensitivity is None else f" for a sensitivity of {point.target_sensitivity:g}"
+    wanted = "" if point.target_sensitivity is None else f" for a sensitivity of {percent(point.target_sensitivity)}"
     lines = [
         f"operating point: {point.positive} if probability ≥ {point.threshold:.4f}, chosen{wanted} on {point.chosen_on}"
     ]
     parts = {"out of fold": point.out_of_fold, "valid": point.valid, "test": point.test}
     lines += [f"  {name}: {threshold_line(part)}" for name, part in parts.items() if part is not None]
     lines += [
-        f"  at a prevalence of {row['prevalence']:g}: PPV {with_interval(row['ppv'], row['ppv_interval'])}, "
+        f"  at a prevalence of {percent(row['prevalence'])}: PPV {with_interval(row['ppv'], row['ppv_interval'])}, "
         f"NPV {with_interval(row['npv'], row['npv_interval'])}"
         for row in point.prevalences
     ]

@@ -31,9 +31,8 @@ class FoldAccuracy(TypedDict):
 class Combined(NamedTuple):
     """The out-of-fold predictions of all folds and seeds as one prediction per image.
 
-    The logits of each fold are divided by a temperature fitted on the other folds of its seed, so that the heads of all
-    folds give calibrated probabilities, of which a threshold means the same. Then the mean over the seeds is taken, of
-    log-probabilities.
+    The heads of all folds give calibrated probabilities, see :attr:`OutOfFold.calibrated`, so that a threshold means the
+    same for each. Of several seeds, the mean of the log-probabilities is taken.
 
     Attributes:
         probabilities: float32 (n, C).
@@ -90,17 +89,27 @@ class OutOfFold:
         )
 
     @cached_property
+    def calibrated(self) -> NDArray[np.float32]:
+        """float32 (S, n, C): the logits of each fold are divided by a temperature of the other folds."""
+        logits = self._logits
+        for seed, _, tested in list(self.tested):
+            temperature, _ = fit_temperature(self.labels[~tested], self._logits[seed, ~tested])
+            logits[seed, tested] /= temperature
+        return np.stack([softmax(one) for one in logits])
+
+    @cached_property
     def combined(self) -> Combined:
         """One prediction per image, as if a head had been trained and calibrated for it; see :class:`Combined`."""
-        logits = np.log(np.maximum(self.probabilities.astype(np.float64), _SMALLEST))
-        calibrated = np.empty_like(logits)
-        for seed, _, tested in self.tested:
-            calibrated[seed, tested] = (
-                logits[seed, tested] / fit_temperature(self.labels[~tested], logits[seed, ~tested])[0]
-            )
-        calibrated -= np.log(np.exp(calibrated).sum(axis=2, keepdims=True))
-        temperature, note = fit_temperature(np.tile(self.labels, len(logits)), np.concatenate(logits))
-        return Combined(softmax(calibrated.mean(axis=0)), temperature, note)
+        temperature, note = fit_temperature(np.tile(self.labels, len(self.fold)), np.concatenate(self._logits))
+        return Combined(_mean_over_seeds(_logarithms(self.calibrated)), temperature, note)
+
+    def averaged(self, rows: NDArray[np.bool_], temperature: float) -> NDArray[np.float32]:
+        """Return probabilities float32 (m, C) of ``rows``, bool (n,), with a temperature, averaged over the seeds."""
+        return _mean_over_seeds(self._logits[:, rows] / temperature)
+
+    @property
+    def _logits(self) -> NDArray[np.float64]:
+        return _logarithms(self.probabilities)
 
     def metrics(self, class_names: tuple[str, ...]) -> Metrics:
         """Return the metrics of the combined predictions: each image counts once."""
@@ -129,3 +138,12 @@ class OutOfFold:
                 }
             )
         return rows
+
+
+def _logarithms(probabilities: NDArray[np.float32]) -> NDArray[np.float64]:
+    return np.asarray(np.log(np.maximum(probabilities.astype(np.float64), _SMALLEST)))
+
+
+def _mean_over_seeds(logits: NDArray[np.float64]) -> NDArray[np.float32]:
+    normalized = logits - np.log(np.exp(logits).sum(axis=2, keepdims=True))
+    return softmax(normalized.mean(axis=0))

@@ -14,10 +14,15 @@ from xfeat.featurize.cache.columns import Skipped
 from xfeat.featurize.specs import FeatureSpec
 from xfeat.featurize.system.versions import library_versions
 from xfeat.featurize.typed_json import with_digest
+from xfeat.head.crossval.leave_out import elsewhere
 from xfeat.head.crossval.out_of_fold import OutOfFold
 from xfeat.head.evaluation.operating_point import point_at_target, positive_class
+from xfeat.head.evaluation.predictions import decide
+from xfeat.head.evaluation.study import Cases, study
+from xfeat.head.evaluation.subgroups import Bins, subgroup_figures
 from xfeat.head.reports.formatting import points
-from xfeat.head.reports.run_report import few_images_caution, file_cautions, page_template, worst_mistakes
+from xfeat.head.reports.run_report import benefit_plot, few_images_caution, file_cautions, page_template, worst_mistakes
+from xfeat.head.reports.study_text import expected_elsewhere
 from xfeat.head.reports.worker import call_here
 from xfeat.head.runs.origin import origin_of, stored_origin
 from xfeat.head.runs.reader import PREDICTIONS_FILE, PROBABILITY_PREFIX, REPORT_FILE
@@ -39,6 +44,7 @@ def save_crossval(
     baselines: list[dict[str, Any]] | None = None,
     *,
     target: TargetSpec | None = None,
+    bins: Bins | None = None,
     call: Callable[..., Any] = call_here,
 ) -> dict[str, Any]:
     """Write crossval.json, predictions.csv and report.html; return the content of crossval.json.
@@ -49,6 +55,7 @@ def save_crossval(
         audit: of its cache.
         baselines: from :func:`xfeat.head.crossval.baselines.cross_validate_baselines`.
         target: the wanted operating point, chosen on the combined predictions of all images.
+        bins: of numbers in the further columns of the cache.
         call: runs the rendering; a :class:`xfeat.head.reports.worker.Worker` does it in another process.
     """
     cache, main, by_image = result.cache, result.main, result.by_image
@@ -57,6 +64,14 @@ def save_crossval(
     if target is not None:
         code = positive_class(target, names, main.labels)
         point = point_at_target(main.labels == code, main.combined.probabilities[:, code], main.patients, target)
+    cases = Cases(
+        labels=main.labels,
+        probabilities=main.combined.probabilities,
+        patients=main.patients,
+        class_names=names,
+        positive=None if point is None else names.index(point.positive),
+        threshold=None if point is None else point.threshold,
+    )
     facts = {
         "format": FORMAT,
         "schema_version": SCHEMA_VERSION,
@@ -74,6 +89,11 @@ def save_crossval(
         "metrics": metrics,
         "temperature": main.combined.temperature,
         "operating_point": point and point.to_dict(),
+        "statistics": study(cases),
+        "subgroups": subgroup_figures(cases, cache.extra, result.rows, bins),
+        "elsewhere": None
+        if result.sources is None or result.left_out is None
+        else elsewhere(result.sources, cases, result.left_out, main.combined.temperature),
         "each_fold": main.each_fold(names),
         "by_image": by_image
         and {
@@ -105,7 +125,7 @@ def _out_of_fold_table(result: CrossValidation) -> tuple[list[str], Iterator[lis
     names, columns, main = result.cache.class_names, result.cache.columns, result.main
 
     def lines() -> Iterator[list[Any]]:
-        for seed, (fold, probabilities) in enumerate(zip(main.fold, main.probabilities, strict=True)):
+        for seed, (fold, probabilities) in enumerate(zip(main.fold, main.calibrated, strict=True)):
             for row, label, number, p in zip(result.rows.tolist(), main.labels, fold, probabilities, strict=True):
                 facts = [columns.path[row], columns.group[row], seed, number, names[label], names[p.argmax()]]
                 yield [*facts, *(str(value) for value in p)]
@@ -128,7 +148,9 @@ def render_crossval(
     names = tuple(facts["classes"])
     spec = FeatureSpec.from_dict(facts["feature_spec"])
     labels, probabilities = main.labels, main.combined.probabilities
-    decisions = probabilities.argmax(axis=1)
+    studied, point = facts["statistics"], facts["operating_point"]
+    decided = (names.index(point["positive"]), point["threshold"]) if point else (None, 0.5)
+    decisions = decide(probabilities, *decided)
     divisions = {"by patient" if facts["grouped"] else "by image": facts["accuracy"]["folds"]}
     if facts["by_image"] is not None:
         divisions["by image"] = facts["by_image"]["accuracy"]["folds"]
@@ -138,9 +160,14 @@ def render_crossval(
         spec_line=spec.describe(),
         cautions=[*_cautions(facts), *cautions],
         skipped=skipped,
+        study=studied,
+        subgroups=facts["subgroups"],
+        elsewhere=facts["elsewhere"],
+        expected=expected_elsewhere(facts["elsewhere"]),
         figures={
+            "benefit": benefit_plot(studied),
             "folds": plots.fold_accuracies(divisions),
-            "confusion": plots.confusion_matrix_plot(facts["confusion_matrix"], names),
+            "confusion": plots.confusion_matrix_plot(studied["confusion_matrix"], names),
             "reliability": plots.reliability_diagram(labels, probabilities, names),
             "roc": plots.roc_curves(labels, probabilities, names),
             "precision_recall": plots.precision_recall_curves(labels, probabilities, names),

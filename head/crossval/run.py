@@ -17,6 +17,7 @@ from xfeat.head.crossval.report import save_crossval
 from xfeat.head.crossval.runner import FoldProgress, checkpoint_folder, cross_validate
 from xfeat.head.crossval.training import fold_checkpoints
 from xfeat.head.evaluation.operating_point import positive_class
+from xfeat.head.evaluation.subgroups import Bins, check_bins
 from xfeat.head.reports.worker import call_here
 from xfeat.head.runs.reader import new_run_name
 from xfeat.head.runs.writer import RunWriter
@@ -37,6 +38,7 @@ class CrossvalOptions:
         name: of the folder; by default ``crossval-`` and the time.
         memory: limit for features.
         target: the wanted operating point, if any.
+        bins: of numbers in the further columns of the cache, for the figures of subgroups.
         baselines: also test scikit-learn's classifiers, with default settings.
         open_trackers: called once everything else has been checked; returns where the cross-validation is recorded.
         progress: opens a progress bar, such as ``("cross-validating", "heads")``.
@@ -46,6 +48,7 @@ class CrossvalOptions:
     name: str | None = None
     memory: MemorySpec = field(default_factory=MemorySpec)
     target: TargetSpec | None = None
+    bins: Bins | None = None
     baselines: bool = False
     open_trackers: Callable[[], Sequence[Tracker]] = tuple
     progress: Callable[[str, str], AbstractContextManager[FoldProgress]] = _no_progress
@@ -86,6 +89,7 @@ def crossval_run(
         XfeatError: what :func:`xfeat.head.crossval.runner.cross_validate` raises.
     """
     writer = RunWriter(runs, options.name or f"crossval-{new_run_name()}", latest=False)
+    check_bins(options.bins, cache.extra)
     if options.target is not None:
         positive_class(options.target, cache.class_names, np.asarray(cache.columns.label))
     if options.baselines:
@@ -114,7 +118,9 @@ def crossval_run(
             with options.progress("baselines", "fits") as advance:
                 baselines = cross_validate_baselines(result, advance)
         with writer:
-            facts = save_crossval(writer, result, audit, baselines, target=options.target, call=options.call)
+            facts = save_crossval(
+                writer, result, audit, baselines, target=options.target, bins=options.bins, call=options.call
+            )
         _track(tracking, facts, sorted(writer.target.iterdir()))
     return SavedCrossval(writer.target, facts)
 

@@ -16,6 +16,7 @@ from xfeat.featurize.datasets.layouts import NO_LABEL
 from xfeat.featurize.errors import DataError
 from xfeat.featurize.specs import require
 from xfeat.featurize.system.versions import library_versions
+from xfeat.head.crossval.leave_out import Sources, left_out_folds, sources_of
 from xfeat.head.crossval.out_of_fold import OutOfFold
 from xfeat.head.crossval.training import Fold, FoldTraining, completed, train_folds
 from xfeat.head.data.rows import plan_reading
@@ -27,6 +28,7 @@ from xfeat.head.training.ensemble import check_groups, shares_of
 FoldProgress = Callable[[int, int], None]
 """Called with the number of trained heads and the total."""
 
+_LEFT_OUT = "left-out"
 # A fifth of the training rows of each fold is held out to choose the epoch.
 _INNER_FOLDS = 5
 
@@ -44,6 +46,8 @@ class CrossValidation:
         grouped: whether the images have groups (patients or series).
         main: predictions with whole groups in one fold.
         by_image: predictions with image-level folds; ``None`` without groups, or if not asked for.
+        sources: where images come from, if each source was left out.
+        left_out: predictions by heads that were trained without the source of each image.
     """
 
     cache: FeatureCache
@@ -54,6 +58,8 @@ class CrossValidation:
     grouped: bool
     main: OutOfFold
     by_image: OutOfFold | None
+    sources: Sources | None = None
+    left_out: OutOfFold | None = None
 
 
 def cross_validate(
@@ -104,9 +110,18 @@ def cross_validate(
         for seed in range(plan.seeds)
         for number, fold in enumerate(_folds(cache, labels, groups, plan, train.seed + seed))
     ]
+    sources = None
+    if plan.leave_out is not None:
+        sources = sources_of(cache, rows, labels, keys, plan.leave_out, members=plan.members)
+        divisions[_LEFT_OUT] = keys
+        trainings += [
+            FoldTraining(_LEFT_OUT, seed, number, fold, keys)
+            for seed in range(plan.seeds)
+            for number, fold in left_out_folds(sources, labels, keys, inner_folds=_INNER_FOLDS, seed=train.seed + seed)
+        ]
     classes, total, shape = len(cache.class_names), len(trainings), (plan.seeds, len(rows))
     results = {
-        name: OutOfFold(labels, np.empty((*shape, classes), np.float32), np.empty(shape, np.int64), groups)
+        name: OutOfFold(labels, np.full((*shape, classes), np.nan, np.float32), np.full(shape, -1), groups)
         for name, groups in divisions.items()
     }
     advance = progress or (lambda done, total: None)
@@ -121,7 +136,9 @@ def cross_validate(
             result.fold[training.seed, training.fold.test] = training.number
             advance(done, total)
     grouped = any(cache.columns.group[row] for row in rows.tolist())
-    return CrossValidation(cache, head, train, plan, rows, grouped, results["grouped"], results.get("by-image"))
+    main, by_image, left_out = (results.get(name) for name in ("grouped", "by-image", _LEFT_OUT))
+    assert main is not None
+    return CrossValidation(cache, head, train, plan, rows, grouped, main, by_image, sources, left_out)
 
 
 def checkpoint_folder(

@@ -39,6 +39,7 @@ class StoredCrossval(TypedDict):
     train_spec: dict[str, Any]
     temperature: float
     operating_point: OperatingPoint | None
+    elsewhere: dict[str, Any] | None
 
 
 def find_crossvals(runs: Path) -> list[StoredCrossval]:
@@ -79,6 +80,7 @@ def open_crossval(folder: Path) -> StoredCrossval:
             train_spec=facts["train_spec"],
             temperature=facts.get("temperature", 1.0),
             operating_point=point and OperatingPoint.from_dict(point),
+            elsewhere=facts.get("elsewhere"),
         )
         check_types(stored, StoredCrossval)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -148,5 +150,5 @@ def _of_crossval(folder: Path, cache: FeatureCache, positive: str | None) -> Cho
                 found=found,
                 fix=f"cross-validate on {cache.path}: {again}",
             )
-    crossval = {name: stored[name] for name in ("name", "content_sha256", "head_spec", "train_spec")}
+    crossval = {name: stored[name] for name in ("name", "content_sha256", "head_spec", "train_spec", "elsewhere")}
     return ChosenThreshold(point=point, temperature=stored["temperature"], crossval=crossval)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import NotRequired, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
 
+from xfeat.featurize.cache.extra import ExtraColumn
 from xfeat.featurize.datasets.layouts import SPLITS
 from xfeat.head.evaluation.metrics import Metrics, classification_metrics
 from xfeat.head.evaluation.operating_point import (
@@ -18,6 +20,8 @@ from xfeat.head.evaluation.operating_point import (
     choose_operating_point,
 )
 from xfeat.head.evaluation.predictions import Predictions
+from xfeat.head.evaluation.study import cases_of, study
+from xfeat.head.evaluation.subgroups import Bins, subgroup_figures
 from xfeat.head.specs import TargetSpec
 
 # Limits of the search for a temperature; a result at a limit is not used.
@@ -86,6 +90,34 @@ def assess(
         temperature=temperature, note=note, fitted_on=fitted_on, before=_select(before), after=_select(after)
     )
     return Assessment(predictions, after, calibration, point)
+
+
+def study_parts(
+    predictions: Predictions,
+    class_names: tuple[str, ...],
+    columns: Mapping[str, ExtraColumn],
+    rows: NDArray[np.int64],
+    bins: Bins | None = None,
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Study the validation and test rows, and the subgroups of the test rows, or of the validation rows without any.
+
+    Args:
+        predictions: of n rows, with the final temperature and threshold.
+        class_names: of all classes.
+        columns: further columns of the cache.
+        rows: int64 (n,), the row of the cache of each prediction.
+        bins: of numbers.
+
+    Returns:
+        The study of each part, see :func:`xfeat.head.evaluation.study.study`, and the figures of subgroups.
+    """
+    found, subgroups = {}, {}
+    for name in SPLITS[1:]:
+        places = np.flatnonzero(np.array(predictions.split) == name)
+        if len(places):
+            cases = cases_of(predictions.part(name), class_names)
+            found[name], subgroups = study(cases), subgroup_figures(cases, columns, rows[places], bins)
+    return found, subgroups
 
 
 def _metrics(predictions: Predictions, class_names: tuple[str, ...]) -> dict[str, Metrics]:

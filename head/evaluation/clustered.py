@@ -76,8 +76,12 @@ def proportion_of(successes: NDArray[np.bool_], among: NDArray[np.bool_], patien
     )
 
 
-def auc_of(positive: NDArray[np.bool_], scores: NDArray[np.floating], patients: NDArray[np.int64]) -> Estimate:
+def auc_of(
+    positive: NDArray[np.bool_], scores: NDArray[np.floating], patients: NDArray[np.int64], size: int
+) -> Estimate:
     """Estimate the area under the ROC curve of scores (n,), with DeLong's variance for clustered images.
+
+    ``patients`` int64 (n,) are numbers below ``size``.
 
     The interval is symmetric in logits; that of an area of 0 or 1, whose variance is 0, is Newcombe's for as many
     images as there are patients.
@@ -86,7 +90,6 @@ def auc_of(positive: NDArray[np.bool_], scores: NDArray[np.floating], patients: 
         Obuchowski, "Nonparametric analysis of clustered ROC curve data", 1997; Newcombe, "Confidence intervals for an
         effect size measure based on the Mann–Whitney statistic", part 2, 2006, method 5.
     """
-    size = int(patients.max(initial=-1)) + 1
     ones, zeros = int(positive.sum()), int((~positive).sum())
     if not ones or not zeros:
         return undefined(size)
@@ -150,32 +153,36 @@ class CalibrationFit:
 
 
 def calibration_of(
-    positive: NDArray[np.bool_], log_odds: NDArray[np.float64], patients: NDArray[np.int64]
+    positive: NDArray[np.bool_], log_odds: NDArray[np.float64], patients: NDArray[np.int64], size: int
 ) -> CalibrationFit:
     """Fit the calibration slope and intercept by logistic regression of the truth on predicted log-odds (n,).
 
     Both are undefined if one class is absent, and the slope if a threshold divides the classes without a mistake.
+    ``patients`` int64 (n,) are numbers below ``size``.
 
     Source:
         Van Calster et al., "Calibration: the Achilles heel of predictive analytics", 2019; the variance is the
         sandwich estimator for clusters, Liang and Zeger, 1986.
     """
-    size, ones = int(patients.max(initial=-1)) + 1, np.ones_like(log_odds)
-    nothing = undefined(size)
+    ones, nothing = np.ones_like(log_odds), undefined(size)
     if positive.all() or not positive.any():
         return CalibrationFit(nothing, nothing)
     truth = positive.astype(np.float64)
-    intercept = _logistic(ones[:, None], truth, log_odds, patients)[0]
+    intercept = _logistic(ones[:, None], truth, log_odds, patients, size)[0]
     separated = log_odds[positive].min() >= log_odds[~positive].max() or log_odds.min() == log_odds.max()
-    slope = nothing if separated else _logistic(np.stack([ones, log_odds], 1), truth, 0 * ones, patients)[1]
+    slope = nothing if separated else _logistic(np.stack([ones, log_odds], 1), truth, 0 * ones, patients, size)[1]
     return CalibrationFit(slope, intercept)
 
 
 def _logistic(
-    inputs: NDArray[np.float64], truth: NDArray[np.float64], offset: NDArray[np.float64], patients: NDArray[np.int64]
+    inputs: NDArray[np.float64],
+    truth: NDArray[np.float64],
+    offset: NDArray[np.float64],
+    patients: NDArray[np.int64],
+    size: int,
 ) -> list[Estimate]:
     """Fit a logistic regression by Newton's method; return its coefficients."""
-    seen, coefficients = int(patients.max()) + 1, np.zeros(inputs.shape[1])
+    seen, coefficients = len(np.unique(patients)), np.zeros(inputs.shape[1])
 
     def log_likelihood(at: NDArray[np.float64]) -> float:
         margins = np.where(truth > 0, 1, -1) * (offset + inputs @ at)
@@ -187,7 +194,7 @@ def _logistic(
         scores = inputs * (truth - chance)[:, None]
         information = inputs.T @ (inputs * (chance * (1 - chance))[:, None])
         if not np.isfinite(information).all() or np.linalg.cond(information) > 1e12:
-            return [undefined(seen)] * inputs.shape[1]
+            return [undefined(size)] * inputs.shape[1]
         step = np.linalg.solve(information, scores.sum(0))
         while (now := log_likelihood(coefficients + step)) < best - 1e-9:
             step = step / 2
@@ -196,15 +203,15 @@ def _logistic(
             break
     moved = scores @ np.linalg.inv(information)
     return [
-        _wald(float(value), np.bincount(patients, weights=moved[:, place], minlength=seen))
+        _wald(float(value), np.bincount(patients, weights=moved[:, place], minlength=size), seen)
         for place, value in enumerate(coefficients)
     ]
 
 
-def _wald(value: float, sums: NDArray[np.float64]) -> Estimate:
-    influence = _corrected(sums, len(sums))
+def _wald(value: float, sums: NDArray[np.float64], seen: int) -> Estimate:
+    influence = _corrected(sums, seen)
     error = math.sqrt((influence**2).sum())
-    return Estimate(value, influence, lambda z: (value - z * error, value + z * error) if len(sums) > 1 else None)
+    return Estimate(value, influence, lambda z: (value - z * error, value + z * error) if seen > 1 else None)
 
 
 def mean_of(estimates: list[Estimate]) -> Estimate:

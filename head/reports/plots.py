@@ -103,7 +103,8 @@ def roc_curves(labels: Labels, probabilities: Probabilities, class_names: Sequen
         axes.plot([0, 1], [0, 1], color="#888", linestyle=":", label="chance")
         for name, colour, positive, scores in _present(labels, probabilities, class_names):
             false_rate, true_rate, _ = roc_curve(positive, scores)
-            axes.plot(false_rate, true_rate, color=colour, label=f"{name}, AUC {roc_auc_score(positive, scores):.3f}")
+            area = 100 * roc_auc_score(positive, scores)
+            axes.plot(false_rate, true_rate, color=colour, label=f"{name}, AUC {area:.1f} %")
         return _labelled(axes, "ROC curves", "1 − specificity", "sensitivity")
 
 
@@ -163,6 +164,20 @@ def reliability_diagram(
             share, mean = calibration_curve(labels == code, probabilities[:, code], n_bins=bins, strategy="quantile")
             axes.plot(mean, share, marker="o", markersize=3, color=colour, label=_legend_label(class_names[code]))
         return _labelled(axes, "reliability diagram", "predicted probability", "observed frequency")
+
+
+def decision_curve(curve: Mapping[str, Any]) -> str:
+    """Draw the net benefit of acting on a prediction, on everybody and on nobody, per threshold."""
+    thresholds, benefit, everybody = (
+        [100 * point[key] for point in curve["points"]] for key in ("threshold", "net_benefit", "treat_all")
+    )
+    with _new_axes() as axes:
+        axes.axhline(0, color="#888", linestyle=":", label="act on nobody")
+        axes.plot(thresholds, everybody, color=COLOURS[1], linewidth=1, label="act on everybody")
+        axes.plot(thresholds, benefit, color=COLOURS[0], label="act on the prediction")
+        axes.set_ylim(-0.3 * max(everybody[0], 1), 1.1 * max(*benefit, *everybody, 1))
+        subject = f"probability of {shortened(curve['class'])} from which one acts, %"
+        return _labelled(axes, "decision curve", subject, "net benefit per 100 images")
 
 
 def fold_accuracies(divisions: Mapping[str, Sequence[float]]) -> str:

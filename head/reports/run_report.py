@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +26,7 @@ from xfeat.featurize.text import MAX_LISTED, listed, printable_value
 from xfeat.head.evaluation.operating_point import threshold_metrics
 from xfeat.head.evaluation.predictions import Predictions, softmax
 from xfeat.head.reports.formatting import frequent_confusions, hardest_classes, interval, number, percent, points
+from xfeat.head.reports.study_text import benefit_text, coefficient, expected_elsewhere, figure_rows, gap_texts
 from xfeat.head.runs.reader import Run
 from xfeat.head.training.history import EpochRecord
 
@@ -60,10 +61,11 @@ def render_report(
     figures = {
         "loss": plots.training_curve(history, run.best_epoch, "loss"),
         "accuracy": plots.training_curve(history, run.best_epoch, "accuracy"),
-        "confusion": plots.confusion_matrix_plot(run.metrics[part]["confusion_matrix"], names),
+        "confusion": plots.confusion_matrix_plot(run.statistics[part]["confusion_matrix"], names),
         "roc": plots.roc_curves(shown.labels, probabilities, names),
         "precision_recall": plots.precision_recall_curves(shown.labels, probabilities, names),
         "reliability": plots.reliability_diagram(shown.labels, probabilities, names, uncalibrated),
+        "benefit": benefit_plot(run.statistics[part]),
     }
     return page_template("report.html").render(
         facts=run,
@@ -72,6 +74,9 @@ def render_report(
         cautions=cautions,
         skipped=skipped,
         part=part,
+        study=run.statistics[part],
+        subgroups=run.subgroups,
+        expected=expected_elsewhere(run.crossval and run.crossval["elsewhere"]),
         figures=figures,
         thresholds={
             name: {
@@ -86,6 +91,13 @@ def render_report(
         ),
         wrong=int((shown.decisions != shown.labels).sum()),
     )
+
+
+def benefit_plot(study: Mapping[str, Any]) -> str:
+    """Return the decision curve of a study as SVG, or nothing if it has none."""
+    from xfeat.head.reports import plots
+
+    return "" if study["decision_curve"] is None else plots.decision_curve(study["decision_curve"])
 
 
 def worst_mistakes(
@@ -141,9 +153,11 @@ def page_template(name: str, package: str = "") -> Template:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters |= {"coefficient": coefficient, "benefit": benefit_text, "gap_texts": gap_texts}
     environment.filters |= {"percent": percent, "points": points, "number": number}
     environment.filters |= {"hardest": hardest_classes, "listed": listed}
     environment.globals |= {"max_classes": MAX_LISTED, "frequent_confusions": frequent_confusions}
+    environment.globals["figure_rows"] = figure_rows
     environment.filters["range"] = lambda ends: "" if ends is None else interval(ends)
     return environment.get_template(name)
 

@@ -80,6 +80,9 @@ class Run:
         temperature: logits are divided by it before the softmax.
         operating_point: the threshold of the positive class, or ``None``: the most probable class is predicted.
         crossval: name, digest and specs of the cross-validation that chose the threshold, or ``None``.
+        statistics: of the validation and test images, see :func:`xfeat.head.evaluation.study.study`; empty in runs of
+            earlier versions.
+        subgroups: see :func:`xfeat.head.evaluation.subgroups.subgroup_figures`; empty in runs of earlier versions.
         head_sha256: digest of the head's weights file.
         file_sha256: digests of history.csv and predictions.csv; runs of earlier versions have none.
     """
@@ -104,6 +107,8 @@ class Run:
     calibration: Calibration
     operating_point: OperatingPoint | None = None
     crossval: dict[str, Any] | None = None
+    statistics: dict[str, Any] = field(default_factory=dict)
+    subgroups: dict[str, Any] = field(default_factory=dict)
     head_sha256: str
     file_sha256: dict[str, str] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
