@@ -21,14 +21,16 @@ if os.path.basename("".join(sys.argv[:1])) in ("xfeat", "xhead", "xexport", "xse
 # The public names, by the module that has them. __init__.pyi has their types, for editors and type checkers.
 _MODULES = {
     "xfeat.featurize.errors": ("XfeatError",),
-    "xfeat.featurize.public": ("audit", "doctor", "extract", "open_cache", "split"),
+    "xfeat.featurize.extractor": ("FeatureExtractor",),
+    "xfeat.featurize.public": ("audit", "doctor", "dump", "extract", "load", "open_cache", "split"),
     "xfeat.export.public": (
         *("bench", "describe", "explain", "export_run", "quantize", "sign", "verify", "write_triton"),
     ),
+    "xfeat.head.classifier": ("HeadClassifier",),
     "xfeat.head.public": ("cross_validate", "sweep", "train"),
     "xfeat.head.public_runs": ("compare", "evaluate", "open_run"),
     "xfeat.serve.inference.predictor": ("Predictor",),
-    "xfeat.serve.public": ("start_server", "write_page"),
+    "xfeat.serve.public": ("evaluate_model", "start_server", "write_page"),
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 __all__ = sorted(_MODULE_OF)

@@ -76,7 +76,7 @@ def decode(data: bytes, spec: PreprocessSpec = DEFAULT_SPEC, *, may_hold_gil: bo
         return plain
     with _reasons(data):
         image = _open(data, spec)
-        return _upright(image, to_8_bits(image, data, spec.grey_bits))
+        return upright(image, to_8_bits(image, data, spec.grey_bits))
 
 
 def read_levels(data: bytes, spec: PreprocessSpec = DEFAULT_SPEC) -> DeepLevels | None:
@@ -164,7 +164,7 @@ def is_truncated(data: bytes) -> bool:
     return any(data.startswith(start) and end not in data[-4096:] for start, end in _END_MARKERS.items())
 
 
-def _upright(image: Image.Image, levels: Image.Image) -> Image.Image:
+def upright(image: Image.Image, levels: Image.Image) -> Image.Image:
     """Rotate or mirror the ``levels`` as the EXIF orientation of their image says; with damaged EXIF data they stay.
 
     ``ImageOps.exif_transpose`` also rewrites the EXIF data, and fails on any damaged tag. The image is loaded: Pillow

@@ -64,10 +64,11 @@ def to_8_bits(image: ImageFile.ImageFile, data: bytes, grey_bits: int) -> Image.
     """
     deep = read_deep(image, data, colours=grey_bits < 16)
     image.load()
-    return _grey_or_rgb(image if deep is None else _scaled(deep, grey_bits))
+    return grey_or_rgb(image if deep is None else scaled_to_8_bits(deep, grey_bits))
 
 
-def _grey_or_rgb(image: Image.Image) -> Image.Image:
+def grey_or_rgb(image: Image.Image) -> Image.Image:
+    """Return a loaded image of 8 bits per channel in mode ``L`` or ``RGB``."""
     if image.mode in ("L", "RGB"):
         return image
     if image.mode != "1" and image.has_transparency_data:
@@ -75,7 +76,8 @@ def _grey_or_rgb(image: Image.Image) -> Image.Image:
     return image.convert("L" if image.mode == "1" else "RGB")
 
 
-def _scaled(deep: DeepLevels, grey_bits: int) -> Image.Image:
+def scaled_to_8_bits(deep: DeepLevels, grey_bits: int) -> Image.Image:
+    """Return levels as an image of 8 bits per channel; see :func:`to_8_bits`."""
     bits = min(grey_bits, deep.most_bits) if deep.own_bits is None else deep.own_bits
     if deep.values.dtype.kind == "f":
         levels = np.rint(deep.values * 255).astype(np.uint8)

@@ -23,12 +23,13 @@ logger = logging.getLogger(__name__)
 
 
 def resolve_request(
-    output: Path, request: FeatureRequest, *, force: bool = False, progress: DownloadProgress | None = None
+    output: Path | None, request: FeatureRequest, *, force: bool = False, progress: DownloadProgress | None = None
 ) -> tuple[FeatureSpec, Weights]:
     """Choose the backbone, find its weights and return the full spec.
 
     Args:
-        output: the cache to be written; ``auto`` takes the backbone of an existing cache, unless ``force``.
+        output: the cache to be written, if there is one; ``auto`` takes the backbone of an existing one, unless
+            ``force``.
         request: the settings.
         force: whether an existing ``output`` is to be replaced.
         progress: called while weights are downloaded.
@@ -40,10 +41,12 @@ def resolve_request(
         CacheError: if ``output`` exists and is not a cache.
         MismatchError: if ``output`` was computed with other weights of the same backbone.
     """
-    if force:
+    if force and output is not None:
         check_replaceable(output)
     chooses, file = request.backbone == "auto", request.weights
-    existing = FeatureCache.open(output, check=False) if chooses and not force and output.exists() else None
+    existing = None
+    if chooses and not force and output is not None and output.exists():
+        existing = FeatureCache.open(output, check=False)
     name = existing.spec.backbone if existing is not None else PREFERRED if chooses else request.backbone
     if request.normalize and (request.mean or request.std):
         given = " and ".join(f"--{name}" for name in ("mean", "std") if getattr(request, name))
@@ -66,7 +69,7 @@ def resolve_request(
             backbone=found.backbone, weights_sha256=found.sha256, defaults=backbone_defaults(found.backbone)
         )
     if existing is not None:
-        _check_same_weights(output, existing.spec, found)
+        _check_same_weights(existing.path, existing.spec, found)
     return spec, found
 
 

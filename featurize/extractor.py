@@ -1,0 +1,245 @@
+"""The frozen network as a scikit-learn transformer: images in, features out."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import logging
+import os
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator, TransformerMixin
+
+from xfeat.featurize.cache.shards import FileIdentity
+from xfeat.featurize.engines import Engine, check_precision, open_engine
+from xfeat.featurize.errors import DataError, ImageError
+from xfeat.featurize.images.given import as_images, decode_given, named, range_of_given, read_given
+from xfeat.featurize.images.grey_range import GreyRange, warn_if_other
+from xfeat.featurize.images.preprocess import resize
+from xfeat.featurize.keyword_settings import bound_arguments, spec_from
+from xfeat.featurize.pipeline.inference import infer
+from xfeat.featurize.pipeline.reading import ReadImage
+from xfeat.featurize.pipeline.request import resolve_request
+from xfeat.featurize.specs import FeatureRequest, FeatureSpec
+from xfeat.featurize.system.cores import cores, look_ahead
+
+if TYPE_CHECKING:
+    from xfeat.featurize.backbones.weights import Weights
+
+logger = logging.getLogger(__name__)
+
+# Several views of an image are rows of a cache, not of a transformer's result.
+_REQUEST = [field for field in dataclasses.fields(FeatureRequest) if field.name != "views"]
+_ENGINE = {"device": ("str", "auto"), "engine": ("str", "auto"), "batch_size": ("BatchSize", None)}
+
+
+def _parameters() -> Iterator[inspect.Parameter]:
+    yield inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    settings = {field.name: (field.type, field.default) for field in _REQUEST}
+    for name, (kind, default) in {**settings, **_ENGINE, "workers": ("int | None", None)}.items():
+        first = inspect.Parameter.POSITIONAL_OR_KEYWORD if name == "backbone" else inspect.Parameter.KEYWORD_ONLY
+        yield inspect.Parameter(name, first, default=default, annotation=kind)
+
+
+_SIGNATURE = inspect.Signature(list(_parameters()))
+
+
+class _Opened(NamedTuple):
+    settings: dict[str, Any]
+    process: int
+    spec: FeatureSpec
+    weights: Weights
+    engine: Engine
+    lock: threading.Lock
+
+
+class FeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]
+    """Computes the features of images with a frozen network: the same bits as ``xfeat featurize`` for the same files.
+
+    The network is opened by the first call that needs it. Copies and pickles of an extractor have its settings only,
+    and open their own; so does a forked process.
+
+    Args:
+        backbone: as in :class:`xfeat.featurize.specs.FeatureRequest`, like every other setting of it except ``views``.
+        grey_bits: range of images with 16 bits per channel. ``None``: ``fit`` finds it; without ``fit`` each call finds
+            that of its own images.
+        device: ``auto``, ``cpu``, ``cuda``, ``cuda:N``; several GPUs with commas.
+        engine: ``auto``, ``torch``, ``onnxruntime`` or ``openvino``.
+        batch_size: images per call of the network; ``auto`` measures which is fastest.
+        workers: decoding threads; by default one per core.
+
+    Attributes:
+        grey_bits_: the range that ``fit`` found.
+    """
+
+    def __init__(self, *arguments: Any, **settings: Any) -> None:
+        given = bound_arguments(_SIGNATURE, type(self).__name__, (self, *arguments), settings)
+        defaults = {name: each.default for name, each in _SIGNATURE.parameters.items()}
+        vars(self).update({**defaults, **given})
+        del vars(self)["self"]
+
+    __init__.__signature__ = _SIGNATURE  # type: ignore[attr-defined]
+
+    def fit(self, X: Any, y: Any = None) -> Self:
+        """Find the range of images with 16 bits per channel, if there are any and ``grey_bits`` is not given.
+
+        Args:
+            X: images, as for :meth:`transform`.
+            y: ignored.
+
+        Raises:
+            XfeatError: as :meth:`transform` says.
+        """
+        images = as_images(X)
+        preprocess = self._spec_and_weights()[0].preprocess
+        if self.grey_bits is None:
+            self.grey_bits_ = self._measured(images, preprocess) or preprocess.grey_bits
+        return self
+
+    def transform(self, X: Any) -> NDArray[np.floating[Any]]:
+        """Compute features.
+
+        Args:
+            X: list, array (N, H, W[, C]) or column of images: paths, contents of image files, images of Pillow, arrays
+                (H, W), (H, W, 3) or with transparency, of uint8, uint16, bool, or floating point from 0 to 1.
+
+        Returns:
+            float32 (N, D), or of ``dtype``.
+
+        Raises:
+            ImageError: if an image cannot be read; the message names it.
+            ArgumentError: if something is no image.
+            DataError: if there are no images.
+            SpecError: if a setting is out of range.
+            WeightsError, ModelError: if the network cannot be found or used.
+            DeviceError: if the device is not available.
+        """
+        images = as_images(X)
+        if not images:
+            raise DataError("no images", expected="one or more", found="an empty list")
+        opened = self._open()
+        spec = self._with_range(opened.spec, images)
+        with opened.lock, closing(self._read(images, spec)) as read:
+            batches = infer(read, spec, open_engine=lambda: opened.engine, is_known=lambda sha256: False)
+            rows = []
+            for outcome in (each for batch in batches for each in batch):
+                if outcome.features is None:
+                    raise ImageError(f"{named(len(rows), images[len(rows)])}: {outcome.reason}")
+                rows.append(outcome.features)
+        return np.stack(rows)
+
+    def get_feature_names_out(self, input_features: Any = None) -> NDArray[np.object_]:
+        """Return the names of the columns: ``f0``, ``f1``, … The network is opened to count them.
+
+        Args:
+            input_features: ignored.
+        """
+        opened = self._open()
+        side = opened.spec.preprocess.size
+        with opened.lock:
+            dim = opened.engine.features(np.zeros((1, side, side, 3), np.uint8)).shape[1]
+        return np.array([f"f{number}" for number in range(dim)], object)
+
+    @property
+    def spec(self) -> FeatureSpec:
+        """What a row of features is, as a cache and an exported model state it."""
+        spec = self._spec_and_weights()[0]
+        bits = getattr(self, "grey_bits_", None) if self.grey_bits is None else None
+        return spec if bits is None else _with_bits(spec, bits)
+
+    @property
+    def weights_found(self) -> Weights:
+        """The file of the network's weights."""
+        return self._spec_and_weights()[1]
+
+    def _settings(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in _SIGNATURE.parameters if name not in ("self", "workers")}
+
+    def _spec_and_weights(self) -> tuple[FeatureSpec, Weights]:
+        opened = vars(self).get("_opened")
+        if opened is not None and opened.settings == self._settings():
+            return opened.spec, opened.weights
+        request = spec_from(FeatureRequest, {field.name: getattr(self, field.name) for field in _REQUEST})
+        check_precision(self.engine, request.precision)
+        return resolve_request(None, request)
+
+    def _open(self) -> _Opened:
+        settings, opened = self._settings(), vars(self).get("_opened")
+        if opened is None or (opened.settings, opened.process) != (settings, os.getpid()):
+            spec, weights = self._spec_and_weights()
+            engine = open_engine(spec, weights, **{name: getattr(self, name) for name in _ENGINE})
+            opened = _Opened(settings, os.getpid(), spec, weights, engine, threading.Lock())
+            self._opened = opened
+        return opened
+
+    def _with_range(self, spec: FeatureSpec, images: Sequence[Any]) -> FeatureSpec:
+        if self.grey_bits is not None:
+            return spec
+        bits = getattr(self, "grey_bits_", None)
+        if bits is None:
+            bits = self._measured(images, spec.preprocess)
+            if bits is not None and bits < 16:
+                logger.warning(
+                    "16-bit images are read as %d-bit, the range of these %d images; fit or grey_bits=%d keeps it the "
+                    "same in every call",
+                    *(bits, len(images), bits),
+                )
+        return spec if bits is None else _with_bits(spec, bits)
+
+    def _measured(self, images: Sequence[Any], preprocess: Any) -> int | None:
+        def look(numbered: tuple[int, Any]) -> GreyRange | None:
+            number, image = numbered
+            try:
+                return range_of_given(read_given(image, named(number, image)), preprocess)
+            except ImageError:  # reported where its features are computed
+                return None
+
+        with ThreadPoolExecutor(self.workers or cores(), thread_name_prefix="range") as pool:
+            found = GreyRange.of_all(look_ahead(partial(pool.submit, look), enumerate(images), 8 * cores()))
+        return None if found is None else found.bits
+
+    def _read(self, images: Sequence[Any], spec: FeatureSpec) -> Iterator[ReadImage]:
+        """Read ahead in threads, in order; at the end, say if 16-bit images have another range than the spec's."""
+        ranges: list[GreyRange | None] = []
+
+        def read(numbered: tuple[int, Any]) -> ReadImage:
+            number, image = numbered
+            try:
+                content = read_given(image, named(number, image))
+                pixels = resize(decode_given(content, spec.preprocess), spec.preprocess)
+                ranges.append(range_of_given(content, spec.preprocess))
+            except ImageError as error:
+                return ReadImage(str(number), None, None, error.what)
+            return ReadImage(str(number), FileIdentity(0, 0, 0, f"{number:064x}", False), pixels[None])
+
+        workers = self.workers or cores()
+        pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
+        try:
+            yield from look_ahead(partial(pool.submit, read), enumerate(images), 8 * workers)
+            warn_if_other(GreyRange.of_all(ranges), spec.preprocess)
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in super().__getstate__().items() if name != "_opened"}
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.requires_fit = False
+        tags.no_validation = True
+        tags.input_tags.two_d_array = False
+        return tags
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return True
+
+
+def _with_bits(spec: FeatureSpec, bits: int) -> FeatureSpec:
+    return dataclasses.replace(spec, preprocess=dataclasses.replace(spec.preprocess, grey_bits=bits))
