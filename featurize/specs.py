@@ -24,6 +24,8 @@ NORMALIZATIONS: dict[str, tuple[Triple, Triple]] = {
     "imagenet": (IMAGENET_MEAN, IMAGENET_STD),
 }
 DEFAULT_CACHE = "features.h5"
+# Start of the name of a backbone that nobody has named: features that were loaded from a table.
+LOADED = "loaded:"
 TOKEN_POOLINGS = ("cls", "mean")
 POOLINGS = ("final", "multilevel", *TOKEN_POOLINGS)
 DTYPES = ("float32", "float16")
@@ -303,6 +305,8 @@ class FeatureSpec(Spec):
     def describe(self) -> str:
         """Return one line for people."""
         side = self.preprocess.size
+        if self.backbone.startswith(LOADED):
+            return f"{self.backbone} ({self.weights_sha256[:8]}), {self.dtype}, of an encoder that is not named"
         views = f", {self.views} views" if self.views > 1 else ""
         computed = f", computed in {self.precision}" if self.precision != "float32" else ""
         kind = f"{self.pooling}, {self.dtype}{views}{computed}{self.preprocess.describe()}"

@@ -10,6 +10,7 @@ from xfeat.featurize.audit.findings import NOTE, WARNING, Finding, FlaggedImage,
 from xfeat.featurize.audit.survey import Survey
 from xfeat.featurize.audit.thresholds import THRESHOLDS
 from xfeat.featurize.cache.reader import FeatureCache
+from xfeat.featurize.specs import LOADED
 from xfeat.featurize.text import listed
 
 # If one class is so many times as frequent as another, accuracy is a poor measure.
@@ -87,6 +88,9 @@ def file_findings(cache: FeatureCache, survey: Survey) -> list[Finding]:
         [readable(cache.columns.path[row]) for row in np.flatnonzero(rows).tolist()]
         for rows in (~survey.present & ~survey.changed, survey.changed)
     )
+    fix = "put the images back, or run xfeat featurize again on their new folder"
+    if cache.spec.backbone.startswith(LOADED):
+        fix = "load the features again with xfeat load TABLE --backbone ENCODER --data IMAGES"
     findings = [
         Finding(
             kind="files.skipped",
@@ -99,9 +103,9 @@ def file_findings(cache: FeatureCache, survey: Survey) -> list[Finding]:
         Finding(
             kind="files.gone",
             severity=WARNING,
-            title=f"{len(absent)} of {count_of(len(cache), 'image')} no longer in {readable(cache.data_root)}",
+            title=f"{len(absent)} of {count_of(len(cache), 'image')} not in {readable(cache.data_root)}",
             meaning="Their pixels could not be checked for duplicates and shortcuts.",
-            fix="put the images back, or run xfeat featurize again on their new folder",
+            fix=fix,
             lines=absent,
         ),
         Finding(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from xfeat.featurize.errors import SpecError
+from xfeat.featurize.errors import MismatchError, SpecError
+from xfeat.featurize.specs import LOADED
 
 _RELEASE = "https://github.com/lukemelas/EfficientNet-PyTorch/releases/download/1.0/"
 
@@ -96,7 +97,14 @@ def backbone_info(name: str) -> BackboneInfo:
 
     Raises:
         SpecError: if there is no such backbone.
+        MismatchError: if it is that of features which were loaded without naming their encoder.
     """
+    if name.startswith(LOADED):
+        raise MismatchError(
+            "these features were loaded from a table that does not name their encoder",
+            found=name,
+            fix="load them again with xfeat load TABLE --backbone ENCODER --data IMAGES",
+        )
     if name not in BACKBONES:
         raise SpecError("unknown backbone", expected=f"{', '.join(BACKBONES)}; {FORMS}", found=name)
     return BACKBONES[name]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from xfeat.featurize.cli.audit import audit
 from xfeat.featurize.cli.doctor import doctor
+from xfeat.featurize.cli.exchange import dump, load
 from xfeat.featurize.cli.featurize import featurize
 from xfeat.featurize.cli.inspect import info, verify
 from xfeat.featurize.cli.split import split
@@ -11,5 +12,5 @@ from xfeat.featurize.console import program
 
 main = program(
     "Run a frozen EfficientNet over images once and store the features in one HDF5 file.",
-    *(audit, doctor, featurize, info, split, verify),
+    *(audit, doctor, dump, featurize, info, load, split, verify),
 )

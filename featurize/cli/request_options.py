@@ -21,7 +21,8 @@ def _grey_bits(_context: click.Context, _option: click.Parameter, text: str | No
     return int(text)
 
 
-def _per_channel(_context: click.Context, _option: click.Parameter, text: str | None) -> specs.Triple | None:
+def per_channel(_context: click.Context, _option: click.Parameter, text: str | None) -> specs.Triple | None:
+    """Read one number for all channels, or three."""
     if text is None:
         return None
     try:
@@ -67,9 +68,9 @@ request_options = combined(
         str,
         "Subtracted from the pixels, which are scaled to 0..1; one number stands for three.",
         metavar="R,G,B",
-        callback=_per_channel,
+        callback=per_channel,
     ),
-    _request_option("std", str, "The pixels are divided by it afterwards.", metavar="R,G,B", callback=_per_channel),
+    _request_option("std", str, "The pixels are divided by it afterwards.", metavar="R,G,B", callback=per_channel),
     _request_option(
         "pooling",
         click.Choice(specs.POOLINGS),

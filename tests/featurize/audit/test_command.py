@@ -162,7 +162,7 @@ def test_missing_images_are_marked(tmp_path: Path, drawing: SimpleNamespace) -> 
     assert "file missing" in text
     assert 'alt="test/clear/copy.png"' not in text
     assert 'alt="train/clear/000.png"' in text
-    assert "1 of 17 images no longer in" in done.stdout
+    assert "1 of 17 images not in" in done.stdout
 
 
 def test_names_cannot_smuggle_markup_into_the_page(tmp_path: Path, drawing: SimpleNamespace) -> None:

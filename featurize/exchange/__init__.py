@@ -1,0 +1,1 @@
+"""Caches as tables that other programs read and write. May import cache, columns, datasets, sources and pipeline."""

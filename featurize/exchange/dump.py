@@ -1,0 +1,143 @@
+"""Writes a cache as a table that other programs read, and that :mod:`xfeat.featurize.exchange.load` reads back."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xfeat.featurize.cache.extra import ExtraColumn
+from xfeat.featurize.cache.reader import FeatureCache
+from xfeat.featurize.datasets.file_lookup import name_as_text
+from xfeat.featurize.datasets.layouts import NO_LABEL, NO_SPLIT, SPLITS
+from xfeat.featurize.exchange.table_columns import feature_number
+from xfeat.featurize.exchange.table_files import NOTE, arrow, check_suffix, write_table
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+logger = logging.getLogger(__name__)
+
+SCHEMA_VERSION = 1
+FEATURES = "features"
+_ROWS = 2048
+
+
+def dump_cache(cache: FeatureCache, target: Path) -> list[str]:
+    """Write a cache as a table: one row per image, in the order of the cache.
+
+    Args:
+        cache: the features.
+        target: ``.parquet`` and ``.npz`` get one column ``features`` of D numbers (V × D with views, one view after the
+            other), ``.csv`` the columns ``f0``, ``f1``, …
+
+    Returns:
+        The names of the columns, without those of the features.
+
+    Raises:
+        CacheError: if the features cannot be read.
+        OutputError: if ``target`` cannot be written.
+        SpecError: if its name says no kind of table.
+        MissingExtraError: if pyarrow is not installed.
+    """
+    check_suffix(target)
+    columns, described = _columns(cache)
+    note = _note_of(cache, described)
+    width = int(np.prod(cache.features.shape[1:]))
+    schema = _schema(columns, cache.features.dtype, width, len(cache), as_list=target.suffix.lower() != ".csv")
+    write_table(target, schema, _blocks(cache, columns, schema), note)
+    return list(columns)
+
+
+def _note_of(cache: FeatureCache, described: dict[str, Any]) -> dict[str, Any]:
+    digest = hashlib.sha256()
+    for first in range(0, len(cache), _ROWS):
+        digest.update(cache.file.read(_numbers(cache, first), None).data)
+    return {
+        "format": NOTE,
+        "schema_version": SCHEMA_VERSION,
+        "spec": cache.spec.to_dict(),
+        "class_names": list(cache.class_names),
+        "data_root": cache.data_root,
+        "weights_path": cache.weights_path,
+        "layout": cache.layout,
+        "left_out": cache.left_out,
+        "skipped": [list(row) for row in cache.skipped],
+        "features_sha256": digest.hexdigest(),
+        "columns": described,
+    }
+
+
+def _numbers(cache: FeatureCache, first: int) -> NDArray[np.int64]:
+    return np.arange(first, min(first + _ROWS, len(cache)))
+
+
+def _columns(cache: FeatureCache) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the values of each column, and of the further ones what they are."""
+    own = cache.columns
+    texts = {"path": [name_as_text(path) for path in own.path], "group": [name_as_text(name) for name in own.group]}
+    if texts["path"] != list(own.path):
+        logger.warning("some paths are not UTF-8: the table has them as Latin-1, and does not lead to these images")
+    columns: dict[str, Any] = {
+        "path": texts["path"],
+        "label": ["" if code == NO_LABEL else cache.class_names[code] for code in own.label.tolist()],
+        "split": ["" if code == NO_SPLIT else SPLITS[code] for code in own.split.tolist()],
+        "group": texts["group"],
+        "sha256": list(own.sha256),
+        "size": own.size,
+        "truncated": own.truncated,
+    }
+    described = {}
+    for name, column in cache.extra.items():
+        written = _free_name(name, columns)
+        described[name] = {"kind": column.kind, "names": list(column.names), "source": column.source, "column": written}
+        if column.kind == "labels":
+            columns |= {f"{written}/{each}": column.values[:, at] for at, each in enumerate(column.names)}
+        else:
+            columns[written] = column.values if column.kind == "number" else _texts(column)
+    return columns, described
+
+
+def _free_name(name: str, taken: dict[str, Any]) -> str:
+    """Return a name that is no column yet, nor read as one of the features."""
+    while name in taken or name == FEATURES or feature_number(name) is not None:
+        name += "_"
+    return name
+
+
+def _texts(column: ExtraColumn) -> list[str]:
+    return column.texts()
+
+
+def _schema(columns: dict[str, Any], dtype: np.dtype[Any], width: int, rows: int, *, as_list: bool) -> pa.Schema:
+    pa = arrow()
+    kind = pa.from_numpy_dtype(dtype)
+    fields = [
+        (name, pa.from_numpy_dtype(values.dtype) if isinstance(values, np.ndarray) else pa.string())
+        for name, values in columns.items()
+    ]
+    if as_list:
+        fields.append((FEATURES, pa.list_(kind, width)))
+    else:
+        # A CSV file has no float16: every one of them is a float32.
+        fields += [(f"f{at}", pa.float32()) for at in range(width)]
+    return pa.schema(fields, metadata={"rows": str(rows)})
+
+
+def _blocks(cache: FeatureCache, columns: dict[str, Any], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+    pa = arrow()
+    for first in range(0, len(cache), _ROWS):
+        numbers = _numbers(cache, first)
+        rows = cache.file.read(numbers, None).reshape(len(numbers), -1)
+        part = slice(first, first + len(numbers))
+        arrays = [pa.array(values[part]) for values in columns.values()]
+        if schema.names[-1] == FEATURES:
+            arrays.append(pa.FixedSizeListArray.from_arrays(pa.array(rows.ravel()), rows.shape[1]))
+        else:
+            arrays += [pa.array(values) for values in np.ascontiguousarray(rows.astype(np.float32).T)]
+        yield pa.RecordBatch.from_arrays(arrays, schema=schema)

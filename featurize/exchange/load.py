@@ -1,0 +1,171 @@
+"""Makes a cache of features that were computed elsewhere, or dumped: a table in, ``features.h5`` out."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xfeat.featurize.cache.columns import CacheDescription, Columns, Skipped, content_digest
+from xfeat.featurize.cache.reader import FeatureCache
+from xfeat.featurize.cache.writer import check_replaceable, write_cache
+from xfeat.featurize.datasets.column_choice import ColumnChoice
+from xfeat.featurize.errors import CacheError
+from xfeat.featurize.exchange.cells import cell_texts, extra_columns, label_codes, path_names, split_codes
+from xfeat.featurize.exchange.named_encoder import NamedEncoder
+from xfeat.featurize.exchange.staging import StagedRows
+from xfeat.featurize.exchange.table_columns import TableColumns, read_columns
+from xfeat.featurize.exchange.table_files import TableFile, open_table
+from xfeat.featurize.exchange.table_rows import Cells, read_rows
+from xfeat.featurize.specs import LOADED, FeatureSpec
+from xfeat.featurize.urls import Root
+
+logger = logging.getLogger(__name__)
+
+_WRITE_ROWS = 2048
+# Where nothing is known of an image file. No file has this size.
+_UNKNOWN_SIZE = -1
+
+
+class Loaded(NamedTuple):
+    """The result of loading a table.
+
+    Attributes:
+        cache: what was written.
+        restored: whether the table is a dump whose settings hold.
+        compared: number of images whose features were computed and compared.
+        difference: the largest difference of these, relative to the largest feature of the image.
+    """
+
+    cache: FeatureCache
+    restored: bool
+    compared: int
+    difference: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadOptions:
+    """How a table is read.
+
+    Attributes:
+        choice: what the user says of its columns.
+        name: of the features, where no encoder is named; by default that of the file.
+        data: where the images are that its paths name; by default the folder of the table.
+        encoder: that computed the features, if the user names one.
+        force: replace an existing cache.
+    """
+
+    choice: ColumnChoice = field(default_factory=ColumnChoice)
+    name: str | None = None
+    data: Root | None = None
+    encoder: NamedEncoder | None = None
+    force: bool = False
+
+
+def load_table(path: Path, output: Path, options: LoadOptions) -> Loaded:
+    """Write a cache with the features of a table.
+
+    Args:
+        path: ``.parquet``, ``.npz`` or ``.csv`` with path, label, features, and more columns if there are.
+        output: the cache to write.
+        options: how the table is read.
+
+    Raises:
+        DataError: if the table cannot be read, or a row cannot be right; rows are named.
+        CacheError: if ``output`` exists and ``force`` is not set, or is no cache.
+        MismatchError: if the named encoder computes other features.
+        OutputError: if ``output`` cannot be written.
+        MissingExtraError: if pyarrow is not installed.
+    """
+    table = open_table(path)
+    if options.force:
+        check_replaceable(output)
+    elif output.exists():
+        fix = "choose another file with -o, or replace this one with --force"
+        raise CacheError("there is a file already", path=output, fix=fix)
+    columns = read_columns(table, options.choice)
+    for note in columns.notes:
+        logger.warning("%s: %s", path, note)
+    with StagedRows(output) as rows:
+        cells = read_rows(table, columns, rows)
+        described = _described(table, columns, cells, rows, options)
+        checked = None
+        if options.encoder is not None:
+            described, checked = options.encoder.applied(described, rows)
+        extra = extra_columns(table, columns, cells, rows.order)
+        blocks, width = _blocks(rows, described.spec), rows.width // described.spec.views
+        write_cache(output, described, blocks=blocks, dim=width, extra=extra)
+    restored = options.encoder is None and not described.spec.backbone.startswith(LOADED)
+    compared, difference = (0, 0.0) if checked is None else checked
+    return Loaded(FeatureCache.open(output), restored, compared, difference)
+
+
+def _blocks(rows: StagedRows, spec: FeatureSpec) -> Iterator[tuple[int, NDArray[Any]]]:
+    for first in range(0, len(rows), _WRITE_ROWS):
+        block = rows.sorted(first, first + _WRITE_ROWS)
+        yield first, block.reshape(len(block), *spec.row_shape(rows.width // spec.views))
+
+
+def _described(
+    table: TableFile, columns: TableColumns, cells: Cells, rows: StagedRows, options: LoadOptions
+) -> CacheDescription:
+    """Return everything of the cache but the features; sorts the rows by path."""
+    role = {name: cells[column] for name, column in columns.roles.items()}
+    root, paths = path_names(table, role.get("path"), len(rows), options.data)
+    rows.order = np.array(sorted(range(len(paths)), key=paths.__getitem__), np.int64)
+    digest = rows.digest()
+    note = table.note if table.note and table.note["features_sha256"] == digest.hexdigest() else None
+    if table.note and note is None:
+        logger.warning("%s: not the features that were dumped; what the dump says of them is ignored", table.path)
+    names, labels = label_codes(role["label"], (note or {}).get("class_names", ()))
+    splits = split_codes(table, columns.roles.get("split", ""), role.get("split"), len(rows))
+    groups = cell_texts(role.get("group", [None] * len(rows)))
+    order = rows.order.tolist()
+    placed = Columns(
+        label=labels[rows.order],
+        split=splits[rows.order],
+        path=[paths[at] for at in order],
+        group=[groups[at] for at in order],
+        **_file_columns(cells if note else {}, [paths[at] for at in order], order),
+    )
+    unknown = {"data_root": str(root), "weights_path": "", "layout": f"rows of {table.path.name}"}
+    unknown |= {"left_out": {}, "skipped": []}
+    known = {name: note[name] for name in unknown} if note else unknown
+    if options.data is not None:
+        known["data_root"] = str(root)
+    known["skipped"] = [Skipped(*row) for row in known["skipped"]]
+    spec = FeatureSpec.from_dict(note["spec"]) if note else _own_spec(table.path, options.name, rows, digest, placed)
+    return CacheDescription(spec=spec, class_names=names, columns=placed, **known)
+
+
+def _own_spec(path: Path, name: str | None, rows: StagedRows, digest: hashlib._Hash, columns: Columns) -> FeatureSpec:
+    """Return a spec that no other features have: they are known by their content alone."""
+    named = re.sub(r"[^\w.-]+", "_", name or path.stem)
+    return FeatureSpec(
+        backbone=f"{LOADED}{named}", weights_sha256=content_digest(digest.copy(), columns), dtype=rows.dtype.name
+    )
+
+
+def _file_columns(cells: Cells, paths: Sequence[str], order: Sequence[int]) -> dict[str, Any]:
+    """Return what is known of the image files: what a dump says of them, or stand-ins."""
+    if not cells:
+        # Different for every image: equal digests would make copies of each other of them.
+        sha256 = [hashlib.sha256(b"path:" + path.encode("utf-8", "surrogateescape")).hexdigest() for path in paths]
+        found: dict[str, Any] = {"sha256": sha256, "size": [_UNKNOWN_SIZE] * len(order)}
+        found["truncated"] = [False] * len(order)
+    else:
+        found = {name: [cells[name][at] for at in order] for name in ("sha256", "size", "truncated")}
+    return {
+        "sha256": found["sha256"],
+        "size": np.array(found["size"], np.int64),
+        "truncated": np.array([str(value).lower() == "true" for value in found["truncated"]]),
+        "mtime_ns": np.zeros(len(order), np.int64),
+        "change_mark": np.zeros(len(order), np.int64),
+    }

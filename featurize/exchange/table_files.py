@@ -1,0 +1,317 @@
+"""Tables of features in parquet, npz and CSV files, read and written a block of rows at a time."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import zipfile
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+import numpy as np
+
+from xfeat.featurize.errors import DataError, MissingExtraError, SpecError, XfeatError
+from xfeat.featurize.system.atomic import replacing
+from xfeat.featurize.system.regular_files import open_regular
+from xfeat.featurize.text import quote
+from xfeat.featurize.typed_json import parse_json
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+SUFFIXES = (".parquet", ".npz", ".csv")
+NOTE = "xfeat.dump"
+"""Name of what a dump says of itself: metadata of a parquet file, an array of an npz file."""
+_ROWS = 4096
+_CSV_BLOCK_BYTES = 8 << 20
+# Source: defaults of parquet-cpp are 100 MB and 1,000,000; a damaged file could ask for as much.
+_THRIFT = {"thrift_string_size_limit": 64 << 20, "thrift_container_size_limit": 1_000_000}
+_CHECK = "check the file, and write it again"
+
+
+@dataclass(frozen=True)
+class TableFile:
+    """An opened table of features.
+
+    Attributes:
+        path: the file.
+        names: of the columns.
+        lists: names of the columns that hold a list of numbers in each row.
+        note: what a dump says of itself; ``None`` in other tables.
+        blocks: yields the rows, a block at a time, given the columns to read, and what they are in a CSV file:
+            ``feature`` (float32), ``number`` (float64) or ``text``.
+    """
+
+    path: Path
+    names: list[str]
+    lists: list[str]
+    note: dict[str, Any] | None
+    blocks: Callable[[dict[str, str]], Iterator[pa.RecordBatch]]
+
+
+def arrow() -> Any:
+    """Return pyarrow.
+
+    Raises:
+        MissingExtraError: if it is not installed.
+    """
+    try:
+        import pyarrow
+    except ImportError as error:
+        raise MissingExtraError("pyarrow is not installed", fix="pip install 'xfeat-onnx[tables]'") from error
+    return pyarrow
+
+
+def check_suffix(path: Path) -> str:
+    """Return the kind of table that a name says.
+
+    Raises:
+        SpecError: if it says none.
+    """
+    if (suffix := path.suffix.lower()) not in SUFFIXES:
+        raise SpecError("unknown kind of table", expected="a name that ends in " + ", ".join(SUFFIXES), found=str(path))
+    return suffix
+
+
+def open_table(path: Path) -> TableFile:
+    """Open a table of features.
+
+    Raises:
+        DataError: if it cannot be read.
+        SpecError: if its name says no kind of table.
+        MissingExtraError: if pyarrow is not installed.
+    """
+    suffix = check_suffix(path)
+    arrow()
+    with reading(path):
+        open_regular(path).close()
+        return {".parquet": _open_parquet, ".npz": _open_npz, ".csv": _open_csv}[suffix](path)
+
+
+def write_table(path: Path, schema: pa.Schema, blocks: Iterable[pa.RecordBatch], note: dict[str, Any]) -> None:
+    """Write a table, whole or not at all.
+
+    Args:
+        path: the file; its suffix says its kind.
+        schema: of the columns.
+        blocks: of rows.
+        note: what it says of itself. Of ``x.csv``, it is in ``x.csv.json``.
+
+    Raises:
+        OutputError: if it cannot be written.
+    """
+    suffix, text = check_suffix(path), json.dumps(note)
+    with replacing(path) as partial:
+        {".parquet": _write_parquet, ".npz": _write_npz, ".csv": _write_csv}[suffix](partial, schema, blocks, text)
+    if suffix == ".csv":
+        with replacing(_note_file(path)) as partial:
+            partial.write_text(text + "\n", encoding="utf-8")
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Translate what libraries raise while a table is read.
+
+    Raises:
+        DataError: for each of them.
+    """
+    pa = arrow()
+    try:
+        yield
+    except XfeatError:
+        raise
+    except (pa.ArrowException, OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, KeyError) as error:
+        found = getattr(error, "strerror", None) or str(error)
+        raise DataError("the table cannot be read", path=path, found=quote(found), fix=_CHECK) from error
+
+
+def _parsed_note(path: Path, text: str | bytes | None) -> dict[str, Any] | None:
+    note = None if text is None else parse_json(text)
+    if note is not None and (not isinstance(note, dict) or note.get("format") != NOTE):
+        raise DataError("what the dump says of itself is damaged", path=path, fix="dump the cache again")
+    return note
+
+
+# parquet
+
+
+def _open_parquet(path: Path) -> TableFile:
+    import pyarrow.parquet as pq
+
+    pa = arrow()
+    file = pq.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20, **_THRIFT)
+    schema = file.schema_arrow
+    lists = [field.name for field in schema if pa.types.is_list(field.type) or _is_fixed_list(field.type)]
+    width = max(file.schema.names.__len__() if not lists else 0, 1)
+    note = _parsed_note(path, (schema.metadata or {}).get(NOTE.encode()))
+
+    def blocks(kinds: dict[str, str]) -> Iterator[pa.RecordBatch]:
+        rows = max(1, min(_ROWS, (4 << 20) // width))
+        yield from file.iter_batches(batch_size=rows, columns=list(kinds), use_threads=False)
+
+    return TableFile(path, list(schema.names), lists, note, blocks)
+
+
+def _is_fixed_list(kind: pa.DataType) -> bool:
+    pa = arrow()
+    return bool(pa.types.is_fixed_size_list(kind) or pa.types.is_large_list(kind))
+
+
+def _write_parquet(path: Path, schema: pa.Schema, blocks: Iterable[pa.RecordBatch], note: str) -> None:
+    import pyarrow.parquet as pq
+
+    with pq.ParquetWriter(path, schema.with_metadata({NOTE: note}), compression="zstd") as writer:
+        for block in blocks:
+            writer.write_batch(block)
+
+
+# CSV
+
+
+def _note_file(path: Path) -> Path:
+    return path.with_name(path.name + ".json")
+
+
+def _open_csv(path: Path) -> TableFile:
+    with open_regular(path) as file:
+        start = file.read(_CSV_BLOCK_BYTES)
+    encoding = "utf-16" if start[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+    text = start.decode(encoding, "replace")
+    header, _, rest = text.partition("\n")
+    delimiter = max(",;\t", key=header.count)
+    names = next(csv.reader([header.rstrip("\r")], delimiter=delimiter), [])
+    # A decimal comma is possible where it does not separate the columns.
+    decimal = "," if delimiter != "," and rest.partition("\n")[0].count(",") else "."
+    side = _note_file(path)
+    note = _parsed_note(path, side.read_bytes() if side.is_file() else None)
+
+    def blocks(kinds: dict[str, str]) -> Iterator[pa.RecordBatch]:
+        from pyarrow import csv as arrow_csv
+
+        pa = arrow()
+        types = {"feature": pa.float32(), "number": pa.float64(), "text": pa.string()}
+        # pyarrow finds a column by its name; two of one name are refused before.
+        reader = arrow_csv.open_csv(
+            path,
+            read_options=arrow_csv.ReadOptions(
+                use_threads=False, encoding=encoding.removesuffix("-sig"), block_size=_CSV_BLOCK_BYTES
+            ),
+            parse_options=arrow_csv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
+            convert_options=arrow_csv.ConvertOptions(
+                column_types={name: types[kind] for name, kind in kinds.items()},
+                include_columns=list(kinds),
+                decimal_point=decimal,
+                null_values=["", "NA", "N/A", "null", "NULL", "None", "<NA>"],
+                strings_can_be_null=False,
+            ),
+        )
+        with reader:
+            yield from reader
+
+    return TableFile(path, names, [], note, blocks)
+
+
+def _write_csv(path: Path, schema: pa.Schema, blocks: Iterable[pa.RecordBatch], note: str) -> None:
+    from pyarrow import csv as arrow_csv
+
+    options = arrow_csv.WriteOptions(quoting_style="needed")
+    with arrow_csv.CSVWriter(str(path), schema, write_options=options) as writer:
+        for block in blocks:
+            writer.write_batch(block)
+
+
+# npz
+
+
+def _open_npz(path: Path) -> TableFile:
+    with zipfile.ZipFile(path) as archive:
+        shapes = {}
+        for name in archive.namelist():
+            if name.endswith(".npy"):
+                with archive.open(name) as member:
+                    shapes[name.removesuffix(".npy")] = _npy_header(path, name, member)
+    note = None
+    if NOTE in shapes:
+        with np.load(path, allow_pickle=False) as content:
+            note = _parsed_note(path, str(content[NOTE]))
+    columns = {name: shape for name, (shape, _) in shapes.items() if name != NOTE and len(shape) >= 1}
+    rows = {shape[0] for shape in columns.values()}
+    if len(rows) > 1:
+        found = ", ".join(f"{name} {shape}" for name, shape in columns.items())
+        raise DataError("its arrays differ in length", path=path, expected="one row per image", found=quote(found))
+
+    def blocks(kinds: dict[str, str]) -> Iterator[pa.RecordBatch]:
+        pa = arrow()
+        with zipfile.ZipFile(path) as archive:
+            opened = {name: archive.open(f"{name}.npy") for name in kinds}
+            types = {name: _npy_header(path, name, member)[1] for name, member in opened.items()}
+            for first in range(0, rows.pop() if rows else 0, _ROWS):
+                arrays = {}
+                for name, member in opened.items():
+                    shape = (min(_ROWS, shapes[name][0][0] - first), *columns[name][1:])
+                    wanted = int(np.prod(shape)) * types[name].itemsize
+                    if len(data := member.read(wanted)) < wanted:
+                        raise EOFError(f"{name} ends before its last row")
+                    arrays[name] = _as_arrow(np.frombuffer(data, types[name]).reshape(shape))
+                yield pa.RecordBatch.from_pydict(arrays)
+
+    return TableFile(path, list(columns), [name for name, shape in columns.items() if len(shape) > 1], note, blocks)
+
+
+def _npy_header(path: Path, name: str, member: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    version = np.lib.format.read_magic(member)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, fortran, dtype = read(member)
+    if dtype.hasobject:
+        raise DataError(
+            f"the array {name} holds Python objects",
+            path=path,
+            expected="numbers or text",
+            fix="convert it before it is saved: numpy.array(values, dtype=str)",
+        )
+    if fortran and len(shape) > 1:
+        raise DataError(
+            f"the array {name} is stored by columns",
+            path=path,
+            expected="rows one after the other",
+            fix="save numpy.ascontiguousarray(features)",
+        )
+    return shape, dtype
+
+
+def _as_arrow(values: np.ndarray[Any, Any]) -> Any:
+    pa = arrow()
+    if values.ndim > 1:
+        flat = values.reshape(len(values), -1)
+        return pa.FixedSizeListArray.from_arrays(pa.array(flat.ravel()), flat.shape[1])
+    if values.dtype.kind == "S":
+        return pa.array([value.decode("utf-8", "surrogateescape") for value in values.tolist()], pa.string())
+    return pa.array(values.tolist() if values.dtype.kind == "U" else values)
+
+
+def _write_npz(path: Path, schema: pa.Schema, blocks: Iterable[pa.RecordBatch], note: str) -> None:
+    """Write the arrays one after the other: the features as they come, the columns from memory."""
+    columns: dict[str, list[Any]] = {field.name: [] for field in schema}
+    (wide,) = (field for field in schema if _is_fixed_list(field.type))
+    total = int((schema.metadata or {})[b"rows"])
+    with zipfile.ZipFile(path, "w", allowZip64=True) as archive:
+        with archive.open(f"{wide.name}.npy", "w", force_zip64=True) as member:
+            dtype = np.dtype(wide.type.value_type.to_pandas_dtype())
+            shape = (total, wide.type.list_size)
+            header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_2_0(member, header)
+            for block in blocks:
+                for name, column in zip(block.schema.names, block.columns, strict=True):
+                    if name == wide.name:
+                        member.write(np.ascontiguousarray(column.flatten().to_numpy()).tobytes())
+                    else:
+                        columns[name] += column.to_pylist()
+        for name, values in {**{n: v for n, v in columns.items() if n != wide.name}, NOTE: note}.items():
+            array = io.BytesIO()
+            np.lib.format.write_array(array, np.asarray(values), allow_pickle=False)
+            archive.writestr(f"{name}.npy", array.getvalue())
