@@ -24,6 +24,8 @@ _file_argument = click.argument("file", type=PATH, default=DEFAULT_CACHE)
 @json_option
 def info(file: Path) -> Printed:
     """Show what a cache contains: settings, counts per split and class, skipped files."""
+    from xfeat.featurize.columns.summary import summarize
+
     cache = xfeat.open_cache(file, check=False)
     facts = {
         "file": str(file),
@@ -32,10 +34,12 @@ def info(file: Path) -> Printed:
         "features": cache.features.shape[-1],
         "views": cache.spec.views,
         "spec": cache.spec.to_dict(),
+        "weights": cache.weights_path,
         "fingerprint": cache.spec.fingerprint,
         "class_names": list(cache.class_names),
         "counts": cache.counts,
         "groups": len(set(cache.columns.group) - {""}),
+        "columns": {name: summarize(cache.extra[name], cache.columns.group) for name in cache.extra},
         "truncated": int(cache.columns.truncated.sum()),
         "skipped": [row._asdict() for row in cache.skipped],
         "layout": cache.layout,
@@ -59,17 +63,20 @@ def verify(file: Path) -> Printed:
 
 def _as_text(cache: FeatureCache, groups: int) -> list[str]:
     from xfeat.featurize.cache.layout import SCHEMA_VERSION
+    from xfeat.featurize.columns.summary import column_lines
 
     root = cache.images.path or f"{cache.data_root}, where these images are no longer"
     old = f", which xfeat featurize rewrites as version {SCHEMA_VERSION}"
     lines = [
         f"{cache.path}: {len(cache)} images × {cache.features.shape[-1]} features, {cache.spec.describe()}",
         f"fingerprint {cache.spec.fingerprint}, made {cache.created} from {root}",
+        f"weights {cache.weights_path}, SHA-256 {cache.spec.weights_sha256}",
         f"schema version {cache.schema_version}{old if cache.schema_version < SCHEMA_VERSION else ''}",
     ]
     lines += count_lines(cache.counts)
     if groups:
         lines.append(f"groups  {groups}")
+    lines += [f"column  {line}" for line in column_lines(cache.extra, cache.columns.group, "more: see --json")]
     lines += [f"layout  {cache.layout}"] * bool(cache.layout) + describe_left_out(cache.left_out)
     lines += [f"skipped {path}: {reason}" for path, reason in cache.skipped]
     return lines

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
 from xfeat.featurize.backbones.encoder_file import to_metadata
+from xfeat.featurize.encoders.plugins import summary
 from xfeat.featurize.engines.conversion import to_onnx
 from xfeat.featurize.errors import ModelError
 from xfeat.featurize.specs import PreprocessSpec
@@ -25,13 +28,16 @@ _MOST_BYTES = 2_000_000_000
 _TOLERANCE = 1e-3
 
 
-def convert_module(module: nn.Module, name: str, preprocess: PreprocessSpec, pooling: str) -> bytes:
+def convert_module(
+    module: nn.Module, name: str, size: int, preprocess: PreprocessSpec | None = None, pooling: str = ""
+) -> bytes:
     """Convert an encoder to ONNX: ``image`` float32 (N, 3, S, S), normalised, to ``features``.
 
     Args:
         module: returns one tensor; it is set to evaluation mode.
         name: of the encoder, for messages.
-        preprocess: of its images; stored in the file, like ``pooling``.
+        size: S, in pixels.
+        preprocess: of its images, if it is known; stored in the file, like ``pooling``.
         pooling: of tokens: ``cls`` or ``mean``; else empty.
 
     Returns:
@@ -44,20 +50,22 @@ def convert_module(module: nn.Module, name: str, preprocess: PreprocessSpec, poo
     count = sum(tensor.numel() * tensor.element_size() for tensor in module.state_dict().values())
     if count > _MOST_BYTES:
         raise _not_converted(name, "it is larger than 2 GB, the limit of a single file", f"{count / 1e9:.1f} GB")
-    images = torch.randn((2, 3, preprocess.size, preprocess.size), generator=torch.Generator().manual_seed(0))
+    images = torch.randn((2, 3, size, size), generator=torch.Generator().manual_seed(0))
     try:
         with torch.inference_mode():
             expected = module(images)
     except Exception as error:
-        raise _not_converted(name, f"it fails on float32 {tuple(images.shape)}", _summary(error)) from error
+        raise _not_converted(name, f"it fails on float32 {tuple(images.shape)}", summary(error)) from error
     if not isinstance(expected, torch.Tensor):
         raise _not_converted(name, "it does not return one tensor", type(expected).__name__)
     try:
-        model = to_onnx(module, images, input_name="image", output_names=["features"], dynamic={0: "N"})
+        with _quiet():
+            model = to_onnx(module, images, input_name="image", output_names=["features"], dynamic={0: "N"})
     except Exception as error:
-        raise _not_converted(name, "torch cannot export it to ONNX", _summary(error)) from error
-    key, value = to_metadata(preprocess, pooling)
-    model.metadata_props.add(key=key, value=value)
+        raise _not_converted(name, "torch cannot export it to ONNX", summary(error.__cause__ or error)) from error
+    if preprocess is not None:
+        key, value = to_metadata(preprocess, pooling)
+        model.metadata_props.add(key=key, value=value)
     content = model.SerializeToString(deterministic=True)
     _compare(name, content, images, expected)
     return content
@@ -77,6 +85,20 @@ def file_stem(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", name)[:100]
 
 
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep what torch logs of code that it cannot export off the terminal: an exception says the same."""
+    handlers = logging.getLogger("torch").handlers
+    levels = [handler.level for handler in handlers]
+    try:
+        for handler in handlers:
+            handler.setLevel(logging.CRITICAL + 1)
+        yield
+    finally:
+        for handler, level in zip(handlers, levels, strict=True):
+            handler.setLevel(level)
+
+
 def _compare(name: str, content: bytes, images: torch.Tensor, expected: torch.Tensor) -> None:
     try:
         (found,) = open_session(content).run(["features"], {"image": images.numpy()})
@@ -87,15 +109,6 @@ def _compare(name: str, content: bytes, images: torch.Tensor, expected: torch.Te
     # A NaN is neither larger nor smaller: the file is refused where it is read.
     if found.shape != wanted.shape or float(np.abs(found - wanted).max(initial=0)) > _TOLERANCE * largest:
         raise _not_converted(name, "the ONNX file does not compute what the module does", f"shape {found.shape}")
-
-
-def _summary(error: Exception) -> str:
-    """Return type, first line and place of an exception that foreign code raised."""
-    place: Any = error.__traceback__
-    while place.tb_next is not None:
-        place = place.tb_next
-    line = f"{Path(place.tb_frame.f_code.co_filename).name}, line {place.tb_lineno}"
-    return f"{type(error).__name__}: {first_line(error)} ({line})"
 
 
 def _not_converted(name: str, what: str, found: str) -> ModelError:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import re
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -124,18 +126,20 @@ def convert_plugin(name: str, function: Callable[[], Any], *, size: int | None) 
         from xfeat.featurize.encoders.convert import convert_module, write_converted
     except ModuleNotFoundError as error:
         raise MissingExtraError(f"{error.name} is not installed", fix="pip install 'xfeat-onnx[train]'") from error
-    return write_converted(name, convert_module(module, name, _preprocess(plugin, size), plugin.pooling))
+    side = plugin.size if size is None else size
+    if plugin is not made:  # a bare module, which does not say how its images are prepared
+        return write_converted(name, convert_module(module, name, side))
+    stated = {field: getattr(plugin, field) for field in ("mean", "std", "resize", "crop", "interpolation")}
+    preprocess = PreprocessSpec(size=side, **stated)
+    return write_converted(name, convert_module(module, name, side, preprocess, plugin.pooling))
 
 
-def _preprocess(plugin: EncoderPlugin, size: int | None) -> PreprocessSpec:
-    return PreprocessSpec(
-        size=plugin.size if size is None else size,
-        mean=plugin.mean,
-        std=plugin.std,
-        resize=plugin.resize,
-        crop=plugin.crop,
-        interpolation=plugin.interpolation,
-    )
+def summary(error: BaseException) -> str:
+    """Return type, first line and place of an exception that foreign code raised."""
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).strip().splitlines()
+    text = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+    frames = traceback.extract_tb(error.__traceback__)
+    return f"{text} ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else text
 
 
 def _is_module(made: Any) -> bool:
@@ -151,7 +155,7 @@ def _errors_of(name: str) -> Iterator[None]:
     except XfeatError:
         raise
     except Exception as error:
-        raise SpecError(f"the code of {name} fails", found=f"{type(error).__name__}: {error}") from error
+        raise SpecError(f"the code of {name} raises an error", found=summary(error)) from error
 
 
 @contextmanager

@@ -53,7 +53,7 @@ def convert_timm_model(name: str, *, checkpoint: Path | None, size: int | None) 
         model = _model(name, config, weights, size)
         preprocess = _preprocess(name, resolve_model_data_config(model), size)
         module, pooling = _encoder(model, preprocess.size)
-        content = convert_module(module, f"timm:{name}", preprocess, pooling)
+        content = convert_module(module, f"timm:{name}", preprocess.size, preprocess, pooling)
         with replacing(path, elsewhere="set XFEAT_CACHE_DIR to a folder that can be written") as partial:
             partial.write_bytes(content)
 
