@@ -87,6 +87,30 @@ class Probe:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ColumnProbe:
+    """How well a column predicts the label.
+
+    Attributes:
+        name: of the column.
+        probe: of a linear model that is given the column alone; ``None`` if too few groups have a value.
+        interval: 95 % interval of its best AUC, from the spread of the folds.
+        is_class: every value has images of one class only.
+    """
+
+    name: str
+    probe: Probe | None
+    interval: tuple[float, float] = (0.0, 1.0)
+    is_class: bool = False
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return an entry of ``columns`` in ``features.audit.json``."""
+        measured = {} if self.probe is None else {"auc": self.probe.auc, "images": self.probe.images}
+        best = None if self.probe is None else self.probe.best
+        interval = None if self.probe is None else self.interval
+        return {"name": self.name, "best_auc": best, "interval": interval, "is_class": self.is_class, **measured}
+
+
+@dataclass(frozen=True, kw_only=True)
 class Finding:
     """One finding, with its evidence.
 
@@ -122,6 +146,7 @@ class Audit:
         findings: most severe first.
         probes: how well the label can be predicted from parts of the images.
         survey: what was read of the images.
+        columns: how well it can be predicted from the further columns.
         page: the HTML page with the images, once it is written.
         created: when, ISO 8601, UTC.
     """
@@ -130,6 +155,7 @@ class Audit:
     findings: list[Finding]
     probes: list[Probe]
     survey: Survey
+    columns: Sequence[ColumnProbe] = ()
     page: Path | None = None
     created: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
 
@@ -179,6 +205,7 @@ class Audit:
             "warnings": self.warnings,
             "findings": _rounded([self._finding(finding) for finding in self.findings]),
             "shortcuts": _rounded(probes),
+            "columns": _rounded([column.to_dict() for column in self.columns]),
             "spec": asdict(THRESHOLDS),
             "versions": library_versions(),
             **({} if self.page is None else {"page": str(self.page)}),

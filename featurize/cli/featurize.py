@@ -142,6 +142,7 @@ def _as_json(cache: ExtractedCache) -> dict[str, Any]:
         "engine": done.engine,
         "up_to_date": done.up_to_date,
         "fingerprint": cache.spec.fingerprint,
+        "columns": {name: cache.extra[name].kind for name in cache.extra},
         "layout": cache.layout,
         "left_out": cache.left_out,
     }
