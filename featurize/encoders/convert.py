@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import logging
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import numpy as np
@@ -87,16 +88,14 @@ def file_stem(name: str) -> str:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep what torch logs of code that it cannot export off the terminal: an exception says the same."""
-    handlers = logging.getLogger("torch").handlers
-    levels = [handler.level for handler in handlers]
-    try:
-        for handler in handlers:
-            handler.setLevel(logging.CRITICAL + 1)
-        yield
-    finally:
-        for handler, level in zip(handlers, levels, strict=True):
-            handler.setLevel(level)
+    """Keep off the terminal what torch logs and prints of code that it cannot export; its exception says the same."""
+    before = logging.root.manager.disable
+    with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+        logging.disable(logging.CRITICAL)
+        try:
+            yield
+        finally:
+            logging.disable(before)
 
 
 def _compare(name: str, content: bytes, images: torch.Tensor, expected: torch.Tensor) -> None:
