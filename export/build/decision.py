@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 
 from xfeat.export.build.graph import Graph, make_node
-from xfeat.export.model.interface import DECISION, PROBABILITIES, THRESHOLD
+from xfeat.export.model.interface import DECISION, PROBABILITIES, THRESHOLD, float32_threshold
 from xfeat.export.model.metadata import ModelMetadata
 
 _PREFIX = "decision_"
@@ -51,12 +51,6 @@ def add_decision(proto: onnx.ModelProto, metadata: ModelMetadata) -> None:
     nodes.append(make_node("Where", [is_number, chosen, constant("none", -1, np.int64)], DECISION))
     proto.graph.node.extend(nodes)
     proto.graph.output.append(onnx.helper.make_tensor_value_info(DECISION, onnx.TensorProto.INT64, ["N"]))
-
-
-def float32_threshold(threshold: float) -> np.float32:
-    """Return the lowest float32 that is not below a threshold: for float32 probabilities it decides the same."""
-    rounded = np.float32(threshold)
-    return rounded if float(rounded) >= threshold else np.nextafter(rounded, np.float32(np.inf))
 
 
 def remove_decision(proto: onnx.ModelProto) -> None:

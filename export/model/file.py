@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -50,9 +50,9 @@ class ModelFile:
         self.device = device
         try:
             props = session.get_modelmeta().custom_metadata_map
-            self.inputs = tuple(_tensor(node) for node in session.get_inputs())
-            self.optional_inputs = tuple(_tensor(node) for node in session.get_overridable_initializers())
-            self.outputs = tuple(_tensor(node) for node in session.get_outputs())
+            self.inputs = tensors(session.get_inputs())
+            self.optional_inputs = tensors(session.get_overridable_initializers())
+            self.outputs = tensors(session.get_outputs())
         except UnicodeDecodeError as error:  # onnxruntime does not look at texts
             raise ModelError(
                 "damaged: a text is not UTF-8", path=path, found=str(error), fix="use an intact copy"
@@ -154,6 +154,7 @@ def open_model(
     all_on_gpu: bool = True,
     spin: bool = False,
     digests: Collection[str] | None = None,
+    kind: Callable[[Path, str, Session, str], ModelFile] = ModelFile,
 ) -> ModelFile:
     """Open a model file, which is read once: its digest is that of the bytes that run.
 
@@ -166,6 +167,7 @@ def open_model(
         all_on_gpu: on a GPU that was asked for, refuse a session that computes part of the network on the CPU.
         spin: let threads spin while they wait for one another; see there.
         digests: SHA-256 of the files that may be opened: others do not reach onnxruntime. ``None`` for all.
+        kind: :class:`ModelFile`, or what takes its place for a model that was written elsewhere.
 
     Raises:
         MismatchError: if the file is none of these.
@@ -190,7 +192,7 @@ def open_model(
         session = open_network(
             content, path=path, device=device, threads=threads, all_on_gpu=all_on_gpu, graphs=cuda_graphs, spin=spin
         )
-        return ModelFile(path, sha256, session, device)
+        return kind(path, sha256, session, device)
 
     if device == "auto" and cuda_graphs != "on":
         if cuda_possible():
@@ -212,5 +214,9 @@ def _read(path: Path) -> bytes:
         raise ModelError("model cannot be read", path=path, found=error.strerror, fix=fix) from error
 
 
-def _tensor(node: Any) -> Tensor:
-    return Tensor(node.name, node.type, tuple(axis if isinstance(axis, int) else -1 for axis in node.shape))
+def tensors(nodes: Sequence[Any]) -> tuple[Tensor, ...]:
+    """Return inputs or outputs of a session."""
+    return tuple(
+        Tensor(node.name, node.type, tuple(axis if isinstance(axis, int) else -1 for axis in node.shape))
+        for node in nodes
+    )

@@ -82,3 +82,9 @@ def check_interface(metadata: ModelMetadata, inputs: Sequence[Tensor], outputs: 
                 found=", ".join(map(str, found)) or "none",
                 fix="export the run again with xexport onnx",
             )
+
+
+def float32_threshold(threshold: float) -> np.float32:
+    """Return the lowest float32 that is not below a threshold: for float32 probabilities it decides the same."""
+    rounded = np.float32(threshold)
+    return rounded if float(rounded) >= threshold else np.nextafter(rounded, np.float32(np.inf))

@@ -13,6 +13,7 @@ from xfeat.featurize.specs import FeatureSpec, Spec, check_decision, require
 from xfeat.featurize.typed_json import parse_json
 
 FORMAT = "xfeat.model"
+FORMAT_KEY = "xfeat.format"
 SCHEMA_VERSION = 1
 VARIANTS = ("full", "core")
 PRECISIONS = ("float32", "float16", "int8")
@@ -79,7 +80,7 @@ class ModelMetadata(Spec):
     def to_props(self) -> dict[str, str]:
         """Return the entries of ``metadata_props``."""
         return {
-            "xfeat.format": FORMAT,
+            FORMAT_KEY: FORMAT,
             "xfeat.schema_version": str(SCHEMA_VERSION),
             "xfeat.metadata": json.dumps(self.to_dict(), sort_keys=True),
         }
@@ -102,9 +103,12 @@ class ModelMetadata(Spec):
             MismatchError: if the features are computed in a way that this version does not support.
         """
         fix = "export the run again with xexport onnx"
-        if props.get("xfeat.format") != FORMAT:
+        if props.get(FORMAT_KEY) != FORMAT:
             raise ModelError(
-                "the model has no xfeat metadata", path=path, expected="a file written by xexport onnx", fix=fix
+                "the model has no xfeat metadata",
+                path=path,
+                expected="a file written by xexport onnx",
+                fix=f"{fix}; xserve eval measures other classifiers too: --classes, --mean and --std describe them",
             )
         if props.get("xfeat.schema_version") != str(SCHEMA_VERSION):
             raise ModelError(

@@ -119,7 +119,7 @@ class Predictor:
             DataError: if a path does not exist, or a folder holds no image.
         """
         images = list_images(paths)
-        return self._predict([(str(path), partial(_content_of, path)) for path in images], progress)
+        return list(self.predict_sources([(str(path), partial(_content_of, path)) for path in images], progress))
 
     def predict_bytes(self, images: Sequence[bytes], *, names: Sequence[str] | None = None) -> list[Result]:
         """Classify images given as the contents of their files.
@@ -133,7 +133,7 @@ class Predictor:
         """
         names = names if names is not None else [str(number) for number in range(len(images))]
         sources: list[Source] = [(name, partial(bytes, content)) for name, content in zip(names, images, strict=True)]
-        return self._predict(sources, None)
+        return list(self.predict_sources(sources))
 
     def ready_pixels(self, content: ImageContent) -> Pixels | None:
         """Return the content if it is already the network's input, or ``None`` if it must be decoded, cut or resized."""
@@ -214,19 +214,23 @@ class Predictor:
             heatmap=None if outputs.heatmap is None else outputs.heatmap[row],
         )
 
-    def _predict(self, sources: Sequence[Source], progress: Progress | None) -> list[Result]:
-        results: list[Result] = []
+    def predict_sources(self, sources: Sequence[Source], progress: Progress | None = None) -> Iterator[Result]:
+        """Yield the results of images one after the other, so that memory does not grow with their number.
+
+        Args:
+            sources: name of each image, and a function that returns the content of its file or raises ImageError.
+            progress: called with the number of images done and the total number.
+        """
         read: list[ReadImage] = []
         ranges: list[GreyRange | None] = []
         for done, image in enumerate(self._read_ahead(sources, ranges), 1):
             read.append(image)
             if len(read) == self.batch_size or done == len(sources):
-                results += self._infer_readable(read)
+                yield from self._infer_readable(read)
                 read.clear()
             if progress is not None:
                 progress(done, len(sources))
         warn_if_other(GreyRange.of_all(ranges), self.metadata.feature_spec.preprocess)
-        return results
 
     def _infer_readable(self, images: Sequence[ReadImage]) -> list[Result]:
         readable = [(name, pixels) for name, pixels in images if not isinstance(pixels, SkippedImage)]

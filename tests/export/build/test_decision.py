@@ -14,8 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from xfeat.export.build.assemble import detach_resize
-from xfeat.export.build.decision import add_decision, float32_threshold, remove_decision
+from xfeat.export.build.decision import add_decision, remove_decision
 from xfeat.export.model.file import open_model
+from xfeat.export.model.interface import float32_threshold
 from xfeat.export.model.metadata import ModelMetadata
 from xfeat.featurize.errors import ModelError
 from xfeat.featurize.specs import FeatureSpec, PreprocessSpec
