@@ -57,7 +57,10 @@ def is_strong(probe: Probe) -> bool:
 
 def _evidence(name: str, survey: Survey, rows: NDArray[np.int64]) -> NDArray[np.float32]:
     if name in MASKS:
-        return survey.grey[rows][:, MASKS[name]].astype(np.float32)
+        left, top, right, bottom = (edge[:, None, None] for edge in survey.seen[rows].T)
+        down, across = np.ogrid[:SIDE, :SIDE]
+        seen = (left <= across) & (across < right) & (top <= down) & (down < bottom)
+        return np.where(seen, survey.grey[rows], 0)[:, MASKS[name]].astype(np.float32)
     if name == "file":
         kinds = np.array(survey.kind)[rows]
         return np.hstack([survey.file_facts[rows], kinds[:, None] == np.unique(kinds)])

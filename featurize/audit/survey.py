@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import math
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -40,14 +41,12 @@ Progress = Callable[[int, int], None]
 class Survey:
     """Small images and properties of N images; rows of missing and changed ones are zero.
 
-    Of an image, only what the network is given counts: the box of :meth:`PreprocessSpec.box`. Properties of the file are
-    those of the whole file.
-
     Attributes:
-        grey: uint8 (N, 32, 32), squashed to a square.
+        grey: uint8 (N, 32, 32), the whole image squashed to a square.
         fine: uint8 (N, 64, 64), the same.
+        seen: uint8 (N, 4), left, top, right and bottom of what the network is given, in pixels of ``grey``.
         file_facts: float32 (N, len(FILE_FACTS)); sizes and lengths as logarithms.
-        level_facts: float32 (N, len(LEVEL_FACTS)), grey levels 0 to 255.
+        level_facts: float32 (N, len(LEVEL_FACTS)), grey levels 0 to 255 of what the network is given.
         kind: file format and pixel mode, such as ``JPEG L``.
         present: bool (N,), the file exists, could be read, and has not changed.
         changed: bool (N,), its content is not the one whose features were computed.
@@ -55,6 +54,7 @@ class Survey:
 
     grey: NDArray[np.uint8]
     fine: NDArray[np.uint8]
+    seen: NDArray[np.uint8]
     file_facts: NDArray[np.float32]
     level_facts: NDArray[np.float32]
     kind: list[str]
@@ -71,6 +71,7 @@ def survey_images(cache: FeatureCache, *, progress: Progress | None = None) -> S
     survey = Survey(
         np.zeros((count, SIDE, SIDE), np.uint8),
         np.zeros((count, FINE_SIDE, FINE_SIDE), np.uint8),
+        np.zeros((count, 4), np.uint8),
         np.zeros((count, len(FILE_FACTS)), np.float32),
         np.zeros((count, len(LEVEL_FACTS)), np.float32),
         [""] * count,
@@ -97,16 +98,15 @@ def _look(cache: FeatureCache, source: ImageSource, survey: Survey, row: int) ->
         if survey.changed[row]:
             return
         kind, width, height, image = _open_small(data, cache.spec.preprocess)
-        image = cut(image, cache.spec.preprocess)
     # Of truncated files, the part that is there is used.
     except (OSError, ValueError, SyntaxError, MemoryError):
         return
-    colour = np.asarray(image.resize((SIDE, SIDE), Image.Resampling.BOX).convert("RGB"), np.float32)
-    grey_image = image.convert("L")
-    survey.grey[row], survey.fine[row], large = (
-        np.asarray(grey_image.resize((side, side), Image.Resampling.BOX)) for side in (SIDE, FINE_SIDE, _LEVELS_SIDE)
-    )
-    levels = large.astype(np.float32)
+    spec, grey_image = cache.spec.preprocess, image.convert("L")
+    survey.grey[row], survey.fine[row] = (_small(grey_image, side) for side in (SIDE, FINE_SIDE))
+    survey.seen[row] = shrunk_box(spec, image.size, SIDE)
+    levels = _small(cut(grey_image, spec), _LEVELS_SIDE).astype(np.float32)
+    seen = cut(image, spec).resize((SIDE, SIDE), Image.Resampling.BOX)
+    colour = np.asarray(seen.convert("RGB"), np.float32)
     pixels = max(width * height, 1)
     survey.file_facts[row] = np.log([width, height, width / height, pixels / 1e6, len(data), len(data) / pixels])
     survey.level_facts[row] = [
@@ -119,6 +119,24 @@ def _look(cache: FeatureCache, source: ImageSource, survey: Survey, row: int) ->
     ]
     survey.kind[row] = kind
     survey.present[row] = True
+
+
+def shrunk_box(spec: PreprocessSpec, size: tuple[int, int], side: int) -> tuple[int, int, int, int]:
+    """Return the box of an image squashed to a square: left, top, right and bottom of the pixels with centres in it.
+
+    Args:
+        spec: gives the box.
+        size: width and height of the image.
+        side: of the square, pixels.
+    """
+    left, top, right, bottom = (
+        math.ceil(side * edge / length - 0.5) for edge, length in zip(spec.box(*size), size * 2, strict=True)
+    )
+    return left, top, right, bottom
+
+
+def _small(image: Image.Image, side: int) -> NDArray[np.uint8]:
+    return np.asarray(image.resize((side, side), Image.Resampling.BOX))
 
 
 def _open_small(data: bytes, spec: PreprocessSpec) -> tuple[str, int, int, Image.Image]:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from xfeat.featurize.audit.shortcuts import MASKS
-from xfeat.featurize.audit.survey import SIDE
+from xfeat.featurize.audit.survey import SIDE, shrunk_box
 from xfeat.featurize.cache.reader import FeatureCache
 from xfeat.featurize.errors import ImageError
 from xfeat.featurize.images.decode import decode
@@ -35,6 +35,7 @@ class Thumbnails:
         if row not in self._made:
             image = self._read(row)
             if image is not None:
+                image = cut(image, self._spec)
                 image.thumbnail(_SIDE, Image.Resampling.BILINEAR)
             self._made[row] = "" if image is None else _data_url(image)
         return self._made[row]
@@ -47,14 +48,17 @@ class Thumbnails:
             return ""
         small = np.asarray(image.convert("L").resize((_MASKED_SIDE, _MASKED_SIDE), Image.Resampling.BILINEAR))
         repeat = _MASKED_SIDE // SIDE
-        seen = np.kron(masks[evidence], np.ones((repeat, repeat), np.bool_))
+        mask = np.kron(masks[evidence], np.ones((repeat, repeat), np.bool_))
+        left, top, right, bottom = shrunk_box(self._spec, image.size, _MASKED_SIDE)
+        seen = np.zeros_like(mask)
+        seen[top:bottom, left:right] = mask[top:bottom, left:right]
         return _data_url(Image.fromarray(np.where(seen, small, 0).astype(np.uint8)))
 
     def _read(self, row: int) -> Image.Image | None:
         if self._source is None:
             return None
         try:
-            return cut(decode(self._source.read(self._paths[row])[0], self._spec), self._spec)
+            return decode(self._source.read(self._paths[row])[0], self._spec)
         except (ImageError, OSError):
             return None
 

@@ -7,6 +7,7 @@ import io
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from xfeat.featurize.cache.reader import FeatureCache
 from xfeat.featurize.cache.writer import write_cache
 from xfeat.featurize.datasets.layouts import NO_SPLIT
 from xfeat.featurize.images.decode import decode
-from xfeat.featurize.specs import FeatureSpec
+from xfeat.featurize.specs import FeatureSpec, PreprocessSpec
 
 SIDE = 96
 TRAIN, VALID, TEST = range(3)
@@ -48,12 +49,14 @@ class DrawnSet:
         self.rows.append((path, label, split, group))
         return path
 
-    def cache(self, path: Path, *, views: int = 1) -> FeatureCache:
+    def cache(self, path: Path, *, views: int = 1, **preprocess: Any) -> FeatureCache:
         """Write and open the cache of all images so far."""
         rows = sorted(self.rows)
         contents = [(self.root / row[0]).read_bytes() for row in rows]
         features = np.stack([pixel_features(content) for content in contents])
-        spec = FeatureSpec(backbone="drawn", weights_sha256="0" * 64, views=views)
+        spec = FeatureSpec(
+            backbone="drawn", weights_sha256="0" * 64, views=views, preprocess=PreprocessSpec(**preprocess)
+        )
         if views > 1:
             noise = np.random.default_rng(0).normal(size=(len(rows), views - 1, features.shape[1]))
             features = np.concatenate([features[:, None], noise.astype(np.float32)], axis=1)

@@ -15,6 +15,7 @@ from PIL import Image
 from tests.caches import edit_cache
 from xfeat.featurize.audit.findings import NOTE, WARNING, Audit, Finding
 from xfeat.featurize.audit.report.page import render_page
+from xfeat.featurize.audit.report.pictures import Thumbnails
 from xfeat.featurize.audit.run import audit_cache
 from xfeat.featurize.audit.survey import FILE_FACTS, LEVEL_FACTS, survey_images
 from xfeat.featurize.cache.columns import Skipped
@@ -222,6 +223,32 @@ def test_a_border_that_is_black_everywhere_tells_nothing(tmp_path: Path, drawing
     assert auc_of(audit_cache(drawn.cache(tmp_path / "f.h5")), "border") == 0.5
 
 
+@pytest.mark.parametrize(
+    ("cut", "border", "around"),
+    [({}, 1.0, 1.0), ({"crop": 0.05}, 1.0, 1.0), ({"crop": 0.12}, 0.5, 1.0), ({"crop": 0.17}, 0.5, 0.5)],
+    ids=str,
+)
+def test_what_is_cut_off_tells_nothing(
+    tmp_path: Path, drawing: SimpleNamespace, cut: dict[str, float], border: float, around: float
+) -> None:
+    """A bar over 14 % of one class's height; the drawings fill the rest of the picture with the class in its middle."""
+    drawn = drawing.DrawnSet(tmp_path / "data")
+    for label, name in enumerate(drawn.class_names):
+        for number in range(12):
+            noise = np.random.default_rng(number + 50 * label).integers(60, 120, (100, 100), dtype=np.uint8)
+            picture = Image.fromarray(noise)
+            picture.paste(drawing.draw(1000 * label + number, label).resize((40, 40)), (30, 30))
+            if label:
+                picture.paste(255, (0, 0, 100, 14))
+            drawn.add(f"train/{name}/{number}.png", picture, label=label, split=0, group=f"{name}{number}")
+    audit = audit_cache(drawn.cache(tmp_path / "f.h5", **cut))
+    assert (auc_of(audit, "border"), auc_of(audit, "centre-blacked-out")) == (border, around)
+    if "shortcut" in kinds(audit):
+        assert ("xfeat featurize DATA --crop 0.12" in finding(audit, "shortcut").fix) == (not cut)
+    for probe in ("border", "centre-blacked-out"):
+        assert Thumbnails(audit.cache).seen_by(probe, 0).startswith("data:image/jpeg;base64,")
+
+
 @pytest.mark.parametrize("images", [1, 3])
 def test_a_handful_of_images_is_audited_without_probes(tmp_path: Path, drawing: SimpleNamespace, images: int) -> None:
     drawn = drawing.DrawnSet(tmp_path / "data")
@@ -265,6 +292,17 @@ def test_the_survey_sees_sizes_and_grey_levels(tmp_path: Path, drawing: SimpleNa
     assert levels["mean"] == pytest.approx(np.asarray(image).mean(), abs=0.6)
     assert levels["p50"] == pytest.approx(np.median(np.asarray(image)), abs=1.5)
     assert levels["colour"] == 0
+    assert survey.seen[0].tolist() == [0, 0, 32, 32]
+
+
+def test_the_survey_measures_grey_levels_in_the_box(tmp_path: Path, drawing: SimpleNamespace) -> None:
+    drawn, image = drawing.DrawnSet(tmp_path / "data"), Image.new("RGB", (400, 200), (255, 0, 0))
+    image.paste((80, 80, 80), (140, 40, 260, 160))
+    drawn.add("train/clear/0.jpg", drawing.encode(image, "JPEG", quality=95), label=0, split=0)
+    survey = survey_images(drawn.cache(tmp_path / "f.h5", resize="crop", crop=0.2))
+    levels = dict(zip(LEVEL_FACTS, survey.level_facts[0], strict=True))
+    assert (levels["mean"], levels["colour"]) == (pytest.approx(80, abs=2), pytest.approx(0, abs=3))
+    assert survey.seen[0].tolist() == [11, 6, 21, 26]
 
 
 @pytest.mark.xray

@@ -239,8 +239,8 @@ def test_an_inverted_neighbour_is_reported_as_an_inverted_duplicate() -> None:
     grey = np.random.default_rng(1).integers(0, 256, (3, 32, 32), dtype=np.uint8)
     grey[1] = 255 - grey[0]
     fine = grey.repeat(2, axis=1).repeat(2, axis=2)
-    nothing = np.zeros((3, 0), np.float32)
-    survey = Survey(grey, fine, nothing, nothing, [""] * 3, np.ones(3, np.bool_), np.zeros(3, np.bool_))
+    whole, nothing = np.full((3, 4), (0, 0, 32, 32), np.uint8), np.zeros((3, 0), np.float32)
+    survey = Survey(grey, fine, whole, nothing, nothing, [""] * 3, np.ones(3, np.bool_), np.zeros(3, np.bool_))
     neighbours, cosines = np.array([[1, 2], [0, 2], [0, 1]]), np.full((3, 2), 0.9, np.float32)
     confirmed, unconfirmed = near_duplicates(np.arange(3), neighbours, cosines, survey)
     assert [(pair.first, pair.second, pair.how) for pair in confirmed] == [
