@@ -162,7 +162,7 @@ def decision_curve(positive: NDArray[np.bool_], scores: NDArray[np.floating]) ->
     Source:
         Vickers and Elkin, "Decision curve analysis: a novel method for evaluating prediction models", 2006.
     """
-    share, found = float(positive.mean()), []
+    scores, share, found = scores.astype(np.float32), float(positive.mean()), []
     for threshold in BENEFIT_THRESHOLDS:
         called, odds = scores >= np.float32(threshold), threshold / (1 - threshold)
         benefit = float((called & positive).mean() - (called & ~positive).mean() * odds)

@@ -32,7 +32,7 @@ def check_bins(bins: Bins | None, columns: Mapping[str, ExtraColumn]) -> None:
     numbers = [name for name, column in columns.items() if column.kind == "number"] if bins else []
     for name, ends in (bins or {}).items():
         require(name in numbers, "no column of numbers with this name", expected=listed(numbers) or "none", found=name)
-        ascending = all(low < high for low, high in pairwise(ends)) and len(ends) > 0
+        ascending = all(low < high for low, high in pairwise(ends)) and len(ends) > 0 and bool(np.isfinite(ends).all())
         require(ascending, f"bad bins of {name}", expected="ascending numbers", found=listed(map(str, ends)))
 
 

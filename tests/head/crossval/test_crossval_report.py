@@ -52,10 +52,10 @@ def test_the_metrics_are_on_the_page(make_cache: MakeCache, tmp_path: Path) -> N
         assert f"{100 * low:.1f} to {100 * high:.1f} %" in words
     difference = f"{100 * (facts['by_image']['accuracy']['mean'] - facts['accuracy']['mean']):+.1f}"
     assert difference.replace("-", "−") in words
-    assert f"{facts['metrics']['auc']:.4f}" in words
+    assert f"{100 * facts['metrics']['auc']:.1f} %" in words
     assert facts["feature_fingerprint"] in words
     assert "30 patients or series" in words.replace("\n", " ").replace("  ", " ")
-    assert len(Page(text).of("svg")) == 5
+    assert len(Page(text).of("svg")) == 6
 
 
 def test_each_fold_counts_what_a_loop_counts(make_cache: MakeCache, tmp_path: Path) -> None:
@@ -76,16 +76,17 @@ def test_each_fold_counts_what_a_loop_counts(make_cache: MakeCache, tmp_path: Pa
 
 
 def test_the_worst_mistakes_have_pictures(make_cache: MakeCache, tmp_path: Path, draw_images: Draw) -> None:
-    """Reference: the mean of the probabilities in predictions.csv over the seeds."""
+    """Reference: the mean of the log-probabilities in predictions.csv over the seeds."""
     cache = make_cache(sizes=(60,), separation=0.0)
     cache = draw_images(cache)
     _, text = written(cache, tmp_path, seeds=2)
     with (tmp_path / "runs" / "cv" / "predictions.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     truth = {row["path"]: row["label"] for row in rows}
-    mean = {
-        path: np.mean([float(row[f"p_{name}"]) for row in rows if row["path"] == path]) for path, name in truth.items()
-    }
+    mean = {}
+    for path, name in truth.items():
+        own = np.array([float(row[f"p_{name}"]) for row in rows if row["path"] == path])
+        mean[path] = 1 / (1 + np.exp(np.mean(np.log(1 - own) - np.log(own))))
     wrong = [path for path in truth if mean[path] < 0.5]
     pictures = Page(text).of("img")
     assert pictures[0]["alt"] == min(wrong, key=lambda path: mean[path])

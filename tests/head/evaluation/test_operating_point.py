@@ -168,7 +168,7 @@ def test_too_few_positives_are_named() -> None:
 
 def test_enough_positives_need_no_note() -> None:
     found = choose_operating_point(drawn(valid=2000), NAMES, TargetSpec(positive="covid", target_sensitivity=0.95))
-    # the threshold sits where little more than the target is found, so the interval always reaches a little below the target
+    # little more than the target is found, so that the interval reaches below it
     assert found.supported is False
     sure = drawn(valid=2000)
     sure = replace(sure, logits=(20 * np.eye(2)[sure.labels]).astype(np.float32))

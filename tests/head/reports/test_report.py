@@ -143,16 +143,16 @@ def test_the_figures_and_the_threshold_table_are_those_of_the_run(make_cache: Ma
     """Reference: predictions.csv, counted in a plain loop."""
     run, text = train(make_cache(separation=0.2), tmp_path)
     metrics, words = run.metrics["test"], " ".join(Page(text).words)
-    low, high = metrics["accuracy_interval"]
+    low, high = run.statistics["test"]["accuracy"]["interval"]
     for figure in (
         f"{100 * metrics['accuracy']:.1f} %",
         f"{100 * low:.1f} to {100 * high:.1f} %",
-        f"{metrics['auc']:.4f}",
+        f"{100 * metrics['auc']:.1f} %",
         f"{metrics['loss']:.4f}",
         run.feature_spec.fingerprint,
     ):
         assert figure in words
-    assert len(Page(text).of("svg")) == 6
+    assert len(Page(text).of("svg")) == 7
     rows = [row for row in run.predictions() if row["split"] == "test"]
     tables = dict(re.findall(r"<summary>(\w+)</summary>(.*?)</table>", text, re.DOTALL))
     assert set(tables) == set(run.class_names)
