@@ -65,7 +65,7 @@ class ColumnChoice:
                     expected=f"path=filename, sex=Geschlecht or age:KIND, with KIND one of {', '.join(KINDS)}",
                     fix="put a name with a comma in quotation marks",
                 )
-            if name in names or name in kinds:
+            if (equals and name in names) or (kind and name in kinds):
                 raise SpecError(f"--columns: {name} stands there twice", found=str(text), fix="give each column once")
             names |= {name: column} if equals else {}
             kinds |= {name: kind.strip()} if kind else {}

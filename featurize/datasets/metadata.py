@@ -36,8 +36,7 @@ def join_metadata(listing: Listing, path: Path, root: Path, choice: ColumnChoice
     Raises:
         DataError: if the table cannot be read, nothing joins, or it contradicts itself or the images' labels.
     """
-    table = read_table(path, (), ("path", "group"), literal=("label", "split"), choice=choice)
-    rows = _join(table, listing.images, root)
+    table, rows = _join(path, listing.images, root, choice)
     images = listing.images
     for column, fix in (("label", _LABEL_FIX), ("split", "correct it, or leave the column out")):
         if column in table.columns:
@@ -55,61 +54,62 @@ _Rows = Sequence[TableRow | None]
 # Which row belongs to which image
 
 
-def _join(table: Table, images: Sequence[ListedImage], root: Path) -> _Rows:
-    """Find each image's row, by path if any joins so, else by group."""
-    if not {"path", "group"} & table.columns.keys():
+def _join(path: Path, images: Sequence[ListedImage], root: Path, choice: ColumnChoice) -> tuple[Table, _Rows]:
+    """Read the table and find each image's row, by path if any joins so, else by group."""
+    table = _read(path, ("path", "group"), choice)
+    if not table.columns.keys() & {"path", "group"}:
         raise DataError(
             "no column names images or groups",
-            path=table.path,
+            path=path,
             expected="a column called path, filename, image_id or the like, or group, patient_id or the like",
-            found=listed(table.header),
+            found=listed(table.header) or "an empty file",
             fix="name it: --columns path=NAME or --columns group=NAME",
         )
-    for column, find in (("path", _by_path), ("group", _by_group)):
-        if column not in table.columns:
-            continue
-        keys, found = find(table, images, root)
-        if any(found):
-            rows = _one_row_each(table, images, found)
-            _say_what_is_left(table, images, column, keys, found, rows)
-            return rows
-    has_groups = any(image.group for image in images)
+    if "path" in table.columns and any(found := _by_path(table, images, root)):
+        return table, _one_row_each(table, images, found, "path")
+    if "group" in table.columns:
+        table = _read(path, ("group",), choice)  # a column called "name" is none of paths, then
+        if any(found := _by_group(table, images)):
+            return table, _one_row_each(table, images, found, "group")
+    group = next((image.group for image in images if image.group), "")
     raise DataError(
         "none of its rows belongs to an image",
-        path=table.path,
-        expected=f"paths such as {quote(images[0].path)}"
-        + (f", or groups such as {quote(next(i.group for i in images if i.group))}" if has_groups else ""),
+        path=path,
+        expected=f"paths such as {quote(images[0].path)}" + (f", or groups such as {quote(group)}" if group else ""),
         found=name_lines([(row.line, row.path or row.group) for row in table.rows]),
         fix="check which column names the images: --columns path=NAME, or --columns group=NAME with --groups",
     )
 
 
-_Found = tuple[list[str], list[Sequence[int]]]
-"""The key of each row, and the images that each row belongs to; several of a path if it is ambiguous."""
+def _read(path: Path, keys: Sequence[str], choice: ColumnChoice) -> Table:
+    return read_table(path, (), keys, literal=("label", "split"), choice=choice)
+
+
+_Found = list[Sequence[int]]
+"""The images that each row belongs to; several of a path that is ambiguous."""
 
 
 def _by_path(table: Table, images: Sequence[ListedImage], root: Path) -> _Found:
-    keys = [row.path for row in table.rows]
     numbers = {image.path: number for number, image in enumerate(images)}
-    named = [key or "\0" for key in keys]
-    paths = find_files(named, root, numbers.__contains__, lambda: numbers)
-    return keys, [[numbers[path] for path in found] for found in paths]
+    named = [row.path or "\0" for row in table.rows]
+    return [
+        [numbers[path] for path in paths] for paths in find_files(named, root, numbers.__contains__, lambda: numbers)
+    ]
 
 
-def _by_group(table: Table, images: Sequence[ListedImage], root: Path) -> _Found:
+def _by_group(table: Table, images: Sequence[ListedImage]) -> _Found:
     keys = [row.group for row in table.rows]
     members: dict[str, list[int]] = {}
     for number, image in enumerate(images):
         if image.group:
             members.setdefault(image.group, []).append(number)
-    shorter = _unique_without_zeros(members)
-    written = set(keys)
-    other = {key: shorter[_without_zeros(key)] for key in keys if key not in members and _without_zeros(key) in shorter}
-    other = {key: group for key, group in other.items() if group not in written}
+    shorter, written = _unique_without_zeros(members), set(keys)
+    other = {key: shorter.get(_without_zeros(key), "") for key in keys if key and key not in members}
+    other = {key: group for key, group in other.items() if group and group not in written}
     if other:
         examples = listed(f"{quote(key)} as {quote(group)}" for key, group in other.items())
         logger.warning("%s: groups are found with or without leading zeros: %s", table.path, examples)
-    return keys, [members.get(key) or members.get(other.get(key, ""), []) for key in keys]
+    return [members.get(key) or members.get(other.get(key, ""), []) for key in keys]
 
 
 def _without_zeros(group: str) -> str:
@@ -125,16 +125,34 @@ def _unique_without_zeros(groups: dict[str, list[int]]) -> dict[str, str]:
     return {key: same[0] for key, same in found.items() if len(same) == 1}
 
 
-def _one_row_each(table: Table, images: Sequence[ListedImage], found: Sequence[Sequence[int]]) -> _Rows:
-    """Return each image's row; a second row fills in what the first does not know, and must not contradict it."""
-    by_path = "path" in table.columns
+def _one_row_each(table: Table, images: Sequence[ListedImage], found: _Found, column: str) -> _Rows:
+    """Return each image's row; a second row fills in what the first does not know, and must not contradict it.
+
+    Say, in one message, which rows have no image, which images have no row, and which rows fit several images.
+    """
     rows: list[TableRow | None] = [None] * len(images)
+    strange, doubtful = [], []
     for row, numbers in zip(table.rows, found, strict=True):
-        if by_path and len(numbers) > 1 and row.path:
-            continue
-        for number in numbers:
-            known = rows[number]
-            rows[number] = row if known is None else _merged(table, known, row, images[number].path)
+        key = getattr(row, column)
+        if not numbers:
+            strange.append((row.line, key))
+        elif column == "path" and len(numbers) > 1:
+            doubtful.append((row.line, key))
+        else:
+            for number in numbers:
+                known = rows[number]
+                rows[number] = row if known is None else _merged(table, known, row, key)
+    without = [image.path for image, row in zip(images, rows, strict=True) if row is None]
+    parts = []
+    if strange:
+        parts.append(f"{len(strange)} of {len(table.rows)} rows have no image ({name_lines(strange)})")
+    if doubtful:
+        parts.append(f"{len(doubtful)} rows fit several images and are left out ({name_lines(doubtful)})")
+    if without:
+        parts.append(f"{len(without)} of {len(images)} images have no row ({listed(without)})")
+    log = logger.warning if parts else logger.info
+    said = ": " * bool(parts) + "; ".join(parts)
+    log("%s: joined by %s (column %s)%s", table.path, column, table.columns[column], said)
     return rows
 
 
@@ -156,36 +174,6 @@ def _merged(table: Table, one: TableRow, other: TableRow, of: str) -> TableRow:
 def is_missing(text: str) -> bool:
     """Tell whether a text means that a value is unknown."""
     return not text or text.casefold() in MISSING
-
-
-def _say_what_is_left(
-    table: Table,
-    images: Sequence[ListedImage],
-    column: str,
-    keys: Sequence[str],
-    found: Sequence[Sequence[int]],
-    rows: _Rows,
-) -> None:
-    """Say, in one message, which rows have no image, which images have no row, and which rows fit several images."""
-    pairs = list(zip(table.rows, keys, found, strict=True))
-    strange = [(row.line, key) for row, key, numbers in pairs if not numbers]
-    doubtful = [(row.line, key) for row, key, numbers in pairs if column == "path" and len(numbers) > 1]
-    without = [image.path for image, row in zip(images, rows, strict=True) if row is None]
-    parts = []
-    if strange:
-        parts.append(f"{len(strange)} of {len(pairs)} rows have no image ({name_lines(strange)})")
-    if doubtful:
-        parts.append(f"{len(doubtful)} rows fit several images and are left out ({name_lines(doubtful)})")
-    if without:
-        parts.append(f"{len(without)} of {len(images)} images have no row ({listed(without)})")
-    log = logger.warning if parts else logger.info
-    log(
-        "%s: joined by %s (column %s)%s",
-        table.path,
-        column,
-        table.columns[column],
-        ": " * bool(parts) + "; ".join(parts),
-    )
 
 
 # What a row gives an image

@@ -94,7 +94,8 @@ class Bench:
             return self.engine
 
         options: dict[str, Any] = {"open_engine": open_engine, "workers": 2, **changes}
-        dataset = open_dataset(options.pop("data", self.data), classes=options.pop("classes", None))
+        listing = {name: options.pop(name) for name in ("classes", "groups", "metadata", "columns") if name in options}
+        dataset = open_dataset(options.pop("data", self.data), **listing)
         spec = options.pop("spec", self.spec)
         return extract_features(dataset, spec, self.weights, self.output, RunOptions(**options))
 
