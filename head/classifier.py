@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import KW_ONLY, dataclass, fields
+from numbers import Integral, Real
 from typing import Any, Self
 
 import numpy as np
@@ -14,7 +17,8 @@ from sklearn.utils.class_weight import compute_class_weight
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from xfeat.featurize.errors import DataError
+from xfeat.featurize.errors import ArgumentError, DataError
+from xfeat.featurize.keyword_settings import spec_from
 from xfeat.featurize.specs import require
 from xfeat.head.data.rows import as_rows
 from xfeat.head.evaluation.predictions import softmax
@@ -38,8 +42,7 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             with 0, or too few rows to hold out, the last epoch is used.
         ensemble: number of heads, each holding out a different part of the rows to choose its epoch, averaged into one
             head; with more than one, ``validation_fraction`` is ignored.
-        random_state: seed of everything random; the same seed gives the same bits. ``None`` is 0; a generator draws
-            one.
+        seed: of everything random; the same seed gives the same bits. ``None`` is 0; a generator draws one.
 
     Attributes:
         classes_: sorted labels.
@@ -67,23 +70,31 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     class_weight: str | dict[Any, float] | None = None
     validation_fraction: float = 0.2
     ensemble: int = 1
-    random_state: int | np.random.RandomState | None = 0
+    seed: int | np.random.RandomState | None = 0
 
     def fit(self, X: Any, y: Any) -> Self:
         """Train on features ``X`` (n, D) and labels ``y`` (n,) of any type.
 
+        Args:
+            X: float32 (n, D).
+            y: n labels of any type.
+
         Raises:
-            ValueError: if they are unusable, or a setting is out of range.
+            DataError, ArgumentError: if they are unusable; also a ValueError or TypeError, as scikit-learn raises.
+            SpecError: if a setting is out of range.
+            DivergedError: if training diverges.
         """
-        X, y = validate_data(self, X, y, dtype=np.float32, ensure_min_samples=2)
-        check_classification_targets(y)
+        with _readable_errors():
+            X, y = validate_data(self, X, y, dtype=np.float32, ensure_min_samples=2)
+            check_classification_targets(y)
         self.classes_, codes = np.unique(y, return_inverse=True)
         if len(self.classes_) < 2:
             raise DataError(f"a classifier needs at least two classes; there is only one class: {self.classes_[0]}")
         head, train = self._specs()
-        require(self.ensemble >= 1, "too few ensemble members", expected="1 or more", found=self.ensemble)
+        members = isinstance(self.ensemble, Integral) and self.ensemble >= 1
+        require(members, "too few ensemble members", expected="1 or more", found=self.ensemble)
         require(
-            0 <= self.validation_fraction < 1,
+            isinstance(self.validation_fraction, Real) and 0 <= self.validation_fraction < 1,
             "validation_fraction out of range",
             expected="0 ≤ validation_fraction < 1",
             found=self.validation_fraction,
@@ -91,7 +102,8 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         rows = as_rows(X, codes)
         classes, weights = len(self.classes_), None
         if self.class_weight is not None:
-            per_class = compute_class_weight(self.class_weight, classes=self.classes_, y=y)
+            with _readable_errors():
+                per_class = compute_class_weight(self.class_weight, classes=self.classes_, y=y)
             weights = torch.from_numpy(np.asarray(per_class, np.float32))
         fitted: FittedHead
         if self.ensemble > 1:
@@ -124,18 +136,19 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def _logits(self, X: Any) -> NDArray[np.float32]:
         check_is_fitted(self)
-        X = validate_data(self, X, dtype=np.float32, reset=False)
+        with _readable_errors():
+            X = validate_data(self, X, dtype=np.float32, reset=False)
         writable = np.require(X, requirements=["C", "W"])  # torch warns about read-only arrays, such as mapped files
         with torch.inference_mode():
             logits: NDArray[np.float32] = self.head_(torch.from_numpy(writable)).numpy()
         return logits
 
     def _specs(self) -> tuple[HeadSpec, TrainSpec]:
-        settings = {**vars(self), "hidden": tuple(self.hidden), "seed": _seed(self.random_state)}
+        settings = {**vars(self), "seed": _seed(self.seed)}
         head = {field.name: settings[field.name] for field in fields(HeadSpec)}
         # class weights may be a dict here, which TrainSpec has no form for
         train = {field.name: settings[field.name] for field in fields(TrainSpec) if field.name != "class_weight"}
-        return HeadSpec(**head), TrainSpec(**train)
+        return spec_from(HeadSpec, head), spec_from(TrainSpec, train)
 
     def _divide(self, codes: NDArray[np.integer], seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return training and validation rows; no validation rows if a class is too rare to be in both."""
@@ -149,8 +162,19 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return trained, valid
 
 
-def _seed(random_state: int | np.random.RandomState | None) -> int:
+@contextmanager
+def _readable_errors() -> Iterator[None]:
+    """Give scikit-learn's errors of unusable arrays the root of this project's."""
+    try:
+        yield
+    except ValueError as error:
+        raise DataError(str(error)) from error
+    except TypeError as error:
+        raise ArgumentError(str(error)) from error
+
+
+def _seed(seed: int | np.random.RandomState | None) -> int:
     """Return a seed; by scikit-learn's convention a generator gives a new one each time."""
-    if isinstance(random_state, np.random.RandomState):
-        return int(random_state.randint(2**31))
-    return random_state or 0
+    if isinstance(seed, np.random.RandomState):
+        return int(seed.randint(2**31))
+    return 0 if seed is None else seed

@@ -78,17 +78,19 @@ def fit_head(
         valid: validation rows, of which the clean view counts; they choose the epoch and nothing else. Without them the
             last epoch is kept.
         classes: number of classes C.
-        class_weights: float32 (C,), instead of those that ``train`` asks for.
+        class_weights: float32 (C,), instead of those that ``train`` asks for. The biases of the last layer then start
+            at the logarithms of the weighted class frequencies: a few steps could not move them that far.
         progress: called after each epoch.
 
     Raises:
         DivergedError: if the loss is not a number from the first epoch on, since the learning rate is too high.
     """
+    offsets = None if class_weights is None else _log_frequencies(rows.labels, class_weights)
     if class_weights is None and train.class_weight == "balanced":
         class_weights = balanced_weights(rows.labels, classes)
     best = BestEpoch(train, validated=valid is not None)
     with _quick_arithmetic(train.batch_size):
-        training = _Training(head, train, rows, classes, class_weights)
+        training = _Training(head, train, rows, classes, class_weights, offsets)
         for epoch in range(1, train.epochs + 1):
             best.add(
                 EpochRecord(epoch, *training.run_epoch(epoch), *_evaluate(training.result, valid, class_weights)),
@@ -156,9 +158,19 @@ class BestEpoch:
 class _Training:
     """A head between its first and its last step."""
 
-    def __init__(self, head: HeadSpec, spec: TrainSpec, rows: AnyRows, classes: int, weights: Tensor | None) -> None:
+    def __init__(
+        self,
+        head: HeadSpec,
+        spec: TrainSpec,
+        rows: AnyRows,
+        classes: int,
+        weights: Tensor | None,
+        offsets: Tensor | None = None,
+    ) -> None:
         self.spec, self.rows, self._steps = spec, rows, 0
         self.model = build_head(head, dim=rows.dim, classes=classes, seed=spec.seed)
+        if offsets is not None:
+            cast(nn.Linear, self.model[-1]).bias.data += offsets
         self.loss = TrainingLoss([spec], torch.ones(1, classes) if weights is None else weights.unsqueeze(0))
         self.parameters = list(self.model.parameters())
         self._as_one = [values.detach().unsqueeze(0) for values in self.parameters]
@@ -200,6 +212,12 @@ class _Training:
                 values = values * dropout_factors(key, module.p, *values.shape)
         self._steps += 1
         return values
+
+
+def _log_frequencies(labels: Tensor, weights: Tensor) -> Tensor:
+    """Return the logarithms of the weighted class frequencies, with a mean of 0: float32 (C,)."""
+    logs = (torch.bincount(labels, minlength=len(weights)).clamp(min=1) * weights).clamp(min=1e-30).log()
+    return logs - logs.mean()
 
 
 def learning_rate(spec: TrainSpec, epoch: int) -> float:
