@@ -16,20 +16,30 @@ from onnxscript import optimizer
 
 from xfeat.export.build.encoder_network import EncoderNetwork, EncoderTail
 from xfeat.export.build.fused_model import Tail
-from xfeat.export.model.interface import INPUT
 from xfeat.featurize.backbones.encoder_file import EncoderFile
-from xfeat.featurize.backbones.network import Normalize
 from xfeat.featurize.engines.conversion import OPSET, to_onnx
 from xfeat.featurize.errors import ModelError
 from xfeat.featurize.specs import PreprocessSpec
+from xfeat.featurize.system.onnx_session import first_line
 
 ENCODED = "encoded"
 """Name of the encoder's output in a composed graph: everything before it is the encoder, everything after the tail."""
 
-_NORMALISED = "normalised"
+_MIN_IR_VERSION = 8  # before 4, weights stand among the inputs as well
 _EXAMPLES = 2  # a batch size of one would become a constant of the graph
 # protobuf's limit is 2^31 bytes per file; the rest is for the other parts of the model.
 _MAX_BYTES = 2**31 - 2**27
+
+_NORMALISATION = """
+normalisation (float[N, 3, {side}, {side}] image) => (float[N, 3, {side}, {side}] normalised) <
+    float normalise_white = {{255}},
+    float[1, 3, 1, 1] normalise_mean = {{{mean}}}, float[1, 3, 1, 1] normalise_std = {{{std}}}
+> {{
+    normalise_share = Div (image, normalise_white)
+    normalise_centred = Sub (normalise_share, normalise_mean)
+    normalised = Div (normalise_centred, normalise_std)
+}}
+"""
 
 # Runs an encoder of fixed batch size on any number of images: the last batch is filled up with zeros.
 # Source: https://onnx.ai/onnx/operators/onnx__Scan.html
@@ -67,28 +77,40 @@ def compose(network: EncoderNetwork, tail: Tail, preprocess: PreprocessSpec) -> 
         ModelError: if the encoder cannot be part of a model that runs elsewhere.
     """
     encoder = network.encoder
-    middle, rest = _read(encoder), _shape_after_batch(encoder)
+    middle, rest = _read(encoder, preprocess.size), _shape_after_batch(encoder)
     if encoder.batch is not None:
         middle = _in_batches(middle, encoder.batch, preprocess.size, rest)
     _rename_output(middle, ENCODED)
-    image = torch.zeros((_EXAMPLES, 3, preprocess.size, preprocess.size))
-    first = to_onnx(Normalize(preprocess).eval(), image, input_name=INPUT, output_names=[_NORMALISED], dynamic={0: "N"})
-    first = onnx.compose.add_prefix(first, "normalise_", rename_inputs=False, rename_outputs=False)
+    opset = _opset(middle)
+    first = _normalisation(preprocess, opset)
     last = to_onnx(
-        EncoderTail(network, tail),
+        EncoderTail(encoder, network.pooling, tail),
         torch.zeros((_EXAMPLES, *rest)),
         input_name=ENCODED,
         output_names=tail.output_names,
         dynamic={0: "N"},
     )
-    opset = _opset(middle)
-    first, last = (onnx.version_converter.convert_version(part, opset) for part in (first, last))
+    last = onnx.version_converter.convert_version(last, opset)
     for part in (first, middle, last):
-        part.ir_version = max(first.ir_version, middle.ir_version)
-    model = onnx.compose.merge_models(first, middle, io_map=[(_NORMALISED, middle.graph.input[0].name)])
+        part.ir_version = max(last.ir_version, middle.ir_version)
+    model = onnx.compose.merge_models(first, middle, io_map=[("normalised", middle.graph.input[0].name)])
     model = onnx.compose.merge_models(model, last, io_map=[(ENCODED, ENCODED)])
     optimizer.remove_unused_nodes(model)
+    del model.graph.value_info[:]
     return model
+
+
+def _normalisation(preprocess: PreprocessSpec, opset: int) -> onnx.ModelProto:
+    """Return the graph of :class:`xfeat.featurize.backbones.network.Normalize`, from ``image`` to ``normalised``."""
+    text = _NORMALISATION.format(side=preprocess.size, mean=_numbers(preprocess.mean), std=_numbers(preprocess.std))
+    graph = onnx.parser.parse_graph(text)
+    for node in graph.node:
+        node.name = node.output[0]
+    return onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", opset)])
+
+
+def _numbers(values: Sequence[float]) -> str:
+    return ", ".join(map(repr, values))
 
 
 def _shape_after_batch(encoder: EncoderFile) -> tuple[int, ...]:
@@ -101,20 +123,25 @@ def _shape_after_batch(encoder: EncoderFile) -> tuple[int, ...]:
             return (encoder.dim,)
 
 
-def _read(encoder: EncoderFile) -> onnx.ModelProto:
+def _read(encoder: EncoderFile, side: int) -> onnx.ModelProto:
     """Read an encoder with all its data: one input, one output, opset 18 or higher, names of its own."""
     _check_size(encoder)
     model = onnx.load(encoder.path)
     if model.functions:
         model = onnx.inliner.inline_local_functions(model)
-    graph = model.graph
+    graph, batch = model.graph, encoder.batch or "N"
+    model.ir_version = max(model.ir_version, _MIN_IR_VERSION)
     _check_domains(encoder, model)
     for kept, name in ((graph.input, encoder.input_name), (graph.output, encoder.output_name)):
         values = [value for value in kept if value.name == name]  # weights may stand among the inputs
         del kept[:]
         kept.extend(values)
+    # Shapes that a file states can be wrong or free: those that count were seen when it ran.
+    for value, shape in ((graph.input[0], (3, side, side)), (graph.output[0], _shape_after_batch(encoder))):
+        value.CopyFrom(onnx.helper.make_tensor_value_info(value.name, onnx.TensorProto.FLOAT, [batch, *shape]))
     del model.metadata_props[:], graph.metadata_props[:], graph.value_info[:]
-    for number, node in enumerate(graph.node):
+    graph.doc_string = ""
+    for number, node in enumerate(_nodes(graph.node)):
         del node.metadata_props[:]  # and local paths in them
         node.doc_string, node.name = "", f"{number}_{node.op_type}"
     optimizer.remove_unused_nodes(model)
@@ -186,7 +213,7 @@ def _raised(encoder: EncoderFile, model: onnx.ModelProto) -> onnx.ModelProto:
             f"the encoder's opset {_opset(model)} cannot be raised to {OPSET}",
             path=encoder.path,
             expected=f"opset {OPSET}, or operators that onnx.version_converter knows",
-            found=(str(error).strip().splitlines() or ["no reason given"])[-1],
+            found=first_line(error),
             fix=_again(f"opset_version={OPSET}"),
         ) from error
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from xfeat.export.build.fused_model import Tail
-from xfeat.featurize.backbones.encoder_file import encoder_of
+from xfeat.featurize.backbones.encoder_file import EncoderFile, encoder_of
 from xfeat.featurize.backbones.weights import Weights
 from xfeat.featurize.engines.onnx_engine import OnnxEngine
 from xfeat.featurize.specs import FeatureSpec
@@ -50,15 +50,15 @@ class EncoderTail(nn.Module):
     """From the output of an encoder to all outputs of the model.
 
     Args:
-        network: the encoder and its pooling.
+        encoder: whose output it is.
+        pooling: how the output becomes features: ``final``, or of tokens ``cls`` or ``mean``.
         tail: made with ``heatmap`` if :attr:`EncoderNetwork.missing_heatmap` is ``None``.
     """
 
-    def __init__(self, network: EncoderNetwork, tail: Tail) -> None:
+    def __init__(self, encoder: EncoderFile, pooling: str, tail: Tail) -> None:
         super().__init__()
-        encoder = network.encoder
         self.kind, self.grid, self.prefix_tokens = encoder.kind, encoder.grid, encoder.prefix_tokens
-        self.pooling = network.pooling
+        self.pooling = pooling
         self.tail = tail
         self.eval()
 
