@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -15,18 +16,19 @@ from xfeat.featurize.progress import Progress, StrPath, steps_of
 from xfeat.featurize.specs import DEFAULT_CACHE, FeatureRequest
 
 if TYPE_CHECKING:
+    import pandas
+
     from xfeat.featurize.audit.findings import Audit
-    from xfeat.featurize.cache.reader import FeatureCache
+    from xfeat.featurize.cached_features import CachedFeatures
     from xfeat.featurize.datasets.split import SplitResult
     from xfeat.featurize.doctor.report import Line
     from xfeat.featurize.engines import BatchSize
     from xfeat.featurize.exchange.load import Loaded
-    from xfeat.featurize.pipeline.extracted import ExtractedCache
 
 
 @keyword_settings(request=FeatureRequest)
 def extract(
-    data: StrPath,
+    data: StrPath | pandas.DataFrame,
     output: StrPath = DEFAULT_CACHE,
     *,
     request: FeatureRequest,
@@ -44,13 +46,14 @@ def extract(
     on_error: str = "skip",
     force: bool = False,
     progress: Progress | None = None,
-) -> ExtractedCache:
+) -> CachedFeatures:
     """Compute the features of all images in ``data`` into a cache: ``xfeat featurize``.
 
     Unchanged images of an existing cache are not computed again. A stopped run resumes.
 
     Args:
-        data: folder, zip archive or manifest (CSV) of the images.
+        data: folder, zip archive or manifest (CSV) of the images; or a table of pandas with the columns of a manifest,
+            whose paths are absolute or relative to the current folder.
         output: the cache to write or bring up to date.
         classes: keep these classes only.
         groups: CSV file or regular expression for the patients or series.
@@ -74,26 +77,31 @@ def extract(
         XfeatError: as :func:`xfeat.featurize.pipeline.extract.extract_features`, ``open_dataset``, ``resolve_request``
             and ``open_engine`` say.
     """
+    from xfeat.featurize.cache.reader import FeatureCache
+    from xfeat.featurize.cached_features import CachedFeatures
     from xfeat.featurize.cluster.engine import RayCluster
     from xfeat.featurize.datasets.column_choice import ColumnChoice
+    from xfeat.featurize.datasets.dataframe import manifest_of
     from xfeat.featurize.datasets.layouts import open_dataset
     from xfeat.featurize.engines import check_precision, open_engine
     from xfeat.featurize.pipeline.compute import RunOptions
     from xfeat.featurize.pipeline.extract import extract_features
-    from xfeat.featurize.pipeline.extracted import ExtractedCache
     from xfeat.featurize.pipeline.grey_range import with_grey_bits
     from xfeat.featurize.pipeline.request import resolve_request
 
     if ray_address is not None and engine != "ray":
         raise SpecError("--ray-address is for --engine ray")
-    output = Path(output)
+    output, choice, content = Path(output), ColumnChoice.parse(columns), None
+    if not isinstance(data, str | os.PathLike):
+        data, content = manifest_of(data, choice)
     dataset = open_dataset(
         data,
         classes=None if classes is None else list(classes),
         groups=groups,
         layout=layout,
         metadata=metadata,
-        columns=ColumnChoice.parse(columns),
+        columns=choice,
+        content=content,
     )
     check_precision(engine, request.precision)
     spec, weights = resolve_request(output, request, force=force, progress=steps_of(progress, "downloading weights"))
@@ -113,10 +121,12 @@ def extract(
         decode_in=decode_in,
         progress=steps_of(progress, "featurizing"),
     )
-    return ExtractedCache.of(extract_features(dataset, spec, weights, output, options))
+    done = extract_features(dataset, spec, weights, output, options)
+    # Its rows were checked when they were written or reused.
+    return CachedFeatures.of(FeatureCache.open(output, check=False), done)
 
 
-def open_cache(path: StrPath = DEFAULT_CACHE, *, check: bool = True) -> FeatureCache:
+def open_cache(path: StrPath = DEFAULT_CACHE, *, check: bool = True) -> CachedFeatures:
     """Open a cache: ``xfeat info`` and ``xfeat verify``.
 
     Args:
@@ -131,8 +141,9 @@ def open_cache(path: StrPath = DEFAULT_CACHE, *, check: bool = True) -> FeatureC
         MismatchError: if its features were computed in a way that this version does not support.
     """
     from xfeat.featurize.cache.reader import FeatureCache
+    from xfeat.featurize.cached_features import CachedFeatures
 
-    return FeatureCache.open(Path(path), check=check)
+    return CachedFeatures.of(FeatureCache.open(Path(path), check=check))
 
 
 def dump(cache: StrPath, table: StrPath) -> list[str]:

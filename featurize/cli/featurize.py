@@ -23,7 +23,7 @@ from xfeat.featurize.console import (
 from xfeat.featurize.text import first_ten
 
 if TYPE_CHECKING:
-    from xfeat.featurize.pipeline.extracted import ExtractedCache
+    from xfeat.featurize.cached_features import CachedFeatures
 
 
 def _batch_size(_context: click.Context, _option: click.Parameter, text: str | None) -> int | Literal["auto"] | None:
@@ -125,8 +125,9 @@ def featurize(
     return _as_json(cache), _as_text(cache)
 
 
-def _as_json(cache: ExtractedCache) -> dict[str, Any]:
+def _as_json(cache: CachedFeatures) -> dict[str, Any]:
     done = cache.extraction
+    assert done is not None
     return {
         "output": str(done.output),
         "backbone": cache.spec.backbone,
@@ -148,8 +149,9 @@ def _as_json(cache: ExtractedCache) -> dict[str, Any]:
     }
 
 
-def _as_text(cache: ExtractedCache) -> list[str]:
+def _as_text(cache: CachedFeatures) -> list[str]:
     done = cache.extraction
+    assert done is not None
     truncated = [f"{path} is truncated; the part that is there was used" for path in done.truncated]
     skipped = [f"skipped {path}: {reason}" for path, reason in done.skipped]
     warn(first_ten(truncated, "more truncated images"))

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from xfeat.featurize.datasets.column_choice import AS_WRITTEN, DICOM_COLUMNS, ColumnChoice
+from xfeat.featurize.datasets.described import list_containers, match_shards, split_pattern
 from xfeat.featurize.datasets.image_files import (
     IMAGE_SUFFIXES,
     Listing,
@@ -25,10 +26,13 @@ from xfeat.featurize.datasets.metadata import join_metadata
 from xfeat.featurize.datasets.structure import read_structure
 from xfeat.featurize.datasets.tables import TABLE_SUFFIXES
 from xfeat.featurize.errors import DataError, SpecError
+from xfeat.featurize.sources.containers import is_container
 from xfeat.featurize.sources.folder import FolderSource
 from xfeat.featurize.sources.image_source import ImageSource
 from xfeat.featurize.sources.opening import open_source, refuse_pipes
+from xfeat.featurize.sources.remote import RemoteFolder
 from xfeat.featurize.text import listed, quote
+from xfeat.featurize.urls import Root, root_of
 
 logger = logging.getLogger(__name__)
 
@@ -39,8 +43,9 @@ GROUPS_FILE = "groups.csv"
 MAX_NAME_BYTES = 4096  # of a path or group; Linux opens no longer path
 
 LAYOUTS = (
-    "train|valid|test/<class>/<image>, or <class>/<image>, or images without folders, in a folder or a zip archive, "
-    "or a CSV file (comma, semicolon or tab) with the columns path,label[,split][,group]"
+    "train|valid|test/<class>/<image>, or <class>/<image>, or images without folders, in a folder or an archive (zip, "
+    "tar), here or at an address (s3://, gs://, https://); or a parquet table of images; or a CSV file (comma, semicolon "
+    "or tab) with the columns path,label[,split][,group]"
 )
 
 
@@ -75,9 +80,10 @@ class Dataset:
         table: the manifest, if the images come from one.
         columns: further columns; each entry has a text for each.
         column_kinds: kinds that the user asks for, by the names of columns.
+        source: where the images are read, if it is open already.
     """
 
-    root: Path
+    root: Root
     class_names: tuple[str, ...]
     entries: list[ImageEntry]
     layout: str = ""
@@ -85,9 +91,14 @@ class Dataset:
     table: Path | None = None
     columns: tuple[TableColumn, ...] = ()
     column_kinds: Mapping[str, str] = field(default_factory=dict)
+    source: ImageSource | None = field(default=None, compare=False, repr=False)
+
+    def open(self) -> ImageSource:
+        """Return where the images are read."""
+        return open_source(self.root) if self.source is None else self.source
 
     @classmethod
-    def of(cls, root: Path, listing: Listing, table: Path | None = None) -> Dataset:
+    def of(cls, root: Root, listing: Listing, table: Path | None = None) -> Dataset:
         """Number the classes of the images in a listing, and sort the images."""
         class_names = tuple(sorted({image.label for image in listing.images if image.label}))
         labels = {"": NO_LABEL, **{name: code for code, name in enumerate(class_names)}}
@@ -107,6 +118,7 @@ def open_dataset(
     layout: str | None = None,
     metadata: str | os.PathLike[str] | None = None,
     columns: ColumnChoice = AS_WRITTEN,
+    content: bytes | None = None,
 ) -> Dataset:
     """List the images of ``data`` in any of the layouts in :data:`LAYOUTS`.
 
@@ -117,22 +129,23 @@ def open_dataset(
         layout: of folders, see :func:`xfeat.featurize.datasets.structure.read_structure`; by default what they allow.
         metadata: table of further columns, joined by path, base name or group.
         columns: what the user says of the columns of the manifest and of ``metadata``.
+        content: of a CSV manifest that exists in memory only; ``data`` is its name.
 
     Raises:
         DataError: if the path does not exist, contains no images, or has names that a cache cannot hold.
         SpecError: if there is a ``layout``, and ``data`` is a table, or ``columns`` names one that is not there.
     """
-    root = Path(data)
-    if not root.exists():
+    root, pattern = split_pattern(os.fspath(data)) or (root_of(data), "")
+    if content is None and isinstance(root, Path) and not root.exists():
         raise DataError("folder or file not found", path=root, expected=LAYOUTS, fix="check the path")
     source, table = None, None
-    if os.path.isfile(root) and root.suffix.lower() in TABLE_SUFFIXES:
+    if content is not None or (os.path.isfile(root) and is_table(root.name)):
         if layout is not None:
             raise SpecError(f"--layout {layout} is for folders", found=f"{root}, a table", fix="leave --layout away")
-        listing, table, root = read_manifest(root, columns), root, root.parent
+        listing, table, root = read_manifest(root, columns, content), root, root.parent
     else:
         source = open_source(root)
-        listing = _read_folders(root, source, layout)
+        listing = _read_source(root, source, layout, pattern, columns)
     lines = describe_left_out(count_left_out(listing.left_out))
     if not listing.images:
         raise DataError(
@@ -156,7 +169,7 @@ def open_dataset(
     if metadata is not None:
         listing = join_metadata(listing, Path(metadata), root, columns)
     columns.check_used([column.name for column in listing.columns], listing.headers, DICOM_COLUMNS)
-    dataset = replace(Dataset.of(root, listing, table), column_kinds=columns.kinds)
+    dataset = replace(Dataset.of(root, listing, table), column_kinds=columns.kinds, source=source)
     _check_widths(dataset)
     return dataset if classes is None else _select_classes(dataset, classes, table or root)
 
@@ -179,7 +192,7 @@ def _byte_count(name: str) -> int:
     return len(name.encode("utf-8", "surrogateescape"))
 
 
-def _select_classes(dataset: Dataset, wanted: list[str], data: Path) -> Dataset:
+def _select_classes(dataset: Dataset, wanted: list[str], data: Root) -> Dataset:
     """Keep only the classes in ``wanted``, which become the class names, sorted; ``data`` is named in messages."""
     if not wanted:
         raise DataError("no classes are given", path=data, fix="give classes with --classes A,B")
@@ -230,8 +243,23 @@ def list_images(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
     return found
 
 
-def _read_folders(root: Path, source: ImageSource, layout: str | None) -> Listing:
-    names, left_out = choose_images(source.names(), source.head)
+def _read_source(
+    root: Root, source: ImageSource, layout: str | None, pattern: str, choice: ColumnChoice
+) -> Listing:
+    """List the images of a folder, an archive or a table, or of the archives and tables in a folder."""
+    is_folder = isinstance(source, FolderSource | RemoteFolder)
+    files = list(source.names()) if is_folder else []
+    names, left_out = choose_images(files, source.head) if is_folder and not pattern else ([], [])
+    if not is_folder and (described := list_containers(root, {"": source}, layout, choice)) is not None:
+        return described
+    if is_folder and not names:
+        shards = match_shards(root, pattern, files) if pattern else sorted(filter(is_container, files))
+        containers = {name: found for name in shards if (found := source.container(name)) is not None}
+        if containers and (described := list_containers(root, containers, layout, choice)) is not None:
+            others = [(name, reason) for name, reason in left_out if name not in containers]
+            return replace(described, left_out=[*others, *described.left_out])
+    if not is_folder:
+        names, left_out = choose_images(source.names(), source.head)
     listing = read_structure(root, names, layout)
     groups = _groups_file(source, listing.above)
     left_out = [(name, reason) for name, reason in left_out if name != groups]
@@ -241,7 +269,7 @@ def _read_folders(root: Path, source: ImageSource, layout: str | None) -> Listin
 # Groups
 
 
-def _with_groups(listing: Listing, root: Path, group_of: dict[str, str], source: str) -> Listing:
+def _with_groups(listing: Listing, root: Root, group_of: dict[str, str], source: str) -> Listing:
     """Set the groups of the images with these paths; ``source`` is named in messages."""
     images = [image._replace(group=group_of.get(image.path, image.group)) for image in listing.images]
     ungrouped = sum(not image.group for image in images)
@@ -258,7 +286,7 @@ def _with_groups(listing: Listing, root: Path, group_of: dict[str, str], source:
 
 
 def _read_groups(
-    listing: Listing, root: Path, groups: str, choice: ColumnChoice
+    listing: Listing, root: Root, groups: str, choice: ColumnChoice
 ) -> tuple[dict[str, str], Sequence[str]]:
     """Return path to group, from a table, whose header follows, or by a regular expression on the paths."""
     file = Path(groups)
@@ -279,7 +307,7 @@ def _groups_file(source: ImageSource, above: str) -> str | None:
     return next((name for name in (above + GROUPS_FILE, GROUPS_FILE) if source.state(name) is not None), None)
 
 
-def _with_own_groups(listing: Listing, root: Path, source: ImageSource) -> Listing:
+def _with_own_groups(listing: Listing, root: Root, source: ImageSource) -> Listing:
     name = _groups_file(source, listing.above)
     if name is None:
         return listing

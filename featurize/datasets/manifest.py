@@ -22,22 +22,29 @@ from xfeat.featurize.datasets.structure import split_of, unify_spelling
 from xfeat.featurize.datasets.tables import Read, Table, TableRow, name_lines, read_table
 from xfeat.featurize.errors import DataError
 from xfeat.featurize.sources.folder import FolderSource, read_file
+from xfeat.featurize.sources.image_source import FileState
 from xfeat.featurize.text import quote
 from xfeat.featurize.urls import is_url
 
 logger = logging.getLogger(__name__)
 
 
-def read_manifest(path: Path, choice: ColumnChoice = AS_WRITTEN) -> Listing:
+def read_manifest(path: Path, choice: ColumnChoice = AS_WRITTEN, content: bytes | None = None) -> Listing:
     """Read a table with one image per row.
 
     Rows without a label are left out, unless no row has one. Rows whose file is missing stay, so that they are skipped
     or stop the run as other unreadable images do; if all are missing, the table is refused.
 
+    Args:
+        path: the file.
+        choice: what the user says of its columns.
+        content: of a table that exists in memory only.
+
     Raises:
         DataError: if the table cannot be read, names files in no clear way, or contradicts itself; lines are named.
     """
-    table = read_table(path, ("path", "label"), ("split", "group"), choice=choice)
+    read: Read = read_file if content is None else lambda _: (content, FileState(0, 0, 0))
+    table = read_table(path, ("path", "label"), ("split", "group"), choice=choice, read=read)
     rows, left_out = _labelled(table)
     splits = _splits(table, rows)
     paths = _locate(table, rows, path.parent)
