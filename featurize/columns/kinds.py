@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import date, timedelta
+from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,6 +23,7 @@ _MAX_COLUMN_BYTES = 256 << 20  # all texts take the room of the longest
 _FEW_NAMES, _ROWS_PER_NAME = 20, 10
 _EXACT_DIGITS = 15  # a float64 holds every integer of so many digits
 _MANY_IDS, _ID_DIGITS = 10, 5
+_SAMPLE = 1_000  # values; if none of them is a number, a million others are not asked one by one
 _ID_NAME = re.compile(r"(.*[\W_])?(id|ids|uid|nr|no|num|number|index|mrn|accession\w*|unnamed\W*0)|.*[a-z]ID", re.ASCII)
 _DATE_NAME = re.compile(r"date|datum|dato|fecha|data\b|day|tag\b|dob|birth", re.IGNORECASE)
 # Source: Excel counts days from 1899-12-30, as if 1900 had been a leap year; these numbers are 1954 to 2064.
@@ -181,7 +184,8 @@ def _mixed(name: str, known: _Known) -> list[str]:
     """Say what is mixed, in a column whose values are mostly, but not all, numbers or dates of one form."""
     rows = sum(known.values())
     for kind, forms in (("number", _NUMBERS.values()), ("date", [_DATES[form] for form in _ASKED["date"]])):
-        like = [text for text in known if any(parse(text) is not None for parse in forms)]
+        first = [text for text in islice(known, _SAMPLE) if _is_any(text, forms)]
+        like = [text for text in known if _is_any(text, forms)] if first else []
         count = sum(known[text] for text in like)
         if 2 * count < rows:
             continue
@@ -195,6 +199,10 @@ def _mixed(name: str, known: _Known) -> list[str]:
     if _each_once(known):
         return ["another value in every row: kept as text"]
     return [] if _words(known) == "category" else [f"{len(known)} different values: kept as text"]
+
+
+def _is_any(text: str, forms: Iterable[Callable[[str], Any]]) -> bool:
+    return any(parse(text) is not None for parse in forms)
 
 
 def _without_time(known: _Known) -> list[str]:
@@ -233,7 +241,7 @@ def _number(pattern: str, decimal: str = ".", thousands: str = "") -> Callable[[
         if not matches(text):
             return None
         value = float((text.replace(thousands, "") if thousands else text).replace(decimal, "."))
-        return value if np.isfinite(value) else None
+        return value if math.isfinite(value) else None
 
     return parse
 
