@@ -17,8 +17,10 @@ from xfeat.export.model.cuda_graphs import BoundSession
 from xfeat.export.model.file import ModelFile, open_model
 from xfeat.export.model.progress import Progress
 from xfeat.export.specs import BenchSpec
+from xfeat.featurize.backbones.registry import is_foreign
 from xfeat.featurize.errors import DeviceError
 from xfeat.featurize.images.preprocess import Pixels
+from xfeat.featurize.specs import require
 from xfeat.featurize.system.onnx_session import ORT_ERRORS, cuda_possible, first_line
 from xfeat.head.runs.reader import Run
 
@@ -88,9 +90,13 @@ def bench_models(
         DeviceError: if a model fails on a provider that was requested by name, if ``cuda_graphs`` is ``on`` and fails,
             or if nothing could be measured.
         MismatchError: if the backbone's weights are not those of the run.
+        SpecError: if there is no torch model of the run, because its encoder is an ONNX file.
     """
     reference = None
     if run is not None:
+        backbone = run.feature_spec.backbone
+        encoder = "an EfficientNet, which torch runs"
+        require(not is_foreign(backbone), "the run has no torch model to time", expected=encoder, found=backbone)
         from xfeat.export.build.reference_model import load_reference_model
 
         reference = load_reference_model(run)

@@ -41,11 +41,12 @@ def quantize_encoder(traced: onnx.ModelProto, pixels: Pixels, method: Calibratio
     (features,) = run_model(traced, pixels, [features_name(traced)])
     with temporary_folder() as folder:
         quantized = _quantized(cut_at(traced, ENCODED), pixels, method, Path(folder))
-    model = deepcopy(traced)
+    model, tail = deepcopy(traced), after_pooling(traced)
     graph = Graph(model)
+    graph.replace_nodes(tail)  # and with them the weights of the encoder, whose names the quantiser uses again
     for tensor in quantized.graph.initializer:
         graph.set_weight(tensor.name, onnx.numpy_helper.to_array(tensor))
-    graph.replace_nodes([*quantized.graph.node, *after_pooling(traced)])
+    graph.replace_nodes([*quantized.graph.node, *tail])
     return finish_int8(model, features, pixels)
 
 
