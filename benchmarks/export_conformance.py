@@ -126,12 +126,12 @@ def cases(model: Path, folder: Path) -> list[Case]:
     files = list_images([folder])
     images = [decode(file.read_bytes()) for file in files[:: max(1, len(files) // IMAGES)][:IMAGES]]
     pixels = np.stack([resize(image, spec) for image in images])
-    expected = full.session.run(["probabilities"], {"image": pixels})[0]
+    expected = full.run(pixels).probabilities
     rows = []
     for variant in ("core", "full"):
         for batch in BATCHES:
             blocks = [pixels[i : i + batch] for i in range(0, len(pixels) - len(pixels) % batch, batch)]
-            feeds = blocks if variant == "full" else [to_nchw(block) for block in blocks]
+            feeds = [full.feed(block)["image"] if variant == "full" else to_nchw(block) for block in blocks]
             rows.append(Case(variant, str(batch), feeds, expected[: sum(map(len, blocks))]))
     originals = [np.asarray(image.convert("RGB"))[None] for image in images[:ORIGINALS]]
     outputs = [full.session.run(["probabilities"], {"image": each})[0] for each in originals]
