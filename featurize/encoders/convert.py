@@ -67,7 +67,7 @@ def convert_module(
     if preprocess is not None:
         key, value = to_metadata(preprocess, pooling)
         model.metadata_props.add(key=key, value=value)
-    content = model.SerializeToString(deterministic=True)
+    content: bytes = model.SerializeToString(deterministic=True)
     _compare(name, content, images, expected)
     return content
 

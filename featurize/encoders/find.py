@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from xfeat.featurize.backbones.encoder_file import EncoderFile, inspect_encoder, split_output
@@ -56,7 +55,6 @@ def _converted(name: str, file: Path | None, size: int | None) -> Path:
             f"the file of the encoder {name} was not found", path=file, fix="name it with --weights FILE.onnx"
         )
     if kind == "timm":
-        os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # timm's hub reads it when it is imported
         try:
             from xfeat.featurize.encoders.timm_models import convert_timm_model
         except ModuleNotFoundError as error:

@@ -11,7 +11,7 @@ from typing import Any
 import huggingface_hub as hub
 import timm
 import torch
-from timm.data import resolve_model_data_config
+from timm.data.config import resolve_model_data_config
 from timm.models import get_pretrained_cfg, is_model, list_models
 from torch import nn
 
@@ -51,7 +51,8 @@ def convert_timm_model(name: str, *, checkpoint: Path | None, size: int | None) 
 
     def convert(path: Path) -> None:
         model = _model(name, config, weights, size)
-        preprocess = _preprocess(name, resolve_model_data_config(model), size)
+        own = resolve_model_data_config(model)  # type: ignore[no-untyped-call]
+        preprocess = _preprocess(name, own, size)
         module, pooling = _encoder(model, preprocess.size)
         content = convert_module(module, f"timm:{name}", preprocess.size, preprocess, pooling)
         with replacing(path, elsewhere="set XFEAT_CACHE_DIR to a folder that can be written") as partial:
@@ -107,10 +108,10 @@ def _hub_file(name: str, config: Any) -> Path:
 def _model(name: str, config: Any, weights: Path, size: int | None) -> Any:
     """Return the model without its classifier."""
     # Transformers have weights per position; timm interpolates them for another size.
-    sized = {"img_size": size} if size is not None and config.fixed_input_size else {}
+    sized: dict[str, Any] = {"img_size": size} if size is not None and config.fixed_input_size else {}
     try:
         # With its own number of classes, or timm would accept a file in which weights are missing.
-        model = timm.create_model(name, pretrained=True, pretrained_cfg_overlay={"file": str(weights)}, **sized)
+        model: Any = timm.create_model(name, pretrained=True, pretrained_cfg_overlay={"file": str(weights)}, **sized)
     except Exception as error:
         raise WeightsError(
             f"not the weights of timm:{name}",

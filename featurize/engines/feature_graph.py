@@ -68,7 +68,7 @@ class FeatureGraph:
         """Return the graph's input for pixels uint8 (N, S, S, 3)."""
         if self.encoder is None:
             return pixels
-        mean, std = (np.float32(values) for values in (self.spec.preprocess.mean, self.spec.preprocess.std))
+        mean, std = (np.array(values, np.float32) for values in (self.spec.preprocess.mean, self.spec.preprocess.std))
         # A pixel has one of 256 values: looking them up gives the bits of computing them, in half the time.
         levels = ((np.arange(256, dtype=np.float32)[:, None] / np.float32(255) - mean) / std).T
         images = np.empty((len(pixels), 3, *pixels.shape[1:3]), np.float32)
@@ -80,6 +80,7 @@ class FeatureGraph:
         """Return float32 (N, D) for the graph's output: means over a map or over the tokens of its grid."""
         if self.encoder is None or self.encoder.kind == "vector":
             return output
+        pooled: NDArray[Any]
         if self.encoder.kind == "map":
             pooled = output.mean((2, 3), dtype=np.float64)
         elif self.spec.pooling == "cls":

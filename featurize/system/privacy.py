@@ -11,8 +11,10 @@ import sys
 
 # Every library among the dependencies of xfeat and its extras that reports unless it is told not to, and the value that
 # it understands. Sources, as installed: Privacy.md of onnxruntime 1.31 (it reports since 1.29, on all systems),
-# mlflow/telemetry/utils.py of MLflow 3.17, ray/_common/usage/usage_lib.py of Ray 2.60.
+# mlflow/telemetry/utils.py of MLflow 3.17, ray/_common/usage/usage_lib.py of Ray 2.60, huggingface_hub/constants.py of
+# huggingface_hub 2.4.
 TELEMETRY_OFF = {
+    "HF_HUB_DISABLE_TELEMETRY": "1",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "ORT_DISABLE_TELEMETRY": "1",
     "RAY_USAGE_STATS_ENABLED": "0",

@@ -23,6 +23,7 @@ BUILD_SERVER += ("PYTEST_CURRENT_TEST", "TEAMCITY_VERSION", "TF_BUILD", "TRAVIS"
 # What a program does with a library, and an expression that is true if the library reports.
 LIBRARIES = {
     "onnxruntime": ("import onnxruntime", "any(Path.home().rglob('deviceid'))"),
+    "huggingface_hub": ("from huggingface_hub.constants import HF_HUB_DISABLE_TELEMETRY as off", "not off"),
     "mlflow": ("from mlflow.telemetry.utils import is_telemetry_disabled", "not is_telemetry_disabled()"),
     "ray": ("from ray._common.usage.usage_lib import usage_stats_enabled", "usage_stats_enabled()"),
     "openvino": ("import openvino", "(Path.home() / 'intel').exists()"),
