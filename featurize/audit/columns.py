@@ -113,7 +113,7 @@ def _of_numbers(values: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _of_categories(values: NDArray[np.int32]) -> NDArray[np.float64]:
-    return (values[:, None] == np.unique(values)).astype(np.float64)
+    return np.equal(values[:, None], np.unique(values)).astype(np.float64)
 
 
 _EVIDENCE = {

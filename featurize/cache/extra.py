@@ -37,13 +37,15 @@ class ExtraColumn(NamedTuple):
     @property
     def known(self) -> NDArray[np.bool_]:
         """Whether each row has a value, bool (N,); of ``labels``, at least one."""
+        found: Any = self.values
         if self.kind in ("number", "date"):
-            missing: NDArray[np.bool_] = np.isnan(self.values) if self.kind == "number" else np.isnat(self.values)
-            return ~missing
-        if self.kind == "text":
-            return np.char.str_len(self.values) > 0
-        found: NDArray[np.bool_] = self.values >= 0
-        return found if self.kind == "category" else found.any(axis=1)
+            found = ~(np.isnan(found) if self.kind == "number" else np.isnat(found))
+        elif self.kind == "text":
+            found = np.char.str_len(found) > 0
+        else:
+            found = found >= 0 if self.kind == "category" else (found >= 0).any(axis=1)
+        known: NDArray[np.bool_] = found
+        return known
 
     def texts(self) -> list[str]:
         """Return the value of each row as text, empty if it is unknown; of ``labels``, those that are yes."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from xfeat.featurize.datasets.column_choice import MISSING, ColumnChoice
 from xfeat.featurize.datasets.file_lookup import find_files
@@ -17,8 +18,6 @@ from xfeat.featurize.errors import DataError
 from xfeat.featurize.text import listed, quote
 
 logger = logging.getLogger(__name__)
-
-_LABEL_FIX = "correct it, or give the column another name: --columns finding=label"
 
 
 def join_metadata(listing: Listing, path: Path, root: Path, choice: ColumnChoice) -> Listing:
@@ -38,9 +37,9 @@ def join_metadata(listing: Listing, path: Path, root: Path, choice: ColumnChoice
     """
     table, rows = _join(path, listing.images, root, choice)
     images = listing.images
-    for column, fix in (("label", _LABEL_FIX), ("split", "correct it, or leave the column out")):
+    for column in ("label", "split"):
         if column in table.columns:
-            images = _with_same(table, images, rows, column, fix)
+            images = _with_same(table, images, rows, column)
     if "path" in table.columns and "group" in table.columns:
         images = _with_groups(table, images, rows)
     listing = replace(listing, images=images, headers=(*listing.headers, *table.header))
@@ -179,12 +178,24 @@ def is_missing(text: str) -> bool:
 # What a row gives an image
 
 
-def _with_same(table: Table, images: list[ListedImage], rows: _Rows, column: str, fix: str) -> list[ListedImage]:
+def _with_same(table: Table, images: list[ListedImage], rows: _Rows, column: str) -> list[ListedImage]:
     """Return images with the labels or splits of their rows; refuse those that contradict what the images have."""
-    read: Callable[[str], str] = split_of if column == "split" else str
-    values = [read(getattr(row, column)) if row else "" for row in rows]
+    fix = f"correct it, or give the column another name: --columns finding={table.columns[column]}"
+    written = [getattr(row, column) if row else "" for row in rows]
+    values = [split_of(text) for text in written] if column == "split" else written
+    if unknown := [
+        row for row, value in zip(rows, values, strict=True) if row and row.split and column == "split" and not value
+    ]:
+        raise DataError(
+            f"line {unknown[0].line} has an unknown split",
+            path=table.path,
+            expected="train, valid or test, or nothing",
+            found=name_lines([(row.line, row.split) for row in unknown]),
+            fix=fix,
+        )
     if not any(getattr(image, column) for image in images):
-        return [image._replace(**{column: value}) for image, value in zip(images, values, strict=True)]
+        new: list[dict[str, Any]] = [{column: value} for value in values]
+        return [image._replace(**value) for image, value in zip(images, new, strict=True)]
     pairs = zip(images, values, strict=True)
     wrong = [
         f"{quote(image.path)}: {quote(getattr(image, column))}, in the table {quote(value)}"

@@ -139,6 +139,11 @@ REFUSED = {
         "",
         r"covid/1.png: covid, in the table 1(.|\n)*--columns finding=label",
     ),
+    "another split": (
+        "path,split\ncovid/1.png,fold 3\n",
+        "",
+        r"line 2 has an unknown split(.|\n)*--columns finding=split",
+    ),
     "NUL bytes": (BY_PATH.replace("3.png", "3\0png"), "", "line 5 contains NUL bytes"),
     "empty": ("", "", "no column names images or groups"),
     "values without a name": (BY_PATH + "covid/1.png,1,2,3\n", "", "line 6 has 4 values for 2 columns"),
