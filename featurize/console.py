@@ -28,6 +28,7 @@ from xfeat.featurize.system.atomic import no_temporary_folder
 from xfeat.featurize.system.stop_signals import EXIT_INTERRUPTED, STOPPED, stop_on_signals
 from xfeat.featurize.system.streams import discard_stdout, prepare_streams
 from xfeat.featurize.text import printable, printable_lines
+from xfeat.featurize.urls import Root, is_url, root_of
 
 EXIT_PROBLEM = 1
 EXIT_USAGE = 2
@@ -36,7 +37,27 @@ _WITHOUT_CURSOR = ("dumb", "unknown")  # terminals on which a bar would be a new
 _NOT_WRITABLE = (errno.ENOSPC, errno.EIO, errno.EBADF)
 _MAX_HELP = 300  # characters, longer than the first sentence of any help
 
-PATH = click.Path(path_type=Path)
+
+class _LocalPath(click.Path):
+    """A path of this machine; of an address, Python's would be another one."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if isinstance(value, str) and is_url(value):
+            self.fail("an address, where a path of this machine is needed.", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+class _Data(click.ParamType):
+    """Images, here or at an address."""
+
+    name = "data"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Root:
+        return root_of(value)
+
+
+PATH = _LocalPath(path_type=Path)
+DATA = _Data()
 FILE = click.Path(path_type=Path, dir_okay=False)
 COUNT = click.IntRange(min=1)
 

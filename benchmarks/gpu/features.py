@@ -121,7 +121,7 @@ def _decoding_rate(report: Report, data: Path, spec: FeatureSpec) -> float:
     if report.small:
         read = read_images(open_source(data), paths, spec, is_known=lambda _: False, workers=cores())
     else:
-        read = read_in_processes(data, paths, spec, known=np.zeros(0, "S64"), workers=cores())
+        read = read_in_processes(open_source(data), paths, spec, known=np.zeros(0, "S64"), workers=cores())
     next(read)  # processes have started
     started = time.perf_counter()
     done = sum(1 for _ in read)

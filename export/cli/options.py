@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 import click
 
 from xfeat.export.specs import CUDA_GRAPHS, DEFAULT_MODEL, BenchSpec
-from xfeat.featurize.console import PATH, Decorator, spec_option
+from xfeat.featurize.console import DATA, PATH, Decorator, spec_option
 
 if TYPE_CHECKING:
     from minisign import PublicKey
 
 model_argument = click.argument("model", type=PATH, default=DEFAULT_MODEL)
-data_option = click.option("--data", type=PATH, help="Folder of the images.  [default: the one that was featurized]")
+data_option = click.option("--data", type=DATA, help="Folder of the images.  [default: the one that was featurized]")
 weights_option = click.option(
     "--weights", "weights_file", type=PATH, help="The backbone's weights.  [default: those of the run]"
 )

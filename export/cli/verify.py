@@ -10,7 +10,7 @@ import click
 import xfeat
 from xfeat.export.cli.options import model_argument, require_signature_option, weights_option
 from xfeat.export.specs import VerifySpec
-from xfeat.featurize.console import NOT_NEGATIVE, PATH, Printed, json_option, progress_bars, spec_option
+from xfeat.featurize.console import DATA, NOT_NEGATIVE, PATH, Printed, json_option, progress_bars, spec_option
 
 if TYPE_CHECKING:
     from xfeat.export.parity.checks import Checks
@@ -35,7 +35,7 @@ def agreement_lines(checks: Checks, reference: str) -> list[str]:
 
 @click.command()
 @model_argument
-@click.option("--data", type=PATH, help="Folder of the images, to compare predictions as well.")
+@click.option("--data", type=DATA, help="Folder of the images, to compare predictions as well.")
 @click.option("--run", type=PATH, help="Run of MODEL, to compare it with torch again.")
 @weights_option
 @click.option("--certificate", type=PATH, help="[default: the one beside MODEL]")

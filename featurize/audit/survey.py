@@ -78,9 +78,9 @@ def survey_images(cache: FeatureCache, *, progress: Progress | None = None) -> S
         np.zeros(count, np.bool_),
         np.zeros(count, np.bool_),
     )
-    if cache.images.path is None:
+    if cache.images.root is None:
         return survey
-    source = open_source(cache.images.path, broken_ok=True)
+    source = open_source(cache.images.root, broken_ok=True)
     with ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="look") as pool:
         for first in range(0, count, _QUEUED):
             rows = range(first, min(first + _QUEUED, count))

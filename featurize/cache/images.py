@@ -5,13 +5,14 @@ from __future__ import annotations
 import functools
 import hashlib
 from collections.abc import Sequence
-from pathlib import Path
 
 from xfeat.featurize.cache.columns import Columns
 from xfeat.featurize.errors import ImageError
+from xfeat.featurize.sources.containers import is_container
 from xfeat.featurize.sources.image_source import ImageSource
 from xfeat.featurize.sources.opening import open_source
 from xfeat.featurize.system.stored_paths import Search, StoredPath, find_stored
+from xfeat.featurize.urls import Root, Url, is_url
 
 _SAMPLE = 16
 
@@ -26,16 +27,19 @@ def search_images(columns: Columns, places: Sequence[StoredPath]) -> Search:
         columns: of the cache.
         places: paths of the folder, as stored in the cache and elsewhere.
     """
+    address = next((stored.now for stored in places if is_url(stored.now)), None)
+    if address is not None:  # no connection is opened before an image is needed
+        return Search(None, url=Url(address))
     named = {place for stored in places for place in stored.named()}
     return find_stored(
         places, lambda root: other_images(columns, root, one_is_enough=root in named), similar=_may_hold_images
     )
 
 
-def other_images(columns: Columns, root: Path, *, one_is_enough: bool = True) -> str:
+def other_images(columns: Columns, root: Root, *, one_is_enough: bool = True) -> str:
     """Return why a folder or archive is not that of a cache; nothing if it is."""
     if not _may_hold_images(root):
-        return "neither a folder nor a zip archive"
+        return "neither a folder nor an archive"
     unchanged = functools.partial(_is_unchanged, open_source(root, broken_ok=True), columns)
     count = len(columns.path)
     sample = range(0, count, -(-count // _SAMPLE) or 1)  # at most 16 rows, evenly spaced
@@ -48,8 +52,8 @@ def other_images(columns: Columns, root: Path, *, one_is_enough: bool = True) ->
     return "" if 2 * checked.count(True) >= len(checked) else "most of the images are not there"
 
 
-def _may_hold_images(path: Path) -> bool:
-    return path.is_dir() or (path.is_file() and path.suffix.lower() == ".zip")
+def _may_hold_images(path: Root) -> bool:
+    return isinstance(path, Url) or path.is_dir() or (path.is_file() and is_container(path.name))
 
 
 def _is_unchanged(source: ImageSource, columns: Columns, row: int) -> bool | None:

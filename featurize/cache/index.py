@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 
 from xfeat.featurize.cache.reader import FeatureCache
 from xfeat.featurize.cache.shards import IDENTITY, FileIdentity, Identities, Shard
+from xfeat.featurize.urls import real_root
 
 IndexRows = NDArray[np.int64]
 NOT_STORED = -1
@@ -43,7 +43,7 @@ class FeatureIndex:
         identities = np.zeros(len(cache), IDENTITY)
         for name in FileIdentity._fields:
             identities[name] = getattr(cache.columns, name)
-        if os.path.realpath(cache.stored_root.original) != data_root:
+        if real_root(cache.stored_root.original) != data_root:
             identities["mtime_ns"] = 0
         self._in_cache = identities["sha256"]
         self._paths.append((self._add(cache, len(cache)), cache.columns.path, identities))

@@ -9,7 +9,7 @@ import click
 
 import xfeat
 from xfeat.featurize.cli.request_options import request_options
-from xfeat.featurize.console import PATH, Printed, json_option, progress_bars
+from xfeat.featurize.console import DATA, PATH, Printed, json_option, progress_bars
 from xfeat.featurize.specs import DEFAULT_CACHE
 from xfeat.featurize.text import listed
 
@@ -38,7 +38,10 @@ def dump(file: Path, table: Path) -> Printed:
 @click.option("--columns", metavar="NAME=COLUMN,...", help="What the columns are: path=filename,label=finding.")
 @click.option("--name", help="Of the features, where no --backbone is named.  [default: the name of TABLE]")
 @click.option(
-    "--data", metavar="DIR", help="Images that the paths in TABLE are relative to.  [default: the folder of TABLE]"
+    "--data",
+    type=DATA,
+    metavar="DIR",
+    help="Images that the paths in TABLE are relative to.  [default: the folder of TABLE]",
 )
 @click.option(
     "--no-check",

@@ -12,6 +12,7 @@ from xfeat.featurize import specs
 from xfeat.featurize.cli.request_options import request_options
 from xfeat.featurize.console import (
     COUNT,
+    DATA,
     PATH,
     Printed,
     comma_list,
@@ -35,7 +36,7 @@ def _batch_size(_context: click.Context, _option: click.Parameter, text: str | N
 
 
 @click.command()
-@click.argument("data", type=PATH)
+@click.argument("data", type=DATA)
 @click.option("-o", "--output", type=PATH, default=specs.DEFAULT_CACHE, help="Cache to write or bring up to date.")
 @request_options
 @click.option(

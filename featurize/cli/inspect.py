@@ -44,7 +44,7 @@ def info(file: Path) -> Printed:
         "skipped": [row._asdict() for row in cache.skipped],
         "layout": cache.layout,
         "left_out": cache.left_out,
-        "data_root": str(cache.images.path or cache.data_root),
+        "data_root": str(cache.images.root or cache.data_root),
         "created": cache.created,
         "versions": cache.versions,
     }
@@ -65,7 +65,7 @@ def _as_text(cache: FeatureCache, groups: int) -> list[str]:
     from xfeat.featurize.cache.layout import SCHEMA_VERSION
     from xfeat.featurize.columns.summary import column_lines
 
-    root = cache.images.path or f"{cache.data_root}, where these images are no longer"
+    root = cache.images.root or f"{cache.data_root}, where these images are no longer"
     old = f", which xfeat featurize rewrites as version {SCHEMA_VERSION}"
     lines = [
         f"{cache.path}: {len(cache)} images × {cache.features.shape[-1]} features, {cache.spec.describe()}",

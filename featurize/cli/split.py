@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 import xfeat
-from xfeat.featurize.console import PATH, Printed, comma_list, json_option, layout_option, progress_bars
+from xfeat.featurize.console import DATA, PATH, Printed, comma_list, json_option, layout_option, progress_bars
 from xfeat.featurize.errors import SpecError
 from xfeat.featurize.text import MAX_LISTED, aligned, shortened
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("src", type=PATH)
+@click.argument("src", type=DATA)
 @click.argument("dst", type=PATH)
 @click.option("--ratios", default="60,20,20", help="Shares of train, valid and test; valid or test may be 0.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, help="The same seed makes the same split.")

@@ -15,12 +15,12 @@ import sys
 import threading
 import warnings
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from xfeat.featurize.cluster.worker import images_not_found
 from xfeat.featurize.errors import DeviceError, SpecError
 from xfeat.featurize.processes import outside_current_folder
+from xfeat.featurize.urls import Root
 
 logger = logging.getLogger(__name__)
 
@@ -129,7 +129,7 @@ def plan_actors(device: str, cores: int | None) -> ActorPlan:
     return ActorPlan(actors, cpus, gpus, [node for node, actors_there in room.items() if actors_there])
 
 
-def check_machines(nodes: list[str], root: Path) -> None:
+def check_machines(nodes: list[str], root: Root) -> None:
     """Check that the machines have this version of xfeat and can read the images.
 
     Raises:
@@ -150,7 +150,7 @@ def check_machines(nodes: list[str], root: Path) -> None:
             version = importlib.metadata.version("xfeat-onnx")
         except ImportError as error:
             version = f"no xfeat: {error}"
-        return socket.gethostname(), version, os.path.exists(folder)
+        return socket.gethostname(), version, "://" in folder or os.path.exists(folder)
 
     task = ray.remote(num_cpus=0)(look)
     looks = [

@@ -20,6 +20,7 @@ from xfeat.featurize.cache.columns import to_bytes
 from xfeat.featurize.errors import DeviceError, MissingExtraError
 from xfeat.featurize.pipeline.reading import read_images
 from xfeat.featurize.specs import FeatureSpec
+from xfeat.featurize.urls import Root
 
 if TYPE_CHECKING:
     from xfeat.featurize.cluster.connection import ActorPlan
@@ -65,7 +66,7 @@ class RayCluster:
     batch_size: BatchSize = None
     name: str = "ray"
 
-    def outcomes(self, source: ImageSource, root: Path, paths: Sequence[str], known: NDArray[np.bytes_]) -> Outcomes:
+    def outcomes(self, source: ImageSource, root: Root, paths: Sequence[str], known: NDArray[np.bytes_]) -> Outcomes:
         """Yield the outcomes of all images, in any order.
 
         Args:
@@ -94,7 +95,7 @@ class RayCluster:
             check_machines(plan.nodes, root)
             logger.info("%d actors with %s", plan.actors, _size_of(plan))
             try:
-                for batch in self._computed(self._assignment(root, known, plan), paths, plan):
+                for batch in self._computed(self._assignment(source, root, known, plan), paths, plan):
                     yield [
                         (at, self._recheck_unreadable(one, host, source, (root, paths[at]))) for at, one, host in batch
                     ]
@@ -105,7 +106,7 @@ class RayCluster:
             ) as error:
                 raise cluster_error(error) from error
 
-    def _assignment(self, root: Path, known: NDArray[np.bytes_], plan: ActorPlan) -> Assignment:
+    def _assignment(self, source: ImageSource, root: Root, known: NDArray[np.bytes_], plan: ActorPlan) -> Assignment:
         import ray
 
         from xfeat.featurize.cluster.worker import Assignment
@@ -114,6 +115,7 @@ class RayCluster:
             spec=self.spec,
             weights_sha256=self.weights.sha256,
             weights=ray.put([(name, file.read_bytes()) for name, file in _files(self.weights).items()]),
+            source=source,
             root=str(root),
             known=ray.put(known),
             device="cuda:0" if plan.gpus else "cpu",
@@ -147,7 +149,7 @@ class RayCluster:
         for table in computed.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
             yield unpack(table)
 
-    def _recheck_unreadable(self, outcome: Outcome, host: str, source: ImageSource, file: tuple[Path, str]) -> Outcome:
+    def _recheck_unreadable(self, outcome: Outcome, host: str, source: ImageSource, file: tuple[Root, str]) -> Outcome:
         """Skip an image only if this process cannot read it either: a machine may have lost its files."""
         if outcome.identity is not None:
             return outcome

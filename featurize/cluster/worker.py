@@ -6,6 +6,7 @@ pickled, a chunk in one row of a table.
 
 from __future__ import annotations
 
+import os
 import pickle
 import socket
 from collections.abc import Iterator, Sequence
@@ -25,9 +26,9 @@ from xfeat.featurize.images.decoder_warnings import ignore_decoder_warnings
 from xfeat.featurize.pipeline.inference import Outcome, infer
 from xfeat.featurize.pipeline.reading import is_among, read_images
 from xfeat.featurize.sources.image_source import ImageSource
-from xfeat.featurize.sources.opening import open_source
 from xfeat.featurize.specs import FeatureSpec
 from xfeat.featurize.system.user_cache import temporary_folder
+from xfeat.featurize.urls import is_url
 
 Result = list[tuple[int, Outcome, str]]
 """Position, outcome and machine of each image."""
@@ -42,7 +43,8 @@ class Assignment:
         weights_sha256: of the weights.
         weights: reference to names and bytes of their files in Ray's object store: machines need not see the files. The
             first is the file of the weights; others hold data of an encoder.
-        root: the data root.
+        source: the data root; each actor's copy opens its own files.
+        root: its path.
         known: reference to the SHA-256 of content whose features are stored, sorted.
         device: ``cpu`` or ``cuda:0``, the only GPU that Ray shows an actor.
         threads: for decoding, and for inference on a CPU.
@@ -52,6 +54,7 @@ class Assignment:
     spec: FeatureSpec
     weights_sha256: str
     weights: Any
+    source: ImageSource
     root: str
     known: Any
     device: str
@@ -68,7 +71,6 @@ class ImageWorker:
         ignore_decoder_warnings()
         self._assignment = assignment
         self._is_known = partial(is_among, ray.get(assignment.known))
-        self._source: ImageSource | None = None
         self._engine: Engine | None = None
 
     def __call__(self, images: pa.Table) -> pa.Table:
@@ -83,9 +85,9 @@ class ImageWorker:
 
     def _outcomes(self, paths: Sequence[str]) -> Iterator[Outcome]:
         task = self._assignment
-        if self._source is None:
-            self._source = _open_source(Path(task.root))
-        images = read_images(self._source, paths, task.spec, is_known=self._is_known, workers=task.threads)
+        if not is_url(task.root) and not os.path.exists(task.root):
+            raise images_not_found(task.root, socket.gethostname())
+        images = read_images(task.source, paths, task.spec, is_known=self._is_known, workers=task.threads)
         with (
             closing(images),
             closing(infer(images, task.spec, open_engine=self._open, is_known=self._is_known)) as done,
@@ -110,13 +112,7 @@ class ImageWorker:
         return self._engine
 
 
-def _open_source(root: Path) -> ImageSource:
-    if not root.exists():
-        raise images_not_found(root, socket.gethostname())
-    return open_source(root)
-
-
-def images_not_found(root: Path, host: str) -> DeviceError:
+def images_not_found(root: str | os.PathLike[str], host: str) -> DeviceError:
     """Return the error of a machine that does not see the images."""
     return DeviceError(
         f"machine {host} of the cluster does not see the images",

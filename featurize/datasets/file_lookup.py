@@ -13,6 +13,7 @@ from functools import cache, lru_cache, partial
 from pathlib import Path
 
 from xfeat.featurize.datasets.image_files import IMAGE_SUFFIXES
+from xfeat.featurize.urls import Root
 
 # A slash, a drive, or the name of a Windows server and its share.
 _ANCHOR = re.compile(r"[a-z]:[/\\]*|[/\\]{2}[^/\\]+[/\\][^/\\]+[/\\]|[/\\]", re.IGNORECASE)
@@ -22,7 +23,7 @@ _SEARCHED = 1 << 14
 
 
 def find_files(
-    names: Sequence[str], root: Path, exists: Callable[[str], bool], files: Callable[[], Iterable[str]]
+    names: Sequence[str], root: Root, exists: Callable[[str], bool], files: Callable[[], Iterable[str]]
 ) -> list[Sequence[str]]:
     """Find files by name.
 
@@ -40,6 +41,7 @@ def find_files(
         For each name the paths it can mean, relative to ``root``: one; none if it is missing; several if only more
         folders would tell which.
     """
+    root = Path(root)
     found: list[Sequence[str]] = [_as_written(name, root, exists) for name in names]
     if all(found):
         return found
@@ -68,9 +70,9 @@ def find_files(
     return found
 
 
-def is_outside(name: str, root: Path) -> bool:
+def is_outside(name: str, root: Root) -> bool:
     """Tell whether an absolute name is a file of this machine that is not below ``root``."""
-    return os.path.isabs(name) and os.path.exists(name) and _relative(name, root) is None
+    return os.path.isabs(name) and os.path.exists(name) and _relative(name, Path(root)) is None
 
 
 def name_as_text(path: str) -> str:

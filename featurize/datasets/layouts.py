@@ -44,8 +44,8 @@ MAX_NAME_BYTES = 4096  # of a path or group; Linux opens no longer path
 
 LAYOUTS = (
     "train|valid|test/<class>/<image>, or <class>/<image>, or images without folders, in a folder or an archive (zip, "
-    "tar), here or at an address (s3://, gs://, https://); or a parquet table of images; or a CSV file (comma, semicolon "
-    "or tab) with the columns path,label[,split][,group]"
+    "tar), here or at an address (s3://, gs://, https://); or a parquet table of images; or a CSV file (comma, "
+    "semicolon or tab) with the columns path,label[,split][,group]"
 )
 
 
@@ -135,14 +135,14 @@ def open_dataset(
         DataError: if the path does not exist, contains no images, or has names that a cache cannot hold.
         SpecError: if there is a ``layout``, and ``data`` is a table, or ``columns`` names one that is not there.
     """
-    root, pattern = split_pattern(os.fspath(data)) or (root_of(data), "")
+    root, pattern = split_pattern(data) or (root_of(data), "")
     if content is None and isinstance(root, Path) and not root.exists():
         raise DataError("folder or file not found", path=root, expected=LAYOUTS, fix="check the path")
     source, table = None, None
-    if content is not None or (os.path.isfile(root) and is_table(root.name)):
+    if content is not None or (isinstance(root, Path) and root.is_file() and is_table(root)):
         if layout is not None:
             raise SpecError(f"--layout {layout} is for folders", found=f"{root}, a table", fix="leave --layout away")
-        listing, table, root = read_manifest(root, columns, content), root, root.parent
+        listing, table, root = read_manifest(Path(root), columns, content), Path(root), Path(root).parent
     else:
         source = open_source(root)
         listing = _read_source(root, source, layout, pattern, columns)
@@ -243,9 +243,12 @@ def list_images(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
     return found
 
 
-def _read_source(
-    root: Root, source: ImageSource, layout: str | None, pattern: str, choice: ColumnChoice
-) -> Listing:
+def is_table(path: Path) -> bool:
+    """Tell whether a file is called like a table that names images; one of parquet holds them."""
+    return path.suffix.lower() in TABLE_SUFFIXES - {".parquet"}
+
+
+def _read_source(root: Root, source: ImageSource, layout: str | None, pattern: str, choice: ColumnChoice) -> Listing:
     """List the images of a folder, an archive or a table, or of the archives and tables in a folder."""
     is_folder = isinstance(source, FolderSource | RemoteFolder)
     files = list(source.names()) if is_folder else []

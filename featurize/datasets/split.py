@@ -19,7 +19,6 @@ from xfeat.featurize.datasets.split_files import PlacedImage, place_images, writ
 from xfeat.featurize.datasets.structure import read_structure
 from xfeat.featurize.errors import DataError, ImageError, OutputError
 from xfeat.featurize.sources.image_source import ImageSource
-from xfeat.featurize.sources.opening import open_source
 from xfeat.featurize.specs import Spec, require
 from xfeat.featurize.text import listed
 
@@ -98,7 +97,7 @@ def split_dataset(dataset: Dataset, output: Path, spec: SplitSpec, *, progress: 
         if progress is not None:
             progress(done, total)
 
-    source = open_source(dataset.root)
+    source = dataset.open()
     hashes = _hash_files(dataset, source, step)
     groups = joined_groups([entry.group for entry in dataset.entries], hashes)
     labels = np.array([entry.label for entry in dataset.entries], np.int32)
@@ -179,7 +178,7 @@ def _check_target(dataset: Dataset, output: Path) -> None:
             expected="a new or empty folder",
             fix="choose another, or delete this one",
         )
-    if output.resolve().is_relative_to(dataset.root.resolve()):
+    if isinstance(dataset.root, Path) and output.resolve().is_relative_to(dataset.root.resolve()):
         raise OutputError(
             "the output folder is inside the data set",
             path=output,

@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from xfeat.featurize.datasets.file_lookup import name_as_text
 from xfeat.featurize.datasets.layouts import GROUPS_FILE, SPLITS, Dataset, ImageEntry
 from xfeat.featurize.errors import Interrupted
-from xfeat.featurize.sources.folder import FolderSource
 from xfeat.featurize.sources.image_source import ImageSource
 from xfeat.featurize.system.atomic import output_error
 from xfeat.featurize.system.filesystem import TIMES, optional
@@ -97,7 +96,7 @@ def write_split(
         for number, image in enumerate(images, start=1):
             target = partial / image.path
             target.parent.mkdir(parents=True, exist_ok=True)
-            if not isinstance(source, FolderSource):
+            if not (isinstance(dataset.root, Path) and (dataset.root / image.entry.path).is_file()):
                 target.write_bytes(source.read(image.entry.path)[0])
             else:
                 file = (dataset.root / image.entry.path).resolve()

@@ -6,11 +6,11 @@ import re
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable
-from pathlib import Path
 
 from xfeat.featurize.datasets.image_files import ListedImage, Listing, count_classes
 from xfeat.featurize.errors import DataError
 from xfeat.featurize.text import listed
+from xfeat.featurize.urls import Root
 
 _SPLIT_WORDS = {
     "train": ("train", "training", "trn", "tr", "learn"),
@@ -45,7 +45,7 @@ def split_of(name: str) -> str:
     return ""
 
 
-def read_structure(root: Path, names: Iterable[str], layout: str | None = None) -> Listing:
+def read_structure(root: Root, names: Iterable[str], layout: str | None = None) -> Listing:
     """Read splits and classes from the folders in the names.
 
     Args:
@@ -165,7 +165,7 @@ def _splits_within(parts: _Parts) -> dict[str, str]:
 # Two readings
 
 
-def _refuse_two_readings(root: Path, parts: _Parts, tops: Counter[str], splits: dict[str, str], found: _Found) -> None:
+def _refuse_two_readings(root: Root, parts: _Parts, tops: Counter[str], splits: dict[str, str], found: _Found) -> None:
     if splits:
         _refuse_others(root, parts, tops, splits)
     elif not any(split for split, _ in found.values()):
@@ -173,7 +173,7 @@ def _refuse_two_readings(root: Path, parts: _Parts, tops: Counter[str], splits: 
     _refuse_sources(root, [part for _, part in found.values()], "splits" if splits else "classes")
 
 
-def _refuse_others(root: Path, parts: _Parts, tops: Counter[str], splits: dict[str, str]) -> None:
+def _refuse_others(root: Root, parts: _Parts, tops: Counter[str], splits: dict[str, str]) -> None:
     """Refuse folders beside the splits, unless they are without labels, or hold the same paths again.
 
     Some archives were packed twice.
@@ -192,7 +192,7 @@ def _refuse_others(root: Path, parts: _Parts, tops: Counter[str], splits: dict[s
     )
 
 
-def _refuse_hidden_splits(root: Path, parts: _Parts) -> None:
+def _refuse_hidden_splits(root: Root, parts: _Parts) -> None:
     """Refuse folders that differ only in the name of a split: ``train_covid`` and ``test_covid``."""
     alike: defaultdict[tuple[str, ...], dict[str, str]] = defaultdict(dict)
     for folder in sorted({"/".join(part[:-1]) for part in parts.values()}):
@@ -210,7 +210,7 @@ def _refuse_hidden_splits(root: Path, parts: _Parts) -> None:
             )
 
 
-def _refuse_sources(root: Path, parts: list[list[str]], layout: str) -> None:
+def _refuse_sources(root: Root, parts: list[list[str]], layout: str) -> None:
     """Refuse folders that contain the same folders: they are splits by another name, or sources."""
     tops_of: defaultdict[str, set[str]] = defaultdict(set)
     for part in parts:
@@ -228,7 +228,7 @@ def _refuse_sources(root: Path, parts: list[list[str]], layout: str) -> None:
         )
 
 
-def _two_readings(root: Path, found: str, fix: str) -> DataError:
+def _two_readings(root: Root, found: str, fix: str) -> DataError:
     return DataError("the folders can be read in two ways", path=root, expected=_LAYOUTS, found=found, fix=fix)
 
 

@@ -18,6 +18,7 @@ from xfeat.featurize.errors import DataError, ImageError
 from xfeat.featurize.sources.folder import read_file
 from xfeat.featurize.sources.image_source import MAX_FILE_BYTES, FileState
 from xfeat.featurize.text import LONGEST_QUOTE, first_ten, listed, quote
+from xfeat.featurize.urls import Root
 
 logger = logging.getLogger(__name__)
 
@@ -329,7 +330,7 @@ def _letters(name: str) -> str:
 
 
 def choose_columns(
-    path: Path,
+    path: Root,
     header: list[str],
     required: Sequence[str],
     optional: Sequence[str],

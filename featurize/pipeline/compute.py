@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -25,6 +24,7 @@ from xfeat.featurize.pipeline.reading_processes import read_in_processes, suits_
 from xfeat.featurize.sources.image_source import ImageSource
 from xfeat.featurize.specs import FeatureSpec
 from xfeat.featurize.system.cores import cores
+from xfeat.featurize.urls import Root
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ class Cluster(Protocol):
         """What ran, for messages."""
         ...
 
-    def outcomes(self, source: ImageSource, root: Path, paths: Sequence[str], known: NDArray[np.bytes_]) -> Outcomes:
+    def outcomes(self, source: ImageSource, root: Root, paths: Sequence[str], known: NDArray[np.bytes_]) -> Outcomes:
         """Yield the outcome of every image, in any order.
 
         Args:
@@ -124,7 +124,7 @@ class RunContext:
         options: options of the run.
     """
 
-    root: Path
+    root: Root
     source: ImageSource
     spec: FeatureSpec
     store: ShardStore
@@ -203,7 +203,8 @@ class _Run:
         workers = options.workers or cores()
         suits = options.decode_in == "auto" and suits_processes(workers, len(paths))
         if suits or options.decode_in == "processes":
-            return read_in_processes(context.root, paths, context.spec, known=context.known.contents(), workers=workers)
+            known = context.known.contents()
+            return read_in_processes(context.source, paths, context.spec, known=known, workers=workers)
         return read_images(context.source, paths, context.spec, is_known=self._is_known, workers=workers)
 
     def record(self, outcomes: Sequence[tuple[int, Outcome]]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,9 +24,9 @@ from xfeat.featurize.datasets.layouts import Dataset
 from xfeat.featurize.errors import DataError, Interrupted, MismatchError
 from xfeat.featurize.pipeline.compute import RunContext, RunOptions, RunState, compute_features
 from xfeat.featurize.sources.image_source import ImageSource
-from xfeat.featurize.sources.opening import open_source
 from xfeat.featurize.specs import FeatureSpec
 from xfeat.featurize.system.locks import locked
+from xfeat.featurize.urls import real_root
 
 logger = logging.getLogger(__name__)
 
@@ -127,12 +126,12 @@ def extract_features(
     work = _Work(dataset, spec, weights, output)
     lock_file = output.with_name(f".{output.name}.lock")
     with locked(lock_file, "another process is writing this cache", of=output), _resumable():
-        source = open_source(dataset.root)
+        source = dataset.open()
         store = ShardStore(parts_folder(output), spec.fingerprint, work.data_root)
         known, old = _known_features(work, store, force=options.force)
         tables = table_columns(dataset)
         state = _start_state(dataset, known)
-        todo = _outdated(source, state)
+        todo = sorted(_outdated(source, state), key=lambda number: source.order(state.paths[number]))
         if todo:
             context = RunContext(root=dataset.root, source=source, spec=spec, store=store, known=known, options=options)
             compute_features(todo, state, context)
@@ -289,7 +288,7 @@ def _changes(old: FeatureCache | None, state: RunState) -> Changes:
 
 
 def _had_this_root(old: FeatureCache, work: _Work) -> bool:
-    return work.data_root == os.path.realpath(old.stored_root.original)
+    return work.data_root == real_root(old.stored_root.original)
 
 
 def _is_up_to_date(old: FeatureCache, work: _Work, columns: Columns, skipped: list[Skipped], further: Gathered) -> bool:

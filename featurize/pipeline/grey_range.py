@@ -15,7 +15,6 @@ from xfeat.featurize.errors import ImageError, MismatchError
 from xfeat.featurize.images.file_kinds import HEAD_BYTES, may_be_deep
 from xfeat.featurize.images.grey_range import GreyRange, warn_if_other
 from xfeat.featurize.sources.image_source import ImageSource
-from xfeat.featurize.sources.opening import open_source
 from xfeat.featurize.specs import FeatureRequest, FeatureSpec, PreprocessSpec
 from xfeat.featurize.system.cores import cores
 
@@ -56,7 +55,7 @@ def with_grey_bits(
     """
     if request.grey_bits is not None:
         return spec
-    source = open_source(dataset.root)
+    source = dataset.open()
     paths = [entry.path for entry in dataset.entries]
     old = FeatureCache.open(output, check=False) if output.exists() and not force else None
     if old is not None:
@@ -87,7 +86,7 @@ def _say_range(found: GreyRange) -> None:
 def warn_of_other_range(dataset: Dataset, spec: FeatureSpec) -> None:
     """Warn if 16-bit images have another range than a model reads them in."""
     paths = [entry.path for entry in dataset.entries]
-    warn_if_other(measure(open_source(dataset.root), paths, spec.preprocess), spec.preprocess)
+    warn_if_other(measure(dataset.open(), paths, spec.preprocess), spec.preprocess)
 
 
 def measure(

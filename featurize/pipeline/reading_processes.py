@@ -25,7 +25,6 @@ from xfeat.featurize.images.decoder_warnings import ignore_decoder_warnings
 from xfeat.featurize.pipeline.reading import ReadImage, is_among, read_image
 from xfeat.featurize.processes import ignoring_current_folder
 from xfeat.featurize.sources.image_source import ImageSource
-from xfeat.featurize.sources.opening import open_source
 from xfeat.featurize.specs import FeatureSpec
 from xfeat.featurize.system.cores import look_ahead
 from xfeat.featurize.system.user_cache import temporary_folder
@@ -47,12 +46,12 @@ def suits_processes(workers: int, images: int) -> bool:
 
 
 def read_in_processes(
-    root: Path, paths: Sequence[str], spec: FeatureSpec, *, known: NDArray[np.bytes_], workers: int
+    source: ImageSource, paths: Sequence[str], spec: FeatureSpec, *, known: NDArray[np.bytes_], workers: int
 ) -> Generator[ReadImage, None, None]:
     """Read images in processes, a bounded number ahead, and yield them in the order given.
 
     Args:
-        root: the data root.
+        source: the data root; each process gets a copy that opens its own files.
         paths: relative to it.
         spec: size, and number of views per image.
         known: SHA-256 of content whose features are stored, sorted, 64 hexadecimal digits each.
@@ -69,7 +68,7 @@ def read_in_processes(
         np.save(file, known)
         # Not forked: threads of torch may be running already.
         context = multiprocessing.get_context("spawn")
-        arguments = (root.absolute(), spec, file)
+        arguments = (source, spec, file)
         with ignoring_current_folder():
             pool = ProcessPoolExecutor(workers, context, initializer=_start, initargs=arguments)
 
@@ -83,7 +82,6 @@ def read_in_processes(
         except BrokenProcessPool as error:
             raise DeviceError(
                 "a process that decodes images died",
-                path=root,
                 found="it was killed (perhaps out of memory), or a decoder crashed",
                 fix="run the same command again with fewer --workers or with --decode-in threads: it resumes",
             ) from error
@@ -110,11 +108,10 @@ def _deaf_to_ctrl_c() -> Iterator[None]:
 _reader: Callable[[str], ReadImage] | None = None
 
 
-def _start(root: Path, spec: FeatureSpec, known_file: Path) -> None:
+def _start(source: ImageSource, spec: FeatureSpec, known_file: Path) -> None:
     global _reader  # the only way from an initializer to the calls
     ignore_decoder_warnings()
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    source: ImageSource = open_source(root)
     is_known = partial(is_among, np.load(known_file))
     # Each process has its own GIL, so the decoder that holds it delays nobody.
     _reader = partial(read_image, source, spec=spec, is_known=is_known, may_hold_gil=True)

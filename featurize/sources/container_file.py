@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -33,6 +34,12 @@ class ContainerFile:
             OSError: if it cannot be opened.
         """
         return open_regular(self.path)
+
+    def open_for(self, owner: object) -> BinaryIO:
+        """Open it for reading as long as ``owner`` exists."""
+        file = self.open()
+        weakref.finalize(owner, file.close)
+        return file
 
     def read_at(self, offset: int, size: int) -> bytes:
         """Return a part of it, less where it ends before.

@@ -10,11 +10,13 @@ from pathlib import Path
 
 from xfeat.featurize.errors import DataError, ImageError
 from xfeat.featurize.sources.container_file import ContainerFile
+from xfeat.featurize.sources.containers import Containers
 from xfeat.featurize.sources.image_source import (
     EPOCH,
     MOST_IN_A_ROW,
     READ_LIMIT_S,
     FileState,
+    ImageSource,
     Records,
     check_size,
     digest_mark,
@@ -39,12 +41,26 @@ class FolderSource:
         """Return ``None``: a folder has nothing but names."""
         return None
 
-    def position(self, path: str) -> int:
-        """Return 0: the order does not matter."""
-        return 0
+    def order(self, path: str) -> tuple[str, int]:
+        """Return the container of a file and where in it the file is; files of its own are as good in any order."""
+        inner = self._containers.of(path)
+        return ("", 0) if inner is None else (path.removesuffix(inner[1]), inner[0].order(inner[1])[1])
+
+    def container(self, name: str) -> ImageSource | None:
+        """Return the archive or table of a name, ``None`` if it is not there.
+
+        Raises:
+            DataError: if it cannot be read.
+        """
+        return self._containers.open(name)
+
+    def _file(self, name: str) -> ContainerFile | None:
+        path = Path(self._root, name)
+        return local_file(path) if path.is_file() else None
 
     def __init__(self, root: Path) -> None:
-        self._root = str(root)
+        self._root = os.path.abspath(root)  # processes elsewhere open it, too
+        self._containers = Containers(self._file, self)
 
     def names(self) -> Iterator[str]:
         """Yield the files, relative to the folder with forward slashes, except those in hidden folders.
@@ -74,6 +90,8 @@ class FolderSource:
 
     def state(self, path: str) -> FileState | None:
         """Return the state of a file without opening it, ``None`` if it does not exist."""
+        if (inner := self._containers.of(path)) is not None:
+            return inner[0].state(inner[1])
         file = os.path.join(self._root, path)
         try:
             found = os.stat(file)
@@ -87,10 +105,14 @@ class FolderSource:
         Raises:
             ImageError: if it cannot be read.
         """
+        if (inner := self._containers.of(path)) is not None:
+            return inner[0].read(inner[1])
         return read_file(os.path.join(self._root, path))
 
     def head(self, path: str, size: int) -> bytes:
         """Return the first bytes of a file, at most ``size``; none if it cannot be read."""
+        if (inner := self._containers.of(path)) is not None:
+            return inner[0].head(inner[1], size)
         try:
             return _read(os.path.join(self._root, path), size)[0]
         except ImageError:

@@ -45,11 +45,13 @@ class Records:
         names: of the images, in the container's order.
         columns: further values by name, a text per image; empty where there is none.
         labels: name of the column that is the label whatever it is called, or empty.
+        all_images: whether everything with a name is an image, whatever its name.
     """
 
     names: Sequence[str]
     columns: Mapping[str, Sequence[str]] = field(default_factory=dict)
     labels: str = ""
+    all_images: bool = False
 
 
 class ImageSource(Protocol):
@@ -85,8 +87,8 @@ class ImageSource(Protocol):
         """Return the first bytes of a file, at most ``size``; none if it cannot be read."""
         ...
 
-    def position(self, path: str) -> int:
-        """Return where a file is: reading in ascending order is fastest."""
+    def order(self, path: str) -> tuple[str, int]:
+        """Return a key: files are read fastest in its order."""
         ...
 
 

@@ -6,7 +6,6 @@ import calendar
 import errno
 import os
 import re
-import weakref
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -77,9 +76,7 @@ class ZipSource:
 
     @cached_property
     def _archive(self) -> zipfile.ZipFile:
-        file = self._file.open()
-        weakref.finalize(self, file.close)
-        return limited(READ_LIMIT_S, "read")(zipfile.ZipFile)(file)
+        return limited(READ_LIMIT_S, "read")(zipfile.ZipFile)(self._file.open_for(self))
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name != "_archive"}
@@ -88,10 +85,10 @@ class ZipSource:
         """Return ``None``: an archive has nothing but names."""
         return None
 
-    def position(self, path: str) -> int:
+    def order(self, path: str) -> tuple[str, int]:
         """Return where a member starts."""
         info = self._members.get(path)
-        return info.header_offset if info is not None else 0
+        return "", info.header_offset if info is not None else 0
 
     def names(self) -> Iterator[str]:
         """Yield the members that are files."""

@@ -14,6 +14,7 @@ from itertools import chain, islice
 from pathlib import Path, PurePath, PurePosixPath, PureWindowsPath
 
 from xfeat.featurize.text import first_ten, listed
+from xfeat.featurize.urls import Root, Url, is_url
 
 # Folders further above may be a home or a whole disk, and are not listed.
 _MOST_ABOVE = 2
@@ -30,15 +31,15 @@ def stored_form(target: str | os.PathLike[str], folder: Path) -> str:
     """Return how a file in ``folder`` stores the path of ``target``; nothing stays nothing.
 
     Args:
-        target: the file or folder that is named.
+        target: the file or folder that is named; an address stays as it is.
         folder: of the file that stores the path; it need not exist yet.
 
     Returns:
         A relative path with forward slashes if both have a folder in common, other than the root of the file system;
         else the absolute path. A link keeps its name, so that it can be exchanged for what it points to.
     """
-    if not os.fspath(target):
-        return ""
+    if not os.fspath(target) or is_url(os.fspath(target)):
+        return os.fspath(target)
     path = Path(os.path.abspath(target))
     if not _is_same(path, Path(target)):  # ``link/..`` is not the folder that contains the link
         path = Path(target).resolve()
@@ -57,7 +58,7 @@ def stored_form(target: str | os.PathLike[str], folder: Path) -> str:
 def absolute_form(text: str, folder: Path) -> str:
     """Return the absolute path that ``text``, stored in a file in ``folder``, names now; nothing stays nothing."""
     path = _flavour(text)
-    if not text or path.is_absolute() or Path(text).is_absolute():
+    if not text or is_url(text) or path.is_absolute() or Path(text).is_absolute():
         return text
     here = Path(os.path.abspath(folder))
     as_it_is = _joined(here, text)
@@ -141,11 +142,18 @@ class Search:
         path: what was found, or ``None``.
         refused: what is at a place that the path names, but is not what was wanted; ``None`` if nothing is there.
         report: places, and why what was wanted is not there, a line per place.
+        url: the address that the path is; whether something is there was not asked.
     """
 
     path: Path | None
     refused: Path | None = None
     report: str = ""
+    url: Url | None = None
+
+    @property
+    def root(self) -> Root | None:
+        """What was found, here or at an address."""
+        return self.url or self.path
 
 
 def find_stored(paths: Sequence[StoredPath], refusal: Refusal, *, similar: Callable[[Path], bool] | None) -> Search:

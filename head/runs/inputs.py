@@ -154,7 +154,7 @@ def find_images(run: Run, data: Path | None = None) -> Path:
         search = search_images(cache.columns, [cache.stored_root, *places])
     else:
         search = find_stored(places, lambda root: _lacks_images(run, root), similar=None)
-    if search.path is None:
+    if search.root is None:
         raise DataError(
             "the images of the run were not found",
             path=places[0].now,
@@ -163,8 +163,8 @@ def find_images(run: Run, data: Path | None = None) -> Path:
             fix="name their folder with --data DIR",
         )
     if cache is None:
-        logger.warning("%s: not compared with the images of the training, since the cache was not found", search.path)
-    return search.path
+        logger.warning("%s: not compared with the images of the training, since the cache was not found", search.root)
+    return search.root
 
 
 def _lacks_images(run: Run, root: Path) -> str:

@@ -10,7 +10,7 @@ import click
 import xfeat
 from xfeat.export.cli.options import device_option, require_signature_option
 from xfeat.featurize.cli.request_options import per_channel
-from xfeat.featurize.console import COUNT, FILE, PATH, Printed, comma_list, json_option, progress_bars, warn
+from xfeat.featurize.console import COUNT, DATA, FILE, PATH, Printed, comma_list, json_option, progress_bars, warn
 from xfeat.featurize.specs import INTERPOLATIONS, RESIZES
 from xfeat.serve.cli.options import THREADS, allow_unverified_option
 
@@ -22,7 +22,7 @@ _FOLDERS, _AXES = ("splits", "classes", "flat"), ("NCHW", "NHWC")
 
 @click.command(name="eval")
 @click.argument("model", type=PATH)
-@click.argument("data", type=PATH)
+@click.argument("data", type=DATA)
 @click.option("-o", "--output", type=PATH, help="CSV file for the prediction of each image.")
 @click.option("--threshold", type=click.FloatRange(0, 1), help="Instead of the model's own.")
 @click.option("--positive", metavar="CLASS", help="The class that the threshold is for.  [default: the model's own]")

@@ -125,13 +125,14 @@ import concurrent.futures.process, multiprocessing.popen_spawn_posix, multiproce
 import numpy as np
 from pathlib import Path
 from xfeat.featurize.pipeline.reading_processes import read_in_processes
+from xfeat.featurize.sources.folder import FolderSource
 from xfeat.featurize.specs import FeatureSpec, PreprocessSpec
 from xfeat.head.reports.formatting import percent
 from xfeat.head.reports.worker import Worker
 spec = FeatureSpec(backbone="efficientnet-lite0", weights_sha256="0" * 64, preprocess=PreprocessSpec(size=32))
-list(read_in_processes(Path("data"), ["test/dark/0.png"], spec, known=np.array([], "S64"), workers=1))
+list(read_in_processes(FolderSource(Path("data")), ["test/dark/0.png"], spec, known=np.array([], "S64"), workers=1))
 sys.path.insert(0, "")
-images = read_in_processes(Path("data"), ["train/dark/0.png"], spec, known=np.array([], "S64"), workers=1)
+images = read_in_processes(FolderSource(Path("data")), ["train/dark/0.png"], spec, known=np.array([], "S64"), workers=1)
 assert len(list(images)) == 1
 with Worker("json", "socket") as worker:
     assert worker(percent, 0.5) == "50.0 %"

@@ -38,7 +38,7 @@ def render_page(audit: Audit) -> str:
         name=cache.path.name,
         class_names=cache.class_names,
         spec_line=cache.spec.describe(),
-        data_root=readable(str(cache.images.path or cache.data_root)),
+        data_root=readable(str(cache.images.root or cache.data_root)),
         findings=[_finding(finding, audit, pictures) for finding in audit.findings],
         probes=[_probe(probe, audit, pictures) for probe in audit.probes],
         averages=_class_averages(audit),

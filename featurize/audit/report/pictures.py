@@ -27,7 +27,7 @@ class Thumbnails:
     def __init__(self, cache: FeatureCache) -> None:
         self._paths = cache.columns.path
         self._spec = cache.spec.preprocess
-        self._source = None if cache.images.path is None else open_source(cache.images.path, broken_ok=True)
+        self._source = None if cache.images.root is None else open_source(cache.images.root, broken_ok=True)
         self._made: dict[int, str] = {}
 
     def of_row(self, row: int) -> str:

@@ -44,20 +44,21 @@ def test_many_cores_start_no_more_processes_than_windows_allows(bench: Bench, mo
 
     monkeypatch.setattr("xfeat.featurize.pipeline.reading_processes.ProcessPoolExecutor", start)
     for workers, started in {2: 2, 61: 61, 62: 61, 256: 61}.items():
+        source = FolderSource(bench.data)
         with pytest.raises(Started, match=rf"^{started}$"):
-            next(read_in_processes(bench.data, paths_of(bench), bench.spec, known=NOTHING, workers=workers))
+            next(read_in_processes(source, paths_of(bench), bench.spec, known=NOTHING, workers=workers))
 
 
 def test_processes_give_what_threads_give_in_their_order(bench: Bench) -> None:
     (bench.data / "covid/broken.png").write_bytes(b"no image")
     spec, paths = dataclasses.replace(bench.spec, views=2), [*paths_of(bench), "covid/absent.png"]
     threads = list(read_images(FolderSource(bench.data), paths, spec, is_known=lambda _: False, workers=2))
-    found = list(read_in_processes(bench.data, paths, spec, known=NOTHING, workers=2))
+    found = list(read_in_processes(FolderSource(bench.data), paths, spec, known=NOTHING, workers=2))
     assert [told(image) for image in found] == [told(image) for image in threads]
     identity = threads[3].identity
     assert identity is not None
     known = np.array([identity.sha256], "S64")
-    again = list(read_in_processes(bench.data, paths, spec, known=known, workers=1))
+    again = list(read_in_processes(FolderSource(bench.data), paths, spec, known=known, workers=1))
     assert [image.path for image in again if image.identity is not None and image.pixels is None] == [paths[3]]
 
 
@@ -78,7 +79,7 @@ def test_processes_are_for_many_workers_and_many_images() -> None:
 
 def test_a_process_that_dies_is_one_message_and_what_was_read_stays_read(bench: Bench) -> None:
     more_than_are_read_ahead = paths_of(bench) * 20
-    images = read_in_processes(bench.data, more_than_are_read_ahead, bench.spec, known=NOTHING, workers=1)
+    images = read_in_processes(FolderSource(bench.data), more_than_are_read_ahead, bench.spec, known=NOTHING, workers=1)
     assert next(images).pixels is not None
     (child,) = multiprocessing.active_children()
     assert child.pid is not None
@@ -92,11 +93,13 @@ import sys, time
 from pathlib import Path
 import numpy as np
 from xfeat.featurize.pipeline.reading_processes import read_in_processes
+from xfeat.featurize.sources.folder import FolderSource
 from xfeat.featurize.specs import FeatureSpec, PreprocessSpec
 if __name__ == "__main__":
     import multiprocessing
     spec = FeatureSpec(backbone="efficientnet-b0", weights_sha256="0" * 64, preprocess=PreprocessSpec(size=32))
-    images = read_in_processes(Path(sys.argv[1]), ["covid/000.png"] * 99, spec, known=np.zeros(0, "S64"), workers=1)
+    folder = FolderSource(Path(sys.argv[1]))
+    images = read_in_processes(folder, ["covid/000.png"] * 99, spec, known=np.zeros(0, "S64"), workers=1)
     next(images)
     print(multiprocessing.active_children()[0].pid, flush=True)
     time.sleep(60)

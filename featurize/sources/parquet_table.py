@@ -1,0 +1,321 @@
+"""Images in a parquet table, as Hugging Face's datasets write them: a column of bytes, others with labels."""
+
+from __future__ import annotations
+
+import posixpath
+import threading
+from bisect import bisect_right
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from xfeat.featurize.errors import DataError, ImageError, MissingExtraError, XfeatError
+from xfeat.featurize.sources.container_file import ContainerFile
+from xfeat.featurize.sources.image_source import (
+    MAX_NAME,
+    MAX_RATIO,
+    MOST_IN_A_ROW,
+    READ_LIMIT_S,
+    SMALL_BYTES,
+    FileState,
+    ImageSource,
+    Records,
+    check_size,
+)
+from xfeat.featurize.system.time_limit import limited
+from xfeat.featurize.text import listed, quote
+from xfeat.featurize.typed_json import parse_json
+from xfeat.featurize.urls import is_url
+
+if TYPE_CHECKING:
+    import pyarrow.parquet as pq
+
+_IMAGE_NAMES = ("image", "img", "picture", "photo", "bytes", "content", "jpg", "jpeg", "png")
+# Rows that were read last: threads ask for them in nearly the order in which they are stored.
+_WINDOW_ROWS, _WINDOW_BYTES = 64, 64 << 20
+_BUFFER_BYTES = 1 << 20
+# Source: defaults of parquet-cpp are 100 MB and 1,000,000; a damaged file could ask for as much.
+THRIFT_LIMITS = {"thrift_string_size_limit": 64 << 20, "thrift_container_size_limit": 1_000_000}
+_DIGITS = 7
+_UNPACK = "write the table with one image per row: image (bytes), label"
+
+
+class ParquetSource:
+    """Rows of a parquet table, one image each.
+
+    Args:
+        file: the table.
+        beside: what lies in its folder, for rows that only name a file.
+
+    Raises:
+        DataError: if it cannot be read, has no column of images or several, or inflates to many times its size.
+        MissingExtraError: if pyarrow is not installed.
+    """
+
+    doubts: Sequence[str] = ()
+
+    def __init__(self, file: ContainerFile, beside: ImageSource | None = None) -> None:
+        self._file, self._beside = file, beside
+        with _reading(file):
+            self._column, self._is_struct = _image_column(file, self._table)
+            _refuse_bombs(file, self._table)
+        self._row_of = {name: row for row, name in enumerate(self._names())}
+
+    def names(self) -> Iterator[str]:
+        """Yield a name per row: its path if all have one of their own, else its number."""
+        yield from self._row_of
+
+    def records(self) -> Records:
+        """Return the other columns as text, and numbers of classes by their names."""
+        schema = self._table.schema_arrow
+        class_names = _class_names(schema.metadata or {})
+        columns = {}
+        for field in schema:
+            if field.name != self._column and _is_scalar(field.type):
+                with _reading(self._file):
+                    values = self._table.read(columns=[field.name], use_threads=False).column(0).to_pylist()
+                columns[field.name] = [_text(value, class_names.get(field.name)) for value in values]
+        return Records(
+            list(self._row_of), columns, next((name for name in class_names if name in columns), ""), all_images=True
+        )
+
+    def state(self, path: str) -> FileState | None:
+        """Return the state of a row: that of the table with the row's place, ``None`` if it does not exist."""
+        row = self._row_of.get(path)
+        return None if row is None else self._file.state("row", row)
+
+    def read(self, path: str) -> tuple[bytes, FileState]:
+        """Return the bytes in a row, and its state.
+
+        Raises:
+            ImageError: if it has none, or cannot be read.
+        """
+        row = self._row_of.get(path)
+        if row is None:
+            raise ImageError("cannot be read: no such row in the table")
+        data, name = self._row(row)
+        if data is None:
+            data = self._outside(name)
+        check_size(len(data))
+        return data, self._file.state("row", row)
+
+    def head(self, path: str, size: int) -> bytes:
+        """Return the first bytes in a row, at most ``size``; none if it cannot be read."""
+        try:
+            return self.read(path)[0][:size]
+        except ImageError:
+            return b""
+
+    def order(self, path: str) -> tuple[str, int]:
+        """Return the number of a row."""
+        return "", self._row_of.get(path, 0)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name not in ("_table", "_rows")}
+
+    @cached_property
+    def _table(self) -> pq.ParquetFile:
+        try:
+            import pyarrow.parquet as pq
+        except ImportError as error:
+            raise MissingExtraError("pyarrow is not installed", fix="pip install 'xfeat-onnx[tables]'") from error
+        return pq.ParquetFile(self._file.open_for(self), pre_buffer=False, buffer_size=_BUFFER_BYTES, **THRIFT_LIMITS)
+
+    @cached_property
+    def _rows(self) -> _RowReader:
+        return _RowReader(self._table, self._column, is_struct=self._is_struct)
+
+    @limited(READ_LIMIT_S, "read", most_in_a_row=MOST_IN_A_ROW)
+    def _row(self, row: int) -> tuple[bytes | None, str]:
+        with _reading(self._file, ImageError):
+            return self._rows.read(row)
+
+    def _outside(self, name: str) -> bytes:
+        """Return the content of the file that a row without bytes names: only one below the folder of the table."""
+        if not name:
+            raise ImageError("no image in this row")
+        parts = name.replace("\\", "/").split("/")
+        if is_url(name) or posixpath.isabs(name) or ".." in parts or ":" in parts[0] or self._beside is None:
+            raise ImageError(f"the row has no image, only a path outside of the table's folder: {quote(name)}")
+        return self._beside.read("/".join(part for part in parts if part not in ("", ".")))[0]
+
+    def _names(self) -> list[str]:
+        count = self._table.metadata.num_rows
+        paths: list[str | None] = []
+        if self._is_struct:
+            with _reading(self._file):
+                found = self._table.read(columns=[f"{self._column}.path"], use_threads=False)
+                if found.num_columns:
+                    paths = [None if cell is None else cell.get("path") for cell in found.column(0).to_pylist()]
+        names = [_as_name(path or "") for path in paths]
+        if len(set(names)) == count and all(0 < len(name) <= MAX_NAME and "\0" not in name for name in names):
+            return names
+        suffixes = [posixpath.splitext(name)[1][:10] for name in names] or [""] * count
+        return [f"{row:0{_DIGITS}d}{suffix}" for row, suffix in enumerate(suffixes)]
+
+
+class _RowReader:
+    """Reads one row after another: memory holds the rows that were read last, and one page of the file."""
+
+    def __init__(self, table: pq.ParquetFile, column: str, *, is_struct: bool) -> None:
+        self._table, self._columns, self._is_struct = table, [column], is_struct
+        self._lock = threading.Lock()
+        self._batches: Iterator[Any] = iter(())
+        self._next, self._group = 0, -1
+        self._window: deque[tuple[int, Any]] = deque()
+        self._held = 0
+        counts = [table.metadata.row_group(group).num_rows for group in range(table.metadata.num_row_groups)]
+        self._firsts = [sum(counts[:group]) for group in range(len(counts) + 1)]
+
+    def read(self, row: int) -> tuple[bytes | None, str]:
+        """Return the bytes in a row, and the path beside them."""
+        with self._lock:
+            found = next((value for number, value in self._window if number == row), None)
+            if found is None:
+                found = self._advance(row)
+        if not self._is_struct:
+            return found.as_py(), ""
+        values = found.as_py() or {}
+        return values.get("bytes"), values.get("path") or ""
+
+    def _advance(self, row: int) -> Any:
+        group = bisect_right(self._firsts, row) - 1
+        if group != self._group or row < self._next:
+            # One row at a time: a page of one repeated image would become as many as there are rows.
+            self._batches = self._table.iter_batches(
+                batch_size=1, row_groups=[group], columns=self._columns, use_threads=False
+            )
+            self._group, self._next = group, self._firsts[group]
+        while True:
+            batch = next(self._batches, None)
+            if batch is None:
+                raise ImageError("the table has fewer rows than it says")
+            array = batch.column(0)
+            self._window.append((self._next, array[0]))
+            self._held += array.nbytes
+            while len(self._window) > _WINDOW_ROWS or (self._held > _WINDOW_BYTES and len(self._window) > 1):
+                self._held -= _size_of(self._window.popleft()[1])
+            self._next += 1
+            if self._next > row:
+                return array[0]
+
+
+def _size_of(value: Any) -> int:
+    return len(value.as_buffer()) if hasattr(value, "as_buffer") and value.is_valid else 0
+
+
+def _as_name(path: str) -> str:
+    return "/".join(part for part in path.replace("\\", "/").split("/") if part not in ("", ".", ".."))
+
+
+@contextmanager
+def _reading(file: ContainerFile, kind: type[XfeatError] = DataError) -> Iterator[None]:
+    """Translate what pyarrow raises of a damaged table."""
+    try:
+        yield
+    except XfeatError:
+        raise
+    except Exception as error:  # pyarrow has errors of its own, and passes on those of the file
+        found = quote(str(error).splitlines()[0] if str(error) else type(error).__name__)
+        if kind is ImageError:
+            raise ImageError(f"cannot be read from the table: {found}") from error
+        raise DataError(
+            "the parquet table cannot be read", path=file.path, found=found, fix="download or write it again"
+        ) from error
+
+
+def _image_column(file: ContainerFile, table: pq.ParquetFile) -> tuple[str, bool]:
+    """Return the column of images, and whether it has a path beside the bytes."""
+    import pyarrow as pa
+
+    schema = table.schema_arrow
+    found: dict[str, bool] = {}
+    for field in schema:
+        kind = field.type
+        if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+            inner = kind.value_type
+            if _is_binary(inner) or (pa.types.is_struct(inner) and inner.get_field_index("bytes") >= 0):
+                raise DataError(
+                    f"column {quote(field.name)} has several images per row",
+                    path=file.path,
+                    expected="one image per row",
+                    found=str(kind),
+                    fix=_UNPACK,
+                )
+        if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
+            found[field.name] = True
+        elif _is_binary(kind):
+            found[field.name] = False
+    named = [name for name in _IMAGE_NAMES if name in found]
+    chosen = [name for name, is_struct in found.items() if is_struct] or list(found)
+    if len(chosen) > 1:
+        chosen = [name for name in named if name in chosen][:1] or chosen
+    if len(chosen) != 1:
+        raise DataError(
+            "several columns could be the images" if chosen else "no column has images",
+            path=file.path,
+            expected="image (bytes and path) or a column of bytes; of features, xfeat load makes a cache",
+            found=listed(f"{quote(field.name)} {quote(field.type)}" for field in schema) or "no columns",
+            fix=_UNPACK,
+        )
+    return chosen[0], found[chosen[0]]
+
+
+def _refuse_bombs(file: ContainerFile, table: pq.ParquetFile) -> None:
+    """Refuse a table of which a column inflates to many times its size."""
+    for group in range(table.metadata.num_row_groups):
+        row_group = table.metadata.row_group(group)
+        for at in range(row_group.num_columns):
+            column = row_group.column(at)
+            inflated, stored = column.total_uncompressed_size, max(1, column.total_compressed_size)
+            if inflated > SMALL_BYTES and inflated > MAX_RATIO * stored:
+                raise DataError(
+                    f"column {quote(column.path_in_schema)} inflates to {inflated >> 20} MB",
+                    path=file.path,
+                    expected=f"at most {MAX_RATIO} times its size in the file",
+                    found=f"{inflated // stored} times",
+                    fix="write the table again, with images that are not compressed twice",
+                )
+
+
+def _is_binary(kind: Any) -> bool:
+    import pyarrow as pa
+
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind))
+
+
+def _is_scalar(kind: Any) -> bool:
+    import pyarrow as pa
+
+    inner = kind.value_type if pa.types.is_dictionary(kind) else kind
+    return not (pa.types.is_nested(inner) or _is_binary(inner))
+
+
+def _class_names(metadata: dict[bytes, bytes]) -> dict[str, list[str]]:
+    """Return the names of the classes of each column, from the schema's metadata.
+
+    Source: ``Features.arrow_schema`` of Hugging Face's datasets.
+    """
+    try:
+        features = parse_json(metadata[b"huggingface"])["info"]["features"]
+        return {
+            name: [str(each) for each in about["names"]]
+            for name, about in features.items()
+            if isinstance(about, dict) and about.get("_type") == "ClassLabel" and isinstance(about.get("names"), list)
+        }
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return {}
+
+
+def _text(value: Any, class_names: list[str] | None) -> str:
+    if value is None or value != value:  # NaN
+        return ""
+    if class_names and isinstance(value, int) and 0 <= value < len(class_names):
+        return class_names[value]
+    if class_names:  # -1 stands for no label
+        return "" if isinstance(value, int) and value < 0 else str(value)
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return str(value).lower() if isinstance(value, bool) else str(value)
