@@ -17,10 +17,13 @@ from xfeat.featurize.errors import DataError, MismatchError, RunError, XfeatErro
 from xfeat.featurize.text import listed
 from xfeat.head.data.pooling import pooled
 from xfeat.head.data.rows import collected, labelled_blocks
+from xfeat.head.evaluation.clustered import interval_of_difference
 from xfeat.head.evaluation.intervals import difference_interval
 from xfeat.head.evaluation.metrics import Metrics, classification_metrics
 from xfeat.head.evaluation.operating_point import OperatingPoint, threshold_metrics
 from xfeat.head.evaluation.predictions import Predictions
+from xfeat.head.evaluation.study import cases_of, study
+from xfeat.head.evaluation.subgroups import Bins, check_bins, subgroup_figures
 from xfeat.head.runs.inputs import open_cache_of
 from xfeat.head.runs.reader import Run
 
@@ -40,6 +43,9 @@ class Evaluation:
         left_out: number of images without a label, or of a class the run was not trained on.
         seen: paths of images with the same content as a training image; ``None`` if the run's cache or predictions
             are missing.
+        statistics: see :func:`xfeat.head.evaluation.study.study`.
+        subgroups: see :func:`xfeat.head.evaluation.subgroups.subgroup_figures`.
+        folder: where it was saved, if it was.
     """
 
     run: Run
@@ -49,11 +55,20 @@ class Evaluation:
     operating_point: dict[str, Any] | None
     left_out: int
     seen: list[str] | None
+    statistics: dict[str, Any]
+    subgroups: dict[str, Any]
+    folder: Path | None = None
 
     @property
     def internal(self) -> Metrics | None:
         """The run's metrics on its own test split; ``None`` if it had none."""
         return self.run.metrics.get("test")
+
+    def _drop(self, internal: Metrics) -> dict[str, Any]:
+        home, curve = self.run.statistics.get("test"), self.statistics["decision_curve"]
+        drop = drop_between(internal, self.metrics)
+        name = curve and curve["class"]
+        return {**drop, "figures": None if home is None else figures_drop(home, self.statistics, name)}
 
     def to_dict(self) -> dict[str, Any]:
         """Return the result as plain JSON types."""
@@ -67,21 +82,58 @@ class Evaluation:
             "seen_in_training": self.seen,
             "metrics": self.metrics,
             "operating_point": self.operating_point,
+            "statistics": self.statistics,
+            "subgroups": self.subgroups,
             "internal": internal,
-            "drop": None if internal is None else drop_between(internal, self.metrics),
+            "drop": None if internal is None else self._drop(internal),
         }
 
 
-def evaluate_run(run: Run, cache: FeatureCache) -> Evaluation:
+def figures_drop(home: dict[str, Any], away: dict[str, Any], name: str | None) -> dict[str, Any]:
+    """Return home minus away of ``accuracy``, ``auc``, and the ``sensitivity`` and ``specificity`` of a class.
+
+    Args:
+        home: of :func:`xfeat.head.evaluation.study.study`, on the run's own test images.
+        away: the same on other images.
+        name: of the class.
+
+    Returns:
+        Of each figure a ``value`` and its 95 % ``interval``, both ``None`` where it is undefined.
+    """
+    pairs = {key: (home[key], away[key]) for key in ("accuracy", "auc")}
+    if name is not None:
+        for key in ("sensitivity", "specificity"):
+            pairs[key] = (home["classes"][name][key], away["classes"][name][key])
+    found: dict[str, Any] = {}
+    for key, (first, second) in pairs.items():
+        known = first["value"] is not None and second["value"] is not None
+        ends = known and first["interval"] is not None and second["interval"] is not None
+        found[key] = {
+            "value": first["value"] - second["value"] if known else None,
+            "interval": interval_of_difference(first["value"], first["interval"], second["value"], second["interval"])
+            if ends
+            else None,
+        }
+    return found
+
+
+def evaluate_run(run: Run, cache: FeatureCache, *, bins: Bins | None = None) -> Evaluation:
     """Test a run on all labelled images of a cache; the split is ignored.
 
     Classes are matched by name. Temperature and threshold are the run's.
 
+    Args:
+        run: the run.
+        cache: features made with its settings.
+        bins: of numbers in the further columns of the cache, for the figures of subgroups.
+
     Raises:
+        SpecError: if ``bins`` are not of columns of numbers.
         MismatchError: if the features were made with other settings than the run's.
         DataError: if none of the images has a class this run was trained on.
         RunError: if the head's weights are missing or damaged, or its predictions are not finite.
     """
+    check_bins(bins, cache.extra)
     cache = pooled(cache, run.feature_spec.pooling)
     _check_spec(run, cache)
     codes = {name: code for code, name in enumerate(run.class_names)}
@@ -100,6 +152,7 @@ def evaluate_run(run: Run, cache: FeatureCache) -> Evaluation:
         )
     if left_out := len(cache) - len(rows):
         logger.warning("%d images are left out: no label, or a class this run was not trained on", left_out)
+    cases = cases_of(predictions, run.class_names)
     return Evaluation(
         run=run,
         cache=cache,
@@ -108,6 +161,8 @@ def evaluate_run(run: Run, cache: FeatureCache) -> Evaluation:
         operating_point=_at_threshold(predictions, run.operating_point),
         left_out=left_out,
         seen=seen,
+        statistics=study(cases),
+        subgroups=subgroup_figures(cases, cache.extra, rows, bins),
     )
 
 
@@ -173,6 +228,7 @@ def _predict(run: Run, cache: FeatureCache, rows: NDArray[np.int64], labels: NDA
         split=[EXTERNAL] * len(rows),
         labels=labels,
         logits=logits.numpy(),
+        groups=cache.group_keys[rows],
         temperature=run.temperature,
         positive=None if point is None else run.class_names.index(point.positive),
         threshold=0.5 if point is None else point.threshold,
@@ -186,7 +242,9 @@ def _at_threshold(predictions: Predictions, point: OperatingPoint | None) -> dic
     return {
         "positive": point.positive,
         "threshold": point.threshold,
-        EXTERNAL: threshold_metrics(positive, predictions.probabilities[:, predictions.positive], point.threshold),
+        EXTERNAL: threshold_metrics(
+            positive, predictions.probabilities[:, predictions.positive], point.threshold, predictions.patients
+        ),
         "internal": point.test,
     }
 

@@ -16,6 +16,7 @@ from xfeat.head.specs import DEFAULT_RUNS, SORTS
 if TYPE_CHECKING:
     from xfeat.head.compare.comparison import Comparison
     from xfeat.head.evaluate import Evaluation
+    from xfeat.head.evaluation.subgroups import Bins
     from xfeat.head.runs.reader import Run
 
 
@@ -28,6 +29,9 @@ def evaluate(
     layout: str | None = None,
     weights: StrPath | None = None,
     device: str = "auto",
+    bins: Bins | None = None,
+    name: str | None = None,
+    runs: StrPath | None = None,
     progress: Progress | None = None,
 ) -> Evaluation:
     """Test a run on an external data set and show the drop from its own test images: ``xhead eval``.
@@ -43,10 +47,13 @@ def evaluate(
         layout: ``splits``, ``classes`` or ``flat``; by default what the folders allow.
         weights: the backbone's weights file, if it has moved.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``, for featurizing.
+        bins: upper ends of the bins of further columns of numbers, for subgroups; by default quartiles.
+        name: of the result folder; by default ``eval-`` and the time.
+        runs: folder of the result folder; by default that of the run.
         progress: called as images are featurized.
 
     Returns:
-        Metrics on these images beside those on the run's own test images.
+        Metrics on these images beside those on the run's own test images, and the folder that has them.
 
     Raises:
         XfeatError: as :func:`xfeat.head.evaluate.evaluate_run` says.
@@ -72,8 +79,13 @@ def evaluate(
         data = output
     cache = open_features(data)
     from xfeat.head.evaluate import evaluate_run
+    from xfeat.head.reports.eval_report import save_evaluation
+    from xfeat.head.runs.reader import new_run_name
 
-    return evaluate_run(opened, cache)
+    done = evaluate_run(opened, cache, bins=bins)
+    home = opened.folder if opened.folder.name else opened.folder.absolute()
+    folder = Path(runs) if runs is not None else home.parent
+    return save_evaluation(done, folder, name or f"eval-{new_run_name()}")
 
 
 def compare(

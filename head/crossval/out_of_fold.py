@@ -31,8 +31,8 @@ class FoldAccuracy(TypedDict):
 class Combined(NamedTuple):
     """The out-of-fold predictions of all folds and seeds as one prediction per image.
 
-    The heads of all folds give calibrated probabilities, see :attr:`OutOfFold.calibrated`, so that a threshold means the
-    same for each. Of several seeds, the mean of the log-probabilities is taken.
+    The heads of all folds give calibrated probabilities, see :attr:`OutOfFold.calibrated`, so that a threshold means
+    the same for each. Of several seeds, the mean of the log-probabilities is taken.
 
     Attributes:
         probabilities: float32 (n, C).

@@ -11,14 +11,13 @@ import numpy as np
 from xfeat.featurize.cache.reader import FeatureCache
 from xfeat.featurize.errors import MismatchError, RunError
 from xfeat.featurize.specs import require
-from xfeat.featurize.system.regular_files import read_regular
 from xfeat.featurize.text import listed
-from xfeat.featurize.typed_json import check_types, parse_json, require_unchanged
+from xfeat.featurize.typed_json import check_types
 from xfeat.head.crossval.out_of_fold import FoldAccuracy
 from xfeat.head.crossval.report import CROSSVAL_FILE, FORMAT, SCHEMA_VERSION
 from xfeat.head.evaluation.operating_point import GIVEN, ChosenThreshold, OperatingPoint
-from xfeat.head.runs.digests import read_unchanged
 from xfeat.head.runs.reader import PREDICTIONS_FILE, REPORT_FILE
+from xfeat.head.runs.results import damaged, read_result
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +39,7 @@ class StoredCrossval(TypedDict):
     temperature: float
     operating_point: OperatingPoint | None
     elsewhere: dict[str, Any] | None
+    metrics: dict[str, Any]
 
 
 def find_crossvals(runs: Path) -> list[StoredCrossval]:
@@ -62,11 +62,8 @@ def open_crossval(folder: Path) -> StoredCrossval:
         RunError: if it is missing, damaged or of another version, or a file has changed.
     """
     file = folder / CROSSVAL_FILE
+    facts = read_result(file, FORMAT, SCHEMA_VERSION, beside=(PREDICTIONS_FILE, REPORT_FILE), fix=_FIX)
     try:
-        facts = parse_json(read_regular(file))
-        if (found := (facts["format"], facts["schema_version"])) != (FORMAT, SCHEMA_VERSION):
-            raise ValueError(f"{found[0]} version {found[1]}, and not {FORMAT} version {SCHEMA_VERSION}")
-        require_unchanged(facts)
         point = facts.get("operating_point")
         stored = StoredCrossval(
             name=folder.name,
@@ -81,13 +78,11 @@ def open_crossval(folder: Path) -> StoredCrossval:
             temperature=facts.get("temperature", 1.0),
             operating_point=point and OperatingPoint.from_dict(point),
             elsewhere=facts.get("elsewhere"),
+            metrics=facts["metrics"],
         )
         check_types(stored, StoredCrossval)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise RunError("damaged crossval.json", path=file, found=str(error), fix=_FIX) from error
-    for name in stored["file_sha256"].keys() & {PREDICTIONS_FILE, REPORT_FILE}:
-        digest = stored["file_sha256"][name]
-        read_unchanged(folder / name, digest, subject="this file of the cross-validation is", fix=_FIX)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise damaged(file, error, fix=_FIX) from error
     return stored
 
 

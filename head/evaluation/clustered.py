@@ -246,24 +246,31 @@ def difference(first: Estimate, second: Estimate, z: float = Z, *, paired: bool 
         second: another one.
         z: number of standard errors.
         paired: the influences of both are of the same patients, who may contribute to both.
-
-    Source:
-        MOVER: Zou and Donner, "Construction of confidence limits about effect measures", 2008.
     """
     ends, others = first.limits(z), second.limits(z)
     if first.value is None or second.value is None or ends is None or others is None:
         return None
-    apart, correlation = first.value - second.value, 0.0
+    correlation = 0.0
     if paired and (scale := math.sqrt((first.influence**2).sum() * (second.influence**2).sum())):
         correlation = float(np.clip((first.influence * second.influence).sum() / scale, -1, 1))
+
+    return interval_of_difference(first.value, ends, second.value, others, correlation)
+
+
+def interval_of_difference(
+    first: float, ends: Interval, second: float, others: Interval, correlation: float = 0.0
+) -> Interval:
+    """Return the interval of ``first`` minus ``second`` from their intervals ``ends`` and ``others``.
+
+    Source:
+        MOVER: Zou and Donner, "Construction of confidence limits about effect measures", 2008.
+    """
+    apart = first - second
 
     def reach(one: float, other: float) -> float:
         return math.sqrt(max(0.0, one * one + other * other - 2 * correlation * one * other))
 
-    return (
-        apart - reach(first.value - ends[0], others[1] - second.value),
-        apart + reach(ends[1] - first.value, second.value - others[0]),
-    )
+    return apart - reach(first - ends[0], others[1] - second), apart + reach(ends[1] - first, second - others[0])
 
 
 def _corrected(sums: NDArray[np.float64], patients: int) -> NDArray[np.float64]:

@@ -178,3 +178,18 @@ def expected_elsewhere(found: Mapping[str, Any] | None) -> str:
     }
     figures = ", ".join(f"{name} {with_interval(**figure)}" for name, figure in measured.items())
     return f"elsewhere: expect {figures}; measured by training without each {found['column']} in turn"
+
+
+def drop_rows(drop: Mapping[str, Any] | None) -> list[tuple[str, str, str]]:
+    """Write each figure's drop from the run's own test images: its name, the points with their interval, a verdict."""
+    if not drop or not drop["figures"]:
+        return []
+    rows = []
+    for key, row in drop["figures"].items():
+        if row["value"] is None:
+            continue
+        ends, verdict = row["interval"], "may be chance"
+        if ends is not None and (ends[0] > 0 or ends[1] < 0):
+            verdict = "more than chance" if ends[0] > 0 else "the external result is better"
+        rows.append((_NAMES[key], with_points(**row).removesuffix(" points"), verdict))
+    return rows
