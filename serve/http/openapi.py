@@ -23,7 +23,9 @@ class PredictionBody(BaseModel):
         description="Whether the score is within the threshold; null without a score or a threshold"
     )
     heatmap: str | None = Field(
-        default=None, description="If requested: a PNG in base64, to be stretched over the image"
+        default=None,
+        description="If requested: a PNG in base64, to be stretched over the image, or, if the model cuts images (crop "
+        "and resize of GET /model), over the part that is left",
     )
 
 

@@ -24,6 +24,7 @@ import uvicorn
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
+from xfeat.export.build.resize_graph import PLANES, resize_graph
 from xfeat.export.model.metadata import ModelMetadata
 from xfeat.featurize.specs import FeatureSpec, PreprocessSpec
 from xfeat.serve.http.app import build_app
@@ -149,6 +150,43 @@ def write_model(tmp_path: Path) -> WriteModel:
         graph = {key: changes.pop(key) for key in ("ood", "fails_above", "free_sides", "heatmap") if key in changes}
         path = tmp_path / name
         onnx.save(build_model(describe(**changes), **graph), path)
+        return path
+
+    return write
+
+
+@pytest.fixture
+def write_pixel_model(tmp_path: Path) -> WriteModel:
+    """Return a function that writes a model whose outputs depend on the value and position of every pixel."""
+
+    def write(name: str = "pixels.onnx", **changes: Any) -> Path:
+        metadata = describe(ood_threshold=0.5, **changes)
+        resize = resize_graph(metadata.feature_spec.preprocess)
+        weights = np.random.default_rng(0).normal(0, 1, (SIZE**2 * 3, len(CLASSES))).astype(np.float32)
+        constants = {"flat": np.array([0, -1]), "white": np.float32(255), "weights": weights, "last": np.array([1])}
+        nodes = [
+            *resize.node,
+            helper.make_node("Div", [PLANES, "white"], ["heatmap"]),
+            helper.make_node("Reshape", ["heatmap", "flat"], ["row"]),
+            helper.make_node("MatMul", ["row", "weights"], ["logits"]),
+            helper.make_node("Softmax", ["logits"], ["probabilities"]),
+            helper.make_node("ReduceMean", ["row", "last"], ["ood"], keepdims=0),
+        ]
+        shapes = {"probabilities": ["N", 3], "ood": ["N"], "heatmap": ["N", 3, SIZE, SIZE]}
+        graph = helper.make_graph(
+            nodes,
+            "pixels",
+            resize.input,
+            [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in shapes.items()],
+            [
+                *resize.initializer,
+                *(numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()),
+            ],
+        )
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+        helper.set_model_props(model, metadata.to_props())
+        path = tmp_path / name
+        onnx.save(model, path)
         return path
 
     return write

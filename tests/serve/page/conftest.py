@@ -14,12 +14,8 @@ import subprocess
 import threading
 from pathlib import Path
 
-import numpy as np
-import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
 
-from xfeat.export.build.resize_graph import PLANES, resize_graph
 from xfeat.serve.static_site.onnxruntime_web import runtime_cache
 
 # Of this machine: while tests run, the cache is a folder of theirs.
@@ -189,43 +185,6 @@ def runtime():
     if not RUNTIME.is_dir():
         pytest.skip("needs onnxruntime-web: xserve page fetches it with npm, once per machine")
     return RUNTIME
-
-
-@pytest.fixture
-def write_pixel_model(tmp_path, tiny):
-    """Return a function that writes a model whose outputs depend on the value and position of every pixel."""
-
-    def write(**changes):
-        metadata = tiny.describe(ood_threshold=0.5, **changes)
-        resize = resize_graph(metadata.feature_spec.preprocess)
-        weights = np.random.default_rng(0).normal(0, 1, (tiny.size**2 * 3, len(tiny.classes))).astype(np.float32)
-        constants = {"flat": np.array([0, -1]), "white": np.float32(255), "weights": weights, "last": np.array([1])}
-        nodes = [
-            *resize.node,
-            helper.make_node("Div", [PLANES, "white"], ["heatmap"]),
-            helper.make_node("Reshape", ["heatmap", "flat"], ["row"]),
-            helper.make_node("MatMul", ["row", "weights"], ["logits"]),
-            helper.make_node("Softmax", ["logits"], ["probabilities"]),
-            helper.make_node("ReduceMean", ["row", "last"], ["ood"], keepdims=0),
-        ]
-        shapes = {"probabilities": ["N", 3], "ood": ["N"], "heatmap": ["N", 3, tiny.size, tiny.size]}
-        graph = helper.make_graph(
-            nodes,
-            "pixels",
-            resize.input,
-            [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in shapes.items()],
-            [
-                *resize.initializer,
-                *(numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()),
-            ],
-        )
-        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
-        helper.set_model_props(model, metadata.to_props())
-        path = tmp_path / "pixels.onnx"
-        onnx.save(model, path)
-        return path
-
-    return write
 
 
 @pytest.fixture
