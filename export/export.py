@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 from onnx import ModelProto
 
@@ -84,16 +86,61 @@ def export_run(run: Run, output: Path, spec: ExportSpec | None = None, progress:
     _check_tolerance(run, spec.tolerance)
     if spec.features is not None:
         [run] = with_cache([run], spec.features)
-    targets, certificate = output_paths(output)
+    output_paths(output)  # refuses some names, before anything is computed
     ood_score, threshold = ood_score_from_cache(run, spec)
     reference = load_reference_model(run, spec.weights_file)
     metadata = metadata_of(run, threshold)
-    counter = ProgressCounter(progress, partial(_count_steps, metadata))
+    counter = ProgressCounter(progress, partial(count_steps, metadata))
     images, recorded = images_to_check(run, spec.data, spec.max_check_images, counter)
+    parts = Parts(reference, ood_score, metadata, images, recorded)
+    return write_checked(output, parts, spec, counter, disagreement=_changed_since_training)
+
+
+class Parts(NamedTuple):
+    """What a model is made of, and what it is compared with.
+
+    Attributes:
+        reference: the model as it was trained.
+        ood_score: of the training features; ``None`` for a model without one.
+        metadata: of the model files.
+        images: that the files are checked on.
+        recorded: their probabilities (n, C) as they were predicted at training.
+    """
+
+    reference: ReferenceModel
+    ood_score: OodScore | None
+    metadata: ModelMetadata
+    images: CheckImages
+    recorded: Probabilities
+
+
+def write_checked(
+    output: Path,
+    parts: Parts,
+    spec: ExportSpec,
+    counter: ProgressCounter,
+    *,
+    disagreement: Callable[[Export], ParityError],
+) -> Export:
+    """Write both variants and their certificate, if they give the predictions of the reference and those recorded.
+
+    Args:
+        output: the full model.
+        parts: what it is made of.
+        spec: opset and tolerance.
+        counter: counts the images predicted.
+        disagreement: returns the error if the recorded predictions differ.
+
+    Raises:
+        ParityError: if a prediction differs; no file is left or replaced.
+        OutputError: if the files cannot be written.
+    """
+    reference, ood_score, metadata, images, recorded = parts
+    targets, certificate = output_paths(output)
     expected = torch_probabilities(reference, images.pixels, counter)
     with publish([*targets.values(), certificate]) as folder:
         written = {variant: folder / path.name for variant, path in targets.items()}
-        traced = _traced(reference, ood_score, run.feature_spec.preprocess)
+        traced = _traced(reference, ood_score, metadata.feature_spec.preprocess)
         write_variants(traced, metadata, written, spec.opset)
         checks, milliseconds, found = _check(written, images, expected, counter)
         milliseconds["torch"] = milliseconds_per_image(partial(torch_probabilities, reference), images.pixels)
@@ -105,7 +152,10 @@ def export_run(run: Run, output: Path, spec: ExportSpec | None = None, progress:
             training=compare(recorded, found, metadata.decide, spec.tolerance),
             missing_heatmap=getattr(reference.backbone, "missing_heatmap", None),
         )
-        _require_agreement(result)
+        message = "the exported model ({}) does not give torch's predictions; nothing was written"
+        require_agreement(checks, message, targets["full"])
+        if not result.training.holds:
+            raise disagreement(result)
         evidence = {
             "against_torch": checks,
             "against_training": result.training,
@@ -132,7 +182,7 @@ def _check_tolerance(run: Run, tolerance: float) -> None:
         )
 
 
-def _count_steps(metadata: ModelMetadata, images: int) -> int:
+def count_steps(metadata: ModelMetadata, images: int) -> int:
     """Return how many images are read or predicted: read once, by torch once, by both variants on each provider."""
     providers = 2 if cuda_possible() else 1
     variants = sum(count_predictions(replace(metadata, variant=variant), images) for variant in VARIANTS)
@@ -156,21 +206,18 @@ def _check(
     return checks, milliseconds, found["full", CPU]
 
 
-def _require_agreement(result: Export) -> None:
-    message = "the exported model ({}) does not give torch's predictions; nothing was written"
-    require_agreement(result.checks, message, result.files["full"])
+def _changed_since_training(result: Export) -> ParityError:
     training, export_differences = result.training, result.metadata.feature_spec.export_differences
-    if not training.holds:
-        what, fix = "", "if the images have changed since training, run xfeat featurize and xhead train again"
-        if export_differences:
-            what = f", whose features were {' and '.join(export_differences.values())}"
-            fix = f"{fix}; or run both again with {' '.join(export_differences)}"
-            if training.max_difference < _OPPOSITE:
-                fix += f", or accept the difference with --tolerance {math.ceil(training.max_difference * 100) / 100}"
-        raise ParityError(
-            f"the exported model does not give the predictions of the training{what}; nothing was written",
-            path=result.files["full"],
-            expected=f"the probabilities in predictions.csv, within {training.tolerance}",
-            found=training.found,
-            fix=fix,
-        )
+    what, fix = "", "if the images have changed since training, run xfeat featurize and xhead train again"
+    if export_differences:
+        what = f", whose features were {' and '.join(export_differences.values())}"
+        fix = f"{fix}; or run both again with {' '.join(export_differences)}"
+        if training.max_difference < _OPPOSITE:
+            fix += f", or accept the difference with --tolerance {math.ceil(training.max_difference * 100) / 100}"
+    return ParityError(
+        f"the exported model does not give the predictions of the training{what}; nothing was written",
+        path=result.files["full"],
+        expected=f"the probabilities in predictions.csv, within {training.tolerance}",
+        found=training.found,
+        fix=fix,
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from xfeat.export.build.encoder_network import EncoderNetwork
 from xfeat.export.build.fused_model import ReferenceModel
@@ -14,7 +15,9 @@ from xfeat.export.model.progress import Advance
 from xfeat.export.parity.agreement import Probabilities
 from xfeat.featurize.backbones.network import load_backbone
 from xfeat.featurize.backbones.registry import is_foreign
+from xfeat.featurize.backbones.weights import Weights
 from xfeat.featurize.images.preprocess import Pixels
+from xfeat.featurize.specs import FeatureSpec
 from xfeat.head.runs.inputs import weights_of
 from xfeat.head.runs.reader import Run
 
@@ -32,11 +35,15 @@ def load_reference_model(run: Run, weights_file: Path | None = None) -> Referenc
         ModelError: if the file of an encoder cannot be used.
         RunError: if the head's weights are missing or damaged.
     """
-    spec, head = run.feature_spec, run.load_head()
     weights = weights_of(run, weights_file)
+    return reference_model(run.feature_spec, weights, run.load_head(), run.temperature)
+
+
+def reference_model(spec: FeatureSpec, weights: Weights, head: nn.Sequential, temperature: float) -> ReferenceModel:
+    """Return the network of a spec with a head on it; arguments and errors as for :class:`ReferenceModel`."""
     if is_foreign(spec.backbone):
-        return ReferenceModel(EncoderNetwork(spec, weights), head, None, run.temperature)
-    return ReferenceModel(load_backbone(spec, weights), head, spec.preprocess, run.temperature)
+        return ReferenceModel(EncoderNetwork(spec, weights), head, None, temperature)
+    return ReferenceModel(load_backbone(spec, weights), head, spec.preprocess, temperature)
 
 
 def torch_probabilities(model: ReferenceModel, pixels: Pixels, advance: Advance = lambda done: None) -> Probabilities:
