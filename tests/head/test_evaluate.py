@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
 
@@ -20,8 +21,9 @@ from xfeat.featurize.cli import main as xfeat
 from xfeat.featurize.errors import DataError, MismatchError, RunError
 from xfeat.head.cli import main
 from xfeat.head.data.rows import as_rows
-from xfeat.head.evaluate import drop_between, evaluate_run
+from xfeat.head.evaluate import Evaluation, drop_between, evaluate_run
 from xfeat.head.evaluation.intervals import difference_interval, wilson_interval
+from xfeat.head.reports.eval_report import open_evaluation, save_evaluation
 from xfeat.head.runs.reader import Run, open_run
 from xfeat.head.specs import HeadSpec, TargetSpec, TrainSpec
 from xfeat.head.train import TrainOptions, train_run
@@ -225,3 +227,74 @@ def test_images_of_other_classes_are_refused_before_they_are_featurized(
     assert "other: none of the images has a class this run was trained on" in done.stderr
     assert "found:    flu" in done.stderr
     assert not (tmp_path / "other.features.h5").exists()
+
+
+@pytest.fixture
+def done(run: Run, make_cache: MakeCache, tmp_path: Path) -> Evaluation:
+    groups = [f"p{row // 2}" for row in range(60)]
+    rows = cloud(np.arange(60) % 2, separation=0.5, seed=0) + 0.3
+    contents = [f"new {row}" for row in range(60)]
+    other = make_cache("other.h5", sizes=(60,), features=rows, contents=contents, groups=groups)
+    return save_evaluation(evaluate_run(run, other), tmp_path / "runs", "abroad")
+
+
+def test_the_folder_is_like_that_of_a_run(done: Evaluation, tmp_path: Path) -> None:
+    """Reference: predictions.csv, counted line by line."""
+    folder = tmp_path / "runs" / "abroad"
+    assert done.folder == folder
+    assert {file.name for file in folder.iterdir()} == {"eval.json", "predictions.csv", "report.html"}
+    facts = json.loads((folder / "eval.json").read_text())
+    with (folder / "predictions.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    threshold = facts["operating_point"]["threshold"]
+    for row in rows:
+        assert row["prediction"] == ("covid" if np.float32(row["p_covid"]) >= threshold else "normal")
+    matrix = facts["statistics"]["confusion_matrix"]
+    assert matrix[0][0] == sum(row["label"] == row["prediction"] == "covid" for row in rows)
+    assert facts["operating_point"]["external"]["true_positive"] == matrix[0][0]
+    assert rows[0]["group"] == "p0"
+    page = (folder / "report.html").read_text()
+    assert f"{100 * facts['statistics']['accuracy']['value']:.1f} %" in page
+    assert "Drop from the run" in page
+    assert "Worst mistakes" in page
+    assert not (tmp_path / "runs" / "latest").exists() or (tmp_path / "runs" / "latest").resolve().name == "r"
+
+
+def test_the_drop_of_each_figure_has_an_interval(done: Evaluation) -> None:
+    """Reference: the figures of both sides; Zou and Donner's interval, written out."""
+    home, away, drop = done.run.statistics["test"], done.statistics, done.to_dict()["drop"]
+    for figure, (first, second) in {
+        "accuracy": (home["accuracy"], away["accuracy"]),
+        "auc": (home["auc"], away["auc"]),
+        "sensitivity": (home["classes"]["covid"]["sensitivity"], away["classes"]["covid"]["sensitivity"]),
+    }.items():
+        apart = first["value"] - second["value"]
+        assert drop["figures"][figure]["value"] == pytest.approx(apart)
+        low = apart - np.hypot(first["value"] - first["interval"][0], second["interval"][1] - second["value"])
+        high = apart + np.hypot(first["interval"][1] - first["value"], second["value"] - second["interval"][0])
+        assert drop["figures"][figure]["interval"] == pytest.approx((low, high))
+
+
+@pytest.mark.parametrize("name", ["eval.json", "predictions.csv", "report.html"])
+def test_a_changed_file_of_an_evaluation_is_refused(done: Evaluation, name: str) -> None:
+    assert done.folder is not None
+    assert open_evaluation(done.folder)["run"] == "r"
+    file = done.folder / name
+    file.write_text(file.read_text().replace("covid", "Covid"))
+    with pytest.raises(RunError):
+        open_evaluation(done.folder)
+
+
+def test_a_taken_name_is_refused(done: Evaluation, tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="already exists"):
+        save_evaluation(done, tmp_path / "runs", "abroad")
+
+
+def test_external_images_of_one_class_have_a_sensitivity_alone(run: Run, make_cache: MakeCache, tmp_path: Path) -> None:
+    other = make_cache("other.h5", sizes=(20,), labels=[0] * 20, contents=[f"new {row}" for row in range(20)])
+    one = save_evaluation(evaluate_run(run, other), tmp_path / "runs", "one")
+    assert one.statistics["auc"]["value"] is None
+    drop = one.to_dict()["drop"]["figures"]
+    assert drop["auc"] == {"value": None, "interval": None}
+    assert drop["specificity"]["value"] is None
+    assert drop["sensitivity"]["value"] is not None
