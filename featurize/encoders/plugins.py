@@ -62,8 +62,12 @@ def plugin_function(name: str) -> Callable[[], Any]:
     """
     found = {entry.name: entry for entry in importlib.metadata.entry_points(group=ENTRY_POINTS)}
     if name not in found:
-        installed = ", ".join(f"plugin:{other}" for other in sorted(found)) or "no plug-in at all"
-        raise SpecError(f"no installed package provides the encoder {name}", expected=installed, found=f"plugin:{name}")
+        installed = ", ".join(f"plugin:{other}" for other in sorted(found))
+        raise SpecError(
+            "no installed package provides this encoder",
+            expected=installed or "an installed package with encoders; there is none",
+            found=f"plugin:{name}",
+        )
     with _errors_of(f"plugin:{name}"):
         function: Callable[[], Any] = found[name].load()
     return function

@@ -7,6 +7,7 @@ import logging
 import math
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
 
 import huggingface_hub as hub
 import timm
@@ -69,8 +70,9 @@ def _config(name: str) -> Any:
     except RuntimeError:  # no weights of that tag
         config = None
     if config is None:
-        known = list_models(pretrained=True)
-        near = difflib.get_close_matches(name, known, n=5, cutoff=0.3)
+        # Its weights are named after a dot; either may be wrong.
+        model = name.partition(".")[0]
+        near = list_models(f"{model}.*", pretrained=True) or difflib.get_close_matches(model, list_models(), n=5)
         raise SpecError(
             "timm has no such model", expected=", ".join(near) or "a name of timm.list_models()", found=name
         )
@@ -94,7 +96,7 @@ def _hub_file(name: str, config: Any) -> Path:
     url = f"{endpoint}/{config.hf_hub_id}/resolve/main/{_FILE}"
     try:
         if not hub.constants.HF_HUB_OFFLINE:
-            check_connection(endpoint)
+            _check_connection(endpoint)
         return Path(hub.hf_hub_download(config.hf_hub_id, _FILE, etag_timeout=6))
     except Exception as error:
         raise WeightsError(
@@ -103,6 +105,15 @@ def _hub_file(name: str, config: Any) -> Path:
             found=first_line(error),
             fix=f"download {url} on a machine with internet access, and give it with --weights {_FILE}",
         ) from error
+
+
+def _check_connection(endpoint: str) -> None:
+    """Raise within seconds if there is no answer: the hub would try for minutes."""
+    try:
+        check_connection(endpoint)
+    except WeightsError as error:
+        if not isinstance(error.__cause__, HTTPError):  # a mirror need not have a page at its root
+            raise
 
 
 def _model(name: str, config: Any, weights: Path, size: int | None) -> Any:
@@ -117,7 +128,7 @@ def _model(name: str, config: Any, weights: Path, size: int | None) -> Any:
             f"not the weights of timm:{name}",
             path=weights,
             expected=f"a checkpoint of {name}, as timm saves it",
-            found=first_line(error),
+            found=" ".join(str(error).split())[:200],
             fix="choose the model of this file with --backbone timm:NAME, or another file with --weights",
         ) from error
     model.reset_classifier(0)

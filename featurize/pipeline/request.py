@@ -63,6 +63,10 @@ def resolve_request(
                 expected=f"--pooling final or multilevel for {name}",
                 found=request.pooling,
             )
+        if file is not None and file.suffix.lower() == ".onnx":
+            raise SpecError(
+                f"an ONNX file is no weights of {name}", expected=f"--backbone {file}", found=f"--weights {file}"
+            )
         unnamed = chooses and existing is None and file is None
         found = find_preferred_weights(progress) if unnamed else find_weights(name, file=file, progress=progress)
         spec = request.spec_of(
