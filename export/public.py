@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xfeat.export.specs import DEFAULT_MODEL, BenchSpec, ExportSpec, QuantizeSpec, TritonSpec, VerifySpec
-from xfeat.featurize.keyword_settings import keyword_settings
+from xfeat.featurize.keyword_settings import keyword_settings, spec_from
 from xfeat.featurize.progress import Progress, StrPath, steps_of
 from xfeat.head.public_runs import as_run
 from xfeat.head.specs import DEFAULT_RUNS
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from xfeat.export.quantization.quantize import Quantized
     from xfeat.export.triton import Repository
     from xfeat.export.verify import Verification
+    from xfeat.featurize.extractor import FeatureExtractor
     from xfeat.head.runs.reader import Run
 
 
@@ -55,6 +56,61 @@ def export_run(
     from xfeat.export.export import export_run as export
 
     return export(opened, Path(output), spec, steps_of(progress, "checking"))
+
+
+def export_onnx(
+    classifier: Any,
+    extractor: FeatureExtractor,
+    output: StrPath = DEFAULT_MODEL,
+    *,
+    check: Any,
+    ood: Any = None,
+    positive: str | None = None,
+    threshold: float | None = None,
+    opset: int = ExportSpec.opset,
+    max_check_images: int = ExportSpec.max_check_images,
+    tolerance: float = ExportSpec.tolerance,
+    progress: Progress | None = None,
+) -> Export:
+    """Export a fitted classifier, with the network of its features, to one ONNX model that is checked.
+
+    Beside it are written a core model (``.core.onnx``) for more runtimes, and a certificate. The model is compared with
+    torch, and with ``predict_proba`` of the extractor's features; if a prediction differs, nothing is written.
+
+    Args:
+        classifier: fitted: HeadClassifier, LogisticRegression or another linear classifier with ``predict_proba``, or a
+            pipeline of it with scalers; the best estimator of a search.
+        extractor: of the features that it was fitted to.
+        output: the full model.
+        check: images to compare predictions on, as for :meth:`FeatureExtractor.transform`; best those that it was not
+            fitted to.
+        ood: the training features (n, D), for the out-of-distribution score; without them the model has none.
+        positive: class with a threshold; by default the most probable class is predicted.
+        threshold: probability from which ``positive`` is predicted.
+        opset: of the core model, 18 or 13.
+        max_check_images: most images of ``check`` that are used, evenly spaced.
+        tolerance: largest difference of a probability from the classifier's; to be raised only for an extractor of
+            another precision than float32.
+        progress: called as images are read and predicted.
+
+    Returns:
+        What was written, and how closely it agrees.
+
+    Raises:
+        XfeatError: as :func:`xfeat.export.from_classifier.export_classifier` says.
+    """
+    from xfeat.export.from_classifier import export_classifier
+
+    settings = {"opset": opset, "max_check_images": max_check_images, "tolerance": tolerance}
+    return export_classifier(
+        *(classifier, extractor, Path(output)),
+        check=check,
+        ood=ood,
+        positive=positive,
+        threshold=threshold,
+        spec=spec_from(ExportSpec, settings),
+        progress=steps_of(progress, "checking"),
+    )
 
 
 def verify(
@@ -261,6 +317,25 @@ def write_triton(model: StrPath = DEFAULT_MODEL, output: StrPath = "triton", *, 
     from xfeat.export.triton import write_repository
 
     return write_repository(Path(model), Path(output), spec)
+
+
+def write_snippet(model: StrPath = DEFAULT_MODEL, language: str = "python") -> str:
+    """Return a program that classifies image files with a model, without xfeat: ``xexport snippet``.
+
+    Args:
+        model: a file of ``xexport onnx``.
+        language: ``python``, ``js`` (Node) or ``cpp``.
+
+    Returns:
+        The text of the program.
+
+    Raises:
+        ModelError: if the model cannot be read.
+        SpecError: if the language is unknown, or cannot prepare images for a core model.
+    """
+    from xfeat.export.snippets.write import write_snippet as write
+
+    return write(Path(model), language)
 
 
 def public_key(key: StrPath | PublicKey | None) -> PublicKey | None:

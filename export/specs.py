@@ -20,6 +20,7 @@ MAX_THREADS = 1024  # a machine can have some tens of thousands of threads in al
 MAX_COUNT = 2**31 - 1  # Triton's counts are int32
 MAX_WAIT_MS = 3_600_000.0  # an hour
 CUDA_GRAPHS = ("auto", "on", "off")
+SNIPPET_LANGUAGES = ("python", "js", "cpp")
 TRITON_KINDS = {"auto": "KIND_AUTO", "cpu": "KIND_CPU", "gpu": "KIND_GPU"}
 
 

@@ -8,11 +8,12 @@ from xfeat.export.cli.export import onnx
 from xfeat.export.cli.inspect import info
 from xfeat.export.cli.quantize import quantize
 from xfeat.export.cli.sign import sign
+from xfeat.export.cli.snippet import snippet
 from xfeat.export.cli.triton import triton
 from xfeat.export.cli.verify import verify
 from xfeat.featurize.console import program
 
 main = program(
     "Turn a trained run into one ONNX file that is checked against the trained model.",
-    *(bench, explain, info, onnx, quantize, sign, triton, verify),
+    *(bench, explain, info, onnx, quantize, sign, snippet, triton, verify),
 )
