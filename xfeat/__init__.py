@@ -20,6 +20,7 @@ if os.path.basename("".join(sys.argv[:1])) in ("xfeat", "xhead", "xexport", "xse
 
 # The public names, by the module that has them. __init__.pyi has their types, for editors and type checkers.
 _MODULES = {
+    "xfeat.featurize.encoders.plugins": ("EncoderPlugin",),
     "xfeat.featurize.errors": ("XfeatError",),
     "xfeat.featurize.extractor": ("FeatureExtractor",),
     "xfeat.featurize.public": ("audit", "doctor", "dump", "extract", "load", "open_cache", "split"),
