@@ -209,6 +209,23 @@ layout_option = click.option(
 )
 
 
+def table_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add ``--metadata`` and ``--columns`` to a command that lists the images of a data set."""
+    metadata = click.option(
+        "--metadata",
+        type=PATH,
+        metavar="FILE",
+        help="Table (CSV or Excel) of further columns, such as age or hospital, joined by path, base name or group.",
+    )
+    columns = click.option(
+        "--columns",
+        metavar="NAME=COLUMN,COLUMN:KIND",
+        help="What the columns of tables are: path=filename,label=finding,group=patient; sex=Geschlecht renames one; "
+        "age:number sets its kind (number, category, text, date, date-dmy, date-mdy, or ignore).",
+    )
+    return metadata(columns(command))
+
+
 def comma_list(text: str | None) -> list[str] | None:
     """Split ``A,B`` at its commas; ``None`` stays ``None``."""
     return [part.strip() for part in text.split(",") if part.strip()] if text is not None else None

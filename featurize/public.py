@@ -263,6 +263,8 @@ def split(
     groups: str | None = None,
     classes: Sequence[str] | None = None,
     layout: str | None = None,
+    metadata: StrPath | None = None,
+    columns: str | None = None,
     progress: Progress | None = None,
 ) -> SplitResult:
     """Divide class folders into train, valid and test: ``xfeat split``.
@@ -276,6 +278,8 @@ def split(
         groups: CSV file or regular expression for the patients or series, which stay together.
         classes: take these classes only.
         layout: ``splits``, ``classes`` or ``flat``; by default what the folders allow.
+        metadata: table (CSV or Excel) of further columns, joined by path, base name or group.
+        columns: what the columns of tables are: ``path=filename,sex=Geschlecht``.
         progress: called as files are read and placed.
 
     Returns:
@@ -286,12 +290,22 @@ def split(
         DataError: if images have no class, or a class has too few groups.
         OutputError: if ``dst`` is not empty or cannot be written.
     """
+    from xfeat.featurize.columns.gather import with_patients
+    from xfeat.featurize.datasets.column_choice import ColumnChoice
     from xfeat.featurize.datasets.layouts import open_dataset
     from xfeat.featurize.datasets.split import SplitSpec, split_dataset
     from xfeat.featurize.keyword_settings import spec_from
 
     spec = spec_from(SplitSpec, {"ratios": [float(share) for share in ratios], "seed": seed, "link": link})
-    dataset = open_dataset(src, classes=None if classes is None else list(classes), groups=groups, layout=layout)
+    dataset = open_dataset(
+        src,
+        classes=None if classes is None else list(classes),
+        groups=groups,
+        layout=layout,
+        metadata=metadata,
+        columns=ColumnChoice.parse(columns),
+    )
+    dataset = with_patients(dataset)
     return split_dataset(dataset, Path(dst), spec, progress=steps_of(progress, "dividing"))
 
 

@@ -19,6 +19,7 @@ from xfeat.featurize.console import (
     json_option,
     layout_option,
     progress_bars,
+    table_options,
     warn,
 )
 from xfeat.featurize.text import first_ten
@@ -84,18 +85,7 @@ def _batch_size(_context: click.Context, _option: click.Parameter, text: str | N
     "[default: groups.csv in DATA, if there]",
 )
 @layout_option
-@click.option(
-    "--metadata",
-    type=PATH,
-    metavar="FILE",
-    help="Table (CSV or Excel) of further columns, such as age or hospital, joined by path, base name or group.",
-)
-@click.option(
-    "--columns",
-    metavar="NAME=COLUMN,COLUMN:KIND",
-    help="What the columns of tables are: path=filename,label=finding,group=patient; sex=Geschlecht renames one; "
-    "age:number sets its kind (number, category, text, date, date-dmy, date-mdy, or ignore).",
-)
+@table_options
 @click.option("--force", is_flag=True, help="Recompute everything, and replace a cache with other settings.")
 @json_option
 def featurize(

@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING
 import click
 
 import xfeat
-from xfeat.featurize.console import DATA, PATH, Printed, comma_list, json_option, layout_option, progress_bars
+from xfeat.featurize.console import (
+    DATA,
+    PATH,
+    Printed,
+    comma_list,
+    json_option,
+    layout_option,
+    progress_bars,
+    table_options,
+)
 from xfeat.featurize.errors import SpecError
 from xfeat.featurize.text import MAX_LISTED, aligned, shortened
 
@@ -30,6 +39,7 @@ if TYPE_CHECKING:
 )
 @click.option("--classes", metavar="A,B", help="Take these classes only.")
 @layout_option
+@table_options
 @click.option(
     "--copy/--link",
     default=True,
@@ -44,6 +54,8 @@ def split(
     groups: str | None,
     classes: str | None,
     layout: str | None,
+    metadata: Path | None,
+    columns: str | None,
     copy: bool,
 ) -> Printed:
     """Divide the class folders of SRC into DST/train, DST/valid and DST/test.
@@ -63,6 +75,8 @@ def split(
             groups=groups,
             classes=comma_list(classes),
             layout=layout,
+            metadata=metadata,
+            columns=columns,
             progress=progress,
         )
     facts = {
@@ -71,6 +85,7 @@ def split(
         "counts": done.counts,
         "groups": done.groups,
         "groups_file": done.named_groups,
+        "columns_file": None if done.columns_file is None else str(done.columns_file),
         "linked": done.linked,
         "copied": len(done.images) - done.linked,
         "ratios": list(shares),
@@ -100,7 +115,11 @@ def _describe_split(done: SplitResult) -> list[str]:
         lines.append(f"the groups are in {done.output / 'groups.csv'}, where xfeat featurize finds them")
     else:
         lines.append("no patients are known: images of one patient may be in two splits; --groups says whose they are")
-    return [*lines, f"next: {shlex.join(['xfeat', 'featurize', str(done.output)])}"]
+    command = ["xfeat", "featurize", str(done.output)]
+    if done.columns_file is not None:
+        lines.append(f"further columns are in {done.columns_file}")
+        command += ["--metadata", str(done.columns_file)]
+    return [*lines, f"next: {shlex.join(command)}"]
 
 
 def _describe_groups(done: SplitResult) -> str:

@@ -10,6 +10,7 @@ import secrets
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from posixpath import splitext
 from typing import NamedTuple
 
@@ -89,7 +90,7 @@ def gather(
     extra |= dicom
     groups = [entry.group for entry in entries]
     if PATIENT in dicom and not any(groups):
-        groups = _patients(dicom[PATIENT])
+        groups = _patients(dicom[PATIENT].texts())
     _say_what_is_gone(old, extra)
     return Gathered(extra, groups)
 
@@ -102,9 +103,22 @@ def _say_what_is_gone(old: FeatureCache | None, extra: Mapping[str, ExtraColumn]
         logger.warning("columns that the cache had from %s are no longer in it: %s; %s", sources, listed(gone), fix)
 
 
-def _patients(hashes: ExtraColumn) -> list[str]:
+def with_patients(dataset: Dataset) -> Dataset:
+    """Return a data set whose groups are the patients of its DICOM files, if there are no other groups."""
+    possible = {entry.path for entry in dataset.entries if _may_be_dicom(entry.path)}
+    if not possible or any(entry.group for entry in dataset.entries) or dataset.column_kinds.get(PATIENT) == "ignore":
+        return dataset
+    source, key = dataset.open(), patient_key()
+    found = [_tags(source, entry.path, key) if entry.path in possible else {} for entry in dataset.entries]
+    groups = _patients([tags.get(PATIENT, "") for tags in found])
+    entries = [entry._replace(group=group) for entry, group in zip(dataset.entries, groups, strict=True)]
+    return replace(dataset, entries=entries)
+
+
+def _patients(groups: list[str]) -> list[str]:
     """Return the groups that the patients of DICOM files are; none if all files have one and the same."""
-    groups = hashes.texts()
+    if not any(groups):
+        return groups
     if len(set(groups) - {""}) < 2 < len(groups):
         logger.warning("all DICOM files have the same PatientID, which is therefore not used as the group")
         return [""] * len(groups)

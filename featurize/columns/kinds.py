@@ -58,8 +58,8 @@ def typed_column(name: str, cells: Sequence[str], *, kind: str = "", source: str
     found = Counter(cells)
     words = {text: count for text, count in found.items() if kind != "text" and text.casefold() in MISSING}
     known = {text: count for text, count in found.items() if text and text not in words}
-    if kind == "ignore" or not known:
-        return Typed(None, [] if kind == "ignore" else ["no value in any row; left out"])
+    if not known:
+        return Typed(None, ["no value in any row; left out"])
     notes = []
     if words:
         read_as = ", ".join(f"{quote(word)} ({count})" for word, count in words.items())

@@ -86,7 +86,7 @@ def read_group_table(
     Raises:
         DataError: if the table cannot be read, a name fits several images, or an image has two groups.
     """
-    table = read_table(path, ("path", "group"), choice=choice, read=read)
+    table = read_table(path, ("path", "group"), choice=choice, further=False, read=read)
     found = _find(table, table.rows, root, set(images).__contains__, lambda: images)
     strangers = [row for row, file in zip(table.rows, found, strict=True) if not file]
     if len(strangers) < len(table.rows):

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from xfeat.featurize.datasets.groups import joined_groups
 from xfeat.featurize.datasets.image_files import choose_images
 from xfeat.featurize.datasets.layouts import NO_LABEL, SPLITS, Dataset, ImageEntry
-from xfeat.featurize.datasets.split_files import PlacedImage, place_images, write_split
+from xfeat.featurize.datasets.split_files import COLUMNS_FILE, PlacedImage, place_images, write_split
 from xfeat.featurize.datasets.structure import read_structure
 from xfeat.featurize.errors import DataError, ImageError, OutputError
 from xfeat.featurize.sources.image_source import ImageSource
@@ -61,6 +61,7 @@ class SplitResult:
         counts: split to class to number of images.
         groups: number of groups, where an image without a group counts as one.
         named_groups: whether groups.csv was written.
+        columns_file: the table of further columns, if there are any.
         linked: number of files that are hard links; the others are copies.
     """
 
@@ -70,6 +71,7 @@ class SplitResult:
     groups: int
     named_groups: bool
     linked: int
+    columns_file: Path | None = None
 
 
 def split_dataset(dataset: Dataset, output: Path, spec: SplitSpec, *, progress: Progress | None = None) -> SplitResult:
@@ -110,7 +112,8 @@ def split_dataset(dataset: Dataset, output: Path, spec: SplitSpec, *, progress: 
     counts: dict[str, dict[str, int]] = {}
     for (split, label), number in sorted(Counter((image.split, image.entry.label) for image in images).items()):
         counts.setdefault(SPLITS[split], {})[dataset.class_names[label]] = number
-    return SplitResult(output, images, counts, len(set(groups.tolist())), named, linked)
+    columns_file = output / COLUMNS_FILE if dataset.columns else None
+    return SplitResult(output, images, counts, len(set(groups.tolist())), named, linked, columns_file)
 
 
 def assign_splits(labels: NDArray[np.int32], groups: NDArray[np.int64], spec: SplitSpec) -> NDArray[np.uint8]:

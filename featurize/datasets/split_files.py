@@ -24,6 +24,8 @@ from xfeat.featurize.system.filesystem import TIMES, optional
 
 logger = logging.getLogger(__name__)
 
+COLUMNS_FILE = "metadata.csv"
+
 
 class PlacedImage(NamedTuple):
     """The new path of one image: ``entry`` of the source goes to ``path`` in the target."""
@@ -73,7 +75,8 @@ def write_split(
     link: bool,
     step: Callable[[int], None],
 ) -> int:
-    """Fill a folder beside ``output`` and rename it; write groups.csv if images have groups.
+    """Fill a folder beside ``output`` and rename it; write groups.csv if images have groups, and metadata.csv if they
+    have further columns.
 
     Args:
         dataset: the images.
@@ -106,6 +109,8 @@ def write_split(
             logger.warning("cannot link to files in %s: %d files were copied", dataset.root, len(images) - linked)
         if any(image.group for image in images):
             _write_groups(partial / GROUPS_FILE, dataset, images)
+        if dataset.columns:
+            _write_columns(partial / COLUMNS_FILE, dataset, images)
         if output.exists():
             output.rmdir()
         os.rename(partial, output)
@@ -141,3 +146,11 @@ def _write_groups(path: Path, dataset: Dataset, images: list[PlacedImage]) -> No
             for image in images
             if image.group
         )
+
+
+def _write_columns(path: Path, dataset: Dataset, images: list[PlacedImage]) -> None:
+    """Write the texts of further columns, under the new paths."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(("path", *(column.name for column in dataset.columns)))
+        writer.writerows((name_as_text(image.path), *image.entry.further) for image in images)

@@ -113,6 +113,7 @@ def read_table(
     *,
     literal: Sequence[str] = (),
     choice: ColumnChoice = AS_WRITTEN,
+    further: bool = True,
     read: Read = read_file,
 ) -> Table:
     """Read a table; its first line names the columns, and decides how they are separated.
@@ -123,6 +124,7 @@ def read_table(
         optional: columns that are read if they are there.
         literal: the same, of columns that are called exactly so.
         choice: what the user says of the columns.
+        further: read the other columns, too.
         read: returns the content of the file, for one in an archive.
 
     Raises:
@@ -138,7 +140,7 @@ def read_table(
         records, separator, characters = _text_records(path, content, choice)
     header = [_plain(name) for name in next(records, (0, [""]))[1]]
     columns = choose_columns(path, header, required, optional, literal, choice)
-    names, notes = further_names(header, columns, choice)
+    names, notes = further_names(header, columns, choice) if further else ({}, [])
     if notes:
         logger.warning("%s: %s", path, "; ".join(first_ten(notes)))
     rows: list[TableRow] = []
@@ -156,9 +158,9 @@ def read_table(
             )
         values = {column: _value(path, line, cells, at, column) for column, at in columns.items()}
         found = [" ".join(_plain(cells[at]).splitlines()) if at < len(cells) else "" for at in names]
-        further = tuple(seen.setdefault(value, value) for value in found)
+        others = tuple(seen.setdefault(value, value) for value in found)
         shared = {c: v if c == "path" else seen.setdefault(v, v) for c, v in values.items()}
-        rows.append(TableRow(line, further=further, **shared))
+        rows.append(TableRow(line, further=others, **shared))
         if len(rows) > max(_MANY_ROWS, characters // _MIN_ROW_CHARACTERS):
             raise DataError(
                 f"more than {_MANY_ROWS} rows, of less than {_MIN_ROW_CHARACTERS} characters on average",
@@ -346,6 +348,8 @@ def choose_columns(
         found = asked.get(column, [])
         for aliases in ({column: column},) if column in literal else (_ALIASES, _WEAK_ALIASES):
             found = found or [at for at in _called(header, column, aliases) if at not in elsewhere]
+        if literal and len(found) > 1:  # of metadata, where rows that do not join are named
+            found = [at for at in found if header[at] == column] or found
         if len(found) > 1:
             raise DataError(
                 f"{len(found)} columns could be the {column}: {', '.join(header[at] for at in found)}",

@@ -258,3 +258,16 @@ def test_two_hundred_columns_are_read(tmp_path: Path) -> None:
     dataset = opened(tmp_path, "\n".join([f"path,{header}", *rows]) + "\n")
     assert len(dataset.columns) == 200
     assert dataset.entries[3].further[199] == "199"
+
+
+def test_a_table_of_groups_keeps_no_columns_and_says_nothing_of_them(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    dataset = opened(tmp_path, BY_PATH, groups=GROUPS.replace("group\n", "group,label\n").replace("7\n", "7,x\n"))
+    assert columns_of(dataset) == {"age": AGES}
+    assert warned(caplog) == ""
+
+
+def test_of_several_keys_the_plain_name_is_taken(tmp_path: Path) -> None:
+    dataset = opened(tmp_path, "image_id,path,age\n7,covid/2.png,2\n")
+    assert columns_of(dataset) == {"image_id": ["", "7", "", ""], "age": ["", "2", "", ""]}

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
+import xfeat
 from xfeat.featurize.cache.reader import FeatureCache
 from xfeat.featurize.columns import gather
 from xfeat.featurize.datasets.column_choice import ColumnChoice
@@ -229,3 +230,32 @@ def test_a_large_private_tag_in_front_is_no_obstacle(scans: Bench) -> None:
         picture.save_as(file)
     scans.run()
     assert FeatureCache.open(scans.output).extra["PatientSex"].known.all()
+
+
+# xfeat split
+
+
+def test_a_split_keeps_columns_beside_the_images(bench: Bench, tmp_path: Path) -> None:
+    file = table(bench)
+    rows = [row.split(",") for row in file.read_text().splitlines()[1:]]
+    expected = {(bench.data / path).read_bytes(): age for path, age, _ in rows}
+    done = xfeat.split(bench.data, tmp_path / "divided", metadata=file, columns="sex:ignore")
+    assert done.columns_file == tmp_path / "divided/metadata.csv"
+    bench.data = tmp_path / "divided"
+    bench.run(metadata=done.columns_file)
+    cache = bench.check()
+    found = {(bench.data / path).read_bytes(): age for path, age in ages(cache).items()}
+    assert found == expected
+    assert set(cache.extra) == {"age"}
+
+
+def test_a_split_of_dicom_files_keeps_patients_together(scans: Bench, tmp_path: Path) -> None:
+    done = xfeat.split(scans.data, tmp_path / "divided", ratios=(50, 0, 50))
+    split_of: dict[str, set[str]] = {}
+    for image in done.images:
+        split_of.setdefault(image.group, set()).add(image.path.split("/")[0])
+    assert (done.groups, done.named_groups) == (2, True)
+    assert sorted(map(sorted, split_of.values())) == [["test"], ["train"]]
+    scans.data = tmp_path / "divided"
+    scans.run()
+    assert set(FeatureCache.open(scans.output).columns.group) == set(split_of)
