@@ -23,7 +23,7 @@ class GreyRange(NamedTuple):
     """The levels of images with 16 bits per channel that do not state their white.
 
     Attributes:
-        highest: of all levels.
+        highest: of all levels that the network is given.
         stated_bits: the most that a file states as used; 0 if none does.
         all_state: every file states its bits.
     """
@@ -51,7 +51,7 @@ class GreyRange(NamedTuple):
             return None
         if levels is None or levels.own_bits is not None:
             return None
-        return cls(levels.highest, levels.used_bits, levels.used_bits > 0)
+        return cls(levels.highest(spec), levels.used_bits, levels.used_bits > 0)
 
     @classmethod
     def of_all(cls, ranges: Iterable[Self | None]) -> Self | None:

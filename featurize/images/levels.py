@@ -16,6 +16,7 @@ from PIL import Image, ImageFile, TiffImagePlugin
 from xfeat.featurize.errors import ImageError
 from xfeat.featurize.images import tiff_tags
 from xfeat.featurize.images.jpeg_headers import read_jpeg_2000_header
+from xfeat.featurize.specs import PreprocessSpec
 
 _FULL = 65535
 # Visible colours that differ by no more are one colour, rounded: then the picture is in the transparency.
@@ -45,10 +46,12 @@ class DeepLevels(NamedTuple):
         """Whether the last channel is transparency, which always has the full range."""
         return self.values.ndim == 3 and self.values.shape[2] in (2, 4)
 
-    @property
-    def highest(self) -> int:
-        """The highest level, without transparency."""
-        return int((self.values[..., :-1] if self.has_alpha else self.values).max())
+    def highest(self, spec: PreprocessSpec) -> int:
+        """Return the highest level in the spec's box, without transparency: burnt-in letters may be cut off."""
+        height, width = self.values.shape[:2]
+        left, top, right, bottom = spec.box(width, height)
+        values = self.values[top:bottom, left:right]
+        return int((values[..., :-1] if self.has_alpha else values).max())
 
 
 def to_8_bits(image: ImageFile.ImageFile, data: bytes, grey_bits: int) -> Image.Image:

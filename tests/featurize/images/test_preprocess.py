@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 from PIL import Image
 from torchvision.transforms import v2 as transforms
 
+from tests.inputs.image_bytes import png_16
 from xfeat.featurize.images.augmentation import load_views
+from xfeat.featurize.images.grey_range import GreyRange
 from xfeat.featurize.images.preprocess import cut, load_pixels, resize
 from xfeat.featurize.specs import PreprocessSpec
 
@@ -132,6 +134,18 @@ def test_views_are_made_of_the_box_alone(mode: str) -> None:
     assert views.max() <= 60 * 1.15 + 1
     assert load_views(data, PreprocessSpec(size=64), views=9, sha256="7" * 64).max() == 255
     assert (views[0] == 60).all()
+
+
+@pytest.mark.parametrize(
+    ("settings", "bits"), [({}, 16), ({"crop": 0.05}, 16), ({"crop": 0.1}, 12), ({"resize": "crop"}, 16)], ids=str
+)
+def test_white_letters_that_are_cut_off_do_not_count_for_the_range(settings: dict[str, object], bits: int) -> None:
+    """Twelve bits and full white in a frame of 10 % at the top and at the bottom, of a wide image."""
+    levels = np.random.default_rng(0).integers(0, 4096, (100, 300), dtype=np.uint16)
+    levels[:10] = levels[-10:] = 65535
+    found = GreyRange.of(png_16(levels), PreprocessSpec(**settings))  # type: ignore[arg-type]
+    assert found is not None
+    assert found.bits == bits
 
 
 def test_without_a_box_no_pixel_is_copied() -> None:
