@@ -234,9 +234,10 @@ def test_a_command_ignores_warnings_of_pillow_and_no_others() -> None:
 
 def test_the_pixels_cached_are_the_pixels_served() -> None:
     """Serving and caching share one function; a second implementation would drift."""
-    from xfeat.featurize.images import augmentation
+    from xfeat.featurize.images import augmentation, preprocess
     from xfeat.serve.inference import predictor
 
     assert predictor.load_pixels is load_pixels
-    assert augmentation.resize is resize
+    assert augmentation.squash is preprocess.squash
+    assert augmentation.cut is preprocess.cut
     assert augmentation.decode is decode
