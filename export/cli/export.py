@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -93,4 +94,5 @@ def _as_text(done: Export, run: str) -> list[str]:
     )
     if done.missing_heatmap:
         lines.append(f"no heatmap: {done.missing_heatmap}")
-    return [*lines, f"certificate: {done.certificate}"]
+    use = shlex.join(["xexport", "snippet", str(done.files["full"]), "--lang", "python"])
+    return [*lines, f"certificate: {done.certificate}", f"to predict without xfeat: {use}  (or js, cpp)"]

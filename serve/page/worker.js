@@ -12,7 +12,8 @@ const tasks = {
     ort.env.wasm.numThreads = 1;
     ort.env.logLevel = "error";
     ort.env.wasm.wasmBinary = await runtime.arrayBuffer();
-    session = await ort.InferenceSession.create(new Uint8Array(await model.arrayBuffer()));
+    // Without a warning that the input threshold may be left out.
+    session = await ort.InferenceSession.create(new Uint8Array(await model.arrayBuffer()), { logSeverityLevel: 3 });
   },
 
   async run({ file, model, heatmap }) {
