@@ -1,4 +1,4 @@
-"""A whole comparison: runs and cross-validations are found, compared, and written as a table and a page."""
+"""A whole comparison: runs and other results are found, compared, and written as a table and a page."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ from pathlib import Path
 from xfeat.featurize.errors import RunError
 from xfeat.featurize.system.atomic import replacing
 from xfeat.head.compare.comparison import Comparison, Entry, as_entries, common_part, compare_entries, find_runs
+from xfeat.head.compare.results import compared_results, find_results, is_result, open_result
 from xfeat.head.compare.table import as_csv
-from xfeat.head.crossval.report import CROSSVAL_FILE
-from xfeat.head.crossval.stored import find_crossvals, open_crossval
 from xfeat.head.runs.inputs import with_cache
-from xfeat.head.runs.reader import Run, open_run
+from xfeat.head.runs.reader import Run, open_run, runs_in
 
 
 def compare_runs(
@@ -26,26 +25,27 @@ def compare_runs(
     csv_file: Path | None,
     html_file: Path | None,
 ) -> Comparison:
-    """Compare runs, and read the cross-validations among them; arguments as for :func:`xfeat.compare`.
+    """Compare runs, cross-validations and external tests, each kind by itself; arguments as for :func:`xfeat.compare`.
 
     Raises:
-        RunError: if there is no run, or one is damaged.
+        RunError: if there is nothing to compare, or something that was named is damaged.
         MismatchError: if no run was trained on ``features``.
         OutputError: if a file cannot be written.
     """
     runs = [each for each in named if isinstance(each, Run)]
     folders = [_folder(each, folder) for each in named if not isinstance(each, Run)]
-    crossvals = [each for each in folders if (each / CROSSVAL_FILE).is_file()]
-    found = runs + [open_run(each) for each in folders if each not in crossvals] or find_runs(folder)
-    validated = list(map(open_crossval, crossvals)) if named else find_crossvals(folder)
-    if features is not None:
+    results = [open_result(each) for each in folders if is_result(each)] if named else find_results(folder)
+    found = runs + [open_run(each) for each in folders if not is_result(each)]
+    if not named and (not results or runs_in(folder)):
+        found = find_runs(folder)
+    if features is not None and found:
         found = with_cache(found, features)
     entries, part = as_entries(found), common_part(found)
     if baselines:
         from xfeat.head.compare.baselines import fit_baselines
 
         entries += fit_baselines(_first_with_predictions(entries), part)
-    comparison = replace(compare_entries(entries, part, sort=sort), crossvals=validated)
+    comparison = replace(compare_entries(entries, part, sort=sort), results=compared_results(results))
     if csv_file is not None:
         _write(csv_file, as_csv(comparison), option="--csv")
     if html_file is not None:

@@ -9,7 +9,6 @@ import click
 import xfeat
 from xfeat.featurize.console import PATH, Printed, json_option
 from xfeat.head.cli.options import runs_option
-from xfeat.head.reports.formatting import accuracy_line
 from xfeat.head.specs import SORTS
 
 
@@ -41,17 +40,14 @@ def compare(
 ) -> Printed:
     """Compare runs: their settings, their metrics, and whether a difference is larger than chance.
 
-    RUNS are folders of runs and cross-validations, or names in --runs; by default all of them. Each run is compared
-    with the first by McNemar's exact test on the images that both were tested on, and by a bootstrap over patients if
-    patients have several images. Runs without predictions come last and are not compared. Cross-validations are listed
-    below the table.
+    RUNS are folders of runs, cross-validations and external tests (xhead eval), or names in --runs; by default all of
+    them. Each run is compared with the first by McNemar's exact test on the images that both were tested on, and by a
+    bootstrap over patients if patients have several images. Runs without predictions come last and are not compared.
+    Cross-validations and external tests follow, each compared with the best of its kind on the same images.
     """
     done = xfeat.compare(
         *(folders, runs), sort=sort, baselines=baselines, features=features, csv_file=csv_file, html_file=html_file
     )
     from xfeat.head.compare.table import as_json, comparison_lines
 
-    lines = [
-        f"{each['name']}: {accuracy_line('cross-validated accuracy', each['accuracy'])}" for each in done.crossvals
-    ]
-    return {**as_json(done), "crossvals": done.crossvals}, [*comparison_lines(done), *lines]
+    return as_json(done), comparison_lines(done)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,6 +14,9 @@ from xfeat.featurize.errors import RunError, XfeatError
 from xfeat.head.compare.significance import Difference, PredictedClasses, paired_difference
 from xfeat.head.runs.inputs import open_cache_of
 from xfeat.head.runs.reader import PROBABILITY_PREFIX, Run, no_runs_error, open_run, runs_in
+
+if TYPE_CHECKING:
+    from xfeat.head.compare.results import Result
 
 logger = logging.getLogger(__name__)
 
@@ -51,14 +54,14 @@ class Comparison:
         sort: the metric they are sorted by.
         entries: the lines; those without predictions come last.
         differing: settings that differ between runs.
-        crossvals: cross-validations, which are listed below.
+        results: cross-validations and external tests, which are compared by themselves.
     """
 
     part: str
     sort: str
     entries: list[Entry]
     differing: list[str]
-    crossvals: Sequence[Mapping[str, Any]] = ()
+    results: Sequence[Result] = ()
 
 
 def find_runs(runs: Path) -> list[Run]:
@@ -107,7 +110,7 @@ def compare_entries(entries: Sequence[Entry], part: str, *, sort: str = "accurac
     """Sort entries and compare each with the first run.
 
     Args:
-        entries: of at least one run.
+        entries: runs and baselines.
         part: the split to compare on.
         sort: one of :data:`xfeat.head.specs.SORTS`; the lowest loss and the highest of the others come first.
     """
@@ -115,15 +118,15 @@ def compare_entries(entries: Sequence[Entry], part: str, *, sort: str = "accurac
     groups: dict[str, str] = {}
     for digest, run in {entry.run.cache["content_sha256"]: entry.run for entry in ordered if entry.run}.items():
         groups |= _groups(run, digest)
-    first = next(entry for entry in ordered if entry.run is not None)
+    first = next((entry for entry in ordered if entry.run is not None), None)
     compared = [replace(entry, difference=_difference(entry, first, groups)) for entry in ordered]
     return Comparison(part, sort, compared, _differing(ordered))
 
 
-def _difference(entry: Entry, first: Entry, groups: dict[str, str]) -> Difference | None:
+def _difference(entry: Entry, first: Entry | None, groups: dict[str, str]) -> Difference | None:
     if entry.problem:
         return Difference(problem=entry.problem)
-    return None if entry is first else paired_difference(entry.predictions, first.predictions, groups)
+    return None if first is None or entry is first else paired_difference(entry.predictions, first.predictions, groups)
 
 
 def _sort_value(entry: Entry, part: str, sort: str) -> tuple[bool, bool, Any]:

@@ -13,7 +13,7 @@ from xfeat.featurize.system.streams import text_width
 from xfeat.featurize.text import aligned, columns_of
 from xfeat.head.compare.comparison import Comparison
 from xfeat.head.compare.significance import NOT_COMPARABLE, Difference
-from xfeat.head.reports.formatting import interval, number, points
+from xfeat.head.reports.formatting import interval, number, percent, points
 
 COLUMNS = ("accuracy", "balanced_accuracy", "auc", "loss")
 # Accuracy minus that of the first run in percentage points, its 95 % interval, McNemar's p-value, and the verdict.
@@ -29,8 +29,8 @@ def lines(comparison: Comparison) -> list[list[str]]:
     for entry in comparison.entries:
         metrics = entry.metrics[comparison.part]
         settings = [setting_text(name, entry.settings.get(name)) for name in comparison.differing]
-        accuracy = [number(metrics["accuracy"]), interval(metrics["accuracy_interval"])]
-        others = [number(metrics[name]) for name in COLUMNS[1:]]
+        accuracy = [percent(metrics["accuracy"]), interval(metrics["accuracy_interval"])]
+        others = [number(metrics[name]) if name == "loss" else percent(metrics[name]) for name in COLUMNS[1:]]
         found.append([entry.name, *settings, *accuracy, *others, *difference_cells(entry.difference)])
     return found
 
@@ -40,18 +40,26 @@ def as_csv(comparison: Comparison) -> str:
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     figures = [f"{comparison.part}_{name}" for name in COLUMNS]
-    writer.writerow(["run", *comparison.differing, *figures, "difference", "p", "verdict"])
+    writer.writerow(["run", *comparison.differing, *figures, "difference", "p", "verdict", "tested_on"])
     for entry in comparison.entries:
-        difference = entry.difference
-        against: Sequence[Any] = ("", "", difference.verdict if difference else "")
-        if difference and not difference.problem:
-            against = (difference.accuracy, difference.p, difference.verdict)
         settings = [
             setting_text(name, entry.settings[name]) if name in entry.settings else "" for name in comparison.differing
         ]
         metrics = entry.metrics[comparison.part]
-        writer.writerow([entry.name, *settings, *(metrics[name] for name in COLUMNS), *against])
+        writer.writerow(
+            [entry.name, *settings, *(metrics[name] for name in COLUMNS), *_against(entry.difference), comparison.part]
+        )
+    for each in comparison.results:
+        measured = [each.metrics[name] for name in COLUMNS]
+        tested = "out of fold" if each.kind == "crossval" else "external"
+        writer.writerow([each.name, *("" for _ in comparison.differing), *measured, *_against(each.difference), tested])
     return stream.getvalue()
+
+
+def _against(difference: Difference | None) -> Sequence[Any]:
+    if difference is None or difference.problem:
+        return "", "", difference.verdict if difference else ""
+    return difference.accuracy, difference.p, difference.verdict
 
 
 def as_json(comparison: Comparison) -> dict[str, Any]:
@@ -60,6 +68,10 @@ def as_json(comparison: Comparison) -> dict[str, Any]:
         "part": comparison.part,
         "sort": comparison.sort,
         "differing": comparison.differing,
+        **{
+            f"{kind}s": [each.to_dict() for each in comparison.results if each.kind == kind]
+            for kind in ("crossval", "eval")
+        },
         "entries": [
             {
                 "name": entry.name,
@@ -105,6 +117,8 @@ def notes(comparison: Comparison) -> list[str]:
             "Points are the accuracy minus that of the first run, in percentage points; their 95 % confidence interval "
             "is from a bootstrap over patients, if patients have several images"
         )
+    if any(entry.run is not None and entry.run.operating_point is not None for entry in comparison.entries):
+        found.append("Metrics are those of the most probable class; at its threshold, each run's report has them")
     if any(entry.run is None for entry in comparison.entries):
         found.append("scikit-learn baselines with tuned settings: C is chosen on the validation images")
     if len(comparison.entries) > 2:
@@ -125,6 +139,9 @@ def setting_text(name: str, value: Any) -> str:
 
 def comparison_lines(comparison: Comparison) -> list[str]:
     """Return the aligned table and its notes; columns that a terminal has no room for are hidden, and named."""
+    results = [each.line for each in comparison.results]
+    if not comparison.entries:
+        return results
     names, *rows = lines(comparison)
     # Elsewhere, a line of the table is a line of the output, however long.
     width = text_width() if sys.stdout.isatty() else sys.maxsize
@@ -137,4 +154,4 @@ def comparison_lines(comparison: Comparison) -> list[str]:
     if count:
         hidden = ", ".join(_HIDE_FIRST[:count])
         text.append(f"columns hidden (terminal too narrow): {hidden}; --csv and --html have all columns")
-    return [*text, *notes(comparison)]
+    return [*text, *notes(comparison), *results]

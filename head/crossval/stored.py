@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -18,8 +17,6 @@ from xfeat.head.crossval.report import CROSSVAL_FILE, FORMAT, SCHEMA_VERSION
 from xfeat.head.evaluation.operating_point import GIVEN, ChosenThreshold, OperatingPoint
 from xfeat.head.runs.reader import PREDICTIONS_FILE, REPORT_FILE
 from xfeat.head.runs.results import damaged, read_result
-
-logger = logging.getLogger(__name__)
 
 _FIX = "cross-validate again with xhead crossval"
 
@@ -40,19 +37,6 @@ class StoredCrossval(TypedDict):
     operating_point: OperatingPoint | None
     elsewhere: dict[str, Any] | None
     metrics: dict[str, Any]
-
-
-def find_crossvals(runs: Path) -> list[StoredCrossval]:
-    """Read all cross-validations in a folder; those that are not as they were saved are left out with a warning."""
-    found = []
-    for file in sorted(runs.glob(f"*/{CROSSVAL_FILE}")):
-        if file.parent.name.startswith("."):
-            continue  # it is being written
-        try:
-            found.append(open_crossval(file.parent))
-        except RunError as error:
-            logger.warning("left out: %s", error)
-    return found
 
 
 def open_crossval(folder: Path) -> StoredCrossval:

@@ -32,7 +32,7 @@ from xfeat.featurize.errors import BusyError, CacheError, XfeatError
 from xfeat.featurize.system.locks import Lock, locked
 from xfeat.featurize.typed_json import with_digest
 from xfeat.head.cli import main as head_main
-from xfeat.head.crossval.stored import find_crossvals
+from xfeat.head.compare.results import find_results
 from xfeat.head.runs.reader import latest_run, open_run, read_history
 from xfeat.serve.cli import main as serve_main
 from xfeat.serve.inference.predictor import Predictor
@@ -249,7 +249,7 @@ COMMANDS: dict[str, Command] = {
     "metadata of a run": _library(lambda folder: metadata_of(open_run(folder / "runs/first"), 0.5).to_props()),
     "history": _library(lambda folder: list(map(list, read_history(open_run(folder / "runs/first"))))),
     "latest run": _library(lambda folder: open_run(latest_run(folder / "runs")).name),
-    "crossval.json": _library(lambda folder: find_crossvals(folder / "runs")),
+    "crossval.json": _library(lambda folder: find_results(folder / "runs")),
     "converted network": _library(lambda folder: converted(folder).tolist()),
     "cross-validation": _library(_checkpoints),
     "audit": _library(lambda folder: audit_of(FeatureCache.open(folder / "features.h5"))),

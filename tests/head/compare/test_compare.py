@@ -256,7 +256,7 @@ def test_a_table_fits_the_terminal_and_truncates_nothing(
     text = comparison_lines(comparison)
     words = " ".join(text[:5]).split()
     assert max(map(len, text[:5])) <= width
-    assert {f"{entry.metrics['test']['accuracy']:.4f}" for entry in entries} < set(words)
+    assert {f"{100 * entry.metrics['test']['accuracy']:.1f}" for entry in entries} < set(words)
     assert {"chance", "a-long-name-for-good"} < set(words)
     said = [line.partition(": ")[2].partition(";")[0].split(", ") for line in text if line.startswith("columns hidden")]
     assert sum(map(len, said)) == hidden
