@@ -26,6 +26,7 @@ from xfeat.head.specs import CrossvalSpec, HeadSpec, TrainSpec
 from xfeat.head.train import train_run
 
 WriteClouds = Callable[..., FeatureCache]
+pytestmark = pytest.mark.slow
 AUDIT: dict[str, Any] = {"audited": True, "passed": True, "failures": [], "warnings": []}
 
 
