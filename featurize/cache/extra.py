@@ -79,7 +79,7 @@ class StoredColumns(Mapping[str, ExtraColumn]):
     def __init__(self, file: FeatureFile, header: Header) -> None:
         self._file, self._places, self._read = file, header["arrays"], dict[str, ExtraColumn]()
         # A kind of a later version is left out.
-        self._about = {name: about for name, about in header["extra"].items() if about.get("kind") in KINDS}
+        self._about = {name: about for name, about in header["extra"].items() if str(about.get("kind")) in KINDS}
 
     def __getitem__(self, name: str) -> ExtraColumn:
         if name not in self._read:

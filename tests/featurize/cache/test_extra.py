@@ -89,7 +89,8 @@ def test_a_code_outside_the_names_is_refused_when_it_is_read(tmp_path: Path) -> 
         FeatureCache.open(tmp_path / "features.h5").extra["sex"]
 
 
-def test_a_kind_of_a_later_version_is_left_out(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["interval", None, [], {"a": 1}])
+def test_a_kind_of_a_later_version_is_left_out(kind: Any, tmp_path: Path) -> None:
     made(tmp_path)
-    edit_cache(tmp_path / "features.h5", extra={"age": {"kind": "interval", "names": []}})
+    edit_cache(tmp_path / "features.h5", extra={"age": {"kind": kind, "names": []}})
     assert dict(FeatureCache.open(tmp_path / "features.h5").extra) == {}
