@@ -233,7 +233,16 @@ class PreprocessSpec(Spec):
         bicubic = ", bicubic" if self.interpolation == "bicubic" else ""
         grey = f", 16-bit images read as {self.grey_bits}-bit" if self.grey_bits != 16 else ""
         chosen = f", {self.frames} frame of several" if self.frames != "refuse" else ""
-        return f"{cut}{square}{bicubic}{grey}{chosen}"
+        return f"{cut}{square}{bicubic}{self._describe_levels()}{grey}{chosen}"
+
+    def _describe_levels(self) -> str:
+        pair = (self.mean, self.std)
+        if short := next((name for name, values in NORMALIZATIONS.items() if values == pair), None):
+            return f", mean and std of {short}" if short != "half" else ""
+        mean, std = (
+            ",".join(f"{value:.4g}" for value in (values[:1] if len(set(values)) == 1 else values)) for values in pair
+        )
+        return f", mean {mean}, std {std}"
 
 
 @dataclass(frozen=True, kw_only=True)

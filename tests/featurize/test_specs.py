@@ -14,6 +14,8 @@ from xfeat.featurize.specs import (
     DTYPES,
     FRAMES,
     GREY_BITS,
+    IMAGENET_MEAN,
+    IMAGENET_STD,
     INTERPOLATIONS,
     MAX_VIEWS,
     POOLINGS,
@@ -82,6 +84,28 @@ def test_fingerprints_are_equal_exactly_when_specs_are(one: FeatureSpec, other: 
 def test_every_setting_changes_the_fingerprint(change: dict[str, object]) -> None:
     spec = FeatureSpec(backbone="efficientnet-b0", weights_sha256="0" * 64)
     assert dataclasses.replace(spec, **change).fingerprint != spec.fingerprint  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"size": 225},
+        {"resize": "crop"},
+        {"crop": 0.05},
+        {"interpolation": "bicubic"},
+        {"mean": (0.5, 0.5, 0.4)},
+        {"std": (0.4, 0.5, 0.4)},
+        {"mean": IMAGENET_MEAN, "std": IMAGENET_STD},
+        {"grey_bits": 12},
+        {"frames": "first"},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_every_setting_of_the_preprocessing_shows_in_the_description(change: dict[str, object]) -> None:
+    """Messages about caches with other settings show the descriptions of both."""
+    spec = FeatureSpec(backbone="efficientnet-b0", weights_sha256="0" * 64)
+    other = dataclasses.replace(spec, preprocess=PreprocessSpec(**change))  # type: ignore[arg-type]
+    assert other.describe() != spec.describe()
 
 
 def test_the_fingerprint_of_the_defaults_never_changes() -> None:
