@@ -11,6 +11,7 @@ from xfeat.featurize.specs import Spec, require
 DEFAULT_RUNS = "runs"
 CLASS_WEIGHTS = ("none", "balanced")
 SCHEDULES = ("constant", "cosine")
+LOGISTIC, SVM = "logistic regression (scikit-learn)", "SVM, RBF kernel (scikit-learn)"  # baselines
 SORTS = ("accuracy", "balanced_accuracy", "auc", "loss", "name")  # of a comparison
 
 

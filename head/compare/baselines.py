@@ -16,10 +16,10 @@ from xfeat.head.evaluation.intervals import wilson_interval
 from xfeat.head.evaluation.metrics import mean_auc
 from xfeat.head.runs.inputs import open_cache_of
 from xfeat.head.runs.reader import Run
+from xfeat.head.specs import LOGISTIC, SVM
 
 # The penalty is tuned on the validation images, like the epoch of a head.
 PENALTIES = (0.001, 0.01, 0.1, 1.0, 10.0)
-LOGISTIC, SVM = "logistic regression (scikit-learn)", "SVM, RBF kernel (scikit-learn)"
 
 Part = tuple[list[str], NDArray[np.float32], NDArray[np.int64]]
 """Paths, features (n, D) and labels (n,) of a split."""

@@ -13,10 +13,9 @@ from xfeat.featurize.cache.reader import FeatureCache
 from xfeat.featurize.cache.rows import read_rows
 from xfeat.featurize.datasets.layouts import NO_LABEL
 from xfeat.featurize.errors import DataError
-from xfeat.head.compare.baselines import LOGISTIC, SVM
 from xfeat.head.crossval.runner import CrossValidation
 from xfeat.head.evaluation.intervals import grouped_interval
-from xfeat.head.specs import CrossvalSpec, MemorySpec
+from xfeat.head.specs import LOGISTIC, SVM, CrossvalSpec, MemorySpec
 
 # Per feature of a training row: float32, and the float64 copy that libsvm makes.
 _BYTES_PER_FEATURE = 4 + 8

@@ -22,12 +22,12 @@ from tests.edited_runs import edit_run
 from xfeat.featurize.cache.reader import FeatureCache
 from xfeat.featurize.errors import CacheError, MismatchError, RunError
 from xfeat.head.cli import main
-from xfeat.head.compare.baselines import LOGISTIC, PENALTIES, SVM, fit_baselines
+from xfeat.head.compare.baselines import PENALTIES, fit_baselines
 from xfeat.head.compare.comparison import as_entries, common_part, compare_entries, find_runs
 from xfeat.head.compare.page import MAX_CURVES, render_comparison
 from xfeat.head.compare.table import comparison_lines, notes
 from xfeat.head.runs.reader import Run, read_history
-from xfeat.head.specs import SORTS, HeadSpec, TrainSpec
+from xfeat.head.specs import LOGISTIC, SORTS, SVM, HeadSpec, TrainSpec
 from xfeat.head.train import TrainOptions, train_run
 
 WriteClouds = Callable[..., FeatureCache]

@@ -20,11 +20,10 @@ from xfeat.featurize.cache.reader import FeatureCache
 from xfeat.featurize.cache.rows import read_rows
 from xfeat.featurize.errors import CacheError, DataError
 from xfeat.head.cli import main
-from xfeat.head.compare.baselines import LOGISTIC, SVM
 from xfeat.head.crossval import baselines, training
 from xfeat.head.crossval.baselines import check_memory, cross_validate_baselines
 from xfeat.head.crossval.runner import cross_validate
-from xfeat.head.specs import CrossvalSpec, HeadSpec, MemorySpec, TrainSpec
+from xfeat.head.specs import LOGISTIC, SVM, CrossvalSpec, HeadSpec, MemorySpec, TrainSpec
 
 
 def test_baselines_are_tested_on_the_same_folds(make_cache: MakeCache) -> None:
