@@ -27,6 +27,10 @@ class Url:
     ``str`` gives it without user, password, query and fragment: for messages, and for files that store it. Only
     :attr:`full`, which opens it, has them.
 
+    Attributes:
+        scheme: such as ``s3``.
+        is_web: whether it is one of a web server, which lists no files.
+
     Args:
         text: the address.
 
@@ -37,11 +41,11 @@ class Url:
     def __init__(self, text: str) -> None:
         scheme, _, rest = text.partition("://")
         self.scheme = scheme.lower()
-        self._is_web = self.scheme in ("http", "https")
+        self.is_web = self.scheme in ("http", "https")
         authority, slash, path = rest.partition("/")
         self._user, at, host = authority.rpartition("@")
         self._query = ""
-        if self._is_web:
+        if self.is_web:
             found = re.search(r"[?#]", path)
             path, self._query = (path[: found.start()], path[found.start() :]) if found else (path, "")
         elif ":" not in self._user:  # abfs://container@account

@@ -41,7 +41,7 @@ def split_pattern(data: str | os.PathLike[str]) -> tuple[Root, str] | None:
     root = root_of(data)
     text = root.full if isinstance(root, Url) else os.fspath(data)
     # In a web address, ? and * mean something else.
-    is_web = isinstance(root, Url) and root.scheme in ("http", "https")
+    is_web = isinstance(root, Url) and root.is_web
     found = None if is_web or (isinstance(root, Path) and root.exists()) else _MAGIC.search(text)
     if found is None:
         return None
@@ -191,8 +191,8 @@ def _from_records(
     spelling, unified = unify_spelling({(image.split, image.label) for image in images})
     images = [image._replace(label=spelling[image.label]) for image in images]
     splits = len({image.split for image in images} - {""})
-    where = f"{len(containers)} files" if "" not in containers else root.name
-    text = f"{splits} split{'s' * (splits != 1)} × " * bool(splits) + f"{count_classes(images)}, as {where} says"
+    where = f"{root.name} says" if "" in containers else f"{len(containers)} files say"
+    text = f"{splits} split{'s' * (splits != 1)} × " * bool(splits) + f"{count_classes(images)}, as {where}"
     used = ", ".join(f"{role}: {header[at]}" for role, at in roles.items())
     columns = tuple(TableColumn(name, root.name) for name in further.values())
     text += f" ({used})" * bool(used)

@@ -32,7 +32,7 @@ from xfeat.featurize.sources.image_source import ImageSource
 from xfeat.featurize.sources.opening import open_source, refuse_pipes
 from xfeat.featurize.sources.remote import RemoteFolder
 from xfeat.featurize.text import listed, quote
-from xfeat.featurize.urls import Root, root_of
+from xfeat.featurize.urls import Root, Url, root_of
 
 logger = logging.getLogger(__name__)
 
@@ -145,6 +145,8 @@ def open_dataset(
         listing, table, root = read_manifest(Path(root), columns, content), Path(root), Path(root).parent
     else:
         source = open_source(root)
+        if isinstance(root, Url) and root.has_secrets:
+            logger.info("%s: the rest of the address is not stored; what reads images again needs it in full", root)
         listing = _read_source(root, source, layout, pattern, columns)
     lines = describe_left_out(count_left_out(listing.left_out))
     if not listing.images:

@@ -34,16 +34,15 @@ def open_source(root: Root, *, broken_ok: bool = False) -> ImageSource:
 
 
 def _open_remote(url: Url) -> ImageSource:
-    web = url.scheme in ("http", "https")
-    if not web and not is_container(url.name):
+    if not url.is_web and not is_container(url.name):
         return RemoteFolder(url)
     connection = Connection(url)
     file = remote_file(connection, url)
     if file is None:
-        if not web:  # a folder may be called so
+        if not url.is_web:  # a folder may be called so
             return RemoteFolder(url)
         raise DataError("nothing is there", path=url, expected="an archive or a table", fix="check the address")
-    return open_container(file, None if web else RemoteFolder(url.parent))
+    return open_container(file, None if url.is_web else RemoteFolder(url.parent))
 
 
 def refuse_pipes(path: Root) -> None:

@@ -37,12 +37,17 @@ R = TypeVar("R")
 
 # Seconds before each further attempt.
 WAITS_S = (0.5, 2.0, 5.0)
-_CONNECT_S, _ANSWER_S = 6.0, 30.0
+_CONNECT_S, _ANSWER_S = 6.0, 20.0
 _LIST_LIMIT_S = 900.0  # 1,000 objects per answer
 _RANGE_BYTES, _CHUNK_BYTES = 1 << 20, 8 << 20
+_GONE = (404, 410)
 _RETRIED = (408, 429)  # statuses that mean "later"
 _ETAGS = ("ETag", "etag", "md5Hash", "content_md5", "Content-MD5", "checksum", "sha256", "blob_id")
 _TIMES = ("LastModified", "last_modified", "Last-Modified", "updated", "mtime", "modified", "created")
+
+
+class NoRangesError(Exception):
+    """A web server sends files only as a whole."""
 
 
 @limited(READ_LIMIT_S, "read")
@@ -112,9 +117,25 @@ class Connection:
             FileNotFoundError: if there is none.
             DataError: if there is no answer.
         """
-        if start is None and end is None:
-            return bytes(self._attempt(url, lambda: self._files.cat_file(self._path(url))))
         return bytes(self._attempt(url, lambda: self._files.cat_file(self._path(url), start=start, end=end)))
+
+    def part_of_large(self, url: Url, size: int, start: int, end: int) -> bytes:
+        """Return a part of a file of a known size, which is never fetched whole.
+
+        Raises:
+            NoRangesError: if the server sends no parts.
+            DataError: if there is no answer.
+        """
+        if not url.is_web:
+            return self.content(url, start, end)
+
+        def fetch() -> bytes:
+            # Unlike cat_file, it does not take the whole file for the part.
+            with self._files.open(self._path(url), "rb", size=size, cache_type="none") as file:
+                file.seek(start)
+                return bytes(file.read(end - start))
+
+        return self._attempt(url, fetch)
 
     def listing(self) -> dict[str, dict[str, Any]]:
         """Return what is told of all files below the place, by their path relative to it."""
@@ -138,9 +159,15 @@ class Connection:
         for wait in (*WAITS_S, None):
             try:
                 return timed(call)
-            except (FileNotFoundError, MissingExtraError, DataError):
+            except (MissingExtraError, DataError):
                 raise
-            except Exception as error:
+            except Exception as problem:  # noqa: BLE001 - every library has errors of its own
+                # fsspec says of every problem of a web server that the file is not found.
+                error = problem.__cause__ if url.is_web and isinstance(problem.__cause__, Exception) else problem
+                if isinstance(error, FileNotFoundError) or getattr(error, "status", 0) in _GONE:
+                    raise FileNotFoundError(str(url)) from error
+                if isinstance(error, ValueError) and "range requests" in str(error):
+                    raise NoRangesError from error
                 found = quote(url.redacted(str(error) or type(error).__name__))
                 if _is_refused(error):
                     raise _no_access(url, found) from error
@@ -169,7 +196,7 @@ def _no_access(url: Url, found: str) -> DataError:
         fix = "set AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY or AWS_PROFILE; for a public bucket FSSPEC_S3_ANON=true"
     elif url.scheme in ("gs", "gcs"):
         fix = "set GOOGLE_APPLICATION_CREDENTIALS; for a public bucket FSSPEC_GCS_TOKEN=anon"
-    elif url.scheme in ("http", "https"):
+    elif url.is_web:
         fix = "give the whole address, with its signature; it is not stored"
     return DataError("access is refused", path=url, found=found, fix=fix)
 
@@ -213,7 +240,7 @@ class RemoteFile(ContainerFile):
         if offset >= end:
             return b""
         assert isinstance(self.path, Url)
-        data = self.connection.content(self.path, offset, end)
+        data = self.connection.part_of_large(self.path, self.size, offset, end)
         if len(data) != end - offset:
             raise DataError(
                 "the server sends other bytes than it was asked for",
@@ -266,7 +293,11 @@ def remote_file(connection: Connection, url: Url) -> ContainerFile | None:
     file = RemoteFile(url, identity, size or 0, state.mtime_ns if state else EPOCH, connection)
     if state is None:
         logger.warning("%s: the server tells neither ETag nor time: every run reads all images again", url)
-    return file if size and info.get("partial", True) else temporary_copy(file, _fetch)
+    try:
+        file.read_at(1, 1)
+    except NoRangesError:
+        size = None
+    return file if size else temporary_copy(file, _fetch)
 
 
 def _fetch(original: ContainerFile, target: BinaryIO) -> None:
@@ -331,7 +362,14 @@ class RemoteFolder:
         Raises:
             DataError: if they cannot be listed.
         """
-        yield from self._listed()
+        if not (listed := self._listed()):
+            raise DataError(
+                "nothing is there",
+                path=self._url,
+                expected="a folder (prefix) of a bucket, an archive or a table",
+                fix="check the address, and that the credentials in the environment may list it",
+            )
+        yield from listed
 
     def records(self) -> Records | None:
         """Return ``None``: a folder has nothing but names."""
