@@ -7,8 +7,8 @@ from typing import Any
 
 from xfeat.featurize.errors import RunError
 from xfeat.head.compare.comparison import Comparison, Entry
-from xfeat.head.compare.significance import LARGER
-from xfeat.head.compare.table import AGAINST_FIRST, COLUMNS, difference_cells, notes, setting_text
+from xfeat.head.compare.significance import AGAINST_FIRST, LARGER, difference_cells
+from xfeat.head.compare.table import COLUMNS, notes, setting_text
 from xfeat.head.reports.plots import COLOURS, overlaid_curves
 from xfeat.head.reports.run_report import page_template
 from xfeat.head.runs.reader import read_history

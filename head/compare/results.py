@@ -13,8 +13,7 @@ from typing import Any
 import numpy as np
 
 from xfeat.featurize.errors import RunError
-from xfeat.head.compare.significance import Difference, PredictedClasses, paired_difference
-from xfeat.head.compare.table import difference_cells
+from xfeat.head.compare.significance import Difference, PredictedClasses, difference_cells, paired_difference
 from xfeat.head.crossval.report import CROSSVAL_FILE
 from xfeat.head.crossval.stored import open_crossval
 from xfeat.head.reports.eval_report import EVAL_FILE, open_evaluation

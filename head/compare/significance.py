@@ -9,10 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xfeat.head.evaluation.intervals import Interval, grouped_interval
+from xfeat.head.reports.formatting import points
 
 SIGNIFICANCE = 0.05
 LARGER, CHANCE, NOT_COMPARABLE = "larger than chance", "may be chance", "not comparable"
-
+# Accuracy minus that of the first run in percentage points, its 95 % interval, McNemar's p-value, and the verdict.
+AGAINST_FIRST = ("points", "their interval", "p", "verdict")
 
 PredictedClasses = Mapping[str, tuple[str, str]]
 """Path to the true and the most probable class of each image of a split."""
@@ -69,6 +71,16 @@ def paired_difference(first: PredictedClasses, second: PredictedClasses, groups:
         p=mcnemar(gains, losses),
         interval=_interval_over_patients(change, [groups.get(path, "") for path in sorted(first)]),
     )
+
+
+def difference_cells(difference: Difference | None) -> tuple[str, str, str, str]:
+    """Write a difference as :data:`AGAINST_FIRST`: ``−2.1``, ``−4.0 to −0.3``, ``0.031``, ``larger than chance``."""
+    if difference is None:
+        return "–", "–", "–", "–"
+    if difference.problem:
+        return "–", "–", "–", f"{NOT_COMPARABLE}: {difference.problem}"
+    ends = "–" if difference.interval is None else " to ".join(map(points, difference.interval))
+    return points(difference.accuracy), ends, f"{difference.p:.2g}", difference.verdict
 
 
 def mcnemar(only_first: int, only_second: int) -> float:

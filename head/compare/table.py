@@ -12,12 +12,10 @@ from typing import Any
 from xfeat.featurize.system.streams import text_width
 from xfeat.featurize.text import aligned, columns_of
 from xfeat.head.compare.comparison import Comparison
-from xfeat.head.compare.significance import NOT_COMPARABLE, Difference
-from xfeat.head.reports.formatting import interval, number, percent, points
+from xfeat.head.compare.significance import AGAINST_FIRST, NOT_COMPARABLE, Difference, difference_cells
+from xfeat.head.reports.formatting import interval, number, percent
 
 COLUMNS = ("accuracy", "balanced_accuracy", "auc", "loss")
-# Accuracy minus that of the first run in percentage points, its 95 % interval, McNemar's p-value, and the verdict.
-AGAINST_FIRST = ("points", "their interval", "p", "verdict")
 # Columns to hide on a narrow terminal, in this order.
 _HIDE_FIRST = ("balanced", "95 % interval", "loss", "AUC", "their interval")
 
@@ -86,16 +84,6 @@ def as_json(comparison: Comparison) -> dict[str, Any]:
             for entry in comparison.entries
         ],
     }
-
-
-def difference_cells(difference: Difference | None) -> tuple[str, str, str, str]:
-    """Write a difference as :data:`AGAINST_FIRST`: ``−2.1``, ``−4.0 to −0.3``, ``0.031``, ``larger than chance``."""
-    if difference is None:
-        return "–", "–", "–", "–"
-    if difference.problem:
-        return "–", "–", "–", f"{NOT_COMPARABLE}: {difference.problem}"
-    ends = "–" if difference.interval is None else " to ".join(map(points, difference.interval))
-    return points(difference.accuracy), ends, f"{difference.p:.2g}", difference.verdict
 
 
 def notes(comparison: Comparison) -> list[str]:
