@@ -23,7 +23,7 @@ def add_decision(proto: onnx.ModelProto, metadata: ModelMetadata) -> None:
         metadata: has classes, positive class and threshold.
     """
     graph, names = Graph(proto), metadata.class_names
-    nodes = []
+    nodes: list[onnx.NodeProto] = []
 
     def node(operator: str, *inputs: str, **attributes: object) -> str:
         name = f"{_PREFIX}{len(nodes)}"

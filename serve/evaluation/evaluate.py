@@ -22,6 +22,7 @@ from xfeat.featurize.sources.opening import open_source
 from xfeat.featurize.specs import check_decision
 from xfeat.featurize.system.atomic import replacing
 from xfeat.featurize.text import first_ten, listed
+from xfeat.featurize.urls import Root
 from xfeat.head.evaluation.metrics import classification_metrics
 from xfeat.head.evaluation.study import Cases, study
 from xfeat.serve.evaluation.foreign import ForeignClassifier
@@ -50,7 +51,7 @@ class ModelEvaluation:
     """
 
     model: Path
-    data: Path
+    data: Root
     paths: Sequence[str]
     cases: Cases
     left_out: dict[str, int]

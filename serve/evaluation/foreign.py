@@ -61,8 +61,10 @@ class ForeignClassifier(ModelFile):
             run="",
         )
 
-    def run(self, pixels: Pixels, *, heatmap: bool = False, threshold: np.float32 | None = None) -> Outputs:
-        """Run the network on uint8 (N, S, S, 3), RGB. It has no heatmap and no input for a threshold.
+    def run(
+        self, pixels: Pixels, *, heatmap: bool = False, threshold: np.float32 | None = None, whole: bool = False
+    ) -> Outputs:
+        """Run the network on uint8 (N, S, S, 3), RGB. It has no heatmap, no input for a threshold, and cuts nothing.
 
         Raises:
             ModelError: if onnxruntime fails.
@@ -95,8 +97,8 @@ class ForeignClassifier(ModelFile):
     def _probabilities(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
         is_finite = np.isfinite(values).all(axis=1)
         finite = values[is_finite]
-        sums = np.abs(finite.sum(axis=1) - 1) <= _SUM_TOLERANCE
-        are_probabilities = (finite >= 0) & sums[:, None]
+        add_up = np.abs(finite.sum(axis=1) - 1) <= _SUM_TOLERANCE
+        are_probabilities = (finite >= 0).all(axis=1) & add_up
         if self._spec.softmax:
             if len(finite) and are_probabilities.all():
                 raise self._misfit("the model's outputs are probabilities already", fix="leave out --softmax")
@@ -104,7 +106,7 @@ class ForeignClassifier(ModelFile):
             powers = np.exp(values.astype(np.float64) - values.max(axis=1, keepdims=True))
             return np.asarray(powers / powers.sum(axis=1, keepdims=True), np.float32)
         if not are_probabilities.all():
-            wrong = finite[~are_probabilities.all(axis=1)][0]
+            wrong = finite[~are_probabilities][0]
             raise self._misfit(
                 "the model's outputs are not probabilities",
                 "numbers from 0 to 1 that add up to 1",

@@ -136,7 +136,7 @@ class Predictor:
         return list(self.predict_sources(sources))
 
     def ready_pixels(self, content: ImageContent) -> Pixels | None:
-        """Return the content if it is already the network's input, or ``None`` if it must be decoded, cut or resized."""
+        """Return the content if it is the network's input already, or ``None`` if it must be decoded, cut or resized."""
         spec = self.metadata.feature_spec.preprocess
         if isinstance(content, bytes) or spec.cuts or content.shape[:2] != (spec.size, spec.size):
             return None
