@@ -88,7 +88,13 @@ def explain_images(
     """
     matching_certificate(model)
     if HEATMAP not in model.known_outputs:
-        raise ModelError("the model has no heatmap output", path=model.path, fix="name the full model, model.onnx")
+        full = model.metadata.variant == "full"
+        raise ModelError(
+            "the model has no heatmap output",
+            path=model.path,
+            found="an encoder whose features are not means over places of the image" if full else "a core model",
+            fix="use an encoder that returns a map, or tokens with --pooling mean" if full else "name the full model",
+        )
     if shown is not None and shown not in model.metadata.class_names:
         raise DataError(
             "unknown class",

@@ -32,7 +32,7 @@ from xfeat.export.quantization.acceptance import (
 )
 from xfeat.export.quantization.float16 import to_float16
 from xfeat.export.quantization.int8 import prepare, quantize_backbone, write_int8
-from xfeat.export.quantization.static_int8 import METHODS, quantize_encoder
+from xfeat.export.quantization.static_int8 import RANGES, quantize_encoder
 from xfeat.export.quantization.subgraphs import is_composed
 from xfeat.export.specs import QuantizeSpec
 from xfeat.featurize.errors import MismatchError, ModelError, OutputError, ParityError
@@ -205,9 +205,10 @@ def _models(
         return
     calibration, _ = labelled_images(run, "train", spec.data, spec.calibration_images)
     if is_composed(traced):
-        for name, method in METHODS.items():
+        for name, ranges in RANGES.items():
             with stage("quantising"):
-                yield f"ranges from {name}", quantize_encoder(traced, calibration.pixels, method), ()
+                quantized = quantize_encoder(traced, calibration.pixels, ranges)
+            yield name, quantized, ()
         return
     prepared = prepare(traced, calibration.pixels, run.feature_spec.preprocess)
     attempts = {"all layers in 8 bits": (), "stem and first block in float32": prepared.first_block}
