@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -118,16 +119,16 @@ def further_names(
     asked = {at: new for new, old in choice.names.items() for at in find_name(old, header)}
     names: dict[int, str] = {}
     notes = []
+    again: Counter[str] = Counter()
     taken = {name.casefold() for name in _OWN_NAMES}
     for at, written in enumerate(header):
         if at in roles.values():
             continue
         plain = re.sub(r"[\x00-\x1f\x7f]+", " ", asked.get(at, written)).strip()[:_MAX_NAME] or f"column {at + 1}"
-        name, number = plain, 2
-        if plain.casefold() in _OWN_NAMES:
-            name = f"table_{plain}"
+        name = f"table_{plain}" if plain.casefold() in _OWN_NAMES else plain
         while name.casefold() in taken:
-            name, number = f"{plain}_{number}", number + 1
+            again[plain] += 1
+            name = f"{plain}_{again[plain] + 1}"
         taken.add(name.casefold())
         names[at] = name
         if written and name != asked.get(at, written):

@@ -170,7 +170,7 @@ def read_table(
                 fix="remove the rows that are repeated or name no image",
             )
     roles = {column: header[at] for column, at in columns.items()}
-    blank = [n for n, at in enumerate(names) if not header[at] and not any(row.further[n] for row in rows)]
+    blank = [n for n, at in enumerate(names) if not header[at] and _says_nothing([row.further[n] for row in rows])]
     if not blank:
         return Table(path, roles, rows, header, list(names.values()))
     left = [n for n in range(len(names)) if n not in blank]
@@ -319,6 +319,12 @@ def _plain(text: str) -> str:
 
 
 # Columns
+
+
+def _says_nothing(values: list[str]) -> bool:
+    """Tell whether a column without a name is empty, or counts the rows, as libraries write an index."""
+    counts = (list(map(str, range(first, first + len(values)))) for first in (0, 1))
+    return not any(values) or values in counts
 
 
 def _called(header: Sequence[str], column: str, aliases: dict[str, str] = _ALIASES) -> list[int]:

@@ -108,6 +108,7 @@ NAMED = {
     "our own by case": ("path,Features,x", "", {"table_Features": "", "x": ""}, "is called table_Features here"),
     "a slash": ("path,mg/dl,..", "", {"mg/dl": "", "..": ""}, ""),
     "a line break": ('path,"a\nb"', "", {"a b": ""}, r"is called a b here"),
+    "an index": (",path,age", "", {"age": ""}, ""),
     "no name": ("path,,age", "", {"column 2": "", "age": ""}, ""),
     "long": ("path," + "x" * 200, "", {"x" * 100: ""}, "is called"),
     "findings": ("path,finding,class", "", {"finding": "", "class": ""}, ""),
@@ -119,7 +120,8 @@ NAMED = {
 def test_columns_get_their_names_and_kinds(case: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     header, columns, names, said = NAMED[case]
     values = ",".join("xyz"[: header.count(",")])
-    dataset = opened(tmp_path, f"{header}\ncovid/2.png,{values}\n", columns=columns)
+    row = f"covid/2.png,{values}" if header.startswith("path") else "0,covid/2.png,x"
+    dataset = opened(tmp_path, f"{header}\n{row}\n", columns=columns)
     assert {column.name: column.kind for column in dataset.columns} == names
     assert all(column.source == "patients.csv" for column in dataset.columns)
     assert said in warned(caplog)
@@ -258,6 +260,11 @@ def test_two_hundred_columns_are_read(tmp_path: Path) -> None:
     dataset = opened(tmp_path, "\n".join([f"path,{header}", *rows]) + "\n")
     assert len(dataset.columns) == 200
     assert dataset.entries[3].further[199] == "199"
+
+
+def test_many_columns_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    dataset = opened(tmp_path, f"path{',x' * 8000}\ncovid/2.png{',1' * 8000}\n")
+    assert [column.name for column in dataset.columns[-2:]] == ["x_7999", "x_8000"]
 
 
 def test_a_table_of_groups_keeps_no_columns_and_says_nothing_of_them(
