@@ -125,7 +125,7 @@ class FeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         if not images:
             raise DataError("no images", expected="one or more", found="an empty list")
         opened = self._open()
-        spec = self._with_range(opened.spec, images)
+        spec = self._with_range(images)
         with opened.lock, closing(self._read(images, spec)) as read:
             batches = infer(read, spec, open_engine=lambda: opened.engine, is_known=lambda sha256: False)
             rows = []
@@ -159,6 +159,15 @@ class FeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         """The file of the network's weights."""
         return self._spec_and_weights()[1]
 
+    def unknown_range(self, images: Sequence[Any]) -> int | None:
+        """Return the bits of 16-bit images, if neither ``fit`` nor ``grey_bits`` has said them; ``None`` otherwise.
+
+        Args:
+            images: as a list.
+        """
+        known = self.grey_bits is not None or hasattr(self, "grey_bits_")
+        return None if known else self._measured(images, self.spec.preprocess)
+
     def _settings(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in _SIGNATURE.parameters if name not in ("self", "workers")}
 
@@ -179,19 +188,17 @@ class FeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             self._opened = opened
         return opened
 
-    def _with_range(self, spec: FeatureSpec, images: Sequence[Any]) -> FeatureSpec:
-        if self.grey_bits is not None:
-            return spec
-        bits = getattr(self, "grey_bits_", None)
+    def _with_range(self, images: Sequence[Any]) -> FeatureSpec:
+        bits = self.unknown_range(images)
         if bits is None:
-            bits = self._measured(images, spec.preprocess)
-            if bits is not None and bits < 16:
-                logger.warning(
-                    "16-bit images are read as %d-bit, the range of these %d images; fit or grey_bits=%d keeps it the "
-                    "same in every call",
-                    *(bits, len(images), bits),
-                )
-        return spec if bits is None else _with_bits(spec, bits)
+            return self.spec
+        if bits < 16:
+            logger.warning(
+                "16-bit images are read as %d-bit, the range of these %d images; fit or grey_bits=%d keeps it the same "
+                "in every call",
+                *(bits, len(images), bits),
+            )
+        return _with_bits(self.spec, bits)
 
     def _measured(self, images: Sequence[Any], preprocess: Any) -> int | None:
         def look(numbered: tuple[int, Any]) -> GreyRange | None:

@@ -1,0 +1,154 @@
+"""A fitted classifier of scikit-learn as a head: scalers are folded into the first layer."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from xfeat.featurize.errors import ArgumentError, DataError
+
+_ACCEPTED = (
+    "HeadClassifier, LogisticRegression, or another linear classifier with predict_proba, or a pipeline of it with "
+    "StandardScaler, RobustScaler, MinMaxScaler or MaxAbsScaler"
+)
+Array = NDArray[np.float64]
+
+
+class ClassifierHead(NamedTuple):
+    """What an exported model needs of a classifier.
+
+    Attributes:
+        head: from features (N, D) to logits (N, C), in evaluation mode.
+        class_names: ``classes_`` as text.
+        dim: number of features D.
+        name: of the classifier's class.
+    """
+
+    head: nn.Sequential
+    class_names: tuple[str, ...]
+    dim: int
+    name: str
+
+
+def classifier_head(classifier: Any) -> ClassifierHead:
+    """Convert a fitted classifier.
+
+    Of a search, the best estimator is taken; of a pipeline that begins with a FeatureExtractor, the rest.
+
+    Raises:
+        ArgumentError: if it is of another kind.
+        DataError: if it is not fitted.
+    """
+    steps = list(_steps(classifier))
+    *scalers, last = steps or [classifier]
+    mean, scale = _scaling(scalers)
+    if not hasattr(last, "classes_"):
+        if hasattr(last, "fit"):
+            raise DataError("the classifier is not fitted", found=type(last).__name__, fix="classifier.fit(X, y)")
+        raise _refused(last)
+    if hasattr(last, "head_"):
+        head = _scaled_head(last.head_, mean, scale)
+    elif all(hasattr(last, name) for name in ("coef_", "intercept_", "predict_proba")):
+        _require_softmax(last)
+        head = nn.Sequential(_linear(last, mean, scale))
+    else:
+        raise _refused(last)
+    names = tuple(str(name) for name in last.classes_)
+    return ClassifierHead(head.eval(), names, int(last.n_features_in_), type(last).__name__)
+
+
+def _steps(estimator: Any) -> Any:
+    """Yield the steps of pipelines within pipelines, without those that do nothing, and without a FeatureExtractor."""
+    if hasattr(estimator, "best_estimator_"):
+        yield from _steps(estimator.best_estimator_)
+    elif hasattr(estimator, "named_steps"):
+        for _, step in estimator.steps:
+            yield from _steps(step)
+    elif estimator not in (None, "passthrough") and type(estimator).__name__ != "FeatureExtractor":
+        yield estimator
+
+
+def _refused(step: Any) -> ArgumentError:
+    return ArgumentError("this classifier cannot be exported", expected=_ACCEPTED, found=type(step).__name__)
+
+
+def _scaling(scalers: list[Any]) -> tuple[Array, Array]:
+    """Return mean and scale of all scalers in a row: float64 (D,), or (1,) without one."""
+    mean, scale = np.zeros(1), np.ones(1)
+    for scaler in scalers:
+        own_mean, own_scale = _scaling_of(scaler)
+        mean, scale = mean + scale * own_mean, scale * own_scale
+    return mean, scale
+
+
+def _scaling_of(scaler: Any) -> tuple[Array, Array]:
+    kind = type(scaler).__name__
+    if kind not in ("StandardScaler", "RobustScaler", "MinMaxScaler", "MaxAbsScaler") or getattr(scaler, "clip", False):
+        raise _refused(scaler)
+    if not hasattr(scaler, "n_features_in_"):
+        raise DataError("the scaler is not fitted", found=kind, fix="pipeline.fit(X, y)")
+    mean, scale = np.zeros(1), np.ones(1)
+    if kind == "MinMaxScaler":
+        return -scaler.min_ / scaler.scale_, 1 / scaler.scale_
+    if kind == "StandardScaler" and scaler.with_mean:
+        mean = np.asarray(scaler.mean_, np.float64)
+    if kind == "RobustScaler" and scaler.with_centering:
+        mean = np.asarray(scaler.center_, np.float64)
+    if scaler.scale_ is not None:
+        scale = np.asarray(scaler.scale_, np.float64)
+    return mean, scale
+
+
+def _require_softmax(classifier: Any) -> None:
+    """Refuse one-vs-rest and the like, on points where no class is certain: elsewhere they hardly differ."""
+    directions = np.random.default_rng(0).normal(size=(16, classifier.n_features_in_))
+    points = directions / max(1e-9, float(np.linalg.norm(classifier.coef_, axis=1).max()))
+    logits = np.asarray(classifier.decision_function(points), np.float64)
+    if logits.ndim == 1:
+        logits = np.stack([-logits, logits], axis=1) / 2
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+    if not np.allclose(classifier.predict_proba(points), powers / powers.sum(axis=1, keepdims=True), atol=1e-5):
+        raise ArgumentError(
+            "the probabilities of this classifier are not the softmax of a linear function",
+            expected="a classifier of several classes that is fitted to all of them at once",
+            found=type(classifier).__name__,
+            fix="LogisticRegression with its default solver, or HeadClassifier",
+        )
+
+
+def _linear(classifier: Any, mean: Array, scale: Array) -> nn.Linear:
+    """Return a layer whose softmax has the probabilities of a linear classifier.
+
+    Of two classes, the classifier has the logit of the second; half of it stands for each, so that both have a heatmap.
+    """
+    weight = np.asarray(classifier.coef_, np.float64)
+    bias = np.broadcast_to(np.asarray(classifier.intercept_, np.float64), len(weight))
+    if len(classifier.classes_) == 2:
+        weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
+    if len(weight) != len(classifier.classes_):
+        raise _refused(classifier)
+    bias = bias - weight @ np.broadcast_to(mean / scale, weight.shape[1])
+    layer = nn.Linear(weight.shape[1], len(weight))
+    layer.weight.data, layer.bias.data = (
+        torch.from_numpy(np.ascontiguousarray(values, np.float32)) for values in (weight / scale, bias)
+    )
+    return layer
+
+
+def _scaled_head(head: nn.Sequential, mean: Array, scale: Array) -> nn.Sequential:
+    """Fold scalers into the BatchNorm that a head begins with."""
+    layers = [layer for layer in head if not isinstance(layer, nn.Dropout)]
+    first = layers[0]
+    assert isinstance(first, nn.BatchNorm1d)
+    assert first.running_mean is not None
+    assert first.running_var is not None
+    folded = nn.BatchNorm1d(first.num_features, eps=0.0)
+    folded.load_state_dict(first.state_dict())
+    wider = torch.from_numpy(np.broadcast_to(scale, first.num_features).copy())
+    folded.running_mean = (torch.from_numpy(mean) + wider * first.running_mean).float()
+    folded.running_var = (wider**2 * (first.running_var + first.eps)).float()
+    return nn.Sequential(folded, *layers[1:])
