@@ -16,11 +16,12 @@ from xfeat.featurize.datasets.structure import split_of
 from xfeat.featurize.datasets.tables import Table, TableRow, name_lines, read_table
 from xfeat.featurize.errors import DataError
 from xfeat.featurize.text import listed, quote
+from xfeat.featurize.urls import Root
 
 logger = logging.getLogger(__name__)
 
 
-def join_metadata(listing: Listing, path: Path, root: Path, choice: ColumnChoice) -> Listing:
+def join_metadata(listing: Listing, path: Path, root: Root, choice: ColumnChoice) -> Listing:
     """Add the columns of a table to the images.
 
     A column ``label`` or ``split`` gives the images theirs if none has any, and must agree otherwise. One of groups
@@ -53,7 +54,7 @@ _Rows = Sequence[TableRow | None]
 # Which row belongs to which image
 
 
-def _join(path: Path, images: Sequence[ListedImage], root: Path, choice: ColumnChoice) -> tuple[Table, _Rows]:
+def _join(path: Path, images: Sequence[ListedImage], root: Root, choice: ColumnChoice) -> tuple[Table, _Rows]:
     """Read the table and find each image's row, by path if any joins so, else by group."""
     table = _read(path, ("path", "group"), choice)
     if not table.columns.keys() & {"path", "group"}:
@@ -88,7 +89,7 @@ _Found = list[Sequence[int]]
 """The images that each row belongs to; several of a path that is ambiguous."""
 
 
-def _by_path(table: Table, images: Sequence[ListedImage], root: Path) -> _Found:
+def _by_path(table: Table, images: Sequence[ListedImage], root: Root) -> _Found:
     numbers = {image.path: number for number, image in enumerate(images)}
     named = [row.path or "\0" for row in table.rows]
     return [

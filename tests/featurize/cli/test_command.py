@@ -237,3 +237,26 @@ def test_two_runs_on_two_folders_give_the_same_content(xfeat: Xfeat, data: Path)
     xfeat("featurize", data, *LITE0, "-o", "a.h5")
     xfeat("featurize", "copy", *LITE0, "-o", "b.h5", "--workers", 1)
     assert FeatureCache.open("a.h5").content_sha256 == FeatureCache.open("b.h5").content_sha256
+
+
+def test_columns_of_a_table_are_in_the_cache_its_description_and_the_audit(xfeat: Xfeat, data: Path) -> None:
+    rows = [f"{label}/{number:03}.png;{30 + number},5;{label[0]}" for label in ("covid", "normal") for number in range(3)]
+    Path("patients.csv").write_text("\n".join(["Bild;Alter;Ort", *rows]) + "\n")
+    options = ("--metadata", "patients.csv", "--columns", "path=Bild,age=Alter")
+    done = as_json(xfeat("featurize", data, *LITE0, *options, "--json"))
+    assert done["columns"] == {"age": "number", "Ort": "category"}
+    told = as_json(xfeat("info", "--json"))["columns"]
+    assert told["age"] == {
+        "kind": "number",
+        "source": "patients.csv",
+        "known": 6,
+        "unknown": 0,
+        "lowest": 30.5,
+        "median": 31.5,
+        "highest": 32.5,
+    }
+    assert told["Ort"]["counts"] == {"c": 3, "n": 3}
+    assert "column  Ort  category: c 3, n 3" in xfeat("info").stdout
+    refused = xfeat("featurize", data, *LITE0, "--metadata", "patients.csv", exit_code=1)
+    assert "no column names images or groups" in refused.output
+    assert "--columns path=NAME" in refused.output
