@@ -147,7 +147,16 @@ def _read(encoder: EncoderFile, side: int) -> onnx.ModelProto:
     optimizer.remove_unused_nodes(model)
     if _opset(model) < OPSET:
         model = _raised(encoder, model)
+    _store_constants(model.graph)
     return onnx.compose.add_prefix(model, "encoder_")
+
+
+def _store_constants(graph: onnx.GraphProto) -> None:
+    """Store constants as weights, where the rest of the export looks for them."""
+    for node in [node for node in graph.node if node.op_type == "Constant" and node.attribute[0].name == "value"]:
+        graph.initializer.add().CopyFrom(node.attribute[0].t)
+        graph.initializer[-1].name = node.output[0]
+        graph.node.remove(node)
 
 
 def _rename_output(model: onnx.ModelProto, wanted: str) -> None:
