@@ -145,13 +145,14 @@ def verify(
     Raises:
         XfeatError: as :func:`xfeat.export.verify.verify_model` says, if anything differs.
     """
+    from xfeat.export.parity.signature import as_public_key
     from xfeat.export.verify import verify_model
 
     spec = VerifySpec(
         data=_path(data),
         weights_file=_path(weights_file),
         certificate=_path(certificate),
-        require_signature=public_key(require_signature),
+        require_signature=as_public_key(require_signature),
         gate=gate,
         require_cuda=require_cuda,
     )
@@ -336,15 +337,6 @@ def write_snippet(model: StrPath = DEFAULT_MODEL, language: str = "python") -> s
     from xfeat.export.snippets.write import write_snippet as write
 
     return write(Path(model), language)
-
-
-def public_key(key: StrPath | PublicKey | None) -> PublicKey | None:
-    """Return minisign's public key, read from its file if it is a path."""
-    if not isinstance(key, str | Path):
-        return key  # type: ignore[return-value]
-    from xfeat.export.parity.signature import read_public_key
-
-    return read_public_key(Path(key))
 
 
 def _path(path: StrPath | None) -> Path | None:

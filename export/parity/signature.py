@@ -6,6 +6,7 @@ Source: https://jedisct1.github.io/minisign/, "Signature format".
 from __future__ import annotations
 
 import base64
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,11 @@ _MAKE_PLAIN_KEYS = f"{_MAKE_KEYS} -W"
 def signature_path(certificate: Path) -> Path:
     """Return the path of a certificate's signature, where minisign writes it: ``model.certificate.json.minisig``."""
     return certificate.with_name(f"{certificate.name}.minisig")
+
+
+def as_public_key(key: str | os.PathLike[str] | PublicKey | None) -> PublicKey | None:
+    """Return a public key, read from its file if it is a path; errors as for :func:`read_public_key`."""
+    return read_public_key(Path(key)) if isinstance(key, str | os.PathLike) else key
 
 
 def read_public_key(path: Path) -> PublicKey:

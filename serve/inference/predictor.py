@@ -8,16 +8,17 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self, overload
 
 import numpy as np
-from PIL import Image
 
 from xfeat.export.model.file import ModelFile, open_model
-from xfeat.export.model.interface import OOD, Outputs
+from xfeat.export.model.interface import HEATMAP, OOD, Outputs
 from xfeat.export.model.progress import Progress
+from xfeat.export.parity.signature import as_public_key
 from xfeat.featurize.datasets.layouts import list_images
 from xfeat.featurize.errors import ImageError, ModelError
+from xfeat.featurize.images.given import as_images, decode_given, named, range_of_given, read_given
 from xfeat.featurize.images.grey_range import GreyRange, warn_if_other
 from xfeat.featurize.images.preprocess import Pixels, load_pixels, resize
 from xfeat.featurize.sources.folder import read_file
@@ -37,7 +38,7 @@ logger = logging.getLogger(__name__)
 _BATCH_ON_CPU = 8
 _BATCH_ON_GPU = 64
 
-Source = tuple[str, Callable[[], bytes]]
+Source = tuple[str, Callable[[], "ImageContent"]]
 # The content of an image file, or its pixels: uint8 (H, W, 3), RGB.
 ImageContent = bytes | Pixels
 ReadImage = tuple[str, Pixels | SkippedImage]
@@ -53,7 +54,7 @@ class Predictor:
         batch_size: most images per call of the network; the default depends on the device.
         cuda_graphs: on a GPU: ``auto``, ``on`` or ``off``.
         allow_unverified: warn, instead of raising, if the certificate does not belong to the file.
-        require_signature: the key that must have signed the certificate.
+        require_signature: minisign's public key that must have signed the certificate, or its file.
 
     Raises:
         MismatchError: if the certificate does not belong to the file, or its signature is not valid.
@@ -80,13 +81,21 @@ class Predictor:
         batch_size: int | None = None,
         cuda_graphs: str = "auto",
         allow_unverified: bool = False,
-        require_signature: PublicKey | None = None,
+        require_signature: str | os.PathLike[str] | PublicKey | None = None,
     ) -> None:
+        self._opened_with: dict[str, Any] = {
+            "device": device,
+            "threads": threads,
+            "batch_size": batch_size,
+            "cuda_graphs": cuda_graphs,
+            "allow_unverified": allow_unverified,
+            "require_signature": require_signature,
+        }
         self.certificate = "none"
         if not isinstance(model, ModelFile):
             opener = partial(open_model, threads=threads, device=device, cuda_graphs=cuda_graphs)
             model, self.certificate = open_certified(
-                Path(model), opener, allow_unverified=allow_unverified, public_key=require_signature
+                Path(model), opener, allow_unverified=allow_unverified, public_key=as_public_key(require_signature)
             )
         self.model = model
         self.path, self.metadata, self.device = model.path, model.metadata, model.device
@@ -102,6 +111,70 @@ class Predictor:
     def open(cls, *arguments: Any, **settings: Any) -> Self:
         """Open a model as the constructor does; version 0.1 had this name for it."""
         return cls(*arguments, **settings)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the path and the settings: another process opens the file itself."""
+        return partial(type(self), **self._opened_with), (str(self.path),)
+
+    @overload
+    def predict(
+        self,
+        images: Any,
+        *,
+        heatmap: bool = False,
+        on_error: Literal["raise"] = "raise",
+        progress: Callable[[str, int, int], None] | None = None,
+    ) -> list[Prediction]: ...
+
+    @overload
+    def predict(
+        self,
+        images: Any,
+        *,
+        heatmap: bool = False,
+        on_error: Literal["skip"],
+        progress: Callable[[str, int, int], None] | None = None,
+    ) -> list[Result]: ...
+
+    def predict(
+        self,
+        images: Any,
+        *,
+        heatmap: bool = False,
+        on_error: Literal["raise", "skip"] = "raise",
+        progress: Callable[[str, int, int], None] | None = None,
+    ) -> list[Result] | list[Prediction]:
+        """Classify images, with the same numbers as ``xserve predict`` for the same files.
+
+        Args:
+            images: list, array (N, H, W[, C]) or column of images: paths, contents of image files, images of Pillow,
+                arrays (H, W), (H, W, 3) or with transparency, of uint8, uint16, bool, or floating point from 0 to 1.
+            heatmap: include heatmaps in the predictions.
+            on_error: ``raise`` the reason if an image cannot be read or predicted, or ``skip`` it.
+            progress: called with ``predicting``, the number of images done and of all.
+
+        Returns:
+            One :class:`xfeat.serve.inference.results.Prediction` per image, in the order given; with ``skip``, a
+            ``SkippedImage`` with the reason stands for an image without one.
+
+        Raises:
+            ImageError: if an image cannot be read or predicted; the message names it.
+            ArgumentError: if something is no image.
+            ModelError: if the model has no heatmap, and one is asked for.
+        """
+        require(on_error in ("raise", "skip"), "unknown choice of on_error", expected="raise or skip", found=on_error)
+        if heatmap and HEATMAP not in self.model.known_outputs:
+            raise ModelError("the model has no heatmap output", path=self.path, fix="open the full model, model.onnx")
+        given = as_images(images)
+        names = [named(number, image) for number, image in enumerate(given)]
+        sources = [(name, partial(read_given, image, name)) for name, image in zip(names, given, strict=True)]
+        steps = None if progress is None else partial(progress, "predicting")
+        results = []
+        for result in self.predict_sources(sources, steps, heatmap=heatmap):
+            if isinstance(result, SkippedImage) and on_error == "raise":
+                raise ImageError(f"{result.path}: {result.reason}")
+            results.append(result)
+        return results
 
     def predict_paths(
         self, paths: Iterable[str | os.PathLike[str]], *, progress: Progress | None = None
@@ -136,7 +209,7 @@ class Predictor:
         return list(self.predict_sources(sources))
 
     def ready_pixels(self, content: ImageContent) -> Pixels | None:
-        """Return the content if it is the network's input already, or ``None`` if it must be decoded, cut or resized."""
+        """Return the content if it is the network input already, or ``None`` if it must be decoded, cut or resized."""
         spec = self.metadata.feature_spec.preprocess
         if isinstance(content, bytes) or spec.cuts or content.shape[:2] != (spec.size, spec.size):
             return None
@@ -146,7 +219,8 @@ class Predictor:
         """Return uint8 (S, S, 3) RGB for an image.
 
         Args:
-            content: of an image file, or uint8 (H, W, 3) RGB, which is cut and resized like the pixels of a file.
+            content: of an image file, or pixels, such as uint8 (H, W, 3) RGB, which are cut and resized like those of
+                a file; see :func:`xfeat.featurize.images.given.decode_given`.
 
         Raises:
             ImageError: if it is not a readable image.
@@ -161,7 +235,7 @@ class Predictor:
                 # The files come from anywhere, and decoders fail on damaged files in more ways than can be listed.
                 logger.debug("an image cannot be decoded", exc_info=True)
                 raise ImageError(f"cannot be decoded: {error}") from error
-        return resize(Image.fromarray(content), preprocess)
+        return resize(decode_given(content, preprocess), preprocess)
 
     def infer(self, names: Sequence[str], pixels: Sequence[Pixels], *, heatmap: bool = False) -> list[Result]:
         """Run the network on one batch; if it fails, image by image, so that only the images at fault are skipped.
@@ -214,27 +288,30 @@ class Predictor:
             heatmap=None if outputs.heatmap is None else outputs.heatmap[row],
         )
 
-    def predict_sources(self, sources: Sequence[Source], progress: Progress | None = None) -> Iterator[Result]:
+    def predict_sources(
+        self, sources: Sequence[Source], progress: Progress | None = None, *, heatmap: bool = False
+    ) -> Iterator[Result]:
         """Yield the results of images one after the other, so that memory does not grow with their number.
 
         Args:
             sources: name of each image, and a function that returns the content of its file or raises ImageError.
             progress: called with the number of images done and the total number.
+            heatmap: include heatmaps in the predictions, if the model has them.
         """
         read: list[ReadImage] = []
         ranges: list[GreyRange | None] = []
         for done, image in enumerate(self._read_ahead(sources, ranges), 1):
             read.append(image)
             if len(read) == self.batch_size or done == len(sources):
-                yield from self._infer_readable(read)
+                yield from self._infer_readable(read, heatmap)
                 read.clear()
             if progress is not None:
                 progress(done, len(sources))
         warn_if_other(GreyRange.of_all(ranges), self.metadata.feature_spec.preprocess)
 
-    def _infer_readable(self, images: Sequence[ReadImage]) -> list[Result]:
+    def _infer_readable(self, images: Sequence[ReadImage], heatmap: bool) -> list[Result]:
         readable = [(name, pixels) for name, pixels in images if not isinstance(pixels, SkippedImage)]
-        inferred = iter(self.infer(*zip(*readable, strict=True)) if readable else ())
+        inferred = iter(self.infer(*zip(*readable, strict=True), heatmap=heatmap) if readable else ())
         return [image if isinstance(image, SkippedImage) else next(inferred) for _, image in images]
 
     def _read_ahead(self, sources: Sequence[Source], ranges: list[GreyRange | None]) -> Iterator[ReadImage]:
@@ -251,7 +328,7 @@ class Predictor:
         try:
             content = read()
             pixels = self.decode(content)
-            ranges.append(GreyRange.of(content, self.metadata.feature_spec.preprocess))
+            ranges.append(range_of_given(content, self.metadata.feature_spec.preprocess))
             return name, pixels
         except ImageError as error:
             return name, SkippedImage(path=name, reason=error.what)
