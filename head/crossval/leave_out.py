@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -139,7 +139,9 @@ def left_out_folds(
             yield code, Fold(rest[train], rest[valid], np.flatnonzero(sources.codes == code))
 
 
-def elsewhere(sources: Sources, cases: Cases, left_out: OutOfFold, temperature: float) -> dict[str, Any]:
+def elsewhere(
+    sources: Sources, cases: Cases, left_out: OutOfFold, temperature: float, same_as_class: Sequence[str] = ()
+) -> dict[str, Any]:
     """Compare predictions for each source by heads that never saw it with those of ordinary folds, on the same images.
 
     Args:
@@ -147,11 +149,12 @@ def elsewhere(sources: Sources, cases: Cases, left_out: OutOfFold, temperature: 
         cases: all images, with the predictions of the ordinary folds.
         left_out: predictions of the heads trained without the source of each image; ``fold`` is the source, or -1.
         temperature: of the ordinary folds.
+        same_as_class: columns of which each value has images of one class only.
 
     Returns:
         ``column``, ``unanswerable``, ``unknown`` (images without a source), ``class`` (whose sensitivity it is),
-        ``sources`` (of each ``source``, ``images``, ``patients``, ``classes``, ``problem`` and ``figures``) and
-        ``overall`` (figures of all sources that could be left out; ``None`` if there are none). A figure has
+        ``same_as_class``, ``sources`` (of each ``source``, ``images``, ``patients``, ``classes``, ``problem`` and
+        ``figures``) and ``overall`` (figures of all sources that could be left out; ``None`` if there are none). A figure has
         ``ordinary`` and ``elsewhere``, each a ``value`` and an ``interval``, and the ``drop``, paired by patient.
     """
     tested = (left_out.fold >= 0).all(axis=0)
@@ -178,6 +181,7 @@ def elsewhere(sources: Sources, cases: Cases, left_out: OutOfFold, temperature: 
         "unknown": int((sources.codes < 0).sum()),
         "class": None if cases.studied is None else cases.class_names[cases.studied],
         "sources": rows,
+        "same_as_class": list(same_as_class),
         "overall": _figures(cases, away, tested) if tested.any() else None,
     }
 

@@ -72,6 +72,7 @@ def save_crossval(
         positive=None if point is None else names.index(point.positive),
         threshold=None if point is None else point.threshold,
     )
+    subgroups = subgroup_figures(cases, cache.extra, result.rows, bins)
     facts = {
         "format": FORMAT,
         "schema_version": SCHEMA_VERSION,
@@ -90,10 +91,8 @@ def save_crossval(
         "temperature": main.combined.temperature,
         "operating_point": point and point.to_dict(),
         "statistics": study(cases),
-        "subgroups": subgroup_figures(cases, cache.extra, result.rows, bins),
-        "elsewhere": None
-        if result.sources is None or result.left_out is None
-        else elsewhere(result.sources, cases, result.left_out, main.combined.temperature),
+        "subgroups": subgroups,
+        "elsewhere": _elsewhere(result, cases, subgroups),
         "each_fold": main.each_fold(names),
         "by_image": by_image
         and {
@@ -118,6 +117,13 @@ def save_crossval(
     facts = with_digest(facts)
     writer.save_json(CROSSVAL_FILE, facts)
     return facts
+
+
+def _elsewhere(result: CrossValidation, cases: Cases, subgroups: dict[str, Any]) -> dict[str, Any] | None:
+    if result.sources is None or result.left_out is None:
+        return None
+    same = [name for name, column in subgroups["columns"].items() if column["same_as_class"]]
+    return elsewhere(result.sources, cases, result.left_out, result.main.combined.temperature, same)
 
 
 def _out_of_fold_table(result: CrossValidation) -> tuple[list[str], Iterator[list[Any]]]:

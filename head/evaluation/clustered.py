@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -208,7 +209,7 @@ def _logistic(
     ]
 
 
-def _wald(value: float, sums: NDArray[np.float64], seen: int) -> Estimate:
+def _wald(value: float, sums: NDArray[Any], seen: int) -> Estimate:
     influence = _corrected(sums, seen)
     error = math.sqrt((influence**2).sum())
     return Estimate(value, influence, lambda z: (value - z * error, value + z * error) if seen > 1 else None)
@@ -273,8 +274,8 @@ def interval_of_difference(
     return apart - reach(first - ends[0], others[1] - second), apart + reach(ends[1] - first, second - others[0])
 
 
-def _corrected(sums: NDArray[np.float64], patients: int) -> NDArray[np.float64]:
-    return sums * math.sqrt(patients / (patients - 1)) if patients > 1 else sums
+def _corrected(sums: NDArray[Any], patients: int) -> NDArray[np.float64]:
+    return np.asarray(sums, np.float64) * math.sqrt(patients / (patients - 1) if patients > 1 else 1)
 
 
 def _midranks(scores: NDArray[np.floating]) -> NDArray[np.float64]:

@@ -125,7 +125,8 @@ def subgroup_figures(
     Returns:
         ``class``: whose sensitivity and specificity these are, or ``None`` for more than two classes without a positive
         one; ``comparisons``: number of pairs of values and figures that were compared; and ``columns``: of each its
-        ``kind``, ``note``, ``values`` (``value``, ``images``, ``patients``, ``positives``, the figures, and ``few``:
+        ``kind``, ``note``, ``same_as_class`` (whether each value has images of one class only), ``values`` (``value``,
+        ``images``, ``patients``, ``positives``, the figures, and ``few``:
         those from fewer than ten patients) and ``gaps``: per figure the largest difference, ``high`` and ``low``, its
         95 % ``interval``, whether it is ``more_than_chance`` after Bonferroni's correction for all comparisons, and how
         many other pairs of values are.
@@ -151,6 +152,7 @@ def subgroup_figures(
             name: {
                 "kind": column.kind,
                 "note": _with_single_class(values, cells),
+                "same_as_class": _is_class(values, cells),
                 "values": [{"value": text, **cell.to_dict()} for text, cell in zip(values.names, cells, strict=True)],
                 "gaps": {
                     figure: _largest(values.names, cells, figure, found, z)
@@ -231,9 +233,13 @@ def _largest(
     }
 
 
-def _with_single_class(values: Values, cells: Sequence[_Cell]) -> str:
+def _is_class(values: Values, cells: Sequence[_Cell]) -> bool:
     compared = cells[: values.compared]
-    if len(compared) > 1 and all(cell.single_class for cell in compared):
+    return len(compared) > 1 and all(cell.single_class for cell in compared)
+
+
+def _with_single_class(values: Values, cells: Sequence[_Cell]) -> str:
+    if _is_class(values, cells):
         found = "each value has images of one class only: it cannot be told apart from the class"
         return "; ".join(filter(None, [values.note, found]))
     return values.note

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from xfeat.featurize.text import aligned, printable, shortened
+from xfeat.featurize.text import aligned, listed, printable, shortened
 from xfeat.head.reports.formatting import class_lines, percent, points, with_interval
 
 NOT_MEASURED = (
@@ -115,6 +115,9 @@ def _row(row: dict[str, Any], figures: list[str]) -> list[str]:
 def gap_texts(gaps: Mapping[str, Any], comparisons: int) -> Iterator[str]:
     """Say the largest gap of each figure, and whether it is more than chance after so many comparisons."""
     for figure, gap in gaps.items():
+        if not gap["gap"]:
+            yield f"no gap in {_NAMES[figure]}"
+            continue
         verdict = "more than chance" if gap["more_than_chance"] else "may be chance"
         others = (
             f", and so are {gap['others_more_than_chance']} smaller ones"
@@ -177,7 +180,12 @@ def expected_elsewhere(found: Mapping[str, Any] | None) -> str:
         _NAMES[key]: row["elsewhere"] for key, row in found["overall"].items() if row["elsewhere"]["value"] is not None
     }
     figures = ", ".join(f"{name} {with_interval(**figure)}" for name, figure in measured.items())
-    return f"elsewhere: expect {figures}; measured by training without each {found['column']} in turn"
+    text = f"elsewhere: expect {figures}; measured by training without each {found['column']} in turn"
+    if same := found["same_as_class"]:
+        text += (
+            f". This is too optimistic if the model recognises what cannot be told from the class here: {listed(same)}"
+        )
+    return text
 
 
 def drop_rows(drop: Mapping[str, Any] | None) -> list[tuple[str, str, str]]:

@@ -26,7 +26,7 @@ def read_result(file: Path, format_name: str, version: int, *, beside: Sequence[
         RunError: if it is missing, damaged or of another version, or a file has changed.
     """
     try:
-        facts = parse_json(read_regular(file))
+        facts: dict[str, Any] = parse_json(read_regular(file))
         if (found := (facts["format"], facts["schema_version"])) != (format_name, version):
             raise ValueError(f"{found[0]} version {found[1]}, and not {format_name} version {version}")
         require_unchanged(facts)

@@ -143,6 +143,8 @@ def test_a_shortcut_fails_elsewhere_and_the_drop_says_so(tmp_path: Path) -> None
     assert auc["elsewhere"]["value"] < 0.4
     assert auc["drop"]["interval"][0] > 0.3
     assert "elsewhere: expect" in expected_elsewhere(found)
+    assert "too optimistic" not in expected_elsewhere(found)
+    assert "too optimistic if" in expected_elsewhere({**found, "same_as_class": ["collection"]})
 
 
 def test_the_figures_are_those_of_the_left_out_images(tmp_path: Path) -> None:
