@@ -239,8 +239,10 @@ def test_two_runs_on_two_folders_give_the_same_content(xfeat: Xfeat, data: Path)
     assert FeatureCache.open("a.h5").content_sha256 == FeatureCache.open("b.h5").content_sha256
 
 
-def test_columns_of_a_table_are_in_the_cache_its_description_and_the_audit(xfeat: Xfeat, data: Path) -> None:
-    rows = [f"{label}/{number:03}.png;{30 + number},5;{label[0]}" for label in ("covid", "normal") for number in range(3)]
+def test_columns_of_a_table_are_in_the_cache_and_its_description(xfeat: Xfeat, data: Path) -> None:
+    rows = [
+        f"{label}/{number:03}.png;{30 + number},5;{label[0]}" for label in ("covid", "normal") for number in range(3)
+    ]
     Path("patients.csv").write_text("\n".join(["Bild;Alter;Ort", *rows]) + "\n")
     options = ("--metadata", "patients.csv", "--columns", "path=Bild,age=Alter")
     done = as_json(xfeat("featurize", data, *LITE0, *options, "--json"))
