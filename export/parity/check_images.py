@@ -6,7 +6,6 @@ import hashlib
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -39,7 +38,7 @@ class CheckImages:
         changed: number of files that have changed, and were left out.
     """
 
-    root: Path
+    root: Root
     sha256: dict[str, str]
     pixels: Pixels
     spec: PreprocessSpec
@@ -58,7 +57,7 @@ class CheckImages:
 
 
 def load_images(
-    root: Path, files: Mapping[str, str | None], what: str, spec: PreprocessSpec, counter: ProgressCounter | None
+    root: Root, files: Mapping[str, str | None], what: str, spec: PreprocessSpec, counter: ProgressCounter | None
 ) -> CheckImages:
     """Read image files as the server does, without those that are missing, damaged or changed.
 

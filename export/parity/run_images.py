@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 
 from xfeat.export.model.progress import ProgressCounter
@@ -16,7 +14,7 @@ Rows = list[dict[str, str]]
 
 
 def images_to_check(
-    run: Run, data: Path | None, limit: int | None = None, counter: ProgressCounter | None = None
+    run: Run, data: Root | None, limit: int | None = None, counter: ProgressCounter | None = None
 ) -> tuple[CheckImages, Probabilities]:
     """Read the run's test images (all images if it has no test split) and their probabilities in predictions.csv.
 
@@ -37,7 +35,7 @@ def images_to_check(
 
 
 def labelled_images(
-    run: Run, split: str, data: Path | None, limit: int | None = None, counter: ProgressCounter | None = None
+    run: Run, split: str, data: Root | None, limit: int | None = None, counter: ProgressCounter | None = None
 ) -> tuple[CheckImages, list[str]]:
     """Read images of one split of the run, evenly spaced if there are more than ``limit``, and their class names.
 
@@ -52,7 +50,7 @@ def labelled_images(
 
 
 def _read(
-    run: Run, rows: Rows, what: str, data: Path | None, limit: int | None, counter: ProgressCounter | None
+    run: Run, rows: Rows, what: str, data: Root | None, limit: int | None, counter: ProgressCounter | None
 ) -> tuple[CheckImages, Rows]:
     """Return images of these rows of predictions.csv that have not changed, and their rows."""
     by_path = {row["path"]: row for row in subsample(rows, limit)}

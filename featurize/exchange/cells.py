@@ -7,6 +7,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from xfeat.featurize.datasets.layouts import MAX_NAME_BYTES, NO_LABEL, NO_SPLIT,
 from xfeat.featurize.datasets.structure import split_of
 from xfeat.featurize.datasets.tables import NO_VALUE
 from xfeat.featurize.exchange.table_columns import TableColumns
-from xfeat.featurize.exchange.table_files import TableFile
+from xfeat.featurize.exchange.table_files import NotedColumn, TableFile
 from xfeat.featurize.exchange.table_rows import Cells, as_text, refused_rows
 from xfeat.featurize.text import listed, quote
 from xfeat.featurize.urls import Root, is_url
@@ -105,12 +106,13 @@ def extra_columns(
     """Return the further columns, in the order of the cache: as a dump describes them, else as their texts are."""
     found: dict[str, ExtraColumn] = {}
     rows, waiting = order.tolist(), dict(columns.extra)
-    for name, about in (table.note or {}).get("columns", {}).items():
+    for name, about in (table.note["columns"] if table.note else {}).items():
         several = about["names"] if about["kind"] == "labels" else []
         written = [f"{about['column']}/{each}" for each in several] or [about["column"]]
         if all(column in cells for column in written):
-            found[name] = _restored(about, [[cells[column][at] for at in rows] for column in written])
-            waiting = {column: new for column, new in waiting.items() if column not in written}
+            with suppress(KeyError, ValueError, TypeError):  # edited: the texts say what they are now
+                found[name] = _restored(about, [[cells[column][at] for at in rows] for column in written])
+                waiting = {column: new for column, new in waiting.items() if column not in written}
     for column, name in waiting.items():
         texts = [as_text(cells[column][at]) for at in rows]
         typed = typed_column(name, texts, source=table.path.name)
@@ -121,7 +123,7 @@ def extra_columns(
     return found
 
 
-def _restored(about: dict[str, Any], values: list[list[Any]]) -> ExtraColumn:
+def _restored(about: NotedColumn, values: list[list[Any]]) -> ExtraColumn:
     """Return a column as it was dumped."""
     kind, names = about["kind"], tuple(about["names"])
     one = values[0] if values else []

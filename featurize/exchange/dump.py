@@ -16,14 +16,21 @@ from xfeat.featurize.cache.reader import FeatureCache
 from xfeat.featurize.datasets.file_lookup import name_as_text
 from xfeat.featurize.datasets.layouts import NO_LABEL, NO_SPLIT, SPLITS
 from xfeat.featurize.exchange.table_columns import feature_number
-from xfeat.featurize.exchange.table_files import NOTE, arrow, check_suffix, write_table
+from xfeat.featurize.exchange.table_files import (
+    NOTE,
+    SCHEMA_VERSION,
+    Note,
+    NotedColumn,
+    arrow,
+    check_suffix,
+    write_table,
+)
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 logger = logging.getLogger(__name__)
 
-SCHEMA_VERSION = 1
 FEATURES = "features"
 _ROWS = 2048
 
@@ -54,30 +61,31 @@ def dump_cache(cache: FeatureCache, target: Path) -> list[str]:
     return list(columns)
 
 
-def _note_of(cache: FeatureCache, described: dict[str, Any]) -> dict[str, Any]:
+def _note_of(cache: FeatureCache, described: dict[str, NotedColumn]) -> Note:
     digest = hashlib.sha256()
+    by_path = np.array(sorted(range(len(cache)), key=cache.columns.path.__getitem__), np.int64)
     for first in range(0, len(cache), _ROWS):
-        digest.update(cache.file.read(_numbers(cache, first), None).data)
-    return {
-        "format": NOTE,
-        "schema_version": SCHEMA_VERSION,
-        "spec": cache.spec.to_dict(),
-        "class_names": list(cache.class_names),
-        "data_root": cache.data_root,
-        "weights_path": cache.weights_path,
-        "layout": cache.layout,
-        "left_out": cache.left_out,
-        "skipped": [list(row) for row in cache.skipped],
-        "features_sha256": digest.hexdigest(),
-        "columns": described,
-    }
+        digest.update(cache.file.read(by_path[first : first + _ROWS], None).data)
+    return Note(
+        format=NOTE,
+        schema_version=SCHEMA_VERSION,
+        spec=cache.spec.to_dict(),
+        class_names=list(cache.class_names),
+        data_root=cache.data_root,
+        weights_path=cache.weights_path,
+        layout=cache.layout,
+        left_out=cache.left_out,
+        skipped=[(row.path, row.reason) for row in cache.skipped],
+        features_sha256=digest.hexdigest(),
+        columns=described,
+    )
 
 
 def _numbers(cache: FeatureCache, first: int) -> NDArray[np.int64]:
     return np.arange(first, min(first + _ROWS, len(cache)))
 
 
-def _columns(cache: FeatureCache) -> tuple[dict[str, Any], dict[str, Any]]:
+def _columns(cache: FeatureCache) -> tuple[dict[str, Any], dict[str, NotedColumn]]:
     """Return the values of each column, and of the further ones what they are."""
     own = cache.columns
     texts = {"path": [name_as_text(path) for path in own.path], "group": [name_as_text(name) for name in own.group]}
@@ -92,7 +100,7 @@ def _columns(cache: FeatureCache) -> tuple[dict[str, Any], dict[str, Any]]:
         "size": own.size,
         "truncated": own.truncated,
     }
-    described = {}
+    described: dict[str, NotedColumn] = {}
     for name, column in cache.extra.items():
         written = _free_name(name, columns)
         described[name] = {"kind": column.kind, "names": list(column.names), "source": column.source, "column": written}

@@ -124,7 +124,7 @@ def _described(
     note = table.note if table.note and table.note["features_sha256"] == digest.hexdigest() else None
     if table.note and note is None:
         logger.warning("%s: not the features that were dumped; what the dump says of them is ignored", table.path)
-    names, labels = label_codes(role["label"], (note or {}).get("class_names", ()))
+    names, labels = label_codes(role["label"], note["class_names"] if note else ())
     splits = split_codes(table, columns.roles.get("split", ""), role.get("split"), len(rows))
     groups = cell_texts(role.get("group", [None] * len(rows)))
     order = rows.order.tolist()
@@ -135,14 +135,16 @@ def _described(
         group=[groups[at] for at in order],
         **_file_columns(cells if note else {}, [paths[at] for at in order], order),
     )
-    unknown = {"data_root": str(root), "weights_path": "", "layout": f"rows of {table.path.name}"}
-    unknown |= {"left_out": {}, "skipped": []}
-    known = {name: note[name] for name in unknown} if note else unknown
-    if options.data is not None:
-        known["data_root"] = str(root)
-    known["skipped"] = [Skipped(*row) for row in known["skipped"]]
-    spec = FeatureSpec.from_dict(note["spec"]) if note else _own_spec(table.path, options.name, rows, digest, placed)
-    return CacheDescription(spec=spec, class_names=names, columns=placed, **known)
+    return CacheDescription(
+        spec=FeatureSpec.from_dict(note["spec"]) if note else _own_spec(table.path, options.name, rows, digest, placed),
+        class_names=names,
+        columns=placed,
+        data_root=note["data_root"] if note and options.data is None else str(root),
+        weights_path=note["weights_path"] if note else "",
+        layout=note["layout"] if note else f"rows of {table.path.name}",
+        left_out=dict(note["left_out"]) if note else {},
+        skipped=[Skipped(*row) for row in note["skipped"]] if note else [],
+    )
 
 
 def _own_spec(path: Path, name: str | None, rows: StagedRows, digest: hashlib._Hash, columns: Columns) -> FeatureSpec:

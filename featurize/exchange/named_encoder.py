@@ -6,6 +6,7 @@ import hashlib
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -113,7 +114,7 @@ class NamedEncoder:
             )
         return len(found), largest
 
-    def _digests(self, source: ImageSource, described: CacheDescription, there: list[int]) -> dict[str, object]:
+    def _digests(self, source: ImageSource, described: CacheDescription, there: list[int]) -> dict[str, Any]:
         """Read the images that are there, so that later commands recognise them."""
         sha256, size = list(described.columns.sha256), described.columns.size.copy()
         for done, row in enumerate(there, start=1):

@@ -5,21 +5,22 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 
+from xfeat.featurize.cache.layout import LeftOut, parse_object
 from xfeat.featurize.errors import DataError, MissingExtraError, SpecError, XfeatError
 from xfeat.featurize.system.atomic import replacing
 from xfeat.featurize.system.regular_files import open_regular
-from xfeat.featurize.text import quote
-from xfeat.featurize.typed_json import parse_json
+from xfeat.featurize.text import printable, quote
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -27,11 +28,37 @@ if TYPE_CHECKING:
 SUFFIXES = (".parquet", ".npz", ".csv")
 NOTE = "xfeat.dump"
 """Name of what a dump says of itself: metadata of a parquet file, an array of an npz file."""
+SCHEMA_VERSION = 1
 _ROWS = 4096
 _CSV_BLOCK_BYTES = 8 << 20
 # Source: defaults of parquet-cpp are 100 MB and 1,000,000; a damaged file could ask for as much.
 _THRIFT = {"thrift_string_size_limit": 64 << 20, "thrift_container_size_limit": 1_000_000}
 _CHECK = "check the file, and write it again"
+
+
+class Note(TypedDict):
+    """What a dump says of itself; docs/formats.md describes the keys."""
+
+    format: str
+    schema_version: int
+    spec: dict[str, Any]
+    class_names: list[str]
+    data_root: str
+    weights_path: str
+    layout: str
+    left_out: dict[str, LeftOut]
+    skipped: list[tuple[str, str]]
+    features_sha256: str
+    columns: dict[str, NotedColumn]
+
+
+class NotedColumn(TypedDict):
+    """A further column: what it is in a cache, and its name in the table."""
+
+    kind: str
+    names: list[str]
+    source: str
+    column: str
 
 
 @dataclass(frozen=True)
@@ -50,7 +77,7 @@ class TableFile:
     path: Path
     names: list[str]
     lists: list[str]
-    note: dict[str, Any] | None
+    note: Note | None
     blocks: Callable[[dict[str, str]], Iterator[pa.RecordBatch]]
 
 
@@ -93,7 +120,7 @@ def open_table(path: Path) -> TableFile:
         return {".parquet": _open_parquet, ".npz": _open_npz, ".csv": _open_csv}[suffix](path)
 
 
-def write_table(path: Path, schema: pa.Schema, blocks: Iterable[pa.RecordBatch], note: dict[str, Any]) -> None:
+def write_table(path: Path, schema: pa.Schema, blocks: Iterable[pa.RecordBatch], note: Note) -> None:
     """Write a table, whole or not at all.
 
     Args:
@@ -127,13 +154,24 @@ def reading(path: Path) -> Iterator[None]:
         raise
     except (pa.ArrowException, OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, KeyError) as error:
         found = getattr(error, "strerror", None) or str(error)
-        raise DataError("the table cannot be read", path=path, found=quote(found), fix=_CHECK) from error
+        raise DataError("the table cannot be read", path=path, found=printable(found)[:300], fix=_CHECK) from error
 
 
-def _parsed_note(path: Path, text: str | bytes | None) -> dict[str, Any] | None:
-    note = None if text is None else parse_json(text)
-    if note is not None and (not isinstance(note, dict) or note.get("format") != NOTE):
-        raise DataError("what the dump says of itself is damaged", path=path, fix="dump the cache again")
+def _parsed_note(path: Path, text: str | bytes | None) -> Note | None:
+    if text is None:
+        return None
+    try:
+        note: Note = parse_object(text.encode() if isinstance(text, str) else text, Note)
+        if (note["format"], note["schema_version"]) != (NOTE, SCHEMA_VERSION):
+            raise ValueError(f"{note['format']} version {note['schema_version']}")
+    except ValueError as error:
+        raise DataError(
+            "what the dump says of itself is damaged, or of another version",
+            path=path,
+            expected=f"{NOTE} version {SCHEMA_VERSION}",
+            found=printable(error)[:300],
+            fix="dump the cache again, or remove what it says of itself",
+        ) from error
     return note
 
 
@@ -213,7 +251,27 @@ def _open_csv(path: Path) -> TableFile:
         with reader:
             yield from reader
 
-    return TableFile(path, names, [], note, blocks)
+    def named(kinds: dict[str, str]) -> Iterator[pa.RecordBatch]:
+        try:
+            yield from blocks(kinds)
+        except arrow().ArrowInvalid as error:
+            raise _wrong_cell(path, names, str(error)) from error
+
+    return TableFile(path, names, [], note, named)
+
+
+def _wrong_cell(path: Path, names: list[str], text: str) -> DataError:
+    """Return the error for a cell, by its column and row: pyarrow counts the header as a row."""
+    found = re.search(r"column #(\d+)(?:: Row #(\d+))?.*?invalid value '(.*)'", text, re.DOTALL)
+    if found is None:
+        return DataError("the table cannot be read", path=path, found=printable(text)[:300], fix=_CHECK)
+    row = f"row {int(found[2]) - 1}: " if found[2] else ""
+    return DataError(
+        f"{row}the cell in {quote(names[int(found[1])])} is no number",
+        path=path,
+        found=quote(found[3]),
+        fix="correct the cell, or rename the column if it holds no feature",
+    )
 
 
 def _write_csv(path: Path, schema: pa.Schema, blocks: Iterable[pa.RecordBatch], note: str) -> None:

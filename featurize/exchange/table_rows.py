@@ -37,7 +37,7 @@ def read_rows(table: TableFile, columns: TableColumns, rows: StagedRows) -> Cell
     """
     kinds = dict.fromkeys(columns.features, "feature")
     kinds |= dict.fromkeys([*columns.roles.values(), *columns.extra, *columns.own], "text")
-    for about in (table.note or {}).get("columns", {}).values():
+    for about in (table.note["columns"] if table.note else {}).values():
         if about["kind"] == "number" and about["column"] in kinds:
             kinds[about["column"]] = "number"
     texts = [name for name, kind in kinds.items() if kind != "feature"]
@@ -104,6 +104,8 @@ def _features(table: TableFile, block: pa.RecordBatch, names: Sequence[str], bef
     found = np.stack(parts, axis=1) if width else parts[0].reshape(block.num_rows, -1)
     if found.dtype == np.float64 and not len(before):
         logger.info("%s: float64 is rounded to float32", table.path)
+    if table.note is not None and table.note["spec"]["dtype"] == "float16":  # a CSV file has no such type
+        found = found.astype(np.float16)
     if found.dtype != np.float16:
         with np.errstate(over="ignore"):
             found = found.astype(np.float32)

@@ -12,6 +12,7 @@ from xfeat.featurize.backbones.encoder_data import find_any_weights, weights_sha
 from xfeat.featurize.backbones.weights import Weights
 from xfeat.featurize.errors import CacheError, DataError, MismatchError, RunError, WeightsError, XfeatError
 from xfeat.featurize.system.stored_paths import Search, StoredPath, find_stored
+from xfeat.featurize.urls import Root, Url
 
 if TYPE_CHECKING:
     from xfeat.featurize.cache.reader import FeatureCache
@@ -128,7 +129,7 @@ def image_digests(run: Run) -> dict[str, str]:
     return dict(zip(columns.path, columns.sha256, strict=True))
 
 
-def find_images(run: Run, data: Path | None = None) -> Path:
+def find_images(run: Run, data: Root | None = None) -> Root:
     """Return the folder or archive of the images of a run: ``data``, or the one that was featurized.
 
     Raises:
@@ -141,7 +142,7 @@ def find_images(run: Run, data: Path | None = None) -> Path:
     file = search_cache(run).path
     cache = None if file is None else FeatureCache.open(file, check=False)
     if data is not None:
-        if cache is not None and data.exists() and (reason := other_images(cache.columns, data)):
+        if cache is not None and (isinstance(data, Url) or data.exists()) and (reason := other_images(cache.columns, data)):
             raise DataError(
                 "these are not the images of the run",
                 path=data,
@@ -167,7 +168,7 @@ def find_images(run: Run, data: Path | None = None) -> Path:
     return search.root
 
 
-def _lacks_images(run: Run, root: Path) -> str:
+def _lacks_images(run: Run, root: Root) -> str:
     from xfeat.featurize.sources.opening import open_source
 
     source = open_source(root, broken_ok=True)
