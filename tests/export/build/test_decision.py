@@ -140,3 +140,21 @@ def test_a_model_without_the_decision_still_works(exported: Any, tmp_path: Path)
     found = model.run(np.zeros((1, 64, 64, 3), np.uint8))
     assert (found.decision, found.probabilities.shape) == (None, (1, 2))
     assert replace(model.metadata, variant="core") == open_model(exported.core).metadata
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["int8", "float16"])
+def test_models_of_lower_precision_decide_by_their_own_probabilities(
+    xexport: Any, exported: Any, quantized: Any, tmp_path: Path, precision: str
+) -> None:
+    path = quantized[0]
+    if precision == "float16":
+        path = tmp_path / "half.onnx"
+        done = xexport("quantize", exported.model, "--fp16", "--run", exported.run.folder, "-o", path, "--gate", 100)
+        assert done.exit_code == 0, done.output
+    model = open_model(path)
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 64, 64, 3), np.uint8)
+    found = model.run(pixels)
+    assert model.metadata.precision == precision
+    assert found.decision is not None
+    assert found.decision.tolist() == by_rule(model.metadata, found.probabilities)
