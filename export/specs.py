@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from xfeat.featurize.specs import require
+from xfeat.featurize.urls import Root
 
 if TYPE_CHECKING:
     from minisign import PublicKey
@@ -42,7 +43,7 @@ class ExportSpec:
 
     weights_file: Path | None = None
     features: Path | None = None
-    data: Path | None = None
+    data: Root | None = None
     max_check_images: int = 512
     allow_changed_cache: bool = False
     opset: int = 18
@@ -68,7 +69,7 @@ class VerifySpec:
         require_cuda: fail without a GPU, or if part of the network would run on the CPU.
     """
 
-    data: Path | None = None
+    data: Root | None = None
     weights_file: Path | None = None
     certificate: Path | None = None
     require_signature: PublicKey | None = None
@@ -127,7 +128,7 @@ class QuantizeSpec:
     precision: str = "int8"
     gate: float = 0.5
     calibration_images: int = 300
-    data: Path | None = None
+    data: Root | None = None
 
     def __post_init__(self) -> None:
         known = self.precision in ("int8", "float16")

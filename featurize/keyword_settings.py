@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import inspect
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,6 +14,7 @@ from typing import Any, TypeVar
 from xfeat.featurize.errors import ArgumentError, SpecError
 from xfeat.featurize.text import quote
 from xfeat.featurize.typed_json import check_types
+from xfeat.featurize.urls import root_of
 
 R = TypeVar("R")
 
@@ -88,8 +90,12 @@ def spec_from(spec: type[R], values: dict[str, Any]) -> R:
 def _plain(value: Any, kind: str) -> Any:
     if isinstance(value, list):
         return tuple(_plain(item, "") for item in value)
+    if "Root" in kind and isinstance(value, str | os.PathLike):
+        return root_of(value)
     if "Path" in kind and isinstance(value, str | os.PathLike):
         return Path(value)
+    if kind.startswith("Triple") and isinstance(value, int | float):
+        return (float(value),) * 3
     if type(value).__module__ == "numpy" and getattr(value, "shape", None) == ():
         return value.item()
     if kind.startswith("float") and isinstance(value, int) and not isinstance(value, bool):
@@ -110,7 +116,13 @@ def _parameter(field: dataclasses.Field[Any]) -> inspect.Parameter:
     default = field.default
     if default is dataclasses.MISSING:
         default = inspect.Parameter.empty
-    return inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=field.type)
+    kind = argument_kind(field)
+    return inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind)
+
+
+def argument_kind(field: dataclasses.Field[Any]) -> str:
+    """Return the type of a field as an argument: any path is taken, and any sequence."""
+    return re.sub(r"tuple\[(\w+), \.\.\.\]", r"Sequence[\1]", re.sub(r"\bPath\b", "StrPath", str(field.type)))
 
 
 def _described(spec: type[Any]) -> str:

@@ -16,6 +16,7 @@ from xfeat.featurize.images.decode import decode
 from xfeat.featurize.images.preprocess import Pixels, resize
 from xfeat.featurize.sources.opening import open_source
 from xfeat.featurize.specs import PreprocessSpec
+from xfeat.featurize.urls import Root
 
 logger = logging.getLogger(__name__)
 

@@ -7,6 +7,7 @@ import numpy as np
 from xfeat.export.model.progress import ProgressCounter
 from xfeat.export.parity.agreement import Probabilities
 from xfeat.export.parity.check_images import CheckImages, load_images, subsample
+from xfeat.featurize.urls import Root
 from xfeat.head.runs.inputs import find_images, image_digests
 from xfeat.head.runs.reader import PROBABILITY_PREFIX, Run
 

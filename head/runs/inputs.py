@@ -142,7 +142,8 @@ def find_images(run: Run, data: Root | None = None) -> Root:
     file = search_cache(run).path
     cache = None if file is None else FeatureCache.open(file, check=False)
     if data is not None:
-        if cache is not None and (isinstance(data, Url) or data.exists()) and (reason := other_images(cache.columns, data)):
+        is_there = isinstance(data, Url) or data.exists()
+        if cache is not None and is_there and (reason := other_images(cache.columns, data)):
             raise DataError(
                 "these are not the images of the run",
                 path=data,
