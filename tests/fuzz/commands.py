@@ -27,6 +27,7 @@ from xfeat.featurize.backbones.weights import sha256_of
 from xfeat.featurize.cache.layout import BLOCK_BYTES, read_header, rest_digest, user_block
 from xfeat.featurize.cache.reader import FeatureCache
 from xfeat.featurize.cli import main as featurize_main
+from xfeat.featurize.columns.gather import table_columns
 from xfeat.featurize.datasets.layouts import open_dataset
 from xfeat.featurize.errors import BusyError, CacheError, XfeatError
 from xfeat.featurize.system.locks import Lock, locked
@@ -169,7 +170,8 @@ def _dataset(**options: str) -> Command:
     def read(folder: Path) -> Any:
         places = {name: str(folder / value) for name, value in options.items()}
         found = open_dataset(Path(places.pop("data")), **places)  # type: ignore[arg-type]
-        return [repr(entry) for entry in found.entries], list(found.class_names)
+        texts = {name: column.texts() for name, column in table_columns(found).items()}
+        return [repr(entry) for entry in found.entries], list(found.class_names), texts
 
     return read
 
@@ -256,6 +258,8 @@ COMMANDS: dict[str, Command] = {
     "xfeat featurize, resumed": _library(_featurize),
     "table of labels": _library(_dataset(data="data/labels.csv")),
     "table of groups": _library(_dataset(data="data", groups="data/groups.csv")),
+    "table of metadata": _library(_dataset(data="data", metadata="data/metadata.csv")),
+    "workbook": _library(_dataset(data="data", metadata="data/metadata.xlsx")),
     "lock": _library(_held_lock),
     "POST /predict, form": _post("/predict?heatmap=1", "form", content_type="multipart/form-data; boundary=b"),
     "POST /predict": _post("/predict", "image.png", content_type="image/png"),

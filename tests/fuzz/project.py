@@ -7,17 +7,19 @@ import csv
 import gzip
 import json
 import shutil
+from datetime import date
 from pathlib import Path
 from typing import Any
 
 import minisign
 import numpy as np
 import onnx
+import openpyxl
 import pytest
 from click.testing import CliRunner
 from onnx import TensorProto, helper, numpy_helper
 
-from tests.caches import as_schema1, write_made_up
+from tests.caches import as_schema1, extra_column, write_made_up
 from tests.featurize.conftest import CountingEngine
 from tests.serve.conftest import CLASSES, SIZE, build_model, draw, reference_probabilities
 from xfeat.export.build.reference_model import metadata_of
@@ -67,7 +69,14 @@ def make_project(folder: Path) -> None:
     for seed, name in enumerate(("features.h5", "other.h5")):
         noise = np.random.default_rng(seed).normal(size=(len(rows), 6)).astype(np.float32)
         features = noise + 3 * np.eye(6, dtype=np.float32)[labels]
-        write_made_up(folder / name, features, columns, CLASSES, data_root=folder / "data", preprocess=PREPROCESS)
+        extra = {
+            "age": extra_column("number", [20.5 + row for row in range(len(rows))]),
+            "sex": extra_column("category", ["F", "M", None, "F"] * (len(rows) // 4)),
+            "visit": extra_column("date", ["2024-12-31", None] * (len(rows) // 2)),
+            "note": extra_column("text", paths),
+        }
+        places = {"data_root": folder / "data", "extra": extra}
+        write_made_up(folder / name, features, columns, CLASSES, preprocess=PREPROCESS, **places)
     _audit(folder)
     for name, more in (("first", ("--positive", CLASSES[0])), ("second", ("--seed", "1"))):
         _head(folder, "train", "--name", name, *_RUN, *more)
@@ -187,10 +196,15 @@ def _write_tables(folder: Path, paths: list[str], labels: np.ndarray, groups: li
     tables: dict[str, tuple[tuple[str, ...], Any]] = {
         "labels.csv": (("path", "label", "split", "group"), zip(paths, names, splits, groups, strict=True)),
         "groups.csv": (("path", "group"), zip(paths, groups, strict=True)),
+        "metadata.csv": (("path", "age", "sex", "visit"), [(path, "20,5", "F", "31.12.2024") for path in paths]),
     }
     for name, (header, rows) in tables.items():
         with (folder / "data" / name).open("w", newline="") as file:
             csv.writer(file).writerows([header, *rows])
+    book = openpyxl.Workbook()
+    for row in [("path", "age", "visit"), *((path, 20.5, date(2024, 12, 31)) for path in paths)]:
+        book.active.append(row)
+    book.save(folder / "data" / "metadata.xlsx")
 
 
 def featurized(folder: Path, *, stop_after: int | None = None) -> Extraction:

@@ -90,6 +90,8 @@ SEALED = {
 INPUTS = {
     "labels": Kind("data/labels.csv", "data/groups.csv", ("table of labels",), change_table),
     "groups": Kind("data/groups.csv", "data/labels.csv", ("table of groups",), change_table),
+    "metadata": Kind("data/metadata.csv", "data/groups.csv", ("table of metadata",), change_table),
+    "workbook": Kind("data/metadata.xlsx", "few.h5.parts/*1.npz", ("workbook",)),
     "options of the server": Kind("serve.toml", "other.toml", ("xserve start --config",), change_toml),
     "secret key": Kind("minisign.key", "minisign.pub", ("xexport sign",)),
     "key": Kind("key", "serve.toml", ("xserve start --api-key-file",)),
