@@ -50,14 +50,14 @@ INFER_BODY = request_body(
         "schema": _object_with(
             ["inputs"],
             id={"type": ["string", "null"]},
-            parameters=_PARAMETERS
-            | {"properties": {THRESHOLD: {"type": ["number", "null"], "minimum": 0, "maximum": 1}}},
+            parameters=_PARAMETERS,
             inputs=_list_of({"oneOf": [_PIXELS, _FILES]}, maxItems=1),
             outputs={"type": ["array", "null"], "items": _OUTPUT},
         )
     },
     description="UINT8 pixels [N, H, W, 3] RGB of any size, or BYTES [N] image files (in JSON: base64). "
-    f"Binary tensors follow the JSON; its length is then in the header {HEADER_LENGTH}.",
+    f"Binary tensors follow the JSON; its length is then in the header {HEADER_LENGTH}. "
+    f"The request's parameter '{THRESHOLD}', 0 to 1, replaces that of a model with a positive class.",
 )
 
 
