@@ -15,11 +15,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from tests.export.conftest import Project
 from tests.export.encoders import DIM, GRID, OUTPUTS, SIDE, build_encoder, write_encoder
 from xfeat.export.build.compose import ENCODED, compose
 from xfeat.export.build.encoder_network import EncoderNetwork, EncoderTail
 from xfeat.export.build.fused_model import ReferenceModel, Tail
+from xfeat.export.build.ood_from_cache import ood_score_from_cache
 from xfeat.export.build.ood_score import fit_ood_score
+from xfeat.export.model.batches import to_nchw
+from xfeat.export.model.file import open_model
+from xfeat.export.specs import ExportSpec
+from xfeat.featurize.backbones.encoder_data import encoder_sha256
 from xfeat.featurize.backbones.encoder_file import EncoderFile, inspect_encoder
 from xfeat.featurize.backbones.weights import Weights
 from xfeat.featurize.errors import ModelError
@@ -131,6 +137,30 @@ def test_a_model_gives_what_its_encoder_and_head_give_one_after_the_other(tmp_pa
     expected = grad_cam_by_autograd(head_for(DIM), pool, encoded_alone(file, levels()), maps_of)
     assert expected.max() > 0
     np.testing.assert_allclose(found["heatmap"], expected, atol=1e-5, rtol=1e-4)
+
+
+def backbone_of(core: Path) -> onnx.ModelProto:
+    """The backbone of an exported model as a file of its own: normalised images in, last map out."""
+    proto = onnx.shape_inference.infer_shapes(onnx.load(core))
+    first = next(node for node in proto.graph.node if node.op_type == "Conv")
+    last = next(node for node in proto.graph.node if node.op_type == "ReduceMean")
+    return onnx.utils.Extractor(proto).extract_model([first.input[0]], [last.input[0]])
+
+
+@pytest.mark.slow
+def test_an_efficientnet_as_a_file_gives_what_the_built_in_one_gives(exported: Project, tmp_path: Path) -> None:
+    run_, pixels = exported.run, np.random.default_rng(0).integers(0, 256, (5, 64, 64, 3), dtype=np.uint8)
+    expected = open_model(exported.model).run(pixels, heatmap=True)
+    file = write_encoder(tmp_path / "encoder.onnx", backbone_of(exported.core))
+    preprocess, name = run_.feature_spec.preprocess, "onnx:encoder"
+    spec = FeatureSpec(backbone=name, weights_sha256=encoder_sha256(file), preprocess=preprocess)
+    network = EncoderNetwork(spec, Weights(name, file, spec.weights_sha256))
+    reference = ReferenceModel(network, run_.load_head(), None, run_.temperature)
+    ood_score, _ = ood_score_from_cache(run_, ExportSpec())
+    model = compose(network, Tail(reference, ood_score), preprocess)
+    found = run(model, to_nchw(pixels))
+    for output in ("probabilities", "logits", "heatmap", "ood"):
+        np.testing.assert_allclose(found[output], getattr(expected, output), atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.slow
