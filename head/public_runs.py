@@ -27,6 +27,8 @@ def evaluate(
     features: StrPath | None = None,
     groups: str | None = None,
     layout: str | None = None,
+    metadata: StrPath | None = None,
+    columns: str | None = None,
     weights: StrPath | None = None,
     device: str = "auto",
     bins: Bins | None = None,
@@ -45,6 +47,8 @@ def evaluate(
         features: cache for the features of images, used again by the next call; by default NAME.features.h5.
         groups: CSV file or regular expression for the patients or series.
         layout: ``splits``, ``classes`` or ``flat``; by default what the folders allow.
+        metadata: table (CSV or Excel) of further columns, joined by path, base name or group.
+        columns: what the columns of tables are, as for :func:`xfeat.extract`.
         weights: the backbone's weights file, if it has moved.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``, for featurizing.
         bins: upper ends of the bins of further columns of numbers, for subgroups; by default quartiles.
@@ -60,6 +64,7 @@ def evaluate(
     """
     opened = as_run(run)
     if not isinstance(data, FeatureCache) and Path(data).suffix.lower() not in (".h5", ".hdf5"):
+        from xfeat.featurize.datasets.column_choice import ColumnChoice
         from xfeat.featurize.datasets.layouts import open_dataset
         from xfeat.featurize.engines import open_engine
         from xfeat.featurize.pipeline.compute import RunOptions
@@ -68,7 +73,8 @@ def evaluate(
         from xfeat.head.evaluate import check_classes_match
         from xfeat.head.runs.inputs import weights_of
 
-        dataset = open_dataset(data, groups=groups, layout=layout)
+        choice = ColumnChoice.parse(columns)
+        dataset = open_dataset(data, groups=groups, layout=layout, metadata=metadata, columns=choice)
         check_classes_match(opened, dataset, Path(data))
         spec, found = opened.feature_spec, weights_of(opened, None if weights is None else Path(weights))
         warn_of_other_range(dataset, spec)
@@ -77,6 +83,12 @@ def evaluate(
         steps = steps_of(progress, "featurizing")
         extract_features(dataset, spec, found, output, RunOptions(open_engine=engine, progress=steps))
         data = output
+    elif metadata is not None or columns is not None:
+        raise SpecError(
+            "--metadata and --columns are for images",
+            found=f"{data}, a cache, which has its own columns",
+            fix="give them to xfeat featurize",
+        )
     cache = open_features(data)
     from xfeat.head.evaluate import evaluate_run
     from xfeat.head.reports.eval_report import save_evaluation
@@ -98,7 +110,7 @@ def compare(
     csv_file: StrPath | None = None,
     html_file: StrPath | None = None,
 ) -> Comparison:
-    """Compare runs: their settings, their metrics, and whether a difference is larger than chance: ``xhead compare``.
+    """Compare runs: settings, metrics, and whether a difference is larger than chance: ``xhead compare``.
 
     Each run is compared with the first by McNemar's exact test on the images that both were tested on, and by a
     bootstrap over patients if patients have several images.

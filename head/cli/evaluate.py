@@ -9,7 +9,7 @@ import click
 
 import xfeat
 import xfeat.head.cli.options as options
-from xfeat.featurize.console import DATA, PATH, Printed, json_option, layout_option, progress_bars
+from xfeat.featurize.console import DATA, PATH, Printed, json_option, layout_option, progress_bars, table_options
 from xfeat.head.reports.formatting import threshold_line, with_interval
 from xfeat.head.reports.study_text import drop_rows, study_lines, subgroup_lines
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 )
 @click.option("--groups", metavar="FILE|REGEX", help="Patient or series of each image, as for xfeat featurize.")
 @layout_option
+@table_options
 @click.option("--weights", type=PATH, help="The backbone's weights file, if it has moved.")
 @click.option("--device", default="auto", help="auto, cpu, cuda or cuda:N, for featurizing.")
 @options.bins_option

@@ -18,11 +18,12 @@ from tests.head.conftest import MakeCache, cache_maker, cloud, copied_run
 from xfeat.featurize.backbones.weights import sha256_of
 from xfeat.featurize.cache.reader import FeatureCache
 from xfeat.featurize.cli import main as xfeat
-from xfeat.featurize.errors import DataError, MismatchError, RunError
+from xfeat.featurize.errors import DataError, MismatchError, RunError, SpecError
 from xfeat.head.cli import main
 from xfeat.head.data.rows import as_rows
 from xfeat.head.evaluate import Evaluation, drop_between, evaluate_run
 from xfeat.head.evaluation.intervals import difference_interval, wilson_interval
+from xfeat.head.public_runs import evaluate
 from xfeat.head.reports.eval_report import open_evaluation, save_evaluation
 from xfeat.head.runs.reader import Run, open_run
 from xfeat.head.specs import HeadSpec, TargetSpec, TrainSpec
@@ -298,3 +299,9 @@ def test_external_images_of_one_class_have_a_sensitivity_alone(run: Run, make_ca
     assert drop["auc"] == {"value": None, "interval": None}
     assert drop["specificity"]["value"] is None
     assert drop["sensitivity"]["value"] is not None
+
+
+@pytest.mark.parametrize("option", ["metadata", "columns"])
+def test_columns_for_a_cache_are_refused_and_not_ignored(run: Run, make_cache: MakeCache, option: str) -> None:
+    with pytest.raises(SpecError, match=r"are for images(.|\n)*give them to xfeat featurize"):
+        evaluate(run, make_cache(), **{option: "age:number"})
