@@ -150,9 +150,11 @@ def temporary_copy(original: ContainerFile, make: Callable[[ContainerFile, Binar
             try:
                 with place.open("wb") as file:
                     make(original, file)
+            except DataError:
+                folder.cleanup()
+                raise
             except OSError as error:
-                if isinstance(error, DataError | gzip.BadGzipFile):
-                    raise
+                folder.cleanup()
                 raise output_error(place, error, elsewhere="set TMPDIR to another folder") from error
             size = place.stat().st_size
             copy = TemporaryCopy(original.path, original.identity, size, original.mtime_ns, original, make, place)

@@ -161,7 +161,7 @@ class TarSource:
         return None
 
     def _add(self, info: tarfile.TarInfo, handle: _BoundedReads, left_out: Counter[str]) -> None:
-        name = "/".join(part for part in info.name.split("/") if part not in ("", "."))
+        name = "/".join(part for part in info.name.split("/") if part not in ("", ".", ".."))
         if len(info.name) > MAX_NAME:
             raise DataError(
                 f"the archive has a name of {len(info.name)} characters", path=self._file.path, fix=_NOT_TAR
@@ -169,7 +169,7 @@ class TarSource:
         if info.isdir() or not name:
             return
         if info.islnk():
-            target = "/".join(part for part in info.linkname.split("/") if part not in ("", "."))
+            target = "/".join(part for part in info.linkname.split("/") if part not in ("", ".", ".."))
             if target in self._members:
                 self._members[name] = self._members[target]
             else:
@@ -217,7 +217,7 @@ def sample_of(name: str) -> tuple[str, str]:
 
 def _is_header(block: bytes) -> bool:
     with suppress(tarfile.TarError, ValueError):
-        return tarfile.nti(block[148:156]) in tarfile.calc_chksums(block)
+        return len(block) == _BLOCK and tarfile.nti(block[148:156]) in tarfile.calc_chksums(block)
     return False
 
 
