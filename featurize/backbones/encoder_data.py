@@ -88,7 +88,7 @@ def _read_proto(path: Path) -> onnx.ModelProto:
         import onnx
         from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
     except ModuleNotFoundError as error:
-        raise MissingExtraError("onnx is not installed", fix="pip install 'xfeat-onnx[train]'") from error
+        raise MissingExtraError("onnx is not installed", fix="pip install onnx") from error
     if not path.is_file():
         raise ModelError("encoder file not found", path=path, fix="check the path given to --backbone or --weights")
     try:
