@@ -271,7 +271,7 @@ def sweep(
 
 def open_features(features: Features, pooling: str | None = None) -> FeatureCache:
     """Return a cache with the features of a pooling, by default its own."""
-    cache = features if isinstance(features, FeatureCache) else FeatureCache.open(features)
+    cache = features if isinstance(features, FeatureCache) else FeatureCache.open(Path(features))
     if pooling is None:
         return cache
     from xfeat.head.data.pooling import chosen_pooling

@@ -154,8 +154,9 @@ def elsewhere(
     Returns:
         ``column``, ``unanswerable``, ``unknown`` (images without a source), ``class`` (whose sensitivity it is),
         ``same_as_class``, ``sources`` (of each ``source``, ``images``, ``patients``, ``classes``, ``problem`` and
-        ``figures``) and ``overall`` (figures of all sources that could be left out; ``None`` if there are none). A figure has
-        ``ordinary`` and ``elsewhere``, each a ``value`` and an ``interval``, and the ``drop``, paired by patient.
+        ``figures``) and ``overall`` (figures of all sources that could be left out; ``None`` if there are none). A
+        figure has ``ordinary`` and ``elsewhere``, each a ``value`` and an ``interval``, and the ``drop``, paired by
+        patient.
     """
     tested = (left_out.fold >= 0).all(axis=0)
     probabilities = cases.probabilities.copy()
