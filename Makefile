@@ -78,6 +78,7 @@ demo/model.onnx:
 
 docs: $(SETUP)
 	$(BIN)/python docs/commands.py
+	$(BIN)/python docs/stub.py
 	$(BIN)/python docs/licences.py --write
 
 # Strict: a link that leads nowhere, or a page that the navigation lacks, fails the build.

@@ -104,7 +104,7 @@ def _fit_ood(features: Any, dim: int) -> tuple[OodScore, float, str]:
         what = "10 rows or more, of finite numbers"
         raise DataError("ood: the training features cannot be used", expected=what, found=f"{len(X)} rows")
     score = fit_ood_score(X[~held_out])
-    digest = hashlib.sha256(np.ascontiguousarray(X)).hexdigest()
+    digest = hashlib.sha256(X.tobytes()).hexdigest()
     return score, fit_ood_threshold(score(torch.from_numpy(X[held_out])).numpy()), digest
 
 

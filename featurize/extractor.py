@@ -7,10 +7,9 @@ import inspect
 import logging
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
@@ -18,12 +17,13 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, TransformerMixin
 
 from xfeat.featurize.cache.shards import FileIdentity
+from xfeat.featurize.engines import BatchSize as BatchSize
 from xfeat.featurize.engines import Engine, check_precision, open_engine
 from xfeat.featurize.errors import DataError, ImageError
 from xfeat.featurize.images.given import as_images, decode_given, named, range_of_given, read_given
 from xfeat.featurize.images.grey_range import GreyRange, warn_if_other
 from xfeat.featurize.images.preprocess import resize
-from xfeat.featurize.keyword_settings import bound_arguments, spec_from
+from xfeat.featurize.keyword_settings import argument_kind, bound_arguments, spec_from
 from xfeat.featurize.pipeline.inference import infer
 from xfeat.featurize.pipeline.reading import ReadImage
 from xfeat.featurize.pipeline.request import resolve_request
@@ -42,7 +42,7 @@ _ENGINE = {"device": ("str", "auto"), "engine": ("str", "auto"), "batch_size": (
 
 def _parameters() -> Iterator[inspect.Parameter]:
     yield inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    settings = {field.name: (field.type, field.default) for field in _REQUEST}
+    settings = {field.name: (argument_kind(field), field.default) for field in _REQUEST}
     for name, (kind, default) in {**settings, **_ENGINE, "workers": ("int | None", None)}.items():
         first = inspect.Parameter.POSITIONAL_OR_KEYWORD if name == "backbone" else inspect.Parameter.KEYWORD_ONLY
         yield inspect.Parameter(name, first, default=default, annotation=kind)
@@ -82,8 +82,8 @@ class FeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     def __init__(self, *arguments: Any, **settings: Any) -> None:
         given = bound_arguments(_SIGNATURE, type(self).__name__, (self, *arguments), settings)
         defaults = {name: each.default for name, each in _SIGNATURE.parameters.items()}
-        vars(self).update({**defaults, **given})
-        del vars(self)["self"]
+        self.__dict__.update({**defaults, **given})
+        del self.__dict__["self"]
 
     __init__.__signature__ = _SIGNATURE  # type: ignore[attr-defined]
 
@@ -128,7 +128,7 @@ class FeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         spec = self._with_range(images)
         with opened.lock, closing(self._read(images, spec)) as read:
             batches = infer(read, spec, open_engine=lambda: opened.engine, is_known=lambda sha256: False)
-            rows = []
+            rows: list[NDArray[np.floating[Any]]] = []
             for outcome in (each for batch in batches for each in batch):
                 if outcome.features is None:
                     raise ImageError(f"{named(len(rows), images[len(rows)])}: {outcome.reason}")
@@ -209,10 +209,10 @@ class FeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]
                 return None
 
         with ThreadPoolExecutor(self.workers or cores(), thread_name_prefix="range") as pool:
-            found = GreyRange.of_all(look_ahead(partial(pool.submit, look), enumerate(images), 8 * cores()))
+            found = GreyRange.of_all(look_ahead(lambda each: pool.submit(look, each), enumerate(images), 8 * cores()))
         return None if found is None else found.bits
 
-    def _read(self, images: Sequence[Any], spec: FeatureSpec) -> Iterator[ReadImage]:
+    def _read(self, images: Sequence[Any], spec: FeatureSpec) -> Generator[ReadImage, None, None]:
         """Read ahead in threads, in order; at the end, say if 16-bit images have another range than the spec's."""
         ranges: list[GreyRange | None] = []
 
@@ -229,7 +229,7 @@ class FeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         workers = self.workers or cores()
         pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
         try:
-            yield from look_ahead(partial(pool.submit, read), enumerate(images), 8 * workers)
+            yield from look_ahead(lambda each: pool.submit(read, each), enumerate(images), 8 * workers)
             warn_if_other(GreyRange.of_all(ranges), spec.preprocess)
         finally:
             pool.shutdown(cancel_futures=True)

@@ -120,7 +120,7 @@ def range_of_given(content: Any, spec: PreprocessSpec) -> GreyRange | None:
         return None
     if not isinstance(levels, DeepLevels) or levels.own_bits is not None:
         return None
-    return GreyRange(levels.highest(spec), 0, False)
+    return GreyRange(levels.highest(spec), levels.used_bits, levels.used_bits > 0)
 
 
 def _plain(levels: DeepLevels | Image.Image, spec: PreprocessSpec) -> Image.Image:
