@@ -66,6 +66,8 @@ def external_files(path: Path) -> tuple[Path, ...]:
         for entry in tensor.external_data
         if entry.key == "location"
     }
+    if not all(isinstance(name, str) for name in names):  # protobuf gives bytes for what is not UTF-8
+        raise not_onnx(path, "the name of a data file is not UTF-8")
     for name in sorted(names):
         # onnxruntime would refuse it too; it must not be hashed or sent to another machine either.
         if PurePosixPath(name).is_absolute() or ".." in Path(name).parts:

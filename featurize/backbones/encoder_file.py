@@ -125,7 +125,10 @@ def inspect_encoder(path: Path, *, output: str | None = None, size: int | None =
     files = [path, *external_files(path)]
     # The state of the files: they are hashed and run again only if they have changed.
     states = tuple((file, file.stat().st_size, file.stat().st_mtime_ns) for file in files)
-    return _inspect(path, output, size, states)
+    try:
+        return _inspect(path, output, size, states)
+    except UnicodeDecodeError as error:  # onnxruntime does not look at texts
+        raise not_onnx(path, "a text that is not UTF-8") from error
 
 
 @functools.lru_cache(maxsize=8)
