@@ -48,8 +48,9 @@ def table_columns(dataset: Dataset) -> dict[str, ExtraColumn]:
     """Return the columns that the tables of a data set have; say of which kind they are, and what is doubtful."""
     columns: dict[str, ExtraColumn] = {}
     notes: dict[str, list[str]] = {}
-    for at, (name, source, kind) in enumerate(dataset.columns):
-        column, said = typed_column(name, [entry.further[at] for entry in dataset.entries], kind=kind, source=source)
+    for at, (name, source) in enumerate(dataset.columns):
+        kind, texts = dataset.column_kinds.get(name, ""), [entry.further[at] for entry in dataset.entries]
+        column, said = typed_column(name, texts, kind=kind, source=source)
         if column is not None:
             columns[name] = column
         for note in said:

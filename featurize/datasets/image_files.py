@@ -58,12 +58,10 @@ class TableColumn(NamedTuple):
     Attributes:
         name: what it is called here.
         source: name of the table.
-        kind: that the user asks for; empty: what its texts are.
     """
 
     name: str
     source: str
-    kind: str = ""
 
 
 @dataclass(frozen=True)

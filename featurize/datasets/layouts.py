@@ -171,15 +171,15 @@ def open_dataset(
     if metadata is not None:
         listing = join_metadata(listing, Path(metadata), root, columns)
     columns.check_used([column.name for column in listing.columns], listing.headers, DICOM_COLUMNS)
-    listing = _without_ignored(listing)
+    listing = _without_ignored(listing, columns)
     dataset = replace(Dataset.of(root, listing, table), column_kinds=columns.kinds, source=source)
     _check_widths(dataset)
     return dataset if classes is None else _select_classes(dataset, classes, table or root)
 
 
-def _without_ignored(listing: Listing) -> Listing:
+def _without_ignored(listing: Listing, choice: ColumnChoice) -> Listing:
     """Drop the columns that the user wants to leave out."""
-    left = [at for at, column in enumerate(listing.columns) if column.kind != "ignore"]
+    left = [at for at, column in enumerate(listing.columns) if choice.kinds.get(column.name) != "ignore"]
     if len(left) == len(listing.columns):
         return listing
     images = [image._replace(further=tuple(image.further[at] for at in left)) for image in listing.images]

@@ -63,7 +63,7 @@ def read_manifest(path: Path, choice: ColumnChoice = AS_WRITTEN, content: bytes 
         f"{rows_read}, {count_classes(images)}",
         left_out,
         [f"{path}: {note}" for note in notes],
-        columns=tuple(TableColumn(name, path.name, choice.kinds.get(name, "")) for name in table.further),
+        columns=tuple(TableColumn(name, path.name) for name in table.further),
         headers=tuple(table.header),
     )
 

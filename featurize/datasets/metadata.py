@@ -44,7 +44,7 @@ def join_metadata(listing: Listing, path: Path, root: Root, choice: ColumnChoice
     if "path" in table.columns and "group" in table.columns:
         images = _with_groups(table, images, rows)
     listing = replace(listing, images=images, headers=(*listing.headers, *table.header))
-    return _with_columns(listing, table, rows, choice)
+    return _with_columns(listing, table, rows)
 
 
 _Rows = Sequence[TableRow | None]
@@ -226,7 +226,7 @@ def _with_groups(table: Table, images: list[ListedImage], rows: _Rows) -> list[L
     return [image._replace(group=image.group or group) for image, group in zip(images, groups, strict=True)]
 
 
-def _with_columns(listing: Listing, table: Table, rows: _Rows, choice: ColumnChoice) -> Listing:
+def _with_columns(listing: Listing, table: Table, rows: _Rows) -> Listing:
     """Return a listing with the table's columns; one that is there already is filled in if the two agree."""
     texts = [list(image.further) for image in listing.images]
     names = [column.name.casefold() for column in listing.columns]
@@ -247,7 +247,7 @@ def _with_columns(listing: Listing, table: Table, rows: _Rows, choice: ColumnCho
             )
             logger.warning("%s: %s", table.path, what)
         names.append(name.casefold())
-        columns.append(TableColumn(name, table.path.name, choice.kinds.get(name, "")))
+        columns.append(TableColumn(name, table.path.name))
         for has, new in zip(texts, values, strict=True):
             has.append(new)
     images = [image._replace(further=tuple(has)) for image, has in zip(listing.images, texts, strict=True)]
