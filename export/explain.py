@@ -132,7 +132,7 @@ def overlay(image: Image.Image, heatmap: NDArray[np.floating], box: tuple[int, i
     share = Image.fromarray((heatmap / peak if peak > 0 else heatmap).astype(np.float32))
     left, top, right, bottom = box
     spread = np.zeros((image.height, image.width), np.float32)
-    spread[top:bottom, left:right] = share.resize((right - left, bottom - top), Image.Resampling.BICUBIC)
+    spread[top:bottom, left:right] = np.asarray(share.resize((right - left, bottom - top), Image.Resampling.BICUBIC))
     spread = spread.clip(0, 1)
     positions = np.linspace(0, 1, len(_COLOURS))
     colours = np.stack([np.interp(spread, positions, channel) for channel in _COLOURS.T], axis=-1)

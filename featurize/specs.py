@@ -226,14 +226,18 @@ class PreprocessSpec(Spec):
         """``crop`` in millionths."""
         return round(self.crop * CROP_PARTS)
 
-    def describe(self) -> str:
-        """Return what differs from the usual way, for people: empty, or each part after a comma and a space."""
+    def describe(self, *, levels: bool = True) -> str:
+        """Return what differs from the usual way, for people: empty, or each part after a comma and a space.
+
+        Args:
+            levels: with mean and std.
+        """
         cut = f", {100 * self.crop:.4g} % cut off at each side" if self.crop else ""
         square = ", centred square" if self.resize == "crop" else ""
         bicubic = ", bicubic" if self.interpolation == "bicubic" else ""
         grey = f", 16-bit images read as {self.grey_bits}-bit" if self.grey_bits != 16 else ""
         chosen = f", {self.frames} frame of several" if self.frames != "refuse" else ""
-        return f"{cut}{square}{bicubic}{self._describe_levels()}{grey}{chosen}"
+        return f"{cut}{square}{bicubic}{self._describe_levels() if levels else ''}{grey}{chosen}"
 
     def _describe_levels(self) -> str:
         pair = (self.mean, self.std)
@@ -311,14 +315,14 @@ class FeatureSpec(Spec):
             return {}
         return {"--precision float32": f"computed in {self.precision} and not in float32"}
 
-    def describe(self) -> str:
-        """Return one line for people."""
+    def describe(self, *, levels: bool = True) -> str:
+        """Return one line for people, with mean and std if ``levels`` is true."""
         side = self.preprocess.size
         if self.backbone.startswith(LOADED):
             return f"{self.backbone} ({self.weights_sha256[:8]}), {self.dtype}, of an encoder that is not named"
         views = f", {self.views} views" if self.views > 1 else ""
         computed = f", computed in {self.precision}" if self.precision != "float32" else ""
-        kind = f"{self.pooling}, {self.dtype}{views}{computed}{self.preprocess.describe()}"
+        kind = f"{self.pooling}, {self.dtype}{views}{computed}{self.preprocess.describe(levels=levels)}"
         return f"{self.backbone} ({self.weights_sha256[:8]}), {side}×{side}, {kind}"
 
     def row_shape(self, dim: int) -> tuple[int, ...]:

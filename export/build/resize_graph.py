@@ -15,7 +15,6 @@ from xfeat.export.model.interface import INPUT
 from xfeat.featurize.specs import PreprocessSpec
 
 PLANES = "planes"
-_ENDS_KEEP_NAMES = {"rename_inputs": False, "rename_outputs": False}
 
 # Source: Pillow, src/libImaging/Resample.c, precompute_coeffs: a kernel around the centre of each output pixel, as
 # wide as an output pixel measured in input pixels but at least 1; weights add up to 1. Centres are at
@@ -149,11 +148,16 @@ def resize_graph(spec: PreprocessSpec) -> onnx.GraphProto:
     where it does, :func:`xfeat.export.build.box_graph.box_graph` says how such images are passed.
     """
     # The prefixes keep names distinct from those of the graph that follows.
-    resize = onnx.compose.add_prefix_graph(_resize(spec.size, spec.interpolation), "resize_", **_ENDS_KEEP_NAMES)
+    resize = _with_prefix(_resize(spec.size, spec.interpolation), "resize_")
     if not spec.cuts:
         return resize
-    box = onnx.compose.add_prefix_graph(box_graph(spec), "box_", **_ENDS_KEEP_NAMES)
-    return onnx.compose.merge_graphs(box, resize, [("picture", INPUT)])
+    return onnx.compose.merge_graphs(_with_prefix(box_graph(spec), "box_"), resize, [("picture", INPUT)])
+
+
+def _with_prefix(graph: onnx.GraphProto, prefix: str) -> onnx.GraphProto:
+    for node in graph.node:
+        node.name = node.output[0]
+    return onnx.compose.add_prefix_graph(graph, prefix, rename_inputs=False, rename_outputs=False)
 
 
 def _resize(side: int, interpolation: str) -> onnx.GraphProto:
@@ -187,7 +191,4 @@ def _resize(side: int, interpolation: str) -> onnx.GraphProto:
         bicubic_constants=" float two_pixels = {2}, float white = {255.5}," if bicubic else "",
         body="".join(body),
     )
-    graph = onnx.parser.parse_graph(text)
-    for node in graph.node:
-        node.name = node.output[0]
-    return graph
+    return onnx.parser.parse_graph(text)

@@ -68,7 +68,8 @@ class ModelMetadata(Spec):
         """What a model computes, by name; comparing predictions would miss some of it, such as the threshold."""
         return {
             "classes": ", ".join(self.class_names),
-            "backbone settings": self.feature_spec.describe(),
+            # As certificates of version 0.1 have it: the fingerprint shows another mean or std.
+            "backbone settings": self.feature_spec.describe(levels=False),
             "feature fingerprint": self.feature_spec.fingerprint,
             "head": self.head_sha256[:16],
             "temperature": str(self.temperature),
