@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import re
 from importlib.metadata import version
 from pathlib import Path
@@ -17,6 +18,8 @@ from xfeat.serve.inference.predictor import Predictor
 from xfeat.serve.page_files import PAGE_FILES, page_file
 from xfeat.serve.static_site.onnxruntime_web import PACKAGE, VERSION, find_runtime
 
+logger = logging.getLogger(__name__)
+
 FORMAT = "xfeat.page"
 SCHEMA_VERSION = 1
 DESCRIPTION = "model.json"
@@ -28,6 +31,8 @@ POLICY = (
     "default-src 'none'; script-src 'self' 'wasm-unsafe-eval'; style-src 'self'; img-src 'self' blob:; "
     "connect-src 'self'; worker-src 'self' blob:; base-uri 'none'; form-action 'none'"
 )
+# Some 20 seconds with 40 Mbit/s.
+_LARGE_BYTES = 100_000_000
 _MODEL_NAME = re.compile(r"model-[0-9a-f]{12}\.onnx")
 _UNFINISHED = re.compile(r"\..*\.tmp")  # what a killed run leaves behind
 
@@ -59,6 +64,12 @@ def write_site(model: Path, folder: Path, runtime: Path | None = None) -> dict[s
             fix="pass the full model (without .core in its name) to --model",
         )
     content = predictor.model.read()
+    if len(content) > _LARGE_BYTES:
+        logger.warning(
+            "%s has %.0f MB, which every visitor loads before the first answer; xexport quantize makes it smaller",
+            model,
+            len(content) / 1e6,
+        )
     # The name depends on the content: a browser never takes a cached older model for this one.
     name = f"model-{predictor.model.sha256[:12]}.onnx"
     files = {name: content} | {RUNTIME_NAMES[part]: data for part, data in find_runtime(runtime).items()}
