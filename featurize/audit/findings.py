@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from xfeat.featurize.audit.stored import FORMAT, SCHEMA_VERSION
 from xfeat.featurize.audit.survey import Survey
 from xfeat.featurize.audit.thresholds import THRESHOLDS
+from xfeat.featurize.cache.extra import columns_digest
 from xfeat.featurize.cache.reader import FeatureCache
 from xfeat.featurize.datasets.layouts import NO_LABEL, NO_SPLIT, SPLITS
 from xfeat.featurize.system.versions import library_versions
@@ -196,6 +197,7 @@ class Audit:
             "schema_version": SCHEMA_VERSION,
             "cache": str(self.cache.path),
             "cache_sha256": self.cache.content_sha256,
+            "columns_sha256": columns_digest(self.cache.extra),
             "created": self.created,
             "images": len(self.cache),
             "images_read": self.images_read,

@@ -6,6 +6,7 @@ import logging
 from pathlib import Path
 from typing import Any, TypedDict
 
+from xfeat.featurize.cache.extra import columns_digest
 from xfeat.featurize.cache.reader import FeatureCache
 from xfeat.featurize.system.regular_files import read_regular
 from xfeat.featurize.typed_json import check_types, parse_json, require_unchanged
@@ -30,7 +31,7 @@ def audit_path(cache: Path) -> Path:
 def audit_of(cache: FeatureCache) -> dict[str, Any]:
     """Return ``audited``, ``passed``, ``failures`` and ``warnings``; warn unless the audit exists and passed.
 
-    An audit of another content of the cache counts as missing.
+    An audit of another content of the cache, or of other columns, counts as missing.
     """
     file = audit_path(cache.path)
     try:
@@ -40,8 +41,9 @@ def audit_of(cache: FeatureCache) -> dict[str, Any]:
         require_unchanged(report)
         found = _Result(passed=report["passed"], failures=report["failures"], warnings=report.get("warnings", []))
         check_types(found, _Result)
-        is_current = report["cache_sha256"] == cache.content_sha256
-        problem = f"{file} is outdated: it was made for other features than those in {cache.path}"
+        same_columns = report.get("columns_sha256", "") == columns_digest(cache.extra)
+        is_current = report["cache_sha256"] == cache.content_sha256 and same_columns
+        problem = f"{file} is outdated: it was made for other features or columns than those in {cache.path}"
     except FileNotFoundError:
         is_current, problem = False, f"{cache.path} has not been audited for leakage and shortcuts"
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -97,6 +99,16 @@ class StoredColumns(Mapping[str, ExtraColumn]):
 
     def __len__(self) -> int:
         return len(self._about)
+
+
+def columns_digest(extra: Mapping[str, ExtraColumn]) -> str:
+    """Return the SHA-256 of all columns, empty if there are none."""
+    digest = hashlib.sha256()
+    for name, values in stored_arrays(extra).items():
+        column = extra[name.removeprefix(_FOLDER)]
+        digest.update(json.dumps([name, column.kind, list(column.names), values.dtype.str]).encode())
+        digest.update(np.ascontiguousarray(values).tobytes())
+    return digest.hexdigest() if extra else ""
 
 
 def check_extra(header: Header) -> None:

@@ -60,6 +60,7 @@ def test_a_failed_audit_is_a_warning_and_stays_in_run_and_report(
     ("changes", "words"),
     [
         ({"cache_sha256": "0" * 64}, "other features"),
+        ({"columns_sha256": "0" * 64}, "or columns"),
         ({"schema_version": 2}, "version 2"),
         ({"format": "something else"}, "something else"),
         ({"failures": None}, "cannot be read"),

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tests.caches import edit_cache, extra_column, header_of, write_made_up
-from xfeat.featurize.cache.extra import ExtraColumn
+from xfeat.featurize.cache.extra import ExtraColumn, columns_digest
 from xfeat.featurize.cache.reader import FeatureCache
 from xfeat.featurize.errors import CacheError
 
@@ -94,3 +94,17 @@ def test_a_kind_of_a_later_version_is_left_out(kind: Any, tmp_path: Path) -> Non
     made(tmp_path)
     edit_cache(tmp_path / "features.h5", extra={"age": {"kind": kind, "names": []}})
     assert dict(FeatureCache.open(tmp_path / "features.h5").extra) == {}
+
+
+def test_the_digest_of_the_columns_changes_with_each_of_them(tmp_path: Path) -> None:
+    changed = [
+        COLUMNS | {"age": extra_column("number", [34.5, None, 3])},
+        COLUMNS | {"sex": extra_column("category", ["F", None, "D"])},
+        COLUMNS | {"visit": extra_column("date", ["2024-02-28", None, "1931-12-31"])},
+        {name: column for name, column in COLUMNS.items() if name != "age"},
+        {f"{name}_": column for name, column in COLUMNS.items()},
+    ]
+    digests = {columns_digest(made(tmp_path, columns).extra) for columns in (COLUMNS, *changed)}
+    assert len(digests) == 6
+    assert columns_digest(made(tmp_path).extra) == columns_digest(COLUMNS)
+    assert columns_digest({}) == ""
