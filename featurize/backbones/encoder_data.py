@@ -28,7 +28,9 @@ def find_any_weights(name: str, *, file: str | Path | None = None, progress: Dow
     if not is_foreign(name):
         return find_weights(name, file=file, progress=progress)
     if file is None:
-        raise WeightsError(f"the file of the encoder {name} was not found", fix="name it with --weights FILE.onnx")
+        again = "" if name.startswith("onnx:") else f", or make it again: xfeat featurize DATA --backbone {name}"
+        fix = f"name it with --weights FILE.onnx{again}"
+        raise WeightsError(f"the file of the encoder {name} was not found", fix=fix)
     return Weights(name, Path(file), encoder_sha256(Path(file)))
 
 
