@@ -54,6 +54,14 @@ def with_exif(orientation: int) -> Image.Exif:
     return exif
 
 
+def exif_block(order: str, orientation: int) -> bytes:
+    """A TIFF header and a table of two tags: a description, then the orientation."""
+    start = b"II*\0" if order == "<" else b"MM\0*"
+    description = struct.pack(f"{order}HHI4s", 0x010E, 2, 3, b"ab\0")
+    tag = struct.pack(f"{order}HHIHH", 0x0112, 3, 1, orientation, 0)
+    return start + struct.pack(f"{order}IH", 8, 2) + description + tag + b"\0" * 4
+
+
 RGB = picture()
 GREY = RGB.convert("L")
 LEVELS = np.asarray(GREY).astype(np.uint16)
@@ -85,6 +93,10 @@ FILES: dict[str, Callable[[], bytes]] = {
     "stored-as-rgb.jpg": lambda: saved(RGB, "JPEG", keep_rgb=True),
     "cmyk.jpg": lambda: saved(RGB.convert("CMYK"), "JPEG"),
     **{f"exif{n}.jpg": (lambda n=n: saved(RGB, "JPEG", quality=95, exif=with_exif(n))) for n in range(1, 9)},
+    "exif-little-endian.jpg": lambda: saved(RGB, "JPEG", exif=b"Exif\0\0" + exif_block("<", 5)),
+    "exif-big-endian.jpg": lambda: saved(GREY, "JPEG", exif=b"Exif\0\0" + exif_block(">", 3)),
+    "exif-damaged.jpg": lambda: saved(RGB, "JPEG", exif=b"Exif\0\0" + exif_block("<", 6)[:17]),
+    "two-pictures.jpg": lambda: saved(RGB, "MPO", save_all=True, append_images=[RGB.rotate(180)]),
     "exif6.png": lambda: saved(RGB, "PNG", exif=with_exif(6)),
     "exif9.jpg": lambda: saved(RGB, "JPEG", exif=with_exif(9)),
     "exif8.webp": lambda: saved(RGB, "WEBP", lossless=True, exif=with_exif(8)),
@@ -102,6 +114,7 @@ FILES: dict[str, Callable[[], bytes]] = {
     "la.png": lambda: saved(Image.merge("LA", [GREY, Image.fromarray(RAMP)]), "PNG"),
     "la-ink.png": lambda: saved(Image.merge("LA", [Image.new("L", GREY.size, 20), GREY]), "PNG"),
     "palette.png": lambda: saved(PALETTE, "PNG"),
+    "palette-1-bit.png": lambda: saved(RGB.quantize(2), "PNG", bits=1),
     "palette-key.png": _keyed_palette,
     "rgb-key.png": lambda: saved(RGB, "PNG", transparency=(30, 60, 120)),
     "grey-key.png": lambda: saved(GREY, "PNG", transparency=GREY.getpixel((0, 0))),
@@ -130,10 +143,14 @@ FILES: dict[str, Callable[[], bytes]] = {
     "one-pixel.png": lambda: saved(RGB.crop((40, 20, 41, 21)), "PNG"),
     "wide.png": lambda: saved(RGB.resize((900, 3)), "PNG"),
     "tall.jpg": lambda: saved(RGB.resize((20, 400)), "JPEG", quality=95),
+    "dicom.png": lambda: b"\0" * 128 + b"DICM" + b"\2\0\0\0UL\4\0\0\0\0\0" * 9,
+    "huge.png": lambda: png(np.zeros((1, 8), np.uint8), 8, 0).replace(
+        struct.pack(">II", 8, 1), struct.pack(">II", 20000, 20000)
+    ),
     "text.png": lambda: b"not an image",
     "empty.jpg": lambda: b"",
 }
-# What a language may refuse although xserve reads it; Python may refuse nothing but the last three.
+# What a language may refuse although xserve reads it.
 MAY_REFUSE: dict[str, set[str]] = {
     "python": {"inverted16.tif", "float.tif", "rgb.ppm", "rgb.jp2", "cut.png"},
     "js": {"cmyk.jpg", "rgb16-key.png", "rgb.gif", "rgb.bmp", "cut.jpg", "cut.png"},
