@@ -47,7 +47,7 @@ class _LocalPath(click.Path):
         return super().convert(value, param, ctx)
 
 
-class _Data(click.ParamType):
+class _Data(click.ParamType[Root]):
     """Images, here or at an address."""
 
     name = "data"

@@ -8,12 +8,13 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from xfeat.featurize.datasets.column_choice import AS_WRITTEN, DICOM_COLUMNS, ColumnChoice
 from xfeat.featurize.datasets.described import list_containers, match_shards, split_pattern
 from xfeat.featurize.datasets.image_files import (
     IMAGE_SUFFIXES,
+    LeftOut,
     Listing,
     TableColumn,
     choose_images,
@@ -262,19 +263,22 @@ def is_table(path: Path) -> bool:
 
 def _read_source(root: Root, source: ImageSource, layout: str | None, pattern: str, choice: ColumnChoice) -> Listing:
     """List the images of a folder, an archive or a table, or of the archives and tables in a folder."""
-    is_folder = isinstance(source, FolderSource | RemoteFolder)
-    files = list(source.names()) if is_folder else []
-    names, left_out = choose_images(files, source.head) if is_folder and not pattern else ([], [])
-    if not is_folder and (described := list_containers(root, {"": source}, layout, choice)) is not None:
-        return described
-    if is_folder and not names:
+    if not isinstance(source, FolderSource | RemoteFolder):
+        described = list_containers(root, {"": source}, layout, choice)
+        return described or _read_names(root, source, layout, *choose_images(source.names(), source.head))
+    files = list(source.names())
+    names, left_out = ([], []) if pattern else choose_images(files, source.head)
+    if not names:
         shards = match_shards(root, pattern, files) if pattern else sorted(filter(is_container, files))
         containers = {name: found for name in shards if (found := source.container(name)) is not None}
         if containers and (described := list_containers(root, containers, layout, choice)) is not None:
             others = [(name, reason) for name, reason in left_out if name not in containers]
             return replace(described, left_out=[*others, *described.left_out])
-    if not is_folder:
-        names, left_out = choose_images(source.names(), source.head)
+    return _read_names(root, source, layout, names, left_out)
+
+
+def _read_names(root: Root, source: ImageSource, layout: str | None, names: list[str], left_out: LeftOut) -> Listing:
+    """List the images of a folder or an archive by their names alone."""
     listing = read_structure(root, names, layout)
     groups = _groups_file(source, listing.above)
     left_out = [(name, reason) for name, reason in left_out if name != groups]
@@ -306,7 +310,7 @@ def _read_groups(
     """Return path to group, from a table, whose header follows, or by a regular expression on the paths."""
     file = Path(groups)
     if os.path.isfile(groups):  # False for an expression that is too long for a name
-        return read_group_table(file, [image.path for image in listing.images], root, choice)
+        return read_group_table(file, [image.path for image in listing.images], Path(root), choice)
     if file.suffix.lower() in TABLE_SUFFIXES:
         raise DataError("file not found", path=groups, fix="--groups takes a table (CSV) or a regular expression")
     try:
@@ -326,7 +330,8 @@ def _with_own_groups(listing: Listing, root: Root, source: ImageSource) -> Listi
     name = _groups_file(source, listing.above)
     if name is None:
         return listing
-    table, folder = root / name, name.removesuffix(GROUPS_FILE)
+    folder = name.removesuffix(GROUPS_FILE)
+    table = cast(Path, root / name)  # of an address, which is only shown: the source reads it
     logger.info("groups are read from %s", table)
     images = [image.path.removeprefix(folder) for image in listing.images]
     group_of, _ = read_group_table(table, images, table.parent, read=lambda _: source.read(name))

@@ -131,7 +131,8 @@ def _restored(about: NotedColumn, values: list[list[Any]]) -> ExtraColumn:
     if kind == "number":
         array = np.array([np.nan if value is None else value for value in one], np.float64)
     elif kind == "category":
-        codes = {"": -1, None: -1, **{name: number for number, name in enumerate(names)}}
+        codes: dict[str | None, int] = {"": -1, None: -1}
+        codes |= {name: number for number, name in enumerate(names)}
         array = np.array([codes[value] for value in one], np.int32)
     elif kind == "date":
         array = np.array([value or "NaT" for value in one], "datetime64[D]")

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from xfeat.featurize.cache.extra import ExtraColumn
 from xfeat.featurize.cache.reader import FeatureCache
@@ -23,6 +22,7 @@ from xfeat.featurize.exchange.table_files import (
     NotedColumn,
     arrow,
     check_suffix,
+    rows_at_once,
     write_table,
 )
 
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 FEATURES = "features"
-_ROWS = 2048
 
 
 def dump_cache(cache: FeatureCache, target: Path) -> list[str]:
@@ -64,8 +63,9 @@ def dump_cache(cache: FeatureCache, target: Path) -> list[str]:
 def _note_of(cache: FeatureCache, described: dict[str, NotedColumn]) -> Note:
     digest = hashlib.sha256()
     by_path = np.array(sorted(range(len(cache)), key=cache.columns.path.__getitem__), np.int64)
-    for first in range(0, len(cache), _ROWS):
-        digest.update(cache.file.read(by_path[first : first + _ROWS], None).data)
+    step = _step(cache)
+    for first in range(0, len(cache), step):
+        digest.update(cache.file.read(by_path[first : first + step], None).data)
     return Note(
         format=NOTE,
         schema_version=SCHEMA_VERSION,
@@ -81,8 +81,8 @@ def _note_of(cache: FeatureCache, described: dict[str, NotedColumn]) -> Note:
     )
 
 
-def _numbers(cache: FeatureCache, first: int) -> NDArray[np.int64]:
-    return np.arange(first, min(first + _ROWS, len(cache)))
+def _step(cache: FeatureCache) -> int:
+    return rows_at_once(int(np.prod(cache.features.shape[1:])))
 
 
 def _columns(cache: FeatureCache) -> tuple[dict[str, Any], dict[str, NotedColumn]]:
@@ -139,8 +139,8 @@ def _schema(columns: dict[str, Any], dtype: np.dtype[Any], width: int, rows: int
 
 def _blocks(cache: FeatureCache, columns: dict[str, Any], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
     pa = arrow()
-    for first in range(0, len(cache), _ROWS):
-        numbers = _numbers(cache, first)
+    for first in range(0, len(cache), _step(cache)):
+        numbers = np.arange(first, min(first + _step(cache), len(cache)))
         rows = cache.file.read(numbers, None).reshape(len(numbers), -1)
         part = slice(first, first + len(numbers))
         arrays = [pa.array(values[part]) for values in columns.values()]

@@ -29,7 +29,8 @@ SUFFIXES = (".parquet", ".npz", ".csv")
 NOTE = "xfeat.dump"
 """Name of what a dump says of itself: metadata of a parquet file, an array of an npz file."""
 SCHEMA_VERSION = 1
-_ROWS = 4096
+_ROWS, _BLOCK_NUMBERS = 4096, 4 << 20
+_USUAL_WIDTH = 8192  # of lists whose length the schema does not say
 _CSV_BLOCK_BYTES = 8 << 20
 # Source: defaults of parquet-cpp are 100 MB and 1,000,000; a damaged file could ask for as much.
 _THRIFT = {"thrift_string_size_limit": 64 << 20, "thrift_container_size_limit": 1_000_000}
@@ -185,14 +186,22 @@ def _open_parquet(path: Path) -> TableFile:
     file = pq.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20, **_THRIFT)
     schema = file.schema_arrow
     lists = [field.name for field in schema if pa.types.is_list(field.type) or _is_fixed_list(field.type)]
-    width = max(file.schema.names.__len__() if not lists else 0, 1)
+    width = max((_list_width(schema.field(name).type) for name in lists), default=len(schema.names))
     note = _parsed_note(path, (schema.metadata or {}).get(NOTE.encode()))
 
     def blocks(kinds: dict[str, str]) -> Iterator[pa.RecordBatch]:
-        rows = max(1, min(_ROWS, (4 << 20) // width))
-        yield from file.iter_batches(batch_size=rows, columns=list(kinds), use_threads=False)
+        yield from file.iter_batches(batch_size=rows_at_once(width), columns=list(kinds), use_threads=False)
 
     return TableFile(path, list(schema.names), lists, note, blocks)
+
+
+def rows_at_once(width: int) -> int:
+    """Return how many rows of so many numbers are read or written at a time."""
+    return max(1, min(_ROWS, _BLOCK_NUMBERS // max(1, width)))
+
+
+def _list_width(kind: pa.DataType) -> int:
+    return int(kind.list_size) if arrow().types.is_fixed_size_list(kind) else _USUAL_WIDTH
 
 
 def _is_fixed_list(kind: pa.DataType) -> bool:
@@ -308,10 +317,11 @@ def _open_npz(path: Path) -> TableFile:
         with zipfile.ZipFile(path) as archive:
             opened = {name: archive.open(f"{name}.npy") for name in kinds}
             types = {name: _npy_header(path, name, member)[1] for name, member in opened.items()}
-            for first in range(0, rows.pop() if rows else 0, _ROWS):
+            step = rows_at_once(max((int(np.prod(shape[1:])) for shape in columns.values()), default=1))
+            for first in range(0, next(iter(rows), 0), step):
                 arrays = {}
                 for name, member in opened.items():
-                    shape = (min(_ROWS, shapes[name][0][0] - first), *columns[name][1:])
+                    shape = (min(step, shapes[name][0][0] - first), *columns[name][1:])
                     wanted = int(np.prod(shape)) * types[name].itemsize
                     if len(data := member.read(wanted)) < wanted:
                         raise EOFError(f"{name} ends before its last row")

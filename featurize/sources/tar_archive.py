@@ -61,7 +61,8 @@ class TarSource:
         self._labels: dict[str, dict[str, str]] = {}  # kind -> key of the sample -> content
         left_out: Counter[str] = Counter()
         with _reading(file), file.open() as opened:
-            handle, start = _BoundedReads(opened), 0
+            handle = _BoundedReads(opened)
+            start: int | None = 0
             while start is not None and start < file.size:
                 start = self._list(handle, start, left_out)
         if again := left_out.pop("again", 0):
@@ -138,7 +139,7 @@ class TarSource:
         handle.seek(start)
         with tarfile.TarFile(fileobj=handle, mode="r", ignore_zeros=False, errorlevel=0) as archive:  # type: ignore[arg-type]
             while (info := archive.next()) is not None:
-                archive.members.clear()  # Python keeps them all
+                archive.members.clear()  # type: ignore[attr-defined]  # Python keeps them all
                 self._add(info, handle, left_out)
             return self._next_start(handle, archive.offset)
 
@@ -217,7 +218,8 @@ def sample_of(name: str) -> tuple[str, str]:
 
 def _is_header(block: bytes) -> bool:
     with suppress(tarfile.TarError, ValueError):
-        return len(block) == _BLOCK and tarfile.nti(block[148:156]) in tarfile.calc_chksums(block)
+        tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
+        return True
     return False
 
 
