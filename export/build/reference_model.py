@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -65,7 +66,21 @@ def metadata_of(run: Run, ood_threshold: float | None) -> ModelMetadata:
         cache_sha256=run.cache["content_sha256"],
         head_sha256=run.head_sha256,
         run=run.name,
-        metrics=run.metrics,
+        metrics={part: {**metrics, **_at_threshold(run, part)} for part, metrics in run.metrics.items()},
         ood_threshold=ood_threshold,
         audit=run.audit,
     )
+
+
+def _at_threshold(run: Run, part: str) -> dict[str, Any]:
+    study = run.statistics.get(part)
+    if study is None or study["positive"] is None:
+        return {}
+    rates = study["classes"][study["positive"]]
+    return {
+        "at_threshold": {
+            "accuracy": study["accuracy"],
+            "sensitivity": rates["sensitivity"],
+            "specificity": rates["specificity"],
+        }
+    }

@@ -33,7 +33,7 @@ class ModelMetadata(Spec):
         cache_sha256: digest of the features the head was trained on.
         head_sha256: digest of the head's weights file.
         run: name of the run folder.
-        metrics: of the run, per split, for the model's page.
+        metrics: of the run, per split, for the model's page; ``at_threshold`` has those at the threshold.
         ood_threshold: ood score (output ``ood``) that 95 % of the validation images do not exceed, or ``None`` if the
             model has no such output.
         precision: of the backbone's weights: ``float32``, ``float16`` or ``int8``.

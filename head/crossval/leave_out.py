@@ -158,7 +158,7 @@ def elsewhere(
         figure has ``ordinary`` and ``elsewhere``, each a ``value`` and an ``interval``, and the ``drop``, paired by
         patient.
     """
-    tested = (left_out.fold >= 0).all(axis=0)
+    tested = np.asarray((left_out.fold >= 0).all(axis=0))
     probabilities = cases.probabilities.copy()
     probabilities[tested] = left_out.averaged(tested, temperature)
     away = replace(cases, probabilities=probabilities)

@@ -16,6 +16,9 @@ def describe_model(predictor: Predictor) -> dict[str, Any]:
     preprocess = metadata.feature_spec.preprocess
     test = metadata.metrics.get("test") or {}
     matrix = test.get("confusion_matrix")
+    most_probable = {"value": test.get("accuracy"), "interval": test.get("accuracy_interval")}
+    at_threshold = test.get("at_threshold") or {}
+    accuracy = at_threshold.get("accuracy", most_probable)
     return {
         "model": predictor.path.name,
         "run": metadata.run,
@@ -30,9 +33,12 @@ def describe_model(predictor: Predictor) -> dict[str, Any]:
         "temperature": metadata.temperature,
         "ood_threshold": predictor.ood_threshold,
         "heatmaps": "heatmap" in predictor.model.known_outputs,
-        "test_accuracy": test.get("accuracy"),
+        "test_accuracy": accuracy["value"],
         "test_images": sum(map(sum, matrix)) if matrix else None,
-        "test_accuracy_interval": test.get("accuracy_interval"),
+        "test_accuracy_interval": accuracy["interval"],
+        "test_accuracy_most_probable": most_probable["value"],
+        "test_sensitivity": at_threshold.get("sensitivity"),
+        "test_specificity": at_threshold.get("specificity"),
         "audit": metadata.audit,
         "certificate": predictor.certificate,
     }

@@ -27,6 +27,7 @@ export function showModel(model, device) {
     ["Run", model.run],
     ["Backbone", `${model.backbone}, ${model.input_size} × ${model.input_size}${boxText(model)}`],
     ["Test accuracy", accuracyOf(model)],
+    ...(model.test_sensitivity ? [["At the threshold", ratesOf(model)]] : []),
     ["Data audit", auditOf(model.audit)],
     ["Certificate", CERTIFICATES[model.certificate] ?? "unknown"],
     ["Runs on", device],
@@ -53,9 +54,18 @@ function accuracyOf(model) {
   if (model.test_accuracy === null) return "not measured";
   const parts = [percent(model.test_accuracy)];
   if (model.test_images) parts.push(`of ${model.test_images} images`);
-  const ends = model.test_accuracy_interval;
-  if (ends) parts.push(`(95 % confidence interval ${(ends[0] * 100).toFixed(1)} to ${(ends[1] * 100).toFixed(1)} %)`);
-  return parts.join(" ");
+  parts.push(intervalOf(model.test_accuracy_interval));
+  if (model.test_sensitivity) parts.push(`at the threshold; by the most probable class ${percent(model.test_accuracy_most_probable)}`);
+  return parts.filter(Boolean).join(" ");
+}
+
+function ratesOf({ positive, test_sensitivity, test_specificity }) {
+  const rate = (name, { value, interval }) => `${name} ${value === null ? "not measured" : percent(value)} ${intervalOf(interval)}`.trim();
+  return `${rate(`sensitivity of ${positive}`, test_sensitivity)}, ${rate("specificity", test_specificity)}`;
+}
+
+function intervalOf(ends) {
+  return ends ? `(95 % confidence interval ${(ends[0] * 100).toFixed(1)} to ${(ends[1] * 100).toFixed(1)} %)` : "";
 }
 
 function auditOf(audit) {

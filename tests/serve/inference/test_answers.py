@@ -104,4 +104,17 @@ def test_the_model_description_holds_the_test_results_and_the_audit(write_model,
     assert (facts["test_accuracy"], facts["test_accuracy_interval"], facts["test_images"]) == (0.5, [0.2, 0.8], 4)
     assert facts["ood_threshold"] == 0.5
     assert facts["audit"] == AUDIT
+    assert facts["test_sensitivity"] is None
+
+
+def test_with_a_threshold_the_model_description_has_the_figures_at_the_threshold(write_model, serve_model, tiny):
+    rate = {"value": 0.75, "interval": [0.3, 0.95]}
+    test = {"accuracy": 0.5, "accuracy_interval": [0.2, 0.8], "confusion_matrix": [[1, 1], [1, 1]]}
+    test["at_threshold"] = {"accuracy": rate, "sensitivity": rate, "specificity": rate}
+    decided = {"positive": tiny.classes[0], "threshold": 0.25}
+    with serve_model(Predictor.open(write_model(metrics={"test": test}, **decided))) as client:
+        facts = client.get("/model").json()
+    assert (facts["test_accuracy"], facts["test_accuracy_interval"]) == (0.75, [0.3, 0.95])
+    assert facts["test_accuracy_most_probable"] == 0.5
+    assert facts["test_sensitivity"] == facts["test_specificity"] == rate
     json.dumps(facts, allow_nan=False)
