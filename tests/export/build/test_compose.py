@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import onnx
@@ -197,12 +199,51 @@ def in_other_words(model: onnx.ModelProto) -> onnx.ModelProto:
     return model
 
 
+def with_free_sizes(model: onnx.ModelProto) -> onnx.ModelProto:
+    for value, axes in ((model.graph.input[0], (2, 3)), (model.graph.output[0], (2, 3))):
+        for axis in axes:
+            value.type.tensor_type.shape.dim[axis].dim_param = f"size_{axis}"
+    return model
+
+
+def with_branches(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Put the ReLU into both branches of an If, which read the tensor around them."""
+    graph = model.graph
+    branch = onnx.helper.make_graph(
+        [onnx.helper.make_node("Relu", ["squares"], ["rectified"])],
+        "branch",
+        [],
+        [onnx.helper.make_tensor_value_info("rectified", onnx.TensorProto.FLOAT, None)],
+    )
+    graph.initializer.append(onnx.numpy_helper.from_array(np.array(True), "condition"))
+    either = onnx.helper.make_node("If", ["condition"], ["map"], then_branch=branch, else_branch=branch)
+    place = next(place for place, node in enumerate(graph.node) if node.op_type == "Relu")
+    del graph.node[place]
+    graph.node.insert(place, either)
+    return model
+
+
+def in_8_bits(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Round the map to 8 bits, as a quantised encoder does."""
+    graph = model.graph
+    for name, value in (("step", np.float32(0.02)), ("zero", np.uint8(0))):
+        graph.initializer.append(onnx.numpy_helper.from_array(np.array(value), name))
+    relu = next(node for node in graph.node if node.op_type == "Relu")
+    relu.output[0] = "exact"
+    graph.node.append(onnx.helper.make_node("QuantizeLinear", ["exact", "step", "zero"], ["levels"]))
+    graph.node.append(onnx.helper.make_node("DequantizeLinear", ["levels", "step", "zero"], ["map"]))
+    return model
+
+
 FORMS: dict[str, onnx.ModelProto] = {
-    **{f"opset {opset}": build_encoder(opset=opset) for opset in (7, 9, 11, 13, 17, 19, 21)},
+    **{f"opset {opset}": build_encoder(opset=opset) for opset in (7, 11, 17, 21, 23)},
+    "free sizes": with_free_sizes(build_encoder()),
+    "branches": with_branches(build_encoder()),
+    "branches, opset 13, batch of 4": with_branches(build_encoder(opset=13, batch=4)),
+    "8 bits": in_8_bits(build_encoder()),
     "weights among the inputs": build_encoder(opset=9, ir_version=3),
     "batch of 1": build_encoder(batch=1),
     "batch of 4": build_encoder(batch=4),
-    "batch of 1, opset 11": build_encoder(batch=1, opset=11),
     "a function": with_function(build_encoder()),
     "other names": in_other_words(build_encoder()),
 }
@@ -281,6 +322,20 @@ def test_an_encoder_that_cannot_be_part_of_a_model_is_refused_with_the_reason(
 @pytest.fixture(scope="module")
 def inspected(tmp_path_factory: pytest.TempPathFactory) -> EncoderFile:
     return inspect_encoder(write_encoder(tmp_path_factory.mktemp("encoder") / "encoder.onnx"), size=SIDE)
+
+
+def test_an_encoder_above_the_limit_of_a_file_is_refused_before_it_is_read(
+    inspected: EncoderFile, tmp_path: Path
+) -> None:
+    model = build_encoder()
+    large = onnx.TensorProto(name="large", data_type=onnx.TensorProto.FLOAT, dims=[600, 1000, 1000])
+    large.data_location = onnx.TensorProto.EXTERNAL
+    large.external_data.add(key="location", value="not-read.bin")
+    model.graph.initializer.append(large)
+    network = SimpleNamespace(encoder=replace(inspected, path=write_encoder(tmp_path / "large.onnx", model)))
+    with pytest.raises(ModelError, match="too large for one ONNX file") as refusal:
+        compose(cast(EncoderNetwork, network), cast(Tail, None), PREPROCESS)
+    assert refusal.value.found == "2.4 GB"
 
 
 @settings(max_examples=25, deadline=None)
