@@ -263,8 +263,8 @@ def test_two_hundred_columns_are_read(tmp_path: Path) -> None:
 
 
 def test_many_columns_of_one_name_are_told_apart(tmp_path: Path) -> None:
-    dataset = opened(tmp_path, f"path{',x' * 8000}\ncovid/2.png{',1' * 8000}\n")
-    assert [column.name for column in dataset.columns[-2:]] == ["x_7999", "x_8000"]
+    dataset = opened(tmp_path, f"path{',x' * 2000}\ncovid/2.png{',1' * 2000}\n")
+    assert [column.name for column in dataset.columns[-2:]] == ["x_1999", "x_2000"]
 
 
 def test_a_table_of_groups_keeps_no_columns_and_says_nothing_of_them(

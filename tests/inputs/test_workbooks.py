@@ -161,7 +161,12 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize("case", REFUSED)
+_LONG = {"a bomb", "cells far to the right", "a cell far below"}
+
+
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, marks=[pytest.mark.slow] if case in _LONG else []) for case in REFUSED]
+)
 def test_what_is_no_table_is_refused(case: str, tmp_path: Path) -> None:
     content, said = REFUSED[case]
     with pytest.raises(DataError, match=said):

@@ -69,9 +69,8 @@ def test_a_column_is_the_class_predicts_it_or_does_not(probes: dict[str, ColumnP
         assert (found.interval[0] > 0.5) == (name in CLASS | STRONG)
 
 
-def test_the_findings_name_the_columns(tmp_path: Path) -> None:
-    cache = cached(tmp_path, COLUMNS)
-    of = {finding.kind: finding for finding in column_findings(cache, probe_columns(cache))}
+def test_the_findings_name_the_columns(probes: dict[str, ColumnProbe], tmp_path: Path) -> None:
+    of = {finding.kind: finding for finding in column_findings(cached(tmp_path, COLUMNS), list(probes.values()))}
     assert set(of) == {"columns.class", "columns.shortcut", "columns.known"}
     assert of["columns.class"].title.startswith("hospital, one of six, code: each value")
     assert all(name in of["columns.shortcut"].title for name in STRONG)
