@@ -19,6 +19,7 @@ from xfeat.featurize.specs import require
 if TYPE_CHECKING:
     import pandas
 
+    from xfeat.featurize.extractor import FeatureExtractor
     from xfeat.featurize.pipeline.extract import Extraction
 
 
@@ -78,6 +79,23 @@ class CachedFeatures(FeatureCache):
         views = 0 if self.features.ndim == 3 else None
         features = read_rows(self, rows, views=views).astype(np.float32, copy=False)
         return LabelledArrays(features, np.array(self.class_names)[labels[rows]], self.group_keys[rows])
+
+    def extractor(self, **settings: Any) -> FeatureExtractor:
+        """Return a transformer that computes the features of other images as those of this cache were computed.
+
+        Args:
+            settings: ``device``, ``engine``, ``batch_size`` and ``workers`` of the extractor.
+
+        Raises:
+            MissingExtraError: if scikit-learn is not installed.
+        """
+        from xfeat.featurize.extractor import FeatureExtractor
+
+        spec, weights = self.spec, self.weights_path
+        preprocess = {each.name: getattr(spec.preprocess, each.name) for each in fields(spec.preprocess)}
+        computed = {name: getattr(spec, name) for name in ("backbone", "pooling", "dtype", "precision")}
+        found = weights if os.path.isfile(weights) else None
+        return FeatureExtractor(**computed, **preprocess, weights=found, **settings)
 
     def to_pandas(self, *, features: bool = True) -> pandas.DataFrame:
         """Return the cache as a table, a row per image.
