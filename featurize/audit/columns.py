@@ -18,12 +18,15 @@ from xfeat.featurize.columns.summary import column_lines
 from xfeat.featurize.text import listed, printable
 
 _QUANTILES = 10
+_ALL_IMAGES, _FEWEST_IMAGES = 100_000, 1_000  # of all columns together, and of each: 200 columns take half a minute
 _FEW_VALUES = 20  # of a number or date that can be the class
 
 
 def probe_columns(cache: FeatureCache) -> list[ColumnProbe]:
     """Measure each column that is no text, by images of the groups (patients) that the model has not seen."""
-    return [_probe(cache, name, cache.extra[name]) for name in cache.extra if cache.extra[name].kind in _EVIDENCE]
+    asked = [name for name in cache.extra if cache.extra[name].kind in _EVIDENCE]
+    images = min(THRESHOLDS.probe_images, max(_FEWEST_IMAGES, _ALL_IMAGES // max(1, len(asked))))
+    return [_probe(cache, name, cache.extra[name], images) for name in asked]
 
 
 def column_findings(cache: FeatureCache, probes: Sequence[ColumnProbe]) -> Iterator[Finding]:
@@ -73,13 +76,13 @@ def _measured(found: ColumnProbe) -> str:
     return f"{name}: {found.probe.best:.3f}{of} ({low:.3f} to {high:.3f}{verdict})"
 
 
-def _probe(cache: FeatureCache, name: str, column: ExtraColumn) -> ColumnProbe:
+def _probe(cache: FeatureCache, name: str, column: ExtraColumn, images: int) -> ColumnProbe:
     labels = cache.columns.label
     rows = np.flatnonzero(has_enough_groups(np.where(column.known, labels, -1), cache.group_keys))
     if not len(rows):
         return ColumnProbe(name=name, probe=None)
     is_class = _tells_without_fail(column, rows, labels, cache.group_keys)
-    rows = sample_rows(rows, THRESHOLDS.probe_images)
+    rows = sample_rows(rows, images)
     rows = rows[has_enough_groups(labels[rows], cache.group_keys[rows])]
     if not len(rows):
         return ColumnProbe(name=name, probe=None)
