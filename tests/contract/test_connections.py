@@ -47,9 +47,11 @@ COMMANDS = (
     "xexport info model.onnx",
     "xexport bench model.onnx --batch 1 --seconds 0.1",
     "xexport explain model.onnx data/test",
+    "xexport snippet model.onnx -o predict.py",
     "xexport triton model.onnx",
     "xexport quantize model.onnx",
     "xexport sign model.onnx --key minisign.key",
+    "xserve eval model.onnx data/test -o predictions.csv",
     "xserve predict data/test --require-signature minisign.pub",
 )
 # These are asked to: one listens, the other fetches onnxruntime-web with npm, once per machine.
