@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from xfeat.featurize.backbones.encoder_file import to_metadata
-from xfeat.featurize.encoders.plugins import summary
+from xfeat.featurize.encoders.foreign_code import summary
 from xfeat.featurize.engines.conversion import to_onnx
 from xfeat.featurize.errors import ModelError
 from xfeat.featurize.specs import PreprocessSpec

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
-import re
 import sys
-import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from xfeat.featurize.errors import MissingExtraError, SpecError, XfeatError
+from xfeat.featurize.encoders.foreign_code import errors_of
+from xfeat.featurize.errors import MissingExtraError, SpecError
 from xfeat.featurize.specs import IMAGENET_MEAN, IMAGENET_STD, PreprocessSpec, Triple, require
 
 if TYPE_CHECKING:
@@ -68,7 +67,7 @@ def plugin_function(name: str) -> Callable[[], Any]:
             expected=installed or "an installed package with encoders; there is none",
             found=f"plugin:{name}",
         )
-    with _errors_of(f"plugin:{name}"):
+    with errors_of(f"plugin:{name}"):
         function: Callable[[], Any] = found[name].load()
     return function
 
@@ -84,7 +83,7 @@ def named_function(name: str) -> Callable[[], Any]:
     module_name, _, function_name = name.partition(":")
     if not module_name or not function_name:
         raise SpecError("not the name of a function", expected="torch:MODULE:FUNCTION", found=f"torch:{name}")
-    with _errors_of(f"torch:{name}"), _current_folder_last():
+    with errors_of(f"torch:{name}"), _current_folder_last():
         module = importlib.import_module(module_name)
     if not hasattr(module, function_name):
         raise SpecError(
@@ -116,7 +115,7 @@ def convert_plugin(name: str, function: Callable[[], Any], *, size: int | None) 
         ModelError: if the module cannot be converted.
         MissingExtraError: if torch is not installed.
     """
-    with _errors_of(name):
+    with errors_of(name):
         made = function()
         plugin = EncoderPlugin(module=lambda: made) if _is_module(made) else made
         if isinstance(plugin, EncoderPlugin) and plugin.module is not None:
@@ -138,28 +137,9 @@ def convert_plugin(name: str, function: Callable[[], Any], *, size: int | None) 
     return write_converted(name, convert_module(module, name, side, preprocess, plugin.pooling))
 
 
-def summary(error: BaseException) -> str:
-    """Return type, first line and place of an exception that foreign code raised."""
-    lines = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).strip().splitlines()
-    text = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith("<")]
-    return f"{text} ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else text
-
-
 def _is_module(made: Any) -> bool:
     torch = sys.modules.get("torch")  # without it there is none
     return torch is not None and isinstance(made, torch.nn.Module)
-
-
-@contextmanager
-def _errors_of(name: str) -> Iterator[None]:
-    """Report whatever a user's code raises as an error of that code."""
-    try:
-        yield
-    except XfeatError:
-        raise
-    except Exception as error:
-        raise SpecError(f"the code of {name} raises an error", found=summary(error)) from error
 
 
 @contextmanager
