@@ -53,6 +53,7 @@ def column_findings(cache: FeatureCache, probes: Sequence[ColumnProbe]) -> Itera
             fix="compare the results per value of the column, and test on images of another hospital",
         )
     if cache.extra:
+        best_first = sorted(probes, key=lambda found: -found.probe.best if found.probe else 0)
         lines = column_lines(cache.extra, cache.columns.group, "more columns: see xfeat info --json")
         yield Finding(
             kind="columns.known",
@@ -61,7 +62,7 @@ def column_findings(cache: FeatureCache, probes: Sequence[ColumnProbe]) -> Itera
             meaning="How well each predicts the label of unseen groups (patients): AUC, its 95 % interval; chance is "
             f"0.5. With {len(probes)} columns asked, one in twenty can seem to by chance.",
             fix="nothing, unless a column should not tell the label",
-            lines=[*(f"label from {_measured(found)}" for found in probes), *lines],
+            lines=[*(f"label from {_measured(found)}" for found in best_first), *lines],
         )
 
 
