@@ -272,3 +272,12 @@ def test_a_missing_model_is_named_before_anything_is_fetched(npm, tmp_path):
     assert done.exit_code == 1
     assert "model not found" in done.output
     assert not (tmp_path / "asked").exists()
+
+
+def test_a_large_model_is_said_since_every_visitor_loads_it(write_model, tmp_path, package, monkeypatch, caplog):
+    model = write_model()
+    write_site(model, tmp_path / "small", package)
+    assert caplog.text == ""
+    monkeypatch.setattr(write, "_LARGE_BYTES", 100)
+    write_site(model, tmp_path / "large", package)
+    assert "which every visitor loads" in caplog.text
