@@ -105,8 +105,8 @@ def _scaling_of(scaler: Any) -> tuple[Array, Array]:
 
 def _require_softmax(classifier: Any) -> None:
     """Refuse one-vs-rest and the like, on points where no class is certain: elsewhere they hardly differ."""
-    directions = np.random.default_rng(0).normal(size=(16, classifier.n_features_in_))
-    points = directions / max(1e-9, float(np.linalg.norm(classifier.coef_, axis=1).max()))
+    wanted = np.random.default_rng(0).normal(size=(16, len(classifier.coef_)))
+    points = (wanted - classifier.intercept_) @ np.linalg.pinv(np.asarray(classifier.coef_, np.float64)).T
     logits = np.asarray(classifier.decision_function(points), np.float64)
     if logits.ndim == 1:
         logits = np.stack([-logits, logits], axis=1) / 2
