@@ -99,9 +99,10 @@ def featurize(
 ) -> Printed:
     """Compute the features of all images in DATA.
 
-    DATA is a folder (train|valid|test/CLASS/..., CLASS/..., or images without classes), a zip archive of such a folder,
-    or a CSV file with the columns path,label[,split][,group]. A second run computes only what has changed; a stopped
-    run resumes.
+    DATA is a folder (train|valid|test/CLASS/..., CLASS/..., or images without classes), a zip or tar archive of such a
+    folder, a parquet table of images, shards of either ('shards-{000..009}.tar'), any of these at an address (s3://,
+    gs://, https://), or a CSV file with the columns path,label[,split][,group]. A second run computes only what has
+    changed; a stopped run resumes.
     """
     with progress_bars() as progress:
         cache = xfeat.extract(

@@ -35,6 +35,8 @@ COMMANDS = (
     f"{FEATURIZE} -o openvino.h5 --engine openvino",
     "xfeat doctor",
     "xfeat info",
+    "xfeat dump features.h5 dumped.parquet",
+    "xfeat load dumped.parquet -o loaded.h5",
     "xfeat verify",
     "xfeat audit",
     "xhead train --name a --epochs 2 --mlflow sqlite:///mlflow.db --tensorboard",
