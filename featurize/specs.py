@@ -35,6 +35,7 @@ MAX_VIEWS = 64
 RESIZES = ("squash", "crop")
 INTERPOLATIONS = ("bilinear", "bicubic")
 GREY_BITS = range(8, 17)
+SIDES = range(32, 1025)
 FRAMES = ("first", "middle", "refuse")
 # Shares of a side are whole millionths, so that Python, JavaScript and an ONNX graph cut off the same pixels.
 CROP_PARTS = 1_000_000
@@ -167,7 +168,8 @@ class PreprocessSpec(Spec):
     frames: str = "refuse"
 
     def __post_init__(self) -> None:
-        require(32 <= self.size <= 1024, "image size out of range", expected="32 to 1024 pixels", found=self.size)
+        fits = self.size in SIDES
+        require(fits, "image size out of range", expected=f"{SIDES[0]} to {SIDES[-1]} pixels", found=self.size)
         require(self.resize in RESIZES, "unknown resize mode", expected=" or ".join(RESIZES), found=self.resize)
         known = self.interpolation in INTERPOLATIONS
         require(known, "unknown interpolation", expected=" or ".join(INTERPOLATIONS), found=self.interpolation)

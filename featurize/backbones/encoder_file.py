@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from xfeat.featurize.backbones.encoder_data import encoder_sha256, external_files, not_onnx
 from xfeat.featurize.backbones.weights import Weights
 from xfeat.featurize.errors import ModelError, WeightsError
-from xfeat.featurize.specs import IMAGENET_MEAN, IMAGENET_STD, FeatureSpec, PreprocessSpec
+from xfeat.featurize.specs import IMAGENET_MEAN, IMAGENET_STD, SIDES, FeatureSpec, PreprocessSpec
 from xfeat.featurize.system.onnx_session import ORT_ERRORS, first_line, open_session
 
 if TYPE_CHECKING:
@@ -211,6 +211,9 @@ def _checked_input(path: Path, session: ort.InferenceSession) -> tuple[str, int 
     batch, _, height, width = shape
     if height != width:
         raise _unusable(path, "the encoder does not take square images of one size", expected, found)
+    if height is not None and height not in SIDES:
+        expected = f"{SIDES[0]} to {SIDES[-1]} pixels"
+        raise _unusable(path, "the encoder takes images of a size that is not supported", expected, found)
     return image.name, batch, height
 
 
@@ -253,6 +256,9 @@ class _Probe:
             beside = np.stack([self._run(second)[0], self._run(first)[0]])
         if not np.isfinite(beside).all():
             raise _unusable(self.path, "the features are not finite", "finite numbers", "NaN or infinity")
+        if np.array_equal(alone, beside[0]):
+            what = "the output is the same for different images"
+            raise _unusable(self.path, what, "an output that depends on the image", str(self.output_name))
         difference = float(np.abs(alone - beside[-1]).max())
         if difference > _TOLERANCE * float(np.abs(alone).max()):
             raise _unusable(

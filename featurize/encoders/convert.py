@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import io
 import logging
@@ -11,10 +12,12 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import numpy as np
+import onnx
 import torch
+from google.protobuf.message import EncodeError
 from torch import nn
 
-from xfeat.featurize.backbones.encoder_file import to_metadata
+from xfeat.featurize.backbones.encoder_file import inspect_encoder, to_metadata
 from xfeat.featurize.encoders.foreign_code import summary
 from xfeat.featurize.engines.conversion import to_onnx
 from xfeat.featurize.errors import ModelError
@@ -56,7 +59,8 @@ def convert_module(
         with torch.inference_mode():
             expected = module(images)
     except Exception as error:
-        raise _not_converted(name, f"it fails on float32 {tuple(images.shape)}", summary(error)) from error
+        fix = "name the --size that it was made for"
+        raise _not_converted(name, f"it fails on float32 {tuple(images.shape)}", summary(error), fix) from error
     if not isinstance(expected, torch.Tensor):
         raise _not_converted(name, "it does not return one tensor", type(expected).__name__)
     try:
@@ -69,6 +73,33 @@ def convert_module(
         model.metadata_props.add(key=key, value=value)
     content: bytes = model.SerializeToString(deterministic=True)
     _compare(name, content, images, expected)
+    return content
+
+
+def stating_file(path: Path, size: int | None, preprocess: PreprocessSpec, pooling: str) -> bytes:
+    """Return an ONNX file that says how its images are prepared, with data of other files inside.
+
+    Args:
+        path: the file.
+        size: side of the images in pixels; by default that of the file.
+        preprocess: of the images, but for their size.
+        pooling: of tokens: ``cls`` or ``mean``; else empty.
+
+    Raises:
+        ModelError: if the file cannot be used.
+    """
+    side = size or inspect_encoder(path).preprocess.size
+    inspect_encoder(path, size=side)
+    model = onnx.load(path)
+    key, value = to_metadata(dataclasses.replace(preprocess, size=side), pooling)
+    others = [entry for entry in model.metadata_props if entry.key != key]
+    del model.metadata_props[:]
+    model.metadata_props.extend(others)
+    model.metadata_props.add(key=key, value=value)
+    try:
+        content: bytes = model.SerializeToString(deterministic=True)
+    except (ValueError, EncodeError) as error:
+        raise _not_converted(str(path), "it is larger than 2 GB, the limit of a single file", summary(error)) from error
     return content
 
 
@@ -110,10 +141,10 @@ def _compare(name: str, content: bytes, images: torch.Tensor, expected: torch.Te
         raise _not_converted(name, "the ONNX file does not compute what the module does", f"shape {found.shape}")
 
 
-def _not_converted(name: str, what: str, found: str) -> ModelError:
+def _not_converted(name: str, what: str, found: str, fix: str = "") -> ModelError:
     return ModelError(
         f"{name} cannot be converted: {what}",
         expected="a torch module: float32 (N, 3, S, S) to one tensor",
         found=found,
-        fix="export it with torch.onnx.export, and name the file: --backbone FILE.onnx",
+        fix=fix or "export it with torch.onnx.export, and name the file: --backbone FILE.onnx",
     )

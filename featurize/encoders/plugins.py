@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from xfeat.featurize.backbones.encoder_file import DEFAULT_SIDE
 from xfeat.featurize.encoders.foreign_code import errors_of
 from xfeat.featurize.errors import MissingExtraError, SpecError
 from xfeat.featurize.specs import IMAGENET_MEAN, IMAGENET_STD, PreprocessSpec, Triple, require
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 ENTRY_POINTS = "xfeat.encoders"
+_OF_IMAGES = ("mean", "std", "resize", "crop", "interpolation")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,9 +28,10 @@ class EncoderPlugin:
     """An encoder: its network, and how images are prepared for it.
 
     Attributes:
-        path: an ONNX file: normalised float32 (N, 3, S, S) in; out (N, D), a map (N, D, h, w) or tokens (N, T, D).
+        path: an ONNX file, which is copied with what is said here: normalised float32 (N, 3, S, S) in; out (N, D), a
+            map (N, D, h, w) or tokens (N, T, D).
         module: makes a torch module that does the same, and is converted to ONNX; either this or ``path``.
-        size: S, in pixels.
+        size: S, in pixels; by default that of the file, else 224.
         mean: per channel; subtracted from pixels that are scaled to 0..1.
         std: per channel; the pixels are divided by it afterwards.
         resize: ``squash`` or ``crop``, as in :class:`xfeat.featurize.specs.PreprocessSpec`.
@@ -39,7 +42,7 @@ class EncoderPlugin:
 
     path: str | Path | None = None
     module: Callable[[], nn.Module] | None = None
-    size: int = 224
+    size: int | None = None
     mean: Triple = IMAGENET_MEAN
     std: Triple = IMAGENET_STD
     resize: str = "squash"
@@ -123,18 +126,16 @@ def convert_plugin(name: str, function: Callable[[], Any], *, size: int | None) 
     if not isinstance(plugin, EncoderPlugin) or (plugin.module is not None and not _is_module(module)):
         returned = type(module if isinstance(plugin, EncoderPlugin) else made).__name__
         raise SpecError(f"{name} is no encoder", expected="an EncoderPlugin or a torch.nn.Module", found=returned)
-    if plugin.path is not None:
-        return Path(plugin.path)
     try:
-        from xfeat.featurize.encoders.convert import convert_module, write_converted
+        from xfeat.featurize.encoders.convert import convert_module, stating_file, write_converted
     except ModuleNotFoundError as error:
         raise MissingExtraError(f"{error.name} is not installed", fix="pip install 'xfeat-onnx[train]'") from error
-    side = plugin.size if size is None else size
-    if plugin is not made:  # a bare module, which does not say how its images are prepared
-        return write_converted(name, convert_module(module, name, side))
-    stated = {field: getattr(plugin, field) for field in ("mean", "std", "resize", "crop", "interpolation")}
-    preprocess = PreprocessSpec(size=side, **stated)
-    return write_converted(name, convert_module(module, name, side, preprocess, plugin.pooling))
+    asked = plugin.size if size is None else size
+    preprocess = PreprocessSpec(size=asked or DEFAULT_SIDE, **{field: getattr(plugin, field) for field in _OF_IMAGES})
+    if plugin.path is not None:
+        return write_converted(name, stating_file(Path(plugin.path), asked, preprocess, plugin.pooling))
+    stated = None if plugin is not made else preprocess  # a bare module does not say how its images are prepared
+    return write_converted(name, convert_module(module, name, preprocess.size, stated, plugin.pooling))
 
 
 def _is_module(made: Any) -> bool:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from xfeat.featurize.backbones.registry import PREFERRED, backbone_info, is_foreign
+from xfeat.featurize.backbones.registry import BACKBONES, PREFERRED, backbone_info, is_foreign
 from xfeat.featurize.backbones.weights import DownloadProgress, Weights, find_preferred_weights, find_weights
 from xfeat.featurize.cache.reader import FeatureCache
 from xfeat.featurize.cache.writer import check_replaceable
@@ -57,6 +57,8 @@ def resolve_request(
         found, encoder = find_encoder(name, file=file, size=request.size)
         spec = encoder_spec(request, found, encoder)
     else:
+        if name not in BACKBONES and os.path.isfile(name):
+            raise SpecError("not the name of an encoder's file", expected="a name that ends in .onnx", found=name)
         if request.pooling in TOKEN_POOLINGS:
             raise SpecError(
                 f"pooling {request.pooling} is for encoders whose output is tokens",

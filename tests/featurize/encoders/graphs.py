@@ -74,11 +74,11 @@ def encoder(
     return path
 
 
-def external(path: Path, nodes: Sequence[onnx.NodeProto], output: str, location: str = "encoder.data") -> Path:
+def external(path: Path, nodes: Sequence[onnx.NodeProto], output: str, **options: Any) -> Path:
     """Write an encoder whose weights are in a file beside it."""
-    encoder(path, nodes, output)
+    encoder(path, nodes, output, **options)
     model = onnx.load(path)
-    onnx.save(model, path, save_as_external_data=True, location=location, size_threshold=0)
+    onnx.save(model, path, save_as_external_data=True, location="encoder.data", size_threshold=1000)
     return path
 
 

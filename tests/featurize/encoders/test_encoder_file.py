@@ -273,6 +273,18 @@ WRONG: dict[str, tuple[Make, dict[str, Any], str]] = {
         "neither a vector, a map nor tokens",
     ),
     "too many features": (_large, {}, r"unusable number of features\n.*up to 32,768\n.*\(N, 215040\)"),
+    "a constant": (
+        lambda path: encoder(
+            path, [*VECTOR, node("Mul", "vector zero", "none")], "none", constants=[constant("zero", [0.0])]
+        ),
+        {},
+        "the same for different images",
+    ),
+    "thumbnails": (
+        lambda path: encoder(path, VECTOR, "vector", image=("N", 3, 16, 16)),
+        {},
+        r"not supported\n.*32 to 1024 pixels\n.*\(N, 3, 16, 16\)",
+    ),
     "NaN": (_poison, {}, "features are not finite"),
     "batch statistics": (_batch_statistics, {}, r"depend on the other images(.|\n)*model\.eval\(\)"),
     "dropout": (_dropout, {}, r"are random(.|\n)*model\.eval\(\)"),

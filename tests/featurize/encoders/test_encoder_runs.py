@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shlex
 import shutil
@@ -19,19 +20,21 @@ from click.testing import CliRunner
 from PIL import Image
 
 from tests.featurize.conftest import draw_folder
-from tests.featurize.encoders.graphs import CLASS_TOKEN, DIM, MAP, VECTOR, encoder, external
+from tests.featurize.encoders.graphs import CLASS_TOKEN, DIM, IMAGE, MAP, SIDE, VECTOR, encoder, external
 from xfeat.featurize.backbones.network import load_backbone
 from xfeat.featurize.backbones.weights import Weights
 from xfeat.featurize.cache.reader import FeatureCache
 from xfeat.featurize.cli import main
+from xfeat.featurize.encoders import plugins
 from xfeat.featurize.encoders.find import find_encoder
+from xfeat.featurize.encoders.plugins import EncoderPlugin
 from xfeat.featurize.encoders.settings import encoder_spec
 from xfeat.featurize.engines import open_engine
 from xfeat.featurize.engines.conversion import to_onnx, write_model
 from xfeat.featurize.errors import SpecError, WeightsError
 from xfeat.featurize.images.preprocess import load_pixels
 from xfeat.featurize.pipeline.request import featurize_command, resolve_request
-from xfeat.featurize.specs import FeatureRequest, FeatureSpec
+from xfeat.featurize.specs import FeatureRequest, FeatureSpec, PreprocessSpec
 
 SCRIPTS = Path(sys.executable).parent
 EXAMPLE = Path(__file__).with_name("example_plugin")
@@ -84,6 +87,7 @@ def test_the_command_that_computes_a_cache_again_does(data: Path, tmp_path: Path
     ("backbone", "options", "said"),
     [
         ("nope", {}, r"unknown backbone\n.*efficientnet-b0.*FILE\.onnx.*timm:NAME"),
+        (__file__, {}, r"not the name of an encoder's file\n.*ends in \.onnx"),
         ("onnx:mine", {}, r"file of the encoder onnx:mine was not found\n.*--weights FILE\.onnx"),
         ("torch:json:loads", {}, r"raises an error\n.*TypeError"),
         ("torch:json:nothing", {}, r"json has no nothing\n.*json/__init__\.py"),
@@ -230,6 +234,38 @@ def test_weights_of_timm_come_from_the_cache_of_its_hub_or_are_named(
         stored = repository / "snapshots" / "abc" / "model.safetensors"
         safetensors.torch.save_file(timm.create_model("test_vit").state_dict(), stored)
         assert find_encoder("timm:test_vit")[1].kind == "tokens"
+
+
+@pytest.mark.parametrize("size", [None, 48])
+def test_a_plug_in_says_how_images_are_prepared_for_its_file(
+    size: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free = ("N", 3, "h", "w") if size else IMAGE
+    path = external(tmp_path / "packaged.onnx", CLASS_TOKEN, "all", image=free)
+    said = {"mean": (0.1, 0.2, 0.3), "std": (0.4, 0.5, 0.6), "crop": 0.1, "interpolation": "bicubic", "resize": "crop"}
+    monkeypatch.setattr(
+        plugins, "plugin_function", lambda name: lambda: EncoderPlugin(path=path, pooling="mean", **said)
+    )
+    weights, found = find_encoder("plugin:mine", size=size)
+    spec = encoder_spec(FeatureRequest(), weights, found)
+    assert (spec.backbone, spec.pooling) == ("plugin:mine", "mean")
+    assert spec.preprocess == PreprocessSpec(size=size or SIDE, **said)
+    assert not found.data_files
+    pixels = np.random.default_rng(0).integers(0, 256, (2, size or SIDE, size or SIDE, 3), np.uint8)
+    alone, _ = find_encoder(str(path), size=size)
+    plain = dataclasses.replace(spec, backbone=alone.backbone, weights_sha256=alone.sha256)
+    of_file = open_engine(plain, alone, device="cpu").features(pixels)
+    assert np.array_equal(open_engine(spec, weights, device="cpu").features(pixels), of_file)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{}, {"path": "x.onnx", "module": list}, {"path": "x.onnx", "pooling": "max"}, {"module": list, "pooling": "avg"}],
+    ids=str,
+)
+def test_a_plug_in_has_a_file_or_a_module(wrong: dict[str, Any]) -> None:
+    with pytest.raises(SpecError):
+        EncoderPlugin(**wrong)
 
 
 @pytest.mark.slow
