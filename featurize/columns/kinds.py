@@ -159,7 +159,7 @@ def _as_asked(name: str, known: _Known, kind: str) -> _Choice:
     if not best:
         return "text", [f"no value is a {kind} ({_examples(known)}): kept as text"]
     lost = [text for text in known if text not in best]
-    unread = f"{sum(known[text] for text in lost)} values are no {kind}, and unknown: {_examples(lost)}"
+    unread = f"no {kind}, and unknown: {sum(known[text] for text in lost)} ({_examples(lost)})"
     return (best, kind.partition("-")[0]), [unread] if lost else []
 
 
@@ -193,7 +193,7 @@ def _mixed(name: str, known: _Known) -> list[str]:
             return [f"{kind}s in several forms ({_examples(like)}): kept as text"]
         other = [text for text in known if text not in set(like)]
         fix = f"{name}:{kind} makes them unknown, {name}:category keeps them"
-        return [f"{count} {kind}s, and {rows - count} other values ({_examples(other)}): kept as text; {fix}"]
+        return [f"{kind}s: {count}, others: {rows - count} ({_examples(other)}); kept as text; {fix}"]
     if all(re.fullmatch(r"\d{1,2}([./-])\d{1,2}\1\d{2}", text) for text in known):
         return ["years of two digits, which are not read as dates: kept as text"]
     if _each_once(known):

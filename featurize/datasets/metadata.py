@@ -145,11 +145,11 @@ def _one_row_each(table: Table, images: Sequence[ListedImage], found: _Found, co
     without = [image.path for image, row in zip(images, rows, strict=True) if row is None]
     parts = []
     if strange:
-        parts.append(f"{len(strange)} of {len(table.rows)} rows have no image ({name_lines(strange)})")
+        parts.append(f"rows without an image: {len(strange)} of {len(table.rows)} ({name_lines(strange)})")
     if doubtful:
-        parts.append(f"{len(doubtful)} rows fit several images and are left out ({name_lines(doubtful)})")
+        parts.append(f"left out, because several images fit: {name_lines(doubtful)}")
     if without:
-        parts.append(f"{len(without)} of {len(images)} images have no row ({listed(without)})")
+        parts.append(f"images without a row: {len(without)} of {len(images)} ({listed(without)})")
     log = logger.warning if parts else logger.info
     said = ": " * bool(parts) + "; ".join(parts)
     log("%s: joined by %s (column %s)%s", table.path, column, table.columns[column], said)
@@ -221,7 +221,7 @@ def _with_groups(table: Table, images: list[ListedImage], rows: _Rows) -> list[L
         image.path for image, group in zip(images, groups, strict=True) if group and image.group not in ("", group)
     ]
     if other:
-        what = f"{len(other)} images have another group, which stays"
+        what = f"images with another group, which stays: {len(other)}"
         logger.warning("%s: column %s: %s (%s)", table.path, table.columns["group"], what, listed(other))
     return [image._replace(group=image.group or group) for image, group in zip(images, groups, strict=True)]
 

@@ -48,13 +48,13 @@ JOINED: dict[str, tuple[str | bytes, str, str, list[str], str]] = {
     "any name with semicolons": (BY_PATH.replace("path", "Bild").replace(",", ";"), "", "path=Bild", AGES, ""),
     "other capitals": (BY_PATH.replace("path", "Bilddatei"), "", "path=BILDDATEI", AGES, ""),
     "a name with a comma": (BY_PATH.replace("path", '"a, b"'), "", '"path=a, b"', AGES, ""),
-    "base names": ("file,age\n2.png,2\n3.png,4\n", "", "", ["", "2", "", "4"], "2 of 4 images have no row"),
+    "base names": ("file,age\n2.png,2\n3.png,4\n", "", "", ["", "2", "", "4"], "images without a row: 2 of 4"),
     "no suffix": (
         "image_id,age\n2,2\n3,4\n",
         "",
         "",
         ["", "2", "", "4"],
-        "images have no row (covid/1.png, normal/1.png)",
+        "images without a row: 2 of 4 (covid/1.png, normal/1.png)",
     ),
     "backslashes": (BY_PATH.replace("/", "\\"), "", "", AGES, ""),
     "trailing spaces": (BY_PATH.replace(",", " , "), "", "", AGES, ""),
@@ -63,9 +63,9 @@ JOINED: dict[str, tuple[str | bytes, str, str, list[str], str]] = {
         "",
         "",
         ["", "2", "", "4"],
-        "1 rows fit several images and are left out (line 2: 1.png)",
+        "left out, because several images fit: line 2: 1.png",
     ),
-    "strangers": (BY_PATH + "covid/9.png,9\n", "", "", AGES, "1 of 5 rows have no image (line 6: covid/9.png)"),
+    "strangers": (BY_PATH + "covid/9.png,9\n", "", "", AGES, "rows without an image: 1 of 5 (line 6: covid/9.png)"),
     "a second row that adds": (BY_PATH.replace("1.png,1\n", "1.png,NA\n") + "covid/1.png,1\n", "", "", AGES, ""),
     "groups": ("patient,age\n007,1\n12,3\n13,4\n", GROUPS, "", ["1", "1", "3", "4"], ""),
     "groups of a spreadsheet": (
@@ -80,7 +80,7 @@ JOINED: dict[str, tuple[str | bytes, str, str, list[str], str]] = {
         GROUPS,
         "",
         ["1", "1", "", ""],
-        "1 of 2 rows have no image (line 3: 99)",
+        "rows without an image: 1 of 2 (line 3: 99)",
     ),
     "names of patients": ("patient,name,age\n007,Ann,1\n12,Bo,3\n13,Cy,4\n", GROUPS, "", ["1", "1", "3", "4"], ""),
 }
@@ -200,7 +200,7 @@ def test_groups_of_the_table_fill_in_and_do_not_replace(tmp_path: Path, caplog: 
     table = "path,patient\ncovid/1.png,p9\ncovid/2.png,p2\n"
     dataset = opened(tmp_path, table, groups=groups)
     assert [entry.group for entry in dataset.entries] == ["p1", "p2", "", ""]
-    assert "column patient: 1 images have another group, which stays (covid/1.png)" in warned(caplog)
+    assert "column patient: images with another group, which stays: 1 (covid/1.png)" in warned(caplog)
 
 
 def test_a_group_may_be_in_two_hospitals(tmp_path: Path) -> None:
