@@ -14,6 +14,8 @@ from xfeat.featurize.audit.thresholds import THRESHOLDS
 _FOLDS = 5
 # Groups per class; with fewer, an AUC is not meaningful.
 MIN_GROUPS = 5
+# Of float32, as a share of the largest singular value.
+_ROUNDING = 1e-5
 
 Labels = NDArray[np.integer]
 
@@ -63,17 +65,21 @@ def out_of_fold(
         folds[asked] = number
         if len(np.unique(labels[known])) < 2:
             continue  # nothing to learn from: the probabilities stay equal
-        dim = min(SHORT_DIM, len(known) // 2)
-        shorten = PCA(dim, svd_solver="randomized", random_state=THRESHOLDS.seed)
         regression = LogisticRegression(C=0.1, max_iter=500, class_weight="balanced" if balanced else None)
-        model = make_pipeline(shorten if values.shape[1] > SHORT_DIM else "passthrough", StandardScaler(), regression)
+        model, given = make_pipeline(StandardScaler(), regression), values
         # These matrices are small: one thread is faster, as several wait for each other on busy cores.
         # If nothing varies (all borders are black), PCA divides 0 by 0 for a value that is not used.
         with threadpool_limits(1), np.errstate(invalid="ignore"), warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # an approximate optimum is enough here
-            model.fit(values[known], labels[known])
+            if values.shape[1] > SHORT_DIM:
+                dim = min(SHORT_DIM, len(known) // 2)
+                shorten = PCA(dim, svd_solver="randomized", random_state=THRESHOLDS.seed).fit(values[known])
+                # Where less varies (plain frames), the last components are rounding errors; scaling would enlarge them.
+                varies = shorten.singular_values_ >= _ROUNDING * shorten.singular_values_[0]
+                given = shorten.transform(values)[:, varies]
+            model.fit(given[known], labels[known])
         probabilities[asked] = 0
-        probabilities[np.ix_(asked, model.classes_)] = model.predict_proba(values[asked])
+        probabilities[np.ix_(asked, model.classes_)] = model.predict_proba(given[asked])
     return probabilities, folds
 
 

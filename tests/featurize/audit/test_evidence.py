@@ -228,14 +228,15 @@ def test_a_border_that_is_black_everywhere_tells_nothing(tmp_path: Path, drawing
     [({}, 1.0, 1.0), ({"crop": 0.05}, 1.0, 1.0), ({"crop": 0.12}, 0.5, 1.0), ({"crop": 0.17}, 0.5, 0.5)],
     ids=str,
 )
+@pytest.mark.parametrize("low", [60, 119], ids=["noisy", "plain"])
 def test_what_is_cut_off_tells_nothing(
-    tmp_path: Path, drawing: SimpleNamespace, cut: dict[str, float], border: float, around: float
+    tmp_path: Path, drawing: SimpleNamespace, cut: dict[str, float], border: float, around: float, low: int
 ) -> None:
     """A bar over 14 % of one class's height; the drawings fill the rest of the picture with the class in its middle."""
     drawn = drawing.DrawnSet(tmp_path / "data")
     for label, name in enumerate(drawn.class_names):
         for number in range(12):
-            noise = np.random.default_rng(number + 50 * label).integers(60, 120, (100, 100), dtype=np.uint8)
+            noise = np.random.default_rng(number + 50 * label).integers(low, 120, (100, 100), dtype=np.uint8)
             picture = Image.fromarray(noise)
             picture.paste(drawing.draw(1000 * label + number, label).resize((40, 40)), (30, 30))
             if label:
