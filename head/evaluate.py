@@ -22,7 +22,7 @@ from xfeat.head.evaluation.intervals import difference_interval
 from xfeat.head.evaluation.metrics import Metrics, classification_metrics
 from xfeat.head.evaluation.operating_point import OperatingPoint, threshold_metrics
 from xfeat.head.evaluation.predictions import Predictions
-from xfeat.head.evaluation.study import cases_of, study
+from xfeat.head.evaluation.study import Figure, Study, cases_of, study
 from xfeat.head.evaluation.subgroups import Bins, check_bins, subgroup_figures
 from xfeat.head.runs.inputs import open_cache_of
 from xfeat.head.runs.reader import Run
@@ -55,7 +55,7 @@ class Evaluation:
     operating_point: dict[str, Any] | None
     left_out: int
     seen: list[str] | None
-    statistics: dict[str, Any]
+    statistics: Study
     subgroups: dict[str, Any]
     folder: Path | None = None
 
@@ -67,7 +67,7 @@ class Evaluation:
     def _drop(self, internal: Metrics) -> dict[str, Any]:
         home, curve = self.run.statistics.get("test"), self.statistics["decision_curve"]
         drop = drop_between(internal, self.metrics)
-        name = curve and curve["class"]
+        name = None if curve is None else curve["class"]
         return {**drop, "figures": None if home is None else figures_drop(home, self.statistics, name)}
 
     def to_dict(self) -> dict[str, Any]:
@@ -89,7 +89,7 @@ class Evaluation:
         }
 
 
-def figures_drop(home: dict[str, Any], away: dict[str, Any], name: str | None) -> dict[str, Any]:
+def figures_drop(home: Study, away: Study, name: str | None) -> dict[str, Any]:
     """Return home minus away of ``accuracy``, ``auc``, and the ``sensitivity`` and ``specificity`` of a class.
 
     Args:
@@ -104,17 +104,17 @@ def figures_drop(home: dict[str, Any], away: dict[str, Any], name: str | None) -
     if name is not None:
         for key in ("sensitivity", "specificity"):
             pairs[key] = (home["classes"][name][key], away["classes"][name][key])
-    found: dict[str, Any] = {}
-    for key, (first, second) in pairs.items():
-        known = first["value"] is not None and second["value"] is not None
-        ends = known and first["interval"] is not None and second["interval"] is not None
-        found[key] = {
-            "value": first["value"] - second["value"] if known else None,
-            "interval": interval_of_difference(first["value"], first["interval"], second["value"], second["interval"])
-            if ends
-            else None,
-        }
-    return found
+    return {key: _difference(*pair) for key, pair in pairs.items()}
+
+
+def _difference(first: Figure, second: Figure) -> Figure:
+    one, other, ends, others = first["value"], second["value"], first["interval"], second["interval"]
+    if one is None or other is None:
+        return Figure(value=None, interval=None)
+    if ends is None or others is None:
+        return Figure(value=one - other, interval=None)
+    interval = interval_of_difference(one, (ends[0], ends[1]), other, (others[0], others[1]))
+    return Figure(value=one - other, interval=interval)
 
 
 def evaluate_run(run: Run, cache: FeatureCache, *, bins: Bins | None = None) -> Evaluation:

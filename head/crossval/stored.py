@@ -15,6 +15,7 @@ from xfeat.featurize.typed_json import check_types
 from xfeat.head.crossval.out_of_fold import FoldAccuracy
 from xfeat.head.crossval.report import CROSSVAL_FILE, FORMAT, SCHEMA_VERSION
 from xfeat.head.evaluation.operating_point import GIVEN, ChosenThreshold, OperatingPoint
+from xfeat.head.reports.study_text import expected_elsewhere
 from xfeat.head.runs.reader import PREDICTIONS_FILE, REPORT_FILE
 from xfeat.head.runs.results import damaged, read_result
 
@@ -65,6 +66,9 @@ def open_crossval(folder: Path) -> StoredCrossval:
             metrics=facts["metrics"],
         )
         check_types(stored, StoredCrossval)
+        expected_elsewhere(
+            stored["elsewhere"]
+        )  # it will be written: now, and not after a training, it is found to be whole
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise damaged(file, error, fix=_FIX) from error
     return stored

@@ -20,7 +20,7 @@ from xfeat.head.evaluation.operating_point import (
     choose_operating_point,
 )
 from xfeat.head.evaluation.predictions import Predictions
-from xfeat.head.evaluation.study import cases_of, study
+from xfeat.head.evaluation.study import Study, cases_of, study
 from xfeat.head.evaluation.subgroups import Bins, subgroup_figures
 from xfeat.head.specs import TargetSpec
 
@@ -98,7 +98,7 @@ def study_parts(
     columns: Mapping[str, ExtraColumn],
     rows: NDArray[np.int64],
     bins: Bins | None = None,
-) -> tuple[dict[str, Any], dict[str, Any]]:
+) -> tuple[dict[str, Study], dict[str, Any]]:
     """Study the validation and test rows, and the subgroups of the test rows, or of the validation rows without any.
 
     Args:
@@ -111,7 +111,8 @@ def study_parts(
     Returns:
         The study of each part, see :func:`xfeat.head.evaluation.study.study`, and the figures of subgroups.
     """
-    found, subgroups = {}, {}
+    found: dict[str, Study] = {}
+    subgroups: dict[str, Any] = {}
     for name in SPLITS[1:]:
         places = np.flatnonzero(np.array(predictions.split) == name)
         if len(places):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypedDict, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,28 @@ _MOST_CALIBRATED = 10
 _SMALLEST = 1e-45  # the smallest positive float32: a probability of 0 was rounded
 # Where a decision curve is drawn: at which probability somebody would act.
 BENEFIT_THRESHOLDS = tuple(round(0.01 * step, 2) for step in range(1, 100))
+
+
+class Figure(TypedDict):
+    """An estimate and its 95 % interval; both are ``None`` where they are undefined."""
+
+    value: float | None
+    interval: Sequence[float] | None
+
+
+class Study(TypedDict):
+    """The figures of a study, as run.json, crossval.json and eval.json have them; see :func:`study`."""
+
+    images: int
+    patients: int
+    positive: str | None
+    threshold: float | None
+    accuracy: Figure
+    auc: Figure
+    confusion_matrix: list[list[int]]
+    classes: dict[str, dict[str, Figure]]
+    most_probable: dict[str, Any] | None
+    decision_curve: dict[str, Any] | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +86,7 @@ def cases_of(predictions: Predictions, class_names: tuple[str, ...]) -> Cases:
     )
 
 
-def study(cases: Cases) -> dict[str, Any]:
+def study(cases: Cases) -> Study:
     """Measure predictions, with 95 % intervals by patient. All but AUC and calibration is at the threshold, if any.
 
     Returns:
@@ -76,7 +99,7 @@ def study(cases: Cases) -> dict[str, Any]:
     names, everyone = cases.class_names, np.ones(len(cases.labels), np.bool_)
     decisions, code = cases.decisions, cases.studied
     classes = {name: one_versus_rest(cases, number, decisions, everyone) for number, name in enumerate(names)}
-    return {
+    found = {
         "images": len(cases.labels),
         "patients": int(cases.patients.max(initial=-1)) + 1,
         "positive": None if cases.positive is None else names[cases.positive],
@@ -88,6 +111,7 @@ def study(cases: Cases) -> dict[str, Any]:
         "most_probable": None if cases.positive is None else _most_probable(cases, everyone),
         "decision_curve": None if code is None else _decision_curve(cases, code),
     }
+    return cast(Study, found)
 
 
 def _most_probable(cases: Cases, everyone: NDArray[np.bool_]) -> dict[str, Any]:

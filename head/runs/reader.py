@@ -22,6 +22,7 @@ from xfeat.featurize.typed_json import check_types, parse_json, require_unchange
 from xfeat.head.evaluation.assess import Calibration
 from xfeat.head.evaluation.metrics import Metrics
 from xfeat.head.evaluation.operating_point import OperatingPoint
+from xfeat.head.evaluation.study import Study
 from xfeat.head.runs.digests import read_unchanged
 from xfeat.head.runs.origin import CacheOrigin, opened_origin, stored_origin
 from xfeat.head.specs import DEFAULT_RUNS, HeadSpec, TrainSpec
@@ -107,7 +108,7 @@ class Run:
     calibration: Calibration
     operating_point: OperatingPoint | None = None
     crossval: dict[str, Any] | None = None
-    statistics: dict[str, Any] = field(default_factory=dict)
+    statistics: dict[str, Study] = field(default_factory=dict)
     subgroups: dict[str, Any] = field(default_factory=dict)
     head_sha256: str
     file_sha256: dict[str, str] = field(default_factory=dict)
@@ -123,6 +124,14 @@ class Run:
         for part, metrics in self.metrics.items():
             is_possible = metrics["images"] >= 1 and 0 <= metrics["accuracy"] <= 1
             require(is_possible, f"impossible metrics of {part}", expected="images, and an accuracy", found=metrics)
+        for part, figures in self.statistics.items():
+            found = [*figures["classes"]]
+            require(
+                found == [*self.class_names],
+                f"figures of {part} for other classes",
+                expected=self.class_names,
+                found=found,
+            )
         members = self.ensemble and self.ensemble["members"]
         require(members is None or members >= 1, "too few ensemble members", expected="1 or more", found=members)
 
