@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import torch
-from google.protobuf.message import EncodeError
+from google.protobuf.message import EncodeError  # type: ignore[import-untyped]
 from torch import nn
 
 from xfeat.featurize.backbones.encoder_file import inspect_encoder, to_metadata
