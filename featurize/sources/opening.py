@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from xfeat.featurize.errors import DataError
+from xfeat.featurize.sources.connection import Connection
 from xfeat.featurize.sources.containers import is_container, open_container
 from xfeat.featurize.sources.folder import FolderSource, local_file
 from xfeat.featurize.sources.image_source import ImageSource
-from xfeat.featurize.sources.remote import Connection, RemoteFolder, remote_file
+from xfeat.featurize.sources.remote import RemoteFolder, remote_file
 from xfeat.featurize.urls import Root, Url
 
 

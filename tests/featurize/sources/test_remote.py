@@ -21,7 +21,7 @@ from xfeat.featurize.cache.reader import FeatureCache
 from xfeat.featurize.datasets.layouts import open_dataset
 from xfeat.featurize.errors import DataError
 from xfeat.featurize.pipeline.reading_processes import read_in_processes
-from xfeat.featurize.sources import remote
+from xfeat.featurize.sources import connection
 
 if TYPE_CHECKING:
     from conftest import Bench
@@ -143,7 +143,7 @@ def test_a_connection_that_is_cut_ends_the_run_which_resumes(
     url = put(store, bench.data, "c")
     proxy = Proxy(store.port)
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{proxy.port}")
-    monkeypatch.setattr(remote, "WAITS_S", (0.01, 0.02))
+    monkeypatch.setattr(connection, "WAITS_S", (0.01, 0.02))
     seen: list[int] = []
 
     def progress(done: int, total: int) -> None:
@@ -285,7 +285,7 @@ def test_an_answer_of_a_web_server_is_one_message(
     web: SimpleNamespace, status: int, words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     web.kind.status = status
-    monkeypatch.setattr(remote, "WAITS_S", (0.01,))
+    monkeypatch.setattr(connection, "WAITS_S", (0.01,))
     with pytest.raises(DataError, match=words) as told:
         open_dataset(f"http://u:secret@{web.address}?sig=secret")
     assert "secret" not in str(told.value)
