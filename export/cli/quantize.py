@@ -35,9 +35,9 @@ def quantize(model: Path, output: Path | None, run: Path | None, fp16: bool, **s
     """Write MODEL in 8 bits, about a quarter of the size, if it passes the accuracy gate.
 
     Training images of the run calibrate it. Accuracy, sensitivity and AUC are measured before and after, on validation
-    images. If all layers in 8 bits lose more than the gate allows, stem and first block stay in float32. One image may
-    then be decided differently, even if it is more than the gate. If the loss is larger: exit code 1, a table of both
-    attempts, and no file.
+    images. If all layers in 8 bits lose more than the gate allows, stem and first block stay in float32; of another
+    encoder than an EfficientNet, ranges of activations are averaged. One image may then be decided differently, even if
+    it is more than the gate. If the loss is larger: exit code 1, a table of both attempts, and no file.
     """
     precision = "float16" if fp16 else "int8"
     with progress_bars() as progress:

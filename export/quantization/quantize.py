@@ -102,6 +102,7 @@ def quantize_model(
     """Write a smaller model with its core form and certificate, if its loss on validation images is within the gate.
 
     In INT8 all convolutions have 8 bits. If that loses more than the gate allows, stem and first block stay in float32.
+    Encoders that are no EfficientNets are quantised by onnxruntime, with two choices of ranges, RANGES.
     The last attempt may change the decision of one image even if that is more than the gate.
 
     Args:
@@ -112,7 +113,7 @@ def quantize_model(
         stage: opens the progress of each stage.
 
     Raises:
-        ModelError: if ``path`` is not a full float32 model.
+        ModelError: if ``path`` is not a full float32 model, or has an encoder that cannot be quantised.
         MismatchError: if it belongs to another run, or does not match the certificate beside it.
         DataError: if the images cannot be read.
         ParityError: if every attempt loses more than the gate allows; nothing is then written.

@@ -97,7 +97,6 @@ def make_project(
 KINDS: dict[str, tuple[Build, tuple[str, ...], bool]] = {
     "resnet18": (resnet18, (), True),
     "ViT, class token": (vision_transformer, ("--pooling", "cls"), False),
-    "ViT, mean of tokens": (vision_transformer, ("--pooling", "mean"), True),
 }
 
 
