@@ -95,7 +95,7 @@ class ForeignClassifier(ModelFile):
         return np.asarray((levels.astype(np.float32) / 255 - mean) / std, _TYPES[self._input.kind])
 
     def _probabilities(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
-        is_finite = np.isfinite(values).all(axis=1)
+        is_finite = np.asarray(np.isfinite(values).all(axis=1))
         finite = values[is_finite]
         add_up = np.abs(finite.sum(axis=1) - 1) <= _SUM_TOLERANCE
         are_probabilities = (finite >= 0).all(axis=1) & add_up
