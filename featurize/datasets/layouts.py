@@ -26,7 +26,7 @@ from xfeat.featurize.datasets.manifest import read_group_table, read_manifest
 from xfeat.featurize.datasets.metadata import join_metadata
 from xfeat.featurize.datasets.structure import read_structure
 from xfeat.featurize.datasets.tables import TABLE_SUFFIXES
-from xfeat.featurize.errors import DataError, SpecError
+from xfeat.featurize.errors import DataError, ImageError, SpecError
 from xfeat.featurize.sources.containers import is_container
 from xfeat.featurize.sources.folder import FolderSource
 from xfeat.featurize.sources.image_source import ImageSource
@@ -139,11 +139,14 @@ def open_dataset(
     root, pattern = split_pattern(data) or (root_of(data), "")
     if content is None and isinstance(root, Path) and not root.exists():
         raise DataError("folder or file not found", path=root, expected=LAYOUTS, fix="check the path")
-    source, table = None, None
-    if content is not None or (isinstance(root, Path) and root.is_file() and is_table(root)):
+    source, table, folder = None, None, None
+    if isinstance(root, Url) and is_table(root.name):
+        folder, content = _remote_table(root)
+    if content is not None or (isinstance(root, Path) and root.is_file() and is_table(root.name)):
         if layout is not None:
             raise SpecError(f"--layout {layout} is for folders", found=f"{root}, a table", fix="leave --layout away")
-        listing, table, root = read_manifest(Path(root), columns, content), Path(root), Path(root).parent
+        table, root = cast(Path, root), root.parent  # an address is only shown
+        listing = read_manifest(table, columns, content, folder)
     else:
         source = open_source(root)
         if isinstance(root, Url) and root.has_secrets:
@@ -173,7 +176,7 @@ def open_dataset(
         listing = join_metadata(listing, Path(metadata), root, columns)
     columns.check_used([column.name for column in listing.columns], listing.headers, DICOM_COLUMNS)
     listing = _without_ignored(listing, columns)
-    dataset = replace(Dataset.of(root, listing, table), column_kinds=columns.kinds, source=source)
+    dataset = replace(Dataset.of(root, listing, table), column_kinds=columns.kinds, source=source or folder)
     _check_widths(dataset)
     return dataset if classes is None else _select_classes(dataset, classes, table or root)
 
@@ -256,9 +259,25 @@ def list_images(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
     return found
 
 
-def is_table(path: Path) -> bool:
+def is_table(name: str) -> bool:
     """Tell whether a file is called like a table that names images; one of parquet holds them."""
-    return path.suffix.lower() in TABLE_SUFFIXES - {".parquet"}
+    return os.path.splitext(name)[1].lower() in TABLE_SUFFIXES - {".parquet"}
+
+
+def _remote_table(url: Url) -> tuple[ImageSource, bytes]:
+    """Return the folder of a table at an address, and the content of the table."""
+    if url.is_web:
+        raise DataError(
+            "a web server does not list the images beside a table",
+            path=url,
+            expected="an archive or a parquet table",
+            fix="download the table and the images",
+        )
+    folder = open_source(url.parent)
+    try:
+        return folder, folder.read(url.name)[0]
+    except ImageError as error:
+        raise DataError(error.what, path=url, fix="check the address") from error
 
 
 def _read_source(root: Root, source: ImageSource, layout: str | None, pattern: str, choice: ColumnChoice) -> Listing:

@@ -22,14 +22,21 @@ from xfeat.featurize.datasets.structure import split_of, unify_spelling
 from xfeat.featurize.datasets.tables import Read, Table, TableRow, name_lines, read_table
 from xfeat.featurize.errors import DataError
 from xfeat.featurize.sources.folder import FolderSource, read_file
-from xfeat.featurize.sources.image_source import FileState
+from xfeat.featurize.sources.image_source import FileState, ImageSource
 from xfeat.featurize.text import quote
 from xfeat.featurize.urls import is_url
 
 logger = logging.getLogger(__name__)
 
+_NO_ADDRESS = "write paths relative to the table, and put the table beside the images, here or at their address"
 
-def read_manifest(path: Path, choice: ColumnChoice = AS_WRITTEN, content: bytes | None = None) -> Listing:
+
+def read_manifest(
+    path: Path,
+    choice: ColumnChoice = AS_WRITTEN,
+    content: bytes | None = None,
+    folder: ImageSource | None = None,
+) -> Listing:
     """Read a table with one image per row.
 
     Rows without a label are left out, unless no row has one. Rows whose file is missing stay, so that they are skipped
@@ -38,7 +45,8 @@ def read_manifest(path: Path, choice: ColumnChoice = AS_WRITTEN, content: bytes 
     Args:
         path: the file.
         choice: what the user says of its columns.
-        content: of a table that exists in memory only.
+        content: of a table that is no file of this machine.
+        folder: of the images, if it is not that of the table on this machine.
 
     Raises:
         DataError: if the table cannot be read, names files in no clear way, or contradicts itself; lines are named.
@@ -47,7 +55,7 @@ def read_manifest(path: Path, choice: ColumnChoice = AS_WRITTEN, content: bytes 
     table = read_table(path, ("path", "label"), ("split", "group"), choice=choice, read=read)
     rows, left_out = _labelled(table)
     splits = _splits(table, rows)
-    paths = _locate(table, rows, path.parent)
+    paths = _locate(table, rows, path.parent, folder)
     listed = [
         ListedImage(file, row.label, split, row.group, row.further)
         for file, row, split in zip(paths, rows, splits, strict=True)
@@ -200,18 +208,21 @@ def contradiction(table: Table, one: TableRow, other: TableRow, of: str) -> Data
 # Files
 
 
-def _locate(table: Table, rows: list[TableRow], root: Path) -> list[str]:
+def _locate(table: Table, rows: list[TableRow], root: Path, folder: ImageSource | None) -> list[str]:
     """Return the path of each row's file; of a missing one, the path as the table has it."""
 
     def below() -> Iterable[str]:
-        source = FolderSource(root)
+        source = folder or FolderSource(root)
         try:
             return choose_images(source.names(), source.head)[0]
         except DataError as error:
             logger.warning("%s; files are not searched below %s", str(error).splitlines()[0], root)
             return []
 
-    found = _find(table, rows, root, lambda name: os.path.isfile(os.path.join(root, name)), below)
+    def exists(name: str) -> bool:
+        return os.path.isfile(os.path.join(root, name)) if folder is None else folder.state(name) is not None
+
+    found = _find(table, rows, root, exists, below)
     missing = [row for row, file in zip(rows, found, strict=True) if not file]
     folders = [row for row in missing if os.path.isdir(os.path.join(root, written_path(row.path)))]
     _refuse(table, folders, "path", "names a folder", "give each image a row")
@@ -234,7 +245,7 @@ def _find(
     urls = [row for row in rows if is_url(row.path)]
     outside = [row for row in rows if is_outside(row.path, root)]
     move = f"move the table into the folder of the images, or write paths relative to {root}"
-    _refuse(table, urls, "path", "has an address in place of a file", "download the images, and write their paths")
+    _refuse(table, urls, "path", "has an address in place of a file", _NO_ADDRESS)
     _refuse(table, outside, "path", f"has an absolute path outside {root}", move)
     found = find_files([row.path for row in rows], root, exists, files)
     for row, paths in zip(rows, found, strict=True):

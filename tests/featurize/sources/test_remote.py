@@ -301,3 +301,15 @@ def test_a_listed_table_of_features_trains_without_a_connection(
     assert str(cache.images.root) == "s3://bucket/t"
     xfeat.dump(bench.output, tmp_path / "x.npz")
     assert xfeat.load(tmp_path / "x.npz", tmp_path / "b.h5").cache.data_root == "s3://bucket/t"
+
+
+def test_a_table_in_a_bucket_names_images_there(bench: Bench, store: SimpleNamespace, tmp_path: Path) -> None:
+    put(store, bench.data, "m")
+    rows = "file,finding,patient\ncovid/000.png,x,1\nnormal/001.png,y,2\nmissing.png,x,3\n"
+    store.client.put_object(Bucket="bucket", Key="m/labels.csv", Body=rows.encode())
+    dataset = open_dataset("s3://bucket/m/labels.csv")
+    assert (dataset.class_names, str(dataset.root)) == (("x", "y"), "s3://bucket/m")
+    done = bench.run(data="s3://bucket/m/labels.csv")
+    assert (done.images, [path for path, _ in done.skipped]) == (2, ["missing.png"])
+    with pytest.raises(DataError, match="nothing is there|no such object"):
+        open_dataset("s3://bucket/none/labels.csv")
