@@ -182,10 +182,9 @@ def _parsed_note(path: Path, text: str | bytes | None) -> Note | None:
 def _open_parquet(path: Path) -> TableFile:
     import pyarrow.parquet as pq
 
-    pa = arrow()
     file = pq.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20, **_THRIFT)
     schema = file.schema_arrow
-    lists = [field.name for field in schema if pa.types.is_list(field.type) or _is_fixed_list(field.type)]
+    lists = [field.name for field in schema if arrow().types.is_list(field.type) or _is_fixed_list(field.type)]
     width = max((_list_width(schema.field(name).type) for name in lists), default=len(schema.names))
     note = _parsed_note(path, (schema.metadata or {}).get(NOTE.encode()))
 

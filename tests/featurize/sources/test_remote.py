@@ -311,5 +311,5 @@ def test_a_table_in_a_bucket_names_images_there(bench: Bench, store: SimpleNames
     assert (dataset.class_names, str(dataset.root)) == (("x", "y"), "s3://bucket/m")
     done = bench.run(data="s3://bucket/m/labels.csv")
     assert (done.images, [path for path, _ in done.skipped]) == (2, ["missing.png"])
-    with pytest.raises(DataError, match="nothing is there|no such object"):
+    with pytest.raises(DataError, match=r"nothing is there|no such object"):
         open_dataset("s3://bucket/none/labels.csv")
