@@ -185,8 +185,8 @@ def test_the_python_program_prepares_images_for_a_core_model(
         assert json.loads(line)["label"] == right.label
 
 
-def test_the_python_program_needs_no_package_but_three(xexport: Callable[..., Any], models: Path) -> None:
-    tree = ast.parse(snippet(xexport, models / "cut.onnx", "python"))
+def test_the_python_program_needs_no_package_but_three(xexport: Callable[..., Any], exported: Any) -> None:
+    tree = ast.parse(snippet(xexport, exported.model, "python"))
     imported = {
         (node.module or "" if isinstance(node, ast.ImportFrom) else node.names[0].name).partition(".")[0]
         for node in ast.walk(tree)
@@ -196,14 +196,14 @@ def test_the_python_program_needs_no_package_but_three(xexport: Callable[..., An
 
 
 @pytest.mark.parametrize("language", ["js", "cpp"])
-def test_a_core_model_is_for_python_only(xexport: Callable[..., Any], models: Path, language: str) -> None:
-    done = xexport("snippet", models / "cut.core.onnx", "--lang", language)
+def test_a_core_model_is_for_python_only(xexport: Callable[..., Any], exported: Any, language: str) -> None:
+    done = xexport("snippet", exported.core, "--lang", language)
     assert (done.exit_code, "name the full model" in done.stderr) == (1, True)
 
 
-def test_it_can_be_written_to_a_file(xexport: Callable[..., Any], models: Path, tmp_path: Path) -> None:
-    done = xexport("snippet", models / "cut.onnx", "-o", tmp_path / "p.py", "--json")
+def test_it_can_be_written_to_a_file(xexport: Callable[..., Any], exported: Any, tmp_path: Path) -> None:
+    done = xexport("snippet", exported.model, "-o", tmp_path / "p.py", "--json")
     assert json.loads(done.stdout)["output"] == str(tmp_path / "p.py")
-    assert (tmp_path / "p.py").read_text() == snippet(xexport, models / "cut.onnx", "python")
-    done = xexport("snippet", models / "cut.onnx", "-o", tmp_path / "no" / "p.py")
+    assert (tmp_path / "p.py").read_text() == snippet(xexport, exported.model, "python")
+    done = xexport("snippet", exported.model, "-o", tmp_path / "no" / "p.py")
     assert "Traceback" not in done.output
