@@ -30,6 +30,7 @@ from xfeat.export.parity.checks import (
 from xfeat.export.specs import ExportSpec, VerifySpec
 from xfeat.featurize.errors import CacheError, DataError, MismatchError, ParityError
 from xfeat.featurize.system.onnx_session import CPU
+from xfeat.featurize.urls import Root
 from xfeat.head.runs.reader import Run
 
 logger = logging.getLogger(__name__)
@@ -190,7 +191,7 @@ def _compare_with_torch(
 
 
 def _certified_predictions(
-    model: ModelFile, certificate: Certificate, data: Path, counter: ProgressCounter
+    model: ModelFile, certificate: Certificate, data: Root, counter: ProgressCounter
 ) -> tuple[CheckImages, Probabilities]:
     """Return the unchanged images of the certificate, and their predictions in it."""
     if not data.exists():

@@ -32,7 +32,7 @@ def search_images(columns: Columns, places: Sequence[StoredPath]) -> Search:
         return Search(None, url=Url(address))
     named = {place for stored in places for place in stored.named()}
     return find_stored(
-        places, lambda root: other_images(columns, root, one_is_enough=root in named), similar=_may_hold_images
+        places, lambda root: other_images(columns, root, one_is_enough=root in named), similar=_is_cheap_to_compare
     )
 
 
@@ -54,6 +54,11 @@ def other_images(columns: Columns, root: Root, *, one_is_enough: bool = True) ->
 
 def _may_hold_images(path: Root) -> bool:
     return isinstance(path, Url) or path.is_dir() or (path.is_file() and is_container(path.name))
+
+
+def _is_cheap_to_compare(path: Path) -> bool:
+    """Tell whether a place nearby is looked into: other archives would have to be read or inflated to list them."""
+    return path.is_dir() or (path.is_file() and path.suffix.lower() == ".zip")
 
 
 def _is_unchanged(source: ImageSource, columns: Columns, row: int) -> bool | None:

@@ -18,6 +18,7 @@ import numpy as np
 
 from xfeat.featurize.cache.layout import LeftOut, parse_object
 from xfeat.featurize.errors import DataError, MissingExtraError, SpecError, XfeatError
+from xfeat.featurize.sources.parquet_table import THRIFT_LIMITS
 from xfeat.featurize.system.atomic import replacing
 from xfeat.featurize.system.regular_files import open_regular
 from xfeat.featurize.text import printable, quote
@@ -32,8 +33,6 @@ SCHEMA_VERSION = 1
 _ROWS, _BLOCK_NUMBERS = 4096, 4 << 20
 _USUAL_WIDTH = 8192  # of lists whose length the schema does not say
 _CSV_BLOCK_BYTES = 8 << 20
-# Source: defaults of parquet-cpp are 100 MB and 1,000,000; a damaged file could ask for as much.
-_THRIFT = {"thrift_string_size_limit": 64 << 20, "thrift_container_size_limit": 1_000_000}
 _CHECK = "check the file, and write it again"
 
 
@@ -182,7 +181,7 @@ def _parsed_note(path: Path, text: str | bytes | None) -> Note | None:
 def _open_parquet(path: Path) -> TableFile:
     import pyarrow.parquet as pq
 
-    file = pq.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20, **_THRIFT)
+    file = pq.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20, **THRIFT_LIMITS)
     schema = file.schema_arrow
     lists = [field.name for field in schema if arrow().types.is_list(field.type) or _is_fixed_list(field.type)]
     width = max((_list_width(schema.field(name).type) for name in lists), default=len(schema.names))
