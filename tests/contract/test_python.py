@@ -25,6 +25,7 @@ FUNCTIONS = {
 PARSES_OR_PRINTS = {
     *("xfeat.export.parity.accuracy_loss", "xfeat.export.parity.signature", "xfeat.featurize.audit.report.summary"),
     *("xfeat.featurize.audit.stored", "xfeat.featurize.backbones.registry", "xfeat.featurize.cache.layout"),
+    "xfeat.featurize.cache.columns",
     *("xfeat.featurize.columns.summary", "xfeat.featurize.console", "xfeat.featurize.datasets.image_files"),
     *("xfeat.featurize.doctor.report", "xfeat.featurize.errors", "xfeat.featurize.specs"),
     *("xfeat.featurize.system.atomic", "xfeat.featurize.system.cores", "xfeat.featurize.system.time_limit"),
