@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 from collections.abc import Sequence
+from pathlib import Path
 
 from xfeat.featurize.cache.columns import Columns
 from xfeat.featurize.errors import ImageError
