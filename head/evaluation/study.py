@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
 from typing import Any, TypedDict, cast
 
 import numpy as np
@@ -167,9 +168,12 @@ def log_odds(probabilities: NDArray[np.floating], code: int) -> NDArray[np.float
 
 
 def _decision_curve(cases: Cases, code: int) -> dict[str, Any]:
-    points = decision_curve(cases.labels == code, cases.probabilities[:, code])
-    useful = [at["threshold"] for at in points if at["net_benefit"] > max(at["treat_all"], 0.0)]
-    return {"class": cases.class_names[code], "points": points, "useful": [useful[0], useful[-1]] if useful else None}
+    points, useful = decision_curve(cases.labels == code, cases.probabilities[:, code]), list[list[float]]()
+    for above, run in groupby(points, lambda at: at["net_benefit"] > max(at["treat_all"], 0.0)):
+        thresholds = [at["threshold"] for at in run]
+        if above:
+            useful.append([thresholds[0], thresholds[-1]])
+    return {"class": cases.class_names[code], "points": points, "useful": useful}
 
 
 def decision_curve(positive: NDArray[np.bool_], scores: NDArray[np.floating]) -> list[dict[str, float]]:

@@ -90,6 +90,7 @@ def render_evaluation(facts: Mapping[str, Any], done: Evaluation) -> str:
     return page_template("eval.html").render(
         facts=facts,
         class_names=names,
+        data_root=cache.data_root,
         spec_line=run.feature_spec.describe(),
         cautions=[*_cautions(done), *few_images_caution(len(predictions)), *file_cautions(cache)],
         expected=f"These images are not those of the training: {cache.data_root}.",

@@ -71,10 +71,10 @@ def _signed(value: float) -> str:
 
 def benefit_text(curve: Mapping[str, Any]) -> str:
     """Say where acting on the prediction is better than acting on everybody and on nobody."""
-    if curve["useful"] is None:
+    if not curve["useful"]:
         return "net benefit: nowhere above that of acting on everybody or on nobody"
-    low, high = curve["useful"]
-    return f"net benefit: above that of acting on everybody and on nobody from {percent(low)} to {percent(high)}"
+    parts = [percent(low) if low == high else f"{percent(low)} to {percent(high)}" for low, high in curve["useful"]]
+    return f"net benefit: above that of acting on everybody and on nobody at {' and '.join(parts)}"
 
 
 def with_points(value: float | None, interval: Any) -> str:

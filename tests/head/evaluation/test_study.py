@@ -73,6 +73,25 @@ def test_every_figure_is_at_the_threshold_and_the_most_probable_class_stands_bes
     assert (found["decision_curve"] is None) == (classes == 3 and threshold is None)
 
 
+def test_the_curve_is_useful_in_each_range_where_it_is_above_both_others() -> None:
+    """Reference: every threshold by itself. High probabilities are wrong, except for the highest."""
+    labels = np.array([0] * 40 + [1] * 60)
+    positive = np.concatenate([np.full(30, 0.6), np.full(10, 0.995), np.full(20, 0.9), np.full(40, 0.05)])
+    probabilities = np.stack([positive, 1 - positive], 1).astype(np.float32)
+    asked = Cases(labels=labels, probabilities=probabilities, patients=np.arange(100), class_names=("ill", "well"))
+    curve = study(asked)["decision_curve"]
+    assert curve is not None
+    inside = {
+        at["threshold"]
+        for at in curve["points"]
+        if any(low <= at["threshold"] <= high for low, high in curve["useful"])
+    }
+    assert len(curve["useful"]) == 2
+    assert inside == {
+        at["threshold"] for at in curve["points"] if at["net_benefit"] > 0 and at["net_benefit"] > at["treat_all"]
+    }
+
+
 def test_log_odds_are_exact_near_1_and_finite_at_0() -> None:
     probabilities = np.array([[1, 1e-30], [0, 1], [0.25, 0.75]], np.float32)
     assert log_odds(probabilities, 0) == pytest.approx([69.0776, -103.616, np.log(1 / 3)], rel=1e-3)
