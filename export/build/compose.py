@@ -210,7 +210,7 @@ def _nodes(nodes: Sequence[onnx.NodeProto]) -> list[onnx.NodeProto]:
 
 
 def _opset(model: onnx.ModelProto) -> int:
-    return next(entry.version for entry in model.opset_import if entry.domain == "")
+    return int(next(entry.version for entry in model.opset_import if entry.domain == ""))
 
 
 def _raised(encoder: EncoderFile, model: onnx.ModelProto) -> onnx.ModelProto:

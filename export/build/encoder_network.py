@@ -74,5 +74,5 @@ class EncoderTail(nn.Module):
         else:
             tokens = encoded[:, self.prefix_tokens :]
             features = tokens.mean(1)
-            maps = None if self.grid is None else tokens.transpose(1, 2).unflatten(2, self.grid)
+            maps = None if self.grid is None else tokens.transpose(1, 2).reshape(-1, tokens.shape[2], *self.grid)
         return cast(tuple[Tensor, ...], self.tail(features, maps))

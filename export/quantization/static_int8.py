@@ -56,7 +56,7 @@ def quantize_encoder(traced: onnx.ModelProto, pixels: Pixels, ranges: Mapping[st
     return finish_int8(model, features, pixels)
 
 
-class _Images(CalibrationDataReader):
+class _Images(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime has no types
     """The images of a calibration, one per call, as the quantiser asks for them."""
 
     def __init__(self, pixels: Pixels) -> None:
