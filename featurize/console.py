@@ -226,6 +226,15 @@ def table_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return metadata(columns(command))
 
 
+corrections_option = click.option(
+    "--corrections",
+    type=PATH,
+    metavar="FILE",
+    help="Table of images to exclude, relabel or give another group, as the page of xfeat audit makes it. Features are "
+    "kept: without this option, the next run has the images back.",
+)
+
+
 def comma_list(text: str | None) -> list[str] | None:
     """Split ``A,B`` at its commas; ``None`` stays ``None``."""
     return [part.strip() for part in text.split(",") if part.strip()] if text is not None else None

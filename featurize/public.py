@@ -44,6 +44,7 @@ def extract(
     workers: int | None = None,
     decode_in: str = "auto",
     on_error: str = "skip",
+    corrections: StrPath | None = None,
     force: bool = False,
     progress: Progress | None = None,
 ) -> CachedFeatures:
@@ -67,6 +68,7 @@ def extract(
         workers: decoding threads or processes; by default one per core.
         decode_in: ``auto``, ``threads`` or ``processes``.
         on_error: ``skip`` unreadable images, or ``fail``.
+        corrections: table of images to exclude, relabel or regroup; their features are kept.
         force: compute everything again, and replace a cache with other settings.
         progress: called while weights are downloaded, the range of 16-bit images is found, and images are featurized.
 
@@ -103,6 +105,10 @@ def extract(
         columns=choice,
         content=content,
     )
+    if corrections is not None:
+        from xfeat.featurize.cache.corrections import correct_dataset
+
+        dataset = correct_dataset(dataset, Path(corrections))
     check_precision(engine, request.precision)
     spec, weights = resolve_request(output, request, force=force, progress=steps_of(progress, "downloading weights"))
     finding = steps_of(progress, "finding the range of 16-bit images")

@@ -53,6 +53,7 @@ def train(
     bins: Bins | None = None,
     calibrate: bool = True,
     members: int = 1,
+    corrections: StrPath | None = None,
     pooling: str | None = None,
     mlflow: str | None = None,
     tensorboard: StrPath | None = None,
@@ -73,6 +74,7 @@ def train(
         calibrate: fit a temperature on the validation images.
         members: heads of an ensemble, each holding out a different part, averaged into one.
         pooling: features that the head uses; by default the cache's.
+        corrections: table of images to exclude, relabel or regroup.
         mlflow: server or store to record in as well.
         tensorboard: folder for event files; empty for the one in ``runs``.
         progress: called after each epoch.
@@ -98,7 +100,7 @@ def train(
     from xfeat.head.reports.worker import Worker
 
     with Worker(*_WORKER_MODULES) as worker:
-        cache = open_features(features, pooling)
+        cache = open_features(features, pooling, corrections)
         if threshold_from is not None:
             from xfeat.head.crossval.stored import threshold_from as threshold_of
 
@@ -150,6 +152,7 @@ def cross_validate(
     target_sensitivity: float | None = None,
     bins: Bins | None = None,
     baselines: bool = False,
+    corrections: StrPath | None = None,
     pooling: str | None = None,
     mlflow: str | None = None,
     tensorboard: StrPath | None = None,
@@ -169,6 +172,7 @@ def cross_validate(
         bins: upper ends of the bins of further columns of numbers, for subgroups; by default quartiles.
         baselines: also test scikit-learn's classifiers with default settings on the same folds.
         pooling: features that the head uses; by default the cache's.
+        corrections: table of images to exclude, relabel or regroup.
         mlflow: server or store to record in as well.
         tensorboard: folder for event files; empty for the one in ``runs``.
         progress: called after each head, and after each fit of a baseline.
@@ -180,7 +184,7 @@ def cross_validate(
         XfeatError: as :func:`xfeat.head.crossval.run.crossval_run` says.
     """
     target, open_trackers = _target(positive, target_sensitivity), _trackers_opener(mlflow, tensorboard, runs)
-    cache = open_features(features, pooling)
+    cache = open_features(features, pooling, corrections)
     from xfeat.head.reports.worker import Worker
 
     with Worker(*_WORKER_MODULES) as worker:
@@ -215,6 +219,7 @@ def sweep(
     time_limit: float | None = None,
     device: str = "cpu",
     memory_mb: float = MemorySpec.memory_mb,
+    corrections: StrPath | None = None,
     mlflow: str | None = None,
     tensorboard: StrPath | None = None,
     progress: Progress | None = None,
@@ -237,6 +242,7 @@ def sweep(
         time_limit: start no more heads after so many seconds.
         device: ``cpu``, ``cuda``, ``cuda:N`` or ``auto``.
         memory_mb: features larger than this, as float32, stay on the disk.
+        corrections: table of images to exclude, relabel or regroup.
         mlflow: server or store to record in as well.
         tensorboard: folder for event files; empty for the one in ``runs``.
         progress: called as trials finish.
@@ -260,7 +266,7 @@ def sweep(
     tried = {key: axis for key in SETTINGS if (axis := given.get(key) or DEFAULT_AXES.get(key))}
     choices = {"seeds": seeds, "first_seed": first_seed, "trials": trials, "sampler": sampler, "rank": rank}
     spec, memory = spec_from(SweepSpec, {"axes": tried, **choices}), spec_from(MemorySpec, {"memory_mb": memory_mb})
-    cache = open_features(features)
+    cache = open_features(features, corrections=corrections)
     trackers = _trackers_opener(mlflow, tensorboard, runs)()
     from xfeat.head.sweep.run import sweep_run
     from xfeat.head.sweep.runner import Sweep
@@ -269,9 +275,13 @@ def sweep(
     return sweep_run(work, trackers, time_limit_s=time_limit, progress=steps_of(progress, "sweep") or _ignore)
 
 
-def open_features(features: Features, pooling: str | None = None) -> FeatureCache:
-    """Return a cache with the features of a pooling, by default its own."""
+def open_features(features: Features, pooling: str | None = None, corrections: StrPath | None = None) -> FeatureCache:
+    """Return a cache, corrected, with the features of a pooling, by default its own."""
     cache = features if isinstance(features, FeatureCache) else FeatureCache.open(Path(features))
+    if corrections is not None:
+        from xfeat.featurize.cache.corrections import correct_cache
+
+        cache = correct_cache(cache, Path(corrections))
     if pooling is None:
         return cache
     from xfeat.head.data.pooling import chosen_pooling

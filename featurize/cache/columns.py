@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -14,6 +14,35 @@ from numpy.typing import NDArray
 
 from xfeat.featurize.datasets.layouts import NO_LABEL, NO_SPLIT, SPLITS
 from xfeat.featurize.specs import FeatureSpec
+
+EXCLUDE, RELABEL, GROUP = "exclude", "relabel", "group"
+
+
+class Correction(NamedTuple):
+    """A correction of one image.
+
+    Attributes:
+        path: of the image, as in the cache.
+        action: ``exclude``, ``relabel`` or ``group``.
+        value: the class or group that it gets; empty if it is excluded.
+        reason: for people.
+    """
+
+    path: str
+    action: str
+    value: str = ""
+    reason: str = ""
+
+
+def describe_corrections(corrections: Iterable[Correction]) -> str:
+    """Return what corrections do, such as ``2 images excluded, 1 relabelled``; empty if there are none."""
+    done = Counter(correction.action for correction in corrections)
+    parts = {EXCLUDE: "excluded", RELABEL: "relabelled", GROUP: "given another group"}
+    texts = [f"{done[action]} {text}" for action, text in parts.items() if done[action]]
+    if not texts:
+        return ""
+    number, rest = texts[0].split(" ", 1)
+    return ", ".join([f"{number} image{'s' * (number != '1')} {rest}", *texts[1:]])
 
 
 class Skipped(NamedTuple):
@@ -65,6 +94,7 @@ class CacheDescription:
         skipped: images that could not be read.
         layout: how the folders of the data set were read; empty in caches of earlier versions.
         left_out: per reason, the ``files`` that are not images of the data set, their ``suffixes`` and an ``example``.
+        corrections: that were applied to ``columns``. Excluded images keep their rows, without label and split.
     """
 
     spec: FeatureSpec
@@ -75,11 +105,19 @@ class CacheDescription:
     skipped: list[Skipped]
     layout: str = ""
     left_out: dict[str, Any] = field(default_factory=dict)
+    corrections: tuple[Correction, ...] = ()
+
+    @cached_property
+    def excluded(self) -> NDArray[np.bool_]:
+        """Whether a correction excludes a row, bool (N,)."""
+        paths = {correction.path for correction in self.corrections if correction.action == EXCLUDE}
+        return np.array([path in paths for path in self.columns.path], np.bool_)
 
     @cached_property
     def counts(self) -> dict[str, dict[str, int]]:
-        """Number of images per split and class; images without either count under ``none``."""
-        pairs = Counter(zip(self.columns.split.tolist(), self.columns.label.tolist(), strict=True))
+        """Number of images per split and class, without excluded ones; images without either count under ``none``."""
+        rows = ~self.excluded
+        pairs = Counter(zip(self.columns.split[rows].tolist(), self.columns.label[rows].tolist(), strict=True))
         counts: dict[str, dict[str, int]] = {}
         for (split, label), number in sorted(pairs.items()):
             split_name = "none" if split == NO_SPLIT else SPLITS[split]

@@ -15,7 +15,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, TypedDict, get_type_hints
+from typing import Any, BinaryIO, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -73,9 +73,7 @@ class LeftOut(TypedDict):
     example: str
 
 
-class Header(TypedDict):
-    """Everything in a cache that is no array; docs/formats.md describes the keys."""
-
+class _Header(TypedDict):
     spec: dict[str, Any]
     fingerprint: str
     class_names: list[str]
@@ -91,6 +89,12 @@ class Header(TypedDict):
     versions: dict[str, str]
     arrays: dict[str, Place]
     extra: dict[str, dict[str, Any]]
+
+
+class Header(_Header, total=False):
+    """Everything in a cache that is no array; docs/formats.md describes the keys. ``corrections`` may be missing."""
+
+    corrections: list[list[str]]
 
 
 @dataclass(frozen=True)
@@ -223,7 +227,7 @@ def parse_object(text: bytes, kind: type) -> Any:
         raise ValueError("the header is not valid JSON") from error
     if not isinstance(values, dict):
         raise ValueError("the header is not an object")
-    if missing := sorted(get_type_hints(kind).keys() - values.keys()):
+    if missing := sorted(getattr(kind, "__required_keys__", frozenset()) - values.keys()):
         raise ValueError(f"nothing is stored for {', '.join(missing)}")
     check_types(values, kind)
     return values

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import shlex
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -14,7 +15,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from xfeat.featurize.cache.columns import CacheDescription, Columns, Skipped, content_digest, decode_column
+from xfeat.featurize.cache.columns import CacheDescription, Columns, Correction, Skipped, content_digest, decode_column
 from xfeat.featurize.cache.extra import ExtraColumn, StoredColumns, check_extra
 from xfeat.featurize.cache.feature_file import FeatureFile
 from xfeat.featurize.cache.images import search_images
@@ -55,6 +56,7 @@ class FeatureCache(CacheDescription):
         versions: of the libraries that wrote it.
         written_in: absolute folder of the file when it was written; empty in caches of earlier versions, and if the
             data root is stored as an absolute path.
+        stored_columns: those of the file, if ``columns`` were corrected since it was opened.
     """
 
     path: Path
@@ -66,6 +68,7 @@ class FeatureCache(CacheDescription):
     created: str
     versions: dict[str, str]
     written_in: str
+    stored_columns: Columns | None = field(default=None, compare=False)
 
     def __len__(self) -> int:
         return len(self.columns.path)
@@ -74,6 +77,13 @@ class FeatureCache(CacheDescription):
     def group_keys(self) -> NDArray[np.int64]:
         """The group of each row as a number (N,): equal for rows of one patient, and for copies of one image."""
         return joined_groups(self.columns.group, self.columns.sha256)
+
+    @property
+    def corrected_sha256(self) -> str:
+        """``content_sha256``; of columns that were corrected since the file was opened, another digest."""
+        if self.stored_columns is None:
+            return self.content_sha256
+        return hashlib.sha256(json.dumps([self.content_sha256, self.corrections]).encode()).hexdigest()
 
     @property
     def stored_root(self) -> StoredPath:
@@ -142,7 +152,7 @@ class FeatureCache(CacheDescription):
             paths = ", ".join(self.columns.path[row] for row in bad[:5])
             what = f"rows with values that are not finite, or above {_LARGEST:g} ({len(bad)}): {paths}"
             raise CacheError(what, path=self.path, fix=REBUILD)
-        if (found := content_digest(digest, self.columns)) != self.content_sha256:
+        if (found := content_digest(digest, self.stored_columns or self.columns)) != self.content_sha256:
             raise CacheError(
                 "the features or labels have changed since it was written",
                 path=self.path,
@@ -190,7 +200,7 @@ def _checked(path: Path, stored: Stored) -> dict[str, Any]:
     data_root, weights_path = (absolute_form(header[name], path.parent) for name in ("data_root", "weights_path"))
     spec = _read_spec(path, header["spec"], data_root)
     shape, dtype = stored.features["shape"], stored.features["dtype"]
-    labels = range(NO_LABEL, len(header["class_names"]))
+    labels, corrections = range(NO_LABEL, len(header["class_names"])), header.get("corrections", [])
     for what, good in (
         ("a label is outside the class names", _is_within(columns["label"], labels)),
         ("it has other splits", header["split_names"] == list(SPLITS)),
@@ -199,6 +209,7 @@ def _checked(path: Path, stored: Stored) -> dict[str, Any]:
         ("its features have another type than its settings", np.dtype(dtype) == spec.dtype),
         ("its views are others than its settings say", shape[1:-1] == [*spec.row_shape(1)[:-1]]),
         ("a text contains NUL", not any("\0" in text for name in ("path", "group") for text in columns[name])),
+        ("a correction is not complete", all(len(row) == len(Correction._fields) for row in corrections)),
         ("a skipped image has no reason", all(len(row) == len(Skipped._fields) for row in header["skipped"])),
     ):
         if not good:
@@ -211,6 +222,7 @@ def _checked(path: Path, stored: Stored) -> dict[str, Any]:
         "written_in": "" if data_root == header["data_root"] else header["written_in"],
         "columns": Columns(**columns),
         "skipped": [Skipped(*row) for row in header["skipped"]],
+        "corrections": tuple(Correction(*row) for row in corrections),
         "schema_version": stored.schema_version,
         **{name: header[name] for name in ("content_sha256", "created", "versions", "layout", "left_out")},
     }

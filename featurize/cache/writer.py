@@ -137,6 +137,7 @@ def _header(
         "layout": description.layout,
         "left_out": description.left_out,
         "skipped": [list(row) for row in description.skipped],
+        **({"corrections": [list(row) for row in description.corrections]} if description.corrections else {}),
         "content_sha256": content_sha256,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": library_versions(),

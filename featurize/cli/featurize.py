@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -16,6 +17,7 @@ from xfeat.featurize.console import (
     PATH,
     Printed,
     comma_list,
+    corrections_option,
     json_option,
     layout_option,
     progress_bars,
@@ -86,6 +88,7 @@ def _batch_size(_context: click.Context, _option: click.Parameter, text: str | N
 )
 @layout_option
 @table_options
+@corrections_option
 @click.option("--force", is_flag=True, help="Recompute everything, and replace a cache with other settings.")
 @json_option
 def featurize(
@@ -138,10 +141,13 @@ def _as_json(cache: CachedFeatures) -> dict[str, Any]:
         "columns": {name: cache.extra[name].kind for name in cache.extra},
         "layout": cache.layout,
         "left_out": cache.left_out,
+        "corrections": dict(Counter(correction.action for correction in cache.corrections)),
     }
 
 
 def _as_text(cache: CachedFeatures) -> list[str]:
+    from xfeat.featurize.cache.columns import describe_corrections
+
     done = cache.extraction
     assert done is not None
     truncated = [f"{path} is truncated; the part that is there was used" for path in done.truncated]
@@ -153,7 +159,9 @@ def _as_text(cache: CachedFeatures) -> list[str]:
     changes = "".join(f", {number} {kind}" for kind, number in done.changes._asdict().items() if number)
     rehashed = f" ({done.rehashed} read again and unchanged)" if done.rehashed else ""
     state = "is up to date" if done.up_to_date else "written"
+    corrected = describe_corrections(cache.corrections)
     return [
         f"{done.output} {state}: {done.images} images, {cache.spec.describe()}",
         f"computed {done.computed}{rate}, reused {done.reused}{rehashed}, skipped {len(done.skipped)}{changes}",
+        *([f"corrections: {corrected}"] if corrected else []),
     ]

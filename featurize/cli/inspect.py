@@ -44,6 +44,7 @@ def info(file: Path) -> Printed:
         "skipped": [row._asdict() for row in cache.skipped],
         "layout": cache.layout,
         "left_out": cache.left_out,
+        "corrections": [correction._asdict() for correction in cache.corrections],
         "data_root": str(cache.images.root or cache.data_root),
         "created": cache.created,
         "versions": cache.versions,
@@ -62,6 +63,7 @@ def verify(file: Path) -> Printed:
 
 
 def _as_text(cache: FeatureCache, groups: int) -> list[str]:
+    from xfeat.featurize.cache.columns import describe_corrections
     from xfeat.featurize.cache.layout import SCHEMA_VERSION
     from xfeat.featurize.columns.summary import column_lines
 
@@ -78,5 +80,6 @@ def _as_text(cache: FeatureCache, groups: int) -> list[str]:
         lines.append(f"groups  {groups}")
     lines += [f"column  {line}" for line in column_lines(cache.extra, cache.columns.group, "more: see --json")]
     lines += [f"layout  {cache.layout}"] * bool(cache.layout) + describe_left_out(cache.left_out)
+    lines += [f"corrections: {describe_corrections(cache.corrections)}"] * bool(cache.corrections)
     lines += [f"skipped {path}: {reason}" for path, reason in cache.skipped]
     return lines

@@ -14,6 +14,7 @@ from dataclasses import replace
 from posixpath import splitext
 from typing import NamedTuple
 
+from xfeat.featurize.cache.columns import GROUP
 from xfeat.featurize.cache.extra import ExtraColumn
 from xfeat.featurize.cache.reader import FeatureCache
 from xfeat.featurize.columns.kinds import typed_column, years
@@ -92,6 +93,8 @@ def gather(
     groups = [entry.group for entry in entries]
     if PATIENT in dicom and not any(groups):
         groups = _patients(dicom[PATIENT].texts())
+    regrouped = {each.path: each.value for each in dataset.corrections if each.action == GROUP}
+    groups = [regrouped.get(entry.path, group) for entry, group in zip(entries, groups, strict=True)]
     _say_what_is_gone(old, extra)
     return Gathered(extra, groups)
 

@@ -82,6 +82,7 @@ class Dataset:
         columns: further columns; each entry has a text for each.
         column_kinds: kinds that the user asks for, by the names of columns.
         source: where the images are read, if it is open already.
+        corrections: that were applied to labels and splits; those of groups are applied when all groups are known.
     """
 
     root: Root
@@ -93,6 +94,7 @@ class Dataset:
     columns: tuple[TableColumn, ...] = ()
     column_kinds: Mapping[str, str] = field(default_factory=dict)
     source: ImageSource | None = field(default=None, compare=False, repr=False)
+    corrections: tuple[Any, ...] = ()
 
     def open(self) -> ImageSource:
         """Return where the images are read."""

@@ -227,6 +227,7 @@ def _finish(
             skipped=state.skipped,
             layout=work.dataset.layout,
             left_out=work.dataset.left_out,
+            corrections=work.dataset.corrections,
         )
         write_cache(
             work.output,
@@ -308,4 +309,5 @@ def _is_up_to_date(old: FeatureCache, work: _Work, columns: Columns, skipped: li
         and old.skipped == skipped
         and _had_this_root(old, work)
         and (old.layout, old.left_out) == (work.dataset.layout, work.dataset.left_out)
+        and old.corrections == work.dataset.corrections
     )

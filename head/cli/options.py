@@ -7,7 +7,7 @@ from functools import partial
 
 import click
 
-from xfeat.featurize.console import COUNT, PATH, combined, spec_option
+from xfeat.featurize.console import COUNT, PATH, combined, corrections_option, spec_option
 from xfeat.featurize.specs import DEFAULT_CACHE, POOLINGS
 from xfeat.head.specs import (
     CLASS_WEIGHTS,
@@ -21,7 +21,9 @@ from xfeat.head.specs import (
 )
 from xfeat.head.sweep.space import parse_widths
 
-features_option = click.option("--features", type=PATH, default=DEFAULT_CACHE, help="Cache to train on.")
+features_option = combined(
+    click.option("--features", type=PATH, default=DEFAULT_CACHE, help="Cache to train on."), corrections_option
+)
 runs_option = click.option("--runs", type=PATH, default=DEFAULT_RUNS, help="Folder of all runs.")
 memory_option = spec_option(
     MemorySpec,

@@ -147,7 +147,7 @@ def checkpoint_folder(
     """Return where finished folds are stored; the name follows from everything that determines their results."""
     identity = {
         "specs": [spec.to_dict() for spec in (head, train, plan, memory)],
-        "cache_sha256": cache.content_sha256,
+        "cache_sha256": cache.corrected_sha256,
         "features": cache.spec.fingerprint,
         "versions": {name: library_versions()[name] for name in ("torch", "scikit-learn")},
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -31,6 +32,7 @@ class StoredCrossval(TypedDict):
     classes: list[str]
     feature_fingerprint: str
     cache_sha256: str
+    corrections: list[list[str]]
     content_sha256: str | None
     head_spec: dict[str, Any]
     train_spec: dict[str, Any]
@@ -57,6 +59,7 @@ def open_crossval(folder: Path) -> StoredCrossval:
             classes=facts["classes"],
             feature_fingerprint=facts["feature_fingerprint"],
             cache_sha256=facts["cache"]["content_sha256"],
+            corrections=facts["cache"].get("corrections", []),
             content_sha256=facts.get("content_sha256"),
             head_spec=facts["head_spec"],
             train_spec=facts["train_spec"],
@@ -120,6 +123,7 @@ def _of_crossval(folder: Path, cache: FeatureCache, positive: str | None) -> Cho
     for what, wanted, found in (
         ("features", cache.content_sha256, stored["cache_sha256"]),
         ("features", cache.spec.fingerprint, stored["feature_fingerprint"]),
+        ("corrections", _corrections(cache.corrections), _corrections(stored["corrections"])),
         ("classes", listed(cache.class_names), listed(stored["classes"])),
         ("class", positive or point.positive, point.positive),
     ):
@@ -135,3 +139,7 @@ def _of_crossval(folder: Path, cache: FeatureCache, positive: str | None) -> Cho
             )
     crossval = {name: stored[name] for name in ("name", "content_sha256", "head_spec", "train_spec", "elsewhere")}
     return ChosenThreshold(point=point, temperature=stored["temperature"], crossval=crossval)
+
+
+def _corrections(rows: Iterable[Sequence[str]]) -> str:
+    return listed(sorted(f"{path}: {action} {value}".strip() for path, action, value, _ in rows)) or "none"

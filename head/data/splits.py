@@ -62,7 +62,7 @@ def split_rows(cache: FeatureCache, *, seed: int) -> Split:
     rows = {name: np.flatnonzero(labelled & (codes == code)) for code, name in enumerate(SPLITS)}
     _check(cache, rows["train"])
     _warn_missing_classes(cache, rows)
-    left_out = len(cache) - sum(map(len, rows.values()))
+    left_out = len(cache) - int(cache.excluded.sum()) - sum(map(len, rows.values()))
     if left_out:
         logger.warning("%d images without label or split are left out", left_out)
     if not len(rows["test"]):

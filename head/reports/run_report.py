@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from xfeat.featurize.cache.columns import Skipped
+from xfeat.featurize.cache.columns import Skipped, describe_corrections
 from xfeat.featurize.cache.reader import FeatureCache
 from xfeat.featurize.datasets.image_files import describe_left_out
 from xfeat.featurize.errors import ImageError
@@ -173,6 +173,8 @@ def file_cautions(cache: FeatureCache) -> list[str]:
     """Return what became of files that are in no figure: skipped images, and what was left out of the data set."""
     count = len(cache.skipped)
     skipped = [f"{count} images could not be read and were skipped; they are listed below."] if count else []
+    if corrected := describe_corrections(cache.corrections):
+        skipped.append(f"Corrections: {corrected}.")
     return skipped + [line[0].upper() + line[1:] + "." for line in describe_left_out(cache.left_out)]
 
 

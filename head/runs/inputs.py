@@ -56,7 +56,17 @@ def open_cache_of(run: Run) -> FeatureCache:
             found=search.report,
             fix="name it with --features PATH, or put it back",
         )
-    return FeatureCache.open(file)
+    return as_trained_on(FeatureCache.open(file), run)
+
+
+def as_trained_on(cache: FeatureCache, run: Run) -> FeatureCache:
+    """Return the cache of a run with the corrections that it was trained with."""
+    from xfeat.featurize.cache.columns import Correction
+    from xfeat.featurize.cache.corrections import apply_corrections
+
+    if cache.content_sha256 != run.cache["content_sha256"]:
+        return cache
+    return apply_corrections(cache, [Correction(*row) for row in run.cache["corrections"]])
 
 
 def with_cache(runs: Sequence[Run], file: Path) -> list[Run]:

@@ -18,6 +18,7 @@ class CacheOrigin(TypedDict):
 
     In memory, paths are absolute: where the stored ones lead now. :mod:`xfeat.head.runs.inputs` finds what has moved.
     ``written_in`` is the absolute folder of run.json when it was written, empty in runs of earlier versions.
+    ``corrections`` are those of the labels and groups in the file.
     """
 
     path: str
@@ -25,6 +26,7 @@ class CacheOrigin(TypedDict):
     data_root: str
     weights_path: str
     written_in: str
+    corrections: list[list[str]]
 
 
 _PATHS = ("path", "data_root", "weights_path")
@@ -38,6 +40,7 @@ def origin_of(cache: FeatureCache) -> CacheOrigin:
         data_root=str(cache.images.path or cache.data_root),
         weights_path=cache.weights_path,
         written_in="",
+        corrections=[list(correction) for correction in cache.corrections],
     )
 
 
@@ -58,4 +61,4 @@ def opened_origin(stored: dict[str, Any], folder: Path) -> CacheOrigin:
         raise TypeError("cache: not an object")
     check_types(stored, CacheOrigin)
     paths = {name: absolute_form(stored[name], folder) for name in _PATHS}
-    return CacheOrigin(**{"written_in": "", **stored, **paths})  # type: ignore[typeddict-item]
+    return CacheOrigin(**{"written_in": "", "corrections": [], **stored, **paths})  # type: ignore[typeddict-item]

@@ -85,7 +85,7 @@ class Sweep:
         self.cache, self.spec = cache, spec.for_cache(cache)
         self.planned = self.spec.planned
         self._memory, self._split = memory, split_rows(cache, seed=spec.first_seed)
-        self.identity = {**self.spec.identity, "cache_sha256": cache.content_sha256, "random_numbers": GENERATOR}
+        self.identity = {**self.spec.identity, "cache_sha256": cache.corrected_sha256, "random_numbers": GENERATOR}
         # Rows that are read in blocks are trained in another order.
         reading = split_reading(pooled(cache, self.spec.poolings[-1]), self._split, memory)
         if reading.block_rows is not None:

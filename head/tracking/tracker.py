@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from xfeat.featurize.cache.columns import describe_corrections
+
 if TYPE_CHECKING:
     from xfeat.featurize.cache.reader import FeatureCache
     from xfeat.head.runs.reader import Run
@@ -50,6 +52,7 @@ def cache_parameters(cache: FeatureCache) -> dict[str, Any]:
         "classes": ", ".join(cache.class_names),
         "cache": str(cache.path.resolve()),
         "cache_sha256": cache.content_sha256,
+        "corrections": describe_corrections(cache.corrections) or "none",
     }
 
 
