@@ -100,10 +100,11 @@ def figures_drop(home: Study, away: Study, name: str | None) -> dict[str, Any]:
     Returns:
         Of each figure a ``value`` and its 95 % ``interval``, both ``None`` where it is undefined.
     """
-    pairs = {key: (home[key], away[key]) for key in ("accuracy", "auc")}
+    pairs = {"accuracy": (home["accuracy"], away["accuracy"]), "auc": (home["auc"], away["auc"])}
     if name is not None:
-        for key in ("sensitivity", "specificity"):
-            pairs[key] = (home["classes"][name][key], away["classes"][name][key])
+        one, other = home["classes"][name], away["classes"][name]
+        pairs["sensitivity"] = one["sensitivity"], other["sensitivity"]
+        pairs["specificity"] = one["specificity"], other["specificity"]
     return {key: _difference(*pair) for key, pair in pairs.items()}
 
 

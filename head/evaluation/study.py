@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
-from typing import Any, TypedDict, cast
+from typing import Any, NotRequired, TypedDict, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +29,18 @@ class Figure(TypedDict):
     interval: Sequence[float] | None
 
 
+class ClassFigures(TypedDict):
+    """The figures of one class against all others; calibration is measured for few classes only."""
+
+    sensitivity: Figure
+    specificity: Figure
+    ppv: Figure
+    npv: Figure
+    auc: Figure
+    slope: NotRequired[Figure]
+    intercept: NotRequired[Figure]
+
+
 class Study(TypedDict):
     """The figures of a study, as run.json, crossval.json and eval.json have them; see :func:`study`."""
 
@@ -39,7 +51,7 @@ class Study(TypedDict):
     accuracy: Figure
     auc: Figure
     confusion_matrix: list[list[int]]
-    classes: dict[str, dict[str, Figure]]
+    classes: dict[str, ClassFigures]
     most_probable: dict[str, Any] | None
     decision_curve: dict[str, Any] | None
 

@@ -129,7 +129,7 @@ class Run:
             require(
                 found == [*self.class_names],
                 f"figures of {part} for other classes",
-                expected=self.class_names,
+                expected=listed(self.class_names),
                 found=found,
             )
         members = self.ensemble and self.ensemble["members"]
