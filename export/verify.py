@@ -194,7 +194,7 @@ def _certified_predictions(
     model: ModelFile, certificate: Certificate, data: Root, counter: ProgressCounter
 ) -> tuple[CheckImages, Probabilities]:
     """Return the unchanged images of the certificate, and their predictions in it."""
-    if not data.exists():
+    if isinstance(data, Path) and not data.exists():
         raise DataError("folder not found", path=data, fix="name the folder that was featurized with --data DIR")
     recorded = {row.path: row for row in certificate.reference}
     digests = {path: row.sha256 for path, row in recorded.items()}
