@@ -147,7 +147,10 @@ def verify(
     """
     from xfeat.export.parity.signature import as_public_key
     from xfeat.export.verify import verify_model
+    from xfeat.featurize.errors import ModelError
 
+    if Path(model).suffix.lower() in (".h5", ".hdf5"):
+        raise ModelError("a feature cache, not a model", path=model, fix="xfeat.open_cache compares it with its digest")
     spec = VerifySpec(
         data=_path(data),
         weights_file=_path(weights_file),

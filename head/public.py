@@ -263,7 +263,7 @@ def sweep(
     if unknown := sorted(axes.keys() - set(SETTINGS)):
         raise ArgumentError("sweep(): unknown argument", expected=", ".join(SETTINGS), found=", ".join(unknown))
     given = {key: as_axis(key, values) for key, values in axes.items() if values is not None}
-    tried = {key: axis for key in SETTINGS if (axis := given.get(key) or DEFAULT_AXES.get(key))}
+    tried = {key: axis for key in SETTINGS if (axis := given.get(key, DEFAULT_AXES.get(key))) is not None}
     choices = {"seeds": seeds, "first_seed": first_seed, "trials": trials, "sampler": sampler, "rank": rank}
     spec, memory = spec_from(SweepSpec, {"axes": tried, **choices}), spec_from(MemorySpec, {"memory_mb": memory_mb})
     cache = open_features(features, corrections=corrections)
