@@ -26,6 +26,7 @@ WAITS_S = (0.5, 2.0, 5.0)
 _CONNECT_S, _ANSWER_S = 6.0, 20.0
 _LONG_LIMIT_S = 900.0  # of a listing, 1,000 objects per answer, or a whole file
 _CHUNK_BYTES = 8 << 20
+_LOGGING = ("gcsfs", "s3fs", "fsspec", "aiobotocore", "asyncio")
 _GONE = (404, 410)
 _RETRIED = (408, 429)  # statuses that mean "later"
 
@@ -66,6 +67,8 @@ class Connection:
             from fsspec.core import url_to_fs
         except ImportError as error:
             raise MissingExtraError("fsspec is not installed", fix="pip install 'xfeat-onnx[remote]'") from error
+        for name in _LOGGING:  # their warnings and tracebacks would be printed; errors are reported here
+            logging.getLogger(name).addHandler(logging.NullHandler())
         try:
             files, _ = url_to_fs(self.url.full, skip_instance_cache=True, **_options(self.url.scheme))
         except ImportError as error:
@@ -154,7 +157,9 @@ class Connection:
 
     def _attempt(self, url: Url, call: Callable[[], R], timed: Callable[[Callable[[], R]], R] = _timed) -> R:
         """Call, and call again after a while if the connection fails; give up after a few attempts."""
-        for wait in (*WAITS_S, None):
+        # gcsfs makes six attempts of its own.
+        waits = WAITS_S[:1] if url.scheme in ("gs", "gcs") else WAITS_S
+        for wait in (*waits, None):
             try:
                 return timed(call)
             except (MissingExtraError, DataError):
@@ -171,7 +176,7 @@ class Connection:
                     raise _no_access(url, found) from error
                 if wait is None:
                     raise DataError(
-                        f"no answer after {len(WAITS_S) + 1} attempts",
+                        f"no answer after {len(waits) + 1} attempts",
                         path=url,
                         found=found,
                         fix="check the address and the connection, and run the same command again: it resumes",
