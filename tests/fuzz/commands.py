@@ -100,7 +100,9 @@ def _compare_as_page(folder: Path) -> Any:
 
 
 def _evaluate(folder: Path) -> Any:
-    return _printed(head_main, "eval", folder / "runs/first", folder / "features.h5", "--json")
+    places = (folder / "runs/first", folder / "features.h5", "--runs", folder / "evaluations")
+    found = _printed(head_main, "eval", *places, "--json")
+    return {name: value for name, value in found.items() if name != "eval"}  # the folder is named after the time
 
 
 def _sweep(folder: Path) -> Any:
