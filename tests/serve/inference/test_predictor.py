@@ -31,7 +31,9 @@ def test_probabilities_equal_the_arithmetic_by_hand(write_model, tiny, graph):
 
 def test_images_of_different_sizes_are_classified_in_one_batch(predictor, tiny):
     sizes = [(32, 32), (500, 20), (7, 300), (64, 48)]
-    answers = Predictor(predictor.model, batch_size=4).predict_bytes([tiny.draw((120, 60, 200), size) for size in sizes])
+    answers = Predictor(predictor.model, batch_size=4).predict_bytes(
+        [tiny.draw((120, 60, 200), size) for size in sizes]
+    )
     for answer in answers:
         np.testing.assert_allclose(list(answer.probabilities.values()), tiny.reference((120, 60, 200)), atol=1e-6)
 
@@ -127,7 +129,9 @@ def test_progress_ends_at_the_number_of_images(predictor, tiny, tmp_path):
     for number in range(5):
         (tmp_path / f"{number}.png").write_bytes(tiny.draw((number, 0, 0)))
     seen = []
-    Predictor(predictor.model, batch_size=2).predict_paths([tmp_path], progress=lambda done, total: seen.append((done, total)))
+    Predictor(predictor.model, batch_size=2).predict_paths(
+        [tmp_path], progress=lambda done, total: seen.append((done, total))
+    )
     assert seen == [(number, 5) for number in range(1, 6)]
 
 
