@@ -137,7 +137,7 @@ def test_what_is_no_readable_image_is_one_error(kind: str) -> None:
         pixels(given)
 
 
-@pytest.mark.parametrize("given", [None, 3, float("nan"), {"path": "a.png"}, object(), ["a.png"]], ids=repr)
+@pytest.mark.parametrize("given", [None, 3, float("nan"), {"path": "a.png"}, object(), ["a.png"]], ids=lambda given: type(given).__name__)
 def test_what_is_no_image_is_named(given: Any) -> None:
     with pytest.raises(ArgumentError, match=r"images\[2\]: not an image") as refused:
         read_given(given, named(2, given))
