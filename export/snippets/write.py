@@ -16,7 +16,16 @@ from xfeat.featurize.specs import CROP_PARTS, PreprocessSpec, require
 
 _TEMPLATES = {"python": "predict.py.txt", "js": "predict.mjs.txt", "cpp": "predict.cpp.txt"}
 # What tells models apart, for a language whose library has no SHA-256.
-_MARKS = ("class_names", "feature_spec", "head_sha256", "ood_threshold", "positive", "precision", "threshold")
+_MARKS = (
+    "class_names",
+    "feature_spec",
+    "head_sha256",
+    "ood_threshold",
+    "positive",
+    "precision",
+    "threshold",
+    "variant",
+)
 
 _CUT = """\
     cut = [min((length * {crop_parts} + {half}) // {all_parts}, (length - 1) // 2) for length in image.size]

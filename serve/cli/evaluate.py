@@ -88,24 +88,20 @@ def evaluate(
 
 
 def _as_text(done: ModelEvaluation, output: Path | None) -> list[str]:
-    from xfeat.head.reports.formatting import class_lines, number, threshold_line, with_interval
+    from xfeat.featurize.text import printable
+    from xfeat.head.reports.formatting import threshold_line
+    from xfeat.head.reports.study_text import study_lines
 
     found = done.to_dict()
-    studied, metrics = found["study"], found["metrics"]
-    by = f" of {studied['patients']} patients" if done.grouped else ""
-    lines = [f"{done.model} on {found['images']} images{by} of {done.data}"]
+    studied, positive = found["study"], found["positive"]
+    lines = []
     if done.left_out:
         named = ", ".join(f"{name} {count}" for name, count in done.left_out.items())
         lines.append(f"left out, of no class of the model: {named}")
-    best = studied["most_probable"] or studied
-    area = studied["auc"]
-    ends = "" if area["interval"] is None else f" ({area['interval'][0]:.4f} to {area['interval'][1]:.4f})"
-    lines.append(f"accuracy {with_interval(**best['accuracy'])}, AUC {number(area['value'])}{ends}")
-    if area["value"] is None:
+    lines += study_lines(f"{done.model} on {done.data}", studied, all_in="--json")
+    if studied["auc"]["value"] is None:
         lines.append("no AUC: not every class of the model has images")
-    lines += class_lines(metrics["confusion_matrix"], metrics["classes"], all_in="--json")
-    if (positive := found["positive"]) is not None:
-        lines.append(f"operating point, {positive} if probability ≥ {found['threshold']:.4f}:")
-        accuracy = with_interval(**studied["accuracy"])
-        lines.append(f"  accuracy {accuracy}, {threshold_line(studied['classes'][positive])}")
+    if positive is not None:
+        lines.append(f"operating point, {printable(positive)} if probability ≥ {found['threshold']:.4f}:")
+        lines.append(f"  {threshold_line(studied['classes'][positive])}")
     return lines if output is None else [*lines, f"{output} written"]

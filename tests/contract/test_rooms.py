@@ -20,7 +20,7 @@ MAY_IMPORT = {
     "export": {"featurize", "head", "export"},
     "serve": {"featurize", "head", "export", "serve"},
 }
-SERVE_MAY_IMPORT_OF_HEAD = ("xfeat.head.evaluation.", "xfeat.head.reports.formatting")
+SERVE_MAY_IMPORT_OF_HEAD = ("xfeat.head.evaluation.", "xfeat.head.reports.formatting", "xfeat.head.reports.study_text")
 ABSENT_WHERE_SERVED = {
     "torch",
     "torchvision",

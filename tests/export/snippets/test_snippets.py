@@ -111,9 +111,13 @@ def built(engine: str, text: str, folder: Path) -> list[Any]:
 
 
 def refuses_another_model(command: list[Any], model: Path, other: Path, folder: Path) -> None:
-    shutil.copy(other, folder / model.name)
-    done = subprocess.run([*command, folder / "none.png"], capture_output=True, text=True, check=False)
-    assert (done.returncode, "xexport snippet writes it anew" in done.stderr) == (1, True), done.stderr
+    for wrong in (other, model.with_suffix(".core.onnx"), None):
+        (folder / model.name).unlink()
+        if wrong:
+            shutil.copy(wrong, folder / model.name)
+        done = subprocess.run([*command, folder / "none.png"], capture_output=True, text=True, check=False)
+        assert (done.returncode, len(done.stderr.splitlines())) == (1, 1), done.stderr
+        assert ("xexport snippet writes it anew" if wrong else model.name) in done.stderr
     shutil.copy(model, folder)
 
 
