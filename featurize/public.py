@@ -236,7 +236,8 @@ def audit(cache: StrPath = DEFAULT_CACHE, page: StrPath | None = None, *, progre
         progress: called as images are read.
 
     Returns:
-        The findings, most severe first; ``passed`` is false if an image or a group leaks from one split into another.
+        The findings, most severe first; ``verdicts`` says of leakage and of shortcuts whether any were found, and
+        ``passed`` is false if an image or a group leaks from one split into another.
 
     Raises:
         CacheError: if the cache cannot be read.

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from xfeat.featurize.audit.stored import FORMAT, SCHEMA_VERSION
+from xfeat.featurize.audit.stored import FORMAT, FOUND, SCHEMA_VERSION, Verdicts, verdicts_of
 from xfeat.featurize.audit.survey import Survey
 from xfeat.featurize.audit.thresholds import THRESHOLDS
 from xfeat.featurize.cache.extra import columns_digest
@@ -180,6 +181,27 @@ class Audit:
         """Whether no image or group leaks from one split into another."""
         return not self.failures
 
+    @property
+    def verdicts(self) -> Verdicts:
+        """Whether leakage and shortcuts were found, not found, or not checked."""
+        kinds, probes = [finding.kind for finding in self.findings], [probe.name for probe in self.probes]
+        return verdicts_of(kinds, probes, passed=self.passed)
+
+    @property
+    def verdict_texts(self) -> dict[str, str]:
+        """The verdicts in words."""
+        texts = dict(self.verdicts)
+        kinds = {finding.kind for finding in self.findings}
+        if not self.passed:
+            texts["leakage"] = "FOUND: metrics on this data are optimistically biased"
+        elif "splits.none" in kinds:
+            texts["leakage"] = "not checked: there are no splits yet"
+        elif "groups.unknown" in kinds:
+            texts["leakage"] = "none found among images; patients could not be checked"
+        if texts["shortcuts"] == FOUND:
+            texts["shortcuts"] = "FOUND: the label can be predicted without looking at the anatomy"
+        return texts
+
     def image(self, row: int) -> ImageName:
         """Return the names of a row's file, split and class."""
         split, label = (int(column[row]) for column in (self.cache.columns.split, self.cache.columns.label))
@@ -203,6 +225,8 @@ class Audit:
             "images_read": self.images_read,
             "counts": self.cache.counts,
             "passed": self.passed,
+            "verdicts": self.verdicts,
+            "corrections": dict(Counter(correction.action for correction in self.cache.corrections)),
             "failures": self.failures,
             "warnings": self.warnings,
             "findings": _rounded([self._finding(finding) for finding in self.findings]),

@@ -23,7 +23,7 @@ from xfeat.featurize.audit.neighbours import (
 from xfeat.featurize.audit.probing import Labels, has_enough_groups, out_of_fold, score
 from xfeat.featurize.audit.shortcuts import EVIDENCE, is_strong, probe_shortcuts
 from xfeat.featurize.audit.survey import Progress, Survey, survey_images
-from xfeat.featurize.audit.suspects import label_findings, outlier_findings
+from xfeat.featurize.audit.suspects import label_findings, outlier_findings, picture_findings
 from xfeat.featurize.audit.thresholds import THRESHOLDS
 from xfeat.featurize.cache.reader import FeatureCache
 from xfeat.featurize.errors import MissingExtraError
@@ -47,7 +47,10 @@ def audit_cache(cache: FeatureCache, *, progress: Progress | None = None) -> Aud
         raise MissingExtraError(f"the audit needs {', '.join(missing)}", fix="pip install 'xfeat-onnx[train]'")
     survey = survey_images(cache, progress=progress)
     columns = cache.columns
-    unique, copies = same_files(columns.sha256)
+    kept = np.flatnonzero(~cache.excluded)
+    unique, copies = same_files([columns.sha256[row] for row in kept])
+    unique = kept[unique]
+    copies = [pair._replace(first=int(kept[pair.first]), second=int(kept[pair.second])) for pair in copies]
     neighbours, cosines = nearest_neighbours(clean_view(cache), unique, THRESHOLDS.neighbours)
     near, unconfirmed = near_duplicates(unique, neighbours, cosines, survey)
     probes, from_probes = _probe(cache, survey)
@@ -61,6 +64,7 @@ def audit_cache(cache: FeatureCache, *, progress: Progress | None = None) -> Aud
         *balance_findings(cache),
         *column_findings(cache, by_column),
         *file_findings(cache, survey),
+        *picture_findings(survey, cache.group_keys, np.flatnonzero(survey.present & ~cache.excluded)),
         *outlier_findings(unique, cosines, columns.label[unique]),
     ]
     worst_first = sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity))

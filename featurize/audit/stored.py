@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -17,10 +18,43 @@ FORMAT = "xfeat.audit"
 SCHEMA_VERSION = 1
 
 
+FOUND, NONE_FOUND, NOT_CHECKED = "found", "none found", "not checked"
+_SHORTCUT_KINDS = {"shortcut", "columns.class", "columns.shortcut"}
+_CONTROL = "features"  # the probe that is given the whole image
+
+
+class Verdicts(TypedDict):
+    """What an audit says of the two things that it is for: each ``found``, ``none found`` or ``not checked``."""
+
+    leakage: str
+    shortcuts: str
+
+
 class _Result(TypedDict):
     passed: bool
     failures: list[str]
     warnings: list[str]
+    verdicts: Verdicts
+
+
+def verdicts_of(kinds: Collection[str], probes: Collection[str], *, passed: bool) -> Verdicts:
+    """Return the verdicts of an audit, also of one of an earlier version: they follow from what was found.
+
+    Args:
+        kinds: of its findings.
+        probes: names of what the label was predicted from.
+        passed: no image or group is in two splits.
+    """
+    leakage = FOUND if not passed else NOT_CHECKED if "splits.none" in kinds else NONE_FOUND
+    if _SHORTCUT_KINDS & set(kinds):
+        return Verdicts(leakage=leakage, shortcuts=FOUND)
+    return Verdicts(leakage=leakage, shortcuts=NONE_FOUND if set(probes) - {_CONTROL} else NOT_CHECKED)
+
+
+def _stored_verdicts(report: dict[str, Any]) -> Verdicts:
+    kinds = [finding["kind"] for finding in report.get("findings", [])]
+    probes = [probe["name"] for probe in report.get("shortcuts", [])]
+    return verdicts_of(kinds, probes, passed=report["passed"])
 
 
 def audit_path(cache: Path) -> Path:
@@ -29,7 +63,7 @@ def audit_path(cache: Path) -> Path:
 
 
 def audit_of(cache: FeatureCache) -> dict[str, Any]:
-    """Return ``audited``, ``passed``, ``failures`` and ``warnings``; warn unless the audit exists and passed.
+    """Return ``audited``, ``passed``, ``failures``, ``warnings`` and ``verdicts``; warn unless nothing was found.
 
     An audit of another content of the cache, or of other columns, counts as missing.
     """
@@ -39,7 +73,12 @@ def audit_of(cache: FeatureCache) -> dict[str, Any]:
         if (report["format"], report["schema_version"]) != (FORMAT, SCHEMA_VERSION):
             raise ValueError(f"{report['format']} version {report['schema_version']}")
         require_unchanged(report)
-        found = _Result(passed=report["passed"], failures=report["failures"], warnings=report.get("warnings", []))
+        found = _Result(
+            passed=report["passed"],
+            failures=report["failures"],
+            warnings=report.get("warnings", []),
+            verdicts=_stored_verdicts(report),
+        )
         check_types(found, _Result)
         same_columns = report.get("columns_sha256", "") == columns_digest(cache.extra)
         is_current = report["cache_sha256"] == cache.content_sha256 and same_columns
@@ -50,7 +89,10 @@ def audit_of(cache: FeatureCache) -> dict[str, Any]:
         is_current, problem = False, f"{file} cannot be read ({error})"
     if not is_current:
         logger.warning("%s: xfeat audit %s", problem, cache.path)
-        return {"audited": False, "passed": None, "failures": [], "warnings": []}
+        verdicts = Verdicts(leakage=NOT_CHECKED, shortcuts=NOT_CHECKED)
+        return {"audited": False, "passed": None, "failures": [], "warnings": [], "verdicts": verdicts}
     if not found["passed"]:
-        logger.warning("%s failed its audit: %s", cache.path, "; ".join(found["failures"]))
+        logger.warning("%s: the audit found leakage: %s", cache.path, "; ".join(found["failures"]))
+    if found["verdicts"]["shortcuts"] == FOUND:
+        logger.warning("%s: the audit found shortcuts: see %s", cache.path, file.with_suffix(".html"))
     return {"audited": True, **found}

@@ -20,6 +20,12 @@ class Thresholds:
         probe_images: the most images for the shortcut probes, drawn at random.
         few_test_images: below this number, a small test split is reported.
         few_class_images: below this number, a small class of the train split is reported.
+        blank_deviation: standard deviation of the grey levels below which an image is blank.
+        colour: mean difference between the channels, in grey levels, from which an image is in colour.
+        grey_share: share of grey images from which one in colour is reported.
+        kind_recall: share of copies turned, mirrored or inverted on purpose that must be told from their originals; for
+            kinds below it, nothing is reported.
+        kind_images: the most images that the model of turned and inverted ones is fitted on, drawn at random.
         seed: of folds and samples.
     """
 
@@ -33,6 +39,11 @@ class Thresholds:
     probe_images: int = 5000
     few_test_images: int = 100
     few_class_images: int = 20
+    blank_deviation: float = 4.0
+    colour: float = 10.0
+    grey_share: float = 0.95
+    kind_recall: float = 0.95
+    kind_images: int = 2000
     seed: int = 0
 
 

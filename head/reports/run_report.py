@@ -174,7 +174,8 @@ def file_cautions(cache: FeatureCache) -> list[str]:
     count = len(cache.skipped)
     skipped = [f"{count} images could not be read and were skipped; they are listed below."] if count else []
     if corrected := describe_corrections(cache.corrections):
-        skipped.append(f"Corrections: {corrected}.")
+        before = "" if cache.stored_columns is None else " The audit is of the data before them."
+        skipped.append(f"Corrections: {corrected}.{before}")
     return skipped + [line[0].upper() + line[1:] + "." for line in describe_left_out(cache.left_out)]
 
 

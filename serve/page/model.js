@@ -71,13 +71,25 @@ function intervalOf(ends) {
 function auditOf(audit) {
   if (!audit) return "unknown";
   if (!audit.audited) return "not done";
-  const warnings = audit.warnings?.length ? `, with ${counted(audit.warnings.length, "warning")}` : "";
-  return (audit.passed ? "passed" : "failed") + warnings;
+  const warnings = audit.warnings?.length ? `; ${counted(audit.warnings.length, "warning")}` : "";
+  const { leakage, shortcuts } = verdictsOf(audit);
+  return `leakage ${leakage}; shortcuts ${shortcuts}${warnings}`;
 }
 
-function showAudit({ passed, failures = [], warnings = [] }) {
-  $("audit").hidden = passed !== false;
-  $("audit").textContent = `The training data of this model failed the audit: ${failures.join("; ")}`;
+// Models of earlier versions have no verdicts.
+function verdictsOf({ passed, verdicts }) {
+  return verdicts ?? { leakage: passed ? "none found" : "found", shortcuts: "unknown" };
+}
+
+function showAudit(audit) {
+  const { audited, failures = [], warnings = [] } = audit;
+  const { leakage, shortcuts } = verdictsOf(audit);
+  const alarms = [
+    ...(audited && leakage === "found" ? [`The audit found leakage in the training data of this model: ${failures.join("; ")}.`] : []),
+    ...(audited && shortcuts === "found" ? ["The audit found shortcuts in the training data of this model: the class can be predicted without the anatomy, so its accuracy may not hold elsewhere."] : []),
+  ];
+  $("audit").hidden = alarms.length === 0;
+  $("audit").textContent = alarms.join(" ");
   $("warnings").hidden = warnings.length === 0;
   $("warnings").firstElementChild.textContent = `${counted(warnings.length, "warning")} about the training data of this model`;
   $("warnings").lastElementChild.replaceChildren(...warnings.map((text) => textElement("li", text)));

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from importlib.resources import files
 from typing import Any
 
 import numpy as np
@@ -10,12 +12,17 @@ from xfeat.featurize.audit.findings import Audit, Finding, Pair, Probe, readable
 from xfeat.featurize.audit.report.pictures import Thumbnails, class_average
 from xfeat.featurize.audit.shortcuts import is_strong
 from xfeat.featurize.audit.thresholds import THRESHOLDS
+from xfeat.featurize.cache.columns import describe_corrections
+from xfeat.featurize.datasets.file_lookup import name_as_text
 from xfeat.featurize.system.versions import library_versions
 from xfeat.featurize.text import MAX_LISTED, printable_value
 
 _PAIRS_SHOWN = 12
 _IMAGES_SHOWN = 18
 _LINES_SHOWN = 50
+# Findings whose copies, or images, can be excluded at once.
+_COPIES = ("leakage.same-file", "leakage.near-duplicate", "duplicates.inside")
+_STRANGE = ("images.blank", "images.colour", "images.turned", "images.mirrored", "images.inverted", "outliers")
 
 
 def render_page(audit: Audit) -> str:
@@ -46,11 +53,25 @@ def render_page(audit: Audit) -> str:
         totals={split: sum(row.values()) for split, row in cache.counts.items()},
         largest=max((number for row in cache.counts.values() for number in row.values()), default=1),
         versions=library_versions(),
+        corrected=describe_corrections(cache.corrections),
+        images={"paths": dict(_correctable(audit)), "classes": list(cache.class_names)},
+        script=files("xfeat.featurize.audit.report").joinpath("corrections.js").read_text("utf-8"),
     )
 
 
+def _correctable(audit: Audit) -> Iterator[tuple[int, str]]:
+    """Yield rows that findings are about, and their paths, as a table in UTF-8 can hold them."""
+    for finding in audit.findings:
+        rows = [one.row for one in finding.images] + [row for pair in finding.pairs for row in pair[:2]]
+        yield from ((row, name_as_text(audit.cache.columns.path[row])) for row in rows)
+
+
 def _finding(finding: Finding, audit: Audit, pictures: Thumbnails) -> dict[str, Any]:
+    extra = sorted({pair.second for pair in finding.pairs}) if finding.kind in _COPIES else []
+    flagged = [one.row for one in finding.images] if finding.kind in _STRANGE else []
     return {
+        "excludable": extra or flagged,
+        "exclude": f"Exclude {'one of each pair' if extra else 'all of them'} ({len(extra or flagged)})",
         "finding": finding,
         "pairs": [_pair(pair, audit, pictures) for pair in finding.pairs[:_PAIRS_SHOWN]],
         "images": [
@@ -71,7 +92,8 @@ def _pair(pair: Pair, audit: Audit, pictures: Thumbnails) -> dict[str, Any]:
 def _image(row: int, audit: Audit, pictures: Thumbnails) -> dict[str, Any]:
     path, split, label = audit.image(row)
     picture = pictures.of_row(row)
-    return {"path": path, "split": split or "no split", "label": label or "no label", "picture": picture}
+    names = {"path": path, "split": split or "no split", "label": label or "no label"}
+    return {**names, "row": row, "picture": picture}
 
 
 def _probe(probe: Probe, audit: Audit, pictures: Thumbnails) -> dict[str, Any]:

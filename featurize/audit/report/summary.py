@@ -1,10 +1,11 @@
-"""Renders an audit for the terminal: the verdict, then the findings, the most severe first."""
+"""Renders an audit for the terminal: the verdicts, then the findings, the most severe first."""
 
 from __future__ import annotations
 
 import textwrap
 
 from xfeat.featurize.audit.findings import Audit, Finding
+from xfeat.featurize.cache.columns import describe_corrections
 from xfeat.featurize.text import count_lines, printable
 
 _WIDTH = 100
@@ -14,8 +15,11 @@ _SHOWN = 3
 def summarize(audit: Audit) -> list[str]:
     """Return the lines that ``xfeat audit`` prints."""
     cache = audit.cache
-    verdict = "passed" if audit.passed else "FAILED: metrics on this data are optimistically biased"
-    lines = [f"{cache.path}: audit {verdict}", f"{len(cache)} images, {audit.images_read} of them read", ""]
+    lines = [f"{cache.path}: {len(cache)} images, {audit.images_read} of them read"]
+    lines += [f"{name + ':':10} {text}" for name, text in audit.verdict_texts.items()]
+    if corrected := describe_corrections(cache.corrections):
+        lines.append(f"corrections: {corrected}")
+    lines.append("")
     lines += count_lines(cache.counts)
     for finding in audit.findings:
         lines += ["", *_describe(finding, audit)]
