@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from xfeat.export.model.file import INTACT_COPY, ModelFile, open_model
 from xfeat.export.model.graph_summary import summarize_graph
 from xfeat.export.parity.certificate import matching_certificate
+from xfeat.export.parity.ood_kinds import OodKind
 from xfeat.featurize.errors import ModelError, XfeatError
 
 
@@ -24,11 +26,13 @@ def describe_model(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise ModelError("the file's graph cannot be read", path=path, found=str(error), fix=INTACT_COPY) from error
     metadata = model.metadata
+    state, ood_kinds = _certificate(model)
     return {
         "model": str(path),
         "bytes": len(content),
         "sha256": model.sha256,
-        "certificate": _certificate_state(model),
+        "certificate": state,
+        "ood_kinds": {kind: asdict(found) for kind, found in ood_kinds.items()},
         **metadata.to_dict(),
         "feature_fingerprint": metadata.feature_spec.fingerprint,
         "inputs": _tensors(model.session.get_inputs()),
@@ -40,11 +44,13 @@ def describe_model(path: Path) -> dict[str, Any]:
     }
 
 
-def _certificate_state(model: ModelFile) -> str:
+def _certificate(model: ModelFile) -> tuple[str, dict[str, OodKind]]:
+    """Return what there is to say of the certificate, and what it says of the out-of-distribution score."""
     try:
-        return "matches this file" if matching_certificate(model) else "none beside the model"
+        certificate = matching_certificate(model)
     except XfeatError as error:
-        return error.what
+        return error.what, {}
+    return ("matches this file", certificate.ood_kinds) if certificate else ("none beside the model", {})
 
 
 def _tensors(nodes: list[Any]) -> list[dict[str, Any]]:

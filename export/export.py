@@ -32,6 +32,7 @@ from xfeat.export.parity.checks import (
     open_on_providers,
     require_agreement,
 )
+from xfeat.export.parity.ood_kinds import OodKind, measure_kinds
 from xfeat.export.parity.run_images import images_to_check
 from xfeat.export.publish import output_paths, publish
 from xfeat.export.specs import ExportSpec
@@ -142,7 +143,7 @@ def write_checked(
         written = {variant: folder / path.name for variant, path in targets.items()}
         traced = _traced(reference, ood_score, metadata.feature_spec.preprocess)
         write_variants(traced, metadata, written, spec.opset)
-        checks, milliseconds, found = _check(written, images, expected, counter)
+        checks, milliseconds, found, ood_kinds = _check(written, images, expected, counter)
         milliseconds["torch"] = milliseconds_per_image(partial(torch_probabilities, reference), images.pixels)
         result = Export(
             files=targets,
@@ -160,6 +161,7 @@ def write_checked(
             "against_torch": checks,
             "against_training": result.training,
             "milliseconds_an_image": milliseconds,
+            "out_of_distribution": ood_kinds,
         }
         write_certificate(folder / certificate.name, metadata, written, images, expected, evidence)
     return result
@@ -191,9 +193,10 @@ def count_steps(metadata: ModelMetadata, images: int) -> int:
 
 def _check(
     files: dict[str, Path], images: CheckImages, expected: Probabilities, counter: ProgressCounter
-) -> tuple[Checks, dict[str, float], Probabilities]:
-    """Return the checks, milliseconds per image, and the full model's probabilities on the CPU."""
+) -> tuple[Checks, dict[str, float], Probabilities, dict[str, OodKind]]:
+    """Return checks, milliseconds per image, and the full model's probabilities and kinds of images on the CPU."""
     checks: Checks = {}
+    ood_kinds: dict[str, OodKind] = {}
     milliseconds = {}
     found = {}
     for variant, file in files.items():
@@ -203,7 +206,9 @@ def _check(
             agreements = check_variant(model, images, expected, found[variant, provider], counter)
             checks.setdefault(provider, {}).update(agreements)
             milliseconds[f"{provider} {variant}"] = milliseconds_per_image(run, images.pixels)
-    return checks, milliseconds, found["full", CPU]
+            if (variant, provider) == ("full", CPU):
+                ood_kinds = measure_kinds(model, images.pixels)
+    return checks, milliseconds, found["full", CPU], ood_kinds
 
 
 def _changed_since_training(result: Export) -> ParityError:

@@ -34,6 +34,7 @@ def _as_text(facts: dict[str, Any]) -> list[str]:
         "decision": decision,
         "temperature": f"{facts['temperature']:.4g}",
         "out-of-distribution above": "no score" if facts["ood_threshold"] is None else f"{facts['ood_threshold']:.4g}",
+        **_found(facts["ood_kinds"]),
         "features": FeatureSpec.from_dict(facts["feature_spec"]).describe(),
         "run": facts["run"],
         "fingerprints": f"features {facts['feature_fingerprint']}, cache {facts['cache_sha256'][:16]}, "
@@ -47,6 +48,13 @@ def _as_text(facts: dict[str, Any]) -> list[str]:
         rows["inputs"] += f", and if another threshold is wanted {_shapes(facts['optional_inputs'])}"
     width = max(map(len, rows)) + 2
     return [f"{name + ':':{width}}{text}" for name, text in rows.items()]
+
+
+def _found(kinds: dict[str, Any]) -> dict[str, str]:
+    from xfeat.export.parity.ood_kinds import LIMITS, OodKind
+
+    found = ", ".join(f"{kind} {OodKind(**counts)}" for kind, counts in kinds.items())
+    return {"found above it": f"{found}; {LIMITS}"} if kinds else {}
 
 
 def _shapes(tensors: list[dict[str, Any]]) -> str:

@@ -14,6 +14,7 @@ from xfeat.export.model.file import INTACT_COPY, ModelFile
 from xfeat.export.model.metadata import ModelMetadata
 from xfeat.export.parity.agreement import TOLERANCES, Probabilities
 from xfeat.export.parity.check_images import CheckImages
+from xfeat.export.parity.ood_kinds import OodKind
 from xfeat.export.parity.signature import check_signature
 from xfeat.featurize.backbones.weights import sha256_of
 from xfeat.featurize.errors import MismatchError, ModelError
@@ -53,6 +54,7 @@ class Certificate:
         models: variant to SHA-256 of the model file.
         metadata: of the models when they were written.
         reference: predictions by torch (for models of lower precision, by the model itself) of the compared images.
+        ood_kinds: kinds of images, and what the model's out-of-distribution score says of them; empty without a score.
     """
 
     path: Path
@@ -60,10 +62,13 @@ class Certificate:
     models: dict[str, str]
     metadata: ModelMetadata
     reference: list[ReferenceImage]
+    ood_kinds: dict[str, OodKind] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_types(vars(self), Certificate)
         classes = len(self.metadata.class_names)
+        for kind in self.ood_kinds.values():
+            check_types(vars(kind), OodKind)
         for image in self.reference:
             check_types(vars(image), ReferenceImage)
             if len(image.probabilities) != classes:
@@ -141,6 +146,8 @@ def read_certificate(path: Path, public_key: PublicKey | None = None) -> Certifi
                 models={variant: entry["sha256"] for variant, entry in content["models"].items()},
                 metadata=ModelMetadata.from_dict(content["metadata"]),
                 reference=[ReferenceImage(**entry) for entry in content["reference"]],
+                # Certificates of earlier versions have none.
+                ood_kinds={kind: OodKind(**entry) for kind, entry in content.get("out_of_distribution", {}).items()},
             )
         found = f"{content['format']} version {content['schema_version']}"
     except (ValueError, KeyError, TypeError, AttributeError) as error:

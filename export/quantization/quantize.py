@@ -22,6 +22,7 @@ from xfeat.export.parity.agreement import Probabilities, compare
 from xfeat.export.parity.certificate import matching_certificate, write_certificate
 from xfeat.export.parity.check_images import CheckImages
 from xfeat.export.parity.checks import Checks, check_variant, onnx_probabilities, open_on_providers
+from xfeat.export.parity.ood_kinds import measure_kinds
 from xfeat.export.parity.run_images import labelled_images
 from xfeat.export.publish import output_paths, publish
 from xfeat.export.quantization.acceptance import (
@@ -174,6 +175,7 @@ def quantize_model(
         evidence = {
             "against_itself": _checks(written, images, after.probabilities),
             "gate": {name: facts[name] for name in _GATE_FACTS},
+            "out_of_distribution": measure_kinds(open_model(written["full"]), images.pixels),
         }
         write_certificate(folder / certificate.name, metadata, written, images, after.probabilities, evidence)
     return result

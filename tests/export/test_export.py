@@ -15,12 +15,14 @@ import pytest
 import torch
 from click.testing import Result
 from PIL import Image
-from sklearn.covariance import LedoitWolf
+from sklearn.metrics.pairwise import euclidean_distances
+from sklearn.preprocessing import normalize
 
 from xfeat.export.export import export_run
 from xfeat.export.model.file import ModelFile
 from xfeat.export.model.metadata import ModelMetadata
 from xfeat.export.parity.checks import onnx_probabilities
+from xfeat.export.parity.ood_kinds import made_kinds
 from xfeat.featurize.backbones.weights import sha256_of
 from xfeat.featurize.cache.reader import FeatureCache
 from xfeat.featurize.errors import OutputError
@@ -103,16 +105,16 @@ def test_images_of_unusual_sizes_give_the_outputs_of_a_resize_by_pillow(exported
     np.testing.assert_allclose(found, model.run(["probabilities"], {"image": resized[None]})[0], atol=0.05)
 
 
-def test_the_ood_score_is_scikit_learns_mahalanobis_distance_from_the_training_features(exported: Any) -> None:
-    """24 training images span fewer directions than MAX_AXES, so the reduced covariance is the full one."""
+def test_the_ood_score_is_the_distance_to_the_fifth_training_image_in_units_of_that_of_its_tenth(exported: Any) -> None:
     cache = FeatureCache.open(exported.folder / "features.h5")
     train = np.asarray(cache.features[np.asarray(cache.columns.split) == 0], np.float64)
-    std = train.std(0)
-    scale = np.maximum(std, 0.1 * np.median(std))
-    reference = LedoitWolf(assume_centered=True).fit((train - train.mean(0)) / scale)
-    rows = [cache.columns.path.index(path) for path in pixels_of(exported)[0]]
-    centred = (cache.features[rows] - train.mean(0)) / scale
-    expected = np.sqrt(np.einsum("nd,de,ne->n", centred, np.linalg.inv(reference.covariance_), centred) / len(scale))
+    test = cache.features[[cache.columns.path.index(path) for path in pixels_of(exported)[0]]]
+    weight = 0.25 * np.sqrt(normalize(train).var(0).sum()) / np.log(np.linalg.norm(train, axis=1)).std()
+    train, test = (
+        np.column_stack([normalize(rows), weight * np.log(np.linalg.norm(rows, axis=1))]) for rows in (train, test)
+    )
+    radius = np.sort(euclidean_distances(train), axis=1)[:, 10]  # the first is the image itself
+    expected = np.sort(euclidean_distances(test, train) / np.maximum(radius, 0.1 * np.median(radius)), axis=1)[:, 4]
     found = session(exported.model).run(["ood"], {"image": pixels_of(exported)[1]})[0]
     np.testing.assert_allclose(found, expected, rtol=1e-3)
 
@@ -125,11 +127,18 @@ def test_the_ood_threshold_is_the_95th_percentile_of_the_validation_images(expor
     assert threshold == pytest.approx(np.quantile(found, 0.95), rel=1e-3)
 
 
-def test_noise_has_a_higher_ood_score_than_every_training_image(exported: Any) -> None:
-    noise = np.random.default_rng(0).integers(0, 256, (4, exported.side, exported.side, 3), dtype=np.uint8)
+def test_kinds_of_images_in_the_certificate_are_scored_by_the_model(exported: Any) -> None:
+    """The network of this run has random weights, so nothing is asked of the other kinds."""
+    stored = json.loads(exported.certificate.read_text())["out_of_distribution"]
     model = session(exported.model)
     train = model.run(["ood"], {"image": pixels_of(exported, "train")[1]})[0]
-    assert model.run(["ood"], {"image": noise})[0].min() > train.max()
+    threshold = json.loads(exported.certificate.read_text())["metadata"]["ood_threshold"]
+    assert list(stored) == [kind for kind, _ in made_kinds(pixels_of(exported)[1])]
+    for kind, images in made_kinds(pixels_of(exported)[1]):
+        scores = model.run(["ood"], {"image": np.ascontiguousarray(images)})[0]
+        assert stored[kind] == {"images": len(images), "above": np.mean(scores > threshold)}
+        if kind == "noise":
+            assert scores.min() > max(train.max(), threshold)
 
 
 def test_each_model_is_one_file_that_can_be_moved_alone(exported: Any, tmp_path: Path) -> None:

@@ -274,7 +274,16 @@ def test_info_shows_the_content_of_the_file(xexport: Xexport, exported: Any) -> 
         (each.name, each.shape) for each in session.get_outputs()
     ]
     text = xexport("info", exported.model).stdout
-    for part in ("bar, disc", "the most probable class", "64×64", said["feature_fingerprint"], "Conv"):
+    assert said["ood_kinds"] == json.loads(exported.certificate.read_text())["out_of_distribution"]
+    for part in (
+        "bar, disc",
+        "the most probable class",
+        "noise 8 of 8",
+        "another hospital",
+        "64×64",
+        said["feature_fingerprint"],
+        "Conv",
+    ):
         assert part in text
 
 
