@@ -112,6 +112,15 @@ def _predicted(
     classifier: Any, extractor: FeatureExtractor, converted: ClassifierHead, images: GivenCheckImages
 ) -> NDArray[np.float32]:
     """Return the classifier's own probabilities of the images, which the model is compared with."""
+    if converted.extractor is not None:
+        if converted.extractor.spec != extractor.spec:
+            raise MismatchError(
+                "the classifier's own extractor computes other features than the extractor",
+                expected=converted.extractor.spec.describe(),
+                found=extractor.spec.describe(),
+                fix="export_onnx(pipeline, pipeline[0], …); of a search, search.best_estimator_[0]",
+            )
+        return np.asarray(classifier.predict_proba(images.given), np.float32)
     features = extractor.transform(images.given)
     if features.shape[1] != converted.dim:
         raise MismatchError(
@@ -120,15 +129,7 @@ def _predicted(
             found=f"{features.shape[1]} of {extractor.spec.describe()}",
             fix="classifier.fit(extractor.transform(images), labels)",
         )
-    recorded: NDArray[np.float32] = np.asarray(_after_extractor(classifier).predict_proba(features), np.float32)
-    return recorded
-
-
-def _after_extractor(classifier: Any) -> Any:
-    """Return what takes features: a pipeline without the extractor that it begins with."""
-    best = getattr(classifier, "best_estimator_", classifier)
-    first = best.steps[0][1] if hasattr(best, "steps") else None
-    return best[1:] if type(first).__name__ == "FeatureExtractor" else best
+    return np.asarray(classifier.predict_proba(features), np.float32)
 
 
 def _other_probabilities(result: Export) -> ParityError:

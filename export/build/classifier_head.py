@@ -26,12 +26,14 @@ class ClassifierHead(NamedTuple):
         class_names: ``classes_`` as text.
         dim: number of features D.
         name: of the classifier's class.
+        extractor: the FeatureExtractor that the classifier begins with, which takes images instead of features.
     """
 
     head: nn.Sequential
     class_names: tuple[str, ...]
     dim: int
     name: str
+    extractor: Any
 
 
 def classifier_head(classifier: Any) -> ClassifierHead:
@@ -41,14 +43,18 @@ def classifier_head(classifier: Any) -> ClassifierHead:
 
     Raises:
         ArgumentError: if it is of another kind.
-        DataError: if it is not fitted.
+        DataError: if it is not fitted, or to the features in another order.
     """
     steps = list(_steps(classifier))
+    extractor = steps.pop(0) if steps and _is_extractor(steps[0]) else None
     *scalers, last = steps or [classifier]
+    for step in steps:
+        _require_order(step)
     mean, scale = _scaling(scalers)
     if not hasattr(last, "classes_"):
         if hasattr(last, "fit"):
-            raise DataError("the classifier is not fitted", found=type(last).__name__, fix="classifier.fit(X, y)")
+            fix = "refit=True, then fit(X, y)" if hasattr(last, "cv_results_") else "classifier.fit(X, y)"
+            raise DataError("the classifier is not fitted", found=type(last).__name__, fix=fix)
         raise _refused(last)
     if hasattr(last, "head_"):
         head = _scaled_head(last.head_, mean, scale)
@@ -58,18 +64,36 @@ def classifier_head(classifier: Any) -> ClassifierHead:
     else:
         raise _refused(last)
     names = tuple(str(name) for name in last.classes_)
-    return ClassifierHead(head.eval(), names, int(last.n_features_in_), type(last).__name__)
+    return ClassifierHead(head.eval(), names, int(last.n_features_in_), type(last).__name__, extractor)
 
 
 def _steps(estimator: Any) -> Any:
-    """Yield the steps of pipelines within pipelines, without those that do nothing, and without a FeatureExtractor."""
+    """Yield the steps of pipelines within pipelines, without those that do nothing."""
     if hasattr(estimator, "best_estimator_"):
         yield from _steps(estimator.best_estimator_)
     elif hasattr(estimator, "named_steps"):
         for _, step in estimator.steps:
             yield from _steps(step)
-    elif estimator not in (None, "passthrough") and type(estimator).__name__ != "FeatureExtractor":
+    elif estimator not in (None, "passthrough"):
         yield estimator
+
+
+def _is_extractor(step: Any) -> bool:
+    return type(step).__name__ == "FeatureExtractor"
+
+
+def _require_order(step: Any) -> None:
+    """Refuse a table's columns f0, f1, … in another order: an exported model has them as the extractor does."""
+    names = [str(name) for name in getattr(step, "feature_names_in_", ())]
+    ordered = [f"f{number}" for number in range(len(names))]
+    if names != ordered and set(names) == set(ordered):
+        other = next(found for wanted, found in zip(ordered, names, strict=True) if wanted != found)
+        raise DataError(
+            "the classifier was fitted to the features in another order",
+            expected=f"columns {', '.join(ordered[:3])}, … as cache.to_pandas() has them",
+            found=f"{other} in the place of f{names.index(other)}",
+            fix=f"fit it to table[[f'f{{i}}' for i in range({len(names)})]], or to the array of cache.arrays()",
+        )
 
 
 def _refused(step: Any) -> ArgumentError:

@@ -20,7 +20,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 import xfeat
-from xfeat.featurize.errors import SpecError
+from xfeat.featurize.errors import MismatchError, SpecError
 
 ROOT = Path(__file__).parents[2]
 BACKBONE = "efficientnet-lite0"
@@ -137,6 +137,11 @@ def test_arrays_can_be_checked_and_a_failed_check_writes_nothing(cache: Any, tmp
     deep = [np.full((40, 40), 4000, np.uint16)]
     with pytest.raises(SpecError, match="the range of 16-bit images is unknown"):
         xfeat.export_onnx(head, unknown, tmp_path / "other.onnx", check=deep)
+    images_to_classes = make_pipeline(xfeat.FeatureExtractor(BACKBONE, size=64), LogisticRegression())
+    fitted = images_to_classes.fit(images, ["clear", "opacity"])
+    for pipeline in (fitted, make_pipeline(fitted[:1], fitted[1:])):  # with another extractor, nested too
+        with pytest.raises(MismatchError, match="64×64"):
+            xfeat.export_onnx(pipeline, extractor, tmp_path / "other.onnx", check=images)
     for wrong in (head.head_, head, None):
         with pytest.raises(xfeat.XfeatError):
             xfeat.export_onnx(wrong, extractor, tmp_path / "other.onnx", check=[])

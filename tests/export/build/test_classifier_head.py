@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import pandas
 import pytest
 import torch
 from sklearn.calibration import CalibratedClassifierCV
@@ -28,6 +29,7 @@ ROWS, DIM = 60, 5
 RNG = np.random.default_rng(0)
 X = (RNG.normal(size=(ROWS, DIM)) * [1, 2, 0.5, 3, 1] + [0, 3, -1, 5, 2]).astype(np.float32)
 TWO = np.array(["healthy", "ill"])[(X[:, 0] + RNG.normal(size=ROWS) > 0).astype(int)]
+TABLE = pandas.DataFrame(X, columns=[f"f{number}" for number in range(DIM)])
 THREE = np.digitize(X[:, 1] + RNG.normal(size=ROWS), [2, 4])
 
 
@@ -98,6 +100,11 @@ REFUSED: dict[str, Callable[[], Any]] = {
     "Bayes": lambda: GaussianNB().fit(X, TWO),
     "rows normalised": lambda: make_pipeline(Normalizer(), logistic()).fit(X, TWO),
     "clipped": lambda: make_pipeline(MinMaxScaler(clip=True), logistic()).fit(X, TWO),
+    "columns in another order": lambda: logistic().fit(TABLE[sorted(TABLE, reverse=True)], TWO),
+    "the same, before a scaler": lambda: make_pipeline(StandardScaler(), logistic()).fit(
+        TABLE[TABLE.columns[::-1]], TWO
+    ),
+    "a search without its best": lambda: GridSearchCV(logistic(), {"C": [1]}, cv=2, refit=False).fit(X, TWO),
     "not fitted": logistic,
     "pipeline, not fitted": lambda: make_pipeline(StandardScaler(), logistic()),
     "a scaler": lambda: StandardScaler().fit(X),
@@ -113,3 +120,8 @@ def test_what_is_no_softmax_of_a_linear_function_is_refused(kind: str) -> None:
     with pytest.raises(XfeatError) as refused:
         classifier_head(REFUSED[kind]())
     assert isinstance(refused.value, ValueError | TypeError)
+
+
+@pytest.mark.filterwarnings("ignore:X does not have valid feature names")
+def test_the_columns_of_a_cache_in_their_own_order_are_taken() -> None:
+    assert classifier_head(logistic().fit(TABLE, TWO)).dim == DIM
