@@ -53,8 +53,9 @@ def extract(
     Unchanged images of an existing cache are not computed again. A stopped run resumes.
 
     Args:
-        data: folder, zip archive or manifest (CSV) of the images; or a table of pandas with the columns of a manifest,
-            whose paths are absolute or relative to the current folder.
+        data: folder, archive (zip, tar), parquet table or manifest (CSV) of the images, here or at an address such as
+            ``s3://…``; or a table of pandas with the columns of a manifest, whose paths are absolute or relative to the
+            current folder.
         output: the cache to write or bring up to date.
         classes: keep these classes only.
         groups: CSV file or regular expression for the patients or series.
