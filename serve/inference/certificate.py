@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from xfeat.export.model.file import ModelFile
 from xfeat.export.parity.certificate import certificate_path, matching_certificate, read_certificate, require_match
+from xfeat.export.parity.ood_kinds import OodKind
 from xfeat.featurize.errors import MismatchError, ModelError, SpecError
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 def open_certified(
     path: Path, opener: Callable[..., ModelFile], *, allow_unverified: bool, public_key: PublicKey | None
-) -> tuple[ModelFile, str]:
+) -> tuple[ModelFile, str, dict[str, OodKind]]:
     """Open a model file whose digest and metadata are those of its certificate.
 
     Args:
@@ -30,7 +31,7 @@ def open_certified(
 
     Returns:
         The model, and ``signed`` (if that is required), ``matches``, ``none`` if there is no certificate, or
-        ``differs`` if that is allowed.
+        ``differs`` if that is allowed. Then what the certificate says of the out-of-distribution score.
 
     Raises:
         MismatchError: if the certificate does not belong to the file, or the signature is not valid.
@@ -43,10 +44,11 @@ def open_certified(
         certificate = read_certificate(certificate_path(path), public_key)
         model = opener(path, digests=certificate.models.values())
         require_match(model, certificate)
-        return model, "signed"
+        return model, "signed", certificate.ood_kinds
     model = opener(path)
     try:
-        return model, "none" if matching_certificate(model) is None else "matches"
+        found = matching_certificate(model)
+        return (model, "none", {}) if found is None else (model, "matches", found.ood_kinds)
     except (MismatchError, ModelError) as error:
         if not allow_unverified:
             fix = f"{error.fix}, or accept the file with --allow-unverified"
@@ -54,4 +56,4 @@ def open_certified(
                 error.what, path=error.file, expected=error.expected, found=error.found, fix=fix
             ) from error
         logger.warning("%s: %s; it is used because of --allow-unverified", model.path, error.what)
-        return model, "differs"
+        return model, "differs", {}

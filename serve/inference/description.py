@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from importlib.util import find_spec
 from typing import Any
 
@@ -32,6 +33,7 @@ def describe_model(predictor: Predictor) -> dict[str, Any]:
         "threshold": metadata.threshold,
         "temperature": metadata.temperature,
         "ood_threshold": predictor.ood_threshold,
+        "ood_kinds": {kind: asdict(found) for kind, found in predictor.ood_kinds.items()},
         "heatmaps": "heatmap" in predictor.model.known_outputs,
         "test_accuracy": accuracy["value"],
         "test_images": sum(map(sum, matrix)) if matrix else None,

@@ -15,6 +15,7 @@ import numpy as np
 from xfeat.export.model.file import ModelFile, open_model
 from xfeat.export.model.interface import HEATMAP, OOD, Outputs
 from xfeat.export.model.progress import Progress
+from xfeat.export.parity.ood_kinds import OodKind
 from xfeat.export.parity.signature import as_public_key
 from xfeat.featurize.datasets.layouts import list_images
 from xfeat.featurize.errors import ImageError, ModelError
@@ -70,6 +71,7 @@ class Predictor:
         pads_batches: whether batches are padded to a size that the device has been warmed up with.
         ood_threshold: an image with a higher score counts as out of distribution; or ``None``.
         certificate: see :func:`xfeat.serve.inference.certificate.open_certified`.
+        ood_kinds: see :class:`xfeat.export.parity.certificate.Certificate`.
     """
 
     def __init__(
@@ -92,9 +94,10 @@ class Predictor:
             "require_signature": require_signature,
         }
         self.certificate = "none"
+        self.ood_kinds: dict[str, OodKind] = {}
         if not isinstance(model, ModelFile):
             opener = partial(open_model, threads=threads, device=device, cuda_graphs=cuda_graphs)
-            model, self.certificate = open_certified(
+            model, self.certificate, self.ood_kinds = open_certified(
                 Path(model), opener, allow_unverified=allow_unverified, public_key=as_public_key(require_signature)
             )
         self.model = model

@@ -29,6 +29,7 @@ export function showModel(model, device) {
     ["Test accuracy", accuracyOf(model)],
     ...(model.test_sensitivity ? [["At the threshold", ratesOf(model)]] : []),
     ["Data audit", auditOf(model.audit)],
+    ...(Object.keys(model.ood_kinds).length ? [["Out of distribution", oodKindsOf(model)]] : []),
     ["Certificate", CERTIFICATES[model.certificate] ?? "unknown"],
     ["Runs on", device],
     ["Decision", model.positive === null ? "the most probable class" : `${model.positive} at ${percent(model.threshold)} or more (the mark on its bar)`],
@@ -43,6 +44,12 @@ export function showModel(model, device) {
   $("heat-tool").hidden = !model.heatmaps;
   $("which").hidden = model.names.length < 2;
   $("names").replaceChildren(...model.names.map((name) => new Option(name, name, false, name === model.name)));
+}
+
+// Which kinds of images the out-of-distribution score finds, as measured when the model was written.
+function oodKindsOf({ ood_kinds }) {
+  const found = Object.entries(ood_kinds).map(([kind, { images, above }]) => `${kind} ${Math.round(above * images)} of ${images}`);
+  return `found at the export: ${found.join(", ")}. Images of another hospital are often not found.`;
 }
 
 function boxText({ crop, resize }) {

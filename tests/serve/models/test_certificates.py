@@ -25,6 +25,9 @@ from xfeat.serve.models.registry import ModelRegistry
 from xfeat.serve.specs import ServerOptions, ServeSpec
 
 
+OOD_KINDS = {"noise": {"images": 8, "above": 0.75}}
+
+
 def certify(model: Path, **changes: Any) -> Path:
     """Write the certificate of a model."""
     metadata = open_model(model).metadata
@@ -34,6 +37,7 @@ def certify(model: Path, **changes: Any) -> Path:
         "models": {"full": {"file": model.name, "sha256": sha256_of(model)}},
         "metadata": metadata.to_dict(),
         "reference": [],
+        "out_of_distribution": OOD_KINDS,
     }
     path = certificate_path(model)
     path.write_text(json.dumps({**content, **changes}))
@@ -65,6 +69,11 @@ CHANGES: dict[str, tuple[Callable[[Path, Callable[..., Path]], object], type[Xfe
         lambda model, _: certify(model, metadata=other_metadata(model, ood_threshold=9.0)),
         MismatchError,
         "out-of-distribution threshold",
+    ),
+    "a share that is no number": (
+        lambda model, _: certify(model, out_of_distribution={"noise": {"images": 8, "above": "all"}}),
+        ModelError,
+        "certificate cannot be read",
     ),
     "a damaged certificate": (
         lambda model, _: certificate_path(model).write_text("{"),
@@ -141,7 +150,9 @@ def test_model_and_metrics_tell_whether_the_certificate_matches_and_is_signed(
         sign(model, keys[0])  # where no signature is asked for, it changes nothing
     required = read_public_key(keys[1]) if shown == "signed" else None
     with serve_model(Predictor.open(model, "cpu", require_signature=required)) as client:
-        assert client.get("/model").json()["certificate"] == shown
+        described = client.get("/model").json()
+        assert described["certificate"] == shown
+        assert described["ood_kinds"] == ({} if shown == "none" else OOD_KINDS)
         metrics = client.get("/metrics").text
     assert f'xfeat_model_verified{{model="model"}} {verified}' in metrics
     assert f'xfeat_model_signed{{model="model"}} {signed}' in metrics
