@@ -88,7 +88,7 @@ class ColumnChoice:
         if unknown:
             raise SpecError(
                 f"--columns: no column called {listed(unknown)}",
-                expected=f"some of: {listed([*headers, *columns]) or 'none, there is no table'}",
+                expected=f"some of: {listed(dict.fromkeys([*headers, *columns])) or 'none, there is no table'}",
                 fix="write the names as the first line of the table has them",
             )
 

@@ -154,7 +154,8 @@ def read_table(
                 path=path,
                 expected=f"values separated by {_SEPARATORS.get(separator, separator)}, as in the first line",
                 found=quote(separator.join(cells)),
-                fix="put values that contain the separator in quotation marks, or name all columns in the first line",
+                fix="put values that contain the separator in quotation marks, or name all columns in the first line, "
+                "with no title above it",
             )
         values = {column: _value(path, line, cells, at, column) for column, at in columns.items()}
         found = [" ".join(_plain(cells[at]).splitlines()) if at < len(cells) else "" for at in names]

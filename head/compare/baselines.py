@@ -12,7 +12,7 @@ from xfeat.featurize.cache.rows import read_rows
 from xfeat.featurize.errors import MismatchError, RunError
 from xfeat.head.compare.comparison import Entry
 from xfeat.head.data.pooling import pooled
-from xfeat.head.evaluation.intervals import wilson_interval
+from xfeat.head.evaluation.clustered import proportion_of
 from xfeat.head.evaluation.metrics import mean_auc
 from xfeat.head.runs.inputs import open_cache_of
 from xfeat.head.runs.reader import Run
@@ -21,8 +21,8 @@ from xfeat.head.specs import LOGISTIC, SVM
 # The penalty is tuned on the validation images, like the epoch of a head.
 PENALTIES = (0.001, 0.01, 0.1, 1.0, 10.0)
 
-Part = tuple[list[str], NDArray[np.float32], NDArray[np.int64]]
-"""Paths, features (n, D) and labels (n,) of a split."""
+Part = tuple[list[str], NDArray[np.float32], NDArray[np.int64], NDArray[np.int64]]
+"""Paths, features (n, D), labels (n,) and patients (n,) of a split."""
 
 
 def fit_baselines(run: Run, part: str) -> list[Entry]:
@@ -51,14 +51,14 @@ def _entry(name: str, make: Any, parts: dict[str, Part], run: Run, part: str) ->
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    _, features, labels = parts["train"]
+    _, features, labels, _ = parts["train"]
     fitted = [make_pipeline(StandardScaler(), make(penalty)).fit(features, labels) for penalty in PENALTIES]
     valid = parts["valid"]
     scores = [model.score(valid[1], valid[2]) for model in fitted]
     best = int(np.argmax(scores))  # ties: the strongest penalty
     model, penalty = fitted[best], fitted[best][-1].C
     names = run.class_names
-    paths, features, truth = parts[part]
+    paths, features, truth, _ = parts[part]
     predicted = model.predict(features)
     return Entry(
         name=name,
@@ -70,16 +70,18 @@ def _entry(name: str, make: Any, parts: dict[str, Part], run: Run, part: str) ->
     )
 
 
-def _metrics(model: Any, features: NDArray[np.float32], labels: NDArray[np.int64]) -> dict[str, Any]:
+def _metrics(
+    model: Any, features: NDArray[np.float32], labels: NDArray[np.int64], patients: NDArray[np.int64]
+) -> dict[str, Any]:
     from sklearn.metrics import balanced_accuracy_score
 
     predicted = model.predict(features)
     scores = model.decision_function(features)
-    correct = int((predicted == labels).sum())
+    accuracy = proportion_of(predicted == labels, np.ones(len(labels), bool), patients).to_dict()
     return {
         "images": len(labels),
-        "accuracy": correct / len(labels),
-        "accuracy_interval": wilson_interval(correct, len(labels)),
+        "accuracy": accuracy["value"],
+        "accuracy_interval": accuracy["interval"],
         "balanced_accuracy": float(balanced_accuracy_score(labels, predicted)),
         "auc": mean_auc(labels, scores if scores.ndim == 2 else np.stack([-scores, scores], 1)),
         "loss": None,  # an SVM has no probabilities
@@ -113,4 +115,7 @@ def _parts(run: Run) -> dict[str, Part]:
 
 def _read_part(cache: FeatureCache, rows: NDArray[np.int64]) -> Part:
     features = read_rows(cache, rows, views=0).astype(np.float32, copy=False)
-    return [cache.columns.path[row] for row in rows], features, np.asarray(cache.columns.label)[rows].astype(np.int64)
+    paths = [cache.columns.path[row] for row in rows]
+    groups = [cache.columns.group[row] or path for row, path in zip(rows, paths, strict=True)]
+    patients = np.unique(groups, return_inverse=True)[1].astype(np.int64)
+    return paths, features, np.asarray(cache.columns.label)[rows].astype(np.int64), patients

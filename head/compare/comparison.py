@@ -12,6 +12,7 @@ import numpy as np
 
 from xfeat.featurize.errors import RunError, XfeatError
 from xfeat.head.compare.significance import Difference, PredictedClasses, paired_difference
+from xfeat.head.evaluation.study import plain_accuracy
 from xfeat.head.runs.inputs import open_cache_of
 from xfeat.head.runs.reader import PROBABILITY_PREFIX, Run, no_runs_error, open_run, runs_in
 
@@ -28,7 +29,8 @@ class Entry:
     Attributes:
         name: of the run, or of the baseline.
         settings: all settings in one dict: ``lr``, ``hidden``, ``backbone``, …
-        metrics: of each split; see :func:`xfeat.head.evaluation.metrics.classification_metrics`.
+        metrics: of each split; see :func:`xfeat.head.evaluation.metrics.classification_metrics`. The interval of the
+            accuracy is by patient, except in runs of version 0.1.
         predictions: on the split that is compared.
         run: ``None`` for a baseline.
         problem: why it has no predictions and cannot be compared, or empty.
@@ -93,12 +95,21 @@ def as_entries(runs: Sequence[Run]) -> list[Entry]:
 
 
 def _entry(run: Run, part: str) -> Entry:
-    entry = Entry(name=run.name, settings=_settings(run), metrics=dict(run.metrics), run=run)
+    entry = Entry(name=run.name, settings=_settings(run), metrics=_metrics(run), run=run)
     try:
         return replace(entry, predictions=_predictions(run, part))
     except RunError as error:
         logger.warning("not compared: %s", error)
         return replace(entry, problem=error.what)
+
+
+def _metrics(run: Run) -> dict[str, Any]:
+    return {
+        part: {**figures, "accuracy_interval": plain_accuracy(run.statistics[part])["interval"]}
+        if part in run.statistics
+        else figures
+        for part, figures in run.metrics.items()
+    }
 
 
 def common_part(runs: Sequence[Run]) -> str:

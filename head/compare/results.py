@@ -16,6 +16,7 @@ from xfeat.featurize.errors import RunError
 from xfeat.head.compare.significance import Difference, PredictedClasses, difference_cells, paired_difference
 from xfeat.head.crossval.report import CROSSVAL_FILE
 from xfeat.head.crossval.stored import open_crossval
+from xfeat.head.evaluation.study import plain_accuracy
 from xfeat.head.reports.eval_report import EVAL_FILE, open_evaluation
 from xfeat.head.reports.formatting import accuracy_line, percent, with_interval
 from xfeat.head.runs.digests import read_unchanged
@@ -127,7 +128,7 @@ def _crossval(folder: Path) -> Result:
 def _evaluation(folder: Path) -> Result:
     stored = open_evaluation(folder)
     metrics, data = stored["metrics"], stored["cache"]["data_root"]
-    accuracy = with_interval(metrics["accuracy"], metrics["accuracy_interval"])
+    accuracy = with_interval(**plain_accuracy(stored["statistics"]))
     predictions, groups = _predictions(folder, stored["classes"])
     return Result(
         kind=EVAL,

@@ -69,7 +69,7 @@ def sources_of(
             path=cache.path,
             expected=listed(cache.extra) or "further columns",
             found=column,
-            fix="add it with xfeat featurize --metadata FILE",
+            fix="choose one of these with --leave-out, or add it with xfeat featurize --metadata FILE",
         )
     texts = np.array(cache.extra[column].texts(), object)[rows].astype(str)
     names = sorted(set(texts.tolist()) - {""})
@@ -79,7 +79,8 @@ def sources_of(
             path=cache.path,
             expected=f"2 to {MOST_SOURCES} values, each with several images",
             found=f"{len(names)} values, kind {cache.extra[column].kind}",
-            fix="choose a column such as a hospital or a scanner with --leave-out",
+            fix="choose a column such as a hospital or a scanner with --leave-out; if this is one, "
+            f"xfeat featurize --columns {column}:category",
         )
     codes = np.array([names.index(text) if text else -1 for text in texts.tolist()], np.int64)
     found = Sources(column, names, codes, {})

@@ -56,6 +56,12 @@ class Study(TypedDict):
     decision_curve: dict[str, Any] | None
 
 
+def plain_accuracy(study: Study) -> Figure:
+    """Return the accuracy of the most probable class, which is the only one without a threshold."""
+    beside = study["most_probable"]
+    return study["accuracy"] if beside is None else cast(Figure, beside["accuracy"])
+
+
 @dataclass(frozen=True, kw_only=True)
 class Cases:
     """Predicted images with their truth.

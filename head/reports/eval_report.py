@@ -13,6 +13,7 @@ from xfeat.featurize.backbones.weights import sha256_of
 from xfeat.featurize.system.versions import library_versions
 from xfeat.featurize.text import listed
 from xfeat.featurize.typed_json import check_types, with_digest
+from xfeat.head.evaluation.study import Study
 from xfeat.head.reports.run_report import benefit_plot, few_images_caution, file_cautions, page_template, worst_mistakes
 from xfeat.head.reports.study_text import drop_rows
 from xfeat.head.runs.origin import CacheOrigin, opened_origin, origin_of, stored_origin
@@ -37,6 +38,7 @@ class StoredEvaluation(TypedDict):
     classes: list[str]
     images: int
     metrics: dict[str, Any]
+    statistics: Study
     cache: CacheOrigin
 
 
@@ -155,6 +157,7 @@ def open_evaluation(folder: Path) -> StoredEvaluation:
             classes=facts["classes"],
             images=facts["images"],
             metrics=facts["metrics"],
+            statistics=facts["statistics"],
             cache=opened_origin(facts["cache"], folder),
         )
         check_types(stored, StoredEvaluation)

@@ -126,7 +126,7 @@ class ForeignClassifier(ModelFile):
         if len(named) != 1:
             expected = f"{'one output' if wanted is None else wanted} of shape [N, {count}], a value per class"
             several = len(named) > 1
-            fix = "name one with --output-name" if several else "name every output, in order, with --classes"
+            fix = "name every output, in order, with --classes" if not fitting else "name one with --output-name"
             what = "several outputs could be meant" if several else "the model has no such output"
             raise self._misfit(what, expected, _listed(self.outputs), fix)
         return named[0]

@@ -26,7 +26,9 @@ from xfeat.head.compare.baselines import PENALTIES, fit_baselines
 from xfeat.head.compare.comparison import as_entries, common_part, compare_entries, find_runs
 from xfeat.head.compare.page import MAX_CURVES, render_comparison
 from xfeat.head.compare.table import comparison_lines, notes
-from xfeat.head.runs.reader import Run, read_history
+from xfeat.head.evaluation.clustered import proportion_of
+from xfeat.head.evaluation.intervals import wilson_interval
+from xfeat.head.runs.reader import Run, open_run, read_history
 from xfeat.head.specs import LOGISTIC, SORTS, SVM, HeadSpec, TrainSpec
 from xfeat.head.train import TrainOptions, train_run
 
@@ -203,6 +205,21 @@ def test_the_command_writes_text_json_csv_and_a_page(runs: Path, tmp_path: Path)
     assert text.count("<svg") == 4
     assert "good" in text
     assert "http://" not in re.sub(r"http://www\.w3\.org\S*|http://purl\.org\S*|http://creativecommons\S*", "", text)
+
+
+def test_all_accuracies_have_an_interval_by_patient(runs: Path) -> None:
+    """Reference: the run's own statistics; of a baseline, the influence of each patient, from its predictions."""
+    run = open_run(runs / "good")
+    entries = [*as_entries([run]), *fit_baselines(run, "test")]
+    columns = FeatureCache.open(runs.parent / "features.h5").columns
+    groups = dict(zip(columns.path, columns.group, strict=True))
+    assert entries[0].metrics["test"]["accuracy_interval"] == run.statistics["test"]["accuracy"]["interval"]
+    for entry in entries:
+        patients = np.unique([groups[path] for path in entry.predictions], return_inverse=True)[1]
+        right = np.array([label == predicted for label, predicted in entry.predictions.values()])
+        by_patient = proportion_of(right, np.ones(len(right), bool), patients)
+        assert entry.metrics["test"]["accuracy_interval"] == pytest.approx(by_patient.to_dict()["interval"])
+        assert entry.metrics["test"]["accuracy_interval"] != wilson_interval(int(right.sum()), len(right))
 
 
 def test_runs_are_compared_with_the_first_run_even_if_a_baseline_is_better(runs: Path) -> None:
