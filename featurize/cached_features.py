@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from xfeat.featurize.cache.reader import FeatureCache
 from xfeat.featurize.cache.rows import read_rows
 from xfeat.featurize.datasets.layouts import NO_LABEL, NO_SPLIT, SPLITS
-from xfeat.featurize.errors import DataError, MissingExtraError
+from xfeat.featurize.errors import DataError, MismatchError, MissingExtraError
 from xfeat.featurize.specs import require
 
 if TYPE_CHECKING:
@@ -84,9 +84,12 @@ class CachedFeatures(FeatureCache):
         """Return a transformer that computes the features of other images as those of this cache were computed.
 
         Args:
-            settings: ``device``, ``engine``, ``batch_size`` and ``workers`` of the extractor.
+            settings: ``device``, ``engine``, ``batch_size`` and ``workers`` of the extractor, and ``weights``, where
+                their file has moved.
 
         Raises:
+            MismatchError: if it would compute other features, as from a file of weights that has changed.
+            WeightsError, ModelError: if the weights cannot be found or used.
             MissingExtraError: if scikit-learn is not installed.
         """
         from xfeat.featurize.extractor import FeatureExtractor
@@ -95,7 +98,16 @@ class CachedFeatures(FeatureCache):
         preprocess = {each.name: getattr(spec.preprocess, each.name) for each in fields(spec.preprocess)}
         computed = {name: getattr(spec, name) for name in ("backbone", "pooling", "dtype", "precision")}
         found = weights if os.path.isfile(weights) else None
-        return FeatureExtractor(**computed, **preprocess, weights=found, **settings)
+        extractor = FeatureExtractor(**{**computed, **preprocess, "weights": found, **settings})
+        if extractor.spec != replace(spec, views=1):
+            raise MismatchError(
+                "the extractor would compute other features than those of the cache",
+                path=self.path,
+                expected=spec.describe(),
+                found=extractor.spec.describe(),
+                fix="cache.extractor(weights=FILE) with the file of those weights",
+            )
+        return extractor
 
     def to_pandas(self, *, features: bool = True) -> pandas.DataFrame:
         """Return the cache as a table, a row per image.

@@ -68,7 +68,8 @@ def bound_arguments(
     try:
         return dict(signature.bind(*args, **kwargs).arguments)
     except TypeError as error:
-        raise ArgumentError(f"{name}(): {error}", expected=", ".join(signature.parameters)) from error
+        names = [each for each in signature.parameters if each != "self"]
+        raise ArgumentError(f"{name}(): {error}", expected=", ".join(names)) from error
 
 
 def spec_from(spec: type[R], values: dict[str, Any]) -> R:

@@ -221,12 +221,12 @@ def _checked_output(path: Path, session: ort.InferenceSession, name: str | None)
     """Return the name of the output that is used."""
     outputs = {one.name: one for one in session.get_outputs()}
     listed = "; ".join(f"{one.name}: {_describe(one)}" for one in outputs.values())
+    fix = f"name one: --backbone '{path.name}#{next(iter(outputs))}'"
     if name is None and len(outputs) > 1:
-        fix = f"name one: --backbone '{path.name}#{next(iter(outputs))}'"
         raise _unusable(path, "the encoder has several outputs", "one output, or its name after #", listed, fix)
     name = next(iter(outputs)) if name is None else name
     if name not in outputs:
-        raise _unusable(path, f"the encoder has no output {name}", "the name of an output after #", listed)
+        raise _unusable(path, f"the encoder has no output {name}", "the name of an output after #", listed, fix)
     if outputs[name].type != "tensor(float)":
         expected = "float32 (N, D), (N, D, h, w) or (N, T, D)"
         fix = "export it in float32"

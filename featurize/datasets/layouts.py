@@ -231,8 +231,8 @@ def _select_classes(dataset: Dataset, wanted: list[str], data: Root) -> Dataset:
 # Folders and archives
 
 
-def list_images(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
-    """Return the given files, and for each folder the images in it and its subfolders, sorted by path.
+def list_images(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> list[Path]:
+    """Return the given file or files, and for each folder the images in it and its subfolders, sorted by path.
 
     A given file is taken whatever its suffix; in folders the suffix decides, or without one the first bytes. Hidden
     files are ignored.
@@ -241,7 +241,7 @@ def list_images(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
         DataError: if a path does not exist, cannot be listed, or is a folder without images.
     """
     found: list[Path] = []
-    for path in map(Path, paths):
+    for path in map(Path, [paths] if isinstance(paths, str | os.PathLike) else paths):
         if not path.exists():
             raise DataError("file or folder not found", path=path, fix="check the path")
         refuse_pipes(path)

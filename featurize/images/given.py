@@ -20,6 +20,7 @@ from xfeat.featurize.images.limits import check_size
 from xfeat.featurize.sources.folder import read_file
 from xfeat.featurize.specs import PreprocessSpec
 from xfeat.featurize.text import printable, quote
+from xfeat.featurize.urls import is_url
 
 GivenImage = str | os.PathLike[str] | bytes | Image.Image | NDArray[Any]
 
@@ -84,6 +85,8 @@ def read_given(image: GivenImage, name: str) -> Any:
         ImageError: if the file cannot be read.
         ArgumentError: if it is no image.
     """
+    if isinstance(image, str) and is_url(image):
+        raise ImageError("an address, where a file is expected: download it; xfeat.extract reads addresses")
     if isinstance(image, str | os.PathLike):
         return read_file(os.fspath(image))[0]
     if isinstance(image, _CONTENT):

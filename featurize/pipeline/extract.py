@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -162,12 +162,15 @@ def _known_features(work: _Work, store: ShardStore, *, force: bool) -> tuple[Fea
     elif work.output.exists():
         old = FeatureCache.open(work.output)
         if old.spec.fingerprint != work.spec.fingerprint:
+            renamed = replace(work.spec, backbone=old.spec.backbone).fingerprint == old.spec.fingerprint
             raise MismatchError(
                 "the cache was computed with other settings",
                 path=work.output,
                 expected=work.spec.describe(),
                 found=old.spec.describe(),
-                fix="choose another file with -o, or replace this one with --force",
+                fix="leave out --backbone, and name its file with --weights"
+                if renamed
+                else "choose another file with -o, or replace this one with --force",
             )
         known.add_cache(old, work.data_root)
     if not force:

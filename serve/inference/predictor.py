@@ -180,12 +180,12 @@ class Predictor:
         return results
 
     def predict_paths(
-        self, paths: Iterable[str | os.PathLike[str]], *, progress: Progress | None = None
+        self, paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]], *, progress: Progress | None = None
     ) -> list[Result]:
         """Classify files, and the images in folders.
 
         Args:
-            paths: image files and folders, which are searched to any depth.
+            paths: image files and folders, or one of them; folders are searched to any depth.
             progress: called with the number of images done and the total number.
 
         Returns:

@@ -12,7 +12,7 @@ from tests.caches import extra_column, write_made_up
 from xfeat.featurize.cached_features import CachedFeatures
 from xfeat.featurize.datasets.column_choice import ColumnChoice
 from xfeat.featurize.datasets.dataframe import manifest_of
-from xfeat.featurize.errors import XfeatError
+from xfeat.featurize.errors import MismatchError, XfeatError
 
 COUNT, DIM = 8, 3
 FEATURES = np.random.default_rng(0).normal(size=(COUNT, DIM)).astype(np.float32)
@@ -70,11 +70,9 @@ def test_a_table_has_all_columns_of_their_kinds(tmp_path: Path) -> None:
     assert list(made(tmp_path).to_pandas(features=False)) == ["path", "label", "split", "group"]
 
 
-def test_a_cache_names_the_extractor_of_its_features(tmp_path: Path) -> None:
-    cache = made(tmp_path, pooling="multilevel")
-    extractor = cache.extractor(workers=2)
-    assert (extractor.backbone, extractor.pooling, extractor.workers) == ("efficientnet-lite0", "multilevel", 2)
-    assert (extractor.size, extractor.grey_bits) == (cache.spec.preprocess.size, cache.spec.preprocess.grey_bits)
+def test_an_extractor_of_other_weights_or_settings_than_the_cache_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(MismatchError, match="would compute other features"):
+        made(tmp_path).extractor(workers=2)  # no file has the weights of this cache
 
 
 def test_a_table_of_pandas_is_a_manifest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -303,4 +303,5 @@ def test_the_audit_asks_whether_each_class_comes_from_one_source(
 def test_masks_are_left_out_of_data_sets_and_not_of_folders_to_predict(tmp_path: Path) -> None:
     make(tmp_path, "covid/1.png", "covid/1_mask.png")
     assert [entry.path for entry in open_dataset(tmp_path).entries] == ["covid/1.png"]
-    assert list_images([tmp_path]) == [tmp_path / "covid/1.png", tmp_path / "covid/1_mask.png"]
+    for given in ([tmp_path], tmp_path, str(tmp_path)):
+        assert list_images(given) == [tmp_path / "covid/1.png", tmp_path / "covid/1_mask.png"]

@@ -261,7 +261,11 @@ WRONG: dict[str, tuple[Make, dict[str, Any], str]] = {
         {},
         r"several outputs\n.*\n.*map: .*vector: .*\n.*--backbone 'encoder.onnx#map'",
     ),
-    "no such output": (lambda path: encoder(path, VECTOR, "vector"), {"output": "pool"}, "no output pool"),
+    "no such output": (
+        lambda path: encoder(path, VECTOR, "vector"),
+        {"output": "pool"},
+        r"no output pool\n(.*\n)*.*#vector'",
+    ),
     "map with the channels last": (
         lambda path: encoder(path, LAST, "last"),
         {},

@@ -68,6 +68,9 @@ def test_a_cache_names_its_encoder_and_is_brought_up_to_date_without_naming_it(d
     assert "16 images × 6 features, onnx:mine" in told
     again = featurize(data, output, *options)
     assert "is up to date" in again.output, again.output
+    renamed = shutil.copy(path, tmp_path / "renamed.onnx")
+    refused = featurize(data, output, "--backbone", renamed, *options)
+    assert "leave out --backbone, and name its file with --weights" in refused.output, refused.output
     encoder(path, MAP, "map")
     changed = featurize(data, output, "--mean", "0.1,0.2,0.3", "--std", "0.9")
     assert "the cache was computed with other weights" in changed.output

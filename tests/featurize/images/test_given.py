@@ -122,6 +122,8 @@ REFUSED: dict[str, Any] = {
     "Pillow, no file any more": None,  # made in the test: it can be used once
     "no such file": "no/such.png",
     "a folder": ".",
+    "an address": "https://localhost/a.png",
+    "the address of a bucket": "s3://bucket/a.png",
     "text as bytes": b"not an image",
     "empty": b"",
 }
@@ -137,7 +139,9 @@ def test_what_is_no_readable_image_is_one_error(kind: str) -> None:
         pixels(given)
 
 
-@pytest.mark.parametrize("given", [None, 3, float("nan"), {"path": "a.png"}, object(), ["a.png"]], ids=lambda given: type(given).__name__)
+@pytest.mark.parametrize(
+    "given", [None, 3, float("nan"), {"path": "a.png"}, object(), ["a.png"]], ids=lambda given: type(given).__name__
+)
 def test_what_is_no_image_is_named(given: Any) -> None:
     with pytest.raises(ArgumentError, match=r"images\[2\]: not an image") as refused:
         read_given(given, named(2, given))
@@ -176,6 +180,8 @@ NOT_SEVERAL = {
     "a path": "a.png",
     "a Path": Path("a.png"),
     "a folder": ".",
+    "an address": "https://localhost/a.png",
+    "the address of a bucket": "s3://bucket/a.png",
     "bytes": b"x",
     "an image of Pillow": Image.new("L", (4, 4)),
     "(H, W)": GREY,
