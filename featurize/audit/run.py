@@ -51,8 +51,10 @@ def audit_cache(cache: FeatureCache, *, progress: Progress | None = None) -> Aud
     unique, copies = same_files([columns.sha256[row] for row in kept])
     unique = kept[unique]
     copies = [pair._replace(first=int(kept[pair.first]), second=int(kept[pair.second])) for pair in copies]
-    neighbours, cosines = nearest_neighbours(clean_view(cache), unique, THRESHOLDS.neighbours)
-    near, unconfirmed = near_duplicates(unique, neighbours, cosines, survey)
+    compared = THRESHOLDS.neighbours
+    wanted = max(compared, min(THRESHOLDS.outlier_neighbours, len(unique) // 4))
+    neighbours, cosines = nearest_neighbours(clean_view(cache), unique, wanted)
+    near, unconfirmed = near_duplicates(unique, neighbours[:, :compared], cosines[:, :compared], survey)
     probes, from_probes = _probe(cache, survey)
     by_column = probe_columns(cache)
     findings = [

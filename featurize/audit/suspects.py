@@ -31,7 +31,7 @@ _MAY_BE_TOLD = 0.85
 _CLEARLY = 5.0
 _Pixels = NDArray[np.float32]
 # What may have been done to an image: the kind of the finding, and how a copy is made of upright pixels (n, S, S).
-_KINDS: dict[str, tuple[str, Callable[[_Pixels], _Pixels]]] = {
+ALTERATIONS: dict[str, tuple[str, Callable[[_Pixels], _Pixels]]] = {
     "turned by 90° to the left": ("images.turned", lambda grey: np.rot90(grey, 1, (1, 2))),
     "turned by 180°": ("images.turned", lambda grey: np.rot90(grey, 2, (1, 2))),
     "turned by 90° to the right": ("images.turned", lambda grey: np.rot90(grey, 3, (1, 2))),
@@ -184,7 +184,7 @@ def told_kinds(
     for _ in range(2):
         scores, copies = _kind_scores(survey.grey[rows], fold, usual)
         altered = np.zeros(len(rows), np.bool_)
-        for at, name in enumerate(_KINDS, start=1):
+        for at, name in enumerate(ALTERATIONS, start=1):
             of_copies = copies[usual, at - 1]
             told[name] = float((of_copies.argmax(axis=1) == at).mean())
             # Nineteen in twenty of the copies are told as clearly as this; an image must be half as clear.
@@ -216,7 +216,7 @@ def _kind_scores(
     from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
     from threadpoolctl import threadpool_limits
 
-    makers = [make for _, make in _KINDS.values()]
+    makers = [make for _, make in ALTERATIONS.values()]
     scores = np.zeros((len(grey), 1 + len(makers)))
     copies = np.zeros((len(grey), len(makers), 1 + len(makers)))
     for held_out in range(_KIND_FOLDS):
@@ -234,8 +234,8 @@ def _kind_scores(
 
 def _turned_findings(survey: Survey, groups: NDArray[np.int64], rows: NDArray[np.int64]) -> Iterator[Finding]:
     told, found = told_kinds(survey, groups, rows)
-    for kind in dict.fromkeys(kind for kind, _ in _KINDS.values()):
-        names = [name for name, (of, _) in _KINDS.items() if of == kind and found.get(name)]
+    for kind in dict.fromkeys(kind for kind, _ in ALTERATIONS.values()):
+        names = [name for name, (of, _) in ALTERATIONS.items() if of == kind and found.get(name)]
         flagged = sorted((one for name in names for one in found[name]), key=lambda one: one.score)
         if flagged:
             word = kind.removeprefix("images.")

@@ -11,6 +11,8 @@ class Thresholds:
 
     Attributes:
         neighbours: nearest neighbours in feature space that are compared with each image.
+        outlier_neighbours: nearest neighbours from whose distance outliers are told, if there are four times as many
+            images: ten images of another kind are no outliers among ten.
         same_pixels: correlation of fine detail from which two images are duplicates.
         laid_over: so many of the nearest neighbours are also registered: a copy may be cropped or rotated.
         same_laid_over: correlation of fine detail after registration from which two images are duplicates.
@@ -30,6 +32,7 @@ class Thresholds:
     """
 
     neighbours: int = 10
+    outlier_neighbours: int = 30
     same_pixels: float = 0.9
     laid_over: int = 3
     same_laid_over: float = 0.98
