@@ -86,3 +86,36 @@ def test_a_missing_or_damaged_audit_is_ignored(make_cache: MakeCache, caplog: py
         assert audit_of(cache)["audited"] is False
     assert "has not been audited" in caplog.text
     assert "cannot be read" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("passed", "kinds", "probes", "verdicts"),
+    [
+        (True, [], ["features", "border"], ("none found", "none found")),
+        (True, ["shortcut"], ["features", "border", "file"], ("none found", "found")),
+        (True, ["columns.shortcut"], ["features"], ("none found", "found")),
+        (True, ["columns.class"], [], ("none found", "found")),
+        (True, ["shortcut.unmeasured"], [], ("none found", "not checked")),
+        (True, ["files.gone"], ["features"], ("none found", "not checked")),
+        (True, ["splits.none"], ["features", "border"], ("not checked", "none found")),
+        (False, ["leakage.group", "shortcut"], ["features", "border"], ("found", "found")),
+    ],
+)
+def test_an_audit_of_an_earlier_version_has_verdicts(
+    make_cache: MakeCache, passed: bool, kinds: list[str], probes: list[str], verdicts: tuple[str, str]
+) -> None:
+    cache = make_cache()
+    found = [{"kind": kind} for kind in kinds]
+    write_audit(cache, passed=passed, findings=found, shortcuts=[{"name": name} for name in probes])
+    assert tuple(audit_of(cache)["verdicts"].values()) == verdicts
+
+
+def test_shortcuts_are_a_warning_and_stand_in_the_report(
+    make_cache: MakeCache, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    cache = make_cache()
+    write_audit(cache, findings=[{"kind": "shortcut"}], shortcuts=[{"name": "file"}])
+    with caplog.at_level(logging.WARNING):
+        run = train_run(cache, HeadSpec(hidden=()), TrainSpec(epochs=1), runs=tmp_path / "runs")
+    assert "found shortcuts" in caplog.text
+    assert "leakage none found, shortcuts found" in (run.folder / "report.html").read_text()
