@@ -76,6 +76,7 @@ def _note_of(cache: FeatureCache, described: dict[str, NotedColumn]) -> Note:
         layout=cache.layout,
         left_out=cache.left_out,
         skipped=[(row.path, row.reason) for row in cache.skipped],
+        corrections=[(row.path, row.action, row.value, row.reason) for row in cache.corrections],
         features_sha256=digest.hexdigest(),
         columns=described,
     )

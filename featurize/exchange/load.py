@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from xfeat.featurize.cache.columns import CacheDescription, Columns, Skipped, content_digest
+from xfeat.featurize.cache.columns import CacheDescription, Columns, Correction, Skipped, content_digest
 from xfeat.featurize.cache.reader import FeatureCache
 from xfeat.featurize.cache.writer import check_replaceable, write_cache
 from xfeat.featurize.datasets.column_choice import ColumnChoice
@@ -144,6 +144,7 @@ def _described(
         layout=note["layout"] if note else f"rows of {table.path.name}",
         left_out=dict(note["left_out"]) if note else {},
         skipped=[Skipped(*row) for row in note["skipped"]] if note else [],
+        corrections=tuple(Correction(*row) for row in note["corrections"]) if note else (),
     )
 
 

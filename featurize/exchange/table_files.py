@@ -48,6 +48,7 @@ class Note(TypedDict):
     layout: str
     left_out: dict[str, LeftOut]
     skipped: list[tuple[str, str]]
+    corrections: list[tuple[str, str, str, str]]
     features_sha256: str
     columns: dict[str, NotedColumn]
 

@@ -10,7 +10,7 @@ import h5py
 import numpy as np
 
 from xfeat.export.model.metadata import ModelMetadata
-from xfeat.featurize.cache.columns import CacheDescription, Columns
+from xfeat.featurize.cache.columns import CacheDescription, Columns, Correction
 from xfeat.featurize.cache.writer import write_cache
 from xfeat.featurize.specs import FeatureSpec
 
@@ -43,7 +43,13 @@ def test_features_h5_has_the_documented_datasets_and_header(tmp_path: Path) -> N
     write_cache(
         path,
         CacheDescription(
-            spec=SPEC, class_names=["a", "b"], data_root="/data", weights_path="/w.pth", columns=columns, skipped=[]
+            spec=SPEC,
+            class_names=["a", "b"],
+            data_root="/data",
+            weights_path="/w.pth",
+            columns=columns,
+            skipped=[],
+            corrections=(Correction("a.png", "relabel", "b", ""),),
         ),
         blocks=[(0, np.zeros((1, 4), np.float32))],
         dim=4,

@@ -15,7 +15,7 @@ import pytest
 
 import xfeat
 from tests.caches import extra_column, write_made_up
-from xfeat.featurize.cache.columns import CacheDescription, Skipped
+from xfeat.featurize.cache.columns import CacheDescription, Correction, Skipped
 from xfeat.featurize.cache.reader import FeatureCache
 from xfeat.featurize.cache.writer import write_cache
 from xfeat.featurize.errors import DataError, XfeatError
@@ -82,11 +82,13 @@ def test_skipped_images_and_the_data_root_come_back(tmp_path: Path) -> None:
         columns=cache.columns,
         skipped=[Skipped("a/broken.png", "HTML page")],
         layout="2 classes",
+        corrections=(Correction("a/1.png", "exclude", "", "blank"),),
     )
     write_cache(tmp_path / "c.h5", described, blocks=[(0, np.array(cache.features))], dim=DIM)
     xfeat.dump(tmp_path / "c.h5", tmp_path / "x.parquet")
     again = xfeat.load(tmp_path / "x.parquet", tmp_path / "b.h5").cache
     assert again.skipped == described.skipped
+    assert again.corrections == described.corrections
     assert (again.data_root, again.layout) == ("s3://bucket/images", "2 classes")
 
 
