@@ -56,6 +56,7 @@ def correct_dataset(dataset: Dataset, file: Path) -> Dataset:
     )
     corrections = _read(file, rows, dataset.class_names, dataset.root)
     rows = _corrected(rows, dataset.class_names, corrections, file)
+    _say(file, corrections)
     values = zip(entries, rows.label.tolist(), rows.split.tolist(), strict=True)
     corrected = [entry._replace(label=label, split=split) for entry, label, split in values]
     return replace(dataset, entries=corrected, corrections=tuple(corrections))
@@ -76,7 +77,9 @@ def correct_cache(cache: FeatureCache, file: Path) -> FeatureCache:
     """
     rows = _rows_of(cache)
     corrections = _read(file, rows, cache.class_names, Path(cache.data_root))
-    return _with_rows(cache, _corrected(rows, cache.class_names, corrections, file), corrections)
+    rows = _corrected(rows, cache.class_names, corrections, file)
+    _say(file, corrections)
+    return _with_rows(cache, rows, corrections)
 
 
 def apply_corrections(cache: FeatureCache, corrections: Sequence[Correction]) -> FeatureCache:
@@ -85,6 +88,10 @@ def apply_corrections(cache: FeatureCache, corrections: Sequence[Correction]) ->
         return cache
     rows = _corrected(_rows_of(cache), cache.class_names, corrections, cache.path)
     return _with_rows(cache, rows, corrections)
+
+
+def _say(file: Path, corrections: Sequence[Correction]) -> None:
+    logger.info("%s: %s", file, describe_corrections(corrections) or "no corrections")
 
 
 def _rows_of(cache: FeatureCache) -> _Rows:
@@ -119,7 +126,7 @@ def _corrected(rows: _Rows, class_names: Sequence[str], corrections: Sequence[Co
         f"class {quote(class_names[code])}" for code in np.setdiff1d(rows.label[rows.label != NO_LABEL], label).tolist()
     ]
     used = rows.split[(rows.label != NO_LABEL) & (rows.split != NO_SPLIT)]
-    empty += [f"split {SPLITS[code]}" for code in np.setdiff1d(used, split).tolist()]
+    empty += [f"split {SPLITS[code]}" for code in np.setdiff1d(used, split[label != NO_LABEL]).tolist()]
     if empty:
         raise DataError(
             f"the corrections leave no image of {listed(empty)}",
@@ -179,7 +186,6 @@ def _read(file: Path, rows: _Rows, class_names: Sequence[str], root: Root) -> li
     corrections = [one for _, one in first.values()]
     already = [one.path for one in corrections if _is_already(one, rows, number[one.path], class_names)]
     _warn(file, gone, already)
-    logger.info("%s: %s", file, describe_corrections(corrections) or "no corrections")
     return corrections
 
 
