@@ -73,9 +73,17 @@ class ParquetSource:
         class_names = _class_names(schema.metadata or {})
         columns = {}
         for field in schema:
-            if field.name != self._column and _is_scalar(field.type):
+            if field.name != self._column and (_is_scalar(field.type) or _is_labels(field, class_names)):
                 with _reading(self._file):
                     values = self._table.read(columns=[field.name], use_threads=False).column(0).to_pylist()
+                if several := next((each for each in values if isinstance(each, list) and len(each) > 1), None):
+                    raise DataError(
+                        f"column {quote(field.name)} has several labels per row",
+                        path=self._file.path,
+                        expected="one label per image",
+                        found=quote(str(several)),
+                        fix="write a table with one label per row",
+                    )
                 columns[field.name] = [_text(value, class_names.get(field.name)) for value in values]
         return Records(
             list(self._row_of), columns, next((name for name in class_names if name in columns), ""), all_images=True
@@ -293,6 +301,15 @@ def _is_scalar(kind: Any) -> bool:
     return not (pa.types.is_nested(inner) or _is_binary(inner))
 
 
+def _is_labels(field: Any, class_names: dict[str, list[str]]) -> bool:
+    """Say whether a column has lists of labels: lists of one are read."""
+    import pyarrow as pa
+
+    is_list = pa.types.is_list(field.type) or pa.types.is_large_list(field.type)
+    named = field.name in class_names or field.name.lower() in ("label", "labels")
+    return bool(is_list and named and _is_scalar(field.type.value_type))
+
+
 def _class_names(metadata: dict[bytes, bytes]) -> dict[str, list[str]]:
     """Return the names of the classes of each column, from the schema's metadata.
 
@@ -300,6 +317,7 @@ def _class_names(metadata: dict[bytes, bytes]) -> dict[str, list[str]]:
     """
     try:
         features = parse_json(metadata[b"huggingface"])["info"]["features"]
+        features = {name: _element(about) for name, about in features.items()}
         return {
             name: [str(each) for each in about["names"]]
             for name, about in features.items()
@@ -309,9 +327,18 @@ def _class_names(metadata: dict[bytes, bytes]) -> dict[str, list[str]]:
         return {}
 
 
+def _element(about: Any) -> Any:
+    """Return what a list of Hugging Face's datasets is made of: ``[x]``, or ``{"feature": x, "_type": "List"}``."""
+    if isinstance(about, list) and about:
+        return about[0]
+    return about.get("feature", about) if isinstance(about, dict) else about
+
+
 def _text(value: Any, class_names: list[str] | None) -> str:
     if value is None or value != value:  # NaN
         return ""
+    if isinstance(value, list):
+        return _text(value[0], class_names) if value else ""
     if class_names and isinstance(value, int) and 0 <= value < len(class_names):
         return class_names[value]
     if class_names:  # -1 stands for no label

@@ -293,6 +293,7 @@ REFUSED_TABLES: dict[str, tuple[dict[str, Any], str]] = {
     "features": ({"path": ["1.png"], "f0": [1.0]}, "xfeat load"),
     "two columns of images": ({"left": cells("1"), "right": cells("2")}, "several columns could be the images"),
     "two labels": ({"image": cells("1"), "label": ["a"], "class": ["b"]}, "2 columns could be the label"),
+    "lists of labels": ({"image": cells("1", "2"), "labels": [["a"], ["a", "b"]]}, "several labels per row"),
     "a caption as label": ({"image": cells("1"), "label": ["a long text\nof two lines"]}, "a text of several lines"),
     "a bomb": ({"image": pa.array([bytes(65 << 20)], pa.binary())}, "inflates to"),
 }
