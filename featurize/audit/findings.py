@@ -190,7 +190,7 @@ class Audit:
     @property
     def verdict_texts(self) -> dict[str, str]:
         """The verdicts in words."""
-        texts = dict(self.verdicts)
+        texts = {"leakage": self.verdicts["leakage"], "shortcuts": self.verdicts["shortcuts"]}
         kinds = {finding.kind for finding in self.findings}
         if not self.passed:
             texts["leakage"] = "FOUND: metrics on this data are optimistically biased"

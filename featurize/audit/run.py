@@ -48,7 +48,7 @@ def audit_cache(cache: FeatureCache, *, progress: Progress | None = None) -> Aud
     survey = survey_images(cache, progress=progress)
     columns = cache.columns
     kept = np.flatnonzero(~cache.excluded)
-    unique, copies = same_files([columns.sha256[row] for row in kept])
+    unique, copies = same_files([columns.sha256[row] for row in kept.tolist()])
     unique = kept[unique]
     copies = [pair._replace(first=int(kept[pair.first]), second=int(kept[pair.second])) for pair in copies]
     compared = THRESHOLDS.neighbours

@@ -29,7 +29,7 @@ _KIND_FOLDS = 5
 # where it is lower, the first round has only taken out what was in doubt. Measured in docs/audit.md.
 _MAY_BE_TOLD = 0.85
 _CLEARLY = 5.0
-_Pixels = NDArray[np.float32]
+_Pixels = NDArray[np.uint8]
 # What may have been done to an image: the kind of the finding, and how a copy is made of upright pixels (n, S, S).
 ALTERATIONS: dict[str, tuple[str, Callable[[_Pixels], _Pixels]]] = {
     "turned by 90° to the left": ("images.turned", lambda grey: np.rot90(grey, 1, (1, 2))),
@@ -83,7 +83,8 @@ def label_findings(
             title=f"{count_of(len(flagged), 'label')} ({share:.1%}) contradicted by the features",
             meaning="Some are wrong labels, which reduce accuracy and distort the test; others are hard cases. The "
             "least likely labels come first.",
-            fix="look at the first of them, move wrong ones to the right class folder, and run xfeat featurize again",
+            fix="look at the first; choose the right class of wrong ones on the page, save corrections.csv, and "
+            "run xfeat featurize --corrections corrections.csv",
             images=flagged,
         )
 

@@ -126,7 +126,7 @@ def _header(
     arrays: dict[str, Place],
     extra: Mapping[str, ExtraColumn],
 ) -> Header:
-    return {
+    header: Header = {
         "spec": description.spec.to_dict(),
         "fingerprint": description.spec.fingerprint,
         "class_names": list(description.class_names),
@@ -137,7 +137,6 @@ def _header(
         "layout": description.layout,
         "left_out": description.left_out,
         "skipped": [list(row) for row in description.skipped],
-        **({"corrections": [list(row) for row in description.corrections]} if description.corrections else {}),
         "content_sha256": content_sha256,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": library_versions(),
@@ -147,6 +146,9 @@ def _header(
             for name, column in extra.items()
         },
     }
+    if description.corrections:
+        header["corrections"] = [list(row) for row in description.corrections]
+    return header
 
 
 def _add(file: h5py.File, name: str, values: NDArray[Any]) -> Place:
