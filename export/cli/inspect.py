@@ -51,10 +51,8 @@ def _as_text(facts: dict[str, Any]) -> list[str]:
 
 
 def _found(kinds: dict[str, Any]) -> dict[str, str]:
-    from xfeat.export.parity.ood_kinds import LIMITS, OodKind
-
-    found = ", ".join(f"{kind} {OodKind(**counts)}" for kind, counts in kinds.items())
-    return {"found above it": f"{found}; {LIMITS}"} if kinds else {}
+    found = [f"{kind} {round(each['above'] * each['images'])} of {each['images']}" for kind, each in kinds.items()]
+    return {"found above it": f"{', '.join(found)}; images of another hospital are often not found"} if found else {}
 
 
 def _shapes(tensors: list[dict[str, Any]]) -> str:

@@ -14,7 +14,6 @@ from xfeat.export.parity.check_images import subsample
 from xfeat.featurize.images.preprocess import Pixels
 
 UNCHANGED = "unchanged images"
-LIMITS = "images of another hospital are often not found"
 # Images of the run that are changed, and images that are drawn, of each kind.
 _MOST, _DRAWN = 32, 8
 
@@ -30,9 +29,6 @@ class OodKind:
 
     images: int
     above: float
-
-    def __str__(self) -> str:
-        return f"{round(self.above * self.images)} of {self.images}"
 
 
 def measure_kinds(model: ModelFile, pixels: Pixels) -> dict[str, OodKind]:

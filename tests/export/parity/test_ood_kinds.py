@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from xfeat.export.parity.ood_kinds import UNCHANGED, OodKind, made_kinds
+from xfeat.export.parity.ood_kinds import UNCHANGED, made_kinds
 
 PIXELS = np.random.default_rng(1).integers(0, 256, (3, 20, 20, 3), np.uint8)
 KINDS = dict(made_kinds(PIXELS))
@@ -40,7 +40,3 @@ def test_other_images_differ_from_each_other_and_are_the_same_every_time(kind: s
 
 def test_of_many_images_32_are_used() -> None:
     assert len(dict(made_kinds(np.zeros((100, 8, 8, 3), np.uint8)))[UNCHANGED]) <= 32
-
-
-def test_a_share_is_shown_as_a_count() -> None:
-    assert str(OodKind(images=32, above=0.9375)) == "30 of 32"
