@@ -24,7 +24,6 @@ from xfeat.serve.inference.predictor import Predictor
 from xfeat.serve.models.registry import ModelRegistry
 from xfeat.serve.specs import ServerOptions, ServeSpec
 
-
 OOD_KINDS = {"noise": {"images": 8, "above": 0.75}}
 
 
