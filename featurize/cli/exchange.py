@@ -48,6 +48,7 @@ def dump(file: Path, table: Path) -> Printed:
     "check",
     flag_value=False,
     default=True,
+    show_default=False,
     help="Do not compute the features of a few images with the --backbone, to compare them.",
 )
 @click.option("--force", is_flag=True, help="Replace an existing cache.")
