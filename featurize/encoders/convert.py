@@ -50,6 +50,8 @@ def convert_module(
     Raises:
         ModelError: if it cannot be converted, or computes something else than the module.
     """
+    if isinstance(module, torch.jit.ScriptModule):
+        raise _not_converted(name, "torch exports no scripted or traced modules", type(module).__name__)
     module = module.eval().requires_grad_(False).float().cpu()
     count = sum(tensor.numel() * tensor.element_size() for tensor in module.state_dict().values())
     if count > _MOST_BYTES:

@@ -26,12 +26,13 @@ from xfeat.featurize.backbones.weights import Weights
 from xfeat.featurize.cache.reader import FeatureCache
 from xfeat.featurize.cli import main
 from xfeat.featurize.encoders import plugins
+from xfeat.featurize.encoders.convert import convert_module
 from xfeat.featurize.encoders.find import find_encoder
 from xfeat.featurize.encoders.plugins import EncoderPlugin
 from xfeat.featurize.encoders.settings import encoder_spec
 from xfeat.featurize.engines import open_engine
 from xfeat.featurize.engines.conversion import to_onnx, write_model
-from xfeat.featurize.errors import SpecError, WeightsError
+from xfeat.featurize.errors import ModelError, SpecError, WeightsError
 from xfeat.featurize.images.preprocess import load_pixels
 from xfeat.featurize.pipeline.request import featurize_command, resolve_request
 from xfeat.featurize.specs import FeatureRequest, FeatureSpec, PreprocessSpec
@@ -137,6 +138,27 @@ def test_an_efficientnet_as_a_file_gives_the_features_of_the_built_in_one(
     spec = encoder_spec(FeatureRequest(normalize="half"), weights, found)
     features = open_engine(spec, weights, device="cpu").features(pixels)
     assert np.allclose(features, expected[:, : found.dim], atol=1e-5)
+
+
+class _Several(torch.nn.Module):
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return images, images
+
+
+@pytest.mark.filterwarnings("ignore")  # torch.jit is deprecated
+@pytest.mark.parametrize(
+    ("module", "message"),
+    [
+        (lambda: torch.jit.script(torch.nn.Flatten()), "no scripted or traced modules"),
+        (lambda: torch.jit.trace(torch.nn.Flatten(), torch.zeros(1, 3, 32, 32)), "no scripted or traced modules"),
+        (_Several, "does not return one tensor"),
+        (lambda: torch.nn.Linear(5, 5), "fails on float32"),
+    ],
+    ids=["scripted", "traced", "several tensors", "another input"],
+)
+def test_a_module_that_cannot_be_converted_is_one_error(module: Any, message: str) -> None:
+    with pytest.raises(ModelError, match=message):
+        convert_module(module(), "torch:mine:encoder", size=32)
 
 
 @pytest.mark.slow
