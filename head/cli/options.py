@@ -48,7 +48,7 @@ bins_option = click.option(
     "--bins",
     multiple=True,
     callback=lambda ctx, parameter, texts: _bins(texts),
-    metavar="COLUMN=N,N,…",
+    metavar="COLUMN=N,N,...",
     help="Divide a further column of numbers at these values, such as age=18,40,65, for the figures of subgroups. "
     "Repeatable.  [default: quartiles]",
 )

@@ -10,8 +10,8 @@ from xfeat.serve.inference.predictor import Predictor
 class HeldPredictor(Predictor):
     """The real predictor, except that the network waits for the gate; it records its batches."""
 
-    def __init__(self, *args):
-        super().__init__(*args)
+    def __init__(self, *args, **settings):
+        super().__init__(*args, **settings)
         self.gate = threading.Event()
         self.entered = threading.Event()
         self.batches = []
