@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
-import subprocess  # nosec B404  it starts this module
+import subprocess  # nosec B404  # it starts this module
 import sys
 from collections.abc import Callable
 from typing import Any

@@ -27,7 +27,7 @@ from xfeat.featurize.cli import main as featurize_main
 Xexport = Callable[..., Result]
 Refused = Callable[..., str]
 
-pytestmark = pytest.mark.usefixtures("quick_trace")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quick_trace")]
 
 
 def snapshot(folder: Path) -> dict[str, str]:

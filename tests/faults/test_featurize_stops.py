@@ -152,13 +152,10 @@ def test_the_command_killed_and_resumed_gives_the_same_bits(
     assert not parts.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("stop", "more"),
-    [
-        (signal.SIGINT, ()),
-        pytest.param(signal.SIGTERM, (), marks=pytest.mark.slow),
-        pytest.param(signal.SIGINT, ("--force",), marks=pytest.mark.slow),
-    ],
+    [(signal.SIGINT, ()), (signal.SIGTERM, ()), (signal.SIGINT, ("--force",))],
     ids=["Ctrl-C", "SIGTERM", "Ctrl-C with --force"],
 )
 def test_a_stopped_command_keeps_its_shard_and_says_how_to_go_on(

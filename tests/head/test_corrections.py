@@ -12,6 +12,8 @@ from xfeat.featurize.cache.reader import FeatureCache
 from xfeat.featurize.errors import MismatchError
 from xfeat.head.runs.inputs import open_cache_of
 
+pytestmark = pytest.mark.slow
+
 TABLE = "path,action,value,reason\ncovid/0000.png,exclude,,blank\nnormal/0001.png,relabel,covid,looks so\n"
 COUNTED = "Corrections: 1 image excluded, 1 relabelled. The audit is of the data before them."
 SMALL = {"epochs": 1, "hidden": ()}

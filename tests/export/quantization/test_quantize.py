@@ -26,6 +26,8 @@ from xfeat.export.quantization.int8 import PreparedModel, quantize_backbone
 from xfeat.export.quantization.qdq import store_matrices_in_8_bits
 from xfeat.export.quantization.rounding import QuantizedLayers
 
+pytestmark = pytest.mark.slow
+
 Xexport = Callable[..., Result]
 
 

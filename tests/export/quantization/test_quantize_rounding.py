@@ -22,6 +22,8 @@ from xfeat.export.quantization.rounding import QuantizedLayers, channel_scales, 
 from xfeat.export.quantization.subgraphs import features_name, run_model
 from xfeat.featurize.specs import NORMALIZATIONS, PreprocessSpec
 
+pytestmark = pytest.mark.slow
+
 SPEC = PreprocessSpec(size=64)
 
 

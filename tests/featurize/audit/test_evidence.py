@@ -22,6 +22,8 @@ from xfeat.featurize.cache.columns import Skipped
 from xfeat.featurize.cache.reader import FeatureCache
 from xfeat.featurize.errors import CacheError
 
+pytestmark = pytest.mark.slow
+
 XRAY = Path(__file__).parents[4] / "shared" / "xray"
 
 

@@ -80,6 +80,7 @@ def test_a_precision_that_openvino_replaces_is_an_error() -> None:
         _check_precision("bfloat16", "f32")
 
 
+@pytest.mark.slow
 def test_onnxruntime_refuses_and_auto_takes_an_engine_that_can(lite0_weights: Weights, lite0_spec: FeatureSpec) -> None:
     spec = lowered(lite0_spec, "bfloat16")
     with pytest.raises(SpecError, match=r"onnxruntime computes in float32(.|\n)*torch or openvino"):

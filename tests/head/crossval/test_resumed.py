@@ -27,6 +27,8 @@ from xfeat.head.crossval.training import fold_checkpoints
 from xfeat.head.runs.resumable import resumable_folder
 from xfeat.head.specs import CrossvalSpec, HeadSpec, MemorySpec, TrainSpec
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("fails", ["save_crossval", pytest.param("cross_validate_baselines", marks=pytest.mark.slow)])
 def test_a_failure_after_the_last_fold_loses_no_fold(

@@ -23,6 +23,8 @@ from xfeat.head.runs.reader import Run, latest_run, open_run
 from xfeat.head.tracking.backends import open_trackers, tracked
 from xfeat.head.tracking.tracker import Metrics
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def _in_a_fresh_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
