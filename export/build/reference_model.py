@@ -19,6 +19,7 @@ from xfeat.featurize.backbones.registry import is_foreign
 from xfeat.featurize.backbones.weights import Weights
 from xfeat.featurize.images.preprocess import Pixels
 from xfeat.featurize.specs import FeatureSpec
+from xfeat.head.reports.study_text import expected_elsewhere
 from xfeat.head.runs.inputs import weights_of
 from xfeat.head.runs.reader import Run
 
@@ -55,7 +56,7 @@ def torch_probabilities(model: ReferenceModel, pixels: Pixels, advance: Advance 
 
 def metadata_of(run: Run, ood_threshold: float | None) -> ModelMetadata:
     """Return the metadata of the exported model; the variant is set when a file is written."""
-    point = run.operating_point
+    point, elsewhere = run.operating_point, run.crossval and run.crossval["elsewhere"]
     return ModelMetadata(
         variant="full",
         class_names=run.class_names,
@@ -69,6 +70,7 @@ def metadata_of(run: Run, ood_threshold: float | None) -> ModelMetadata:
         metrics={part: {**metrics, **_at_threshold(run, part)} for part, metrics in run.metrics.items()},
         ood_threshold=ood_threshold,
         audit=run.audit,
+        elsewhere=expected_elsewhere(elsewhere) if elsewhere else None,
     )
 
 

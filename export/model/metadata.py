@@ -39,6 +39,7 @@ class ModelMetadata(Spec):
         precision: of the backbone's weights: ``float32``, ``float16`` or ``int8``.
         float_layers: names of the convolutions in float32 in an ``int8`` model.
         audit: result of the audit of the training data, from the run; ``None`` if the run has none.
+        elsewhere: what to expect of images from other sources, or ``None`` if that was not measured.
     """
 
     nested: ClassVar[dict[str, type[Spec]]] = {"feature_spec": FeatureSpec}
@@ -57,6 +58,7 @@ class ModelMetadata(Spec):
     precision: str = "float32"
     float_layers: tuple[str, ...] = ()
     audit: dict[str, Any] | None = None
+    elsewhere: str | None = None
 
     def __post_init__(self) -> None:
         require(self.variant in VARIANTS, "unknown variant", expected=" or ".join(VARIANTS), found=self.variant)
@@ -77,6 +79,11 @@ class ModelMetadata(Spec):
             "positive class": str(self.positive),
             "out-of-distribution threshold": str(self.ood_threshold),
         }
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON types, without ``elsewhere`` if it was not measured, as in the first version."""
+        settings = super().to_dict()
+        return settings if self.elsewhere else {name: settings[name] for name in settings if name != "elsewhere"}
 
     def to_props(self) -> dict[str, str]:
         """Return the entries of ``metadata_props``."""

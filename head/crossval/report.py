@@ -109,7 +109,7 @@ def save_crossval(
         "cache": stored_origin(origin_of(cache), writer.target),
         "versions": library_versions(),
     }
-    write_table(writer.folder / PREDICTIONS_FILE, *_out_of_fold_table(result))
+    write_table(writer.folder / PREDICTIONS_FILE, *_out_of_fold_table(result, cases))
     paths = [cache.columns.path[row] for row in result.rows.tolist()]
     page = call(render_crossval, facts, main, paths, cache.images.path, cache.skipped, file_cautions(cache))
     writer.save_text(REPORT_FILE, page)
@@ -126,14 +126,16 @@ def _elsewhere(result: CrossValidation, cases: Cases, subgroups: dict[str, Any])
     return elsewhere(result.sources, cases, result.left_out, result.main.combined.temperature, same)
 
 
-def _out_of_fold_table(result: CrossValidation) -> tuple[list[str], Iterator[list[Any]]]:
-    """Return the columns, and one line per image and seed."""
+def _out_of_fold_table(result: CrossValidation, cases: Cases) -> tuple[list[str], Iterator[list[Any]]]:
+    """Return the columns, and one line per image and seed, decided as in ``cases``."""
     names, columns, main = result.cache.class_names, result.cache.columns, result.main
 
     def lines() -> Iterator[list[Any]]:
         for seed, (fold, probabilities) in enumerate(zip(main.fold, main.calibrated, strict=True)):
-            for row, label, number, p in zip(result.rows.tolist(), main.labels, fold, probabilities, strict=True):
-                facts = [columns.path[row], columns.group[row], seed, number, names[label], names[p.argmax()]]
+            decisions = decide(probabilities, cases.positive, 0.5 if cases.threshold is None else cases.threshold)
+            images = zip(result.rows.tolist(), main.labels, fold, decisions, probabilities, strict=True)
+            for row, label, number, decision, p in images:
+                facts = [columns.path[row], columns.group[row], seed, number, names[label], names[decision]]
                 yield [*facts, *(str(value) for value in p)]
 
     header = ["path", "group", "seed", "fold", "label", "prediction"]

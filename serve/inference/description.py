@@ -42,6 +42,7 @@ def describe_model(predictor: Predictor) -> dict[str, Any]:
         "test_sensitivity": at_threshold.get("sensitivity"),
         "test_specificity": at_threshold.get("specificity"),
         "audit": metadata.audit,
+        "elsewhere": metadata.elsewhere,
         "certificate": predictor.certificate,
     }
 

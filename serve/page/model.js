@@ -28,6 +28,7 @@ export function showModel(model, device) {
     ["Backbone", `${model.backbone}, ${model.input_size} × ${model.input_size}${boxText(model)}`],
     ["Test accuracy", accuracyOf(model)],
     ...(model.test_sensitivity ? [["At the threshold", ratesOf(model)]] : []),
+    ["Elsewhere", model.elsewhere?.replace("elsewhere: ", "") ?? "not measured: images of another hospital may be classified worse"],
     ["Data audit", auditOf(model.audit)],
     ...(Object.keys(model.ood_kinds).length ? [["Out of distribution", oodKindsOf(model)]] : []),
     ["Certificate", CERTIFICATES[model.certificate] ?? "unknown"],

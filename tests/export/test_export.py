@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from PIL import Image
 from sklearn.metrics.pairwise import euclidean_distances
 from sklearn.preprocessing import normalize
 
+from xfeat.export.build.reference_model import metadata_of
 from xfeat.export.export import export_run
 from xfeat.export.model.file import ModelFile
 from xfeat.export.model.metadata import ModelMetadata
@@ -246,6 +248,21 @@ def test_the_model_has_the_temperature_and_operating_point_of_the_run(
     np.testing.assert_allclose(found.run(["probabilities"], {"image": pixels})[0], expected, atol=1e-5)
     said = ModelMetadata.from_props(found.get_modelmeta().custom_metadata_map, copied.model)
     assert (said.temperature, said.positive, said.threshold) == (2.0, "disc", 0.7)
+
+
+def test_what_to_expect_of_other_sources_is_said_only_if_it_was_measured(exported: Any) -> None:
+    figure = {"value": 0.8, "interval": [0.7, 0.9]}
+    found = {
+        "column": "hospital",
+        "unanswerable": "",
+        "same_as_class": [],
+        "overall": {"auc": {"ordinary": figure, "elsewhere": figure, "drop": figure}},
+    }
+    for crossval, expected in ((None, None), ({"elsewhere": None}, None), ({"elsewhere": found}, "hospital")):
+        metadata = metadata_of(replace(exported.run, crossval=crossval), None)
+        assert ("elsewhere" in metadata.to_dict()) == (expected is not None)
+        assert ModelMetadata.from_dict(metadata.to_dict()) == metadata
+        assert expected is None or (metadata.elsewhere or "").startswith("elsewhere: expect AUC")
 
 
 @pytest.mark.usefixtures("quick_trace")

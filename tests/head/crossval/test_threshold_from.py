@@ -59,6 +59,7 @@ def test_the_threshold_is_chosen_on_all_images_and_its_figures_are_those_of_pred
     with Path("runs/cv/predictions.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     called = [np.float32(row["p_covid"]) >= point["threshold"] for row in rows]
+    assert [row["prediction"] for row in rows] == ["covid" if call else "normal" for call in called]
     hits = sum(call for call, row in zip(called, rows, strict=True) if row["label"] == "covid")
     assert point["out_of_fold"]["true_positive"] == hits >= 0.9 * 90
     assert point["out_of_fold"]["false_positive"] == sum(called) - hits
