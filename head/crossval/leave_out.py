@@ -141,7 +141,13 @@ def left_out_folds(
 
 
 def elsewhere(
-    sources: Sources, cases: Cases, left_out: OutOfFold, temperature: float, same_as_class: Sequence[str] = ()
+    sources: Sources,
+    cases: Cases,
+    left_out: OutOfFold,
+    temperature: float,
+    same_as_class: Sequence[str] = (),
+    *,
+    folds: int,
 ) -> dict[str, Any]:
     """Compare predictions for each source by heads that never saw it with those of ordinary folds, on the same images.
 
@@ -151,10 +157,12 @@ def elsewhere(
         left_out: predictions of the heads trained without the source of each image; ``fold`` is the source, or -1.
         temperature: of the ordinary folds.
         same_as_class: columns of which each value has images of one class only.
+        folds: number of the ordinary folds.
 
     Returns:
         ``column``, ``unanswerable``, ``unknown`` (images without a source), ``class`` (whose sensitivity it is),
-        ``same_as_class``, ``sources`` (of each ``source``, ``images``, ``patients``, ``classes``, ``problem`` and
+        ``same_as_class``, ``remaining_images`` of the ordinary folds (to train and validate on, on average),
+        ``sources`` (of each ``source``, ``images``, ``patients``, ``classes``, ``problem``, ``remaining_images`` and
         ``figures``) and ``overall`` (figures of all sources that could be left out; ``None`` if there are none). A
         figure has ``ordinary`` and ``elsewhere``, each a ``value`` and an ``interval``, and the ``drop``, paired by
         patient.
@@ -173,6 +181,7 @@ def elsewhere(
                 "images": int(among.sum()),
                 "patients": len(np.unique(cases.patients[among])),
                 "classes": {c: int((cases.labels[among] == k).sum()) for k, c in enumerate(cases.class_names)},
+                "remaining_images": len(_training_rows(sources, code, cases.patients)),
                 "problem": "" if figures else sources.problems.get(code, ""),
                 "figures": figures,
             }
@@ -184,6 +193,7 @@ def elsewhere(
         "class": None if cases.studied is None else cases.class_names[cases.studied],
         "sources": rows,
         "same_as_class": list(same_as_class),
+        "remaining_images": round(len(cases.labels) * (folds - 1) / folds),
         "overall": _figures(cases, away, tested) if tested.any() else None,
     }
 

@@ -122,8 +122,9 @@ def save_crossval(
 def _elsewhere(result: CrossValidation, cases: Cases, subgroups: dict[str, Any]) -> dict[str, Any] | None:
     if result.sources is None or result.left_out is None:
         return None
+    folds = result.plan.folds
     same = [name for name, column in subgroups["columns"].items() if column["same_as_class"]]
-    return elsewhere(result.sources, cases, result.left_out, result.main.combined.temperature, same)
+    return elsewhere(result.sources, cases, result.left_out, result.main.combined.temperature, same, folds=folds)
 
 
 def _out_of_fold_table(result: CrossValidation, cases: Cases) -> tuple[list[str], Iterator[list[Any]]]:

@@ -26,7 +26,14 @@ from xfeat.featurize.text import MAX_LISTED, listed, printable_value
 from xfeat.head.evaluation.operating_point import threshold_metrics
 from xfeat.head.evaluation.predictions import Predictions, softmax
 from xfeat.head.reports.formatting import frequent_confusions, hardest_classes, interval, number, percent, points
-from xfeat.head.reports.study_text import benefit_text, coefficient, expected_elsewhere, figure_rows, gap_texts
+from xfeat.head.reports.study_text import (
+    benefit_text,
+    coefficient,
+    expected_elsewhere,
+    fewer_images,
+    figure_rows,
+    gap_texts,
+)
 from xfeat.head.runs.reader import Run
 from xfeat.head.training.history import EpochRecord
 
@@ -157,7 +164,7 @@ def page_template(name: str, package: str = "") -> Template:
     environment.filters |= {"percent": percent, "points": points, "number": number}
     environment.filters |= {"hardest": hardest_classes, "listed": listed}
     environment.globals |= {"max_classes": MAX_LISTED, "frequent_confusions": frequent_confusions}
-    environment.globals["figure_rows"] = figure_rows
+    environment.globals |= {"figure_rows": figure_rows, "fewer_images": fewer_images}
     environment.filters["range"] = lambda ends: "" if ends is None else interval(ends)
     return environment.get_template(name)
 

@@ -151,7 +151,15 @@ def elsewhere_lines(found: Mapping[str, Any] | None) -> list[str]:
     lines += [f"  {line}" for line in aligned(table, left=(0, 2))]
     if found["unknown"]:
         lines.append(f"  {found['unknown']} images without a {column} are neither trained on nor tested here")
-    return [*lines, expected_elsewhere(found)]
+    return [*lines, f"  {fewer_images(found)}", expected_elsewhere(found)]
+
+
+def fewer_images(found: Mapping[str, Any]) -> str:
+    """Say how many images the heads of both kinds had, since fewer of them may be the reason for a drop."""
+    left = [row["remaining_images"] for row in found["sources"] if row["figures"]]
+    few = min(left) if min(left) == max(left) else f"{min(left)} to {max(left)}"
+    text = f"heads had {few} images to train and validate on, those of ordinary folds {found['remaining_images']}"
+    return text + (": fewer images alone may cause a drop" if min(left) < 0.9 * found["remaining_images"] else "")
 
 
 def figure_rows(name: str, images: str, figures: Mapping[str, Any]) -> list[list[str]]:

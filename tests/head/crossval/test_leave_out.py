@@ -121,7 +121,7 @@ def measured(result: Any, threshold: float | None = None) -> dict[str, Any]:
         positive=None if threshold is None else 0,
         threshold=threshold,
     )
-    return elsewhere(result.sources, cases, result.left_out, result.main.combined.temperature)
+    return elsewhere(result.sources, cases, result.left_out, result.main.combined.temperature, folds=3)
 
 
 @pytest.mark.slow
@@ -142,6 +142,9 @@ def test_a_shortcut_fails_elsewhere_and_the_drop_says_so(tmp_path: Path) -> None
     assert auc["ordinary"]["value"] > 0.9
     assert auc["elsewhere"]["value"] < 0.4
     assert auc["drop"]["interval"][0] > 0.3
+    assert [row["remaining_images"] for row in found["sources"]] == [hospital.count("B"), hospital.count("A")]
+    assert found["remaining_images"] == COUNT * 2 / 3
+    assert "fewer images alone may cause a drop" in elsewhere_lines(found)[-2]
     assert "elsewhere: expect" in expected_elsewhere(found)
     assert "too optimistic" not in expected_elsewhere(found)
     assert "too optimistic if" in expected_elsewhere({**found, "same_as_class": ["collection"]})
