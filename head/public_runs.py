@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from xfeat.featurize.cache.reader import FeatureCache
@@ -62,7 +63,13 @@ def evaluate(
     Raises:
         XfeatError: as :func:`xfeat.head.evaluate.evaluate_run` says.
     """
+    from xfeat.head.runs.reader import new_run_name
+    from xfeat.head.runs.writer import RunWriter
+
     opened = as_run(run)
+    home = opened.folder if opened.folder.name else opened.folder.absolute()
+    folder, name = Path(runs) if runs is not None else home.parent, name or f"eval-{new_run_name()}"
+    RunWriter(folder, name, latest=False)  # refuses a name that is taken, before images are featurized
     if not isinstance(data, FeatureCache) and Path(data).suffix.lower() not in (".h5", ".hdf5"):
         from xfeat.featurize.datasets.column_choice import ColumnChoice
         from xfeat.featurize.datasets.layouts import open_dataset
@@ -78,7 +85,7 @@ def evaluate(
         check_classes_match(opened, dataset, Path(data))
         spec, found = opened.feature_spec, weights_of(opened, None if weights is None else Path(weights))
         warn_of_other_range(dataset, spec)
-        output = Path(features or f"{Path(data).resolve().stem}.features.h5")
+        output = Path(features or _cache_name(data))
         engine = partial(open_engine, spec, found, device=device)
         steps = steps_of(progress, "featurizing")
         extract_features(dataset, spec, found, output, RunOptions(open_engine=engine, progress=steps))
@@ -92,12 +99,21 @@ def evaluate(
     cache = open_features(data)
     from xfeat.head.evaluate import evaluate_run
     from xfeat.head.reports.eval_report import save_evaluation
-    from xfeat.head.runs.reader import new_run_name
 
     done = evaluate_run(opened, cache, bins=bins)
-    home = opened.folder if opened.folder.name else opened.folder.absolute()
-    folder = Path(runs) if runs is not None else home.parent
-    return save_evaluation(done, folder, name or f"eval-{new_run_name()}")
+    return save_evaluation(done, folder, name)
+
+
+def _cache_name(data: StrPath) -> str:
+    """Return the name of a cache for images, after the last part of their place that is more than a pattern."""
+    from xfeat.featurize.urls import Url, root_of
+
+    root = root_of(data)
+    place = root if isinstance(root, Url) else root.resolve()
+    for part in (PurePosixPath(place.name).stem, place.parent.name):
+        if name := re.sub(r"[*?\[\]{}]", "", part).strip("-_. "):
+            return f"{name}.features.h5"
+    return "images.features.h5"
 
 
 def compare(

@@ -17,8 +17,12 @@ KINDS = ("number", "category", "text", "date", "date-dmy", "date-mdy", "ignore")
 _OWN_NAMES = {*ROLES, "features", "sha256", "size", "mtime_ns", "change_mark", "truncated", "skipped", "header"}
 _OWN_NAMES |= {"prediction"}
 _MISSING = "na n/a n.a. nan <na> nat null none nil - -- – — . ? unknown missing (null) #na #n/a"
+# German "k. A." is "no information", and "n. b." is "not known". "Not applicable" is none of them: that is an answer.
+_UNKNOWN = """not available; not known; not specified; unbekannt; nicht bekannt; keine angabe; k. a.; k.a.; n. b.; n.b.;
+inconnu; inconnue; non renseigné; desconocido; desconocida; desconhecido; desconhecida; sconosciuto; sconosciuta;
+onbekend; ukendt; ukjent; okänd; nieznany; неизвестно; 未知; 不明"""
 _ERRORS = "#ref! #div/0! #value! #name? #num! #null!"  # of spreadsheets
-MISSING = frozenset(f"{_MISSING} {_ERRORS}".split())
+MISSING = frozenset([*f"{_MISSING} {_ERRORS}".split(), *re.split(r";\s+", _UNKNOWN)])
 """Texts that mean that a value is unknown; compared without case."""
 _MAX_NAME = 100
 DICOM_COLUMNS = (
@@ -85,6 +89,12 @@ class ColumnChoice:
         """
         unknown = [column for column in self.names.values() if not find_name(column, headers)]
         unknown += [name for name in self.kinds if name not in {*columns, *others}]
+        if fixed := [column for column in unknown if column in DICOM_COLUMNS and column in others]:
+            raise SpecError(
+                f"--columns: {listed(fixed)} comes from DICOM files, whose columns keep their names",
+                found=", ".join(f"{name}={column}" for name, column in self.names.items() if column in fixed),
+                fix=f"leave it out of --columns; {fixed[0]}:KIND gives it a kind, and {fixed[0]}:ignore leaves it away",
+            )
         if unknown:
             raise SpecError(
                 f"--columns: no column called {listed(unknown)}",

@@ -36,7 +36,7 @@ def manifest_of(frame: pandas.DataFrame, choice: ColumnChoice) -> tuple[Path, by
         frame = frame.reset_index()
     content = frame.convert_dtypes().to_csv(index=False).encode("utf-8", "surrogateescape")
     others, state = ("label", "split", "group"), FileState(0, 0, 0)
-    table = read_table(Path(NAME), ("path",), others, choice=choice, read=lambda _: (content, state))
+    table = read_table(Path(NAME), ("path",), others, choice=choice, further=False, read=lambda _: (content, state))
     paths = [row.path for row in table.rows]
     together = paths and all(map(os.path.isabs, paths))
     root = os.path.commonpath([os.path.dirname(path) for path in paths]) if together else os.getcwd()

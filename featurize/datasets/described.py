@@ -147,7 +147,7 @@ def _from_folders(root: Root, containers: Mapping[str, ImageSource], layout: str
     listing = read_structure(root, paths, layout)
     images = [image._replace(path=paths[image.path]) for image in listing.images]
     left_out += [(paths[name], reason) for name, reason in listing.left_out]
-    doubts = [doubt for source in containers.values() for doubt in source.doubts]
+    doubts = dict.fromkeys(doubt for source in containers.values() for doubt in source.doubts)
     text = f"{listing.text}, in {len(containers)} archive{'s' * (len(containers) != 1)}"
     return replace(listing, images=images, text=text, left_out=left_out, notes=[*doubts, *listing.notes])
 
@@ -196,7 +196,7 @@ def _from_records(
     used = ", ".join(f"{role}: {header[at]}" for role, at in roles.items())
     columns = tuple(TableColumn(name, root.name) for name in further.values())
     text += f" ({used})" * bool(used)
-    return Listing(images, text, left_out, [*notes, *unified], "", columns, tuple(header))
+    return Listing(images, text, left_out, [*dict.fromkeys(notes), *unified], "", columns, tuple(header))
 
 
 def _value(text: str) -> str:

@@ -56,7 +56,8 @@ _Rows = Sequence[TableRow | None]
 
 def _join(path: Path, images: Sequence[ListedImage], root: Root, choice: ColumnChoice) -> tuple[Table, _Rows]:
     """Read the table and find each image's row, by path if any joins so, else by group."""
-    table = _read(path, ("path", "group"), choice)
+    said: set[str] = set()
+    table = _read(path, ("path", "group"), choice, said)
     if not table.columns.keys() & {"path", "group"}:
         raise DataError(
             "no column names images or groups",
@@ -68,7 +69,7 @@ def _join(path: Path, images: Sequence[ListedImage], root: Root, choice: ColumnC
     if "path" in table.columns and any(found := _by_path(table, images, root)):
         return table, _one_row_each(table, images, found, "path")
     if "group" in table.columns:
-        table = _read(path, ("group",), choice)  # a column called "name" is none of paths, then
+        table = _read(path, ("group",), choice, said)  # a column called "name" is none of paths, then
         if any(found := _by_group(table, images)):
             return table, _one_row_each(table, images, found, "group")
     group = next((image.group for image in images if image.group), "")
@@ -81,8 +82,8 @@ def _join(path: Path, images: Sequence[ListedImage], root: Root, choice: ColumnC
     )
 
 
-def _read(path: Path, keys: Sequence[str], choice: ColumnChoice) -> Table:
-    return read_table(path, (), keys, literal=("label", "split"), choice=choice)
+def _read(path: Path, keys: Sequence[str], choice: ColumnChoice, said: set[str]) -> Table:
+    return read_table(path, (), keys, literal=("label", "split"), choice=choice, said=said)
 
 
 _Found = list[Sequence[int]]

@@ -115,6 +115,7 @@ def read_table(
     choice: ColumnChoice = AS_WRITTEN,
     further: bool = True,
     read: Read = read_file,
+    said: set[str] | None = None,
 ) -> Table:
     """Read a table; its first line names the columns, and decides how they are separated.
 
@@ -126,10 +127,12 @@ def read_table(
         choice: what the user says of the columns.
         further: read the other columns, too.
         read: returns the content of the file, for one in an archive.
+        said: warnings that an earlier reading gave, which are not repeated; new ones are added.
 
     Raises:
         DataError: if it is no table, cannot be decoded, lacks a column, has two for one purpose, or a row is damaged.
     """
+    said = set() if said is None else said
     try:
         content = read(path)[0]
     except ImageError as error:
@@ -137,12 +140,12 @@ def read_table(
     if is_workbook(content):
         records, separator, characters = workbook_rows(path, content), ";", MAX_FILE_BYTES
     else:
-        records, separator, characters = _text_records(path, content, choice)
+        records, separator, characters = _text_records(path, content, choice, said)
     header = [_plain(name) for name in next(records, (0, [""]))[1]]
     columns = choose_columns(path, header, required, optional, literal, choice)
     names, notes = further_names(header, columns, choice) if further else ({}, [])
     if notes:
-        logger.warning("%s: %s", path, "; ".join(first_ten(notes)))
+        _warn_once(f"{path}: {'; '.join(first_ten(notes))}", said)
     rows: list[TableRow] = []
     seen: dict[str, str] = {}  # equal labels, splits and groups share their memory
     for line, cells in records:
@@ -185,10 +188,16 @@ def name_lines(rows: Sequence[tuple[int, str]]) -> str:
     return shown + (f" and {len(rows) - _LINES_NAMED} more" if len(rows) > _LINES_NAMED else "")
 
 
+def _warn_once(text: str, said: set[str]) -> None:
+    if text not in said:
+        logger.warning("%s", text)
+        said.add(text)
+
+
 # Bytes to text
 
 
-def _decoded(path: Path, content: bytes) -> str:
+def _decoded(path: Path, content: bytes, said: set[str]) -> str:
     for start, kind in _OTHER_FILES.items():
         if content.startswith(start):
             raise DataError("not a CSV file", path=path, found=kind, fix=_SAVE_AS_CSV)
@@ -205,7 +214,7 @@ def _decoded(path: Path, content: bytes) -> str:
                 found=f"{error.reason} at byte {error.start}",
                 fix=_SAVE_AS_CSV,
             ) from error
-        text = _decoded_as_latin_1(path, content, error.start)
+        text = _decoded_as_latin_1(path, content, error.start, said)
     if "\0" in text:
         line = _line_at(text, text.index("\0"))
         raise DataError(
@@ -214,7 +223,7 @@ def _decoded(path: Path, content: bytes) -> str:
     return text.rstrip("\x1a")  # the end of a file in DOS
 
 
-def _decoded_as_latin_1(path: Path, content: bytes, first_bad: int) -> str:
+def _decoded_as_latin_1(path: Path, content: bytes, first_bad: int, said: set[str]) -> str:
     """Decode a table that is not UTF-8, and say so. Windows means CP1252 by Latin-1, which has letters more."""
     line = _line_at(content[:first_bad].decode("latin-1"), first_bad)
     if other := _NOT_ASCII.search(content.decode("utf-8", "ignore")):
@@ -231,8 +240,8 @@ def _decoded_as_latin_1(path: Path, content: bytes, first_bad: int) -> str:
     at = next(_NOT_ASCII.finditer(text)).start()
     before, after = text[max(0, at - LONGEST_QUOTE) : at], text[at : at + LONGEST_QUOTE + 1]
     example = _CELL_END.split(before)[-1] + _CELL_END.split(after)[0]
-    advice = "if that is wrong, save it as UTF-8"
-    logger.warning("%s is not UTF-8 and is read as Latin-1; line %d: %s (%s)", path, line, quote(example), advice)
+    example = f"line {line}: {quote(example)} (if that is wrong, save it as UTF-8)"
+    _warn_once(f"{path} is not UTF-8 and is read as Latin-1; {example}", said)
     return text
 
 
@@ -243,9 +252,11 @@ def _line_at(text: str, position: int) -> int:
 # Text to rows
 
 
-def _text_records(path: Path, content: bytes, choice: ColumnChoice) -> tuple[Iterator[tuple[int, list[str]]], str, int]:
+def _text_records(
+    path: Path, content: bytes, choice: ColumnChoice, said: set[str]
+) -> tuple[Iterator[tuple[int, list[str]]], str, int]:
     """Return the rows of a text file, what separates their cells, and the number of its characters."""
-    text = _decoded(path, content)
+    text = _decoded(path, content, said)
     declared = re.match(r'"?sep=([^\w\s"]|\t)"?[ \t]*(\r\n|\r|\n|$)', text, re.IGNORECASE)  # Excel's own first line
     text = text[declared.end() :] if declared else text
     separator = declared[1] if declared else _separator(text, choice)

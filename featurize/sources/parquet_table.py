@@ -6,7 +6,7 @@ import posixpath
 import threading
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -36,6 +36,7 @@ _IMAGE_NAMES = ("image", "img", "picture", "photo", "bytes", "content", "jpg", "
 # Rows that were read last: threads ask for them in nearly the order in which they are stored.
 _WINDOW_ROWS, _WINDOW_BYTES = 64, 64 << 20
 _BUFFER_BYTES = 1 << 20
+_PARTS = ("bytes", "path")  # of an image
 # Source: defaults of parquet-cpp are 100 MB and 1,000,000; a damaged file could ask for as much.
 THRIFT_LIMITS = {"thrift_string_size_limit": 64 << 20, "thrift_container_size_limit": 1_000_000}
 _DIGITS = 7
@@ -54,9 +55,8 @@ class ParquetSource:
         MissingExtraError: if pyarrow is not installed.
     """
 
-    doubts: Sequence[str] = ()
-
     def __init__(self, file: ContainerFile, beside: ImageSource | None = None) -> None:
+        self.doubts: list[str] = []
         self._file, self._beside = file, beside
         with _reading(file):
             self._column, self._is_struct = _image_column(file, self._table)
@@ -72,8 +72,14 @@ class ParquetSource:
         schema = self._table.schema_arrow
         class_names = _class_names(schema.metadata or {})
         columns = {}
+        parts = schema.field(self._column).type if self._is_struct else ()
+        not_kept = [f"{self._column}.{part.name}" for part in parts if part.name not in _PARTS]
         for field in schema:
-            if field.name != self._column and (_is_scalar(field.type) or _is_labels(field, class_names)):
+            if field.name == self._column:
+                continue
+            if not (_is_scalar(field.type) or _is_labels(field, class_names)):
+                not_kept.append(field.name)
+            else:
                 with _reading(self._file):
                     values = self._table.read(columns=[field.name], use_threads=False).column(0).to_pylist()
                 if several := next((each for each in values if isinstance(each, list) and len(each) > 1), None):
@@ -84,10 +90,26 @@ class ParquetSource:
                         found=quote(str(several)),
                         fix="write a table with one label per row",
                     )
+                self._check_numbers(field.name, values, class_names.get(field.name))
                 columns[field.name] = [_text(value, class_names.get(field.name)) for value in values]
+        if not_kept:
+            self.doubts.append(f"not kept: {listed(map(quote, not_kept))} (nested columns, or further images)")
         return Records(
             list(self._row_of), columns, next((name for name in class_names if name in columns), ""), all_images=True
         )
+
+    def _check_numbers(self, column: str, values: list[Any], names: list[str] | None) -> None:
+        """Refuse numbers of classes that have no name."""
+        numbers = [each[0] if isinstance(each, list) and each else each for each in values] if names else []
+        for row, number in enumerate(numbers):
+            if names and isinstance(number, int | float) and number >= len(names):
+                raise DataError(
+                    f"column {quote(column)} has the number of a class without a name",
+                    path=self._file.path,
+                    expected=f"0 to {len(names) - 1}: {listed(map(quote, names))}",
+                    found=f"{number} in row {row}",
+                    fix="write the table with the names of all classes, or with names in place of numbers",
+                )
 
     def state(self, path: str) -> FileState | None:
         """Return the state of a row: that of the table with the row's place, ``None`` if it does not exist."""
@@ -339,10 +361,8 @@ def _text(value: Any, class_names: list[str] | None) -> str:
         return ""
     if isinstance(value, list):
         return _text(value[0], class_names) if value else ""
-    if class_names and isinstance(value, int) and 0 <= value < len(class_names):
-        return class_names[value]
-    if class_names:  # -1 stands for no label
-        return "" if isinstance(value, int) and value < 0 else str(value)
     if isinstance(value, float) and value.is_integer():
-        return str(int(value))
+        value = int(value)
+    if class_names and isinstance(value, int):  # -1 stands for no label
+        return class_names[value] if value >= 0 else ""
     return str(value).lower() if isinstance(value, bool) else str(value)

@@ -8,7 +8,7 @@ import tarfile
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 from xfeat.featurize.errors import DataError, ImageError
 from xfeat.featurize.sources.container_file import ContainerFile
@@ -22,7 +22,7 @@ from xfeat.featurize.sources.image_source import (
     check_size,
 )
 from xfeat.featurize.system.time_limit import limited
-from xfeat.featurize.text import quote
+from xfeat.featurize.text import listed, quote
 from xfeat.featurize.typed_json import parse_json
 
 LABEL_KINDS = (".cls", ".json", ".txt")
@@ -88,7 +88,11 @@ class TarSource:
             if kind == ".json":
                 fields = [_fields(text) for text in found]
                 known = dict.fromkeys(name for values in fields for name in values)
-                columns |= {name: [values.get(name, "") for values in fields] for name in known}
+                nested = [name for name in known if any(isinstance(values.get(name), dict | list) for values in fields)]
+                cells = {name: [_cell(values.get(name)) for values in fields] for name in known}
+                columns |= {name: texts for name, texts in cells.items() if any(texts)}
+                if nested:
+                    self.doubts.append(f"not kept: {listed(map(quote, nested))} (lists or objects in .json files)")
             else:
                 columns[kind.removeprefix(".")] = [text.strip() for text in found]
         return Records(names, columns, "cls" if "cls" in columns else "") if columns else None
@@ -227,18 +231,20 @@ def _kind(name: str) -> str:
     return sample_of(name)[1]
 
 
-def _fields(text: str) -> dict[str, str]:
-    """Return the values of a JSON record as text, without those that are lists or objects; one alone is the label."""
+def _fields(text: str) -> dict[str, Any]:
+    """Return the values of a JSON record; one alone is the label."""
     try:
         found = parse_json(text) if text else {}
     except ValueError:
         return {}
-    values = found if isinstance(found, dict) else {"label": found}
-    return {
-        str(name): value if isinstance(value, str) else json.dumps(value)
-        for name, value in values.items()
-        if isinstance(value, str | int | float)
-    }
+    return found if isinstance(found, dict) else {"label": found}
+
+
+def _cell(value: object) -> str:
+    """Return a value of a JSON record as text; empty for a list, an object and ``null``."""
+    if isinstance(value, str):
+        return value
+    return json.dumps(value) if isinstance(value, int | float) else ""
 
 
 class _BoundedReads:

@@ -189,9 +189,9 @@ def _start(
         raise ModelError(
             "not a model that onnxruntime can read",
             path=path,
-            expected="a complete ONNX file written by xexport onnx",
+            expected="a complete ONNX file",
             found=first_line(error),
-            fix="write it again with xexport onnx",
+            fix="export or copy it again",
         ) from error
 
 

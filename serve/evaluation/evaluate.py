@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import logging
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -32,6 +33,8 @@ from xfeat.serve.inference.results import SkippedImage
 
 if TYPE_CHECKING:
     from minisign import PublicKey
+
+logger = logging.getLogger(__name__)
 
 UNLABELLED = "no label"
 
@@ -172,6 +175,10 @@ def evaluate_model(
         reasons = [f"{image.path}: {image.reason}" for image in skipped]
         raise DataError(
             "none of the images could be classified", path=dataset.root, found="\n".join(first_ten(reasons))
+        )
+    if isinstance(predictor.model, ForeignClassifier) and predictor.model.maybe_softmax_twice:
+        logger.warning(
+            "%s: all outputs lie between 0 and 1: are they probabilities already? leave out --softmax", predictor.path
         )
     return ModelEvaluation(
         model=predictor.path,

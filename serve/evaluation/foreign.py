@@ -34,6 +34,9 @@ class ForeignClassifier(ModelFile):
         device: ``cpu`` or ``cuda:N``.
         spec: how images are prepared, and what the output means.
 
+    Attributes:
+        maybe_softmax_twice: whether ``softmax`` is set, and all outputs so far lay between 0 and 1.
+
     Raises:
         SpecError: if the model describes itself, or its inputs and outputs do not fit the spec.
     """
@@ -42,6 +45,7 @@ class ForeignClassifier(ModelFile):
         self.path, self.sha256, self.session, self.device, self._spec = path, sha256, session, device, spec
         self.inputs, self.outputs = tensors(session.get_inputs()), tensors(session.get_outputs())
         self.optional_inputs, self.known_outputs = (), frozenset([PROBABILITIES])
+        self.maybe_softmax_twice = spec.softmax
         if FORMAT_KEY in session.get_modelmeta().custom_metadata_map:
             raise self._misfit("the model was written by xexport and describes itself", fix="leave out its description")
         if not spec.classes:
@@ -97,8 +101,10 @@ class ForeignClassifier(ModelFile):
     def _probabilities(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
         is_finite = np.asarray(np.isfinite(values).all(axis=1))
         finite = values[is_finite]
+        within = (finite >= 0).all(axis=1) & (finite <= 1 + _SUM_TOLERANCE).all(axis=1)
+        self.maybe_softmax_twice &= bool(within.all())
         add_up = np.abs(finite.sum(axis=1) - 1) <= _SUM_TOLERANCE
-        are_probabilities = (finite >= 0).all(axis=1) & add_up
+        are_probabilities = within & add_up
         if self._spec.softmax:
             if len(finite) and are_probabilities.all():
                 raise self._misfit("the model's outputs are probabilities already", fix="leave out --softmax")
@@ -107,11 +113,14 @@ class ForeignClassifier(ModelFile):
             return np.asarray(powers / powers.sum(axis=1, keepdims=True), np.float32)
         if not are_probabilities.all():
             wrong = finite[~are_probabilities][0]
+            fix = "add --softmax if they are logits"
+            if within.all():
+                fix = "measure the logits before the sigmoids, with --softmax: an image has one class here"
             raise self._misfit(
                 "the model's outputs are not probabilities",
                 "numbers from 0 to 1 that add up to 1",
                 ", ".join(f"{value:.4g}" for value in wrong[:5]),
-                "add --softmax if they are logits",
+                fix,
             )
         return values
 

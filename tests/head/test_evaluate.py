@@ -23,7 +23,7 @@ from xfeat.head.cli import main
 from xfeat.head.data.rows import as_rows
 from xfeat.head.evaluate import Evaluation, drop_between, evaluate_run
 from xfeat.head.evaluation.intervals import difference_interval, wilson_interval
-from xfeat.head.public_runs import evaluate
+from xfeat.head.public_runs import _cache_name, evaluate
 from xfeat.head.reports.eval_report import open_evaluation, save_evaluation
 from xfeat.head.runs.reader import Run, open_run
 from xfeat.head.specs import HeadSpec, TargetSpec, TrainSpec
@@ -289,6 +289,30 @@ def test_a_changed_file_of_an_evaluation_is_refused(done: Evaluation, name: str)
 def test_a_taken_name_is_refused(done: Evaluation, tmp_path: Path) -> None:
     with pytest.raises(RunError, match="already exists"):
         save_evaluation(done, tmp_path / "runs", "abroad")
+
+
+@pytest.mark.parametrize(("name", "words"), [("r", "already exists"), ("a/b", "name"), ("latest", "name")])
+def test_a_name_that_cannot_be_is_refused_before_anything_is_read(run: Run, name: str, words: str) -> None:
+    with pytest.raises(RunError, match=words):
+        evaluate(run, "data-that-is-not-there", name=name)
+
+
+@pytest.mark.parametrize(
+    ("data", "name"),
+    [
+        ("ext/hospital", "hospital"),
+        ("ext/hospital.zip", "hospital"),
+        ("s3://bucket/data/test-*.parquet", "test"),
+        ("ext/shards-{000..009}.tar", "shards-000..009"),
+        ("ext/?.tar", "ext"),
+        ("s3://bucket/data/*.parquet", "data"),
+        ("s3://bucket/*.parquet", "images"),
+        ("https://host/test.zip?token=a.b", "test"),
+        ("ext/a[1].tar", "a1"),
+    ],
+)
+def test_a_cache_is_named_after_its_images(data: str, name: str) -> None:
+    assert _cache_name(data) == f"{name}.features.h5"
 
 
 def test_external_images_of_one_class_have_a_sensitivity_alone(run: Run, make_cache: MakeCache, tmp_path: Path) -> None:

@@ -96,6 +96,22 @@ def test_a_table_joins_by_path_or_group(case: str, tmp_path: Path, caplog: pytes
     assert dataset.class_names == ("covid", "normal")
 
 
+# Tables that are read twice, once for paths and once for groups: their remarks.
+SAID_ONCE = {
+    "renamed": (b"patient,size\n12,3\n", "", "(size) is called table_size here"),
+    "renamed, beside a name": (b"patient,name,size\n12,Ann,3\n", "", "(size) is called table_size here"),
+    "renamed, with the group named": (b"Pat,name,size\n12,Ann,3\n", "group=Pat", "(size) is called table_size here"),
+    "Latin-1": (b"patient,name,Gr\xf6\xdfe\n12,Ann,3\n", "", "is read as Latin-1"),
+}
+
+
+@pytest.mark.parametrize("case", SAID_ONCE)
+def test_a_remark_on_a_table_is_given_once(case: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    table, columns, said = SAID_ONCE[case]
+    opened(tmp_path, table, groups=GROUPS, columns=columns)
+    assert warned(caplog).count(said) == 1
+
+
 # The header of a table, --columns, and the names and kinds of the columns that come of it.
 NAMED = {
     "as they are": ("path,Alter in Jahren,Größe", "", {"Alter in Jahren": "", "Größe": ""}, ""),

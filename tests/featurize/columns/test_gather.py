@@ -16,6 +16,7 @@ import xfeat
 from xfeat.featurize.cache.reader import FeatureCache
 from xfeat.featurize.columns import gather
 from xfeat.featurize.datasets.column_choice import ColumnChoice
+from xfeat.featurize.errors import SpecError
 
 if TYPE_CHECKING:
     from conftest import Bench
@@ -204,6 +205,12 @@ def test_a_dicom_column_can_be_left_out_and_comes_back(scans: Bench) -> None:
     assert cache.extra["PatientAge"].kind == "category"
     scans.run()
     assert FeatureCache.open(scans.output).extra["InstitutionName"].known.all()
+
+
+@pytest.mark.parametrize("columns", ["sex=PatientSex", "age=PatientAge,age:number", "group=PatientHash"])
+def test_a_dicom_column_keeps_its_name(scans: Bench, columns: str) -> None:
+    with pytest.raises(SpecError, match=r"whose columns keep their names(.|\n)*Patient\w+:ignore leaves it away"):
+        scans.run(columns=ColumnChoice.parse(columns))
 
 
 def test_one_patient_id_for_all_is_no_group(scans: Bench, caplog: pytest.LogCaptureFixture) -> None:

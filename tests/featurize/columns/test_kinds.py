@@ -97,6 +97,18 @@ TABLE = {
     "umlauts": ("Größe", "", ["groß", "klein", "groß"], "category", ["groß", "klein"], ""),
 }
 MISSING = ["", "NA", "n/a", "N/A", "nan", "NaN", "null", "NULL", "none", "None", "-", "?", "unknown", "Unknown", "#N/A"]
+MISSING += [
+    "k. A.",
+    "k.A.",
+    "n. b.",
+    "unbekannt",
+    "Unbekannt",
+    "Inconnu",
+    "desconocido",
+    "okänd",
+    "Not available",
+    "不明",
+]
 
 
 @pytest.mark.parametrize("case", TABLE)

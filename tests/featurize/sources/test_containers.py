@@ -231,6 +231,7 @@ ELSEWHERE = cells("/root/x/1.png", "../2.png", "C:\\d\\3.png")
 IN_SPLITS = {**A3, "split": ["train", "val", "test"]}
 PARQUETS: dict[str, tuple[dict[str, Any], dict[str, list[str]], list[str]]] = {
     "names of classes": ({"image": cells(*N3), "label": [0, 1, -1]}, AB, ["0.png|a", "1.png|b"]),
+    "numbers of pandas": ({"image": cells(*N3), "label": [0.0, 1.0, None]}, AB, ["0.png|a", "1.png|b"]),
     "a class by another name": (
         {"image": cells(*N3), "disease": [1, 1, 0]},
         {"disease": ["a", "b"]},
@@ -259,6 +260,56 @@ def test_a_parquet_table_is_read(tmp_path: Path, kind: str) -> None:
     source = pickle.loads(pickle.dumps(dataset.open()))
     for path in [each.split("|")[0] for each in reversed(expected)]:
         assert source.read(path) == (P, open_source(file).state(path))
+
+
+NESTED = pa.array([{"x": 1}] * 3)
+NOT_KEPT: dict[str, tuple[dict[str, Any], str]] = {
+    "a struct": ({"image": cells(*N3), **A3, "box": NESTED}, "not kept: box ("),
+    "a list": ({"image": cells(*N3), **A3, "boxes": [[1, 2]] * 3}, "not kept: boxes ("),
+    "two images": ({"image": cells(*N3), "mask": cells(*N3), "thumb": pa.array([b"x"] * 3)}, "not kept: mask, thumb ("),
+    "more of an image": (
+        {"image": pa.array([{"bytes": P, "path": name, "width": 8} for name in N3])},
+        "not kept: image.width (",
+    ),
+    "nothing": ({"image": cells(*N3), "age": [1, 2, 3], "labels": [["a"]] * 3}, ""),
+}
+
+
+@pytest.mark.parametrize("kind", NOT_KEPT)
+def test_columns_that_are_not_kept_are_named_once(tmp_path: Path, caplog: pytest.LogCaptureFixture, kind: str) -> None:
+    columns, said = NOT_KEPT[kind]
+    for shard in ("a", "b"):
+        table(tmp_path / f"{shard}.parquet", columns)
+    open_dataset(tmp_path / "*.parquet")
+    assert caplog.text.count("not kept") == bool(said)
+    assert said in caplog.text
+
+
+NESTED_JSON: dict[str, tuple[bytes, str]] = {
+    "a list": (b'{"label": "a", "boxes": [1, 2]}', "not kept: boxes ("),
+    "an object": (b'{"label": "a", "meta": {"age": 3}, "tags": []}', "not kept: meta, tags ("),
+    "a list alone": (b'["a", "b"]', "not kept: label ("),
+    "only lists": (b'{"boxes": [1, 2]}', "not kept: boxes ("),
+    "nothing": (b'{"label": "a", "age": 3, "sex": null, "old": true}', ""),
+}
+
+
+@pytest.mark.parametrize("kind", NESTED_JSON)
+def test_nested_values_of_json_are_named_once(tmp_path: Path, caplog: pytest.LogCaptureFixture, kind: str) -> None:
+    content, said = NESTED_JSON[kind]
+    for shard in ("a", "b"):
+        tar(tmp_path / f"{shard}.tar", sample("json", content))
+    dataset = open_dataset(tmp_path / "*.tar")
+    assert len(dataset.entries) == 2
+    assert caplog.text.count("not kept") == bool(said)
+    assert said in caplog.text
+
+
+@pytest.mark.parametrize("numbers", [[0, 7, 1], [0.0, 7.0, 1.0], [[0], [7], [1]], [0, 2, None]])
+def test_the_number_of_a_class_without_a_name_is_refused(tmp_path: Path, numbers: list[Any]) -> None:
+    file = table(tmp_path / "x.parquet", {"image": cells(*N3), "label": numbers}, AB)
+    with pytest.raises(DataError, match=r"number of a class without a name(.|\n)*0 to 1: a, b(.|\n)*in row 1"):
+        open_dataset(file)
 
 
 def test_splits_of_hugging_face_are_read_from_a_folder(tmp_path: Path) -> None:

@@ -49,6 +49,7 @@ def write_foreign(
     kind: int = TensorProto.FLOAT,
     shape: list[Any] | None = None,
     softmax: bool = False,
+    last: str = "",
     classes: int = 3,
     batch: int | str = "N",
     spatial: bool = False,
@@ -58,8 +59,9 @@ def write_foreign(
 ) -> Path:
     """Write the tiny model as another tool would: normalised input, no metadata.
 
-    The mean of each channel is brought back to 0..1, times WEIGHTS, plus BIAS; with ``softmax`` probabilities follow.
+    The mean of each channel is brought back to 0..1, times WEIGHTS, plus BIAS; ``softmax`` or an operator may follow.
     """
+    last = "Softmax" if softmax else last
     axes = [2, 3] if layout == "NCHW" else [1, 2]
     sides = [SIDE, SIDE]
     shape = shape or ([batch, 3, *sides] if layout == "NCHW" else [batch, *sides, 3])
@@ -79,7 +81,7 @@ def write_foreign(
         helper.make_node("Add", ["scaled", "mean"], ["colour"]),
         helper.make_node("MatMul", ["colour", "weights"], ["product"]),
         helper.make_node("Add", ["product", "bias"], ["sums"]),
-        helper.make_node("Softmax" if softmax else "Identity", ["sums"], ["flat"], **({"axis": 1} if softmax else {})),
+        helper.make_node(last or "Identity", ["sums"], ["flat"], **({"axis": 1} if softmax else {})),
         helper.make_node("Unsqueeze" if spatial else "Identity", ["flat", "last"] if spatial else ["flat"], ["scores"]),
     ]
     outputs = [("scores", [batch, classes, *([1, 1] if spatial else [])])]

@@ -108,6 +108,7 @@ REFUSED: dict[str, tuple[dict[str, Any], tuple[Any, ...], str]] = {
     "half of it": ({}, (*NAMED, "--mean", 0.5), "--mean and --std need each other"),
     "logits": ({}, DESCRIBED, "add --softmax if they are logits"),
     "softmax twice": ({"softmax": True}, (*DESCRIBED, "--softmax"), "leave out --softmax"),
+    "sigmoids": ({"last": "Sigmoid"}, DESCRIBED, "measure the logits before the sigmoids, with --softmax"),
     "another size": ({}, (*DESCRIBED, "--size", 64), "images of another size"),
     "no size": ({"shape": ["N", 3, "H", "W"]}, DESCRIBED, "--size PIXELS"),
     "not square": ({"shape": ["N", 3, 32, 48]}, DESCRIBED, "images of another size"),
@@ -131,6 +132,14 @@ def test_what_does_not_fit_is_refused_with_the_fix(xserve: Xserve, foreign: Fore
     assert "Traceback" not in done.output
 
 
+@pytest.mark.parametrize(("last", "warns"), [("Sigmoid", True), ("HardSigmoid", True), ("", False), ("Tanh", False)])
+def test_a_softmax_of_what_may_be_probabilities_is_doubted_once(
+    xserve: Xserve, foreign: Foreign, data: Path, caplog: pytest.LogCaptureFixture, last: str, warns: bool
+) -> None:
+    answer(xserve("eval", foreign(last=last), data, *DESCRIBED, "--softmax", "--batch-size", 5, "--json"))
+    assert caplog.text.count("all outputs lie between 0 and 1: are they probabilities already?") == warns
+
+
 def test_a_model_of_this_project_is_not_described(xserve: Xserve, model: Path, data: Path) -> None:
     done = xserve("eval", model, data, *DESCRIBED)
     assert (done.exit_code, "describes itself" in done.stderr) == (1, True)
@@ -148,6 +157,7 @@ def test_what_is_no_onnx_file_or_no_classifier_is_refused(xserve: Xserve, data: 
     ):
         done = xserve("eval", tmp_path / name, data, *DESCRIBED)
         assert (done.exit_code, words in done.stderr) == (1, True), done.output
+        assert "written by xexport" not in done.stderr
 
 
 def test_outputs_that_are_no_numbers_are_skipped(xserve: Xserve, foreign: Foreign, data: Path) -> None:
