@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +34,15 @@ if TYPE_CHECKING:
 _HELD_OUT = 5
 
 
+@contextmanager
+def _unnamed_features() -> Iterator[None]:
+    """Keep quiet that arrays have no names of columns: they are in the order of the table that was fitted."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "X does not have valid feature names")
+        yield
+
+
+@_unnamed_features()
 def export_classifier(
     classifier: Any,
     extractor: FeatureExtractor,
@@ -47,7 +59,8 @@ def export_classifier(
 
     Raises:
         ArgumentError: if the classifier is of a kind that cannot be exported, or an argument of another type.
-        DataError: if it is not fitted, or there are too few features for the out-of-distribution score.
+        DataError: if it is not fitted, a class has no name of one line, or there are too few features for the
+            out-of-distribution score.
         MismatchError: if it was fitted to other features than the extractor's.
         SpecError: if two classes have one name, the threshold has no class, or the range of 16-bit images is unknown.
         ImageError: if an image cannot be read.

@@ -107,6 +107,8 @@ class CachedFeatures(FeatureCache):
                 found=extractor.spec.describe(),
                 fix="cache.extractor(weights=FILE) with the file of those weights",
             )
+        # Copies and pickles find the file again, which may be another one by then.
+        extractor.weights_sha256 = spec.weights_sha256
         return extractor
 
     def to_pandas(self, *, features: bool = True) -> pandas.DataFrame:

@@ -19,7 +19,7 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from xfeat.featurize.cache.shards import FileIdentity
 from xfeat.featurize.engines import BatchSize as BatchSize
 from xfeat.featurize.engines import Engine, check_precision, open_engine
-from xfeat.featurize.errors import DataError, ImageError
+from xfeat.featurize.errors import DataError, ImageError, MismatchError
 from xfeat.featurize.images.given import as_images, decode_given, named, range_of_given, read_given
 from xfeat.featurize.images.grey_range import GreyRange, warn_if_other
 from xfeat.featurize.images.preprocess import resize
@@ -37,13 +37,15 @@ logger = logging.getLogger(__name__)
 
 # Several views of an image are rows of a cache, not of a transformer's result.
 _REQUEST = [field for field in dataclasses.fields(FeatureRequest) if field.name != "views"]
+# A request names a file, whatever is in it.
+_DIGEST = {"weights_sha256": ("str | None", None)}
 _ENGINE = {"device": ("str", "auto"), "engine": ("str", "auto"), "batch_size": ("BatchSize", None)}
 
 
 def _parameters() -> Iterator[inspect.Parameter]:
     yield inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD)
     settings = {field.name: (argument_kind(field), field.default) for field in _REQUEST}
-    for name, (kind, default) in {**settings, **_ENGINE, "workers": ("int | None", None)}.items():
+    for name, (kind, default) in {**settings, **_DIGEST, **_ENGINE, "workers": ("int | None", None)}.items():
         first = inspect.Parameter.POSITIONAL_OR_KEYWORD if name == "backbone" else inspect.Parameter.KEYWORD_ONLY
         yield inspect.Parameter(name, first, default=default, annotation=kind)
 
@@ -51,11 +53,14 @@ def _parameters() -> Iterator[inspect.Parameter]:
 _SIGNATURE = inspect.Signature(list(_parameters()))
 
 
-class _Opened(NamedTuple):
-    settings: dict[str, Any]
-    process: int
+class _Resolved(NamedTuple):
+    request: FeatureRequest
     spec: FeatureSpec
     weights: Weights
+
+
+class _Opened(NamedTuple):
+    settings: tuple[Any, ...]
     engine: Engine
     lock: threading.Lock
 
@@ -70,6 +75,7 @@ class FeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         backbone: as in :class:`xfeat.featurize.specs.FeatureRequest`, like every other setting of it except ``views``.
         grey_bits: range of images with 16 bits per channel. ``None``: ``fit`` finds it; without ``fit`` each call finds
             that of its own images.
+        weights_sha256: the digest that the weights must have, as ``cache.extractor()`` sets it; ``None``: any.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:N``; several GPUs with commas.
         engine: ``auto``, ``torch``, ``onnxruntime`` or ``openvino``.
         batch_size: images per call of the network; ``auto`` measures which is fastest.
@@ -98,7 +104,7 @@ class FeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             XfeatError: as :meth:`transform` says.
         """
         images = as_images(X)
-        preprocess = self._spec_and_weights()[0].preprocess
+        preprocess = self._resolve().spec.preprocess
         if self.grey_bits is None:
             self.grey_bits_ = self._measured(images, preprocess) or preprocess.grey_bits
         return self
@@ -118,7 +124,8 @@ class FeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             ArgumentError: if something is no image.
             DataError: if there are no images.
             SpecError: if a setting is out of range.
-            WeightsError, ModelError: if the network cannot be found or used.
+            MismatchError: if the weights have another digest than ``weights_sha256``.
+            WeightsError, ModelError: if the network cannot be found or used, or its file has changed.
             DeviceError: if the device is not available.
         """
         images = as_images(X)
@@ -141,8 +148,7 @@ class FeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         Args:
             input_features: ignored.
         """
-        opened = self._open()
-        side = opened.spec.preprocess.size
+        opened, side = self._open(), self.spec.preprocess.size
         with opened.lock:
             dim = opened.engine.features(np.zeros((1, side, side, 3), np.uint8)).shape[1]
         return np.array([f"f{number}" for number in range(dim)], object)
@@ -150,14 +156,14 @@ class FeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     @property
     def spec(self) -> FeatureSpec:
         """What a row of features is, as a cache and an exported model state it."""
-        spec = self._spec_and_weights()[0]
+        spec = self._resolve().spec
         bits = getattr(self, "grey_bits_", None) if self.grey_bits is None else None
         return spec if bits is None else _with_bits(spec, bits)
 
     @property
     def weights_found(self) -> Weights:
         """The file of the network's weights."""
-        return self._spec_and_weights()[1]
+        return self._resolve().weights
 
     def unknown_range(self, images: Sequence[Any]) -> int | None:
         """Return the bits of 16-bit images, if neither ``fit`` nor ``grey_bits`` has said them; ``None`` otherwise.
@@ -168,24 +174,31 @@ class FeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         known = self.grey_bits is not None or hasattr(self, "grey_bits_")
         return None if known else self._measured(images, self.spec.preprocess)
 
-    def _settings(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in _SIGNATURE.parameters if name not in ("self", "workers")}
-
-    def _spec_and_weights(self) -> tuple[FeatureSpec, Weights]:
-        opened = vars(self).get("_opened")
-        if opened is not None and opened.settings == self._settings():
-            return opened.spec, opened.weights
+    def _resolve(self) -> _Resolved:
+        """Find the weights once: a module is converted for it, and what is unclear of a file is said."""
         request = spec_from(FeatureRequest, {field.name: getattr(self, field.name) for field in _REQUEST})
         check_precision(self.engine, request.precision)
-        return resolve_request(None, request)
+        resolved: _Resolved | None = vars(self).get("_resolved")
+        if resolved is None or resolved.request != request:
+            resolved = self._resolved = _Resolved(request, *resolve_request(None, request))
+        if self.weights_sha256 not in (None, resolved.spec.weights_sha256):
+            raise MismatchError(
+                "these are not the weights of the extractor",
+                path=resolved.weights.path,
+                expected=f"SHA-256 {self.weights_sha256}",
+                found=resolved.spec.weights_sha256,
+                fix="extractor.set_params(weights=FILE) with their file, or weights_sha256=None for any",
+            )
+        return resolved
 
     def _open(self) -> _Opened:
-        settings, opened = self._settings(), vars(self).get("_opened")
-        if opened is None or (opened.settings, opened.process) != (settings, os.getpid()):
-            spec, weights = self._spec_and_weights()
-            engine = open_engine(spec, weights, **{name: getattr(self, name) for name in _ENGINE})
-            opened = _Opened(settings, os.getpid(), spec, weights, engine, threading.Lock())
-            self._opened = opened
+        resolved = self._resolve()
+        engine = {name: getattr(self, name) for name in _ENGINE}
+        settings = (resolved, engine, os.getpid())
+        opened: _Opened | None = vars(self).get("_opened")
+        if opened is None or opened.settings != settings:
+            network = open_engine(resolved.spec, resolved.weights, **engine)
+            opened = self._opened = _Opened(settings, network, threading.Lock())
         return opened
 
     def _with_range(self, images: Sequence[Any]) -> FeatureSpec:
@@ -235,7 +248,7 @@ class FeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             pool.shutdown(cancel_futures=True)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in super().__getstate__().items() if name != "_opened"}
+        return {name: value for name, value in super().__getstate__().items() if name not in ("_resolved", "_opened")}
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

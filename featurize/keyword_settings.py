@@ -84,21 +84,40 @@ def spec_from(spec: type[R], values: dict[str, Any]) -> R:
         try:
             check_types({name: value}, spec)
         except ValueError as error:
-            raise SpecError(f"{name} has another type", expected=kinds[name], found=quote(repr(value))) from error
+            expected, found = _in_words(kinds[name]), quote(repr(value))
+            raise SpecError(f"{name} has another type", expected=expected, found=found) from error
     return spec(**plain)
 
 
+_WORDS = {
+    "Triple": "three numbers, or one for all three",
+    "Triple | None": "three numbers, or one for all three, or None",
+    "bool": "True or False",
+    "float": "a number",
+    "int": "a whole number",
+    "str": "text",
+    "Path": "a path",
+    "Root": "a path",
+    "tuple[int, ...]": "a list of whole numbers",
+    "tuple[str, ...]": "a list of texts",
+}
+
+
+def _in_words(kind: str) -> str:
+    return _WORDS.get(kind) or " or ".join(_WORDS.get(part, part) for part in kind.split(" | "))
+
+
 def _plain(value: Any, kind: str) -> Any:
-    if isinstance(value, list):
-        return tuple(_plain(item, "") for item in value)
+    if hasattr(value, "tolist"):  # arrays, and the numbers of numpy
+        value = value.tolist()
+    if isinstance(value, list | tuple):
+        return tuple(_plain(item, "float" if kind.startswith("Triple") else "") for item in value)
     if "Root" in kind and isinstance(value, str | os.PathLike):
         return root_of(value)
     if "Path" in kind and isinstance(value, str | os.PathLike):
         return Path(value)
     if kind.startswith("Triple") and isinstance(value, int | float):
         return (float(value),) * 3
-    if type(value).__module__ == "numpy" and getattr(value, "shape", None) == ():
-        return value.item()
     if kind.startswith("float") and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     return value

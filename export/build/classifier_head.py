@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from xfeat.featurize.errors import ArgumentError, DataError
+from xfeat.featurize.text import quote
 
 _ACCEPTED = (
     "HeadClassifier, LogisticRegression, or another linear classifier with predict_proba, or a pipeline of it with "
@@ -43,7 +44,7 @@ def classifier_head(classifier: Any) -> ClassifierHead:
 
     Raises:
         ArgumentError: if it is of another kind.
-        DataError: if it is not fitted, or to the features in another order.
+        DataError: if it is not fitted, or to the features in another order, or a class has no name of one line.
     """
     steps = list(_steps(classifier))
     extractor = steps.pop(0) if steps and _is_extractor(steps[0]) else None
@@ -64,6 +65,11 @@ def classifier_head(classifier: Any) -> ClassifierHead:
     else:
         raise _refused(last)
     names = tuple(str(name) for name in last.classes_)
+    for name in names:
+        if not name.strip() or name.splitlines() != [name]:
+            what = "the name of a class is empty" if not name.strip() else "the name of a class goes over several lines"
+            fix = "fit the classifier to labels with names of one line"
+            raise DataError(what, expected="text in one line", found=quote(repr(name)), fix=fix)
     return ClassifierHead(head.eval(), names, int(last.n_features_in_), type(last).__name__, extractor)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
+import io
 import pickle
 from typing import Any, cast
 
@@ -99,7 +101,7 @@ def load_backbone(spec: FeatureSpec, weights: Weights) -> Backbone:
         weights: a file with a state dict in the format of ``efficientnet_pytorch``.
 
     Raises:
-        WeightsError: if the file is not a state dict of that network.
+        WeightsError: if the file is not a state dict of that network, or has another digest.
         MissingExtraError: if the package that defines the network is not installed.
     """
     info = backbone_info(spec.backbone)
@@ -116,11 +118,14 @@ def load_backbone(spec: FeatureSpec, weights: Weights) -> Backbone:
 def _load_state(model: nn.Module, weights: Weights) -> None:
     expected = model.state_dict()
     try:
-        found = torch.load(weights.path, map_location="cpu", weights_only=True)
+        content = weights.path.read_bytes()
+        found = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
         raise _wrong_weights(
             weights, f"a file that torch cannot load as plain tensors ({type(error).__name__})"
         ) from error
+    if (digest := hashlib.sha256(content).hexdigest()) != weights.sha256:
+        raise _wrong_weights(weights, f"SHA-256 {digest[:16]}… instead of {weights.sha256[:16]}…: it has changed")
     if not isinstance(found, dict) or not all(isinstance(value, Tensor) for value in found.values()):
         raise _wrong_weights(weights, f"a {type(found).__name__}, not a state dict of tensors")
     classifier = {

@@ -30,6 +30,12 @@ from xfeat.featurize.system.user_cache import cache_file
 _MOST_BYTES = 2_000_000_000
 # Of the largest number in the output.
 _TOLERANCE = 1e-3
+# By name: importing torch.compile's class takes seconds.
+_INNER = {
+    "DataParallel": "return model.module",
+    "DistributedDataParallel": "return model.module",
+    "OptimizedModule": "return the module itself, without torch.compile",
+}
 
 
 def convert_module(
@@ -52,6 +58,8 @@ def convert_module(
     """
     if isinstance(module, torch.jit.ScriptModule):
         raise _not_converted(name, "torch exports no scripted or traced modules", type(module).__name__)
+    if fix := _INNER.get(type(module).__name__):
+        raise _not_converted(name, "it is a wrapper around a module", type(module).__name__, fix)
     module = module.eval().requires_grad_(False).float().cpu()
     count = sum(tensor.numel() * tensor.element_size() for tensor in module.state_dict().values())
     if count > _MOST_BYTES:
@@ -60,7 +68,7 @@ def convert_module(
     try:
         with torch.inference_mode():
             expected = module(images)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         fix = "name the --size that it was made for"
         raise _not_converted(name, f"it fails on float32 {tuple(images.shape)}", summary(error), fix) from error
     if not isinstance(expected, torch.Tensor):

@@ -18,7 +18,7 @@ def errors_of(name: str) -> Iterator[None]:
         yield
     except XfeatError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise SpecError(f"the code of {name} raises an error", found=summary(error)) from error
 
 

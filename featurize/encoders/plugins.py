@@ -88,7 +88,8 @@ def named_function(name: str) -> Callable[[], Any]:
         raise SpecError("not the name of a function", expected="torch:MODULE:FUNCTION", found=f"torch:{name}")
     with errors_of(f"torch:{name}"), _current_folder_last():
         module = importlib.import_module(module_name)
-    if not hasattr(module, function_name):
+        exists = hasattr(module, function_name)
+    if not exists:
         raise SpecError(
             f"{module_name} has no {function_name}",
             expected=f"a function {function_name} in {getattr(module, '__file__', None) or module_name}",

@@ -69,11 +69,13 @@ def _warn(request: FeatureRequest, name: str, encoder: EncoderFile, pooling: str
     if encoder.is_probabilities or (encoder.kind == "vector" and encoder.dim in _CLASSES):
         what = "probabilities of classes" if encoder.is_probabilities else f"scores of {encoder.dim} classes, it seems"
         logger.warning("%s: its output is %s; features of the layer before usually work better", name, what)
-    if not (encoder.states_preprocess or request.normalize or (request.mean and request.std)):
+    usual = [level for level in ("mean", "std") if not getattr(request, level)]
+    if usual and not (encoder.states_preprocess or request.normalize):
         logger.warning(
-            "%s: the file does not say how its images were normalised: ImageNet's mean and std are used. Name others "
-            "with --mean and --std, or these with --normalize imagenet",
+            "%s: the file does not say how its images were normalised: ImageNet's %s used. Name %s",
             name,
+            "mean and std are" if usual[1:] else f"{usual[0]} is",
+            "others with --mean and --std, or these with --normalize imagenet" if usual[1:] else f"--{usual[0]} too",
         )
     if pooling == "mean" and encoder.grid is None:
         logger.warning(

@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pandas
 import pytest
+import torch
+from sklearn.base import clone
+from sklearn.pipeline import make_pipeline
 
 from tests.caches import extra_column, write_made_up
+from tests.featurize.conftest import draw_folder
+from tests.featurize.encoders.graphs import MAP, VECTOR, encoder
+from xfeat import FeatureExtractor, extract
+from xfeat.featurize.backbones.weights import Weights
 from xfeat.featurize.cached_features import CachedFeatures
 from xfeat.featurize.datasets.column_choice import ColumnChoice
 from xfeat.featurize.datasets.dataframe import manifest_of
-from xfeat.featurize.errors import MismatchError, XfeatError
+from xfeat.featurize.errors import MismatchError, WeightsError, XfeatError
 
 COUNT, DIM = 8, 3
 FEATURES = np.random.default_rng(0).normal(size=(COUNT, DIM)).astype(np.float32)
@@ -73,6 +84,70 @@ def test_a_table_has_all_columns_of_their_kinds(tmp_path: Path) -> None:
 def test_an_extractor_of_other_weights_or_settings_than_the_cache_is_refused(tmp_path: Path) -> None:
     with pytest.raises(MismatchError, match="would compute other features"):
         made(tmp_path).extractor(workers=2)  # no file has the weights of this cache
+
+
+COPIES: dict[str, Callable[[FeatureExtractor], FeatureExtractor]] = {
+    "the extractor itself": lambda extractor: extractor,
+    "a clone": clone,
+    "a clone of a clone": lambda extractor: clone(clone(extractor)),
+    "in a pipeline": lambda extractor: clone(make_pipeline(extractor))[0],
+    "a deep copy": copy.deepcopy,
+    "a pickle": lambda extractor: pickle.loads(pickle.dumps(extractor)),
+    "with another setting": lambda extractor: clone(extractor).set_params(batch_size=2),
+}
+
+
+@pytest.mark.parametrize("kind", COPIES)
+@pytest.mark.parametrize("before", ["changed", "copied"])
+def test_an_extractor_of_a_cache_opens_the_file_of_the_cache_only(kind: str, before: str, tmp_path: Path) -> None:
+    images = list(map(str, draw_folder(tmp_path / "data", 2).rglob("*.png")))
+    path = encoder(tmp_path / "encoder.onnx", VECTOR, "vector")
+    right, other = path.read_bytes(), encoder(tmp_path / "other.onnx", MAP, "map").read_bytes()
+    options = {"backbone": str(path), "normalize": "half", "workers": 1}
+    cache = extract(tmp_path / "data", tmp_path / "features.h5", **options)
+    extractor = cache.extractor(workers=1)
+    if before == "changed":
+        path.write_bytes(other)
+    taken = COPIES[kind](extractor)
+    path.write_bytes(other)
+    with pytest.raises((MismatchError, WeightsError), match="SHA-256"):
+        taken.transform(images)
+    path.write_bytes(right)
+    expected = [
+        cache.features[cache.columns.path.index(str(Path(image).relative_to(tmp_path / "data")))] for image in images
+    ]
+    assert np.array_equal(COPIES[kind](cache.extractor(workers=1)).transform(images), expected)
+
+
+def test_weights_of_an_efficientnet_that_change_before_they_are_opened_are_refused(
+    lite0_weights: Weights, tmp_path: Path
+) -> None:
+    file = tmp_path / "weights.pth"
+    shutil.copy(lite0_weights.path, file)
+    extractor = FeatureExtractor("efficientnet-lite0", weights=file, engine="torch", device="cpu")
+    digest = extractor.spec.weights_sha256
+    state = torch.load(file, weights_only=True)
+    state["_conv_stem.weight"] += 1
+    torch.save(state, file)
+    with pytest.raises(WeightsError, match="it has changed"):
+        extractor.transform([np.zeros((40, 40), np.uint8)])
+    with pytest.raises(MismatchError, match=digest):
+        clone(extractor).set_params(weights_sha256=digest).transform([np.zeros((40, 40), np.uint8)])
+
+
+def test_what_is_unclear_of_an_encoder_is_said_once_per_setting(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    extractor = FeatureExtractor(str(encoder(tmp_path / "encoder.onnx", VECTOR, "vector")), workers=1)
+    images = [np.arange(1600, dtype=np.uint8).reshape(40, 40)]
+    for _ in range(2):
+        found = extractor.fit(images).transform(images)
+        assert extractor.spec.weights_sha256 == extractor.weights_found.sha256
+    assert caplog.text.count("does not say how its images were normalised") == 1
+    extractor.set_params(mean=np.array([0.5, 0.5, 0.5]))
+    assert not np.array_equal(extractor.transform(images), found)
+    assert caplog.text.count("ImageNet's std is used") == 1
+    assert np.array_equal(extractor.set_params(mean=None).transform(images), found)
 
 
 def test_a_table_of_pandas_is_a_manifest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

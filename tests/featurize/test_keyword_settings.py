@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas
 import pytest
 
 from xfeat.featurize.errors import ArgumentError, SpecError, XfeatError
@@ -62,6 +63,13 @@ TAKEN: dict[str, tuple[dict[str, Any], Outer]] = {
     "a whole number for a fraction": ({"level": 2}, Outer(inner=Inner(level=2.0))),
     "one number for three": ({"mean": 0.5}, Outer(mean=(0.5, 0.5, 0.5))),
     "a list for three": ({"mean": [0.1, 0.2, 0.3]}, Outer(mean=(0.1, 0.2, 0.3))),
+    "an array": ({"widths": np.array([4, 5])}, Outer(widths=(4, 5))),
+    "an array for three": ({"mean": np.array([0.1, 0.2, 0.3])}, Outer(mean=(0.1, 0.2, 0.3))),
+    "an array of nothing": ({"widths": np.array([], int)}, Outer(widths=())),
+    "an array without a shape": ({"mean": np.array(0.5)}, Outer(mean=(0.5, 0.5, 0.5))),
+    "a column": ({"mean": pandas.Series([0.1, 0.2, 0.3])}, Outer(mean=(0.1, 0.2, 0.3))),
+    "a tuple of numbers of numpy": ({"widths": (np.int32(4), np.int64(5))}, Outer(widths=(4, 5))),
+    "whole numbers for three fractions": ({"mean": [0, 1, 0]}, Outer(mean=(0.0, 1.0, 0.0))),
     "none": ({"file": None}, Outer()),
 }
 
@@ -74,27 +82,34 @@ def test_settings_are_taken_as_programs_have_them(kind: str) -> None:
     assert inner == outer.inner
     assert type(outer.count) is int
     assert type(inner.level) is float
+    assert {type(value) for value in outer.widths} <= {int}
+    assert {type(value) for value in outer.mean or ()} <= {float}
 
 
-REFUSED: dict[str, tuple[tuple[Any, ...], dict[str, Any], type[XfeatError]]] = {
-    "an unknown name": (("data",), {"cuont": 3}, ArgumentError),
-    "a missing argument": ((), {}, ArgumentError),
-    "too many by place": (("data", "x", 3), {}, ArgumentError),
-    "twice": (("data",), {"data": "b"}, ArgumentError),
-    "text for a number": (("data",), {"count": "3"}, SpecError),
-    "a fraction for a whole number": (("data",), {"count": 3.5}, SpecError),
-    "none for a number": (("data",), {"count": None}, SpecError),
-    "text in a list": (("data",), {"widths": [1, "2"]}, SpecError),
-    "two of three": (("data",), {"mean": [0.1, 0.2]}, SpecError),
-    "out of range": (("data",), {"level": -1}, SpecError),
-    "the spec itself": (("data",), {"outer": Outer()}, ArgumentError),
+REFUSED: dict[str, tuple[tuple[Any, ...], dict[str, Any], type[XfeatError], str]] = {
+    "an unknown name": (("data",), {"cuont": 3}, ArgumentError, "data, name, level"),
+    "a missing argument": ((), {}, ArgumentError, "data, name, level"),
+    "too many by place": (("data", "x", 3), {}, ArgumentError, "data, name, level"),
+    "twice": (("data",), {"data": "b"}, ArgumentError, "data, name, level"),
+    "text for a number": (("data",), {"count": "3"}, SpecError, "a whole number\n"),
+    "a fraction for a whole number": (("data",), {"count": 3.5}, SpecError, "a whole number\n"),
+    "none for a number": (("data",), {"count": None}, SpecError, "a whole number\n"),
+    "text for a fraction": (("data",), {"level": "much"}, SpecError, "a number\n"),
+    "text in a list": (("data",), {"widths": [1, "2"]}, SpecError, "a list of whole numbers\n"),
+    "an array of fractions": (("data",), {"widths": np.array([1.5])}, SpecError, "a list of whole numbers\n"),
+    "a number for a path": (("data",), {"file": 3}, SpecError, "a path or None\n"),
+    "two of three": (("data",), {"mean": [0.1, 0.2]}, SpecError, "three numbers, or one for all three, or None\n"),
+    "an array of two": (("data",), {"mean": np.zeros(2)}, SpecError, "three numbers"),
+    "an array of two dimensions": (("data",), {"mean": np.zeros((1, 3))}, SpecError, "three numbers"),
+    "out of range": (("data",), {"level": -1}, SpecError, "0 or more"),
+    "the spec itself": (("data",), {"outer": Outer()}, ArgumentError, "data, name, level"),
 }
 
 
 @pytest.mark.parametrize("kind", REFUSED)
 def test_a_wrong_argument_is_one_error_that_is_also_a_builtin(kind: str) -> None:
-    places, names, error = REFUSED[kind]
-    with pytest.raises(error) as refused:
+    places, names, error, expected = REFUSED[kind]
+    with pytest.raises(error, match=f"expected: {expected}") as refused:
         work(*places, **names)
     assert isinstance(refused.value, ValueError | TypeError)
 

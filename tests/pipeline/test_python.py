@@ -128,6 +128,10 @@ def test_arrays_can_be_checked_and_a_failed_check_writes_nothing(cache: Any, tmp
     X, y, _ = cache.arrays("train")
     head = xfeat.HeadClassifier(epochs=2).fit(X, y)
     images = [np.full((40, 50), 90, np.uint8), np.full((30, 30, 3), 200, np.uint8)]
+    table = cache.to_pandas().query("split == 'train'")
+    for of_a_table in (LogisticRegression(max_iter=1000), make_pipeline(StandardScaler(), LogisticRegression())):
+        of_a_table.fit(table.filter(regex=r"f\d"), table["label"])  # a warning of scikit-learn would be an error here
+        xfeat.export_onnx(of_a_table, extractor, tmp_path / "table.onnx", check=images)
     done = xfeat.export_onnx(head, extractor, tmp_path / "model.onnx", check=images)
     assert sorted(each["path"] for each in json.loads(done.certificate.read_text())["reference"]) == [
         "images[0]",

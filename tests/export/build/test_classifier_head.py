@@ -104,6 +104,11 @@ REFUSED: dict[str, Callable[[], Any]] = {
     "the same, before a scaler": lambda: make_pipeline(StandardScaler(), logistic()).fit(
         TABLE[TABLE.columns[::-1]], TWO
     ),
+    "an empty name of a class": lambda: logistic().fit(X, np.where(TWO == "ill", "ill", "")),
+    "a blank name of a class": lambda: logistic().fit(X, np.where(TWO == "ill", "ill", " ")),
+    "a name of two lines": lambda: logistic().fit(X, np.where(TWO == "ill", "very\nill", "healthy")),
+    "a name with a line end": lambda: logistic().fit(X, np.where(TWO == "ill", "ill\r", "healthy")),
+    "a name of two lines, of a head": lambda: HeadClassifier(epochs=1).fit(X, np.where(TWO == "ill", "a\u2028b", "c")),
     "a search without its best": lambda: GridSearchCV(logistic(), {"C": [1]}, cv=2, refit=False).fit(X, TWO),
     "not fitted": logistic,
     "pipeline, not fitted": lambda: make_pipeline(StandardScaler(), logistic()),

@@ -362,7 +362,10 @@ def test_the_torch_engine_is_refused(tmp_path: Path) -> None:
     ("make", "asked", "said"),
     [
         (lambda path: encoder(path, VECTOR, "vector"), {}, "ImageNet's mean and std are used"),
+        (lambda path: encoder(path, VECTOR, "vector"), {"mean": MEAN}, "ImageNet's std is used. Name --std too"),
+        (lambda path: encoder(path, VECTOR, "vector"), {"std": STD}, "ImageNet's mean is used. Name --mean too"),
         (lambda path: encoder(path, VECTOR, "vector"), {"normalize": "half"}, ""),
+        (lambda path: encoder(path, VECTOR, "vector"), {"normalize": "half", "mean": MEAN}, ""),
         (lambda path: encoder(path, VECTOR, "vector"), {"mean": MEAN, "std": STD}, ""),
         (RIGHT["classifier"][0], {"normalize": "half"}, "its output is probabilities of classes"),
         (
@@ -378,7 +381,17 @@ def test_the_torch_engine_is_refused(tmp_path: Path) -> None:
             "",
         ),
     ],
-    ids=["unknown normalisation", "named", "given", "softmax", "1000 scores", "6 tokens"],
+    ids=[
+        "unknown normalisation",
+        "a mean",
+        "a std",
+        "named",
+        "named and a mean",
+        "given",
+        "softmax",
+        "1000 scores",
+        "6 tokens",
+    ],
 )
 def test_what_may_be_a_mistake_is_said(
     make: Make, asked: dict[str, Any], said: str, tmp_path: Path, caplog: pytest.LogCaptureFixture

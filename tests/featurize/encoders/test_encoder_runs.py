@@ -145,6 +145,11 @@ class _Several(torch.nn.Module):
         return images, images
 
 
+class _Exit(torch.nn.Module):
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        raise SystemExit(3)
+
+
 @pytest.mark.filterwarnings("ignore")  # torch.jit is deprecated
 @pytest.mark.parametrize(
     ("module", "message"),
@@ -153,12 +158,34 @@ class _Several(torch.nn.Module):
         (lambda: torch.jit.trace(torch.nn.Flatten(), torch.zeros(1, 3, 32, 32)), "no scripted or traced modules"),
         (_Several, "does not return one tensor"),
         (lambda: torch.nn.Linear(5, 5), "fails on float32"),
+        (_Exit, r"fails on float32(.|\n)*SystemExit: 3"),
+        (lambda: torch.nn.DataParallel(torch.nn.Flatten()), r"wrapper(.|\n)*fix: +return model\.module$"),
+        (lambda: torch.compile(torch.nn.Flatten()), r"wrapper(.|\n)*fix: +return the module .* without torch\.compile"),
     ],
-    ids=["scripted", "traced", "several tensors", "another input"],
+    ids=["scripted", "traced", "several tensors", "another input", "exit", "several GPUs", "compiled"],
 )
 def test_a_module_that_cannot_be_converted_is_one_error(module: Any, message: str) -> None:
     with pytest.raises(ModelError, match=message):
         convert_module(module(), "torch:mine:encoder", size=32)
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import sys; sys.exit()",
+        "def encoder(): raise SystemExit('no weights')",
+        "from xfeat import EncoderPlugin\ndef encoder(): return EncoderPlugin(module=exit)",
+        "def __getattr__(name): raise SystemExit(2)",
+        "def __getattr__(name): raise RuntimeError",
+    ],
+    ids=["at import", "in the function", "in the plug-in", "looked up", "looked up, an error"],
+)
+def test_code_of_the_user_that_exits_is_one_error(code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = f"mine_{abs(hash(code))}"
+    (tmp_path / f"{name}.py").write_text(code)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SpecError, match=rf"torch:{name}:encoder raises an error\n.*(SystemExit|RuntimeError)"):
+        find_encoder(f"torch:{name}:encoder")
 
 
 @pytest.mark.slow
