@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import math
@@ -42,12 +43,15 @@ def check_types(values: Mapping[str, Any], kind: type) -> None:
 
     if _find_checker not in checker_lookup_functions:
         checker_lookup_functions.insert(0, _find_checker)
-    hints = get_type_hints(kind)
+    hints = _hints(kind)
     for name in hints.keys() & values.keys():
         try:
             check_type(values[name], hints[name], collection_check_strategy=CollectionCheckStrategy.ALL_ITEMS)
         except TypeCheckError as error:
             raise ValueError(f"{name}: {' '.join(str(error).split())}, but {quote(repr(values[name]))}") from error
+
+
+_hints = functools.cache(get_type_hints)  # slow; an extractor asks in every call
 
 
 def with_digest(content: dict[str, Any]) -> dict[str, Any]:

@@ -55,6 +55,7 @@ class FeatureExtractor(_FeatureExtractor):
         precision: str = "float32",
         grey_bits: int | None = None,
         frames: str = "refuse",
+        weights_sha256: str | None = None,
         device: str = "auto",
         engine: str = "auto",
         batch_size: BatchSize = None,
