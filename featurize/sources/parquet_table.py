@@ -90,19 +90,22 @@ class ParquetSource:
                         found=quote(str(several)),
                         fix="write a table with one label per row",
                     )
-                self._check_numbers(field.name, values, class_names.get(field.name))
-                columns[field.name] = [_text(value, class_names.get(field.name)) for value in values]
+                names = class_names.get(field.name, [])
+                if names:
+                    self._check_numbers(field.name, values, names)
+                columns[field.name] = [_text(value, names) for value in values]
         if not_kept:
             self.doubts.append(f"not kept: {listed(map(quote, not_kept))} (nested columns, or further images)")
         return Records(
             list(self._row_of), columns, next((name for name in class_names if name in columns), ""), all_images=True
         )
 
-    def _check_numbers(self, column: str, values: list[Any], names: list[str] | None) -> None:
+    def _check_numbers(self, column: str, values: list[Any], names: list[str]) -> None:
         """Refuse numbers of classes that have no name."""
-        numbers = [each[0] if isinstance(each, list) and each else each for each in values] if names else []
+        numbers = [each[0] if isinstance(each, list) and each else each for each in values]
         for row, number in enumerate(numbers):
-            if names and isinstance(number, int | float) and number >= len(names):
+            is_number = isinstance(number, int | float) and number == number  # not NaN
+            if is_number and (number >= len(names) or number % 1):
                 raise DataError(
                     f"column {quote(column)} has the number of a class without a name",
                     path=self._file.path,
@@ -356,7 +359,7 @@ def _element(about: Any) -> Any:
     return about.get("feature", about) if isinstance(about, dict) else about
 
 
-def _text(value: Any, class_names: list[str] | None) -> str:
+def _text(value: Any, class_names: list[str]) -> str:
     if value is None or value != value:  # NaN
         return ""
     if isinstance(value, list):

@@ -305,7 +305,7 @@ def test_nested_values_of_json_are_named_once(tmp_path: Path, caplog: pytest.Log
     assert said in caplog.text
 
 
-@pytest.mark.parametrize("numbers", [[0, 7, 1], [0.0, 7.0, 1.0], [[0], [7], [1]], [0, 2, None]])
+@pytest.mark.parametrize("numbers", [[0, 7, 1], [0.0, 7.0, 1.0], [[0], [7], [1]], [0, 2, None], [None, 0.5, -1]])
 def test_the_number_of_a_class_without_a_name_is_refused(tmp_path: Path, numbers: list[Any]) -> None:
     file = table(tmp_path / "x.parquet", {"image": cells(*N3), "label": numbers}, AB)
     with pytest.raises(DataError, match=r"number of a class without a name(.|\n)*0 to 1: a, b(.|\n)*in row 1"):
