@@ -5,7 +5,7 @@ from __future__ import annotations
 import posixpath
 import threading
 from bisect import bisect_right
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
@@ -264,6 +264,13 @@ def _image_column(file: ContainerFile, table: pq.ParquetFile) -> tuple[str, bool
     import pyarrow as pa
 
     schema = table.schema_arrow
+    if again := [name for name, count in Counter(schema.names).items() if count > 1]:
+        raise DataError(
+            "several columns have one name",
+            path=file.path,
+            found=listed(map(quote, again)),
+            fix="write the table again, with a name of its own for each column",
+        )
     found: dict[str, bool] = {}
     for field in schema:
         kind = field.type

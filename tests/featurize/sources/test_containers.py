@@ -305,6 +305,15 @@ def test_nested_values_of_json_are_named_once(tmp_path: Path, caplog: pytest.Log
     assert said in caplog.text
 
 
+@pytest.mark.parametrize("name", ["image", "label", "age"])
+def test_columns_of_one_name_are_refused(tmp_path: Path, name: str) -> None:
+    columns = {"image": cells(*N3), "label": pa.array(["a"] * 3), "age": pa.array([1, 2, 3])}
+    twice = pa.Table.from_arrays([*columns.values(), columns[name]], names=[*columns, name])
+    pq.write_table(twice, tmp_path / "x.parquet")
+    with pytest.raises(DataError, match=rf"several columns have one name(.|\n)*{name}"):
+        open_dataset(tmp_path / "x.parquet")
+
+
 @pytest.mark.parametrize("numbers", [[0, 7, 1], [0.0, 7.0, 1.0], [[0], [7], [1]], [0, 2, None], [None, 0.5, -1]])
 def test_the_number_of_a_class_without_a_name_is_refused(tmp_path: Path, numbers: list[Any]) -> None:
     file = table(tmp_path / "x.parquet", {"image": cells(*N3), "label": numbers}, AB)
