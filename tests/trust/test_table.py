@@ -164,7 +164,7 @@ def _audit(project: Path, say: Say) -> None:
     assert (code, "it has changed since it was saved" in output) == (0, True), output
 
 
-@row("the backbone's weights")
+@row("the backbone's weights, or the file of an encoder and its data")
 def _weights(project: Path, say: Say) -> None:
     flip(project / "weights.pth")
     refused(say, EXPORT, "weights of the run", "weights")

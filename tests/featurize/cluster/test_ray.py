@@ -229,6 +229,7 @@ def test_a_machine_that_does_not_see_the_images_is_named(cluster: None, job: Job
         spec=job.spec,
         weights_sha256=job.weights.sha256,
         weights=ray.put([]),
+        source=FolderSource(Path("/no/such")),
         root="/no/such",
         known=ray.put(np.zeros(0, "S64")),
         device="cpu",
@@ -337,7 +338,7 @@ def test_weights_travel_with_the_work(cluster: None, job: Job, tmp_path: Path) -
     shutil.copyfile(job.weights.path, copy)
     ray = RayCluster(spec=job.spec, weights=Weights(job.weights.backbone, copy, sha256_of(copy)), device="cpu")
     paths = ["covid/000.png"]
-    work = ray._assignment(job.data, np.zeros(0, "S64"), SimpleNamespace(gpus=0, cpus=1))  # type: ignore[arg-type]
+    work = ray._assignment(FolderSource(job.data), job.data, np.zeros(0, "S64"), SimpleNamespace(gpus=0, cpus=1))  # type: ignore[arg-type]
     copy.unlink()
     from xfeat.featurize.cluster.engine import _chunks
     from xfeat.featurize.cluster.worker import ImageWorker, unpack

@@ -63,7 +63,7 @@ def test_the_operating_point_is_in_text_json_and_run(make_cache: MakeCache) -> N
     text = xhead(*options)
     assert f"covid if probability ≥ {point['threshold']:.4f}" in text.stdout
     assert "20 positive images are too few to claim a sensitivity of 0.99" in text.stderr
-    assert "prevalence of 0.01" in text.stdout
+    assert "prevalence of 1.0 %" in text.stdout
 
 
 @pytest.mark.slow
