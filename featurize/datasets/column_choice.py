@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from xfeat.featurize.errors import SpecError
+from xfeat.featurize.images.dicom.patient import TAGS
 from xfeat.featurize.text import listed, quote
 
 ROLES = ("path", "label", "split", "group")
@@ -25,16 +26,7 @@ _ERRORS = "#ref! #div/0! #value! #name? #num! #null!"  # of spreadsheets
 MISSING = frozenset([*f"{_MISSING} {_ERRORS}".split(), *re.split(r";\s+", _UNKNOWN)])
 """Texts that mean that a value is unknown; compared without case."""
 _MAX_NAME = 100
-DICOM_COLUMNS = (
-    "PatientSex",
-    "PatientAge",
-    "ViewPosition",
-    "Modality",
-    "Manufacturer",
-    "InstitutionName",
-    "StudyDate",
-    "PatientHash",
-)
+DICOM_COLUMNS = (*(tag for tag in TAGS if tag != "PatientID"), "PatientHash")
 """The columns that DICOM files fill; the last is a hash of PatientID with a secret."""
 
 
