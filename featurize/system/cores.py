@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
+from functools import cache
+from pathlib import Path
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -13,10 +16,50 @@ R = TypeVar("R")
 
 
 def cores() -> int:
-    """Return the number of cores that this process may use."""
-    # In a container the affinity counts, not the machine. Not every operating system has it.
+    """Return the number of cores that this process may use, as the affinity and the CPU quota of a container allow."""
+    # Not every operating system has an affinity.
     affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
+    allowed = len(affinity(0)) if affinity else os.cpu_count() or 1
+    return min(allowed, cpu_quota() or allowed)
+
+
+@cache
+def cpu_quota(process: Path = Path("/proc/self/cgroup"), mounted: Path = Path("/sys/fs/cgroup")) -> int | None:
+    """Return the cores that the control groups of this process pay for, rounded up; ``None`` without a limit.
+
+    ``docker --cpus`` and systemd's CPUQuota set it; more threads than that would be stopped in the middle of work.
+
+    Args:
+        process: which groups the process is in.
+        mounted: where the groups are.
+
+    Source: Linux, Documentation/admin-guide/cgroup-v2.rst (cpu.max) and scheduler/sched-bwc.rst (version 1).
+    """
+    quotas = []
+    try:
+        for line in process.read_text().splitlines():
+            _, controllers, path = line.split(":", 2)
+            if controllers and "cpu" not in controllers.split(","):
+                continue
+            root = mounted / controllers
+            group = root / path.strip("/")
+            # The groups above have limits too. In a container, the path may be that outside of it.
+            above = [folder for folder in (group, *group.parents) if folder.is_relative_to(root)]
+            quotas.extend(map(_read_quota, above))
+    except (OSError, ValueError):
+        return None
+    limits = [quota for quota in quotas if quota]
+    return max(1, math.ceil(min(limits))) if limits else None
+
+
+def _read_quota(group: Path) -> float | None:
+    if (both := group / "cpu.max").is_file():
+        quota, period = both.read_text().split()
+        return None if quota == "max" else int(quota) / int(period)
+    if (alone := group / "cpu.cfs_quota_us").is_file():
+        microseconds = int(alone.read_text())
+        return microseconds / int((group / "cpu.cfs_period_us").read_text()) if microseconds > 0 else None
+    return None
 
 
 def look_ahead(submit: Callable[[T], Future[R]], items: Iterable[T], most: int) -> Iterator[R]:
