@@ -1,9 +1,11 @@
-# The server alone: no torch, no training. Build it where the model is not, and mount the model:
+# The server alone, DICOM included: no torch, no training. Build it where the model is not, and mount the model:
 #   docker build -t xfeat-serve .
-#   docker run --rm -p 8000:8000 -v "$PWD/models:/models:ro" xfeat-serve
+#   docker run --rm --read-only --tmpfs /tmp -p 8000:8000 -v "$PWD/models:/models:ro" xfeat-serve
 # For an NVIDIA GPU (a driver for CUDA 13, and the NVIDIA Container Toolkit on the machine):
 #   docker build --target gpu -t xfeat-serve-gpu .
-#   docker run --rm --gpus all -p 8000:8000 -v "$PWD/models:/models:ro" xfeat-serve-gpu --device cuda /models
+#   docker run --rm --read-only --tmpfs /tmp --gpus all -p 8000:8000 -v "$PWD/models:/models:ro" xfeat-serve-gpu \
+#       --device cuda /models
+# deploy/compose.yaml runs it behind a proxy.
 FROM python:3.11-slim AS build
 WORKDIR /src
 # Nothing is installed but files whose digests are in requirements/ (make lock).
@@ -41,5 +43,5 @@ FROM server AS gpu
 ENV NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
 COPY --from=build-gpu /opt/xfeat /opt/xfeat
 
-FROM server
+FROM server AS cpu
 COPY --from=build /opt/xfeat /opt/xfeat

@@ -92,8 +92,9 @@ COMPILE = UV_CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/uv pip compile --quiet --
 
 lock: $(SETUP)
 	$(COMPILE) pyproject.toml --extra dev --output-file requirements/dev.txt
-	$(COMPILE) pyproject.toml --extra serve --extra sign --constraint requirements/dev.txt --output-file requirements/serve.txt
-	$(COMPILE) pyproject.toml --extra serve-gpu --extra sign --constraint requirements/dev.txt \
+	$(COMPILE) pyproject.toml --extra serve --extra dicom --extra sign --constraint requirements/dev.txt \
+		--output-file requirements/serve.txt
+	$(COMPILE) pyproject.toml --extra serve-gpu --extra dicom --extra sign --constraint requirements/dev.txt \
 		--output-file requirements/serve-gpu.txt
 	echo setuptools | $(COMPILE) - --constraint requirements/dev.txt --output-file requirements/build.txt
 
