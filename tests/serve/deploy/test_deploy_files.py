@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import re
+import shutil
+import subprocess
 import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
 from click.testing import CliRunner
 
 from xfeat.serve.cli import main
 from xfeat.serve.cli.start import start
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 UNIT = (ROOT / "deploy/xserve.service").read_text()
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
 
@@ -63,3 +66,17 @@ def test_the_unit_starts_reloads_and_stops_as_the_server_expects(setting):
         assert int(values[setting]) > ServeSpec().drain_timeout_s
     else:
         assert values[setting] == expected[setting]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("docker-compose") is None, reason="docker-compose is not installed")
+def test_compose_takes_its_file_which_names_what_there_is():
+    file = ROOT / "deploy/compose.yaml"
+    done = subprocess.run(["docker-compose", "-f", file, "config", "--quiet"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    services = yaml.safe_load(file.read_text())["services"]
+    assert f" AS {services['xserve']['build']['target']}\n" in DOCKERFILE
+    assert set(services["xserve"]["environment"]) <= {parameter.envvar for parameter in start.params}
+    mounted = [volume.partition(":")[0] for service in services.values() for volume in service.get("volumes", ())]
+    missing = {name for name in mounted if name.startswith("./") and not (ROOT / "deploy" / name).exists()}
+    assert missing == {"./models"}
