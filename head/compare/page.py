@@ -9,7 +9,8 @@ from xfeat.featurize.errors import RunError
 from xfeat.head.compare.comparison import Comparison, Entry
 from xfeat.head.compare.significance import AGAINST_FIRST, LARGER, difference_cells
 from xfeat.head.compare.table import COLUMNS, notes, setting_text
-from xfeat.head.reports.plots import COLOURS, overlaid_curves
+from xfeat.head.reports.canvas import COLOURS, as_svg
+from xfeat.head.reports.plots import overlaid_curves
 from xfeat.head.reports.run_report import page_template
 from xfeat.head.runs.reader import read_history
 from xfeat.head.training.history import EpochRecord
@@ -40,7 +41,7 @@ def render_comparison(comparison: Comparison) -> str:
         legend=list(zip(histories, COLOURS, strict=False)),
         left_out=len(trained) - len(drawn),
         figures=[
-            overlaid_curves(list(histories.values()), part, quantity)
+            as_svg(overlaid_curves(list(histories.values()), part, quantity))
             for quantity in ("loss", "accuracy")
             for part in ("train", "valid")
         ],

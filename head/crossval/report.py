@@ -15,13 +15,12 @@ from xfeat.featurize.specs import FeatureSpec
 from xfeat.featurize.system.versions import library_versions
 from xfeat.featurize.typed_json import with_digest
 from xfeat.head.crossval.leave_out import elsewhere
-from xfeat.head.crossval.out_of_fold import OutOfFold
 from xfeat.head.evaluation.operating_point import point_at_target, positive_class
 from xfeat.head.evaluation.predictions import decide
 from xfeat.head.evaluation.study import Cases, study
 from xfeat.head.evaluation.subgroups import Bins, subgroup_figures
 from xfeat.head.reports.formatting import points
-from xfeat.head.reports.run_report import benefit_plot, few_images_caution, file_cautions, page_template, worst_mistakes
+from xfeat.head.reports.run_report import few_images_caution, file_cautions, page_template, worst_mistakes
 from xfeat.head.reports.study_text import expected_elsewhere
 from xfeat.head.reports.worker import call_here
 from xfeat.head.runs.origin import origin_of, stored_origin
@@ -111,7 +110,7 @@ def save_crossval(
     }
     write_table(writer.folder / PREDICTIONS_FILE, *_out_of_fold_table(result, cases))
     paths = [cache.columns.path[row] for row in result.rows.tolist()]
-    page = call(render_crossval, facts, main, paths, cache.images.path, cache.skipped, file_cautions(cache))
+    page = call(render_crossval, facts, cases, paths, cache.images.path, cache.skipped, file_cautions(cache))
     writer.save_text(REPORT_FILE, page)
     facts["file_sha256"] = {name: sha256_of(writer.folder / name) for name in (PREDICTIONS_FILE, REPORT_FILE)}
     facts = with_digest(facts)
@@ -145,21 +144,18 @@ def _out_of_fold_table(result: CrossValidation, cases: Cases) -> tuple[list[str]
 
 def render_crossval(
     facts: dict[str, Any],
-    main: OutOfFold,
+    cases: Cases,
     paths: list[str],
     images: Path | None,
     skipped: Sequence[Skipped],
     cautions: list[str],
 ) -> str:
-    """Return the page of crossval.json and its predictions; ``paths`` in ``images`` are those of ``main``."""
-    from xfeat.head.reports import plots
+    """Return the page of crossval.json and its predictions; ``paths`` in ``images`` are those of ``cases``."""
+    from xfeat.head.reports import canvas, plots
 
     names = tuple(facts["classes"])
     spec = FeatureSpec.from_dict(facts["feature_spec"])
-    labels, probabilities = main.labels, main.combined.probabilities
-    studied, point = facts["statistics"], facts["operating_point"]
-    decided = (names.index(point["positive"]), point["threshold"]) if point else (None, 0.5)
-    decisions = decide(probabilities, *decided)
+    labels, probabilities, decisions, studied = cases.labels, cases.probabilities, cases.decisions, facts["statistics"]
     divisions = {"by patient" if facts["grouped"] else "by image": facts["accuracy"]["folds"]}
     if facts["by_image"] is not None:
         divisions["by image"] = facts["by_image"]["accuracy"]["folds"]
@@ -174,12 +170,8 @@ def render_crossval(
         elsewhere=facts["elsewhere"],
         expected=expected_elsewhere(facts["elsewhere"]),
         figures={
-            "benefit": benefit_plot(studied),
-            "folds": plots.fold_accuracies(divisions),
-            "confusion": plots.confusion_matrix_plot(studied["confusion_matrix"], names),
-            "reliability": plots.reliability_diagram(labels, probabilities, names),
-            "roc": plots.roc_curves(labels, probabilities, names),
-            "precision_recall": plots.precision_recall_curves(labels, probabilities, names),
+            "folds": canvas.as_svg(plots.fold_accuracies(divisions)),
+            **plots.page_figures(cases, studied),
         },
         mistakes=worst_mistakes(paths, labels, probabilities, decisions, names, images, spec.preprocess),
         wrong=int((decisions != labels).sum()),

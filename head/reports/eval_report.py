@@ -13,8 +13,8 @@ from xfeat.featurize.backbones.weights import sha256_of
 from xfeat.featurize.system.versions import library_versions
 from xfeat.featurize.text import listed
 from xfeat.featurize.typed_json import check_types, with_digest
-from xfeat.head.evaluation.study import Study
-from xfeat.head.reports.run_report import benefit_plot, few_images_caution, file_cautions, page_template, worst_mistakes
+from xfeat.head.evaluation.study import Study, cases_of
+from xfeat.head.reports.run_report import few_images_caution, file_cautions, page_template, worst_mistakes
 from xfeat.head.reports.study_text import drop_rows
 from xfeat.head.runs.origin import CacheOrigin, opened_origin, origin_of, stored_origin
 from xfeat.head.runs.reader import PREDICTIONS_FILE, PROBABILITY_PREFIX, REPORT_FILE
@@ -100,13 +100,7 @@ def render_evaluation(facts: Mapping[str, Any], done: Evaluation) -> str:
         study=study,
         subgroups=done.subgroups,
         drop_rows=drop_rows(facts["drop"]),
-        figures={
-            "benefit": benefit_plot(study),
-            "confusion": plots.confusion_matrix_plot(study["confusion_matrix"], names),
-            "reliability": plots.reliability_diagram(labels, probabilities, names),
-            "roc": plots.roc_curves(labels, probabilities, names),
-            "precision_recall": plots.precision_recall_curves(labels, probabilities, names),
-        },
+        figures=plots.page_figures(cases_of(predictions, names), study),
         mistakes=worst_mistakes(
             *(
                 predictions.paths,

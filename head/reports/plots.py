@@ -1,189 +1,88 @@
-"""The plots of a report, as SVG text: scikit-learn computes the curves, matplotlib draws them. Arrays in, text out."""
+"""The figures of a report and of a paper: scikit-learn computes the curves, matplotlib draws them."""
 
 from __future__ import annotations
 
-import io
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from xfeat.featurize.errors import OutputError
-from xfeat.featurize.text import MAX_LISTED, shortened
+from xfeat.featurize.text import MAX_LISTED, columns_of
+from xfeat.head.evaluation.clustered import Estimate
+from xfeat.head.evaluation.curves import calibration_bins, roc_with_interval
+from xfeat.head.evaluation.intervals import Z
+from xfeat.head.evaluation.study import Cases, Study
+from xfeat.head.reports.canvas import COLOURS, COLUMN_MM, GREY, as_svg, labelled, name_label, new_axes
+from xfeat.head.reports.formatting import percent, with_interval
 from xfeat.head.training.history import EpochRecord
 
-try:
-    import matplotlib
+if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
-except OSError as error:
-    raise OutputError(
-        "matplotlib needs a folder that can be written",
-        found=str(error),
-        fix="set MPLCONFIGDIR or TMPDIR to a folder that can be written",
-    ) from error
 
-# The palette of Okabe and Ito, whose colours are distinguishable with any kind of colour vision.
-# Source: https://jfly.uni-koeln.de/color/
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#000000")
-_SIZE = (4.2, 3.4)  # inches: two side by side on a desktop, one below the other on a phone
-# Left, bottom, width and height of the axes. An automatic layout would draw every figure twice.
-_AXES_BOX = (0.14, 0.14, 0.83, 0.83)
-_STYLE: Any = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "xfeat",
-    "text.parse_math": False,  # a class may be called a$b
-    "font.family": "sans-serif",
-    "font.size": 10,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.alpha": 0.25,
-}
-
-Labels = NDArray[np.integer]
-Probabilities = NDArray[np.floating]
+# Eleven classes would look like another: seven colours without yellow, and five kinds of lines for prints in grey.
+_LINE_COLOURS = (*COLOURS[:6], COLOURS[7])
+_LINE_KINDS = ("-", "--", "-.", ":", (0, (4, 1, 1, 1, 1, 1)))
+_CELLS_MM = 56.0  # side of a confusion matrix
+_DIGIT_MM = 1.6
 
 
-def training_curve(history: Sequence[EpochRecord], best_epoch: int, quantity: str) -> str:
+def training_curve(history: Sequence[EpochRecord], best_epoch: int, quantity: str) -> Figure:
     """Draw ``loss`` or ``accuracy`` per epoch, with the best epoch marked."""
-    with _new_axes() as axes:
+    with new_axes() as axes:
         for colour, part in zip(COLOURS, ("train", "valid"), strict=False):
             _draw_epochs(axes, history, f"{part}_{quantity}", colour, part)
-        axes.axvline(best_epoch, color="#888", linestyle=":", label=f"best epoch: {best_epoch}")
-        return _labelled(axes, f"{quantity} per epoch", "epoch", quantity)
+        axes.axvline(best_epoch, color=GREY, linestyle=":", label=f"best epoch: {best_epoch}")
+        return labelled(axes, f"{quantity} per epoch", "epoch", quantity)
 
 
-def overlaid_curves(histories: Sequence[Sequence[EpochRecord]], part: str, quantity: str) -> str:
+def overlaid_curves(histories: Sequence[Sequence[EpochRecord]], part: str, quantity: str) -> Figure:
     """Draw ``loss`` or ``accuracy`` of one part per epoch for several runs, at most as many as :data:`COLOURS`."""
-    with _new_axes() as axes:
+    with new_axes() as axes:
         for colour, history in zip(COLOURS, histories, strict=False):
             _draw_epochs(axes, history, f"{part}_{quantity}", colour)
-        return _labelled(axes, f"{part} {quantity} of each run", "epoch", f"{part} {quantity}")
+        return labelled(axes, f"{part} {quantity} of each run", "epoch", f"{part} {quantity}")
+
+
+def overlaid_roc(predicted: Sequence[tuple[NDArray[np.int64], NDArray[np.floating]] | None], studied: int) -> Figure:
+    """Draw a ROC curve per run, in the colours of :func:`overlaid_curves`.
+
+    Args:
+        predicted: labels (n,) and probabilities (n, C) of each run; ``None`` has no curve.
+        studied: of two classes, the one whose curve is drawn; of more, the mean over each class versus the rest is.
+    """
+    from sklearn.metrics import roc_curve
+
+    rates = np.linspace(0, 1, 201)
+    with new_axes() as axes:
+        axes.plot([0, 1], [0, 1], color=GREY, linestyle=":")
+        for colour, each in zip(COLOURS, predicted, strict=False):
+            labels, probabilities = each or (np.zeros(0, np.int64), np.zeros((0, 0)))
+            codes = [studied] if probabilities.shape[1] == 2 else np.unique(labels).tolist()
+            positive = [(labels == code, probabilities[:, code]) for code in codes]
+            found = [roc_curve(*each)[:2] for each in positive if 0 < each[0].sum() < len(labels)]
+            if len(found) == 1:
+                axes.plot(*found[0], color=colour)
+            elif found:
+                means = np.mean([np.interp(rates, *curve) for curve in found], axis=0)
+                axes.plot([0, *rates], [0, *means], color=colour)
+        return labelled(axes, "ROC curve of each run", "1 − specificity", "sensitivity")
 
 
 def _draw_epochs(
     axes: Axes, history: Sequence[EpochRecord], column: str, colour: str, label: str | None = None
 ) -> None:
+    from matplotlib.ticker import MaxNLocator
+
     values = [getattr(record, column) for record in history]
     axes.plot([record.epoch for record in history], values, marker="o", markersize=3, color=colour, label=label)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
-def confusion_matrix_plot(matrix: Sequence[Sequence[int]], class_names: Sequence[str]) -> str:
-    """Draw a confusion matrix, shaded by the proportion of each true class; numbers and names only for few classes."""
-    counts = np.asarray(matrix)
-    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    many = len(class_names) > MAX_LISTED
-    side = 2.2 + 0.6 * min(len(class_names), MAX_LISTED)
-    with _new_axes((side + 0.2, side), (0.18, 0.16, 0.8, 0.82)) as axes:
-        axes.grid(visible=False)
-        axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-        if many:
-            return _labelled(axes, "confusion matrix", "predicted", "true")
-        for row, column in np.ndindex(*counts.shape):
-            colour = "white" if shares[row, column] > 0.5 else "black"
-            text = f"{counts[row, column]}\n{100 * shares[row, column]:.0f} %"
-            axes.text(column, row, text, ha="center", va="center", color=colour)
-        shown = [shortened(name) for name in class_names]
-        axes.set_xticks(range(len(shown)), shown)
-        axes.set_yticks(range(len(shown)), shown, rotation=90, va="center")
-        return _labelled(axes, "confusion matrix", "predicted", "true")
-
-
-def roc_curves(labels: Labels, probabilities: Probabilities, class_names: Sequence[str]) -> str:
-    """Draw one-vs-rest ROC curves; absent classes are left out."""
-    from sklearn.metrics import roc_auc_score, roc_curve
-
-    with _new_axes() as axes:
-        axes.plot([0, 1], [0, 1], color="#888", linestyle=":", label="chance")
-        for name, colour, positive, scores in _present(labels, probabilities, class_names):
-            false_rate, true_rate, _ = roc_curve(positive, scores)
-            area = 100 * roc_auc_score(positive, scores)
-            axes.plot(false_rate, true_rate, color=colour, label=f"{name}, AUC {area:.1f} %")
-        return _labelled(axes, "ROC curves", "1 − specificity", "sensitivity")
-
-
-def precision_recall_curves(labels: Labels, probabilities: Probabilities, class_names: Sequence[str]) -> str:
-    """Draw one-vs-rest precision-recall curves; absent classes are left out."""
-    from sklearn.metrics import average_precision_score, precision_recall_curve
-
-    with _new_axes() as axes:
-        for name, colour, positive, scores in _present(labels, probabilities, class_names):
-            precision, recall, _ = precision_recall_curve(positive, scores)
-            average = average_precision_score(positive, scores)
-            axes.plot(recall, precision, color=colour, label=f"{name}, AP {average:.3f}")
-        axes.set_ylim(0, 1.03)
-        return _labelled(axes, "precision-recall curves", "sensitivity (recall)", "PPV (precision)")
-
-
-def _present(
-    labels: Labels, probabilities: Probabilities, class_names: Sequence[str]
-) -> Iterator[tuple[str, str, NDArray[np.bool_], Probabilities]]:
-    for number, code in enumerate(_drawn(labels, probabilities)):
-        positive = labels == code
-        if positive.any() and not positive.all():
-            colour = COLOURS[number % len(COLOURS)]
-            yield _legend_label(class_names[code]), colour, positive, probabilities[:, code]
-
-
-def _drawn(labels: Labels, probabilities: Probabilities) -> list[int]:
-    """Return the classes to draw: all, or of more than ten those of the lowest sensitivity."""
-    classes = probabilities.shape[1]
-    if classes <= MAX_LISTED:
-        return list(range(classes))
-    images = np.bincount(labels, minlength=classes)
-    found = np.bincount(labels[probabilities.argmax(axis=1) == labels], minlength=classes)
-    tested = np.flatnonzero(images)
-    order = np.argsort(found[tested] / images[tested], kind="stable")
-    return [int(code) for code in tested[order][:MAX_LISTED]]
-
-
-def reliability_diagram(
-    labels: Labels, probabilities: Probabilities, class_names: Sequence[str], uncalibrated: Probabilities | None = None
-) -> str:
-    """Draw the observed frequency of each class against its predicted probability, in up to ten bins of equal count.
-
-    The probabilities before calibration, if given, are a thin line of the same colour.
-    """
-    from sklearn.calibration import calibration_curve
-
-    bins = int(np.clip(len(labels) // 10, 2, 10))
-    with _new_axes() as axes:
-        axes.plot([0, 1], [0, 1], color="#888", linestyle=":", label="calibrated")
-        for number, code in enumerate(_drawn(labels, probabilities)):
-            colour = COLOURS[number % len(COLOURS)]
-            if uncalibrated is not None:
-                share, mean = calibration_curve(labels == code, uncalibrated[:, code], n_bins=bins, strategy="quantile")
-                label = "before calibration" if number == 0 else None
-                axes.plot(mean, share, color=colour, linewidth=0.8, linestyle="--", alpha=0.7, label=label)
-            share, mean = calibration_curve(labels == code, probabilities[:, code], n_bins=bins, strategy="quantile")
-            axes.plot(mean, share, marker="o", markersize=3, color=colour, label=_legend_label(class_names[code]))
-        return _labelled(axes, "reliability diagram", "predicted probability", "observed frequency")
-
-
-def decision_curve(curve: Mapping[str, Any]) -> str:
-    """Draw the net benefit of acting on a prediction, on everybody and on nobody, per threshold."""
-    thresholds, benefit, everybody = (
-        [100 * point[key] for point in curve["points"]] for key in ("threshold", "net_benefit", "treat_all")
-    )
-    with _new_axes() as axes:
-        axes.axhline(0, color="#888", linestyle=":", label="act on nobody")
-        axes.plot(thresholds, everybody, color=COLOURS[1], linewidth=1, label="act on everybody")
-        axes.plot(thresholds, benefit, color=COLOURS[0], label="act on the prediction")
-        axes.set_ylim(-0.3 * max(everybody[0], 1), 1.1 * max(*benefit, *everybody, 1))
-        subject = f"probability of {shortened(curve['class'])} from which one acts, %"
-        return _labelled(axes, "decision curve", subject, "net benefit per 100 images")
-
-
-def fold_accuracies(divisions: Mapping[str, Sequence[float]]) -> str:
+def fold_accuracies(divisions: Mapping[str, Sequence[float]]) -> Figure:
     """Draw the accuracy of each fold as a point and their mean as a line, for patient- and image-level folds."""
-    height = 0.9 + 0.7 * len(divisions)
-    with _new_axes((_SIZE[0], height), (0.24, 0.4 / height + 0.1, 0.73, 0.75 - 0.3 / height)) as axes:
+    with new_axes(18.0 + 14 * len(divisions)) as axes:
         for place, (colour, accuracies) in enumerate(zip(COLOURS, divisions.values(), strict=False)):
             # side by side, so that equal folds do not hide each other
             spread = place + np.linspace(-0.15, 0.15, len(accuracies))
@@ -191,37 +90,236 @@ def fold_accuracies(divisions: Mapping[str, Sequence[float]]) -> str:
             axes.vlines(float(np.mean(accuracies)), place - 0.32, place + 0.32, color=colour, linewidth=2)
         axes.set_yticks(range(len(divisions)), list(divisions))
         axes.set_ylim(len(divisions) - 0.4, -0.6)
-        return _labelled(axes, "accuracy of each fold", "accuracy of each fold, and their mean", "")
+        return labelled(axes, "accuracy of each fold", "accuracy of each fold, and their mean", "")
 
 
-def _legend_label(name: str) -> str:
-    """Return a label that a legend shows: matplotlib hides labels that start with an underscore."""
-    return f" {shortened(name)}" if name.startswith("_") else shortened(name)
+def evaluation_figures(
+    cases: Cases, study: Study, uncalibrated: NDArray[np.floating] | None = None
+) -> dict[str, Figure]:
+    """Draw all figures of predicted images: those of a page, and those of a paper.
 
+    Args:
+        cases: the images.
+        study: their figures.
+        uncalibrated: their probabilities (n, C) before calibration, if it changed them.
 
-@contextmanager
-def _new_axes(size: tuple[float, float] = _SIZE, box: tuple[float, float, float, float] = _AXES_BOX) -> Iterator[Axes]:
-    """Yield the axes of a new figure; what the body draws has the style of all figures."""
-    with matplotlib.rc_context(_STYLE):
-        yield Figure(figsize=size).add_axes(box)
-
-
-def _labelled(axes: Axes, title: str, x: str, y: str) -> str:
-    """Label both axes, draw the legend if it is not empty, and return the figure as an SVG element for a page.
-
-    ``title`` is for screen readers; the axes are from :func:`_new_axes`.
+    Returns:
+        ``roc``, ``precision_recall``, ``reliability``, ``confusion``, and ``benefit`` if there is a decision curve.
     """
-    axes.set_xlabel(x)
-    axes.set_ylabel(y)
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend(frameon=False, fontsize=9)
-    buffer, figure = io.StringIO(), axes.get_figure(root=True)
-    assert figure is not None
-    with warnings.catch_warnings():
-        # The browser renders the text, so glyphs missing from matplotlib's font do not matter.
-        warnings.filterwarnings("ignore", message="Glyph .* missing from")
-        metadata = {"Date": None, "Title": title}
-        figure.savefig(buffer, format="svg", metadata=metadata, transparent=True)
-    text = buffer.getvalue()
-    # Embedded in a page: no XML prologue, and a label for screen readers.
-    return text[text.index("<svg") :].replace("<svg ", f'<svg role="img" aria-label="{title}" ', 1)
+    curve = study["decision_curve"]
+    return {
+        "roc": roc_curves(cases, study),
+        "precision_recall": precision_recall_curves(cases),
+        "reliability": reliability_diagram(cases, uncalibrated),
+        "confusion": confusion_matrix_plot(study["confusion_matrix"], cases.class_names),
+        **({} if curve is None else {"benefit": decision_curve(curve)}),
+    }
+
+
+def page_figures(cases: Cases, study: Study, uncalibrated: NDArray[np.floating] | None = None) -> dict[str, str]:
+    """Return :func:`evaluation_figures` as SVG elements of a page; without a decision curve, ``benefit`` is empty."""
+    drawn = evaluation_figures(cases, study, uncalibrated)
+    return {"benefit": "", **{name: as_svg(figure) for name, figure in drawn.items()}}
+
+
+def roc_curves(cases: Cases, study: Study) -> Figure:
+    """Draw the ROC curve of the studied class of two with its interval, or of each class; absent ones are left out.
+
+    The operating point is marked, if there is one.
+    """
+    from sklearn.metrics import roc_curve
+
+    with new_axes() as axes:
+        axes.plot([0, 1], [0, 1], color=GREY, linestyle=":", label="chance")
+        for code, positive, scores, style in _drawn_curves(cases):
+            name = cases.class_names[code]
+            area = study["classes"][name]["auc"]
+            if len(cases.class_names) == 2:
+                curve = roc_with_interval(positive, scores, cases.patients)
+                x, y = curve.false_rate, curve.true_rate
+                label = "95 % interval of the sensitivity"
+                axes.fill_between(x, curve.low, curve.high, color=style["color"], alpha=0.2, linewidth=0, label=label)
+                style["label"] = f"{name_label(name)}, AUC {with_interval(**area)}"
+            else:
+                x, y, _ = roc_curve(positive, scores)
+                style["label"] = f"{name_label(name)}, AUC {percent(area['value'])}"
+            axes.plot(x, y, **style)
+        if cases.positive is not None:
+            _mark_operating_point(axes, study["classes"][cases.class_names[cases.positive]])
+        return labelled(axes, "ROC curves", "1 − specificity", "sensitivity")
+
+
+def _mark_operating_point(axes: Axes, found: Mapping[str, Any]) -> None:
+    sensitivity, specificity = found["sensitivity"]["value"], found["specificity"]["value"]
+    if sensitivity is None or specificity is None:
+        return
+    label = f"threshold: sensitivity {percent(sensitivity)}, specificity {percent(specificity)}"
+    marker = {"marker": "D", "markersize": 5, "markerfacecolor": "white", "markeredgecolor": "black"}
+    axes.plot([1 - specificity], [sensitivity], linestyle="", zorder=5, label=label, clip_on=False, **marker)
+
+
+def precision_recall_curves(cases: Cases) -> Figure:
+    """Draw precision-recall curves of the same classes as :func:`roc_curves`."""
+    from sklearn.metrics import average_precision_score, precision_recall_curve
+
+    with new_axes() as axes:
+        for code, positive, scores, style in _drawn_curves(cases):
+            precision, recall, _ = precision_recall_curve(positive, scores)
+            label = f"{name_label(cases.class_names[code])}, AP {average_precision_score(positive, scores):.3f}"
+            axes.plot(recall, precision, **style, label=label)
+        axes.set_ylim(0, 1.03)
+        return labelled(axes, "precision-recall curves", "sensitivity (recall)", "PPV (precision)")
+
+
+def _drawn_curves(cases: Cases) -> Iterator[tuple[int, NDArray[np.bool_], NDArray[np.floating], dict[str, Any]]]:
+    for number, code in enumerate(drawn_classes(cases)):
+        positive = cases.labels == code
+        if positive.any() and not positive.all():
+            colour, kind = _LINE_COLOURS[number % len(_LINE_COLOURS)], _LINE_KINDS[number % len(_LINE_KINDS)]
+            yield code, positive, cases.probabilities[:, code], {"color": colour, "linestyle": kind}
+
+
+def drawn_classes(cases: Cases) -> list[int]:
+    """Return the classes that have a curve: the studied one of two; of more all, or the ten of lowest sensitivity."""
+    classes = len(cases.class_names)
+    if classes == 2 and cases.studied is not None:
+        return [cases.studied]
+    if classes <= MAX_LISTED:
+        return list(range(classes))
+    labels = cases.labels
+    images = np.bincount(labels, minlength=classes)
+    found = np.bincount(labels[cases.probabilities.argmax(axis=1) == labels], minlength=classes)
+    tested = np.flatnonzero(images)
+    order = np.argsort(found[tested] / images[tested], kind="stable")
+    return [int(code) for code in tested[order][:MAX_LISTED]]
+
+
+def reliability_diagram(cases: Cases, uncalibrated: NDArray[np.floating] | None = None) -> Figure:
+    """Draw the observed frequency against the predicted probability, in at most five bins with their counts.
+
+    It is the probability of the studied class; without one, that of the predicted class, which came true if it is the
+    class of the image. The probabilities before calibration, if given, are a thin line.
+    """
+    code = cases.studied
+
+    def binned(probabilities: NDArray[np.floating]) -> tuple[list[float], list[Estimate], list[int]]:
+        true = cases.labels == (probabilities.argmax(axis=1) if code is None else code)
+        scores = probabilities.max(axis=1) if code is None else probabilities[:, code]
+        bins = calibration_bins(true, scores, cases.patients)
+        return [each.predicted for each in bins], [each.observed for each in bins], [each.images for each in bins]
+
+    with new_axes() as axes:
+        axes.plot([0, 1], [0, 1], color=GREY, linestyle=":", label="calibrated")
+        if uncalibrated is not None:
+            x, y, _ = binned(uncalibrated)
+            axes.plot(
+                x, [each.value for each in y], color=GREY, linewidth=0.8, linestyle="--", label="before calibration"
+            )
+        x, y, images = binned(cases.probabilities)
+        _draw_estimates(axes, x, y)
+        counts = ", ".join(map(str, images))
+        axes.plot([], [], " ", label=f"images per bin, left to right: {counts}")
+        subject = "the predicted class" if code is None else name_label(cases.class_names[code])
+        return labelled(axes, "reliability diagram", f"predicted probability of {subject}", "observed frequency")
+
+
+def _draw_estimates(axes: Axes, x: Sequence[float], estimates: Sequence[Estimate]) -> None:
+    values = np.array([each.value for each in estimates])
+    ends = np.array([each.limits(Z) or (each.value, each.value) for each in estimates])
+    reach = np.abs(ends.T - values)
+    style = {"color": COLOURS[0], "marker": "o", "capsize": 2, "elinewidth": 0.8}
+    axes.errorbar(x, values, reach, **style, clip_on=False, label="observed, with 95 % intervals")
+
+
+def confusion_matrix_plot(matrix: Sequence[Sequence[int]], class_names: Sequence[str]) -> Figure:
+    """Draw a confusion matrix, shaded by the proportion of each true class; numbers where they fit."""
+    counts = np.asarray(matrix)
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    names, cell = [name_label(name).strip() for name in class_names], _CELLS_MM / len(class_names)
+    with new_axes(_CELLS_MM + 12) as axes:
+        axes.grid(visible=False)
+        image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+        if len(str(counts.max())) * _DIGIT_MM > cell:
+            bar = axes.figure.colorbar(image, ax=axes, shrink=0.7)
+            bar.set_label("share of the true class")
+        for row, column in np.ndindex(*counts.shape) if len(str(counts.max())) * _DIGIT_MM <= cell else ():
+            share = f"\n{100 * shares[row, column]:.0f} %" if cell > 6 * _DIGIT_MM else ""
+            colour = "white" if shares[row, column] > 0.5 else "#1b1f24"  # not black, which a dark page lightens
+            text = f"{counts[row, column]}{share}"
+            axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=7)
+        turned = columns_of(names) * COLUMN_MM > cell
+        axes.set_xticks(range(len(names)), names, rotation=90 if turned else 0)
+        axes.set_yticks(range(len(names)), names)
+        return labelled(axes, "confusion matrix", "predicted", "true")
+
+
+def decision_curve(curve: Mapping[str, Any]) -> Figure:
+    """Draw the net benefit of acting on a prediction, on everybody and on nobody, per threshold."""
+    thresholds, benefit, everybody = (
+        [100 * point[key] for point in curve["points"]] for key in ("threshold", "net_benefit", "treat_all")
+    )
+    with new_axes() as axes:
+        axes.axhline(0, color=GREY, linestyle=":", label="act on nobody")
+        axes.plot(thresholds, everybody, color=COLOURS[1], linestyle="--", label="act on everybody")
+        axes.plot(thresholds, benefit, color=COLOURS[0], label="act on the prediction")
+        axes.set_ylim(-0.3 * max(everybody[0], 1), 1.1 * max(*benefit, *everybody, 1))
+        subject = f"probability of {name_label(curve['class']).strip()} from which one acts, %"
+        return labelled(axes, "decision curve", subject, "net benefit per 100 images")
+
+
+class ForestRow(NamedTuple):
+    """A line of a forest plot; without ``images`` it is a heading.
+
+    Attributes:
+        text: at the left.
+        images: their number.
+        value: 0 to 1, or ``None``.
+        interval: its ends.
+        few: it is from few patients, and drawn hollow.
+        beside: another value of the same images, a cross.
+    """
+
+    text: str
+    images: int | None = None
+    value: float | None = None
+    interval: Sequence[float] | None = None
+    few: bool = False
+    beside: float | None = None
+
+
+def forest_plot(rows: Sequence[ForestRow], overall: float | None, figure: str, beside: str = "") -> Figure:
+    """Draw values with their intervals, one below the other, and a line at the value of all images.
+
+    Args:
+        rows: from top to bottom.
+        overall: the value of all images.
+        figure: what the values are, such as ``sensitivity``.
+        beside: what :attr:`ForestRow.beside` is.
+    """
+    with new_axes(14 + 4.2 * len(rows)) as axes:
+        if overall is not None:
+            axes.axvline(100 * overall, color=GREY, linestyle="--", linewidth=0.8)
+        for place, row in enumerate(rows):
+            if row.value is not None:
+                low, high = row.interval or (row.value, row.value)
+                axes.plot([100 * low, 100 * high], [place, place], color=COLOURS[0], linewidth=1)
+                fill = "white" if row.few else COLOURS[0]
+                axes.plot(100 * row.value, place, "s", color=COLOURS[0], markerfacecolor=fill, clip_on=False, zorder=4)
+            if row.beside is not None:
+                axes.plot(100 * row.beside, place, "x", color="black", clip_on=False, zorder=5)
+        if beside:
+            axes.plot([], [], "s", color=COLOURS[0], label=figure)
+            axes.plot([], [], "x", color="black", label=beside)
+        names = [row.text if row.images is None else f"{row.text} (n = {row.images})" for row in rows]
+        axes.set_yticks(range(len(rows)), names)
+        for tick, row in zip(axes.get_yticklabels(), rows, strict=True):
+            tick.set_fontweight("bold" if row.images is None else "normal")
+        axes.set_ylim(len(rows) - 0.4, -0.6)
+        right = axes.twinx()
+        right.set_ylim(axes.get_ylim())
+        right.grid(visible=False)
+        texts = ["" if row.images is None else with_interval(row.value, row.interval).replace(" %", "") for row in rows]
+        right.set_yticks(range(len(rows)), texts)
+        for each in (axes, right):
+            each.tick_params(axis="y", length=0)
+        return labelled(axes, f"forest plot: {figure}", f"{figure}, % (95 % interval)", "")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +25,7 @@ from xfeat.featurize.specs import PreprocessSpec
 from xfeat.featurize.text import MAX_LISTED, listed, printable_value
 from xfeat.head.evaluation.operating_point import threshold_metrics
 from xfeat.head.evaluation.predictions import Predictions, softmax
+from xfeat.head.evaluation.study import cases_of
 from xfeat.head.reports.formatting import frequent_confusions, hardest_classes, interval, number, percent, points
 from xfeat.head.reports.study_text import (
     benefit_text,
@@ -58,7 +59,7 @@ def render_report(
 
     Pictures are read from ``images``, the folder or archive; ``None`` if that was not found.
     """
-    from xfeat.head.reports import plots
+    from xfeat.head.reports import canvas, plots
 
     part, names = run.shown_part, run.class_names
     hardest = hardest_classes(run.metrics[part]["classes"])
@@ -66,13 +67,8 @@ def render_report(
     uncalibrated = softmax(shown.logits) if shown.temperature != 1 else None
     probabilities = shown.probabilities
     figures = {
-        "loss": plots.training_curve(history, run.best_epoch, "loss"),
-        "accuracy": plots.training_curve(history, run.best_epoch, "accuracy"),
-        "confusion": plots.confusion_matrix_plot(run.statistics[part]["confusion_matrix"], names),
-        "roc": plots.roc_curves(shown.labels, probabilities, names),
-        "precision_recall": plots.precision_recall_curves(shown.labels, probabilities, names),
-        "reliability": plots.reliability_diagram(shown.labels, probabilities, names, uncalibrated),
-        "benefit": benefit_plot(run.statistics[part]),
+        **{name: canvas.as_svg(plots.training_curve(history, run.best_epoch, name)) for name in ("loss", "accuracy")},
+        **plots.page_figures(cases_of(shown, names), run.statistics[part], uncalibrated),
     }
     return page_template("report.html").render(
         facts=run,
@@ -98,13 +94,6 @@ def render_report(
         ),
         wrong=int((shown.decisions != shown.labels).sum()),
     )
-
-
-def benefit_plot(study: Mapping[str, Any]) -> str:
-    """Return the decision curve of a study as SVG, or nothing if it has none."""
-    from xfeat.head.reports import plots
-
-    return "" if study["decision_curve"] is None else plots.decision_curve(study["decision_curve"])
 
 
 def worst_mistakes(
