@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from xfeat.export.model.file import ModelFile
+from xfeat.export.model.heatmap import colour_heatmap
 from xfeat.export.model.interface import HEATMAP
 from xfeat.export.model.progress import Progress
 from xfeat.export.parity.certificate import matching_certificate
@@ -27,8 +28,6 @@ from xfeat.featurize.text import listed
 MAX_SIDE = 1024
 _STRENGTH = 0.6
 _CAPTION_PIXELS, _CAPTION_AT = 18, (4, 3)
-# From black through red and orange to near white: dark to light, so that it can also be read in grey.
-_COLOURS = np.array([(0, 0, 0), (120, 10, 60), (220, 60, 30), (250, 160, 30), (255, 250, 200)], np.float64)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,16 +127,11 @@ def overlay(image: Image.Image, heatmap: NDArray[np.floating], box: tuple[int, i
 
     The box is left, top, right and bottom, in pixels of the image.
     """
-    peak = float(heatmap.max())
-    share = Image.fromarray((heatmap / peak if peak > 0 else heatmap).astype(np.float32))
     left, top, right, bottom = box
-    spread = np.zeros((image.height, image.width), np.float32)
-    spread[top:bottom, left:right] = np.asarray(share.resize((right - left, bottom - top), Image.Resampling.BICUBIC))
-    spread = spread.clip(0, 1)
-    positions = np.linspace(0, 1, len(_COLOURS))
-    colours = np.stack([np.interp(spread, positions, channel) for channel in _COLOURS.T], axis=-1)
-    weight = _STRENGTH * spread[..., None]
-    mixed = (1 - weight) * np.asarray(image, np.float64) + weight * colours
+    colours, strength = colour_heatmap(heatmap, right - left, bottom - top)
+    mixed = np.array(image, np.float64)
+    inside = mixed[top:bottom, left:right]
+    inside += _STRENGTH * strength[..., None] * (colours - inside)
     return Image.fromarray(mixed.round().astype(np.uint8))
 
 

@@ -11,11 +11,11 @@ _FOLDER = Path(__file__).with_name("page")
 PAGE_FILES = {
     "server": (
         *("index.html", "page.css", "icon.svg", "server.js", "page.js", "model.js", "cards.js", "table.js"),
-        *("problem.js", "box.js", "docs.html", "docs.js"),
+        *("problem.js", "colours.js", "box.js", "docs.html", "docs.js"),
     ),
     "browser": (
         *("index.html", "page.css", "icon.svg", "browser.js", "page.js", "model.js", "cards.js", "table.js"),
-        *("problem.js", "box.js", "worker.js", "decode.js", "answer.js", "heatmap.js", "resize.js"),
+        *("problem.js", "colours.js", "box.js", "worker.js", "decode.js", "answer.js", "heatmap.js", "resize.js"),
     ),
 }
 _ONLY_FOR = re.compile(r"(\s*)<!-- (\w+) -->(.*?)<!-- /\2 -->", re.DOTALL)

@@ -21,6 +21,7 @@ export function newCard(file, preview) {
   const image = element.querySelector(".image");
   const picture = element.querySelector(".picture");
   image.onerror = () => showPreview(image, picture, preview?.(file) ?? Promise.reject());
+  image.onload = () => picture.style.setProperty("--ratio", image.naturalWidth / image.naturalHeight);
   image.src = URL.createObjectURL(file);
   picture.setAttribute("aria-label", `Enlarge ${file.name}`);
   picture.addEventListener("click", () => {
@@ -32,7 +33,7 @@ export function newCard(file, preview) {
 }
 
 async function showPreview(image, picture, preview) {
-  const showNone = () => picture.replaceWith(textElement("span", "no preview"));
+  const showNone = () => picture.parentElement.replaceChildren(textElement("span", "no preview"));
   image.onerror = showNone;
   URL.revokeObjectURL(image.src);
   await preview.then((png) => { image.src = URL.createObjectURL(png); }, showNone);
@@ -87,8 +88,10 @@ function showHeatmap(element, prediction, model) {
   const heat = element.querySelector(".heat");
   if (!heat || !prediction.heatmap) return;
   heat.src = URL.createObjectURL(prediction.heatmap);
-  heat.alt = `Heatmap for ${prediction.label}`;
   heat.hidden = false;
+  const name = element.querySelector(".heat-class");
+  name.textContent = `Heatmap for ${prediction.label}`;
+  name.hidden = false;
   const image = element.querySelector(".image");
   const place = () => {
     const box = boxOf(image.naturalWidth, image.naturalHeight, model);

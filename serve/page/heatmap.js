@@ -1,9 +1,7 @@
-// A heatmap as a picture, as in serve/inference/heatmap_png.py: transparent where the value is 0, opaque red where it is highest.
+// A heatmap as a picture, as in serve/inference/heatmap_png.py: transparent where the value is 0, opaque where it is highest.
 
+import { COLOURS } from "./colours.js";
 import { BICUBIC, weightsOf } from "./resize.js";
-
-const STOPS = [0, 0.35, 0.7, 1];
-const COLOURS = [[40, 70, 200], [40, 190, 210], [250, 215, 60], [215, 30, 30]];
 
 // Resizes rows of `width` numbers to `side` numbers and transposes the result: applied twice, it resizes both axes.
 function resizeAndTranspose(levels, height, width, side) {
@@ -17,10 +15,12 @@ function resizeAndTranspose(levels, height, width, side) {
 }
 
 function colourOf(strength) {
-  const above = STOPS.findIndex((stop, at) => at > 0 && strength <= stop);
-  const share = (strength - STOPS[above - 1]) / (STOPS[above] - STOPS[above - 1]);
-  return COLOURS[above].map((high, channel) => COLOURS[above - 1][channel] + share * (high - COLOURS[above - 1][channel]));
+  const at = strength * (COLOURS.length - 1);
+  const [low, high] = [Math.floor(at), Math.ceil(at)].map((step) => parseInt(COLOURS[step], 16));
+  return [16, 8, 0].map((bits) => mixed((low >> bits) & 255, (high >> bits) & 255, at % 1));
 }
+
+const mixed = (low, high, share) => low + share * (high - low);
 
 // Returns a PNG, `side` pixels square. `levels`: height · width numbers, 0 or more.
 export async function drawHeatmap({ levels, height, width }, side) {

@@ -40,9 +40,9 @@ export function showModel(model, device) {
     const line = document.createElement("div");
     line.append(textElement("dt", name), textElement("dd", value));
     $("description").append(line);
+    // Beside the accuracy, so that nobody reads one without the other.
+    if (name === "Test accuracy") showCaution(line, model.audit ?? {});
   }
-  showAudit(model.audit ?? {});
-  $("heat-tool").hidden = !model.heatmaps;
   $("which").hidden = model.names.length < 2;
   $("names").replaceChildren(...model.names.map((name) => new Option(name, name, false, name === model.name)));
 }
@@ -89,16 +89,22 @@ function verdictsOf({ passed, verdicts }) {
   return verdicts ?? { leakage: passed ? "none found" : "found", shortcuts: "unknown" };
 }
 
-function showAudit(audit) {
+function showCaution(line, audit) {
   const { audited, failures = [], warnings = [] } = audit;
   const { leakage, shortcuts } = verdictsOf(audit);
   const alarms = [
     ...(audited && leakage === "found" ? [`The audit found leakage in the training data of this model: ${failures.join("; ")}.`] : []),
     ...(audited && shortcuts === "found" ? ["The audit found shortcuts in the training data of this model: the class can be predicted without the anatomy, so its accuracy may not hold elsewhere."] : []),
   ];
-  $("audit").hidden = alarms.length === 0;
-  $("audit").textContent = alarms.join(" ");
-  $("warnings").hidden = warnings.length === 0;
-  $("warnings").firstElementChild.textContent = `${counted(warnings.length, "warning")} about the training data of this model`;
-  $("warnings").lastElementChild.replaceChildren(...warnings.map((text) => textElement("li", text)));
+  if (!alarms.length && !warnings.length) return;
+  const caution = $("caution").content.firstElementChild.cloneNode(true);
+  const [alarm, list] = caution.children;
+  alarm.hidden = alarms.length === 0;
+  alarm.textContent = alarms.join(" ");
+  list.hidden = warnings.length === 0;
+  list.open = shortcuts !== "none found"; // then a shortcut is or may be among the warnings
+  list.firstElementChild.textContent = `${counted(warnings.length, "warning")} about the training data of this model`;
+  list.lastElementChild.append(...warnings.map((text) => textElement("li", text)));
+  line.classList.add("cautioned");
+  line.append(caution);
 }

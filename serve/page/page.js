@@ -2,6 +2,7 @@
 // predictions appear one by one; a server forms batches from several requests.
 
 import { newCard, releaseImages, showPrediction, showProblem, showWaiting } from "./cards.js";
+import { COLOURS } from "./colours.js";
 import { counted, showModel } from "./model.js";
 import { Problem } from "./problem.js";
 import { asCsv, showTable } from "./table.js";
@@ -149,19 +150,29 @@ function showAll() {
   const images = counted(rows.length, "image");
   $("status").textContent = done < rows.length ? `${done} of ${images} done…` : `${images}: ${parts.join(", ")}`;
   $("save").disabled = done === 0;
-  const asTable = $("view").getAttribute("aria-pressed") === "true";
+  const asTable = isPressed("view");
   $("results").hidden = asTable;
+  $("heat-on").hidden = asTable || !model?.heatmaps;
+  $("legend").hidden = $("heat-on").hidden || !isPressed("heat-on") || rows.length === 0;
   $("table").hidden = !asTable || rows.length === 0;
   if (asTable && rows.length) showTable($("table"), rows, classes);
+  showMore();
 }
 
-function toggleTable() {
-  $("view").setAttribute("aria-pressed", String($("view").getAttribute("aria-pressed") !== "true"));
+const isPressed = (id) => $(id).getAttribute("aria-pressed") === "true";
+
+function toggle(id) {
+  $(id).setAttribute("aria-pressed", String(!isPressed(id)));
+  document.body.classList.toggle("heat-shown", isPressed("heat-on"));
   showAll();
 }
 
-function showHeat() {
+function showOpacity() {
   document.documentElement.style.setProperty("--heat", Number($("heat").value) / 100);
+}
+
+function showMore() {
+  $("more").hidden = $("table").scrollWidth <= $("table").clientWidth;
 }
 
 function save() {
@@ -174,10 +185,13 @@ function save() {
 }
 
 $("clear").addEventListener("click", () => { clear(); $("files").focus(); });
-$("view").addEventListener("click", toggleTable);
+$("view").addEventListener("click", () => toggle("view"));
+$("heat-on").addEventListener("click", () => toggle("heat-on"));
 $("save").addEventListener("click", save);
-$("heat").addEventListener("input", showHeat);
-showHeat();
+$("heat").addEventListener("input", showOpacity);
+showOpacity();
+$("ramp").style.backgroundImage = `linear-gradient(to right, ${COLOURS.map((colour) => `#${colour}`)})`;
+new ResizeObserver(showMore).observe($("table"));
 
 // It must be possible to turn off single-key shortcuts: speech input can trigger them by accident (WCAG 2.1.4).
 $("shortcuts").checked = localStorage.getItem("shortcuts") !== "off";
@@ -185,8 +199,8 @@ $("shortcuts").addEventListener("change", (event) => localStorage.setItem("short
 
 const KEYS = {
   o: () => $("files").click(),
-  t: () => rows.length && toggleTable(),
-  h: () => { $("heat").value = Number($("heat").value) > 0 ? 0 : 50; showHeat(); },
+  t: () => rows.length && toggle("view"),
+  h: () => rows.length && !$("heat-on").hidden && toggle("heat-on"),
 };
 document.addEventListener("keydown", (event) => {
   const typing = event.target.matches("input:not([type=range], [type=file], [type=checkbox]), select");

@@ -16,7 +16,9 @@ from pathlib import Path
 
 import pytest
 
+from xfeat.serve.inference.predictor import Predictor
 from xfeat.serve.static_site.onnxruntime_web import runtime_cache
+from xfeat.serve.static_site.write import write_site
 
 # Of this machine: while tests run, the cache is a folder of theirs.
 RUNTIME = runtime_cache()
@@ -25,6 +27,8 @@ FLAGS = [
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
     *("--disable-background-networking", "--disable-component-update", "--remote-debugging-port=0"),
 ]
+AUDIT = {"audited": True, "passed": False, "failures": ["patients are in two splits"], "warnings": ["the border tells"]}
+EVERYTHING = {"ood": True, "ood_threshold": 0.5, "heatmap": True, "audit": AUDIT, "positive": "covid", "threshold": 0.4}
 KEYS = {"Enter": 13, "Tab": 9, " ": 32, "ArrowRight": 39}
 
 SAVED_CSV = """new Promise((done) => {
@@ -90,6 +94,9 @@ class Browser:
 
     async def until_status(self, start):
         await self.until(f"document.querySelector('#status')?.innerText.startsWith({json.dumps(start)})")
+
+    async def loaded(self):
+        await self.until("document.querySelector('#description')?.innerText.includes('Test accuracy')")
 
     async def choose(self, *paths):
         root = (await self.call("DOM.getDocument"))["root"]["nodeId"]
@@ -191,3 +198,29 @@ def runtime():
 def serve_folder():
     """Return :func:`file_server`."""
     return file_server
+
+
+@pytest.fixture(params=["server", "browser"])
+def open_page(request, write_model, tmp_path, serve_model, browse):
+    """Return a function that runs a coroutine function with one form of the page; changes are those of the model."""
+
+    def open_page(visit, **changes):
+        model = write_model(**EVERYTHING | changes)
+        if request.param == "server":
+            with serve_model(Predictor.open(model, device="cpu")) as client:
+                browse(str(client.base_url), visit)
+        else:
+            write_site(model, tmp_path / "site", request.getfixturevalue("runtime"))
+            with file_server(tmp_path / "site") as address:
+                browse(address, visit)
+
+    return open_page
+
+
+@pytest.fixture
+def three_images(tiny, tmp_path):
+    """Return the paths of an image in distribution, one out of distribution, and a file that is not an image."""
+    contents = {"dark.png": tiny.draw((0, 90, 0)), "bright.png": tiny.draw((255, 200, 250)), "text.png": b"text"}
+    for name, content in contents.items():
+        (tmp_path / name).write_bytes(content)
+    return [tmp_path / name for name in contents]

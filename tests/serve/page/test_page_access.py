@@ -6,19 +6,14 @@ axe-core knows.
 
 from __future__ import annotations
 
-import contextlib
 import importlib.resources
 import os
 from pathlib import Path
 
 import pytest
 
-from xfeat.serve.inference.predictor import Predictor
-from xfeat.serve.static_site.write import write_site
-
 pytestmark = pytest.mark.slow
 
-AUDIT = {"audited": True, "passed": False, "failures": ["patients are in two splits"], "warnings": ["the border tells"]}
 TAGS = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
 CHECK = f"""axe.run(document, {{ runOnly: {{ type: 'tag', values: {TAGS} }} }}).then((found) => ({{
   passes: found.passes.length,
@@ -36,37 +31,13 @@ def axe():
     return source.read_text()
 
 
-@pytest.fixture(params=["server", "browser"])
-def open_page(request, write_model, tmp_path, serve_model, serve_folder, browse):
-    """Return a function that runs a coroutine function with one form of the page."""
-    model = write_model(ood=True, ood_threshold=0.5, heatmap=True, audit=AUDIT, positive="covid", threshold=0.4)
-    with contextlib.ExitStack() as stack:
-        if request.param == "server":
-            address = str(stack.enter_context(serve_model(Predictor.open(model, device="cpu"))).base_url)
-        else:
-            write_site(model, tmp_path / "site", request.getfixturevalue("runtime"))
-            address = stack.enter_context(serve_folder(tmp_path / "site"))
-        yield lambda visit: browse(address, visit)
-
-
-def write_images(folder, tiny):
-    """Write an image in distribution, one out of distribution, and a file that is not an image; return their paths."""
-    contents = {"dark.png": tiny.draw((0, 90, 0)), "bright.png": tiny.draw((255, 200, 250)), "text.png": b"text"}
-    for name, content in contents.items():
-        (folder / name).write_bytes(content)
-    return [folder / name for name in contents]
-
-
-async def loaded(browser):
-    await browser.until("document.querySelector('#description')?.innerText.includes('Test accuracy')")
-
-
-def test_axe_finds_no_violation_in_light_and_dark_mode_on_desktop_and_phone(open_page, axe, tiny, tmp_path):
+def test_axe_finds_no_violation_in_light_and_dark_mode_on_desktop_and_phone(open_page, axe, three_images):
     async def visit(browser):
-        await loaded(browser)
+        await browser.loaded()
         await browser.value(f"{axe};0")
-        await browser.choose(*write_images(tmp_path, tiny))
+        await browser.choose(*three_images)
         await browser.until_status("3 images:")
+        await browser.press("h")
         for dark in (False, True):
             for width in (1200, 360):
                 await browser.look(width=width, dark=dark)
@@ -79,13 +50,13 @@ def test_axe_finds_no_violation_in_light_and_dark_mode_on_desktop_and_phone(open
     open_page(visit)
 
 
-def test_nothing_has_to_be_scrolled_horizontally_on_a_narrow_screen(open_page, tiny, tmp_path):
+def test_nothing_has_to_be_scrolled_horizontally_on_a_narrow_screen(open_page, three_images):
     """320 px is what WCAG 1.4.10 asks for; tables are excepted, and scroll in a frame of their own."""
 
     async def visit(browser):
         await browser.look(width=320)
-        await loaded(browser)
-        await browser.choose(*write_images(tmp_path, tiny))
+        await browser.loaded()
+        await browser.choose(*three_images)
         await browser.until_status("3 images:")
         for _ in ("cards", "table"):
             assert await browser.value("document.documentElement.scrollWidth") <= 320
@@ -94,24 +65,7 @@ def test_nothing_has_to_be_scrolled_horizontally_on_a_narrow_screen(open_page, t
     open_page(visit)
 
 
-def test_an_enlarged_image_fills_the_screen_of_a_phone(open_page, tiny, tmp_path):
-    (tmp_path / "large.png").write_bytes(tiny.draw((0, 90, 0), (800, 600)))
-
-    async def visit(browser):
-        await browser.look(width=390, height=844)
-        await loaded(browser)
-        await browser.choose(tmp_path / "large.png")
-        await browser.until_status("1 image: 1 normal")
-        width = "document.querySelector('.image').getBoundingClientRect().width"
-        assert await browser.value(width) < 100
-        await browser.value("document.querySelector('.picture').click()")
-        assert await browser.value(width) > 300
-        assert await browser.value("document.documentElement.scrollWidth") <= 390
-
-    open_page(visit)
-
-
-def test_everything_works_with_the_keyboard(open_page, tiny, tmp_path):
+def test_everything_works_with_the_keyboard(open_page, three_images):
     focused = "document.activeElement.id || document.activeElement.className || document.activeElement.textContent"
 
     async def tab_to(browser, wanted):
@@ -125,10 +79,12 @@ def test_everything_works_with_the_keyboard(open_page, tiny, tmp_path):
         pytest.fail(f"Tab does not lead to {wanted}; it is at {await browser.value(focused)}")
 
     async def visit(browser):
-        await loaded(browser)
+        await browser.loaded()
         await tab_to(browser, "files")
-        await browser.choose(*write_images(tmp_path, tiny))
+        await browser.choose(*three_images)
         await browser.until_status("3 images:")
+        await tab_to(browser, "heat-on")
+        await browser.press("Enter")
         await tab_to(browser, "heat")
         await browser.press("ArrowRight")
         assert await browser.value("document.documentElement.style.getPropertyValue('--heat')") == "0.51"
@@ -148,13 +104,13 @@ def test_everything_works_with_the_keyboard(open_page, tiny, tmp_path):
     open_page(visit)
 
 
-def test_keyboard_shortcuts_can_be_turned_off_and_stay_off(open_page, tiny, tmp_path):
+def test_keyboard_shortcuts_can_be_turned_off_and_stay_off(open_page, three_images):
     pressed = "document.getElementById('view').getAttribute('aria-pressed')"
 
     async def visit(browser):
-        await loaded(browser)
+        await browser.loaded()
         for expected in ("true", "false"):
-            await browser.choose(*write_images(tmp_path, tiny))
+            await browser.choose(*three_images)
             await browser.until_status("3 images:")
             await browser.press("t")
             assert await browser.value(pressed) == expected
@@ -162,6 +118,6 @@ def test_keyboard_shortcuts_can_be_turned_off_and_stay_off(open_page, tiny, tmp_
                 "document.getElementById('shortcuts').checked && document.getElementById('shortcuts').click()"
             )
             await browser.call("Page.reload")
-            await loaded(browser)
+            await browser.loaded()
 
     open_page(visit)
