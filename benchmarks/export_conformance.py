@@ -27,7 +27,7 @@ from export_runtimes import native, web
 
 from xfeat.export.model.batches import to_nchw
 from xfeat.export.model.file import open_model
-from xfeat.featurize.datasets.layouts import list_images
+from xfeat.featurize.datasets.unlabelled import list_images
 from xfeat.featurize.images.decode import decode
 from xfeat.featurize.images.preprocess import resize
 

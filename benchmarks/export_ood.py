@@ -23,7 +23,7 @@ from sklearn.metrics import roc_auc_score
 from xfeat.export.model.batches import batches
 from xfeat.export.model.file import ModelFile, open_model
 from xfeat.export.parity.ood_kinds import made_kinds
-from xfeat.featurize.datasets.layouts import list_images
+from xfeat.featurize.datasets.unlabelled import list_images
 from xfeat.featurize.errors import ImageError
 from xfeat.featurize.images.decode import decode
 from xfeat.featurize.images.preprocess import Pixels, resize

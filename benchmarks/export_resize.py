@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 
 from xfeat.export.model.file import ModelFile, open_model
-from xfeat.featurize.datasets.layouts import list_images
+from xfeat.featurize.datasets.unlabelled import list_images
 from xfeat.featurize.images.decode import decode
 
 ROOT = Path(__file__).parents[1]

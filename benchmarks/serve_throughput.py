@@ -36,7 +36,7 @@ from pathlib import Path
 import numpy as np
 from servers.load import Connection, Load, Server, closed_loop, form_request, open_loop, tensor_request
 
-from xfeat.featurize.datasets.layouts import list_images
+from xfeat.featurize.datasets.unlabelled import list_images
 from xfeat.featurize.system.cores import cores
 from xfeat.serve.inference.predictor import Predictor
 

@@ -17,7 +17,7 @@ from xfeat.export.model.heatmap import colour_heatmap
 from xfeat.export.model.interface import HEATMAP
 from xfeat.export.model.progress import Progress
 from xfeat.export.parity.certificate import matching_certificate
-from xfeat.featurize.datasets.layouts import list_images
+from xfeat.featurize.datasets.unlabelled import list_images
 from xfeat.featurize.errors import DataError, ImageError, ModelError, OutputError
 from xfeat.featurize.images.decode import decode
 from xfeat.featurize.images.preprocess import resize

@@ -1,7 +1,7 @@
 """The command-line behaviour that all four commands share.
 
 Results go to stdout, everything else to stderr. Exit codes: 0 done; 1 a problem, reported in one message; 2 wrong
-usage; 130 stopped by Ctrl-C or SIGTERM.
+usage; 3 done, but not for all images (xserve predict); 130 stopped by Ctrl-C or SIGTERM.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from xfeat.featurize.urls import Root, is_url, root_of
 
 EXIT_PROBLEM = 1
 EXIT_USAGE = 2
+EXIT_PARTIAL = 3
 _PLAIN_LINE_SECONDS = 5.0
 _WITHOUT_CURSOR = ("dumb", "unknown")  # terminals on which a bar would be a new line each time it moves
 _NOT_WRITABLE = (errno.ENOSPC, errno.EIO, errno.EBADF)
@@ -267,6 +268,7 @@ def progress_bar(what: str, unit: str | None = None) -> Iterator[Callable[[int, 
 # Units of the rate, where an activity has one.
 _UNITS = {
     "downloading weights": "bytes",
+    "downloading onnxruntime-web": "bytes",
     "dividing": "files",
     "training": "epochs",
     "cross-validating": "heads",

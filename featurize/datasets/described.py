@@ -42,7 +42,7 @@ def split_pattern(data: str | os.PathLike[str]) -> tuple[Root, str] | None:
     text = root.full if isinstance(root, Url) else os.fspath(data)
     # In a web address, ? and * mean something else.
     is_web = isinstance(root, Url) and root.is_web
-    found = None if is_web or (isinstance(root, Path) and root.exists()) else _MAGIC.search(text)
+    found = None if is_web or (isinstance(root, Path) and os.path.exists(root)) else _MAGIC.search(text)
     if found is None:
         return None
     folder, slash, _ = text[: found.start()].rpartition("/")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -13,14 +13,12 @@ from typing import Any, NamedTuple, cast
 from xfeat.featurize.datasets.column_choice import AS_WRITTEN, DICOM_COLUMNS, ColumnChoice
 from xfeat.featurize.datasets.described import list_containers, match_shards, split_pattern
 from xfeat.featurize.datasets.image_files import (
-    IMAGE_SUFFIXES,
     LeftOut,
     Listing,
     TableColumn,
     choose_images,
     count_left_out,
     describe_left_out,
-    image_names,
 )
 from xfeat.featurize.datasets.manifest import read_group_table, read_manifest
 from xfeat.featurize.datasets.metadata import join_metadata
@@ -30,7 +28,7 @@ from xfeat.featurize.errors import DataError, ImageError, SpecError
 from xfeat.featurize.sources.containers import is_container
 from xfeat.featurize.sources.folder import FolderSource
 from xfeat.featurize.sources.image_source import ImageSource
-from xfeat.featurize.sources.opening import open_source, refuse_pipes
+from xfeat.featurize.sources.opening import open_source
 from xfeat.featurize.sources.remote import RemoteFolder
 from xfeat.featurize.text import listed, quote
 from xfeat.featurize.urls import Root, Url, root_of
@@ -143,7 +141,7 @@ def open_dataset(
         raise DataError("folder or file not found", path=root, expected=LAYOUTS, fix="check the path")
     source, table, folder = None, None, None
     if isinstance(root, Url) and is_table(root.name):
-        folder, content = _remote_table(root)
+        folder, content = remote_table(root)
     if content is not None or (isinstance(root, Path) and root.is_file() and is_table(root.name)):
         if layout is not None:
             raise SpecError(f"--layout {layout} is for folders", found=f"{root}, a table", fix="leave --layout away")
@@ -231,43 +229,17 @@ def _select_classes(dataset: Dataset, wanted: list[str], data: Root) -> Dataset:
 # Folders and archives
 
 
-def list_images(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> list[Path]:
-    """Return the given file or files, and for each folder the images in it and its subfolders, sorted by path.
-
-    A given file is taken whatever its suffix; in folders the suffix decides, or without one the first bytes. Hidden
-    files are ignored.
-
-    Raises:
-        DataError: if a path does not exist, cannot be listed, or is a folder without images.
-    """
-    found: list[Path] = []
-    for path in map(Path, [paths] if isinstance(paths, str | os.PathLike) else paths):
-        if not path.exists():
-            raise DataError("file or folder not found", path=path, fix="check the path")
-        refuse_pipes(path)
-        if path.is_file():
-            found.append(path)
-            continue
-        source = FolderSource(path)
-        names, _ = image_names(source.names(), source.head)
-        if not names:
-            raise DataError(
-                "no images found",
-                path=path,
-                expected=f"files that end in {', '.join(sorted(IMAGE_SUFFIXES))}",
-                fix="give another folder, or the files themselves",
-            )
-        found += sorted(path / name for name in names)
-    return found
-
-
 def is_table(name: str) -> bool:
     """Tell whether a file is called like a table that names images; one of parquet holds them."""
     return os.path.splitext(name)[1].lower() in TABLE_SUFFIXES - {".parquet"}
 
 
-def _remote_table(url: Url) -> tuple[ImageSource, bytes]:
-    """Return the folder of a table at an address, and the content of the table."""
+def remote_table(url: Url) -> tuple[ImageSource, bytes]:
+    """Return the folder of a table at an address, and the content of the table.
+
+    Raises:
+        DataError: if it cannot be read.
+    """
     if url.is_web:
         raise DataError(
             "a web server does not list the images beside a table",

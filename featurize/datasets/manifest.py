@@ -51,8 +51,7 @@ def read_manifest(
     Raises:
         DataError: if the table cannot be read, names files in no clear way, or contradicts itself; lines are named.
     """
-    read: Read = read_file if content is None else lambda _: (content, FileState(0, 0, 0))
-    table = read_table(path, ("path", "label"), ("split", "group"), choice=choice, read=read)
+    table = read_table(path, ("path", "label"), ("split", "group"), choice=choice, read=_reader(content))
     rows, left_out = _labelled(table)
     splits = _splits(table, rows)
     paths = _locate(table, rows, path.parent, folder)
@@ -74,6 +73,31 @@ def read_manifest(
         columns=tuple(TableColumn(name, path.name) for name in table.further),
         headers=tuple(table.header),
     )
+
+
+def read_paths(
+    path: Path,
+    choice: ColumnChoice = AS_WRITTEN,
+    content: bytes | None = None,
+    folder: ImageSource | None = None,
+) -> tuple[list[str], list[str]]:
+    """Read the images that a table names, one per row, whatever else it says of them; arguments as above.
+
+    Returns:
+        The file of each row, relative to the folder of the table, or its absolute path if it is elsewhere on this
+        machine; if it is missing, the path as the table has it. Then the names of the columns.
+
+    Raises:
+        DataError: if the table cannot be read, has no rows, or names files in no clear way or none that is there.
+    """
+    table = read_table(path, ("path",), choice=choice, further=False, read=_reader(content))
+    if not table.rows:
+        raise DataError("no images found", path=path, found="no rows", fix="give each image a row")
+    _refuse_without_path(table)
+    outside = [is_outside(row.path, path.parent) for row in table.rows]
+    inside = [row for row, other in zip(table.rows, outside, strict=True) if not other]
+    located = iter(_locate(table, inside, path.parent, folder))
+    return [row.path if other else next(located) for row, other in zip(table.rows, outside, strict=True)], table.header
 
 
 def read_group_table(
@@ -107,6 +131,10 @@ def read_group_table(
 # Rows
 
 
+def _reader(content: bytes | None) -> Read:
+    return read_file if content is None else lambda _: (content, FileState(0, 0, 0))
+
+
 def _named(rows: Iterable[TableRow], column: str) -> str:
     return name_lines([(row.line, getattr(row, column)) for row in rows])
 
@@ -121,15 +149,14 @@ def _warn(table: Table, rows: list[TableRow], what: str) -> None:
         logger.warning("%s: %s: %s", table.path, what, _named(rows, "path"))
 
 
+def _refuse_without_path(table: Table) -> None:
+    fix = f"enter an image in the column {table.columns['path']}, or remove the line"
+    _refuse(table, [row for row in table.rows if not row.path], "label", "has no path", fix)
+
+
 def _labelled(table: Table) -> tuple[list[TableRow], LeftOut]:
     """Divide the rows into those with one label, and what is left out for want of one."""
-    _refuse(
-        table,
-        [row for row in table.rows if not row.path],
-        "label",
-        "has no path",
-        f"enter an image in the column {table.columns['path']}, or remove the line",
-    )
+    _refuse_without_path(table)
     _refuse(
         table,
         _with_several_labels(table.rows),

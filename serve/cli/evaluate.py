@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import xfeat
-from xfeat.export.cli.options import device_option, require_signature_option
 from xfeat.featurize.cli.request_options import per_channel
 from xfeat.featurize.console import COUNT, DATA, FILE, PATH, Printed, comma_list, json_option, progress_bars, warn
 from xfeat.featurize.specs import INTERPOLATIONS, RESIZES
-from xfeat.serve.cli.options import THREADS, allow_unverified_option
+from xfeat.serve.cli.options import predictor_options
 
 if TYPE_CHECKING:
     from xfeat.serve.evaluation.evaluate import ModelEvaluation
@@ -45,11 +44,7 @@ _FOLDERS, _AXES = ("splits", "classes", "flat"), ("NCHW", "NHWC")
 @click.option("--softmax", is_flag=True, default=None, help="Its output is logits.")
 @click.option("--output-name", "output_name", metavar="NAME", help="Its output, if several could be meant.")
 @click.option("--metadata", type=FILE, help="JSON file with these options of another model, by their names.")
-@device_option("auto")
-@click.option("--threads", type=THREADS, help="CPU threads for the network.  [default: number of cores]")
-@click.option("--batch-size", type=COUNT, help="Images per call of the network.  [default: 8 on a CPU, 64 on a GPU]")
-@allow_unverified_option
-@require_signature_option
+@predictor_options
 @json_option
 def evaluate(
     model: Path,

@@ -165,7 +165,8 @@ def evaluate_model(
     readers = [(entry.path, partial(_content, source, entry.path)) for entry, _ in entries]
     rows: list[NDArray[np.float32]] = []
     used, skipped = [], []
-    for (entry, label), result in zip(entries, predictor.predict_sources(readers, progress), strict=True):
+    results = predictor.predict_sources(readers, progress, total=len(readers))
+    for (entry, label), result in zip(entries, results, strict=True):
         if isinstance(result, SkippedImage):
             skipped.append(result)
         else:

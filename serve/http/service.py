@@ -13,7 +13,8 @@ from starlette.requests import Request
 
 from xfeat.serve.http.limits.bodies import BodyLimits, too_busy
 from xfeat.serve.http.request_log import log_fields
-from xfeat.serve.inference.predictor import ImageContent, Predictor
+from xfeat.serve.inference.predictor import Predictor
+from xfeat.serve.inference.reading import ImageContent
 from xfeat.serve.inference.results import Prediction, Result
 from xfeat.serve.models.batching import QueueFullError
 from xfeat.serve.models.registry import ModelRegistry, ServedModel

@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, overload
 
@@ -17,17 +17,17 @@ from xfeat.export.model.interface import HEATMAP, OOD, Outputs
 from xfeat.export.model.progress import Progress
 from xfeat.export.parity.ood_kinds import OodKind
 from xfeat.export.parity.signature import as_public_key
-from xfeat.featurize.datasets.layouts import list_images
+from xfeat.featurize.datasets.column_choice import ColumnChoice
+from xfeat.featurize.datasets.unlabelled import open_images
 from xfeat.featurize.errors import ImageError, ModelError
-from xfeat.featurize.images.given import as_images, decode_given, named, range_of_given, read_given
+from xfeat.featurize.images.given import as_images, decode_given, named, read_given
 from xfeat.featurize.images.grey_range import GreyRange, warn_if_other
 from xfeat.featurize.images.preprocess import Pixels, load_pixels, resize
-from xfeat.featurize.sources.folder import read_file
 from xfeat.featurize.specs import require
-from xfeat.featurize.system.cores import cores, look_ahead
 from xfeat.serve.inference.batch_sizes import bucket_of, bucket_sizes, stack
 from xfeat.serve.inference.certificate import open_certified
 from xfeat.serve.inference.isolate import run_isolated
+from xfeat.serve.inference.reading import ImageContent, OnError, ReadImage, Source, content_of, raising, read_ahead
 from xfeat.serve.inference.results import Prediction, Result, SkippedImage
 
 if TYPE_CHECKING:
@@ -38,11 +38,6 @@ logger = logging.getLogger(__name__)
 # Measured on 2 cores: batches of 8 are faster than 32, because they fit into the CPU cache. A GPU needs larger ones.
 _BATCH_ON_CPU = 8
 _BATCH_ON_GPU = 64
-
-Source = tuple[str, Callable[[], "ImageContent"]]
-# The content of an image file, or its pixels: uint8 (H, W, 3), RGB.
-ImageContent = bytes | Pixels
-ReadImage = tuple[str, Pixels | SkippedImage]
 
 
 class Predictor:
@@ -144,7 +139,7 @@ class Predictor:
         images: Any,
         *,
         heatmap: bool = False,
-        on_error: Literal["raise", "skip"] = "raise",
+        on_error: OnError = "raise",
         progress: Callable[[str, int, int], None] | None = None,
     ) -> list[Result] | list[Prediction]:
         """Classify images, with the same numbers as ``xserve predict`` for the same files.
@@ -165,37 +160,74 @@ class Predictor:
             ArgumentError: if something is no image.
             ModelError: if the model has no heatmap, and one is asked for.
         """
-        require(on_error in ("raise", "skip"), "unknown choice of on_error", expected="raise or skip", found=on_error)
         if heatmap and HEATMAP not in self.model.known_outputs:
             raise ModelError("the model has no heatmap output", path=self.path, fix="open the full model, model.onnx")
         given = as_images(images)
         names = [named(number, image) for number, image in enumerate(given)]
         sources = [(name, partial(read_given, image, name)) for name, image in zip(names, given, strict=True)]
         steps = None if progress is None else partial(progress, "predicting")
-        results = []
-        for result in self.predict_sources(sources, steps, heatmap=heatmap):
-            if isinstance(result, SkippedImage) and on_error == "raise":
-                raise ImageError(f"{result.path}: {result.reason}")
-            results.append(result)
-        return results
+        return list(raising(self.predict_sources(sources, steps, total=len(sources), heatmap=heatmap), on_error))
 
     def predict_paths(
-        self, paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]], *, progress: Progress | None = None
+        self, paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]], **settings: Any
     ) -> list[Result]:
-        """Classify files, and the images in folders.
+        """Classify what ``paths`` names: the list of what :meth:`stream` yields.
 
         Args:
-            paths: image files and folders, or one of them; folders are searched to any depth.
-            progress: called with the number of images done and the total number.
-
-        Returns:
-            One result per image, in the order of ``paths``; within a folder sorted by name.
+            paths: as for :meth:`stream`.
+            settings: the other arguments of :meth:`stream`.
 
         Raises:
-            DataError: if a path does not exist, or a folder holds no image.
+            XfeatError: as :meth:`stream` says.
         """
-        images = list_images(paths)
-        return list(self.predict_sources([(str(path), partial(_content_of, path)) for path in images], progress))
+        return list(self.stream(paths, **settings))
+
+    def stream(
+        self,
+        paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
+        listed: Iterable[str | None] | None = None,
+        *,
+        recursive: bool = True,
+        columns: str | None = None,
+        on_error: OnError = "skip",
+        progress: Progress | None = None,
+    ) -> Iterator[Result]:
+        """Classify files, and the images in folders, archives and tables, one after the other: ``xserve predict``.
+
+        Memory does not grow with the number of images, but for their names.
+
+        Args:
+            paths: what :func:`xfeat.featurize.datasets.unlabelled.open_images` takes, or a list of it.
+            listed: further image files, asked for as they are needed; a missing one is one that cannot be read.
+                ``None`` stands for a pause: the images so far are classified without waiting for more.
+            recursive: search the folders in folders and archives, too.
+            columns: names the column of paths in tables: ``path=filename``.
+            on_error: ``raise`` the reason if an image cannot be read or predicted, or ``skip`` it.
+            progress: called with the number of images done and the total number; 0 if it is not known.
+
+        Returns:
+            An iterator of one result per image, in the order of ``paths``, then that of ``listed``. In a folder images
+            are sorted by name; in an archive or table they are in its own order. What is named twice has two results.
+
+        Raises:
+            DataError: at once, if one of ``paths`` does not exist, cannot be listed, or holds no image.
+            ImageError: later, if an image cannot be read or predicted; the message names it.
+            SpecError: if ``columns`` names no column, or ``on_error`` is unknown.
+        """
+        choice = ColumnChoice.parse(columns)
+        given = [paths] if isinstance(paths, str | os.PathLike) else paths
+        opened = [open_images(path, recursive=recursive, columns=choice) for path in given]
+        choice.check_used([], [name for images in opened for name in images.header])
+        total = 0 if listed is not None else sum(len(images.names) for images in opened)
+        sources: Iterator[Source | None] = (
+            (str(images.root / name), partial(content_of, images.source, name))
+            for images in opened
+            for name in images.names
+        )
+        if listed is not None:
+            more = (None if name is None else (name, partial(read_given, name, name)) for name in listed)
+            sources = chain(sources, more)
+        return raising(self.predict_sources(sources, progress, total=total), on_error)
 
     def predict_bytes(self, images: Sequence[bytes], *, names: Sequence[str] | None = None) -> list[Result]:
         """Classify images given as the contents of their files.
@@ -292,50 +324,39 @@ class Predictor:
         )
 
     def predict_sources(
-        self, sources: Sequence[Source], progress: Progress | None = None, *, heatmap: bool = False
+        self,
+        sources: Iterable[Source | None],
+        progress: Progress | None = None,
+        *,
+        total: int = 0,
+        heatmap: bool = False,
     ) -> Iterator[Result]:
         """Yield the results of images one after the other, so that memory does not grow with their number.
 
         Args:
             sources: name of each image, and a function that returns the content of its file or raises ImageError.
+                ``None`` stands for a pause: the images before it are classified without waiting for more.
             progress: called with the number of images done and the total number.
+            total: number of images, if it is known.
             heatmap: include heatmaps in the predictions, if the model has them.
         """
-        read: list[ReadImage] = []
-        ranges: list[GreyRange | None] = []
-        for done, image in enumerate(self._read_ahead(sources, ranges), 1):
-            read.append(image)
-            if len(read) == self.batch_size or done == len(sources):
-                yield from self._infer_readable(read, heatmap)
-                read.clear()
-            if progress is not None:
-                progress(done, len(sources))
-        warn_if_other(GreyRange.of_all(ranges), self.metadata.feature_spec.preprocess)
+        done = 0
+        found: GreyRange | None = None
+        batch: list[ReadImage] = []
+        for image in read_ahead(sources, self.decode, self.metadata.feature_spec.preprocess, self.batch_size):
+            if image is not None:
+                found = GreyRange.of_all([found, image.grey_range])
+                batch.append(image)
+            if image is None or len(batch) == self.batch_size:
+                for result in self._infer_readable(batch, heatmap):
+                    done += 1
+                    if progress is not None:
+                        progress(done, total)
+                    yield result
+                batch.clear()
+        warn_if_other(found, self.metadata.feature_spec.preprocess)
 
     def _infer_readable(self, images: Sequence[ReadImage], heatmap: bool) -> list[Result]:
-        readable = [(name, pixels) for name, pixels in images if not isinstance(pixels, SkippedImage)]
+        readable = [(name, pixels) for name, pixels, _ in images if not isinstance(pixels, SkippedImage)]
         inferred = iter(self.infer(*zip(*readable, strict=True), heatmap=heatmap) if readable else ())
-        return [image if isinstance(image, SkippedImage) else next(inferred) for _, image in images]
-
-    def _read_ahead(self, sources: Sequence[Source], ranges: list[GreyRange | None]) -> Iterator[ReadImage]:
-        """Decode in threads, in order and at most two batches ahead, so that memory does not grow with the data."""
-        pool = ThreadPoolExecutor(cores(), thread_name_prefix="decode")
-        try:
-            ahead = 2 * max(self.batch_size, cores())
-            yield from look_ahead(lambda source: pool.submit(self._read, source, ranges), sources, ahead)
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-    def _read(self, source: Source, ranges: list[GreyRange | None]) -> ReadImage:
-        name, read = source
-        try:
-            content = read()
-            pixels = self.decode(content)
-            ranges.append(range_of_given(content, self.metadata.feature_spec.preprocess))
-            return name, pixels
-        except ImageError as error:
-            return name, SkippedImage(path=name, reason=error.what)
-
-
-def _content_of(file: Path) -> bytes:
-    return read_file(file)[0]
+        return [image if isinstance(image, SkippedImage) else next(inferred) for _, image, _ in images]

@@ -22,7 +22,8 @@ from xfeat.featurize.images.grey_range import RangeWatch
 from xfeat.featurize.images.preprocess import Pixels
 from xfeat.featurize.system.cores import cores
 from xfeat.serve.inference.isolate import run_isolated
-from xfeat.serve.inference.predictor import ImageContent, Predictor
+from xfeat.serve.inference.predictor import Predictor
+from xfeat.serve.inference.reading import ImageContent
 from xfeat.serve.inference.results import Result, SkippedImage
 from xfeat.serve.models.metrics import ServerMetrics
 from xfeat.serve.models.statistics import ModelStatistics

@@ -12,7 +12,8 @@ from pathlib import Path
 from xfeat.export.parity.certificate import certificate_path
 from xfeat.export.parity.signature import signature_path
 from xfeat.featurize.errors import ModelError, XfeatError
-from xfeat.serve.inference.predictor import ImageContent, Predictor
+from xfeat.serve.inference.predictor import Predictor
+from xfeat.serve.inference.reading import ImageContent
 from xfeat.serve.inference.results import Result
 from xfeat.serve.models.batching import Batcher
 from xfeat.serve.models.metrics import ServerMetrics

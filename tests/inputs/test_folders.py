@@ -13,8 +13,9 @@ import pytest
 from tests.caches import write_made_up
 from tests.inputs.data_sets import make, pack
 from xfeat.featurize.audit.class_names import name_findings
-from xfeat.featurize.datasets.layouts import NO_LABEL, NO_SPLIT, SPLITS, Dataset, list_images, open_dataset
+from xfeat.featurize.datasets.layouts import NO_LABEL, NO_SPLIT, SPLITS, Dataset, open_dataset
 from xfeat.featurize.datasets.structure import split_of
+from xfeat.featurize.datasets.unlabelled import list_images
 from xfeat.featurize.errors import DataError, SpecError
 from xfeat.head.reports.run_report import file_cautions
 

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from xfeat.featurize.datasets.layouts import list_images, open_dataset
+from xfeat.featurize.datasets.layouts import open_dataset
+from xfeat.featurize.datasets.unlabelled import list_images
 from xfeat.featurize.images.file_kinds import describe_kind, image_kind
 
 GREY = np.arange(256, dtype=np.uint8).reshape(16, 16)

@@ -14,11 +14,11 @@ import pytest
 
 from xfeat.export.parity.certificate import read_certificate
 from xfeat.featurize.errors import DataError, ImageError, XfeatError
+from xfeat.featurize.images.given import read_given
 from xfeat.featurize.sources.folder import FolderSource
 from xfeat.featurize.sources.opening import open_source
 from xfeat.featurize.system.time_limit import TimeLimitError, limited
 from xfeat.head.sweep.results import RESULTS_FILE, SweepFolder
-from xfeat.serve.inference.predictor import _content_of
 
 # Files that are no regular files
 
@@ -66,7 +66,9 @@ def itself(path: Path) -> None:
         (Path.mkdir, "cannot be read: Is a directory"),
     ],
 )
-@pytest.mark.parametrize("read", [lambda path: FolderSource(path.parent).read(path.name), _content_of])
+@pytest.mark.parametrize(
+    "read", [lambda path: FolderSource(path.parent).read(path.name), lambda path: read_given(path, path.name)]
+)
 @pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
 def test_only_regular_files_are_read(
     tmp_path: Path,

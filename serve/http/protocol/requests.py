@@ -20,7 +20,7 @@ from starlette.exceptions import HTTPException
 from xfeat.export.model.interface import INPUT, THRESHOLD
 from xfeat.serve.http.protocol.json_body import LongValues, parse_json, read_base64, read_levels
 from xfeat.serve.http.protocol.schema import HEADER_LENGTH
-from xfeat.serve.inference.predictor import ImageContent
+from xfeat.serve.inference.reading import ImageContent
 
 _LENGTH_BYTES = 4
 _MAX_AXES = 8

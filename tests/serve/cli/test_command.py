@@ -42,7 +42,7 @@ def run(*arguments):
 def test_json_output_is_exactly_the_documented_object(model, pictures, tiny):
     (pictures / "text.png").write_bytes(b"text")
     done = run("predict", pictures, "--model", model, "--json")
-    assert done.exit_code == 0
+    assert done.exit_code == 3
     body = json.loads(done.stdout)
     assert set(body) == {"model", "predictions", "skipped"}
     assert body["model"] == str(model)
@@ -63,14 +63,12 @@ def test_json_output_is_exactly_the_documented_object(model, pictures, tiny):
 
 def test_text_is_a_table_with_aligned_columns(write_model, pictures, tiny):
     model = write_model(positive="covid", threshold=0.3, ood=True, ood_threshold=2.5)
-    lines = run("predict", pictures, "--model", model).stdout.splitlines()
+    done = run("predict", pictures, "--model", model)
+    lines = done.stdout.splitlines()
     assert lines[0].split() == ["path", "label", *tiny.classes, "ood"]
     assert lines[1].split()[:3] == [str(pictures / "green.png"), "normal", f"{tiny.reference((0, 255, 0))[0]:.4f}"]
-    assert len({len(line) for line in lines[:3]}) == 1
-    assert lines[3:] == [
-        "covid at a probability of 0.3 or more",
-        "out-of-distribution above 2.5",
-    ]
+    assert (len(lines), len({len(line) for line in lines})) == (3, 1)
+    assert done.stderr.splitlines() == ["covid at a probability of 0.3 or more", "out-of-distribution above 2.5"]
 
 
 def test_the_model_is_model_onnx_in_the_current_folder(model, pictures, monkeypatch):

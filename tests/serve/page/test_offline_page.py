@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from xfeat.featurize.datasets.layouts import list_images
+from xfeat.featurize.datasets.unlabelled import list_images
 from xfeat.serve.inference.heatmap_png import draw_heatmap
 from xfeat.serve.inference.predictor import Predictor
 from xfeat.serve.static_site.write import write_site
