@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from minisign import PublicKey
 
     from xfeat.export.bench import Speed
+    from xfeat.export.card.write import WrittenCard
     from xfeat.export.explain import Explanation
     from xfeat.export.export import Export
     from xfeat.export.quantization.quantize import Quantized
@@ -340,6 +341,37 @@ def write_snippet(model: StrPath = DEFAULT_MODEL, language: str = "python") -> s
     from xfeat.export.snippets.write import write_snippet as write
 
     return write(Path(model), language)
+
+
+def write_card(
+    model: StrPath = DEFAULT_MODEL,
+    output: StrPath = "card",
+    *,
+    run: StrPath | None = None,
+    evaluations: Sequence[StrPath] = (),
+    licence: str | None = None,
+) -> WrittenCard:
+    """Write the card of a model, checklists of reporting guidelines and an ML-BOM: ``xexport card``.
+
+    Everything in them was measured, with the file and key that says so, or is marked *for you to fill in*.
+
+    Args:
+        model: a file of ``xexport onnx`` or :func:`export_onnx`.
+        output: the folder.
+        run: folder of the model's run; by default that of its name in ``runs``, if it is there.
+        evaluations: folders of ``xhead eval`` and ``xhead crossval``.
+        licence: of the model, such as ``apache-2.0``; by default left open.
+
+    Returns:
+        The files, and their content.
+
+    Raises:
+        XfeatError: as :func:`xfeat.export.card.write.write_card` says.
+    """
+    from xfeat.export.card.write import write_card as write
+
+    folders = [Path(each) for each in evaluations]
+    return write(Path(model), Path(output), run=_path(run), evaluations=folders, licence=licence)
 
 
 def _path(path: StrPath | None) -> Path | None:

@@ -25,8 +25,8 @@ _MODULES = {
     "xfeat.featurize.extractor": ("FeatureExtractor",),
     "xfeat.featurize.public": ("audit", "doctor", "dump", "extract", "load", "open_cache", "split"),
     "xfeat.export.public": (
-        *("bench", "describe", "explain", "export_onnx", "export_run", "quantize", "sign", "verify", "write_snippet"),
-        "write_triton",
+        *("bench", "describe", "explain", "export_onnx", "export_run", "quantize", "sign", "verify", "write_card"),
+        *("write_snippet", "write_triton"),
     ),
     "xfeat.head.classifier": ("HeadClassifier",),
     "xfeat.head.public": ("cross_validate", "sweep", "train"),

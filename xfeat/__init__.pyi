@@ -8,6 +8,7 @@ import pandas
 from minisign import PublicKey
 
 from xfeat.export.bench import Speed
+from xfeat.export.card.write import WrittenCard
 from xfeat.export.explain import Explanation
 from xfeat.export.export import Export
 from xfeat.export.quantization.quantize import Quantized
@@ -335,18 +336,22 @@ def start_server(
     answer_timeout_s: float = 60.0,
     drain_timeout_s: float = 30.0,
     retry_after_s: int = 1,
+    drift_window: int = 1000,
     api_key: str | None = None,
     root_path: str = "",
     trust_forwarded_prefix: bool = False,
+    trusted_proxy: Sequence[str] = (),
     cors_origin: Sequence[str] = (),
     allowed_host: Sequence[str] = (),
     host: str = "127.0.0.1",
     port: int = 8000,
+    default_model: str | None = None,
     device: str = "auto",
     cuda_graphs: str = "auto",
     sessions: int | None = None,
     threads: int | None = None,
     log_format: str = "off",
+    log_client: bool = True,
     allow_unverified: bool = False,
     require_signature: PublicKey | None = None,
     watch_s: float | None = None,
@@ -422,8 +427,25 @@ def verify(
 ) -> Verification:
     """Check that a model is the file that was exported, and still gives its predictions: ``xexport verify``."""
 
-def write_page(model: StrPath, output: StrPath, *, runtime: StrPath | None = None) -> dict[str, int]:
-    """Write a web page that runs a model in the browser: a folder for any file server: ``xserve page``."""
+def write_card(
+    model: StrPath = "model.onnx",
+    output: StrPath = "card",
+    *,
+    run: StrPath | None = None,
+    evaluations: Sequence[StrPath] = (),
+    licence: str | None = None,
+) -> WrittenCard:
+    """Write the card of a model, checklists of reporting guidelines and an ML-BOM: ``xexport card``."""
+
+def write_page(
+    model: StrPath,
+    output: StrPath,
+    *,
+    single: bool = False,
+    runtime: StrPath | None = None,
+    progress: Progress | None = None,
+) -> dict[str, int]:
+    """Write a web page that runs a model in the browser, as a folder for any file server or as one file: ``xserve page``."""
 
 def write_snippet(model: StrPath = "model.onnx", language: str = "python") -> str:
     """Return a program that classifies image files with a model, without xfeat: ``xexport snippet``."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from xfeat.export.cli.bench import bench
+from xfeat.export.cli.card import card
 from xfeat.export.cli.explain import explain
 from xfeat.export.cli.export import onnx
 from xfeat.export.cli.inspect import info
@@ -15,5 +16,5 @@ from xfeat.featurize.console import program
 
 main = program(
     "Turn a trained run into one ONNX file that is checked against the trained model.",
-    *(bench, explain, info, onnx, quantize, sign, snippet, triton, verify),
+    *(bench, card, explain, info, onnx, quantize, sign, snippet, triton, verify),
 )

@@ -52,6 +52,7 @@ COMMANDS = (
     "xexport snippet model.onnx -o predict.py",
     "xexport triton model.onnx",
     "xexport quantize model.onnx",
+    "xexport card model.onnx",
     "xexport sign model.onnx --key minisign.key",
     "xserve eval model.onnx data/test -o predictions.csv",
     "xserve predict data/test --require-signature minisign.pub",

@@ -1,0 +1,98 @@
+"""Writes the card of a model into a folder."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import metadata as installed
+from pathlib import Path
+from typing import Any
+
+from xfeat.export.card.bom import bill_of_materials
+from xfeat.export.card.card import Card, make_card
+from xfeat.export.card.markdown import card_page, checklist_page, counts_of
+from xfeat.export.card.rows import FILL_IN, printable_json
+from xfeat.export.card.sources import read_sources
+from xfeat.export.publish import publish
+from xfeat.featurize.pages.templates import page_environment
+from xfeat.featurize.specs import require
+
+_LICENCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+-]*")
+
+
+@dataclass(frozen=True, kw_only=True)
+class WrittenCard:
+    """The files of a card.
+
+    Attributes:
+        files: README.md, card.html, card.json, the checklists and bom.cdx.json.
+        card: their content.
+    """
+
+    files: list[Path]
+    card: Card
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON types."""
+        return {"files": [str(file) for file in self.files], **self.card.to_dict()}
+
+    @property
+    def lines(self) -> list[str]:
+        """What was written, and how much of it, for a terminal."""
+        lines = [f"{checklist.name}: {counts_of(found)}" for checklist, found in self.card.checklists]
+        return [*lines, f"{len(self.card.left_to_fill_in)} parts of the card are {FILL_IN}", *map(str, self.files)]
+
+
+def write_card(
+    model: Path, output: Path, *, run: Path | None, evaluations: Sequence[Path], licence: str | None
+) -> WrittenCard:
+    """Write the card of a model: the same files for the same sources, bit by bit.
+
+    Args:
+        model: a file of ``xexport onnx``.
+        output: the folder; files of the same names are replaced, others stay.
+        run: of the model; ``None`` looks for it.
+        evaluations: folders of ``xhead eval`` and ``xhead crossval``.
+        licence: of the model, such as ``apache-2.0``.
+
+    Raises:
+        SpecError: if the licence is no identifier.
+        XfeatError: as :func:`xfeat.export.card.sources.read_sources` says.
+        OutputError: if the folder cannot be written.
+    """
+    valid = licence is None or _LICENCE.fullmatch(licence) is not None
+    require(valid, "not the identifier of a licence", expected="one such as apache-2.0 or cc-by-nc-4.0", found=licence)
+    card = make_card(read_sources(model, run, evaluations), licence)
+    contents = {
+        "README.md": card_page(card),
+        "card.html": _html(card),
+        "card.json": _json(card.to_dict()),
+        **{each.file: checklist_page(each, found, card.name) for each, found in card.checklists},
+        "bom.cdx.json": _json(bill_of_materials(card)),
+    }
+    files = [output / name for name in contents]
+    with publish(files) as folder:
+        for name, text in contents.items():
+            (folder / name).write_text(text, encoding="utf-8", errors="backslashreplace")
+    return WrittenCard(files=files, card=card)
+
+
+def _json(content: dict[str, Any]) -> str:
+    return json.dumps(printable_json(content), indent=1, ensure_ascii=False) + "\n"
+
+
+def _html(card: Card) -> str:
+    return (
+        page_environment(("xfeat.export.card", "."))
+        .get_template("card.html")
+        .render(
+            title=card.name,
+            card=card,
+            counts_of=counts_of,
+            fill_in=FILL_IN,
+            spec_line=card.sources.metadata.feature_spec.describe(),
+            version=installed.version("xfeat-onnx"),
+        )
+    )
