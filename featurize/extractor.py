@@ -83,6 +83,7 @@ class FeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 
     Attributes:
         grey_bits_: the range that ``fit`` found.
+        weights_sha256_: the digest of the weights that ``fit`` found: a pickled extractor takes no others.
     """
 
     def __init__(self, *arguments: Any, **settings: Any) -> None:
@@ -94,7 +95,7 @@ class FeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     __init__.__signature__ = _SIGNATURE  # type: ignore[attr-defined]
 
     def fit(self, X: Any, y: Any = None) -> Self:
-        """Find the range of images with 16 bits per channel, if there are any and ``grey_bits`` is not given.
+        """Remember the weights, and the range of 16-bit images if ``grey_bits`` is not given.
 
         Args:
             X: images, as for :meth:`transform`.
@@ -104,7 +105,9 @@ class FeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             XfeatError: as :meth:`transform` says.
         """
         images = as_images(X)
-        preprocess = self._resolve().spec.preprocess
+        vars(self).pop("weights_sha256_", None)
+        spec = self._resolve().spec
+        self.weights_sha256_, preprocess = spec.weights_sha256, spec.preprocess
         if self.grey_bits is None:
             self.grey_bits_ = self._measured(images, preprocess) or preprocess.grey_bits
         return self
@@ -181,13 +184,15 @@ class FeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         resolved: _Resolved | None = vars(self).get("_resolved")
         if resolved is None or resolved.request != request:
             resolved = self._resolved = _Resolved(request, *resolve_request(None, request))
-        if self.weights_sha256 not in (None, resolved.spec.weights_sha256):
+        expected = self.weights_sha256 or vars(self).get("weights_sha256_")
+        if expected not in (None, resolved.spec.weights_sha256):
+            del self._resolved  # the next call looks at the file again
             raise MismatchError(
                 "these are not the weights of the extractor",
                 path=resolved.weights.path,
-                expected=f"SHA-256 {self.weights_sha256}",
+                expected=f"SHA-256 {expected}",
                 found=resolved.spec.weights_sha256,
-                fix="extractor.set_params(weights=FILE) with their file, or weights_sha256=None for any",
+                fix="extractor.set_params(weights=FILE) with their file, or weights_sha256=None and fit again for any",
             )
         return resolved
 

@@ -119,6 +119,25 @@ def test_an_extractor_of_a_cache_opens_the_file_of_the_cache_only(kind: str, bef
     assert np.array_equal(COPIES[kind](cache.extractor(workers=1)).transform(images), expected)
 
 
+@pytest.mark.parametrize("kind", ["a deep copy", "a pickle", "with another setting"])
+def test_a_fitted_extractor_opens_the_file_that_it_was_fitted_with(kind: str, tmp_path: Path) -> None:
+    """A clone is not fitted, and takes what it finds."""
+    images = [np.zeros((40, 40), np.uint8)]
+    path = encoder(tmp_path / "encoder.onnx", VECTOR, "vector")
+    extractor = FeatureExtractor(str(path), normalize="half", workers=1).fit(images)
+    found = extractor.transform(images)
+    taken = COPIES["a pickle"](extractor) if kind == "with another setting" else COPIES[kind](extractor)
+    right = path.read_bytes()
+    path.write_bytes(encoder(tmp_path / "other.onnx", MAP, "map").read_bytes())
+    if kind == "with another setting":
+        taken.set_params(batch_size=2)
+    with pytest.raises((MismatchError, WeightsError), match="SHA-256"):
+        taken.transform(images)
+    assert clone(extractor).fit(images).weights_sha256_ != extractor.weights_sha256_
+    path.write_bytes(right)
+    assert np.array_equal(taken.transform(images), found)
+
+
 def test_weights_of_an_efficientnet_that_change_before_they_are_opened_are_refused(
     lite0_weights: Weights, tmp_path: Path
 ) -> None:
