@@ -64,6 +64,11 @@ def listed(names: Iterable[object], separator: str = ", ") -> str:
     return separator.join(first_ten(names))
 
 
+def count_of(number: int, noun: str, plural: str = "") -> str:
+    """Return ``1 image``, ``2 images``."""
+    return f"{number} {noun if number == 1 else plural or noun + 's'}"
+
+
 def columns_of(lines: Iterable[str]) -> int:
     """Return the columns that the widest line takes on a terminal, where some characters take two, and some none."""
     from rich.cells import cell_len

@@ -6,12 +6,12 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from xfeat.featurize.audit.findings import NOTE, WARNING, Finding, FlaggedImage, count_of, readable
+from xfeat.featurize.audit.findings import NOTE, WARNING, Finding, FlaggedImage, readable
 from xfeat.featurize.audit.survey import Survey
 from xfeat.featurize.audit.thresholds import THRESHOLDS
 from xfeat.featurize.cache.reader import FeatureCache
 from xfeat.featurize.specs import LOADED
-from xfeat.featurize.text import listed
+from xfeat.featurize.text import count_of, listed
 
 # If one class is so many times as frequent as another, accuracy is a poor measure.
 _IMBALANCE_RATIO = 5

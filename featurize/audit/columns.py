@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from xfeat.featurize.audit.findings import NOTE, WARNING, ColumnProbe, Finding, count_of
+from xfeat.featurize.audit.findings import NOTE, WARNING, ColumnProbe, Finding
 from xfeat.featurize.audit.neighbours import sample_rows
 from xfeat.featurize.audit.probing import has_enough_groups, out_of_fold, score
 from xfeat.featurize.audit.shortcuts import is_strong
@@ -15,7 +15,7 @@ from xfeat.featurize.audit.thresholds import THRESHOLDS
 from xfeat.featurize.cache.extra import ExtraColumn
 from xfeat.featurize.cache.reader import FeatureCache
 from xfeat.featurize.columns.summary import column_lines
-from xfeat.featurize.text import listed, printable
+from xfeat.featurize.text import count_of, listed, printable
 
 _QUANTILES = 10
 _ALL_IMAGES, _FEWEST_IMAGES = 100_000, 1_000  # of all columns together, and of each: 200 columns take half a minute

@@ -249,11 +249,6 @@ class Audit:
         return {"paths": paths, "splits": splits, "labels": labels, **measured}
 
 
-def count_of(number: int, noun: str) -> str:
-    """Return ``1 image``, ``2 images``."""
-    return f"{number} {noun}{'' if number == 1 else 's'}"
-
-
 def readable(text: str) -> str:
     """Return text that can be printed and encoded, whatever bytes the file name it came from has."""
     return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from xfeat.featurize.audit.findings import FAILURE, NOTE, WARNING, Finding, Pair, count_of, readable
+from xfeat.featurize.audit.findings import FAILURE, NOTE, WARNING, Finding, Pair, readable
 from xfeat.featurize.cache.columns import Columns
 from xfeat.featurize.datasets.layouts import NO_LABEL, NO_SPLIT
+from xfeat.featurize.text import count_of
 
 _LEAK = (
     "A model can recognise an image that it has seen in training, or another one of the same patient: the test metrics "

@@ -7,11 +7,12 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from xfeat.featurize.audit.findings import NOTE, WARNING, Finding, FlaggedImage, Probe, count_of
+from xfeat.featurize.audit.findings import NOTE, WARNING, Finding, FlaggedImage, Probe
 from xfeat.featurize.audit.neighbours import sample_rows
 from xfeat.featurize.audit.probing import Labels
 from xfeat.featurize.audit.survey import LEVEL_FACTS, SIDE, Survey
 from xfeat.featurize.audit.thresholds import THRESHOLDS
+from xfeat.featurize.text import count_of
 
 # Below this AUC, labels that the features contradict are not reported.
 _MIN_AUC = 0.65

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -56,6 +56,8 @@ class Comparison:
         sort: the metric they are sorted by.
         entries: the lines; those without predictions come last.
         differing: settings that differ between runs.
+        first: name of the run that the others are compared with; empty without a run.
+        groups: path to patient of the images that are compared, where known.
         results: cross-validations and external tests, which are compared by themselves.
     """
 
@@ -63,6 +65,8 @@ class Comparison:
     sort: str
     entries: list[Entry]
     differing: list[str]
+    first: str = ""
+    groups: Mapping[str, str] = field(default_factory=dict)
     results: Sequence[Result] = ()
 
 
@@ -131,7 +135,7 @@ def compare_entries(entries: Sequence[Entry], part: str, *, sort: str = "accurac
         groups |= _groups(run, digest)
     first = next((entry for entry in ordered if entry.run is not None), None)
     compared = [replace(entry, difference=_difference(entry, first, groups)) for entry in ordered]
-    return Comparison(part, sort, compared, _differing(ordered))
+    return Comparison(part, sort, compared, _differing(ordered), first.name if first else "", groups)
 
 
 def _difference(entry: Entry, first: Entry | None, groups: dict[str, str]) -> Difference | None:

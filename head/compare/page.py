@@ -1,51 +1,102 @@
-"""The page of ``xhead compare --html``: the table and the training curves."""
+"""The page of ``xhead compare --html``: the table, and ROC and training curves of the best runs."""
 
 from __future__ import annotations
 
 import logging
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from xfeat.featurize.errors import RunError
+from xfeat.featurize.pages.titles import described
+from xfeat.featurize.text import count_of
 from xfeat.head.compare.comparison import Comparison, Entry
-from xfeat.head.compare.significance import AGAINST_FIRST, LARGER, difference_cells
+from xfeat.head.compare.significance import LARGER, against, difference_cells
 from xfeat.head.compare.table import COLUMNS, notes, setting_text
 from xfeat.head.reports.canvas import COLOURS, as_svg
-from xfeat.head.reports.plots import overlaid_curves
+from xfeat.head.reports.plots import overlaid_curves, overlaid_roc
 from xfeat.head.reports.run_report import page_template
-from xfeat.head.runs.reader import read_history
-from xfeat.head.training.history import EpochRecord
+from xfeat.head.runs.reader import PROBABILITY_PREFIX, Run, read_history
 
 logger = logging.getLogger(__name__)
 
 # One colour per curve: only the best runs are drawn.
 MAX_CURVES = len(COLOURS)
+T = TypeVar("T")
 
 
 def render_comparison(comparison: Comparison) -> str:
     """Return the page, one self-contained HTML file."""
     trained = [(entry.name, entry.run) for entry in comparison.entries if entry.run is not None]
     drawn = trained[:MAX_CURVES]
-    histories: dict[str, list[EpochRecord]] = {}
-    for name, run in drawn:
-        try:
-            histories[name] = read_history(run)
-        except RunError as error:
-            logger.warning("curves not drawn: %s", error)
+    headings = [name.replace("_", " ") for name in ("run", *comparison.differing, *COLUMNS)]
+    roc, roc_note = _roc([run for _, run in drawn], comparison.part)
+    histories = [_readable(lambda run=run: read_history(run)) or [] for _, run in drawn]
     return page_template("template.html", "xfeat.head.compare").render(
+        title=_title(comparison),
         comparison=comparison,
         columns=COLUMNS,
-        against_first=AGAINST_FIRST,
+        headings=[*("AUC" if name == "auc" else name for name in headings), *against(comparison.first)],
         notes=notes(comparison),
         rows=[_row(comparison, entry) for entry in comparison.entries],
-        drawn=len(histories),
-        legend=list(zip(histories, COLOURS, strict=False)),
+        drawn=len(drawn),
+        legend=list(zip((name for name, _ in drawn), COLOURS, strict=False)),
         left_out=len(trained) - len(drawn),
+        roc_note=roc_note,
         figures=[
-            as_svg(overlaid_curves(list(histories.values()), part, quantity))
-            for quantity in ("loss", "accuracy")
-            for part in ("train", "valid")
+            *roc,
+            *(
+                as_svg(overlaid_curves(histories, part, quantity))
+                for quantity in ("accuracy", "loss")
+                for part in ("valid", "train")
+            ),
         ],
     )
+
+
+def _title(comparison: Comparison) -> str:
+    shown = len(comparison.entries) or len(comparison.results)
+    title = f"{count_of(shown, 'classifier')} compared"
+    runs = [entry.run for entry in comparison.entries if entry.run is not None]
+    if len({run.class_names for run in runs}) != 1:
+        return title
+    images = {entry.name: [*entry.predictions] for entry in comparison.entries}[comparison.first]
+    part = {"test": "test", "valid": "validation"}[comparison.part]
+    groups = [comparison.groups.get(path, "") for path in images]
+    point = runs[0].operating_point
+    about = described(
+        runs[0].class_names, f", {count_of(len(images), f'{part} image')}", groups, positive=point and point.positive
+    )
+    return f"{title}: {about['title']}"
+
+
+def _roc(runs: list[Run], part: str) -> tuple[list[str], str]:
+    """Draw the ROC curves of runs of the same classes; return them, and what they show or why there is none."""
+    if not runs:
+        return [], ""
+    names, point = runs[0].class_names, runs[0].operating_point
+    if any(run.class_names != names for run in runs):
+        return [], "No ROC curves: the runs have different classes."
+    studied = names.index(point.positive) if point else 0
+    figure = overlaid_roc([_readable(lambda run=run: _predicted(run, part)) for run in runs], studied)
+    of = names[studied] if len(names) == 2 else f"the mean over {len(names)} classes, each versus the rest"
+    return [as_svg(figure)], f"ROC curves: {of}, on the {part} images."
+
+
+def _predicted(run: Run, part: str) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    rows = [row for row in run.predictions() if row["split"] == part]
+    labels = np.array([run.class_names.index(row["label"]) for row in rows], np.int64)
+    return labels, np.array([[float(row[PROBABILITY_PREFIX + name]) for name in run.class_names] for row in rows])
+
+
+def _readable(read: Callable[[], T]) -> T | None:
+    try:
+        return read()
+    except RunError as error:
+        logger.warning("curves not drawn: %s", error)
+        return None
 
 
 def _row(comparison: Comparison, entry: Entry) -> dict[str, Any]:

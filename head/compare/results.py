@@ -42,6 +42,7 @@ class Result:
         predictions: the most probable class of each.
         groups: path to patient, where known.
         difference: its accuracy minus that of the best result of its kind on the same images; ``None`` for the best.
+        best: name of this best result.
     """
 
     kind: str
@@ -53,6 +54,7 @@ class Result:
     predictions: PredictedClasses
     groups: dict[str, str]
     difference: Difference | None = None
+    best: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as plain JSON types."""
@@ -68,7 +70,7 @@ class Result:
         if self.difference.problem:
             return f"{self.name}: {self.text}; {verdict}"
         interval = "" if ends == "–" else f" ({ends})"
-        return f"{self.name}: {self.text}; {points} points{interval} against the best, p {p}, {verdict}"
+        return f"{self.name}: {self.text}; {points} points{interval} against {self.best}, p {p}, {verdict}"
 
 
 def is_result(folder: Path) -> bool:
@@ -105,7 +107,7 @@ def compared_results(results: Iterable[Result]) -> list[Result]:
         difference = None
         if first is not result:
             difference = paired_difference(result.predictions, first.predictions, {**result.groups, **first.groups})
-        found.append(replace(result, difference=difference))
+        found.append(replace(result, difference=difference, best=first.name))
     return found
 
 

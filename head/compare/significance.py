@@ -13,8 +13,6 @@ from xfeat.head.reports.formatting import points
 
 SIGNIFICANCE = 0.05
 LARGER, CHANCE, NOT_COMPARABLE = "larger than chance", "may be chance", "not comparable"
-# Accuracy minus that of the first run in percentage points, its 95 % interval, McNemar's p-value, and the verdict.
-AGAINST_FIRST = ("points", "their interval", "p", "verdict")
 
 PredictedClasses = Mapping[str, tuple[str, str]]
 """Path to the true and the most probable class of each image of a split."""
@@ -73,8 +71,13 @@ def paired_difference(first: PredictedClasses, second: PredictedClasses, groups:
     )
 
 
+def against(name: str) -> tuple[str, str, str, str]:
+    """Return the headings of :func:`difference_cells`, from the name of what was compared with."""
+    return f"difference from {name}, points", "its 95 % interval", f"p, McNemar against {name}", "verdict"
+
+
 def difference_cells(difference: Difference | None) -> tuple[str, str, str, str]:
-    """Write a difference as :data:`AGAINST_FIRST`: ``−2.1``, ``−4.0 to −0.3``, ``0.031``, ``larger than chance``."""
+    """Write a difference: ``−2.1``, ``−4.0 to −0.3``, ``0.031``, ``larger than chance``, below :func:`against`."""
     if difference is None:
         return "–", "–", "–", "–"
     if difference.problem:

@@ -10,19 +10,30 @@ from dataclasses import asdict
 from typing import Any
 
 from xfeat.featurize.system.streams import text_width
-from xfeat.featurize.text import aligned, columns_of
+from xfeat.featurize.text import aligned, columns_of, printable
 from xfeat.head.compare.comparison import Comparison
-from xfeat.head.compare.significance import AGAINST_FIRST, NOT_COMPARABLE, Difference, difference_cells
+from xfeat.head.compare.significance import NOT_COMPARABLE, Difference, difference_cells
 from xfeat.head.reports.formatting import interval, number, percent
 
 COLUMNS = ("accuracy", "balanced_accuracy", "auc", "loss")
+# Of :func:`difference_cells`; the line above the table says against which run.
+_AGAINST = ("points", "their interval", "p", "verdict")
 # Columns to hide on a narrow terminal, in this order.
 _HIDE_FIRST = ("balanced", "95 % interval", "loss", "AUC", "their interval")
 
 
 def lines(comparison: Comparison) -> list[list[str]]:
     """Return the headings, and one line per entry."""
-    names = ["run", *comparison.differing, "accuracy", "95 % interval", "balanced", "AUC", "loss", *AGAINST_FIRST]
+    names = [
+        "run",
+        *comparison.differing,
+        "accuracy",
+        "95 % interval",
+        "balanced",
+        "AUC",
+        "loss",
+        *_AGAINST,
+    ]
     found = [[name.replace("_", " ") for name in names]]
     for entry in comparison.entries:
         metrics = entry.metrics[comparison.part]
@@ -97,13 +108,13 @@ def notes(comparison: Comparison) -> list[str]:
     differences = [entry.difference for entry in comparison.entries if entry.difference is not None]
     if apart := sum(difference.verdict == NOT_COMPARABLE for difference in differences):
         found.append(
-            f"{apart} of {len(comparison.entries)} cannot be compared with the first run: choose runs that were tested "
-            "on the same images"
+            f"{apart} of {len(comparison.entries)} cannot be compared with {comparison.first}: choose runs that were "
+            "tested on the same images"
         )
     if differences:
         found.append(
-            "Points are the accuracy minus that of the first run, in percentage points; their 95 % confidence interval "
-            "is from a bootstrap over patients, if patients have several images"
+            f"Points are the accuracy minus that of {comparison.first}, in percentage points; their 95 % confidence "
+            "interval is from a bootstrap over patients, if patients have several images"
         )
     if any(entry.run is not None and entry.run.operating_point is not None for entry in comparison.entries):
         found.append("Metrics are those of the most probable class; at its threshold, each run's report has them")
@@ -138,7 +149,8 @@ def comparison_lines(comparison: Comparison) -> list[str]:
         table = aligned([[row[place] for place in shown] for row in (names, *rows)], left=(0, len(shown) - 1))
         if columns_of(table) <= width:
             break
-    text = [f"on the {comparison.part} images:", *table]
+    against = f"; points and p are against {printable(comparison.first)}" if len(rows) > 1 else ""
+    text = [f"on the {comparison.part} images{against}:", *table]
     if count:
         hidden = ", ".join(_HIDE_FIRST[:count])
         text.append(f"columns hidden (terminal too narrow): {hidden}; --csv and --html have all columns")

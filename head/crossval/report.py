@@ -11,8 +11,10 @@ import numpy as np
 
 from xfeat.featurize.backbones.weights import sha256_of
 from xfeat.featurize.cache.columns import Skipped
+from xfeat.featurize.pages.titles import Described, described
 from xfeat.featurize.specs import FeatureSpec
 from xfeat.featurize.system.versions import library_versions
+from xfeat.featurize.text import count_of
 from xfeat.featurize.typed_json import with_digest
 from xfeat.head.crossval.leave_out import elsewhere
 from xfeat.head.evaluation.operating_point import point_at_target, positive_class
@@ -110,7 +112,14 @@ def save_crossval(
     }
     write_table(writer.folder / PREDICTIONS_FILE, *_out_of_fold_table(result, cases))
     paths = [cache.columns.path[row] for row in result.rows.tolist()]
-    page = call(render_crossval, facts, cases, paths, cache.images.path, cache.skipped, file_cautions(cache))
+    about = described(
+        names,
+        f", {count_of(len(paths), 'image')}",
+        [cache.columns.group[row] for row in result.rows.tolist()],
+        positive=point and point.positive,
+        more=f", {result.plan.folds} folds",
+    )
+    page = call(render_crossval, facts, about, cases, paths, cache.images.path, cache.skipped, file_cautions(cache))
     writer.save_text(REPORT_FILE, page)
     facts["file_sha256"] = {name: sha256_of(writer.folder / name) for name in (PREDICTIONS_FILE, REPORT_FILE)}
     facts = with_digest(facts)
@@ -144,6 +153,7 @@ def _out_of_fold_table(result: CrossValidation, cases: Cases) -> tuple[list[str]
 
 def render_crossval(
     facts: dict[str, Any],
+    about: Described,
     cases: Cases,
     paths: list[str],
     images: Path | None,
@@ -160,6 +170,7 @@ def render_crossval(
     if facts["by_image"] is not None:
         divisions["by image"] = facts["by_image"]["accuracy"]["folds"]
     return page_template("template.html", "xfeat.head.crossval").render(
+        **about,
         facts=facts,
         class_names=names,
         spec_line=spec.describe(),

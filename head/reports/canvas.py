@@ -95,16 +95,17 @@ def name_label(name: str) -> str:
 
 def as_svg(figure: Figure) -> str:
     """Return a figure as an SVG element for a page."""
-    buffer = io.StringIO()
-    with matplotlib.rc_context(_STYLE), warnings.catch_warnings():
+    buffer, title = io.StringIO(), figure.get_label()
+    # On a page an id stands once: those of markers depend on the salt, and the others name nothing.
+    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": title}), warnings.catch_warnings():
         # The browser renders the text, so glyphs missing from matplotlib's font do not matter.
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
-        figure.savefig(buffer, format="svg", metadata={"Date": None, "Title": figure.get_label()}, transparent=True)
-    text = buffer.getvalue()
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Title": title}, transparent=True)
+    text = re.sub(r' id="[a-zA-Z0-9]+_[0-9]+"', "", buffer.getvalue())
     # Embedded in a page: no XML prologue, and a label for screen readers.
     tag, rest = text[text.index("<svg ") :].split(">", 1)
     tag = re.sub(r'(width|height)="([\d.]+)pt"', lambda m: f'{m[1]}="{float(m[2]) * _PAGE_SCALE:g}pt"', tag)
-    return tag.replace("<svg ", f'<svg role="img" aria-label="{figure.get_label()}" ', 1) + ">" + rest
+    return tag.replace("<svg ", f'<svg role="img" aria-label="{title}" ', 1) + ">" + rest
 
 
 def save_figure(figure: Figure, folder: Path, stem: str) -> tuple[list[str], str]:

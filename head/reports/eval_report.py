@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 from xfeat.featurize.audit.stored import audit_of
 from xfeat.featurize.backbones.weights import sha256_of
+from xfeat.featurize.pages.titles import described
 from xfeat.featurize.system.versions import library_versions
-from xfeat.featurize.text import listed
+from xfeat.featurize.text import count_of, listed, shortened
 from xfeat.featurize.typed_json import check_types, with_digest
 from xfeat.head.evaluation.study import Study, cases_of
 from xfeat.head.reports.run_report import few_images_caution, file_cautions, page_template, worst_mistakes
@@ -89,7 +90,14 @@ def render_evaluation(facts: Mapping[str, Any], done: Evaluation) -> str:
     run, predictions, cache, study = done.run, done.predictions, done.cache, done.statistics
     labels, probabilities, names = predictions.labels, predictions.probabilities, done.run.class_names
     decisions = predictions.decisions
+    group_of = dict(zip(cache.columns.path, cache.columns.group, strict=True))
     return page_template("eval.html").render(
+        **described(
+            names,
+            f" on {count_of(study['images'], 'image')} of {shortened(Path(cache.data_root).name)}",
+            [group_of[path] for path in predictions.paths],
+            positive=study["positive"],
+        ),
         facts=facts,
         class_names=names,
         data_root=cache.data_root,

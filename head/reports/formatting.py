@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import groupby
+from operator import itemgetter
+from typing import Any, TypeVar
 
 from xfeat.featurize.system.streams import text_width
 from xfeat.featurize.text import MAX_LISTED, aligned, columns_of, printable, shortened
+
+T = TypeVar("T")
 
 
 def number(value: float | None) -> str:
@@ -64,6 +68,15 @@ def hardest_classes(classes: Mapping[str, Mapping[str, Any]]) -> list[str]:
         return list(classes)
     tested = [name for name, row in classes.items() if row["sensitivity"] is not None]
     return sorted(tested, key=lambda name: classes[name]["sensitivity"])[:MAX_LISTED]
+
+
+def collapsed_rows(rows: Iterable[tuple[float, T]]) -> list[tuple[str, T]]:
+    """Write rows of thresholds, in their order: neighbours with the same figures are one, ``0.10 to 0.40``."""
+    same = [(figures, [threshold for threshold, _ in each]) for figures, each in groupby(rows, key=itemgetter(1))]
+    return [
+        (f"{found[0]:.2f}" if len(found) == 1 else f"{found[0]:.2f} to {found[-1]:.2f}", figures)
+        for figures, found in same
+    ]
 
 
 def threshold_line(metrics: Mapping[str, Any]) -> str:

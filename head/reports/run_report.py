@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,14 +19,24 @@ from xfeat.featurize.datasets.image_files import describe_left_out
 from xfeat.featurize.errors import ImageError
 from xfeat.featurize.images.decode import decode
 from xfeat.featurize.images.preprocess import cut
+from xfeat.featurize.pages.templates import page_environment
+from xfeat.featurize.pages.titles import described
 from xfeat.featurize.sources.image_source import ImageSource
 from xfeat.featurize.sources.opening import open_source
 from xfeat.featurize.specs import PreprocessSpec
-from xfeat.featurize.text import MAX_LISTED, listed, printable_value
+from xfeat.featurize.text import MAX_LISTED, count_of, listed
 from xfeat.head.evaluation.operating_point import threshold_metrics
 from xfeat.head.evaluation.predictions import Predictions, softmax
 from xfeat.head.evaluation.study import cases_of
-from xfeat.head.reports.formatting import frequent_confusions, hardest_classes, interval, number, percent, points
+from xfeat.head.reports.formatting import (
+    collapsed_rows,
+    frequent_confusions,
+    hardest_classes,
+    interval,
+    number,
+    percent,
+    points,
+)
 from xfeat.head.reports.study_text import (
     benefit_text,
     coefficient,
@@ -42,6 +52,7 @@ if TYPE_CHECKING:
     from jinja2 import Template
 
 THRESHOLDS = (0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
+_PART_NAMES = {"test": "test", "valid": "validation"}
 _ENOUGH_IMAGES = 100
 _MAX_MISTAKES = 12
 _THUMBNAIL_SIZE = (220, 220)
@@ -51,13 +62,15 @@ def render_report(
     run: Run,
     history: Sequence[EpochRecord],
     predictions: Predictions,
+    group_of: Mapping[str, str],
     cautions: Sequence[str],
     skipped: Sequence[Skipped],
     images: Path | None,
 ) -> str:
     """Return the page of a run, from the predictions of all its images; ``skipped`` could not be read.
 
-    Pictures are read from ``images``, the folder or archive; ``None`` if that was not found.
+    ``group_of`` is path to patient, empty where it is unknown. Pictures are read from ``images``, the folder or
+    archive; ``None`` if that was not found.
     """
     from xfeat.head.reports import canvas, plots
 
@@ -71,6 +84,12 @@ def render_report(
         **plots.page_figures(cases_of(shown, names), run.statistics[part], uncalibrated),
     }
     return page_template("report.html").render(
+        **described(
+            names,
+            f", {count_of(len(shown), f'{_PART_NAMES[part]} image')}",
+            [group_of[path] for path in shown.paths],
+            positive=run.statistics[part]["positive"],
+        ),
         facts=run,
         class_names=names,
         spec_line=run.feature_spec.describe(),
@@ -82,10 +101,10 @@ def render_report(
         expected=expected_elsewhere(run.crossval and run.crossval["elsewhere"]),
         figures=figures,
         thresholds={
-            name: {
-                threshold: threshold_metrics(shown.labels == code, probabilities[:, code], threshold)
+            name: collapsed_rows(
+                (threshold, threshold_metrics(shown.labels == code, probabilities[:, code], threshold))
                 for threshold in THRESHOLDS
-            }
+            )
             for code, name in enumerate(names)
             if name in hardest
         },
@@ -139,16 +158,7 @@ def _thumbnail(source: ImageSource, path: str, spec: PreprocessSpec) -> str:
 
 def page_template(name: str, package: str = "") -> Template:
     """Load a page template of this package, or of ``package``, with the number filters of all pages."""
-    from jinja2 import ChoiceLoader, Environment, PackageLoader
-
-    loaders = [PackageLoader("xfeat.head.reports", "templates"), *([PackageLoader(package, ".")] if package else [])]
-    environment = Environment(
-        loader=ChoiceLoader(loaders),
-        autoescape=True,
-        finalize=printable_value,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = page_environment(("xfeat.head.reports", "templates"), *([(package, ".")] if package else []))
     environment.filters |= {"coefficient": coefficient, "benefit": benefit_text, "gap_texts": gap_texts}
     environment.filters |= {"percent": percent, "points": points, "number": number}
     environment.filters |= {"hardest": hardest_classes, "listed": listed}

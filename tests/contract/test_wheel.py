@@ -19,6 +19,8 @@ ROOT = Path(__file__).parents[2]
 DATA_FILES = {
     "xfeat/py.typed",
     "xfeat/featurize/audit/report/template.html",
+    "xfeat/featurize/pages/page.html",
+    "xfeat/featurize/pages/style.css",
     "xfeat/head/compare/template.html",
     "xfeat/head/crossval/template.html",
     "xfeat/head/reports/templates/report.html",

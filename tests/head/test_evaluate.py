@@ -254,7 +254,7 @@ def test_the_folder_is_like_that_of_a_run(done: Evaluation, tmp_path: Path) -> N
     assert matrix[0][0] == sum(row["label"] == row["prediction"] == "covid" for row in rows)
     assert facts["operating_point"]["external"]["true_positive"] == matrix[0][0]
     assert rows[0]["group"] == "p0"
-    page = (folder / "report.html").read_text()
+    page = (folder / "report.html").read_text().replace("\xa0", " ")
     assert f"{100 * facts['statistics']['accuracy']['value']:.1f} %" in page
     assert "Drop from the run" in page
     assert "Worst mistakes" in page

@@ -14,8 +14,10 @@ from xfeat.featurize.audit.shortcuts import is_strong
 from xfeat.featurize.audit.thresholds import THRESHOLDS
 from xfeat.featurize.cache.columns import describe_corrections
 from xfeat.featurize.datasets.file_lookup import name_as_text
+from xfeat.featurize.pages.templates import page_environment
+from xfeat.featurize.pages.titles import described
 from xfeat.featurize.system.versions import library_versions
-from xfeat.featurize.text import MAX_LISTED, printable_value
+from xfeat.featurize.text import MAX_LISTED, count_of
 
 _PAIRS_SHOWN = 12
 _IMAGES_SHOWN = 18
@@ -27,35 +29,31 @@ _STRANGE = ("images.blank", "images.colour", "images.turned", "images.mirrored",
 
 def render_page(audit: Audit) -> str:
     """Return the page of an audit; images are read from the data root, and missing files are marked."""
-    from jinja2 import Environment, PackageLoader
-
-    environment = Environment(
-        loader=PackageLoader("xfeat.featurize.audit.report", "."),
-        autoescape=True,
-        finalize=printable_value,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     cache = audit.cache
     pictures = Thumbnails(cache)
     names = [*cache.class_names, *(["none"] if any("none" in row for row in cache.counts.values()) else [])]
-    return environment.get_template("template.html").render(
-        audit=audit,
-        thresholds=THRESHOLDS,
-        name=cache.path.name,
-        class_names=cache.class_names,
-        spec_line=cache.spec.describe(),
-        data_root=readable(str(cache.images.root or cache.data_root)),
-        findings=[_finding(finding, audit, pictures) for finding in audit.findings],
-        probes=[_probe(probe, audit, pictures) for probe in audit.probes],
-        averages=_class_averages(audit),
-        counts=[(name, [row.get(name, 0) for row in cache.counts.values()]) for name in names],
-        totals={split: sum(row.values()) for split, row in cache.counts.items()},
-        largest=max((number for row in cache.counts.values() for number in row.values()), default=1),
-        versions=library_versions(),
-        corrected=describe_corrections(cache.corrections),
-        images={"paths": dict(_correctable(audit)), "classes": list(cache.class_names)},
-        script=files("xfeat.featurize.audit.report").joinpath("corrections.js").read_text("utf-8"),
+    return (
+        page_environment((__package__, "."))
+        .get_template("template.html")
+        .render(
+            **described(cache.class_names, f", {count_of(len(cache), 'image')}", cache.columns.group),
+            audit=audit,
+            thresholds=THRESHOLDS,
+            name=cache.path.name,
+            class_names=cache.class_names,
+            spec_line=cache.spec.describe(),
+            data_root=readable(str(cache.images.root or cache.data_root)),
+            findings=[_finding(finding, audit, pictures) for finding in audit.findings],
+            probes=[_probe(probe, audit, pictures) for probe in audit.probes],
+            averages=_class_averages(audit),
+            counts=[(name, [row.get(name, 0) for row in cache.counts.values()]) for name in names],
+            totals={split: sum(row.values()) for split, row in cache.counts.items()},
+            largest=max((number for row in cache.counts.values() for number in row.values()), default=1),
+            versions=library_versions(),
+            corrected=describe_corrections(cache.corrections),
+            images={"paths": dict(_correctable(audit)), "classes": list(cache.class_names)},
+            script=files("xfeat.featurize.audit.report").joinpath("corrections.js").read_text("utf-8"),
+        )
     )
 
 

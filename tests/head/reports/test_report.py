@@ -13,6 +13,8 @@ import pytest
 
 from tests.head.conftest import MakeCache, cloud
 from xfeat.featurize.cache.reader import FeatureCache
+from xfeat.head.reports.formatting import collapsed_rows
+from xfeat.head.reports.run_report import THRESHOLDS
 from xfeat.head.runs.reader import Run
 from xfeat.head.specs import HeadSpec, TargetSpec, TrainSpec
 from xfeat.head.train import TrainOptions, train_run
@@ -33,7 +35,7 @@ class Page(HTMLParser):
         self.tags.append((tag, dict(attrs)))
 
     def handle_data(self, data: str) -> None:
-        self.words.append(data)
+        self.words.append(data.replace("\N{NO-BREAK SPACE}", " "))
 
     def of(self, tag: str) -> list[dict[str, str | None]]:
         return [attributes for name, attributes in self.tags if name == tag]
@@ -157,11 +159,29 @@ def test_the_figures_and_the_threshold_table_are_those_of_the_run(make_cache: Ma
     tables = dict(re.findall(r"<summary>(\w+)</summary>(.*?)</table>", text, re.DOTALL))
     assert set(tables) == set(run.class_names)
     for name, table in tables.items():
-        lines = [re.findall(r"<td>(.*?)</td>", line) for line in table.split("<tr>")[2:]]
-        assert len(lines) == 13
-        for threshold, sensitivity, *_, missed, false_alarms in lines:
-            scores = [float(row[f"p_{name}"]) for row in rows if row["label"] == name]
-            others = [float(row[f"p_{name}"]) for row in rows if row["label"] != name]
-            assert int(missed) == sum(score < float(threshold) for score in scores)
-            assert int(false_alarms) == sum(score >= float(threshold) for score in others)
+        lines = [re.findall(r"<td>(.*?)</td>", line.replace("\xa0", " ")) for line in table.split("<tr>")[2:]]
+        scores = [float(row[f"p_{name}"]) for row in rows if row["label"] == name]
+        others = [float(row[f"p_{name}"]) for row in rows if row["label"] != name]
+        shown = []
+        for text_of_range, sensitivity, *_, missed, false_alarms in lines:
+            low, high = (float(end) for end in (text_of_range.split(" to ") * 2)[:2])
+            for threshold in (each for each in THRESHOLDS if low <= each <= high):
+                assert int(missed) == sum(score < threshold for score in scores)
+                assert int(false_alarms) == sum(score >= threshold for score in others)
+                shown.append(threshold)
             assert sensitivity == f"{100 * (1 - int(missed) / len(scores)):.1f} %"
+        assert shown == list(THRESHOLDS)
+
+
+@pytest.mark.parametrize(
+    ("figures", "rows"),
+    [
+        ([(0.1, "a"), (0.2, "a"), (0.4, "a"), (0.5, "b")], [("0.10 to 0.40", "a"), ("0.50", "b")]),
+        ([(0.1, "a"), (0.2, "b"), (0.3, "a")], [("0.10", "a"), ("0.20", "b"), ("0.30", "a")]),
+        ([(0.01, None), (0.99, None)], [("0.01 to 0.99", None)]),
+        ([(0.5, "a")], [("0.50", "a")]),
+        ([], []),
+    ],
+)
+def test_neighbouring_thresholds_with_the_same_figures_are_one_row(figures: Any, rows: Any) -> None:
+    assert collapsed_rows(figures) == rows
