@@ -105,7 +105,7 @@ class FeatureExtractor(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             XfeatError: as :meth:`transform` says.
         """
         images = as_images(X)
-        vars(self).pop("weights_sha256_", None)
+        self.__dict__.pop("weights_sha256_", None)
         spec = self._resolve().spec
         self.weights_sha256_, preprocess = spec.weights_sha256, spec.preprocess
         if self.grey_bits is None:

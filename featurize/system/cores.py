@@ -35,7 +35,7 @@ def cpu_quota(process: Path = Path("/proc/self/cgroup"), mounted: Path = Path("/
 
     Source: Linux, Documentation/admin-guide/cgroup-v2.rst (cpu.max) and scheduler/sched-bwc.rst (version 1).
     """
-    quotas = []
+    quotas: list[float | None] = []
     try:
         for line in process.read_text().splitlines():
             _, controllers, path = line.split(":", 2)
