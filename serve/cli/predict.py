@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from contextlib import AbstractContextManager, nullcontext
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,6 +47,12 @@ _STDIN = _STDOUT = Path("-")
 )
 @click.option("-0", "--null", is_flag=True, help="Paths on stdin end in NUL, as find -print0 writes them.")
 @click.option("--columns", metavar="path=COLUMN", help="The column of a table that has the paths.")
+@click.option(
+    "--dicom-sr",
+    type=PATH,
+    metavar="DIR",
+    help="Write a DICOM Structured Report and a picture of the heatmap to DIR for each DICOM image.",
+)
 @model_option
 @predictor_options
 @json_flag
@@ -55,6 +62,7 @@ def predict(
     overwrite: bool,
     on_error: str,
     null: bool,
+    dicom_sr: Path | None,
     model: Path,
     as_json: bool,
     **settings: Any,
@@ -68,6 +76,7 @@ def predict(
     Without -o, a table is printed at the end. Images that cannot be classified are reported on stderr. Exit code: 0 if
     all were classified, 3 if only some were, 1 if none was or --on-error fail has stopped.
     """
+    from xfeat.serve.dicom_sr.write import ReportFolder
     from xfeat.serve.inference.results import SkippedImage
     from xfeat.serve.inference.results import as_json as to_json
     from xfeat.serve.inference.tables import check_output
@@ -81,25 +90,29 @@ def predict(
         check_output(output, overwrite=overwrite, inputs=named)
     chosen = {name: settings.pop(name) for name in ("recursive", "columns")}
     predictor = xfeat.Predictor(model, **settings)
+    reports = None if dicom_sr is None else ReportFolder(predictor, dicom_sr)
     stream = predictor.stream(
         named,
         paths_of(sys.stdin.buffer, b"\0" if null else b"\n") if _STDIN in paths else None,
         on_error="raise" if on_error == "fail" else "skip",
+        each=None if reports is None else reports.add,
         progress=lambda done, total: progress(done, total),
         **chosen,
     )
     results: list[Result] = []
     classified = skipped = 0
-    with progress_bar("predicting", "images") as progress, _rows(output, predictor.metadata, results) as write:
-        for result in stream:
-            if isinstance(result, SkippedImage):
-                skipped += 1
-                warn([f"skipped {result.path}: {result.reason}"])
-            else:
-                classified += 1
-            write(result)
+    with progress_bar("predicting", "images") as progress:
+        first = list(islice(stream, 1))  # what fails before it leaves no file
+        with _rows(output, predictor.metadata, results) as write:
+            for result in chain(first, stream):
+                if isinstance(result, SkippedImage):
+                    skipped += 1
+                    warn([f"skipped {result.path}: {result.reason}"])
+                else:
+                    classified += 1
+                write(result)
     if not classified:
-        raise DataError("none of the images could be classified", found=f"{skipped} images, each with a reason above")
+        raise DataError("none of the images could be classified", found=f"skipped: {skipped}, for the reasons above")
     if output is None:
         lines, remarks = _as_table([each for each in results if not isinstance(each, SkippedImage)], predictor.metadata)
         print_result(to_json(str(model), results), lines, as_json=as_json)
@@ -108,6 +121,8 @@ def predict(
     elif output != _STDOUT:
         found = {"model": str(model), "output": str(output), "classified": classified, "skipped": skipped}
         print_result(found, [f"{output}: {classified} images classified, {skipped} skipped"], as_json=as_json)
+    for line in [] if reports is None else reports.summary():
+        say(line)
     if skipped:
         sys.exit(EXIT_PARTIAL)
 

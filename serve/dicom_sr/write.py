@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from xfeat.export.model.interface import HEATMAP
 from xfeat.featurize.errors import ImageError, MissingExtraError
-from xfeat.featurize.system.atomic import replacing
+from xfeat.featurize.system.atomic import output_error, replacing
 from xfeat.serve.dicom_sr.identity import ModelIdentity
 from xfeat.serve.dicom_sr.source import Dataset, read_source
 from xfeat.serve.inference.predictor import Predictor
-from xfeat.serve.inference.results import Prediction
+from xfeat.serve.inference.results import Prediction, Result, SkippedImage
+
+_ELSEWHERE = "choose another folder with --dicom-sr"
 
 
 class ReportBuilder:
@@ -77,38 +81,52 @@ class ReportFolder:
 
     Raises:
         MissingExtraError: if highdicom is not installed.
+        OutputError: if there can be no such folder.
 
     Attributes:
         written: number of reports.
+        left_out: why images have none, with their number.
         has_heatmaps: whether the model has heatmaps; without, there are only reports.
     """
 
     def __init__(self, predictor: Predictor, folder: Path) -> None:
         self._builder = ReportBuilder(predictor)
-        self.has_heatmaps = self._builder.has_heatmaps
         self._folder = folder
         self.written = 0
+        self.left_out: Counter[str] = Counter()
+        self.has_heatmaps = self._builder.has_heatmaps
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise output_error(folder, error, elsewhere=_ELSEWHERE) from error
 
-    def write(self, prediction: Prediction, read: Callable[[], bytes]) -> str | None:
-        """Write the report of one image, and its heatmap.
+    def add(self, result: Result, read: Callable[[], Any]) -> None:
+        """Write the report of one image, and its heatmap; without a prediction, nothing.
 
         Args:
-            prediction: with its heatmaps.
+            result: for the image, with its heatmaps.
             read: returns the content of the image's file.
-
-        Returns:
-            Why there is none, or ``None`` if it is written.
 
         Raises:
             OutputError: if a file cannot be written.
         """
+        if isinstance(result, SkippedImage):
+            return
         try:
-            objects = self._builder.build(prediction, read())
+            objects = self._builder.build(result, read())
         except ImageError as error:
-            return error.what
+            self.left_out[error.what] += 1
+            return
         for kind, dataset in objects.items():
             path = self._folder / f"{objects['sr'].SOPInstanceUID}.{kind}.dcm"
-            with replacing(path, elsewhere="choose another folder with --dicom-sr") as partial:
+            with replacing(path, elsewhere=_ELSEWHERE) as partial:
                 dataset.save_as(partial, enforce_file_format=True)
         self.written += 1
-        return None
+
+    def summary(self) -> list[str]:
+        """Return what was written and what was not, in lines for people."""
+        heatmaps = "with heatmaps" if self.has_heatmaps else "without heatmaps: the model has none"
+        return [
+            f"{self._folder}: structured reports: {self.written}, {heatmaps}",
+            *(f"images without a report: {number} ({reason})" for reason, number in self.left_out.items()),
+        ]

@@ -6,7 +6,7 @@ import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from itertools import chain
+from itertools import chain, tee
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, overload
 
@@ -27,7 +27,17 @@ from xfeat.featurize.specs import require
 from xfeat.serve.inference.batch_sizes import bucket_of, bucket_sizes, stack
 from xfeat.serve.inference.certificate import open_certified
 from xfeat.serve.inference.isolate import run_isolated
-from xfeat.serve.inference.reading import ImageContent, OnError, ReadImage, Source, content_of, raising, read_ahead
+from xfeat.serve.inference.reading import (
+    ImageContent,
+    OnError,
+    ReadAgain,
+    ReadImage,
+    Source,
+    content_of,
+    raising,
+    read_ahead,
+    with_content,
+)
 from xfeat.serve.inference.results import Prediction, Result, SkippedImage
 
 if TYPE_CHECKING:
@@ -190,6 +200,7 @@ class Predictor:
         recursive: bool = True,
         columns: str | None = None,
         on_error: OnError = "skip",
+        each: Callable[[Result, ReadAgain], None] | None = None,
         progress: Progress | None = None,
     ) -> Iterator[Result]:
         """Classify files, and the images in folders, archives and tables, one after the other: ``xserve predict``.
@@ -203,6 +214,8 @@ class Predictor:
             recursive: search the folders in folders and archives, too.
             columns: names the column of paths in tables: ``path=filename``.
             on_error: ``raise`` the reason if an image cannot be read or predicted, or ``skip`` it.
+            each: called with each result before it is yielded, and with a function that returns the content of its
+                file; predictions then have heatmaps, if the model has them.
             progress: called with the number of images done and the total number; 0 if it is not known.
 
         Returns:
@@ -227,7 +240,11 @@ class Predictor:
         if listed is not None:
             more = (None if name is None else (name, partial(read_given, name, name)) for name in listed)
             sources = chain(sources, more)
-        return raising(self.predict_sources(sources, progress, total=total), on_error)
+        if each is None:
+            return raising(self.predict_sources(sources, progress, total=total), on_error)
+        sources, again = tee(sources)
+        results = self.predict_sources(sources, progress, total=total, heatmap=True)
+        return raising(with_content(results, again, each), on_error)
 
     def predict_bytes(self, images: Sequence[bytes], *, names: Sequence[str] | None = None) -> list[Result]:
         """Classify images given as the contents of their files.

@@ -19,6 +19,7 @@ from xfeat.serve.inference.results import Result, SkippedImage
 # The content of an image file, or its pixels: uint8 (H, W, 3), RGB.
 ImageContent = bytes | Pixels
 Source = tuple[str, Callable[[], ImageContent]]
+ReadAgain = Callable[[], ImageContent]
 OnError = Literal["raise", "skip"]
 
 
@@ -81,6 +82,21 @@ def content_of(source: ImageSource, name: str) -> bytes:
         DataError: if nothing can be read any more.
     """
     return source.read(name)[0]
+
+
+def with_content(
+    results: Iterator[Result], sources: Iterable[Source | None], each: Callable[[Result, ReadAgain], None]
+) -> Iterator[Result]:
+    """Yield the results after ``each`` was called with it, and with a function that reads its image once more.
+
+    Args:
+        results: one per source.
+        sources: in the same order, without those that stand for a pause.
+        each: called with every result.
+    """
+    for result, (_, read) in zip(results, filter(None, sources), strict=False):  # results end first: no wait for stdin
+        each(result, read)
+        yield result
 
 
 def raising(results: Iterator[Result], on_error: OnError) -> Iterator[Result]:

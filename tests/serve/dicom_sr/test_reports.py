@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import shutil
 import subprocess
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,17 +16,21 @@ import imagecodecs
 import numpy as np
 import pydicom
 import pytest
+from click.testing import CliRunner
 from pydicom import Dataset
 
 from tests.inputs.dicom.files import compressed, put_streams, to_bytes, without_preamble
+from tests.serve.conftest import draw
 from tests.serve.dicom_sr.conftest import IMAGE, PIXELS, SERIES, STUDY, radiograph
 from tests.serve.dicom_sr.standard import errors_of
 from tests.serve.models.test_certificates import certify
 from xfeat.featurize.errors import ImageError, OutputError
 from xfeat.featurize.text import printable
+from xfeat.serve.cli import main
 from xfeat.serve.dicom_sr.identity import class_digest
 from xfeat.serve.dicom_sr.write import ReportBuilder, ReportFolder
 from xfeat.serve.inference.predictor import Predictor
+from xfeat.serve.inference.results import SkippedImage
 
 pytestmark = pytest.mark.slow  # highdicom and dicom-validator take seconds to import
 
@@ -218,28 +224,47 @@ def test_the_heatmap_covers_what_the_network_saw_in_the_shape_of_the_image(repor
     assert coloured[130:].mean() == 0
 
 
-def test_a_model_without_heatmaps_has_only_the_report(write_model, tmp_path):
-    predictor = Predictor(write_model(), device="cpu")
-    content = to_bytes(radiograph())
-    folder = ReportFolder(predictor, tmp_path / "out")
-    assert not folder.has_heatmaps
-    assert folder.write(predictor.predict([content])[0], lambda: content) is None
-    assert [path.name.split(".")[-2] for path in (tmp_path / "out").iterdir()] == ["sr"]
-
-
-def test_files_are_called_by_uids_and_written_once(heatmap_model, tmp_path):
+def test_files_are_called_by_uids_and_what_has_no_report_is_counted(heatmap_model, tmp_path):
     predictor = Predictor(heatmap_model, device="cpu")
-    contents = {name: to_bytes(radiograph(SOPInstanceUID=f"1.2.{name}")) for name in (1, 2)} | {3: b"no image"}
-    [prediction] = predictor.predict([contents[1]], heatmap=True)
+    contents = [to_bytes(radiograph(SOPInstanceUID=f"1.2.{number}")) for number in (1, 2)]
+    [prediction] = predictor.predict([contents[0]], heatmap=True)
     folder = ReportFolder(predictor, tmp_path / "new" / "out")
-    reasons = [folder.write(prediction, lambda content=content: content) for content in [*contents.values()] * 2]
-    assert reasons == [None, None, "not a DICOM file"] * 2
-    assert folder.written == 4
+    for content in [*contents, b"no image"] * 2:
+        folder.add(prediction, lambda content=content: content)
+    folder.add(SkippedImage(path="x", reason="damaged"), lambda: b"")
+    assert (folder.written, folder.left_out) == (4, {"not a DICOM file": 2})
     names = sorted(path.name for path in (tmp_path / "new" / "out").iterdir())
     assert [name.split(".", 3)[-1] for name in names] == ["heatmap.dcm", "sr.dcm"] * 2
     (tmp_path / "file").touch()
     with pytest.raises(OutputError, match="--dicom-sr"):
-        ReportFolder(predictor, tmp_path / "file").write(prediction, lambda: contents[1])
+        ReportFolder(predictor, tmp_path / "file")
+
+
+def test_the_command_writes_reports_of_files_and_archives_that_equal_its_json(heatmap_model, write_model, tmp_path):
+    images = tmp_path / "images"
+    (images / "a").mkdir(parents=True)
+    (images / "a" / "same.dcm").write_bytes(to_bytes(radiograph(SOPInstanceUID="1.2.1")))
+    with zipfile.ZipFile(images / "b.zip", "w") as archive:
+        archive.writestr("same.dcm", to_bytes(radiograph(PIXELS[::-1], SOPInstanceUID="1.2.2")))
+    (images / "c.png").write_bytes(draw((9, 9, 9)))
+    inputs = [str(images / name) for name in ("a", "b.zip", "c.png")]
+    command = ["predict", *inputs, "--model", str(heatmap_model), "--dicom-sr", str(tmp_path / "out"), "--json"]
+    done = CliRunner().invoke(main, command)
+    assert done.exit_code == 0, done.output
+    assert "structured reports: 2, with heatmaps" in done.stderr
+    assert "images without a report: 1 (not a DICOM file)" in done.stderr
+    answers = {answer["path"]: answer["probabilities"] for answer in json.loads(done.stdout)["predictions"]}
+    found = [list(content_items(path).items())[:3] for path in (tmp_path / "out").glob("*.sr.dcm")]
+    expected = [
+        [(f"Probability of {name}", share) for name, share in answers[path].items()]
+        for path in answers
+        if path.endswith(".dcm")
+    ]
+    assert sorted(found) == sorted(expected)
+    plain = ["predict", inputs[0], "--model", str(write_model("plain.onnx")), "--dicom-sr", str(tmp_path / "plain")]
+    done = CliRunner().invoke(main, plain)
+    assert (done.exit_code, "without heatmaps: the model has none" in done.stderr) == (0, True), done.output
+    assert [path.name.split(".")[-2] for path in (tmp_path / "plain").iterdir()] == ["sr"]
 
 
 def test_the_certificate_is_named_by_its_digest(heatmap_model, tmp_path):
